@@ -1,0 +1,395 @@
+//! The contract between the engine and what computes: element types, tensors, layer-sized ops,
+//! collectives. Streams, events and MPI requests do not appear here.
+//!
+//! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
+//! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
+//! [`Backend::check`] once a step.
+//!
+//! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
+//! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
+
+use crate::mpi::Comm;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+
+/// What a tensor may hold: f32, bf16, and u32 for token ids.
+pub trait Elem: bytemuck::Pod + Default + Debug + PartialEq + Send + Sync + 'static {
+    /// safetensors' name of the type.
+    const NAME: &'static str;
+}
+
+impl Elem for f32 {
+    const NAME: &'static str = "F32";
+}
+impl Elem for half::bf16 {
+    const NAME: &'static str = "BF16";
+}
+impl Elem for u32 {
+    const NAME: &'static str = "U32";
+}
+
+/// A row-major matrix that owns its block; dropping it gives the block back to the backend.
+pub struct Tensor<B: Backend, T: Elem> {
+    pub mem: B::Mem<T>,
+    rows: usize,
+    cols: usize,
+}
+
+/// Activations and weights: bf16 or f32, chosen once per process.
+pub type Act<B> = Tensor<B, <B as Backend>::Act>;
+/// Gradients, statistics, optimizer state: always f32.
+pub type Acc<B> = Tensor<B, f32>;
+
+impl<B: Backend, T: Elem> Tensor<B, T> {
+    /// Puts a shape on a block. Only backends call this.
+    pub fn from_mem(mem: B::Mem<T>, rows: usize, cols: usize) -> Self {
+        Tensor { mem, rows, cols }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// The same elements under another shape.
+    pub fn reshape(self, rows: usize, cols: usize) -> Self {
+        assert_eq!(self.len(), rows * cols, "reshape of {:?} to {:?}", self.shape(), (rows, cols));
+        Tensor { rows, cols, ..self }
+    }
+}
+
+/// A matrix inside a flat block, lent for as long as the block is borrowed.
+pub struct Lent<'a, B: Backend, T: Elem> {
+    tensor: Tensor<B, T>,
+    owner: PhantomData<&'a T>,
+}
+
+/// As [`Lent`], to be written to.
+pub struct LentMut<'a, B: Backend, T: Elem> {
+    tensor: Tensor<B, T>,
+    owner: PhantomData<&'a mut T>,
+}
+
+impl<B: Backend, T: Elem> Tensor<B, T> {
+    /// Elements `at ..` of this block as a matrix.
+    pub fn lend(&self, at: usize, rows: usize, cols: usize) -> Lent<'_, B, T> {
+        // SAFETY: the view cannot outlive `self` (its lifetime) and is only read through `Deref`,
+        // while `self` stays borrowed shared; `alias` checks the range.
+        let mem = unsafe { B::alias(&self.mem, at..at + rows * cols) };
+        Lent { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
+    }
+
+    /// Several matrices of this block at once, to be written to.
+    /// Asserts that the spans `(at, rows, cols)` ascend and do not overlap.
+    pub fn lend_mut<const N: usize>(&mut self, spans: [(usize, usize, usize); N]) -> [LentMut<'_, B, T>; N] {
+        let mut end = 0;
+        spans.map(|(at, rows, cols)| {
+            assert!(at >= end, "span at {at} overlaps the one before it, which ends at {end}");
+            end = at + rows * cols;
+            // SAFETY: the spans are disjoint (asserted above), so no two views share an element, and
+            // `self` stays borrowed exclusively for their lifetime; `alias` checks the range.
+            let mem = unsafe { B::alias(&self.mem, at..end) };
+            LentMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
+        })
+    }
+}
+
+impl<B: Backend, T: Elem> Deref for Lent<'_, B, T> {
+    type Target = Tensor<B, T>;
+    fn deref(&self) -> &Tensor<B, T> {
+        &self.tensor
+    }
+}
+
+impl<B: Backend, T: Elem> Deref for LentMut<'_, B, T> {
+    type Target = Tensor<B, T>;
+    fn deref(&self) -> &Tensor<B, T> {
+        &self.tensor
+    }
+}
+
+impl<B: Backend, T: Elem> DerefMut for LentMut<'_, B, T> {
+    fn deref_mut(&mut self) -> &mut Tensor<B, T> {
+        &mut self.tensor
+    }
+}
+
+/// The heads of this rank and how rows form sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// H: query heads here.
+    pub query: usize,
+    /// G: key/value heads here; H is a multiple of G.
+    pub kv: usize,
+    /// d: elements of a head.
+    pub dim: usize,
+    /// Rows of one sequence; T is a multiple of it.
+    pub seq: usize,
+}
+
+impl Heads {
+    /// Columns of the packed projection: `[q_1..q_H | k_1..k_G | v_1..v_G]`, each d wide.
+    pub fn qkv_cols(&self) -> usize {
+        (self.query + 2 * self.kv) * self.dim
+    }
+
+    /// Columns of the attention's output, H d.
+    pub fn out_cols(&self) -> usize {
+        self.query * self.dim
+    }
+}
+
+/// What the loss needs beside logits and targets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Xent {
+    /// Vocabulary id of the first column held here.
+    pub first: usize,
+    /// Coefficient of log(Z)^2.
+    pub z_loss: f32,
+}
+
+/// Hyper-parameters of one AdamW step (Loshchilov & Hutter 2019).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    /// 1 - beta1^step and 1 - beta2^step.
+    pub correction1: f32,
+    pub correction2: f32,
+    /// The leading elements of the shard that are decayed; the rest are not.
+    pub decayed: usize,
+}
+
+/// A fault of the device, seen after the fact.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("device fault in {op}: {what}")]
+pub struct Fault {
+    pub op: &'static str,
+    pub what: String,
+}
+
+/// Something under way that the next op must wait for.
+pub trait Ticket {
+    fn wait(self);
+}
+
+/// What computes. An op means "next on the compute stream"; a collective means "after what was
+/// enqueued, on its group's own stream"; [`Pending::wait`] means "compute waits".
+///
+/// bf16 rounds each op's output once; sums and statistics are f32. No result depends on the number
+/// of threads.
+pub trait Backend: Sized + 'static {
+    /// Activations and weights.
+    type Act: Elem;
+    /// A block of the pool; dropping it returns it.
+    type Mem<T: Elem>;
+    type Ticket: Ticket;
+    type Group: Collectives<Self>;
+
+    /// The collectives of one communicator.
+    fn group(&self, comm: Comm) -> Self::Group;
+
+    // -- memory --
+
+    /// A matrix whose elements are whatever the block held before.
+    fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T>;
+    /// A view of `range` of a block that does not give it back when dropped.
+    ///
+    /// # Safety
+    /// The view must not outlive the block nor be written while another view of the same elements lives.
+    unsafe fn alias<T: Elem>(mem: &Self::Mem<T>, range: Range<usize>) -> Self::Mem<T>;
+    fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T>;
+    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T>;
+    fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
+    fn zero(&self, x: &mut Acc<Self>);
+    /// y = x rounded to the activations' precision.
+    fn round(&self, x: &Acc<Self>) -> Act<Self>;
+
+    // -- linear: a [m, k], products in f32, rounded once --
+
+    /// a b^T with b `[n, k]` -> `[m, n]`.
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    /// a b with b `[k, n]` -> `[m, n]`.
+    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
+    fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
+    /// x + y, in the place of x.
+    fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self>;
+
+    // -- RMSNorm (Zhang & Sennrich 2019): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps) --
+
+    /// `[T, D]` -> (y `[T, D]`, rstd `[T, 1]`).
+    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>);
+    /// h = x + r (rounded), y = RMSNorm(h): (h, y, rstd).
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>);
+    /// y again from what was saved.
+    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
+    /// dx from dy; dw `[1, D]` is added to.
+    fn rmsnorm_bwd(
+        &self,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self>;
+    /// dx + dres: the gradient of the residual stream joins here, before the one rounding.
+    fn rmsnorm_bwd_add(
+        &self,
+        dres: &Act<Self>,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self>;
+
+    // -- attention: qkv [T, (H + 2G) d] packed as Heads::qkv_cols says --
+
+    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[positions, d]` holds
+    /// cos in its first d/2 columns and sin in the rest; a row's position is its index in its sequence.
+    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self>;
+    /// The inverse rotation of the gradients of q and k, in place.
+    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self>;
+    /// o = softmax(q k^T / sqrt(d)) v, causal (Dao 2023): (o `[T, H d]`, logsumexp `[T, H]`).
+    /// A query at position t of its sequence sees the positions `starts[t] ..= t`; `starts` `[T, 1]`
+    /// ascends within a sequence, so it says both documents and sliding windows.
+    fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>);
+    /// dqkv from do.
+    fn attention_bwd(
+        &self,
+        do_: &Act<Self>,
+        o: &Act<Self>,
+        lse: &Acc<Self>,
+        qkv: &Act<Self>,
+        starts: &Tensor<Self, u32>,
+        h: Heads,
+    ) -> Act<Self>;
+
+    // -- SwiGLU (Shazeer 2020): y = silu(gate) * up --
+
+    /// gate_up `[T, 2F]` = `[gate | up]` -> `[T, F]`.
+    fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self>;
+    /// `[dgate | dup]` from dy, in the place of gate_up.
+    fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self>;
+
+    // -- embedding: the table holds the ids `first .. first + V` --
+
+    /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`; an id that is not held here gives a row of zeros.
+    fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self>;
+    /// dtable `[V, D]` += the rows of dy, in the order of the rows.
+    fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>);
+
+    // -- cross-entropy, over the columns of the vocabulary held here --
+
+    /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
+    /// logit (-inf where another rank holds it).
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
+    /// The ranks' statistics `[n C, 3]`, rank after rank, combined in rank order -> `[C, 3]`.
+    fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self>;
+    /// totals `[1, 3]` += (sum of w loss, sum of w log(Z)^2, sum of w) over the rows.
+    fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>);
+    /// In the place of the logits, the gradient of `sum of w (loss + z_loss log(Z)^2)`.
+    fn xent_grad(
+        &self,
+        logits: Act<Self>,
+        stats: &Acc<Self>,
+        targets: &Tensor<Self, u32>,
+        weights: &Acc<Self>,
+        x: Xent,
+    ) -> Act<Self>;
+
+    // -- optimizer --
+
+    /// out `[1, 1]` += sum of squares of the range of g, in a fixed order.
+    fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>);
+    /// From the squared norm `[1, 1]` of the summed gradients and the totals of the loss:
+    /// `[1, 2]` = (norm of the mean's gradient, factor for the summed gradients), the factor being
+    /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` where clip is 0.
+    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self>;
+    /// One step on a shard: g is scaled by `factor[0, 1]`; master, m, v are updated; the new weights
+    /// come out rounded.
+    #[allow(clippy::too_many_arguments)]
+    fn adamw(
+        &self,
+        g: &Acc<Self>,
+        factor: &Acc<Self>,
+        master: &mut Acc<Self>,
+        m: &mut Acc<Self>,
+        v: &mut Acc<Self>,
+        hp: AdamW,
+    ) -> Act<Self>;
+
+    /// Blocks until the step's work is done; the first fault since the last call.
+    fn check(&self) -> Result<(), Fault>;
+}
+
+/// One communicator's collectives. Each owns its buffers until it is waited for, so forgetting one
+/// leaks and never races. A group of one hands its input back.
+pub trait Collectives<B: Backend> {
+    fn rank(&self) -> usize;
+    fn size(&self) -> usize;
+    /// The sum over the ranks, everywhere.
+    fn all_reduce(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
+    fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
+    /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
+    fn reduce_scatter(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+}
+
+/// A collective under way, and the tensors it reads and writes.
+#[must_use = "a collective has no result until it is waited for"]
+pub struct Pending<B: Backend, T: Elem> {
+    ticket: Option<B::Ticket>,
+    input: Option<Tensor<B, T>>,
+    output: Option<Tensor<B, T>>,
+}
+
+impl<B: Backend, T: Elem> Pending<B, T> {
+    /// Nothing to wait for: a group of one.
+    pub fn ready(output: Tensor<B, T>) -> Self {
+        Pending { ticket: None, input: None, output: Some(output) }
+    }
+
+    /// Under way: `input` is read and `output` written until the ticket is waited for.
+    pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
+        Pending { ticket: Some(ticket), input: Some(input), output: Some(output) }
+    }
+
+    pub fn wait(mut self) -> Tensor<B, T> {
+        self.finish();
+        self.output.take().expect("a pending collective holds its output until it is waited for")
+    }
+
+    fn finish(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.wait();
+        }
+        self.input = None;
+    }
+}
+
+impl<B: Backend, T: Elem> Drop for Pending<B, T> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

@@ -1,0 +1,1 @@
+//! The reference backend: every op in plain Rust, on the cores of this rank.

@@ -1,0 +1,115 @@
+//! Ranks as points of a grid: tensor, context, expert, data and pipeline axes, the fastest-varying
+//! first. Groups are the ranks that differ along one axis only.
+
+use crate::config::{Axis, Parallel};
+
+/// The grid of all ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Axes and sizes, fastest-varying first.
+    axes: [(Axis, usize); 5],
+}
+
+impl Mesh {
+    /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
+    pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
+        // Experts live inside the data-parallel ranks: they take no ranks of their own.
+        let used = p.tensor * p.context * p.pipeline;
+        if ranks == 0 || !ranks.is_multiple_of(used) {
+            return None;
+        }
+        let size = |axis| match axis {
+            Axis::Tensor => p.tensor,
+            Axis::Context => p.context,
+            Axis::Expert => 1,
+            Axis::Data => ranks / used,
+            Axis::Pipeline => p.pipeline,
+        };
+        Some(Mesh { axes: p.order.map(|axis| (axis, size(axis))) })
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.axes.iter().map(|&(_, size)| size).product()
+    }
+
+    pub fn size(&self, axis: Axis) -> usize {
+        self.place(axis).1
+    }
+
+    /// Position of `rank` along `axis`.
+    pub fn coord(&self, rank: usize, axis: Axis) -> usize {
+        let (stride, size) = self.place(axis);
+        rank / stride % size
+    }
+
+    /// The ranks that differ from `rank` along `axis` only, in the axis' order.
+    pub fn group(&self, rank: usize, axis: Axis) -> Vec<usize> {
+        let (stride, size) = self.place(axis);
+        let first = rank - self.coord(rank, axis) * stride;
+        (0..size).map(|i| first + i * stride).collect()
+    }
+
+    /// (stride, size) of an axis.
+    fn place(&self, axis: Axis) -> (usize, usize) {
+        let mut stride = 1;
+        for &(a, size) in &self.axes {
+            if a == axis {
+                return (stride, size);
+            }
+            stride *= size;
+        }
+        unreachable!("an order names each axis once")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AXES: [Axis; 5] = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
+
+    proptest! {
+        #[test]
+        fn groups_partition_the_ranks(tensor in 1usize..5, context in 1usize..3, pipeline in 1usize..5, data in 1usize..5, turn in 0usize..5) {
+            let mut order = AXES;
+            order.rotate_left(turn);
+            let p = Parallel { tensor, pipeline, context, expert: 1, virtual_pipeline: 1, layers: None,
+                sequence_parallel: false, distributed_optimizer: true, order };
+            let mesh = Mesh::new(tensor * context * pipeline * data, &p).unwrap();
+            prop_assert_eq!(mesh.size(Axis::Data), data);
+            for axis in AXES {
+                for rank in 0..mesh.ranks() {
+                    let group = mesh.group(rank, axis);
+                    prop_assert_eq!(group[mesh.coord(rank, axis)], rank);
+                    for &other in &group {
+                        prop_assert_eq!(&mesh.group(other, axis), &group);
+                        for a in AXES.into_iter().filter(|&a| a != axis) {
+                            prop_assert_eq!(mesh.coord(other, a), mesh.coord(rank, a));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn megatron_order_puts_tensor_ranks_side_by_side() {
+        let p = Parallel {
+            tensor: 2,
+            pipeline: 2,
+            context: 1,
+            expert: 1,
+            virtual_pipeline: 1,
+            layers: None,
+            sequence_parallel: true,
+            distributed_optimizer: true,
+            order: AXES,
+        };
+        let mesh = Mesh::new(16, &p).unwrap();
+        assert_eq!(mesh.group(5, Axis::Tensor), [4, 5]);
+        assert_eq!(mesh.group(5, Axis::Data), [1, 3, 5, 7]);
+        assert_eq!(mesh.group(5, Axis::Pipeline), [5, 13]);
+        assert_eq!(Mesh::new(6, &p), None);
+    }
+}
