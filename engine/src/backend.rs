@@ -230,6 +230,8 @@ pub trait Backend: Sized + 'static {
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
     /// a b with b `[k, n]` -> `[m, n]`.
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    /// As `matmul_nn`, into rows that are there already.
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in the place of x.
@@ -301,6 +303,9 @@ pub trait Backend: Sized + 'static {
 
     // -- cross-entropy, over the columns of the vocabulary held here --
 
+    /// C: how many rows of logits are made at once where the vocabulary has `cols` columns here.
+    fn logits_rows(&self, cols: usize) -> usize;
+
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
     /// logit (-inf where another rank holds it).
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
@@ -349,11 +354,11 @@ pub trait Collectives<B: Backend> {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
     /// The sum over the ranks, everywhere.
-    fn all_reduce(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
-    fn reduce_scatter(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
 }
 
 /// A collective under way, and the tensors it reads and writes.

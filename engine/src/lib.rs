@@ -14,3 +14,5 @@ pub mod backend;
 pub mod mpi;
 // Floor 2: backends.
 pub mod cpu;
+// Floor 3: the maths.
+pub mod layers;
