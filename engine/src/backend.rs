@@ -172,8 +172,9 @@ pub struct Xent {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
+    /// f64, so that 1 - beta is taken before it is rounded to f32.
+    pub beta1: f64,
+    pub beta2: f64,
     pub eps: f32,
     pub weight_decay: f32,
     /// 1 - beta1^step and 1 - beta2^step.
