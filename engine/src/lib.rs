@@ -4,11 +4,13 @@
 // Floor 0: numbers only.
 pub mod batch;
 pub mod buckets;
+pub mod clock;
 pub mod config;
 pub mod error;
 pub mod inventory;
 pub mod mesh;
 pub mod rect;
+pub mod schedule;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;
@@ -16,5 +18,11 @@ pub mod mpi;
 pub mod cpu;
 // Floor 3: the maths.
 pub mod layers;
+// Floor 4: one pipeline stage.
+pub mod grads;
+pub mod params;
+pub mod stage;
 // Floor 5: a step.
 pub mod data;
+pub mod optim;
+pub mod pipeline;

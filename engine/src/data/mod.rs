@@ -5,6 +5,8 @@
 
 pub mod blend;
 pub mod check;
+pub mod feed;
+pub mod identity;
 pub mod idx;
 pub mod mt19937;
 pub mod order;
