@@ -6,7 +6,9 @@ pub mod batch;
 pub mod buckets;
 pub mod config;
 pub mod error;
+pub mod flops;
 pub mod inventory;
+pub mod lr;
 pub mod mesh;
 pub mod rect;
 // Floor 1: the contract.
