@@ -50,8 +50,12 @@ impl Document {
         if tables.is_empty() || parts.len() > MOST_PARTS || parts.iter().any(|part| part.is_empty()) {
             return Err(wrong("wants the key as TABLE.KEY"));
         }
-        let mut at = &mut self.table;
+        let (mut at, mut path) = (&mut self.table, String::new());
         for table in tables {
+            path = join(&path, table);
+            if !at.contains_key(*table) {
+                self.origins.put(&path, format!("--set {key}"));
+            }
             let inner = at.entry(*table).or_insert_with(|| Value::Table(Table::new()));
             at = inner.as_table_mut().ok_or_else(|| wrong(&format!("{table} is a value, not a table")))?;
         }

@@ -145,7 +145,7 @@ fn known<'a>(value: &'a Value, path: &str, keys: &[&str], at: &Origins) -> Resul
 
 fn unknown(table: &str, key: &str, keys: &[&str], at: &Origins) -> Error {
     let label = at.label(&join(table, key));
-    let holder = if table.is_empty() { "the file".to_string() } else { format!("[{table}]") };
+    let holder = if table.is_empty() { "a configuration".to_string() } else { format!("[{table}]") };
     // A key above the first table header belongs below one.
     let home = TABLES.iter().find(|(_, inner)| table.is_empty() && inner.contains(&key));
     let hint = match (home, nearest(key, keys)) {
