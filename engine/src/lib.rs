@@ -25,5 +25,6 @@ pub mod grads;
 pub mod params;
 pub mod stage;
 // Floor 5: a step.
+pub mod data;
 pub mod optim;
 pub mod pipeline;
