@@ -16,3 +16,5 @@ pub mod mpi;
 pub mod cpu;
 // Floor 3: the maths.
 pub mod layers;
+// Floor 6: the run.
+pub mod report;
