@@ -28,3 +28,5 @@ pub mod stage;
 pub mod data;
 pub mod optim;
 pub mod pipeline;
+// Floor 6: the run.
+pub mod report;
