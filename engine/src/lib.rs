@@ -30,3 +30,5 @@ pub mod optim;
 pub mod pipeline;
 // Floor 6: the run.
 pub mod report;
+pub mod score;
+pub mod trainer;
