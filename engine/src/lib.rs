@@ -7,7 +7,9 @@ pub mod buckets;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod flops;
 pub mod inventory;
+pub mod lr;
 pub mod mesh;
 pub mod rect;
 pub mod schedule;
@@ -26,3 +28,7 @@ pub mod stage;
 pub mod data;
 pub mod optim;
 pub mod pipeline;
+// Floor 6: the run.
+pub mod report;
+pub mod score;
+pub mod trainer;
