@@ -125,7 +125,7 @@ impl IndexedFile {
                 self.sequences
             )));
         }
-        if self.bin.len() % self.kind.size() != 0 {
+        if !self.bin.len().is_multiple_of(self.kind.size()) {
             return Err(Error::user(format!(
                 "{}: {} bytes do not divide into {} tokens: the file is truncated; tokenize again",
                 self.bin_path().display(),

@@ -44,12 +44,15 @@ fn small() -> Tokenizer {
 fn trained() -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let (text, json) = (folder.path().join("a.txt"), folder.path().join("tokenizer.json"));
-    std::fs::write(&text, "the cat and the hat\nthe rat and the bat\nああ、猫\n".repeat(20)).unwrap();
+    std::fs::write(&text, "the cat and the hat\nthe rat and the bat\nああ、猫\n\n\n  the end.\n\n".repeat(20)).unwrap();
     let size = train::train(&[text], "text", 280, &json).unwrap();
     assert_eq!(size, 280);
     let first = std::fs::read(&json).unwrap();
-    std::fs::write(folder.path().join("b.txt"), "the cat and the hat\nthe rat and the bat\nああ、猫\n".repeat(20))
-        .unwrap();
+    std::fs::write(
+        folder.path().join("b.txt"),
+        "the cat and the hat\nthe rat and the bat\nああ、猫\n\n\n  the end.\n\n".repeat(20),
+    )
+    .unwrap();
     train::train(&[folder.path().join("b.txt")], "text", 280, &json).unwrap();
     assert_eq!(std::fs::read(&json).unwrap(), first, "training is deterministic");
     assert!(folder.path().join("tokenizer_config.json").exists());
@@ -67,6 +70,14 @@ fn a_sentencepiece_model_encodes_and_decodes() {
     assert_eq!(tokenizer.encode("").unwrap(), [0u32; 0]);
     assert_eq!(tokenizer.decode(&[1, 2]).unwrap(), "");
     assert!(tokenizer.decode(&[267]).unwrap_err().to_string().contains("id 267 is outside its 267"));
+}
+
+#[test]
+fn runs_of_white_space_are_kept_whole() {
+    let whole = TRAINED.encode("a\n\nb").unwrap();
+    let apart = [TRAINED.encode("a\n\n").unwrap(), TRAINED.encode("b").unwrap()].concat();
+    assert_ne!(whole, apart, "this vocabulary has merges of newlines, or the test of cuts shows nothing");
+    assert_eq!(TRAINED.cut(b"a\n\nb"), Some(1));
 }
 
 #[test]
