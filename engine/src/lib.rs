@@ -6,6 +6,7 @@ pub mod batch;
 pub mod buckets;
 pub mod config;
 pub mod error;
+pub mod init;
 pub mod inventory;
 pub mod mesh;
 pub mod rect;
@@ -16,3 +17,5 @@ pub mod mpi;
 pub mod cpu;
 // Floor 3: the maths.
 pub mod layers;
+// Floor 6: the run.
+pub mod checkpoint;
