@@ -50,7 +50,7 @@ pub fn forward<B: Backend>(
         let (logits, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
         let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: w.first, z_loss: t.z_loss });
-        let [mut dxc] = dxn.lend_mut([(at * d, n, d)]);
+        let mut dxc = dxn.lend_mut(at * d, n, d);
         b.matmul_nn_into(&dlogits, &w.table, &mut dxc); // dxn = dlogits E
         b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
     }

@@ -28,6 +28,10 @@ pub enum Rows<'a, B: Backend> {
 }
 
 impl<B: Backend> Region<B> {
+    pub fn new(group: B::Group, sequence_parallel: bool) -> Self {
+        if sequence_parallel { Region::RowsSharded(group) } else { Region::RowsHeld(group) }
+    }
+
     pub fn group(&self) -> &B::Group {
         match self {
             Region::RowsSharded(group) | Region::RowsHeld(group) => group,
