@@ -18,22 +18,22 @@ const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15 };
 
 #[test]
 fn one_rank() {
-    CASES.map(|case| follows(case, 1, &F32, |c| set(c, "train.micro_batch_size", 2)));
+    CASES.iter().for_each(|case| follows(case, 1, &F32, |c| set(c, "train.micro_batch_size", 2)));
 }
 
 #[test]
 fn two_ranks() {
-    CASES.map(|case| follows(case, 2, &F32, |c| set(c, "train.micro_batch_size", 4)));
+    CASES.iter().for_each(|case| follows(case, 2, &F32, |c| set(c, "train.micro_batch_size", 4)));
 }
 
 #[test]
 fn four_ranks() {
-    CASES.map(|case| follows(case, 4, &F32, |c| set(c, "train.micro_batch_size", 1)));
+    CASES.iter().for_each(|case| follows(case, 4, &F32, |c| set(c, "train.micro_batch_size", 1)));
 }
 
 #[test]
 fn bf16() {
-    CASES.map(|case| follows(case, 2, &BF16, |c| set(c, "train.precision", "bf16")));
+    CASES.iter().for_each(|case| follows(case, 2, &BF16, |c| set(c, "train.precision", "bf16")));
 }
 
 #[test]
