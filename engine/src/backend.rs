@@ -95,18 +95,22 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
         Lent { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
     }
 
-    /// Several matrices of this block at once, to be written to.
-    /// Asserts that the spans `(at, rows, cols)` ascend and do not overlap.
-    pub fn lend_mut<const N: usize>(&mut self, spans: [(usize, usize, usize); N]) -> [LentMut<'_, B, T>; N] {
-        let mut end = 0;
-        spans.map(|(at, rows, cols)| {
-            assert!(at >= end, "span at {at} overlaps the one before it, which ends at {end}");
-            end = at + rows * cols;
-            // SAFETY: the spans are disjoint (asserted above), so no two views share an element, and
-            // `self` stays borrowed exclusively for their lifetime; `alias` checks the range.
-            let mem = unsafe { B::alias(&self.mem, at..end) };
-            LentMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
-        })
+    /// As `lend`, to be written to.
+    pub fn lend_mut(&mut self, at: usize, rows: usize, cols: usize) -> LentMut<'_, B, T> {
+        // SAFETY: `self` stays borrowed exclusively for the view's lifetime, so this is the only view.
+        unsafe { LentMut::of(self, at, rows, cols) }
+    }
+}
+
+impl<'a, B: Backend, T: Elem> LentMut<'a, B, T> {
+    /// A view to write to, where the caller makes several of one block.
+    ///
+    /// # Safety
+    /// For all of 'a the block must live, nothing else may use it, and no two views may share an element.
+    pub unsafe fn of(block: &mut Tensor<B, T>, at: usize, rows: usize, cols: usize) -> Self {
+        // SAFETY: by this function's contract; `alias` checks the range.
+        let mem = unsafe { B::alias(&block.mem, at..at + rows * cols) };
+        LentMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
     }
 }
 
@@ -168,8 +172,9 @@ pub struct Xent {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
+    /// f64, so that 1 - beta is taken before it is rounded to f32.
+    pub beta1: f64,
+    pub beta2: f64,
     pub eps: f32,
     pub weight_decay: f32,
     /// 1 - beta1^step and 1 - beta2^step.
@@ -230,6 +235,8 @@ pub trait Backend: Sized + 'static {
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
     /// a b with b `[k, n]` -> `[m, n]`.
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    /// As `matmul_nn`, into rows that are there already.
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in the place of x.
@@ -301,6 +308,9 @@ pub trait Backend: Sized + 'static {
 
     // -- cross-entropy, over the columns of the vocabulary held here --
 
+    /// C: how many rows of logits are made at once where the vocabulary has `cols` columns here.
+    fn logits_rows(&self, cols: usize) -> usize;
+
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
     /// logit (-inf where another rank holds it).
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
@@ -349,11 +359,11 @@ pub trait Collectives<B: Backend> {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
     /// The sum over the ranks, everywhere.
-    fn all_reduce(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
-    fn reduce_scatter(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
 }
 
 /// A collective under way, and the tensors it reads and writes.

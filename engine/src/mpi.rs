@@ -1,2 +1,142 @@
-//! MPI.
-pub struct Comm;
+//! MPI for the host: starting and ending, splitting, small messages, and ends that leave no rank
+//! hanging. Non-blocking collectives on tensors are `cpu/group.rs`.
+//!
+//! All MPI calls are made on the main thread (level Funneled); [`Comm`] is not `Send`.
+
+use crate::error::{Error, Result};
+use mpi::datatype::PartitionMut;
+use mpi::environment::{Threading, Universe};
+use mpi::raw::AsRaw;
+use mpi::topology::{Color, Communicator, SimpleCommunicator};
+use mpi::traits::{CommunicatorCollectives, Root};
+
+/// All ranks of the run. Declared so that the communicator goes before MPI is finalized.
+pub struct World {
+    comm: Comm,
+    _universe: Universe,
+}
+
+/// Some of the ranks, in an order of their own.
+pub struct Comm(SimpleCommunicator);
+
+impl World {
+    /// Starts MPI; a run without mpirun is a world of one rank. From here on a panic ends all ranks.
+    pub fn start() -> Result<World> {
+        let (universe, level) = mpi::initialize_with_threading(Threading::Funneled)
+            .ok_or_else(|| Error::run("MPI was already initialized in this process"))?;
+        if level < Threading::Funneled {
+            return Err(Error::run(format!("this MPI library gives thread level {level:?}; Funneled is needed")));
+        }
+        end_all_ranks_on_panic();
+        Ok(World { comm: Comm(universe.world()), _universe: universe })
+    }
+
+    pub fn comm(&self) -> &Comm {
+        &self.comm
+    }
+
+    /// Ends every rank at once. For a failure that the other ranks do not know of.
+    pub fn abort(&self, error: &Error) -> ! {
+        eprintln!("rank {} on {}: {error}", self.comm.rank(), host());
+        self.comm.0.abort(error.exit_code())
+    }
+}
+
+/// This machine's name.
+pub fn host() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "unknown host".into(), |name| name.to_string_lossy().into_owned())
+}
+
+impl Comm {
+    pub fn rank(&self) -> usize {
+        self.0.rank() as usize
+    }
+
+    pub fn size(&self) -> usize {
+        self.0.size() as usize
+    }
+
+    /// The ranks that give the same `color`, ordered by `key`.
+    pub fn split(&self, color: usize, key: usize) -> Comm {
+        let color = Color::with_value(color as i32);
+        Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
+    }
+
+    pub fn barrier(&self) {
+        self.0.barrier();
+    }
+
+    /// Every rank's bytes, in rank order, on every rank.
+    pub fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        let mut counts = vec![0i32; self.size()];
+        let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
+        self.0.all_gather_into(&len, &mut counts[..]);
+        let starts: Vec<i32> = counts
+            .iter()
+            .scan(0i32, |at, n| {
+                let start = *at;
+                *at = at.checked_add(*n).expect("messages of all ranks together are smaller than 2 GiB");
+                Some(start)
+            })
+            .collect();
+        let mut all = vec![0u8; counts.iter().map(|&n| n as usize).sum()];
+        self.0.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
+        starts.iter().zip(&counts).map(|(&at, &n)| all[at as usize..(at + n) as usize].to_vec()).collect()
+    }
+
+    /// Rank 0's bytes on every rank.
+    pub fn broadcast_bytes(&self, mine: Vec<u8>) -> Vec<u8> {
+        let root = self.0.process_at_rank(0);
+        let mut len = mine.len() as u64;
+        root.broadcast_into(&mut len);
+        let mut bytes = if self.rank() == 0 { mine } else { vec![0; len as usize] };
+        root.broadcast_into(&mut bytes[..]);
+        bytes
+    }
+
+    /// All ranks succeed or all get the error of the first rank that did not.
+    pub fn agree<T>(&self, mine: Result<T>) -> Result<T> {
+        let verdict = match &mine {
+            Ok(_) => Vec::new(),
+            Err(error) => [&[error.exit_code() as u8], error.to_string().as_bytes()].concat(),
+        };
+        let verdicts = self.all_gather_bytes(&verdict);
+        match verdicts.iter().enumerate().find(|(_, v)| !v.is_empty()) {
+            None => mine,
+            Some((rank, verdict)) => Err(named(verdict, rank)),
+        }
+    }
+
+    /// What only rank 0 does, its result known to all.
+    pub fn on_first(&self, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+        let mine = if self.rank() == 0 { work() } else { Ok(Vec::new()) };
+        self.agree(mine).map(|bytes| self.broadcast_bytes(bytes))
+    }
+
+    pub(crate) fn raw(&self) -> mpi::ffi::MPI_Comm {
+        self.0.as_raw()
+    }
+}
+
+/// The error that `agree` sent. Rank 0's reads as if it were alone.
+fn named(verdict: &[u8], rank: usize) -> Error {
+    let what = String::from_utf8_lossy(&verdict[1..]).into_owned();
+    let what = if rank == 0 { what } else { format!("rank {rank}: {what}") };
+    if verdict[0] == 2 { Error::User(what) } else { Error::Run(what) }
+}
+
+/// A bug's panic on the main thread aborts all ranks; on another thread, which must not call MPI,
+/// it ends the process, and mpirun ends the rest.
+fn end_all_ranks_on_panic() {
+    let main = std::thread::current().id();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        if std::thread::current().id() == main {
+            // SAFETY: MPI is initialized while the hook stands, and this is the thread that did it.
+            unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, 1) };
+        }
+        // SAFETY: ends the process without running exit handlers, which could call MPI here.
+        unsafe { nix::libc::_exit(1) }
+    }));
+}

@@ -1,5 +1,20 @@
 //! The validated configuration: numbers only, made once, before anything is built.
-//! Text becomes [`raw`] tables, these become a [`Config`]; nothing below has defaults of its own.
+//! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
+
+mod check;
+mod document;
+pub mod hf;
+mod layout;
+mod load;
+mod model;
+mod names;
+mod origins;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod text;
+mod unbuilt;
+mod validate;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,193 @@
+//! Collectives of the CPU backend: non-blocking MPI calls on pool blocks.
+//!
+//! Open MPI moves data only inside MPI calls, so ops [`Progress::poke`] what is in flight.
+
+use super::{Cpu, Float};
+use crate::backend::{Backend, Collectives, Elem, Pending, Tensor, Ticket};
+use crate::mpi::Comm;
+use half::bf16;
+use mpi::ffi;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::c_void;
+use std::rc::{Rc, Weak};
+
+/// The requests that have not been waited for.
+#[derive(Clone, Default)]
+pub struct Progress(Rc<RefCell<Vec<Weak<Request>>>>);
+
+struct Request(Cell<ffi::MPI_Request>);
+
+impl Progress {
+    /// Lets MPI move data.
+    pub fn poke(&self) {
+        if self.0.borrow().is_empty() {
+            return;
+        }
+        self.0.borrow_mut().retain(|request| request.upgrade().is_some_and(|request| !request.test()));
+    }
+
+    fn track(&self, request: ffi::MPI_Request) -> MpiTicket {
+        let request = Rc::new(Request(Cell::new(request)));
+        self.0.borrow_mut().push(Rc::downgrade(&request));
+        MpiTicket(request)
+    }
+}
+
+impl Request {
+    fn test(&self) -> bool {
+        let (mut request, mut done) = (self.0.get(), 0);
+        // SAFETY: the request is live or null (MPI allows both); main thread only, as `Cell` is not `Sync`.
+        unsafe { ffi::MPI_Test(&mut request, &mut done, ffi::RSMPI_STATUS_IGNORE) };
+        self.0.set(request);
+        done != 0
+    }
+}
+
+/// One request; MPI sets it to null once it is done.
+pub struct MpiTicket(Rc<Request>);
+
+impl Ticket for MpiTicket {
+    fn wait(self) {
+        let mut request = self.0.0.get();
+        // SAFETY: as in `test`; the buffers live in the `Pending` that holds this ticket.
+        unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
+        self.0.0.set(request);
+    }
+}
+
+/// One communicator and where its requests are tracked.
+pub struct MpiGroup {
+    comm: Comm,
+    progress: Progress,
+    bf16_sum: OnceCell<Bf16Sum>,
+}
+
+impl MpiGroup {
+    pub fn new(comm: Comm, progress: Progress) -> Self {
+        MpiGroup { comm, progress, bf16_sum: OnceCell::new() }
+    }
+
+    /// How MPI adds elements of this type.
+    fn sum<T: Elem>(&self) -> (ffi::MPI_Datatype, ffi::MPI_Op) {
+        // SAFETY: reads constants of the MPI library.
+        unsafe {
+            match T::NAME {
+                "F32" => (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM),
+                "U32" => (ffi::RSMPI_UINT32_T, ffi::RSMPI_SUM),
+                "BF16" => (ffi::RSMPI_UINT16_T, self.bf16_sum.get_or_init(Bf16Sum::new).0),
+                other => panic!("no MPI sum of {other}"),
+            }
+        }
+    }
+
+    /// Starts a call that reads `input` and writes `output`; both are owned by the result.
+    fn start<A: Float, T: Elem>(
+        &self,
+        input: Tensor<Cpu<A>, T>,
+        output: Tensor<Cpu<A>, T>,
+        call: impl FnOnce(*const c_void, *mut c_void, ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32,
+    ) -> Pending<Cpu<A>, T> {
+        // SAFETY: reads a constant of the MPI library.
+        let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
+        let code = call(input.mem.as_ptr().cast(), output.mem.as_ptr().cast_mut().cast(), self.comm.raw(), &mut request);
+        assert_eq!(code, 0, "an MPI collective of {} ranks failed with code {code}", self.comm.size());
+        Pending::under_way(self.progress.track(request), input, output)
+    }
+}
+
+/// MPI has no bf16: its bits travel as 16-bit integers, and [`Bf16Sum`] adds them.
+fn datatype<T: Elem>() -> ffi::MPI_Datatype {
+    // SAFETY: reads constants of the MPI library.
+    unsafe {
+        match size_of::<T>() {
+            2 => ffi::RSMPI_UINT16_T,
+            4 => ffi::RSMPI_UINT32_T,
+            size => panic!("no MPI type for elements of {size} bytes"),
+        }
+    }
+}
+
+/// The sum of bf16 numbers, each addition in f32 and rounded once.
+struct Bf16Sum(ffi::MPI_Op);
+
+impl Bf16Sum {
+    fn new() -> Self {
+        // SAFETY: `add_bf16` has the signature that MPI calls and outlives the operation; 1 says it commutes.
+        unsafe {
+            let mut op = ffi::RSMPI_SUM;
+            assert_eq!(ffi::MPI_Op_create(Some(add_bf16), 1, &mut op), 0, "MPI_Op_create failed");
+            Bf16Sum(op)
+        }
+    }
+}
+
+impl Drop for Bf16Sum {
+    fn drop(&mut self) {
+        // SAFETY: made by MPI_Op_create, freed once; groups go before MPI is finalized.
+        unsafe { ffi::MPI_Op_free(&mut self.0) };
+    }
+}
+
+unsafe extern "C" fn add_bf16(from: *mut c_void, to: *mut c_void, n: *mut i32, _: *mut ffi::MPI_Datatype) {
+    // SAFETY: MPI passes `n` elements of the 16-bit type in each of two buffers that do not overlap.
+    let (from, to) = unsafe {
+        let n = *n as usize;
+        (std::slice::from_raw_parts(from.cast::<bf16>(), n), std::slice::from_raw_parts_mut(to.cast::<bf16>(), n))
+    };
+    for (x, y) in from.iter().zip(to) {
+        *y = bf16::from_f32(x.to_f32() + y.to_f32());
+    }
+}
+
+fn count(len: usize) -> i32 {
+    i32::try_from(len).unwrap_or_else(|_| panic!("{len} elements in one MPI call; the limit is {}", i32::MAX))
+}
+
+impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
+    fn rank(&self) -> usize {
+        self.comm.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.comm.size()
+    }
+
+    fn all_reduce<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
+        if self.comm.size() == 1 {
+            return Pending::ready(x);
+        }
+        let (n, out) = (count(x.len()), b.alloc(x.rows(), x.cols()));
+        let (ty, sum) = self.sum::<T>();
+        // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in the
+        // `Pending` until the request is waited for; no two requests share a block.
+        self.start(x, out, |from, to, comm, request| unsafe {
+            ffi::MPI_Iallreduce(from, to, n, ty, sum, comm, request)
+        })
+    }
+
+    fn all_gather<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
+        if self.comm.size() == 1 {
+            return Pending::ready(x);
+        }
+        let (n, ty) = (count(x.len()), datatype::<T>());
+        let out = b.alloc(x.rows() * self.comm.size(), x.cols());
+        // SAFETY: as above; `out` holds the ranks' counts together.
+        self.start(x, out, |from, to, comm, request| unsafe {
+            ffi::MPI_Iallgather(from, n, ty, to, n, ty, comm, request)
+        })
+    }
+
+    fn reduce_scatter<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
+        let ranks = self.comm.size();
+        if ranks == 1 {
+            return Pending::ready(x);
+        }
+        assert_eq!(x.rows() % ranks, 0, "{} rows scattered over {ranks} ranks", x.rows());
+        let out = b.alloc(x.rows() / ranks, x.cols());
+        let (n, (ty, sum)) = (count(out.len()), self.sum::<T>());
+        // SAFETY: as above; `x` holds the ranks' counts together.
+        self.start(x, out, |from, to, comm, request| unsafe {
+            ffi::MPI_Ireduce_scatter_block(from, to, n, ty, sum, comm, request)
+        })
+    }
+}
