@@ -3,7 +3,7 @@
 
 use crate::backend::{Acc, Backend};
 use crate::checkpoint::{Header, Kind, Piece, Position, Saved};
-use crate::config::Config;
+use crate::config::{Config, Model};
 use crate::error::Result;
 use crate::inventory::TensorSpec;
 use crate::optim::Shard;
@@ -60,8 +60,21 @@ pub fn header<B: Backend>(trainer: &Trainer<B>) -> Header {
 /// What a resumed run must share with the one before: the model, the length and number of samples
 /// of a step, the seed, and (`data`) what the samples are made of.
 pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, String)> {
-    let (m, t) = (&config.model, &config.train);
-    let mut all: Vec<(String, String)> = [
+    let t = &config.train;
+    let train = [
+        ("train.seq_length", t.seq_length.to_string()),
+        ("train.global_batch_size", t.global_batch_size.to_string()),
+        ("train.seed", t.seed.to_string()),
+    ];
+    let mut all = model_identity(&config.model);
+    all.extend(train.map(|(key, value)| (key.to_string(), value)));
+    all.extend(data);
+    all
+}
+
+/// The model's part of the identity: all that an imported checkpoint has.
+pub fn model_identity(m: &Model) -> Vec<(String, String)> {
+    [
         ("model.architecture", format!("{:?}", m.architecture).to_lowercase()),
         ("model.hidden_size", m.hidden_size.to_string()),
         ("model.intermediate_size", m.intermediate_size.to_string()),
@@ -75,14 +88,9 @@ pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, St
         ("model.rope_scaling", format!("{:?}", m.rope_scaling)),
         ("model.rms_norm_eps", m.rms_norm_eps.to_string()),
         ("model.tie_word_embeddings", m.tie_word_embeddings.to_string()),
-        ("train.seq_length", t.seq_length.to_string()),
-        ("train.global_batch_size", t.global_batch_size.to_string()),
-        ("train.seed", t.seed.to_string()),
     ]
     .map(|(key, value)| (key.to_string(), value))
-    .into();
-    all.extend(data);
-    all
+    .into()
 }
 
 fn fill<B: Backend>(

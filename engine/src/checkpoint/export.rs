@@ -24,6 +24,9 @@ const BAND: usize = 4 << 20;
 /// Marks a directory that an export may replace.
 const MARK: &str = "swallow_engine.json";
 
+/// Fills the last argument with a rectangle of a tensor, row-major.
+pub type Read<'a> = dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
+
 /// What an export writes besides the weights.
 pub struct Export<'a> {
     pub model: &'a Model,
@@ -37,21 +40,16 @@ pub struct Export<'a> {
     pub origin: String,
 }
 
-/// Writes the weights that `read(tensor, rectangle, out)` gives into the directory `to`, which
+/// Writes the weights that `read` gives into the directory `to`, which
 /// appears whole or not at all and must be new, empty, or an earlier export. `progress` is told of
 /// the elements written.
-pub fn export(
-    read: &dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
-    what: &Export,
-    to: &Path,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     export_in_shards(SHARD, read, what, to, progress)
 }
 
 pub(super) fn export_in_shards(
     shard_bytes: usize,
-    read: &dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    read: &Read,
     what: &Export,
     to: &Path,
     progress: &mut dyn FnMut(u64),
@@ -85,13 +83,7 @@ fn target(to: &Path) -> Result<PathBuf> {
     }
 }
 
-fn write_all(
-    shard_bytes: usize,
-    read: &dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
-    what: &Export,
-    dir: &Path,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let tensors = all_tensors(what.model);
     let dtype = match what.dtype {
         Precision::F32 => Dtype::F32,
@@ -114,7 +106,7 @@ fn write_all(
     write_json(&dir.join("config.json"), &what.config)?;
     write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype }))?;
     source::copy(&what.files, dir)?;
-    HuggingFace::open(dir)?.check(what.model)
+    HuggingFace::open(dir, what.model).map(|_| ())
 }
 
 /// Tensors in the order of the model, cut into files of at most `limit` bytes; by name in each.
@@ -133,7 +125,7 @@ fn shards(tensors: Vec<TensorSpec>, size: usize, limit: usize) -> Vec<Vec<Tensor
 }
 
 fn write_shard(
-    read: &dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    read: &Read,
     shard: &[TensorSpec],
     dtype: Dtype,
     path: &Path,

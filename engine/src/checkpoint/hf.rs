@@ -33,8 +33,18 @@ struct Index {
 }
 
 impl HuggingFace {
-    /// Opens the files and reads their headers; [`Self::check`] compares them with a model.
-    pub fn open(dir: &Path) -> Result<HuggingFace> {
+    /// Opens the files and checks that they are this model's: all tensors are there in the right
+    /// shape and a type that is read, and no others.
+    ///
+    /// Two things that older versions of transformers wrote are passed over: rotary frequencies,
+    /// and the head of a tied model where it equals the embedding.
+    pub fn open(dir: &Path, model: &Model) -> Result<HuggingFace> {
+        let files = HuggingFace::open_files(dir)?;
+        files.check(model)?;
+        Ok(files)
+    }
+
+    fn open_files(dir: &Path) -> Result<HuggingFace> {
         let index = match dir.join(SINGLE).exists() {
             true => None,
             false => Some(read_index(dir)?),
@@ -63,11 +73,7 @@ impl HuggingFace {
         Ok(HuggingFace { dir: dir.into(), files, place })
     }
 
-    /// All tensors of the model are there in the right shape and a known type, and no others.
-    ///
-    /// Two things that older versions of transformers wrote are passed over: rotary frequencies,
-    /// and the head of a tied model where it equals the embedding.
-    pub fn check(&self, model: &Model) -> Result<()> {
+    fn check(&self, model: &Model) -> Result<()> {
         let specs = all_tensors(model);
         let known = |name: &str| specs.iter().any(|spec| spec.name == name);
         let tied = model.tie_word_embeddings && self.place.contains_key("lm_head.weight");
@@ -119,7 +125,7 @@ impl HuggingFace {
         Ok(())
     }
 
-    /// Fills `out` with a rectangle of a tensor that [`Self::check`] has passed, row-major.
+    /// Fills `out` with a rectangle of a tensor, row-major.
     pub fn read(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {
         let (file, info) = self.find(name)?;
         let whole = match info.shape[..] {

@@ -25,9 +25,8 @@ pub fn import(
         let what = "the run has a checkpoint already; import into a directory of its own";
         return Err(Error::user(format!("{}: {what}", latest.display())));
     }
-    let hf = HuggingFace::open(from)?;
-    hf.check(model)?;
-    source::keep(run, &source::files(from))?;
+    let hf = HuggingFace::open(from, model)?;
+    source::keep(from, run)?;
     let specs = all_tensors(model);
     let pieces = specs.iter().flat_map(|spec| bands(spec, PIECE).map(move |rect| (spec, rect))).map(|(spec, rect)| {
         let mut data = vec![0.0; rect.len()];

@@ -27,12 +27,6 @@ fn place(run: &Path) -> PathBuf {
     run.join("source")
 }
 
-/// The files of a Hugging Face directory that a run keeps: configuration and tokenizer.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
-    let names = [CONFIG].into_iter().chain(FILES);
-    names.map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
-}
-
 /// The files that an export hands on.
 pub fn handed_on(run: &Path) -> Vec<PathBuf> {
     FILES.iter().map(|name| place(run).join(name)).filter(|path| path.is_file()).collect()
@@ -49,12 +43,15 @@ pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::V
     fields.map(Some).map_err(|e| Error::user(format!("{}: not a JSON object: {e}", path.display())))
 }
 
-/// Copies `files` into the run's `source/`, all or none, in place of what is there. Rank 0 alone.
-pub fn keep(run: &Path, files: &[PathBuf]) -> Result<()> {
+/// Copies configuration and tokenizer from a Hugging Face directory into the run's `source/`, all
+/// or none, in place of what is there. Rank 0 alone.
+pub fn keep(from: &Path, run: &Path) -> Result<()> {
     let dir = place(run);
     let temporary = directory::temporary(&dir);
     directory::create_anew(&temporary)?;
-    copy(files, &temporary)?;
+    let names = [CONFIG].into_iter().chain(FILES);
+    let files: Vec<PathBuf> = names.map(|name| from.join(name)).filter(|path| path.is_file()).collect();
+    copy(&files, &temporary)?;
     directory::publish(&dir)
 }
 

@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use super::raw::{Raw, Read};
-use super::{Config, Load, Source, hf, unbuilt, validate};
+use super::{Config, Load, Model, Source, check, hf, model, unbuilt, validate};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -43,6 +43,18 @@ impl Config {
                 dir.display()
             ))),
         }
+    }
+}
+
+impl Model {
+    /// The `[model]` table of a complete text, [`Config::to_toml`]'s or [`Model::to_toml`]'s; `file`
+    /// is where it comes from, for messages.
+    pub fn from_toml(file: String, text: &str) -> Result<Model> {
+        let Document { mut table, origins } = Document::parse(file, text)?;
+        table.retain(|key, _| key == "model");
+        let raw = Raw::read(&table.into(), "", &origins)?;
+        unbuilt::refuse(&raw, &origins)?;
+        model::validate(check::need(raw.model, "model", "[model]", &origins)?, &origins)
     }
 }
 

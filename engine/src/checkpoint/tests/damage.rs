@@ -169,3 +169,28 @@ proptest! {
         })?;
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn mutated_huggingface_files_never_panic(mutation in mutation(), index in any::<bool>()) {
+        thread_local!(static EXPORTED: tempfile::TempDir = {
+            let dir = tempfile::tempdir().unwrap();
+            super::huggingface::export_small_shards(&dir.path().join("hf"));
+            dir
+        });
+        EXPORTED.with(|dir| {
+            let dir = dir.path().join("hf");
+            let name = if index { "model.safetensors.index.json" } else { "model-00001-of-00005.safetensors" };
+            let good = fs::read(dir.join(name)).unwrap();
+            let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+            let mut bad = good.clone();
+            mutate(&mut bad, if index { good.len() } else { 8 + header }, mutation);
+            fs::write(dir.join(name), &bad).unwrap();
+            let result = HuggingFace::open(&dir, &model());
+            fs::write(dir.join(name), &good).unwrap();
+            prop_assert!(!matches!(result, Err(Error::Run(_))));
+            Ok(())
+        })?;
+    }
+}
