@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod flops;
+pub mod init;
 pub mod inventory;
 pub mod lr;
 pub mod mesh;
@@ -29,4 +30,8 @@ pub mod data;
 pub mod optim;
 pub mod pipeline;
 // Floor 6: the run.
+pub mod checkpoint;
 pub mod report;
+pub mod score;
+pub mod state;
+pub mod trainer;

@@ -105,7 +105,8 @@ impl<B: Backend> Trainer<B> {
         let square = self.optim.square(&self.b, &shards);
         let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
-        self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, self.adamw(lr));
+        let hp = self.adamw(lr);
+        self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);
         self.step += 1;
         self.b.check().map_err(|fault| Error::run(format!("step {}: {fault}", self.step)))?;
         Ok(self.report(&self.b.download(&totals), self.b.download(&norm_factor)[0], lr))

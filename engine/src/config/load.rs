@@ -36,8 +36,12 @@ impl Config {
             }
         }
         match &self.train.load {
-            Load::HuggingFace(dir) => hf::must_fit(&self.model, dir),
             Load::Random => Ok(()),
+            Load::HuggingFace(dir) if dir.join("config.json").is_file() => hf::must_fit(&self.model, dir),
+            Load::HuggingFace(dir) => Err(Error::user(format!(
+                "train.load = \"hf:{}\": there is no config.json in this directory",
+                dir.display()
+            ))),
         }
     }
 }
