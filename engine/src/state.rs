@@ -50,7 +50,11 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
 /// What goes into the manifest.
 pub fn header<B: Backend>(trainer: &Trainer<B>) -> Header {
     let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
-    Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, trainer.feed().fingerprint()) }
+    Header {
+        position,
+        config: trainer.config.to_toml(),
+        identity: identity(&trainer.config, trainer.feed().fingerprint()),
+    }
 }
 
 /// What a resumed run must share with the one before: the model, the length and number of samples

@@ -23,9 +23,9 @@ impl Config {
         settle(document)
     }
 
-    /// The file that a run wrote: complete, so that nothing else is read.
-    pub fn read_resolved(path: &Path) -> Result<Config> {
-        settle(Document::load(path, &[])?)
+    /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
+    pub fn from_resolved(text: &str) -> Result<Config> {
+        settle(Document::parse("config.toml".into(), text)?)
     }
 
     /// Errors name the key whose file is not there, or does not fit.

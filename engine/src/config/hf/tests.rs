@@ -163,7 +163,7 @@ fn a_file_takes_its_model_from_a_checkpoint_and_overrides_it() {
     std::fs::write(&file, got.to_toml()).unwrap();
     assert_eq!(Config::read(&file, &[]).unwrap(), got);
     std::fs::remove_file(dir.path().join("config.json")).unwrap();
-    assert_eq!(Config::read_resolved(&file).unwrap(), got);
+    assert_eq!(Config::from_resolved(&got.to_toml()).unwrap(), got);
     let message = config(dir.path(), &hf, "random").unwrap_err().to_string();
     assert!(message.contains("a.toml line 2: model.hf = ") && message.contains("no config.json"), "{message}");
 }
