@@ -5,6 +5,7 @@ mod commands;
 mod progress;
 
 use clap::{Parser, Subcommand};
+use engine::error::Result;
 use std::process::ExitCode;
 
 /// Trains Llama-family models under mpirun.
@@ -25,6 +26,8 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    /// Hugging Face checkpoints in and out, and a look inside the engine's own
+    Checkpoint(commands::checkpoint::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Evaluate(args) => commands::evaluate::run(args),
+        Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
     };
     let Err(error) = result else {
         return ExitCode::SUCCESS;
@@ -48,6 +52,11 @@ fn main() -> ExitCode {
         eprintln!("error: {error}");
     }
     ExitCode::from(error.exit_code() as u8)
+}
+
+/// Commands for one process: under mpirun the first rank does the work and the others leave.
+fn alone(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if speaks() { work() } else { Ok(()) }
 }
 
 /// One message, not one a rank: mpirun and srun say which rank this is before MPI is started.
