@@ -59,14 +59,16 @@ impl<B: Backend> Trainer<B> {
         let mesh = config.mesh(world.size())?;
         let axis = |axis| world.split(mesh.group(world.rank(), axis)[0], mesh.coord(world.rank(), axis));
         let (tp, dp) = (axis(Axis::Tensor), axis(Axis::Data));
-        let optim_group = if config.parallel.distributed_optimizer { dp.split(0, dp.rank()) } else { dp.split(dp.rank(), 0) };
+        let optim_group =
+            if config.parallel.distributed_optimizer { dp.split(0, dp.rank()) } else { dp.split(dp.rank(), 0) };
         let slots = inventory::slots(&config.model);
         let specs: Vec<_> = slots.iter().map(|&slot| (slot, inventory::tensors(&config.model, slot))).collect();
         let buckets = buckets::plan(&specs, (tp.rank(), tp.size()), optim_group.size(), MIN_BUCKET);
         let layout = Layout::new(buckets, config.model.tie_word_embeddings);
 
         let stages = mesh.size(Axis::Pipeline);
-        let plan = schedule::one_f_one_b(mesh.coord(world.rank(), Axis::Pipeline), stages, micro_batches(&config, &mesh));
+        let plan =
+            schedule::one_f_one_b(mesh.coord(world.rank(), Axis::Pipeline), stages, micro_batches(&config, &mesh));
         let region = Region::new(b.group(tp), config.parallel.sequence_parallel);
         let params = Params::absent(layout.clone());
         let stage = Stage::new(&b, &config.model, slots, region, params, config.train.seq_length)

@@ -23,9 +23,9 @@ impl Config {
         settle(document)
     }
 
-    /// The file that a run wrote: complete, so that nothing else is read.
-    pub fn read_resolved(path: &Path) -> Result<Config> {
-        settle(Document::load(path, &[])?)
+    /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
+    pub fn from_resolved(text: &str) -> Result<Config> {
+        settle(Document::parse("config.toml".into(), text)?)
     }
 
     /// Errors name the key whose file is not there, or does not fit.
@@ -36,8 +36,12 @@ impl Config {
             }
         }
         match &self.train.load {
-            Load::HuggingFace(dir) => hf::must_fit(&self.model, dir),
             Load::Random => Ok(()),
+            Load::HuggingFace(dir) if dir.join("config.json").is_file() => hf::must_fit(&self.model, dir),
+            Load::HuggingFace(dir) => Err(Error::user(format!(
+                "train.load = \"hf:{}\": there is no config.json in this directory",
+                dir.display()
+            ))),
         }
     }
 }

@@ -16,6 +16,7 @@ mod text;
 mod unbuilt;
 mod validate;
 
+pub use names::Named;
 use std::path::PathBuf;
 
 /// Everything a run is made of. Every field is valid and consistent with the others.

@@ -1,0 +1,4 @@
+//! One file a subcommand: its flags and what it does with the engine.
+
+pub mod evaluate;
+pub mod train;
