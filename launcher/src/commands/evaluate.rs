@@ -43,8 +43,7 @@ pub fn run(args: Args) -> Result<()> {
     let share = cores::share(comm);
     let ready = || -> Result<_> {
         let model = hf::read_model(&args.model)?;
-        let weights = HuggingFace::open(&args.model)?;
-        weights.check(&model)?;
+        let weights = HuggingFace::open(&args.model, &model)?;
         let texts = read_texts(&args, model.vocab_size)?;
         let alone = comm.split(comm.rank(), 0);
         let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, alone, |tensor, rect, out| {

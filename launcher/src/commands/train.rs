@@ -245,10 +245,9 @@ fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, rank: usize) -> Resu
             })
         }
         Load::HuggingFace(from) => {
-            let weights = HuggingFace::open(&from)?;
-            weights.check(&trainer.config.model)?;
+            let weights = HuggingFace::open(&from, &trainer.config.model)?;
             if rank == 0 {
-                source::keep(&dir, &source::files(&from))?;
+                source::keep(&from, &dir)?;
             }
             state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out))
         }
