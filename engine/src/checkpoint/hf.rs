@@ -75,12 +75,12 @@ impl HuggingFace {
 
     fn check(&self, model: &Model) -> Result<()> {
         let specs = all_tensors(model);
-        let known = |name: &str| specs.iter().any(|spec| spec.name == name);
         let tied = model.tie_word_embeddings && self.place.contains_key("lm_head.weight");
-        let odd = |name: &&String| {
-            !known(name) && !name.ends_with("rotary_emb.inv_freq") && !(tied && *name == "lm_head.weight")
+        let expected = |name: &str| {
+            let passed_over = name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+            passed_over || specs.iter().any(|spec| spec.name == name)
         };
-        let mut unexpected: Vec<&str> = self.place.keys().filter(odd).map(String::as_str).collect();
+        let mut unexpected: Vec<&str> = self.place.keys().map(String::as_str).filter(|name| !expected(name)).collect();
         unexpected.sort_unstable();
         let missing = specs.iter().filter(|spec| !self.place.contains_key(&spec.name)).map(|spec| spec.name.as_str());
         let missing: Vec<&str> = missing.collect();

@@ -57,7 +57,7 @@ fn a_damaged_shard_is_named_and_refused() {
     }
     fs::remove_file(&file).unwrap();
     assert!(refusal(read_all(&dir)).contains("rank-00000-0.safetensors"));
-    read_all(&Saved::at_step(run.path(), 1).unwrap().dir().to_path_buf()).unwrap();
+    read_all(Saved::at_step(run.path(), 1).unwrap().dir()).unwrap();
 }
 
 /// Damage elsewhere does not keep a rank from the pieces that it needs.
