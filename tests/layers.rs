@@ -64,7 +64,10 @@ fn hold(what: &str, mut inputs: Vec<Input>, gradients: Vec<Vec<f32>>, f: impl Fn
         let analytic: f64 = gradients[i].iter().zip(&u).map(|(g, u)| *g as f64 * *u as f64).sum();
         let scale: f64 = gradients[i].iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
         assert!(scale > 0.0, "{what}: the gradient of {name} is zero");
-        assert!((numeric - analytic).abs() < 2e-3 * scale, "{what} {name}: {numeric} by differences, {analytic} by backward");
+        assert!(
+            (numeric - analytic).abs() < 2e-3 * scale,
+            "{what} {name}: {numeric} by differences, {analytic} by backward"
+        );
     }
 }
 

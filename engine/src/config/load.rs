@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use super::raw::{Raw, Read};
-use super::{Config, Load, Model, Source, check, hf, model, unbuilt, validate};
+use super::{BackendKind, Config, Load, Model, Precision, Source, check, hf, model, unbuilt, validate};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -42,6 +42,21 @@ impl Config {
                 "train.load = \"hf:{}\": there is no config.json in this directory",
                 dir.display()
             ))),
+        }
+    }
+}
+
+impl Config {
+    /// The backend and its precision, `device` saying whether there is one for CUDA.
+    pub fn backend(&self, device: bool) -> Result<(BackendKind, Precision)> {
+        let best = if device { BackendKind::Cuda } else { BackendKind::Cpu };
+        match (self.train.backend.unwrap_or(best), self.train.precision) {
+            (BackendKind::Cuda, Some(Precision::F32)) => Err(Error::user(
+                "train.precision = \"f32\": this machine has a CUDA device, which computes in \"bf16\"; \
+                 write train.backend = \"cpu\" to stay in f32",
+            )),
+            (BackendKind::Cuda, _) => Ok((BackendKind::Cuda, Precision::Bf16)),
+            (BackendKind::Cpu, precision) => Ok((BackendKind::Cpu, precision.unwrap_or(Precision::F32))),
         }
     }
 }

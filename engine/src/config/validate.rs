@@ -1,5 +1,5 @@
 //! Raw tables -> a valid [`Config`], once: defaults are filled in here and nowhere else. The model's
-//! table has a file of its own; what depends on the number of ranks is in `layout.rs`.
+//! table has a file of its own; what depends on the number of ranks is in `mesh.rs`.
 
 use super::check::{epsilon, need, not_negative, number, path, size, whole};
 use super::names::{Named, choose};
@@ -174,13 +174,7 @@ fn optimizer(raw: RawOptimizer, steps: u64, at: &Origins) -> Result<Optimizer> {
     })
 }
 
-fn schedule(
-    word: &str,
-    decay_steps: Option<u64>,
-    shape: Option<&str>,
-    steps: u64,
-    at: &Origins,
-) -> Result<Schedule> {
+fn schedule(word: &str, decay_steps: Option<u64>, shape: Option<&str>, steps: u64, at: &Origins) -> Result<Schedule> {
     let simple = [("cosine", Schedule::Cosine), ("linear", Schedule::Linear), ("constant", Schedule::Constant)];
     let decay = decay_steps.unwrap_or((steps / 10).max(1));
     let wsd = |shape| Schedule::Wsd { decay_steps: decay, shape };

@@ -53,7 +53,9 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The precision of the CPU backend, the only one there is so far.
 fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
-    if config.train.backend == Some(BackendKind::Cuda) {
+    // As if there were no device: what is asked for by name is refused by name.
+    let (kind, precision) = config.backend(false)?;
+    if kind == BackendKind::Cuda {
         let here = match cuda::devices() {
             Ok(devices) if !devices.is_empty() => format!("this machine has {}", devices[0].name),
             Ok(_) => "this machine has no CUDA device".to_string(),
@@ -66,7 +68,7 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
     if comm.rank() == 0 && config.train.backend.is_none() && cuda::devices().is_ok_and(|devices| !devices.is_empty()) {
         eprintln!("note: there is a CUDA device, but the CUDA backend is not built yet: this run is on the CPU");
     }
-    Ok(config.train.precision.unwrap_or(Precision::F32))
+    Ok(precision)
 }
 
 fn threads(comm: &Comm) -> usize {
