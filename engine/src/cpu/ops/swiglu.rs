@@ -18,6 +18,9 @@ pub fn swiglu_bwd<A: Float>(workers: &Workers, dy: &[A], f: usize, gate_up: &mut
     workers.each(dy.chunks(rows * f).zip(gate_up.chunks_mut(rows * 2 * f)), |(dy, gate_up)| backward(dy, f, gate_up));
 }
 
+/// Elements that backward takes at once.
+const WIDTH: usize = 32;
+
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
@@ -39,12 +42,27 @@ vectorized! {
     fn backward<A: Float>(dy: &[A], f: usize, gate_up: &mut [A]) {
         for (dy, gate_up) in dy.chunks_exact(f).zip(gate_up.chunks_exact_mut(2 * f)) {
             let (gate, up) = gate_up.split_at_mut(f);
-            for ((dy, gate), up) in dy.iter().zip(gate).zip(up) {
-                let (dy, g, u) = (dy.load(), gate.load(), up.load());
-                let s = sigmoid(g);
-                *gate = A::store(dy * u * s * g.mul_add(1.0 - s, 1.0));
-                *up = A::store(dy * g * s);
+            let (dys, gates, ups) = (dy.as_chunks::<WIDTH>(), gate.as_chunks_mut::<WIDTH>(), up.as_chunks_mut::<WIDTH>());
+            for ((dy, gate), up) in dys.0.iter().zip(gates.0).zip(ups.0) {
+                (*gate, *up) = gradients(dy, gate, up);
+            }
+            for ((dy, gate), up) in dys.1.iter().zip(gates.1).zip(ups.1) {
+                ([*gate], [*up]) = gradients(&[*dy], &[*gate], &[*up]);
             }
         }
     }
+}
+
+/// (dgate, dup) of a few elements. Apart from where they go, so that the compiler need not prove that
+/// nothing written is still to be read.
+#[inline(always)]
+fn gradients<A: Float, const N: usize>(dy: &[A; N], gate: &[A; N], up: &[A; N]) -> ([A; N], [A; N]) {
+    let (mut dgate, mut dup) = ([A::default(); N], [A::default(); N]);
+    for i in 0..N {
+        let (dy, g, u) = (dy[i].load(), gate[i].load(), up[i].load());
+        let s = sigmoid(g);
+        dgate[i] = A::store(dy * u * s * g.mul_add(1.0 - s, 1.0));
+        dup[i] = A::store(dy * g * s);
+    }
+    (dgate, dup)
 }
