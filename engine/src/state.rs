@@ -10,6 +10,9 @@ use crate::optim::Shard;
 use crate::rect::Rect;
 use crate::trainer::Trainer;
 
+/// Fills the last argument with a rectangle of a tensor, row-major.
+type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
+
 const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
 
 /// Fills this rank's masters from `read(tensor, rectangle, out)`.
@@ -96,7 +99,7 @@ pub fn model_identity(m: &Model) -> Vec<(String, String)> {
 fn fill<B: Backend>(
     trainer: &mut Trainer<B>,
     kind: Kind,
-    read: &mut dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    read: &mut Read,
 ) -> Result<()> {
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {
