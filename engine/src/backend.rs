@@ -1,5 +1,5 @@
-//! The contract between the engine and what computes: element types, tensors, layer-sized ops,
-//! collectives. Streams, events and MPI requests do not appear here.
+//! The contract between the engine and what computes: layer-sized ops and collectives on the
+//! matrices of `tensor.rs`. Streams, events and MPI requests do not appear here.
 //!
 //! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
 //! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
@@ -9,126 +9,9 @@
 //! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
 
 use crate::mpi::Comm;
-use std::fmt::Debug;
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 
-/// What a tensor may hold: f32, bf16, and u32 for token ids.
-pub trait Elem: bytemuck::Pod + Default + Debug + PartialEq + Send + Sync + 'static {
-    /// safetensors' name of the type.
-    const NAME: &'static str;
-}
-
-impl Elem for f32 {
-    const NAME: &'static str = "F32";
-}
-impl Elem for half::bf16 {
-    const NAME: &'static str = "BF16";
-}
-impl Elem for u32 {
-    const NAME: &'static str = "U32";
-}
-
-/// A row-major matrix that owns its block; dropping it gives the block back to the backend.
-pub struct Tensor<B: Backend, T: Elem> {
-    pub mem: B::Mem<T>,
-    rows: usize,
-    cols: usize,
-}
-
-/// Activations and weights: bf16 or f32, chosen once per process.
-pub type Act<B> = Tensor<B, <B as Backend>::Act>;
-/// Gradients, statistics, optimizer state: always f32.
-pub type Acc<B> = Tensor<B, f32>;
-
-impl<B: Backend, T: Elem> Tensor<B, T> {
-    /// Puts a shape on a block. Only backends call this.
-    pub fn from_mem(mem: B::Mem<T>, rows: usize, cols: usize) -> Self {
-        Tensor { mem, rows, cols }
-    }
-
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    pub fn len(&self) -> usize {
-        self.rows * self.cols
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub fn shape(&self) -> (usize, usize) {
-        (self.rows, self.cols)
-    }
-
-    /// The same elements under another shape.
-    pub fn reshape(self, rows: usize, cols: usize) -> Self {
-        assert_eq!(self.len(), rows * cols, "reshape of {:?} to {:?}", self.shape(), (rows, cols));
-        Tensor { rows, cols, ..self }
-    }
-}
-
-/// A matrix inside a flat block, lent for as long as the block is borrowed.
-pub struct Lent<'a, B: Backend, T: Elem> {
-    tensor: Tensor<B, T>,
-    owner: PhantomData<&'a T>,
-}
-
-/// As [`Lent`], to be written to.
-pub struct LentMut<'a, B: Backend, T: Elem> {
-    tensor: Tensor<B, T>,
-    owner: PhantomData<&'a mut T>,
-}
-
-impl<B: Backend, T: Elem> Tensor<B, T> {
-    /// Elements `at ..` of this block as a matrix.
-    pub fn lend(&self, at: usize, rows: usize, cols: usize) -> Lent<'_, B, T> {
-        // SAFETY: the view cannot outlive `self` (its lifetime) and is only read through `Deref`,
-        // while `self` stays borrowed shared; `alias` checks the range.
-        let mem = unsafe { B::alias(&self.mem, at..at + rows * cols) };
-        Lent { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
-    }
-
-    /// Several matrices of this block at once, to be written to.
-    /// Asserts that the spans `(at, rows, cols)` ascend and do not overlap.
-    pub fn lend_mut<const N: usize>(&mut self, spans: [(usize, usize, usize); N]) -> [LentMut<'_, B, T>; N] {
-        let mut end = 0;
-        spans.map(|(at, rows, cols)| {
-            assert!(at >= end, "span at {at} overlaps the one before it, which ends at {end}");
-            end = at + rows * cols;
-            // SAFETY: the spans are disjoint (asserted above), so no two views share an element, and
-            // `self` stays borrowed exclusively for their lifetime; `alias` checks the range.
-            let mem = unsafe { B::alias(&self.mem, at..end) };
-            LentMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
-        })
-    }
-}
-
-impl<B: Backend, T: Elem> Deref for Lent<'_, B, T> {
-    type Target = Tensor<B, T>;
-    fn deref(&self) -> &Tensor<B, T> {
-        &self.tensor
-    }
-}
-
-impl<B: Backend, T: Elem> Deref for LentMut<'_, B, T> {
-    type Target = Tensor<B, T>;
-    fn deref(&self) -> &Tensor<B, T> {
-        &self.tensor
-    }
-}
-
-impl<B: Backend, T: Elem> DerefMut for LentMut<'_, B, T> {
-    fn deref_mut(&mut self) -> &mut Tensor<B, T> {
-        &mut self.tensor
-    }
-}
+pub use crate::tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
 /// The heads of this rank and how rows form sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +51,9 @@ pub struct Xent {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
+    /// f64, so that 1 - beta is taken before it is rounded to f32.
+    pub beta1: f64,
+    pub beta2: f64,
     pub eps: f32,
     pub weight_decay: f32,
     /// 1 - beta1^step and 1 - beta2^step.
@@ -230,6 +114,8 @@ pub trait Backend: Sized + 'static {
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
     /// a b with b `[k, n]` -> `[m, n]`.
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    /// As `matmul_nn`, into rows that are there already.
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in the place of x.
@@ -301,6 +187,9 @@ pub trait Backend: Sized + 'static {
 
     // -- cross-entropy, over the columns of the vocabulary held here --
 
+    /// C: how many rows of logits are made at once where the vocabulary has `cols` columns here.
+    fn logits_rows(&self, cols: usize) -> usize;
+
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
     /// logit (-inf where another rank holds it).
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
@@ -349,11 +238,11 @@ pub trait Collectives<B: Backend> {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
     /// The sum over the ranks, everywhere.
-    fn all_reduce(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
-    fn reduce_scatter(&self, b: &B, x: Acc<B>) -> Pending<B, f32>;
+    fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
 }
 
 /// A collective under way, and the tensors it reads and writes.

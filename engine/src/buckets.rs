@@ -62,6 +62,21 @@ impl Bucket {
         rank * each..(rank + 1) * each
     }
 
+    /// What the elements `shard` are: each piece's place in the shard, its tensor, and the rectangle of
+    /// the true tensor. Padding is in no piece.
+    pub fn pieces(&self, shard: &Range<usize>) -> Vec<(usize, &TensorSpec, Rect)> {
+        let mut pieces = Vec::new();
+        for span in &self.spans {
+            let whole = span.range();
+            let (start, end) = (whole.start.max(shard.start), whole.end.min(shard.end));
+            if start < end {
+                let rects = span.held.slice(start - span.at..end - span.at);
+                pieces.extend(rects.into_iter().map(|(at, rect)| (start - shard.start + at, &span.tensor, rect)));
+            }
+        }
+        pieces
+    }
+
     pub fn span(&self, name: &str) -> &Span {
         self.spans.iter().find(|span| span.tensor.name == name).unwrap_or_else(|| panic!("no {name} in this bucket"))
     }
@@ -82,4 +97,52 @@ pub fn plan(slots: &[(Slot, Vec<TensorSpec>)], tp: (usize, usize), ranks: usize,
         }
     }
     buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Cut;
+    use proptest::prelude::*;
+
+    fn specs(slots: usize, rows: usize, cols: usize) -> Vec<(Slot, Vec<TensorSpec>)> {
+        let spec = |name: String, dims: Vec<usize>, decayed| TensorSpec { name, dims, cut: Cut::Whole, decayed };
+        let slot = |l| {
+            let tensors = vec![
+                spec(format!("{l}.a"), vec![rows, cols], true),
+                spec(format!("{l}.norm"), vec![cols], false),
+                spec(format!("{l}.b"), vec![cols, rows], true),
+            ];
+            (Slot::Layer(l), tensors)
+        };
+        (0..slots).map(slot).collect()
+    }
+
+    proptest! {
+        /// Over all ranks and buckets the pieces are every element of every tensor exactly once, the
+        /// decayed ones in front of the border.
+        #[test]
+        fn shards_hold_every_element_once(slots in 1usize..6, rows in 1usize..9, cols in 1usize..9, ranks in 1usize..6, min_len in 1usize..400) {
+            let slots = specs(slots, rows, cols);
+            let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
+            for bucket in plan(&slots, (0, 1), ranks, min_len) {
+                prop_assert!(bucket.len - bucket.used() < ranks);
+                for rank in 0..ranks {
+                    let shard = bucket.shard(rank, ranks);
+                    for (at, tensor, rect) in bucket.pieces(&shard) {
+                        let border = shard.start + at < bucket.decayed;
+                        prop_assert_eq!(border, tensor.decayed);
+                        for r in rect.rows.clone() {
+                            for c in rect.cols.clone() {
+                                *seen.entry((tensor.name.clone(), r, c)).or_default() += 1;
+                            }
+                        }
+                    }
+                }
+            }
+            let all: usize = slots.iter().flat_map(|(_, t)| t).map(TensorSpec::len).sum();
+            prop_assert_eq!(seen.len(), all);
+            prop_assert!(seen.values().all(|&n| n == 1));
+        }
+    }
 }

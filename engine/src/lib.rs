@@ -4,13 +4,35 @@
 // Floor 0: numbers only.
 pub mod batch;
 pub mod buckets;
+pub mod clock;
 pub mod config;
 pub mod error;
+pub mod flops;
+pub mod init;
 pub mod inventory;
+pub mod lr;
 pub mod mesh;
 pub mod rect;
+pub mod schedule;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;
+pub mod tensor;
 // Floor 2: backends.
 pub mod cpu;
+// Floor 3: the maths.
+pub mod layers;
+// Floor 4: one pipeline stage.
+pub mod grads;
+pub mod params;
+pub mod stage;
+// Floor 5: a step.
+pub mod data;
+pub mod optim;
+pub mod pipeline;
+// Floor 6: the run.
+pub mod checkpoint;
+pub mod report;
+pub mod score;
+pub mod state;
+pub mod trainer;

@@ -1,7 +1,23 @@
 //! The validated configuration: numbers only, made once, before anything is built.
-//! Text becomes [`raw`] tables, these become a [`Config`]; nothing below has defaults of its own.
+//! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
 
+mod check;
+mod document;
+pub mod hf;
+mod load;
+mod model;
+mod names;
+mod origins;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod text;
+mod unbuilt;
+mod validate;
+
+pub use names::Named;
 use std::path::PathBuf;
+pub use validate::near;
 
 /// Everything a run is made of. Every field is valid and consistent with the others.
 #[derive(Debug, Clone, PartialEq)]

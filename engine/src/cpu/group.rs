@@ -3,10 +3,11 @@
 //! Open MPI moves data only inside MPI calls, so ops [`Progress::poke`] what is in flight.
 
 use super::{Cpu, Float};
-use crate::backend::{Acc, Backend, Collectives, Elem, Pending, Tensor, Ticket};
+use crate::backend::{Backend, Collectives, Elem, Pending, Tensor, Ticket};
 use crate::mpi::Comm;
+use half::bf16;
 use mpi::ffi;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::rc::{Rc, Weak};
 
@@ -58,11 +59,25 @@ impl Ticket for MpiTicket {
 pub struct MpiGroup {
     comm: Comm,
     progress: Progress,
+    bf16_sum: OnceCell<Bf16Sum>,
 }
 
 impl MpiGroup {
     pub fn new(comm: Comm, progress: Progress) -> Self {
-        MpiGroup { comm, progress }
+        MpiGroup { comm, progress, bf16_sum: OnceCell::new() }
+    }
+
+    /// How MPI adds elements of this type.
+    fn sum<T: Elem>(&self) -> (ffi::MPI_Datatype, ffi::MPI_Op) {
+        // SAFETY: reads constants of the MPI library.
+        unsafe {
+            match T::NAME {
+                "F32" => (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM),
+                "U32" => (ffi::RSMPI_UINT32_T, ffi::RSMPI_SUM),
+                "BF16" => (ffi::RSMPI_UINT16_T, self.bf16_sum.get_or_init(Bf16Sum::new).0),
+                other => panic!("no MPI sum of {other}"),
+            }
+        }
     }
 
     /// Starts a call that reads `input` and writes `output`; both are owned by the result.
@@ -81,7 +96,7 @@ impl MpiGroup {
     }
 }
 
-/// MPI has no bf16: only bits travel as 16-bit integers, sums are f32.
+/// MPI has no bf16: its bits travel as 16-bit integers, and [`Bf16Sum`] adds them.
 fn datatype<T: Elem>() -> ffi::MPI_Datatype {
     // SAFETY: reads constants of the MPI library.
     unsafe {
@@ -90,6 +105,38 @@ fn datatype<T: Elem>() -> ffi::MPI_Datatype {
             4 => ffi::RSMPI_UINT32_T,
             size => panic!("no MPI type for elements of {size} bytes"),
         }
+    }
+}
+
+/// The sum of bf16 numbers, each addition in f32 and rounded once.
+struct Bf16Sum(ffi::MPI_Op);
+
+impl Bf16Sum {
+    fn new() -> Self {
+        // SAFETY: `add_bf16` has the signature that MPI calls and outlives the operation; 1 says it commutes.
+        unsafe {
+            let mut op = ffi::RSMPI_SUM;
+            assert_eq!(ffi::MPI_Op_create(Some(add_bf16), 1, &mut op), 0, "MPI_Op_create failed");
+            Bf16Sum(op)
+        }
+    }
+}
+
+impl Drop for Bf16Sum {
+    fn drop(&mut self) {
+        // SAFETY: made by MPI_Op_create, freed once; groups go before MPI is finalized.
+        unsafe { ffi::MPI_Op_free(&mut self.0) };
+    }
+}
+
+unsafe extern "C" fn add_bf16(from: *mut c_void, to: *mut c_void, n: *mut i32, _: *mut ffi::MPI_Datatype) {
+    // SAFETY: MPI passes `n` elements of the 16-bit type in each of two buffers that do not overlap.
+    let (from, to) = unsafe {
+        let n = *n as usize;
+        (std::slice::from_raw_parts(from.cast::<bf16>(), n), std::slice::from_raw_parts_mut(to.cast::<bf16>(), n))
+    };
+    for (x, y) in from.iter().zip(to) {
+        *y = bf16::from_f32(x.to_f32() + y.to_f32());
     }
 }
 
@@ -106,15 +153,16 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         self.comm.size()
     }
 
-    fn all_reduce(&self, b: &Cpu<A>, x: Acc<Cpu<A>>) -> Pending<Cpu<A>, f32> {
+    fn all_reduce<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
         if self.comm.size() == 1 {
             return Pending::ready(x);
         }
         let (n, out) = (count(x.len()), b.alloc(x.rows(), x.cols()));
+        let (ty, sum) = self.sum::<T>();
         // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in the
         // `Pending` until the request is waited for; no two requests share a block.
         self.start(x, out, |from, to, comm, request| unsafe {
-            ffi::MPI_Iallreduce(from, to, n, ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, comm, request)
+            ffi::MPI_Iallreduce(from, to, n, ty, sum, comm, request)
         })
     }
 
@@ -130,17 +178,17 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         })
     }
 
-    fn reduce_scatter(&self, b: &Cpu<A>, x: Acc<Cpu<A>>) -> Pending<Cpu<A>, f32> {
+    fn reduce_scatter<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
         let ranks = self.comm.size();
         if ranks == 1 {
             return Pending::ready(x);
         }
         assert_eq!(x.rows() % ranks, 0, "{} rows scattered over {ranks} ranks", x.rows());
         let out = b.alloc(x.rows() / ranks, x.cols());
-        let n = count(out.len());
+        let (n, (ty, sum)) = (count(out.len()), self.sum::<T>());
         // SAFETY: as above; `x` holds the ranks' counts together.
         self.start(x, out, |from, to, comm, request| unsafe {
-            ffi::MPI_Ireduce_scatter_block(from, to, n, ffi::RSMPI_FLOAT, ffi::RSMPI_SUM, comm, request)
+            ffi::MPI_Ireduce_scatter_block(from, to, n, ty, sum, comm, request)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The reference backend: every op in plain Rust, on the cores of this rank, in f32 or in bf16.
 //! `ops/` is the readable specification; this file gives each op its tensors and checks their shapes.
 
+pub mod cores;
 mod float;
 mod group;
 mod kernel;
@@ -25,6 +26,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 use workers::Workers;
+
+/// Logits that are made at once: few enough to stay in the last cache between the passes over them.
+const LOGITS: usize = 1 << 22;
 
 /// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
 pub struct Cpu<A: Float> {
@@ -142,10 +146,15 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
         let mut out = self.alloc(a.rows(), b.cols());
-        ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(&mut out));
+        self.matmul_nn_into(a, b, &mut out);
         out
+    }
+
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
+        expect("a b", out, a.rows(), b.cols());
+        ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
     }
 
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
@@ -277,6 +286,10 @@ impl<A: Float> Backend for Cpu<A> {
         expect("dy", dy, ids.len(), dtable.cols());
         let cols = dtable.cols();
         ops::embed::embed_bwd(self.workers(), data(ids), data(dy), cols, first, data_mut(dtable));
+    }
+
+    fn logits_rows(&self, cols: usize) -> usize {
+        (LOGITS / cols).clamp(64, 4096)
     }
 
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {

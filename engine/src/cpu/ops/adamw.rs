@@ -48,11 +48,13 @@ impl<'a> State<'a> {
 vectorized! {
     fn update<A: Float>(g: &[f32], factor: f32, state: State<'_>, decay: f32, hp: AdamW, out: &mut [A]) {
         let (rate, scale) = (hp.lr / hp.correction1, 1.0 / hp.correction2);
+        let (beta1, beta2) = (hp.beta1 as f32, hp.beta2 as f32);
+        let (fresh1, fresh2) = ((1.0 - hp.beta1) as f32, (1.0 - hp.beta2) as f32);
         let state = state.master.iter_mut().zip(state.m).zip(state.v);
         for ((g, ((master, m), v)), out) in g.iter().zip(state).zip(out) {
             let g = g * factor;
-            *m = hp.beta1.mul_add(*m, (1.0 - hp.beta1) * g);
-            *v = hp.beta2.mul_add(*v, (1.0 - hp.beta2) * g * g);
+            *m = beta1.mul_add(*m, fresh1 * g);
+            *v = beta2.mul_add(*v, fresh2 * g * g);
             let step = rate * *m / ((*v * scale).sqrt() + hp.eps);
             *master -= decay.mul_add(*master, step);
             *out = A::store(*master);

@@ -1,0 +1,113 @@
+//! A TOML file and the `--set` flags over it, as one table whose values remember where they came from.
+
+use super::origins::{Origins, join, shorten};
+use crate::error::{Error, Result};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+/// The longest path a flag may name, as in `model.rope_scaling.factor`.
+const MOST_PARTS: usize = 3;
+
+pub struct Document {
+    pub table: Table,
+    pub origins: Origins,
+}
+
+impl Document {
+    /// The file at `path`, which must be UTF-8 TOML, with each `KEY=VALUE` of `overrides` put over it.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let file = path.display().to_string();
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Error::user(format!("{file}: byte {at} is not UTF-8; a configuration is a TOML text in UTF-8"))
+        })?;
+        let mut document = Document::parse(file, &text)?;
+        for flag in overrides {
+            document.set(flag)?;
+        }
+        Ok(document)
+    }
+
+    pub fn parse(file: String, text: &str) -> Result<Self> {
+        let not_toml = |e: toml::de::Error| Error::user(format!("{file}: {}", e.to_string().trim_end()));
+        let spanned = DeTable::parse(text).map_err(not_toml)?;
+        let table: Table = text.parse().map_err(not_toml)?;
+        let mut origins = Origins::new(file.clone());
+        let starts: Vec<usize> = text.match_indices('\n').map(|(i, _)| i + 1).collect();
+        Places { starts: &starts, origins: &mut origins }.table(spanned.get_ref(), "");
+        Ok(Document { table, origins })
+    }
+
+    /// `train.steps=5`: the value is TOML, and where it is not, a text.
+    pub fn set(&mut self, flag: &str) -> Result<()> {
+        let wrong = |why: &str| Error::user(format!("--set {}: {why}, as in --set train.steps=5", shorten(flag)));
+        let (key, text) = flag.split_once('=').ok_or_else(|| wrong("wants KEY=VALUE"))?;
+        let key = key.trim();
+        let parts: Vec<&str> = key.split('.').collect();
+        let [tables @ .., last] = &parts[..] else { unreachable!("a split has at least one part") };
+        if tables.is_empty() || parts.len() > MOST_PARTS || parts.iter().any(|part| part.is_empty()) {
+            return Err(wrong("wants the key as TABLE.KEY"));
+        }
+        let (mut at, mut path) = (&mut self.table, String::new());
+        for table in tables {
+            path = join(&path, table);
+            if !at.contains_key(*table) {
+                self.origins.put(&path, format!("--set {key}"));
+            }
+            let inner = at.entry(*table).or_insert_with(|| Value::Table(Table::new()));
+            at = inner.as_table_mut().ok_or_else(|| wrong(&format!("{table} is a value, not a table")))?;
+        }
+        at.insert(last.to_string(), value(text));
+        self.origins.forget_below(key);
+        self.origins.put(key, format!("--set {key}"));
+        Ok(())
+    }
+}
+
+/// What stands after the `=` of a flag.
+fn value(text: &str) -> Value {
+    match text.trim().parse() {
+        // No key is a date; a directory may well be named like one.
+        Ok(Value::Datetime(_)) | Err(_) => Value::String(text.to_string()),
+        Ok(value) => value,
+    }
+}
+
+/// Notes the line of every key.
+struct Places<'a> {
+    /// Byte at which each line but the first starts.
+    starts: &'a [usize],
+    origins: &'a mut Origins,
+}
+
+impl Places<'_> {
+    fn table(&mut self, table: &DeTable, path: &str) {
+        for (key, value) in table {
+            let path = join(path, key.get_ref());
+            self.put(&path, key.span().start);
+            self.value(value.get_ref(), &path);
+        }
+    }
+
+    fn value(&mut self, value: &DeValue, path: &str) {
+        match value {
+            DeValue::Table(table) => self.table(table, path),
+            DeValue::Array(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    let path = format!("{path}[{i}]");
+                    self.put(&path, item.span().start);
+                    self.value(item.get_ref(), &path);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, path: &str, byte: usize) {
+        let line = self.starts.partition_point(|&start| start <= byte) + 1;
+        let label = format!("{} line {line}: {path}", self.origins.file());
+        self.origins.put(path, label);
+    }
+}

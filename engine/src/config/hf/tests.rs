@@ -1,0 +1,226 @@
+//! `config.json` files of both spellings in, models and messages out, and back again.
+
+use super::*;
+use crate::config::{Architecture, Config, Precision, RopeScaling};
+use proptest::prelude::*;
+
+/// As transformers 4.3x wrote Llama 2.
+const FOUR: &str = r#"{
+  "architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+  "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 172, "max_position_embeddings": 512,
+  "model_type": "llama", "num_attention_heads": 8, "num_hidden_layers": 5, "num_key_value_heads": 4,
+  "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null, "tie_word_embeddings": false,
+  "torch_dtype": "float16", "transformers_version": "4.31.0", "use_cache": true, "vocab_size": 512
+}"#;
+
+/// As transformers 5.17 writes Llama 3.1.
+const FIVE: &str = r#"{
+  "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+  "dtype": "float32", "eos_token_id": [2, 3], "head_dim": 16, "hidden_act": "silu", "hidden_size": 64,
+  "initializer_range": 0.02, "intermediate_size": 172, "max_position_embeddings": 131072, "mlp_bias": false,
+  "model_type": "llama", "num_attention_heads": 8, "num_hidden_layers": 5, "num_key_value_heads": 2,
+  "pad_token_id": null, "rms_norm_eps": 1e-05, "rope_parameters": { "factor": 8.0, "high_freq_factor": 4.0,
+  "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0, "rope_type": "llama3" },
+  "tie_word_embeddings": true, "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
+}"#;
+
+const LLAMA3: RopeScaling = RopeScaling::Llama3 {
+    factor: 8.0,
+    low_freq_factor: 1.0,
+    high_freq_factor: 4.0,
+    original_max_position_embeddings: 8192,
+};
+
+fn checkpoint(json: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), json).unwrap();
+    dir
+}
+
+fn read(json: &str) -> Result<Model> {
+    read_model(checkpoint(json.as_bytes()).path())
+}
+
+/// `json` with `fields` set over it; null stays null.
+fn with(json: &str, fields: Value) -> String {
+    let mut object: Map<String, Value> = serde_json::from_str(json).unwrap();
+    object.extend(fields.as_object().unwrap().clone());
+    Value::Object(object).to_string()
+}
+
+#[test]
+fn both_spellings_are_read() {
+    let old = read(FOUR).unwrap();
+    assert_eq!((old.architecture, old.hidden_size, old.head_dim, old.vocab_size), (Architecture::Llama, 64, 8, 512));
+    assert_eq!((old.rope_theta, old.rope_scaling, old.tie_word_embeddings), (1e4, RopeScaling::Default, false));
+    let new = read(FIVE).unwrap();
+    assert_eq!((new.num_key_value_heads, new.head_dim, new.tie_word_embeddings), (2, 16, true));
+    assert_eq!((new.rope_theta, new.rope_scaling), (500_000.0, LLAMA3));
+    let scaling = json!({ "type": "llama3", "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192 });
+    let old = read(&with(FOUR, json!({ "rope_theta": 500000, "rope_scaling": scaling }))).unwrap();
+    assert_eq!((old.rope_theta, old.rope_scaling), (500_000.0, LLAMA3));
+    let beside = read(&with(FOUR, json!({ "rope_parameters": { "type": "default" }, "rope_theta": 7e5 }))).unwrap();
+    assert_eq!((beside.rope_theta, beside.rope_scaling), (7e5, RopeScaling::Default));
+}
+
+#[test]
+fn what_is_left_out_or_null_is_transformers_default() {
+    let nulls = json!({ "head_dim": null, "num_key_value_heads": null, "tie_word_embeddings": null, "rms_norm_eps": null,
+        "max_position_embeddings": null, "initializer_range": null, "architectures": null, "rope_theta": null,
+        "hidden_act": null, "attention_bias": null });
+    let model = read(&with(FOUR, nulls)).unwrap();
+    assert_eq!((model.head_dim, model.num_key_value_heads, model.tie_word_embeddings), (8, 8, false));
+    assert_eq!((model.rms_norm_eps, model.max_position_embeddings, model.initializer_range), (1e-6, 2048, 0.02));
+    let short = json!({ "rope_parameters": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 } });
+    let RopeScaling::Llama3 { original_max_position_embeddings, .. } = read(&with(FOUR, short)).unwrap().rope_scaling
+    else {
+        panic!("not llama3")
+    };
+    assert_eq!(original_max_position_embeddings, 512);
+}
+
+#[test]
+fn features_that_the_engine_lacks_are_refused_by_name() {
+    let cases = [
+        (json!({ "attention_bias": true }), "attention_bias = true: biases are not supported"),
+        (json!({ "mlp_bias": true }), "mlp_bias = true"),
+        (json!({ "attention_dropout": 0.1 }), "attention_dropout = 0.1"),
+        (json!({ "hidden_act": "gelu" }), "hidden_act = \"gelu\": this activation is not supported; \"silu\" is"),
+        (json!({ "model_type": "gpt2" }), "model_type = \"gpt2\": this architecture is not supported"),
+        (json!({ "model_type": null }), "model_type is missing"),
+        (json!({ "model_type": "mistral" }), "model_type = mistral: this architecture is not built yet"),
+        (json!({ "architectures": ["LlamaForSequenceClassification"] }), "must hold \"LlamaForCausalLM\""),
+        (json!({ "quantization_config": { "bits": 4 } }), "quantized weights are not supported"),
+        (json!({ "partial_rotary_factor": 0.5 }), "partial rotary embedding is not supported"),
+        (
+            json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }),
+            "rope_scaling.rope_type = \"linear\": this rotary",
+        ),
+        (json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } }), "\"dynamic\""),
+        (json!({ "rope_parameters": { "rope_type": "yarn" } }), "rope_parameters.rope_type = \"yarn\""),
+        (json!({ "rope_parameters": { "rope_type": "longrope" } }), "\"longrope\""),
+        (
+            json!({ "rope_parameters": { "partial_rotary_factor": 0.25 } }),
+            "rope_parameters.partial_rotary_factor = 0.25",
+        ),
+        (json!({ "rope_parameters": { "full_attention": {} } }), "by kind of layer"),
+        (json!({ "rope_parameters": 5 }), "rope_parameters = 5: an object is needed"),
+        (json!({ "rope_parameters": { "rope_theta": 5.0 }, "rope_theta": 6.0 }), "rope_theta = 6.0: is given twice"),
+        (json!({ "rope_scaling": { "rope_type": "llama3" } }), "rope_scaling.low_freq_factor is missing"),
+        (json!({ "rope_theta": "big" }), "rope_theta = \"big\": a number"),
+        (json!({ "hidden_size": 64.5 }), "hidden_size = 64.5: a whole number"),
+        (json!({ "hidden_size": 1e300 }), "a whole number"),
+        (json!({ "vocab_size": -1 }), "vocab_size = -1: a whole number"),
+        (json!({ "vocab_size": 0 }), "vocab_size = 0: must lie in 1 ..= "),
+        (json!({ "vocab_size": null }), "vocab_size is missing"),
+        (json!({ "num_key_value_heads": 3 }), "num_key_value_heads = 3: must divide num_attention_heads (8)"),
+    ];
+    for (fields, want) in cases {
+        let got = read(&with(FOUR, fields.clone())).expect_err(&fields.to_string());
+        let message = got.to_string();
+        assert!(got.exit_code() == 2 && message.contains(want), "{fields} said\n{message}\nwithout\n{want}");
+        assert!(message.contains("config.json: "), "{message}");
+    }
+}
+
+#[test]
+fn an_export_reads_back_and_keeps_what_is_not_the_engine_s() {
+    for json in [FOUR, FIVE] {
+        let source = checkpoint(json.as_bytes());
+        let model = Model { hf: None, ..read_model(source.path()).unwrap() };
+        let kept = read_source(source.path()).unwrap();
+        for fields in [None, Some(kept.clone())] {
+            let out = config_json(&model, fields.clone(), Precision::Bf16);
+            assert_eq!((&out["dtype"], &out["torch_dtype"]), (&json!("bfloat16"), &json!("bfloat16")));
+            assert_eq!(Model { hf: None, ..read(&out.to_string()).unwrap() }, model);
+            if fields.is_some() {
+                assert_eq!(out["eos_token_id"], kept["eos_token_id"]);
+                assert_eq!(out["transformers_version"], kept["transformers_version"]);
+            }
+        }
+    }
+}
+
+/// A configuration with this `[model]` and all else that must be.
+fn config(dir: &Path, model: &str, load: &str) -> Result<Config> {
+    let file = dir.join("a.toml");
+    let rest = "[train]\nseq_length = 64\nglobal_batch_size = 2\nsteps = 3\n[optimizer]\nlr = 1e-3\n\
+        [data]\ntrain = [ { prefix = \"p\" } ]\n[checkpoint]\ndir = \"run\"\n";
+    std::fs::write(&file, format!("[model]\n{model}\n{rest}")).unwrap();
+    Config::read(&file, &[format!("train.load={load}")])
+}
+
+#[test]
+fn a_file_takes_its_model_from_a_checkpoint_and_overrides_it() {
+    let dir = checkpoint(FIVE.as_bytes());
+    let hf = format!("hf = \"{}\"", dir.path().display());
+    let got = config(dir.path(), &hf, "random").unwrap();
+    assert_eq!(got.model, read_model(dir.path()).unwrap());
+    let more = format!("{hf}\nrope_scaling = {{ rope_type = \"default\" }}\nvocab_size = 600");
+    let got = config(dir.path(), &more, "random").unwrap();
+    assert_eq!((got.model.rope_scaling, got.model.vocab_size, got.model.rope_theta), (RopeScaling::Default, 600, 5e5));
+    let file = dir.path().join("resolved.toml");
+    std::fs::write(&file, got.to_toml()).unwrap();
+    assert_eq!(Config::read(&file, &[]).unwrap(), got);
+    std::fs::remove_file(dir.path().join("config.json")).unwrap();
+    assert_eq!(Config::from_resolved(&got.to_toml()).unwrap(), got);
+    let message = config(dir.path(), &hf, "random").unwrap_err().to_string();
+    assert!(message.contains("a.toml line 2: model.hf = ") && message.contains("no config.json"), "{message}");
+}
+
+#[test]
+fn complaints_about_a_checkpoint_s_value_name_the_checkpoint() {
+    let dir = checkpoint(with(FOUR, json!({ "num_key_value_heads": 3 })).as_bytes());
+    let hf = format!("hf = \"{}\"", dir.path().display());
+    let message = config(dir.path(), &hf, "random").unwrap_err().to_string();
+    assert!(message.contains("config.json: num_key_value_heads = 3"), "{message}");
+    let message = config(dir.path(), &format!("{hf}\nnum_key_value_heads = 5"), "random").unwrap_err().to_string();
+    assert!(message.contains("a.toml line 3: model.num_key_value_heads = 5"), "{message}");
+}
+
+#[test]
+fn weights_of_another_shape_or_rotary_embedding_are_refused() {
+    let dir = checkpoint(FIVE.as_bytes());
+    let fitting = Model { hf: None, ..read_model(dir.path()).unwrap() };
+    assert!(must_fit(&fitting, dir.path()).is_ok());
+    let refusal = |model: &Model| must_fit(model, dir.path()).unwrap_err().to_string();
+    let message = refusal(&Model { vocab_size: 600, ..fitting.clone() });
+    assert!(message.contains("model.vocab_size = 600: ") && message.contains("has 512"), "{message}");
+    let other = Model { rope_theta: 1e4, ..fitting.clone() };
+    assert!(refusal(&other).contains("model.rope_theta = 10000: "));
+    assert!(refusal(&Model { rope_scaling: RopeScaling::Default, ..fitting }).contains("model.rope_scaling = "));
+    // Read from a checkpoint and overridden: on purpose.
+    assert!(must_fit(&Model { hf: Some(dir.path().into()), ..other }, dir.path()).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic_the_reader(edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..9, "[-0-9e.\\[\\]{}\",: a-z日]{0,4}"), 1..4)) {
+        for text in [FOUR, FIVE] {
+            let mut bytes = text.as_bytes().to_vec();
+            for (at, cut, piece) in &edits {
+                let at = at.index(bytes.len());
+                let end = (at + cut).min(bytes.len());
+                bytes.splice(at..end, piece.bytes());
+            }
+            if let Err(e) = read_model(checkpoint(&bytes).path()) {
+                prop_assert_eq!(e.exit_code(), 2);
+            }
+        }
+    }
+
+    #[test]
+    fn no_value_panics_the_reader(key in any::<prop::sample::Index>(), value in prop_oneof![
+        any::<i64>().prop_map(|n| json!(n)), prop::sample::select(vec![0.25, 1e-5, -1.0, 1e300, 3e-320]).prop_map(|x| json!(x)), Just(json!("x")), Just(json!([1])),
+        Just(json!({ "rope_type": "llama3", "factor": 0 })), any::<u64>().prop_map(|n| json!(n)), Just(json!(true)),
+    ]) {
+        let object: Map<String, Value> = serde_json::from_str(FIVE).unwrap();
+        let key = object.keys().nth(key.index(object.len())).unwrap();
+        let mut fields = Map::new();
+        fields.insert(key.clone(), value);
+        if let Ok(model) = read(&with(FIVE, Value::Object(fields))) {
+            let out = config_json(&model, None, Precision::F32).to_string();
+            prop_assert_eq!(Model { hf: None, ..read(&out).unwrap() }, Model { hf: None, ..model });
+        }
+    }
+}

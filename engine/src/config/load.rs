@@ -1,0 +1,118 @@
+//! A configuration file, read from and written to disk.
+
+use super::document::Document;
+use super::raw::{Raw, Read};
+use super::{BackendKind, Config, Load, Model, Precision, Source, check, hf, model, unbuilt, validate};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+impl Config {
+    /// The file at `path` with `KEY=VALUE` of `--set` over it; what it names must be on the disk.
+    ///
+    /// Relative paths in it are relative to the current directory.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Config> {
+        let config = Config::read(path, overrides)?;
+        config.check_files()?;
+        Ok(config)
+    }
+
+    /// As [`Config::load`] without looking for data and weights: to plan on a machine that has none.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Config> {
+        let mut document = Document::load(path, overrides)?;
+        fill_from_hf(&mut document)?;
+        settle(document)
+    }
+
+    /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
+    pub fn from_resolved(text: &str) -> Result<Config> {
+        settle(Document::parse("config.toml".into(), text)?)
+    }
+
+    /// Errors name the key whose file is not there, or does not fit.
+    pub fn check_files(&self) -> Result<()> {
+        for (key, sources) in [("data.train", &self.data.train), ("data.valid", &self.data.valid)] {
+            for (i, source) in sources.iter().enumerate() {
+                check_source(source, &format!("{key}[{i}].prefix"))?;
+            }
+        }
+        match &self.train.load {
+            Load::Random => Ok(()),
+            Load::HuggingFace(dir) if dir.join("config.json").is_file() => hf::must_fit(&self.model, dir),
+            Load::HuggingFace(dir) => Err(Error::user(format!(
+                "train.load = \"hf:{}\": there is no config.json in this directory",
+                dir.display()
+            ))),
+        }
+    }
+}
+
+impl Config {
+    /// The backend and its precision, `device` saying whether there is one for CUDA.
+    pub fn backend(&self, device: bool) -> Result<(BackendKind, Precision)> {
+        let best = if device { BackendKind::Cuda } else { BackendKind::Cpu };
+        match (self.train.backend.unwrap_or(best), self.train.precision) {
+            (BackendKind::Cuda, Some(Precision::F32)) => Err(Error::user(
+                "train.precision = \"f32\": this machine has a CUDA device, which computes in \"bf16\"; \
+                 write train.backend = \"cpu\" to stay in f32",
+            )),
+            (BackendKind::Cuda, _) => Ok((BackendKind::Cuda, Precision::Bf16)),
+            (BackendKind::Cpu, precision) => Ok((BackendKind::Cpu, precision.unwrap_or(Precision::F32))),
+        }
+    }
+}
+
+impl Model {
+    /// The `[model]` table of a complete text, [`Config::to_toml`]'s or [`Model::to_toml`]'s; `file`
+    /// is where it comes from, for messages.
+    pub fn from_toml(file: String, text: &str) -> Result<Model> {
+        let Document { mut table, origins } = Document::parse(file, text)?;
+        table.retain(|key, _| key == "model");
+        let raw = Raw::read(&table.into(), "", &origins)?;
+        unbuilt::refuse(&raw, &origins)?;
+        model::validate(check::need(raw.model, "model", "[model]", &origins)?, &origins)
+    }
+}
+
+fn settle(document: Document) -> Result<Config> {
+    let Document { table, origins } = document;
+    let raw = Raw::read(&table.into(), "", &origins)?;
+    unbuilt::refuse(&raw, &origins)?;
+    validate::validate(raw, &origins)
+}
+
+/// Puts what `[model] hf = "DIR"` brings under what the file says itself.
+fn fill_from_hf(document: &mut Document) -> Result<()> {
+    let Document { table, origins } = document;
+    let Some(toml::Value::Table(model)) = table.get_mut("model") else { return Ok(()) };
+    let Some(toml::Value::String(dir)) = model.get("hf") else { return Ok(()) };
+    if dir.is_empty() {
+        return Err(origins.bad("model.hf", "\"\"", "must name the directory of a config.json"));
+    }
+    let dir = Path::new(dir);
+    if !dir.join("config.json").is_file() {
+        return Err(origins.bad("model.hf", dir.display(), "there is no config.json in this directory"));
+    }
+    let (theirs, places) = hf::model_table(dir)?;
+    for (key, value) in theirs {
+        if !model.contains_key(&key) {
+            origins.adopt(&places, &format!("model.{key}"));
+            model.insert(key, value);
+        }
+    }
+    Ok(())
+}
+
+fn check_source(source: &Source, key: &str) -> Result<()> {
+    for extension in ["idx", "bin"] {
+        let path = format!("{}.{extension}", source.prefix.display());
+        if !Path::new(&path).is_file() {
+            let typed = source.prefix.extension().is_some_and(|typed| typed == "idx" || typed == "bin");
+            let remedy = match typed {
+                true => "leave .bin or .idx away from the prefix",
+                false => "write it with `swallow-engine data tokenize --output PREFIX`",
+            };
+            return Err(Error::user(format!("{key} = {}: there is no {path}; {remedy}", source.prefix.display())));
+        }
+    }
+    Ok(())
+}

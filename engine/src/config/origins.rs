@@ -1,0 +1,101 @@
+//! Where each value of a configuration was written, so that every complaint about one can say it:
+//! a line of the file, a flag of the command line, a field of a `config.json`.
+
+use crate::error::Error;
+use std::collections::HashMap;
+use std::fmt::Display;
+
+/// Longest text of the user's that a message repeats, in characters.
+const SHOWN: usize = 80;
+
+#[derive(Debug, Clone)]
+pub struct Origins {
+    /// What keys without a place of their own are said to be missing from.
+    file: String,
+    /// A key's dotted path -> how to name it, such as `a.toml line 3: train.steps`.
+    labels: HashMap<String, String>,
+}
+
+impl Origins {
+    pub fn new(file: String) -> Self {
+        Origins { file, labels: HashMap::new() }
+    }
+
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The value at `key` comes from `label`.
+    pub fn put(&mut self, key: &str, label: String) {
+        self.labels.insert(key.to_string(), label);
+    }
+
+    /// The value at `key`, and what is inside it, comes from where `other` says.
+    pub fn adopt(&mut self, other: &Origins, key: &str) {
+        let theirs = other.labels.iter().filter(|(k, _)| *k == key || inside(key, k));
+        self.labels.extend(theirs.map(|(k, label)| (k.clone(), label.clone())));
+    }
+
+    /// What stood inside `key` is there no longer.
+    pub fn forget_below(&mut self, key: &str) {
+        self.labels.retain(|k, _| !inside(key, k));
+    }
+
+    /// How a message names `key`.
+    pub fn label(&self, key: &str) -> String {
+        self.labels.get(key).cloned().unwrap_or_else(|| format!("{}: {key}", self.file))
+    }
+
+    /// The value at `key` cannot be; `remedy` says what can.
+    pub fn bad(&self, key: &str, value: impl Display, remedy: impl Display) -> Error {
+        Error::user(format!("{} = {}: {remedy}", self.label(key), shorten(&value.to_string())))
+    }
+
+    /// Nothing is at `key`, and there is no default.
+    pub fn missing(&self, key: &str, remedy: impl Display) -> Error {
+        Error::user(format!("{} is missing: {remedy}", self.label(key)))
+    }
+}
+
+/// Is `path` that of a value within the one at `key`?
+fn inside(key: &str, path: &str) -> bool {
+    path.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']))
+}
+
+/// `text`, or its beginning where it is long.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+/// `table.key`, or `key` where the table is the file itself.
+pub fn join(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_string() } else { format!("{table}.{key}") }
+}
+
+/// The known word that `word` was probably meant to be.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = shorten(word);
+    let likeness = |k: &str| strsim::normalized_damerau_levenshtein(&word, k);
+    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) >= 0.5).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_found_and_nothing_far() {
+        assert_eq!(nearest("stesp", &["seed", "steps"]), Some("steps"));
+        assert_eq!(nearest("zzz", &["seed", "steps"]), None);
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        assert_eq!(shorten(&"語".repeat(200)).chars().count(), SHOWN + 3);
+        assert_eq!(shorten("abc"), "abc");
+    }
+}

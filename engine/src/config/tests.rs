@@ -1,0 +1,268 @@
+//! The loader from outside: files in, a [`Config`] or a message out.
+
+mod fuzz;
+mod refusals;
+
+use super::*;
+use crate::error::Result;
+use crate::mesh::Mesh;
+use std::path::Path;
+
+/// Everything a file must have.
+const LEAST: &str = r#"
+[model]
+architecture = "llama"
+hidden_size = 64
+intermediate_size = 172
+num_hidden_layers = 5
+num_attention_heads = 8
+num_key_value_heads = 4
+vocab_size = 512
+max_position_embeddings = 512
+rope_theta = 10000.0
+rms_norm_eps = 1e-5
+
+[train]
+seq_length = 128
+global_batch_size = 12
+steps = 100
+
+[optimizer]
+lr = 1e-3
+
+[data]
+train = [ { prefix = "data/text" } ]
+
+[checkpoint]
+dir = "runs/tiny"
+"#;
+
+/// Every key of a file, none at its default where it has one that is built.
+const MOST: &str = r#"
+[model]
+architecture = "llama"
+hidden_size = 64
+intermediate_size = 172
+num_hidden_layers = 5
+num_attention_heads = 8
+num_key_value_heads = 4
+head_dim = 16
+vocab_size = 512
+max_position_embeddings = 512
+rope_theta = 500000
+rope_scaling = { rope_type = "llama3", factor = 8, low_freq_factor = 1.0, high_freq_factor = 4.0, original_max_position_embeddings = 8192 }
+rms_norm_eps = 1e-6
+tie_word_embeddings = true
+initializer_range = 0.01
+
+[train]
+backend = "cpu"
+precision = "bf16"
+seq_length = 512
+micro_batch_size = 2
+global_batch_size = 24
+steps = 100
+seed = 4294967295
+recompute = "none"
+load = "random"
+z_loss = 1e-4
+eval_interval = 10
+eval_steps = 3
+
+[parallel]
+tensor = 1
+pipeline = 1
+context = 1
+expert = 1
+virtual_pipeline = 1
+layers = [5]
+sequence_parallel = true
+distributed_optimizer = false
+order = "pp-dp-ep-cp-tp"
+
+[optimizer]
+lr = 1e-4
+min_lr = 3.3e-6
+schedule = "wsd"
+warmup_steps = 7
+decay_steps = 20
+decay_shape = "1-sqrt"
+betas = [0.8, 0.99]
+eps = 1e-9
+weight_decay = 0
+clip_grad = 0.5
+
+[data]
+train = [ { prefix = "data/ja wiki", weight = 0.9 }, { prefix = "data/\"en\"", weight = 7 } ]
+valid = [ { prefix = "data/held_out" } ]
+split = "949,50,1"
+order = "sequential"
+mask_document_boundaries = true
+
+[checkpoint]
+dir = "runs/all"
+interval = 50
+keep = 3
+
+[report]
+peak_tflops = 312
+"#;
+
+/// `text` as a file named `a.toml` in a directory of its own.
+fn read(text: &[u8], overrides: &[&str]) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.toml");
+    std::fs::write(&path, text).unwrap();
+    let overrides: Vec<String> = overrides.iter().map(|flag| flag.to_string()).collect();
+    Config::read(&path, &overrides)
+}
+
+#[test]
+fn defaults_are_the_interface_s() {
+    let config = read(LEAST.as_bytes(), &[]).unwrap();
+    assert_eq!((config.model.head_dim, config.model.tie_word_embeddings), (8, false));
+    assert_eq!(config.model.initializer_range, 0.02);
+    assert_eq!(config.model.rope_scaling, RopeScaling::Default);
+    let train = Train {
+        backend: None,
+        precision: None,
+        seq_length: 128,
+        micro_batch_size: 1,
+        global_batch_size: 12,
+        steps: 100,
+        seed: 1234,
+        recompute: Recompute::None,
+        load: Load::Random,
+        z_loss: 0.0,
+        eval_interval: 0,
+        eval_steps: 10,
+    };
+    assert_eq!(config.train, train);
+    assert_eq!(config.parallel, Parallel::default());
+    let optimizer = Optimizer {
+        lr: 1e-3,
+        min_lr: 0.0,
+        schedule: Schedule::Cosine,
+        warmup_steps: 0,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip_grad: 1.0,
+    };
+    assert_eq!(config.optimizer, optimizer);
+    let source = Source { prefix: "data/text".into(), weight: None };
+    let (valid, split, order) = (vec![], [1.0, 0.0, 0.0], Order::Megatron);
+    assert_eq!(config.data, Data { train: vec![source], valid, split, order, mask_document_boundaries: false });
+    assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, keep: None });
+    assert_eq!(config.report, Report { peak_tflops: None });
+    let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer.schedule;
+    assert_eq!(wsd, Schedule::Wsd { decay_steps: 10, shape: DecayShape::Linear });
+}
+
+#[test]
+fn every_key_is_taken() {
+    let config = read(MOST.as_bytes(), &[]).unwrap();
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    assert_eq!((config.model.head_dim, config.model.rope_theta), (16, 500_000.0));
+    assert_eq!(config.model.rope_scaling, scaling);
+    assert_eq!((config.train.backend, config.train.precision), (Some(BackendKind::Cpu), Some(Precision::Bf16)));
+    assert_eq!((config.train.seed, config.train.eval_interval, config.train.eval_steps), (u32::MAX, 10, 3));
+    let order = [Axis::Pipeline, Axis::Data, Axis::Expert, Axis::Context, Axis::Tensor];
+    assert_eq!((config.parallel.order, config.parallel.layers), (order, Some(vec![5])));
+    let schedule = Schedule::Wsd { decay_steps: 20, shape: DecayShape::OneMinusSqrt };
+    assert_eq!((config.optimizer.schedule, config.optimizer.betas), (schedule, [0.8, 0.99]));
+    assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });
+    assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
+    assert_eq!((config.checkpoint.keep, config.report.peak_tflops), (Some(3), Some(312.0)));
+}
+
+#[test]
+fn flags_rule_over_the_file() {
+    let flags = [
+        "train.steps = 7",
+        "train.backend=cpu",
+        "train.load=hf:/x",
+        "checkpoint.dir=2024-01-01",
+        "model.rope_scaling={rope_type=\"default\"}",
+        "report.peak_tflops=1.5",
+        "data.train=[{prefix=\"b\"}]",
+        "optimizer.warmup_steps=1",
+        "optimizer.decay_steps=2",
+    ];
+    let config = read(MOST.as_bytes(), &flags).unwrap();
+    assert_eq!((config.train.steps, config.train.backend), (7, Some(BackendKind::Cpu)));
+    assert_eq!(config.train.load, Load::HuggingFace("/x".into()));
+    assert_eq!((config.checkpoint.dir, config.report.peak_tflops), ("2024-01-01".into(), Some(1.5)));
+    assert_eq!(config.model.rope_scaling, RopeScaling::Default);
+    assert_eq!(config.data.train, [Source { prefix: "b".into(), weight: None }]);
+}
+
+#[test]
+fn the_resolved_text_loads_back() {
+    for text in [LEAST, MOST] {
+        let config = read(text.as_bytes(), &[]).unwrap();
+        let resolved = config.to_toml();
+        assert_eq!(read(resolved.as_bytes(), &[]).unwrap(), config, "{resolved}");
+        assert_eq!(read(resolved.as_bytes(), &[]).unwrap().to_toml(), resolved);
+    }
+}
+
+#[test]
+fn missing_files_are_named_by_load_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, prefix) = (dir.path().join("a.toml"), dir.path().join("text"));
+    let at = |prefix: &Path| LEAST.replace("data/text", prefix.to_str().unwrap());
+    std::fs::write(&file, at(&prefix)).unwrap();
+    let refusal = |file: &Path| Config::load(file, &[]).unwrap_err().to_string();
+    assert!(refusal(&file).contains("data.train[0].prefix"), "{}", refusal(&file));
+    assert!(Config::read(&file, &[]).is_ok());
+    std::fs::write(prefix.with_extension("idx"), "").unwrap();
+    assert!(refusal(&file).contains("text.bin; write it with"), "{}", refusal(&file));
+    std::fs::write(prefix.with_extension("bin"), "").unwrap();
+    assert!(Config::load(&file, &[]).is_ok());
+    let unloadable = Config::load(&file, &["train.load=hf:/nowhere".to_string()]).unwrap_err().to_string();
+    assert_eq!(unloadable, "train.load = \"hf:/nowhere\": there is no config.json in this directory");
+    std::fs::write(&file, at(&prefix.with_extension("bin"))).unwrap();
+    assert!(refusal(&file).contains("leave .bin or .idx away"), "{}", refusal(&file));
+}
+
+#[test]
+fn ranks_that_do_not_divide_are_told_what_would() {
+    let config = read(LEAST.as_bytes(), &["train.micro_batch_size=2"]).unwrap();
+    assert_eq!(config.mesh(3).unwrap().size(Axis::Data), 3);
+    let refusal = config.mesh(4).unwrap_err().to_string();
+    assert!(refusal.contains("micro_batch_size (2) x data-parallel ranks (4)"), "{refusal}");
+    assert!(refusal.contains("the nearest are 8 and 16, or keep it and run on 3 or 6 ranks"), "{refusal}");
+    let mut config = config;
+    config.parallel.tensor = 4;
+    let refusal = config.mesh(6).unwrap_err().to_string();
+    assert!(refusal.contains("a multiple of 4 ranks; the nearest are 4 and 8"), "{refusal}");
+    assert!(config.mesh(0).is_err());
+    assert_eq!(config.mesh(4).unwrap().ranks(), Mesh::new(4, &config.parallel).unwrap().ranks());
+}
+
+#[test]
+fn the_backend_follows_the_machine() {
+    let config = read(LEAST.as_bytes(), &[]).unwrap();
+    assert_eq!(config.backend(true).unwrap(), (BackendKind::Cuda, Precision::Bf16));
+    assert_eq!(config.backend(false).unwrap(), (BackendKind::Cpu, Precision::F32));
+    let f32 = read(LEAST.as_bytes(), &["train.precision=f32"]).unwrap();
+    assert!(f32.backend(true).unwrap_err().to_string().contains("write train.backend = \"cpu\""));
+    assert_eq!(f32.backend(false).unwrap(), (BackendKind::Cpu, Precision::F32));
+}
+
+#[test]
+fn the_project_s_own_files_load() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let files = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        Config::read(&file, &[]).unwrap();
+    }
+}

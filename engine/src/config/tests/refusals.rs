@@ -1,0 +1,150 @@
+//! What is refused, and in which words.
+
+use super::{LEAST, read};
+use crate::config::Config;
+use crate::error::Error;
+use std::path::Path;
+
+/// The message that refuses `text` with `overrides`, from the file's name on.
+fn refusal(text: &str, overrides: &[&str]) -> String {
+    match read(text.as_bytes(), overrides) {
+        Err(Error::User(message)) => match message.find("a.toml") {
+            Some(at) => message[at..].to_string(),
+            None => message,
+        },
+        other => panic!("{overrides:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn refusals_name_place_value_and_remedy() {
+    let cases = [
+        ("train.steps=1.5", "--set train.steps = 1.5: a whole number, not negative, is needed"),
+        ("train.steps=abc", "--set train.steps = \"abc\": a whole number"),
+        ("train.steps=-1", "--set train.steps = -1: a whole number"),
+        ("train.steps=0", "--set train.steps = 0: must lie in 1 ..= "),
+        ("train.stepz=5", "--set train.stepz: [train] has no key \"stepz\"; did you mean \"steps\"?"),
+        ("trian.steps=5", "--set trian.steps: a configuration has no key \"trian\"; did you mean \"train\"?"),
+        ("steps=5", "--set steps=5: wants the key as TABLE.KEY"),
+        ("train.steps", "--set train.steps: wants KEY=VALUE"),
+        ("train.steps.x=1", "--set train.steps.x=1: steps is a value, not a table"),
+        ("a.b.c.d=1", "--set a.b.c.d=1: wants the key as TABLE.KEY"),
+        ("train=5", "wants the key as TABLE.KEY"),
+        ("train.backend=gpu", "--set train.backend = \"gpu\": must be one of cuda, cpu; did you mean \"cpu\"?"),
+        ("train.precision=fp16", "must be one of bf16, f32"),
+        ("train.seed=4294967296", "must lie in 0 ..= 4294967295"),
+        ("train.seq_length=513", "must be at most model.max_position_embeddings (512)"),
+        ("train.global_batch_size=0", "must lie in 1 ..= "),
+        (
+            "train.micro_batch_size=5",
+            "global_batch_size = 12: must be a multiple of train.micro_batch_size (5); the nearest are 10 and 15",
+        ),
+        ("train.steps=1099511627777", "must lie in 1 ..= 1099511627776"),
+        ("train.load=DIR", "must be \"random\" or \"hf:DIR\""),
+        ("train.load=hf:", "must be \"random\" or \"hf:DIR\""),
+        ("train.z_loss=nan", "--set train.z_loss = nan: a finite number is needed"),
+        ("train.eval_interval=5", "there is nothing to validate on"),
+        ("train.recompute=some", "must be one of none, selective, full"),
+        ("model.architecture=gpt2", "must be one of llama"),
+        ("model.hidden_size=60", "--set model.hidden_size = 60: must be a multiple of num_attention_heads (8)"),
+        ("model.hidden_size=0", "must lie in 1 ..= "),
+        ("model.hidden_size=72", "model.head_dim = 9: must be even"),
+        ("model.num_key_value_heads=3", "must divide num_attention_heads (8)"),
+        ("model.vocab_size=2147483648", "must lie in 1 ..= 2147483647"),
+        ("model.rope_theta=0", "must lie between 1 and 1e30"),
+        ("model.rms_norm_eps=1e-50", "must lie between 1e-37 and 1"),
+        ("model.rope_scaling=yarn", "a table is needed"),
+        ("model.rope_scaling.rope_type=yarn", "must be one of default, llama3"),
+        ("model.rope_scaling.factor=8", "rope_scaling.rope_type is missing"),
+        ("model.tie_word_embeddings=1", "true or false is needed"),
+        ("optimizer.min_lr=1", "--set optimizer.min_lr = 1: must be at most optimizer.lr (0.001)"),
+        ("optimizer.lr=-1", "must not be negative"),
+        ("optimizer.warmup_steps=100", "must be below train.steps (100)"),
+        ("optimizer.betas=[0.9,1.0]", "[0.9, 1.0]: must be two numbers, from 0 to below 1"),
+        ("optimizer.betas=[0.9]", "must be two numbers"),
+        ("optimizer.decay_steps=5", "belongs to schedule = \"wsd\", not \"cosine\"; leave it out"),
+        ("optimizer.decay_shape=linear", "\"linear\": belongs to schedule = \"wsd\""),
+        ("optimizer.schedule=cosin", "must be one of cosine, linear, constant, wsd; did you mean \"cosine\"?"),
+        ("parallel.order=tp-dp-pp", "must name each axis once"),
+        ("parallel.order=tp-tp-ep-dp-pp", "must name each axis once"),
+        ("parallel.layers=[2,3]", "[2, 3]: must have pipeline x virtual_pipeline = 1 entries"),
+        ("parallel.layers=[4]", "[4]: each must be at least 1, all together num_hidden_layers (5)"),
+        ("data.train=[]", "must name a source"),
+        ("data.train=[{prefix=\"a\",weight=-1}]", "data.train[0].weight = -1: must be positive"),
+        ("data.train=[{prefix=\"a\",weight=nan}]", "weight = nan: a finite number is needed"),
+        (
+            "data.train=[{prefix=\"a\",weight=1},{prefix=\"b\"}]",
+            "data.train[1].weight is missing: give every source a weight, or none",
+        ),
+        ("data.train=[{prefix=\"a\",wight=1}]", "[data.train[0]] has no key \"wight\"; did you mean \"weight\"?"),
+        ("data.split=1,2", "must be three shares"),
+        ("data.split=0,1,1", "must be three shares"),
+        ("data.split=1,-2,1", "must be three shares"),
+        ("data.split=1,nan,1", "must be three shares"),
+        ("checkpoint.keep=0", "must lie in 1 ..= "),
+        ("checkpoint.dir=", "must name a path"),
+        ("report.peak_tflops=0", "must be positive"),
+    ];
+    for (flag, want) in cases {
+        let got = refusal(LEAST, &[flag]);
+        assert!(got.contains(want), "--set {flag} said\n{got}\nwithout\n{want}");
+    }
+    let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
+    assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
+    let f32_on_cuda = refusal(LEAST, &["train.backend=cuda", "train.precision=f32"]);
+    assert!(f32_on_cuda.contains("is for the CPU"), "{f32_on_cuda}");
+}
+
+#[test]
+fn refusals_in_the_file_name_its_line() {
+    let edit = |old: &str, new: &str| refusal(&LEAST.replace(old, new), &[]);
+    assert_eq!(
+        edit("steps = 100", "steps = 1e2"),
+        "a.toml line 17: train.steps = 100.0: a whole number, not negative, is needed"
+    );
+    assert_eq!(
+        edit("lr =", "learning_rate ="),
+        "a.toml line 20: optimizer.learning_rate: [optimizer] has no key \"learning_rate\"; known are lr, min_lr, schedule, warmup_steps, decay_steps, decay_shape, betas, eps, weight_decay, clip_grad"
+    );
+    assert_eq!(
+        edit("\n[model]", "steps = 5\n[model]"),
+        "a.toml line 1: steps: a configuration has no key \"steps\"; it belongs to [train]"
+    );
+    assert_eq!(
+        edit("[data]", "[date]"),
+        "a.toml line 22: date: a configuration has no key \"date\"; did you mean \"data\"?"
+    );
+    assert_eq!(
+        edit("rope_theta = 10000.0", ""),
+        "a.toml: model.rope_theta is missing: write rope_theta = 10000.0 (Llama 2) or what the model has"
+    );
+    assert!(edit("steps = 100", "steps = = 100").contains("TOML parse error at line 17"));
+    let latin = read(b"[model]\n# caf\xe9", &[]).unwrap_err().to_string();
+    assert!(latin.contains("byte 13 is not UTF-8"), "{latin}");
+    let absent = Config::load(Path::new("/nowhere/a.toml"), &[]).unwrap_err();
+    assert_eq!(absent.exit_code(), 2);
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    let cases = [
+        ("model.architecture=mistral", "model.architecture = mistral: this architecture is not built yet"),
+        ("model.architecture=mixtral", "not built yet"),
+        ("model.sliding_window=4096", "sliding windows are not built yet"),
+        ("model.num_local_experts=8", "experts are not built yet"),
+        ("model.num_experts_per_tok=2", "experts are not built yet"),
+        ("model.embedding_scale=2.0", "scaled embeddings are not built yet"),
+        ("train.recompute=full", "recomputation is not built yet"),
+        ("train.recompute=selective", "recomputation is not built yet"),
+        ("parallel.tensor=2", "--set parallel.tensor = 2: tensor parallelism is not built yet; write 1"),
+        ("parallel.pipeline=2", "pipeline parallelism is not built yet"),
+        ("parallel.context=2", "context parallelism is not built yet"),
+        ("parallel.expert=2", "expert parallelism is not built yet"),
+        ("parallel.virtual_pipeline=2", "interleaving is not built yet"),
+    ];
+    for (flag, want) in cases {
+        let got = refusal(LEAST, &[flag]);
+        assert!(got.contains(want), "--set {flag} said\n{got}\nwithout\n{want}");
+    }
+    assert!(read(LEAST.as_bytes(), &["model.embedding_scale=1"]).is_ok());
+}

@@ -1,0 +1,163 @@
+//! SentencePiece's `.model` file as protobuf (sentencepiece_model.proto), read before the C++ library sees it:
+//! the library trusts a model's strings and its normalization trie, so what could make it read outside its memory
+//! or hand back text that is not UTF-8 is refused here.
+
+use prost::Message;
+
+/// The fields that are checked or asked for; the others pass through to the library unread.
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pub pieces: Vec<Piece>,
+    #[prost(message, optional, tag = "2")]
+    pub trainer: Option<TrainerSpec>,
+    #[prost(message, optional, tag = "3")]
+    pub normalizer: Option<NormalizerSpec>,
+    #[prost(message, optional, tag = "5")]
+    pub denormalizer: Option<NormalizerSpec>,
+}
+
+/// prost refuses a `piece` that is not UTF-8.
+#[derive(Clone, PartialEq, Message)]
+pub struct Piece {
+    #[prost(string, optional, tag = "1")]
+    pub piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    pub score: Option<f32>,
+    #[prost(enumeration = "Kind", optional, tag = "3")]
+    pub kind: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Kind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TrainerSpec {
+    #[prost(int32, optional, tag = "3")]
+    pub model_type: Option<i32>,
+    #[prost(bool, optional, tag = "35")]
+    pub byte_fallback: Option<bool>,
+    #[prost(string, optional, tag = "44")]
+    pub unk_surface: Option<String>,
+    #[prost(string, optional, tag = "45")]
+    pub unk_piece: Option<String>,
+    #[prost(string, optional, tag = "46")]
+    pub bos_piece: Option<String>,
+    #[prost(string, optional, tag = "47")]
+    pub eos_piece: Option<String>,
+    #[prost(string, optional, tag = "48")]
+    pub pad_piece: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct NormalizerSpec {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "3")]
+    pub add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    pub remove_extra_whitespaces: Option<bool>,
+}
+
+/// `model_type` of byte-pair encoding.
+pub const BPE: i32 = 2;
+const UNIGRAM: i32 = 1;
+
+impl ModelProto {
+    /// Parses and checks; the error says what is wrong, without the file's name.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let model = Self::decode(bytes).map_err(|e| format!("not a SentencePiece model: {e}"))?;
+        if model.pieces.is_empty() {
+            return Err("not a SentencePiece model: it has no pieces".into());
+        }
+        model.check_pieces()?;
+        let model_type = model.model_type();
+        if !(UNIGRAM..=4).contains(&model_type) {
+            return Err(format!("model_type {model_type} is not known; 1 to 4 are"));
+        }
+        for (name, spec) in [("normalizer", &model.normalizer), ("denormalizer", &model.denormalizer)] {
+            let charsmap = spec.as_ref().and_then(|s| s.charsmap.as_deref()).unwrap_or_default();
+            check_charsmap(charsmap).map_err(|e| format!("{name}: {e}"))?;
+        }
+        Ok(model)
+    }
+
+    pub fn model_type(&self) -> i32 {
+        self.trainer.as_ref().and_then(|t| t.model_type).unwrap_or(UNIGRAM)
+    }
+
+    fn check_pieces(&self) -> Result<(), String> {
+        let mut unknown = 0;
+        for (id, piece) in self.pieces.iter().enumerate() {
+            let text = piece.piece.as_deref().unwrap_or_default();
+            if text.is_empty() || text.contains('\0') {
+                return Err(format!("piece {id} is empty or has a NUL byte"));
+            }
+            if !piece.score.unwrap_or(0.0).is_finite() {
+                return Err(format!("piece {id} has the score {}", piece.score.unwrap_or(0.0)));
+            }
+            if Kind::try_from(piece.kind.unwrap_or(1)).is_err() {
+                return Err(format!("piece {id} has the unknown type {}", piece.kind.unwrap_or(1)));
+            }
+            unknown += usize::from(piece.kind == Some(Kind::Unknown as i32));
+        }
+        if unknown != 1 {
+            return Err(format!("{unknown} pieces stand for the unknown; there must be one"));
+        }
+        Ok(())
+    }
+
+    /// Whether a text may be cut after a newline and each part encoded by itself: in byte-pair encoding no merge
+    /// crosses the newline where no longer piece holds one, and nothing else may treat it as more than a character.
+    pub fn cuts_at_newlines(&self) -> bool {
+        let longer = |p: &Piece| p.piece.as_deref().is_some_and(|s| s.len() > 1 && s.contains('\n'));
+        let normalizer = self.normalizer.as_ref();
+        self.model_type() == BPE
+            && self.trainer.as_ref().and_then(|t| t.byte_fallback) == Some(true)
+            && normalizer.and_then(|n| n.remove_extra_whitespaces) == Some(false)
+            && normalizer.is_none_or(|n| n.charsmap.as_deref().unwrap_or_default().is_empty())
+            && !self.pieces.iter().any(longer)
+    }
+}
+
+/// `<u32 size of trie><trie><strings, each ended by NUL>`. The trie is a Darts double array of 32-bit units; a
+/// step goes from unit `i` to `i ^ offset ^ byte`, so it stays inside if the block of 256 around `i ^ offset` does.
+fn check_charsmap(blob: &[u8]) -> Result<(), String> {
+    if blob.is_empty() {
+        return Ok(());
+    }
+    let damaged = |what: &str| Err(format!("the precompiled character map is damaged: {what}"));
+    let Some((size, rest)) = blob.split_first_chunk::<4>() else { return damaged("no size") };
+    let size = u32::from_le_bytes(*size) as usize;
+    if size == 0 || size % 1024 != 0 || size >= rest.len() {
+        return damaged("the size of its trie");
+    }
+    let (trie, strings) = rest.split_at(size);
+    if std::str::from_utf8(strings).is_err() || strings.last() != Some(&0) {
+        return damaged("its strings");
+    }
+    let units: Vec<u32> = trie.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    for (i, &unit) in units.iter().enumerate() {
+        // Bit 31 marks a value: an index into the strings.
+        if unit >> 31 == 1 {
+            let at = (unit & 0x7fff_ffff) as usize;
+            if at < strings.len() && (strings[at] as i8) < -64 {
+                return damaged("a value points into a character");
+            }
+            continue;
+        }
+        let offset = (unit >> 10) << ((unit & (1 << 9)) >> 6);
+        if (i ^ offset as usize) | 0xff >= units.len() {
+            return damaged("an offset leaves the trie");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! y = Attention(x): grouped-query causal attention (Ainslie et al. 2023) with rotary positions,
+//! between the norm and the residual sum, which belong to `block.rs`.
+
+use super::Ctx;
+use crate::backend::{Acc, Act, Backend, Lent, LentMut};
+
+/// Weights of this rank's heads.
+pub struct Weights<'a, B: Backend> {
+    /// `[(H + 2G) d, D]`: Wq, Wk, Wv one below the other.
+    pub qkv: Lent<'a, B, B::Act>,
+    /// `[D, H d]`.
+    pub out: Lent<'a, B, B::Act>,
+}
+
+/// Gradients, shaped as the weights.
+pub struct Grads<'a, B: Backend> {
+    pub qkv: LentMut<'a, B, f32>,
+    pub out: LentMut<'a, B, f32>,
+}
+
+/// What backward needs beside the input.
+pub struct Saved<B: Backend> {
+    /// After the rotation, `[T, (H + 2G) d]`.
+    qkv: Act<B>,
+    /// `[T, H d]`.
+    o: Act<B>,
+    /// Log of the softmax's denominator, `[T, H]`.
+    lse: Acc<B>,
+}
+
+/// x `[T/tp, D]` -> y `[T/tp, D]`.
+pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
+    let b = cx.b;
+    let x = cx.region.gather(b, x).wait(); // [T/tp, D] -> [T, D]
+    let qkv = b.rope(b.matmul_nt(&x, &w.qkv), cx.rope, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
+    let (o, lse) = b.attention(&qkv, cx.starts, cx.heads); // o = softmax(q k^T / sqrt(d)) v
+    let y = cx.region.scatter(b, b.matmul_nt(&o, &w.out)).wait(); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
+    (y, Saved { qkv, o, lse })
+}
+
+/// dx from dy; takes `saved` so that each field is freed where it was last read.
+pub fn backward<B: Backend>(
+    cx: &Ctx<B>,
+    w: &Weights<B>,
+    dy: &Act<B>,
+    x: Act<B>,
+    saved: Saved<B>,
+    g: &mut Grads<B>,
+) -> Act<B> {
+    let b = cx.b;
+    let Saved { qkv, o, lse } = saved;
+    let dqkv = {
+        let dy = cx.region.gather(b, dy).wait();
+        b.matmul_tn_acc(&dy, &o, &mut g.out); // dWo += dy^T o
+        let do_ = b.matmul_nn(&dy, &w.out); // do = dy Wo
+        b.attention_bwd(&do_, &o, &lse, &qkv, cx.starts, cx.heads)
+    };
+    drop((qkv, o, lse));
+    let dqkv = b.rope_bwd(dqkv, cx.rope, cx.heads);
+    let x = cx.region.gather(b, &x); // x in flight ...
+    let dx = b.matmul_nn(&dqkv, &w.qkv); // ... behind dx = dqkv Wqkv
+    let x = x.wait();
+    let dx = cx.region.scatter(b, dx); // dx in flight ...
+    b.matmul_tn_acc(&dqkv, &x, &mut g.qkv); // ... behind dWqkv += dqkv^T x
+    dx.wait()
+}

@@ -1,0 +1,85 @@
+//! The final norm, the output layer and the loss: logits = RMSNorm(x) E^T,
+//! loss = sum over rows of w (log Z - logit[target]) + z w log(Z)^2, Z = sum of exp(logits).
+//!
+//! A few rows of logits at a time become loss, dlogits, dx and dE at once, so the whole matrix of
+//! logits never exists and forward already holds the gradient that backward hands on. Over the
+//! tensor-parallel ranks three floats a row travel, never logits.
+
+use super::Ctx;
+use crate::backend::{Acc, Act, Backend, Collectives, Lent, LentMut, Tensor, Xent};
+
+pub struct Weights<'a, B: Backend> {
+    /// `[1, D]`.
+    pub norm: Lent<'a, B, B::Act>,
+    /// The rows of this rank, `[V/tp, D]`: `lm_head`, or the embedding where they are tied.
+    pub table: Lent<'a, B, B::Act>,
+    /// The id of its first row.
+    pub first: usize,
+}
+
+pub struct Grads<'a, B: Backend> {
+    pub norm: LentMut<'a, B, f32>,
+    pub table: LentMut<'a, B, f32>,
+}
+
+/// What the loss is held against.
+pub struct Targets<'a, B: Backend> {
+    /// The next token of each row, `[T, 1]`.
+    pub ids: &'a Tensor<B, u32>,
+    /// w, `[T, 1]`.
+    pub weights: &'a Acc<B>,
+    pub z_loss: f32,
+}
+
+/// x `[T/tp, D]` -> dx `[T/tp, D]`; `totals` `[1, 3]` grows by the sums of the loss, log(Z)^2 and w.
+pub fn forward<B: Backend>(
+    cx: &Ctx<B>,
+    w: &Weights<B>,
+    x: &Act<B>,
+    t: &Targets<B>,
+    g: &mut Grads<B>,
+    totals: &mut Acc<B>,
+) -> Act<B> {
+    let b = cx.b;
+    let (xn, rstd) = b.rmsnorm(x, &w.norm, cx.eps);
+    let xn = cx.region.gather(b, &xn).wait(); // [T/tp, D] -> [T, D]
+    let mut dxn = b.alloc(xn.rows(), xn.cols());
+    for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
+        let (at, n, d) = (rows.start, rows.len(), xn.cols());
+        let (xc, ids, weights) = (xn.lend(at * d, n, d), t.ids.lend(at, n, 1), t.weights.lend(at, n, 1));
+        let (logits, stats) = logits(cx, w, &xc, &ids);
+        b.xent_totals(&stats, &weights, totals);
+        let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: w.first, z_loss: t.z_loss });
+        let mut dxc = dxn.lend_mut(at * d, n, d);
+        b.matmul_nn_into(&dlogits, &w.table, &mut dxc); // dxn = dlogits E
+        b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
+    }
+    let dxn = cx.region.scatter(b, dxn).wait(); // sum over tp, [T, D] -> [T/tp, D]
+    b.rmsnorm_bwd(dxn, x, &rstd, &w.norm, &mut g.norm)
+}
+
+/// The loss alone.
+pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets<B>, totals: &mut Acc<B>) {
+    let b = cx.b;
+    let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
+    let xn = cx.region.gather(b, &xn).wait();
+    for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
+        let (at, n, d) = (rows.start, rows.len(), xn.cols());
+        let (xc, ids, weights) = (xn.lend(at * d, n, d), t.ids.lend(at, n, 1), t.weights.lend(at, n, 1));
+        let (_, stats) = logits(cx, w, &xc, &ids);
+        b.xent_totals(&stats, &weights, totals);
+    }
+}
+
+/// logits `[C, V/tp]` and the statistics over the whole vocabulary `[C, 3]`.
+fn logits<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, ids: &Tensor<B, u32>) -> (Act<B>, Acc<B>) {
+    let (b, group) = (cx.b, cx.region.group());
+    let logits = b.matmul_nt(x, &w.table);
+    let stats = group.all_gather(b, b.xent_stats(&logits, ids, w.first)).wait(); // [C, 3] -> [tp C, 3]
+    let stats = b.xent_combine(&stats, group.size());
+    (logits, stats)
+}
+
+fn chunks(rows: usize, each: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..rows).step_by(each).map(move |at| at..(at + each).min(rows))
+}

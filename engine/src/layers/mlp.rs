@@ -1,0 +1,70 @@
+//! y = (silu(x Wg^T) * (x Wu^T)) Wd^T: the SwiGLU feed-forward layer (Shazeer 2020).
+
+use super::Ctx;
+use crate::backend::{Act, Backend, Lent, LentMut};
+
+/// Weights of this rank's columns.
+pub struct Weights<'a, B: Backend> {
+    /// `[2F, D]`: Wg above Wu.
+    pub gate_up: Lent<'a, B, B::Act>,
+    /// `[D, F]`.
+    pub down: Lent<'a, B, B::Act>,
+}
+
+/// Gradients, shaped as the weights.
+pub struct Grads<'a, B: Backend> {
+    pub gate_up: LentMut<'a, B, f32>,
+    pub down: LentMut<'a, B, f32>,
+}
+
+/// What backward needs beside the input.
+pub struct Saved<B: Backend> {
+    /// x Wg^T and x Wu^T side by side, `[T, 2F]`.
+    gate_up: Act<B>,
+    /// silu(gate) * up, `[T, F]`; made again where it was dropped.
+    product: Option<Act<B>>,
+}
+
+impl<B: Backend> Saved<B> {
+    /// Drops what is cheap to make again.
+    pub fn slim(&mut self) {
+        self.product = None;
+    }
+}
+
+/// x `[T/tp, D]` -> y `[T/tp, D]`.
+pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
+    let b = cx.b;
+    let x = cx.region.gather(b, x).wait(); // [T/tp, D] -> [T, D]
+    let gate_up = b.matmul_nt(&x, &w.gate_up);
+    let product = b.swiglu(&gate_up); // a = silu(gate) * up
+    let y = cx.region.scatter(b, b.matmul_nt(&product, &w.down)).wait(); // y = sum over tp of a Wd^T
+    (y, Saved { gate_up, product: Some(product) })
+}
+
+/// dx from dy.
+pub fn backward<B: Backend>(
+    cx: &Ctx<B>,
+    w: &Weights<B>,
+    dy: &Act<B>,
+    x: Act<B>,
+    saved: Saved<B>,
+    g: &mut Grads<B>,
+) -> Act<B> {
+    let b = cx.b;
+    let Saved { gate_up, product } = saved;
+    let da = {
+        let dy = cx.region.gather(b, dy).wait();
+        let a = product.unwrap_or_else(|| b.swiglu(&gate_up));
+        b.matmul_tn_acc(&dy, &a, &mut g.down); // dWd += dy^T a
+        b.matmul_nn(&dy, &w.down) // da = dy Wd
+    };
+    let dgate_up = b.swiglu_bwd(&da, gate_up);
+    drop(da);
+    let x = cx.region.gather(b, &x); // x in flight ...
+    let dx = b.matmul_nn(&dgate_up, &w.gate_up); // ... behind dx = dgate Wg + dup Wu
+    let x = x.wait();
+    let dx = cx.region.scatter(b, dx); // dx in flight ...
+    b.matmul_tn_acc(&dgate_up, &x, &mut g.gate_up); // ... behind dWg += dgate^T x, dWu += dup^T x
+    dx.wait()
+}

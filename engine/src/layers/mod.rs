@@ -1,0 +1,28 @@
+//! The maths of a Llama, layer by layer: weights, what forward saves, forward, backward. No autograd.
+//!
+//! Shapes: T tokens of a micro-batch, T/tp those of this rank under sequence parallelism, D hidden
+//! size, H query heads, G key/value heads and F intermediate size of this rank, d head size.
+
+pub mod attention;
+pub mod block;
+pub mod embedding;
+pub mod head;
+pub mod mlp;
+pub mod region;
+pub mod rope;
+
+use crate::backend::{Acc, Backend, Heads, Tensor};
+use region::Region;
+
+/// What every layer of a stage shares for one micro-batch.
+pub struct Ctx<'a, B: Backend> {
+    pub b: &'a B,
+    /// The way into and out of the tensor-parallel region.
+    pub region: &'a Region<B>,
+    pub heads: Heads,
+    pub eps: f32,
+    /// cos and sin by position, `[positions, d]`.
+    pub rope: &'a Acc<B>,
+    /// First visible position of each row, `[T, 1]`.
+    pub starts: &'a Tensor<B, u32>,
+}

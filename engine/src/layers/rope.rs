@@ -1,0 +1,47 @@
+//! The angles of the rotary embedding (Su et al. 2021): theta_i = base^(-2i/d), position t turns
+//! pair i by t theta_i. Llama 3's scaling stretches the slow ones (Grattafiori et al. 2024).
+
+use crate::config::{Model, RopeScaling};
+
+/// cos in the first d/2 columns, sin in the rest, for positions `0 .. rows`: `[rows, d]`.
+pub fn table(model: &Model, rows: usize) -> Vec<f32> {
+    let frequencies = frequencies(model);
+    let mut table = Vec::with_capacity(rows * model.head_dim);
+    for t in 0..rows {
+        // In f32 as in the model's reference implementation.
+        let angle = |f: &f32| t as f32 * f;
+        table.extend(frequencies.iter().map(|f| angle(f).cos()));
+        table.extend(frequencies.iter().map(|f| angle(f).sin()));
+    }
+    table
+}
+
+/// theta_i for the d/2 pairs.
+fn frequencies(model: &Model) -> Vec<f32> {
+    let d = model.head_dim;
+    (0..d / 2)
+        .map(|i| {
+            let f = 1.0 / (model.rope_theta as f32).powf((2 * i) as f32 / d as f32);
+            match model.rope_scaling {
+                RopeScaling::Default => f,
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                    let turns = original_max_position_embeddings as f64 * f as f64 / std::f64::consts::TAU;
+                    llama3(f as f64, turns, factor, low_freq_factor, high_freq_factor) as f32
+                }
+            }
+        })
+        .collect()
+}
+
+/// Pairs that turn less than `low` times over the original context are slowed by `factor`, those
+/// that turn more than `high` times are kept, those between are blended.
+fn llama3(f: f64, turns: f64, factor: f64, low: f64, high: f64) -> f64 {
+    if turns < low {
+        f / factor
+    } else if turns > high {
+        f
+    } else {
+        let smooth = (turns - low) / (high - low);
+        (1.0 - smooth) * f / factor + smooth * f
+    }
+}

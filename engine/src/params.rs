@@ -1,0 +1,216 @@
+//! The weights and gradients of a stage: flat buckets, and the matrices inside them that layers see.
+//! `params.layer(l)` waits for the bucket's all-gather and is the only way to read a weight.
+
+use crate::backend::{Act, Backend, Lent, LentMut, Pending, Tensor};
+use crate::buckets::{Bucket, Span};
+use crate::inventory::Slot;
+use crate::layers::{attention, block, embedding, head, mlp};
+use std::rc::Rc;
+
+/// The bucket plan of this rank.
+pub struct Layout {
+    pub buckets: Vec<Bucket>,
+    /// The head's matrix is the embedding's.
+    tied: bool,
+}
+
+/// A matrix in a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    bucket: usize,
+    at: usize,
+    rows: usize,
+    cols: usize,
+}
+
+/// Where the matrices of one layer are.
+struct LayerPlaces {
+    qkv: Place,
+    out: Place,
+    gate_up: Place,
+    down: Place,
+    norm1: Place,
+    norm2: Place,
+}
+
+impl Layout {
+    pub fn new(buckets: Vec<Bucket>, tied: bool) -> Rc<Layout> {
+        Rc::new(Layout { buckets, tied })
+    }
+
+    /// The bucket that holds `slot`.
+    pub fn bucket_of(&self, slot: Slot) -> usize {
+        self.buckets.iter().position(|b| b.slots.contains(&slot)).unwrap_or_else(|| panic!("{slot:?} is not held here"))
+    }
+
+    fn layer(&self, l: usize) -> LayerPlaces {
+        let slot = Slot::Layer(l);
+        let place = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| format!("model.layers.{l}.{name}.weight")).collect();
+            self.place(slot, &names)
+        };
+        LayerPlaces {
+            qkv: place(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            out: place(&["self_attn.o_proj"]),
+            gate_up: place(&["mlp.gate_proj", "mlp.up_proj"]),
+            down: place(&["mlp.down_proj"]),
+            norm1: place(&["input_layernorm"]),
+            norm2: place(&["post_attention_layernorm"]),
+        }
+    }
+
+    fn embedding(&self) -> (Place, usize) {
+        let place = self.place(Slot::Embedding, &["model.embed_tokens.weight".into()]);
+        (place, self.span(Slot::Embedding, "model.embed_tokens.weight").held.rows.start)
+    }
+
+    /// (norm, table, first id of the table).
+    fn head(&self) -> (Place, Place, usize) {
+        let norm = self.place(Slot::Head, &["model.norm.weight".into()]);
+        if self.tied {
+            let (table, first) = self.embedding();
+            return (norm, table, first);
+        }
+        let table = self.place(Slot::Head, &["lm_head.weight".into()]);
+        (norm, table, self.span(Slot::Head, "lm_head.weight").held.rows.start)
+    }
+
+    fn span(&self, slot: Slot, name: &str) -> &Span {
+        self.buckets[self.bucket_of(slot)].span(name)
+    }
+
+    /// Tensors that stand one below the other, as one matrix.
+    fn place(&self, slot: Slot, names: &[String]) -> Place {
+        let spans: Vec<&Span> = names.iter().map(|name| self.span(slot, name)).collect();
+        for pair in spans.windows(2) {
+            assert_eq!(
+                pair[0].range().end,
+                pair[1].at,
+                "{} does not follow {}",
+                pair[1].tensor.name,
+                pair[0].tensor.name
+            );
+        }
+        Place {
+            bucket: self.bucket_of(slot),
+            at: spans[0].at,
+            rows: spans.iter().map(|span| span.held.rows.len()).sum(),
+            cols: spans[0].held.cols.len(),
+        }
+    }
+}
+
+/// The weights of a stage.
+pub struct Params<B: Backend> {
+    layout: Rc<Layout>,
+    buckets: Vec<Weights<B>>,
+}
+
+/// One bucket of weights, `[len, 1]`.
+enum Weights<B: Backend> {
+    Here(Act<B>),
+    Gathering(Pending<B, B::Act>),
+    /// Between the drop of the old weights and the arrival of the new.
+    Absent,
+}
+
+impl<B: Backend> Params<B> {
+    pub fn absent(layout: Rc<Layout>) -> Self {
+        let buckets = layout.buckets.iter().map(|_| Weights::Absent).collect();
+        Params { layout, buckets }
+    }
+
+    /// Frees a bucket before its new weights are made.
+    pub fn drop_bucket(&mut self, i: usize) {
+        self.buckets[i] = Weights::Absent;
+    }
+
+    pub fn set_bucket(&mut self, i: usize, weights: Pending<B, B::Act>) {
+        self.buckets[i] = Weights::Gathering(weights);
+    }
+
+    pub fn layer(&mut self, l: usize) -> block::Weights<'_, B> {
+        let layout = self.layout.clone();
+        let p = layout.layer(l);
+        self.arrive(p.qkv.bucket);
+        block::Weights {
+            norm1: self.lend(p.norm1),
+            attention: attention::Weights { qkv: self.lend(p.qkv), out: self.lend(p.out) },
+            norm2: self.lend(p.norm2),
+            mlp: mlp::Weights { gate_up: self.lend(p.gate_up), down: self.lend(p.down) },
+        }
+    }
+
+    pub fn embedding(&mut self) -> embedding::Weights<'_, B> {
+        let (table, first) = self.layout.embedding();
+        self.arrive(table.bucket);
+        embedding::Weights { table: self.lend(table), first }
+    }
+
+    pub fn head(&mut self) -> head::Weights<'_, B> {
+        let (norm, table, first) = self.layout.head();
+        self.arrive(norm.bucket);
+        self.arrive(table.bucket);
+        head::Weights { norm: self.lend(norm), table: self.lend(table), first }
+    }
+
+    /// Waits for a bucket's all-gather where it is still under way.
+    fn arrive(&mut self, i: usize) {
+        let bucket = &mut self.buckets[i];
+        if let Weights::Gathering(_) = bucket
+            && let Weights::Gathering(pending) = std::mem::replace(bucket, Weights::Absent)
+        {
+            *bucket = Weights::Here(pending.wait());
+        }
+    }
+
+    fn lend(&self, p: Place) -> Lent<'_, B, B::Act> {
+        match &self.buckets[p.bucket] {
+            Weights::Here(bucket) => bucket.lend(p.at, p.rows, p.cols),
+            _ => panic!("bucket {} is read before its weights are here", p.bucket),
+        }
+    }
+}
+
+/// The gradients inside flat buckets `[len, 1]`.
+pub struct GradViews<'a, B: Backend> {
+    pub layout: &'a Layout,
+    pub buckets: Vec<Option<&'a mut Tensor<B, f32>>>,
+}
+
+impl<'a, B: Backend> GradViews<'a, B> {
+    pub fn layer(mut self, l: usize) -> block::Grads<'a, B> {
+        let p = self.layout.layer(l);
+        let [qkv, out, gate_up, down, norm1, norm2] = self.lend([p.qkv, p.out, p.gate_up, p.down, p.norm1, p.norm2]);
+        block::Grads { norm1, attention: attention::Grads { qkv, out }, norm2, mlp: mlp::Grads { gate_up, down } }
+    }
+
+    /// The table's gradient and its first id.
+    pub fn embedding(mut self) -> (LentMut<'a, B, f32>, usize) {
+        let (table, first) = self.layout.embedding();
+        let [table] = self.lend([table]);
+        (table, first)
+    }
+
+    pub fn head(mut self) -> head::Grads<'a, B> {
+        let (norm, table, _) = self.layout.head();
+        let [norm, table] = self.lend([norm, table]);
+        head::Grads { norm, table }
+    }
+
+    fn lend<const N: usize>(&mut self, places: [Place; N]) -> [LentMut<'a, B, f32>; N] {
+        for (i, a) in places.iter().enumerate() {
+            for b in &places[..i] {
+                let apart = a.bucket != b.bucket || a.at >= b.at + b.rows * b.cols || b.at >= a.at + a.rows * a.cols;
+                assert!(apart, "{a:?} overlaps {b:?}");
+            }
+        }
+        places.map(|p| {
+            let bucket =
+                self.buckets[p.bucket].as_mut().unwrap_or_else(|| panic!("bucket {} was sent already", p.bucket));
+            // SAFETY: the places are disjoint (asserted above), the buckets stay mutably borrowed for 'a, and
+            // `self` is consumed by the callers, so no second set of views can be made.
+            unsafe { LentMut::of(bucket, p.at, p.rows, p.cols) }
+        })
+    }
+}

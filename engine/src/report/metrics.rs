@@ -1,0 +1,171 @@
+//! `metrics.jsonl`: one JSON object a step, only ever appended to.
+//!
+//! A resumed run may give a step a second time: the last line of a step counts. A run that was
+//! killed may leave half a line behind: it is ended with a newline before the next one is written,
+//! and skipped by the reader.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// What is known of a step once it is done. JSON has no NaN: a number that is not finite is written
+/// as `null`, and read back as NaN.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The first step is 1.
+    pub step: u64,
+    /// Nats per unmasked token, without the z-loss.
+    #[serde(deserialize_with = "number_or_null")]
+    pub loss: f64,
+    /// The mean of log(Z)^2 times its coefficient.
+    #[serde(deserialize_with = "number_or_null")]
+    pub z_loss: f64,
+    /// L2 norm of the whole gradient before clipping.
+    #[serde(deserialize_with = "number_or_null")]
+    pub grad_norm: f64,
+    /// The learning rate used in this step.
+    pub lr: f64,
+    /// Tokens of this step, over all ranks.
+    pub tokens: u64,
+    /// Samples since the first step, this one's included.
+    pub consumed_samples: u64,
+    pub step_time_s: f64,
+    pub tokens_per_s: f64,
+    pub tokens_per_s_per_rank: f64,
+    /// TFLOPS a rank by the formula `model`, and by `full` (see `flops.rs`).
+    pub tflops_model: f64,
+    pub tflops_full: f64,
+    /// The share of the device's peak; `None` where the peak is not known.
+    pub mfu_model: Option<f64>,
+    pub mfu_full: Option<f64>,
+    /// Seconds of this step by part (`data_s`, `forward_s`, ...; `clock.rs`) as rank 0 saw them, each a key
+    /// of the line's object.
+    #[serde(flatten)]
+    pub parts: BTreeMap<String, f64>,
+    /// Nats per token on the validation data, in the line of a step that validated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// An open `metrics.jsonl`. Rank 0 has one.
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsLog {
+    /// Opens `path` for appending, and makes it where it is not there.
+    pub fn open(path: &Path) -> Result<MetricsLog> {
+        let open = || {
+            let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+            end_torn_line(&mut file)?;
+            Ok(file)
+        };
+        let file = open().map_err(|e| Error::io(path, e))?;
+        Ok(MetricsLog { path: path.to_path_buf(), file })
+    }
+
+    /// Writes one line, in one piece, so that whoever follows the file sees whole lines.
+    pub fn append(&mut self, record: &StepRecord) -> Result<()> {
+        let mut line = serde_json::to_vec(record).expect("a record has string keys only");
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+fn end_torn_line(file: &mut File) -> std::io::Result<()> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
+}
+
+/// The records of a run in the order of their steps: the last line of a step counts, lines that are
+/// not a record are skipped.
+pub fn read(path: &Path) -> Result<Vec<StepRecord>> {
+    let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
+    let mut by_step = BTreeMap::new();
+    for line in lines {
+        let line = line.map_err(|e| Error::io(path, e))?;
+        if let Ok(record) = serde_json::from_slice::<StepRecord>(&line) {
+            by_step.insert(record.step, record);
+        }
+    }
+    Ok(by_step.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: u64, loss: f64) -> StepRecord {
+        StepRecord { step, loss, lr: 1e-4, parts: BTreeMap::from([("data_s".into(), 0.5)]), ..Default::default() }
+    }
+
+    #[test]
+    fn a_line_has_the_promised_keys() {
+        let mut r = record(3, 2.5);
+        let keys = |r: &StepRecord| {
+            let value = serde_json::to_value(r).unwrap();
+            value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        let promised = "step loss z_loss grad_norm lr tokens consumed_samples step_time_s tokens_per_s \
+                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full data_s";
+        assert_eq!(keys(&r), promised);
+        r.valid_loss = Some(2.0);
+        assert_eq!(keys(&r), format!("{promised} valid_loss"));
+    }
+
+    #[test]
+    fn numbers_keep_every_digit() {
+        for loss in [0.1 + 0.2, f64::from(1.2664_f32), 5e-324, 1.0 / 3.0, 123456789.123456789] {
+            let line = serde_json::to_string(&record(1, loss)).unwrap();
+            let text = line.split("\"loss\":").nth(1).unwrap().split(',').next().unwrap();
+            assert_eq!(text.parse::<f64>().unwrap().to_bits(), loss.to_bits(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_overwrites_steps_and_ends_torn_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path).unwrap();
+        for step in 1..=3 {
+            log.append(&record(step, step as f64)).unwrap();
+        }
+        drop(log);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+
+        let mut log = MetricsLog::open(&path).unwrap();
+        log.append(&record(2, 20.0)).unwrap();
+        log.append(&record(4, f64::NAN)).unwrap();
+        drop(MetricsLog::open(&path).unwrap());
+
+        let records = read(&path).unwrap();
+        assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 4]);
+        assert_eq!(records[1], record(2, 20.0));
+        assert!(records[2].loss.is_nan());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.contains("\"loss\":null") && text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = MetricsLog::open(dir.path()).err().unwrap();
+        assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

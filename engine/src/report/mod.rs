@@ -1,0 +1,5 @@
+//! What a run says about itself: the metrics file, TensorBoard events, the share of a device's peak.
+
+pub mod metrics;
+pub mod peak;
+pub mod tensorboard;

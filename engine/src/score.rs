@@ -1,0 +1,97 @@
+//! The mean loss of a model on texts, without training: what `evaluate` prints.
+
+use crate::backend::{Backend, Pending};
+use crate::batch::MicroBatch;
+use crate::buckets;
+use crate::config::Model;
+use crate::error::Result;
+use crate::inventory::{self, TensorSpec};
+use crate::layers::region::Region;
+use crate::mpi::Comm;
+use crate::params::{Layout, Params};
+use crate::rect::Rect;
+use crate::stage::{DeviceBatch, Stage};
+
+/// Rows that are scored at once where texts are long enough.
+const ROWS: usize = 4096;
+/// Elements of a bucket: weights are read a bucket at a time.
+const BUCKET: usize = 1 << 24;
+
+/// A model held whole by this rank.
+pub struct Scorer<B: Backend> {
+    b: B,
+    stage: Stage<B>,
+    positions: usize,
+}
+
+/// Sum of the losses in nats, and the tokens that were predicted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Score {
+    pub nats: f64,
+    pub tokens: u64,
+}
+
+impl Score {
+    pub fn add(self, other: Score) -> Score {
+        Score { nats: self.nats + other.nats, tokens: self.tokens + other.tokens }
+    }
+}
+
+impl<B: Backend> Scorer<B> {
+    /// `alone`: a communicator of this rank only; `read(tensor, rectangle, out)` gives the weights.
+    pub fn new(
+        b: B,
+        model: &Model,
+        alone: Comm,
+        mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        assert_eq!(alone.size(), 1, "a scorer holds the whole model, its group has {} ranks", alone.size());
+        let slots = inventory::slots(model);
+        let specs: Vec<_> = slots.iter().map(|&slot| (slot, inventory::tensors(model, slot))).collect();
+        let layout = Layout::new(buckets::plan(&specs, (0, 1), 1, BUCKET), model.tie_word_embeddings);
+        let mut params = Params::absent(layout.clone());
+        for (i, bucket) in layout.buckets.iter().enumerate() {
+            let mut host = vec![0.0; bucket.len];
+            for (at, tensor, rect) in bucket.pieces(&(0..bucket.len)) {
+                read(tensor, &rect, &mut host[at..at + rect.len()])?;
+            }
+            params.set_bucket(i, Pending::ready(b.round(&b.upload(&host, host.len(), 1))));
+        }
+        let region = Region::new(b.group(alone), false);
+        let positions = model.max_position_embeddings;
+        let stage = Stage::new(&b, model, slots, region, params, positions);
+        Ok(Scorer { b, stage, positions })
+    }
+
+    /// Scores each text alone: every token but its first, in windows that do not overlap where the
+    /// text is longer than the model's positions.
+    pub fn score(&mut self, texts: &[Vec<u32>]) -> Score {
+        let mut windows: Vec<(&[u32], &[u32])> = Vec::new();
+        for ids in texts.iter().filter(|ids| ids.len() > 1) {
+            let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
+            windows.extend(inputs.chunks(self.positions).zip(targets.chunks(self.positions)));
+        }
+        let mut score = Score::default();
+        for same in windows.chunk_by(|a, b| a.0.len() == b.0.len()) {
+            let seq = same[0].0.len();
+            for batch in same.chunks((ROWS / seq).max(1)) {
+                score = score.add(self.batch(batch, seq));
+            }
+        }
+        score
+    }
+
+    fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Score {
+        let rows = windows.len() * seq;
+        let host = MicroBatch {
+            ids: windows.iter().flat_map(|w| w.0).copied().collect(),
+            targets: windows.iter().flat_map(|w| w.1).copied().collect(),
+            weights: vec![1.0; rows],
+            starts: vec![0; rows],
+        };
+        let mut totals = self.b.alloc(1, 3);
+        self.b.zero(&mut totals);
+        self.stage.evaluate(&self.b, &DeviceBatch::upload(&self.b, &host, seq), None, &mut totals);
+        Score { nats: self.b.download(&totals)[0] as f64, tokens: rows as u64 }
+    }
+}

@@ -1,0 +1,211 @@
+//! The layers of this rank: forward and backward of one micro-batch through them, and what is kept
+//! in between.
+
+use crate::backend::{Acc, Act, Backend, Heads, Tensor};
+use crate::batch::MicroBatch;
+use crate::config::{Model, Recompute};
+use crate::grads::{Grads, Reduce};
+use crate::inventory::Slot;
+use crate::layers::region::Region;
+use crate::layers::{Ctx, block, embedding, head, rope};
+use crate::params::Params;
+use std::collections::VecDeque;
+
+/// A micro-batch where the backend computes.
+pub struct DeviceBatch<B: Backend> {
+    ids: Tensor<B, u32>,
+    targets: Tensor<B, u32>,
+    weights: Acc<B>,
+    starts: Tensor<B, u32>,
+    /// Rows of one sequence.
+    seq: usize,
+}
+
+impl<B: Backend> DeviceBatch<B> {
+    /// `seq` rows make a sequence.
+    pub fn upload(b: &B, host: &MicroBatch, seq: usize) -> Self {
+        let rows = host.ids.len();
+        assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
+        DeviceBatch {
+            ids: b.upload(&host.ids, rows, 1),
+            targets: b.upload(&host.targets, rows, 1),
+            weights: b.upload(&host.weights, rows, 1),
+            starts: b.upload(&host.starts, rows, 1),
+            seq,
+        }
+    }
+}
+
+/// What a stage keeps of one slot between forward and backward.
+enum Kept<B: Backend> {
+    /// The embedding's ids are in the batch.
+    Nothing,
+    Layer(block::Saved<B>),
+    /// A layer's input; the rest is computed again.
+    Input(Act<B>),
+    /// The head's gradient was made with its loss.
+    Gradient(Act<B>),
+}
+
+/// One pipeline stage.
+pub struct Stage<B: Backend> {
+    model: Model,
+    recompute: Recompute,
+    z_loss: f32,
+    slots: Vec<Slot>,
+    region: Region<B>,
+    rope: Acc<B>,
+    pub params: Params<B>,
+    /// Of the micro-batches that went forth and not yet back, oldest first.
+    in_flight: VecDeque<(DeviceBatch<B>, Vec<Kept<B>>)>,
+}
+
+impl<B: Backend> Stage<B> {
+    /// `positions`: rows of the longest sequence that will be seen.
+    pub fn new(b: &B, model: &Model, slots: Vec<Slot>, region: Region<B>, params: Params<B>, positions: usize) -> Self {
+        let rope = b.upload(&rope::table(model, positions), positions, model.head_dim);
+        let (recompute, z_loss, in_flight) = (Recompute::None, 0.0, VecDeque::new());
+        Stage { model: model.clone(), recompute, z_loss, slots, region, rope, params, in_flight }
+    }
+
+    pub fn recompute(self, recompute: Recompute) -> Self {
+        Stage { recompute, ..self }
+    }
+
+    pub fn z_loss(self, z_loss: f32) -> Self {
+        Stage { z_loss, ..self }
+    }
+
+    /// Through all slots; `x` is what the stage before sent, the result what the stage after needs.
+    /// The head adds the losses to `totals` and its gradients to `grads`.
+    pub fn forward(
+        &mut self,
+        b: &B,
+        batch: DeviceBatch<B>,
+        mut x: Option<Act<B>>,
+        grads: &mut Grads<B>,
+        totals: &mut Acc<B>,
+    ) -> Option<Act<B>> {
+        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        let targets = head::Targets { ids: &batch.targets, weights: &batch.weights, z_loss: self.z_loss };
+        let mut kept = Vec::with_capacity(self.slots.len());
+        for &slot in &self.slots {
+            kept.push(match slot {
+                Slot::Embedding => {
+                    x = Some(embedding::forward(&cx, &self.params.embedding(), &batch.ids));
+                    Kept::Nothing
+                }
+                Slot::Layer(l) => {
+                    let (y, kept) = forward_layer(&cx, &self.params.layer(l), take(&mut x), self.recompute);
+                    x = Some(y);
+                    kept
+                }
+                Slot::Head => {
+                    let (w, mut g) = (self.params.head(), grads.head());
+                    Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
+                }
+            });
+        }
+        drop(cx);
+        self.in_flight.push_back((batch, kept));
+        x
+    }
+
+    /// Back through all slots for the oldest micro-batch; `dx` is what the stage after sent, the
+    /// result what the stage before needs. With `reduce`, it is the step's last: what is done is sent.
+    pub fn backward(
+        &mut self,
+        b: &B,
+        mut dx: Option<Act<B>>,
+        grads: &mut Grads<B>,
+        reduce: Option<&Reduce<B>>,
+    ) -> Option<Act<B>> {
+        let (batch, kept) = self.in_flight.pop_front().expect("a backward follows its forward");
+        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        for (&slot, kept) in self.slots.iter().zip(kept).rev() {
+            dx = match (slot, kept) {
+                (Slot::Head, Kept::Gradient(dx)) => Some(dx),
+                (Slot::Layer(l), kept) => {
+                    let (w, mut g) = (self.params.layer(l), grads.layer(l));
+                    let saved = again(&cx, &w, kept);
+                    Some(block::backward(&cx, &w, take(&mut dx), saved, &mut g))
+                }
+                (Slot::Embedding, _) => {
+                    let (mut dtable, first) = grads.embedding();
+                    embedding::backward(&cx, first, &batch.ids, &take(&mut dx), &mut dtable);
+                    None
+                }
+                (Slot::Head, _) => unreachable!("the head keeps its gradient"),
+            };
+            if let Some(reduce) = reduce {
+                grads.slot_done(b, slot, reduce);
+            }
+        }
+        dx
+    }
+
+    /// The losses alone; nothing is kept.
+    pub fn evaluate(
+        &mut self,
+        b: &B,
+        batch: &DeviceBatch<B>,
+        mut x: Option<Act<B>>,
+        totals: &mut Acc<B>,
+    ) -> Option<Act<B>> {
+        let cx = context(b, &self.model, &self.region, &self.rope, batch);
+        let targets = head::Targets { ids: &batch.targets, weights: &batch.weights, z_loss: self.z_loss };
+        for &slot in &self.slots {
+            x = match slot {
+                Slot::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), &batch.ids)),
+                Slot::Layer(l) => Some(block::forward(&cx, &self.params.layer(l), take(&mut x)).0),
+                Slot::Head => {
+                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, totals);
+                    None
+                }
+            };
+        }
+        x
+    }
+}
+
+fn context<'a, B: Backend>(
+    b: &'a B,
+    model: &Model,
+    region: &'a Region<B>,
+    rope: &'a Acc<B>,
+    batch: &'a DeviceBatch<B>,
+) -> Ctx<'a, B> {
+    let heads =
+        Heads { query: model.num_attention_heads, kv: model.num_key_value_heads, dim: model.head_dim, seq: batch.seq };
+    Ctx { b, region, heads, eps: model.rms_norm_eps as f32, rope, starts: &batch.starts }
+}
+
+fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, recompute: Recompute) -> (Act<B>, Kept<B>) {
+    match recompute {
+        Recompute::None => {
+            let (y, saved) = block::forward(cx, w, x);
+            (y, Kept::Layer(saved))
+        }
+        Recompute::Selective => {
+            let (y, saved) = block::forward(cx, w, x);
+            (y, Kept::Layer(saved.slim()))
+        }
+        Recompute::Full => {
+            let input = cx.b.copy(&x);
+            (block::forward(cx, w, x).0, Kept::Input(input))
+        }
+    }
+}
+
+/// What backward needs, computed again where only the input was kept.
+fn again<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
+    match kept {
+        Kept::Layer(saved) => saved,
+        Kept::Input(x) => block::forward(cx, w, x).1,
+        Kept::Nothing | Kept::Gradient(_) => unreachable!("a layer keeps its input or what backward needs"),
+    }
+}
+
+fn take<B: Backend>(x: &mut Option<Act<B>>) -> Act<B> {
+    x.take().expect("the slot before hands on its output")
+}

@@ -1,0 +1,126 @@
+//! The state of a run between the device and what keeps it: masters and moments as rectangles of
+//! the true tensors, and what a resumed run must have in common with the one that it continues.
+
+use crate::backend::{Acc, Backend};
+use crate::checkpoint::{Header, Kind, Piece, Position, Saved};
+use crate::config::{Config, Model};
+use crate::error::Result;
+use crate::inventory::TensorSpec;
+use crate::optim::Shard;
+use crate::rect::Rect;
+use crate::trainer::Trainer;
+
+const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
+
+/// Fills this rank's masters from `read(tensor, rectangle, out)` and makes weights of them.
+pub fn load_weights<B: Backend>(
+    trainer: &mut Trainer<B>,
+    mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    fill(trainer, Kind::Master, &mut read)?;
+    trainer.publish();
+    Ok(())
+}
+
+/// Continues where a checkpoint was taken.
+pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
+    for kind in KINDS {
+        fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
+    }
+    trainer.publish();
+    trainer.step = saved.header().position.step;
+    Ok(())
+}
+
+/// This rank's pieces, copied from the device a bucket at a time.
+pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
+    let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets);
+    shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
+        move |(shard, bucket, kind)| {
+            let host = trainer.b.download(part(shard, kind));
+            let piece = move |(at, tensor, rect): (usize, &TensorSpec, Rect)| {
+                let data = host[at..at + rect.len()].to_vec();
+                Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
+            };
+            bucket.pieces(&shard.range).into_iter().map(piece)
+        },
+    )
+}
+
+/// What goes into the manifest.
+pub fn header<B: Backend>(trainer: &Trainer<B>) -> Header {
+    let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
+    Header {
+        position,
+        config: trainer.config.to_toml(),
+        identity: identity(&trainer.config, trainer.feed().fingerprint()),
+    }
+}
+
+/// What a resumed run must share with the one before: the model, the length and number of samples
+/// of a step, the seed, and (`data`) what the samples are made of.
+pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, String)> {
+    let t = &config.train;
+    let train = [
+        ("train.seq_length", t.seq_length.to_string()),
+        ("train.global_batch_size", t.global_batch_size.to_string()),
+        ("train.seed", t.seed.to_string()),
+    ];
+    let mut all = model_identity(&config.model);
+    all.extend(train.map(|(key, value)| (key.to_string(), value)));
+    all.extend(data);
+    all
+}
+
+/// The model's part of the identity: all that an imported checkpoint has.
+pub fn model_identity(m: &Model) -> Vec<(String, String)> {
+    [
+        ("model.architecture", format!("{:?}", m.architecture).to_lowercase()),
+        ("model.hidden_size", m.hidden_size.to_string()),
+        ("model.intermediate_size", m.intermediate_size.to_string()),
+        ("model.num_hidden_layers", m.num_hidden_layers.to_string()),
+        ("model.num_attention_heads", m.num_attention_heads.to_string()),
+        ("model.num_key_value_heads", m.num_key_value_heads.to_string()),
+        ("model.head_dim", m.head_dim.to_string()),
+        ("model.vocab_size", m.vocab_size.to_string()),
+        ("model.max_position_embeddings", m.max_position_embeddings.to_string()),
+        ("model.rope_theta", m.rope_theta.to_string()),
+        ("model.rope_scaling", format!("{:?}", m.rope_scaling)),
+        ("model.rms_norm_eps", m.rms_norm_eps.to_string()),
+        ("model.tie_word_embeddings", m.tie_word_embeddings.to_string()),
+    ]
+    .map(|(key, value)| (key.to_string(), value))
+    .into()
+}
+
+fn fill<B: Backend>(
+    trainer: &mut Trainer<B>,
+    kind: Kind,
+    read: &mut dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let layout = trainer.layout.clone();
+    for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {
+        let mut host = vec![0.0; shard.range.len()];
+        for (at, tensor, rect) in bucket.pieces(&shard.range) {
+            read(tensor, &rect, &mut host[at..at + rect.len()])?;
+        }
+        *part_mut(shard, kind) = trainer.b.upload(&host, host.len(), 1);
+    }
+    Ok(())
+}
+
+fn part<B: Backend>(shard: &Shard<B>, kind: Kind) -> &Acc<B> {
+    match kind {
+        Kind::Master => &shard.master,
+        Kind::M => &shard.m,
+        Kind::V => &shard.v,
+    }
+}
+
+fn part_mut<B: Backend>(shard: &mut Shard<B>, kind: Kind) -> &mut Acc<B> {
+    match kind {
+        Kind::Master => &mut shard.master,
+        Kind::M => &mut shard.m,
+        Kind::V => &mut shard.v,
+    }
+}

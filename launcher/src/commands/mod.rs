@@ -1,0 +1,5 @@
+//! One file a subcommand: its flags and what it does with the engine.
+
+pub mod checkpoint;
+pub mod evaluate;
+pub mod train;

@@ -1,0 +1,252 @@
+"""Make the golden fixtures: tiny random Llamas, trained by Hugging Face transformers and PyTorch.
+
+usage: make.py [CASE]...        (in an environment with requirements.txt; writes beside itself)
+
+Each case's folder holds what the engine is given (init/, train.bin/.idx, valid.bin/.idx, and `config` in expected.json, which is the
+engine's own configuration without paths) and what must come out of it: gradients of step 1, a row for each step, the final weights.
+
+The reference is computed in float64 from float32 weights, so that the whole error that a test sees is the engine's. Transformers
+casts to float32 in RMSNorm and in the rotary table whatever the model's type is: `exact` takes these casts out. Each case is also
+trained in plain float32 with transformers untouched, and the difference is printed: it must be far inside the tests' bounds.
+"""
+import json, math, pathlib, shutil, sys
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+HERE = pathlib.Path(__file__).resolve().parent
+BASE = dict(
+    train=dict(seq_length=48, global_batch_size=8, steps=14, z_loss=0.0),
+    optimizer=dict(lr=3e-3, min_lr=1e-4, schedule="cosine", warmup_steps=3, betas=[0.9, 0.95], eps=1e-8, weight_decay=0.1, clip_grad=1.0),
+    data=dict(order="sequential"),
+)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+# Each case: the model, and what differs from BASE. Sequences straddle the 16, 32, 64 and 128 rows that kernels are tiled by.
+CASES = {
+    "mha_odd_vocab": (
+        dict(hidden_size=40, intermediate_size=104, num_attention_heads=4, num_key_value_heads=4, vocab_size=131),
+        dict(train=dict(eval_interval=5, eval_steps=2), data=dict(split="1,0,0")),
+    ),
+    "gqa_masked": (
+        dict(hidden_size=48, intermediate_size=80, num_attention_heads=8, head_dim=6, num_key_value_heads=2, vocab_size=97, num_hidden_layers=3),
+        dict(train=dict(seq_length=72), optimizer=dict(schedule="linear"), data=dict(mask_document_boundaries=True)),
+    ),
+    "llama3_rope": (  # head_dim 16: of the eight frequencies one is kept, two are blended, five are divided by the factor
+        dict(hidden_size=48, intermediate_size=96, num_attention_heads=4, head_dim=16, num_key_value_heads=2, vocab_size=113,
+             rope_parameters=dict(LLAMA3, original_max_position_embeddings=64)),
+        dict(train=dict(seq_length=100), optimizer=dict(schedule="wsd", decay_steps=6, decay_shape="1-sqrt")),
+    ),
+    "tied_z_loss": (
+        dict(hidden_size=32, intermediate_size=88, num_attention_heads=4, num_key_value_heads=1, vocab_size=151, tie_word_embeddings=True),
+        dict(train=dict(z_loss=1e-2, seq_length=33), optimizer=dict(schedule="wsd", decay_steps=5, decay_shape="linear")),
+    ),
+    "head_dim_64": (
+        dict(hidden_size=64, intermediate_size=72, num_attention_heads=1, num_key_value_heads=1, vocab_size=89),
+        dict(train=dict(seq_length=130), optimizer=dict(schedule="constant")),
+    ),
+    "head_dim_128": (
+        dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, head_dim=128, num_key_value_heads=1, vocab_size=79, num_hidden_layers=1),
+        dict(train=dict(seq_length=65)),
+    ),
+}
+
+
+def configs(case):
+    """The engine's configuration without its paths, and transformers' of the model."""
+    model, over = CASES[case]
+    engine = {k: dict(v, **over.get(k, {})) for k, v in BASE.items()}
+    hf = dict(num_hidden_layers=2, max_position_embeddings=160, rms_norm_eps=1e-5, initializer_range=0.08, bos_token_id=1, eos_token_id=2,
+              tie_word_embeddings=False, attn_implementation="sdpa")
+    return engine, LlamaConfig(**dict(hf, **model))
+
+
+def markov(n, vocab, rng):
+    """A stream that can be learned: a noisy chain in which most tokens have one successor."""
+    follows = rng.integers(0, vocab, vocab)
+    out = np.zeros(n, np.int64)
+    for i in range(1, n):
+        out[i] = follows[out[i - 1]] if rng.random() < 0.8 else rng.integers(0, vocab)
+    out[n // 2] = vocab - 1  # the largest id occurs
+    return out
+
+
+def documents(n, rng):
+    """Lengths of documents that together have n tokens; some are longer than a sample, some are single tokens."""
+    lengths = []
+    while sum(lengths) < n:
+        lengths.append(min(int(rng.choice([1, 2, rng.integers(5, 60), rng.integers(60, 200)])), n - sum(lengths)))
+    return np.array(lengths, np.int32)
+
+
+def write_tokens(prefix, tokens, lengths, dtype):
+    """Megatron's indexed dataset: raw tokens, and their sequence lengths, byte offsets and document ends."""
+    tokens.astype(dtype).tofile(f"{prefix}.bin")
+    code = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}[np.dtype(dtype)]
+    with open(f"{prefix}.idx", "wb") as f:
+        f.write(b"MMIDIDX\x00\x00" + np.uint64(1).tobytes() + np.uint8(code).tobytes())
+        f.write(np.uint64(len(lengths)).tobytes() + np.uint64(len(lengths) + 1).tobytes())
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        f.write(lengths.tobytes() + (starts * np.dtype(dtype).itemsize).tobytes() + np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
+
+
+def learning_rate(step, steps, o):
+    """The rate of a step; the first is 1."""
+    lr, low, warmup = o["lr"], o["min_lr"], o["warmup_steps"]
+    if step <= warmup:
+        return lr * step / warmup
+    r = (step - warmup) / (steps - warmup)
+    if o["schedule"] == "wsd":
+        t = max(0.0, (step - (steps - o["decay_steps"])) / o["decay_steps"])
+        return lr - (lr - low) * (t if o["decay_shape"] == "linear" else math.sqrt(t))
+    return {"cosine": low + (lr - low) * (1 + math.cos(math.pi * r)) / 2, "linear": lr - (lr - low) * r, "constant": lr}[o["schedule"]]
+
+
+class Tokens:
+    """A stream of documents and its samples in sequential order."""
+
+    def __init__(self, n, vocab, rng):
+        self.ids, self.lengths = markov(n, vocab, rng), documents(n, rng)
+        self.doc = np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def batch(self, first, count, seq, masked, dtype):
+        """Inputs and labels, [count, seq] each, and the additive attention mask, if any."""
+        at = (np.arange(first, first + count)[:, None] * seq) + np.arange(seq)
+        mask = None
+        if masked:
+            doc = torch.from_numpy(self.doc[at])
+            open_ = (doc[:, :, None] == doc[:, None, :]) & torch.ones(seq, seq, dtype=torch.bool).tril()
+            mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
+        return torch.from_numpy(self.ids[at]), torch.from_numpy(self.ids[at + 1]), mask
+
+
+def losses(model, batch):
+    """Mean cross-entropy, and the mean of log(Z)^2."""
+    ids, labels, mask = batch
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return ce, torch.logsumexp(logits, -1).square().mean()
+
+
+def optimizer(model, o):
+    """AdamW that decays matrices and leaves norm weights alone."""
+    groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=o["weight_decay"]),
+              dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
+    return torch.optim.AdamW(groups, lr=0.0, betas=o["betas"], eps=o["eps"])
+
+
+def train(model, config, tokens, valid, dtype):
+    """A row for each step, and the gradients of the first."""
+    t, o = config["train"], config["optimizer"]
+    opt, rows, grads = optimizer(model, o), [], {}
+    masked = config["data"].get("mask_document_boundaries", False)
+    G, S = t["global_batch_size"], t["seq_length"]
+    for step in range(1, t["steps"] + 1):
+        row = dict(step=step, lr=learning_rate(step, t["steps"], o))
+        for g in opt.param_groups:
+            g["lr"] = row["lr"]
+        opt.zero_grad()
+        ce, z = losses(model, tokens.batch((step - 1) * G, G, S, masked, dtype))
+        (ce + t["z_loss"] * z).backward()
+        if step == 1:
+            grads = {n: p.grad.float().clone() for n, p in model.named_parameters()}
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), o["clip_grad"])
+        opt.step()
+        row.update(loss=ce.item(), grad_norm=norm.item())
+        if t["z_loss"]:
+            row["z_loss"] = t["z_loss"] * z.item()
+        if t.get("eval_interval") and step % t["eval_interval"] == 0:
+            with torch.no_grad():
+                row["valid_loss"] = losses(model, valid.batch(0, t["eval_steps"] * G, S, masked, dtype))[0].item()
+        rows.append(row)
+    return rows, grads
+
+
+class exact:
+    """While this stands, transformers' RMSNorm and rotary table compute in the model's own type."""
+
+    def __enter__(self):
+        self.norm, self.rope = modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaRotaryEmbedding.forward
+        modeling_llama.LlamaRMSNorm.forward = lambda m, x: m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
+        modeling_llama.LlamaRotaryEmbedding.forward = self.table
+
+    def __exit__(self, *_):
+        modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaRotaryEmbedding.forward = self.norm, self.rope
+
+    @staticmethod
+    def table(m, x, position_ids):
+        angles = position_ids[:, :, None].to(x.dtype) * m.inv_freq.to(x.dtype)
+        angles = torch.cat((angles, angles), -1)
+        return angles.cos(), angles.sin()
+
+
+def distance(a, b):
+    """The largest relative difference of two tensors' norms, over all tensors."""
+    return max(float((a[n].double() - b[n].double()).norm() / b[n].double().norm()) for n in b)
+
+
+def make(case):
+    engine, hf = configs(case)
+    t = engine["train"]
+    out = HERE / case
+    shutil.rmtree(out, ignore_errors=True)
+    seed = 7 + list(CASES).index(case)
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(hf).float()
+    with torch.no_grad():
+        for n, p in model.named_parameters():  # norm weights of 1 would hide a norm weight that is left out
+            if p.ndim < 2:
+                p.copy_(1 + 0.2 * torch.randn_like(p))
+    model.save_pretrained(out / "init")
+    (out / "init/generation_config.json").unlink()
+    init = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    samples = t["steps"] * t["global_batch_size"]
+    tokens = Tokens(samples * t["seq_length"] + 17, hf.vocab_size, rng)
+    valid = Tokens(t.get("eval_steps", 0) * t["global_batch_size"] * t["seq_length"] + 1, hf.vocab_size, rng)
+    write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
+    if t.get("eval_interval"):
+        write_tokens(out / "valid", valid.ids, valid.lengths, np.uint16)
+
+    plain_rows, plain_grads = train(model, engine, tokens, valid, torch.float32)
+    plain_final = {n: p.detach() for n, p in model.named_parameters()}
+    model = LlamaForCausalLM(hf).double()
+    model.load_state_dict(dict(init, **({"lm_head.weight": init["model.embed_tokens.weight"]} if hf.tie_word_embeddings else {})))
+    with exact():
+        rows, grads = train(model, engine, tokens, valid, torch.float64)
+    final = {n: p.detach().float() for n, p in model.named_parameters()}
+    save_file({n: g.contiguous() for n, g in grads.items()}, out / "grads.safetensors")
+    save_file({n: p.contiguous() for n, p in final.items()}, out / "final.safetensors")
+    (out / "expected.json").write_text(json.dumps(dict(config=engine, steps=rows), indent=1) + "\n")
+
+    worst = {k: max(abs(a[k] / b[k] - 1) for a, b in zip(plain_rows, rows)) for k in ("loss", "grad_norm")}
+    moved = max(float((plain_final[n].double() - final[n]).norm() / (final[n] - init[n]).norm()) for n in final)
+    clipped = sum(r["grad_norm"] > engine["optimizer"]["clip_grad"] for r in rows)
+    print(f"{case}: loss {rows[0]['loss']:.3f} -> {rows[-1]['loss']:.3f}, {clipped} of {len(rows)} steps clipped; float32 differs by {worst['loss']:.1e} (loss), "
+          f"{worst['grad_norm']:.1e} (norm), {distance(plain_grads, grads):.1e} (gradients), {moved:.1e} (weights)")
+
+
+def tokenizers():
+    """A SentencePiece model with byte fallback and a byte-level tokenizer.json, both of a few kilobytes, trained on this file."""
+    import sentencepiece, tempfile
+    from tokenizers import ByteLevelBPETokenizer
+
+    out = HERE / "tokenizers"
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as tmp:
+        sentencepiece.SentencePieceTrainer.train(input=__file__, model_prefix=f"{tmp}/tiny", vocab_size=400, model_type="bpe", byte_fallback=True,
+                                                 character_coverage=1.0, normalization_rule_name="identity", minloglevel=2, num_threads=1)
+        shutil.copy(f"{tmp}/tiny.model", out / "tokenizer.model")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train([__file__], vocab_size=300, show_progress=False, special_tokens=["<s>", "</s>"])
+    bpe.save(str(out / "tokenizer.json"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if not sys.argv[1:]:
+        tokenizers()
+    for name in sys.argv[1:] or CASES:
+        make(name)
