@@ -4,6 +4,7 @@
 pub mod cores;
 mod float;
 mod group;
+mod kernel;
 mod ops;
 mod pool;
 mod simd;
@@ -74,11 +75,11 @@ fn data_mut<A: Float, T: Elem>(x: &mut Tensor<Cpu<A>, T>) -> &mut [T] {
 }
 
 fn plain<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    Operand { data: data(x), rows: x.rows(), cols: x.cols(), transposed: false }
+    Operand::new(data(x), x.rows(), x.cols())
 }
 
 fn transposed<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    Operand { transposed: true, ..plain(x) }
+    plain(x).t()
 }
 
 /// Asserts that a tensor has the shape that an op needs of it.

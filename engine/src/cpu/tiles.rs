@@ -71,12 +71,19 @@ impl<'a, T> Tile<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.at.add(row * self.stride), self.cols) }
     }
 
-    /// Some of the rows, as a tile of their own while this one is borrowed.
-    pub fn rows_from(&mut self, first: usize, rows: usize) -> Tile<'_, T> {
-        assert!(first + rows <= self.rows, "rows {first} + {rows} of a tile of {}", self.rows);
-        // SAFETY: inside the tile, as asserted; `self` stays borrowed exclusively.
-        let at = unsafe { self.at.add(first * self.stride) };
-        Tile { at, rows, cols: self.cols, stride: self.stride, owner: PhantomData }
+    /// Asks for the cache lines of columns `left .. left + cols` of a row.
+    #[inline(always)]
+    pub fn prefetch(&self, row: usize, left: usize, cols: usize) {
+        for col in (left..left + cols).step_by((64 / size_of::<T>()).max(1)) {
+            let at = self.at.wrapping_add(row * self.stride + col);
+            // SAFETY: a prefetch reads nothing that the program can see, wherever it points.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast())
+            };
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = at;
+        }
     }
 }
 

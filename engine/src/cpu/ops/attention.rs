@@ -2,7 +2,7 @@
 //! the positions `starts[t] ..= t`. A tile of queries goes over its tiles of keys with a running maximum m
 //! and sum l, so that scratch is a few tiles and the logsumexp m + log l is all that backward needs.
 
-use super::matmul::{Mat, gemm};
+use super::small::{Mat, gemm};
 use crate::backend::Heads;
 use crate::cpu::float::{Float, rounded};
 use crate::cpu::pool::Pool;

@@ -3,7 +3,7 @@
 //! dk = dS^T q / sqrt(d). P and dS are rounded as the activations are before their products.
 
 use super::attention::{TILE, Window, key_tiles, load_tile};
-use super::matmul::{Mat, gemm};
+use super::small::{Mat, gemm};
 use crate::backend::Heads;
 use crate::cpu::float::{Float, rounded};
 use crate::cpu::ops::elementwise::store;

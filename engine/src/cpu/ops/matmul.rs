@@ -1,134 +1,226 @@
-//! Products of matrices, on the `gemm` crate. The output is cut into tiles by its shape alone and each
-//! tile is one thread's, so the order of every sum is fixed.
+//! Products of matrices. The right operand is packed once, a strip at a time, for all threads; then the
+//! output is cut into tiles, each packs its rows of the left operand and is one thread's. Strips, tiles
+//! and the blocks of the depth come from the shapes alone, so the order of every sum is fixed.
 
-use super::elementwise::{store, widen};
+use super::elementwise::{load, store};
 use crate::cpu::float::Float;
+use crate::cpu::kernel::{Left, Product, Shape};
 use crate::cpu::pool::Pool;
+use crate::cpu::simd::vectorized;
 use crate::cpu::tiles::{Tile, cut, widths};
 use crate::cpu::workers::Workers;
+use std::ops::Range;
 use std::rc::Rc;
 
-/// Rows and columns of a tile of the output.
-const TILE: (usize, usize) = (256, 1024);
+/// Depth of the panels that a kernel is given, at most.
+const DEPTH: usize = 512;
+/// Rows of a tile: the left panels of 192 x 512 stay in the second cache.
+const ROWS: usize = 192;
+/// Columns of a tile, at most.
+const COLS: usize = 512;
+/// Elements of a packed strip, at most, and its depth: 8 MiB, near the third cache's share of a core.
+const STRIP: usize = 2 << 20;
+const STRIP_DEPTH: usize = 4096;
 
-/// A matrix to be read, or its transpose.
+/// A matrix to be read: `rows x cols`, in memory as it is or as its transpose.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Operand<'a, A> {
+    data: &'a [A],
+    stride: usize,
+    transposed: bool,
     rows: usize,
     cols: usize,
-    row_step: usize,
-    col_step: usize,
 }
 
-impl<'a> Mat<'a> {
-    /// The first `cols` of every `stride` elements.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        let end = if rows * cols == 0 { 0 } else { (rows - 1) * stride + cols };
-        assert!(cols <= stride && end <= data.len(), "{rows} x {cols} by {stride} of {} elements", data.len());
-        Mat { data, rows, cols, row_step: stride, col_step: 1 }
+impl<'a, A: Float> Operand<'a, A> {
+    pub fn new(data: &'a [A], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "elements of a {rows} x {cols} matrix");
+        Operand { data, stride: cols, transposed: false, rows, cols }
     }
 
     pub fn t(self) -> Self {
-        Mat { rows: self.cols, cols: self.rows, row_step: self.col_step, col_step: self.row_step, ..self }
+        Operand { transposed: !self.transposed, rows: self.cols, cols: self.rows, ..self }
     }
 
-    fn rows_from(self, first: usize, rows: usize) -> Self {
-        assert!(first + rows <= self.rows, "rows {first} + {rows} of {}", self.rows);
-        Mat { data: &self.data[(first * self.row_step).min(self.data.len())..], rows, ..self }
+    /// As panels of the left of a product, of `height` rows and the columns `cols`.
+    fn pack_left(&self, rows: Range<usize>, cols: Range<usize>, height: usize, to: &mut [f32]) -> Left {
+        if self.transposed {
+            self.pack(rows, cols, height, to);
+            return Left::Cols;
+        }
+        let (whole, rest) = to.split_at_mut(rows.len() * cols.len());
+        for (row, to) in rows.zip(whole.chunks_exact_mut(cols.len())) {
+            load(&self.data[row * self.stride..][cols.clone()], to);
+        }
+        rest.fill(0.0);
+        Left::Rows
     }
 
-    fn cols_from(self, first: usize, cols: usize) -> Self {
-        self.t().rows_from(first, cols).t()
-    }
-}
-
-/// out = keep out + a b, on this thread; `keep` is 0 or 1, and 0 reads nothing.
-pub fn gemm(out: &mut Tile<'_, f32>, keep: f32, a: Mat<'_>, b: Mat<'_>) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!((out.rows(), out.cols(), b.rows), (m, n, k), "product of {m} x {k} and {} x {n}", b.rows);
-    let stride = out.stride() as isize;
-    // SAFETY: `Mat::new` and `Tile` hold that their rows and columns are inside their memory, the shapes
-    // agree (asserted), and `out` is borrowed exclusively.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            stride,
-            keep != 0.0,
-            a.data.as_ptr(),
-            a.col_step as isize,
-            a.row_step as isize,
-            b.data.as_ptr(),
-            b.col_step as isize,
-            b.row_step as isize,
-            keep,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// A matrix in memory: elements and shape.
-pub struct Operand<'a, A> {
-    pub data: &'a [A],
-    pub rows: usize,
-    pub cols: usize,
-    pub transposed: bool,
-}
-
-impl<A: Float> Operand<'_, A> {
-    /// Runs `f` on the operand in f32, converted into scratch where it is not.
-    fn with<R>(&self, workers: &Workers, pool: &Rc<Pool>, f: impl FnOnce(Mat<'_>) -> R) -> R {
-        let view = |data| {
-            let mat = Mat::new(data, self.rows, self.cols, self.cols);
-            if self.transposed { mat.t() } else { mat }
-        };
-        match A::as_f32(self.data) {
-            Some(data) => f(view(data)),
-            None => {
-                let mut scratch = pool.take(self.data.len());
-                widen(workers, self.data, scratch.as_mut_slice());
-                f(view(scratch.as_slice()))
+    /// Rows `rows` of columns `cols`, as panels `[cols, width]`, the last one filled with zeros.
+    fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, to: &mut [f32]) {
+        for (first, panel) in rows.clone().step_by(width).zip(to.chunks_exact_mut(cols.len() * width)) {
+            let n = width.min(rows.end - first);
+            if self.transposed {
+                pack_rows(&self.data[cols.start * self.stride + first..], self.stride, n, width, panel);
+            } else {
+                pack_cols(&self.data[first * self.stride + cols.start..], self.stride, n, width, panel);
             }
+        }
+    }
+}
+
+vectorized! {
+    /// `panel[p, i] = from[p, i]` for i < n.
+    fn pack_rows<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
+        match width {
+            _ if n < width => pack_some(from, [stride, 1], n, width, panel),
+            12 => pack_whole_rows::<A, 12>(from, stride, panel),
+            32 => pack_whole_rows::<A, 32>(from, stride, panel),
+            _ => pack_some(from, [stride, 1], n, width, panel),
+        }
+    }
+}
+
+vectorized! {
+    /// `panel[p, i] = from[i, p]` for i < n.
+    fn pack_cols<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
+        match width {
+            _ if n < width => pack_some(from, [1, stride], n, width, panel),
+            12 => pack_whole_cols::<A, 12>(from, stride, panel),
+            32 => pack_whole_cols::<A, 32>(from, stride, panel),
+            _ => pack_some(from, [1, stride], n, width, panel),
+        }
+    }
+}
+
+/// Any width, with zeros from column n on; `steps` are those of a row and of a column.
+#[inline(always)]
+fn pack_some<A: Float>(from: &[A], steps: [usize; 2], n: usize, width: usize, panel: &mut [f32]) {
+    for (p, panel) in panel.chunks_exact_mut(width).enumerate() {
+        for (i, to) in panel.iter_mut().enumerate() {
+            *to = if i < n { from[p * steps[0] + i * steps[1]].load() } else { 0.0 };
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_whole_rows<A: Float, const WIDTH: usize>(from: &[A], stride: usize, panel: &mut [f32]) {
+    for (p, to) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let from = from[p * stride..].first_chunk::<WIDTH>().expect("a whole row of the panel");
+        for i in 0..WIDTH {
+            to[i] = from[i].load();
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_whole_cols<A: Float, const WIDTH: usize>(from: &[A], stride: usize, panel: &mut [f32]) {
+    let panel = panel.as_chunks_mut::<WIDTH>().0;
+    for i in 0..WIDTH {
+        for (to, from) in panel.iter_mut().zip(&from[i * stride..]) {
+            to[i] = from.load();
         }
     }
 }
 
 /// out = a b, rounded.
-pub fn matmul<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<'_, A>, b: Operand<'_, A>, out: &mut [A]) {
-    a.with(workers, pool, |a| b.with(workers, pool, |b| product(workers, pool, a, b, 0.0, out)));
+pub fn matmul<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [A]) {
+    if a.cols > STRIP_DEPTH && A::ROUNDS {
+        // The sums of several strips must meet before they are rounded.
+        let mut sums = pool.take::<f32>(out.len());
+        product(workers, pool, a, b, false, sums.as_mut_slice());
+        super::elementwise::round(workers, sums.as_slice(), out);
+    } else {
+        product(workers, pool, a, b, false, out);
+    }
 }
 
 /// out += a b, in f32.
-pub fn matmul_acc<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<'_, A>, b: Operand<'_, A>, out: &mut [f32]) {
-    a.with(workers, pool, |a| b.with(workers, pool, |b| product(workers, pool, a, b, 1.0, out)));
+pub fn matmul_acc<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [f32]) {
+    product(workers, pool, a, b, true, out);
 }
 
-fn product<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Mat<'_>, b: Mat<'_>, keep: f32, out: &mut [A]) {
-    let across = widths(b.cols, TILE.1);
-    let tiles = cut(out, b.cols, TILE.0, &across);
-    let tasks = tiles.into_iter().enumerate().map(|(n, tile)| {
-        let (top, left) = (n / across.len() * TILE.0, n % across.len() * TILE.1);
-        (a.rows_from(top, tile.rows()), b.cols_from(left, tile.cols()), tile)
-    });
-    let scratch_len = if A::ROUNDS { TILE.0 * TILE.1 } else { 1 };
+fn product<A: Float, O: Float>(
+    workers: &Workers,
+    pool: &Rc<Pool>,
+    a: Operand<A>,
+    b: Operand<A>,
+    add: bool,
+    out: &mut [O],
+) {
+    assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
+    let (n, shape) = (b.cols, Shape::here());
+    assert!(a.cols > 0, "a product of no depth");
+    let depth = a.cols.min(STRIP_DEPTH);
+    let strip = (STRIP / depth).next_multiple_of(shape.cols);
+    let rows = ROWS.next_multiple_of(shape.rows);
+    let mut packed = pool.take::<f32>(n.min(strip).next_multiple_of(shape.cols) * depth);
+    let scratch_len = rows * (DEPTH + if O::ROUNDS { COLS } else { 0 });
     let mut scratch = pool.take::<f32>(scratch_len * workers.threads());
-    workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(scratch_len), |(a, b, mut tile), scratch| {
-        let (rows, cols) = (tile.rows(), tile.cols());
-        match A::as_f32_tile(&mut tile) {
-            Some(tile) => gemm(tile, keep, a, b),
-            None => {
-                let sums = &mut scratch[..rows * cols];
-                gemm(&mut Tile::whole(sums, rows, cols), 0.0, a, b);
-                (0..rows).for_each(|r| store(&sums[r * cols..][..cols], tile.row(r)));
-            }
+    for left in (0..n).step_by(strip) {
+        let cols = left..n.min(left + strip);
+        // Tiles of nearly one width, each of whole panels.
+        let width = cols.len().div_ceil(cols.len().div_ceil(COLS)).next_multiple_of(shape.cols);
+        let across = widths(cols.len(), width);
+        for from in (0..a.cols).step_by(depth) {
+            let deep = from..a.cols.min(from + depth);
+            let panels = packed.as_mut_slice().chunks_mut(deep.len() * shape.cols);
+            workers.each(cols.clone().step_by(shape.cols).zip(panels), |(first, panel)| {
+                b.t().pack(first..cols.end.min(first + shape.cols), deep.clone(), shape.cols, panel);
+            });
+            let tiles = cut_columns(out, n, rows, left, &across);
+            let packed = packed.as_slice();
+            let tasks = tiles.into_iter().enumerate();
+            workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(scratch_len), |(at, mut tile), scratch| {
+                let top = at / across.len() * rows;
+                let b = &packed[at % across.len() * width * deep.len()..];
+                let (a_packed, sums) = scratch.split_at_mut(rows * DEPTH);
+                let job = Job { a, rows: top..top + tile.rows(), deep: deep.clone(), b, shape, add: add || from > 0 };
+                let (r, c) = (tile.rows(), tile.cols());
+                match O::as_f32_tile(&mut tile) {
+                    Some(tile) => job.run(a_packed, tile),
+                    None => {
+                        let sums = &mut sums[..r * c];
+                        job.run(a_packed, &mut Tile::whole(sums, r, c));
+                        (0..r).for_each(|r| store(&sums[r * c..][..c], tile.row(r)));
+                    }
+                }
+            });
         }
-    });
+    }
+}
+
+/// Tiles of the columns `left ..` of the output, as wide as `across` says.
+fn cut_columns<'a, O>(out: &'a mut [O], n: usize, rows: usize, left: usize, across: &[usize]) -> Vec<Tile<'a, O>> {
+    let right = n - left - across.iter().sum::<usize>();
+    let all = [&[left][..], across, &[right]].concat();
+    let tiles = cut(out, n, rows, &all).into_iter().enumerate();
+    tiles.filter(|(at, _)| (1..all.len() - 1).contains(&(at % all.len()))).map(|(_, tile)| tile).collect()
+}
+
+/// One tile of the output.
+struct Job<'a, A> {
+    a: Operand<'a, A>,
+    rows: Range<usize>,
+    deep: Range<usize>,
+    /// Panels of the whole depth.
+    b: &'a [f32],
+    shape: Shape,
+    add: bool,
+}
+
+impl<A: Float> Job<'_, A> {
+    fn run(&self, packed: &mut [f32], out: &mut Tile<'_, f32>) {
+        let b_step = self.deep.len() * self.shape.cols;
+        // Pieces of nearly one depth: a shallow one would read and write the output for little.
+        let piece = self.deep.len().div_ceil(self.deep.len().div_ceil(DEPTH));
+        for from in (0..self.deep.len()).step_by(piece) {
+            let depth = piece.min(self.deep.len() - from);
+            let a = &mut packed[..self.rows.len().next_multiple_of(self.shape.rows) * depth];
+            let first = self.deep.start + from;
+            let left = self.a.pack_left(self.rows.clone(), first..first + depth, self.shape.rows, a);
+            let b = &self.b[from * self.shape.cols..];
+            Product { a, left, b, b_step, depth, add: self.add || from > 0, out }.run();
+        }
+    }
 }

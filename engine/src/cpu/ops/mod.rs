@@ -9,6 +9,7 @@ pub mod embed;
 pub mod matmul;
 pub mod norm;
 pub mod rope;
+mod small;
 pub mod swiglu;
 pub mod xent;
 

@@ -1,4 +1,5 @@
-//! Products over shapes with one row, odd sizes, and more than one tile each way.
+//! Products over shapes with one row, odd sizes, more than one tile each way, several pieces of the depth
+//! and several strips.
 
 use super::reference::{matmul, transpose};
 use super::{THREADS, acc, act, close, random, values};
@@ -6,8 +7,18 @@ use crate::backend::Backend;
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
-const SHAPES: [(usize, usize, usize); 8] =
-    [(1, 1, 1), (1, 33, 17), (17, 1, 9), (5, 7, 1), (63, 65, 130), (300, 70, 33), (20, 1100, 20), (513, 1030, 3)];
+const SHAPES: [(usize, usize, usize); 10] = [
+    (1, 1, 1),
+    (1, 33, 17),
+    (17, 1, 9),
+    (5, 7, 1),
+    (63, 65, 1030),
+    (300, 70, 33),
+    (20, 1100, 20),
+    (513, 1030, 3),
+    (13, 33, 5000),
+    (3, 1037, 4097),
+];
 
 fn products<A: Float>() {
     let b = Cpu::<A>::new(THREADS);
