@@ -10,24 +10,27 @@ use crate::optim::Shard;
 use crate::rect::Rect;
 use crate::trainer::Trainer;
 
+/// Fills the last argument with a rectangle of a tensor, row-major.
+type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
+
 const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
 
-/// Fills this rank's masters from `read(tensor, rectangle, out)` and makes weights of them.
+/// Fills this rank's masters from `read(tensor, rectangle, out)`.
+///
+/// No other rank takes part, so one that fails can be told of: [`Trainer::publish`] makes weights
+/// of the masters once all ranks have agreed that they have theirs.
 pub fn load_weights<B: Backend>(
     trainer: &mut Trainer<B>,
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    fill(trainer, Kind::Master, &mut read)?;
-    trainer.publish();
-    Ok(())
+    fill(trainer, Kind::Master, &mut read)
 }
 
-/// Continues where a checkpoint was taken.
+/// Continues where a checkpoint was taken; [`Trainer::publish`] follows here, too.
 pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
     for kind in KINDS {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
     }
-    trainer.publish();
     trainer.step = saved.header().position.step;
     Ok(())
 }
@@ -96,7 +99,7 @@ pub fn model_identity(m: &Model) -> Vec<(String, String)> {
 fn fill<B: Backend>(
     trainer: &mut Trainer<B>,
     kind: Kind,
-    read: &mut dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    read: &mut Read,
 ) -> Result<()> {
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {

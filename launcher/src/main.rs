@@ -26,6 +26,10 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    /// Make and look at token files
+    Data(commands::data::Args),
+    /// Train and try tokenizers
+    Tokenizer(commands::tokenizer::Args),
     /// Hugging Face checkpoints in and out, and a look inside the engine's own
     Checkpoint(commands::checkpoint::Args),
 }
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Evaluate(args) => commands::evaluate::run(args),
+        Command::Data(args) => alone(|| commands::data::run(args)),
+        Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
         Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
     };
     let Err(error) = result else {

@@ -130,6 +130,11 @@ impl Feed {
         Ok(batch)
     }
 
+    /// Samples that the run takes of a split.
+    pub fn samples(&self, split: Split) -> u64 {
+        self.mixture(split).wanted
+    }
+
     /// Where the tokens of these samples lie: for each the source's number in its split, and the pieces.
     pub fn places(&self, split: Split, samples: Range<u64>) -> Vec<(usize, Vec<Piece>)> {
         let mixture = self.mixture(split);

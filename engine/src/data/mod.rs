@@ -8,7 +8,7 @@ pub mod check;
 pub mod feed;
 pub mod identity;
 pub mod idx;
-mod json;
+pub mod json;
 pub mod meta;
 pub mod mt19937;
 pub mod order;

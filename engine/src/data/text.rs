@@ -156,12 +156,8 @@ impl Open {
 
 impl Chunk {
     /// Bytes of uncompressed text.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
     }
 
     /// The documents, or the part of one, in this chunk: of JSON lines the string under `key`. Errors name file

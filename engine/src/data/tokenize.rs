@@ -124,7 +124,7 @@ fn encode_all(job: &Job, work: &Receiver<Work>) {
 }
 
 fn encode(job: &Job, chunk: &Chunk) -> Result<Encoded> {
-    let mut out = Encoded { text: chunk.len() as u64, ..Encoded::default() };
+    let mut out = Encoded { text: chunk.size() as u64, ..Encoded::default() };
     for part in chunk.parts(&job.key)? {
         let ids = match part.first {
             true => job.tokenizer.encode_long(&part.text)?,

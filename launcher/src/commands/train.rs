@@ -114,6 +114,7 @@ impl<B: Backend> Run<B> {
         comm.agree(check_ids(&feed, &config, comm))?;
         let mut trainer = Trainer::new(b, config, feed, comm)?;
         comm.agree(start(args, &mut trainer, comm.rank()))?;
+        trainer.publish();
         let dir = trainer.config.checkpoint.dir.clone();
         let logs = if comm.rank() == 0 { open_logs(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
