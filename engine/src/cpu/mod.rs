@@ -27,8 +27,9 @@ use std::ops::Range;
 use std::rc::Rc;
 use workers::Workers;
 
-/// Logits that are made at once: few enough to stay in the last cache between the passes over them.
-const LOGITS: usize = 1 << 22;
+/// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
+/// head's weights are packed, and its gradient read and written, once a chunk: that costs more.
+const LOGITS: usize = 1 << 24;
 
 /// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
 pub struct Cpu<A: Float> {

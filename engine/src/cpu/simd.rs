@@ -71,6 +71,46 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
+/// The transpose of 16 x 16, where [`level`] is `Avx512`: in registers, four exchanges of ever larger parts.
+/// No closures: the compiler would not compile them for the same features.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub fn transpose16(rows: &mut [[f32; 16]; 16]) {
+    use std::arch::x86_64::*;
+    let mut r = [_mm512_setzero_ps(); 16];
+    for i in 0..16 {
+        // SAFETY: a row is 16 numbers.
+        r[i] = unsafe { _mm512_loadu_ps(rows[i].as_ptr()) };
+    }
+    // Pairs of rows, then fours: `u[4 g + c]` holds columns c, 4 + c, 8 + c, 12 + c of rows 4 g ..
+    let (mut t, mut u) = (r, r);
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for i in [0, 1, 4, 5, 8, 9, 12, 13] {
+        let (a, b) = (_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2]));
+        let to = i / 4 * 4 + i % 4 * 2;
+        u[to] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        u[to + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+    for c in 0..4 {
+        let (even, even_low) =
+            (_mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]));
+        let (odd, odd_low) =
+            (_mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]));
+        r[c] = _mm512_shuffle_f32x4::<0x88>(even, even_low);
+        r[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd, odd_low);
+        r[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even, even_low);
+        r[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_low);
+    }
+    for i in 0..16 {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(rows[i].as_mut_ptr(), r[i]) };
+    }
+}
+
 /// e^x to 2 ulp; 0 below the smallest normal result, e^88 above 88; NaN stays.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
@@ -119,6 +159,18 @@ pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn sixteen_rows_turn_into_columns() {
+        let rows: [[f32; 16]; 16] = std::array::from_fn(|i| std::array::from_fn(|j| (16 * i + j) as f32));
+        if level() == Level::Avx512 {
+            let mut cols = rows;
+            // SAFETY: `level` found the features.
+            unsafe { transpose16(&mut cols) };
+            assert!((0..16).all(|i| (0..16).all(|j| cols[j][i] == rows[i][j])));
+        }
+    }
 
     #[test]
     fn exp_is_exact_to_two_ulp() {

@@ -6,7 +6,7 @@ use super::elementwise::{load, store};
 use crate::cpu::float::Float;
 use crate::cpu::kernel::{Left, Product, Shape};
 use crate::cpu::pool::Pool;
-use crate::cpu::simd::vectorized;
+use crate::cpu::simd::{Level, level, transpose16, vectorized};
 use crate::cpu::tiles::{Tile, cut, widths};
 use crate::cpu::workers::Workers;
 use std::ops::Range;
@@ -86,11 +86,35 @@ vectorized! {
     fn pack_cols<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
         match width {
             _ if n < width => pack_some(from, [1, stride], n, width, panel),
-            12 => pack_whole_cols::<A, 12>(from, stride, panel),
-            32 => pack_whole_cols::<A, 32>(from, stride, panel),
+            #[cfg(target_arch = "x86_64")]
+            32 if level() == Level::Avx512 => pack_by_sixteen(from, stride, panel),
             _ => pack_some(from, [1, stride], n, width, panel),
         }
     }
+}
+
+/// `panel[p, i] = from[i, p]` for i < 32, in blocks of 16 x 16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
+    let (blocks, rest) = panel.as_chunks_mut::<{ 16 * 32 }>();
+    for (n, block) in blocks.iter_mut().enumerate() {
+        for half in [0, 16] {
+            let mut square = [[0.0; 16]; 16];
+            for (i, to) in square.iter_mut().enumerate() {
+                let from = from[(half + i) * stride + n * 16..].first_chunk::<16>().expect("a row of the square");
+                for j in 0..16 {
+                    to[j] = from[j].load();
+                }
+            }
+            // SAFETY: called where `level` found the features.
+            unsafe { transpose16(&mut square) };
+            for (to, col) in block.as_chunks_mut::<32>().0.iter_mut().zip(&square) {
+                to[half..half + 16].copy_from_slice(col);
+            }
+        }
+    }
+    pack_some(&from[blocks.len() * 16..], [1, stride], 32, 32, rest);
 }
 
 /// Any width, with zeros from column n on; `steps` are those of a row and of a column.
@@ -109,16 +133,6 @@ fn pack_whole_rows<A: Float, const WIDTH: usize>(from: &[A], stride: usize, pane
         let from = from[p * stride..].first_chunk::<WIDTH>().expect("a whole row of the panel");
         for i in 0..WIDTH {
             to[i] = from[i].load();
-        }
-    }
-}
-
-#[inline(always)]
-fn pack_whole_cols<A: Float, const WIDTH: usize>(from: &[A], stride: usize, panel: &mut [f32]) {
-    let panel = panel.as_chunks_mut::<WIDTH>().0;
-    for i in 0..WIDTH {
-        for (to, from) in panel.iter_mut().zip(&from[i * stride..]) {
-            to[i] = from.load();
         }
     }
 }
