@@ -24,7 +24,7 @@ build: setup   ## The program, as target/release/swallow-engine
 demo: build    ## Train a small Llama on real Japanese and English text (CORPUS=dir: on your own .txt files)
 	@scripts/demo.sh
 
-test: build    ## All tests, those that run the program under mpirun too
+test: setup    ## All tests, those that run the program under mpirun too
 	cargo test --release --workspace
 
 bench: setup   ## Criterion benchmarks; benches/README.md has the figures

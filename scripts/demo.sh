@@ -65,7 +65,7 @@ else
     done
 fi
 
-tokenizer=$demo/data/tokenizer.model
+tokenizer=$demo/data/tokenizer.json
 run $engine tokenizer train --input "$demo"/data/*/train.jsonl --vocab-size "$vocab" --output "$tokenizer"
 for language in $languages; do
     for part in train valid; do
@@ -78,7 +78,7 @@ done
 run mpirun -n "$ranks" --oversubscribe --bind-to none $engine train --config "$config" "${overrides[@]}"
 
 run $engine checkpoint export --from "$demo/run" --to "$demo/hf"
-cp "$tokenizer" "$demo/hf/"
+cp "$demo"/data/tokenizer*.json "$demo/hf/"
 for language in $languages; do
     run $engine evaluate --model "$demo/hf" --text "$demo/data/$language/held-out.txt" --tokenizer "$tokenizer"
 done

@@ -44,4 +44,4 @@ fi
 echo "setup: installing$missing"
 $sudo apt-get update -qq
 # shellcheck disable=SC2086  # a list of packages
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod flops;
+pub mod init;
 pub mod inventory;
 pub mod lr;
 pub mod mesh;
@@ -16,6 +17,7 @@ pub mod schedule;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;
+pub mod tensor;
 // Floor 2: backends.
 pub mod cpu;
 // Floor 3: the maths.
@@ -29,6 +31,8 @@ pub mod data;
 pub mod optim;
 pub mod pipeline;
 // Floor 6: the run.
+pub mod checkpoint;
 pub mod report;
 pub mod score;
+pub mod state;
 pub mod trainer;

@@ -68,6 +68,8 @@ impl Comm {
 
     /// Every rank's bytes, in rank order, on every rank.
     pub fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        // A last byte of no meaning: the address of an empty slice is 1, which Open MPI reads as MPI_IN_PLACE.
+        let mine = &[mine, &[0]].concat()[..];
         let mut counts = vec![0i32; self.size()];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
         self.0.all_gather_into(&len, &mut counts[..]);
@@ -81,7 +83,7 @@ impl Comm {
             .collect();
         let mut all = vec![0u8; counts.iter().map(|&n| n as usize).sum()];
         self.0.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
-        starts.iter().zip(&counts).map(|(&at, &n)| all[at as usize..(at + n) as usize].to_vec()).collect()
+        starts.iter().zip(&counts).map(|(&at, &n)| all[at as usize..(at + n - 1) as usize].to_vec()).collect()
     }
 
     /// Rank 0's bytes on every rank.
@@ -90,7 +92,9 @@ impl Comm {
         let mut len = mine.len() as u64;
         root.broadcast_into(&mut len);
         let mut bytes = if self.rank() == 0 { mine } else { vec![0; len as usize] };
-        root.broadcast_into(&mut bytes[..]);
+        if len > 0 {
+            root.broadcast_into(&mut bytes[..]);
+        }
         bytes
     }
 

@@ -3,31 +3,34 @@
 
 use crate::backend::{Acc, Backend};
 use crate::checkpoint::{Header, Kind, Piece, Position, Saved};
-use crate::config::Config;
+use crate::config::{Config, Model};
 use crate::error::Result;
 use crate::inventory::TensorSpec;
 use crate::optim::Shard;
 use crate::rect::Rect;
 use crate::trainer::Trainer;
 
+/// Fills the last argument with a rectangle of a tensor, row-major.
+type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
+
 const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
 
-/// Fills this rank's masters from `read(tensor, rectangle, out)` and makes weights of them.
+/// Fills this rank's masters from `read(tensor, rectangle, out)`.
+///
+/// No other rank takes part, so one that fails can be told of: [`Trainer::publish`] makes weights
+/// of the masters once all ranks have agreed that they have theirs.
 pub fn load_weights<B: Backend>(
     trainer: &mut Trainer<B>,
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    fill(trainer, Kind::Master, &mut read)?;
-    trainer.publish();
-    Ok(())
+    fill(trainer, Kind::Master, &mut read)
 }
 
-/// Continues where a checkpoint was taken.
+/// Continues where a checkpoint was taken; [`Trainer::publish`] follows here, too.
 pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
     for kind in KINDS {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
     }
-    trainer.publish();
     trainer.step = saved.header().position.step;
     Ok(())
 }
@@ -50,14 +53,31 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
 /// What goes into the manifest.
 pub fn header<B: Backend>(trainer: &Trainer<B>) -> Header {
     let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
-    Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, trainer.feed().fingerprint()) }
+    Header {
+        position,
+        config: trainer.config.to_toml(),
+        identity: identity(&trainer.config, trainer.feed().fingerprint()),
+    }
 }
 
 /// What a resumed run must share with the one before: the model, the length and number of samples
 /// of a step, the seed, and (`data`) what the samples are made of.
 pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, String)> {
-    let (m, t) = (&config.model, &config.train);
-    let mut all: Vec<(String, String)> = [
+    let t = &config.train;
+    let train = [
+        ("train.seq_length", t.seq_length.to_string()),
+        ("train.global_batch_size", t.global_batch_size.to_string()),
+        ("train.seed", t.seed.to_string()),
+    ];
+    let mut all = model_identity(&config.model);
+    all.extend(train.map(|(key, value)| (key.to_string(), value)));
+    all.extend(data);
+    all
+}
+
+/// The model's part of the identity: all that an imported checkpoint has.
+pub fn model_identity(m: &Model) -> Vec<(String, String)> {
+    [
         ("model.architecture", format!("{:?}", m.architecture).to_lowercase()),
         ("model.hidden_size", m.hidden_size.to_string()),
         ("model.intermediate_size", m.intermediate_size.to_string()),
@@ -71,20 +91,15 @@ pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, St
         ("model.rope_scaling", format!("{:?}", m.rope_scaling)),
         ("model.rms_norm_eps", m.rms_norm_eps.to_string()),
         ("model.tie_word_embeddings", m.tie_word_embeddings.to_string()),
-        ("train.seq_length", t.seq_length.to_string()),
-        ("train.global_batch_size", t.global_batch_size.to_string()),
-        ("train.seed", t.seed.to_string()),
     ]
     .map(|(key, value)| (key.to_string(), value))
-    .into();
-    all.extend(data);
-    all
+    .into()
 }
 
 fn fill<B: Backend>(
     trainer: &mut Trainer<B>,
     kind: Kind,
-    read: &mut dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    read: &mut Read,
 ) -> Result<()> {
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {

@@ -1,1 +1,72 @@
-fn main() {}
+//! The program `swallow-engine`: reads the command line, chooses the backend once, and turns errors
+//! into exit codes. The only floor that looks at environment variables.
+
+mod commands;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use engine::error::Result;
+use std::process::ExitCode;
+
+/// Trains Llama-family models under mpirun.
+#[derive(Parser)]
+#[command(name = "swallow-engine", version, about, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  mpirun -n 2 swallow-engine train --config configs/demo.toml
+  swallow-engine data tokenize --input corpus.jsonl.gz --tokenizer tokenizer.model --output data/ja
+  swallow-engine checkpoint export --from runs/7b --to export/7b
+  swallow-engine evaluate --model export/7b --text held-out.txt";
+
+#[derive(Subcommand)]
+enum Command {
+    Train(commands::train::Args),
+    Evaluate(commands::evaluate::Args),
+    /// Make and look at token files
+    Data(commands::data::Args),
+    /// Train and try tokenizers
+    Tokenizer(commands::tokenizer::Args),
+    /// Hugging Face checkpoints in and out, and a look inside the engine's own
+    Checkpoint(commands::checkpoint::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            if speaks() {
+                error.print().ok();
+            }
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let result = match cli.command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Evaluate(args) => commands::evaluate::run(args),
+        Command::Data(args) => alone(|| commands::data::run(args)),
+        Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
+        Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
+    };
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if speaks() {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// Commands for one process: under mpirun the first rank does the work and the others leave.
+fn alone(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if speaks() { work() } else { Ok(()) }
+}
+
+/// One message, not one a rank: mpirun and srun say which rank this is before MPI is started.
+fn speaks() -> bool {
+    let rank = |name: &str| std::env::var(name).ok();
+    ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"].into_iter().find_map(rank).is_none_or(|rank| rank == "0")
+}

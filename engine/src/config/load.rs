@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use super::raw::{Raw, Read};
-use super::{Config, Load, Source, hf, unbuilt, validate};
+use super::{BackendKind, Config, Load, Model, Precision, Source, check, hf, model, unbuilt, validate};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -23,9 +23,9 @@ impl Config {
         settle(document)
     }
 
-    /// The file that a run wrote: complete, so that nothing else is read.
-    pub fn read_resolved(path: &Path) -> Result<Config> {
-        settle(Document::load(path, &[])?)
+    /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
+    pub fn from_resolved(text: &str) -> Result<Config> {
+        settle(Document::parse("config.toml".into(), text)?)
     }
 
     /// Errors name the key whose file is not there, or does not fit.
@@ -36,9 +36,40 @@ impl Config {
             }
         }
         match &self.train.load {
-            Load::HuggingFace(dir) => hf::must_fit(&self.model, dir),
             Load::Random => Ok(()),
+            Load::HuggingFace(dir) if dir.join("config.json").is_file() => hf::must_fit(&self.model, dir),
+            Load::HuggingFace(dir) => Err(Error::user(format!(
+                "train.load = \"hf:{}\": there is no config.json in this directory",
+                dir.display()
+            ))),
         }
+    }
+}
+
+impl Config {
+    /// The backend and its precision, `device` saying whether there is one for CUDA.
+    pub fn backend(&self, device: bool) -> Result<(BackendKind, Precision)> {
+        let best = if device { BackendKind::Cuda } else { BackendKind::Cpu };
+        match (self.train.backend.unwrap_or(best), self.train.precision) {
+            (BackendKind::Cuda, Some(Precision::F32)) => Err(Error::user(
+                "train.precision = \"f32\": this machine has a CUDA device, which computes in \"bf16\"; \
+                 write train.backend = \"cpu\" to stay in f32",
+            )),
+            (BackendKind::Cuda, _) => Ok((BackendKind::Cuda, Precision::Bf16)),
+            (BackendKind::Cpu, precision) => Ok((BackendKind::Cpu, precision.unwrap_or(Precision::F32))),
+        }
+    }
+}
+
+impl Model {
+    /// The `[model]` table of a complete text, [`Config::to_toml`]'s or [`Model::to_toml`]'s; `file`
+    /// is where it comes from, for messages.
+    pub fn from_toml(file: String, text: &str) -> Result<Model> {
+        let Document { mut table, origins } = Document::parse(file, text)?;
+        table.retain(|key, _| key == "model");
+        let raw = Raw::read(&table.into(), "", &origins)?;
+        unbuilt::refuse(&raw, &origins)?;
+        model::validate(check::need(raw.model, "model", "[model]", &origins)?, &origins)
     }
 }
 

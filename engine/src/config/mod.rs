@@ -4,7 +4,6 @@
 mod check;
 mod document;
 pub mod hf;
-mod layout;
 mod load;
 mod model;
 mod names;
@@ -16,7 +15,9 @@ mod text;
 mod unbuilt;
 mod validate;
 
+pub use names::Named;
 use std::path::PathBuf;
+pub use validate::near;
 
 /// Everything a run is made of. Every field is valid and consistent with the others.
 #[derive(Debug, Clone, PartialEq)]

@@ -225,6 +225,8 @@ fn missing_files_are_named_by_load_alone() {
     assert!(refusal(&file).contains("text.bin; write it with"), "{}", refusal(&file));
     std::fs::write(prefix.with_extension("bin"), "").unwrap();
     assert!(Config::load(&file, &[]).is_ok());
+    let unloadable = Config::load(&file, &["train.load=hf:/nowhere".to_string()]).unwrap_err().to_string();
+    assert_eq!(unloadable, "train.load = \"hf:/nowhere\": there is no config.json in this directory");
     std::fs::write(&file, at(&prefix.with_extension("bin"))).unwrap();
     assert!(refusal(&file).contains("leave .bin or .idx away"), "{}", refusal(&file));
 }
@@ -252,4 +254,15 @@ fn the_backend_follows_the_machine() {
     let f32 = read(LEAST.as_bytes(), &["train.precision=f32"]).unwrap();
     assert!(f32.backend(true).unwrap_err().to_string().contains("write train.backend = \"cpu\""));
     assert_eq!(f32.backend(false).unwrap(), (BackendKind::Cpu, Precision::F32));
+}
+
+#[test]
+fn the_project_s_own_files_load() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let files = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        Config::read(&file, &[]).unwrap();
+    }
 }

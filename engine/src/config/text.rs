@@ -24,6 +24,15 @@ impl Config {
     }
 }
 
+impl Model {
+    /// The `[model]` table alone; [`Model::from_toml`] reads it back.
+    pub fn to_toml(&self) -> String {
+        let mut out = Text(String::new());
+        out.model(self);
+        out.0
+    }
+}
+
 struct Text(String);
 
 impl Text {

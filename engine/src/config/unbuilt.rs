@@ -16,10 +16,6 @@ pub fn refuse(raw: &Raw, at: &Origins) -> Result<()> {
         let scale = m.embedding_scale.filter(|&scale| scale != 1.0);
         absent(scale, "model.embedding_scale", "scaled embeddings are not built yet; leave it out", at)?;
     }
-    if let Some(t) = &raw.train {
-        let again = t.recompute.as_deref().filter(|mode| ["selective", "full"].contains(mode));
-        absent(again, "train.recompute", "recomputation is not built yet; write \"none\"", at)?;
-    }
     if let Some(p) = &raw.parallel {
         let many = |degree: Option<u64>| degree.filter(|&degree| degree > 1);
         absent(many(p.tensor), "parallel.tensor", "tensor parallelism is not built yet; write 1", at)?;

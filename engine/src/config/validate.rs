@@ -1,5 +1,5 @@
 //! Raw tables -> a valid [`Config`], once: defaults are filled in here and nowhere else. The model's
-//! table has a file of its own; what depends on the number of ranks is in `layout.rs`.
+//! table has a file of its own; what depends on the number of ranks is in `mesh.rs`.
 
 use super::check::{epsilon, need, not_negative, number, path, size, whole};
 use super::names::{Named, choose};
@@ -155,12 +155,8 @@ fn optimizer(raw: RawOptimizer, steps: u64, at: &Origins) -> Result<Optimizer> {
         return Err(at.bad("optimizer.min_lr", min_lr, format!("must be at most optimizer.lr ({lr})")));
     }
     let warmup_steps = raw.warmup_steps.unwrap_or(0);
-    if warmup_steps >= steps {
-        let remedy = format!("must be below train.steps ({steps})");
-        return Err(at.bad("optimizer.warmup_steps", warmup_steps, remedy));
-    }
     let word = raw.schedule.as_deref().unwrap_or("cosine");
-    let schedule = schedule(word, raw.decay_steps, raw.decay_shape.as_deref(), steps, warmup_steps, at)?;
+    let schedule = schedule(word, raw.decay_steps, raw.decay_shape.as_deref(), steps, at)?;
     let betas = raw.betas.unwrap_or(vec![0.9, 0.95]);
     let betas: [f64; 2] = match betas[..] {
         [first, second] if betas.iter().all(|beta| (0.0..1.0).contains(beta)) => [first, second],
@@ -178,14 +174,7 @@ fn optimizer(raw: RawOptimizer, steps: u64, at: &Origins) -> Result<Optimizer> {
     })
 }
 
-fn schedule(
-    word: &str,
-    decay_steps: Option<u64>,
-    shape: Option<&str>,
-    steps: u64,
-    warmup: u64,
-    at: &Origins,
-) -> Result<Schedule> {
+fn schedule(word: &str, decay_steps: Option<u64>, shape: Option<&str>, steps: u64, at: &Origins) -> Result<Schedule> {
     let simple = [("cosine", Schedule::Cosine), ("linear", Schedule::Linear), ("constant", Schedule::Constant)];
     let decay = decay_steps.unwrap_or((steps / 10).max(1));
     let wsd = |shape| Schedule::Wsd { decay_steps: decay, shape };
@@ -200,9 +189,8 @@ fn schedule(
         let value = decay_steps.map_or(format!("{:?}", shape.unwrap_or_default()), |n| n.to_string());
         return Err(at.bad(key, value, format!("belongs to schedule = \"wsd\", not {word:?}; leave it out")));
     }
-    if decay == 0 || decay > steps - warmup {
-        let remedy = format!("must lie in 1 ..= {} (train.steps less the warm-up)", steps - warmup);
-        return Err(at.bad("optimizer.decay_steps", decay, remedy));
+    if decay == 0 || decay > steps {
+        return Err(at.bad("optimizer.decay_steps", decay, format!("must lie in 1 ..= {steps} (train.steps)")));
     }
     let shape = choose(DecayShape::NAMES, shape.unwrap_or("linear"), "optimizer.decay_shape", at)?;
     Ok(wsd(shape))

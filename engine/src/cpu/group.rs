@@ -89,7 +89,8 @@ impl MpiGroup {
     ) -> Pending<Cpu<A>, T> {
         // SAFETY: reads a constant of the MPI library.
         let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
-        let code = call(input.mem.as_ptr().cast(), output.mem.as_ptr().cast_mut().cast(), self.comm.raw(), &mut request);
+        let code =
+            call(input.mem.as_ptr().cast(), output.mem.as_ptr().cast_mut().cast(), self.comm.raw(), &mut request);
         assert_eq!(code, 0, "an MPI collective of {} ranks failed with code {code}", self.comm.size());
         Pending::under_way(self.progress.track(request), input, output)
     }

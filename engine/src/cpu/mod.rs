@@ -1,1 +1,384 @@
-//! The reference backend: every op in plain Rust, on the cores of this rank.
+//! The reference backend: every op in plain Rust, on the cores of this rank, in f32 or in bf16.
+//! `ops/` is the readable specification; this file gives each op its tensors and checks their shapes.
+
+pub mod cores;
+mod float;
+mod group;
+mod kernel;
+mod ops;
+mod pool;
+mod simd;
+mod tiles;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+pub use float::Float;
+pub use group::{MpiGroup, MpiTicket, Progress};
+pub use pool::{Block, Usage};
+
+use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Tensor, Xent};
+use crate::mpi::Comm;
+use ops::matmul::Operand;
+use pool::Pool;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
+use workers::Workers;
+
+/// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
+/// head's weights are packed, and its gradient read and written, once a chunk: that costs more.
+const LOGITS: usize = 1 << 24;
+
+/// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
+pub struct Cpu<A: Float> {
+    pool: Rc<Pool>,
+    workers: Workers,
+    progress: Progress,
+    act: PhantomData<A>,
+}
+
+impl<A: Float> Cpu<A> {
+    /// Computes on `threads` cores, the one that calls among them.
+    pub fn new(threads: usize) -> Self {
+        let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
+        Cpu { pool, workers, progress, act: PhantomData }
+    }
+
+    /// Blocks that the pool had to take from the system so far.
+    pub fn allocations(&self) -> u64 {
+        self.usage().allocations
+    }
+
+    /// What the pool holds and has held, in bytes.
+    pub fn usage(&self) -> Usage {
+        self.pool.usage()
+    }
+
+    /// The start of every op: lets MPI move what is in flight.
+    fn workers(&self) -> &Workers {
+        self.progress.poke();
+        &self.workers
+    }
+
+    fn scalars(&self, values: &[f32]) -> Acc<Self> {
+        self.upload(values, 1, values.len())
+    }
+}
+
+fn data<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> &[T] {
+    x.mem.as_slice()
+}
+
+fn data_mut<A: Float, T: Elem>(x: &mut Tensor<Cpu<A>, T>) -> &mut [T] {
+    x.mem.as_mut_slice()
+}
+
+fn plain<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
+    Operand::new(data(x), x.rows(), x.cols())
+}
+
+fn transposed<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
+    plain(x).t()
+}
+
+/// Asserts that a tensor has the shape that an op needs of it.
+#[track_caller]
+fn expect<A: Float, T: Elem>(what: &str, x: &Tensor<Cpu<A>, T>, rows: usize, cols: usize) {
+    assert_eq!(x.shape(), (rows, cols), "the shape of {what}");
+}
+
+#[track_caller]
+fn expect_heads<A: Float>(qkv: &Act<Cpu<A>>, h: Heads) {
+    assert_eq!(qkv.cols(), h.qkv_cols(), "columns of qkv for {h:?}");
+    assert_eq!((qkv.rows() % h.seq, h.query % h.kv, h.dim % 2), (0, 0, 0), "{} rows for {h:?}", qkv.rows());
+}
+
+impl<A: Float> Backend for Cpu<A> {
+    type Act = A;
+    type Mem<T: Elem> = Block<T>;
+    type Ticket = MpiTicket;
+    type Group = MpiGroup;
+
+    fn group(&self, comm: Comm) -> MpiGroup {
+        MpiGroup::new(comm, self.progress.clone())
+    }
+
+    fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
+        Tensor::from_mem(self.pool.take(rows * cols), rows, cols)
+    }
+
+    unsafe fn alias<T: Elem>(mem: &Block<T>, range: Range<usize>) -> Block<T> {
+        // SAFETY: the caller's promise is the one that `Block::alias` asks for.
+        unsafe { mem.alias(range) }
+    }
+
+    fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T> {
+        assert_eq!(host.len(), rows * cols, "elements of a {rows} x {cols} matrix");
+        let mut x = self.alloc(rows, cols);
+        ops::elementwise::copy(self.workers(), host, data_mut(&mut x));
+        x
+    }
+
+    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
+        data(x).to_vec()
+    }
+
+    fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
+        self.upload(data(x), x.rows(), x.cols())
+    }
+
+    fn zero(&self, x: &mut Acc<Self>) {
+        ops::elementwise::zero(self.workers(), data_mut(x));
+    }
+
+    fn round(&self, x: &Acc<Self>) -> Act<Self> {
+        let mut y = self.alloc(x.rows(), x.cols());
+        ops::elementwise::round(self.workers(), data(x), data_mut(&mut y));
+        y
+    }
+
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
+        let mut out = self.alloc(a.rows(), b.rows());
+        ops::matmul::matmul(self.workers(), &self.pool, plain(a), transposed(b), data_mut(&mut out));
+        out
+    }
+
+    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let mut out = self.alloc(a.rows(), b.cols());
+        self.matmul_nn_into(a, b, &mut out);
+        out
+    }
+
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
+        expect("a b", out, a.rows(), b.cols());
+        ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
+    }
+
+    fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
+        assert_eq!(a.rows(), b.rows(), "rows of {:?} and {:?}", a.shape(), b.shape());
+        expect("a^T b", out, a.cols(), b.cols());
+        ops::matmul::matmul_acc(self.workers(), &self.pool, transposed(a), plain(b), data_mut(out));
+    }
+
+    fn add(&self, mut x: Act<Self>, y: &Act<Self>) -> Act<Self> {
+        expect("y", y, x.rows(), x.cols());
+        ops::elementwise::add(self.workers(), data_mut(&mut x), data(y));
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
+        expect("w", w, 1, x.cols());
+        let (mut y, mut rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
+        ops::norm::rmsnorm(self.workers(), data(x), data(w), eps, data_mut(&mut y), data_mut(&mut rstd));
+        (y, rstd)
+    }
+
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+        expect("r", &r, x.rows(), x.cols());
+        expect("w", w, 1, x.cols());
+        let (mut h, mut y, mut rstd) = (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
+        let (to_h, to_y, to_rstd) = (data_mut(&mut h), data_mut(&mut y), data_mut(&mut rstd));
+        ops::norm::add_rmsnorm(self.workers(), data(x), to_h, data(w), eps, to_y, to_rstd);
+        (h, y, rstd)
+    }
+
+    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+        expect("rstd", rstd, x.rows(), 1);
+        expect("w", w, 1, x.cols());
+        let mut y = self.alloc(x.rows(), x.cols());
+        ops::norm::rmsnorm_again(self.workers(), data(x), data(rstd), data(w), data_mut(&mut y));
+        y
+    }
+
+    fn rmsnorm_bwd(
+        &self,
+        mut dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self> {
+        self.norm_gradients(None, &mut dy, x, rstd, w, dw);
+        dy
+    }
+
+    fn rmsnorm_bwd_add(
+        &self,
+        dres: &Act<Self>,
+        mut dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self> {
+        expect("dres", dres, x.rows(), x.cols());
+        self.norm_gradients(Some(data(dres)), &mut dy, x, rstd, w, dw);
+        dy
+    }
+
+    fn rope(&self, mut qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+        expect_heads(&qkv, h);
+        assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
+        ops::rope::rope(self.workers(), data_mut(&mut qkv), data(table), h);
+        qkv
+    }
+
+    fn rope_bwd(&self, mut dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+        expect_heads(&dqkv, h);
+        assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
+        ops::rope::rope_bwd(self.workers(), data_mut(&mut dqkv), data(table), h);
+        dqkv
+    }
+
+    fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>) {
+        expect_heads(qkv, h);
+        expect("starts", starts, qkv.rows(), 1);
+        let (mut o, mut lse) = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
+        let (to_o, to_lse) = (data_mut(&mut o), data_mut(&mut lse));
+        ops::attention::attention(self.workers(), &self.pool, data(qkv), data(starts), h, to_o, to_lse);
+        (o, lse)
+    }
+
+    fn attention_bwd(
+        &self,
+        do_: &Act<Self>,
+        o: &Act<Self>,
+        lse: &Acc<Self>,
+        qkv: &Act<Self>,
+        starts: &Tensor<Self, u32>,
+        h: Heads,
+    ) -> Act<Self> {
+        expect_heads(qkv, h);
+        expect("do", do_, qkv.rows(), h.out_cols());
+        expect("o", o, qkv.rows(), h.out_cols());
+        expect("logsumexp", lse, qkv.rows(), h.query);
+        expect("starts", starts, qkv.rows(), 1);
+        let mut dqkv = self.alloc(qkv.rows(), qkv.cols());
+        let saved = ops::attention_bwd::Saved { qkv: data(qkv), o: data(o), lse: data(lse), starts: data(starts) };
+        ops::attention_bwd::attention_bwd(self.workers(), &self.pool, data(do_), saved, h, data_mut(&mut dqkv));
+        dqkv
+    }
+
+    fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        let f = gate_up.cols() / 2;
+        expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
+        let mut y = self.alloc(gate_up.rows(), f);
+        ops::swiglu::swiglu(self.workers(), data(gate_up), f, data_mut(&mut y));
+        y
+    }
+
+    fn swiglu_bwd(&self, dy: &Act<Self>, mut gate_up: Act<Self>) -> Act<Self> {
+        expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
+        ops::swiglu::swiglu_bwd(self.workers(), data(dy), dy.cols(), data_mut(&mut gate_up));
+        gate_up
+    }
+
+    fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
+        let mut y = self.alloc(ids.len(), table.cols());
+        ops::embed::embed(self.workers(), data(ids), data(table), table.cols(), first, data_mut(&mut y));
+        y
+    }
+
+    fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>) {
+        expect("dy", dy, ids.len(), dtable.cols());
+        let cols = dtable.cols();
+        ops::embed::embed_bwd(self.workers(), data(ids), data(dy), cols, first, data_mut(dtable));
+    }
+
+    fn logits_rows(&self, cols: usize) -> usize {
+        (LOGITS / cols).clamp(64, 4096)
+    }
+
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {
+        expect("targets", targets, logits.rows(), 1);
+        let mut stats = self.alloc(logits.rows(), 3);
+        let (cols, to) = (logits.cols(), data_mut(&mut stats));
+        ops::xent::xent_stats(self.workers(), data(logits), cols, data(targets), first, to);
+        stats
+    }
+
+    fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self> {
+        expect("the ranks' statistics", stats, stats.rows() / ranks * ranks, 3);
+        let mut combined = self.alloc(stats.rows() / ranks, 3);
+        ops::xent::xent_combine(data(stats), ranks, data_mut(&mut combined));
+        combined
+    }
+
+    fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>) {
+        expect("statistics", stats, weights.len(), 3);
+        expect("totals", totals, 1, 3);
+        ops::xent::xent_totals(data(stats), data(weights), data_mut(totals));
+    }
+
+    fn xent_grad(
+        &self,
+        mut logits: Act<Self>,
+        stats: &Acc<Self>,
+        targets: &Tensor<Self, u32>,
+        weights: &Acc<Self>,
+        x: Xent,
+    ) -> Act<Self> {
+        expect("statistics", stats, logits.rows(), 3);
+        expect("targets", targets, logits.rows(), 1);
+        expect("weights", weights, logits.rows(), 1);
+        let rows = ops::xent::Rows { stats: data(stats), targets: data(targets), weights: data(weights) };
+        let cols = logits.cols();
+        ops::xent::xent_grad(self.workers(), data_mut(&mut logits), cols, rows, x);
+        logits
+    }
+
+    fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {
+        data_mut(out)[0] += ops::adamw::sum_squares(self.workers(), &data(g)[range]) as f32;
+    }
+
+    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self> {
+        expect("the squared norm", square, 1, 1);
+        expect("totals", totals, 1, 3);
+        self.scalars(&ops::adamw::clip_factor(data(square)[0], data(totals)[2], clip))
+    }
+
+    fn adamw(
+        &self,
+        g: &Acc<Self>,
+        factor: &Acc<Self>,
+        master: &mut Acc<Self>,
+        m: &mut Acc<Self>,
+        v: &mut Acc<Self>,
+        hp: AdamW,
+    ) -> Act<Self> {
+        let (rows, cols) = master.shape();
+        expect("factor", factor, 1, 2);
+        assert_eq!([g.len(), m.len(), v.len()], [rows * cols; 3], "elements of g, m and v for master {rows} x {cols}");
+        let mut out = self.alloc(rows, cols);
+        let state = ops::adamw::State { master: data_mut(master), m: data_mut(m), v: data_mut(v) };
+        ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(&mut out));
+        out
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+impl<A: Float> Cpu<A> {
+    fn norm_gradients(
+        &self,
+        dres: Option<&[A]>,
+        dy: &mut Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) {
+        expect("dy", dy, x.rows(), x.cols());
+        expect("rstd", rstd, x.rows(), 1);
+        expect("w", w, 1, x.cols());
+        expect("dw", dw, 1, x.cols());
+        let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
+        ops::norm::rmsnorm_bwd(self.workers(), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
+    }
+}

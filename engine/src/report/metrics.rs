@@ -41,7 +41,9 @@ pub struct StepRecord {
     /// The share of the device's peak; `None` where the peak is not known.
     pub mfu_model: Option<f64>,
     pub mfu_full: Option<f64>,
-    /// Seconds of this step by part (`data`, `forward`, `backward`, ...), as rank 0 saw them.
+    /// Seconds of this step by part (`data_s`, `forward_s`, ...; `clock.rs`) as rank 0 saw them, each a key
+    /// of the line's object.
+    #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
     /// Nats per token on the validation data, in the line of a step that validated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
 
     fn record(step: u64, loss: f64) -> StepRecord {
-        StepRecord { step, loss, lr: 1e-4, parts: BTreeMap::from([("data".into(), 0.5)]), ..Default::default() }
+        StepRecord { step, loss, lr: 1e-4, parts: BTreeMap::from([("data_s".into(), 0.5)]), ..Default::default() }
     }
 
     #[test]
@@ -118,7 +120,7 @@ mod tests {
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
         let promised = "step loss z_loss grad_norm lr tokens consumed_samples step_time_s tokens_per_s \
-                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full parts";
+                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full data_s";
         assert_eq!(keys(&r), promised);
         r.valid_loss = Some(2.0);
         assert_eq!(keys(&r), format!("{promised} valid_loss"));

@@ -1,2 +1,7 @@
+//! One file a subcommand: its flags and what it does with the engine.
+
+pub mod checkpoint;
 pub mod data;
+pub mod evaluate;
 pub mod tokenizer;
+pub mod train;

@@ -8,15 +8,17 @@ use serde_json::{Map, Value, json};
 /// that it does, in the spellings of transformers 4 and 5 side by side.
 pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
     let mut out = source.unwrap_or_default();
-    out.entry("architectures").or_insert(json!(["LlamaForCausalLM"]));
     out.insert("model_type".into(), json!(model.architecture.name()));
     for (key, value) in [
+        ("architectures", json!(["LlamaForCausalLM"])),
         ("hidden_act", json!("silu")),
         ("attention_bias", json!(false)),
         ("mlp_bias", json!(false)),
         ("attention_dropout", json!(0.0)),
     ] {
-        out.entry(key).or_insert(value);
+        if out.get(key).is_none_or(Value::is_null) {
+            out.insert(key.into(), value);
+        }
     }
     let dtype = match dtype {
         Precision::F32 => "float32",

@@ -33,23 +33,28 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A valid file with one value replaced: the text stays TOML, so that the checks are reached.
+/// A valid file with some values replaced: the text stays TOML, so that the checks are reached.
+/// Half of the time a number only becomes another likely one.
 fn revalued() -> impl Strategy<Value = String> {
-    let value = prop_oneof![
+    let wild = prop_oneof![
         any::<i64>().prop_map(|n| n.to_string()),
-        (0i64..64).prop_map(|n| n.to_string()),
         any::<f64>().prop_map(|x| toml::Value::from(x).to_string()),
         Just("[1, 2]".to_string()),
         Just("\"wsd\"".to_string()),
     ];
-    let change = (any::<prop::sample::Index>(), value);
+    let change = (any::<prop::sample::Index>(), any::<bool>(), wild, 0u32..4, 1e-9..1.0);
     prop::collection::vec(change, 1..4).prop_map(|changes| {
         let mut lines: Vec<String> = MOST.lines().map(str::to_string).collect();
         let keyed: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains(" = ")).collect();
-        for (at, value) in changes {
+        for (at, likely, wild, doublings, fraction) in changes {
             let line = &mut lines[keyed[at.index(keyed.len())]];
-            let key = line.split(" = ").next().unwrap().to_string();
-            *line = format!("{key} = {value}");
+            let (key, old) = line.split_once(" = ").unwrap();
+            let near = match (old.parse::<u64>(), old.parse::<f64>()) {
+                (Ok(old), _) => (old << doublings).to_string(),
+                (_, Ok(old)) => toml::Value::from(old * fraction).to_string(),
+                _ => old.to_string(),
+            };
+            *line = format!("{key} = {}", if likely { near } else { wild });
         }
         lines.join("\n")
     })

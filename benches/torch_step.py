@@ -1,0 +1,54 @@
+"""Tokens/s of a full training step in PyTorch: the judge of the engine's step (benches/README.md).
+
+usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile]        SHAPE: small | grouped
+
+Hugging Face Llama in float32 with SDPA attention, mean cross-entropy, backward, clipping at 1.0, fused AdamW with decay on matrices
+only. Prints one line: the median over steps. Needs torch==2.11.0 and transformers==5.17.0.
+"""
+import argparse, statistics, time
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# name: (samples, tokens of a sample, model); the engine's twins are in compare.sh
+SHAPES = {
+    "small": (4, 256, dict(num_hidden_layers=6, hidden_size=288, intermediate_size=768, num_attention_heads=6, num_key_value_heads=6, vocab_size=32000)),
+    "grouped": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8, num_key_value_heads=4, vocab_size=8192)),
+}
+
+
+def main(a):
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(1)
+    samples, seq, shape = SHAPES[a.shape]
+    model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=seq, attn_implementation="sdpa", tie_word_embeddings=False)).float().train()
+    groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=0.1),
+              dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
+    opt = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    forward = torch.compile(model) if a.compile else model
+
+    def step():
+        x = torch.randint(0, shape["vocab_size"], (samples, seq + 1))
+        opt.zero_grad(set_to_none=True)
+        logits = forward(input_ids=x[:, :-1], use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+
+    for _ in range(3):
+        step()
+    times, start = [], time.perf_counter()
+    while time.perf_counter() - start < a.seconds or len(times) < 5:
+        t = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - t)
+    rate = samples * seq / statistics.median(times)
+    print(f"torch {torch.__version__} {'compiled' if a.compile else 'eager'} {a.shape}: {rate:.0f} tokens/s, median of {len(times)} steps, {a.threads} threads")
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser()
+    p.add_argument("shape", choices=SHAPES)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--seconds", type=float, default=20)
+    p.add_argument("--compile", action="store_true")
+    main(p.parse_args())

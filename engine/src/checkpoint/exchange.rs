@@ -1,0 +1,69 @@
+//! The little that checkpoints ask of the other ranks: exchanging a few bytes and agreeing on a verdict.
+
+use crate::error::{Error, Result};
+use crate::mpi::Comm;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// All ranks that save together.
+pub trait Exchange {
+    fn rank(&self) -> usize;
+    fn size(&self) -> usize;
+    /// Every rank's bytes, in rank order, on every rank.
+    fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>>;
+}
+
+impl Exchange for Comm {
+    fn rank(&self) -> usize {
+        Comm::rank(self)
+    }
+
+    fn size(&self) -> usize {
+        Comm::size(self)
+    }
+
+    fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        Comm::all_gather_bytes(self, mine)
+    }
+}
+
+/// One rank alone, without MPI.
+pub struct Solo;
+
+impl Exchange for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        vec![mine.to_vec()]
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Verdict<T> {
+    Done(T),
+    User(String),
+    Run(String),
+}
+
+/// Every rank's result, in rank order; where any rank failed, all ranks get the first failure.
+pub(super) fn agree<T: Serialize + DeserializeOwned>(comm: &impl Exchange, mine: Result<T>) -> Result<Vec<T>> {
+    let mine = match mine {
+        Ok(value) => Verdict::Done(value),
+        Err(Error::User(what)) => Verdict::User(what),
+        Err(Error::Run(what)) => Verdict::Run(what),
+    };
+    let mine = serde_json::to_vec(&mine).expect("numbers and strings are JSON");
+    let all = comm.all_gather_bytes(&mine);
+    let all = all.iter().map(|bytes| serde_json::from_slice(bytes).expect("all ranks run the same program"));
+    all.map(|verdict| match verdict {
+        Verdict::Done(value) => Ok(value),
+        Verdict::User(what) => Err(Error::User(what)),
+        Verdict::Run(what) => Err(Error::Run(what)),
+    })
+    .collect()
+}

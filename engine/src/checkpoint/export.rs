@@ -1,0 +1,169 @@
+//! Writing a Hugging Face checkpoint, a band of rows at a time: `config.json`, `model.safetensors`
+//! or shards with an index, and what else the source had. The layout of the files is the
+//! safetensors library's own (tensors by name), so an unchanged model gives an unchanged file.
+
+use super::hf::{INDEX, SINGLE};
+use super::import::bands;
+use super::tensors::{TensorWriter, header};
+use super::{HuggingFace, directory, source};
+use crate::config::{Model, Precision};
+use crate::error::{Error, Result};
+use crate::inventory::{TensorSpec, all_tensors};
+use crate::rect::Rect;
+use half::slice::HalfFloatSliceExt;
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file above which a model is sharded.
+const SHARD: usize = 5_000_000_000;
+/// Elements in memory at a time.
+const BAND: usize = 4 << 20;
+/// Marks a directory that an export may replace.
+const MARK: &str = "swallow_engine.json";
+
+/// Fills the last argument with a rectangle of a tensor, row-major.
+pub type Read<'a> = dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
+
+/// What an export writes besides the weights.
+pub struct Export<'a> {
+    pub model: &'a Model,
+    /// The whole `config.json`.
+    pub config: Value,
+    /// The type of the weights: bf16 rounds the f32 masters to nearest even.
+    pub dtype: Precision,
+    /// Copied as they are.
+    pub files: Vec<PathBuf>,
+    /// Where the weights are from, kept beside them.
+    pub origin: String,
+}
+
+/// Writes the weights that `read` gives into the directory `to`, which
+/// appears whole or not at all and must be new, empty, or an earlier export. `progress` is told of
+/// the elements written.
+pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    export_in_shards(SHARD, read, what, to, progress)
+}
+
+pub(super) fn export_in_shards(
+    shard_bytes: usize,
+    read: &Read,
+    what: &Export,
+    to: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let to = target(to)?;
+    let temporary = directory::temporary(&to);
+    directory::create_anew(&temporary)?;
+    let written = write_all(shard_bytes, read, what, &temporary, progress).and_then(|()| directory::publish(&to));
+    if written.is_err() {
+        // The failure that is reported is the export's.
+        let _ = directory::remove(&temporary);
+    }
+    written
+}
+
+/// The full path of a directory that may be written.
+fn target(to: &Path) -> Result<PathBuf> {
+    let refuse = |what: &str| Err(Error::user(format!("{}: {what}", to.display())));
+    if to.exists() {
+        let path = to.canonicalize().map_err(|e| Error::io(to, e))?;
+        let empty = fs::read_dir(&path).map_err(|e| Error::io(to, e))?.next().is_none();
+        return match empty || path.join(MARK).exists() {
+            true if path.file_name().is_some() => Ok(path),
+            true => refuse("cannot be replaced by an export"),
+            false => refuse("is not empty and not an earlier export; give --to another directory"),
+        };
+    }
+    match to.file_name() {
+        Some(_) => std::path::absolute(to).map_err(|e| Error::io(to, e)),
+        None => refuse("is no name for a directory"),
+    }
+}
+
+fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let tensors = all_tensors(what.model);
+    let dtype = match what.dtype {
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
+    };
+    let shards = shards(tensors, dtype.bitsize() / 8, shard_bytes);
+    let mut weight_map = BTreeMap::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => SINGLE.to_string(),
+            n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
+        };
+        write_shard(read, shard, dtype, &dir.join(&name), progress)?;
+        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+    }
+    if shards.len() > 1 {
+        let bytes = shards.iter().flatten().map(TensorSpec::len).sum::<usize>() * dtype.bitsize() / 8;
+        write_json(&dir.join(INDEX), &json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map }))?;
+    }
+    write_json(&dir.join("config.json"), &what.config)?;
+    write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype }))?;
+    source::copy(&what.files, dir)?;
+    HuggingFace::open(dir, what.model).map(|_| ())
+}
+
+/// Tensors in the order of the model, cut into files of at most `limit` bytes; by name in each.
+fn shards(tensors: Vec<TensorSpec>, size: usize, limit: usize) -> Vec<Vec<TensorSpec>> {
+    let (mut shards, mut bytes) = (vec![Vec::<TensorSpec>::new()], 0);
+    for tensor in tensors {
+        if bytes > 0 && bytes + tensor.len() * size > limit {
+            shards.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += tensor.len() * size;
+        shards.last_mut().expect("there is one from the start").push(tensor);
+    }
+    shards.iter_mut().for_each(|shard| shard.sort_by(|a, b| a.name.cmp(&b.name)));
+    shards
+}
+
+fn write_shard(
+    read: &Read,
+    shard: &[TensorSpec],
+    dtype: Dtype,
+    path: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let metadata = || Some(HashMap::from([("format".to_string(), "pt".to_string())]));
+    let mut file = TensorWriter::create(path, header(infos(shard, dtype), metadata()).len())?;
+    let (mut band, mut rounded) = (Vec::new(), Vec::new());
+    for tensor in shard {
+        file.begin(tensor.name.clone(), dtype, tensor.dims.clone());
+        for rect in bands(tensor, BAND) {
+            band.resize(rect.len(), 0.0);
+            read(tensor, &rect, &mut band)?;
+            if dtype == Dtype::BF16 {
+                rounded.resize(band.len(), half::bf16::ZERO);
+                rounded.convert_from_f32_slice(&band);
+                file.write(bytemuck::cast_slice(&rounded))?;
+            } else {
+                file.write(bytemuck::cast_slice(&band))?;
+            }
+            progress(rect.len() as u64);
+        }
+    }
+    file.finish(metadata())
+}
+
+/// The header's entries of tensors laid end to end.
+fn infos(shard: &[TensorSpec], dtype: Dtype) -> Vec<(String, TensorInfo)> {
+    let mut end = 0;
+    let info = |tensor: &TensorSpec| {
+        let start = end;
+        end += tensor.len() * dtype.bitsize() / 8;
+        (tensor.name.clone(), TensorInfo { dtype, shape: tensor.dims.clone(), data_offsets: (start, end) })
+    };
+    shard.iter().map(info).collect()
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("numbers and strings are JSON");
+    directory::write(path, format!("{text}\n").as_bytes())
+}

@@ -1,0 +1,164 @@
+//! Reading a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Any rectangle
+//! of any tensor, widened to f32, in the memory of that rectangle.
+
+use super::tensors::TensorFile;
+use crate::config::Model;
+use crate::error::{Error, Result};
+use crate::inventory::{TensorSpec, all_tensors};
+use crate::rect::Rect;
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// No index is longer: it has a line a tensor.
+const MAX_INDEX: u64 = 1 << 28;
+/// Elements compared at a time.
+const CHUNK: usize = 1 << 20;
+
+/// An open Hugging Face checkpoint.
+pub struct HuggingFace {
+    dir: PathBuf,
+    files: Vec<TensorFile>,
+    /// Which file has a tensor.
+    place: HashMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl HuggingFace {
+    /// Opens the files and checks that they are this model's: all tensors are there in the right
+    /// shape and a type that is read, and no others.
+    ///
+    /// Two things that older versions of transformers wrote are passed over: rotary frequencies,
+    /// and the head of a tied model where it equals the embedding.
+    pub fn open(dir: &Path, model: &Model) -> Result<HuggingFace> {
+        let files = HuggingFace::open_files(dir)?;
+        files.check(model)?;
+        Ok(files)
+    }
+
+    fn open_files(dir: &Path) -> Result<HuggingFace> {
+        let index = match dir.join(SINGLE).exists() {
+            true => None,
+            false => Some(read_index(dir)?),
+        };
+        let names: BTreeSet<String> = match &index {
+            None => [SINGLE.into()].into(),
+            Some(index) => index.weight_map.values().cloned().collect(),
+        };
+        let (mut files, mut place) = (Vec::new(), HashMap::new());
+        for name in &names {
+            let file = TensorFile::open(&dir.join(name))?;
+            for tensor in file.names() {
+                if let Some(other) = place.insert(tensor.clone(), files.len()) {
+                    let other = names.iter().nth(other).expect("a file of the list");
+                    return Err(Error::user(format!("{}: both {other} and {name} have {tensor}", dir.display())));
+                }
+            }
+            files.push(file);
+        }
+        for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
+            let found = place.get(tensor).and_then(|&i| names.iter().nth(i));
+            if found != Some(file) {
+                return Err(Error::user(format!("{}: {file} should have {tensor}", dir.join(INDEX).display())));
+            }
+        }
+        Ok(HuggingFace { dir: dir.into(), files, place })
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        let specs = all_tensors(model);
+        let tied = model.tie_word_embeddings && self.place.contains_key("lm_head.weight");
+        let expected = |name: &str| {
+            let passed_over = name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+            passed_over || specs.iter().any(|spec| spec.name == name)
+        };
+        let mut unexpected: Vec<&str> = self.place.keys().map(String::as_str).filter(|name| !expected(name)).collect();
+        unexpected.sort_unstable();
+        let missing = specs.iter().filter(|spec| !self.place.contains_key(&spec.name)).map(|spec| spec.name.as_str());
+        let missing: Vec<&str> = missing.collect();
+        for (names, what) in [(missing, "missing"), (unexpected, "not part of the model that config.json describes")] {
+            if let [first, ..] = names[..] {
+                let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+                return Err(Error::user(format!("{}: {first}{more}: {what}", self.dir.display())));
+            }
+        }
+        specs.iter().try_for_each(|spec| self.check_tensor(spec))?;
+        if tied { self.check_tied_head(model) } else { Ok(()) }
+    }
+
+    fn check_tensor(&self, spec: &TensorSpec) -> Result<()> {
+        let (_, info) = self.find(&spec.name)?;
+        let refuse = |what: String| Err(Error::user(format!("{}: {}: {what}", self.dir.display(), spec.name)));
+        if info.shape != spec.dims {
+            return refuse(format!("its shape is {:?}, by config.json it should be {:?}", info.shape, spec.dims));
+        }
+        match info.dtype {
+            Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
+            other => refuse(format!("its type is {other}; F32, BF16 and F16 are read")),
+        }
+    }
+
+    fn check_tied_head(&self, model: &Model) -> Result<()> {
+        let shape = [model.vocab_size, model.hidden_size];
+        let head = TensorSpec { name: "lm_head.weight".into(), ..all_tensors(model)[0].clone() };
+        self.check_tensor(&head)?;
+        let rows = (CHUNK / shape[1]).max(1);
+        for first in (0..shape[0]).step_by(rows) {
+            let rect = Rect { rows: first..(first + rows).min(shape[0]), cols: 0..shape[1] };
+            let mut both = ["model.embed_tokens.weight", "lm_head.weight"].map(|name| (name, vec![0.0; rect.len()]));
+            for (name, out) in &mut both {
+                self.read(name, &rect, out)?;
+            }
+            if both[0].1.iter().zip(&both[1].1).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                let what = "lm_head.weight differs from model.embed_tokens.weight, but config.json has tie_word_embeddings = true";
+                return Err(Error::user(format!("{}: {what}", self.dir.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with a rectangle of a tensor, row-major.
+    pub fn read(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        let (file, info) = self.find(name)?;
+        let whole = match info.shape[..] {
+            [len] => Rect::whole([1, len]),
+            [rows, cols] => Rect::whole([rows, cols]),
+            _ => return Err(Error::user(format!("{}: {name} is no matrix or vector", self.dir.display()))),
+        };
+        assert_eq!(whole.intersect(rect), *rect, "a part of {name}");
+        file.copy(info, &whole, rect, out)
+    }
+
+    fn find(&self, name: &str) -> Result<(&TensorFile, &TensorInfo)> {
+        let file = self.place.get(name).map(|&i| &self.files[i]);
+        let found = file.and_then(|file| Some((file, file.info(name)?)));
+        found.ok_or_else(|| Error::user(format!("{}: {name}: missing", self.dir.display())))
+    }
+}
+
+fn read_index(dir: &Path) -> Result<Index> {
+    let path = dir.join(INDEX);
+    let len = fs::metadata(&path).map(|m| m.len()).map_err(|_| {
+        let what = format!("neither {SINGLE} nor {INDEX} is there; save the model with safe_serialization=True");
+        Error::user(format!("{}: {what}", dir.display()))
+    })?;
+    let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
+    if len > MAX_INDEX {
+        return Err(refuse(format!("{len} bytes are too many for an index")));
+    }
+    let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let index: Index = serde_json::from_slice(&text).map_err(|e| refuse(format!("not an index of shards: {e}")))?;
+    // A file's name is no way out of the directory.
+    match index.weight_map.values().find(|file| file.contains(['/', '\\']) || !file.ends_with(".safetensors")) {
+        Some(file) => Err(refuse(format!("{file:?} is not the name of a .safetensors file beside it"))),
+        None => Ok(index),
+    }
+}

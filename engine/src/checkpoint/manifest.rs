@@ -1,0 +1,213 @@
+//! `manifest.json`: what a checkpoint is and where every piece of it lies. It is written last, has
+//! a checksum of its own, and is believed only after all of it was checked.
+
+use super::{Header, Kind, Position};
+use crate::error::{Error, Result};
+use crate::rect::Rect;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const FORMAT: &str = "swallow-engine checkpoint 1";
+/// No manifest is longer: a million pieces take about 200 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// What is wrong, without the place.
+type Check = std::result::Result<(), String>;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: String,
+    pub position: Position,
+    pub identity: Vec<(String, String)>,
+    pub config: String,
+    /// What is saved of every tensor; moments that are not saved are zero.
+    pub kinds: Vec<Kind>,
+    pub tensors: Vec<TensorEntry>,
+    /// blake3 of the manifest with this field empty.
+    checksum: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorEntry {
+    /// The Hugging Face name.
+    pub name: String,
+    /// The true tensor's one or two dimensions.
+    pub dims: Vec<usize>,
+    /// Always F32.
+    dtype: String,
+    pub pieces: Vec<PieceEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PieceEntry {
+    pub kind: Kind,
+    /// First row and the row after the last.
+    rows: [usize; 2],
+    cols: [usize; 2],
+    /// The safetensors file beside the manifest.
+    pub file: String,
+    /// Of the piece's bytes.
+    pub blake3: String,
+}
+
+impl PieceEntry {
+    pub fn new(kind: Kind, rect: &Rect, file: String, blake3: String) -> Self {
+        let ([rows, cols], kind) = ([&rect.rows, &rect.cols].map(|r| [r.start, r.end]), kind);
+        PieceEntry { kind, rows, cols, file, blake3 }
+    }
+
+    pub fn rect(&self) -> Rect {
+        Rect { rows: self.rows[0]..self.rows[1], cols: self.cols[0]..self.cols[1] }
+    }
+
+    /// The piece's name in its file.
+    pub fn key(&self, tensor: &str) -> String {
+        let ([r0, r1], [c0, c1]) = (self.rows, self.cols);
+        format!("{tensor}/{}[{r0}:{r1},{c0}:{c1}]", self.kind.name())
+    }
+}
+
+impl TensorEntry {
+    /// A vector counts as one row.
+    pub fn shape(&self) -> [usize; 2] {
+        match self.dims[..] {
+            [rows, cols] => [rows, cols],
+            _ => [1, self.dims[0]],
+        }
+    }
+
+    /// The dimensions are sane and the pieces of each kind cover the tensor exactly once.
+    fn check(&self, kinds: &[Kind]) -> Check {
+        let len = match self.dims[..] {
+            [len] => Some(len),
+            [rows, cols] => rows.checked_mul(cols),
+            _ => None,
+        };
+        let Some(len) = len.filter(|&len| len > 0 && len < 1 << 60) else {
+            return Err(format!("dimensions {:?} are those of no vector or matrix", self.dims));
+        };
+        if self.dtype != "F32" {
+            return Err(format!("dtype {:?} should be \"F32\"", self.dtype));
+        }
+        if let Some(piece) = self.pieces.iter().find(|piece| !kinds.contains(&piece.kind)) {
+            return Err(format!("a piece of {} in a checkpoint that has none", piece.kind.name()));
+        }
+        let whole = Rect::whole(self.shape());
+        kinds.iter().try_for_each(|&kind| {
+            let rects = self.pieces.iter().filter(|piece| piece.kind == kind).map(PieceEntry::rect);
+            check_tiling(&whole, len, rects.collect()).map_err(|what| format!("{}: {what}", kind.name()))
+        })
+    }
+}
+
+/// Rectangles that lie inside, do not overlap and have the same area cover the whole.
+fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
+    let show = |r: &Rect| format!("rows {}..{}, columns {}..{}", r.rows.start, r.rows.end, r.cols.start, r.cols.end);
+    for rect in &rects {
+        if rect.rows.is_empty() || rect.cols.is_empty() || rect.intersect(whole) != *rect {
+            return Err(format!("a piece of {} does not lie in {}", show(rect), show(whole)));
+        }
+    }
+    rects.sort_by_key(|rect| (rect.rows.start, rect.cols.start));
+    for (i, rect) in rects.iter().enumerate() {
+        let below = rects[i + 1..].iter().take_while(|other| other.rows.start < rect.rows.end);
+        if let Some(other) = below.into_iter().find(|other| !rect.intersect(other).is_empty()) {
+            return Err(format!("pieces overlap: {} and {}", show(rect), show(other)));
+        }
+    }
+    let covered: usize = rects.iter().map(Rect::len).sum();
+    if covered != len {
+        return Err(format!("its pieces hold {covered} of {len} elements"));
+    }
+    Ok(())
+}
+
+impl Manifest {
+    /// Puts together what the ranks wrote: (name, dimensions, piece), of any tensors in any order.
+    pub(super) fn new(header: &Header, written: Vec<(String, Vec<usize>, PieceEntry)>) -> Result<Manifest> {
+        let mut tensors: BTreeMap<(Vec<String>, String), TensorEntry> = BTreeMap::new();
+        for (name, dims, piece) in written {
+            let new =
+                || TensorEntry { name: name.clone(), dims: dims.clone(), dtype: "F32".into(), pieces: Vec::new() };
+            let entry = tensors.entry((natural_order(&name), name.clone())).or_insert_with(new);
+            if entry.dims != dims {
+                return Err(Error::run(format!(
+                    "{name} was saved as {:?} by one rank, {dims:?} by another",
+                    entry.dims
+                )));
+            }
+            entry.pieces.push(piece);
+        }
+        let mut tensors: Vec<TensorEntry> = tensors.into_values().collect();
+        let mut kinds: Vec<Kind> = tensors.iter().flat_map(|t| t.pieces.iter().map(|piece| piece.kind)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        for tensor in &mut tensors {
+            tensor.pieces.sort_by_key(|piece| (piece.kind, piece.rows, piece.cols));
+        }
+        let Header { position, config, identity } = header.clone();
+        let mut manifest =
+            Manifest { format: FORMAT.into(), position, identity, config, kinds, tensors, checksum: String::new() };
+        manifest.check().map_err(|what| Error::run(format!("this checkpoint would be incomplete: {what}")))?;
+        manifest.checksum = manifest.digest();
+        Ok(manifest)
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("numbers and strings are JSON")
+    }
+
+    /// Reads and checks the manifest in a checkpoint's directory.
+    pub(super) fn read(dir: &Path) -> Result<Manifest> {
+        let path = dir.join("manifest.json");
+        let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
+        let len = fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
+        if len > MAX_BYTES {
+            return Err(refuse(format!("{len} bytes are too many for a manifest")));
+        }
+        let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| refuse(format!("not a checkpoint's manifest, or damaged: {e}")))?;
+        if manifest.format != FORMAT {
+            return Err(refuse(format!("format {:.60?} should be {FORMAT:?}", manifest.format)));
+        }
+        if manifest.digest() != manifest.checksum {
+            return Err(refuse("does not have its own checksum; it is damaged or was edited".into()));
+        }
+        manifest.check().map_err(refuse)?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Check {
+        if !self.kinds.contains(&Kind::Master) {
+            return Err("it has no master weights".into());
+        }
+        let mut names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("{} is there twice", twice[0]));
+        }
+        for tensor in &self.tensors {
+            tensor.check(&self.kinds).map_err(|what| format!("{}: {what}", tensor.name))?;
+            // A file's name is no way out of the directory.
+            if let Some(piece) =
+                tensor.pieces.iter().find(|p| p.file.contains(['/', '\\']) || !p.file.ends_with(".safetensors"))
+            {
+                return Err(format!("{}: {:?} is no file of a checkpoint", tensor.name, piece.file));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn digest(&self) -> String {
+        let blank = Manifest { checksum: String::new(), ..self.clone() };
+        blake3::hash(&serde_json::to_vec(&blank).expect("numbers and strings are JSON")).to_hex().to_string()
+    }
+}
+
+/// A key that puts layer 2 before layer 10.
+fn natural_order(name: &str) -> Vec<String> {
+    name.split('.').map(|part| part.parse::<u64>().map_or_else(|_| part.into(), |n| format!("{n:020}"))).collect()
+}

@@ -1,0 +1,154 @@
+//! Reading a run's checkpoint at any layout. A piece's bytes are compared with its checksum before
+//! any of them is used, once.
+
+use super::manifest::{Manifest, PieceEntry, TensorEntry};
+use super::tensors::TensorFile;
+use super::{Header, Kind, directory};
+use crate::error::{Error, Result};
+use crate::rect::Rect;
+use safetensors::tensor::{Dtype, TensorInfo};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// A complete checkpoint of a run, opened.
+pub struct Saved {
+    dir: PathBuf,
+    manifest: Manifest,
+    index: HashMap<String, usize>,
+    files: Mutex<HashMap<String, Arc<TensorFile>>>,
+    /// (file, key) of the pieces whose checksum was right.
+    verified: Mutex<HashSet<(String, String)>>,
+}
+
+impl Saved {
+    /// The checkpoint that the run's `latest` names; `None` where the run has none.
+    pub fn latest(run: &Path) -> Result<Option<Saved>> {
+        directory::latest(run)?.map(|dir| Saved::open(&dir)).transpose()
+    }
+
+    /// The run's checkpoint after `step` steps.
+    pub fn at_step(run: &Path, step: u64) -> Result<Saved> {
+        let dir = directory::checkpoints(run).join(directory::step_name(step));
+        match dir.exists() {
+            true => Saved::open(&dir),
+            false => Err(with_hint(&dir, Error::user(format!("{}: there is no such checkpoint", dir.display())))),
+        }
+    }
+
+    /// Opens a checkpoint's own directory, `.../step-N`.
+    pub fn open(dir: &Path) -> Result<Saved> {
+        let manifest = Manifest::read(dir).map_err(|error| with_hint(dir, error))?;
+        let index = manifest.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Ok(Saved { dir: dir.into(), manifest, index, files: Mutex::default(), verified: Mutex::default() })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The run's directory: two above the checkpoint's.
+    pub fn run(&self) -> Option<&Path> {
+        self.dir.parent()?.parent()
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn header(&self) -> Header {
+        let Manifest { position, config, identity, .. } = &self.manifest;
+        Header { position: *position, config: config.clone(), identity: identity.clone() }
+    }
+
+    /// Fills `out` with a rectangle of a tensor, row-major, from whatever pieces were saved.
+    /// Moments that were not saved are zero.
+    pub fn read(&self, name: &str, kind: Kind, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
+        let tensor = self.index.get(name).map(|&i| &self.manifest.tensors[i]);
+        let tensor = tensor.ok_or_else(|| Error::user(format!("{}: it has no tensor {name}", self.dir.display())))?;
+        let whole = Rect::whole(tensor.shape());
+        if whole.intersect(rect) != *rect && !rect.is_empty() {
+            let (dims, what) = (&tensor.dims, "the model that asks for it is a larger one");
+            return Err(Error::user(format!("{}: {name} is {dims:?} there; {what}", self.dir.display())));
+        }
+        if !self.manifest.kinds.contains(&kind) {
+            out.fill(0.0);
+            return Ok(());
+        }
+        // The manifest was checked: the pieces of a kind cover the tensor.
+        let wanted = tensor.pieces.iter().filter(|p| p.kind == kind && !p.rect().intersect(rect).is_empty());
+        for piece in wanted {
+            let file = self.verify_piece(tensor, piece, &mut |_| ())?;
+            file.copy(self.info(&file, tensor, piece)?, &piece.rect(), rect, out)?;
+        }
+        Ok(())
+    }
+
+    /// Compares all pieces with their checksums; `progress` is told of the bytes of every part read.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for tensor in &self.manifest.tensors {
+            for piece in &tensor.pieces {
+                self.verify_piece(tensor, piece, progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of all pieces.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.manifest.tensors.iter().flat_map(|tensor| &tensor.pieces);
+        pieces.map(|piece| piece.rect().len() as u64 * 4).sum()
+    }
+
+    fn verify_piece(
+        &self,
+        tensor: &TensorEntry,
+        piece: &PieceEntry,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Arc<TensorFile>> {
+        let file = self.file(piece)?;
+        let id = (piece.file.clone(), piece.key(&tensor.name));
+        if self.verified.lock().expect("no reader panicked").contains(&id) {
+            return Ok(file);
+        }
+        if file.checksum(self.info(&file, tensor, piece)?, progress)? != piece.blake3 {
+            return Err(self.damaged(tensor, piece, "its bytes do not have the checksum of the manifest"));
+        }
+        self.verified.lock().expect("no reader panicked").insert(id);
+        Ok(file)
+    }
+
+    fn file(&self, piece: &PieceEntry) -> Result<Arc<TensorFile>> {
+        let mut files = self.files.lock().expect("no reader panicked");
+        if let Some(file) = files.get(&piece.file) {
+            return Ok(file.clone());
+        }
+        let file = TensorFile::open(&self.dir.join(&piece.file)).map_err(|error| with_hint(&self.dir, error))?;
+        Ok(files.entry(piece.file.clone()).or_insert(Arc::new(file)).clone())
+    }
+
+    fn info<'a>(&self, file: &'a TensorFile, tensor: &TensorEntry, piece: &PieceEntry) -> Result<&'a TensorInfo> {
+        let rect = piece.rect();
+        let info = file.info(&piece.key(&tensor.name));
+        let right = |info: &&TensorInfo| info.dtype == Dtype::F32 && info.shape == [rect.rows.len(), rect.cols.len()];
+        info.filter(right).ok_or_else(|| self.damaged(tensor, piece, "the file's header has no such piece"))
+    }
+
+    fn damaged(&self, tensor: &TensorEntry, piece: &PieceEntry, what: &str) -> Error {
+        let (path, Rect { rows, cols }) = (self.dir.join(&piece.file), piece.rect());
+        let place = format!("{} of {}, rows {rows:?}, columns {cols:?}", piece.kind.name(), tensor.name);
+        with_hint(&self.dir, Error::user(format!("{}: {place}: {what}; the file is damaged", path.display())))
+    }
+}
+
+/// Adds which other checkpoints could be asked for.
+fn with_hint(dir: &Path, error: Error) -> Error {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let run = dir.parent().and_then(Path::parent);
+    let hint = run.map(|run| directory::hint(run, &name)).unwrap_or_default();
+    match error {
+        Error::User(what) => Error::User(what + &hint),
+        Error::Run(what) => Error::Run(what + &hint),
+    }
+}

@@ -1,0 +1,185 @@
+//! One safetensors file: reading rectangles of f32 from it, and writing it without knowing in
+//! advance what comes. Nothing is mapped and nothing is allocated beyond the header's true length.
+
+use crate::error::{Error, Result};
+use crate::rect::Rect;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The longest header that safetensors itself reads.
+const MAX_HEADER: u64 = 100_000_000;
+/// Bytes of one read of what is not wanted whole.
+const CHUNK: usize = 1 << 20;
+
+/// An open file whose header agrees with its length.
+pub(super) struct TensorFile {
+    path: PathBuf,
+    file: File,
+    /// Where the first tensor begins.
+    data: u64,
+    header: Metadata,
+}
+
+impl TensorFile {
+    pub fn open(path: &Path) -> Result<TensorFile> {
+        let io = |e| Error::io(path, e);
+        let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
+        let file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let mut first = [0; 8];
+        if len < 8 {
+            return Err(refuse(format!("{len} bytes are no safetensors file; it is cut short or empty")));
+        }
+        file.read_exact_at(&mut first, 0).map_err(io)?;
+        let header_len = u64::from_le_bytes(first);
+        if header_len > MAX_HEADER.min(len - 8) {
+            return Err(refuse(format!(
+                "a header of {header_len} bytes in a file of {len}; it is cut short or damaged"
+            )));
+        }
+        let mut text = vec![0; header_len as usize];
+        file.read_exact_at(&mut text, 8).map_err(io)?;
+        let header: Metadata =
+            serde_json::from_slice(&text).map_err(|e| refuse(format!("the safetensors header is damaged: {e}")))?;
+        let data = 8 + header_len;
+        let described = data.saturating_add(header.data_len() as u64);
+        if described != len {
+            return Err(refuse(format!(
+                "the header describes {described} bytes, the file has {len}; it is cut short or damaged"
+            )));
+        }
+        Ok(TensorFile { path: path.into(), file, data, header })
+    }
+
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.info(name)
+    }
+
+    /// Names in the order of the data.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Fills the part of `out` (the rectangle `wanted`, row-major) that the stored tensor has;
+    /// it is the rectangle `stored` of the same true tensor. Types: F32, BF16, F16.
+    pub fn copy(&self, info: &TensorInfo, stored: &Rect, wanted: &Rect, out: &mut [f32]) -> Result<()> {
+        assert_eq!(out.len(), wanted.len(), "{} elements for a rectangle of {}", out.len(), wanted.len());
+        let common = stored.intersect(wanted);
+        if common.is_empty() {
+            return Ok(());
+        }
+        let place = |within: &Rect, row: usize| {
+            (row - within.rows.start) * within.cols.len() + common.cols.start - within.cols.start
+        };
+        // Rows that lie end to end on both sides are one run.
+        let joined = stored.cols == wanted.cols;
+        let (runs, len) = if joined { (1, common.len()) } else { (common.rows.len(), common.cols.len()) };
+        let mut scratch = Vec::new();
+        for row in common.rows.start..common.rows.start + runs {
+            let at = place(wanted, row);
+            self.read_run(info, place(stored, row), &mut out[at..at + len], &mut scratch)?;
+        }
+        Ok(())
+    }
+
+    /// The elements `first ..` of a tensor.
+    fn read_run(&self, info: &TensorInfo, first: usize, out: &mut [f32], scratch: &mut Vec<u8>) -> Result<()> {
+        let size = info.dtype.bitsize() / 8;
+        let at = self.data + (info.data_offsets.0 + first * size) as u64;
+        let io = |e| Error::io(&self.path, e);
+        let widen: fn([u8; 2]) -> f32 = match info.dtype {
+            Dtype::F32 => return self.file.read_exact_at(bytemuck::cast_slice_mut(out), at).map_err(io),
+            Dtype::BF16 => |bytes| half::bf16::from_le_bytes(bytes).to_f32(),
+            Dtype::F16 => |bytes| half::f16::from_le_bytes(bytes).to_f32(),
+            other => panic!("{} holds {other}, which should have been refused", self.path.display()),
+        };
+        for (i, out) in out.chunks_mut(CHUNK / 2).enumerate() {
+            scratch.resize(out.len() * 2, 0);
+            self.file.read_exact_at(scratch, at + (i * CHUNK) as u64).map_err(io)?;
+            for (value, bytes) in out.iter_mut().zip(scratch.chunks_exact(2)) {
+                *value = widen([bytes[0], bytes[1]]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The checksum of a tensor's bytes; `progress` is told of every part read.
+    pub fn checksum(&self, info: &TensorInfo, progress: &mut dyn FnMut(u64)) -> Result<String> {
+        let (start, end) = info.data_offsets;
+        let (mut hash, mut buffer) = (blake3::Hasher::new(), vec![0; CHUNK.min(end - start)]);
+        let mut at = start;
+        while at < end {
+            let part = &mut buffer[..CHUNK.min(end - at)];
+            self.file.read_exact_at(part, self.data + at as u64).map_err(|e| Error::io(&self.path, e))?;
+            hash.update(part);
+            at += part.len();
+            progress(part.len() as u64);
+        }
+        Ok(hash.finalize().to_hex().to_string())
+    }
+}
+
+/// Writes tensors one after another; the header goes into room kept for it in front.
+pub(super) struct TensorWriter {
+    path: PathBuf,
+    file: File,
+    room: usize,
+    tensors: Vec<(String, TensorInfo)>,
+    end: usize,
+}
+
+impl TensorWriter {
+    /// `room`: bytes for the header; what it does not fill becomes spaces.
+    pub fn create(path: &Path, room: usize) -> Result<TensorWriter> {
+        let io = |e| Error::io(path, e);
+        let mut file = File::create_new(path).map_err(io)?;
+        file.seek(SeekFrom::Start(8 + room as u64)).map_err(io)?;
+        Ok(TensorWriter { path: path.into(), file, room, tensors: Vec::new(), end: 0 })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of tensors so far.
+    pub fn len(&self) -> usize {
+        self.end
+    }
+
+    /// Declares the next tensor; exactly its bytes must follow through [`Self::write`].
+    pub fn begin(&mut self, name: String, dtype: Dtype, shape: Vec<usize>) {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let start = self.tensors.last().map_or(0, |(_, info)| info.data_offsets.1);
+        assert_eq!(self.end, start, "{} bytes written, {start} declared before {name}", self.end);
+        self.tensors.push((name, TensorInfo { dtype, shape, data_offsets: (start, start + bytes) }));
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.end += bytes.len();
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Writes the header and flushes everything to the disk.
+    pub fn finish(mut self, metadata: Option<HashMap<String, String>>) -> Result<()> {
+        let mut header = header(self.tensors, metadata);
+        assert!(header.len() <= self.room, "a header of {} bytes, room for {}", header.len(), self.room);
+        header.resize(self.room, b' ');
+        let io = |e| Error::io(&self.path, e);
+        self.file.seek(SeekFrom::Start(0)).map_err(io)?;
+        self.file.write_all(&(self.room as u64).to_le_bytes()).map_err(io)?;
+        self.file.write_all(&header).map_err(io)?;
+        self.file.sync_all().map_err(io)
+    }
+}
+
+/// The header's text, as the safetensors library writes it: a multiple of 8 bytes.
+pub(super) fn header(tensors: Vec<(String, TensorInfo)>, metadata: Option<HashMap<String, String>>) -> Vec<u8> {
+    let header = Metadata::new(metadata, tensors).expect("tensors were laid end to end");
+    let mut text = serde_json::to_vec(&header).expect("names and numbers are JSON");
+    text.resize(text.len().next_multiple_of(8), b' ');
+    text
+}

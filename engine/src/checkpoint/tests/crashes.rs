@@ -1,0 +1,112 @@
+//! Killed in the middle, failed on one rank, and what stays of old checkpoints.
+
+use super::*;
+use std::fs;
+
+fn listing(run: &Path) -> Vec<String> {
+    let entries = fs::read_dir(run.join("checkpoints")).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn latest_step(run: &Path) -> u64 {
+    let saved = Saved::latest(run).unwrap().unwrap();
+    assert_holds_the_state(&saved);
+    saved.header().position.step
+}
+
+/// After every step of a save that is killed, `latest` is a complete checkpoint and the next save works.
+#[test]
+fn a_killed_save_leaves_the_one_before() {
+    let run = tempfile::tempdir().unwrap();
+    let (run, at) = (run.path(), run.path().join("checkpoints"));
+    let first = save_whole(run, 1);
+    fs::create_dir(at.join(".step-00000002.tmp")).unwrap();
+    fs::write(at.join(".step-00000002.tmp/rank-00000-0.safetensors"), "half of").unwrap();
+    assert_eq!(latest_step(run), 1);
+    // Renamed, but `latest` not written.
+    copy(&first, &at.join("step-00000003"));
+    fs::write(at.join(".latest.tmp"), "step-00").unwrap();
+    assert_eq!(latest_step(run), 1);
+    save_whole(run, 4);
+    assert_eq!(latest_step(run), 4);
+    assert_eq!(listing(run), ["latest", "step-00000001", "step-00000003", "step-00000004"]);
+}
+
+/// A step that is saved again replaces the old one; killed between the renames, the old one counts.
+#[test]
+fn a_killed_replacement_leaves_the_old_one() {
+    let run = tempfile::tempdir().unwrap();
+    let (run, at) = (run.path(), run.path().join("checkpoints"));
+    let dir = save_whole(run, 7);
+    assert_eq!(save_whole(run, 7), dir);
+    assert_eq!(listing(run), ["latest", "step-00000007"]);
+    fs::rename(&dir, at.join(".step-00000007.old")).unwrap();
+    assert_eq!(latest_step(run), 7);
+    save_whole(run, 8);
+    assert_eq!(listing(run), ["latest", "step-00000007", "step-00000008"]);
+    copy(&dir, &at.join(".step-00000007.old"));
+    save_whole(run, 9);
+    assert_eq!(listing(run), ["latest", "step-00000007", "step-00000008", "step-00000009"]);
+}
+
+#[test]
+fn one_rank_that_fails_ends_the_save_on_all() {
+    let run = tempfile::tempdir().unwrap();
+    save_whole(run.path(), 1);
+    let errors = on_ranks(3, |comm| {
+        let mine = whole_pieces().skip(comm.rank()).step_by(3).map(|piece| match (comm.rank(), piece.kind) {
+            (1, Kind::M) => Err(Error::run("the disk of rank 1 is full")),
+            _ => Ok(piece),
+        });
+        super::super::save::save_each(run.path(), comm, &header(2), mine, Some(1)).unwrap_err().to_string()
+    });
+    assert_eq!(errors, ["the disk of rank 1 is full"; 3]);
+    assert_eq!(latest_step(run.path()), 1);
+    assert_eq!(listing(run.path()), ["latest", "step-00000001"]);
+}
+
+#[test]
+fn keep_removes_the_oldest() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path();
+    for step in [5, 10, 15, 20] {
+        save(run, &Solo, &header(step), whole_pieces(), Some(2)).unwrap();
+    }
+    assert_eq!(steps(run).unwrap(), [15, 20]);
+    // Taken back to step 15: what comes is newer than what lies further on.
+    save(run, &Solo, &header(16), whole_pieces(), Some(1)).unwrap();
+    assert_eq!(steps(run).unwrap(), [16, 20]);
+    assert_eq!(latest_step(run), 16);
+    save(run, &Solo, &header(17), whole_pieces(), Some(0)).unwrap();
+    assert_eq!(steps(run).unwrap(), [17, 20]);
+}
+
+#[test]
+fn latest_is_not_followed_blindly() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path();
+    assert!(Saved::latest(run).unwrap().is_none());
+    save_whole(run, 1);
+    for (text, message) in [
+        ("step-00000009\n", "\"step-00000009\" is not there"),
+        ("../step-00000001", "is not the name of a checkpoint"),
+        ("step-99999999999999999999999", "is not the name of a checkpoint"),
+        ("", "is not the name of a checkpoint"),
+    ] {
+        fs::write(run.join("checkpoints/latest"), text).unwrap();
+        let what = refusal(Saved::latest(run));
+        assert!(what.contains(message) && what.contains("--from-step N, N of 1"), "{what}");
+    }
+    assert_holds_the_state(&Saved::at_step(run, 1).unwrap());
+    assert!(refusal(Saved::at_step(run, 2)).contains("step-00000002: there is no such checkpoint; another"));
+}

@@ -1,0 +1,240 @@
+//! Products of matrices. The right operand is packed once, a strip at a time, for all threads; then the
+//! output is cut into tiles, each packs its rows of the left operand and is one thread's. Strips, tiles
+//! and the blocks of the depth come from the shapes alone, so the order of every sum is fixed.
+
+use super::elementwise::{load, store};
+use crate::cpu::float::Float;
+use crate::cpu::kernel::{Left, Product, Shape};
+use crate::cpu::pool::Pool;
+use crate::cpu::simd::{Level, level, transpose16, vectorized};
+use crate::cpu::tiles::{Tile, cut, widths};
+use crate::cpu::workers::Workers;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Depth of the panels that a kernel is given, at most.
+const DEPTH: usize = 512;
+/// Rows of a tile: the left panels of 192 x 512 stay in the second cache.
+const ROWS: usize = 192;
+/// Columns of a tile, at most.
+const COLS: usize = 512;
+/// Elements of a packed strip, at most, and its depth: 8 MiB, near the third cache's share of a core.
+const STRIP: usize = 2 << 20;
+const STRIP_DEPTH: usize = 4096;
+
+/// A matrix to be read: `rows x cols`, in memory as it is or as its transpose.
+#[derive(Clone, Copy)]
+pub struct Operand<'a, A> {
+    data: &'a [A],
+    stride: usize,
+    transposed: bool,
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a, A: Float> Operand<'a, A> {
+    pub fn new(data: &'a [A], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "elements of a {rows} x {cols} matrix");
+        Operand { data, stride: cols, transposed: false, rows, cols }
+    }
+
+    pub fn t(self) -> Self {
+        Operand { transposed: !self.transposed, rows: self.cols, cols: self.rows, ..self }
+    }
+
+    /// As panels of the left of a product, of `height` rows and the columns `cols`.
+    fn pack_left(&self, rows: Range<usize>, cols: Range<usize>, height: usize, to: &mut [f32]) -> Left {
+        if self.transposed {
+            self.pack(rows, cols, height, to);
+            return Left::Cols;
+        }
+        let (whole, rest) = to.split_at_mut(rows.len() * cols.len());
+        for (row, to) in rows.zip(whole.chunks_exact_mut(cols.len())) {
+            load(&self.data[row * self.stride..][cols.clone()], to);
+        }
+        rest.fill(0.0);
+        Left::Rows
+    }
+
+    /// Rows `rows` of columns `cols`, as panels `[cols, width]`, the last one filled with zeros.
+    fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, to: &mut [f32]) {
+        for (first, panel) in rows.clone().step_by(width).zip(to.chunks_exact_mut(cols.len() * width)) {
+            let n = width.min(rows.end - first);
+            if self.transposed {
+                pack_rows(&self.data[cols.start * self.stride + first..], self.stride, n, width, panel);
+            } else {
+                pack_cols(&self.data[first * self.stride + cols.start..], self.stride, n, width, panel);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `panel[p, i] = from[p, i]` for i < n.
+    fn pack_rows<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
+        match width {
+            _ if n < width => pack_some(from, [stride, 1], n, width, panel),
+            12 => pack_whole_rows::<A, 12>(from, stride, panel),
+            32 => pack_whole_rows::<A, 32>(from, stride, panel),
+            _ => pack_some(from, [stride, 1], n, width, panel),
+        }
+    }
+}
+
+vectorized! {
+    /// `panel[p, i] = from[i, p]` for i < n.
+    fn pack_cols<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
+        match width {
+            _ if n < width => pack_some(from, [1, stride], n, width, panel),
+            #[cfg(target_arch = "x86_64")]
+            32 if level() == Level::Avx512 => pack_by_sixteen(from, stride, panel),
+            _ => pack_some(from, [1, stride], n, width, panel),
+        }
+    }
+}
+
+/// `panel[p, i] = from[i, p]` for i < 32, in blocks of 16 x 16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
+    let (blocks, rest) = panel.as_chunks_mut::<{ 16 * 32 }>();
+    for (n, block) in blocks.iter_mut().enumerate() {
+        for half in [0, 16] {
+            let mut square = [[0.0; 16]; 16];
+            for (i, to) in square.iter_mut().enumerate() {
+                let from = from[(half + i) * stride + n * 16..].first_chunk::<16>().expect("a row of the square");
+                for j in 0..16 {
+                    to[j] = from[j].load();
+                }
+            }
+            // SAFETY: called where `level` found the features.
+            unsafe { transpose16(&mut square) };
+            for (to, col) in block.as_chunks_mut::<32>().0.iter_mut().zip(&square) {
+                to[half..half + 16].copy_from_slice(col);
+            }
+        }
+    }
+    pack_some(&from[blocks.len() * 16..], [1, stride], 32, 32, rest);
+}
+
+/// Any width, with zeros from column n on; `steps` are those of a row and of a column.
+#[inline(always)]
+fn pack_some<A: Float>(from: &[A], steps: [usize; 2], n: usize, width: usize, panel: &mut [f32]) {
+    for (p, panel) in panel.chunks_exact_mut(width).enumerate() {
+        for (i, to) in panel.iter_mut().enumerate() {
+            *to = if i < n { from[p * steps[0] + i * steps[1]].load() } else { 0.0 };
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_whole_rows<A: Float, const WIDTH: usize>(from: &[A], stride: usize, panel: &mut [f32]) {
+    for (p, to) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let from = from[p * stride..].first_chunk::<WIDTH>().expect("a whole row of the panel");
+        for i in 0..WIDTH {
+            to[i] = from[i].load();
+        }
+    }
+}
+
+/// out = a b, rounded.
+pub fn matmul<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [A]) {
+    if a.cols > STRIP_DEPTH && A::ROUNDS {
+        // The sums of several strips must meet before they are rounded.
+        let mut sums = pool.take::<f32>(out.len());
+        product(workers, pool, a, b, false, sums.as_mut_slice());
+        super::elementwise::round(workers, sums.as_slice(), out);
+    } else {
+        product(workers, pool, a, b, false, out);
+    }
+}
+
+/// out += a b, in f32.
+pub fn matmul_acc<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [f32]) {
+    product(workers, pool, a, b, true, out);
+}
+
+fn product<A: Float, O: Float>(
+    workers: &Workers,
+    pool: &Rc<Pool>,
+    a: Operand<A>,
+    b: Operand<A>,
+    add: bool,
+    out: &mut [O],
+) {
+    assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
+    let (n, shape) = (b.cols, Shape::here());
+    assert!(a.cols > 0, "a product of no depth");
+    let depth = a.cols.min(STRIP_DEPTH);
+    let strip = (STRIP / depth).next_multiple_of(shape.cols);
+    let rows = ROWS.next_multiple_of(shape.rows);
+    let mut packed = pool.take::<f32>(n.min(strip).next_multiple_of(shape.cols) * depth);
+    let scratch_len = rows * (DEPTH + if O::ROUNDS { COLS } else { 0 });
+    let mut scratch = pool.take::<f32>(scratch_len * workers.threads());
+    for left in (0..n).step_by(strip) {
+        let cols = left..n.min(left + strip);
+        // Tiles of nearly one width, each of whole panels.
+        let width = cols.len().div_ceil(cols.len().div_ceil(COLS)).next_multiple_of(shape.cols);
+        let across = widths(cols.len(), width);
+        for from in (0..a.cols).step_by(depth) {
+            let deep = from..a.cols.min(from + depth);
+            let panels = packed.as_mut_slice().chunks_mut(deep.len() * shape.cols);
+            workers.each(cols.clone().step_by(shape.cols).zip(panels), |(first, panel)| {
+                b.t().pack(first..cols.end.min(first + shape.cols), deep.clone(), shape.cols, panel);
+            });
+            let tiles = cut_columns(out, n, rows, left, &across);
+            let packed = packed.as_slice();
+            let tasks = tiles.into_iter().enumerate();
+            workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(scratch_len), |(at, mut tile), scratch| {
+                let top = at / across.len() * rows;
+                let b = &packed[at % across.len() * width * deep.len()..];
+                let (a_packed, sums) = scratch.split_at_mut(rows * DEPTH);
+                let job = Job { a, rows: top..top + tile.rows(), deep: deep.clone(), b, shape, add: add || from > 0 };
+                let (r, c) = (tile.rows(), tile.cols());
+                match O::as_f32_tile(&mut tile) {
+                    Some(tile) => job.run(a_packed, tile),
+                    None => {
+                        let sums = &mut sums[..r * c];
+                        job.run(a_packed, &mut Tile::whole(sums, r, c));
+                        (0..r).for_each(|r| store(&sums[r * c..][..c], tile.row(r)));
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Tiles of the columns `left ..` of the output, as wide as `across` says.
+fn cut_columns<'a, O>(out: &'a mut [O], n: usize, rows: usize, left: usize, across: &[usize]) -> Vec<Tile<'a, O>> {
+    let right = n - left - across.iter().sum::<usize>();
+    let all = [&[left][..], across, &[right]].concat();
+    let tiles = cut(out, n, rows, &all).into_iter().enumerate();
+    tiles.filter(|(at, _)| (1..all.len() - 1).contains(&(at % all.len()))).map(|(_, tile)| tile).collect()
+}
+
+/// One tile of the output.
+struct Job<'a, A> {
+    a: Operand<'a, A>,
+    rows: Range<usize>,
+    deep: Range<usize>,
+    /// Panels of the whole depth.
+    b: &'a [f32],
+    shape: Shape,
+    add: bool,
+}
+
+impl<A: Float> Job<'_, A> {
+    fn run(&self, packed: &mut [f32], out: &mut Tile<'_, f32>) {
+        let b_step = self.deep.len() * self.shape.cols;
+        // Pieces of nearly one depth: a shallow one would read and write the output for little.
+        let piece = self.deep.len().div_ceil(self.deep.len().div_ceil(DEPTH));
+        for from in (0..self.deep.len()).step_by(piece) {
+            let depth = piece.min(self.deep.len() - from);
+            let a = &mut packed[..self.rows.len().next_multiple_of(self.shape.rows) * depth];
+            let first = self.deep.start + from;
+            let left = self.a.pack_left(self.rows.clone(), first..first + depth, self.shape.rows, a);
+            let b = &self.b[from * self.shape.cols..];
+            Product { a, left, b, b_step, depth, add: self.add || from > 0, out }.run();
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The ops on slices: the readable specification of every backend. Each file has one op or one pair
+//! of forward and backward, with its formula; `cpu/mod.rs` gives them their tensors.
+
+pub mod adamw;
+pub mod attention;
+pub mod attention_bwd;
+pub mod elementwise;
+pub mod embed;
+pub mod matmul;
+pub mod norm;
+pub mod rope;
+mod small;
+pub mod swiglu;
+pub mod xent;
+
+/// Rows that make a task of about this many elements: large enough to be worth handing out, small
+/// enough that two threads finish together.
+fn task_rows(cols: usize) -> usize {
+    (32 * 1024 / cols.max(1)).max(1)
+}

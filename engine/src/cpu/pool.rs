@@ -1,0 +1,200 @@
+//! Memory of the CPU backend: blocks that return to a free list when dropped, so that a step takes
+//! nothing from the system once the first has run. One thread owns a pool; ops lend slices to others.
+
+use crate::backend::Elem;
+use std::alloc::{Layout, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// A cache line, and the widest vector.
+const ALIGN: usize = 64;
+/// Blocks from this size on are aligned to huge pages and ask for them.
+const HUGE: usize = 2 << 20;
+
+/// Free blocks by size, and what was taken.
+#[derive(Default)]
+pub struct Pool {
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    free: HashMap<usize, Vec<NonNull<u8>>>,
+    usage: Usage,
+}
+
+/// What a pool has done so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Blocks that had to be taken from the system.
+    pub allocations: u64,
+    /// Bytes taken from the system.
+    pub reserved: usize,
+    /// Bytes of the blocks that live now.
+    pub in_use: usize,
+    /// The most that `in_use` has been.
+    pub peak: usize,
+}
+
+/// Elements of a pool's block, or a view of some of them.
+pub struct Block<T: Elem> {
+    at: NonNull<T>,
+    len: usize,
+    /// None for a view, which gives nothing back.
+    home: Option<(Rc<Pool>, usize)>,
+}
+
+impl Pool {
+    /// A block whose elements are whatever it held before; zeros if it is new.
+    pub fn take<T: Elem>(self: &Rc<Self>, len: usize) -> Block<T> {
+        let size = size_class(len * size_of::<T>());
+        let mut state = self.state.borrow_mut();
+        let at = match state.free.get_mut(&size).and_then(Vec::pop) {
+            Some(at) => at,
+            None => {
+                state.usage.allocations += 1;
+                state.usage.reserved += size;
+                from_system(size)
+            }
+        };
+        state.usage.in_use += size;
+        state.usage.peak = state.usage.peak.max(state.usage.in_use);
+        Block { at: at.cast(), len, home: Some((self.clone(), size)) }
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.state.borrow().usage
+    }
+}
+
+/// Sizes are rounded up by at most an eighth, so that tensors of nearly one size share blocks.
+fn size_class(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 16).clamp(ALIGN, 1 << 20);
+    bytes.max(1).next_multiple_of(step)
+}
+
+fn layout(size: usize) -> Layout {
+    let align = if size >= HUGE { HUGE } else { ALIGN };
+    Layout::from_size_align(size, align).expect("a block's size is below isize::MAX")
+}
+
+fn from_system(size: usize) -> NonNull<u8> {
+    let layout = layout(size);
+    // SAFETY: the size is not zero (`size_class`).
+    let at = unsafe { std::alloc::alloc(layout) };
+    let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };
+    if size >= HUGE {
+        // Fewer page faults and TLB misses; where the kernel declines, nothing is lost.
+        // SAFETY: advice on memory that was just allocated, from a page's start.
+        unsafe { nix::libc::madvise(at.as_ptr().cast(), size, nix::libc::MADV_HUGEPAGE) };
+    }
+    // SAFETY: `size` bytes were allocated. Writing them makes any slice of them initialised, and
+    // touches every page, so that no op pays for that.
+    unsafe { at.as_ptr().write_bytes(0, size) };
+    at
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for (&size, blocks) in &self.free {
+            for at in blocks {
+                // SAFETY: it came from `from_system(size)`, and every block holds the pool alive, so
+                // when the pool goes all blocks are here.
+                unsafe { dealloc(at.as_ptr(), layout(size)) };
+            }
+        }
+    }
+}
+
+impl<T: Elem> Block<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn as_ptr(&self) -> *const T {
+        self.at.as_ptr()
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        // SAFETY: `len` initialised elements (`from_system` wrote them, and any bits are a valid `Elem`),
+        // aligned to 64 bytes or to T inside such a block; a view lives no longer than its block (`alias`).
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as above; this block or view is the only one of its elements that is used while it is
+        // borrowed exclusively (`alias`).
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+
+    /// A view of `range` that gives nothing back.
+    ///
+    /// # Safety
+    /// As [`crate::backend::Backend::alias`].
+    pub unsafe fn alias(&self, range: Range<usize>) -> Block<T> {
+        assert!(range.start <= range.end && range.end <= self.len, "view {range:?} of a block of {}", self.len);
+        // SAFETY: inside the block, as asserted.
+        let at = unsafe { self.at.add(range.start) };
+        Block { at, len: range.len(), home: None }
+    }
+}
+
+impl<T: Elem> Drop for Block<T> {
+    fn drop(&mut self) {
+        let Some((pool, size)) = self.home.take() else { return };
+        let mut state = pool.state.borrow_mut();
+        state.usage.in_use -= size;
+        state.free.entry(size).or_default().push(self.at.cast());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_block_is_taken_again() {
+        let pool = Rc::new(Pool::default());
+        for _ in 0..3 {
+            let (a, b) = (pool.take::<f32>(1000), pool.take::<u32>(1000));
+            assert_ne!(a.as_ptr().cast(), b.as_ptr());
+            assert_eq!(a.as_ptr() as usize % ALIGN, 0);
+        }
+        let usage = pool.usage();
+        assert_eq!((usage.allocations, usage.in_use, usage.peak), (2, 0, usage.reserved));
+    }
+
+    #[test]
+    fn views_give_nothing_back() {
+        let pool = Rc::new(Pool::default());
+        let mut block = pool.take::<f32>(10);
+        // SAFETY: the view is dropped before the block is used again.
+        unsafe { block.alias(2..5) }.as_mut_slice().fill(1.0);
+        assert_eq!(block.as_mut_slice()[1..6], [0.0, 1.0, 1.0, 1.0, 0.0]);
+        assert_ne!(pool.usage().in_use, 0);
+    }
+
+    #[test]
+    fn size_classes_waste_an_eighth_at_most() {
+        for bytes in [1, 64, 65, 1000, 5000, 1 << 20, (1 << 20) + 1, 77_777_777] {
+            let size = size_class(bytes);
+            assert!(
+                size >= bytes && size.is_multiple_of(ALIGN) && size <= bytes + bytes / 8 + ALIGN,
+                "{bytes} -> {size}"
+            );
+            assert_eq!(size_class(size), size);
+        }
+    }
+
+    #[test]
+    fn an_empty_tensor_has_a_block_too() {
+        assert!(Rc::new(Pool::default()).take::<f32>(0).is_empty());
+    }
+}

@@ -1,0 +1,114 @@
+//! Rotary positions, attention and their backwards: ratios of heads 1 to 8, head sizes odd and even,
+//! sequences shorter and longer than a tile, full, windowed and packed with documents.
+
+use super::reference::{attention, rope};
+use super::{THREADS, acc, act, close, close_to_differences, column, differences, dot, random, values, within};
+use crate::backend::{Backend, Heads};
+use crate::cpu::{Cpu, Float};
+use half::bf16;
+
+const HEADS: [(usize, Heads); 8] = [
+    (1, Heads { query: 1, kv: 1, dim: 2, seq: 1 }),
+    (2, Heads { query: 2, kv: 1, dim: 6, seq: 9 }),
+    (1, Heads { query: 3, kv: 3, dim: 48, seq: 64 }),
+    (2, Heads { query: 4, kv: 2, dim: 16, seq: 65 }),
+    (1, Heads { query: 8, kv: 1, dim: 8, seq: 130 }),
+    (1, Heads { query: 6, kv: 2, dim: 64, seq: 100 }),
+    (1, Heads { query: 1, kv: 1, dim: 128, seq: 70 }),
+    (3, Heads { query: 7, kv: 7, dim: 10, seq: 33 }),
+];
+
+/// What a query sees: everything before it, itself alone, 70 positions, documents of 1, 2, 3, .. tokens.
+fn starts(h: Heads, sequences: usize) -> [Vec<u32>; 4] {
+    let document = |t: usize| (0..).map(|n| n * (n + 1) / 2).take_while(|&start| start <= t).last().unwrap_or(0);
+    let rules: [&dyn Fn(usize) -> usize; 4] = [&|_| 0, &|t| t, &|t| t.saturating_sub(69), &document];
+    rules.map(|rule| (0..sequences * h.seq).map(|t| rule(t % h.seq) as u32).collect())
+}
+
+fn qkv<A: Float>(h: Heads, sequences: usize, seed: u64) -> Vec<f64> {
+    random::<A>(sequences * h.seq * h.qkv_cols(), seed).into_iter().map(|x| 2.0 * x).collect()
+}
+
+/// P is rounded before its product: half a unit of the largest value, over and above the result's.
+fn slack<A: Float>() -> f64 {
+    if A::ROUNDS { 1.0 / 256.0 } else { 1e-5 }
+}
+
+fn forward<A: Float>() {
+    let b = Cpu::<A>::new(THREADS);
+    for (sequences, h) in HEADS {
+        for starts in starts(h, sequences) {
+            let x = qkv::<A>(h, sequences, 1);
+            let (o, lse) = b.attention(&act(&b, &x, sequences * h.seq), &column(&b, &starts), h);
+            let right = attention(&x, &starts, h);
+            let relative = if A::ROUNDS { 1.0 / 256.0 } else { 1e-5 };
+            within(&format!("o of {h:?}"), &values(&b, &o), &right.0, relative, slack::<A>());
+            close::<f32>(&format!("logsumexp of {h:?}"), &values(&b, &lse), &right.1);
+        }
+    }
+}
+
+fn backward<A: Float>() {
+    let b = Cpu::<A>::new(THREADS);
+    for (sequences, h) in HEADS {
+        for starts in starts(h, sequences) {
+            let (rows, x) = (sequences * h.seq, qkv::<A>(h, sequences, 1));
+            let do_ = random::<A>(rows * h.out_cols(), 2);
+            let (input, seen) = (act(&b, &x, rows), column(&b, &starts));
+            let (o, lse) = b.attention(&input, &seen, h);
+            let dqkv = b.attention_bwd(&act(&b, &do_, rows), &o, &lse, &input, &seen, h);
+            let right = differences(&x, |x| dot(&attention(x, &starts, h).0, &do_));
+            close_to_differences::<A>(&format!("dqkv of {h:?}"), &values(&b, &dqkv), &right, 3.0 * slack::<A>());
+        }
+    }
+}
+
+fn rotation<A: Float>() {
+    let b = Cpu::<A>::new(THREADS);
+    for (sequences, h) in HEADS {
+        let angles = random::<f32>((h.seq + 3) * h.dim / 2, 3);
+        let rows = angles.chunks(h.dim / 2);
+        let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
+        let (x, on_device) = (qkv::<A>(h, sequences, 1), acc(&b, &table, h.seq + 3));
+        let turned = b.rope(act(&b, &x, sequences * h.seq), &on_device, h);
+        close::<A>("rope", &values(&b, &turned), &rope(&x, &table, h, 1.0));
+        let back = b.rope_bwd(act(&b, &x, sequences * h.seq), &on_device, h);
+        close::<A>("rope_bwd", &values(&b, &back), &rope(&x, &table, h, -1.0));
+    }
+}
+
+#[test]
+fn the_rotation_of_gradients_is_the_inverse() {
+    let (h, b) = (Heads { query: 2, kv: 1, dim: 6, seq: 9 }, Cpu::<f32>::new(1));
+    let angles = random::<f32>(27, 1);
+    let rows = angles.chunks(3);
+    let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
+    let (x, table) = (qkv::<f32>(h, 1, 2), acc(&b, &table, 9));
+    let there = b.rope(act(&b, &x, 9), &table, h);
+    close::<f32>("there and back", &values(&b, &b.rope_bwd(there, &table, h)), &x);
+}
+
+#[test]
+fn large_scores_neither_overflow_nor_lose_the_maximum() {
+    let (h, b) = (Heads { query: 1, kv: 1, dim: 16, seq: 80 }, Cpu::<f32>::new(1));
+    let x: Vec<f64> = qkv::<f32>(h, 1, 1).into_iter().map(|x| 20.0 * x).collect();
+    let all = vec![0; 80];
+    let (o, lse) = b.attention(&act(&b, &x, 80), &column(&b, &all), h);
+    let right = attention(&x.iter().map(|x| *x as f32 as f64).collect::<Vec<_>>(), &all, h);
+    within("o", &values(&b, &o), &right.0, 1e-3, 1e-3);
+    within("logsumexp", &values(&b, &lse), &right.1, 1e-5, 1e-5);
+}
+
+#[test]
+fn attention_in_f32() {
+    forward::<f32>();
+    backward::<f32>();
+    rotation::<f32>();
+}
+
+#[test]
+fn attention_in_bf16() {
+    forward::<bf16>();
+    backward::<bf16>();
+    rotation::<bf16>();
+}

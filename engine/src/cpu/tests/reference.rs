@@ -1,0 +1,79 @@
+//! The ops in f64, as their formulas are written.
+
+use crate::backend::Heads;
+
+/// `[m, k]` times `[k, n]`.
+pub fn matmul(a: &[f64], b: &[f64], m: usize, n: usize) -> Vec<f64> {
+    let k = a.len() / m;
+    let element = |i: usize, j: usize| (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum();
+    (0..m * n).map(|at| element(at / n, at % n)).collect()
+}
+
+pub fn transpose(x: &[f64], rows: usize) -> Vec<f64> {
+    let cols = x.len() / rows;
+    (0..x.len()).map(|at| x[at % rows * cols + at / rows]).collect()
+}
+
+/// (y, rstd) of x with rows as long as w.
+pub fn rmsnorm(x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+    let rows = x.chunks(w.len());
+    let rstd: Vec<f64> =
+        rows.clone().map(|x| 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / w.len() as f64 + eps).sqrt()).collect();
+    let y = rows.zip(&rstd).flat_map(|(x, r)| x.iter().zip(w).map(move |(x, w)| x * r * w)).collect();
+    (y, rstd)
+}
+
+pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
+    let row = |row: &[f64]| -> Vec<f64> { (0..f).map(|j| row[j] / (1.0 + (-row[j]).exp()) * row[f + j]).collect() };
+    gate_up.chunks(2 * f).flat_map(row).collect()
+}
+
+/// Rotates q and k; `sign` is -1 to turn back.
+pub fn rope(qkv: &[f64], table: &[f64], h: Heads, sign: f64) -> Vec<f64> {
+    let mut y = qkv.to_vec();
+    let half = h.dim / 2;
+    for (t, row) in y.chunks_mut(h.qkv_cols()).enumerate() {
+        let angles = &table[t % h.seq * h.dim..];
+        for head in row.chunks_mut(h.dim).take(h.query + h.kv) {
+            for j in 0..half {
+                let (x1, x2, cos, sin) = (head[j], head[j + half], angles[j], sign * angles[j + half]);
+                head[j] = x1 * cos - x2 * sin;
+                head[j + half] = x2 * cos + x1 * sin;
+            }
+        }
+    }
+    y
+}
+
+/// (o, logsumexp).
+pub fn attention(qkv: &[f64], starts: &[u32], h: Heads) -> (Vec<f64>, Vec<f64>) {
+    let (cols, d) = (h.qkv_cols(), h.dim);
+    let (mut o, mut lse) = (Vec::new(), Vec::new());
+    for (t, &start) in starts.iter().enumerate() {
+        let sequence = t / h.seq * h.seq;
+        for head in 0..h.query {
+            let kv = h.query + head / (h.query / h.kv);
+            let part = |row: usize, head: usize| &qkv[row * cols + head * d..][..d];
+            let seen = sequence + start as usize..=t;
+            let scores: Vec<f64> =
+                seen.clone().map(|s| super::dot(part(t, head), part(s, kv)) / (d as f64).sqrt()).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let z: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            lse.push(max + z.ln());
+            o.extend((0..d).map(|j| {
+                seen.clone().zip(&scores).map(|(s, score)| (score - max).exp() / z * part(s, kv + h.kv)[j]).sum::<f64>()
+            }));
+        }
+    }
+    (o, lse)
+}
+
+/// The sum over the rows of w (loss + z log(Z)^2); a target outside the columns is no row's.
+pub fn cross_entropy(logits: &[f64], targets: &[u32], weights: &[f64], z_loss: f64) -> f64 {
+    let cols = logits.len() / targets.len();
+    let row = |((x, &target), w): ((&[f64], &u32), &f64)| {
+        let log_z = x.iter().map(|x| x.exp()).sum::<f64>().ln();
+        w * (log_z - x[target as usize] + z_loss * log_z * log_z)
+    };
+    logits.chunks(cols).zip(targets).zip(weights).map(row).sum()
+}

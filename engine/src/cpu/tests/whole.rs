@@ -1,0 +1,101 @@
+//! All ops one after another, as a training step has them: the same bits on any number of threads, and
+//! no block taken from the system once the first round is over.
+
+use super::{acc, act, column, random};
+use crate::backend::{AdamW, Backend, Heads, Tensor, Xent};
+use crate::cpu::{Cpu, Float};
+use half::bf16;
+
+const H: Heads = Heads { query: 4, kv: 2, dim: 18, seq: 150 };
+const ROWS: usize = 300;
+const D: usize = 72;
+const F: usize = 203;
+const V: usize = 1109;
+
+/// Runs every op and gives the bytes of what they made.
+fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
+    let weight = |rows: usize, cols: usize, seed| act(b, &random::<A>(rows * cols, seed), rows);
+    let ids: Vec<u32> = (0..ROWS).map(|row| (row * row % V) as u32).collect();
+    let (ids, starts) = (column(b, &ids), column(b, &vec![0; ROWS]));
+    let (table, norm) = (weight(V, D, 1), weight(1, D, 2));
+    let angles = acc(b, &random::<f32>(H.seq * H.dim, 3), H.seq);
+
+    let x = b.embed(&ids, &table, 0);
+    let (y, rstd) = b.rmsnorm(&x, &norm, 1e-5);
+    let qkv = b.rope(b.matmul_nt(&y, &weight(H.qkv_cols(), D, 4)), &angles, H);
+    let (o, lse) = b.attention(&qkv, &starts, H);
+    let (h, y2, rstd2) = b.add_rmsnorm(&x, b.matmul_nt(&o, &weight(D, H.out_cols(), 5)), &norm, 1e-5);
+    let (up, down) = (weight(2 * F, D, 6), weight(D, F, 7));
+    let gate_up = b.matmul_nt(&y2, &up);
+    let product = b.swiglu(&gate_up);
+    let last = b.add(b.matmul_nt(&product, &down), &h);
+
+    let (weights, mut totals) = (acc(b, &[1.0; ROWS], ROWS), acc(b, &[0.0; 3], 1));
+    let logits = b.matmul_nt(&last, &table);
+    let stats = b.xent_stats(&logits, &ids, 0);
+    b.xent_totals(&stats, &weights, &mut totals);
+    let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: 0, z_loss: 1e-3 });
+
+    let (mut dtable, mut dup, mut dw) = (b.alloc(V, D), b.alloc(2 * F, D), b.alloc(1, D));
+    [&mut dtable, &mut dup, &mut dw].into_iter().for_each(|g| b.zero(g));
+    b.matmul_tn_acc(&dlogits, &last, &mut dtable);
+    let dlast = b.matmul_nn(&dlogits, &table);
+    let dgate_up = b.swiglu_bwd(&b.matmul_nn(&dlast, &down), gate_up);
+    b.matmul_tn_acc(&dgate_up, &y2, &mut dup);
+    let dh = b.rmsnorm_bwd_add(&dlast, b.matmul_nn(&dgate_up, &up), &h, &rstd2, &norm, &mut dw);
+    let do_ = b.matmul_nn(&dh, &weight(D, H.out_cols(), 5));
+    let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, H), &angles, H);
+    let dy = b.matmul_nn(&dqkv, &weight(H.qkv_cols(), D, 4));
+    let again = b.rmsnorm_again(&x, &rstd, &norm);
+    let dx = b.rmsnorm_bwd(b.add(dy, &again), &x, &rstd, &norm, &mut dw);
+    b.embed_bwd(&ids, &dx, 0, &mut dtable);
+
+    let mut square = acc(b, &[0.0], 1);
+    b.sum_squares(&dtable, 0..V * D, &mut square);
+    let factor = b.clip_factor(&square, &totals, 1.0);
+    let [mut master, mut m, mut v] = [8, 9, 10].map(|seed| acc(b, &random::<f32>(V * D, seed), V));
+    b.zero(&mut v);
+    let hp = AdamW {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        correction1: 0.1,
+        correction2: 0.05,
+        decayed: V * D / 2,
+    };
+    let new = b.adamw(&dtable, &factor, &mut master, &mut m, &mut v, hp);
+    b.check().expect("the CPU has no faults");
+    let acts = [new, dx, dqkv, dlogits, last].map(|x| bytes(b, &x));
+    [acts.concat(), [dtable, dup, dw, square, factor, master, m, v, totals, stats].map(|x| bytes(b, &x)).concat()]
+        .concat()
+}
+
+fn bytes<A: Float, T: Float>(b: &Cpu<A>, x: &Tensor<Cpu<A>, T>) -> Vec<u8> {
+    bytemuck::cast_slice(&b.download(x)).to_vec()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let alone = (round(&Cpu::<f32>::new(1)), round(&Cpu::<bf16>::new(1)));
+    for threads in [2, 3] {
+        assert!(round(&Cpu::<f32>::new(threads)) == alone.0, "f32 on {threads} threads");
+        assert!(round(&Cpu::<bf16>::new(threads)) == alone.1, "bf16 on {threads} threads");
+    }
+}
+
+fn second_round<A: Float>() {
+    let b = Cpu::<A>::new(2);
+    let first = round(&b);
+    let (allocations, usage) = (b.allocations(), b.usage());
+    assert!(round(&b) == first);
+    assert_eq!((b.allocations(), b.usage()), (allocations, usage));
+    assert_eq!(usage.in_use, 0);
+}
+
+#[test]
+fn the_second_round_takes_nothing_from_the_system() {
+    second_round::<f32>();
+    second_round::<bf16>();
+}

@@ -1,0 +1,218 @@
+//! `checkpoint`: Hugging Face checkpoints in and out of a run, and a look at the run's own.
+
+use crate::progress::Bytes;
+use clap::{Subcommand, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets};
+use engine::checkpoint::{self, Export, Header, Kind, Position, Saved, TensorEntry, source};
+use engine::config::{Model, Precision, hf};
+use engine::error::{Error, Result};
+use engine::inventory::{TensorSpec, all_tensors};
+use engine::rect::Rect;
+use engine::state;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a run's first checkpoint, step 0, from a Hugging Face checkpoint
+    #[command(after_help = "Examples:
+  swallow-engine checkpoint import --from models/Llama-3-8B --to runs/8b
+
+`train` with checkpoint.dir = \"runs/8b\" then continues from it, at any layout.")]
+    Import {
+        /// Directory with config.json and model.safetensors or its shards
+        #[arg(long, value_name = "HF_DIR")]
+        from: PathBuf,
+        /// The run's directory, which has no checkpoint yet
+        #[arg(long, value_name = "RUN_DIR")]
+        to: PathBuf,
+    },
+    /// Write a Hugging Face checkpoint from a run's
+    #[command(after_help = "Examples:
+  swallow-engine checkpoint export --from runs/7b --to export/7b
+  swallow-engine checkpoint export --from runs/7b/checkpoints/step-00000500 --to export/7b-500 --dtype f32")]
+    Export {
+        /// A run (its latest checkpoint) or one of its checkpoints
+        #[arg(long, value_name = "RUN_DIR[/checkpoints/step-N]")]
+        from: PathBuf,
+        /// New, empty, or an earlier export, which is replaced
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// bf16 rounds the f32 master weights to nearest even [default: the type of the model that the run
+        /// started from where it is one of these, else bf16]
+        #[arg(long)]
+        dtype: Option<Dtype>,
+    },
+    /// Show what a checkpoint holds
+    #[command(after_help = "Examples:
+  swallow-engine checkpoint inspect runs/7b
+  swallow-engine checkpoint inspect runs/7b/checkpoints/step-00000500")]
+    Inspect {
+        /// A run (its latest checkpoint) or one of its checkpoints
+        #[arg(value_name = "RUN_DIR[/checkpoints/step-N]")]
+        from: PathBuf,
+    },
+    /// Read all of a checkpoint and compare it with its checksums
+    #[command(after_help = "Examples:
+  swallow-engine checkpoint verify runs/7b
+  swallow-engine checkpoint verify runs/7b/checkpoints/step-00000500")]
+    Verify {
+        /// A run (its latest checkpoint) or one of its checkpoints
+        #[arg(value_name = "RUN_DIR[/checkpoints/step-N]")]
+        from: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    Bf16,
+    F32,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Import { from, to } => import(&from, &to),
+        Command::Export { from, to, dtype } => export(&from, &to, dtype),
+        Command::Inspect { from } => inspect(&open(&from)?),
+        Command::Verify { from } => verify(&open(&from)?),
+    }
+}
+
+fn import(from: &Path, run: &Path) -> Result<()> {
+    let model = Model { hf: None, ..hf::read_model(from)? };
+    let header = Header {
+        position: Position { step: 0, consumed_samples: 0 },
+        config: model.to_toml(),
+        identity: state::model_identity(&model),
+    };
+    let (bar, mut done) = (Bytes::new("imported", elements(&model) * 4), 0);
+    let dir = checkpoint::import(from, run, &model, &header, &mut |n| {
+        done += n * 4;
+        bar.at(done);
+    })?;
+    bar.finish();
+    println!("{}: {} parameters", dir.display(), elements(&model));
+    Ok(())
+}
+
+fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
+    let saved = open(from)?;
+    let manifest = saved.dir().join("manifest.json").display().to_string();
+    let model = Model::from_toml(format!("{manifest}, config"), &saved.manifest().config)?;
+    let source = saved.run().map(source::config).transpose()?.flatten();
+    let dtype = match dtype {
+        Some(Dtype::Bf16) => Precision::Bf16,
+        Some(Dtype::F32) => Precision::F32,
+        None => dtype_of(source.as_ref()),
+    };
+    let size = match dtype {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    let what = Export {
+        model: &model,
+        config: hf::config_json(&model, source, dtype),
+        dtype,
+        files: saved.run().map(source::handed_on).unwrap_or_default(),
+        origin: saved.dir().display().to_string(),
+    };
+    let read = |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, Kind::Master, rect, out);
+    let (bar, mut done) = (Bytes::new("exported", elements(&model) * size), 0);
+    checkpoint::export(&read, &what, to, &mut |n| {
+        done += n * size;
+        bar.at(done);
+    })?;
+    bar.finish();
+    let step = saved.manifest().position.step;
+    println!(
+        "{}: {} parameters in {} after step {step}",
+        to.display(),
+        elements(&model),
+        if size == 4 { "f32" } else { "bf16" }
+    );
+    Ok(())
+}
+
+/// The type in which the model that the run started from was stored.
+fn dtype_of(source: Option<&serde_json::Map<String, serde_json::Value>>) -> Precision {
+    let field = source.and_then(|fields| fields.get("dtype").or(fields.get("torch_dtype")));
+    match field.and_then(|value| value.as_str()) {
+        Some("float32") => Precision::F32,
+        _ => Precision::Bf16,
+    }
+}
+
+/// A checkpoint's own directory, or the latest of a run's.
+fn open(from: &Path) -> Result<Saved> {
+    // The run is found from its checkpoint, also where the path is `.`.
+    let from = from.canonicalize().map_err(|e| Error::io(from, e))?;
+    if from.join("manifest.json").exists() {
+        return Saved::open(&from);
+    }
+    let what = "neither a run with checkpoints nor one of its checkpoints/step-N";
+    Saved::latest(&from)?.ok_or_else(|| Error::user(format!("{}: {what}", from.display())))
+}
+
+fn inspect(saved: &Saved) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["tensor", "shape", "parameters", "pieces", "files"]);
+    for tensor in &saved.manifest().tensors {
+        table.add_row(row(tensor));
+    }
+    for column in [2, 3] {
+        table.column_mut(column).expect("there are five").set_cell_alignment(CellAlignment::Right);
+    }
+    let manifest = saved.manifest();
+    let kinds: Vec<&str> = manifest.kinds.iter().map(|kind| kind.name()).collect();
+    let parameters: usize = manifest.tensors.iter().map(|tensor| tensor.dims.iter().product::<usize>()).sum();
+    let mut text = format!("{table}\n\n");
+    let mut line = |key: &str, value: String| writeln!(text, "{key:<18}{value}").expect("a string grows");
+    line("checkpoint", saved.dir().display().to_string());
+    line("step", manifest.position.step.to_string());
+    line("consumed samples", manifest.position.consumed_samples.to_string());
+    line("tensors", manifest.tensors.len().to_string());
+    line("parameters", parameters.to_string());
+    line(
+        "states",
+        format!("{}, f32{}", kinds.join(", "), if kinds.len() == 1 { "; the moments are zero" } else { "" }),
+    );
+    line("bytes", saved.bytes().to_string());
+    print!("{text}");
+    Ok(())
+}
+
+fn row(tensor: &TensorEntry) -> [String; 5] {
+    let mut files: Vec<&str> = tensor.pieces.iter().map(|piece| piece.file.as_str()).collect();
+    files.sort_unstable();
+    files.dedup();
+    let files = match files[..] {
+        [] => String::new(),
+        [file] => file.to_string(),
+        [first, .., last] => format!("{first} .. {last} ({})", files.len()),
+    };
+    let parameters: usize = tensor.dims.iter().product();
+    [tensor.name.clone(), format!("{:?}", tensor.dims), parameters.to_string(), tensor.pieces.len().to_string(), files]
+}
+
+fn verify(saved: &Saved) -> Result<()> {
+    let (bar, mut done) = (Bytes::new("verified", saved.bytes()), 0);
+    saved.verify(&mut |n| {
+        done += n;
+        bar.at(done);
+    })?;
+    bar.finish();
+    let pieces: usize = saved.manifest().tensors.iter().map(|tensor| tensor.pieces.len()).sum();
+    println!("{}: all {pieces} pieces have their checksums", saved.dir().display());
+    Ok(())
+}
+
+fn elements(model: &Model) -> u64 {
+    all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
+}

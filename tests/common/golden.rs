@@ -1,0 +1,60 @@
+//! The golden cases (`tests/golden`): what the engine is given and what must come out.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use toml::{Table, Value as Toml};
+
+/// Every case that `make.py` makes.
+pub const CASES: [&str; 6] =
+    ["mha_odd_vocab", "gqa_masked", "llama3_rope", "tied_z_loss", "head_dim_64", "head_dim_128"];
+
+/// A folder of `tests/golden`.
+pub struct Case {
+    pub dir: PathBuf,
+    expected: Value,
+}
+
+impl Case {
+    pub fn open(name: &str) -> Case {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
+        Case { dir, expected: serde_json::from_str(&text).unwrap() }
+    }
+
+    /// What PyTorch said of each step.
+    pub fn steps(&self) -> &[Value] {
+        self.expected["steps"].as_array().unwrap()
+    }
+
+    /// The engine's configuration of this case, in f32 on the CPU, that leaves its run in `run`.
+    pub fn config(&self, run: &Path) -> Table {
+        let mut config: Table = serde_json::from_value(self.expected["config"].clone()).unwrap();
+        let path = |name: &str| Toml::from(self.dir.join(name).to_str().unwrap());
+        let source = |name: &str| Toml::from(vec![Toml::from(Table::from_iter([("prefix".to_string(), path(name))]))]);
+        set(&mut config, "model.hf", path("init"));
+        set(&mut config, "train.load", format!("hf:{}", self.dir.join("init").display()));
+        set(&mut config, "train.backend", "cpu");
+        set(&mut config, "train.precision", "f32");
+        set(&mut config, "data.train", source("train"));
+        if self.dir.join("valid.idx").exists() {
+            set(&mut config, "data.valid", source("valid"));
+        }
+        set(&mut config, "checkpoint.dir", run.to_str().unwrap());
+        config
+    }
+}
+
+/// Sets `section.key`.
+pub fn set(config: &mut Table, key: &str, value: impl Into<Toml>) {
+    let (section, key) = key.split_once('.').unwrap();
+    let table = config.entry(section).or_insert_with(|| Table::new().into());
+    table.as_table_mut().unwrap().insert(key.to_string(), value.into());
+}
+
+/// Writes `config` as `name` into `dir`.
+pub fn write_config(dir: &Path, name: &str, config: &Table) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, toml::to_string(config).unwrap()).unwrap();
+    path
+}

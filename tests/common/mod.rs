@@ -1,0 +1,9 @@
+//! What the whole-program tests share: running the program, the golden cases, and reading what a run leaves.
+
+mod files;
+mod golden;
+mod process;
+
+pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
+pub use golden::{CASES, Case, set, write_config};
+pub use process::{Outcome, Running, engine, finish, mpirun, slay};

@@ -1,0 +1,154 @@
+//! Starting the program, alone or under `mpirun`, so that nothing outlives its test.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// No run of these tests takes longer on two busy cores; what does hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The program as one rank.
+pub fn engine() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_swallow-engine"))
+}
+
+/// The program on `ranks` ranks, more than there are cores where need be.
+pub fn mpirun(ranks: usize) -> Command {
+    let mut command = Command::new("mpirun");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.args(["--oversubscribe", "-n", &ranks.to_string(), env!("CARGO_BIN_EXE_swallow-engine")]);
+    command
+}
+
+/// How a run ended and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The run must have done what it was asked to.
+    #[track_caller]
+    pub fn succeeded(self) -> Outcome {
+        assert!(self.status.success(), "{}\n{}\n{}", self.status, self.stdout, self.stderr);
+        self
+    }
+
+    /// The run must have refused with `code`, said all of `needles` on standard error, and not panicked.
+    #[track_caller]
+    pub fn refused(self, code: i32, needles: &[&str]) -> Outcome {
+        assert_eq!(self.status.code(), Some(code), "{}\n{}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        for needle in needles {
+            assert!(self.stderr.contains(needle), "no `{needle}` in: {}", self.stderr);
+        }
+        self
+    }
+}
+
+/// Runs to the end.
+#[track_caller]
+pub fn finish(command: &mut Command) -> Outcome {
+    Running::start(command).outcome()
+}
+
+/// A run under way. Dropped, it is killed with everything that it started.
+pub struct Running {
+    child: Child,
+    stdout: File,
+    stderr: File,
+}
+
+impl Running {
+    /// Starts with files for output, which never fill up as a pipe that nobody reads would.
+    pub fn start(command: &mut Command) -> Running {
+        let file = || tempfile::tempfile().unwrap();
+        let (stdout, stderr) = (file(), file());
+        command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Running { child, stdout, stderr }
+    }
+
+    /// Waits for the end; a run that hangs is killed and fails the test.
+    #[track_caller]
+    pub fn outcome(mut self) -> Outcome {
+        let ended = self.wait_until(|_| false);
+        let [stdout, stderr] = [&mut self.stdout, &mut self.stderr].map(|f| {
+            let mut text = Vec::new();
+            f.rewind().and_then(|()| f.read_to_end(&mut text)).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let status = ended.unwrap_or_else(|| panic!("no end in {LIMIT:?}\n{stdout}\n{stderr}"));
+        Outcome { status, stdout, stderr }
+    }
+
+    /// Waits until `done`, the end (whose status it returns), or the limit.
+    pub fn wait_until(&mut self, mut done: impl FnMut(&Running) -> bool) -> Option<ExitStatus> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return Some(status),
+                None if done(self) => return None,
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        None
+    }
+
+    /// The process ids of the ranks: this process, or what `mpirun` started.
+    pub fn ranks(&self) -> Vec<i32> {
+        let exe = std::fs::canonicalize(env!("CARGO_BIN_EXE_swallow-engine")).unwrap();
+        let runs_it = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|e| e == exe);
+        self.family().into_iter().filter(runs_it).collect()
+    }
+
+    /// Kills the run and everything that it started, as a power cut would.
+    pub fn kill(&mut self) {
+        self.family().into_iter().for_each(slay);
+        self.child.wait().unwrap();
+    }
+
+    /// This process and its descendants.
+    fn family(&self) -> Vec<i32> {
+        let parents = parents();
+        let mut family = vec![self.child.id() as i32];
+        let mut at = 0;
+        while at < family.len() {
+            let parent = family[at];
+            family.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
+            at += 1;
+        }
+        family
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.kill();
+        }
+    }
+}
+
+/// SIGKILL; a process that has ended meanwhile is as well.
+pub fn slay(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+}
+
+/// Every process of this machine with its parent.
+fn parents() -> Vec<(i32, i32)> {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        // pid (name) state parent ...; the name may hold anything, also a parenthesis.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        Some((pid, parent))
+    })
+    .collect()
+}

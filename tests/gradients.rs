@@ -1,0 +1,63 @@
+//! Every parameter's gradient at step 1 is PyTorch's, on one, two and four ranks.
+//!
+//! The gradient is read off the exported weights: AdamW's first update is `lr * g / (|g| + eps)`, which for an eps
+//! that dwarfs every gradient is `lr / eps * g`, and with a large `lr / eps` the old weight is lost in its rounding.
+
+use crate::common::{CASES, Case, Tensors, distance, export, finish, mpirun, read_tensors, set, write_config};
+
+const EPS: f64 = 1e8;
+const SCALE: f64 = 1e6;
+
+#[test]
+fn one_rank() {
+    CASES.iter().for_each(|case| agree(case, 1, 8));
+}
+
+#[test]
+fn two_ranks() {
+    CASES.iter().for_each(|case| agree(case, 2, 1));
+}
+
+#[test]
+fn four_ranks() {
+    CASES.iter().for_each(|case| agree(case, 4, 2));
+}
+
+#[track_caller]
+fn agree(name: &str, ranks: usize, micro_batch_size: i64) {
+    let case = Case::open(name);
+    let (got, want) = (gradients(&case, ranks, micro_batch_size), read_tensors(&case.dir.join("grads.safetensors")));
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}");
+    for (tensor, want) in &want {
+        let norm = distance(want, &vec![0.0; want.len()]);
+        let off = distance(&got[tensor], want) / norm;
+        assert!(off < 1e-5, "{name} on {ranks} ranks: the gradient of {tensor} is off by {off:.2e}");
+    }
+}
+
+/// One step of what is gradient descent at the rate `SCALE`, and what it did to the weights.
+#[track_caller]
+fn gradients(case: &Case, ranks: usize, micro_batch_size: i64) -> Tensors {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let mut config = case.config(&run);
+    config.remove("optimizer");
+    set(&mut config, "optimizer.schedule", "constant");
+    set(&mut config, "optimizer.lr", SCALE * EPS);
+    set(&mut config, "optimizer.eps", EPS);
+    set(&mut config, "optimizer.weight_decay", 0.0);
+    set(&mut config, "optimizer.clip_grad", 0.0);
+    set(&mut config, "train.steps", 1);
+    set(&mut config, "train.eval_interval", 0);
+    set(&mut config, "train.micro_batch_size", micro_batch_size);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    finish(mpirun(ranks).args(["train", "--config"]).arg(config)).succeeded();
+
+    let before = read_tensors(&case.dir.join("init/model.safetensors"));
+    let mut weights = export(&run, &tmp.path().join("hf"));
+    for (tensor, after) in &mut weights {
+        let moved = |(after, before): (&mut f32, &f32)| *after = ((*before as f64 - *after as f64) / SCALE) as f32;
+        after.iter_mut().zip(&before[tensor]).for_each(moved);
+    }
+    weights
+}

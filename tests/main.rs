@@ -1,0 +1,12 @@
+//! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, held against PyTorch's
+//! golden runs, against itself, and against broken input; and the rules of the house.
+
+mod common;
+mod faults;
+mod floors;
+mod gradients;
+mod mistakes;
+mod real_model;
+mod resume;
+mod threads;
+mod trajectories;

@@ -1,0 +1,45 @@
+//! The user's mistakes: each ends with exit 2 before the first step, and with one message that names the file, key
+//! or flag and the value. Tables of (what is wrong, what the message must hold).
+
+mod files;
+mod models;
+mod settings;
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::common::{Case, Outcome, engine, finish, write_config};
+
+/// `train` with a configuration that `change` makes of a good one.
+#[track_caller]
+fn train(tmp: &TempDir, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
+    let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
+    change(&mut config);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    finish(engine().args(["train", "--config"]).arg(config).args(args))
+}
+
+/// Exit 2, a message of a few lines that holds `needles`, and no run left behind that looks begun.
+#[track_caller]
+fn is_mistake(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
+    let outcome = outcome.refused(2, needles);
+    assert!(outcome.stderr.lines().count() <= 6, "a long message: {}", outcome.stderr);
+    assert!(!tmp.path().join("run/metrics.jsonl").exists(), "said after the first step");
+}
+
+/// The good configuration of these tables is good.
+#[test]
+fn the_right_thing_is_not_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    train(&tmp, |_| (), &["--set", "train.steps=2"]).succeeded();
+}
+
+/// Copies the files of a folder.
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}

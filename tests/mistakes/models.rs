@@ -1,0 +1,138 @@
+//! Mistakes in Hugging Face checkpoints.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{copy_dir, is_mistake, train};
+use crate::common::{Case, Outcome, engine, finish, set};
+
+/// A copy of a good checkpoint that a test may spoil.
+struct Model(tempfile::TempDir);
+
+impl Model {
+    fn new() -> Model {
+        let model = Model(tempfile::tempdir().unwrap());
+        copy_dir(&Case::open("mha_odd_vocab").dir.join("init"), &model.0.path().join("hf"));
+        model
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join("hf").join(name)
+    }
+
+    fn train(&self) -> Outcome {
+        let hf = self.path("");
+        let change = |c: &mut toml::Table| {
+            set(c, "model.hf", hf.to_str().unwrap());
+            set(c, "train.load", format!("hf:{}", hf.display()));
+        };
+        train(&self.0, change, &[])
+    }
+
+    /// Neither trained from nor imported nor evaluated.
+    #[track_caller]
+    fn is_refused(&self, needles: &[&str]) {
+        is_mistake(self.train(), &self.0, needles);
+        let run = self.0.path().join("imported");
+        finish(engine().args(["checkpoint", "import", "--from"]).arg(self.path("")).arg("--to").arg(&run))
+            .refused(2, needles);
+        assert!(!run.join("checkpoints/latest").exists());
+    }
+}
+
+#[test]
+fn configs_that_the_engine_does_not_have() {
+    for (key, value, needles) in [
+        ("hidden_act", json!("gelu"), &["config.json", "hidden_act", "gelu"][..]),
+        ("attention_bias", json!(true), &["config.json", "attention_bias", "true"]),
+        ("mlp_bias", json!(true), &["config.json", "mlp_bias", "true"]),
+        ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}), &["config.json", "yarn"]),
+        ("model_type", json!("gpt_neox"), &["config.json", "gpt_neox"]),
+        ("hidden_size", json!("wide"), &["config.json", "hidden_size", "wide"]),
+        ("hidden_size", json!(-4), &["config.json", "hidden_size", "-4"]),
+        ("vocab_size", Value::Null, &["config.json", "vocab_size"]),
+    ] {
+        let model = Model::new();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(model.path("config.json")).unwrap()).unwrap();
+        config[key] = value;
+        std::fs::write(model.path("config.json"), config.to_string()).unwrap();
+        println!("{key}");
+        model.is_refused(needles);
+    }
+}
+
+#[test]
+fn a_config_that_is_not_json() {
+    for text in ["", "{", "[]", "{\"hidden_size\": 40,}", "{\"hidden_size\": 1e999}"] {
+        let model = Model::new();
+        std::fs::write(model.path("config.json"), text).unwrap();
+        println!("{text}");
+        model.is_refused(&["config.json"]);
+    }
+}
+
+/// The header's length says how far the JSON goes that says where each tensor lies.
+#[test]
+fn broken_safetensors() {
+    let whole = std::fs::read(Model::new().path("model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let length = |n: u64| [&n.to_le_bytes(), &whole[8..]].concat();
+    let replaced = |from: &str, to: &str| {
+        let json = String::from_utf8(whole[8..header].to_vec()).unwrap();
+        assert!(json.contains(from), "no {from} in {json}");
+        let json = json.replacen(from, to, 1);
+        [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &whole[header..]].concat()
+    };
+    for (what, bytes, needle) in [
+        ("empty", vec![], "model.safetensors"),
+        ("cut header", whole[..100].to_vec(), "model.safetensors"),
+        ("cut data", whole[..whole.len() - 4].to_vec(), "model.safetensors"),
+        ("longer", [&whole[..], b"more"].concat(), "model.safetensors"),
+        ("huge header", length(u64::MAX), "model.safetensors"),
+        ("large header", length(1 << 40), "model.safetensors"),
+        ("not a float", replaced("\"F32\"", "\"I32\""), "I32"),
+        ("other name", replaced("\"model.norm.weight\"", "\"model.norm.w\""), "model.norm.w"),
+        ("other shape", replaced("[131,40]", "[40,131]"), "131"),
+    ] {
+        let model = Model::new();
+        std::fs::write(model.path("model.safetensors"), bytes).unwrap();
+        println!("{what}");
+        model.is_refused(&[needle]);
+    }
+}
+
+#[test]
+fn files_that_are_missing() {
+    let model = Model::new();
+    std::fs::remove_file(model.path("model.safetensors")).unwrap();
+    model.is_refused(&["model.safetensors"]);
+    std::fs::remove_file(model.path("config.json")).unwrap();
+    model.is_refused(&["config.json"]);
+}
+
+#[test]
+fn a_shape_that_is_not_the_checkpoints() {
+    let model = Model::new();
+    let hf = format!("hf:{}", model.path("").display());
+    let change = |c: &mut toml::Table| {
+        set(c, "train.load", hf.clone());
+        set(c, "model.vocab_size", 140);
+    };
+    is_mistake(train(&model.0, change, &[]), &model.0, &["embed_tokens", "131", "140"]);
+}
+
+#[test]
+fn evaluating_and_exporting_what_is_not_there() {
+    let model = Model::new();
+    let nowhere = "/nowhere/run";
+    let out = model.0.path().join("out");
+    finish(engine().args(["checkpoint", "export", "--from", nowhere, "--to"]).arg(&out)).refused(2, &[nowhere]);
+    finish(engine().args(["checkpoint", "inspect", nowhere])).refused(2, &[nowhere]);
+    finish(engine().args(["checkpoint", "verify", nowhere])).refused(2, &[nowhere]);
+    let evaluate = |text: &str| finish(engine().args(["evaluate", "--text", text, "--model"]).arg(model.path("")));
+    evaluate("/nowhere/text.txt").refused(2, &["tokenizer"]);
+    let tokenizer = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers/tokenizer.model");
+    std::fs::copy(tokenizer, model.path("tokenizer.model")).unwrap();
+    evaluate("/nowhere/text.txt").refused(2, &["/nowhere/text.txt"]);
+}

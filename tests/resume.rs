@@ -1,0 +1,226 @@
+//! Stopping and continuing: bit for bit as if never stopped, refused where the run would become another,
+//! and damage in a checkpoint named.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::common::{Case, Outcome, Running, engine, export, finish, metrics, mpirun, set, write_config};
+
+#[test]
+fn killed_twice_is_as_if_left_alone() {
+    killed_twice(engine);
+}
+
+#[test]
+fn killed_twice_on_two_ranks_is_as_if_left_alone() {
+    killed_twice(|| mpirun(2));
+}
+
+/// Trains once undisturbed, once with two power cuts at random steps, and compares everything.
+fn killed_twice(start: impl Fn() -> Command) {
+    let tmp = tempfile::tempdir().unwrap();
+    let [alone, cut] = ["alone", "cut"].map(|name| {
+        let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join(name));
+        set(&mut config, "train.steps", 150);
+        set(&mut config, "checkpoint.interval", 4);
+        set(&mut config, "checkpoint.keep", 2);
+        (tmp.path().join(name), write_config(tmp.path(), &format!("{name}.toml"), &config))
+    });
+    finish(start().args(["train", "--config"]).arg(&alone.1)).succeeded();
+    for steps in [5 + random(40), 60 + random(50)] {
+        let mut run = Running::start(start().args(["train", "--config"]).arg(&cut.1));
+        let ended = run.wait_until(|_| metrics(&cut.0).len() >= steps);
+        assert!(ended.is_none(), "the run ended before step {steps}");
+        run.kill();
+    }
+    finish(start().args(["train", "--config"]).arg(&cut.1)).succeeded();
+
+    let (want, got) = (metrics(&alone.0), metrics(&cut.0));
+    assert_eq!(got.len(), 150);
+    for (want, got) in want.iter().zip(&got) {
+        for key in ["step", "loss", "grad_norm", "lr", "valid_loss", "tokens", "consumed_samples"] {
+            assert_eq!(want.get(key), got.get(key), "{key} of step {}", want["step"]);
+        }
+    }
+    assert!(export(&alone.0, &tmp.path().join("a")) == export(&cut.0, &tmp.path().join("b")), "the weights differ");
+}
+
+/// Below `n`, another each time.
+fn random(n: usize) -> usize {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() as usize / 1000 % n
+}
+
+/// A run of a golden case with checkpoints at steps 5, 10 and 14.
+struct Run {
+    tmp: TempDir,
+    case: Case,
+}
+
+impl Run {
+    fn new() -> Run {
+        let run = Run { tmp: tempfile::tempdir().unwrap(), case: Case::open("head_dim_128") };
+        run.train(|_| (), &[]).succeeded();
+        run
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.tmp.path().join("run")
+    }
+
+    fn config(&self) -> Table {
+        let mut config = self.case.config(&self.dir());
+        set(&mut config, "checkpoint.interval", 5);
+        config
+    }
+
+    /// Trains, or continues, with a changed configuration and more arguments.
+    fn train(&self, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
+        let mut config = self.config();
+        change(&mut config);
+        let path = write_config(self.tmp.path(), "config.toml", &config);
+        finish(engine().args(["train", "--config"]).arg(path).args(args))
+    }
+
+    /// The first shard of the checkpoint of step 14.
+    fn shard(&self) -> PathBuf {
+        let dir = self.dir().join("checkpoints/step-00000014");
+        let mut files = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+        files.retain(|f| f.extension().is_some_and(|e| e == "safetensors"));
+        files.sort();
+        files.swap_remove(0)
+    }
+}
+
+#[test]
+fn a_run_that_is_done_does_nothing_more() {
+    let run = Run::new();
+    let before = std::fs::read(run.dir().join("metrics.jsonl")).unwrap();
+    run.train(|_| (), &[]).succeeded();
+    assert_eq!(std::fs::read(run.dir().join("metrics.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn another_model_or_plan_is_refused_with_the_difference() {
+    let run = Run::new();
+    run.train(|c| set(c, "model.rms_norm_eps", 1e-6), &[]).refused(2, &["rms_norm_eps"]);
+    run.train(|c| set(c, "model.rope_theta", 5000.0), &[]).refused(2, &["rope_theta", "10000", "5000"]);
+    run.train(|c| set(c, "train.seq_length", 64), &[]).refused(2, &["seq_length", "65", "64"]);
+    run.train(|c| set(c, "train.global_batch_size", 4), &[]).refused(2, &["global_batch_size", "8", "4"]);
+    run.train(|c| set(c, "train.seed", 77), &[]).refused(2, &["seed", "77"]);
+    let other = Case::open("tied_z_loss").dir.join("train");
+    let swap = |c: &mut Table| {
+        let source = Table::from_iter([("prefix".to_string(), other.to_str().unwrap().into())]);
+        set(c, "data.train", vec![toml::Value::from(source)]);
+        set(c, "train.steps", 16);
+    };
+    run.train(swap, &[]).refused(2, &["data", other.to_str().unwrap()]);
+    run.train(|c| set(c, "data.order", "megatron"), &[]).refused(2, &["order", "megatron"]);
+    run.train(|c| set(c, "data.order", "megatron"), &["--accept-data-change"]).succeeded();
+}
+
+#[test]
+fn steps_rates_and_micro_batches_may_change() {
+    let run = Run::new();
+    let longer = |c: &mut Table| {
+        set(c, "train.steps", 18);
+        set(c, "train.micro_batch_size", 4);
+        set(c, "optimizer.lr", 1e-3);
+        set(c, "optimizer.schedule", "constant");
+    };
+    run.train(longer, &[]).succeeded();
+    let last = metrics(&run.dir()).pop().unwrap();
+    assert_eq!((last["step"].as_u64(), last["lr"].as_f64()), (Some(18), Some(1e-3)));
+}
+
+/// The golden trajectory does not notice that the run went on with another number of ranks.
+#[test]
+fn ranks_may_change() {
+    let run = Run::new();
+    let config = write_config(run.tmp.path(), "config.toml", &run.config());
+    finish(mpirun(4).args(["train", "--from-step", "5", "--config"]).arg(config)).succeeded();
+    let text = std::fs::read_to_string(run.dir().join("metrics.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 14 + 9, "steps 6 to 14 were trained twice");
+    for (got, want) in metrics(&run.dir()).iter().zip(run.case.steps()) {
+        let loss = |row: &Value| row["loss"].as_f64().unwrap();
+        assert!((loss(got) / loss(want) - 1.0).abs() < 2e-5, "{got} {want}");
+    }
+}
+
+#[test]
+fn a_torn_line_of_metrics_is_closed() {
+    let run = Run::new();
+    let mut file = std::fs::File::options().append(true).open(run.dir().join("metrics.jsonl")).unwrap();
+    file.write_all(b"{\"step\": 15, \"lo").unwrap();
+    run.train(|c| set(c, "train.steps", 16), &[]).succeeded();
+    assert_eq!(metrics(&run.dir()).len(), 16);
+}
+
+#[test]
+fn a_damaged_shard_is_named_and_refused() {
+    let run = Run::new();
+    let longer = |c: &mut Table| set(c, "train.steps", 15);
+    let shard = run.shard();
+    let whole = std::fs::read(&shard).unwrap();
+    let name = shard.file_name().unwrap().to_str().unwrap();
+
+    let mut flipped = whole.clone();
+    flipped[whole.len() * 2 / 3] ^= 1;
+    let torn = &whole[..whole.len() - 5];
+    let mut header = whole.clone();
+    header[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    for damaged in [&flipped, torn, &header, b""] {
+        std::fs::write(&shard, damaged).unwrap();
+        refused(run.train(longer, &[]), name);
+        refused(finish(engine().args(["checkpoint", "verify"]).arg(run.dir())), name);
+    }
+    std::fs::remove_file(&shard).unwrap();
+    refused(run.train(longer, &[]), name);
+
+    // The previous checkpoint is used when asked for, and only then.
+    run.train(longer, &["--from-step", "10"]).succeeded();
+    assert_eq!(metrics(&run.dir()).len(), 15);
+    finish(engine().args(["checkpoint", "verify"]).arg(run.dir())).succeeded();
+}
+
+/// Ended with a message that names `file`, not with a panic.
+#[track_caller]
+fn refused(outcome: Outcome, file: &str) {
+    let code = outcome.status.code();
+    assert!(matches!(code, Some(1 | 2)), "{outcome:?}");
+    outcome.refused(code.unwrap(), &[file]);
+}
+
+#[test]
+fn a_broken_manifest_or_latest_is_named() {
+    let run = Run::new();
+    let longer = |c: &mut Table| set(c, "train.steps", 15);
+    let checkpoints = run.dir().join("checkpoints");
+    let manifest = checkpoints.join("step-00000014/manifest.json");
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    refused(run.train(longer, &[]), "manifest.json");
+    std::fs::write(&manifest, whole).unwrap();
+    std::fs::write(checkpoints.join("latest"), "step-00000999\n").unwrap();
+    refused(run.train(longer, &[]), "step-00000999");
+    refused(run.train(longer, &["--from-step", "7"]), "7");
+}
+
+/// A folder that a killed run left unfinished is not a checkpoint.
+#[test]
+fn a_run_without_a_complete_checkpoint_starts_over() {
+    let run = Run::new();
+    std::fs::remove_dir_all(run.dir().join("checkpoints")).unwrap();
+    run.train(|c| set(c, "train.steps", 3), &[]).succeeded();
+    let lines = std::fs::read_to_string(run.dir().join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 14 + 3);
+    assert!(is_dir(&run.dir(), "checkpoints/step-00000003"));
+}
+
+fn is_dir(run: &Path, path: &str) -> bool {
+    run.join(path).is_dir()
+}

@@ -1,0 +1,82 @@
+//! The golden runs: losses, gradient norms, learning rates and final weights of fourteen steps are PyTorch's,
+//! on one, two and four ranks.
+
+use serde_json::Value;
+use toml::Table;
+
+use crate::common::{CASES, Case, distance, export, finish, metrics, mpirun, read_tensors, set, write_config};
+
+/// How far a run may be from PyTorch's: relative, and for the weights a share of the distance trained.
+struct Bounds {
+    loss: f64,
+    grad_norm: f64,
+    weights: f64,
+}
+
+const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2 };
+const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15 };
+
+#[test]
+fn one_rank() {
+    CASES.iter().for_each(|case| follows(case, 1, &F32, |c| set(c, "train.micro_batch_size", 2)));
+}
+
+#[test]
+fn two_ranks() {
+    CASES.iter().for_each(|case| follows(case, 2, &F32, |c| set(c, "train.micro_batch_size", 4)));
+}
+
+#[test]
+fn four_ranks() {
+    CASES.iter().for_each(|case| follows(case, 4, &F32, |c| set(c, "train.micro_batch_size", 1)));
+}
+
+#[test]
+fn bf16() {
+    CASES.iter().for_each(|case| follows(case, 2, &BF16, |c| set(c, "train.precision", "bf16")));
+}
+
+#[test]
+fn recompute_changes_nothing() {
+    follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "selective"));
+    follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "full"));
+}
+
+/// Trains the case on `ranks` ranks with the configuration that `change` makes of it.
+#[track_caller]
+fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table)) {
+    let (case, tmp) = (Case::open(name), tempfile::tempdir().unwrap());
+    let run = tmp.path().join("run");
+    let mut config = case.config(&run);
+    change(&mut config);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    finish(mpirun(ranks).args(["train", "--config"]).arg(config)).succeeded();
+
+    let got = metrics(&run);
+    assert_eq!(got.len(), case.steps().len(), "{name}");
+    for (got, want) in got.iter().zip(case.steps()) {
+        assert_eq!(got["step"], want["step"]);
+        near(name, got, want, "loss", bounds.loss);
+        near(name, got, want, "grad_norm", bounds.grad_norm);
+        near(name, got, want, "lr", 1e-6);
+        near(name, got, want, "valid_loss", bounds.loss);
+        near(name, got, want, "z_loss", bounds.loss.max(1e-4));
+    }
+    let weights = export(&run, &tmp.path().join("hf"));
+    let (init, want) =
+        (read_tensors(&case.dir.join("init/model.safetensors")), read_tensors(&case.dir.join("final.safetensors")));
+    assert_eq!(weights.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}");
+    for (tensor, want) in &want {
+        let off = distance(&weights[tensor], want) / distance(&init[tensor], want);
+        assert!(off < bounds.weights, "{name}: {tensor} is off by {off:.2e} of the distance trained");
+    }
+}
+
+/// `key` where PyTorch has it must be there and agree.
+#[track_caller]
+fn near(name: &str, got: &Value, want: &Value, key: &str, bound: f64) {
+    let Some(expected) = want[key].as_f64() else { return };
+    let value = got[key].as_f64().unwrap_or_else(|| panic!("{name}: no {key} in {got}"));
+    let off = (value - expected).abs() / expected.abs();
+    assert!(off < bound, "{name}, step {}: {key} is {value}, PyTorch's {expected}, off by {off:.2e}", want["step"]);
+}
