@@ -228,6 +228,10 @@ fn open(path: &Path, read: &Arc<AtomicU64>) -> Result<Open> {
     let source: Box<dyn Read + Send> = match magic[..] {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).map_err(io)?),
+        _ if path.extension().is_some_and(|e| e == "gz" || e == "zst") => {
+            let what = "is not compressed, though its name says so; rename it, or make it anew";
+            return Err(Error::user(format!("{}: {what}", path.display())));
+        }
         _ => Box::new(whole),
     };
     let mut open = Open { file: path.into(), format, source, rest: Vec::new(), lines: 0, offset: 0 };
