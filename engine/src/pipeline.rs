@@ -6,18 +6,25 @@ use crate::grads::{Grads, Reduce};
 use crate::schedule::Action;
 use crate::stage::{DeviceBatch, Stage};
 
-/// Runs all micro-batches of a step; `batch(mb)` brings them as they are needed. The last backward
-/// sends the gradients. The losses are added to `totals` `[1, 3]`.
+/// What the micro-batches of a step add up.
+pub struct Sums<'a, B: Backend> {
+    pub grads: &'a mut Grads<B>,
+    /// The losses, `[1, 3]`.
+    pub totals: &'a mut Acc<B>,
+    /// How the last backward sends the gradients.
+    pub reduce: Reduce<'a, B>,
+}
+
+/// Runs all micro-batches of a step; `batch(mb)` brings them as they are needed.
 pub fn run<B: Backend, E>(
     b: &B,
     actions: &[Action],
     stage: &mut Stage<B>,
-    grads: &mut Grads<B>,
-    reduce: &Reduce<B>,
-    totals: &mut Acc<B>,
+    sums: Sums<B>,
     clock: &mut Clock,
     mut batch: impl FnMut(usize) -> Result<DeviceBatch<B>, E>,
 ) -> Result<(), E> {
+    let Sums { grads, totals, reduce } = sums;
     for (i, action) in actions.iter().enumerate() {
         match *action {
             Action::Forward { mb } => {
@@ -29,7 +36,7 @@ pub fn run<B: Backend, E>(
             Action::Backward { .. } => {
                 clock.enter(Phase::Backward);
                 let last = i + 1 == actions.len();
-                stage.backward(b, None, grads, last.then_some(reduce));
+                stage.backward(b, None, grads, last.then_some(&reduce));
             }
         }
     }

@@ -31,8 +31,9 @@ pub struct Score {
     pub tokens: u64,
 }
 
-impl Score {
-    pub fn add(self, other: Score) -> Score {
+impl std::ops::Add for Score {
+    type Output = Score;
+    fn add(self, other: Score) -> Score {
         Score { nats: self.nats + other.nats, tokens: self.tokens + other.tokens }
     }
 }
@@ -75,7 +76,7 @@ impl<B: Backend> Scorer<B> {
         for same in windows.chunk_by(|a, b| a.0.len() == b.0.len()) {
             let seq = same[0].0.len();
             for batch in same.chunks((ROWS / seq).max(1)) {
-                score = score.add(self.batch(batch, seq));
+                score = score + self.batch(batch, seq);
             }
         }
         score

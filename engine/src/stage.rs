@@ -106,7 +106,6 @@ impl<B: Backend> Stage<B> {
                 }
             });
         }
-        drop(cx);
         self.in_flight.push_back((batch, kept));
         x
     }

@@ -14,7 +14,7 @@ use crate::mesh::Mesh;
 use crate::mpi::Comm;
 use crate::optim::Optim;
 use crate::params::{Layout, Params};
-use crate::pipeline;
+use crate::pipeline::{self, Sums};
 use crate::schedule::{self, Action};
 use crate::stage::{DeviceBatch, Stage};
 use std::ops::Range;
@@ -130,7 +130,8 @@ impl<B: Backend> Trainer<B> {
             let host = feed.micro_batch(Split::Train, samples(config, first, mb, dp, dp_rank))?;
             Ok(DeviceBatch::upload(b, &host, config.train.seq_length))
         };
-        pipeline::run(b, &self.plan, &mut self.stage, &mut grads, &reduce, &mut totals, clock, batch)?;
+        let sums = Sums { grads: &mut grads, totals: &mut totals, reduce };
+        pipeline::run(b, &self.plan, &mut self.stage, sums, clock, batch)?;
         Ok((grads, totals))
     }
 

@@ -6,6 +6,7 @@ mod progress;
 
 use clap::{Parser, Subcommand};
 use engine::error::Result;
+use engine::mpi::World;
 use std::process::ExitCode;
 
 /// Trains Llama-family models under mpirun.
@@ -44,28 +45,45 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    let result = match cli.command {
-        Command::Train(args) => commands::train::run(args),
-        Command::Evaluate(args) => commands::evaluate::run(args),
+    let code = match cli.command {
+        Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
+        Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
         Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
     };
+    ExitCode::from(code)
+}
+
+/// Under MPI. An error is the same on all ranks; the first speaks before any leaves, since mpirun
+/// ends all as soon as one has left with a code.
+fn on_all_ranks(work: impl FnOnce(&World) -> Result<()>) -> u8 {
+    let world = match World::start() {
+        Ok(world) => world,
+        Err(error) => return told(Err(error)),
+    };
+    let code = told(work(&world));
+    world.comm().barrier();
+    code
+}
+
+/// The exit code, after saying what went wrong: one message, not one a rank.
+fn told(result: Result<()>) -> u8 {
     let Err(error) = result else {
-        return ExitCode::SUCCESS;
+        return 0;
     };
     if speaks() {
         eprintln!("error: {error}");
     }
-    ExitCode::from(error.exit_code() as u8)
+    error.exit_code() as u8
 }
 
 /// Commands for one process: under mpirun the first rank does the work and the others leave.
-fn alone(work: impl FnOnce() -> Result<()>) -> Result<()> {
-    if speaks() { work() } else { Ok(()) }
+fn alone(work: impl FnOnce() -> Result<()>) -> u8 {
+    if speaks() { told(work()) } else { 0 }
 }
 
-/// One message, not one a rank: mpirun and srun say which rank this is before MPI is started.
+/// Is this the first rank? mpirun and srun say it before MPI is started.
 fn speaks() -> bool {
     let rank = |name: &str| std::env::var(name).ok();
     ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"].into_iter().find_map(rank).is_none_or(|rank| rank == "0")

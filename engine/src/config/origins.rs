@@ -53,8 +53,9 @@ impl Origins {
 
     /// Nothing is at `key`, and there is no default.
     pub fn missing(&self, key: &str, remedy: impl Display) -> Error {
-        // A table that comes from two files is missing from both.
-        let table = key.split_once('.').and_then(|(table, rest)| Some(format!("{}.{rest}", self.labels.get(table)?)));
+        // What comes from two files is missing from both.
+        let both = |(table, rest)| Some(format!("{}.{rest}", self.labels.get(&format!("{table}/hf"))?));
+        let table = key.split_once('.').and_then(both);
         Error::user(format!("{} is missing: {remedy}", table.unwrap_or_else(|| self.label(key))))
     }
 }

@@ -222,7 +222,8 @@ impl IndexedFile {
     /// The bytes of sequence `i`.
     pub fn bytes(&self, i: usize) -> Result<&[u8]> {
         let (length, pointer) = (self.stored_length(i), self.stored_pointer(i));
-        let range = usize::try_from(length).ok().zip(usize::try_from(pointer).ok());
+        let at = usize::try_from(pointer).ok().filter(|at| at.is_multiple_of(self.kind.size()));
+        let range = usize::try_from(length).ok().zip(at);
         let range = range.and_then(|(n, at)| Some(at..at.checked_add(n * self.kind.size())?));
         range.and_then(|r| self.bin.get(r)).ok_or_else(|| {
             self.damaged(i, &format!("{length} tokens at byte {pointer} of a .bin of {} bytes", self.bin.len()))

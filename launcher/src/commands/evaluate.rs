@@ -37,8 +37,7 @@ struct Texts {
     characters: usize,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let world = World::start()?;
+pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let share = cores::share(comm);
     let ready = || -> Result<_> {
@@ -55,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     let mine: Vec<Vec<u32>> = texts.ids.iter().skip(comm.rank()).step_by(comm.size()).cloned().collect();
     let score = scorer.score(&mine);
     let score = comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
-    let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), Score::add);
+    let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b);
     if comm.rank() == 0 {
         print(&score, texts.characters);
     }

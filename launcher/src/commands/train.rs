@@ -39,15 +39,14 @@ const EXAMPLES: &str = "Examples:
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500";
 
-pub fn run(args: Args) -> Result<()> {
-    let world = World::start()?;
+pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     config.mesh(comm.size())?;
     match choose_backend(&config, comm)? {
-        Precision::F32 => train::<Cpu<f32>>(&args, &world, config, Cpu::new(threads(comm))),
-        Precision::Bf16 => train::<Cpu<half::bf16>>(&args, &world, config, Cpu::new(threads(comm))),
+        Precision::F32 => train::<Cpu<f32>>(&args, world, config, Cpu::new(threads(comm))),
+        Precision::Bf16 => train::<Cpu<half::bf16>>(&args, world, config, Cpu::new(threads(comm))),
     }
 }
 
@@ -86,7 +85,7 @@ fn threads(comm: &Comm) -> usize {
 /// Prepares together, then runs; a rank that fails on the way ends all.
 fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
     let mut run = Run::prepare(args, world.comm(), config, b)?;
-    if let Err(error) = run.to_the_end(world.comm()) {
+    if let Err(error) = run.train_on(world.comm()) {
         world.abort(&error);
     }
     Ok(())
@@ -126,7 +125,7 @@ impl<B: Backend> Run<B> {
         Ok(Run { trainer, logs, ranks: comm.size(), flops })
     }
 
-    fn to_the_end(&mut self, comm: &Comm) -> Result<()> {
+    fn train_on(&mut self, comm: &Comm) -> Result<()> {
         while self.trainer.step < self.trainer.config.train.steps {
             let (start, mut clock) = (Instant::now(), Clock::start(Phase::Data));
             let report = self.trainer.step(&mut clock)?;
