@@ -96,11 +96,7 @@ pub fn model_identity(m: &Model) -> Vec<(String, String)> {
     .into()
 }
 
-fn fill<B: Backend>(
-    trainer: &mut Trainer<B>,
-    kind: Kind,
-    read: &mut Read,
-) -> Result<()> {
+fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: Kind, read: &mut Read) -> Result<()> {
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {
         let mut host = vec![0.0; shard.range.len()];
