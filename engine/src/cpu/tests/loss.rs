@@ -111,7 +111,7 @@ fn adamw<A: Float>() {
         let (mut new_master, mut new_m, mut new_v) = (acc(&b, &master, 1), acc(&b, &m, 1), acc(&b, &v, 1));
         let factor = acc(&b, &[9.0, 0.25], 1);
         let weights = b.adamw(&acc(&b, &g, 1), &factor, &mut new_master, &mut new_m, &mut new_v, hp);
-        let (b1, b2) = (hp.beta1 as f64, hp.beta2 as f64);
+        let (b1, b2) = (hp.beta1, hp.beta2);
         let mut right = [const { Vec::new() }; 3];
         for i in 0..len {
             let g = 0.25 * g[i];
