@@ -13,7 +13,7 @@ const UNSAFE: [&str; 12] = [
     "engine/src/cpu/tiles.rs",
     "engine/src/cpu/pool.rs",
     "engine/src/cpu/simd.rs",
-    "engine/src/cpu/ops/matmul.rs",
+    "engine/src/cpu/ops/small.rs",
     "engine/src/cpu/group.rs",
     "engine/src/mpi.rs",
     "engine/src/data/",

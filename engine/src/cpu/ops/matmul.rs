@@ -6,7 +6,7 @@ use super::elementwise::{load, store};
 use crate::cpu::float::Float;
 use crate::cpu::kernel::{Left, Product, Shape};
 use crate::cpu::pool::Pool;
-use crate::cpu::simd::{Level, level, transpose16, vectorized};
+use crate::cpu::simd::{transpose16, vectorized};
 use crate::cpu::tiles::{Tile, cut, widths};
 use crate::cpu::workers::Workers;
 use std::ops::Range;
@@ -86,15 +86,13 @@ vectorized! {
     fn pack_cols<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
         match width {
             _ if n < width => pack_some(from, [1, stride], n, width, panel),
-            #[cfg(target_arch = "x86_64")]
-            32 if level() == Level::Avx512 => pack_by_sixteen(from, stride, panel),
+            32 => pack_by_sixteen(from, stride, panel),
             _ => pack_some(from, [1, stride], n, width, panel),
         }
     }
 }
 
 /// `panel[p, i] = from[i, p]` for i < 32, in blocks of 16 x 16.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
     let (blocks, rest) = panel.as_chunks_mut::<{ 16 * 32 }>();
@@ -107,8 +105,7 @@ fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
                     to[j] = from[j].load();
                 }
             }
-            // SAFETY: called where `level` found the features.
-            unsafe { transpose16(&mut square) };
+            transpose16(&mut square);
             for (to, col) in block.as_chunks_mut::<32>().0.iter_mut().zip(&square) {
                 to[half..half + 16].copy_from_slice(col);
             }
