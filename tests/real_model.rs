@@ -78,6 +78,6 @@ fn it_continues_training_on_real_text() {
     finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
 
     let losses = metrics(&run).iter().map(|m| m["loss"].as_f64().unwrap()).collect::<Vec<_>>();
-    assert!(losses[0] < 2.0, "a trained model starts low: {losses:?}");
+    assert!(losses[0] < 2.5, "a trained model starts low: {losses:?}");
     assert!(losses[29] < losses[0] - 0.3, "it learns the text by heart: {losses:?}");
 }

@@ -17,7 +17,6 @@ pub mod schedule;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;
-pub mod tensor;
 // Floor 2: backends.
 pub mod cpu;
 // Floor 3: the maths.

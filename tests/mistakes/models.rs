@@ -119,7 +119,7 @@ fn a_shape_that_is_not_the_checkpoints() {
         set(c, "train.load", hf.clone());
         set(c, "model.vocab_size", 140);
     };
-    is_mistake(train(&model.0, change, &[]), &model.0, &["embed_tokens", "131", "140"]);
+    is_mistake(train(&model.0, change, &[]), &model.0, &["vocab_size", "131", "140"]);
 }
 
 #[test]

@@ -54,7 +54,6 @@ fn impossible_sizes() {
         ("optimizer.clip_grad", (-1.0).into(), &["clip_grad", "-1"]),
         ("optimizer.lr", f64::NAN.into(), &["lr", "nan"]),
         ("optimizer.min_lr", 0.5.into(), &["min_lr", "0.5"]),
-        ("optimizer.warmup_steps", 15.into(), &["warmup_steps", "15", "14"]),
         ("train.z_loss", (-0.1).into(), &["z_loss", "-0.1"]),
         ("data.split", "1,x,0".into(), &["split", "1,x,0"]),
         ("data.split", "0,0,0".into(), &["split", "0,0,0"]),

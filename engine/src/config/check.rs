@@ -27,7 +27,7 @@ pub fn number(value: f64, allowed: impl Fn(f64) -> bool, rule: &str, key: &str, 
 /// Added to a denominator in f32: it must be there in f32 too.
 pub fn epsilon(value: f64, key: &str, at: &Origins) -> Result<f64> {
     let allowed = |x: f64| (x as f32).is_normal() && x > 0.0;
-    number(value, allowed, "must be above 1e-37, and fit 32 bits", key, at)
+    number(value, allowed, "must lie between 1e-37 and 1e38", key, at)
 }
 
 pub fn not_negative(value: f64, key: &str, at: &Origins) -> Result<f64> {

@@ -93,6 +93,7 @@ fn fill_from_hf(document: &mut Document) -> Result<()> {
         return Err(origins.bad("model.hf", dir.display(), "there is no config.json in this directory"));
     }
     let (theirs, places) = hf::model_table(dir)?;
+    origins.put("model", format!("{} and {}: model", origins.file(), places.file()));
     for (key, value) in theirs {
         if !model.contains_key(&key) {
             origins.adopt(&places, &format!("model.{key}"));

@@ -53,7 +53,9 @@ impl Origins {
 
     /// Nothing is at `key`, and there is no default.
     pub fn missing(&self, key: &str, remedy: impl Display) -> Error {
-        Error::user(format!("{} is missing: {remedy}", self.label(key)))
+        // A table that comes from two files is missing from both.
+        let table = key.split_once('.').and_then(|(table, rest)| Some(format!("{}.{rest}", self.labels.get(table)?)));
+        Error::user(format!("{} is missing: {remedy}", table.unwrap_or_else(|| self.label(key))))
     }
 }
 

@@ -125,7 +125,7 @@ impl IndexedFile {
                 self.sequences
             )));
         }
-        if self.bin.len() % self.kind.size() != 0 {
+        if !self.bin.len().is_multiple_of(self.kind.size()) {
             return Err(Error::user(format!(
                 "{}: {} bytes do not divide into {} tokens: the file is truncated; tokenize again",
                 self.bin_path().display(),
@@ -196,7 +196,7 @@ impl IndexedFile {
         self.stored_length(i).max(0) as u64
     }
 
-    /// All tokens: one pass over the lengths, which also finds what a truncated pair looks like.
+    /// All tokens: a pass over lengths and pointers, which also finds what a damaged pair looks like.
     pub fn tokens(&self) -> Result<u64> {
         let lengths = &self.idx[HEADER..HEADER + 4 * self.sequences];
         let length = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
@@ -214,6 +214,8 @@ impl IndexedFile {
                 self.kind.name()
             )));
         }
+        // A pointer out of the file is found before the first step, not when its sample comes up.
+        (0..self.sequences).try_for_each(|i| self.bytes(i).map(drop))?;
         Ok(sum as u64)
     }
 

@@ -93,6 +93,6 @@ mod tests {
         assert!(error(r#"{"text": "x""#).contains("EOF"));
         assert!(error(r#"{"text": "x"} 7"#).contains("trailing"));
         assert!(error(r#"["text"]"#).contains("an object with the text"));
-        assert!(error(&format!("{{\"a\": {}", "[".repeat(100_000))).contains("recursion"));
+        assert!(error(&format!("{{\"a\": {}", "[".repeat(100_000))).contains("EOF"), "depth costs no stack");
     }
 }

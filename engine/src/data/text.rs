@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::json;
-use super::tokenizer::SEGMENT;
 use crate::error::{Error, Result};
+
+/// Bytes of a chunk, if the text can be cut there.
+const SEGMENT: usize = 1 << 20;
 
 /// Bytes of a JSON line, or of a part of a text that cannot be cut.
 pub const LONGEST: usize = 64 << 20;
@@ -195,7 +197,7 @@ impl Chunk {
             let column = at - before.iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1) + 1;
             let name = self.file.display();
             Error::user(format!(
-                "{name}: line {line}, byte {column} (byte {} of the file): 0x{:02x} is not UTF-8; convert the file first, \
+                "{name}: line {line}, byte {column} (offset {} of the file): 0x{:02x} is not UTF-8; convert the file first, \
                  for example: iconv -f SHIFT_JIS -t UTF-8 {name} > utf8.txt (or -f EUC-JP, UTF-16, CP932, LATIN1)",
                 self.offset + at as u64,
                 self.bytes[at]
@@ -223,17 +225,21 @@ fn open(path: &Path, read: &Arc<AtomicU64>) -> Result<Open> {
     file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     let counted = Counted { file, read: read.clone() };
     let whole = Cursor::new(magic.clone()).chain(counted);
-    let mut source: Box<dyn Read + Send> = match magic[..] {
+    let source: Box<dyn Read + Send> = match magic[..] {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).map_err(io)?),
+        _ if path.extension().is_some_and(|e| e == "gz" || e == "zst") => {
+            let what = "is not compressed, though its name says so; rename it, or make it anew";
+            return Err(Error::user(format!("{}: {what}", path.display())));
+        }
         _ => Box::new(whole),
     };
-    let mut rest = Vec::new();
-    source.by_ref().take(3).read_to_end(&mut rest).map_err(io)?;
-    if rest == b"\xef\xbb\xbf" {
-        rest.clear();
+    let mut open = Open { file: path.into(), format, source, rest: Vec::new(), lines: 0, offset: 0 };
+    open.fill(3)?;
+    if open.rest == b"\xef\xbb\xbf" {
+        open.rest.clear();
     }
-    Ok(Open { file: path.into(), format, source, rest, lines: 0, offset: 0 })
+    Ok(open)
 }
 
 /// Counts what is read, for the progress bar.

@@ -128,7 +128,7 @@ fn encode(job: &Job, chunk: &Chunk) -> Result<Encoded> {
     for part in chunk.parts(&job.key)? {
         let ids = match part.first {
             true => job.tokenizer.encode_long(&part.text)?,
-            false => job.tokenizer.encode_rest(&part.text)?,
+            false => job.tokenizer.encode_long_rest(&part.text)?,
         };
         if ids.is_empty() && part.first && part.last {
             out.empty += 1;

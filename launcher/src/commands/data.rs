@@ -26,13 +26,15 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Text in, Megatron's .bin and .idx out, on all cores
-    #[command(after_help = "A .txt file is one document, a .jsonl file one a line; both may be .gz or .zst. Memory stays \
+    #[command(
+        after_help = "A .txt file is one document, a .jsonl file one a line; both may be .gz or .zst. Memory stays \
         bounded whatever the input: a JSON line may have 64 MiB; a long .txt is read in parts where the tokenizer's ids \
-        do not depend on it (SentencePiece BPE: after any newline; byte-level BPE: between a newline and a visible \
-        character), with other tokenizers it may have 64 MiB. Documents without text are left out. Tokens are u16 below a \
+        do not depend on it (SentencePiece BPE: after any newline; byte-level BPE: before \
+        white space), with other tokenizers it may have 64 MiB. Documents without text are left out. Tokens are u16 below a \
         vocabulary of 65500, else i32. PREFIX.meta.json notes the tokenizer.\n\nExamples:\n  \
         swallow-engine data tokenize --input ja.jsonl.gz --tokenizer tokenizer.model --output data/ja --bos --eos\n  \
-        swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/books --eos")]
+        swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/books --eos"
+    )]
     Tokenize(Tokenize),
     /// What is in a token file, decoded where the tokenizer is known
     #[command(after_help = "Example:\n  swallow-engine data inspect data/ja --documents 2 --tokenizer tokenizer.model")]

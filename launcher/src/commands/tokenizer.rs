@@ -17,17 +17,23 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// A byte-level BPE vocabulary from text, as a Hugging Face tokenizer.json
-    #[command(after_help = "The ids 0, 1, 2 are <unk>, <s>, </s>. A tokenizer_config.json for transformers is written beside \
+    #[command(
+        after_help = "The ids 0, 1, 2 are <unk>, <s>, </s>. A tokenizer_config.json for transformers is written beside \
         it where there is none.\n\nExample:\n  \
-        swallow-engine tokenizer train --input ja.txt en.jsonl --vocab-size 8000 --output tokenizer.json")]
+        swallow-engine tokenizer train --input ja.txt en.jsonl --vocab-size 8000 --output tokenizer.json"
+    )]
     Train(Train),
     /// Text to ids: one JSON array a line
-    #[command(after_help = "Examples:\n  swallow-engine tokenizer encode --tokenizer tokenizer.model --text 'Once upon a time'\n  \
-        swallow-engine tokenizer encode --tokenizer tokenizer.json --jsonl < corpus.jsonl")]
+    #[command(
+        after_help = "Examples:\n  swallow-engine tokenizer encode --tokenizer tokenizer.model --text 'Once upon a time'\n  \
+        swallow-engine tokenizer encode --tokenizer tokenizer.json --jsonl < corpus.jsonl"
+    )]
     Encode(Encode),
     /// Ids to text
-    #[command(after_help = "Examples:\n  swallow-engine tokenizer decode --tokenizer tokenizer.model 9038 2501 263 931\n  \
-        echo '[9038, 2501]' | swallow-engine tokenizer decode --tokenizer tokenizer.model --jsonl")]
+    #[command(
+        after_help = "Examples:\n  swallow-engine tokenizer decode --tokenizer tokenizer.model 9038 2501 263 931\n  \
+        echo '[9038, 2501]' | swallow-engine tokenizer decode --tokenizer tokenizer.model --jsonl"
+    )]
     Decode(Decode),
 }
 

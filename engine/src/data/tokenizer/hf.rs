@@ -35,18 +35,20 @@ impl HuggingFace {
             token.or_else(|| known.iter().find_map(|name| tokenizer.token_to_id(name)))
         };
         let (bos, eos) = (named("bos_token", &BOS), named("eos_token", &EOS));
-        Ok(Self { vocab_size, bos, eos, cuts: cuts_at_lines(&json), tokenizer })
+        Ok(Self { vocab_size, bos, eos, cuts: cuts_at_words(&json), tokenizer })
     }
 }
 
-/// Whether words never cross the border between a newline and a visible character: GPT-2's own splitting into
-/// words, which is byte-level with its regular expression, without anything that looks around before it.
-fn cuts_at_lines(json: &Value) -> bool {
+/// Whether a text may be cut between a visible character and the white space after it: in GPT-2's own splitting
+/// into words, which is byte-level with its regular expression, no word goes on there, and none looks back. (Behind
+/// white space it may not: how a run of it is split depends on what follows.)
+fn cuts_at_words(json: &Value) -> bool {
     let splitter = &json["pre_tokenizer"];
     let on = |value: &Value, key: &str| value[key].as_bool() == Some(true);
     let added = json["added_tokens"].as_array();
-    let harmless =
-        |t: &Value| !on(t, "lstrip") && !on(t, "rstrip") && t["content"].as_str().is_some_and(|c| !c.contains('\n'));
+    let harmless = |t: &Value| {
+        !on(t, "lstrip") && !on(t, "rstrip") && t["content"].as_str().is_some_and(|c| !c.contains(char::is_whitespace))
+    };
     json["normalizer"].is_null()
         && splitter["type"] == "ByteLevel"
         && splitter["add_prefix_space"].as_bool() == Some(false)
@@ -87,21 +89,18 @@ impl Kind for HuggingFace {
     }
 
     fn cut(&self, text: &[u8]) -> Option<usize> {
-        if self.cuts { line_cut(text) } else { None }
+        if self.cuts { word_cut(text) } else { None }
     }
 }
 
-/// The last place between a newline and a visible character.
-pub fn line_cut(text: &[u8]) -> Option<usize> {
-    (1..text.len()).rev().find(|&at| text[at - 1] == b'\n' && starts_visibly(&text[at..]))
+/// The last place between a visible character and a space or newline.
+pub fn word_cut(text: &[u8]) -> Option<usize> {
+    (1..text.len()).rev().find(|&at| matches!(text[at], b' ' | b'\n') && ends_visibly(&text[..at]))
 }
 
-/// Whether the first character is whole and no whitespace.
-fn starts_visibly(text: &[u8]) -> bool {
-    let head = &text[..text.len().min(4)];
-    let valid = match std::str::from_utf8(head) {
-        Ok(valid) => valid,
-        Err(e) => std::str::from_utf8(&head[..e.valid_up_to()]).unwrap_or_default(),
-    };
-    valid.chars().next().is_some_and(|c| !c.is_whitespace())
+/// Whether the last character is whole and no whitespace.
+fn ends_visibly(text: &[u8]) -> bool {
+    let start = (text.len().saturating_sub(4)..text.len()).rev().find(|&at| text[at] & 0xc0 != 0x80);
+    let last = start.and_then(|at| std::str::from_utf8(&text[at..]).ok());
+    last.and_then(|s| s.chars().next()).is_some_and(|c| !c.is_whitespace())
 }

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 /// Files above this are not read as a tokenizer.
 const LARGEST: u64 = 1 << 30;
 
-/// Bytes from which on a text is cut where it can be ([`Tokenizer::cut`]).
-pub const SEGMENT: usize = 1 << 20;
+/// Bytes of a text that are encoded at a time, where it can be cut: few enough for the caches.
+const SEGMENT: usize = 32 << 10;
 
 /// A tokenizer of either kind; safe to share between threads.
 pub struct Tokenizer {
@@ -64,23 +64,40 @@ impl Tokenizer {
         self.said(self.kind.encode(text))
     }
 
-    /// The same ids as [`Self::encode`] in less memory: the text is cut where that changes nothing.
+    /// The same ids as [`Self::encode`], faster and in less memory: the text is cut where that changes nothing.
     pub fn encode_long(&self, text: &str) -> Result<Vec<u32>> {
-        let (mut ids, mut done) = (Vec::new(), 0);
-        while done < text.len() {
-            let part = &text[done..];
-            let end = match part.len() > 2 * SEGMENT {
-                true => self.cut_near(part.as_bytes(), SEGMENT).unwrap_or(part.len()),
-                false => part.len(),
-            };
-            ids.extend(if done == 0 { self.encode(&part[..end])? } else { self.encode_rest(&part[..end])? });
-            done += end;
-        }
+        let first = self.segment(text, SEGMENT);
+        let mut ids = self.encode(&text[..first])?;
+        self.extend(&mut ids, &text[first..], SEGMENT)?;
         Ok(ids)
     }
 
+    /// As [`Self::encode_long`] for what follows a [`Self::cut`].
+    pub fn encode_long_rest(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        self.extend(&mut ids, text, SEGMENT)?;
+        Ok(ids)
+    }
+
+    fn extend(&self, ids: &mut Vec<u32>, mut text: &str, size: usize) -> Result<()> {
+        while !text.is_empty() {
+            let (part, rest) = text.split_at(self.segment(text, size));
+            ids.extend(self.encode_rest(part)?);
+            text = rest;
+        }
+        Ok(())
+    }
+
+    /// Where the text's first part of about `size` bytes ends.
+    fn segment(&self, text: &str, size: usize) -> usize {
+        match text.len() > 2 * size {
+            true => self.cut_near(text.as_bytes(), size).unwrap_or(text.len()),
+            false => text.len(),
+        }
+    }
+
     /// The ids of what follows a [`Self::cut`].
-    pub fn encode_rest(&self, text: &str) -> Result<Vec<u32>> {
+    fn encode_rest(&self, text: &str) -> Result<Vec<u32>> {
         self.said(self.kind.encode_rest(text))
     }
 

@@ -137,7 +137,7 @@ fn check_charsmap(blob: &[u8]) -> Result<(), String> {
     let damaged = |what: &str| Err(format!("the precompiled character map is damaged: {what}"));
     let Some((size, rest)) = blob.split_first_chunk::<4>() else { return damaged("no size") };
     let size = u32::from_le_bytes(*size) as usize;
-    if size == 0 || size % 1024 != 0 || size >= rest.len() {
+    if size == 0 || !size.is_multiple_of(1024) || size >= rest.len() {
         return damaged("the size of its trie");
     }
     let (trie, strings) = rest.split_at(size);

@@ -12,7 +12,7 @@ use tokenizers::{
 };
 
 use super::super::text::{Chunks, total_bytes};
-use super::hf::line_cut;
+use super::hf::word_cut;
 use crate::error::{Error, Result};
 
 /// Ids 0, 1 and 2.
@@ -44,7 +44,7 @@ pub fn train(inputs: &[PathBuf], key: &str, vocab_size: usize, output: &Path) ->
         .build();
     // The trainer takes texts only; the first error ends them and is looked at afterwards.
     let failed = Mutex::new(None);
-    let texts = Chunks::new(inputs, &line_cut, Arc::new(AtomicU64::new(0))).map(|chunk| {
+    let texts = Chunks::new(inputs, &word_cut, Arc::new(AtomicU64::new(0))).map(|chunk| {
         let chunk = chunk?;
         Ok(chunk.parts(key)?.into_iter().map(|part| part.text.into_owned()).collect::<Vec<_>>())
     });

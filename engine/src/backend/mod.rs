@@ -11,7 +11,9 @@
 use crate::mpi::Comm;
 use std::ops::Range;
 
-pub use crate::tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
+mod tensor;
+
+pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
 /// The heads of this rank and how rows form sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Row-major matrices that own their blocks, and views lent from flat blocks.
 
-use crate::backend::Backend;
+use super::Backend;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
