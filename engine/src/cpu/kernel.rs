@@ -152,3 +152,44 @@ fn put_some(add: bool, sums: &[f32], out: &mut [f32]) {
         *out = if add { *out + sum } else { *sum };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 7 x 40 = 7 x 9 times 9 x 40 by panels of `shape`, twice added.
+    fn product(shape: Shape, left: Left, run: impl Fn(Product)) -> Vec<f32> {
+        let (m, n, k) = (7, 40, 9);
+        let a = |i: usize, p: usize| if i < m { ((i * 31 + p * 17) % 23) as f32 / 7.0 - 1.5 } else { 0.0 };
+        let b = |p: usize, j: usize| if j < n { ((p * 13 + j * 29) % 19) as f32 / 3.0 - 3.0 } else { 0.0 };
+        let panel = |at: usize, width: usize| (at / (k * width) * width, at % (k * width));
+        let lefts = (0..m.next_multiple_of(shape.rows) * k).map(|at| {
+            let (first, at) = panel(at, shape.rows);
+            if left == Left::Rows { a(first + at / k, at % k) } else { a(first + at % shape.rows, at / shape.rows) }
+        });
+        let rights = (0..n.next_multiple_of(shape.cols) * k).map(|at| {
+            let (first, at) = panel(at, shape.cols);
+            b(at / shape.cols, first + at % shape.cols)
+        });
+        let (lefts, rights): (Vec<f32>, Vec<f32>) = (lefts.collect(), rights.collect());
+        let mut out = vec![f32::NAN; m * n];
+        for add in [false, true] {
+            let out = &mut Tile::whole(&mut out, m, n);
+            run(Product { a: &lefts, left, b: &rights, b_step: k * shape.cols, depth: k, add, out });
+        }
+        out
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for left in [Left::Rows, Left::Cols] {
+            let plain = product(Shape { rows: 6, cols: 2 }, left, |p| pulp::Scalar.vectorize(p));
+            assert!(product(Shape::here(), left, |p| p.run()) == plain);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(avx2) = pulp::x86::V3::try_new() {
+                assert!(product(Shape { rows: 6, cols: 16 }, left, |p| Simd::vectorize(avx2, p)) == plain);
+            }
+            assert!(plain.iter().all(|x| x.is_finite()));
+        }
+    }
+}

@@ -71,12 +71,28 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// The transpose of 16 x 16, where [`level`] is `Avx512`: in registers, four exchanges of ever larger parts.
-/// No closures: the compiler would not compile them for the same features.
+/// The transpose of 16 x 16, in place.
+#[inline(always)]
+pub fn transpose16(square: &mut [[f32; 16]; 16]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: `level` found the features.
+        return unsafe { transpose16_avx512(square) };
+    }
+    let rows = *square;
+    for (i, row) in rows.iter().enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            square[j][i] = *x;
+        }
+    }
+}
+
+/// In registers, by four exchanges of ever larger parts. No closures: the compiler would not compile
+/// them for the same features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub fn transpose16(rows: &mut [[f32; 16]; 16]) {
+fn transpose16_avx512(rows: &mut [[f32; 16]; 16]) {
     use std::arch::x86_64::*;
     let mut r = [_mm512_setzero_ps(); 16];
     for i in 0..16 {
@@ -160,16 +176,12 @@ pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
 mod tests {
     use super::*;
 
-    #[cfg(target_arch = "x86_64")]
     #[test]
     fn sixteen_rows_turn_into_columns() {
         let rows: [[f32; 16]; 16] = std::array::from_fn(|i| std::array::from_fn(|j| (16 * i + j) as f32));
-        if level() == Level::Avx512 {
-            let mut cols = rows;
-            // SAFETY: `level` found the features.
-            unsafe { transpose16(&mut cols) };
-            assert!((0..16).all(|i| (0..16).all(|j| cols[j][i] == rows[i][j])));
-        }
+        let mut cols = rows;
+        transpose16(&mut cols);
+        assert!((0..16).all(|i| (0..16).all(|j| cols[j][i] == rows[i][j])));
     }
 
     #[test]

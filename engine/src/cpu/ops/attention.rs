@@ -150,12 +150,13 @@ vectorized! {
     fn softmax_tile<A: Float>(scores: &mut [f32], window: Window<'_>, m: &mut [f32], l: &mut [f32], sums: &mut [f32], d: usize) {
         for (row, scores) in scores.chunks_exact_mut(window.keys).enumerate() {
             let seen = window.seen(row);
-            scores[..seen.start].fill(0.0);
-            scores[seen.end..].fill(0.0);
             if seen.is_empty() {
+                scores.fill(0.0);
                 continue;
             }
-            let scores = &mut scores[seen];
+            // Whole rows, so that whole vectors are worked on: e^-inf is 0.
+            scores[..seen.start].fill(f32::NEG_INFINITY);
+            scores[seen.end..].fill(f32::NEG_INFINITY);
             let max = max_of(scores, m[row]);
             let sum = exp_all::<A>(scores, max);
             let shrink = exp(m[row] - max);

@@ -181,11 +181,10 @@ vectorized! {
         let rows = p.chunks_exact_mut(window.keys).zip(ds.chunks_exact_mut(window.keys));
         for (row, (p, ds)) in rows.enumerate() {
             let seen = window.seen(row);
-            for x in [&mut *p, &mut *ds] {
-                x[..seen.start].fill(0.0);
-                x[seen.end..].fill(0.0);
-            }
-            for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
+            // Whole rows, so that whole vectors are worked on: e^-inf is 0, and so is its dS.
+            p[..seen.start].fill(f32::NEG_INFINITY);
+            p[seen.end..].fill(f32::NEG_INFINITY);
+            for (p, ds) in p.iter_mut().zip(ds) {
                 let exact = exp(*p - lse[row]);
                 *p = rounded::<A>(exact);
                 *ds = rounded::<A>(exact * (*ds - delta[row]));

@@ -6,7 +6,7 @@ use super::elementwise::{load, store};
 use crate::cpu::float::Float;
 use crate::cpu::kernel::{Left, Product, Shape};
 use crate::cpu::pool::Pool;
-use crate::cpu::simd::{Level, level, transpose16, vectorized};
+use crate::cpu::simd::{transpose16, vectorized};
 use crate::cpu::tiles::{Tile, cut, widths};
 use crate::cpu::workers::Workers;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 /// Depth of the panels that a kernel is given, at most.
 const DEPTH: usize = 512;
-/// Rows of a tile: the left panels of 192 x 512 stay in the second cache.
+/// Rows of a tile, whole panels on every machine: the left panels of 192 x 512 stay in the second cache.
 const ROWS: usize = 192;
 /// Columns of a tile, at most.
 const COLS: usize = 512;
@@ -86,15 +86,13 @@ vectorized! {
     fn pack_cols<A: Float>(from: &[A], stride: usize, n: usize, width: usize, panel: &mut [f32]) {
         match width {
             _ if n < width => pack_some(from, [1, stride], n, width, panel),
-            #[cfg(target_arch = "x86_64")]
-            32 if level() == Level::Avx512 => pack_by_sixteen(from, stride, panel),
+            32 => pack_by_sixteen(from, stride, panel),
             _ => pack_some(from, [1, stride], n, width, panel),
         }
     }
 }
 
 /// `panel[p, i] = from[i, p]` for i < 32, in blocks of 16 x 16.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
     let (blocks, rest) = panel.as_chunks_mut::<{ 16 * 32 }>();
@@ -107,8 +105,7 @@ fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
                     to[j] = from[j].load();
                 }
             }
-            // SAFETY: called where `level` found the features.
-            unsafe { transpose16(&mut square) };
+            transpose16(&mut square);
             for (to, col) in block.as_chunks_mut::<32>().0.iter_mut().zip(&square) {
                 to[half..half + 16].copy_from_slice(col);
             }
@@ -163,78 +160,94 @@ fn product<A: Float, O: Float>(
     out: &mut [O],
 ) {
     assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
-    let (n, shape) = (b.cols, Shape::here());
     assert!(a.cols > 0, "a product of no depth");
+    let (n, shape) = (b.cols, Shape::here());
     let depth = a.cols.min(STRIP_DEPTH);
     let strip = (STRIP / depth).next_multiple_of(shape.cols);
-    let rows = ROWS.next_multiple_of(shape.rows);
     let mut packed = pool.take::<f32>(n.min(strip).next_multiple_of(shape.cols) * depth);
-    let scratch_len = rows * (DEPTH + if O::ROUNDS { COLS } else { 0 });
+    let scratch_len = ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 });
     let mut scratch = pool.take::<f32>(scratch_len * workers.threads());
     for left in (0..n).step_by(strip) {
         let cols = left..n.min(left + strip);
         // Tiles of nearly one width, each of whole panels.
         let width = cols.len().div_ceil(cols.len().div_ceil(COLS)).next_multiple_of(shape.cols);
-        let across = widths(cols.len(), width);
         for from in (0..a.cols).step_by(depth) {
             let deep = from..a.cols.min(from + depth);
-            let panels = packed.as_mut_slice().chunks_mut(deep.len() * shape.cols);
-            workers.each(cols.clone().step_by(shape.cols).zip(panels), |(first, panel)| {
-                b.t().pack(first..cols.end.min(first + shape.cols), deep.clone(), shape.cols, panel);
-            });
-            let tiles = cut_columns(out, n, rows, left, &across);
-            let packed = packed.as_slice();
-            let tasks = tiles.into_iter().enumerate();
-            workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(scratch_len), |(at, mut tile), scratch| {
-                let top = at / across.len() * rows;
-                let b = &packed[at % across.len() * width * deep.len()..];
-                let (a_packed, sums) = scratch.split_at_mut(rows * DEPTH);
-                let job = Job { a, rows: top..top + tile.rows(), deep: deep.clone(), b, shape, add: add || from > 0 };
-                let (r, c) = (tile.rows(), tile.cols());
-                match O::as_f32_tile(&mut tile) {
-                    Some(tile) => job.run(a_packed, tile),
-                    None => {
-                        let sums = &mut sums[..r * c];
-                        job.run(a_packed, &mut Tile::whole(sums, r, c));
-                        (0..r).for_each(|r| store(&sums[r * c..][..c], tile.row(r)));
-                    }
+            let strip = Strip { a, b, cols: cols.clone(), deep, width, shape, add: add || from > 0 };
+            strip.pack(workers, packed.as_mut_slice());
+            let scratch = scratch.as_mut_slice().chunks_mut(scratch_len);
+            strip.multiply(workers, packed.as_slice(), scratch, out);
+        }
+    }
+}
+
+/// Columns `cols` of the output from the part `deep` of the depth.
+struct Strip<'a, A> {
+    a: Operand<'a, A>,
+    b: Operand<'a, A>,
+    cols: Range<usize>,
+    deep: Range<usize>,
+    /// Columns of a tile.
+    width: usize,
+    shape: Shape,
+    add: bool,
+}
+
+impl<A: Float> Strip<'_, A> {
+    /// The right operand as panels of the whole part of the depth.
+    fn pack(&self, workers: &Workers, packed: &mut [f32]) {
+        let panels = packed.chunks_mut(self.deep.len() * self.shape.cols);
+        workers.each(self.cols.clone().step_by(self.shape.cols).zip(panels), |(first, panel)| {
+            let cols = first..self.cols.end.min(first + self.shape.cols);
+            self.b.t().pack(cols, self.deep.clone(), self.shape.cols, panel);
+        });
+    }
+
+    /// The tiles, each with its thread's scratch: panels of the left operand, and sums to be rounded.
+    fn multiply<'s, O: Float>(
+        &self,
+        workers: &Workers,
+        packed: &[f32],
+        scratch: impl Iterator<Item = &'s mut [f32]>,
+        out: &mut [O],
+    ) {
+        let across = widths(self.cols.len(), self.width);
+        let tiles = cut_columns(out, self.b.cols, self.cols.start, &across);
+        workers.each_with(tiles.into_iter().enumerate(), scratch, |(at, mut tile), scratch| {
+            let (top, b) = (at / across.len() * ROWS, at % across.len() * self.width * self.deep.len());
+            let (a_packed, sums) = scratch.split_at_mut(ROWS * DEPTH);
+            let (rows, cols) = (tile.rows(), tile.cols());
+            match O::as_f32_tile(&mut tile) {
+                Some(tile) => self.tile(top, &packed[b..], a_packed, tile),
+                None => {
+                    let sums = &mut sums[..rows * cols];
+                    self.tile(top, &packed[b..], a_packed, &mut Tile::whole(sums, rows, cols));
+                    (0..rows).for_each(|r| store(&sums[r * cols..][..cols], tile.row(r)));
                 }
-            });
+            }
+        });
+    }
+
+    /// The tile of the rows `top ..`, from its panels of the right operand.
+    fn tile(&self, top: usize, b: &[f32], a_packed: &mut [f32], out: &mut Tile<'_, f32>) {
+        let (rows, deep) = (top..top + out.rows(), self.deep.len());
+        // Pieces of nearly one depth: a shallow one would read and write the output for little.
+        let piece = deep.div_ceil(deep.div_ceil(DEPTH));
+        for from in (0..deep).step_by(piece) {
+            let depth = piece.min(deep - from);
+            let a = &mut a_packed[..rows.len().next_multiple_of(self.shape.rows) * depth];
+            let first = self.deep.start + from;
+            let left = self.a.pack_left(rows.clone(), first..first + depth, self.shape.rows, a);
+            let (b, b_step) = (&b[from * self.shape.cols..], deep * self.shape.cols);
+            Product { a, left, b, b_step, depth, add: self.add || from > 0, out }.run();
         }
     }
 }
 
 /// Tiles of the columns `left ..` of the output, as wide as `across` says.
-fn cut_columns<'a, O>(out: &'a mut [O], n: usize, rows: usize, left: usize, across: &[usize]) -> Vec<Tile<'a, O>> {
+fn cut_columns<'a, O>(out: &'a mut [O], n: usize, left: usize, across: &[usize]) -> Vec<Tile<'a, O>> {
     let right = n - left - across.iter().sum::<usize>();
     let all = [&[left][..], across, &[right]].concat();
-    let tiles = cut(out, n, rows, &all).into_iter().enumerate();
+    let tiles = cut(out, n, ROWS, &all).into_iter().enumerate();
     tiles.filter(|(at, _)| (1..all.len() - 1).contains(&(at % all.len()))).map(|(_, tile)| tile).collect()
-}
-
-/// One tile of the output.
-struct Job<'a, A> {
-    a: Operand<'a, A>,
-    rows: Range<usize>,
-    deep: Range<usize>,
-    /// Panels of the whole depth.
-    b: &'a [f32],
-    shape: Shape,
-    add: bool,
-}
-
-impl<A: Float> Job<'_, A> {
-    fn run(&self, packed: &mut [f32], out: &mut Tile<'_, f32>) {
-        let b_step = self.deep.len() * self.shape.cols;
-        // Pieces of nearly one depth: a shallow one would read and write the output for little.
-        let piece = self.deep.len().div_ceil(self.deep.len().div_ceil(DEPTH));
-        for from in (0..self.deep.len()).step_by(piece) {
-            let depth = piece.min(self.deep.len() - from);
-            let a = &mut packed[..self.rows.len().next_multiple_of(self.shape.rows) * depth];
-            let first = self.deep.start + from;
-            let left = self.a.pack_left(self.rows.clone(), first..first + depth, self.shape.rows, a);
-            let b = &self.b[from * self.shape.cols..];
-            Product { a, left, b, b_step, depth, add: self.add || from > 0, out }.run();
-        }
-    }
 }
