@@ -78,9 +78,8 @@ done
 run mpirun -n "$ranks" --oversubscribe --bind-to none $engine train --config "$config" "${overrides[@]}"
 
 run $engine checkpoint export --from "$demo/run" --to "$demo/hf"
-cp "$demo"/data/tokenizer*.json "$demo/hf/"
 for language in $languages; do
-    run $engine evaluate --model "$demo/hf" --text "$demo/data/$language/held-out.txt" --tokenizer "$tokenizer"
+    run $engine evaluate --model "$demo/hf" --text "$demo/data/$language/held-out.txt"
 done
 
 field() { sed -n "$1s/.*\"$2\": *\([^,}]*\).*/\1/p" "$demo/run/metrics.jsonl"; }

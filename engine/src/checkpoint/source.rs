@@ -46,12 +46,26 @@ pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::V
 /// Copies configuration and tokenizer from a Hugging Face directory into the run's `source/`, all
 /// or none, in place of what is there. Rank 0 alone.
 pub fn keep(from: &Path, run: &Path) -> Result<()> {
+    let names = [CONFIG].into_iter().chain(FILES);
+    keep_files(names.map(|name| from.join(name)), run)
+}
+
+/// Copies the tokenizer that made the data, and what stands with it, for a run that came from no
+/// Hugging Face model. A file that is not named as Hugging Face does is left where it is.
+pub fn keep_tokenizer(tokenizer: &Path, run: &Path) -> Result<()> {
+    let known = tokenizer.file_name().is_some_and(|name| FILES.iter().any(|known| name == *known));
+    let Some(dir) = tokenizer.parent().filter(|_| known) else {
+        return Ok(());
+    };
+    let belongs = FILES.into_iter().filter(|name| name.contains("token"));
+    keep_files(belongs.map(|name| dir.join(name)), run)
+}
+
+fn keep_files(files: impl Iterator<Item = PathBuf>, run: &Path) -> Result<()> {
     let dir = place(run);
     let temporary = directory::temporary(&dir);
     directory::create_anew(&temporary)?;
-    let names = [CONFIG].into_iter().chain(FILES);
-    let files: Vec<PathBuf> = names.map(|name| from.join(name)).filter(|path| path.is_file()).collect();
-    copy(&files, &temporary)?;
+    copy(&files.filter(|path| path.is_file()).collect::<Vec<_>>(), &temporary)?;
     directory::publish(&dir)
 }
 

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::feed::{Feed, Mixture};
 use super::idx::{IndexedFile, TokenKind};
+use super::meta::Meta;
 use crate::config::{Order, Source};
 use crate::data::blend::normalize;
 use crate::error::{Error, Result};
@@ -42,6 +43,14 @@ impl Feed {
         pairs.extend(describe("train", &self.data.train, train));
         pairs.extend(describe("valid", &self.data.valid, valid));
         pairs
+    }
+
+    /// The tokenizer that made the training data, where all sources say the same and its file is unchanged.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        let metas = self.data.train.iter().map(|source| Meta::read(&source.prefix)).collect::<Option<Vec<_>>>()?;
+        let first = metas.first()?;
+        let same = metas.iter().all(|meta| meta.blake3 == first.blake3);
+        first.unchanged_tokenizer().filter(|_| same).map(PathBuf::from)
     }
 
     /// How often each source is gone over, which decides how it is shuffled. It follows from the number of steps:

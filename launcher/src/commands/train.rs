@@ -235,11 +235,15 @@ fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, rank: usize) -> Resu
         must_match(args, trainer, &saved)?;
         if rank == 0 {
             eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
+            warn_of_another_order(trainer, &saved);
         }
         return state::resume(trainer, &saved);
     }
     match trainer.config.train.load.clone() {
         Load::Random => {
+            if let Some(tokenizer) = trainer.feed().tokenizer().filter(|_| rank == 0) {
+                source::keep_tokenizer(&tokenizer, &dir)?;
+            }
             let (model, seed) = (trainer.config.model.clone(), trainer.config.train.seed);
             state::load_weights(trainer, |tensor, rect, out| {
                 init::fill(&model, seed, tensor, rect, out);
@@ -253,6 +257,20 @@ fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, rank: usize) -> Resu
             }
             state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out))
         }
+    }
+}
+
+/// Megatron's sample order follows from the epochs that the steps need: more steps may shuffle anew.
+fn warn_of_another_order<B: Backend>(trainer: &Trainer<B>, saved: &Saved) {
+    let before = Config::from_resolved(&saved.header().config).and_then(|config| Feed::open(&config));
+    let (Ok(before), now) = (before, trainer.feed()) else {
+        return;
+    };
+    for ((key, was), (_, is)) in before.epochs().into_iter().zip(now.epochs()).filter(|(a, b)| a != b) {
+        eprintln!(
+            "warning: {key}: was {was}, is now {is}: the samples still to come are in another order, \
+             and some are seen twice or not at all"
+        );
     }
 }
 
