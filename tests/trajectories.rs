@@ -42,6 +42,11 @@ fn recompute_changes_nothing() {
     follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "full"));
 }
 
+#[test]
+fn an_optimizer_that_is_not_sharded_changes_nothing() {
+    follows("tied_z_loss", 2, &F32, |c| set(c, "parallel.distributed_optimizer", false));
+}
+
 /// Trains the case on `ranks` ranks with the configuration that `change` makes of it.
 #[track_caller]
 fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table)) {

@@ -39,10 +39,12 @@ impl std::ops::Add for Score {
 }
 
 impl<B: Backend> Scorer<B> {
-    /// `alone`: a communicator of this rank only; `read(tensor, rectangle, out)` gives the weights.
+    /// `longest`: tokens of the longest text that will be scored; `alone`: a communicator of this rank
+    /// only; `read(tensor, rectangle, out)` gives the weights.
     pub fn new(
         b: B,
         model: &Model,
+        longest: usize,
         alone: Comm,
         mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
@@ -59,7 +61,8 @@ impl<B: Backend> Scorer<B> {
             params.set_bucket(i, Pending::ready(b.round(&b.upload(&host, host.len(), 1))));
         }
         let region = Region::new(b.group(alone), false);
-        let positions = model.max_position_embeddings;
+        // The table of angles is as long as what is read, not as what config.json claims.
+        let positions = model.max_position_embeddings.min(longest.max(1));
         let stage = Stage::new(&b, model, slots, region, params, positions);
         Ok(Scorer { b, stage, positions })
     }

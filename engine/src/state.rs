@@ -35,9 +35,11 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     Ok(())
 }
 
-/// This rank's pieces, copied from the device a bucket at a time.
+/// This rank's pieces, copied from the device a bucket at a time. Where the data-parallel ranks all
+/// hold the same, the first has them.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
-    let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets);
+    let mine = trainer.config.parallel.distributed_optimizer || trainer.dp_rank() == 0;
+    let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
     shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
         move |(shard, bucket, kind)| {
             let host = trainer.b.download(part(shard, kind));

@@ -84,8 +84,9 @@ impl<B: Backend> Trainer<B> {
         self.optim.publish(&self.b, &mut self.stage.params);
     }
 
-    pub fn mesh(&self) -> &Mesh {
-        &self.mesh
+    /// Place among the data-parallel ranks.
+    pub fn dp_rank(&self) -> usize {
+        self.dp_rank
     }
 
     pub fn feed(&self) -> &Feed {

@@ -3,6 +3,7 @@
 
 mod commands;
 mod progress;
+mod run;
 
 use clap::{Parser, Subcommand};
 use engine::error::Result;
@@ -81,6 +82,11 @@ fn told(result: Result<()>) -> u8 {
 /// Commands for one process: under mpirun the first rank does the work and the others leave.
 fn alone(work: impl FnOnce() -> Result<()>) -> u8 {
     if speaks() { told(work()) } else { 0 }
+}
+
+/// Did Open MPI's mpirun start this process?
+fn under_mpirun() -> bool {
+    std::env::var_os("OMPI_COMM_WORLD_SIZE").is_some()
 }
 
 /// Is this the first rank? mpirun and srun say it before MPI is started.

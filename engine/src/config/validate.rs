@@ -13,7 +13,7 @@ use crate::error::Result;
 use std::path::PathBuf;
 
 /// More samples in a step than this are a slip of the pen.
-const MOST_SAMPLES: u64 = 1 << 30;
+const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
 /// Megatron's blend keeps the number of a source in 16 bits.
 const MOST_SOURCES: usize = 32_766;
@@ -156,7 +156,7 @@ fn optimizer(raw: RawOptimizer, steps: u64, at: &Origins) -> Result<Optimizer> {
     }
     let warmup_steps = raw.warmup_steps.unwrap_or(0);
     let word = raw.schedule.as_deref().unwrap_or("cosine");
-    let schedule = schedule(word, raw.decay_steps, raw.decay_shape.as_deref(), steps, at)?;
+    let schedule = schedule(word, raw.decay_steps, raw.decay_shape.as_deref(), steps, warmup_steps, at)?;
     let betas = raw.betas.unwrap_or(vec![0.9, 0.95]);
     let betas: [f64; 2] = match betas[..] {
         [first, second] if betas.iter().all(|beta| (0.0..1.0).contains(beta)) => [first, second],
@@ -174,7 +174,14 @@ fn optimizer(raw: RawOptimizer, steps: u64, at: &Origins) -> Result<Optimizer> {
     })
 }
 
-fn schedule(word: &str, decay_steps: Option<u64>, shape: Option<&str>, steps: u64, at: &Origins) -> Result<Schedule> {
+fn schedule(
+    word: &str,
+    decay_steps: Option<u64>,
+    shape: Option<&str>,
+    steps: u64,
+    warmup: u64,
+    at: &Origins,
+) -> Result<Schedule> {
     let simple = [("cosine", Schedule::Cosine), ("linear", Schedule::Linear), ("constant", Schedule::Constant)];
     let decay = decay_steps.unwrap_or((steps / 10).max(1));
     let wsd = |shape| Schedule::Wsd { decay_steps: decay, shape };
@@ -189,8 +196,11 @@ fn schedule(word: &str, decay_steps: Option<u64>, shape: Option<&str>, steps: u6
         let value = decay_steps.map_or(format!("{:?}", shape.unwrap_or_default()), |n| n.to_string());
         return Err(at.bad(key, value, format!("belongs to schedule = \"wsd\", not {word:?}; leave it out")));
     }
-    if decay == 0 || decay > steps {
-        return Err(at.bad("optimizer.decay_steps", decay, format!("must lie in 1 ..= {steps} (train.steps)")));
+    // A warm-up may outlast a short trial run; a decay that begins inside it would jump.
+    let most = if warmup < steps { steps - warmup } else { steps };
+    if decay == 0 || decay > most {
+        let remedy = format!("must lie in 1 ..= {most} (train.steps less the warm-up)");
+        return Err(at.bad("optimizer.decay_steps", decay, remedy));
     }
     let shape = choose(DecayShape::NAMES, shape.unwrap_or("linear"), "optimizer.decay_shape", at)?;
     Ok(wsd(shape))

@@ -50,7 +50,8 @@ pub struct Block<T: Elem> {
 impl Pool {
     /// A block whose elements are whatever it held before; zeros if it is new.
     pub fn take<T: Elem>(self: &Rc<Self>, len: usize) -> Block<T> {
-        let size = size_class(len * size_of::<T>());
+        let bytes = len.checked_mul(size_of::<T>()).expect("a block is smaller than the address space");
+        let size = size_class(bytes);
         let mut state = self.state.borrow_mut();
         let at = match state.free.get_mut(&size).and_then(Vec::pop) {
             Some(at) => at,

@@ -42,7 +42,6 @@ pub struct Feed {
     pub(super) files: Vec<IndexedFile>,
     pub(super) data: crate::config::Data,
     pub(super) seq: usize,
-    pub(super) seed: u32,
 }
 
 /// The samples of one split.
@@ -105,8 +104,7 @@ impl Feed {
                 Some(recipe(Split::Valid, wanted).build()?)
             }
         };
-        let (seq, seed) = (train.seq_length, train.seed);
-        Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq, seed })
+        Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
     }
 
     /// These samples of the split's order, end to end. Errors where a file turns out to be damaged.

@@ -36,8 +36,6 @@ impl Feed {
             ("data.order".to_string(), order.to_string()),
             ("data.split".to_string(), format!("{:?}", normalize(&self.data.split))),
             ("data.mask_document_boundaries".to_string(), self.data.mask_document_boundaries.to_string()),
-            ("train.seq_length".to_string(), self.seq.to_string()),
-            ("train.seed".to_string(), self.seed.to_string()),
         ];
         let (train, valid) = self.files.split_at(self.data.train.len());
         pairs.extend(describe("train", &self.data.train, train));

@@ -45,7 +45,8 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         let weights = HuggingFace::open(&args.model, &model)?;
         let texts = read_texts(&args, model.vocab_size)?;
         let alone = comm.split(comm.rank(), 0);
-        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, alone, |tensor, rect, out| {
+        let longest = texts.ids.iter().map(Vec::len).max().unwrap_or_default();
+        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest, alone, |tensor, rect, out| {
             weights.read(&tensor.name, rect, out)
         })?;
         Ok((scorer, texts))

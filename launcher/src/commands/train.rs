@@ -1,20 +1,17 @@
 //! `train`: what comes before the first step, agreed on by all ranks, and then step after step.
 
-use crate::progress::Progress;
+use crate::run::{Run, Stop};
+use crate::under_mpirun;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
-use engine::clock::{Clock, Phase};
 use engine::config::{BackendKind, Config, Load, Precision};
 use engine::cpu::{Cpu, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, World};
-use engine::report::metrics::{MetricsLog, StepRecord};
-use engine::report::tensorboard::EventLog;
-use engine::trainer::{Report, Trainer};
+use engine::trainer::Trainer;
 use engine::{flops, init, state};
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// Train, or continue a run that has a checkpoint
 #[derive(clap::Args)]
@@ -33,6 +30,8 @@ pub struct Args {
     #[arg(long)]
     accept_data_change: bool,
 }
+
+const GIB: f64 = (1u64 << 30) as f64;
 
 const EXAMPLES: &str = "Examples:
   swallow-engine train --config configs/demo.toml
@@ -72,7 +71,7 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
 
 fn threads(comm: &Comm) -> usize {
     let share = cores::share(comm);
-    if comm.rank() == 0 && share.idle > 0 {
+    if comm.rank() == 0 && share.idle > 0 && under_mpirun() {
         eprintln!(
             "warning: {} cores of this node are used by no rank (mpirun bound the ranks to cores); \
              `mpirun --bind-to none` gives them all",
@@ -82,126 +81,50 @@ fn threads(comm: &Comm) -> usize {
     share.threads
 }
 
-/// Prepares together, then runs; a rank that fails on the way ends all.
+/// Prepares together, then runs; a failure that only this rank knows of ends all.
 fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
-    let mut run = Run::prepare(args, world.comm(), config, b)?;
-    if let Err(error) = run.train_on(world.comm()) {
-        world.abort(&error);
+    let comm = world.comm();
+    let trainer = prepare(args, comm, config, b)?;
+    if trainer.step >= trainer.config.train.steps {
+        if comm.rank() == 0 {
+            let dir = trainer.config.checkpoint.dir.display();
+            eprintln!("{dir}: step {} of {} is done", trainer.step, trainer.config.train.steps);
+        }
+        return Ok(());
     }
-    Ok(())
+    match Run::begin(trainer, comm)?.to_the_end(comm) {
+        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
+        Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
 }
 
-/// A run under way.
-struct Run<B: Backend> {
-    trainer: Trainer<B>,
-    /// Rank 0's.
-    logs: Option<Logs>,
-    ranks: usize,
-    /// FLOPs a token by the formulas `model` and `full`.
-    flops: (f64, f64),
+/// All that a first step needs.
+fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result<Trainer<B>> {
+    comm.agree(must_fit(&config, comm.size()))?;
+    let feed = comm.agree(Feed::open(&config))?;
+    comm.agree(check_ids(&feed, &config, comm))?;
+    let mut trainer = Trainer::new(b, config, feed, comm)?;
+    comm.agree(start(args, &mut trainer, comm.rank()))?;
+    trainer.publish();
+    Ok(trainer)
 }
 
-struct Logs {
-    metrics: MetricsLog,
-    events: EventLog,
-    progress: Progress,
-}
-
-impl<B: Backend> Run<B> {
-    fn prepare(args: &Args, comm: &Comm, config: Config, b: B) -> Result<Self> {
-        let feed = comm.agree(Feed::open(&config))?;
-        comm.agree(check_ids(&feed, &config, comm))?;
-        let mut trainer = Trainer::new(b, config, feed, comm)?;
-        comm.agree(start(args, &mut trainer, comm.rank()))?;
-        trainer.publish();
-        let dir = trainer.config.checkpoint.dir.clone();
-        let logs = if comm.rank() == 0 { open_logs(&trainer).map(Some) } else { Ok(None) };
-        let logs = comm.agree(logs)?;
-        if comm.rank() == 0 && trainer.step >= trainer.config.train.steps {
-            eprintln!("{}: step {} of {} is done", dir.display(), trainer.step, trainer.config.train.steps);
-        }
-        let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
-        let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
-        Ok(Run { trainer, logs, ranks: comm.size(), flops })
-    }
-
-    fn train_on(&mut self, comm: &Comm) -> Result<()> {
-        while self.trainer.step < self.trainer.config.train.steps {
-            let (start, mut clock) = (Instant::now(), Clock::start(Phase::Data));
-            let report = self.trainer.step(&mut clock)?;
-            self.must_be_finite(&report)?;
-            // The time of a step is training's: validation and checkpoint have parts of their own.
-            let seconds = start.elapsed().as_secs_f64();
-            let valid_loss = self.validate(&mut clock)?;
-            self.save(comm, &mut clock)?;
-            let record = self.record(&report, seconds, clock, valid_loss);
-            if let Some(logs) = &mut self.logs {
-                logs.metrics.append(&record)?;
-                logs.events.append(&record)?;
-                logs.progress.step(&record);
-            }
-        }
-        if let Some(logs) = self.logs.take() {
-            logs.progress.finish();
-        }
-        Ok(())
-    }
-
-    fn must_be_finite(&self, report: &Report) -> Result<()> {
-        if report.loss.is_finite() && report.grad_norm.is_finite() {
-            return Ok(());
-        }
-        Err(Error::run(format!(
-            "step {}: loss {} and gradient norm {} are not numbers to train on; nothing was saved since the last checkpoint",
-            self.trainer.step, report.loss, report.grad_norm
-        )))
-    }
-
-    fn validate(&mut self, clock: &mut Clock) -> Result<Option<f64>> {
-        let interval = self.trainer.config.train.eval_interval;
-        if interval == 0 || !self.trainer.step.is_multiple_of(interval) {
-            return Ok(None);
-        }
-        clock.enter(Phase::Validation);
-        self.trainer.validate().map(Some)
-    }
-
-    fn save(&mut self, comm: &Comm, clock: &mut Clock) -> Result<()> {
-        let (step, t) = (self.trainer.step, &self.trainer.config);
-        let due = t.checkpoint.interval > 0 && step.is_multiple_of(t.checkpoint.interval);
-        if !due && step != t.train.steps {
-            return Ok(());
-        }
-        clock.enter(Phase::Checkpoint);
-        let pieces = state::pieces(&self.trainer);
-        checkpoint::save(&t.checkpoint.dir, comm, &state::header(&self.trainer), pieces, t.checkpoint.keep)?;
-        Ok(())
-    }
-
-    fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
-        let t = &self.trainer.config;
-        let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
-        let per_rank = per_s / self.ranks as f64;
-        let tflops = |flops: f64| per_rank * flops / 1e12;
-        let mfu = |flops: f64| t.report.peak_tflops.map(|peak| tflops(flops) / peak);
-        StepRecord {
-            step: self.trainer.step,
-            loss: report.loss,
-            z_loss: report.z_loss,
-            grad_norm: report.grad_norm,
-            lr: report.lr,
-            tokens: report.tokens,
-            consumed_samples: self.trainer.consumed_samples(),
-            step_time_s: seconds,
-            tokens_per_s: per_s,
-            tokens_per_s_per_rank: per_rank,
-            tflops_model: tflops(self.flops.0),
-            tflops_full: tflops(self.flops.1),
-            mfu_model: mfu(self.flops.0),
-            mfu_full: mfu(self.flops.1),
-            parts: clock.stop().into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
-            valid_loss,
-        }
+/// Weights, gradients and optimizer state alone must fit this machine's memory; no model is built that
+/// cannot be.
+fn must_fit(config: &Config, ranks: usize) -> Result<()> {
+    let shards = if config.parallel.distributed_optimizer { ranks } else { 1 };
+    let held = 4.0 + 4.0 + 12.0 / shards as f64;
+    let need = flops::parameters(&config.model) as f64 * held / GIB;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    match total.map(|kib| kib * 1024.0 / GIB) {
+        Some(have) if need > have => Err(Error::user(format!(
+            "[model]: {} parameters need at least {need:.1} GiB a rank with {ranks} ranks, this machine has {have:.1} GiB; \
+             take a smaller model or more memory",
+            flops::parameters(&config.model)
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -284,23 +207,12 @@ fn must_match<B: Backend>(args: &Args, trainer: &Trainer<B>, saved: &Saved) -> R
     if differences.is_empty() {
         return Ok(());
     }
+    let data = differences.iter().any(|d| d.key.starts_with("data."));
     let lines: Vec<String> = differences.iter().map(|d| format!("  {d}")).collect();
     Err(Error::user(format!(
-        "{}: this run was started with other settings:\n{}\nput them back, or choose another checkpoint.dir \
-         (--accept-data-change allows those of data)",
+        "{}: this run was started with other settings:\n{}\nput them back, or choose another checkpoint.dir{}",
         trainer.config.checkpoint.dir.display(),
-        lines.join("\n")
+        lines.join("\n"),
+        if data { " (--accept-data-change allows those of data)" } else { "" }
     )))
-}
-
-fn open_logs<B: Backend>(trainer: &Trainer<B>) -> Result<Logs> {
-    let (config, dir) = (&trainer.config, &trainer.config.checkpoint.dir);
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let path = dir.join("config.toml");
-    std::fs::write(&path, config.to_toml()).map_err(|e| Error::io(&path, e))?;
-    Ok(Logs {
-        metrics: MetricsLog::open(&dir.join("metrics.jsonl"))?,
-        events: EventLog::create(dir, trainer.step + 1)?,
-        progress: Progress::new(config.train.steps, trainer.step + 1),
-    })
 }

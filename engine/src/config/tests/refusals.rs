@@ -88,8 +88,8 @@ fn refusals_name_place_value_and_remedy() {
         let got = refusal(LEAST, &[flag]);
         assert!(got.contains(want), "--set {flag} said\n{got}\nwithout\n{want}");
     }
-    let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=101"]);
-    assert_eq!(decay, "--set optimizer.decay_steps = 101: must lie in 1 ..= 100 (train.steps)");
+    let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
+    assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
     let f32_on_cuda = refusal(LEAST, &["train.backend=cuda", "train.precision=f32"]);
     assert!(f32_on_cuda.contains("is for the CPU"), "{f32_on_cuda}");
 }

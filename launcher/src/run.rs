@@ -1,0 +1,168 @@
+//! A run under way: step after step, what is written of each, and how it ends.
+
+use crate::progress::Progress;
+use engine::backend::Backend;
+use engine::checkpoint;
+use engine::clock::{Clock, Phase};
+use engine::error::{Error, Result};
+use engine::mpi::Comm;
+use engine::report::metrics::{MetricsLog, StepRecord};
+use engine::report::tensorboard::EventLog;
+use engine::trainer::{Report, Trainer};
+use engine::{flops, state};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::Instant;
+
+/// Why a run ended before its last step.
+pub enum Stop {
+    /// All ranks have the same error.
+    Together(Error),
+    /// Only this rank does.
+    Alone(Error),
+}
+
+/// A run under way.
+pub struct Run<B: Backend> {
+    trainer: Trainer<B>,
+    /// Rank 0's.
+    logs: Option<Logs>,
+    ranks: usize,
+    /// FLOPs a token by the formulas `model` and `full`.
+    flops: (f64, f64),
+}
+
+struct Logs {
+    /// Locked while the run lasts: a second run on the directory would tear the files of this one.
+    _lock: File,
+    metrics: MetricsLog,
+    events: EventLog,
+    progress: Progress,
+}
+
+impl<B: Backend> Run<B> {
+    /// Claims the run's directory and opens its logs. All ranks call it together.
+    pub fn begin(trainer: Trainer<B>, comm: &Comm) -> Result<Self> {
+        let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
+        let logs = comm.agree(logs)?;
+        let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
+        let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
+        Ok(Run { trainer, logs, ranks: comm.size(), flops })
+    }
+
+    /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
+    /// missing from them; the time of a save is in the line of the step after it.
+    pub fn to_the_end(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
+        let mut clock = Clock::start(Phase::Checkpoint);
+        while self.trainer.step < self.trainer.config.train.steps {
+            let start = Instant::now();
+            clock.enter(Phase::Data);
+            let report = self.trainer.step(&mut clock).map_err(Stop::Alone)?;
+            self.must_be_finite(&report).map_err(Stop::Together)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
+            let record = self.record(&report, seconds, clock, valid_loss);
+            self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
+            clock = Clock::start(Phase::Checkpoint);
+            self.save(comm).map_err(Stop::Together)?;
+        }
+        if let Some(logs) = self.logs {
+            logs.progress.finish();
+        }
+        Ok(())
+    }
+
+    fn must_be_finite(&self, report: &Report) -> Result<()> {
+        if report.loss.is_finite() && report.grad_norm.is_finite() {
+            return Ok(());
+        }
+        Err(Error::run(format!(
+            "step {}: loss {} and gradient norm {} are not numbers to train on; nothing was saved since the last checkpoint",
+            self.trainer.step, report.loss, report.grad_norm
+        )))
+    }
+
+    fn validate(&mut self, clock: &mut Clock) -> Result<Option<f64>> {
+        let interval = self.trainer.config.train.eval_interval;
+        if interval == 0 || !self.trainer.step.is_multiple_of(interval) {
+            return Ok(None);
+        }
+        clock.enter(Phase::Validation);
+        self.trainer.validate().map(Some)
+    }
+
+    fn save(&self, comm: &Comm) -> Result<()> {
+        let (step, t) = (self.trainer.step, &self.trainer.config);
+        let due = t.checkpoint.interval > 0 && step.is_multiple_of(t.checkpoint.interval);
+        if !due && step != t.train.steps {
+            return Ok(());
+        }
+        let pieces = state::pieces(&self.trainer);
+        checkpoint::save(&t.checkpoint.dir, comm, &state::header(&self.trainer), pieces, t.checkpoint.keep)?;
+        Ok(())
+    }
+
+    fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
+        let t = &self.trainer.config;
+        let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
+        let per_rank = per_s / self.ranks as f64;
+        let tflops = |flops: f64| per_rank * flops / 1e12;
+        let mfu = |flops: f64| t.report.peak_tflops.map(|peak| tflops(flops) / peak);
+        StepRecord {
+            step: self.trainer.step,
+            loss: report.loss,
+            z_loss: report.z_loss,
+            grad_norm: report.grad_norm,
+            lr: report.lr,
+            tokens: report.tokens,
+            consumed_samples: self.trainer.consumed_samples(),
+            step_time_s: seconds,
+            tokens_per_s: per_s,
+            tokens_per_s_per_rank: per_rank,
+            tflops_model: tflops(self.flops.0),
+            tflops_full: tflops(self.flops.1),
+            mfu_model: mfu(self.flops.0),
+            mfu_full: mfu(self.flops.1),
+            parts: clock.stop().into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
+            valid_loss,
+        }
+    }
+}
+
+impl Logs {
+    fn open<B: Backend>(trainer: &Trainer<B>) -> Result<Logs> {
+        let (config, dir) = (&trainer.config, &trainer.config.checkpoint.dir);
+        let lock = lock(dir)?;
+        let (path, partial) = (dir.join("config.toml"), dir.join("config.toml.partial"));
+        std::fs::write(&partial, config.to_toml()).map_err(|e| Error::io(&partial, e))?;
+        std::fs::rename(&partial, &path).map_err(|e| Error::io(&path, e))?;
+        Ok(Logs {
+            _lock: lock,
+            metrics: MetricsLog::open(&dir.join("metrics.jsonl"))?,
+            events: EventLog::create(dir, trainer.step + 1)?,
+            progress: Progress::new(config.train.steps, trainer.step + 1),
+        })
+    }
+
+    fn append(&mut self, record: &StepRecord) -> Result<()> {
+        self.metrics.append(record)?;
+        self.events.append(record)?;
+        self.progress.step(record);
+        Ok(())
+    }
+}
+
+/// The lock goes with the process, however it ends.
+fn lock(dir: &Path) -> Result<File> {
+    let key = |e| Error::user(format!("checkpoint.dir = {}: {e}; name a directory that can be written", dir.display()));
+    std::fs::create_dir_all(dir).map_err(key)?;
+    let file = File::create(dir.join("lock")).map_err(key)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::user(format!(
+            "checkpoint.dir = {}: another run is using this directory; wait for it, or name another",
+            dir.display()
+        ))),
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
+    }
+}
