@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, Running, metrics, mpirun, set, slay, write_config};
+use crate::common::{Case, Running, engine, finish, metrics, mpirun, set, slay, write_config};
 
 #[test]
 fn one_killed_rank_ends_all() {
@@ -24,4 +24,33 @@ fn one_killed_rank_ends_all() {
     assert!(start.elapsed() < Duration::from_secs(20), "the others lived for {:?}", start.elapsed());
     let alive = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
     assert_eq!(ranks.iter().filter(alive).collect::<Vec<_>>(), Vec::<&i32>::new());
+}
+
+#[test]
+fn a_run_that_diverges_ends_with_one_message() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let mut config = Case::open("mha_odd_vocab").config(&run);
+    set(&mut config, "optimizer.lr", 1e30);
+    set(&mut config, "optimizer.warmup_steps", 0);
+    set(&mut config, "optimizer.clip_grad", 0.0);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    let outcome = finish(mpirun(2).args(["train", "--config"]).arg(config));
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    assert_eq!(outcome.stderr.matches("not numbers to train on").count(), 1, "{outcome:?}");
+    assert!(!outcome.stderr.contains("MPI_ABORT"), "{outcome:?}");
+}
+
+#[test]
+fn a_second_run_on_the_same_directory_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let mut config = Case::open("mha_odd_vocab").config(&run);
+    set(&mut config, "train.steps", 1_000_000);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    let mut first = Running::start(engine().args(["train", "--config"]).arg(&config));
+    assert!(first.wait_until(|_| metrics(&run).len() >= 2).is_none());
+    finish(engine().args(["train", "--config"]).arg(&config)).refused(2, &["checkpoint.dir", "another run"]);
+    slay(first.ranks()[0]);
+    first.outcome();
 }

@@ -52,7 +52,7 @@ impl<B: Backend> Run<B> {
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
     /// missing from them; the time of a save is in the line of the step after it.
-    pub fn to_the_end(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
+    pub fn finish(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
         let mut clock = Clock::start(Phase::Checkpoint);
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();

@@ -92,7 +92,7 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         }
         return Ok(());
     }
-    match Run::begin(trainer, comm)?.to_the_end(comm) {
+    match Run::begin(trainer, comm)?.finish(comm) {
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
