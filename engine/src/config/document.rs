@@ -17,7 +17,8 @@ pub struct Document {
 impl Document {
     /// The file at `path`, which must be UTF-8 TOML, with each `KEY=VALUE` of `overrides` put over it.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let unread = |e| Error::user(format!("--config {}: {e}; name a TOML file that can be read", path.display()));
+        let bytes = std::fs::read(path).map_err(unread)?;
         let file = path.display().to_string();
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
