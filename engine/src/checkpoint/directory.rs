@@ -42,7 +42,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>> {
 }
 
 /// The names in a directory; none where it does not exist.
-fn names(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|e| Error::io(dir, e))?,
@@ -118,11 +118,17 @@ pub(super) fn set_latest(run: &Path, step: u64) -> Result<()> {
     sync(&dir)
 }
 
-/// The directory that `latest` names; `None` where the run has no checkpoint.
+/// The directory that `latest` names; `None` where the run has no checkpoint. Complete checkpoints
+/// without a `latest` are refused: a run that took them for none would start over.
 pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let path = checkpoints(run).join("latest");
     let text = match fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return match steps(run)?.is_empty() {
+                true => Ok(None),
+                false => Err(Error::user(format!("{}: it is not there{}", path.display(), hint(run, "latest")))),
+            };
+        }
         text => text.map_err(|e| Error::io(&path, e))?,
     };
     let name = String::from_utf8_lossy(&text);
@@ -147,7 +153,7 @@ pub(super) fn hint(run: &Path, refused: &str) -> String {
     match others.is_empty() {
         true => "; this run has no other checkpoint".into(),
         false => format!(
-            "; another complete checkpoint is used where it is asked for: --from-step N, N of {}",
+            "; a complete checkpoint is used where it is asked for: train --from-step N, N of {}",
             others.join(", ")
         ),
     }

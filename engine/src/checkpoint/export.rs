@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 const SHARD: usize = 5_000_000_000;
 /// Elements in memory at a time.
 const BAND: usize = 4 << 20;
-/// Marks a directory that an export may replace.
+/// Marks a directory that an export may replace, and lists what the export wrote there.
 const MARK: &str = "swallow_engine.json";
 
 /// Fills the last argument with a rectangle of a tensor, row-major.
@@ -41,8 +41,8 @@ pub struct Export<'a> {
 }
 
 /// Writes the weights that `read` gives into the directory `to`, which
-/// appears whole or not at all and must be new, empty, or an earlier export. `progress` is told of
-/// the elements written.
+/// appears whole or not at all and must be new, empty, or an earlier export to which nothing was
+/// added. `progress` is told of the elements written.
 pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     export_in_shards(SHARD, read, what, to, progress)
 }
@@ -70,17 +70,30 @@ fn target(to: &Path) -> Result<PathBuf> {
     let refuse = |what: &str| Err(Error::user(format!("{}: {what}", to.display())));
     if to.exists() {
         let path = to.canonicalize().map_err(|e| Error::io(to, e))?;
-        let empty = fs::read_dir(&path).map_err(|e| Error::io(to, e))?.next().is_none();
-        return match empty || path.join(MARK).exists() {
-            true if path.file_name().is_some() => Ok(path),
-            true => refuse("cannot be replaced by an export"),
-            false => refuse("is not empty and not an earlier export; give --to another directory"),
+        if path.file_name().is_none() {
+            return refuse("cannot be replaced by an export");
+        }
+        let mut names = directory::names(&path)?;
+        names.sort_unstable();
+        if !names.is_empty() && !path.join(MARK).exists() {
+            return refuse("is not empty and not an earlier export; give --to another directory");
+        }
+        let ours = listed(&path.join(MARK));
+        return match names.iter().find(|name| !ours.contains(name)) {
+            Some(name) => refuse(&format!("an export there would delete {name}, which no export wrote; move it away")),
+            None => Ok(path),
         };
     }
     match to.file_name() {
         Some(_) => std::path::absolute(to).map_err(|e| Error::io(to, e)),
         None => refuse("is no name for a directory"),
     }
+}
+
+/// The files that the export of this mark wrote; none where the mark does not say.
+fn listed(mark: &Path) -> Vec<String> {
+    let mark = fs::read(mark).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()).unwrap_or_default();
+    serde_json::from_value(mark["files"].clone()).unwrap_or_default()
 }
 
 fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
@@ -104,8 +117,11 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
         write_json(&dir.join(INDEX), &json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map }))?;
     }
     write_json(&dir.join("config.json"), &what.config)?;
-    write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype }))?;
     source::copy(&what.files, dir)?;
+    let mut files = directory::names(dir)?;
+    files.push(MARK.to_string());
+    files.sort_unstable();
+    write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype, "files": files }))?;
     HuggingFace::open(dir, what.model).map(|_| ())
 }
 

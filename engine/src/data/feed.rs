@@ -4,7 +4,7 @@
 //! Sample numbers are those of the whole run, whatever the layout, so a resume needs one integer.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
@@ -12,12 +12,14 @@ use super::blend::{Blend, normalize};
 use super::idx::IndexedFile;
 use super::order::{Piece, Plan, SampleOrder, split_range};
 use crate::batch::MicroBatch;
-use crate::config::{Config, Order, Source};
+use crate::config::{Config, Order, Source, Train};
 use crate::error::{Error, Result};
 
 /// Samples a blended source offers beyond its share, so that the blend never runs dry (Megatron's
 /// `mid_level_dataset_surplus`).
 const SURPLUS: f64 = 0.005;
+/// Samples of a split: the index of a split is in memory, in every rank.
+const MOST: u64 = 1 << 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
@@ -92,18 +94,12 @@ impl Feed {
         if data.train.is_empty() {
             return Err(Error::user("data.train is empty: name at least one { prefix = \"...\" }"));
         }
+        let (wanted_train, wanted_valid) = wanted(train)?;
         let sources: Vec<&Source> = data.train.iter().chain(&data.valid).collect();
         let files = sources.par_iter().map(|s| IndexedFile::open(&s.prefix)).collect::<Result<Vec<_>>>()?;
-        let batch = train.global_batch_size as u64;
         let recipe = |split, wanted| Recipe::new(config, &files, split, wanted);
-        let train_mixture = recipe(Split::Train, train.steps.saturating_mul(batch)).build()?;
-        let valid = match train.steps.checked_div(train.eval_interval) {
-            None => None,
-            Some(rounds) => {
-                let wanted = (rounds + 1).saturating_mul(train.eval_steps).saturating_mul(batch);
-                Some(recipe(Split::Valid, wanted).build()?)
-            }
-        };
+        let train_mixture = recipe(Split::Train, wanted_train).build()?;
+        let valid = wanted_valid.map(|wanted| recipe(Split::Valid, wanted).build()).transpose()?;
         Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
     }
 
@@ -276,7 +272,7 @@ impl<'a> Recipe<'a> {
                 Order::Sequential => SampleOrder::sequential(file, range, seq)?,
             };
             if order.plan.samples == 0 {
-                return Err(self.too_short(file.prefix(), order.plan));
+                return Err(self.too_short(file, order.plan));
             }
             Ok(Part { file: self.indices[i], order })
         };
@@ -311,12 +307,24 @@ impl<'a> Recipe<'a> {
         })
     }
 
-    fn too_short(&self, prefix: &Path, plan: Plan) -> Error {
+    fn too_short(&self, file: &IndexedFile, plan: Plan) -> Error {
+        let (split, data) = (self.split.name(), &self.config.data);
+        let [a, b, c] = data.split;
+        let (key, remedy) = if data.valid.is_empty() && (plan.documents as usize) < file.sequences() {
+            (
+                format!("data.split = \"{a},{b},{c}\""),
+                format!("give {split} a larger share, or name files in data.valid"),
+            )
+        } else {
+            let key = if data.valid.is_empty() { "train" } else { split };
+            (format!("data.{key}"), "name a longer file".to_string())
+        };
         Error::user(format!(
-            "{}: the {} split has {} documents with {} tokens; a sample takes train.seq_length + 1 = {}",
-            prefix.display(),
-            self.split.name(),
+            "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 = {}; \
+             {remedy}",
+            file.prefix().display(),
             plan.documents,
+            file.sequences(),
             plan.tokens,
             self.config.train.seq_length + 1
         ))
@@ -337,6 +345,27 @@ impl<'a> Recipe<'a> {
         }
         Ok(mixture)
     }
+}
+
+/// Samples that the run takes of train and of valid, where it validates.
+fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
+    let (steps, batch) = (train.steps, train.global_batch_size as u64);
+    let refuse = |keys: &str| {
+        Err(Error::user(format!(
+            "{keys}, train.global_batch_size = {batch}: a run takes at most {MOST} samples of a split"
+        )))
+    };
+    let of_train = steps.saturating_mul(batch);
+    if of_train > MOST {
+        return refuse(&format!("train.steps = {steps}"));
+    }
+    let rounds = steps.checked_div(train.eval_interval).map(|rounds| rounds + 1);
+    let of_valid = rounds.map(|rounds| rounds.saturating_mul(train.eval_steps).saturating_mul(batch));
+    if of_valid.is_some_and(|samples| samples > MOST) {
+        let (interval, each) = (train.eval_interval, train.eval_steps);
+        return refuse(&format!("train.steps = {steps}, train.eval_interval = {interval}, train.eval_steps = {each}"));
+    }
+    Ok((of_train, of_valid))
 }
 
 /// For every row of a sample the position where its document starts in the sample.

@@ -1,5 +1,6 @@
 //! `checkpoint`: Hugging Face checkpoints in and out of a run, and a look at the run's own.
 
+use super::tokenizer::or_broken_pipe;
 use crate::progress::Bytes;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,7 +10,8 @@ use engine::error::{Error, Result};
 use engine::inventory::{TensorSpec, all_tensors};
 use engine::rect::Rect;
 use engine::state;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -41,7 +43,7 @@ enum Command {
         /// A run (its latest checkpoint) or one of its checkpoints
         #[arg(long, value_name = "RUN_DIR[/checkpoints/step-N]")]
         from: PathBuf,
-        /// New, empty, or an earlier export, which is replaced
+        /// New, empty, or an earlier export without files of others, which is replaced
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
         /// bf16 rounds the f32 master weights to nearest even [default: the type of the model that the run
@@ -97,8 +99,7 @@ fn import(from: &Path, run: &Path) -> Result<()> {
         bar.at(done);
     })?;
     bar.finish();
-    println!("{}: {} parameters", dir.display(), elements(&model));
-    Ok(())
+    or_broken_pipe(writeln!(std::io::stdout(), "{}: {} parameters", dir.display(), elements(&model)))
 }
 
 fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
@@ -130,13 +131,13 @@ fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
     })?;
     bar.finish();
     let step = saved.manifest().position.step;
-    println!(
+    or_broken_pipe(writeln!(
+        std::io::stdout(),
         "{}: {} parameters in {} after step {step}",
         to.display(),
         elements(&model),
         if size == 4 { "f32" } else { "bf16" }
-    );
-    Ok(())
+    ))
 }
 
 /// The type in which the model that the run started from was stored.
@@ -184,8 +185,7 @@ fn inspect(saved: &Saved) -> Result<()> {
         format!("{}, f32{}", kinds.join(", "), if kinds.len() == 1 { "; the moments are zero" } else { "" }),
     );
     line("bytes", saved.bytes().to_string());
-    print!("{text}");
-    Ok(())
+    or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
 }
 
 fn row(tensor: &TensorEntry) -> [String; 5] {
@@ -209,8 +209,7 @@ fn verify(saved: &Saved) -> Result<()> {
     })?;
     bar.finish();
     let pieces: usize = saved.manifest().tensors.iter().map(|tensor| tensor.pieces.len()).sum();
-    println!("{}: all {pieces} pieces have their checksums", saved.dir().display());
-    Ok(())
+    or_broken_pipe(writeln!(std::io::stdout(), "{}: all {pieces} pieces have their checksums", saved.dir().display()))
 }
 
 fn elements(model: &Model) -> u64 {

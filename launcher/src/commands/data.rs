@@ -108,15 +108,28 @@ struct Preview {
     /// Print this many samples as JSON lines instead of the table: number, source, pieces [document, offset, tokens], ids
     #[arg(long, value_name = "N")]
     samples: Option<u64>,
-    /// Of which split
-    #[arg(long, value_enum, default_value_t = WhichSplit::Train)]
-    split: WhichSplit,
+    /// Of which split [default: the table has both, the samples are of train]
+    #[arg(long, value_enum)]
+    split: Option<WhichSplit>,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum WhichSplit {
     Train,
     Valid,
+}
+
+impl WhichSplit {
+    fn of_run(self, feed: &Feed) -> Result<Split> {
+        let split = match self {
+            WhichSplit::Train => Split::Train,
+            WhichSplit::Valid => Split::Valid,
+        };
+        match feed.sources().iter().any(|source| source.split == split) {
+            true => Ok(split),
+            false => Err(Error::user("--split valid: the run never validates (train.eval_interval = 0)")),
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -162,6 +175,10 @@ fn run_tokenize(args: Tokenize) -> Result<()> {
 
 fn inspect(args: Inspect) -> Result<()> {
     let file = IndexedFile::open(&args.prefix)?;
+    if args.from > 0 && args.from >= file.sequences() {
+        let (from, prefix, n) = (args.from, file.prefix().display(), file.sequences());
+        return Err(Error::user(format!("--from {from}: {prefix} has {n} documents, counted from 0")));
+    }
     let meta = Meta::read(file.prefix());
     let path = args.tokenizer.or_else(|| meta.as_ref()?.unchanged_tokenizer().map(PathBuf::from));
     let tokenizer = path.as_deref().map(Tokenizer::open).transpose()?;
@@ -215,17 +232,19 @@ fn run_check(args: Check) -> Result<()> {
 fn preview(args: Preview) -> Result<()> {
     let config = Config::load(&args.config, &args.set)?;
     let feed = Feed::open(&config)?;
+    let split = args.split.map(|split| split.of_run(&feed)).transpose()?;
     match args.samples {
-        Some(n) => print_samples(&config, &feed, args.split, n),
-        None => print_sources(&config, &feed),
+        Some(n) => print_samples(&config, &feed, split.unwrap_or(Split::Train), n),
+        None => print_sources(&config, &feed, split),
     }
 }
 
-fn print_sources(config: &Config, feed: &Feed) -> Result<()> {
+/// `only`: of this split.
+fn print_sources(config: &Config, feed: &Feed, only: Option<Split>) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["split", "source", "documents", "tokens", "samples taken", "share", "epochs"]);
-    for source in feed.sources() {
+    for source in feed.sources().into_iter().filter(|source| only.is_none_or(|split| source.split == split)) {
         table.add_row([
             format!("{:?}", source.split).to_lowercase(),
             source.prefix.display().to_string(),
@@ -248,15 +267,12 @@ fn print_sources(config: &Config, feed: &Feed) -> Result<()> {
     ))
 }
 
-fn print_samples(config: &Config, feed: &Feed, split: WhichSplit, n: u64) -> Result<()> {
-    let (split, key) = match split {
-        WhichSplit::Train => (Split::Train, "data.train"),
-        WhichSplit::Valid => (Split::Valid, "data.valid"),
+fn print_samples(config: &Config, feed: &Feed, split: Split, n: u64) -> Result<()> {
+    let key = match split {
+        Split::Train => "data.train",
+        Split::Valid => "data.valid",
     };
     let of_split: Vec<_> = feed.sources().into_iter().filter(|s| s.split == split).collect();
-    if of_split.is_empty() {
-        return Err(Error::user("--split valid: the run never validates (train.eval_interval = 0)"));
-    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for sample in 0..n.min(feed.samples(split)) {
         let (source, pieces) = feed.places(split, sample..sample + 1).remove(0);

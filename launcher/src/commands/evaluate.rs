@@ -1,5 +1,6 @@
 //! `evaluate`: the loss of a Hugging Face checkpoint on a text.
 
+use super::tokenizer::or_broken_pipe;
 use engine::checkpoint::HuggingFace;
 use engine::config::hf;
 use engine::cpu::{Cpu, cores};
@@ -7,6 +8,7 @@ use engine::data::tokenizer::Tokenizer;
 use engine::error::{Error, Result};
 use engine::mpi::World;
 use engine::score::{Score, Scorer};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Score a text with a Hugging Face checkpoint: nats per token and character, perplexity
@@ -57,7 +59,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let score = comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
     let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b);
     if comm.rank() == 0 {
-        print(&score, texts.characters);
+        print(&score, texts.characters)?;
     }
     Ok(())
 }
@@ -116,11 +118,17 @@ fn decode(bytes: &[u8]) -> Score {
     Score { nats: f64::from_le_bytes(eight(nats)), tokens: u64::from_le_bytes(eight(tokens)) }
 }
 
-fn print(score: &Score, characters: usize) {
+fn print(score: &Score, characters: usize) -> Result<()> {
     let mean = score.nats / score.tokens as f64;
-    println!("nats per token      {mean:.4}");
-    println!("nats per character  {:.4}", score.nats / characters as f64);
-    println!("perplexity          {:.4}", mean.exp());
-    println!("tokens              {}", score.tokens);
-    println!("characters          {characters}");
+    or_broken_pipe(writeln!(
+        std::io::stdout(),
+        "nats per token      {mean:.4}\n\
+         nats per character  {:.4}\n\
+         perplexity          {:.4}\n\
+         tokens              {}\n\
+         characters          {characters}",
+        score.nats / characters as f64,
+        mean.exp(),
+        score.tokens
+    ))
 }

@@ -83,6 +83,12 @@ pub fn run(args: Args) -> Result<()> {
         Command::Train(args) => {
             let size = train::train(&args.input, &args.key, args.vocab_size, &args.output)?;
             let name = args.output.display();
+            if size < args.vocab_size {
+                let asked = args.vocab_size;
+                eprintln!(
+                    "note: --vocab-size {asked}: the text gives {size} pieces; set model.vocab_size to fit, or add text"
+                );
+            }
             or_broken_pipe(writeln!(std::io::stdout(), "{name}: a vocabulary of {size} pieces"))
         }
         Command::Encode(args) => encode(args),

@@ -108,5 +108,20 @@ fn latest_is_not_followed_blindly() {
         assert!(what.contains(message) && what.contains("--from-step N, N of 1"), "{what}");
     }
     assert_holds_the_state(&Saved::at_step(run, 1).unwrap());
-    assert!(refusal(Saved::at_step(run, 2)).contains("step-00000002: there is no such checkpoint; another"));
+    assert!(refusal(Saved::at_step(run, 2)).contains("step-00000002: there is no such checkpoint; a complete"));
+}
+
+/// A run whose `latest` was lost does not start over, and no import goes over it.
+#[test]
+fn a_lost_latest_is_refused() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path();
+    save_whole(run, 3);
+    save_whole(run, 6);
+    fs::remove_file(run.join("checkpoints/latest")).unwrap();
+    let what = refusal(Saved::latest(run));
+    assert!(what.contains("checkpoints/latest: it is not there"), "{what}");
+    assert!(what.ends_with("--from-step N, N of 3, 6"), "{what}");
+    assert_eq!(refusal(import(run, run, &model(), &header(0), &mut |_| ())), what);
+    assert_holds_the_state(&Saved::at_step(run, 3).unwrap());
 }

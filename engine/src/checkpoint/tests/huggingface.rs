@@ -196,6 +196,10 @@ fn an_export_replaces_nothing_but_an_export() {
     assert_eq!(refusal(export(&failing, &request(&model, Precision::F32), &to, &mut |_| ())), "torn");
     HuggingFace::open(&to, &model).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    fs::write(to.join("README.md"), "the user's").unwrap();
+    assert!(refusal(run()).contains("would delete README.md, which no export wrote"));
+    fs::remove_file(to.join("README.md")).unwrap();
+    run().unwrap();
     fs::remove_file(to.join("swallow_engine.json")).unwrap();
     assert!(refusal(run()).contains("not empty and not an earlier export"));
 }

@@ -1,5 +1,7 @@
 //! Mixtures, splits, document starts, and what is said when the data does not fit the run.
 
+use std::path::Path;
+
 use super::*;
 use crate::config::*;
 use crate::data::idx::TokenKind;
@@ -177,9 +179,32 @@ fn unweighted_sources_are_read_once() {
 fn too_little_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let short = source(folder.path(), "a", &[2, 2], 0, None);
-    assert!(refusal(&config(vec![short], Order::Sequential)).contains("2 documents with 4 tokens"));
+    assert!(refusal(&config(vec![short], Order::Sequential)).contains("data.train: "));
     let empty = source(folder.path(), "a", &[], 0, Some(1.0));
-    assert!(refusal(&config(vec![empty], Order::Megatron)).contains("0 documents with 0 tokens"));
+    assert!(refusal(&config(vec![empty], Order::Megatron)).contains("0 of 0 documents, with 0 tokens"));
+    let few = source(folder.path(), "a", &[20; 5], 0, None);
+    let mut no_share = config(vec![few], Order::Sequential);
+    (no_share.data.split, no_share.train.eval_interval) = ([98.0, 2.0, 0.0], 2);
+    let what = refusal(&no_share);
+    assert!(what.starts_with("data.split = \"98,2,0\": ") && what.contains("the valid split has 0 of 5 doc"), "{what}");
+    assert!(what.ends_with("give valid a larger share, or name files in data.valid"), "{what}");
+    no_share.data.valid = vec![source(folder.path(), "v", &[3], 0, None)];
+    assert!(refusal(&no_share).contains("data.valid: "));
+}
+
+/// Before anything is laid out in memory, and before the product overflows.
+#[test]
+fn more_samples_than_an_index_holds_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut absurd = config(vec![source(folder.path(), "a", &[30], 0, Some(1.0))], Order::Megatron);
+    for steps in [(1 << 31) + 1, u64::MAX] {
+        absurd.train.steps = steps;
+        let what = refusal(&absurd);
+        assert!(what.contains(&format!("train.steps = {steps}, train.global_batch_size = 2")), "{what}");
+        assert!(what.contains("4294967296"), "{what}");
+    }
+    (absurd.train.steps, absurd.train.eval_interval, absurd.train.eval_steps) = (5, 1, 1 << 40);
+    assert!(refusal(&absurd).contains("train.eval_steps = 1099511627776"));
 }
 
 #[test]

@@ -206,3 +206,21 @@ proptest! {
 static TRAINED_JSON: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizers/tokenizer.json")
 });
+
+#[test]
+fn what_cannot_be_trained_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, json) = (folder.path().join("a.txt"), folder.path().join("out/tokenizer.json"));
+    std::fs::write(&text, "").unwrap();
+    for (size, message) in [(280, "no text to train on"), (100, "at least 259"), (99_999_999_999, "at most 16777216")] {
+        let error = train::train(std::slice::from_ref(&text), "text", size, &json).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    assert!(!json.exists());
+    std::fs::write(&text, "some text").unwrap();
+    train::train(&[text], "text", 280, &json).unwrap();
+    let mut names: Vec<_> = json.parent().unwrap().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["tokenizer.json", "tokenizer_config.json"]);
+}
