@@ -20,6 +20,8 @@ enum Bucket<B: Backend> {
         sum: Acc<B>,
         open: usize,
     },
+    /// Between the two.
+    Leaving,
     Sent(Pending<B, f32>),
 }
 
@@ -58,7 +60,7 @@ impl<B: Backend> Grads<B> {
     fn views(&mut self) -> GradViews<'_, B> {
         let buckets = self.buckets.iter_mut().map(|bucket| match bucket {
             Bucket::Open { sum, .. } => Some(sum),
-            Bucket::Sent(_) => None,
+            Bucket::Leaving | Bucket::Sent(_) => None,
         });
         GradViews { layout: &self.layout, buckets: buckets.collect() }
     }
@@ -73,9 +75,7 @@ impl<B: Backend> Grads<B> {
         if *open > 0 {
             return;
         }
-        // A group of one hands the sum back, so a placeholder costs nothing but its type.
-        let empty = Bucket::Sent(Pending::ready(b.alloc(0, 1)));
-        if let Bucket::Open { sum, .. } = std::mem::replace(&mut self.buckets[i], empty) {
+        if let Bucket::Open { sum, .. } = std::mem::replace(&mut self.buckets[i], Bucket::Leaving) {
             self.buckets[i] = Bucket::Sent(match reduce {
                 Reduce::Scatter(group) => group.reduce_scatter(b, sum),
                 Reduce::All(group) => group.all_reduce(b, sum),
@@ -88,6 +88,7 @@ impl<B: Backend> Grads<B> {
         let wait = |bucket| match bucket {
             Bucket::Sent(pending) => pending.wait(),
             Bucket::Open { open, .. } => panic!("{open} slots of a bucket are not done"),
+            Bucket::Leaving => unreachable!("a bucket is sent in one go"),
         };
         self.buckets.into_iter().map(wait).collect()
     }
