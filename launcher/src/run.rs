@@ -7,6 +7,7 @@ use engine::clock::{Clock, Phase};
 use engine::error::{Error, Result};
 use engine::mpi::Comm;
 use engine::report::metrics::{MetricsLog, StepRecord};
+use engine::report::peak;
 use engine::report::tensorboard::EventLog;
 use engine::trainer::{Report, Trainer};
 use engine::{flops, state};
@@ -30,6 +31,8 @@ pub struct Run<B: Backend> {
     ranks: usize,
     /// FLOPs a token by the formulas `model` and `full`.
     flops: (f64, f64),
+    /// TFLOPS of a rank's device at the most; unknown for what is not in the table.
+    peak: Option<f64>,
 }
 
 struct Logs {
@@ -47,7 +50,8 @@ impl<B: Backend> Run<B> {
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
         let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
-        Ok(Run { trainer, logs, ranks: comm.size(), flops })
+        let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
+        Ok(Run { trainer, logs, ranks: comm.size(), flops, peak })
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
@@ -107,7 +111,7 @@ impl<B: Backend> Run<B> {
         let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
         let per_rank = per_s / self.ranks as f64;
         let tflops = |flops: f64| per_rank * flops / 1e12;
-        let mfu = |flops: f64| t.report.peak_tflops.map(|peak| tflops(flops) / peak);
+        let mfu = |flops: f64| self.peak.map(|peak| tflops(flops) / peak);
         StepRecord {
             step: self.trainer.step,
             loss: report.loss,

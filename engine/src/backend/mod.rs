@@ -94,6 +94,9 @@ pub trait Backend: Sized + 'static {
     /// The collectives of one communicator.
     fn group(&self, comm: Comm) -> Self::Group;
 
+    /// The name of what computes, as its maker gives it: what peak figures are looked up by.
+    fn device(&self) -> String;
+
     // -- memory --
 
     /// A matrix whose elements are whatever the block held before.

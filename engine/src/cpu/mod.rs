@@ -105,6 +105,12 @@ impl<A: Float> Backend for Cpu<A> {
         MpiGroup::new(comm, self.progress.clone())
     }
 
+    fn device(&self) -> String {
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        model.map_or("CPU".into(), |(_, name)| name.to_string())
+    }
+
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
         Tensor::from_mem(self.pool.take(rows * cols), rows, cols)
     }
