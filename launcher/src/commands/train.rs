@@ -114,7 +114,8 @@ fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result
 /// cannot be.
 fn must_fit(config: &Config, ranks: usize) -> Result<()> {
     let shards = if config.parallel.distributed_optimizer { ranks } else { 1 };
-    let held = 4.0 + 4.0 + 12.0 / shards as f64;
+    let weight = if config.backend(false)?.1 == Precision::F32 { 4.0 } else { 2.0 };
+    let held = weight + 4.0 + 12.0 / shards as f64;
     let need = flops::parameters(&config.model) as f64 * held / GIB;
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
