@@ -11,6 +11,27 @@ pub struct Mesh {
     axes: [(Axis, usize); 5],
 }
 
+/// What a group of ranks is for. Each kind has communicators of its own and, on a device, a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The ranks that share every layer.
+    Tensor,
+    /// Those of them that hold the same key/value head, where there are more ranks than heads.
+    KvHeads,
+    /// The ranks that hold the same weights and see other samples.
+    Data,
+    /// The ranks that share the optimizer's state of these weights.
+    Optimizer,
+    /// Stage to stage, towards the loss.
+    Activations,
+    /// Stage to stage, back from the loss.
+    Gradients,
+    /// First and last stage, where they hold the same table.
+    Tied,
+    /// All ranks.
+    World,
+}
+
 impl Mesh {
     /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
     pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
@@ -48,6 +69,30 @@ impl Mesh {
         let (stride, size) = self.place(axis);
         let first = rank - self.coord(rank, axis) * stride;
         (0..size).map(|i| first + i * stride).collect()
+    }
+
+    /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same
+    /// key/value head.
+    pub fn members(&self, rank: usize, kind: Kind, kv_copies: usize) -> Vec<usize> {
+        let stages = self.group(rank, Axis::Pipeline);
+        match kind {
+            Kind::Tensor => self.group(rank, Axis::Tensor),
+            Kind::KvHeads => {
+                let first = self.coord(rank, Axis::Tensor) / kv_copies * kv_copies;
+                self.group(rank, Axis::Tensor)[first..first + kv_copies].to_vec()
+            }
+            Kind::Data | Kind::Optimizer => self.group(rank, Axis::Data),
+            Kind::Activations | Kind::Gradients => stages,
+            Kind::Tied => match self.coord(rank, Axis::Pipeline) {
+                stage if stage == 0 || stage + 1 == stages.len() => {
+                    let mut ends = vec![stages[0], stages[stages.len() - 1]];
+                    ends.dedup();
+                    ends
+                }
+                _ => vec![rank],
+            },
+            Kind::World => (0..self.ranks()).collect(),
+        }
     }
 
     /// (stride, size) of an axis.

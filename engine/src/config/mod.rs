@@ -2,6 +2,7 @@
 //! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
 
 mod check;
+mod cluster;
 mod document;
 pub mod hf;
 mod load;
@@ -15,6 +16,7 @@ mod text;
 mod unbuilt;
 mod validate;
 
+pub use cluster::Cluster;
 pub use names::Named;
 use std::path::PathBuf;
 pub use validate::near;
