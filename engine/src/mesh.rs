@@ -157,7 +157,7 @@ mod tests {
             let mut order = AXES;
             order.rotate_left(turn);
             let p = Parallel { tensor, pipeline, context, expert: 1, virtual_pipeline: 1, layers: None,
-                sequence_parallel: false, distributed_optimizer: true, order };
+                sequence_parallel: false, distributed_optimizer: true, order, ranks: None };
             let mesh = Mesh::new(tensor * context * pipeline * data, &p).unwrap();
             prop_assert_eq!(mesh.size(Axis::Data), data);
             for axis in AXES {
@@ -187,6 +187,7 @@ mod tests {
             sequence_parallel: true,
             distributed_optimizer: true,
             order: AXES,
+            ranks: None,
         };
         let mesh = Mesh::new(16, &p).unwrap();
         assert_eq!(mesh.group(5, Axis::Tensor), [4, 5]);

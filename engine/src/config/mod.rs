@@ -129,6 +129,8 @@ pub struct Parallel {
     pub distributed_optimizer: bool,
     /// Fastest-varying first, each axis once.
     pub order: [Axis; 5],
+    /// How many ranks the run is meant for, where no `mpirun` says it; `None`: as many as there are.
+    pub ranks: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

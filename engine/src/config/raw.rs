@@ -96,6 +96,7 @@ table!(RawParallel {
     sequence_parallel: bool,
     distributed_optimizer: bool,
     order: String,
+    ranks: u64,
 });
 
 table!(RawOptimizer {

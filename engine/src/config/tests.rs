@@ -79,6 +79,7 @@ layers = [5]
 sequence_parallel = true
 distributed_optimizer = false
 order = "pp-dp-ep-cp-tp"
+ranks = 12
 
 [optimizer]
 lr = 1e-4
@@ -174,6 +175,7 @@ fn every_key_is_taken() {
     assert_eq!((config.train.seed, config.train.eval_interval, config.train.eval_steps), (u32::MAX, 10, 3));
     let order = [Axis::Pipeline, Axis::Data, Axis::Expert, Axis::Context, Axis::Tensor];
     assert_eq!((config.parallel.order, config.parallel.layers), (order, Some(vec![5])));
+    assert_eq!(config.parallel.ranks, Some(12));
     let schedule = Schedule::Wsd { decay_steps: 20, shape: DecayShape::OneMinusSqrt };
     assert_eq!((config.optimizer.schedule, config.optimizer.betas), (schedule, [0.8, 0.99]));
     assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });

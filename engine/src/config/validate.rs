@@ -15,6 +15,7 @@ use std::path::PathBuf;
 /// More samples in a step than this are a slip of the pen.
 const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
+const MOST_RANKS: u64 = 1 << 20;
 /// Megatron's blend keeps the number of a source in 16 bits.
 const MOST_SOURCES: usize = 32_766;
 const ORDER: &str = "tp-cp-ep-dp-pp";
@@ -92,21 +93,23 @@ fn load(word: &str, at: &Origins) -> Result<Load> {
 }
 
 fn parallel(raw: RawParallel, model: &Model, at: &Origins) -> Result<Parallel> {
-    let degree = |value: Option<u64>, key: &str| size(value.unwrap_or(1), 1..=1 << 20, key, at);
+    let degree = |value: Option<u64>, key: &str| size(value.unwrap_or(1), 1..=MOST_RANKS, key, at);
     let tensor = degree(raw.tensor, "parallel.tensor")?;
     let pipeline = degree(raw.pipeline, "parallel.pipeline")?;
     let virtual_pipeline = degree(raw.virtual_pipeline, "parallel.virtual_pipeline")?;
+    let context = degree(raw.context, "parallel.context")?;
     let layers = raw.layers.map(|counts| layers(counts, pipeline * virtual_pipeline, model, at)).transpose()?;
     Ok(Parallel {
         tensor,
         pipeline,
-        context: degree(raw.context, "parallel.context")?,
+        context,
         expert: degree(raw.expert, "parallel.expert")?,
         virtual_pipeline,
         layers,
         sequence_parallel: raw.sequence_parallel.unwrap_or(tensor > 1),
         distributed_optimizer: raw.distributed_optimizer.unwrap_or(true),
         order: order(raw.order.as_deref().unwrap_or(ORDER), at)?,
+        ranks: raw.ranks.map(|n| ranks(n, (tensor * pipeline * context) as u64, at)).transpose()?,
     })
 }
 
@@ -123,8 +126,19 @@ impl Default for Parallel {
             sequence_parallel: false,
             distributed_optimizer: true,
             order: [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline],
+            ranks: None,
         }
     }
+}
+
+/// Of the ranks, each data-parallel share has `used`.
+fn ranks(ranks: u64, used: u64, at: &Origins) -> Result<usize> {
+    let ranks = whole(ranks, 1..=MOST_RANKS, "parallel.ranks", at)?;
+    if !ranks.is_multiple_of(used) {
+        let remedy = format!("must be a multiple of tensor x pipeline x context ({used}); {}", near(ranks, used));
+        return Err(at.bad("parallel.ranks", ranks, remedy));
+    }
+    Ok(ranks as usize)
 }
 
 /// Layers of each chunk: as many as chunks, none empty, all of the model's.

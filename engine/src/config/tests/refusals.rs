@@ -68,6 +68,7 @@ fn refusals_name_place_value_and_remedy() {
         ("parallel.order=tp-tp-ep-dp-pp", "must name each axis once"),
         ("parallel.layers=[2,3]", "[2, 3]: must have pipeline x virtual_pipeline = 1 entries"),
         ("parallel.layers=[4]", "[4]: each must be at least 1, all together num_hidden_layers (5)"),
+        ("parallel.ranks=0", "--set parallel.ranks = 0: must lie in 1 ..= 1048576"),
         ("data.train=[]", "must name a source"),
         ("data.train=[{prefix=\"a\",weight=-1}]", "data.train[0].weight = -1: must be positive"),
         ("data.train=[{prefix=\"a\",weight=nan}]", "weight = nan: a finite number is needed"),
@@ -90,6 +91,9 @@ fn refusals_name_place_value_and_remedy() {
     }
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
     assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
+    let ranks = refusal(LEAST, &["parallel.tensor=2", "parallel.pipeline=2", "parallel.ranks=6"]);
+    let want = "parallel.ranks = 6: must be a multiple of tensor x pipeline x context (4); the nearest are 4 and 8";
+    assert!(ranks.contains(want), "{ranks}");
     let f32_on_cuda = refusal(LEAST, &["train.backend=cuda", "train.precision=f32"]);
     assert!(f32_on_cuda.contains("is for the CPU"), "{f32_on_cuda}");
 }
@@ -133,11 +137,8 @@ fn what_is_not_built_is_refused_by_name() {
         ("model.num_local_experts=8", "experts are not built yet"),
         ("model.num_experts_per_tok=2", "experts are not built yet"),
         ("model.embedding_scale=2.0", "scaled embeddings are not built yet"),
-        ("parallel.tensor=2", "--set parallel.tensor = 2: tensor parallelism is not built yet; write 1"),
-        ("parallel.pipeline=2", "pipeline parallelism is not built yet"),
         ("parallel.context=2", "context parallelism is not built yet"),
         ("parallel.expert=2", "expert parallelism is not built yet"),
-        ("parallel.virtual_pipeline=2", "interleaving is not built yet"),
     ];
     for (flag, want) in cases {
         let got = refusal(LEAST, &[flag]);
