@@ -124,10 +124,9 @@ impl Step<'_> {
                 flow(Op::AllGather, Kind::Optimizer, elements * self.act),
                 flow(Op::AllReduce, Kind::Tied, table.div_ceil(ranks) * ACC),
             ],
-            false => vec![
-                flow(Op::AllReduce, Kind::Data, elements * ACC),
-                flow(Op::AllReduce, Kind::Tied, table * ACC),
-            ],
+            false => {
+                vec![flow(Op::AllReduce, Kind::Data, elements * ACC), flow(Op::AllReduce, Kind::Tied, table * ACC)]
+            }
         }
     }
 
@@ -187,14 +186,22 @@ pub struct Links {
 
 impl Links {
     pub fn total(&self) -> Crossing {
-        let add = |a: Crossing, b: &Crossing| Crossing { inside: a.inside + b.inside, network: a.network + b.network };
-        self.by_kind.values().fold(Crossing::default(), add)
+        sum(self.by_kind.values())
+    }
+
+    /// In groups of these kinds.
+    pub fn of(&self, kinds: &[Kind]) -> Crossing {
+        sum(kinds.iter().filter_map(|kind| self.by_kind.get(kind)))
     }
 
     /// The most that a node sends over the network.
     pub fn busiest(&self) -> u64 {
         self.by_node.values().copied().max().unwrap_or_default()
     }
+}
+
+fn sum<'a>(crossings: impl Iterator<Item = &'a Crossing>) -> Crossing {
+    crossings.fold(Crossing::default(), |a, b| Crossing { inside: a.inside + b.inside, network: a.network + b.network })
 }
 
 /// What crosses which way, `nodes` being the node of each rank of the mesh. Collectives are rings: of a
@@ -220,3 +227,6 @@ pub fn crossing(step: &Step, nodes: &[usize]) -> Links {
     }
     links
 }
+
+#[cfg(test)]
+mod tests;

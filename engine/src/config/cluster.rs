@@ -61,8 +61,11 @@ impl Cluster {
 
 fn settle(document: Document) -> Result<Cluster> {
     let Document { table, origins: at } = document;
+    let missing = || at.missing("cluster", "a cluster file has one table, [cluster]; a run's configuration is none");
+    // Asked first: a file of another kind has other tables.
+    table.get("cluster").ok_or_else(missing)?;
     let raw = RawFile::read(&table.into(), "", &at)?;
-    validate(need(raw.cluster, "cluster", "a [cluster] table", &at)?, &at)
+    validate(raw.cluster.ok_or_else(missing)?, &at)
 }
 
 fn validate(raw: RawCluster, at: &Origins) -> Result<Cluster> {
@@ -114,13 +117,16 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_line() {
         let cases = [
-            (GOOD.replace("device", "devise"), "c.toml line 4: cluster.devise: [cluster] has no key \"devise\"; did you mean \"device\"?"),
+            (
+                GOOD.replace("device", "devise"),
+                "c.toml line 4: cluster.devise: [cluster] has no key \"devise\"; did you mean \"device\"?",
+            ),
             (GOOD.replace("= 8", "= 0"), "c.toml line 3: cluster.gpus_per_node = 0: must lie in 1 ..= 1024"),
             (GOOD.replace("= 312", "= -1"), "c.toml line 6: cluster.peak_tflops = -1: must be positive"),
             (GOOD.replace("\"A\"", "\" \""), "c.toml line 2: cluster.name = \" \": write name = \"ABCI\""),
             (GOOD.replace("network_gb_s = 100\n", ""), "c.toml: cluster.network_gb_s is missing: write the GB/s"),
             (GOOD.replace("pcie_gb_s = 31.5\n", ""), "c.toml: cluster.pcie_gb_s is missing: write the GB/s of a GPU"),
-            ("[train]\nsteps = 1\n".into(), "c.toml line 1: train: a configuration has no key \"train\"; known are cluster"),
+            ("[train]\nsteps = 1\n".into(), "c.toml: cluster is missing: a cluster file has one table"),
         ];
         for (text, complaint) in cases {
             let error = read(&text).unwrap_err().to_string();
