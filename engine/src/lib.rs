@@ -12,9 +12,11 @@ pub mod init;
 pub mod inventory;
 pub mod lr;
 pub mod mesh;
+pub mod place;
 pub mod placement;
 pub mod rect;
 pub mod schedule;
+pub mod split;
 pub mod traffic;
 // Floor 1: the contract.
 pub mod backend;

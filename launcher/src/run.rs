@@ -4,6 +4,7 @@ use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint;
 use engine::clock::{Clock, Phase};
+use engine::data::feed::Feed;
 use engine::error::{Error, Result};
 use engine::mpi::Comm;
 use engine::report::metrics::{MetricsLog, StepRecord};
@@ -26,6 +27,7 @@ pub enum Stop {
 /// A run under way.
 pub struct Run<B: Backend> {
     trainer: Trainer<B>,
+    feed: Feed,
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
@@ -45,13 +47,13 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, comm: &Comm) -> Result<Self> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
         let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
-        Ok(Run { trainer, logs, ranks: comm.size(), flops, peak })
+        Ok(Run { trainer, feed, logs, ranks: comm.size(), flops, peak })
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
@@ -61,7 +63,7 @@ impl<B: Backend> Run<B> {
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
             clock.enter(Phase::Data);
-            let report = self.trainer.step(&mut clock).map_err(Stop::Alone)?;
+            let report = self.trainer.step(&self.feed, &mut clock).map_err(Stop::Alone)?;
             self.must_be_finite(&report).map_err(Stop::Together)?;
             let seconds = start.elapsed().as_secs_f64();
             let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
@@ -92,7 +94,7 @@ impl<B: Backend> Run<B> {
             return Ok(None);
         }
         clock.enter(Phase::Validation);
-        self.trainer.validate().map(Some)
+        self.trainer.validate(&self.feed).map(Some)
     }
 
     fn save(&self, comm: &Comm) -> Result<()> {
@@ -102,7 +104,13 @@ impl<B: Backend> Run<B> {
             return Ok(());
         }
         let pieces = state::pieces(&self.trainer);
-        checkpoint::save(&t.checkpoint.dir, comm, &state::header(&self.trainer), pieces, t.checkpoint.keep)?;
+        checkpoint::save(
+            &t.checkpoint.dir,
+            comm,
+            &state::header(&self.trainer, self.feed.fingerprint()),
+            pieces,
+            t.checkpoint.keep,
+        )?;
         Ok(())
     }
 

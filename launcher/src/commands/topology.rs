@@ -7,12 +7,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use cuda::links;
 use engine::config::{Axis, Cluster, Config, Named, Precision};
 use engine::error::{Error, Result};
-use engine::inventory::{self, Slot};
 use engine::mesh::{Kind, Mesh};
 use engine::mpi::World;
-use engine::nodes;
 use engine::placement::{Seat, dealt, place, ranks_a_node, split_tensor_groups};
-use engine::traffic::{Crossing, Links, Step, crossing};
+use engine::traffic::{Crossing, Links};
+use engine::{nodes, traffic};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +48,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
 }
 
 /// Where the ranks are to sit, and what joins them inside a node.
-struct Place {
+struct Site {
     name: String,
     /// By process, in MPI's order.
     seats: Vec<Seat>,
@@ -70,37 +69,36 @@ enum Inside {
 
 fn print(args: &Args, found: &[Seat]) -> Result<()> {
     let config = Config::read(&args.config, &args.set)?;
-    let place_of = match &args.cluster {
+    let site = match &args.cluster {
         Some(path) => on_cluster(&Cluster::load(path)?, wanted(args, &config), path)?,
         None => at_hand(args, &config, found)?,
     };
-    let mesh = config.mesh(place_of.seats.len())?;
-    let started: Vec<usize> = place_of.seats.iter().map(|seat| seat.node).collect();
+    let mesh = config.mesh(site.seats.len())?;
+    let started: Vec<usize> = site.seats.iter().map(|seat| seat.node).collect();
     let order = place(&started, &mesh);
-    let seats: Vec<&Seat> = order.iter().map(|&process| &place_of.seats[process]).collect();
+    let seats: Vec<&Seat> = order.iter().map(|&process| &site.seats[process]).collect();
     let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
 
-    let device = place_of.inside != Inside::Memory;
+    let device = site.inside != Inside::Memory;
     let act = if config.backend(device)?.1 == Precision::Bf16 { 2 } else { 4 };
-    let chunks = chunks(&config);
-    let step = Step { config: &config, mesh: &mesh, chunks: &chunks, act };
-    let (ours, naive) = (crossing(&step, &nodes), crossing(&step, &dealt(&started)));
+    let crossing = |nodes: &[usize]| traffic::crossing(&config, &mesh, act, nodes);
+    let (ours, naive) = (crossing(&nodes), crossing(&dealt(&started)));
 
     let links = if args.cluster.is_none() { links_at_hand() } else { String::new() };
     or_broken_pipe(write!(
         std::io::stdout(),
         "{}\n{}{}\n{}\n{}\n",
-        title(args, &config, &mesh, &place_of, nodes.iter().max().map_or(1, |last| last + 1)),
+        title(args, &config, &mesh, &site, nodes.iter().max().map_or(1, |last| last + 1)),
         links,
         if seats.len() <= SHOWN {
-            rank_by_rank(&mesh, &seats, &order, place_of.inside)
+            rank_by_rank(&mesh, &seats, &order, site.inside)
         } else {
             node_by_node(&mesh, &seats)
         },
-        bytes_table(&ours, &naive, place_of.inside),
-        busiest(&ours, &naive, place_of.network),
+        bytes_table(&ours, &naive, site.inside),
+        busiest(&ours, &naive, site.network),
     ))?;
-    if let Some(warning) = warning(&config, &mesh, &nodes, place_of.room) {
+    if let Some(warning) = warning(&config, &mesh, &nodes, site.room) {
         eprintln!("warning: {warning}");
     }
     Ok(())
@@ -113,7 +111,7 @@ fn wanted(args: &Args, config: &Config) -> usize {
 }
 
 /// Node after node is filled, as batch systems with `ppr:N:node` do.
-fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Place> {
+fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Site> {
     let (gpus, name) = (cluster.gpus_per_node, cluster.name.clone());
     if cluster.nodes_for(ranks).is_none() {
         return Err(Error::user(format!(
@@ -126,11 +124,11 @@ fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Place> {
     let seat = |rank| Seat { host: String::new(), node: rank / gpus, local: rank % gpus };
     let inside = if cluster.nvlink_gb_s.is_some() { Inside::NvLink } else { Inside::Pcie };
     let seats = (0..ranks).map(seat).collect();
-    Ok(Place { name: format!("{name} ({})", cluster.device), seats, room: gpus, inside, network: cluster.network_gb_s })
+    Ok(Site { name: format!("{name} ({})", cluster.device), seats, room: gpus, inside, network: cluster.network_gb_s })
 }
 
 /// The nodes that mpirun started this on; without it, this machine for all ranks.
-fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Place> {
+fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Site> {
     let gpus = links::gpus();
     let inside = match gpus.iter().map(|gpu| gpu.nvlinks).min() {
         None => Inside::Memory,
@@ -146,7 +144,7 @@ fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Place> {
         }
         let on = |node| found.iter().filter(|seat| seat.node == node).count();
         let room = found.iter().map(|seat| on(seat.node)).max().unwrap_or(1);
-        return Ok(Place {
+        return Ok(Site {
             name: "the nodes of this mpirun".into(),
             seats: found.to_vec(),
             room,
@@ -156,28 +154,17 @@ fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Place> {
     }
     let ranks = wanted(args, config);
     let seats = (0..ranks).map(|local| Seat { local, ..found[0].clone() }).collect();
-    Ok(Place { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
+    Ok(Site { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
 }
 
-/// Slots of each chunk, layers as the configuration says or evenly.
-fn chunks(config: &Config) -> Vec<Vec<Slot>> {
-    let (p, layers) = (&config.parallel, config.model.num_hidden_layers);
-    let n = p.pipeline * p.virtual_pipeline;
-    let even = || (0..n).map(|c| (c + 1) * layers / n - c * layers / n).collect();
-    let counts: Vec<usize> = p.layers.clone().unwrap_or_else(even);
-    let mut slots = inventory::slots(&config.model).into_iter();
-    let ends = |c| usize::from(c == 0) + usize::from(c + 1 == n);
-    counts.iter().enumerate().map(|(c, count)| slots.by_ref().take(count + ends(c)).collect()).collect()
-}
-
-fn title(args: &Args, config: &Config, mesh: &Mesh, place: &Place, nodes: usize) -> String {
+fn title(args: &Args, config: &Config, mesh: &Mesh, site: &Site, nodes: usize) -> String {
     let axes =
         [("tensor", Axis::Tensor), ("context", Axis::Context), ("data", Axis::Data), ("pipeline", Axis::Pipeline)];
     let sizes: Vec<String> = axes.map(|(name, axis)| format!("{name} {}", mesh.size(axis))).into();
     format!(
         "{} on {}: {} ranks on {nodes} node{}, {}, order {}",
         args.config.display(),
-        place.name,
+        site.name,
         mesh.ranks(),
         if nodes == 1 { "" } else { "s" },
         sizes.join(" x "),
