@@ -35,9 +35,9 @@ impl World {
         &self.comm
     }
 
-    /// Ends every rank at once. For a failure that the other ranks do not know of.
-    pub fn abort(&self, error: &Error) -> ! {
-        eprintln!("rank {} on {}: {error}", self.comm.rank(), host());
+    /// Ends every rank at once. For a failure of `rank` that the other ranks do not know of.
+    pub fn abort(&self, rank: usize, error: &Error) -> ! {
+        eprintln!("rank {rank} on {}: {error}", host());
         self.comm.0.abort(error.exit_code())
     }
 }

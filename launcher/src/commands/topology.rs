@@ -273,7 +273,7 @@ fn busiest(ours: &Links, naive: &Links, network: Option<f64>) -> String {
     format!("the busiest node sends {} over the network a step{at}; dealt in turn {}", each(ours), each(naive))
 }
 
-fn warning(config: &Config, mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
+pub fn warning(config: &Config, mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
     let split = split_tensor_groups(mesh, nodes);
     let first = split.first()?;
     let remedy = match ranks_a_node(mesh, room) {
