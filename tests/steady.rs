@@ -8,6 +8,7 @@ use engine::data::feed::Feed;
 use engine::mpi::World;
 use engine::state;
 use engine::trainer::Trainer;
+use std::rc::Rc;
 
 const CASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa_masked");
 
@@ -27,13 +28,15 @@ fn nothing_is_allocated_after_the_first_step() {
         let config = Config::load(&file, &[format!("train.recompute={recompute}")]).unwrap();
         let weights = HuggingFace::open(format!("{CASE}/init").as_ref(), &config.model).unwrap();
         let feed = Feed::open(&config).unwrap();
-        let mut trainer = Trainer::new(Cpu::<f32>::new(2), config, feed, world.comm()).unwrap();
+        let mesh = config.mesh(world.comm().size()).unwrap();
+        let ranks = Rc::new(world.comm().split(0, world.comm().rank()));
+        let mut trainer = Trainer::new(Cpu::<f32>::of(ranks, 2), config, mesh, world.comm().rank());
         state::load_weights(&mut trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out)).unwrap();
         trainer.publish();
-        trainer.step(&mut Clock::start(Phase::Data)).unwrap();
+        trainer.step(&feed, &mut Clock::start(Phase::Data)).unwrap();
         let after_one = trainer.b.usage();
         for _ in 0..3 {
-            trainer.step(&mut Clock::start(Phase::Data)).unwrap();
+            trainer.step(&feed, &mut Clock::start(Phase::Data)).unwrap();
         }
         let after_four = trainer.b.usage();
         assert!(after_one.allocations > 0);

@@ -1,13 +1,50 @@
 //! What the data floor hands to the engine: one micro-batch of one rank, on the host.
 
+use crate::error::Result;
+use std::ops::Range;
+
 /// Samples laid end to end: row i of a sequence predicts `targets[i]` from `ids[..= i]`.
 /// All vectors have `micro_batch_size * seq_length` elements.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MicroBatch {
+    /// Rows of one sequence.
+    pub seq: usize,
     pub ids: Vec<u32>,
     pub targets: Vec<u32>,
     /// 1 where the token counts in the loss, else 0.
     pub weights: Vec<f32>,
     /// The first position of its own sequence that a row may look at: its document's start, or 0.
     pub starts: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    Train,
+    Valid,
+}
+
+impl Split {
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Valid => "valid",
+        }
+    }
+}
+
+/// Where micro-batches come from.
+pub trait Samples {
+    /// These samples of the split's order, end to end.
+    fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch>;
+}
+
+/// Samples of this many zeros: for what depends on shapes alone.
+pub struct Blank(pub usize);
+
+impl Samples for Blank {
+    fn micro_batch(&self, _: Split, samples: Range<u64>) -> Result<MicroBatch> {
+        let rows = (samples.end - samples.start) as usize * self.0;
+        let (ids, targets, starts) = (vec![0; rows], vec![0; rows], vec![0; rows]);
+        Ok(MicroBatch { seq: self.0, ids, targets, weights: vec![1.0; rows], starts })
+    }
 }

@@ -8,6 +8,8 @@ pub enum Phase {
     Data,
     Forward,
     Backward,
+    /// Waiting for other stages.
+    Pipeline,
     /// Waiting for the gradients' reduce-scatter.
     Reduce,
     Optimizer,
@@ -16,10 +18,11 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Phase; 7] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Data,
         Phase::Forward,
         Phase::Backward,
+        Phase::Pipeline,
         Phase::Reduce,
         Phase::Optimizer,
         Phase::Validation,
@@ -32,6 +35,7 @@ impl Phase {
             Phase::Data => "data_s",
             Phase::Forward => "forward_s",
             Phase::Backward => "backward_s",
+            Phase::Pipeline => "pipeline_s",
             Phase::Reduce => "reduce_s",
             Phase::Optimizer => "optimizer_s",
             Phase::Validation => "validation_s",

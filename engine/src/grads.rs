@@ -2,9 +2,11 @@
 //! bucket is in, its sum over the data-parallel ranks starts, inside the backward pass.
 
 use crate::backend::{Acc, Backend, Collectives, Pending};
+use crate::buckets::Span;
 use crate::inventory::Slot;
 use crate::layers::{block, head};
 use crate::params::{GradViews, Layout};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// The gradients of one step.
@@ -25,12 +27,57 @@ enum Bucket<B: Backend> {
     Sent(Pending<B, f32>),
 }
 
-/// How the data-parallel ranks add up a bucket.
-pub enum Reduce<'a, B: Backend> {
-    /// Each keeps its shard of the sum (the distributed optimizer).
-    Scatter(&'a B::Group),
-    /// Each keeps all of it.
-    All(&'a B::Group),
+/// How the ranks add up a bucket: first what tensor-parallel ranks hold copies of, then over the
+/// data-parallel ranks.
+pub struct Reduce<B: Backend> {
+    copies: Vec<Copies<B>>,
+    data: B::Group,
+    /// Each data-parallel rank keeps its shard of the sum (the distributed optimizer), or all of it.
+    sharded: bool,
+}
+
+/// Elements that the ranks of `group` all hold while each has seen a part of their gradient: norm
+/// weights under sequence parallelism (other rows), key/value heads of which there are fewer than
+/// ranks (other query heads).
+struct Copies<B: Backend> {
+    group: B::Group,
+    /// By bucket.
+    ranges: Vec<Vec<Range<usize>>>,
+}
+
+impl<B: Backend> Reduce<B> {
+    /// Over the data-parallel ranks, each keeping its shard.
+    pub fn scatter(data: B::Group) -> Self {
+        Reduce { copies: Vec::new(), data, sharded: true }
+    }
+
+    /// Over the data-parallel ranks, each keeping all.
+    pub fn all(data: B::Group) -> Self {
+        Reduce { copies: Vec::new(), data, sharded: false }
+    }
+
+    /// Sums what `which` says over `group` first.
+    pub fn copies(mut self, layout: &Layout, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
+        if group.size() > 1 {
+            let ranges = layout.buckets.iter().map(|bucket| bucket.ranges(&which)).collect();
+            self.copies.push(Copies { group, ranges });
+        }
+        self
+    }
+
+    fn start(&self, b: &B, bucket: usize, mut sum: Acc<B>) -> Pending<B, f32> {
+        for Copies { group, ranges } in &self.copies {
+            let ranges = &ranges[bucket];
+            if !ranges.is_empty() {
+                let part = group.all_reduce(b, b.pick(&sum, ranges)).wait();
+                b.put(&part, ranges, &mut sum);
+            }
+        }
+        match self.sharded {
+            true => self.data.reduce_scatter(b, sum),
+            false => self.data.all_reduce(b, sum),
+        }
+    }
 }
 
 impl<B: Backend> Grads<B> {
@@ -67,6 +114,11 @@ impl<B: Backend> Grads<B> {
 
     /// The last micro-batch's gradients of `slot` are in: a bucket that waits for no other is sent.
     pub fn slot_done(&mut self, b: &B, slot: Slot, reduce: &Reduce<B>) {
+        let layout = self.layout.clone();
+        layout.finished_by(slot).for_each(|slot| self.close(b, slot, reduce));
+    }
+
+    fn close(&mut self, b: &B, slot: Slot, reduce: &Reduce<B>) {
         let i = self.layout.bucket_of(slot);
         let Bucket::Open { open, .. } = &mut self.buckets[i] else {
             panic!("{slot:?} is done twice");
@@ -76,20 +128,22 @@ impl<B: Backend> Grads<B> {
             return;
         }
         if let Bucket::Open { sum, .. } = std::mem::replace(&mut self.buckets[i], Bucket::Leaving) {
-            self.buckets[i] = Bucket::Sent(match reduce {
-                Reduce::Scatter(group) => group.reduce_scatter(b, sum),
-                Reduce::All(group) => group.all_reduce(b, sum),
-            });
+            self.buckets[i] = Bucket::Sent(reduce.start(b, i, sum));
         }
     }
 
-    /// The sums over the data-parallel ranks, bucket by bucket: this rank's shards.
-    pub fn wait(self) -> Vec<Acc<B>> {
+    /// The sums over the ranks, bucket by bucket: this rank's shards. A tied table's are summed over its
+    /// two stages, the group `tied`.
+    pub fn wait(self, b: &B, tied: &B::Group) -> Vec<Acc<B>> {
         let wait = |bucket| match bucket {
             Bucket::Sent(pending) => pending.wait(),
             Bucket::Open { open, .. } => panic!("{open} slots of a bucket are not done"),
             Bucket::Leaving => unreachable!("a bucket is sent in one go"),
         };
-        self.buckets.into_iter().map(wait).collect()
+        let sum = |(i, shard)| match self.layout.tied_bucket() == Some(i) {
+            true => tied.all_reduce(b, shard).wait(),
+            false => shard,
+        };
+        self.buckets.into_iter().map(wait).enumerate().map(sum).collect()
     }
 }

@@ -18,6 +18,8 @@ pub enum Slot {
 pub enum Cut {
     Rows,
     Cols,
+    /// By rows, whole heads of this many rows; where there are more ranks than heads, neighbours hold the same head.
+    Heads(usize),
     Whole,
 }
 
@@ -65,6 +67,20 @@ impl TensorSpec {
             Cut::Whole => whole,
             Cut::Rows => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
             Cut::Cols => Rect { cols: share(whole.cols.end, rank, ranks), ..whole },
+            Cut::Heads(dim) if self.copies(ranks) > 1 => {
+                let head = rank / self.copies(ranks);
+                Rect { rows: head * dim..(head + 1) * dim, ..whole }
+            }
+            Cut::Heads(_) => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
+        }
+    }
+
+    /// How many of `ranks` tensor-parallel ranks, neighbours, hold the same elements.
+    pub fn copies(&self, ranks: usize) -> usize {
+        match self.cut {
+            Cut::Rows | Cut::Cols => 1,
+            Cut::Heads(dim) => ranks.div_ceil(self.shape()[0] / dim),
+            Cut::Whole => ranks,
         }
     }
 }
@@ -102,8 +118,8 @@ fn layer(model: &Model, at: &str) -> Vec<TensorSpec> {
     let matrix = |name: &str, rows, cols, cut| TensorSpec::matrix(format!("{at}.{name}.weight"), rows, cols, cut);
     vec![
         matrix("self_attn.q_proj", q, d, Cut::Rows),
-        matrix("self_attn.k_proj", kv, d, Cut::Rows),
-        matrix("self_attn.v_proj", kv, d, Cut::Rows),
+        matrix("self_attn.k_proj", kv, d, Cut::Heads(model.head_dim)),
+        matrix("self_attn.v_proj", kv, d, Cut::Heads(model.head_dim)),
         matrix("self_attn.o_proj", d, q, Cut::Cols),
         matrix("mlp.gate_proj", f, d, Cut::Rows),
         matrix("mlp.up_proj", f, d, Cut::Rows),

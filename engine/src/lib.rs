@@ -12,8 +12,10 @@ pub mod init;
 pub mod inventory;
 pub mod lr;
 pub mod mesh;
+pub mod place;
 pub mod rect;
 pub mod schedule;
+pub mod split;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;

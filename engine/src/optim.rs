@@ -2,6 +2,7 @@
 //! updates its shard of every bucket, f32 masters and moments, and the weights are gathered again.
 
 use crate::backend::{Acc, AdamW, Backend, Collectives};
+use crate::buckets::Bucket;
 use crate::params::{Layout, Params};
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,13 +20,24 @@ pub struct Shard<B: Backend> {
 pub struct Optim<B: Backend> {
     layout: Rc<Layout>,
     pub shards: Vec<Shard<B>>,
+    /// Of each shard the elements that this rank answers for.
+    owned: Vec<Vec<Range<usize>>>,
     /// The ranks among which a bucket is cut.
     group: B::Group,
+    pub duty: Duty,
+}
+
+/// Who counts a shard in the norm and saves it, where several data-parallel ranks may hold the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    Answers,
+    Copies,
 }
 
 impl<B: Backend> Optim<B> {
-    /// Zeros; the masters are loaded next, and [`Optim::publish`] makes weights of them.
-    pub fn new(b: &B, layout: Rc<Layout>, group: B::Group) -> Self {
+    /// Zeros; the masters are loaded next, and [`Optim::publish`] makes weights of them. `duty` says
+    /// whether another data-parallel rank holds the same shards and answers for them.
+    pub fn new(b: &B, layout: Rc<Layout>, group: B::Group, duty: Duty) -> Self {
         let zeros = |len| {
             let mut x = b.alloc(len, 1);
             b.zero(&mut x);
@@ -36,7 +48,13 @@ impl<B: Backend> Optim<B> {
             let len = range.len();
             Shard { range, master: zeros(len), m: zeros(len), v: zeros(len) }
         });
-        Optim { shards: shards.collect(), layout, group }
+        let shards: Vec<Shard<B>> = shards.collect();
+        let owned = |(bucket, shard): (&Bucket, &Shard<B>)| match duty {
+            Duty::Answers => bucket.owned(&shard.range),
+            Duty::Copies => Vec::new(),
+        };
+        let owned = layout.buckets.iter().zip(&shards).map(owned).collect();
+        Optim { shards, owned, layout, group, duty }
     }
 
     /// Rounds the masters to weights and starts their all-gather.
@@ -47,14 +65,15 @@ impl<B: Backend> Optim<B> {
         }
     }
 
-    /// The square of the gradients' norm over all ranks, `[1, 1]`.
+    /// This rank's part of the square of the gradients' norm, `[1, 1]`: over all ranks each parameter
+    /// counts once.
     pub fn square(&self, b: &B, grads: &[Acc<B>]) -> Acc<B> {
         let mut square = b.alloc(1, 1);
         b.zero(&mut square);
-        for g in grads {
-            b.sum_squares(g, 0..g.len(), &mut square);
+        for (g, owned) in grads.iter().zip(&self.owned) {
+            owned.iter().for_each(|range| b.sum_squares(g, range.clone(), &mut square));
         }
-        self.group.all_reduce(b, square).wait()
+        square
     }
 
     /// AdamW on every shard with the gradients scaled by `factor`; the all-gathers of the new weights

@@ -2,7 +2,7 @@
 //! `params.layer(l)` waits for the bucket's all-gather and is the only way to read a weight.
 
 use crate::backend::{Act, Backend, Lent, LentMut, Pending, Tensor};
-use crate::buckets::{Bucket, Span};
+use crate::buckets::{Bucket, Span, Tie};
 use crate::inventory::Slot;
 use crate::layers::{attention, block, embedding, head, mlp};
 use std::rc::Rc;
@@ -41,6 +41,18 @@ impl Layout {
     /// The bucket that holds `slot`.
     pub fn bucket_of(&self, slot: Slot) -> usize {
         self.buckets.iter().position(|b| b.slots.contains(&slot)).unwrap_or_else(|| panic!("{slot:?} is not held here"))
+    }
+
+    /// The slots whose gradients are complete when those of `slot` are: a tied table that is only here for
+    /// the head is finished by it.
+    pub fn finished_by(&self, slot: Slot) -> impl Iterator<Item = Slot> {
+        let lodger = slot == Slot::Head && self.buckets.iter().any(|bucket| bucket.tie == Tie::Last);
+        std::iter::once(slot).chain(lodger.then_some(Slot::Embedding))
+    }
+
+    /// The bucket of the table that another stage holds too.
+    pub fn tied_bucket(&self) -> Option<usize> {
+        self.buckets.iter().position(|bucket| bucket.tie != Tie::Free)
     }
 
     fn layer(&self, l: usize) -> LayerPlaces {

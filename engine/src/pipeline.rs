@@ -1,44 +1,158 @@
 //! Executes a schedule: one loop with one match. One rank runs the same loop as many.
 
-use crate::backend::{Acc, Backend};
+use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending};
+use crate::batch::MicroBatch;
 use crate::clock::{Clock, Phase};
 use crate::grads::{Grads, Reduce};
-use crate::schedule::Action;
-use crate::stage::{DeviceBatch, Stage};
+use crate::schedule::{Action, Flow, Pipe, Work};
+use crate::stage::Stage;
 
 /// What the micro-batches of a step add up.
 pub struct Sums<'a, B: Backend> {
     pub grads: &'a mut Grads<B>,
     /// The losses, `[1, 3]`.
     pub totals: &'a mut Acc<B>,
-    /// How the last backward sends the gradients.
-    pub reduce: Reduce<'a, B>,
+    /// How the last backward of a chunk sends the gradients.
+    pub reduce: &'a Reduce<B>,
 }
 
-/// Runs all micro-batches of a step; `batch(mb)` brings them as they are needed.
+/// A stage's place in the pipeline and its lines to the stages around it.
+pub struct Wires<B: Backend> {
+    pub stage: usize,
+    pub pipe: Pipe,
+    /// Rows and columns of what travels, `[T/tp, D]`.
+    pub shape: (usize, usize),
+    pub activations: Line<B>,
+    pub gradients: Line<B>,
+}
+
+/// What goes one way. Its group's ranks are the stages.
+pub struct Line<B: Backend> {
+    group: B::Group,
+    /// The input of the next work, on its way.
+    arriving: Option<(Work, Pending<B, B::Act>)>,
+    /// The last output, ready to leave.
+    ready: Option<(Work, Act<B>)>,
+    leaving: Option<Pending<B, B::Act>>,
+}
+
+/// Runs all micro-batches of a step forth and back; `batch(mb)` brings them as they are needed.
 pub fn run<B: Backend, E>(
     b: &B,
     actions: &[Action],
     stage: &mut Stage<B>,
+    wires: &mut Wires<B>,
     sums: Sums<B>,
     clock: &mut Clock,
-    mut batch: impl FnMut(usize) -> Result<DeviceBatch<B>, E>,
+    mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
 ) -> Result<(), E> {
     let Sums { grads, totals, reduce } = sums;
+    let mut last = last_backwards(actions, wires.pipe.chunks);
     for (i, action) in actions.iter().enumerate() {
         match *action {
-            Action::Forward { mb } => {
+            Action::Forward(work) => {
                 clock.enter(Phase::Data);
-                let batch = batch(mb)?;
+                let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
+                clock.enter(Phase::Pipeline);
+                let x = wires.activations.input(work);
                 clock.enter(Phase::Forward);
-                stage.forward(b, batch, None, grads, totals);
+                let y = stage.forward(b, work.chunk, batch, x, grads, totals);
+                wires.activations.ready = y.map(|y| (work, y));
             }
-            Action::Backward { .. } => {
+            Action::Backward(work) => {
+                clock.enter(Phase::Pipeline);
+                let dy = wires.gradients.input(work);
                 clock.enter(Phase::Backward);
-                let last = i + 1 == actions.len();
-                stage.backward(b, None, grads, last.then_some(&reduce));
+                let reduce = (last[work.chunk].take_if(|last| *last == i)).map(|_| reduce);
+                let dx = stage.backward(b, work.chunk, dy, grads, reduce);
+                wires.gradients.ready = dx.map(|dx| (work, dx));
             }
+            Action::Post { flow, send, recv } => wires.post(b, flow, send, recv),
         }
     }
+    clock.enter(Phase::Pipeline);
+    wires.settle();
     Ok(())
+}
+
+/// Runs micro-batches forth for their losses alone.
+pub fn evaluate<B: Backend, E>(
+    b: &B,
+    actions: &[Action],
+    stage: &mut Stage<B>,
+    wires: &mut Wires<B>,
+    totals: &mut Acc<B>,
+    mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
+) -> Result<(), E> {
+    for action in actions {
+        match *action {
+            Action::Forward(work) => {
+                let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
+                let x = wires.activations.input(work);
+                let y = stage.evaluate(b, work.chunk, &batch, x, totals);
+                wires.activations.ready = y.map(|y| (work, y));
+            }
+            Action::Backward(work) => panic!("{work:?} goes back in a validation"),
+            Action::Post { flow, send, recv } => wires.post(b, flow, send, recv),
+        }
+    }
+    wires.settle();
+    Ok(())
+}
+
+/// Of each chunk the action after which its gradients are complete.
+fn last_backwards(actions: &[Action], chunks: usize) -> Vec<Option<usize>> {
+    let is_of = |chunk, action: &Action| matches!(action, Action::Backward(work) if work.chunk == chunk);
+    (0..chunks).map(|chunk| actions.iter().rposition(|action| is_of(chunk, action))).collect()
+}
+
+impl<B: Backend> Wires<B> {
+    /// Starts what an action posts, once the last of its flow has left.
+    fn post(&mut self, b: &B, flow: Flow, send: Option<Work>, recv: Option<Work>) {
+        let (pipe, stage, shape) = (self.pipe, self.stage, self.shape);
+        let before = |work: Work| pipe.before(stage, work.chunk).expect("the first chunk receives nothing").0;
+        let after = |work: Work| pipe.after(stage, work.chunk).expect("the last chunk sends nothing").0;
+        let (from, to, line): (&dyn Fn(Work) -> usize, &dyn Fn(Work) -> usize, _) = match flow {
+            Flow::Activations => (&before, &after, &mut self.activations),
+            Flow::Gradients => (&after, &before, &mut self.gradients),
+        };
+        line.settle();
+        let send = send.map(|work| (line.output(work), to(work)));
+        let expected = recv.map(|work| Expected { rows: shape.0, cols: shape.1, from: from(work) });
+        let Exchanged { sent, received } = line.group.exchange(b, send, expected);
+        line.leaving = sent;
+        line.arriving = recv.zip(received);
+    }
+
+    /// Waits for what is still leaving.
+    fn settle(&mut self) {
+        self.activations.settle();
+        self.gradients.settle();
+    }
+}
+
+impl<B: Backend> Line<B> {
+    pub fn new(group: B::Group) -> Self {
+        Line { group, arriving: None, ready: None, leaving: None }
+    }
+
+    /// What a work reads; `None` where it comes from no other stage.
+    fn input(&mut self, work: Work) -> Option<Act<B>> {
+        let (expected, pending) = self.arriving.take()?;
+        assert_eq!(expected, work, "the input that arrives and the work that reads it");
+        Some(pending.wait())
+    }
+
+    /// What a work made.
+    fn output(&mut self, work: Work) -> Act<B> {
+        let (made, y) = self.ready.take().unwrap_or_else(|| panic!("nothing is ready to leave for {work:?}"));
+        assert_eq!(made, work, "the output that is ready and the one that leaves");
+        y
+    }
+
+    fn settle(&mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            leaving.wait();
+        }
+    }
 }

@@ -2,15 +2,15 @@
 
 use crate::backend::{Backend, Pending};
 use crate::batch::MicroBatch;
-use crate::buckets;
+use crate::buckets::{self, Held, Part, Tie};
 use crate::config::Model;
 use crate::error::Result;
 use crate::inventory::{self, TensorSpec};
 use crate::layers::region::Region;
-use crate::mpi::Comm;
+use crate::mesh::Kind;
 use crate::params::{Layout, Params};
 use crate::rect::Rect;
-use crate::stage::{DeviceBatch, Stage};
+use crate::stage::Stage;
 
 /// Rows that are scored at once where texts are long enough.
 const ROWS: usize = 4096;
@@ -39,31 +39,29 @@ impl std::ops::Add for Score {
 }
 
 impl<B: Backend> Scorer<B> {
-    /// `longest`: tokens of the longest text that will be scored; `alone`: a communicator of this rank
-    /// only; `read(tensor, rectangle, out)` gives the weights.
+    /// `longest`: tokens of the longest text that will be scored; `read(tensor, rectangle, out)` gives the weights.
     pub fn new(
         b: B,
         model: &Model,
         longest: usize,
-        alone: Comm,
         mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
-        assert_eq!(alone.size(), 1, "a scorer holds the whole model, its group has {} ranks", alone.size());
         let slots = inventory::slots(model);
-        let specs: Vec<_> = slots.iter().map(|&slot| (slot, inventory::tensors(model, slot))).collect();
-        let layout = Layout::new(buckets::plan(&specs, (0, 1), 1, BUCKET), model.tie_word_embeddings);
+        let held = |&slot| Held { slot, tensors: inventory::tensors(model, slot), tie: Tie::Free };
+        let held: Vec<Held> = slots.iter().map(held).collect();
+        let layout = Layout::new(buckets::plan(&held, (0, 1), 1, BUCKET), model.tie_word_embeddings);
         let mut params = Params::absent(layout.clone());
         for (i, bucket) in layout.buckets.iter().enumerate() {
             let mut host = vec![0.0; bucket.len];
-            for (at, tensor, rect) in bucket.pieces(&(0..bucket.len)) {
+            for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
                 read(tensor, &rect, &mut host[at..at + rect.len()])?;
             }
             params.set_bucket(i, Pending::ready(b.round(&b.upload(&host, host.len(), 1))));
         }
-        let region = Region::new(b.group(alone), false);
+        let region = Region::new(b.group(Kind::Tensor, &[0]), false);
         // The table of angles is as long as what is read, not as what config.json claims.
         let positions = model.max_position_embeddings.min(longest.max(1));
-        let stage = Stage::new(&b, model, slots, region, params, positions);
+        let stage = Stage::new(&b, model, vec![slots], region, params, positions);
         Ok(Scorer { b, stage, positions })
     }
 
@@ -88,6 +86,7 @@ impl<B: Backend> Scorer<B> {
     fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Score {
         let rows = windows.len() * seq;
         let host = MicroBatch {
+            seq,
             ids: windows.iter().flat_map(|w| w.0).copied().collect(),
             targets: windows.iter().flat_map(|w| w.1).copied().collect(),
             weights: vec![1.0; rows],
@@ -95,7 +94,8 @@ impl<B: Backend> Scorer<B> {
         };
         let mut totals = self.b.alloc(1, 3);
         self.b.zero(&mut totals);
-        self.stage.evaluate(&self.b, &DeviceBatch::upload(&self.b, &host, seq), None, &mut totals);
+        let batch = self.stage.upload(&self.b, 0, &host);
+        self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
         Score { nats: self.b.download(&totals)[0] as f64, tokens: rows as u64 }
     }
 }

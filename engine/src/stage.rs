@@ -1,7 +1,7 @@
 //! The layers of this rank: forward and backward of one micro-batch through them, and what is kept
 //! in between.
 
-use crate::backend::{Acc, Act, Backend, Heads, Tensor};
+use crate::backend::{Acc, Act, Backend, Collectives, Heads, Tensor};
 use crate::batch::MicroBatch;
 use crate::config::{Model, Recompute};
 use crate::grads::{Grads, Reduce};
@@ -11,28 +11,38 @@ use crate::layers::{Ctx, block, embedding, head, rope};
 use crate::params::Params;
 use std::collections::VecDeque;
 
-/// A micro-batch where the backend computes.
+/// A micro-batch where the backend computes, as far as a chunk reads it.
 pub struct DeviceBatch<B: Backend> {
-    ids: Tensor<B, u32>,
-    targets: Tensor<B, u32>,
-    weights: Acc<B>,
     starts: Tensor<B, u32>,
+    /// For the embedding.
+    ids: Option<Tensor<B, u32>>,
+    /// For the head: the next tokens and their weights in the loss.
+    targets: Option<(Tensor<B, u32>, Acc<B>)>,
     /// Rows of one sequence.
     seq: usize,
 }
 
 impl<B: Backend> DeviceBatch<B> {
-    /// `seq` rows make a sequence.
-    pub fn upload(b: &B, host: &MicroBatch, seq: usize) -> Self {
-        let rows = host.ids.len();
+    /// What `slots` read of it.
+    fn upload(b: &B, host: &MicroBatch, slots: &[Slot]) -> Self {
+        let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
+        let (embeds, heads) = (slots.contains(&Slot::Embedding), slots.contains(&Slot::Head));
         DeviceBatch {
-            ids: b.upload(&host.ids, rows, 1),
-            targets: b.upload(&host.targets, rows, 1),
-            weights: b.upload(&host.weights, rows, 1),
             starts: b.upload(&host.starts, rows, 1),
+            ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
+            targets: heads.then(|| (b.upload(&host.targets, rows, 1), b.upload(&host.weights, rows, 1))),
             seq,
         }
+    }
+
+    fn ids(&self) -> &Tensor<B, u32> {
+        self.ids.as_ref().expect("the chunk of the embedding uploads the ids")
+    }
+
+    fn targets(&self, z_loss: f32) -> head::Targets<'_, B> {
+        let (ids, weights) = self.targets.as_ref().expect("the chunk of the head uploads the targets");
+        head::Targets { ids, weights, z_loss }
     }
 }
 
@@ -47,25 +57,37 @@ enum Kept<B: Backend> {
     Gradient(Act<B>),
 }
 
-/// One pipeline stage.
+/// One pipeline stage: one chunk of layers, or several where stages are interleaved.
 pub struct Stage<B: Backend> {
     model: Model,
     recompute: Recompute,
     z_loss: f32,
-    slots: Vec<Slot>,
+    chunks: Vec<Chunk<B>>,
     region: Region<B>,
     rope: Acc<B>,
     pub params: Params<B>,
+}
+
+/// Consecutive slots of the model.
+struct Chunk<B: Backend> {
+    slots: Vec<Slot>,
     /// Of the micro-batches that went forth and not yet back, oldest first.
     in_flight: VecDeque<(DeviceBatch<B>, Vec<Kept<B>>)>,
 }
 
 impl<B: Backend> Stage<B> {
     /// `positions`: rows of the longest sequence that will be seen.
-    pub fn new(b: &B, model: &Model, slots: Vec<Slot>, region: Region<B>, params: Params<B>, positions: usize) -> Self {
+    pub fn new(
+        b: &B,
+        model: &Model,
+        chunks: Vec<Vec<Slot>>,
+        region: Region<B>,
+        params: Params<B>,
+        positions: usize,
+    ) -> Self {
         let rope = b.upload(&rope::table(model, positions), positions, model.head_dim);
-        let (recompute, z_loss, in_flight) = (Recompute::None, 0.0, VecDeque::new());
-        Stage { model: model.clone(), recompute, z_loss, slots, region, rope, params, in_flight }
+        let chunks = chunks.into_iter().map(|slots| Chunk { slots, in_flight: VecDeque::new() }).collect();
+        Stage { model: model.clone(), recompute: Recompute::None, z_loss: 0.0, chunks, region, rope, params }
     }
 
     pub fn recompute(self, recompute: Recompute) -> Self {
@@ -76,23 +98,29 @@ impl<B: Backend> Stage<B> {
         Stage { z_loss, ..self }
     }
 
-    /// Through all slots; `x` is what the stage before sent, the result what the stage after needs.
-    /// The head adds the losses to `totals` and its gradients to `grads`.
+    /// Brings what `chunk` reads of a micro-batch to the backend.
+    pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
+        DeviceBatch::upload(b, host, &self.chunks[chunk].slots)
+    }
+
+    /// Through the slots of a chunk; `x` is what the chunk before sent, the result what the chunk after
+    /// needs. The head adds the losses to `totals` and its gradients to `grads`.
     pub fn forward(
         &mut self,
         b: &B,
+        chunk: usize,
         batch: DeviceBatch<B>,
         mut x: Option<Act<B>>,
         grads: &mut Grads<B>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
         let cx = context(b, &self.model, &self.region, &self.rope, &batch);
-        let targets = head::Targets { ids: &batch.targets, weights: &batch.weights, z_loss: self.z_loss };
-        let mut kept = Vec::with_capacity(self.slots.len());
-        for &slot in &self.slots {
+        let chunk = &mut self.chunks[chunk];
+        let mut kept = Vec::with_capacity(chunk.slots.len());
+        for &slot in &chunk.slots {
             kept.push(match slot {
                 Slot::Embedding => {
-                    x = Some(embedding::forward(&cx, &self.params.embedding(), &batch.ids));
+                    x = Some(embedding::forward(&cx, &self.params.embedding(), batch.ids()));
                     Kept::Nothing
                 }
                 Slot::Layer(l) => {
@@ -101,27 +129,29 @@ impl<B: Backend> Stage<B> {
                     kept
                 }
                 Slot::Head => {
-                    let (w, mut g) = (self.params.head(), grads.head());
+                    let (w, mut g, targets) = (self.params.head(), grads.head(), batch.targets(self.z_loss));
                     Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
                 }
             });
         }
-        self.in_flight.push_back((batch, kept));
+        chunk.in_flight.push_back((batch, kept));
         x
     }
 
-    /// Back through all slots for the oldest micro-batch; `dx` is what the stage after sent, the
-    /// result what the stage before needs. With `reduce`, it is the step's last: what is done is sent.
+    /// Back through the slots of a chunk for its oldest micro-batch; `dx` is what the chunk after sent, the
+    /// result what the chunk before needs. With `reduce`, it is the chunk's last of the step: what is done is sent.
     pub fn backward(
         &mut self,
         b: &B,
+        chunk: usize,
         mut dx: Option<Act<B>>,
         grads: &mut Grads<B>,
         reduce: Option<&Reduce<B>>,
     ) -> Option<Act<B>> {
-        let (batch, kept) = self.in_flight.pop_front().expect("a backward follows its forward");
+        let chunk = &mut self.chunks[chunk];
+        let (batch, kept) = chunk.in_flight.pop_front().expect("a backward follows its forward");
         let cx = context(b, &self.model, &self.region, &self.rope, &batch);
-        for (&slot, kept) in self.slots.iter().zip(kept).rev() {
+        for (&slot, kept) in chunk.slots.iter().zip(kept).rev() {
             dx = match (slot, kept) {
                 (Slot::Head, Kept::Gradient(dx)) => Some(dx),
                 (Slot::Layer(l), kept) => {
@@ -131,7 +161,7 @@ impl<B: Backend> Stage<B> {
                 }
                 (Slot::Embedding, _) => {
                     let (mut dtable, first) = grads.embedding();
-                    embedding::backward(&cx, first, &batch.ids, &take(&mut dx), &mut dtable);
+                    embedding::backward(&cx, first, batch.ids(), &take(&mut dx), &mut dtable);
                     None
                 }
                 (Slot::Head, _) => unreachable!("the head keeps its gradient"),
@@ -147,18 +177,18 @@ impl<B: Backend> Stage<B> {
     pub fn evaluate(
         &mut self,
         b: &B,
+        chunk: usize,
         batch: &DeviceBatch<B>,
         mut x: Option<Act<B>>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
         let cx = context(b, &self.model, &self.region, &self.rope, batch);
-        let targets = head::Targets { ids: &batch.targets, weights: &batch.weights, z_loss: self.z_loss };
-        for &slot in &self.slots {
+        for &slot in &self.chunks[chunk].slots {
             x = match slot {
-                Slot::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), &batch.ids)),
+                Slot::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
                 Slot::Layer(l) => Some(block::forward(&cx, &self.params.layer(l), take(&mut x)).0),
                 Slot::Head => {
-                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, totals);
+                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &batch.targets(self.z_loss), totals);
                     None
                 }
             };
@@ -174,8 +204,13 @@ fn context<'a, B: Backend>(
     rope: &'a Acc<B>,
     batch: &'a DeviceBatch<B>,
 ) -> Ctx<'a, B> {
-    let heads =
-        Heads { query: model.num_attention_heads, kv: model.num_key_value_heads, dim: model.head_dim, seq: batch.seq };
+    let ranks = region.group().size();
+    let heads = Heads {
+        query: model.num_attention_heads / ranks,
+        kv: model.num_key_value_heads.div_ceil(ranks),
+        dim: model.head_dim,
+        seq: batch.seq,
+    };
     Ctx { b, region, heads, eps: model.rms_norm_eps as f32, rope, starts: &batch.starts }
 }
 

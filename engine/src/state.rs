@@ -2,11 +2,12 @@
 //! the true tensors, and what a resumed run must have in common with the one that it continues.
 
 use crate::backend::{Acc, Backend};
+use crate::buckets::Part;
 use crate::checkpoint::{Header, Kind, Piece, Position, Saved};
 use crate::config::{Config, Model};
 use crate::error::Result;
 use crate::inventory::TensorSpec;
-use crate::optim::Shard;
+use crate::optim::{Duty, Shard};
 use crate::rect::Rect;
 use crate::trainer::Trainer;
 
@@ -35,31 +36,26 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     Ok(())
 }
 
-/// This rank's pieces, copied from the device a bucket at a time. Where the data-parallel ranks all
-/// hold the same, the first has them.
+/// The pieces that this rank answers for, copied from the device a bucket at a time.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
-    let mine = trainer.config.parallel.distributed_optimizer || trainer.dp_rank() == 0;
+    let mine = trainer.optim.duty == Duty::Answers;
     let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
     shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
         move |(shard, bucket, kind)| {
             let host = trainer.b.download(part(shard, kind));
-            let piece = move |(at, tensor, rect): (usize, &TensorSpec, Rect)| {
+            let piece = move |Part { at, tensor, rect, .. }: Part| {
                 let data = host[at..at + rect.len()].to_vec();
                 Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
             };
-            bucket.pieces(&shard.range).into_iter().map(piece)
+            bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
         },
     )
 }
 
-/// What goes into the manifest.
-pub fn header<B: Backend>(trainer: &Trainer<B>) -> Header {
+/// What goes into the manifest; `data` is the fingerprint of the samples.
+pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> Header {
     let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
-    Header {
-        position,
-        config: trainer.config.to_toml(),
-        identity: identity(&trainer.config, trainer.feed().fingerprint()),
-    }
+    Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, data) }
 }
 
 /// What a resumed run must share with the one before: the model, the length and number of samples
@@ -102,7 +98,7 @@ fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: Kind, read: &mut Read) -> Re
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {
         let mut host = vec![0.0; shard.range.len()];
-        for (at, tensor, rect) in bucket.pieces(&shard.range) {
+        for Part { at, tensor, rect, .. } in bucket.parts(&shard.range) {
             read(tensor, &rect, &mut host[at..at + rect.len()])?;
         }
         *part_mut(shard, kind) = trainer.b.upload(&host, host.len(), 1);

@@ -1,27 +1,23 @@
 //! One step of training, generic over the backend.
 
-use crate::backend::{AdamW, Backend, Collectives, Tensor};
-use crate::buckets;
+use crate::backend::{Acc, AdamW, Backend, Collectives};
+use crate::batch::{Samples, Split};
+use crate::buckets::Span;
 use crate::clock::{Clock, Phase};
-use crate::config::{Axis, Config};
-use crate::data::feed::{Feed, Split};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::grads::{Grads, Reduce};
-use crate::inventory;
+use crate::inventory::Cut;
 use crate::layers::region::Region;
 use crate::lr::learning_rate;
-use crate::mesh::Mesh;
-use crate::mpi::Comm;
-use crate::optim::Optim;
+use crate::mesh::{Kind, Mesh};
+use crate::optim::{Duty, Optim};
 use crate::params::{Layout, Params};
-use crate::pipeline::{self, Sums};
+use crate::pipeline::{self, Line, Sums, Wires};
+use crate::place::Place;
 use crate::schedule::{self, Action};
-use crate::stage::{DeviceBatch, Stage};
-use std::ops::Range;
+use crate::stage::Stage;
 use std::rc::Rc;
-
-/// A bucket below this many elements takes in the next slot too: small messages waste the network.
-const MIN_BUCKET: usize = 1 << 24;
 
 /// What a step showed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,56 +37,52 @@ pub struct Report {
 pub struct Trainer<B: Backend> {
     pub config: Config,
     pub b: B,
-    mesh: Mesh,
-    dp: B::Group,
-    dp_rank: usize,
+    pub place: Place,
+    world: B::Group,
+    tied: B::Group,
+    reduce: Reduce<B>,
     plan: Vec<Action>,
+    wires: Wires<B>,
     pub layout: Rc<Layout>,
     stage: Stage<B>,
     pub optim: Optim<B>,
-    feed: Feed,
     /// Steps done.
     pub step: u64,
 }
 
 impl<B: Backend> Trainer<B> {
     /// Everything but the weights, which are zeros until they are loaded. All ranks call it together.
-    pub fn new(b: B, config: Config, feed: Feed, world: &Comm) -> Result<Self> {
-        let mesh = config.mesh(world.size())?;
-        let axis = |axis| world.split(mesh.group(world.rank(), axis)[0], mesh.coord(world.rank(), axis));
-        let (tp, dp) = (axis(Axis::Tensor), axis(Axis::Data));
-        let optim_group =
-            if config.parallel.distributed_optimizer { dp.split(0, dp.rank()) } else { dp.split(dp.rank(), 0) };
-        let slots = inventory::slots(&config.model);
-        let specs: Vec<_> = slots.iter().map(|&slot| (slot, inventory::tensors(&config.model, slot))).collect();
-        let buckets = buckets::plan(&specs, (tp.rank(), tp.size()), optim_group.size(), MIN_BUCKET);
-        let layout = Layout::new(buckets, config.model.tie_word_embeddings);
+    pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
+        let place = Place::new(&config, mesh, rank);
+        let group = |kind| b.group(kind, &place.members(kind));
+        // In one order on all ranks: making a group takes all of them.
+        let [tp, kv, data] = [Kind::Tensor, Kind::KvHeads, Kind::Data].map(group);
+        let [forth, back, tied, world] = [Kind::Activations, Kind::Gradients, Kind::Tied, Kind::World].map(group);
+        let shards = b.group(Kind::Optimizer, &place.optimizer_members(&config));
 
-        let stages = mesh.size(Axis::Pipeline);
-        let plan =
-            schedule::one_f_one_b(mesh.coord(world.rank(), Axis::Pipeline), stages, micro_batches(&config, &mesh));
-        let region = Region::new(b.group(tp), config.parallel.sequence_parallel);
-        let params = Params::absent(layout.clone());
-        let stage = Stage::new(&b, &config.model, slots, region, params, config.train.seq_length)
+        let layout = Layout::new(place.buckets(&config), config.model.tie_word_embeddings);
+        let reduce = reduce(&config, &b, &place, &layout, kv, data);
+        let wires = Wires {
+            stage: place.stage,
+            pipe: place.pipe,
+            shape: place.travelling(&config),
+            activations: Line::new(forth),
+            gradients: Line::new(back),
+        };
+        let (region, params) = (Region::new(tp, config.parallel.sequence_parallel), Params::absent(layout.clone()));
+        let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
-        let optim = Optim::new(&b, layout.clone(), b.group(optim_group));
-        let dp = b.group(dp);
-        Ok(Trainer { dp_rank: dp.rank(), dp, plan, layout, stage, optim, feed, step: 0, mesh, b, config })
+        let answers = config.parallel.distributed_optimizer || place.dp.0 == 0;
+        let duty = if answers { Duty::Answers } else { Duty::Copies };
+        let optim = Optim::new(&b, layout.clone(), shards, duty);
+        let plan = schedule::train(place.stage, &place.pipe);
+        Trainer { config, b, place, world, tied, reduce, plan, wires, layout, stage, optim, step: 0 }
     }
 
     /// The masters were loaded: makes the weights of them.
     pub fn publish(&mut self) {
         self.optim.publish(&self.b, &mut self.stage.params);
-    }
-
-    /// Place among the data-parallel ranks.
-    pub fn dp_rank(&self) -> usize {
-        self.dp_rank
-    }
-
-    pub fn feed(&self) -> &Feed {
-        &self.feed
     }
 
     /// Samples of all steps done.
@@ -99,13 +91,13 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights.
-    pub fn step(&mut self, clock: &mut Clock) -> Result<Report> {
-        let (grads, totals) = self.gradients(clock)?;
+    pub fn step(&mut self, data: &dyn Samples, clock: &mut Clock) -> Result<Report> {
+        let (grads, totals) = self.gradients(data, clock)?;
         clock.enter(Phase::Reduce);
-        let shards = grads.wait();
-        let totals = self.dp.all_reduce(&self.b, totals).wait();
+        let shards = grads.wait(&self.b, &self.tied);
+        let totals = self.world.all_reduce(&self.b, totals).wait();
         clock.enter(Phase::Optimizer);
-        let square = self.optim.square(&self.b, &shards);
+        let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
         let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
@@ -116,43 +108,43 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// All micro-batches forth and back; the sums of the gradients are left under way.
-    /// With them the totals of the loss `[1, 3]` of this rank.
-    pub fn gradients(&mut self, clock: &mut Clock) -> Result<(Grads<B>, Tensor<B, f32>)> {
+    /// With them this rank's part of the totals of the loss, `[1, 3]`.
+    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock) -> Result<(Grads<B>, Acc<B>)> {
         let mut grads = Grads::new(&self.b, self.layout.clone());
         let mut totals = zeros(&self.b);
-        let reduce = match self.config.parallel.distributed_optimizer {
-            true => Reduce::Scatter(&self.dp),
-            false => Reduce::All(&self.dp),
-        };
-        let (b, feed, config) = (&self.b, &self.feed, &self.config);
+        let (place, config) = (&self.place, &self.config);
         let first = self.step * config.train.global_batch_size as u64;
-        let (dp, dp_rank) = (self.mesh.size(Axis::Data), self.dp_rank);
-        let batch = |mb| {
-            let host = feed.micro_batch(Split::Train, samples(config, first, mb, dp, dp_rank))?;
-            Ok(DeviceBatch::upload(b, &host, config.train.seq_length))
-        };
-        let sums = Sums { grads: &mut grads, totals: &mut totals, reduce };
-        pipeline::run(b, &self.plan, &mut self.stage, sums, clock, batch)?;
+        let batch = |mb| data.micro_batch(Split::Train, place.samples(config, first, mb));
+        let sums = Sums { grads: &mut grads, totals: &mut totals, reduce: &self.reduce };
+        pipeline::run(&self.b, &self.plan, &mut self.stage, &mut self.wires, sums, clock, batch)?;
+        self.once(&mut totals);
         Ok((grads, totals))
     }
 
     /// Mean loss over `eval_steps` global batches of the validation set.
-    pub fn validate(&mut self) -> Result<f64> {
+    pub fn validate(&mut self, data: &dyn Samples) -> Result<f64> {
         let mut totals = zeros(&self.b);
-        let (dp, per_batch) = (self.mesh.size(Axis::Data), self.config.train.global_batch_size as u64);
+        let plan = schedule::forward_only(self.place.stage, &self.place.pipe);
+        let t = &self.config.train;
+        let per_batch = t.global_batch_size as u64;
         // Each validation takes the next batches of the split, as Megatron-LM's does.
-        let validations_before = self.step.saturating_sub(1) / self.config.train.eval_interval;
-        let first = validations_before * self.config.train.eval_steps * per_batch;
-        for step in 0..self.config.train.eval_steps {
-            for mb in 0..micro_batches(&self.config, &self.mesh) {
-                let samples = samples(&self.config, first + step * per_batch, mb, dp, self.dp_rank);
-                let host = self.feed.micro_batch(Split::Valid, samples)?;
-                let batch = DeviceBatch::upload(&self.b, &host, self.config.train.seq_length);
-                self.stage.evaluate(&self.b, &batch, None, &mut totals);
-            }
+        let validations_before = self.step.saturating_sub(1) / t.eval_interval;
+        let first = validations_before * t.eval_steps * per_batch;
+        for step in 0..t.eval_steps {
+            let (place, config) = (&self.place, &self.config);
+            let batch = |mb| data.micro_batch(Split::Valid, place.samples(config, first + step * per_batch, mb));
+            pipeline::evaluate(&self.b, &plan, &mut self.stage, &mut self.wires, &mut totals, batch)?;
         }
-        let totals = self.b.download(&self.dp.all_reduce(&self.b, totals).wait());
+        self.once(&mut totals);
+        let totals = self.b.download(&self.world.all_reduce(&self.b, totals).wait());
         Ok(totals[0] as f64 / totals[2] as f64)
+    }
+
+    /// The tensor-parallel ranks all have the totals of the same rows: the first one's count.
+    fn once(&self, totals: &mut Acc<B>) {
+        if self.place.tp.0 > 0 {
+            self.b.zero(totals);
+        }
     }
 
     fn adamw(&self, lr: f64) -> AdamW {
@@ -181,20 +173,29 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// Micro-batches of a step on each rank.
-fn micro_batches(config: &Config, mesh: &Mesh) -> usize {
-    config.train.global_batch_size / (config.train.micro_batch_size * mesh.size(Axis::Data))
+/// How gradients are summed. Norm weights saw only this rank's rows under sequence parallelism.
+fn reduce<B: Backend>(
+    config: &Config,
+    b: &B,
+    place: &Place,
+    layout: &Layout,
+    kv: B::Group,
+    data: B::Group,
+) -> Reduce<B> {
+    let reduce = match config.parallel.distributed_optimizer {
+        true => Reduce::scatter(data),
+        false => Reduce::all(data),
+    };
+    let heads = |span: &Span| matches!(span.tensor.cut, Cut::Heads(_));
+    let reduce = reduce.copies(layout, kv, heads);
+    if !config.parallel.sequence_parallel {
+        return reduce;
+    }
+    let norms = b.group(Kind::Tensor, &place.members(Kind::Tensor));
+    reduce.copies(layout, norms, |span| span.tensor.cut == Cut::Whole)
 }
 
-/// The samples of micro-batch `mb` of data-parallel rank `rank`, in a step that starts at sample
-/// `first`: groups of micro_batch_size x ranks, rank after rank, as Megatron-LM deals them.
-fn samples(config: &Config, first: u64, mb: usize, ranks: usize, rank: usize) -> Range<u64> {
-    let size = config.train.micro_batch_size as u64;
-    let start = first + (mb * ranks + rank) as u64 * size;
-    start..start + size
-}
-
-fn zeros<B: Backend>(b: &B) -> Tensor<B, f32> {
+fn zeros<B: Backend>(b: &B) -> Acc<B> {
     let mut totals = b.alloc(1, 3);
     b.zero(&mut totals);
     totals

@@ -4,10 +4,10 @@ use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Phase};
-use engine::config::Axis;
+use engine::data::feed::Feed;
 use engine::error::{Error, Result};
-use engine::mesh::Mesh;
 use engine::mpi::{Comm, host};
+use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
@@ -28,6 +28,7 @@ pub enum Stop {
 /// A run under way.
 pub struct Run<B: Backend> {
     trainer: Trainer<B>,
+    feed: Feed,
     saver: Saver,
     /// Rank 0's.
     logs: Option<Logs>,
@@ -49,15 +50,15 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, comm: &Comm) -> Result<Self> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
         let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
-        let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&t.mesh(comm.size())?, comm.rank()));
-        Ok(Run { trainer, saver, logs, ranks: comm.size(), flops, peak })
+        let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
+        Ok(Run { trainer, feed, saver, logs, ranks: comm.size(), flops, peak })
     }
 
     /// To the last step and the last checkpoint.
@@ -84,7 +85,7 @@ impl<B: Backend> Run<B> {
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
             clock.enter(Phase::Data);
-            let report = self.trainer.step(&mut clock).map_err(Stop::Alone)?;
+            let report = self.trainer.step(&self.feed, &mut clock).map_err(Stop::Alone)?;
             self.must_be_finite(&report).map_err(Stop::Together)?;
             let seconds = start.elapsed().as_secs_f64();
             let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
@@ -112,7 +113,7 @@ impl<B: Backend> Run<B> {
             return Ok(None);
         }
         clock.enter(Phase::Validation);
-        self.trainer.validate().map(Some)
+        self.trainer.validate(&self.feed).map(Some)
     }
 
     fn save(&mut self, comm: &Comm) -> Result<()> {
@@ -128,7 +129,8 @@ impl<B: Backend> Run<B> {
         {
             logs.say_slow(step, t.checkpoint.interval);
         }
-        self.saver.begin(comm, &state::header(&self.trainer), state::pieces(&self.trainer))
+        let header = state::header(&self.trainer, self.feed.fingerprint());
+        self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 
     fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
@@ -193,10 +195,9 @@ impl Logs {
 }
 
 /// What a checkpoint says of who wrote a file.
-fn writer(mesh: &Mesh, rank: usize) -> String {
-    let at = |axis| mesh.coord(rank, axis);
-    let (tp, pp, dp) = (at(Axis::Tensor), at(Axis::Pipeline), at(Axis::Data));
-    format!("rank {rank} (tp {tp}, pp {pp}, dp {dp}) on {}", host())
+fn writer(place: &Place) -> String {
+    let Place { rank, tp, stage, dp, .. } = place;
+    format!("rank {rank} (tp {}, pp {stage}, dp {}) on {}", tp.0, dp.0, host())
 }
 
 /// The lock goes with the process, however it ends.

@@ -68,8 +68,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("model.architecture", "gpt2".into(), &["architecture", "gpt2"]),
         ("model.sliding_window", 16.into(), &["sliding_window", "16"]),
         ("model.num_local_experts", 4.into(), &["num_local_experts", "4"]),
-        ("parallel.tensor", 2.into(), &["tensor", "2"]),
-        ("parallel.pipeline", 2.into(), &["pipeline", "2"]),
         ("parallel.context", 2.into(), &["context", "2"]),
         ("parallel.expert", 2.into(), &["expert", "2"]),
         ("parallel.order", "tp-dp".into(), &["order", "tp-dp"]),

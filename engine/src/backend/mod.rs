@@ -8,7 +8,7 @@
 //! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
 //! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
 
-use crate::mpi::Comm;
+use crate::mesh::Kind;
 use std::ops::Range;
 
 mod tensor;
@@ -91,8 +91,9 @@ pub trait Backend: Sized + 'static {
     type Ticket: Ticket;
     type Group: Collectives<Self>;
 
-    /// The collectives of one communicator.
-    fn group(&self, comm: Comm) -> Self::Group;
+    /// The collectives of the ranks `members`, this rank among them, in their order. All ranks of the run
+    /// call this together, each with the list that it is in; the lists share no rank.
+    fn group(&self, kind: Kind, members: &[usize]) -> Self::Group;
 
     /// The name of what computes, as its maker gives it: what peak figures are looked up by.
     fn device(&self) -> String;
@@ -212,6 +213,13 @@ pub trait Backend: Sized + 'static {
         x: Xent,
     ) -> Act<Self>;
 
+    // -- flat blocks: of x [n, 1], the elements `ranges` one after another --
+
+    /// A copy of them, `[sum of the lengths, 1]`.
+    fn pick(&self, x: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self>;
+    /// x holds `part` there.
+    fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>);
+
     // -- optimizer --
 
     /// out `[1, 1]` += sum of squares of the range of g, in a fixed order.
@@ -248,6 +256,24 @@ pub trait Collectives<B: Backend> {
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
     fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
+    /// Point to point, both at once where both are given: `send` to the group's rank beside it, and a
+    /// matrix of this shape from the group's rank beside it. Messages between two ranks of a group arrive
+    /// in the order in which they were sent. What was sent comes back when its block is free again.
+    fn exchange(&self, b: &B, send: Option<(Act<B>, usize)>, recv: Option<Expected>) -> Exchanged<B>;
+}
+
+/// A matrix that another rank of the group will send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    pub rows: usize,
+    pub cols: usize,
+    pub from: usize,
+}
+
+/// Both halves of an exchange under way.
+pub struct Exchanged<B: Backend> {
+    pub sent: Option<Pending<B, <B as Backend>::Act>>,
+    pub received: Option<Pending<B, <B as Backend>::Act>>,
 }
 
 /// A collective under way, and the tensors it reads and writes.
@@ -267,6 +293,11 @@ impl<B: Backend, T: Elem> Pending<B, T> {
     /// Under way: `input` is read and `output` written until the ticket is waited for.
     pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
         Pending { ticket: Some(ticket), input: Some(input), output: Some(output) }
+    }
+
+    /// Under way: `x` is read by a send, or written by a receive, until the ticket is waited for.
+    pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
+        Pending { ticket: Some(ticket), input: None, output: Some(x) }
     }
 
     pub fn wait(mut self) -> Tensor<B, T> {

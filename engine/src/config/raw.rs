@@ -94,6 +94,7 @@ table!(RawParallel {
     sequence_parallel: bool,
     distributed_optimizer: bool,
     order: String,
+    ranks: u64,
 });
 
 table!(RawOptimizer {

@@ -100,6 +100,7 @@ impl Text {
         self.put("sequence_parallel", p.sequence_parallel);
         self.put("distributed_optimizer", p.distributed_optimizer);
         self.put("order", p.order.map(Named::name).join("-"));
+        self.put_some("ranks", p.ranks.map(count));
     }
 
     fn optimizer(&mut self, o: &Optimizer) {

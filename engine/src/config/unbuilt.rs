@@ -18,12 +18,8 @@ pub fn refuse(raw: &Raw, at: &Origins) -> Result<()> {
     }
     if let Some(p) = &raw.parallel {
         let many = |degree: Option<u64>| degree.filter(|&degree| degree > 1);
-        absent(many(p.tensor), "parallel.tensor", "tensor parallelism is not built yet; write 1", at)?;
-        absent(many(p.pipeline), "parallel.pipeline", "pipeline parallelism is not built yet; write 1", at)?;
         absent(many(p.context), "parallel.context", "context parallelism is not built yet; write 1", at)?;
         absent(many(p.expert), "parallel.expert", "expert parallelism is not built yet; write 1", at)?;
-        let virtual_pipeline = many(p.virtual_pipeline);
-        absent(virtual_pipeline, "parallel.virtual_pipeline", "interleaving is not built yet; write 1", at)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Open MPI moves data only inside MPI calls, so ops [`Progress::poke`] what is in flight.
 
 use super::{Cpu, Float};
-use crate::backend::{Backend, Collectives, Elem, Pending, Tensor, Ticket};
+use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
 use crate::mpi::Comm;
 use half::bf16;
 use mpi::ffi;
@@ -57,14 +57,30 @@ impl Ticket for MpiTicket {
 
 /// One communicator and where its requests are tracked.
 pub struct MpiGroup {
-    comm: Comm,
+    /// `None` for a rank alone.
+    comm: Option<Comm>,
     progress: Progress,
     bf16_sum: OnceCell<Bf16Sum>,
 }
 
 impl MpiGroup {
-    pub fn new(comm: Comm, progress: Progress) -> Self {
+    /// The ranks `members` of `world`; all of its ranks call this together.
+    pub fn new(world: Option<&Comm>, members: &[usize], progress: Progress) -> Self {
+        assert!(world.is_some() || members.len() == 1, "{} ranks in a group of a rank alone", members.len());
+        let comm = world.map(|world| {
+            let mine = members.iter().position(|&rank| rank == world.rank());
+            world.split(members[0], mine.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank())))
+        });
         MpiGroup { comm, progress, bf16_sum: OnceCell::new() }
+    }
+
+    fn ranks(&self) -> usize {
+        self.comm.as_ref().map_or(1, Comm::size)
+    }
+
+    /// For calls among several ranks.
+    fn raw(&self) -> ffi::MPI_Comm {
+        self.comm.as_ref().expect("a rank alone has nobody to call").raw()
     }
 
     /// How MPI adds elements of this type.
@@ -87,13 +103,25 @@ impl MpiGroup {
         output: Tensor<Cpu<A>, T>,
         call: impl FnOnce(*const c_void, *mut c_void, ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32,
     ) -> Pending<Cpu<A>, T> {
+        let ticket = self.track(|comm, request| call(block(&input).cast_const(), block(&output), comm, request));
+        Pending::under_way(ticket, input, output)
+    }
+
+    /// Starts any call that gives a request.
+    fn track(&self, call: impl FnOnce(ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32) -> MpiTicket {
         // SAFETY: reads a constant of the MPI library.
         let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
-        let code =
-            call(input.mem.as_ptr().cast(), output.mem.as_ptr().cast_mut().cast(), self.comm.raw(), &mut request);
-        assert_eq!(code, 0, "an MPI collective of {} ranks failed with code {code}", self.comm.size());
-        Pending::under_way(self.progress.track(request), input, output)
+        let code = call(self.raw(), &mut request);
+        assert_eq!(code, 0, "an MPI call among {} ranks failed with code {code}", self.ranks());
+        self.progress.track(request)
     }
+}
+
+/// Messages between two ranks arrive in order, so that one tag is enough.
+const TAG: i32 = 0;
+
+fn block<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> *mut c_void {
+    x.mem.as_ptr().cast_mut().cast()
 }
 
 /// MPI has no bf16: its bits travel as 16-bit integers, and [`Bf16Sum`] adds them.
@@ -146,15 +174,15 @@ fn count(len: usize) -> i32 {
 
 impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
     fn rank(&self) -> usize {
-        self.comm.rank()
+        self.comm.as_ref().map_or(0, Comm::rank)
     }
 
     fn size(&self) -> usize {
-        self.comm.size()
+        self.ranks()
     }
 
     fn all_reduce<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
-        if self.comm.size() == 1 {
+        if self.ranks() == 1 {
             return Pending::ready(x);
         }
         let (n, out) = (count(x.len()), b.alloc(x.rows(), x.cols()));
@@ -167,11 +195,11 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
     }
 
     fn all_gather<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
-        if self.comm.size() == 1 {
+        if self.ranks() == 1 {
             return Pending::ready(x);
         }
         let (n, ty) = (count(x.len()), datatype::<T>());
-        let out = b.alloc(x.rows() * self.comm.size(), x.cols());
+        let out = b.alloc(x.rows() * self.ranks(), x.cols());
         // SAFETY: as above; `out` holds the ranks' counts together.
         self.start(x, out, |from, to, comm, request| unsafe {
             ffi::MPI_Iallgather(from, n, ty, to, n, ty, comm, request)
@@ -179,7 +207,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
     }
 
     fn reduce_scatter<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
-        let ranks = self.comm.size();
+        let ranks = self.ranks();
         if ranks == 1 {
             return Pending::ready(x);
         }
@@ -190,5 +218,25 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         self.start(x, out, |from, to, comm, request| unsafe {
             ffi::MPI_Ireduce_scatter_block(from, to, n, ty, sum, comm, request)
         })
+    }
+
+    fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {
+        let ty = datatype::<A>();
+        let received = recv.map(|expected| {
+            let to = b.alloc(expected.rows, expected.cols);
+            // SAFETY: as above; nothing else writes the block until the request is waited for.
+            let request = self.track(|comm, request| unsafe {
+                ffi::MPI_Irecv(block(&to), count(to.len()), ty, expected.from as i32, TAG, comm, request)
+            });
+            Pending::moving(request, to)
+        });
+        let sent = send.map(|(x, to)| {
+            // SAFETY: as above; MPI only reads the block.
+            let request = self.track(|comm, request| unsafe {
+                ffi::MPI_Isend(block(&x), count(x.len()), ty, to as i32, TAG, comm, request)
+            });
+            Pending::moving(request, x)
+        });
+        Exchanged { sent, received }
     }
 }

@@ -7,6 +7,7 @@ mod group;
 mod kernel;
 mod ops;
 mod pool;
+mod shapes;
 mod simd;
 mod tiles;
 mod workers;
@@ -19,9 +20,10 @@ pub use group::{MpiGroup, MpiTicket, Progress};
 pub use pool::{Block, Usage};
 
 use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Tensor, Xent};
+use crate::mesh::Kind;
 use crate::mpi::Comm;
-use ops::matmul::Operand;
 use pool::Pool;
+use shapes::{data, data_mut, expect, expect_heads, plain, transposed};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
@@ -36,14 +38,21 @@ pub struct Cpu<A: Float> {
     pool: Rc<Pool>,
     workers: Workers,
     progress: Progress,
+    /// All ranks in the mesh's order; `None` for a rank alone.
+    world: Option<Rc<Comm>>,
     act: PhantomData<A>,
 }
 
 impl<A: Float> Cpu<A> {
-    /// Computes on `threads` cores, the one that calls among them.
+    /// Computes on `threads` cores, the one that calls among them, without other ranks.
     pub fn new(threads: usize) -> Self {
         let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
-        Cpu { pool, workers, progress, act: PhantomData }
+        Cpu { pool, workers, progress, world: None, act: PhantomData }
+    }
+
+    /// One of the ranks of `world`.
+    pub fn of(world: Rc<Comm>, threads: usize) -> Self {
+        Cpu { world: Some(world), ..Cpu::new(threads) }
     }
 
     /// Blocks that the pool had to take from the system so far.
@@ -67,42 +76,14 @@ impl<A: Float> Cpu<A> {
     }
 }
 
-fn data<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> &[T] {
-    x.mem.as_slice()
-}
-
-fn data_mut<A: Float, T: Elem>(x: &mut Tensor<Cpu<A>, T>) -> &mut [T] {
-    x.mem.as_mut_slice()
-}
-
-fn plain<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    Operand::new(data(x), x.rows(), x.cols())
-}
-
-fn transposed<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    plain(x).t()
-}
-
-/// Asserts that a tensor has the shape that an op needs of it.
-#[track_caller]
-fn expect<A: Float, T: Elem>(what: &str, x: &Tensor<Cpu<A>, T>, rows: usize, cols: usize) {
-    assert_eq!(x.shape(), (rows, cols), "the shape of {what}");
-}
-
-#[track_caller]
-fn expect_heads<A: Float>(qkv: &Act<Cpu<A>>, h: Heads) {
-    assert_eq!(qkv.cols(), h.qkv_cols(), "columns of qkv for {h:?}");
-    assert_eq!((qkv.rows() % h.seq, h.query % h.kv, h.dim % 2), (0, 0, 0), "{} rows for {h:?}", qkv.rows());
-}
-
 impl<A: Float> Backend for Cpu<A> {
     type Act = A;
     type Mem<T: Elem> = Block<T>;
     type Ticket = MpiTicket;
     type Group = MpiGroup;
 
-    fn group(&self, comm: Comm) -> MpiGroup {
-        MpiGroup::new(comm, self.progress.clone())
+    fn group(&self, _: Kind, members: &[usize]) -> MpiGroup {
+        MpiGroup::new(self.world.as_deref(), members, self.progress.clone())
     }
 
     fn device(&self) -> String {
@@ -335,6 +316,17 @@ impl<A: Float> Backend for Cpu<A> {
         let cols = logits.cols();
         ops::xent::xent_grad(self.workers(), data_mut(&mut logits), cols, rows, x);
         logits
+    }
+
+    fn pick(&self, x: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self> {
+        let mut part = self.alloc(ranges.iter().map(Range::len).sum(), 1);
+        ops::elementwise::pick(data(x), ranges, data_mut(&mut part));
+        part
+    }
+
+    fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>) {
+        expect("the part", part, ranges.iter().map(Range::len).sum(), 1);
+        ops::elementwise::put(data(part), ranges, data_mut(x));
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {

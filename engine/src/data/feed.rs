@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::blend::{Blend, normalize};
 use super::idx::IndexedFile;
 use super::order::{Piece, Plan, SampleOrder, split_range};
-use crate::batch::MicroBatch;
+pub use crate::batch::Split;
+use crate::batch::{MicroBatch, Samples};
 use crate::config::{Config, Order, Source, Train};
 use crate::error::{Error, Result};
 
@@ -20,21 +21,6 @@ use crate::error::{Error, Result};
 const SURPLUS: f64 = 0.005;
 /// Samples of a split: the index of a split is in memory, in every rank.
 const MOST: u64 = 1 << 32;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    Train,
-    Valid,
-}
-
-impl Split {
-    fn name(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::Valid => "valid",
-        }
-    }
-}
 
 /// All samples of a run.
 pub struct Feed {
@@ -87,25 +73,10 @@ struct Recipe<'a> {
     wanted: u64,
 }
 
-impl Feed {
-    /// Opens and indexes all sources. Errors name the file.
-    pub fn open(config: &Config) -> Result<Self> {
-        let (train, data) = (&config.train, &config.data);
-        if data.train.is_empty() {
-            return Err(Error::user("data.train is empty: name at least one { prefix = \"...\" }"));
-        }
-        let (wanted_train, wanted_valid) = wanted(train)?;
-        let sources: Vec<&Source> = data.train.iter().chain(&data.valid).collect();
-        let files = sources.par_iter().map(|s| IndexedFile::open(&s.prefix)).collect::<Result<Vec<_>>>()?;
-        let recipe = |split, wanted| Recipe::new(config, &files, split, wanted);
-        let train_mixture = recipe(Split::Train, wanted_train).build()?;
-        let valid = wanted_valid.map(|wanted| recipe(Split::Valid, wanted).build()).transpose()?;
-        Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
-    }
-
-    /// These samples of the split's order, end to end. Errors where a file turns out to be damaged.
-    pub fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
-        let mut batch = MicroBatch::default();
+impl Samples for Feed {
+    /// Errors where a file turns out to be damaged.
+    fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
+        let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
         for (part, pieces) in self.pieces(split, samples) {
             let file = &self.files[part.file];
             let mut ids = Vec::with_capacity(self.seq + 1);
@@ -122,6 +93,23 @@ impl Feed {
         }
         batch.weights = vec![1.0; batch.ids.len()];
         Ok(batch)
+    }
+}
+
+impl Feed {
+    /// Opens and indexes all sources. Errors name the file.
+    pub fn open(config: &Config) -> Result<Self> {
+        let (train, data) = (&config.train, &config.data);
+        if data.train.is_empty() {
+            return Err(Error::user("data.train is empty: name at least one { prefix = \"...\" }"));
+        }
+        let (wanted_train, wanted_valid) = wanted(train)?;
+        let sources: Vec<&Source> = data.train.iter().chain(&data.valid).collect();
+        let files = sources.par_iter().map(|s| IndexedFile::open(&s.prefix)).collect::<Result<Vec<_>>>()?;
+        let recipe = |split, wanted| Recipe::new(config, &files, split, wanted);
+        let train_mixture = recipe(Split::Train, wanted_train).build()?;
+        let valid = wanted_valid.map(|wanted| recipe(Split::Valid, wanted).build()).transpose()?;
+        Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
     }
 
     /// Samples that the run takes of a split.

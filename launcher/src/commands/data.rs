@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
+use engine::batch::Samples;
 use engine::config::Config;
 use engine::data::check::{Limits, check};
 use engine::data::feed::{Feed, Split};

@@ -46,9 +46,8 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         let model = hf::read_model(&args.model)?;
         let weights = HuggingFace::open(&args.model, &model)?;
         let texts = read_texts(&args, model.vocab_size)?;
-        let alone = comm.split(comm.rank(), 0);
         let longest = texts.ids.iter().map(Vec::len).max().unwrap_or_default();
-        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest, alone, |tensor, rect, out| {
+        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest, |tensor, rect, out| {
             weights.read(&tensor.name, rect, out)
         })?;
         Ok((scorer, texts))

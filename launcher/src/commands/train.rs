@@ -12,6 +12,7 @@ use engine::mpi::{Comm, World};
 use engine::trainer::Trainer;
 use engine::{flops, init, state};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Train, or continue a run that has a checkpoint
 #[derive(clap::Args)]
@@ -43,9 +44,14 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     config.mesh(comm.size())?;
-    match choose_backend(&config, comm)? {
-        Precision::F32 => train::<Cpu<f32>>(&args, world, config, Cpu::new(threads(comm))),
-        Precision::Bf16 => train::<Cpu<half::bf16>>(&args, world, config, Cpu::new(threads(comm))),
+    if let Some(meant) = config.parallel.ranks.filter(|&meant| comm.rank() == 0 && meant != comm.size()) {
+        eprintln!("warning: parallel.ranks = {meant}: this run has {} ranks", comm.size());
+    }
+    let precision = choose_backend(&config, comm)?;
+    let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
+    match precision {
+        Precision::F32 => train(&args, world, config, Cpu::<f32>::of(ranks, threads)),
+        Precision::Bf16 => train(&args, world, config, Cpu::<half::bf16>::of(ranks, threads)),
     }
 }
 
@@ -84,7 +90,7 @@ fn threads(comm: &Comm) -> usize {
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
 fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
     let comm = world.comm();
-    let trainer = prepare(args, comm, config, b)?;
+    let (trainer, feed) = prepare(args, comm, config, b)?;
     if trainer.step >= trainer.config.train.steps {
         if comm.rank() == 0 {
             let dir = trainer.config.checkpoint.dir.display();
@@ -92,7 +98,7 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         }
         return Ok(());
     }
-    match Run::begin(trainer, comm)?.finish(comm) {
+    match Run::begin(trainer, feed, comm)?.finish(comm) {
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
@@ -100,14 +106,15 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
 }
 
 /// All that a first step needs.
-fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result<Trainer<B>> {
+fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result<(Trainer<B>, Feed)> {
     comm.agree(must_fit(&config, comm.size()))?;
     let feed = comm.agree(Feed::open(&config))?;
     comm.agree(check_ids(&feed, &config, comm))?;
-    let mut trainer = Trainer::new(b, config, feed, comm)?;
-    comm.agree(start(args, &mut trainer, comm.rank()))?;
+    let mesh = config.mesh(comm.size())?;
+    let mut trainer = Trainer::new(b, config, mesh, comm.rank());
+    comm.agree(start(args, &mut trainer, &feed, comm.rank()))?;
     trainer.publish();
-    Ok(trainer)
+    Ok((trainer, feed))
 }
 
 /// Weights, gradients and optimizer state alone must fit this machine's memory; no model is built that
@@ -149,23 +156,23 @@ fn check_ids(feed: &Feed, config: &Config, comm: &Comm) -> Result<()> {
 }
 
 /// The run's newest checkpoint, or the one asked for; else the weights that `train.load` names.
-fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, rank: usize) -> Result<()> {
+fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, feed: &Feed, rank: usize) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
     let saved = match args.from_step {
         Some(step) => Some(Saved::at_step(&dir, step)?),
         None => Saved::latest(&dir)?,
     };
     if let Some(saved) = saved {
-        must_match(args, trainer, &saved)?;
+        must_match(args, trainer, feed, &saved)?;
         if rank == 0 {
             eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
-            warn_of_another_order(trainer, &saved);
+            warn_of_another_order(feed, &saved);
         }
         return state::resume(trainer, &saved);
     }
     match trainer.config.train.load.clone() {
         Load::Random => {
-            if let Some(tokenizer) = trainer.feed().tokenizer().filter(|_| rank == 0) {
+            if let Some(tokenizer) = feed.tokenizer().filter(|_| rank == 0) {
                 source::keep_tokenizer(&tokenizer, &dir)?;
             }
             let (model, seed) = (trainer.config.model.clone(), trainer.config.train.seed);
@@ -185,9 +192,9 @@ fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, rank: usize) -> Resu
 }
 
 /// Megatron's sample order follows from the epochs that the steps need: more steps may shuffle anew.
-fn warn_of_another_order<B: Backend>(trainer: &Trainer<B>, saved: &Saved) {
+fn warn_of_another_order(now: &Feed, saved: &Saved) {
     let before = Config::from_resolved(&saved.header().config).and_then(|config| Feed::open(&config));
-    let (Ok(before), now) = (before, trainer.feed()) else {
+    let Ok(before) = before else {
         return;
     };
     for ((key, was), (_, is)) in before.epochs().into_iter().zip(now.epochs()).filter(|(a, b)| a != b) {
@@ -199,9 +206,9 @@ fn warn_of_another_order<B: Backend>(trainer: &Trainer<B>, saved: &Saved) {
 }
 
 /// A changed model or data plan would not be the same run.
-fn must_match<B: Backend>(args: &Args, trainer: &Trainer<B>, saved: &Saved) -> Result<()> {
+fn must_match<B: Backend>(args: &Args, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
     let header = saved.header();
-    let mut differences = checkpoint::compare(&header.identity, &state::header(trainer).identity);
+    let mut differences = checkpoint::compare(&header.identity, &state::header(trainer, feed.fingerprint()).identity);
     if args.accept_data_change {
         differences.retain(|d| !d.key.starts_with("data."));
     }

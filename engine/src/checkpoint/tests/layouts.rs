@@ -1,6 +1,7 @@
 //! Saved at one layout, read at any other.
 
 use super::*;
+use crate::buckets::{Held, Tie};
 use crate::inventory::slots;
 use crate::{buckets, inventory};
 use proptest::prelude::*;
@@ -77,20 +78,12 @@ fn shards_of_buckets_cover_the_model() {
         let run = tempfile::tempdir().unwrap();
         on_ranks(tp * dp, |comm| {
             let (tp_rank, dp_rank) = (comm.rank() % tp, comm.rank() / tp);
-            let slots: Vec<_> = slots(&model()).into_iter().map(|s| (s, inventory::tensors(&model(), s))).collect();
+            let held = |slot| Held { slot, tensors: inventory::tensors(&model(), slot), tie: Tie::Free };
+            let held: Vec<Held> = slots(&model()).into_iter().map(held).collect();
             let mut pieces = Vec::new();
-            for bucket in buckets::plan(&slots, (tp_rank, tp), dp, 500) {
-                let shard = bucket.shard(dp_rank, dp);
-                for span in &bucket.spans {
-                    // Replicated tensors are saved once.
-                    let (start, end) = (span.at.max(shard.start), span.range().end.min(shard.end));
-                    if start >= end || (span.tensor.cut == inventory::Cut::Whole && tp_rank > 0) {
-                        continue;
-                    }
-                    for (_, rect) in span.held.slice(start - span.at..end - span.at) {
-                        pieces.extend(KINDS.map(|kind| piece(&span.tensor, kind, rect.clone())));
-                    }
-                }
+            for bucket in buckets::plan(&held, (tp_rank, tp), dp, 500) {
+                let parts = bucket.parts(&bucket.shard(dp_rank, dp)).into_iter().filter(|part| part.owned);
+                pieces.extend(parts.flat_map(|part| KINDS.map(|kind| piece(part.tensor, kind, part.rect.clone()))));
             }
             save(run.path(), comm, &header(1), pieces.into_iter(), None).unwrap();
         });

@@ -3,6 +3,7 @@
 use crate::cpu::float::Float;
 use crate::cpu::simd::vectorized;
 use crate::cpu::workers::Workers;
+use std::ops::Range;
 
 /// Elements of a task.
 const TASK: usize = 64 * 1024;
@@ -27,6 +28,26 @@ pub fn round<A: Float>(workers: &Workers, x: &[f32], y: &mut [A]) {
 
 pub fn copy<T: Copy + Send + Sync>(workers: &Workers, x: &[T], y: &mut [T]) {
     workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| y.copy_from_slice(x));
+}
+
+/// part = the elements `ranges` of x, one after another.
+pub fn pick(x: &[f32], ranges: &[Range<usize>], part: &mut [f32]) {
+    let mut rest = part;
+    for range in ranges {
+        let (to, after) = rest.split_at_mut(range.len());
+        to.copy_from_slice(&x[range.clone()]);
+        rest = after;
+    }
+}
+
+/// x holds `part` at `ranges`.
+pub fn put(part: &[f32], ranges: &[Range<usize>], x: &mut [f32]) {
+    let mut rest = part;
+    for range in ranges {
+        let (from, after) = rest.split_at(range.len());
+        x[range.clone()].copy_from_slice(from);
+        rest = after;
+    }
 }
 
 pub fn zero(workers: &Workers, x: &mut [f32]) {

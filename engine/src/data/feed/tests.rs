@@ -67,6 +67,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             sequence_parallel: false,
             distributed_optimizer: true,
             order: axes,
+            ranks: None,
         },
         optimizer: Optimizer {
             lr: 1e-4,

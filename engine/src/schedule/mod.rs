@@ -1,0 +1,123 @@
+//! The order in which a stage works through its micro-batches and talks to its neighbours: pure
+//! functions of the pipeline's shape, executed by `pipeline.rs`, proved by [`simulate()`]. One rank runs
+//! the same schedule as many.
+
+mod order;
+mod posts;
+mod show;
+mod simulate;
+#[cfg(test)]
+mod tests;
+
+pub use show::{show, show_at};
+pub use simulate::{Cost, Stuck, Timeline, simulate};
+
+/// What travels between stages: activations towards the next chunk, gradients towards the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flow {
+    Activations,
+    Gradients,
+}
+
+/// One micro-batch through one of the stage's chunks, `0 .. virtual_pipeline`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Work {
+    pub chunk: usize,
+    pub mb: usize,
+}
+
+/// One thing that a stage does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    Forward(Work),
+    Backward(Work),
+    /// Starts a transfer in each direction that is given, as one group that does not block: `send` is
+    /// the output of that work here, `recv` the input of that work here. The work that needs the input
+    /// waits for it; the flow's next `Post` waits for the output to be gone.
+    Post {
+        flow: Flow,
+        send: Option<Work>,
+        recv: Option<Work>,
+    },
+}
+
+impl Action {
+    /// The work and the flow that its input comes by, unless it is a post.
+    fn work(self) -> Option<(Flow, Work)> {
+        match self {
+            Action::Forward(work) => Some((Flow::Activations, work)),
+            Action::Backward(work) => Some((Flow::Gradients, work)),
+            Action::Post { .. } => None,
+        }
+    }
+}
+
+/// The shape of a pipeline. Chunk `c` of stage `s` is number `c * stages + s` of the model's chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pipe {
+    pub stages: usize,
+    /// Chunks of layers that a stage holds.
+    pub chunks: usize,
+    pub n_mbs: usize,
+}
+
+impl Pipe {
+    /// (stage, chunk) of the model's chunk before this one; none before the embedding's.
+    pub fn before(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        let number = self.number(stage, chunk);
+        number.checked_sub(1).map(|before| (before % self.stages, before / self.stages))
+    }
+
+    /// (stage, chunk) of the model's chunk after this one; none after the head's.
+    pub fn after(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        let after = self.number(stage, chunk) + 1;
+        (after < self.stages * self.chunks).then_some((after % self.stages, after / self.stages))
+    }
+
+    /// Whether the chunk begins with the embedding.
+    pub fn holds_first(&self, stage: usize, chunk: usize) -> bool {
+        self.before(stage, chunk).is_none()
+    }
+
+    /// Whether the chunk ends with the head.
+    pub fn holds_last(&self, stage: usize, chunk: usize) -> bool {
+        self.after(stage, chunk).is_none()
+    }
+
+    /// (stage, chunk) that makes what the chunk takes in from `flow`.
+    pub fn source(&self, flow: Flow, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        match flow {
+            Flow::Activations => self.before(stage, chunk),
+            Flow::Gradients => self.after(stage, chunk),
+        }
+    }
+
+    /// (stage, chunk) that takes what the chunk puts into `flow`.
+    pub fn target(&self, flow: Flow, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        match flow {
+            Flow::Activations => self.after(stage, chunk),
+            Flow::Gradients => self.before(stage, chunk),
+        }
+    }
+
+    fn number(&self, stage: usize, chunk: usize) -> usize {
+        assert!(stage < self.stages, "stage {stage} of {}", self.stages);
+        assert!(chunk < self.chunks, "chunk {chunk} of {}", self.chunks);
+        chunk * self.stages + stage
+    }
+}
+
+/// Forwards and backwards of one step: 1F1B where a stage holds one chunk (any number of micro-batches),
+/// else interleaved 1F1B (a multiple of the stages).
+pub fn train(stage: usize, pipe: &Pipe) -> Vec<Action> {
+    let order = match pipe.chunks {
+        1 => order::one_f_one_b(stage, pipe),
+        _ => order::interleaved(stage, pipe),
+    };
+    posts::insert(stage, pipe, &order)
+}
+
+/// The forwards alone, for validation: any number of micro-batches.
+pub fn forward_only(stage: usize, pipe: &Pipe) -> Vec<Action> {
+    posts::insert(stage, pipe, &order::forwards(stage, pipe))
+}

@@ -1,0 +1,35 @@
+//! Schedules as text, for golden tests and for whoever looks for a deadlock.
+//!
+//! `F3` is the forward of micro-batch 3, `B3` its backward; where a stage holds chunks, `F3.1` is the one
+//! through its chunk 1. `>+3-4` posts the sending of the activations that `F3` made and the receipt of
+//! those that `F4` needs; `<+3-4` the same for the gradients of `B3` and `B4`.
+
+use super::{Action, Flow, Work};
+
+/// The actions in one line.
+pub fn show(actions: &[Action]) -> String {
+    words(actions).join(" ")
+}
+
+/// The actions in one line with an arrow at number `at`; at the end where all are done.
+pub fn show_at(actions: &[Action], at: usize) -> String {
+    let mut words = words(actions);
+    words.insert(at, "-->".into());
+    words.join(" ")
+}
+
+fn words(actions: &[Action]) -> Vec<String> {
+    let chunked = actions.iter().filter_map(|action| action.work()).any(|(_, work)| work.chunk > 0);
+    let name = |work: Work| if chunked { format!("{}.{}", work.mb, work.chunk) } else { work.mb.to_string() };
+    let word = |action: &Action| match *action {
+        Action::Forward(work) => format!("F{}", name(work)),
+        Action::Backward(work) => format!("B{}", name(work)),
+        Action::Post { flow, send, recv } => {
+            let mut word = String::from(if flow == Flow::Activations { ">" } else { "<" });
+            word.extend(send.map(|work| format!("+{}", name(work))));
+            word.extend(recv.map(|work| format!("-{}", name(work))));
+            word
+        }
+    };
+    actions.iter().map(word).collect()
+}

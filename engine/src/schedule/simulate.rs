@@ -1,0 +1,250 @@
+//! Runs the schedules of all stages against each other, with nothing but clocks: whether they can be
+//! carried out at all, and how long they take.
+//!
+//! The rules are the hardest of the backends': a transfer starts when both ends have posted it
+//! (rendezvous); a flow of a stage has one group open at a time, whose transfers meet in any order, and
+//! the flow's next `Post` makes the stage wait until it is through; a work waits for the whole group that
+//! brings its input. What runs under these rules runs as fast or faster under milder ones, since
+//! each of them only ever adds a wait.
+
+use super::{Action, Flow, Pipe, Work, show_at};
+use std::fmt;
+
+/// How long things take, in units of the caller's choice.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Of one chunk.
+    pub forward: u64,
+    pub backward: u64,
+    pub transfer: u64,
+}
+
+/// When everything happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// Start and end of each action of each stage; a post's is when its transfers were asked for and through.
+    pub spans: Vec<Vec<(u64, u64)>>,
+    pub makespan: u64,
+    /// The most forwards that each stage held, whose backwards were still to come.
+    pub held: Vec<usize>,
+}
+
+/// The schedules cannot be carried out. Displays them with an arrow at the action where each stage stands.
+#[derive(Debug, Clone)]
+pub struct Stuck {
+    pub why: String,
+    /// A line a stage.
+    pub schedules: Vec<String>,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.why)?;
+        self.schedules.iter().enumerate().try_for_each(|(stage, line)| write!(f, "\nstage {stage}: {line}"))
+    }
+}
+
+/// Runs one schedule a stage to its end. Without any backward it is a validation's.
+pub fn simulate(pipe: &Pipe, plans: &[Vec<Action>], cost: Cost) -> Result<Timeline, Stuck> {
+    assert_eq!(plans.len(), pipe.stages, "{} schedules for {} stages", plans.len(), pipe.stages);
+    let mut stages: Vec<Stage> = plans.iter().enumerate().map(|(at, plan)| Stage::new(at, pipe, plan)).collect();
+    match run(pipe, &mut stages, cost) {
+        Ok(()) => Ok(Timeline {
+            makespan: stages.iter().flat_map(|stage| &stage.spans).map(|span| span.1).max().unwrap_or(0),
+            held: stages.iter().map(|stage| stage.peak).collect(),
+            spans: stages.into_iter().map(|stage| stage.spans).collect(),
+        }),
+        Err(why) => Err(Stuck { why, schedules: stages.iter().map(|s| show_at(s.plan, s.spans.len())).collect() }),
+    }
+}
+
+fn run(pipe: &Pipe, stages: &mut [Stage], cost: Cost) -> Result<(), String> {
+    loop {
+        let mut moved = false;
+        for stage in stages.iter_mut() {
+            while stage.step(cost)? {
+                moved = true;
+            }
+        }
+        for stage in 0..pipe.stages {
+            moved |= meet(pipe, stages, stage, Flow::Activations, cost.transfer);
+            moved |= meet(pipe, stages, stage, Flow::Gradients, cost.transfer);
+        }
+        if !moved {
+            break;
+        }
+    }
+    if stages.iter().any(|s| s.spans.len() < s.plan.len() || s.lanes.iter().any(|lane| lane.open.is_some())) {
+        return Err("a deadlock: no stage can go on".into());
+    }
+    let training = stages.iter().any(|stage| stage.lane(Flow::Gradients).done.iter().any(|&done| done > 0));
+    stages.iter().try_for_each(|stage| stage.complete(training))
+}
+
+/// Lets what `stage` sends in its open group of `flow` meet the other side's, if it is there.
+fn meet(pipe: &Pipe, stages: &mut [Stage], stage: usize, flow: Flow, transfer: u64) -> bool {
+    let group = |stages: &[Stage], stage: usize| stages[stage].lane(flow).open.clone();
+    let Some(from) = group(stages, stage) else { return false };
+    let Some(sent) = from.send else { return false };
+    let (peer, chunk) = pipe.target(flow, stage, sent.chunk).expect("checked where it was posted");
+    let Some(to) = group(stages, peer).filter(|to| to.recv == Some(Work { chunk, ..sent })) else { return false };
+    let through = from.posted.max(to.posted) + transfer;
+    stages[stage].pass(flow, through, |group| group.send = None);
+    stages[peer].pass(flow, through, |group| group.recv = None);
+    true
+}
+
+/// Transfers that were posted together.
+#[derive(Debug, Clone)]
+struct Group {
+    /// Its place in the schedule.
+    action: usize,
+    posted: u64,
+    /// The latest end of a transfer that is through.
+    through: u64,
+    /// What is not through yet.
+    send: Option<Work>,
+    recv: Option<Work>,
+    brings: Option<Work>,
+}
+
+/// A stage's side of a flow.
+struct Lane {
+    open: Option<Group>,
+    /// When the last group was through.
+    free: u64,
+    /// When each input was there that is still to be used.
+    arrived: Vec<(Work, u64)>,
+    /// Works done a chunk. Micro-batches go in order, so a count says which.
+    done: Vec<usize>,
+}
+
+struct Stage<'a> {
+    at: usize,
+    pipe: &'a Pipe,
+    plan: &'a [Action],
+    clock: u64,
+    lanes: [Lane; 2],
+    /// Of the actions done so far.
+    spans: Vec<(u64, u64)>,
+    held: usize,
+    peak: usize,
+}
+
+impl<'a> Stage<'a> {
+    fn new(at: usize, pipe: &'a Pipe, plan: &'a [Action]) -> Self {
+        let lane = || Lane { open: None, free: 0, arrived: Vec::new(), done: vec![0; pipe.chunks] };
+        Stage { at, pipe, plan, clock: 0, lanes: [lane(), lane()], spans: Vec::new(), held: 0, peak: 0 }
+    }
+
+    fn lane(&self, flow: Flow) -> &Lane {
+        &self.lanes[flow as usize]
+    }
+
+    fn lane_mut(&mut self, flow: Flow) -> &mut Lane {
+        &mut self.lanes[flow as usize]
+    }
+
+    /// Does the next action, if there is one and it need not wait.
+    fn step(&mut self, cost: Cost) -> Result<bool, String> {
+        let Some(&action) = self.plan.get(self.spans.len()) else { return Ok(false) };
+        match action {
+            Action::Forward(work) => self.compute(Flow::Activations, work, cost.forward),
+            Action::Backward(work) => self.compute(Flow::Gradients, work, cost.backward),
+            Action::Post { flow, send, recv } => self.post(flow, send, recv),
+        }
+    }
+
+    fn compute(&mut self, flow: Flow, work: Work, cost: u64) -> Result<bool, String> {
+        self.known(work)?;
+        let Some(input) = self.input(flow, work)? else { return Ok(false) };
+        let next = self.lane(flow).done[work.chunk];
+        if work.mb != next {
+            return Err(format!("stage {}: {work:?} where micro-batch {next} would be next", self.at));
+        }
+        self.lane_mut(flow).done[work.chunk] += 1;
+        match flow {
+            Flow::Activations => self.held += 1,
+            Flow::Gradients => self.held -= 1,
+        }
+        self.peak = self.peak.max(self.held);
+        let start = self.clock.max(input);
+        self.clock = start + cost;
+        self.spans.push((start, self.clock));
+        Ok(true)
+    }
+
+    /// Takes the work's input and says since when it is there; none if it is not yet.
+    fn input(&mut self, flow: Flow, work: Work) -> Result<Option<u64>, String> {
+        if flow == Flow::Gradients && !self.made(Flow::Activations, work) {
+            return Err(format!("stage {}: a backward before its forward", self.at));
+        }
+        match self.pipe.source(flow, self.at, work.chunk) {
+            None => Ok(Some(0)),
+            Some((stage, chunk)) if stage == self.at => match self.made(flow, Work { chunk, ..work }) {
+                true => Ok(Some(self.clock)),
+                false => Err(format!("stage {}: a work before the one that makes its input", self.at)),
+            },
+            Some(_) => {
+                let arrived = &mut self.lane_mut(flow).arrived;
+                let place = arrived.iter().position(|&(input, _)| input == work);
+                Ok(place.map(|place| arrived.swap_remove(place).1))
+            }
+        }
+    }
+
+    fn made(&self, flow: Flow, work: Work) -> bool {
+        work.mb < self.lane(flow).done[work.chunk]
+    }
+
+    fn post(&mut self, flow: Flow, send: Option<Work>, recv: Option<Work>) -> Result<bool, String> {
+        if self.lane(flow).open.is_some() {
+            return Ok(false);
+        }
+        send.iter().chain(&recv).try_for_each(|&work| self.known(work))?;
+        if send.is_some_and(|work| !self.made(flow, work) || self.pipe.target(flow, self.at, work.chunk).is_none()) {
+            return Err(format!("stage {}: sends what is not made yet, or what nobody takes", self.at));
+        }
+        self.clock = self.clock.max(self.lane(flow).free);
+        let (posted, action) = (self.clock, self.spans.len());
+        self.lane_mut(flow).open = Some(Group { action, posted, through: posted, send, recv, brings: recv });
+        self.spans.push((posted, posted));
+        Ok(true)
+    }
+
+    /// A transfer of the open group is through; so is the group, if it was the last.
+    fn pass(&mut self, flow: Flow, through: u64, strike: impl Fn(&mut Group)) {
+        let mut group = self.lane_mut(flow).open.take().expect("the group that met");
+        strike(&mut group);
+        group.through = group.through.max(through);
+        if group.send.is_some() || group.recv.is_some() {
+            self.lane_mut(flow).open = Some(group);
+            return;
+        }
+        self.spans[group.action].1 = group.through;
+        self.lane_mut(flow).free = group.through;
+        self.lane_mut(flow).arrived.extend(group.brings.map(|work| (work, group.through)));
+    }
+
+    /// A micro-batch that is not there is found by its count, or waits for ever.
+    fn known(&self, work: Work) -> Result<(), String> {
+        match work.chunk < self.pipe.chunks {
+            true => Ok(()),
+            false => Err(format!("stage {}: {work:?} where it has {} chunks", self.at, self.pipe.chunks)),
+        }
+    }
+
+    /// Every micro-batch went through every chunk, forth and, in training, back; nothing was sent in vain.
+    fn complete(&self, training: bool) -> Result<(), String> {
+        for (flow, wanted) in [(Flow::Activations, true), (Flow::Gradients, training)] {
+            let wanted = if wanted { self.pipe.n_mbs } else { 0 };
+            if let Some(done) = self.lane(flow).done.iter().find(|&&done| done != wanted) {
+                return Err(format!("stage {}: {done} of {wanted} micro-batches in {flow:?}", self.at));
+            }
+            if let Some((work, _)) = self.lane(flow).arrived.first() {
+                return Err(format!("stage {}: the input of {work:?} in {flow:?} is left over", self.at));
+            }
+        }
+        Ok(())
+    }
+}
