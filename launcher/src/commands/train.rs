@@ -4,6 +4,7 @@ use crate::run::{Run, Stop};
 use crate::under_mpirun;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
+use engine::clock::{Clock, Phase};
 use engine::config::{BackendKind, Config, Load, Precision};
 use engine::cpu::{Cpu, cores};
 use engine::data::feed::Feed;
@@ -127,7 +128,8 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         }
         return Ok(());
     }
-    match Run::begin(trainer, feed, comm)?.finish(comm) {
+    let clock = Clock::of(world.whereabouts(), Phase::Checkpoint);
+    match Run::begin(trainer, feed, comm)?.finish(comm, clock) {
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
