@@ -10,9 +10,10 @@ use engine::data::feed::Feed;
 use engine::error::{Error, Result};
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
+use engine::place::layers_of_chunks;
 use engine::placement::{fullest, place, split_warning};
 use engine::trainer::Trainer;
-use engine::{flops, init, nodes, state};
+use engine::{flops, init, nodes, split, state};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -41,33 +42,47 @@ const EXAMPLES: &str = "Examples:
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500";
 
-pub fn run(args: Args, world: &mut World) -> Result<()> {
+pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     let mesh = config.mesh(comm.size())?;
-    if let Some(meant) = config.parallel.ranks.filter(|&meant| comm.rank() == 0 && meant != comm.size()) {
-        eprintln!("warning: parallel.ranks = {meant}: this run has {} ranks", comm.size());
+    let ranks = Rc::new(seated(&mesh, comm));
+    if comm.rank() == 0 {
+        say_layout(&config, &mesh);
     }
-    sit(world, &mesh);
-    let comm = world.comm();
     let precision = choose_backend(&config, comm)?;
-    let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
+    let threads = threads(comm);
     match precision {
-        Precision::F32 => train(&args, world, config, Cpu::<f32>::of(ranks, threads)),
-        Precision::Bf16 => train(&args, world, config, Cpu::<half::bf16>::of(ranks, threads)),
+        Precision::F32 => train(&args, world, &ranks, config, Cpu::<f32>::of(ranks.clone(), threads)),
+        Precision::Bf16 => train(&args, world, &ranks, config, Cpu::<half::bf16>::of(ranks.clone(), threads)),
     }
 }
 
-/// Gives the processes their ranks of the mesh, by the nodes that they are on.
-fn sit(world: &mut World, mesh: &Mesh) {
-    let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
-    let order = place(&started, mesh);
-    let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
-    if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {
+/// The ranks in the mesh's order, whatever order mpirun started them in: node after node.
+fn seated(mesh: &Mesh, comm: &Comm) -> Comm {
+    let seats = nodes::seats(comm);
+    let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
+    let order = place(&nodes, mesh);
+    let of_ranks: Vec<usize> = order.iter().map(|&process| nodes[process]).collect();
+    if let Some(warning) = split_warning(mesh, &of_ranks, fullest(&nodes)).filter(|_| comm.rank() == 0) {
         eprintln!("warning: {warning}");
     }
-    world.reorder(&order);
+    let rank = order.iter().position(|&process| process == comm.rank());
+    comm.split(0, rank.expect("every process has a place in the mesh"))
+}
+
+/// What the user may want to know before the first step.
+fn say_layout(config: &Config, mesh: &Mesh) {
+    let ranks = mesh.ranks();
+    if let Some(meant) = config.parallel.ranks.filter(|&meant| meant != ranks) {
+        eprintln!("warning: parallel.ranks = {meant}: this run has {ranks} ranks");
+    }
+    let stages = config.parallel.pipeline;
+    if stages > 1 {
+        let costs = split::Costs::of(&config.model, config.train.seq_length);
+        eprintln!("{}", split::describe(&layers_of_chunks(config), stages, &costs));
+    }
 }
 
 /// The precision of the CPU backend, the only one there is so far.
@@ -103,8 +118,7 @@ fn threads(comm: &Comm) -> usize {
 }
 
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
-    let comm = world.comm();
+fn train<B: Backend>(args: &Args, world: &World, comm: &Comm, config: Config, b: B) -> Result<()> {
     let (trainer, feed) = prepare(args, comm, config, b)?;
     if trainer.step >= trainer.config.train.steps {
         if comm.rank() == 0 {
@@ -114,7 +128,7 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         return Ok(());
     }
     match Run::begin(trainer, feed, comm)?.finish(comm) {
-        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
+        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(comm.rank(), &error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
     }
