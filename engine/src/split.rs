@@ -113,8 +113,9 @@ mod tests {
 
     /// Costs of all chunks, the dearest first, then the layers from the first chunk on: less is better.
     fn rank(counts: &[usize], costs: &Costs) -> (Vec<u64>, Vec<usize>) {
-        let cost = |(chunk, &layers)| costs.chunk(chunk, counts.len(), layers) as u64;
-        let mut all: Vec<u64> = counts.iter().enumerate().map(cost).collect();
+        let mut all: Vec<u64> = counts.iter().map(|&layers| layers as u64 * costs.layer as u64).collect();
+        all[0] += costs.embedding as u64;
+        all[counts.len() - 1] += costs.head as u64;
         all.sort_by_key(|&cost| std::cmp::Reverse(cost));
         (all, counts.to_vec())
     }

@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    Topology(commands::topology::Args),
     /// Make and look at token files
     Data(commands::data::Args),
     /// Train and try tokenizers
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
+        Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
         Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
@@ -58,12 +60,12 @@ fn main() -> ExitCode {
 
 /// Under MPI. An error is the same on all ranks; the first speaks before any leaves, since mpirun
 /// ends all as soon as one has left with a code.
-fn on_all_ranks(work: impl FnOnce(&World) -> Result<()>) -> u8 {
-    let world = match World::start() {
+fn on_all_ranks(work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
+    let mut world = match World::start() {
         Ok(world) => world,
         Err(error) => return told(Err(error)),
     };
-    let code = told(work(&world));
+    let code = told(work(&mut world));
     world.comm().barrier();
     code
 }

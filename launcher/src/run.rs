@@ -62,8 +62,8 @@ impl<B: Backend> Run<B> {
     }
 
     /// To the last step and the last checkpoint.
-    pub fn finish(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
-        let ended = self.steps(comm);
+    pub fn finish(mut self, comm: &Comm, clock: Clock) -> std::result::Result<(), Stop> {
+        let ended = self.steps(comm, clock);
         if let Err(Stop::Alone(_)) = ended
             && comm.size() > 1
         {
@@ -80,18 +80,17 @@ impl<B: Backend> Run<B> {
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
     /// missing from them; the time of a save's copy is in the line of the step after it, its writing
     /// in none.
-    fn steps(&mut self, comm: &Comm) -> std::result::Result<(), Stop> {
-        let mut clock = Clock::start(Phase::Checkpoint);
+    fn steps(&mut self, comm: &Comm, mut clock: Clock) -> std::result::Result<(), Stop> {
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
+            clock.step(self.trainer.step + 1);
             clock.enter(Phase::Data);
             let report = self.trainer.step(&self.feed, &mut clock).map_err(Stop::Alone)?;
             self.must_be_finite(&report).map_err(Stop::Together)?;
             let seconds = start.elapsed().as_secs_f64();
             let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
-            let record = self.record(&report, seconds, clock, valid_loss);
+            let record = self.record(&report, seconds, &mut clock, valid_loss);
             self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
-            clock = Clock::start(Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
         }
         Ok(())
@@ -133,7 +132,7 @@ impl<B: Backend> Run<B> {
         self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 
-    fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
+    fn record(&self, report: &Report, seconds: f64, clock: &mut Clock, valid_loss: Option<f64>) -> StepRecord {
         let t = &self.trainer.config;
         let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
         let per_rank = per_s / self.ranks as f64;
@@ -154,7 +153,7 @@ impl<B: Backend> Run<B> {
             tflops_full: tflops(self.flops.1),
             mfu_model: mfu(self.flops.0),
             mfu_full: mfu(self.flops.1),
-            parts: clock.stop().into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
+            parts: clock.lap(Phase::Checkpoint).into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
             valid_loss,
         }
     }
