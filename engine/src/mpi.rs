@@ -35,9 +35,9 @@ impl World {
         &self.comm
     }
 
-    /// Ends every rank at once. For a failure that the other ranks do not know of.
-    pub fn abort(&self, error: &Error) -> ! {
-        eprintln!("rank {} on {}: {error}", self.comm.rank(), host());
+    /// Ends every rank at once. For a failure of `rank` that the other ranks do not know of.
+    pub fn abort(&self, rank: usize, error: &Error) -> ! {
+        eprintln!("rank {rank} on {}: {error}", host());
         self.comm.0.abort(error.exit_code())
     }
 }
@@ -60,6 +60,11 @@ impl Comm {
     pub fn split(&self, color: usize, key: usize) -> Comm {
         let color = Color::with_value(color as i32);
         Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
+    }
+
+    /// The ranks that can share memory with this one, in their order here: those of its node.
+    pub fn split_node(&self) -> Comm {
+        Comm(self.0.split_shared(self.0.rank()))
     }
 
     pub fn barrier(&self) {

@@ -4,4 +4,5 @@ pub mod checkpoint;
 pub mod data;
 pub mod evaluate;
 pub mod tokenizer;
+pub mod topology;
 pub mod train;

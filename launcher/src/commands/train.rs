@@ -1,5 +1,6 @@
 //! `train`: what comes before the first step, agreed on by all ranks, and then step after step.
 
+use super::topology;
 use crate::run::{Run, Stop};
 use crate::under_mpirun;
 use engine::backend::Backend;
@@ -8,9 +9,12 @@ use engine::config::{BackendKind, Config, Load, Precision};
 use engine::cpu::{Cpu, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
+use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
+use engine::place::layers_of_chunks;
+use engine::placement::place;
 use engine::trainer::Trainer;
-use engine::{flops, init, state};
+use engine::{flops, init, nodes, split, state};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -43,12 +47,43 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
-    config.mesh(comm.size())?;
+    let mesh = config.mesh(comm.size())?;
+    let ranks = Rc::new(seated(&config, &mesh, comm));
+    if comm.rank() == 0 {
+        say_layout(&config, &mesh);
+    }
     let precision = choose_backend(&config, comm)?;
-    let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
+    let threads = threads(comm);
     match precision {
-        Precision::F32 => train(&args, world, config, Cpu::<f32>::of(ranks, threads)),
-        Precision::Bf16 => train(&args, world, config, Cpu::<half::bf16>::of(ranks, threads)),
+        Precision::F32 => train(&args, world, &ranks, config, Cpu::<f32>::of(ranks.clone(), threads)),
+        Precision::Bf16 => train(&args, world, &ranks, config, Cpu::<half::bf16>::of(ranks.clone(), threads)),
+    }
+}
+
+/// The ranks in the mesh's order, whatever order mpirun started them in: node after node.
+fn seated(config: &Config, mesh: &Mesh, comm: &Comm) -> Comm {
+    let seats = nodes::seats(comm);
+    let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
+    let order = place(&nodes, mesh);
+    let of_ranks: Vec<usize> = order.iter().map(|&process| nodes[process]).collect();
+    let room = nodes.iter().map(|node| nodes.iter().filter(|other| *other == node).count()).max().unwrap_or(1);
+    if let Some(warning) = topology::warning(config, mesh, &of_ranks, room).filter(|_| comm.rank() == 0) {
+        eprintln!("warning: {warning}");
+    }
+    let rank = order.iter().position(|&process| process == comm.rank());
+    comm.split(0, rank.expect("every process has a place in the mesh"))
+}
+
+/// What the user may want to know before the first step.
+fn say_layout(config: &Config, mesh: &Mesh) {
+    let ranks = mesh.ranks();
+    if let Some(meant) = config.parallel.ranks.filter(|&meant| meant != ranks) {
+        eprintln!("warning: parallel.ranks = {meant}: this run has {ranks} ranks");
+    }
+    let stages = config.parallel.pipeline;
+    if stages > 1 {
+        let costs = split::Costs::of(&config.model, config.train.seq_length);
+        eprintln!("{}", split::describe(&layers_of_chunks(config), stages, &costs));
     }
 }
 
@@ -85,8 +120,7 @@ fn threads(comm: &Comm) -> usize {
 }
 
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
-    let comm = world.comm();
+fn train<B: Backend>(args: &Args, world: &World, comm: &Comm, config: Config, b: B) -> Result<()> {
     let (trainer, feed) = prepare(args, comm, config, b)?;
     if trainer.step >= trainer.config.train.steps {
         if comm.rank() == 0 {
@@ -96,7 +130,7 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         return Ok(());
     }
     match Run::begin(trainer, feed, comm)?.finish(comm) {
-        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
+        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(comm.rank(), &error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
     }
