@@ -1,6 +1,6 @@
 //! The judge of orders against orders written by hand.
 
-use super::log::{Call, Event, Keep, Log, What};
+use super::log::{Call, Keep, Log, What};
 use super::order::{Disorder, check};
 use crate::mesh::Kind;
 

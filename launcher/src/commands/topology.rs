@@ -220,7 +220,7 @@ fn named(seat: &Seat) -> String {
 }
 
 /// `0-3, 8` of any order of these numbers.
-fn spans(numbers: impl Iterator<Item = usize>) -> String {
+pub fn spans(numbers: impl Iterator<Item = usize>) -> String {
     let mut numbers: Vec<usize> = numbers.collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -255,7 +255,7 @@ fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> Table {
 }
 
 /// Groups by what they are for.
-const PARTS: [(&str, &[Kind]); 4] = [
+pub const PARTS: [(&str, &[Kind]); 4] = [
     ("tensor parallelism", &[Kind::Tensor, Kind::KvHeads]),
     ("pipeline", &[Kind::Activations, Kind::Gradients, Kind::Tied]),
     ("data parallelism", &[Kind::Data, Kind::Optimizer]),
@@ -299,7 +299,7 @@ fn human(bytes: u64) -> String {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(header);
@@ -307,7 +307,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Columns from `first` on hold numbers.
-fn aligned(mut table: Table, first: usize) -> Table {
+pub fn aligned(mut table: Table, first: usize) -> Table {
     table.column_iter_mut().skip(first).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
