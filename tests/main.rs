@@ -6,6 +6,7 @@ mod configs;
 mod faults;
 mod floors;
 mod gradients;
+mod memory;
 mod mistakes;
 mod real_model;
 mod resume;

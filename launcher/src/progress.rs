@@ -94,6 +94,29 @@ impl Bytes {
     }
 }
 
+/// Things of one kind, done one by one. Nothing is left of it at the end.
+pub struct Count(Option<ProgressBar>);
+
+impl Count {
+    pub fn new(what: &str, total: u64) -> Count {
+        let template = "{prefix} {pos}/{len} {wide_bar:.green/dim}";
+        Count(on_a_terminal().then(|| bar(total, template).with_prefix(what.to_string())))
+    }
+
+    /// One more is done.
+    pub fn one(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+
+    pub fn finish(self) {
+        if let Some(bar) = self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn bar(total: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a literal").progress_chars("━━─");
     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)

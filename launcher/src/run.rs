@@ -1,11 +1,13 @@
 //! A run under way: step after step, what is written of each, and how it ends.
 
+use crate::memory;
 use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Phase};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
+use engine::ledger::Usage;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
@@ -30,6 +32,8 @@ pub struct Run<B: Backend> {
     trainer: Trainer<B>,
     feed: Feed,
     saver: Saver,
+    /// What this rank is going to take of its memory.
+    planned: Usage,
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
@@ -50,7 +54,7 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, feed: Feed, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Usage, comm: &Comm) -> Result<Self> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
@@ -58,7 +62,7 @@ impl<B: Backend> Run<B> {
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, saver, logs, ranks: comm.size(), flops, peak })
+        Ok(Run { trainer, feed, saver, planned, logs, ranks: comm.size(), flops, peak })
     }
 
     /// To the last step and the last checkpoint.
@@ -74,7 +78,9 @@ impl<B: Backend> Run<B> {
         if let Some(logs) = self.logs {
             logs.progress.finish();
         }
-        ended.and(saved)
+        ended.and(saved)?;
+        let (dir, used) = (&self.trainer.config.checkpoint.dir, self.trainer.b.usage());
+        memory::write(dir, comm, self.planned, used).map_err(Stop::Together)
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
