@@ -36,15 +36,14 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     Ok(())
 }
 
-/// The pieces that this rank answers for, copied from the device a bucket at a time.
+/// The pieces that this rank answers for, each copied from the device once.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
     let mine = trainer.optim.duty == Duty::Answers;
     let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
     shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
         move |(shard, bucket, kind)| {
-            let host = trainer.b.download(part(shard, kind));
             let piece = move |Part { at, tensor, rect, .. }: Part| {
-                let data = host[at..at + rect.len()].to_vec();
+                let data = trainer.b.download(&part(shard, kind).lend(at, rect.len(), 1));
                 Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
             };
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
