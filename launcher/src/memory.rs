@@ -15,7 +15,7 @@ use engine::rehearsal::{Held, rehearse, shortened};
 use serde_json::json;
 use std::path::Path;
 
-pub const GIB: f64 = (1u64 << 30) as f64;
+const GIB: f64 = (1u64 << 30) as f64;
 
 /// What this rank is going to take on the CPU with `threads` threads; refused where the ranks of a machine
 /// together take more than it has. All ranks of `comm`, the mesh's order, call it together.

@@ -3,7 +3,6 @@
 
 use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, aligned, table};
-use crate::memory::GIB;
 use crate::progress::Count;
 use engine::config::{Axis, BackendKind, Config, Named, Precision};
 use engine::cpu::CpuScratch;
@@ -38,7 +37,7 @@ struct Row {
     of: Rehearsal,
 }
 
-/// A rehearsal of one rank of each class, on all cores; classes that turn out equal are one row.
+/// A rehearsal of one rank of each class, on all cores.
 fn rows(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Vec<Row>> {
     let classes = classes(mesh);
     let count = Count::new("rehearsing ranks", classes.len() as u64);
@@ -62,16 +61,7 @@ fn rows(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Vec<Row>> 
     count.finish();
     let mut rows: Vec<Row> = done.into_inner().expect("all are done").into_iter().collect::<Result<_>>()?;
     rows.sort_by_key(|row| row.ranks[0]);
-    Ok(rows.into_iter().fold(Vec::new(), joined))
-}
-
-fn joined(mut rows: Vec<Row>, row: Row) -> Vec<Row> {
-    let same = |of: &Rehearsal| of.usage == row.of.usage && of.held == row.of.held && of.traffic == row.of.traffic;
-    match rows.iter_mut().find(|other| same(&other.of)) {
-        Some(other) => other.ranks.extend(row.ranks),
-        None => rows.push(row),
-    }
-    rows
+    Ok(rows)
 }
 
 fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> String {
@@ -79,9 +69,10 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
     let (tp, pp, dp) = (along(Axis::Tensor), along(Axis::Pipeline), along(Axis::Data));
     let costs = split::Costs::of(&config.model, config.train.seq_length);
     format!(
-        "{}: {} ranks (tensor {tp}, pipeline {pp}, data {dp}) in {}, {} micro-batches of {} x {} tokens a step\n{}\n",
+        "{}: {} rank{} (tensor {tp}, pipeline {pp}, data {dp}) in {}, {} micro-batches of {} x {} tokens a step\n{}\n",
         path.display(),
         mesh.ranks(),
+        if mesh.ranks() == 1 { "" } else { "s" },
         precision.name(),
         config.train.global_batch_size / (config.train.micro_batch_size * dp),
         config.train.micro_batch_size,
@@ -90,50 +81,117 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
     )
 }
 
-/// Where ranks stand in the mesh.
-fn places(ranks: &[usize], mesh: &Mesh) -> [String; 3] {
-    let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
-    [spans(ranks.iter().copied()), along(Axis::Pipeline), along(Axis::Tensor)]
-}
-
 fn memory(rows: &[Row], mesh: &Mesh) -> String {
-    let parts = ["weights", "gradients", "optimizer", "activations", "peak"];
-    let mut table = table(&[&["GiB a rank: ranks", "stage", "tp"], &parts[..]].concat());
-    for Row { ranks, of } in rows {
-        let bytes = [of.held.weights, of.held.gradients, of.held.optimizer, of.activations(), of.usage.peak];
-        let cells = bytes.map(|bytes| format!("{:.2}", bytes as f64 / GIB));
-        table.add_row(places(ranks, mesh).into_iter().chain(cells));
-    }
-    format!("{}\n", aligned(table, 3))
+    let parts = |Row { of, .. }: &Row| {
+        [of.held.weights, of.held.gradients, of.held.optimizer, of.activations(), of.usage.peak].map(|n| n as f64)
+    };
+    let unit = Unit::of(rows.iter().map(|row| row.of.usage.peak as f64));
+    let cells = |row: &Row| parts(row).map(|bytes| unit.show(bytes)).to_vec();
+    let header = ["weights", "gradients", "optimizer", "activations", "peak"];
+    lines(&format!("{} a rank", unit.name), &header, rows, mesh, cells)
 }
 
 fn traffic(rows: &[Row], mesh: &Mesh) -> String {
     // The last part is all of them.
-    let parts = PARTS.map(|(name, _)| name);
-    let mut table = table(&[&["GiB sent a step: ranks", "stage", "tp"], &parts[..], &["calls"]].concat());
-    for Row { ranks, of } in rows {
-        let sent = PARTS.map(|(_, kinds)| {
+    let sent = |Row { of, .. }: &Row| {
+        PARTS.map(|(_, kinds)| {
             let among = of.traffic.iter().filter(|(kind, _)| kinds.is_empty() || kinds.contains(kind));
-            format!("{:.2}", among.map(|(_, traffic)| traffic.bytes).sum::<u64>() as f64 / GIB)
-        });
-        let calls = of.traffic.values().map(|traffic| traffic.calls).sum::<u64>().to_string();
-        table.add_row(places(ranks, mesh).into_iter().chain(sent).chain([calls]));
+            among.map(|(_, traffic)| traffic.bytes).sum::<u64>() as f64
+        })
+    };
+    let unit = Unit::of(rows.iter().map(|row| sent(row)[PARTS.len() - 1]));
+    let cells = |row: &Row| {
+        let calls = row.of.traffic.values().map(|traffic| traffic.calls).sum::<u64>();
+        sent(row).map(|bytes| unit.show(bytes)).into_iter().chain([calls.to_string()]).collect()
+    };
+    let header = [&PARTS.map(|(name, _)| name)[..], &["calls"]].concat();
+    lines(&format!("{} sent a step", unit.name), &header, rows, mesh, cells)
+}
+
+/// A table with a line for the ranks that read the same.
+fn lines(what: &str, header: &[&str], rows: &[Row], mesh: &Mesh, cells: impl Fn(&Row) -> Vec<String>) -> String {
+    let mut lines: Vec<(Vec<String>, Vec<usize>)> = Vec::new();
+    for row in rows {
+        let cells = cells(row);
+        match lines.iter_mut().find(|line| line.0 == cells) {
+            Some(line) => line.1.extend(&row.ranks),
+            None => lines.push((cells, row.ranks.clone())),
+        }
+    }
+    let mut table = table(&[&[what, "stage", "tp"], header].concat());
+    for (cells, ranks) in lines {
+        let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
+        table.add_row([named(&ranks), along(Axis::Pipeline), along(Axis::Tensor)].into_iter().chain(cells));
     }
     format!("{}\n", aligned(table, 3))
+}
+
+/// A few words for many ranks.
+fn named(ranks: &[usize]) -> String {
+    let all = spans(ranks.iter().copied());
+    match all.split(", ").collect::<Vec<_>>()[..] {
+        [first, second, .., last] if all.len() > 24 => format!("{first}, {second}, ... {last} ({})", ranks.len()),
+        _ => all,
+    }
+}
+
+/// What the numbers of a table are in.
+struct Unit {
+    name: &'static str,
+    bytes: f64,
+}
+
+impl Unit {
+    /// So that the largest number is at least 1.
+    fn of(bytes: impl Iterator<Item = f64>) -> Unit {
+        let most = bytes.fold(0.0, f64::max);
+        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)].map(|(name, log2)| Unit { name, bytes: 2f64.powi(log2) });
+        let [.., smallest] = &units;
+        let Unit { name, bytes } = units.iter().find(|unit| most >= unit.bytes).unwrap_or(smallest);
+        Unit { name, bytes: *bytes }
+    }
+
+    fn show(&self, bytes: f64) -> String {
+        format!("{:.2}", bytes / self.bytes)
+    }
 }
 
 fn foot(rows: &[Row], backend: BackendKind) -> String {
     let largest = rows.iter().max_by_key(|row| row.of.usage.peak).expect("a mesh has ranks");
     let rules = match backend {
         BackendKind::Cpu => "",
-        BackendKind::Cuda => "; the CUDA backend does not say its own yet",
+        BackendKind::Cuda => " (the CUDA backend does not say its own yet)",
     };
+    let usage = largest.of.usage;
+    let unit = Unit::of([usage.reserved as f64].into_iter());
     format!(
-        "the most: {:.2} GiB at the peak, {:.2} GiB with what is kept for the next step, on rank {}\n\
-         activations are what else is there at the peak: what collectives have under way, and scratch, too\n\
-         memory by the rules of the CPU backend, one thread a rank{rules}; buffers of MPI or NCCL come on top\n",
-        largest.of.usage.peak as f64 / GIB,
-        largest.of.usage.reserved as f64 / GIB,
-        spans(largest.ranks.iter().copied()),
+        "the most: {} {name} at the peak on rank {}, {} {name} with the free blocks that it keeps between ops\n\
+         activations: all else that is there at the peak, also what collectives have under way and the scratch of ops\n\
+         by the memory rules of the CPU backend, one thread a rank{rules}; the buffers of MPI or NCCL come on top\n",
+        unit.show(usage.peak as f64),
+        named(&largest.ranks),
+        unit.show(usage.reserved as f64),
+        name = unit.name,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_ranks_in_a_few_words() {
+        assert_eq!(named(&[3, 0, 1, 2]), "0-3");
+        assert_eq!(named(&[0, 2, 4]), "0, 2, 4");
+        let odd: Vec<usize> = (0..512).filter(|rank| rank % 2 == 1).collect();
+        assert_eq!(named(&odd), "1, 3, ... 511 (256)");
+    }
+
+    #[test]
+    fn the_largest_number_chooses_the_unit() {
+        let shown = |bytes: &[f64]| Unit::of(bytes.iter().copied()).show(bytes[0]);
+        assert_eq!(shown(&[1.5 * 2f64.powi(30), 7.0]), "1.50");
+        assert_eq!(shown(&[512.0, 2048.0]), "0.50");
+        assert_eq!((Unit::of([0.0].into_iter()).name, shown(&[0.0])), ("KiB", "0.00".to_string()));
+    }
 }
