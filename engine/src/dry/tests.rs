@@ -4,8 +4,11 @@ use super::log::{Call, Keep, Log, What};
 use super::order::{Disorder, check};
 use crate::mesh::Kind;
 
-/// What a rank does: `Some` of calls that are started together, `None` waits for all so far.
-fn log(rank: usize, steps: &[Option<Vec<(Kind, &[usize], What)>>]) -> Log {
+/// Calls that are started together.
+type Post<'a> = Vec<(Kind, &'a [usize], What)>;
+
+/// What a rank does; `None` waits for all that was started so far.
+fn log(rank: usize, steps: &[Option<Post>]) -> Log {
     let (mut log, mut waited) = (Log::new(rank, Keep::Calls), 0);
     let mut started = 0;
     for step in steps {
@@ -23,11 +26,11 @@ fn log(rank: usize, steps: &[Option<Vec<(Kind, &[usize], What)>>]) -> Log {
     log
 }
 
-fn all(kind: Kind, members: &[usize]) -> Option<Vec<(Kind, &[usize], What)>> {
+fn all(kind: Kind, members: &[usize]) -> Option<Post<'_>> {
     Some(vec![(kind, members, What::AllReduce)])
 }
 
-fn message(kind: Kind, whats: &[What]) -> Option<Vec<(Kind, &'static [usize], What)>> {
+fn message(kind: Kind, whats: &[What]) -> Option<Post<'static>> {
     Some(whats.iter().map(|&what| (kind, &[0, 1][..], what)).collect())
 }
 
