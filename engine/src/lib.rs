@@ -33,6 +33,7 @@ pub mod optim;
 pub mod pipeline;
 // Floor 6: the run.
 pub mod checkpoint;
+pub mod parity;
 pub mod report;
 pub mod score;
 pub mod state;
