@@ -1,7 +1,7 @@
 //! Ranks as points of a grid: tensor, context, expert, data and pipeline axes, the fastest-varying
 //! first. Groups are the ranks that differ along one axis only.
 
-use crate::config::{Axis, Config, Parallel, near};
+use crate::config::{Axis, Config, Parallel, can_be, near_multiples, near_pairs};
 use crate::error::{Error, Result};
 
 /// The grid of all ranks.
@@ -36,7 +36,7 @@ impl Mesh {
     /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
     pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
         // Experts live inside the data-parallel ranks: they take no ranks of their own.
-        let used = p.tensor * p.context * p.pipeline;
+        let used = ranks_used(p);
         if ranks == 0 || !ranks.is_multiple_of(used) {
             return None;
         }
@@ -109,39 +109,92 @@ impl Mesh {
 }
 
 impl Config {
-    /// The grid of `ranks` ranks, each with the same whole number of micro-batches a step.
+    /// The grid of `ranks` ranks, each with the same whole number of micro-batches a step, which
+    /// interleaving wants to be a multiple of the stages.
     pub fn mesh(&self, ranks: usize) -> Result<Mesh> {
         let p = &self.parallel;
-        let used = p.tensor * p.pipeline * p.context;
-        let Some(mesh) = Mesh::new(ranks, p) else {
-            return Err(Error::user(format!(
-                "mpirun -n {ranks}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {used} ranks; {}",
-                p.tensor,
-                p.pipeline,
-                p.context,
-                near(ranks as u64, used as u64)
-            )));
-        };
-        let (batch, micro, dp) = (self.train.global_batch_size, self.train.micro_batch_size, ranks / used);
-        if !batch.is_multiple_of(micro * dp) {
-            let fitting = fitting_ranks(batch / micro, ranks / used).map(|dp| (dp * used).to_string());
-            return Err(Error::user(format!(
-                "train.global_batch_size = {batch}: must be a multiple of micro_batch_size ({micro}) x data-parallel \
-                 ranks ({dp}); {}, or keep it and run on {} ranks",
-                near(batch as u64, (micro * dp) as u64),
-                fitting.collect::<Vec<_>>().join(" or "),
-            )));
+        let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks))?;
+        let (batch, dp) = (self.train.global_batch_size, mesh.size(Axis::Data));
+        match batch.is_multiple_of(self.samples(p, dp)) {
+            true => Ok(mesh),
+            false => Err(self.wrong_batch(dp)),
         }
-        Ok(mesh)
+    }
+
+    /// A global batch must be a multiple of so many samples.
+    fn samples(&self, p: &Parallel, dp: usize) -> usize {
+        let together = if p.virtual_pipeline > 1 { p.pipeline } else { 1 };
+        self.train.micro_batch_size * dp * together
+    }
+
+    fn wrong_ranks(&self, ranks: usize) -> Error {
+        let p = &self.parallel;
+        let mut remedy = format!("the nearest that fit: {}", self.fitting_ranks(ranks));
+        let layouts = self.fitting_layouts(ranks);
+        if !layouts.is_empty() {
+            let layouts: Vec<String> = layouts.iter().map(|(t, p)| format!("tensor {t} x pipeline {p}")).collect();
+            remedy += &format!("; on {ranks} ranks the nearest that fit: {}", layouts.join(" or "));
+        }
+        Error::user(format!(
+            "mpirun -n {ranks}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {} ranks; {remedy}",
+            p.tensor,
+            p.pipeline,
+            p.context,
+            ranks_used(p)
+        ))
+    }
+
+    fn wrong_batch(&self, dp: usize) -> Error {
+        let (p, micro, batch) = (&self.parallel, self.train.micro_batch_size, self.train.global_batch_size);
+        let (stages, remedy) = match p.virtual_pipeline {
+            1 => (String::new(), ""),
+            _ => (format!(" x pipeline ({}, interleaved)", p.pipeline), ", or with parallel.virtual_pipeline = 1"),
+        };
+        // Without interleaving the batch must still be shared evenly.
+        let remedy = if batch.is_multiple_of(micro * dp) { remedy } else { "" };
+        Error::user(format!(
+            "train.global_batch_size = {batch}: must be a multiple of micro_batch_size ({micro}) x data-parallel ranks \
+             ({dp}){stages}; {}, or keep it and run on {} ranks{remedy}",
+            near_multiples(batch as u64, self.samples(p, dp) as u64),
+            self.fitting_ranks(dp * ranks_used(p))
+        ))
+    }
+
+    /// The numbers of ranks on either side of `ranks` that this layout can run on, in words.
+    fn fitting_ranks(&self, ranks: usize) -> String {
+        let (used, batch) = (ranks_used(&self.parallel), self.train.global_batch_size);
+        let fits = |&dp: &usize| batch.is_multiple_of(self.samples(&self.parallel, dp));
+        let below = (1..ranks.div_ceil(used).min(batch + 1)).rev().find(fits);
+        let above = (ranks / used + 1..=batch).find(fits);
+        let ranks: Vec<String> = below.into_iter().chain(above).map(|dp| (dp * used).to_string()).collect();
+        ranks.join(" or ")
+    }
+
+    /// The degrees (tensor, pipeline) nearest to the configured ones that `ranks` ranks can have.
+    fn fitting_layouts(&self, ranks: usize) -> Vec<(usize, usize)> {
+        let p = &self.parallel;
+        let fits = |&(tensor, pipeline): &(usize, usize)| {
+            // Where tensor is 1, the file may have left the default open.
+            let sequence_parallel = p.sequence_parallel || p.tensor == 1;
+            let p = Parallel { tensor, pipeline, sequence_parallel, ..p.clone() };
+            let dp = Mesh::new(ranks, &p).map(|mesh| mesh.size(Axis::Data));
+            let shared = dp.is_some_and(|dp| self.train.global_batch_size.is_multiple_of(self.samples(&p, dp)));
+            shared && can_be(&self.model, &self.train, &p)
+        };
+        let stages = move |t| divisors(ranks / t, self.model.num_hidden_layers).map(move |p| (t, p));
+        let layouts = divisors(ranks, self.model.num_attention_heads).flat_map(stages).filter(fits);
+        near_pairs((p.tensor, p.pipeline), layouts)
     }
 }
 
-/// The divisors of `micro_batches` on either side of `dp`.
-fn fitting_ranks(micro_batches: usize, dp: usize) -> impl Iterator<Item = usize> {
-    let divides = move |n: &usize| micro_batches.is_multiple_of(*n);
-    let below = (1..dp).rev().find(divides);
-    let above = (dp + 1..=micro_batches.min(dp.saturating_mul(16))).find(divides);
-    below.into_iter().chain(above)
+/// Ranks of one data-parallel share.
+fn ranks_used(p: &Parallel) -> usize {
+    p.tensor * p.pipeline * p.context
+}
+
+/// The divisors of `n` that are at most `most`.
+fn divisors(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    (1..=n.min(most)).filter(move |&d| n.is_multiple_of(d))
 }
 
 #[cfg(test)]

@@ -6,8 +6,16 @@ use serde_json::Value;
 use toml::{Table, Value as Toml};
 
 /// Every case that `make.py` makes.
-pub const CASES: [&str; 6] =
-    ["mha_odd_vocab", "gqa_masked", "llama3_rope", "tied_z_loss", "head_dim_64", "head_dim_128"];
+pub const CASES: [&str; 8] = [
+    "mha_odd_vocab",
+    "gqa_masked",
+    "llama3_rope",
+    "tied_z_loss",
+    "head_dim_64",
+    "head_dim_128",
+    "parity",
+    "parity_tied",
+];
 
 /// A folder of `tests/golden`.
 pub struct Case {

@@ -50,6 +50,17 @@ CASES = {
         dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, head_dim=128, num_key_value_heads=1, vocab_size=79, num_hidden_layers=1),
         dict(train=dict(seq_length=65)),
     ),
+    # Made for layouts: eight heads for eight tensor-parallel ranks, a vocabulary that is odd, layers that 2 and 4 do not divide.
+    "parity": (
+        dict(hidden_size=64, intermediate_size=48, num_attention_heads=8, num_key_value_heads=2, vocab_size=331, num_hidden_layers=5,
+             max_position_embeddings=32),
+        dict(train=dict(seq_length=32, global_batch_size=16, steps=6, z_loss=1e-3), data=dict(mask_document_boundaries=True)),
+    ),
+    "parity_tied": (
+        dict(hidden_size=64, intermediate_size=48, num_attention_heads=8, num_key_value_heads=8, vocab_size=331, num_hidden_layers=4,
+             max_position_embeddings=32, tie_word_embeddings=True),
+        dict(train=dict(seq_length=32, global_batch_size=16, steps=6)),
+    ),
 }
 
 

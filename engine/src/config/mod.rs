@@ -4,9 +4,11 @@
 mod check;
 mod document;
 pub mod hf;
+mod layout;
 mod load;
 mod model;
 mod names;
+mod near;
 mod origins;
 mod raw;
 #[cfg(test)]
@@ -15,9 +17,10 @@ mod text;
 mod unbuilt;
 mod validate;
 
+pub use layout::can_be;
 pub use names::Named;
+pub use near::{near_multiples, near_pairs};
 use std::path::PathBuf;
-pub use validate::near;
 
 /// Everything a run is made of. Every field is valid and consistent with the others.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,7 @@
 //! The loader from outside: files in, a [`Config`] or a message out.
 
 mod fuzz;
+mod layouts;
 mod refusals;
 
 use super::*;
@@ -243,7 +244,9 @@ fn ranks_that_do_not_divide_are_told_what_would() {
     let mut config = config;
     config.parallel.tensor = 4;
     let refusal = config.mesh(6).unwrap_err().to_string();
-    assert!(refusal.contains("a multiple of 4 ranks; the nearest are 4 and 8"), "{refusal}");
+    let want = "mpirun -n 6: parallel.tensor 4 x pipeline 1 x context 1 wants a multiple of 4 ranks; the nearest that \
+                fit: 4 or 8; on 6 ranks the nearest that fit: tensor 2 x pipeline 1 or tensor 1 x pipeline 1";
+    assert_eq!(refusal, want);
     assert!(config.mesh(0).is_err());
     assert_eq!(config.mesh(4).unwrap().ranks(), Mesh::new(4, &config.parallel).unwrap().ranks());
 }

@@ -3,11 +3,12 @@
 
 use super::check::{epsilon, need, not_negative, number, path, size, whole};
 use super::names::{Named, choose};
+use super::near::near_multiples;
 use super::origins::Origins;
 use super::raw::{Raw, RawCheckpoint, RawData, RawOptimizer, RawParallel, RawReport, RawSource, RawTrain};
 use super::{
     Axis, BackendKind, Checkpoint, Config, Data, DecayShape, Load, Model, Optimizer, Order, Parallel, Precision,
-    Recompute, Report, Schedule, Source, Train, model,
+    Recompute, Report, Schedule, Source, Train, layout, model,
 };
 use crate::error::Result;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ const ORDER: &str = "tp-cp-ep-dp-pp";
 pub fn validate(raw: Raw, at: &Origins) -> Result<Config> {
     let model = model::validate(need(raw.model, "model", "a [model] table", at)?, at)?;
     let train = train(need(raw.train, "train", "a [train] table", at)?, &model, at)?;
-    let parallel = raw.parallel.map_or(Ok(Parallel::default()), |raw| parallel(raw, &model, at))?;
+    let parallel = raw.parallel.map_or(Ok(Parallel::default()), |raw| parallel(raw, &model, &train, at))?;
     let optimizer = optimizer(need(raw.optimizer, "optimizer", "an [optimizer] table", at)?, train.steps, at)?;
     let data = data(need(raw.data, "data", "a [data] table", at)?, at)?;
     if train.eval_interval > 0 && data.valid.is_empty() && data.split[1] == 0.0 {
@@ -50,7 +51,8 @@ fn train(raw: RawTrain, model: &Model, at: &Origins) -> Result<Train> {
     let batch = whole(batch, 1..=MOST_SAMPLES, "train.global_batch_size", at)?;
     let micro = whole(raw.micro_batch_size.unwrap_or(1), 1..=MOST_SAMPLES, "train.micro_batch_size", at)?;
     if !batch.is_multiple_of(micro) {
-        let remedy = format!("must be a multiple of train.micro_batch_size ({micro}); {}", near(batch, micro));
+        let remedy =
+            format!("must be a multiple of train.micro_batch_size ({micro}); {}", near_multiples(batch, micro));
         return Err(at.bad("train.global_batch_size", batch, remedy));
     }
     let steps = need(raw.steps, "train.steps", "how many steps to train", at)?;
@@ -75,15 +77,6 @@ fn train(raw: RawTrain, model: &Model, at: &Origins) -> Result<Train> {
     })
 }
 
-/// The multiples of `unit` around `value`, in words.
-pub fn near(value: u64, unit: u64) -> String {
-    let below = value - value % unit;
-    match below {
-        0 => format!("the nearest is {unit}"),
-        below => format!("the nearest are {below} and {}", below + unit),
-    }
-}
-
 fn load(word: &str, at: &Origins) -> Result<Load> {
     match word.strip_prefix("hf:") {
         Some(dir) if !dir.is_empty() => Ok(Load::HuggingFace(dir.into())),
@@ -92,25 +85,26 @@ fn load(word: &str, at: &Origins) -> Result<Load> {
     }
 }
 
-fn parallel(raw: RawParallel, model: &Model, at: &Origins) -> Result<Parallel> {
-    let degree = |value: Option<u64>, key: &str| size(value.unwrap_or(1), 1..=MOST_RANKS, key, at);
+fn parallel(raw: RawParallel, model: &Model, train: &Train, at: &Origins) -> Result<Parallel> {
+    let ranks = |value: u64, key: &str| size(value, 1..=MOST_RANKS, key, at);
+    let degree = |value: Option<u64>, key: &str| ranks(value.unwrap_or(1), key);
     let tensor = degree(raw.tensor, "parallel.tensor")?;
-    let pipeline = degree(raw.pipeline, "parallel.pipeline")?;
-    let virtual_pipeline = degree(raw.virtual_pipeline, "parallel.virtual_pipeline")?;
-    let context = degree(raw.context, "parallel.context")?;
-    let layers = raw.layers.map(|counts| layers(counts, pipeline * virtual_pipeline, model, at)).transpose()?;
-    Ok(Parallel {
+    let mut parallel = Parallel {
         tensor,
-        pipeline,
-        context,
+        pipeline: degree(raw.pipeline, "parallel.pipeline")?,
+        context: degree(raw.context, "parallel.context")?,
         expert: degree(raw.expert, "parallel.expert")?,
-        virtual_pipeline,
-        layers,
+        virtual_pipeline: degree(raw.virtual_pipeline, "parallel.virtual_pipeline")?,
+        layers: None,
         sequence_parallel: raw.sequence_parallel.unwrap_or(tensor > 1),
         distributed_optimizer: raw.distributed_optimizer.unwrap_or(true),
         order: order(raw.order.as_deref().unwrap_or(ORDER), at)?,
-        ranks: raw.ranks.map(|n| ranks(n, (tensor * pipeline * context) as u64, at)).transpose()?,
-    })
+        ranks: raw.ranks.map(|value| ranks(value, "parallel.ranks")).transpose()?,
+    };
+    layout::check(model, train, &parallel, at)?;
+    let chunks = parallel.pipeline * parallel.virtual_pipeline;
+    parallel.layers = raw.layers.map(|counts| layers(counts, chunks, model, at)).transpose()?;
+    Ok(parallel)
 }
 
 impl Default for Parallel {
@@ -129,16 +123,6 @@ impl Default for Parallel {
             ranks: None,
         }
     }
-}
-
-/// Of the ranks, each data-parallel share has `used`.
-fn ranks(ranks: u64, used: u64, at: &Origins) -> Result<usize> {
-    let ranks = whole(ranks, 1..=MOST_RANKS, "parallel.ranks", at)?;
-    if !ranks.is_multiple_of(used) {
-        let remedy = format!("must be a multiple of tensor x pipeline x context ({used}); {}", near(ranks, used));
-        return Err(at.bad("parallel.ranks", ranks, remedy));
-    }
-    Ok(ranks as usize)
 }
 
 /// Layers of each chunk: as many as chunks, none empty, all of the model's.

@@ -44,6 +44,9 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     config.mesh(comm.size())?;
+    if let Some(meant) = config.parallel.ranks.filter(|&meant| comm.rank() == 0 && meant != comm.size()) {
+        eprintln!("warning: parallel.ranks = {meant}: this run has {} ranks", comm.size());
+    }
     let precision = choose_backend(&config, comm)?;
     let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
     match precision {

@@ -91,6 +91,61 @@ fn refusals_name_place_value_and_remedy() {
     }
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
     assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
+    let layouts: [(&[&str], &str); _] = [
+        (
+            &["parallel.tensor=3"],
+            "--set parallel.tensor = 3: must divide model.num_attention_heads (8); the nearest are 2 and 4",
+        ),
+        (
+            &["parallel.tensor=16"],
+            "--set parallel.tensor = 16: must divide model.num_attention_heads (8); the nearest is 4",
+        ),
+        (
+            &[
+                "parallel.tensor=4",
+                "model.hidden_size=96",
+                "model.num_attention_heads=24",
+                "model.num_key_value_heads=6",
+            ],
+            "--set parallel.tensor = 4: must divide model.num_key_value_heads (6) or be a multiple of it; the nearest is 2",
+        ),
+        (
+            &["parallel.tensor=8"],
+            "--set parallel.tensor = 8: must divide model.intermediate_size (172); the nearest is 4",
+        ),
+        (
+            &["parallel.tensor=4", "model.vocab_size=5"],
+            "--set parallel.tensor = 4: model.vocab_size (5) in shares of 2 rows leaves the last rank none; the nearest is 2",
+        ),
+        (
+            &["parallel.tensor=4", "train.seq_length=126"],
+            "--set parallel.tensor = 4: sequence parallelism wants it to divide train.micro_batch_size (1) x seq_length \
+             (126); the nearest is 2, or keep it with micro_batch_size (the nearest is 2) or \
+             parallel.sequence_parallel = false",
+        ),
+        (
+            &["parallel.pipeline=6"],
+            "--set parallel.pipeline = 6: x virtual_pipeline (1) makes more chunks than model.num_hidden_layers (5); the \
+             nearest: pipeline 5 x virtual_pipeline 1 or pipeline 4 x virtual_pipeline 1",
+        ),
+        (
+            &["parallel.pipeline=2", "parallel.virtual_pipeline=4"],
+            "--set parallel.pipeline = 2: x virtual_pipeline (4) makes more chunks than model.num_hidden_layers (5); the \
+             nearest: pipeline 2 x virtual_pipeline 2 or pipeline 2 x virtual_pipeline 1",
+        ),
+        (
+            &["parallel.virtual_pipeline=2"],
+            "--set parallel.virtual_pipeline = 2: interleaving wants parallel.pipeline > 1; write 1",
+        ),
+        (
+            &["parallel.pipeline=2", "parallel.virtual_pipeline=2", "train.micro_batch_size=4"],
+            "--set parallel.virtual_pipeline = 2: interleaving wants train.global_batch_size (12) to be a multiple of \
+             micro_batch_size (4) x pipeline (2); the nearest are 8 and 16, or keep it with virtual_pipeline = 1",
+        ),
+    ];
+    for (flags, want) in layouts {
+        assert_eq!(refusal(LEAST, flags), want);
+    }
     let ranks = refusal(LEAST, &["parallel.tensor=2", "parallel.pipeline=2", "parallel.ranks=6"]);
     let want = "parallel.ranks = 6: must be a multiple of tensor x pipeline x context (4); the nearest are 4 and 8";
     assert!(ranks.contains(want), "{ranks}");
