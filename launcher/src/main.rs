@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    Parity(commands::parity::Args),
     /// Make and look at token files
     Data(commands::data::Args),
     /// Train and try tokenizers
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
+        Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
         Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),

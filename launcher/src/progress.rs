@@ -85,6 +85,29 @@ impl Bytes {
     }
 }
 
+/// Things done one after another; in a file nothing is said of it.
+pub struct Count(Option<ProgressBar>);
+
+impl Count {
+    pub fn new(what: &str) -> Count {
+        let template = "{prefix} {pos}/{len} {wide_bar:.green/dim} eta {eta}";
+        Count(on_a_terminal().then(|| bar(0, template).with_prefix(what.to_string())))
+    }
+
+    pub fn at(&self, done: usize, total: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    pub fn finish(self) {
+        if let Some(bar) = self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn bar(total: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a literal").progress_chars("━━─");
     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)

@@ -3,5 +3,6 @@
 pub mod checkpoint;
 pub mod data;
 pub mod evaluate;
+pub mod parity;
 pub mod tokenizer;
 pub mod train;
