@@ -13,59 +13,12 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do shapes+=("$1"); shift; done
 [ $# -gt 0 ] && shift
 [ ${#shapes[@]} -gt 0 ] || shapes=(small grouped)
 
-# shape: layers hidden ffn heads kv_heads vocab samples seq (torch_step.py has the same)
-declare -A dims=([small]="6 288 768 6 6 32000 4 256" [grouped]="8 512 1376 8 4 8192 4 512")
+source benches/shapes.sh
 
-# Random tokens, as PyTorch's side draws them, and the configuration of a shape.
-prepare() {
-  read -r layers hidden ffn heads kv vocab samples seq <<<"${dims[$1]}"
-  "$python" - "$tmp/$1" "$vocab" $((steps * samples * seq + 1)) <<'PY'
-import sys, numpy as np
-prefix, vocab, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-np.random.default_rng(1).integers(0, vocab, n).astype(np.uint16).tofile(prefix + ".bin")
-u64 = lambda *x: np.array(x, np.uint64).tobytes()
-open(prefix + ".idx", "wb").write(b"MMIDIDX\0\0" + u64(1) + b"\x08" + u64(1, 2) + np.int32(n).tobytes() + u64(0) + u64(0, 1))
-PY
-  cat >"$tmp/$1.toml" <<TOML
-[model]
-architecture = "llama"
-num_hidden_layers = $layers
-hidden_size = $hidden
-intermediate_size = $ffn
-num_attention_heads = $heads
-num_key_value_heads = $kv
-vocab_size = $vocab
-max_position_embeddings = $seq
-rope_theta = 10000.0
-rms_norm_eps = 1e-6
-[train]
-backend = "cpu"
-precision = "f32"
-seq_length = $seq
-micro_batch_size = $samples
-global_batch_size = $samples
-steps = $steps
-[optimizer]
-lr = 3e-4
-schedule = "constant"
-[data]
-train = [ { prefix = "$tmp/$1" } ]
-order = "sequential"
-[checkpoint]
-dir = "$tmp/run"
-TOML
-}
-
-# The median over the steps after the third, as PyTorch's side takes it.
 run_engine() {
   rm -rf "$tmp/run"
   "$engine" train --config "$tmp/$1.toml" >/dev/null 2>&1
-  "$python" - "$tmp/run/metrics.jsonl" "$1" <<'PY'
-import json, statistics, sys
-rows = [json.loads(line) for line in open(sys.argv[1])][3:]
-rate = rows[0]["tokens"] / statistics.median(r["step_time_s"] for r in rows)
-print(f"engine {sys.argv[2]}: {rate:.0f} tokens/s, median of {len(rows)} steps")
-PY
+  rate "$1"
 }
 
 for shape in "${shapes[@]}"; do

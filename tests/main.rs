@@ -2,6 +2,7 @@
 //! golden runs, against itself, and against broken input; and the rules of the house.
 
 mod common;
+mod configs;
 mod faults;
 mod floors;
 mod gradients;
@@ -9,4 +10,5 @@ mod mistakes;
 mod real_model;
 mod resume;
 mod threads;
+mod topology;
 mod trajectories;

@@ -1,5 +1,5 @@
-//! The golden runs: losses, gradient norms, learning rates and final weights of fourteen steps are PyTorch's,
-//! on one, two and four ranks.
+//! The golden runs: losses, gradient norms, learning rates and final weights of all steps are PyTorch's,
+//! on one, two and four ranks and at every kind of layout.
 
 use serde_json::Value;
 use toml::Table;
@@ -45,6 +45,77 @@ fn recompute_changes_nothing() {
 #[test]
 fn an_optimizer_that_is_not_sharded_changes_nothing() {
     follows("tied_z_loss", 2, &F32, |c| set(c, "parallel.distributed_optimizer", false));
+}
+
+/// The cases made for layouts: five layers with two key/value heads, four layers with tied embeddings.
+const LAYOUTS: [&str; 2] = ["parity", "parity_tied"];
+
+#[test]
+fn tensor_parallel() {
+    layout(2, &[("tensor", 2)]);
+    layout(4, &[("tensor", 4)]); // copies of the key/value heads where there are two
+    layout(8, &[("tensor", 8)]);
+    layout(4, &[("tensor", 2)]);
+}
+
+#[test]
+fn pipeline_parallel() {
+    layout(2, &[("pipeline", 2)]);
+    layout(4, &[("pipeline", 4)]);
+    layout(4, &[("pipeline", 2)]);
+    layout(2, &[("pipeline", 2), ("virtual_pipeline", 2)]);
+}
+
+#[test]
+fn tensor_pipeline_and_data_parallel() {
+    layout(4, &[("tensor", 2), ("pipeline", 2)]);
+    layout(8, &[("tensor", 2), ("pipeline", 2)]);
+    layout(8, &[("tensor", 4), ("pipeline", 2), ("virtual_pipeline", 2)]);
+}
+
+#[test]
+fn without_sequence_parallelism() {
+    for (ranks, tensor, pipeline) in [(2, 2, 1), (4, 4, 1), (8, 2, 2)] {
+        both(ranks, &[("tensor", tensor), ("pipeline", pipeline)], |c| set(c, "parallel.sequence_parallel", false));
+    }
+}
+
+#[test]
+fn layouts_that_recompute() {
+    for recompute in ["selective", "full"] {
+        both(2, &[("tensor", 2)], |c| set(c, "train.recompute", recompute));
+        both(2, &[("pipeline", 2), ("virtual_pipeline", 2)], |c| set(c, "train.recompute", recompute));
+    }
+}
+
+#[test]
+fn layouts_with_an_optimizer_that_is_not_sharded() {
+    both(4, &[("tensor", 2)], |c| set(c, "parallel.distributed_optimizer", false));
+    both(8, &[("tensor", 2), ("pipeline", 2)], |c| set(c, "parallel.distributed_optimizer", false));
+}
+
+#[test]
+fn any_order_of_the_axes() {
+    for order in ["pp-dp-ep-cp-tp", "dp-tp-cp-ep-pp"] {
+        both(8, &[("tensor", 2), ("pipeline", 2)], |c| set(c, "parallel.order", order));
+    }
+}
+
+/// [`LAYOUTS`] with these degrees.
+#[track_caller]
+fn layout(ranks: usize, degrees: &[(&str, i64)]) {
+    both(ranks, degrees, |_| ());
+}
+
+#[track_caller]
+fn both(ranks: usize, degrees: &[(&str, i64)], change: impl Fn(&mut Table)) {
+    for case in LAYOUTS {
+        println!("{case} on {ranks} ranks: {degrees:?}");
+        follows(case, ranks, &F32, |c| {
+            degrees.iter().for_each(|(key, degree)| set(c, &format!("parallel.{key}"), *degree));
+            change(c);
+        });
+    }
 }
 
 /// Trains the case on `ranks` ranks with the configuration that `change` makes of it.

@@ -170,7 +170,8 @@ pub fn plan(held: &[Held], tp: (usize, usize), ranks: usize, min_len: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Cut;
+    use crate::config::{Architecture, Model, RopeScaling};
+    use crate::inventory::{Cut, slots, tensors};
     use proptest::prelude::*;
 
     fn specs(slots: usize, rows: usize, cols: usize) -> Vec<Held> {
@@ -211,6 +212,55 @@ mod tests {
             let all: usize = slots.iter().flat_map(|held| &held.tensors).map(TensorSpec::len).sum();
             prop_assert_eq!(seen.len(), all);
             prop_assert!(seen.values().all(|&n| n == 1));
+        }
+
+        /// Over the ranks of a layout, whatever is copied, what is owned is every element of the model once,
+        /// and the tensor-parallel ranks have as many buckets.
+        #[test]
+        fn ranks_own_every_element_once(tp_log in 0usize..4, kv_log in 0usize..4, dp in 1usize..4, vocab in 16usize..40, min_len in 1usize..4000) {
+            let (tp, model) = (1 << tp_log, model(1 << kv_log, vocab));
+            let held: Vec<Held> = slots(&model)
+                .into_iter()
+                .map(|slot| Held { slot, tensors: tensors(&model, slot), tie: Tie::Free })
+                .collect();
+            let buckets: Vec<Vec<Bucket>> = (0..tp).map(|rank| plan(&held, (rank, tp), dp, min_len)).collect();
+            let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
+            for bucket in buckets.iter().flatten() {
+                for shard in (0..dp).map(|rank| bucket.shard(rank, dp)) {
+                    let owned = bucket.owned(&shard);
+                    for part in bucket.parts(&shard) {
+                        let inside = owned.iter().any(|range| range.contains(&part.at) && part.at + part.rect.len() <= range.end);
+                        prop_assert_eq!(part.owned, inside);
+                        let rows = part.rect.rows.clone();
+                        for (r, c) in rows.flat_map(|r| part.rect.cols.clone().map(move |c| (r, c))) {
+                            *seen.entry((part.tensor.name.clone(), r, c)).or_default() += usize::from(part.owned);
+                        }
+                    }
+                }
+            }
+            prop_assert!(buckets.iter().all(|b| b.len() == buckets[0].len()));
+            prop_assert_eq!(seen.len(), held.iter().flat_map(|held| &held.tensors).map(TensorSpec::len).sum::<usize>());
+            prop_assert!(seen.values().all(|&n| n == 1));
+        }
+    }
+
+    fn model(kv_heads: usize, vocab: usize) -> Model {
+        Model {
+            architecture: Architecture::Llama,
+            hidden_size: 16,
+            intermediate_size: 16,
+            num_hidden_layers: 2,
+            num_attention_heads: 8,
+            num_key_value_heads: kv_heads,
+            head_dim: 2,
+            vocab_size: vocab,
+            max_position_embeddings: 8,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+            hf: None,
         }
     }
 }

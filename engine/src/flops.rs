@@ -16,27 +16,37 @@ pub fn parameters(model: &Model) -> u64 {
 /// Per token of a sequence of `seq`: a causal query's dot products counted for the half of the
 /// positions that it sees on average. What Megatron-LM counts today.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
-    PASSES * (matmul_flops(model) + attention_flops(model, seq) / 2.0)
+    model.num_hidden_layers as f64 * layer_flops(model, seq) + head_flops(model)
+}
+
+/// One layer's part of [`model_flops`].
+pub fn layer_flops(model: &Model, seq: usize) -> f64 {
+    PASSES * (layer_matmul_flops(model) + layer_attention_flops(model, seq) / 2.0)
+}
+
+/// The output layer's part of [`model_flops`].
+pub fn head_flops(m: &Model) -> f64 {
+    PASSES * 2.0 * m.hidden_size as f64 * m.vocab_size as f64
 }
 
 /// Per token of a sequence of `seq`: dot products counted for all positions, seen or not. What
 /// llm-recipes counts.
 pub fn full_flops(model: &Model, seq: usize) -> f64 {
-    PASSES * (matmul_flops(model) + attention_flops(model, seq))
+    let layer = layer_matmul_flops(model) + layer_attention_flops(model, seq);
+    PASSES * model.num_hidden_layers as f64 * layer + head_flops(model)
 }
 
-/// Multiplications by weights, forward, per token: `2 * (layers * (q, k, v, o, gate, up, down) + head)`.
-fn matmul_flops(m: &Model) -> f64 {
+/// Multiplications of a layer by weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
+fn layer_matmul_flops(m: &Model) -> f64 {
     let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
     let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
     let mlp = 3.0 * m.hidden_size as f64 * m.intermediate_size as f64;
-    let head = m.hidden_size as f64 * m.vocab_size as f64;
-    2.0 * (m.num_hidden_layers as f64 * (attention + mlp) + head)
+    2.0 * (attention + mlp)
 }
 
-/// `q k^T` and `p v`, forward, per token: `2 * layers * 2 * seq * heads * head_dim`.
-fn attention_flops(m: &Model, seq: usize) -> f64 {
-    4.0 * m.num_hidden_layers as f64 * seq as f64 * (m.num_attention_heads * m.head_dim) as f64
+/// `q k^T` and `p v` of a layer, forward, per token: `2 * 2 * seq * heads * head_dim`.
+fn layer_attention_flops(m: &Model, seq: usize) -> f64 {
+    4.0 * seq as f64 * (m.num_attention_heads * m.head_dim) as f64
 }
 
 #[cfg(test)]

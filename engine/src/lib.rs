@@ -13,12 +13,15 @@ pub mod inventory;
 pub mod lr;
 pub mod mesh;
 pub mod place;
+pub mod placement;
 pub mod rect;
 pub mod schedule;
 pub mod split;
+pub mod traffic;
 // Floor 1: the contract.
 pub mod backend;
 pub mod mpi;
+pub mod nodes;
 // Floor 2: backends.
 pub mod cpu;
 // Floor 3: the maths.

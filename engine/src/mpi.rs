@@ -62,6 +62,11 @@ impl Comm {
         Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
     }
 
+    /// The ranks that can share memory with this one, in their order here: those of its node.
+    pub fn split_node(&self) -> Comm {
+        Comm(self.0.split_shared(self.0.rank()))
+    }
+
     pub fn barrier(&self) {
         self.0.barrier();
     }

@@ -44,6 +44,15 @@ impl Progress {
         }
     }
 
+    /// What the user should know, on stderr, between two drawings of the bar.
+    pub fn warn(&self, what: &str) {
+        let say = || eprintln!("warning: {what}");
+        match &self.bar {
+            None => say(),
+            Some(bar) => bar.suspend(say),
+        }
+    }
+
     /// The run is over: the bar stays as it stands.
     pub fn finish(self) {
         if let Some(bar) = self.bar {

@@ -2,11 +2,12 @@
 
 use crate::progress::Progress;
 use engine::backend::Backend;
-use engine::checkpoint;
+use engine::checkpoint::Saver;
 use engine::clock::{Clock, Phase};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
-use engine::mpi::Comm;
+use engine::mpi::{Comm, host};
+use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
@@ -28,6 +29,7 @@ pub enum Stop {
 pub struct Run<B: Backend> {
     trainer: Trainer<B>,
     feed: Feed,
+    saver: Saver,
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
@@ -43,6 +45,7 @@ struct Logs {
     metrics: MetricsLog,
     events: EventLog,
     progress: Progress,
+    said_slow: bool,
 }
 
 impl<B: Backend> Run<B> {
@@ -53,12 +56,31 @@ impl<B: Backend> Run<B> {
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
         let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
-        Ok(Run { trainer, feed, logs, ranks: comm.size(), flops, peak })
+        let t = &trainer.config;
+        let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
+        Ok(Run { trainer, feed, saver, logs, ranks: comm.size(), flops, peak })
+    }
+
+    /// To the last step and the last checkpoint.
+    pub fn finish(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
+        let ended = self.steps(comm);
+        if let Err(Stop::Alone(_)) = ended
+            && comm.size() > 1
+        {
+            return ended;
+        }
+        // Also of a run that failed: the step of the save under way was a good one.
+        let saved = self.saver.finish(comm).map_err(Stop::Together);
+        if let Some(logs) = self.logs {
+            logs.progress.finish();
+        }
+        ended.and(saved)
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
-    /// missing from them; the time of a save is in the line of the step after it.
-    pub fn finish(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
+    /// missing from them; the time of a save's copy is in the line of the step after it, its writing
+    /// in none.
+    fn steps(&mut self, comm: &Comm) -> std::result::Result<(), Stop> {
         let mut clock = Clock::start(Phase::Checkpoint);
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
@@ -71,9 +93,6 @@ impl<B: Backend> Run<B> {
             self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
             clock = Clock::start(Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
-        }
-        if let Some(logs) = self.logs {
-            logs.progress.finish();
         }
         Ok(())
     }
@@ -97,21 +116,20 @@ impl<B: Backend> Run<B> {
         self.trainer.validate(&self.feed).map(Some)
     }
 
-    fn save(&self, comm: &Comm) -> Result<()> {
+    fn save(&mut self, comm: &Comm) -> Result<()> {
+        self.saver.poll(comm)?;
         let (step, t) = (self.trainer.step, &self.trainer.config);
         let due = t.checkpoint.interval > 0 && step.is_multiple_of(t.checkpoint.interval);
         if !due && step != t.train.steps {
             return Ok(());
         }
-        let pieces = state::pieces(&self.trainer);
-        checkpoint::save(
-            &t.checkpoint.dir,
-            comm,
-            &state::header(&self.trainer, self.feed.fingerprint()),
-            pieces,
-            t.checkpoint.keep,
-        )?;
-        Ok(())
+        if due
+            && self.saver.is_under_way()
+            && let Some(logs) = &mut self.logs
+        {
+            logs.say_slow(step, t.checkpoint.interval);
+        }
+        self.saver.begin(comm, &state::header(&self.trainer, self.feed.fingerprint()), state::pieces(&self.trainer))
     }
 
     fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
@@ -153,7 +171,18 @@ impl Logs {
             metrics: MetricsLog::open(&dir.join("metrics.jsonl"))?,
             events: EventLog::create(dir, trainer.step + 1)?,
             progress: Progress::new(config.train.steps, trainer.step + 1),
+            said_slow: false,
         })
+    }
+
+    /// Once a run.
+    fn say_slow(&mut self, step: u64, interval: u64) {
+        if !std::mem::replace(&mut self.said_slow, true) {
+            self.progress.warn(&format!(
+                "step {step}: the checkpoint before is not yet on the disk, training waits for it; \
+                 the disk is slower than checkpoint.interval = {interval}"
+            ));
+        }
     }
 
     fn append(&mut self, record: &StepRecord) -> Result<()> {
@@ -162,6 +191,12 @@ impl Logs {
         self.progress.step(record);
         Ok(())
     }
+}
+
+/// What a checkpoint says of who wrote a file.
+fn writer(place: &Place) -> String {
+    let Place { rank, tp, stage, dp, .. } = place;
+    format!("rank {rank} (tp {}, pp {stage}, dp {}) on {}", tp.0, dp.0, host())
 }
 
 /// The lock goes with the process, however it ends.

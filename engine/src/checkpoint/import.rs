@@ -1,15 +1,15 @@
 //! Making a run's checkpoint at step 0 from a Hugging Face checkpoint: master weights and no
 //! moments, which are zero then.
 
-use super::save::save_each;
-use super::{Header, HuggingFace, Kind, Piece, Solo, directory, source};
+use super::{Header, HuggingFace, Kind, Piece, Saver, Solo, directory, source};
 use crate::config::Model;
 use crate::error::{Error, Result};
 use crate::inventory::{TensorSpec, all_tensors};
+use crate::mpi::host;
 use crate::rect::Rect;
 use std::path::{Path, PathBuf};
 
-/// Elements of a piece: 64 MiB in memory at a time.
+/// Elements of a piece: 64 MiB; three are in memory at a time.
 const PIECE: usize = 16 << 20;
 
 /// Imports `from` into the run's directory, which has no checkpoint yet; the new checkpoint's
@@ -34,7 +34,8 @@ pub fn import(
         progress(rect.len() as u64);
         Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: Kind::Master, data })
     });
-    save_each(run, &Solo, header, pieces, None)
+    let writer = format!("checkpoint import on {}", host());
+    Saver::new(run, None, writer).save(&Solo, header, pieces)
 }
 
 /// A tensor in bands of whole rows, of about `len` elements at most.

@@ -1,15 +1,18 @@
 //! `manifest.json`: what a checkpoint is and where every piece of it lies. It is written last, has
 //! a checksum of its own, and is believed only after all of it was checked.
 
+use super::shard::{Shard, Written};
 use super::{Header, Kind, Position};
 use crate::error::{Error, Result};
 use crate::rect::Rect;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-const FORMAT: &str = "swallow-engine checkpoint 1";
+const FORMAT: &str = "swallow-engine checkpoint 2";
+/// Still read; it does not say who wrote the files.
+const FORMAT_1: &str = "swallow-engine checkpoint 1";
 /// No manifest is longer: a million pieces take about 200 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -25,6 +28,9 @@ pub struct Manifest {
     /// What is saved of every tensor; moments that are not saved are zero.
     pub kinds: Vec<Kind>,
     pub tensors: Vec<TensorEntry>,
+    /// file -> who wrote it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub writers: BTreeMap<String, String>,
     /// blake3 of the manifest with this field empty.
     checksum: String,
 }
@@ -125,34 +131,27 @@ fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
 }
 
 impl Manifest {
-    /// Puts together what the ranks wrote: (name, dimensions, piece), of any tensors in any order.
-    pub(super) fn new(header: &Header, written: Vec<(String, Vec<usize>, PieceEntry)>) -> Result<Manifest> {
-        let mut tensors: BTreeMap<(Vec<String>, String), TensorEntry> = BTreeMap::new();
-        for (name, dims, piece) in written {
-            let new =
-                || TensorEntry { name: name.clone(), dims: dims.clone(), dtype: "F32".into(), pieces: Vec::new() };
-            let entry = tensors.entry((natural_order(&name), name.clone())).or_insert_with(new);
-            if entry.dims != dims {
-                return Err(Error::run(format!(
-                    "{name} was saved as {:?} by one rank, {dims:?} by another",
-                    entry.dims
-                )));
-            }
-            entry.pieces.push(piece);
+    /// Puts together what the ranks wrote: pieces of any tensors in any order.
+    pub(super) fn new(header: &Header, shards: Vec<Shard>) -> Result<Manifest> {
+        let mut writers = BTreeMap::new();
+        for Shard { writer, pieces } in &shards {
+            writers.extend(pieces.iter().map(|(_, _, piece)| (piece.file.clone(), writer.clone())));
         }
-        let mut tensors: Vec<TensorEntry> = tensors.into_values().collect();
+        let tensors = gather(shards.into_iter().flat_map(|shard| shard.pieces))?;
         let mut kinds: Vec<Kind> = tensors.iter().flat_map(|t| t.pieces.iter().map(|piece| piece.kind)).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        for tensor in &mut tensors {
-            tensor.pieces.sort_by_key(|piece| (piece.kind, piece.rows, piece.cols));
-        }
         let Header { position, config, identity } = header.clone();
-        let mut manifest =
-            Manifest { format: FORMAT.into(), position, identity, config, kinds, tensors, checksum: String::new() };
+        let (format, checksum) = (FORMAT.into(), String::new());
+        let mut manifest = Manifest { format, position, identity, config, kinds, tensors, writers, checksum };
         manifest.check().map_err(|what| Error::run(format!("this checkpoint would be incomplete: {what}")))?;
         manifest.checksum = manifest.digest();
         Ok(manifest)
+    }
+
+    /// The names of all files beside the manifest.
+    pub fn files(&self) -> BTreeSet<&str> {
+        self.tensors.iter().flat_map(|tensor| tensor.pieces.iter().map(|piece| piece.file.as_str())).collect()
     }
 
     pub(super) fn to_json(&self) -> Vec<u8> {
@@ -170,7 +169,7 @@ impl Manifest {
         let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|e| refuse(format!("not a checkpoint's manifest, or damaged: {e}")))?;
-        if manifest.format != FORMAT {
+        if ![FORMAT, FORMAT_1].contains(&manifest.format.as_str()) {
             return Err(refuse(format!("format {:.60?} should be {FORMAT:?}", manifest.format)));
         }
         if manifest.digest() != manifest.checksum {
@@ -205,6 +204,25 @@ impl Manifest {
         let blank = Manifest { checksum: String::new(), ..self.clone() };
         blake3::hash(&serde_json::to_vec(&blank).expect("numbers and strings are JSON")).to_hex().to_string()
     }
+}
+
+/// Pieces by tensor, the tensors in the order of the layers.
+fn gather(written: impl Iterator<Item = Written>) -> Result<Vec<TensorEntry>> {
+    let mut tensors: BTreeMap<(Vec<String>, String), TensorEntry> = BTreeMap::new();
+    for (name, dims, piece) in written {
+        let new = || TensorEntry { name: name.clone(), dims: dims.clone(), dtype: "F32".into(), pieces: Vec::new() };
+        let entry = tensors.entry((natural_order(&name), name.clone())).or_insert_with(new);
+        if entry.dims != dims {
+            let was = &entry.dims;
+            return Err(Error::run(format!("{name} was saved as {was:?} by one rank, {dims:?} by another")));
+        }
+        entry.pieces.push(piece);
+    }
+    let mut tensors: Vec<TensorEntry> = tensors.into_values().collect();
+    for tensor in &mut tensors {
+        tensor.pieces.sort_by_key(|piece| (piece.kind, piece.rows, piece.cols));
+    }
+    Ok(tensors)
 }
 
 /// A key that puts layer 2 before layer 10.

@@ -5,15 +5,15 @@
 //! ```text
 //! checkpoints/latest                    the name of the newest complete checkpoint
 //! checkpoints/step-00000500/
-//!     manifest.json                     position, configuration, identity, and where every piece lies
+//!     manifest.json                     position, configuration, identity, where every piece lies, who wrote it
 //!     rank-00000-0.safetensors          the pieces of one rank, f32; a second file after 4 GiB
 //! source/                               config.json and tokenizer of the Hugging Face model it came from
 //! ```
 //!
 //! A piece is a rectangle of a true Hugging Face tensor, in one of three [`Kind`]s, and nothing
-//! here knows of ranks, padding or buckets: any reader asks for any rectangle. A directory becomes
-//! visible by a rename, after every file of it was flushed and read back. A checkpoint without
-//! moments (an imported one) gives zeros for them.
+//! here knows of layouts, padding or buckets: any reader asks for any rectangle. A directory becomes
+//! visible by a rename, after every file of it was flushed and read back; all that happens beside the
+//! training ([`Saver`]). A checkpoint without moments (an imported one) gives zeros for them.
 //!
 //! Deliberately absent: mapped files (a positional read needs no `unsafe` and turns a file that
 //! shrinks into an error, not a signal), and anything generic over the backend.
@@ -25,8 +25,9 @@ mod hf;
 mod identity;
 mod import;
 mod manifest;
-mod save;
 mod saved;
+mod saver;
+mod shard;
 pub mod source;
 mod tensors;
 
@@ -40,8 +41,8 @@ pub use hf::HuggingFace;
 pub use identity::{Difference, compare};
 pub use import::import;
 pub use manifest::{Manifest, PieceEntry, TensorEntry};
-pub use save::save;
 pub use saved::Saved;
+pub use saver::Saver;
 
 use crate::rect::Rect;
 use serde::{Deserialize, Serialize};

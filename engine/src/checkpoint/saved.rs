@@ -11,6 +11,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+/// Missing files that a message names.
+const MAX_NAMED: usize = 8;
+
 /// A complete checkpoint of a run, opened.
 pub struct Saved {
     dir: PathBuf,
@@ -124,7 +127,7 @@ impl Saved {
         if let Some(file) = files.get(&piece.file) {
             return Ok(file.clone());
         }
-        let file = TensorFile::open(&self.dir.join(&piece.file)).map_err(|error| with_hint(&self.dir, error))?;
+        let file = TensorFile::open(&self.dir.join(&piece.file)).map_err(|error| self.unreadable(piece, error))?;
         Ok(files.entry(piece.file.clone()).or_insert(Arc::new(file)).clone())
     }
 
@@ -135,10 +138,36 @@ impl Saved {
         info.filter(right).ok_or_else(|| self.damaged(tensor, piece, "the file's header has no such piece"))
     }
 
+    /// A file that cannot be opened: where some are missing, all that are.
+    fn unreadable(&self, piece: &PieceEntry, error: Error) -> Error {
+        let mut gone: Vec<&str> = self.manifest.files().into_iter().filter(|f| !self.dir.join(f).exists()).collect();
+        let n_more = gone.len().saturating_sub(MAX_NAMED);
+        gone.truncate(MAX_NAMED);
+        let line = |file: &str| format!("{}: it is not there{}", self.dir.join(file).display(), self.writer(file));
+        let mut lines: Vec<String> = gone.iter().map(|file| line(file)).collect();
+        if n_more > 0 {
+            lines.push(format!("and {n_more} file{} more", if n_more > 1 { "s" } else { "" }));
+        }
+        with_hint(
+            &self.dir,
+            match (lines.is_empty(), error) {
+                (false, _) => Error::User(lines.join("\n")),
+                (true, Error::User(what)) => Error::User(what + &self.writer(&piece.file)),
+                (true, Error::Run(what)) => Error::Run(what + &self.writer(&piece.file)),
+            },
+        )
+    }
+
+    /// Who wrote a file, where the checkpoint says it.
+    fn writer(&self, file: &str) -> String {
+        self.manifest.writers.get(file).map_or(String::new(), |writer| format!("; written by {writer}"))
+    }
+
     fn damaged(&self, tensor: &TensorEntry, piece: &PieceEntry, what: &str) -> Error {
         let (path, Rect { rows, cols }) = (self.dir.join(&piece.file), piece.rect());
         let place = format!("{} of {}, rows {rows:?}, columns {cols:?}", piece.kind.name(), tensor.name);
-        with_hint(&self.dir, Error::user(format!("{}: {place}: {what}; the file is damaged", path.display())))
+        let what = format!("{}: {place}: {what}; the file is damaged{}", path.display(), self.writer(&piece.file));
+        with_hint(&self.dir, Error::user(what))
     }
 }
 

@@ -1,16 +1,19 @@
 //! What the tests of checkpoints share: a small model, states to save, several ranks in threads.
 
+mod beside;
 mod crashes;
 mod damage;
 mod huggingface;
 mod layouts;
+mod roundtrip;
 
 use super::*;
 use crate::config::{Architecture, Model, RopeScaling};
 use crate::error::Error;
 use crate::inventory::{TensorSpec, all_tensors};
 use std::path::Path;
-use std::sync::{Barrier, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
 
@@ -63,6 +66,21 @@ fn whole_pieces() -> impl Iterator<Item = Piece> {
     tensors.flat_map(|t| KINDS.map(|kind| piece(&t, kind, Rect::whole(t.shape()))))
 }
 
+/// Begun and finished at once.
+fn save(
+    run: &Path,
+    comm: &impl Exchange,
+    header: &Header,
+    pieces: impl Iterator<Item = Piece>,
+    keep: Option<usize>,
+) -> crate::error::Result<std::path::PathBuf> {
+    saver(run, comm, keep).save(comm, header, pieces.map(Ok))
+}
+
+fn saver(run: &Path, comm: &impl Exchange, keep: Option<usize>) -> Saver {
+    Saver::new(run, keep, format!("rank {} on a test", comm.rank()))
+}
+
 fn save_whole(run: &Path, step: u64) -> std::path::PathBuf {
     save(run, &Solo, &header(step), whole_pieces(), None).unwrap()
 }
@@ -94,7 +112,25 @@ fn refusal<T>(result: crate::error::Result<T>) -> String {
 /// Ranks as threads.
 struct Threads<'a> {
     rank: usize,
-    shared: &'a (Mutex<Vec<Vec<u8>>>, Barrier),
+    meeting: &'a Meeting,
+}
+
+/// Where they exchange what they have: each one's bytes, and how many have come and gone so far.
+struct Meeting {
+    bytes: Mutex<(Vec<Vec<u8>>, usize)>,
+    changed: Condvar,
+}
+
+impl Meeting {
+    /// Counts this rank and waits for the others of its round; for one that panicked not forever.
+    fn wait(&self, mut bytes: MutexGuard<(Vec<Vec<u8>>, usize)>) {
+        let ranks = bytes.0.len();
+        let all = bytes.1 / ranks * ranks + ranks;
+        bytes.1 += 1;
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(bytes, Duration::from_secs(60), |bytes| bytes.1 < all).unwrap();
+        assert!(!waited.1.timed_out(), "another rank did not come");
+    }
 }
 
 impl Exchange for Threads<'_> {
@@ -103,26 +139,27 @@ impl Exchange for Threads<'_> {
     }
 
     fn size(&self) -> usize {
-        self.shared.0.lock().unwrap().len()
+        self.meeting.bytes.lock().unwrap().0.len()
     }
 
     fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
-        let (bytes, barrier) = self.shared;
-        bytes.lock().unwrap()[self.rank] = mine.to_vec();
-        barrier.wait();
-        let all = bytes.lock().unwrap().clone();
-        barrier.wait();
+        let mut bytes = self.meeting.bytes.lock().unwrap();
+        bytes.0[self.rank] = mine.to_vec();
+        self.meeting.wait(bytes);
+        let bytes = self.meeting.bytes.lock().unwrap();
+        let all = bytes.0.clone();
+        self.meeting.wait(bytes);
         all
     }
 }
 
 /// What `work` gives on each of several ranks.
 fn on_ranks<T: Send>(ranks: usize, work: impl Fn(&Threads) -> T + Sync) -> Vec<T> {
-    let shared = (Mutex::new(vec![Vec::new(); ranks]), Barrier::new(ranks));
+    let meeting = Meeting { bytes: Mutex::new((vec![Vec::new(); ranks], 0)), changed: Condvar::new() };
     std::thread::scope(|scope| {
         let start = |rank| {
-            let (work, shared) = (&work, &shared);
-            scope.spawn(move || work(&Threads { rank, shared }))
+            let (work, meeting) = (&work, &meeting);
+            scope.spawn(move || work(&Threads { rank, meeting }))
         };
         let threads: Vec<_> = (0..ranks).map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -17,18 +17,23 @@ pub struct Document {
 impl Document {
     /// The file at `path`, which must be UTF-8 TOML, with each `KEY=VALUE` of `overrides` put over it.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let unread = |e| Error::user(format!("--config {}: {e}; name a TOML file that can be read", path.display()));
+        let mut document = Document::open(path, "--config")?;
+        for flag in overrides {
+            document.set(flag)?;
+        }
+        Ok(document)
+    }
+
+    /// The file at `path`, which the command line gave with `flag`.
+    pub fn open(path: &Path, flag: &str) -> Result<Self> {
+        let unread = |e| Error::user(format!("{flag} {}: {e}; name a TOML file that can be read", path.display()));
         let bytes = std::fs::read(path).map_err(unread)?;
         let file = path.display().to_string();
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             Error::user(format!("{file}: byte {at} is not UTF-8; a configuration is a TOML text in UTF-8"))
         })?;
-        let mut document = Document::parse(file, &text)?;
-        for flag in overrides {
-            document.set(flag)?;
-        }
-        Ok(document)
+        Document::parse(file, &text)
     }
 
     pub fn parse(file: String, text: &str) -> Result<Self> {

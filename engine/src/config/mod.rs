@@ -2,6 +2,7 @@
 //! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
 
 mod check;
+mod cluster;
 mod document;
 pub mod hf;
 mod layout;
@@ -17,6 +18,7 @@ mod text;
 mod unbuilt;
 mod validate;
 
+pub use cluster::Cluster;
 pub use layout::can_be;
 pub use names::Named;
 pub use near::{near_multiples, near_pairs};

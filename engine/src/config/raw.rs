@@ -29,6 +29,8 @@ macro_rules! table {
     };
 }
 
+pub(super) use table;
+
 table!(Raw {
     model: RawModel,
     train: RawTrain,
@@ -136,7 +138,7 @@ const TABLES: [(&str, &[&str]); 7] = [
 ];
 
 /// The table at `path`, with no keys but these.
-fn known<'a>(value: &'a Value, path: &str, keys: &[&str], at: &Origins) -> Result<&'a Table> {
+pub(super) fn known<'a>(value: &'a Value, path: &str, keys: &[&str], at: &Origins) -> Result<&'a Table> {
     let table = value.as_table().ok_or_else(|| wrong_type(value, path, "a table", at))?;
     match table.keys().find(|key| !keys.contains(&key.as_str())) {
         Some(key) => Err(unknown(path, key, keys, at)),
@@ -157,7 +159,7 @@ fn unknown(table: &str, key: &str, keys: &[&str], at: &Origins) -> Error {
     Error::user(format!("{label}: {holder} has no key {:?}; {hint}", shorten(key)))
 }
 
-fn optional<T: Read>(table: &Table, path: &str, key: &str, at: &Origins) -> Result<Option<T>> {
+pub(super) fn optional<T: Read>(table: &Table, path: &str, key: &str, at: &Origins) -> Result<Option<T>> {
     table.get(key).map(|value| T::read(value, &join(path, key), at)).transpose()
 }
 

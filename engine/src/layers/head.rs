@@ -42,7 +42,7 @@ pub fn forward<B: Backend>(
 ) -> Act<B> {
     let b = cx.b;
     let (xn, rstd) = b.rmsnorm(x, &w.norm, cx.eps);
-    let xn = cx.region.gather(b, &xn).wait(); // [T/tp, D] -> [T, D]
+    let xn = cx.region.collect(b, xn).wait(); // [T/tp, D] -> [T, D]
     let mut dxn = b.alloc(xn.rows(), xn.cols());
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
         let (at, n, d) = (rows.start, rows.len(), xn.cols());
@@ -62,7 +62,7 @@ pub fn forward<B: Backend>(
 pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets<B>, totals: &mut Acc<B>) {
     let b = cx.b;
     let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
-    let xn = cx.region.gather(b, &xn).wait();
+    let xn = cx.region.collect(b, xn).wait();
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
         let (at, n, d) = (rows.start, rows.len(), xn.cols());
         let (xc, ids, weights) = (xn.lend(at * d, n, d), t.ids.lend(at, n, 1), t.weights.lend(at, n, 1));

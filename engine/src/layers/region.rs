@@ -46,6 +46,14 @@ impl<B: Backend> Region<B> {
         }
     }
 
+    /// As `gather`, of what is read nowhere else.
+    pub fn collect(&self, b: &B, x: Act<B>) -> Pending<B, B::Act> {
+        match self {
+            Region::RowsSharded(group) => group.all_gather(b, x),
+            Region::RowsHeld(_) => Pending::ready(x),
+        }
+    }
+
     /// The sum over the ranks: `[T, D] -> [T/tp, D]`.
     pub fn scatter(&self, b: &B, y: Act<B>) -> Pending<B, B::Act> {
         match self {

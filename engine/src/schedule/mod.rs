@@ -6,6 +6,8 @@ mod order;
 mod posts;
 mod show;
 mod simulate;
+#[cfg(test)]
+mod tests;
 
 pub use show::{show, show_at};
 pub use simulate::{Cost, Stuck, Timeline, simulate};

@@ -5,8 +5,8 @@ use super::{Action, Flow, Pipe, Work};
 /// A flow's first input is posted just before its work. After each work one group sends its output and
 /// asks for the input of the flow's next work here, so a flow has at most one transfer each way open.
 ///
-/// An input is asked for no earlier, although the order would allow it: a group that waits holds a
-/// part of a device, and with these orders the sender has nothing to send before.
+/// An input could be asked for earlier, but a group that waits holds a part of a device and a block of
+/// memory, and in training nothing is lost by it while a transfer is shorter than a forward (`tests.rs`).
 pub fn insert(stage: usize, pipe: &Pipe, order: &[Action]) -> Vec<Action> {
     let elsewhere = |place: Option<(usize, usize)>| place.is_some_and(|(peer, _)| peer != stage);
     let post = |flow: Flow, made: Option<Work>, wanted: Option<Work>| {

@@ -14,7 +14,7 @@ pub fn show(actions: &[Action]) -> String {
 /// The actions in one line with an arrow at number `at`; at the end where all are done.
 pub fn show_at(actions: &[Action], at: usize) -> String {
     let mut words = words(actions);
-    words.insert(at.min(actions.len()), "-->".into());
+    words.insert(at, "-->".into());
     words.join(" ")
 }
 

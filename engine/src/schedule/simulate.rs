@@ -77,7 +77,7 @@ fn run(pipe: &Pipe, stages: &mut [Stage], cost: Cost) -> Result<(), String> {
     if stages.iter().any(|s| s.spans.len() < s.plan.len() || s.lanes.iter().any(|lane| lane.open.is_some())) {
         return Err("a deadlock: no stage can go on".into());
     }
-    let training = stages.iter().any(|stage| stage.lane(Flow::Gradients).chunks.iter().any(|c| c.done > 0));
+    let training = stages.iter().any(|stage| stage.lane(Flow::Gradients).done.iter().any(|&done| done > 0));
     stages.iter().try_for_each(|stage| stage.complete(training))
 }
 
@@ -108,22 +108,15 @@ struct Group {
     brings: Option<Work>,
 }
 
-/// How far a chunk has come with a flow. Micro-batches go in order, so counts say all.
-#[derive(Default)]
-struct Chunk {
-    asked: usize,
-    /// When each input was there.
-    arrived: Vec<u64>,
-    done: usize,
-    sent: usize,
-}
-
 /// A stage's side of a flow.
 struct Lane {
     open: Option<Group>,
     /// When the last group was through.
     free: u64,
-    chunks: Vec<Chunk>,
+    /// When each input was there that is still to be used.
+    arrived: Vec<(Work, u64)>,
+    /// Works done a chunk. Micro-batches go in order, so a count says which.
+    done: Vec<usize>,
 }
 
 struct Stage<'a> {
@@ -140,8 +133,7 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(at: usize, pipe: &'a Pipe, plan: &'a [Action]) -> Self {
-        let chunks = || (0..pipe.chunks).map(|_| Chunk::default()).collect();
-        let lane = || Lane { open: None, free: 0, chunks: chunks() };
+        let lane = || Lane { open: None, free: 0, arrived: Vec::new(), done: vec![0; pipe.chunks] };
         Stage { at, pipe, plan, clock: 0, lanes: [lane(), lane()], spans: Vec::new(), held: 0, peak: 0 }
     }
 
@@ -149,8 +141,8 @@ impl<'a> Stage<'a> {
         &self.lanes[flow as usize]
     }
 
-    fn chunk(&mut self, flow: Flow, chunk: usize) -> &mut Chunk {
-        &mut self.lanes[flow as usize].chunks[chunk]
+    fn lane_mut(&mut self, flow: Flow) -> &mut Lane {
+        &mut self.lanes[flow as usize]
     }
 
     /// Does the next action, if there is one and it need not wait.
@@ -166,8 +158,11 @@ impl<'a> Stage<'a> {
     fn compute(&mut self, flow: Flow, work: Work, cost: u64) -> Result<bool, String> {
         self.known(work)?;
         let Some(input) = self.input(flow, work)? else { return Ok(false) };
-        let done = &mut self.chunk(flow, work.chunk).done;
-        in_order(done, work, "done")?;
+        let next = self.lane(flow).done[work.chunk];
+        if work.mb != next {
+            return Err(format!("stage {}: {work:?} where micro-batch {next} would be next", self.at));
+        }
+        self.lane_mut(flow).done[work.chunk] += 1;
         match flow {
             Flow::Activations => self.held += 1,
             Flow::Gradients => self.held -= 1,
@@ -179,93 +174,77 @@ impl<'a> Stage<'a> {
         Ok(true)
     }
 
-    /// When what the work needs is there; none if it is not yet.
-    fn input(&self, flow: Flow, work: Work) -> Result<Option<u64>, String> {
-        let made = |flow, chunk: usize| work.mb < self.lane(flow).chunks[chunk].done;
-        if flow == Flow::Gradients && !made(Flow::Activations, work.chunk) {
+    /// Takes the work's input and says since when it is there; none if it is not yet.
+    fn input(&mut self, flow: Flow, work: Work) -> Result<Option<u64>, String> {
+        if flow == Flow::Gradients && !self.made(Flow::Activations, work) {
             return Err(format!("stage {}: a backward before its forward", self.at));
         }
         match self.pipe.source(flow, self.at, work.chunk) {
             None => Ok(Some(0)),
-            Some((stage, chunk)) if stage == self.at => match made(flow, chunk) {
+            Some((stage, chunk)) if stage == self.at => match self.made(flow, Work { chunk, ..work }) {
                 true => Ok(Some(self.clock)),
                 false => Err(format!("stage {}: a work before the one that makes its input", self.at)),
             },
-            Some(_) => Ok(self.lane(flow).chunks[work.chunk].arrived.get(work.mb).copied()),
+            Some(_) => {
+                let arrived = &mut self.lane_mut(flow).arrived;
+                let place = arrived.iter().position(|&(input, _)| input == work);
+                Ok(place.map(|place| arrived.swap_remove(place).1))
+            }
         }
     }
 
+    fn made(&self, flow: Flow, work: Work) -> bool {
+        work.mb < self.lane(flow).done[work.chunk]
+    }
+
     fn post(&mut self, flow: Flow, send: Option<Work>, recv: Option<Work>) -> Result<bool, String> {
-        let at = self.at;
-        if send.is_none() && recv.is_none() {
-            return Err(format!("stage {at}: a post of nothing"));
-        }
         if self.lane(flow).open.is_some() {
             return Ok(false);
         }
-        let alone = |place: Option<(usize, usize)>| place.is_none_or(|(peer, _)| peer == at);
-        if let Some(work) = send {
-            self.known(work)?;
-            if alone(self.pipe.target(flow, at, work.chunk)) || self.lane(flow).chunks[work.chunk].done <= work.mb {
-                return Err(format!("stage {at}: sends what nobody takes, or what is not made yet"));
-            }
-            in_order(&mut self.chunk(flow, work.chunk).sent, work, "sent")?;
-        }
-        if let Some(work) = recv {
-            self.known(work)?;
-            if alone(self.pipe.source(flow, at, work.chunk)) {
-                return Err(format!("stage {at}: receives what nobody sends"));
-            }
-            in_order(&mut self.chunk(flow, work.chunk).asked, work, "asked for")?;
+        send.iter().chain(&recv).try_for_each(|&work| self.known(work))?;
+        if send.is_some_and(|work| !self.made(flow, work) || self.pipe.target(flow, self.at, work.chunk).is_none()) {
+            return Err(format!("stage {}: sends what is not made yet, or what nobody takes", self.at));
         }
         self.clock = self.clock.max(self.lane(flow).free);
         let (posted, action) = (self.clock, self.spans.len());
-        self.lanes[flow as usize].open = Some(Group { action, posted, through: posted, send, recv, brings: recv });
+        self.lane_mut(flow).open = Some(Group { action, posted, through: posted, send, recv, brings: recv });
         self.spans.push((posted, posted));
         Ok(true)
     }
 
     /// A transfer of the open group is through; so is the group, if it was the last.
     fn pass(&mut self, flow: Flow, through: u64, strike: impl Fn(&mut Group)) {
-        let mut group = self.lanes[flow as usize].open.take().expect("the group that met");
+        let mut group = self.lane_mut(flow).open.take().expect("the group that met");
         strike(&mut group);
         group.through = group.through.max(through);
         if group.send.is_some() || group.recv.is_some() {
-            self.lanes[flow as usize].open = Some(group);
+            self.lane_mut(flow).open = Some(group);
             return;
         }
-        self.lanes[flow as usize].free = group.through;
         self.spans[group.action].1 = group.through;
-        if let Some(work) = group.brings {
-            self.chunk(flow, work.chunk).arrived.push(group.through);
-        }
+        self.lane_mut(flow).free = group.through;
+        self.lane_mut(flow).arrived.extend(group.brings.map(|work| (work, group.through)));
     }
 
+    /// A micro-batch that is not there is found by its count, or waits for ever.
     fn known(&self, work: Work) -> Result<(), String> {
-        let Pipe { chunks, n_mbs, .. } = *self.pipe;
-        match work.chunk < chunks && work.mb < n_mbs {
+        match work.chunk < self.pipe.chunks {
             true => Ok(()),
-            false => Err(format!("stage {}: {work:?} with {chunks} chunks and {n_mbs} micro-batches", self.at)),
+            false => Err(format!("stage {}: {work:?} where it has {} chunks", self.at, self.pipe.chunks)),
         }
     }
 
-    /// Every micro-batch went through every chunk, forth and, in training, back.
+    /// Every micro-batch went through every chunk, forth and, in training, back; nothing was sent in vain.
     fn complete(&self, training: bool) -> Result<(), String> {
         for (flow, wanted) in [(Flow::Activations, true), (Flow::Gradients, training)] {
             let wanted = if wanted { self.pipe.n_mbs } else { 0 };
-            if let Some(chunk) = self.lane(flow).chunks.iter().find(|chunk| chunk.done != wanted) {
-                return Err(format!("stage {}: {} of {wanted} micro-batches in {flow:?}", self.at, chunk.done));
+            if let Some(done) = self.lane(flow).done.iter().find(|&&done| done != wanted) {
+                return Err(format!("stage {}: {done} of {wanted} micro-batches in {flow:?}", self.at));
+            }
+            if let Some((work, _)) = self.lane(flow).arrived.first() {
+                return Err(format!("stage {}: the input of {work:?} in {flow:?} is left over", self.at));
             }
         }
         Ok(())
     }
-}
-
-/// Counts `work`, whose micro-batch must be the next of its chunk.
-fn in_order(count: &mut usize, work: Work, verb: &str) -> Result<(), String> {
-    if *count != work.mb {
-        return Err(format!("{work:?} is {verb} where micro-batch {count} would be next"));
-    }
-    *count += 1;
-    Ok(())
 }

@@ -93,6 +93,10 @@ fn no_other_place_of_the_posts_is_faster() {
 fn one_stage_alternates_and_posts_nothing() {
     assert_eq!(show(&train(0, &pipe(1, 1, 3))), "F0 B0 F1 B1 F2 B2");
     assert_eq!(show(&forward_only(0, &pipe(1, 2, 2))), "F0.0 F0.1 F1.0 F1.1");
+    let mut plan = forward_only(0, &pipe(1, 2, 2));
+    plan.swap(0, 1);
+    let stuck = simulate(&pipe(1, 2, 2), &[plan], COST).unwrap_err();
+    assert!(stuck.to_string().contains("before the one that makes its input"), "{stuck}");
 }
 
 #[test]
@@ -136,6 +140,23 @@ fn neighbours_are_the_same_seen_from_either_side() {
             assert_eq!(pipe.before(s, c), Some((stage, chunk)));
         }
     }
+}
+
+/// Stage 0 sends late here, so that each rule of the simulator shows in a number.
+#[test]
+fn a_timeline_by_hand() {
+    let pipe = pipe(3, 1, 3);
+    let mut plans = all(&pipe, forward_only);
+    plans[0].swap(3, 4);
+    assert_eq!(show(&plans[0]), "F0 >+0 F1 F2 >+1 >+2");
+    assert_eq!(show(&plans[1]), ">-0 F0 >+0-1 F1 >+1-2 F2 >+2");
+    let time = run(&pipe, &plans, Cost { forward: 10, backward: 20, transfer: 1 });
+    // Output 1 leaves at 30, and the post of output 2 waits for it.
+    assert_eq!(time.spans[0], [(0, 10), (10, 11), (10, 20), (20, 30), (30, 31), (31, 42)]);
+    // Output 0 is gone at 22, but its group is through only with input 1.
+    assert_eq!(time.spans[1], [(0, 11), (11, 21), (21, 31), (31, 41), (41, 42), (42, 52), (52, 53)]);
+    assert_eq!(time.spans[2], [(0, 22), (22, 32), (32, 42), (42, 52), (52, 53), (53, 63)]);
+    assert_eq!((time.makespan, time.held), (63, vec![3, 3, 3]));
 }
 
 /// Schedules small enough that every change of one action can be tried.
@@ -189,7 +210,7 @@ fn a_dropped_action_is_caught() {
 fn the_wrong_work_is_caught() {
     for (pipe, plans) in to_mutate() {
         let works: Vec<Work> =
-            (0..pipe.chunks).flat_map(|chunk| (0..=pipe.n_mbs).map(move |mb| Work { chunk, mb })).collect();
+            (0..=pipe.chunks).flat_map(|chunk| (0..=pipe.n_mbs).map(move |mb| Work { chunk, mb })).collect();
         for (stage, work) in (0..pipe.stages).flat_map(|stage| works.iter().map(move |&work| (stage, work))) {
             for i in 0..plans[stage].len() {
                 for wrong_one in changed(plans[stage][i], work) {
@@ -202,6 +223,20 @@ fn the_wrong_work_is_caught() {
                 }
             }
         }
+    }
+}
+
+/// Consistent on both sides, so that every transfer meets: the last output is sent once more.
+#[test]
+fn a_transfer_too_many_is_caught() {
+    let pipe = pipe(2, 1, 2);
+    for (from, flow) in [(0, Flow::Activations), (1, Flow::Gradients)] {
+        let mut plans = all(&pipe, train);
+        let work = Work { chunk: 0, mb: 1 };
+        plans[from].push(Action::Post { flow, send: Some(work), recv: None });
+        plans[1 - from].push(Action::Post { flow, send: None, recv: Some(work) });
+        let stuck = simulate(&pipe, &plans, COST).unwrap_err();
+        assert!(stuck.to_string().contains("is left over"), "{stuck}");
     }
 }
 

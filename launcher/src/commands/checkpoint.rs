@@ -185,6 +185,9 @@ fn inspect(saved: &Saved) -> Result<()> {
         format!("{}, f32{}", kinds.join(", "), if kinds.len() == 1 { "; the moments are zero" } else { "" }),
     );
     line("bytes", saved.bytes().to_string());
+    for (file, writer) in &manifest.writers {
+        line("written by", format!("{writer}: {file}"));
+    }
     or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
 }
 

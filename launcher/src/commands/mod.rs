@@ -5,4 +5,5 @@ pub mod data;
 pub mod evaluate;
 pub mod parity;
 pub mod tokenizer;
+pub mod topology;
 pub mod train;

@@ -68,9 +68,9 @@ fn one_rank_that_fails_ends_the_save_on_all() {
             (1, Kind::M) => Err(Error::run("the disk of rank 1 is full")),
             _ => Ok(piece),
         });
-        super::super::save::save_each(run.path(), comm, &header(2), mine, Some(1)).unwrap_err().to_string()
+        saver(run.path(), comm, Some(1)).save(comm, &header(2), mine).unwrap_err().to_string()
     });
-    assert_eq!(errors, ["the disk of rank 1 is full"; 3]);
+    assert_eq!(errors, ["rank 1 on a test: the disk of rank 1 is full"; 3]);
     assert_eq!(latest_step(run.path()), 1);
     assert_eq!(listing(run.path()), ["latest", "step-00000001"]);
 }

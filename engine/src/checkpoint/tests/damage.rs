@@ -51,6 +51,7 @@ fn a_damaged_shard_is_named_and_refused() {
         fs::write(&file, bytes).unwrap();
         let what = refusal(read_all(&dir));
         assert!(what.contains(&*file.to_string_lossy()) && what.contains(message), "{what}");
+        assert!(what.contains("; written by rank 0 on a test; "), "{what}");
         assert!(what.ends_with("--from-step N, N of 1"), "{what}");
         // Nothing falls back by itself.
         assert_eq!(Saved::latest(run.path()).unwrap().unwrap().header().position.step, 2);
@@ -58,6 +59,41 @@ fn a_damaged_shard_is_named_and_refused() {
     fs::remove_file(&file).unwrap();
     assert!(refusal(read_all(&dir)).contains("rank-00000-0.safetensors"));
     read_all(Saved::at_step(run.path(), 1).unwrap().dir()).unwrap();
+}
+
+/// All shards that are gone are named, with the ranks that wrote them, not the first alone.
+#[test]
+fn missing_shards_are_named_with_their_writers() {
+    let run = tempfile::tempdir().unwrap();
+    save_whole(run.path(), 1);
+    let dirs = on_ranks(12, |comm| {
+        let mine = whole_pieces().skip(comm.rank()).step_by(12);
+        save(run.path(), comm, &header(2), mine, None).unwrap()
+    });
+    let file = |rank: usize| dirs[0].join(format!("rank-{rank:05}-0.safetensors"));
+    let line = |rank| format!("{}: it is not there; written by rank {rank} on a test", file(rank).display());
+    fs::remove_file(file(3)).unwrap();
+    let hint = "; a complete checkpoint is used where it is asked for: train --from-step N, N of 1";
+    assert_eq!(refusal(read_all(&dirs[0])), format!("{}{hint}", line(3)));
+    (4..12).for_each(|rank| fs::remove_file(file(rank)).unwrap());
+    let lines: Vec<String> = (3..11).map(line).collect();
+    assert_eq!(refusal(read_all(&dirs[0])), format!("{}\nand 1 file more{hint}", lines.join("\n")));
+}
+
+/// Before checkpoints said who wrote them.
+#[test]
+fn the_first_format_is_still_read() {
+    let run = tempfile::tempdir().unwrap();
+    let (dir, file) = two_checkpoints(run.path());
+    forged(&dir, |m| {
+        m["format"] = "swallow-engine checkpoint 1".into();
+        assert!(m.as_object_mut().unwrap().remove("writers").is_some());
+    })
+    .unwrap();
+    let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    assert!(text.contains("checkpoint 1") && !text.contains("writer"), "{text}");
+    fs::write(&file, "").unwrap();
+    assert!(!refusal(read_all(&dir)).contains("written by"));
 }
 
 /// Damage elsewhere does not keep a rank from the pieces that it needs.
@@ -104,7 +140,7 @@ fn forged_manifests_are_refused() {
         (|m| m["tensors"][0]["pieces"][0]["file"] = "../x.safetensors".into(), "no file of a checkpoint"),
         (|m| m["tensors"][0]["pieces"][0]["blake3"] = "00".into(), "checksum"),
         (|m| m["tensors"][1]["name"] = m["tensors"][0]["name"].clone(), "twice"),
-        (|m| m["format"] = "swallow-engine checkpoint 9".into(), "checkpoint 1"),
+        (|m| m["format"] = "swallow-engine checkpoint 9".into(), "checkpoint 2"),
     ];
     for (change, message) in cases {
         fs::write(dir.join("manifest.json"), &good).unwrap();

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# PBS: 8 nodes of 8 GPUs for Swallow 7B. From the project's directory:
+#
+#   qsub configs/jobs/pbs.sh
+#   qsub -v CONFIG=configs/swallow-70b.toml -l select=32:ngpus=8 configs/jobs/pbs.sh
+#
+# Submitted again, it continues from the newest checkpoint. Sites differ in `select` (ABCI 3.0: -q rt_HF -l select=8).
+#PBS -N swallow
+#PBS -l select=8:ngpus=8:mpiprocs=8
+#PBS -l walltime=72:00:00
+#PBS -j oe
+set -euo pipefail
+
+cd "$PBS_O_WORKDIR"
+source /etc/profile.d/modules.sh
+module load cuda nccl hpcx # the Open MPI that the program was built with
+
+config=${CONFIG:-configs/swallow-7b.toml}
+
+# One line a node; PBS names a host once a process.
+hostfile=$(mktemp "$PWD/hostfile.$PBS_JOBID.XXXX")
+trap 'rm -f "$hostfile"' EXIT
+sort -u "$PBS_NODEFILE" | sed 's/$/ slots=8/' >"$hostfile"
+nodes=$(wc -l <"$hostfile")
+
+configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"

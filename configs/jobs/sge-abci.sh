@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Grid Engine as on ABCI: 8 nodes of 8 A100 for Swallow 7B. From the project's directory:
+#
+#   qsub -g GROUP configs/jobs/sge-abci.sh                              # configs/swallow-7b.toml
+#   qsub -g GROUP -l rt_AF=32 configs/jobs/sge-abci.sh configs/swallow-70b.toml
+#
+# Submitted again, it continues from the newest checkpoint.
+#$ -l rt_AF=8
+#$ -l h_rt=72:00:00
+#$ -j y
+#$ -o logs/
+#$ -cwd
+set -euo pipefail
+
+source /etc/profile.d/modules.sh
+module load cuda nccl hpcx # Open MPI of HPC-X, the one that the program was built with
+
+config=${1:-configs/swallow-7b.toml}
+
+# One line a node; Grid Engine names a host once a slot.
+hostfile=$(mktemp "$PWD/hostfile.$JOB_ID.XXXX")
+trap 'rm -f "$hostfile"' EXIT
+sort -u "$SGE_JOB_HOSTLIST" | sed 's/$/ slots=8/' >"$hostfile"
+nodes=$(wc -l <"$hostfile")
+
+configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"

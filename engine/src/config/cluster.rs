@@ -1,0 +1,142 @@
+//! A cluster file: nodes that are not at hand, described well enough to place ranks on them and to
+//! tell what a step's traffic costs. One table, `[cluster]`; bandwidths are in GB/s (1e9 bytes),
+//! **one direction**: data sheets that add both directions up are halved.
+
+use super::check::{need, number, size};
+use super::document::Document;
+use super::origins::Origins;
+use super::raw::{Read, known, optional, table};
+use crate::error::Result;
+use std::path::Path;
+use toml::Value;
+
+/// Nodes of one kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// As messages and tables call it.
+    pub name: String,
+    /// How many there are; `None`: as many as are asked for.
+    pub nodes: Option<usize>,
+    pub gpus_per_node: usize,
+    /// The GPU as its driver names it.
+    pub device: String,
+    /// Memory of a GPU that a program can use.
+    pub memory_gib: f64,
+    /// Dense bf16 peak of a GPU.
+    pub peak_tflops: f64,
+    /// Of a GPU to the others of its node; `None` where they have no NVLink.
+    pub nvlink_gb_s: Option<f64>,
+    /// Of a GPU to its host.
+    pub pcie_gb_s: f64,
+    /// Of a node, all its adapters together; `None` where there is one node.
+    pub network_gb_s: Option<f64>,
+}
+
+table!(RawFile { cluster: RawCluster });
+
+table!(RawCluster {
+    name: String,
+    nodes: u64,
+    gpus_per_node: u64,
+    device: String,
+    memory_gib: f64,
+    peak_tflops: f64,
+    nvlink_gb_s: f64,
+    pcie_gb_s: f64,
+    network_gb_s: f64,
+});
+
+impl Cluster {
+    /// The file that `--cluster` names.
+    pub fn load(path: &Path) -> Result<Cluster> {
+        settle(Document::open(path, "--cluster")?)
+    }
+
+    /// The nodes that `ranks` ranks take, one rank a GPU; `None` where there are not as many.
+    pub fn nodes_for(&self, ranks: usize) -> Option<usize> {
+        let needed = ranks.div_ceil(self.gpus_per_node);
+        (needed <= self.nodes.unwrap_or(usize::MAX)).then_some(needed)
+    }
+}
+
+fn settle(document: Document) -> Result<Cluster> {
+    let Document { table, origins: at } = document;
+    let missing = || at.missing("cluster", "a cluster file has one table, [cluster]; a run's configuration is none");
+    // Asked first: a file of another kind has other tables.
+    table.get("cluster").ok_or_else(missing)?;
+    let raw = RawFile::read(&table.into(), "", &at)?;
+    validate(raw.cluster.ok_or_else(missing)?, &at)
+}
+
+fn validate(raw: RawCluster, at: &Origins) -> Result<Cluster> {
+    let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
+    let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
+    let text = |value: Option<String>, key: &str, example: &str| match need(value, key, example, at)? {
+        text if text.trim().is_empty() => Err(at.bad(key, format!("{text:?}"), format!("write {example}"))),
+        text => Ok(text),
+    };
+    let gpus = need(raw.gpus_per_node, "cluster.gpus_per_node", "gpus_per_node = 8", at)?;
+    let nodes = raw.nodes.map(|nodes| size(nodes, 1..=1 << 20, "cluster.nodes", at)).transpose()?;
+    let network = raw.network_gb_s.map(|speed| positive(speed, "cluster.network_gb_s")).transpose()?;
+    if network.is_none() && nodes != Some(1) {
+        let remedy = "write the GB/s of a node's adapters together, one direction, or nodes = 1";
+        return Err(at.missing("cluster.network_gb_s", remedy));
+    }
+    Ok(Cluster {
+        name: text(raw.name, "cluster.name", "name = \"ABCI\"")?,
+        nodes,
+        gpus_per_node: size(gpus, 1..=1 << 10, "cluster.gpus_per_node", at)?,
+        device: text(raw.device, "cluster.device", "device = \"NVIDIA A100-SXM4-40GB\"")?,
+        memory_gib: figure(raw.memory_gib, "cluster.memory_gib", "the memory of a GPU in GiB")?,
+        peak_tflops: figure(raw.peak_tflops, "cluster.peak_tflops", "the dense bf16 peak of a GPU")?,
+        nvlink_gb_s: raw.nvlink_gb_s.map(|speed| positive(speed, "cluster.nvlink_gb_s")).transpose()?,
+        pcie_gb_s: figure(raw.pcie_gb_s, "cluster.pcie_gb_s", "the GB/s of a GPU to its host, one direction")?,
+        network_gb_s: network,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[cluster]\nname = \"A\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\nmemory_gib = 39.4\n\
+        peak_tflops = 312\nnvlink_gb_s = 300\npcie_gb_s = 31.5\nnetwork_gb_s = 100\n";
+
+    fn read(text: &str) -> Result<Cluster> {
+        settle(Document::parse("c.toml".into(), text)?)
+    }
+
+    #[test]
+    fn ranks_fill_nodes_as_far_as_there_are_any() {
+        let cluster = read(GOOD).unwrap();
+        assert_eq!([1, 8, 9, 256].map(|ranks| cluster.nodes_for(ranks)), [Some(1), Some(1), Some(2), Some(32)]);
+        let few = read(&format!("{GOOD}nodes = 2\n")).unwrap();
+        assert_eq!([16, 17].map(|ranks| few.nodes_for(ranks)), [Some(2), None]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let cases = [
+            (
+                GOOD.replace("device", "devise"),
+                "c.toml line 4: cluster.devise: [cluster] has no key \"devise\"; did you mean \"device\"?",
+            ),
+            (GOOD.replace("= 8", "= 0"), "c.toml line 3: cluster.gpus_per_node = 0: must lie in 1 ..= 1024"),
+            (GOOD.replace("= 312", "= -1"), "c.toml line 6: cluster.peak_tflops = -1: must be positive"),
+            (GOOD.replace("\"A\"", "\" \""), "c.toml line 2: cluster.name = \" \": write name = \"ABCI\""),
+            (GOOD.replace("network_gb_s = 100\n", ""), "c.toml: cluster.network_gb_s is missing: write the GB/s"),
+            (GOOD.replace("pcie_gb_s = 31.5\n", ""), "c.toml: cluster.pcie_gb_s is missing: write the GB/s of a GPU"),
+            ("[train]\nsteps = 1\n".into(), "c.toml: cluster is missing: a cluster file has one table"),
+        ];
+        for (text, complaint) in cases {
+            let error = read(&text).unwrap_err().to_string();
+            assert!(error.starts_with(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_node_needs_no_network() {
+        let one = GOOD.replace("network_gb_s = 100\n", "nodes = 1\n");
+        assert_eq!(read(&one).unwrap().network_gb_s, None);
+    }
+}

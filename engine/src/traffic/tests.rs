@@ -1,0 +1,122 @@
+//! The closed form against sums written out by hand, and what each mapping sends over the network.
+
+use super::*;
+use crate::placement::{dealt, place};
+use proptest::prelude::*;
+
+/// Eight layers, hidden 64, vocabulary 512, two kv heads of dimension 16, 8 samples of 32 tokens a step.
+fn config(parallel: &str, tied: bool) -> Config {
+    let text = format!(
+        "[model]\narchitecture = \"llama\"\nhidden_size = 64\nintermediate_size = 128\nnum_hidden_layers = 8\n\
+         num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 512\nmax_position_embeddings = 32\n\
+         rope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n[train]\nseq_length = 32\n\
+         global_batch_size = 8\nsteps = 1\n[parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
+         [data]\ntrain = [ {{ prefix = \"x\" }} ]\n[checkpoint]\ndir = \"x\"\n"
+    );
+    Config::from_resolved(&text).unwrap()
+}
+
+/// What a rank exchanges in bf16, as (op, kind, bytes).
+fn volumes(config: &Config, ranks: usize, rank: usize) -> Vec<(Op, Kind, u64)> {
+    let place = Place::new(config, config.mesh(ranks).unwrap(), rank);
+    super::volumes(config, &place, 2).iter().map(|volume| (volume.op, volume.kind, volume.bytes)).collect()
+}
+
+#[test]
+fn one_rank_sends_nothing() {
+    assert_eq!(volumes(&config("", true), 1, 0), []);
+}
+
+#[test]
+fn data_parallel_ranks_scatter_gradients_and_gather_weights() {
+    let n = crate::flops::parameters(&config("", false).model);
+    let expected = [(Op::ReduceScatter, Kind::Data, 4 * n), (Op::AllGather, Kind::Optimizer, 2 * n)];
+    assert_eq!(volumes(&config("", false), 4, 1), expected);
+    let plain = config("distributed_optimizer = false", false);
+    assert_eq!(volumes(&plain, 4, 1), [(Op::AllReduce, Kind::Data, 4 * n)]);
+}
+
+/// Per micro-batch 4096 bytes of activations [32, 64] in bf16; per layer, forward: into and out of
+/// attention and MLP; backward: dy and x gathered for each, dx scattered.
+#[test]
+fn tensor_parallel_ranks_gather_and_scatter_rows() {
+    let (m, s, statistics) = (8, 32 * 64 * 2, 2 * 32 * 3 * 4);
+    let sharded = [
+        (Op::AllGather, Kind::Tensor, m * (s * (8 * (2 + 2 + 2) + 1 + 1) + statistics)),
+        (Op::ReduceScatter, Kind::Tensor, m * s * (8 * (2 + 2) + 1 + 1)),
+        (Op::AllReduce, Kind::Tensor, (8 * 2 + 1) * 64 * 4),
+    ];
+    assert_eq!(volumes(&config("tensor = 2", false), 2, 0), sharded);
+    let held =
+        [(Op::AllGather, Kind::Tensor, m * statistics), (Op::AllReduce, Kind::Tensor, m * s * (8 * (2 + 2) + 1 + 1))];
+    assert_eq!(volumes(&config("tensor = 2\nsequence_parallel = false", false), 2, 0), held);
+    // Four ranks share two key/value heads: k and v of a head, [16, 64] in f32, a layer.
+    let shared = volumes(&config("tensor = 4", false), 4, 3);
+    assert!(shared.contains(&(Op::AllReduce, Kind::KvHeads, 8 * 2 * 16 * 64 * 4)), "{shared:?}");
+}
+
+#[test]
+fn full_recomputation_runs_each_layer_forward_again() {
+    let mut config = config("tensor = 2", false);
+    let before = volumes(&config, 2, 0);
+    config.train.recompute = Recompute::Selective;
+    assert_eq!(volumes(&config, 2, 0), before);
+    config.train.recompute = Recompute::Full;
+    let layers_again = 8 * (32 * 64 * 2) * 8 * 2;
+    let after = volumes(&config, 2, 0);
+    assert_eq!([after[0].2 - before[0].2, after[1].2 - before[1].2], [layers_again, layers_again]);
+}
+
+#[test]
+fn stages_send_to_their_neighbours_and_share_a_tied_table() {
+    let (message, table) = (8 * 32 * 64 * 2, 512 * 64 * 4);
+    let config = config("pipeline = 4", true);
+    assert_eq!(volumes(&config, 4, 0), [(Op::AllReduce, Kind::Tied, table), (Op::Send, Kind::Activations, message)]);
+    let both = [(Op::Send, Kind::Activations, message), (Op::Send, Kind::Gradients, message)];
+    assert_eq!(volumes(&config, 4, 1), both);
+    assert_eq!(volumes(&config, 4, 3), [(Op::AllReduce, Kind::Tied, table), (Op::Send, Kind::Gradients, message)]);
+    // Interleaved, the last stage hands its first chunk's output to the first stage.
+    let both = self::config("pipeline = 4\nvirtual_pipeline = 2", false);
+    assert_eq!(volumes(&both, 4, 0)[0], (Op::Send, Kind::Activations, 2 * message));
+    assert_eq!(volumes(&both, 4, 3)[0], (Op::Send, Kind::Activations, message));
+}
+
+/// Over the ranks of a data-parallel group the first and last stage hold all of the model, and the
+/// tied table twice.
+#[test]
+fn a_tied_table_is_reduced_on_both_stages() {
+    for tied in [false, true] {
+        let config = config("pipeline = 2", tied);
+        let gathered = |rank| volumes(&config, 4, rank).iter().find(|volume| volume.1 == Kind::Optimizer).unwrap().2;
+        let table = if tied { 512 * 64 } else { 0 };
+        assert_eq!(gathered(0) + gathered(2), 2 * (crate::flops::parameters(&config.model) + table));
+    }
+}
+
+#[test]
+fn a_ring_of_two_nodes_crosses_twice() {
+    let config = config("", false);
+    let links = crossing(&config, &config.mesh(4).unwrap(), 2, &[0, 0, 1, 1]);
+    // Each rank sends 3/4 of the gradients and of the weights to the next: 0 -> 1 and 2 -> 3 inside.
+    let each = (4 + 2) * crate::flops::parameters(&config.model) * 3 / 4;
+    assert_eq!(links.total(), Crossing { inside: 2 * each, network: 2 * each });
+    assert_eq!(links.busiest(), each);
+}
+
+proptest! {
+    /// No mapping changes what is sent, and the engine's never sends more over the network than dealing ranks out does.
+    #[test]
+    fn placement_saves_the_network(tensor in 0u32..3, pipeline in 0u32..3, data in 0u32..3, nodes in 1usize..5, turn in 0usize..8) {
+        let (tensor, pipeline, data) = (1 << tensor, 1 << pipeline, 1 << data);
+        let ranks = tensor * pipeline * data;
+        prop_assume!(ranks % nodes == 0 && (ranks / nodes) % tensor == 0);
+        let config = config(&format!("tensor = {tensor}\npipeline = {pipeline}"), true);
+        let mesh = config.mesh(ranks).unwrap();
+        let started: Vec<usize> = (0..ranks).map(|process| (process + turn) % nodes).collect();
+        let placed: Vec<usize> = place(&started, &mesh).iter().map(|&process| started[process]).collect();
+        let total = |nodes: &[usize]| crossing(&config, &mesh, 2, nodes).total();
+        let (ours, naive) = (total(&placed), total(&dealt(&started)));
+        prop_assert_eq!(ours.inside + ours.network, naive.inside + naive.network);
+        prop_assert!(ours.network <= naive.network, "{} > {}", ours.network, naive.network);
+    }
+}

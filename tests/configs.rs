@@ -1,0 +1,77 @@
+//! What `configs/` holds is what the engine reads: models, clusters and job scripts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use engine::config::{Axis, Cluster, Config};
+
+use crate::common::{Case, finish, metrics, set, write_config};
+
+/// The files of a folder with this extension, of which there are at least `least`.
+#[track_caller]
+fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let paths = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    assert!(paths.len() >= least, "{} files in {folder}", paths.len());
+    paths
+}
+
+/// The layouts of the paper and of LLM-jp's slides: model, parameters in billions, tensor, pipeline, data.
+#[test]
+fn every_model_has_its_layout() {
+    let layouts = [
+        ("swallow-7b", 6.8, 2, 2, 16),
+        ("swallow-13b", 13.1, 2, 4, 8),
+        ("swallow-70b", 69.2, 8, 8, 4),
+        ("llama-3.1-swallow-8b", 8.0, 4, 1, 32),
+        ("llama-3.1-swallow-70b", 70.6, 8, 8, 4),
+        ("llm-jp-172b", 171.6, 4, 16, 8),
+        ("demo", 0.005, 1, 1, 1),
+        ("tiny", 0.0005, 1, 1, 1),
+    ];
+    let paths = files("configs", "toml", layouts.len());
+    assert_eq!(paths.len(), layouts.len(), "a model without its line in this table");
+    for path in paths {
+        let config = Config::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let (_, billions, tensor, pipeline, data) = layouts.into_iter().find(|row| row.0 == name).unwrap();
+        let mesh = config.mesh(config.parallel.ranks.unwrap_or(1)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!([Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis)), [tensor, pipeline, data]);
+        let parameters = engine::flops::parameters(&config.model) as f64 / 1e9;
+        assert!((parameters / billions - 1.0).abs() < 0.1, "{name}: {parameters} billion parameters");
+    }
+}
+
+#[test]
+fn every_cluster_is_one() {
+    for path in files("configs/clusters", "toml", 4) {
+        let cluster = Cluster::load(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(engine::report::peak::bf16_tflops(&cluster.device), Some(cluster.peak_tflops), "{}", cluster.name);
+    }
+}
+
+#[test]
+fn job_scripts_are_bash() {
+    for path in files("configs/jobs", "sh", 4) {
+        let outcome = finish(Command::new("bash").arg("-n").arg(&path)).succeeded();
+        assert_eq!(outcome.stderr, "", "{}", path.display());
+    }
+}
+
+/// The script that the others call, for real: a run, and the same command again.
+#[test]
+fn the_mpirun_script_runs_and_continues() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let mut config = Case::open("mha_odd_vocab").config(&run);
+    for steps in [2, 3] {
+        set(&mut config, "train.steps", steps);
+        let config = write_config(tmp.path(), "config.toml", &config);
+        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/jobs/mpirun.sh"));
+        script.env("SWALLOW_ENGINE", env!("CARGO_BIN_EXE_swallow-engine")).env("MPIRUN_FLAGS", "--oversubscribe");
+        script.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        finish(script.arg(config).arg("2")).succeeded();
+        assert_eq!(metrics(&run).len(), steps as usize);
+    }
+}
