@@ -29,6 +29,8 @@ fn every_model_has_its_layout() {
         ("llm-jp-172b", 171.6, 4, 16, 8),
         ("demo", 0.005, 1, 1, 1),
         ("tiny", 0.0005, 1, 1, 1),
+        ("parity", 0.00014, 1, 1, 1),
+        ("parity-tied", 0.000125, 1, 1, 1),
     ];
     let paths = files("configs", "toml", layouts.len());
     assert_eq!(paths.len(), layouts.len(), "a model without its line in this table");

@@ -30,11 +30,12 @@ pub struct Run {
 
 /// The one-rank run, tensor by tensor in the order of the inventory.
 pub struct Reference {
-    steps: Vec<[f64; 2]>,
+    /// Loss and gradient norm of each.
+    pub steps: Vec<[f64; 2]>,
     /// Before the first step.
-    first: Vec<Vec<f32>>,
+    pub first: Vec<Vec<f32>>,
     /// After the last.
-    last: Vec<Vec<f32>>,
+    pub last: Vec<Vec<f32>>,
 }
 
 /// The largest differences of a layout from one rank, and what is wrong in words.

@@ -7,6 +7,8 @@ mod assemble;
 mod compare;
 mod layouts;
 mod pairwise;
+#[cfg(test)]
+mod tests;
 mod trial;
 
 use compare::Reference;
