@@ -21,16 +21,14 @@ fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
 #[test]
 fn every_model_has_its_layout() {
     let layouts = [
-        ("swallow-7b", 6.8, 2, 2, 16),
-        ("swallow-13b", 13.1, 2, 4, 8),
-        ("swallow-70b", 69.2, 8, 8, 4),
-        ("llama-3.1-swallow-8b", 8.0, 4, 1, 32),
-        ("llama-3.1-swallow-70b", 70.6, 8, 8, 4),
-        ("llm-jp-172b", 171.6, 4, 16, 8),
-        ("demo", 0.005, 1, 1, 1),
-        ("tiny", 0.0005, 1, 1, 1),
-        ("parity", 0.00014, 1, 1, 1),
-        ("parity-tied", 0.000125, 1, 1, 1),
+        ("swallow-7b", 6.83, 2, 2, 16),
+        ("swallow-13b", 13.13, 2, 4, 8),
+        ("swallow-70b", 69.16, 8, 8, 4),
+        ("llama-3.1-swallow-8b", 8.03, 4, 1, 32),
+        ("llama-3.1-swallow-70b", 70.55, 8, 8, 4),
+        ("llm-jp-172b", 172.4, 4, 16, 8),
+        ("demo", 0.00505, 1, 1, 1),
+        ("tiny", 0.000429, 1, 1, 1),
     ];
     let paths = files("configs", "toml", layouts.len());
     assert_eq!(paths.len(), layouts.len(), "a model without its line in this table");
@@ -41,7 +39,7 @@ fn every_model_has_its_layout() {
         let mesh = config.mesh(config.parallel.ranks.unwrap_or(1)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!([Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis)), [tensor, pipeline, data]);
         let parameters = engine::flops::parameters(&config.model) as f64 / 1e9;
-        assert!((parameters / billions - 1.0).abs() < 0.1, "{name}: {parameters} billion parameters");
+        assert!((parameters / billions - 1.0).abs() < 0.01, "{name}: {parameters} billion parameters");
     }
 }
 

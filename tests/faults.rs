@@ -27,18 +27,25 @@ fn one_killed_rank_ends_all() {
 }
 
 #[test]
-fn a_run_that_diverges_ends_with_one_message() {
+fn a_run_that_diverges_ends_with_one_message_and_the_last_good_checkpoint() {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
     let mut config = Case::open("mha_odd_vocab").config(&run);
     set(&mut config, "optimizer.lr", 1e30);
     set(&mut config, "optimizer.warmup_steps", 0);
     set(&mut config, "optimizer.clip_grad", 0.0);
+    // One is being written when the run ends.
+    set(&mut config, "checkpoint.interval", 1);
     let config = write_config(tmp.path(), "config.toml", &config);
     let outcome = finish(mpirun(2).args(["train", "--config"]).arg(config));
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert_eq!(outcome.stderr.matches("not numbers to train on").count(), 1, "{outcome:?}");
     assert!(!outcome.stderr.contains("MPI_ABORT"), "{outcome:?}");
+    let last = metrics(&run).len();
+    assert!(last > 0, "the first step was good");
+    let latest = std::fs::read_to_string(run.join("checkpoints/latest")).unwrap();
+    assert_eq!(latest, format!("step-{last:08}\n"));
+    finish(engine().args(["checkpoint", "verify"]).arg(&run)).succeeded();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Every parameter's gradient at step 1 is PyTorch's, on one, two and four ranks.
+//! Every parameter's gradient at step 1 is PyTorch's, on one, two and four ranks and at layouts.
 //!
 //! The gradient is read off the exported weights: AdamW's first update is `lr * g / (|g| + eps)`, which for an eps
 //! that dwarfs every gradient is `lr / eps * g`, and with a large `lr / eps` the old weight is lost in its rounding.
@@ -23,21 +23,37 @@ fn four_ranks() {
     CASES.iter().for_each(|case| agree(case, 4, 2));
 }
 
+#[test]
+fn layouts() {
+    for case in ["parity", "parity_tied"] {
+        agree_at(case, 4, &[("parallel.tensor", 4)]);
+        agree_at(case, 8, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
+        agree_at(case, 2, &[("parallel.pipeline", 2), ("parallel.virtual_pipeline", 2)]);
+    }
+    agree_at("tied_z_loss", 4, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
+    agree_at("gqa_masked", 8, &[("parallel.tensor", 8)]);
+}
+
 #[track_caller]
 fn agree(name: &str, ranks: usize, micro_batch_size: i64) {
+    agree_at(name, ranks, &[("train.micro_batch_size", micro_batch_size)]);
+}
+
+#[track_caller]
+fn agree_at(name: &str, ranks: usize, settings: &[(&str, i64)]) {
     let case = Case::open(name);
-    let (got, want) = (gradients(&case, ranks, micro_batch_size), read_tensors(&case.dir.join("grads.safetensors")));
+    let (got, want) = (gradients(&case, ranks, settings), read_tensors(&case.dir.join("grads.safetensors")));
     assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}");
     for (tensor, want) in &want {
         let norm = distance(want, &vec![0.0; want.len()]);
         let off = distance(&got[tensor], want) / norm;
-        assert!(off < 1e-5, "{name} on {ranks} ranks: the gradient of {tensor} is off by {off:.2e}");
+        assert!(off < 1e-5, "{name} on {ranks} ranks, {settings:?}: the gradient of {tensor} is off by {off:.2e}");
     }
 }
 
 /// One step of what is gradient descent at the rate `SCALE`, and what it did to the weights.
 #[track_caller]
-fn gradients(case: &Case, ranks: usize, micro_batch_size: i64) -> Tensors {
+fn gradients(case: &Case, ranks: usize, settings: &[(&str, i64)]) -> Tensors {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
     let mut config = case.config(&run);
@@ -49,7 +65,7 @@ fn gradients(case: &Case, ranks: usize, micro_batch_size: i64) -> Tensors {
     set(&mut config, "optimizer.clip_grad", 0.0);
     set(&mut config, "train.steps", 1);
     set(&mut config, "train.eval_interval", 0);
-    set(&mut config, "train.micro_batch_size", micro_batch_size);
+    settings.iter().for_each(|(key, value)| set(&mut config, key, *value));
     let config = write_config(tmp.path(), "config.toml", &config);
     finish(mpirun(ranks).args(["train", "--config"]).arg(config)).succeeded();
 

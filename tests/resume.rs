@@ -13,30 +13,49 @@ use crate::common::{Case, Outcome, Running, engine, export, finish, metrics, mpi
 
 #[test]
 fn killed_twice_is_as_if_left_alone() {
-    killed_twice(engine);
+    killed_twice(engine, 4, |_| true);
 }
 
 #[test]
 fn killed_twice_on_two_ranks_is_as_if_left_alone() {
-    killed_twice(|| mpirun(2));
+    killed_twice(|| mpirun(2), 4, |_| true);
 }
 
-/// Trains once undisturbed, once with two power cuts at random steps, and compares everything.
-fn killed_twice(start: impl Fn() -> Command) {
+#[test]
+fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
+    killed_twice(
+        || mpirun(2),
+        1,
+        |run| {
+            let names = std::fs::read_dir(run.join("checkpoints"))
+                .into_iter()
+                .flatten()
+                .filter_map(|e| Some(e.ok()?.file_name()));
+            names.into_iter().any(|name| name.to_string_lossy().starts_with(".step-"))
+        },
+    );
+}
+
+/// Trains once undisturbed, once with two power cuts after random steps, at the next good `moment`,
+/// and compares everything.
+fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Path) -> bool) {
     let tmp = tempfile::tempdir().unwrap();
     let [alone, cut] = ["alone", "cut"].map(|name| {
         let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join(name));
         set(&mut config, "train.steps", 150);
-        set(&mut config, "checkpoint.interval", 4);
+        set(&mut config, "checkpoint.interval", interval);
         set(&mut config, "checkpoint.keep", 2);
         (tmp.path().join(name), write_config(tmp.path(), &format!("{name}.toml"), &config))
     });
     finish(start().args(["train", "--config"]).arg(&alone.1)).succeeded();
     for steps in [5 + random(40), 60 + random(50)] {
         let mut run = Running::start(start().args(["train", "--config"]).arg(&cut.1));
-        let ended = run.wait_until(|_| metrics(&cut.0).len() >= steps);
+        let ended = run.wait_until(|_| metrics(&cut.0).len() >= steps && moment(&cut.0));
         assert!(ended.is_none(), "the run ended before step {steps}");
         run.kill();
+        if cut.0.join("checkpoints/latest").exists() {
+            finish(engine().args(["checkpoint", "verify"]).arg(&cut.0)).succeeded();
+        }
     }
     finish(start().args(["train", "--config"]).arg(&cut.1)).succeeded();
 
@@ -179,7 +198,7 @@ fn a_damaged_shard_is_named_and_refused() {
         refused(finish(engine().args(["checkpoint", "verify"]).arg(run.dir())), name);
     }
     std::fs::remove_file(&shard).unwrap();
-    refused(run.train(longer, &[]), name);
+    run.train(longer, &[]).refused(2, &[name, "it is not there; written by rank 0 (tp 0, pp 0, dp 0) on "]);
 
     // The previous checkpoint is used when asked for, and only then.
     run.train(longer, &["--from-step", "10"]).succeeded();

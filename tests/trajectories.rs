@@ -37,6 +37,17 @@ fn bf16() {
 }
 
 #[test]
+fn bf16_at_layouts() {
+    for case in LAYOUTS {
+        follows(case, 4, &BF16, |c| {
+            set(c, "train.precision", "bf16");
+            set(c, "parallel.tensor", 2);
+            set(c, "parallel.pipeline", 2);
+        });
+    }
+}
+
+#[test]
 fn recompute_changes_nothing() {
     follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "selective"));
     follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "full"));

@@ -35,6 +35,13 @@ impl World {
         &self.comm
     }
 
+    /// From here on rank r is the process that was rank `order[r]`. All ranks call it together, with the same order.
+    pub fn reorder(&mut self, order: &[usize]) {
+        let me = self.comm.rank();
+        let rank = order.iter().position(|&process| process == me).expect("an order names every rank");
+        self.comm = self.comm.split(0, rank);
+    }
+
     /// Ends every rank at once. For a failure that the other ranks do not know of.
     pub fn abort(&self, error: &Error) -> ! {
         eprintln!("rank {} on {}: {error}", self.comm.rank(), host());

@@ -84,6 +84,43 @@ pub fn ranks_a_node(mesh: &Mesh, room: usize) -> Option<usize> {
     (fitting > 0).then_some(fitting)
 }
 
+/// The most processes that a node has.
+pub fn fullest(nodes: &[usize]) -> usize {
+    by_node(nodes).iter().map(Vec::len).max().unwrap_or_default()
+}
+
+/// What to tell where tensor-parallel groups span nodes; arguments as above.
+pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
+    let split = split_tensor_groups(mesh, nodes);
+    let first = split.first()?;
+    let tensor = mesh.size(Axis::Tensor);
+    let remedy = match ranks_a_node(mesh, room) {
+        Some(ranks) => format!("`mpirun --map-by ppr:{ranks}:node` starts whole groups on each node"),
+        None => format!("a node has room for {room}; lower parallel.tensor ({tensor})"),
+    };
+    Some(format!(
+        "{} of {} tensor-parallel groups span nodes (first ranks {} on nodes {}), so every layer's activations cross \
+         the network; {remedy}",
+        split.len(),
+        mesh.ranks() / tensor,
+        spans(first.iter().copied()),
+        spans(first.iter().map(|&rank| nodes[rank])),
+    ))
+}
+
+/// `0-3, 8` of any order of these numbers.
+pub fn spans(numbers: impl Iterator<Item = usize>) -> String {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let text = runs.map(|run| match run {
+        [one] => one.to_string(),
+        run => format!("{}-{}", run[0], run[run.len() - 1]),
+    });
+    text.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +198,25 @@ mod tests {
         assert_eq!(dealt(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
         let mesh = mesh(4, 2, 1);
         assert_eq!(split_tensor_groups(&mesh, &dealt(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
+    }
+
+    #[test]
+    fn a_split_group_is_told_with_its_remedy() {
+        let mesh = mesh(6, 2, 1);
+        let nodes = placed(&[0, 0, 0, 1, 1, 1], &mesh);
+        assert_eq!(fullest(&nodes), 3);
+        let warning = split_warning(&mesh, &nodes, 3).unwrap();
+        assert!(
+            warning.starts_with("1 of 3 tensor-parallel groups span nodes (first ranks 4-5 on nodes 0-1)"),
+            "{warning}"
+        );
+        assert!(warning.ends_with("`mpirun --map-by ppr:2:node` starts whole groups on each node"), "{warning}");
+        assert_eq!(split_warning(&mesh, &[0, 0, 0, 0, 1, 1], 4), None);
+    }
+
+    #[test]
+    fn spans_are_runs() {
+        assert_eq!(spans([8, 3, 1, 2, 3].into_iter()), "1-3, 8");
     }
 
     #[test]

@@ -62,12 +62,12 @@ fn main() -> ExitCode {
 
 /// Under MPI. An error is the same on all ranks; the first speaks before any leaves, since mpirun
 /// ends all as soon as one has left with a code.
-fn on_all_ranks(work: impl FnOnce(&World) -> Result<()>) -> u8 {
-    let world = match World::start() {
+fn on_all_ranks(work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
+    let mut world = match World::start() {
         Ok(world) => world,
         Err(error) => return told(Err(error)),
     };
-    let code = told(work(&world));
+    let code = told(work(&mut world));
     world.comm().barrier();
     code
 }

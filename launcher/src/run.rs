@@ -129,7 +129,8 @@ impl<B: Backend> Run<B> {
         {
             logs.say_slow(step, t.checkpoint.interval);
         }
-        self.saver.begin(comm, &state::header(&self.trainer, self.feed.fingerprint()), state::pieces(&self.trainer))
+        let header = state::header(&self.trainer, self.feed.fingerprint());
+        self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 
     fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {

@@ -2,7 +2,7 @@
 //! the same wherever it is held.
 
 use crate::config::Config;
-use crate::inventory::all_tensors;
+use crate::inventory::{TensorSpec, all_tensors};
 use crate::mesh::Mesh;
 use crate::place::Place;
 use crate::rect::Rect;
@@ -10,8 +10,8 @@ use crate::rect::Rect;
 /// The tensors in the order of the inventory.
 pub struct Assembled {
     pub values: Vec<Vec<f32>>,
-    /// What is wrong, in words.
-    pub faults: Vec<String>,
+    /// What is wrong, in words: of the first tensor, and of how many more.
+    pub fault: Option<String>,
 }
 
 /// One element as far as ranks have been looked at.
@@ -39,10 +39,12 @@ pub fn assemble(config: &Config, mesh: &Mesh, masters: &[&[f32]]) -> Assembled {
             places.zip(values).for_each(|(at, value)| tensors[i][at].add(rank, *value, answers));
         });
     }
-    let faults =
-        specs.iter().zip(&tensors).filter_map(|(spec, tensor)| Some(format!("{} {}", spec.name, fault(tensor)?)));
-    let faults = faults.collect();
-    Assembled { values: tensors.iter().map(|tensor| tensor.iter().map(|e| e.value).collect()).collect(), faults }
+    let wrong = |(spec, tensor): (&TensorSpec, &Vec<Element>)| Some(format!("{} {}", spec.name, fault(tensor)?));
+    let mut wrong = specs.iter().zip(&tensors).filter_map(wrong);
+    let (first, more) = (wrong.next(), wrong.count());
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    let fault = first.map(|first| first + &more);
+    Assembled { values: tensors.iter().map(|tensor| tensor.iter().map(|e| e.value).collect()).collect(), fault }
 }
 
 /// Calls `each(tensor, rectangle, answers, elements)` for what `rank` has a master of.

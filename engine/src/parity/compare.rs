@@ -83,7 +83,7 @@ pub fn outcome(config: &Config, mesh: &Mesh, runs: &[Run], reference: &Reference
     let grad_norm = steps(runs, reference, 1, grad_norm, &mut faults);
     let masters: Vec<&[f32]> = runs.iter().map(|run| &run.masters[..]).collect();
     let held = assemble(config, mesh, &masters);
-    faults.extend(held.faults);
+    faults.extend(held.fault);
     let weights = weights(config, &held.values, reference, &mut faults);
     Outcome { loss, grad_norm, weights, faults }
 }

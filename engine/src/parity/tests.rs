@@ -66,7 +66,7 @@ fn shards_make_the_whole_tensors() {
         let masters = masters(&config, layout.ranks(), 5);
         let masters: Vec<&[f32]> = masters.iter().map(Vec::as_slice).collect();
         let held = assemble(&config, &config.mesh(layout.ranks()).unwrap(), &masters);
-        assert!(held.faults.is_empty(), "{:?}", held.faults);
+        assert_eq!(held.fault, None);
         for (spec, got) in all_tensors(&config.model).iter().zip(held.values) {
             let mut want = vec![0.0; spec.len()];
             init::fill(&config.model, 5, spec, &Rect::whole(spec.shape()), &mut want);
@@ -98,6 +98,14 @@ fn copies_that_drifted_apart_are_named_with_their_ranks() {
         *last = f32::from_bits(last.to_bits() ^ 1);
     };
     assert_eq!(said(norm).faults, ["model.layers.0.post_attention_layernorm.weight differs between ranks 0 and 3"]);
+    let both = |runs: &mut [Run]| {
+        norm(runs);
+        // Sixteen before it is the last of the first norm.
+        let at = runs[3].masters.len() - 17;
+        runs[3].masters[at] += 1e-6;
+    };
+    let first = "model.layers.0.input_layernorm.weight differs between ranks 0 and 3 (and 1 more)";
+    assert_eq!(said(both).faults, [first]);
     // The first element of the last stage is of the table that the first holds too.
     let tied = |runs: &mut [Run]| runs[4].masters[0] += 1e-6;
     let faults = said(tied).faults;

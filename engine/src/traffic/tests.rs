@@ -104,9 +104,10 @@ fn a_ring_of_two_nodes_crosses_twice() {
 }
 
 proptest! {
-    /// No mapping changes what is sent, and the engine's never sends more over the network than dealing ranks out does.
+    /// No mapping changes what is sent; the engine's keeps tensor parallelism, by far the most of a real run, off
+    /// the network, and stays the same in whatever order the processes were started.
     #[test]
-    fn placement_saves_the_network(tensor in 0u32..3, pipeline in 0u32..3, data in 0u32..3, nodes in 1usize..5, turn in 0usize..8) {
+    fn placement_keeps_tensor_parallelism_inside(tensor in 0u32..3, pipeline in 0u32..3, data in 0u32..3, nodes in 1usize..5, turn in 0usize..8) {
         let (tensor, pipeline, data) = (1 << tensor, 1 << pipeline, 1 << data);
         let ranks = tensor * pipeline * data;
         prop_assume!(ranks % nodes == 0 && (ranks / nodes) % tensor == 0);
@@ -114,9 +115,11 @@ proptest! {
         let mesh = config.mesh(ranks).unwrap();
         let started: Vec<usize> = (0..ranks).map(|process| (process + turn) % nodes).collect();
         let placed: Vec<usize> = place(&started, &mesh).iter().map(|&process| started[process]).collect();
-        let total = |nodes: &[usize]| crossing(&config, &mesh, 2, nodes).total();
-        let (ours, naive) = (total(&placed), total(&dealt(&started)));
-        prop_assert_eq!(ours.inside + ours.network, naive.inside + naive.network);
-        prop_assert!(ours.network <= naive.network, "{} > {}", ours.network, naive.network);
+        let (ours, naive) = (crossing(&config, &mesh, 2, &placed), crossing(&config, &mesh, 2, &dealt(&started)));
+        let all = |links: &Links| links.total().inside + links.total().network;
+        prop_assert_eq!(all(&ours), all(&naive));
+        prop_assert_eq!(ours.of(&[Kind::Tensor, Kind::KvHeads]).network, 0);
+        let in_order: Vec<usize> = (0..ranks).map(|rank| rank * nodes / ranks).collect();
+        prop_assert_eq!(ours.total(), crossing(&config, &mesh, 2, &in_order).total());
     }
 }

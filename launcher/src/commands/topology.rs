@@ -9,7 +9,7 @@ use engine::config::{Axis, Cluster, Config, Named, Precision};
 use engine::error::{Error, Result};
 use engine::mesh::{Kind, Mesh};
 use engine::mpi::World;
-use engine::placement::{Seat, dealt, place, ranks_a_node, split_tensor_groups};
+use engine::placement::{Seat, dealt, fullest, place, spans, split_warning};
 use engine::traffic::{Crossing, Links};
 use engine::{nodes, traffic};
 use std::io::Write;
@@ -98,7 +98,7 @@ fn print(args: &Args, found: &[Seat]) -> Result<()> {
         bytes_table(&ours, &naive, site.inside),
         busiest(&ours, &naive, site.network),
     ))?;
-    if let Some(warning) = warning(&config, &mesh, &nodes, site.room) {
+    if let Some(warning) = split_warning(&mesh, &nodes, site.room) {
         eprintln!("warning: {warning}");
     }
     Ok(())
@@ -142,8 +142,7 @@ fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Site> {
                 "--ranks {ranks}: mpirun started {started}; leave it out, or give --cluster"
             )));
         }
-        let on = |node| found.iter().filter(|seat| seat.node == node).count();
-        let room = found.iter().map(|seat| on(seat.node)).max().unwrap_or(1);
+        let room = fullest(&found.iter().map(|seat| seat.node).collect::<Vec<_>>());
         return Ok(Site {
             name: "the nodes of this mpirun".into(),
             seats: found.to_vec(),
@@ -219,19 +218,6 @@ fn named(seat: &Seat) -> String {
     format!("{} {}", seat.node, seat.host).trim_end().to_string()
 }
 
-/// `0-3, 8` of any order of these numbers.
-fn spans(numbers: impl Iterator<Item = usize>) -> String {
-    let mut numbers: Vec<usize> = numbers.collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
-    let text = runs.map(|run| match run {
-        [one] => one.to_string(),
-        run => format!("{}-{}", run[0], run[run.len() - 1]),
-    });
-    text.collect::<Vec<_>>().join(", ")
-}
-
 /// What goes to the network passes PCIe on its way to the adapter and is counted there too.
 fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> Table {
     let columns = match inside {
@@ -271,23 +257,6 @@ fn busiest(ours: &Links, naive: &Links, network: Option<f64>) -> String {
     let each = |links: &Links| format!("{}{}", human(links.busiest()), time(links.busiest()));
     let at = network.map_or(String::new(), |speed| format!(", at {speed} GB/s"));
     format!("the busiest node sends {} over the network a step{at}; dealt in turn {}", each(ours), each(naive))
-}
-
-fn warning(config: &Config, mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
-    let split = split_tensor_groups(mesh, nodes);
-    let first = split.first()?;
-    let remedy = match ranks_a_node(mesh, room) {
-        Some(ranks) => format!("`mpirun --map-by ppr:{ranks}:node` starts whole groups on each node"),
-        None => format!("a node has room for {room}; lower parallel.tensor ({})", config.parallel.tensor),
-    };
-    Some(format!(
-        "{} of {} tensor-parallel groups span nodes (first ranks {} on nodes {}), so every layer's activations cross \
-         the network; {remedy}",
-        split.len(),
-        mesh.ranks() / mesh.size(Axis::Tensor),
-        spans(first.iter().copied()),
-        spans(first.iter().map(|&rank| nodes[rank])),
-    ))
 }
 
 /// Bytes as links are sold: 1 GB is 1e9.

@@ -8,9 +8,12 @@ use engine::config::{BackendKind, Config, Load, Precision};
 use engine::cpu::{Cpu, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
+use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
+use engine::place::layers_of_chunks;
+use engine::placement::{fullest, place, split_warning};
 use engine::trainer::Trainer;
-use engine::{flops, init, state};
+use engine::{flops, init, nodes, split, state};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -39,20 +42,46 @@ const EXAMPLES: &str = "Examples:
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500";
 
-pub fn run(args: Args, world: &World) -> Result<()> {
+pub fn run(args: Args, world: &mut World) -> Result<()> {
     let comm = world.comm();
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
-    config.mesh(comm.size())?;
-    if let Some(meant) = config.parallel.ranks.filter(|&meant| comm.rank() == 0 && meant != comm.size()) {
-        eprintln!("warning: parallel.ranks = {meant}: this run has {} ranks", comm.size());
+    let mesh = config.mesh(comm.size())?;
+    if comm.rank() == 0 {
+        say_layout(&config, &mesh);
     }
+    sit(world, &mesh);
+    let comm = world.comm();
     let precision = choose_backend(&config, comm)?;
     let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
     match precision {
         Precision::F32 => train(&args, world, config, Cpu::<f32>::of(ranks, threads)),
         Precision::Bf16 => train(&args, world, config, Cpu::<half::bf16>::of(ranks, threads)),
     }
+}
+
+/// What the user may want to know before the first step.
+fn say_layout(config: &Config, mesh: &Mesh) {
+    let ranks = mesh.ranks();
+    if let Some(meant) = config.parallel.ranks.filter(|&meant| meant != ranks) {
+        eprintln!("warning: parallel.ranks = {meant}: this run has {ranks} ranks");
+    }
+    let stages = config.parallel.pipeline;
+    if stages > 1 {
+        let costs = split::Costs::of(&config.model, config.train.seq_length);
+        eprintln!("{}", split::describe(&layers_of_chunks(config), stages, &costs));
+    }
+}
+
+/// Gives the processes their ranks of the mesh, by the nodes that they are on.
+fn sit(world: &mut World, mesh: &Mesh) {
+    let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
+    let order = place(&started, mesh);
+    let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
+    if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {
+        eprintln!("warning: {warning}");
+    }
+    world.reorder(&order);
 }
 
 /// The precision of the CPU backend, the only one there is so far.

@@ -31,7 +31,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         let (micro, micro_batches, seq, sequence_parallel) = work;
         let (heads, batch) = (kv_heads * group, micro * micro_batches);
         // Half of the numbers of ranks fit the other axes.
-        let ranks = if ranks % 2 == 0 { ranks / 2 } else { tensor * pipeline * (1 + ranks / 8) };
+        let ranks = if divides(2, ranks) { ranks / 2 } else { tensor * pipeline * (1 + ranks / 8) };
         #[rustfmt::skip]
         let wish = Wish { tensor, pipeline, chunks, kv_heads, heads, intermediate, layers, vocab, micro, batch, seq, sequence_parallel, ranks };
         wish
@@ -63,14 +63,14 @@ impl Wish {
         let owners = (0..self.vocab).map(|id| id / self.vocab.div_ceil(self.tensor));
         let shards_rows = self.sequence_parallel.unwrap_or(self.tensor > 1);
         let interleaved = self.chunks > 1;
-        self.heads % self.tensor == 0
-            && (self.kv_heads % self.tensor == 0 || self.tensor % self.kv_heads == 0)
-            && self.intermediate % self.tensor == 0
+        divides(self.tensor, self.heads)
+            && (divides(self.tensor, self.kv_heads) || divides(self.kv_heads, self.tensor))
+            && divides(self.tensor, self.intermediate)
             && owners.max() == Some(self.tensor - 1)
-            && !(shards_rows && self.micro * self.seq % self.tensor != 0)
+            && (!shards_rows || divides(self.tensor, self.micro * self.seq))
             && self.pipeline * self.chunks <= self.layers
             && !(interleaved && self.pipeline == 1)
-            && !(interleaved && self.batch / self.micro % self.pipeline != 0)
+            && (!interleaved || divides(self.pipeline, self.batch / self.micro))
     }
 
     /// Does it fit its number of ranks?
@@ -78,9 +78,9 @@ impl Wish {
         let used = self.tensor * self.pipeline;
         let micro_batches = self.batch / self.micro;
         let dp = self.ranks / used;
-        self.ranks % used == 0
-            && micro_batches % dp == 0
-            && !(self.chunks > 1 && micro_batches / dp % self.pipeline != 0)
+        divides(used, self.ranks)
+            && divides(dp, micro_batches)
+            && (self.chunks == 1 || divides(self.pipeline, micro_batches / dp))
     }
 
     /// What the program says of it: `Err` holds the message.
@@ -125,6 +125,10 @@ impl Wish {
         }
         found
     }
+}
+
+fn divides(d: usize, n: usize) -> bool {
+    n.checked_rem(d) == Some(0)
 }
 
 /// The numbers of `message` between `marker` and the next mark of punctuation.
