@@ -2,6 +2,7 @@
 //!
 //! The test starts itself on eight ranks.
 
+use engine::backend::Backend;
 use engine::checkpoint::{Saved, Saver};
 use engine::clock::{Clock, Phase};
 use engine::config::Config;
@@ -53,7 +54,7 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
     })
     .unwrap();
     first.publish();
-    let mut step = |trainer: &mut Trainer<Cpu<f32>>| trainer.step(&feed, &mut Clock::start(Phase::Data)).unwrap();
+    let step = |trainer: &mut Trainer<Cpu<f32>>| trainer.step(&feed, &mut Clock::start(Phase::Data)).unwrap();
     step(&mut first);
     step(&mut first);
     let mut at = dir.join("first");
