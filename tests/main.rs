@@ -7,6 +7,7 @@ mod faults;
 mod floors;
 mod gradients;
 mod layouts;
+mod memory;
 mod mistakes;
 mod parity;
 mod real_model;

@@ -10,6 +10,7 @@ pub mod error;
 pub mod flops;
 pub mod init;
 pub mod inventory;
+pub mod ledger;
 pub mod lr;
 pub mod mesh;
 pub mod place;
@@ -24,6 +25,7 @@ pub mod mpi;
 pub mod nodes;
 // Floor 2: backends.
 pub mod cpu;
+pub mod dry;
 // Floor 3: the maths.
 pub mod layers;
 // Floor 4: one pipeline stage.
@@ -37,6 +39,7 @@ pub mod pipeline;
 // Floor 6: the run.
 pub mod checkpoint;
 pub mod parity;
+pub mod rehearsal;
 pub mod report;
 pub mod score;
 pub mod state;

@@ -3,16 +3,19 @@
 //!
 //! All MPI calls are made on the main thread (level Funneled); [`Comm`] is not `Send`.
 
+use crate::clock::Whereabouts;
 use crate::error::{Error, Result};
 use mpi::datatype::PartitionMut;
 use mpi::environment::{Threading, Universe};
 use mpi::raw::AsRaw;
 use mpi::topology::{Color, Communicator, SimpleCommunicator};
 use mpi::traits::{CommunicatorCollectives, Root};
+use std::sync::Arc;
 
 /// All ranks of the run. Declared so that the communicator goes before MPI is finalized.
 pub struct World {
     comm: Comm,
+    place: Arc<Whereabouts>,
     _universe: Universe,
 }
 
@@ -27,12 +30,18 @@ impl World {
         if level < Threading::Funneled {
             return Err(Error::run(format!("this MPI library gives thread level {level:?}; Funneled is needed")));
         }
-        end_all_ranks_on_panic();
-        Ok(World { comm: Comm(universe.world()), _universe: universe })
+        let (comm, place) = (Comm(universe.world()), Arc::default());
+        end_all_ranks_on_panic(comm.rank(), Arc::clone(&place));
+        Ok(World { comm, place, _universe: universe })
     }
 
     pub fn comm(&self) -> &Comm {
         &self.comm
+    }
+
+    /// Where this rank is; said if it ends with a panic or an error of its own.
+    pub fn whereabouts(&self) -> Arc<Whereabouts> {
+        self.place.clone()
     }
 
     /// From here on rank r is the process that was rank `order[r]`. All ranks call it together, with the same order.
@@ -44,7 +53,7 @@ impl World {
 
     /// Ends every rank at once. For a failure that the other ranks do not know of.
     pub fn abort(&self, error: &Error) -> ! {
-        eprintln!("rank {} on {}: {error}", self.comm.rank(), host());
+        eprintln!("rank {} on {}, {}: {error}", self.comm.rank(), host(), self.place);
         self.comm.0.abort(error.exit_code())
     }
 }
@@ -143,10 +152,11 @@ fn named(verdict: &[u8], rank: usize) -> Error {
 
 /// A bug's panic on the main thread aborts all ranks; on another thread, which must not call MPI,
 /// it ends the process, and mpirun ends the rest.
-fn end_all_ranks_on_panic() {
+fn end_all_ranks_on_panic(rank: usize, place: Arc<Whereabouts>) {
     let main = std::thread::current().id();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        eprintln!("process {rank} on {}, {place}:", host());
         print(info);
         if std::thread::current().id() == main {
             // SAFETY: MPI is initialized while the hook stands, and this is the thread that did it.

@@ -2,6 +2,7 @@
 //! into exit codes. The only floor that looks at environment variables.
 
 mod commands;
+mod memory;
 mod progress;
 mod run;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match cli.command {
+        Command::Train(args) if args.dry_run => alone(|| commands::train::dry_run(args)),
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
         Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
@@ -91,6 +93,11 @@ fn alone(work: impl FnOnce() -> Result<()>) -> u8 {
 /// Did Open MPI's mpirun start this process?
 fn under_mpirun() -> bool {
     std::env::var_os("OMPI_COMM_WORLD_SIZE").is_some()
+}
+
+/// The number of ranks that mpirun started.
+fn ranks_of_mpirun() -> Option<usize> {
+    std::env::var("OMPI_COMM_WORLD_SIZE").ok()?.parse().ok()
 }
 
 /// Is this the first rank? mpirun and srun say it before MPI is started.

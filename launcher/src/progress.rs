@@ -94,19 +94,19 @@ impl Bytes {
     }
 }
 
-/// Things done one after another; in a file nothing is said of it.
+/// Things of one kind, done one by one. Nothing is left of it at the end.
 pub struct Count(Option<ProgressBar>);
 
 impl Count {
-    pub fn new(what: &str) -> Count {
-        let template = "{prefix} {pos}/{len} {wide_bar:.green/dim} eta {eta}";
-        Count(on_a_terminal().then(|| bar(0, template).with_prefix(what.to_string())))
+    pub fn new(what: &str, total: u64) -> Count {
+        let template = "{prefix} {pos}/{len} {wide_bar:.green/dim}";
+        Count(on_a_terminal().then(|| bar(total, template).with_prefix(what.to_string())))
     }
 
-    pub fn at(&self, done: usize, total: usize) {
+    /// One more is done.
+    pub fn one(&self) {
         if let Some(bar) = &self.0 {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
+            bar.inc(1);
         }
     }
 

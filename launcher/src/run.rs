@@ -1,11 +1,13 @@
 //! A run under way: step after step, what is written of each, and how it ends.
 
+use crate::memory;
 use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Phase};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
+use engine::ledger::Usage;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
@@ -30,6 +32,8 @@ pub struct Run<B: Backend> {
     trainer: Trainer<B>,
     feed: Feed,
     saver: Saver,
+    /// What this rank is going to take of its memory.
+    planned: Usage,
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
@@ -50,7 +54,7 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, feed: Feed, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Usage, comm: &Comm) -> Result<Self> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
@@ -58,12 +62,12 @@ impl<B: Backend> Run<B> {
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, saver, logs, ranks: comm.size(), flops, peak })
+        Ok(Run { trainer, feed, saver, planned, logs, ranks: comm.size(), flops, peak })
     }
 
     /// To the last step and the last checkpoint.
-    pub fn finish(mut self, comm: &Comm) -> std::result::Result<(), Stop> {
-        let ended = self.steps(comm);
+    pub fn finish(mut self, comm: &Comm, clock: Clock) -> std::result::Result<(), Stop> {
+        let ended = self.steps(comm, clock);
         if let Err(Stop::Alone(_)) = ended
             && comm.size() > 1
         {
@@ -74,24 +78,25 @@ impl<B: Backend> Run<B> {
         if let Some(logs) = self.logs {
             logs.progress.finish();
         }
-        ended.and(saved)
+        ended.and(saved)?;
+        let (dir, used) = (&self.trainer.config.checkpoint.dir, self.trainer.b.usage());
+        memory::write(dir, comm, self.planned, used).map_err(Stop::Together)
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
     /// missing from them; the time of a save's copy is in the line of the step after it, its writing
     /// in none.
-    fn steps(&mut self, comm: &Comm) -> std::result::Result<(), Stop> {
-        let mut clock = Clock::start(Phase::Checkpoint);
+    fn steps(&mut self, comm: &Comm, mut clock: Clock) -> std::result::Result<(), Stop> {
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
+            clock.step(self.trainer.step + 1);
             clock.enter(Phase::Data);
             let report = self.trainer.step(&self.feed, &mut clock).map_err(Stop::Alone)?;
             self.must_be_finite(&report).map_err(Stop::Together)?;
             let seconds = start.elapsed().as_secs_f64();
             let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
-            let record = self.record(&report, seconds, clock, valid_loss);
+            let record = self.record(&report, seconds, &mut clock, valid_loss);
             self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
-            clock = Clock::start(Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
         }
         Ok(())
@@ -133,7 +138,7 @@ impl<B: Backend> Run<B> {
         self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 
-    fn record(&self, report: &Report, seconds: f64, clock: Clock, valid_loss: Option<f64>) -> StepRecord {
+    fn record(&self, report: &Report, seconds: f64, clock: &mut Clock, valid_loss: Option<f64>) -> StepRecord {
         let t = &self.trainer.config;
         let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
         let per_rank = per_s / self.ranks as f64;
@@ -154,7 +159,7 @@ impl<B: Backend> Run<B> {
             tflops_full: tflops(self.flops.1),
             mfu_model: mfu(self.flops.0),
             mfu_full: mfu(self.flops.1),
-            parts: clock.stop().into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
+            parts: clock.lap(Phase::Checkpoint).into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
             valid_loss,
         }
     }

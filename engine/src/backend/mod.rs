@@ -8,11 +8,14 @@
 //! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
 //! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
 
+use crate::ledger::Usage;
 use crate::mesh::Kind;
 use std::ops::Range;
 
+mod scratch;
 mod tensor;
 
+pub use scratch::Scratch;
 pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
 /// The heads of this rank and how rows form sequences.
@@ -100,6 +103,8 @@ pub trait Backend: Sized + 'static {
 
     // -- memory --
 
+    /// What the memory holds and has held, scratch of ops included.
+    fn usage(&self) -> Usage;
     /// A matrix whose elements are whatever the block held before.
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T>;
     /// A view of `range` of a block that does not give it back when dropped.

@@ -49,11 +49,13 @@ impl Saver {
 
     /// Starts the checkpoint of `header.position.step` and comes back when `pieces` are copied.
     ///
-    /// The pieces of all ranks cover every tensor once in each kind that is saved. They are written
-    /// and freed one by one, in the order in which they come. A save still under way is finished first.
+    /// The pieces of all ranks cover every tensor once in each kind that is saved. They are freed
+    /// one by one as they are written. A save still under way is finished first.
     pub fn begin(&mut self, comm: &impl Exchange, header: &Header, pieces: impl Iterator<Item = Piece>) -> Result<()> {
         let queue = self.start(comm, header, None)?;
-        send(queue, pieces.map(Ok));
+        // All of them first: a thread that writes meanwhile would slow down the copy, which training waits for.
+        let copied: Vec<Piece> = pieces.collect();
+        send(queue, copied.into_iter().map(Ok));
         Ok(())
     }
 

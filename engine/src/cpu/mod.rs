@@ -7,6 +7,7 @@ mod group;
 mod kernel;
 mod ops;
 mod pool;
+mod scratch;
 mod shapes;
 mod simd;
 mod tiles;
@@ -17,9 +18,11 @@ mod tests;
 
 pub use float::Float;
 pub use group::{MpiGroup, MpiTicket, Progress};
-pub use pool::{Block, Usage};
+pub use pool::Block;
+pub use scratch::CpuScratch;
 
 use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Tensor, Xent};
+use crate::ledger::Usage;
 use crate::mesh::Kind;
 use crate::mpi::Comm;
 use pool::Pool;
@@ -28,10 +31,6 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 use workers::Workers;
-
-/// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
-/// head's weights are packed, and its gradient read and written, once a chunk: that costs more.
-const LOGITS: usize = 1 << 24;
 
 /// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
 pub struct Cpu<A: Float> {
@@ -53,16 +52,6 @@ impl<A: Float> Cpu<A> {
     /// One of the ranks of `world`.
     pub fn of(world: Rc<Comm>, threads: usize) -> Self {
         Cpu { world: Some(world), ..Cpu::new(threads) }
-    }
-
-    /// Blocks that the pool had to take from the system so far.
-    pub fn allocations(&self) -> u64 {
-        self.usage().allocations
-    }
-
-    /// What the pool holds and has held, in bytes.
-    pub fn usage(&self) -> Usage {
-        self.pool.usage()
     }
 
     /// The start of every op: lets MPI move what is in flight.
@@ -90,6 +79,10 @@ impl<A: Float> Backend for Cpu<A> {
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         model.map_or("CPU".into(), |(_, name)| name.to_string())
+    }
+
+    fn usage(&self) -> Usage {
+        self.pool.usage()
     }
 
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
@@ -277,7 +270,7 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn logits_rows(&self, cols: usize) -> usize {
-        (LOGITS / cols).clamp(64, 4096)
+        scratch::logits_rows(cols)
     }
 
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {

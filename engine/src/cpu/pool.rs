@@ -2,9 +2,9 @@
 //! nothing from the system once the first has run. One thread owns a pool; ops lend slices to others.
 
 use crate::backend::Elem;
+use crate::ledger::{Ledger, Usage};
 use std::alloc::{Layout, dealloc, handle_alloc_error};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -14,29 +14,10 @@ const ALIGN: usize = 64;
 /// Blocks from this size on are aligned to huge pages and ask for them.
 const HUGE: usize = 2 << 20;
 
-/// Free blocks by size, and what was taken.
+/// The blocks that nobody holds, and what was taken.
 #[derive(Default)]
 pub struct Pool {
-    state: RefCell<State>,
-}
-
-#[derive(Default)]
-struct State {
-    free: HashMap<usize, Vec<NonNull<u8>>>,
-    usage: Usage,
-}
-
-/// What a pool has done so far.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// Blocks that had to be taken from the system.
-    pub allocations: u64,
-    /// Bytes taken from the system.
-    pub reserved: usize,
-    /// Bytes of the blocks that live now.
-    pub in_use: usize,
-    /// The most that `in_use` has been.
-    pub peak: usize,
+    books: RefCell<Ledger<NonNull<u8>>>,
 }
 
 /// Elements of a pool's block, or a view of some of them.
@@ -52,27 +33,17 @@ impl Pool {
     pub fn take<T: Elem>(self: &Rc<Self>, len: usize) -> Block<T> {
         let bytes = len.checked_mul(size_of::<T>()).expect("a block is smaller than the address space");
         let size = size_class(bytes);
-        let mut state = self.state.borrow_mut();
-        let at = match state.free.get_mut(&size).and_then(Vec::pop) {
-            Some(at) => at,
-            None => {
-                state.usage.allocations += 1;
-                state.usage.reserved += size;
-                from_system(size)
-            }
-        };
-        state.usage.in_use += size;
-        state.usage.peak = state.usage.peak.max(state.usage.in_use);
+        let at = self.books.borrow_mut().take(size, || from_system(size));
         Block { at: at.cast(), len, home: Some((self.clone(), size)) }
     }
 
     pub fn usage(&self) -> Usage {
-        self.state.borrow().usage
+        self.books.borrow().usage()
     }
 }
 
-/// Sizes are rounded up by at most an eighth, so that tensors of nearly one size share blocks.
-fn size_class(bytes: usize) -> usize {
+/// What a block of `bytes` takes: at most an eighth more, so that tensors of nearly one size share blocks.
+pub fn size_class(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 16).clamp(ALIGN, 1 << 20);
     bytes.max(1).next_multiple_of(step)
 }
@@ -98,14 +69,12 @@ fn from_system(size: usize) -> NonNull<u8> {
     at
 }
 
-impl Drop for State {
+impl Drop for Pool {
     fn drop(&mut self) {
-        for (&size, blocks) in &self.free {
-            for at in blocks {
-                // SAFETY: it came from `from_system(size)`, and every block holds the pool alive, so
-                // when the pool goes all blocks are here.
-                unsafe { dealloc(at.as_ptr(), layout(size)) };
-            }
+        for (size, at) in self.books.get_mut().drain() {
+            // SAFETY: it came from `from_system(size)`, and every block holds the pool alive, so when the
+            // pool goes all blocks are here.
+            unsafe { dealloc(at.as_ptr(), layout(size)) };
         }
     }
 }
@@ -150,9 +119,7 @@ impl<T: Elem> Block<T> {
 impl<T: Elem> Drop for Block<T> {
     fn drop(&mut self) {
         let Some((pool, size)) = self.home.take() else { return };
-        let mut state = pool.state.borrow_mut();
-        state.usage.in_use -= size;
-        state.free.entry(size).or_default().push(self.at.cast());
+        pool.books.borrow_mut().give(size, self.at.cast());
     }
 }
 

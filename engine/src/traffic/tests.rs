@@ -103,6 +103,21 @@ fn a_ring_of_two_nodes_crosses_twice() {
     assert_eq!(links.busiest(), each);
 }
 
+#[test]
+fn an_all_reduce_goes_round_twice_and_gradients_go_back() {
+    let plain = config("distributed_optimizer = false", false);
+    let network = 2 * 2 * (4 * crate::flops::parameters(&plain.model)) / 2;
+    let links = crossing(&plain, &plain.mesh(2).unwrap(), 2, &[0, 1]);
+    assert_eq!(links.total(), Crossing { inside: 0, network });
+    // Of three stages the first two share a node: one border inside, one across, in either direction.
+    let stages = config("pipeline = 3", false);
+    let links = crossing(&stages, &stages.mesh(3).unwrap(), 2, &[0, 0, 1]);
+    let message = 8 * 32 * 64 * 2;
+    let border = Crossing { inside: message, network: message };
+    assert_eq!([Kind::Activations, Kind::Gradients].map(|kind| links.of(&[kind])), [border, border]);
+    assert_eq!(links.busiest(), message);
+}
+
 proptest! {
     /// No mapping changes what is sent; the engine's keeps tensor parallelism, by far the most of a real run, off
     /// the network, and stays the same in whatever order the processes were started.

@@ -101,10 +101,10 @@ fn choose(config: &Config, ranks: usize, all: bool) -> (Vec<Layout>, BTreeMap<St
 }
 
 fn try_all(comm: &Comm, config: &Config, feed: &Feed, layouts: &[Layout]) -> Result<Vec<Outcome>> {
-    let bar = (comm.rank() == 0).then(|| Count::new("layouts"));
-    let outcomes = parity::run(comm, config, feed, layouts, |done, total| {
-        if let Some(bar) = &bar {
-            bar.at(done, total);
+    let (watched, mut bar) = (comm.rank() == 0, None);
+    let outcomes = parity::run(comm, config, feed, layouts, |_, total| {
+        if watched {
+            bar.get_or_insert_with(|| Count::new("layouts", total as u64)).one();
         }
     });
     if let Some(bar) = bar {

@@ -241,7 +241,7 @@ fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> Table {
 }
 
 /// Groups by what they are for.
-const PARTS: [(&str, &[Kind]); 4] = [
+pub const PARTS: [(&str, &[Kind]); 4] = [
     ("tensor parallelism", &[Kind::Tensor, Kind::KvHeads]),
     ("pipeline", &[Kind::Activations, Kind::Gradients, Kind::Tied]),
     ("data parallelism", &[Kind::Data, Kind::Optimizer]),
@@ -268,7 +268,7 @@ fn human(bytes: u64) -> String {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(header);
@@ -276,7 +276,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Columns from `first` on hold numbers.
-fn aligned(mut table: Table, first: usize) -> Table {
+pub fn aligned(mut table: Table, first: usize) -> Table {
     table.column_iter_mut().skip(first).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

@@ -1,19 +1,21 @@
 //! `train`: what comes before the first step, agreed on by all ranks, and then step after step.
 
 use crate::run::{Run, Stop};
-use crate::under_mpirun;
+use crate::{memory, ranks_of_mpirun, under_mpirun};
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
+use engine::clock::{Clock, Phase};
 use engine::config::{BackendKind, Config, Load, Precision};
-use engine::cpu::{Cpu, cores};
+use engine::cpu::{Cpu, Float, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
+use engine::ledger::Usage;
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
 use engine::place::layers_of_chunks;
 use engine::placement::{fullest, place, split_warning};
 use engine::trainer::Trainer;
-use engine::{flops, init, nodes, split, state};
+use engine::{init, nodes, split, state};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -33,14 +35,19 @@ pub struct Args {
     /// Continue although [data] has changed
     #[arg(long)]
     accept_data_change: bool,
+    /// Show what each rank would hold and send, and train nothing: no data, ranks or devices are needed
+    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change"])]
+    pub dry_run: bool,
+    /// Ranks of the dry run [default: mpirun's, else parallel.ranks, else as few as the layout can have]
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    ranks: Option<usize>,
 }
-
-const GIB: f64 = (1u64 << 30) as f64;
 
 const EXAMPLES: &str = "Examples:
   swallow-engine train --config configs/demo.toml
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
-  mpirun -n 16 swallow-engine train --config run.toml --from-step 500";
+  mpirun -n 16 swallow-engine train --config run.toml --from-step 500
+  swallow-engine train --config configs/swallow-70b.toml --dry-run --ranks 512";
 
 pub fn run(args: Args, world: &mut World) -> Result<()> {
     let comm = world.comm();
@@ -55,9 +62,19 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     let precision = choose_backend(&config, comm)?;
     let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
     match precision {
-        Precision::F32 => train(&args, world, config, Cpu::<f32>::of(ranks, threads)),
-        Precision::Bf16 => train(&args, world, config, Cpu::<half::bf16>::of(ranks, threads)),
+        Precision::F32 => on_cpu::<f32>(&args, world, ranks, config, threads),
+        Precision::Bf16 => on_cpu::<half::bf16>(&args, world, ranks, config, threads),
     }
+}
+
+/// Without MPI.
+pub fn dry_run(args: Args) -> Result<()> {
+    super::dry_run::run(&args.config, &args.set, args.ranks.or_else(ranks_of_mpirun))
+}
+
+fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config, threads: usize) -> Result<()> {
+    let planned = memory::plan::<A>(&config, &config.mesh(ranks.size())?, &ranks, threads)?;
+    train(args, world, config, Cpu::<A>::of(ranks, threads), planned)
 }
 
 /// What the user may want to know before the first step.
@@ -117,7 +134,7 @@ fn threads(comm: &Comm) -> usize {
 }
 
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result<()> {
+fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: Usage) -> Result<()> {
     let comm = world.comm();
     let (trainer, feed) = prepare(args, comm, config, b)?;
     if trainer.step >= trainer.config.train.steps {
@@ -127,7 +144,8 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
         }
         return Ok(());
     }
-    match Run::begin(trainer, feed, comm)?.finish(comm) {
+    let clock = Clock::of(world.whereabouts(), Phase::Checkpoint);
+    match Run::begin(trainer, feed, planned, comm)?.finish(comm, clock) {
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
@@ -136,7 +154,6 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B) -> Result
 
 /// All that a first step needs.
 fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result<(Trainer<B>, Feed)> {
-    comm.agree(must_fit(&config, comm.size()))?;
     let feed = comm.agree(Feed::open(&config))?;
     comm.agree(check_ids(&feed, &config, comm))?;
     let mesh = config.mesh(comm.size())?;
@@ -144,25 +161,6 @@ fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result
     comm.agree(start(args, &mut trainer, &feed, comm.rank()))?;
     trainer.publish();
     Ok((trainer, feed))
-}
-
-/// Weights, gradients and optimizer state alone must fit this machine's memory; no model is built that
-/// cannot be.
-fn must_fit(config: &Config, ranks: usize) -> Result<()> {
-    let shards = if config.parallel.distributed_optimizer { ranks } else { 1 };
-    let weight = if config.backend(false)?.1 == Precision::F32 { 4.0 } else { 2.0 };
-    let held = weight + 4.0 + 12.0 / shards as f64;
-    let need = flops::parameters(&config.model) as f64 * held / GIB;
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    match total.map(|kib| kib * 1024.0 / GIB) {
-        Some(have) if need > have => Err(Error::user(format!(
-            "[model]: {} parameters need at least {need:.1} GiB a rank with {ranks} ranks, this machine has {have:.1} GiB; \
-             take a smaller model or more memory",
-            flops::parameters(&config.model)
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The vocabulary must hold every id of the data; each rank looks at its share of the files.

@@ -27,10 +27,11 @@ steps = 1
 [optimizer]
 lr = 1e-3
 [data]
-train = [ { prefix = \"none\" } ]
+train = [ { prefix = \"GOLDEN\" } ]
 [checkpoint]
 dir = \"none\"
 ";
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/mha_odd_vocab/train");
 
 /// With four tensor-parallel ranks each key/value head is held by two.
 fn layout() -> impl Strategy<Value = (Config, usize)> {
@@ -41,7 +42,7 @@ fn layout() -> impl Strategy<Value = (Config, usize)> {
         );
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        std::fs::write(&path, text).unwrap();
+            std::fs::write(&path, text.replace("GOLDEN", GOLDEN)).unwrap();
         (Config::load(&path, &[]).unwrap(), tp * pp * dp)
     })
 }

@@ -53,6 +53,11 @@ vectorized! {
     }
 }
 
+/// Elements of f32 that [`attention`] takes of the pool.
+pub fn scratch(h: Heads, threads: usize) -> usize {
+    Scratch::size(h.dim) * threads
+}
+
 /// o `[T, H d]` and the logsumexp `[T, H]` of qkv `[T, (H + 2G) d]`.
 pub fn attention<A: Float>(
     workers: &Workers,
@@ -73,9 +78,9 @@ pub fn attention<A: Float>(
             (Queries { qkv, starts, h, head: n % h.query, first: n / h.query * TILE }, o, lse)
         })
     });
-    let size = Scratch::size(h.dim);
-    let mut scratch = pool.take::<f32>(size * workers.threads());
-    workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(size), |(queries, o, lse), scratch| {
+    let mut all = pool.take::<f32>(scratch(h, workers.threads()));
+    let slots = all.as_mut_slice().chunks_mut(Scratch::size(h.dim));
+    workers.each_with(tasks, slots, |(queries, o, lse), scratch| {
         queries.attend(Scratch::new(scratch, h.dim), o, lse);
     });
 }

@@ -22,6 +22,11 @@ pub struct Saved<'a, A> {
     pub starts: &'a [u32],
 }
 
+/// Elements of f32 that [`attention_bwd`] takes of the pool.
+pub fn scratch(h: Heads, threads: usize) -> usize {
+    Scratch::size(h) * threads
+}
+
 /// dqkv from do `[T, H d]`. A task is one key/value head of one sequence, with all its query heads in
 /// order, so the sums in dk and dv have one order.
 pub fn attention_bwd<A: Float>(
@@ -50,9 +55,9 @@ pub fn attention_bwd<A: Float>(
         let heads = dq.into_iter().zip(dk.into_iter().zip(dv)).enumerate();
         heads.map(move |(head, (dq, (dk, dv)))| (sequence, head, Gradients { dq, dk, dv }))
     });
-    let size = Scratch::size(h);
-    let mut scratch = pool.take::<f32>(size * workers.threads());
-    workers.each_with(tasks, scratch.as_mut_slice().chunks_mut(size), |(sequence, head, gradients), scratch| {
+    let mut all = pool.take::<f32>(scratch(h, workers.threads()));
+    let slots = all.as_mut_slice().chunks_mut(Scratch::size(h));
+    workers.each_with(tasks, slots, |(sequence, head, gradients), scratch| {
         sequence.backward(head, Scratch::new(scratch, h), gradients);
     });
 }

@@ -134,10 +134,46 @@ fn pack_whole_rows<A: Float, const WIDTH: usize>(from: &[A], stride: usize, pane
     }
 }
 
+/// Elements of f32 that [`matmul`] takes of the pool at once for the product of m x k and k x n.
+pub fn scratch<A: Float>([m, n, k]: [usize; 3], threads: usize) -> Vec<usize> {
+    if sums_apart::<A>(k) {
+        [&[m * n][..], &product_scratch::<f32>(n, k, threads)].concat()
+    } else {
+        product_scratch::<A>(n, k, threads).to_vec()
+    }
+}
+
+/// As [`scratch`], for [`matmul_acc`].
+pub fn scratch_acc([_, n, k]: [usize; 3], threads: usize) -> [usize; 2] {
+    product_scratch::<f32>(n, k, threads)
+}
+
+/// The sums of several strips must meet before they are rounded.
+fn sums_apart<A: Float>(depth: usize) -> bool {
+    depth > STRIP_DEPTH && A::ROUNDS
+}
+
+/// The packed strip, and what all threads have of their own.
+fn product_scratch<O: Float>(n: usize, depth: usize, threads: usize) -> [usize; 2] {
+    let (strip, depth) = strip(depth);
+    let packed = n.min(strip).next_multiple_of(Shape::here().cols) * depth;
+    [packed, tile_scratch::<O>() * threads]
+}
+
+/// Columns and depth of a strip, at most.
+fn strip(depth: usize) -> (usize, usize) {
+    let depth = depth.min(STRIP_DEPTH);
+    ((STRIP / depth).next_multiple_of(Shape::here().cols), depth)
+}
+
+/// Panels of the left operand, and the sums of a tile where they are rounded.
+fn tile_scratch<O: Float>() -> usize {
+    ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 })
+}
+
 /// out = a b, rounded.
 pub fn matmul<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [A]) {
-    if a.cols > STRIP_DEPTH && A::ROUNDS {
-        // The sums of several strips must meet before they are rounded.
+    if sums_apart::<A>(a.cols) {
         let mut sums = pool.take::<f32>(out.len());
         product(workers, pool, a, b, false, sums.as_mut_slice());
         super::elementwise::round(workers, sums.as_slice(), out);
@@ -162,11 +198,8 @@ fn product<A: Float, O: Float>(
     assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
     assert!(a.cols > 0, "a product of no depth");
     let (n, shape) = (b.cols, Shape::here());
-    let depth = a.cols.min(STRIP_DEPTH);
-    let strip = (STRIP / depth).next_multiple_of(shape.cols);
-    let mut packed = pool.take::<f32>(n.min(strip).next_multiple_of(shape.cols) * depth);
-    let scratch_len = ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 });
-    let mut scratch = pool.take::<f32>(scratch_len * workers.threads());
+    let (strip, depth) = strip(a.cols);
+    let [mut packed, mut scratch] = product_scratch::<O>(n, a.cols, workers.threads()).map(|len| pool.take::<f32>(len));
     for left in (0..n).step_by(strip) {
         let cols = left..n.min(left + strip);
         // Tiles of nearly one width, each of whole panels.
@@ -175,7 +208,7 @@ fn product<A: Float, O: Float>(
             let deep = from..a.cols.min(from + depth);
             let strip = Strip { a, b, cols: cols.clone(), deep, width, shape, add: add || from > 0 };
             strip.pack(workers, packed.as_mut_slice());
-            let scratch = scratch.as_mut_slice().chunks_mut(scratch_len);
+            let scratch = scratch.as_mut_slice().chunks_mut(tile_scratch::<O>());
             strip.multiply(workers, packed.as_slice(), scratch, out);
         }
     }

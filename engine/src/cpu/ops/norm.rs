@@ -106,6 +106,11 @@ pub struct Saved<'a, A> {
     pub w: &'a [A],
 }
 
+/// Elements of f32 that [`rmsnorm_bwd`] takes of the pool: the parts of dw.
+pub fn scratch(rows: usize, d: usize) -> usize {
+    rows.div_ceil(BLOCK) * d
+}
+
 /// dx in the place of dy, plus `dres` where it is given; dw `[D]` is added to.
 pub fn rmsnorm_bwd<A: Float>(
     workers: &Workers,
@@ -116,8 +121,7 @@ pub fn rmsnorm_bwd<A: Float>(
     dw: &mut [f32],
 ) {
     let d = saved.w.len();
-    let blocks = saved.rstd.len().div_ceil(BLOCK);
-    let mut parts = pool.take::<f32>(blocks * d);
+    let mut parts = pool.take::<f32>(scratch(saved.rstd.len(), d));
     let inputs = saved.x.chunks(BLOCK * d).zip(saved.rstd.chunks(BLOCK)).zip(parts.as_mut_slice().chunks_mut(d));
     let tasks = dy.chunks_mut(BLOCK * d).zip(inputs).enumerate().map(|(n, (dy, ((x, rstd), part)))| {
         let dres = dres.map_or(&[][..], |dres| &dres[n * BLOCK * d..][..dy.len()]);

@@ -1,0 +1,21 @@
+//! What the ops of a backend take of its memory beside their results, said without running them: with
+//! it a dry run takes as much as the run.
+
+use super::Heads;
+
+/// A backend's memory in numbers. Lists are the bytes of the blocks that an op holds at once, beside its
+/// result, until it is done; an op that is not here takes none.
+pub trait Scratch {
+    /// What a block of `bytes` takes of the memory.
+    fn block(&self, bytes: usize) -> usize;
+    /// As [`super::Backend::logits_rows`].
+    fn logits_rows(&self, cols: usize) -> usize;
+    /// `matmul_nt`, `matmul_nn` and `matmul_nn_into`: `[m, n, k]` of the product of m x k and k x n.
+    fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
+    /// `matmul_tn_acc`, as `matmul`.
+    fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;
+    /// `rmsnorm_bwd` and `rmsnorm_bwd_add` of `[rows, cols]`.
+    fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
+    fn attention(&self, h: Heads) -> Vec<usize>;
+    fn attention_bwd(&self, h: Heads) -> Vec<usize>;
+}

@@ -1,0 +1,61 @@
+//! What the ops take of the pool, said without running them: the functions that they take it by.
+
+use super::{Float, ops, pool};
+use crate::backend::{Heads, Scratch};
+use std::marker::PhantomData;
+
+/// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
+/// head's weights are packed, and its gradient read and written, once a chunk: that costs more.
+const LOGITS: usize = 1 << 24;
+
+/// As [`crate::backend::Backend::logits_rows`].
+pub(super) fn logits_rows(cols: usize) -> usize {
+    (LOGITS / cols).clamp(64, 4096)
+}
+
+/// The memory of a [`super::Cpu`] on this many threads.
+pub struct CpuScratch<A: Float> {
+    threads: usize,
+    act: PhantomData<A>,
+}
+
+impl<A: Float> CpuScratch<A> {
+    pub fn new(threads: usize) -> Self {
+        CpuScratch { threads: threads.max(1), act: PhantomData }
+    }
+}
+
+impl<A: Float> Scratch for CpuScratch<A> {
+    fn block(&self, bytes: usize) -> usize {
+        pool::size_class(bytes)
+    }
+
+    fn logits_rows(&self, cols: usize) -> usize {
+        logits_rows(cols)
+    }
+
+    fn matmul(&self, shape: [usize; 3]) -> Vec<usize> {
+        bytes(&ops::matmul::scratch::<A>(shape, self.threads))
+    }
+
+    fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize> {
+        bytes(&ops::matmul::scratch_acc(shape, self.threads))
+    }
+
+    fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        bytes(&[ops::norm::scratch(rows, cols)])
+    }
+
+    fn attention(&self, h: Heads) -> Vec<usize> {
+        bytes(&[ops::attention::scratch(h, self.threads)])
+    }
+
+    fn attention_bwd(&self, h: Heads) -> Vec<usize> {
+        bytes(&[ops::attention_bwd::scratch(h, self.threads)])
+    }
+}
+
+/// Of elements of f32.
+fn bytes(lens: &[usize]) -> Vec<usize> {
+    lens.iter().map(|len| len * size_of::<f32>()).collect()
+}

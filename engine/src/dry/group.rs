@@ -1,0 +1,107 @@
+//! Collectives that move nothing: shapes come out right, and the log says what would have moved.
+
+use super::Dry;
+use super::log::{Call, Log, What};
+use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
+use crate::mesh::Kind;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The ranks of a group, none of which need exist.
+pub struct DryGroup {
+    /// The number of the group among those that the ranks make together.
+    number: usize,
+    kind: Kind,
+    members: Arc<[usize]>,
+    /// Place of this rank among the members.
+    place: usize,
+    log: Rc<RefCell<Log>>,
+}
+
+/// A wait to be written down.
+pub struct DryTicket {
+    start: usize,
+    log: Rc<RefCell<Log>>,
+}
+
+impl Ticket for DryTicket {
+    fn wait(self) {
+        self.log.borrow_mut().wait(self.start);
+    }
+}
+
+impl DryGroup {
+    pub(super) fn new(kind: Kind, members: &[usize], log: Rc<RefCell<Log>>) -> Self {
+        let number = log.borrow_mut().group();
+        let rank = log.borrow().rank;
+        let place = members.iter().position(|&member| member == rank);
+        let place = place.unwrap_or_else(|| panic!("rank {rank} is not in {members:?}"));
+        DryGroup { number, kind, members: members.into(), place, log }
+    }
+
+    fn start(&self, what: What, bytes: usize, post: usize) -> DryTicket {
+        let (group, kind, members) = (self.number, self.kind, self.members.clone());
+        let start = self.log.borrow_mut().start(Call { group, kind, members, what, bytes, post });
+        DryTicket { start, log: self.log.clone() }
+    }
+
+    /// A collective from `x` to a matrix of `rows` rows.
+    fn collective<A: Elem, T: Elem>(
+        &self,
+        b: &Dry<A>,
+        what: What,
+        x: Tensor<Dry<A>, T>,
+        rows: usize,
+    ) -> Pending<Dry<A>, T> {
+        if self.members.len() == 1 {
+            return Pending::ready(x);
+        }
+        let out = b.alloc(rows, x.cols());
+        let (bytes, post) = (x.len().max(out.len()) * size_of::<T>(), self.log.borrow_mut().post());
+        Pending::under_way(self.start(what, bytes, post), x, out)
+    }
+}
+
+impl<A: Elem> Collectives<Dry<A>> for DryGroup {
+    fn rank(&self) -> usize {
+        self.place
+    }
+
+    fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    fn all_reduce<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
+        let rows = x.rows();
+        self.collective(b, What::AllReduce, x, rows)
+    }
+
+    fn all_gather<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
+        let rows = x.rows() * self.members.len();
+        self.collective(b, What::AllGather, x, rows)
+    }
+
+    fn reduce_scatter<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
+        let (rows, ranks) = (x.rows(), self.members.len());
+        assert_eq!(rows % ranks, 0, "{rows} rows scattered over {ranks} ranks");
+        self.collective(b, What::ReduceScatter, x, rows / ranks)
+    }
+
+    fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {
+        let post = self.log.borrow_mut().post();
+        let received = recv.map(|Expected { rows, cols, from }| {
+            let to: Tensor<Dry<A>, A> = b.alloc(rows, cols);
+            Pending::moving(self.start(What::Receive(self.members[from]), bytes(&to), post), to)
+        });
+        let sent = send.map(|(x, to)| {
+            let ticket = self.start(What::Send(self.members[to]), bytes(&x), post);
+            Pending::moving(ticket, x)
+        });
+        Exchanged { sent, received }
+    }
+}
+
+fn bytes<A: Elem, T: Elem>(x: &Tensor<Dry<A>, T>) -> usize {
+    x.len() * size_of::<T>()
+}

@@ -1,0 +1,329 @@
+//! A backend that allocates nothing and computes nothing. It keeps the books of the memory that another
+//! backend would take, scratch of its ops included, and writes down each op and each collective. One
+//! process can be any rank of any mesh: what its collectives would bring is zeros.
+
+mod group;
+mod log;
+mod memory;
+pub mod order;
+
+#[cfg(test)]
+mod tests;
+
+pub use group::{DryGroup, DryTicket};
+pub use log::{Call, Event, Keep, Log, Traffic, What};
+pub use memory::DryMem;
+
+use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Scratch, Tensor, Xent};
+use crate::ledger::Usage;
+use crate::mesh::Kind;
+use memory::Books;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// One rank of a run that does not take place. `A` is the type of activations and weights.
+pub struct Dry<A: Elem> {
+    /// The memory rules of the backend that would run.
+    scratch: Box<dyn Scratch>,
+    books: Books,
+    log: Rc<RefCell<Log>>,
+    act: PhantomData<A>,
+}
+
+impl<A: Elem> Dry<A> {
+    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for.
+    pub fn new(rank: usize, scratch: impl Scratch + 'static, keep: Keep) -> Self {
+        let (books, log) = (Books::default(), Rc::new(RefCell::new(Log::new(rank, keep))));
+        Dry { scratch: Box::new(scratch), books, log, act: PhantomData }
+    }
+
+    /// What was done so far.
+    pub fn log(&self) -> Log {
+        self.log.borrow().clone()
+    }
+
+    /// What a block of this many elements takes.
+    pub fn block<T: Elem>(&self, len: usize) -> usize {
+        self.scratch.block(len * size_of::<T>())
+    }
+
+    fn op(&self, name: &'static str, sizes: [usize; 3]) {
+        self.log.borrow_mut().op(name, sizes);
+    }
+
+    /// An op over `[rows, cols]`.
+    fn over<T: Elem>(&self, name: &'static str, x: &Tensor<Self, T>) {
+        self.op(name, [x.rows(), x.cols(), 1]);
+    }
+
+    /// Blocks of these bytes are held at once, and given back.
+    fn pass(&self, blocks: Vec<usize>) {
+        let sizes: Vec<usize> = blocks.into_iter().map(|bytes| self.scratch.block(bytes)).collect();
+        memory::pass(&self.books, &sizes);
+    }
+
+    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize) {
+        assert_eq!(k, depth, "depth of the product {m} x {k} x {n}");
+        self.op(name, [m, n, k]);
+        self.pass(self.scratch.matmul([m, n, k]));
+    }
+}
+
+impl<A: Elem> Backend for Dry<A> {
+    type Act = A;
+    type Mem<T: Elem> = DryMem<T>;
+    type Ticket = DryTicket;
+    type Group = DryGroup;
+
+    fn group(&self, kind: Kind, members: &[usize]) -> DryGroup {
+        DryGroup::new(kind, members, self.log.clone())
+    }
+
+    fn device(&self) -> String {
+        "none".into()
+    }
+
+    fn usage(&self) -> Usage {
+        self.books.borrow().usage()
+    }
+
+    fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
+        Tensor::from_mem(DryMem::take(&self.books, rows * cols, self.block::<T>(rows * cols)), rows, cols)
+    }
+
+    // As the contract has it; here nothing is behind a view.
+    unsafe fn alias<T: Elem>(mem: &DryMem<T>, range: Range<usize>) -> DryMem<T> {
+        mem.alias(range)
+    }
+
+    fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T> {
+        assert_eq!(host.len(), rows * cols, "elements of a {rows} x {cols} matrix");
+        self.op("upload", [rows, cols, 1]);
+        self.alloc(rows, cols)
+    }
+
+    /// Zeros.
+    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
+        self.over("download", x);
+        vec![T::default(); x.len()]
+    }
+
+    fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
+        self.over("copy", x);
+        self.alloc(x.rows(), x.cols())
+    }
+
+    fn zero(&self, x: &mut Acc<Self>) {
+        self.over("zero", x);
+    }
+
+    fn round(&self, x: &Acc<Self>) -> Act<Self> {
+        self.over("round", x);
+        self.alloc(x.rows(), x.cols())
+    }
+
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let out = self.alloc(a.rows(), b.rows());
+        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols());
+        out
+    }
+
+    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let out = self.alloc(a.rows(), b.cols());
+        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
+        out
+    }
+
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        expect("a b", out, a.rows(), b.cols());
+        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
+    }
+
+    fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
+        assert_eq!(a.rows(), b.rows(), "rows of {:?} and {:?}", a.shape(), b.shape());
+        expect("a^T b", out, a.cols(), b.cols());
+        let shape = [a.cols(), b.cols(), a.rows()];
+        self.op("matmul_tn_acc", shape);
+        self.pass(self.scratch.matmul_acc(shape));
+    }
+
+    fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self> {
+        expect("y", y, x.rows(), x.cols());
+        self.over("add", y);
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, _: &Act<Self>, _: f32) -> (Act<Self>, Acc<Self>) {
+        self.over("rmsnorm", x);
+        (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1))
+    }
+
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, _: &Act<Self>, _: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+        expect("r", &r, x.rows(), x.cols());
+        self.over("add_rmsnorm", x);
+        (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1))
+    }
+
+    fn rmsnorm_again(&self, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>) -> Act<Self> {
+        self.over("rmsnorm_again", x);
+        self.alloc(x.rows(), x.cols())
+    }
+
+    fn rmsnorm_bwd(&self, dy: Act<Self>, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>, dw: &mut Acc<Self>) -> Act<Self> {
+        expect("dy", &dy, x.rows(), x.cols());
+        expect("dw", dw, 1, x.cols());
+        self.over("rmsnorm_bwd", x);
+        self.pass(self.scratch.rmsnorm_bwd(x.rows(), x.cols()));
+        dy
+    }
+
+    fn rmsnorm_bwd_add(
+        &self,
+        dres: &Act<Self>,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self> {
+        expect("dres", dres, x.rows(), x.cols());
+        self.rmsnorm_bwd(dy, x, rstd, w, dw)
+    }
+
+    fn rope(&self, qkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
+        expect("qkv", &qkv, qkv.rows(), h.qkv_cols());
+        self.over("rope", &qkv);
+        qkv
+    }
+
+    fn rope_bwd(&self, dqkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
+        expect("dqkv", &dqkv, dqkv.rows(), h.qkv_cols());
+        self.over("rope_bwd", &dqkv);
+        dqkv
+    }
+
+    fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>) {
+        expect("qkv", qkv, starts.rows(), h.qkv_cols());
+        self.op("attention", [qkv.rows(), h.seq, h.query * h.dim]);
+        let out = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
+        self.pass(self.scratch.attention(h));
+        out
+    }
+
+    fn attention_bwd(
+        &self,
+        do_: &Act<Self>,
+        o: &Act<Self>,
+        _: &Acc<Self>,
+        qkv: &Act<Self>,
+        _: &Tensor<Self, u32>,
+        h: Heads,
+    ) -> Act<Self> {
+        expect("do", do_, qkv.rows(), h.out_cols());
+        expect("o", o, qkv.rows(), h.out_cols());
+        self.op("attention_bwd", [qkv.rows(), h.seq, h.query * h.dim]);
+        let dqkv = self.alloc(qkv.rows(), qkv.cols());
+        self.pass(self.scratch.attention_bwd(h));
+        dqkv
+    }
+
+    fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        self.over("swiglu", gate_up);
+        self.alloc(gate_up.rows(), gate_up.cols() / 2)
+    }
+
+    fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self> {
+        expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
+        self.over("swiglu_bwd", &gate_up);
+        gate_up
+    }
+
+    fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, _: usize) -> Act<Self> {
+        self.op("embed", [ids.len(), table.cols(), 1]);
+        self.alloc(ids.len(), table.cols())
+    }
+
+    fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, _: usize, dtable: &mut Acc<Self>) {
+        expect("dy", dy, ids.len(), dtable.cols());
+        self.over("embed_bwd", dy);
+    }
+
+    fn logits_rows(&self, cols: usize) -> usize {
+        self.scratch.logits_rows(cols)
+    }
+
+    fn xent_stats(&self, logits: &Act<Self>, _: &Tensor<Self, u32>, _: usize) -> Acc<Self> {
+        self.over("xent_stats", logits);
+        self.alloc(logits.rows(), 3)
+    }
+
+    fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self> {
+        self.over("xent_combine", stats);
+        self.alloc(stats.rows() / ranks, 3)
+    }
+
+    fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, _: &mut Acc<Self>) {
+        expect("statistics", stats, weights.len(), 3);
+        self.over("xent_totals", stats);
+    }
+
+    fn xent_grad(
+        &self,
+        logits: Act<Self>,
+        stats: &Acc<Self>,
+        _: &Tensor<Self, u32>,
+        _: &Acc<Self>,
+        _: Xent,
+    ) -> Act<Self> {
+        expect("statistics", stats, logits.rows(), 3);
+        self.over("xent_grad", &logits);
+        logits
+    }
+
+    fn pick(&self, _: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self> {
+        let part = self.alloc(ranges.iter().map(Range::len).sum(), 1);
+        self.over("pick", &part);
+        part
+    }
+
+    fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], _: &mut Acc<Self>) {
+        expect("the part", part, ranges.iter().map(Range::len).sum(), 1);
+        self.over("put", part);
+    }
+
+    fn sum_squares(&self, _: &Acc<Self>, range: Range<usize>, _: &mut Acc<Self>) {
+        self.op("sum_squares", [range.len(), 1, 1]);
+    }
+
+    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, _: f32) -> Acc<Self> {
+        expect("totals", totals, 1, 3);
+        self.over("clip_factor", square);
+        self.alloc(1, 2)
+    }
+
+    fn adamw(
+        &self,
+        g: &Acc<Self>,
+        _: &Acc<Self>,
+        master: &mut Acc<Self>,
+        _: &mut Acc<Self>,
+        _: &mut Acc<Self>,
+        _: AdamW,
+    ) -> Act<Self> {
+        assert_eq!(g.len(), master.len(), "elements of g and of its master");
+        self.over("adamw", master);
+        self.alloc(master.rows(), master.cols())
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Asserts that a tensor has the shape that an op needs of it.
+#[track_caller]
+fn expect<A: Elem, T: Elem>(what: &str, x: &Tensor<Dry<A>, T>, rows: usize, cols: usize) {
+    assert_eq!(x.shape(), (rows, cols), "the shape of {what}");
+}

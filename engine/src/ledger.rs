@@ -1,0 +1,76 @@
+//! The books of a backend's memory: which blocks are free, and what was taken. Numbers only, so that the
+//! CPU's pool and the dry run, which has no memory, keep them alike: one trace gives one usage.
+
+use std::collections::HashMap;
+
+/// What a backend's memory has handed out so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Blocks that had to be taken from the system.
+    pub allocations: u64,
+    /// Bytes taken from the system.
+    pub reserved: usize,
+    /// Bytes of the blocks that live now.
+    pub in_use: usize,
+    /// The most that `in_use` has been.
+    pub peak: usize,
+}
+
+/// Free blocks by size; `P` is what a block is known by.
+#[derive(Debug)]
+pub struct Ledger<P> {
+    free: HashMap<usize, Vec<P>>,
+    usage: Usage,
+}
+
+impl<P> Default for Ledger<P> {
+    fn default() -> Self {
+        Ledger { free: HashMap::new(), usage: Usage::default() }
+    }
+}
+
+impl<P> Ledger<P> {
+    /// A free block of just this size, or a new one.
+    pub fn take(&mut self, size: usize, new: impl FnOnce() -> P) -> P {
+        let block = self.free.get_mut(&size).and_then(Vec::pop).unwrap_or_else(|| {
+            self.usage.allocations += 1;
+            self.usage.reserved += size;
+            new()
+        });
+        self.usage.in_use += size;
+        self.usage.peak = self.usage.peak.max(self.usage.in_use);
+        block
+    }
+
+    pub fn give(&mut self, size: usize, block: P) {
+        self.usage.in_use -= size;
+        self.free.entry(size).or_default().push(block);
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// All free blocks with their sizes, for good.
+    pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> {
+        self.free.drain().flat_map(|(size, blocks)| blocks.into_iter().map(move |block| (size, block)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_block_of_its_size_is_taken_again() {
+        let mut books = Ledger::default();
+        let mut next = 0..;
+        let mut take = |books: &mut Ledger<i32>, size| books.take(size, || next.next().unwrap());
+        assert_eq!([take(&mut books, 64), take(&mut books, 64), take(&mut books, 128)], [0, 1, 2]);
+        books.give(64, 1);
+        assert_eq!([take(&mut books, 128), take(&mut books, 64)], [3, 1]);
+        books.give(128, 2);
+        assert_eq!(books.usage(), Usage { allocations: 4, reserved: 384, in_use: 256, peak: 384 });
+        assert_eq!(books.drain().collect::<Vec<_>>(), [(128, 2)]);
+    }
+}

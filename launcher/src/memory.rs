@@ -1,0 +1,87 @@
+//! The memory of a run: what each rank is going to take, whether its machine has that, and afterwards both
+//! side by side in `memory.json`.
+
+use engine::backend::Scratch;
+use engine::config::Config;
+use engine::cpu::{CpuScratch, Float};
+use engine::dry::Keep;
+use engine::error::{Error, Result};
+use engine::flops;
+use engine::ledger::Usage;
+use engine::mesh::Mesh;
+use engine::mpi::{Comm, host};
+use engine::place::Place;
+use engine::rehearsal::{Held, rehearse, shortened};
+use serde_json::json;
+use std::path::Path;
+
+pub const GIB: f64 = (1u64 << 30) as f64;
+
+/// What this rank is going to take on the CPU with `threads` threads; refused where the ranks of a machine
+/// together take more than it has. All ranks of `comm`, the mesh's order, call it together.
+pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize) -> Result<Usage> {
+    let scratch = CpuScratch::<A>::new(threads);
+    // First what needs no rehearsal: that of a model far too large would take long.
+    let place = Place::new(config, mesh.clone(), comm.rank());
+    must_fit(config, comm, Held::of::<A>(config, &place, &scratch as &dyn Scratch).sum())?;
+    let usage = rehearse::<A>(&shortened(config, mesh), mesh, comm.rank(), scratch, Keep::Totals, 1)?.usage;
+    must_fit(config, comm, usage.reserved)?;
+    Ok(usage)
+}
+
+/// `bytes` of each rank: those of one machine together must fit its memory.
+fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
+    let mine = host();
+    let all = comm.all_gather_bytes(format!("{bytes} {mine}").as_bytes());
+    let parse = |text: &Vec<u8>| {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let (bytes, host) = text.split_once(' ').expect("as it was written above");
+        (host == mine).then(|| bytes.parse::<f64>().expect("a number of bytes"))
+    };
+    let here: Vec<f64> = all.iter().filter_map(parse).collect();
+    comm.agree(fits(flops::parameters(&config.model), here.iter().sum::<f64>() / GIB, here.len(), have()))
+}
+
+fn fits(parameters: u64, need: f64, ranks: usize, have: Option<f64>) -> Result<()> {
+    let plural = if ranks == 1 { "" } else { "s" };
+    match have {
+        Some(have) if need > have => Err(Error::user(format!(
+            "[model]: {parameters} parameters need at least {need:.1} GiB for the {ranks} rank{plural} of this machine, \
+             which has {have:.1} GiB; take a smaller model, more memory or more machines"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// GiB of this machine, where it says so.
+fn have() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    total.map(|kib| kib * 1024.0 / GIB)
+}
+
+/// Leaves `memory.json` in the run's directory. All ranks call it together.
+pub fn write(dir: &Path, comm: &Comm, planned: Usage, used: Usage) -> Result<()> {
+    let of = |usage: Usage| json!({ "peak_bytes": usage.peak, "reserved_bytes": usage.reserved });
+    let mine = json!({ "rank": comm.rank(), "host": host(), "planned": of(planned), "used": of(used) });
+    let all = comm.all_gather_bytes(mine.to_string().as_bytes());
+    let all: Vec<serde_json::Value> = all.iter().map(|text| serde_json::from_slice(text).expect("as above")).collect();
+    let path = dir.join("memory.json");
+    let text = serde_json::to_string_pretty(&json!({ "ranks": all })).expect("text and numbers") + "\n";
+    let written = if comm.rank() == 0 { std::fs::write(&path, text).map_err(|e| Error::io(&path, e)) } else { Ok(()) };
+    comm.agree(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_do_not_fit_are_refused_with_both_numbers() {
+        assert!(fits(7, 9.9, 2, Some(10.0)).is_ok());
+        assert!(fits(7, 1e9, 2, None).is_ok());
+        let error = fits(7, 10.1, 2, Some(10.0)).unwrap_err().to_string();
+        let wanted = "7 parameters need at least 10.1 GiB for the 2 ranks of this machine, which has 10.0 GiB";
+        assert!(error.contains(wanted), "{error}");
+    }
+}
