@@ -38,6 +38,7 @@ pub mod optim;
 pub mod pipeline;
 // Floor 6: the run.
 pub mod checkpoint;
+pub mod parity;
 pub mod rehearsal;
 pub mod report;
 pub mod score;

@@ -29,6 +29,7 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    Parity(commands::parity::Args),
     Topology(commands::topology::Args),
     /// Make and look at token files
     Data(commands::data::Args),
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Train(args) if args.dry_run => alone(|| commands::train::dry_run(args)),
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
+        Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
         Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),

@@ -164,7 +164,7 @@ fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result
 }
 
 /// The vocabulary must hold every id of the data; each rank looks at its share of the files.
-fn check_ids(feed: &Feed, config: &Config, comm: &Comm) -> Result<()> {
+pub fn check_ids(feed: &Feed, config: &Config, comm: &Comm) -> Result<()> {
     let Some(worst) = feed.largest_id(comm.rank(), comm.size())? else {
         return Ok(());
     };

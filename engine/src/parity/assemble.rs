@@ -1,0 +1,87 @@
+//! The whole tensors from what the ranks hold of them; and whether each element is held, answered for once, and
+//! the same wherever it is held.
+
+use crate::config::Config;
+use crate::inventory::{TensorSpec, all_tensors};
+use crate::mesh::Mesh;
+use crate::place::Place;
+use crate::rect::Rect;
+
+/// The tensors in the order of the inventory.
+pub struct Assembled {
+    pub values: Vec<Vec<f32>>,
+    /// What is wrong, in words: of the first tensor, and of how many more.
+    pub fault: Option<String>,
+}
+
+/// One element as far as ranks have been looked at.
+#[derive(Clone, Copy, Default)]
+struct Element {
+    value: f32,
+    /// The first rank that holds it.
+    holder: Option<usize>,
+    /// Ranks that count it in the norm and save it.
+    answer: usize,
+    /// A rank that holds something else.
+    dissenter: Option<usize>,
+}
+
+/// `masters`: of each rank of `mesh` its shards, bucket after bucket.
+pub fn assemble(config: &Config, mesh: &Mesh, masters: &[&[f32]]) -> Assembled {
+    assert_eq!(masters.len(), mesh.ranks(), "weights of the mesh's ranks");
+    let specs = all_tensors(&config.model);
+    let mut tensors: Vec<Vec<Element>> = specs.iter().map(|spec| vec![Element::default(); spec.len()]).collect();
+    for (rank, masters) in masters.iter().enumerate() {
+        shards(config, mesh, rank, masters, |name, rect, answers, values| {
+            let i = specs.iter().position(|spec| spec.name == name).expect("a rank holds tensors of the model");
+            let width = specs[i].shape()[1];
+            let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * width + col));
+            places.zip(values).for_each(|(at, value)| tensors[i][at].add(rank, *value, answers));
+        });
+    }
+    let wrong = |(spec, tensor): (&TensorSpec, &Vec<Element>)| Some(format!("{} {}", spec.name, fault(tensor)?));
+    let mut wrong = specs.iter().zip(&tensors).filter_map(wrong);
+    let (first, more) = (wrong.next(), wrong.count());
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    let fault = first.map(|first| first + &more);
+    Assembled { values: tensors.iter().map(|tensor| tensor.iter().map(|e| e.value).collect()).collect(), fault }
+}
+
+/// Calls `each(tensor, rectangle, answers, elements)` for what `rank` has a master of.
+fn shards(config: &Config, mesh: &Mesh, rank: usize, masters: &[f32], mut each: impl FnMut(&str, &Rect, bool, &[f32])) {
+    let place = Place::new(config, mesh.clone(), rank);
+    let members = place.optimizer_members(config);
+    let me = members.iter().position(|&member| member == rank).expect("a rank is in its own group");
+    let answers = config.parallel.distributed_optimizer || place.dp.0 == 0;
+    let mut rest = masters;
+    for bucket in place.buckets(config) {
+        let shard = bucket.shard(me, members.len());
+        let (values, after) = rest.split_at(shard.len());
+        for part in bucket.parts(&shard) {
+            each(&part.tensor.name, &part.rect, part.owned && answers, &values[part.at..part.at + part.rect.len()]);
+        }
+        rest = after;
+    }
+    assert!(rest.is_empty(), "{} elements of rank {rank} are in no bucket", rest.len());
+}
+
+impl Element {
+    fn add(&mut self, rank: usize, value: f32, answers: bool) {
+        self.answer += usize::from(answers);
+        match self.holder {
+            None => (self.value, self.holder) = (value, Some(rank)),
+            Some(_) if value.to_bits() != self.value.to_bits() => self.dissenter = self.dissenter.or(Some(rank)),
+            Some(_) => {}
+        }
+    }
+}
+
+/// The first fault of a tensor.
+fn fault(tensor: &[Element]) -> Option<String> {
+    tensor.iter().find_map(|element| match element {
+        Element { holder: None, .. } => Some("is not held whole".to_string()),
+        Element { holder: Some(a), dissenter: Some(b), .. } => Some(format!("differs between ranks {a} and {b}")),
+        Element { answer: 1, .. } => None,
+        Element { answer, .. } => Some(format!("is answered for by {answer} ranks")),
+    })
+}

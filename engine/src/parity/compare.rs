@@ -1,0 +1,135 @@
+//! What a layout trained, held to what one rank did: losses, gradient norms, final weights; and what several
+//! ranks hold of the same, bit for bit.
+
+use super::assemble::assemble;
+use crate::config::Config;
+use crate::error::Result;
+use crate::inventory::all_tensors;
+use crate::mesh::Mesh;
+use crate::mpi::Comm;
+use serde::{Deserialize, Serialize};
+
+/// How far a layout may be from one rank.
+pub mod bounds {
+    /// Of a step's loss, relative.
+    pub const LOSS: f64 = 1e-5;
+    /// Of a step's gradient norm, relative.
+    pub const GRAD_NORM: f64 = 1e-4;
+    /// Of a tensor after the last step, as a share of the distance that it was trained.
+    pub const WEIGHTS: f64 = 1e-3;
+}
+
+/// What one rank has at the end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Loss and gradient norm of each step.
+    pub steps: Vec<[f64; 2]>,
+    /// Its shards of the master weights, bucket after bucket.
+    pub masters: Vec<f32>,
+}
+
+/// The one-rank run, tensor by tensor in the order of the inventory.
+pub struct Reference {
+    /// Loss and gradient norm of each.
+    pub steps: Vec<[f64; 2]>,
+    /// Before the first step.
+    pub first: Vec<Vec<f32>>,
+    /// After the last.
+    pub last: Vec<Vec<f32>>,
+}
+
+/// The largest differences of a layout from one rank, and what is wrong in words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub weights: f64,
+    pub faults: Vec<String>,
+}
+
+impl Run {
+    /// Steps, then weights.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let steps = (self.steps.len() as u64).to_le_bytes();
+        [&steps, bytemuck::cast_slice(&self.steps), bytemuck::cast_slice(&self.masters)].concat()
+    }
+
+    pub fn of_bytes(bytes: &[u8]) -> Run {
+        let (steps, rest) = bytes.split_at(8);
+        let steps = u64::from_le_bytes(steps.try_into().expect("eight bytes were split off")) as usize;
+        let (steps, masters) = rest.split_at(16 * steps);
+        Run { steps: bytemuck::pod_collect_to_vec(steps), masters: bytemuck::pod_collect_to_vec(masters) }
+    }
+}
+
+impl Reference {
+    /// On all ranks of `comm` what its first gives: the masters before the run of `config` on one rank, and the run.
+    pub fn shared(comm: &Comm, config: &Config, one: Option<(Vec<f32>, Run)>) -> Result<Reference> {
+        let bytes = |one: (Vec<f32>, Run)| (bytemuck::cast_slice(&one.0).to_vec(), one.1.to_bytes());
+        let (first, run) = one.map(bytes).unwrap_or_default();
+        let first: Vec<f32> = bytemuck::pod_collect_to_vec(&comm.broadcast_bytes(first));
+        let Run { steps, masters } = Run::of_bytes(&comm.broadcast_bytes(run));
+        let mesh = config.mesh(1)?;
+        let [first, last] = [first, masters].map(|masters: Vec<f32>| assemble(config, &mesh, &[&masters[..]]).values);
+        Ok(Reference { steps, first, last })
+    }
+}
+
+/// Of the runs of all ranks of `mesh`.
+pub fn outcome(config: &Config, mesh: &Mesh, runs: &[Run], reference: &Reference) -> Outcome {
+    let mut faults = Vec::new();
+    let [loss, grad_norm] = [("loss", bounds::LOSS), ("gradient norm", bounds::GRAD_NORM)];
+    let loss = steps(runs, reference, 0, loss, &mut faults);
+    let grad_norm = steps(runs, reference, 1, grad_norm, &mut faults);
+    let masters: Vec<&[f32]> = runs.iter().map(|run| &run.masters[..]).collect();
+    let held = assemble(config, mesh, &masters);
+    faults.extend(held.fault);
+    let weights = weights(config, &held.values, reference, &mut faults);
+    Outcome { loss, grad_norm, weights, faults }
+}
+
+/// The largest difference of one number of each step; a fault names the first step that is too far off.
+fn steps(
+    runs: &[Run],
+    reference: &Reference,
+    which: usize,
+    (name, bound): (&str, f64),
+    faults: &mut Vec<String>,
+) -> f64 {
+    let offs = runs[0].steps.iter().zip(&reference.steps).map(|(got, want)| off(got[which] - want[which], want[which]));
+    let offs: Vec<f64> = offs.collect();
+    if let Some(step) = offs.iter().position(|off| *off > bound) {
+        faults.push(format!("{name} from step {}", step + 1));
+    }
+    let bits = |run: &Run| run.steps.iter().map(|step| step[which].to_bits()).collect::<Vec<_>>();
+    if let Some(rank) = runs.iter().position(|run| bits(run) != bits(&runs[0])) {
+        faults.push(format!("{name} on rank {rank} is not rank 0's"));
+    }
+    offs.into_iter().fold(0.0, f64::max)
+}
+
+/// The largest difference of a tensor; a fault says how many are too far off, and which is the furthest.
+fn weights(config: &Config, got: &[Vec<f32>], reference: &Reference, faults: &mut Vec<String>) -> f64 {
+    let tensor =
+        |i: usize| off(distance(&got[i], &reference.last[i]), distance(&reference.first[i], &reference.last[i]));
+    let offs: Vec<f64> = (0..got.len()).map(tensor).collect();
+    let wrong = offs.iter().filter(|off| **off > bounds::WEIGHTS).count();
+    let worst = (0..offs.len()).max_by(|&a, &b| offs[a].total_cmp(&offs[b])).expect("a model has tensors");
+    if wrong > 0 {
+        faults.push(format!("weights of {wrong} tensors, worst {}", all_tensors(&config.model)[worst].name));
+    }
+    offs[worst]
+}
+
+/// |difference / size|; what is not a number is infinitely far off.
+fn off(difference: f64, size: f64) -> f64 {
+    match difference == 0.0 {
+        true => 0.0,
+        false => Some((difference / size).abs()).filter(|off| !off.is_nan()).unwrap_or(f64::INFINITY),
+    }
+}
+
+/// |a - b|
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum::<f64>().sqrt()
+}

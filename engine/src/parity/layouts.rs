@@ -1,0 +1,181 @@
+//! The layouts that are tried, and who trains which: pure functions, the same on every rank.
+
+use crate::config::{Config, Parallel, Recompute};
+use crate::error::Result;
+
+/// What may differ between runs that must train alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    pub tensor: usize,
+    pub pipeline: usize,
+    pub virtual_pipeline: usize,
+    pub data: usize,
+    pub sequence_parallel: bool,
+    pub distributed_optimizer: bool,
+    pub recompute: Recompute,
+}
+
+impl Layout {
+    /// What all others are held to.
+    pub const ONE: Layout = Layout {
+        tensor: 1,
+        pipeline: 1,
+        virtual_pipeline: 1,
+        data: 1,
+        sequence_parallel: false,
+        distributed_optimizer: false,
+        recompute: Recompute::None,
+    };
+
+    /// Every combination on at most `ranks` ranks, those of most ranks first. Sequence parallelism is for
+    /// several tensor-parallel ranks: on one it is the same either way.
+    pub fn all(ranks: usize) -> Vec<Layout> {
+        let mut all = Vec::new();
+        for (tensor, pipeline, data) in degrees(ranks) {
+            for virtual_pipeline in [1, 2] {
+                for distributed_optimizer in [true, false] {
+                    for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+                        let sequence_parallel = [true, false].into_iter().filter(|on| tensor > 1 || !on);
+                        all.extend(sequence_parallel.map(|sequence_parallel| Layout {
+                            tensor,
+                            pipeline,
+                            virtual_pipeline,
+                            data,
+                            sequence_parallel,
+                            distributed_optimizer,
+                            recompute,
+                        }));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.tensor * self.pipeline * self.data
+    }
+
+    /// One number for each axis.
+    pub fn axes(&self) -> [usize; 7] {
+        let (sequence, optimizer) = (self.sequence_parallel.into(), self.distributed_optimizer.into());
+        [self.tensor, self.pipeline, self.virtual_pipeline, self.data, sequence, optimizer, self.recompute as usize]
+    }
+
+    /// `base` at this layout, with the largest micro-batch up to its own that fits; an error where it cannot be.
+    pub fn config(&self, base: &Config) -> Result<Config> {
+        let own = self.checked(base, base.train.micro_batch_size);
+        let smaller = (1..base.train.micro_batch_size).rev();
+        own.or_else(|why| smaller.flat_map(|size| self.checked(base, size)).next().ok_or(why))
+    }
+
+    fn checked(&self, base: &Config, micro_batch_size: usize) -> Result<Config> {
+        let mut config = base.clone();
+        config.train.micro_batch_size = micro_batch_size;
+        config.train.recompute = self.recompute;
+        config.parallel = Parallel {
+            tensor: self.tensor,
+            pipeline: self.pipeline,
+            virtual_pipeline: self.virtual_pipeline,
+            sequence_parallel: self.sequence_parallel,
+            distributed_optimizer: self.distributed_optimizer,
+            layers: None,
+            ranks: None,
+            ..config.parallel
+        };
+        // Through its text: what a run would be refused for, this is refused for.
+        let config = Config::from_resolved(&config.to_toml())?;
+        config.mesh(self.ranks()).map(|_| config)
+    }
+}
+
+/// (tensor, pipeline, data) on at most `ranks` ranks, most ranks first.
+fn degrees(ranks: usize) -> Vec<(usize, usize, usize)> {
+    let mut all = Vec::new();
+    for tensor in [8, 4, 2, 1] {
+        for pipeline in [4, 2, 1] {
+            all.extend([4, 2, 1].map(|data| (tensor, pipeline, data)));
+        }
+    }
+    let used = |&(t, p, d): &(usize, usize, usize)| t * p * d;
+    all.retain(|degrees| used(degrees) <= ranks);
+    all.sort_by_key(|degrees| std::cmp::Reverse(used(degrees)));
+    all
+}
+
+/// Layouts of one size, trained side by side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shift {
+    /// Of a layout.
+    pub ranks: usize,
+    /// What each block of so many neighbouring ranks trains, one after another: indices of the layouts.
+    pub blocks: Vec<Vec<usize>>,
+}
+
+impl Shift {
+    /// The block that `rank` is in, unless it is left over.
+    pub fn block_of(&self, rank: usize) -> Option<usize> {
+        Some(rank / self.ranks).filter(|&block| block < self.blocks.len())
+    }
+}
+
+/// Deals layouts of these sizes to `ranks` ranks: the largest first, and as many at once as there is room for.
+pub fn shifts(sizes: &[usize], ranks: usize) -> Vec<Shift> {
+    let mut different: Vec<usize> = sizes.to_vec();
+    different.sort_unstable_by(|a, b| b.cmp(a));
+    different.dedup();
+    let shift = |size: usize| {
+        assert!((1..=ranks).contains(&size), "a layout of {size} ranks on {ranks}");
+        let mut blocks = vec![Vec::new(); ranks / size];
+        let those = (0..sizes.len()).filter(|&i| sizes[i] == size);
+        let n = blocks.len();
+        those.enumerate().for_each(|(turn, i)| blocks[turn % n].push(i));
+        Shift { ranks: size, blocks }
+    };
+    different.into_iter().map(shift).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parity::pairwise;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn every_layout_is_trained_once_and_fairly(ranks in 1usize..17, sizes in prop::collection::vec(1usize..17, 0..60)) {
+            let sizes: Vec<usize> = sizes.into_iter().map(|size| size.min(ranks)).collect();
+            let shifts = shifts(&sizes, ranks);
+            let mut seen: Vec<usize> = Vec::new();
+            for shift in &shifts {
+                prop_assert!(shift.blocks.len() * shift.ranks <= ranks);
+                let lengths: Vec<usize> = shift.blocks.iter().map(Vec::len).collect();
+                prop_assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1);
+                prop_assert!(shift.blocks.iter().flatten().all(|&i| sizes[i] == shift.ranks));
+                seen.extend(shift.blocks.iter().flatten());
+            }
+            prop_assert!(shifts.is_sorted_by(|a, b| a.ranks > b.ranks));
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..sizes.len()).collect::<Vec<_>>());
+            let placed = (0..ranks).filter(|&rank| shifts.iter().all(|shift| shift.block_of(rank).is_some())).count();
+            prop_assert!(sizes.is_empty() || placed > 0);
+        }
+    }
+
+    #[test]
+    fn the_axes_are_those_of_the_issue() {
+        let all = Layout::all(8);
+        let axis = |i: usize| all.iter().map(|layout| layout.axes()[i]).collect::<BTreeSet<_>>();
+        let want: [&[usize]; 7] = [&[1, 2, 4, 8], &[1, 2, 4], &[1, 2], &[1, 2, 4], &[0, 1], &[0, 1], &[0, 1, 2]];
+        for (i, want) in want.into_iter().enumerate() {
+            assert_eq!(axis(i), want.iter().copied().collect(), "axis {i}");
+        }
+        let different: BTreeSet<[usize; 7]> = all.iter().map(Layout::axes).collect();
+        assert_eq!(different.len(), all.len());
+        assert!(all.iter().all(|layout| layout.ranks() <= 8));
+        // Some 20 stand for all.
+        let few = pairwise(&all.iter().map(Layout::axes).collect::<Vec<_>>());
+        assert!((12..=24).contains(&few.len()), "{} of {}", few.len(), all.len());
+    }
+}

@@ -1,0 +1,63 @@
+//! One layout, trained from the first weights to the last step, and what of it is compared.
+
+use super::compare::{self, Outcome, Reference, Run};
+use crate::backend::Backend;
+use crate::batch::Samples;
+use crate::checkpoint::HuggingFace;
+use crate::clock::{Clock, Phase};
+use crate::config::{Config, Load};
+use crate::cpu::Cpu;
+use crate::error::Result;
+use crate::mpi::Comm;
+use crate::trainer::Trainer;
+use crate::{init, state};
+use std::rc::Rc;
+
+type Cpu32 = Cpu<f32>;
+
+/// The one-rank run: the weights before it, and itself.
+pub fn alone(config: &Config, data: &dyn Samples) -> Result<(Vec<f32>, Run)> {
+    let mut trainer = trainer(Cpu::new(1), config, 1, 0)?;
+    let before = masters(&trainer);
+    Ok((before, train(&mut trainer, data)?))
+}
+
+/// Trains on the ranks of `comm`, all of them, and compares. The outcome is the same on all.
+pub fn of(comm: &Comm, config: &Config, data: &dyn Samples, reference: &Reference) -> Result<Outcome> {
+    // A communicator of its own, which goes with the trainer.
+    let ranks = Rc::new(comm.split(0, comm.rank()));
+    let mut trainer = trainer(Cpu::of(ranks, 1), config, comm.size(), comm.rank())?;
+    let run = train(&mut trainer, data)?;
+    let runs: Vec<Run> = comm.all_gather_bytes(&run.to_bytes()).iter().map(|bytes| Run::of_bytes(bytes)).collect();
+    Ok(compare::outcome(config, &trainer.place.mesh, &runs, reference))
+}
+
+fn trainer(b: Cpu32, config: &Config, ranks: usize, rank: usize) -> Result<Trainer<Cpu32>> {
+    let mut trainer = Trainer::new(b, config.clone(), config.mesh(ranks)?, rank);
+    match &config.train.load {
+        Load::Random => state::load_weights(&mut trainer, |tensor, rect, out| {
+            init::fill(&config.model, config.train.seed, tensor, rect, out);
+            Ok(())
+        })?,
+        Load::HuggingFace(from) => {
+            let weights = HuggingFace::open(from, &config.model)?;
+            state::load_weights(&mut trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out))?;
+        }
+    }
+    trainer.publish();
+    Ok(trainer)
+}
+
+fn train(trainer: &mut Trainer<Cpu32>, data: &dyn Samples) -> Result<Run> {
+    let mut steps = Vec::new();
+    for _ in 0..trainer.config.train.steps {
+        let report = trainer.step(data, &mut Clock::start(Phase::Data))?;
+        steps.push([report.loss, report.grad_norm]);
+    }
+    Ok(Run { steps, masters: masters(trainer) })
+}
+
+/// This rank's shards, bucket after bucket.
+fn masters(trainer: &Trainer<Cpu32>) -> Vec<f32> {
+    trainer.optim.shards.iter().flat_map(|shard| trainer.b.download(&shard.master)).collect()
+}

@@ -1,0 +1,54 @@
+//! Every layout trains as one rank does: the program's own `parity`, on the models made for it.
+
+use crate::common::{Outcome, engine, finish, mpirun};
+
+const MODELS: [&str; 2] = ["configs/parity.toml", "configs/parity-tied.toml"];
+
+fn parity(config: &str, args: &[&str]) -> Outcome {
+    finish(mpirun(8).args(["parity", "--config", config]).args(args))
+}
+
+/// The lines of the table that end in this.
+fn lines<'a>(outcome: &'a Outcome, verdict: &str) -> Vec<&'a str> {
+    outcome.stdout.lines().filter(|line| line.starts_with('│') && line.contains(verdict)).collect()
+}
+
+#[test]
+fn some_layouts_that_stand_for_all_agree() {
+    for model in MODELS {
+        let outcome = parity(model, &["--verbose"]).succeeded();
+        println!("{}", outcome.stdout);
+        let agree = lines(&outcome, "agrees").len();
+        assert!((12..40).contains(&agree), "{agree} layouts");
+        assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train as one rank does")));
+        // The models have no layer for eight chunks, and one stage has nobody to interleave with.
+        let skipped = |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
+        assert!(
+            skipped("more chunks than model.num_hidden_layers") && skipped("interleaving wants parallel.pipeline > 1")
+        );
+    }
+}
+
+#[test]
+fn fewer_ranks_try_fewer_layouts() {
+    let outcome = parity(MODELS[0], &["--ranks", "3", "--set", "train.steps=1"]).succeeded();
+    let of_two = |line: &str| line.split('┆').take(4).filter(|cell| cell.contains('2')).count() <= 2;
+    let agree = lines(&outcome, "agrees");
+    assert!(agree.len() > 5 && agree.iter().all(|line| of_two(line) && !line.contains("│  4")), "{}", outcome.stdout);
+}
+
+/// Weights thrown far off magnify the last bit of a sum; no layout has the losses of another.
+#[test]
+fn layouts_that_do_not_agree_fail_with_the_place() {
+    let args = ["--ranks", "2", "--set", "optimizer.lr=30", "--set", "optimizer.warmup_steps=0"];
+    let outcome = parity(MODELS[0], &args).refused(1, &["layouts do not train as one rank does"]);
+    let fail = lines(&outcome, "FAILS");
+    assert!(!fail.is_empty() && fail.iter().all(|line| line.contains("from step")), "{}", outcome.stdout);
+}
+
+#[test]
+fn ranks_that_are_not_there_are_the_users_mistake() {
+    finish(engine().args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 8", MODELS[0]]);
+    finish(mpirun(2).args(["parity", "--ranks", "4", "--config", MODELS[0]])).refused(2, &["--ranks 4", "1 to 2"]);
+    finish(mpirun(2).args(["parity", "--config", "configs/none.toml"])).refused(2, &["configs/none.toml"]);
+}
