@@ -60,11 +60,14 @@ fn every_layout() {
 fn layouts(ranks: usize) -> Vec<&'static str> {
     let apart = "distributed_optimizer = false";
     let held = "tensor = 2\nsequence_parallel = false";
+    let interleaved = "pipeline = 2\nvirtual_pipeline = 2";
+    let both = "tensor = 2\npipeline = 2";
+    let both_interleaved = "tensor = 2\npipeline = 2\nvirtual_pipeline = 2";
     match ranks {
         1 => vec![""],
-        2 => vec!["", apart, "tensor = 2", held, "pipeline = 2", "pipeline = 2\nvirtual_pipeline = 2"],
-        4 => vec!["tensor = 4", "tensor = 2\npipeline = 2\nvirtual_pipeline = 2", "pipeline = 4", held],
-        8 => vec!["tensor = 2\npipeline = 2", "tensor = 4\npipeline = 2"],
+        2 => vec!["", apart, "tensor = 2", held, "pipeline = 2", interleaved],
+        4 => vec!["tensor = 4", both, both_interleaved, "pipeline = 4", held, interleaved, "tensor = 2", apart],
+        8 => vec![both, both_interleaved, "tensor = 4\npipeline = 2", "tensor = 4", "pipeline = 4"],
         other => panic!("no layouts of {other} ranks"),
     }
 }
