@@ -2,6 +2,8 @@
 //!
 //! The driver is loaded when it is first asked for, so the program starts on machines without one.
 
+pub mod args;
+pub mod geometry;
 pub mod links;
 
 use cudarc::driver::{DriverError, result, sys};

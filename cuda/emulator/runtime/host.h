@@ -1,0 +1,200 @@
+// The host half of `prim.cuh`: the same names, each a call into the emulator that says whose line it is.
+#pragma once
+#include "warp.h"
+#include <cmath>
+#include <cstring>
+
+using emu::Loc;
+
+#define HERE , Loc at_ = Loc::current()
+#define HERE_ONLY Loc at_ = Loc::current()
+#define AT , at_
+#define AT_ONLY at_
+#define DEVICE [[maybe_unused]] static inline
+#define UNROLL
+#define KERNEL(name, Args, threads)                                                                                     \
+    static void name##_body([[maybe_unused]] const Args& a);                                                                             \
+    extern "C" int emu_##name(const Args* a, const Launch* launch, Report* report) {                                    \
+        auto body = [](const void* a) { name##_body(*static_cast<const Args*>(a)); };                                   \
+        return emu::launch(#name, threads, body, a, launch, report);                                                    \
+    }                                                                                                                   \
+    static void name##_body([[maybe_unused]] const Args& a)
+
+// A NaN that arithmetic hands on: what registers hold before they are set.
+constexpr u32 POISON = 0xffdeadbeu;
+
+DEVICE float f32_of(u32 bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+DEVICE u32 bits_of(float x) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+DEVICE void set(u32 v, Loc at) {
+    if (v == POISON) emu::machine->fail(emu::machine->index(), at, "unset: a register is used that was never set");
+}
+DEVICE void set(float v, Loc at) { set(bits_of(v), at); }
+DEVICE void set(const V16& v, Loc at) {
+    for (u32 w : v.w) set(w, at);
+}
+template <class T> DEVICE void set(const T&, Loc) {}
+
+template <class T, int N> struct Reg {
+    static_assert(sizeof(T) == 4, "a register has four bytes");
+    T v[N];
+    Reg() {
+        for (T& x : v) memcpy(&x, &POISON, 4);
+    }
+    T& operator[](int i) { return v[check(i)]; }
+    const T& operator[](int i) const { return v[check(i)]; }
+    static int check(int i) {
+        if (i < 0 || i >= N) emu::machine->fail(emu::machine->index(), Loc::current(), "register %d of %d", i, N);
+        return i;
+    }
+};
+
+// -- who am I --
+
+DEVICE u32 thread() { return emu::machine->index(); }
+DEVICE u32 threads() { return emu::machine->size(); }
+DEVICE u32 block() { return emu::machine->block[0]; }
+DEVICE u32 block_y() { return emu::machine->block[1]; }
+DEVICE u32 block_z() { return emu::machine->block[2]; }
+DEVICE u32 blocks() { return emu::machine->launch.grid[0]; }
+
+// -- numbers --
+
+DEVICE float fmadd(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE double fmadd(double a, double b, double c) { return fma(a, b, c); }
+DEVICE float div_rn(float a, float b) { return a / b; }
+DEVICE float sqrt_rn(float a) { return sqrtf(a); }
+// As `.ftz`: subnormals are zero, going in and coming out.
+DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
+DEVICE float fast_exp2(float a) { return flushed(exp2f(flushed(a))); }
+DEVICE float fast_rcp(float a) { return flushed(1.0f / flushed(a)); }
+DEVICE float fast_rsqrt(float a) { return flushed(1.0f / sqrtf(flushed(a))); }
+DEVICE u32 bf16_of(float x) {
+    u32 bits = bits_of(x);
+    return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+DEVICE u32 pack2(float low, float high HERE) {
+    set(low, at_);
+    set(high, at_);
+    return bf16_of(low) | bf16_of(high) << 16;
+}
+
+// -- global memory --
+
+template <class T> DEVICE void inside(View<T> x, u64 i, u64 n, Loc at) {
+    if (i + n > x.n || i + n < n) {
+        emu::machine->fail(emu::machine->index(), at, "out of bounds: elements %llu .. %llu of %llu", i, i + n, x.n);
+    }
+}
+template <class T> DEVICE void wide(View<T> x, u64 i, Loc at) {
+    inside(x, i, 16 / sizeof(T), at);
+    if (reinterpret_cast<u64>(x.p + i) % 16) {
+        emu::machine->fail(emu::machine->index(), at, "misaligned: sixteen bytes from element %llu on", i);
+    }
+}
+template <class T> DEVICE T ld(View<T> x, u64 i HERE) {
+    inside(x, i, 1, at_);
+    return x.p[i];
+}
+template <class T> DEVICE void st(View<T> x, u64 i, T v HERE) {
+    inside(x, i, 1, at_);
+    set(v, at_);
+    x.p[i] = v;
+}
+template <class T> DEVICE V16 ld16(View<T> x, u64 i HERE) {
+    wide(x, i, at_);
+    V16 v;
+    memcpy(&v, x.p + i, 16);
+    return v;
+}
+template <class T> DEVICE void st16(View<T> x, u64 i, V16 v HERE) {
+    wide(x, i, at_);
+    set(v, at_);
+    memcpy(x.p + i, &v, 16);
+}
+
+// -- the block --
+
+DEVICE void sync(HERE_ONLY) { emu::machine->wait(emu::At::barrier, at_); }
+DEVICE void warp_sync(HERE_ONLY) {
+    emu::WarpOp op{emu::WarpOp::sync};
+    emu::together(op, at_);
+}
+DEVICE u32 shfl(u32 v, u32 lane HERE) {
+    set(v, at_);
+    emu::WarpOp op{emu::WarpOp::shuffle, v, lane};
+    emu::together(op, at_);
+    return op.value;
+}
+DEVICE u32 shfl_xor(u32 v, u32 mask HERE) { return shfl(v, thread() % 32 ^ mask AT); }
+
+// -- shared memory --
+
+DEVICE u32 shared_base() { return emu::Shared::BASE; }
+DEVICE u32 lds(u32 at HERE) {
+    u32 v;
+    emu::machine->shared.read(thread(), at, &v, 4, at_);
+    return v;
+}
+DEVICE void sts(u32 at, u32 v HERE) {
+    set(v, at_);
+    emu::machine->shared.write(thread(), at, &v, 4, at_);
+}
+DEVICE V16 lds16(u32 at HERE) {
+    V16 v;
+    emu::machine->shared.read(thread(), at, &v, 16, at_);
+    return v;
+}
+DEVICE void sts16(u32 at, V16 v HERE) {
+    set(v, at_);
+    emu::machine->shared.write(thread(), at, &v, 16, at_);
+}
+
+template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes HERE) {
+    if (bytes > 16) emu::machine->fail(thread(), at_, "a cp.async of %u bytes", bytes);
+    inside(x, bytes ? i : 0, (bytes + sizeof(T) - 1) / sizeof(T), at_);
+    auto from = reinterpret_cast<const char*>(bytes ? x.p + i : x.p);
+    if (reinterpret_cast<u64>(from) % 16) emu::machine->fail(thread(), at_, "misaligned: a cp.async from element %llu on", i);
+    emu::Copying copy{to, from, bytes};
+    emu::machine->shared.fly(thread(), copy, at_);
+    emu::machine->threads[thread()].open.push_back(copy);
+}
+DEVICE void cp_commit() {
+    auto& me = emu::machine->threads[thread()];
+    me.groups.push_back(std::move(me.open));
+    me.open.clear();
+}
+// Copies land no sooner than they must.
+template <int N> DEVICE void cp_wait(HERE_ONLY) {
+    auto& me = emu::machine->threads[thread()];
+    while (me.groups.size() > N) {
+        for (const auto& copy : me.groups.front()) emu::machine->shared.land(thread(), copy, at_);
+        me.groups.erase(me.groups.begin());
+    }
+}
+
+// -- tensor cores --
+
+DEVICE void ldmatrix(Reg<u32, 4>& d, u32 at HERE) {
+    emu::WarpOp op{emu::WarpOp::ldmatrix, at, 0, d.v};
+    emu::together(op, at_);
+}
+DEVICE void ldmatrix_trans(Reg<u32, 4>& d, u32 at HERE) {
+    emu::WarpOp op{emu::WarpOp::ldmatrix_trans, at, 0, d.v};
+    emu::together(op, at_);
+}
+DEVICE void mma(Reg<float, 4>& c, const Reg<u32, 4>& a, u32 b0, u32 b1 HERE) {
+    emu::WarpOp op{emu::WarpOp::mma, 0, 0, nullptr, c.v, {a[0], a[1], a[2], a[3]}, {b0, b1}};
+    for (float x : c.v) set(x, at_);
+    for (u32 x : a.v) set(x, at_);
+    set(b0, at_);
+    set(b1, at_);
+    emu::together(op, at_);
+}

@@ -1,0 +1,191 @@
+// The scheduler: runs what is ready, releases barriers, and says who waits for whom where nothing moves any more.
+#include "machine.h"
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+namespace emu {
+
+thread_local Machine* machine = nullptr;
+
+namespace {
+constexpr size_t STACK = 64 << 10;
+// Tops of stacks lie apart, or they would all want the same lines of the cache.
+constexpr size_t STAGGER = 192;
+thread_local std::unique_ptr<char[]> stacks;
+thread_local size_t stacks_for = 0;
+
+char* stack_of(uint32_t thread) { return stacks.get() + thread * (STACK + STAGGER); }
+
+const char* name_of(const char* path) {
+    const char* slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+}  // namespace
+
+Machine::Machine(const char* kernel, Body body, const void* args, const Launch& launch, Report& report)
+    : launch(launch), report(report), shared(*this, launch.shared), kernel(kernel), body(body), args(args),
+      seed(launch.schedule * 0x9e3779b97f4a7c15u + 1) {
+    if (stacks_for < launch.block) {
+        stacks_for = launch.block;
+        stacks.reset(new char[stacks_for * (STACK + STAGGER)]);
+    }
+    for (uint32_t t = 0; t < launch.block; t++) order.push_back(launch.schedule == 1 ? launch.block - 1 - t : t);
+}
+
+uint64_t Machine::random() {
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    return seed ^= seed << 17;
+}
+
+void Machine::order_threads() {
+    if (launch.schedule < 2) return;
+    for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random() % i]);
+}
+
+void Machine::begin() {
+    Machine& m = *machine;
+    m.body(m.args);
+    m.wait(At::done, Loc::current());
+    __builtin_unreachable();
+}
+
+int Machine::run() {
+    Machine* outer = std::exchange(machine, this);
+    uint64_t count = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+    std::vector<uint64_t> all(count);
+    for (uint64_t i = 0; i < count; i++) all[i] = launch.schedule == 1 ? count - 1 - i : i;
+    for (uint64_t i = count; launch.schedule > 1 && i > 1; i--) std::swap(all[i - 1], all[random() % i]);
+    for (uint64_t b : all) {
+        block[0] = b % launch.grid[0];
+        block[1] = b / launch.grid[0] % launch.grid[1];
+        block[2] = b / launch.grid[0] / launch.grid[1];
+        run_block();
+        if (failed) break;
+    }
+    machine = outer;
+    return failed;
+}
+
+void Machine::run_block() {
+    uint32_t n = launch.block;
+    threads.assign(n, Thread());
+    seen.assign(n / 32, std::vector<uint32_t>(n, 0));
+    shared.clear();
+    for (uint32_t t = 0; t < n; t++) threads[t].fiber.start(begin, stack_of(t), STACK);
+    while (!failed) {
+        order_threads();
+        if (run_ready()) continue;
+        if (failed || std::all_of(threads.begin(), threads.end(), [](auto& t) { return t.at == At::done; })) return;
+        release();
+    }
+}
+
+bool Machine::run_ready() {
+    bool moved = false;
+    for (uint32_t t : order) {
+        if (threads[t].at != At::ready) continue;
+        moved = true;
+        current = t;
+        report.switches++;
+        Fiber::go(scheduler, threads[t].fiber);
+        if (failed) return false;
+    }
+    return moved;
+}
+
+void Machine::wait(At at, Loc loc) {
+    Thread& me = threads[current];
+    me.at = at;
+    me.loc = loc;
+    Fiber::go(me.fiber, scheduler);
+}
+
+// Nobody can run: either all are at one barrier, or they wait for each other for ever.
+void Machine::release() {
+    auto same = [&](const Thread& t) {
+        return t.at == At::barrier && t.loc.line() == threads[0].loc.line() && t.loc.column() == threads[0].loc.column();
+    };
+    if (!std::all_of(threads.begin(), threads.end(), same)) return explain();
+    for (auto& known : seen) {
+        for (uint32_t t = 0; t < launch.block; t++) known[t] = threads[t].clock;
+    }
+    for (Thread& t : threads) {
+        t.clock++;
+        t.at = At::ready;
+    }
+}
+
+void Machine::know_warp(uint32_t warp) {
+    for (uint32_t t = warp * 32; t < warp * 32 + 32; t++) seen[warp][t] = threads[t].clock++;
+}
+
+void Machine::explain() {
+    auto find = [&](auto wanted) {
+        return uint32_t(std::find_if(threads.begin(), threads.end(), wanted) - threads.begin());
+    };
+    uint32_t n = launch.block;
+    if (uint32_t t = find([](auto& t) { return t.at == At::warp; }); t < n) {
+        uint32_t first = t / 32 * 32, other = first;
+        while (other < first + 31 && threads[other].at == At::warp && threads[other].op == nullptr) other++;
+        for (uint32_t o = first; o < first + 32; o++) {
+            bool apart = threads[o].at != At::warp || threads[o].loc.line() != threads[t].loc.line() ||
+                         threads[o].loc.column() != threads[t].loc.column();
+            if (apart) other = o;
+        }
+        const char* how = threads[other].at == At::done ? "has left the kernel" : "waits elsewhere";
+        return complain(t, threads[t].loc, "divergence: the warp's lanes do not all come here; thread %u %s (line %u)",
+                        other, how, threads[other].at == At::done ? 0 : threads[other].loc.line());
+    }
+    uint32_t at = find([](auto& t) { return t.at == At::barrier; });
+    if (uint32_t gone = find([](auto& t) { return t.at == At::done; }); gone < n) {
+        return complain(at, threads[at].loc, "divergence: a barrier waits for thread %u, which has left the kernel", gone);
+    }
+    uint32_t other = find([&](auto& t) { return t.loc.line() != threads[at].loc.line(); });
+    complain(at, threads[at].loc, "divergence: thread %u waits at another barrier (line %u)", other % n,
+             threads[other % n].loc.line());
+}
+
+void Machine::write_report(uint32_t thread, Loc loc, const char* format, va_list values) {
+    failed = true;
+    for (int i = 0; i < 3; i++) report.block[i] = block[i];
+    report.thread = thread;
+    report.line = loc.line();
+    snprintf(report.kernel, sizeof report.kernel, "%s", kernel);
+    snprintf(report.file, sizeof report.file, "%s", name_of(loc.file_name()));
+    vsnprintf(report.text, sizeof report.text, format, values);
+}
+
+void Machine::complain(uint32_t thread, Loc loc, const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    write_report(thread, loc, format, values);
+    va_end(values);
+}
+
+void Machine::fail(uint32_t thread, Loc loc, const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    write_report(thread, loc, format, values);
+    va_end(values);
+    Fiber::go(threads[current].fiber, scheduler);
+    __builtin_unreachable();
+}
+
+int launch(const char* kernel, uint32_t limit, Body body, const void* args, const Launch* launch, Report* report) {
+    *report = Report{};
+    bool sound = launch->block && launch->block % 32 == 0 && launch->block <= limit && launch->shared <= 227u << 10 &&
+                 launch->grid[0] && launch->grid[1] && launch->grid[2];
+    if (!sound) {
+        snprintf(report->kernel, sizeof report->kernel, "%s", kernel);
+        snprintf(report->text, sizeof report->text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
+                 launch->grid[0], launch->grid[1], launch->grid[2], launch->block, limit, launch->shared);
+        return 1;
+    }
+    return Machine(kernel, body, args, *launch, *report).run();
+}
+
+}  // namespace emu

@@ -1,0 +1,25 @@
+// What crosses the border to Rust: how to launch, and what went wrong. `src/ffi.rs` has the same structs.
+#pragma once
+#include <cstdint>
+
+struct Launch {
+    uint32_t grid[3];
+    uint32_t block;
+    uint32_t shared;
+    // 0 in order, 1 reversed, others: seeds of random orders.
+    uint32_t schedule;
+};
+static_assert(sizeof(Launch) == 24, "as in ffi.rs");
+
+struct Report {
+    // Bank conflicts: how many more passes ldmatrix needed than without any.
+    uint64_t conflicts;
+    uint64_t switches;
+    uint32_t block[3];
+    uint32_t thread;
+    uint32_t line;
+    char kernel[32];
+    char file[32];
+    char text[196];
+};
+static_assert(sizeof(Report) == 296, "as in ffi.rs");

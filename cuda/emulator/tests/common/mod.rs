@@ -1,0 +1,66 @@
+//! Random inputs, and what a kernel's result is held to: its op on the CPU.
+
+use engine::backend::{Act, Backend};
+use engine::cpu::Cpu;
+use half::bf16;
+
+/// Numbers from a seed, about normal, times `scale`.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn uniform(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    pub fn f32(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| (0..4).map(|_| self.uniform() - 0.5).sum::<f32>() * 1.7 * scale).collect()
+    }
+
+    pub fn bf16(&mut self, n: usize, scale: f32) -> Vec<bf16> {
+        self.f32(n, scale).into_iter().map(bf16::from_f32).collect()
+    }
+}
+
+/// The CPU's op in the kernels' precision, and in f32 as the judge of both.
+pub fn cpus() -> (Cpu<bf16>, Cpu<f32>) {
+    (Cpu::new(1), Cpu::new(1))
+}
+
+/// A matrix of activations on that CPU.
+pub fn act<A: engine::cpu::Float>(cpu: &Cpu<A>, x: &[bf16], rows: usize, cols: usize) -> Act<Cpu<A>> {
+    let host = x.iter().map(|x| A::store(x.to_f32())).collect::<Vec<_>>();
+    cpu.upload(&host, rows, cols)
+}
+
+/// Every element of `got` is at most twice as far from the exact result as the CPU's bf16 is, plus one rounding,
+/// plus what f32 loses of terms as large as the row's largest (`cols` elements a row) and of subnormal factors.
+#[track_caller]
+pub fn near(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize) {
+    assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");
+    for (row, exact) in exact.chunks(cols).enumerate() {
+        let largest = exact.iter().fold(0.0f32, |m, e| m.max(e.abs()));
+        for (col, &exact) in exact.iter().enumerate() {
+            let (got, plain) = (got[row * cols + col].to_f32(), plain[row * cols + col].to_f32());
+            let allowed = 2.0 * (plain - exact).abs() + exact.abs() / 256.0 + largest * 1e-6 + 1e-29;
+            assert!((got - exact).abs() <= allowed, "{what}: ({row}, {col}) is {got}, not {exact}; bf16 gives {plain}");
+        }
+    }
+}
+
+/// The same for f32: within `relative` of the row's largest.
+#[track_caller]
+pub fn close(what: &str, got: &[f32], exact: &[f32], relative: f32) {
+    assert_eq!(got.len(), exact.len(), "{what}");
+    let largest = exact.iter().fold(0.0f32, |m, e| m.max(e.abs()));
+    for (at, (got, exact)) in got.iter().zip(exact).enumerate() {
+        let allowed = exact.abs().max(largest) * relative;
+        assert!((got - exact).abs() <= allowed, "{what}: element {at} is {got}, not {exact}");
+    }
+}

@@ -1,0 +1,125 @@
+//! RMSNorm's kernels against the CPU's op.
+
+mod common;
+
+use common::{Random, act, close, cpus, near};
+use emulator::ops::{self, Norm};
+use emulator::{SCHEDULES, Schedule};
+use engine::backend::Backend;
+use half::bf16;
+
+/// Rows and columns: one of each, odd, beside a vector of 8, beside a warp's and a block's part.
+const SHAPES: [(usize, usize); 12] =
+    [(1, 1), (3, 7), (2, 8), (5, 9), (4, 255), (2, 256), (33, 40), (3, 511), (2, 520), (9, 1032), (3, 4096), (2, 5001)];
+const SCALES: [f32; 3] = [1.0, 1e-6, 1e6];
+const EPS: f32 = 1e-5;
+const NAN: bf16 = bf16::NAN;
+
+/// x, r or dy, dres, w of a shape.
+fn inputs(rows: usize, d: usize, scale: f32) -> [Vec<bf16>; 4] {
+    let mut random = Random::new((rows * 31 + d) as u64);
+    let [x, y, z] = [scale, 1.0, 0.5].map(|s| random.bf16(rows * d, s));
+    [x, y, z, random.bf16(d, 1.0)]
+}
+
+#[test]
+fn forward_and_again() {
+    let (cpu, judge) = cpus();
+    for ((rows, d), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+        let [x, _, _, w] = inputs(rows, d, scale);
+        let (plain, plain_rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), &act(&cpu, &w, 1, d), EPS);
+        let (exact, _) = judge.rmsnorm(&act(&judge, &x, rows, d), &act(&judge, &w, 1, d), EPS);
+        for schedule in SCHEDULES {
+            let norm = Norm { w: &w, eps: EPS, schedule };
+            let (mut y, mut rstd) = (vec![NAN; rows * d], vec![f32::NAN; rows]);
+            ops::rmsnorm(&x, &mut [], &mut y, &mut rstd, norm).unwrap();
+            near("y", &y, &cpu.download(&plain), &judge.download(&exact), d);
+            close("rstd", &rstd, &cpu.download(&plain_rstd), 1e-6);
+            // From the same rstd, the same bits.
+            let mut again = vec![NAN; rows * d];
+            ops::rmsnorm_again(&x, &rstd, &mut again, norm).unwrap();
+            assert_eq!(again, y);
+            let theirs = cpu.rmsnorm_again(&act(&cpu, &x, rows, d), &cpu.upload(&rstd, rows, 1), &act(&cpu, &w, 1, d));
+            assert_eq!(y, cpu.download(&theirs), "{rows} x {d}");
+        }
+    }
+}
+
+#[test]
+fn forward_with_the_residual() {
+    let (cpu, judge) = cpus();
+    for (rows, d) in SHAPES {
+        let [x, r, _, w] = inputs(rows, d, 1.0);
+        let of = |x: &[bf16]| act(&cpu, x, rows, d);
+        let (h, y, _) = cpu.add_rmsnorm(&of(&x), of(&r), &act(&cpu, &w, 1, d), EPS);
+        // The judge takes the sum as it was rounded: that is what is saved.
+        let sum = act(&judge, &cpu.download(&h), rows, d);
+        let (exact, _) = judge.rmsnorm(&sum, &act(&judge, &w, 1, d), EPS);
+        for schedule in SCHEDULES {
+            let (mut to_h, mut to_y, mut rstd) = (r.clone(), vec![NAN; rows * d], vec![f32::NAN; rows]);
+            ops::rmsnorm(&x, &mut to_h, &mut to_y, &mut rstd, Norm { w: &w, eps: EPS, schedule }).unwrap();
+            assert_eq!(to_h, cpu.download(&h), "{rows} x {d}");
+            near("y", &to_y, &cpu.download(&y), &judge.download(&exact), d);
+        }
+    }
+}
+
+#[test]
+fn backward_with_and_without_the_residual() {
+    let (cpu, judge) = cpus();
+    for ((rows, d), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+        let [x, dy, dres, w] = inputs(rows, d, scale);
+        let (_, rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), &act(&cpu, &w, 1, d), EPS);
+        let (rstd, before) = (cpu.download(&rstd), Random::new(1).f32(d, 1.0));
+        for with in [&dres[..], &[]] {
+            let (plain, _) = backward(&cpu, [with, &dy, &x, &w], &rstd, &before);
+            let (exact, exact_dw) = backward(&judge, [with, &dy, &x, &w], &rstd, &before);
+            for schedule in SCHEDULES {
+                let (mut dx, mut dw) = (dy.clone(), before.clone());
+                ops::rmsnorm_bwd(with, &mut dx, &x, &rstd, &w, &mut dw, schedule).unwrap();
+                near(&format!("dx {rows} x {d}, {scale}"), &dx, &plain, &exact, d);
+                close("dw", &dw, &exact_dw, 1e-5);
+            }
+        }
+    }
+}
+
+/// dx and dw of the CPU's op.
+fn backward<A: engine::cpu::Float>(
+    cpu: &engine::cpu::Cpu<A>,
+    [dres, dy, x, w]: [&[bf16]; 4],
+    rstd: &[f32],
+    dw: &[f32],
+) -> (Vec<A>, Vec<f32>) {
+    let (rows, d) = (rstd.len(), w.len());
+    let mut dw = cpu.upload(dw, 1, d);
+    let (dy, x, w, rstd) = (act(cpu, dy, rows, d), act(cpu, x, rows, d), act(cpu, w, 1, d), cpu.upload(rstd, rows, 1));
+    let dx = match dres {
+        [] => cpu.rmsnorm_bwd(dy, &x, &rstd, &w, &mut dw),
+        dres => cpu.rmsnorm_bwd_add(&act(cpu, dres, rows, d), dy, &x, &rstd, &w, &mut dw),
+    };
+    (cpu.download(&dx), cpu.download(&dw))
+}
+
+#[test]
+fn unaligned_rows_of_a_flat_block() {
+    let [x, _, _, w] = inputs(4, 64, 1.0);
+    let norm = |w| Norm { w, eps: EPS, schedule: Schedule::Forward };
+    let (mut y, mut moved, mut rstd) = (vec![NAN; 256], vec![NAN; 259], [0.0; 4]);
+    ops::rmsnorm(&x, &mut [], &mut y, &mut rstd, norm(&w)).unwrap();
+    let (late_x, late_w) = ([&[NAN], &x[..]].concat(), [&[NAN; 5], &w[..]].concat());
+    ops::rmsnorm(&late_x[1..], &mut [], &mut moved[3..], &mut rstd, norm(&late_w[5..])).unwrap();
+    assert_eq!(moved[3..], y);
+}
+
+#[test]
+fn the_weights_gradient_does_not_depend_on_the_order_of_blocks() {
+    let [x, dy, _, w] = inputs(37, 264, 1.0);
+    let rstd = vec![1.0; 37];
+    let all = SCHEDULES.map(|schedule| {
+        let (mut dx, mut dw) = (dy.clone(), vec![0.0; 264]);
+        ops::rmsnorm_bwd(&[], &mut dx, &x, &rstd, &w, &mut dw, schedule).unwrap();
+        (dx, dw)
+    });
+    assert!(all.iter().all(|r| *r == all[0]));
+}

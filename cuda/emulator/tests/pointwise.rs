@@ -1,0 +1,129 @@
+//! SwiGLU, rotary positions and the element-by-element kernels against the CPU's ops.
+
+mod common;
+
+use common::{Random, act, close, cpus, near};
+use emulator::SCHEDULES;
+use emulator::ops::{self, Turn};
+use engine::backend::{Backend, Heads};
+use half::bf16;
+
+const NAN: bf16 = bf16::NAN;
+
+/// Rows and columns: one of each, odd, beside a vector of 8, beside a block's 2048.
+const SHAPES: [(usize, usize); 9] =
+    [(1, 1), (3, 7), (2, 8), (5, 9), (1, 256), (2, 264), (2, 2047), (1, 2048), (2, 2056)];
+
+#[test]
+fn swiglu_forward_and_backward() {
+    let (cpu, judge) = cpus();
+    for ((rows, f), scale) in SHAPES.into_iter().flat_map(|s| [1.0, 1e-5, 30.0, 1e4].map(|x| (s, x))) {
+        let mut random = Random::new((rows * f) as u64);
+        let (gate_up, dy) = (random.bf16(rows * 2 * f, scale), random.bf16(rows * f, 1.0));
+        let plain = cpu.download(&cpu.swiglu(&act(&cpu, &gate_up, rows, 2 * f)));
+        let exact = judge.download(&judge.swiglu(&act(&judge, &gate_up, rows, 2 * f)));
+        let plain_back = cpu.swiglu_bwd(&act(&cpu, &dy, rows, f), act(&cpu, &gate_up, rows, 2 * f));
+        let exact_back = judge.swiglu_bwd(&act(&judge, &dy, rows, f), act(&judge, &gate_up, rows, 2 * f));
+        for schedule in SCHEDULES {
+            let mut y = vec![NAN; rows * f];
+            ops::swiglu(&gate_up, &mut y, f, schedule).unwrap();
+            near(&format!("y {rows} x {f}, {scale}"), &y, &plain, &exact, f);
+            let mut back = gate_up.clone();
+            ops::swiglu_bwd(&dy, &mut back, f, schedule).unwrap();
+            near("dgate, dup", &back, &cpu.download(&plain_back), &judge.download(&exact_back), f);
+        }
+    }
+}
+
+#[test]
+fn rope_turns_to_the_same_bits_and_back() {
+    let (cpu, _) = cpus();
+    let shapes = [(1, 1, 2), (2, 1, 6), (3, 3, 16), (4, 2, 64), (8, 1, 128), (2, 2, 96), (5, 1, 20)];
+    for ((query, kv, dim), (seq, rows)) in shapes.into_iter().flat_map(|s| [(1, 1), (5, 15), (16, 16)].map(|r| (s, r)))
+    {
+        let h = Heads { query, kv, dim, seq };
+        let (qkv, table) = tables(h, rows);
+        let on_cpu = || act(&cpu, &qkv, rows, h.qkv_cols());
+        let uploaded = cpu.upload(&table, seq, dim);
+        let turned = cpu.download(&cpu.rope(on_cpu(), &uploaded, h));
+        let back = cpu.download(&cpu.rope_bwd(on_cpu(), &uploaded, h));
+        for schedule in SCHEDULES {
+            for (sign, right) in [(1.0, &turned), (-1.0, &back)] {
+                let mut x = qkv.clone();
+                ops::rope(&mut x, &table, Turn { heads: query + kv, dim, cols: h.qkv_cols(), seq, sign }, schedule)
+                    .unwrap();
+                assert_eq!(&x, right, "{h:?}, {rows} rows, sign {sign}");
+            }
+        }
+    }
+}
+
+/// Random rows, and a table of angles.
+fn tables(h: Heads, rows: usize) -> (Vec<bf16>, Vec<f32>) {
+    let qkv = Random::new(h.dim as u64).bf16(rows * h.qkv_cols(), 1.0);
+    let angle = |i: usize| (i / h.dim) as f32 * 1e4f32.powf(-((i % (h.dim / 2)) as f32) * 2.0 / h.dim as f32);
+    let turn = |i: usize| if i % h.dim < h.dim / 2 { angle(i).cos() } else { angle(i).sin() };
+    (qkv, (0..h.seq * h.dim).map(turn).collect())
+}
+
+#[test]
+fn rounding_and_sums_give_the_same_bits() {
+    let (cpu, _) = cpus();
+    for n in [1, 7, 8, 9, 4096, 40001] {
+        let mut random = Random::new(n as u64);
+        let (wide, x, y) = (random.f32(n, 1e3), random.bf16(n, 1.0), random.bf16(n, 0.01));
+        let rounded = cpu.download(&cpu.round(&cpu.upload(&wide, 1, n)));
+        let sum = cpu.download(&cpu.add(act(&cpu, &x, 1, n), &act(&cpu, &y, 1, n)));
+        for schedule in SCHEDULES {
+            let (mut r, mut s) = (vec![NAN; n], x.clone());
+            ops::round(&wide, &mut r, schedule).unwrap();
+            ops::add(&mut s, &y, schedule).unwrap();
+            assert_eq!((r, s), (rounded.clone(), sum.clone()), "{n}");
+        }
+    }
+}
+
+#[test]
+fn what_bf16_cannot_hold_is_rounded_as_on_the_cpu() {
+    let (cpu, _) = cpus();
+    let hard = [0.0, -0.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::MAX, f32::INFINITY, -f32::MAX, 1e-40, -1e-45];
+    let right = cpu.download(&cpu.round(&cpu.upload(&hard, 1, hard.len())));
+    let mut got = vec![NAN; hard.len()];
+    ops::round(&hard, &mut got, SCHEDULES[0]).unwrap();
+    let bits = |x: &[bf16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&got), bits(&right));
+    let mut nan = [bf16::ZERO];
+    ops::round(&[f32::NAN], &mut nan, SCHEDULES[0]).unwrap();
+    assert!(nan[0].is_nan());
+}
+
+#[test]
+fn copies_and_zeros_stay_in_their_place() {
+    for (n, from, to) in [(1, 0, 0), (5, 1, 0), (4096, 0, 4), (9001, 3, 1)] {
+        let x = Random::new(7).f32(n + from, 1.0);
+        for schedule in SCHEDULES {
+            let mut y = vec![-1.0; n + to];
+            ops::copy(&x[from..], &mut y[to..], schedule).unwrap();
+            assert!(y[to..] == x[from..] && y[..to].iter().all(|&y| y == -1.0));
+            ops::zero(&mut y[to..], schedule).unwrap();
+            assert!(y[to..].iter().all(|&y| y == 0.0) && y[..to].iter().all(|&y| y == -1.0));
+        }
+    }
+}
+
+#[test]
+fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
+    let (cpu, _) = cpus();
+    for (n, scale) in [(1, 1.0), (3, 1e15), (1025, 1.0), (50_001, 1e-15)] {
+        let x = Random::new(n as u64).f32(n, scale);
+        let mut right = cpu.upload(&[0.5], 1, 1);
+        cpu.sum_squares(&cpu.upload(&x, n, 1), 0..n, &mut right);
+        let all = SCHEDULES.map(|schedule| {
+            let mut out = [0.5];
+            ops::sum_squares(&x, &mut out, schedule).unwrap();
+            out
+        });
+        assert!(all.iter().all(|o| o == &all[0]), "{all:?}");
+        close("sum of squares", &all[0], &cpu.download(&right), 1e-7);
+    }
+}

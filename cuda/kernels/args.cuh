@@ -1,0 +1,82 @@
+// The kernels' arguments. `cuda/src/args.rs` has the same structs; both assert the sizes.
+#pragma once
+#include "prim.cuh"
+
+// x, h, y `[rows, d]`, w `[d]`, rstd `[rows]`. `h` only where the residual is added: h += x first.
+struct RmsNorm {
+    View<const bf16> x;
+    View<bf16> h;
+    View<const bf16> w;
+    View<bf16> y;
+    View<float> rstd;
+    u32 rows, d;
+    float eps;
+    u32 unused;
+};
+static_assert(sizeof(RmsNorm) == 96, "as in args.rs");
+
+// dx in the place of dy, plus dres where it has elements; parts `[blocks, d]`.
+struct RmsNormBwd {
+    View<const bf16> dres;
+    View<bf16> dy;
+    View<const bf16> x;
+    View<const float> rstd;
+    View<const bf16> w;
+    View<float> parts;
+    u32 rows, d;
+};
+static_assert(sizeof(RmsNormBwd) == 104, "as in args.rs");
+
+// to `[cols]` += the rows of parts `[rows, cols]`, in order.
+struct SumRows {
+    View<const float> parts;
+    View<float> to;
+    u32 rows, cols;
+};
+static_assert(sizeof(SumRows) == 40, "as in args.rs");
+
+// gate_up `[rows, 2 f]`; y `[rows, f]` is written by forward and is dy in backward.
+struct SwiGlu {
+    View<bf16> gate_up;
+    View<bf16> y;
+    u32 rows, f;
+};
+static_assert(sizeof(SwiGlu) == 40, "as in args.rs");
+
+// qkv `[rows, cols]`, of which the leading `heads` heads of `dim` turn by table `[positions, dim]`.
+struct Rope {
+    View<bf16> qkv;
+    View<const float> table;
+    u32 rows, cols, heads, dim, seq;
+    float sign;
+};
+static_assert(sizeof(Rope) == 56, "as in args.rs");
+
+// y = x rounded.
+struct Round {
+    View<const float> x;
+    View<bf16> y;
+};
+static_assert(sizeof(Round) == 32, "as in args.rs");
+
+// x += y.
+struct Add {
+    View<bf16> x;
+    View<const bf16> y;
+};
+static_assert(sizeof(Add) == 32, "as in args.rs");
+
+// to = from; to = 0 where `from` is empty.
+struct Copy {
+    View<const float> from;
+    View<float> to;
+};
+static_assert(sizeof(Copy) == 32, "as in args.rs");
+
+// parts `[blocks]` = sums of squares of x; then out `[1]` += their sum in order.
+struct SumSquares {
+    View<const float> x;
+    View<double> parts;
+    View<float> out;
+};
+static_assert(sizeof(SumSquares) == 48, "as in args.rs");

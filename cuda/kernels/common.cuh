@@ -1,0 +1,61 @@
+// What several kernels do with the primitives: halves of packed words, eight elements at once with a right
+// tail, sums over a warp and over a block. No PTX here.
+#pragma once
+#include "prim.cuh"
+
+DEVICE float low(u32 pair) { return f32_of(pair << 16); }
+DEVICE float high(u32 pair) { return f32_of(pair & 0xffff0000u); }
+// Element i of eight.
+DEVICE float pick8(const V16& v, int i) { return i & 1 ? high(v.w[i / 2]) : low(v.w[i / 2]); }
+
+template <class T> DEVICE bool aligned(View<T> x) { return reinterpret_cast<u64>(x.p) % 16 == 0; }
+
+// Elements i .. of which `n` are left; what is behind them is zero. `wide`: i lies on 16 bytes.
+template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
+    if (wide && n >= 8) return ld16(x, i AT);
+    V16 v = {};
+    UNROLL for (u32 k = 0; k < 8; k++) {
+        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
+    }
+    return v;
+}
+DEVICE void store8(View<bf16> x, u64 i, u32 n, bool wide, const V16& v HERE) {
+    if (wide && n >= 8) return st16(x, i, v AT);
+    UNROLL for (u32 k = 0; k < 8; k++) {
+        if (k < n) st(x, i + k, bf16{static_cast<u16>(v.w[k / 2] >> 16 * (k % 2))} AT);
+    }
+}
+
+// Four f32, as load8 and store8.
+template <class T> DEVICE V16 load4(View<T> x, u64 i, u32 n, bool wide HERE) {
+    if (wide && n >= 4) return ld16(x, i AT);
+    V16 v = {};
+    UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k < n) v.w[k] = bits_of(ld(x, i + k AT));
+    }
+    return v;
+}
+DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
+    if (wide && n >= 4) return st16(x, i, v AT);
+    UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k < n) st(x, i + k, f32_of(v.w[k]) AT);
+    }
+}
+
+DEVICE float shfl_xor(float v, u32 mask HERE) { return f32_of(shfl_xor(bits_of(v), mask AT)); }
+
+// The sum over the warp, on every lane.
+DEVICE float warp_sum(float v HERE) {
+    UNROLL for (u32 mask = 16; mask; mask /= 2) v += shfl_xor(v, mask AT);
+    return v;
+}
+
+// The sum over the block, on every thread, in an order that depends on the block's size alone. `at`: 128 bytes
+// of shared memory that no thread uses on the way in; they are free again after the next barrier.
+DEVICE float block_sum(float v, u32 at HERE) {
+    v = warp_sum(v AT);
+    if (thread() % 32 == 0) sts(at + thread() / 32 * 4, bits_of(v) AT);
+    sync(AT_ONLY);
+    u32 lane = thread() % 32;
+    return warp_sum(lane < threads() / 32 ? f32_of(lds(at + lane * 4 AT)) : 0.0f AT);
+}

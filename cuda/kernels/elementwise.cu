@@ -1,0 +1,78 @@
+// Casts, sums and fills, element by element, and the sum of squares in a fixed order. Blocks walk over the
+// elements a grid apart.
+#include "args.cuh"
+#include "common.cuh"
+
+// The first of this thread's elements, eight or four at a time, and how far the next are away.
+DEVICE u64 first(u32 each) { return (static_cast<u64>(block()) * threads() + thread()) * each; }
+DEVICE u64 stride(u32 each) { return static_cast<u64>(blocks()) * threads() * each; }
+DEVICE u32 left(u64 n, u64 i) { return n - i < 8 ? static_cast<u32>(n - i) : 8; }
+
+KERNEL(round_bf16, Round, 256) {
+    bool wide_x = aligned(a.x), wide_y = aligned(a.y);
+    for (u64 i = first(8); i < a.y.n; i += stride(8)) {
+        u32 n = left(a.y.n, i);
+        V16 x = load4(a.x, i, n, wide_x), next = load4(a.x, i + 4, n > 4 ? n - 4 : 0, wide_x), y;
+        UNROLL for (int k = 0; k < 2; k++) {
+            y.w[k] = pack2(f32_of(x.w[2 * k]), f32_of(x.w[2 * k + 1]));
+            y.w[k + 2] = pack2(f32_of(next.w[2 * k]), f32_of(next.w[2 * k + 1]));
+        }
+        store8(a.y, i, n, wide_y, y);
+    }
+}
+
+KERNEL(add_bf16, Add, 256) {
+    bool wide_x = aligned(a.x), wide_y = aligned(a.y);
+    for (u64 i = first(8); i < a.x.n; i += stride(8)) {
+        u32 n = left(a.x.n, i);
+        V16 x = load8(a.x, i, n, wide_x), y = load8(a.y, i, n, wide_y);
+        UNROLL for (int k = 0; k < 4; k++) {
+            x.w[k] = pack2(low(x.w[k]) + low(y.w[k]), high(x.w[k]) + high(y.w[k]));
+        }
+        store8(a.x, i, n, wide_x, x);
+    }
+}
+
+KERNEL(copy_f32, Copy, 256) {
+    bool wide_from = aligned(a.from), wide_to = aligned(a.to);
+    for (u64 i = first(4); i < a.to.n; i += stride(4)) {
+        u32 n = left(a.to.n, i);
+        V16 v = {};
+        if (a.from.n) v = load4(a.from, i, n, wide_from);
+        store4(a.to, i, n, wide_to, v);
+    }
+}
+
+DEVICE double shfl_xor(double v, u32 mask) {
+    union {
+        double v;
+        u32 w[2];
+    } bits = {v};
+    bits.w[0] = shfl_xor(bits.w[0], mask);
+    bits.w[1] = shfl_xor(bits.w[1], mask);
+    return bits.v;
+}
+
+// One part a warp, in f64. No shared memory.
+KERNEL(squares, SumSquares, 256) {
+    bool wide = aligned(a.x);
+    double sum = 0;
+    for (u64 i = first(4); i < a.x.n; i += stride(4)) {
+        V16 x = load4(a.x, i, left(a.x.n, i), wide);
+        UNROLL for (int k = 0; k < 4; k++) {
+            double v = f32_of(x.w[k]);
+            sum = fmadd(v, v, sum);
+        }
+    }
+    UNROLL for (u32 mask = 16; mask; mask /= 2) sum += shfl_xor(sum, mask);
+    if (thread() % 32 == 0) st(a.parts, block() * (threads() / 32) + thread() / 32, sum);
+}
+
+// out += the parts, by one warp: each lane a run of them in order, then the lanes.
+KERNEL(squares_total, SumSquares, 32) {
+    u64 each = (a.parts.n + 31) / 32, begin = thread() * each;
+    double sum = 0;
+    for (u64 i = begin; i < begin + each && i < a.parts.n; i++) sum += ld(a.parts, i);
+    UNROLL for (u32 mask = 16; mask; mask /= 2) sum += shfl_xor(sum, mask);
+    if (thread() == 0) st(a.out, 0, ld(a.out, 0) + static_cast<float>(sum));
+}

@@ -1,0 +1,191 @@
+// The primitives that kernels are written in, and the only place with PTX. Everything above the `#ifdef`
+// is common; then comes the device half, or for the emulator the host half (`emulator/runtime/host.h`),
+// with the same names. Needs no header: NVRTC compiles it alone.
+//
+// Shared memory is reached by u32 addresses from `shared_base()` on, global memory through views that carry
+// their length, so that the emulator sees every access.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+struct bf16 {
+    u16 bits;
+};
+
+// Sixteen bytes that move at once: 8 bf16 or 4 f32.
+struct alignas(16) V16 {
+    u32 w[4];
+};
+
+// `n` elements of global memory.
+template <class T> struct View {
+    T* p;
+    u64 n;
+};
+
+#ifdef EMULATOR
+#include "host.h"
+#else
+
+// HERE at the end of a helper's parameters and AT at the end of its calls hand on, in the emulator, whose line it is.
+#define HERE
+#define AT
+#define AT_ONLY
+#define DEVICE static __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#define KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Args a)
+
+// Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
+template <class T, int N> struct Reg {
+    T v[N];
+    __device__ __forceinline__ T& operator[](int i) { return v[i]; }
+    __device__ __forceinline__ const T& operator[](int i) const { return v[i]; }
+};
+
+// -- who am I --
+
+DEVICE u32 thread() { return threadIdx.x; }
+DEVICE u32 threads() { return blockDim.x; }
+DEVICE u32 block() { return blockIdx.x; }
+DEVICE u32 block_y() { return blockIdx.y; }
+DEVICE u32 block_z() { return blockIdx.z; }
+DEVICE u32 blocks() { return gridDim.x; }
+
+// -- numbers --
+
+DEVICE float f32_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE float fmadd(float a, float b, float c) {
+    float d;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(d) : "f"(a), "f"(b), "f"(c));
+    return d;
+}
+DEVICE double fmadd(double a, double b, double c) {
+    double d;
+    asm("fma.rn.f64 %0, %1, %2, %3;" : "=d"(d) : "d"(a), "d"(b), "d"(c));
+    return d;
+}
+DEVICE float div_rn(float a, float b) {
+    float d;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+    return d;
+}
+DEVICE float sqrt_rn(float a) {
+    float d;
+    asm("sqrt.rn.f32 %0, %1;" : "=f"(d) : "f"(a));
+    return d;
+}
+// Within 2 units of the last place; subnormals are zero.
+DEVICE float fast_exp2(float a) {
+    float d;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+    return d;
+}
+DEVICE float fast_rcp(float a) {
+    float d;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+    return d;
+}
+DEVICE float fast_rsqrt(float a) {
+    float d;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+    return d;
+}
+// Two bf16, the first in the low half; to nearest, ties to even.
+DEVICE u32 pack2(float low, float high) {
+    u32 d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+
+// -- global memory --
+
+template <class T> DEVICE T ld(View<T> x, u64 i) { return x.p[i]; }
+template <class T> DEVICE void st(View<T> x, u64 i, T v) { x.p[i] = v; }
+// Elements i .. of sixteen bytes; their address is a multiple of 16.
+template <class T> DEVICE V16 ld16(View<T> x, u64 i) { return *reinterpret_cast<const V16*>(x.p + i); }
+template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast<V16*>(x.p + i) = v; }
+
+// -- the block --
+
+DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
+DEVICE void warp_sync() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+DEVICE u32 shfl_xor(u32 v, u32 mask) {
+    u32 d;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(d) : "r"(v), "r"(mask));
+    return d;
+}
+DEVICE u32 shfl(u32 v, u32 lane) {
+    u32 d;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(d) : "r"(v), "r"(lane));
+    return d;
+}
+
+// -- shared memory --
+
+extern __shared__ V16 dynamic_shared[];
+// The first address of the launch's shared memory, a multiple of 16.
+DEVICE u32 shared_base() {
+    u32 d;
+    asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(d) : "l"(dynamic_shared));
+    return d;
+}
+DEVICE u32 lds(u32 at) {
+    u32 d;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(d) : "r"(at) : "memory");
+    return d;
+}
+DEVICE void sts(u32 at, u32 v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory"); }
+DEVICE V16 lds16(u32 at) {
+    V16 d;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d.w[0]), "=r"(d.w[1]), "=r"(d.w[2]), "=r"(d.w[3])
+                 : "r"(at)
+                 : "memory");
+    return d;
+}
+DEVICE void sts16(u32 at, V16 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+                 : "memory");
+}
+
+// Starts to copy elements i .. of sixteen bytes to shared memory, of which `bytes` are read and the rest zero.
+template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(bytes ? x.p + i : x.p), "r"(bytes) : "memory");
+}
+// Closes this thread's group of copies.
+DEVICE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until at most N of this thread's groups are under way.
+template <int N> DEVICE void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// -- tensor cores --
+
+// Four 8x8 matrices of bf16: lane 8 i + r gives the address of row r of matrix i, and gets of each matrix the
+// elements (lane / 4, 2 (lane % 4)) and the one right of it.
+DEVICE void ldmatrix(Reg<u32, 4>& d, u32 at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(at)
+                 : "memory");
+}
+// The same of each matrix transposed.
+DEVICE void ldmatrix_trans(Reg<u32, 4>& d, u32 at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(at)
+                 : "memory");
+}
+// c [16, 8] += a [16, 16] b [16, 8]. With g = lane / 4 and t = 2 (lane % 4): a holds (g, t), (g + 8, t), (g, t + 8),
+// (g + 8, t + 8), each with its right neighbour; b holds (t, g) and (t + 8, g), each with the one below; c holds
+// (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1).
+DEVICE void mma(Reg<float, 4>& c, const Reg<u32, 4>& a, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+#endif

@@ -1,0 +1,52 @@
+// SwiGLU: y = silu(gate) up with silu(x) = x s, s = 1 / (1 + e^-x); dgate = dy up s (1 + gate (1 - s)),
+// dup = dy gate s. Block (row, piece) takes a piece of a row, eight elements a thread.
+#include "args.cuh"
+#include "common.cuh"
+
+DEVICE float sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(x * -1.44269504f)); }
+
+DEVICE float product(float gate, float up) { return gate * sigmoid(gate) * up; }
+
+// Where this thread's eight elements lie in the row, and whether all of a row's vectors are aligned.
+struct Place {
+    u64 gate, y;
+    u32 column;
+    bool wide;
+};
+DEVICE Place place(const SwiGlu& a) {
+    u32 column = (block_y() * threads() + thread()) * 8;
+    u64 row = block();
+    return {row * 2 * a.f + column, row * a.f + column, column, a.f % 8 == 0 && aligned(a.gate_up) && aligned(a.y)};
+}
+
+KERNEL(swiglu, SwiGlu, 256) {
+    Place p = place(a);
+    if (p.column >= a.f) return;
+    u32 left = a.f - p.column;
+    V16 gate = load8(a.gate_up, p.gate, left, p.wide), up = load8(a.gate_up, p.gate + a.f, left, p.wide), y;
+    UNROLL for (int i = 0; i < 4; i++) {
+        y.w[i] = pack2(product(low(gate.w[i]), low(up.w[i])), product(high(gate.w[i]), high(up.w[i])));
+    }
+    store8(a.y, p.y, left, p.wide, y);
+}
+
+// dgate in the place of gate, dup in the place of up.
+KERNEL(swiglu_bwd, SwiGlu, 256) {
+    Place p = place(a);
+    if (p.column >= a.f) return;
+    u32 left = a.f - p.column;
+    V16 gate = load8(a.gate_up, p.gate, left, p.wide), up = load8(a.gate_up, p.gate + a.f, left, p.wide);
+    V16 dy = load8(a.y, p.y, left, p.wide);
+    Reg<float, 8> dgate, dup;
+    UNROLL for (int i = 0; i < 8; i++) {
+        float g = pick8(gate, i), s = sigmoid(g), d = pick8(dy, i);
+        dgate[i] = d * pick8(up, i) * s * fmadd(g, 1.0f - s, 1.0f);
+        dup[i] = d * g * s;
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        gate.w[i] = pack2(dgate[2 * i], dgate[2 * i + 1]);
+        up.w[i] = pack2(dup[2 * i], dup[2 * i + 1]);
+    }
+    store8(a.gate_up, p.gate, left, p.wide, gate);
+    store8(a.gate_up, p.gate + a.f, left, p.wide, up);
+}
