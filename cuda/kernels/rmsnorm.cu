@@ -5,6 +5,7 @@
 #include "common.cuh"
 
 // Vectors of eight elements that a thread keeps; with 1024 threads that is all 16384 columns that a row may have.
+// Backward holds more of a row: it has at most 512 threads, and a second kernel that keeps four.
 constexpr int KEPT = 2;
 
 // Where this thread's vector k begins.
@@ -79,14 +80,16 @@ KERNEL(rmsnorm_again, RmsNorm, 1024) {
 }
 
 // dx of one row from the registers that hold it; adds to this thread's columns of the weight's gradient.
-DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 * KEPT>& w, Reg<float, 8 * KEPT>& dw) {
-    bool wide_x = rows_aligned(a.x, a.d), wide_dy = rows_aligned(a.dy, a.d), wide_res = rows_aligned(a.dres, a.d);
+template <int K>
+DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 * K>& w, Reg<float, 8 * K>& dw) {
+    // One answer for all three: registers are short here.
+    bool wide = rows_aligned(a.x, a.d) && aligned(a.dy) && aligned(a.dres);
     float rstd = ld(a.rstd, row), dot = 0;
-    Reg<u32, 4 * KEPT> xs, dys;
-    UNROLL for (int k = 0; k < KEPT; k++) {
+    Reg<u32, 4 * K> xs, dys;
+    UNROLL for (int k = 0; k < K; k++) {
         u32 i = column(k);
         if (i >= a.d) continue;
-        V16 x = load8(a.x, row * a.d + i, a.d - i, wide_x), dy = load8(a.dy, row * a.d + i, a.d - i, wide_dy);
+        V16 x = load8(a.x, row * a.d + i, a.d - i, wide), dy = load8(a.dy, row * a.d + i, a.d - i, wide);
         UNROLL for (int j = 0; j < 4; j++) {
             float low_dy = low(dy.w[j]), high_dy = high(dy.w[j]), low_x = low(x.w[j]), high_x = high(x.w[j]);
             dot = fmadd(low_dy * low(w[4 * k + j]), low_x, dot);
@@ -98,27 +101,27 @@ DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 
         }
     }
     float c = rstd * rstd * div_rn(block_sum(dot, shared), static_cast<float>(a.d));
-    UNROLL for (int k = 0; k < KEPT; k++) {
+    UNROLL for (int k = 0; k < K; k++) {
         u32 i = column(k);
         if (i >= a.d) continue;
         V16 res = {}, dx;
-        if (a.dres.n) res = load8(a.dres, row * a.d + i, a.d - i, wide_res);
+        if (a.dres.n) res = load8(a.dres, row * a.d + i, a.d - i, wide);
         UNROLL for (int j = 0; j < 4; j++) {
             u32 x = xs[4 * k + j], dy = dys[4 * k + j], ws = w[4 * k + j];
             float first = fmadd(-c, low(x), low(dy) * low(ws)), second = fmadd(-c, high(x), high(dy) * high(ws));
             dx.w[j] = pack2(fmadd(rstd, first, low(res.w[j])), fmadd(rstd, second, high(res.w[j])));
         }
-        store8(a.dy, row * a.d + i, a.d - i, wide_dy, dx);
+        store8(a.dy, row * a.d + i, a.d - i, wide, dx);
     }
 }
 
 // Each block walks over rows a grid apart and leaves its part of the weight's gradient. Shared memory: 256 bytes,
 // in two halves that rows take in turn, so that one barrier a row is enough.
-KERNEL(rmsnorm_bwd, RmsNormBwd, 1024) {
-    Reg<u32, 4 * KEPT> w;
-    Reg<float, 8 * KEPT> dw;
+template <int K> DEVICE void gradients(const RmsNormBwd& a) {
+    Reg<u32, 4 * K> w;
+    Reg<float, 8 * K> dw;
     bool wide = aligned(a.w), wide_parts = a.d % 4 == 0 && aligned(a.parts);
-    UNROLL for (int k = 0; k < KEPT; k++) {
+    UNROLL for (int k = 0; k < K; k++) {
         V16 v = {};
         if (column(k) < a.d) v = load8(a.w, column(k), a.d - column(k), wide);
         UNROLL for (int j = 0; j < 4; j++) w[4 * k + j] = v.w[j];
@@ -126,16 +129,20 @@ KERNEL(rmsnorm_bwd, RmsNormBwd, 1024) {
     }
     u32 half = 0;
     for (u64 row = block(); row < a.rows; row += blocks()) {
-        gradient(a, row, shared_base() + half, w, dw);
+        gradient<K>(a, row, shared_base() + half, w, dw);
         half ^= 128;
     }
-    UNROLL for (int k = 0; k < 2 * KEPT; k++) {
+    UNROLL for (int k = 0; k < 2 * K; k++) {
         u32 i = column(k / 2) + k % 2 * 4;
         if (i >= a.d) continue;
         V16 v = {bits_of(dw[4 * k]), bits_of(dw[4 * k + 1]), bits_of(dw[4 * k + 2]), bits_of(dw[4 * k + 3])};
         store4(a.parts, static_cast<u64>(block()) * a.d + i, a.d - i, wide_parts, v);
     }
 }
+
+// Up to 8192 columns, and up to 16384.
+KERNEL(rmsnorm_bwd, RmsNormBwd, 512) { gradients<2>(a); }
+KERNEL(rmsnorm_bwd_long, RmsNormBwd, 512) { gradients<4>(a); }
 
 // to += the rows of parts: a block of 8 warps takes 32 columns, each warp a run of rows in order, then the warps
 // in order. Shared memory: 1024 bytes.

@@ -15,21 +15,25 @@ pub const NORM_COLUMNS: usize = 16384;
 /// Threads of most kernels.
 const BLOCK: u32 = 256;
 
-/// Two vectors of eight elements a thread, whole warps.
-fn norm_block(d: usize) -> u32 {
+/// Columns up to which `rmsnorm_bwd` goes; `rmsnorm_bwd_long` takes the rest.
+pub const NORM_BWD_COLUMNS: usize = 8192;
+
+/// Whole warps with `each` columns a thread.
+fn norm_block(d: usize, each: usize) -> u32 {
     assert!(d > 0 && d <= NORM_COLUMNS, "RMSNorm over {d} columns, more than {NORM_COLUMNS}");
-    (d.div_ceil(16).next_multiple_of(32)) as u32
+    (d.div_ceil(each).next_multiple_of(32)) as u32
 }
 
 /// `rmsnorm` and `rmsnorm_again`: a block a row.
 pub fn rmsnorm(rows: usize, d: usize) -> Geometry {
-    Geometry { grid: [rows as u32, 1, 1], block: norm_block(d), shared: 128 }
+    Geometry { grid: [rows as u32, 1, 1], block: norm_block(d, 16), shared: 128 }
 }
 
-/// `rmsnorm_bwd`: as many blocks as run at once on `processors`; each leaves a row of parts.
+/// `rmsnorm_bwd` and `rmsnorm_bwd_long`: as many blocks as run at once on `processors`; each leaves a row of parts.
 pub fn rmsnorm_bwd(rows: usize, d: usize, processors: usize) -> Geometry {
-    let block = norm_block(d);
-    let at_once = processors * (1024 / block as usize).clamp(1, 4);
+    let block = norm_block(d, if d > NORM_BWD_COLUMNS { 32 } else { 16 });
+    // With up to 83 registers a thread, 768 threads fit on a processor.
+    let at_once = processors * (768 / block as usize).clamp(1, 6);
     Geometry { grid: [rows.min(at_once) as u32, 1, 1], block, shared: 256 }
 }
 

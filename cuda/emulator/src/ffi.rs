@@ -54,7 +54,7 @@ macro_rules! kernels {
 
 kernels! {
     args::RmsNorm: emu_rmsnorm emu_rmsnorm_again;
-    args::RmsNormBwd: emu_rmsnorm_bwd;
+    args::RmsNormBwd: emu_rmsnorm_bwd emu_rmsnorm_bwd_long;
     args::SumRows: emu_sum_rows;
     args::SwiGlu: emu_swiglu emu_swiglu_bwd;
     args::Rope: emu_rope;

@@ -58,6 +58,7 @@ pub fn rmsnorm_bwd(
 ) -> Result<(), Fault> {
     let (rows, d) = (rstd.len(), w.len());
     let first = geometry::rmsnorm_bwd(rows, d, PROCESSORS);
+    let kernel = if d > geometry::NORM_BWD_COLUMNS { emu_rmsnorm_bwd_long } else { emu_rmsnorm_bwd };
     let blocks = first.grid[0] as usize;
     let mut parts = vec![f32::NAN; blocks * d];
     let (dy, parts) = (view_mut(dy), view_mut(&mut parts[..]));
@@ -66,7 +67,7 @@ pub fn rmsnorm_bwd(
     let sum = args::SumRows { parts, to: view_mut(dw), rows: blocks as u32, cols: d as u32 };
     // SAFETY: the views are of slices and of a vector that outlive the calls; those written to are borrowed exclusively.
     unsafe {
-        run(emu_rmsnorm_bwd, &args, first, schedule)?;
+        run(kernel, &args, first, schedule)?;
         run(emu_sum_rows, &sum, geometry::sum_rows(d), schedule)?;
     }
     Ok(())

@@ -9,8 +9,22 @@ use engine::backend::Backend;
 use half::bf16;
 
 /// Rows and columns: one of each, odd, beside a vector of 8, beside a warp's and a block's part.
-const SHAPES: [(usize, usize); 12] =
-    [(1, 1), (3, 7), (2, 8), (5, 9), (4, 255), (2, 256), (33, 40), (3, 511), (2, 520), (9, 1032), (3, 4096), (2, 5001)];
+const SHAPES: [(usize, usize); 14] = [
+    (1, 1),
+    (3, 7),
+    (2, 8),
+    (5, 9),
+    (4, 255),
+    (2, 256),
+    (33, 40),
+    (3, 511),
+    (2, 520),
+    (9, 1032),
+    (3, 4096),
+    (2, 5001),
+    (1, 8200),
+    (2, 16384),
+];
 const SCALES: [f32; 3] = [1.0, 1e-6, 1e6];
 const EPS: f32 = 1e-5;
 const NAN: bf16 = bf16::NAN;
