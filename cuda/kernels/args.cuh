@@ -80,3 +80,19 @@ struct SumSquares {
     View<float> out;
 };
 static_assert(sizeof(SumSquares) == 48, "as in args.rs");
+
+// One step on a shard, all of one length; `out` are the new weights. factor `[1, 2]`: the second scales g.
+struct AdamW {
+    View<const float> g;
+    View<const float> factor;
+    View<float> master;
+    View<float> m;
+    View<float> v;
+    View<bf16> out;
+    // Elements from here on are not decayed.
+    u64 decayed;
+    // beta1, 1 - beta1, beta2, 1 - beta2; lr / correction1, 1 / correction2, eps, lr weight_decay.
+    float beta1, fresh1, beta2, fresh2;
+    float rate, scale, eps, decay;
+};
+static_assert(sizeof(AdamW) == 136, "as in args.rs");

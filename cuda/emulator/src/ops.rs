@@ -150,3 +150,25 @@ pub fn sum_squares(x: &[f32], out: &mut [f32; 1], schedule: Schedule) -> Result<
     }
     Ok(())
 }
+
+/// A shard's f32 state, all of one length.
+pub struct State<'a> {
+    pub master: &'a mut [f32],
+    pub m: &'a mut [f32],
+    pub v: &'a mut [f32],
+}
+
+/// One step; `numbers` holds what the kernel takes beside the tensors. `out` holds the new weights.
+pub fn adamw(
+    g: &[f32],
+    factor: &[f32; 2],
+    s: State<'_>,
+    out: &mut [bf16],
+    numbers: args::Step,
+    schedule: Schedule,
+) -> Result<(), Fault> {
+    let tensors = [view(g), view(factor), view_mut(s.master), view_mut(s.m), view_mut(s.v), view_mut(out)];
+    let geometry = geometry::elementwise(g.len(), 4, PROCESSORS);
+    // SAFETY: as above.
+    unsafe { run(emu_adamw, &numbers.args(tensors), geometry, schedule) }.map(drop)
+}

@@ -1,8 +1,6 @@
 //! SwiGLU, rotary positions and the element-by-element kernels against the CPU's ops.
 
-mod common;
-
-use common::{Random, act, close, cpus, near};
+use crate::common::{Random, act, close, cpus, near};
 use emulator::SCHEDULES;
 use emulator::ops::{self, Turn};
 use engine::backend::{Backend, Heads};
