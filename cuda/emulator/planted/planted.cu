@@ -31,6 +31,16 @@ KERNEL(race_in_a_loop, Planted, 64) {
     }
 }
 
+KERNEL(overwritten, Planted, 64) {
+    sts(mine(), bits_of(ld(a.x, thread())));
+    sync();
+    if (thread() < 32) {
+        st(a.y, thread(), f32_of(lds(others())));
+    } else {
+        sts(mine(), 0);  // BUG overwritten
+    }
+}
+
 KERNEL(no_wait, Planted, 64) {
     cp_async16(shared_base() + thread() * 16, a.x, thread() * 4, 16);
     cp_commit();

@@ -63,7 +63,7 @@ kernels! {
     args::Copy: emu_copy_f32;
     args::SumSquares: emu_squares emu_squares_total;
     args::AdamW: emu_adamw;
-    crate::planted::Planted: emu_race emu_race_of_a_warp emu_race_in_a_loop emu_no_wait emu_waits_too_little
+    crate::planted::Planted: emu_race emu_race_of_a_warp emu_race_in_a_loop emu_overwritten emu_no_wait emu_waits_too_little
         emu_lost_thread emu_lost_lane emu_two_barriers emu_unset emu_unset_mma emu_unwritten emu_tail emu_odd_wide
         emu_beyond_shared emu_product emu_conflicts;
 }

@@ -18,6 +18,7 @@ pub fn planted(name: &str, x: &[f32], y: &mut [f32], schedule: Schedule) -> Resu
         "race" => emu_race,
         "race_of_a_warp" => emu_race_of_a_warp,
         "race_in_a_loop" => emu_race_in_a_loop,
+        "overwritten" => emu_overwritten,
         "no_wait" => emu_no_wait,
         "waits_too_little" => emu_waits_too_little,
         "lost_thread" => emu_lost_thread,

@@ -33,7 +33,7 @@ fn seen(name: &str, kind: &str) {
 #[test]
 fn races_under_every_order() {
     for (name, schedule) in
-        ["race", "race_of_a_warp", "race_in_a_loop"].into_iter().flat_map(|n| SCHEDULES.map(|s| (n, s)))
+        ["race", "race_of_a_warp", "race_in_a_loop", "overwritten"].into_iter().flat_map(|n| SCHEDULES.map(|s| (n, s)))
     {
         let fault = report(name, schedule);
         assert!(fault.text.starts_with("race: ") || name == "race" && fault.text.starts_with("unwritten: "), "{fault}");
