@@ -14,9 +14,9 @@ pub mod ledger;
 pub mod lr;
 pub mod mesh;
 pub mod place;
-pub mod placement;
 pub mod rect;
 pub mod schedule;
+pub mod seating;
 pub mod split;
 pub mod traffic;
 // Floor 1: the contract.

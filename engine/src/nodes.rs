@@ -1,7 +1,7 @@
 //! Which process runs on which node, asked of MPI: processes that can share memory are a node.
 
 use crate::mpi::{Comm, host};
-use crate::placement::Seat;
+use crate::seating::Seat;
 
 /// The seat of every process of `comm`, by rank, on every process. All call it together.
 pub fn seats(comm: &Comm) -> Vec<Seat> {

@@ -1,5 +1,5 @@
 //! How many bytes a step sends between ranks, in closed form, and how many of them leave a node: a pure
-//! function of the configuration, the mesh and the seats. Where ranks sit is `placement.rs`'s.
+//! function of the configuration, the mesh and the seats. Where ranks sit is `seating.rs`'s.
 //!
 //! Counted is what a step of training exchanges, forward, backward and optimizer, but for the few scalars
 //! of the loss and the norm (the kind World).

@@ -1,7 +1,7 @@
 //! The closed form against sums written out by hand, and what each mapping sends over the network.
 
 use super::*;
-use crate::placement::{dealt, place};
+use crate::seating::{dealt, place};
 use proptest::prelude::*;
 
 /// Eight layers, hidden 64, vocabulary 512, two kv heads of dimension 16, 8 samples of 32 tokens a step.

@@ -9,7 +9,7 @@ use engine::config::{Axis, Cluster, Config, Named, Precision};
 use engine::error::{Error, Result};
 use engine::mesh::{Kind, Mesh};
 use engine::mpi::World;
-use engine::placement::{Seat, dealt, fullest, place, spans, split_warning};
+use engine::seating::{Seat, dealt, fullest, place, spans, split_warning};
 use engine::traffic::{Crossing, Links};
 use engine::{nodes, traffic};
 use std::io::Write;

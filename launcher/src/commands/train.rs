@@ -13,7 +13,7 @@ use engine::ledger::Usage;
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
 use engine::place::layers_of_chunks;
-use engine::placement::{fullest, place, split_warning};
+use engine::seating::{fullest, place, split_warning};
 use engine::trainer::Trainer;
 use engine::{init, nodes, split, state};
 use std::path::PathBuf;
