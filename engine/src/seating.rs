@@ -96,6 +96,7 @@ pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String
     let tensor = mesh.size(Axis::Tensor);
     let remedy = match ranks_a_node(mesh, room) {
         Some(ranks) => format!("`mpirun --map-by ppr:{ranks}:node` starts whole groups on each node"),
+        None if tensor <= room => "put tp first in parallel.order".to_string(),
         None => format!("a node has room for {room}; lower parallel.tensor ({tensor})"),
     };
     Some(format!(
@@ -235,5 +236,14 @@ mod tests {
         let at = placed(&[0, 1, 0, 1, 0, 1, 0, 1], &mesh);
         assert_eq!(at, [0, 0, 0, 0, 1, 1, 1, 1]);
         assert!(split_tensor_groups(&mesh, &at).is_empty());
+    }
+
+    #[test]
+    fn an_order_that_splits_small_groups_is_what_is_to_change() {
+        let order = [Axis::Data, Axis::Tensor, Axis::Context, Axis::Expert, Axis::Pipeline];
+        let mesh = Mesh::new(32, &Parallel { tensor: 2, order, ..Parallel::default() }).unwrap();
+        let nodes: Vec<usize> = (0..32).map(|rank| rank / 8).collect();
+        let warning = split_warning(&mesh, &nodes, 8).unwrap();
+        assert!(warning.ends_with("put tp first in parallel.order"), "{warning}");
     }
 }

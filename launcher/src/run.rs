@@ -71,6 +71,8 @@ impl<B: Backend> Run<B> {
         if let Err(Stop::Alone(_)) = ended
             && comm.size() > 1
         {
+            // What is under way would be waited for when it is dropped, from ranks that may never come.
+            std::mem::forget(self);
             return ended;
         }
         // Also of a run that failed: the step of the save under way was a good one.
