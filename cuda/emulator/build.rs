@@ -15,5 +15,6 @@ fn main() {
             }
         }
     }
-    build.compile("emulator");
+    // Kernels make themselves known when the program starts: nothing refers to them by name.
+    build.link_lib_modifier("+whole-archive").compile("emulator");
 }
