@@ -193,7 +193,7 @@ int Entry::run(const void* args, const Launch& launch, Report& report) const {
     return Machine(name, body, args, launch, report).run();
 }
 
-// 0, or 1 where the report says what went wrong.
+// 0, or 1 where the report says what went wrong, or -1 where there is no kernel of this name.
 extern "C" int emu_run(const char* name, size_t length, const void* args, const Launch* launch, Report* report) {
     *report = Report{};
     std::string_view wanted(name, length);
@@ -202,7 +202,7 @@ extern "C" int emu_run(const char* name, size_t length, const void* args, const 
         if (e->name == wanted) return e->run(args, *launch, *report);
     }
     snprintf(report->text, sizeof report->text, "there is no kernel of this name");
-    return 1;
+    return -1;
 }
 
 }  // namespace emu

@@ -40,7 +40,7 @@ impl Report {
     }
 }
 
-/// `emu_run`: name and its length, arguments, launch, report; 0 where it went well.
+/// `emu_run`: name and its length, arguments, launch, report; 0 where it went well, -1 where there is no such kernel.
 pub type Run = unsafe extern "C" fn(*const c_char, usize, *const c_void, *const Launch, *mut Report) -> c_int;
 
 unsafe extern "C" {

@@ -61,7 +61,8 @@ impl Emulator {
         Emulator { schedule, run: ffi::emu_run, stats: Cell::default() }
     }
 
-    /// With the kernels of a shared library that holds an emulator of its own; it stays loaded.
+    /// With the kernels of a shared library that holds an emulator of its own; it stays loaded. Kernels that it
+    /// does not hold are this program's.
     ///
     /// # Safety
     /// The library is built from `runtime/` and from kernels, as this program's own.
@@ -92,8 +93,14 @@ impl Emulator {
         };
         let launch = Launch { grid: geometry.grid, block: geometry.block, shared: geometry.shared, schedule };
         let mut report = Report::default();
-        // SAFETY: the caller answers for the views; every access through them is held to their length.
-        let code = unsafe { (self.run)(kernel.as_ptr().cast(), kernel.len(), args, &launch, &mut report) };
+        let mut go = |run: Run| {
+            // SAFETY: the caller answers for the views; every access through them is held to their length.
+            unsafe { run(kernel.as_ptr().cast(), kernel.len(), args, &launch, &mut report) }
+        };
+        let code = match go(self.run) {
+            -1 => go(ffi::emu_run),
+            code => code,
+        };
         if code != 0 {
             return Err(report.fault());
         }

@@ -115,10 +115,12 @@ fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
     let (cpu, _) = cpus();
     for (n, scale) in [(1, 1.0), (3, 1e15), (1025, 1.0), (50_001, 1e-15)] {
         let x = Random::new(n as u64).f32(n, scale);
-        let mut right = cpu.upload(&[0.5], 1, 1);
+        // Small beside the sum, or it would hide what is missing there.
+        let before = 0.5 * scale * scale;
+        let mut right = cpu.upload(&[before], 1, 1);
         cpu.sum_squares(&cpu.upload(&x, n, 1), 0..n, &mut right);
         let all = places().into_iter().map(|place| {
-            let (mut out, mut parts) = ([0.5], vec![f64::NAN; squares_parts(n)]);
+            let (mut out, mut parts) = ([before], vec![f64::NAN; squares_parts(n)]);
             on(place, |m, l| ops::sum_squares(m, l.read(&x), l.write(&mut out), l.write(&mut parts)));
             out
         });
