@@ -5,6 +5,7 @@
 //! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
 
 mod ffi;
+pub mod on_device;
 pub mod place;
 pub mod planted;
 

@@ -1,11 +1,15 @@
 //! Random inputs, and what a kernel's result is held to: its op on the CPU.
 
+use cuda::compile::Places;
+use cuda::device::Error;
 use cuda::machine::{Done, Machine};
+use emulator::on_device::OnDevice;
 use emulator::place::{Lent, Place};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
 use half::bf16;
+use std::cell::OnceCell;
 
 /// The emulator under every schedule. With `EMULATED_KERNELS`, a shared library, it takes the kernels from there.
 pub fn emulators() -> [Emulator; 4] {
@@ -17,9 +21,26 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here.
+/// Everything that kernels run on here: the emulator under every schedule, and the device where there is one.
 pub fn places() -> Vec<&'static dyn Place> {
-    emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into()
+    let emulators = emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place);
+    emulators.into_iter().chain(device()).collect()
+}
+
+/// The device, opened once a test. One that is there and cannot be used fails the test, unless it is too old.
+fn device() -> Option<&'static dyn Place> {
+    thread_local!(static DEVICE: OnceCell<Option<&'static OnDevice>> = const { OnceCell::new() });
+    let open = || {
+        if cuda::devices().is_ok_and(|devices| devices.is_empty()) {
+            return None;
+        }
+        let program = std::env::current_exe().ok();
+        match OnDevice::open(&Places::of(|name| std::env::var_os(name), program.as_deref())) {
+            Err(Error::OldDevice { .. }) => None,
+            opened => Some(&*Box::leak(Box::new(opened.unwrap_or_else(|why| panic!("{why}"))))),
+        }
+    };
+    DEVICE.with(|device| *device.get_or_init(open)).map(|device| device as &dyn Place)
 }
 
 /// Runs an op on slices that are lent to `place`.
