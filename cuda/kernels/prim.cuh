@@ -36,7 +36,9 @@ template <class T> struct View {
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
-#define KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Args a)
+// Threads at most, and where registers need it blocks a processor at least. `a` keeps its address: a tensor map is
+// read where the launch put it.
+#define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Args a)
 
 // Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
 template <class T, int N> struct Reg {
@@ -126,8 +128,8 @@ DEVICE u32 shfl(u32 v, u32 lane) {
 
 // -- shared memory --
 
-extern __shared__ V16 dynamic_shared[];
-// The first address of the launch's shared memory, a multiple of 16.
+extern __shared__ __align__(1024) V16 dynamic_shared[];
+// The first address of the launch's shared memory, a multiple of 1024.
 DEVICE u32 shared_base() {
     u32 d;
     asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(d) : "l"(dynamic_shared));
