@@ -4,7 +4,7 @@
 #include "prim.cuh"
 
 // How the copy engine walks a tensor; made by the machine that launches. A kernel reads it nowhere but here.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     u64 words[16];
 };
 

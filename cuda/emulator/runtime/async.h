@@ -12,6 +12,8 @@ struct Machine;
 
 // A clock a party.
 using Known = std::vector<uint32_t>;
+// The later clock of each.
+void merge(Known& into, const Known& from);
 
 // Whether registers may be touched: not while a product uses them, nor until a wait hands them back.
 struct Lock {

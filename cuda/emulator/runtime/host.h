@@ -13,14 +13,12 @@ using emu::Loc;
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
 #define KERNEL(name, Args, ...)                                                                                         \
-    static void name##_body([[maybe_unused]] const Args& a);                                                                             \
-    extern "C" int emu_##name(const Args* a, const Launch* launch, Report* report) {                                    \
-        auto body = [](const void* a) { name##_body(*static_cast<const Args*>(a)); };                                   \
-        return emu::launch(#name, most_threads(__VA_ARGS__), body, a, launch, report);                                                    \
-    }                                                                                                                   \
+    static void name##_body(const Args& a);                                                                             \
+    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__),                                              \
+                                         [](const void* a) { name##_body(*static_cast<const Args*>(a)); });             \
     static void name##_body([[maybe_unused]] const Args& a)
 
-// What a kernel says of its launches: threads at most, blocks a processor at least.
+// Of what a kernel says of its launches, threads at most; blocks a processor are the device's concern.
 constexpr u32 most_threads(u32 threads, u32 = 1) { return threads; }
 
 // A NaN that arithmetic hands on: what registers hold before they are set.

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 namespace emu {
@@ -24,6 +25,10 @@ const char* name_of(const char* path) {
     return slash ? slash + 1 : path;
 }
 }  // namespace
+
+void merge(Known& into, const Known& from) {
+    for (size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
+}
 
 Machine::Machine(const char* kernel, Body body, const void* args, const Launch& launch, Report& report)
     : launch(launch), report(report), shared(*this, launch.shared), async(*this), kernel(kernel), body(body), args(args),
@@ -122,29 +127,25 @@ void Machine::release() {
     };
     if (!std::all_of(threads.begin(), threads.end(), same)) return async.land() ? void() : explain();
     Known all(parties(), 0);
-    for (uint32_t t = 0; t < launch.block; t++) tell(t, all);
+    for (const Known& known : seen) merge(all, known);
     for (uint32_t t = 0; t < launch.block; t++) {
-        if (t % 32 == 0) learn(t, all);
+        all[t] = threads[t].clock++;
         threads[t].at = At::ready;
     }
+    for (Known& known : seen) known = all;
 }
 
 void Machine::know_warp(uint32_t warp) {
     for (uint32_t t = warp * 32; t < warp * 32 + 32; t++) seen[warp][t] = threads[t].clock++;
 }
 
+// Of its warp's other threads it tells only what a barrier has shown.
 void Machine::tell(uint32_t thread, Known& known) {
-    // Of its warp's other threads only what a barrier has shown.
-    if (known[thread] < threads[thread].clock) known[thread] = threads[thread].clock;
-    threads[thread].clock++;
-    const Known& mine = seen[thread / 32];
-    for (size_t i = 0; i < known.size(); i++) known[i] = std::max(known[i], mine[i]);
+    merge(known, seen[thread / 32]);
+    known[thread] = threads[thread].clock++;
 }
 
-void Machine::learn(uint32_t thread, const Known& known) {
-    Known& mine = seen[thread / 32];
-    for (size_t i = 0; i < known.size(); i++) mine[i] = std::max(mine[i], known[i]);
-}
+void Machine::learn(uint32_t thread, const Known& known) { merge(seen[thread / 32], known); }
 
 bool Machine::fenced(uint32_t by, uint32_t who, uint32_t clock) const {
     if (who >= launch.block) return true;
@@ -226,17 +227,33 @@ void Machine::fail(uint32_t thread, Loc loc, const char* format, ...) {
     __builtin_unreachable();
 }
 
-int launch(const char* kernel, uint32_t limit, Body body, const void* args, const Launch* launch, Report* report) {
-    *report = Report{};
-    bool sound = launch->block && launch->block % 32 == 0 && launch->block <= limit && launch->shared <= 227u << 10 &&
-                 launch->grid[0] && launch->grid[1] && launch->grid[2];
+namespace {
+constinit const Entry* entries = nullptr;
+}
+
+Entry::Entry(const char* name, uint32_t limit, Body body) : name(name), limit(limit), body(body), next(entries) { entries = this; }
+
+int Entry::run(const void* args, const Launch& launch, Report& report) const {
+    bool sound = launch.block && launch.block % 32 == 0 && launch.block <= limit && launch.shared <= 227u << 10 &&
+                 launch.grid[0] && launch.grid[1] && launch.grid[2];
     if (!sound) {
-        snprintf(report->kernel, sizeof report->kernel, "%s", kernel);
-        snprintf(report->text, sizeof report->text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
-                 launch->grid[0], launch->grid[1], launch->grid[2], launch->block, limit, launch->shared);
+        snprintf(report.text, sizeof report.text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
+                 launch.grid[0], launch.grid[1], launch.grid[2], launch.block, limit, launch.shared);
         return 1;
     }
-    return Machine(kernel, body, args, *launch, *report).run();
+    return Machine(name, body, args, launch, report).run();
+}
+
+// 0, or 1 where the report says what went wrong, or -1 where there is no kernel of this name.
+extern "C" int emu_run(const char* name, size_t length, const void* args, const Launch* launch, Report* report) {
+    *report = Report{};
+    std::string_view wanted(name, length);
+    snprintf(report->kernel, sizeof report->kernel, "%.*s", int(length), name);
+    for (const Entry* e = entries; e; e = e->next) {
+        if (e->name == wanted) return e->run(args, *launch, *report);
+    }
+    snprintf(report->text, sizeof report->text, "there is no kernel of this name");
+    return -1;
 }
 
 }  // namespace emu

@@ -7,12 +7,6 @@
 
 namespace emu {
 
-namespace {
-void merge(Known& into, const Known& from) {
-    for (size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
-}
-}  // namespace
-
 void Async::clear() {
     mbarriers.clear();
     flights.clear();

@@ -2,6 +2,8 @@
 
 mod adamw;
 mod common;
+mod hopper;
+mod mutants;
 mod norm;
 mod pointwise;
 mod reports;
