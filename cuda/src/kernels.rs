@@ -78,6 +78,8 @@ kernels! {
 /// What the files include, by name.
 pub const HEADERS: &[(&str, &str)] = &[
     ("prim.cuh", include_str!("../kernels/prim.cuh")),
+    ("prim_hopper.cuh", include_str!("../kernels/prim_hopper.cuh")),
+    ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("args.cuh", include_str!("../kernels/args.cuh")),
     ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),

@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod common;
+mod hopper;
 mod mutants;
 mod norm;
 mod pointwise;
