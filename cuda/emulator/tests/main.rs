@@ -1,8 +1,10 @@
 //! One target, one link: the emulator's own tests, and each kernel against its op on the CPU.
 
 mod adamw;
+mod alike;
 mod common;
 mod mutants;
 mod norm;
 mod pointwise;
+mod probes;
 mod reports;
