@@ -154,7 +154,7 @@ fn lanes_hand_each_other_their_values() {
     let right: Vec<u32> = (0..N).map(|t| of(t, wanted[t])).collect();
     each("probe_shfl", grid, &[&values[..], &wanted].concat(), N, |what, y| assert_eq!(y, right, "{what}"));
     let right: Vec<u32> =
-        (0..N).flat_map(|t| (1..32).map(move |mask| (t, t as u32 % 32 ^ mask))).map(|(t, l)| of(t, l)).collect();
+        (0..N).flat_map(|t| (1..32).map(move |mask| (t, (t as u32 % 32) ^ mask))).map(|(t, l)| of(t, l)).collect();
     each("probe_shfl_xor", grid, &values, 31 * N, |what, y| assert_eq!(y, right, "{what}"));
 }
 
