@@ -2,11 +2,13 @@
 //! processors, so that the emulator and a device launch the same.
 
 mod elementwise;
+mod largest;
 mod mlp;
 mod norm;
 mod rope;
 
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
+pub use largest::largest;
 pub use mlp::swiglu;
 pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
 pub use rope::rope;
