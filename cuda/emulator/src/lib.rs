@@ -7,6 +7,7 @@
 mod ffi;
 pub mod place;
 pub mod planted;
+pub mod probes;
 
 use cuda::geometry::Geometry;
 use cuda::machine::{Machine, Target};

@@ -1,10 +1,12 @@
 //! One target, one link: the emulator's own tests, and each kernel against its op on the CPU.
 
 mod adamw;
+mod alike;
 mod attention;
 mod common;
 mod hopper;
 mod mutants;
 mod norm;
 mod pointwise;
+mod probes;
 mod reports;
