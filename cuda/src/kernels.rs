@@ -55,6 +55,10 @@ kernels! {
     "rope.cu" {
         ROPE = "rope": Rope;
     }
+    "attention.cu" {
+        ATTENTION_64 = "attention_64": Attention;
+        ATTENTION_128 = "attention_128": Attention;
+    }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
@@ -78,6 +82,9 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("args.cuh", include_str!("../kernels/args.cuh")),
+    ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),
+    ("attention.cuh", include_str!("../kernels/attention.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
 ];
 
 #[cfg(test)]

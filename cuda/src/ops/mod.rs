@@ -5,12 +5,14 @@
 //! ops hold the views to the shapes: that is what their launches rely on.
 
 mod adamw;
+mod attention;
 mod elementwise;
 mod mlp;
 mod norm;
 mod rope;
 
 pub use adamw::{State, adamw};
+pub use attention::{Shape, attention};
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
