@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod common;
 mod hopper;
 mod mutants;
