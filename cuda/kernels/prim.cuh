@@ -38,7 +38,8 @@ template <class T> struct View {
 #define UNROLL _Pragma("unroll")
 // Threads at most, and where registers need it blocks a processor at least. `a` keeps its address: a tensor map is
 // read where the launch put it.
-#define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Args a)
+#define KERNEL(name, Args, ...)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Args a)
 
 // Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
 template <class T, int N> struct Reg {

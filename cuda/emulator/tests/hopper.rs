@@ -36,7 +36,10 @@ fn seen(name: &str, threads: u32, kinds: &[&str]) {
         assert!(kinds.iter().any(|kind| fault.text.starts_with(kind)), "{schedule:?}: {fault}");
         let other = fault.text.split_once("(line ").and_then(|(_, l)| l.split_once(')')?.0.parse().ok());
         let both = [fault.line, other.unwrap_or(fault.line)];
-        assert!(fault.file == "planted_hopper.cu" && lines(name).iter().any(|l| both.contains(l)), "{schedule:?}: {fault}");
+        assert!(
+            fault.file == "planted_hopper.cu" && lines(name).iter().any(|l| both.contains(l)),
+            "{schedule:?}: {fault}"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 mod adamw;
 mod alike;
 mod attention;
+mod attention_sm90;
 mod common;
 mod hopper;
 mod mutants;

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod elementwise;
 mod mlp;
 mod norm;
@@ -10,6 +11,7 @@ mod rope;
 
 pub use adamw::{AdamW, Step};
 pub use attention::{Attention, AttentionBwd};
+pub use attention_sm90::AttentionTiles;
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};

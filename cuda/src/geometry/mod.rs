@@ -2,6 +2,7 @@
 //! processors, so that the emulator and a device launch the same.
 
 pub mod attention;
+pub mod attention_sm90;
 mod elementwise;
 mod largest;
 mod mlp;

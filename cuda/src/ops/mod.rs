@@ -6,6 +6,7 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod elementwise;
 mod mlp;
 mod norm;
@@ -13,6 +14,7 @@ mod rope;
 
 pub use adamw::{State, adamw};
 pub use attention::{Shape, attention};
+pub use attention_sm90::attention_sm90;
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
