@@ -5,12 +5,13 @@
 //! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
 
 mod ffi;
-pub mod on_device;
 pub mod place;
 pub mod planted;
+pub mod probes;
 
 use cuda::geometry::Geometry;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -112,6 +113,16 @@ impl Emulator {
 }
 
 impl Machine for Emulator {
+    /// It has the instructions of both; the ops of sm_80 are then what an op chooses.
+    fn target(&self) -> Target {
+        Target::Sm80
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        tiles.check()?;
+        Ok(ffi::Map::of(tiles).into())
+    }
+
     /// Few, so that blocks have several rows to walk over.
     fn processors(&self) -> usize {
         2

@@ -1,15 +1,13 @@
 //! Random inputs, and what a kernel's result is held to: its op on the CPU.
 
-use cuda::compile::Places;
-use cuda::device::Error;
+use crate::alike::{self, Ran, Watched};
 use cuda::machine::{Done, Machine};
-use emulator::on_device::OnDevice;
 use emulator::place::{Lent, Place};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
 use half::bf16;
-use std::cell::OnceCell;
+use std::panic::Location;
 
 /// The emulator under every schedule. With `EMULATED_KERNELS`, a shared library, it takes the kernels from there.
 pub fn emulators() -> [Emulator; 4] {
@@ -21,35 +19,21 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here: the emulator under every schedule, and the device where there is one.
+/// Everything that kernels run on here. Where they were given the same, results must be alike.
 pub fn places() -> Vec<&'static dyn Place> {
-    let emulators = emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place);
-    emulators.into_iter().chain(device()).collect()
-}
-
-/// The device, opened once a test. One that is there and cannot be used fails the test, unless it is too old.
-fn device() -> Option<&'static dyn Place> {
-    thread_local!(static DEVICE: OnceCell<Option<&'static OnDevice>> = const { OnceCell::new() });
-    let open = || {
-        if cuda::devices().is_ok_and(|devices| devices.is_empty()) {
-            return None;
-        }
-        let program = std::env::current_exe().ok();
-        match OnDevice::open(&Places::of(|name| std::env::var_os(name), program.as_deref())) {
-            Err(Error::OldDevice { .. }) => None,
-            opened => Some(&*Box::leak(Box::new(opened.unwrap_or_else(|why| panic!("{why}"))))),
-        }
-    };
-    DEVICE.with(|device| *device.get_or_init(open)).map(|device| device as &dyn Place)
+    alike::forget();
+    emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into()
 }
 
 /// Runs an op on slices that are lent to `place`.
 #[track_caller]
 pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut Lent<'a>) -> Done) {
     let mut lent = Lent::to(place);
-    let done = op(lent.machine(), &mut lent);
-    drop(lent);
+    let watched = Watched::new(lent.machine());
+    let done = op(&watched, &mut lent);
+    let (given, left) = lent.end();
     done.unwrap_or_else(|fault| panic!("{}: {fault}", place.name()));
+    alike::hold(place, Ran { at: Location::caller(), kernels: watched.kernels(), given, left });
 }
 
 /// Numbers from a seed, about normal, times `scale`.
@@ -60,11 +44,20 @@ impl Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn uniform(&mut self) -> f32 {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 24) as f32
+        self.0
+    }
+
+    fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Words of any bits.
+    pub fn bits(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| (self.next() >> 32) as u32).collect()
     }
 
     pub fn f32(&mut self, n: usize, scale: f32) -> Vec<f32> {
@@ -99,6 +92,20 @@ pub fn near(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize
             let allowed = 2.0 * (plain - exact).abs() + exact.abs() / 256.0 + largest * 1e-6 + 1e-29;
             assert!((got - exact).abs() <= allowed, "{what}: ({row}, {col}) is {got}, not {exact}; bf16 gives {plain}");
         }
+    }
+}
+
+/// The same of the errors of a whole row at once (the root of their squares' sum), where an element's error is chance:
+/// it is a sum of many roundings.
+#[track_caller]
+pub fn near_rows(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize) {
+    assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");
+    let size = |errors: &mut dyn Iterator<Item = f32>| errors.map(|e| e as f64 * e as f64).sum::<f64>().sqrt();
+    for (row, exact) in exact.chunks(cols).enumerate() {
+        let error = |x: &[bf16]| size(&mut x[row * cols..][..cols].iter().zip(exact).map(|(x, e)| x.to_f32() - e));
+        let (ours, theirs, whole) = (error(got), error(plain), size(&mut exact.iter().copied()));
+        let allowed = 2.0 * theirs + whole / 256.0 + 1e-29;
+        assert!(ours <= allowed, "{what}: row {row} of size {whole} is off by {ours}; bf16 is by {theirs}");
     }
 }
 
