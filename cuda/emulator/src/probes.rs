@@ -41,6 +41,7 @@ pub const FILE: File = File {
         "probe_ldmatrix_trans",
         "probe_mma",
     ],
+    only: None,
 };
 
 /// Threads of a block of the probes.

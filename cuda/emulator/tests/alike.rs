@@ -3,7 +3,8 @@
 
 use cuda::geometry::Geometry;
 use cuda::kernels::FILES;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use emulator::place::{Kind, Place};
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -11,7 +12,7 @@ use std::panic::Location;
 
 /// Files of kernels whose results a device may round otherwise than the emulator: by instructions that approximate,
 /// or by sums inside the tensor cores, whose order the PTX ISA leaves open. Their ops are held to the CPU's, each.
-const APPROXIMATE: [&str; 1] = ["swiglu.cu"];
+const APPROXIMATE: [&str; 3] = ["attention.cu", "attention_sm90.cu", "swiglu.cu"];
 
 /// The probes of the primitives that do.
 const APPROXIMATE_PROBES: [&str; 4] = ["probe_fast_exp2", "probe_fast_rcp", "probe_fast_rsqrt", "probe_mma"];
@@ -90,6 +91,14 @@ impl<'a> Watched<'a> {
 }
 
 impl Machine for Watched<'_> {
+    fn target(&self) -> Target {
+        self.machine.target()
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        self.machine.tensor_map(tiles)
+    }
+
     fn processors(&self) -> usize {
         self.machine.processors()
     }
