@@ -12,6 +12,10 @@ struct alignas(128) TensorMap {
 #include "hopper.h"
 #else
 
+// Tensor maps are read where the launch put them: the arguments must not be copied.
+#undef PASSED
+#define PASSED const __grid_constant__
+
 // -- mbarriers: 8 bytes of shared memory at `bar`, in phases that threads wait for by parity --
 
 // A phase ends when `count` arrivals and all announced bytes have come. By one thread; others see it after
