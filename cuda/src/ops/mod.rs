@@ -12,7 +12,7 @@ mod norm;
 mod rope;
 
 pub use adamw::{State, adamw};
-pub use attention::{Shape, attention};
+pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd};
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
