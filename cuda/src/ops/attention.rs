@@ -1,9 +1,9 @@
 //! Causal attention with grouped key/value heads.
 
-use crate::args::{Attention, View};
+use crate::args::{Attention, AttentionBwd, View};
 pub use crate::geometry::attention::Shape;
 use crate::geometry::attention::{self as geometry, HEAD_DIMS};
-use crate::kernels::{ATTENTION_64, ATTENTION_128};
+use crate::kernels::*;
 use crate::machine::{Done, Machine, launch};
 
 /// o `[T, H d]` and the logsumexp `[T, H]` of qkv `[T, (H + 2G) d]`, where a query sees the positions from its
@@ -24,4 +24,56 @@ pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     assert!(s.rows() < 1 << 31, "attention over {} rows", s.rows());
     let expected = [s.qkv_cols(), 1, s.query * s.dim, s.query].map(|cols| s.rows() * cols);
     assert_eq!([qkv, starts, o, lse].map(|view| view.len()), expected, "qkv, starts, o, lse of {s:?}");
+}
+
+/// What forward read and made: qkv, o, lse, starts.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSaved {
+    pub qkv: View,
+    pub o: View,
+    pub lse: View,
+    pub starts: View,
+}
+
+/// What the kernels of the backward pass hand on: [`stats_len`](geometry::stats_len) u32, and
+/// [`sums_len`](geometry::sums_len) f32 of so many `parts` of the heads ([`geometry::parts`] says how many are best).
+#[derive(Debug, Clone, Copy)]
+pub struct Scratch {
+    pub stats: View,
+    pub sums: View,
+    pub parts: usize,
+}
+
+/// dqkv `[T, (H + 2G) d]` from do `[T, H d]`.
+pub fn attention_bwd(
+    m: &dyn Machine,
+    do_: View,
+    saved: AttentionSaved,
+    dqkv: View,
+    scratch: Scratch,
+    s: Shape,
+) -> Done {
+    let AttentionSaved { qkv, o, lse, starts } = saved;
+    let Scratch { stats, sums, parts } = scratch;
+    check(s, [qkv, starts, o, lse]);
+    check(s, [dqkv, starts, do_, lse]);
+    assert!(parts > 0 && (s.query / s.kv).is_multiple_of(parts), "{parts} parts of the heads of {s:?}");
+    let lengths = (geometry::stats_len(s), geometry::sums_len(s, parts));
+    assert_eq!((stats.len(), sums.len()), lengths, "scratch of {parts} parts of {s:?}");
+    let (seq, heads, kv_heads, n) = (s.seq as u32, s.query as u32, s.kv as u32, parts as u32);
+    let args = AttentionBwd { qkv, do_, o, starts, lse, dqkv, stats, sums, seq, heads, kv_heads, parts: n };
+    let [first, dkv, dkv_sum, dq] = if s.dim == 64 {
+        [ATTENTION_STATS_64, ATTENTION_DKV_64, ATTENTION_DKV_SUM_64, ATTENTION_DQ_64]
+    } else {
+        [ATTENTION_STATS_128, ATTENTION_DKV_128, ATTENTION_DKV_SUM_128, ATTENTION_DQ_128]
+    };
+    // SAFETY: the views are held to the shape, and the scratch to shape and parts, just above.
+    unsafe {
+        launch(m, first, &args, geometry::stats(s))?;
+        launch(m, dkv, &args, geometry::dkv(s, parts))?;
+        if parts > 1 {
+            launch(m, dkv_sum, &args, geometry::dkv_sum(s))?;
+        }
+        launch(m, dq, &args, geometry::dq(s))
+    }
 }

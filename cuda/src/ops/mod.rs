@@ -13,7 +13,7 @@ mod norm;
 mod rope;
 
 pub use adamw::{State, adamw};
-pub use attention::{Shape, attention};
+pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd};
 pub use attention_sm90::attention_sm90;
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
