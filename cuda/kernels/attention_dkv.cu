@@ -35,20 +35,6 @@ struct Walk {
     u32 first, tiles, heads;
 };
 
-// The first query behind `last` that sees nothing up to there: starts ascend.
-DEVICE u32 first_blind(View<const u32> starts, const Head& h, u32 last) {
-    u32 from = last + 1, to = h.seq;
-    while (from < to) {
-        u32 mid = from + (to - from) / 2;
-        if (start_of(starts, h, mid) > last) {
-            to = mid;
-        } else {
-            from = mid + 1;
-        }
-    }
-    return from;
-}
-
 template <int D> DEVICE Walk walk_of(const AttentionBwd& a, u32 key) {
     constexpr u32 Q = queries<D>();
     // A block's key/value head among all sequences', and its part of the query heads of that.
@@ -85,11 +71,6 @@ template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, 
 template <int D> DEVICE void load_do(const AttentionBwd& a, const Shared<D>& to, const Walk& walk, u32 i) {
     Step s = step<D>(walk, i);
     load_tile<queries<D>(), D, THREADS>(to.do_, a.do_, o_rows<D>(s.h, s.query));
-}
-
-// One number of each of the four queries that a lane has in the pieces 2 k, 2 k + 1.
-DEVICE V16 stats_of(u32 stats, Stat which, int k) {
-    return lds16(stats + (k / 4 * RECORD + which + k % 4 * 16 + thread() % 4 * 4) * 4);
 }
 
 // Scores of 32 keys with the tile's queries become -infinity where a query does not see a key.

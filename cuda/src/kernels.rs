@@ -90,6 +90,16 @@ kernels! {
         ATTENTION_SM90_64 = "attention_sm90_64": AttentionTiles;
         ATTENTION_SM90_128 = "attention_sm90_128": AttentionTiles;
     }
+    "attention_dkv_sm90.cu" only Sm90a {
+        ATTENTION_DKV_SM90_64 = "attention_dkv_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SM90_128 = "attention_dkv_sm90_128": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_64 = "attention_dkv_sum_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_128 = "attention_dkv_sum_sm90_128": AttentionTilesBwd;
+    }
+    "attention_dq_sm90.cu" only Sm90a {
+        ATTENTION_DQ_SM90_64 = "attention_dq_sm90_64": AttentionTilesBwd;
+        ATTENTION_DQ_SM90_128 = "attention_dq_sm90_128": AttentionTilesBwd;
+    }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
@@ -117,6 +127,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("attention_bwd.cuh", include_str!("../kernels/attention_bwd.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("args_sm90.cuh", include_str!("../kernels/args_sm90.cuh")),
+    ("attention_sm90.cuh", include_str!("../kernels/attention_sm90.cuh")),
     ("ring_sm90.cuh", include_str!("../kernels/ring_sm90.cuh")),
     ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
 ];

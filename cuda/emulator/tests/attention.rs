@@ -56,7 +56,7 @@ pub struct Ops {
     pub backward: fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done,
 }
 
-const SM80: Ops = Ops { forward: ops::attention, backward: ops::attention_bwd };
+const SM80: Ops = Ops { forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
 
 pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
     Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
@@ -128,7 +128,9 @@ impl Case {
         let rows = self.shape.rows();
         let (qkv, starts) = (self.qkv(), self.starts());
         let (mut o, mut lse) = (vec![bf16::NAN; rows * query * dim], vec![f32::NAN; rows * query]);
-        on(place, |m, l| (ops.forward)(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape));
+        on(place, |m, l| {
+            (ops.forward)(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
+        });
         (o, lse)
     }
 
