@@ -22,8 +22,7 @@ pub const FULL: Sizes =
     Sizes { tokens: 8192, hidden: 4096, ffn: &[14336, 11008], heads: 32, kv_heads: 8, elements: 1 << 27 };
 
 /// Sizes that the emulator runs in no time, beside the vectors and blocks of the kernels.
-pub const SMALL: Sizes =
-    Sizes { tokens: 21, hidden: 264, ffn: &[344], heads: 6, kv_heads: 2, elements: 5003 };
+pub const SMALL: Sizes = Sizes { tokens: 21, hidden: 264, ffn: &[344], heads: 6, kv_heads: 2, elements: 5003 };
 
 const BF16: Data = Data::Bf16(1.0);
 const F32: Data = Data::F32(1.0);
@@ -34,7 +33,8 @@ const NEW_F32: Data = Data::Empty(4);
 
 /// All cases, for a machine of so many processors.
 pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
-    let mut all = vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_again(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)];
+    let mut all =
+        vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_again(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)];
     all.extend(s.ffn.iter().flat_map(|&f| [swiglu(s, f), swiglu_bwd(s, f)]));
     all.push(rope(s));
     all.extend([adamw(s.elements), sum_squares(s.elements), round(s.elements), add(s.elements)]);
@@ -77,9 +77,7 @@ fn rmsnorm_again(s: &Sizes) -> Case {
     let (n, shape) = rows(s);
     let rstd = Tensor::read(s.tokens, Data::Positive(1.0));
     let tensors = vec![Tensor::read(n, BF16), rstd, Tensor::read(s.hidden, BF16), Tensor::written(n, NEW_BF16)];
-    Case::new("rmsnorm_again", shape, Work::Bytes(4 * n), tensors, |m, v| {
-        ops::rmsnorm_again(m, v[0], v[1], v[2], v[3])
-    })
+    Case::new("rmsnorm_again", shape, Work::Bytes(4 * n), tensors, |m, v| ops::rmsnorm_again(m, v[0], v[1], v[2], v[3]))
 }
 
 /// x, rstd, w, dy, dw, parts, and dres where there is one.

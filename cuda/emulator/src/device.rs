@@ -6,7 +6,8 @@ use crate::{PROCESSORS, probes};
 use cuda::compile::{Places, Search};
 use cuda::device::{Device, Memory};
 use cuda::geometry::Geometry;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -27,7 +28,10 @@ pub fn open() -> Option<&'static Device> {
     }
     let var = |name: &str| std::env::var_os(name);
     let (mut device, _) = Device::open(0, &Places::of(var, None)).unwrap_or_else(|e| panic!("{e}"));
-    device.add(&probes::FILE, &Search::of(var)).unwrap_or_else(|e| panic!("{e}"));
+    let target = device.target();
+    for file in [&probes::FILE, &probes::HOPPER].into_iter().filter(|file| file.is_for(target)) {
+        device.add(file, &Search::of(var)).unwrap_or_else(|e| panic!("{e}"));
+    }
     Some(Box::leak(Box::new(device)))
 }
 
@@ -51,6 +55,14 @@ impl OnDevice {
 }
 
 impl Machine for OnDevice {
+    fn target(&self) -> Target {
+        self.device.target()
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        self.device.tensor_map(tiles)
+    }
+
     fn processors(&self) -> usize {
         PROCESSORS
     }

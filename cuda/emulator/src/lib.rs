@@ -11,7 +11,8 @@ pub mod planted;
 pub mod probes;
 
 use cuda::geometry::Geometry;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -116,6 +117,16 @@ impl Emulator {
 }
 
 impl Machine for Emulator {
+    /// It has the instructions of both; the ops of sm_80 are then what an op chooses.
+    fn target(&self) -> Target {
+        Target::Sm80
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        tiles.check()?;
+        Ok(ffi::Map::of(tiles).into())
+    }
+
     fn processors(&self) -> usize {
         PROCESSORS
     }

@@ -2,9 +2,13 @@
 
 mod adamw;
 mod alike;
+mod attention;
+mod attention_sm90;
 mod common;
+mod hopper;
 mod mutants;
 mod norm;
 mod pointwise;
 mod probes;
+mod probes_hopper;
 mod reports;

@@ -2,12 +2,16 @@
 //! hands it a pointer to one of these. Shapes and meanings stand in that file.
 
 mod adamw;
+mod attention;
+mod attention_sm90;
 mod elementwise;
 mod mlp;
 mod norm;
 mod rope;
 
 pub use adamw::{AdamW, Step};
+pub use attention::{Attention, AttentionBwd};
+pub use attention_sm90::AttentionTiles;
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};

@@ -13,7 +13,8 @@ use crate::arch::Arch;
 use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
 use crate::geometry::Geometry;
 use crate::kernels::File;
-use crate::machine::Machine;
+use crate::machine::{Machine, Target};
+use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -151,6 +152,14 @@ impl Device {
 }
 
 impl Machine for Device {
+    fn target(&self) -> Target {
+        self.arch.target()
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> std::result::Result<TensorMap, String> {
+        device_map(tiles)
+    }
+
     fn processors(&self) -> usize {
         self.processors
     }

@@ -1,6 +1,8 @@
 //! How many blocks of how many threads each kernel is launched with: pure functions of shapes and of the device's
 //! processors, so that the emulator and a device launch the same.
 
+pub mod attention;
+pub mod attention_sm90;
 mod elementwise;
 mod largest;
 mod mlp;

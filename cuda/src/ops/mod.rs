@@ -5,12 +5,16 @@
 //! ops hold the views to the shapes: that is what their launches rely on.
 
 mod adamw;
+mod attention;
+mod attention_sm90;
 mod elementwise;
 mod mlp;
 mod norm;
 mod rope;
 
 pub use adamw::{State, adamw};
+pub use attention::{Shape, attention};
+pub use attention_sm90::attention_sm90;
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
