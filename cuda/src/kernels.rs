@@ -35,7 +35,8 @@ pub struct File {
 }
 
 impl File {
-    fn is_for(&self, target: Target) -> bool {
+    /// Whether it is compiled for this.
+    pub fn is_for(&self, target: Target) -> bool {
         self.only.is_none_or(|only| only == target)
     }
 }

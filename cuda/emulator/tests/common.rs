@@ -2,6 +2,7 @@
 
 use crate::alike::{self, Ran, Watched};
 use cuda::machine::{Done, Machine};
+use emulator::device::{self, OnDevice};
 use emulator::place::{Lent, Place};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
@@ -19,10 +20,29 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here. Where they were given the same, results must be alike.
+/// Everything that kernels run on here: the emulator, and twice the device that there may be. `KERNELS_ON` names one
+/// of both, `emulator` or `device`. Where places are given the same, results must be alike.
 pub fn places() -> Vec<&'static dyn Place> {
     alike::forget();
-    emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into()
+    let only = std::env::var("KERNELS_ON").ok();
+    let mut places: Vec<&dyn Place> = match only.as_deref() {
+        Some("device") => Vec::new(),
+        _ => emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into(),
+    };
+    match only.as_deref() {
+        Some("emulator") => {}
+        Some("device") => places.extend(DEVICE.with(|d| *d).expect("KERNELS_ON=device, and there is no device here")),
+        Some(other) => panic!("KERNELS_ON is emulator or device, not {other}"),
+        None => places.extend(DEVICE.with(|d| *d).into_iter().flatten()),
+    }
+    places
+}
+
+thread_local! {
+    /// A device stays on the thread that opened it.
+    static DEVICE: Option<[&'static dyn Place; 2]> = device::open().map(|device| {
+        ["the device", "the device again"].map(|name| &*Box::leak(Box::new(OnDevice::new(device, name.into()))) as &dyn Place)
+    });
 }
 
 /// Runs an op on slices that are lent to `place`.
