@@ -73,7 +73,7 @@ struct Copy {
 };
 static_assert(sizeof(Copy) == 32, "as in args.rs");
 
-// parts `[blocks]` = sums of squares of x; then out `[1]` += their sum in order.
+// parts = sums of squares of x, one a warp; then out += the sums of its elements' parts, in order.
 struct SumSquares {
     View<const float> x;
     View<double> parts;
@@ -82,6 +82,7 @@ struct SumSquares {
 static_assert(sizeof(SumSquares) == 48, "as in args.rs");
 
 // One step on a shard, all of one length; `out` are the new weights. factor `[1, 2]`: the second scales g.
+// parts `[5, warps]`: sums of squares, only of `adamw_norms`.
 struct AdamW {
     View<const float> g;
     View<const float> factor;
@@ -89,10 +90,21 @@ struct AdamW {
     View<float> m;
     View<float> v;
     View<bf16> out;
+    View<double> parts;
     // Elements from here on are not decayed.
     u64 decayed;
     // beta1, 1 - beta1, beta2, 1 - beta2; lr / correction1, 1 / correction2, eps, lr weight_decay.
     float beta1, fresh1, beta2, fresh2;
     float rate, scale, eps, decay;
 };
-static_assert(sizeof(AdamW) == 136, "as in args.rs");
+static_assert(sizeof(AdamW) == 152, "as in args.rs");
+
+// square `[1]` of the summed gradients' norm, totals `[3]` of the loss -> out `[2]` = (norm, factor).
+struct Clip {
+    View<const float> square;
+    View<const float> totals;
+    View<float> out;
+    float clip;
+    u32 unused;
+};
+static_assert(sizeof(Clip) == 56, "as in args.rs");

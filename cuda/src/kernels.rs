@@ -118,6 +118,8 @@ kernels! {
     }
     "adamw.cu" {
         ADAMW = "adamw": AdamW;
+        ADAMW_NORMS = "adamw_norms": AdamW;
+        CLIP_FACTOR = "clip_factor": Clip;
     }
 }
 

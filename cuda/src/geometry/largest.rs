@@ -2,7 +2,8 @@
 
 use super::attention::{self, Shape};
 use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
-use super::{elementwise, rmsnorm, rmsnorm_bwd, rope, squares, squares_total, sum_rows, swiglu};
+use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
+use super::{rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
 
 /// Over all shapes that a kernel takes; None of a name that is no kernel's.
 pub fn largest(kernel: &str) -> Option<Geometry> {
@@ -22,7 +23,9 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "swiglu" | "swiglu_bwd" => swiglu(1, MANY),
         "round_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise(MANY, 4, 1),
         "squares" => squares(MANY),
-        "squares_total" => squares_total(),
+        "squares_total" => squares_total(1),
+        "adamw_norms" => adamw_norms(MANY),
+        "clip_factor" => clip_factor(),
         _ => return None,
     })
 }

@@ -1,6 +1,7 @@
 //! How many blocks of how many threads each kernel is launched with: pure functions of shapes and of the device's
 //! processors, so that the emulator and a device launch the same.
 
+mod adamw;
 pub mod attention;
 pub mod attention_sm90;
 mod elementwise;
@@ -9,6 +10,7 @@ mod mlp;
 mod norm;
 mod rope;
 
+pub use adamw::{NORMS, adamw_norms, adamw_parts, clip_factor};
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
 pub use largest::largest;
 pub use mlp::swiglu;
