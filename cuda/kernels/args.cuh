@@ -108,3 +108,41 @@ struct Clip {
     u32 unused;
 };
 static_assert(sizeof(Clip) == 56, "as in args.rs");
+
+// logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
+// exp(logit - max), the target's logit.
+struct XentStats {
+    View<const bf16> logits;
+    View<const u32> targets;
+    View<float> stats;
+    u32 cols, first;
+};
+static_assert(sizeof(XentStats) == 56, "as in args.rs");
+
+// combined `[rows, 3]` of the statistics `[ranks, rows, 3]`.
+struct XentCombine {
+    View<const float> stats;
+    View<float> combined;
+    u32 ranks, rows;
+};
+static_assert(sizeof(XentCombine) == 40, "as in args.rs");
+
+// totals `[3]` += the rows' sums of w loss, w log(Z)^2 and w, of stats `[rows, 3]` and weights `[rows]`.
+struct XentTotals {
+    View<const float> stats;
+    View<const float> weights;
+    View<float> totals;
+};
+static_assert(sizeof(XentTotals) == 48, "as in args.rs");
+
+// The gradient in the place of the logits `[rows, cols]`.
+struct XentGrad {
+    View<bf16> logits;
+    View<const float> stats;
+    View<const u32> targets;
+    View<const float> weights;
+    u32 cols, first;
+    float z_loss;
+    u32 unused;
+};
+static_assert(sizeof(XentGrad) == 80, "as in args.rs");

@@ -109,6 +109,12 @@ kernels! {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
     }
+    "xent.cu" {
+        XENT_STATS = "xent_stats": XentStats;
+        XENT_COMBINE = "xent_combine": XentCombine;
+        XENT_TOTALS = "xent_totals": XentTotals;
+        XENT_GRAD = "xent_grad": XentGrad;
+    }
     "elementwise.cu" {
         ROUND = "round_bf16": Round;
         ADD = "add_bf16": Add;

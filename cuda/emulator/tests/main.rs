@@ -12,3 +12,4 @@ mod pointwise;
 mod probes;
 mod probes_hopper;
 mod reports;
+mod xent;

@@ -8,6 +8,7 @@ mod elementwise;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
 pub use adamw::{AdamW, Clip, Step};
 pub use attention::{Attention, AttentionBwd};
@@ -16,6 +17,7 @@ pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};
 pub use rope::Rope;
+pub use xent::{XentCombine, XentGrad, XentStats, XentTotals};
 
 use std::fmt;
 use std::ops::Range;

@@ -4,6 +4,7 @@ use super::attention::{self, Shape};
 use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
 use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
 use super::{rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
+use super::{xent_combine, xent_grad, xent_stats, xent_totals};
 
 /// Over all shapes that a kernel takes; None of a name that is no kernel's.
 pub fn largest(kernel: &str) -> Option<Geometry> {
@@ -21,6 +22,10 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "attention_sm90_64" => attention_sm90::forward(heads(64), 1),
         "attention_sm90_128" => attention_sm90::forward(heads(128), 1),
         "swiglu" | "swiglu_bwd" => swiglu(1, MANY),
+        "xent_stats" => xent_stats(1, MANY),
+        "xent_combine" => xent_combine(MANY),
+        "xent_totals" => xent_totals(),
+        "xent_grad" => xent_grad(1, MANY),
         "round_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise(MANY, 4, 1),
         "squares" => squares(MANY),
         "squares_total" => squares_total(1),

@@ -9,6 +9,7 @@ mod largest;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
 pub use adamw::{NORMS, adamw_norms, adamw_parts, clip_factor};
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
@@ -16,6 +17,7 @@ pub use largest::largest;
 pub use mlp::swiglu;
 pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
 pub use rope::rope;
+pub use xent::{xent_combine, xent_grad, xent_stats, xent_totals};
 
 /// Blocks along three axes, threads of a block, bytes of its shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

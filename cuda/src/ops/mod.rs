@@ -11,6 +11,7 @@ mod elementwise;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
 pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
 pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd, attention_bwd_sm80, attention_sm80};
@@ -19,3 +20,4 @@ pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
 pub use rope::{Turn, rope};
+pub use xent::{Rows, xent_combine, xent_grad, xent_stats, xent_totals};
