@@ -146,3 +146,34 @@ struct XentGrad {
     u32 unused;
 };
 static_assert(sizeof(XentGrad) == 80, "as in args.rs");
+
+// y `[T, d]` = the rows of table `[held, d]` that ids `[T]` name; the table begins with id `first`.
+struct Embed {
+    View<const u32> ids;
+    View<const bf16> table;
+    View<bf16> y;
+    u32 first, held, d, unused;
+};
+static_assert(sizeof(Embed) == 64, "as in args.rs");
+
+// keys `[T, up to a multiple of 1024]`: each chunk of ids in order. rows `[T]` and tokens `[T]`: all of them in order,
+// the table's rows and where in ids they stand.
+struct EmbedSort {
+    View<const u32> ids;
+    View<u32> keys;
+    View<u32> rows;
+    View<u32> tokens;
+    u32 first, held;
+};
+static_assert(sizeof(EmbedSort) == 72, "as in args.rs");
+
+// dtable `[held, d]` += the rows of dy `[T, d]`, in the order of rows and tokens; parts `[tiles, d]`.
+struct EmbedBwd {
+    View<const u32> rows;
+    View<const u32> tokens;
+    View<const bf16> dy;
+    View<float> dtable;
+    View<float> parts;
+    u32 d, unused;
+};
+static_assert(sizeof(EmbedBwd) == 88, "as in args.rs");

@@ -70,6 +70,13 @@ kernels! {
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
     }
+    "embedding.cu" {
+        EMBED = "embed": Embed;
+        EMBED_SORT = "embed_sort": EmbedSort;
+        EMBED_MERGE = "embed_merge": EmbedSort;
+        EMBED_BWD = "embed_bwd": EmbedBwd;
+        EMBED_BWD_RUNS = "embed_bwd_runs": EmbedBwd;
+    }
     "rope.cu" {
         ROPE = "rope": Rope;
     }

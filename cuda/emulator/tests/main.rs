@@ -5,6 +5,7 @@ mod alike;
 mod attention;
 mod attention_sm90;
 mod common;
+mod embedding;
 mod hopper;
 mod mutants;
 mod norm;

@@ -3,7 +3,7 @@
 use super::attention::{self, Shape};
 use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
 use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
-use super::{rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
+use super::{embed, embed_bwd, embed_merge, embed_sort, rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
 use super::{xent_combine, xent_grad, xent_stats, xent_totals};
 
 /// Over all shapes that a kernel takes; None of a name that is no kernel's.
@@ -16,6 +16,10 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "rmsnorm_bwd" => rmsnorm_bwd(1, NORM_BWD_COLUMNS, 1),
         "rmsnorm_bwd_long" => rmsnorm_bwd(1, NORM_COLUMNS, 1),
         "sum_rows" => sum_rows(MANY),
+        "embed" => embed(1, MANY),
+        "embed_sort" => embed_sort(MANY),
+        "embed_merge" => embed_merge(MANY),
+        "embed_bwd" | "embed_bwd_runs" => embed_bwd(MANY, 1),
         "rope" => rope(1, MANY, 128),
         "attention_64" => attention::forward(heads(64)),
         "attention_128" => attention::forward(heads(128)),

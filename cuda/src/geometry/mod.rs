@@ -5,6 +5,7 @@ mod adamw;
 pub mod attention;
 pub mod attention_sm90;
 mod elementwise;
+mod embedding;
 mod largest;
 mod mlp;
 mod norm;
@@ -13,6 +14,7 @@ mod xent;
 
 pub use adamw::{NORMS, adamw_norms, adamw_parts, clip_factor};
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
+pub use embedding::{EMBED_ROWS, embed, embed_bwd, embed_keys, embed_merge, embed_parts, embed_sort, embed_words};
 pub use largest::largest;
 pub use mlp::swiglu;
 pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
