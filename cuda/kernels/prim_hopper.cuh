@@ -52,6 +52,12 @@ DEVICE void tma_load(u32 to, const TensorMap& map, u32 bar, u32 x, u32 y, u32 z,
                  "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
 }
+// Starts to copy `bytes` from element i on to shared memory: they come in at `bar`. All are multiples of 16.
+template <class T> DEVICE void bulk_load(u32 to, View<T> x, u64 i, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(x.p + i), "r"(bytes), "r"(bar)
+                 : "memory");
+}
 // What this thread wrote to shared memory may be read by the copy engine and by wgmma after the next barrier.
 DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

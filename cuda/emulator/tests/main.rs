@@ -10,4 +10,5 @@ mod mutants;
 mod norm;
 mod pointwise;
 mod probes;
+mod probes_hopper;
 mod reports;

@@ -10,8 +10,9 @@ pub use list::{Info, devices};
 pub use memory::Memory;
 
 use crate::arch::Arch;
-use crate::compile::{self, Cubin, Places, Version};
+use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
 use crate::geometry::Geometry;
+use crate::kernels::File;
 use crate::machine::{Machine, Target};
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
@@ -62,10 +63,11 @@ pub struct Device {
     // Dropped in this order: what came from the context goes before it.
     stream: Stream,
     functions: HashMap<&'static str, sys::CUfunction>,
-    _modules: Vec<Module>,
-    _context: Context,
+    modules: Vec<Module>,
+    context: Context,
     trace: Trace,
     info: Info,
+    version: Version,
     arch: Arch,
     origin: String,
     processors: usize,
@@ -96,8 +98,9 @@ impl Device {
         let device = Device {
             stream,
             functions,
-            _modules: modules,
-            _context: context,
+            modules,
+            context,
+            version,
             trace: Trace::default(),
             info,
             arch,
@@ -106,6 +109,15 @@ impl Device {
             l2: list::attribute(handle, L2)? as usize,
         };
         Ok((device, kernels.notes))
+    }
+
+    /// Compiles a file of further kernels, such as a test's own, and loads them beside the others.
+    pub fn add(&mut self, file: &File, search: &Search) -> Result<()> {
+        let image = Nvrtc::find(search, Some(self.version.major))?.compile(file, self.arch)?.cubin;
+        let (modules, functions) = load_all(&[Cubin { kernels: file.kernels, image }], self.context.0)?;
+        self.modules.extend(modules);
+        self.functions.extend(functions);
+        Ok(())
     }
 
     /// What the driver says of it.
