@@ -35,10 +35,15 @@ pub struct File {
 }
 
 impl File {
-    /// Whether it can be compiled for this architecture.
+    /// Whether it is compiled for this.
     pub fn is_for(&self, target: Target) -> bool {
         self.only.is_none_or(|only| only == target)
     }
+}
+
+/// The files that are compiled for an architecture.
+pub fn files_for(target: Target) -> impl Iterator<Item = &'static File> {
+    FILES.iter().filter(move |file| file.is_for(target))
 }
 
 macro_rules! kernels {

@@ -6,12 +6,12 @@ use crate::tensor::{TensorMap, Tiles};
 use std::ffi::c_void;
 use std::fmt::Debug;
 
-/// An architecture that kernels are compiled for.
+/// What kernels may be written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// A100.
+    /// What an A100 has, and every device after it.
     Sm80,
-    /// H100, H200: with the copy engine and the products of warpgroups.
+    /// What only H100 and H200 have: the copy engine with its barriers, and the products of warpgroups.
     Sm90a,
 }
 

@@ -51,8 +51,8 @@ impl Tiles {
     /// What the copy engine does not take.
     pub fn check(&self) -> Result<(), String> {
         let [page, cols] = [self.dim, self.cols].map(|c| c % PAGE == 0 && c > 0);
-        let whole = self.seq > 0 && self.of.len() % (self.seq * self.cols).max(1) == 0 && !self.of.is_empty();
-        if page && cols && whole && (1..=256).contains(&self.rows) && self.of.at() % 16 == 0 {
+        let whole = self.seq > 0 && self.of.len().is_multiple_of((self.seq * self.cols).max(1)) && !self.of.is_empty();
+        if page && cols && whole && (1..=256).contains(&self.rows) && self.of.at().is_multiple_of(16) {
             return Ok(());
         }
         Err(format!("no tensor map of {self:?} from an address that is {} beside a multiple of 16", self.of.at() % 16))

@@ -1,6 +1,7 @@
 //! One target, one link: the emulator's own tests, and each kernel against its op on the CPU.
 
 mod adamw;
+mod alike;
 mod attention;
 mod attention_sm90;
 mod common;
@@ -8,4 +9,6 @@ mod hopper;
 mod mutants;
 mod norm;
 mod pointwise;
+mod probes;
+mod probes_hopper;
 mod reports;

@@ -4,11 +4,13 @@
 pub mod attention;
 pub mod attention_sm90;
 mod elementwise;
+mod largest;
 mod mlp;
 mod norm;
 mod rope;
 
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
+pub use largest::largest;
 pub use mlp::swiglu;
 pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
 pub use rope::rope;
