@@ -41,7 +41,7 @@ DEVICE Walk walk_of(const AttentionTilesBwd& a) {
     // The key/value head among all sequences', and the part of its query heads.
     u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
     u32 sequence = n / a.kv_heads, key = block_y() * ROWS;
-    Head h = head_of(a, sequence * a.heads + n % a.kv_heads * group + part * heads);
+    Head h = head_of(a, n * group + part * heads);
     u32 end = first_blind(a.starts, h, key + ROWS < h.seq ? key + ROWS - 1 : h.seq - 1);
     return {h, sequence, key, key, (end - key + QUERIES - 1) / QUERIES, heads};
 }
@@ -230,7 +230,7 @@ template <int D> DEVICE void sum_parts(const AttentionTilesBwd& a) {
         }
     }
     u32 n = block(), group = a.heads / a.kv_heads;
-    Head h = head_of(a, n / a.kv_heads * a.heads + n % a.kv_heads * group);
+    Head h = head_of(a, n * group);
     store<D>(a, h, block_y() * ROWS + thread() / WARPGROUP * 64, g);
 }
 
