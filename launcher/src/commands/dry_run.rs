@@ -4,6 +4,7 @@
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, aligned, table};
+use super::train::must_fit_cuda;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
 use engine::config::{Axis, BackendKind, Config, Named, Precision, Ranks, ranks_used};
@@ -28,6 +29,9 @@ pub fn run(path: &Path, set: &[String], flag: Option<usize>) -> Result<()> {
     let config = Config::read_for(said.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
     let mesh = mesh(&config, flag, said.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
     let (backend, precision) = config.backend(false)?;
+    if backend == BackendKind::Cuda {
+        must_fit_cuda(&config)?;
+    }
     let rows = rows(&config, &mesh, precision)?;
     let text = [
         head(path, &config, &mesh, precision),

@@ -1,0 +1,241 @@
+//! Attention's kernels against the CPU's op.
+
+use crate::common::{Random, act, cpus, emulators, near_rows, on, places_for};
+use cuda::args::View;
+use cuda::geometry::attention::{stats_len, sums_len};
+use cuda::machine::{Done, Machine, Target};
+use cuda::ops::{self, AttentionSaved, Scratch, Shape};
+use emulator::place::Place;
+use engine::backend::{Backend, Heads};
+use engine::cpu::{Cpu, Float};
+use half::bf16;
+
+/// What queries see.
+#[derive(Debug, Clone, Copy)]
+pub enum Sight {
+    /// All before them.
+    Past,
+    /// The last so many.
+    Window(usize),
+    /// Their document; each is as long as the next number, over and over.
+    Documents(&'static [usize]),
+}
+
+impl Sight {
+    fn starts(self, seq: usize) -> Vec<u32> {
+        let window = |n: usize| (0..seq).map(|t| (t + 1).saturating_sub(n) as u32).collect();
+        match self {
+            Sight::Past => vec![0; seq],
+            Sight::Window(n) => window(n),
+            Sight::Documents(lengths) => {
+                let mut starts = Vec::new();
+                for &n in lengths.iter().cycle() {
+                    let first = starts.len() as u32;
+                    starts.extend(std::iter::repeat_n(first, n.min(seq - starts.len())));
+                    if starts.len() == seq {
+                        break;
+                    }
+                }
+                starts
+            }
+        }
+    }
+}
+
+/// One batch: its shape, what its queries see, the size of its numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    pub shape: Shape,
+    pub sight: Sight,
+    pub scale: f32,
+}
+
+/// The ops of one architecture.
+pub struct Ops {
+    pub target: Target,
+    pub forward: fn(&dyn Machine, View, View, View, View, Shape) -> Done,
+    pub backward: fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done,
+}
+
+const SM80: Ops = Ops { target: Target::Sm80, forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
+
+pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
+    Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
+}
+
+use Sight::{Documents, Past, Window};
+
+/// Lengths beside each size of a tile, every ratio of heads from 1 to 8, windows and documents whose borders lie
+/// within, on and beside those of tiles.
+pub const CASES: [Case; 24] = [
+    case(1, 1, 64, 1, 1, Past),
+    case(1, 1, 128, 1, 3, Past),
+    case(2, 1, 64, 17, 2, Past),
+    case(3, 1, 128, 17, 1, Past),
+    case(2, 2, 64, 63, 1, Past),
+    case(1, 1, 128, 63, 1, Window(1)),
+    case(4, 1, 64, 64, 1, Window(5)),
+    case(2, 1, 128, 64, 2, Documents(&[1, 7, 24, 32])),
+    case(1, 1, 64, 65, 2, Past),
+    case(5, 1, 128, 65, 1, Past),
+    case(1, 1, 64, 127, 1, Window(64)),
+    case(2, 2, 128, 127, 1, Past),
+    case(6, 1, 64, 128, 1, Documents(&[63, 1, 1, 63])),
+    case(1, 1, 128, 128, 1, Window(64)),
+    case(7, 1, 64, 129, 1, Past),
+    case(2, 1, 128, 129, 2, Documents(&[64, 1, 62, 1, 1])),
+    case(8, 1, 64, 66, 1, Past),
+    case(1, 1, 64, 200, 2, Documents(&[1])),
+    case(2, 1, 128, 200, 1, Documents(&[65, 3, 60, 72])),
+    case(2, 1, 64, 300, 1, Past),
+    case(1, 1, 128, 300, 1, Past),
+    case(1, 1, 64, 300, 1, Window(100)),
+    case(2, 2, 128, 300, 1, Window(5)),
+    case(1, 1, 64, 520, 1, Past),
+];
+
+pub const SCALES: [(usize, f32); 5] = [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)];
+
+impl Case {
+    fn heads(&self) -> Heads {
+        let Shape { query, kv, dim, seq, .. } = self.shape;
+        Heads { query, kv, dim, seq }
+    }
+
+    fn starts(&self) -> Vec<u32> {
+        self.sight.starts(self.shape.seq).repeat(self.shape.sequences)
+    }
+
+    fn random(&self) -> Random {
+        let Shape { query, dim, seq, .. } = self.shape;
+        Random::new((query * 7919 + dim * 31 + seq) as u64)
+    }
+
+    fn qkv(&self) -> Vec<bf16> {
+        self.random().bf16(self.shape.rows() * self.shape.qkv_cols(), self.scale)
+    }
+
+    /// o and lse of the CPU's op.
+    fn theirs<A: Float>(&self, cpu: &Cpu<A>) -> (Vec<A>, Vec<f32>) {
+        let rows = self.shape.rows();
+        let (qkv, starts) = (act(cpu, &self.qkv(), rows, self.shape.qkv_cols()), cpu.upload(&self.starts(), rows, 1));
+        let (o, lse) = cpu.attention(&qkv, &starts, self.heads());
+        (cpu.download(&o), cpu.download(&lse))
+    }
+
+    /// o and lse of the kernels.
+    pub fn ours(&self, ops: &Ops, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
+        let Shape { query, dim, .. } = self.shape;
+        let rows = self.shape.rows();
+        let (qkv, starts) = (self.qkv(), self.starts());
+        let (mut o, mut lse) = (vec![bf16::NAN; rows * query * dim], vec![f32::NAN; rows * query]);
+        on(place, |m, l| {
+            (ops.forward)(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
+        });
+        (o, lse)
+    }
+
+    pub fn forward(&self, ops: &Ops) {
+        let (cpu, judge) = cpus();
+        let (plain, _) = self.theirs(&cpu);
+        let (exact, exact_lse) = self.theirs(&judge);
+        for place in places_for(ops.target) {
+            let (o, lse) = self.ours(ops, place);
+            near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim, 0.0);
+            for (at, (lse, exact)) in lse.iter().zip(&exact_lse).enumerate() {
+                let allowed = 1e-5 * exact.abs().max(1.0);
+                assert!((lse - exact).abs() <= allowed, "lse {at} of {self:?} is {lse}, not {exact}");
+            }
+        }
+    }
+
+    fn do_(&self) -> Vec<bf16> {
+        Random::new(self.shape.rows() as u64).bf16(self.shape.rows() * self.shape.query * self.shape.dim, 1.0)
+    }
+
+    /// dqkv of the CPU's op, from the o and lse that the kernels are given too.
+    fn their_gradients<A: Float>(&self, cpu: &Cpu<A>, o: &[bf16], lse: &[f32]) -> Vec<A> {
+        let (h, rows) = (self.heads(), self.shape.rows());
+        let (qkv, starts) = (act(cpu, &self.qkv(), rows, h.qkv_cols()), cpu.upload(&self.starts(), rows, 1));
+        let (do_, o) = (act(cpu, &self.do_(), rows, h.out_cols()), act(cpu, o, rows, h.out_cols()));
+        cpu.download(&cpu.attention_bwd(&do_, &o, &cpu.upload(lse, rows, h.query), &qkv, &starts, h))
+    }
+
+    /// dqkv of the kernels.
+    pub fn our_gradients(&self, ops: &Ops, place: &dyn Place, o: &[bf16], lse: &[f32], parts: usize) -> Vec<bf16> {
+        let (qkv, do_, starts) = (self.qkv(), self.do_(), self.starts());
+        let mut dqkv = vec![bf16::NAN; qkv.len()];
+        let mut stats = vec![u32::MAX; stats_len(self.shape)];
+        let mut sums = vec![f32::NAN; sums_len(self.shape, parts)];
+        on(place, |m, l| {
+            let saved = AttentionSaved { qkv: l.read(&qkv), o: l.read(o), lse: l.read(lse), starts: l.read(&starts) };
+            let scratch = Scratch { stats: l.write(&mut stats), sums: l.write(&mut sums), parts };
+            (ops.backward)(m, l.read(&do_), saved, l.write(&mut dqkv), scratch, self.shape)
+        });
+        dqkv
+    }
+
+    /// With all query heads of a key/value head in one block, and with each in its own.
+    pub fn backward(&self, ops: &Ops) {
+        let (cpu, judge) = cpus();
+        let (o, _) = self.theirs(&cpu);
+        let (_, lse) = self.theirs(&judge);
+        let (plain, exact) = (self.their_gradients(&cpu, &o, &lse), self.their_gradients(&judge, &o, &lse));
+        let Shape { query, kv, dim, seq, .. } = self.shape;
+        // dP - D cancels where a query sees little else than one key: of terms do v k, sums over queries.
+        let (scale, seq) = (self.scale as f64, seq as f64);
+        let (group, lost) = (query / kv, 1e-6 * dim as f64 * scale * scale * seq.sqrt());
+        for place in places_for(ops.target) {
+            for parts in if group > 1 { vec![1, group] } else { vec![1] } {
+                let dqkv = self.our_gradients(ops, place, &o, &lse, parts);
+                near_rows(
+                    &format!("dqkv of {self:?} on {}", place.name()),
+                    &dqkv,
+                    &plain,
+                    &exact,
+                    self.shape.dim,
+                    lost,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn forward_over_shapes() {
+    CASES.iter().for_each(|case| case.forward(&SM80));
+}
+
+#[test]
+fn forward_over_sizes_of_numbers() {
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(&SM80);
+    }
+}
+
+#[test]
+fn backward_over_shapes() {
+    CASES.iter().for_each(|case| case.backward(&SM80));
+}
+
+#[test]
+fn backward_over_sizes_of_numbers() {
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM80);
+    }
+}
+
+/// The same bits under every order of threads and blocks, and no two rows of a tile in one bank.
+#[test]
+fn bits_and_banks() {
+    for dim in [64, 128] {
+        let case = case(2, 1, dim, 200, 1, Window(100));
+        let all = emulators().map(|place| {
+            let (o, lse) = case.ours(&SM80, &place);
+            let gradients = [1, 2].map(|parts| case.our_gradients(&SM80, &place, &o, &lse, parts));
+            assert_eq!(place.stats().conflicts, 0, "{dim}");
+            (o, lse, gradients)
+        });
+        assert!(all.iter().all(|result| *result == all[0]), "{dim}");
+    }
+}

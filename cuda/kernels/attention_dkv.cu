@@ -1,0 +1,245 @@
+// dk and dv of attention (Dao 2023): with P = e^(q k^T / sqrt(d) - lse) made again, dv = P^T do, dP = do v^T,
+// dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block takes 128 keys of a key/value head, and goes over the tiles of
+// queries that see them, of one query head after another.
+//
+// Two warps share 32 keys. The maker of dv makes P^T = k q^T and sums P^T do; the maker of dk makes dP^T = v do^T and
+// sums dS^T q. Both factors stay in the registers of their makers; only P goes from the first to the second. The
+// second is a phase behind, so that one's exponentials meet the other's products:
+//
+//   phase 2i      dv: P(i)            dk: += dS(i-1)^T q(i-1)    do(i) comes
+//   phase 2i + 1  dv: += P(i)^T do(i) dk: dS(i)                  q(i + 1) comes
+#include "attention_bwd.cuh"
+
+constexpr int THREADS = 256;
+constexpr int KEYS = 128;
+
+// Queries of a tile: so many that a product has as many steps with either size of a head.
+template <int D> DEVICE constexpr int queries() { return 8192 / D; }
+template <int D> DEVICE constexpr u32 record_bytes() { return queries<D>() / 64 * RECORD * 4; }
+
+// Where tiles lie in shared memory: k, v, two of q, do; P; two of stats.
+template <int D> struct Shared {
+    static constexpr int Q = queries<D>();
+    u32 k, v, q, do_, p, stats;
+};
+
+template <int D> DEVICE Shared<D> shared() {
+    u32 k = shared_base(), v = k + tile_bytes<KEYS, D>(), q = v + tile_bytes<KEYS, D>();
+    u32 do_ = q + 2 * tile_bytes<queries<D>(), D>(), p = do_ + tile_bytes<queries<D>(), D>();
+    return {k, v, q, do_, p, p + KEYS * queries<D>() * 2};
+}
+
+// A tile of queries on a block's way: of the head, from `query` on. Each head's way is from `first` to before `end`.
+struct Step {
+    Head head;
+    u32 query, first, end, heads_end;
+};
+
+template <int D> DEVICE Step first_step(const AttentionBwd& a, u32 key) {
+    // A block's key/value head among all sequences', and its part of the query heads of that.
+    u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
+    Head h = head_of(a, n * group + part * heads);
+    u32 last = key + KEYS < h.seq ? key + KEYS - 1 : h.seq - 1, first = key / queries<D>() * queries<D>();
+    return {h, first, first, first_blind(a.starts, h, last), h.query + heads};
+}
+
+DEVICE bool over(const Step& s) { return s.head.query == s.heads_end; }
+
+template <int D> DEVICE void advance(Step& s) {
+    s.query += queries<D>();
+    if (s.query < s.end) return;
+    s.query = s.first;
+    s.head.query++;
+}
+
+// To one of two places for q and its stats.
+template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, const Step& s, u32 place) {
+    constexpr int Q = queries<D>();
+    load_tile<Q, D, THREADS>(to.q + place * tile_bytes<Q, D>(), a.qkv, q_rows<D>(s.head, s.query));
+    u64 record = record_of(s.head.row / a.seq * a.heads + s.head.query, a.seq, s.query);
+    u32 chunk = thread();
+    if (chunk < record_bytes<D>() / 16) {
+        cp_async16(to.stats + place * record_bytes<D>() + chunk * 16, a.stats, record + chunk * 4, 16);
+    }
+}
+
+// Scores of 32 keys with the tile's queries become -infinity where a query does not see a key.
+template <int N> DEVICE void mask_transposed(Sums<2, N>& s, u32 stats, u32 query, u32 key) {
+    u32 g = thread() % 32 / 4, t = thread() % 4 * 2;
+    UNROLL for (u32 k = 0; k < N / 2; k++) {
+        V16 starts = stats_of(stats, START, k);
+        UNROLL for (u32 c = 0; c < 4; c++) {
+            u32 start = starts.w[c], span = query + 16 * k + c / 2 * 8 + t + c % 2 - start;
+            UNROLL for (u32 r = 0; r < 4; r++) {
+                float& x = s.at[r / 2][2 * k + c / 2][r % 2 * 2 + c % 2];
+                x = key + 8 * r + g - start <= span ? x : -infinity();
+            }
+        }
+    }
+}
+
+// P^T of the scores, rounded, and as f16 to the lane of the other warp that has the same elements.
+template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& to, Sums<2, N>& s, u32 stats, u32 exchange) {
+    UNROLL for (int k = 0; k < N / 2; k++) {
+        V16 lse = stats_of(stats, LSE, k);
+        UNROLL for (int m = 0; m < 2; m++) {
+            V16 pairs;
+            UNROLL for (int w = 0; w < 4; w++) {
+                Reg<float, 4>& piece = s.at[m][2 * k + w / 2];
+                UNROLL for (int e = 0; e < 2; e++) {
+                    float& x = piece[w % 2 * 2 + e];
+                    x = probability<D>(x, f32_of(lse.w[w / 2 * 2 + e]));
+                }
+                pairs.w[w] = pack2_f16(piece[w % 2 * 2], piece[w % 2 * 2 + 1]);
+            }
+            to.at[m][k] = packed(s, m, k);
+            sts16(exchange + (2 * k + m) * 512, pairs);
+        }
+    }
+}
+
+// dS^T = P^T * (dP^T - D), rounded.
+template <int N> DEVICE void score_gradients(Left<2, N / 2>& to, Sums<2, N>& dp, u32 stats, u32 exchange) {
+    UNROLL for (int k = 0; k < N / 2; k++) {
+        V16 delta = stats_of(stats, DELTA, k);
+        UNROLL for (int m = 0; m < 2; m++) {
+            V16 pairs = lds16(exchange + (2 * k + m) * 512);
+            UNROLL for (int w = 0; w < 4; w++) {
+                Reg<float, 4>& piece = dp.at[m][2 * k + w / 2];
+                float &first = piece[w % 2 * 2], &second = piece[w % 2 * 2 + 1];
+                first = low_f16(pairs.w[w]) * (first - f32_of(delta.w[w / 2 * 2]));
+                second = high_f16(pairs.w[w]) * (second - f32_of(delta.w[w / 2 * 2 + 1]));
+            }
+            to.at[m][k] = packed(dp, m, k);
+        }
+    }
+}
+
+// Whose 32 keys a warp has, and which of their gradients it makes.
+struct Maker {
+    u32 keys;
+    bool of_dk;
+};
+
+DEVICE Maker maker() { return {thread() / 32 % 4 * 32, thread() / 128 == 1}; }
+
+// dv, or dk / sqrt(d), of the warp's keys, where a block has all query heads of its key/value head. The rows of its
+// own left factor are used up.
+template <int D> DEVICE void store(const AttentionBwd& a, const Sums<2, D / 8>& sums) {
+    Maker me = maker();
+    u32 key = block_y() * KEYS;
+    Head h = head_of(a, block() * (a.heads / a.kv_heads));
+    Reg<float, 4> factor;
+    UNROLL for (int r = 0; r < 4; r++) factor[r] = me.of_dk ? P_UNIT * inverse_root<D>() : P_UNIT;
+    Strip to = me.of_dk ? k_rows<D>(h, key + me.keys) : v_rows<D>(h, key + me.keys);
+    u32 tile = shared_base() + (me.of_dk ? tile_bytes<KEYS, D>() : 0) + me.keys * ROW_BYTES;
+    store_rows<KEYS, D, 2>(a.dqkv, to, tile, sums, factor);
+}
+
+// The sums of one block as they lie in registers, of a part of the query heads of key/value head `n`.
+template <int D> DEVICE u64 part_of(const AttentionBwd& a, u32 n, u32 part, u32 piece) {
+    u64 block = (static_cast<u64>(n) * a.parts + part) * ((a.seq + KEYS - 1) / KEYS) + block_y();
+    return ((block * (D / 4) + piece) * THREADS + thread()) * 4;
+}
+
+template <int D> DEVICE void store_part(const AttentionBwd& a, const Sums<2, D / 8>& sums) {
+    UNROLL for (u32 i = 0; i < D / 4; i++) {
+        const Reg<float, 4>& x = sums.at[i % 2][i / 2];
+        V16 v = {bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])};
+        st16(a.sums, part_of<D>(a, block() / a.parts, block() % a.parts, i), v);
+    }
+}
+
+// The border before a phase: what was copied in the last has come, nobody reads what is copied in this, which is do of
+// the tile in the even phases, and q of the one after it in the odd ones.
+template <int D> DEVICE void begin_phase(const AttentionBwd& a, const Shared<D>& to, Step& step, u32& phase) {
+    cp_wait<0>();
+    sync();
+    if (phase % 2) advance<D>(step);
+    if (!over(step)) {
+        if (phase % 2) {
+            load_q<D>(a, to, step, (phase + 1) / 2 % 2);
+        } else {
+            load_tile<queries<D>(), D, THREADS>(to.do_, a.do_, o_rows<D>(step.head, step.query));
+        }
+    }
+    cp_commit();
+    phase++;
+}
+
+// P^T or dS^T of the warp's keys from `key` on with a tile of queries; zeros and false where none sees a key.
+template <int D, int K>
+DEVICE bool make_factor(Left<2, K>& factor, const Shared<D>& at, u32 q, u32 stats, u32 query, u32 key) {
+    constexpr int Q = queries<D>();
+    Maker me = maker();
+    u32 start = lds(stats + (START + stat_place(0)) * 4);
+    u32 last_start = lds(stats + record_bytes<D>() - (64 - stat_place(63)) * 4);
+    if (query + Q <= key || start >= key + 32) {
+        fill(factor, 0u);
+        return false;
+    }
+    // k q^T, v do^T
+    Sums<2, Q / 8> s;
+    fill(s, 0.0f);
+    u32 left = (me.of_dk ? at.v : at.k) + me.keys * ROW_BYTES;
+    add_product_nt<D, KEYS, Q>(s, lanes_down(left), lanes_across(me.of_dk ? at.do_ : q));
+    u32 exchange = at.p + me.keys * Q * 2 + thread() % 32 * 16;
+    if (me.of_dk) {
+        score_gradients(factor, s, stats, exchange);
+    } else {
+        if (query < key + 31 || last_start > key) mask_transposed(s, stats, query, key);
+        probabilities<D>(factor, s, stats, exchange);
+    }
+    return true;
+}
+
+template <int D> DEVICE void key_gradients(const AttentionBwd& a) {
+    constexpr int Q = queries<D>();
+    Shared<D> at = shared<D>();
+    Maker me = maker();
+    u32 key = block_y() * KEYS, phase = 0;
+    Step step = first_step<D>(a, key);
+    load_tile<KEYS, D, THREADS>(at.k, a.qkv, k_rows<D>(step.head, key));
+    load_tile<KEYS, D, THREADS>(at.v, a.qkv, v_rows<D>(step.head, key));
+    load_q<D>(a, at, step, 0);
+    cp_commit();
+    Sums<2, D / 8> sums;
+    fill(sums, 0.0f);
+    if (me.of_dk) begin_phase<D>(a, at, step, phase);
+    // One of the two phases takes the step to the next tile, for either maker.
+    while (!over(step)) {
+        u32 query = step.query, place = phase / 2 % 2;
+        u32 q = at.q + place * tile_bytes<Q, D>(), stats = at.stats + place * record_bytes<D>();
+        Left<2, Q / 16> factor;
+        begin_phase<D>(a, at, step, phase);
+        bool seen = make_factor<D>(factor, at, q, stats, query, key + me.keys);
+        begin_phase<D>(a, at, step, phase);
+        // dv += P^T do, dk += dS^T q
+        if (seen) add_product(sums, factor, lanes_down(me.of_dk ? q : at.do_));
+    }
+    if (!me.of_dk) begin_phase<D>(a, at, step, phase);
+    if (a.parts == 1) {
+        store<D>(a, sums);
+    } else {
+        store_part<D>(a, sums);
+    }
+}
+
+KERNEL(attention_dkv_64, AttentionBwd, THREADS, 1) { key_gradients<64>(a); }
+KERNEL(attention_dkv_128, AttentionBwd, THREADS, 1) { key_gradients<128>(a); }
+
+// dk and dv from the sums of all parts, in order.
+template <int D> DEVICE void sum_parts(const AttentionBwd& a) {
+    Sums<2, D / 8> sums;
+    fill(sums, 0.0f);
+    for (u32 part = 0; part < a.parts; part++) {
+        UNROLL for (u32 i = 0; i < D / 4; i++) {
+            V16 v = ld16(a.sums, part_of<D>(a, block(), part, i));
+            UNROLL for (int e = 0; e < 4; e++) sums.at[i % 2][i / 2][e] += f32_of(v.w[e]);
+        }
+    }
+    store<D>(a, sums);
+}
+
+KERNEL(attention_dkv_sum_64, AttentionBwd, THREADS) { sum_parts<64>(a); }
+KERNEL(attention_dkv_sum_128, AttentionBwd, THREADS, 1) { sum_parts<128>(a); }
