@@ -58,7 +58,7 @@ impl World {
     /// Ends every rank. For a failure that the other ranks do not know of; where several fail alike, one says it.
     pub fn abort(&self, error: &Error) -> ! {
         let what = error.to_string();
-        let say = || eprintln!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.place);
+        let say = || ending::say_line(format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.place));
         ending::end_all(&self.place, &what, say, error.exit_code())
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn end_all_on_panic(place: Arc<Whereabouts>) {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let say = || {
-            eprintln!("rank {} on {}, {place}:", place.rank(), host());
+            say_line(format!("rank {} on {}, {place}:", place.rank(), host()));
             print(info);
         };
         if std::thread::current().id() == main {
@@ -55,6 +55,11 @@ pub(super) fn end_all_on_panic(place: Arc<Whereabouts>) {
         say();
         end_this(1)
     }));
+}
+
+/// On stderr in one write: the lines of ranks that speak together do not mix.
+pub(super) fn say_line(text: String) {
+    eprint!("{}", text + "\n");
 }
 
 fn hash(what: &str) -> u64 {
