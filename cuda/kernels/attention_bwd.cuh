@@ -24,3 +24,24 @@ DEVICE u32 stat_place(u32 q) { return q / 16 * 16 + q % 8 / 2 * 4 + q / 8 % 2 * 
 DEVICE u64 record_of(u32 n, u32 seq, u32 first) {
     return (static_cast<u64>(n) * ((seq + 127) / 128 * 2) + first / 64) * RECORD;
 }
+
+// One number of each of the four queries that a lane has in the pieces 2 k, 2 k + 1.
+DEVICE V16 stats_of(u32 stats, Stat which, int k) {
+    return lds16(stats + (k / 4 * RECORD + which + k % 4 * 16 + thread() % 4 * 4) * 4);
+}
+
+// -- which queries see a block's keys --
+
+// The first query behind `last` that sees nothing up to there: starts ascend.
+DEVICE u32 first_blind(View<const u32> starts, const Head& h, u32 last) {
+    u32 from = last + 1, to = h.seq;
+    while (from < to) {
+        u32 mid = from + (to - from) / 2;
+        if (start_of(starts, h, mid) > last) {
+            to = mid;
+        } else {
+            from = mid + 1;
+        }
+    }
+    return from;
+}

@@ -29,20 +29,6 @@ template <int D> DEVICE Shared<D> shared() {
     return {k, v, q, do_, p, p + KEYS * queries<D>() * 2};
 }
 
-// The first query behind `last` that sees nothing up to there: starts ascend.
-DEVICE u32 first_blind(View<const u32> starts, const Head& h, u32 last) {
-    u32 from = last + 1, to = h.seq;
-    while (from < to) {
-        u32 mid = from + (to - from) / 2;
-        if (start_of(starts, h, mid) > last) {
-            to = mid;
-        } else {
-            from = mid + 1;
-        }
-    }
-    return from;
-}
-
 // A tile of queries on a block's way: of the head, from `query` on. Each head's way is from `first` to before `end`.
 struct Step {
     Head head;
@@ -75,11 +61,6 @@ template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, 
     if (chunk < record_bytes<D>() / 16) {
         cp_async16(to.stats + place * record_bytes<D>() + chunk * 16, a.stats, record + chunk * 4, 16);
     }
-}
-
-// One number of each of the four queries that a lane has in the pieces 2 k, 2 k + 1.
-DEVICE V16 stats_of(u32 stats, Stat which, int k) {
-    return lds16(stats + (k / 4 * RECORD + which + k % 4 * 16 + thread() % 4 * 4) * 4);
 }
 
 // Scores of 32 keys with the tile's queries become -infinity where a query does not see a key.

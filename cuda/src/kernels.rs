@@ -1,6 +1,7 @@
 //! Every kernel by the file that it stands in, with the arguments that it takes. The texts are part of the program.
 
 use crate::args;
+use crate::machine::Target;
 use std::marker::PhantomData;
 
 /// A kernel that takes a pointer to one `A`.
@@ -29,10 +30,26 @@ pub struct File {
     pub name: &'static str,
     pub text: &'static str,
     pub kernels: &'static [&'static str],
+    /// What it is compiled for, where its instructions are not everywhere.
+    pub only: Option<Target>,
+}
+
+impl File {
+    /// Whether it is compiled for this.
+    pub fn is_for(&self, target: Target) -> bool {
+        self.only.is_none_or(|only| only == target)
+    }
+}
+
+/// The files that are compiled for an architecture.
+pub fn files_for(target: Target) -> impl Iterator<Item = &'static File> {
+    FILES.iter().filter(move |file| file.is_for(target))
 }
 
 macro_rules! kernels {
-    ($($file:literal { $($kernel:ident = $name:literal: $args:ident;)* })*) => {
+    (@only) => { None };
+    (@only $target:ident) => { Some(Target::$target) };
+    ($($file:literal $(only $target:ident)? { $($kernel:ident = $name:literal: $args:ident;)* })*) => {
         $($(pub const $kernel: Kernel<args::$args> = Kernel::named($name);)*)*
 
         /// All files, in the order of the layers.
@@ -40,6 +57,7 @@ macro_rules! kernels {
             name: $file,
             text: include_str!(concat!("../kernels/", $file)),
             kernels: &[$($name),*],
+            only: kernels!(@only $($target)?),
         }),*];
     };
 }
@@ -51,6 +69,13 @@ kernels! {
         RMSNORM_BWD = "rmsnorm_bwd": RmsNormBwd;
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
+    }
+    "embedding.cu" {
+        EMBED = "embed": Embed;
+        EMBED_SORT = "embed_sort": EmbedSort;
+        EMBED_MERGE = "embed_merge": EmbedSort;
+        EMBED_BWD = "embed_bwd": EmbedBwd;
+        EMBED_BWD_RUNS = "embed_bwd_runs": EmbedBwd;
     }
     "rope.cu" {
         ROPE = "rope": Rope;
@@ -73,9 +98,29 @@ kernels! {
         ATTENTION_DQ_64 = "attention_dq_64": AttentionBwd;
         ATTENTION_DQ_128 = "attention_dq_128": AttentionBwd;
     }
+    "attention_sm90.cu" only Sm90a {
+        ATTENTION_SM90_64 = "attention_sm90_64": AttentionTiles;
+        ATTENTION_SM90_128 = "attention_sm90_128": AttentionTiles;
+    }
+    "attention_dkv_sm90.cu" only Sm90a {
+        ATTENTION_DKV_SM90_64 = "attention_dkv_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SM90_128 = "attention_dkv_sm90_128": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_64 = "attention_dkv_sum_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_128 = "attention_dkv_sum_sm90_128": AttentionTilesBwd;
+    }
+    "attention_dq_sm90.cu" only Sm90a {
+        ATTENTION_DQ_SM90_64 = "attention_dq_sm90_64": AttentionTilesBwd;
+        ATTENTION_DQ_SM90_128 = "attention_dq_sm90_128": AttentionTilesBwd;
+    }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
+    }
+    "xent.cu" {
+        XENT_STATS = "xent_stats": XentStats;
+        XENT_COMBINE = "xent_combine": XentCombine;
+        XENT_TOTALS = "xent_totals": XentTotals;
+        XENT_GRAD = "xent_grad": XentGrad;
     }
     "elementwise.cu" {
         ROUND = "round_bf16": Round;
@@ -86,18 +131,25 @@ kernels! {
     }
     "adamw.cu" {
         ADAMW = "adamw": AdamW;
+        ADAMW_NORMS = "adamw_norms": AdamW;
+        CLIP_FACTOR = "clip_factor": Clip;
     }
 }
 
 /// What the files include, by name.
 pub const HEADERS: &[(&str, &str)] = &[
     ("prim.cuh", include_str!("../kernels/prim.cuh")),
+    ("prim_hopper.cuh", include_str!("../kernels/prim_hopper.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("args.cuh", include_str!("../kernels/args.cuh")),
     ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),
     ("attention.cuh", include_str!("../kernels/attention.cuh")),
     ("attention_bwd.cuh", include_str!("../kernels/attention_bwd.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
+    ("args_sm90.cuh", include_str!("../kernels/args_sm90.cuh")),
+    ("attention_sm90.cuh", include_str!("../kernels/attention_sm90.cuh")),
+    ("ring_sm90.cuh", include_str!("../kernels/ring_sm90.cuh")),
+    ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
 ];
 
 #[cfg(test)]

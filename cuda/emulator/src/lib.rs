@@ -4,12 +4,15 @@
 //!
 //! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
 
+pub mod device;
 mod ffi;
 pub mod place;
 pub mod planted;
+pub mod probes;
 
 use cuda::geometry::Geometry;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -23,6 +26,9 @@ pub enum Schedule {
     /// With a seed.
     Random(u32),
 }
+
+/// Few, so that blocks have several rows to walk over.
+pub const PROCESSORS: usize = 2;
 
 /// The orders that every test goes through.
 pub const SCHEDULES: [Schedule; 4] = [Schedule::Forward, Schedule::Reversed, Schedule::Random(1), Schedule::Random(2)];
@@ -111,9 +117,18 @@ impl Emulator {
 }
 
 impl Machine for Emulator {
-    /// Few, so that blocks have several rows to walk over.
+    /// It has the instructions of both; the ops of sm_80 are then what an op chooses.
+    fn target(&self) -> Target {
+        Target::Sm80
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        tiles.check()?;
+        Ok(ffi::Map::of(tiles).into())
+    }
+
     fn processors(&self) -> usize {
-        2
+        PROCESSORS
     }
 
     unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String> {

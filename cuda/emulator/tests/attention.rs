@@ -1,7 +1,9 @@
 //! Attention's kernels against the CPU's op.
 
-use crate::common::{Random, act, cpus, emulators, near_rows, on, places};
+use crate::common::{Random, act, cpus, emulators, near_rows, on, places_for};
+use cuda::args::View;
 use cuda::geometry::attention::{stats_len, sums_len};
+use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, Scratch, Shape};
 use emulator::place::Place;
 use engine::backend::{Backend, Heads};
@@ -10,7 +12,7 @@ use half::bf16;
 
 /// What queries see.
 #[derive(Debug, Clone, Copy)]
-enum Sight {
+pub enum Sight {
     /// All before them.
     Past,
     /// The last so many.
@@ -42,13 +44,22 @@ impl Sight {
 
 /// One batch: its shape, what its queries see, the size of its numbers.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    shape: Shape,
-    sight: Sight,
-    scale: f32,
+pub struct Case {
+    pub shape: Shape,
+    pub sight: Sight,
+    pub scale: f32,
 }
 
-const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
+/// The ops of one architecture.
+pub struct Ops {
+    pub target: Target,
+    pub forward: fn(&dyn Machine, View, View, View, View, Shape) -> Done,
+    pub backward: fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done,
+}
+
+const SM80: Ops = Ops { target: Target::Sm80, forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
+
+pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
     Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
 }
 
@@ -56,7 +67,7 @@ use Sight::{Documents, Past, Window};
 
 /// Lengths beside each size of a tile, every ratio of heads from 1 to 8, windows and documents whose borders lie
 /// within, on and beside those of tiles.
-const CASES: [Case; 24] = [
+pub const CASES: [Case; 24] = [
     case(1, 1, 64, 1, 1, Past),
     case(1, 1, 128, 1, 3, Past),
     case(2, 1, 64, 17, 2, Past),
@@ -83,7 +94,7 @@ const CASES: [Case; 24] = [
     case(1, 1, 64, 520, 1, Past),
 ];
 
-const SCALES: [(usize, f32); 5] = [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)];
+pub const SCALES: [(usize, f32); 5] = [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)];
 
 impl Case {
     fn heads(&self) -> Heads {
@@ -113,23 +124,23 @@ impl Case {
     }
 
     /// o and lse of the kernels.
-    fn ours(&self, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
+    pub fn ours(&self, ops: &Ops, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
         let Shape { query, dim, .. } = self.shape;
         let rows = self.shape.rows();
         let (qkv, starts) = (self.qkv(), self.starts());
         let (mut o, mut lse) = (vec![bf16::NAN; rows * query * dim], vec![f32::NAN; rows * query]);
         on(place, |m, l| {
-            ops::attention(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
+            (ops.forward)(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
         });
         (o, lse)
     }
 
-    fn forward(&self) {
+    pub fn forward(&self, ops: &Ops) {
         let (cpu, judge) = cpus();
         let (plain, _) = self.theirs(&cpu);
         let (exact, exact_lse) = self.theirs(&judge);
-        for place in places() {
-            let (o, lse) = self.ours(place);
+        for place in places_for(ops.target) {
+            let (o, lse) = self.ours(ops, place);
             near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim, 0.0);
             for (at, (lse, exact)) in lse.iter().zip(&exact_lse).enumerate() {
                 let allowed = 1e-5 * exact.abs().max(1.0);
@@ -151,7 +162,7 @@ impl Case {
     }
 
     /// dqkv of the kernels.
-    fn our_gradients(&self, place: &dyn Place, o: &[bf16], lse: &[f32], parts: usize) -> Vec<bf16> {
+    pub fn our_gradients(&self, ops: &Ops, place: &dyn Place, o: &[bf16], lse: &[f32], parts: usize) -> Vec<bf16> {
         let (qkv, do_, starts) = (self.qkv(), self.do_(), self.starts());
         let mut dqkv = vec![bf16::NAN; qkv.len()];
         let mut stats = vec![u32::MAX; stats_len(self.shape)];
@@ -159,13 +170,13 @@ impl Case {
         on(place, |m, l| {
             let saved = AttentionSaved { qkv: l.read(&qkv), o: l.read(o), lse: l.read(lse), starts: l.read(&starts) };
             let scratch = Scratch { stats: l.write(&mut stats), sums: l.write(&mut sums), parts };
-            ops::attention_bwd(m, l.read(&do_), saved, l.write(&mut dqkv), scratch, self.shape)
+            (ops.backward)(m, l.read(&do_), saved, l.write(&mut dqkv), scratch, self.shape)
         });
         dqkv
     }
 
     /// With all query heads of a key/value head in one block, and with each in its own.
-    fn backward(&self) {
+    pub fn backward(&self, ops: &Ops) {
         let (cpu, judge) = cpus();
         let (o, _) = self.theirs(&cpu);
         let (_, lse) = self.theirs(&judge);
@@ -174,17 +185,11 @@ impl Case {
         // dP - D cancels where a query sees little else than one key: of terms do v k, sums over queries.
         let (scale, seq) = (self.scale as f64, seq as f64);
         let (group, lost) = (query / kv, 1e-6 * dim as f64 * scale * scale * seq.sqrt());
-        for place in places() {
-            for parts in (1..=group).step_by(group.max(2) - 1) {
-                let dqkv = self.our_gradients(place, &o, &lse, parts);
-                near_rows(
-                    &format!("dqkv of {self:?} on {}", place.name()),
-                    &dqkv,
-                    &plain,
-                    &exact,
-                    self.shape.dim,
-                    lost,
-                );
+        for place in places_for(ops.target) {
+            for parts in if group > 1 { vec![1, group] } else { vec![1] } {
+                let dqkv = self.our_gradients(ops, place, &o, &lse, parts);
+                let what = format!("dqkv of {self:?} on {}", place.name());
+                near_rows(&what, &dqkv, &plain, &exact, dim, lost);
             }
         }
     }
@@ -192,25 +197,25 @@ impl Case {
 
 #[test]
 fn forward_over_shapes() {
-    CASES.iter().for_each(Case::forward);
+    CASES.iter().for_each(|case| case.forward(&SM80));
 }
 
 #[test]
 fn forward_over_sizes_of_numbers() {
     for (dim, scale) in SCALES {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward();
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(&SM80);
     }
 }
 
 #[test]
 fn backward_over_shapes() {
-    CASES.iter().for_each(Case::backward);
+    CASES.iter().for_each(|case| case.backward(&SM80));
 }
 
 #[test]
 fn backward_over_sizes_of_numbers() {
     for (dim, scale) in SCALES {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward();
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM80);
     }
 }
 
@@ -220,8 +225,8 @@ fn bits_and_banks() {
     for dim in [64, 128] {
         let case = case(2, 1, dim, 200, 1, Window(100));
         let all = emulators().map(|place| {
-            let (o, lse) = case.ours(&place);
-            let gradients = [1, 2].map(|parts| case.our_gradients(&place, &o, &lse, parts));
+            let (o, lse) = case.ours(&SM80, &place);
+            let gradients = [1, 2].map(|parts| case.our_gradients(&SM80, &place, &o, &lse, parts));
             assert_eq!(place.stats().conflicts, 0, "{dim}");
             (o, lse, gradients)
         });

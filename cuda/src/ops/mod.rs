@@ -6,14 +6,20 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod elementwise;
+mod embedding;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
-pub use adamw::{State, adamw};
-pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd};
-pub use elementwise::{add, copy, round, sum_squares, zero};
+pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
+pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd, attention_bwd_sm80, attention_sm80};
+pub use attention_sm90::{attention_bwd_sm90, attention_sm90};
+pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
+pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
 pub use rope::{Turn, rope};
+pub use xent::{Rows, xent_combine, xent_grad, xent_stats, xent_totals};
