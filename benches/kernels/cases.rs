@@ -2,9 +2,10 @@
 //! small, are what the device is held to the emulator with.
 
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::Step;
+use cuda::args::{Step, View};
 use cuda::geometry;
-use cuda::ops::{self, NormBwd, State, Turn};
+use cuda::machine::{Machine, Target};
+use cuda::ops::{self, NormBwd, Shape, State, Turn};
 
 /// Sizes of the cases.
 pub struct Sizes {
@@ -14,15 +15,32 @@ pub struct Sizes {
     pub ffn: &'static [usize],
     pub heads: usize,
     pub kv_heads: usize,
+    /// Sequence and head size of attention.
+    pub attention: &'static [(usize, usize)],
     /// Elements of what goes element by element.
     pub elements: usize,
 }
 
-pub const FULL: Sizes =
-    Sizes { tokens: 8192, hidden: 4096, ffn: &[14336, 11008], heads: 32, kv_heads: 8, elements: 1 << 27 };
+pub const FULL: Sizes = Sizes {
+    tokens: 8192,
+    hidden: 4096,
+    ffn: &[14336, 11008],
+    heads: 32,
+    kv_heads: 8,
+    attention: &[(4096, 128), (8192, 128), (4096, 64), (8192, 64)],
+    elements: 1 << 27,
+};
 
 /// Sizes that the emulator runs in no time, beside the vectors and blocks of the kernels.
-pub const SMALL: Sizes = Sizes { tokens: 21, hidden: 264, ffn: &[344], heads: 6, kv_heads: 2, elements: 5003 };
+pub const SMALL: Sizes = Sizes {
+    tokens: 21,
+    hidden: 264,
+    ffn: &[344],
+    heads: 6,
+    kv_heads: 2,
+    attention: &[(150, 128), (150, 64)],
+    elements: 5003,
+};
 
 const BF16: Data = Data::Bf16(1.0);
 const F32: Data = Data::F32(1.0);
@@ -31,12 +49,17 @@ const SMALLER: Data = Data::Bf16(0.5);
 const NEW_BF16: Data = Data::Empty(2);
 const NEW_F32: Data = Data::Empty(4);
 
-/// All cases, for a machine of so many processors.
-pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
+/// All cases, for a machine of so many processors, of what a device of this target runs.
+pub fn cases(s: &Sizes, processors: usize, target: Target) -> Vec<Case> {
     let mut all =
         vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_again(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)];
     all.extend(s.ffn.iter().flat_map(|&f| [swiglu(s, f), swiglu_bwd(s, f)]));
     all.push(rope(s));
+    // Both, where the device has both.
+    let attentions = [("attention", ops::attention as Forward), ("attention_sm90", ops::attention_sm90)];
+    let there = if target == Target::Sm90a { 2 } else { 1 };
+    let shapes = s.attention.iter().flat_map(|&a| attentions[..there].iter().map(move |&op| (op, a)));
+    all.extend(shapes.map(|((name, op), (seq, dim))| attention(s, name, op, seq, dim)));
     all.extend([adamw(s.elements), sum_squares(s.elements), round(s.elements), add(s.elements)]);
     all.extend([copy(s.elements), zero(s.elements)]);
     all
@@ -55,7 +78,7 @@ fn rmsnorm(s: &Sizes) -> Case {
         Tensor::written(s.tokens, NEW_F32),
     ];
     Case::new("rmsnorm", shape, Work::Bytes(4 * n), tensors, |m, v| {
-        ops::rmsnorm(m, v[0], cuda::args::View::NONE, v[1], 1e-5, v[2], v[3])
+        ops::rmsnorm(m, v[0], View::NONE, v[1], 1e-5, v[2], v[3])
     })
 }
 
@@ -96,7 +119,7 @@ fn norm_gradients(s: &Sizes, processors: usize) -> Vec<Tensor> {
 fn rmsnorm_bwd(s: &Sizes, processors: usize) -> Case {
     let (n, shape) = rows(s);
     Case::new("rmsnorm_bwd", shape, Work::Bytes(6 * n), norm_gradients(s, processors), |m, v| {
-        let saved = NormBwd { dres: cuda::args::View::NONE, x: v[0], rstd: v[1], w: v[2] };
+        let saved = NormBwd { dres: View::NONE, x: v[0], rstd: v[1], w: v[2] };
         ops::rmsnorm_bwd(m, saved, v[3], v[4], v[5])
     })
 }
@@ -133,6 +156,24 @@ fn rope(s: &Sizes) -> Case {
     let shape = format!("{}x{heads}x{dim}", s.tokens);
     let bytes = 4 * s.tokens * heads * dim;
     Case::new("rope", shape, Work::Bytes(bytes), tensors, move |m, v| ops::rope(m, v[0], v[1], turn))
+}
+
+type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> cuda::machine::Done;
+
+fn attention(s: &Sizes, name: &'static str, op: Forward, seq: usize, dim: usize) -> Case {
+    let sequences = s.tokens.div_ceil(seq);
+    let shape = Shape { query: s.heads, kv: s.kv_heads, dim, seq, sequences };
+    let (rows, n) = (shape.rows(), shape.rows() * s.heads * dim);
+    let tensors = vec![
+        Tensor::read(rows * shape.qkv_cols(), BF16),
+        Tensor::read(rows, Data::U32),
+        Tensor::written(n, NEW_BF16),
+        Tensor::written(rows * s.heads, NEW_F32),
+    ];
+    // Causal: half of the scores; two products of two operations each.
+    let flops = 2 * sequences * seq * seq * s.heads * dim;
+    let label = format!("{seq}, {}/{} x {dim}", s.heads, s.kv_heads);
+    Case::new(name, label, Work::Flops(flops), tensors, move |m, v| op(m, v[0], v[1], v[2], v[3], shape))
 }
 
 fn adamw(n: usize) -> Case {
