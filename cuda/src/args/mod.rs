@@ -11,7 +11,7 @@ mod rope;
 
 pub use adamw::{AdamW, Step};
 pub use attention::{Attention, AttentionBwd};
-pub use attention_sm90::AttentionTiles;
+pub use attention_sm90::{AttentionTiles, AttentionTilesBwd};
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};

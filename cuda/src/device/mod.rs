@@ -46,9 +46,15 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// An error in the driver's words, with its name.
+fn said(error: DriverError) -> String {
+    let words = error.error_string().map_or("an error that the driver does not know".into(), |e| e.to_string_lossy());
+    format!("{words} ({:?})", error.0)
+}
+
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
-        Error::Driver(format!("the CUDA driver: {error}"))
+        Error::Driver(format!("the CUDA driver: {}", said(error)))
     }
 }
 
@@ -86,7 +92,7 @@ impl Device {
         let (context, stream) = (Context::of(handle)?, Stream::new()?);
         let load = |error: DriverError| {
             let (arch, origin) = (kernels.arch, kernels.origin.clone());
-            Error::Load { version, arch, origin, error: error.to_string() }
+            Error::Load { version, arch, origin, error: said(error) }
         };
         let (modules, functions) = load_all(&kernels.cubins, handle).map_err(load)?;
         let device = Device {
@@ -152,7 +158,7 @@ impl Device {
 
     /// A fault may be that of an earlier launch: it comes with the last ones.
     fn checked<T>(&self, done: std::result::Result<T, DriverError>) -> Result<T> {
-        done.map_err(|error| Error::Driver(self.trace.explain(&error.to_string())))
+        done.map_err(|error| Error::Driver(self.trace.explain(&said(error))))
     }
 }
 
@@ -183,7 +189,7 @@ impl Machine for Device {
         // caller answers for the arguments.
         let started =
             unsafe { result::launch_kernel(function, grid, block, geometry.shared, self.stream.0, &mut parameters) };
-        let started = started.map_err(|error| self.trace.explain(&error.to_string()));
+        let started = started.map_err(|error| self.trace.explain(&said(error)));
         self.trace.started(kernel, geometry);
         started
     }

@@ -13,8 +13,8 @@ mod norm;
 mod rope;
 
 pub use adamw::{State, adamw};
-pub use attention::{Shape, attention};
-pub use attention_sm90::attention_sm90;
+pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd, attention_bwd_sm80, attention_sm80};
+pub use attention_sm90::{attention_bwd_sm90, attention_sm90};
 pub use elementwise::{add, copy, round, sum_squares, zero};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
