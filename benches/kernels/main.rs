@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Samples of a case that count.
 const SAMPLES: usize = 15;
+/// Seconds of launches in a sample.
+const SAMPLE: f64 = 0.005;
 /// Bytes of each of the two blocks that the device copies between.
 const COPIED: usize = 1 << 30;
 
@@ -144,28 +146,32 @@ fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool)
         set.prepare(case)?;
         set.keep(case)?;
     }
-    let mut samples = Vec::new();
-    let mut fault = Ok(());
+    // So many that what lies between two events is nothing beside them.
+    let few = sample(device, case, &mut sets, 2 * count)?;
+    let launches = ((SAMPLE / few) as usize).clamp(count, 1 << 16);
+    let (mut samples, mut fault) = (Vec::new(), Ok(()));
     let mut group = criterion.benchmark_group(case.name);
     group.throughput(match case.work {
         Work::Bytes(bytes) => Throughput::Bytes(bytes as u64),
         Work::Flops(flops) => Throughput::Elements(flops as u64),
     });
     group.bench_function(&case.shape, |bencher| {
-        bencher.iter_custom(|launches| {
-            let seconds = sample(device, case, &mut sets, launches as usize).unwrap_or_else(|error| {
+        bencher.iter_custom(|iterations| {
+            let seconds = sample(device, case, &mut sets, launches).unwrap_or_else(|error| {
                 fault = Err(error);
                 1.0
             });
-            samples.push(seconds / launches as f64);
-            Duration::from_secs_f64(seconds)
+            samples.push(seconds);
+            Duration::from_secs_f64(seconds * iterations as f64)
         });
     });
+    group.finish();
     fault?;
     // Those of the warm-up came first.
     Ok(median(samples.split_off(samples.len().saturating_sub(SAMPLES))))
 }
 
+/// Seconds of a launch, of so many, each on the next set.
 fn sample(device: &Device, case: &Case, sets: &mut [Set], launches: usize) -> Outcome<f64> {
     sets.iter_mut().try_for_each(Set::restore)?;
     let mut done = Ok(());
@@ -173,7 +179,7 @@ fn sample(device: &Device, case: &Case, sets: &mut [Set], launches: usize) -> Ou
         done = (0..launches).try_for_each(|i| sets[i % sets.len()].launch(case));
     })?;
     done?;
-    Ok(seconds)
+    Ok(seconds / launches as f64)
 }
 
 fn median(mut x: Vec<f64>) -> f64 {
