@@ -78,6 +78,14 @@ DEVICE float sqrt_rn(float a) {
     asm("sqrt.rn.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
+// The one that is not NaN where the other is.
+DEVICE float larger(float a, float b) {
+    float d;
+    asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+    return d;
+}
+// The natural logarithm, within 1 unit of the last place.
+DEVICE float ln(float a) { return logf(a); }
 // Within 2 units of the last place; subnormals are zero.
 DEVICE float fast_exp2(float a) {
     float d;
