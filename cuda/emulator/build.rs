@@ -1,6 +1,8 @@
 //! Compiles the emulator, the kernels and the planted bugs of its tests with the host's C++ compiler.
 
 fn main() {
+    // The tests compile kernels too, for the same target.
+    println!("cargo:rustc-env=EMULATOR_TARGET={}", std::env::var("TARGET").expect("cargo names the target"));
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).define("EMULATOR", None).include("runtime").include("../kernels");
     // A product and a sum must not become one operation: what the device fuses is written out.
@@ -15,5 +17,6 @@ fn main() {
             }
         }
     }
-    build.compile("emulator");
+    // Kernels make themselves known when the program starts: nothing refers to them by name.
+    build.link_lib_modifier("+whole-archive").compile("emulator");
 }

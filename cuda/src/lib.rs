@@ -1,10 +1,15 @@
-//! The CUDA side of the engine. Today it finds the devices; kernels and the backend come next.
+//! The CUDA side of the engine: kernels, what launches them, and the devices that there are.
 //!
+//! An op (`ops`) fills in a kernel's arguments (`args`) and launches it on a `Machine` with the blocks and threads
+//! that `geometry` says: on a device, or on the emulator of the tests.
 //! The driver is loaded when it is first asked for, so the program starts on machines without one.
 
 pub mod args;
 pub mod geometry;
+pub mod kernels;
 pub mod links;
+pub mod machine;
+pub mod ops;
 
 use cudarc::driver::{DriverError, result, sys};
 

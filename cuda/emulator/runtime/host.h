@@ -13,11 +13,8 @@ using emu::Loc;
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
 #define KERNEL(name, Args, threads)                                                                                     \
-    static void name##_body([[maybe_unused]] const Args& a);                                                                             \
-    extern "C" int emu_##name(const Args* a, const Launch* launch, Report* report) {                                    \
-        auto body = [](const void* a) { name##_body(*static_cast<const Args*>(a)); };                                   \
-        return emu::launch(#name, threads, body, a, launch, report);                                                    \
-    }                                                                                                                   \
+    static void name##_body(const Args& a);                                                                             \
+    static const emu::Entry name##_entry(#name, threads, [](const void* a) { name##_body(*static_cast<const Args*>(a)); }); \
     static void name##_body([[maybe_unused]] const Args& a)
 
 // A NaN that arithmetic hands on: what registers hold before they are set.

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 namespace emu {
@@ -175,17 +176,33 @@ void Machine::fail(uint32_t thread, Loc loc, const char* format, ...) {
     __builtin_unreachable();
 }
 
-int launch(const char* kernel, uint32_t limit, Body body, const void* args, const Launch* launch, Report* report) {
-    *report = Report{};
-    bool sound = launch->block && launch->block % 32 == 0 && launch->block <= limit && launch->shared <= 227u << 10 &&
-                 launch->grid[0] && launch->grid[1] && launch->grid[2];
+namespace {
+constinit const Entry* entries = nullptr;
+}
+
+Entry::Entry(const char* name, uint32_t limit, Body body) : name(name), limit(limit), body(body), next(entries) { entries = this; }
+
+int Entry::run(const void* args, const Launch& launch, Report& report) const {
+    bool sound = launch.block && launch.block % 32 == 0 && launch.block <= limit && launch.shared <= 227u << 10 &&
+                 launch.grid[0] && launch.grid[1] && launch.grid[2];
     if (!sound) {
-        snprintf(report->kernel, sizeof report->kernel, "%s", kernel);
-        snprintf(report->text, sizeof report->text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
-                 launch->grid[0], launch->grid[1], launch->grid[2], launch->block, limit, launch->shared);
+        snprintf(report.text, sizeof report.text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
+                 launch.grid[0], launch.grid[1], launch.grid[2], launch.block, limit, launch.shared);
         return 1;
     }
-    return Machine(kernel, body, args, *launch, *report).run();
+    return Machine(name, body, args, launch, report).run();
+}
+
+// 0, or 1 where the report says what went wrong, or -1 where there is no kernel of this name.
+extern "C" int emu_run(const char* name, size_t length, const void* args, const Launch* launch, Report* report) {
+    *report = Report{};
+    std::string_view wanted(name, length);
+    snprintf(report->kernel, sizeof report->kernel, "%.*s", int(length), name);
+    for (const Entry* e = entries; e; e = e->next) {
+        if (e->name == wanted) return e->run(args, *launch, *report);
+    }
+    snprintf(report->text, sizeof report->text, "there is no kernel of this name");
+    return -1;
 }
 
 }  // namespace emu

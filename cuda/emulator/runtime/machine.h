@@ -79,7 +79,16 @@ struct Machine {
 // The launch under way on this thread of the host.
 extern thread_local Machine* machine;
 
-// What a kernel's C function calls; refuses what no device would launch.
-int launch(const char* kernel, uint32_t limit, Body body, const void* args, const Launch* launch, Report* report);
+// A kernel that can be launched by its name; `KERNEL` makes one of each. `limit`: threads of a block at most.
+struct Entry {
+    Entry(const char* name, uint32_t limit, Body body);
+    // Refuses what no device would launch.
+    int run(const void* args, const Launch& launch, Report& report) const;
+
+    const char* name;
+    uint32_t limit;
+    Body body;
+    const Entry* next;
+};
 
 }  // namespace emu

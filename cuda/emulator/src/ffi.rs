@@ -1,8 +1,7 @@
-//! The border to C++: `runtime/report.h` and the functions that the kernels become.
+//! The border to C++: `runtime/report.h`, and the launch of a kernel by its name.
 
 use super::Fault;
-use cuda::args;
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int, c_void};
 
 #[repr(C)]
 pub struct Launch {
@@ -41,29 +40,15 @@ impl Report {
     }
 }
 
-pub type Kernel<A> = unsafe extern "C" fn(*const A, *const Launch, *mut Report) -> c_int;
+/// `emu_run`: name and its length, arguments, launch, report; 0 where it went well, -1 where there is no such kernel.
+pub type Run = unsafe extern "C" fn(*const c_char, usize, *const c_void, *const Launch, *mut Report) -> c_int;
 
-/// Declares the functions of kernels by the struct that they take.
-macro_rules! kernels {
-    ($($args:path: $($name:ident)*;)*) => {
-        unsafe extern "C" {
-            $($(pub fn $name(args: *const $args, launch: *const Launch, report: *mut Report) -> c_int;)*)*
-        }
-    };
-}
-
-kernels! {
-    args::RmsNorm: emu_rmsnorm emu_rmsnorm_again;
-    args::RmsNormBwd: emu_rmsnorm_bwd emu_rmsnorm_bwd_long;
-    args::SumRows: emu_sum_rows;
-    args::SwiGlu: emu_swiglu emu_swiglu_bwd;
-    args::Rope: emu_rope;
-    args::Round: emu_round_bf16;
-    args::Add: emu_add_bf16;
-    args::Copy: emu_copy_f32;
-    args::SumSquares: emu_squares emu_squares_total;
-    args::AdamW: emu_adamw;
-    crate::planted::Planted: emu_race emu_race_of_a_warp emu_race_in_a_loop emu_overwritten emu_no_wait emu_waits_too_little
-        emu_lost_thread emu_lost_lane emu_two_barriers emu_unset emu_unset_mma emu_unwritten emu_tail emu_odd_wide
-        emu_beyond_shared emu_product emu_conflicts;
+unsafe extern "C" {
+    pub fn emu_run(
+        name: *const c_char,
+        length: usize,
+        args: *const c_void,
+        launch: *const Launch,
+        report: *mut Report,
+    ) -> c_int;
 }

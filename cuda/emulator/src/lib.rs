@@ -5,11 +5,15 @@
 //! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
 
 mod ffi;
-pub mod ops;
+pub mod place;
 pub mod planted;
 
 use cuda::geometry::Geometry;
-use ffi::{Kernel, Launch, Report};
+use cuda::machine::Machine;
+use ffi::{Launch, Report, Run};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::path::Path;
 
 /// In which order blocks and threads take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +27,8 @@ pub enum Schedule {
 /// The orders that every test goes through.
 pub const SCHEDULES: [Schedule; 4] = [Schedule::Forward, Schedule::Reversed, Schedule::Random(1), Schedule::Random(2)];
 
-/// What a launch that went well has counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What launches that went well have counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Passes that `ldmatrix` needed beyond one a matrix.
     pub conflicts: u64,
@@ -44,19 +48,76 @@ pub struct Fault {
     pub text: String,
 }
 
-/// # Safety
-/// The views in `args` must be of memory that lives, and of which nothing else uses what the kernel writes.
-unsafe fn run<A>(kernel: Kernel<A>, args: &A, geometry: Geometry, schedule: Schedule) -> Result<Stats, Fault> {
-    let schedule = match schedule {
-        Schedule::Forward => 0,
-        Schedule::Reversed => 1,
-        Schedule::Random(seed) => seed.saturating_add(2),
-    };
-    let launch = Launch { grid: geometry.grid, block: geometry.block, shared: geometry.shared, schedule };
-    let mut report = Report::default();
-    // SAFETY: the caller answers for the views; every access through them is held to their length.
-    match unsafe { kernel(args, &launch, &mut report) } {
-        0 => Ok(Stats { conflicts: report.conflicts, switches: report.switches }),
-        _ => Err(report.fault()),
+/// A machine whose memory is the host's, with kernels that were compiled by the host's compiler.
+pub struct Emulator {
+    schedule: Schedule,
+    run: Run,
+    stats: Cell<Stats>,
+}
+
+impl Emulator {
+    /// With the kernels that are linked to this program.
+    pub fn new(schedule: Schedule) -> Self {
+        Emulator { schedule, run: ffi::emu_run, stats: Cell::default() }
+    }
+
+    /// With the kernels of a shared library that holds an emulator of its own; it stays loaded. Kernels that it
+    /// does not hold are this program's.
+    ///
+    /// # Safety
+    /// The library is built from `runtime/` and from kernels, as this program's own.
+    pub unsafe fn of_library(path: &Path, schedule: Schedule) -> Result<Self, libloading::Error> {
+        // SAFETY: by this function's contract the library starts nothing but the kernels' registration, and its
+        // `emu_run` is that of `runtime/`.
+        let run = unsafe {
+            let library = Box::leak(Box::new(libloading::Library::new(path)?));
+            *library.get::<Run>(b"emu_run")?
+        };
+        Ok(Emulator { schedule, run, stats: Cell::default() })
+    }
+
+    /// What all launches so far have counted.
+    pub fn stats(&self) -> Stats {
+        self.stats.get()
+    }
+
+    /// Runs a kernel to its end.
+    ///
+    /// # Safety
+    /// As [`Machine::start`].
+    unsafe fn run(&self, kernel: &str, args: *const c_void, geometry: Geometry) -> Result<(), Fault> {
+        let schedule = match self.schedule {
+            Schedule::Forward => 0,
+            Schedule::Reversed => 1,
+            Schedule::Random(seed) => seed.saturating_add(2),
+        };
+        let launch = Launch { grid: geometry.grid, block: geometry.block, shared: geometry.shared, schedule };
+        let mut report = Report::default();
+        let mut go = |run: Run| {
+            // SAFETY: the caller answers for the views; every access through them is held to their length.
+            unsafe { run(kernel.as_ptr().cast(), kernel.len(), args, &launch, &mut report) }
+        };
+        let code = match go(self.run) {
+            -1 => go(ffi::emu_run),
+            code => code,
+        };
+        if code != 0 {
+            return Err(report.fault());
+        }
+        let Stats { conflicts, switches } = self.stats.get();
+        self.stats.set(Stats { conflicts: conflicts + report.conflicts, switches: switches + report.switches });
+        Ok(())
+    }
+}
+
+impl Machine for Emulator {
+    /// Few, so that blocks have several rows to walk over.
+    fn processors(&self) -> usize {
+        2
+    }
+
+    unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String> {
+        // SAFETY: this function's contract is that of `run`.
+        unsafe { self.run(kernel, args, geometry) }.map_err(|fault| fault.to_string())
     }
 }

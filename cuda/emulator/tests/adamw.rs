@@ -1,9 +1,8 @@
 //! AdamW's kernel against the CPU's op: the same bits, for each element is by itself.
 
-use crate::common::{Random, cpus};
+use crate::common::{Random, cpus, on, places};
 use cuda::args::Step;
-use emulator::SCHEDULES;
-use emulator::ops::{self, State};
+use cuda::ops::{self, State};
 use engine::backend::{AdamW, Backend};
 use half::bf16;
 
@@ -32,10 +31,12 @@ fn a_step_gives_the_same_bits() {
         let hp = AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed };
         let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&factor, 1, 2));
         let weights = cpu.adamw(&on_g, &on_factor, &mut master, &mut m, &mut v, hp);
-        for schedule in SCHEDULES {
+        for place in places() {
             let ([mut a, mut b, mut c], mut out) = (state.clone(), vec![bf16::NAN; n]);
-            let s = State { master: &mut a, m: &mut b, v: &mut c };
-            ops::adamw(&g, &factor, s, &mut out, Step { decayed, ..HP }, schedule).unwrap();
+            on(place, |m, l| {
+                let s = State { master: l.write(&mut a), m: l.write(&mut b), v: l.write(&mut c) };
+                ops::adamw(m, l.read(&g), l.read(&factor), s, l.write(&mut out), Step { decayed, ..HP })
+            });
             assert_eq!([a, b, c], [&master, &m, &v].map(|x| cpu.download(x)), "{n}, {decayed}, {scale}");
             assert_eq!(out, cpu.download(&weights));
         }

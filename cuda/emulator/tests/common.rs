@@ -1,8 +1,35 @@
 //! Random inputs, and what a kernel's result is held to: its op on the CPU.
 
+use cuda::machine::{Done, Machine};
+use emulator::place::{Lent, Place};
+use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
 use half::bf16;
+
+/// The emulator under every schedule. With `EMULATED_KERNELS`, a shared library, it takes the kernels from there.
+pub fn emulators() -> [Emulator; 4] {
+    let library = std::env::var_os("EMULATED_KERNELS");
+    SCHEDULES.map(|schedule| match &library {
+        // SAFETY: who sets the variable has built the library of the emulator and of kernels.
+        Some(path) => unsafe { Emulator::of_library(path.as_ref(), schedule) }.unwrap(),
+        None => Emulator::new(schedule),
+    })
+}
+
+/// Everything that kernels run on here.
+pub fn places() -> Vec<&'static dyn Place> {
+    emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into()
+}
+
+/// Runs an op on slices that are lent to `place`.
+#[track_caller]
+pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut Lent<'a>) -> Done) {
+    let mut lent = Lent::to(place);
+    let done = op(lent.machine(), &mut lent);
+    drop(lent);
+    done.unwrap_or_else(|fault| panic!("{}: {fault}", place.name()));
+}
 
 /// Numbers from a seed, about normal, times `scale`.
 pub struct Random(u64);

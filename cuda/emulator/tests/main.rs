@@ -2,6 +2,7 @@
 
 mod adamw;
 mod common;
+mod mutants;
 mod norm;
 mod pointwise;
 mod reports;

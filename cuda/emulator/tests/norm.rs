@@ -1,8 +1,9 @@
 //! RMSNorm's kernels against the CPU's op.
 
-use crate::common::{Random, act, close, cpus, near};
-use emulator::ops::{self, Norm};
-use emulator::{SCHEDULES, Schedule};
+use crate::common::{Random, act, close, cpus, emulators, near, on, places};
+use cuda::geometry::norm_parts;
+use cuda::ops::{self, NormBwd};
+use emulator::place::Place;
 use engine::backend::Backend;
 use half::bf16;
 
@@ -41,15 +42,14 @@ fn forward_and_again() {
         let [x, _, _, w] = inputs(rows, d, scale);
         let (plain, plain_rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), &act(&cpu, &w, 1, d), EPS);
         let (exact, _) = judge.rmsnorm(&act(&judge, &x, rows, d), &act(&judge, &w, 1, d), EPS);
-        for schedule in SCHEDULES {
-            let norm = Norm { w: &w, eps: EPS, schedule };
+        for place in places() {
             let (mut y, mut rstd) = (vec![NAN; rows * d], vec![f32::NAN; rows]);
-            ops::rmsnorm(&x, &mut [], &mut y, &mut rstd, norm).unwrap();
+            forward(place, [&x, &w], &mut [], &mut y, &mut rstd);
             near("y", &y, &cpu.download(&plain), &judge.download(&exact), d);
             close("rstd", &rstd, &cpu.download(&plain_rstd), 1e-6);
             // From the same rstd, the same bits.
             let mut again = vec![NAN; rows * d];
-            ops::rmsnorm_again(&x, &rstd, &mut again, norm).unwrap();
+            on(place, |m, l| ops::rmsnorm_again(m, l.read(&x), l.read(&rstd), l.read(&w), l.write(&mut again)));
             assert_eq!(again, y);
             let theirs = cpu.rmsnorm_again(&act(&cpu, &x, rows, d), &cpu.upload(&rstd, rows, 1), &act(&cpu, &w, 1, d));
             assert_eq!(y, cpu.download(&theirs), "{rows} x {d}");
@@ -67,9 +67,9 @@ fn forward_with_the_residual() {
         // The judge takes the sum as it was rounded: that is what is saved.
         let sum = act(&judge, &cpu.download(&h), rows, d);
         let (exact, _) = judge.rmsnorm(&sum, &act(&judge, &w, 1, d), EPS);
-        for schedule in SCHEDULES {
+        for place in places() {
             let (mut to_h, mut to_y, mut rstd) = (r.clone(), vec![NAN; rows * d], vec![f32::NAN; rows]);
-            ops::rmsnorm(&x, &mut to_h, &mut to_y, &mut rstd, Norm { w: &w, eps: EPS, schedule }).unwrap();
+            forward(place, [&x, &w], &mut to_h, &mut to_y, &mut rstd);
             assert_eq!(to_h, cpu.download(&h), "{rows} x {d}");
             near("y", &to_y, &cpu.download(&y), &judge.download(&exact), d);
         }
@@ -86,9 +86,9 @@ fn backward_with_and_without_the_residual() {
         for with in [&dres[..], &[]] {
             let (plain, _) = backward(&cpu, [with, &dy, &x, &w], &rstd, &before);
             let (exact, exact_dw) = backward(&judge, [with, &dy, &x, &w], &rstd, &before);
-            for schedule in SCHEDULES {
+            for place in places() {
                 let (mut dx, mut dw) = (dy.clone(), before.clone());
-                ops::rmsnorm_bwd(with, &mut dx, &x, &rstd, &w, &mut dw, schedule).unwrap();
+                gradients(place, [with, &x, &w], &rstd, &mut dx, &mut dw);
                 near(&format!("dx {rows} x {d}, {scale}"), &dx, &plain, &exact, d);
                 close("dw", &dw, &exact_dw, 1e-5);
             }
@@ -116,22 +116,35 @@ fn backward<A: engine::cpu::Float>(
 #[test]
 fn unaligned_rows_of_a_flat_block() {
     let [x, _, _, w] = inputs(4, 64, 1.0);
-    let norm = |w| Norm { w, eps: EPS, schedule: Schedule::Forward };
-    let (mut y, mut moved, mut rstd) = (vec![NAN; 256], vec![NAN; 259], [0.0; 4]);
-    ops::rmsnorm(&x, &mut [], &mut y, &mut rstd, norm(&w)).unwrap();
     let (late_x, late_w) = ([&[NAN], &x[..]].concat(), [&[NAN; 5], &w[..]].concat());
-    ops::rmsnorm(&late_x[1..], &mut [], &mut moved[3..], &mut rstd, norm(&late_w[5..])).unwrap();
-    assert_eq!(moved[3..], y);
+    for place in places() {
+        let (mut y, mut moved, mut rstd) = (vec![NAN; 256], vec![NAN; 259], [0.0; 4]);
+        forward(place, [&x, &w], &mut [], &mut y, &mut rstd);
+        forward(place, [&late_x[1..], &late_w[5..]], &mut [], &mut moved[3..], &mut rstd);
+        assert_eq!(moved[3..], y);
+    }
 }
 
 #[test]
 fn the_weights_gradient_does_not_depend_on_the_order_of_blocks() {
     let [x, dy, _, w] = inputs(37, 264, 1.0);
     let rstd = vec![1.0; 37];
-    let all = SCHEDULES.map(|schedule| {
+    let all = emulators().map(|place| {
         let (mut dx, mut dw) = (dy.clone(), vec![0.0; 264]);
-        ops::rmsnorm_bwd(&[], &mut dx, &x, &rstd, &w, &mut dw, schedule).unwrap();
+        gradients(&place, [&[], &x, &w], &rstd, &mut dx, &mut dw);
         (dx, dw)
     });
     assert!(all.iter().all(|r| *r == all[0]));
+}
+
+fn forward(place: &dyn Place, [x, w]: [&[bf16]; 2], h: &mut [bf16], y: &mut [bf16], rstd: &mut [f32]) {
+    on(place, |m, l| ops::rmsnorm(m, l.read(x), l.write(h), l.read(w), EPS, l.write(y), l.write(rstd)));
+}
+
+fn gradients(place: &dyn Place, [dres, x, w]: [&[bf16]; 3], rstd: &[f32], dx: &mut [bf16], dw: &mut [f32]) {
+    let mut parts = vec![f32::NAN; norm_parts(rstd.len(), w.len(), place.machine().processors())];
+    on(place, |m, l| {
+        let saved = NormBwd { dres: l.read(dres), x: l.read(x), rstd: l.read(rstd), w: l.read(w) };
+        ops::rmsnorm_bwd(m, saved, l.write(dx), l.write(dw), l.write(&mut parts))
+    });
 }

@@ -1,8 +1,8 @@
 //! SwiGLU, rotary positions and the element-by-element kernels against the CPU's ops.
 
-use crate::common::{Random, act, close, cpus, near};
-use emulator::SCHEDULES;
-use emulator::ops::{self, Turn};
+use crate::common::{Random, act, close, cpus, near, on, places};
+use cuda::geometry::squares_parts;
+use cuda::ops::{self, Turn};
 use engine::backend::{Backend, Heads};
 use half::bf16;
 
@@ -22,12 +22,12 @@ fn swiglu_forward_and_backward() {
         let exact = judge.download(&judge.swiglu(&act(&judge, &gate_up, rows, 2 * f)));
         let plain_back = cpu.swiglu_bwd(&act(&cpu, &dy, rows, f), act(&cpu, &gate_up, rows, 2 * f));
         let exact_back = judge.swiglu_bwd(&act(&judge, &dy, rows, f), act(&judge, &gate_up, rows, 2 * f));
-        for schedule in SCHEDULES {
+        for place in places() {
             let mut y = vec![NAN; rows * f];
-            ops::swiglu(&gate_up, &mut y, f, schedule).unwrap();
+            on(place, |m, l| ops::swiglu(m, l.read(&gate_up), l.write(&mut y), f));
             near(&format!("y {rows} x {f}, {scale}"), &y, &plain, &exact, f);
             let mut back = gate_up.clone();
-            ops::swiglu_bwd(&dy, &mut back, f, schedule).unwrap();
+            on(place, |m, l| ops::swiglu_bwd(m, l.read(&dy), l.write(&mut back), f));
             near("dgate, dup", &back, &cpu.download(&plain_back), &judge.download(&exact_back), f);
         }
     }
@@ -45,11 +45,11 @@ fn rope_turns_to_the_same_bits_and_back() {
         let uploaded = cpu.upload(&table, seq, dim);
         let turned = cpu.download(&cpu.rope(on_cpu(), &uploaded, h));
         let back = cpu.download(&cpu.rope_bwd(on_cpu(), &uploaded, h));
-        for schedule in SCHEDULES {
+        for place in places() {
             for (sign, right) in [(1.0, &turned), (-1.0, &back)] {
                 let mut x = qkv.clone();
-                ops::rope(&mut x, &table, Turn { heads: query + kv, dim, cols: h.qkv_cols(), seq, sign }, schedule)
-                    .unwrap();
+                let turn = Turn { heads: query + kv, dim, cols: h.qkv_cols(), seq, sign };
+                on(place, |m, l| ops::rope(m, l.write(&mut x), l.read(&table), turn));
                 assert_eq!(&x, right, "{h:?}, {rows} rows, sign {sign}");
             }
         }
@@ -72,10 +72,10 @@ fn rounding_and_sums_give_the_same_bits() {
         let (wide, x, y) = (random.f32(n, 1e3), random.bf16(n, 1.0), random.bf16(n, 0.01));
         let rounded = cpu.download(&cpu.round(&cpu.upload(&wide, 1, n)));
         let sum = cpu.download(&cpu.add(act(&cpu, &x, 1, n), &act(&cpu, &y, 1, n)));
-        for schedule in SCHEDULES {
+        for place in places() {
             let (mut r, mut s) = (vec![NAN; n], x.clone());
-            ops::round(&wide, &mut r, schedule).unwrap();
-            ops::add(&mut s, &y, schedule).unwrap();
+            on(place, |m, l| ops::round(m, l.read(&wide), l.write(&mut r)));
+            on(place, |m, l| ops::add(m, l.write(&mut s), l.read(&y)));
             assert_eq!((r, s), (rounded.clone(), sum.clone()), "{n}");
         }
     }
@@ -86,24 +86,25 @@ fn what_bf16_cannot_hold_is_rounded_as_on_the_cpu() {
     let (cpu, _) = cpus();
     let hard = [0.0, -0.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::MAX, f32::INFINITY, -f32::MAX, 1e-40, -1e-45];
     let right = cpu.download(&cpu.round(&cpu.upload(&hard, 1, hard.len())));
-    let mut got = vec![NAN; hard.len()];
-    ops::round(&hard, &mut got, SCHEDULES[0]).unwrap();
     let bits = |x: &[bf16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&got), bits(&right));
-    let mut nan = [bf16::ZERO];
-    ops::round(&[f32::NAN], &mut nan, SCHEDULES[0]).unwrap();
-    assert!(nan[0].is_nan());
+    for place in places() {
+        let (mut got, mut nan) = (vec![NAN; hard.len()], [bf16::ZERO]);
+        on(place, |m, l| ops::round(m, l.read(&hard), l.write(&mut got)));
+        assert_eq!(bits(&got), bits(&right));
+        on(place, |m, l| ops::round(m, l.read(&[f32::NAN]), l.write(&mut nan)));
+        assert!(nan[0].is_nan());
+    }
 }
 
 #[test]
 fn copies_and_zeros_stay_in_their_place() {
     for (n, from, to) in [(1, 0, 0), (5, 1, 0), (4096, 0, 4), (9001, 3, 1)] {
         let x = Random::new(7).f32(n + from, 1.0);
-        for schedule in SCHEDULES {
+        for place in places() {
             let mut y = vec![-1.0; n + to];
-            ops::copy(&x[from..], &mut y[to..], schedule).unwrap();
+            on(place, |m, l| ops::copy(m, l.read(&x[from..]), l.write(&mut y[to..])));
             assert!(y[to..] == x[from..] && y[..to].iter().all(|&y| y == -1.0));
-            ops::zero(&mut y[to..], schedule).unwrap();
+            on(place, |m, l| ops::zero(m, l.write(&mut y[to..])));
             assert!(y[to..].iter().all(|&y| y == 0.0) && y[..to].iter().all(|&y| y == -1.0));
         }
     }
@@ -114,13 +115,16 @@ fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
     let (cpu, _) = cpus();
     for (n, scale) in [(1, 1.0), (3, 1e15), (1025, 1.0), (50_001, 1e-15)] {
         let x = Random::new(n as u64).f32(n, scale);
-        let mut right = cpu.upload(&[0.5], 1, 1);
+        // Small beside the sum, or it would hide what is missing there.
+        let before = 0.5 * scale * scale;
+        let mut right = cpu.upload(&[before], 1, 1);
         cpu.sum_squares(&cpu.upload(&x, n, 1), 0..n, &mut right);
-        let all = SCHEDULES.map(|schedule| {
-            let mut out = [0.5];
-            ops::sum_squares(&x, &mut out, schedule).unwrap();
+        let all = places().into_iter().map(|place| {
+            let (mut out, mut parts) = ([before], vec![f64::NAN; squares_parts(n)]);
+            on(place, |m, l| ops::sum_squares(m, l.read(&x), l.write(&mut out), l.write(&mut parts)));
             out
         });
+        let all = all.collect::<Vec<_>>();
         assert!(all.iter().all(|o| o == &all[0]), "{all:?}");
         close("sum of squares", &all[0], &cpu.download(&right), 1e-7);
     }

@@ -1,0 +1,23 @@
+//! How many blocks of how many threads each kernel is launched with: pure functions of shapes and of the device's
+//! processors, so that the emulator and a device launch the same.
+
+mod elementwise;
+mod mlp;
+mod norm;
+mod rope;
+
+pub use elementwise::{elementwise, squares, squares_parts, squares_total};
+pub use mlp::swiglu;
+pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
+pub use rope::rope;
+
+/// Blocks along three axes, threads of a block, bytes of its shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    pub grid: [u32; 3],
+    pub block: u32,
+    pub shared: u32,
+}
+
+/// Threads of most kernels.
+const BLOCK: u32 = 256;

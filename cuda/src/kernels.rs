@@ -1,0 +1,102 @@
+//! Every kernel by the file that it stands in, with the arguments that it takes. The texts are part of the program.
+
+use crate::args;
+use std::marker::PhantomData;
+
+/// A kernel that takes a pointer to one `A`.
+pub struct Kernel<A> {
+    pub name: &'static str,
+    args: PhantomData<fn(&A)>,
+}
+
+impl<A> Kernel<A> {
+    /// `extern "C" name` must take one `A`.
+    pub const fn named(name: &'static str) -> Self {
+        Kernel { name, args: PhantomData }
+    }
+}
+
+impl<A> Copy for Kernel<A> {}
+impl<A> Clone for Kernel<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+/// A file of kernels, compiled as one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct File {
+    pub name: &'static str,
+    pub text: &'static str,
+    pub kernels: &'static [&'static str],
+}
+
+macro_rules! kernels {
+    ($($file:literal { $($kernel:ident = $name:literal: $args:ident;)* })*) => {
+        $($(pub const $kernel: Kernel<args::$args> = Kernel::named($name);)*)*
+
+        /// All files, in the order of the layers.
+        pub const FILES: &[File] = &[$(File {
+            name: $file,
+            text: include_str!(concat!("../kernels/", $file)),
+            kernels: &[$($name),*],
+        }),*];
+    };
+}
+
+kernels! {
+    "rmsnorm.cu" {
+        RMSNORM = "rmsnorm": RmsNorm;
+        RMSNORM_AGAIN = "rmsnorm_again": RmsNorm;
+        RMSNORM_BWD = "rmsnorm_bwd": RmsNormBwd;
+        RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
+        SUM_ROWS = "sum_rows": SumRows;
+    }
+    "rope.cu" {
+        ROPE = "rope": Rope;
+    }
+    "swiglu.cu" {
+        SWIGLU = "swiglu": SwiGlu;
+        SWIGLU_BWD = "swiglu_bwd": SwiGlu;
+    }
+    "elementwise.cu" {
+        ROUND = "round_bf16": Round;
+        ADD = "add_bf16": Add;
+        FILL = "copy_f32": Fill;
+        SQUARES = "squares": SumSquares;
+        SQUARES_TOTAL = "squares_total": SumSquares;
+    }
+    "adamw.cu" {
+        ADAMW = "adamw": AdamW;
+    }
+}
+
+/// What the files include, by name.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("prim.cuh", include_str!("../kernels/prim.cuh")),
+    ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("args.cuh", include_str!("../kernels/args.cuh")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file or a kernel that is not in the table would never be compiled.
+    #[test]
+    fn the_table_holds_what_stands_in_the_folder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+        let mut names = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|f| f.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>();
+        names.sort();
+        let mut known = FILES.iter().map(|f| f.name).chain(HEADERS.iter().map(|h| h.0)).collect::<Vec<_>>();
+        known.sort();
+        assert_eq!(known, names);
+        for file in FILES {
+            let declared = file.text.lines().filter_map(|l| l.strip_prefix("KERNEL(")?.split(',').next());
+            assert_eq!(declared.collect::<Vec<_>>(), file.kernels, "{}", file.name);
+        }
+    }
+}
