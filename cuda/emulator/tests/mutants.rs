@@ -46,6 +46,7 @@ fn each_planted_bug_is_seen() {
     let List { mutant: mutants } = toml::from_str(&text).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let workshop = Workshop::open(dir.path());
+    workshop.try_without_a_bug();
     let next = Mutex::new(mutants.iter().enumerate());
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|s| {
@@ -96,25 +97,41 @@ impl<'a> Workshop<'a> {
 
     /// Whether a test fails with the mutant.
     fn try_out(&self, n: usize, mutant: &Mutant) -> bool {
-        let folder = self.dir.join(n.to_string());
-        std::fs::create_dir(&folder).unwrap();
-        let kernels = Path::new(FOLDER).join("../kernels");
-        let text = std::fs::read_to_string(kernels.join(&mutant.file)).unwrap();
+        let folder = self.copy_of_kernels(&n.to_string());
+        let file = folder.join(&mutant.file);
+        let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(text.matches(&mutant.find).count(), 1, "{}: {:?}", mutant.file, mutant.find);
-        // Headers are looked for beside the file first, so all of them must be there.
-        for path in files(&kernels, "cuh").iter().chain(&files(&kernels, "cu")) {
-            std::fs::copy(path, folder.join(path.file_name().unwrap())).unwrap();
+        std::fs::write(&file, text.replace(&mutant.find, &mutant.replace)).unwrap();
+        let own = std::slice::from_ref(&mutant.file);
+        let sources = mutant.kernels.as_deref().unwrap_or(own);
+        fails(&self.library(&folder, sources.iter().map(|f| folder.join(f))), &mutant.tests)
+    }
+
+    /// What follows means something only if a library of unchanged kernels passes.
+    fn try_without_a_bug(&self) {
+        let folder = self.copy_of_kernels("sound");
+        let library = self.library(&folder, ["rmsnorm.cu", "elementwise.cu"].map(|f| folder.join(f)).into_iter());
+        assert!(!fails(&library, "norm::") && !fails(&library, "pointwise::"), "kernels without a bug fail");
+    }
+
+    /// Headers are looked for beside the file first, so all of them must be there.
+    fn copy_of_kernels(&self, name: &str) -> PathBuf {
+        let (from, to) = (Path::new(FOLDER).join("../kernels"), self.dir.join(name));
+        std::fs::create_dir(&to).unwrap();
+        for path in files(&from, "cuh").iter().chain(&files(&from, "cu")) {
+            std::fs::copy(path, to.join(path.file_name().unwrap())).unwrap();
         }
-        std::fs::write(folder.join(&mutant.file), text.replace(&mutant.find, &mutant.replace)).unwrap();
-        let own = vec![mutant.file.clone()];
-        let sources = mutant.kernels.as_ref().unwrap_or(&own).iter().map(|f| folder.join(f));
+        to
+    }
+
+    fn library(&self, folder: &Path, sources: impl Iterator<Item = PathBuf>) -> PathBuf {
         let library = folder.join("kernels.so");
-        let mut build = compiler(&folder);
+        let mut build = compiler(folder);
         build.args(["-O1", "-shared", "-Wl,-Bsymbolic"]).args(sources);
         build.args(["-xnone"]).args(&self.objects).arg("-o").arg(&library);
         let built = build.output().unwrap();
-        assert!(built.status.success(), "{}: {}\n{}", mutant.file, mutant.bug, text_of(&built));
-        fails(&library, &mutant.tests)
+        assert!(built.status.success(), "{}", text_of(&built));
+        library
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{BLOCK, Geometry};
 
-/// `rope`: a block a row.
+/// `rope`: a thread for every eight pairs of a head of a row.
 pub fn rope(rows: usize, heads: usize, dim: usize) -> Geometry {
-    let items = heads * (dim / 2).div_ceil(8);
-    Geometry { grid: [rows as u32, 1, 1], block: (items.next_multiple_of(32) as u32).clamp(32, BLOCK), shared: 0 }
+    let items = rows * heads * (dim / 2).div_ceil(8);
+    assert!(items < 1 << 31, "rotary positions of {rows} rows with {heads} heads of {dim}");
+    Geometry { grid: [items.div_ceil(BLOCK as usize) as u32, 1, 1], block: BLOCK, shared: 0 }
 }
