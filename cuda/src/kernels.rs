@@ -52,12 +52,25 @@ kernels! {
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
     }
+    "embedding.cu" {
+        EMBED = "embed": Embed;
+        EMBED_SORT = "embed_sort": EmbedSort;
+        EMBED_MERGE = "embed_merge": EmbedSort;
+        EMBED_BWD = "embed_bwd": EmbedBwd;
+        EMBED_BWD_RUNS = "embed_bwd_runs": EmbedBwd;
+    }
     "rope.cu" {
         ROPE = "rope": Rope;
     }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
+    }
+    "xent.cu" {
+        XENT_STATS = "xent_stats": XentStats;
+        XENT_COMBINE = "xent_combine": XentCombine;
+        XENT_TOTALS = "xent_totals": XentTotals;
+        XENT_GRAD = "xent_grad": XentGrad;
     }
     "elementwise.cu" {
         ROUND = "round_bf16": Round;
@@ -68,6 +81,8 @@ kernels! {
     }
     "adamw.cu" {
         ADAMW = "adamw": AdamW;
+        ADAMW_NORMS = "adamw_norms": AdamW;
+        CLIP_FACTOR = "clip_factor": Clip;
     }
 }
 

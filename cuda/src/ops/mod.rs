@@ -6,12 +6,16 @@
 
 mod adamw;
 mod elementwise;
+mod embedding;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
-pub use adamw::{State, adamw};
-pub use elementwise::{add, copy, round, sum_squares, zero};
+pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
+pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
+pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
 pub use rope::{Turn, rope};
+pub use xent::{Rows, xent_combine, xent_grad, xent_stats, xent_totals};

@@ -1,0 +1,19 @@
+//! Cross-entropy.
+
+use super::{BLOCK, Geometry};
+
+/// `xent_stats` and `xent_grad`: a block a row, with up to four vectors of eight a thread at once.
+pub fn xent_rows(rows: usize, cols: usize) -> Geometry {
+    let block = (cols.div_ceil(32).next_multiple_of(32) as u32).min(512);
+    Geometry { grid: [rows as u32, 1, 1], block, shared: 256 }
+}
+
+/// `xent_combine`: a thread a row.
+pub fn xent_combine(rows: usize) -> Geometry {
+    Geometry { grid: [rows.div_ceil(BLOCK as usize).max(1) as u32, 1, 1], block: BLOCK, shared: 0 }
+}
+
+/// `xent_totals`: one block.
+pub fn xent_totals() -> Geometry {
+    Geometry { grid: [1, 1, 1], block: BLOCK, shared: 768 }
+}
