@@ -20,7 +20,7 @@ DEVICE void store_weights(View<bf16> out, u64 i, u32 n, u32 first, u32 second) {
     }
 }
 
-// Sums of squares of g, the new weight, its change, m and v, or none. In f64: the square of v may be too small for f32.
+// Sums of squares of g, the new weight, its change, m and v, or none. In f64, for shards are long.
 struct Squares {
     double of[5];
 };
@@ -32,7 +32,7 @@ DEVICE void add(Squares& sums, float g, float master, float lost, float m, float
 }
 DEVICE void add(None&, float, float, float, float, float) {}
 
-template <class Sums> DEVICE void update(const AdamW& a, Sums& sums) {
+template <class Sums> DEVICE void update(AdamW a, Sums& sums) {
     bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v);
     float factor = ld(a.factor, 1);
     u64 stride = static_cast<u64>(blocks()) * threads() * 4;

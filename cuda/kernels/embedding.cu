@@ -89,22 +89,21 @@ KERNEL(embed_merge, EmbedSort, 256) {
 
 // -- sums --
 
-// Sorted tokens of a tile, columns of a warp's slice, and rows of dy that a warp has under way at once.
+// Sorted tokens of a tile, and columns of a slice: what a warp works on.
 constexpr u32 TILE = 32, SLICE = 256;
 
-// What a warp works on, and this lane's columns of it.
 struct Work {
     u64 tiles, tile;
-    u32 col, left;
-    bool wide;
+    u32 first_col;
 };
 
 DEVICE Work work(const EmbedBwd& a) {
     u64 slices = (a.d + SLICE - 1) / SLICE, warp = (static_cast<u64>(block()) * threads() + thread()) / 32;
-    u32 col = static_cast<u32>(warp % slices) * SLICE + thread() % 32 * 8;
-    bool wide = rows_aligned(a.dy, a.d) && aligned(a.dtable) && aligned(a.parts);
-    return {(a.rows.n + TILE - 1) / TILE, warp / slices, col, col < a.d ? a.d - col : 0, wide};
+    return {(a.rows.n + TILE - 1) / TILE, warp / slices, static_cast<u32>(warp % slices) * SLICE};
 }
+
+// Whether all rows lie on sixteen bytes. Then a lane has N = 8 columns of the slice at once, else one at a time.
+DEVICE bool wide_rows(const EmbedBwd& a) { return rows_aligned(a.dy, a.d) && aligned(a.dtable) && aligned(a.parts); }
 
 // The row of a sorted token, NOWHERE behind the last.
 DEVICE u32 row_at(const EmbedBwd& a, u64 i) { return i < a.rows.n ? ld(a.rows, i) : NOWHERE; }
@@ -112,68 +111,81 @@ DEVICE u32 row_at(const EmbedBwd& a, u64 i) { return i < a.rows.n ? ld(a.rows, i
 // Whether the run of rows that the tile begins with began in an earlier one.
 DEVICE bool goes_on(const EmbedBwd& a, u64 tile) { return tile && ld(a.rows, tile * TILE - 1) == ld(a.rows, tile * TILE); }
 
-// This lane's columns of a row of eight f32, and the way back.
-DEVICE void load(View<float> x, u64 row, u32 d, const Work& w, Reg<float, 8>& sum) {
-    u64 i = row * d + w.col;
-    V16 first = load4(x, i, w.left, w.wide), second = load4(x, i + 4, w.left > 4 ? w.left - 4 : 0, w.wide);
+// A lane's columns of f32 from element i on, and the way back.
+DEVICE void load(View<float> x, u64 i, Reg<float, 1>& to) { to[0] = ld(x, i); }
+DEVICE void load(View<float> x, u64 i, Reg<float, 8>& to) {
+    V16 first = ld16(x, i), second = ld16(x, i + 4);
     UNROLL for (int j = 0; j < 4; j++) {
-        sum[j] = f32_of(first.w[j]);
-        sum[4 + j] = f32_of(second.w[j]);
+        to[j] = f32_of(first.w[j]);
+        to[4 + j] = f32_of(second.w[j]);
     }
 }
-DEVICE void store(View<float> x, u64 row, u32 d, const Work& w, const Reg<float, 8>& sum) {
-    u64 i = row * d + w.col;
-    V16 first = {bits_of(sum[0]), bits_of(sum[1]), bits_of(sum[2]), bits_of(sum[3])};
-    V16 second = {bits_of(sum[4]), bits_of(sum[5]), bits_of(sum[6]), bits_of(sum[7])};
-    store4(x, i, w.left, w.wide, first);
-    store4(x, i + 4, w.left > 4 ? w.left - 4 : 0, w.wide, second);
+DEVICE void store(View<float> x, u64 i, const Reg<float, 1>& from) { st(x, i, from[0]); }
+DEVICE void store(View<float> x, u64 i, const Reg<float, 8>& from) {
+    st16(x, i, V16{bits_of(from[0]), bits_of(from[1]), bits_of(from[2]), bits_of(from[3])});
+    st16(x, i + 4, V16{bits_of(from[4]), bits_of(from[5]), bits_of(from[6]), bits_of(from[7])});
 }
 
-// Rows of the table and this lane's vectors of dy of the tile's sorted tokens from i on; lane l has those of token l.
-DEVICE void read(const EmbedBwd& a, const Work& w, u32 row, u32 token, u32 i, Reg<u32, AT_ONCE>& rows,
-                 Reg<u32, 4 * AT_ONCE>& dy) {
-    UNROLL for (int k = 0; k < AT_ONCE; k++) {
-        rows[k] = shfl(row, i + k);
-        u64 from = shfl(token, i + k);
-        V16 x = {};
-        if (rows[k] != NOWHERE) x = load8(a.dy, from * a.d + w.col, w.left, w.wide);
-        UNROLL for (int j = 0; j < 4; j++) dy[4 * k + j] = x.w[j];
-    }
+// A lane's columns of bf16 from element i on, in pairs.
+DEVICE void load(View<const bf16> x, u64 i, Reg<u32, 1>& to) { to[0] = ld(x, i).bits; }
+DEVICE void load(View<const bf16> x, u64 i, Reg<u32, 4>& to) {
+    V16 v = ld16(x, i);
+    UNROLL for (int j = 0; j < 4; j++) to[j] = v.w[j];
 }
 
-// A warp a tile and slice: dtable += the rows of dy in order, or into parts what belongs to a run from before.
-KERNEL(embed_bwd, EmbedBwd, 256) {
-    Work w = work(a);
-    if (w.tile >= w.tiles) return;
+// Of a tile's columns from `col` on, dtable += the rows of dy in order, or into parts what belongs to a run from before.
+template <int N> DEVICE void add_tile(const EmbedBwd& a, const Work& w, u32 col) {
+    bool here = col < a.d, on = goes_on(a, w.tile);
     u64 mine = w.tile * TILE + thread() % 32;
     u32 row = row_at(a, mine), token = row == NOWHERE ? 0 : ld(a.tokens, mine), run = shfl(row, 0);
-    if (run == NOWHERE) return;
-    bool on = goes_on(a, w.tile);
-    Reg<float, 8> sum;
-    UNROLL for (int j = 0; j < 8; j++) sum[j] = 0;
-    if (!on) load(a.dtable, run, a.d, w, sum);
+    Reg<float, N> sum;
+    UNROLL for (int j = 0; j < N; j++) sum[j] = 0;
+    if (here && !on) load(a.dtable, static_cast<u64>(run) * a.d + col, sum);
     for (u32 i = 0; i < TILE; i += AT_ONCE) {
-        Reg<u32, AT_ONCE> rows;
-        Reg<u32, 4 * AT_ONCE> dy;
-        read(a, w, row, token, i, rows, dy);
+        Reg<u32, (N + 1) / 2> dy[AT_ONCE];
         UNROLL for (int k = 0; k < AT_ONCE; k++) {
-            if (rows[k] == NOWHERE) break;
-            if (rows[k] != run) {
-                store(on ? a.parts : a.dtable, on ? w.tile : run, a.d, w, sum);
-                run = rows[k];
+            u64 from = shfl(token, i + k);
+            if (here) load(a.dy, from * a.d + col, dy[k]);
+        }
+        UNROLL for (int k = 0; k < AT_ONCE; k++) {
+            u32 next = shfl(row, i + k);
+            if (!here || next == NOWHERE) continue;
+            if (next != run) {
+                store(on ? a.parts : a.dtable, (on ? w.tile : run) * a.d + col, sum);
+                run = next;
                 on = false;
-                load(a.dtable, run, a.d, w, sum);
+                load(a.dtable, static_cast<u64>(run) * a.d + col, sum);
             }
-            UNROLL for (int j = 0; j < 8; j++) sum[j] += j % 2 ? high(dy[4 * k + j / 2]) : low(dy[4 * k + j / 2]);
+            UNROLL for (int j = 0; j < N; j++) sum[j] += j % 2 ? high(dy[k][j / 2]) : low(dy[k][j / 2]);
         }
     }
-    store(on ? a.parts : a.dtable, on ? w.tile : run, a.d, w, sum);
+    if (here) store(on ? a.parts : a.dtable, (on ? w.tile : run) * a.d + col, sum);
 }
 
-// A warp a tile and slice, of which those work where a run from the tile before goes on for the first time: dtable +=
-// the run's parts, tile after tile.
+KERNEL(embed_bwd, EmbedBwd, 256) {
+    Work w = work(a);
+    u32 lane = thread() % 32;
+    if (w.tile >= w.tiles || ld(a.rows, w.tile * TILE) == NOWHERE) return;
+    if (wide_rows(a)) return add_tile<8>(a, w, w.first_col + lane * 8);
+    for (u32 i = 0; i < SLICE; i += 32) add_tile<1>(a, w, w.first_col + i + lane);
+}
+
+// dtable += the parts of the run that goes on in the tiles first .. end, tile after tile.
+template <int N> DEVICE void add_parts(const EmbedBwd& a, u64 run, u64 first, u64 end, u32 col) {
+    if (col >= a.d) return;
+    Reg<float, N> sum, part;
+    load(a.dtable, run * a.d + col, sum);
+    for (u64 tile = first; tile < end; tile++) {
+        load(a.parts, tile * a.d + col, part);
+        UNROLL for (int j = 0; j < N; j++) sum[j] += part[j];
+    }
+    store(a.dtable, run * a.d + col, sum);
+}
+
+// Those warps work in whose tile a run from the tile before goes on for the first time.
 KERNEL(embed_bwd_runs, EmbedBwd, 256) {
     Work w = work(a);
+    u32 lane = thread() % 32;
     if (w.tile >= w.tiles) return;
     u32 run = ld(a.rows, w.tile * TILE);
     if (run == NOWHERE || !goes_on(a, w.tile) || (w.tile > 1 && ld(a.rows, (w.tile - 1) * TILE - 1) == run)) return;
@@ -182,11 +194,6 @@ KERNEL(embed_bwd_runs, EmbedBwd, 256) {
     for (u64 step = 1 << 26; step; step /= 2) {
         if (row_at(a, (end + step - 1) * TILE) == run) end += step;
     }
-    Reg<float, 8> sum, part;
-    load(a.dtable, run, a.d, w, sum);
-    for (u64 tile = w.tile; tile < end; tile++) {
-        load(a.parts, tile, a.d, w, part);
-        UNROLL for (int j = 0; j < 8; j++) sum[j] += part[j];
-    }
-    store(a.dtable, run, a.d, w, sum);
+    if (wide_rows(a)) return add_parts<8>(a, run, w.tile, end, w.first_col + lane * 8);
+    for (u32 i = 0; i < SLICE; i += 32) add_parts<1>(a, run, w.tile, end, w.first_col + i + lane);
 }

@@ -102,11 +102,20 @@ DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     return {max, sum};
 }
 
+// The target's logit, -infinity where it is not held here.
+DEVICE float target_logit(XentStats a, const Row& r) {
+    // An id below `first` wraps around to one that is not held either.
+    u32 target = ld(a.targets, block()) - a.first;
+    return target < a.cols ? low(ld(a.logits, r.start + target).bits) : minus_infinity();
+}
+
 // Shared memory: 256 bytes.
 KERNEL(xent_stats, XentStats, 512) {
     u64 row = block();
     Row r = row_of(a.logits, row, a.cols);
     Sum s = {minus_infinity(), 0};
+    // First of all, so that nobody waits for it at the end.
+    float target = thread() == 0 ? target_logit(a, r) : 0;
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
         read(a.logits, r, v, logits);
@@ -114,11 +123,9 @@ KERNEL(xent_stats, XentStats, 512) {
     }
     s = block_joined(s, shared_base());
     if (thread()) return;
-    // An id below `first` wraps around to one that is not held either.
-    u32 target = ld(a.targets, row) - a.first;
     st(a.stats, 3 * row, s.max);
     st(a.stats, 3 * row + 1, s.sum);
-    st(a.stats, 3 * row + 2, target < a.cols ? low(ld(a.logits, r.start + target).bits) : minus_infinity());
+    st(a.stats, 3 * row + 2, target);
 }
 
 // A thread a row; the ranks in order.

@@ -2,7 +2,9 @@
 
 mod adamw;
 mod common;
+mod embedding;
 mod mutants;
 mod norm;
 mod pointwise;
 mod reports;
+mod xent;
