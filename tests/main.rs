@@ -6,6 +6,7 @@ mod configs;
 mod faults;
 mod floors;
 mod gradients;
+mod kernels;
 mod layouts;
 mod memory;
 mod mistakes;

@@ -1,6 +1,7 @@
 //! The user's mistakes: each ends with exit 2 before the first step, and with one message that names the file, key
 //! or flag and the value. Tables of (what is wrong, what the message must hold).
 
+mod cuda;
 mod files;
 mod layouts;
 mod models;

@@ -3,6 +3,7 @@
 #pragma once
 #include "prim.cuh"
 
+DEVICE float infinity() { return f32_of(0x7f800000u); }
 DEVICE float low(u32 pair) { return f32_of(pair << 16); }
 DEVICE float high(u32 pair) { return f32_of(pair & 0xffff0000u); }
 // Element i of eight.

@@ -36,7 +36,8 @@ template <class T> struct View {
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
-#define KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Args a)
+// Threads of a block at most, and where it matters how many blocks must fit on a processor.
+#define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const Args a)
 
 // Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
 template <class T, int N> struct Reg {
@@ -53,6 +54,12 @@ DEVICE u32 block() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }
 DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE u32 blocks() { return gridDim.x; }
+
+// v, of which the compiler may not know that it stays the same: what follows from it is not kept over a loop.
+DEVICE u32 fresh(u32 v) {
+    asm volatile("" : "+r"(v));
+    return v;
+}
 
 // -- numbers --
 
@@ -78,7 +85,7 @@ DEVICE float sqrt_rn(float a) {
     asm("sqrt.rn.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
-// The one that is not NaN where the other is.
+// The larger, or the number where the other is none.
 DEVICE float larger(float a, float b) {
     float d;
     asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
@@ -102,10 +109,32 @@ DEVICE float fast_rsqrt(float a) {
     asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
+// Within 1e-6 of a logarithm near zero, else within 2 units of the last place; subnormals are zero.
+DEVICE float fast_log2(float a) {
+    float d;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+    return d;
+}
 // Two bf16, the first in the low half; to nearest, ties to even.
 DEVICE u32 pack2(float low, float high) {
     u32 d;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+// The same with f16, which has three more bits of a number but reaches only from 2^-24 to 65504.
+DEVICE u32 pack2_f16(float low, float high) {
+    u32 d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+DEVICE float low_f16(u32 pair) {
+    float d;
+    asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }" : "=f"(d) : "r"(pair));
+    return d;
+}
+DEVICE float high_f16(u32 pair) {
+    float d;
+    asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }" : "=f"(d) : "r"(pair));
     return d;
 }
 
@@ -134,8 +163,8 @@ DEVICE u32 shfl(u32 v, u32 lane) {
 
 // -- shared memory --
 
-extern __shared__ V16 dynamic_shared[];
-// The first address of the launch's shared memory, a multiple of 16.
+extern __shared__ __align__(1024) V16 dynamic_shared[];
+// The first address of the launch's shared memory, a multiple of 1024.
 DEVICE u32 shared_base() {
     u32 d;
     asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(d) : "l"(dynamic_shared));
@@ -160,9 +189,10 @@ DEVICE void sts16(u32 at, V16 v) {
                  : "memory");
 }
 
-// Starts to copy elements i .. of sixteen bytes to shared memory, of which `bytes` are read and the rest zero.
+// Starts to copy elements i .. of sixteen bytes to shared memory, of which `bytes` are read and the rest zero: where
+// that is none, i may lie anywhere.
 template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(bytes ? x.p + i : x.p), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(x.p + i), "r"(bytes) : "memory");
 }
 // Closes this thread's group of copies.
 DEVICE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

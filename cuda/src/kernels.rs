@@ -62,6 +62,10 @@ kernels! {
     "rope.cu" {
         ROPE = "rope": Rope;
     }
+    "attention.cu" {
+        ATTENTION_64 = "attention_64": Attention;
+        ATTENTION_128 = "attention_128": Attention;
+    }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
@@ -91,6 +95,9 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("prim.cuh", include_str!("../kernels/prim.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("args.cuh", include_str!("../kernels/args.cuh")),
+    ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),
+    ("attention.cuh", include_str!("../kernels/attention.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
 ];
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ enum Command {
     Tokenizer(commands::tokenizer::Args),
     /// Hugging Face checkpoints in and out, and a look inside the engine's own
     Checkpoint(commands::checkpoint::Args),
+    /// Compile the CUDA kernels beforehand, and see which ones a run would take
+    Kernels(commands::kernels::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
         Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
+        Command::Kernels(args) => alone(|| commands::kernels::run(args)),
     };
     ExitCode::from(code)
 }

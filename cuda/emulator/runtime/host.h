@@ -12,10 +12,14 @@ using emu::Loc;
 #define AT_ONLY at_
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
-#define KERNEL(name, Args, threads)                                                                                     \
+#define KERNEL(name, Args, ...)                                                                                         \
     static void name##_body(const Args& a);                                                                             \
-    static const emu::Entry name##_entry(#name, threads, [](const void* a) { name##_body(*static_cast<const Args*>(a)); }); \
+    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__),                                              \
+                                         [](const void* a) { name##_body(*static_cast<const Args*>(a)); });             \
     static void name##_body([[maybe_unused]] const Args& a)
+
+// What a kernel says of its launches: threads at most, blocks a processor at least.
+constexpr u32 most_threads(u32 threads, u32 = 1) { return threads; }
 
 // A NaN that arithmetic hands on: what registers hold before they are set.
 constexpr u32 POISON = 0xffdeadbeu;
@@ -62,17 +66,20 @@ DEVICE u32 block_y() { return emu::machine->block[1]; }
 DEVICE u32 block_z() { return emu::machine->block[2]; }
 DEVICE u32 blocks() { return emu::machine->launch.grid[0]; }
 
+DEVICE u32 fresh(u32 v) { return v; }
+
 // -- numbers --
 
 DEVICE float fmadd(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double fmadd(double a, double b, double c) { return fma(a, b, c); }
 DEVICE float div_rn(float a, float b) { return a / b; }
 DEVICE float sqrt_rn(float a) { return sqrtf(a); }
-DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 DEVICE float ln(float a) { return logf(a); }
 // As `.ftz`: subnormals are zero, going in and coming out.
 DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
+DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 DEVICE float fast_exp2(float a) { return flushed(exp2f(flushed(a))); }
+DEVICE float fast_log2(float a) { return log2f(flushed(a)); }
 DEVICE float fast_rcp(float a) { return flushed(1.0f / flushed(a)); }
 DEVICE float fast_rsqrt(float a) { return flushed(1.0f / sqrtf(flushed(a))); }
 DEVICE u32 bf16_of(float x) {
@@ -84,6 +91,30 @@ DEVICE u32 pack2(float low, float high HERE) {
     set(high, at_);
     return bf16_of(low) | bf16_of(high) << 16;
 }
+DEVICE u32 f16_of(float x) {
+    u32 bits = bits_of(x), sign = bits >> 16 & 0x8000u;
+    float size = fabsf(x);
+    if (x != x) return 0x7fffu;
+    if (size >= 65520.0f) return sign | 0x7c00u;
+    // Below 2^-14 all numbers have the same distance.
+    if (size < 0x1p-14f) return sign | static_cast<u32>(nearbyintf(size * 0x1p24f));
+    bits = bits_of(size);
+    return sign | (((bits + 0xfffu + (bits >> 13 & 1)) >> 13) - (112u << 10));
+}
+DEVICE float of_f16(u32 bits) {
+    u32 exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float size = exponent == 0    ? static_cast<float>(fraction) * 0x1p-24f
+                 : exponent == 31 ? f32_of(0x7f800000u | fraction << 13)
+                                  : f32_of((exponent + 112) << 23 | fraction << 13);
+    return bits & 0x8000u ? -size : size;
+}
+DEVICE u32 pack2_f16(float low, float high HERE) {
+    set(low, at_);
+    set(high, at_);
+    return f16_of(low) | f16_of(high) << 16;
+}
+DEVICE float low_f16(u32 pair) { return of_f16(pair & 0xffffu); }
+DEVICE float high_f16(u32 pair) { return of_f16(pair >> 16); }
 
 // -- global memory --
 

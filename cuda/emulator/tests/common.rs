@@ -81,6 +81,20 @@ pub fn near(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize
     }
 }
 
+/// The same of the errors of a whole row at once (the root of their squares' sum), where an element's error is chance:
+/// it is a sum of many roundings.
+#[track_caller]
+pub fn near_rows(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize) {
+    assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");
+    let size = |errors: &mut dyn Iterator<Item = f32>| errors.map(|e| e as f64 * e as f64).sum::<f64>().sqrt();
+    for (row, exact) in exact.chunks(cols).enumerate() {
+        let error = |x: &[bf16]| size(&mut x[row * cols..][..cols].iter().zip(exact).map(|(x, e)| x.to_f32() - e));
+        let (ours, theirs, whole) = (error(got), error(plain), size(&mut exact.iter().copied()));
+        let allowed = 2.0 * theirs + whole / 256.0 + 1e-29;
+        assert!(ours <= allowed, "{what}: row {row} of size {whole} is off by {ours}; bf16 is by {theirs}");
+    }
+}
+
 /// The same for f32: within `relative` of the row's largest.
 #[track_caller]
 pub fn close(what: &str, got: &[f32], exact: &[f32], relative: f32) {

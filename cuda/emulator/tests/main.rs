@@ -1,6 +1,7 @@
 //! One target, one link: the emulator's own tests, and each kernel against its op on the CPU.
 
 mod adamw;
+mod attention;
 mod common;
 mod embedding;
 mod mutants;

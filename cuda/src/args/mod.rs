@@ -2,6 +2,7 @@
 //! hands it a pointer to one of these. Shapes and meanings stand in that file.
 
 mod adamw;
+mod attention;
 mod elementwise;
 mod embedding;
 mod mlp;
@@ -10,6 +11,7 @@ mod rope;
 mod xent;
 
 pub use adamw::{AdamW, Clip, Step};
+pub use attention::{Attention, AttentionBwd};
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use embedding::{Embed, EmbedBwd, EmbedSort};
 pub use mlp::SwiGlu;

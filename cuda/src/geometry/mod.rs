@@ -2,8 +2,10 @@
 //! processors, so that the emulator and a device launch the same.
 
 mod adamw;
+pub mod attention;
 mod elementwise;
 mod embedding;
+mod largest;
 mod mlp;
 mod norm;
 mod rope;
@@ -12,10 +14,11 @@ mod xent;
 pub use adamw::{NORMS, adamw_norms, adamw_parts, clip_factor};
 pub use elementwise::{elementwise, squares, squares_parts, squares_total};
 pub use embedding::{EMBED_ROWS, embed, embed_bwd, embed_keys, embed_merge, embed_parts, embed_sort, embed_words};
+pub use largest::largest;
 pub use mlp::swiglu;
 pub use norm::{NORM_BWD_COLUMNS, NORM_COLUMNS, norm_parts, rmsnorm, rmsnorm_bwd, sum_rows};
 pub use rope::rope;
-pub use xent::{xent_combine, xent_rows, xent_totals};
+pub use xent::{xent_combine, xent_grad, xent_stats, xent_totals};
 
 /// Blocks along three axes, threads of a block, bytes of its shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

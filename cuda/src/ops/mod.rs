@@ -5,6 +5,7 @@
 //! ops hold the views to the shapes: that is what their launches rely on.
 
 mod adamw;
+mod attention;
 mod elementwise;
 mod embedding;
 mod mlp;
@@ -13,6 +14,7 @@ mod rope;
 mod xent;
 
 pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
+pub use attention::{Shape, attention};
 pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
 pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};

@@ -11,7 +11,7 @@ pub fn xent_stats(m: &dyn Machine, logits: View, targets: View, first: usize, st
     assert_eq!(stats.len(), 3 * rows, "statistics of {rows} rows");
     let args = XentStats { logits, targets, stats, cols: cols as u32, first: first as u32 };
     // SAFETY: the views are held to rows x cols.
-    unsafe { launch(m, XENT_STATS, &args, geometry::xent_rows(rows, cols)) }
+    unsafe { launch(m, XENT_STATS, &args, geometry::xent_stats(rows, cols)) }
 }
 
 /// combined `[C, 3]` of the ranks' statistics, rank after rank.
@@ -44,10 +44,10 @@ pub fn xent_grad(m: &dyn Machine, logits: View, of: Rows, first: usize, z_loss: 
     let Rows { stats, targets, weights } = of;
     let (rows, cols) = shape(logits, targets);
     assert_eq!((stats.len(), weights.len()), (3 * rows, rows), "the gradient of {rows} rows");
-    let (cols_, first) = (cols as u32, first as u32);
-    let args = XentGrad { logits, stats, targets, weights, cols: cols_, first, z_loss, unused: 0 };
+    let (first, unused) = (first as u32, 0);
+    let args = XentGrad { logits, stats, targets, weights, cols: cols as u32, first, z_loss, unused };
     // SAFETY: the views are held to rows x cols.
-    unsafe { launch(m, XENT_GRAD, &args, geometry::xent_rows(rows, cols)) }
+    unsafe { launch(m, XENT_GRAD, &args, geometry::xent_grad(rows, cols)) }
 }
 
 fn shape(logits: View, targets: View) -> (usize, usize) {

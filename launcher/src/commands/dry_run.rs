@@ -3,6 +3,7 @@
 
 use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, aligned, table};
+use super::train::must_fit_cuda;
 use crate::progress::Count;
 use engine::config::{Axis, BackendKind, Config, Named, Precision};
 use engine::cpu::CpuScratch;
@@ -25,6 +26,9 @@ pub fn run(path: &Path, set: &[String], ranks: Option<usize>) -> Result<()> {
     let p = &config.parallel;
     let mesh = config.mesh(ranks.or(p.ranks).unwrap_or(p.tensor * p.pipeline * p.context))?;
     let (backend, precision) = config.backend(false)?;
+    if backend == BackendKind::Cuda {
+        must_fit_cuda(&config)?;
+    }
     let rows = rows(&config, &mesh, precision)?;
     let text =
         [head(path, &config, &mesh, precision), memory(&rows, &mesh), traffic(&rows, &mesh), foot(&rows, backend)];

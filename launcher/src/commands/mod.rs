@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod dry_run;
 pub mod evaluate;
+pub mod kernels;
 pub mod parity;
 pub mod tokenizer;
 pub mod topology;

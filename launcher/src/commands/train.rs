@@ -2,6 +2,7 @@
 
 use crate::run::{Run, Stop};
 use crate::{memory, ranks_of_mpirun, under_mpirun};
+use cuda::limits::Shape;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
 use engine::clock::{Clock, Phase};
@@ -106,6 +107,7 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
     // As if there were no device: what is asked for by name is refused by name.
     let (kind, precision) = config.backend(false)?;
     if kind == BackendKind::Cuda {
+        must_fit_cuda(config)?;
         let here = match cuda::devices() {
             Ok(devices) if !devices.is_empty() => format!("this machine has {}", devices[0].name),
             Ok(_) => "this machine has no CUDA device".to_string(),
@@ -119,6 +121,13 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
         eprintln!("note: there is a CUDA device, but the CUDA backend is not built yet: this run is on the CPU");
     }
     Ok(precision)
+}
+
+/// The kernels do not take every shape.
+pub fn must_fit_cuda(config: &Config) -> Result<()> {
+    let (head_dim, hidden_size) = (config.model.head_dim, config.model.hidden_size);
+    cuda::limits::refusal(Shape { head_dim, hidden_size })
+        .map_or(Ok(()), |why| Err(Error::user(format!("{why}; choose another shape, or train.backend = \"cpu\""))))
 }
 
 fn threads(comm: &Comm) -> usize {

@@ -1,0 +1,140 @@
+// Causal attention in tiles (Dao 2023): o = softmax(q k^T / sqrt(d)) v. A block takes 128 queries of one head and goes
+// over its tiles of keys from the diagonal back, with a running maximum m and sum l for each query. A warp has 32 of
+// the queries; their scores and their sums of o stay in its registers.
+#include "attention.cuh"
+
+constexpr int THREADS = 128;
+constexpr int QUERIES = 128;
+// m moves only where the scores have grown by more than this power of two: P stays below 2^8, and o is seldom scaled.
+constexpr float SLACK = 8;
+
+// A warp's running softmax: of each lane's four queries m, in powers of two, and l, of the lane's own keys.
+template <int D> struct Running {
+    Reg<float, 4> m, l;
+    Sums<2, D / 8> o;
+};
+
+template <int D> DEVICE void begin(Running<D>& run) {
+    UNROLL for (int r = 0; r < 4; r++) {
+        run.m[r] = -infinity();
+        run.l[r] = 0;
+    }
+    clear(run.o);
+}
+
+// The largest score of each of the lane's four queries.
+template <int N> DEVICE Reg<float, 4> row_maxima(const Sums<2, N>& s) {
+    Reg<float, 4> most;
+    UNROLL for (int n = 0; n < N; n++) {
+        UNROLL for (int r = 0; r < 4; r++) {
+            const Reg<float, 4>& piece = s.at[r / 2][n];
+            float here = larger(piece[r % 2 * 2], piece[r % 2 * 2 + 1]);
+            most[r] = n ? larger(most[r], here) : here;
+        }
+    }
+    UNROLL for (u32 mask = 1; mask <= 2; mask *= 2) {
+        UNROLL for (int r = 0; r < 4; r++) most[r] = larger(most[r], shfl_xor(most[r], mask));
+    }
+    return most;
+}
+
+// Moves m to the scores' maximum where that has grown by more than SLACK; l and o shrink with it.
+template <int D, int N> DEVICE void move_maximum(Running<D>& run, const Sums<2, N>& s) {
+    Reg<float, 4> maxima = row_maxima(s), shrink;
+    bool moves = false;
+    UNROLL for (int r = 0; r < 4; r++) {
+        float most = maxima[r] * (LOG2_E * inverse_root<D>());
+        bool grown = most > run.m[r] + SLACK;
+        shrink[r] = grown ? fast_exp2(run.m[r] - most) : 1.0f;
+        run.m[r] = grown ? most : run.m[r];
+        moves |= grown;
+    }
+    if (!moves) return;
+    UNROLL for (int r = 0; r < 4; r++) {
+        run.l[r] *= shrink[r];
+        UNROLL for (int n = 0; n < D / 8; n++) {
+            UNROLL for (int e = 0; e < 2; e++) run.o.at[r / 2][n][r % 2 * 2 + e] *= shrink[r];
+        }
+    }
+}
+
+// P = 2^(s log2(e) / sqrt(d) - m), which l adds up, rounded.
+template <int D, int N> DEVICE void softmax(Left<2, N / 2>& p, Running<D>& run, Sums<2, N>& s) {
+    UNROLL for (int k = 0; k < N / 2; k++) {
+        UNROLL for (int r = 0; r < 4; r++) {
+            UNROLL for (int e = 0; e < 4; e++) {
+                float& x = s.at[r / 2][2 * k + e / 2][r % 2 * 2 + e % 2];
+                x = fast_exp2(fmadd(x, LOG2_E * inverse_root<D>(), -run.m[r]));
+                run.l[r] += x;
+            }
+        }
+        UNROLL for (int m = 0; m < 2; m++) p.at[m][k] = packed(s, m, k);
+    }
+}
+
+// o = sums / l and lse = ln(l 2^m); the warp's rows of the queries' tile are used up.
+template <int D> DEVICE void finish(const Attention& a, const Head& h, Running<D>& run, u32 first, u32 tile) {
+    u32 g = thread() % 32 / 4, t = thread() % 4;
+    Reg<float, 4> factor;
+    UNROLL for (int r = 0; r < 4; r++) {
+        float l = run.l[r];
+        UNROLL for (u32 mask = 1; mask <= 2; mask *= 2) l += shfl_xor(l, mask);
+        factor[r] = fast_rcp(l);
+        u32 query = first + 8 * r + g;
+        if (t == 0 && query < h.seq) {
+            st(a.lse, static_cast<u64>(h.row + query) * h.heads + h.query, (run.m[r] + fast_log2(l)) * LN_2);
+        }
+    }
+    store_rows<QUERIES, D, 2>(a.o, o_rows<D>(h, first), tile, run.o, factor);
+}
+
+// Shared memory: the tiles of q, k and v.
+template <int D, int KEYS> DEVICE void attention(const Attention& a) {
+    Head h = head_of(a, block());
+    // The last queries have the most keys, and come first.
+    u32 first = ((a.seq + QUERIES - 1) / QUERIES - 1 - block_y()) * QUERIES;
+    u32 end = first + QUERIES < a.seq ? first + QUERIES : a.seq, warp = thread() / 32 * 32;
+    Queries mine = queries_of(a.starts, h, first + warp);
+    u32 q = shared_base(), k = q + tile_bytes<QUERIES, D>(), v = k + tile_bytes<KEYS, D>();
+    u32 my_rows = q + warp * ROW_BYTES;
+
+    u32 key = (end - 1) / KEYS * KEYS, last_key = start_of(a.starts, h, first) / KEYS * KEYS;
+    load_tile<QUERIES, D, THREADS>(q, a.qkv, q_rows<D>(h, first));
+    load_tile<KEYS, D, THREADS>(k, a.qkv, k_rows<D>(h, key));
+    cp_commit();
+    Running<D> run;
+    begin(run);
+    while (true) {
+        // k has come, and nobody reads v any more.
+        cp_wait<0>();
+        sync();
+        load_tile<KEYS, D, THREADS>(v, a.qkv, v_rows<D>(h, key));
+        cp_commit();
+        bool seen = sees(mine, key, KEYS);
+        Sums<2, KEYS / 8> s;
+        // s = q k^T
+        if (seen) {
+            clear(s);
+            add_product_nt<D, QUERIES, KEYS>(s, lanes_down(my_rows), lanes_across(k));
+        }
+        // v has come, and nobody reads k any more.
+        cp_wait<0>();
+        sync();
+        if (key > last_key) load_tile<KEYS, D, THREADS>(k, a.qkv, k_rows<D>(h, key - KEYS));
+        cp_commit();
+        if (seen) {
+            if (!sees_all(mine, key, KEYS)) mask(s, a.starts, h, mine.first, key);
+            move_maximum(run, s);
+            Left<2, KEYS / 16> p;
+            softmax(p, run, s);
+            // o += P v
+            add_product(run.o, p, lanes_down(v));
+        }
+        if (key == last_key) break;
+        key -= KEYS;
+    }
+    finish(a, h, run, mine.first, my_rows);
+}
+
+KERNEL(attention_64, Attention, THREADS, 2) { attention<64, 128>(a); }
+KERNEL(attention_128, Attention, THREADS, 2) { attention<128, 64>(a); }

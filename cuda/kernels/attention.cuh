@@ -1,0 +1,75 @@
+// What attention's kernels share: which head a block works on, and which keys a query sees. A query at position t of
+// its sequence sees the positions starts[t] ..= t, and starts ascend.
+#pragma once
+#include "args_attention.cuh"
+#include "tile.cuh"
+
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LN_2 = 0.6931471805599453f;
+
+// 1 / sqrt(d).
+template <int D> DEVICE constexpr float inverse_root() {
+    static_assert(D == 64 || D == 128, "heads of 64 or 128");
+    return D == 64 ? 0.125f : 0.08838834764831845f;
+}
+
+// A query head of a sequence, and where its rows and those of its keys lie. `Args` has qkv and its shape.
+struct Head {
+    // The sequence's first row among all, and its length.
+    u32 row, seq;
+    u32 query, kv;
+    u32 heads, kv_heads;
+};
+
+// The query head `n` of all sequences'.
+template <class Args> DEVICE Head head_of(const Args& a, u32 n) {
+    u32 query = n % a.heads;
+    return {n / a.heads * a.seq, a.seq, query, query / (a.heads / a.kv_heads), a.heads, a.kv_heads};
+}
+
+// From a position on: rows of the head at `place` of `places`; those of q, k, v in qkv (and of their gradients), of o.
+template <int D> DEVICE Strip strip(const Head& h, u32 place, u32 places, u32 first) {
+    return {(static_cast<u64>(h.row + first) * places + place) * D, places * D, h.seq > first ? h.seq - first : 0};
+}
+template <int D> DEVICE Strip qkv_strip(const Head& h, u32 place, u32 first) {
+    return strip<D>(h, place, h.heads + 2 * h.kv_heads, first);
+}
+template <int D> DEVICE Strip q_rows(const Head& h, u32 first) { return qkv_strip<D>(h, h.query, first); }
+template <int D> DEVICE Strip k_rows(const Head& h, u32 first) { return qkv_strip<D>(h, h.heads + h.kv, first); }
+template <int D> DEVICE Strip v_rows(const Head& h, u32 first) {
+    return qkv_strip<D>(h, h.heads + h.kv_heads + h.kv, first);
+}
+template <int D> DEVICE Strip o_rows(const Head& h, u32 first) { return strip<D>(h, h.query, h.heads, first); }
+
+// The start of a position; those behind the sequence have the last one's.
+DEVICE u32 start_of(View<const u32> starts, const Head& h, u32 position HERE) {
+    return ld(starts, h.row + (position < h.seq ? position : h.seq - 1) AT);
+}
+
+// The 32 queries of a warp: the first, and what the first and the last see.
+struct Queries {
+    u32 first, start, last_start;
+};
+
+DEVICE Queries queries_of(View<const u32> starts, const Head& h, u32 first HERE) {
+    return {first, start_of(starts, h, first AT), start_of(starts, h, first + 31 AT)};
+}
+
+// Whether any of them sees any of `keys` keys, and whether each sees all.
+DEVICE bool sees(const Queries& q, u32 key, u32 keys) { return key <= q.first + 31 && q.start < key + keys; }
+DEVICE bool sees_all(const Queries& q, u32 key, u32 keys) { return key + keys <= q.first + 1 && q.last_start <= key; }
+
+// Scores of the queries with the keys from `key` on become -infinity where a query does not see a key.
+template <int N> DEVICE void mask(Sums<2, N>& s, View<const u32> starts, const Head& h, u32 first, u32 key HERE) {
+    u32 g = thread() % 32 / 4, t = thread() % 4 * 2;
+    UNROLL for (u32 r = 0; r < 4; r++) {
+        u32 query = fresh(first) + 8 * r + g, start = start_of(starts, h, query AT);
+        UNROLL for (u32 n = 0; n < N; n++) {
+            UNROLL for (u32 e = 0; e < 2; e++) {
+                // Left of the start the difference wraps round.
+                bool seen = key + 8 * n + t + e - start <= query - start;
+                s.at[r / 2][n][r % 2 * 2 + e] = seen ? s.at[r / 2][n][r % 2 * 2 + e] : -infinity();
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Architectures of devices, by the names of NVIDIA's compilers.
+
+use std::fmt;
+
+/// What a cubin is made for: `sm_80`, `sm_90a`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Arch {
+    major: u32,
+    minor: u32,
+}
+
+/// Those that cubins are made for by name; a device may have a newer one.
+pub const KNOWN: [Arch; 10] = {
+    const fn sm(major: u32, minor: u32) -> Arch {
+        Arch { major, minor }
+    }
+    [sm(8, 0), sm(8, 6), sm(8, 7), sm(8, 9), sm(9, 0), sm(10, 0), sm(10, 3), sm(11, 0), sm(12, 0), sm(12, 1)]
+};
+
+impl Arch {
+    /// What a device of this compute capability runs, or why it runs none of the kernels.
+    pub fn of((major, minor): (i32, i32)) -> Result<Arch, String> {
+        match (u32::try_from(major), u32::try_from(minor)) {
+            (Ok(major @ 8..), Ok(minor)) => Ok(Arch { major, minor }),
+            _ => Err(format!(
+                "its compute capability is {major}.{minor}, and the kernels need 8.0 (an A100) or a newer one; \
+                 use train.backend = \"cpu\" on this machine"
+            )),
+        }
+    }
+
+    /// The one of that name, or all names that there are.
+    pub fn named(name: &str) -> Result<Arch, String> {
+        let known = KNOWN.into_iter().find(|arch| arch.to_string() == name);
+        known.ok_or_else(|| KNOWN.map(|arch| arch.to_string()).join(", "))
+    }
+
+    /// As `nvrtcGetSupportedArchs` counts: 90 is `sm_90a` too.
+    pub fn number(self) -> u32 {
+        10 * self.major + self.minor
+    }
+
+    /// Whose cubins a device of this one runs, the best first: its own, then those of its generation that are older.
+    /// `sm_90a` runs nowhere else.
+    pub fn runs(self) -> impl Iterator<Item = Arch> {
+        (0..=self.minor).rev().map(move |minor| Arch { minor, ..self })
+    }
+
+    /// Registers and shared memory of a multiprocessor.
+    pub fn processor(self) -> Processor {
+        let (threads, shared, blocks) = match (self.major, self.minor) {
+            (8, 0) => (2048, 164 << 10, 32),
+            (8, 7) => (1536, 164 << 10, 16),
+            (8, minor) => (1536, 100 << 10, if minor == 9 { 24 } else { 16 }),
+            (9 | 10, _) => (2048, 228 << 10, 32),
+            (11, _) => (1536, 228 << 10, 24),
+            _ => (1536, 100 << 10, 24),
+        };
+        Processor { threads, shared, blocks }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of 9.0 the kernels use what later devices do not have: `wgmma` and register hand-over.
+        let own = if (self.major, self.minor) == (9, 0) { "a" } else { "" };
+        write!(f, "sm_{}{}{own}", self.major, self.minor)
+    }
+}
+
+/// What blocks share on a multiprocessor, by the CUDA C++ Programming Guide's table of compute capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Processor {
+    pub threads: u32,
+    /// Bytes of shared memory.
+    pub shared: u32,
+    pub blocks: u32,
+}
+
+impl Processor {
+    /// Blocks that run at once, of `threads` with so many registers each, and of `shared` bytes. Registers are
+    /// given out by 256 a warp on each of four quarters of 16384; every block costs 1024 more bytes of shared memory.
+    pub fn at_once(self, threads: u32, registers: u32, shared: u32) -> u32 {
+        let warps = threads.div_ceil(32);
+        let each = (32 * registers.max(1)).next_multiple_of(256);
+        let by_registers = 4 * (16384 / each) / warps;
+        let by_shared = self.shared / (shared.next_multiple_of(128) + 1024);
+        by_registers.min(by_shared).min(self.threads / (32 * warps)).min(self.blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_runs_its_own_kernels() {
+        for (capability, name) in [((8, 0), "sm_80"), ((8, 9), "sm_89"), ((9, 0), "sm_90a"), ((13, 1), "sm_131")] {
+            assert_eq!(Arch::of(capability).unwrap().to_string(), name);
+        }
+        for old in [(7, 5), (0, 0), (-1, 0)] {
+            assert!(Arch::of(old).unwrap_err().contains("8.0"));
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_list() {
+        for arch in KNOWN {
+            assert_eq!(Arch::named(&arch.to_string()), Ok(arch));
+        }
+        for wrong in ["sm_90", "sm_75", "80", "sm_80 ", ""] {
+            assert!(Arch::named(wrong).unwrap_err().contains("sm_80, sm_86"));
+        }
+    }
+
+    #[test]
+    fn older_cubins_of_a_generation_run() {
+        let runs = |major, minor| Arch { major, minor }.runs().map(|arch| arch.to_string()).collect::<Vec<_>>();
+        assert_eq!(runs(8, 2), ["sm_82", "sm_81", "sm_80"]);
+        assert_eq!(runs(9, 0), ["sm_90a"]);
+    }
+
+    /// Counted by hand: bound by threads, by registers, by shared memory, by blocks.
+    #[test]
+    fn blocks_at_once() {
+        let a100 = Arch { major: 8, minor: 0 }.processor();
+        for (threads, registers, shared, blocks) in [
+            (1024, 32, 128, 2),
+            (1024, 33, 128, 1),
+            (512, 83, 256, 1),
+            (512, 128, 256, 1),
+            (256, 40, 0, 6),
+            (256, 32, 1024, 8),
+            (128, 255, 64 << 10, 2),
+            (128, 128, 82 << 10, 1),
+            (32, 21, 0, 32),
+        ] {
+            assert_eq!(a100.at_once(threads, registers, shared), blocks, "{threads} x {registers}, {shared} bytes");
+        }
+    }
+}

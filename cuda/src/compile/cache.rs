@@ -1,0 +1,211 @@
+//! Cubins that this machine has compiled before: one file each, named by all that it depends on. Processes that
+//! start together compile a file once. A file is complete or absent, and what was damaged since is made again.
+
+use super::Result;
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of the checksum at a file's end.
+const SUM: usize = blake3::OUT_LEN;
+
+/// A folder of cubins.
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// The first of these folders that can be written to and is this user's own; those before it are told of.
+    pub fn open(dirs: &[PathBuf]) -> (Option<Cache>, Vec<String>) {
+        let mut notes = Vec::new();
+        for dir in dirs {
+            match usable(dir) {
+                Ok(()) => return (Some(Cache { dir: dir.clone() }), notes),
+                Err(why) => notes.push(format!("{}: kernels are not kept here: {why}", dir.display())),
+            }
+        }
+        (None, notes)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The file of this key, or what `make` makes now, if no other process does. Says why it was not kept, where
+    /// that failed: a full disk is no reason not to run.
+    pub fn get(
+        &self,
+        key: blake3::Hash,
+        name: &str,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<(Vec<u8>, Option<String>)> {
+        let path = self.dir.join(format!("{}-{name}.cubin", &key.to_hex()[..16]));
+        if let Some(cubin) = read(&path, key) {
+            return Ok((cubin, None));
+        }
+        // Where a file system has no locks, every process compiles for itself; the file is right all the same.
+        let lock = lock_file(&self.dir).and_then(|file| file.lock().map(|()| file));
+        if lock.is_ok()
+            && let Some(cubin) = read(&path, key)
+        {
+            return Ok((cubin, None));
+        }
+        let cubin = make()?;
+        let kept = write(&path, &[&cubin, sum(key, &cubin).as_bytes()]);
+        let note = kept.err().map(|e| format!("{}: {e}", path.display()));
+        Ok((cubin, note))
+    }
+}
+
+/// Others must not be able to put kernels into it.
+fn usable(dir: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let (about, me) = (std::fs::metadata(dir)?, std::fs::metadata("/proc/self")?.uid());
+    if about.uid() != me || about.mode() & 0o022 != 0 {
+        return Err(std::io::Error::other("others than this user can write to it"));
+    }
+    lock_file(dir).map(|_| ())
+}
+
+fn lock_file(dir: &Path) -> std::io::Result<File> {
+    File::options().create(true).append(true).open(dir.join("lock"))
+}
+
+fn sum(key: blake3::Hash, cubin: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new().update(key.as_bytes()).update(cubin).finalize()
+}
+
+/// None where there is no such file, or not as it was written.
+fn read(path: &Path, key: blake3::Hash) -> Option<Vec<u8>> {
+    let mut bytes = std::fs::read(path).ok()?;
+    let cubin = bytes.len().checked_sub(SUM)?;
+    let whole = sum(key, &bytes[..cubin]).as_bytes()[..] == bytes[cubin..];
+    bytes.truncate(cubin);
+    whole.then_some(bytes)
+}
+
+/// Writes a file whole or not at all: under a name of this process first.
+pub(super) fn write(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let unfinished = path.with_file_name(name);
+    let written = || {
+        let mut file = File::create(&unfinished)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, path)
+    };
+    written().inspect_err(|_| _ = std::fs::remove_file(&unfinished))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{Error, Version};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    fn key(of: &str) -> blake3::Hash {
+        blake3::hash(of.as_bytes())
+    }
+
+    fn opened(dir: &Path) -> Cache {
+        Cache::open(&[dir.to_path_buf()]).0.unwrap()
+    }
+
+    /// What the cache hands out, and whether it had to be made.
+    fn got(cache: &Cache, of: &str) -> (Vec<u8>, bool) {
+        let mut made = false;
+        let make = || {
+            made = true;
+            Ok(format!("cubin of {of}").into_bytes())
+        };
+        let (cubin, note) = cache.get(key(of), "a", make).unwrap();
+        assert_eq!((cubin.as_slice(), note), (format!("cubin of {of}").as_bytes(), None));
+        (cubin, made)
+    }
+
+    #[test]
+    fn a_cubin_is_made_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cache = opened(&tmp.path().join("deep/er"));
+        for (of, made) in [("x", true), ("x", false), ("y", true), ("x", false)] {
+            assert_eq!(got(&cache, of).1, made, "{of}");
+        }
+        assert_eq!(std::fs::read_dir(cache.dir()).unwrap().count(), 3, "two cubins and the lock");
+    }
+
+    /// Each must be seen and made again: cut anywhere, a bit turned anywhere, another key's bytes.
+    #[test]
+    fn damage_is_seen() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cache = opened(tmp.path());
+        got(&cache, "other");
+        let other = std::fs::read(path(&cache, "other")).unwrap();
+        got(&cache, "x");
+        let whole = std::fs::read(path(&cache, "x")).unwrap();
+        let mut wrong = Vec::from_iter((0..whole.len()).map(|n| whole[..n].to_vec()));
+        wrong.extend((0..whole.len()).map(|at| {
+            let mut turned = whole.clone();
+            turned[at] ^= 4;
+            turned
+        }));
+        wrong.push(other);
+        wrong.push([&whole[..], b"more"].concat());
+        for bytes in wrong {
+            std::fs::write(path(&cache, "x"), &bytes).unwrap();
+            assert!(got(&cache, "x").1, "{bytes:?} was taken");
+            assert_eq!(std::fs::read(path(&cache, "x")).unwrap(), whole);
+        }
+    }
+
+    fn path(cache: &Cache, of: &str) -> PathBuf {
+        cache.dir().join(format!("{}-a.cubin", &key(of).to_hex()[..16]))
+    }
+
+    #[test]
+    fn of_many_at_once_one_compiles() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (made, start) = (AtomicUsize::new(0), Barrier::new(8));
+        let one = || {
+            let cache = opened(tmp.path());
+            start.wait();
+            let slowly = || {
+                made.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(b"cubin".to_vec())
+            };
+            assert_eq!(cache.get(key("x"), "a", slowly).unwrap(), (b"cubin".to_vec(), None));
+        };
+        std::thread::scope(|scope| (0..8).for_each(|_| _ = scope.spawn(one)));
+        assert_eq!(made.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cache = opened(tmp.path());
+        let arch = crate::arch::KNOWN[0];
+        let version = Version { major: 12, minor: 9 };
+        let fail = || Err(Error::Compile { file: "a.cu", arch, version, log: String::new() });
+        assert!(cache.get(key("x"), "a", fail).is_err());
+        assert!(got(&cache, "x").1);
+    }
+
+    #[test]
+    fn the_next_folder_is_taken_where_one_cannot_be_written_or_is_open_to_others() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (file, open, good) = (tmp.path().join("file"), tmp.path().join("open"), tmp.path().join("good"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
+        let (cache, notes) = Cache::open(&[file.join("sub"), open.clone(), good.clone()]);
+        assert_eq!(cache.unwrap().dir(), good);
+        assert!(notes.len() == 2 && notes[0].contains("file/sub") && notes[1].contains("others"), "{notes:?}");
+        let (cache, notes) = Cache::open(&[open]);
+        assert!(cache.is_none() && notes.len() == 1);
+    }
+}

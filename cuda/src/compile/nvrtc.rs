@@ -1,0 +1,267 @@
+//! NVIDIA's run-time compiler: a dozen functions of a library that is loaded when kernels are to be compiled.
+
+use super::{Error, OPTIONS, Resources, Result, Search, Version, report};
+use crate::arch::Arch;
+use crate::kernels::{File, HEADERS};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+
+/// A file of kernels, compiled.
+pub struct Compiled {
+    pub cubin: Vec<u8>,
+    pub kernels: Vec<Resources>,
+    /// What ptxas warns of.
+    pub warnings: Vec<String>,
+}
+
+/// The compiler of one library.
+pub struct Nvrtc {
+    api: Api,
+    version: Version,
+    path: PathBuf,
+}
+
+/// 0 where a call went well.
+type Code = c_int;
+type Handle = *mut c_void;
+type Texts = *const *const c_char;
+
+/// As `nvrtc.h` of CUDA 11.2 and later declares them.
+struct Api {
+    version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> Code,
+    count_archs: unsafe extern "C" fn(*mut c_int) -> Code,
+    archs: unsafe extern "C" fn(*mut c_int) -> Code,
+    /// Program, text, name; number, texts and names of headers.
+    create: unsafe extern "C" fn(*mut Handle, *const c_char, *const c_char, c_int, Texts, Texts) -> Code,
+    compile: unsafe extern "C" fn(Handle, c_int, Texts) -> Code,
+    destroy: unsafe extern "C" fn(*mut Handle) -> Code,
+    log_size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
+    log: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
+    cubin_size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
+    cubin: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
+    error: unsafe extern "C" fn(Code) -> *const c_char,
+    /// They stay loaded: a compiler leaves handlers for the end of the process behind.
+    _libraries: ManuallyDrop<Vec<Library>>,
+}
+
+impl Nvrtc {
+    /// The first that works, and whose cubins a driver of CUDA version `driver` loads.
+    pub fn find(search: &Search, driver: Option<u32>) -> Result<Nvrtc> {
+        let mut tried = Vec::new();
+        for path in search.files() {
+            match Nvrtc::open(path) {
+                Ok(nvrtc) => match unfit(nvrtc.version, driver) {
+                    None => return Ok(nvrtc),
+                    Some(why) => tried.push(format!("{} is NVRTC {}, {why}", path.display(), nvrtc.version)),
+                },
+                // What the system's loader does not know by name is not worth a word.
+                Err(_) if path.parent() == Some(Path::new("")) => {}
+                Err(why) => tried.push(cause(&why).to_string()),
+            }
+        }
+        Err(Error::NoCompiler { tried, driver })
+    }
+
+    fn open(path: &Path) -> std::result::Result<Nvrtc, libloading::Error> {
+        let api = Api::load(path)?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both point to a c_int that the call sets.
+        unsafe { (api.version)(&mut major, &mut minor) };
+        Ok(Nvrtc { api, version: Version { major: major as u32, minor: minor as u32 }, path: path.to_path_buf() })
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn must_know(&self, arch: Arch) -> Result<()> {
+        let mut count = 0;
+        // SAFETY: it points to a c_int that the call sets.
+        let code = unsafe { (self.api.count_archs)(&mut count) };
+        let mut known = vec![0; count.max(0) as usize];
+        // SAFETY: there is room for as many numbers as the library just said.
+        let code = code + unsafe { (self.api.archs)(known.as_mut_ptr()) };
+        if code == 0 && known.contains(&(arch.number() as c_int)) {
+            return Ok(());
+        }
+        Err(Error::UnknownArch { arch, version: self.version, path: self.path.clone() })
+    }
+
+    /// A cubin of a file's kernels for one architecture.
+    pub fn compile(&self, file: &File, arch: Arch) -> Result<Compiled> {
+        self.must_know(arch)?;
+        let fail = |log| Error::Compile { file: file.name, arch, version: self.version, log };
+        let program = Program::new(&self.api, file).map_err(fail)?;
+        let done = program.compile(arch);
+        let log = program.log();
+        let cubin = done.and_then(|()| program.cubin()).map_err(|why| fail(format!("{why}\n{log}")))?;
+        let (kernels, warnings) = report::read(&log);
+        Ok(Compiled { cubin, kernels, warnings })
+    }
+}
+
+/// Why a compiler's cubins will not do.
+fn unfit(version: Version, driver: Option<u32>) -> Option<String> {
+    match driver {
+        _ if version.major < 12 => Some("which does not know C++20".into()),
+        Some(major) if version.major > major => Some(format!("and this driver loads what is made for CUDA {major}")),
+        _ => None,
+    }
+}
+
+/// The loader's own words, which name the file.
+fn cause(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    error.source().map_or(error, cause)
+}
+
+impl Api {
+    fn load(path: &Path) -> std::result::Result<Api, libloading::Error> {
+        // The second half of the compiler lies beside it, and is asked for by name alone when it compiles.
+        let builtins = path.parent().map_or(Vec::new(), builtins);
+        let mut libraries = Vec::new();
+        for path in builtins.iter().map(PathBuf::as_path).chain([path]) {
+            // SAFETY: NVIDIA's libraries start nothing when they are loaded but their own set-up.
+            libraries.push(unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }?);
+        }
+        let nvrtc = libraries.last().expect("the compiler itself was loaded last");
+        macro_rules! symbol {
+            ($name:literal) => {
+                // SAFETY: the field that it becomes has the type of `nvrtc.h`.
+                unsafe { *nvrtc.get(concat!($name, "\0").as_bytes())? }
+            };
+        }
+        Ok(Api {
+            version: symbol!("nvrtcVersion"),
+            count_archs: symbol!("nvrtcGetNumSupportedArchs"),
+            archs: symbol!("nvrtcGetSupportedArchs"),
+            create: symbol!("nvrtcCreateProgram"),
+            compile: symbol!("nvrtcCompileProgram"),
+            destroy: symbol!("nvrtcDestroyProgram"),
+            log_size: symbol!("nvrtcGetProgramLogSize"),
+            log: symbol!("nvrtcGetProgramLog"),
+            cubin_size: symbol!("nvrtcGetCUBINSize"),
+            cubin: symbol!("nvrtcGetCUBIN"),
+            error: symbol!("nvrtcGetErrorString"),
+            _libraries: ManuallyDrop::new(libraries),
+        })
+    }
+
+    fn checked(&self, code: Code) -> std::result::Result<(), String> {
+        if code == 0 {
+            return Ok(());
+        }
+        // SAFETY: the library answers every number with a text of its own that lives as long as the library.
+        Err(unsafe { CStr::from_ptr((self.error)(code)) }.to_string_lossy().into_owned())
+    }
+}
+
+/// None of a library that goes by its name alone: the loader finds both then.
+fn builtins(folder: &Path) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    names.filter(|n| n.starts_with("libnvrtc-builtins.so.")).map(|name| folder.join(name)).collect()
+}
+
+/// A text under compilation.
+struct Program<'a> {
+    api: &'a Api,
+    handle: Handle,
+}
+
+impl<'a> Program<'a> {
+    fn new(api: &'a Api, file: &File) -> std::result::Result<Self, String> {
+        let (text, name) = (c_text(file.text), c_text(file.name));
+        let (texts, names): (Vec<_>, Vec<_>) = HEADERS.iter().map(|(name, text)| (c_text(text), c_text(name))).unzip();
+        let (texts, names) = (pointers(&texts), pointers(&names));
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: every text ends in a zero and lives until the call returns; the library copies them.
+        api.checked(unsafe {
+            (api.create)(
+                &mut handle,
+                text.as_ptr(),
+                name.as_ptr(),
+                names.len() as c_int,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
+        })?;
+        Ok(Program { api, handle })
+    }
+
+    fn compile(&self, arch: Arch) -> std::result::Result<(), String> {
+        let arch = format!("--gpu-architecture={arch}");
+        let options: Vec<CString> = OPTIONS.into_iter().chain([arch.as_str()]).map(c_text).collect();
+        let options = pointers(&options);
+        // SAFETY: the program lives, and the options end in zeros and live until the call returns.
+        self.api.checked(unsafe { (self.api.compile)(self.handle, options.len() as c_int, options.as_ptr()) })
+    }
+
+    fn log(&self) -> String {
+        let text = self.bytes(self.api.log_size, self.api.log).unwrap_or_default();
+        String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(&text)).trim_end().to_string()
+    }
+
+    fn cubin(&self) -> std::result::Result<Vec<u8>, String> {
+        self.bytes(self.api.cubin_size, self.api.cubin)
+    }
+
+    /// What one function fills in after another has said how long it is.
+    fn bytes(
+        &self,
+        size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
+        fill: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
+    ) -> std::result::Result<Vec<u8>, String> {
+        let mut n = 0;
+        // SAFETY: the program lives, and `n` is set by the call.
+        self.api.checked(unsafe { size(self.handle, &mut n) })?;
+        let mut bytes = vec![0; n];
+        // SAFETY: there is room for the n bytes that the library just announced.
+        self.api.checked(unsafe { fill(self.handle, bytes.as_mut_ptr().cast()) })?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `create` and is given back once. What it says changes nothing.
+        unsafe { (self.api.destroy)(&mut self.handle) };
+    }
+}
+
+fn c_text(text: &str) -> CString {
+    CString::new(text).expect("sources and options hold no zero")
+}
+
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ptr()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_must_fit_the_driver_and_know_the_language() {
+        let says = |major, driver| unfit(Version { major, minor: 4 }, driver);
+        assert_eq!([says(12, None), says(13, None), says(12, Some(12)), says(12, Some(13))], [None, None, None, None]);
+        assert!(says(13, Some(12)).unwrap().contains("CUDA 12"));
+        assert!(says(11, None).unwrap().contains("C++20"));
+    }
+
+    /// What is no compiler is named with the reason, and does not stop the search.
+    #[test]
+    fn what_does_not_load_is_told_of() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("libnvrtc.so.13");
+        std::fs::write(&file, "not a library").unwrap();
+        let Err(Error::NoCompiler { tried, .. }) = Nvrtc::find(&Search::only(tmp.path()), None) else {
+            panic!("a text was taken for a compiler");
+        };
+        assert!(tried.len() == 1 && tried[0].contains(file.to_str().unwrap()) && tried[0].len() < 300, "{tried:?}");
+    }
+}

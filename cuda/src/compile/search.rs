@@ -1,0 +1,168 @@
+//! Where NVRTC may lie: folders that the user names, the wheels of the Python in PATH, toolkits, and what the
+//! system's loader finds by name. Python itself is not run.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Libraries to try, in this order.
+#[derive(Debug, Clone)]
+pub struct Search {
+    files: Vec<PathBuf>,
+}
+
+/// What the system's loader is asked for.
+const SONAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+
+impl Search {
+    /// By what an environment says: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
+    pub fn of(var: impl Fn(&str) -> Option<OsString>) -> Search {
+        let mut files = files(&folders(var, Path::new("/")));
+        files.extend(SONAMES.map(PathBuf::from));
+        Search { files }
+    }
+
+    /// This library, or those in this folder, and no other.
+    pub fn only(path: &Path) -> Search {
+        Search { files: if path.is_dir() { files(&[path.to_path_buf()]) } else { vec![path.to_path_buf()] } }
+    }
+
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+fn folders(var: impl Fn(&str) -> Option<OsString>, root: &Path) -> Vec<PathBuf> {
+    let paths = |name| var(name).map_or(Vec::new(), |list| std::env::split_paths(&list).collect());
+    let mut folders = paths("SWALLOW_CUDA_LIBS");
+    let mut prefixes = paths("VIRTUAL_ENV");
+    prefixes.extend(paths("PATH").iter().flat_map(|dir| pythons(dir)));
+    prefixes.extend(var("HOME").map(|home| Path::new(&home).join(".local")));
+    folders.extend(prefixes.iter().flat_map(|prefix| wheels(prefix)));
+
+    let mut toolkits = [paths("CUDA_HOME"), paths("CUDA_PATH")].concat();
+    toolkits.extend(newest_first(&root.join("usr/local"), |name| name.starts_with("cuda")));
+    folders
+        .extend(toolkits.iter().flat_map(|kit| ["lib64", "lib", "targets/x86_64-linux/lib"].map(|lib| kit.join(lib))));
+    folders
+}
+
+/// The installations whose `python3` lies in a folder of PATH: where it seems to lie (a virtual environment), where
+/// it truly lies, and pyenv's, whose `shims` are scripts.
+fn pythons(dir: &Path) -> Vec<PathBuf> {
+    let python = dir.join("python3");
+    if !python.exists() {
+        return Vec::new();
+    }
+    let above = |path: &Path| path.parent().and_then(Path::parent).map(Path::to_path_buf);
+    let mut prefixes = Vec::from_iter(above(&python));
+    if dir.ends_with("shims") {
+        prefixes.extend(newest_first(&dir.with_file_name("versions"), |_| true));
+    }
+    prefixes.extend(python.canonicalize().ok().and_then(|python| above(&python)));
+    prefixes
+}
+
+/// Folders of libraries in the wheels of one installation, and conda's, which has them in its own `lib`.
+fn wheels(prefix: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for lib in ["lib", "lib64", "local/lib"].map(|lib| prefix.join(lib)) {
+        for python in newest_first(&lib, |name| name.starts_with("python3")) {
+            for packages in ["site-packages", "dist-packages"].map(|packages| python.join(packages).join("nvidia")) {
+                let parts = newest_first(&packages, |name| name.starts_with("cu"));
+                folders.extend(parts.iter().map(|part| part.join("lib")));
+            }
+        }
+    }
+    folders.push(prefix.join("lib"));
+    folders
+}
+
+/// The libraries in these folders, the newest of a folder first.
+fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let nvrtc = |name: &str| name.starts_with("libnvrtc.so") && !name.contains(".alt.");
+    let mut seen = HashSet::new();
+    let found = folders.iter().flat_map(|folder| newest_first(folder, nvrtc));
+    // Names that lead to one file are one library.
+    found.filter(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))).collect()
+}
+
+/// What is in a folder under such a name, the highest number first: 3.12 is newer than 3.9.
+fn newest_first(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| wanted(name)).collect();
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    names.sort_by(|a, b| numbers(b).cmp(&numbers(a)).then_with(|| a.cmp(b)));
+    names.iter().map(|name| folder.join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn touch(path: PathBuf) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+
+    /// A machine with one of everything: each is found, in the order of the table.
+    #[test]
+    fn the_order_is_what_was_named_then_wheels_then_toolkits() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path();
+        let libraries = [
+            "named/libnvrtc.so.12",
+            "venv/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
+            "venv/lib/python3.9/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+            "pyenv/versions/3.11.7/lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+            "base/lib/python3.10/dist-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+            "home/.local/lib/python3.10/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
+            "toolkit/lib64/libnvrtc.so.13.0.88",
+            "usr/local/cuda-12.10/lib64/libnvrtc.so.12",
+            "usr/local/cuda-12.9/targets/x86_64-linux/lib/libnvrtc.so.12",
+        ];
+        libraries.iter().for_each(|file| touch(root.join(file)));
+        // What must not be taken for it.
+        touch(root.join("named/libnvrtc.alt.so.12"));
+        touch(root.join("named/libnvrtc-builtins.so.12.9"));
+        symlink("libnvrtc.so.13.0.88", root.join("toolkit/lib64/libnvrtc.so.13")).unwrap();
+        touch(root.join("base/bin/python3"));
+        std::fs::create_dir_all(root.join("bin")).unwrap();
+        symlink(root.join("base/bin/python3"), root.join("bin/python3")).unwrap();
+        touch(root.join("pyenv/shims/python3"));
+
+        let at = |name: &str| root.join(name).into_os_string();
+        let path = std::env::join_paths([at("none"), at("pyenv/shims"), at("bin")]).unwrap();
+        let var = |name: &str| match name {
+            "SWALLOW_CUDA_LIBS" => Some(at("named")),
+            "VIRTUAL_ENV" => Some(at("venv")),
+            "PATH" => Some(path.clone()),
+            "HOME" => Some(at("home")),
+            "CUDA_HOME" => Some(at("toolkit")),
+            _ => None,
+        };
+        let found = files(&folders(var, root));
+        // The toolkit's two names are one file.
+        let found: Vec<PathBuf> = found.iter().map(|file| file.canonicalize().unwrap()).collect();
+        assert_eq!(found, libraries.map(|file| root.canonicalize().unwrap().join(file)));
+    }
+
+    #[test]
+    fn a_machine_with_nothing_asks_the_loader() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(files(&folders(|_| None, tmp.path())).is_empty());
+        assert!(Search::of(|_| None).files().ends_with(&SONAMES.map(PathBuf::from)));
+    }
+
+    #[test]
+    fn a_folder_or_a_file_may_be_named() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("libnvrtc.so.12");
+        touch(file.clone());
+        assert_eq!(Search::only(tmp.path()).files(), [file.clone()]);
+        assert_eq!(Search::only(&file).files(), [file]);
+    }
+}

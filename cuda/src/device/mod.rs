@@ -1,0 +1,277 @@
+//! A device that runs kernels: its context, a stream, the kernels loaded, and what it was doing when a fault is
+//! found. Only the driver's own interface is used; nothing here waits for the device but what says so.
+
+mod list;
+mod memory;
+mod timer;
+mod trace;
+
+pub use list::{Info, devices};
+pub use memory::Memory;
+
+use crate::arch::Arch;
+use crate::compile::{self, Cubin, Places, Version};
+use crate::geometry::Geometry;
+use crate::machine::Machine;
+use cudarc::driver::{DriverError, result, sys};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use trace::Trace;
+
+/// Why a device cannot be used, or what went wrong on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "there is no NVIDIA driver with a device on this machine: install the driver (R525 or newer; in a container, \
+         pass the GPUs in), or use train.backend = \"cpu\""
+    )]
+    NoDriver,
+    #[error("there is no CUDA device {asked}: this machine has {there}")]
+    NoDevice { asked: usize, there: usize },
+    #[error("the driver of {name} is one of CUDA {version}, and the kernels need CUDA 12 (R525) or newer: update it")]
+    OldDriver { name: String, version: Version },
+    #[error("{name}: {why}")]
+    OldDevice { name: String, why: String },
+    #[error(transparent)]
+    Kernels(#[from] compile::Error),
+    #[error(
+        "the driver (CUDA {version}) does not load the kernels for {arch} from {origin}: {error}; update the driver"
+    )]
+    Load { version: Version, arch: Arch, origin: String, error: String },
+    #[error("{0}")]
+    Driver(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<DriverError> for Error {
+    fn from(error: DriverError) -> Self {
+        Error::Driver(format!("the CUDA driver: {error}"))
+    }
+}
+
+/// A device with its kernels. It stays on the thread that opened it, whose current context is the device's.
+pub struct Device {
+    // Dropped in this order: what came from the context goes before it.
+    stream: Stream,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    _modules: Vec<Module>,
+    _context: Context,
+    trace: Trace,
+    info: Info,
+    arch: Arch,
+    origin: String,
+    processors: usize,
+    l2: usize,
+}
+
+impl Device {
+    /// Opens a device by its number and loads its kernels; hands on what `places` have to tell.
+    pub fn open(ordinal: usize, places: &Places) -> Result<(Device, Vec<String>)> {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as L2, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS,
+        };
+        let handle = handle(ordinal)?;
+        let (info, version) = (list::describe(handle)?, list::version()?);
+        let name = || info.name.clone();
+        let arch = Arch::of(info.compute_capability).map_err(|why| Error::OldDevice { name: name(), why })?;
+        if version.major < 12 {
+            return Err(Error::OldDriver { name: name(), version });
+        }
+        let kernels = places.kernels(arch, Some(version.major))?;
+
+        let (context, stream) = (Context::of(handle)?, Stream::new()?);
+        let load = |error: DriverError| {
+            let (arch, origin) = (kernels.arch, kernels.origin.clone());
+            Error::Load { version, arch, origin, error: error.to_string() }
+        };
+        let (modules, functions) = load_all(&kernels.cubins, handle).map_err(load)?;
+        let device = Device {
+            stream,
+            functions,
+            _modules: modules,
+            _context: context,
+            trace: Trace::default(),
+            info,
+            arch,
+            origin: kernels.origin,
+            processors: list::attribute(handle, PROCESSORS)? as usize,
+            l2: list::attribute(handle, L2)? as usize,
+        };
+        Ok((device, kernels.notes))
+    }
+
+    /// What the driver says of it.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// What its kernels are compiled for.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Where its kernels came from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Bytes of the cache that all processors share.
+    pub fn l2(&self) -> usize {
+        self.l2
+    }
+
+    /// Runs `work`, whose launches are told of as this part of the whole: `layer 3`, and in it `attention`.
+    pub fn within<T>(&self, label: &str, work: impl FnOnce() -> T) -> T {
+        self.trace.within(label, work)
+    }
+
+    /// Waits until everything that was started is done.
+    pub fn sync(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as the device.
+        self.checked(unsafe { result::stream::synchronize(self.stream.0) })
+    }
+
+    /// A fault may be that of an earlier launch: it comes with the last ones.
+    fn checked<T>(&self, done: std::result::Result<T, DriverError>) -> Result<T> {
+        done.map_err(|error| Error::Driver(self.trace.explain(&error.to_string())))
+    }
+}
+
+impl Machine for Device {
+    fn processors(&self) -> usize {
+        self.processors
+    }
+
+    unsafe fn start(
+        &self,
+        kernel: &'static str,
+        args: *const c_void,
+        geometry: Geometry,
+    ) -> std::result::Result<(), String> {
+        let function = *self.functions.get(kernel).ok_or("the device has no kernel of this name")?;
+        let (grid, block) = (geometry.grid.into(), (geometry.block, 1, 1));
+        // The one parameter of every kernel; the driver copies it before it returns.
+        let mut parameters = [args.cast_mut()];
+        // SAFETY: the function is of a module that lives as long as the device, on whose stream it is started; the
+        // caller answers for the arguments.
+        let started =
+            unsafe { result::launch_kernel(function, grid, block, geometry.shared, self.stream.0, &mut parameters) };
+        let started = started.map_err(|error| self.trace.explain(&error.to_string()));
+        self.trace.started(kernel, geometry);
+        started
+    }
+}
+
+fn handle(ordinal: usize) -> Result<sys::CUdevice> {
+    if !list::start()? {
+        return Err(Error::NoDriver);
+    }
+    let there = result::device::get_count()?.max(0) as usize;
+    if ordinal >= there {
+        return Err(Error::NoDevice { asked: ordinal, there });
+    }
+    Ok(result::device::get(ordinal as i32)?)
+}
+
+type Functions = HashMap<&'static str, sys::CUfunction>;
+
+/// Every kernel by its name, allowed as much shared memory as the device gives a block.
+fn load_all(cubins: &[Cubin], device: sys::CUdevice) -> std::result::Result<(Vec<Module>, Functions), DriverError> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST_SHARED;
+    use sys::CUfunction_attribute::{
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+    };
+    let most = list::attribute(device, MOST_SHARED)?;
+    let (mut modules, mut functions) = (Vec::new(), HashMap::new());
+    for cubin in cubins {
+        let module = Module::load(&cubin.image)?;
+        for &name in cubin.kernels {
+            let c_name = CString::new(name).expect("no kernel's name holds a zero");
+            // SAFETY: the module is loaded, and lives as long as the functions that are taken from it.
+            functions.insert(name, unsafe {
+                let function = result::module::get_function(module.0, c_name)?;
+                let free = most - result::function::get_function_attribute(function, STATIC)?;
+                result::function::set_function_attribute(function, DYNAMIC, free)?;
+                function
+            });
+        }
+        modules.push(module);
+    }
+    Ok((modules, functions))
+}
+
+/// The device's primary context, which all users of the device in this process share.
+struct Context(sys::CUdevice);
+
+impl Context {
+    fn of(device: sys::CUdevice) -> std::result::Result<Self, DriverError> {
+        // SAFETY: the driver gave this device; the context is given back by `drop`.
+        unsafe {
+            let context = result::primary_ctx::retain(device)?;
+            let kept = Context(device);
+            result::ctx::set_current(context)?;
+            Ok(kept)
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: it was retained once by `of`. An error here would be one of launches before, told of already.
+        _ = unsafe { result::primary_ctx::release(self.0) };
+    }
+}
+
+/// The stream of all launches and copies, which waits for no other.
+struct Stream(sys::CUstream);
+
+impl Stream {
+    fn new() -> std::result::Result<Self, DriverError> {
+        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: it was created by `new` and is destroyed once, after what was started on it.
+        unsafe {
+            _ = result::stream::synchronize(self.0);
+            _ = result::stream::destroy(self.0);
+        }
+    }
+}
+
+/// A cubin on the device.
+struct Module(sys::CUmodule);
+
+impl Module {
+    fn load(image: &[u8]) -> std::result::Result<Self, DriverError> {
+        // SAFETY: the image is a whole cubin: the compiler's own, or one whose checksum was right. The driver copies it.
+        unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Module)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: it was loaded once, and nothing launches its functions any more.
+        _ = unsafe { result::module::unload(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Where there is no device, one sentence says what to do.
+    #[test]
+    fn a_machine_without_a_device_is_told_what_to_install() {
+        if Path::new("/dev/nvidia0").exists() {
+            return;
+        }
+        let opened = Device::open(0, &Places::of(|_| None, None));
+        let said = opened.err().unwrap().to_string();
+        assert!(said.contains("driver") && said.contains("cpu"), "{said}");
+    }
+}

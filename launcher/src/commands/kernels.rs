@@ -1,0 +1,177 @@
+//! `kernels`: the CUDA kernels compiled beforehand, and a look at what this machine would run.
+
+use super::tokenizer::or_broken_pipe;
+use super::topology::{aligned, table};
+use crate::progress::Count;
+use clap::{Args as ClapArgs, Subcommand};
+use comfy_table::{Table, presets};
+use cuda::arch::Arch;
+use cuda::compile::{self, Manifest, Nvrtc, Places, Resources, Search};
+use cuda::kernels::FILES;
+use cuda::{Device, device, geometry};
+use engine::error::{Error, Result};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile all kernels into a pack, for machines without NVRTC
+    #[command(
+        after_help = "A pack is found beside the program (kernels/ or ../share/swallow-engine/kernels/) or where \
+        SWALLOW_KERNELS points, and serves the program that built it. A driver loads what its own CUDA version or an \
+        older one made: build with NVRTC 12 for clusters with drivers before R580.\n\nExamples:\n  \
+        swallow-engine kernels build --arch sm_80,sm_90a --out kernels\n  \
+        swallow-engine kernels build --arch sm_80 --out /opt/swallow/kernels --nvrtc /usr/local/cuda-12.9/lib64"
+    )]
+    Build(Build),
+    /// Get the kernels as a run would, and load them where there is a device
+    #[command(
+        after_help = "A pack comes first, then what was compiled here before, then NVRTC. With --arch no device is \
+        needed; the cache is filled for nodes of that architecture that share this home directory.\n\nExamples:\n  \
+        swallow-engine kernels check\n  swallow-engine kernels check --arch sm_80"
+    )]
+    Check(Check),
+}
+
+#[derive(ClapArgs)]
+struct Build {
+    /// Architectures: sm_80 is an A100, sm_90a an H100 or H200
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ARCH")]
+    arch: Vec<String>,
+    /// The pack's folder
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// This libnvrtc.so, or the one in this folder [default: SWALLOW_CUDA_LIBS, Python's wheels, toolkits, the system]
+    #[arg(long, value_name = "PATH")]
+    nvrtc: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+struct Check {
+    /// For this architecture instead of this machine's devices
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Build(args) => build(&args),
+        Command::Check(args) => check(&args),
+    }
+}
+
+fn build(args: &Build) -> Result<()> {
+    let mut archs = args.arch.iter().map(|name| arch(name)).collect::<Result<Vec<_>>>()?;
+    archs.sort();
+    archs.dedup();
+    let nvrtc = match &args.nvrtc {
+        None => Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None).map_err(told)?,
+        Some(path) => named(path)?,
+    };
+    let count = Count::new("compiling kernels", (archs.len() * FILES.len()) as u64);
+    let built = compile::build(&nvrtc, &archs, &args.out, || count.one());
+    count.finish();
+    let built = built.map_err(told)?;
+    for cubin in &built.cubins {
+        cubin.warnings.iter().for_each(|warning| eprintln!("warning: {}, {}: {warning}", cubin.file, cubin.arch));
+    }
+    let (out, cubins, version) = (args.out.display(), built.cubins.len(), nvrtc.version());
+    let summary = format!("{out}: {cubins} cubins by NVRTC {version} ({})", nvrtc.path().display());
+    or_broken_pipe(writeln!(std::io::stdout(), "{}\n\n{summary}", resources(&built, &archs)))
+}
+
+/// The compiler that the user names.
+fn named(path: &Path) -> Result<Nvrtc> {
+    Nvrtc::find(&Search::only(path), None).map_err(|error| {
+        let why = match error {
+            compile::Error::NoCompiler { tried, .. } if !tried.is_empty() => tried.join("; "),
+            _ => format!("{} holds no libnvrtc.so", path.display()),
+        };
+        Error::user(format!("--nvrtc {}: this is no NVRTC of CUDA 12 or newer ({why})", path.display()))
+    })
+}
+
+/// A line a kernel: its largest launch, then for each architecture its registers, and the threads that a
+/// multiprocessor then runs at once.
+fn resources(built: &Manifest, archs: &[Arch]) -> Table {
+    let columns = archs.iter().flat_map(|arch| [arch.to_string(), format!("threads on {arch}")]);
+    let header: Vec<String> =
+        ["kernel", "block", "shared, bytes"].into_iter().map(String::from).chain(columns).collect();
+    let mut table = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+    table.load_style(presets::ASCII_MARKDOWN);
+    for file in FILES {
+        for &kernel in file.kernels {
+            let launch = geometry::largest(kernel).expect("a test holds it to know every kernel");
+            let mut row = vec![kernel.to_string(), launch.block.to_string(), launch.shared.to_string()];
+            row.extend(archs.iter().flat_map(|&arch| match found(built, kernel, arch) {
+                None => [String::new(), String::new()],
+                Some(needs) => {
+                    let shared = launch.shared + needs.shared;
+                    let blocks = arch.processor().at_once(launch.block, needs.registers, shared);
+                    [registers(needs), (blocks * launch.block).to_string()]
+                }
+            }));
+            table.add_row(row);
+        }
+    }
+    aligned(table, 1)
+}
+
+fn found<'a>(built: &'a Manifest, kernel: &str, arch: Arch) -> Option<&'a Resources> {
+    let arch = arch.to_string();
+    let of_arch = built.cubins.iter().filter(|cubin| cubin.arch == arch);
+    of_arch.flat_map(|cubin| &cubin.kernels).find(|needs| needs.kernel == kernel)
+}
+
+fn registers(needs: &Resources) -> String {
+    match needs.spill_stores.max(needs.spill_loads) {
+        0 => needs.registers.to_string(),
+        spilled => format!("{} + {spilled} bytes spilled", needs.registers),
+    }
+}
+
+fn check(args: &Check) -> Result<()> {
+    let program = std::env::current_exe().ok();
+    let places = Places::of(|name| std::env::var_os(name), program.as_deref());
+    if let Some(name) = &args.arch {
+        let kernels = places.kernels(arch(name)?, None).map_err(told)?;
+        kernels.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        return or_broken_pipe(writeln!(std::io::stdout(), "{}: {}", kernels.arch, kernels.origin));
+    }
+    let devices = cuda::devices().map_err(Error::run)?;
+    // Without a device, the first one says why there is none.
+    for ordinal in 0..devices.len().max(1) {
+        let (device, notes) = Device::open(ordinal, &places).map_err(refused)?;
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let (name, arch, origin) = (&device.info().name, device.arch(), device.origin());
+        or_broken_pipe(writeln!(std::io::stdout(), "device {ordinal}, {name}: {arch}, {origin}"))?;
+    }
+    Ok(())
+}
+
+fn arch(name: &str) -> Result<Arch> {
+    Arch::named(name).map_err(|known| Error::user(format!("--arch {name}: the kernels are compiled for {known}")))
+}
+
+/// What the user can mend is the user's; a kernel that does not compile is not.
+fn told(error: compile::Error) -> Error {
+    match error {
+        compile::Error::Compile { .. } => Error::run(error.to_string()),
+        compile::Error::Io { path, error } => Error::io(&path, error),
+        error => Error::user(error.to_string()),
+    }
+}
+
+fn refused(error: device::Error) -> Error {
+    match error {
+        device::Error::Kernels(error) => told(error),
+        device::Error::Driver(what) => Error::run(what),
+        error => Error::user(error.to_string()),
+    }
+}
