@@ -39,7 +39,7 @@ pub fn put(m: &dyn Machine, part: View, ranges: &[Range<usize>], x: View) -> Don
 
 /// Each range, and where it lies in `part`.
 fn places(ranges: &[Range<usize>], part: View) -> impl Iterator<Item = (Range<usize>, View)> {
-    assert_eq!(part.len(), ranges.iter().map(Range::len).sum(), "elements of {ranges:?}");
+    assert_eq!(part.len(), ranges.iter().map(Range::len).sum::<usize>(), "elements of {ranges:?}");
     ranges.iter().scan(0, move |end, range| {
         let start = *end;
         *end += range.len();
