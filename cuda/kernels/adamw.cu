@@ -48,6 +48,7 @@ template <class Sums> DEVICE void update(AdamW a, Sums& sums) {
             master.w[k] = bits_of(next);
             m.w[k] = bits_of(next_m);
             v.w[k] = bits_of(next_v);
+            // Behind the last element the change may be 0 / 0.
             if (static_cast<u32>(k) < n) add(sums, scaled, next, lost, next_m, next_v);
         }
         store4(a.master, i, n, wide, master);

@@ -167,7 +167,7 @@ KERNEL(embed_bwd, EmbedBwd, 256) {
     u32 lane = thread() % 32;
     if (w.tile >= w.tiles || ld(a.rows, w.tile * TILE) == NOWHERE) return;
     if (wide_rows(a)) return add_tile<8>(a, w, w.first_col + lane * 8);
-    for (u32 i = 0; i < SLICE; i += 32) add_tile<1>(a, w, w.first_col + i + lane);
+    for (u32 i = 0; i < SLICE && w.first_col + i < a.d; i += 32) add_tile<1>(a, w, w.first_col + i + lane);
 }
 
 // dtable += the parts of the run that goes on in the tiles first .. end, tile after tile.
@@ -195,5 +195,5 @@ KERNEL(embed_bwd_runs, EmbedBwd, 256) {
         if (row_at(a, (end + step - 1) * TILE) == run) end += step;
     }
     if (wide_rows(a)) return add_parts<8>(a, run, w.tile, end, w.first_col + lane * 8);
-    for (u32 i = 0; i < SLICE; i += 32) add_parts<1>(a, run, w.tile, end, w.first_col + i + lane);
+    for (u32 i = 0; i < SLICE && w.first_col + i < a.d; i += 32) add_parts<1>(a, run, w.tile, end, w.first_col + i + lane);
 }
