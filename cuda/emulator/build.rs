@@ -1,4 +1,4 @@
-//! Compiles the emulator, the kernels and the planted bugs of its tests with the host's C++ compiler.
+//! Compiles the emulator, the kernels, the planted bugs and the probes of its tests with the host's C++ compiler.
 
 fn main() {
     // The tests compile kernels too, for the same target.
@@ -9,7 +9,7 @@ fn main() {
     build.flag("-ffp-contract=off").flag_if_supported("-Wno-psabi").warnings(true);
     // Kernels end in .cu, which the host's compiler takes for an object.
     build.flag("-xc++");
-    for folder in ["runtime", "../kernels", "planted"] {
+    for folder in ["runtime", "../kernels", "planted", "probes"] {
         println!("cargo:rerun-if-changed={folder}");
         for file in std::fs::read_dir(folder).expect("a folder of sources").map(|f| f.expect("its files").path()) {
             if file.extension().is_some_and(|e| e == "cpp" || e == "cu") {

@@ -1,5 +1,6 @@
 //! Architectures of devices, by the names of NVIDIA's compilers.
 
+use crate::machine::Target;
 use std::fmt;
 
 /// What a cubin is made for: `sm_80`, `sm_90a`.
@@ -35,6 +36,11 @@ impl Arch {
         known.ok_or_else(|| KNOWN.map(|arch| arch.to_string()).join(", "))
     }
 
+    /// The best that kernels for it may be written for.
+    pub fn target(self) -> Target {
+        if (self.major, self.minor) == (9, 0) { Target::Sm90a } else { Target::Sm80 }
+    }
+
     /// As `nvrtcGetSupportedArchs` counts: 90 is `sm_90a` too.
     pub fn number(self) -> u32 {
         10 * self.major + self.minor
@@ -63,7 +69,7 @@ impl Arch {
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Of 9.0 the kernels use what later devices do not have: `wgmma` and register hand-over.
-        let own = if (self.major, self.minor) == (9, 0) { "a" } else { "" };
+        let own = if self.target() == Target::Sm90a { "a" } else { "" };
         write!(f, "sm_{}{}{own}", self.major, self.minor)
     }
 }

@@ -1,6 +1,7 @@
 //! Every kernel by the file that it stands in, with the arguments that it takes. The texts are part of the program.
 
 use crate::args;
+use crate::machine::Target;
 use std::marker::PhantomData;
 
 /// A kernel that takes a pointer to one `A`.
@@ -29,10 +30,25 @@ pub struct File {
     pub name: &'static str,
     pub text: &'static str,
     pub kernels: &'static [&'static str],
+    /// What it is compiled for, where its instructions are not everywhere.
+    pub only: Option<Target>,
+}
+
+impl File {
+    fn is_for(&self, target: Target) -> bool {
+        self.only.is_none_or(|only| only == target)
+    }
+}
+
+/// The files that are compiled for an architecture.
+pub fn files_for(target: Target) -> impl Iterator<Item = &'static File> {
+    FILES.iter().filter(move |file| file.is_for(target))
 }
 
 macro_rules! kernels {
-    ($($file:literal { $($kernel:ident = $name:literal: $args:ident;)* })*) => {
+    (@only) => { None };
+    (@only $target:ident) => { Some(Target::$target) };
+    ($($file:literal $(only $target:ident)? { $($kernel:ident = $name:literal: $args:ident;)* })*) => {
         $($(pub const $kernel: Kernel<args::$args> = Kernel::named($name);)*)*
 
         /// All files, in the order of the layers.
@@ -40,6 +56,7 @@ macro_rules! kernels {
             name: $file,
             text: include_str!(concat!("../kernels/", $file)),
             kernels: &[$($name),*],
+            only: kernels!(@only $($target)?),
         }),*];
     };
 }
@@ -65,6 +82,10 @@ kernels! {
     "attention.cu" {
         ATTENTION_64 = "attention_64": Attention;
         ATTENTION_128 = "attention_128": Attention;
+    }
+    "attention_sm90.cu" only Sm90a {
+        ATTENTION_SM90_64 = "attention_sm90_64": AttentionTiles;
+        ATTENTION_SM90_128 = "attention_sm90_128": AttentionTiles;
     }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
@@ -93,11 +114,15 @@ kernels! {
 /// What the files include, by name.
 pub const HEADERS: &[(&str, &str)] = &[
     ("prim.cuh", include_str!("../kernels/prim.cuh")),
+    ("prim_hopper.cuh", include_str!("../kernels/prim_hopper.cuh")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("args.cuh", include_str!("../kernels/args.cuh")),
     ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),
     ("attention.cuh", include_str!("../kernels/attention.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
+    ("args_sm90.cuh", include_str!("../kernels/args_sm90.cuh")),
+    ("ring_sm90.cuh", include_str!("../kernels/ring_sm90.cuh")),
+    ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
 ];
 
 #[cfg(test)]

@@ -14,5 +14,6 @@ pub mod limits;
 pub mod links;
 pub mod machine;
 pub mod ops;
+pub mod tensor;
 
 pub use device::{Device, devices};

@@ -2,13 +2,28 @@
 
 use crate::geometry::Geometry;
 use crate::kernels::Kernel;
+use crate::tensor::{TensorMap, Tiles};
 use std::ffi::c_void;
 use std::fmt::Debug;
 
+/// What kernels may be written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// What an A100 has, and every device after it.
+    Sm80,
+    /// What only H100 and H200 have: the copy engine with its barriers, and the products of warpgroups.
+    Sm90a,
+}
+
 /// What runs kernels.
 pub trait Machine {
+    fn target(&self) -> Target;
+
     /// Multiprocessors: persistent grids are as large as what runs on them at once.
     fn processors(&self) -> usize;
+
+    /// How kernels find these tiles; only where the target is [`Target::Sm90a`].
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String>;
 
     /// Starts the kernel of that name after what was started before; says what is wrong where that cannot be.
     ///

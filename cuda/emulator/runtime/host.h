@@ -18,7 +18,7 @@ using emu::Loc;
                                          [](const void* a) { name##_body(*static_cast<const Args*>(a)); });             \
     static void name##_body([[maybe_unused]] const Args& a)
 
-// What a kernel says of its launches: threads at most, blocks a processor at least.
+// Of what a kernel says of its launches, threads at most; blocks a processor are the device's concern.
 constexpr u32 most_threads(u32 threads, u32 = 1) { return threads; }
 
 // A NaN that arithmetic hands on: what registers hold before they are set.
@@ -43,17 +43,32 @@ DEVICE void set(const V16& v, Loc at) {
 }
 template <class T> DEVICE void set(const T&, Loc) {}
 
+// An index, and whose line it is.
+struct Index {
+    int i;
+    Loc loc;
+    Index(int i, Loc loc = Loc::current()) : i(i), loc(loc) {}
+};
+
 template <class T, int N> struct Reg {
     static_assert(sizeof(T) == 4, "a register has four bytes");
     T v[N];
+    mutable emu::Lock lock;
     Reg() {
         for (T& x : v) memcpy(&x, &POISON, 4);
     }
-    T& operator[](int i) { return v[check(i)]; }
-    const T& operator[](int i) const { return v[check(i)]; }
-    static int check(int i) {
-        if (i < 0 || i >= N) emu::machine->fail(emu::machine->index(), Loc::current(), "register %d of %d", i, N);
-        return i;
+    T& operator[](Index i) { return v[check(i)]; }
+    const T& operator[](Index i) const { return v[check(i)]; }
+    int check(Index i) const {
+        if (i.i < 0 || i.i >= N) emu::machine->fail(emu::machine->index(), i.loc, "register %d of %d", i.i, N);
+        if (lock.away) touched_away(i.loc);
+        lock.fenced = false;
+        return i.i;
+    }
+    void touched_away(Loc loc) const {
+        const char* why = lock.products ? "before it was waited for" : "and nothing pins them after the wait";
+        emu::machine->fail(emu::machine->index(), loc, "in flight: registers of the product in line %u are touched, %s", lock.line,
+                           why);
     }
 };
 

@@ -26,8 +26,12 @@ const char* name_of(const char* path) {
 }
 }  // namespace
 
+void merge(Known& into, const Known& from) {
+    for (size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
+}
+
 Machine::Machine(const char* kernel, Body body, const void* args, const Launch& launch, Report& report)
-    : launch(launch), report(report), shared(*this, launch.shared), kernel(kernel), body(body), args(args),
+    : launch(launch), report(report), shared(*this, launch.shared), async(*this), kernel(kernel), body(body), args(args),
       seed(launch.schedule * 0x9e3779b97f4a7c15u + 1) {
     if (stacks_for < launch.block) {
         stacks_for = launch.block;
@@ -50,8 +54,16 @@ void Machine::order_threads() {
 void Machine::begin() {
     Machine& m = *machine;
     m.body(m.args);
+    m.leave();
     m.wait(At::done, Loc::current());
     __builtin_unreachable();
+}
+
+// A thread ends: what it started must have ended before.
+void Machine::leave() {
+    if (me().products.empty() && me().product_groups.empty()) return;
+    Loc loc = me().products.empty() ? me().product_groups[0][0].loc : me().products[0].loc;
+    fail(current, loc, "left: a product that the thread does not wait for");
 }
 
 int Machine::run() {
@@ -74,15 +86,18 @@ int Machine::run() {
 void Machine::run_block() {
     uint32_t n = launch.block;
     threads.assign(n, Thread());
-    seen.assign(n / 32, std::vector<uint32_t>(n, 0));
+    seen.assign(n / 32, Known(parties(), 0));
     shared.clear();
+    async.clear();
     for (uint32_t t = 0; t < n; t++) threads[t].fiber.start(begin, stack_of(t), STACK);
     while (!failed) {
         order_threads();
         if (run_ready()) continue;
-        if (failed || std::all_of(threads.begin(), threads.end(), [](auto& t) { return t.at == At::done; })) return;
+        if (failed) return;
+        if (std::all_of(threads.begin(), threads.end(), [](auto& t) { return t.at == At::done; })) break;
         release();
     }
+    if (!failed && async.flying()) complain(0, async.oldest(), "left: a copy is under way when the block ends");
 }
 
 bool Machine::run_ready() {
@@ -105,23 +120,44 @@ void Machine::wait(At at, Loc loc) {
     Fiber::go(me.fiber, scheduler);
 }
 
-// Nobody can run: either all are at one barrier, or they wait for each other for ever.
+// Nobody can run: all are at one barrier, or a copy has to land, or they wait for each other for ever.
 void Machine::release() {
     auto same = [&](const Thread& t) {
         return t.at == At::barrier && t.loc.line() == threads[0].loc.line() && t.loc.column() == threads[0].loc.column();
     };
-    if (!std::all_of(threads.begin(), threads.end(), same)) return explain();
-    for (auto& known : seen) {
-        for (uint32_t t = 0; t < launch.block; t++) known[t] = threads[t].clock;
+    if (!std::all_of(threads.begin(), threads.end(), same)) return async.land() ? void() : explain();
+    Known all(parties(), 0);
+    for (const Known& known : seen) merge(all, known);
+    for (uint32_t t = 0; t < launch.block; t++) {
+        all[t] = threads[t].clock++;
+        threads[t].at = At::ready;
     }
-    for (Thread& t : threads) {
-        t.clock++;
-        t.at = At::ready;
-    }
+    for (Known& known : seen) known = all;
 }
 
 void Machine::know_warp(uint32_t warp) {
     for (uint32_t t = warp * 32; t < warp * 32 + 32; t++) seen[warp][t] = threads[t].clock++;
+}
+
+// Of its warp's other threads it tells only what a barrier has shown.
+void Machine::tell(uint32_t thread, Known& known) {
+    merge(known, seen[thread / 32]);
+    known[thread] = threads[thread].clock++;
+}
+
+void Machine::learn(uint32_t thread, const Known& known) { merge(seen[thread / 32], known); }
+
+bool Machine::fenced(uint32_t by, uint32_t who, uint32_t clock) const {
+    if (who >= launch.block) return true;
+    const auto& fences = threads[who].proxy_fences;
+    auto first = std::lower_bound(fences.begin(), fences.end(), clock);
+    return first != fences.end() && knows(by, who, *first);
+}
+
+std::string Machine::name(uint32_t party) const {
+    if (party < launch.block) return "thread " + std::to_string(party);
+    if (party < copies_to(0)) return "a product of warpgroup " + std::to_string(party - launch.block);
+    return "the copy engine";
 }
 
 void Machine::explain() {
@@ -141,7 +177,22 @@ void Machine::explain() {
         return complain(t, threads[t].loc, "divergence: the warp's lanes do not all come here; thread %u %s (line %u)",
                         other, how, threads[other].at == At::done ? 0 : threads[other].loc.line());
     }
-    uint32_t at = find([](auto& t) { return t.at == At::barrier; });
+    if (uint32_t t = find([](auto& t) { return t.at == At::products; }); t < n) {
+        return complain(t, threads[t].loc, "divergence: the warpgroup's threads do not all come to this wait for products");
+    }
+    if (uint32_t t = find([](auto& t) { return t.at == At::group || t.at == At::mbarrier; }); t < n) {
+        char text[128] = "";
+        async.lacks(t, text, sizeof text);
+        return complain(t, threads[t].loc, "deadlock: %s", text);
+    }
+    explain_barrier();
+}
+
+void Machine::explain_barrier() {
+    auto find = [&](auto wanted) {
+        return uint32_t(std::find_if(threads.begin(), threads.end(), wanted) - threads.begin());
+    };
+    uint32_t n = launch.block, at = find([](auto& t) { return t.at == At::barrier; });
     if (uint32_t gone = find([](auto& t) { return t.at == At::done; }); gone < n) {
         return complain(at, threads[at].loc, "divergence: a barrier waits for thread %u, which has left the kernel", gone);
     }

@@ -1,13 +1,16 @@
 // One launch: the grid's blocks one after another, the threads of a block as fibers that run until they wait.
 //
 // Who may know of what is told by vector clocks: a thread's clock ticks at each of its barriers, and each warp
-// holds, of every thread of the block, the clock up to which barriers have shown it that thread's work.
+// holds, of every party of the block, the clock up to which barriers have shown it that party's work. Parties are
+// the threads, then what works beside them: the products of each warpgroup, then the copies to each mbarrier.
 #pragma once
+#include "async.h"
 #include "fiber.h"
 #include "report.h"
 #include "shared.h"
 #include <cstdarg>
 #include <source_location>
+#include <string>
 #include <vector>
 
 namespace emu {
@@ -15,7 +18,7 @@ namespace emu {
 using Loc = std::source_location;
 using Body = void (*)(const void* args);
 
-enum class At : uint8_t { ready, barrier, warp, done };
+enum class At : uint8_t { ready, barrier, warp, group, mbarrier, products, done };
 
 struct WarpOp;
 
@@ -28,6 +31,14 @@ struct Thread {
     // Copies issued since the last commit, and the groups under way, oldest first.
     std::vector<Copying> open;
     std::vector<std::vector<Copying>> groups;
+    // The same of products, and how many there were.
+    std::vector<Product> products;
+    std::vector<std::vector<Product>> product_groups;
+    uint32_t issued = 0;
+    // Clocks at which this thread fenced what it had written for the asynchronous readers.
+    std::vector<uint32_t> proxy_fences;
+    // The barrier that is waited for: its address or number, and the parity of the phase.
+    uint32_t bar = 0, parity = 0;
 };
 
 struct Machine {
@@ -38,21 +49,35 @@ struct Machine {
     // -- for the threads --
     uint32_t index() const { return current; }
     uint32_t size() const { return launch.block; }
+    Thread& me() { return threads[current]; }
     // Gives the word to others until this thread is ready again.
     void wait(At at, Loc loc);
     // Whether `by` knows what `who` did at `clock`.
     bool knows(uint32_t by, uint32_t who, uint32_t clock) const {
         return by == who || clock <= seen[by / 32][who];
     }
+    // Whether `by` also knows of a proxy fence after it.
+    bool fenced(uint32_t by, uint32_t who, uint32_t clock) const;
     // Reports and abandons the launch; does not return to the thread.
     [[noreturn]] void fail(uint32_t thread, Loc loc, const char* format, ...) __attribute__((format(printf, 4, 5)));
     void know_warp(uint32_t warp);
+    // Adds what this thread knows and did, and ticks its clock; adds to what its warp knows.
+    void tell(uint32_t thread, Known& known);
+    void learn(uint32_t thread, const Known& known);
+    std::string name(uint32_t party) const;
+    uint32_t parties() const { return size() + size() / 128 + Async::MBARRIERS; }
+    uint32_t products_of(uint32_t thread) const { return size() + thread / 128; }
+    uint32_t copies_to(uint32_t mbarrier) const { return size() + size() / 128 + mbarrier; }
+    uint64_t random();
 
     const Launch& launch;
     Report& report;
     uint32_t block[3] = {};
     std::vector<Thread> threads;
     Shared shared;
+    Async async;
+    // What each warp knows of every party.
+    std::vector<Known> seen;
 
   private:
     void write_report(uint32_t thread, Loc loc, const char* format, va_list values);
@@ -60,9 +85,10 @@ struct Machine {
     void run_block();
     bool run_ready();
     void release();
+    void leave();
     void explain();
+    void explain_barrier();
     void order_threads();
-    uint64_t random();
     static void begin();
 
     const char* kernel;
@@ -73,7 +99,6 @@ struct Machine {
     uint32_t current = 0;
     uint64_t seed;
     std::vector<uint32_t> order;
-    std::vector<std::vector<uint32_t>> seen;
 };
 
 // The launch under way on this thread of the host.

@@ -13,78 +13,123 @@ void Shared::inside(uint32_t thread, uint32_t at, uint32_t size, Loc loc) {
     if (at % size) m.fail(thread, loc, "misaligned: %u bytes at %u of shared memory", size, at - BASE);
 }
 
-void Shared::note_read(Cell& cell, uint32_t thread, Loc loc) {
-    int slot = cell.readers && cell.reader[0] / 32 != thread / 32;
+Event Shared::now(uint32_t thread, Loc loc) const { return {thread, m.threads[thread].clock, loc.line()}; }
+
+// Two readers are kept, of two parties where there are two; the threads of a warp are one.
+void Shared::note_read(Cell& cell, Event by) {
+    int slot = cell.readers && cell.reader[0] / 32 != by.who / 32;
     cell.readers = cell.readers > slot ? cell.readers : slot + 1;
-    cell.reader[slot] = thread;
-    cell.read_clock[slot] = m.threads[thread].clock;
-    cell.read_line[slot] = loc.line();
+    cell.reader[slot] = by.who;
+    cell.read_clock[slot] = by.clock;
+    cell.read_line[slot] = by.line;
+}
+
+void Shared::may_read(uint32_t thread, const Cell& cell, Loc loc) {
+    if (cell.state == State::unwritten) m.fail(thread, loc, "unwritten: shared memory at %u is read", place(cell));
+    if (cell.state == State::barrier) m.fail(thread, loc, "an mbarrier at %u of shared memory is read", place(cell));
+    if (cell.state == State::flying) {
+        m.fail(thread, loc, "in flight: shared memory at %u is read while a copy of %s (line %u) fills it", place(cell),
+               m.name(cell.writer).c_str(), cell.line);
+    }
+    if (!m.knows(thread, cell.writer, cell.clock)) {
+        m.fail(thread, loc, "race: shared memory at %u is read, %s wrote it (line %u), no barrier between", place(cell),
+               m.name(cell.writer).c_str(), cell.line);
+    }
 }
 
 void Shared::read(uint32_t thread, uint32_t at, void* to, uint32_t size, Loc loc) {
     inside(thread, at, size, loc);
     for (uint32_t i = (at - BASE) / 2; i < (at - BASE + size + 1) / 2; i++) {
-        Cell& cell = cells[i];
-        if (cell.state == State::unwritten) m.fail(thread, loc, "unwritten: shared memory at %u is read", 2 * i);
-        if (cell.state == State::flying) {
-            m.fail(thread, loc, "in flight: shared memory at %u is read while the cp.async of thread %u (line %u) fills it",
-                   2 * i, cell.writer, cell.line);
-        }
-        if (!m.knows(thread, cell.writer, cell.clock)) {
-            m.fail(thread, loc, "race: shared memory at %u is read, thread %u wrote it (line %u), no barrier between", 2 * i,
-                   cell.writer, cell.line);
-        }
-        note_read(cell, thread, loc);
+        may_read(thread, cells[i], loc);
+        note_read(cells[i], now(thread, loc));
     }
     memcpy(to, &bytes[at - BASE], size);
 }
 
 void Shared::may_write(uint32_t thread, uint32_t at, uint32_t size, Loc loc) {
-    inside(thread, at, size, loc);
     for (uint32_t i = (at - BASE) / 2; i < (at - BASE + size + 1) / 2; i++) {
         const Cell& cell = cells[i];
+        if (cell.state == State::barrier) m.fail(thread, loc, "an mbarrier at %u of shared memory is written", 2 * i);
         if (cell.state == State::flying) {
-            m.fail(thread, loc, "in flight: shared memory at %u is written while the cp.async of thread %u (line %u) fills it",
-                   2 * i, cell.writer, cell.line);
+            m.fail(thread, loc, "in flight: shared memory at %u is written while a copy of %s (line %u) fills it", 2 * i,
+                   m.name(cell.writer).c_str(), cell.line);
         }
         if (cell.state == State::written && !m.knows(thread, cell.writer, cell.clock)) {
-            m.fail(thread, loc, "race: shared memory at %u is written, thread %u wrote it (line %u), no barrier between", 2 * i,
-                   cell.writer, cell.line);
+            m.fail(thread, loc, "race: shared memory at %u is written, %s wrote it (line %u), no barrier between", 2 * i,
+                   m.name(cell.writer).c_str(), cell.line);
         }
         for (int r = 0; r < cell.readers; r++) {
             if (!m.knows(thread, cell.reader[r], cell.read_clock[r])) {
-                m.fail(thread, loc, "race: shared memory at %u is written, thread %u read it (line %u), no barrier between", 2 * i,
-                       cell.reader[r], cell.read_line[r]);
+                m.fail(thread, loc, "race: shared memory at %u is written, %s read it (line %u), no barrier between", 2 * i,
+                       m.name(cell.reader[r]).c_str(), cell.read_line[r]);
             }
         }
     }
 }
 
-void Shared::mark(uint32_t thread, uint32_t at, uint32_t size, State state, Loc loc) {
+void Shared::mark(Event by, uint32_t at, uint32_t size, State state) {
     for (uint32_t i = (at - BASE) / 2; i < (at - BASE + size + 1) / 2; i++) {
         cells[i] = Cell();
         cells[i].state = state;
-        cells[i].writer = thread;
-        cells[i].clock = m.threads[thread].clock;
-        cells[i].line = loc.line();
+        cells[i].writer = by.who;
+        cells[i].clock = by.clock;
+        cells[i].line = by.line;
     }
 }
 
 void Shared::write(uint32_t thread, uint32_t at, const void* from, uint32_t size, Loc loc) {
+    inside(thread, at, size, loc);
     may_write(thread, at, size, loc);
-    mark(thread, at, size, State::written, loc);
+    mark(now(thread, loc), at, size, State::written);
     memcpy(&bytes[at - BASE], from, size);
 }
 
 void Shared::fly(uint32_t thread, const Copying& copy, Loc loc) {
+    inside(thread, copy.to, 16, loc);
     may_write(thread, copy.to, 16, loc);
-    mark(thread, copy.to, 16, State::flying, loc);
+    mark(now(thread, loc), copy.to, 16, State::flying);
 }
 
 void Shared::land(uint32_t thread, const Copying& copy, Loc loc) {
-    mark(thread, copy.to, 16, State::written, loc);
+    mark(now(thread, loc), copy.to, 16, State::written);
     memset(&bytes[copy.to - BASE], 0, 16);
     memcpy(&bytes[copy.to - BASE], copy.from, copy.bytes);
+}
+
+void Shared::make_barrier(uint32_t thread, uint32_t at, Loc loc) {
+    inside(thread, at, 8, loc);
+    may_write(thread, at, 8, loc);
+    mark(now(thread, loc), at, 8, State::barrier);
+}
+
+// What a thread wrote the copy engine may write over only after that thread's proxy fence.
+void Shared::fly_tile(uint32_t thread, Event copy, uint32_t at, uint32_t size, Loc loc) {
+    if (at < BASE || uint64_t(at) + size > BASE + bytes.size()) {
+        m.fail(thread, loc, "out of bounds: a tile of %u bytes at %d of %zu bytes of shared memory", size, int(at - BASE),
+               bytes.size());
+    }
+    may_write(thread, at, size, loc);
+    for (uint32_t i = (at - BASE) / 2; i < (at - BASE + size) / 2; i++) {
+        if (cells[i].state == State::written && !m.fenced(thread, cells[i].writer, cells[i].clock)) {
+            m.fail(thread, loc, "proxy: a copy over what thread %u wrote (line %u), no proxy fence between", cells[i].writer,
+                   cells[i].line);
+        }
+    }
+    mark(copy, at, size, State::flying);
+}
+
+void Shared::land_tile(Event copy, uint32_t at, uint32_t size) { mark(copy, at, size, State::written); }
+
+void Shared::async_read(uint32_t thread, Event reader, uint32_t at, bool all, Loc loc) {
+    inside(thread, at, 16, loc);
+    for (uint32_t i = (at - BASE) / 2; i < (at - BASE) / 2 + (all ? 8 : 1); i++) {
+        may_read(thread, cells[i], loc);
+        if (!m.fenced(thread, cells[i].writer, cells[i].clock)) {
+            m.fail(thread, loc, "proxy: a product reads what thread %u wrote (line %u), no proxy fence between", cells[i].writer,
+                   cells[i].line);
+        }
+        if (all) note_read(cells[i], reader);
+    }
 }
 
 }  // namespace emu

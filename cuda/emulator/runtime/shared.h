@@ -1,7 +1,8 @@
 // Shared memory with a shadow: each two bytes know whether they were written, by whom and when, who read them
-// since, and whether a cp.async still fills them.
+// since, and whether a copy still fills them.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <source_location>
 #include <vector>
 
@@ -14,6 +15,11 @@ struct Copying {
     uint32_t to;
     const char* from;
     uint32_t bytes;
+};
+
+// Something that a party did: at which of its clocks, in which line.
+struct Event {
+    uint32_t who, clock, line;
 };
 
 class Shared {
@@ -31,8 +37,19 @@ class Shared {
     void fly(uint32_t thread, const Copying& copy, Loc loc);
     void land(uint32_t thread, const Copying& copy, Loc loc);
 
+    // Eight bytes become an mbarrier, which only its own operations touch from then on.
+    void make_barrier(uint32_t thread, uint32_t at, Loc loc);
+    // The start and the end of a tile's copy by the copy engine, which `put`s what it brings.
+    void fly_tile(uint32_t thread, Event copy, uint32_t at, uint32_t size, Loc loc);
+    void land_tile(Event copy, uint32_t at, uint32_t size);
+    void put(uint32_t at, uint16_t value) { memcpy(&bytes[at - BASE], &value, 2); }
+    // Sixteen bytes that a product will read on behalf of this thread; with `all` every cell is looked at and marked as
+    // read by `reader`, without only the first.
+    void async_read(uint32_t thread, Event reader, uint32_t at, bool all, Loc loc);
+    const uint16_t* get(uint32_t at) const { return reinterpret_cast<const uint16_t*>(&bytes[at - BASE]); }
+
   private:
-    enum class State : uint8_t { unwritten, written, flying };
+    enum class State : uint8_t { unwritten, written, flying, barrier };
     struct Cell {
         State state = State::unwritten;
         uint8_t readers = 0;
@@ -44,9 +61,12 @@ class Shared {
         uint32_t read_clock[2] = {}, read_line[2] = {};
     };
     void inside(uint32_t thread, uint32_t at, uint32_t size, Loc loc);
+    void may_read(uint32_t thread, const Cell& cell, Loc loc);
     void may_write(uint32_t thread, uint32_t at, uint32_t size, Loc loc);
-    void mark(uint32_t thread, uint32_t at, uint32_t size, State state, Loc loc);
-    void note_read(Cell& cell, uint32_t thread, Loc loc);
+    void mark(Event by, uint32_t at, uint32_t size, State state);
+    static void note_read(Cell& cell, Event by);
+    Event now(uint32_t thread, Loc loc) const;
+    uint32_t place(const Cell& cell) const { return uint32_t(&cell - cells.data()) * 2; }
 
     Machine& m;
     std::vector<char> bytes;

@@ -1,6 +1,7 @@
 //! The border to C++: `runtime/report.h`, and the launch of a kernel by its name.
 
 use super::Fault;
+use cuda::tensor::{TensorMap, Tiles};
 use std::ffi::{c_char, c_int, c_void};
 
 #[repr(C)]
@@ -37,6 +38,39 @@ impl Report {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.split(|&b| b == 0).next().unwrap_or(&[])).into_owned();
         let (kernel, file, said) = (text(&self.kernel), text(&self.file), text(&self.text));
         Fault { kernel, block: self.block, thread: self.thread, file, line: self.line, text: said }
+    }
+}
+
+/// The emulator's form of a tensor map, as in `runtime/async.h`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Map {
+    from: u64,
+    elements: u64,
+    strides: [u64; 3],
+    dims: [u32; 4],
+    tile: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Map>() == 72, "as in async.h");
+
+impl Map {
+    pub fn of(tiles: Tiles) -> Self {
+        Map {
+            from: tiles.of.at(),
+            elements: tiles.of.len() as u64,
+            strides: tiles.strides().map(|s| s as u64),
+            dims: tiles.dims().map(|d| d as u32),
+            tile: tiles.tile().map(|t| t as u32),
+        }
+    }
+}
+
+impl From<Map> for TensorMap {
+    fn from(map: Map) -> Self {
+        let mut words = [0; 16];
+        words[..9].copy_from_slice(bytemuck::cast_slice(&[map]));
+        TensorMap(words)
     }
 }
 

@@ -7,9 +7,11 @@
 mod ffi;
 pub mod place;
 pub mod planted;
+pub mod probes;
 
 use cuda::geometry::Geometry;
-use cuda::machine::Machine;
+use cuda::machine::{Machine, Target};
+use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -111,6 +113,16 @@ impl Emulator {
 }
 
 impl Machine for Emulator {
+    /// It has the instructions of both; the ops of sm_80 are then what an op chooses.
+    fn target(&self) -> Target {
+        Target::Sm80
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String> {
+        tiles.check()?;
+        Ok(ffi::Map::of(tiles).into())
+    }
+
     /// Few, so that blocks have several rows to walk over.
     fn processors(&self) -> usize {
         2

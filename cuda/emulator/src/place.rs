@@ -4,11 +4,20 @@ use crate::Emulator;
 use bytemuck::Pod;
 use cuda::args::View;
 use cuda::machine::Machine;
+use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
+
+/// Whose arithmetic a place's is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Emulator,
+    Device,
+}
 
 /// A machine that takes slices in and gives them back.
 pub trait Place {
     fn machine(&self) -> &dyn Machine;
+    fn kind(&self) -> Kind;
     /// Whose results these are, for messages.
     fn name(&self) -> String;
     /// The address at which kernels find these bytes, as far off a multiple of 16 as they are.
@@ -24,6 +33,10 @@ pub trait Place {
 impl Place for Emulator {
     fn machine(&self) -> &dyn Machine {
         self
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Emulator
     }
 
     fn name(&self) -> String {
@@ -48,12 +61,14 @@ pub struct Lent<'a> {
     place: &'a dyn Place,
     read: Vec<u64>,
     written: Vec<(u64, *mut [u8])>,
+    given: DefaultHasher,
     slices: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Lent<'a> {
     pub fn to(place: &'a dyn Place) -> Self {
-        Lent { place, read: Vec::new(), written: Vec::new(), slices: PhantomData }
+        let given = DefaultHasher::new();
+        Lent { place, read: Vec::new(), written: Vec::new(), given, slices: PhantomData }
     }
 
     pub fn machine(&self) -> &'a dyn Machine {
@@ -65,7 +80,9 @@ impl<'a> Lent<'a> {
         if x.is_empty() {
             return View::NONE;
         }
-        let at = self.place.lend(bytemuck::cast_slice(x));
+        let bytes = bytemuck::cast_slice(x);
+        self.given.write(bytes);
+        let at = self.place.lend(bytes);
         self.read.push(at);
         // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and nobody writes it.
         unsafe { View::new(at, x.len()) }
@@ -77,19 +94,33 @@ impl<'a> Lent<'a> {
             return View::NONE;
         }
         let (n, bytes) = (x.len(), bytemuck::cast_slice_mut(x));
+        self.given.write(bytes);
         let at = self.place.lend_mut(bytes);
         self.written.push((at, bytes));
         // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and is borrowed exclusively.
         unsafe { View::new(at, n) }
     }
-}
 
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        self.read.iter().for_each(|&at| self.place.end(at));
+    /// Ends the loan: a hash of all that was lent, as it was then, and what the kernels left in each slice that they
+    /// might write.
+    pub fn end(mut self) -> (u64, Vec<Vec<u8>>) {
+        self.give_back();
+        // SAFETY: as in `give_back`, which has just ended all other use.
+        let left = self.written.drain(..).map(|(_, bytes)| unsafe { &*bytes }.to_vec()).collect();
+        (self.given.finish(), left)
+    }
+
+    fn give_back(&mut self) {
+        self.read.drain(..).for_each(|at| self.place.end(at));
         for &(at, bytes) in &self.written {
             // SAFETY: it was made of a slice that is borrowed exclusively for as long as `self` lives.
             self.place.end_mut(at, unsafe { &mut *bytes });
         }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

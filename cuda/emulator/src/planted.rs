@@ -4,6 +4,9 @@ use crate::place::Lent;
 use crate::{Emulator, Fault, Schedule, Stats};
 use cuda::args::View;
 use cuda::geometry::Geometry;
+use cuda::machine::Machine;
+use cuda::tensor::{TensorMap, Tiles};
+use half::bf16;
 
 /// x is read and y written.
 #[repr(C)]
@@ -19,6 +22,26 @@ pub fn planted(name: &str, x: &[f32], y: &mut [f32], schedule: Schedule) -> Resu
     let args = Planted { x: lent.read(x), y: lent.write(y) };
     let geometry = Geometry { grid: [1, 1, 1], block: 64, shared: 4096 };
     // SAFETY: every kernel of `planted/` takes this struct; the views live as long as `lent`.
+    unsafe { emulator.run(name, (&raw const args).cast(), geometry)? };
+    Ok(emulator.stats())
+}
+
+/// y is written; the map is of tiles of 64 rows and 64 columns.
+#[repr(C)]
+struct PlantedTiles {
+    y: View,
+    x: TensorMap,
+}
+
+/// Runs the kernel of that name of sm_90a in one block of `threads`, with a tile and two mbarriers. x has 64 columns.
+pub fn planted_tiles(name: &str, threads: u32, x: &[bf16], y: &mut [f32], schedule: Schedule) -> Result<Stats, Fault> {
+    let emulator = Emulator::new(schedule);
+    let mut lent = Lent::to(&emulator);
+    let tiles = Tiles { of: lent.read(x), cols: 64, seq: x.len() / 64, rows: 64, dim: 64 };
+    let map = emulator.tensor_map(tiles).expect("whole rows of 64 columns");
+    let args = PlantedTiles { y: lent.write(y), x: map };
+    let geometry = Geometry { grid: [1, 1, 1], block: threads, shared: 64 * 64 * 2 + 16 };
+    // SAFETY: every kernel of `planted_hopper.cu` takes this struct; the views live as long as `lent`.
     unsafe { emulator.run(name, (&raw const args).cast(), geometry)? };
     Ok(emulator.stats())
 }

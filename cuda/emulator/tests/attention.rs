@@ -1,6 +1,8 @@
 //! Attention's kernels against the CPU's op.
 
 use crate::common::{Random, act, cpus, emulators, near_rows, on, places};
+use cuda::args::View;
+use cuda::machine::{Done, Machine};
 use cuda::ops::{self, Shape};
 use emulator::place::Place;
 use engine::backend::{Backend, Heads};
@@ -9,7 +11,7 @@ use half::bf16;
 
 /// What queries see.
 #[derive(Debug, Clone, Copy)]
-enum Sight {
+pub enum Sight {
     /// All before them.
     Past,
     /// The last so many.
@@ -41,13 +43,16 @@ impl Sight {
 
 /// One batch: its shape, what its queries see, the size of its numbers.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    shape: Shape,
-    sight: Sight,
-    scale: f32,
+pub struct Case {
+    pub shape: Shape,
+    pub sight: Sight,
+    pub scale: f32,
 }
 
-const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
+/// An op that makes o and lse of qkv and starts.
+pub type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> Done;
+
+pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
     Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
 }
 
@@ -55,7 +60,7 @@ use Sight::{Documents, Past, Window};
 
 /// Lengths beside each size of a tile, every ratio of heads from 1 to 8, windows and documents whose borders lie
 /// within, on and beside those of tiles.
-const CASES: [Case; 24] = [
+pub const CASES: [Case; 24] = [
     case(1, 1, 64, 1, 1, Past),
     case(1, 1, 128, 1, 3, Past),
     case(2, 1, 64, 17, 2, Past),
@@ -110,23 +115,21 @@ impl Case {
     }
 
     /// o and lse of the kernels.
-    fn ours(&self, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
+    pub fn ours(&self, op: Forward, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
         let Shape { query, dim, .. } = self.shape;
         let rows = self.shape.rows();
         let (qkv, starts) = (self.qkv(), self.starts());
         let (mut o, mut lse) = (vec![bf16::NAN; rows * query * dim], vec![f32::NAN; rows * query]);
-        on(place, |m, l| {
-            ops::attention(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
-        });
+        on(place, |m, l| op(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape));
         (o, lse)
     }
 
-    fn forward(&self) {
+    pub fn forward(&self, op: Forward) {
         let (cpu, judge) = cpus();
         let (plain, _) = self.theirs(&cpu);
         let (exact, exact_lse) = self.theirs(&judge);
         for place in places() {
-            let (o, lse) = self.ours(place);
+            let (o, lse) = self.ours(op, place);
             near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim);
             for (at, (lse, exact)) in lse.iter().zip(&exact_lse).enumerate() {
                 let allowed = 1e-5 * exact.abs().max(1.0);
@@ -138,13 +141,13 @@ impl Case {
 
 #[test]
 fn forward_over_shapes() {
-    CASES.iter().for_each(Case::forward);
+    CASES.iter().for_each(|case| case.forward(ops::attention));
 }
 
 #[test]
 fn forward_over_sizes_of_numbers() {
     for (dim, scale) in [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)] {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward();
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(ops::attention);
     }
 }
 
@@ -154,7 +157,7 @@ fn bits_and_banks() {
     for dim in [64, 128] {
         let case = case(2, 1, dim, 200, 1, Window(100));
         let all = emulators().map(|place| {
-            let result = case.ours(&place);
+            let result = case.ours(ops::attention, &place);
             assert_eq!(place.stats().conflicts, 0, "{dim}");
             result
         });

@@ -1,11 +1,13 @@
 //! Random inputs, and what a kernel's result is held to: its op on the CPU.
 
+use crate::alike::{self, Ran, Watched};
 use cuda::machine::{Done, Machine};
 use emulator::place::{Lent, Place};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
 use half::bf16;
+use std::panic::Location;
 
 /// The emulator under every schedule. With `EMULATED_KERNELS`, a shared library, it takes the kernels from there.
 pub fn emulators() -> [Emulator; 4] {
@@ -17,8 +19,9 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here.
+/// Everything that kernels run on here. Where they were given the same, results must be alike.
 pub fn places() -> Vec<&'static dyn Place> {
+    alike::forget();
     emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into()
 }
 
@@ -26,9 +29,11 @@ pub fn places() -> Vec<&'static dyn Place> {
 #[track_caller]
 pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut Lent<'a>) -> Done) {
     let mut lent = Lent::to(place);
-    let done = op(lent.machine(), &mut lent);
-    drop(lent);
+    let watched = Watched::new(lent.machine());
+    let done = op(&watched, &mut lent);
+    let (given, left) = lent.end();
     done.unwrap_or_else(|fault| panic!("{}: {fault}", place.name()));
+    alike::hold(place, Ran { at: Location::caller(), kernels: watched.kernels(), given, left });
 }
 
 /// Numbers from a seed, about normal, times `scale`.
@@ -39,11 +44,20 @@ impl Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn uniform(&mut self) -> f32 {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 24) as f32
+        self.0
+    }
+
+    fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Words of any bits.
+    pub fn bits(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| (self.next() >> 32) as u32).collect()
     }
 
     pub fn f32(&mut self, n: usize, scale: f32) -> Vec<f32> {

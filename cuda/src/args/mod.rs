@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod elementwise;
 mod embedding;
 mod mlp;
@@ -12,6 +13,7 @@ mod xent;
 
 pub use adamw::{AdamW, Clip, Step};
 pub use attention::{Attention, AttentionBwd};
+pub use attention_sm90::AttentionTiles;
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use embedding::{Embed, EmbedBwd, EmbedSort};
 pub use mlp::SwiGlu;

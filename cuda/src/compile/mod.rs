@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_key_changes_with_all_that_a_cubin_depends_on() {
-        let file = |text| File { name: "a.cu", text, kernels: &[] };
+        let file = |text| File { name: "a.cu", text, kernels: &[], only: None };
         let (old, new) = (Version { major: 12, minor: 9 }, Version { major: 13, minor: 0 });
         let (ampere, ada) = (Arch::named("sm_80").unwrap(), Arch::named("sm_89").unwrap());
         let one = key(&file("x"), ampere, old);

@@ -3,7 +3,7 @@
 use super::cache::write;
 use super::{Error, Nvrtc, OPTIONS, Resources, Result, Version, sources};
 use crate::arch::Arch;
-use crate::kernels::{FILES, File};
+use crate::kernels::{File, files_for};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub fn build(nvrtc: &Nvrtc, archs: &[Arch], dir: &Path, each: impl Fn()) -> Resu
     remove(&dir.join(MANIFEST))?;
     let mut cubins = Vec::new();
     for &arch in archs {
-        for file in FILES {
+        for file in files_for(arch.target()) {
             cubins.push(entry(nvrtc, file, arch, dir)?);
             each();
         }
@@ -121,7 +121,7 @@ impl Pack {
 
     /// The best architecture for a device of `arch` that all files are there for.
     pub fn serves(&self, arch: Arch) -> Option<Arch> {
-        arch.runs().find(|&arch| FILES.iter().all(|file| self.entry(file, arch).is_some()))
+        arch.runs().find(|&arch| files_for(arch.target()).all(|file| self.entry(file, arch).is_some()))
     }
 
     fn entry(&self, file: &File, arch: Arch) -> Option<&Entry> {

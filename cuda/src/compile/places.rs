@@ -2,7 +2,7 @@
 
 use super::{Cache, Error, Nvrtc, Pack, Result, Search, key};
 use crate::arch::Arch;
-use crate::kernels::{FILES, File};
+use crate::kernels::{File, files_for};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ impl Places {
     fn compiled(&self, arch: Arch, nvrtc: &Nvrtc) -> Result<Kernels> {
         let (cache, mut notes) = Cache::open(&self.caches);
         let mut cubins = Vec::new();
-        for file in FILES {
+        for file in files_for(arch.target()) {
             let make = || nvrtc.compile(file, arch).map(|compiled| compiled.cubin);
             let image = match &cache {
                 None => make()?,
@@ -107,7 +107,7 @@ impl Places {
 
 fn from_pack(pack: &Pack, arch: Arch) -> Result<Kernels> {
     let cubin = |file: &File| Ok(Cubin { kernels: file.kernels, image: pack.cubin(file, arch)? });
-    let cubins = FILES.iter().map(cubin).collect::<Result<_>>()?;
+    let cubins = files_for(arch.target()).map(cubin).collect::<Result<_>>()?;
     let origin = format!("the pack {} (NVRTC {})", pack.dir().display(), pack.version());
     Ok(Kernels { arch, cubins, origin, notes: Vec::new() })
 }

@@ -162,7 +162,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("libnvrtc.so.12");
         touch(file.clone());
-        assert_eq!(Search::only(tmp.path()).files(), [file.clone()]);
+        assert_eq!(Search::only(tmp.path()).files(), std::slice::from_ref(&file));
         assert_eq!(Search::only(&file).files(), [file]);
     }
 }

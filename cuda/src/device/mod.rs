@@ -12,7 +12,8 @@ pub use memory::Memory;
 use crate::arch::Arch;
 use crate::compile::{self, Cubin, Places, Version};
 use crate::geometry::Geometry;
-use crate::machine::Machine;
+use crate::machine::{Machine, Target};
+use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -139,6 +140,14 @@ impl Device {
 }
 
 impl Machine for Device {
+    fn target(&self) -> Target {
+        self.arch.target()
+    }
+
+    fn tensor_map(&self, tiles: Tiles) -> std::result::Result<TensorMap, String> {
+        device_map(tiles)
+    }
+
     fn processors(&self) -> usize {
         self.processors
     }

@@ -3,6 +3,7 @@
 
 mod adamw;
 pub mod attention;
+pub mod attention_sm90;
 mod elementwise;
 mod embedding;
 mod largest;

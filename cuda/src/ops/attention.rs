@@ -18,7 +18,7 @@ pub fn attention(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s
 }
 
 /// The views are as long as the shape says, and the shape is one that the kernels take.
-fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
+pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     assert!(HEAD_DIMS.contains(&s.dim), "heads of {}, not of {HEAD_DIMS:?}", s.dim);
     assert!(s.kv > 0 && s.query.is_multiple_of(s.kv) && s.rows() > 0, "attention over {s:?}");
     assert!(s.rows() < 1 << 31, "attention over {} rows", s.rows());

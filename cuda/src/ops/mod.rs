@@ -6,6 +6,7 @@
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod elementwise;
 mod embedding;
 mod mlp;
@@ -15,6 +16,7 @@ mod xent;
 
 pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
 pub use attention::{Shape, attention};
+pub use attention_sm90::attention_sm90;
 pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
 pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};

@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use comfy_table::{Table, presets};
 use cuda::arch::Arch;
 use cuda::compile::{self, Manifest, Nvrtc, Places, Resources, Search};
-use cuda::kernels::FILES;
+use cuda::kernels::{FILES, files_for};
 use cuda::{Device, device, geometry};
 use engine::error::{Error, Result};
 use std::io::Write;
@@ -74,7 +74,7 @@ fn build(args: &Build) -> Result<()> {
         None => Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None).map_err(told)?,
         Some(path) => named(path)?,
     };
-    let count = Count::new("compiling kernels", (archs.len() * FILES.len()) as u64);
+    let count = Count::new("compiling kernels", archs.iter().map(|arch| files_for(arch.target()).count() as u64).sum());
     let built = compile::build(&nvrtc, &archs, &args.out, || count.one());
     count.finish();
     let built = built.map_err(told)?;

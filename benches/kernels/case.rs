@@ -1,0 +1,150 @@
+//! A kernel at one shape: the tensors that it works on, what it must move or multiply, and how it is launched.
+
+use cuda::args::View;
+use cuda::machine::{Done, Machine};
+use half::bf16;
+
+/// What the time of a kernel is held to.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// Bytes that must cross the memory: each input read once, each output written once.
+    Bytes(usize),
+    /// Operations of its products.
+    Flops(usize),
+}
+
+/// What a tensor holds at first.
+#[derive(Debug, Clone, Copy)]
+pub enum Data {
+    /// Numbers about normal, times a scale.
+    Bf16(f32),
+    F32(f32),
+    /// The same without their signs.
+    Positive(f32),
+    /// Numbers below this.
+    Ids(u32),
+    /// Zeros: the first position of every sequence, totals.
+    U32,
+    /// NaN at first: the kernel writes before it reads. Elements of so many bytes.
+    Empty(usize),
+}
+
+/// Whose a tensor is while the kernel runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Read,
+    /// Written whole, or added to: what is compared.
+    Written,
+    /// Of no interest after.
+    Scratch,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor {
+    pub len: usize,
+    pub data: Data,
+    pub role: Role,
+}
+
+impl Tensor {
+    pub fn read(len: usize, data: Data) -> Self {
+        Tensor { len, data, role: Role::Read }
+    }
+
+    pub fn written(len: usize, data: Data) -> Self {
+        Tensor { len, data, role: Role::Written }
+    }
+
+    /// Elements of so many bytes.
+    pub fn scratch(len: usize, bytes: usize) -> Self {
+        Tensor { len, data: Data::Empty(bytes), role: Role::Scratch }
+    }
+
+    pub fn bytes(&self) -> usize {
+        let each = match self.data {
+            Data::Bf16(_) => 2,
+            Data::F32(_) | Data::Positive(_) | Data::Ids(_) | Data::U32 => 4,
+            Data::Empty(bytes) => bytes,
+        };
+        self.len * each
+    }
+
+    /// Whether a launch changes what the next one reads.
+    pub fn in_place(&self) -> bool {
+        self.role == Role::Written && !matches!(self.data, Data::Empty(_))
+    }
+}
+
+type Launch = Box<dyn Fn(&dyn Machine, &[View]) -> Done>;
+
+/// One line of the table.
+pub struct Case {
+    /// Of the op, as `cuda/peers.py` names it too.
+    pub name: &'static str,
+    pub shape: String,
+    pub work: Work,
+    pub tensors: Vec<Tensor>,
+    /// Makes what is read of what is random, once.
+    pub prepare: Launch,
+    pub launch: Launch,
+}
+
+impl Case {
+    pub fn new(
+        name: &'static str,
+        shape: String,
+        work: Work,
+        tensors: Vec<Tensor>,
+        launch: impl Fn(&dyn Machine, &[View]) -> Done + 'static,
+    ) -> Self {
+        Case { name, shape, work, tensors, prepare: Box::new(|_, _| Ok(())), launch: Box::new(launch) }
+    }
+
+    pub fn prepared(mut self, prepare: impl Fn(&dyn Machine, &[View]) -> Done + 'static) -> Self {
+        self.prepare = Box::new(prepare);
+        self
+    }
+
+    /// Bytes of a set of its tensors.
+    pub fn bytes(&self) -> usize {
+        self.tensors.iter().map(Tensor::bytes).sum()
+    }
+}
+
+/// Random numbers that tensors are filled from, again and again.
+pub struct Pool(Vec<f32>);
+
+/// A prime, so that no row of a tensor is as another.
+const POOL: usize = 4_194_301;
+
+impl Pool {
+    pub fn new() -> Self {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut uniform = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        Pool((0..POOL).map(|_| (0..4).map(|_| uniform()).sum::<f32>() * 1.7).collect())
+    }
+
+    /// The bytes that tensor number `seed` holds at first.
+    pub fn fill(&self, tensor: &Tensor, seed: usize) -> Vec<u8> {
+        let of = |element: &dyn Fn(f32) -> [u8; 4], width: usize| {
+            let start = seed * 1_000_003 % POOL;
+            let numbers = self.0[start..].iter().chain(&self.0[..start]);
+            let period: Vec<u8> =
+                numbers.take(tensor.len).flat_map(|&x| element(x).into_iter().take(width)).collect();
+            period.iter().copied().cycle().take(tensor.bytes()).collect()
+        };
+        match tensor.data {
+            Data::Bf16(scale) => of(&|x| u32::from(bf16::from_f32(x * scale).to_bits()).to_le_bytes(), 2),
+            Data::F32(scale) => of(&|x| (x * scale).to_le_bytes(), 4),
+            Data::Positive(scale) => of(&|x| (x * scale).abs().to_le_bytes(), 4),
+            Data::Ids(below) => of(&|x| (x.to_bits().wrapping_mul(0x9e37_79b1) % below).to_le_bytes(), 4),
+            Data::U32 => vec![0; tensor.bytes()],
+            Data::Empty(_) => vec![0xff; tensor.bytes()],
+        }
+    }
+}

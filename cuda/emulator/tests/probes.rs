@@ -1,0 +1,251 @@
+//! Each primitive by itself, on every machine, against what the PTX ISA says of it, written in plain Rust. What is not
+//! exact there is within the error that it names.
+
+use crate::common::{Random, on, places};
+use cuda::kernels::HEADERS;
+use emulator::probes::{FILE, THREADS, probe};
+use half::bf16;
+
+/// Blocks of the probes that go element by element.
+const BLOCKS: usize = 96;
+const N: usize = BLOCKS * THREADS;
+
+/// What a probe leaves of `x` in `n` words, by every machine in turn; `judge` says whether that is right.
+#[track_caller]
+fn each(name: &'static str, grid: [u32; 3], x: &[u32], n: usize, judge: impl Fn(&str, &[u32])) {
+    for place in places() {
+        let mut y = vec![0xdead_0000; n];
+        on(place, |m, l| probe(m, name, l.read(x), l.write(&mut y), grid));
+        judge(&format!("{name} on {}", place.name()), &y);
+    }
+}
+
+/// A probe of one result a thread, of `count` f32 each.
+#[track_caller]
+fn numbers<const K: usize>(name: &'static str, x: &[f32], judge: impl Fn([f32; K], u32) -> Result<(), f64>) {
+    let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
+    each(name, [BLOCKS as u32, 1, 1], &bits, N, |what, y| {
+        for (x, &y) in x.chunks_exact(K).zip(y) {
+            let x: [f32; K] = x.try_into().unwrap();
+            if let Err(right) = judge(x, y) {
+                panic!("{what}: of {x:?} it makes {:e} ({y:#x}), not {right:e}", f32::from_bits(y));
+            }
+        }
+    });
+}
+
+fn exactly(right: f32, y: u32) -> Result<(), f64> {
+    if right.to_bits() == y { Ok(()) } else { Err(right.into()) }
+}
+
+/// Within two units of the last place, which is the most that the PTX ISA allows these; subnormals are zero.
+fn about(right: f64, y: u32) -> Result<(), f64> {
+    let (got, tiny) = (f64::from(f32::from_bits(y)), f64::from(f32::MIN_POSITIVE));
+    let near = (got - right).abs() <= right.abs() * 2f64.powi(-22);
+    let small = right.abs() < tiny && got.abs() <= tiny;
+    let large = right.abs() * (1.0 + 2f64.powi(-22)) > f64::from(f32::MAX) && got.is_infinite();
+    if near || (small && got == 0.0) || (small && right.abs() > tiny * 0.99) || large { Ok(()) } else { Err(right) }
+}
+
+/// Finite numbers of every exponent, zeros and subnormals among them.
+fn any(seed: u64, n: usize) -> Vec<f32> {
+    let finite = |bits: u32| f32::from_bits(if bits >> 23 & 255 == 255 { bits ^ 1 << 30 } else { bits });
+    let hard = [0.0, -0.0, 1.0, f32::MIN_POSITIVE, 1e-40, f32::MAX, -f32::MAX].into_iter();
+    hard.chain(Random::new(seed).bits(n).into_iter().map(finite)).take(n).collect()
+}
+
+#[test]
+fn packing_rounds_to_nearest_even() {
+    let x = Random::new(1).bits(2 * N);
+    // Every NaN becomes one.
+    let round = |x: u32| {
+        let x = f32::from_bits(x);
+        if x.is_nan() { 0x7fff } else { u32::from(bf16::from_f32(x).to_bits()) }
+    };
+    each("probe_pack2", [BLOCKS as u32, 1, 1], &x, N, |what, y| {
+        let right: Vec<u32> = x.chunks_exact(2).map(|x| round(x[0]) | round(x[1]) << 16).collect();
+        assert_eq!(y, right, "{what}");
+    });
+}
+
+#[test]
+fn sums_products_and_quotients_are_rounded_once() {
+    let x = any(2, 3 * N);
+    numbers("probe_fmadd", &x, |[a, b, c], y| exactly(a.mul_add(b, c), y));
+    numbers("probe_unfused", &x, |[a, b, c], y| exactly(a * b + c, y));
+    // 0 / 0 is a NaN, of which only that is asked.
+    let same = |right: f32, y| if right.is_nan() && f32::from_bits(y).is_nan() { Ok(()) } else { exactly(right, y) };
+    let quotients = any(3, 2 * N).into_iter().map(|x| if x == 0.0 { 3.0 } else { x }).collect::<Vec<_>>();
+    numbers("probe_div_rn", &quotients, |[a, b], y| same(a / b, y));
+    let positive = any(4, N).into_iter().map(f32::abs).collect::<Vec<_>>();
+    numbers("probe_sqrt_rn", &positive, |[a], y| exactly(a.sqrt(), y));
+    // Near one another: the roundings of a product and of a sum differ from one.
+    let close = Random::new(5).f32(3 * N, 1.0);
+    numbers("probe_fmadd", &close, |[a, b, c], y| exactly(a.mul_add(b, c), y));
+    numbers("probe_unfused", &close, |[a, b, c], y| exactly(a * b + c, y));
+}
+
+#[test]
+fn sums_in_f64() {
+    let x = Random::new(6).f32(3 * N, 1e3);
+    let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
+    let sum = |x: &[f32]| f64::from(x[0]).mul_add(x[1].into(), x[2].into()).to_bits();
+    let right: Vec<u32> = x.chunks_exact(3).map(sum).flat_map(|s| [s as u32, (s >> 32) as u32]).collect();
+    each("probe_fmadd64", [BLOCKS as u32, 1, 1], &bits, 2 * N, |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
+fn what_is_approximate_is_near() {
+    let flushed = |x: f32| if x.is_subnormal() { 0.0 * x } else { x };
+    let (wide, near) = (any(7, N), Random::new(8).f32(N, 20.0));
+    for x in [&wide, &near] {
+        numbers("probe_fast_exp2", x, |[a], y| about(f64::from(flushed(a)).exp2(), y));
+        numbers("probe_fast_rcp", x, |[a], y| about(1.0 / f64::from(flushed(a)), y));
+        let positive: Vec<f32> = x.iter().map(|x| x.abs()).collect();
+        numbers("probe_fast_rsqrt", &positive, |[a], y| about(1.0 / f64::from(flushed(a)).sqrt(), y));
+    }
+}
+
+#[test]
+fn every_thread_knows_where_it_is() {
+    let (grid, threads) = ([3, 2, 2], THREADS as u32);
+    let mut right = Vec::new();
+    for at in 0..3 * 2 * 2 * threads {
+        let block = at / threads;
+        right.extend([at % threads, threads, block % 3, block / 3 % 2, block / 6, 3]);
+    }
+    each("probe_indices", grid, &[0], right.len(), |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
+fn memory_keeps_what_it_is_given() {
+    let x = Random::new(9).bits(4 * N);
+    let grid = [BLOCKS as u32, 1, 1];
+    let reversed: Vec<u32> = x.chunks_exact(4).rev().flatten().copied().collect();
+    each("probe_wide", grid, &x, 4 * N, |what, y| assert_eq!(y, reversed, "{what}"));
+    let words: Vec<u32> = x[..N].chunks_exact(THREADS).flat_map(|b| b.iter().rev().copied()).collect();
+    each("probe_shared", grid, &x[..N], N, |what, y| assert_eq!(y, words, "{what}"));
+    let wide = |b: &[u32]| b.chunks_exact(4).rev().flatten().copied().collect::<Vec<_>>();
+    let right: Vec<u32> = x.chunks_exact(4 * THREADS).flat_map(wide).collect();
+    each("probe_shared16", grid, &x, 4 * N, |what, y| assert_eq!(y, right, "{what}"));
+    let warps: Vec<u32> = x[..N].chunks_exact(32).flat_map(|w| w.iter().rev().copied()).collect();
+    each("probe_warp_sync", grid, &x[..N], N, |what, y| assert_eq!(y, warps, "{what}"));
+}
+
+#[test]
+fn copies_bring_their_bytes_and_zeros() {
+    let x = Random::new(10).bits(4 * N);
+    let piece = |thread: usize, bytes: usize| {
+        let mut piece = bytemuck::pod_collect_to_vec::<u32, u8>(&x[4 * thread..][..4]);
+        piece[bytes..].fill(0);
+        bytemuck::pod_collect_to_vec::<u8, u32>(&piece)
+    };
+    // The second copy of thread t was started by its partner in the other warp, of what is t's.
+    let right: Vec<u32> = (0..N).flat_map(|t| [piece(t, t % 17), piece(t, 16 - (t ^ 32) % 17 % 16)].concat()).collect();
+    each("probe_cp_async16", [BLOCKS as u32, 1, 1], &x, 8 * N, |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
+fn lanes_hand_each_other_their_values() {
+    let mut random = Random::new(11);
+    let (values, wanted) = (random.bits(N), random.bits(N).iter().map(|l| l % 32).collect::<Vec<_>>());
+    let grid = [BLOCKS as u32, 1, 1];
+    let of = |t: usize, lane: u32| values[t / 32 * 32 + lane as usize];
+    let right: Vec<u32> = (0..N).map(|t| of(t, wanted[t])).collect();
+    each("probe_shfl", grid, &[&values[..], &wanted].concat(), N, |what, y| assert_eq!(y, right, "{what}"));
+    let right: Vec<u32> =
+        (0..N).flat_map(|t| (1..32).map(move |mask| (t, (t as u32 % 32) ^ mask))).map(|(t, l)| of(t, l)).collect();
+    each("probe_shfl_xor", grid, &values, 31 * N, |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
+fn matrices_come_in_fragments() {
+    let x = Random::new(12).bits(4 * N);
+    let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&x);
+    // Element (r, c) of matrix m of the warp of thread t: lane 8 m + r holds the row.
+    let element = |t: usize, m: usize, r: usize, c: usize| u32::from(halves[(t / 32 * 32 + 8 * m + r) * 8 + c]);
+    let fragment = |t: usize, m: usize, trans: bool| {
+        let (g, c) = (t % 32 / 4, t % 4 * 2);
+        let at = |i| if trans { element(t, m, c + i, g) } else { element(t, m, g, c + i) };
+        at(0) | at(1) << 16
+    };
+    for (name, trans) in [("probe_ldmatrix", false), ("probe_ldmatrix_trans", true)] {
+        let right: Vec<u32> = (0..4 * N).map(|i| fragment(i / 4, i % 4, trans)).collect();
+        each(name, [BLOCKS as u32, 1, 1], &x, 4 * N, |what, y| assert_eq!(y, right, "{what}"));
+    }
+}
+
+/// One warp's product: a `[16, 16]`, b `[16, 8]`, c `[16, 8]`.
+struct Product {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    c: Vec<f32>,
+}
+
+impl Product {
+    /// Of numbers that bf16 holds: small integers, or any about 1.
+    fn random(random: &mut Random, integers: bool) -> Self {
+        let mut numbers = |n| {
+            let x = random.f32(n, if integers { 8.0 } else { 1.0 });
+            x.iter().map(|&x| if integers { x.round() } else { bf16::from_f32(x).to_f32() }).collect()
+        };
+        Product { a: numbers(256), b: numbers(128), c: numbers(128) }
+    }
+
+    /// The ten words of a lane: `mma` of `prim.cuh` says which.
+    fn words(&self, lane: usize) -> [u32; 10] {
+        let (g, t) = (lane / 4, lane % 4 * 2);
+        let pair =
+            |x: f32, y: f32| u32::from(bf16::from_f32(x).to_bits()) | u32::from(bf16::from_f32(y).to_bits()) << 16;
+        let a = |r: usize, c: usize| pair(self.a[r * 16 + c], self.a[r * 16 + c + 1]);
+        let b = |r: usize| pair(self.b[r * 8 + g], self.b[(r + 1) * 8 + g]);
+        let c = |r: usize, c: usize| self.c[r * 8 + c].to_bits();
+        let c = [c(g, t), c(g, t + 1), c(g + 8, t), c(g + 8, t + 1)];
+        [a(g, t), a(g + 8, t), a(g, t + 8), a(g + 8, t + 8), b(t), b(t + 8), c[0], c[1], c[2], c[3]]
+    }
+
+    /// Element e of a lane's result, and the sum of what is added there, each without its sign.
+    fn element(&self, lane: usize, e: usize) -> (f64, f64) {
+        let (row, col) = (lane / 4 + e / 2 * 8, lane % 4 * 2 + e % 2);
+        let terms = (0..16).map(|k| f64::from(self.a[row * 16 + k]) * f64::from(self.b[k * 8 + col]));
+        let all = terms.chain([self.c[row * 8 + col].into()]);
+        all.fold((0.0, 0.0), |(sum, sizes), x| (sum + x, sizes + x.abs()))
+    }
+}
+
+#[test]
+fn products_of_warps() {
+    for integers in [true, false] {
+        let mut random = Random::new(13);
+        let products: Vec<Product> = (0..N / 32).map(|_| Product::random(&mut random, integers)).collect();
+        let x: Vec<u32> = (0..N).flat_map(|t| products[t / 32].words(t % 32)).collect();
+        each("probe_mma", [BLOCKS as u32, 1, 1], &x, 4 * N, |what, y| {
+            for (i, &y) in y.iter().enumerate() {
+                let (right, sizes) = products[i / 128].element(i / 4 % 32, i % 4);
+                // Integers are exact; else the sum keeps at least the bits that f32 has of its largest term.
+                let allowed = if integers { 0.0 } else { sizes * 2f64.powi(-21) };
+                let got = f64::from(f32::from_bits(y));
+                assert!(
+                    (got - right).abs() <= allowed,
+                    "{what}: element {} of thread {} is {got}, not {right}",
+                    i % 4,
+                    i / 4
+                );
+            }
+        });
+    }
+}
+
+/// A primitive without a probe would first run inside a kernel.
+#[test]
+fn every_primitive_has_a_probe() {
+    // What a line declares after DEVICE and its type, up to the parenthesis.
+    let text = HEADERS.iter().find(|h| h.0 == "prim.cuh").unwrap().1;
+    let declared = text.lines().filter_map(|l| l.split_once("DEVICE ")?.1.split_once('(')?.0.rsplit(' ').next());
+    let code: String = FILE.text.lines().map(|l| l.split("//").next().unwrap_or("")).collect();
+    let used = |name: &str| code.contains(&format!("{name}(")) || code.contains(&format!("{name}<"));
+    let without: Vec<&str> = declared.filter(|name| !used(name)).collect();
+    assert_eq!(without, [""; 0]);
+    let kernels = FILE.text.lines().filter_map(|l| l.strip_prefix("KERNEL(")?.split(',').next());
+    assert_eq!(kernels.collect::<Vec<_>>(), FILE.kernels);
+}

@@ -1,0 +1,202 @@
+// Causal attention in tiles (Dao 2023; for this architecture Shah et al. 2024): o = softmax(q k^T / sqrt(d)) v. A
+// block takes 128 queries of one head after another. Its first warpgroup has the copy engine bring q, and k and v by
+// tiles of 128 keys from the diagonal back, each through two places; each of the other two has 64 of the queries.
+// While the tensor cores work on o += P v of one tile, and on the other warpgroup's products, a warpgroup makes the
+// next tile's P of scores that were begun before.
+#include "args_sm90.cuh"
+#include "attention.cuh"
+#include "ring_sm90.cuh"
+
+constexpr int ROWS = 128;
+
+// The kernel's tiles in shared memory, and behind them their mbarriers.
+template <int D> struct Tiles {
+    Ring<1, TILE_BYTES<ROWS, D>> q;
+    Ring<2, TILE_BYTES<ROWS, D>> k, v;
+};
+
+template <int D> DEVICE Tiles<D> make_tiles() {
+    constexpr u32 TILE = TILE_BYTES<ROWS, D>;
+    u32 base = shared_base(), bars = base + 5 * TILE;
+    Tiles<D> tiles = {{base, bars, 0}, {base + TILE, bars + 16, 0}, {base + 3 * TILE, bars + 48, 0}};
+    if (thread() == 0) {
+        make_ring(tiles.q);
+        make_ring(tiles.k);
+        make_ring(tiles.v);
+        mbar_init_fence();
+    }
+    sync();
+    return tiles;
+}
+
+// 128 queries of a head, and the tiles of keys that they see.
+struct Item {
+    Head h;
+    u32 sequence, first, first_tile, last_tile;
+};
+
+template <class Args> DEVICE u32 items(const Args& a) { return (a.seq + ROWS - 1) / ROWS * a.heads * a.sequences; }
+
+// The queries with the most keys come first.
+template <class Args> DEVICE Item item_at(const Args& a, u32 i HERE) {
+    u32 heads = a.heads * a.sequences, block = (a.seq + ROWS - 1) / ROWS - 1 - i / heads;
+    Head h = head_of(a, i % heads);
+    u32 first_tile = start_of(a.starts, h, block * ROWS AT) / ROWS;
+    return {h, i % heads / a.heads, block * ROWS, first_tile, block};
+}
+
+template <int D> DEVICE void produce(const AttentionTiles& a, Tiles<D> to) {
+    constexpr u32 PAGES = D / 64;
+    for (u32 i = first_item(); i < items(a); i = next_item(i)) {
+        Item item = item_at(a, i);
+        Head h = item.h;
+        bring(to.q, a.qkv, item.first, h.query * PAGES, item.sequence);
+        for (u32 tile = item.last_tile + 1; tile-- > item.first_tile;) {
+            bring(to.k, a.qkv, tile * ROWS, (h.heads + h.kv) * PAGES, item.sequence);
+            bring(to.v, a.qkv, tile * ROWS, (h.heads + h.kv_heads + h.kv) * PAGES, item.sequence);
+        }
+    }
+}
+
+// A warpgroup's 64 queries: the first, the starts of the lane's two and of the last.
+struct Queries64 {
+    u32 first, start[2], last_start;
+};
+
+DEVICE Queries64 queries64_of(View<const u32> starts, const Head& h, u32 first HERE) {
+    u32 row = first + sum_row(0);
+    return {first, {start_of(starts, h, row AT), start_of(starts, h, row + 8 AT)}, start_of(starts, h, first + 63 AT)};
+}
+
+// Scores with the keys from `key` on become -infinity where a query does not see a key.
+DEVICE void mask(Reg<float, ROWS / 2>& s, const Queries64& q, u32 key) {
+    if (key + ROWS <= q.first + 1 && q.last_start <= key) return;
+    UNROLL for (int i = 0; i < ROWS / 2; i++) {
+        // Left of the start the difference wraps round.
+        u32 start = q.start[i / 2 % 2], query = q.first + sum_row(i);
+        bool seen = key + sum_column(i) + i % 2 - start <= query - start;
+        s[i] = seen ? s[i] : -infinity();
+    }
+}
+
+// Of the lane's two queries the running maximum m, in powers of two, and the sum l of the lane's own keys.
+struct Running {
+    Reg<float, 2> m, l;
+};
+
+// Moves m to the largest score, and l with it; what o shrinks by.
+template <int D> DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float, ROWS / 2>& s) {
+    Reg<float, 2> most, shrink;
+    UNROLL for (int r = 0; r < 2; r++) {
+        most[r] = s[2 * r];
+        UNROLL for (int i = 0; i < ROWS / 2; i++) most[r] = i / 2 % 2 == r ? larger(most[r], s[i]) : most[r];
+        most[r] = larger(most[r], shfl_xor(most[r], 1));
+        most[r] = larger(most[r], shfl_xor(most[r], 2));
+        float m = larger(run.m[r], most[r] * (LOG2_E * inverse_root<D>()));
+        shrink[r] = fast_exp2(run.m[r] - m);
+        run.l[r] *= shrink[r];
+        run.m[r] = m;
+    }
+    return shrink;
+}
+
+// P = 2^(s log2(e) / sqrt(d) - m), which l adds up.
+template <int D> DEVICE void exponentials(Running& run, Reg<float, ROWS / 2>& s) {
+    UNROLL for (int i = 0; i < ROWS / 2; i++) {
+        s[i] = fast_exp2(fmadd(s[i], LOG2_E * inverse_root<D>(), -run.m[i / 2 % 2]));
+        run.l[i / 2 % 2] += s[i];
+    }
+}
+
+// o = sums / l and lse = ln(l 2^m).
+template <int D> DEVICE void finish(const AttentionTiles& a, const Head& h, const Running& run, u32 first, Reg<float, D / 2>& o) {
+    Reg<float, 2> factor;
+    UNROLL for (int r = 0; r < 2; r++) {
+        float l = run.l[r];
+        l += shfl_xor(l, 1);
+        l += shfl_xor(l, 2);
+        factor[r] = fast_rcp(l);
+        u32 query = first + sum_row(2 * r);
+        if (thread() % 4 == 0 && query < h.seq) {
+            st(a.lse, static_cast<u64>(h.row + query) * h.heads + h.query, (run.m[r] + fast_log2(l)) * LN_2);
+        }
+    }
+    UNROLL for (int i = 0; i < D / 2; i++) o[i] *= factor[i / 2 % 2];
+    Strip to = o_rows<D>(h, first);
+    store_sums<D>(a.o, to.from, to.cols, to.rows, o);
+}
+
+// One item's 64 queries of this warpgroup, `mine` of two.
+template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, const Item& item, u32 mine) {
+    Queries64 queries = queries64_of(a.starts, item.h, item.first + mine * 64);
+    Reg<float, ROWS / 2> s;
+    Reg<float, D / 2> o;
+    Reg<u32, 4> p[ROWS / 16];
+    Running run;
+    UNROLL for (int i = 0; i < D / 2; i++) o[i] = 0;
+    UNROLL for (int r = 0; r < 2; r++) {
+        run.m[r] = -infinity();
+        run.l[r] = 0;
+    }
+    u32 q = await(from.q) + mine * 64 * ROW, k = await(from.k);
+    // s = q k^T of the diagonal's tile.
+    wgmma_fence(s);
+    product_along<D, ROWS, ROWS>(s, q, k);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(s);
+    release(from.k);
+    mask(s, queries, item.last_tile * ROWS);
+    move_maximum<D>(run, s);
+    exponentials<D>(run, s);
+    round_sums<ROWS>(p, s);
+    for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
+        // s = q k^T of this tile, then o += P v of the last, in turn with the other warpgroup.
+        k = await(from.k);
+        await_turn(mine);
+        wgmma_fence(s, o, p);
+        product_along<D, ROWS, ROWS>(s, q, k);
+        wgmma_commit();
+        product_across<D, ROWS>(o, p, await(from.v), true);
+        wgmma_commit();
+        give_turn(mine);
+        wgmma_wait<1>();
+        pin(s);
+        release(from.k);
+        mask(s, queries, tile * ROWS);
+        Reg<float, 2> shrink = move_maximum<D>(run, s);
+        exponentials<D>(run, s);
+        wgmma_wait<0>();
+        pin(o);
+        pin(p);
+        release(from.v);
+        UNROLL for (int i = 0; i < D / 2; i++) o[i] *= shrink[i / 2 % 2];
+        round_sums<ROWS>(p, s);
+    }
+    release(from.q);
+    u32 v = await(from.v);
+    wgmma_fence(o, p);
+    product_across<D, ROWS>(o, p, v, true);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(o);
+    pin(p);
+    release(from.v);
+    finish<D>(a, item.h, run, queries.first, o);
+}
+
+template <int D> DEVICE void attention(const AttentionTiles& a) {
+    Tiles<D> tiles = make_tiles<D>();
+    if (thread() < WARPGROUP) {
+        give_registers<24>();
+        if (thread() == 0) produce<D>(a, tiles);
+    } else {
+        take_registers<240>();
+        u32 mine = thread() / WARPGROUP - 1;
+        if (mine == 1) give_turn(mine);
+        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D>(a, tiles, item_at(a, i), mine);
+    }
+}
+
+KERNEL(attention_sm90_64, AttentionTiles, 3 * WARPGROUP, 1) { attention<64>(a); }
+KERNEL(attention_sm90_128, AttentionTiles, 3 * WARPGROUP, 1) { attention<128>(a); }

@@ -1,0 +1,132 @@
+// The primitives of sm_90a: mbarriers, tiles that the copy engine (TMA) brings, products of a warpgroup (wgmma),
+// barriers of some warps. As `prim.cuh`: first the device half, or for the emulator `emulator/runtime/hopper.h`.
+#pragma once
+#include "prim.cuh"
+
+// How the copy engine walks a tensor; made by the machine that launches. A kernel reads it nowhere but here.
+struct alignas(128) TensorMap {
+    u64 words[16];
+};
+
+#ifdef EMULATOR
+#include "hopper.h"
+#else
+
+// -- mbarriers: 8 bytes of shared memory at `bar`, in phases that threads wait for by parity --
+
+// A phase ends when `count` arrivals and all announced bytes have come. By one thread; others see it after
+// `mbar_init_fence` and a barrier.
+DEVICE void mbar_init(u32 bar, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
+}
+DEVICE void mbar_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEVICE void mbar_arrive(u32 bar) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+// Arrives, and announces `bytes` that the phase waits for.
+DEVICE void mbar_expect(u32 bar, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+// Until the phase of that parity has ended; the phase before the first counts as one of parity 1 that has.
+DEVICE void mbar_wait(u32 bar, u32 parity) {
+    u32 done;
+    do {
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(bar), "r"(parity)
+                     : "memory");
+    } while (!done);
+}
+
+// -- the copy engine --
+
+// Starts to copy the map's box at (x, y, z, w) to shared memory; its bytes come in at `bar`. Rows of 128 bytes with
+// the 16-byte pieces of row r at their place XOR r % 8; what lies outside the tensor is zero. `to` on 1024 bytes.
+DEVICE void tma_load(u32 to, const TensorMap& map, u32 bar, u32 x, u32 y, u32 z, u32 w) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+                 "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+// What this thread wrote to shared memory may be read by the copy engine and by wgmma after the next barrier.
+DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// -- barriers of `count` threads, whole warps; `id` from 1 on: 0 is `sync` --
+
+DEVICE void group_sync(u32 id, u32 count) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory"); }
+// Comes without waiting.
+DEVICE void group_arrive(u32 id, u32 count) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(count) : "memory"); }
+
+// -- registers of a warpgroup's threads; a kernel that calls these is launched with one block a processor --
+
+template <int N> DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// -- products of a warpgroup: asynchronous, in groups that are waited for in order --
+
+// Keeps the compiler from moving what touches these registers across; after the wait for the products that use them.
+template <int N> DEVICE void pin(Reg<float, N>& r) {
+    UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+f"(r[i])::"memory");
+}
+template <int N> DEVICE void pin(Reg<u32, N>& r) {
+    UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+r"(r[i])::"memory");
+}
+template <class R, int N> DEVICE void pin(R (&r)[N]) {
+    UNROLL for (int i = 0; i < N; i++) pin(r[i]);
+}
+
+// After the last touch of the registers that coming products read or add to.
+template <class... Rs> DEVICE void wgmma_fence(Rs&... registers) {
+    (pin(registers), ...);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+// Closes the group of the products since the last.
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until at most N groups are under way; then `pin` the registers of those that have ended.
+template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+// d [64, 2 R] = a [64, 16] b [16, 2 R], plus what d holds where `add`. Warp w of the group has the rows 16 w ..; its
+// lane has in d of each eight columns what `mma` gives it, and in a what `mma` takes. Descriptors say where in
+// shared memory the operands lie; ACROSS: b's rows lie there as rows of k, not of n.
+#define REGS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define REGS_16(d, i) REGS_4(d, i), REGS_4(d, i + 4), REGS_4(d, i + 8), REGS_4(d, i + 12)
+#define REGS_32(d) REGS_16(d, 0), REGS_16(d, 16)
+#define REGS_64(d) REGS_32(d), REGS_16(d, 32), REGS_16(d, 48)
+#define NAMES_32                                                                                                       \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64                                                                                                       \
+    NAMES_32                                                                                                           \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                               \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA(shape, add) "{ .reg .pred p; setp.ne.b32 p, " add ", 0; wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 "
+
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, u64 a, u64 b, u32 add) {
+    asm volatile(WGMMA("m64n64k16", "%34") NAMES_32 "}, %32, %33, p, 1, 1, 0, %35; }"
+                 : REGS_32(d)
+                 : "l"(a), "l"(b), "r"(add), "n"(ACROSS));
+}
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, u64 a, u64 b, u32 add) {
+    asm volatile(WGMMA("m64n128k16", "%66") NAMES_64 "}, %64, %65, p, 1, 1, 0, %67; }"
+                 : REGS_64(d)
+                 : "l"(a), "l"(b), "r"(add), "n"(ACROSS));
+}
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, Reg<u32, 4>& a, u64 b, u32 add) {
+    asm volatile(WGMMA("m64n64k16", "%37") NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38; }"
+                 : REGS_32(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(ACROSS));
+}
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, Reg<u32, 4>& a, u64 b, u32 add) {
+    asm volatile(WGMMA("m64n128k16", "%69") NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70; }"
+                 : REGS_64(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(ACROSS));
+}
+#undef WGMMA
+#undef NAMES_64
+#undef NAMES_32
+#undef REGS_64
+#undef REGS_32
+#undef REGS_16
+#undef REGS_4
+
+#endif

@@ -1,0 +1,54 @@
+// Tiles on their way from the warpgroup that has them brought to the two that work on them, and how those three share
+// the work. Each place of a ring has two mbarriers: its tile has come; all are done with it.
+#pragma once
+#include "tile_sm90.cuh"
+
+constexpr u32 WARPGROUP = 128;
+// Warps that read each tile; one lane of each says when it is done.
+constexpr u32 READERS = 2 * WARPGROUP / 32;
+
+// S places of BYTES bytes from `tiles` on, their mbarriers from `bars` on; `turn` counts the tiles that this thread has
+// seen pass.
+template <int S, u32 BYTES> struct Ring {
+    u32 tiles, bars, turn;
+};
+
+template <int S, u32 B> DEVICE u32 tile_of(const Ring<S, B>& r) { return r.tiles + r.turn % S * B; }
+template <int S, u32 B> DEVICE u32 full_of(const Ring<S, B>& r) { return r.bars + r.turn % S * 16; }
+template <int S, u32 B> DEVICE u32 empty_of(const Ring<S, B>& r) { return full_of(r) + 8; }
+template <int S, u32 B> DEVICE u32 parity_of(const Ring<S, B>& r) { return r.turn / S % 2; }
+
+template <int S, u32 B> DEVICE void make_ring(const Ring<S, B>& r HERE) {
+    UNROLL for (u32 i = 0; i < S; i++) {
+        mbar_init(r.bars + i * 16, 1 AT);
+        mbar_init(r.bars + i * 16 + 8, READERS AT);
+    }
+}
+
+// Has a tile brought, when its place is empty: by one thread.
+template <int S, u32 B> DEVICE void bring(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
+    mbar_wait(empty_of(r), parity_of(r) ^ 1 AT);
+    mbar_expect(full_of(r), B AT);
+    tma_load(tile_of(r), map, full_of(r), 0, row, page, sequence AT);
+    r.turn++;
+}
+
+// Until the next tile has come.
+template <int S, u32 B> DEVICE u32 await(const Ring<S, B>& r HERE) {
+    mbar_wait(full_of(r), parity_of(r) AT);
+    return tile_of(r);
+}
+// This warp is done with it.
+template <int S, u32 B> DEVICE void release(Ring<S, B>& r HERE) {
+    if (thread() % 32 == 0) mbar_arrive(empty_of(r) AT);
+    r.turn++;
+}
+
+// The tensor cores take the products of one of the two warpgroups after those of the other.
+DEVICE void await_turn(u32 mine HERE) { group_sync(1 + mine, 2 * WARPGROUP AT); }
+DEVICE void give_turn(u32 mine HERE) { group_arrive(1 + (mine ^ 1), 2 * WARPGROUP AT); }
+
+// The items of a block: every grid's length one, from its two ends in turn, so that blocks share the long ones evenly
+// where items grow shorter.
+DEVICE u32 first_item() { return block(); }
+DEVICE u32 next_item(u32 i) { return (i / blocks() + 2) * blocks() - 1 - i % blocks(); }
