@@ -54,8 +54,8 @@ template <class Sums> DEVICE void update(AdamW a, Sums& sums) {
         store4(a.master, i, n, wide, master);
         store4(a.m, i, n, wide, m);
         store4(a.v, i, n, wide, v);
-        u32 first = pack2(f32_of(master.w[0]), f32_of(master.w[1])), second = pack2(f32_of(master.w[2]), f32_of(master.w[3]));
-        store_weights(a.out, i, n, first, second);
+        u32 first = pack2(f32_of(master.w[0]), f32_of(master.w[1]));
+        store_weights(a.out, i, n, first, pack2(f32_of(master.w[2]), f32_of(master.w[3])));
     }
 }
 

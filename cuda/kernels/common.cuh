@@ -14,18 +14,14 @@ template <class T> DEVICE u32 past16(View<T> x, u64 i) { return reinterpret_cast
 template <class T> DEVICE bool aligned(View<T> x) { return past16(x, 0) == 0; }
 template <class T> DEVICE bool rows_aligned(View<T> x, u32 d) { return d % 8 == 0 && aligned(x); }
 
-// Elements i .. of which `n` are left; what is behind them stays as in v. `wide`: i lies on 16 bytes.
-template <class T> DEVICE V16 load8_over(V16 v, View<T> x, u64 i, u32 n, bool wide HERE) {
+// Elements i .. of which `n` are left; what is behind them is zero. `wide`: i lies on 16 bytes.
+template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
     if (wide && n >= 8) return ld16(x, i AT);
+    V16 v = {};
     UNROLL for (u32 k = 0; k < 8; k++) {
-        u32 shift = 16 * (k % 2);
-        if (k < n) v.w[k / 2] = (v.w[k / 2] & 0xffff0000u >> shift) | static_cast<u32>(ld(x, i + k AT).bits) << shift;
+        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
     }
     return v;
-}
-// The same; what is behind them is zero.
-template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
-    return load8_over(V16{}, x, i, n, wide AT);
 }
 DEVICE void store8(View<bf16> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     if (wide && n >= 8) return st16(x, i, v AT);

@@ -6,10 +6,10 @@
 
 // Vectors of eight logits that a thread has under way at once.
 constexpr int AT_ONCE = 4;
-// A pair of bf16 that are -infinity: what stands where a row has no logits.
-constexpr u32 NO_LOGITS = 0xff80ff80u;
+// As bf16: what stands where a row has no logits.
+constexpr u32 MINUS_INFINITY = 0xff80u;
 
-DEVICE float minus_infinity() { return f32_of(0xff800000u); }
+DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
 DEVICE float exp_of(float x) { return fast_exp2(x * 1.442695041f); }
 
 // -- a row as vectors: the first ends where sixteen bytes begin, so all but the first and the last are wide --
@@ -35,8 +35,14 @@ DEVICE u32 count(const Row& r, u32 v) {
 }
 
 template <class T> DEVICE V16 logits8(View<T> x, const Row& r, u32 v) {
-    V16 none = {NO_LOGITS, NO_LOGITS, NO_LOGITS, NO_LOGITS};
-    return load8_over(none, x, r.start + column(r, v), count(r, v), true);
+    u32 n = count(r, v);
+    V16 logits = load8(x, r.start + column(r, v), n, true);
+    if (n < 8) {
+        UNROLL for (u32 k = 0; k < 8; k++) {
+            if (k >= n) logits.w[k / 2] |= MINUS_INFINITY << 16 * (k % 2);
+        }
+    }
+    return logits;
 }
 
 // This thread's vectors from v on, a block apart.

@@ -12,10 +12,11 @@ use std::panic::Location;
 
 /// Files of kernels whose results a device may round otherwise than the emulator: by instructions that approximate,
 /// or by sums inside the tensor cores, whose order the PTX ISA leaves open. Their ops are held to the CPU's, each.
-const APPROXIMATE: [&str; 3] = ["attention.cu", "attention_sm90.cu", "swiglu.cu"];
+const APPROXIMATE: [&str; 4] = ["attention.cu", "attention_sm90.cu", "swiglu.cu", "xent.cu"];
 
 /// The probes of the primitives that do.
-const APPROXIMATE_PROBES: [&str; 4] = ["probe_fast_exp2", "probe_fast_rcp", "probe_fast_rsqrt", "probe_mma"];
+const APPROXIMATE_PROBES: [&str; 5] =
+    ["probe_ln", "probe_fast_exp2", "probe_fast_rcp", "probe_fast_rsqrt", "probe_mma"];
 
 /// One op that ran: where the test called it, what it launched, a hash of what it was given, and what it left.
 #[derive(Debug, PartialEq, Eq)]
