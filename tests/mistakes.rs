@@ -2,6 +2,7 @@
 //! or flag and the value. Tables of (what is wrong, what the message must hold).
 
 mod cuda;
+mod driver;
 mod files;
 mod layouts;
 mod models;

@@ -134,8 +134,7 @@ impl Pool {
         let of = |element: &dyn Fn(f32) -> [u8; 4], width: usize| {
             let start = seed * 1_000_003 % POOL;
             let numbers = self.0[start..].iter().chain(&self.0[..start]);
-            let period: Vec<u8> =
-                numbers.take(tensor.len).flat_map(|&x| element(x).into_iter().take(width)).collect();
+            let period: Vec<u8> = numbers.take(tensor.len).flat_map(|&x| element(x).into_iter().take(width)).collect();
             period.iter().copied().cycle().take(tensor.bytes()).collect()
         };
         match tensor.data {

@@ -22,7 +22,7 @@ struct AttentionBwd {
     View<const u32> starts;
     View<const float> lse;
     View<bf16> dqkv;
-    View<float> stats;
+    View<u32> stats;
     View<float> sums;
     u32 seq, heads, kv_heads, parts;
 };

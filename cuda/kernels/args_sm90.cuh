@@ -12,3 +12,14 @@ struct AttentionTiles {
     TensorMap qkv;
 };
 static_assert(sizeof(AttentionTiles) == 256, "as in args/attention_sm90.rs");
+
+// What `AttentionBwd` has beside its tensors, and these by tiles: of 64 rows and of 128.
+struct AttentionTilesBwd {
+    View<const u32> starts;
+    View<const u32> stats;
+    View<bf16> dqkv;
+    View<float> sums;
+    u32 seq, heads, kv_heads, sequences, parts;
+    TensorMap qkv64, qkv, do64, do_;
+};
+static_assert(sizeof(AttentionTilesBwd) == 640, "as in args/attention_sm90.rs");

@@ -3,11 +3,7 @@
 // tiles of 128 keys from the diagonal back, each through two places; each of the other two has 64 of the queries.
 // While the tensor cores work on o += P v of one tile, and on the other warpgroup's products, a warpgroup makes the
 // next tile's P of scores that were begun before.
-#include "args_sm90.cuh"
-#include "attention.cuh"
-#include "ring_sm90.cuh"
-
-constexpr int ROWS = 128;
+#include "attention_sm90.cuh"
 
 // The kernel's tiles in shared memory, and behind them their mbarriers.
 template <int D> struct Tiles {
@@ -29,53 +25,16 @@ template <int D> DEVICE Tiles<D> make_tiles() {
     return tiles;
 }
 
-// 128 queries of a head, and the tiles of keys that they see.
-struct Item {
-    Head h;
-    u32 sequence, first, first_tile, last_tile;
-};
-
-template <class Args> DEVICE u32 items(const Args& a) { return (a.seq + ROWS - 1) / ROWS * a.heads * a.sequences; }
-
-// The queries with the most keys come first.
-template <class Args> DEVICE Item item_at(const Args& a, u32 i HERE) {
-    u32 heads = a.heads * a.sequences, block = (a.seq + ROWS - 1) / ROWS - 1 - i / heads;
-    Head h = head_of(a, i % heads);
-    u32 first_tile = start_of(a.starts, h, block * ROWS AT) / ROWS;
-    return {h, i % heads / a.heads, block * ROWS, first_tile, block};
-}
-
 template <int D> DEVICE void produce(const AttentionTiles& a, Tiles<D> to) {
     constexpr u32 PAGES = D / 64;
     for (u32 i = first_item(); i < items(a); i = next_item(i)) {
         Item item = item_at(a, i);
         Head h = item.h;
-        bring(to.q, a.qkv, item.first, h.query * PAGES, item.sequence);
+        bring_one(to.q, a.qkv, item.first, h.query * PAGES, item.sequence);
         for (u32 tile = item.last_tile + 1; tile-- > item.first_tile;) {
-            bring(to.k, a.qkv, tile * ROWS, (h.heads + h.kv) * PAGES, item.sequence);
-            bring(to.v, a.qkv, tile * ROWS, (h.heads + h.kv_heads + h.kv) * PAGES, item.sequence);
+            bring_one(to.k, a.qkv, tile * ROWS, (h.heads + h.kv) * PAGES, item.sequence);
+            bring_one(to.v, a.qkv, tile * ROWS, (h.heads + h.kv_heads + h.kv) * PAGES, item.sequence);
         }
-    }
-}
-
-// A warpgroup's 64 queries: the first, the starts of the lane's two and of the last.
-struct Queries64 {
-    u32 first, start[2], last_start;
-};
-
-DEVICE Queries64 queries64_of(View<const u32> starts, const Head& h, u32 first HERE) {
-    u32 row = first + sum_row(0);
-    return {first, {start_of(starts, h, row AT), start_of(starts, h, row + 8 AT)}, start_of(starts, h, first + 63 AT)};
-}
-
-// Scores with the keys from `key` on become -infinity where a query does not see a key.
-DEVICE void mask(Reg<float, ROWS / 2>& s, const Queries64& q, u32 key) {
-    if (key + ROWS <= q.first + 1 && q.last_start <= key) return;
-    UNROLL for (int i = 0; i < ROWS / 2; i++) {
-        // Left of the start the difference wraps round.
-        u32 start = q.start[i / 2 % 2], query = q.first + sum_row(i);
-        bool seen = key + sum_column(i) + i % 2 - start <= query - start;
-        s[i] = seen ? s[i] : -infinity();
     }
 }
 
@@ -146,7 +105,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     wgmma_wait<0>();
     pin(s);
     release(from.k);
-    mask(s, queries, item.last_tile * ROWS);
+    mask(s, a.starts, item.h, queries, item.last_tile * ROWS);
     move_maximum<D>(run, s);
     exponentials<D>(run, s);
     round_sums<ROWS>(p, s);
@@ -163,7 +122,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
         wgmma_wait<1>();
         pin(s);
         release(from.k);
-        mask(s, queries, tile * ROWS);
+        mask(s, a.starts, item.h, queries, tile * ROWS);
         Reg<float, 2> shrink = move_maximum<D>(run, s);
         exponentials<D>(run, s);
         wgmma_wait<0>();

@@ -36,10 +36,9 @@ template <class T> struct View {
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
-// Threads at most, and where registers need it blocks a processor at least. `a` keeps its address: a tensor map is
-// read where the launch put it.
-#define KERNEL(name, Args, ...)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Args a)
+// Threads of a block at most, and where it matters how many blocks must fit on a processor.
+#define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(PASSED Args a)
+#define PASSED const
 
 // Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
 template <class T, int N> struct Reg {

@@ -12,6 +12,10 @@ struct alignas(128) TensorMap {
 #include "hopper.h"
 #else
 
+// Tensor maps are read where the launch put them: the arguments must not be copied.
+#undef PASSED
+#define PASSED const __grid_constant__
+
 // -- mbarriers: 8 bytes of shared memory at `bar`, in phases that threads wait for by parity --
 
 // A phase ends when `count` arrivals and all announced bytes have come. By one thread; others see it after
@@ -46,6 +50,12 @@ DEVICE void tma_load(u32 to, const TensorMap& map, u32 bar, u32 x, u32 y, u32 z,
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
                  "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+// Starts to copy `bytes` from element i on to shared memory: they come in at `bar`. All are multiples of 16.
+template <class T> DEVICE void bulk_load(u32 to, View<T> x, u64 i, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(x.p + i), "r"(bytes), "r"(bar)
                  : "memory");
 }
 // What this thread wrote to shared memory may be read by the copy engine and by wgmma after the next barrier.

@@ -25,11 +25,20 @@ template <int S, u32 B> DEVICE void make_ring(const Ring<S, B>& r HERE) {
     }
 }
 
-// Has a tile brought, when its place is empty: by one thread.
-template <int S, u32 B> DEVICE void bring(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
+// Waits until the next place is empty, and announces what is brought there: by one thread.
+template <int S, u32 B> DEVICE void open_place(const Ring<S, B>& r, u32 bytes HERE) {
     mbar_wait(empty_of(r), parity_of(r) ^ 1 AT);
-    mbar_expect(full_of(r), B AT);
-    tma_load(tile_of(r), map, full_of(r), 0, row, page, sequence AT);
+    mbar_expect(full_of(r), bytes AT);
+}
+// Has a tile brought to this byte of it.
+template <int S, u32 B>
+DEVICE void bring(const Ring<S, B>& r, u32 at, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
+    tma_load(tile_of(r) + at, map, full_of(r), 0, row, page, sequence AT);
+}
+// One tile and no more.
+template <int S, u32 B> DEVICE void bring_one(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
+    open_place(r, B AT);
+    bring(r, 0, map, row, page, sequence AT);
     r.turn++;
 }
 
@@ -38,8 +47,14 @@ template <int S, u32 B> DEVICE u32 await(const Ring<S, B>& r HERE) {
     mbar_wait(full_of(r), parity_of(r) AT);
     return tile_of(r);
 }
-// This warp is done with it.
+// The ring as it will be when this thread is done with its tile.
+template <int S, u32 B> DEVICE Ring<S, B> next_of(Ring<S, B> r) {
+    r.turn++;
+    return r;
+}
+// This warp's lanes are done with its tile.
 template <int S, u32 B> DEVICE void release(Ring<S, B>& r HERE) {
+    warp_sync(AT_ONLY);
     if (thread() % 32 == 0) mbar_arrive(empty_of(r) AT);
     r.turn++;
 }

@@ -35,7 +35,8 @@ pub struct File {
 }
 
 impl File {
-    fn is_for(&self, target: Target) -> bool {
+    /// Whether it is compiled for this.
+    pub fn is_for(&self, target: Target) -> bool {
         self.only.is_none_or(|only| only == target)
     }
 }
@@ -83,9 +84,33 @@ kernels! {
         ATTENTION_64 = "attention_64": Attention;
         ATTENTION_128 = "attention_128": Attention;
     }
+    "attention_stats.cu" {
+        ATTENTION_STATS_64 = "attention_stats_64": AttentionBwd;
+        ATTENTION_STATS_128 = "attention_stats_128": AttentionBwd;
+    }
+    "attention_dkv.cu" {
+        ATTENTION_DKV_64 = "attention_dkv_64": AttentionBwd;
+        ATTENTION_DKV_128 = "attention_dkv_128": AttentionBwd;
+        ATTENTION_DKV_SUM_64 = "attention_dkv_sum_64": AttentionBwd;
+        ATTENTION_DKV_SUM_128 = "attention_dkv_sum_128": AttentionBwd;
+    }
+    "attention_dq.cu" {
+        ATTENTION_DQ_64 = "attention_dq_64": AttentionBwd;
+        ATTENTION_DQ_128 = "attention_dq_128": AttentionBwd;
+    }
     "attention_sm90.cu" only Sm90a {
         ATTENTION_SM90_64 = "attention_sm90_64": AttentionTiles;
         ATTENTION_SM90_128 = "attention_sm90_128": AttentionTiles;
+    }
+    "attention_dkv_sm90.cu" only Sm90a {
+        ATTENTION_DKV_SM90_64 = "attention_dkv_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SM90_128 = "attention_dkv_sm90_128": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_64 = "attention_dkv_sum_sm90_64": AttentionTilesBwd;
+        ATTENTION_DKV_SUM_SM90_128 = "attention_dkv_sum_sm90_128": AttentionTilesBwd;
+    }
+    "attention_dq_sm90.cu" only Sm90a {
+        ATTENTION_DQ_SM90_64 = "attention_dq_sm90_64": AttentionTilesBwd;
+        ATTENTION_DQ_SM90_128 = "attention_dq_sm90_128": AttentionTilesBwd;
     }
     "swiglu.cu" {
         SWIGLU = "swiglu": SwiGlu;
@@ -119,8 +144,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("args.cuh", include_str!("../kernels/args.cuh")),
     ("args_attention.cuh", include_str!("../kernels/args_attention.cuh")),
     ("attention.cuh", include_str!("../kernels/attention.cuh")),
+    ("attention_bwd.cuh", include_str!("../kernels/attention_bwd.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("args_sm90.cuh", include_str!("../kernels/args_sm90.cuh")),
+    ("attention_sm90.cuh", include_str!("../kernels/attention_sm90.cuh")),
     ("ring_sm90.cuh", include_str!("../kernels/ring_sm90.cuh")),
     ("tile_sm90.cuh", include_str!("../kernels/tile_sm90.cuh")),
 ];

@@ -1,9 +1,7 @@
 //! Shapes that the kernels do not take, to be told of when a configuration is read.
 
 use crate::geometry::NORM_COLUMNS;
-
-/// Heads that attention is written for.
-pub const HEAD_DIMS: [usize; 2] = [64, 128];
+use crate::geometry::attention::HEAD_DIMS;
 
 /// The numbers of a model that matter to kernels.
 #[derive(Debug, Clone, Copy)]

@@ -16,6 +16,13 @@ DEVICE void result(const Probe& a, float v) { st(a.y, me(), bits_of(v)); }
 // -- numbers --
 
 KERNEL(probe_pack2, Probe, 64) { st(a.y, me(), pack2(arg(a, 0, 2), arg(a, 1, 2))); }
+KERNEL(probe_pack2_f16, Probe, 64) { st(a.y, me(), pack2_f16(arg(a, 0, 2), arg(a, 1, 2))); }
+KERNEL(probe_halves_f16, Probe, 64) {
+    st(a.y, 2 * me(), bits_of(low_f16(ld(a.x, me()))));
+    st(a.y, 2 * me() + 1, bits_of(high_f16(ld(a.x, me()))));
+}
+KERNEL(probe_larger, Probe, 64) { result(a, larger(arg(a, 0, 2), arg(a, 1, 2))); }
+KERNEL(probe_fresh, Probe, 64) { st(a.y, me(), fresh(ld(a.x, me()))); }
 KERNEL(probe_fmadd, Probe, 64) { result(a, fmadd(arg(a, 0, 3), arg(a, 1, 3), arg(a, 2, 3))); }
 // Two roundings: the compiler must not fuse them.
 KERNEL(probe_unfused, Probe, 64) { result(a, arg(a, 0, 3) * arg(a, 1, 3) + arg(a, 2, 3)); }
@@ -23,6 +30,7 @@ KERNEL(probe_div_rn, Probe, 64) { result(a, div_rn(arg(a, 0, 2), arg(a, 1, 2)));
 KERNEL(probe_sqrt_rn, Probe, 64) { result(a, sqrt_rn(arg(a, 0, 1))); }
 KERNEL(probe_ln, Probe, 64) { result(a, ln(arg(a, 0, 1))); }
 KERNEL(probe_fast_exp2, Probe, 64) { result(a, fast_exp2(arg(a, 0, 1))); }
+KERNEL(probe_fast_log2, Probe, 64) { result(a, fast_log2(arg(a, 0, 1))); }
 KERNEL(probe_fast_rcp, Probe, 64) { result(a, fast_rcp(arg(a, 0, 1))); }
 KERNEL(probe_fast_rsqrt, Probe, 64) { result(a, fast_rsqrt(arg(a, 0, 1))); }
 
@@ -35,6 +43,9 @@ KERNEL(probe_fmadd64, Probe, 64) {
     st(a.y, 2 * me(), sum.w[0]);
     st(a.y, 2 * me() + 1, sum.w[1]);
 }
+
+// Where shared memory begins: on 1024 bytes.
+KERNEL(probe_shared_base, Probe, 64) { st(a.y, me(), shared_base() % 1024); }
 
 // -- who am I --
 
@@ -61,11 +72,11 @@ KERNEL(probe_shared16, Probe, 64) {
     st16(a.y, me() * 4, lds16(shared_base() + (63 - thread()) * 16));
 }
 
-// Seventeen lengths, in two groups that are waited for one by one; what is not read is zero. The last group's
-// pieces are those of the other warp.
+// Seventeen lengths, in two groups that are waited for one by one; what is not read is zero, and where nothing is,
+// the place lies far outside. The last group's pieces are those of the other warp.
 KERNEL(probe_cp_async16, Probe, 64) {
     u32 at = shared_base() + thread() * 16, bytes = me() % 17;
-    cp_async16(at, a.x, me() * 4, bytes);
+    cp_async16(at, a.x, bytes ? me() * 4 : 1u << 30, bytes);
     cp_commit();
     cp_async16(at + 1024, a.x, (me() ^ 32) * 4, 16 - bytes % 16);
     cp_commit();

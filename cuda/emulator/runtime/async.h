@@ -58,6 +58,7 @@ class Async {
 
     // -- the copy engine --
     void copy(uint32_t to, const Map& map, uint32_t at, const uint32_t (&corner)[4], Loc loc);
+    void copy_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t at, Loc loc);
     // Lands one copy, chosen by the schedule; false where none is under way.
     bool land();
     bool flying() const { return !flights.empty(); }
@@ -84,6 +85,8 @@ class Async {
         Map map;
         uint32_t mbarrier;
         uint32_t corner[4];
+        // Of a copy without a map.
+        const char* from;
         uint32_t bytes;
         Loc loc;
     };
@@ -93,6 +96,7 @@ class Async {
     };
     uint32_t find(uint32_t at, Loc loc);
     void settle(Mbarrier& bar);
+    void start(Flight flight, uint32_t at);
     void bring(const Flight& flight);
 
     Machine& m;

@@ -18,6 +18,10 @@ DEVICE void tma_load(u32 to, const TensorMap& map, u32 bar, u32 x, u32 y, u32 z,
     memcpy(&m, map.words, sizeof m);
     emu::machine->async.copy(to, m, bar, {x, y, z, w}, at_);
 }
+template <class T> DEVICE void bulk_load(u32 to, View<T> x, u64 i, u32 bytes, u32 bar HERE) {
+    inside(x, i, bytes / sizeof(T), at_);
+    emu::machine->async.copy_bytes(to, x.p + i, bytes, bar, at_);
+}
 DEVICE void proxy_fence() {
     emu::Thread& me = emu::machine->me();
     me.proxy_fences.push_back(me.clock++);

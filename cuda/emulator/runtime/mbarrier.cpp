@@ -70,17 +70,29 @@ void Async::wait(uint32_t at, uint32_t parity, Loc loc) {
     m.wait(At::mbarrier, loc);
 }
 
-void Async::copy(uint32_t to, const Map& map, uint32_t at, const uint32_t (&corner)[4], Loc loc) {
-    uint32_t t = m.index(), index = find(at, loc);
-    if (!mbarriers[index].fenced) {
-        m.fail(t, loc, "unfenced: no mbar_init_fence after the mbarrier at %u was made (line %u)", at - Shared::BASE,
-               mbarriers[index].line);
+void Async::start(Flight flight, uint32_t at) {
+    uint32_t t = m.index();
+    flight.mbarrier = find(at, flight.loc);
+    const Mbarrier& bar = mbarriers[flight.mbarrier];
+    if (!bar.fenced) {
+        m.fail(t, flight.loc, "unfenced: no mbar_init_fence after the mbarrier at %u was made (line %u)", at - Shared::BASE, bar.line);
     }
-    if (map.box[0] != 64) m.fail(t, loc, "a box of rows of %u elements, not 64", map.box[0]);
-    if (to % 1024) m.fail(t, loc, "misaligned: a tile at %u of shared memory", to - Shared::BASE);
+    m.shared.fly_tile(t, {m.copies_to(flight.mbarrier), 0, flight.loc.line()}, flight.to, flight.bytes, flight.loc);
+    flights.push_back(flight);
+}
+
+void Async::copy(uint32_t to, const Map& map, uint32_t at, const uint32_t (&corner)[4], Loc loc) {
+    if (map.box[0] != 64) m.fail(m.index(), loc, "a box of rows of %u elements, not 64", map.box[0]);
+    if (to % 1024) m.fail(m.index(), loc, "misaligned: a tile at %u of shared memory", to - Shared::BASE);
     uint32_t bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2;
-    m.shared.fly_tile(t, {m.copies_to(index), 0, loc.line()}, to, bytes, loc);
-    flights.push_back({to, map, index, {corner[0], corner[1], corner[2], corner[3]}, bytes, loc});
+    start({to, map, 0, {corner[0], corner[1], corner[2], corner[3]}, nullptr, bytes, loc}, at);
+}
+
+void Async::copy_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t at, Loc loc) {
+    if (to % 16 || bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) {
+        m.fail(m.index(), loc, "misaligned: a copy of %u bytes to %u of shared memory", bytes, to - Shared::BASE);
+    }
+    start({to, Map(), 0, {}, static_cast<const char*>(from), bytes, loc}, at);
 }
 
 bool Async::land() {
@@ -100,6 +112,7 @@ bool Async::land() {
 // Element (x, y, z, w) of the box lies x to the right in row y of page z of w; the 16-byte pieces of a row of 128
 // bytes are at their place XOR the row's number by address. Zero outside the tensor.
 void Async::bring(const Flight& f) {
+    if (f.from) return m.shared.put_bytes(f.to, f.from, f.bytes);
     const Map& map = f.map;
     auto outside = [&](int i, uint32_t at) { return int32_t(f.corner[i] + at) < 0 || f.corner[i] + at >= map.dims[i]; };
     uint32_t row = 0;

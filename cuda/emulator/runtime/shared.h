@@ -42,6 +42,7 @@ class Shared {
     // The start and the end of a tile's copy by the copy engine, which `put`s what it brings.
     void fly_tile(uint32_t thread, Event copy, uint32_t at, uint32_t size, Loc loc);
     void land_tile(Event copy, uint32_t at, uint32_t size);
+    void put_bytes(uint32_t at, const char* from, uint32_t size) { memcpy(&bytes[at - BASE], from, size); }
     void put(uint32_t at, uint16_t value) { memcpy(&bytes[at - BASE], &value, 2); }
     // Sixteen bytes that a product will read on behalf of this thread; with `all` every cell is looked at and marked as
     // read by `reader`, without only the first.

@@ -4,6 +4,7 @@
 //!
 //! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
 
+pub mod device;
 mod ffi;
 pub mod place;
 pub mod planted;
@@ -25,6 +26,9 @@ pub enum Schedule {
     /// With a seed.
     Random(u32),
 }
+
+/// Few, so that blocks have several rows to walk over.
+pub const PROCESSORS: usize = 2;
 
 /// The orders that every test goes through.
 pub const SCHEDULES: [Schedule; 4] = [Schedule::Forward, Schedule::Reversed, Schedule::Random(1), Schedule::Random(2)];
@@ -123,9 +127,8 @@ impl Machine for Emulator {
         Ok(ffi::Map::of(tiles).into())
     }
 
-    /// Few, so that blocks have several rows to walk over.
     fn processors(&self) -> usize {
-        2
+        PROCESSORS
     }
 
     unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String> {

@@ -3,7 +3,8 @@
 use cuda::args::View;
 use cuda::geometry::Geometry;
 use cuda::kernels::{File, Kernel};
-use cuda::machine::{Done, Machine, launch};
+use cuda::machine::{Done, Fault, Machine, Target, launch};
+use cuda::tensor::{TensorMap, Tiles};
 
 /// x is read and y written.
 #[repr(C)]
@@ -15,21 +16,27 @@ struct Probe {
 
 const _: () = assert!(size_of::<Probe>() == 32, "as in probes.cu");
 
-/// All probes, as a device loads them.
+/// The probes of `prim.cuh`, as a device loads them.
 pub const FILE: File = File {
     name: "probes.cu",
     text: include_str!("../probes/probes.cu"),
     kernels: &[
         "probe_pack2",
+        "probe_pack2_f16",
+        "probe_halves_f16",
+        "probe_larger",
+        "probe_fresh",
         "probe_fmadd",
         "probe_unfused",
         "probe_div_rn",
         "probe_sqrt_rn",
         "probe_ln",
         "probe_fast_exp2",
+        "probe_fast_log2",
         "probe_fast_rcp",
         "probe_fast_rsqrt",
         "probe_fmadd64",
+        "probe_shared_base",
         "probe_indices",
         "probe_wide",
         "probe_shared",
@@ -54,4 +61,65 @@ pub fn probe(m: &dyn Machine, name: &'static str, x: View, y: View, grid: [u32; 
     let geometry = Geometry { grid, block: THREADS as u32, shared: 4096 };
     // SAFETY: every kernel of the file takes this struct, and the tests make the views as long as it reads and writes.
     unsafe { launch(m, Kernel::named(name), &Probe { x, y }, geometry) }
+}
+
+/// The probes of `prim_hopper.cuh`.
+pub const HOPPER: File = File {
+    name: "probes_hopper.cu",
+    text: include_str!("../probes/probes_hopper.cu"),
+    kernels: &[
+        "probe_tma",
+        "probe_mbarrier",
+        "probe_group",
+        "probe_registers",
+        "probe_wgmma_64",
+        "probe_wgmma_128",
+        "probe_wgmma_across_64",
+        "probe_wgmma_across_128",
+        "probe_wgmma_registers_64",
+        "probe_wgmma_registers_128",
+        "probe_wgmma_registers_across_64",
+        "probe_wgmma_registers_across_128",
+        "probe_proxy_fence",
+    ],
+    only: Some(Target::Sm90a),
+};
+
+/// A map of x's tiles of 64 rows and 64 columns, and one of them.
+#[repr(C)]
+#[derive(Debug)]
+struct ProbeTiles {
+    x: View,
+    y: View,
+    cols: u32,
+    row: u32,
+    page: u32,
+    sequence: u32,
+    unused: [u64; 10],
+    map: TensorMap,
+}
+
+const _: () = assert!(size_of::<ProbeTiles>() == 256, "as in probes_hopper.cu");
+
+/// A matrix of bf16 and which of its tiles a probe is to bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Tile {
+    pub cols: usize,
+    /// Rows of a sequence.
+    pub seq: usize,
+    pub row: u32,
+    pub page: u32,
+    pub sequence: u32,
+}
+
+/// Runs a probe of one block of `threads` on the matrix whose bf16 are `x`, and whose pairs of them are `words`.
+pub fn probe_tiles(m: &dyn Machine, name: &'static str, [x, words, y]: [View; 3], t: Tile, threads: u32) -> Done {
+    assert!(HOPPER.kernels.contains(&name), "there is no probe {name}");
+    let tiles = Tiles { of: x, cols: t.cols, seq: t.seq, rows: 64, dim: 64 };
+    let map = m.tensor_map(tiles).map_err(|what| Fault { kernel: name, what, shapes: format!("{tiles:?}") })?;
+    let (cols, row, page, sequence) = (t.cols as u32, t.row, t.page, t.sequence);
+    let args = ProbeTiles { x: words, y, cols, row, page, sequence, unused: [0; 10], map };
+    let geometry = Geometry { grid: [1, 1, 1], block: threads, shared: 3 * 64 * 64 * 2 + 64 };
+    // SAFETY: every kernel of the file takes this struct, and the tests make the views as long as it reads and writes.
+    unsafe { launch(m, Kernel::named(name), &args, geometry) }
 }

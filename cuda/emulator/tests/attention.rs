@@ -2,8 +2,9 @@
 
 use crate::common::{Random, act, cpus, emulators, near_rows, on, places};
 use cuda::args::View;
+use cuda::geometry::attention::{stats_len, sums_len};
 use cuda::machine::{Done, Machine};
-use cuda::ops::{self, Shape};
+use cuda::ops::{self, AttentionSaved, Scratch, Shape};
 use emulator::place::Place;
 use engine::backend::{Backend, Heads};
 use engine::cpu::{Cpu, Float};
@@ -49,8 +50,13 @@ pub struct Case {
     pub scale: f32,
 }
 
-/// An op that makes o and lse of qkv and starts.
-pub type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> Done;
+/// The ops of one architecture.
+pub struct Ops {
+    pub forward: fn(&dyn Machine, View, View, View, View, Shape) -> Done,
+    pub backward: fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done,
+}
+
+const SM80: Ops = Ops { forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
 
 pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
     Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
@@ -87,6 +93,8 @@ pub const CASES: [Case; 24] = [
     case(1, 1, 64, 520, 1, Past),
 ];
 
+pub const SCALES: [(usize, f32); 5] = [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)];
+
 impl Case {
     fn heads(&self) -> Heads {
         let Shape { query, kv, dim, seq, .. } = self.shape;
@@ -115,25 +123,78 @@ impl Case {
     }
 
     /// o and lse of the kernels.
-    pub fn ours(&self, op: Forward, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
+    pub fn ours(&self, ops: &Ops, place: &dyn Place) -> (Vec<bf16>, Vec<f32>) {
         let Shape { query, dim, .. } = self.shape;
         let rows = self.shape.rows();
         let (qkv, starts) = (self.qkv(), self.starts());
         let (mut o, mut lse) = (vec![bf16::NAN; rows * query * dim], vec![f32::NAN; rows * query]);
-        on(place, |m, l| op(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape));
+        on(place, |m, l| {
+            (ops.forward)(m, l.read(&qkv), l.read(&starts), l.write(&mut o), l.write(&mut lse), self.shape)
+        });
         (o, lse)
     }
 
-    pub fn forward(&self, op: Forward) {
+    pub fn forward(&self, ops: &Ops) {
         let (cpu, judge) = cpus();
         let (plain, _) = self.theirs(&cpu);
         let (exact, exact_lse) = self.theirs(&judge);
         for place in places() {
-            let (o, lse) = self.ours(op, place);
-            near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim);
+            let (o, lse) = self.ours(ops, place);
+            near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim, 0.0);
             for (at, (lse, exact)) in lse.iter().zip(&exact_lse).enumerate() {
                 let allowed = 1e-5 * exact.abs().max(1.0);
                 assert!((lse - exact).abs() <= allowed, "lse {at} of {self:?} is {lse}, not {exact}");
+            }
+        }
+    }
+
+    fn do_(&self) -> Vec<bf16> {
+        Random::new(self.shape.rows() as u64).bf16(self.shape.rows() * self.shape.query * self.shape.dim, 1.0)
+    }
+
+    /// dqkv of the CPU's op, from the o and lse that the kernels are given too.
+    fn their_gradients<A: Float>(&self, cpu: &Cpu<A>, o: &[bf16], lse: &[f32]) -> Vec<A> {
+        let (h, rows) = (self.heads(), self.shape.rows());
+        let (qkv, starts) = (act(cpu, &self.qkv(), rows, h.qkv_cols()), cpu.upload(&self.starts(), rows, 1));
+        let (do_, o) = (act(cpu, &self.do_(), rows, h.out_cols()), act(cpu, o, rows, h.out_cols()));
+        cpu.download(&cpu.attention_bwd(&do_, &o, &cpu.upload(lse, rows, h.query), &qkv, &starts, h))
+    }
+
+    /// dqkv of the kernels.
+    pub fn our_gradients(&self, ops: &Ops, place: &dyn Place, o: &[bf16], lse: &[f32], parts: usize) -> Vec<bf16> {
+        let (qkv, do_, starts) = (self.qkv(), self.do_(), self.starts());
+        let mut dqkv = vec![bf16::NAN; qkv.len()];
+        let mut stats = vec![u32::MAX; stats_len(self.shape)];
+        let mut sums = vec![f32::NAN; sums_len(self.shape, parts)];
+        on(place, |m, l| {
+            let saved = AttentionSaved { qkv: l.read(&qkv), o: l.read(o), lse: l.read(lse), starts: l.read(&starts) };
+            let scratch = Scratch { stats: l.write(&mut stats), sums: l.write(&mut sums), parts };
+            (ops.backward)(m, l.read(&do_), saved, l.write(&mut dqkv), scratch, self.shape)
+        });
+        dqkv
+    }
+
+    /// With all query heads of a key/value head in one block, and with each in its own.
+    pub fn backward(&self, ops: &Ops) {
+        let (cpu, judge) = cpus();
+        let (o, _) = self.theirs(&cpu);
+        let (_, lse) = self.theirs(&judge);
+        let (plain, exact) = (self.their_gradients(&cpu, &o, &lse), self.their_gradients(&judge, &o, &lse));
+        let Shape { query, kv, dim, seq, .. } = self.shape;
+        // dP - D cancels where a query sees little else than one key: of terms do v k, sums over queries.
+        let (scale, seq) = (self.scale as f64, seq as f64);
+        let (group, lost) = (query / kv, 1e-6 * dim as f64 * scale * scale * seq.sqrt());
+        for place in places() {
+            for parts in [1, group] {
+                let dqkv = self.our_gradients(ops, place, &o, &lse, parts);
+                near_rows(
+                    &format!("dqkv of {self:?} on {}", place.name()),
+                    &dqkv,
+                    &plain,
+                    &exact,
+                    self.shape.dim,
+                    lost,
+                );
             }
         }
     }
@@ -141,13 +202,25 @@ impl Case {
 
 #[test]
 fn forward_over_shapes() {
-    CASES.iter().for_each(|case| case.forward(ops::attention));
+    CASES.iter().for_each(|case| case.forward(&SM80));
 }
 
 #[test]
 fn forward_over_sizes_of_numbers() {
-    for (dim, scale) in [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)] {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(ops::attention);
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(&SM80);
+    }
+}
+
+#[test]
+fn backward_over_shapes() {
+    CASES.iter().for_each(|case| case.backward(&SM80));
+}
+
+#[test]
+fn backward_over_sizes_of_numbers() {
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM80);
     }
 }
 
@@ -157,9 +230,10 @@ fn bits_and_banks() {
     for dim in [64, 128] {
         let case = case(2, 1, dim, 200, 1, Window(100));
         let all = emulators().map(|place| {
-            let result = case.ours(ops::attention, &place);
+            let (o, lse) = case.ours(&SM80, &place);
+            let gradients = [1, 2].map(|parts| case.our_gradients(&SM80, &place, &o, &lse, parts));
             assert_eq!(place.stats().conflicts, 0, "{dim}");
-            result
+            (o, lse, gradients)
         });
         assert!(all.iter().all(|result| *result == all[0]), "{dim}");
     }

@@ -1,11 +1,13 @@
 //! The kernels of attention for sm_90a, over the cases of the others.
 
 use crate::attention::Sight::{Documents, Past, Window};
-use crate::attention::{CASES, Case, case};
+use crate::attention::{CASES, Case, Ops, SCALES, case};
 use crate::common::emulators;
-use cuda::ops::attention_sm90;
+use cuda::ops::{attention_bwd_sm90, attention_sm90};
 
-/// Beside the others' lengths those at which a ring of two tiles goes round twice, and a block has several items.
+const SM90: Ops = Ops { forward: attention_sm90, backward: attention_bwd_sm90 };
+
+/// Beside the others' lengths those at which a ring of tiles goes round twice, and a block has several items.
 const LONG: [Case; 3] = [
     case(2, 1, 64, 700, 1, Past),
     case(1, 1, 128, 700, 1, Documents(&[140, 380, 30])),
@@ -14,13 +16,25 @@ const LONG: [Case; 3] = [
 
 #[test]
 fn forward_over_shapes() {
-    CASES.iter().chain(&LONG).for_each(|case| case.forward(attention_sm90));
+    CASES.iter().chain(&LONG).for_each(|case| case.forward(&SM90));
 }
 
 #[test]
 fn forward_over_sizes_of_numbers() {
-    for (dim, scale) in [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)] {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(attention_sm90);
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(&SM90);
+    }
+}
+
+#[test]
+fn backward_over_shapes() {
+    CASES.iter().chain(&LONG).for_each(|case| case.backward(&SM90));
+}
+
+#[test]
+fn backward_over_sizes_of_numbers() {
+    for (dim, scale) in SCALES {
+        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM90);
     }
 }
 
@@ -28,7 +42,11 @@ fn forward_over_sizes_of_numbers() {
 fn the_same_bits_under_every_order() {
     for dim in [64, 128] {
         let case = case(2, 1, dim, 300, 1, Window(100));
-        let all = emulators().map(|place| case.ours(attention_sm90, &place));
+        let all = emulators().map(|place| {
+            let (o, lse) = case.ours(&SM90, &place);
+            let gradients = [1, 2].map(|parts| case.our_gradients(&SM90, &place, &o, &lse, parts));
+            (o, lse, gradients)
+        });
         assert!(all.iter().all(|result| *result == all[0]), "{dim}");
     }
 }

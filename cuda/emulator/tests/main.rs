@@ -11,5 +11,6 @@ mod mutants;
 mod norm;
 mod pointwise;
 mod probes;
+mod probes_hopper;
 mod reports;
 mod xent;

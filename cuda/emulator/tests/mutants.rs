@@ -158,7 +158,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 /// Runs these tests with the library's kernels. A crash and a run without end are failures too.
 fn fails(library: &Path, tests: &str) -> bool {
     let mut run = Command::new(std::env::current_exe().unwrap());
-    run.arg(tests).arg("--test-threads=1").env("EMULATED_KERNELS", library);
+    run.arg(tests).arg("--test-threads=1").env("EMULATED_KERNELS", library).env("KERNELS_ON", "emulator");
     let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {

@@ -3,8 +3,8 @@
 
 use crate::common::{Random, on, places};
 use cuda::kernels::HEADERS;
-use emulator::probes::{FILE, THREADS, probe};
-use half::bf16;
+use emulator::probes::{FILE, HOPPER, THREADS, probe};
+use half::{bf16, f16};
 
 /// Blocks of the probes that go element by element.
 const BLOCKS: usize = 96;
@@ -69,6 +69,48 @@ fn packing_rounds_to_nearest_even() {
 }
 
 #[test]
+fn halves_of_words_as_f16() {
+    let x = Random::new(14).bits(2 * N);
+    let round = |x: u32| {
+        let x = f32::from_bits(x);
+        if x.is_nan() { 0x7fff } else { u32::from(f16::from_f32(x).to_bits()) }
+    };
+    // Most f32 are beyond f16: half of these are not.
+    let near = |(i, x): (usize, u32)| if i % 2 == 0 { x } else { x & 0x87ff_ffff | 0x3800_0000 };
+    let x: Vec<u32> = x.into_iter().enumerate().map(near).collect();
+    each("probe_pack2_f16", [BLOCKS as u32, 1, 1], &x, N, |what, y| {
+        let right: Vec<u32> = x.chunks_exact(2).map(|x| round(x[0]) | round(x[1]) << 16).collect();
+        assert_eq!(y, right, "{what}");
+    });
+    // Every f16 but those that are none.
+    let number = |h: u16| if f16::from_bits(h).is_nan() { h & 0x83ff } else { h };
+    let halves: Vec<u16> = (0..2 * N).map(|i| number((i * 11) as u16)).collect();
+    let right: Vec<u32> = halves.iter().map(|&h| f16::from_bits(h).to_f32().to_bits()).collect();
+    let words: Vec<u32> = halves.chunks_exact(2).map(|h| u32::from(h[0]) | u32::from(h[1]) << 16).collect();
+    each("probe_halves_f16", [BLOCKS as u32, 1, 1], &words, 2 * N, |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
+fn the_larger_of_two() {
+    let mut x = any(15, 2 * N);
+    (0..2 * N).step_by(5).for_each(|i| x[i] = f32::NAN);
+    numbers("probe_larger", &x, |[a, b], y| match (a.is_nan(), b.is_nan()) {
+        (true, true) => {
+            if f32::from_bits(y).is_nan() {
+                Ok(())
+            } else {
+                Err(f64::NAN)
+            }
+        }
+        (true, false) => exactly(b, y),
+        (false, true) => exactly(a, y),
+        // Of two zeros the one without a sign.
+        _ if a == b => exactly(if a.is_sign_negative() { b } else { a }, y),
+        _ => exactly(if a > b { a } else { b }, y),
+    });
+}
+
+#[test]
 fn sums_products_and_quotients_are_rounded_once() {
     let x = any(2, 3 * N);
     numbers("probe_fmadd", &x, |[a, b, c], y| exactly(a.mul_add(b, c), y));
@@ -105,6 +147,12 @@ fn what_is_approximate_is_near() {
         // The logarithm of 0 is no number.
         let above: Vec<f32> = positive.iter().map(|&x| if x == 0.0 { 1.0 } else { x }).collect();
         numbers("probe_ln", &above, |[a], y| about(f64::from(a).ln(), y));
+        // Near 1 the error of a logarithm is absolute.
+        let log2 = |a| f64::from(flushed(a)).log2();
+        numbers("probe_fast_log2", &positive, |[a], y| {
+            let near = (f64::from(f32::from_bits(y)) - log2(a)).abs() <= 1e-6;
+            if near { Ok(()) } else { about(log2(a), y) }
+        });
         numbers("probe_fast_rsqrt", &positive, |[a], y| about(1.0 / f64::from(flushed(a)).sqrt(), y));
     }
 }
@@ -131,6 +179,8 @@ fn memory_keeps_what_it_is_given() {
     let wide = |b: &[u32]| b.chunks_exact(4).rev().flatten().copied().collect::<Vec<_>>();
     let right: Vec<u32> = x.chunks_exact(4 * THREADS).flat_map(wide).collect();
     each("probe_shared16", grid, &x, 4 * N, |what, y| assert_eq!(y, right, "{what}"));
+    each("probe_fresh", grid, &x[..N], N, |what, y| assert_eq!(y, &x[..N], "{what}"));
+    each("probe_shared_base", grid, &[0], N, |what, y| assert_eq!(y, [0; N], "{what}"));
     let warps: Vec<u32> = x[..N].chunks_exact(32).flat_map(|w| w.iter().rev().copied()).collect();
     each("probe_warp_sync", grid, &x[..N], N, |what, y| assert_eq!(y, warps, "{what}"));
 }
@@ -242,13 +292,15 @@ fn products_of_warps() {
 /// A primitive without a probe would first run inside a kernel.
 #[test]
 fn every_primitive_has_a_probe() {
-    // What a line declares after DEVICE and its type, up to the parenthesis.
-    let text = HEADERS.iter().find(|h| h.0 == "prim.cuh").unwrap().1;
-    let declared = text.lines().filter_map(|l| l.split_once("DEVICE ")?.1.split_once('(')?.0.rsplit(' ').next());
-    let code: String = FILE.text.lines().map(|l| l.split("//").next().unwrap_or("")).collect();
-    let used = |name: &str| code.contains(&format!("{name}(")) || code.contains(&format!("{name}<"));
-    let without: Vec<&str> = declared.filter(|name| !used(name)).collect();
-    assert_eq!(without, [""; 0]);
-    let kernels = FILE.text.lines().filter_map(|l| l.strip_prefix("KERNEL(")?.split(',').next());
-    assert_eq!(kernels.collect::<Vec<_>>(), FILE.kernels);
+    for (header, file) in [("prim.cuh", FILE), ("prim_hopper.cuh", HOPPER)] {
+        // What a line declares after DEVICE and its type, up to the parenthesis.
+        let text = HEADERS.iter().find(|h| h.0 == header).unwrap().1;
+        let declared = text.lines().filter_map(|l| l.split_once("DEVICE ")?.1.split_once('(')?.0.rsplit(' ').next());
+        let code: String = file.text.lines().map(|l| l.split("//").next().unwrap_or("")).collect();
+        let used = |name: &str| code.contains(&format!("{name}(")) || code.contains(&format!("{name}<"));
+        let without: Vec<&str> = declared.filter(|name| !used(name)).collect();
+        assert_eq!(without, [""; 0], "{header}");
+        let kernels = file.text.lines().filter_map(|l| l.strip_prefix("KERNEL(")?.split(',').next());
+        assert_eq!(kernels.collect::<Vec<_>>(), file.kernels);
+    }
 }

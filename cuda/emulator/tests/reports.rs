@@ -1,5 +1,6 @@
 //! The emulator sees what it is for: each planted bug, with kernel, thread and line, under every order of threads.
 
+use cuda::kernels::HEADERS;
 use emulator::planted::planted;
 use emulator::{Fault, SCHEDULES, Schedule};
 
@@ -113,7 +114,7 @@ fn kernels_use_the_primitives_only() {
 }
 
 fn foreign(text: &str) -> Vec<&str> {
-    let own = cuda::kernels::HEADERS.iter().map(|(n, _)| format!("#include \"{n}\"")).collect::<Vec<_>>();
+    let own: Vec<String> = HEADERS.iter().map(|(name, _)| format!("#include \"{name}\"")).collect();
     let code = text.lines().map(|l| l.split("//").next().unwrap_or(""));
     let line = |l: &'static str| l;
     let banned = ["__shared__", "asm", "__global__", "threadIdx", "atomicAdd", "__syncthreads"].map(line);

@@ -13,7 +13,7 @@ mod xent;
 
 pub use adamw::{AdamW, Clip, Step};
 pub use attention::{Attention, AttentionBwd};
-pub use attention_sm90::AttentionTiles;
+pub use attention_sm90::{AttentionTiles, AttentionTilesBwd};
 pub use elementwise::{Add, Fill, Round, SumSquares};
 pub use embedding::{Embed, EmbedBwd, EmbedSort};
 pub use mlp::SwiGlu;

@@ -1,6 +1,6 @@
 //! The devices that there are, as the driver describes them.
 
-use super::Error;
+use super::{Error, said};
 use crate::compile::Version;
 use cudarc::driver::{DriverError, result, sys};
 
@@ -18,13 +18,12 @@ pub struct Info {
 /// The devices that the driver offers, in its order. None where there is no driver or no device;
 /// an error where there is a driver that does not work.
 pub fn devices() -> Result<Vec<Info>, String> {
-    match start().map_err(|e| e.to_string()) {
-        Ok(true) => {}
-        Ok(false) => return Ok(Vec::new()),
-        Err(why) => return Err(why),
+    if !start().map_err(|e| e.to_string())? {
+        return Ok(Vec::new());
     }
-    let count = result::device::get_count().map_err(|e| format!("the CUDA driver does not count its devices: {e}"))?;
-    let info = |i| result::device::get(i).and_then(describe).map_err(|e| format!("CUDA device {i}: {e}"));
+    let count =
+        result::device::get_count().map_err(|e| format!("the CUDA driver does not count its devices: {}", said(e)))?;
+    let info = |i| result::device::get(i).and_then(describe).map_err(|e| format!("CUDA device {i}: {}", said(e)));
     (0..count).map(info).collect()
 }
 
@@ -38,7 +37,7 @@ pub(super) fn start() -> Result<bool, Error> {
     match result::init() {
         Ok(()) => Ok(true),
         Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(false),
-        Err(e) => Err(Error::Driver(format!("the CUDA driver does not start: {e}"))),
+        Err(e) => Err(Error::Driver(format!("the CUDA driver does not start: {}", said(e)))),
     }
 }
 

@@ -52,6 +52,14 @@ impl Memory<'_> {
         self.device.sync()
     }
 
+    /// Becomes what `from`, a block of the same length on the same device, holds. Returns before that is done.
+    pub fn copy(&mut self, from: &Memory) -> Result<()> {
+        assert_eq!((self.len, self.device.stream.0), (from.len, from.device.stream.0), "a copy from block to block");
+        // SAFETY: both blocks have these bytes; they are freed only after the stream has passed the copy.
+        let copied = unsafe { result::memcpy_dtod_async(self.at, from.at, self.len, self.device.stream.0) };
+        self.device.checked(copied)
+    }
+
     /// Makes all bytes the same.
     pub fn fill(&mut self, byte: u8) -> Result<()> {
         // SAFETY: these are the block's bytes, all of them.

@@ -10,8 +10,9 @@ pub use list::{Info, devices};
 pub use memory::Memory;
 
 use crate::arch::Arch;
-use crate::compile::{self, Cubin, Places, Version};
+use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
 use crate::geometry::Geometry;
+use crate::kernels::File;
 use crate::machine::{Machine, Target};
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
@@ -45,9 +46,15 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// An error in the driver's words, with its name.
+fn said(error: DriverError) -> String {
+    let words = error.error_string().map_or("an error that the driver does not know".into(), |e| e.to_string_lossy());
+    format!("{words} ({:?})", error.0)
+}
+
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
-        Error::Driver(format!("the CUDA driver: {error}"))
+        Error::Driver(format!("the CUDA driver: {}", said(error)))
     }
 }
 
@@ -56,10 +63,11 @@ pub struct Device {
     // Dropped in this order: what came from the context goes before it.
     stream: Stream,
     functions: HashMap<&'static str, sys::CUfunction>,
-    _modules: Vec<Module>,
-    _context: Context,
+    modules: Vec<Module>,
+    context: Context,
     trace: Trace,
     info: Info,
+    version: Version,
     arch: Arch,
     origin: String,
     processors: usize,
@@ -84,14 +92,15 @@ impl Device {
         let (context, stream) = (Context::of(handle)?, Stream::new()?);
         let load = |error: DriverError| {
             let (arch, origin) = (kernels.arch, kernels.origin.clone());
-            Error::Load { version, arch, origin, error: error.to_string() }
+            Error::Load { version, arch, origin, error: said(error) }
         };
         let (modules, functions) = load_all(&kernels.cubins, handle).map_err(load)?;
         let device = Device {
             stream,
             functions,
-            _modules: modules,
-            _context: context,
+            modules,
+            context,
+            version,
             trace: Trace::default(),
             info,
             arch,
@@ -100,6 +109,15 @@ impl Device {
             l2: list::attribute(handle, L2)? as usize,
         };
         Ok((device, kernels.notes))
+    }
+
+    /// Compiles a file of further kernels, such as a test's own, and loads them beside the others.
+    pub fn add(&mut self, file: &File, search: &Search) -> Result<()> {
+        let image = Nvrtc::find(search, Some(self.version.major))?.compile(file, self.arch)?.cubin;
+        let (modules, functions) = load_all(&[Cubin { kernels: file.kernels, image }], self.context.0)?;
+        self.modules.extend(modules);
+        self.functions.extend(functions);
+        Ok(())
     }
 
     /// What the driver says of it.
@@ -135,7 +153,7 @@ impl Device {
 
     /// A fault may be that of an earlier launch: it comes with the last ones.
     fn checked<T>(&self, done: std::result::Result<T, DriverError>) -> Result<T> {
-        done.map_err(|error| Error::Driver(self.trace.explain(&error.to_string())))
+        done.map_err(|error| Error::Driver(self.trace.explain(&said(error))))
     }
 }
 
@@ -166,7 +184,7 @@ impl Machine for Device {
         // caller answers for the arguments.
         let started =
             unsafe { result::launch_kernel(function, grid, block, geometry.shared, self.stream.0, &mut parameters) };
-        let started = started.map_err(|error| self.trace.explain(&error.to_string()));
+        let started = started.map_err(|error| self.trace.explain(&said(error)));
         self.trace.started(kernel, geometry);
         started
     }

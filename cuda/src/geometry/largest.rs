@@ -1,6 +1,7 @@
 //! The launch of each kernel that asks most of a multiprocessor: what the table of `cuda/README.md` is about.
 
-use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS};
+use super::attention::{self, Shape};
+use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
 use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
 use super::{embed, embed_bwd, embed_merge, embed_sort, rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
 use super::{xent_combine, xent_grad, xent_stats, xent_totals};
@@ -9,6 +10,7 @@ use super::{xent_combine, xent_grad, xent_stats, xent_totals};
 pub fn largest(kernel: &str) -> Option<Geometry> {
     // Far more than blocks have threads, where shapes have no bound.
     const MANY: usize = 1 << 20;
+    let heads = |dim| Shape { query: 1, kv: 1, dim, seq: MANY, sequences: 1 };
     Some(match kernel {
         "rmsnorm" | "rmsnorm_again" => rmsnorm(1, NORM_COLUMNS),
         "rmsnorm_bwd" => rmsnorm_bwd(1, NORM_BWD_COLUMNS, 1),
@@ -19,6 +21,10 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "embed_merge" => embed_merge(MANY),
         "embed_bwd" | "embed_bwd_runs" => embed_bwd(MANY, 1),
         "rope" => rope(1, MANY, 128),
+        "attention_64" => attention::forward(heads(64)),
+        "attention_128" => attention::forward(heads(128)),
+        "attention_sm90_64" => attention_sm90::forward(heads(64), 1),
+        "attention_sm90_128" => attention_sm90::forward(heads(128), 1),
         "swiglu" | "swiglu_bwd" => swiglu(1, MANY),
         "xent_stats" => xent_stats(1, MANY),
         "xent_combine" => xent_combine(MANY),
@@ -36,7 +42,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::FILES;
+    use crate::kernels::{FILES, File, HEADERS};
 
     /// A kernel's bound of threads, in its declaration, is what it is launched with at most.
     #[test]
@@ -45,9 +51,21 @@ mod tests {
             for line in file.text.lines().filter_map(|line| line.strip_prefix("KERNEL(")) {
                 let parts: Vec<&str> = line.split([',', ')']).map(str::trim).collect();
                 let most = largest(parts[0]).unwrap_or_else(|| panic!("largest() does not know {}", parts[0]));
-                assert_eq!(most.block.to_string(), parts[2], "threads of {}", parts[0]);
+                assert_eq!(most.block, product(parts[2], file), "threads of {}", parts[0]);
             }
         }
         assert_eq!(largest("nobody"), None);
+    }
+
+    /// Of numbers, and of constants that the file or a header defines.
+    fn product(text: &str, file: &File) -> u32 {
+        let value = |word: &str| -> u32 {
+            let ends = format!(" {word} = ");
+            let texts = std::iter::once(file.text).chain(HEADERS.iter().map(|(_, text)| *text));
+            let mut lines = texts.flat_map(str::lines).filter_map(|line| line.strip_prefix("constexpr"));
+            let found = lines.find_map(|line| line.split_once(&ends)?.1.strip_suffix(';')?.parse().ok());
+            found.unwrap_or_else(|| panic!("{}: {word} is no number", file.name))
+        };
+        text.split(" * ").map(|word| word.parse().unwrap_or_else(|_| value(word))).product()
     }
 }

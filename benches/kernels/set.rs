@@ -1,0 +1,63 @@
+//! A set of a case's tensors on the device. Launches take several sets in turn, so that the cache holds none of them.
+
+use crate::case::{Case, Pool, Tensor};
+use cuda::args::View;
+use cuda::device::{Device, Memory, Result};
+use cuda::machine::Done;
+
+pub struct Set<'d> {
+    device: &'d Device,
+    memory: Vec<Memory<'d>>,
+    views: Vec<View>,
+    /// Of what a launch changes and the next one reads: the tensor, and what it held at first.
+    first: Vec<(usize, Memory<'d>)>,
+}
+
+impl<'d> Set<'d> {
+    /// With numbers from the pool, other ones for each `number` of a set.
+    pub fn new(device: &'d Device, case: &Case, pool: &Pool, number: usize) -> Result<Self> {
+        let upload = |(seed, tensor): (usize, &Tensor)| {
+            let mut memory = device.alloc(tensor.bytes())?;
+            memory.write(0, &pool.fill(tensor, seed + number * case.tensors.len()))?;
+            Ok(memory)
+        };
+        let memory: Vec<Memory> = case.tensors.iter().enumerate().map(upload).collect::<Result<_>>()?;
+        let view = |(m, t): (&Memory, &Tensor)| {
+            // SAFETY: the block holds the tensor's elements, lives as long as the set, and only its launches use it.
+            unsafe { View::new(m.at(), t.len) }
+        };
+        let views = memory.iter().zip(&case.tensors).map(view).collect();
+        Ok(Set { device, memory, views, first: Vec::new() })
+    }
+
+    /// Makes what is read of what is random.
+    pub fn prepare(&self, case: &Case) -> Done {
+        (case.prepare)(self.device, &self.views)
+    }
+
+    pub fn launch(&self, case: &Case) -> Done {
+        (case.launch)(self.device, &self.views)
+    }
+
+    /// Keeps what launches change, as it is now.
+    pub fn keep(&mut self, case: &Case) -> Result<()> {
+        for i in (0..case.tensors.len()).filter(|&i| case.tensors[i].in_place()) {
+            let mut copy = self.device.alloc(self.memory[i].len())?;
+            copy.copy(&self.memory[i])?;
+            self.first.push((i, copy));
+        }
+        Ok(())
+    }
+
+    /// Back to what was kept.
+    pub fn restore(&mut self) -> Result<()> {
+        self.first.iter().try_for_each(|(i, first)| self.memory[*i].copy(first))
+    }
+
+    /// The bytes of a tensor.
+    pub fn read(&self, tensor: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.memory[tensor].len()];
+        self.memory[tensor].read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,47 @@
+// What the kernels of attention's backward pass share: P made again, and the numbers that each query brings.
+#pragma once
+#include "attention.cuh"
+
+// P goes from product to product as f16, times 2^12: with 11 bits of it down to 2^-26.
+constexpr float P_BITS = 12;
+constexpr float P_UNIT = 1.0f / 4096;
+
+// P = e^(s / sqrt(d) - lse), times 2^12.
+template <int D> DEVICE float probability(float score, float lse) {
+    return fast_exp2(fmadd(fmadd(score, inverse_root<D>(), -lse), LOG2_E, P_BITS));
+}
+
+// -- stats --
+
+// Of 64 queries of a head: lse, D = rowsum(do * o) and the starts, each 64 numbers.
+constexpr u32 RECORD = 3 * 64;
+enum Stat : u32 { LSE = 0, DELTA = 64, START = 128 };
+
+// Query q of 64 stands where the columns 2 (lane % 4), + 1 of two neighbouring pieces of `Sums` are sixteen bytes.
+DEVICE u32 stat_place(u32 q) { return q / 16 * 16 + q % 8 / 2 * 4 + q / 8 % 2 * 2 + q % 2; }
+
+// The record of 64 queries of the query head `n` of all sequences'; a head has an even number of records.
+DEVICE u64 record_of(u32 n, u32 seq, u32 first) {
+    return (static_cast<u64>(n) * ((seq + 127) / 128 * 2) + first / 64) * RECORD;
+}
+
+// One number of each of the four queries that a lane has in the pieces 2 k, 2 k + 1.
+DEVICE V16 stats_of(u32 stats, Stat which, int k) {
+    return lds16(stats + (k / 4 * RECORD + which + k % 4 * 16 + thread() % 4 * 4) * 4);
+}
+
+// -- which queries see a block's keys --
+
+// The first query behind `last` that sees nothing up to there: starts ascend.
+DEVICE u32 first_blind(View<const u32> starts, const Head& h, u32 last) {
+    u32 from = last + 1, to = h.seq;
+    while (from < to) {
+        u32 mid = from + (to - from) / 2;
+        if (start_of(starts, h, mid) > last) {
+            to = mid;
+        } else {
+            from = mid + 1;
+        }
+    }
+    return from;
+}

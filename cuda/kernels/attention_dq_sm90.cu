@@ -1,0 +1,139 @@
+// dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) made again,
+// dP = do v^T, dS = P * (dP - D) and dq = dS k / sqrt(d). As the forward pass: a block takes 128 queries of one head
+// after another, its first warpgroup has tiles brought, and each of the other two has 64 of the queries. The next tile's
+// scores and dP are begun before dq += dS k of this one is waited for.
+#include "attention_bwd.cuh"
+#include "attention_sm90.cuh"
+
+// q and do, and on their way tiles of k and v.
+template <int D> struct Tiles {
+    static constexpr u32 HALF = TILE_BYTES<ROWS, D>;
+    Ring<1, 2 * HALF> queries;
+    Ring<2, 2 * HALF> keys;
+};
+
+template <int D> DEVICE Tiles<D> make_tiles() {
+    constexpr u32 BOTH = 2 * Tiles<D>::HALF;
+    u32 base = shared_base(), bars = base + 3 * BOTH;
+    Tiles<D> tiles = {{base, bars, 0}, {base + BOTH, bars + 16, 0}};
+    if (thread() == 0) {
+        make_ring(tiles.queries);
+        make_ring(tiles.keys);
+        mbar_init_fence();
+    }
+    sync();
+    return tiles;
+}
+
+template <int D> DEVICE void produce(const AttentionTilesBwd& a, Tiles<D> to) {
+    constexpr u32 PAGES = D / 64, HALF = Tiles<D>::HALF;
+    for (u32 i = first_item(); i < items(a); i = next_item(i)) {
+        Item item = item_at(a, i);
+        const Head& h = item.h;
+        open_place(to.queries, 2 * HALF);
+        bring(to.queries, 0, a.qkv, item.first, h.query * PAGES, item.sequence);
+        bring(to.queries, HALF, a.do_, item.first, h.query * PAGES, item.sequence);
+        to.queries.turn++;
+        for (u32 tile = item.last_tile + 1; tile-- > item.first_tile;) {
+            open_place(to.keys, 2 * HALF);
+            bring(to.keys, 0, a.qkv, tile * ROWS, (h.heads + h.kv) * PAGES, item.sequence);
+            bring(to.keys, HALF, a.qkv, tile * ROWS, (h.heads + h.kv_heads + h.kv) * PAGES, item.sequence);
+            to.keys.turn++;
+        }
+    }
+}
+
+// lse and D of the lane's two queries.
+struct Numbers {
+    float lse[2], delta[2];
+};
+
+DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 first) {
+    u64 record = record_of(item.sequence * item.h.heads + item.h.query, item.h.seq, first);
+    Numbers n;
+    UNROLL for (int r = 0; r < 2; r++) {
+        u64 at = record + stat_place(sum_row(2 * r));
+        n.lse[r] = f32_of(ld(a.stats, at + LSE));
+        n.delta[r] = f32_of(ld(a.stats, at + DELTA));
+    }
+    return n;
+}
+
+// P of the scores.
+template <int D> DEVICE void probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
+    UNROLL for (int i = 0; i < ROWS / 2; i++) {
+        s[i] = fast_exp2(fmadd(s[i], inverse_root<D>(), -n.lse[i / 2 % 2]) * LOG2_E);
+    }
+}
+
+// dS = P * (dP - D).
+DEVICE void score_gradients(Reg<float, ROWS / 2>& dp, const Reg<float, ROWS / 2>& p, const Numbers& n) {
+    UNROLL for (int i = 0; i < ROWS / 2; i++) dp[i] = p[i] * (dp[i] - n.delta[i / 2 % 2]);
+}
+
+// One item's 64 queries of this warpgroup, `mine` of two.
+template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, const Item& item, u32 mine) {
+    constexpr u32 HALF = Tiles<D>::HALF;
+    u32 first = item.first + mine * 64;
+    Queries64 queries = queries64_of(a.starts, item.h, first);
+    Numbers numbers = numbers_of(a, item, first);
+    Reg<float, ROWS / 2> s, dp;
+    Reg<float, D / 2> dq;
+    Reg<u32, 4> ds[ROWS / 16];
+    UNROLL for (int i = 0; i < D / 2; i++) dq[i] = 0;
+    u32 q = await(from.queries) + mine * 64 * ROW, k = await(from.keys);
+    // s = q k^T, dp = do v^T
+    wgmma_fence(s, dp);
+    product_along<D, ROWS, ROWS>(s, q, k);
+    wgmma_commit();
+    product_along<D, ROWS, ROWS>(dp, q + HALF, k + HALF);
+    wgmma_commit();
+    for (u32 tile = item.last_tile;; tile--) {
+        wgmma_wait<1>();
+        pin(s);
+        if (tile < item.last_tile) {
+            pin(ds);
+            release(from.keys);
+        }
+        mask(s, a.starts, item.h, queries, tile * ROWS);
+        probabilities<D>(s, numbers);
+        wgmma_wait<0>();
+        pin(dp);
+        score_gradients(dp, s, numbers);
+        // dq += dS k, and the next tile's s and dp
+        round_sums<ROWS>(ds, dp);
+        wgmma_fence(ds, dq);
+        product_across<D, ROWS>(dq, ds, k, true);
+        wgmma_commit();
+        if (tile == item.first_tile) break;
+        k = await(next_of(from.keys));
+        wgmma_fence(s, dp);
+        product_along<D, ROWS, ROWS>(s, q, k);
+        wgmma_commit();
+        product_along<D, ROWS, ROWS>(dp, q + HALF, k + HALF);
+        wgmma_commit();
+    }
+    release(from.queries);
+    wgmma_wait<0>();
+    pin(dq);
+    pin(ds);
+    release(from.keys);
+    UNROLL for (int i = 0; i < D / 2; i++) dq[i] *= inverse_root<D>();
+    Strip to = q_rows<D>(item.h, first);
+    store_sums<D>(a.dqkv, to.from, to.cols, to.rows, dq);
+}
+
+template <int D> DEVICE void query_gradients(const AttentionTilesBwd& a) {
+    Tiles<D> tiles = make_tiles<D>();
+    if (thread() < WARPGROUP) {
+        give_registers<24>();
+        if (thread() == 0) produce<D>(a, tiles);
+    } else {
+        take_registers<240>();
+        u32 mine = thread() / WARPGROUP - 1;
+        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D>(a, tiles, item_at(a, i), mine);
+    }
+}
+
+KERNEL(attention_dq_sm90_64, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<64>(a); }
+KERNEL(attention_dq_sm90_128, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<128>(a); }
