@@ -92,6 +92,8 @@ DEVICE float larger(float a, float b) {
     asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
     return d;
 }
+// The natural logarithm, within 1 unit of the last place.
+DEVICE float ln(float a) { return logf(a); }
 // Within 2 units of the last place; subnormals are zero.
 DEVICE float fast_exp2(float a) {
     float d;
