@@ -86,8 +86,8 @@ fn run(args: &Args) -> Outcome<bool> {
     for (case, on_host) in small.iter().zip(&on_host).filter(|(case, _)| asked(case)) {
         if let Err(error) = check::check(&device, case, on_host, &pool) {
             right = false;
-            println!("{} {}: WRONG: {error}", case.name, case.shape);
-            write(json!({ "name": case.name, "shape": case.shape, "error": error }))?;
+            println!("{} {} {}: WRONG: {error}", case.name, case.shape, case.variant);
+            write(json!({ "name": case.name, "shape": case.shape, "variant": case.variant, "error": error }))?;
         }
     }
     for case in cases::cases(&cases::FULL, processors, target).iter().filter(asked) {
@@ -112,9 +112,13 @@ fn line(case: &Case, seconds: f64, copied: f64) -> Value {
         Work::Bytes(bytes) => (bytes, 0),
         Work::Flops(flops) => (0, flops),
     };
-    let share = bytes as f64 / seconds / copied;
-    println!("{} {}: {:.1} us, {:.0} % of the copies' rate", case.name, case.shape, seconds * 1e6, share * 1e2);
-    json!({ "name": case.name, "shape": case.shape, "seconds": seconds, "bytes": bytes, "flops": flops, "share": share })
+    let rate = match case.work {
+        Work::Bytes(_) => format!("{:.0} % of the copies' rate", bytes as f64 / seconds / copied * 1e2),
+        Work::Flops(_) => format!("{:.0} TFLOP/s", flops as f64 / seconds / 1e12),
+    };
+    let (name, shape, variant) = (case.name, &case.shape, case.variant);
+    println!("{name} {shape} {variant}: {:.1} us, {rate}", seconds * 1e6);
+    json!({ "name": name, "shape": shape, "variant": variant, "seconds": seconds, "bytes": bytes, "flops": flops })
 }
 
 fn criterion() -> Criterion {
@@ -155,7 +159,7 @@ fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool)
         Work::Bytes(bytes) => Throughput::Bytes(bytes as u64),
         Work::Flops(flops) => Throughput::Elements(flops as u64),
     });
-    group.bench_function(&case.shape, |bencher| {
+    group.bench_function(format!("{} {}", case.shape, case.variant).trim_end(), |bencher| {
         bencher.iter_custom(|iterations| {
             let seconds = sample(device, case, &mut sets, launches).unwrap_or_else(|error| {
                 fault = Err(error);
