@@ -200,6 +200,7 @@ part_peers() {
     python3 -c 'import torch' 2>/dev/null || { skip "the python3 in PATH has no PyTorch"; return; }
     logged "$results/peers.log" "$LIMIT" python3 cuda/peers.py --seconds $((LIMIT - 60)) --json "$results/peers.jsonl" || { fail "see $results/peers.log"; return; }
     cat "$results/peers.log"
+    grep -qs '"seconds"' "$results/peers.jsonl" || { fail "nothing was measured: see $results/peers.log"; return; }
     why="$(grep -c '"seconds"' "$results/peers.jsonl") times, $(grep -c '"error"' "$results/peers.jsonl" || true) that could not be had"
 }
 

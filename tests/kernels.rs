@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use cuda::compile::{self, Manifest};
-use cuda::kernels::{FILES, files_for};
+use cuda::arch::Arch;
+use cuda::compile::{self, Manifest, Nvrtc, Search};
+use cuda::kernels::{FILES, File, files_for};
 use cuda::machine::Target;
 
 use crate::common::{engine, finish};
@@ -128,6 +129,20 @@ fn what_grew_worse_is_named_with_the_line_to_write() {
     }
     assert!(said(&[b])[0].contains("no kernel a any more"));
     assert!(said(&["| a | 256 | 0 | 32 | 2048 |", b, "| c | 1 | 2 | 3 | 4 |"])[0].contains("| c | 1 | 2 | 3 | 4 |"));
+}
+
+/// What cannot be compiled is told of with its file and line, and is no crash.
+#[test]
+fn an_error_names_file_and_line_and_an_architecture_may_be_too_new() {
+    let Ok(nvrtc) = Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None) else { return };
+    let text = "#include \"prim.cuh\"\nstruct A { u32 n; };\nKERNEL(wrong, A, 32) { nothing(a.n); }\n";
+    let file = File { name: "wrong.cu", text, kernels: &["wrong"], only: None };
+    let (known, future) = (Arch::named("sm_80").unwrap(), Arch::of((99, 0)).unwrap());
+    let said = |arch| nvrtc.compile(&file, arch).err().unwrap().to_string();
+    for needle in ["wrong.cu(3): error", "sm_80", "bug of this program"] {
+        assert!(said(known).contains(needle), "{}", said(known));
+    }
+    assert!(said(future).starts_with("sm_990: NVRTC ") && said(future).contains("install a newer"), "{}", said(future));
 }
 
 /// `kernels check` for an architecture, on a machine where only `vars` are set.

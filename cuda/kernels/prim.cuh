@@ -36,6 +36,7 @@ template <class T> struct View {
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 // Threads of a block at most, and where it matters how many blocks must fit on a processor.
 #define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(PASSED Args a)
 #define PASSED const

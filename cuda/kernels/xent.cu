@@ -6,7 +6,7 @@
 
 // Vectors of eight logits that a thread has under way at once.
 constexpr int AT_ONCE = 4;
-// As bf16: what stands where a row has no logits.
+// As bf16.
 constexpr u32 MINUS_INFINITY = 0xff80u;
 
 DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
@@ -34,22 +34,23 @@ DEVICE u32 count(const Row& r, u32 v) {
     return (end < r.cols ? end : r.cols) - column(r, v);
 }
 
-template <class T> DEVICE V16 logits8(View<T> x, const Row& r, u32 v) {
-    u32 n = count(r, v);
-    V16 logits = load8(x, r.start + column(r, v), n, true);
-    if (n < 8) {
-        UNROLL for (u32 k = 0; k < 8; k++) {
-            if (k >= n) logits.w[k / 2] |= MINUS_INFINITY << 16 * (k % 2);
-        }
-    }
-    return logits;
-}
-
-// This thread's vectors from v on, a block apart.
+// This thread's vectors from v on, a block apart; where there are no logits they are zero.
 template <class T> DEVICE void read(View<T> x, const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
-        V16 l = logits8(x, r, v + k * threads());
+        u32 at = v + k * threads();
+        V16 l = load8(x, r.start + column(r, at), count(r, at), true);
         UNROLL for (int j = 0; j < 4; j++) logits[4 * k + j] = l.w[j];
+    }
+}
+
+// There, -infinity.
+DEVICE void mask(const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        u32 n = count(r, v + k * threads());
+        if (n >= 8) continue;
+        UNROLL for (u32 i = 0; i < 8; i++) {
+            if (i >= n) logits[4 * k + i / 2] |= MINUS_INFINITY << 16 * (i % 2);
+        }
     }
 }
 
@@ -125,6 +126,7 @@ KERNEL(xent_stats, XentStats, 512) {
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
         read(a.logits, r, v, logits);
+        mask(r, v, logits);
         s = with(s, logits);
     }
     s = block_joined(s, shared_base());

@@ -44,6 +44,20 @@ KERNEL(probe_tma, ProbeTiles, 128) {
     }
 }
 
+// y: the words from the matrix's row on that come as one piece, and those that were there and stay.
+KERNEL(probe_bulk, ProbeTiles, 128) {
+    open_bar(bars(), 1);
+    sts(shared_base() + thread() * 4, thread());
+    proxy_fence();
+    sync();
+    if (thread() == 0) {
+        mbar_expect(bars(), 3 * 16);
+        bulk_load(shared_base() + 32, a.x, a.row * a.cols / 2, 3 * 16, bars());
+    }
+    mbar_wait(bars(), 0);
+    st(a.y, thread(), lds(shared_base() + thread() * 4));
+}
+
 // Words go from the first two warps to the others, through two places in turn: full and empty mbarriers, by parity.
 KERNEL(probe_mbarrier, ProbeTiles, 128) {
     u32 mine = thread() % 64;
@@ -127,9 +141,11 @@ template <int N, bool ACROSS, bool REGISTERS> DEVICE void product(const ProbeTil
         u32 at = shared_base() + TILE;
         u64 b = ACROSS ? across<64 * ROW>(at + k * 16 * ROW) : along(columns<N>(at, k));
         if (REGISTERS) {
-            wgmma<ACROSS>(sums, p[k], b, 1);
+            wgmma<ACROSS>(sums, p[k], b);
+        } else if (k == 0) {
+            wgmma_new<ACROSS>(sums, along(shared_base()), b);
         } else {
-            wgmma<ACROSS>(sums, along(columns<64>(shared_base(), k)), b, k > 0);
+            wgmma<ACROSS>(sums, along(columns<64>(shared_base(), k)), b);
         }
     }
     wgmma_commit();
@@ -157,7 +173,7 @@ KERNEL(probe_proxy_fence, ProbeTiles, 128, 1) {
     proxy_fence();
     sync();
     Reg<float, 32> sums;
-    wgmma_fence(sums);
+    wgmma_fence();
     product_along<64, 64, 64>(sums, shared_base(), shared_base() + TILE);
     wgmma_commit();
     wgmma_wait<0>();

@@ -12,6 +12,7 @@ using emu::Loc;
 #define AT_ONLY at_
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
+#define ROLLED
 #define KERNEL(name, Args, ...)                                                                                         \
     static void name##_body(const Args& a);                                                                             \
     static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__),                                              \

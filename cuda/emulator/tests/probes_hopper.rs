@@ -1,8 +1,7 @@
 //! The primitives of sm_90a by themselves, on every machine that has them, against what the PTX ISA says of them.
 
-use crate::common::{Random, on, places};
+use crate::common::{Random, on, places_for};
 use cuda::machine::Target;
-use emulator::place::Kind;
 use emulator::probes::{Tile, probe_tiles};
 use half::bf16;
 
@@ -13,10 +12,7 @@ const TILE_WORDS: usize = 64 * 64 / 2;
 #[track_caller]
 fn each(name: &'static str, x: &[bf16], tile: Tile, threads: u32, n: usize, judge: impl Fn(&str, &[u32])) {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(x);
-    for place in places() {
-        if place.kind() == Kind::Device && place.machine().target() != Target::Sm90a {
-            continue;
-        }
+    for place in places_for(Target::Sm90a) {
         let mut y = vec![0xdead_0000; n];
         on(place, |m, l| probe_tiles(m, name, [l.read(x), l.read(&words), l.write(&mut y)], tile, threads));
         judge(&format!("{name} on {}", place.name()), &y);
@@ -45,6 +41,15 @@ fn the_copy_engine_swizzles_and_fills_with_zeros() {
         let right: Vec<u32> = bytemuck::pod_collect_to_vec(&right);
         each("probe_tma", &x, t, 128, 2 * TILE_WORDS, |what, y| assert_eq!(y, right.repeat(2), "{what}, {t:?}"));
     }
+}
+
+#[test]
+fn a_piece_of_memory_comes_whole() {
+    let x = Random::new(5).bf16(64 * COLS, 1.0);
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
+    let mut right: Vec<u32> = (0..128).collect();
+    right[8..20].copy_from_slice(&words[5 * COLS / 2..][..12]);
+    each("probe_bulk", &x, tile(64, 5, 0, 0), 128, 128, |what, y| assert_eq!(y, right, "{what}"));
 }
 
 #[test]
