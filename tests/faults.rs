@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, Running, engine, finish, metrics, mpirun, set, slay, write_config};
+use crate::common::{Case, Running, engine, finish, metrics, mpirun, set, slay, write_config, write_tokens};
 
 #[test]
 fn one_killed_rank_ends_all() {
@@ -46,6 +46,43 @@ fn a_run_that_diverges_ends_with_one_message_and_the_last_good_checkpoint() {
     let latest = std::fs::read_to_string(run.join("checkpoints/latest")).unwrap();
     assert_eq!(latest, format!("step-{last:08}\n"));
     finish(engine().args(["checkpoint", "verify"]).arg(&run)).succeeded();
+}
+
+/// Both ranks read the same samples and meet it together.
+#[test]
+fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (run, data) = (tmp.path().join("run"), tmp.path().join("data"));
+    let mut config = Case::open("gqa_masked").config(&run);
+    write_tokens(&data, &[vec![5; 400], vec![7; 300], vec![9; 300]]);
+    let source = toml::Table::from_iter([("prefix".to_string(), data.to_str().unwrap().into())]);
+    set(&mut config, "data.train", vec![toml::Value::from(source)]);
+    set(&mut config, "data.order", "sequential");
+    set(&mut config, "train.steps", 1_000_000);
+    set(&mut config, "train.eval_interval", 0);
+    set(&mut config, "parallel.tensor", 2);
+    let config = write_config(tmp.path(), "config.toml", &config);
+
+    let mut running = Running::start(mpirun(2).args(["train", "--config"]).arg(config));
+    let ended = running.wait_until(|_| metrics(&run).len() >= 2);
+    assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", running.outcome());
+    let idx = std::fs::OpenOptions::new().write(true).open(data.with_extension("idx")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&idx, &[0; 12], 34).unwrap();
+    let outcome = running.outcome().refused(2, &["data.idx: ", "written to meanwhile", "data check", ", data: "]);
+    assert_eq!(outcome.stderr.matches("data.idx").count(), 1, "{}", outcome.stderr);
+}
+
+/// `/dev/full` takes nothing: the first line is refused, and not as a checkpoint.
+#[test]
+fn metrics_that_cannot_be_written_are_no_checkpoint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    std::os::unix::fs::symlink("/dev/full", run.join("metrics.jsonl")).unwrap();
+    let config = write_config(tmp.path(), "config.toml", &Case::open("mha_odd_vocab").config(&run));
+    let outcome = finish(mpirun(2).args(["train", "--config"]).arg(config));
+    let outcome = outcome.refused(1, &["rank 0 on ", "step 1, report: ", "metrics.jsonl: No space left"]);
+    assert!(!outcome.stderr.contains("checkpoint"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -15,7 +15,7 @@ const UNSAFE: [&str; 13] = [
     "engine/src/cpu/ops/small.rs",
     "engine/src/cpu/group.rs",
     "engine/src/dry/mod.rs",
-    "engine/src/mpi.rs",
+    "engine/src/mpi/",
     "engine/src/data/",
     "cuda/src/",
     "cuda/emulator/src/",

@@ -20,10 +20,29 @@ fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
     {
         assert!(stdout.contains(needle), "no `{needle}` in: {stdout}");
     }
+    // 256 micro-batches through 10 layers; the first stage has the embedding, the last one the head.
+    let row = |name: &str| {
+        let line = stdout.lines().find(|line| line.starts_with(&format!("│ {name} "))).unwrap_or("");
+        line.split(['│', '┆']).map(|cell| cell.trim().to_string()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+    };
+    assert_eq!(row("ops a step"), ["ops a step", "stage 0", "stage 1-6", "stage 7"]);
+    assert_eq!(row("attention"), ["attention", "2560", "2560", "2560"]);
+    assert_eq!(row("embed"), ["embed", "256", "0", "0"]);
     // Twice the data-parallel ranks: half the optimizer and half the micro-batches.
     let Outcome { stdout, .. } = dry_run("swallow-7b.toml", &["--ranks", "128"]).succeeded();
     assert!(stdout.contains("128 ranks"), "{stdout}");
-    dry_run("swallow-7b.toml", &["--ranks", "7"]).refused(2, &["7"]);
+}
+
+#[test]
+fn the_ranks_of_a_dry_run_are_named_as_they_were_asked_for() {
+    dry_run("swallow-7b.toml", &["--ranks", "7"]).refused(2, &["--ranks 7: parallel.tensor 2", "4 or 8"]);
+    for ranks in ["18446744073709551615", "99999999999999999999", "0", "1048577"] {
+        dry_run("swallow-7b.toml", &["--ranks", ranks]).refused(2, &[ranks, "--ranks"]);
+    }
+    let wrong = ["--ranks", "8", "--set", "parallel.tensor=3"];
+    dry_run("swallow-7b.toml", &wrong).refused(2, &["parallel.tensor = 3", "on 8 ranks the nearest are 2 and 4"]);
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/swallow-7b.toml");
+    finish(mpirun(2).args(["train", "--dry-run", "--config"]).arg(config)).refused(2, &["mpirun -n 2: "]);
 }
 
 #[test]
@@ -33,23 +52,45 @@ fn mpirun_says_how_many_ranks_a_dry_run_has() {
     assert_eq!(stdout.matches("2 ranks (tensor 1, pipeline 1, data 2) in f32").count(), 1, "{stdout}");
 }
 
-#[test]
-fn a_run_takes_what_it_planned() {
+/// What `memory.json` says of each of four ranks on two tensor-parallel ranks and `layout`.
+#[track_caller]
+fn memory(layout: &[(&str, toml::Value)]) -> Vec<Value> {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
     let case = Case::open("gqa_masked");
     let mut config = case.config(&run);
     set(&mut config, "parallel.tensor", 2);
-    set(&mut config, "parallel.pipeline", 2);
+    layout.iter().for_each(|(key, value)| set(&mut config, key, value.clone()));
     let config = write_config(tmp.path(), "config.toml", &config);
     finish(mpirun(4).args(["train", "--config"]).arg(config)).succeeded();
     assert!(!metrics(&run).is_empty());
     let memory: Value = serde_json::from_str(&std::fs::read_to_string(run.join("memory.json")).unwrap()).unwrap();
-    let ranks = memory["ranks"].as_array().unwrap();
+    let ranks = memory["ranks"].as_array().unwrap().clone();
     assert_eq!(ranks.iter().map(|rank| rank["rank"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
-    for rank in ranks {
-        assert!(rank["used"]["peak_bytes"].as_u64().unwrap() > 0);
-        assert_eq!(rank["planned"], rank["used"], "{rank}");
+    ranks
+}
+
+/// Its blocks, and the copy of a checkpoint: masters and moments in f32, each element on one rank.
+#[test]
+fn a_run_takes_what_it_planned() {
+    // Table and head, the last norm, and in each layer q and o, k and v, the MLP, two norms.
+    let parameters = 2 * 97 * 48 + 48 + 3 * (2 * 48 * 48 + 2 * 12 * 48 + 3 * 80 * 48 + 2 * 48);
+    for layout in [
+        &[("parallel.pipeline", 2.into())][..],
+        &[("parallel.distributed_optimizer", true.into())],
+        &[("parallel.distributed_optimizer", false.into())],
+    ] {
+        let ranks = memory(layout);
+        for rank in &ranks {
+            assert!(rank["used"]["peak_bytes"].as_u64().unwrap() > 0);
+            assert_eq!(rank["planned"], rank["used"], "{layout:?}: {rank}");
+        }
+        let copies: Vec<u64> =
+            ranks.iter().map(|rank| rank["used"]["checkpoint_copy_bytes"].as_u64().unwrap()).collect();
+        assert_eq!(copies.iter().sum::<u64>(), 12 * parameters, "{layout:?}: {copies:?}");
+        // Where both data-parallel ranks hold all, the first one saves.
+        let first_alone = layout[0] == ("parallel.distributed_optimizer", false.into());
+        assert_eq!(copies[2..] == [0, 0], first_alone, "{copies:?}");
     }
 }
 

@@ -24,7 +24,8 @@ fn some_layouts_that_stand_for_all_agree() {
         assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train as one rank does")));
         // One stage has nobody to interleave with, and four layers are not enough for eight chunks.
         let skipped = |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
-        assert!(skipped("interleaving wants parallel.pipeline > 1"));
+        assert!(skipped(": parallel.virtual_pipeline = 2: interleaving wants parallel.pipeline > 1"));
+        assert!(!outcome.stdout.contains(".toml"), "the layouts are in no file: {}", outcome.stdout);
         assert_eq!(skipped("more chunks than model.num_hidden_layers"), model == MODELS[1]);
     }
 }
@@ -35,6 +36,18 @@ fn fewer_ranks_try_fewer_layouts() {
     let of_two = |line: &str| line.split('┆').take(4).filter(|cell| cell.contains('2')).count() <= 2;
     let agree = lines(&outcome, "agrees");
     assert!(agree.len() > 5 && agree.iter().all(|line| of_two(line) && !line.contains("│  4")), "{}", outcome.stdout);
+}
+
+#[test]
+fn what_parity_does_not_look_at_is_said_once() {
+    let args = ["--ranks", "2", "--set", "train.steps=1", "--set", "train.precision=bf16"];
+    let layers = ["--set", "parallel.layers=[9]"];
+    let Outcome { stderr, .. } = parity(MODELS[0], &[&args[..], &layers].concat()).succeeded();
+    for note in ["note: train.precision = \"bf16\": parity trains in f32", "note: parallel.layers: "] {
+        assert_eq!(stderr.matches(note).count(), 1, "{stderr}");
+    }
+    let Outcome { stderr, .. } = parity(MODELS[0], &args[..4]).succeeded();
+    assert!(!stderr.contains("note: "), "{stderr}");
 }
 
 /// Weights thrown far off magnify the last bit of a sum; no layout has the losses of another.
@@ -49,6 +62,8 @@ fn layouts_that_do_not_agree_fail_with_the_place() {
 #[test]
 fn ranks_that_are_not_there_are_the_users_mistake() {
     finish(engine().args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 8", MODELS[0]]);
-    finish(mpirun(2).args(["parity", "--ranks", "4", "--config", MODELS[0]])).refused(2, &["--ranks 4", "1 to 2"]);
+    finish(mpirun(2).args(["parity", "--ranks", "4", "--config", MODELS[0]])).refused(2, &["--ranks 4", "2 to 2"]);
+    finish(mpirun(2).args(["parity", "--ranks", "1", "--config", MODELS[0]])).refused(2, &["--ranks 1", "2 to 2"]);
+    finish(mpirun(1).args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 1", "held to itself"]);
     finish(mpirun(2).args(["parity", "--config", "configs/none.toml"])).refused(2, &["configs/none.toml"]);
 }

@@ -243,3 +243,20 @@ fn a_run_without_a_complete_checkpoint_starts_over() {
 fn is_dir(run: &Path, path: &str) -> bool {
     run.join(path).is_dir()
 }
+
+#[test]
+fn a_run_that_has_its_steps_says_so_and_does_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
+    for (steps, said) in [
+        (2, ""),
+        (2, "step 2 is done, the last by train.steps; raise it to train on"),
+        (1, "step 2 is done, more than train.steps = 1; raise it to train on"),
+    ] {
+        set(&mut config, "train.steps", steps);
+        let config = write_config(tmp.path(), "config.toml", &config);
+        let outcome = finish(engine().args(["train", "--config"]).arg(config)).succeeded();
+        assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
+        assert_eq!(metrics(&tmp.path().join("run")).len(), 2);
+    }
+}

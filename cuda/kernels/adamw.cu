@@ -1,14 +1,15 @@
 // AdamW in one pass over a shard: f32 master weights and moments in their place, new weights rounded to bf16.
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, master -= rate m / (sqrt(v scale) + eps) + decay master.
+// `adamw_norms` sums on the way the squares of what a run may log. And the factor by which gradients are clipped.
 #include "args.cuh"
 #include "common.cuh"
 
-// The element's new weight; g, m and v are of one element. `m` and `v` hold the new moments after.
-DEVICE float step(const AdamW& a, float g, float decay, float master, float& m, float& v) {
+// What the element's weight loses; g, m and v are of one element. `m` and `v` hold the new moments after.
+DEVICE float change(const AdamW& a, float g, float decay, float master, float& m, float& v) {
     m = fmadd(a.beta1, m, a.fresh1 * g);
     v = fmadd(a.beta2, v, a.fresh2 * g * g);
     float step = div_rn(a.rate * m, sqrt_rn(v * a.scale) + a.eps);
-    return master - fmadd(decay, master, step);
+    return fmadd(decay, master, step);
 }
 
 // Four weights of which `n` are left.
@@ -19,7 +20,19 @@ DEVICE void store_weights(View<bf16> out, u64 i, u32 n, u32 first, u32 second) {
     }
 }
 
-KERNEL(adamw, AdamW, 256) {
+// Sums of squares of g, the new weight, its change, m and v, or none. In f64, for shards are long.
+struct Squares {
+    double of[5];
+};
+struct None {};
+
+DEVICE void add(Squares& sums, float g, float master, float lost, float m, float v) {
+    double x[] = {g, master, lost, m, v};
+    UNROLL for (int i = 0; i < 5; i++) sums.of[i] = fmadd(x[i], x[i], sums.of[i]);
+}
+DEVICE void add(None&, float, float, float, float, float) {}
+
+template <class Sums> DEVICE void update(AdamW a, Sums& sums) {
     bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v);
     float factor = ld(a.factor, 1);
     u64 stride = static_cast<u64>(blocks()) * threads() * 4;
@@ -28,15 +41,47 @@ KERNEL(adamw, AdamW, 256) {
         V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
         V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
         UNROLL for (int k = 0; k < 4; k++) {
-            float decay = i + k < a.decayed ? a.decay : 0.0f, next_m = f32_of(m.w[k]), next_v = f32_of(v.w[k]);
-            master.w[k] = bits_of(step(a, f32_of(g.w[k]) * factor, decay, f32_of(master.w[k]), next_m, next_v));
+            float decay = i + k < a.decayed ? a.decay : 0.0f, scaled = f32_of(g.w[k]) * factor;
+            float next_m = f32_of(m.w[k]), next_v = f32_of(v.w[k]);
+            float lost = change(a, scaled, decay, f32_of(master.w[k]), next_m, next_v);
+            float next = f32_of(master.w[k]) - lost;
+            master.w[k] = bits_of(next);
             m.w[k] = bits_of(next_m);
             v.w[k] = bits_of(next_v);
+            // Behind the last element the change may be 0 / 0.
+            if (static_cast<u32>(k) < n) add(sums, scaled, next, lost, next_m, next_v);
         }
         store4(a.master, i, n, wide, master);
         store4(a.m, i, n, wide, m);
         store4(a.v, i, n, wide, v);
-        u32 first = pack2(f32_of(master.w[0]), f32_of(master.w[1])), second = pack2(f32_of(master.w[2]), f32_of(master.w[3]));
-        store_weights(a.out, i, n, first, second);
+        u32 first = pack2(f32_of(master.w[0]), f32_of(master.w[1]));
+        store_weights(a.out, i, n, first, pack2(f32_of(master.w[2]), f32_of(master.w[3])));
     }
+}
+
+KERNEL(adamw, AdamW, 256) {
+    None none;
+    update(a, none);
+}
+
+// Leaves in parts, one a warp, the sums of squares of the scaled gradients, the new weights, their change and the
+// new moments, one sum after another.
+KERNEL(adamw_norms, AdamW, 256) {
+    Squares squares = {};
+    update(a, squares);
+    u64 warps = blocks() * (threads() / 32), warp = block() * (threads() / 32) + thread() / 32;
+    UNROLL for (int i = 0; i < 5; i++) {
+        double sum = warp_sum(squares.of[i]);
+        if (thread() % 32 == 0) st(a.parts, i * warps + warp, sum);
+    }
+}
+
+// norm = sqrt(square) / tokens, factor = min(1, clip / (norm + 1e-6)) / tokens. By one thread.
+KERNEL(clip_factor, Clip, 32) {
+    if (thread()) return;
+    float tokens = ld(a.totals, 2), per_token = tokens > 0 ? div_rn(1.0f, tokens) : 0.0f;
+    float norm = sqrt_rn(ld(a.square, 0)) * per_token, ratio = div_rn(a.clip, norm + 1e-6f);
+    float shrink = a.clip > 0 && ratio < 1 ? ratio : 1.0f;
+    st(a.out, 0, norm);
+    st(a.out, 1, shrink * per_token);
 }

@@ -73,7 +73,7 @@ struct Copy {
 };
 static_assert(sizeof(Copy) == 32, "as in args.rs");
 
-// parts `[blocks]` = sums of squares of x; then out `[1]` += their sum in order.
+// parts = sums of squares of x, one a warp; then out += the sums of its elements' parts, in order.
 struct SumSquares {
     View<const float> x;
     View<double> parts;
@@ -82,6 +82,7 @@ struct SumSquares {
 static_assert(sizeof(SumSquares) == 48, "as in args.rs");
 
 // One step on a shard, all of one length; `out` are the new weights. factor `[1, 2]`: the second scales g.
+// parts `[5, warps]`: sums of squares, only of `adamw_norms`.
 struct AdamW {
     View<const float> g;
     View<const float> factor;
@@ -89,10 +90,90 @@ struct AdamW {
     View<float> m;
     View<float> v;
     View<bf16> out;
+    View<double> parts;
     // Elements from here on are not decayed.
     u64 decayed;
     // beta1, 1 - beta1, beta2, 1 - beta2; lr / correction1, 1 / correction2, eps, lr weight_decay.
     float beta1, fresh1, beta2, fresh2;
     float rate, scale, eps, decay;
 };
-static_assert(sizeof(AdamW) == 136, "as in args.rs");
+static_assert(sizeof(AdamW) == 152, "as in args.rs");
+
+// square `[1]` of the summed gradients' norm, totals `[3]` of the loss -> out `[2]` = (norm, factor).
+struct Clip {
+    View<const float> square;
+    View<const float> totals;
+    View<float> out;
+    float clip;
+    u32 unused;
+};
+static_assert(sizeof(Clip) == 56, "as in args.rs");
+
+// logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
+// exp(logit - max), the target's logit.
+struct XentStats {
+    View<const bf16> logits;
+    View<const u32> targets;
+    View<float> stats;
+    u32 cols, first;
+};
+static_assert(sizeof(XentStats) == 56, "as in args.rs");
+
+// combined `[rows, 3]` of the statistics `[ranks, rows, 3]`.
+struct XentCombine {
+    View<const float> stats;
+    View<float> combined;
+    u32 ranks, rows;
+};
+static_assert(sizeof(XentCombine) == 40, "as in args.rs");
+
+// totals `[3]` += the rows' sums of w loss, w log(Z)^2 and w, of stats `[rows, 3]` and weights `[rows]`.
+struct XentTotals {
+    View<const float> stats;
+    View<const float> weights;
+    View<float> totals;
+};
+static_assert(sizeof(XentTotals) == 48, "as in args.rs");
+
+// The gradient in the place of the logits `[rows, cols]`.
+struct XentGrad {
+    View<bf16> logits;
+    View<const float> stats;
+    View<const u32> targets;
+    View<const float> weights;
+    u32 cols, first;
+    float z_loss;
+    u32 unused;
+};
+static_assert(sizeof(XentGrad) == 80, "as in args.rs");
+
+// y `[T, d]` = the rows of table `[held, d]` that ids `[T]` name; the table begins with id `first`.
+struct Embed {
+    View<const u32> ids;
+    View<const bf16> table;
+    View<bf16> y;
+    u32 first, held, d, unused;
+};
+static_assert(sizeof(Embed) == 64, "as in args.rs");
+
+// keys `[T, up to a multiple of 1024]`: each chunk of ids in order. rows `[T]` and tokens `[T]`: all of them in order,
+// the table's rows and where in ids they stand.
+struct EmbedSort {
+    View<const u32> ids;
+    View<u32> keys;
+    View<u32> rows;
+    View<u32> tokens;
+    u32 first, held;
+};
+static_assert(sizeof(EmbedSort) == 72, "as in args.rs");
+
+// dtable `[held, d]` += the rows of dy `[T, d]`, in the order of rows and tokens; parts `[tiles, d]`.
+struct EmbedBwd {
+    View<const u32> rows;
+    View<const u32> tokens;
+    View<const bf16> dy;
+    View<float> dtable;
+    View<float> parts;
+    u32 d, unused;
+};
+static_assert(sizeof(EmbedBwd) == 88, "as in args.rs");

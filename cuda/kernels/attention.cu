@@ -19,7 +19,7 @@ template <int D> DEVICE void begin(Running<D>& run) {
         run.m[r] = -infinity();
         run.l[r] = 0;
     }
-    clear(run.o);
+    fill(run.o, 0.0f);
 }
 
 // The largest score of each of the lane's four queries.
@@ -94,13 +94,14 @@ template <int D, int KEYS> DEVICE void attention(const Attention& a) {
     // The last queries have the most keys, and come first.
     u32 first = ((a.seq + QUERIES - 1) / QUERIES - 1 - block_y()) * QUERIES;
     u32 end = first + QUERIES < a.seq ? first + QUERIES : a.seq, warp = thread() / 32 * 32;
-    Queries mine = queries_of(a.starts, h, first + warp);
+    Queries mine = {first + warp, start_of(a.starts, h, first + warp), start_of(a.starts, h, first + warp + 31)};
     u32 q = shared_base(), k = q + tile_bytes<QUERIES, D>(), v = k + tile_bytes<KEYS, D>();
     u32 my_rows = q + warp * ROW_BYTES;
 
-    u32 key = (end - 1) / KEYS * KEYS, last_key = start_of(a.starts, h, first) / KEYS * KEYS;
+    u32 last_key = start_of(a.starts, h, first) / KEYS * KEYS;
+    Stream keys = stream_of<D>(h, (end - 1) / KEYS * KEYS);
     load_tile<QUERIES, D, THREADS>(q, a.qkv, q_rows<D>(h, first));
-    load_tile<KEYS, D, THREADS>(k, a.qkv, k_rows<D>(h, key));
+    load_k<KEYS, D, THREADS>(k, a, keys);
     cp_commit();
     Running<D> run;
     begin(run);
@@ -108,22 +109,25 @@ template <int D, int KEYS> DEVICE void attention(const Attention& a) {
         // k has come, and nobody reads v any more.
         cp_wait<0>();
         sync();
-        load_tile<KEYS, D, THREADS>(v, a.qkv, v_rows<D>(h, key));
+        load_v<KEYS, D, THREADS>(v, a, keys);
         cp_commit();
+        u32 key = keys.key;
         bool seen = sees(mine, key, KEYS);
         Sums<2, KEYS / 8> s;
         // s = q k^T
-        if (seen) {
-            clear(s);
-            add_product_nt<D, QUERIES, KEYS>(s, lanes_down(my_rows), lanes_across(k));
-        }
+        if (seen) product_by_pages<D, QUERIES, KEYS>(s, my_rows, k);
         // v has come, and nobody reads k any more.
         cp_wait<0>();
         sync();
-        if (key > last_key) load_tile<KEYS, D, THREADS>(k, a.qkv, k_rows<D>(h, key - KEYS));
+        go_back<KEYS, D>(keys, a);
+        if (key > last_key) load_k<KEYS, D, THREADS>(k, a, keys);
         cp_commit();
         if (seen) {
-            if (!sees_all(mine, key, KEYS)) mask(s, a.starts, h, mine.first, key);
+            if (!sees_all(mine, key, KEYS)) {
+                Head now = head_of(a, fresh(block()));
+                u32 query = mine.first + thread() % 32 / 4;
+                mask(s, mine.first, key, [&](u32 r) { return start_of(a.starts, now, query + 8 * r); });
+            }
             move_maximum(run, s);
             Left<2, KEYS / 16> p;
             softmax(p, run, s);
@@ -131,9 +135,8 @@ template <int D, int KEYS> DEVICE void attention(const Attention& a) {
             add_product(run.o, p, lanes_down(v));
         }
         if (key == last_key) break;
-        key -= KEYS;
     }
-    finish(a, h, run, mine.first, my_rows);
+    finish(a, head_of(a, fresh(block())), run, mine.first, my_rows);
 }
 
 KERNEL(attention_64, Attention, THREADS, 2) { attention<64, 128>(a); }

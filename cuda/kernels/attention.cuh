@@ -51,24 +51,42 @@ struct Queries {
     u32 first, start, last_start;
 };
 
-DEVICE Queries queries_of(View<const u32> starts, const Head& h, u32 first HERE) {
-    return {first, start_of(starts, h, first AT), start_of(starts, h, first + 31 AT)};
-}
-
 // Whether any of them sees any of `keys` keys, and whether each sees all.
 DEVICE bool sees(const Queries& q, u32 key, u32 keys) { return key <= q.first + 31 && q.start < key + keys; }
 DEVICE bool sees_all(const Queries& q, u32 key, u32 keys) { return key + keys <= q.first + 1 && q.last_start <= key; }
 
-// Scores of the queries with the keys from `key` on become -infinity where a query does not see a key.
-template <int N> DEVICE void mask(Sums<2, N>& s, View<const u32> starts, const Head& h, u32 first, u32 key HERE) {
+// The tiles of keys and values that a block copies one after another: where this thread begins, and their first key.
+struct Stream {
+    u64 from;
+    u32 key;
+};
+
+template <int D> DEVICE Stream stream_of(const Head& h, u32 key) { return {first_copied(k_rows<D>(h, key)), key}; }
+
+template <int KEYS, int D, class Args> DEVICE void go_back(Stream& s, const Args& a) {
+    s.from -= static_cast<u64>(a.heads + 2 * a.kv_heads) * (KEYS * D);
+    s.key -= KEYS;
+}
+
+template <int KEYS, int D, int THREADS, class Args> DEVICE void load_k(u32 to, const Args& a, const Stream& s HERE) {
+    load_rows<KEYS, D, THREADS>(to, a.qkv, s.from, (a.heads + 2 * a.kv_heads) * D, a.seq - s.key AT);
+}
+template <int KEYS, int D, int THREADS, class Args> DEVICE void load_v(u32 to, const Args& a, const Stream& s HERE) {
+    u64 from = s.from + a.kv_heads * D;
+    load_rows<KEYS, D, THREADS>(to, a.qkv, from, (a.heads + 2 * a.kv_heads) * D, a.seq - s.key AT);
+}
+
+// Scores of the queries from `first` on with the keys from `key` on become -infinity where a query does not see a key;
+// `start(r)` is the start of the lane's query r of four.
+template <int N, class Start> DEVICE void mask(Sums<2, N>& s, u32 first, u32 key, Start start) {
     u32 g = thread() % 32 / 4, t = thread() % 4 * 2;
     UNROLL for (u32 r = 0; r < 4; r++) {
-        u32 query = fresh(first) + 8 * r + g, start = start_of(starts, h, query AT);
+        // Left of the start the difference wraps round.
+        u32 from = start(r), span = first + 8 * r + g - from, column = key + t - from;
         UNROLL for (u32 n = 0; n < N; n++) {
             UNROLL for (u32 e = 0; e < 2; e++) {
-                // Left of the start the difference wraps round.
-                bool seen = key + 8 * n + t + e - start <= query - start;
-                s.at[r / 2][n][r % 2 * 2 + e] = seen ? s.at[r / 2][n][r % 2 * 2 + e] : -infinity();
+                float& x = s.at[r / 2][n][r % 2 * 2 + e];
+                x = column + 8 * n + e <= span ? x : -infinity();
             }
         }
     }

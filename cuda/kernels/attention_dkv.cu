@@ -29,48 +29,38 @@ template <int D> DEVICE Shared<D> shared() {
     return {k, v, q, do_, p, p + KEYS * queries<D>() * 2};
 }
 
-// The tiles of queries that a block goes over: `tiles` of each of `heads` query heads, from `h` on.
-struct Walk {
-    Head h;
-    u32 first, tiles, heads;
+// A tile of queries on a block's way: of the head, from `query` on. Each head's way is from `first` to before `end`.
+struct Step {
+    Head head;
+    u32 query, first, end, heads_end;
 };
 
-template <int D> DEVICE Walk walk_of(const AttentionBwd& a, u32 key) {
-    constexpr u32 Q = queries<D>();
+template <int D> DEVICE Step first_step(const AttentionBwd& a, u32 key) {
     // A block's key/value head among all sequences', and its part of the query heads of that.
     u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
-    Head h = head_of(a, n / a.kv_heads * a.heads + n % a.kv_heads * group + part * heads);
-    u32 last = key + KEYS < h.seq ? key + KEYS - 1 : h.seq - 1;
-    u32 end = first_blind(a.starts, h, last);
-    return {h, key / Q * Q, (end - key / Q * Q + Q - 1) / Q, heads};
+    Head h = head_of(a, n * group + part * heads);
+    u32 last = key + KEYS < h.seq ? key + KEYS - 1 : h.seq - 1, first = key / queries<D>() * queries<D>();
+    return {h, first, first, first_blind(a.starts, h, last), h.query + heads};
 }
 
-// Tile i of the walk: its head, and its first query.
-struct Step {
-    Head h;
-    u32 query;
-};
+DEVICE bool over(const Step& s) { return s.head.query == s.heads_end; }
 
-template <int D> DEVICE Step step(const Walk& walk, u32 i) {
-    Step s = {walk.h, walk.first + i % walk.tiles * queries<D>()};
-    s.h.query += i / walk.tiles;
-    return s;
+template <int D> DEVICE void advance(Step& s) {
+    s.query += queries<D>();
+    if (s.query < s.end) return;
+    s.query = s.first;
+    s.head.query++;
 }
 
-template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, const Walk& walk, u32 i) {
+// To one of two places for q and its stats.
+template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, const Step& s, u32 place) {
     constexpr int Q = queries<D>();
-    Step s = step<D>(walk, i);
-    load_tile<Q, D, THREADS>(to.q + i % 2 * tile_bytes<Q, D>(), a.qkv, q_rows<D>(s.h, s.query));
-    u64 record = record_of(s.h.row / s.h.seq * s.h.heads + s.h.query, s.h.seq, s.query);
+    load_tile<Q, D, THREADS>(to.q + place * tile_bytes<Q, D>(), a.qkv, q_rows<D>(s.head, s.query));
+    u64 record = record_of(s.head.row / a.seq * a.heads + s.head.query, a.seq, s.query);
     u32 chunk = thread();
     if (chunk < record_bytes<D>() / 16) {
-        cp_async16(to.stats + i % 2 * record_bytes<D>() + chunk * 16, a.stats, record + chunk * 4, 16);
+        cp_async16(to.stats + place * record_bytes<D>() + chunk * 16, a.stats, record + chunk * 4, 16);
     }
-}
-
-template <int D> DEVICE void load_do(const AttentionBwd& a, const Shared<D>& to, const Walk& walk, u32 i) {
-    Step s = step<D>(walk, i);
-    load_tile<queries<D>(), D, THREADS>(to.do_, a.do_, o_rows<D>(s.h, s.query));
 }
 
 // Scores of 32 keys with the tile's queries become -infinity where a query does not see a key.
@@ -133,9 +123,12 @@ struct Maker {
 
 DEVICE Maker maker() { return {thread() / 32 % 4 * 32, thread() / 128 == 1}; }
 
-// dv, or dk / sqrt(d), of the warp's keys from `key` on. The rows of its own left factor are used up.
-template <int D> DEVICE void store(const AttentionBwd& a, const Head& h, u32 key, const Sums<2, D / 8>& sums) {
+// dv, or dk / sqrt(d), of the warp's keys, where a block has all query heads of its key/value head. The rows of its
+// own left factor are used up.
+template <int D> DEVICE void store(const AttentionBwd& a, const Sums<2, D / 8>& sums) {
     Maker me = maker();
+    u32 key = block_y() * KEYS;
+    Head h = head_of(a, block() * (a.heads / a.kv_heads));
     Reg<float, 4> factor;
     UNROLL for (int r = 0; r < 4; r++) factor[r] = me.of_dk ? P_UNIT * inverse_root<D>() : P_UNIT;
     Strip to = me.of_dk ? k_rows<D>(h, key + me.keys) : v_rows<D>(h, key + me.keys);
@@ -157,56 +150,76 @@ template <int D> DEVICE void store_part(const AttentionBwd& a, const Sums<2, D /
     }
 }
 
+// The border before a phase: what was copied in the last has come, nobody reads what is copied in this, which is do of
+// the tile in the even phases, and q of the one after it in the odd ones.
+template <int D> DEVICE void begin_phase(const AttentionBwd& a, const Shared<D>& to, Step& step, u32& phase) {
+    cp_wait<0>();
+    sync();
+    if (phase % 2) advance<D>(step);
+    if (!over(step)) {
+        if (phase % 2) {
+            load_q<D>(a, to, step, (phase + 1) / 2 % 2);
+        } else {
+            load_tile<queries<D>(), D, THREADS>(to.do_, a.do_, o_rows<D>(step.head, step.query));
+        }
+    }
+    cp_commit();
+    phase++;
+}
+
+// P^T or dS^T of the warp's keys from `key` on with a tile of queries; zeros and false where none sees a key.
+template <int D, int K>
+DEVICE bool make_factor(Left<2, K>& factor, const Shared<D>& at, u32 q, u32 stats, u32 query, u32 key) {
+    constexpr int Q = queries<D>();
+    Maker me = maker();
+    u32 start = lds(stats + (START + stat_place(0)) * 4);
+    u32 last_start = lds(stats + record_bytes<D>() - (64 - stat_place(63)) * 4);
+    if (query + Q <= key || start >= key + 32) {
+        fill(factor, 0u);
+        return false;
+    }
+    // k q^T, v do^T
+    Sums<2, Q / 8> s;
+    fill(s, 0.0f);
+    u32 left = (me.of_dk ? at.v : at.k) + me.keys * ROW_BYTES;
+    add_product_nt<D, KEYS, Q>(s, lanes_down(left), lanes_across(me.of_dk ? at.do_ : q));
+    u32 exchange = at.p + me.keys * Q * 2 + thread() % 32 * 16;
+    if (me.of_dk) {
+        score_gradients(factor, s, stats, exchange);
+    } else {
+        if (query < key + 31 || last_start > key) mask_transposed(s, stats, query, key);
+        probabilities<D>(factor, s, stats, exchange);
+    }
+    return true;
+}
+
 template <int D> DEVICE void key_gradients(const AttentionBwd& a) {
     constexpr int Q = queries<D>();
     Shared<D> at = shared<D>();
     Maker me = maker();
-    u32 key = block_y() * KEYS, mine = key + me.keys;
-    Walk walk = walk_of<D>(a, key);
-    u32 left = (me.of_dk ? at.v : at.k) + me.keys * ROW_BYTES;
-    u32 exchange = at.p + me.keys * Q * 2 + thread() % 32 * 16;
-    load_tile<KEYS, D, THREADS>(at.k, a.qkv, k_rows<D>(walk.h, key));
-    load_tile<KEYS, D, THREADS>(at.v, a.qkv, v_rows<D>(walk.h, key));
-    load_q<D>(a, at, walk, 0);
+    u32 key = block_y() * KEYS, phase = 0;
+    Step step = first_step<D>(a, key);
+    load_tile<KEYS, D, THREADS>(at.k, a.qkv, k_rows<D>(step.head, key));
+    load_tile<KEYS, D, THREADS>(at.v, a.qkv, v_rows<D>(step.head, key));
+    load_q<D>(a, at, step, 0);
     cp_commit();
-
     Sums<2, D / 8> sums;
-    clear(sums);
-    // P^T or dS^T, and whether there is any.
-    Left<2, Q / 16> factor;
-    bool seen = false;
-    u32 steps = walk.tiles * walk.heads;
-    for (u32 phase = 0; phase <= 2 * steps; phase++) {
-        u32 i = phase / 2, slot = i % 2;
-        cp_wait<0>();
-        sync();
-        if (phase % 2 == 0 && i < steps) load_do<D>(a, at, walk, i);
-        if (phase % 2 == 1 && i + 1 < steps) load_q<D>(a, at, walk, i + 1);
-        cp_commit();
-        if ((phase % 2 == 1) != me.of_dk) {
-            // dv += P^T do, dk += dS^T q
-            if (seen) add_product(sums, factor, lanes_down(me.of_dk ? at.q + (slot ^ 1) * tile_bytes<Q, D>() : at.do_));
-            continue;
-        }
-        if (i == steps) break;
-        u32 query = walk.first + i % walk.tiles * Q, stats = at.stats + slot * record_bytes<D>();
-        u32 start = lds(stats + START * 4), last_start = lds(stats + record_bytes<D>() - 4);
-        seen = query + Q > mine && start < mine + 32;
-        if (!seen) continue;
-        // k q^T, v do^T
-        Sums<2, Q / 8> s;
-        clear(s);
-        u32 right = me.of_dk ? at.do_ : at.q + slot * tile_bytes<Q, D>();
-        add_product_nt<D, KEYS, Q>(s, lanes_down(left), lanes_across(right));
-        if (me.of_dk) {
-            score_gradients(factor, s, stats, exchange);
-        } else {
-            if (query < mine + 31 || last_start > mine) mask_transposed(s, stats, query, mine);
-            probabilities<D>(factor, s, stats, exchange);
-        }
+    fill(sums, 0.0f);
+    if (me.of_dk) begin_phase<D>(a, at, step, phase);
+    // One of the two phases takes the step to the next tile, for either maker.
+    while (!over(step)) {
+        u32 query = step.query, place = phase / 2 % 2;
+        u32 q = at.q + place * tile_bytes<Q, D>(), stats = at.stats + place * record_bytes<D>();
+        Left<2, Q / 16> factor;
+        begin_phase<D>(a, at, step, phase);
+        bool seen = make_factor<D>(factor, at, q, stats, query, key + me.keys);
+        begin_phase<D>(a, at, step, phase);
+        // dv += P^T do, dk += dS^T q
+        if (seen) add_product(sums, factor, lanes_down(me.of_dk ? q : at.do_));
     }
+    if (!me.of_dk) begin_phase<D>(a, at, step, phase);
     if (a.parts == 1) {
-        store<D>(a, walk.h, key, sums);
+        store<D>(a, sums);
     } else {
         store_part<D>(a, sums);
     }
@@ -218,16 +231,14 @@ KERNEL(attention_dkv_128, AttentionBwd, THREADS, 1) { key_gradients<128>(a); }
 // dk and dv from the sums of all parts, in order.
 template <int D> DEVICE void sum_parts(const AttentionBwd& a) {
     Sums<2, D / 8> sums;
-    clear(sums);
+    fill(sums, 0.0f);
     for (u32 part = 0; part < a.parts; part++) {
         UNROLL for (u32 i = 0; i < D / 4; i++) {
             V16 v = ld16(a.sums, part_of<D>(a, block(), part, i));
             UNROLL for (int e = 0; e < 4; e++) sums.at[i % 2][i / 2][e] += f32_of(v.w[e]);
         }
     }
-    u32 n = block(), group = a.heads / a.kv_heads;
-    Head h = head_of(a, n / a.kv_heads * a.heads + n % a.kv_heads * group);
-    store<D>(a, h, block_y() * KEYS, sums);
+    store<D>(a, sums);
 }
 
 KERNEL(attention_dkv_sum_64, AttentionBwd, THREADS) { sum_parts<64>(a); }

@@ -2,7 +2,7 @@
 // again, dv = P^T do, dP = do v^T, dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block takes 128 keys of a key/value
 // head. Its first warpgroup has the tiles of 64 queries brought that see them, of one query head after another; each of
 // the other two has 64 of the keys. It makes P^T = k q^T and dP^T = v do^T, which stay in its registers as the left
-// factors of dv and dk, and begins with the next tile's while the tensor cores still work on these.
+// factors of dv and dk. While one warpgroup makes its factors, the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
@@ -41,7 +41,7 @@ DEVICE Walk walk_of(const AttentionTilesBwd& a) {
     // The key/value head among all sequences', and the part of its query heads.
     u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
     u32 sequence = n / a.kv_heads, key = block_y() * ROWS;
-    Head h = head_of(a, sequence * a.heads + n % a.kv_heads * group + part * heads);
+    Head h = head_of(a, n * group + part * heads);
     u32 end = first_blind(a.starts, h, key + ROWS < h.seq ? key + ROWS - 1 : h.seq - 1);
     return {h, sequence, key, key, (end - key + QUERIES - 1) / QUERIES, heads};
 }
@@ -109,55 +109,62 @@ template <int D> DEVICE void clear(Gradients<D>& g) {
     }
 }
 
-template <int D> DEVICE void sum_queries(const AttentionTilesBwd& a, Tiles<D>& from, const Walk& walk, u32 key, Gradients<D>& g) {
-    constexpr u32 HALF = Tiles<D>::HALF;
-    u32 k = await(from.k) + (key - walk.key) * ROW, v = await(from.v) + (key - walk.key) * ROW;
+// P^T and dS^T, the left factors of dv and dk; s and dp on the way to them.
+struct Factors {
     Reg<float, 32> s, dp;
     Reg<u32, 4> p[QUERIES / 16], ds[QUERIES / 16];
-    u32 steps = walk.tiles * walk.heads, q = await(from.queries);
+};
+
+// The factors of the tile of queries from `query` on: s and dp are under way, and nothing else.
+template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 key) {
+    wgmma_wait<1>();
+    pin(f.s);
+    mask_transposed(f.s, stats, query, key);
+    probabilities<D>(f.s, stats);
+    wgmma_wait<0>();
+    pin(f.dp);
+    score_gradients(f.dp, f.s, stats);
+    round_sums<QUERIES>(f.p, f.s);
+    round_sums<QUERIES>(f.ds, f.dp);
+}
+
+// The sums over all queries of the walk for the warpgroup's keys from `key` on.
+template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const Walk& walk, u32 key) {
+    constexpr u32 HALF = Tiles<D>::HALF;
+    u32 k = await(from.k) + (key - walk.key) * ROW, v = await(from.v) + (key - walk.key) * ROW;
+    u32 q = await(from.queries), steps = walk.tiles * walk.heads;
+    Factors f;
+    wgmma_fence(g.dk, g.dv);
     // s = k q^T, dp = v do^T
-    wgmma_fence(s, dp);
-    product_along<D, ROWS, QUERIES>(s, k, q);
+    product_along<D, ROWS, QUERIES>(f.s, k, q);
     wgmma_commit();
-    product_along<D, ROWS, QUERIES>(dp, v, q + HALF);
+    product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
     wgmma_commit();
-    for (u32 i = 0; i < steps; i++) {
-        u32 stats = q + 2 * HALF;
-        wgmma_wait<1>();
-        pin(s);
-        if (i) {
-            pin(p);
-            pin(ds);
-            release(from.queries);
-        }
-        mask_transposed(s, stats, walk.first + i % walk.tiles * QUERIES, key);
-        probabilities<D>(s, stats);
-        // dv += P^T do
-        round_sums<QUERIES>(p, s);
-        wgmma_fence(p, g.dv);
-        product_across<D, QUERIES>(g.dv, p, q + HALF, true);
+    make_factors<D>(f, q + 2 * HALF, walk.first, key);
+    for (u32 i = 1; i < steps; i++) {
+        // dv += P^T do, dk += dS^T q, and when the factors' registers are free s and dp of the next tile.
+        wgmma_fence(f.p, f.ds);
+        add_product_across<D, QUERIES>(g.dv, f.p, q + HALF);
+        add_product_across<D, QUERIES>(g.dk, f.ds, q);
         wgmma_commit();
-        wgmma_wait<1>();
-        pin(dp);
-        score_gradients(dp, s, stats);
-        // dk += dS^T q, and the next tile's s and dp
-        round_sums<QUERIES>(ds, dp);
-        wgmma_fence(ds, g.dk);
-        product_across<D, QUERIES>(g.dk, ds, q, true);
-        wgmma_commit();
-        if (i + 1 == steps) break;
         q = await(next_of(from.queries));
-        wgmma_fence(s, dp);
-        product_along<D, ROWS, QUERIES>(s, k, q);
+        wgmma_wait<0>();
+        pin(f.p);
+        pin(f.ds);
+        release(from.queries);
+        product_along<D, ROWS, QUERIES>(f.s, k, q);
         wgmma_commit();
-        product_along<D, ROWS, QUERIES>(dp, v, q + HALF);
+        product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
         wgmma_commit();
+        make_factors<D>(f, q + 2 * HALF, walk.first + i % walk.tiles * QUERIES, key);
     }
+    wgmma_fence(f.p, f.ds);
+    add_product_across<D, QUERIES>(g.dv, f.p, q + HALF);
+    add_product_across<D, QUERIES>(g.dk, f.ds, q);
+    wgmma_commit();
     wgmma_wait<0>();
     pin(g.dk);
     pin(g.dv);
-    pin(p);
-    pin(ds);
 }
 
 // dv, and dk / sqrt(d), of the warpgroup's keys from `key` on.
@@ -197,7 +204,7 @@ template <int D> DEVICE void key_gradients(const AttentionTilesBwd& a) {
         u32 key = walk.key + thread() / WARPGROUP * 64;
         Gradients<D> g;
         clear(g);
-        sum_queries<D>(a, tiles, walk, key, g);
+        sum_queries<D>(g, tiles, walk, key);
         if (a.parts == 1) {
             store<D>(a, walk.h, key, g);
         } else {
@@ -223,7 +230,7 @@ template <int D> DEVICE void sum_parts(const AttentionTilesBwd& a) {
         }
     }
     u32 n = block(), group = a.heads / a.kv_heads;
-    Head h = head_of(a, n / a.kv_heads * a.heads + n % a.kv_heads * group);
+    Head h = head_of(a, n * group);
     store<D>(a, h, block_y() * ROWS + thread() / WARPGROUP * 64, g);
 }
 

@@ -5,29 +5,37 @@
 
 constexpr int KEYS = 64;
 
-// The numbers of a lane's four queries.
-struct Stats {
-    Reg<float, 4> lse, delta;
-};
-
-DEVICE Stats stats_of(const AttentionBwd& a, u32 first) {
-    Stats of;
-    u64 record = record_of(block(), a.seq, first / 64 * 64);
-    UNROLL for (u32 r = 0; r < 4; r++) {
-        u64 at = record + stat_place(first % 64 + 8 * r + thread() % 32 / 4);
-        of.lse[r] = f32_of(ld(a.stats, at + LSE));
-        of.delta[r] = f32_of(ld(a.stats, at + DELTA));
-    }
+// A number of the lane's query r of four, of the warp's half of a record.
+DEVICE u32 stat_of(u32 half, Stat which, u32 r) {
+    return lds(half + (which + stat_place(thread() % 32 / 4 + 8 * r)) * 4);
+}
+DEVICE Reg<float, 4> stats_of(u32 half, Stat which) {
+    Reg<float, 4> of;
+    UNROLL for (u32 r = 0; r < 4; r++) of[r] = f32_of(stat_of(half, which, r));
     return of;
 }
 
+DEVICE Queries queries_of(u32 half, u32 first) {
+    return {first, lds(half + (START + stat_place(0)) * 4), lds(half + (START + stat_place(31)) * 4)};
+}
+
+// Starts to copy the records of the block's queries; behind the last are zeros.
+template <int QUERIES> DEVICE void load_stats(u32 to, const AttentionBwd& a, u32 first) {
+    u64 i = record_of(block(), a.seq, first) + thread() * 4, end = record_of(block() + 1, a.seq, 0);
+    for (u32 chunk = thread(); chunk < QUERIES / 64 * RECORD / 4; chunk += QUERIES) {
+        cp_async16(to + chunk * 16, a.stats, i, i < end ? 16 : 0);
+        i += QUERIES * 4;
+    }
+}
+
 // P in pairs of f16.
-template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<2, N>& s, const Stats& of) {
+template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<2, N>& s, u32 stats) {
+    Reg<float, 4> lses = stats_of(stats, LSE);
     UNROLL for (int k = 0; k < N / 2; k++) {
         UNROLL for (int m = 0; m < 2; m++) {
             UNROLL for (int w = 0; w < 4; w++) {
                 const Reg<float, 4>& piece = s.at[m][2 * k + w / 2];
-                float lse = of.lse[2 * m + w % 2];
+                float lse = lses[2 * m + w % 2];
                 float first = probability<D>(piece[w % 2 * 2], lse), second = probability<D>(piece[w % 2 * 2 + 1], lse);
                 p.at[m][k][w] = pack2_f16(first, second);
             }
@@ -35,83 +43,90 @@ template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<
     }
 }
 
-// dS = P * (dP - D) in the place of P.
-template <int N> DEVICE void score_gradients(Left<2, N / 2>& p, const Sums<2, N>& dp, const Stats& of) {
+// dS = P * (dP - D) in the place of P, of the keys from 16 `from` on.
+template <int N, int K> DEVICE void score_gradients(Left<2, K>& p, int from, const Sums<2, N>& dp, u32 stats) {
+    Reg<float, 4> deltas = stats_of(stats, DELTA);
     UNROLL for (int k = 0; k < N / 2; k++) {
         UNROLL for (int m = 0; m < 2; m++) {
             UNROLL for (int w = 0; w < 4; w++) {
                 const Reg<float, 4>& piece = dp.at[m][2 * k + w / 2];
-                float delta = of.delta[2 * m + w % 2];
-                u32 pair = p.at[m][k][w];
+                float delta = deltas[2 * m + w % 2];
+                u32& pair = p.at[m][from + k][w];
                 float first = low_f16(pair) * (piece[w % 2 * 2] - delta);
                 float second = high_f16(pair) * (piece[w % 2 * 2 + 1] - delta);
-                p.at[m][k][w] = pack2(first, second);
+                pair = pack2(first, second);
             }
         }
     }
 }
 
-// Shared memory: the tiles of q and do, and two of keys. In these k and v change places from tile to tile: the next k
-// comes while dq is summed, into what was v's, and the next v while s is made.
+// Shared memory: the tiles of q and do, two of keys, and the stats. In the two k and v change places from tile to tile:
+// the next k comes while dq is summed, into what was v's, and the next v while s is made.
 template <int D, int WARPS> DEVICE void query_gradients(const AttentionBwd& a) {
     constexpr int QUERIES = 32 * WARPS, THREADS = 32 * WARPS;
     Head h = head_of(a, block());
     u32 first = ((a.seq + QUERIES - 1) / QUERIES - 1 - block_y()) * QUERIES;
-    u32 end = first + QUERIES < a.seq ? first + QUERIES : a.seq, warp = thread() / 32 * 32;
-    Queries mine = queries_of(a.starts, h, first + warp);
+    u32 end = first + QUERIES < a.seq ? first + QUERIES : a.seq;
+    u32 warp = thread() / 32 * 32;
     u32 q = shared_base(), do_ = q + tile_bytes<QUERIES, D>();
-    u32 k = do_ + tile_bytes<QUERIES, D>(), v = k + tile_bytes<KEYS, D>();
+    u32 tiles = do_ + tile_bytes<QUERIES, D>(), k = 0;
+    u32 stats = tiles + 2 * tile_bytes<KEYS, D>(), my_stats = stats + (warp / 64 * RECORD + warp % 64) * 4;
     u32 my_q = q + warp * ROW_BYTES, my_do = do_ + warp * ROW_BYTES;
 
-    u32 key = (end - 1) / KEYS * KEYS, last_key = start_of(a.starts, h, first) / KEYS * KEYS;
+    u32 last_key = start_of(a.starts, h, first) / KEYS * KEYS;
+    Stream keys = stream_of<D>(h, (end - 1) / KEYS * KEYS);
     load_tile<QUERIES, D, THREADS>(q, a.qkv, q_rows<D>(h, first));
     load_tile<QUERIES, D, THREADS>(do_, a.do_, o_rows<D>(h, first));
-    load_tile<KEYS, D, THREADS>(k, a.qkv, k_rows<D>(h, key));
+    load_k<KEYS, D, THREADS>(tiles, a, keys);
+    load_stats<QUERIES>(stats, a, first);
     cp_commit();
-    // Behind the sequence there may be no record: those queries are not written.
-    Stats of = stats_of(a, mine.first < h.seq ? mine.first : first);
     Sums<2, D / 8> dq;
-    clear(dq);
+    fill(dq, 0.0f);
     while (true) {
         // k has come, and nobody reads the other tile any more.
         cp_wait<0>();
         sync();
-        load_tile<KEYS, D, THREADS>(v, a.qkv, v_rows<D>(h, key));
+        u32 v = k ^ tile_bytes<KEYS, D>();
+        load_v<KEYS, D, THREADS>(tiles + v, a, keys);
         cp_commit();
+        u32 key = keys.key;
+        Queries mine = queries_of(my_stats, first + warp);
         bool seen = sees(mine, key, KEYS);
         Left<2, KEYS / 16> p;
         if (seen) {
             // s = q k^T
             Sums<2, KEYS / 8> s;
-            clear(s);
-            add_product_nt<D, QUERIES, KEYS>(s, lanes_down(my_q), lanes_across(k));
-            if (!sees_all(mine, key, KEYS)) mask(s, a.starts, h, mine.first, key);
-            probabilities<D>(p, s, of);
+            product_by_pages<D, QUERIES, KEYS>(s, my_q, tiles + k);
+            if (!sees_all(mine, key, KEYS)) {
+                mask(s, mine.first, key, [&](u32 r) { return stat_of(my_stats, START, r); });
+            }
+            probabilities<D>(p, s, my_stats);
+        } else {
+            fill(p, 0u);
         }
         cp_wait<0>();
         sync();
         if (seen) {
-            // dP = do v^T
-            Sums<2, KEYS / 8> dp;
-            clear(dp);
-            add_product_nt<D, QUERIES, KEYS>(dp, lanes_down(my_do), lanes_across(v));
-            score_gradients(p, dp, of);
+            // dP = do v^T, of half the keys after the other: registers are short.
+            UNROLL for (int half = 0; half < 2; half++) {
+                Sums<2, KEYS / 16> dp;
+                product_by_pages<D, QUERIES, KEYS>(dp, my_do, tiles + v + half * (KEYS / 2 * ROW_BYTES));
+                score_gradients(p, half * (KEYS / 32), dp, my_stats);
+            }
         }
         // Nobody reads v any more.
         sync();
-        if (key > last_key) load_tile<KEYS, D, THREADS>(v, a.qkv, k_rows<D>(h, key - KEYS));
+        go_back<KEYS, D>(keys, a);
+        if (key > last_key) load_k<KEYS, D, THREADS>(tiles + v, a, keys);
         cp_commit();
         // dq += dS k
-        if (seen) add_product(dq, p, lanes_down(k));
+        if (seen) add_product(dq, p, lanes_down(tiles + k));
         if (key == last_key) break;
-        key -= KEYS;
-        u32 other = k;
         k = v;
-        v = other;
     }
     Reg<float, 4> factor;
     UNROLL for (int r = 0; r < 4; r++) factor[r] = P_UNIT * inverse_root<D>();
-    store_rows<QUERIES, D, 2>(a.dqkv, q_rows<D>(h, mine.first), my_q, dq, factor);
+    store_rows<QUERIES, D, 2>(a.dqkv, q_rows<D>(head_of(a, fresh(block())), first + warp), my_q, dq, factor);
 }
 
 KERNEL(attention_dq_64, AttentionBwd, 128, 2) { query_gradients<64, 4>(a); }

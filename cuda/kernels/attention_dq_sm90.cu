@@ -1,7 +1,7 @@
 // dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) made again,
 // dP = do v^T, dS = P * (dP - D) and dq = dS k / sqrt(d). As the forward pass: a block takes 128 queries of one head
-// after another, its first warpgroup has tiles brought, and each of the other two has 64 of the queries. The next tile's
-// scores and dP are begun before dq += dS k of this one is waited for.
+// after another, its first warpgroup has tiles brought, and each of the other two has 64 of the queries. While one makes
+// dS, the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
@@ -71,52 +71,64 @@ DEVICE void score_gradients(Reg<float, ROWS / 2>& dp, const Reg<float, ROWS / 2>
     UNROLL for (int i = 0; i < ROWS / 2; i++) dp[i] = p[i] * (dp[i] - n.delta[i / 2 % 2]);
 }
 
+// dS, the left factor of dq; s and dp on the way to it.
+struct Factor {
+    Reg<float, ROWS / 2> s, dp;
+    Reg<u32, 4> ds[ROWS / 16];
+};
+
+// The factor of the tile of keys from `key` on: s and dp are under way, and nothing else.
+template <int D>
+DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 key) {
+    wgmma_wait<1>();
+    pin(f.s);
+    mask(f.s, queries, key);
+    probabilities<D>(f.s, n);
+    wgmma_wait<0>();
+    pin(f.dp);
+    score_gradients(f.dp, f.s, n);
+    round_sums<ROWS>(f.ds, f.dp);
+}
+
 // One item's 64 queries of this warpgroup, `mine` of two.
 template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, const Item& item, u32 mine) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 first = item.first + mine * 64;
-    Queries64 queries = queries64_of(a.starts, item.h, first);
+    Pair queries = pair_of(a.starts, item.h, first);
     Numbers numbers = numbers_of(a, item, first);
-    Reg<float, ROWS / 2> s, dp;
+    Factor f;
     Reg<float, D / 2> dq;
-    Reg<u32, 4> ds[ROWS / 16];
     UNROLL for (int i = 0; i < D / 2; i++) dq[i] = 0;
     u32 q = await(from.queries) + mine * 64 * ROW, k = await(from.keys);
+    wgmma_fence(dq);
     // s = q k^T, dp = do v^T
-    wgmma_fence(s, dp);
-    product_along<D, ROWS, ROWS>(s, q, k);
+    product_along<D, ROWS, ROWS>(f.s, q, k);
     wgmma_commit();
-    product_along<D, ROWS, ROWS>(dp, q + HALF, k + HALF);
+    product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
     wgmma_commit();
-    for (u32 tile = item.last_tile;; tile--) {
-        wgmma_wait<1>();
-        pin(s);
-        if (tile < item.last_tile) {
-            pin(ds);
-            release(from.keys);
-        }
-        mask(s, a.starts, item.h, queries, tile * ROWS);
-        probabilities<D>(s, numbers);
-        wgmma_wait<0>();
-        pin(dp);
-        score_gradients(dp, s, numbers);
-        // dq += dS k, and the next tile's s and dp
-        round_sums<ROWS>(ds, dp);
-        wgmma_fence(ds, dq);
-        product_across<D, ROWS>(dq, ds, k, true);
+    make_factor<D>(f, queries, numbers, item.last_tile * ROWS);
+    for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
+        // dq += dS k, and when the factor's registers are free s and dp of the next tile.
+        wgmma_fence(f.ds);
+        add_product_across<D, ROWS>(dq, f.ds, k);
         wgmma_commit();
-        if (tile == item.first_tile) break;
         k = await(next_of(from.keys));
-        wgmma_fence(s, dp);
-        product_along<D, ROWS, ROWS>(s, q, k);
+        wgmma_wait<0>();
+        pin(f.ds);
+        release(from.keys);
+        product_along<D, ROWS, ROWS>(f.s, q, k);
         wgmma_commit();
-        product_along<D, ROWS, ROWS>(dp, q + HALF, k + HALF);
+        product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
         wgmma_commit();
+        make_factor<D>(f, queries, numbers, tile * ROWS);
     }
     release(from.queries);
+    wgmma_fence(f.ds);
+    add_product_across<D, ROWS>(dq, f.ds, k);
+    wgmma_commit();
     wgmma_wait<0>();
     pin(dq);
-    pin(ds);
+    pin(f.ds);
     release(from.keys);
     UNROLL for (int i = 0; i < D / 2; i++) dq[i] *= inverse_root<D>();
     Strip to = q_rows<D>(item.h, first);

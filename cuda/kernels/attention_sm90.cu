@@ -87,7 +87,8 @@ template <int D> DEVICE void finish(const AttentionTiles& a, const Head& h, cons
 
 // One item's 64 queries of this warpgroup, `mine` of two.
 template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, const Item& item, u32 mine) {
-    Queries64 queries = queries64_of(a.starts, item.h, item.first + mine * 64);
+    u32 first = item.first + mine * 64;
+    Pair queries = pair_of(a.starts, item.h, first);
     Reg<float, ROWS / 2> s;
     Reg<float, D / 2> o;
     Reg<u32, 4> p[ROWS / 16];
@@ -99,13 +100,13 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     }
     u32 q = await(from.q) + mine * 64 * ROW, k = await(from.k);
     // s = q k^T of the diagonal's tile.
-    wgmma_fence(s);
+    wgmma_fence();
     product_along<D, ROWS, ROWS>(s, q, k);
     wgmma_commit();
     wgmma_wait<0>();
     pin(s);
     release(from.k);
-    mask(s, a.starts, item.h, queries, item.last_tile * ROWS);
+    mask(s, queries, item.last_tile * ROWS);
     move_maximum<D>(run, s);
     exponentials<D>(run, s);
     round_sums<ROWS>(p, s);
@@ -113,16 +114,16 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
         // s = q k^T of this tile, then o += P v of the last, in turn with the other warpgroup.
         k = await(from.k);
         await_turn(mine);
-        wgmma_fence(s, o, p);
+        wgmma_fence(o, p);
         product_along<D, ROWS, ROWS>(s, q, k);
         wgmma_commit();
-        product_across<D, ROWS>(o, p, await(from.v), true);
+        add_product_across<D, ROWS>(o, p, await(from.v));
         wgmma_commit();
         give_turn(mine);
         wgmma_wait<1>();
         pin(s);
         release(from.k);
-        mask(s, a.starts, item.h, queries, tile * ROWS);
+        mask(s, queries, tile * ROWS);
         Reg<float, 2> shrink = move_maximum<D>(run, s);
         exponentials<D>(run, s);
         wgmma_wait<0>();
@@ -135,13 +136,13 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     release(from.q);
     u32 v = await(from.v);
     wgmma_fence(o, p);
-    product_across<D, ROWS>(o, p, v, true);
+    add_product_across<D, ROWS>(o, p, v);
     wgmma_commit();
     wgmma_wait<0>();
     pin(o);
     pin(p);
     release(from.v);
-    finish<D>(a, item.h, run, queries.first, o);
+    finish<D>(a, item.h, run, first, o);
 }
 
 template <int D> DEVICE void attention(const AttentionTiles& a) {

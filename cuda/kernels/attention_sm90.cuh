@@ -24,23 +24,24 @@ template <class Args> DEVICE Item item_at(const Args& a, u32 i HERE) {
     return {h, i % heads / a.heads, block * ROWS, first_tile, block};
 }
 
-// A warpgroup's 64 queries: the first, and what the last sees.
-struct Queries64 {
-    u32 first, last_start;
+// A lane's two queries of a warpgroup's 64, eight apart, and their starts.
+struct Pair {
+    u32 query, start[2];
 };
 
-DEVICE Queries64 queries64_of(View<const u32> starts, const Head& h, u32 first HERE) {
-    return {first, start_of(starts, h, first + 63 AT)};
+DEVICE Pair pair_of(View<const u32> starts, const Head& h, u32 first HERE) {
+    u32 query = first + sum_row(0);
+    return {query, {start_of(starts, h, query AT), start_of(starts, h, query + 8 AT)}};
 }
 
 // Scores with the keys from `key` on become -infinity where a query does not see a key.
-DEVICE void mask(Reg<float, ROWS / 2>& s, View<const u32> starts, const Head& h, const Queries64& q, u32 key HERE) {
-    if (key + ROWS <= q.first + 1 && q.last_start <= key) return;
+DEVICE void mask(Reg<float, ROWS / 2>& s, const Pair& q, u32 key) {
+    if (key + ROWS <= q.query + 1 && q.start[1] <= key) return;
     UNROLL for (int r = 0; r < 2; r++) {
-        u32 query = fresh(q.first) + sum_row(2 * r), start = start_of(starts, h, query AT);
-        UNROLL for (int i = 2 * r; i < ROWS / 2; i += i % 2 ? 3 : 1) {
-            // Left of the start the difference wraps round.
-            s[i] = key + sum_column(i) + i % 2 - start <= query - start ? s[i] : -infinity();
+        // Left of the start the difference wraps round.
+        u32 start = q.start[r], span = q.query + 8 * r - start, offset = fresh(key + sum_column(0) - start);
+        UNROLL for (int i = 2 * r; i < ROWS / 2; i += 1 + i % 2 * 2) {
+            s[i] = offset + i / 4 * 8 + i % 2 <= span ? s[i] : -infinity();
         }
     }
 }

@@ -9,7 +9,10 @@ DEVICE float high(u32 pair) { return f32_of(pair & 0xffff0000u); }
 // Element i of eight.
 DEVICE float pick8(const V16& v, int i) { return i & 1 ? high(v.w[i / 2]) : low(v.w[i / 2]); }
 
-template <class T> DEVICE bool aligned(View<T> x) { return reinterpret_cast<u64>(x.p) % 16 == 0; }
+// Bytes from the last multiple of 16 to element i.
+template <class T> DEVICE u32 past16(View<T> x, u64 i) { return reinterpret_cast<u64>(x.p + i) % 16; }
+template <class T> DEVICE bool aligned(View<T> x) { return past16(x, 0) == 0; }
+template <class T> DEVICE bool rows_aligned(View<T> x, u32 d) { return d % 8 == 0 && aligned(x); }
 
 // Elements i .. of which `n` are left; what is behind them is zero. `wide`: i lies on 16 bytes.
 template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
@@ -43,10 +46,22 @@ DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     }
 }
 
+// The two words of an f64.
+union Words {
+    double v;
+    u32 w[2];
+};
+
 DEVICE float shfl_xor(float v, u32 mask HERE) { return f32_of(shfl_xor(bits_of(v), mask AT)); }
+DEVICE double shfl_xor(double v, u32 mask HERE) {
+    Words bits = {v};
+    bits.w[0] = shfl_xor(bits.w[0], mask AT);
+    bits.w[1] = shfl_xor(bits.w[1], mask AT);
+    return bits.v;
+}
 
 // The sum over the warp, on every lane.
-DEVICE float warp_sum(float v HERE) {
+template <class T> DEVICE T warp_sum(T v HERE) {
     UNROLL for (u32 mask = 16; mask; mask /= 2) v += shfl_xor(v, mask AT);
     return v;
 }
@@ -59,4 +74,20 @@ DEVICE float block_sum(float v, u32 at HERE) {
     sync(AT_ONLY);
     u32 lane = thread() % 32;
     return warp_sum(lane < threads() / 32 ? f32_of(lds(at + lane * 4 AT)) : 0.0f AT);
+}
+// The same in f64, of 256 bytes.
+DEVICE double block_sum(double v, u32 at HERE) {
+    Words sum = {warp_sum(v AT)};
+    u32 lane = thread() % 32, mine = at + thread() / 32 * 8;
+    if (lane == 0) {
+        sts(mine, sum.w[0] AT);
+        sts(mine + 4, sum.w[1] AT);
+    }
+    sync(AT_ONLY);
+    sum.v = 0;
+    if (lane < threads() / 32) {
+        sum.w[0] = lds(at + lane * 8 AT);
+        sum.w[1] = lds(at + lane * 8 + 4 AT);
+    }
+    return warp_sum(sum.v AT);
 }

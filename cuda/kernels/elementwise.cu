@@ -43,16 +43,6 @@ KERNEL(copy_f32, Copy, 256) {
     }
 }
 
-DEVICE double shfl_xor(double v, u32 mask) {
-    union {
-        double v;
-        u32 w[2];
-    } bits = {v};
-    bits.w[0] = shfl_xor(bits.w[0], mask);
-    bits.w[1] = shfl_xor(bits.w[1], mask);
-    return bits.v;
-}
-
 // One part a warp, in f64. No shared memory.
 KERNEL(squares, SumSquares, 256) {
     bool wide = aligned(a.x);
@@ -64,15 +54,16 @@ KERNEL(squares, SumSquares, 256) {
             sum = fmadd(v, v, sum);
         }
     }
-    UNROLL for (u32 mask = 16; mask; mask /= 2) sum += shfl_xor(sum, mask);
+    sum = warp_sum(sum);
     if (thread() % 32 == 0) st(a.parts, block() * (threads() / 32) + thread() / 32, sum);
 }
 
-// out += the parts, by one warp: each lane a run of them in order, then the lanes.
+// Each element of out += its share of the parts, which lie one after another. A warp takes one: each lane a run of
+// parts in order, then the lanes.
 KERNEL(squares_total, SumSquares, 32) {
-    u64 each = (a.parts.n + 31) / 32, begin = thread() * each;
+    u64 parts = a.parts.n / a.out.n, each = (parts + 31) / 32, begin = thread() * each;
     double sum = 0;
-    for (u64 i = begin; i < begin + each && i < a.parts.n; i++) sum += ld(a.parts, i);
-    UNROLL for (u32 mask = 16; mask; mask /= 2) sum += shfl_xor(sum, mask);
-    if (thread() == 0) st(a.out, 0, ld(a.out, 0) + static_cast<float>(sum));
+    for (u64 i = begin; i < begin + each && i < parts; i++) sum += ld(a.parts, block() * parts + i);
+    sum = warp_sum(sum);
+    if (thread() == 0) st(a.out, block(), ld(a.out, block()) + static_cast<float>(sum));
 }

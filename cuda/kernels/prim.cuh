@@ -36,6 +36,7 @@ template <class T> struct View {
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 // Threads of a block at most, and where it matters how many blocks must fit on a processor.
 #define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(PASSED Args a)
 #define PASSED const
@@ -92,6 +93,8 @@ DEVICE float larger(float a, float b) {
     asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
     return d;
 }
+// The natural logarithm, within 1 unit of the last place.
+DEVICE float ln(float a) { return logf(a); }
 // Within 2 units of the last place; subnormals are zero.
 DEVICE float fast_exp2(float a) {
     float d;

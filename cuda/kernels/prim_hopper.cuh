@@ -85,7 +85,8 @@ template <class R, int N> DEVICE void pin(R (&r)[N]) {
     UNROLL for (int i = 0; i < N; i++) pin(r[i]);
 }
 
-// After the last touch of the registers that coming products read or add to.
+// After the last touch of the registers that coming products read or add to. While products are under way, name
+// only those that were touched: to name sums is to touch them, and the compiler would wait for each product.
 template <class... Rs> DEVICE void wgmma_fence(Rs&... registers) {
     (pin(registers), ...);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -95,13 +96,13 @@ DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" :::
 // Until at most N groups are under way; then `pin` the registers of those that have ended.
 template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 
-// d [64, 2 R] = a [64, 16] b [16, 2 R], plus what d holds where `add`. Warp w of the group has the rows 16 w ..; its
-// lane has in d of each eight columns what `mma` gives it, and in a what `mma` takes. Descriptors say where in
-// shared memory the operands lie; ACROSS: b's rows lie there as rows of k, not of n.
-#define REGS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define REGS_16(d, i) REGS_4(d, i), REGS_4(d, i + 4), REGS_4(d, i + 8), REGS_4(d, i + 12)
-#define REGS_32(d) REGS_16(d, 0), REGS_16(d, 16)
-#define REGS_64(d) REGS_32(d), REGS_16(d, 32), REGS_16(d, 48)
+// d [64, 2 R] += a [64, 16] b [16, 2 R]; `wgmma_new` forgets what d held, so that nothing need be in its registers. Warp
+// w of the group has the rows 16 w ..; its lane has in d of each eight columns what `mma` gives it, and in a what `mma`
+// takes. Descriptors say where in shared memory operands lie; ACROSS: b's rows lie there as rows of k, not of n.
+#define REGS_4(way, d, i) way(d[i]), way(d[i + 1]), way(d[i + 2]), way(d[i + 3])
+#define REGS_16(way, d, i) REGS_4(way, d, i), REGS_4(way, d, i + 4), REGS_4(way, d, i + 8), REGS_4(way, d, i + 12)
+#define REGS_32(way, d) REGS_16(way, d, 0), REGS_16(way, d, 16)
+#define REGS_64(way, d) REGS_32(way, d), REGS_16(way, d, 32), REGS_16(way, d, 48)
 #define NAMES_32                                                                                                       \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -109,27 +110,37 @@ template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.
     NAMES_32                                                                                                           \
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                               \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define WGMMA(shape, add) "{ .reg .pred p; setp.ne.b32 p, " add ", 0; wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 "
+#define WGMMA(shape, add) "{ .reg .pred p; mov.pred p, " add "; wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 "
 
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, u64 a, u64 b, u32 add) {
-    asm volatile(WGMMA("m64n64k16", "%34") NAMES_32 "}, %32, %33, p, 1, 1, 0, %35; }"
-                 : REGS_32(d)
-                 : "l"(a), "l"(b), "r"(add), "n"(ACROSS));
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n64k16", "1") NAMES_32 "}, %32, %33, p, 1, 1, 0, %34; }"
+                 : REGS_32("+f", d)
+                 : "l"(a), "l"(b), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, u64 a, u64 b, u32 add) {
-    asm volatile(WGMMA("m64n128k16", "%66") NAMES_64 "}, %64, %65, p, 1, 1, 0, %67; }"
-                 : REGS_64(d)
-                 : "l"(a), "l"(b), "r"(add), "n"(ACROSS));
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n128k16", "1") NAMES_64 "}, %64, %65, p, 1, 1, 0, %66; }"
+                 : REGS_64("+f", d)
+                 : "l"(a), "l"(b), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, Reg<u32, 4>& a, u64 b, u32 add) {
-    asm volatile(WGMMA("m64n64k16", "%37") NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38; }"
-                 : REGS_32(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(ACROSS));
+template <bool ACROSS> DEVICE void wgmma_new(Reg<float, 32>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n64k16", "0") NAMES_32 "}, %32, %33, p, 1, 1, 0, %34; }"
+                 : REGS_32("=f", d)
+                 : "l"(a), "l"(b), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, Reg<u32, 4>& a, u64 b, u32 add) {
-    asm volatile(WGMMA("m64n128k16", "%69") NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70; }"
-                 : REGS_64(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(ACROSS));
+template <bool ACROSS> DEVICE void wgmma_new(Reg<float, 64>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n128k16", "0") NAMES_64 "}, %64, %65, p, 1, 1, 0, %66; }"
+                 : REGS_64("=f", d)
+                 : "l"(a), "l"(b), "n"(ACROSS));
+}
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, Reg<u32, 4>& a, u64 b) {
+    asm volatile(WGMMA("m64n64k16", "1") NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"
+                 : REGS_32("+f", d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ACROSS));
+}
+template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, Reg<u32, 4>& a, u64 b) {
+    asm volatile(WGMMA("m64n128k16", "1") NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %69; }"
+                 : REGS_64("+f", d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ACROSS));
 }
 #undef WGMMA
 #undef NAMES_64

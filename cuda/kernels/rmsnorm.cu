@@ -11,8 +11,6 @@ constexpr int KEPT = 2;
 // Where this thread's vector k begins.
 DEVICE u32 column(int k) { return (k * threads() + thread()) * 8; }
 
-template <class T> DEVICE bool rows_aligned(View<T> x, u32 d) { return d % 8 == 0 && aligned(x); }
-
 DEVICE V16 scaled(const V16& x, float rstd, const V16& w) {
     V16 y;
     UNROLL for (int i = 0; i < 4; i++) {

@@ -22,10 +22,19 @@ template <int M, int K> struct Left {
     Reg<u32, 4> at[M][K];
 };
 
-template <int M, int N> DEVICE void clear(Sums<M, N>& c) {
+// Sums, or a left factor, of one value. What is set only where a warp has work must be set where it has none too: else
+// the compiler keeps its registers from one turn of the loop to the next.
+template <int M, int N> DEVICE void fill(Sums<M, N>& c, float value) {
     UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int n = 0; n < N; n++) {
-            UNROLL for (int e = 0; e < 4; e++) c.at[m][n][e] = 0;
+            UNROLL for (int e = 0; e < 4; e++) c.at[m][n][e] = value;
+        }
+    }
+}
+template <int M, int K> DEVICE void fill(Left<M, K>& a, u32 value) {
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int k = 0; k < K; k++) {
+            UNROLL for (int w = 0; w < 4; w++) a.at[m][k][w] = value;
         }
     }
 }
@@ -76,6 +85,17 @@ template <int D, int A_ROWS, int B_ROWS, int M, int N> DEVICE void add_product_n
     }
 }
 
+// The same of rows at `a` and `b` of the tiles, a page of columns after the other: where a warp's registers are few, the
+// compiler must not work on both at once.
+template <int D, int A_ROWS, int B_ROWS, int M, int N> DEVICE void product_by_pages(Sums<M, N>& c, u32 a, u32 b HERE) {
+    fill(c, 0.0f);
+    ROLLED for (u32 page = 0; page < D / PAGE_COLUMNS; page++) {
+        add_product_nt<PAGE_COLUMNS, A_ROWS, B_ROWS>(c, lanes_down(a), lanes_across(b) AT);
+        a += A_ROWS * ROW_BYTES;
+        b += B_ROWS * ROW_BYTES;
+    }
+}
+
 // c [16 M, 8 N] += a b with a [16 M, 16 K] in registers and b [16 K, 8 N] at the lanes `b` of a tile of 16 K rows.
 template <int M, int N, int K> DEVICE void add_product(Sums<M, N>& c, const Left<M, K>& a, u32 b HERE) {
     UNROLL for (int k = 0; k < K; k++) {
@@ -98,18 +118,30 @@ struct Strip {
     u32 cols, rows;
 };
 
-// Starts to copy ROWS rows of a head to the tile at `to`; those that the strip does not have are zero.
-template <int ROWS, int D, int THREADS> DEVICE void load_tile(u32 to, View<const bf16> x, Strip s HERE) {
-    u32 row = thread() / 8, chunk = thread() % 8;
-    u64 i = s.from + static_cast<u64>(row) * s.cols + chunk * 8;
+// The element of a strip that this thread copies first.
+DEVICE u64 first_copied(Strip s) {
+    u32 me = fresh(thread());
+    return s.from + static_cast<u64>(me / 8) * s.cols + me % 8 * 8;
+}
+
+// Starts to copy ROWS rows of a head to the tile at `to`, this thread from element `from` on; of these `rows` exist,
+// the others are zero.
+template <int ROWS, int D, int THREADS>
+DEVICE void load_rows(u32 to, View<const bf16> x, u64 from, u32 cols, u32 rows HERE) {
+    u32 me = fresh(thread()), row = me / 8, chunk = me % 8;
     to += row * ROW_BYTES + (chunk ^ row % 8) * 16;
     UNROLL for (u32 r = 0; r < ROWS; r += THREADS / 8) {
-        u32 bytes = row + r < s.rows ? 16 : 0;
+        u32 bytes = row + r < rows ? 16 : 0;
         UNROLL for (u32 page = 0; page < D / PAGE_COLUMNS; page++) {
-            cp_async16(to + page * ROWS * ROW_BYTES + r * ROW_BYTES, x, i + page * PAGE_COLUMNS, bytes AT);
+            cp_async16(to + page * ROWS * ROW_BYTES + r * ROW_BYTES, x, from + page * PAGE_COLUMNS, bytes AT);
         }
-        i += THREADS / 8 * s.cols;
+        from += THREADS / 8 * cols;
     }
+}
+
+// The same of a strip.
+template <int ROWS, int D, int THREADS> DEVICE void load_tile(u32 to, View<const bf16> x, Strip s HERE) {
+    load_rows<ROWS, D, THREADS>(to, x, first_copied(s), s.cols, s.rows AT);
 }
 
 // Writes sums [16 M, D], times `factor` of each lane's 2 M rows, to a strip. The warp's rows of a tile of ROWS rows

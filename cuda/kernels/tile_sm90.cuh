@@ -23,16 +23,13 @@ template <int R> DEVICE u32 columns(u32 tile, int k) { return tile + k / 4 * (R 
 
 // s [64, N] = a b^T over D columns: 64 rows of a tile of RA rows from `a` on, the N rows of the tile b.
 template <int D, int RA, int N> DEVICE void product_along(Reg<float, N / 2>& s, u32 a, u32 b HERE) {
-    UNROLL for (int k = 0; k < D / 16; k++) {
-        wgmma<false>(s, along(columns<RA>(a, k)), along(columns<N>(b, k)), k > 0 AT);
-    }
+    wgmma_new<false>(s, along(a), along(b) AT);
+    UNROLL for (int k = 1; k < D / 16; k++) wgmma<false>(s, along(columns<RA>(a, k)), along(columns<N>(b, k)) AT);
 }
 
-// o [64, D] = p [64, K] b [K, D], plus what o holds where `add`; p in registers, b a tile.
-template <int D, int K> DEVICE void product_across(Reg<float, D / 2>& o, Reg<u32, 4> (&p)[K / 16], u32 b, bool add HERE) {
-    UNROLL for (int k = 0; k < K / 16; k++) {
-        wgmma<true>(o, p[k], across<K * ROW>(b + k * 16 * ROW), add || k > 0 AT);
-    }
+// o [64, D] += p [64, K] b [K, D]; p in registers, b a tile.
+template <int D, int K> DEVICE void add_product_across(Reg<float, D / 2>& o, Reg<u32, 4> (&p)[K / 16], u32 b HERE) {
+    UNROLL for (int k = 0; k < K / 16; k++) wgmma<true>(o, p[k], across<K * ROW>(b + k * 16 * ROW) AT);
 }
 
 // Sums as the operand of the next product, rounded: of 16 columns a lane holds the same elements in both.

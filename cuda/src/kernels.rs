@@ -70,6 +70,13 @@ kernels! {
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
     }
+    "embedding.cu" {
+        EMBED = "embed": Embed;
+        EMBED_SORT = "embed_sort": EmbedSort;
+        EMBED_MERGE = "embed_merge": EmbedSort;
+        EMBED_BWD = "embed_bwd": EmbedBwd;
+        EMBED_BWD_RUNS = "embed_bwd_runs": EmbedBwd;
+    }
     "rope.cu" {
         ROPE = "rope": Rope;
     }
@@ -109,6 +116,12 @@ kernels! {
         SWIGLU = "swiglu": SwiGlu;
         SWIGLU_BWD = "swiglu_bwd": SwiGlu;
     }
+    "xent.cu" {
+        XENT_STATS = "xent_stats": XentStats;
+        XENT_COMBINE = "xent_combine": XentCombine;
+        XENT_TOTALS = "xent_totals": XentTotals;
+        XENT_GRAD = "xent_grad": XentGrad;
+    }
     "elementwise.cu" {
         ROUND = "round_bf16": Round;
         ADD = "add_bf16": Add;
@@ -118,6 +131,8 @@ kernels! {
     }
     "adamw.cu" {
         ADAMW = "adamw": AdamW;
+        ADAMW_NORMS = "adamw_norms": AdamW;
+        CLIP_FACTOR = "clip_factor": Clip;
     }
 }
 

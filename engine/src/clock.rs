@@ -17,11 +17,13 @@ pub enum Phase {
     Reduce,
     Optimizer,
     Validation,
+    /// Writing what the step showed.
+    Report,
     Checkpoint,
 }
 
 impl Phase {
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Data,
         Phase::Forward,
         Phase::Backward,
@@ -29,6 +31,7 @@ impl Phase {
         Phase::Reduce,
         Phase::Optimizer,
         Phase::Validation,
+        Phase::Report,
         Phase::Checkpoint,
     ];
 
@@ -42,6 +45,7 @@ impl Phase {
             Phase::Reduce => "reduce_s",
             Phase::Optimizer => "optimizer_s",
             Phase::Validation => "validation_s",
+            Phase::Report => "report_s",
             Phase::Checkpoint => "checkpoint_s",
         }
     }
@@ -89,9 +93,21 @@ impl Clock {
 /// Where a rank is, to be told by whoever ends it.
 #[derive(Debug, Default)]
 pub struct Whereabouts {
+    /// Its number in the run.
+    rank: AtomicUsize,
     /// 0: before the first.
     step: AtomicU64,
     phase: AtomicUsize,
+}
+
+impl Whereabouts {
+    pub fn is_rank(&self, rank: usize) {
+        self.rank.store(rank, Relaxed);
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank.load(Relaxed)
+    }
 }
 
 impl Display for Whereabouts {

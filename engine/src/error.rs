@@ -14,6 +14,11 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// `1 rank`, `3 ranks`.
+pub fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 impl Error {
     pub fn user(what: impl Into<String>) -> Self {
         Error::User(what.into())

@@ -1,8 +1,8 @@
 //! Ranks as points of a grid: tensor, context, expert, data and pipeline axes, the fastest-varying
 //! first. Groups are the ranks that differ along one axis only.
 
-use crate::config::{Axis, Config, Parallel, can_be, near_multiples, near_pairs};
-use crate::error::{Error, Result};
+use crate::config::{Axis, Config, Parallel, can_be, near_multiples, near_pairs, ranks_used, samples};
+use crate::error::{Error, Result, counted};
 
 /// The grid of all ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,33 +110,33 @@ impl Mesh {
 
 impl Config {
     /// The grid of `ranks` ranks, each with the same whole number of micro-batches a step, which
-    /// interleaving wants to be a multiple of the stages.
+    /// interleaving wants to be a multiple of the stages. At most [`crate::config::MOST_RANKS`].
     pub fn mesh(&self, ranks: usize) -> Result<Mesh> {
+        self.mesh_as_asked(ranks, &format!("mpirun -n {ranks}"))
+    }
+
+    /// [`Config::mesh`], `asked` being how the user said the number of ranks.
+    pub fn mesh_as_asked(&self, ranks: usize, asked: &str) -> Result<Mesh> {
         let p = &self.parallel;
-        let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks))?;
+        let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks, asked))?;
         let (batch, dp) = (self.train.global_batch_size, mesh.size(Axis::Data));
-        match batch.is_multiple_of(self.samples(p, dp)) {
+        match batch.is_multiple_of(samples(&self.train, p, dp)) {
             true => Ok(mesh),
             false => Err(self.wrong_batch(dp)),
         }
     }
 
-    /// A global batch must be a multiple of so many samples.
-    fn samples(&self, p: &Parallel, dp: usize) -> usize {
-        let together = if p.virtual_pipeline > 1 { p.pipeline } else { 1 };
-        self.train.micro_batch_size * dp * together
-    }
-
-    fn wrong_ranks(&self, ranks: usize) -> Error {
+    fn wrong_ranks(&self, ranks: usize, asked: &str) -> Error {
         let p = &self.parallel;
         let mut remedy = format!("the nearest that fit: {}", self.fitting_ranks(ranks));
         let layouts = self.fitting_layouts(ranks);
         if !layouts.is_empty() {
             let layouts: Vec<String> = layouts.iter().map(|(t, p)| format!("tensor {t} x pipeline {p}")).collect();
-            remedy += &format!("; on {ranks} ranks the nearest that fit: {}", layouts.join(" or "));
+            let here = counted(ranks, "rank");
+            remedy += &format!("; on {here} the nearest that fit: {}", layouts.join(" or "));
         }
         Error::user(format!(
-            "mpirun -n {ranks}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {} ranks; {remedy}",
+            "{asked}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {} ranks; {remedy}",
             p.tensor,
             p.pipeline,
             p.context,
@@ -152,18 +152,19 @@ impl Config {
         };
         // Without interleaving the batch must still be shared evenly.
         let remedy = if batch.is_multiple_of(micro * dp) { remedy } else { "" };
+        let fitting = self.fitting_ranks(dp * ranks_used(p));
+        let fitting = if fitting == "1" { counted(1, "rank") } else { format!("{fitting} ranks") };
         Error::user(format!(
             "train.global_batch_size = {batch}: must be a multiple of micro_batch_size ({micro}) x data-parallel ranks \
-             ({dp}){stages}; {}, or keep it and run on {} ranks{remedy}",
-            near_multiples(batch as u64, self.samples(p, dp) as u64),
-            self.fitting_ranks(dp * ranks_used(p))
+             ({dp}){stages}; {}, or keep it and run on {fitting}{remedy}",
+            near_multiples(batch as u64, samples(&self.train, p, dp) as u64),
         ))
     }
 
     /// The numbers of ranks on either side of `ranks` that this layout can run on, in words.
     fn fitting_ranks(&self, ranks: usize) -> String {
         let (used, batch) = (ranks_used(&self.parallel), self.train.global_batch_size);
-        let fits = |&dp: &usize| batch.is_multiple_of(self.samples(&self.parallel, dp));
+        let fits = |&dp: &usize| batch.is_multiple_of(samples(&self.train, &self.parallel, dp));
         let below = (1..ranks.div_ceil(used).min(batch + 1)).rev().find(fits);
         let above = (ranks / used + 1..=batch).find(fits);
         let ranks: Vec<String> = below.into_iter().chain(above).map(|dp| (dp * used).to_string()).collect();
@@ -178,18 +179,13 @@ impl Config {
             let sequence_parallel = p.sequence_parallel || p.tensor == 1;
             let p = Parallel { tensor, pipeline, sequence_parallel, ..p.clone() };
             let dp = Mesh::new(ranks, &p).map(|mesh| mesh.size(Axis::Data));
-            let shared = dp.is_some_and(|dp| self.train.global_batch_size.is_multiple_of(self.samples(&p, dp)));
+            let shared = dp.is_some_and(|dp| self.train.global_batch_size.is_multiple_of(samples(&self.train, &p, dp)));
             shared && can_be(&self.model, &self.train, &p)
         };
         let stages = move |t| divisors(ranks / t, self.model.num_hidden_layers).map(move |p| (t, p));
         let layouts = divisors(ranks, self.model.num_attention_heads).flat_map(stages).filter(fits);
         near_pairs((p.tensor, p.pipeline), layouts)
     }
-}
-
-/// Ranks of one data-parallel share.
-fn ranks_used(p: &Parallel) -> usize {
-    p.tensor * p.pipeline * p.context
 }
 
 /// The divisors of `n` that are at most `most`.

@@ -1,7 +1,9 @@
-//! MPI for the host: starting and ending, splitting, small messages, and ends that leave no rank
-//! hanging. Non-blocking collectives on tensors are `cpu/group.rs`.
+//! MPI for the host: starting and ending, splitting, small messages. Non-blocking collectives on tensors are
+//! `cpu/group.rs`.
 //!
 //! All MPI calls are made on the main thread (level Funneled); [`Comm`] is not `Send`.
+
+mod ending;
 
 use crate::clock::Whereabouts;
 use crate::error::{Error, Result};
@@ -30,8 +32,9 @@ impl World {
         if level < Threading::Funneled {
             return Err(Error::run(format!("this MPI library gives thread level {level:?}; Funneled is needed")));
         }
-        let (comm, place) = (Comm(universe.world()), Arc::default());
-        end_all_ranks_on_panic(comm.rank(), Arc::clone(&place));
+        let (comm, place) = (Comm(universe.world()), Arc::<Whereabouts>::default());
+        place.is_rank(comm.rank());
+        ending::end_all_on_panic(Arc::clone(&place));
         Ok(World { comm, place, _universe: universe })
     }
 
@@ -49,12 +52,14 @@ impl World {
         let me = self.comm.rank();
         let rank = order.iter().position(|&process| process == me).expect("an order names every rank");
         self.comm = self.comm.split(0, rank);
+        self.place.is_rank(rank);
     }
 
-    /// Ends every rank at once. For a failure that the other ranks do not know of.
+    /// Ends every rank. For a failure that the other ranks do not know of; where several fail alike, one says it.
     pub fn abort(&self, error: &Error) -> ! {
-        eprintln!("rank {} on {}, {}: {error}", self.comm.rank(), host(), self.place);
-        self.comm.0.abort(error.exit_code())
+        let what = error.to_string();
+        let say = || eprintln!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.place);
+        ending::end_all(&self.place, &what, say, error.exit_code())
     }
 }
 
@@ -148,21 +153,4 @@ fn named(verdict: &[u8], rank: usize) -> Error {
     let what = String::from_utf8_lossy(&verdict[1..]).into_owned();
     let what = if rank == 0 { what } else { format!("rank {rank}: {what}") };
     if verdict[0] == 2 { Error::User(what) } else { Error::Run(what) }
-}
-
-/// A bug's panic on the main thread aborts all ranks; on another thread, which must not call MPI,
-/// it ends the process, and mpirun ends the rest.
-fn end_all_ranks_on_panic(rank: usize, place: Arc<Whereabouts>) {
-    let main = std::thread::current().id();
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        eprintln!("process {rank} on {}, {place}:", host());
-        print(info);
-        if std::thread::current().id() == main {
-            // SAFETY: MPI is initialized while the hook stands, and this is the thread that did it.
-            unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, 1) };
-        }
-        // SAFETY: ends the process without running exit handlers, which could call MPI here.
-        unsafe { nix::libc::_exit(1) }
-    }));
 }

@@ -54,6 +54,20 @@ impl Place {
         }
     }
 
+    /// Does this rank save its shards, and count them in the norm? Where each data-parallel rank holds all of them,
+    /// the first does.
+    pub fn answers(&self, config: &Config) -> bool {
+        config.parallel.distributed_optimizer || self.dp.0 == 0
+    }
+
+    /// Elements of the tensors that this rank saves, each of them once.
+    pub fn saved(&self, config: &Config) -> usize {
+        let members = self.optimizer_members(config);
+        let place = members.iter().position(|&rank| rank == self.rank).expect("a rank is among those it shares with");
+        let owned = self.buckets(config).into_iter().filter(|_| self.answers(config));
+        owned.flat_map(|bucket| bucket.owned(&bucket.shard(place, members.len()))).map(|range| range.len()).sum()
+    }
+
     /// The buckets of all chunks.
     pub fn buckets(&self, config: &Config) -> Vec<Bucket> {
         let ranks = self.optimizer_members(config).len();

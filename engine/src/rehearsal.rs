@@ -1,8 +1,8 @@
 //! A run of one rank that does not take place: what it would hold of the memory, op by op and byte by
 //! byte, and what it would say to the other ranks. The trainer is the one that trains, on the dry backend.
 //!
-//! On top of that come what the host holds (a micro-batch, a checkpoint's copy while it is written) and what
-//! libraries hold. Measured on the CPU, one thread a rank, beside pools of 160 to 720 MB: 4 MB of heap, Open
+//! On top of that come what the host holds (a micro-batch, a checkpoint's copy while it is written, which
+//! `state.rs` counts) and what libraries hold. Measured on the CPU, one thread a rank, beside pools of 160 to 720 MB: 4 MB of heap, Open
 //! MPI's and the `gemm` crate's buffers among it, 16 MB of the program and its libraries, and where gradients
 //! are reduce-scattered a copy of a bucket on the first rank of the group, for as long as that takes (Open MPI
 //! 4.1 sums there, then scatters).
@@ -10,22 +10,21 @@
 use crate::backend::{Backend, Elem, Scratch};
 use crate::batch::Blank;
 use crate::clock::{Clock, Phase};
-use crate::config::{Axis, Config};
-use crate::dry::{Dry, Keep, Log, Traffic};
+use crate::config::{Axis, Config, Train, samples};
+use crate::dry::{Dry, Keep, Log, Totals};
 use crate::error::Result;
 use crate::ledger::Usage;
-use crate::mesh::{Kind, Mesh};
+use crate::mesh::Mesh;
 use crate::place::Place;
 use crate::trainer::Trainer;
-use std::collections::BTreeMap;
 
 /// What a rank would hold and send.
 #[derive(Debug, Clone)]
 pub struct Rehearsal {
     pub usage: Usage,
     pub held: Held,
-    /// Of the last step, by kind of group.
-    pub traffic: BTreeMap<Kind, Traffic>,
+    /// Of the last step.
+    pub step: Totals,
     /// Of everything.
     pub log: Log,
 }
@@ -79,38 +78,57 @@ pub fn rehearse<A: Elem>(
     }
     trainer.publish();
     let blank = Blank(config.train.seq_length);
-    let mut traffic = BTreeMap::new();
+    let mut step = Totals::default();
     for _ in 0..steps {
-        let before = trainer.b.log().traffic;
+        let before = trainer.b.totals();
         trainer.step(&blank, &mut Clock::start(Phase::Data))?;
-        traffic = since(&before, &trainer.b.log().traffic);
+        step = trainer.b.totals().since(&before);
     }
     if config.train.eval_interval > 0 {
         trainer.config.train.eval_steps = 1;
         trainer.validate(&blank)?;
     }
-    Ok(Rehearsal { usage: trainer.b.usage(), held, traffic, log: trainer.b.log() })
+    Ok(Rehearsal { usage: trainer.b.usage(), held, step, log: trainer.b.log() })
 }
 
-fn since(before: &BTreeMap<Kind, Traffic>, after: &BTreeMap<Kind, Traffic>) -> BTreeMap<Kind, Traffic> {
-    let part = |(kind, all): (&Kind, &Traffic)| {
-        let was = before.get(kind).copied().unwrap_or_default();
-        (*kind, Traffic { calls: all.calls - was.calls, bytes: all.bytes - was.bytes })
-    };
-    after.iter().map(part).collect()
+/// The step of a rank in the time of a few micro-batches: as [`rehearse`] of one step, but that the log is of the
+/// shorter one.
+///
+/// A step does a part that does not depend on its micro-batches, and the same for each of them: how much that is
+/// say the two shortest steps.
+pub fn rehearse_step<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + Clone + 'static,
+) -> Result<Rehearsal> {
+    let of = |config: &Config| rehearse::<A>(config, mesh, rank, scratch.clone(), Keep::Totals, 1);
+    let short = shortened(config, mesh);
+    let rehearsed = of(&short)?;
+    let least = samples(&config.train, &config.parallel, mesh.size(Axis::Data));
+    let left = (config.train.global_batch_size - short.train.global_batch_size) / least;
+    if left == 0 {
+        return Ok(rehearsed);
+    }
+    let [one, two] = [least, 2 * least].map(|batch| of(&with_batch(config, batch)));
+    let each = two?.step.since(&one?.step);
+    Ok(Rehearsal { step: rehearsed.step.and(&each, left as u64), ..rehearsed })
 }
 
 /// A configuration that needs as much memory as this one and is sooner rehearsed: a step has no more
 /// micro-batches than it takes until each replaces another.
 pub fn shortened(config: &Config, mesh: &Mesh) -> Config {
-    let (p, mut short) = (&config.parallel, config.clone());
+    let p = &config.parallel;
     let together = config.train.micro_batch_size * mesh.size(Axis::Data);
     let most = (2 * p.virtual_pipeline + 1) * p.pipeline;
-    short.train.global_batch_size = config.train.global_batch_size.min(most * together);
-    short
+    with_batch(config, config.train.global_batch_size.min(most * together))
 }
 
-/// The ranks that hold and send the same, the first of each class being the data-parallel rank 0.
+fn with_batch(config: &Config, global_batch_size: usize) -> Config {
+    Config { train: Train { global_batch_size, ..config.train.clone() }, ..config.clone() }
+}
+
+/// The ranks that hold and send the same during a step, the first of each class being the data-parallel rank 0.
 pub fn classes(mesh: &Mesh) -> Vec<Vec<usize>> {
     let of_first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Data) == 0);
     of_first.map(|rank| mesh.group(rank, Axis::Data)).collect()

@@ -8,6 +8,7 @@ use crate::config::{Config, Model};
 use crate::error::Result;
 use crate::inventory::TensorSpec;
 use crate::optim::{Duty, Shard};
+use crate::place::Place;
 use crate::rect::Rect;
 use crate::trainer::Trainer;
 
@@ -49,6 +50,11 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
         },
     )
+}
+
+/// Bytes that all [`pieces`] of the rank at `place` take together.
+pub fn copy_bytes(config: &Config, place: &Place) -> usize {
+    KINDS.len() * size_of::<f32>() * place.saved(config)
 }
 
 /// What goes into the manifest; `data` is the fingerprint of the samples.

@@ -73,8 +73,7 @@ impl<B: Backend> Trainer<B> {
         let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
-        let answers = config.parallel.distributed_optimizer || place.dp.0 == 0;
-        let duty = if answers { Duty::Answers } else { Duty::Copies };
+        let duty = if place.answers(&config) { Duty::Answers } else { Duty::Copies };
         let optim = Optim::new(&b, layout.clone(), shards, duty);
         let plan = schedule::train(place.stage, &place.pipe);
         Trainer { config, b, place, world, tied, reduce, plan, wires, layout, stage, optim, step: 0 }

@@ -5,28 +5,38 @@ use engine::backend::Scratch;
 use engine::config::Config;
 use engine::cpu::{CpuScratch, Float};
 use engine::dry::Keep;
-use engine::error::{Error, Result};
-use engine::flops;
+use engine::error::{Error, Result, counted};
 use engine::ledger::Usage;
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
 use engine::rehearsal::{Held, rehearse, shortened};
+use engine::{flops, state};
 use serde_json::json;
 use std::path::Path;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// What a rank takes of its machine's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// The backend's blocks.
+    pub blocks: Usage,
+    /// Bytes of the copy on the host that a checkpoint is written from beside the training.
+    pub copy: usize,
+}
+
 /// What this rank is going to take on the CPU with `threads` threads; refused where the ranks of a machine
 /// together take more than it has. All ranks of `comm`, the mesh's order, call it together.
-pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize) -> Result<Usage> {
+pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize) -> Result<Taken> {
     let scratch = CpuScratch::<A>::new(threads);
     // First what needs no rehearsal: that of a model far too large would take long.
     let place = Place::new(config, mesh.clone(), comm.rank());
-    must_fit(config, comm, Held::of::<A>(config, &place, &scratch as &dyn Scratch).sum())?;
-    let usage = rehearse::<A>(&shortened(config, mesh), mesh, comm.rank(), scratch, Keep::Totals, 1)?.usage;
-    must_fit(config, comm, usage.reserved)?;
-    Ok(usage)
+    let copy = state::copy_bytes(config, &place);
+    must_fit(config, comm, Held::of::<A>(config, &place, &scratch as &dyn Scratch).sum() + copy)?;
+    let blocks = rehearse::<A>(&shortened(config, mesh), mesh, comm.rank(), scratch, Keep::Totals, 1)?.usage;
+    must_fit(config, comm, blocks.reserved + copy)?;
+    Ok(Taken { blocks, copy })
 }
 
 /// `bytes` of each rank: those of one machine together must fit its memory.
@@ -43,11 +53,11 @@ fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
 }
 
 fn fits(parameters: u64, need: f64, ranks: usize, have: Option<f64>) -> Result<()> {
-    let plural = if ranks == 1 { "" } else { "s" };
     match have {
         Some(have) if need > have => Err(Error::user(format!(
-            "[model]: {parameters} parameters need at least {need:.1} GiB for the {ranks} rank{plural} of this machine, \
-             which has {have:.1} GiB; take a smaller model, more memory or more machines"
+            "[model]: {parameters} parameters need at least {need:.1} GiB for the {} of this machine, which has {have:.1} \
+             GiB; take a smaller model, more memory or more machines",
+            counted(ranks, "rank")
         ))),
         _ => Ok(()),
     }
@@ -61,8 +71,8 @@ fn have() -> Option<f64> {
 }
 
 /// Leaves `memory.json` in the run's directory. All ranks call it together.
-pub fn write(dir: &Path, comm: &Comm, planned: Usage, used: Usage) -> Result<()> {
-    let of = |usage: Usage| json!({ "peak_bytes": usage.peak, "reserved_bytes": usage.reserved });
+pub fn write(dir: &Path, comm: &Comm, planned: Taken, used: Taken) -> Result<()> {
+    let of = |Taken { blocks, copy }: Taken| json!({ "peak_bytes": blocks.peak, "reserved_bytes": blocks.reserved, "checkpoint_copy_bytes": copy });
     let mine = json!({ "rank": comm.rank(), "host": host(), "planned": of(planned), "used": of(used) });
     let all = comm.all_gather_bytes(mine.to_string().as_bytes());
     let all: Vec<serde_json::Value> = all.iter().map(|text| serde_json::from_slice(text).expect("as above")).collect();

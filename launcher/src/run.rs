@@ -1,13 +1,12 @@
 //! A run under way: step after step, what is written of each, and how it ends.
 
-use crate::memory;
+use crate::memory::{self, Taken};
 use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Phase};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
-use engine::ledger::Usage;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
@@ -33,7 +32,7 @@ pub struct Run<B: Backend> {
     feed: Feed,
     saver: Saver,
     /// What this rank is going to take of its memory.
-    planned: Usage,
+    planned: Taken,
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
@@ -54,7 +53,7 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Usage, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Taken, comm: &Comm) -> Result<Self> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
@@ -81,13 +80,13 @@ impl<B: Backend> Run<B> {
             logs.progress.finish();
         }
         ended.and(saved)?;
-        let (dir, used) = (&self.trainer.config.checkpoint.dir, self.trainer.b.usage());
-        memory::write(dir, comm, self.planned, used).map_err(Stop::Together)
+        let used = Taken { blocks: self.trainer.b.usage(), copy: self.saver.copied() };
+        memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used).map_err(Stop::Together)
     }
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
-    /// missing from them; the time of a save's copy is in the line of the step after it, its writing
-    /// in none.
+    /// missing from them; the time of its own line and of a save's copy is in the line of the step after it, the
+    /// save's writing in none.
     fn steps(&mut self, comm: &Comm, mut clock: Clock) -> std::result::Result<(), Stop> {
         while self.trainer.step < self.trainer.config.train.steps {
             let start = Instant::now();
@@ -99,6 +98,7 @@ impl<B: Backend> Run<B> {
             let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
             let record = self.record(&report, seconds, &mut clock, valid_loss);
             self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
+            clock.enter(Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
         }
         Ok(())
@@ -161,7 +161,7 @@ impl<B: Backend> Run<B> {
             tflops_full: tflops(self.flops.1),
             mfu_model: mfu(self.flops.0),
             mfu_full: mfu(self.flops.1),
-            parts: clock.lap(Phase::Checkpoint).into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
+            parts: clock.lap(Phase::Report).into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
             valid_loss,
         }
     }

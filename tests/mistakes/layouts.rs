@@ -20,9 +20,19 @@ fn train(ranks: usize, settings: &[(&str, Value)]) -> Outcome {
 #[test]
 fn what_no_number_of_ranks_can_run() {
     for (ranks, settings, needles) in [
-        (2, &[("parallel.tensor", Value::from(3))][..], &["parallel.tensor = 3", "(8)", "2 and 4"][..]),
-        (4, &[("parallel.tensor", 16.into())], &["parallel.tensor = 16", "nearest is 8"]),
-        (4, &[("parallel.pipeline", 8.into())], &["parallel.pipeline = 8", "num_hidden_layers (5)", "pipeline 4"]),
+        (
+            2,
+            &[("parallel.tensor", Value::from(3))][..],
+            &["parallel.tensor = 3", "(8)", "on 2 ranks the nearest is 2"][..],
+        ),
+        (4, &[("parallel.tensor", 16.into())], &["parallel.tensor = 16", "on 4 ranks the nearest is 4"]),
+        // Three data-parallel ranks cannot share 16 samples.
+        (3, &[("parallel.tensor", 16.into())], &["parallel.tensor = 16", "; the nearest is 8"]),
+        (
+            4,
+            &[("parallel.pipeline", 8.into())],
+            &["parallel.pipeline = 8", "(5); on 4 ranks the nearest: pipeline 4 x", " or pipeline 2 x"],
+        ),
         (2, &[("parallel.virtual_pipeline", 2.into())], &["parallel.virtual_pipeline = 2", "write 1"]),
         (
             4,

@@ -69,6 +69,7 @@ template <Bug BUG> DEVICE void free_tile(Places p) {
 // y [64, 64] = the sum over the tiles of x x^T.
 template <Bug BUG> DEVICE void consume(const PlantedTiles& a, Places p) {
     Reg<float, 32> sums;
+    UNROLL for (int i = 0; i < 32; i++) sums[i] = 0;
     for (u32 i = 0; i < TURNS; i++) {
         if (BUG == too_many_bytes) {
             mbar_wait(p.full, i % 2);  // BUG too_many_bytes
@@ -82,7 +83,7 @@ template <Bug BUG> DEVICE void consume(const PlantedTiles& a, Places p) {
         if (BUG == lost_warp && thread() / 32 == 5) return;
         UNROLL for (int k = 0; k < 4; k++) {
             u64 rows = along(columns<64>(p.tile, k));
-            wgmma<false>(sums, rows, rows, i > 0 || k > 0);  // BUG no_full_wait wrong_parity no_bytes touched_late never_waited
+            wgmma<false>(sums, rows, rows);  // BUG no_full_wait wrong_parity no_bytes touched_late never_waited
         }
         wgmma_commit();
         if (BUG == freed_early) free_tile<BUG>(p);
@@ -155,15 +156,16 @@ DEVICE void cube(const PlantedTiles& a, u64 wrong) {
     Places p = bring(a);
     Reg<float, 32> s, o;
     Reg<u32, 4> operand[4];
-    wgmma_fence(s);
+    wgmma_fence();
     product_along<64, 64, 64>(s, p.tile, p.tile);
     wgmma_commit();
     wgmma_wait<0>();
     pin(s);
     round_sums<64>(operand, s);
+    UNROLL for (int i = 0; i < 32; i++) o[i] = 0;
     wgmma_fence(o, operand);
     UNROLL for (int k = 0; k < 4; k++) {
-        wgmma<true>(o, operand[k], across<64 * ROW>(p.tile + k * 16 * ROW) + wrong, k > 0);
+        wgmma<true>(o, operand[k], across<64 * ROW>(p.tile + k * 16 * ROW) + wrong);
     }
     wgmma_commit();
     wgmma_wait<0>();
@@ -181,7 +183,7 @@ KERNEL(no_proxy_fence, PlantedTiles, 256, 1) {
     for (u32 i = thread(); i < TILE_BYTES<64, 64> / 4; i += 128) sts(tile + 4 * i, 0);
     sync();
     Reg<float, 32> s;
-    wgmma_fence(s);
+    wgmma_fence();
     product_along<64, 64, 64>(s, tile, tile);  // BUG no_proxy_fence
     wgmma_commit();
     wgmma_wait<0>();
@@ -207,7 +209,7 @@ KERNEL(copy_over_stores, PlantedTiles, 256, 1) {
 KERNEL(waits_for_too_few, PlantedTiles, 256, 1) {
     Places p = bring(a);
     Reg<float, 32> s, o;
-    wgmma_fence(s, o);
+    wgmma_fence();
     product_along<64, 64, 64>(s, p.tile, p.tile);
     wgmma_commit();
     product_along<64, 64, 64>(o, p.tile, p.tile);
@@ -222,7 +224,7 @@ KERNEL(waits_for_too_few, PlantedTiles, 256, 1) {
 KERNEL(stored_under_product, PlantedTiles, 256, 1) {
     Places p = bring(a);
     Reg<float, 32> s;
-    wgmma_fence(s);
+    wgmma_fence();
     product_along<64, 64, 64>(s, p.tile, p.tile);
     wgmma_commit();
     sts(p.tile + thread() * 4, 0);  // BUG stored_under_product

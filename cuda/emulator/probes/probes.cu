@@ -28,6 +28,7 @@ KERNEL(probe_fmadd, Probe, 64) { result(a, fmadd(arg(a, 0, 3), arg(a, 1, 3), arg
 KERNEL(probe_unfused, Probe, 64) { result(a, arg(a, 0, 3) * arg(a, 1, 3) + arg(a, 2, 3)); }
 KERNEL(probe_div_rn, Probe, 64) { result(a, div_rn(arg(a, 0, 2), arg(a, 1, 2))); }
 KERNEL(probe_sqrt_rn, Probe, 64) { result(a, sqrt_rn(arg(a, 0, 1))); }
+KERNEL(probe_ln, Probe, 64) { result(a, ln(arg(a, 0, 1))); }
 KERNEL(probe_fast_exp2, Probe, 64) { result(a, fast_exp2(arg(a, 0, 1))); }
 KERNEL(probe_fast_log2, Probe, 64) { result(a, fast_log2(arg(a, 0, 1))); }
 KERNEL(probe_fast_rcp, Probe, 64) { result(a, fast_rcp(arg(a, 0, 1))); }

@@ -127,9 +127,11 @@ template <int N, bool ACROSS, bool REGISTERS> DEVICE void product(const ProbeTil
         u32 at = shared_base() + TILE;
         u64 b = ACROSS ? across<64 * ROW>(at + k * 16 * ROW) : along(columns<N>(at, k));
         if (REGISTERS) {
-            wgmma<ACROSS>(sums, p[k], b, 1);
+            wgmma<ACROSS>(sums, p[k], b);
+        } else if (k == 0) {
+            wgmma_new<ACROSS>(sums, along(shared_base()), b);
         } else {
-            wgmma<ACROSS>(sums, along(columns<64>(shared_base(), k)), b, k > 0);
+            wgmma<ACROSS>(sums, along(columns<64>(shared_base(), k)), b);
         }
     }
     wgmma_commit();
@@ -157,7 +159,7 @@ KERNEL(probe_proxy_fence, ProbeTiles, 128, 1) {
     proxy_fence();
     sync();
     Reg<float, 32> sums;
-    wgmma_fence(sums);
+    wgmma_fence();
     product_along<64, 64, 64>(sums, shared_base(), shared_base() + TILE);
     wgmma_commit();
     wgmma_wait<0>();

@@ -67,19 +67,30 @@ DEVICE void send(emu::Lock& lock, Loc at) {
     lock.products++;
     lock.line = at.line();
 }
-template <int R> DEVICE void send_sums(Reg<float, R>& d, u32 add, Loc at) {
-    if (add && !d.lock.products) {
-        for (float x : d.v) set(x, at);
+template <int R> DEVICE emu::Product product(Reg<float, R>& d, u64 b, bool add, bool across, Loc at) {
+    // Of sums that an earlier product makes nothing is known yet.
+    for (float x : d.v) {
+        if (add && !d.lock.products) set(x, at);
     }
+    if (!add) pin(d, at), d.lock.fenced = true;
     send(d.lock, at);
+    return {at, d.v, &d.lock, nullptr, {}, 0, b, 2 * R, add, across};
 }
-template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, u64 a, u64 b, u32 add HERE) {
-    send_sums(d, add, at_);
-    emu::issue_product({at_, d.v, &d.lock, nullptr, {}, a, b, 2 * R, add != 0, ACROSS});
+template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, u64 a, u64 b HERE) {
+    emu::Product p = product(d, b, true, ACROSS, at_);
+    p.a_at = a;
+    emu::issue_product(p);
 }
-template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, Reg<u32, 4>& a, u64 b, u32 add HERE) {
+template <bool ACROSS, int R> DEVICE void wgmma_new(Reg<float, R>& d, u64 a, u64 b HERE) {
+    emu::Product p = product(d, b, false, ACROSS, at_);
+    p.a_at = a;
+    emu::issue_product(p);
+}
+template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, Reg<u32, 4>& a, u64 b HERE) {
     for (u32 x : a.v) set(x, at_);
-    send_sums(d, add, at_);
+    emu::Product p = product(d, b, true, ACROSS, at_);
     send(a.lock, at_);
-    emu::issue_product({at_, d.v, &d.lock, &a.lock, {a.v[0], a.v[1], a.v[2], a.v[3]}, 0, b, 2 * R, add != 0, ACROSS});
+    p.a_lock = &a.lock;
+    memcpy(p.a, a.v, sizeof p.a);
+    emu::issue_product(p);
 }

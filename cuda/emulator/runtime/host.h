@@ -12,6 +12,7 @@ using emu::Loc;
 #define AT_ONLY at_
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
+#define ROLLED
 #define KERNEL(name, Args, ...)                                                                                         \
     static void name##_body(const Args& a);                                                                             \
     static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__),                                              \
@@ -89,6 +90,7 @@ DEVICE float fmadd(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double fmadd(double a, double b, double c) { return fma(a, b, c); }
 DEVICE float div_rn(float a, float b) { return a / b; }
 DEVICE float sqrt_rn(float a) { return sqrtf(a); }
+DEVICE float ln(float a) { return logf(a); }
 // As `.ftz`: subnormals are zero, going in and coming out.
 DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
 DEVICE float larger(float a, float b) { return fmaxf(a, b); }

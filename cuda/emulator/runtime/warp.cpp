@@ -62,13 +62,14 @@ struct Warp {
                 b[t + 8 + i][g] = half_of(op(l).b[1], i);
             }
         }
-        for (uint32_t l = 0; l < 32; l++) {
-            for (uint32_t e = 0; e < 4; e++) {
-                uint32_t row = l / 4 + e / 2 * 8, col = l % 4 * 2 + e % 2;
-                float sum = op(l).c[e];
-                for (uint32_t k = 0; k < 16; k++) sum += a[row][k] * b[k][col];
-                op(l).c[e] = sum;
+        // All sums of a row step by step, each in the order of k.
+        for (uint32_t row = 0; row < 16; row++) {
+            float sums[8];
+            for (uint32_t col = 0; col < 8; col++) sums[col] = op(row % 8 * 4 + col / 2).c[row / 8 * 2 + col % 2];
+            for (uint32_t k = 0; k < 16; k++) {
+                for (uint32_t col = 0; col < 8; col++) sums[col] += a[row][k] * b[k][col];
             }
+            for (uint32_t col = 0; col < 8; col++) op(row % 8 * 4 + col / 2).c[row / 8 * 2 + col % 2] = sums[col];
         }
     }
 

@@ -30,6 +30,7 @@ pub const FILE: File = File {
         "probe_unfused",
         "probe_div_rn",
         "probe_sqrt_rn",
+        "probe_ln",
         "probe_fast_exp2",
         "probe_fast_log2",
         "probe_fast_rcp",

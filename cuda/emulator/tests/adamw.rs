@@ -1,8 +1,10 @@
-//! AdamW's kernel against the CPU's op: the same bits, for each element is by itself.
+//! AdamW's kernels and the factor that clips against the CPU's ops: the same bits, for each element is by itself.
 
-use crate::common::{Random, cpus, on, places};
+use crate::common::{Random, close, cpus, emulators, on, places};
 use cuda::args::Step;
-use cuda::ops::{self, State};
+use cuda::geometry::{NORMS, adamw_parts};
+use cuda::ops::{self, Norms, State};
+use emulator::place::Place;
 use engine::backend::{AdamW, Backend};
 use half::bf16;
 
@@ -17,28 +19,116 @@ const HP: Step = Step {
     decayed: 0,
 };
 
+const FACTOR: [f32; 2] = [7.0, 0.37];
+
+/// Master, m and v.
+type Shard = [Vec<f32>; 3];
+
+/// g and the state of n elements.
+fn inputs(n: usize, scale: f32) -> (Vec<f32>, Shard) {
+    let mut random = Random::new(n as u64);
+    let (g, master, m, v) = (random.f32(n, scale), random.f32(n, 1.0), random.f32(n, 0.1), random.f32(n, 0.1));
+    (g, [master, m, v.iter().map(|v| v * v).collect()])
+}
+
+/// State and weights after a step.
+fn step(place: &dyn Place, g: &[f32], [mut a, mut b, mut c]: Shard, hp: Step) -> (Shard, Vec<bf16>) {
+    let mut out = vec![bf16::NAN; g.len()];
+    on(place, |m, l| {
+        let s = State { master: l.write(&mut a), m: l.write(&mut b), v: l.write(&mut c) };
+        ops::adamw(m, l.read(g), l.read(&FACTOR), s, l.write(&mut out), hp)
+    });
+    ([a, b, c], out)
+}
+
 #[test]
 fn a_step_gives_the_same_bits() {
     let (cpu, _) = cpus();
-    for ((n, decayed), scale) in
-        [(1, 0), (3, 3), (4, 2), (1025, 513), (9001, 9000)].into_iter().flat_map(|s| [1.0, 1e-12, 1e6].map(|x| (s, x)))
-    {
-        let mut random = Random::new(n as u64);
-        let (g, factor) = (random.f32(n, scale), [7.0, 0.37]);
-        let state = [random.f32(n, 1.0), random.f32(n, 0.1), random.f32(n, 0.1).iter().map(|v| v * v).collect()];
-        let [mut master, mut m, mut v] = [0, 1, 2].map(|i| cpu.upload(&state[i], n, 1));
+    let shapes = [(1, 0), (3, 3), (4, 2), (1025, 513), (9001, 9000), (20_003, 700)];
+    for ((n, decayed), scale) in shapes.into_iter().flat_map(|s| [1.0, 1e-12, 1e6].map(|x| (s, x))) {
+        let (g, state) = inputs(n, scale);
+        let [mut master, mut m, mut v] = state.clone().map(|x| cpu.upload(&x, n, 1));
         let Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, .. } = HP;
         let hp = AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed };
-        let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&factor, 1, 2));
+        let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&FACTOR, 1, 2));
         let weights = cpu.adamw(&on_g, &on_factor, &mut master, &mut m, &mut v, hp);
         for place in places() {
-            let ([mut a, mut b, mut c], mut out) = (state.clone(), vec![bf16::NAN; n]);
-            on(place, |m, l| {
-                let s = State { master: l.write(&mut a), m: l.write(&mut b), v: l.write(&mut c) };
-                ops::adamw(m, l.read(&g), l.read(&factor), s, l.write(&mut out), Step { decayed, ..HP })
-            });
-            assert_eq!([a, b, c], [&master, &m, &v].map(|x| cpu.download(x)), "{n}, {decayed}, {scale}");
+            let (after, out) = step(place, &g, state.clone(), Step { decayed, ..HP });
+            assert_eq!(after, [&master, &m, &v].map(|x| cpu.download(x)), "{n}, {decayed}, {scale}");
             assert_eq!(out, cpu.download(&weights));
+        }
+    }
+}
+
+/// State, weights and sums of squares after a step.
+fn step_with_norms(
+    place: &dyn Place,
+    g: &[f32],
+    [mut a, mut b, mut c]: Shard,
+    hp: Step,
+) -> (Shard, Vec<bf16>, [f32; NORMS]) {
+    let (n, mut squares) = (g.len(), [0.25; NORMS]);
+    let (mut out, mut parts) = (vec![bf16::NAN; n], vec![f64::NAN; adamw_parts(n)]);
+    on(place, |m, l| {
+        let s = State { master: l.write(&mut a), m: l.write(&mut b), v: l.write(&mut c) };
+        let norms = Norms { squares: l.write(&mut squares), parts: l.write(&mut parts) };
+        ops::adamw_norms(m, l.read(g), l.read(&FACTOR), s, l.write(&mut out), hp, norms)
+    });
+    ([a, b, c], out, squares)
+}
+
+fn norms_are_right(place: &dyn Place, n: usize) {
+    // Without eps, what stands behind the last element would be 0 / 0.
+    let ((g, before), hp) = (inputs(n, 1.0), Step { decayed: n / 2, eps: 0.0, ..HP });
+    let (after, weights, squares) = step_with_norms(place, &g, before.clone(), hp);
+    let without = step(place, &g, before.clone(), hp);
+    assert!(after == without.0 && weights == without.1, "{n}, {}", place.name());
+    let square = |x: &mut dyn Iterator<Item = f32>| 0.25 + x.map(|x| x as f64 * x as f64).sum::<f64>() as f32;
+    let right = [
+        square(&mut g.iter().map(|g| g * FACTOR[1])),
+        square(&mut after[0].iter().copied()),
+        square(&mut before[0].iter().zip(&after[0]).map(|(before, after)| before - after)),
+        square(&mut after[1].iter().copied()),
+        square(&mut after[2].iter().copied()),
+    ];
+    for (at, (got, right)) in squares.iter().zip(right).enumerate() {
+        // A change as it is seen in the weight has been rounded with it.
+        close(&format!("sum {at} of {n}"), &[*got], &[right], if at == 2 { 1e-4 } else { 2e-7 });
+    }
+}
+
+#[test]
+fn norms_on_the_way_leave_the_step_as_it_is() {
+    for place in places() {
+        [1, 3, 4, 1025, 9001].into_iter().for_each(|n| norms_are_right(place, n));
+    }
+    // More than all blocks take at once.
+    norms_are_right(&emulators()[0], (1 << 20) + 1027);
+}
+
+#[test]
+fn norms_do_not_depend_on_the_order_of_blocks() {
+    let (g, state) = inputs(50_003, 1.0);
+    let all = emulators().map(|place| step_with_norms(&place, &g, state.clone(), HP).2.map(f32::to_bits));
+    assert!(all.iter().all(|squares| *squares == all[0]));
+}
+
+#[test]
+fn the_factor_that_clips_has_the_same_bits() {
+    let (cpu, _) = cpus();
+    let squares = [0.0, 1e-38, 1e-7, 0.3, 4.0, 1e9, 3e38, f32::INFINITY, f32::NAN];
+    for ((square, tokens), clip) in squares
+        .into_iter()
+        .flat_map(|s| [0.0, 1.0, 3.0, 4096.0, 1e7].map(|t| (s, t)))
+        .flat_map(|s| [0.0, 1.0, 0.1, 1e-6, 1e30].map(|c| (s, c)))
+    {
+        let (square, totals) = ([square], [f32::NAN, 5.0, tokens]);
+        let right = cpu.download(&cpu.clip_factor(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), clip));
+        for place in places() {
+            let mut out = [f32::NAN; 2];
+            on(place, |m, l| ops::clip_factor(m, l.read(&square), l.read(&totals), clip, l.write(&mut out)));
+            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+            assert!(out.iter().zip(&right).all(same), "{square:?}, {tokens}, {clip}: {out:?}, not {right:?}");
         }
     }
 }

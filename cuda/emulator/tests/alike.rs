@@ -12,10 +12,10 @@ use std::panic::Location;
 
 /// Files of kernels whose results a device may round otherwise than the emulator: by instructions that approximate,
 /// or by sums inside the tensor cores, whose order the PTX ISA leaves open. Their ops are held to the CPU's, each.
-const APPROXIMATE: [&str; 3] = ["attention.cu", "attention_sm90.cu", "swiglu.cu"];
+const APPROXIMATE: [&str; 4] = ["attention.cu", "attention_sm90.cu", "swiglu.cu", "xent.cu"];
 
 /// The beginnings of the names of probes whose primitives do.
-const APPROXIMATE_PROBES: [&str; 4] = ["probe_fast_", "probe_mma", "probe_wgmma_", "probe_proxy_fence"];
+const APPROXIMATE_PROBES: [&str; 5] = ["probe_ln", "probe_fast_", "probe_mma", "probe_wgmma_", "probe_proxy_fence"];
 
 /// One op that ran: where the test called it, what it launched, a hash of what it was given, and what it left.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Attention's kernels against the CPU's op.
 
-use crate::common::{Random, act, cpus, emulators, near_rows, on, places};
+use crate::common::{Random, act, cpus, emulators, near_rows, on, places_for};
 use cuda::args::View;
 use cuda::geometry::attention::{stats_len, sums_len};
-use cuda::machine::{Done, Machine};
+use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, Scratch, Shape};
 use emulator::place::Place;
 use engine::backend::{Backend, Heads};
@@ -52,11 +52,12 @@ pub struct Case {
 
 /// The ops of one architecture.
 pub struct Ops {
+    pub target: Target,
     pub forward: fn(&dyn Machine, View, View, View, View, Shape) -> Done,
     pub backward: fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done,
 }
 
-const SM80: Ops = Ops { forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
+const SM80: Ops = Ops { target: Target::Sm80, forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 };
 
 pub const fn case(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize, sight: Sight) -> Case {
     Case { shape: Shape { query, kv, dim, seq, sequences }, sight, scale: 1.0 }
@@ -138,7 +139,7 @@ impl Case {
         let (cpu, judge) = cpus();
         let (plain, _) = self.theirs(&cpu);
         let (exact, exact_lse) = self.theirs(&judge);
-        for place in places() {
+        for place in places_for(ops.target) {
             let (o, lse) = self.ours(ops, place);
             near_rows(&format!("o of {self:?} on {}", place.name()), &o, &plain, &exact, self.shape.dim, 0.0);
             for (at, (lse, exact)) in lse.iter().zip(&exact_lse).enumerate() {
@@ -184,8 +185,8 @@ impl Case {
         // dP - D cancels where a query sees little else than one key: of terms do v k, sums over queries.
         let (scale, seq) = (self.scale as f64, seq as f64);
         let (group, lost) = (query / kv, 1e-6 * dim as f64 * scale * scale * seq.sqrt());
-        for place in places() {
-            for parts in [1, group] {
+        for place in places_for(ops.target) {
+            for parts in if group > 1 { vec![1, group] } else { vec![1] } {
                 let dqkv = self.our_gradients(ops, place, &o, &lse, parts);
                 near_rows(
                     &format!("dqkv of {self:?} on {}", place.name()),

@@ -3,9 +3,10 @@
 use crate::attention::Sight::{Documents, Past, Window};
 use crate::attention::{CASES, Case, Ops, SCALES, case};
 use crate::common::emulators;
+use cuda::machine::Target;
 use cuda::ops::{attention_bwd_sm90, attention_sm90};
 
-const SM90: Ops = Ops { forward: attention_sm90, backward: attention_bwd_sm90 };
+const SM90: Ops = Ops { target: Target::Sm90a, forward: attention_sm90, backward: attention_bwd_sm90 };
 
 /// Beside the others' lengths those at which a ring of tiles goes round twice, and a block has several items.
 const LONG: [Case; 3] = [

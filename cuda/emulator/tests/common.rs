@@ -1,9 +1,9 @@
 //! Random inputs, and what a kernel's result is held to: its op on the CPU.
 
 use crate::alike::{self, Ran, Watched};
-use cuda::machine::{Done, Machine};
+use cuda::machine::{Done, Machine, Target};
 use emulator::device::{self, OnDevice};
-use emulator::place::{Lent, Place};
+use emulator::place::{Kind, Lent, Place};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
@@ -36,6 +36,12 @@ pub fn places() -> Vec<&'static dyn Place> {
         None => places.extend(DEVICE.with(|d| *d).into_iter().flatten()),
     }
     places
+}
+
+/// Those of them that run kernels for this architecture: the emulator runs all.
+pub fn places_for(target: Target) -> Vec<&'static dyn Place> {
+    let runs = |place: &&dyn Place| place.kind() == Kind::Emulator || place.machine().target() == target;
+    places().into_iter().filter(|place| target == Target::Sm80 || runs(place)).collect()
 }
 
 thread_local! {

@@ -111,6 +111,27 @@ fn copies_and_zeros_stay_in_their_place() {
 }
 
 #[test]
+fn ranges_are_picked_and_put_back() {
+    let (cpu, _) = cpus();
+    let (whole, late) = (0..9001, 4..5004);
+    let cases: [&[_]; 6] =
+        [&[], &[whole], &[0..3, 3..4], &[5..5, 9000..9001], &[1..4, 7..1000, 1000..1001, 4096..9001], &[late]];
+    for ranges in cases {
+        let (x, n) = (Random::new(9).f32(9001, 1.0), ranges.iter().map(|r| r.len()).sum());
+        let picked = cpu.download(&cpu.pick(&cpu.upload(&x, 9001, 1), ranges));
+        let other = Random::new(8).f32(n, 1.0);
+        let mut right = cpu.upload(&x, 9001, 1);
+        cpu.put(&cpu.upload(&other, n, 1), ranges, &mut right);
+        for place in places() {
+            let (mut part, mut after) = (vec![f32::NAN; n], x.clone());
+            on(place, |m, l| ops::pick(m, l.read(&x), ranges, l.write(&mut part)));
+            on(place, |m, l| ops::put(m, l.read(&other), ranges, l.write(&mut after)));
+            assert!(part == picked && after == cpu.download(&right), "{ranges:?}");
+        }
+    }
+}
+
+#[test]
 fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
     let (cpu, _) = cpus();
     for (n, scale) in [(1, 1.0), (3, 1e15), (1025, 1.0), (50_001, 1e-15)] {

@@ -144,6 +144,9 @@ fn what_is_approximate_is_near() {
         numbers("probe_fast_exp2", x, |[a], y| about(f64::from(flushed(a)).exp2(), y));
         numbers("probe_fast_rcp", x, |[a], y| about(1.0 / f64::from(flushed(a)), y));
         let positive: Vec<f32> = x.iter().map(|x| x.abs()).collect();
+        // The logarithm of 0 is no number.
+        let above: Vec<f32> = positive.iter().map(|&x| if x == 0.0 { 1.0 } else { x }).collect();
+        numbers("probe_ln", &above, |[a], y| about(f64::from(a).ln(), y));
         // Near 1 the error of a logarithm is absolute.
         let log2 = |a| f64::from(flushed(a)).log2();
         numbers("probe_fast_log2", &positive, |[a], y| {

@@ -1,8 +1,7 @@
 //! The primitives of sm_90a by themselves, on every machine that has them, against what the PTX ISA says of them.
 
-use crate::common::{Random, on, places};
+use crate::common::{Random, on, places_for};
 use cuda::machine::Target;
-use emulator::place::Kind;
 use emulator::probes::{Tile, probe_tiles};
 use half::bf16;
 
@@ -13,10 +12,7 @@ const TILE_WORDS: usize = 64 * 64 / 2;
 #[track_caller]
 fn each(name: &'static str, x: &[bf16], tile: Tile, threads: u32, n: usize, judge: impl Fn(&str, &[u32])) {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(x);
-    for place in places() {
-        if place.kind() == Kind::Device && place.machine().target() != Target::Sm90a {
-            continue;
-        }
+    for place in places_for(Target::Sm90a) {
         let mut y = vec![0xdead_0000; n];
         on(place, |m, l| probe_tiles(m, name, [l.read(x), l.read(&words), l.write(&mut y)], tile, threads));
         judge(&format!("{name} on {}", place.name()), &y);

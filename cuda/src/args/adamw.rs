@@ -1,8 +1,8 @@
-//! AdamW.
+//! AdamW, and the factor that clips gradients.
 
 use super::{View, sized};
 
-sized! { AdamW: 136 }
+sized! { AdamW: 152, Clip: 56 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,7 @@ pub struct AdamW {
     pub m: View,
     pub v: View,
     pub out: View,
+    pub parts: View,
     pub decayed: u64,
     pub beta1: f32,
     pub fresh1: f32,
@@ -38,8 +39,8 @@ pub struct Step {
 }
 
 impl Step {
-    /// With the views of g, factor, master, m, v and the new weights.
-    pub fn args(&self, [g, factor, master, m, v, out]: [View; 6]) -> AdamW {
+    /// With the views of g, factor, master, m, v, the new weights and the parts of sums.
+    pub fn args(&self, [g, factor, master, m, v, out, parts]: [View; 7]) -> AdamW {
         AdamW {
             g,
             factor,
@@ -47,6 +48,7 @@ impl Step {
             m,
             v,
             out,
+            parts,
             decayed: self.decayed as u64,
             beta1: self.beta1 as f32,
             fresh1: (1.0 - self.beta1) as f32,
@@ -58,4 +60,15 @@ impl Step {
             decay: self.lr * self.weight_decay,
         }
     }
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Clip {
+    pub square: View,
+    pub totals: View,
+    pub out: View,
+    pub clip: f32,
+    /// Fills the struct to a multiple of eight bytes.
+    pub unused: u32,
 }

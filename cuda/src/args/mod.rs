@@ -5,19 +5,24 @@ mod adamw;
 mod attention;
 mod attention_sm90;
 mod elementwise;
+mod embedding;
 mod mlp;
 mod norm;
 mod rope;
+mod xent;
 
-pub use adamw::{AdamW, Step};
+pub use adamw::{AdamW, Clip, Step};
 pub use attention::{Attention, AttentionBwd};
 pub use attention_sm90::{AttentionTiles, AttentionTilesBwd};
 pub use elementwise::{Add, Fill, Round, SumSquares};
+pub use embedding::{Embed, EmbedBwd, EmbedSort};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};
 pub use rope::Rope;
+pub use xent::{XentCombine, XentGrad, XentStats, XentTotals};
 
 use std::fmt;
+use std::ops::Range;
 
 /// `n` elements of a machine's memory from the address `at` on.
 #[repr(C)]
@@ -50,6 +55,12 @@ impl View {
 
     pub fn is_empty(&self) -> bool {
         self.n == 0
+    }
+
+    /// The elements `range` of these, which are `T`.
+    pub(crate) fn part<T>(&self, range: Range<usize>) -> View {
+        assert!(range.start <= range.end && range.end <= self.len(), "elements {range:?} of {}", self.n);
+        View { at: self.at + (range.start * size_of::<T>()) as u64, n: range.len() as u64 }
     }
 }
 

@@ -24,7 +24,8 @@ pub fn read(log: &str) -> (Vec<Resources>, Vec<String>) {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             let kernel = rest.split('\'').next().unwrap_or(rest).to_string();
             kernels.push(Resources { kernel, ..Resources::default() });
-        } else if line.to_ascii_lowercase().contains("warning") {
+        } else if line.to_ascii_lowercase().contains("warning") || line.contains("Performance Loss") {
+            // That it waits for each product of a warpgroup ptxas says without calling it a warning.
             warnings.push(line.trim().to_string());
         }
         let Some(kernel) = kernels.last_mut() else { continue };

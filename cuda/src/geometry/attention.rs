@@ -64,9 +64,17 @@ pub fn stats(s: Shape) -> Geometry {
     over(s.query * s.sequences, records(s), 256, 0)
 }
 
+/// Numbers of a record.
+const RECORD: usize = 3 * 64;
+
 /// Elements of u32 that the kernels of the backward pass hand on about queries.
 pub fn stats_len(s: Shape) -> usize {
-    s.query * s.sequences * records(s) * 3 * 64
+    s.query * s.sequences * records(s) * RECORD
+}
+
+/// Bytes of the records of so many queries in shared memory.
+fn stats_bytes(queries: usize) -> usize {
+    queries / 64 * RECORD * size_of::<u32>()
 }
 
 /// In how many parts the query heads of a key/value head are divided: as many as give every processor of a large
@@ -85,8 +93,7 @@ pub fn sums_len(s: Shape, parts: usize) -> usize {
 /// `attention_dkv_64` and `_128`: (part of a key/value head, keys from the first on).
 pub fn dkv(s: Shape, parts: usize) -> Geometry {
     let queries = 8192 / s.dim;
-    let stats = 2 * queries * 3 * size_of::<u32>();
-    let shared = 2 * tile(KEYS, s.dim) + 3 * tile(queries, s.dim) + tile(KEYS, queries) + stats;
+    let shared = 2 * tile(KEYS, s.dim) + 3 * tile(queries, s.dim) + tile(KEYS, queries) + 2 * stats_bytes(queries);
     over(s.kv * s.sequences * parts, s.seq.div_ceil(KEYS), 256, shared)
 }
 
@@ -98,7 +105,8 @@ pub fn dkv_sum(s: Shape) -> Geometry {
 /// `attention_dq_64` and `_128`: (query head, queries from the last on).
 pub fn dq(s: Shape) -> Geometry {
     let queries = 2 * s.dim;
-    over(s.query * s.sequences, s.seq.div_ceil(queries), queries as u32, 2 * tile(queries, s.dim) + 2 * tile(64, s.dim))
+    let shared = 2 * tile(queries, s.dim) + 2 * tile(64, s.dim) + stats_bytes(queries);
+    over(s.query * s.sequences, s.seq.div_ceil(queries), queries as u32, shared)
 }
 
 #[cfg(test)]

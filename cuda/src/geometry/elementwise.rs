@@ -20,7 +20,7 @@ pub fn squares_parts(n: usize) -> usize {
     (g.grid[0] * g.block / 32) as usize
 }
 
-/// `squares_total`: one warp.
-pub fn squares_total() -> Geometry {
-    Geometry { grid: [1, 1, 1], block: 32, shared: 0 }
+/// `squares_total`: a warp a sum.
+pub fn squares_total(sums: usize) -> Geometry {
+    Geometry { grid: [sums as u32, 1, 1], block: 32, shared: 0 }
 }

@@ -2,7 +2,9 @@
 
 use super::attention::{self, HEAD_DIMS, Shape};
 use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
-use super::{elementwise, rmsnorm, rmsnorm_bwd, rope, squares, squares_total, sum_rows, swiglu};
+use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
+use super::{embed, embed_bwd, embed_merge, embed_sort, rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
+use super::{xent_combine, xent_grad, xent_stats, xent_totals};
 
 /// Far more than blocks have threads, where shapes have no bound.
 const MANY: usize = 1 << 20;
@@ -14,11 +16,21 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "rmsnorm_bwd" => rmsnorm_bwd(1, NORM_BWD_COLUMNS, 1),
         "rmsnorm_bwd_long" => rmsnorm_bwd(1, NORM_COLUMNS, 1),
         "sum_rows" => sum_rows(MANY),
+        "embed" => embed(1, MANY),
+        "embed_sort" => embed_sort(MANY),
+        "embed_merge" => embed_merge(MANY),
+        "embed_bwd" | "embed_bwd_runs" => embed_bwd(MANY, 1),
         "rope" => rope(1, MANY, 128),
         "swiglu" | "swiglu_bwd" => swiglu(1, MANY),
+        "xent_stats" => xent_stats(1, MANY),
+        "xent_combine" => xent_combine(MANY),
+        "xent_totals" => xent_totals(),
+        "xent_grad" => xent_grad(1, MANY),
         "round_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise(MANY, 4, 1),
         "squares" => squares(MANY),
-        "squares_total" => squares_total(),
+        "squares_total" => squares_total(1),
+        "adamw_norms" => adamw_norms(MANY),
+        "clip_factor" => clip_factor(),
         _ => return of_attention(kernel),
     })
 }

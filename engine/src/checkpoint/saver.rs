@@ -18,6 +18,8 @@ pub struct Saver {
     run: PathBuf,
     keep: Option<usize>,
     writer: String,
+    /// As [`Saver::copied`].
+    copied: usize,
     under_way: Option<Save>,
 }
 
@@ -39,7 +41,12 @@ impl Saver {
     /// Of the checkpoints in the directory `run`, the newest `keep` stay. `writer` is how a person
     /// finds this rank again when a file of it is missing: "rank 3 (tp 1, pp 0, dp 1) on gpu042".
     pub fn new(run: &Path, keep: Option<usize>, writer: String) -> Saver {
-        Saver { run: run.into(), keep, writer, under_way: None }
+        Saver { run: run.into(), keep, writer, copied: 0, under_way: None }
+    }
+
+    /// Bytes of the largest copy that [`Saver::begin`] made.
+    pub fn copied(&self) -> usize {
+        self.copied
     }
 
     /// Whether a checkpoint is being written; the same on all ranks.
@@ -55,6 +62,7 @@ impl Saver {
         let queue = self.start(comm, header, None)?;
         // All of them first: a thread that writes meanwhile would slow down the copy, which training waits for.
         let copied: Vec<Piece> = pieces.collect();
+        self.copied = self.copied.max(copied.iter().map(|piece| size_of_val(&piece.data[..])).sum());
         send(queue, copied.into_iter().map(Ok));
         Ok(())
     }

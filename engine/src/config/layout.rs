@@ -1,17 +1,56 @@
-//! Layouts that a model cannot have on any number of ranks, refused with the nearest that it can. What depends
-//! on the number of ranks is in `mesh.rs`.
+//! Layouts that a model cannot have on any number of ranks, refused with the nearest that it can: of those that
+//! the ranks at hand can run, where they can run any. What depends on the number of ranks is in `mesh.rs`.
 
 use super::near::{near, near_multiples, near_pairs};
 use super::origins::Origins;
 use super::{Model, Parallel, Train};
-use crate::error::Result;
+use crate::error::{Result, counted};
+
+/// How many ranks a configuration is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranks {
+    AtHand(usize),
+    /// As many as it says itself, if it does.
+    Its,
+}
 
 /// The first thing in `p` that cannot be; `p.layers` is not looked at.
-pub fn check(model: &Model, train: &Train, p: &Parallel, at: &Origins) -> Result<()> {
-    check_tensor(model, train, p, at)?;
-    check_chunks(model, train, p, at)?;
-    check_interleaving(train, p, at)?;
+pub fn check(model: &Model, train: &Train, p: &Parallel, ranks: Ranks, at: &Origins) -> Result<()> {
+    let hand = match ranks {
+        Ranks::AtHand(ranks) => Some(ranks),
+        Ranks::Its => p.ranks,
+    };
+    check_tensor(model, train, p, hand, at)?;
+    check_chunks(model, train, p, hand, at)?;
+    check_interleaving(train, p, hand, at)?;
     check_ranks(p, at)
+}
+
+/// Ranks of one data-parallel share.
+pub fn ranks_used(p: &Parallel) -> usize {
+    p.tensor * p.pipeline * p.context
+}
+
+/// The global batch must be a multiple of so many samples on `dp` data-parallel ranks.
+pub fn samples(train: &Train, p: &Parallel, dp: usize) -> usize {
+    let together = if p.virtual_pipeline > 1 { p.pipeline } else { 1 };
+    train.micro_batch_size * dp * together
+}
+
+/// Do `ranks` ranks make whole data-parallel shares, each with whole micro-batches?
+fn run_on(ranks: usize, train: &Train, p: &Parallel) -> bool {
+    let used = ranks_used(p);
+    ranks.is_multiple_of(used) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))
+}
+
+/// What `search` finds among that which the ranks at hand can run, and where that is nothing, among all; with the
+/// words that say which.
+fn nearest<T>(
+    hand: Option<usize>,
+    search: impl Fn(&dyn Fn(&Train, &Parallel) -> bool) -> Option<T>,
+) -> Option<(String, T)> {
+    let here = |ranks| Some((format!("on {} ", counted(ranks, "rank")), search(&|train, p| run_on(ranks, train, p))?));
+    hand.and_then(here).or_else(|| Some((String::new(), search(&|_, _| true)?)))
 }
 
 /// Can the layout be, as far as its number of ranks does not matter?
@@ -25,22 +64,26 @@ pub fn can_be(model: &Model, train: &Train, p: &Parallel) -> bool {
         && p.ranks.is_none_or(|ranks| ranks.is_multiple_of(p.tensor * p.pipeline * p.context))
 }
 
-fn check_tensor(model: &Model, train: &Train, p: &Parallel, at: &Origins) -> Result<()> {
+fn check_tensor(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
     let splits_rows = |tensor| !p.sequence_parallel || rows(train).is_multiple_of(tensor);
     let split_fault = tensor_fault(p.tensor, model);
     if split_fault.is_none() && splits_rows(p.tensor) {
         return Ok(());
     }
     let fits = |tensor| tensor_fault(tensor, model).is_none() && splits_rows(tensor);
-    let nearest = near(p.tensor, model.num_attention_heads, fits).expect("1 divides all");
+    let (here, tensors) = nearest(hand, |can_run| {
+        let fits = |tensor| fits(tensor) && can_run(train, &Parallel { tensor, ..p.clone() });
+        near(p.tensor, model.num_attention_heads, fits)
+    })
+    .expect("1 divides all");
     let remedy = match split_fault {
-        Some(fault) => format!("{fault}; {nearest}"),
+        Some(fault) => format!("{fault}; {here}{tensors}"),
         None => format!(
-            "sequence parallelism wants it to divide train.micro_batch_size ({}) x seq_length ({}); {nearest}, or keep it \
-             with {}parallel.sequence_parallel = false",
+            "sequence parallelism wants it to divide train.micro_batch_size ({}) x seq_length ({}); {here}{tensors}, or \
+             keep it with {}parallel.sequence_parallel = false",
             train.micro_batch_size,
             train.seq_length,
-            near_micro_batch(train, p.tensor)
+            near_micro_batch(train, p, hand)
         ),
     };
     Err(at.bad("parallel.tensor", p.tensor, remedy))
@@ -72,14 +115,18 @@ fn rows(train: &Train) -> usize {
     train.micro_batch_size * train.seq_length
 }
 
-/// The micro-batches around the configured one whose rows `tensor` ranks can share, as a remedy.
-fn near_micro_batch(train: &Train, tensor: usize) -> String {
+/// The micro-batches around the configured one whose rows the tensor-parallel ranks can share, as a remedy.
+fn near_micro_batch(train: &Train, p: &Parallel, hand: Option<usize>) -> String {
     let batch = train.global_batch_size;
-    let fits = |micro| batch.is_multiple_of(micro) && (micro * train.seq_length).is_multiple_of(tensor);
-    near(train.micro_batch_size, batch, fits).map_or(String::new(), |near| format!("micro_batch_size ({near}) or "))
+    let fits = |micro| batch.is_multiple_of(micro) && (micro * train.seq_length).is_multiple_of(p.tensor);
+    let found = nearest(hand, |can_run| {
+        let with = |micro_batch_size| Train { micro_batch_size, ..train.clone() };
+        near(train.micro_batch_size, batch, |micro| fits(micro) && can_run(&with(micro), p))
+    });
+    found.map_or(String::new(), |(here, near)| format!("micro_batch_size ({here}{near}) or "))
 }
 
-fn check_chunks(model: &Model, train: &Train, p: &Parallel, at: &Origins) -> Result<()> {
+fn check_chunks(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
     let (pipeline, chunks) = (p.pipeline, p.virtual_pipeline);
     if pipeline == 1 && chunks > 1 {
         return Err(at.bad("parallel.virtual_pipeline", chunks, "interleaving wants parallel.pipeline > 1; write 1"));
@@ -88,13 +135,18 @@ fn check_chunks(model: &Model, train: &Train, p: &Parallel, at: &Origins) -> Res
         return Ok(());
     }
     let layers = model.num_hidden_layers;
-    let fewer = (1..=layers).flat_map(|p| (1..=chunks.min(layers / p)).map(move |v| (p, v)));
-    let fit = fewer.filter(|&(p, v)| chunks_fit(p, v, model) && interleaves(p, v, train));
-    let fit =
-        near_pairs((pipeline, chunks), fit).into_iter().map(|(p, v)| format!("pipeline {p} x virtual_pipeline {v}"));
+    let fewer = || (1..=layers).flat_map(|p| (1..=chunks.min(layers / p)).map(move |v| (p, v)));
+    let (here, fit) = nearest(hand, |can_run| {
+        let with = |(pipeline, virtual_pipeline)| Parallel { pipeline, virtual_pipeline, ..p.clone() };
+        let fit = fewer().filter(|&(p, v)| chunks_fit(p, v, model) && interleaves(p, v, train));
+        let pairs = near_pairs((pipeline, chunks), fit.filter(|&pair| can_run(train, &with(pair))));
+        (!pairs.is_empty()).then_some(pairs)
+    })
+    .expect("one stage of one chunk fits");
+    let fit: Vec<String> = fit.into_iter().map(|(p, v)| format!("pipeline {p} x virtual_pipeline {v}")).collect();
     let remedy = format!(
-        "x virtual_pipeline ({chunks}) makes more chunks than model.num_hidden_layers ({layers}); the nearest: {}",
-        fit.collect::<Vec<_>>().join(" or ")
+        "x virtual_pipeline ({chunks}) makes more chunks than model.num_hidden_layers ({layers}); {here}the nearest: {}",
+        fit.join(" or ")
     );
     Err(at.bad("parallel.pipeline", pipeline, remedy))
 }
@@ -104,16 +156,22 @@ fn chunks_fit(pipeline: usize, chunks: usize, model: &Model) -> bool {
     pipeline * chunks <= model.num_hidden_layers && (pipeline > 1 || chunks == 1)
 }
 
-fn check_interleaving(train: &Train, p: &Parallel, at: &Origins) -> Result<()> {
+fn check_interleaving(train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
     if interleaves(p.pipeline, p.virtual_pipeline, train) {
         return Ok(());
     }
     let (batch, micro) = (train.global_batch_size, train.micro_batch_size);
+    let hand = hand.filter(|ranks| ranks.is_multiple_of(ranks_used(p)));
+    let here = hand.map_or(String::new(), |ranks| format!("on {} ", counted(ranks, "rank")));
+    let dp = hand.map_or(1, |ranks| ranks / ranks_used(p));
+    let plain = Parallel { virtual_pipeline: 1, ..p.clone() };
+    let keep =
+        if batch.is_multiple_of(samples(train, &plain, dp)) { ", or keep it with virtual_pipeline = 1" } else { "" };
     let remedy = format!(
         "interleaving wants train.global_batch_size ({batch}) to be a multiple of micro_batch_size ({micro}) x pipeline \
-         ({}); {}, or keep it with virtual_pipeline = 1",
+         ({}); {here}{}{keep}",
         p.pipeline,
-        near_multiples(batch as u64, (micro * p.pipeline) as u64)
+        near_multiples(batch as u64, samples(train, p, dp) as u64)
     );
     Err(at.bad("parallel.virtual_pipeline", p.virtual_pipeline, remedy))
 }

@@ -1,8 +1,9 @@
 //! A configuration file, read from and written to disk.
 
 use super::document::Document;
+use super::origins::Origins;
 use super::raw::{Raw, Read};
-use super::{BackendKind, Config, Load, Model, Precision, Source, check, hf, model, unbuilt, validate};
+use super::{BackendKind, Config, Load, Model, Precision, Ranks, Source, check, hf, model, unbuilt, validate};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -11,21 +12,38 @@ impl Config {
     ///
     /// Relative paths in it are relative to the current directory.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Config> {
-        let config = Config::read(path, overrides)?;
+        Config::load_for(Ranks::Its, path, overrides)
+    }
+
+    /// As [`Config::load`], for these ranks: where the layout cannot be, one that they can run is named.
+    pub fn load_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
+        let config = Config::read_for(ranks, path, overrides)?;
         config.check_files()?;
         Ok(config)
     }
 
     /// As [`Config::load`] without looking for data and weights: to plan on a machine that has none.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Config> {
+        Config::read_for(Ranks::Its, path, overrides)
+    }
+
+    /// [`Config::read`] as [`Config::load_for`].
+    pub fn read_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
         let mut document = Document::load(path, overrides)?;
         fill_from_hf(&mut document)?;
-        settle(document)
+        settle(document, ranks)
     }
 
     /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
     pub fn from_resolved(text: &str) -> Result<Config> {
-        settle(Document::parse("config.toml".into(), text)?)
+        settle(Document::parse("config.toml".into(), text)?, Ranks::Its)
+    }
+
+    /// This configuration, changed by the program, as if it had been written so: it is refused for what a file would
+    /// be refused for, and gets the same defaults.
+    pub fn checked(&self) -> Result<Config> {
+        let Document { table, .. } = Document::parse(String::new(), &self.to_toml())?;
+        settle(Document { table, origins: Origins::nowhere() }, Ranks::Its)
     }
 
     /// Errors name the key whose file is not there, or does not fit.
@@ -73,11 +91,11 @@ impl Model {
     }
 }
 
-fn settle(document: Document) -> Result<Config> {
+fn settle(document: Document, ranks: Ranks) -> Result<Config> {
     let Document { table, origins } = document;
     let raw = Raw::read(&table.into(), "", &origins)?;
     unbuilt::refuse(&raw, &origins)?;
-    validate::validate(raw, &origins)
+    validate::validate(raw, ranks, &origins)
 }
 
 /// Puts what `[model] hf = "DIR"` brings under what the file says itself.

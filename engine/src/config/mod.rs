@@ -19,10 +19,11 @@ mod unbuilt;
 mod validate;
 
 pub use cluster::Cluster;
-pub use layout::can_be;
+pub use layout::{Ranks, can_be, ranks_used, samples};
 pub use names::Named;
 pub use near::{near_multiples, near_pairs};
 use std::path::PathBuf;
+pub use validate::MOST_RANKS;
 
 /// Everything a run is made of. Every field is valid and consistent with the others.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,7 +10,7 @@ const SHOWN: usize = 80;
 
 #[derive(Debug, Clone)]
 pub struct Origins {
-    /// What keys without a place of their own are said to be missing from.
+    /// What keys without a place of their own are said to be missing from; empty where there is no file.
     file: String,
     /// A key's dotted path -> how to name it, such as `a.toml line 3: train.steps`.
     labels: HashMap<String, String>,
@@ -19,6 +19,11 @@ pub struct Origins {
 impl Origins {
     pub fn new(file: String) -> Self {
         Origins { file, labels: HashMap::new() }
+    }
+
+    /// Of a configuration that no file holds: keys are named alone.
+    pub fn nowhere() -> Self {
+        Origins::new(String::new())
     }
 
     pub fn file(&self) -> &str {
@@ -43,7 +48,8 @@ impl Origins {
 
     /// How a message names `key`.
     pub fn label(&self, key: &str) -> String {
-        self.labels.get(key).cloned().unwrap_or_else(|| format!("{}: {key}", self.file))
+        let bare = || if self.file.is_empty() { key.to_string() } else { format!("{}: {key}", self.file) };
+        self.labels.get(key).cloned().unwrap_or_else(bare)
     }
 
     /// The value at `key` cannot be; `remedy` says what can.

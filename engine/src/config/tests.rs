@@ -112,11 +112,15 @@ peak_tflops = 312
 
 /// `text` as a file named `a.toml` in a directory of its own.
 fn read(text: &[u8], overrides: &[&str]) -> Result<Config> {
+    read_for(Ranks::Its, text, overrides)
+}
+
+fn read_for(ranks: Ranks, text: &[u8], overrides: &[&str]) -> Result<Config> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.toml");
     std::fs::write(&path, text).unwrap();
     let overrides: Vec<String> = overrides.iter().map(|flag| flag.to_string()).collect();
-    Config::read(&path, &overrides)
+    Config::read_for(ranks, &path, &overrides)
 }
 
 #[test]
@@ -241,12 +245,16 @@ fn ranks_that_do_not_divide_are_told_what_would() {
     let refusal = config.mesh(4).unwrap_err().to_string();
     assert!(refusal.contains("micro_batch_size (2) x data-parallel ranks (4)"), "{refusal}");
     assert!(refusal.contains("the nearest are 8 and 16, or keep it and run on 3 or 6 ranks"), "{refusal}");
+    let refusal = read(LEAST.as_bytes(), &["train.global_batch_size=1"]).unwrap().mesh(2).unwrap_err().to_string();
+    assert!(refusal.ends_with("the nearest is 2, or keep it and run on 1 rank"), "{refusal}");
     let mut config = config;
     config.parallel.tensor = 4;
     let refusal = config.mesh(6).unwrap_err().to_string();
     let want = "mpirun -n 6: parallel.tensor 4 x pipeline 1 x context 1 wants a multiple of 4 ranks; the nearest that \
                 fit: 4 or 8; on 6 ranks the nearest that fit: tensor 2 x pipeline 1 or tensor 1 x pipeline 1";
     assert_eq!(refusal, want);
+    let refusal = config.mesh_as_asked(6, "--ranks 6").unwrap_err().to_string();
+    assert!(refusal.starts_with("--ranks 6: parallel.tensor 4"), "{refusal}");
     assert!(config.mesh(0).is_err());
     assert_eq!(config.mesh(4).unwrap().ranks(), Mesh::new(4, &config.parallel).unwrap().ranks());
 }

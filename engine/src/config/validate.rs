@@ -7,7 +7,7 @@ use super::near::near_multiples;
 use super::origins::Origins;
 use super::raw::{Raw, RawCheckpoint, RawData, RawOptimizer, RawParallel, RawReport, RawSource, RawTrain};
 use super::{
-    Axis, BackendKind, Checkpoint, Config, Data, DecayShape, Load, Model, Optimizer, Order, Parallel, Precision,
+    Axis, BackendKind, Checkpoint, Config, Data, DecayShape, Load, Model, Optimizer, Order, Parallel, Precision, Ranks,
     Recompute, Report, Schedule, Source, Train, layout, model,
 };
 use crate::error::Result;
@@ -16,15 +16,17 @@ use std::path::PathBuf;
 /// More samples in a step than this are a slip of the pen.
 const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
-const MOST_RANKS: u64 = 1 << 20;
+/// More ranks than any machine has.
+pub const MOST_RANKS: u64 = 1 << 20;
 /// Megatron's blend keeps the number of a source in 16 bits.
 const MOST_SOURCES: usize = 32_766;
 const ORDER: &str = "tp-cp-ep-dp-pp";
 
-pub fn validate(raw: Raw, at: &Origins) -> Result<Config> {
+/// `ranks`: those that it is read for.
+pub fn validate(raw: Raw, ranks: Ranks, at: &Origins) -> Result<Config> {
     let model = model::validate(need(raw.model, "model", "a [model] table", at)?, at)?;
     let train = train(need(raw.train, "train", "a [train] table", at)?, &model, at)?;
-    let parallel = raw.parallel.map_or(Ok(Parallel::default()), |raw| parallel(raw, &model, &train, at))?;
+    let parallel = raw.parallel.map_or(Ok(Parallel::default()), |raw| parallel(raw, &model, &train, ranks, at))?;
     let optimizer = optimizer(need(raw.optimizer, "optimizer", "an [optimizer] table", at)?, train.steps, at)?;
     let data = data(need(raw.data, "data", "a [data] table", at)?, at)?;
     if train.eval_interval > 0 && data.valid.is_empty() && data.split[1] == 0.0 {
@@ -85,9 +87,9 @@ fn load(word: &str, at: &Origins) -> Result<Load> {
     }
 }
 
-fn parallel(raw: RawParallel, model: &Model, train: &Train, at: &Origins) -> Result<Parallel> {
-    let ranks = |value: u64, key: &str| size(value, 1..=MOST_RANKS, key, at);
-    let degree = |value: Option<u64>, key: &str| ranks(value.unwrap_or(1), key);
+fn parallel(raw: RawParallel, model: &Model, train: &Train, ranks: Ranks, at: &Origins) -> Result<Parallel> {
+    let number = |value: u64, key: &str| size(value, 1..=MOST_RANKS, key, at);
+    let degree = |value: Option<u64>, key: &str| number(value.unwrap_or(1), key);
     let tensor = degree(raw.tensor, "parallel.tensor")?;
     let mut parallel = Parallel {
         tensor,
@@ -99,9 +101,9 @@ fn parallel(raw: RawParallel, model: &Model, train: &Train, at: &Origins) -> Res
         sequence_parallel: raw.sequence_parallel.unwrap_or(tensor > 1),
         distributed_optimizer: raw.distributed_optimizer.unwrap_or(true),
         order: order(raw.order.as_deref().unwrap_or(ORDER), at)?,
-        ranks: raw.ranks.map(|value| ranks(value, "parallel.ranks")).transpose()?,
+        ranks: raw.ranks.map(|value| number(value, "parallel.ranks")).transpose()?,
     };
-    layout::check(model, train, &parallel, at)?;
+    layout::check(model, train, &parallel, ranks, at)?;
     let chunks = parallel.pipeline * parallel.virtual_pipeline;
     parallel.layers = raw.layers.map(|counts| layers(counts, chunks, model, at)).transpose()?;
     Ok(parallel)

@@ -14,6 +14,7 @@ pub(super) fn logits_rows(cols: usize) -> usize {
 }
 
 /// The memory of a [`super::Cpu`] on this many threads.
+#[derive(Clone)]
 pub struct CpuScratch<A: Float> {
     threads: usize,
     act: PhantomData<A>,

@@ -74,10 +74,11 @@ struct Recipe<'a> {
 }
 
 impl Samples for Feed {
-    /// Errors where a file turns out to be damaged.
+    /// Errors where a file turns out to be damaged, or is written to while the run reads it.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
-        for (part, pieces) in self.pieces(split, samples) {
+        for part_and_pieces in self.pieces(split, samples) {
+            let (part, pieces) = part_and_pieces?;
             let file = &self.files[part.file];
             let mut ids = Vec::with_capacity(self.seq + 1);
             for piece in &pieces {
@@ -118,18 +119,18 @@ impl Feed {
     }
 
     /// Where the tokens of these samples lie: for each the source's number in its split, and the pieces.
-    pub fn places(&self, split: Split, samples: Range<u64>) -> Vec<(usize, Vec<Piece>)> {
+    pub fn places(&self, split: Split, samples: Range<u64>) -> Result<Vec<(usize, Vec<Piece>)>> {
         let mixture = self.mixture(split);
         let number = |part: &Part| mixture.parts.iter().position(|p| std::ptr::eq(p, part)).expect("its own part");
-        self.pieces(split, samples).map(|(part, pieces)| (number(part), pieces)).collect()
+        self.pieces(split, samples).map(|place| place.map(|(part, pieces)| (number(part), pieces))).collect()
     }
 
-    fn pieces(&self, split: Split, samples: Range<u64>) -> impl Iterator<Item = (&Part, Vec<Piece>)> {
+    fn pieces(&self, split: Split, samples: Range<u64>) -> impl Iterator<Item = Result<(&Part, Vec<Piece>)>> {
         let mixture = self.mixture(split);
         let choices = mixture.choices(samples);
         choices.into_iter().map(|(part, sample)| {
             let part = &mixture.parts[part];
-            (part, part.order.pieces(&self.files[part.file], sample))
+            Ok((part, part.order.pieces(&self.files[part.file], sample)?))
         })
     }
 

@@ -234,13 +234,25 @@ impl IndexedFile {
     pub fn read(&self, i: usize, offset: u64, count: usize, out: &mut Vec<u32>) -> Result<()> {
         let bytes = self.bytes(i)?;
         let size = self.kind.size();
-        let part = &bytes[offset as usize * size..(offset as usize + count) * size];
+        let part = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset * size..)?.get(..count * size));
+        let part = part.ok_or_else(|| self.changed())?;
         for (k, id) in self.kind.tokens(part).enumerate() {
             out.push(u32::try_from(id).map_err(|_| {
                 self.damaged(i, &format!("the id {id} at token {}, which no vocabulary has", offset + k as u64))
             })?);
         }
         Ok(())
+    }
+
+    /// What was found when it was opened is there no longer: the files are mapped, and somebody wrote into them.
+    pub(super) fn changed(&self) -> Error {
+        Error::user(format!(
+            "{}: its lengths are no longer those that the run began with: the file was written to meanwhile; make it \
+             anew (`swallow-engine data check {}` says what is wrong) and start again, which continues from the last \
+             checkpoint",
+            self.idx_path().display(),
+            self.prefix.display()
+        ))
     }
 
     fn damaged(&self, i: usize, what: &str) -> Error {

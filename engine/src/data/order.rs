@@ -95,43 +95,49 @@ impl SampleOrder {
         Ok(Self { documents: Documents::InOrder(range), sums, seq, shuffle: Shuffle::None, plan })
     }
 
-    /// The pieces of sample `k`, `seq + 1` tokens together.
-    pub fn pieces(&self, file: &IndexedFile, k: u64) -> Vec<Piece> {
+    /// The pieces of sample `k`, `seq + 1` tokens together. Errors where `file` is no longer what was indexed.
+    pub fn pieces(&self, file: &IndexedFile, k: u64) -> Result<Vec<Piece>> {
         let sample = match &self.shuffle {
             Shuffle::None => k % self.plan.samples,
             Shuffle::Narrow(index) => u64::from(index[k as usize]),
             Shuffle::Wide(index) => index[k as usize],
         };
-        let (mut at, mut offset) = self.locate(file, sample * self.seq);
+        self.walk(file, sample * self.seq).ok_or_else(|| file.changed())
+    }
+
+    /// The pieces of the tokens from `position` of the stream on; `None` where the lengths are not those counted.
+    fn walk(&self, file: &IndexedFile, position: u64) -> Option<Vec<Piece>> {
+        let (mut at, mut offset) = self.locate(file, position)?;
         let mut left = self.seq + 1;
         let mut pieces = Vec::new();
         while left > 0 {
-            let document = self.document(at);
-            let count = left.min(file.length(document as usize) - offset);
+            let document = self.document(at)?;
+            let count = left.min(file.length(document as usize).checked_sub(offset)?);
             if count > 0 {
                 pieces.push(Piece { document, offset, count: count as usize });
             }
             left -= count;
             (at, offset) = (at + 1, 0);
         }
-        pieces
+        Some(pieces)
     }
 
-    fn document(&self, at: usize) -> u32 {
+    /// `None` behind the last.
+    fn document(&self, at: usize) -> Option<u32> {
         match &self.documents {
-            Documents::InOrder(range) => range.start + at as u32,
-            Documents::Shuffled(index) => index[at],
+            Documents::InOrder(range) => range.clone().nth(at),
+            Documents::Shuffled(index) => index.get(at).copied(),
         }
     }
 
     /// Where token `position` of the stream lies: a place in the document order and an offset there.
-    fn locate(&self, file: &IndexedFile, position: u64) -> (usize, u64) {
+    fn locate(&self, file: &IndexedFile, position: u64) -> Option<(usize, u64)> {
         let stride = self.sums.partition_point(|&sum| sum <= position) - 1;
         let (mut at, mut left) = (stride * STRIDE, position - self.sums[stride]);
         loop {
-            let length = file.length(self.document(at) as usize);
+            let length = file.length(self.document(at)? as usize);
             if left < length {
-                return (at, left);
+                return Some((at, left));
             }
             left -= length;
             at += 1;

@@ -85,6 +85,41 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// What was done, counted.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// How often each op was done.
+    pub ops: BTreeMap<&'static str, u64>,
+    pub traffic: BTreeMap<Kind, Traffic>,
+}
+
+impl Totals {
+    /// What came on top of `before`.
+    pub fn since(&self, before: &Totals) -> Totals {
+        let mut new = self.clone();
+        new.ops.iter_mut().for_each(|(op, n)| *n -= before.ops.get(op).copied().unwrap_or_default());
+        new.ops.retain(|_, n| *n > 0);
+        for (kind, traffic) in &mut new.traffic {
+            let was = before.traffic.get(kind).copied().unwrap_or_default();
+            *traffic = Traffic { calls: traffic.calls - was.calls, bytes: traffic.bytes - was.bytes };
+        }
+        new.traffic.retain(|_, traffic| traffic.calls > 0);
+        new
+    }
+
+    /// This, and `each` so many times more.
+    pub fn and(mut self, each: &Totals, times: u64) -> Totals {
+        for (op, n) in &each.ops {
+            *self.ops.entry(op).or_default() += n * times;
+        }
+        for (kind, each) in &each.traffic {
+            let all = self.traffic.entry(*kind).or_default();
+            *all = Traffic { calls: all.calls + each.calls * times, bytes: all.bytes + each.bytes * times };
+        }
+        self
+    }
+}
+
 /// The record of one rank.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -92,9 +127,7 @@ pub struct Log {
     keep: Keep,
     /// As far as they are kept.
     pub events: Vec<Event>,
-    /// How often each op was done.
-    pub ops: BTreeMap<&'static str, u64>,
-    pub traffic: BTreeMap<Kind, Traffic>,
+    pub totals: Totals,
     starts: usize,
     posts: usize,
     groups: usize,
@@ -102,18 +135,17 @@ pub struct Log {
 
 impl Log {
     pub fn new(rank: usize, keep: Keep) -> Self {
-        let (ops, traffic) = (BTreeMap::new(), BTreeMap::new());
-        Log { rank, keep, events: Vec::new(), ops, traffic, starts: 0, posts: 0, groups: 0 }
+        Log { rank, keep, events: Vec::new(), totals: Totals::default(), starts: 0, posts: 0, groups: 0 }
     }
 
     pub(super) fn op(&mut self, name: &'static str, sizes: [usize; 3]) {
-        *self.ops.entry(name).or_default() += 1;
+        *self.totals.ops.entry(name).or_default() += 1;
         self.keep(Keep::Ops, || Event::Op { name, sizes });
     }
 
     /// The number that its wait will name.
     pub(super) fn start(&mut self, call: Call) -> usize {
-        let traffic = self.traffic.entry(call.kind).or_default();
+        let traffic = self.totals.traffic.entry(call.kind).or_default();
         traffic.calls += 1;
         traffic.bytes += call.sent() as u64;
         self.keep(Keep::Calls, || Event::Start(call));

@@ -11,7 +11,7 @@ pub mod order;
 mod tests;
 
 pub use group::{DryGroup, DryTicket};
-pub use log::{Call, Event, Keep, Log, Traffic, What};
+pub use log::{Call, Event, Keep, Log, Totals, Traffic, What};
 pub use memory::DryMem;
 
 use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Scratch, Tensor, Xent};
@@ -42,6 +42,11 @@ impl<A: Elem> Dry<A> {
     /// What was done so far.
     pub fn log(&self) -> Log {
         self.log.borrow().clone()
+    }
+
+    /// The counts of it alone.
+    pub fn totals(&self) -> Totals {
+        self.log.borrow().totals.clone()
     }
 
     /// What a block of this many elements takes.

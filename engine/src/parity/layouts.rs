@@ -27,8 +27,8 @@ impl Layout {
         recompute: Recompute::None,
     };
 
-    /// Every combination on at most `ranks` ranks, those of most ranks first. Sequence parallelism is for
-    /// several tensor-parallel ranks: on one it is the same either way.
+    /// Every combination on at most `ranks` ranks but [`Layout::ONE`], those of most ranks first. Sequence
+    /// parallelism is for several tensor-parallel ranks: on one it is the same either way.
     pub fn all(ranks: usize) -> Vec<Layout> {
         let mut all = Vec::new();
         for (tensor, pipeline, data) in degrees(ranks) {
@@ -49,6 +49,7 @@ impl Layout {
                 }
             }
         }
+        all.retain(|layout| *layout != Layout::ONE);
         all
     }
 
@@ -83,8 +84,7 @@ impl Layout {
             ranks: None,
             ..config.parallel
         };
-        // Through its text: what a run would be refused for, this is refused for.
-        let config = Config::from_resolved(&config.to_toml())?;
+        let config = config.checked()?;
         config.mesh(self.ranks()).map(|_| config)
     }
 }
@@ -173,6 +173,7 @@ mod tests {
         }
         let different: BTreeSet<[usize; 7]> = all.iter().map(Layout::axes).collect();
         assert_eq!(different.len(), all.len());
+        assert!(!all.contains(&Layout::ONE), "held to itself");
         assert!(all.iter().all(|layout| layout.ranks() <= 8));
         // Some 20 stand for all.
         let few = pairwise(&all.iter().map(Layout::axes).collect::<Vec<_>>());

@@ -2,11 +2,15 @@
 //! ranks have in common.
 
 use super::*;
+use crate::config::ranks_used;
 use crate::cpu::CpuScratch;
 use crate::dry::order::{Disorder, check};
 use crate::dry::{Event, What};
+use crate::mesh::Kind;
 use crate::traffic::{Op, volumes};
 use half::bf16;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 /// Eight layers, two kv heads, an odd vocabulary.
 fn config(train: &str, parallel: &str, tied: bool) -> Config {
@@ -60,6 +64,27 @@ fn no_layout_can_deadlock() {
     }
 }
 
+/// The models of `configs/`, each on the ranks that it is meant for. Twice as many micro-batches as stages: a pipeline
+/// fills, runs and empties.
+#[test]
+fn no_configuration_of_the_project_can_deadlock() {
+    let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let paths = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
+    let mut most = 0;
+    for path in paths.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+        let config = Config::read(&path, &[]).unwrap();
+        let p = &config.parallel;
+        let ranks = p.ranks.unwrap_or(ranks_used(p));
+        let least = config.train.micro_batch_size * config.mesh(ranks).unwrap().size(Axis::Data);
+        let short = with_batch(&config, config.train.global_batch_size.min(2 * p.pipeline * least));
+        let log = |rank| one(&short, ranks, rank, Keep::Calls, 1).log;
+        let logs: Vec<Log> = (0..ranks).into_par_iter().map(log).collect();
+        check(&logs).unwrap_or_else(|disorder| panic!("{}: {disorder}", path.display()));
+        most = most.max(ranks);
+    }
+    assert_eq!(most, 512, "the largest of them is not there");
+}
+
 /// What the calls of the second step move, by kind and operation.
 fn moved(config: &Config, ranks: usize, rank: usize) -> BTreeMap<(Kind, Op), u64> {
     let of = |steps| {
@@ -107,7 +132,11 @@ fn ranks_of_a_class_are_equal_and_classes_are_all_ranks() {
             let first = one(&config, ranks, class[0], Keep::Totals, 1);
             for &rank in &class[1..] {
                 let other = one(&config, ranks, rank, Keep::Totals, 1);
-                let of = |r: Rehearsal| (r.usage, r.held, r.traffic);
+                let of = |mut r: Rehearsal| {
+                    // Of shards alike in length, one may be all this rank's to answer for, another in pieces.
+                    r.step.ops.remove("sum_squares");
+                    (r.usage, r.held, r.step)
+                };
                 assert_eq!(of(first.clone()), of(other), "ranks {} and {rank} of {name}", class[0]);
             }
         }
@@ -127,6 +156,24 @@ fn a_short_step_needs_as_much_as_a_long_one() {
                 let usage = |config| one(config, ranks, rank, Keep::Totals, 1).usage;
                 assert_eq!(usage(&long), usage(&short), "rank {rank} of {ranks}, {layout}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_step_rehearsed_in_short_is_the_whole_step() {
+    for (mut config, ranks, name) in layouts() {
+        config.train.global_batch_size = 96;
+        config.train.eval_interval = 1;
+        let mesh = config.mesh(ranks).unwrap();
+        assert!(shortened(&config, &mesh) != config, "{name}");
+        for class in classes(&mesh) {
+            let whole = one(&config, ranks, class[0], Keep::Totals, 1);
+            let short = rehearse_step::<bf16>(&config, &mesh, class[0], CpuScratch::<bf16>::new(1)).unwrap();
+            let of = |r: &Rehearsal| (r.usage, r.held, r.step.clone());
+            assert_eq!(of(&short), of(&whole), "rank {} of {name}", class[0]);
+            assert!(short.log.totals.ops["adamw"] == whole.log.totals.ops["adamw"], "a step as well");
+            assert!(short.log.totals.ops["attention"] < whole.log.totals.ops["attention"], "and not a long one");
         }
     }
 }

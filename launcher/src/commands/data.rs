@@ -276,7 +276,7 @@ fn print_samples(config: &Config, feed: &Feed, split: Split, n: u64) -> Result<(
     let of_split: Vec<_> = feed.sources().into_iter().filter(|s| s.split == split).collect();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for sample in 0..n.min(feed.samples(split)) {
-        let (source, pieces) = feed.places(split, sample..sample + 1).remove(0);
+        let (source, pieces) = feed.places(split, sample..sample + 1)?.remove(0);
         let batch = feed.micro_batch(split, sample..sample + 1)?;
         let mut ids = batch.ids;
         ids.extend(batch.targets.last());

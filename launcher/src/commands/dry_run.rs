@@ -1,37 +1,45 @@
 //! `train --dry-run`: a step of every rank without data, ranks or devices, and what each would hold of its
 //! memory and send to others.
 
+use super::mesh;
 use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, aligned, table};
 use super::train::must_fit_cuda;
 use crate::progress::Count;
-use engine::config::{Axis, BackendKind, Config, Named, Precision};
+use crate::ranks_of_mpirun;
+use engine::config::{Axis, BackendKind, Config, Named, Precision, Ranks, ranks_used};
 use engine::cpu::CpuScratch;
-use engine::dry::Keep;
-use engine::error::Result;
+use engine::error::{Result, counted};
 use engine::mesh::Mesh;
-use engine::place::layers_of_chunks;
-use engine::rehearsal::{Rehearsal, classes, rehearse};
+use engine::place::{Place, layers_of_chunks};
+use engine::rehearsal::{Held, Rehearsal, classes, rehearse_step};
 use engine::seating::spans;
 use engine::split;
+use engine::state::copy_bytes;
 use half::bf16;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 
-/// On `ranks` ranks; where that is not given, on those that the configuration is meant for, or as few as
-/// its layout can have.
-pub fn run(path: &Path, set: &[String], ranks: Option<usize>) -> Result<()> {
-    let config = Config::read(path, set)?;
-    let p = &config.parallel;
-    let mesh = config.mesh(ranks.or(p.ranks).unwrap_or(p.tensor * p.pipeline * p.context))?;
+/// On as many ranks as `flag` says; without it on mpirun's, else on those that the configuration is meant for, or
+/// as few as its layout can have.
+pub fn run(path: &Path, set: &[String], flag: Option<usize>) -> Result<()> {
+    let said = flag.or_else(ranks_of_mpirun);
+    let config = Config::read_for(said.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
+    let mesh = mesh(&config, flag, said.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
     let (backend, precision) = config.backend(false)?;
     if backend == BackendKind::Cuda {
         must_fit_cuda(&config)?;
     }
     let rows = rows(&config, &mesh, precision)?;
-    let text =
-        [head(path, &config, &mesh, precision), memory(&rows, &mesh), traffic(&rows, &mesh), foot(&rows, backend)];
+    let text = [
+        head(path, &config, &mesh, precision),
+        memory(&rows, &mesh),
+        traffic(&rows, &mesh),
+        ops(&rows, &mesh),
+        foot(&rows, backend),
+    ];
     or_broken_pipe(write!(std::io::stdout(), "{}", text.join("\n")))
 }
 
@@ -39,6 +47,8 @@ pub fn run(path: &Path, set: &[String], ranks: Option<usize>) -> Result<()> {
 struct Row {
     ranks: Vec<usize>,
     of: Rehearsal,
+    /// Bytes of a checkpoint's copy on the host, on the rank that saves most.
+    copy: usize,
 }
 
 /// A rehearsal of one rank of each class, on all cores.
@@ -48,12 +58,14 @@ fn rows(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Vec<Row>> 
     let (queue, done) = (Mutex::new(classes.into_iter()), Mutex::new(Vec::new()));
     let next = || queue.lock().expect("no rehearsal panics while it takes the next").next();
     let one = |rank| match precision {
-        Precision::F32 => rehearse::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1), Keep::Totals, 1),
-        Precision::Bf16 => rehearse::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1), Keep::Totals, 1),
+        Precision::F32 => rehearse_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
+        Precision::Bf16 => rehearse_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
     };
     let work = || {
         while let Some(ranks) = next() {
-            let row = one(ranks[0]).map(|of| Row { ranks, of });
+            let copies = ranks.iter().map(|&rank| copy_bytes(config, &Place::new(config, mesh.clone(), rank)));
+            let copy = copies.max().expect("a class has ranks");
+            let row = one(ranks[0]).map(|of| Row { ranks, of, copy });
             done.lock().expect("no rehearsal panics while it is put away").push(row);
             count.one();
         }
@@ -73,10 +85,9 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
     let (tp, pp, dp) = (along(Axis::Tensor), along(Axis::Pipeline), along(Axis::Data));
     let costs = split::Costs::of(&config.model, config.train.seq_length);
     format!(
-        "{}: {} rank{} (tensor {tp}, pipeline {pp}, data {dp}) in {}, {} micro-batches of {} x {} tokens a step\n{}\n",
+        "{}: {} (tensor {tp}, pipeline {pp}, data {dp}) in {}, {} micro-batches of {} x {} tokens a step\n{}\n",
         path.display(),
-        mesh.ranks(),
-        if mesh.ranks() == 1 { "" } else { "s" },
+        counted(mesh.ranks(), "rank"),
         precision.name(),
         config.train.global_batch_size / (config.train.micro_batch_size * dp),
         config.train.micro_batch_size,
@@ -86,12 +97,13 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
 }
 
 fn memory(rows: &[Row], mesh: &Mesh) -> String {
-    let parts = |Row { of, .. }: &Row| {
-        [of.held.weights, of.held.gradients, of.held.optimizer, of.activations(), of.usage.peak].map(|n| n as f64)
+    let parts = |Row { of, copy, .. }: &Row| {
+        let Held { weights, gradients, optimizer } = of.held;
+        [weights, gradients, optimizer, of.activations(), of.usage.peak, *copy].map(|bytes| bytes as f64)
     };
     let unit = Unit::of(rows.iter().map(|row| row.of.usage.peak as f64));
     let cells = |row: &Row| parts(row).map(|bytes| unit.show(bytes)).to_vec();
-    let header = ["weights", "gradients", "optimizer", "activations", "peak"];
+    let header = ["weights", "gradients", "optimizer", "activations", "peak", "checkpoint"];
     lines(&format!("{} a rank", unit.name), &header, rows, mesh, cells)
 }
 
@@ -99,13 +111,13 @@ fn traffic(rows: &[Row], mesh: &Mesh) -> String {
     // The last part is all of them.
     let sent = |Row { of, .. }: &Row| {
         PARTS.map(|(_, kinds)| {
-            let among = of.traffic.iter().filter(|(kind, _)| kinds.is_empty() || kinds.contains(kind));
+            let among = of.step.traffic.iter().filter(|(kind, _)| kinds.is_empty() || kinds.contains(kind));
             among.map(|(_, traffic)| traffic.bytes).sum::<u64>() as f64
         })
     };
     let unit = Unit::of(rows.iter().map(|row| sent(row)[PARTS.len() - 1]));
     let cells = |row: &Row| {
-        let calls = row.of.traffic.values().map(|traffic| traffic.calls).sum::<u64>();
+        let calls = row.of.step.traffic.values().map(|traffic| traffic.calls).sum::<u64>();
         sent(row).map(|bytes| unit.show(bytes)).into_iter().chain([calls.to_string()]).collect()
     };
     let header = [&PARTS.map(|(name, _)| name)[..], &["calls"]].concat();
@@ -114,20 +126,41 @@ fn traffic(rows: &[Row], mesh: &Mesh) -> String {
 
 /// A table with a line for the ranks that read the same.
 fn lines(what: &str, header: &[&str], rows: &[Row], mesh: &Mesh, cells: impl Fn(&Row) -> Vec<String>) -> String {
-    let mut lines: Vec<(Vec<String>, Vec<usize>)> = Vec::new();
-    for row in rows {
-        let cells = cells(row);
-        match lines.iter_mut().find(|line| line.0 == cells) {
-            Some(line) => line.1.extend(&row.ranks),
-            None => lines.push((cells, row.ranks.clone())),
-        }
-    }
     let mut table = table(&[&[what, "stage", "tp"], header].concat());
-    for (cells, ranks) in lines {
+    for (cells, ranks) in alike(rows, cells) {
         let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
         table.add_row([named(&ranks), along(Axis::Pipeline), along(Axis::Tensor)].into_iter().chain(cells));
     }
     format!("{}\n", aligned(table, 3))
+}
+
+/// How often a step does each op, on the first tensor-parallel rank of a stage: a column for stages that do the same.
+fn ops(rows: &[Row], mesh: &Mesh) -> String {
+    let first = rows.iter().filter(|row| mesh.coord(row.ranks[0], Axis::Tensor) == 0);
+    let columns = alike(first, |row| row.of.step.ops.clone());
+    let stages = |ranks: &[usize]| spans(ranks.iter().map(|&rank| mesh.coord(rank, Axis::Pipeline)));
+    let header: Vec<String> = columns.iter().map(|(_, ranks)| format!("stage {}", stages(ranks))).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut table = table(&[&["ops a step"], &header[..]].concat());
+    let names: BTreeSet<&str> = columns.iter().flat_map(|(ops, _)| ops.keys().copied()).collect();
+    for name in names {
+        let times = columns.iter().map(|(ops, _)| ops.get(name).copied().unwrap_or_default().to_string());
+        table.add_row([name.to_string()].into_iter().chain(times));
+    }
+    format!("{}\n", aligned(table, 1))
+}
+
+/// What `of` says of the ranks, each answer once, with all ranks that it is of.
+fn alike<'a, T: PartialEq>(rows: impl IntoIterator<Item = &'a Row>, of: impl Fn(&Row) -> T) -> Vec<(T, Vec<usize>)> {
+    let mut all: Vec<(T, Vec<usize>)> = Vec::new();
+    for row in rows {
+        let it = of(row);
+        match all.iter_mut().find(|(other, _)| *other == it) {
+            Some((_, ranks)) => ranks.extend(&row.ranks),
+            None => all.push((it, row.ranks.clone())),
+        }
+    }
+    all
 }
 
 /// A few words for many ranks.
@@ -171,6 +204,7 @@ fn foot(rows: &[Row], backend: BackendKind) -> String {
     format!(
         "the most: {} {name} at the peak on rank {}, {} {name} with the free blocks that it keeps between ops\n\
          activations: all else that is there at the peak, also what collectives have under way and the scratch of ops\n\
+         checkpoint: at most so much of a copy on the host, on top of the peak, from the beginning of a save until it is on the disk\n\
          by the memory rules of the CPU backend, one thread a rank{rules}; the buffers of MPI or NCCL come on top\n",
         unit.show(usage.peak as f64),
         named(&largest.ranks),

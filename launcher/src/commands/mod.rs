@@ -9,3 +9,21 @@ pub mod parity;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;
+
+use clap::builder::RangedU64ValueParser;
+use engine::config::{Config, MOST_RANKS};
+use engine::error::Result;
+use engine::mesh::Mesh;
+
+/// What `--ranks` may be.
+fn ranks_flag() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=MOST_RANKS)
+}
+
+/// The mesh of a command that also runs without mpirun; `flag`: what `--ranks` says, for messages.
+fn mesh(config: &Config, flag: Option<usize>, ranks: usize) -> Result<Mesh> {
+    match flag {
+        Some(flag) => config.mesh_as_asked(ranks, &format!("--ranks {flag}")),
+        None => config.mesh(ranks),
+    }
+}

@@ -4,9 +4,9 @@ use super::train::check_ids;
 use crate::progress::Count;
 use crate::{commands::tokenizer::or_broken_pipe, under_mpirun};
 use comfy_table::{CellAlignment, Table, presets};
-use engine::config::{Config, Named};
+use engine::config::{Config, Named, Precision};
 use engine::data::feed::Feed;
-use engine::error::{Error, Result};
+use engine::error::{Error, Result, counted};
 use engine::mpi::{Comm, World};
 use engine::parity::{self, Layout, Outcome, bounds};
 use std::collections::BTreeMap;
@@ -47,6 +47,9 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let feed = comm.agree(Feed::open(&config))?;
     comm.agree(check_ids(&feed, &config, comm))?;
 
+    if comm.rank() == 0 {
+        ignored(&config).iter().for_each(|what| eprintln!("note: {what}"));
+    }
     let start = Instant::now();
     let (layouts, refused) = choose(&config, ranks, args.all);
     let those = comm.split(usize::from(comm.rank() >= ranks), comm.rank());
@@ -61,9 +64,13 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     }
     let wrong = outcomes.iter().filter(|outcome| !outcome.faults.is_empty()).count();
     // Ranks that took no part have no outcomes: the first speaks for all.
-    let verdict =
-        if wrong == 0 { Ok(()) } else { Err(Error::run(format!("{wrong} layouts do not train as one rank does"))) };
+    let verdict = if wrong == 0 { Ok(()) } else { Err(Error::run(differ(wrong))) };
     comm.agree(if comm.rank() == 0 { verdict } else { Ok(()) })
+}
+
+fn differ(layouts: usize) -> String {
+    let verb = if layouts == 1 { "does" } else { "do" };
+    format!("{} {verb} not train as one rank does", counted(layouts, "layout"))
 }
 
 /// How many of the ranks take part.
@@ -77,11 +84,23 @@ fn ranks(args: &Args, comm: &Comm) -> Result<usize> {
         )));
     }
     match args.ranks {
-        Some(ranks) if ranks == 0 || ranks > size => {
-            Err(Error::user(format!("--ranks {ranks}: must be 1 to {size}, the ranks that mpirun started")))
+        _ if size == 1 => Err(Error::user("mpirun -n 1: one rank would be held to itself; start 2 or more")),
+        Some(ranks) if ranks < 2 || ranks > size => {
+            let most = format!("must be 2 to {size}, the ranks that mpirun started");
+            Err(Error::user(format!("--ranks {ranks}: {most}; one rank is what all others are held to")))
         }
         ranks => Ok(ranks.unwrap_or(size)),
     }
+}
+
+/// What of the configuration says nothing here.
+fn ignored(config: &Config) -> Vec<&'static str> {
+    let bf16 = config.train.precision == Some(Precision::Bf16);
+    let keys = [
+        (bf16, "train.precision = \"bf16\": parity trains in f32"),
+        (config.parallel.layers.is_some(), "parallel.layers: parity balances the layers of each layout itself"),
+    ];
+    keys.into_iter().filter_map(|(given, what)| given.then_some(what)).collect()
 }
 
 /// The layouts to try, and why others cannot be: reasons, each with its layouts.
@@ -121,7 +140,7 @@ fn print(
 ) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     for (why, layouts) in refused {
-        writeln!(out, "skipped {} layouts, such as {}: {why}", layouts.len(), short(&layouts[0]))?;
+        writeln!(out, "skipped {}, such as {}: {why}", counted(layouts.len(), "layout"), short(&layouts[0]))?;
     }
     writeln!(out, "{}", table(layouts, outcomes))?;
     let worst = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).fold(0.0, f64::max);

@@ -5,8 +5,8 @@ use super::tokenizer::or_broken_pipe;
 use crate::under_mpirun;
 use comfy_table::{CellAlignment, Table, presets};
 use cuda::links;
-use engine::config::{Axis, Cluster, Config, Named, Precision};
-use engine::error::{Error, Result};
+use engine::config::{Axis, Cluster, Config, Named, Precision, Ranks, ranks_used};
+use engine::error::{Error, Result, counted};
 use engine::mesh::{Kind, Mesh};
 use engine::mpi::World;
 use engine::seating::{Seat, dealt, fullest, place, spans, split_warning};
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
     /// Without mpirun [default: parallel.ranks, else as few as the layout can have]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::ranks_flag())]
     ranks: Option<usize>,
 }
 
@@ -68,12 +68,14 @@ enum Inside {
 }
 
 fn print(args: &Args, found: &[Seat]) -> Result<()> {
-    let config = Config::read(&args.config, &args.set)?;
+    let started = Some(found.len()).filter(|_| under_mpirun() && args.cluster.is_none());
+    let ranks = args.ranks.or(started).map_or(Ranks::Its, Ranks::AtHand);
+    let config = Config::read_for(ranks, &args.config, &args.set)?;
     let site = match &args.cluster {
         Some(path) => on_cluster(&Cluster::load(path)?, wanted(args, &config), path)?,
         None => at_hand(args, &config, found)?,
     };
-    let mesh = config.mesh(site.seats.len())?;
+    let mesh = super::mesh(&config, args.ranks, site.seats.len())?;
     let started: Vec<usize> = site.seats.iter().map(|seat| seat.node).collect();
     let order = place(&started, &mesh);
     let seats: Vec<&Seat> = order.iter().map(|&process| &site.seats[process]).collect();
@@ -107,7 +109,7 @@ fn print(args: &Args, found: &[Seat]) -> Result<()> {
 /// The number of ranks that the command line or the configuration asks for.
 fn wanted(args: &Args, config: &Config) -> usize {
     let p = &config.parallel;
-    args.ranks.or(p.ranks).unwrap_or(p.tensor * p.pipeline * p.context)
+    args.ranks.or(p.ranks).unwrap_or(ranks_used(p))
 }
 
 /// Node after node is filled, as batch systems with `ppr:N:node` do.
@@ -161,11 +163,11 @@ fn title(args: &Args, config: &Config, mesh: &Mesh, site: &Site, nodes: usize) -
         [("tensor", Axis::Tensor), ("context", Axis::Context), ("data", Axis::Data), ("pipeline", Axis::Pipeline)];
     let sizes: Vec<String> = axes.map(|(name, axis)| format!("{name} {}", mesh.size(axis))).into();
     format!(
-        "{} on {}: {} ranks on {nodes} node{}, {}, order {}",
+        "{} on {}: {} on {}, {}, order {}",
         args.config.display(),
         site.name,
-        mesh.ranks(),
-        if nodes == 1 { "" } else { "s" },
+        counted(mesh.ranks(), "rank"),
+        counted(nodes, "node"),
         sizes.join(" x "),
         config.parallel.order.map(Named::name).join("-"),
     )

@@ -1,16 +1,16 @@
 //! `train`: what comes before the first step, agreed on by all ranks, and then step after step.
 
+use crate::memory::{self, Taken};
 use crate::run::{Run, Stop};
-use crate::{memory, ranks_of_mpirun, under_mpirun};
+use crate::under_mpirun;
 use cuda::limits::Shape;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
 use engine::clock::{Clock, Phase};
-use engine::config::{BackendKind, Config, Load, Precision};
+use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::data::feed::Feed;
-use engine::error::{Error, Result};
-use engine::ledger::Usage;
+use engine::error::{Error, Result, counted};
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
 use engine::place::layers_of_chunks;
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["from_step", "accept_data_change"])]
     pub dry_run: bool,
     /// Ranks of the dry run [default: mpirun's, else parallel.ranks, else as few as the layout can have]
-    #[arg(long, value_name = "N", requires = "dry_run")]
+    #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
     ranks: Option<usize>,
 }
 
@@ -52,7 +52,8 @@ const EXAMPLES: &str = "Examples:
 
 pub fn run(args: Args, world: &mut World) -> Result<()> {
     let comm = world.comm();
-    let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
+    let load = || Config::load_for(Ranks::AtHand(comm.size()), &args.config, &args.set);
+    let text = comm.on_first(|| Ok(load()?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     let mesh = config.mesh(comm.size())?;
     if comm.rank() == 0 {
@@ -70,7 +71,7 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
 
 /// Without MPI.
 pub fn dry_run(args: Args) -> Result<()> {
-    super::dry_run::run(&args.config, &args.set, args.ranks.or_else(ranks_of_mpirun))
+    super::dry_run::run(&args.config, &args.set, args.ranks)
 }
 
 fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config, threads: usize) -> Result<()> {
@@ -82,7 +83,7 @@ fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config,
 fn say_layout(config: &Config, mesh: &Mesh) {
     let ranks = mesh.ranks();
     if let Some(meant) = config.parallel.ranks.filter(|&meant| meant != ranks) {
-        eprintln!("warning: parallel.ranks = {meant}: this run has {ranks} ranks");
+        eprintln!("warning: parallel.ranks = {meant}: this run has {}", counted(ranks, "rank"));
     }
     let stages = config.parallel.pipeline;
     if stages > 1 {
@@ -143,13 +144,13 @@ fn threads(comm: &Comm) -> usize {
 }
 
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: Usage) -> Result<()> {
+fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: Taken) -> Result<()> {
     let comm = world.comm();
     let (trainer, feed) = prepare(args, comm, config, b)?;
     if trainer.step >= trainer.config.train.steps {
         if comm.rank() == 0 {
             let dir = trainer.config.checkpoint.dir.display();
-            eprintln!("{dir}: step {} of {} is done", trainer.step, trainer.config.train.steps);
+            eprintln!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
         }
         return Ok(());
     }
@@ -158,6 +159,15 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: 
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
         Ok(()) => Ok(()),
+    }
+}
+
+/// Of a run that has taken its steps, or more.
+fn nothing_left(done: u64, steps: u64) -> String {
+    let more = "raise it to train on";
+    match done > steps {
+        true => format!("step {done} is done, more than train.steps = {steps}; {more}"),
+        false => format!("step {done} is done, the last by train.steps; {more}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A layout is refused exactly where the arithmetic says that it cannot be, and what a refusal names instead can.
 
-use super::{LEAST, read};
+use super::{LEAST, Ranks, read_for};
+use crate::error::counted;
 use proptest::prelude::*;
 
 /// What decides about a layout.
@@ -58,16 +59,21 @@ impl Wish {
         flags
     }
 
-    /// Does the arithmetic allow it, whatever the number of ranks?
-    fn can_be(&self) -> bool {
+    /// Does the arithmetic allow the tensor parallelism?
+    fn tensor_can_be(&self) -> bool {
         let owners = (0..self.vocab).map(|id| id / self.vocab.div_ceil(self.tensor));
         let shards_rows = self.sequence_parallel.unwrap_or(self.tensor > 1);
-        let interleaved = self.chunks > 1;
         divides(self.tensor, self.heads)
             && (divides(self.tensor, self.kv_heads) || divides(self.kv_heads, self.tensor))
             && divides(self.tensor, self.intermediate)
             && owners.max() == Some(self.tensor - 1)
             && (!shards_rows || divides(self.tensor, self.micro * self.seq))
+    }
+
+    /// Does the arithmetic allow it, whatever the number of ranks?
+    fn can_be(&self) -> bool {
+        let interleaved = self.chunks > 1;
+        self.tensor_can_be()
             && self.pipeline * self.chunks <= self.layers
             && !(interleaved && self.pipeline == 1)
             && (!interleaved || divides(self.pipeline, self.batch / self.micro))
@@ -83,16 +89,25 @@ impl Wish {
             && (self.chunks == 1 || divides(self.pipeline, micro_batches / dp))
     }
 
+    /// This wish with `change` where the arithmetic of the change allows it and its ranks can run it.
+    fn runs(&self, change: impl FnOnce(&mut Wish)) -> bool {
+        let mut wish = self.clone();
+        change(&mut wish);
+        wish.tensor_can_be() && wish.fits()
+    }
+
     /// What the program says of it: `Err` holds the message.
     fn judged(&self) -> Result<(), String> {
         let flags = self.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let config = read(LEAST.as_bytes(), &flags).map_err(|e| e.to_string())?;
+        let config = read_for(Ranks::AtHand(self.ranks), LEAST.as_bytes(), &flags).map_err(|e| e.to_string())?;
         config.mesh(self.ranks).map(|_| ()).map_err(|e| e.to_string())
     }
 
     /// What the refusal of this wish names in its place.
     fn remedies(&self, message: &str) -> Vec<Wish> {
+        let here = format!("on {} the nearest", counted(self.ranks, "rank"));
+        let message = &message.replace(&format!("{here} that fit"), "here fit").replace(&here, "the nearest");
         let mut found = Vec::new();
         let mut each = |numbers: Vec<usize>, change: &dyn Fn(&mut Wish, usize)| {
             for n in numbers {
@@ -117,7 +132,7 @@ impl Wish {
         if message.contains("virtual_pipeline = 1") || message.ends_with("write 1") {
             each(vec![1], &|w, n| w.chunks = n);
         }
-        for pair in numbers(message, "ranks the nearest that fit: ").chunks(2) {
+        for pair in numbers(message, "here fit: ").chunks(2) {
             each(vec![pair[0]], &|w, n| (w.tensor, w.pipeline) = (n, pair[1]));
         }
         for pair in numbers(message, "the nearest: ").chunks(2) {
@@ -153,7 +168,17 @@ proptest! {
         prop_assert_eq!(judged.is_ok(), wish.can_be() && wish.fits(), "{:?}", judged);
         let Err(message) = judged else { return Ok(()) };
         prop_assert!(message.contains("parallel.") || message.contains("train.global_batch_size = "), "{}", message);
+        let here = message.contains(&format!("; on {} the nearest", counted(wish.ranks, "rank")));
+        if key(&message) == "parallel.tensor" {
+            let some = (1..=wish.heads).any(|tensor| wish.runs(|w| w.tensor = tensor));
+            prop_assert_eq!(here, some, "{}", message);
+        }
         let remedies = wish.remedies(&message);
+        // All that are named for a degree on these ranks can run there.
+        if here && ["parallel.tensor", "parallel.pipeline"].contains(&key(&message)) {
+            let same = |w: &&Wish| (w.micro, w.sequence_parallel) == (wish.micro, wish.sequence_parallel);
+            prop_assert!(remedies.iter().filter(same).all(Wish::fits), "{}", message);
+        }
         prop_assert!(!remedies.is_empty(), "{}", message);
         for remedy in remedies {
             match remedy.judged() {

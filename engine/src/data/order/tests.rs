@@ -1,5 +1,7 @@
 //! Golden orders, confirmed against megatron-core 0.16.1.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::data::idx::TokenKind;
 use crate::data::writer::IndexWriter;
@@ -33,13 +35,13 @@ fn one_epoch() {
     let order = golden(5, &[2, 1, 5, 0, 4, 3], &[5, 0, 3, 4, 2, 6, 1], false);
     let folder = tempfile::tempdir().unwrap();
     let file = file(folder.path(), &LENGTHS);
-    let starts: Vec<_> = (0..=7).map(|j| order.locate(&file, 4 * j)).collect();
+    let starts: Vec<_> = (0..=7).map(|j| order.locate(&file, 4 * j).unwrap()).collect();
     assert_eq!(starts, [(0, 0), (0, 4), (1, 1), (2, 2), (3, 2), (4, 1), (4, 5), (5, 0)]);
     // Sample 0 is the sixth of the stream: document 4 from token 1.
-    assert_eq!(order.pieces(&file, 0), [Piece { document: 4, offset: 1, count: 5 }]);
+    assert_eq!(order.pieces(&file, 0).unwrap(), [Piece { document: 4, offset: 1, count: 5 }]);
     // Sample 3 is the fifth: document 0 from token 2, then document 4.
     let two = [Piece { document: 0, offset: 2, count: 3 }, Piece { document: 4, offset: 0, count: 2 }];
-    assert_eq!(order.pieces(&file, 3), two);
+    assert_eq!(order.pieces(&file, 3).unwrap(), two);
 }
 
 #[test]
@@ -63,7 +65,7 @@ fn a_sample_crosses_empty_and_many_documents() {
     assert_eq!(order.plan.samples as usize, (flat.len() - 1) / 150);
     for k in 0..order.plan.samples + 3 {
         let mut ids = Vec::new();
-        for piece in order.pieces(&file, k) {
+        for piece in order.pieces(&file, k).unwrap() {
             file.read(piece.document as usize, piece.offset, piece.count, &mut ids).unwrap();
         }
         let start = (k % order.plan.samples) as usize * 150;
@@ -86,4 +88,54 @@ fn little_data_for_many_steps_is_refused() {
     let file = file(folder.path(), &[1, 1, 1]);
     let error = SampleOrder::megatron(&file, 0..3, 1 << 20, 1, Some(1 << 30)).unwrap_err();
     assert!(error.to_string().contains("times over"), "{error}");
+}
+
+/// Writes over the length of sequence `i` in a file that is mapped.
+fn bend(folder: &std::path::Path, i: usize, length: i32) {
+    use std::os::unix::fs::FileExt;
+    let idx = std::fs::OpenOptions::new().write(true).open(folder.join("tokens.idx")).unwrap();
+    idx.write_all_at(&length.to_le_bytes(), 34 + 4 * i as u64).unwrap();
+}
+
+/// The tokens of every sample.
+fn read_all(order: &SampleOrder, file: &IndexedFile) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for k in 0..order.plan.samples {
+        for piece in order.pieces(file, k)? {
+            file.read(piece.document as usize, piece.offset, piece.count, &mut ids)?;
+        }
+    }
+    Ok(ids)
+}
+
+#[test]
+fn a_file_that_changes_under_its_order_is_named() {
+    for lengths in [[0; 6], [-1; 6], [i32::MAX; 6], [5, 3, 7, 2, 9, 3], [1, 3, 7, 2, 9, 4]] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path(), &LENGTHS);
+        let orders = [
+            // All of two epochs.
+            SampleOrder::megatron(&file, 0..6, 59, 1234, Some(1)).unwrap(),
+            SampleOrder::sequential(&file, 0..6, 29).unwrap(),
+        ];
+        lengths.into_iter().enumerate().for_each(|(i, length)| bend(folder.path(), i, length));
+        for order in orders {
+            let error = read_all(&order, &file).expect_err("the lengths are others");
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("tokens.idx: "), "{lengths:?}: {error}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_change_to_a_length_is_a_panic(changes in prop::collection::vec((0usize..6, -2i32..40), 1..6)) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path(), &LENGTHS);
+        let order = SampleOrder::megatron(&file, 0..6, 4, 1234, Some(9)).unwrap();
+        changes.into_iter().for_each(|(i, length)| bend(folder.path(), i, length));
+        if let Ok(ids) = read_all(&order, &file) {
+            prop_assert_eq!(ids.len() as u64, 5 * order.plan.samples);
+        }
+    }
 }

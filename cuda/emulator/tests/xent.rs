@@ -1,0 +1,257 @@
+//! Cross-entropy's kernels against the CPU's ops.
+
+use crate::common::{Random, act, close, cpus, emulators, on, places};
+use cuda::ops::{self, Rows};
+use emulator::place::Place;
+use engine::backend::{Backend, Xent};
+use engine::cpu::{Cpu, Float};
+use half::bf16;
+
+/// Rows and columns: one of each, odd, beside a vector of 8, beside a block's part, several turns of a block's loop.
+const SHAPES: [(usize, usize); 13] = [
+    (1, 1),
+    (3, 1),
+    (9, 5),
+    (5, 7),
+    (3, 8),
+    (5, 9),
+    (4, 255),
+    (2, 256),
+    (3, 264),
+    (5, 2047),
+    (7, 5397),
+    (1, 16_391),
+    (2, 40_001),
+];
+const SCALES: [f32; 5] = [1.0, 1e4, 1e-6, 20.0, 0.0];
+/// The id of the first column.
+const FIRST: usize = 1000;
+const Z_LOSS: f32 = 1e-4;
+
+/// Logits about `scale`, and a fifth of a unit above 3: with scale 0 they are all equal.
+fn logits(rows: usize, cols: usize, scale: f32) -> Vec<bf16> {
+    let x = Random::new((rows * 31 + cols) as u64).f32(rows * cols, scale);
+    x.into_iter().map(|x| bf16::from_f32(x + 3.2)).collect()
+}
+
+/// Targets at both ends of what is held, in the middle, and beside it on both sides.
+fn targets(rows: usize, cols: usize) -> Vec<u32> {
+    let at = [FIRST, FIRST + cols - 1, FIRST - 1, FIRST + cols / 2, FIRST + cols, 0, u32::MAX as usize];
+    (0..rows).map(|row| at[row % at.len()] as u32).collect()
+}
+
+/// Weights; some rows are ignored.
+fn weights(rows: usize) -> Vec<f32> {
+    (0..rows).map(|row| [1.0, 0.5, 0.0, 2.0][row % 4]).collect()
+}
+
+#[track_caller]
+fn same_statistics(what: &str, got: &[f32], right: &[f32]) {
+    assert_eq!(got.len(), right.len(), "{what}");
+    for (got, right) in got.chunks(3).zip(right.chunks(3)) {
+        assert_eq!((got[0], got[2]), (right[0], right[2]), "{what}: max and target of {right:?}");
+        close(what, &got[1..2], &right[1..2], 2e-6);
+    }
+}
+
+fn stats_of<A: Float>(cpu: &Cpu<A>, x: &[bf16], targets: &[u32]) -> Vec<f32> {
+    let rows = targets.len();
+    cpu.download(&cpu.xent_stats(&act(cpu, x, rows, x.len() / rows), &cpu.upload(targets, rows, 1), FIRST))
+}
+
+fn emulated_stats(place: &dyn Place, x: &[bf16], targets: &[u32]) -> Vec<f32> {
+    let mut stats = vec![f32::NAN; 3 * targets.len()];
+    on(place, |m, l| ops::xent_stats(m, l.read(x), l.read(targets), FIRST, l.write(&mut stats)));
+    stats
+}
+
+#[test]
+fn statistics() {
+    let (cpu, _) = cpus();
+    for ((rows, cols), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+        let (x, targets) = (logits(rows, cols, scale), targets(rows, cols));
+        let right = stats_of(&cpu, &x, &targets);
+        for place in places() {
+            let what = format!("{rows} x {cols}, {scale}, {}", place.name());
+            same_statistics(&what, &emulated_stats(place, &x, &targets), &right);
+        }
+    }
+}
+
+/// A logit of -infinity counts for nothing, also where a thread has no other.
+#[test]
+fn logits_that_are_masked() {
+    for cols in [9, 300, 20_000] {
+        let mut x = vec![bf16::NEG_INFINITY; cols];
+        (x[cols / 2], x[cols - 1]) = (bf16::from_f32(-2.0), bf16::from_f32(-3.0));
+        for place in places() {
+            let stats = emulated_stats(place, &x, &[0]);
+            same_statistics("masked", &stats, &[-2.0, 1.0 + (-1.0f32).exp(), f32::NEG_INFINITY]);
+        }
+    }
+}
+
+/// Rows of an odd length begin everywhere; so may the first.
+#[test]
+fn rows_that_begin_anywhere() {
+    for (late, cols) in (0..8).flat_map(|late| [3, 8, 77, 5397].map(|cols| (late, cols))) {
+        let x = [vec![bf16::NAN; late], logits(3, cols, 1.0)].concat();
+        let case = Case::of(&x[late..], targets(3, cols), vec![1.0, 0.0, 0.5]);
+        for place in places() {
+            same_statistics("late rows", &emulated_stats(place, &x[late..], &case.targets), &case.stats);
+            let mut moved = x.clone();
+            case.gradient(place, &mut moved[late..]);
+            case.judge(&moved[late..]);
+            assert!(moved[..late].iter().all(|x| x.is_nan()));
+        }
+    }
+}
+
+#[test]
+fn statistics_of_several_ranks() {
+    let (cpu, _) = cpus();
+    for (ranks, rows) in [1, 2, 3, 8].into_iter().flat_map(|n| [1, 5, 255, 257, 700].map(|r| (n, r))) {
+        let mut random = Random::new((ranks * rows) as u64);
+        let mut stats = random.f32(3 * ranks * rows, 30.0);
+        for (at, s) in stats.chunks_mut(3).enumerate() {
+            (s[1], s[2]) = (s[1].abs() + 1.0, if at / rows == at % ranks { s[2] } else { f32::NEG_INFINITY });
+        }
+        let right = cpu.download(&cpu.xent_combine(&cpu.upload(&stats, ranks * rows, 3), ranks));
+        for place in places() {
+            let mut combined = vec![f32::NAN; 3 * rows];
+            on(place, |m, l| ops::xent_combine(m, l.read(&stats), l.write(&mut combined)));
+            same_statistics(&format!("{ranks} ranks, {rows} rows"), &combined, &right);
+        }
+    }
+}
+
+#[test]
+fn totals_leave_out_rows_without_weight() {
+    let (cpu, _) = cpus();
+    for rows in [1, 5, 31, 255, 256, 257, 2048] {
+        let mut stats = Random::new(rows as u64).f32(3 * rows, 4.0);
+        let weights = weights(rows);
+        for (s, w) in stats.chunks_mut(3).zip(&weights) {
+            s[1] = s[1].abs() + 1.0;
+            if *w == 0.0 {
+                s.copy_from_slice(&[f32::NAN, 0.0, f32::NEG_INFINITY]);
+            }
+        }
+        let before = [0.25, 0.5, 0.125];
+        let mut right = cpu.upload(&before, 1, 3);
+        cpu.xent_totals(&cpu.upload(&stats, rows, 3), &cpu.upload(&weights, rows, 1), &mut right);
+        for place in places() {
+            let mut totals = before;
+            on(place, |m, l| ops::xent_totals(m, l.read(&stats), l.read(&weights), l.write(&mut totals)));
+            for (got, right) in totals.iter().zip(cpu.download(&right)) {
+                close(&format!("totals of {rows} rows"), &[*got], &[right], 1e-6);
+            }
+        }
+    }
+}
+
+/// What the gradient is taken of, and what the CPU makes of it.
+struct Case {
+    x: Vec<bf16>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+    stats: Vec<f32>,
+    plain: Vec<bf16>,
+    exact: Vec<f32>,
+}
+
+impl Case {
+    fn of(x: &[bf16], targets: Vec<u32>, weights: Vec<f32>) -> Self {
+        let (cpu, judge) = cpus();
+        let stats = stats_of(&cpu, x, &targets);
+        let plain = on_cpu(&cpu, x, &stats, &targets, &weights);
+        let exact = on_cpu(&judge, x, &stats, &targets, &weights);
+        Case { x: x.to_vec(), targets, weights, stats, plain, exact }
+    }
+
+    fn gradient(&self, place: &dyn Place, x: &mut [bf16]) {
+        on(place, |m, l| {
+            let (stats, targets, weights) = (l.read(&self.stats), l.read(&self.targets), l.read(&self.weights));
+            ops::xent_grad(m, l.write(x), Rows { stats, targets, weights }, FIRST, Z_LOSS)
+        });
+    }
+
+    /// At most twice as far from the exact gradient as the CPU's in bf16 is, plus one rounding, plus what the
+    /// rounding of log Z to f32 makes of p.
+    #[track_caller]
+    fn judge(&self, got: &[bf16]) {
+        assert_eq!(got.len(), self.x.len());
+        let cols = got.len() / self.targets.len();
+        for (at, got) in got.iter().enumerate() {
+            let (row, exact, plain) = (at / cols, self.exact[at], self.plain[at].to_f32());
+            let (log_z, w) = (self.stats[3 * row] + self.stats[3 * row + 1].ln(), self.weights[row]);
+            let p = (exact + if self.targets[row] as usize == FIRST + at % cols { w } else { 0.0 }).abs();
+            let of_p = p * (log_z.abs().max(8.0) * 2f32.powi(-23) + 4e-6) + 1e-37;
+            let allowed = 2.0 * (plain - exact).abs() + exact.abs() / 256.0 + of_p;
+            let what = || format!("{}, {cols} columns, row {row}: {got}, not {exact}; bf16 gives {plain}", at % cols);
+            assert!((got.to_f32() - exact).abs() <= allowed, "{}", what());
+            assert!(w != 0.0 || got.to_bits() == 0, "{}", what());
+        }
+    }
+}
+
+fn on_cpu<A: Float>(cpu: &Cpu<A>, x: &[bf16], stats: &[f32], targets: &[u32], weights: &[f32]) -> Vec<A> {
+    let rows = targets.len();
+    let (stats, weights) = (cpu.upload(stats, rows, 3), cpu.upload(weights, rows, 1));
+    let (x, targets) = (act(cpu, x, rows, x.len() / rows), cpu.upload(targets, rows, 1));
+    cpu.download(&cpu.xent_grad(x, &stats, &targets, &weights, Xent { first: FIRST, z_loss: Z_LOSS }))
+}
+
+#[test]
+fn gradients() {
+    for ((rows, cols), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+        let case = Case::of(&logits(rows, cols, scale), targets(rows, cols), weights(rows));
+        for place in places() {
+            let mut x = case.x.clone();
+            case.gradient(place, &mut x);
+            case.judge(&x);
+        }
+    }
+}
+
+/// Near p = 1 the target's gradient is a small difference, which must not be taken of rounded numbers.
+#[test]
+fn the_targets_gradient_is_rounded_last() {
+    let (gap, cols) = (7.0f32, 300);
+    let mut x = vec![bf16::ZERO; cols];
+    x[17] = bf16::from_f32(gap + (cols as f32).ln());
+    let case = Case::of(&x, vec![FIRST as u32 + 17], vec![1.0]);
+    assert!((1e-4..0.003).contains(&case.exact[17].abs()), "{}", case.exact[17]);
+    for place in places() {
+        let mut x = case.x.clone();
+        case.gradient(place, &mut x);
+        close("at the target", &[x[17].to_f32()], &[case.exact[17]], 1.0 / 256.0 + 1e-3);
+    }
+}
+
+/// What stands in a row without weight does not matter.
+#[test]
+fn rows_without_weight_become_zeros() {
+    for place in places() {
+        let mut x = vec![bf16::NAN; 2 * 77];
+        let (stats, targets) = ([f32::NAN; 6], [u32::MAX, 0]);
+        on(place, |m, l| {
+            let rows = Rows { stats: l.read(&stats), targets: l.read(&targets), weights: l.read(&[0.0, 0.0]) };
+            ops::xent_grad(m, l.write(&mut x), rows, FIRST, Z_LOSS)
+        });
+        assert!(x.iter().all(|x| x.to_bits() == 0), "{}", place.name());
+    }
+}
+
+#[test]
+fn the_order_of_threads_changes_no_bit() {
+    let (x, targets, weights) = (logits(5, 40_001, 1.0), targets(5, 40_001), weights(5));
+    let case = Case::of(&x, targets, weights);
+    let all = emulators().map(|place| {
+        let (stats, mut x, mut totals) = (emulated_stats(&place, &case.x, &case.targets), case.x.clone(), [0.0; 3]);
+        case.gradient(&place, &mut x);
+        on(&place, |m, l| ops::xent_totals(m, l.read(&stats), l.read(&case.weights), l.write(&mut totals)));
+        (stats.iter().map(|s| s.to_bits()).collect::<Vec<_>>(), x, totals.map(f32::to_bits))
+    });
+    assert!(all.iter().all(|r| *r == all[0]));
+}

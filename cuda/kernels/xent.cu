@@ -1,0 +1,211 @@
+// Cross-entropy over the columns of the vocabulary that are held here: loss = log Z - logit of the target with
+// log Z = max + log(sum of exp(logit - max)), and dlogit = w (p (1 + 2 z log Z) - 1 at the target).
+// A block takes a row, which it reads once. Statistics of a row are (max, sum, the target's logit).
+#include "args.cuh"
+#include "common.cuh"
+
+// Vectors of eight logits that a thread has under way at once.
+constexpr int AT_ONCE = 4;
+// As bf16.
+constexpr u32 MINUS_INFINITY = 0xff80u;
+
+DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
+DEVICE float exp_of(float x) { return fast_exp2(x * 1.442695041f); }
+
+// -- a row as vectors: the first ends where sixteen bytes begin, so all but the first and the last are wide --
+
+struct Row {
+    u64 start;
+    u32 cols, vectors;
+    // Elements that the first vector has too few.
+    u32 lead;
+};
+
+template <class T> DEVICE Row row_of(View<T> x, u64 row, u32 cols) {
+    u32 lead = past16(x, row * cols) / 2;
+    return {row * cols, cols, (lead + cols + 7) / 8, lead};
+}
+
+// The column where vector v begins, and how many it has; none behind the row.
+DEVICE u32 column(const Row& r, u32 v) { return v ? 8 * v - r.lead : 0; }
+DEVICE u32 count(const Row& r, u32 v) {
+    if (v >= r.vectors) return 0;
+    u32 end = 8 * v + 8 - r.lead;
+    return (end < r.cols ? end : r.cols) - column(r, v);
+}
+
+// This thread's vectors from v on, a block apart; where there are no logits they are zero.
+template <class T> DEVICE void read(View<T> x, const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        u32 at = v + k * threads();
+        V16 l = load8(x, r.start + column(r, at), count(r, at), true);
+        UNROLL for (int j = 0; j < 4; j++) logits[4 * k + j] = l.w[j];
+    }
+}
+
+// There, -infinity.
+DEVICE void mask(const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        u32 n = count(r, v + k * threads());
+        if (n >= 8) continue;
+        UNROLL for (u32 i = 0; i < 8; i++) {
+            if (i >= n) logits[4 * k + i / 2] |= MINUS_INFINITY << 16 * (i % 2);
+        }
+    }
+}
+
+// -- statistics --
+
+// Of some logits: the largest, and the sum of exp(logit - max).
+struct Sum {
+    float max, sum;
+};
+
+// The sum if `to` were the max; none of them is -infinity.
+DEVICE float shrunk(Sum s, float to) { return s.max == to ? s.sum : s.sum * exp_of(s.max - to); }
+
+DEVICE Sum joined(Sum a, Sum b) {
+    float max = larger(a.max, b.max);
+    return {max, shrunk(a, max) + shrunk(b, max)};
+}
+
+DEVICE Sum warp_joined(Sum s HERE) {
+    UNROLL for (u32 mask = 16; mask; mask /= 2) {
+        Sum other = {shfl_xor(s.max, mask AT), shfl_xor(s.sum, mask AT)};
+        s = joined(s, other);
+    }
+    return s;
+}
+
+// Of the block's logits, in an order that depends on its size alone. `at`: 256 bytes of shared memory.
+DEVICE Sum block_joined(Sum s, u32 at HERE) {
+    s = warp_joined(s AT);
+    u32 lane = thread() % 32, mine = at + thread() / 32 * 8;
+    if (lane == 0) {
+        sts(mine, bits_of(s.max) AT);
+        sts(mine + 4, bits_of(s.sum) AT);
+    }
+    sync(AT_ONLY);
+    s = {minus_infinity(), 0};
+    if (lane < threads() / 32) s = {f32_of(lds(at + lane * 8 AT)), f32_of(lds(at + lane * 8 + 4 AT))};
+    return warp_joined(s AT);
+}
+
+// The thread's sum with more logits, which shrink it at most once.
+DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
+    float max = s.max;
+    UNROLL for (int i = 0; i < 4 * AT_ONCE; i++) max = larger(larger(low(logits[i]), high(logits[i])), max);
+    float sum = shrunk(s, max);
+    // Where all are -infinity each term is 0, not exp(NaN).
+    float base = max == minus_infinity() ? 0 : max;
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        float part = 0;
+        UNROLL for (int j = 0; j < 4; j++) {
+            u32 pair = logits[4 * k + j];
+            part += exp_of(low(pair) - base) + exp_of(high(pair) - base);
+        }
+        sum += part;
+    }
+    return {max, sum};
+}
+
+// The target's logit, -infinity where it is not held here.
+DEVICE float target_logit(XentStats a, const Row& r) {
+    // An id below `first` wraps around to one that is not held either.
+    u32 target = ld(a.targets, block()) - a.first;
+    return target < a.cols ? low(ld(a.logits, r.start + target).bits) : minus_infinity();
+}
+
+// Shared memory: 256 bytes.
+KERNEL(xent_stats, XentStats, 512) {
+    u64 row = block();
+    Row r = row_of(a.logits, row, a.cols);
+    Sum s = {minus_infinity(), 0};
+    // First of all, so that nobody waits for it at the end.
+    float target = thread() == 0 ? target_logit(a, r) : 0;
+    for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
+        Reg<u32, 4 * AT_ONCE> logits;
+        read(a.logits, r, v, logits);
+        mask(r, v, logits);
+        s = with(s, logits);
+    }
+    s = block_joined(s, shared_base());
+    if (thread()) return;
+    st(a.stats, 3 * row, s.max);
+    st(a.stats, 3 * row + 1, s.sum);
+    st(a.stats, 3 * row + 2, target);
+}
+
+// A thread a row; the ranks in order.
+KERNEL(xent_combine, XentCombine, 256) {
+    u64 row = static_cast<u64>(block()) * threads() + thread();
+    if (row >= a.rows) return;
+    float max = minus_infinity(), target = minus_infinity(), sum = 0;
+    for (u64 rank = 0; rank < a.ranks; rank++) {
+        max = larger(max, ld(a.stats, (rank * a.rows + row) * 3));
+        target = larger(target, ld(a.stats, (rank * a.rows + row) * 3 + 2));
+    }
+    for (u64 rank = 0; rank < a.ranks; rank++) {
+        u64 at = (rank * a.rows + row) * 3;
+        sum += shrunk({ld(a.stats, at), ld(a.stats, at + 1)}, max);
+    }
+    st(a.combined, 3 * row, max);
+    st(a.combined, 3 * row + 1, sum);
+    st(a.combined, 3 * row + 2, target);
+}
+
+// One block: each thread takes rows a block apart, then the threads are summed. A row whose weight is 0 has no
+// part, whatever its target. Shared memory: 768 bytes.
+KERNEL(xent_totals, XentTotals, 256) {
+    double loss = 0, square = 0, weight = 0;
+    for (u64 row = thread(); row < a.weights.n; row += threads()) {
+        double w = ld(a.weights, row);
+        if (w == 0) continue;
+        double log_z = ld(a.stats, 3 * row) + ln(ld(a.stats, 3 * row + 1)), target = ld(a.stats, 3 * row + 2);
+        loss += w * (log_z - target);
+        square += w * log_z * log_z;
+        weight += w;
+    }
+    loss = block_sum(loss, shared_base());
+    square = block_sum(square, shared_base() + 256);
+    weight = block_sum(weight, shared_base() + 512);
+    if (thread()) return;
+    st(a.totals, 0, ld(a.totals, 0) + static_cast<float>(loss));
+    st(a.totals, 1, ld(a.totals, 1) + static_cast<float>(square));
+    st(a.totals, 2, ld(a.totals, 2) + static_cast<float>(weight));
+}
+
+// -- gradient --
+
+// What a row's gradient needs beside its logits.
+struct Grad {
+    float log_z, factor, w;
+};
+
+// The gradient of two logits. `target`: which of them it is, if any.
+DEVICE u32 gradient(u32 pair, u32 target, const Grad& g) {
+    // The target's element is the difference of two numbers that are near where p is near 1: it is rounded last.
+    float first = g.factor * exp_of(low(pair) - g.log_z) - (target == 0 ? g.w : 0.0f);
+    float second = g.factor * exp_of(high(pair) - g.log_z) - (target == 1 ? g.w : 0.0f);
+    return pack2(first, second);
+}
+
+KERNEL(xent_grad, XentGrad, 512) {
+    u64 row = block();
+    Row r = row_of(a.logits, row, a.cols);
+    u32 target = ld(a.targets, row) - a.first;
+    float w = ld(a.weights, row), log_z = ld(a.stats, 3 * row) + ln(ld(a.stats, 3 * row + 1));
+    Grad g = {log_z, w * (1.0f + 2.0f * a.z_loss * log_z), w};
+    for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
+        Reg<u32, 4 * AT_ONCE> logits;
+        if (w != 0) read(a.logits, r, v, logits);
+        UNROLL for (int k = 0; k < AT_ONCE; k++) {
+            u32 at = v + k * threads();
+            V16 d = {};
+            UNROLL for (int j = 0; j < 4; j++) {
+                if (w != 0) d.w[j] = gradient(logits[4 * k + j], target - column(r, at) - 2 * j, g);
+            }
+            store8(a.logits, r.start + column(r, at), count(r, at), true, d);
+        }
+    }
+}
