@@ -69,6 +69,7 @@ pub const HOPPER: File = File {
     text: include_str!("../probes/probes_hopper.cu"),
     kernels: &[
         "probe_tma",
+        "probe_bulk",
         "probe_mbarrier",
         "probe_group",
         "probe_registers",
