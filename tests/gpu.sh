@@ -78,12 +78,11 @@ part_build() {
     tests=$(program test --release --workspace --test kernels)
     bench=$(program bench --bench kernels)
     [ -n "$tests" ] && [ -n "$bench" ] || { fail "cargo did not name its programs"; return; }
-    strip -o "$gpu/kernels" "$tests"
-    strip -o "$gpu/bench" "$bench"
+    { strip -o "$gpu/kernels" "$tests" && strip -o "$gpu/bench" "$bench"; } || { fail "the programs cannot be stripped"; return; }
     for file in $(ldd "$tests" "$bench" | awk '$2 == "=>" { print $3 }' | sort -u | grep -Ev "/($EVERYWHERE)"); do
-        cp -L "$file" "$gpu/lib/"
+        cp -L "$file" "$gpu/lib/" || { fail "$file cannot be copied"; return; }
     done
-    manifest >"$gpu/manifest"
+    manifest >"$gpu/manifest" || { fail "no manifest of $gpu"; return; }
     local size
     size=$(du -cm "$gpu"/{kernels,bench,lib,manifest} | tail -n 1 | cut -f1)
     why="$size MiB in $gpu"

@@ -100,7 +100,10 @@ KERNEL(probe_shfl_xor, Probe, 64) {
 }
 
 KERNEL(probe_warp_any, Probe, 64) {
-    for (u32 bit = 0; bit < 32; bit++) st(a.y, me() * 32 + bit, warp_any(ld(a.x, me()) == bit));
+    for (u32 bit = 0; bit < 32; bit++) {
+        u32 any = warp_any(ld(a.x, me()) == bit);
+        st(a.y, me() * 32 + bit, any);
+    }
 }
 
 KERNEL(probe_warp_sync, Probe, 64) {
