@@ -188,14 +188,8 @@ impl Case {
         for place in places_for(ops.target) {
             for parts in if group > 1 { vec![1, group] } else { vec![1] } {
                 let dqkv = self.our_gradients(ops, place, &o, &lse, parts);
-                near_rows(
-                    &format!("dqkv of {self:?} on {}", place.name()),
-                    &dqkv,
-                    &plain,
-                    &exact,
-                    self.shape.dim,
-                    lost,
-                );
+                let what = format!("dqkv of {self:?} on {}", place.name());
+                near_rows(&what, &dqkv, &plain, &exact, dim, lost);
             }
         }
     }
