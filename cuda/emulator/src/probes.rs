@@ -44,6 +44,7 @@ pub const FILE: File = File {
         "probe_cp_async16",
         "probe_shfl",
         "probe_shfl_xor",
+        "probe_warp_any",
         "probe_warp_sync",
         "probe_ldmatrix",
         "probe_ldmatrix_trans",

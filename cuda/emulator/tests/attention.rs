@@ -86,7 +86,7 @@ pub const CASES: [Case; 24] = [
     case(2, 1, 128, 129, 2, Documents(&[64, 1, 62, 1, 1])),
     case(8, 1, 64, 66, 1, Past),
     case(1, 1, 64, 200, 2, Documents(&[1])),
-    case(2, 1, 128, 200, 1, Documents(&[65, 3, 60, 72])),
+    case(2, 1, 128, 200, 1, Documents(&[65, 3, 59, 73])),
     case(2, 1, 64, 300, 1, Past),
     case(1, 1, 128, 300, 1, Past),
     case(1, 1, 64, 300, 1, Window(100)),
