@@ -104,11 +104,8 @@ carried=(env "LD_LIBRARY_PATH=$gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
 
 # The modules of tests that run kernels on the device.
 modules() {
-    local hopper=attention_sm90
-    # Only 9.0 has its instructions.
-    [ "$(nvidia-smi -i 0 --query-gpu=compute_cap --format=csv,noheader)" = 9.0 ] && hopper=none
     "${carried[@]}" "$gpu/kernels" --list | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
-        grep -Evx "alike|mutants|reports|hopper|$hopper"
+        grep -Evx 'alike|mutants|reports|hopper'
 }
 
 # Runs a command for so many seconds at most; its output goes to a log, and the end of it here where it fails.

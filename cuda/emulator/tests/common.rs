@@ -37,6 +37,12 @@ pub fn places() -> Vec<&'static dyn Place> {
     }
 }
 
+/// Those of them that run kernels for this architecture: the emulator runs all.
+pub fn places_for(target: Target) -> Vec<&'static dyn Place> {
+    let runs = |place: &&dyn Place| place.kind() == Kind::Emulator || place.machine().target() == target;
+    places().into_iter().filter(|place| target == Target::Sm80 || runs(place)).collect()
+}
+
 thread_local! {
     /// A device stays on the thread that opened it.
     static DEVICE: Option<[&'static dyn Place; 2]> = device::open().map(|device| {
