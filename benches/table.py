@@ -47,6 +47,10 @@ def rate(line):
     return f"{line['flops'] / line['seconds'] / 1e12:.0f} TFLOP/s" if line["flops"] else f"{line['bytes'] / line['seconds'] / 1e9:.0f} GB/s"
 
 
+def label(line):
+    return " ".join(filter(None, (line["name"], line["shape"], line.get("variant"))))
+
+
 def percent(share):
     return "" if share is None else f"{share * 100:.0f} %"
 
@@ -80,13 +84,13 @@ def verdict(r):
     """What was to be reached, and what was not."""
     lines = ["", "## Beside the goals", ""]
     bound = [line for line in r.ours if line["bytes"] and r.share(line) is not None]
-    slow = [f"{line['name']} {line['shape']} ({percent(r.share(line))})" for line in bound if r.share(line) < SHARE]
+    slow = [f"{label(line)} ({percent(r.share(line))})" for line in bound if r.share(line) < SHARE]
     lines.append(f"- at {SHARE * 100:.0f} % of the copies' rate or more: {len(bound) - len(slow)} of {len(bound)}" + (f"; not {', '.join(slow)}" if slow else ""))
-    behind = [f"{line['name']} {line['shape']} {line.get('variant', '')}".rstrip() + f" ({p['peer']}, {p['seconds'] / line['seconds']:.2f}x)"
+    behind = [f"{label(line)} ({p['peer']}, {p['seconds'] / line['seconds']:.2f}x)"
               for line in r.ours for p in r.peers_of(line) if p["seconds"] < line["seconds"]]
     lines.append("- slower than a peer: " + (", ".join(behind) if behind else "none"))
-    lines += [f"- WRONG: {line['name']} {line['shape']} {line.get('variant', '')}: {line['error']}" for line in r.wrong]
-    lines += [f"- not compared: {p['name']} {p['shape']}, {p['peer']}: {p['error']}" for p in r.failed]
+    lines += [f"- WRONG: {label(line)}: {line['error']}" for line in r.wrong]
+    lines += [f"- not compared: {label(p)}, {p['peer']}: {p['error']}" for p in r.failed]
     return lines
 
 

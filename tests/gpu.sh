@@ -16,8 +16,8 @@ usage: tests/gpu.sh [--again] [PART...]          default: all parts that this ma
   peers      PyTorch at the same shapes (cuda/peers.py; needs a python3 with PyTorch)
   table      benches/results/<date>-<device>.md of what bench and peers have left (needs python3, no GPU)
 
-A part that is done is left out until the programs change; --again does it again. memcheck and racecheck stop after eight minutes
-and go on where they were when they are called again. The results lie in target/gpu/results; where OUT names a folder they are
+A part that is done is left out until the programs change; --again does it again. A part of tests that has no time left ends as
+failed, and goes on where it was when it is called again. The results lie in target/gpu/results; where OUT names a folder they are
 copied there too.
 
 On a machine with a driver, Python's CUDA wheels and nothing else: run `tests/gpu.sh build` where there is Rust, copy the checkout
@@ -103,11 +103,8 @@ carried=(env "LD_LIBRARY_PATH=$gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
 
 # The modules of tests that run kernels on the device.
 modules() {
-    local hopper=attention_sm90
-    # Only 9.0 has its instructions.
-    [ "$(nvidia-smi -i 0 --query-gpu=compute_cap --format=csv,noheader)" = 9.0 ] && hopper=none
     "${carried[@]}" "$gpu/kernels" --list | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
-        grep -Evx "alike|mutants|reports|hopper|$hopper"
+        grep -Evx 'alike|mutants|reports|hopper'
 }
 
 # Runs a command for so many seconds at most; its output goes to a log, and the end of it here where it fails.
@@ -120,28 +117,43 @@ logged() {
     return "$code"
 }
 
-# The tests of the modules that are listed on the input, on the device and in the emulator.
-tests_to() {
-    local log=$1 filters
-    mapfile -t filters < <(sed 's/$/::/')
-    logged "$log" "$LIMIT" "${carried[@]}" "$gpu/kernels" "${filters[@]}" || { fail "$(failures "$log")"; return; }
-    why=$(sed -n 's/^test result: ok\. \([0-9]* passed\).*/\1/p' "$log")
+# Runs a command on the tests of each module that is listed on the input, one module after another, and remembers those
+# that are done.
+by_module() {
+    local part=$1 module log code green=0 failed='' late='' until=$((SECONDS + LIMIT))
+    shift
+    while read -r module; do
+        log=$results/$part-$module.log
+        if ! done_before "$part-$module"; then
+            if [ $((until - SECONDS)) -lt 30 ]; then late+=" $module" && continue; fi
+            code=0
+            logged "$log" $((until - SECONDS)) "$@" "$gpu/kernels" "$module::" </dev/null || code=$?
+            if [ "$code" = 124 ]; then late+=" $module" && continue; fi
+            if [ "$code" != 0 ]; then failed+=" $module: $(failure "$log");" && continue; fi
+            mark "$part-$module"
+        fi
+        green=$((green + 1))
+    done
+    why="$green modules of tests"
+    [ -z "$failed$late" ] || fail "$why are green;$failed${late:+ no time was left for$late: call it again}"
 }
 
-failures() {
-    local failed
-    failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1" | paste -sd ' ')
-    echo "${failed:-see $1}"
+# The first thing that went wrong: compute-sanitizer's finding, or the tests that failed.
+failure() {
+    local found
+    found=$(grep -m1 -oE '=+ +(Invalid|Misaligned|Race|Error|Program hit|Leaked).*' "$1" ||
+        sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1" | paste -sd ' ')
+    echo "${found:-see $1}"
 }
 
 part_probes() {
     need_device || return
-    tests_to "$results/probes.log" < <(modules | grep '^probes')
+    by_module probes "${carried[@]}" KERNELS_ON=both < <(modules | grep '^probes')
 }
 
 part_kernels() {
     need_device || return
-    tests_to "$results/kernels.log" < <(modules | grep -v '^probes')
+    by_module kernels "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
 }
 
 # -- compute-sanitizer --
@@ -149,38 +161,28 @@ part_kernels() {
 part_memcheck() { sanitize memcheck; }
 part_racecheck() { sanitize racecheck; }
 
+sanitize() {
+    need_device || return
+    local program
+    program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
+    refused "$program" "$1" && return 2
+    by_module "$1" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
+}
+
+# Whether compute-sanitizer cannot work here: it is tried on the shortest of the tests.
+refused() {
+    local log=$results/$2-first.log said
+    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernels" every_thread_knows >/dev/null || true
+    said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") || return
+    why="compute-sanitizer says: $said"
+}
+
 sanitizer() {
     local found
     for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/*/target/linux*x64/compute-sanitizer; do
         [ -x "$found" ] && echo "$found" && return
     done
     return 1
-}
-
-# One module of tests after another, each remembered.
-sanitize() {
-    need_device || return
-    local tool=$1 program module log all seen=0 code
-    program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
-    local until=$((SECONDS + LIMIT - 40))
-    all=$(modules)
-    for module in $all; do
-        log=$results/$tool-$module.log
-        if done_before "$tool-$module"; then seen=$((seen + 1)); continue; fi
-        [ $((until - SECONDS)) -ge 30 ] || { fail "$seen of $(wc -w <<<"$all") modules are done: call it again"; return; }
-        code=0
-        logged "$log" $((until - SECONDS)) "${carried[@]}" KERNELS_ON=device \
-            "$program" --tool "$tool" --error-exitcode 9 "$gpu/kernels" "$module::" --test-threads 4 || code=$?
-        if grep -qE 'Device not supported|not supported on this|Unable to find injection|Failed to initialize' "$log"; then
-            skip "compute-sanitizer says: $(grep -oEm1 'Device not supported.*|.*not supported on this.*|Unable to find injection.*|Failed to initialize.*' "$log")"
-            return
-        fi
-        [ "$code" = 124 ] && { fail "$module did not end in time; $seen modules are done: call it again"; return; }
-        [ "$code" = 0 ] || { fail "$module: $(grep -m1 -E '=+ (Invalid|Race|Error|Program hit|Uninit)|FAILED' "$log" || echo "see $log")"; return; }
-        mark "$tool-$module"
-        seen=$((seen + 1))
-    done
-    why="$seen modules of tests"
 }
 
 # -- times --
