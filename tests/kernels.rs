@@ -87,9 +87,13 @@ fn no_kernel_needs_more_than_the_table_says() {
             assert!(needs().any(|(_, kernel)| kernel.kernel == *name), "{name} was not compiled");
         }
     }
-    for (arch, kernel) in needs() {
-        let local = [kernel.spill_stores, kernel.spill_loads, kernel.stack];
-        assert_eq!(local, [0; 3], "{arch}: {} spills or indexes registers: {kernel:?}", kernel.kernel);
+    let local = needs().filter(|(_, needs)| needs.spill_stores + needs.spill_loads + needs.stack > 0);
+    let local = local.map(|(arch, needs)| format!("{arch}: {needs:?}")).collect::<Vec<_>>();
+    assert!(local.is_empty(), "registers spilled, or arrays in local memory:\n{}", local.join("\n"));
+    // Fewer registers at the start than are handed out later, and the warpgroups would wait for each other for ever.
+    for (_, kernel) in needs().filter(|(_, kernel)| kernel.kernel.contains("_sm90_")) {
+        let threads = cuda::geometry::largest(&kernel.kernel).unwrap().block;
+        assert!(threads != 384 || threads * kernel.registers >= 128 * 24 + 256 * 240, "{kernel:?}");
     }
     for cubin in &built.cubins {
         assert!(cubin.warnings.is_empty(), "{} for {}: {:?}", cubin.file, cubin.arch, cubin.warnings);
@@ -160,11 +164,11 @@ fn a_pack_serves_without_a_compiler_what_it_was_built_for() {
     copied(built, pack);
     let named = [("SWALLOW_KERNELS", pack)];
     // A device of 8.6 runs what was made for 8.0.
-    for (arch, served) in [("sm_80", "sm_80"), ("sm_86", "sm_80"), ("sm_90a", "sm_90a")] {
+    for (arch, served) in [("sm_80", "sm_80"), ("sm_87", "sm_80"), ("sm_90a", "sm_90a")] {
         let outcome = finish(&mut check(arch, &named)).succeeded();
         assert!(outcome.stdout.starts_with(&format!("{served}: the pack {path}")), "{}", outcome.stdout);
     }
-    finish(&mut check("sm_120", &named)).refused(2, &[path, "sm_80, sm_90a", "sm_120", "kernels build"]);
+    finish(&mut check("sm_100", &named)).refused(2, &[path, "sm_80, sm_90a", "sm_100", "kernels build"]);
 
     let empty = tempfile::tempdir().unwrap();
     finish(&mut check("sm_80", &[("SWALLOW_KERNELS", empty.path())])).refused(2, &["SWALLOW_KERNELS", "no pack"]);

@@ -5,6 +5,7 @@ mod common;
 mod configs;
 mod faults;
 mod floors;
+mod gpu;
 mod gradients;
 mod kernels;
 mod layouts;

@@ -82,6 +82,8 @@ pub struct Case {
     /// Of the op, as `cuda/peers.py` names it too.
     pub name: &'static str,
     pub shape: String,
+    /// Which of several ways to do it; else empty.
+    pub variant: &'static str,
     pub work: Work,
     pub tensors: Vec<Tensor>,
     /// Makes what is read of what is random, once.
@@ -97,7 +99,12 @@ impl Case {
         tensors: Vec<Tensor>,
         launch: impl Fn(&dyn Machine, &[View]) -> Done + 'static,
     ) -> Self {
-        Case { name, shape, work, tensors, prepare: Box::new(|_, _| Ok(())), launch: Box::new(launch) }
+        Case { name, shape, variant: "", work, tensors, prepare: Box::new(|_, _| Ok(())), launch: Box::new(launch) }
+    }
+
+    pub fn by(mut self, variant: &'static str) -> Self {
+        self.variant = variant;
+        self
     }
 
     pub fn prepared(mut self, prepare: impl Fn(&dyn Machine, &[View]) -> Done + 'static) -> Self {
@@ -133,9 +140,13 @@ impl Pool {
     pub fn fill(&self, tensor: &Tensor, seed: usize) -> Vec<u8> {
         let of = |element: &dyn Fn(f32) -> [u8; 4], width: usize| {
             let start = seed * 1_000_003 % POOL;
-            let numbers = self.0[start..].iter().chain(&self.0[..start]);
-            let period: Vec<u8> = numbers.take(tensor.len).flat_map(|&x| element(x).into_iter().take(width)).collect();
-            period.iter().copied().cycle().take(tensor.bytes()).collect()
+            let numbers = self.0[start..].iter().chain(&self.0[..start]).take(tensor.len);
+            let period: Vec<u8> = numbers.flat_map(|&x| element(x).into_iter().take(width)).collect();
+            let mut bytes = Vec::with_capacity(tensor.bytes());
+            while bytes.len() < tensor.bytes() {
+                bytes.extend_from_slice(&period[..period.len().min(tensor.bytes() - bytes.len())]);
+            }
+            bytes
         };
         match tensor.data {
             Data::Bf16(scale) => of(&|x| u32::from(bf16::from_f32(x * scale).to_bits()).to_le_bytes(), 2),

@@ -1,5 +1,5 @@
 //! Every CUDA kernel on the device at the shapes of real models, timed between events of the device, over sets of random
-//! tensors that are larger than its cache together. First each is held to the emulator.
+//! tensors that are larger than its cache together. First a small twin of each is held to the emulator.
 //!
 //! `cargo bench --bench kernels [-- FILTER] [--json FILE]`. The file gets a line for each kernel, which
 //! `tests/gpu.sh` sets beside PyTorch's. Without a GPU this says so and is done.
@@ -13,6 +13,7 @@ use case::{Case, Pool, Work};
 use criterion::{Criterion, Throughput};
 use cuda::compile::Places;
 use cuda::device::Device;
+use cuda::machine::Machine;
 use serde_json::{Value, json};
 use set::Set;
 use std::fs::File;
@@ -22,6 +23,8 @@ use std::time::Duration;
 
 /// Samples of a case that count.
 const SAMPLES: usize = 15;
+/// Seconds of launches in a sample.
+const SAMPLE: f64 = 0.005;
 /// Bytes of each of the two blocks that the device copies between.
 const COPIED: usize = 1 << 30;
 
@@ -71,18 +74,119 @@ fn run(args: &Args) -> Outcome<bool> {
     notes.iter().for_each(|note| println!("kernels: {note}"));
     let mut out = args.json.as_ref().map(File::create).transpose()?;
     let mut write = |line: Value| out.as_mut().map_or(Ok(()), |file| writeln!(file, "{line}"));
-    let copy = copy_rate(&device)?;
-    write(machine(&device, copy))?;
+    let copied = copy_rate(&device)?;
+    println!("{}: copies {:.0} GB/s (read and written)", device.info().name, copied / 1e9);
+    write(about(&device, copied))?;
 
     let (pool, mut criterion, mut right) = (Pool::new(), criterion(), true);
-    let full = cases::cases(&cases::FULL, device_processors(&device));
-    check_all(&device, &pool, &mut |line| {
-        right &= line["error"].is_null();
-        write(line)
-    })?;
-    for case in full.iter().filter(|case| args.filter.as_ref().is_none_or(|f| case.name.contains(f.as_str()))) {
+    let asked = |case: &&Case| args.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str()));
+    let (processors, target) = (device.processors(), device.target());
+    let small = cases::cases(&cases::SMALL, processors, target);
+    let on_host = cases::cases(&cases::SMALL, emulator::PROCESSORS, target);
+    for (case, on_host) in small.iter().zip(&on_host).filter(|(case, _)| asked(case)) {
+        if let Err(error) = check::check(&device, case, on_host, &pool) {
+            right = false;
+            println!("{} {} {}: WRONG: {error}", case.name, case.shape, case.variant);
+            write(json!({ "name": case.name, "shape": case.shape, "variant": case.variant, "error": error }))?;
+        }
+    }
+    for case in cases::cases(&cases::FULL, processors, target).iter().filter(asked) {
         let seconds = measure(&mut criterion, &device, case, &pool)?;
-        write(line(case, seconds, copy))?;
+        write(line(case, seconds, copied))?;
     }
     Ok(right)
+}
+
+/// What the figures are of.
+fn about(device: &Device, copied: f64) -> Value {
+    let (info, arch) = (device.info(), device.arch().to_string());
+    let (processors, l2, kernels) = (device.processors(), device.l2(), device.origin());
+    json!({ "machine": {
+        "device": info.name, "arch": arch, "processors": processors, "l2": l2, "memory": info.memory,
+        "kernels": kernels, "copy": copied,
+    }})
+}
+
+fn line(case: &Case, seconds: f64, copied: f64) -> Value {
+    let (bytes, flops) = match case.work {
+        Work::Bytes(bytes) => (bytes, 0),
+        Work::Flops(flops) => (0, flops),
+    };
+    let rate = match case.work {
+        Work::Bytes(_) => format!("{:.0} % of the copies' rate", bytes as f64 / seconds / copied * 1e2),
+        Work::Flops(_) => format!("{:.0} TFLOP/s", flops as f64 / seconds / 1e12),
+    };
+    let (name, shape, variant) = (case.name, &case.shape, case.variant);
+    println!("{name} {shape} {variant}: {:.1} us, {rate}", seconds * 1e6);
+    json!({ "name": name, "shape": shape, "variant": variant, "seconds": seconds, "bytes": bytes, "flops": flops })
+}
+
+fn criterion() -> Criterion {
+    let times = [100, 500].map(Duration::from_millis);
+    Criterion::default().without_plots().sample_size(SAMPLES).warm_up_time(times[0]).measurement_time(times[1])
+}
+
+/// Bytes read and written a second where the device copies a large block.
+fn copy_rate(device: &Device) -> Outcome<f64> {
+    let mut blocks = (0..2).map(|_| device.alloc(COPIED)).collect::<Result<Vec<_>, _>>()?;
+    let [from, to] = &mut blocks[..] else { unreachable!("two blocks") };
+    from.fill(0x3f)?;
+    let mut rates = Vec::new();
+    for _ in 0..SAMPLES + 2 {
+        let mut done = Ok(());
+        let seconds = device.seconds(|| done = (0..4).try_for_each(|_| to.copy(from)))?;
+        done?;
+        rates.push(4.0 * 2.0 * COPIED as f64 / seconds);
+    }
+    Ok(median(rates.split_off(2)))
+}
+
+/// Seconds of a launch: the median over the samples, each of launches that take the sets in turn.
+fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool) -> Outcome<f64> {
+    // Of each set the next launch finds nothing in the cache.
+    let count = (4 * device.l2()).div_ceil(case.bytes()).max(2);
+    let mut sets = (0..count).map(|n| Set::new(device, case, pool, n)).collect::<Result<Vec<_>, _>>()?;
+    for set in &mut sets {
+        set.prepare(case)?;
+        set.keep(case)?;
+    }
+    // So many that what lies between two events is nothing beside them.
+    let few = sample(device, case, &mut sets, 2 * count)?;
+    let launches = ((SAMPLE / few) as usize).clamp(count, 1 << 16);
+    let (mut samples, mut fault) = (Vec::new(), Ok(()));
+    let mut group = criterion.benchmark_group(case.name);
+    group.throughput(match case.work {
+        Work::Bytes(bytes) => Throughput::Bytes(bytes as u64),
+        Work::Flops(flops) => Throughput::Elements(flops as u64),
+    });
+    group.bench_function(format!("{} {}", case.shape, case.variant).trim_end(), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let seconds = sample(device, case, &mut sets, launches).unwrap_or_else(|error| {
+                fault = Err(error);
+                1.0
+            });
+            samples.push(seconds);
+            Duration::from_secs_f64(seconds * iterations as f64)
+        });
+    });
+    group.finish();
+    fault?;
+    // Those of the warm-up came first.
+    Ok(median(samples.split_off(samples.len().saturating_sub(SAMPLES))))
+}
+
+/// Seconds of a launch, of so many, each on the next set.
+fn sample(device: &Device, case: &Case, sets: &mut [Set], launches: usize) -> Outcome<f64> {
+    sets.iter_mut().try_for_each(Set::restore)?;
+    let mut done = Ok(());
+    let seconds = device.seconds(|| {
+        done = (0..launches).try_for_each(|i| sets[i % sets.len()].launch(case));
+    })?;
+    done?;
+    Ok(seconds / launches as f64)
+}
+
+fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    x[x.len() / 2]
 }

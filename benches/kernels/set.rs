@@ -17,7 +17,8 @@ impl<'d> Set<'d> {
     /// With numbers from the pool, other ones for each `number` of a set.
     pub fn new(device: &'d Device, case: &Case, pool: &Pool, number: usize) -> Result<Self> {
         let upload = |(seed, tensor): (usize, &Tensor)| {
-            let mut memory = device.alloc(tensor.bytes())?;
+            // A case may have no use for some scratch.
+            let mut memory = device.alloc(tensor.bytes().max(1))?;
             memory.write(0, &pool.fill(tensor, seed + number * case.tensors.len()))?;
             Ok(memory)
         };

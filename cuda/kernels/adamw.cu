@@ -12,14 +12,6 @@ DEVICE float change(const AdamW& a, float g, float decay, float master, float& m
     return fmadd(decay, master, step);
 }
 
-// Four weights of which `n` are left.
-DEVICE void store_weights(View<bf16> out, u64 i, u32 n, u32 first, u32 second) {
-    UNROLL for (u32 k = 0; k < 4; k++) {
-        u32 pair = k < 2 ? first : second;
-        if (k < n) st(out, i + k, bf16{static_cast<u16>(pair >> 16 * (k % 2))});
-    }
-}
-
 // Sums of squares of g, the new weight, its change, m and v, or none. In f64, for shards are long.
 struct Squares {
     double of[5];
@@ -32,30 +24,38 @@ DEVICE void add(Squares& sums, float g, float master, float lost, float m, float
 }
 DEVICE void add(None&, float, float, float, float, float) {}
 
-template <class Sums> DEVICE void update(AdamW a, Sums& sums) {
-    bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v);
+// Four elements from i on, of which `n` are left: their new weights, rounded, are words k and k + 1 of `out`.
+template <class Sums> DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wide, float factor, Sums& sums, V16& out, int k) {
+    V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
+    V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
+    UNROLL for (int e = 0; e < 4; e++) {
+        float decay = i + e < a.decayed ? a.decay : 0.0f, scaled = f32_of(g.w[e]) * factor;
+        float next_m = f32_of(m.w[e]), next_v = f32_of(v.w[e]);
+        float lost = change(a, scaled, decay, f32_of(master.w[e]), next_m, next_v);
+        float next = f32_of(master.w[e]) - lost;
+        master.w[e] = bits_of(next);
+        m.w[e] = bits_of(next_m);
+        v.w[e] = bits_of(next_v);
+        // Behind the last element the change may be 0 / 0.
+        if (static_cast<u32>(e) < n) add(sums, scaled, next, lost, next_m, next_v);
+    }
+    store4(a.master, i, n, wide, master);
+    store4(a.m, i, n, wide, m);
+    store4(a.v, i, n, wide, v);
+    out.w[k] = pack2(f32_of(master.w[0]), f32_of(master.w[1]));
+    out.w[k + 1] = pack2(f32_of(master.w[2]), f32_of(master.w[3]));
+}
+
+template <class Sums> DEVICE void update(const AdamW& a, Sums& sums) {
+    bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v), wide_out = aligned(a.out);
     float factor = ld(a.factor, 1);
-    u64 stride = static_cast<u64>(blocks()) * threads() * 4;
-    for (u64 i = (static_cast<u64>(block()) * threads() + thread()) * 4; i < a.g.n; i += stride) {
-        u32 n = a.g.n - i < 4 ? static_cast<u32>(a.g.n - i) : 4;
-        V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
-        V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
-        UNROLL for (int k = 0; k < 4; k++) {
-            float decay = i + k < a.decayed ? a.decay : 0.0f, scaled = f32_of(g.w[k]) * factor;
-            float next_m = f32_of(m.w[k]), next_v = f32_of(v.w[k]);
-            float lost = change(a, scaled, decay, f32_of(master.w[k]), next_m, next_v);
-            float next = f32_of(master.w[k]) - lost;
-            master.w[k] = bits_of(next);
-            m.w[k] = bits_of(next_m);
-            v.w[k] = bits_of(next_v);
-            // Behind the last element the change may be 0 / 0.
-            if (static_cast<u32>(k) < n) add(sums, scaled, next, lost, next_m, next_v);
-        }
-        store4(a.master, i, n, wide, master);
-        store4(a.m, i, n, wide, m);
-        store4(a.v, i, n, wide, v);
-        u32 first = pack2(f32_of(master.w[0]), f32_of(master.w[1]));
-        store_weights(a.out, i, n, first, pack2(f32_of(master.w[2]), f32_of(master.w[3])));
+    u64 stride = static_cast<u64>(blocks()) * threads() * 8;
+    for (u64 i = (static_cast<u64>(block()) * threads() + thread()) * 8; i < a.g.n; i += stride) {
+        u32 n = a.g.n - i < 8 ? static_cast<u32>(a.g.n - i) : 8;
+        V16 out;
+        update4(a, i, n, wide, factor, sums, out, 0);
+        update4(a, i + 4, n > 4 ? n - 4 : 0, wide, factor, sums, out, 2);
+        store8(a.out, i, n, wide_out, out);
     }
 }
 

@@ -49,7 +49,8 @@ template <int D, int N> DEVICE void move_maximum(Running<D>& run, const Sums<2, 
         run.m[r] = grown ? most : run.m[r];
         moves |= grown;
     }
-    if (!moves) return;
+    // All lanes or none: products of the warp follow.
+    if (!warp_any(moves)) return;
     UNROLL for (int r = 0; r < 4; r++) {
         run.l[r] *= shrink[r];
         UNROLL for (int n = 0; n < D / 8; n++) {
@@ -134,7 +135,7 @@ template <int D, int KEYS> DEVICE void attention(const Attention& a) {
             // o += P v
             add_product(run.o, p, lanes_down(v));
         }
-        if (key == last_key) break;
+        if (key <= last_key) break;
     }
     finish(a, head_of(a, fresh(block())), run, mine.first, my_rows);
 }

@@ -121,7 +121,7 @@ template <int D, int WARPS> DEVICE void query_gradients(const AttentionBwd& a) {
         cp_commit();
         // dq += dS k
         if (seen) add_product(dq, p, lanes_down(tiles + k));
-        if (key == last_key) break;
+        if (key <= last_key) break;
         k = v;
     }
     Reg<float, 4> factor;

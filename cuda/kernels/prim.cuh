@@ -152,6 +152,14 @@ template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast
 
 DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void warp_sync() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+// Whether it is so for any lane of the warp.
+DEVICE bool warp_any(bool so) {
+    u32 d;
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.any.pred p, p, 0xffffffff; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(d)
+                 : "r"(static_cast<u32>(so)));
+    return d;
+}
 DEVICE u32 shfl_xor(u32 v, u32 mask) {
     u32 d;
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(d) : "r"(v), "r"(mask));

@@ -10,24 +10,32 @@ pub struct Arch {
     minor: u32,
 }
 
-/// Those that cubins are made for by name; a device may have a newer one.
-pub const KNOWN: [Arch; 10] = {
+/// Those that cubins are made for by name; a device may have a newer one. Attention's blocks take 163 KiB of shared
+/// memory, which consumers' devices do not have (8.6, 8.9, 12.0).
+pub const KNOWN: [Arch; 6] = {
     const fn sm(major: u32, minor: u32) -> Arch {
         Arch { major, minor }
     }
-    [sm(8, 0), sm(8, 6), sm(8, 7), sm(8, 9), sm(9, 0), sm(10, 0), sm(10, 3), sm(11, 0), sm(12, 0), sm(12, 1)]
+    [sm(8, 0), sm(8, 7), sm(9, 0), sm(10, 0), sm(10, 3), sm(11, 0)]
 };
+
+/// Bytes of shared memory that a multiprocessor needs; a block gets 1 KiB less.
+const SHARED: u32 = 164 << 10;
 
 impl Arch {
     /// What a device of this compute capability runs, or why it runs none of the kernels.
     pub fn of((major, minor): (i32, i32)) -> Result<Arch, String> {
-        match (u32::try_from(major), u32::try_from(minor)) {
-            (Ok(major @ 8..), Ok(minor)) => Ok(Arch { major, minor }),
-            _ => Err(format!(
-                "its compute capability is {major}.{minor}, and the kernels need 8.0 (an A100) or a newer one; \
-                 use train.backend = \"cpu\" on this machine"
-            )),
-        }
+        let arch = match (u32::try_from(major), u32::try_from(minor)) {
+            (Ok(major @ 8..), Ok(minor)) => Some(Arch { major, minor }),
+            _ => None,
+        };
+        arch.filter(|arch| arch.processor().shared >= SHARED).ok_or_else(|| {
+            format!(
+                "its compute capability is {major}.{minor}, and the kernels need that of an A100 (8.0), an H100 (9.0) or of \
+                 later devices with {} KiB of shared memory; use train.backend = \"cpu\" on this machine",
+                SHARED >> 10
+            )
+        })
     }
 
     /// The one of that name, or all names that there are.
@@ -59,8 +67,8 @@ impl Arch {
             (8, 7) => (1536, 164 << 10, 16),
             (8, minor) => (1536, 100 << 10, if minor == 9 { 24 } else { 16 }),
             (9 | 10, _) => (2048, 228 << 10, 32),
-            (11, _) => (1536, 228 << 10, 24),
-            _ => (1536, 100 << 10, 24),
+            (12, _) => (1536, 100 << 10, 24),
+            _ => (1536, 228 << 10, 24),
         };
         Processor { threads, shared, blocks }
     }
@@ -101,11 +109,11 @@ mod tests {
 
     #[test]
     fn a_device_runs_its_own_kernels() {
-        for (capability, name) in [((8, 0), "sm_80"), ((8, 9), "sm_89"), ((9, 0), "sm_90a"), ((13, 1), "sm_131")] {
+        for (capability, name) in [((8, 0), "sm_80"), ((8, 7), "sm_87"), ((9, 0), "sm_90a"), ((13, 1), "sm_131")] {
             assert_eq!(Arch::of(capability).unwrap().to_string(), name);
         }
-        for old in [(7, 5), (0, 0), (-1, 0)] {
-            assert!(Arch::of(old).unwrap_err().contains("8.0"));
+        for refused in [(7, 5), (0, 0), (-1, 0), (8, 6), (8, 9), (12, 0)] {
+            assert!(Arch::of(refused).unwrap_err().contains("164 KiB"));
         }
     }
 
@@ -114,8 +122,8 @@ mod tests {
         for arch in KNOWN {
             assert_eq!(Arch::named(&arch.to_string()), Ok(arch));
         }
-        for wrong in ["sm_90", "sm_75", "80", "sm_80 ", ""] {
-            assert!(Arch::named(wrong).unwrap_err().contains("sm_80, sm_86"));
+        for wrong in ["sm_90", "sm_86", "sm_75", "80", "sm_80 ", ""] {
+            assert!(Arch::named(wrong).unwrap_err().contains("sm_80, sm_87"));
         }
     }
 

@@ -99,6 +99,13 @@ KERNEL(probe_shfl_xor, Probe, 64) {
     for (u32 mask = 1; mask < 32; mask++) st(a.y, me() * 31 + mask - 1, shfl_xor(ld(a.x, me()), mask));
 }
 
+KERNEL(probe_warp_any, Probe, 64) {
+    for (u32 bit = 0; bit < 32; bit++) {
+        u32 any = warp_any(ld(a.x, me()) == bit);
+        st(a.y, me() * 32 + bit, any);
+    }
+}
+
 KERNEL(probe_warp_sync, Probe, 64) {
     sts(shared_base() + thread() * 4, ld(a.x, me()));
     warp_sync();

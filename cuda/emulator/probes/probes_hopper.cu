@@ -44,6 +44,20 @@ KERNEL(probe_tma, ProbeTiles, 128) {
     }
 }
 
+// y: the words from the matrix's row on that come as one piece, and those that were there and stay.
+KERNEL(probe_bulk, ProbeTiles, 128) {
+    open_bar(bars(), 1);
+    sts(shared_base() + thread() * 4, thread());
+    proxy_fence();
+    sync();
+    if (thread() == 0) {
+        mbar_expect(bars(), 3 * 16);
+        bulk_load(shared_base() + 32, a.x, a.row * a.cols / 2, 3 * 16, bars());
+    }
+    mbar_wait(bars(), 0);
+    st(a.y, thread(), lds(shared_base() + thread() * 4));
+}
+
 // Words go from the first two warps to the others, through two places in turn: full and empty mbarriers, by parity.
 KERNEL(probe_mbarrier, ProbeTiles, 128) {
     u32 mine = thread() % 64;

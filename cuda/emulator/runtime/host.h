@@ -180,6 +180,11 @@ DEVICE u32 shfl(u32 v, u32 lane HERE) {
     return op.value;
 }
 DEVICE u32 shfl_xor(u32 v, u32 mask HERE) { return shfl(v, thread() % 32 ^ mask AT); }
+DEVICE bool warp_any(bool so HERE) {
+    u32 any = so;
+    for (u32 mask = 16; mask; mask /= 2) any |= shfl_xor(any, mask AT);
+    return any;
+}
 
 // -- shared memory --
 

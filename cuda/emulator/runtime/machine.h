@@ -27,6 +27,8 @@ struct Thread {
     At at = At::ready;
     Loc loc;
     WarpOp* op = nullptr;
+    // Of a warp's first thread: how many lanes have come to its next collective, and which came first.
+    uint32_t come = 0, earliest = 0;
     uint32_t clock = 1;
     // Copies issued since the last commit, and the groups under way, oldest first.
     std::vector<Copying> open;

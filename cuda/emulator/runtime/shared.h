@@ -60,6 +60,7 @@ class Shared {
         // Two readers since the last write, of two warps where there are two.
         uint16_t reader[2] = {};
         uint32_t read_clock[2] = {}, read_line[2] = {};
+        bool is_like(const Cell& o) const { return state == o.state && writer == o.writer && clock == o.clock; }
     };
     void inside(uint32_t thread, uint32_t at, uint32_t size, Loc loc);
     void may_read(uint32_t thread, const Cell& cell, Loc loc);

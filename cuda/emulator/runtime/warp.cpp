@@ -14,6 +14,9 @@ float half_of(uint32_t pair, int i) {
     return x;
 }
 
+// The eight columns of b and of c.
+using Row = float __attribute__((vector_size(32)));
+
 struct Warp {
     uint32_t first;
     WarpOp& op(uint32_t lane) { return *machine->threads[first + lane].op; }
@@ -50,26 +53,28 @@ struct Warp {
     }
 
     void mma() {
-        float a[16][16], b[16][8];
+        float a[16][16];
+        Row b[16], sums[16];
         for (uint32_t l = 0; l < 32; l++) {
+            const WarpOp& o = op(l);
             uint32_t g = l / 4, t = l % 4 * 2;
             for (uint32_t i = 0; i < 2; i++) {
-                a[g][t + i] = half_of(op(l).a[0], i);
-                a[g + 8][t + i] = half_of(op(l).a[1], i);
-                a[g][t + 8 + i] = half_of(op(l).a[2], i);
-                a[g + 8][t + 8 + i] = half_of(op(l).a[3], i);
-                b[t + i][g] = half_of(op(l).b[0], i);
-                b[t + 8 + i][g] = half_of(op(l).b[1], i);
+                a[g][t + i] = half_of(o.a[0], i);
+                a[g + 8][t + i] = half_of(o.a[1], i);
+                a[g][t + 8 + i] = half_of(o.a[2], i);
+                a[g + 8][t + 8 + i] = half_of(o.a[3], i);
+                b[t + i][g] = half_of(o.b[0], i);
+                b[t + 8 + i][g] = half_of(o.b[1], i);
+                sums[g][t + i] = o.c[i];
+                sums[g + 8][t + i] = o.c[2 + i];
             }
         }
-        // All sums of a row step by step, each in the order of k.
+        // All sums of a row at once, each in the order of k.
         for (uint32_t row = 0; row < 16; row++) {
-            float sums[8];
-            for (uint32_t col = 0; col < 8; col++) sums[col] = op(row % 8 * 4 + col / 2).c[row / 8 * 2 + col % 2];
-            for (uint32_t k = 0; k < 16; k++) {
-                for (uint32_t col = 0; col < 8; col++) sums[col] += a[row][k] * b[k][col];
-            }
-            for (uint32_t col = 0; col < 8; col++) op(row % 8 * 4 + col / 2).c[row / 8 * 2 + col % 2] = sums[col];
+            for (uint32_t k = 0; k < 16; k++) sums[row] += a[row][k] * b[k];
+        }
+        for (uint32_t l = 0; l < 32; l++) {
+            for (uint32_t e = 0; e < 4; e++) op(l).c[e] = sums[l / 4 + e / 2 * 8][l % 4 * 2 + e % 2];
         }
     }
 
@@ -90,12 +95,14 @@ void together(WarpOp& op, Loc loc) {
     Machine& m = *machine;
     uint32_t me = m.index(), first = me / 32 * 32;
     m.threads[me].op = &op;
-    auto here = [&](const Thread& t) {
-        return t.at == At::warp && t.op->kind == op.kind && t.loc.line() == loc.line() && t.loc.column() == loc.column();
-    };
-    uint32_t came = 1;
-    for (uint32_t t = first; t < first + 32; t++) came += t != me && here(m.threads[t]);
-    if (came < 32) return m.wait(At::warp, loc);
+    // Lanes that wait at two places wait for ever: only those that are where the first to come is are counted.
+    Thread& chief = m.threads[first];
+    if (chief.come == 0) chief.earliest = me;
+    const Thread& other = m.threads[chief.earliest];
+    chief.come += chief.earliest == me || (other.op->kind == op.kind && other.loc.line() == loc.line() &&
+                                           other.loc.column() == loc.column());
+    if (chief.come < 32) return m.wait(At::warp, loc);
+    chief.come = 0;
     Warp{first}.run(op.kind, loc);
     for (uint32_t t = first; t < first + 32; t++) {
         m.threads[t].at = At::ready;

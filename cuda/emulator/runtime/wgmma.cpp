@@ -54,9 +54,16 @@ struct Operand {
 __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
 #endif
 void multiply(float* __restrict c, const float* __restrict a, const float* __restrict b, uint32_t n) {
+    // So many sums stay in the host's registers.
+    constexpr uint32_t AT_ONCE = 32;
     for (uint32_t row = 0; row < 64; row++) {
-        for (uint32_t k = 0; k < 16; k++) {
-            for (uint32_t col = 0; col < n; col++) c[row * n + col] += a[k * 64 + row] * b[k * n + col];
+        for (uint32_t col = 0; col < n; col += AT_ONCE) {
+            float sums[AT_ONCE];
+            for (uint32_t i = 0; i < AT_ONCE; i++) sums[i] = c[row * n + col + i];
+            for (uint32_t k = 0; k < 16; k++) {
+                for (uint32_t i = 0; i < AT_ONCE; i++) sums[i] += a[k * 64 + row] * b[k * n + col + i];
+            }
+            for (uint32_t i = 0; i < AT_ONCE; i++) c[row * n + col + i] = sums[i];
         }
     }
 }
@@ -90,19 +97,20 @@ struct Warpgroup {
         }
     }
 
-    // Between the lanes' accumulators and c [64, n].
-    void exchange(float* c, size_t i, bool back) {
+    // Calls f with each of the lanes' accumulators and its place in c [64, n].
+    template <class F> void each_sum(size_t i, F f) {
         uint32_t n = product(0, i).n;
         for (uint32_t t = 0; t < 128; t++) {
             float* d = product(t, i).d;
             for (uint32_t e = 0; e < n / 2; e++) {
                 uint32_t row = t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8, col = e / 4 * 8 + t % 4 * 2 + e % 2;
-                (back ? d[e] : c[row * n + col]) = back ? c[row * n + col] : d[e];
+                f(d[e], row * n + col);
             }
         }
     }
 
-    void run(size_t i) {
+    // c stays where it is between products that add to the same sums.
+    void run(size_t i, bool first, bool last) {
         static thread_local float a[16 * 64], b[16 * 128], c[64 * 128];
         check_same(i);
         const Product& p = product(0, i);
@@ -112,10 +120,13 @@ struct Warpgroup {
         } else {
             Operand(p.a_at, false, p).load(a, 64);
         }
-        memset(c, 0, sizeof c);
-        if (p.add) exchange(c, i, false);
+        if (!p.add) {
+            memset(c, 0, sizeof c);
+        } else if (first) {
+            each_sum(i, [&](float& d, uint32_t at) { c[at] = d; });
+        }
         multiply(c, a, b, p.n);
-        exchange(c, i, true);
+        if (last) each_sum(i, [&](float& d, uint32_t at) { d = c[at]; });
         for (uint32_t t = 0; t < 128; t++) {
             product(t, i).d_lock->products--;
             if (p.a_lock) product(t, i).a_lock->products--;
@@ -124,7 +135,8 @@ struct Warpgroup {
 
     void run_group() {
         size_t n = thread(0).product_groups.front().size();
-        for (size_t i = 0; i < n; i++) run(i);
+        auto d = [&](size_t i) { return i < n ? product(0, i).d : nullptr; };
+        for (size_t i = 0; i < n; i++) run(i, i == 0 || d(i - 1) != d(i), d(i + 1) != d(i));
         for (uint32_t t = 0; t < 128; t++) thread(t).product_groups.erase(thread(t).product_groups.begin());
     }
 };

@@ -3,7 +3,7 @@
 
 use crate::place::{Kind, Place};
 use crate::{PROCESSORS, probes};
-use cuda::compile::{Places, Search};
+use cuda::compile::{Cubin, Places, Search};
 use cuda::device::{Device, Memory};
 use cuda::geometry::Geometry;
 use cuda::machine::{Machine, Target};
@@ -11,6 +11,7 @@ use cuda::tensor::{TensorMap, Tiles};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::OnceLock;
 
 /// A device that launches as the emulator does, for its number of processors, and waits for each launch.
 pub struct OnDevice {
@@ -28,10 +29,11 @@ pub fn open() -> Option<&'static Device> {
     }
     let var = |name: &str| std::env::var_os(name);
     let (mut device, _) = Device::open(0, &Places::of(var, None)).unwrap_or_else(|e| panic!("{e}"));
-    let target = device.target();
-    for file in [&probes::FILE, &probes::HOPPER].into_iter().filter(|file| file.is_for(target)) {
-        device.add(file, &Search::of(var)).unwrap_or_else(|e| panic!("{e}"));
-    }
+    static PROBES: OnceLock<Vec<Cubin>> = OnceLock::new();
+    let compile = |file| device.compile(file, &Search::of(var)).unwrap_or_else(|e| panic!("{e}"));
+    let files = [&probes::FILE, &probes::HOPPER].into_iter().filter(|file| file.is_for(device.target()));
+    let probes = PROBES.get_or_init(|| files.map(compile).collect());
+    device.load(probes).unwrap_or_else(|e| panic!("{e}"));
     Some(Box::leak(Box::new(device)))
 }
 

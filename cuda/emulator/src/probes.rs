@@ -44,6 +44,7 @@ pub const FILE: File = File {
         "probe_cp_async16",
         "probe_shfl",
         "probe_shfl_xor",
+        "probe_warp_any",
         "probe_warp_sync",
         "probe_ldmatrix",
         "probe_ldmatrix_trans",
@@ -69,6 +70,7 @@ pub const HOPPER: File = File {
     text: include_str!("../probes/probes_hopper.cu"),
     kernels: &[
         "probe_tma",
+        "probe_bulk",
         "probe_mbarrier",
         "probe_group",
         "probe_registers",

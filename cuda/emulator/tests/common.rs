@@ -20,22 +20,21 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here: the emulator, and twice the device that there may be. `KERNELS_ON` names one
-/// of both, `emulator` or `device`. Where places are given the same, results must be alike.
+/// Everything that kernels run on here: the emulator under every schedule, and twice the device that there may be.
+/// `KERNELS_ON` asks for less: `emulator`; `device`; `both`, the emulator under one schedule and the device. Where
+/// places are given the same, results must be alike.
 pub fn places() -> Vec<&'static dyn Place> {
     alike::forget();
-    let only = std::env::var("KERNELS_ON").ok();
-    let mut places: Vec<&dyn Place> = match only.as_deref() {
-        Some("device") => Vec::new(),
-        _ => emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place).into(),
-    };
-    match only.as_deref() {
-        Some("emulator") => {}
-        Some("device") => places.extend(DEVICE.with(|d| *d).expect("KERNELS_ON=device, and there is no device here")),
-        Some(other) => panic!("KERNELS_ON is emulator or device, not {other}"),
-        None => places.extend(DEVICE.with(|d| *d).into_iter().flatten()),
+    let emulators = || emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place);
+    let device = || DEVICE.with(|d| *d);
+    let must = || device().expect("KERNELS_ON asks for a device, and there is none here");
+    match std::env::var("KERNELS_ON").as_deref() {
+        Err(_) => emulators().into_iter().chain(device().into_iter().flatten()).collect(),
+        Ok("emulator") => emulators().into(),
+        Ok("device") => must().into(),
+        Ok("both") => emulators().into_iter().take(1).chain(must()).collect(),
+        Ok(other) => panic!("KERNELS_ON is emulator, device or both, not {other}"),
     }
-    places
 }
 
 /// Those of them that run kernels for this architecture: the emulator runs all.

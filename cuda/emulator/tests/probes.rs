@@ -209,6 +209,11 @@ fn lanes_hand_each_other_their_values() {
     let right: Vec<u32> =
         (0..N).flat_map(|t| (1..32).map(move |mask| (t, (t as u32 % 32) ^ mask))).map(|(t, l)| of(t, l)).collect();
     each("probe_shfl_xor", grid, &values, 31 * N, |what, y| assert_eq!(y, right, "{what}"));
+    // Few values, so that some are nobody's.
+    let few: Vec<u32> = values.iter().map(|v| v % 32 / 3 * 3).collect();
+    let warp = |t: usize| &few[t / 32 * 32..][..32];
+    let right: Vec<u32> = (0..N).flat_map(|t| (0..32).map(move |bit| u32::from(warp(t).contains(&bit)))).collect();
+    each("probe_warp_any", grid, &few, 32 * N, |what, y| assert_eq!(y, right, "{what}"));
 }
 
 #[test]

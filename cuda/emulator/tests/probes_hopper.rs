@@ -44,6 +44,15 @@ fn the_copy_engine_swizzles_and_fills_with_zeros() {
 }
 
 #[test]
+fn a_piece_of_memory_comes_whole() {
+    let x = Random::new(5).bf16(64 * COLS, 1.0);
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
+    let mut right: Vec<u32> = (0..128).collect();
+    right[8..20].copy_from_slice(&words[5 * COLS / 2..][..12]);
+    each("probe_bulk", &x, tile(64, 5, 0, 0), 128, 128, |what, y| assert_eq!(y, right, "{what}"));
+}
+
+#[test]
 fn mbarriers_and_barriers_of_warps_order_what_threads_write() {
     let x = Random::new(2).bf16(64 * COLS, 1.0);
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);

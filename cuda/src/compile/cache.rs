@@ -58,11 +58,11 @@ impl Cache {
     }
 }
 
-/// Others must not be able to put kernels into it.
+/// Others must not be able to put kernels into it, nor to say by a link where it is.
 fn usable(dir: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let (about, me) = (std::fs::metadata(dir)?, std::fs::metadata("/proc/self")?.uid());
-    if about.uid() != me || about.mode() & 0o022 != 0 {
+    let (link, about, me) = (dir.symlink_metadata()?, dir.metadata()?, std::fs::metadata("/proc/self")?.uid());
+    if link.uid() != me || about.uid() != me || about.mode() & 0o022 != 0 {
         return Err(std::io::Error::other("others than this user can write to it"));
     }
     lock_file(dir).map(|_| ())

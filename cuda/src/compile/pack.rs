@@ -95,13 +95,13 @@ impl Pack {
     /// None where the folder holds no manifest.
     pub fn open(dir: &Path) -> Result<Option<Pack>> {
         let path = dir.join(MANIFEST);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::Io { path, error }),
         };
         let bad = |what: String| Error::BadPack { path: path.clone(), what };
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         let program = sources();
         if manifest.sources != program {
             return Err(Error::StalePack { path: dir.to_path_buf(), pack: manifest.sources, program });
@@ -139,8 +139,8 @@ impl Pack {
     pub fn cubin(&self, file: &File, arch: Arch) -> Result<Vec<u8>> {
         let bad = |what: &str| Error::BadPack { path: self.dir.clone(), what: what.into() };
         let entry = self.entry(file, arch).ok_or_else(|| bad(&format!("it holds no {} for {arch}", file.name)))?;
-        let path = self.dir.join(&entry.cubin);
-        let bytes = std::fs::read(&path).map_err(|error| Error::Io { path, error })?;
+        let bytes =
+            std::fs::read(self.dir.join(&entry.cubin)).map_err(|error| bad(&format!("{}: {error}", entry.cubin)))?;
         if blake3::hash(&bytes).to_hex().as_str() != entry.blake3 {
             return Err(bad(&format!("{} is not as it was written", entry.cubin)));
         }

@@ -111,10 +111,15 @@ impl Device {
         Ok((device, kernels.notes))
     }
 
-    /// Compiles a file of further kernels, such as a test's own, and loads them beside the others.
-    pub fn add(&mut self, file: &File, search: &Search) -> Result<()> {
+    /// A cubin for this device of a file of further kernels, such as a test's own.
+    pub fn compile(&self, file: &File, search: &Search) -> Result<Cubin> {
         let image = Nvrtc::find(search, Some(self.version.major))?.compile(file, self.arch)?.cubin;
-        let (modules, functions) = load_all(&[Cubin { kernels: file.kernels, image }], self.context.0)?;
+        Ok(Cubin { kernels: file.kernels, image })
+    }
+
+    /// Loads further kernels beside the others.
+    pub fn load(&mut self, cubins: &[Cubin]) -> Result<()> {
+        let (modules, functions) = load_all(cubins, self.context.0)?;
         self.modules.extend(modules);
         self.functions.extend(functions);
         Ok(())

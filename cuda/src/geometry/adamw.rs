@@ -8,7 +8,7 @@ pub const NORMS: usize = 5;
 /// `adamw_norms`: as many parts a sum as it has warps.
 pub fn adamw_norms(n: usize) -> Geometry {
     // Not of the device's processors: the sums must not depend on the device.
-    elementwise(n, 4, 128)
+    elementwise(n, 8, 128)
 }
 
 /// Parts that `adamw_norms` leaves of n elements.

@@ -1,16 +1,16 @@
 //! The launch of each kernel that asks most of a multiprocessor: what the table of `cuda/README.md` is about.
 
-use super::attention::{self, Shape};
+use super::attention::{self, HEAD_DIMS, Shape};
 use super::{Geometry, NORM_BWD_COLUMNS, NORM_COLUMNS, attention_sm90};
 use super::{adamw_norms, clip_factor, elementwise, squares, squares_total};
 use super::{embed, embed_bwd, embed_merge, embed_sort, rmsnorm, rmsnorm_bwd, rope, sum_rows, swiglu};
 use super::{xent_combine, xent_grad, xent_stats, xent_totals};
 
+/// Far more than blocks have threads, where shapes have no bound.
+const MANY: usize = 1 << 20;
+
 /// Over all shapes that a kernel takes; None of a name that is no kernel's.
 pub fn largest(kernel: &str) -> Option<Geometry> {
-    // Far more than blocks have threads, where shapes have no bound.
-    const MANY: usize = 1 << 20;
-    let heads = |dim| Shape { query: 1, kv: 1, dim, seq: MANY, sequences: 1 };
     Some(match kernel {
         "rmsnorm" | "rmsnorm_again" => rmsnorm(1, NORM_COLUMNS),
         "rmsnorm_bwd" => rmsnorm_bwd(1, NORM_BWD_COLUMNS, 1),
@@ -21,24 +21,6 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "embed_merge" => embed_merge(MANY),
         "embed_bwd" | "embed_bwd_runs" => embed_bwd(MANY, 1),
         "rope" => rope(1, MANY, 128),
-        "attention_64" => attention::forward(heads(64)),
-        "attention_128" => attention::forward(heads(128)),
-        "attention_sm90_64" => attention_sm90::forward(heads(64), 1),
-        "attention_sm90_128" => attention_sm90::forward(heads(128), 1),
-        "attention_stats_64" => attention::stats(heads(64)),
-        "attention_stats_128" => attention::stats(heads(128)),
-        "attention_dkv_64" => attention::dkv(heads(64), 1),
-        "attention_dkv_128" => attention::dkv(heads(128), 1),
-        "attention_dkv_sum_64" => attention::dkv_sum(heads(64)),
-        "attention_dkv_sum_128" => attention::dkv_sum(heads(128)),
-        "attention_dq_64" => attention::dq(heads(64)),
-        "attention_dq_128" => attention::dq(heads(128)),
-        "attention_dkv_sm90_64" => attention_sm90::dkv(heads(64), 1),
-        "attention_dkv_sm90_128" => attention_sm90::dkv(heads(128), 1),
-        "attention_dkv_sum_sm90_64" => attention_sm90::dkv_sum(heads(64)),
-        "attention_dkv_sum_sm90_128" => attention_sm90::dkv_sum(heads(128)),
-        "attention_dq_sm90_64" => attention_sm90::dq(heads(64), 1),
-        "attention_dq_sm90_128" => attention_sm90::dq(heads(128), 1),
         "swiglu" | "swiglu_bwd" => swiglu(1, MANY),
         "xent_stats" => xent_stats(1, MANY),
         "xent_combine" => xent_combine(MANY),
@@ -49,6 +31,25 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "squares_total" => squares_total(1),
         "adamw_norms" => adamw_norms(MANY),
         "clip_factor" => clip_factor(),
+        _ => return of_attention(kernel),
+    })
+}
+
+/// Attention's kernels end in the size of a head.
+fn of_attention(kernel: &str) -> Option<Geometry> {
+    let (kernel, dim) = kernel.rsplit_once('_')?;
+    let dim = dim.parse().ok().filter(|dim| HEAD_DIMS.contains(dim))?;
+    let s = Shape { query: 1, kv: 1, dim, seq: MANY, sequences: 1 };
+    Some(match kernel {
+        "attention" => attention::forward(s),
+        "attention_stats" => attention::stats(s),
+        "attention_dkv" => attention::dkv(s, 1),
+        "attention_dkv_sum" => attention::dkv_sum(s),
+        "attention_dq" => attention::dq(s),
+        "attention_sm90" => attention_sm90::forward(s, 1),
+        "attention_dkv_sm90" => attention_sm90::dkv(s, 1),
+        "attention_dkv_sum_sm90" => attention_sm90::dkv_sum(s),
+        "attention_dq_sm90" => attention_sm90::dq(s, 1),
         _ => return None,
     })
 }

@@ -17,7 +17,7 @@ pub struct State {
 pub fn adamw(m: &dyn Machine, g: View, factor: View, s: State, out: View, step: Step) -> Done {
     let args = args(g, factor, s, out, View::NONE, step);
     // SAFETY: `args` holds all views to one length.
-    unsafe { launch(m, ADAMW, &args, geometry::elementwise(g.len(), 4, m.processors())) }
+    unsafe { launch(m, ADAMW, &args, geometry::elementwise(g.len(), 8, m.processors())) }
 }
 
 /// Sums of squares of a shard.

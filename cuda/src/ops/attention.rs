@@ -8,7 +8,8 @@ use crate::kernels::*;
 use crate::machine::{Done, Machine, Target, launch};
 
 /// o `[T, H d]` and the logsumexp `[T, H]` of qkv `[T, (H + 2G) d]`, where a query sees the positions from its
-/// `starts` `[T]` on.
+/// `starts` `[T]` on: these ascend within a sequence, and none lies behind its query. Matrices of bf16 begin at
+/// multiples of 16 bytes.
 pub fn attention(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s: Shape) -> Done {
     match m.target() {
         Target::Sm80 => attention_sm80(m, qkv, starts, o, lse, s),
@@ -48,6 +49,13 @@ pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     assert!(s.rows() < 1 << 31, "attention over {} rows", s.rows());
     let expected = [s.qkv_cols(), 1, s.query * s.dim, s.query].map(|cols| s.rows() * cols);
     assert_eq!([qkv, starts, o, lse].map(|view| view.len()), expected, "qkv, starts, o, lse of {s:?}");
+    aligned(&[qkv, o]);
+}
+
+/// What kernels copy by sixteen bytes begins where sixteen begin.
+fn aligned(views: &[View]) {
+    let beside = views.iter().map(|view| view.at() % 16).collect::<Vec<_>>();
+    assert!(beside.iter().all(|&b| b == 0), "views lie {beside:?} beside a multiple of 16 bytes");
 }
 
 /// What forward read and made: qkv, o, lse, starts.
@@ -77,6 +85,7 @@ pub(super) fn backward_args(do_: View, saved: AttentionSaved, dqkv: View, scratc
     assert!(parts > 0 && (s.query / s.kv).is_multiple_of(parts), "{parts} parts of the heads of {s:?}");
     let lengths = (geometry::stats_len(s), geometry::sums_len(s, parts));
     assert_eq!((stats.len(), sums.len()), lengths, "scratch of {parts} parts of {s:?}");
+    aligned(&[stats, sums]);
     let (seq, heads, kv_heads, parts) = (s.seq as u32, s.query as u32, s.kv as u32, parts as u32);
     AttentionBwd { qkv, do_, o, starts, lse, dqkv, stats, sums, seq, heads, kv_heads, parts }
 }

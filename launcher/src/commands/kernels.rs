@@ -156,7 +156,7 @@ fn check(args: &Check) -> Result<()> {
 }
 
 fn arch(name: &str) -> Result<Arch> {
-    Arch::named(name).map_err(|known| Error::user(format!("--arch {name}: the kernels are compiled for {known}")))
+    Arch::named(name).map_err(|known| Error::user(format!("--arch {name:?}: the kernels are compiled for {known}")))
 }
 
 /// What the user can mend is the user's; a kernel that does not compile is not.

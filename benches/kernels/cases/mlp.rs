@@ -1,0 +1,34 @@
+//! SwiGLU, and rotary positions.
+
+use super::{BF16, NEW_BF16, Sizes};
+use crate::case::{Case, Data, Tensor, Work};
+use cuda::ops::{self, Turn};
+
+pub fn cases(s: &Sizes) -> Vec<Case> {
+    s.ffn.iter().flat_map(|&f| [swiglu(s, f), swiglu_bwd(s, f)]).chain([rope(s)]).collect()
+}
+
+fn swiglu(s: &Sizes, f: usize) -> Case {
+    let n = s.tokens * f;
+    let tensors = vec![Tensor::read(2 * n, BF16), Tensor::written(n, NEW_BF16)];
+    let shape = format!("{}x{f}", s.tokens);
+    Case::new("swiglu", shape, Work::Bytes(6 * n), tensors, move |m, v| ops::swiglu(m, v[0], v[1], f))
+}
+
+fn swiglu_bwd(s: &Sizes, f: usize) -> Case {
+    let n = s.tokens * f;
+    let tensors = vec![Tensor::read(n, BF16), Tensor::written(2 * n, BF16)];
+    let shape = format!("{}x{f}", s.tokens);
+    Case::new("swiglu_bwd", shape, Work::Bytes(10 * n), tensors, move |m, v| ops::swiglu_bwd(m, v[0], v[1], f))
+}
+
+fn rope(s: &Sizes) -> Case {
+    let (dim, heads) = (s.hidden / s.heads, s.heads + s.kv_heads);
+    let cols = (heads + s.kv_heads) * dim;
+    let turn = Turn { heads, dim, cols, seq: s.tokens, sign: 1.0 };
+    // Angles of no matter: a table of cosines and sines has numbers below 1.
+    let tensors = vec![Tensor::written(s.tokens * cols, BF16), Tensor::read(s.tokens * dim, Data::F32(0.5))];
+    let shape = format!("{}x{heads}x{dim}", s.tokens);
+    let bytes = 4 * s.tokens * heads * dim;
+    Case::new("rope", shape, Work::Bytes(bytes), tensors, move |m, v| ops::rope(m, v[0], v[1], turn))
+}

@@ -1,0 +1,69 @@
+//! The kernels and their shapes: layers of Llama 3 8B and of a 7B with Swallow's vocabulary, 8192 tokens. The same cases,
+//! small, are what the device is held to the emulator with. What works on a few numbers (`clip_factor`,
+//! `xent_combine`, `xent_totals`) is left out: it takes as long as any launch.
+
+mod attention;
+mod loss;
+mod mlp;
+mod norm;
+mod optimizer;
+
+use crate::case::{Case, Data};
+use cuda::machine::Target;
+
+/// Sizes of the cases.
+pub struct Sizes {
+    pub tokens: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// F of each model.
+    pub ffn: &'static [usize],
+    /// V of each model, and rows of a chunk of logits.
+    pub vocab: &'static [usize],
+    pub chunk: usize,
+    /// Sequence and head size of attention.
+    pub attention: &'static [(usize, usize)],
+    /// Elements of what goes element by element.
+    pub elements: usize,
+}
+
+pub const FULL: Sizes = Sizes {
+    tokens: 8192,
+    hidden: 4096,
+    heads: 32,
+    kv_heads: 8,
+    ffn: &[14336, 11008],
+    vocab: &[128256, 43176],
+    chunk: 2048,
+    attention: &[(4096, 128), (8192, 128), (4096, 64), (8192, 64)],
+    elements: 1 << 27,
+};
+
+/// Sizes that the emulator runs in no time, beside the vectors and blocks of the kernels.
+pub const SMALL: Sizes = Sizes {
+    tokens: 21,
+    hidden: 264,
+    heads: 6,
+    kv_heads: 2,
+    ffn: &[344],
+    vocab: &[1003],
+    chunk: 9,
+    attention: &[(150, 128), (150, 64)],
+    elements: 5003,
+};
+
+const BF16: Data = Data::Bf16(1.0);
+const F32: Data = Data::F32(1.0);
+const NEW_BF16: Data = Data::Empty(2);
+const NEW_F32: Data = Data::Empty(4);
+
+/// All cases, for a machine of so many processors, of what a device of this target runs.
+pub fn cases(s: &Sizes, processors: usize, target: Target) -> Vec<Case> {
+    let mut all = norm::cases(s, processors);
+    all.extend(mlp::cases(s));
+    all.extend(attention::cases(s, target));
+    all.extend(loss::cases(s));
+    all.extend(optimizer::cases(s.elements));
+    all
+}

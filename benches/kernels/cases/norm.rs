@@ -1,0 +1,82 @@
+//! RMSNorm.
+
+use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes};
+use crate::case::{Case, Data, Tensor, Work};
+use cuda::args::View;
+use cuda::geometry;
+use cuda::ops::{self, NormBwd};
+
+/// Weights that keep gradients, which are made in the place of others, from growing.
+const SMALLER: Data = Data::Bf16(0.5);
+
+pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
+    vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_again(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)]
+}
+
+fn rows(s: &Sizes) -> (usize, String) {
+    (s.tokens * s.hidden, format!("{}x{}", s.tokens, s.hidden))
+}
+
+fn rmsnorm(s: &Sizes) -> Case {
+    let (n, shape) = rows(s);
+    let tensors = vec![
+        Tensor::read(n, BF16),
+        Tensor::read(s.hidden, BF16),
+        Tensor::written(n, NEW_BF16),
+        Tensor::written(s.tokens, NEW_F32),
+    ];
+    Case::new("rmsnorm", shape, Work::Bytes(4 * n), tensors, |m, v| {
+        ops::rmsnorm(m, v[0], View::NONE, v[1], 1e-5, v[2], v[3])
+    })
+}
+
+fn add_rmsnorm(s: &Sizes) -> Case {
+    let (n, shape) = rows(s);
+    let tensors = vec![
+        Tensor::read(n, BF16),
+        Tensor::written(n, BF16),
+        Tensor::read(s.hidden, BF16),
+        Tensor::written(n, NEW_BF16),
+        Tensor::written(s.tokens, NEW_F32),
+    ];
+    Case::new("add_rmsnorm", shape, Work::Bytes(8 * n), tensors, |m, v| {
+        ops::rmsnorm(m, v[0], v[1], v[2], 1e-5, v[3], v[4])
+    })
+}
+
+fn rmsnorm_again(s: &Sizes) -> Case {
+    let (n, shape) = rows(s);
+    let rstd = Tensor::read(s.tokens, Data::Positive(1.0));
+    let tensors = vec![Tensor::read(n, BF16), rstd, Tensor::read(s.hidden, BF16), Tensor::written(n, NEW_BF16)];
+    Case::new("rmsnorm_again", shape, Work::Bytes(4 * n), tensors, |m, v| ops::rmsnorm_again(m, v[0], v[1], v[2], v[3]))
+}
+
+/// x, rstd, w, dy, dw, parts, and dres where there is one.
+fn norm_gradients(s: &Sizes, processors: usize) -> Vec<Tensor> {
+    let (n, d) = (s.tokens * s.hidden, s.hidden);
+    vec![
+        Tensor::read(n, BF16),
+        Tensor::read(s.tokens, Data::Positive(1.0)),
+        Tensor::read(d, SMALLER),
+        Tensor::written(n, BF16),
+        Tensor::written(d, F32),
+        Tensor::scratch(geometry::norm_parts(s.tokens, d, processors), 4),
+    ]
+}
+
+fn rmsnorm_bwd(s: &Sizes, processors: usize) -> Case {
+    let (n, shape) = rows(s);
+    Case::new("rmsnorm_bwd", shape, Work::Bytes(6 * n), norm_gradients(s, processors), |m, v| {
+        let saved = NormBwd { dres: View::NONE, x: v[0], rstd: v[1], w: v[2] };
+        ops::rmsnorm_bwd(m, saved, v[3], v[4], v[5])
+    })
+}
+
+fn rmsnorm_bwd_add(s: &Sizes, processors: usize) -> Case {
+    let (n, shape) = rows(s);
+    let mut tensors = norm_gradients(s, processors);
+    tensors.push(Tensor::read(n, BF16));
+    Case::new("rmsnorm_bwd_add", shape, Work::Bytes(8 * n), tensors, |m, v| {
+        ops::rmsnorm_bwd(m, NormBwd { dres: v[6], x: v[0], rstd: v[1], w: v[2] }, v[3], v[4], v[5])
+    })
+}
