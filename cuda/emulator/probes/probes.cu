@@ -25,7 +25,10 @@ KERNEL(probe_larger, Probe, 64) { result(a, larger(arg(a, 0, 2), arg(a, 1, 2)));
 KERNEL(probe_fresh, Probe, 64) { st(a.y, me(), fresh(ld(a.x, me()))); }
 KERNEL(probe_fmadd, Probe, 64) { result(a, fmadd(arg(a, 0, 3), arg(a, 1, 3), arg(a, 2, 3))); }
 // Two roundings: the compiler must not fuse them.
-KERNEL(probe_unfused, Probe, 64) { result(a, arg(a, 0, 3) * arg(a, 1, 3) + arg(a, 2, 3)); }
+KERNEL(probe_unfused, Probe, 64) {
+    float x = arg(a, 0, 3), y = arg(a, 1, 3), z = arg(a, 2, 3);
+    result(a, x * y + z);
+}
 KERNEL(probe_div_rn, Probe, 64) { result(a, div_rn(arg(a, 0, 2), arg(a, 1, 2))); }
 KERNEL(probe_sqrt_rn, Probe, 64) { result(a, sqrt_rn(arg(a, 0, 1))); }
 KERNEL(probe_ln, Probe, 64) { result(a, ln(arg(a, 0, 1))); }
