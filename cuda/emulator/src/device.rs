@@ -18,7 +18,7 @@ pub struct OnDevice {
     device: &'static Device,
     name: String,
     /// What is lent: the address of its first byte, its block, and where in it that lies.
-    lent: RefCell<HashMap<u64, (Memory<'static>, usize)>>,
+    lent: RefCell<HashMap<u64, (Memory<&'static Device>, usize)>>,
 }
 
 /// The first device with its kernels and the probes, for this thread; None where there is no device.
@@ -51,7 +51,7 @@ impl OnDevice {
         at
     }
 
-    fn end(&self, at: u64) -> (Memory<'static>, usize) {
+    fn end(&self, at: u64) -> (Memory<&'static Device>, usize) {
         self.lent.borrow_mut().remove(&at).expect("what is ended was lent")
     }
 }
