@@ -14,6 +14,7 @@ pub mod limits;
 pub mod links;
 pub mod machine;
 pub mod ops;
+pub mod search;
 pub mod tensor;
 
 pub use device::{Device, devices};

@@ -1,8 +1,9 @@
 //! Where a process gets its kernels from: a pack first, then what this machine compiled before, then the compiler.
 
-use super::{Cache, Error, Nvrtc, Pack, Result, Search, key};
+use super::{Cache, Error, Nvrtc, Pack, Result, key};
 use crate::arch::Arch;
 use crate::kernels::{File, files_for};
+use crate::search::Search;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -10,10 +10,11 @@ pub use list::{Info, devices};
 pub use memory::Memory;
 
 use crate::arch::Arch;
-use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
+use crate::compile::{self, Cubin, Nvrtc, Places, Version};
 use crate::geometry::Geometry;
 use crate::kernels::File;
 use crate::machine::{Machine, Target};
+use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
