@@ -6,8 +6,10 @@
 
 pub mod arch;
 pub mod args;
+pub mod blas;
 pub mod compile;
 pub mod device;
+mod files;
 pub mod geometry;
 pub mod kernels;
 pub mod limits;

@@ -83,10 +83,10 @@ pub(crate) fn listed(tried: &[String]) -> String {
 
 /// Functions of a library as a struct of their addresses, by their names in it.
 macro_rules! functions {
-    ($(#[$about:meta])* struct $Api:ident { $($field:ident: $name:literal $args:tt -> $back:ty,)* }) => {
+    ($(#[$about:meta])* $see:vis struct $Api:ident { $($field:ident: $name:literal $args:tt -> $back:ty,)* }) => {
         $(#[$about])*
-        struct $Api {
-            $($field: unsafe extern "C" fn $args -> $back,)*
+        $see struct $Api {
+            $($see $field: unsafe extern "C" fn $args -> $back,)*
         }
 
         impl $Api {

@@ -53,6 +53,17 @@ impl Places {
         Places { named: set("SWALLOW_KERNELS"), beside, caches, search: Search::of(var) }
     }
 
+    /// Where NVIDIA's libraries are looked for.
+    pub fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// The folder that this machine keeps in what it has found out, and what there is to tell of others before it.
+    pub fn cache(&self) -> (Option<PathBuf>, Vec<String>) {
+        let (cache, notes) = Cache::open(&self.caches);
+        (cache.map(|cache| cache.dir().to_path_buf()), notes)
+    }
+
     /// The cubins for devices of `arch`; `driver` is the CUDA version that the driver of this machine is made for.
     pub fn kernels(&self, arch: Arch, driver: Option<u32>) -> Result<Kernels> {
         if let Some(pack) = self.pack()? {

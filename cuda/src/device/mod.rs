@@ -3,6 +3,7 @@
 
 mod list;
 mod memory;
+mod products;
 mod timer;
 mod trace;
 
@@ -19,7 +20,7 @@ use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use trace::Trace;
+use trace::{Launch, Trace};
 
 /// Why a device cannot be used, or what went wrong on it.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +192,7 @@ impl Machine for Device {
         let started =
             unsafe { result::launch_kernel(function, grid, block, geometry.shared, self.stream.0, &mut parameters) };
         let started = started.map_err(|error| self.trace.explain(&said(error)));
-        self.trace.started(kernel, geometry);
+        self.trace.started(Launch::Kernel(kernel, geometry));
         started
     }
 }
