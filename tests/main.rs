@@ -3,6 +3,7 @@
 
 mod common;
 mod configs;
+mod device;
 mod faults;
 mod floors;
 mod gpu;

@@ -3,7 +3,9 @@
 mod files;
 mod golden;
 mod process;
+mod standin;
 
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
 pub use golden::{CASES, Case, set, write_config};
 pub use process::{Outcome, Running, engine, finish, mpirun, slay};
+pub use standin::standin;

@@ -15,7 +15,7 @@ using emu::Loc;
 #define ROLLED
 #define KERNEL(name, Args, ...)                                                                                         \
     static void name##_body(const Args& a);                                                                             \
-    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__),                                              \
+    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__), sizeof(Args),                                \
                                          [](const void* a) { name##_body(*static_cast<const Args*>(a)); });             \
     static void name##_body([[maybe_unused]] const Args& a)
 

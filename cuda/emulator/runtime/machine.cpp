@@ -229,9 +229,18 @@ void Machine::fail(uint32_t thread, Loc loc, const char* format, ...) {
 
 namespace {
 constinit const Entry* entries = nullptr;
-}
 
-Entry::Entry(const char* name, uint32_t limit, Body body) : name(name), limit(limit), body(body), next(entries) { entries = this; }
+const Entry* find(std::string_view wanted) {
+    const Entry* e = entries;
+    while (e && e->name != wanted) e = e->next;
+    return e;
+}
+}  // namespace
+
+Entry::Entry(const char* name, uint32_t limit, size_t size, Body body)
+    : name(name), limit(limit), size(size), body(body), next(entries) {
+    entries = this;
+}
 
 int Entry::run(const void* args, const Launch& launch, Report& report) const {
     bool sound = launch.block && launch.block % 32 == 0 && launch.block <= limit && launch.shared <= 227u << 10 &&
@@ -247,13 +256,16 @@ int Entry::run(const void* args, const Launch& launch, Report& report) const {
 // 0, or 1 where the report says what went wrong, or -1 where there is no kernel of this name.
 extern "C" int emu_run(const char* name, size_t length, const void* args, const Launch* launch, Report* report) {
     *report = Report{};
-    std::string_view wanted(name, length);
     snprintf(report->kernel, sizeof report->kernel, "%.*s", int(length), name);
-    for (const Entry* e = entries; e; e = e->next) {
-        if (e->name == wanted) return e->run(args, *launch, *report);
-    }
+    if (const Entry* e = find({name, length})) return e->run(args, *launch, *report);
     snprintf(report->text, sizeof report->text, "there is no kernel of this name");
     return -1;
+}
+
+// Bytes of a kernel's arguments, or 0 where there is no kernel of this name.
+extern "C" size_t emu_args_size(const char* name, size_t length) {
+    const Entry* e = find({name, length});
+    return e ? e->size : 0;
 }
 
 }  // namespace emu

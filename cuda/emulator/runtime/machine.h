@@ -106,14 +106,16 @@ struct Machine {
 // The launch under way on this thread of the host.
 extern thread_local Machine* machine;
 
-// A kernel that can be launched by its name; `KERNEL` makes one of each. `limit`: threads of a block at most.
+// A kernel that can be launched by its name; `KERNEL` makes one of each. `limit`: threads of a block at most;
+// `size`: bytes of its arguments.
 struct Entry {
-    Entry(const char* name, uint32_t limit, Body body);
+    Entry(const char* name, uint32_t limit, size_t size, Body body);
     // Refuses what no device would launch.
     int run(const void* args, const Launch& launch, Report& report) const;
 
     const char* name;
     uint32_t limit;
+    size_t size;
     Body body;
     const Entry* next;
 };

@@ -3,10 +3,11 @@
 
 use crate::place::{Kind, Place};
 use crate::{PROCESSORS, probes};
-use cuda::compile::{Cubin, Places, Search};
+use cuda::compile::{Cubin, Places};
 use cuda::device::{Device, Memory};
 use cuda::geometry::Geometry;
 use cuda::machine::{Machine, Target};
+use cuda::search::Search;
 use cuda::tensor::{TensorMap, Tiles};
 use std::cell::RefCell;
 use std::collections::HashMap;

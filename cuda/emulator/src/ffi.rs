@@ -85,4 +85,7 @@ unsafe extern "C" {
         launch: *const Launch,
         report: *mut Report,
     ) -> c_int;
+
+    /// Of a kernel by its name and the name's length; 0 where there is none.
+    pub fn emu_args_size(name: *const c_char, length: usize) -> usize;
 }

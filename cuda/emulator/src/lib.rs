@@ -18,6 +18,13 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::Path;
 
+/// Bytes of the arguments that the kernel of this name takes; None where this program has no such kernel.
+pub fn args_size(kernel: &str) -> Option<usize> {
+    // SAFETY: the name is read for as many bytes as it has.
+    let size = unsafe { ffi::emu_args_size(kernel.as_ptr().cast(), kernel.len()) };
+    (size > 0).then_some(size)
+}
+
 /// In which order blocks and threads take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {

@@ -5,6 +5,7 @@ mod list;
 mod meaning;
 mod memory;
 mod pinned;
+mod products;
 mod progress;
 mod stream;
 mod timer;
@@ -16,17 +17,18 @@ pub use pinned::{Pinned, Pins};
 pub use stream::{Event, Events, Knows, Stream, Urgency};
 
 use crate::arch::Arch;
-use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
+use crate::compile::{self, Cubin, Nvrtc, Places, Version};
 use crate::geometry::Geometry;
 use crate::kernels::File;
 use crate::machine::{Machine, Target};
+use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use meaning::said;
 use progress::Progress;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use trace::Trace;
+use trace::{Launch, Trace};
 
 /// Why a device cannot be used, or what went wrong on it.
 #[derive(Debug, thiserror::Error)]
@@ -167,18 +169,13 @@ impl Device {
     }
 
     /// A fault in the driver's words, with the part that the device was in and what it was to do there.
-    pub fn explain(&self, error: DriverError) -> String {
-        self.explain_here(&said(error))
+    pub fn fault(&self, error: DriverError) -> String {
+        self.stuck(&said(error))
     }
 
-    /// As `explain`, of somebody else's words.
-    pub fn explain_here(&self, what: &str) -> String {
+    /// The same of somebody else's words.
+    pub fn stuck(&self, what: &str) -> String {
         self.trace.explain_at(self.progress.now(), what)
-    }
-
-    /// That a library was asked to launch something on the device's stream.
-    pub fn started(&self, what: &'static str) {
-        self.trace.started(what, None);
     }
 
     /// The stream of all launches.
@@ -244,7 +241,7 @@ impl Machine for Device {
             result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
         };
         let started = started.map_err(|error| self.trace.explain(&said(error)));
-        self.trace.started(kernel, Some(geometry));
+        self.trace.started(Launch::Kernel(kernel, geometry));
         started
     }
 }

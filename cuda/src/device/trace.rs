@@ -1,9 +1,10 @@
 //! What a device was asked to do: a fault shows only later, in a launch or a wait that has no part in it.
 
+use crate::blas::Product;
 use crate::geometry::Geometry;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::rc::Rc;
 
 /// Launches that are remembered: of a device that lies far behind, too.
@@ -11,21 +12,37 @@ const REMEMBERED: usize = 1 << 14;
 /// Launches that are told of where it is not known how far the device has come.
 const TOLD: usize = 8;
 
+/// What a device was started on.
+#[derive(Clone, Copy)]
+pub enum Launch {
+    Kernel(&'static str, Geometry),
+    Product(Product),
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Launch::Kernel(name, Geometry { grid, block, shared }) => {
+                write!(f, "{name} of {grid:?} x {block} threads, {shared} bytes of shared memory")
+            }
+            Launch::Product(product) => product.fmt(f),
+        }
+    }
+}
+
 /// Parts of the whole, numbered as they begin, and what was launched in them.
 #[derive(Default)]
 pub struct Trace {
     part: RefCell<Rc<str>>,
     number: Cell<u32>,
-    launches: RefCell<VecDeque<Launch>>,
+    launches: RefCell<VecDeque<Started>>,
 }
 
-struct Launch {
+struct Started {
     /// Of its part.
     number: u32,
     part: Rc<str>,
-    kernel: &'static str,
-    /// None for what a library launches.
-    geometry: Option<Geometry>,
+    launch: Launch,
 }
 
 impl Trace {
@@ -46,12 +63,12 @@ impl Trace {
         begun(self.number.get());
     }
 
-    pub fn started(&self, kernel: &'static str, geometry: Option<Geometry>) {
+    pub fn started(&self, launch: Launch) {
         let mut launches = self.launches.borrow_mut();
         if launches.len() == REMEMBERED {
             launches.pop_front();
         }
-        launches.push_back(Launch { number: self.number.get(), part: self.part.borrow().clone(), kernel, geometry });
+        launches.push_back(Started { number: self.number.get(), part: self.part.borrow().clone(), launch });
     }
 
     /// An error with where it was met and what was launched before it, the newest first.
@@ -70,7 +87,7 @@ impl Trace {
     /// An error of a device that had begun the part of this number, and what it was to do there.
     pub fn explain_at(&self, number: u32, error: &str) -> String {
         let launches = self.launches.borrow();
-        let there: Vec<&Launch> = launches.iter().filter(|launch| launch.number == number).collect();
+        let there: Vec<&Started> = launches.iter().filter(|launch| launch.number == number).collect();
         let Some(first) = there.first() else {
             drop(there);
             return self.explain(error);
@@ -82,12 +99,9 @@ impl Trace {
     }
 }
 
-impl Launch {
+impl Started {
     fn tell(&self, text: &mut String) {
-        _ = write!(text, "\n  {}", self.kernel);
-        if let Some(Geometry { grid, block, shared }) = self.geometry {
-            _ = write!(text, " of {grid:?} x {block} threads, {shared} bytes of shared memory");
-        }
+        _ = write!(text, "\n  {}", self.launch);
         if !self.part.is_empty() {
             _ = write!(text, " in {}", self.part);
         }
@@ -99,7 +113,7 @@ mod tests {
     use super::*;
 
     fn launch(trace: &Trace, kernel: &'static str) {
-        trace.started(kernel, Some(Geometry { grid: [4, 2, 1], block: 256, shared: 128 }));
+        trace.started(Launch::Kernel(kernel, Geometry { grid: [4, 2, 1], block: 256, shared: 128 }));
     }
 
     #[test]

@@ -1,0 +1,37 @@
+//! Handles that the program holds: numbers, so that one that is used too late is found out.
+
+use crate::code::{INVALID_HANDLE, Said};
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+pub struct Handles<T> {
+    next: AtomicUsize,
+    all: LazyLock<Mutex<HashMap<usize, Arc<T>>>>,
+}
+
+impl<T> Handles<T> {
+    /// With numbers from `first` on, so that one kind of handle is not taken for another.
+    pub const fn from(first: usize) -> Self {
+        Handles { next: AtomicUsize::new(first), all: LazyLock::new(Mutex::default) }
+    }
+
+    pub fn add(&self, what: Arc<T>) -> *mut c_void {
+        let handle = self.next.fetch_add(16, Ordering::Relaxed);
+        self.all.lock().expect("no holder panics").insert(handle, what);
+        handle as *mut c_void
+    }
+
+    pub fn get(&self, handle: *mut c_void) -> Said<Arc<T>> {
+        self.all.lock().expect("no holder panics").get(&(handle as usize)).cloned().ok_or(INVALID_HANDLE)
+    }
+
+    pub fn remove(&self, handle: *mut c_void) -> Said<Arc<T>> {
+        self.all.lock().expect("no holder panics").remove(&(handle as usize)).ok_or(INVALID_HANDLE)
+    }
+
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.all.lock().expect("no holder panics").values().cloned().collect()
+    }
+}

@@ -1,0 +1,49 @@
+//! A machine with a device that is none: the program finds `cuda/standin` where it looks for NVIDIA's libraries.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// The names by which the libraries are asked for.
+const NAMES: [&str; 8] = [
+    "libcuda.so",
+    "libcuda.so.1",
+    "libcublasLt.so",
+    "libcublasLt.so.12",
+    "libnccl.so",
+    "libnccl.so.2",
+    "libnvrtc.so",
+    "libnvrtc.so.12",
+];
+
+/// A folder of libraries that are all the stand-in, and of what the program caches.
+pub struct Standin(TempDir);
+
+/// A stand-in of its own, with nothing cached.
+pub fn standin() -> Standin {
+    let folder = tempfile::tempdir().unwrap();
+    for name in NAMES {
+        symlink(library(), folder.path().join(name)).unwrap();
+    }
+    Standin(folder)
+}
+
+impl Standin {
+    /// Has `command` and what it starts use the stand-in. `cuda/standin/src/settings.rs` has what may be set besides.
+    pub fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        for name in ["LD_LIBRARY_PATH", "SWALLOW_CUDA_LIBS", "XDG_CACHE_HOME"] {
+            command.env(name, self.0.path());
+        }
+        command.env_remove("SWALLOW_KERNELS")
+    }
+}
+
+/// What cargo built of it beside this test.
+fn library() -> PathBuf {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    let library = deps.join("libstandin.so");
+    assert!(library.exists(), "cargo builds {} with the tests", library.display());
+    library
+}
