@@ -8,9 +8,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use cuda::arch::Arch;
-use cuda::compile::{self, Manifest, Nvrtc, Search};
+use cuda::compile::{self, Manifest, Nvrtc};
 use cuda::kernels::{FILES, File, files_for};
 use cuda::machine::Target;
+use cuda::search::Search;
 
 use crate::common::{engine, finish};
 

@@ -5,11 +5,12 @@
 
 use engine::backend::Backend;
 use engine::batch::Blank;
-use engine::clock::{Clock, Phase};
+use engine::clock::Clock;
 use engine::config::Config;
 use engine::cpu::{Cpu, CpuScratch, Float};
 use engine::dry::Keep;
 use engine::mpi::World;
+use engine::phase::Phase;
 use engine::rehearsal::rehearse;
 use engine::trainer::Trainer;
 use engine::{init, state};
@@ -109,7 +110,10 @@ fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
     trainer.publish();
     let blank = Blank(config.train.seq_length);
     let usages = [(); 3].map(|()| {
-        let report = trainer.step(&blank, &mut Clock::start(Phase::Data)).unwrap();
+        let report = {
+            let mut clock = Clock::start(&trainer.b, Phase::Data);
+            trainer.step(&blank, &mut clock).unwrap()
+        };
         assert!(report.loss.is_finite(), "{what}: {report:?}");
         trainer.validate(&blank).unwrap();
         trainer.b.usage()

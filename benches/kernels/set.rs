@@ -7,10 +7,10 @@ use cuda::machine::Done;
 
 pub struct Set<'d> {
     device: &'d Device,
-    memory: Vec<Memory<'d>>,
+    memory: Vec<Memory<&'d Device>>,
     views: Vec<View>,
     /// Of what a launch changes and the next one reads: the tensor, and what it held at first.
-    first: Vec<(usize, Memory<'d>)>,
+    first: Vec<(usize, Memory<&'d Device>)>,
 }
 
 impl<'d> Set<'d> {
@@ -22,8 +22,8 @@ impl<'d> Set<'d> {
             memory.write(0, &pool.fill(tensor, seed + number * case.tensors.len()))?;
             Ok(memory)
         };
-        let memory: Vec<Memory> = case.tensors.iter().enumerate().map(upload).collect::<Result<_>>()?;
-        let view = |(m, t): (&Memory, &Tensor)| {
+        let memory: Vec<Memory<&Device>> = case.tensors.iter().enumerate().map(upload).collect::<Result<_>>()?;
+        let view = |(m, t): (&Memory<&Device>, &Tensor)| {
             // SAFETY: the block holds the tensor's elements, lives as long as the set, and only its launches use it.
             unsafe { View::new(m.at(), t.len) }
         };

@@ -6,14 +6,18 @@
 
 pub mod arch;
 pub mod args;
+pub mod blas;
 pub mod compile;
 pub mod device;
+mod files;
 pub mod geometry;
 pub mod kernels;
 pub mod limits;
 pub mod links;
 pub mod machine;
+pub mod nccl;
 pub mod ops;
+pub mod search;
 pub mod tensor;
 
 pub use device::{Device, devices};

@@ -1,142 +1,80 @@
-//! Where a step's time went, phase by phase.
+//! Where a step's time went, phase by phase, as the backend's moments tell it: on a device the times are its own.
 
-use std::fmt::{Display, Formatter};
+use crate::backend::Backend;
+use crate::phase::{Phase, Whereabouts};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
 
-/// The parts of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Data,
-    Forward,
-    Backward,
-    /// Waiting for other stages.
-    Pipeline,
-    /// Waiting for the gradients' reduce-scatter.
-    Reduce,
-    Optimizer,
-    Validation,
-    /// Writing what the step showed.
-    Report,
-    Checkpoint,
-}
-
-impl Phase {
-    pub const ALL: [Phase; 9] = [
-        Phase::Data,
-        Phase::Forward,
-        Phase::Backward,
-        Phase::Pipeline,
-        Phase::Reduce,
-        Phase::Optimizer,
-        Phase::Validation,
-        Phase::Report,
-        Phase::Checkpoint,
-    ];
-
-    /// As in `metrics.jsonl`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Data => "data_s",
-            Phase::Forward => "forward_s",
-            Phase::Backward => "backward_s",
-            Phase::Pipeline => "pipeline_s",
-            Phase::Reduce => "reduce_s",
-            Phase::Optimizer => "optimizer_s",
-            Phase::Validation => "validation_s",
-            Phase::Report => "report_s",
-            Phase::Checkpoint => "checkpoint_s",
-        }
-    }
-}
-
-/// Seconds by phase; entering one ends the one before.
-pub struct Clock {
-    seconds: [f64; Phase::ALL.len()],
-    phase: Phase,
-    since: Instant,
+/// When each phase began; entering one ends the one before.
+pub struct Clock<B: Backend> {
+    marks: Vec<(Phase, B::Moment)>,
     place: Arc<Whereabouts>,
 }
 
-impl Clock {
-    pub fn start(phase: Phase) -> Self {
-        Clock::of(Arc::default(), phase)
+/// The phases from one lap to the next.
+pub struct Lap<B: Backend> {
+    marks: Vec<(Phase, B::Moment)>,
+    end: B::Moment,
+}
+
+impl<B: Backend> Clock<B> {
+    pub fn start(b: &B, phase: Phase) -> Self {
+        Clock::of(b, Arc::default(), phase)
     }
 
     /// A clock that tells `place` of every phase.
-    pub fn of(place: Arc<Whereabouts>, phase: Phase) -> Self {
-        place.phase.store(phase as usize, Relaxed);
-        Clock { seconds: [0.0; Phase::ALL.len()], phase, since: Instant::now(), place }
+    pub fn of(b: &B, place: Arc<Whereabouts>, phase: Phase) -> Self {
+        place.enter(phase);
+        Clock { marks: vec![(phase, b.moment())], place }
     }
 
-    pub fn enter(&mut self, phase: Phase) {
-        let now = Instant::now();
-        self.seconds[self.phase as usize] += (now - self.since).as_secs_f64();
-        (self.phase, self.since) = (phase, now);
-        self.place.phase.store(phase as usize, Relaxed);
+    pub fn enter(&mut self, b: &B, phase: Phase) {
+        self.marks.push((phase, b.moment()));
+        self.place.enter(phase);
     }
 
     /// The step that begins, for whoever asks where this rank is.
     pub fn step(&self, step: u64) {
-        self.place.step.store(step, Relaxed);
+        self.place.step(step);
     }
 
-    /// Ends the last phase: seconds of each. The clock starts again in `phase`.
-    pub fn lap(&mut self, phase: Phase) -> [(Phase, f64); Phase::ALL.len()] {
-        self.enter(phase);
-        let seconds = std::mem::take(&mut self.seconds);
-        Phase::ALL.map(|phase| (phase, seconds[phase as usize]))
-    }
-}
-
-/// Where a rank is, to be told by whoever ends it.
-#[derive(Debug, Default)]
-pub struct Whereabouts {
-    /// Its number in the run.
-    rank: AtomicUsize,
-    /// 0: before the first.
-    step: AtomicU64,
-    phase: AtomicUsize,
-}
-
-impl Whereabouts {
-    pub fn is_rank(&self, rank: usize) {
-        self.rank.store(rank, Relaxed);
-    }
-
-    pub fn rank(&self) -> usize {
-        self.rank.load(Relaxed)
+    /// Ends the last phase. The clock starts again in `phase`.
+    pub fn lap(&mut self, b: &B, phase: Phase) -> Lap<B> {
+        let end = b.moment();
+        self.place.enter(phase);
+        let marks = std::mem::replace(&mut self.marks, vec![(phase, end.clone())]);
+        Lap { marks, end }
     }
 }
 
-impl Display for Whereabouts {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        match self.step.load(Relaxed) {
-            0 => write!(f, "before the first step"),
-            step => {
-                let phase = Phase::ALL[self.phase.load(Relaxed)].name();
-                write!(f, "step {step}, {}", phase.trim_end_matches("_s"))
-            }
+impl<B: Backend> Lap<B> {
+    /// Seconds of each phase. Blocks until the lap is over.
+    pub fn seconds(&self, b: &B) -> [(Phase, f64); Phase::ALL.len()] {
+        let mut seconds = [0.0; Phase::ALL.len()];
+        let ends = self.marks.iter().skip(1).map(|(_, moment)| moment).chain([&self.end]);
+        for ((phase, from), to) in self.marks.iter().zip(ends) {
+            seconds[*phase as usize] += b.seconds(from, to);
         }
+        Phase::ALL.map(|phase| (phase, seconds[phase as usize]))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::Cpu;
 
     #[test]
     fn a_clock_says_where_it_is_and_starts_again() {
-        let place = Arc::new(Whereabouts::default());
-        let mut clock = Clock::of(place.clone(), Phase::Data);
+        let (b, place) = (Cpu::<f32>::new(1), Arc::new(Whereabouts::default()));
+        let mut clock = Clock::of(&b, place.clone(), Phase::Data);
         assert_eq!(place.to_string(), "before the first step");
         clock.step(7);
-        clock.enter(Phase::Backward);
+        clock.enter(&b, Phase::Backward);
         assert_eq!(place.to_string(), "step 7, backward");
-        let first: f64 = clock.lap(Phase::Checkpoint).iter().map(|(_, seconds)| seconds).sum();
+        let first: f64 = clock.lap(&b, Phase::Checkpoint).seconds(&b).iter().map(|(_, seconds)| seconds).sum();
         assert!(first > 0.0);
         assert_eq!(place.to_string(), "step 7, checkpoint");
-        assert!(clock.lap(Phase::Data).iter().filter(|(_, seconds)| *seconds > 0.0).count() <= 1);
+        let second = clock.lap(&b, Phase::Data).seconds(&b);
+        assert!(second.iter().filter(|(_, seconds)| *seconds > 0.0).count() <= 1);
     }
 }

@@ -4,7 +4,6 @@
 // Floor 0: numbers only.
 pub mod batch;
 pub mod buckets;
-pub mod clock;
 pub mod config;
 pub mod error;
 pub mod flops;
@@ -13,6 +12,7 @@ pub mod inventory;
 pub mod ledger;
 pub mod lr;
 pub mod mesh;
+pub mod phase;
 pub mod place;
 pub mod rect;
 pub mod schedule;
@@ -29,7 +29,9 @@ pub mod dry;
 // Floor 3: the maths.
 pub mod layers;
 // Floor 4: one pipeline stage.
+pub mod clock;
 pub mod grads;
+pub mod groups;
 pub mod params;
 pub mod stage;
 // Floor 5: a step.

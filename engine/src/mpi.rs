@@ -5,8 +5,8 @@
 
 mod ending;
 
-use crate::clock::Whereabouts;
 use crate::error::{Error, Result};
+use crate::phase::Whereabouts;
 use mpi::datatype::PartitionMut;
 use mpi::environment::{Threading, Universe};
 use mpi::raw::AsRaw;

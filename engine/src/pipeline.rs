@@ -1,9 +1,10 @@
 //! Executes a schedule: one loop with one match. One rank runs the same loop as many.
 
-use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending};
+use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Part, Pending};
 use crate::batch::MicroBatch;
-use crate::clock::{Clock, Phase};
+use crate::clock::Clock;
 use crate::grads::{Grads, Reduce};
+use crate::phase::Phase;
 use crate::schedule::{Action, Flow, Pipe, Work};
 use crate::stage::Stage;
 
@@ -43,7 +44,7 @@ pub fn run<B: Backend, E>(
     stage: &mut Stage<B>,
     wires: &mut Wires<B>,
     sums: Sums<B>,
-    clock: &mut Clock,
+    clock: &mut Clock<B>,
     mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
 ) -> Result<(), E> {
     let Sums { grads, totals, reduce } = sums;
@@ -51,26 +52,28 @@ pub fn run<B: Backend, E>(
     for (i, action) in actions.iter().enumerate() {
         match *action {
             Action::Forward(work) => {
-                clock.enter(Phase::Data);
+                clock.enter(b, Phase::Data);
                 let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
-                clock.enter(Phase::Pipeline);
+                clock.enter(b, Phase::Pipeline);
                 let x = wires.activations.input(work);
-                clock.enter(Phase::Forward);
-                let y = stage.forward(b, work.chunk, batch, x, grads, totals);
+                clock.enter(b, Phase::Forward);
+                let Work { chunk, mb } = work;
+                let y = b.within(Part::Forward { chunk, mb }, || stage.forward(b, chunk, batch, x, grads, totals));
                 wires.activations.ready = y.map(|y| (work, y));
             }
             Action::Backward(work) => {
-                clock.enter(Phase::Pipeline);
+                clock.enter(b, Phase::Pipeline);
                 let dy = wires.gradients.input(work);
-                clock.enter(Phase::Backward);
+                clock.enter(b, Phase::Backward);
                 let reduce = (last[work.chunk].take_if(|last| *last == i)).map(|_| reduce);
-                let dx = stage.backward(b, work.chunk, dy, grads, reduce);
+                let Work { chunk, mb } = work;
+                let dx = b.within(Part::Backward { chunk, mb }, || stage.backward(b, chunk, dy, grads, reduce));
                 wires.gradients.ready = dx.map(|dx| (work, dx));
             }
             Action::Post { flow, send, recv } => wires.post(b, flow, send, recv),
         }
     }
-    clock.enter(Phase::Pipeline);
+    clock.enter(b, Phase::Pipeline);
     wires.settle();
     Ok(())
 }
@@ -89,7 +92,8 @@ pub fn evaluate<B: Backend, E>(
             Action::Forward(work) => {
                 let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
                 let x = wires.activations.input(work);
-                let y = stage.evaluate(b, work.chunk, &batch, x, totals);
+                let Work { chunk, mb } = work;
+                let y = b.within(Part::Validation { chunk, mb }, || stage.evaluate(b, chunk, &batch, x, totals));
                 wires.activations.ready = y.map(|y| (work, y));
             }
             Action::Backward(work) => panic!("{work:?} goes back in a validation"),

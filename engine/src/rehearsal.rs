@@ -9,12 +9,13 @@
 
 use crate::backend::{Backend, Elem, Scratch};
 use crate::batch::Blank;
-use crate::clock::{Clock, Phase};
+use crate::clock::Clock;
 use crate::config::{Axis, Config, Train, samples};
 use crate::dry::{Dry, Keep, Log, Totals};
 use crate::error::Result;
 use crate::ledger::Usage;
 use crate::mesh::Mesh;
+use crate::phase::Phase;
 use crate::place::Place;
 use crate::trainer::Trainer;
 
@@ -72,16 +73,14 @@ pub fn rehearse<A: Elem>(
 ) -> Result<Rehearsal> {
     let held = Held::of::<A>(config, &Place::new(config, mesh.clone(), rank), &scratch);
     let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, keep), config.clone(), mesh.clone(), rank);
-    // As `state::load_weights` does it, without the host's copies, which may be larger than this machine.
-    for shard in &mut trainer.optim.shards {
-        shard.master = trainer.b.alloc(shard.range.len(), 1);
-    }
+    // The masters are loaded into blocks that are there already.
     trainer.publish();
     let blank = Blank(config.train.seq_length);
     let mut step = Totals::default();
     for _ in 0..steps {
         let before = trainer.b.totals();
-        trainer.step(&blank, &mut Clock::start(Phase::Data))?;
+        let mut clock = Clock::start(&trainer.b, Phase::Data);
+        trainer.step(&blank, &mut clock)?;
         step = trainer.b.totals().since(&before);
     }
     if config.train.eval_interval > 0 {

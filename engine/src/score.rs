@@ -4,7 +4,7 @@ use crate::backend::{Backend, Pending};
 use crate::batch::MicroBatch;
 use crate::buckets::{self, Held, Part, Tie};
 use crate::config::Model;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inventory::{self, TensorSpec};
 use crate::layers::region::Region;
 use crate::mesh::Kind;
@@ -67,7 +67,7 @@ impl<B: Backend> Scorer<B> {
 
     /// Scores each text alone: every token but its first, in windows that do not overlap where the
     /// text is longer than the model's positions.
-    pub fn score(&mut self, texts: &[Vec<u32>]) -> Score {
+    pub fn score(&mut self, texts: &[Vec<u32>]) -> Result<Score> {
         let mut windows: Vec<(&[u32], &[u32])> = Vec::new();
         for ids in texts.iter().filter(|ids| ids.len() > 1) {
             let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
@@ -77,13 +77,13 @@ impl<B: Backend> Scorer<B> {
         for same in windows.chunk_by(|a, b| a.0.len() == b.0.len()) {
             let seq = same[0].0.len();
             for batch in same.chunks((ROWS / seq).max(1)) {
-                score = score + self.batch(batch, seq);
+                score = score + self.batch(batch, seq)?;
             }
         }
-        score
+        Ok(score)
     }
 
-    fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Score {
+    fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Result<Score> {
         let rows = windows.len() * seq;
         let host = MicroBatch {
             seq,
@@ -96,6 +96,7 @@ impl<B: Backend> Scorer<B> {
         self.b.zero(&mut totals);
         let batch = self.stage.upload(&self.b, 0, &host);
         self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
-        Score { nats: self.b.download(&totals)[0] as f64, tokens: rows as u64 }
+        let totals = self.b.receive(self.b.fetch(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
+        Ok(Score { nats: totals[0] as f64, tokens: rows as u64 })
     }
 }

@@ -1,7 +1,7 @@
 //! The layers of this rank: forward and backward of one micro-batch through them, and what is kept
 //! in between.
 
-use crate::backend::{Acc, Act, Backend, Collectives, Heads, Tensor};
+use crate::backend::{Acc, Act, Backend, Collectives, Heads, Part, Tensor};
 use crate::batch::MicroBatch;
 use crate::config::{Model, Recompute};
 use crate::grads::{Grads, Reduce};
@@ -118,7 +118,7 @@ impl<B: Backend> Stage<B> {
         let chunk = &mut self.chunks[chunk];
         let mut kept = Vec::with_capacity(chunk.slots.len());
         for &slot in &chunk.slots {
-            kept.push(match slot {
+            kept.push(b.within(Part::Slot(slot), || match slot {
                 Slot::Embedding => {
                     x = Some(embedding::forward(&cx, &self.params.embedding(), batch.ids()));
                     Kept::Nothing
@@ -132,7 +132,7 @@ impl<B: Backend> Stage<B> {
                     let (w, mut g, targets) = (self.params.head(), grads.head(), batch.targets(self.z_loss));
                     Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
                 }
-            });
+            }));
         }
         chunk.in_flight.push_back((batch, kept));
         x
@@ -152,7 +152,7 @@ impl<B: Backend> Stage<B> {
         let (batch, kept) = chunk.in_flight.pop_front().expect("a backward follows its forward");
         let cx = context(b, &self.model, &self.region, &self.rope, &batch);
         for (&slot, kept) in chunk.slots.iter().zip(kept).rev() {
-            dx = match (slot, kept) {
+            dx = b.within(Part::Slot(slot), || match (slot, kept) {
                 (Slot::Head, Kept::Gradient(dx)) => Some(dx),
                 (Slot::Layer(l), kept) => {
                     let (w, mut g) = (self.params.layer(l), grads.layer(l));
@@ -165,7 +165,7 @@ impl<B: Backend> Stage<B> {
                     None
                 }
                 (Slot::Head, _) => unreachable!("the head keeps its gradient"),
-            };
+            });
             if let Some(reduce) = reduce {
                 grads.slot_done(b, slot, reduce);
             }
@@ -184,14 +184,14 @@ impl<B: Backend> Stage<B> {
     ) -> Option<Act<B>> {
         let cx = context(b, &self.model, &self.region, &self.rope, batch);
         for &slot in &self.chunks[chunk].slots {
-            x = match slot {
+            x = b.within(Part::Slot(slot), || match slot {
                 Slot::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
                 Slot::Layer(l) => Some(block::forward(&cx, &self.params.layer(l), take(&mut x)).0),
                 Slot::Head => {
                     head::evaluate(&cx, &self.params.head(), &take(&mut x), &batch.targets(self.z_loss), totals);
                     None
                 }
-            };
+            });
         }
         x
     }

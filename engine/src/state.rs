@@ -3,7 +3,7 @@
 
 use crate::backend::{Acc, Backend};
 use crate::buckets::Part;
-use crate::checkpoint::{Header, Kind, Piece, Position, Saved};
+use crate::checkpoint::{Data, Header, Kind, Piece, Position, Saved};
 use crate::config::{Config, Model};
 use crate::error::Result;
 use crate::inventory::TensorSpec;
@@ -37,14 +37,14 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     Ok(())
 }
 
-/// The pieces that this rank answers for, each copied from the device once.
+/// The pieces that this rank answers for; their copies are on the way.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
     let mine = trainer.optim.duty == Duty::Answers;
     let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
     shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
         move |(shard, bucket, kind)| {
             let piece = move |Part { at, tensor, rect, .. }: Part| {
-                let data = trainer.b.download(&part(shard, kind).lend(at, rect.len(), 1));
+                let data = Data::coming(trainer.b.fetch(&part(shard, kind).lend(at, rect.len(), 1)));
                 Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
             };
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
@@ -106,7 +106,7 @@ fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: Kind, read: &mut Read) -> Re
         for Part { at, tensor, rect, .. } in bucket.parts(&shard.range) {
             read(tensor, &rect, &mut host[at..at + rect.len()])?;
         }
-        *part_mut(shard, kind) = trainer.b.upload(&host, host.len(), 1);
+        trainer.b.write(&host, part_mut(shard, kind));
     }
     Ok(())
 }

@@ -1,18 +1,20 @@
 //! One step of training, generic over the backend.
 
-use crate::backend::{Acc, AdamW, Backend, Collectives};
+use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Part};
 use crate::batch::{Samples, Split};
 use crate::buckets::Span;
-use crate::clock::{Clock, Phase};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::grads::{Grads, Reduce};
+use crate::groups::Groups;
 use crate::inventory::Cut;
 use crate::layers::region::Region;
 use crate::lr::learning_rate;
-use crate::mesh::{Kind, Mesh};
+use crate::mesh::Mesh;
 use crate::optim::{Duty, Optim};
 use crate::params::{Layout, Params};
+use crate::phase::Phase;
 use crate::pipeline::{self, Line, Sums, Wires};
 use crate::place::Place;
 use crate::schedule::{self, Action};
@@ -31,6 +33,15 @@ pub struct Report {
     pub lr: f64,
     /// Unmasked tokens of the step.
     pub tokens: u64,
+}
+
+/// A step that was enqueued: what it will show, once the backend is done with it.
+pub struct UnderWay<B: Backend> {
+    /// Its number; the first is 1.
+    pub step: u64,
+    totals: B::Fetch<f32>,
+    norm: B::Fetch<f32>,
+    lr: f64,
 }
 
 /// The engine of one rank.
@@ -54,27 +65,28 @@ impl<B: Backend> Trainer<B> {
     /// Everything but the weights, which are zeros until they are loaded. All ranks call it together.
     pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
         let place = Place::new(&config, mesh, rank);
-        let group = |kind| b.group(kind, &place.members(kind));
-        // In one order on all ranks: making a group takes all of them.
-        let [tp, kv, data] = [Kind::Tensor, Kind::KvHeads, Kind::Data].map(group);
-        let [forth, back, tied, world] = [Kind::Activations, Kind::Gradients, Kind::Tied, Kind::World].map(group);
-        let shards = b.group(Kind::Optimizer, &place.optimizer_members(&config));
+        let groups = Groups::new(&b, &config, &place);
+        Trainer::of(b, groups, config, place)
+    }
 
+    /// As `new`, with groups that are there already.
+    pub fn of(b: B, groups: Groups<B>, config: Config, place: Place) -> Self {
+        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
         let layout = Layout::new(place.buckets(&config), config.model.tie_word_embeddings);
-        let reduce = reduce(&config, &b, &place, &layout, kv, data);
+        let reduce = reduce(&config, &layout, kv, data, norms);
         let wires = Wires {
             stage: place.stage,
             pipe: place.pipe,
             shape: place.travelling(&config),
-            activations: Line::new(forth),
-            gradients: Line::new(back),
+            activations: Line::new(activations),
+            gradients: Line::new(gradients),
         };
-        let (region, params) = (Region::new(tp, config.parallel.sequence_parallel), Params::absent(layout.clone()));
+        let (region, params) = (Region::new(tensor, config.parallel.sequence_parallel), Params::absent(layout.clone()));
         let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
         let duty = if place.answers(&config) { Duty::Answers } else { Duty::Copies };
-        let optim = Optim::new(&b, layout.clone(), shards, duty);
+        let optim = Optim::new(&b, layout.clone(), optimizer, duty);
         let plan = schedule::train(place.stage, &place.pipe);
         Trainer { config, b, place, world, tied, reduce, plan, wires, layout, stage, optim, step: 0 }
     }
@@ -89,26 +101,50 @@ impl<B: Backend> Trainer<B> {
         self.step * self.config.train.global_batch_size as u64
     }
 
-    /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights.
-    pub fn step(&mut self, data: &dyn Samples, clock: &mut Clock) -> Result<Report> {
+    /// A step and what it showed.
+    pub fn step(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<Report> {
+        let under_way = self.start(data, clock)?;
+        self.report(under_way)
+    }
+
+    /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights. On a device all of it is only
+    /// enqueued when this returns.
+    pub fn start(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<UnderWay<B>> {
         let (grads, totals) = self.gradients(data, clock)?;
-        clock.enter(Phase::Reduce);
+        clock.enter(&self.b, Phase::Reduce);
         let shards = grads.wait(&self.b, &self.tied);
         let totals = self.world.all_reduce(&self.b, totals).wait();
-        clock.enter(Phase::Optimizer);
-        let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
-        let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
+        clock.enter(&self.b, Phase::Optimizer);
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
-        self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);
+        let norm = self.b.within(Part::Optimizer, || {
+            let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
+            let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
+            self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);
+            self.b.fetch(&norm_factor)
+        });
         self.step += 1;
-        self.b.check().map_err(|fault| Error::run(format!("step {}: {fault}", self.step)))?;
-        Ok(self.report(&self.b.download(&totals), self.b.download(&norm_factor)[0], lr))
+        Ok(UnderWay { step: self.step, totals: self.b.fetch(&totals), norm, lr })
+    }
+
+    /// What a step showed, once it is done.
+    pub fn report(&self, under_way: UnderWay<B>) -> Result<Report> {
+        let UnderWay { step, totals, norm, lr } = under_way;
+        let receive = |fetch| self.b.receive(fetch).map_err(|fault| faulty(step, fault));
+        let (totals, norm) = (receive(totals)?, receive(norm)?);
+        let tokens = totals[2] as f64;
+        Ok(Report {
+            loss: totals[0] as f64 / tokens,
+            z_loss: self.config.train.z_loss * totals[1] as f64 / tokens,
+            grad_norm: norm[0] as f64,
+            lr,
+            tokens: totals[2] as u64,
+        })
     }
 
     /// All micro-batches forth and back; the sums of the gradients are left under way.
     /// With them this rank's part of the totals of the loss, `[1, 3]`.
-    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock) -> Result<(Grads<B>, Acc<B>)> {
+    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
         let mut grads = Grads::new(&self.b, self.layout.clone());
         let mut totals = zeros(&self.b);
         let (place, config) = (&self.place, &self.config);
@@ -135,7 +171,8 @@ impl<B: Backend> Trainer<B> {
             pipeline::evaluate(&self.b, &plan, &mut self.stage, &mut self.wires, &mut totals, batch)?;
         }
         self.once(&mut totals);
-        let totals = self.b.download(&self.world.all_reduce(&self.b, totals).wait());
+        let totals = self.b.fetch(&self.world.all_reduce(&self.b, totals).wait());
+        let totals = self.b.receive(totals).map_err(|fault| faulty(self.step, fault))?;
         Ok(totals[0] as f64 / totals[2] as f64)
     }
 
@@ -159,27 +196,15 @@ impl<B: Backend> Trainer<B> {
             decayed: 0,
         }
     }
-
-    fn report(&self, totals: &[f32], grad_norm: f32, lr: f64) -> Report {
-        let tokens = totals[2] as f64;
-        Report {
-            loss: totals[0] as f64 / tokens,
-            z_loss: self.config.train.z_loss * totals[1] as f64 / tokens,
-            grad_norm: grad_norm as f64,
-            lr,
-            tokens: totals[2] as u64,
-        }
-    }
 }
 
 /// How gradients are summed. Norm weights saw only this rank's rows under sequence parallelism.
 fn reduce<B: Backend>(
     config: &Config,
-    b: &B,
-    place: &Place,
     layout: &Layout,
     kv: B::Group,
     data: B::Group,
+    norms: Option<B::Group>,
 ) -> Reduce<B> {
     let reduce = match config.parallel.distributed_optimizer {
         true => Reduce::scatter(data),
@@ -187,11 +212,14 @@ fn reduce<B: Backend>(
     };
     let heads = |span: &Span| matches!(span.tensor.cut, Cut::Heads(_));
     let reduce = reduce.copies(layout, kv, heads);
-    if !config.parallel.sequence_parallel {
-        return reduce;
+    match norms {
+        Some(norms) => reduce.copies(layout, norms, |span| span.tensor.cut == Cut::Whole),
+        None => reduce,
     }
-    let norms = b.group(Kind::Tensor, &place.members(Kind::Tensor));
-    reduce.copies(layout, norms, |span| span.tensor.cut == Cut::Whole)
+}
+
+fn faulty(step: u64, fault: Fault) -> Error {
+    Error::run(format!("step {step}: {fault}"))
 }
 
 fn zeros<B: Backend>(b: &B) -> Acc<B> {

@@ -4,19 +4,20 @@ use crate::memory::{self, Taken};
 use crate::progress::Progress;
 use engine::backend::Backend;
 use engine::checkpoint::Saver;
-use engine::clock::{Clock, Phase};
+use engine::clock::{Clock, Lap};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, host};
+use engine::phase::Phase;
 use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
-use engine::trainer::{Report, Trainer};
+use engine::trainer::{Report, Trainer, UnderWay};
 use engine::{flops, state};
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::time::Instant;
 
 /// Why a run ended before its last step.
 pub enum Stop {
@@ -42,6 +43,14 @@ pub struct Run<B: Backend> {
     peak: Option<f64>,
 }
 
+/// A step whose line is not yet written.
+struct Unwritten<B: Backend> {
+    under_way: UnderWay<B>,
+    /// From its first op to its last.
+    span: [B::Moment; 2],
+    lap: Lap<B>,
+}
+
 struct Logs {
     /// Locked while the run lasts: a second run on the directory would tear the files of this one.
     _lock: File,
@@ -65,7 +74,7 @@ impl<B: Backend> Run<B> {
     }
 
     /// To the last step and the last checkpoint.
-    pub fn finish(mut self, comm: &Comm, clock: Clock) -> std::result::Result<(), Stop> {
+    pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> std::result::Result<(), Stop> {
         let ended = self.steps(comm, clock);
         if let Err(Stop::Alone(_)) = ended
             && comm.size() > 1
@@ -86,74 +95,129 @@ impl<B: Backend> Run<B> {
 
     /// Step after step. A step is in the metrics before it is in a checkpoint, so that no step is
     /// missing from them; the time of its own line and of a save's copy is in the line of the step after it, the
-    /// save's writing in none.
-    fn steps(&mut self, comm: &Comm, mut clock: Clock) -> std::result::Result<(), Stop> {
+    /// save's writing in none. Where the backend runs ahead, a step's line is written while the next is under way,
+    /// unless something waits for it.
+    fn steps(&mut self, comm: &Comm, mut clock: Clock<B>) -> std::result::Result<(), Stop> {
+        let mut before = None;
         while self.trainer.step < self.trainer.config.train.steps {
-            let start = Instant::now();
             clock.step(self.trainer.step + 1);
-            clock.enter(Phase::Data);
-            let report = self.trainer.step(&self.feed, &mut clock).map_err(Stop::Alone)?;
-            self.must_be_finite(&report).map_err(Stop::Together)?;
-            let seconds = start.elapsed().as_secs_f64();
-            let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
-            let record = self.record(&report, seconds, &mut clock, valid_loss);
-            self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)?;
-            clock.enter(Phase::Checkpoint);
+            clock.enter(&self.trainer.b, Phase::Data);
+            let start = self.trainer.b.moment();
+            let under_way = self.trainer.start(&self.feed, &mut clock).map_err(Stop::Alone)?;
+            let span = [start, self.trainer.b.moment()];
+            before.take().map_or(Ok(()), |step| self.write_late(step))?;
+            if B::RUNS_AHEAD && !self.validates() && !self.saves() {
+                let lap = clock.lap(&self.trainer.b, Phase::Report);
+                before = Some(Unwritten { under_way, span, lap });
+            } else {
+                let (step, report) = (under_way.step, self.report(under_way)?);
+                let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
+                let lap = clock.lap(&self.trainer.b, Phase::Report);
+                self.write(step, &report, span, lap, valid_loss)?;
+            }
+            clock.enter(&self.trainer.b, Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
         }
         Ok(())
     }
 
-    fn must_be_finite(&self, report: &Report) -> Result<()> {
-        if report.loss.is_finite() && report.grad_norm.is_finite() {
-            return Ok(());
-        }
-        Err(Error::run(format!(
-            "step {}: loss {} and gradient norm {} are not numbers to train on; nothing was saved since the last checkpoint",
-            self.trainer.step, report.loss, report.grad_norm
-        )))
+    fn write_late(&mut self, step: Unwritten<B>) -> std::result::Result<(), Stop> {
+        let Unwritten { under_way, span, lap } = step;
+        let (step, report) = (under_way.step, self.report(under_way)?);
+        self.write(step, &report, span, lap, None)
     }
 
-    fn validate(&mut self, clock: &mut Clock) -> Result<Option<f64>> {
+    /// What a step showed, which must be numbers.
+    fn report(&self, under_way: UnderWay<B>) -> std::result::Result<Report, Stop> {
+        let step = under_way.step;
+        let report = self.trainer.report(under_way).map_err(Stop::Alone)?;
+        if report.loss.is_finite() && report.grad_norm.is_finite() {
+            return Ok(report);
+        }
+        Err(Stop::Together(Error::run(format!(
+            "step {step}: loss {} and gradient norm {} are not numbers to train on; nothing was saved since the last checkpoint",
+            report.loss, report.grad_norm
+        ))))
+    }
+
+    /// Whether a validation follows the step just enqueued.
+    fn validates(&self) -> bool {
         let interval = self.trainer.config.train.eval_interval;
-        if interval == 0 || !self.trainer.step.is_multiple_of(interval) {
+        interval > 0 && self.trainer.step.is_multiple_of(interval)
+    }
+
+    /// Whether a checkpoint follows it, as it does the last.
+    fn saves(&self) -> bool {
+        self.is_due() || self.trainer.step == self.trainer.config.train.steps
+    }
+
+    fn is_due(&self) -> bool {
+        let interval = self.trainer.config.checkpoint.interval;
+        interval > 0 && self.trainer.step.is_multiple_of(interval)
+    }
+
+    fn validate(&mut self, clock: &mut Clock<B>) -> Result<Option<f64>> {
+        if !self.validates() {
             return Ok(None);
         }
-        clock.enter(Phase::Validation);
+        clock.enter(&self.trainer.b, Phase::Validation);
         self.trainer.validate(&self.feed).map(Some)
     }
 
     fn save(&mut self, comm: &Comm) -> Result<()> {
         self.saver.poll(comm)?;
-        let (step, t) = (self.trainer.step, &self.trainer.config);
-        let due = t.checkpoint.interval > 0 && step.is_multiple_of(t.checkpoint.interval);
-        if !due && step != t.train.steps {
+        if !self.saves() {
             return Ok(());
         }
-        if due
+        let (step, interval) = (self.trainer.step, self.trainer.config.checkpoint.interval);
+        if self.is_due()
             && self.saver.is_under_way()
             && let Some(logs) = &mut self.logs
         {
-            logs.say_slow(step, t.checkpoint.interval);
+            logs.say_slow(step, interval);
         }
         let header = state::header(&self.trainer, self.feed.fingerprint());
         self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 
-    fn record(&self, report: &Report, seconds: f64, clock: &mut Clock, valid_loss: Option<f64>) -> StepRecord {
+    fn write(
+        &mut self,
+        step: u64,
+        report: &Report,
+        [start, end]: [B::Moment; 2],
+        lap: Lap<B>,
+        valid_loss: Option<f64>,
+    ) -> std::result::Result<(), Stop> {
+        if self.logs.is_none() {
+            return Ok(());
+        }
+        let seconds = self.trainer.b.seconds(&start, &end);
+        let parts = lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.name().to_string(), s)).into();
+        let record = self.record(step, report, seconds, parts, valid_loss);
+        self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)
+    }
+
+    fn record(
+        &self,
+        step: u64,
+        report: &Report,
+        seconds: f64,
+        parts: BTreeMap<String, f64>,
+        valid_loss: Option<f64>,
+    ) -> StepRecord {
         let t = &self.trainer.config;
         let per_s = (t.train.global_batch_size * t.train.seq_length) as f64 / seconds;
         let per_rank = per_s / self.ranks as f64;
         let tflops = |flops: f64| per_rank * flops / 1e12;
         let mfu = |flops: f64| self.peak.map(|peak| tflops(flops) / peak);
         StepRecord {
-            step: self.trainer.step,
+            step,
             loss: report.loss,
             z_loss: report.z_loss,
             grad_norm: report.grad_norm,
             lr: report.lr,
             tokens: report.tokens,
-            consumed_samples: self.trainer.consumed_samples(),
+            consumed_samples: step * t.train.global_batch_size as u64,
             step_time_s: seconds,
             tokens_per_s: per_s,
             tokens_per_s_per_rank: per_rank,
@@ -161,7 +225,7 @@ impl<B: Backend> Run<B> {
             tflops_full: tflops(self.flops.1),
             mfu_model: mfu(self.flops.0),
             mfu_full: mfu(self.flops.1),
-            parts: clock.lap(Phase::Report).into_iter().map(|(phase, s)| (phase.name().to_string(), s)).collect(),
+            parts,
             valid_loss,
         }
     }

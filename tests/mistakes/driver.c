@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int context, stream, modules;
+static int context, stream, modules, pinned;
 
 static int number(const char* name) { return getenv(name) ? atoi(getenv(name)) : 0; }
 
@@ -15,7 +15,7 @@ static void must(int holds, const char* what) {
     abort();
 }
 
-__attribute__((destructor)) static void end(void) { must(!context && !stream && !modules, "something is left"); }
+__attribute__((destructor)) static void end(void) { must(!context && !stream && !modules && !pinned, "something is left"); }
 
 int cuInit(unsigned flags) { return flags ? 1 : number("FAKE_INIT"); }
 int cuDriverGetVersion(int* version) { return *version = number("FAKE_CUDA"), 0; }
@@ -42,6 +42,10 @@ int cuCtxSetCurrent(void* now) { return must(now == &context, "no context"), 0; 
 int cuStreamCreate(void** to, unsigned flags) { return must(flags == 1, "a stream that blocks"), stream++, *to = &stream, 0; }
 int cuStreamSynchronize(void* at) { return must(at == &stream, "no stream"), 0; }
 int cuStreamDestroy_v2(void* at) { return must(at == &stream && stream-- == 1, "no stream"), 0; }
+
+int cuMemHostAlloc(void** to, size_t bytes, unsigned flags) { return pinned++, *to = calloc(1, bytes), (int)flags; }
+int cuMemHostGetDevicePointer_v2(unsigned long long* to, void* at, unsigned flags) { return *to = (unsigned long long)at, (int)flags; }
+int cuMemFreeHost(void* at) { return must(pinned-- > 0, "no pinned memory"), free(at), 0; }
 
 int cuModuleLoadData(void** to, const void* image) {
     must(context && memcmp(image, "\177ELF", 4) == 0, "no cubin");

@@ -3,10 +3,11 @@
 
 use crate::place::{Kind, Place};
 use crate::{PROCESSORS, probes};
-use cuda::compile::{Cubin, Places, Search};
+use cuda::compile::{Cubin, Places};
 use cuda::device::{Device, Memory};
 use cuda::geometry::Geometry;
 use cuda::machine::{Machine, Target};
+use cuda::search::Search;
 use cuda::tensor::{TensorMap, Tiles};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ pub struct OnDevice {
     device: &'static Device,
     name: String,
     /// What is lent: the address of its first byte, its block, and where in it that lies.
-    lent: RefCell<HashMap<u64, (Memory<'static>, usize)>>,
+    lent: RefCell<HashMap<u64, (Memory<&'static Device>, usize)>>,
 }
 
 /// The first device with its kernels and the probes, for this thread; None where there is no device.
@@ -51,7 +52,7 @@ impl OnDevice {
         at
     }
 
-    fn end(&self, at: u64) -> (Memory<'static>, usize) {
+    fn end(&self, at: u64) -> (Memory<&'static Device>, usize) {
         self.lent.borrow_mut().remove(&at).expect("what is ended was lent")
     }
 }

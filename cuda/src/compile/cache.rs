@@ -2,8 +2,8 @@
 //! start together compile a file once. A file is complete or absent, and what was damaged since is made again.
 
 use super::Result;
+use crate::files::write;
 use std::fs::{DirBuilder, File};
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -83,20 +83,6 @@ fn read(path: &Path, key: blake3::Hash) -> Option<Vec<u8>> {
     let whole = sum(key, &bytes[..cubin]).as_bytes()[..] == bytes[cubin..];
     bytes.truncate(cubin);
     whole.then_some(bytes)
-}
-
-/// Writes a file whole or not at all: under a name of this process first.
-pub(super) fn write(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let unfinished = path.with_file_name(name);
-    let written = || {
-        let mut file = File::create(&unfinished)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, path)
-    };
-    written().inspect_err(|_| _ = std::fs::remove_file(&unfinished))
 }
 
 #[cfg(test)]

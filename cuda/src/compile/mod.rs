@@ -6,17 +6,16 @@ mod nvrtc;
 mod pack;
 mod places;
 mod report;
-mod search;
 
 pub use cache::Cache;
 pub use nvrtc::{Compiled, Nvrtc};
 pub use pack::{Manifest, Pack, build};
 pub use places::{Cubin, Kernels, Places};
 pub use report::Resources;
-pub use search::Search;
 
 use crate::arch::Arch;
 use crate::kernels::{FILES, File, HEADERS};
+use crate::search::listed;
 use std::path::PathBuf;
 
 /// What the compiler is told beside the architecture. Products and sums are fused only where a kernel says so,
@@ -108,10 +107,6 @@ fn feed(hash: &mut blake3::Hasher, texts: &[&str]) {
     for text in texts {
         hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
-}
-
-fn listed(tried: &[String]) -> String {
-    if tried.is_empty() { String::new() } else { format!(" ({})", tried.join("; ")) }
 }
 
 /// The wheel whose cubins the driver loads.

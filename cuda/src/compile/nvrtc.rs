@@ -1,8 +1,9 @@
 //! NVIDIA's run-time compiler: a dozen functions of a library that is loaded when kernels are to be compiled.
 
-use super::{Error, OPTIONS, Resources, Result, Search, Version, report};
+use super::{Error, OPTIONS, Resources, Result, Version, report};
 use crate::arch::Arch;
 use crate::kernels::{File, HEADERS};
+use crate::search::{Search, functions};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
@@ -23,45 +24,37 @@ pub struct Nvrtc {
     path: PathBuf,
 }
 
+/// What the system's loader is asked for.
+const SONAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+
 /// 0 where a call went well.
 type Code = c_int;
 type Handle = *mut c_void;
 type Texts = *const *const c_char;
 
-/// As `nvrtc.h` of CUDA 11.2 and later declares them.
-struct Api {
-    version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> Code,
-    count_archs: unsafe extern "C" fn(*mut c_int) -> Code,
-    archs: unsafe extern "C" fn(*mut c_int) -> Code,
-    /// Program, text, name; number, texts and names of headers.
-    create: unsafe extern "C" fn(*mut Handle, *const c_char, *const c_char, c_int, Texts, Texts) -> Code,
-    compile: unsafe extern "C" fn(Handle, c_int, Texts) -> Code,
-    destroy: unsafe extern "C" fn(*mut Handle) -> Code,
-    log_size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
-    log: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
-    cubin_size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
-    cubin: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
-    error: unsafe extern "C" fn(Code) -> *const c_char,
-    /// They stay loaded: a compiler leaves handlers for the end of the process behind.
-    _libraries: ManuallyDrop<Vec<Library>>,
+functions! {
+    /// As `nvrtc.h` of CUDA 11.2 and later declares them.
+    struct Api {
+        version: "nvrtcVersion" (*mut c_int, *mut c_int) -> Code,
+        count_archs: "nvrtcGetNumSupportedArchs" (*mut c_int) -> Code,
+        archs: "nvrtcGetSupportedArchs" (*mut c_int) -> Code,
+        // Program, text, name; number, texts and names of headers.
+        create: "nvrtcCreateProgram" (*mut Handle, *const c_char, *const c_char, c_int, Texts, Texts) -> Code,
+        compile: "nvrtcCompileProgram" (Handle, c_int, Texts) -> Code,
+        destroy: "nvrtcDestroyProgram" (*mut Handle) -> Code,
+        log_size: "nvrtcGetProgramLogSize" (Handle, *mut usize) -> Code,
+        log: "nvrtcGetProgramLog" (Handle, *mut c_char) -> Code,
+        cubin_size: "nvrtcGetCUBINSize" (Handle, *mut usize) -> Code,
+        cubin: "nvrtcGetCUBIN" (Handle, *mut c_char) -> Code,
+        error: "nvrtcGetErrorString" (Code) -> *const c_char,
+    }
 }
 
 impl Nvrtc {
     /// The first that works, and whose cubins a driver of CUDA version `driver` loads.
     pub fn find(search: &Search, driver: Option<u32>) -> Result<Nvrtc> {
-        let mut tried = Vec::new();
-        for path in search.files() {
-            match Nvrtc::open(path) {
-                Ok(nvrtc) => match unfit(nvrtc.version, driver) {
-                    None => return Ok(nvrtc),
-                    Some(why) => tried.push(format!("{} is NVRTC {}, {why}", path.display(), nvrtc.version)),
-                },
-                // What the system's loader does not know by name is not worth a word.
-                Err(_) if path.parent() == Some(Path::new("")) => {}
-                Err(why) => tried.push(cause(&why).to_string()),
-            }
-        }
-        Err(Error::NoCompiler { tried, driver })
+        let against = |nvrtc: &Nvrtc| Some(format!("NVRTC {}, {}", nvrtc.version, unfit(nvrtc.version, driver)?));
+        search.first(&SONAMES, Nvrtc::open, against).map_err(|tried| Error::NoCompiler { tried, driver })
     }
 
     fn open(path: &Path) -> std::result::Result<Nvrtc, libloading::Error> {
@@ -115,41 +108,19 @@ fn unfit(version: Version, driver: Option<u32>) -> Option<String> {
     }
 }
 
-/// The loader's own words, which name the file.
-fn cause(error: &dyn std::error::Error) -> &dyn std::error::Error {
-    error.source().map_or(error, cause)
-}
-
 impl Api {
     fn load(path: &Path) -> std::result::Result<Api, libloading::Error> {
         // The second half of the compiler lies beside it, and is asked for by name alone when it compiles.
         let builtins = path.parent().map_or(Vec::new(), builtins);
-        let mut libraries = Vec::new();
-        for path in builtins.iter().map(PathBuf::as_path).chain([path]) {
+        let load = |path: &PathBuf| {
             // SAFETY: NVIDIA's libraries start nothing when they are loaded but their own set-up.
-            libraries.push(unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }?);
-        }
-        let nvrtc = libraries.last().expect("the compiler itself was loaded last");
-        macro_rules! symbol {
-            ($name:literal) => {
-                // SAFETY: the field that it becomes has the type of `nvrtc.h`.
-                unsafe { *nvrtc.get(concat!($name, "\0").as_bytes())? }
-            };
-        }
-        Ok(Api {
-            version: symbol!("nvrtcVersion"),
-            count_archs: symbol!("nvrtcGetNumSupportedArchs"),
-            archs: symbol!("nvrtcGetSupportedArchs"),
-            create: symbol!("nvrtcCreateProgram"),
-            compile: symbol!("nvrtcCompileProgram"),
-            destroy: symbol!("nvrtcDestroyProgram"),
-            log_size: symbol!("nvrtcGetProgramLogSize"),
-            log: symbol!("nvrtcGetProgramLog"),
-            cubin_size: symbol!("nvrtcGetCUBINSize"),
-            cubin: symbol!("nvrtcGetCUBIN"),
-            error: symbol!("nvrtcGetErrorString"),
-            _libraries: ManuallyDrop::new(libraries),
-        })
+            unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(ManuallyDrop::new)
+        };
+        // They stay loaded: a compiler leaves handlers for the end of the process behind.
+        let _builtins = builtins.iter().map(load).collect::<std::result::Result<Vec<_>, _>>()?;
+        let nvrtc = load(&path.to_path_buf())?;
+        // SAFETY: the types are those of `nvrtc.h`.
+        unsafe { Api::of(&nvrtc) }
     }
 
     fn checked(&self, code: Code) -> std::result::Result<(), String> {

@@ -1,8 +1,8 @@
 //! A pack: a folder of cubins for machines without NVRTC, with a manifest that says what they were made of.
 
-use super::cache::write;
 use super::{Error, Nvrtc, OPTIONS, Resources, Result, Version, sources};
 use crate::arch::Arch;
+use crate::files::write;
 use crate::kernels::{File, files_for};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! Where a process gets its kernels from: a pack first, then what this machine compiled before, then the compiler.
 
-use super::{Cache, Error, Nvrtc, Pack, Result, Search, key};
+use super::{Cache, Error, Nvrtc, Pack, Result, key};
 use crate::arch::Arch;
 use crate::kernels::{File, files_for};
+use crate::search::Search;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,17 @@ impl Places {
         let tmp = set("TMPDIR").unwrap_or("/tmp".into()).join(format!("swallow-engine-kernels-{me}"));
         let caches = home.map(|home| home.join("swallow-engine/kernels")).into_iter().chain([tmp]).collect();
         Places { named: set("SWALLOW_KERNELS"), beside, caches, search: Search::of(var) }
+    }
+
+    /// Where NVIDIA's libraries are looked for.
+    pub fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// The folder that this machine keeps in what it has found out, and what there is to tell of others before it.
+    pub fn cache(&self) -> (Option<PathBuf>, Vec<String>) {
+        let (cache, notes) = Cache::open(&self.caches);
+        (cache.map(|cache| cache.dir().to_path_buf()), notes)
     }
 
     /// The cubins for devices of `arch`; `driver` is the CUDA version that the driver of this machine is made for.

@@ -2,25 +2,31 @@
 
 use super::{Device, Result};
 use cudarc::driver::result;
+use std::ops::Deref;
 
 /// A block of bytes on a device, freed when dropped. The driver aligns it to 256 bytes at least.
-pub struct Memory<'d> {
-    device: &'d Device,
+pub struct Memory<D: Deref<Target = Device>> {
+    device: D,
     at: u64,
     len: usize,
 }
 
 impl Device {
     /// `len` bytes, more than none, that hold anything.
-    pub fn alloc(&self, len: usize) -> Result<Memory<'_>> {
-        assert!(len > 0, "a block of no bytes");
-        // SAFETY: the device's context is current on this thread; what comes back is freed by `drop`.
-        let at = self.checked(unsafe { result::malloc_sync(len) })?;
-        Ok(Memory { device: self, at, len })
+    pub fn alloc(&self, len: usize) -> Result<Memory<&Device>> {
+        Memory::of(self, len)
     }
 }
 
-impl Memory<'_> {
+impl<D: Deref<Target = Device>> Memory<D> {
+    /// As [`Device::alloc`], of a device that several own.
+    pub fn of(device: D, len: usize) -> Result<Self> {
+        assert!(len > 0, "a block of no bytes");
+        // SAFETY: the device's context is current on this thread; what comes back is freed by `drop`.
+        let at = device.checked(unsafe { result::malloc_sync(len) })?;
+        Ok(Memory { device, at, len })
+    }
+
     /// The address of the first byte.
     pub fn at(&self) -> u64 {
         self.at
@@ -38,7 +44,7 @@ impl Memory<'_> {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.range(offset, bytes.len());
         // SAFETY: the range lies in the block, and the bytes are borrowed until the copy has ended.
-        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.device.stream.0) };
+        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.device.stream.raw()) };
         self.device.checked(copied)?;
         self.device.sync()
     }
@@ -47,23 +53,27 @@ impl Memory<'_> {
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let from = self.range(offset, bytes.len());
         // SAFETY: the range lies in the block, and the bytes are borrowed until the copy has ended.
-        let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.device.stream.0) };
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.device.stream.raw()) };
         self.device.checked(copied)?;
         self.device.sync()
     }
 
     /// Becomes what `from`, a block of the same length on the same device, holds. Returns before that is done.
-    pub fn copy(&mut self, from: &Memory) -> Result<()> {
-        assert_eq!((self.len, self.device.stream.0), (from.len, from.device.stream.0), "a copy from block to block");
+    pub fn copy(&mut self, from: &Memory<D>) -> Result<()> {
+        assert_eq!(
+            (self.len, self.device.stream.raw()),
+            (from.len, from.device.stream.raw()),
+            "a copy from block to block"
+        );
         // SAFETY: both blocks have these bytes; they are freed only after the stream has passed the copy.
-        let copied = unsafe { result::memcpy_dtod_async(self.at, from.at, self.len, self.device.stream.0) };
+        let copied = unsafe { result::memcpy_dtod_async(self.at, from.at, self.len, self.device.stream.raw()) };
         self.device.checked(copied)
     }
 
     /// Makes all bytes the same.
     pub fn fill(&mut self, byte: u8) -> Result<()> {
         // SAFETY: these are the block's bytes, all of them.
-        let filled = unsafe { result::memset_d8_async(self.at, byte, self.len, self.device.stream.0) };
+        let filled = unsafe { result::memset_d8_async(self.at, byte, self.len, self.device.stream.raw()) };
         self.device.checked(filled)
     }
 
@@ -73,7 +83,7 @@ impl Memory<'_> {
     }
 }
 
-impl Drop for Memory<'_> {
+impl<D: Deref<Target = Device>> Drop for Memory<D> {
     fn drop(&mut self) {
         _ = self.device.sync();
         // SAFETY: it was allocated once, and nothing that was started uses it any more.

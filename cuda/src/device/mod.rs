@@ -2,23 +2,33 @@
 //! found. Only the driver's own interface is used; nothing here waits for the device but what says so.
 
 mod list;
+mod meaning;
 mod memory;
+mod pinned;
+mod products;
+mod progress;
+mod stream;
 mod timer;
 mod trace;
 
 pub use list::{Info, devices};
 pub use memory::Memory;
+pub use pinned::{Pinned, Pins};
+pub use stream::{Event, Events, Knows, Stream, Urgency};
 
 use crate::arch::Arch;
-use crate::compile::{self, Cubin, Nvrtc, Places, Search, Version};
+use crate::compile::{self, Cubin, Nvrtc, Places, Version};
 use crate::geometry::Geometry;
 use crate::kernels::File;
 use crate::machine::{Machine, Target};
+use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
+use meaning::said;
+use progress::Progress;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use trace::Trace;
+use trace::{Launch, Trace};
 
 /// Why a device cannot be used, or what went wrong on it.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +56,6 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error in the driver's words, with its name.
-fn said(error: DriverError) -> String {
-    let words = error.error_string().map_or("an error that the driver does not know".into(), |e| e.to_string_lossy());
-    format!("{words} ({:?})", error.0)
-}
-
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
         Error::Driver(format!("the CUDA driver: {}", said(error)))
@@ -62,6 +66,9 @@ impl From<DriverError> for Error {
 pub struct Device {
     // Dropped in this order: what came from the context goes before it.
     stream: Stream,
+    progress: Progress,
+    events: Events,
+    pins: Pins,
     functions: HashMap<&'static str, sys::CUfunction>,
     modules: Vec<Module>,
     context: Context,
@@ -89,7 +96,9 @@ impl Device {
         }
         let kernels = places.kernels(arch, Some(version.major))?;
 
-        let (context, stream) = (Context::of(handle)?, Stream::new()?);
+        let (context, stream) = (Context::of(handle)?, Stream::new(Urgency::Usual)?);
+        let pins = Pins::default();
+        let progress = Progress::new(pins.take(size_of::<u32>())?)?;
         let load = |error: DriverError| {
             let (arch, origin) = (kernels.arch, kernels.origin.clone());
             Error::Load { version, arch, origin, error: said(error) }
@@ -97,6 +106,9 @@ impl Device {
         let (modules, functions) = load_all(&kernels.cubins, handle).map_err(load)?;
         let device = Device {
             stream,
+            progress,
+            events: Events::default(),
+            pins,
             functions,
             modules,
             context,
@@ -119,7 +131,7 @@ impl Device {
 
     /// Loads further kernels beside the others.
     pub fn load(&mut self, cubins: &[Cubin]) -> Result<()> {
-        let (modules, functions) = load_all(cubins, self.context.0)?;
+        let (modules, functions) = load_all(cubins, self.context.device)?;
         self.modules.extend(modules);
         self.functions.extend(functions);
         Ok(())
@@ -147,13 +159,51 @@ impl Device {
 
     /// Runs `work`, whose launches are told of as this part of the whole: `layer 3`, and in it `attention`.
     pub fn within<T>(&self, label: &str, work: impl FnOnce() -> T) -> T {
-        self.trace.within(label, work)
+        // A stream that does not take this has a fault that the next launch tells of.
+        self.trace.within(label, |number| _ = self.progress.begin(&self.stream, number), work)
+    }
+
+    /// The number of the part that the device began last: it grows for as long as the device gets on.
+    pub fn progress(&self) -> u32 {
+        self.progress.now()
+    }
+
+    /// A fault in the driver's words, with the part that the device was in and what it was to do there.
+    pub fn fault(&self, error: DriverError) -> String {
+        self.stuck(&said(error))
+    }
+
+    /// The same of somebody else's words.
+    pub fn stuck(&self, what: &str) -> String {
+        self.trace.explain_at(self.progress.now(), what)
+    }
+
+    /// The stream of all launches.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Makes the device's context that of the thread which calls.
+    pub fn current(&self) -> std::result::Result<(), DriverError> {
+        self.context.current()
+    }
+
+    /// Bytes of its memory that nobody has taken, and all of them.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.checked(result::mem_get_info())
     }
 
     /// Waits until everything that was started is done.
     pub fn sync(&self) -> Result<()> {
-        // SAFETY: the stream lives as long as the device.
-        self.checked(unsafe { result::stream::synchronize(self.stream.0) })
+        self.checked(self.stream.synchronize())
     }
 
     /// A fault may be that of an earlier launch: it comes with the last ones.
@@ -187,10 +237,11 @@ impl Machine for Device {
         let mut parameters = [args.cast_mut()];
         // SAFETY: the function is of a module that lives as long as the device, on whose stream it is started; the
         // caller answers for the arguments.
-        let started =
-            unsafe { result::launch_kernel(function, grid, block, geometry.shared, self.stream.0, &mut parameters) };
+        let started = unsafe {
+            result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
+        };
         let started = started.map_err(|error| self.trace.explain(&said(error)));
-        self.trace.started(kernel, geometry);
+        self.trace.started(Launch::Kernel(kernel, geometry));
         started
     }
 }
@@ -234,43 +285,31 @@ fn load_all(cubins: &[Cubin], device: sys::CUdevice) -> std::result::Result<(Vec
 }
 
 /// The device's primary context, which all users of the device in this process share.
-struct Context(sys::CUdevice);
+struct Context {
+    device: sys::CUdevice,
+    raw: sys::CUcontext,
+}
 
 impl Context {
     fn of(device: sys::CUdevice) -> std::result::Result<Self, DriverError> {
         // SAFETY: the driver gave this device; the context is given back by `drop`.
         unsafe {
-            let context = result::primary_ctx::retain(device)?;
-            let kept = Context(device);
-            result::ctx::set_current(context)?;
+            let kept = Context { device, raw: result::primary_ctx::retain(device)? };
+            kept.current()?;
             Ok(kept)
         }
+    }
+
+    fn current(&self) -> std::result::Result<(), DriverError> {
+        // SAFETY: the context is retained for as long as this lives.
+        unsafe { result::ctx::set_current(self.raw) }
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: it was retained once by `of`. An error here would be one of launches before, told of already.
-        _ = unsafe { result::primary_ctx::release(self.0) };
-    }
-}
-
-/// The stream of all launches and copies, which waits for no other.
-struct Stream(sys::CUstream);
-
-impl Stream {
-    fn new() -> std::result::Result<Self, DriverError> {
-        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // SAFETY: it was created by `new` and is destroyed once, after what was started on it.
-        unsafe {
-            _ = result::stream::synchronize(self.0);
-            _ = result::stream::destroy(self.0);
-        }
+        _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 

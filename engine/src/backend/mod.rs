@@ -12,9 +12,11 @@ use crate::ledger::Usage;
 use crate::mesh::Kind;
 use std::ops::Range;
 
+mod part;
 mod scratch;
 mod tensor;
 
+pub use part::Part;
 pub use scratch::Scratch;
 pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
@@ -68,17 +70,46 @@ pub struct AdamW {
     pub decayed: usize,
 }
 
-/// A fault of the device, seen after the fact.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("device fault in {op}: {what}")]
-pub struct Fault {
-    pub op: &'static str,
-    pub what: String,
+/// Some of the rows of a matrix: `count` blocks of `each`, of which block i begins at row `first + i * step`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    pub count: usize,
+    pub each: usize,
+    pub first: usize,
+    pub step: usize,
 }
+
+impl Blocks {
+    /// All of them together.
+    pub fn rows(&self) -> usize {
+        self.count * self.each
+    }
+
+    /// One past the last.
+    pub fn end(&self) -> usize {
+        self.first + (self.count - 1) * self.step + self.each
+    }
+
+    /// Each block's rows.
+    pub fn ranges(self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.count).map(move |i| self.first + i * self.step).map(move |at| at..at + self.each)
+    }
+}
+
+/// What went wrong on a device or between devices, seen after the fact: where, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
 
 /// Something under way that the next op must wait for.
 pub trait Ticket {
     fn wait(self);
+}
+
+/// A copy to the host that is on its way, which any thread may wait for.
+pub trait Fetched<T: Elem>: Send + 'static {
+    /// Blocks.
+    fn wait(self) -> Result<Vec<T>, Fault>;
 }
 
 /// What computes. An op means "next on the compute stream"; a collective means "after what was
@@ -93,6 +124,13 @@ pub trait Backend: Sized + 'static {
     type Mem<T: Elem>;
     type Ticket: Ticket;
     type Group: Collectives<Self>;
+    /// See [`Backend::fetch`].
+    type Fetch<T: Elem>: Fetched<T>;
+    /// See [`Backend::moment`].
+    type Moment: Clone;
+
+    /// Whether ops are only enqueued: then a step is looked at when the next one is enqueued, too. The same on all ranks.
+    const RUNS_AHEAD: bool;
 
     /// The collectives of the ranks `members`, this rank among them, in their order. All ranks of the run
     /// call this together, each with the list that it is in; the lists share no rank.
@@ -113,8 +151,16 @@ pub trait Backend: Sized + 'static {
     /// The view must not outlive the block nor be written while another view of the same elements lives.
     unsafe fn alias<T: Elem>(mem: &Self::Mem<T>, range: Range<usize>) -> Self::Mem<T>;
     fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T>;
-    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T>;
+    /// As `upload`, into a matrix that is there already.
+    fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>);
+    /// Starts a copy of what x is after all that was enqueued. Until it is here, x may be dropped, and changed by
+    /// [`Backend::adamw`] and [`Backend::write`], but by no other op.
+    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
+    /// Blocks until it is here, and no longer than the work before it takes; the first fault since the last call.
+    fn receive<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
+    /// As `copy`, into a matrix that is there already.
+    fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
     fn zero(&self, x: &mut Acc<Self>);
     /// y = x rounded to the activations' precision.
     fn round(&self, x: &Acc<Self>) -> Act<Self>;
@@ -127,6 +173,12 @@ pub trait Backend: Sized + 'static {
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
     /// As `matmul_nn`, into rows that are there already.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
+    /// As `matmul_nt`, whose rows become those of `out` that `rows` names.
+    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>);
+    /// As `matmul_nt`, of those rows of `a` alone.
+    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self>;
+    /// Into how many parts rows that travel while they are multiplied are cut, where each rank has so many.
+    fn pieces(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in the place of x.
@@ -246,8 +298,14 @@ pub trait Backend: Sized + 'static {
         hp: AdamW,
     ) -> Act<Self>;
 
-    /// Blocks until the step's work is done; the first fault since the last call.
-    fn check(&self) -> Result<(), Fault>;
+    // -- time, and where it goes --
+
+    /// Does `work`, whose ops belong to this part of a step: what faults and profiles tell of.
+    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T;
+    /// The point in time at which all that was enqueued is done.
+    fn moment(&self) -> Self::Moment;
+    /// Seconds between two moments. Blocks until the later one.
+    fn seconds(&self, from: &Self::Moment, to: &Self::Moment) -> f64;
 }
 
 /// One communicator's collectives. Each owns its buffers until it is waited for, so forgetting one

@@ -10,6 +10,8 @@ pub trait Scratch {
     fn block(&self, bytes: usize) -> usize;
     /// As [`super::Backend::logits_rows`].
     fn logits_rows(&self, cols: usize) -> usize;
+    /// As [`super::Backend::pieces`].
+    fn pieces(&self, rows: usize) -> usize;
     /// `matmul_nt`, `matmul_nn` and `matmul_nn_into`: `[m, n, k]` of the product of m x k and k x n.
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `matmul_tn_acc`, as `matmul`.

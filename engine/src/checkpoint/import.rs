@@ -32,7 +32,7 @@ pub fn import(
         let mut data = vec![0.0; rect.len()];
         hf.read(&spec.name, &rect, &mut data)?;
         progress(rect.len() as u64);
-        Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: Kind::Master, data })
+        Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: Kind::Master, data: data.into() })
     });
     let writer = format!("checkpoint import on {}", host());
     Saver::new(run, None, writer).save(&Solo, header, pieces)

@@ -44,6 +44,8 @@ pub use manifest::{Manifest, PieceEntry, TensorEntry};
 pub use saved::Saved;
 pub use saver::Saver;
 
+use crate::backend::Fetched;
+use crate::error::{Error, Result};
 use crate::rect::Rect;
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +77,27 @@ pub struct Piece {
     pub rect: Rect,
     pub kind: Kind,
     /// `rect`, row-major.
-    pub data: Vec<f32>,
+    pub data: Data,
+}
+
+/// The elements of a piece, which may still be on their way from a device.
+pub struct Data(Box<dyn FnOnce() -> Result<Vec<f32>> + Send>);
+
+impl Data {
+    pub fn coming(fetch: impl Fetched<f32>) -> Data {
+        Data(Box::new(|| fetch.wait().map_err(|fault| Error::run(fault.to_string()))))
+    }
+
+    /// Blocks until they are here.
+    fn wait(self) -> Result<Vec<f32>> {
+        self.0()
+    }
+}
+
+impl From<Vec<f32>> for Data {
+    fn from(data: Vec<f32>) -> Data {
+        Data(Box::new(|| Ok(data)))
+    }
 }
 
 /// How far the run has come; the sample order needs no more to go on.

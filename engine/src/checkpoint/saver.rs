@@ -54,7 +54,8 @@ impl Saver {
         self.under_way.is_some()
     }
 
-    /// Starts the checkpoint of `header.position.step` and comes back when `pieces` are copied.
+    /// Starts the checkpoint of `header.position.step` and comes back when the copies of `pieces` are made, or on the
+    /// way where the backend makes them beside its work.
     ///
     /// The pieces of all ranks cover every tensor once in each kind that is saved. They are freed
     /// one by one as they are written. A save still under way is finished first.
@@ -62,7 +63,7 @@ impl Saver {
         let queue = self.start(comm, header, None)?;
         // All of them first: a thread that writes meanwhile would slow down the copy, which training waits for.
         let copied: Vec<Piece> = pieces.collect();
-        self.copied = self.copied.max(copied.iter().map(|piece| size_of_val(&piece.data[..])).sum());
+        self.copied = self.copied.max(copied.iter().map(|piece| piece.rect.len() * size_of::<f32>()).sum());
         send(queue, copied.into_iter().map(Ok));
         Ok(())
     }

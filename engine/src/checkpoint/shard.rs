@@ -74,7 +74,6 @@ fn write_pieces(dir: &Path, rank: usize, pieces: impl Iterator<Item = Result<Pie
         if piece.rect.is_empty() {
             continue;
         }
-        assert_eq!(piece.data.len(), piece.rect.len(), "{}: elements of a piece and its rectangle", piece.name);
         // A header's entry: the name, and less than 200 bytes of numbers and keys.
         header_bytes += piece.name.len() + 200;
         let full = |file: &TensorWriter| file.len() >= FILE_BYTES || header_bytes > HEADER_ROOM;
@@ -96,7 +95,9 @@ fn write_pieces(dir: &Path, rank: usize, pieces: impl Iterator<Item = Result<Pie
 }
 
 fn write_piece(file: &mut TensorWriter, piece: Piece) -> Result<Written> {
-    let bytes: &[u8] = bytemuck::cast_slice(&piece.data);
+    let data = piece.data.wait()?;
+    assert_eq!(data.len(), piece.rect.len(), "{}: elements of a piece and its rectangle", piece.name);
+    let bytes: &[u8] = bytemuck::cast_slice(&data);
     let name = file.path().file_name().expect("a file has a name").to_string_lossy().into_owned();
     let entry = PieceEntry::new(piece.kind, &piece.rect, name, blake3::hash(bytes).to_hex().to_string());
     file.begin(entry.key(&piece.name), Dtype::F32, vec![piece.rect.rows.len(), piece.rect.cols.len()]);

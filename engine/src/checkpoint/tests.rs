@@ -57,7 +57,7 @@ fn state(tensor: &TensorSpec, kind: Kind, rect: &Rect) -> Vec<f32> {
 
 fn piece(tensor: &TensorSpec, kind: Kind, rect: Rect) -> Piece {
     let data = state(tensor, kind, &rect);
-    Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
+    Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data: data.into() }
 }
 
 /// All states of the model, whole.

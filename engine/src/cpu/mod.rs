@@ -4,9 +4,12 @@
 pub mod cores;
 mod float;
 mod group;
+mod here;
 mod kernel;
+mod linear;
 mod ops;
 mod pool;
+mod rank;
 mod scratch;
 mod shapes;
 mod simd;
@@ -18,10 +21,11 @@ mod tests;
 
 pub use float::Float;
 pub use group::{MpiGroup, MpiTicket, Progress};
+pub use here::Here;
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Tensor, Xent};
+use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Tensor, Xent};
 use crate::ledger::Usage;
 use crate::mesh::Kind;
 use crate::mpi::Comm;
@@ -30,6 +34,7 @@ use shapes::{data, data_mut, expect, expect_heads, plain, transposed};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Instant;
 use workers::Workers;
 
 /// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
@@ -39,30 +44,9 @@ pub struct Cpu<A: Float> {
     progress: Progress,
     /// All ranks in the mesh's order; `None` for a rank alone.
     world: Option<Rc<Comm>>,
+    /// As [`Backend::pieces`].
+    pieces: usize,
     act: PhantomData<A>,
-}
-
-impl<A: Float> Cpu<A> {
-    /// Computes on `threads` cores, the one that calls among them, without other ranks.
-    pub fn new(threads: usize) -> Self {
-        let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
-        Cpu { pool, workers, progress, world: None, act: PhantomData }
-    }
-
-    /// One of the ranks of `world`.
-    pub fn of(world: Rc<Comm>, threads: usize) -> Self {
-        Cpu { world: Some(world), ..Cpu::new(threads) }
-    }
-
-    /// The start of every op: lets MPI move what is in flight.
-    fn workers(&self) -> &Workers {
-        self.progress.poke();
-        &self.workers
-    }
-
-    fn scalars(&self, values: &[f32]) -> Acc<Self> {
-        self.upload(values, 1, values.len())
-    }
 }
 
 impl<A: Float> Backend for Cpu<A> {
@@ -70,6 +54,9 @@ impl<A: Float> Backend for Cpu<A> {
     type Mem<T: Elem> = Block<T>;
     type Ticket = MpiTicket;
     type Group = MpiGroup;
+    type Fetch<T: Elem> = Here<T>;
+    type Moment = Instant;
+    const RUNS_AHEAD: bool = false;
 
     fn group(&self, _: Kind, members: &[usize]) -> MpiGroup {
         MpiGroup::new(self.world.as_deref(), members, self.progress.clone())
@@ -97,16 +84,29 @@ impl<A: Float> Backend for Cpu<A> {
     fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T> {
         assert_eq!(host.len(), rows * cols, "elements of a {rows} x {cols} matrix");
         let mut x = self.alloc(rows, cols);
-        ops::elementwise::copy(self.workers(), host, data_mut(&mut x));
+        self.write(host, &mut x);
         x
     }
 
-    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
-        data(x).to_vec()
+    fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>) {
+        assert_eq!(host.len(), to.len(), "elements of a matrix {:?}", to.shape());
+        ops::elementwise::copy(self.workers(), host, data_mut(to));
+    }
+
+    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Here<T> {
+        Here(self.download(x))
+    }
+
+    fn receive<T: Elem>(&self, fetch: Here<T>) -> Result<Vec<T>, Fault> {
+        fetch.wait()
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
         self.upload(data(x), x.rows(), x.cols())
+    }
+
+    fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>) {
+        self.write(data(x), to);
     }
 
     fn zero(&self, x: &mut Acc<Self>) {
@@ -136,6 +136,18 @@ impl<A: Float> Backend for Cpu<A> {
         assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
         expect("a b", out, a.rows(), b.cols());
         ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
+    }
+
+    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
+        linear::matmul_nt_to(self, a, b, rows, out);
+    }
+
+    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
+        linear::matmul_nt_of(self, a, rows, b)
+    }
+
+    fn pieces(&self, rows: usize) -> usize {
+        self.pieces.clamp(1, rows.max(1))
     }
 
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
@@ -350,8 +362,16 @@ impl<A: Float> Backend for Cpu<A> {
         out
     }
 
-    fn check(&self) -> Result<(), Fault> {
-        Ok(())
+    fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    fn moment(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn seconds(&self, from: &Instant, to: &Instant) -> f64 {
+        to.duration_since(*from).as_secs_f64()
     }
 }
 

@@ -35,6 +35,10 @@ impl<A: Float> Scratch for CpuScratch<A> {
         logits_rows(cols)
     }
 
+    fn pieces(&self, _: usize) -> usize {
+        1
+    }
+
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize> {
         bytes(&ops::matmul::scratch::<A>(shape, self.threads))
     }

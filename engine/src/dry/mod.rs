@@ -14,7 +14,7 @@ pub use group::{DryGroup, DryTicket};
 pub use log::{Call, Event, Keep, Log, Totals, Traffic, What};
 pub use memory::DryMem;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Scratch, Tensor, Xent};
+use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Tensor, Xent};
 use crate::ledger::Usage;
 use crate::mesh::Kind;
 use memory::Books;
@@ -81,6 +81,9 @@ impl<A: Elem> Backend for Dry<A> {
     type Mem<T: Elem> = DryMem<T>;
     type Ticket = DryTicket;
     type Group = DryGroup;
+    type Fetch<T: Elem> = Zeros<T>;
+    type Moment = ();
+    const RUNS_AHEAD: bool = false;
 
     fn group(&self, kind: Kind, members: &[usize]) -> DryGroup {
         DryGroup::new(kind, members, self.log.clone())
@@ -109,15 +112,28 @@ impl<A: Elem> Backend for Dry<A> {
         self.alloc(rows, cols)
     }
 
-    /// Zeros.
-    fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
-        self.over("download", x);
-        vec![T::default(); x.len()]
+    fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>) {
+        assert_eq!(host.len(), to.len(), "elements of a matrix {:?}", to.shape());
+        self.over("write", to);
+    }
+
+    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Zeros<T> {
+        self.over("fetch", x);
+        Zeros(x.len(), PhantomData)
+    }
+
+    fn receive<T: Elem>(&self, fetch: Zeros<T>) -> Result<Vec<T>, Fault> {
+        fetch.wait()
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
         self.over("copy", x);
         self.alloc(x.rows(), x.cols())
+    }
+
+    fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>) {
+        expect("a copy", to, x.rows(), x.cols());
+        self.over("copy", x);
     }
 
     fn zero(&self, x: &mut Acc<Self>) {
@@ -144,6 +160,21 @@ impl<A: Elem> Backend for Dry<A> {
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         expect("a b", out, a.rows(), b.cols());
         self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
+    }
+
+    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
+        assert_eq!((a.rows(), out.cols()), (rows.rows(), b.rows()), "a product into {rows:?}");
+        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols());
+    }
+
+    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
+        let out = self.alloc(rows.rows(), b.rows());
+        self.product("matmul_nt", [rows.rows(), b.rows(), a.cols()], b.cols());
+        out
+    }
+
+    fn pieces(&self, rows: usize) -> usize {
+        self.scratch.pieces(rows)
     }
 
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
@@ -322,8 +353,23 @@ impl<A: Elem> Backend for Dry<A> {
         self.alloc(master.rows(), master.cols())
     }
 
-    fn check(&self) -> Result<(), Fault> {
-        Ok(())
+    fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    fn moment(&self) {}
+
+    fn seconds(&self, _: &(), _: &()) -> f64 {
+        0.0
+    }
+}
+
+/// As many zeros as would have come.
+pub struct Zeros<T>(usize, PhantomData<fn() -> T>);
+
+impl<T: Elem> Fetched<T> for Zeros<T> {
+    fn wait(self) -> Result<Vec<T>, Fault> {
+        Ok(vec![T::default(); self.0])
     }
 }
 

@@ -31,10 +31,10 @@ pub struct Saved<B: Backend> {
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
-    let x = cx.region.gather(b, x).wait(); // [T/tp, D] -> [T, D]
-    let qkv = b.rope(b.matmul_nt(&x, &w.qkv), cx.rope, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
+    let qkv = cx.region.gather_nt(b, x, &w.qkv); // [T/tp, D] -> [T, D] -> [T, (H + 2G) d]
+    let qkv = b.rope(qkv, cx.rope, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
     let (o, lse) = b.attention(&qkv, cx.starts, cx.heads); // o = softmax(q k^T / sqrt(d)) v
-    let y = cx.region.scatter(b, b.matmul_nt(&o, &w.out)).wait(); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
+    let y = cx.region.nt_scatter(b, &o, &w.out); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
     (y, Saved { qkv, o, lse })
 }
 

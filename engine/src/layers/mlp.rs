@@ -35,10 +35,9 @@ impl<B: Backend> Saved<B> {
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
-    let x = cx.region.gather(b, x).wait(); // [T/tp, D] -> [T, D]
-    let gate_up = b.matmul_nt(&x, &w.gate_up);
+    let gate_up = cx.region.gather_nt(b, x, &w.gate_up); // [T/tp, D] -> [T, D] -> [T, 2F]
     let product = b.swiglu(&gate_up); // a = silu(gate) * up
-    let y = cx.region.scatter(b, b.matmul_nt(&product, &w.down)).wait(); // y = sum over tp of a Wd^T
+    let y = cx.region.nt_scatter(b, &product, &w.down); // y = sum over tp of a Wd^T
     (y, Saved { gate_up, product: Some(product) })
 }
 

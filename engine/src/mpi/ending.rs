@@ -4,7 +4,7 @@
 //! what it has to say and listens for a moment: where a rank before it says the same, it is silent.
 
 use super::host;
-use crate::clock::Whereabouts;
+use crate::phase::Whereabouts;
 use mpi::ffi;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

@@ -1,14 +1,14 @@
 //! One layout, trained from the first weights to the last step, and what of it is compared.
 
 use super::compare::{self, Outcome, Reference, Run};
-use crate::backend::Backend;
 use crate::batch::Samples;
 use crate::checkpoint::HuggingFace;
-use crate::clock::{Clock, Phase};
+use crate::clock::Clock;
 use crate::config::{Config, Load};
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::mpi::Comm;
+use crate::phase::Phase;
 use crate::trainer::Trainer;
 use crate::{init, state};
 use std::rc::Rc;
@@ -51,7 +51,8 @@ fn trainer(b: Cpu32, config: &Config, ranks: usize, rank: usize) -> Result<Train
 fn train(trainer: &mut Trainer<Cpu32>, data: &dyn Samples) -> Result<Run> {
     let mut steps = Vec::new();
     for _ in 0..trainer.config.train.steps {
-        let report = trainer.step(data, &mut Clock::start(Phase::Data))?;
+        let mut clock = Clock::start(&trainer.b, Phase::Data);
+        let report = trainer.step(data, &mut clock)?;
         steps.push([report.loss, report.grad_norm]);
     }
     Ok(Run { steps, masters: masters(trainer) })

@@ -54,7 +54,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     };
     let (mut scorer, texts) = comm.agree(ready())?;
     let mine: Vec<Vec<u32>> = texts.ids.iter().skip(comm.rank()).step_by(comm.size()).cloned().collect();
-    let score = scorer.score(&mine);
+    let score = comm.agree(scorer.score(&mine))?;
     let score = comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
     let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b);
     if comm.rank() == 0 {

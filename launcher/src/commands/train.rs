@@ -6,13 +6,14 @@ use crate::under_mpirun;
 use cuda::limits::Shape;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
-use engine::clock::{Clock, Phase};
+use engine::clock::Clock;
 use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result, counted};
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
+use engine::phase::Phase;
 use engine::place::layers_of_chunks;
 use engine::seating::{fullest, place, split_warning};
 use engine::trainer::Trainer;
@@ -154,7 +155,7 @@ fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: 
         }
         return Ok(());
     }
-    let clock = Clock::of(world.whereabouts(), Phase::Checkpoint);
+    let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
     match Run::begin(trainer, feed, planned, comm)?.finish(comm, clock) {
         Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
         Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),

@@ -107,7 +107,7 @@ fn what_does_not_read_back_is_no_checkpoint() {
         third(comm.rank()).for_each(|piece| queue.send(Ok(piece)).unwrap());
         if comm.rank() == 1 {
             let file = run.join("checkpoints/.step-00000002.tmp/rank-00001-0.safetensors");
-            let data = 8 + (64 << 10) + third(1).map(|piece| piece.data.len() * 4).sum::<usize>();
+            let data = 8 + (64 << 10) + third(1).map(|piece| piece.rect.len() * 4).sum::<usize>();
             wait_until(|| fs::metadata(&file).is_ok_and(|file| file.len() as usize == data));
             flip(&file, data - 1);
         }

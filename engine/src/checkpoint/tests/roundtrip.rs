@@ -86,7 +86,7 @@ impl Held {
                 pieces.extend(KINDS.into_iter().zip(flat).map(|(kind, flat)| {
                     let (name, dims, data) =
                         (tensor.name.clone(), tensor.dims.clone(), flat[at..at + rect.len()].to_vec());
-                    Piece { name, dims, rect: rect.clone(), kind, data }
+                    Piece { name, dims, rect: rect.clone(), kind, data: data.into() }
                 }));
             }
         }

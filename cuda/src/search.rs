@@ -1,36 +1,105 @@
-//! Where NVRTC may lie: folders that the user names, the wheels of the Python in PATH, toolkits, and what the
-//! system's loader finds by name. Python itself is not run.
+//! Where NVIDIA's libraries may lie: folders that the user names, the wheels of the Python in PATH, toolkits, and what
+//! the system's loader finds by name. Python itself is not run.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Libraries to try, in this order.
+/// Places to look for a library in, in this order.
 #[derive(Debug, Clone)]
 pub struct Search {
-    files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+    last: Last,
 }
 
-/// What the system's loader is asked for.
-const SONAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+/// Where to look after the folders.
+#[derive(Debug, Clone)]
+enum Last {
+    /// Where the system's loader does.
+    Loader,
+    /// Only there.
+    File(PathBuf),
+    Nowhere,
+}
 
 impl Search {
     /// By what an environment says: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
     pub fn of(var: impl Fn(&str) -> Option<OsString>) -> Search {
-        let mut files = files(&folders(var, Path::new("/")));
-        files.extend(SONAMES.map(PathBuf::from));
-        Search { files }
+        Search { folders: folders(var, Path::new("/")), last: Last::Loader }
     }
 
     /// This library, or those in this folder, and no other.
     pub fn only(path: &Path) -> Search {
-        Search { files: if path.is_dir() { files(&[path.to_path_buf()]) } else { vec![path.to_path_buf()] } }
+        match path.is_dir() {
+            true => Search { folders: vec![path.to_path_buf()], last: Last::Nowhere },
+            false => Search { folders: Vec::new(), last: Last::File(path.to_path_buf()) },
+        }
     }
 
-    pub(super) fn files(&self) -> &[PathBuf] {
-        &self.files
+    /// The files that may be the library which the system's loader knows by these names, the best name first:
+    /// `libnccl.so.2`. Such a name alone comes last.
+    pub fn files_of(&self, sonames: &[&str]) -> Vec<PathBuf> {
+        let mut files = files(&self.folders, sonames[0]);
+        match &self.last {
+            Last::Loader => files.extend(sonames.iter().map(PathBuf::from)),
+            Last::File(file) => files.push(file.clone()),
+            Last::Nowhere => {}
+        }
+        files
+    }
+
+    /// The first of these libraries that opens and that nothing speaks against, or why each will not do.
+    pub(crate) fn first<T>(
+        &self,
+        sonames: &[&str],
+        open: impl Fn(&Path) -> Result<T, libloading::Error>,
+        against: impl Fn(&T) -> Option<String>,
+    ) -> Result<T, Vec<String>> {
+        let mut tried = Vec::new();
+        for path in self.files_of(sonames) {
+            match open(&path) {
+                Ok(library) => match against(&library) {
+                    None => return Ok(library),
+                    Some(why) => tried.push(format!("{} is {why}", path.display())),
+                },
+                // What the system's loader does not know by name is not worth a word.
+                Err(_) if path.parent() == Some(Path::new("")) => {}
+                Err(why) => tried.push(cause(&why).to_string()),
+            }
+        }
+        Err(tried)
     }
 }
+
+/// The loader's own words, which name the file.
+fn cause(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    error.source().map_or(error, cause)
+}
+
+/// What was tried, as part of a sentence.
+pub(crate) fn listed(tried: &[String]) -> String {
+    if tried.is_empty() { String::new() } else { format!(" ({})", tried.join("; ")) }
+}
+
+/// Functions of a library as a struct of their addresses, by their names in it.
+macro_rules! functions {
+    ($(#[$about:meta])* $see:vis struct $Api:ident { $($field:ident: $name:literal $args:tt -> $back:ty,)* }) => {
+        $(#[$about])*
+        $see struct $Api {
+            $($see $field: unsafe extern "C" fn $args -> $back,)*
+        }
+
+        impl $Api {
+            /// # Safety
+            /// The library's header declares the functions so, and the library stays loaded for as long as they are called.
+            unsafe fn of(library: &libloading::os::unix::Library) -> std::result::Result<Self, libloading::Error> {
+                // SAFETY: the caller answers for the types.
+                unsafe { Ok($Api { $($field: *library.get(concat!($name, "\0").as_bytes())?,)* }) }
+            }
+        }
+    };
+}
+pub(crate) use functions;
 
 fn folders(var: impl Fn(&str) -> Option<OsString>, root: &Path) -> Vec<PathBuf> {
     let paths = |name| var(name).map_or(Vec::new(), |list| std::env::split_paths(&list).collect());
@@ -69,7 +138,7 @@ fn wheels(prefix: &Path) -> Vec<PathBuf> {
     for lib in ["lib", "lib64", "local/lib"].map(|lib| prefix.join(lib)) {
         for python in newest_first(&lib, |name| name.starts_with("python3")) {
             for packages in ["site-packages", "dist-packages"].map(|packages| python.join(packages).join("nvidia")) {
-                let parts = newest_first(&packages, |name| name.starts_with("cu"));
+                let parts = newest_first(&packages, |_| true);
                 folders.extend(parts.iter().map(|part| part.join("lib")));
             }
         }
@@ -78,12 +147,13 @@ fn wheels(prefix: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// The libraries in these folders, the newest of a folder first.
-fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
-    let nvrtc = |name: &str| name.starts_with("libnvrtc.so") && !name.contains(".alt.");
-    let mut seen = HashSet::new();
-    let found = folders.iter().flat_map(|folder| newest_first(folder, nvrtc));
+/// The libraries in these folders that go by `soname` with any number after it, the newest of a folder first.
+fn files(folders: &[PathBuf], soname: &str) -> Vec<PathBuf> {
+    let (stem, _) = soname.split_once(".so").expect("a shared library's name");
+    let stem = format!("{stem}.so");
+    let found = folders.iter().flat_map(|folder| newest_first(folder, |name| name.starts_with(&stem)));
     // Names that lead to one file are one library.
+    let mut seen = HashSet::new();
     found.filter(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))).collect()
 }
 
@@ -102,6 +172,8 @@ fn newest_first(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
 
     fn touch(path: PathBuf) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -144,7 +216,7 @@ mod tests {
             "CUDA_HOME" => Some(at("toolkit")),
             _ => None,
         };
-        let found = files(&folders(var, root));
+        let found = files(&folders(var, root), "libnvrtc.so.13");
         // The toolkit's two names are one file.
         let found: Vec<PathBuf> = found.iter().map(|file| file.canonicalize().unwrap()).collect();
         assert_eq!(found, libraries.map(|file| root.canonicalize().unwrap().join(file)));
@@ -153,8 +225,21 @@ mod tests {
     #[test]
     fn a_machine_with_nothing_asks_the_loader() {
         let tmp = tempfile::tempdir().unwrap();
-        assert!(files(&folders(|_| None, tmp.path())).is_empty());
-        assert!(Search::of(|_| None).files().ends_with(&SONAMES.map(PathBuf::from)));
+        assert!(files(&folders(|_| None, tmp.path()), NAMES[0]).is_empty());
+        assert!(Search::of(|_| None).files_of(&NAMES).ends_with(&NAMES.map(PathBuf::from)));
+    }
+
+    /// Each library has a wheel of its own beside the others, and those of CUDA 13 share one.
+    #[test]
+    fn every_wheel_is_looked_into() {
+        let tmp = tempfile::tempdir().unwrap();
+        let packages = tmp.path().join("lib/python3.12/site-packages/nvidia");
+        let lies = ["nccl/lib/libnccl.so.2", "cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12"];
+        lies.iter().for_each(|file| touch(packages.join(file)));
+        touch(packages.join("cu13/lib/libcublas.so.13"));
+        let found = |soname| files(&wheels(tmp.path()), soname);
+        assert_eq!(found("libnccl.so.2"), [packages.join(lies[0])]);
+        assert_eq!(found("libcublasLt.so.13"), [packages.join(lies[1]), packages.join(lies[2])]);
     }
 
     #[test]
@@ -162,7 +247,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("libnvrtc.so.12");
         touch(file.clone());
-        assert_eq!(Search::only(tmp.path()).files(), std::slice::from_ref(&file));
-        assert_eq!(Search::only(&file).files(), [file]);
+        assert_eq!(Search::only(tmp.path()).files_of(&NAMES), std::slice::from_ref(&file));
+        assert_eq!(Search::only(&file).files_of(&NAMES), [file]);
     }
 }
