@@ -9,10 +9,12 @@ mod streams;
 
 pub use copies::*;
 pub use device::*;
+pub(crate) use device::{current, uuid};
 pub use events::*;
 pub use kernels::*;
 pub use memory::*;
 pub use streams::*;
+pub(crate) use streams::stream;
 
 use crate::code::{Code, INVALID_VALUE, answer, words};
 use std::ffi::c_char;

@@ -1,0 +1,49 @@
+//! What NCCL's calls answer, and the last thing that went wrong, in words.
+
+use std::ffi::{CStr, CString, c_int};
+use std::sync::Mutex;
+
+/// As in `ncclResult_t`.
+pub type Code = c_int;
+pub type Said<T> = Result<T, Code>;
+
+pub const UNHANDLED_CUDA_ERROR: Code = 1;
+pub const INTERNAL_ERROR: Code = 3;
+pub const INVALID_ARGUMENT: Code = 4;
+pub const INVALID_USAGE: Code = 5;
+pub const REMOTE_ERROR: Code = 6;
+pub const IN_PROGRESS: Code = 7;
+
+static LAST: Mutex<&'static CStr> = Mutex::new(c"");
+
+/// Says what is wrong on standard error, and keeps it.
+pub fn fail(code: Code, what: &str) -> Code {
+    eprintln!("stand-in: NCCL: {what}");
+    let text = CString::new(what).unwrap_or_default();
+    // Errors are few, and the program may hold on to their words.
+    *LAST.lock().expect("no holder panics") = Box::leak(text.into_boxed_c_str());
+    code
+}
+
+pub fn last() -> &'static CStr {
+    *LAST.lock().expect("no holder panics")
+}
+
+pub fn words(code: Code) -> &'static CStr {
+    match code {
+        0 => c"no error",
+        1 => c"unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
+        2 => c"unhandled system error (run with NCCL_DEBUG=INFO for details)",
+        3 => c"internal error - please report this issue to the NCCL developers",
+        4 => c"invalid argument (run with NCCL_DEBUG=WARN for details)",
+        5 => c"invalid usage (run with NCCL_DEBUG=WARN for details)",
+        6 => c"remote process exited or there was a network error",
+        7 => c"NCCL operation in progress",
+        _ => c"unknown result code",
+    }
+}
+
+/// What a call of C answers.
+pub fn answer(what: Said<()>) -> Code {
+    what.err().unwrap_or(0)
+}
