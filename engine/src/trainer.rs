@@ -69,7 +69,7 @@ impl<B: Backend> Trainer<B> {
             activations: Line::new(forth),
             gradients: Line::new(back),
         };
-        let (region, params) = (Region::new(tp, config.parallel.sequence_parallel), Params::absent(layout.clone()));
+        let (region, params) = (Region::new(tp, config.parallel.sequence_parallel), Params::new(&b, layout.clone()));
         let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);

@@ -15,7 +15,7 @@ pub use log::{Call, Event, Keep, Log, Totals, Traffic, What};
 pub use memory::DryMem;
 
 use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Scratch, Tensor, Xent};
-use crate::ledger::Usage;
+use crate::ledger::{Live, Usage};
 use crate::mesh::Kind;
 use memory::Books;
 use std::cell::RefCell;
@@ -35,7 +35,9 @@ pub struct Dry<A: Elem> {
 impl<A: Elem> Dry<A> {
     /// Rank `rank` of a mesh, on the backend that `scratch` speaks for.
     pub fn new(rank: usize, scratch: impl Scratch + 'static, keep: Keep) -> Self {
-        let (books, log) = (Books::default(), Rc::new(RefCell::new(Log::new(rank, keep))));
+        let mut books = scratch.books();
+        scratch.fixed().into_iter().for_each(|bytes| _ = books.take(scratch.block(bytes)));
+        let (books, log) = (Rc::new(RefCell::new(books)), Rc::new(RefCell::new(Log::new(rank, keep))));
         Dry { scratch: Box::new(scratch), books, log, act: PhantomData }
     }
 
@@ -47,6 +49,11 @@ impl<A: Elem> Dry<A> {
     /// The counts of it alone.
     pub fn totals(&self) -> Totals {
         self.log.borrow().totals.clone()
+    }
+
+    /// The blocks that live, as [`crate::ledger::Accounts::live`].
+    pub fn live(&self) -> Option<Vec<Live>> {
+        self.books.borrow().live()
     }
 
     /// What a block of this many elements takes.
@@ -124,9 +131,9 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("zero", x);
     }
 
-    fn round(&self, x: &Acc<Self>) -> Act<Self> {
+    fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
+        expect("y", y, x.rows(), x.cols());
         self.over("round", x);
-        self.alloc(x.rows(), x.cols())
     }
 
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
@@ -213,7 +220,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("qkv", qkv, starts.rows(), h.qkv_cols());
         self.op("attention", [qkv.rows(), h.seq, h.query * h.dim]);
         let out = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
-        self.pass(self.scratch.attention(h));
+        self.pass(self.scratch.attention(qkv.rows(), h));
         out
     }
 
@@ -230,7 +237,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("o", o, qkv.rows(), h.out_cols());
         self.op("attention_bwd", [qkv.rows(), h.seq, h.query * h.dim]);
         let dqkv = self.alloc(qkv.rows(), qkv.cols());
-        self.pass(self.scratch.attention_bwd(h));
+        self.pass(self.scratch.attention_bwd(qkv.rows(), h));
         dqkv
     }
 
@@ -253,6 +260,7 @@ impl<A: Elem> Backend for Dry<A> {
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, _: usize, dtable: &mut Acc<Self>) {
         expect("dy", dy, ids.len(), dtable.cols());
         self.over("embed_bwd", dy);
+        self.pass(self.scratch.embed_bwd(ids.len(), dy.cols()));
     }
 
     fn logits_rows(&self, cols: usize) -> usize {
@@ -300,6 +308,7 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn sum_squares(&self, _: &Acc<Self>, range: Range<usize>, _: &mut Acc<Self>) {
         self.op("sum_squares", [range.len(), 1, 1]);
+        self.pass(self.scratch.sum_squares(range.len()));
     }
 
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, _: f32) -> Acc<Self> {
@@ -315,11 +324,11 @@ impl<A: Elem> Backend for Dry<A> {
         master: &mut Acc<Self>,
         _: &mut Acc<Self>,
         _: &mut Acc<Self>,
+        weights: &mut Act<Self>,
         _: AdamW,
-    ) -> Act<Self> {
-        assert_eq!(g.len(), master.len(), "elements of g and of its master");
+    ) {
+        assert_eq!([g.len(), weights.len()], [master.len(); 2], "elements of g and of the weights for their master");
         self.over("adamw", master);
-        self.alloc(master.rows(), master.cols())
     }
 
     fn check(&self) -> Result<(), Fault> {

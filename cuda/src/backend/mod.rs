@@ -1,0 +1,5 @@
+//! The engine's contract on a device.
+
+mod scratch;
+
+pub use scratch::CudaScratch;
