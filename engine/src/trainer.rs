@@ -82,7 +82,8 @@ impl<B: Backend> Trainer<B> {
             activations: Line::new(activations),
             gradients: Line::new(gradients),
         };
-        let (region, params) = (Region::new(tensor, config.parallel.sequence_parallel), Params::absent(layout.clone()));
+        let (region, params) =
+            (Region::new(tensor, config.parallel.sequence_parallel), Params::new(&b, layout.clone()));
         let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);

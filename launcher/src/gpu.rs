@@ -1,12 +1,20 @@
 //! Every rank's GPU: which one it is, and whether those of all ranks make a job.
 
+use crate::memory::Taken;
 use cuda::Device;
-use cuda::backend::{Cuda, Error as CudaError, Outlook};
+use cuda::backend::{Cuda, Error as CudaError, Outlook, Tuning, product_of};
+use cuda::blas::Product;
 use cuda::compile::Places;
 use cuda::device::{Error as DeviceError, devices};
 use cuda::nccl::Nccl;
+use engine::config::Config;
+use engine::dry::Keep;
 use engine::error::{Error, Result, counted};
 use engine::mpi::{Comm, host};
+use engine::place::Place;
+use engine::rehearsal::rehearse;
+use engine::state::copy_bytes;
+use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -92,6 +100,42 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     comm.agree(Cuda::open(device, world, Outlook { nccl, patience: patience() }).map_err(told))
 }
 
+/// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
+/// call it together.
+pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<Taken> {
+    let rehearsed = rehearse::<bf16>(config, &place.mesh, comm.rank(), b.scratch(), Keep::Totals, 2);
+    let rehearsed = comm.agree(rehearsed)?;
+    let blocks = rehearsed.usage;
+    comm.agree(must_fit(b, blocks.reserved))?;
+    let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
+    let (places, cache) = (places(), cache());
+    let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
+    comm.agree(b.settle(blocks.reserved, &tuning).map_err(told))?;
+    let notes = comm.agree(b.tune(&tuning).map_err(told))?;
+    if comm.rank() == 0 {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok(Taken { blocks, copy: copy_bytes(config, place) })
+}
+
+fn must_fit(b: &Cuda, bytes: usize) -> Result<()> {
+    let (free, all) = b.memory().map_err(told)?;
+    if bytes <= free {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "this rank takes {:.2} GiB of its device on {}, which has {:.2} GiB free of {:.2}",
+        gib(bytes),
+        host(),
+        gib(free),
+        gib(all)
+    )))
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
 /// The number of this rank's device on its node.
 fn ordinal(node: &Comm) -> Result<usize> {
     let there = devices().map_err(Error::run)?.len();
@@ -145,9 +189,10 @@ fn shared(ranks: &[Facts]) -> Option<String> {
 /// Devices or libraries that differ: the slowest would set the pace, and results would depend on the rank.
 fn mixed(ranks: &[Facts]) -> Option<String> {
     let first = &ranks[0];
-    let (rank, other) = ranks.iter().enumerate().find(|(_, facts)| {
-        (&facts.name, facts.memory, facts.nccl) != (&first.name, first.memory, first.nccl)
-    })?;
+    let (rank, other) = ranks
+        .iter()
+        .enumerate()
+        .find(|(_, facts)| (&facts.name, facts.memory, facts.nccl) != (&first.name, first.memory, first.nccl))?;
     if other.nccl != first.nccl {
         let [a, b] = [first, other].map(|facts| facts.nccl.unwrap_or_default());
         return Some(format!(
@@ -155,15 +200,14 @@ fn mixed(ranks: &[Facts]) -> Option<String> {
             first.host, other.host
         ));
     }
-    let gib = |facts: &Facts| facts.memory as f64 / (1u64 << 30) as f64;
     Some(format!(
         "rank 0 on {} has {} ({:.1} GiB), rank {rank} on {} has {} ({:.1} GiB): one job needs devices of one kind",
         first.host,
         first.name,
-        gib(first),
+        gib(first.memory),
         other.host,
         other.name,
-        gib(other)
+        gib(other.memory)
     ))
 }
 

@@ -140,7 +140,8 @@ impl Link {
     /// The first call that is not done.
     pub fn unfinished(&self) -> Option<String> {
         let flights = self.flights.borrow();
-        let Flight { what, bytes, since, .. } = flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
+        let Flight { what, bytes, since, .. } =
+            flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
         let seconds = since.elapsed().as_secs();
         Some(format!("{}: {what} of {bytes} bytes, begun {seconds} s ago, is not done", self.name()))
     }
@@ -272,7 +273,8 @@ impl Collectives<Cuda> for NcclGroup {
 
     fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {
         let coming = recv.map(|Expected { rows, cols, from }| (b.alloc::<bf16>(rows, cols), from));
-        let message = |(x, peer): &(Act<Cuda>, usize)| Message { at: x.mem.at(), len: x.len(), of: Type::Bf16, peer: *peer };
+        let message =
+            |(x, peer): &(Act<Cuda>, usize)| Message { at: x.mem.at(), len: x.len(), of: Type::Bf16, peer: *peer };
         let (sending, receiving) = (send.as_ref().map(message), coming.as_ref().map(message));
         let bytes = [sending, receiving].into_iter().flatten().map(|m| 2 * m.len).max().unwrap_or_default();
         // SAFETY: as above.

@@ -21,7 +21,7 @@ impl Cuda {
     pub(super) fn product_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &Act<Self>) {
         let (m, n, k) = (a.rows(), b.rows(), a.cols());
         assert_eq!((rows.rows(), b.cols(), out.cols()), (m, k, n), "a product into {rows:?}");
-        let product = Product::new(Form::Nt, m, n, k).of(apart(rows, rows.each, rows.step));
+        let product = Product::new(Form::Nt, m, n, k).of(into_blocks(rows));
         let to = out.lend(rows.first * n, rows.end() - rows.first, n);
         self.note(self.0.blas().run(product, view(a), view(b), view(&to)));
     }
@@ -31,13 +31,19 @@ impl Cuda {
         let (m, n, k) = (rows.rows(), b.rows(), a.cols());
         assert_eq!(b.cols(), k, "columns of {:?} and {:?}", a.shape(), b.shape());
         let out = self.alloc(m, n);
-        let product = Product::new(Form::Nt, m, n, k).of(apart(rows, rows.step, rows.each));
+        let product = Product::new(Form::Nt, m, n, k).of(of_blocks(rows));
         let from = a.lend(rows.first * k, rows.end() - rows.first, k);
         self.note(self.0.blas().run(product, view(&from), view(b), view(&out)));
         out
     }
 }
 
-fn apart(rows: Blocks, a_step: usize, out_step: usize) -> Rows {
-    Rows { blocks: rows.count, a_step, out_step }
+/// Rows that lie together become those of blocks.
+pub(super) fn into_blocks(rows: Blocks) -> Rows {
+    Rows { blocks: rows.count, a_step: rows.each, out_step: rows.step }
+}
+
+/// Rows of blocks become such that lie together.
+pub(super) fn of_blocks(rows: Blocks) -> Rows {
+    Rows { blocks: rows.count, a_step: rows.step, out_step: rows.each }
 }

@@ -19,7 +19,7 @@ mod watch;
 pub use fetch::Fetch;
 pub use group::{NcclGroup, NcclTicket};
 pub use memory::Block;
-pub use open::Tuning;
+pub use open::{Tuning, product_of};
 pub use rank::{Error, Outlook};
 pub use scratch::CudaScratch;
 
@@ -345,7 +345,7 @@ impl Backend for Cuda {
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {
-        let parts = self.scratch_of::<f64>(geometry::squares_parts(range.len()));
+        let parts = self.scratch_of::<f32>(2 * geometry::squares_parts(range.len()));
         // SAFETY: as of `view`; the parts are f64, twice the size of what they were taken as.
         let parts = unsafe { View::new(parts.mem.at(), parts.len() / 2) };
         self.note(ops::sum_squares(self.machine(), view(g).part::<f32>(range), view(out), parts));
@@ -367,7 +367,7 @@ impl Backend for Cuda {
         weights: &mut Act<Self>,
         hp: AdamW,
     ) {
-        [&*master, &*m, &*v].map(|state| self.0.before_change(&state.mem));
+        [&*master, &*m, &*v].into_iter().for_each(|state| self.0.before_change(&state.mem));
         let state = ops::State { master: view(master), m: view(m), v: view(v) };
         self.note(ops::adamw(self.machine(), view(g), view(factor), state, view(weights), step(hp)));
     }

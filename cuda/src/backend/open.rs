@@ -1,14 +1,33 @@
 //! How a rank comes to its device, step by step: groups are made between `open` and `settle`, so that the slab is taken
 //! when NCCL has what it needs.
 
+use super::linear::{into_blocks, of_blocks};
 use super::rank::{Error, Outlook, Rank};
 use super::{Cuda, CudaScratch};
-use crate::blas::{Choice, Product};
+use crate::blas::{Choice, Form, Product};
 use crate::device::Device;
 use crate::search::Search;
+use engine::dry::Product as Seen;
 use engine::mpi::Comm;
 use std::path::Path;
 use std::rc::Rc;
+
+/// What a rehearsal saw multiplied, as cuBLASLt is asked for it.
+pub fn product_of(seen: &Seen) -> Product {
+    let Seen { name, sizes: [m, n, k], rows } = *seen;
+    let form = match name {
+        "matmul_nt" | "matmul_nt_to" | "matmul_nt_of" => Form::Nt,
+        "matmul_nn" => Form::Nn,
+        "matmul_tn_acc" => Form::TnAcc,
+        other => panic!("{other} is no product"),
+    };
+    let product = Product::new(form, m, n, k);
+    match (name, rows) {
+        ("matmul_nt_to", Some(rows)) => product.of(into_blocks(rows)),
+        ("matmul_nt_of", Some(rows)) => product.of(of_blocks(rows)),
+        _ => product,
+    }
+}
 
 /// Where the choice of algorithms comes from.
 pub struct Tuning<'a> {

@@ -1,8 +1,8 @@
 //! Copies that only start here: along a stream, between the device's memory and pinned memory of the host.
 
+use super::Device;
 use super::pinned::Pinned;
 use super::stream::Stream;
-use super::Device;
 use cudarc::driver::{DriverError, result, sys};
 
 type Done = Result<(), DriverError>;
