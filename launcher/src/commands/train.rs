@@ -40,8 +40,11 @@ pub struct Args {
     /// Continue although [data] has changed
     #[arg(long)]
     accept_data_change: bool,
+    /// Trace this step: <checkpoint.dir>/traces/, to be opened in https://ui.perfetto.dev
+    #[arg(long, value_name = "STEP")]
+    trace: Option<u64>,
     /// Show what each rank would hold and send, and train nothing: no data, ranks or devices are needed
-    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change"])]
+    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change", "trace"])]
     pub dry_run: bool,
     /// Ranks of the dry run [default: mpirun's, else parallel.ranks, else as few as the layout can have]
     #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
@@ -52,6 +55,7 @@ const EXAMPLES: &str = "Examples:
   swallow-engine train --config configs/demo.toml
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500
+  mpirun -n 16 swallow-engine train --config run.toml --trace 20
   swallow-engine train --config configs/swallow-70b.toml --dry-run --ranks 512";
 
 pub fn run(args: Args, world: &mut World) -> Result<()> {
@@ -127,7 +131,7 @@ impl Start<'_> {
             return Ok(());
         }
         let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
-        match Run::begin(trainer, feed, planned, comm)?.finish(comm, clock) {
+        match Run::begin(trainer, feed, planned, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
             Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
             Ok(()) => Ok(()),
