@@ -202,8 +202,14 @@ fn the_fastest_algorithm_is_found_once_and_kept() {
         let blas = opened(device, Some(folder.path()));
         let first = bits(device, &blas, exact);
         let choices = tuned(device, &blas, &products);
-        let seconds = |choice: &Choice| choice.seconds;
-        assert!(choices.iter().map(seconds).all(|s| s > 0.0 && s < 3e-3), "the slow ones were taken: {choices:?}");
+        for choice in &choices {
+            // As the stand-in numbers its algorithms.
+            let told = serde_json::to_value(choice).unwrap();
+            assert!(
+                told["algorithm"].as_str().unwrap().starts_with("0000005ca1ab1e02") && choice.seconds > 0.0,
+                "{told}"
+            );
+        }
         assert_eq!(choices.iter().map(|c| c.product).collect::<Vec<_>>(), products);
         let best = bits(device, &blas, exact);
         assert_ne!(first, best, "what was tuned is what is run, also where it ran before");
