@@ -13,8 +13,8 @@ pub(crate) use device::{current, uuid};
 pub use events::*;
 pub use kernels::*;
 pub use memory::*;
-pub use streams::*;
 pub(crate) use streams::stream;
+pub use streams::*;
 
 use crate::code::{Code, INVALID_VALUE, answer, words};
 use std::ffi::c_char;

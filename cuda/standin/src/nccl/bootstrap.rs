@@ -77,7 +77,11 @@ fn lost(error: std::io::Error) -> Code {
 }
 
 /// Tries until it works, while the error is this one.
-fn until<T>(wanted: &impl Fn() -> Said<()>, mut work: impl FnMut() -> std::io::Result<T>, not_yet: ErrorKind) -> Said<T> {
+fn until<T>(
+    wanted: &impl Fn() -> Said<()>,
+    mut work: impl FnMut() -> std::io::Result<T>,
+    not_yet: ErrorKind,
+) -> Said<T> {
     loop {
         wanted()?;
         match work() {

@@ -51,7 +51,8 @@ pub fn end() -> Said<()> {
 
 /// Starts an operation now, or at the end of the group.
 pub fn call(comm: Arc<Comm>, op: Op, on: *mut std::ffi::c_void) -> Said<()> {
-    let stream = stream(on).map_err(|code| fail(UNHANDLED_CUDA_ERROR, &format!("the driver says {code} of a stream")))?;
+    let stream =
+        stream(on).map_err(|code| fail(UNHANDLED_CUDA_ERROR, &format!("the driver says {code} of a stream")))?;
     if stream.device != comm.device {
         return Err(fail(INVALID_USAGE, "a stream of another device than the communicator's"));
     }

@@ -115,7 +115,8 @@ mod tests {
     fn every_rank_counts() {
         let parts = [[3u32, 9], [5, 1], [4, 2]].map(|pair| pair.map(u32::to_le_bytes).concat());
         let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
-        for (reduce, want) in [(Reduce::Sum, [12, 12]), (Reduce::Prod, [60, 18]), (Reduce::Max, [5, 9]), (Reduce::Min, [3, 1])]
+        for (reduce, want) in
+            [(Reduce::Sum, [12, 12]), (Reduce::Prod, [60, 18]), (Reduce::Max, [5, 9]), (Reduce::Min, [3, 1])]
         {
             assert_eq!(reduced(Number::Uint32, reduce, &parts), want.map(u32::to_le_bytes).concat(), "{reduce:?}");
         }

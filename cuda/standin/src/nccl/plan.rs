@@ -93,8 +93,7 @@ impl Plan {
                 parts.push(own.clone());
                 continue;
             }
-            let (theirs, bytes) =
-                comm.wait(|state| comm.next(state, rank, |inbox| inbox.collectives.pop_front()))?;
+            let (theirs, bytes) = comm.wait(|state| comm.next(state, rank, |inbox| inbox.collectives.pop_front()))?;
             if theirs != what {
                 return self.differ(what, rank, theirs);
             }
