@@ -141,10 +141,12 @@ fn one_after_another_on_any_stream() {
 fn a_peer_that_dies_is_told_of() {
     let [first, second] = two_processes(["a", "b"], |rank, id| {
         let mut r = Rank { rank, comm: join(id, 2, rank), stream: stream() };
+        let x = r.floats(&[1.0]);
+        ok(r.all_reduce(x, 1));
+        sync(r.stream);
         if rank == 1 {
             std::process::abort();
         }
-        let x = r.floats(&[1.0]);
         ok(r.all_reduce(x, 1));
         while r.async_error() == 0 {
             std::thread::yield_now();
