@@ -77,7 +77,9 @@ impl<A: Float> Bench<'_, '_, A> {
     }
 
     fn act(&self, rows: usize, cols: usize) -> Act<Cpu<A>> {
-        self.b.round(&self.acc(rows, cols))
+        let mut x = self.b.alloc(rows, cols);
+        self.b.round(&self.acc(rows, cols), &mut x);
+        x
     }
 
     /// Numbers in -0.5 .. 0.5.
@@ -162,7 +164,7 @@ impl<A: Float> Bench<'_, '_, A> {
         let len = self.m.vocab * self.m.hidden;
         let [g, mut master, mut m, mut v] = std::array::from_fn(|_| self.acc(1, len));
         self.b.zero(&mut v);
-        let (factor, mut square) = (self.acc(1, 2), self.acc(1, 1));
+        let (factor, mut square, mut weights) = (self.acc(1, 2), self.acc(1, 1), self.act(1, len));
         let hp = AdamW {
             lr: 1e-3,
             beta1: 0.9,
@@ -174,7 +176,7 @@ impl<A: Float> Bench<'_, '_, A> {
             decayed: len,
         };
         let bytes = (28 + size_of::<A>()) * len;
-        self.bytes("adamw", bytes, |b| drop(b.adamw(&g, &factor, &mut master, &mut m, &mut v, hp)));
+        self.bytes("adamw", bytes, |b| b.adamw(&g, &factor, &mut master, &mut m, &mut v, &mut weights, hp));
         self.bytes("sum of squares", 4 * len, |b| b.sum_squares(&g, 0..len, &mut square));
     }
 }

@@ -1,6 +1,7 @@
 //! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, held against PyTorch's
 //! golden runs, against itself, and against broken input; and the rules of the house.
 
+mod blas;
 mod common;
 mod configs;
 mod device;

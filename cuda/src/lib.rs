@@ -6,6 +6,7 @@
 
 pub mod arch;
 pub mod args;
+pub mod backend;
 pub mod blas;
 pub mod compile;
 pub mod device;

@@ -1,19 +1,40 @@
 //! The books of a backend's memory: which blocks are free, and what was taken. Numbers only, so that the
 //! CPU's pool and the dry run, which has no memory, keep them alike: one trace gives one usage.
+//! What a slab's books are is in `slab.rs`.
 
 use std::collections::HashMap;
 
 /// What a backend's memory has handed out so far.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Blocks that had to be taken from the system.
+    /// Blocks that had to be taken from the system; how often a slab grew.
     pub allocations: u64,
-    /// Bytes taken from the system.
+    /// Bytes taken from the system; of a slab the most that was needed of it, free or not.
     pub reserved: usize,
     /// Bytes of the blocks that live now.
     pub in_use: usize,
     /// The most that `in_use` has been.
     pub peak: usize,
+}
+
+/// A block that was taken and not given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    pub at: usize,
+    pub bytes: usize,
+    /// How many were taken before it.
+    pub number: u64,
+}
+
+/// Books that are kept of memory that need not be there.
+pub trait Accounts {
+    /// Where a block of this size is.
+    fn take(&mut self, size: usize) -> usize;
+    /// The block of this size that `take` gave.
+    fn give(&mut self, size: usize, at: usize);
+    fn usage(&self) -> Usage;
+    /// All blocks that live, in the order of their places; `None` of books for which one block is as good as another.
+    fn live(&self) -> Option<Vec<Live>>;
 }
 
 /// Free blocks by size; `P` is what a block is known by.
@@ -54,6 +75,26 @@ impl<P> Ledger<P> {
     /// All free blocks with their sizes, for good.
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> {
         self.free.drain().flat_map(|(size, blocks)| blocks.into_iter().map(move |block| (size, block)))
+    }
+}
+
+/// Of blocks that are nowhere.
+impl Accounts for Ledger<()> {
+    fn take(&mut self, size: usize) -> usize {
+        Ledger::take(self, size, || ());
+        0
+    }
+
+    fn give(&mut self, size: usize, _: usize) {
+        Ledger::give(self, size, ());
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn live(&self) -> Option<Vec<Live>> {
+        None
     }
 }
 

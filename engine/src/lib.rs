@@ -17,6 +17,7 @@ pub mod place;
 pub mod rect;
 pub mod schedule;
 pub mod seating;
+pub mod slab;
 pub mod split;
 pub mod traffic;
 // Floor 1: the contract.

@@ -32,6 +32,22 @@ pub enum Kind {
     World,
 }
 
+impl Kind {
+    /// For messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tensor => "tensor",
+            Kind::KvHeads => "key/value heads",
+            Kind::Data => "data",
+            Kind::Optimizer => "optimizer",
+            Kind::Activations => "activations",
+            Kind::Gradients => "gradients",
+            Kind::Tied => "tied embeddings",
+            Kind::World => "world",
+        }
+    }
+}
+
 impl Mesh {
     /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
     pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {

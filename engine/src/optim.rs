@@ -1,7 +1,7 @@
 //! The distributed optimizer (ZeRO-1, Rajbhandari et al. 2020): each data-parallel rank clips and
 //! updates its shard of every bucket, f32 masters and moments, and the weights are gathered again.
 
-use crate::backend::{Acc, AdamW, Backend, Collectives};
+use crate::backend::{Acc, Act, AdamW, Backend, Collectives};
 use crate::buckets::Bucket;
 use crate::params::{Layout, Params};
 use std::ops::Range;
@@ -60,8 +60,7 @@ impl<B: Backend> Optim<B> {
     /// Rounds the masters to weights and starts their all-gather.
     pub fn publish(&self, b: &B, params: &mut Params<B>) {
         for (i, shard) in self.shards.iter().enumerate() {
-            params.drop_bucket(i);
-            params.set_bucket(i, self.group.all_gather(b, b.round(&shard.master)));
+            renew(b, &self.group, params, (i, &shard.range), |weights| b.round(&shard.master, weights));
         }
     }
 
@@ -81,9 +80,23 @@ impl<B: Backend> Optim<B> {
     pub fn update(&mut self, b: &B, params: &mut Params<B>, grads: Vec<Acc<B>>, factor: &Acc<B>, hp: AdamW) {
         for (i, (shard, g)) in self.shards.iter_mut().zip(grads).enumerate() {
             let decayed = self.layout.buckets[i].decayed.saturating_sub(shard.range.start).min(shard.range.len());
-            params.drop_bucket(i);
-            let w = b.adamw(&g, factor, &mut shard.master, &mut shard.m, &mut shard.v, AdamW { decayed, ..hp });
-            params.set_bucket(i, self.group.all_gather(b, w));
+            let Shard { range, master, m, v } = shard;
+            renew(b, &self.group, params, (i, range), |weights| {
+                b.adamw(&g, factor, master, m, v, weights, AdamW { decayed, ..hp });
+            });
         }
     }
+}
+
+/// Lets `write` make this rank's shard of a bucket's weights in its place, and starts the gather of all shards.
+fn renew<B: Backend>(
+    b: &B,
+    group: &B::Group,
+    params: &mut Params<B>,
+    (bucket, shard): (usize, &Range<usize>),
+    write: impl FnOnce(&mut Act<B>),
+) {
+    let mut weights = params.take(bucket);
+    write(&mut weights.lend_mut(shard.start, shard.len(), 1));
+    params.give(bucket, group.all_gather_within(b, weights));
 }

@@ -113,6 +113,8 @@ impl Layout {
 }
 
 /// The weights of a stage.
+///
+/// A bucket stays where it is from the first step to the last: each step writes it anew.
 pub struct Params<B: Backend> {
     layout: Rc<Layout>,
     buckets: Vec<Weights<B>>,
@@ -122,22 +124,27 @@ pub struct Params<B: Backend> {
 enum Weights<B: Backend> {
     Here(Act<B>),
     Gathering(Pending<B, B::Act>),
-    /// Between the drop of the old weights and the arrival of the new.
-    Absent,
+    /// Being written.
+    Taken,
 }
 
 impl<B: Backend> Params<B> {
-    pub fn absent(layout: Rc<Layout>) -> Self {
-        let buckets = layout.buckets.iter().map(|_| Weights::Absent).collect();
+    /// Buckets whose weights are still to be written.
+    pub fn new(b: &B, layout: Rc<Layout>) -> Self {
+        let buckets = layout.buckets.iter().map(|bucket| Weights::Here(b.alloc(bucket.len, 1))).collect();
         Params { layout, buckets }
     }
 
-    /// Frees a bucket before its new weights are made.
-    pub fn drop_bucket(&mut self, i: usize) {
-        self.buckets[i] = Weights::Absent;
+    /// A bucket to be written, which [`Params::give`] brings back.
+    pub fn take(&mut self, i: usize) -> Act<B> {
+        match std::mem::replace(&mut self.buckets[i], Weights::Taken) {
+            Weights::Here(bucket) => bucket,
+            Weights::Gathering(pending) => pending.wait(),
+            Weights::Taken => panic!("bucket {i} is being written already"),
+        }
     }
 
-    pub fn set_bucket(&mut self, i: usize, weights: Pending<B, B::Act>) {
+    pub fn give(&mut self, i: usize, weights: Pending<B, B::Act>) {
         self.buckets[i] = Weights::Gathering(weights);
     }
 
@@ -168,11 +175,8 @@ impl<B: Backend> Params<B> {
 
     /// Waits for a bucket's all-gather where it is still under way.
     fn arrive(&mut self, i: usize) {
-        let bucket = &mut self.buckets[i];
-        if let Weights::Gathering(_) = bucket
-            && let Weights::Gathering(pending) = std::mem::replace(bucket, Weights::Absent)
-        {
-            *bucket = Weights::Here(pending.wait());
+        if let Weights::Gathering(_) = self.buckets[i] {
+            self.buckets[i] = Weights::Here(self.take(i));
         }
     }
 

@@ -50,13 +50,15 @@ impl<B: Backend> Scorer<B> {
         let held = |&slot| Held { slot, tensors: inventory::tensors(model, slot), tie: Tie::Free };
         let held: Vec<Held> = slots.iter().map(held).collect();
         let layout = Layout::new(buckets::plan(&held, (0, 1), 1, BUCKET), model.tie_word_embeddings);
-        let mut params = Params::absent(layout.clone());
+        let mut params = Params::new(&b, layout.clone());
         for (i, bucket) in layout.buckets.iter().enumerate() {
             let mut host = vec![0.0; bucket.len];
             for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
                 read(tensor, &rect, &mut host[at..at + rect.len()])?;
             }
-            params.set_bucket(i, Pending::ready(b.round(&b.upload(&host, host.len(), 1))));
+            let mut weights = params.take(i);
+            b.round(&b.upload(&host, host.len(), 1), &mut weights);
+            params.give(i, Pending::ready(weights));
         }
         let region = Region::new(b.group(Kind::Tensor, &[0]), false);
         // The table of angles is as long as what is read, not as what config.json claims.

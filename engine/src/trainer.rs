@@ -19,6 +19,7 @@ use crate::pipeline::{self, Line, Sums, Wires};
 use crate::place::Place;
 use crate::schedule::{self, Action};
 use crate::stage::Stage;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// What a step showed.
@@ -81,7 +82,8 @@ impl<B: Backend> Trainer<B> {
             activations: Line::new(activations),
             gradients: Line::new(gradients),
         };
-        let (region, params) = (Region::new(tensor, config.parallel.sequence_parallel), Params::absent(layout.clone()));
+        let (region, params) =
+            (Region::new(tensor, config.parallel.sequence_parallel), Params::new(&b, layout.clone()));
         let stage = Stage::new(&b, &config.model, place.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
@@ -99,6 +101,20 @@ impl<B: Backend> Trainer<B> {
     /// Samples of all steps done.
     pub fn consumed_samples(&self) -> u64 {
         self.step * self.config.train.global_batch_size as u64
+    }
+
+    /// The samples that this rank's steps will read, micro-batch by micro-batch, from the next step on.
+    pub fn requests(&self) -> impl Iterator<Item = Range<u64>> + Send + 'static {
+        let forwards = self.plan.iter().filter_map(|action| match action {
+            Action::Forward(work) => Some(work.mb),
+            _ => None,
+        });
+        let (order, place, config): (Vec<usize>, _, _) = (forwards.collect(), self.place.clone(), self.config.clone());
+        let per_step = config.train.global_batch_size as u64;
+        (self.step..config.train.steps).flat_map(move |step| {
+            let samples = |&mb: &usize| place.samples(&config, step * per_step, mb);
+            order.iter().map(samples).collect::<Vec<_>>()
+        })
     }
 
     /// A step and what it showed.

@@ -2,6 +2,7 @@
 //! into exit codes. The only floor that looks at environment variables.
 
 mod commands;
+mod gpu;
 mod memory;
 mod progress;
 mod run;

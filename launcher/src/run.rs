@@ -6,6 +6,7 @@ use engine::backend::Backend;
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Lap};
 use engine::data::feed::Feed;
+use engine::data::loader::Loader;
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, host};
 use engine::phase::Phase;
@@ -18,6 +19,7 @@ use engine::{flops, state};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Why a run ended before its last step.
 pub enum Stop {
@@ -30,7 +32,8 @@ pub enum Stop {
 /// A run under way.
 pub struct Run<B: Backend> {
     trainer: Trainer<B>,
-    feed: Feed,
+    feed: Arc<Feed>,
+    loader: Loader,
     saver: Saver,
     /// What this rank is going to take of its memory.
     planned: Taken,
@@ -63,6 +66,8 @@ struct Logs {
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
     pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Taken, comm: &Comm) -> Result<Self> {
+        let feed = Arc::new(feed);
+        let loader = Loader::start(feed.clone(), trainer.requests());
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
@@ -70,7 +75,7 @@ impl<B: Backend> Run<B> {
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, saver, planned, logs, ranks: comm.size(), flops, peak })
+        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, peak })
     }
 
     /// To the last step and the last checkpoint.
@@ -103,7 +108,7 @@ impl<B: Backend> Run<B> {
             clock.step(self.trainer.step + 1);
             clock.enter(&self.trainer.b, Phase::Data);
             let start = self.trainer.b.moment();
-            let under_way = self.trainer.start(&self.feed, &mut clock).map_err(Stop::Alone)?;
+            let under_way = self.trainer.start(&self.loader, &mut clock).map_err(Stop::Alone)?;
             let span = [start, self.trainer.b.moment()];
             before.take().map_or(Ok(()), |step| self.write_late(step))?;
             if B::RUNS_AHEAD && !self.validates() && !self.saves() {
@@ -161,7 +166,7 @@ impl<B: Backend> Run<B> {
             return Ok(None);
         }
         clock.enter(&self.trainer.b, Phase::Validation);
-        self.trainer.validate(&self.feed).map(Some)
+        self.trainer.validate(&self.loader).map(Some)
     }
 
     fn save(&mut self, comm: &Comm) -> Result<()> {

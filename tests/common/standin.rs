@@ -6,6 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::finish;
+
 /// The names by which the libraries are asked for.
 const NAMES: [&str; 8] = [
     "libcuda.so",
@@ -38,6 +40,21 @@ impl Standin {
         }
         command.env_remove("SWALLOW_KERNELS")
     }
+}
+
+/// Runs the body of a test on the stand-in: in a process of its own, since a process loads its libraries once. `test` is
+/// the test's whole name, `blas::products`; `vars` are set for it besides.
+#[track_caller]
+pub fn on_standin(test: &str, vars: &[(&str, &str)], body: impl FnOnce()) {
+    const INSIDE: &str = "STANDIN_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let standin = standin();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture"]).env(INSIDE, test).envs(vars.iter().copied());
+    let outcome = finish(standin.on(&mut command)).succeeded();
+    assert!(outcome.stdout.contains("1 passed"), "no test goes by the name {test}: {}", outcome.stdout);
 }
 
 /// What cargo built of it beside this test.

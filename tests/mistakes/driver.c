@@ -22,6 +22,7 @@ int cuDriverGetVersion(int* version) { return *version = number("FAKE_CUDA"), 0;
 int cuDeviceGetCount(int* count) { return *count = 1, 0; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 int cuDeviceGetName(char* name, int len, int device) { return snprintf(name, len, "Fake %d", device), 0; }
+int cuDeviceGetUuid_v2(char* uuid, int device) { return memset(uuid, 1, 16), device; }
 int cuDeviceTotalMem_v2(size_t* bytes, int device) { return *bytes = (size_t)40 << 30, device; }
 
 int cuDeviceGetAttribute(int* value, int attribute, int device) {

@@ -51,7 +51,8 @@ fn a_step_gives_the_same_bits() {
         let Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, .. } = HP;
         let hp = AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed };
         let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&FACTOR, 1, 2));
-        let weights = cpu.adamw(&on_g, &on_factor, &mut master, &mut m, &mut v, hp);
+        let mut weights = cpu.alloc(n, 1);
+        cpu.adamw(&on_g, &on_factor, &mut master, &mut m, &mut v, &mut weights, hp);
         for place in places() {
             let (after, out) = step(place, &g, state.clone(), Step { decayed, ..HP });
             assert_eq!(after, [&master, &m, &v].map(|x| cpu.download(x)), "{n}, {decayed}, {scale}");

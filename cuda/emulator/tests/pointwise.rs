@@ -4,6 +4,7 @@ use crate::common::{Random, act, close, cpus, near, on, places};
 use cuda::geometry::squares_parts;
 use cuda::ops::{self, Turn};
 use engine::backend::{Backend, Heads};
+use engine::cpu::Cpu;
 use half::bf16;
 
 const NAN: bf16 = bf16::NAN;
@@ -64,13 +65,19 @@ fn tables(h: Heads, rows: usize) -> (Vec<bf16>, Vec<f32>) {
     (qkv, (0..h.seq * h.dim).map(turn).collect())
 }
 
+fn rounded_by(cpu: &Cpu<bf16>, x: &[f32]) -> Vec<bf16> {
+    let mut y = cpu.alloc(1, x.len());
+    cpu.round(&cpu.upload(x, 1, x.len()), &mut y);
+    cpu.download(&y)
+}
+
 #[test]
 fn rounding_and_sums_give_the_same_bits() {
     let (cpu, _) = cpus();
     for n in [1, 7, 8, 9, 4096, 40001] {
         let mut random = Random::new(n as u64);
         let (wide, x, y) = (random.f32(n, 1e3), random.bf16(n, 1.0), random.bf16(n, 0.01));
-        let rounded = cpu.download(&cpu.round(&cpu.upload(&wide, 1, n)));
+        let rounded = rounded_by(&cpu, &wide);
         let sum = cpu.download(&cpu.add(act(&cpu, &x, 1, n), &act(&cpu, &y, 1, n)));
         for place in places() {
             let (mut r, mut s) = (vec![NAN; n], x.clone());
@@ -85,7 +92,7 @@ fn rounding_and_sums_give_the_same_bits() {
 fn what_bf16_cannot_hold_is_rounded_as_on_the_cpu() {
     let (cpu, _) = cpus();
     let hard = [0.0, -0.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::MAX, f32::INFINITY, -f32::MAX, 1e-40, -1e-45];
-    let right = cpu.download(&cpu.round(&cpu.upload(&hard, 1, hard.len())));
+    let right = rounded_by(&cpu, &hard);
     let bits = |x: &[bf16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     for place in places() {
         let (mut got, mut nan) = (vec![NAN; hard.len()], [bf16::ZERO]);

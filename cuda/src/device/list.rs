@@ -13,6 +13,8 @@ pub struct Info {
     pub compute_capability: (i32, i32),
     /// Bytes of device memory.
     pub memory: usize,
+    /// Sixteen bytes in hexadecimal that no other device has.
+    pub uuid: String,
 }
 
 /// The devices that the driver offers, in its order. None where there is no driver or no device;
@@ -49,7 +51,8 @@ pub(super) fn describe(handle: sys::CUdevice) -> Result<Info, DriverError> {
     let name = result::device::get_name(handle)?;
     // SAFETY: `handle` was given by the driver, which is all that this call asks of it.
     let memory = unsafe { result::device::total_mem(handle)? };
-    Ok(Info { name, compute_capability: (attribute(handle, MAJOR)?, attribute(handle, MINOR)?), memory })
+    let uuid = result::device::get_uuid(handle)?.bytes.map(|byte| format!("{:02x}", byte as u8)).concat();
+    Ok(Info { name, uuid, compute_capability: (attribute(handle, MAJOR)?, attribute(handle, MINOR)?), memory })
 }
 
 pub(super) fn attribute(handle: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<i32, DriverError> {

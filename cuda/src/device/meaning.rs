@@ -3,7 +3,7 @@
 use cudarc::driver::{DriverError, sys::CUresult};
 
 /// An error in the driver's words, with its name, and with what to do where that is known.
-pub(super) fn said(error: DriverError) -> String {
+pub(crate) fn said(error: DriverError) -> String {
     let words = error.error_string().map_or("an error that the driver does not know".into(), |e| e.to_string_lossy());
     let words = format!("{words} ({:?})", error.0);
     match remedy(error.0) {

@@ -1,6 +1,7 @@
 //! A device that runs kernels: its context, a stream, the kernels loaded, and what it was doing when a fault is
 //! found. Only the driver's own interface is used; nothing here waits for the device but what says so.
 
+mod copies;
 mod list;
 mod meaning;
 mod memory;
@@ -11,6 +12,7 @@ mod stream;
 mod timer;
 mod trace;
 
+pub use copies::Current;
 pub use list::{Info, devices};
 pub use memory::Memory;
 pub use pinned::{Pinned, Pins};
@@ -24,7 +26,7 @@ use crate::machine::{Machine, Target};
 use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
-use meaning::said;
+pub(crate) use meaning::said;
 use progress::Progress;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -159,6 +161,8 @@ impl Device {
 
     /// Runs `work`, whose launches are told of as this part of the whole: `layer 3`, and in it `attention`.
     pub fn within<T>(&self, label: &str, work: impl FnOnce() -> T) -> T {
+        // What profilers show; without one it is next to nothing.
+        let _range = nvtx::LocalRange::new(nvtx::Str::from_str_lossy(label));
         // A stream that does not take this has a fault that the next launch tells of.
         self.trace.within(label, |number| _ = self.progress.begin(&self.stream, number), work)
     }
@@ -189,11 +193,6 @@ impl Device {
 
     pub fn pins(&self) -> &Pins {
         &self.pins
-    }
-
-    /// Makes the device's context that of the thread which calls.
-    pub fn current(&self) -> std::result::Result<(), DriverError> {
-        self.context.current()
     }
 
     /// Bytes of its memory that nobody has taken, and all of them.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub slow: Option<usize>,
     /// STANDIN_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
     pub fault: Option<(Code, usize)>,
+    /// STANDIN_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that takes less time than the others.
+    pub fastest: Option<String>,
     /// STANDIN_NCCL: NCCL's version (22703).
     pub nccl: i32,
     /// STANDIN_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts on
@@ -48,6 +50,7 @@ pub fn settings() -> &'static Settings {
             delay: number("STANDIN_DELAY"),
             slow: number("STANDIN_SLOW"),
             fault: at("STANDIN_FAULT").map(|(code, n)| (parsed("STANDIN_FAULT", &code), n)),
+            fastest: text("STANDIN_FASTEST"),
             nccl: number("STANDIN_NCCL").unwrap_or(22703),
             hang: at("STANDIN_NCCL_HANG"),
             host: text("NCCL_HOSTID"),

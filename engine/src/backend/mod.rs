@@ -71,7 +71,7 @@ pub struct AdamW {
 }
 
 /// Some of the rows of a matrix: `count` blocks of `each`, of which block i begins at row `first + i * step`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Blocks {
     pub count: usize,
     pub each: usize,
@@ -162,8 +162,8 @@ pub trait Backend: Sized + 'static {
     /// As `copy`, into a matrix that is there already.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
     fn zero(&self, x: &mut Acc<Self>);
-    /// y = x rounded to the activations' precision.
-    fn round(&self, x: &Acc<Self>) -> Act<Self>;
+    /// y = x rounded to the activations' precision, element by element.
+    fn round(&self, x: &Acc<Self>, y: &mut Act<Self>);
 
     // -- linear: a [m, k], products in f32, rounded once --
 
@@ -285,8 +285,8 @@ pub trait Backend: Sized + 'static {
     /// `[1, 2]` = (norm of the mean's gradient, factor for the summed gradients), the factor being
     /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` where clip is 0.
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self>;
-    /// One step on a shard: g is scaled by `factor[0, 1]`; master, m, v are updated; the new weights
-    /// come out rounded.
+    /// One step on a shard: g is scaled by `factor[0, 1]`; master, m, v are updated; `weights` are the new ones,
+    /// rounded.
     #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
@@ -295,8 +295,9 @@ pub trait Backend: Sized + 'static {
         master: &mut Acc<Self>,
         m: &mut Acc<Self>,
         v: &mut Acc<Self>,
+        weights: &mut Act<Self>,
         hp: AdamW,
-    ) -> Act<Self>;
+    );
 
     // -- time, and where it goes --
 
@@ -317,6 +318,8 @@ pub trait Collectives<B: Backend> {
     fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
+    /// As `all_gather`, where the rows of all have their place and this rank's are there already: `[n r, c]` as it is.
+    fn all_gather_within<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
     fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// Point to point, both at once where both are given: `send` to the group's rank beside it, and a
@@ -358,7 +361,7 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         Pending { ticket: Some(ticket), input: Some(input), output: Some(output) }
     }
 
-    /// Under way: `x` is read by a send, or written by a receive, until the ticket is waited for.
+    /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
     pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
         Pending { ticket: Some(ticket), input: None, output: Some(x) }
     }

@@ -2,10 +2,15 @@
 //! it a dry run takes as much as the run.
 
 use super::Heads;
+use crate::ledger::Accounts;
 
 /// A backend's memory in numbers. Lists are the bytes of the blocks that an op holds at once, beside its
 /// result, until it is done; an op that is not here takes none.
 pub trait Scratch {
+    /// Books of the kind that the backend keeps, with nothing in them yet.
+    fn books(&self) -> Box<dyn Accounts>;
+    /// Bytes of the blocks that it takes before all others and keeps.
+    fn fixed(&self) -> Vec<usize>;
     /// What a block of `bytes` takes of the memory.
     fn block(&self, bytes: usize) -> usize;
     /// As [`super::Backend::logits_rows`].
@@ -18,6 +23,11 @@ pub trait Scratch {
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `rmsnorm_bwd` and `rmsnorm_bwd_add` of `[rows, cols]`.
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
-    fn attention(&self, h: Heads) -> Vec<usize>;
-    fn attention_bwd(&self, h: Heads) -> Vec<usize>;
+    /// `attention` over `rows` rows.
+    fn attention(&self, rows: usize, h: Heads) -> Vec<usize>;
+    fn attention_bwd(&self, rows: usize, h: Heads) -> Vec<usize>;
+    /// `embed_bwd` of `[tokens, cols]`.
+    fn embed_bwd(&self, tokens: usize, cols: usize) -> Vec<usize>;
+    /// `sum_squares` over so many elements.
+    fn sum_squares(&self, elements: usize) -> Vec<usize>;
 }

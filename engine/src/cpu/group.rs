@@ -26,10 +26,10 @@ impl Progress {
         self.0.borrow_mut().retain(|request| request.upgrade().is_some_and(|request| !request.test()));
     }
 
-    fn track(&self, request: ffi::MPI_Request) -> MpiTicket {
+    fn track(&self, request: ffi::MPI_Request) -> Rc<Request> {
         let request = Rc::new(Request(Cell::new(request)));
         self.0.borrow_mut().push(Rc::downgrade(&request));
-        MpiTicket(request)
+        request
     }
 }
 
@@ -43,15 +43,17 @@ impl Request {
     }
 }
 
-/// One request; MPI sets it to null once it is done.
-pub struct MpiTicket(Rc<Request>);
+/// What was started together; MPI sets a request to null once it is done.
+pub struct MpiTicket(Vec<Rc<Request>>);
 
 impl Ticket for MpiTicket {
     fn wait(self) {
-        let mut request = self.0.0.get();
-        // SAFETY: as in `test`; the buffers live in the `Pending` that holds this ticket.
-        unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
-        self.0.0.set(request);
+        for request in self.0 {
+            let mut it = request.0.get();
+            // SAFETY: as in `test`; the buffers live in the `Pending` that holds this ticket.
+            unsafe { ffi::MPI_Wait(&mut it, ffi::RSMPI_STATUS_IGNORE) };
+            request.0.set(it);
+        }
     }
 }
 
@@ -104,11 +106,11 @@ impl MpiGroup {
         call: impl FnOnce(*const c_void, *mut c_void, ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32,
     ) -> Pending<Cpu<A>, T> {
         let ticket = self.track(|comm, request| call(block(&input).cast_const(), block(&output), comm, request));
-        Pending::under_way(ticket, input, output)
+        Pending::under_way(MpiTicket(vec![ticket]), input, output)
     }
 
     /// Starts any call that gives a request.
-    fn track(&self, call: impl FnOnce(ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32) -> MpiTicket {
+    fn track(&self, call: impl FnOnce(ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32) -> Rc<Request> {
         // SAFETY: reads a constant of the MPI library.
         let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
         let code = call(self.raw(), &mut request);
@@ -206,6 +208,24 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         })
     }
 
+    /// A broadcast from each rank: of MPI's calls the one that has no buffer to send from beside the one to receive in.
+    fn all_gather_within<T: Elem>(&self, _: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
+        let ranks = self.ranks();
+        if ranks == 1 {
+            return Pending::ready(x);
+        }
+        assert_eq!(x.rows() % ranks, 0, "{} rows of {ranks} ranks", x.rows());
+        let (each, ty) = (x.len() / ranks, datatype::<T>());
+        let from = |root: usize| {
+            // SAFETY: `x` holds `ranks` times `each` elements, so that this one's begin inside it or at its end.
+            let rows = unsafe { block(&x).cast::<T>().add(root * each) }.cast();
+            // SAFETY: as above; no two of the broadcasts share an element.
+            self.track(|comm, request| unsafe { ffi::MPI_Ibcast(rows, count(each), ty, root as i32, comm, request) })
+        };
+        let requests = (0..ranks).map(from).collect();
+        Pending::moving(MpiTicket(requests), x)
+    }
+
     fn reduce_scatter<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
         let ranks = self.ranks();
         if ranks == 1 {
@@ -228,14 +248,14 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Irecv(block(&to), count(to.len()), ty, expected.from as i32, TAG, comm, request)
             });
-            Pending::moving(request, to)
+            Pending::moving(MpiTicket(vec![request]), to)
         });
         let sent = send.map(|(x, to)| {
             // SAFETY: as above; MPI only reads the block.
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Isend(block(&x), count(x.len()), ty, to as i32, TAG, comm, request)
             });
-            Pending::moving(request, x)
+            Pending::moving(MpiTicket(vec![request]), x)
         });
         Exchanged { sent, received }
     }

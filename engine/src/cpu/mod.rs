@@ -113,10 +113,9 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::zero(self.workers(), data_mut(x));
     }
 
-    fn round(&self, x: &Acc<Self>) -> Act<Self> {
-        let mut y = self.alloc(x.rows(), x.cols());
-        ops::elementwise::round(self.workers(), data(x), data_mut(&mut y));
-        y
+    fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
+        expect("y", y, x.rows(), x.cols());
+        ops::elementwise::round(self.workers(), data(x), data_mut(y));
     }
 
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
@@ -351,15 +350,14 @@ impl<A: Float> Backend for Cpu<A> {
         master: &mut Acc<Self>,
         m: &mut Acc<Self>,
         v: &mut Acc<Self>,
+        weights: &mut Act<Self>,
         hp: AdamW,
-    ) -> Act<Self> {
-        let (rows, cols) = master.shape();
+    ) {
         expect("factor", factor, 1, 2);
-        assert_eq!([g.len(), m.len(), v.len()], [rows * cols; 3], "elements of g, m and v for master {rows} x {cols}");
-        let mut out = self.alloc(rows, cols);
+        let lens = [g.len(), m.len(), v.len(), weights.len()];
+        assert_eq!(lens, [master.len(); 4], "elements of g, m, v and the weights for master {:?}", master.shape());
         let state = ops::adamw::State { master: data_mut(master), m: data_mut(m), v: data_mut(v) };
-        ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(&mut out));
-        out
+        ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(weights));
     }
 
     fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {

@@ -2,6 +2,7 @@
 
 use super::{Float, ops, pool};
 use crate::backend::{Heads, Scratch};
+use crate::ledger::{Accounts, Ledger};
 use std::marker::PhantomData;
 
 /// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
@@ -27,6 +28,14 @@ impl<A: Float> CpuScratch<A> {
 }
 
 impl<A: Float> Scratch for CpuScratch<A> {
+    fn books(&self) -> Box<dyn Accounts> {
+        Box::new(Ledger::<()>::default())
+    }
+
+    fn fixed(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     fn block(&self, bytes: usize) -> usize {
         pool::size_class(bytes)
     }
@@ -51,12 +60,20 @@ impl<A: Float> Scratch for CpuScratch<A> {
         bytes(&[ops::norm::scratch(rows, cols)])
     }
 
-    fn attention(&self, h: Heads) -> Vec<usize> {
+    fn attention(&self, _: usize, h: Heads) -> Vec<usize> {
         bytes(&[ops::attention::scratch(h, self.threads)])
     }
 
-    fn attention_bwd(&self, h: Heads) -> Vec<usize> {
+    fn attention_bwd(&self, _: usize, h: Heads) -> Vec<usize> {
         bytes(&[ops::attention_bwd::scratch(h, self.threads)])
+    }
+
+    fn embed_bwd(&self, _: usize, _: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn sum_squares(&self, _: usize) -> Vec<usize> {
+        Vec::new()
     }
 }
 

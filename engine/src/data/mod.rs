@@ -9,6 +9,7 @@ pub mod feed;
 pub mod identity;
 pub mod idx;
 pub mod json;
+pub mod loader;
 pub mod meta;
 pub mod mt19937;
 pub mod order;

@@ -82,6 +82,16 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         self.collective(b, What::AllGather, x, rows)
     }
 
+    fn all_gather_within<T: Elem>(&self, _: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
+        let ranks = self.members.len();
+        assert_eq!(x.rows() % ranks, 0, "{} rows of {ranks} ranks", x.rows());
+        if ranks == 1 {
+            return Pending::ready(x);
+        }
+        let post = self.log.borrow_mut().post();
+        Pending::moving(self.start(What::AllGather, bytes(&x), post), x)
+    }
+
     fn reduce_scatter<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
         let (rows, ranks) = (x.rows(), self.members.len());
         assert_eq!(rows % ranks, 0, "{rows} rows scattered over {ranks} ranks");

@@ -1,7 +1,8 @@
 //! What one rank did, in the order of its program: ops, collectives, and the waits for them.
 
+use crate::backend::Blocks;
 use crate::mesh::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +25,14 @@ pub enum Event {
     Start(Call),
     /// Compute waits for the rank's n-th `Start`.
     Wait(usize),
+}
+
+/// A product of matrices by its op, `[m, n, k]`, and the blocks of rows that it goes to or comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Product {
+    pub name: &'static str,
+    pub sizes: [usize; 3],
+    pub rows: Option<Blocks>,
 }
 
 /// One rank's side of a collective.
@@ -128,6 +137,8 @@ pub struct Log {
     /// As far as they are kept.
     pub events: Vec<Event>,
     pub totals: Totals,
+    /// The products that were there, each once.
+    pub products: BTreeSet<Product>,
     starts: usize,
     posts: usize,
     groups: usize,
@@ -135,7 +146,8 @@ pub struct Log {
 
 impl Log {
     pub fn new(rank: usize, keep: Keep) -> Self {
-        Log { rank, keep, events: Vec::new(), totals: Totals::default(), starts: 0, posts: 0, groups: 0 }
+        let (events, totals, products) = Default::default();
+        Log { rank, keep, events, totals, products, starts: 0, posts: 0, groups: 0 }
     }
 
     pub(super) fn op(&mut self, name: &'static str, sizes: [usize; 3]) {

@@ -11,11 +11,11 @@ pub mod order;
 mod tests;
 
 pub use group::{DryGroup, DryTicket};
-pub use log::{Call, Event, Keep, Log, Totals, Traffic, What};
+pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
 pub use memory::DryMem;
 
 use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Tensor, Xent};
-use crate::ledger::Usage;
+use crate::ledger::{Live, Usage};
 use crate::mesh::Kind;
 use memory::Books;
 use std::cell::RefCell;
@@ -35,7 +35,9 @@ pub struct Dry<A: Elem> {
 impl<A: Elem> Dry<A> {
     /// Rank `rank` of a mesh, on the backend that `scratch` speaks for.
     pub fn new(rank: usize, scratch: impl Scratch + 'static, keep: Keep) -> Self {
-        let (books, log) = (Books::default(), Rc::new(RefCell::new(Log::new(rank, keep))));
+        let mut books = scratch.books();
+        scratch.fixed().into_iter().for_each(|bytes| _ = books.take(scratch.block(bytes)));
+        let (books, log) = (Rc::new(RefCell::new(books)), Rc::new(RefCell::new(Log::new(rank, keep))));
         Dry { scratch: Box::new(scratch), books, log, act: PhantomData }
     }
 
@@ -47,6 +49,11 @@ impl<A: Elem> Dry<A> {
     /// The counts of it alone.
     pub fn totals(&self) -> Totals {
         self.log.borrow().totals.clone()
+    }
+
+    /// The blocks that live, as [`crate::ledger::Accounts::live`].
+    pub fn live(&self) -> Option<Vec<Live>> {
+        self.books.borrow().live()
     }
 
     /// What a block of this many elements takes.
@@ -69,9 +76,10 @@ impl<A: Elem> Dry<A> {
         memory::pass(&self.books, &sizes);
     }
 
-    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize) {
+    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize, rows: Option<Blocks>) {
         assert_eq!(k, depth, "depth of the product {m} x {k} x {n}");
         self.op(name, [m, n, k]);
+        self.log.borrow_mut().products.insert(Product { name, sizes: [m, n, k], rows });
         self.pass(self.scratch.matmul([m, n, k]));
     }
 }
@@ -140,36 +148,36 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("zero", x);
     }
 
-    fn round(&self, x: &Acc<Self>) -> Act<Self> {
+    fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
+        expect("y", y, x.rows(), x.cols());
         self.over("round", x);
-        self.alloc(x.rows(), x.cols())
     }
 
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         let out = self.alloc(a.rows(), b.rows());
-        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols());
+        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols(), None);
         out
     }
 
     fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         let out = self.alloc(a.rows(), b.cols());
-        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
+        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows(), None);
         out
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         expect("a b", out, a.rows(), b.cols());
-        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
+        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows(), None);
     }
 
     fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
         assert_eq!((a.rows(), out.cols()), (rows.rows(), b.rows()), "a product into {rows:?}");
-        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols());
+        self.product("matmul_nt_to", [a.rows(), b.rows(), a.cols()], b.cols(), Some(rows));
     }
 
     fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
         let out = self.alloc(rows.rows(), b.rows());
-        self.product("matmul_nt", [rows.rows(), b.rows(), a.cols()], b.cols());
+        self.product("matmul_nt_of", [rows.rows(), b.rows(), a.cols()], b.cols(), Some(rows));
         out
     }
 
@@ -182,6 +190,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("a^T b", out, a.cols(), b.cols());
         let shape = [a.cols(), b.cols(), a.rows()];
         self.op("matmul_tn_acc", shape);
+        self.log.borrow_mut().products.insert(Product { name: "matmul_tn_acc", sizes: shape, rows: None });
         self.pass(self.scratch.matmul_acc(shape));
     }
 
@@ -244,7 +253,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("qkv", qkv, starts.rows(), h.qkv_cols());
         self.op("attention", [qkv.rows(), h.seq, h.query * h.dim]);
         let out = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
-        self.pass(self.scratch.attention(h));
+        self.pass(self.scratch.attention(qkv.rows(), h));
         out
     }
 
@@ -261,7 +270,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("o", o, qkv.rows(), h.out_cols());
         self.op("attention_bwd", [qkv.rows(), h.seq, h.query * h.dim]);
         let dqkv = self.alloc(qkv.rows(), qkv.cols());
-        self.pass(self.scratch.attention_bwd(h));
+        self.pass(self.scratch.attention_bwd(qkv.rows(), h));
         dqkv
     }
 
@@ -284,6 +293,7 @@ impl<A: Elem> Backend for Dry<A> {
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, _: usize, dtable: &mut Acc<Self>) {
         expect("dy", dy, ids.len(), dtable.cols());
         self.over("embed_bwd", dy);
+        self.pass(self.scratch.embed_bwd(ids.len(), dy.cols()));
     }
 
     fn logits_rows(&self, cols: usize) -> usize {
@@ -331,6 +341,7 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn sum_squares(&self, _: &Acc<Self>, range: Range<usize>, _: &mut Acc<Self>) {
         self.op("sum_squares", [range.len(), 1, 1]);
+        self.pass(self.scratch.sum_squares(range.len()));
     }
 
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, _: f32) -> Acc<Self> {
@@ -346,11 +357,11 @@ impl<A: Elem> Backend for Dry<A> {
         master: &mut Acc<Self>,
         _: &mut Acc<Self>,
         _: &mut Acc<Self>,
+        weights: &mut Act<Self>,
         _: AdamW,
-    ) -> Act<Self> {
-        assert_eq!(g.len(), master.len(), "elements of g and of its master");
+    ) {
+        assert_eq!([g.len(), weights.len()], [master.len(); 2], "elements of g and of the weights for their master");
         self.over("adamw", master);
-        self.alloc(master.rows(), master.cols())
     }
 
     fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {

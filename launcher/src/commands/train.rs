@@ -1,5 +1,6 @@
 //! `train`: what comes before the first step, agreed on by all ranks, and then step after step.
 
+use crate::gpu;
 use crate::memory::{self, Taken};
 use crate::run::{Run, Stop};
 use crate::under_mpirun;
@@ -11,13 +12,15 @@ use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::data::feed::Feed;
 use engine::error::{Error, Result, counted};
+use engine::groups::Groups;
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, World};
 use engine::phase::Phase;
-use engine::place::layers_of_chunks;
+use engine::place::{Place, layers_of_chunks};
 use engine::seating::{fullest, place, split_warning};
 use engine::trainer::Trainer;
 use engine::{init, nodes, split, state};
+use half::bf16;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -62,11 +65,12 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     }
     sit(world, &mesh);
     let comm = world.comm();
-    let precision = choose_backend(&config, comm)?;
-    let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), threads(comm));
-    match precision {
-        Precision::F32 => on_cpu::<f32>(&args, world, ranks, config, threads),
-        Precision::Bf16 => on_cpu::<half::bf16>(&args, world, ranks, config, threads),
+    let chosen = choose_backend(&config, comm)?;
+    let ranks = Rc::new(comm.split(0, comm.rank()));
+    match chosen {
+        (BackendKind::Cpu, Precision::F32) => on_cpu::<f32>(&args, world, ranks, config),
+        (BackendKind::Cpu, Precision::Bf16) => on_cpu::<bf16>(&args, world, ranks, config),
+        (BackendKind::Cuda, _) => on_cuda(&args, world, ranks, config),
     }
 }
 
@@ -75,9 +79,22 @@ pub fn dry_run(args: Args) -> Result<()> {
     super::dry_run::run(&args.config, &args.set, args.ranks)
 }
 
-fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config, threads: usize) -> Result<()> {
-    let planned = memory::plan::<A>(&config, &config.mesh(ranks.size())?, &ranks, threads)?;
-    train(args, world, config, Cpu::<A>::of(ranks, threads), planned)
+fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config) -> Result<()> {
+    let (mesh, threads) = (config.mesh(ranks.size())?, threads(world.comm()));
+    let planned = memory::plan::<A>(&config, &mesh, &ranks, threads)?;
+    let place = Place::new(&config, mesh, ranks.rank());
+    let b = Cpu::<A>::of(ranks, threads);
+    let groups = Groups::new(&b, &config, &place);
+    train(args, world, Trainer::of(b, groups, config, place), planned)
+}
+
+/// The groups come before the slab: NCCL takes its memory first.
+fn on_cuda(args: &Args, world: &World, ranks: Rc<Comm>, config: Config) -> Result<()> {
+    let b = gpu::open(&ranks)?;
+    let place = Place::new(&config, config.mesh(ranks.size())?, ranks.rank());
+    let groups = Groups::new(&b, &config, &place);
+    let planned = gpu::settle(&b, &config, &place, &ranks)?;
+    train(args, world, Trainer::of(b, groups, config, place), planned)
 }
 
 /// What the user may want to know before the first step.
@@ -104,25 +121,18 @@ fn sit(world: &mut World, mesh: &Mesh) {
     world.reorder(&order);
 }
 
-/// The precision of the CPU backend, the only one there is so far.
-fn choose_backend(config: &Config, comm: &Comm) -> Result<Precision> {
-    // As if there were no device: what is asked for by name is refused by name.
-    let (kind, precision) = config.backend(false)?;
-    if kind == BackendKind::Cuda {
+/// CUDA where there are devices, unless the configuration says otherwise.
+fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precision)> {
+    let asked = config.train.backend;
+    let there = asked != Some(BackendKind::Cpu) && gpu::are_there(comm)?;
+    let chosen = config.backend(there)?;
+    if chosen.0 == BackendKind::Cuda {
         must_fit_cuda(config)?;
-        let here = match cuda::devices() {
-            Ok(devices) if !devices.is_empty() => format!("this machine has {}", devices[0].name),
-            Ok(_) => "this machine has no CUDA device".to_string(),
-            Err(why) => why,
-        };
-        return Err(Error::user(format!(
-            "train.backend = \"cuda\": the CUDA backend is not built yet ({here}); use train.backend = \"cpu\""
-        )));
     }
-    if comm.rank() == 0 && config.train.backend.is_none() && cuda::devices().is_ok_and(|devices| !devices.is_empty()) {
-        eprintln!("note: there is a CUDA device, but the CUDA backend is not built yet: this run is on the CPU");
+    if chosen.0 == BackendKind::Cuda && !there {
+        return Err(Error::user(format!("train.backend = \"cuda\": {}", cuda::device::Error::NoDriver)));
     }
-    Ok(precision)
+    Ok(chosen)
 }
 
 /// The kernels do not take every shape.
@@ -145,9 +155,9 @@ fn threads(comm: &Comm) -> usize {
 }
 
 /// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, config: Config, b: B, planned: Taken) -> Result<()> {
+fn train<B: Backend>(args: &Args, world: &World, trainer: Trainer<B>, planned: Taken) -> Result<()> {
     let comm = world.comm();
-    let (trainer, feed) = prepare(args, comm, config, b)?;
+    let (trainer, feed) = prepare(args, comm, trainer)?;
     if trainer.step >= trainer.config.train.steps {
         if comm.rank() == 0 {
             let dir = trainer.config.checkpoint.dir.display();
@@ -173,11 +183,9 @@ fn nothing_left(done: u64, steps: u64) -> String {
 }
 
 /// All that a first step needs.
-fn prepare<B: Backend>(args: &Args, comm: &Comm, config: Config, b: B) -> Result<(Trainer<B>, Feed)> {
-    let feed = comm.agree(Feed::open(&config))?;
-    comm.agree(check_ids(&feed, &config, comm))?;
-    let mesh = config.mesh(comm.size())?;
-    let mut trainer = Trainer::new(b, config, mesh, comm.rank());
+fn prepare<B: Backend>(args: &Args, comm: &Comm, mut trainer: Trainer<B>) -> Result<(Trainer<B>, Feed)> {
+    let feed = comm.agree(Feed::open(&trainer.config))?;
+    comm.agree(check_ids(&feed, &trainer.config, comm))?;
     comm.agree(start(args, &mut trainer, &feed, comm.rank()))?;
     trainer.publish();
     Ok((trainer, feed))

@@ -65,7 +65,8 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
         correction2: 0.05,
         decayed: V * D / 2,
     };
-    let new = b.adamw(&dtable, &factor, &mut master, &mut m, &mut v, hp);
+    let mut new = b.alloc(V, D);
+    b.adamw(&dtable, &factor, &mut master, &mut m, &mut v, &mut new, hp);
     let acts = [new, dx, dqkv, dlogits, last].map(|x| bytes(b, &x));
     [acts.concat(), [dtable, dup, dw, square, factor, master, m, v, totals, stats].map(|x| bytes(b, &x)).concat()]
         .concat()

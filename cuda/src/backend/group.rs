@@ -1,0 +1,288 @@
+//! Collectives by NCCL. Each kind of group has a stream of its own: a call waits for what was enqueued before it, what
+//! waits for the call goes on after it, and everything between the two overlaps.
+
+use super::Cuda;
+use super::rank::Rank;
+use crate::device::{Device, Event, Knows, Stream, Urgency};
+use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
+use cudarc::driver::DriverError;
+use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
+use engine::mesh::Kind;
+use engine::mpi::Comm;
+use half::bf16;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Calls that are remembered, to be told of where one of them does not end.
+const REMEMBERED: usize = 64;
+
+/// The ranks of one communicator.
+pub struct NcclGroup {
+    /// Place of this rank among them.
+    place: usize,
+    size: usize,
+    /// None for a rank alone.
+    link: Option<Rc<Link>>,
+}
+
+/// This rank's end of a communicator, and what is under way on it.
+pub(super) struct Link {
+    kind: Kind,
+    /// As ranks of the run.
+    members: Vec<usize>,
+    communicator: RefCell<Option<Communicator>>,
+    stream: Stream,
+    flights: RefCell<VecDeque<Flight>>,
+    /// Whether a rank has failed since: then nobody can be waited for.
+    broken: Cell<bool>,
+}
+
+struct Flight {
+    what: &'static str,
+    bytes: usize,
+    since: Instant,
+    done: Rc<Event>,
+}
+
+/// Where the compute stream takes up what a collective brought.
+pub struct NcclTicket {
+    rank: Rc<Rank>,
+    /// None where the call failed, which is noted.
+    done: Option<Rc<Event>>,
+}
+
+impl Ticket for NcclTicket {
+    fn wait(self) {
+        if let Some(done) = &self.done {
+            self.rank.must(self.rank.device.stream().wait(done));
+        }
+    }
+}
+
+impl NcclGroup {
+    pub(super) fn new(rank: &Rc<Rank>, kind: Kind, members: &[usize]) -> Self {
+        let Some(world) = &rank.world else {
+            assert_eq!(members.len(), 1, "ranks in a group of a rank alone");
+            return NcclGroup { place: 0, size: 1, link: None };
+        };
+        let place = members.iter().position(|&member| member == world.rank());
+        let place = place.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank()));
+        let comm = world.split(members[0], place);
+        let size = members.len();
+        let link = (size > 1).then(|| rank.join(kind, members, &comm)).flatten();
+        NcclGroup { place, size, link }
+    }
+
+    /// Starts a call that reads `x` and writes `out`; both are owned by the result.
+    fn start<T: Elem>(
+        &self,
+        b: &Cuda,
+        what: &'static str,
+        x: Tensor<Cuda, T>,
+        out: Tensor<Cuda, T>,
+        call: impl FnOnce(&Communicator, Flow, &Stream) -> Result<(), String>,
+    ) -> Pending<Cuda, T> {
+        let len = x.len().min(out.len());
+        let flow = Flow { from: x.mem.at(), to: out.mem.at(), len, of: type_of::<T>() };
+        let bytes = x.len().max(out.len()) * size_of::<T>();
+        let done = self.enqueue(b, what, bytes, |communicator, stream| call(communicator, flow, stream));
+        Pending::under_way(NcclTicket { rank: b.0.clone(), done }, x, out)
+    }
+
+    /// A call after all that was enqueued; the point at which it is done.
+    fn enqueue(
+        &self,
+        b: &Cuda,
+        what: &'static str,
+        bytes: usize,
+        call: impl FnOnce(&Communicator, &Stream) -> Result<(), String>,
+    ) -> Option<Rc<Event>> {
+        let link = self.link.as_ref()?;
+        let started = link.enqueue(&b.0.device, what, bytes, call);
+        started.map_err(|why| b.0.note(format!("{}: {what} of {bytes} bytes: {why}", link.name()))).ok()
+    }
+}
+
+impl Link {
+    fn enqueue(
+        &self,
+        device: &Device,
+        what: &'static str,
+        bytes: usize,
+        call: impl FnOnce(&Communicator, &Stream) -> Result<(), String>,
+    ) -> Result<Rc<Event>, String> {
+        let words = |error: DriverError| device.fault(error);
+        let ready = device.events().record(device.stream(), Knows::Order).map_err(words)?;
+        self.stream.wait(&ready).map_err(words)?;
+        let communicator = self.communicator.borrow();
+        call(communicator.as_ref().expect("a link has its communicator until it is dropped"), &self.stream)?;
+        let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
+        let mut flights = self.flights.borrow_mut();
+        if flights.len() == REMEMBERED {
+            flights.pop_front();
+        }
+        flights.push_back(Flight { what, bytes, since: Instant::now(), done: done.clone() });
+        Ok(done)
+    }
+
+    fn name(&self) -> String {
+        format!("the {} group of ranks {:?}", self.kind.name(), self.members)
+    }
+
+    /// What NCCL has seen go wrong.
+    pub fn error(&self) -> Result<(), String> {
+        let communicator = self.communicator.borrow();
+        communicator.as_ref().map_or(Ok(()), Communicator::error).map_err(|what| format!("{}: {what}", self.name()))
+    }
+
+    /// The first call that is not done.
+    pub fn unfinished(&self) -> Option<String> {
+        let flights = self.flights.borrow();
+        let Flight { what, bytes, since, .. } =
+            flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
+        let seconds = since.elapsed().as_secs();
+        Some(format!("{}: {what} of {bytes} bytes, begun {seconds} s ago, is not done", self.name()))
+    }
+
+    pub fn break_off(&self) {
+        self.broken.set(true);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let Some(communicator) = self.communicator.take() else { return };
+        if !self.broken.get() && !std::thread::panicking() {
+            // All ranks come here at the end of a run; what does not end well now has nothing left to spoil.
+            _ = communicator.finish();
+        }
+    }
+}
+
+impl Rank {
+    /// Makes a communicator of these ranks, `comm` being theirs, and sends something around it, so that all its
+    /// connections are there, and take their memory, before the slab does.
+    fn join(self: &Rc<Self>, kind: Kind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
+        let name = format!("the {} group of ranks {members:?}", kind.name());
+        let _deadline = self.deadline(&format!("{name} does not come together"));
+        let joined = self.try_join(kind, members, comm);
+        let link = joined.map_err(|why| self.note(format!("{name} does not come together: {why}"))).ok()?;
+        self.add_link(&link);
+        Some(link)
+    }
+
+    fn try_join(&self, kind: Kind, members: &[usize], comm: &Comm) -> Result<Rc<Link>, String> {
+        let nccl = self.outlook.nccl.as_ref().ok_or("there is no NCCL")?;
+        let (place, size) = (comm.rank(), comm.size());
+        let id = if place == 0 { nccl.unique_id()?.0.to_vec() } else { Vec::new() };
+        let id: [u8; 128] = comm.broadcast_bytes(id).try_into().map_err(|_| "rank 0 has no unique id")?;
+        let urgency = if kind == Kind::Tensor { Urgency::First } else { Urgency::Usual };
+        let stream = Stream::new(urgency).map_err(|error| self.device.fault(error))?;
+        let communicator = Communicator::join(nccl, UniqueId(id), place, size)?;
+        let link = Link {
+            kind,
+            members: members.to_vec(),
+            communicator: RefCell::new(Some(communicator)),
+            stream,
+            flights: RefCell::default(),
+            broken: Cell::new(false),
+        };
+        self.warm_up(&link, place, size)?;
+        Ok(Rc::new(link))
+    }
+
+    fn warm_up(&self, link: &Link, place: usize, size: usize) -> Result<(), String> {
+        let (from, to) = (self.cell.at(), self.cell.at() + 256);
+        // SAFETY: the cell is a few hundred bytes of the device that nothing else uses.
+        let done = link.enqueue(&self.device, "a first call", 4, |communicator, stream| unsafe {
+            communicator.all_reduce(Flow { from, to, len: 1, of: Type::F32 }, stream)?;
+            if !matches!(link.kind, Kind::Activations | Kind::Gradients) {
+                return Ok(());
+            }
+            let message = |at, peer| Some(Message { at, len: 1, of: Type::Bf16, peer: peer % size });
+            communicator.exchange(message(from, place + 1), message(to, place + size - 1), stream)?;
+            communicator.exchange(message(from, place + size - 1), message(to, place + 1), stream)
+        })?;
+        done.wait().map_err(|error| self.device.fault(error))?;
+        link.error()
+    }
+}
+
+fn type_of<T: Elem>() -> Type {
+    match T::NAME {
+        "F32" => Type::F32,
+        "BF16" => Type::Bf16,
+        "U32" => Type::U32,
+        other => panic!("NCCL is not told of {other}"),
+    }
+}
+
+impl Collectives<Cuda> for NcclGroup {
+    fn rank(&self) -> usize {
+        self.place
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn all_reduce<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
+        if self.size == 1 {
+            return Pending::ready(x);
+        }
+        let out = b.alloc(x.rows(), x.cols());
+        // SAFETY (this call and those below): the blocks have the elements given, and are owned by the `Pending` until
+        // the compute stream has waited for the call.
+        self.start(b, "an all-reduce", x, out, |c, flow, stream| unsafe { c.all_reduce(flow, stream) })
+    }
+
+    fn all_gather<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
+        if self.size == 1 {
+            return Pending::ready(x);
+        }
+        let out = b.alloc(x.rows() * self.size, x.cols());
+        // SAFETY: as above; `out` holds the ranks' elements together.
+        self.start(b, "an all-gather", x, out, |c, flow, stream| unsafe { c.all_gather(flow, stream) })
+    }
+
+    fn all_gather_within<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
+        if self.size == 1 {
+            return Pending::ready(x);
+        }
+        assert_eq!(x.rows() % self.size, 0, "{} rows of {} ranks", x.rows(), self.size);
+        let (len, to) = (x.len() / self.size, x.mem.at());
+        let from = to + (self.place * len * size_of::<T>()) as u64;
+        let flow = Flow { from, to, len, of: type_of::<T>() };
+        // SAFETY: as above; NCCL gathers in place where this rank's elements are where they will be.
+        let call = |c: &Communicator, stream: &Stream| unsafe { c.all_gather(flow, stream) };
+        let done = self.enqueue(b, "an all-gather", x.len() * size_of::<T>(), call);
+        Pending::moving(NcclTicket { rank: b.0.clone(), done }, x)
+    }
+
+    fn reduce_scatter<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
+        if self.size == 1 {
+            return Pending::ready(x);
+        }
+        assert_eq!(x.rows() % self.size, 0, "{} rows scattered over {} ranks", x.rows(), self.size);
+        let out = b.alloc(x.rows() / self.size, x.cols());
+        // SAFETY: as above; `x` holds the ranks' elements together.
+        self.start(b, "a reduce-scatter", x, out, |c, flow, stream| unsafe { c.reduce_scatter(flow, stream) })
+    }
+
+    fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {
+        let coming = recv.map(|Expected { rows, cols, from }| (b.alloc::<bf16>(rows, cols), from));
+        let message =
+            |(x, peer): &(Act<Cuda>, usize)| Message { at: x.mem.at(), len: x.len(), of: Type::Bf16, peer: *peer };
+        let (sending, receiving) = (send.as_ref().map(message), coming.as_ref().map(message));
+        let bytes = [sending, receiving].into_iter().flatten().map(|m| 2 * m.len).max().unwrap_or_default();
+        // SAFETY: as above.
+        let done = self.enqueue(b, "an exchange", bytes, |c, stream| unsafe { c.exchange(sending, receiving, stream) });
+        let ticket = || NcclTicket { rank: b.0.clone(), done: done.clone() };
+        Exchanged {
+            received: coming.map(|(x, _)| Pending::moving(ticket(), x)),
+            sent: send.map(|(x, _)| Pending::moving(ticket(), x)),
+        }
+    }
+}

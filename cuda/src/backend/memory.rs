@@ -1,0 +1,60 @@
+//! Blocks of the slab.
+
+use super::rank::Rank;
+use engine::backend::{Elem, Scratch};
+use engine::ledger::Accounts;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Elements of a device's memory; dropped, they go back to the slab, unless they are a view of another block.
+pub struct Block<T: Elem> {
+    at: u64,
+    len: usize,
+    home: Option<Home>,
+    elem: PhantomData<T>,
+}
+
+/// Where a block is given back.
+struct Home {
+    rank: Rc<Rank>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl<T: Elem> Block<T> {
+    pub(super) fn take(rank: &Rc<Rank>, len: usize) -> Self {
+        let bytes = rank.scratch.block(len * size_of::<T>());
+        let offset = rank.books.borrow_mut().take(bytes);
+        let at = rank.slab().at() + offset as u64;
+        let end = offset + bytes;
+        assert!(end <= rank.slab().len(), "a block up to byte {end} of a slab of {}", rank.slab().len());
+        Block { at, len, home: Some(Home { rank: rank.clone(), offset, bytes }), elem: PhantomData }
+    }
+
+    /// The address of the first element.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn bytes(&self) -> Range<u64> {
+        self.at..self.at + (self.len * size_of::<T>()) as u64
+    }
+
+    /// # Safety
+    /// As [`engine::backend::Backend::alias`].
+    pub(super) unsafe fn alias(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "view {range:?} of a block of {}", self.len);
+        let at = self.at + (range.start * size_of::<T>()) as u64;
+        Block { at, len: range.len(), home: None, elem: PhantomData }
+    }
+}
+
+impl<T: Elem> Drop for Block<T> {
+    fn drop(&mut self) {
+        if let Some(Home { rank, offset, bytes }) = self.home.take() {
+            rank.before_change(self);
+            rank.books.borrow_mut().give(bytes, offset);
+        }
+    }
+}

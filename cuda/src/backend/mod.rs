@@ -1,0 +1,394 @@
+//! The engine's contract on a CUDA device: an op is launches of kernels on the compute stream, a collective is a call
+//! of NCCL on the stream of its kind of group, and the host waits for neither.
+//!
+//! Memory is one slab. Which block lies where follows from the takes and gives alone, so that a dry run with
+//! [`CudaScratch`] lays out what the run will. A block that is given back may be taken again at once: what uses it
+//! next comes later on the compute stream, and what other streams still use is owned by a `Pending`, or
+//! is written down in `hazards`.
+
+mod fetch;
+mod group;
+mod hazards;
+mod linear;
+mod memory;
+mod open;
+mod rank;
+mod scratch;
+mod watch;
+
+pub use fetch::Fetch;
+pub use group::{NcclGroup, NcclTicket};
+pub use memory::Block;
+pub use open::{Tuning, product_of};
+pub use rank::{Error, Outlook};
+pub use scratch::CudaScratch;
+
+use crate::args::{Step, View};
+use crate::blas::Form;
+use crate::device::{Event, Knows};
+use crate::geometry::{self, attention};
+use crate::machine::{Done, Machine};
+use crate::ops;
+use engine::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Heads, Part, Scratch, Tensor, Xent};
+use engine::ledger::{Accounts, Usage};
+use engine::mesh::Kind;
+use half::bf16;
+use rank::Rank;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// The backend of one rank: its device.
+pub struct Cuda(Rc<Rank>);
+
+/// A matrix, as kernels take it.
+fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
+    // SAFETY: the block lives while the tensor is borrowed, and after that only what comes later on the compute stream,
+    // or waits for it, may use the memory; `&mut` says that nothing else uses what is written.
+    unsafe { View::new(x.mem.at(), x.len()) }
+}
+
+/// Heads as the kernels of attention take them.
+fn shape(rows: usize, h: Heads) -> attention::Shape {
+    assert_eq!((rows % h.seq, h.query % h.kv), (0, 0), "{rows} rows for {h:?}");
+    attention::Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences: rows / h.seq }
+}
+
+/// How all heads of q and k turn.
+fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
+    assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
+    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, seq: h.seq, sign }
+}
+
+impl Cuda {
+    fn machine(&self) -> &dyn Machine {
+        &*self.0.device
+    }
+
+    /// Keeps the first thing that went wrong until somebody asks.
+    fn note(&self, done: Done) {
+        if let Err(fault) = done {
+            self.0.note(fault.to_string());
+        }
+    }
+
+    /// Scratch for an op that is enqueued before it is dropped.
+    fn scratch_of<T: Elem>(&self, len: usize) -> Acc<Self> {
+        self.alloc(1, len * size_of::<T>() / size_of::<f32>())
+    }
+
+    fn norm_gradients(
+        &self,
+        dres: View,
+        dy: &mut Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) {
+        let parts = self.scratch_of::<f32>(geometry::norm_parts(x.rows(), x.cols(), self.machine().processors()));
+        let saved = ops::NormBwd { dres, x: view(x), rstd: view(rstd), w: view(w) };
+        self.note(ops::rmsnorm_bwd(self.machine(), saved, view(dy), view(dw), view(&parts)));
+    }
+}
+
+impl Backend for Cuda {
+    type Act = bf16;
+    type Mem<T: Elem> = Block<T>;
+    type Ticket = NcclTicket;
+    type Group = NcclGroup;
+    type Fetch<T: Elem> = Fetch<T>;
+    type Moment = Option<Rc<Event>>;
+    const RUNS_AHEAD: bool = true;
+
+    fn group(&self, kind: Kind, members: &[usize]) -> NcclGroup {
+        NcclGroup::new(&self.0, kind, members)
+    }
+
+    fn device(&self) -> String {
+        self.0.device.info().name.clone()
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.books.borrow().usage()
+    }
+
+    fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
+        Tensor::from_mem(Block::take(&self.0, rows * cols), rows, cols)
+    }
+
+    unsafe fn alias<T: Elem>(mem: &Block<T>, range: Range<usize>) -> Block<T> {
+        // SAFETY: the caller's promise is the one that `Block::alias` asks for.
+        unsafe { mem.alias(range) }
+    }
+
+    fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T> {
+        let mut x = self.alloc(rows, cols);
+        self.write(host, &mut x);
+        x
+    }
+
+    fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>) {
+        assert_eq!(host.len(), to.len(), "elements of a matrix {:?}", to.shape());
+        self.0.must(fetch::write(&self.0, bytemuck::cast_slice(host), &to.mem));
+    }
+
+    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Fetch<T> {
+        Fetch::start(&self.0, &x.mem)
+    }
+
+    fn receive<T: Elem>(&self, fetch: Fetch<T>) -> Result<Vec<T>, Fault> {
+        self.0.watch(&fetch)?;
+        self.0.first_fault()?;
+        Ok(fetch.here())
+    }
+
+    fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
+        let mut y = self.alloc(x.rows(), x.cols());
+        self.copy_to(x, &mut y);
+        y
+    }
+
+    fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>) {
+        assert_eq!(x.len(), to.len(), "a copy of {:?} to {:?}", x.shape(), to.shape());
+        self.0.must(self.0.device.copy_within(x.mem.at(), to.mem.at(), size_of::<T>() * x.len()));
+    }
+
+    fn zero(&self, x: &mut Acc<Self>) {
+        self.note(ops::zero(self.machine(), view(x)));
+    }
+
+    fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
+        self.note(ops::round(self.machine(), view(x), view(y)));
+    }
+
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let out = self.alloc(a.rows(), b.rows());
+        self.product(Form::Nt, a, b, &out);
+        out
+    }
+
+    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let out = self.alloc(a.rows(), b.cols());
+        self.product(Form::Nn, a, b, &out);
+        out
+    }
+
+    fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        self.product(Form::Nn, a, b, out);
+    }
+
+    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
+        self.product_to(a, b, rows, out);
+    }
+
+    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
+        self.product_of(a, rows, b)
+    }
+
+    fn pieces(&self, rows: usize) -> usize {
+        self.0.scratch.pieces(rows)
+    }
+
+    fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
+        self.product(Form::TnAcc, a, b, out);
+    }
+
+    fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self> {
+        self.note(ops::add(self.machine(), view(&x), view(y)));
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
+        let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
+        self.note(ops::rmsnorm(self.machine(), view(x), View::NONE, view(w), eps, view(&y), view(&rstd)));
+        (y, rstd)
+    }
+
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+        let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
+        self.note(ops::rmsnorm(self.machine(), view(x), view(&r), view(w), eps, view(&y), view(&rstd)));
+        (r, y, rstd)
+    }
+
+    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+        let y = self.alloc(x.rows(), x.cols());
+        self.note(ops::rmsnorm_again(self.machine(), view(x), view(rstd), view(w), view(&y)));
+        y
+    }
+
+    fn rmsnorm_bwd(
+        &self,
+        mut dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self> {
+        self.norm_gradients(View::NONE, &mut dy, x, rstd, w, dw);
+        dy
+    }
+
+    fn rmsnorm_bwd_add(
+        &self,
+        dres: &Act<Self>,
+        mut dy: Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) -> Act<Self> {
+        self.norm_gradients(view(dres), &mut dy, x, rstd, w, dw);
+        dy
+    }
+
+    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+        self.note(ops::rope(self.machine(), view(&qkv), view(table), turn(qkv.cols(), h, 1.0)));
+        qkv
+    }
+
+    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+        self.note(ops::rope(self.machine(), view(&dqkv), view(table), turn(dqkv.cols(), h, -1.0)));
+        dqkv
+    }
+
+    fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>) {
+        let (o, lse) = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
+        let s = shape(qkv.rows(), h);
+        self.note(ops::attention(self.machine(), view(qkv), view(starts), view(&o), view(&lse), s));
+        (o, lse)
+    }
+
+    fn attention_bwd(
+        &self,
+        do_: &Act<Self>,
+        o: &Act<Self>,
+        lse: &Acc<Self>,
+        qkv: &Act<Self>,
+        starts: &Tensor<Self, u32>,
+        h: Heads,
+    ) -> Act<Self> {
+        let (dqkv, s) = (self.alloc(qkv.rows(), qkv.cols()), shape(qkv.rows(), h));
+        let parts = attention::parts(s);
+        let stats = self.scratch_of::<u32>(attention::stats_len(s));
+        let sums = self.scratch_of::<f32>(attention::sums_len(s, parts));
+        let saved = ops::AttentionSaved { qkv: view(qkv), o: view(o), lse: view(lse), starts: view(starts) };
+        let scratch = ops::Scratch { stats: view(&stats), sums: view(&sums), parts };
+        self.note(ops::attention_bwd(self.machine(), view(do_), saved, view(&dqkv), scratch, s));
+        dqkv
+    }
+
+    fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        let y = self.alloc(gate_up.rows(), gate_up.cols() / 2);
+        self.note(ops::swiglu(self.machine(), view(gate_up), view(&y), y.cols()));
+        y
+    }
+
+    fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self> {
+        self.note(ops::swiglu_bwd(self.machine(), view(dy), view(&gate_up), dy.cols()));
+        gate_up
+    }
+
+    fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
+        let y = self.alloc(ids.len(), table.cols());
+        self.note(ops::embed(self.machine(), view(ids), view(table), first, view(&y)));
+        y
+    }
+
+    fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>) {
+        let words = self.scratch_of::<u32>(geometry::embed_words(ids.len()));
+        let parts = self.scratch_of::<f32>(geometry::embed_parts(ids.len(), dy.cols()));
+        let scratch = ops::EmbedScratch { words: view(&words), parts: view(&parts) };
+        self.note(ops::embed_bwd(self.machine(), view(ids), view(dy), first, view(dtable), scratch));
+    }
+
+    fn logits_rows(&self, cols: usize) -> usize {
+        self.0.scratch.logits_rows(cols)
+    }
+
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {
+        let stats = self.alloc(logits.rows(), 3);
+        self.note(ops::xent_stats(self.machine(), view(logits), view(targets), first, view(&stats)));
+        stats
+    }
+
+    fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self> {
+        let combined = self.alloc(stats.rows() / ranks, 3);
+        self.note(ops::xent_combine(self.machine(), view(stats), view(&combined)));
+        combined
+    }
+
+    fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>) {
+        self.note(ops::xent_totals(self.machine(), view(stats), view(weights), view(totals)));
+    }
+
+    fn xent_grad(
+        &self,
+        logits: Act<Self>,
+        stats: &Acc<Self>,
+        targets: &Tensor<Self, u32>,
+        weights: &Acc<Self>,
+        x: Xent,
+    ) -> Act<Self> {
+        let rows = ops::Rows { stats: view(stats), targets: view(targets), weights: view(weights) };
+        self.note(ops::xent_grad(self.machine(), view(&logits), rows, x.first, x.z_loss));
+        logits
+    }
+
+    fn pick(&self, x: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self> {
+        let part = self.alloc(ranges.iter().map(Range::len).sum(), 1);
+        self.note(ops::pick(self.machine(), view(x), ranges, view(&part)));
+        part
+    }
+
+    fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>) {
+        self.note(ops::put(self.machine(), view(part), ranges, view(x)));
+    }
+
+    fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {
+        let parts = self.scratch_of::<f32>(2 * geometry::squares_parts(range.len()));
+        // SAFETY: as of `view`; the parts are f64, twice the size of what they were taken as.
+        let parts = unsafe { View::new(parts.mem.at(), parts.len() / 2) };
+        self.note(ops::sum_squares(self.machine(), view(g).part::<f32>(range), view(out), parts));
+    }
+
+    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self> {
+        let out = self.alloc(1, 2);
+        self.note(ops::clip_factor(self.machine(), view(square), view(totals), clip, view(&out)));
+        out
+    }
+
+    fn adamw(
+        &self,
+        g: &Acc<Self>,
+        factor: &Acc<Self>,
+        master: &mut Acc<Self>,
+        m: &mut Acc<Self>,
+        v: &mut Acc<Self>,
+        weights: &mut Act<Self>,
+        hp: AdamW,
+    ) {
+        [&*master, &*m, &*v].into_iter().for_each(|state| self.0.before_change(&state.mem));
+        let state = ops::State { master: view(master), m: view(m), v: view(v) };
+        self.note(ops::adamw(self.machine(), view(g), view(factor), state, view(weights), step(hp)));
+    }
+
+    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        self.0.device.within(&part.to_string(), work)
+    }
+
+    /// None where the device has a fault, which is noted.
+    fn moment(&self) -> Option<Rc<Event>> {
+        let device = &self.0.device;
+        self.0.must(device.events().record(device.stream(), Knows::Time)).map(Rc::new)
+    }
+
+    fn seconds(&self, from: &Option<Rc<Event>>, to: &Option<Rc<Event>>) -> f64 {
+        let (Some(from), Some(to)) = (from, to) else { return 0.0 };
+        self.0.must(to.wait().and_then(|()| to.seconds_since(from))).unwrap_or_default()
+    }
+}
+
+fn step(hp: AdamW) -> Step {
+    let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed } = hp;
+    Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed }
+}

@@ -1,0 +1,90 @@
+//! How a rank comes to its device, step by step: groups are made between `open` and `settle`, so that the slab is taken
+//! when NCCL has what it needs.
+
+use super::linear::{into_blocks, of_blocks};
+use super::rank::{Error, Outlook, Rank};
+use super::{Cuda, CudaScratch};
+use crate::blas::{Choice, Form, Product};
+use crate::device::Device;
+use crate::search::Search;
+use engine::dry::Product as Seen;
+use engine::mpi::Comm;
+use std::path::Path;
+use std::rc::Rc;
+
+/// What a rehearsal saw multiplied, as cuBLASLt is asked for it.
+pub fn product_of(seen: &Seen) -> Product {
+    let Seen { name, sizes: [m, n, k], rows } = *seen;
+    let form = match name {
+        "matmul_nt" | "matmul_nt_to" | "matmul_nt_of" => Form::Nt,
+        "matmul_nn" => Form::Nn,
+        "matmul_tn_acc" => Form::TnAcc,
+        other => panic!("{other} is no product"),
+    };
+    let product = Product::new(form, m, n, k);
+    match (name, rows) {
+        ("matmul_nt_to", Some(rows)) => product.of(into_blocks(rows)),
+        ("matmul_nt_of", Some(rows)) => product.of(of_blocks(rows)),
+        _ => product,
+    }
+}
+
+/// Where the choice of algorithms comes from.
+pub struct Tuning<'a> {
+    pub search: &'a Search,
+    /// The folder that choices are kept in.
+    pub cache: Option<&'a Path>,
+    /// All products of a step.
+    pub products: &'a [Product],
+}
+
+impl Cuda {
+    /// On this device, as one of the ranks of `world`; without one, alone.
+    pub fn open(device: Device, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Cuda, Error> {
+        Ok(Cuda(Rc::new(Rank::new(Rc::new(device), world, outlook)?)))
+    }
+
+    /// What the backend takes of its memory, for a rehearsal.
+    pub fn scratch(&self) -> CudaScratch {
+        self.0.scratch
+    }
+
+    /// Bytes of the device's memory that are free, and all.
+    pub fn memory(&self) -> Result<(usize, usize), Error> {
+        self.0.first_fault()?;
+        Ok(self.0.device.memory()?)
+    }
+
+    /// Takes a slab of so many bytes. Only this rank takes part.
+    pub fn settle(&self, bytes: usize, tuning: &Tuning) -> Result<(), Error> {
+        self.0.settle(bytes, tuning.search, tuning.cache)
+    }
+
+    /// Chooses the algorithms of all ranks' products: the first rank times what it does not know, all take the same.
+    /// All ranks call it together, before anything else is in the slab; notes for the user come back.
+    pub fn tune(&self, tuning: &Tuning) -> Result<Vec<String>, Error> {
+        let blas = self.0.blas();
+        let Some(world) = &self.0.world else {
+            self.0.tune(tuning.products)?;
+            return Ok(blas.notes());
+        };
+        let all = world.all_gather_bytes(&json(&tuning.products));
+        let mut all: Vec<Product> = all.iter().flat_map(|bytes| of_json::<Vec<Product>>(bytes)).collect();
+        all.sort_unstable();
+        all.dedup();
+        let chosen = if world.rank() == 0 { self.0.tune(&all).map(|choices| json(&choices)) } else { Ok(Vec::new()) };
+        // A rank that could not tune sends nothing, and all take the library's first proposals.
+        let choices = world.broadcast_bytes(chosen.as_ref().map_or_else(|_| json(&Vec::<Choice>::new()), Vec::clone));
+        chosen?;
+        blas.adopt(&of_json::<Vec<Choice>>(&choices))?;
+        Ok(blas.notes())
+    }
+}
+
+fn json(of: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(of).expect("numbers and strings are JSON")
+}
+
+fn of_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
+    serde_json::from_slice(bytes).expect("what a rank of this program wrote")
+}

@@ -1,0 +1,163 @@
+//! One rank's device with what it holds: memory, products, links to other ranks, and the first fault.
+
+use super::CudaScratch;
+use super::group::Link;
+use super::hazards::Reads;
+use crate::args::View;
+use crate::blas::{self, Blas, Choice, Product, scratch_len};
+use crate::device::{self, Device, Memory, Stream, Urgency};
+use crate::machine::Machine;
+use crate::nccl::Nccl;
+use crate::search::Search;
+use cudarc::driver::DriverError;
+use engine::backend::{Fault, Scratch};
+use engine::ledger::Accounts;
+use engine::mpi::{Comm, host};
+use engine::slab::Slab;
+use std::cell::{OnceCell, RefCell};
+use std::path::Path;
+use std::rc::{Rc, Weak};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// What a rank knows of the world around its device.
+pub struct Outlook {
+    /// Needed where there are several ranks.
+    pub nccl: Option<Rc<Nccl>>,
+    /// After which a rank that does not answer is given up.
+    pub patience: Duration,
+}
+
+/// Why a device cannot be used for a run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    #[error(transparent)]
+    Products(#[from] blas::Error),
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+pub(super) struct Rank {
+    // Dropped in this order: what uses memory goes before it, and all of it before the device.
+    links: RefCell<Vec<Weak<Link>>>,
+    blas: OnceCell<Blas>,
+    pub books: RefCell<Slab>,
+    slab: OnceCell<Memory<Rc<Device>>>,
+    /// A few bytes for calls that only make connections.
+    pub cell: Memory<Rc<Device>>,
+    pub reads: Reads,
+    /// For large copies to the host.
+    pub side: Stream,
+    fault: RefCell<Option<Fault>>,
+    pub scratch: CudaScratch,
+    pub outlook: Outlook,
+    /// All ranks in the mesh's order; `None` for a rank alone.
+    pub world: Option<Rc<Comm>>,
+    pub device: Rc<Device>,
+}
+
+impl Rank {
+    pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Rank, Error> {
+        let side = Stream::new(Urgency::Usual).map_err(device::Error::from)?;
+        Ok(Rank {
+            links: RefCell::default(),
+            blas: OnceCell::new(),
+            books: RefCell::default(),
+            slab: OnceCell::new(),
+            cell: Memory::of(device.clone(), 512)?,
+            reads: Reads::default(),
+            side,
+            fault: RefCell::default(),
+            scratch: CudaScratch { processors: device.processors(), target: device.target() },
+            outlook,
+            world,
+            device,
+        })
+    }
+
+    /// Takes the slab and what lies in it for good.
+    pub fn settle(&self, bytes: usize, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
+        self.first_fault()?;
+        let slab = Memory::of(self.device.clone(), bytes)?;
+        let workspace = self.scratch.fixed().into_iter().map(|bytes| {
+            let offset = self.books.borrow_mut().take(self.scratch.block(bytes));
+            // SAFETY: the slab lives longer than the products, and its books give these bytes to nobody else.
+            unsafe { View::new(slab.at() + offset as u64, bytes) }
+        });
+        let workspace = workspace.last().expect("products have a workspace");
+        let blas = Blas::open(self.device.clone(), search, cache, workspace)?;
+        assert!(self.slab.set(slab).is_ok() && self.blas.set(blas).is_ok(), "a rank settles once");
+        Ok(())
+    }
+
+    /// The algorithms of these products, as far as the slab has room to time them, which holds nothing yet.
+    pub fn tune(&self, products: &[Product]) -> Result<Vec<Choice>, Error> {
+        let used = self.books.borrow().usage().in_use;
+        // SAFETY: nothing lives in the slab but the workspace, which lies before these bytes.
+        let free = unsafe { View::new(self.slab().at() + used as u64, self.slab().len() - used) };
+        let fitting: Vec<Product> = products.iter().copied().filter(|&p| scratch_len(&[p]) <= free.len()).collect();
+        Ok(self.blas().tune(&fitting, free)?)
+    }
+
+    pub fn slab(&self) -> &Memory<Rc<Device>> {
+        self.slab.get().expect("a rank settles before it takes memory")
+    }
+
+    pub fn blas(&self) -> &Blas {
+        self.blas.get().expect("a rank settles before it multiplies")
+    }
+
+    /// Keeps the first thing that went wrong. What comes after it follows from it.
+    pub fn note(&self, what: String) {
+        let mut fault = self.fault.borrow_mut();
+        if fault.is_none() {
+            self.links().iter().for_each(|link| link.break_off());
+            *fault = Some(Fault(what));
+        }
+    }
+
+    /// What came of a call of the driver; a fault is noted.
+    pub fn must<T>(&self, done: Result<T, DriverError>) -> Option<T> {
+        done.map_err(|error| self.note(self.device.fault(error))).ok()
+    }
+
+    pub fn first_fault(&self) -> Result<(), Fault> {
+        self.fault.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes what went wrong; the first such thing comes back.
+    pub fn fault(&self, what: &str) -> Fault {
+        self.note(what.to_string());
+        self.first_fault().expect_err("it was just noted")
+    }
+
+    pub fn add_link(&self, link: &Rc<Link>) {
+        self.links.borrow_mut().push(Rc::downgrade(link));
+    }
+
+    pub fn links(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Ends the process where what follows takes longer than patience: other ranks may never come. MPI is not called:
+    /// mpirun ends the others.
+    pub fn deadline(&self, what: &str) -> Deadline {
+        let (patience, what) = (self.outlook.patience, what.to_string());
+        let (met, wait) = channel::<()>();
+        let rank = self.world.as_ref().map_or(0, |world| world.rank());
+        std::thread::spawn(move || {
+            if wait.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("rank {rank} on {}: {what} within {} s", host(), patience.as_secs());
+                std::process::exit(1);
+            }
+        });
+        Deadline { _met: met }
+    }
+}
+
+/// Met when it is dropped.
+pub(super) struct Deadline {
+    _met: Sender<()>,
+}

@@ -1,0 +1,267 @@
+//! Every rank's GPU: which one it is, and whether those of all ranks make a job.
+
+use crate::memory::Taken;
+use cuda::Device;
+use cuda::backend::{Cuda, Error as CudaError, Outlook, Tuning, product_of};
+use cuda::blas::Product;
+use cuda::compile::Places;
+use cuda::device::{Error as DeviceError, devices};
+use cuda::nccl::Nccl;
+use engine::config::Config;
+use engine::dry::Keep;
+use engine::error::{Error, Result, counted};
+use engine::mpi::{Comm, host};
+use engine::place::Place;
+use engine::rehearsal::rehearse;
+use engine::state::copy_bytes;
+use half::bf16;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// For which a rank waits for others that do not move.
+const PATIENCE: Duration = Duration::from_secs(600);
+const WAIT: &str = "SWALLOW_PATIENCE_S";
+/// By which NCCL tells nodes apart. Ranks that each have their own may share a GPU, which is slow and good for tests.
+const HOSTID: &str = "NCCL_HOSTID";
+
+/// What the ranks must know of each other's devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Facts {
+    host: String,
+    uuid: String,
+    name: String,
+    /// Bytes of its memory.
+    memory: usize,
+    /// As NCCL counts; None where there is one rank.
+    nccl: Option<i32>,
+    hostid: Option<String>,
+}
+
+/// Where a process finds NVIDIA's libraries and compiled kernels.
+pub fn places() -> Places {
+    let program = std::env::current_exe().ok();
+    Places::of(|name| std::env::var_os(name), program.as_deref())
+}
+
+/// The folder that choices of algorithms are kept in.
+pub fn cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(home.join("swallow-engine/products"))
+}
+
+/// Whether every rank's machine has a device; refused where only some have.
+pub fn are_there(comm: &Comm) -> Result<bool> {
+    let mine = devices().map(|devices| devices.len()).map_err(Error::run);
+    let mine = comm.agree(mine)?;
+    let all = comm.all_gather_bytes(format!("{mine} {}", host()).as_bytes());
+    let all: Vec<String> = all.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    let without: Vec<&str> = all.iter().filter_map(|text| text.strip_prefix("0 ")).collect();
+    match without.len() {
+        0 => Ok(true),
+        n if n == all.len() => Ok(false),
+        _ => Err(Error::user(format!(
+            "{} has no CUDA device, and other machines of this job have one: leave it out, or train.backend = \"cpu\"",
+            without[0]
+        ))),
+    }
+}
+
+/// This rank's device as a backend. All ranks of `comm`, the mesh's order, call it together.
+pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
+    let node = comm.split_node();
+    let ordinal = comm.agree(ordinal(&node))?;
+    // The first rank of a node compiles what is not there yet, and leaves it to the others.
+    let first = if node.rank() == 0 { Some(device(ordinal)) } else { None };
+    node.barrier();
+    let (device, notes) = comm.agree(first.unwrap_or_else(|| device(ordinal)))?;
+    if comm.rank() == 0 {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    let places = places();
+    let nccl = (comm.size() > 1).then(|| Nccl::find(places.search()).map_err(Error::user)).transpose();
+    let nccl = comm.agree(nccl)?;
+    let facts = Facts {
+        host: host(),
+        uuid: device.info().uuid.clone(),
+        name: device.info().name.clone(),
+        memory: device.info().memory,
+        nccl: nccl.as_ref().map(|nccl| nccl.version()),
+        hostid: std::env::var(HOSTID).ok(),
+    };
+    let facts = comm.all_gather_bytes(&serde_json::to_vec(&facts).expect("facts are JSON"));
+    let facts: Vec<Facts> =
+        facts.iter().map(|bytes| serde_json::from_slice(bytes).expect("a rank of this program wrote it")).collect();
+    check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
+    let world = (comm.size() > 1).then(|| comm.clone());
+    comm.agree(Cuda::open(device, world, Outlook { nccl, patience: patience() }).map_err(told))
+}
+
+/// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
+/// call it together.
+pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<Taken> {
+    let rehearsed = rehearse::<bf16>(config, &place.mesh, comm.rank(), b.scratch(), Keep::Totals, 2);
+    let rehearsed = comm.agree(rehearsed)?;
+    let blocks = rehearsed.usage;
+    comm.agree(must_fit(b, blocks.reserved))?;
+    let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
+    let (places, cache) = (places(), cache());
+    let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
+    comm.agree(b.settle(blocks.reserved, &tuning).map_err(told))?;
+    let notes = comm.agree(b.tune(&tuning).map_err(told))?;
+    if comm.rank() == 0 {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok(Taken { blocks, copy: copy_bytes(config, place) })
+}
+
+fn must_fit(b: &Cuda, bytes: usize) -> Result<()> {
+    let (free, all) = b.memory().map_err(told)?;
+    if bytes <= free {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "this rank takes {:.2} GiB of its device on {}, which has {:.2} GiB free of {:.2}",
+        gib(bytes),
+        host(),
+        gib(free),
+        gib(all)
+    )))
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+/// The number of this rank's device on its node.
+fn ordinal(node: &Comm) -> Result<usize> {
+    let there = devices().map_err(Error::run)?.len();
+    choose(node.rank(), node.size(), there, std::env::var_os(HOSTID).is_some()).map_err(Error::user)
+}
+
+/// Rank by rank where there are enough. Where each rank is shown one device only, it takes that.
+fn choose(rank: usize, ranks: usize, devices: usize, shared: bool) -> std::result::Result<usize, String> {
+    match devices {
+        0 => Err(format!("{}: {}", host(), DeviceError::NoDriver)),
+        1 => Ok(0),
+        _ if shared => Ok(rank % devices),
+        _ if devices >= ranks => Ok(rank),
+        _ => Err(format!(
+            "{} has {} and {} of this job: start one rank a GPU (mpirun --map-by ppr:{devices}:node)",
+            host(),
+            counted(devices, "GPU"),
+            counted(ranks, "rank")
+        )),
+    }
+}
+
+fn device(ordinal: usize) -> Result<(Device, Vec<String>)> {
+    Device::open(ordinal, &places()).map_err(|error| match error {
+        DeviceError::Driver(_) => Error::run(format!("{}: {error}", host())),
+        _ => Error::user(format!("{}: {error}", host())),
+    })
+}
+
+/// What keeps these ranks from being a job.
+fn check(ranks: &[Facts]) -> Option<String> {
+    shared(ranks).or_else(|| mixed(ranks))
+}
+
+/// Two ranks on one GPU that do not say that they mean it.
+fn shared(ranks: &[Facts]) -> Option<String> {
+    let mut seen = BTreeMap::new();
+    for (rank, facts) in ranks.iter().enumerate() {
+        let Some(before) = seen.insert(&facts.uuid, rank) else { continue };
+        if facts.hostid.is_none() || facts.hostid == ranks[before].hostid {
+            return Some(format!(
+                "ranks {before} and {rank} on {} have the same GPU ({}): start one rank a GPU, show each rank its own \
+                 (CUDA_VISIBLE_DEVICES), or, for a test, give each rank a {HOSTID} of its own",
+                facts.host, facts.name
+            ));
+        }
+    }
+    None
+}
+
+/// Devices or libraries that differ: the slowest would set the pace, and results would depend on the rank.
+fn mixed(ranks: &[Facts]) -> Option<String> {
+    let first = &ranks[0];
+    let (rank, other) = ranks
+        .iter()
+        .enumerate()
+        .find(|(_, facts)| (&facts.name, facts.memory, facts.nccl) != (&first.name, first.memory, first.nccl))?;
+    if other.nccl != first.nccl {
+        let [a, b] = [first, other].map(|facts| facts.nccl.unwrap_or_default());
+        return Some(format!(
+            "rank 0 on {} has NCCL {a}, rank {rank} on {} has NCCL {b}: all ranks need the same one",
+            first.host, other.host
+        ));
+    }
+    Some(format!(
+        "rank 0 on {} has {} ({:.1} GiB), rank {rank} on {} has {} ({:.1} GiB): one job needs devices of one kind",
+        first.host,
+        first.name,
+        gib(first.memory),
+        other.host,
+        other.name,
+        gib(other.memory)
+    ))
+}
+
+fn patience() -> Duration {
+    let said = std::env::var(WAIT).ok().and_then(|text| text.parse().ok());
+    said.map_or(PATIENCE, Duration::from_secs)
+}
+
+/// Of what the backend says before the first step: that something is missing is the user's to mend.
+pub fn told(error: CudaError) -> Error {
+    match error {
+        CudaError::Products(_) => Error::user(format!("{}: {error}", host())),
+        CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(host: &str, uuid: &str) -> Facts {
+        let (host, uuid, name) = (host.into(), uuid.into(), "NVIDIA A100-SXM4-40GB".into());
+        Facts { host, uuid, name, memory: 40 << 30, nccl: Some(22703), hostid: None }
+    }
+
+    #[test]
+    fn each_rank_takes_a_device_of_its_own() {
+        let all = |ranks, devices| (0..ranks).map(|rank| choose(rank, ranks, devices, false)).collect::<Vec<_>>();
+        assert_eq!(all(3, 4), [Ok(0), Ok(1), Ok(2)]);
+        // Each is shown its own.
+        assert_eq!(all(2, 1), [Ok(0), Ok(0)]);
+        let said = all(8, 4)[5].clone().unwrap_err();
+        assert!(said.contains("4 GPUs and 8 ranks") && said.contains("ppr:4:node"), "{said}");
+        assert_eq!(choose(5, 8, 4, true), Ok(1));
+        assert!(choose(0, 1, 0, false).unwrap_err().contains("driver"));
+    }
+
+    #[test]
+    fn ranks_share_a_device_only_if_they_say_so() {
+        let two = [rank("a", "1"), rank("b", "3"), rank("a", "2"), rank("a", "1")];
+        let said = check(&two).unwrap();
+        assert!(said.contains("ranks 0 and 3 on a") && said.contains("CUDA_VISIBLE_DEVICES"), "{said}");
+        assert_eq!(check(&two[..3]), None);
+        let named = |id: &str| Facts { hostid: Some(id.into()), ..rank("a", "1") };
+        assert_eq!(check(&[named("x"), named("y")]), None);
+        assert!(check(&[named("x"), named("x")]).is_some());
+    }
+
+    #[test]
+    fn devices_and_libraries_are_of_one_kind() {
+        let other = Facts { name: "NVIDIA A100-SXM4-80GB".into(), memory: 80 << 30, ..rank("b", "2") };
+        let said = check(&[rank("a", "1"), other]).unwrap();
+        assert!(said.contains("rank 1 on b") && said.contains("80.0 GiB"), "{said}");
+        let old = Facts { nccl: Some(21803), ..rank("b", "2") };
+        assert!(check(&[rank("a", "1"), old]).unwrap().contains("NCCL 21803"));
+    }
+}

@@ -1,0 +1,297 @@
+//! Products of matrices by cuBLASLt, which is the stand-in: against plain loops, and how algorithms are chosen and kept.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use cuda::Device;
+use cuda::args::View;
+use cuda::blas::{Blas, Choice, Error, Form, Product, Rows, scratch_len};
+use cuda::compile::Places;
+use cuda::device::Memory;
+use cuda::search::Search;
+use half::bf16;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::common::on_standin;
+
+/// Bytes for algorithms to work in.
+const WORKSPACE: usize = 1 << 20;
+
+/// The stand-in's device, for a process that lives no longer than a test.
+fn device() -> &'static Rc<Device> {
+    let (device, notes) = Device::open(0, &places()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(notes.is_empty(), "{notes:?}");
+    Box::leak(Box::new(Rc::new(device)))
+}
+
+fn places() -> Places {
+    Places::of(|name| std::env::var_os(name), None)
+}
+
+fn block(device: &'static Device, bytes: usize) -> Memory<'static> {
+    device.alloc(bytes).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// These bytes of a block, as `n` elements.
+fn view(of: &Memory, offset: usize, n: usize) -> View {
+    assert!(offset <= of.len());
+    // SAFETY: the blocks of these tests live until their device has done all, and a test uses them one by one.
+    unsafe { View::new(of.at() + offset as u64, n) }
+}
+
+fn opened(device: &'static Rc<Device>, cache: Option<&Path>) -> Blas {
+    let space = Box::leak(Box::new(block(device, WORKSPACE)));
+    let blas = Blas::open(device.clone(), places().search(), cache, view(space, 0, WORKSPACE));
+    blas.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Numbers that bf16 has, about normal, from a seed.
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..n).map(|_| bf16::from_f32(next() + next() + next()).to_f32()).collect()
+}
+
+fn in_bf16(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()
+}
+
+fn in_f32(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// What out was and is.
+struct Ran {
+    old: Vec<f32>,
+    new: Vec<f32>,
+}
+
+/// Runs a product of these numbers; its views begin so many elements beyond multiples of 256 bytes.
+fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f32], beyond: [usize; 3]) -> Ran {
+    let lens = product.lens();
+    let old = numbers(lens[2], 77);
+    let exact = product.form == Form::TnAcc;
+    let out = if exact { in_f32(&old) } else { in_bf16(&old) };
+    let size = out.len() / old.len();
+    let bytes = [in_bf16(a), in_bf16(b), out];
+    let offsets = [2 * beyond[0], 2 * beyond[1], size * beyond[2]];
+    let mut blocks: Vec<Memory> = (0..3).map(|i| block(device, offsets[i] + bytes[i].len())).collect();
+    for i in 0..3 {
+        blocks[i].write(offsets[i], &bytes[i]).unwrap();
+    }
+    let [a, b, out] = std::array::from_fn(|i| view(&blocks[i], offsets[i], lens[i]));
+    blas.run(product, a, b, out).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut read = bytes[2].clone();
+    blocks[2].read(offsets[2], &mut read).unwrap();
+    let number = |bytes: &[u8]| match exact {
+        true => f32::from_le_bytes(bytes.try_into().unwrap()),
+        false => bf16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
+    };
+    Ran { old, new: read.chunks(size).map(number).collect() }
+}
+
+/// Where the i-th of m rows lies, in rows.
+fn lies(product: Product, i: usize, step: usize) -> usize {
+    let block = product.m / product.rows.blocks;
+    i / block * step + i % block
+}
+
+/// Holds a product to plain loops in f64; what lies between blocks of rows must be as it was.
+fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCaseError> {
+    let Product { form, m, n, k, rows } = product;
+    let mut expected: Vec<Option<(f64, f64)>> = vec![None; ran.new.len()];
+    for i in 0..m {
+        for j in 0..n {
+            let term = |l: usize| match form {
+                Form::Nt => (a[lies(product, i, rows.a_step) * k + l], b[j * k + l]),
+                Form::Nn => (a[lies(product, i, rows.a_step) * k + l], b[l * n + j]),
+                Form::TnAcc => (a[l * m + i], b[l * n + j]),
+            };
+            let terms = || (0..k).map(|l| term(l).0 as f64 * term(l).1 as f64);
+            let at = if form == Form::TnAcc { i * n + j } else { lies(product, i, rows.out_step) * n + j };
+            let before = if form == Form::TnAcc { ran.old[at] as f64 } else { 0.0 };
+            let size: f64 = terms().map(f64::abs).sum::<f64>() + before.abs();
+            expected[at] = Some((before + terms().sum::<f64>(), size));
+        }
+    }
+    for (at, expected) in expected.into_iter().enumerate() {
+        let (new, old) = (ran.new[at], ran.old[at]);
+        match expected {
+            None => prop_assert_eq!(new, old, "{}: element {} is of no block", product, at),
+            Some((exact, size)) => {
+                // Sums in f32, and bf16 rounds once.
+                let once = if form == Form::TnAcc { 0.0 } else { exact.abs() / 256.0 };
+                let allowed = once + size * (k + 2) as f64 * 2f64.powi(-24);
+                prop_assert!((new as f64 - exact).abs() <= allowed, "{product}: element {at} is {new}, not {exact}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Any product: of odd sizes, in blocks of rows, at addresses of bare elements.
+fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
+    let form = prop_oneof![Just(Form::Nt), Just(Form::Nn), Just(Form::TnAcc)];
+    let size = || prop_oneof![1usize..20, (1usize..9).prop_map(|n| 8 * n)];
+    let beyond = prop_oneof![Just([0; 3]), (0usize..9, 0usize..9, 0usize..9).prop_map(|(a, b, out)| [a, b, out])];
+    (form, 1usize..5, size(), size(), size(), 0usize..7, 0usize..7, beyond).prop_map(
+        |(form, blocks, rows, n, k, a_gap, out_gap, beyond)| {
+            let whole = Product::new(form, blocks * rows, n, k);
+            let apart = Rows { blocks, a_step: rows + a_gap, out_step: rows + out_gap };
+            (if form == Form::TnAcc { whole } else { whole.of(apart) }, beyond)
+        },
+    )
+}
+
+#[test]
+fn products_are_those_of_plain_loops() {
+    on_standin("blas::products_are_those_of_plain_loops", &[("STANDIN_DELAY", "5")], || {
+        let device = device();
+        let blas = opened(device, None);
+        let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+        let held = TestRunner::new(config).run(&any_product(), |(product, beyond)| {
+            let [a, b, _] = product.lens();
+            let (a, b) = (numbers(a, 3), numbers(b, 4));
+            hold(product, &a, &b, &run(device, &blas, product, &a, &b, beyond))
+        });
+        held.unwrap_or_else(|e| panic!("{e}"));
+        // The rows of the odd vocabulary of a rank.
+        for (form, m, n, k) in [(Form::Nt, 3, 5397, 64), (Form::Nn, 3, 64, 5397), (Form::TnAcc, 5397, 64, 3)] {
+            let product = Product::new(form, m, n, k);
+            let [a, b, _] = product.lens();
+            let (a, b) = (numbers(a, 5), numbers(b, 6));
+            hold(product, &a, &b, &run(device, &blas, product, &a, &b, [0; 3])).unwrap_or_else(|e| panic!("{e}"));
+        }
+        assert_eq!((blas.timed(), blas.choices().len(), blas.notes().len()), (0, 0, 0), "nothing was tuned");
+    });
+}
+
+/// Products with as many algorithms as there are.
+fn some() -> [Product; 3] {
+    let apart = Rows { blocks: 2, a_step: 24, out_step: 40 };
+    [
+        Product::new(Form::Nt, 64, 24, 128),
+        Product::new(Form::Nn, 32, 16, 64).of(apart),
+        Product::new(Form::TnAcc, 8, 16, 96),
+    ]
+}
+
+fn tuned(device: &'static Device, blas: &Blas, products: &[Product]) -> Vec<Choice> {
+    let scratch = block(device, scratch_len(products));
+    blas.tune(products, view(&scratch, 0, scratch.len())).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The bits that a product leaves, which tell the algorithm.
+fn bits(device: &'static Device, blas: &Blas, product: Product) -> Vec<u32> {
+    let [a, b, _] = product.lens();
+    let ran = run(device, blas, product, &numbers(a, 8), &numbers(b, 9), [0; 3]);
+    ran.new.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn the_fastest_algorithm_is_found_once_and_kept() {
+    on_standin("blas::the_fastest_algorithm_is_found_once_and_kept", &[("STANDIN_FASTEST", "split")], || {
+        let (device, folder, products) = (device(), tempfile::tempdir().unwrap(), some());
+        let exact = products[2];
+        let blas = opened(device, Some(folder.path()));
+        let first = bits(device, &blas, exact);
+        let choices = tuned(device, &blas, &products);
+        let seconds = |choice: &Choice| choice.seconds;
+        assert!(choices.iter().map(seconds).all(|s| s > 0.0 && s < 3e-3), "the slow ones were taken: {choices:?}");
+        assert_eq!(choices.iter().map(|c| c.product).collect::<Vec<_>>(), products);
+        let best = bits(device, &blas, exact);
+        assert_ne!(first, best, "what was tuned is what is run, also where it ran before");
+        assert_eq!(tuned(device, &blas, &products), choices);
+        assert_eq!(blas.timed(), 3);
+
+        // The next process: the same from the file, to the last digit of the times.
+        let again = opened(device, Some(folder.path()));
+        assert_eq!((tuned(device, &again, &products), again.timed(), again.notes().len()), (choices.clone(), 0, 0));
+        assert_eq!(bits(device, &again, exact), best);
+        let further = Product::new(Form::Nt, 8, 8, 8);
+        tuned(device, &again, &[products[0], further]);
+        assert_eq!(again.timed(), 1);
+
+        // Another rank: it has no file, and takes what it is told.
+        let other = opened(device, None);
+        assert_eq!(bits(device, &other, exact), first);
+        let told: Vec<Choice> = serde_json::from_slice(&serde_json::to_vec(&blas.choices()).unwrap()).unwrap();
+        other.adopt(&told).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((bits(device, &other, exact), other.timed()), (best.clone(), 0));
+        assert_eq!(other.choices(), blas.choices());
+
+        damaged(device, folder.path(), &products, &best);
+    });
+}
+
+/// A file that is cut short, and one with an algorithm that the library does not know: noted, and made anew.
+fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], best: &[u32]) {
+    let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    assert!(path.to_str().unwrap().contains("Stand-in-2-cublaslt-"), "{path:?}");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let foreign = whole.replace("\"algorithm\": \"0", "\"algorithm\": \"7");
+    assert_ne!(foreign, whole);
+    for (wrong, noted) in [(&whole[..whole.len() / 2], 1), (&foreign, products.len())] {
+        std::fs::write(&path, wrong).unwrap();
+        let blas = opened(device, Some(folder));
+        tuned(device, &blas, products);
+        let notes = blas.notes();
+        assert!(notes.len() == noted && notes.iter().all(|note| note.contains("timed again")), "{notes:?}");
+        assert_eq!((blas.timed(), bits(device, &blas, products[2])), (products.len(), best.to_vec()));
+        let after = opened(device, Some(folder));
+        tuned(device, &after, products);
+        assert_eq!((after.timed(), after.notes().len()), (0, 0));
+    }
+    let told = foreign.split_once("\"choices\": ").unwrap().1.trim_end().trim_end_matches('}');
+    let told: Vec<Choice> = serde_json::from_str(told).unwrap();
+    let Err(refused @ Error::Mixed { .. }) = opened(device, None).adopt(&told) else { panic!("{told:?} was taken") };
+    for said in ["another rank", "unsupported value", "one kind", "Stand-in"] {
+        assert!(refused.to_string().contains(said), "no {said} in {refused}");
+    }
+}
+
+/// What the device does is found out later; the next product is named, and those before it.
+#[test]
+fn a_fault_names_the_product() {
+    on_standin("blas::a_fault_names_the_product", &[], || {
+        let device = device();
+        let blas = opened(device, None);
+        let product = Product::new(Form::Nt, 3, 4, 5);
+        let kept = block(device, 64);
+        let gone = {
+            let gone = block(device, 64);
+            view(&gone, 0, 15)
+        };
+        let start = || device.within("layer 3", || blas.run(product, gone, view(&kept, 0, 20), view(&kept, 0, 12)));
+        start().unwrap();
+        device.sync().unwrap_err();
+        let said = start().unwrap_err().to_string();
+        for needle in ["a b^T", "3 x 4 x 5", "failed to launch", "EXECUTION_FAILED", "in layer 3", "launched before"] {
+            assert!(said.contains(needle), "no {needle} in {said}");
+        }
+    });
+}
+
+#[test]
+fn without_the_library_it_is_said_what_to_install() {
+    on_standin("blas::without_the_library_it_is_said_what_to_install", &[], || {
+        let (device, folder) = (device(), tempfile::tempdir().unwrap());
+        let refused = |search: &Search| match Blas::open(device.clone(), search, None, View::NONE) {
+            Err(e @ Error::NoLibrary { .. }) => e.to_string(),
+            Err(e) => panic!("{e}"),
+            Ok(blas) => panic!("{} was taken", blas.path().display()),
+        };
+        let none = refused(&Search::only(folder.path()));
+        assert!(none.contains("pip install nvidia-cublas-cu12`") && none.contains("SWALLOW_CUDA_LIBS"), "{none}");
+        let text = folder.path().join("libcublasLt.so.12");
+        std::fs::write(&text, "no library").unwrap();
+        let damaged = refused(&Search::only(folder.path()));
+        assert!(damaged.contains(text.to_str().unwrap()), "{damaged}");
+    });
+}
