@@ -53,10 +53,10 @@ pub fn meet(id: &str, own: Hello, wanted: impl Fn() -> Said<()>) -> Said<Vec<Opt
     listener.set_nonblocking(true).map_err(lost)?;
     let mut links: Vec<Option<UnixStream>> = (0..own.size).map(|_| None).collect();
     let mut hellos = vec![own];
-    for rank in 0..own.rank {
+    for (rank, place) in links.iter_mut().enumerate().take(own.rank) {
         let link = until(&wanted, || UnixStream::connect_addr(&name(rank)), ErrorKind::ConnectionRefused)?;
         hellos.push(greet(&link, own, &wanted)?);
-        links[rank] = Some(link);
+        *place = Some(link);
     }
     for _ in own.rank + 1..own.size {
         let (link, _) = until(&wanted, || listener.accept(), ErrorKind::WouldBlock)?;
