@@ -29,12 +29,12 @@ fn places() -> Places {
     Places::of(|name| std::env::var_os(name), None)
 }
 
-fn block(device: &'static Device, bytes: usize) -> Memory<'static> {
+fn block(device: &'static Device, bytes: usize) -> Memory<&'static Device> {
     device.alloc(bytes).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// These bytes of a block, as `n` elements.
-fn view(of: &Memory, offset: usize, n: usize) -> View {
+fn view(of: &Memory<&Device>, offset: usize, n: usize) -> View {
     assert!(offset <= of.len());
     // SAFETY: the blocks of these tests live until their device has done all, and a test uses them one by one.
     unsafe { View::new(of.at() + offset as u64, n) }
@@ -81,7 +81,7 @@ fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f
     let size = out.len() / old.len();
     let bytes = [in_bf16(a), in_bf16(b), out];
     let offsets = [2 * beyond[0], 2 * beyond[1], size * beyond[2]];
-    let mut blocks: Vec<Memory> = (0..3).map(|i| block(device, offsets[i] + bytes[i].len())).collect();
+    let mut blocks: Vec<Memory<_>> = (0..3).map(|i| block(device, offsets[i] + bytes[i].len())).collect();
     for i in 0..3 {
         blocks[i].write(offsets[i], &bytes[i]).unwrap();
     }
