@@ -7,6 +7,7 @@ mod group;
 mod here;
 mod kernel;
 mod linear;
+mod norms;
 mod ops;
 mod pool;
 mod rank;
@@ -379,24 +380,5 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn end_trace(&self) -> Vec<Span> {
         self.spans.end()
-    }
-}
-
-impl<A: Float> Cpu<A> {
-    fn norm_gradients(
-        &self,
-        dres: Option<&[A]>,
-        dy: &mut Act<Self>,
-        x: &Act<Self>,
-        rstd: &Acc<Self>,
-        w: &Act<Self>,
-        dw: &mut Acc<Self>,
-    ) {
-        expect("dy", dy, x.rows(), x.cols());
-        expect("rstd", rstd, x.rows(), 1);
-        expect("w", w, 1, x.cols());
-        expect("dw", dw, 1, x.cols());
-        let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
-        ops::norm::rmsnorm_bwd(self.workers(), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
     }
 }
