@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """A full training step of the engine beside PyTorch's, on the same device, in turns: ours, theirs, ours, theirs.
 
-usage: step.py --json FILE [--engine PROGRAM] [--runs FOLDER] [--seconds 480] [--smoke] CASE...
+usage: step.py [--json FILE] [--trace FILE] [--engine PROGRAM] [--runs FOLDER] [--seconds 480] [--smoke] CASE...
 
 A case is a file of configs/bench and a micro-batch: wide-8b-1, wide-8b-2, llama-1b-4. Both sides train on random tokens, with the same
 global batch, clipping and AdamW; PyTorch is `cuda/peers.py step`. FILE gets a line for each turn: tokens/s as the median of the
 steps after the warm-up, each step as long as it takes from its begin to the next one's; the share of the device's 989 TFLOP/s by the formula
 `full`; peak memory; the seconds from the start of the process to the end of its first step. A turn that fails is written down with
-its error. `--smoke` makes both tiny, and PyTorch run on the CPU: a test of this file, not a measurement.
+its error. `--trace FILE` does one turn of the engine alone, and leaves a step of it for Perfetto. `--smoke` makes both tiny, and PyTorch run on the CPU: a test of this file, not a measurement.
 """
 import argparse, json, math, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, time, tomllib
 
@@ -62,11 +62,12 @@ def write_tokens(prefix, vocab, tokens):
     prefix.with_suffix(".idx").write_bytes(head + struct.pack("<iqqq", tokens, 0, 0, 1))
 
 
-def run(command, log, limit):
-    """Runs a command; the seconds from its start to each line that it prints come back with them."""
+def run(command, log, limit, **variables):
+    """Runs a command with more variables in its environment; the seconds from its start to each line that it prints come back with them."""
     start, lines = time.monotonic(), []
     with open(log, "w") as out:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 env={**os.environ, **variables}, start_new_session=True)
         signal.signal(signal.SIGALRM, lambda *_: os.killpg(child.pid, signal.SIGKILL))
         signal.alarm(max(1, int(limit)))
         for line in child.stdout:
@@ -89,11 +90,11 @@ def rates(case, seconds):
                 mfu_full=per_s * case.flops() / PEAK)
 
 
-def ours(case, a, limit, log):
+def ours(case, a, limit, log, *more):
     folder = a.runs / case.name
     shutil.rmtree(folder, ignore_errors=True)
     places = [f'data.train=[{{prefix="{a.runs / "tokens"}"}}]', f"checkpoint.dir={folder}"]
-    command = [a.engine, "train", "--config", case.path, *case.sets(), "--set", places[0], "--set", places[1]]
+    command = [a.engine, "train", "--config", case.path, *case.sets(), "--set", places[0], "--set", places[1], *more]
     lines = run([str(word) for word in command], log, limit)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     # All phases of a step together reach from its begin to the next one's.
@@ -116,9 +117,12 @@ def theirs(case, a, limit, log):
     until, failed = time.monotonic() + limit, []
     for compiled in ("whole", "blocks"):
         command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled, *device]
+        # What a process left half written when it was ended must not be the next one's.
+        cache = a.runs / f"inductor-{case.name}-{compiled}"
         try:
-            lines = run(command, f"{log}-{compiled}", until - time.monotonic())
+            lines = run(command, f"{log}-{compiled}", until - time.monotonic(), TORCHINDUCTOR_CACHE_DIR=str(cache))
         except RuntimeError as error:
+            shutil.rmtree(cache, ignore_errors=True)
             failed.append(f"compiled {compiled}: {error}")
             continue
         at, text = next((at, text) for at, text in lines if text.startswith('{"step_s"'))
@@ -149,10 +153,24 @@ def measure(case, a, file, until):
             print(json.dumps(line), file=file, flush=True)
 
 
+def trace(case, a):
+    """One step of the engine, for Perfetto."""
+    write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], case.config["train"]["steps"] * case.tokens + 1)
+    log = a.runs / f"{case.name}-trace.log"
+    line = ours(case, a, a.seconds, log, "--trace", str(WARM_UP + 1))
+    shutil.copy(next((a.runs / case.name / "traces").glob("*.json")), a.trace)
+    said = next(text for text in log.read_text().splitlines() if "nothing computed" in text)
+    print(f"{case.name}: {line['tokens_per_s']:.0f} tokens/s with a trace; {said.split('; ')[-1]}")
+
+
 def main(a):
     cases = [Case(name, a.smoke) for name in a.case]
     a.runs = a.runs.resolve()
     a.runs.mkdir(parents=True, exist_ok=True)
+    if a.trace:
+        for case in cases:
+            trace(case, a)
+        return
     until = time.monotonic() + a.seconds
     late = []
     for case in cases:
@@ -168,7 +186,8 @@ def main(a):
 if __name__ == "__main__":
     p = argparse.ArgumentParser()
     p.add_argument("case", nargs="+")
-    p.add_argument("--json", required=True, help="lines are added to it")
+    p.add_argument("--json", default="/dev/null", help="lines are added to it")
+    p.add_argument("--trace", type=pathlib.Path, help="where to put a step's trace")
     p.add_argument("--engine", type=pathlib.Path, default=ROOT / "target/release/swallow-engine")
     p.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/bench")
     p.add_argument("--seconds", type=float, default=480)
