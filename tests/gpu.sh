@@ -95,13 +95,16 @@ version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 # Compiled kernels and chosen algorithms are kept with the results.
 at=$(realpath -m "$gpu")
 carried=(
-    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "PATH=$at/openmpi/bin:$PATH"
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
+)
+[ ! -d "$gpu/openmpi" ] || carried+=(
+    "PATH=$at/openmpi/bin:$PATH"
     "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib" "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
     "OPAL_PKGDATADIR=$at/openmpi/share" "OPAL_SYSCONFDIR=$at/openmpi/etc"
     "PMIX_PREFIX=$at/openmpi" "PMIX_PKGLIBDIR=$at/openmpi/lib/pmix" "PMIX_PKGDATADIR=$at/openmpi/share"
-    "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none
-    "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
+    "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc"
+    OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 "OMPI_MCA_btl=self,vader" OMPI_MCA_btl_vader_single_copy_mechanism=none
 )
 
 # Seconds that are left for the part under way.

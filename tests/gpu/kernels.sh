@@ -27,7 +27,7 @@ part_sm80() {
     grep -q ': sm_90, the pack' "$results/sm80-check.log" || { fail "the device does not run the pack: $(tail -n 1 "$results/sm80-check.log")"; return; }
     by_module sm80 "$gpu/kernels" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90$') || return
     local green=$why
-    by_module sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(trajectories) || return
+    by_module sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(golden) || return
     why="$green of kernels, $why of training"
 }
 

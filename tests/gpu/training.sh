@@ -6,9 +6,9 @@ on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_SOCKET_IFNAME=lo NCCL_I
 
 # The tests of the whole program on CUDA that a device can be asked for, by module.
 training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::$1\)::.*: test\$/\1/p" | sort -u; }
-trajectories() { training trajectories; }
+golden() { training golden; }
 
-part_train() { train train trajectories; }
+part_train() { train train golden; }
 part_layouts() { train layouts layouts; }
 part_resume() { train resume resume; }
 
@@ -28,6 +28,7 @@ ready() {
 # -- a full step, ours and PyTorch's in turns --
 
 CASES=(wide-8b-2 llama-1b-4 wide-8b-1)
+[ ${#smoke[@]} = 0 ] || CASES=(llama-1b-4)
 
 part_step() {
     need_device && ready || return
