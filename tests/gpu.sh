@@ -103,6 +103,7 @@ carried=(
     "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib" "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
     "OPAL_PKGDATADIR=$at/openmpi/share" "OPAL_SYSCONFDIR=$at/openmpi/etc"
     "PMIX_PREFIX=$at/openmpi" "PMIX_PKGLIBDIR=$at/openmpi/lib/pmix" "PMIX_PKGDATADIR=$at/openmpi/share"
+    "PMIX_MCA_mca_base_param_files=$at/openmpi/etc/pmix.conf"
     "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc"
     OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 "OMPI_MCA_btl=self,vader" OMPI_MCA_btl_vader_single_copy_mechanism=none
 )

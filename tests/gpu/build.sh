@@ -42,7 +42,8 @@ part_of_mpi() {
     components "$(mpi_path pkglibdir)" "$to/lib/components"
     cp "$(mpi_path pkgdatadir)"/*.txt "$to/share/"
     pmix=$(ldd "$to"/lib/components/mca_pmix_ext*.so 2>/dev/null | awk '/libpmix/ { print $3 }')
-    [ -z "$pmix" ] || components "$(dirname "$(readlink -f "$pmix")")/pmix" "$to/lib/pmix"
+    # All of these: what is missing it takes from where it was installed, if that is there.
+    [ -z "$pmix" ] || cp -L "$(dirname "$(readlink -f "$pmix")")"/pmix/*.so "$to/lib/pmix/"
     [ -x "$to/bin/mpirun" ] && [ -n "$(ls "$to/lib/components")" ] || fail "Open MPI was not found whole"
 }
 
