@@ -155,6 +155,11 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("round", x);
     }
 
+    fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
+        assert_eq!(x.len(), y.len(), "elements to widen");
+        self.over("widen", x);
+    }
+
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         let out = self.alloc(a.rows(), b.rows());
         self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols(), None);
