@@ -46,7 +46,12 @@ impl Progress {
 
     /// What the user should know, on stderr, between two drawings of the bar.
     pub fn warn(&self, what: &str) {
-        let say = || eprintln!("warning: {what}");
+        self.say(&format!("warning: {what}"));
+    }
+
+    /// A line between the steps.
+    pub fn say(&self, what: &str) {
+        let say = || eprintln!("{what}");
         match &self.bar {
             None => say(),
             Some(bar) => bar.suspend(say),

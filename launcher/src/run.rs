@@ -14,6 +14,7 @@ use engine::place::Place;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
+use engine::report::trace::{self, Busy};
 use engine::trainer::{Report, Trainer, UnderWay};
 use engine::{flops, state};
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ pub struct Run<B: Backend> {
     ranks: usize,
     /// FLOPs a token by the formulas `model` and `full`.
     flops: (f64, f64),
+    /// The step that is traced, if any.
+    trace: Option<u64>,
     /// TFLOPS of a rank's device at the most; unknown for what is not in the table.
     peak: Option<f64>,
 }
@@ -65,7 +68,7 @@ struct Logs {
 
 impl<B: Backend> Run<B> {
     /// Claims the run's directory and opens its logs. All ranks call it together.
-    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Taken, comm: &Comm) -> Result<Self> {
+    pub fn begin(trainer: Trainer<B>, feed: Feed, planned: Taken, trace: Option<u64>, comm: &Comm) -> Result<Self> {
         let feed = Arc::new(feed);
         let loader = Loader::start(feed.clone(), trainer.requests());
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
@@ -75,7 +78,7 @@ impl<B: Backend> Run<B> {
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, peak })
+        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, trace, peak })
     }
 
     /// To the last step and the last checkpoint.
@@ -107,10 +110,16 @@ impl<B: Backend> Run<B> {
         while self.trainer.step < self.trainer.config.train.steps {
             clock.step(self.trainer.step + 1);
             clock.enter(&self.trainer.b, Phase::Data);
+            if self.traces(1) {
+                self.trainer.b.begin_trace();
+            }
             let start = self.trainer.b.moment();
             let under_way = self.trainer.start(&self.loader, &mut clock).map_err(Stop::Alone)?;
             let span = [start, self.trainer.b.moment()];
             before.take().map_or(Ok(()), |step| self.write_late(step))?;
+            if self.traces(0) {
+                self.write_trace().map_err(Stop::Alone)?;
+            }
             if B::RUNS_AHEAD && !self.validates() && !self.saves() {
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
                 before = Some(Unwritten { under_way, span, lap });
@@ -122,6 +131,24 @@ impl<B: Backend> Run<B> {
             }
             clock.enter(&self.trainer.b, Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
+        }
+        Ok(())
+    }
+
+    /// Whether so many steps ahead is the one to be traced.
+    fn traces(&self, ahead: u64) -> bool {
+        self.trace == Some(self.trainer.step + ahead)
+    }
+
+    fn write_trace(&self) -> Result<()> {
+        let (t, spans) = (&self.trainer, self.trainer.b.end_trace());
+        let path = trace::write(&t.config.checkpoint.dir, t.step, t.place.rank, &spans)?;
+        if let Some(logs) = &self.logs {
+            let idle = Busy::of(&spans).map_or(String::new(), |busy| {
+                let (ms, percent) = (1e3 * busy.step, 100.0 * busy.idle());
+                format!("; nothing computed in {percent:.1} % of its {ms:.1} ms on this rank")
+            });
+            logs.progress.say(&format!("the trace of step {} is in {}{idle}", t.step, path.display()));
         }
         Ok(())
     }

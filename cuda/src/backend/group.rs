@@ -6,7 +6,7 @@ use super::rank::Rank;
 use crate::device::{Device, Event, Knows, Stream, Urgency};
 use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
-use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
+use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket, Track};
 use engine::mesh::Kind;
 use engine::mpi::Comm;
 use half::bf16;
@@ -117,7 +117,9 @@ impl Link {
         let ready = device.events().record(device.stream(), Knows::Order).map_err(words)?;
         self.stream.wait(&ready).map_err(words)?;
         let communicator = self.communicator.borrow();
-        call(communicator.as_ref().expect("a link has its communicator until it is dropped"), &self.stream)?;
+        let communicator = communicator.as_ref().expect("a link has its communicator until it is dropped");
+        let name = || format!("{what} of {bytes} bytes");
+        device.recorded(Track::Group(self.kind), name, &self.stream, || call(communicator, &self.stream))?;
         let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
         let mut flights = self.flights.borrow_mut();
         if flights.len() == REMEMBERED {
@@ -137,13 +139,12 @@ impl Link {
         communicator.as_ref().map_or(Ok(()), Communicator::error).map_err(|what| format!("{}: {what}", self.name()))
     }
 
-    /// The first call that is not done.
-    pub fn unfinished(&self) -> Option<String> {
+    /// The first call that is not done, and when it was begun.
+    pub fn unfinished(&self) -> Option<(Instant, String)> {
         let flights = self.flights.borrow();
         let Flight { what, bytes, since, .. } =
             flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
-        let seconds = since.elapsed().as_secs();
-        Some(format!("{}: {what} of {bytes} bytes, begun {seconds} s ago, is not done", self.name()))
+        Some((*since, format!("{}: {what} of {bytes} bytes", self.name())))
     }
 
     pub fn break_off(&self) {

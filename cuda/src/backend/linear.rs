@@ -1,6 +1,7 @@
 //! Products of matrices: what cuBLASLt is asked for.
 
-use super::{Cuda, view};
+use super::Cuda;
+use super::shapes::view;
 use crate::blas::{Form, Product, Rows};
 use engine::backend::{Act, Backend, Blocks, Elem, Tensor};
 

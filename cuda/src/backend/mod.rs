@@ -14,6 +14,7 @@ mod memory;
 mod open;
 mod rank;
 mod scratch;
+mod shapes;
 mod watch;
 
 pub use fetch::Fetch;
@@ -23,41 +24,23 @@ pub use open::{Tuning, product_of};
 pub use rank::{Error, Outlook};
 pub use scratch::CudaScratch;
 
-use crate::args::{Step, View};
+use crate::args::View;
 use crate::blas::Form;
 use crate::device::{Event, Knows};
 use crate::geometry::{self, attention};
 use crate::machine::{Done, Machine};
 use crate::ops;
-use engine::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Heads, Part, Scratch, Tensor, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Heads, Part, Scratch, Span, Tensor, Track, Xent};
 use engine::ledger::{Accounts, Usage};
 use engine::mesh::Kind;
 use half::bf16;
 use rank::Rank;
+use shapes::{shape, step, turn, view};
 use std::ops::Range;
 use std::rc::Rc;
 
 /// The backend of one rank: its device.
 pub struct Cuda(Rc<Rank>);
-
-/// A matrix, as kernels take it.
-fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
-    // SAFETY: the block lives while the tensor is borrowed, and after that only what comes later on the compute stream,
-    // or waits for it, may use the memory; `&mut` says that nothing else uses what is written.
-    unsafe { View::new(x.mem.at(), x.len()) }
-}
-
-/// Heads as the kernels of attention take them.
-fn shape(rows: usize, h: Heads) -> attention::Shape {
-    assert_eq!((rows % h.seq, h.query % h.kv), (0, 0), "{rows} rows for {h:?}");
-    attention::Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences: rows / h.seq }
-}
-
-/// How all heads of q and k turn.
-fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
-    assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
-    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, seq: h.seq, sign }
-}
 
 impl Cuda {
     fn machine(&self) -> &dyn Machine {
@@ -373,7 +356,9 @@ impl Backend for Cuda {
     }
 
     fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
-        self.0.device.within(&part.to_string(), work)
+        let device = &self.0.device;
+        let name = part.to_string();
+        device.recorded(Track::Parts, || name.clone(), device.stream(), || device.within(&name, work))
     }
 
     /// None where the device has a fault, which is noted.
@@ -386,9 +371,12 @@ impl Backend for Cuda {
         let (Some(from), Some(to)) = (from, to) else { return 0.0 };
         self.0.must(to.wait().and_then(|()| to.seconds_since(from))).unwrap_or_default()
     }
-}
 
-fn step(hp: AdamW) -> Step {
-    let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed } = hp;
-    Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed }
+    fn begin_trace(&self) {
+        self.0.device.begin_trace();
+    }
+
+    fn end_trace(&self) -> Vec<Span> {
+        self.0.device.end_trace()
+    }
 }

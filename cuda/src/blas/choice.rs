@@ -162,7 +162,7 @@ mod tests {
         let whole = std::fs::read(&store.path).unwrap();
         let text = String::from_utf8(whole.clone()).unwrap();
         let mut wrong: Vec<Vec<u8>> = (0..whole.len() - 2).map(|n| whole[..n].to_vec()).collect();
-        for (from, to) in [("120901", "120902"), ("\"nt\"", "\"tt\""), ("0000", "000x"), ("0000", "00000")] {
+        for (from, to) in [("120901", "120902"), ("\"nt\"", "\"tt\""), ("\"0000", "\"000x"), ("\"0000", "\"00000")] {
             let changed = text.replacen(from, to, 1);
             assert_ne!(changed, text);
             wrong.push(changed.into_bytes());

@@ -19,6 +19,7 @@ use crate::device::{self, Device};
 use crate::machine::{Done, Fault, Machine as _, Target};
 use crate::search::{Search, listed};
 use choice::{Choices, Machine, Store};
+use engine::backend::Track;
 use library::{Algorithm, CublasLt, Failure};
 use plan::{Plan, Site};
 use product::{ALIGNED, Key};
@@ -143,7 +144,8 @@ impl Blas {
         let site = Site { workspace: self.workspace, stream: self.device.stream().raw().cast() };
         // SAFETY: the views are held to the product and the key is made of them; that they live until the stream has
         // passed this is what `View::new` was promised, and only this stream's products use the workspace.
-        let started = unsafe { ready.plan.start(&self.lt, views, &ready.algorithm, site) };
+        let start = || unsafe { ready.plan.start(&self.lt, views, &ready.algorithm, site) };
+        let started = self.device.recorded(Track::Compute, || product.to_string(), self.device.stream(), start);
         let started = started.map_err(|what| fault(product, self.device.explain(&what)));
         self.device.started(product);
         started

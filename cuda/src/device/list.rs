@@ -51,7 +51,10 @@ pub(super) fn describe(handle: sys::CUdevice) -> Result<Info, DriverError> {
     let name = result::device::get_name(handle)?;
     // SAFETY: `handle` was given by the driver, which is all that this call asks of it.
     let memory = unsafe { result::device::total_mem(handle)? };
-    let uuid = result::device::get_uuid(handle)?.bytes.map(|byte| format!("{:02x}", byte as u8)).concat();
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: `handle` was given by the driver, and the sixteen bytes are there to be set.
+    unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, handle) }.result()?;
+    let uuid = uuid.bytes.map(|byte| format!("{:02x}", byte as u8)).concat();
     Ok(Info { name, uuid, compute_capability: (attribute(handle, MAJOR)?, attribute(handle, MINOR)?), memory })
 }
 

@@ -8,6 +8,7 @@ mod memory;
 mod pinned;
 mod products;
 mod progress;
+mod recorder;
 mod stream;
 mod timer;
 mod trace;
@@ -26,8 +27,10 @@ use crate::machine::{Machine, Target};
 use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
+use engine::backend::Track;
 pub(crate) use meaning::said;
 use progress::Progress;
+use recorder::Recorder;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use trace::{Launch, Trace};
@@ -69,6 +72,7 @@ pub struct Device {
     // Dropped in this order: what came from the context goes before it.
     stream: Stream,
     progress: Progress,
+    recorder: Recorder,
     events: Events,
     pins: Pins,
     functions: HashMap<&'static str, sys::CUfunction>,
@@ -109,6 +113,7 @@ impl Device {
         let device = Device {
             stream,
             progress,
+            recorder: Recorder::default(),
             events: Events::default(),
             pins,
             functions,
@@ -236,9 +241,10 @@ impl Machine for Device {
         let mut parameters = [args.cast_mut()];
         // SAFETY: the function is of a module that lives as long as the device, on whose stream it is started; the
         // caller answers for the arguments.
-        let started = unsafe {
+        let launch = || unsafe {
             result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
         };
+        let started = self.recorded(Track::Compute, || kernel.to_string(), &self.stream, launch);
         let started = started.map_err(|error| self.trace.explain(&said(error)));
         self.trace.started(Launch::Kernel(kernel, geometry));
         started

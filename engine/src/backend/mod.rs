@@ -14,10 +14,12 @@ use std::ops::Range;
 
 mod part;
 mod scratch;
+mod span;
 mod tensor;
 
 pub use part::Part;
 pub use scratch::Scratch;
+pub use span::{Span, Track};
 pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
 /// The heads of this rank and how rows form sequences.
@@ -307,6 +309,10 @@ pub trait Backend: Sized + 'static {
     fn moment(&self) -> Self::Moment;
     /// Seconds between two moments. Blocks until the later one.
     fn seconds(&self, from: &Self::Moment, to: &Self::Moment) -> f64;
+    /// From now on what is done is remembered with its times.
+    fn begin_trace(&self);
+    /// All that was done since. Blocks until it is.
+    fn end_trace(&self) -> Vec<Span>;
 }
 
 /// One communicator's collectives. Each owns its buffers until it is waited for, so forgetting one

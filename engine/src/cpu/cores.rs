@@ -55,6 +55,13 @@ fn count_online(list: &str) -> usize {
     list.split(',').filter_map(one).sum()
 }
 
+/// The processor's name, as its maker gives it.
+pub(super) fn model() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or("CPU".into(), |(_, name)| name.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,12 +7,14 @@ mod group;
 mod here;
 mod kernel;
 mod linear;
+mod norms;
 mod ops;
 mod pool;
 mod rank;
 mod scratch;
 mod shapes;
 mod simd;
+mod spans;
 mod tiles;
 mod workers;
 
@@ -25,12 +27,13 @@ pub use here::Here;
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Tensor, Xent};
+use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
 use crate::ledger::Usage;
 use crate::mesh::Kind;
 use crate::mpi::Comm;
 use pool::Pool;
 use shapes::{data, data_mut, expect, expect_heads, plain, transposed};
+use spans::Spans;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
@@ -46,6 +49,7 @@ pub struct Cpu<A: Float> {
     world: Option<Rc<Comm>>,
     /// As [`Backend::pieces`].
     pieces: usize,
+    spans: Spans,
     act: PhantomData<A>,
 }
 
@@ -63,9 +67,7 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn device(&self) -> String {
-        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        model.map_or("CPU".into(), |(_, name)| name.to_string())
+        cores::model()
     }
 
     fn usage(&self) -> Usage {
@@ -360,8 +362,8 @@ impl<A: Float> Backend for Cpu<A> {
         ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(weights));
     }
 
-    fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {
-        work()
+    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        self.spans.around(part, work)
     }
 
     fn moment(&self) -> Instant {
@@ -371,23 +373,12 @@ impl<A: Float> Backend for Cpu<A> {
     fn seconds(&self, from: &Instant, to: &Instant) -> f64 {
         to.duration_since(*from).as_secs_f64()
     }
-}
 
-impl<A: Float> Cpu<A> {
-    fn norm_gradients(
-        &self,
-        dres: Option<&[A]>,
-        dy: &mut Act<Self>,
-        x: &Act<Self>,
-        rstd: &Acc<Self>,
-        w: &Act<Self>,
-        dw: &mut Acc<Self>,
-    ) {
-        expect("dy", dy, x.rows(), x.cols());
-        expect("rstd", rstd, x.rows(), 1);
-        expect("w", w, 1, x.cols());
-        expect("dw", dw, 1, x.cols());
-        let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
-        ops::norm::rmsnorm_bwd(self.workers(), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
+    fn begin_trace(&self) {
+        self.spans.begin();
+    }
+
+    fn end_trace(&self) -> Vec<Span> {
+        self.spans.end()
     }
 }

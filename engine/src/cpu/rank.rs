@@ -1,6 +1,7 @@
 //! The CPU backend of one rank: how it is made, and what every op begins with.
 
 use super::shapes::data;
+use super::spans::Spans;
 use super::workers::Workers;
 use super::{Cpu, Float, Progress};
 use crate::backend::{Acc, Backend, Elem, Tensor};
@@ -12,7 +13,7 @@ impl<A: Float> Cpu<A> {
     /// Computes on `threads` cores, the one that calls among them, without other ranks.
     pub fn new(threads: usize) -> Self {
         let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
-        Cpu { pool, workers, progress, world: None, pieces: 1, act: PhantomData }
+        Cpu { pool, workers, progress, world: None, pieces: 1, spans: Spans::default(), act: PhantomData }
     }
 
     /// One of the ranks of `world`.

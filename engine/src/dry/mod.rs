@@ -14,7 +14,9 @@ pub use group::{DryGroup, DryTicket};
 pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
 pub use memory::DryMem;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Tensor, Xent};
+use crate::backend::{
+    Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Span, Tensor, Xent,
+};
 use crate::ledger::{Live, Usage};
 use crate::mesh::Kind;
 use memory::Books;
@@ -372,6 +374,12 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn seconds(&self, _: &(), _: &()) -> f64 {
         0.0
+    }
+
+    fn begin_trace(&self) {}
+
+    fn end_trace(&self) -> Vec<Span> {
+        Vec::new()
     }
 }
 

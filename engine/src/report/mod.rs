@@ -3,3 +3,4 @@
 pub mod metrics;
 pub mod peak;
 pub mod tensorboard;
+pub mod trace;

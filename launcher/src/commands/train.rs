@@ -40,8 +40,11 @@ pub struct Args {
     /// Continue although [data] has changed
     #[arg(long)]
     accept_data_change: bool,
+    /// Trace this step: <checkpoint.dir>/traces/, to be opened in https://ui.perfetto.dev
+    #[arg(long, value_name = "STEP")]
+    trace: Option<u64>,
     /// Show what each rank would hold and send, and train nothing: no data, ranks or devices are needed
-    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change"])]
+    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change", "trace"])]
     pub dry_run: bool,
     /// Ranks of the dry run [default: mpirun's, else parallel.ranks, else as few as the layout can have]
     #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
@@ -52,6 +55,7 @@ const EXAMPLES: &str = "Examples:
   swallow-engine train --config configs/demo.toml
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500
+  mpirun -n 16 swallow-engine train --config run.toml --trace 20
   swallow-engine train --config configs/swallow-70b.toml --dry-run --ranks 512";
 
 pub fn run(args: Args, world: &mut World) -> Result<()> {
@@ -66,11 +70,14 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     sit(world, &mesh);
     let comm = world.comm();
     let chosen = choose_backend(&config, comm)?;
+    let feed = comm.agree(Feed::open(&config))?;
+    comm.agree(check_ids(&feed, &config, comm))?;
     let ranks = Rc::new(comm.split(0, comm.rank()));
+    let start = Start { args: &args, world, ranks, config, feed };
     match chosen {
-        (BackendKind::Cpu, Precision::F32) => on_cpu::<f32>(&args, world, ranks, config),
-        (BackendKind::Cpu, Precision::Bf16) => on_cpu::<bf16>(&args, world, ranks, config),
-        (BackendKind::Cuda, _) => on_cuda(&args, world, ranks, config),
+        (BackendKind::Cpu, Precision::F32) => start.on_cpu::<f32>(),
+        (BackendKind::Cpu, Precision::Bf16) => start.on_cpu::<bf16>(),
+        (BackendKind::Cuda, _) => start.on_cuda(),
     }
 }
 
@@ -79,22 +86,57 @@ pub fn dry_run(args: Args) -> Result<()> {
     super::dry_run::run(&args.config, &args.set, args.ranks)
 }
 
-fn on_cpu<A: Float>(args: &Args, world: &World, ranks: Rc<Comm>, config: Config) -> Result<()> {
-    let (mesh, threads) = (config.mesh(ranks.size())?, threads(world.comm()));
-    let planned = memory::plan::<A>(&config, &mesh, &ranks, threads)?;
-    let place = Place::new(&config, mesh, ranks.rank());
-    let b = Cpu::<A>::of(ranks, threads);
-    let groups = Groups::new(&b, &config, &place);
-    train(args, world, Trainer::of(b, groups, config, place), planned)
+/// A run that all ranks agree on, before it has a backend.
+struct Start<'a> {
+    args: &'a Args,
+    world: &'a World,
+    /// All ranks in the mesh's order.
+    ranks: Rc<Comm>,
+    config: Config,
+    feed: Feed,
 }
 
-/// The groups come before the slab: NCCL takes its memory first.
-fn on_cuda(args: &Args, world: &World, ranks: Rc<Comm>, config: Config) -> Result<()> {
-    let b = gpu::open(&ranks)?;
-    let place = Place::new(&config, config.mesh(ranks.size())?, ranks.rank());
-    let groups = Groups::new(&b, &config, &place);
-    let planned = gpu::settle(&b, &config, &place, &ranks)?;
-    train(args, world, Trainer::of(b, groups, config, place), planned)
+impl Start<'_> {
+    fn place(&self) -> Result<Place> {
+        Ok(Place::new(&self.config, self.config.mesh(self.ranks.size())?, self.ranks.rank()))
+    }
+
+    fn on_cpu<A: Float>(self) -> Result<()> {
+        let (place, threads) = (self.place()?, threads(self.world.comm()));
+        let planned = memory::plan::<A>(&self.config, &place.mesh, &self.ranks, threads)?;
+        let b = Cpu::<A>::of(self.ranks.clone(), threads);
+        let groups = Groups::new(&b, &self.config, &place);
+        self.train(b, groups, place, planned)
+    }
+
+    /// The groups come before the slab: NCCL takes its memory first.
+    fn on_cuda(self) -> Result<()> {
+        let (place, b) = (self.place()?, gpu::open(&self.ranks)?);
+        let groups = Groups::new(&b, &self.config, &place);
+        let planned = gpu::settle(&b, &self.config, &place, &self.ranks)?;
+        self.train(b, groups, place, planned)
+    }
+
+    /// Prepares together, then runs; a failure that only this rank knows of ends all.
+    fn train<B: Backend>(self, b: B, groups: Groups<B>, place: Place, planned: Taken) -> Result<()> {
+        let Start { args, world, config, feed, .. } = self;
+        let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, place));
+        comm.agree(load(args, &mut trainer, &feed, comm.rank()))?;
+        trainer.publish();
+        if trainer.step >= trainer.config.train.steps {
+            if comm.rank() == 0 {
+                let dir = trainer.config.checkpoint.dir.display();
+                eprintln!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
+            }
+            return Ok(());
+        }
+        let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
+        match Run::begin(trainer, feed, planned, args.trace, comm)?.finish(comm, clock) {
+            Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
+            Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
+            Ok(()) => Ok(()),
+        }
+    }
 }
 
 /// What the user may want to know before the first step.
@@ -154,25 +196,6 @@ fn threads(comm: &Comm) -> usize {
     share.threads
 }
 
-/// Prepares together, then runs; a failure that only this rank knows of ends all.
-fn train<B: Backend>(args: &Args, world: &World, trainer: Trainer<B>, planned: Taken) -> Result<()> {
-    let comm = world.comm();
-    let (trainer, feed) = prepare(args, comm, trainer)?;
-    if trainer.step >= trainer.config.train.steps {
-        if comm.rank() == 0 {
-            let dir = trainer.config.checkpoint.dir.display();
-            eprintln!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
-        }
-        return Ok(());
-    }
-    let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
-    match Run::begin(trainer, feed, planned, comm)?.finish(comm, clock) {
-        Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
-        Err(Stop::Alone(error) | Stop::Together(error)) => Err(error),
-        Ok(()) => Ok(()),
-    }
-}
-
 /// Of a run that has taken its steps, or more.
 fn nothing_left(done: u64, steps: u64) -> String {
     let more = "raise it to train on";
@@ -180,15 +203,6 @@ fn nothing_left(done: u64, steps: u64) -> String {
         true => format!("step {done} is done, more than train.steps = {steps}; {more}"),
         false => format!("step {done} is done, the last by train.steps; {more}"),
     }
-}
-
-/// All that a first step needs.
-fn prepare<B: Backend>(args: &Args, comm: &Comm, mut trainer: Trainer<B>) -> Result<(Trainer<B>, Feed)> {
-    let feed = comm.agree(Feed::open(&trainer.config))?;
-    comm.agree(check_ids(&feed, &trainer.config, comm))?;
-    comm.agree(start(args, &mut trainer, &feed, comm.rank()))?;
-    trainer.publish();
-    Ok((trainer, feed))
 }
 
 /// The vocabulary must hold every id of the data; each rank looks at its share of the files.
@@ -211,7 +225,7 @@ pub fn check_ids(feed: &Feed, config: &Config, comm: &Comm) -> Result<()> {
 }
 
 /// The run's newest checkpoint, or the one asked for; else the weights that `train.load` names.
-fn start<B: Backend>(args: &Args, trainer: &mut Trainer<B>, feed: &Feed, rank: usize) -> Result<()> {
+fn load<B: Backend>(args: &Args, trainer: &mut Trainer<B>, feed: &Feed, rank: usize) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
     let saved = match args.from_step {
         Some(step) => Some(Saved::at_step(&dir, step)?),

@@ -23,7 +23,7 @@ const ALL: [Algorithm; 4] = [Algorithm::Rounded, Algorithm::Wide, Algorithm::Spl
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
-    /// Sums over both halves of k, each rounded to the result's type, in the workspace.
+    /// Sums over two parts of k, each rounded to the result's type, in the workspace.
     Rounded,
     /// Loads of 16 bytes.
     Wide,

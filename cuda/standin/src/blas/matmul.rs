@@ -13,7 +13,7 @@ use std::ffi::c_void;
 use std::time::Duration;
 
 /// How much longer than the fastest the others take, where a test says which is the fastest.
-const SLOWER: Duration = Duration::from_millis(3);
+const SLOWER: Duration = Duration::from_millis(5);
 
 /// A product on its way to a stream.
 struct Job {
@@ -109,20 +109,21 @@ impl Job {
                 first.iter_mut().zip(rest).for_each(|(x, y)| *x += y);
                 first
             }
-            Algorithm::Split | Algorithm::Rounded => self.halves(i),
+            Algorithm::Split | Algorithm::Rounded => self.parts(i),
         };
         self.store(i, &sums);
     }
 
-    /// The sums of both halves of k, of which the first waits in the workspace.
-    fn halves(&self, i: usize) -> Vec<f32> {
+    /// The sums of two parts of k, of which the first waits in the workspace.
+    fn parts(&self, i: usize) -> Vec<f32> {
         let Problem { m, n, k, d, .. } = self.problem;
         let round = |x: &mut f32| {
             if self.algorithm == Algorithm::Rounded && d.kind != F32 {
                 *x = bf16::from_f32(*x).to_f32();
             }
         };
-        let [mut first, mut second] = [self.sums(i, 0..k / 2), self.sums(i, k / 2..k)];
+        let cut = if self.algorithm == Algorithm::Rounded { k.div_ceil(4) } else { k / 2 };
+        let [mut first, mut second] = [self.sums(i, 0..cut), self.sums(i, cut..k)];
         first.iter_mut().chain(&mut second).for_each(round);
         // SAFETY: the workspace was found to be a block's, with an f32 for every sum of the batch; only this stream's
         // products use it.
