@@ -48,6 +48,15 @@ fn bf16_at_layouts() {
 }
 
 #[test]
+fn gradients_may_be_added_up_in_bf16() {
+    follows("gqa_masked", 4, &BF16, |c| {
+        set(c, "train.precision", "bf16");
+        set(c, "train.micro_batch_size", 1);
+        set(c, "parallel.gradient_precision", "bf16");
+    });
+}
+
+#[test]
 fn recompute_changes_nothing() {
     follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "selective"));
     follows("gqa_masked", 2, &F32, |c| set(c, "train.recompute", "full"));

@@ -59,6 +59,13 @@ struct Round {
 };
 static_assert(sizeof(Round) == 32, "as in args.rs");
 
+// y = x, which is exact.
+struct Widen {
+    View<const bf16> x;
+    View<float> y;
+};
+static_assert(sizeof(Widen) == 32, "as in args.rs");
+
 // x += y.
 struct Add {
     View<bf16> x;

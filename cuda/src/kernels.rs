@@ -124,6 +124,7 @@ kernels! {
     }
     "elementwise.cu" {
         ROUND = "round_bf16": Round;
+        WIDEN = "widen_bf16": Widen;
         ADD = "add_bf16": Add;
         FILL = "copy_f32": Fill;
         SQUARES = "squares": SumSquares;

@@ -1,8 +1,9 @@
 //! Main gradients: flat f32 buckets that the micro-batches add to. When the last gradient of a
 //! bucket is in, its sum over the data-parallel ranks starts, inside the backward pass.
 
-use crate::backend::{Acc, Backend, Collectives, Pending};
+use crate::backend::{Acc, Backend, Collectives, Elem, Pending, Tensor};
 use crate::buckets::Span;
+use crate::config::Precision;
 use crate::inventory::Slot;
 use crate::layers::{block, head};
 use crate::params::{GradViews, Layout};
@@ -24,7 +25,28 @@ enum Bucket<B: Backend> {
     },
     /// Between the two.
     Leaving,
-    Sent(Pending<B, f32>),
+    Sent(Sum<B>),
+}
+
+/// A sum over the ranks under way.
+enum Sum<B: Backend> {
+    Exact(Pending<B, f32>),
+    /// Added up in the activations' precision.
+    Rounded(Pending<B, B::Act>),
+}
+
+impl<B: Backend> Sum<B> {
+    fn wait(self, b: &B) -> Acc<B> {
+        match self {
+            Sum::Exact(pending) => pending.wait(),
+            Sum::Rounded(pending) => {
+                let rounded = pending.wait();
+                let mut sum = b.alloc(rounded.rows(), rounded.cols());
+                b.widen(&rounded, &mut sum);
+                sum
+            }
+        }
+    }
 }
 
 /// How the ranks add up a bucket: first what tensor-parallel ranks hold copies of, then over the
@@ -34,6 +56,8 @@ pub struct Reduce<B: Backend> {
     data: B::Group,
     /// Each data-parallel rank keeps its shard of the sum (the distributed optimizer), or all of it.
     sharded: bool,
+    /// What the data-parallel ranks add up in.
+    precision: Precision,
 }
 
 /// Elements that the ranks of `group` all hold while each has seen a part of their gradient: norm
@@ -48,12 +72,17 @@ struct Copies<B: Backend> {
 impl<B: Backend> Reduce<B> {
     /// Over the data-parallel ranks, each keeping its shard.
     pub fn scatter(data: B::Group) -> Self {
-        Reduce { copies: Vec::new(), data, sharded: true }
+        Reduce { copies: Vec::new(), data, sharded: true, precision: Precision::F32 }
     }
 
     /// Over the data-parallel ranks, each keeping all.
     pub fn all(data: B::Group) -> Self {
-        Reduce { copies: Vec::new(), data, sharded: false }
+        Reduce { copies: Vec::new(), data, sharded: false, precision: Precision::F32 }
+    }
+
+    /// Adds up over the data-parallel ranks in this precision: half the bytes travel as bf16.
+    pub fn precision(self, precision: Precision) -> Self {
+        Reduce { precision, ..self }
     }
 
     /// Sums what `which` says over `group` first.
@@ -65,7 +94,7 @@ impl<B: Backend> Reduce<B> {
         self
     }
 
-    fn start(&self, b: &B, bucket: usize, mut sum: Acc<B>) -> Pending<B, f32> {
+    fn start(&self, b: &B, bucket: usize, mut sum: Acc<B>) -> Sum<B> {
         for Copies { group, ranges } in &self.copies {
             let ranges = &ranges[bucket];
             if !ranges.is_empty() {
@@ -73,6 +102,17 @@ impl<B: Backend> Reduce<B> {
                 b.put(&part, ranges, &mut sum);
             }
         }
+        // A rank alone has nothing to send.
+        if self.precision == Precision::F32 || self.data.size() == 1 {
+            return Sum::Exact(self.over_data(b, sum));
+        }
+        let mut rounded = b.alloc(sum.rows(), sum.cols());
+        b.round(&sum, &mut rounded);
+        drop(sum);
+        Sum::Rounded(self.over_data(b, rounded))
+    }
+
+    fn over_data<T: Elem>(&self, b: &B, sum: Tensor<B, T>) -> Pending<B, T> {
         match self.sharded {
             true => self.data.reduce_scatter(b, sum),
             false => self.data.all_reduce(b, sum),
@@ -136,7 +176,7 @@ impl<B: Backend> Grads<B> {
     /// two stages, the group `tied`.
     pub fn wait(self, b: &B, tied: &B::Group) -> Vec<Acc<B>> {
         let wait = |bucket| match bucket {
-            Bucket::Sent(pending) => pending.wait(),
+            Bucket::Sent(sum) => sum.wait(b),
             Bucket::Open { open, .. } => panic!("{open} slots of a bucket are not done"),
             Bucket::Leaving => unreachable!("a bucket is sent in one go"),
         };

@@ -222,7 +222,7 @@ mod tests {
             let mut order = AXES;
             order.rotate_left(turn);
             let p = Parallel { tensor, pipeline, context, expert: 1, virtual_pipeline: 1, layers: None,
-                sequence_parallel: false, distributed_optimizer: true, order, ranks: None };
+                sequence_parallel: false, distributed_optimizer: true, gradient_precision: crate::config::Precision::F32, order, ranks: None };
             let mesh = Mesh::new(tensor * context * pipeline * data, &p).unwrap();
             prop_assert_eq!(mesh.size(Axis::Data), data);
             for axis in AXES {
@@ -251,6 +251,7 @@ mod tests {
             layers: None,
             sequence_parallel: true,
             distributed_optimizer: true,
+            gradient_precision: crate::config::Precision::F32,
             order: AXES,
             ranks: None,
         };

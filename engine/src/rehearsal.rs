@@ -1,11 +1,16 @@
 //! A run of one rank that does not take place: what it would hold of the memory, op by op and byte by
 //! byte, and what it would say to the other ranks. The trainer is the one that trains, on the dry backend.
 //!
+//! A step leaves the blocks of a slab as it found them: weights, optimizer and tables stay where they are, and the
+//! rest comes and goes in it. A rehearsal holds steps and validations to that, and so one of each says all.
+//!
 //! On top of that come what the host holds (a micro-batch, a checkpoint's copy while it is written, which
 //! `state.rs` counts) and what libraries hold. Measured on the CPU, one thread a rank, beside pools of 160 to 720 MB: 4 MB of heap, Open
 //! MPI's and the `gemm` crate's buffers among it, 16 MB of the program and its libraries, and where gradients
 //! are reduce-scattered a copy of a bucket on the first rank of the group, for as long as that takes (Open MPI
 //! 4.1 sums there, then scatters).
+
+mod remedies;
 
 use crate::backend::{Backend, Elem, Scratch};
 use crate::batch::Blank;
@@ -13,16 +18,22 @@ use crate::clock::Clock;
 use crate::config::{Axis, Config, Train, samples};
 use crate::dry::{Dry, Keep, Log, Totals};
 use crate::error::Result;
-use crate::ledger::Usage;
+use crate::ledger::{Accounts, Usage};
 use crate::mesh::Mesh;
 use crate::phase::Phase;
 use crate::place::Place;
+use crate::slab::{Cut, Trace};
 use crate::trainer::Trainer;
+pub use remedies::{Remedy, refusal, remedies};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// What a rank would hold and send.
 #[derive(Debug, Clone)]
 pub struct Rehearsal {
     pub usage: Usage,
+    /// Of a backend whose memory is a slab: blocks of up to so many bytes lie at its end.
+    pub small: usize,
     pub held: Held,
     /// Of the last step.
     pub step: Totals,
@@ -59,6 +70,11 @@ impl Rehearsal {
     pub fn activations(&self) -> usize {
         self.usage.peak - self.held.sum()
     }
+
+    /// How the slab is cut that the run needs.
+    pub fn cut(&self) -> Cut {
+        Cut { bytes: self.usage.reserved, small: self.small }
+    }
 }
 
 /// What a run of rank `rank` does up to the end of step `steps`: the masters loaded, the weights made of
@@ -71,26 +87,67 @@ pub fn rehearse<A: Elem>(
     keep: Keep,
     steps: u64,
 ) -> Result<Rehearsal> {
+    let books = scratch.books(0);
+    keeping::<A>(books, config, mesh, rank, scratch, keep, steps)
+}
+
+/// What a run of rank `rank` takes of its memory, however long it is.
+///
+/// Where blocks have no places, a few micro-batches say as much as a whole step. Where they have, whole steps are
+/// rehearsed, since places might drift from one micro-batch to the next, and a few micro-batches say where the border
+/// between small and large blocks does best.
+pub fn plan<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + Clone + 'static,
+) -> Result<Rehearsal> {
+    let with = |config: &Config, books| keeping::<A>(books, config, mesh, rank, scratch.clone(), Keep::Totals, 1);
+    let (short, books) = (shortened(config, mesh), scratch.books(0));
+    if books.live().is_none() {
+        return with(&short, books);
+    }
+    let trace = Rc::new(RefCell::new(Trace::default()));
+    with(&short, Box::new(trace.clone()))?;
+    let small = trace.borrow().border();
+    Ok(Rehearsal { small, ..with(config, scratch.books(small))? })
+}
+
+/// As [`rehearse`], with these books.
+fn keeping<A: Elem>(
+    books: Box<dyn Accounts>,
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + 'static,
+    keep: Keep,
+    steps: u64,
+) -> Result<Rehearsal> {
     let held = Held::of::<A>(config, &Place::new(config, mesh.clone(), rank), &scratch);
-    let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, keep), config.clone(), mesh.clone(), rank);
+    let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, books, keep), config.clone(), mesh.clone(), rank);
     // The masters are loaded into blocks that are there already.
     trainer.publish();
     let blank = Blank(config.train.seq_length);
-    let mut step = Totals::default();
+    let (found, mut step) = (trainer.b.live(), Totals::default());
+    // So that nothing that comes later can lie elsewhere.
+    let as_found = |b: &Dry<A>, what| assert_eq!(b.live(), found, "blocks after {what}, and before, on rank {rank}");
     for _ in 0..steps {
         let before = trainer.b.totals();
         let mut clock = Clock::start(&trainer.b, Phase::Data);
         trainer.step(&blank, &mut clock)?;
         step = trainer.b.totals().since(&before);
+        as_found(&trainer.b, "a step");
     }
     if config.train.eval_interval > 0 {
-        trainer.config.train.eval_steps = 1;
+        // The first finds the weights on their way.
+        trainer.config.train.eval_steps = config.train.eval_steps.min(2);
         trainer.validate(&blank)?;
+        as_found(&trainer.b, "a validation");
     }
-    Ok(Rehearsal { usage: trainer.b.usage(), held, step, log: trainer.b.log() })
+    Ok(Rehearsal { usage: trainer.b.usage(), small: 0, held, step, log: trainer.b.log() })
 }
 
-/// The step of a rank in the time of a few micro-batches: as [`rehearse`] of one step, but that the log is of the
+/// The step of a rank with what [`plan`] says of its memory: as [`rehearse`] of one step, but that the log may be of a
 /// shorter one.
 ///
 /// A step does a part that does not depend on its micro-batches, and the same for each of them: how much that is
@@ -101,11 +158,13 @@ pub fn rehearse_step<A: Elem>(
     rank: usize,
     scratch: impl Scratch + Clone + 'static,
 ) -> Result<Rehearsal> {
+    let rehearsed = plan::<A>(config, mesh, rank, scratch.clone())?;
+    if scratch.books(0).live().is_some() {
+        return Ok(rehearsed);
+    }
     let of = |config: &Config| rehearse::<A>(config, mesh, rank, scratch.clone(), Keep::Totals, 1);
-    let short = shortened(config, mesh);
-    let rehearsed = of(&short)?;
     let least = samples(&config.train, &config.parallel, mesh.size(Axis::Data));
-    let left = (config.train.global_batch_size - short.train.global_batch_size) / least;
+    let left = (config.train.global_batch_size - shortened(config, mesh).train.global_batch_size) / least;
     if left == 0 {
         return Ok(rehearsed);
     }

@@ -5,7 +5,7 @@
 //! of the loss and the norm (the kind World).
 
 use crate::buckets::{Span, Tie};
-use crate::config::{Config, Recompute};
+use crate::config::{Config, Precision, Recompute};
 use crate::inventory::{Cut, Slot};
 use crate::mesh::{Kind, Mesh};
 use crate::place::Place;
@@ -90,12 +90,13 @@ fn buckets(config: &Config, place: &Place, act: u64) -> Vec<Volume> {
         volume(Op::AllReduce, Kind::KvHeads, heads * ACC),
         volume(Op::AllReduce, Kind::Tied, tied * ACC),
     ];
+    let gradient = if config.parallel.gradient_precision == Precision::F32 { ACC } else { act };
     match config.parallel.distributed_optimizer {
         true => out.extend([
-            volume(Op::ReduceScatter, Kind::Data, all * ACC),
+            volume(Op::ReduceScatter, Kind::Data, all * gradient),
             volume(Op::AllGather, Kind::Optimizer, all * act),
         ]),
-        false => out.push(volume(Op::AllReduce, Kind::Data, all * ACC)),
+        false => out.push(volume(Op::AllReduce, Kind::Data, all * gradient)),
     }
     out
 }

@@ -226,6 +226,7 @@ fn reduce<B: Backend>(
         true => Reduce::scatter(data),
         false => Reduce::all(data),
     };
+    let reduce = reduce.precision(config.parallel.gradient_precision);
     let heads = |span: &Span| matches!(span.tensor.cut, Cut::Heads(_));
     let reduce = reduce.copies(layout, kv, heads);
     match norms {

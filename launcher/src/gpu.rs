@@ -8,11 +8,11 @@ use cuda::compile::Places;
 use cuda::device::{Error as DeviceError, devices};
 use cuda::nccl::Nccl;
 use engine::config::Config;
-use engine::dry::Keep;
 use engine::error::{Error, Result, counted};
+use engine::mesh::Mesh;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
-use engine::rehearsal::rehearse;
+use engine::rehearsal::{self, refusal};
 use engine::state::copy_bytes;
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -103,14 +103,13 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
 /// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
 /// call it together.
 pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<Taken> {
-    let rehearsed = rehearse::<bf16>(config, &place.mesh, comm.rank(), b.scratch(), Keep::Totals, 2);
-    let rehearsed = comm.agree(rehearsed)?;
+    let rehearsed = comm.agree(rehearsal::plan::<bf16>(config, &place.mesh, comm.rank(), b.scratch()))?;
     let blocks = rehearsed.usage;
-    comm.agree(must_fit(b, blocks.reserved))?;
+    must_fit(b, config, &place.mesh, blocks.reserved, comm)?;
     let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
     let (places, cache) = (places(), cache());
     let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
-    comm.agree(b.settle(blocks.reserved, &tuning).map_err(told))?;
+    comm.agree(b.settle(rehearsed.cut(), &tuning).map_err(told))?;
     let notes = comm.agree(b.tune(&tuning).map_err(told))?;
     if comm.rank() == 0 {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
@@ -118,18 +117,19 @@ pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<T
     Ok(Taken { blocks, copy: copy_bytes(config, place) })
 }
 
-fn must_fit(b: &Cuda, bytes: usize) -> Result<()> {
-    let (free, all) = b.memory().map_err(told)?;
-    if bytes <= free {
+/// Every rank's `bytes` must be free on its device. All ranks call it together.
+fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -> Result<()> {
+    let (free, _) = comm.agree(b.memory().map_err(told))?;
+    let all = comm.all_gather_bytes(&[bytes.to_le_bytes(), free.to_le_bytes()].concat());
+    let number = |bytes: &[u8]| usize::from_le_bytes(bytes.try_into().expect("as it was written above"));
+    let all = all.iter().map(|pair| (number(&pair[..8]), number(&pair[8..])));
+    let worst = all.max_by_key(|(needed, free)| *needed as i128 - *free as i128).expect("a run has ranks");
+    if worst.0 <= worst.1 {
         return Ok(());
     }
-    Err(Error::user(format!(
-        "this rank takes {:.2} GiB of its device on {}, which has {:.2} GiB free of {:.2}",
-        gib(bytes),
-        host(),
-        gib(free),
-        gib(all)
-    )))
+    // The remedies are rehearsed once, for all.
+    let refusal = || refusal::<bf16>(config, mesh, worst, &b.scratch()).unwrap_or_else(|error| error);
+    comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
 }
 
 fn gib(bytes: usize) -> f64 {

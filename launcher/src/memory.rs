@@ -4,13 +4,12 @@
 use engine::backend::Scratch;
 use engine::config::Config;
 use engine::cpu::{CpuScratch, Float};
-use engine::dry::Keep;
 use engine::error::{Error, Result, counted};
 use engine::ledger::Usage;
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, host};
 use engine::place::Place;
-use engine::rehearsal::{Held, rehearse, shortened};
+use engine::rehearsal::{self, Held};
 use engine::{flops, state};
 use serde_json::json;
 use std::path::Path;
@@ -34,7 +33,7 @@ pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize)
     let place = Place::new(config, mesh.clone(), comm.rank());
     let copy = state::copy_bytes(config, &place);
     must_fit(config, comm, Held::of::<A>(config, &place, &scratch as &dyn Scratch).sum() + copy)?;
-    let blocks = rehearse::<A>(&shortened(config, mesh), mesh, comm.rank(), scratch, Keep::Totals, 1)?.usage;
+    let blocks = rehearsal::plan::<A>(config, mesh, comm.rank(), scratch)?.usage;
     must_fit(config, comm, blocks.reserved + copy)?;
     Ok(Taken { blocks, copy })
 }

@@ -84,6 +84,9 @@ fn rounding_and_sums_give_the_same_bits() {
             on(place, |m, l| ops::round(m, l.read(&wide), l.write(&mut r)));
             on(place, |m, l| ops::add(m, l.write(&mut s), l.read(&y)));
             assert_eq!((r, s), (rounded.clone(), sum.clone()), "{n}");
+            let mut w = vec![-1.0; n + 1];
+            on(place, |m, l| ops::widen(m, l.read(&x), l.write(&mut w[..n])));
+            assert!(w.iter().zip(&x).all(|(w, x)| *w == x.to_f32()) && w[n] == -1.0, "{n}");
         }
     }
 }

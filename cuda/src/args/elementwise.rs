@@ -2,11 +2,18 @@
 
 use super::{View, sized};
 
-sized! { Round: 32, Add: 32, Fill: 32, SumSquares: 48 }
+sized! { Round: 32, Widen: 32, Add: 32, Fill: 32, SumSquares: 48 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
+    pub x: View,
+    pub y: View,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Widen {
     pub x: View,
     pub y: View,
 }

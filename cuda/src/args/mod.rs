@@ -14,7 +14,7 @@ mod xent;
 pub use adamw::{AdamW, Clip, Step};
 pub use attention::{Attention, AttentionBwd};
 pub use attention_sm90::{AttentionTiles, AttentionTilesBwd};
-pub use elementwise::{Add, Fill, Round, SumSquares};
+pub use elementwise::{Add, Fill, Round, SumSquares, Widen};
 pub use embedding::{Embed, EmbedBwd, EmbedSort};
 pub use mlp::SwiGlu;
 pub use norm::{RmsNorm, RmsNormBwd, SumRows};

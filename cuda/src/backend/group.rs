@@ -139,13 +139,12 @@ impl Link {
         communicator.as_ref().map_or(Ok(()), Communicator::error).map_err(|what| format!("{}: {what}", self.name()))
     }
 
-    /// The first call that is not done.
-    pub fn unfinished(&self) -> Option<String> {
+    /// The first call that is not done, and when it was begun.
+    pub fn unfinished(&self) -> Option<(Instant, String)> {
         let flights = self.flights.borrow();
         let Flight { what, bytes, since, .. } =
             flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
-        let seconds = since.elapsed().as_secs();
-        Some(format!("{}: {what} of {bytes} bytes, begun {seconds} s ago, is not done", self.name()))
+        Some((*since, format!("{}: {what} of {bytes} bytes", self.name())))
     }
 
     pub fn break_off(&self) {

@@ -144,6 +144,10 @@ impl Backend for Cuda {
         self.note(ops::round(self.machine(), view(x), view(y)));
     }
 
+    fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
+        self.note(ops::widen(self.machine(), view(x), view(y)));
+    }
+
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         let out = self.alloc(a.rows(), b.rows());
         self.product(Form::Nt, a, b, &out);

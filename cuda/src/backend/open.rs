@@ -9,6 +9,7 @@ use crate::device::Device;
 use crate::search::Search;
 use engine::dry::Product as Seen;
 use engine::mpi::Comm;
+use engine::slab::Cut;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -55,9 +56,9 @@ impl Cuda {
         Ok(self.0.device.memory()?)
     }
 
-    /// Takes a slab of so many bytes. Only this rank takes part.
-    pub fn settle(&self, bytes: usize, tuning: &Tuning) -> Result<(), Error> {
-        self.0.settle(bytes, tuning.search, tuning.cache)
+    /// Takes a slab that is cut as a rehearsal says. Only this rank takes part.
+    pub fn settle(&self, cut: Cut, tuning: &Tuning) -> Result<(), Error> {
+        self.0.settle(cut, tuning.search, tuning.cache)
     }
 
     /// Chooses the algorithms of all ranks' products: the first rank times what it does not know, all take the same.

@@ -13,7 +13,7 @@ use cudarc::driver::DriverError;
 use engine::backend::{Fault, Scratch};
 use engine::ledger::Accounts;
 use engine::mpi::{Comm, host};
-use engine::slab::Slab;
+use engine::slab::{Cut, Slab};
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::rc::{Rc, Weak};
@@ -78,9 +78,10 @@ impl Rank {
     }
 
     /// Takes the slab and what lies in it for good.
-    pub fn settle(&self, bytes: usize, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
+    pub fn settle(&self, cut: Cut, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
         self.first_fault()?;
-        let slab = Memory::of(self.device.clone(), bytes)?;
+        let slab = Memory::of(self.device.clone(), cut.bytes)?;
+        self.books.replace(Slab::new(cut));
         let workspace = self.scratch.fixed().into_iter().map(|bytes| {
             let offset = self.books.borrow_mut().take(self.scratch.block(bytes));
             // SAFETY: the slab lives longer than the products, and its books give these bytes to nobody else.
@@ -94,9 +95,9 @@ impl Rank {
 
     /// The algorithms of these products, as far as the slab has room to time them, which holds nothing yet.
     pub fn tune(&self, products: &[Product]) -> Result<Vec<Choice>, Error> {
-        let used = self.books.borrow().usage().in_use;
-        // SAFETY: nothing lives in the slab but the workspace, which lies before these bytes.
-        let free = unsafe { View::new(self.slab().at() + used as u64, self.slab().len() - used) };
+        let middle = self.books.borrow().middle();
+        // SAFETY: no block lies in the slab's middle, and none is taken while the products are timed there.
+        let free = unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) };
         let fitting: Vec<Product> = products.iter().copied().filter(|&p| scratch_len(&[p]) <= free.len()).collect();
         Ok(self.blas().tune(&fitting, free)?)
     }

@@ -6,7 +6,7 @@ use crate::geometry::attention::{self, Shape};
 use crate::machine::Target;
 use engine::backend::{Heads, Scratch};
 use engine::ledger::Accounts;
-use engine::slab::Slab;
+use engine::slab::{Cut, Slab};
 
 /// Blocks begin at multiples of it: a line that processors read at once, and what cuBLASLt and the copy engine ask for.
 const ALIGN: usize = 256;
@@ -41,8 +41,8 @@ impl CudaScratch {
 }
 
 impl Scratch for CudaScratch {
-    fn books(&self) -> Box<dyn Accounts> {
-        Box::new(Slab::new())
+    fn books(&self, small: usize) -> Box<dyn Accounts> {
+        Box::new(Slab::new(Cut::boundless(small)))
     }
 
     fn fixed(&self) -> Vec<usize> {

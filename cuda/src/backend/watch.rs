@@ -49,10 +49,16 @@ impl Rank {
     /// Nothing has moved for too long: the collectives that others have not come to, or where the device is.
     fn stuck(&self) -> Fault {
         let waited = format!("nothing has moved for {} s", self.outlook.patience.as_secs());
-        let late: Vec<String> = self.links().iter().filter_map(|link| link.unfinished()).collect();
-        match late.is_empty() {
-            true => self.fault(&self.device.stuck(&waited)),
-            false => self.fault(&format!("{waited}: {}", late.join("; "))),
+        // What was begun first is what the rest waits for.
+        let late = self.links().iter().filter_map(|link| link.unfinished()).min_by_key(|(since, _)| *since);
+        match late {
+            None => self.fault(&self.device.stuck(&waited)),
+            Some((since, what)) => {
+                let seconds = since.elapsed().as_secs();
+                self.fault(&format!(
+                    "{waited}: {what}, begun {seconds} s ago, is not done; a rank of it has not come or is lost"
+                ))
+            }
         }
     }
 }

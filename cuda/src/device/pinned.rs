@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The smallest block.
 const LEAST: usize = 4096;
+/// Larger blocks are multiples of it.
+const LARGE: usize = 2 << 20;
 
 /// Blocks that are used again: pinning memory is slow.
 #[derive(Clone, Default)]
@@ -35,9 +37,9 @@ pub struct Pinned {
 }
 
 impl Pins {
-    /// A block of at least `len` bytes. Sizes are powers of two, so that one is soon used again.
+    /// A block of at least `len` bytes. There are few sizes, so that one is soon used again.
     pub fn take(&self, len: usize) -> Result<Pinned, DriverError> {
-        let room = len.next_power_of_two().max(LEAST);
+        let room = if len > LARGE { len.next_multiple_of(LARGE) } else { len.next_power_of_two().max(LEAST) };
         let mut lists = self.lists();
         while let Some((event, _)) = lists.busy.front()
             && event.is_past()?

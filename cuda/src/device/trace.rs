@@ -46,21 +46,17 @@ struct Started {
 }
 
 impl Trace {
-    /// Does `work` as a part of the part that is under way; `begun` is told its number, and the number of the part
-    /// that goes on after it.
-    pub fn within<T>(&self, label: &str, begun: impl Fn(u32), work: impl FnOnce() -> T) -> T {
+    /// Does `work` as a part of the part that is under way; `begun` is told its number. What comes after it and before
+    /// the next part has the same number.
+    pub fn within<T>(&self, label: &str, begun: impl FnOnce(u32), work: impl FnOnce() -> T) -> T {
         let outer = self.part.borrow().clone();
         let inner = if outer.is_empty() { label.into() } else { format!("{outer}, {label}").into() };
-        self.enter(inner, &begun);
-        let done = work();
-        self.enter(outer, &begun);
-        done
-    }
-
-    fn enter(&self, part: Rc<str>, begun: impl Fn(u32)) {
-        *self.part.borrow_mut() = part;
+        *self.part.borrow_mut() = inner;
         self.number.set(self.number.get().wrapping_add(1));
         begun(self.number.get());
+        let done = work();
+        *self.part.borrow_mut() = outer;
+        done
     }
 
     pub fn started(&self, launch: Launch) {
@@ -136,7 +132,7 @@ mod tests {
         assert_eq!(lines[3], "rmsnorm of [4, 2, 1] x 256 threads, 128 bytes of shared memory in layer 3, norm");
         assert_eq!(lines.len(), 2 + TOLD);
         assert!(trace.explain("lost").starts_with("lost\n"), "the part is over");
-        assert_eq!(*numbers.borrow(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(*numbers.borrow(), [1, 2, 3]);
         // The norm was the second part that began.
         let there = trace.explain_at(2, "lost");
         assert!(there.starts_with("in layer 3, norm: lost\n  launched there:\n  rmsnorm of"), "{there}");

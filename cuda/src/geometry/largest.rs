@@ -26,7 +26,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "xent_combine" => xent_combine(MANY),
         "xent_totals" => xent_totals(),
         "xent_grad" => xent_grad(1, MANY),
-        "round_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise(MANY, 4, 1),
+        "round_bf16" | "widen_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise(MANY, 4, 1),
         "squares" => squares(MANY),
         "squares_total" => squares_total(1),
         "adamw_norms" => adamw_norms(MANY),

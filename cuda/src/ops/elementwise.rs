@@ -1,8 +1,8 @@
 //! What goes element by element, and sums of squares.
 
-use crate::args::{Add, Fill, Round, SumSquares, View};
+use crate::args::{Add, Fill, Round, SumSquares, View, Widen};
 use crate::geometry;
-use crate::kernels::{ADD, FILL, ROUND, SQUARES, SQUARES_TOTAL};
+use crate::kernels::{ADD, FILL, ROUND, SQUARES, SQUARES_TOTAL, WIDEN};
 use crate::machine::{Done, Machine, launch};
 use std::ops::Range;
 
@@ -11,6 +11,13 @@ pub fn round(m: &dyn Machine, x: View, y: View) -> Done {
     assert_eq!(x.len(), y.len(), "rounding");
     // SAFETY: both views have one length.
     unsafe { launch(m, ROUND, &Round { x, y }, geometry::elementwise(x.len(), 8, m.processors())) }
+}
+
+/// y (f32) = x (bf16).
+pub fn widen(m: &dyn Machine, x: View, y: View) -> Done {
+    assert_eq!(x.len(), y.len(), "widening");
+    // SAFETY: both views have one length.
+    unsafe { launch(m, WIDEN, &Widen { x, y }, geometry::elementwise(x.len(), 8, m.processors())) }
 }
 
 /// x += y, both bf16.

@@ -17,7 +17,7 @@ mod xent;
 pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
 pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd, attention_bwd_sm80, attention_sm80};
 pub use attention_sm90::{attention_bwd_sm90, attention_sm90};
-pub use elementwise::{add, copy, pick, put, round, sum_squares, zero};
+pub use elementwise::{add, copy, pick, put, round, sum_squares, widen, zero};
 pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};
 pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};

@@ -11,7 +11,7 @@ fn kernel(name: &CStr) -> Handle {
     let (mut module, mut function) = (null_mut(), null_mut());
     // SAFETY: there are places for the handles, and the image is one.
     unsafe {
-        ok(cuModuleLoadData(&mut module, b"\x7fELF\0".as_ptr().cast()));
+        ok(cuModuleLoadData(&mut module, c"\x7fELF".as_ptr().cast()));
         ok(cuModuleGetFunction(&mut function, module, name.as_ptr()));
     }
     function

@@ -167,6 +167,9 @@ pub trait Backend: Sized + 'static {
     /// y = x rounded to the activations' precision, element by element.
     fn round(&self, x: &Acc<Self>, y: &mut Act<Self>);
 
+    /// y = x, element by element.
+    fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>);
+
     // -- linear: a [m, k], products in f32, rounded once --
 
     /// a b^T with b `[n, k]` -> `[m, n]`.

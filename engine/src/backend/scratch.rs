@@ -7,8 +7,9 @@ use crate::ledger::Accounts;
 /// A backend's memory in numbers. Lists are the bytes of the blocks that an op holds at once, beside its
 /// result, until it is done; an op that is not here takes none.
 pub trait Scratch {
-    /// Books of the kind that the backend keeps, with nothing in them yet.
-    fn books(&self) -> Box<dyn Accounts>;
+    /// Books of the kind that the backend keeps, with nothing in them yet; of a slab with blocks of up to `small` bytes
+    /// at its end.
+    fn books(&self, small: usize) -> Box<dyn Accounts>;
     /// Bytes of the blocks that it takes before all others and keeps.
     fn fixed(&self) -> Vec<usize>;
     /// What a block of `bytes` takes of the memory.

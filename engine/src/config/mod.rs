@@ -131,6 +131,8 @@ pub struct Parallel {
     pub layers: Option<Vec<usize>>,
     pub sequence_parallel: bool,
     pub distributed_optimizer: bool,
+    /// What data-parallel ranks add gradients up in; each rank adds up its own in f32.
+    pub gradient_precision: Precision,
     /// Fastest-varying first, each axis once.
     pub order: [Axis; 5],
     /// How many ranks the run is meant for, where no `mpirun` says it; `None`: as many as there are.

@@ -95,6 +95,7 @@ table!(RawParallel {
     layers: Vec<u64>,
     sequence_parallel: bool,
     distributed_optimizer: bool,
+    gradient_precision: String,
     order: String,
     ranks: u64,
 });

@@ -100,6 +100,7 @@ impl Text {
         self.put_some("layers", p.layers.as_ref().map(|layers| layers.iter().map(|&n| count(n)).collect::<Vec<_>>()));
         self.put("sequence_parallel", p.sequence_parallel);
         self.put("distributed_optimizer", p.distributed_optimizer);
+        self.put("gradient_precision", p.gradient_precision.name());
         self.put("order", p.order.map(Named::name).join("-"));
         self.put_some("ranks", p.ranks.map(count));
     }

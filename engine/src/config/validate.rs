@@ -100,6 +100,9 @@ fn parallel(raw: RawParallel, model: &Model, train: &Train, ranks: Ranks, at: &O
         layers: None,
         sequence_parallel: raw.sequence_parallel.unwrap_or(tensor > 1),
         distributed_optimizer: raw.distributed_optimizer.unwrap_or(true),
+        gradient_precision: raw
+            .gradient_precision
+            .map_or(Ok(Precision::F32), |word| choose(Precision::NAMES, &word, "parallel.gradient_precision", at))?,
         order: order(raw.order.as_deref().unwrap_or(ORDER), at)?,
         ranks: raw.ranks.map(|value| number(value, "parallel.ranks")).transpose()?,
     };
@@ -121,6 +124,7 @@ impl Default for Parallel {
             layers: None,
             sequence_parallel: false,
             distributed_optimizer: true,
+            gradient_precision: Precision::F32,
             order: [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline],
             ranks: None,
         }

@@ -120,6 +120,11 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::round(self.workers(), data(x), data_mut(y));
     }
 
+    fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
+        assert_eq!(x.len(), y.len(), "elements of a matrix {:?}", y.shape());
+        ops::elementwise::widen(self.workers(), data(x), data_mut(y));
+    }
+
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
         let mut out = self.alloc(a.rows(), b.rows());

@@ -28,7 +28,7 @@ impl<A: Float> CpuScratch<A> {
 }
 
 impl<A: Float> Scratch for CpuScratch<A> {
-    fn books(&self) -> Box<dyn Accounts> {
+    fn books(&self, _: usize) -> Box<dyn Accounts> {
         Box::new(Ledger::<()>::default())
     }
 

@@ -6,6 +6,7 @@ mod group;
 mod log;
 mod memory;
 pub mod order;
+mod zeros;
 
 #[cfg(test)]
 mod tests;
@@ -17,13 +18,14 @@ pub use memory::DryMem;
 use crate::backend::{
     Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Span, Tensor, Xent,
 };
-use crate::ledger::{Live, Usage};
+use crate::ledger::{Accounts, Live, Usage};
 use crate::mesh::Kind;
 use memory::Books;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use zeros::Zeros;
 
 /// One rank of a run that does not take place. `A` is the type of activations and weights.
 pub struct Dry<A: Elem> {
@@ -35,9 +37,8 @@ pub struct Dry<A: Elem> {
 }
 
 impl<A: Elem> Dry<A> {
-    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for.
-    pub fn new(rank: usize, scratch: impl Scratch + 'static, keep: Keep) -> Self {
-        let mut books = scratch.books();
+    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for; `books` are its own, or keep as much.
+    pub fn new(rank: usize, scratch: impl Scratch + 'static, mut books: Box<dyn Accounts>, keep: Keep) -> Self {
         scratch.fixed().into_iter().for_each(|bytes| _ = books.take(scratch.block(bytes)));
         let (books, log) = (Rc::new(RefCell::new(books)), Rc::new(RefCell::new(Log::new(rank, keep))));
         Dry { scratch: Box::new(scratch), books, log, act: PhantomData }
@@ -53,7 +54,7 @@ impl<A: Elem> Dry<A> {
         self.log.borrow().totals.clone()
     }
 
-    /// The blocks that live, as [`crate::ledger::Accounts::live`].
+    /// The blocks that live, as [`Accounts::live`].
     pub fn live(&self) -> Option<Vec<Live>> {
         self.books.borrow().live()
     }
@@ -153,6 +154,11 @@ impl<A: Elem> Backend for Dry<A> {
     fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
         expect("y", y, x.rows(), x.cols());
         self.over("round", x);
+    }
+
+    fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
+        assert_eq!(x.len(), y.len(), "elements to widen");
+        self.over("widen", x);
     }
 
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
@@ -380,15 +386,6 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn end_trace(&self) -> Vec<Span> {
         Vec::new()
-    }
-}
-
-/// As many zeros as would have come.
-pub struct Zeros<T>(usize, PhantomData<fn() -> T>);
-
-impl<T: Elem> Fetched<T> for Zeros<T> {
-    fn wait(self) -> Result<Vec<T>, Fault> {
-        Ok(vec![T::default(); self.0])
     }
 }
 

@@ -1,6 +1,8 @@
 //! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and what
 //! ranks have in common.
 
+mod slab;
+
 use super::*;
 use crate::config::ranks_used;
 use crate::cpu::CpuScratch;

@@ -34,6 +34,8 @@ fn data_parallel_ranks_scatter_gradients_and_gather_weights() {
     assert_eq!(volumes(&config("", false), 4, 1), expected);
     let plain = config("distributed_optimizer = false", false);
     assert_eq!(volumes(&plain, 4, 1), [(Op::AllReduce, Kind::Data, 4 * n)]);
+    let rounded = volumes(&config("gradient_precision = \"bf16\"", false), 4, 1);
+    assert_eq!(rounded, [(Op::ReduceScatter, Kind::Data, 2 * n), (Op::AllGather, Kind::Optimizer, 2 * n)]);
 }
 
 /// Per micro-batch 4096 bytes of activations [32, 64] in bf16; per layer, forward: into and out of

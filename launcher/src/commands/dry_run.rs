@@ -3,16 +3,17 @@
 
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
-use super::topology::{PARTS, aligned, table};
+use super::topology::{PARTS, aligned, must_hold, table};
 use super::train::must_fit_cuda;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
-use engine::config::{Axis, BackendKind, Config, Named, Precision, Ranks, ranks_used};
+use cuda::backend::CudaScratch;
+use engine::config::{Axis, BackendKind, Cluster, Config, Named, Precision, Ranks, ranks_used};
 use engine::cpu::CpuScratch;
-use engine::error::{Result, counted};
+use engine::error::{Error, Result, counted};
 use engine::mesh::Mesh;
 use engine::place::{Place, layers_of_chunks};
-use engine::rehearsal::{Held, Rehearsal, classes, rehearse_step};
+use engine::rehearsal::{Held, Rehearsal, classes, refusal, rehearse_step};
 use engine::seating::spans;
 use engine::split;
 use engine::state::copy_bytes;
@@ -23,24 +24,47 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// On as many ranks as `flag` says; without it on mpirun's, else on those that the configuration is meant for, or
-/// as few as its layout can have.
-pub fn run(path: &Path, set: &[String], flag: Option<usize>) -> Result<()> {
+/// as few as its layout can have. `cluster`: a file that says on which GPUs.
+pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Path>) -> Result<()> {
     let said = flag.or_else(ranks_of_mpirun);
     let config = Config::read_for(said.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
     let mesh = mesh(&config, flag, said.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
-    let (backend, precision) = config.backend(false)?;
-    if backend == BackendKind::Cuda {
-        must_fit_cuda(&config)?;
-    }
-    let rows = rows(&config, &mesh, precision)?;
+    let (rules, precision) = rules(&config, &mesh, cluster)?;
+    let rows = rows(&config, &mesh, &rules)?;
     let text = [
         head(path, &config, &mesh, precision),
         memory(&rows, &mesh),
         traffic(&rows, &mesh),
         ops(&rows, &mesh),
-        foot(&rows, backend),
+        foot(&rows, &rules),
+        room(&rows, &rules, &config, &mesh)?,
     ];
     or_broken_pipe(write!(std::io::stdout(), "{}", text.join("\n")))
+}
+
+/// Whose memory the ranks take.
+enum Rules {
+    Cpu(Precision),
+    Cuda { scratch: CudaScratch, cluster: Option<Cluster> },
+}
+
+/// Those of the backend that the configuration would run on.
+fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules, Precision)> {
+    let (backend, precision) = config.backend(cluster.is_some())?;
+    let load = |path| Cluster::load(path).and_then(|cluster| must_hold(&cluster, mesh.ranks(), path).map(|()| cluster));
+    match (backend, cluster) {
+        (BackendKind::Cpu, None) => Ok((Rules::Cpu(precision), precision)),
+        (BackendKind::Cpu, Some(path)) => Err(Error::user(format!(
+            "--cluster {}: with train.backend = \"cpu\" no rank is on a GPU; leave one of the two out",
+            path.display()
+        ))),
+        (BackendKind::Cuda, path) => {
+            must_fit_cuda(config)?;
+            let cluster = path.map(load).transpose()?;
+            let device = cluster.as_ref().map_or("NVIDIA A100", |cluster| &cluster.device);
+            Ok((Rules::Cuda { scratch: CudaScratch::of(device), cluster }, precision))
+        }
+    }
 }
 
 /// Ranks that hold and send the same.
@@ -52,14 +76,15 @@ struct Row {
 }
 
 /// A rehearsal of one rank of each class, on all cores.
-fn rows(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Vec<Row>> {
+fn rows(config: &Config, mesh: &Mesh, rules: &Rules) -> Result<Vec<Row>> {
     let classes = classes(mesh);
     let count = Count::new("rehearsing ranks", classes.len() as u64);
     let (queue, done) = (Mutex::new(classes.into_iter()), Mutex::new(Vec::new()));
     let next = || queue.lock().expect("no rehearsal panics while it takes the next").next();
-    let one = |rank| match precision {
-        Precision::F32 => rehearse_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
-        Precision::Bf16 => rehearse_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
+    let one = |rank| match *rules {
+        Rules::Cpu(Precision::F32) => rehearse_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
+        Rules::Cpu(Precision::Bf16) => rehearse_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
+        Rules::Cuda { scratch, .. } => rehearse_step::<bf16>(config, mesh, rank, scratch),
     };
     let work = || {
         while let Some(ranks) = next() {
@@ -193,24 +218,54 @@ impl Unit {
     }
 }
 
-fn foot(rows: &[Row], backend: BackendKind) -> String {
-    let largest = rows.iter().max_by_key(|row| row.of.usage.peak).expect("a mesh has ranks");
-    let rules = match backend {
-        BackendKind::Cpu => "",
-        BackendKind::Cuda => " (the CUDA backend does not say its own yet)",
-    };
+fn foot(rows: &[Row], rules: &Rules) -> String {
+    let largest = most(rows);
     let usage = largest.of.usage;
     let unit = Unit::of([usage.reserved as f64].into_iter());
+    let [peak, reserved, free] = [usage.peak, usage.reserved, usage.reserved - usage.peak].map(|n| unit.show(n as f64));
+    let (name, rank) = (unit.name, named(&largest.ranks));
+    let (most, by) = match rules {
+        Rules::Cpu(_) => (
+            format!(
+                "{peak} {name} at the peak on rank {rank}, {reserved} {name} with the free blocks that it keeps between ops"
+            ),
+            "the CPU backend, one thread a rank; the buffers of MPI come on top".to_string(),
+        ),
+        Rules::Cuda { scratch, cluster } => (
+            format!(
+                "a slab of {reserved} {name} on rank {rank}, {peak} {name} at the peak: {free} {name} ({:.1} %) lie between blocks",
+                100.0 * (usage.reserved - usage.peak) as f64 / usage.reserved as f64
+            ),
+            format!(
+                "the CUDA backend on {} with {} multiprocessors; CUDA itself and the buffers of NCCL come on top",
+                cluster.as_ref().map_or("an A100", |cluster| &cluster.device),
+                scratch.processors
+            ),
+        ),
+    };
     format!(
-        "the most: {} {name} at the peak on rank {}, {} {name} with the free blocks that it keeps between ops\n\
+        "the most: {most}\n\
          activations: all else that is there at the peak, also what collectives have under way and the scratch of ops\n\
          checkpoint: at most so much of a copy on the host, on top of the peak, from the beginning of a save until it is on the disk\n\
-         by the memory rules of the CPU backend, one thread a rank{rules}; the buffers of MPI or NCCL come on top\n",
-        unit.show(usage.peak as f64),
-        named(&largest.ranks),
-        unit.show(usage.reserved as f64),
-        name = unit.name,
+         by the memory rules of {by}\n",
     )
+}
+
+/// The rank that takes most.
+fn most(rows: &[Row]) -> &Row {
+    rows.iter().max_by_key(|row| row.of.usage.reserved).expect("a mesh has ranks")
+}
+
+/// Whether that is there on the cluster's GPUs, and what would fit where it is not.
+fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<String> {
+    let Rules::Cuda { scratch, cluster: Some(cluster) } = rules else { return Ok(String::new()) };
+    let (gib, needed) = ((1u64 << 30) as f64, most(rows).of.usage.reserved);
+    let limit = (cluster.memory_gib * gib) as usize;
+    if needed > limit {
+        return Ok(format!("{}: {}\n", cluster.name, refusal::<bf16>(config, mesh, (needed, limit), scratch)?));
+    }
+    let left = (limit - needed) as f64 / gib;
+    Ok(format!("{}: of the {:.2} GiB of a GPU {left:.2} GiB are left\n", cluster.name, cluster.memory_gib))
 }
 
 #[cfg(test)]

@@ -114,19 +114,26 @@ fn wanted(args: &Args, config: &Config) -> usize {
 
 /// Node after node is filled, as batch systems with `ppr:N:node` do.
 fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Site> {
+    must_hold(cluster, ranks, path)?;
     let (gpus, name) = (cluster.gpus_per_node, cluster.name.clone());
-    if cluster.nodes_for(ranks).is_none() {
-        return Err(Error::user(format!(
-            "--cluster {}: {ranks} ranks take {} nodes with {gpus} a node, {name} has {}; give --ranks or a larger cluster",
-            path.display(),
-            ranks.div_ceil(gpus),
-            cluster.nodes.unwrap_or_default(),
-        )));
-    }
     let seat = |rank| Seat { host: String::new(), node: rank / gpus, local: rank % gpus };
     let inside = if cluster.nvlink_gb_s.is_some() { Inside::NvLink } else { Inside::Pcie };
     let seats = (0..ranks).map(seat).collect();
     Ok(Site { name: format!("{name} ({})", cluster.device), seats, room: gpus, inside, network: cluster.network_gb_s })
+}
+
+/// The cluster of this file has a GPU for each rank.
+pub fn must_hold(cluster: &Cluster, ranks: usize, path: &Path) -> Result<()> {
+    let (gpus, name) = (cluster.gpus_per_node, &cluster.name);
+    if cluster.nodes_for(ranks).is_some() {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "--cluster {}: {ranks} ranks take {} nodes with {gpus} a node, {name} has {}; give --ranks or a larger cluster",
+        path.display(),
+        ranks.div_ceil(gpus),
+        cluster.nodes.unwrap_or_default(),
+    )))
 }
 
 /// The nodes that mpirun started this on; without it, this machine for all ranks.

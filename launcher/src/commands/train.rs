@@ -49,6 +49,9 @@ pub struct Args {
     /// Ranks of the dry run [default: mpirun's, else parallel.ranks, else as few as the layout can have]
     #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
     ranks: Option<usize>,
+    /// The GPUs that the dry run is for (configs/clusters) [default: an A100's]
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    cluster: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -56,7 +59,8 @@ const EXAMPLES: &str = "Examples:
   mpirun -n 16 swallow-engine train --config run.toml --set train.steps=200 --set checkpoint.dir=runs/try
   mpirun -n 16 swallow-engine train --config run.toml --from-step 500
   mpirun -n 16 swallow-engine train --config run.toml --trace 20
-  swallow-engine train --config configs/swallow-70b.toml --dry-run --ranks 512";
+  swallow-engine train --config configs/swallow-70b.toml --dry-run --ranks 512
+  swallow-engine train --config configs/swallow-7b.toml --dry-run --cluster configs/clusters/abci-a100-40.toml";
 
 pub fn run(args: Args, world: &mut World) -> Result<()> {
     let comm = world.comm();
@@ -83,7 +87,7 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
 
 /// Without MPI.
 pub fn dry_run(args: Args) -> Result<()> {
-    super::dry_run::run(&args.config, &args.set, args.ranks)
+    super::dry_run::run(&args.config, &args.set, args.ranks, args.cluster.as_deref())
 }
 
 /// A run that all ranks agree on, before it has a backend.

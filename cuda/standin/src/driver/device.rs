@@ -113,6 +113,12 @@ pub unsafe extern "C" fn cuDeviceGetUuid_v2(to: *mut [u8; 16], device: c_int) ->
     answer(uuid(device).map(|uuid| unsafe { *to = uuid }))
 }
 
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetUuid(to: *mut [u8; 16], device: c_int) -> Code {
+    // SAFETY: the caller's pointer is handed on.
+    unsafe { cuDeviceGetUuid_v2(to, device) }
+}
+
 /// Bytes of shared memory that a block may have at most, where its kernel was allowed to.
 pub(crate) fn most_shared() -> c_int {
     if settings().capability >= 90 { 227 << 10 } else { 163 << 10 }

@@ -26,6 +26,12 @@ pub fn round<A: Float>(workers: &Workers, x: &[f32], y: &mut [A]) {
     workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| store(x, y));
 }
 
+pub fn widen<A: Float>(workers: &Workers, x: &[A], y: &mut [f32]) {
+    workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| {
+        x.iter().zip(y).for_each(|(x, y)| *y = x.load());
+    });
+}
+
 pub fn copy<T: Copy + Send + Sync>(workers: &Workers, x: &[T], y: &mut [T]) {
     workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| y.copy_from_slice(x));
 }

@@ -66,6 +66,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             layers: None,
             sequence_parallel: false,
             distributed_optimizer: true,
+            gradient_precision: crate::config::Precision::F32,
             order: axes,
             ranks: None,
         },

@@ -1,0 +1,78 @@
+//! What a rehearsal takes and gives, written down to be laid out in several ways.
+
+use super::{Cut, Slab};
+use crate::ledger::{Accounts, Live, Usage};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Borders below this would set too little apart.
+const SMALL: usize = 1 << 20;
+
+/// All takes and gives so far. A block is known by how many were taken before it.
+#[derive(Debug, Default)]
+pub struct Trace {
+    works: Vec<Work>,
+    live: BTreeMap<usize, usize>,
+    usage: Usage,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Take(usize),
+    Give(usize),
+}
+
+impl Trace {
+    /// The border between small blocks and large ones with which the least bytes do; of equals the smallest.
+    pub fn border(&self) -> usize {
+        let sizes = self.works.iter().filter_map(|work| match work {
+            Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
+            Work::Give(_) => None,
+        });
+        let borders: BTreeSet<usize> = sizes.chain([0]).collect();
+        borders.into_iter().min_by_key(|&small| self.needed(small)).expect("zero is one of them")
+    }
+
+    /// Bytes that a slab with this border must have.
+    pub(super) fn needed(&self, small: usize) -> usize {
+        let (mut slab, mut blocks) = (Slab::new(Cut::boundless(small)), Vec::new());
+        for work in &self.works {
+            match *work {
+                Work::Take(bytes) => blocks.push((bytes, slab.take(bytes))),
+                Work::Give(number) => slab.give(blocks[number].0, blocks[number].1),
+            }
+        }
+        slab.usage().reserved
+    }
+}
+
+impl Accounts for Rc<RefCell<Trace>> {
+    fn take(&mut self, bytes: usize) -> usize {
+        let Trace { works, live, usage } = &mut *self.borrow_mut();
+        let number = usage.allocations as usize;
+        works.push(Work::Take(bytes));
+        live.insert(number, bytes);
+        usage.allocations += 1;
+        usage.in_use += bytes;
+        usage.peak = usage.peak.max(usage.in_use);
+        usage.reserved = usage.peak;
+        number
+    }
+
+    fn give(&mut self, bytes: usize, number: usize) {
+        let Trace { works, live, usage } = &mut *self.borrow_mut();
+        assert_eq!(live.remove(&number), Some(bytes), "bytes of block {number}, which is given back");
+        works.push(Work::Give(number));
+        usage.in_use -= bytes;
+    }
+
+    fn usage(&self) -> Usage {
+        self.borrow().usage
+    }
+
+    fn live(&self) -> Option<Vec<Live>> {
+        let live = |(&at, &bytes)| Live { at, bytes, number: at as u64 };
+        Some(self.borrow().live.iter().map(live).collect())
+    }
+}
