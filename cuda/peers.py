@@ -2,6 +2,7 @@
 """What the kernels are compared with: PyTorch at the same shapes, on the same device, in the same run as `benches/kernels.rs`.
 
 usage: peers.py [--json FILE] [--seconds 500] [FILTER]
+       peers.py step ...          a full training step instead: `peers_step.py`
 
 Device copies and a bf16 product (the ceilings); scaled dot-product attention with its flash and its cuDNN backend; RMSNorm, SwiGLU,
 rotary positions and cross-entropy by torch.compile; embeddings; the fused AdamW. Times are medians of repeats between CUDA events,
@@ -365,6 +366,9 @@ def measure(b, case, shapes):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["step"]:
+        import peers_step
+        sys.exit(peers_step.main(sys.argv[2:]))
     p = argparse.ArgumentParser()
     p.add_argument("filter", nargs="?", help="only the groups whose name holds this: " + ", ".join(c.__name__ for c in CASES))
     p.add_argument("--json", help="where to write a line for each comparison")

@@ -5,34 +5,59 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'TEXT'
-usage: tests/gpu.sh [--again] [PART...]          default: all parts that this machine can do, in this order
+usage: tests/gpu.sh [--again] [--seconds N] [PART...]      default: all parts that this machine can do, in this order
+       tests/gpu.sh --take results.tar.gz                  puts results in place that came back from another machine
 
-  build      the programs of the other parts, stripped, and the libraries that they need, into target/gpu (needs cargo, no GPU)
+  build      the programs of the other parts, stripped, and what they need, Open MPI too, into target/gpu (needs cargo, no GPU)
   probes     each primitive of the kernels on the device: against its definition, and against the emulator
   kernels    each kernel on the device: against its op on the CPU, against the emulator, twice for the same bits
   memcheck   the same tests under compute-sanitizer: accesses outside, leaks of errors
   racecheck  the same: races in shared memory
+  train      whole runs in bf16 on one rank: PyTorch's golden trajectories
+  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone
+  resume     runs that are ended and continued: bit for bit; memory: planned as used
+  sm80       the kernels that an A100 runs, compiled for sm_90: their tests, and the golden trajectories
+  step       full training steps beside PyTorch's, in turns (benches/step.py; compared where python3 has PyTorch)
+  trace      one step for Perfetto, and how much of it nothing computed
   bench      every kernel's time (benches/kernels)
   peers      PyTorch at the same shapes (cuda/peers.py; needs a python3 with PyTorch)
-  table      benches/results/<date>-<device>.md of what bench and peers have left (needs python3, no GPU)
+  table      benches/results/<date>-<device>.md of all that was measured, beside the goals (needs python3, no GPU)
 
-A part that is done is left out until the programs change; --again does it again. A part of tests that has no time left ends as
-failed, and goes on where it was when it is called again. The results lie in target/gpu/results; where OUT names a folder they are
-copied there too.
+A part that is done is left out until the programs change; --again does it again. A part that has no time left ends as failed, and
+goes on where it was when it is called again. The results lie in target/gpu/results; where OUT names a folder, the tables and
+results.tar.gz, which has all of them, are put there too.
 
 On a machine with a driver, Python's CUDA wheels and nothing else: run `tests/gpu.sh build` where there is Rust, copy the checkout
-with target/gpu there, and run `tests/gpu.sh`, or its parts one by one. NVRTC is found in the wheels of the python3 in PATH. To make
-the table elsewhere, copy the results back to target/gpu/results and run `tests/gpu.sh table`.
+with target/gpu there, and run `tests/gpu.sh`, or its parts one by one. NVRTC, cuBLASLt and NCCL are found in the wheels of the
+python3 in PATH. The next machine goes on where the last one ended if its results were taken with --take before target/gpu is copied.
+
+On a machine that is lent for calls of ten minutes, a call each, the most telling first; --seconds ends a call in time:
+
+  tests/gpu.sh --seconds 570 train layouts resume probes kernels        right at all?
+  tests/gpu.sh --seconds 570 step                                       8B's width, micro-batch 2; call it again for the 1B model, and
+                                                                        again for micro-batch 1 (about 5 minutes each)
+  tests/gpu.sh --seconds 570 trace sm80 bench                           where the time goes, the A100's kernels, every kernel
+  tests/gpu.sh --seconds 570 peers memcheck racecheck                   what the kernels are compared with; out of bounds, races
+
+These times are plans: nobody has measured them. 25 minutes of a device (the first line, two of the second, the third) settle all
+but the comparison of single kernels.
 TEXT
 }
 
-PARTS=(build probes kernels memcheck racecheck bench peers table)
+PARTS=(build probes kernels memcheck racecheck train layouts resume sm80 step trace bench peers table)
 gpu=${GPU_DIR:-target/gpu}
 results=$gpu/results
+work=$gpu/work
 tables=${GPU_TABLES:-benches/results}
-# Of a part, in seconds.
+# Of a part, in seconds; what a long measurement is not begun with less of.
 LIMIT=520
+least=330
+# Of the whole call.
+deadline=$((1 << 30))
 again=
+smoke=()
+# For a test of these scripts: steps of a tiny model.
+[ -z "${GPU_SMOKE:-}" ] || { smoke=(--smoke) && least=30; }
 
 # -- what a part says: green is 0; why it is skipped, or what failed, is in $why --
 
@@ -45,8 +70,9 @@ has_device() { have nvidia-smi && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 need_device() {
     has_device || { skip "there is no GPU here"; return; }
-    [ -x "$gpu/kernels" ] && [ -x "$gpu/bench" ] || { skip "there is no $gpu: run tests/gpu.sh build where there is cargo, and copy it here"; return; }
+    [ -s "$gpu/manifest" ] || { skip "there is no $gpu: run tests/gpu.sh build where there is cargo, and copy it here"; return; }
     about
+    mkdir -p "$work"
 }
 
 ask() { nvidia-smi -i 0 "--query-gpu=$1" --format=csv,noheader; }
@@ -63,71 +89,50 @@ about() {
 # The binaries' hash: what was done with others must be done again.
 version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 
-# -- build --
+# -- programs that were carried --
 
-# Of what a program is linked with, these are everywhere; the rest is carried along.
-EVERYWHERE='linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so|libresolv\.so|libutil\.so|libgcc_s|libstdc\+\+'
+# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone.
+# Compiled kernels and chosen algorithms are kept with the results.
+at=$(realpath -m "$gpu")
+carried=(
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "PATH=$at/openmpi/bin:$PATH"
+    "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib" "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
+    "OPAL_PKGDATADIR=$at/openmpi/share" "OPAL_SYSCONFDIR=$at/openmpi/etc"
+    "PMIX_PREFIX=$at/openmpi" "PMIX_PKGLIBDIR=$at/openmpi/lib/pmix" "PMIX_PKGDATADIR=$at/openmpi/share"
+    "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none
+    "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
+)
 
-# The program that cargo makes of these arguments.
-program() { cargo "$@" --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'; }
-
-part_build() {
-    have cargo || { skip "there is no cargo here"; return; }
-    rm -rf "${gpu:?}"/{kernels,bench,lib,manifest} && mkdir -p "$gpu/lib"
-    local tests bench file
-    tests=$(program test --release --workspace --test kernels)
-    bench=$(program bench --bench kernels)
-    [ -n "$tests" ] && [ -n "$bench" ] || { fail "cargo did not name its programs"; return; }
-    { strip -o "$gpu/kernels" "$tests" && strip -o "$gpu/bench" "$bench"; } || { fail "the programs cannot be stripped"; return; }
-    for file in $(ldd "$tests" "$bench" | awk '$2 == "=>" { print $3 }' | sort -u | grep -Ev "/($EVERYWHERE)"); do
-        cp -L "$file" "$gpu/lib/" || { fail "$file cannot be copied"; return; }
-    done
-    manifest >"$gpu/manifest" || { fail "no manifest of $gpu"; return; }
-    local size
-    size=$(du -cm "$gpu"/{kernels,bench,lib,manifest} | tail -n 1 | cut -f1)
-    why="$size MiB in $gpu"
-    [ "$size" -le 64 ] || fail "$why, more than the 64 that are to be carried"
+# Seconds that are left for the part under way.
+until=0
+left() {
+    local end=$((until < deadline ? until : deadline))
+    echo $((end > SECONDS ? end - SECONDS : 0))
 }
 
-manifest() {
-    local changed=
-    git diff --quiet HEAD -- || changed=", with changes"
-    echo "commit $(git rev-parse HEAD)$changed"
-    (cd "$gpu" && sha256sum kernels bench lib/* 2>/dev/null)
-}
-
-# -- tests on the device --
-
-# A program is started with what was carried along for it.
-carried=(env "LD_LIBRARY_PATH=$gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
-
-# The modules of tests that run kernels on the device.
-modules() {
-    "${carried[@]}" "$gpu/kernels" --list | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
-        grep -Evx 'alike|mutants|reports|hopper'
-}
 
 # Runs a command for so many seconds at most; its output goes to a log, and the end of it here where it fails.
 logged() {
     local log=$1 seconds=$2 code=0
     shift 2
-    timeout "$seconds" "$@" >"$log" 2>&1 || code=$?
+    timeout -k 10 "$seconds" "$@" >"$log" 2>&1 || code=$?
     [ "$code" = 124 ] && echo "ended after $seconds s" >>"$log"
     [ "$code" = 0 ] || tail -n 40 "$log"
     return "$code"
 }
 
-# Runs a command on the tests of each module that is listed on the input, one module after another, and remembers those
-# that are done.
+# Runs a command on a program's tests of each module that is listed on the input, one module after another, and remembers
+# those that are done.
 by_module() {
-    local part=$1 module log code green=0 failed='' late='' until=$((SECONDS + LIMIT))
-    shift
+    local part=$1 program=$2 module log code green=0 failed='' late=''
+    shift 2
     while read -r module; do
         log=$results/$part-$module.log
         if ! done_before "$part-$module"; then
-            if [ $((until - SECONDS)) -lt 30 ]; then late+=" $module" && continue; fi
+            if [ "$(left)" -lt 30 ]; then late+=" $module" && continue; fi
             code=0
-            logged "$log" $((until - SECONDS)) "$@" "$gpu/kernels" "$module::" </dev/null || code=$?
+            logged "$log" "$(left)" "$@" "$program" "$module::" </dev/null || code=$?
             if [ "$code" = 124 ]; then late+=" $module" && continue; fi
             if [ "$code" != 0 ]; then failed+=" $module: $(failure "$log");" && continue; fi
             mark "$part-$module"
@@ -146,68 +151,9 @@ failure() {
     echo "${found:-see $1}"
 }
 
-part_probes() {
-    need_device || return
-    by_module probes "${carried[@]}" KERNELS_ON=both < <(modules | grep '^probes')
-}
-
-part_kernels() {
-    need_device || return
-    by_module kernels "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
-}
-
-# -- compute-sanitizer --
-
-part_memcheck() { sanitize memcheck; }
-part_racecheck() { sanitize racecheck; }
-
-sanitize() {
-    need_device || return
-    local program
-    program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
-    refused "$program" "$1" && return 2
-    by_module "$1" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
-}
-
-# Whether compute-sanitizer cannot work here: it is tried on the shortest of the tests.
-refused() {
-    local log=$results/$2-first.log said
-    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernels" every_thread_knows >/dev/null || true
-    said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") || return
-    why="compute-sanitizer says: $said"
-}
-
-sanitizer() {
-    local found
-    for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/*/target/linux*x64/compute-sanitizer; do
-        [ -x "$found" ] && echo "$found" && return
-    done
-    return 1
-}
-
-# -- times --
-
-part_bench() {
-    need_device || return
-    local measured=(CRITERION_HOME="$gpu/criterion" "$gpu/bench" --json "$results/bench.jsonl")
-    logged "$results/bench.log" "$LIMIT" "${carried[@]}" "${measured[@]}" || { fail "see $results/bench.log"; return; }
-    printf 'clocks after the benchmarks\tSM and memory at %s\n' "$(ask clocks.sm,clocks.mem)" >>"$results/about"
-    grep ' us, ' "$results/bench.log"
-    why="$(grep -c '"seconds"' "$results/bench.jsonl") times"
-}
-
-part_peers() {
-    need_device || return
-    python3 -c 'import torch' 2>/dev/null || { skip "the python3 in PATH has no PyTorch"; return; }
-    logged "$results/peers.log" "$LIMIT" python3 cuda/peers.py --seconds $((LIMIT - 60)) --json "$results/peers.jsonl" || { fail "see $results/peers.log"; return; }
-    cat "$results/peers.log"
-    grep -qs '"seconds"' "$results/peers.jsonl" || { fail "nothing was measured: see $results/peers.log"; return; }
-    why="$(grep -c '"seconds"' "$results/peers.jsonl") times, $(grep -c '"error"' "$results/peers.jsonl" || true) that could not be had"
-}
-
 part_table() {
     have python3 || { skip "there is no python3 here"; return; }
-    [ -s "$results/bench.jsonl" ] || [ -s "$results/peers.jsonl" ] || { skip "nothing was measured in $results"; return; }
+    [ -n "$(cat "$results"/{bench,peers,step}.jsonl 2>/dev/null)" ] || { skip "nothing was measured in $results"; return; }
     local path
     path=$(python3 benches/table.py "$results" "$tables") || { fail "benches/table.py"; return; }
     cp "$path" "$results/"
@@ -228,7 +174,12 @@ run() {
     fi
     why=
     echo "== $part"
-    "part_$part" || code=$?
+    until=$((SECONDS + LIMIT))
+    if [[ $part != build && $part != table && $(left) -lt 30 ]]; then
+        fail "no time was left: call it again" || code=1
+    else
+        "part_$part" || code=$?
+    fi
     state=$(state_of "$code")
     echo "$part: $state${why:+: $why}"
     [ "$code" = 0 ] && [ -d "$results" ] && mark "$part"
@@ -250,19 +201,27 @@ state_of() {
 # What is worth keeping where only a few files may come back.
 bring_back() {
     [ -n "${OUT:-}" ] && [ -d "$results" ] || return 0
-    cp "$results"/{about,status,bench.jsonl,peers.jsonl} "$results"/*.md "$OUT/" 2>/dev/null || true
-    tar -czf "$OUT/logs.tar.gz" -C "$results" . 2>/dev/null || true
+    cp "$results"/{about,status,{bench,peers,step}.jsonl} "$results"/*.md "$OUT/" 2>/dev/null || true
+    tar -czf "$OUT/results.tar.gz" -C "$results" . 2>/dev/null || true
+}
+
+take() {
+    rm -rf "$results" && mkdir -p "$results" && tar -xzf "$1" -C "$results" && echo "gpu.sh: $results is that of $(sed -n 's/^device	//p' "$results/about")"
 }
 
 main() {
     local part green=0 failed=0 skipped=0 code parts=()
-    for part in "$@"; do
-        case $part in
+    while [ $# -gt 0 ]; do
+        case $1 in
             --help | -h) usage && exit ;;
             --again) again=yes ;;
-            *) [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "gpu.sh: there is no part $part; they are ${PARTS[*]}" >&2 && exit 2; }
-               parts+=("$part") ;;
+            --seconds) [[ ${2:-} =~ ^[0-9]+$ ]] || { echo "gpu.sh: --seconds ${2:-}: that is no number" >&2 && exit 2; }
+                deadline=$2 && shift ;;
+            --take) take "${2:?gpu.sh: --take needs a results.tar.gz}" && exit ;;
+            *) [[ " ${PARTS[*]} " == *" $1 "* ]] || { echo "gpu.sh: there is no part $1; they are ${PARTS[*]}" >&2 && exit 2; }
+                parts+=("$1") ;;
         esac
+        shift
     done
     [ ${#parts[@]} -gt 0 ] || parts=("${PARTS[@]}")
     trap bring_back EXIT
@@ -279,4 +238,7 @@ main() {
     [ "$failed" = 0 ]
 }
 
+for file in build kernels training; do
+    source "tests/gpu/$file.sh"
+done
 main "$@"

@@ -8,16 +8,28 @@ use std::fmt;
 pub struct Arch {
     major: u32,
     minor: u32,
+    features: Features,
+}
+
+/// Which of an architecture's instructions the kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Features {
+    /// Those that later architectures have, too.
+    Common,
+    /// Also its own: of 9.0 `wgmma` and register hand-over.
+    Own,
 }
 
 /// Those that cubins are made for by name; a device may have a newer one. Attention's blocks take 163 KiB of shared
 /// memory, which consumers' devices do not have (8.6, 8.9, 12.0).
-pub const KNOWN: [Arch; 6] = {
-    const fn sm(major: u32, minor: u32) -> Arch {
-        Arch { major, minor }
-    }
-    [sm(8, 0), sm(8, 7), sm(9, 0), sm(10, 0), sm(10, 3), sm(11, 0)]
-};
+///
+/// `sm_90` is what runs on an A100, compiled for an H100: a pack of it alone, named by the user, has an H100 run that.
+pub const KNOWN: [Arch; 7] =
+    [sm(8, 0), sm(8, 7), sm(9, 0), Arch { features: Features::Own, ..sm(9, 0) }, sm(10, 0), sm(10, 3), sm(11, 0)];
+
+const fn sm(major: u32, minor: u32) -> Arch {
+    Arch { major, minor, features: Features::Common }
+}
 
 /// Bytes of shared memory that a multiprocessor needs; a block gets 1 KiB less.
 const SHARED: u32 = 164 << 10;
@@ -26,7 +38,8 @@ impl Arch {
     /// What a device of this compute capability runs, or why it runs none of the kernels.
     pub fn of((major, minor): (i32, i32)) -> Result<Arch, String> {
         let arch = match (u32::try_from(major), u32::try_from(minor)) {
-            (Ok(major @ 8..), Ok(minor)) => Some(Arch { major, minor }),
+            (Ok(9), Ok(0)) => Some(Arch { features: Features::Own, ..sm(9, 0) }),
+            (Ok(major @ 8..), Ok(minor)) => Some(sm(major, minor)),
             _ => None,
         };
         arch.filter(|arch| arch.processor().shared >= SHARED).ok_or_else(|| {
@@ -46,7 +59,10 @@ impl Arch {
 
     /// The best that kernels for it may be written for.
     pub fn target(self) -> Target {
-        if (self.major, self.minor) == (9, 0) { Target::Sm90a } else { Target::Sm80 }
+        match self.features {
+            Features::Common => Target::Sm80,
+            Features::Own => Target::Sm90a,
+        }
     }
 
     /// As `nvrtcGetSupportedArchs` counts: 90 is `sm_90a` too.
@@ -57,7 +73,8 @@ impl Arch {
     /// Whose cubins a device of this one runs, the best first: its own, then those of its generation that are older.
     /// `sm_90a` runs nowhere else.
     pub fn runs(self) -> impl Iterator<Item = Arch> {
-        (0..=self.minor).rev().map(move |minor| Arch { minor, ..self })
+        let own = (self.features == Features::Own).then_some(self);
+        own.into_iter().chain((0..=self.minor).rev().map(move |minor| sm(self.major, minor)))
     }
 
     /// Registers and shared memory of a multiprocessor.
@@ -76,8 +93,7 @@ impl Arch {
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of 9.0 the kernels use what later devices do not have: `wgmma` and register hand-over.
-        let own = if self.target() == Target::Sm90a { "a" } else { "" };
+        let own = if self.features == Features::Own { "a" } else { "" };
         write!(f, "sm_{}{}{own}", self.major, self.minor)
     }
 }
@@ -122,22 +138,23 @@ mod tests {
         for arch in KNOWN {
             assert_eq!(Arch::named(&arch.to_string()), Ok(arch));
         }
-        for wrong in ["sm_90", "sm_86", "sm_75", "80", "sm_80 ", ""] {
+        for wrong in ["sm_90b", "sm_86", "sm_75", "80", "sm_80 ", ""] {
             assert!(Arch::named(wrong).unwrap_err().contains("sm_80, sm_87"));
         }
     }
 
     #[test]
     fn older_cubins_of_a_generation_run() {
-        let runs = |major, minor| Arch { major, minor }.runs().map(|arch| arch.to_string()).collect::<Vec<_>>();
-        assert_eq!(runs(8, 2), ["sm_82", "sm_81", "sm_80"]);
-        assert_eq!(runs(9, 0), ["sm_90a"]);
+        let runs = |arch: Arch| arch.runs().map(|arch| arch.to_string()).collect::<Vec<_>>();
+        assert_eq!(runs(sm(8, 2)), ["sm_82", "sm_81", "sm_80"]);
+        assert_eq!(runs(Arch::of((9, 0)).unwrap()), ["sm_90a", "sm_90"]);
+        assert_eq!(runs(sm(9, 0)), ["sm_90"]);
     }
 
     /// Counted by hand: bound by threads, by registers, by shared memory, by blocks.
     #[test]
     fn blocks_at_once() {
-        let a100 = Arch { major: 8, minor: 0 }.processor();
+        let a100 = sm(8, 0).processor();
         for (threads, registers, shared, blocks) in [
             (1024, 32, 128, 2),
             (1024, 33, 128, 1),

@@ -8,6 +8,10 @@
 use crate::config::Model;
 use crate::inventory::TensorSpec;
 use crate::rect::Rect;
+use rayon::prelude::*;
+
+/// Elements that a thread makes at a time.
+const AT_ONCE: usize = 1 << 16;
 
 /// Fills `out` with the elements `first ..` of tensor `name`, normal with mean 0 and deviation `std`.
 pub fn normal(seed: u32, name: &str, std: f64, first: usize, out: &mut [f32]) {
@@ -24,9 +28,9 @@ pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mu
     if rect.cols.len() == width {
         return normal.fill((rect.rows.start * width) as u64, out);
     }
-    for (row, out) in rect.rows.clone().zip(out.chunks_exact_mut(rect.cols.len().max(1))) {
-        normal.fill((row * width + rect.cols.start) as u64, out);
-    }
+    out.par_chunks_exact_mut(rect.cols.len().max(1)).enumerate().for_each(|(row, out)| {
+        normal.fill_alone(((rect.rows.start + row) * width + rect.cols.start) as u64, out);
+    });
 }
 
 /// The normal values of one tensor.
@@ -44,7 +48,13 @@ impl Normal {
         Normal { key: [word(0), word(1)], std }
     }
 
+    /// By all threads: an element depends on none before it.
     fn fill(&self, first: u64, out: &mut [f32]) {
+        let parts = out.par_chunks_mut(AT_ONCE).enumerate();
+        parts.for_each(|(i, out)| self.fill_alone(first + (i * AT_ONCE) as u64, out));
+    }
+
+    fn fill_alone(&self, first: u64, out: &mut [f32]) {
         let (odd, rest) = out.split_at_mut((first as usize % 2).min(out.len()));
         if let [value] = odd {
             *value = self.pair(first / 2)[1];
@@ -130,6 +140,16 @@ mod tests {
             normal(seed, "lm_head.weight", 0.02, a, &mut part);
             prop_assert_eq!(&whole[a..b], &part[..]);
         }
+    }
+
+    /// From an odd element on, over more than one thread's part.
+    #[test]
+    fn what_threads_make_together_is_what_one_makes() {
+        let mut together = vec![0.0; 3 * AT_ONCE + 7];
+        normal(5, "lm_head.weight", 0.02, 3, &mut together);
+        let mut alone = vec![0.0; together.len()];
+        Normal::new(5, "lm_head.weight", 0.02).fill_alone(3, &mut alone);
+        assert!(together == alone);
     }
 
     #[test]

@@ -52,9 +52,22 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
     )
 }
 
-/// Bytes that all [`pieces`] of the rank at `place` take together.
+/// Bytes that all [`pieces`] of the rank at `place` take together; none where the run makes no checkpoint.
 pub fn copy_bytes(config: &Config, place: &Place) -> usize {
-    KINDS.len() * size_of::<f32>() * place.saved(config)
+    let c = &config.checkpoint;
+    let some = c.at_end || (1..=config.train.steps).contains(&c.interval);
+    if some { KINDS.len() * size_of::<f32>() * place.saved(config) } else { 0 }
+}
+
+/// Whether a checkpoint follows this step.
+pub fn is_saved(config: &Config, step: u64) -> bool {
+    is_due(config, step) || (config.checkpoint.at_end && step == config.train.steps)
+}
+
+/// Whether it follows by the interval.
+pub fn is_due(config: &Config, step: u64) -> bool {
+    let interval = config.checkpoint.interval;
+    interval > 0 && step.is_multiple_of(interval)
 }
 
 /// What goes into the manifest; `data` is the fingerprint of the samples.

@@ -132,7 +132,7 @@ impl<B: Backend> Run<B> {
             clock.enter(&self.trainer.b, Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
         }
-        Ok(())
+        before.map_or(Ok(()), |step| self.write_late(step))
     }
 
     /// Whether so many steps ahead is the one to be traced.
@@ -178,14 +178,9 @@ impl<B: Backend> Run<B> {
         interval > 0 && self.trainer.step.is_multiple_of(interval)
     }
 
-    /// Whether a checkpoint follows it, as it does the last.
+    /// Whether a checkpoint follows it.
     fn saves(&self) -> bool {
-        self.is_due() || self.trainer.step == self.trainer.config.train.steps
-    }
-
-    fn is_due(&self) -> bool {
-        let interval = self.trainer.config.checkpoint.interval;
-        interval > 0 && self.trainer.step.is_multiple_of(interval)
+        state::is_saved(&self.trainer.config, self.trainer.step)
     }
 
     fn validate(&mut self, clock: &mut Clock<B>) -> Result<Option<f64>> {
@@ -202,7 +197,7 @@ impl<B: Backend> Run<B> {
             return Ok(());
         }
         let (step, interval) = (self.trainer.step, self.trainer.config.checkpoint.interval);
-        if self.is_due()
+        if state::is_due(&self.trainer.config, step)
             && self.saver.is_under_way()
             && let Some(logs) = &mut self.logs
         {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use toml::{Table, Value as Toml};
 
+use super::checkout;
+
 /// Every case that `make.py` makes.
 pub const CASES: [&str; 8] = [
     "mha_odd_vocab",
@@ -25,7 +27,7 @@ pub struct Case {
 
 impl Case {
     pub fn open(name: &str) -> Case {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let dir = checkout().join("tests/golden").join(name);
         let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
         Case { dir, expected: serde_json::from_str(&text).unwrap() }
     }

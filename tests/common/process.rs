@@ -1,7 +1,9 @@
 //! Starting the program, alone or under `mpirun`, so that nothing outlives its test.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,16 +13,37 @@ use nix::unistd::Pid;
 /// No run of these tests takes longer on two busy cores; what does hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Names the program where the tests were carried to another machine; the checkout is the current folder there.
+const PROGRAM: &str = "SWALLOW_ENGINE";
+
+/// The program that cargo built with these tests, or the one that was carried along with them.
+pub fn program() -> PathBuf {
+    std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_swallow-engine").into(), absolute)
+}
+
+/// The checkout that these tests are of.
+pub fn checkout() -> PathBuf {
+    match std::env::var_os(PROGRAM) {
+        None => env!("CARGO_MANIFEST_DIR").into(),
+        Some(_) => std::env::current_dir().unwrap(),
+    }
+}
+
+/// A program is also started by others, from folders of their own.
+fn absolute(path: OsString) -> PathBuf {
+    std::path::absolute(path).unwrap()
+}
+
 /// The program as one rank.
 pub fn engine() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_swallow-engine"))
+    Command::new(program())
 }
 
 /// The program on `ranks` ranks, more than there are cores where need be.
 pub fn mpirun(ranks: usize) -> Command {
     let mut command = Command::new("mpirun");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "-n", &ranks.to_string(), env!("CARGO_BIN_EXE_swallow-engine")]);
+    command.args(["--oversubscribe", "-n", &ranks.to_string()]).arg(program());
     command
 }
 
@@ -103,7 +126,7 @@ impl Running {
 
     /// The process ids of the ranks: this process, or what `mpirun` started.
     pub fn ranks(&self) -> Vec<i32> {
-        let exe = std::fs::canonicalize(env!("CARGO_BIN_EXE_swallow-engine")).unwrap();
+        let exe = std::fs::canonicalize(program()).unwrap();
         let runs_it = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|e| e == exe);
         self.family().into_iter().filter(runs_it).collect()
     }

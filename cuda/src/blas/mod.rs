@@ -176,7 +176,7 @@ impl Blas {
             if self.choices.borrow().contains_key(&product) {
                 continue;
             }
-            let choice = match self.from_file(product) {
+            let choice = match self.as_kept(product) {
                 Some(choice) => choice,
                 None => {
                     if !std::mem::replace(&mut filled, true) {
@@ -197,7 +197,7 @@ impl Blas {
         Ok(products.iter().map(|product| choices[product].clone()).collect())
     }
 
-    fn from_file(&self, product: Product) -> Option<Choice> {
+    fn as_kept(&self, product: Product) -> Option<Choice> {
         let choice = self.kept.get(&product)?;
         match self.check(choice) {
             Ok(()) => Some(choice.clone()),

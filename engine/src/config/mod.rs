@@ -202,8 +202,10 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     pub dir: PathBuf,
-    /// Steps between checkpoints; 0: only the last step.
+    /// Steps between checkpoints; 0: none before the last step.
     pub interval: u64,
+    /// Whether the last step is kept; a run that only measures leaves nothing.
+    pub at_end: bool,
     /// How many complete checkpoints stay; `None`: all.
     pub keep: Option<usize>,
 }

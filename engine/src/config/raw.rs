@@ -123,7 +123,7 @@ table!(RawData {
 
 table!(RawSource { prefix: String, weight: f64 });
 
-table!(RawCheckpoint { dir: String, interval: u64, keep: u64 });
+table!(RawCheckpoint { dir: String, interval: u64, at_end: bool, keep: u64 });
 
 table!(RawReport { peak_tflops: f64 });
 

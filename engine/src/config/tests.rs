@@ -104,6 +104,7 @@ mask_document_boundaries = true
 [checkpoint]
 dir = "runs/all"
 interval = 50
+at_end = false
 keep = 3
 
 [report]
@@ -159,7 +160,7 @@ fn defaults_are_the_interface_s() {
     let source = Source { prefix: "data/text".into(), weight: None };
     let (valid, split, order) = (vec![], [1.0, 0.0, 0.0], Order::Megatron);
     assert_eq!(config.data, Data { train: vec![source], valid, split, order, mask_document_boundaries: false });
-    assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, keep: None });
+    assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, at_end: true, keep: None });
     assert_eq!(config.report, Report { peak_tflops: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer.schedule;
     assert_eq!(wsd, Schedule::Wsd { decay_steps: 10, shape: DecayShape::Linear });

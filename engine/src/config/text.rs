@@ -17,6 +17,7 @@ impl Config {
         out.table("checkpoint");
         out.put("dir", path(&self.checkpoint.dir));
         out.put("interval", whole(self.checkpoint.interval));
+        out.put("at_end", self.checkpoint.at_end);
         out.put_some("keep", self.checkpoint.keep.map(count));
         out.table("report");
         out.put_some("peak_tflops", self.report.peak_tflops);

@@ -261,7 +261,8 @@ fn shares(word: &str, at: &Origins) -> Result<[f64; 3]> {
 fn checkpoint(raw: RawCheckpoint, at: &Origins) -> Result<Checkpoint> {
     let dir = need(raw.dir, "checkpoint.dir", "the run's directory", at)?;
     let keep = raw.keep.map(|keep| size(keep, 1..=MOST_STEPS, "checkpoint.keep", at)).transpose()?;
-    Ok(Checkpoint { dir: path(dir, "checkpoint.dir", at)?, interval: raw.interval.unwrap_or(0), keep })
+    let (interval, at_end) = (raw.interval.unwrap_or(0), raw.at_end.unwrap_or(true));
+    Ok(Checkpoint { dir: path(dir, "checkpoint.dir", at)?, interval, at_end, keep })
 }
 
 fn report(raw: RawReport, at: &Origins) -> Result<Report> {

@@ -6,6 +6,7 @@ mod group;
 mod log;
 mod memory;
 pub mod order;
+mod zeros;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use zeros::Zeros;
 
 /// One rank of a run that does not take place. `A` is the type of activations and weights.
 pub struct Dry<A: Elem> {
@@ -384,15 +386,6 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn end_trace(&self) -> Vec<Span> {
         Vec::new()
-    }
-}
-
-/// As many zeros as would have come.
-pub struct Zeros<T>(usize, PhantomData<fn() -> T>);
-
-impl<T: Elem> Fetched<T> for Zeros<T> {
-    fn wait(self) -> Result<Vec<T>, Fault> {
-        Ok(vec![T::default(); self.0])
     }
 }
 

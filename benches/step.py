@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""A full training step of the engine beside PyTorch's, on the same device, in turns: ours, theirs, ours, theirs.
+
+usage: step.py [--json FILE] [--trace FILE] [--engine PROGRAM] [--runs FOLDER] [--seconds 480] [--smoke] CASE...
+
+A case is a file of configs/bench and a micro-batch: wide-8b-1, wide-8b-2, llama-1b-4. Both sides train on random tokens, with the same
+global batch, clipping and AdamW; PyTorch is `cuda/peers.py step`. FILE gets a line for each turn: tokens/s as the median of the
+steps after the warm-up, each step as long as it takes from its begin to the next one's; the share of the device's 989 TFLOP/s by the formula
+`full`; peak memory; the seconds from the start of the process to the end of its first step. A turn that fails is written down with
+its error. `--trace FILE` does one turn of the engine alone, and leaves a step of it for Perfetto. `--smoke` makes both tiny, and PyTorch run on the CPU: a test of this file, not a measurement.
+"""
+import argparse, json, math, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, time, tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PEAK = 989e12
+WARM_UP, TURNS = 5, 2
+# Seconds that a side may take for one turn, and that a case is not begun with less of.
+TURN, LEAST = 240, 300
+TINY = {"model": dict(hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                      vocab_size=512, max_position_embeddings=64),
+        "train": dict(seq_length=64, micro_batch_size=1, global_batch_size=2, steps=7)}
+
+
+class Case:
+    def __init__(self, name, smoke):
+        found = re.fullmatch(r"(.+)-(\d+)", name)
+        self.path = ROOT / "configs/bench" / f"{found[1]}.toml" if found else None
+        if not found or not self.path.exists():
+            sys.exit(f"step: there is no case {name}: a file of configs/bench and a micro-batch, as wide-8b-2")
+        self.name, self.smoke = name, smoke
+        self.config = tomllib.loads(self.path.read_text())
+        self.changes = {"train": {"micro_batch_size": int(found[2])}}
+        if smoke:
+            self.changes = TINY
+        for table, keys in self.changes.items():
+            self.config[table].update(keys)
+
+    @property
+    def tokens(self):
+        """Of a step."""
+        return self.config["train"]["global_batch_size"] * self.config["train"]["seq_length"]
+
+    def sets(self):
+        """The changes as the engine's flags."""
+        pairs = [f"{table}.{key}={value}" for table, keys in self.changes.items() for key, value in keys.items()]
+        return [word for pair in pairs for word in ("--set", pair)]
+
+    def flops(self):
+        """Of a token, forward and backward, attention counted for all positions: the formula `full`."""
+        m = self.config["model"]
+        h, kv = m["hidden_size"], m["num_key_value_heads"] * m["hidden_size"] // m["num_attention_heads"]
+        layer = 2 * (2 * h * h + 2 * h * kv + 3 * h * m["intermediate_size"]) + 4 * self.config["train"]["seq_length"] * h
+        return 3 * (m["num_hidden_layers"] * layer + 2 * h * m["vocab_size"])
+
+
+def write_tokens(prefix, vocab, tokens):
+    """Random ids as Megatron's .bin and .idx: one document, 32-bit tokens."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(1)
+    prefix.with_suffix(".bin").write_bytes(struct.pack(f"<{tokens}i", *(draw.randrange(vocab) for _ in range(tokens))))
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 4, 1, 2)
+    prefix.with_suffix(".idx").write_bytes(head + struct.pack("<iqqq", tokens, 0, 0, 1))
+
+
+def run(command, log, limit, **variables):
+    """Runs a command with more variables in its environment; the seconds from its start to each line that it prints come back with them."""
+    start, lines = time.monotonic(), []
+    with open(log, "w") as out:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 env={**os.environ, **variables}, start_new_session=True)
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(child.pid, signal.SIGKILL))
+        signal.alarm(max(1, int(limit)))
+        for line in child.stdout:
+            lines.append((time.monotonic() - start, line.rstrip()))
+            print(f"{lines[-1][0]:8.2f} {line.rstrip()}", file=out, flush=True)
+        code = child.wait()
+        signal.alarm(0)
+    if code:
+        said = next((text for _, text in reversed(lines) if "rror" in text), lines[-1][1] if lines else "")
+        raise RuntimeError(f"ended with {code} after {time.monotonic() - start:.0f} s: {said.strip()[:300]} (see {log})")
+    return lines
+
+
+def rates(case, seconds):
+    """What the steps after the warm-up come to."""
+    step = statistics.median(seconds[WARM_UP:])
+    per_s = case.tokens / step
+    spread = [case.tokens / s for s in (max(seconds[WARM_UP:]), min(seconds[WARM_UP:]))]
+    return dict(step_s=step, tokens_per_s=per_s, slowest=spread[0], fastest=spread[1], steps=len(seconds) - WARM_UP,
+                mfu_full=per_s * case.flops() / PEAK)
+
+
+def ours(case, a, limit, log, *more):
+    folder = a.runs / case.name
+    shutil.rmtree(folder, ignore_errors=True)
+    places = [f'data.train=[{{prefix="{a.runs / "tokens"}"}}]', f"checkpoint.dir={folder}"]
+    command = [a.engine, "train", "--config", case.path, *case.sets(), "--set", places[0], "--set", places[1], *more]
+    lines = run([str(word) for word in command], log, limit)
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # All phases of a step together reach from its begin to the next one's.
+    phases = lambda step: sum(seconds for key, seconds in step.items() if key.endswith("_s") and key in PHASES)
+    memory = json.loads((folder / "memory.json").read_text())["ranks"][0]
+    first = next(at for at, text in lines if text.startswith("step 1/"))
+    return dict(rates(case, [phases(step) for step in steps]), start_s=first,
+                peak_planned=memory["planned"]["reserved_bytes"], peak_used=memory["used"]["reserved_bytes"],
+                blocks_planned=memory["planned"]["peak_bytes"], blocks_used=memory["used"]["peak_bytes"],
+                loss=[steps[0]["loss"], steps[-1]["loss"]], engine_mfu_full=steps[-1]["mfu_full"])
+
+
+PHASES = {"data_s", "forward_s", "backward_s", "pipeline_s", "reduce_s", "optimizer_s", "validation_s", "report_s", "checkpoint_s"}
+
+
+def theirs(case, a, limit, log):
+    spec = a.runs / f"{case.name}.json"
+    spec.write_text(json.dumps({table: case.config[table] for table in ("model", "train", "optimizer")}))
+    device = ["--smoke"] if case.smoke else []
+    until, failed = time.monotonic() + limit, []
+    for compiled in ("whole", "blocks"):
+        command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled, *device]
+        # What a process left half written when it was ended must not be the next one's.
+        cache = a.runs / f"inductor-{case.name}-{compiled}"
+        try:
+            lines = run(command, f"{log}-{compiled}", until - time.monotonic(), TORCHINDUCTOR_CACHE_DIR=str(cache))
+        except RuntimeError as error:
+            shutil.rmtree(cache, ignore_errors=True)
+            failed.append(f"compiled {compiled}: {error}")
+            continue
+        at, text = next((at, text) for at, text in lines if text.startswith('{"step_s"'))
+        told = json.loads(text)
+        return dict(rates(case, told["step_s"]), start_s=told["start_s"], peak_used=told["peak"], loss=told["loss"],
+                    torch=told["torch"], compiled=compiled, failed=failed)
+    raise RuntimeError("; ".join(failed))
+
+
+def measure(case, a, file, until):
+    """Both sides in turns."""
+    steps = case.config["train"]["steps"]
+    write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], steps * case.tokens + 1)
+    for turn in range(1, TURNS + 1):
+        for who, side in (("engine", ours), ("torch.compile", theirs)):
+            line = dict(case=case.name, turn=turn, who=who, smoke=case.smoke)
+            try:
+                limit = min(TURN, until - time.monotonic())
+                if limit < 20:
+                    raise RuntimeError("no time was left")
+                line.update(side(case, a, limit, a.runs / f"{case.name}-{who}-{turn}.log"))
+                memory = f"{line['peak_used'] / 2**30:.1f} GiB, " if line["peak_used"] else ""
+                print(f"{case.name:12} {turn} {who:14} {line['tokens_per_s']:10.0f} tokens/s  {line['mfu_full'] * 100:5.1f} % of the peak (full), "
+                      f"{memory}first step done after {line['start_s']:.1f} s, loss {line['loss'][0]:.3f} to {line['loss'][1]:.3f}", flush=True)
+            except (RuntimeError, OSError, KeyError, ValueError, StopIteration, IndexError) as error:
+                line["error"] = f"{type(error).__name__}: {error}"[:600]
+                print(f"{case.name:12} {turn} {who:14} failed: {line['error']}", flush=True)
+            print(json.dumps(line), file=file, flush=True)
+
+
+def trace(case, a):
+    """One step of the engine, for Perfetto."""
+    write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], case.config["train"]["steps"] * case.tokens + 1)
+    log = a.runs / f"{case.name}-trace.log"
+    line = ours(case, a, a.seconds, log, "--trace", str(WARM_UP + 1))
+    shutil.copy(next((a.runs / case.name / "traces").glob("*.json")), a.trace)
+    said = next(text for text in log.read_text().splitlines() if "nothing computed" in text)
+    print(f"{case.name}: {line['tokens_per_s']:.0f} tokens/s with a trace; {said.split('; ')[-1]}")
+
+
+def main(a):
+    cases = [Case(name, a.smoke) for name in a.case]
+    a.runs = a.runs.resolve()
+    a.runs.mkdir(parents=True, exist_ok=True)
+    if a.trace:
+        for case in cases:
+            trace(case, a)
+        return
+    until = time.monotonic() + a.seconds
+    late = []
+    for case in cases:
+        if until - time.monotonic() < (LEAST if not a.smoke else 0):
+            late.append(case.name)
+            continue
+        with open(a.json, "a") as file:
+            measure(case, a, file, until)
+    if late:
+        sys.exit(f"step: no time was left for {' '.join(late)}")
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser()
+    p.add_argument("case", nargs="+")
+    p.add_argument("--json", default="/dev/null", help="lines are added to it")
+    p.add_argument("--trace", type=pathlib.Path, help="where to put a step's trace")
+    p.add_argument("--engine", type=pathlib.Path, default=ROOT / "target/release/swallow-engine")
+    p.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/bench")
+    p.add_argument("--seconds", type=float, default=480)
+    p.add_argument("--smoke", action="store_true", help="once, tiny; PyTorch on the CPU")
+    main(p.parse_args())

@@ -1,0 +1,72 @@
+# shellcheck shell=bash disable=SC2154,SC2034
+# Part of tests/gpu.sh: what is carried to a machine that has neither Rust nor MPI.
+
+# Of what a program is linked with, these are everywhere; the rest is carried along.
+EVERYWHERE='linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so|libresolv\.so|libutil\.so|libgcc_s|libstdc\+\+'
+# Parts of Open MPI that need a cluster's network or its scheduler.
+ELSEWHERE='ucx|ofi|psm|openib|verbs|usnic|oshmem|memheap|scoll|spml|sshmem|slurm|gridengine|flux|jsm|java'
+# The most MiB that are carried.
+ROOM=56
+
+part_build() {
+    have cargo || { skip "there is no cargo here"; return; }
+    rm -rf "${gpu:?}"/{kernels,bench,whole,swallow-engine,openmpi,lib,manifest} && mkdir -p "$gpu/lib"
+    local tests bench whole
+    cargo build --release --workspace || { fail "cargo build"; return; }
+    tests=$(program test --release --workspace --test kernels)
+    whole=$(program test --release --workspace --test whole)
+    bench=$(program bench --workspace --bench kernels)
+    carry "$tests" kernels && carry "$bench" bench && carry "$whole" whole && carry target/release/swallow-engine swallow-engine || return
+    part_of_mpi && libraries || return
+    manifest >"$gpu/manifest" || { fail "no manifest of $gpu"; return; }
+    local size
+    size=$(du -cm "$gpu"/{kernels,bench,whole,swallow-engine,openmpi,lib,manifest} | tail -n 1 | cut -f1)
+    why="$size MiB in $gpu"
+    [ "$size" -le "$ROOM" ] || fail "$why, more than the $ROOM that are to be carried"
+}
+
+# The program that cargo makes of these arguments.
+program() { cargo "$@" --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'; }
+
+carry() {
+    [ -n "$1" ] || { fail "cargo did not name the program $2"; return; }
+    strip -o "$gpu/$2" "$1" || { fail "$1 cannot be stripped"; return; }
+}
+
+# Open MPI as it is installed here: mpirun, its components, its texts, and PMIx's.
+part_of_mpi() {
+    local to=$gpu/openmpi pmix
+    have ompi_info || { fail "there is no Open MPI here (ompi_info)"; return; }
+    mkdir -p "$to"/{bin,etc,lib/components,lib/pmix,lib/hwloc,share}
+    cp -L "$(command -v mpirun)" "$to/bin/mpirun" && cp -L "$(command -v orted)" "$to/bin/orted"
+    components "$(mpi_path pkglibdir)" "$to/lib/components"
+    cp "$(mpi_path pkgdatadir)"/*.txt "$to/share/"
+    pmix=$(ldd "$to"/lib/components/mca_pmix_ext*.so 2>/dev/null | awk '/libpmix/ { print $3 }')
+    [ -z "$pmix" ] || components "$(dirname "$(readlink -f "$pmix")")/pmix" "$to/lib/pmix"
+    [ -x "$to/bin/mpirun" ] && [ -n "$(ls "$to/lib/components")" ] || fail "Open MPI was not found whole"
+}
+
+mpi_path() { ompi_info --parsable --path "$1" | sed -n "s/^path:$1://p" | head -n 1; }
+
+components() {
+    local file
+    for file in "$1"/*mca_*.so; do
+        [[ $(basename "$file") =~ $ELSEWHERE ]] || cp -L "$file" "$2/"
+    done
+}
+
+# What the carried programs and components are linked with.
+libraries() {
+    local file
+    for file in $(ldd "$gpu"/{kernels,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* "$gpu"/openmpi/lib/*/*.so 2>/dev/null |
+        awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | sort -u | grep -Ev "/($EVERYWHERE)"); do
+        cp -L "$file" "$gpu/lib/" || { fail "$file cannot be copied"; return; }
+    done
+}
+
+manifest() {
+    local changed=
+    git diff --quiet HEAD -- || changed=", with changes"
+    echo "commit $(git rev-parse HEAD)$changed"
+    (cd "$gpu" && find kernels bench whole swallow-engine openmpi lib -type f -print0 | sort -z | xargs -0 sha256sum)
+}

@@ -1,0 +1,85 @@
+# shellcheck shell=bash disable=SC2154,SC2034
+# Part of tests/gpu.sh: the kernels on the device, each against its op, and their times.
+
+# The modules of the kernels' tests that run on a device.
+modules() {
+    "${carried[@]}" "$gpu/kernels" --list | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
+        grep -Evx 'alike|mutants|reports|hopper'
+}
+
+part_probes() {
+    need_device || return
+    by_module probes "$gpu/kernels" "${carried[@]}" KERNELS_ON=both < <(modules | grep '^probes')
+}
+
+part_kernels() {
+    need_device || return
+    by_module kernels "$gpu/kernels" "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
+}
+
+# What an A100 runs, compiled for this device: a cubin for sm_80 itself does not load here.
+part_sm80() {
+    need_device || return
+    [ "$(ask compute_cap)" = 9.0 ] || { skip "the device runs the kernels for sm_80 anyway: its compute capability is $(ask compute_cap)"; return; }
+    local pack=$work/sm_90
+    logged "$results/sm80-pack.log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels build --arch sm_90 --out "$pack" || { fail "see $results/sm80-pack.log"; return; }
+    logged "$results/sm80-check.log" 120 "${carried[@]}" "SWALLOW_KERNELS=$pack" "$gpu/swallow-engine" kernels check || { fail "see $results/sm80-check.log"; return; }
+    grep -q ': sm_90, the pack' "$results/sm80-check.log" || { fail "the device does not run the pack: $(tail -n 1 "$results/sm80-check.log")"; return; }
+    by_module sm80 "$gpu/kernels" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90$') || return
+    local green=$why
+    by_module sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(trajectories) || return
+    why="$green of kernels, $why of training"
+}
+
+# -- compute-sanitizer --
+
+part_memcheck() { sanitize memcheck; }
+part_racecheck() { sanitize racecheck; }
+
+sanitize() {
+    need_device || return
+    local program
+    program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
+    refused "$program" "$1" && return 2
+    by_module "$1" "$gpu/kernels" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
+}
+
+# Whether compute-sanitizer cannot work here: it is tried on the shortest of the tests.
+refused() {
+    local log=$results/$2-first.log said
+    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernels" every_thread_knows >/dev/null || true
+    said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") || return
+    why="compute-sanitizer says: $said"
+}
+
+sanitizer() {
+    local found
+    for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/*/target/linux*x64/compute-sanitizer; do
+        [ -x "$found" ] && echo "$found" && return
+    done
+    return 1
+}
+
+# -- times --
+
+part_bench() {
+    need_device || return
+    local measured=(CRITERION_HOME="$work/criterion" "$gpu/bench" --json "$results/bench.jsonl")
+    logged "$results/bench.log" "$(left)" "${carried[@]}" "${measured[@]}" || { fail "see $results/bench.log"; return; }
+    printf 'clocks after the benchmarks\tSM and memory at %s\n' "$(ask clocks.sm,clocks.mem)" >>"$results/about"
+    grep ' us, ' "$results/bench.log"
+    why="$(grep -c '"seconds"' "$results/bench.jsonl") times"
+}
+
+part_peers() {
+    need_device || return
+    has_torch || { skip "the python3 in PATH has no PyTorch"; return; }
+    local seconds
+    seconds=$(left)
+    logged "$results/peers.log" "$seconds" python3 cuda/peers.py --seconds $((seconds - 60)) --json "$results/peers.jsonl" || { fail "see $results/peers.log"; return; }
+    cat "$results/peers.log"
+    grep -qs '"seconds"' "$results/peers.jsonl" || { fail "nothing was measured: see $results/peers.log"; return; }
+    why="$(grep -c '"seconds"' "$results/peers.jsonl") times, $(grep -c '"error"' "$results/peers.jsonl" || true) that could not be had"
+}
+
+has_torch() { python3 -c 'import torch' 2>/dev/null; }

@@ -1,0 +1,80 @@
+# shellcheck shell=bash disable=SC2154,SC2034
+# Part of tests/gpu.sh: the whole program on the device, alone and as several ranks that share it.
+
+# The tests of the whole program take this for the real thing. Ranks that share a device talk to each other by sockets.
+on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_DEBUG=WARN)
+
+# The tests of the whole program on CUDA that a device can be asked for, by module.
+training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::$1\)::.*: test\$/\1/p" | sort -u; }
+trajectories() { training trajectories; }
+
+part_train() { train train trajectories; }
+part_layouts() { train layouts layouts; }
+part_resume() { train resume resume; }
+
+train() {
+    need_device && ready || return
+    [ -n "$(training "$2")" ] || { fail "$gpu/whole has no tests cuda::$2"; return; }
+    by_module "$1" "$gpu/whole" "${carried[@]}" "${on_device[@]}" < <(training "$2")
+}
+
+# Compiles the kernels into the cache that all parts share: what fails here is said once, and by the program itself.
+ready() {
+    local log=$results/ready.log
+    logged "$log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels check || { fail "swallow-engine kernels check: see $log"; return; }
+    [ "$(grep -c '^device ' "$log")" -gt 0 ] || fail "swallow-engine sees no device: see $log"
+}
+
+# -- a full step, ours and PyTorch's in turns --
+
+CASES=(wide-8b-2 llama-1b-4 wide-8b-1)
+
+part_step() {
+    need_device && ready || return
+    local case late='' measured=0
+    for case in "${CASES[@]}"; do
+        if ! done_before "step-$case"; then
+            if [ "$(left)" -lt "$least" ]; then late+=" $case" && continue; fi
+            drop "$case" "$results/step.jsonl"
+            step "$case" && mark "step-$case"
+        fi
+        measured=$((measured + $(of_case "$case" | grep -c '"tokens_per_s"' || true)))
+    done
+    local failed
+    failed=$(grep -c '"error"' "$results/step.jsonl" || true)
+    why="$measured turns measured, $failed failed"
+    has_torch || why+=", nothing to compare with: the python3 in PATH has no PyTorch"
+    [ -z "$late" ] || { fail "$why; no time was left for$late: call it again"; return; }
+    [ "$measured" -gt 0 ] && ! grep '"error"' "$results/step.jsonl" | grep -q '"engine"' || fail "$why: see $results/step.jsonl"
+}
+
+# Both sides of a case. What the engine could not do fails; that PyTorch could not is written down.
+step() {
+    local seconds
+    seconds=$(left)
+    logged "$results/step-$1.log" "$seconds" "${carried[@]}" python3 benches/step.py "${smoke[@]}" --json "$results/step.jsonl" \
+        --engine "$gpu/swallow-engine" --runs "$work/step" --seconds $((seconds - 10)) "$1" || return
+    cat "$results/step-$1.log"
+    mkdir -p "$results/step" && cp "$work/step/$1"-*.log* "$results/step/" 2>/dev/null || true
+    [ "$(of_case "$1" | grep -c '"tokens_per_s"')" -ge 2 ]
+}
+
+of_case() { grep -s "\"case\": \"$1\"" "$results/step.jsonl"; }
+
+# Takes a case's lines away, which are about to be measured anew.
+drop() {
+    [ -f "$2" ] || return 0
+    grep -v "\"case\": \"$1\"" "$2" >"$2.new" || true
+    mv "$2.new" "$2"
+}
+
+# -- where a step's time goes --
+
+part_trace() {
+    need_device && ready || return
+    logged "$results/trace.log" "$(left)" "${carried[@]}" python3 benches/step.py "${smoke[@]}" --trace "$results/trace.json" \
+        --engine "$gpu/swallow-engine" --runs "$work/trace" --seconds "$(left)" "${CASES[0]}" || { fail "see $results/trace.log"; return; }
+    grep 'nothing computed' "$results/trace.log" >"$results/idle" || { fail "the trace says nothing of gaps: see $results/trace.log"; return; }
+    cat "$results/idle"
+    why=$(sed 's/^.*nothing computed/nothing computed/' "$results/idle")
+}
