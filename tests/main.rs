@@ -4,6 +4,7 @@
 mod blas;
 mod common;
 mod configs;
+mod cuda;
 mod device;
 mod faults;
 mod floors;

@@ -7,14 +7,14 @@ use toml::Table;
 use crate::common::{CASES, Case, distance, export, finish, metrics, mpirun, read_tensors, set, write_config};
 
 /// How far a run may be from PyTorch's: relative, and for the weights a share of the distance trained.
-struct Bounds {
-    loss: f64,
-    grad_norm: f64,
-    weights: f64,
+pub struct Bounds {
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub weights: f64,
 }
 
 const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2 };
-const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15 };
+pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15 };
 
 #[test]
 fn one_rank() {

@@ -37,6 +37,12 @@ impl Case {
         self.expected["steps"].as_array().unwrap()
     }
 
+    /// What PyTorch came to in bf16, where it was asked: a few runs, each with its `steps`, and in `weights` how far they
+    /// ended from the reference, as a share of the distance trained.
+    pub fn in_bf16(&self) -> &[Value] {
+        self.expected["expected_bf16"].as_array().unwrap()
+    }
+
     /// The engine's configuration of this case, in f32 on the CPU, that leaves its run in `run`.
     pub fn config(&self, run: &Path) -> Table {
         let mut config: Table = serde_json::from_value(self.expected["config"].clone()).unwrap();

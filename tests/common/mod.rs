@@ -8,4 +8,4 @@ mod standin;
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
 pub use golden::{CASES, Case, set, write_config};
 pub use process::{Outcome, Running, checkout, engine, finish, mpirun, on_device, program, slay};
-pub use standin::{on_standin, standin};
+pub use standin::{Standin, on_standin, standin};

@@ -21,8 +21,9 @@ pub struct Settings {
     pub memory: usize,
     /// STANDIN_DELAY, a seed: every operation waits 0 to 300 us before it begins.
     pub delay: Option<u64>,
-    /// STANDIN_SLOW, from 1 on: the stream of the process that waits 2 ms before each of its operations.
-    pub slow: Option<usize>,
+    /// STANDIN_SLOW, a list of numbers from 1 on: the streams of the process that wait 2 ms before each of their
+    /// operations.
+    pub slow: Vec<usize>,
     /// STANDIN_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
     pub fault: Option<(Code, usize)>,
     /// STANDIN_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that takes less time than the others.
@@ -48,7 +49,7 @@ pub fn settings() -> &'static Settings {
             processors: number("STANDIN_PROCESSORS").unwrap_or(2),
             memory: number("STANDIN_MEMORY").unwrap_or(8 << 30),
             delay: number("STANDIN_DELAY"),
-            slow: number("STANDIN_SLOW"),
+            slow: text("STANDIN_SLOW").map(|list| numbers("STANDIN_SLOW", &list)).unwrap_or_default(),
             fault: at("STANDIN_FAULT").map(|(code, n)| (parsed("STANDIN_FAULT", &code), n)),
             fastest: text("STANDIN_FASTEST"),
             nccl: number("STANDIN_NCCL").unwrap_or(22703),
@@ -68,6 +69,10 @@ fn parsed<T: FromStr>(name: &str, text: &str) -> T {
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     text(name).map(|text| parsed(name, &text))
+}
+
+fn numbers(name: &str, list: &str) -> Vec<usize> {
+    list.split(',').map(|number| parsed(name, number)).collect()
 }
 
 /// `what@n`.

@@ -158,7 +158,7 @@ struct Pace {
 impl Pace {
     fn of(number: usize) -> Pace {
         let mixed = |seed: u64| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (number as u64 + 1) << 32 | 1;
-        Pace { random: settings().delay.map(mixed), slow: settings().slow == Some(number) }
+        Pace { random: settings().delay.map(mixed), slow: settings().slow.contains(&number) }
     }
 
     fn wait(&mut self) {

@@ -1,0 +1,81 @@
+//! PyTorch's runs, of the heads that kernels take: what the backend comes to in bf16 is not further from the truth than
+//! twice what PyTorch comes to in bf16 itself. Both are draws of the same noise, hence twice.
+
+use serde_json::Value;
+
+use super::{Left, Site, apart_and, with};
+use crate::common::{Case, distance, read_tensors};
+use crate::trajectories::BF16;
+
+const TIMES: f64 = 2.0;
+
+#[test]
+fn heads_of_64_by_the_kernels_for_sm_80() {
+    follows("head_dim_64", "80");
+}
+
+#[test]
+fn heads_of_64_by_the_kernels_for_sm_90a() {
+    follows("head_dim_64", "90");
+}
+
+#[test]
+fn heads_of_128_by_the_kernels_for_sm_80() {
+    follows("head_dim_128", "80");
+}
+
+#[test]
+fn heads_of_128_by_the_kernels_for_sm_90a() {
+    follows("head_dim_128", "90");
+}
+
+/// Trains the case on one rank whose device has this compute capability.
+#[track_caller]
+fn follows(name: &str, capability: &str) {
+    let (site, case) = (Site::new(), Case::open(name));
+    let more =
+        [("train.backend", "cuda".into()), ("train.precision", "bf16".into()), ("train.micro_batch_size", 2.into())];
+    let config = with(&case.config(&site.dir("run")), &more);
+    let left = site.run("run", 1, &config, apart_and(&[("STANDIN_CAPABILITY", capability)]));
+    assert_eq!(left.metrics.len(), case.steps().len());
+    for key in ["loss", "grad_norm"] {
+        let off = worst(&left.metrics, case.steps(), key);
+        let torch =
+            largest(case.in_bf16().iter().map(|run| worst(run["steps"].as_array().unwrap(), case.steps(), key)));
+        println!("{name}, {capability}: {key} is off by {off:.2e} at the most, PyTorch's by {torch:.2e}");
+        assert!(off <= TIMES * torch, "{name}, {capability}: {key} is off by {off:.2e}, PyTorch's by {torch:.2e}");
+    }
+    assert!(worst(&left.metrics, case.steps(), "lr") < 1e-6, "{name}: rates");
+    weights_are_near(&left, &case);
+}
+
+/// The largest relative error of `key` over the steps.
+fn worst(got: &[Value], truth: &[Value], key: &str) -> f64 {
+    let of = |step: &Value| step[key].as_f64().unwrap_or_else(|| panic!("no {key} in {step}"));
+    largest(got.iter().zip(truth).map(|(got, truth)| (of(got) / of(truth) - 1.0).abs()))
+}
+
+fn largest(of: impl Iterator<Item = f64>) -> f64 {
+    of.fold(0.0, f64::max)
+}
+
+/// All weights together, and each matrix. A norm has so few that one whose first gradient is nearly nothing decides: AdamW
+/// takes its sign, which is noise's, for a whole step.
+#[track_caller]
+fn weights_are_near(left: &Left, case: &Case) {
+    let (init, last) =
+        (read_tensors(&case.dir.join("init/model.safetensors")), read_tensors(&case.dir.join("final.safetensors")));
+    assert_eq!(left.weights.keys().collect::<Vec<_>>(), last.keys().collect::<Vec<_>>());
+    let (mut off, mut way) = (0.0, 0.0);
+    for (name, last) in &last {
+        let (still, trained) = (distance(&left.weights[name], last), distance(&init[name], last));
+        (off, way) = (off + still * still, way + trained * trained);
+        let torch = largest(case.in_bf16().iter().map(|run| run["weights"]["each"][name].as_f64().unwrap()));
+        let bound = if name.contains("norm") { BF16.weights } else { TIMES * torch };
+        assert!(still <= bound * trained, "{name} is off by {:.2e}, PyTorch's by {torch:.2e}", still / trained);
+    }
+    let torch = largest(case.in_bf16().iter().map(|run| run["weights"]["together"].as_f64().unwrap()));
+    let off = (off / way).sqrt();
+    println!("weights are off by {off:.2e} of the distance trained, PyTorch's by {torch:.2e}");
+    assert!(off <= TIMES * torch, "weights are off by {off:.2e} of the distance trained, PyTorch's by {torch:.2e}");
+}

@@ -1,0 +1,110 @@
+//! Every kind of layout trains as one rank does, within what the roundings of bf16 differ by, and takes the memory that
+//! was planned for it.
+
+use toml::{Table, Value as Toml};
+
+use super::{Left, Site, apart, small, with};
+use crate::common::{Tensors, distance, engine, export, finish, write_config};
+use crate::trajectories::BF16;
+
+/// What one rank comes to, for layouts to be held to.
+struct Alone {
+    site: Site,
+    config: Table,
+    left: Left,
+    /// Where the weights began.
+    first: Tensors,
+}
+
+impl Alone {
+    fn with(more: &[(&str, Toml)]) -> Alone {
+        let site = Site::new();
+        let config = with(&small(site.tmp.path()), more);
+        let left = site.run("alone", 1, &config, apart);
+        Alone { first: first(&site, &config), left, site, config }
+    }
+
+    #[track_caller]
+    fn is_met_by(&self, name: &str, ranks: usize, layout: &[(&str, Toml)]) {
+        let got = self.site.run(name, ranks, &with(&self.config, layout), apart);
+        assert_eq!(got.metrics.len(), self.left.metrics.len());
+        for (got, want) in got.metrics.iter().zip(&self.left.metrics) {
+            for (key, bound) in [("loss", BF16.loss), ("grad_norm", BF16.grad_norm), ("tokens", 0.0), ("lr", 0.0)] {
+                let [is, alone] = [got, want].map(|step| step[key].as_f64().unwrap());
+                let off = (is / alone - 1.0).abs();
+                assert!(off <= bound, "{name}, step {}: {key} is {is}, on one rank {alone}: {off:.1e}", got["step"]);
+            }
+        }
+        for (tensor, got) in &got.weights {
+            let last = &self.left.weights[tensor];
+            let off = distance(got, last) / distance(&self.first[tensor], last);
+            assert!(off <= BF16.weights, "{name}: {tensor} is off by {off:.1e} of the distance trained");
+        }
+    }
+}
+
+/// The weights that a run begins with: those of a step that is too small to change them.
+fn first(site: &Site, config: &Table) -> Tensors {
+    let rest = [
+        ("train.backend", Toml::from("cpu")),
+        ("train.steps", 1.into()),
+        ("optimizer.lr", 1e-30.into()),
+        ("optimizer.min_lr", 0.0.into()),
+        ("optimizer.warmup_steps", 0.into()),
+        ("checkpoint.dir", site.dir("first").to_str().unwrap().into()),
+    ];
+    let config = write_config(site.tmp.path(), "first.toml", &with(config, &rest));
+    finish(engine().args(["train", "--config"]).arg(config)).succeeded();
+    export(&site.dir("first"), &site.dir("first-hf"))
+}
+
+fn degrees(tensor: i64, pipeline: i64, chunks: i64) -> Vec<(&'static str, Toml)> {
+    let keys = ["parallel.tensor", "parallel.pipeline", "parallel.virtual_pipeline"];
+    keys.into_iter().zip([tensor, pipeline, chunks].map(Toml::from)).collect()
+}
+
+fn and(mut layout: Vec<(&'static str, Toml)>, key: &'static str, value: impl Into<Toml>) -> Vec<(&'static str, Toml)> {
+    layout.push((key, value.into()));
+    layout
+}
+
+#[test]
+fn every_kind_of_layout() {
+    let alone = Alone::with(&[]);
+    let plain = and(degrees(2, 1, 1), "parallel.sequence_parallel", false);
+    let whole = and(degrees(1, 1, 1), "parallel.distributed_optimizer", false);
+    for (name, ranks, layout) in [
+        ("tp2", 2, degrees(2, 1, 1)),
+        ("tp2-rows-held", 2, plain),
+        ("pp2", 2, degrees(1, 2, 1)),
+        ("pp2-v2", 2, degrees(1, 2, 2)),
+        ("dp2", 2, degrees(1, 1, 1)),
+        ("dp2-whole", 2, whole),
+        ("tp2-pp2", 4, degrees(2, 2, 1)),
+        ("tp2-dp2", 4, degrees(2, 1, 1)),
+        ("tp2-selective", 2, and(degrees(2, 1, 1), "train.recompute", "selective")),
+        ("pp2-v2-full", 2, and(degrees(1, 2, 2), "train.recompute", "full")),
+    ] {
+        alone.is_met_by(name, ranks, &layout);
+    }
+}
+
+#[test]
+fn tied_embeddings_and_shared_heads() {
+    let alone = Alone::with(&[("model.tie_word_embeddings", true.into()), ("model.num_key_value_heads", 1.into())]);
+    alone.is_met_by("tp2-pp2", 4, &degrees(2, 2, 1));
+    alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+}
+
+/// Rows enough that they travel in pieces, each behind the product of the one before.
+#[test]
+fn pieces_of_the_rows() {
+    let alone = Alone::with(&[
+        ("model.num_hidden_layers", 1.into()),
+        ("train.seq_length", 64.into()),
+        ("train.micro_batch_size", 32.into()),
+        ("train.global_batch_size", 32.into()),
+        ("train.steps", 2.into()),
+    ]);
+    alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+}

@@ -1,0 +1,179 @@
+//! The CUDA backend through the program itself, on a device that is the stand-in: held to PyTorch, to one rank, to
+//! itself at another pace, to its plan, and to what it says where something breaks.
+
+mod golden;
+mod layouts;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::common::{Outcome, Standin, Tensors, export, finish, metrics, set, standin, write_config, write_tokens};
+
+/// Variables of a process.
+type Vars = Vec<(&'static str, String)>;
+
+/// A folder for runs, and the stand-in that they run on.
+struct Site {
+    tmp: TempDir,
+    standin: Standin,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site { tmp: tempfile::tempdir().unwrap(), standin: standin() }
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.tmp.path().join(name)
+    }
+
+    /// Has each of `ranks` ranks do what `args` say. `vars` are the variables of a rank.
+    fn command(&self, ranks: usize, vars: impl Fn(usize) -> Vars, args: &[&str]) -> Command {
+        let mut command = Command::new("mpirun");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.arg("--oversubscribe");
+        for rank in 0..ranks {
+            let vars = vars(rank).into_iter().map(|(name, value)| format!("{name}={value}"));
+            command.args([":"].iter().skip(usize::from(rank == 0))).args(["-n", "1", "env"]).args(vars);
+            command.arg(env!("CARGO_BIN_EXE_swallow-engine")).args(args);
+        }
+        self.standin.on(&mut command);
+        command
+    }
+
+    /// Training as run `name`, whose configuration is left beside it.
+    fn train(&self, name: &str, ranks: usize, config: &Table, vars: impl Fn(usize) -> Vars, more: &[&str]) -> Command {
+        let mut config = config.clone();
+        set(&mut config, "checkpoint.dir", self.dir(name).to_str().unwrap());
+        let config = write_config(self.tmp.path(), &format!("{name}.toml"), &config);
+        let args = [&["train", "--config", config.to_str().unwrap()], more].concat();
+        self.command(ranks, vars, &args)
+    }
+
+    /// A run to its end, and what it left.
+    #[track_caller]
+    fn run(&self, name: &str, ranks: usize, config: &Table, vars: impl Fn(usize) -> Vars) -> Left {
+        finish(&mut self.train(name, ranks, config, vars, &[])).succeeded();
+        self.left(name)
+    }
+
+    #[track_caller]
+    fn left(&self, name: &str) -> Left {
+        let run = self.dir(name);
+        let left = Left { metrics: metrics(&run), weights: export(&run, &self.dir(&format!("{name}-hf"))) };
+        planned_is_used(&run);
+        left
+    }
+}
+
+/// Each rank says that it is a host of its own, so that NCCL lets all of them have the one device.
+fn apart(rank: usize) -> Vars {
+    vec![("NCCL_HOSTID", format!("host{rank}"))]
+}
+
+/// The same, with more variables.
+fn apart_and(more: &[(&'static str, &str)]) -> impl Fn(usize) -> Vars {
+    let more: Vars = more.iter().map(|(name, value)| (*name, value.to_string())).collect();
+    move |rank| apart(rank).into_iter().chain(more.clone()).collect()
+}
+
+/// What a run left.
+#[derive(Debug, PartialEq)]
+struct Left {
+    metrics: Vec<Value>,
+    weights: Tensors,
+}
+
+impl Left {
+    /// Loss and norm of every step, and the last weights, are those of `other` to the bit.
+    #[track_caller]
+    fn is_exactly(&self, other: &Left, why: &str) {
+        assert_eq!(self.metrics.len(), other.metrics.len(), "{why}: steps");
+        for (a, b) in self.metrics.iter().zip(&other.metrics) {
+            for key in ["step", "loss", "z_loss", "grad_norm", "lr", "tokens"] {
+                assert_eq!(a[key], b[key], "{why}: {key} of step {}", a["step"]);
+            }
+        }
+        for (name, weights) in &self.weights {
+            assert!(weights == &other.weights[name], "{why}: {name} differs");
+        }
+    }
+}
+
+/// `memory.json`: every rank took the blocks that were planned for it, and no more of its device.
+#[track_caller]
+fn planned_is_used(run: &Path) {
+    let memory: Value = serde_json::from_str(&std::fs::read_to_string(run.join("memory.json")).unwrap()).unwrap();
+    for rank in memory["ranks"].as_array().unwrap() {
+        assert!(rank["used"]["peak_bytes"].as_u64().unwrap() > 0, "{rank}");
+        assert_eq!(rank["planned"], rank["used"], "{rank}");
+    }
+}
+
+/// A model that all kinds of layout can cut and the kernels take, with data that it learns from, kept in `dir`. Its
+/// tables are large enough that a checkpoint's copies of them go beside the compute stream.
+fn small(dir: &Path) -> Table {
+    let text = r#"
+        [model]
+        architecture = "llama"
+        hidden_size = 128
+        intermediate_size = 96
+        num_hidden_layers = 4
+        num_attention_heads = 2
+        num_key_value_heads = 2
+        head_dim = 64
+        vocab_size = 521
+        max_position_embeddings = 64
+        rope_theta = 10000.0
+        rms_norm_eps = 1e-5
+        tie_word_embeddings = false
+        [train]
+        backend = "cuda"
+        precision = "bf16"
+        seq_length = 24
+        micro_batch_size = 1
+        global_batch_size = 4
+        steps = 3
+        [optimizer]
+        lr = 3e-3
+        min_lr = 1e-4
+        warmup_steps = 2
+        [data]
+        order = "sequential"
+    "#;
+    write_tokens(&dir.join("small"), &[chain(8192, 521)]);
+    let mut config: Table = toml::from_str(text).unwrap();
+    let source = Table::from_iter([("prefix".to_string(), dir.join("small").to_str().unwrap().into())]);
+    set(&mut config, "data.train", vec![toml::Value::from(source)]);
+    config
+}
+
+/// Tokens that can be learned: three of four follow from the one before.
+fn chain(count: usize, vocabulary: u32) -> Vec<u32> {
+    let (mut noise, mut id) = (1u32, 0);
+    let next = || {
+        noise = noise.wrapping_mul(1664525).wrapping_add(1013904223);
+        id = if noise >> 30 == 0 { noise >> 8 } else { 7 * id + 3 } % vocabulary;
+        id
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// A configuration with more settings.
+fn with(config: &Table, more: &[(&str, toml::Value)]) -> Table {
+    let mut config = config.clone();
+    more.iter().for_each(|(key, value)| set(&mut config, key, value.clone()));
+    config
+}
+
+/// Ended with this code and one message that holds `needles`.
+#[track_caller]
+fn says_once(outcome: Outcome, code: i32, needles: &[&str]) -> Outcome {
+    let outcome = outcome.refused(code, needles);
+    assert_eq!(outcome.stderr.matches("error: ").count(), 1, "{}", outcome.stderr);
+    outcome
+}
