@@ -6,9 +6,9 @@ on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_NET=Socket NCCL_SOCKET_
 
 # The tests of the whole program on CUDA in a module: these a device can be asked for.
 training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::$1::.*\): test\$/\1/p" | sort; }
-golden() { training golden; }
+trajectories() { training trajectories; }
 
-part_train() { train train golden; }
+part_train() { train train trajectories; }
 part_layouts() { train layouts layouts; }
 part_resume() { train resume resume; }
 
