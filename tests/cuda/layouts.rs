@@ -1,6 +1,8 @@
 //! Every kind of layout trains as one rank does, within what the roundings of bf16 differ by, and takes the memory that
 //! was planned for it.
 
+use cuda::backend::CudaScratch;
+use engine::backend::Scratch;
 use toml::{Table, Value as Toml};
 
 use super::{Left, Site, apart, small, with};
@@ -99,6 +101,7 @@ fn tied_embeddings_and_shared_heads() {
 /// Rows enough that they travel in pieces, each behind the product of the one before.
 #[test]
 fn pieces_of_the_rows() {
+    assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 2, "pieces of the rows that a rank of two holds");
     let alone = Alone::with(&[
         ("model.num_hidden_layers", 1.into()),
         ("train.seq_length", 64.into()),

@@ -167,7 +167,7 @@ impl Rank {
     /// connections are there, and take their memory, before the slab does.
     fn join(self: &Rc<Self>, kind: Kind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
         let name = format!("the {} group of ranks {members:?}", kind.name());
-        let _deadline = self.deadline(&format!("{name} does not come together"));
+        let _deadline = self.deadline(comm.rank(), &format!("{name} does not come together"));
         let joined = self.try_join(kind, members, comm);
         let link = joined.map_err(|why| self.note(format!("{name} does not come together: {why}"))).ok()?;
         self.add_link(&link);
