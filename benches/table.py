@@ -3,13 +3,13 @@
 
 usage: table.py RESULTS FOLDER       writes FOLDER/<date>-<device>.md and prints its name
 
-RESULTS holds `about` and `status` of tests/gpu.sh (lines of key and value, a tab between them), `bench.jsonl` of benches/kernels and
-`peers.jsonl` of cuda/peers.py. What is missing is left out, and said so. Needs no GPU and nothing beside Python.
+RESULTS holds `about` and `status` of tests/gpu.sh (lines of key and value, a tab between them), `bench.jsonl` of benches/kernels,
+`peers.jsonl` of cuda/peers.py, `step.jsonl` of benches/step.py and `idle`, what a trace said. What is missing is left out, and said
+so: of every goal (`goals.py`) the table says whether it was met, missed or not measured. Needs no GPU and nothing beside Python.
 """
 import json, pathlib, re, sys
 
-# What memory-bound kernels are to reach of the copies' rate.
-SHARE = 0.8
+from goals import SHARE, goals
 
 
 def read(path, parse):
@@ -28,6 +28,8 @@ class Results:
         self.wrong = [line for line in bench if "error" in line]
         self.peers = [line for line in peers if "seconds" in line]
         self.failed = [line for line in peers if "error" in line]
+        self.steps = [line for line in read(folder / "step.jsonl", json.loads) if not line["smoke"]]
+        self.idle = " ".join(read(folder / "idle", str))
 
     def peers_of(self, line):
         return [p for p in self.peers if (p["name"], p["shape"]) == (line["name"], line["shape"])]
@@ -61,7 +63,7 @@ def head(r):
     ceilings += [f"PyTorch's copies {r.ceiling('copy') / 1e9:.0f} GB/s"] if r.ceiling("copy") else []
     ceilings += [f"bf16 products {r.ceiling('matmul') / 1e12:.0f} TFLOP/s"] if r.ceiling("matmul") else []
     torch = f"PyTorch {r.torch['torch']}, CUDA {r.torch['cuda']}, cuDNN {r.torch['cudnn']}" if r.torch else ""
-    lines = [f"# Kernels on {r.about.get('device', 'an unknown device')}, {r.about.get('date', 'at an unknown date')}", ""]
+    lines = [f"# Kernels and steps on {r.about.get('device', 'an unknown device')}, {r.about.get('date', 'at an unknown date')}", ""]
     lines += known("commit", r.about.get("commit")) + known("driver", r.about.get("driver"))
     lines += known("clocks", r.about.get("clocks")) + known("clocks after the benchmarks", r.about.get("clocks after the benchmarks"))
     lines += known("kernels compiled by", r.machine.get("kernels"))
@@ -80,9 +82,25 @@ def table(r):
     return lines
 
 
+def steps(r):
+    """Full steps, in the order in which they ran."""
+    if not r.steps:
+        return []
+    lines = ["", "## Full training steps", "", "Turns in the order in which they ran; tokens/s as the median of the steps after the warm-up, slowest to fastest in brackets.",
+             "", "| case | turn | of | tokens/s | MFU (full) | peak, GiB | first step done after |", "|---|---|---|---|---|---|---|"]
+    for s in r.steps:
+        if "error" in s:
+            cells = [f"failed: {s['error']}".replace("|", "/"), "", "", ""]
+        else:
+            of = s["who"] + (f", {s['compiled']}" if "compiled" in s else "")
+            cells = [f"{s['tokens_per_s']:.0f} ({s['slowest']:.0f} to {s['fastest']:.0f})", percent(s["mfu_full"]), f"{s['peak_used'] / 2**30:.1f}", f"{s['start_s']:.1f} s"]
+        lines.append("| " + " | ".join([s["case"], str(s["turn"]), s["who"] if "error" in s else of, *cells]) + " |")
+    return lines
+
+
 def verdict(r):
     """What was to be reached, and what was not."""
-    lines = ["", "## Beside the goals", ""]
+    lines = ["", "## Beside the goals", ""] + goals(r) + ["", "In detail:", ""]
     bound = [line for line in r.ours if line["bytes"] and r.share(line) is not None]
     slow = [f"{label(line)} ({percent(r.share(line))})" for line in bound if r.share(line) < SHARE]
     lines.append(f"- at {SHARE * 100:.0f} % of the copies' rate or more: {len(bound) - len(slow)} of {len(bound)}" + (f"; not {', '.join(slow)}" if slow else ""))
@@ -96,12 +114,12 @@ def verdict(r):
 
 def main(results, folder):
     r = Results(pathlib.Path(results))
-    if not r.ours and not r.peers:
+    if not r.ours and not r.peers and not r.steps:
         sys.exit(f"table: nothing was measured in {results}")
     name = re.sub(r"[^a-z0-9]+", "-", f"{r.about.get('date', 'undated')}-{r.about.get('device', 'device')}".lower()).strip("-")
     path = pathlib.Path(folder) / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(head(r) + table(r) + verdict(r)) + "\n")
+    path.write_text("\n".join(head(r) + steps(r) + table(r) + verdict(r)) + "\n")
     print(path)
 
 

@@ -1,6 +1,6 @@
 //! The program on a machine with a CUDA device, which is the stand-in.
 
-use crate::common::{Outcome, engine, finish, standin};
+use crate::common::{Case, Outcome, engine, finish, set, standin, write_config};
 
 fn check(more: &[(&str, &str)]) -> Outcome {
     let standin = standin();
@@ -15,6 +15,29 @@ fn kernels_are_compiled_and_loaded() {
         let outcome = check(&[("STANDIN_CAPABILITY", capability), ("STANDIN_NAME", "A stand-in")]).succeeded();
         assert!(outcome.stdout.starts_with(&format!("device 0, A stand-in: {arch}, ")), "{}", outcome.stdout);
     }
+}
+
+/// What an A100 runs, on an H100: its own kernels are not in the pack, and must not be asked for.
+#[test]
+fn a_pack_of_older_kernels_is_run_where_it_is_named() {
+    let (standin, tmp) = (standin(), tempfile::tempdir().unwrap());
+    let (pack, run) = (tmp.path().join("pack"), tmp.path().join("run"));
+    finish(standin.on(engine().args(["kernels", "build", "--arch", "sm_90", "--out"]).arg(&pack))).succeeded();
+    let by_pack = |args: &[&str]| {
+        let mut command = engine();
+        standin.on(command.args(args)).env("STANDIN_CAPABILITY", "90").env("SWALLOW_KERNELS", &pack);
+        finish(&mut command).succeeded().stdout
+    };
+    let said = by_pack(&["kernels", "check"]);
+    assert!(said.contains(": sm_90, the pack "), "{said}");
+
+    let mut config = Case::open("head_dim_64").config(&run);
+    for (key, value) in [("train.backend", "cuda"), ("train.precision", "bf16")] {
+        set(&mut config, key, value);
+    }
+    set(&mut config, "train.steps", 1);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    by_pack(&["train", "--config", config.to_str().unwrap()]);
 }
 
 #[test]

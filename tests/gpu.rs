@@ -1,14 +1,23 @@
 //! `tests/gpu.sh` where there is no device: what it cannot do it says, and the table comes of what others measured.
 
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
+use crate::common::{program, standin};
+
 /// Runs parts of it on a folder of results.
 fn gpu(dir: &Path, parts: &[&str]) -> Output {
+    command(dir, parts).output().unwrap()
+}
+
+fn command(dir: &Path, parts: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu.sh");
     let mut run = Command::new("bash");
     run.arg(script).args(parts).env("GPU_DIR", dir).env("GPU_TABLES", dir.join("tables")).env_remove("OUT");
-    run.output().unwrap()
+    run
 }
 
 fn said(output: &Output) -> String {
@@ -18,10 +27,11 @@ fn said(output: &Output) -> String {
 #[test]
 fn what_needs_a_device_is_skipped_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
-    let parts = ["probes", "kernels", "memcheck", "racecheck", "bench", "peers", "table"];
+    let tests = ["probes", "kernels", "memcheck", "racecheck", "train", "layouts", "resume", "sm80"];
+    let parts = [&tests[..], &["step", "trace", "bench", "peers", "table"]].concat();
     let output = gpu(dir.path(), &parts);
     let said = said(&output);
-    assert!(output.status.success() && said.ends_with("gpu.sh: 0 green, 0 failed, 7 skipped\n"), "{said}");
+    assert!(output.status.success() && said.ends_with("gpu.sh: 0 green, 0 failed, 13 skipped\n"), "{said}");
     for part in parts {
         assert_eq!(said.lines().filter(|line| line.starts_with(&format!("{part}: skipped: "))).count(), 1, "{said}");
     }
@@ -33,7 +43,64 @@ fn a_part_that_is_not_there_is_named() {
     let said = said(&output);
     assert!(output.status.code() == Some(2) && said.contains("no part probe") && said.contains("racecheck"), "{said}");
     let help = gpu(Path::new("."), &["--help"]);
-    assert!(help.status.success() && self::said(&help).contains("tests/gpu.sh build"));
+    let help = self::said(&help);
+    assert!(help.contains("tests/gpu.sh build") && help.contains("--seconds 570 step"), "{help}");
+    let wrong = self::said(&gpu(Path::new("."), &["--seconds", "soon", "step"]));
+    assert!(wrong.contains("--seconds soon"), "{wrong}");
+}
+
+/// The program and the scripts on the stand-in: what a part leaves, what is done before, what goes to another machine.
+#[test]
+fn a_full_step_and_its_trace_are_measured() {
+    if !has_python() {
+        return;
+    }
+    let (tmp, standin) = (tempfile::tempdir().unwrap(), standin());
+    let [dir, other, out] = ["gpu", "other", "out"].map(|name| tmp.path().join(name));
+    [&dir, &out].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    symlink(program(), dir.join("swallow-engine")).unwrap();
+    std::fs::write(dir.join("manifest"), "commit abc\n").unwrap();
+    let smi = tmp.path().join("nvidia-smi");
+    std::fs::write(&smi, "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: a stand-in';; *) echo 'A stand-in';; esac\n").unwrap();
+    std::fs::set_permissions(&smi, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", tmp.path().display(), std::env::var("PATH").unwrap());
+    let run = |parts: &[&str]| {
+        let mut command = command(&dir, parts);
+        standin.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
+        said(&command.output().unwrap())
+    };
+    let first = run(&["step", "trace"]);
+    assert!(first.ends_with("gpu.sh: 2 green, 0 failed, 0 skipped\n"), "{first}");
+    assert!(first.contains("trace: green: nothing computed in "), "{first}");
+
+    let lines = std::fs::read_to_string(dir.join("results/step.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sides: Vec<&str> = lines.iter().map(|line| line["who"].as_str().unwrap()).collect();
+    assert_eq!(sides, ["engine", "torch.compile", "engine", "torch.compile"], "in turns");
+    for line in lines.iter().filter(|line| line["who"] == "engine") {
+        assert_eq!((&line["peak_used"], &line["blocks_used"]), (&line["peak_planned"], &line["blocks_planned"]));
+        assert!(line["tokens_per_s"].as_f64().unwrap() > 0.0 && line["steps"] == 2, "{line}");
+        let [full, by_engine] = ["mfu_full", "engine_mfu_full"].map(|key| line[key].as_f64());
+        assert!(by_engine.is_none_or(|mfu| (mfu / full.unwrap()).ln().abs() < 1.0), "{line}");
+    }
+    let trace = std::fs::read(dir.join("results/trace.json")).unwrap();
+    let trace: Value = serde_json::from_slice(&trace).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 50);
+
+    assert!(run(&["step", "trace"]).contains("step: done before\ntrace: done before\n"));
+    let archive = out.join("results.tar.gz");
+    let taken = said(&gpu(&other, &["--take", archive.to_str().unwrap()]));
+    assert!(taken.contains("A stand-in"), "{taken}");
+    assert!(other.join("results/done/step").exists() && other.join("results/trace.json").exists());
+}
+
+fn has_python() -> bool {
+    // Tables of TOML are read since 3.11.
+    let there = Command::new("python3").args(["-c", "import tomllib"]).status().is_ok_and(|status| status.success());
+    if !there {
+        eprintln!("the scripts of tests/gpu.sh are NOT CHECKED: there is no python3 of 3.11 or newer");
+    }
+    there
 }
 
 /// A device that copies 4000 GB/s and multiplies 800 TFLOP/s: one kernel beside its peers, one too slow, one wrong.
@@ -51,32 +118,52 @@ const PEERS: &str = r#"{"machine": {"torch": "2.11.0", "cuda": "13.0", "cudnn": 
 {"name": "attention", "shape": "4096", "peer": "cuDNN", "error": "no backend"}
 "#;
 
+const STEP: &str = r#"{"case": "wide-8b-2", "turn": 1, "who": "engine", "smoke": false, "tokens_per_s": 20000, "slowest": 19900, "fastest": 20100, "mfu_full": 0.56, "start_s": 20, "peak_planned": 100000000000, "peak_used": 100000000000, "blocks_planned": 9, "blocks_used": 9}
+{"case": "wide-8b-2", "turn": 1, "who": "torch.compile", "smoke": false, "tokens_per_s": 19000, "slowest": 18900, "fastest": 19100, "mfu_full": 0.53, "start_s": 80, "peak_used": 120000000000, "compiled": "whole"}
+{"case": "llama-1b-4", "turn": 1, "who": "engine", "smoke": false, "error": "no luck"}
+"#;
+const IDLE: &str = "the trace of step 6 is in a.json; nothing computed in 4.2 % of its 1600.0 ms on this rank\n";
+
 #[test]
 fn one_table_comes_of_what_was_measured() {
-    if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("the table of tests/gpu.sh is NOT CHECKED: there is no python3");
+    if !has_python() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
     std::fs::create_dir(&results).unwrap();
     let about = "date\t2026-11-21\ndevice\tNVIDIA H200\ndriver\t580.1\ncommit\tabc\nclocks\tat most 1980 MHz\n";
-    for (file, text) in
-        [("about", about), ("status", "probes\tgreen: 9 passed\n"), ("bench.jsonl", BENCH), ("peers.jsonl", PEERS)]
-    {
+    for (file, text) in [
+        ("about", about),
+        ("status", "probes\tgreen: 9 passed\n"),
+        ("bench.jsonl", BENCH),
+        ("peers.jsonl", PEERS),
+        ("step.jsonl", STEP),
+        ("idle", IDLE),
+    ] {
         std::fs::write(results.join(file), text).unwrap();
     }
     let output = gpu(dir.path(), &["table"]);
     assert!(output.status.success(), "{}", said(&output));
     let table = std::fs::read_to_string(dir.path().join("tables/2026-11-21-nvidia-h200.md")).unwrap();
     for line in [
-        "# Kernels on NVIDIA H200, 2026-11-21",
+        "# Kernels and steps on NVIDIA H200, 2026-11-21",
         "- commit: abc",
         "- probes: green: 9 passed",
         "- ceilings, read and written: the device's own copies 4000 GB/s; bf16 products 800 TFLOP/s",
         "| rope | 8x4 |  | 100.0 | 3800 GB/s | 95 % | torch.compile 150.0 (1.50x) |",
         "| zero | 9 |  | 100.0 | 1000 GB/s | 25 % |  |",
         "| attention | 4096 | sm_80 | 2000.0 | 400 TFLOP/s | 50 % | flash 1000.0 (0.50x, other bits) |",
+        "| wide-8b-2 | 1 | engine | 20000 (19900 to 20100) | 56 % | 93.1 | 20.0 s |",
+        "| wide-8b-2 | 1 | torch.compile, whole | 19000 (18900 to 19100) | 53 % | 111.8 | 80.0 s |",
+        "- attention beside PyTorch's flash, deterministic, at least 1.00x: 0.50x at attention 4096: missed by 0.50x",
+        "- attention beside cuDNN's, at least 0.80x: not measured",
+        "- memory-bound kernels, of the copies' rate, at least 80.0 %: 25.0 % by zero 9: missed by 55.0 %",
+        "- a full step beside torch.compile, wide-8b-2, at least 1.00x (aim: 1.15x): 1.05x: met",
+        "- a full step beside torch.compile, llama-1b-4, at least 1.00x (aim: 1.15x): not measured",
+        "- MFU of a full step (formula full, of 989 TFLOP/s), at least 55.0 % (aim: 62.0 %): 56.0 % by wide-8b-2: met",
+        "- exposed communication and host gaps of a step, under 3.0 %: 4.2 %: missed by 1.2 %",
+        "- peak memory as planned: 93.13 GiB: met",
         "- at 80 % of the copies' rate or more: 1 of 2; not zero 9 (25 %)",
         "- slower than a peer: attention 4096 sm_80 (flash, 0.50x)",
         "- WRONG: add 21: tensor 0 is NaN",

@@ -73,6 +73,8 @@ need_device() {
     [ -s "$gpu/manifest" ] || { skip "there is no $gpu: run tests/gpu.sh build where there is cargo, and copy it here"; return; }
     about
     mkdir -p "$work"
+    # Not every way of copying keeps this.
+    chmod -f +x "$gpu"/{kernel-tests,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* || true
 }
 
 ask() { nvidia-smi -i 0 "--query-gpu=$1" --format=csv,noheader; }
@@ -95,13 +97,17 @@ version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 # Compiled kernels and chosen algorithms are kept with the results.
 at=$(realpath -m "$gpu")
 carried=(
-    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "PATH=$at/openmpi/bin:$PATH"
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
+)
+[ ! -d "$gpu/openmpi" ] || carried+=(
+    "PATH=$at/openmpi/bin:$PATH"
     "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib" "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
     "OPAL_PKGDATADIR=$at/openmpi/share" "OPAL_SYSCONFDIR=$at/openmpi/etc"
     "PMIX_PREFIX=$at/openmpi" "PMIX_PKGLIBDIR=$at/openmpi/lib/pmix" "PMIX_PKGDATADIR=$at/openmpi/share"
-    "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none
-    "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
+    "PMIX_MCA_mca_base_param_files=$at/openmpi/etc/pmix.conf"
+    "HWLOC_PLUGINS_PATH=$at/openmpi/lib/hwloc"
+    OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 "OMPI_MCA_btl=self,vader" OMPI_MCA_btl_vader_single_copy_mechanism=none
 )
 
 # Seconds that are left for the part under way.
@@ -122,25 +128,26 @@ logged() {
     return "$code"
 }
 
-# Runs a command on a program's tests of each module that is listed on the input, one module after another, and remembers
-# those that are done.
-by_module() {
-    local part=$1 program=$2 module log code green=0 failed='' late=''
+# Runs a command on a program's tests by each name that is listed on the input, of a module (`probes::`) or a single test,
+# one after another, and remembers those that are done.
+one_by_one() {
+    local part=$1 program=$2 name log code green=0 failed='' late=''
     shift 2
-    while read -r module; do
-        log=$results/$part-$module.log
-        if ! done_before "$part-$module"; then
-            if [ "$(left)" -lt 30 ]; then late+=" $module" && continue; fi
+    while read -r name; do
+        log=$results/$part-${name//:/_}.log
+        if ! done_before "$part-$name"; then
+            if [ "$(left)" -lt 30 ]; then late+=" $name" && continue; fi
             code=0
-            logged "$log" "$(left)" "$@" "$program" "$module::" </dev/null || code=$?
-            if [ "$code" = 124 ]; then late+=" $module" && continue; fi
-            if [ "$code" != 0 ]; then failed+=" $module: $(failure "$log");" && continue; fi
-            mark "$part-$module"
+            logged "$log" "$(left)" "$@" "$program" "$name" </dev/null || code=$?
+            if [ "$code" = 124 ] || [ "$code" = 137 ]; then late+=" $name" && continue; fi
+            if [ "$code" != 0 ]; then failed+=" $name: $(failure "$log");" && continue; fi
+            mark "$part-$name"
         fi
         green=$((green + 1))
     done
-    why="$green modules of tests"
-    [ -z "$failed$late" ] || fail "$why are green;$failed${late:+ no time was left for$late: call it again}"
+    why="$green of the tests' names"
+    [ "$green" -gt 0 ] || [ -n "$failed$late" ] || { fail "$program has no such tests"; return; }
+    [ -z "$failed$late" ] || fail "$why are green;$failed${late:+ no time was left for $late: call it again}"
 }
 
 # The first thing that went wrong: compute-sanitizer's finding, or the tests that failed.

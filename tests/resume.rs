@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, Running, engine, export, finish, metrics, mpirun, set, write_config};
+use crate::common::{Case, Outcome, Running, engine, export, finish, metrics, mpirun, set, standin, write_config};
 
 #[test]
 fn killed_twice_is_as_if_left_alone() {
@@ -121,6 +121,29 @@ fn a_run_that_is_done_does_nothing_more() {
     let before = std::fs::read(run.dir().join("metrics.jsonl")).unwrap();
     run.train(|_| (), &[]).succeeded();
     assert_eq!(std::fs::read(run.dir().join("metrics.jsonl")).unwrap(), before);
+}
+
+/// Also on a device, where a step's line is written while the next is under way.
+#[test]
+fn a_run_that_keeps_nothing_writes_every_step() {
+    for on_cuda in [false, true] {
+        let (run, standin) = (tempfile::tempdir().unwrap(), standin());
+        let mut config = Case::open("head_dim_128").config(&run.path().join("run"));
+        set(&mut config, "checkpoint.at_end", false);
+        set(&mut config, "train.steps", 3);
+        if on_cuda {
+            set(&mut config, "train.backend", "cuda");
+            set(&mut config, "train.precision", "bf16");
+        }
+        let config = write_config(run.path(), "config.toml", &config);
+        finish(standin.on(engine().args(["train", "--config"]).arg(config))).succeeded();
+        let run = run.path().join("run");
+        assert_eq!(metrics(&run).len(), 3);
+        assert!(!run.join("checkpoints").exists());
+        let memory: Value = serde_json::from_slice(&std::fs::read(run.join("memory.json")).unwrap()).unwrap();
+        let [planned, used] = ["planned", "used"].map(|key| &memory["ranks"][0][key]["checkpoint_copy_bytes"]);
+        assert_eq!((planned, used), (&Value::from(0), &Value::from(0)));
+    }
 }
 
 #[test]

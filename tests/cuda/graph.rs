@@ -24,7 +24,8 @@ fn tensor_and_data_parallel() {
 #[test]
 fn interleaved_pipeline_and_tied_embeddings() {
     let degrees = [("parallel.pipeline", 2.into()), ("parallel.virtual_pipeline", 2.into())];
-    is_as_rehearsed(&[&degrees[..], &[("model.tie_word_embeddings", true.into())]].concat());
+    let model = [("model.num_hidden_layers", 4.into()), ("model.tie_word_embeddings", true.into())];
+    is_as_rehearsed(&[degrees, model].concat());
 }
 
 /// Traces a step of four ranks whose groups are all slow.

@@ -79,16 +79,22 @@ fn every_kind_of_layout() {
         ("tp2", 2, degrees(2, 1, 1)),
         ("tp2-rows-held", 2, plain),
         ("pp2", 2, degrees(1, 2, 1)),
-        ("pp2-v2", 2, degrees(1, 2, 2)),
         ("dp2", 2, degrees(1, 1, 1)),
         ("dp2-whole", 2, whole),
         ("tp2-pp2", 4, degrees(2, 2, 1)),
         ("tp2-dp2", 4, degrees(2, 1, 1)),
         ("tp2-selective", 2, and(degrees(2, 1, 1), "train.recompute", "selective")),
-        ("pp2-v2-full", 2, and(degrees(1, 2, 2), "train.recompute", "full")),
+        ("pp2-full", 2, and(degrees(1, 2, 1), "train.recompute", "full")),
     ] {
         alone.is_met_by(name, ranks, &layout);
     }
+}
+
+#[test]
+fn interleaved_stages() {
+    let alone = Alone::with(&[("model.num_hidden_layers", 4.into())]);
+    alone.is_met_by("pp2-v2", 2, &degrees(1, 2, 2));
+    alone.is_met_by("tp2-pp2-v2", 4, &and(degrees(2, 2, 2), "train.recompute", "full"));
 }
 
 #[test]

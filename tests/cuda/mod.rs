@@ -142,7 +142,7 @@ fn small(dir: &Path) -> Table {
         architecture = "llama"
         hidden_size = 128
         intermediate_size = 96
-        num_hidden_layers = 4
+        num_hidden_layers = 2
         num_attention_heads = 2
         num_key_value_heads = 2
         head_dim = 64

@@ -10,17 +10,17 @@ ROOM=56
 
 part_build() {
     have cargo || { skip "there is no cargo here"; return; }
-    rm -rf "${gpu:?}"/{kernels,bench,whole,swallow-engine,openmpi,lib,manifest} && mkdir -p "$gpu/lib"
+    rm -rf "${gpu:?}"/{kernel-tests,bench,whole,swallow-engine,openmpi,lib,manifest} && mkdir -p "$gpu/lib"
     local tests bench whole
-    cargo build --release --workspace || { fail "cargo build"; return; }
+    # The program itself is built with the tests that start it.
     tests=$(program test --release --workspace --test kernels)
     whole=$(program test --release --workspace --test whole)
     bench=$(program bench --workspace --bench kernels)
-    carry "$tests" kernels && carry "$bench" bench && carry "$whole" whole && carry target/release/swallow-engine swallow-engine || return
+    carry "$tests" kernel-tests && carry "$bench" bench && carry "$whole" whole && carry target/release/swallow-engine swallow-engine || return
     part_of_mpi && libraries || return
     manifest >"$gpu/manifest" || { fail "no manifest of $gpu"; return; }
     local size
-    size=$(du -cm "$gpu"/{kernels,bench,whole,swallow-engine,openmpi,lib,manifest} | tail -n 1 | cut -f1)
+    size=$(du -cm "$gpu"/{kernel-tests,bench,whole,swallow-engine,openmpi,lib,manifest} | tail -n 1 | cut -f1)
     why="$size MiB in $gpu"
     [ "$size" -le "$ROOM" ] || fail "$why, more than the $ROOM that are to be carried"
 }
@@ -42,7 +42,8 @@ part_of_mpi() {
     components "$(mpi_path pkglibdir)" "$to/lib/components"
     cp "$(mpi_path pkgdatadir)"/*.txt "$to/share/"
     pmix=$(ldd "$to"/lib/components/mca_pmix_ext*.so 2>/dev/null | awk '/libpmix/ { print $3 }')
-    [ -z "$pmix" ] || components "$(dirname "$(readlink -f "$pmix")")/pmix" "$to/lib/pmix"
+    # All of these: what is missing it takes from where it was installed, if that is there.
+    [ -z "$pmix" ] || cp -L "$(dirname "$(readlink -f "$pmix")")"/pmix/*.so "$to/lib/pmix/"
     [ -x "$to/bin/mpirun" ] && [ -n "$(ls "$to/lib/components")" ] || fail "Open MPI was not found whole"
 }
 
@@ -58,7 +59,7 @@ components() {
 # What the carried programs and components are linked with.
 libraries() {
     local file
-    for file in $(ldd "$gpu"/{kernels,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* "$gpu"/openmpi/lib/*/*.so 2>/dev/null |
+    for file in $(ldd "$gpu"/{kernel-tests,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* "$gpu"/openmpi/lib/*/*.so 2>/dev/null |
         awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | sort -u | grep -Ev "/($EVERYWHERE)"); do
         cp -L "$file" "$gpu/lib/" || { fail "$file cannot be copied"; return; }
     done
@@ -68,5 +69,5 @@ manifest() {
     local changed=
     git diff --quiet HEAD -- || changed=", with changes"
     echo "commit $(git rev-parse HEAD)$changed"
-    (cd "$gpu" && find kernels bench whole swallow-engine openmpi lib -type f -print0 | sort -z | xargs -0 sha256sum)
+    (cd "$gpu" && find kernel-tests bench whole swallow-engine openmpi lib -type f -print0 | sort -z | xargs -0 sha256sum)
 }

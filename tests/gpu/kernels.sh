@@ -3,18 +3,18 @@
 
 # The modules of the kernels' tests that run on a device.
 modules() {
-    "${carried[@]}" "$gpu/kernels" --list | sed -n 's/^\([a-z0-9_]*\)::.*: test$/\1/p' | sort -u |
-        grep -Evx 'alike|mutants|reports|hopper'
+    "${carried[@]}" "$gpu/kernel-tests" --list | sed -n 's/^\([a-z0-9_]*::\).*: test$/\1/p' | sort -u |
+        grep -Evx '(alike|mutants|reports|hopper)::'
 }
 
 part_probes() {
     need_device || return
-    by_module probes "$gpu/kernels" "${carried[@]}" KERNELS_ON=both < <(modules | grep '^probes')
+    one_by_one probes "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=both < <(modules | grep '^probes')
 }
 
 part_kernels() {
     need_device || return
-    by_module kernels "$gpu/kernels" "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
+    one_by_one kernels "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
 }
 
 # What an A100 runs, compiled for this device: a cubin for sm_80 itself does not load here.
@@ -25,10 +25,10 @@ part_sm80() {
     logged "$results/sm80-pack.log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels build --arch sm_90 --out "$pack" || { fail "see $results/sm80-pack.log"; return; }
     logged "$results/sm80-check.log" 120 "${carried[@]}" "SWALLOW_KERNELS=$pack" "$gpu/swallow-engine" kernels check || { fail "see $results/sm80-check.log"; return; }
     grep -q ': sm_90, the pack' "$results/sm80-check.log" || { fail "the device does not run the pack: $(tail -n 1 "$results/sm80-check.log")"; return; }
-    by_module sm80 "$gpu/kernels" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90$') || return
-    local green=$why
-    by_module sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(trajectories) || return
-    why="$green of kernels, $why of training"
+    one_by_one sm80 "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90::$') || return
+    local kernels=$why
+    one_by_one sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(golden) || return
+    why="kernels: $kernels; training: $why"
 }
 
 # -- compute-sanitizer --
@@ -41,13 +41,13 @@ sanitize() {
     local program
     program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
     refused "$program" "$1" && return 2
-    by_module "$1" "$gpu/kernels" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
+    one_by_one "$1" "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
 }
 
 # Whether compute-sanitizer cannot work here: it is tried on the shortest of the tests.
 refused() {
     local log=$results/$2-first.log said
-    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernels" every_thread_knows >/dev/null || true
+    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernel-tests" every_thread_knows >/dev/null || true
     said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") || return
     why="compute-sanitizer says: $said"
 }

@@ -122,7 +122,7 @@ impl Device {
             version,
             trace: Trace::default(),
             info,
-            arch,
+            arch: kernels.arch,
             origin: kernels.origin,
             processors: list::attribute(handle, PROCESSORS)? as usize,
             l2: list::attribute(handle, L2)? as usize,
