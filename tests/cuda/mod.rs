@@ -1,15 +1,15 @@
 //! The CUDA backend through the program itself: held to PyTorch, to one rank, to itself at another pace, to its plan, and
-//! to what it says where something breaks. The device is the stand-in; with CUDA_TESTS_ON=device the trajectories, layouts
+//! to what it says where something breaks. The device is the stand-in; with CUDA_TESTS_ON=device the golden runs, layouts
 //! and continued runs are a real one's, which its ranks share.
 
 mod choice;
 mod faults;
+mod golden;
 mod graph;
 mod layouts;
 mod machines;
 mod paces;
 mod resume;
-mod trajectories;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
