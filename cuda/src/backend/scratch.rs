@@ -136,7 +136,7 @@ mod tests {
             for rank in (0..mesh.ranks()).filter(is_first) {
                 let usage = plan::<bf16>(&config, &mesh, rank, CudaScratch::of("A100")).unwrap().usage;
                 let lost = (usage.reserved - usage.peak) as f64 / usage.peak as f64;
-                assert!(lost < 0.02, "rank {rank} of {}: {usage:?}", path.display());
+                assert!(lost < 0.03, "rank {rank} of {}: {usage:?}", path.display());
                 ranks_seen += 1;
             }
         }
