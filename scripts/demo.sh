@@ -1,21 +1,32 @@
 #!/usr/bin/env bash
-# From text to a trained model in Hugging Face's format, on two CPU ranks: fetch, tokenize, train,
-# evaluate, export. Every command that the engine runs is printed. Everything is left in runs/demo.
+# From text to a trained model in Hugging Face's format, on a rank a GPU, or where there is none on two CPU ranks: fetch,
+# tokenize, train, evaluate, export. Every command that the engine runs is printed. Everything is left in runs/demo.
 #
 #   CORPUS=DIR  train on the .txt files of DIR (UTF-8) instead of the Debian Reference
-#   RANKS=N     ranks to train on; default 2
+#   RANKS=N     ranks to train on, which must divide the batch of 8 sequences
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 engine=target/release/swallow-engine
 config=configs/demo.toml
 demo=runs/demo
-ranks=${RANKS:-2}
-vocab=$(awk '$1 == "vocab_size" { print $3 }' "$config")
+number() { awk -v key="$1" '$1 == key { print $3 }' "$config"; }
+vocab=$(number vocab_size)
 export LC_ALL=C # awk counts bytes
 
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+
+# A rank a GPU as far as they share the batch evenly; two where there is none.
+count_ranks() {
+    local batch gpus ranks
+    batch=$(number global_batch_size)
+    gpus=$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU ' || true)
+    [ "$gpus" -gt 0 ] || gpus=2
+    ranks=$((gpus < batch ? gpus : batch))
+    while [ $((batch % ranks)) != 0 ]; do ranks=$((ranks - 1)); done
+    echo "$ranks"
+}
 
 # The same book in Japanese and English, as Debian and Ubuntu package it.
 fetch_debian_reference() {
@@ -74,6 +85,9 @@ for language in $languages; do
     done
 done
 
+ranks=${RANKS:-$(count_ranks)}
+share=$(($(number global_batch_size) / ranks))
+if [ "$share" -lt "$(number micro_batch_size)" ]; then overrides+=(--set "train.micro_batch_size=$share"); fi
 # Ranks share all cores: Open MPI would bind each of two ranks to one.
 run mpirun -n "$ranks" --oversubscribe --bind-to none $engine train --config "$config" "${overrides[@]}"
 

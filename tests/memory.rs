@@ -33,6 +33,31 @@ fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
     assert!(stdout.contains("128 ranks"), "{stdout}");
 }
 
+/// The rules of the backend that the configuration names, on the GPU that the cluster's file names.
+#[test]
+fn a_dry_run_plans_the_slab_of_a_gpu_that_is_not_there() {
+    let clusters = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/clusters");
+    let on = |cluster: &str, more: &[&str]| {
+        let cluster = format!("{clusters}/{cluster}.toml");
+        dry_run("swallow-7b.toml", &[&["--cluster", &cluster], more].concat())
+    };
+    let a100 = on("abci-a100-40", &[]).succeeded().stdout;
+    for needle in ["the most: a slab of ", "lie between blocks", "on NVIDIA A100-SXM4-40GB with 108 multiprocessors"] {
+        assert!(a100.contains(needle), "no `{needle}` in: {a100}");
+    }
+    assert!(a100.contains("ABCI (A): of the 39.50 GiB of a GPU "), "{a100}");
+    let h100 = on("dgx-h100", &[]).succeeded().stdout;
+    assert!(h100.contains("on NVIDIA H100 80GB HBM3 with 132 multiprocessors"), "{h100}");
+    let large = on("abci-a100-40", &["--set", "train.micro_batch_size=16"]).succeeded().stdout;
+    for needle in
+        ["ABCI (A): this run needs ", "39.50 GiB are there; what fits on 64 ranks: ", "train.micro_batch_size = "]
+    {
+        assert!(large.contains(needle), "no `{needle}` in: {large}");
+    }
+    on("abci-a100-40", &["--set", "train.backend=\"cpu\""]).refused(2, &["--cluster ", "leave one of the two out"]);
+    on("h200", &[]).refused(2, &["64 ranks take 64 nodes with 1 a node"]);
+}
+
 #[test]
 fn the_ranks_of_a_dry_run_are_named_as_they_were_asked_for() {
     dry_run("swallow-7b.toml", &["--ranks", "7"]).refused(2, &["--ranks 7: parallel.tensor 2", "4 or 8"]);

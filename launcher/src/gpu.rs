@@ -59,14 +59,17 @@ pub fn are_there(comm: &Comm) -> Result<bool> {
     let mine = comm.agree(mine)?;
     let all = comm.all_gather_bytes(format!("{mine} {}", host()).as_bytes());
     let all: Vec<String> = all.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
-    let without: Vec<&str> = all.iter().filter_map(|text| text.strip_prefix("0 ")).collect();
-    match without.len() {
-        0 => Ok(true),
-        n if n == all.len() => Ok(false),
-        _ => Err(Error::user(format!(
-            "{} has no CUDA device, and other machines of this job have one: leave it out, or train.backend = \"cpu\"",
-            without[0]
+    let first = |has: bool| {
+        let place = all.iter().position(|text| text.starts_with("0 ") != has)?;
+        let (_, host) = all[place].split_once(' ').expect("as it was written above");
+        Some(format!("rank {place} on {host}"))
+    };
+    match (first(true), first(false)) {
+        (Some(with), Some(without)) => Err(Error::user(format!(
+            "{without} has no CUDA device, and {with} has one: show every rank a device (CUDA_VISIBLE_DEVICES), leave \
+             that machine out, or take train.backend = \"cpu\""
         ))),
+        (with, _) => Ok(with.is_some()),
     }
 }
 

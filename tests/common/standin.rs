@@ -33,6 +33,12 @@ pub fn standin() -> Standin {
 }
 
 impl Standin {
+    /// Takes a library away, `nccl` or the like.
+    pub fn without(&self, library: &str) {
+        let gone = NAMES.iter().filter(|name| name.starts_with(&format!("lib{library}.")));
+        gone.for_each(|name| std::fs::remove_file(self.0.path().join(name)).unwrap());
+    }
+
     /// Has `command` and what it starts use the stand-in. `cuda/standin/src/settings.rs` has what may be set besides.
     pub fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if on_device() {

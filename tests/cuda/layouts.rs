@@ -1,6 +1,8 @@
 //! Every kind of layout trains as one rank does, within what the roundings of bf16 differ by, and takes the memory that
 //! was planned for it.
 
+use cuda::backend::CudaScratch;
+use engine::backend::Scratch;
 use toml::{Table, Value as Toml};
 
 use super::{Left, Site, apart, small, with};
@@ -77,16 +79,22 @@ fn every_kind_of_layout() {
         ("tp2", 2, degrees(2, 1, 1)),
         ("tp2-rows-held", 2, plain),
         ("pp2", 2, degrees(1, 2, 1)),
-        ("pp2-v2", 2, degrees(1, 2, 2)),
         ("dp2", 2, degrees(1, 1, 1)),
         ("dp2-whole", 2, whole),
         ("tp2-pp2", 4, degrees(2, 2, 1)),
         ("tp2-dp2", 4, degrees(2, 1, 1)),
         ("tp2-selective", 2, and(degrees(2, 1, 1), "train.recompute", "selective")),
-        ("pp2-v2-full", 2, and(degrees(1, 2, 2), "train.recompute", "full")),
+        ("pp2-full", 2, and(degrees(1, 2, 1), "train.recompute", "full")),
     ] {
         alone.is_met_by(name, ranks, &layout);
     }
+}
+
+#[test]
+fn interleaved_stages() {
+    let alone = Alone::with(&[("model.num_hidden_layers", 4.into())]);
+    alone.is_met_by("pp2-v2", 2, &degrees(1, 2, 2));
+    alone.is_met_by("tp2-pp2-v2", 4, &and(degrees(2, 2, 2), "train.recompute", "full"));
 }
 
 #[test]
@@ -99,6 +107,7 @@ fn tied_embeddings_and_shared_heads() {
 /// Rows enough that they travel in pieces, each behind the product of the one before.
 #[test]
 fn pieces_of_the_rows() {
+    assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 2, "pieces of the rows that a rank of two holds");
     let alone = Alone::with(&[
         ("model.num_hidden_layers", 1.into()),
         ("train.seq_length", 64.into()),

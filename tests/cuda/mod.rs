@@ -1,8 +1,15 @@
-//! The CUDA backend through the program itself, on a device that is the stand-in: held to PyTorch, to one rank, to
-//! itself at another pace, to its plan, and to what it says where something breaks.
+//! The CUDA backend through the program itself: held to PyTorch, to one rank, to itself at another pace, to its plan, and
+//! to what it says where something breaks. The device is the stand-in; with CUDA_TESTS_ON=device the golden runs, layouts
+//! and continued runs are a real one's, which its ranks share.
 
+mod choice;
+mod faults;
 mod golden;
+mod graph;
 mod layouts;
+mod machines;
+mod paces;
+mod resume;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,20 +18,31 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Outcome, Standin, Tensors, export, finish, metrics, set, standin, write_config, write_tokens};
+use crate::common::{Standin, Tensors, export, finish, metrics, program, set, standin, write_config, write_tokens};
 
 /// Variables of a process.
 type Vars = Vec<(&'static str, String)>;
 
-/// A folder for runs, and the stand-in that they run on.
+/// A folder for runs, and the stand-in where they run on it.
 struct Site {
     tmp: TempDir,
-    standin: Standin,
+    standin: Option<Standin>,
+}
+
+/// Whether the device is a real one.
+fn on_device() -> bool {
+    std::env::var("CUDA_TESTS_ON").is_ok_and(|on| on == "device")
 }
 
 impl Site {
+    /// With the device that the tests are asked to run on.
     fn new() -> Site {
-        Site { tmp: tempfile::tempdir().unwrap(), standin: standin() }
+        Site { tmp: tempfile::tempdir().unwrap(), standin: (!on_device()).then(standin) }
+    }
+
+    /// On the stand-in, whatever the tests are asked to run on.
+    fn with_standin() -> Site {
+        Site { tmp: tempfile::tempdir().unwrap(), standin: Some(standin()) }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -39,9 +57,11 @@ impl Site {
         for rank in 0..ranks {
             let vars = vars(rank).into_iter().map(|(name, value)| format!("{name}={value}"));
             command.args([":"].iter().skip(usize::from(rank == 0))).args(["-n", "1", "env"]).args(vars);
-            command.arg(env!("CARGO_BIN_EXE_swallow-engine")).args(args);
+            command.arg(program()).args(args);
         }
-        self.standin.on(&mut command);
+        if let Some(standin) = &self.standin {
+            standin.on(&mut command);
+        }
         command
     }
 
@@ -104,7 +124,7 @@ impl Left {
     }
 }
 
-/// `memory.json`: every rank took the blocks that were planned for it, and no more of its device.
+/// `memory.json`: every rank took the blocks that were planned for it.
 #[track_caller]
 fn planned_is_used(run: &Path) {
     let memory: Value = serde_json::from_str(&std::fs::read_to_string(run.join("memory.json")).unwrap()).unwrap();
@@ -122,11 +142,11 @@ fn small(dir: &Path) -> Table {
         architecture = "llama"
         hidden_size = 128
         intermediate_size = 96
-        num_hidden_layers = 4
+        num_hidden_layers = 2
         num_attention_heads = 2
         num_key_value_heads = 2
         head_dim = 64
-        vocab_size = 521
+        vocab_size = 1031
         max_position_embeddings = 64
         rope_theta = 10000.0
         rms_norm_eps = 1e-5
@@ -145,7 +165,7 @@ fn small(dir: &Path) -> Table {
         [data]
         order = "sequential"
     "#;
-    write_tokens(&dir.join("small"), &[chain(8192, 521)]);
+    write_tokens(&dir.join("small"), &[chain(8192, 1031)]);
     let mut config: Table = toml::from_str(text).unwrap();
     let source = Table::from_iter([("prefix".to_string(), dir.join("small").to_str().unwrap().into())]);
     set(&mut config, "data.train", vec![toml::Value::from(source)]);
@@ -168,12 +188,4 @@ fn with(config: &Table, more: &[(&str, toml::Value)]) -> Table {
     let mut config = config.clone();
     more.iter().for_each(|(key, value)| set(&mut config, key, value.clone()));
     config
-}
-
-/// Ended with this code and one message that holds `needles`.
-#[track_caller]
-fn says_once(outcome: Outcome, code: i32, needles: &[&str]) -> Outcome {
-    let outcome = outcome.refused(code, needles);
-    assert_eq!(outcome.stderr.matches("error: ").count(), 1, "{}", outcome.stderr);
-    outcome
 }

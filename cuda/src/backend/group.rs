@@ -15,9 +15,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Calls that are remembered, to be told of where one of them does not end.
-const REMEMBERED: usize = 64;
-
 /// The ranks of one communicator.
 pub struct NcclGroup {
     /// Place of this rank among them.
@@ -34,6 +31,7 @@ pub(super) struct Link {
     members: Vec<usize>,
     communicator: RefCell<Option<Communicator>>,
     stream: Stream,
+    /// Calls that may not be done, the oldest first: to be told of where one does not end.
     flights: RefCell<VecDeque<Flight>>,
     /// Whether a rank has failed since: then nobody can be waited for.
     broken: Cell<bool>,
@@ -122,7 +120,7 @@ impl Link {
         device.recorded(Track::Group(self.kind), name, &self.stream, || call(communicator, &self.stream))?;
         let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
         let mut flights = self.flights.borrow_mut();
-        if flights.len() == REMEMBERED {
+        while flights.front().is_some_and(|flight| matches!(flight.done.is_past(), Ok(true))) {
             flights.pop_front();
         }
         flights.push_back(Flight { what, bytes, since: Instant::now(), done: done.clone() });
@@ -167,7 +165,7 @@ impl Rank {
     /// connections are there, and take their memory, before the slab does.
     fn join(self: &Rc<Self>, kind: Kind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
         let name = format!("the {} group of ranks {members:?}", kind.name());
-        let _deadline = self.deadline(&format!("{name} does not come together"));
+        let _deadline = self.deadline(comm.rank(), &format!("{name} does not come together"));
         let joined = self.try_join(kind, members, comm);
         let link = joined.map_err(|why| self.note(format!("{name} does not come together: {why}"))).ok()?;
         self.add_link(&link);

@@ -20,6 +20,9 @@ use std::rc::{Rc, Weak};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+/// Which the first of some ranks has to speak for all.
+const WORD: Duration = Duration::from_secs(2);
+
 /// What a rank knows of the world around its device.
 pub struct Outlook {
     /// Needed where there are several ranks.
@@ -143,14 +146,17 @@ impl Rank {
     }
 
     /// Ends the process where what follows takes longer than patience: other ranks may never come. MPI is not called:
-    /// mpirun ends the others.
-    pub fn deadline(&self, what: &str) -> Deadline {
-        let (patience, what) = (self.outlook.patience, what.to_string());
-        let (met, wait) = channel::<()>();
+    /// mpirun ends the others. Of ranks that wait for each other the one at `place` 0 speaks, the others where it does not.
+    pub fn deadline(&self, place: usize, what: &str) -> Deadline {
+        let said = format!("{what} within {} s", self.outlook.patience.as_secs());
+        let patience = self.outlook.patience + if place == 0 { Duration::ZERO } else { WORD };
         let rank = self.world.as_ref().map_or(0, |world| world.rank());
+        let (met, wait) = channel::<()>();
         std::thread::spawn(move || {
             if wait.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("rank {rank} on {}: {what} within {} s", host(), patience.as_secs());
+                // In one write: the lines of ranks that speak together do not mix.
+                let line = format!("rank {rank} on {}: {said}\n", host());
+                eprint!("{line}");
                 std::process::exit(1);
             }
         });

@@ -96,3 +96,50 @@ impl Scratch for CudaScratch {
         vec![size_of::<f64>() * geometry::squares_parts(elements)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::config::{Axis, Config, ranks_used};
+    use engine::rehearsal::plan;
+    use half::bf16;
+    use std::path::Path;
+
+    #[test]
+    fn a_device_is_known_by_its_name() {
+        for (name, processors, target) in [
+            ("NVIDIA A100-SXM4-40GB", 108, Target::Sm80),
+            ("NVIDIA H100 PCIe", 114, Target::Sm90a),
+            ("NVIDIA H100 80GB HBM3", 132, Target::Sm90a),
+            ("NVIDIA H200", 132, Target::Sm90a),
+        ] {
+            assert_eq!(CudaScratch::of(name), CudaScratch { processors, target }, "{name}");
+        }
+    }
+
+    #[test]
+    fn logits_are_made_a_thousand_rows_or_two_at_once() {
+        let rows = |cols| CudaScratch::of("A100").logits_rows(cols);
+        assert_eq!([128_256, 99_487, 43_176, 5_397].map(rows), [1024, 1280, 2048, 2048]);
+    }
+
+    /// Of every stage of every model in `configs/`; of tensor-parallel ranks the first has the largest share.
+    #[test]
+    fn little_of_a_slab_lies_between_blocks() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let files = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
+        let mut ranks_seen = 0;
+        for path in files.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+            let config = Config::read(&path, &[]).unwrap();
+            let mesh = config.mesh(config.parallel.ranks.unwrap_or(ranks_used(&config.parallel))).unwrap();
+            let is_first = |&rank: &usize| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0;
+            for rank in (0..mesh.ranks()).filter(is_first) {
+                let usage = plan::<bf16>(&config, &mesh, rank, CudaScratch::of("A100")).unwrap().usage;
+                let lost = (usage.reserved - usage.peak) as f64 / usage.peak as f64;
+                assert!(lost < 0.02, "rank {rank} of {}: {usage:?}", path.display());
+                ranks_seen += 1;
+            }
+        }
+        assert!(ranks_seen > 40, "{ranks_seen} ranks");
+    }
+}

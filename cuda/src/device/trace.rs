@@ -88,8 +88,8 @@ impl Trace {
             drop(there);
             return self.explain(error);
         };
-        let part = if first.part.is_empty() { "outside of any part" } else { &*first.part };
-        let mut text = format!("in {part}: {error}\n  launched there:");
+        let part = if first.part.is_empty() { "outside of any part".into() } else { format!("in {}", first.part) };
+        let mut text = format!("{part}: {error}\n  launched there:");
         there.iter().for_each(|launch| launch.tell(&mut text));
         text
     }

@@ -4,6 +4,7 @@
 use crate::code::Code;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 pub struct Settings {
     /// STANDIN_DEVICES, how many the machine has (1), and CUDA_VISIBLE_DEVICES, a list of numbers: the devices that
@@ -21,9 +22,9 @@ pub struct Settings {
     pub memory: usize,
     /// STANDIN_DELAY, a seed: every operation waits 0 to 300 us before it begins.
     pub delay: Option<u64>,
-    /// STANDIN_SLOW, a list of numbers from 1 on: the streams of the process that wait 2 ms before each of their
-    /// operations.
-    pub slow: Vec<usize>,
+    /// STANDIN_SLOW, `streams@ms`, a list of numbers from 1 on: the streams of the process that wait so long before each
+    /// of their operations.
+    pub slow: Option<Slow>,
     /// STANDIN_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
     pub fault: Option<(Code, usize)>,
     /// STANDIN_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that takes less time than the others.
@@ -35,6 +36,18 @@ pub struct Settings {
     pub hang: Option<(String, usize)>,
     /// NCCL_HOSTID: which host NCCL is to take this one for.
     pub host: Option<String>,
+}
+
+pub struct Slow {
+    pub streams: Vec<usize>,
+    pub pause: Duration,
+}
+
+impl Slow {
+    fn of(list: &str, ms: usize) -> Slow {
+        let streams = list.split(',').map(|number| parsed("STANDIN_SLOW", number)).collect();
+        Slow { streams, pause: Duration::from_millis(ms as u64) }
+    }
 }
 
 pub fn settings() -> &'static Settings {
@@ -49,7 +62,7 @@ pub fn settings() -> &'static Settings {
             processors: number("STANDIN_PROCESSORS").unwrap_or(2),
             memory: number("STANDIN_MEMORY").unwrap_or(8 << 30),
             delay: number("STANDIN_DELAY"),
-            slow: text("STANDIN_SLOW").map(|list| numbers("STANDIN_SLOW", &list)).unwrap_or_default(),
+            slow: at("STANDIN_SLOW").map(|(streams, ms)| Slow::of(&streams, ms)),
             fault: at("STANDIN_FAULT").map(|(code, n)| (parsed("STANDIN_FAULT", &code), n)),
             fastest: text("STANDIN_FASTEST"),
             nccl: number("STANDIN_NCCL").unwrap_or(22703),
@@ -69,10 +82,6 @@ fn parsed<T: FromStr>(name: &str, text: &str) -> T {
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     text(name).map(|text| parsed(name, &text))
-}
-
-fn numbers(name: &str, list: &str) -> Vec<usize> {
-    list.split(',').map(|number| parsed(name, number)).collect()
 }
 
 /// `what@n`.

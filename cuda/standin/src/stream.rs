@@ -152,18 +152,19 @@ impl Record {
 /// How long a stream waits before each of its operations.
 struct Pace {
     random: Option<u64>,
-    slow: bool,
+    slow: Option<Duration>,
 }
 
 impl Pace {
     fn of(number: usize) -> Pace {
         let mixed = |seed: u64| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (number as u64 + 1) << 32 | 1;
-        Pace { random: settings().delay.map(mixed), slow: settings().slow.contains(&number) }
+        let slow = settings().slow.as_ref().filter(|slow| slow.streams.contains(&number));
+        Pace { random: settings().delay.map(mixed), slow: slow.map(|slow| slow.pause) }
     }
 
     fn wait(&mut self) {
-        if self.slow {
-            std::thread::sleep(Duration::from_millis(2));
+        if let Some(pause) = self.slow {
+            std::thread::sleep(pause);
         }
         if let Some(seed) = &mut self.random {
             *seed ^= *seed << 13;

@@ -137,7 +137,7 @@ fn a_stream_can_be_made_slow() {
         });
         assert!(took[1] >= Duration::from_millis(40), "{took:?}");
     };
-    alone(&[("STANDIN_SLOW", "2")], body).well();
+    alone(&[("STANDIN_SLOW", "2@2")], body).well();
 }
 
 /// Two streams that hand a number to and fro, with every operation at a time of its own.

@@ -144,9 +144,10 @@ fn a_trace_finds_the_border_that_needs_least() {
         trace.give(4 * unit, wide);
         trace.take(3 * unit);
     }
-    let needed = [0, 3 * unit, 4 * unit].map(|small| trace.borrow().needed(small));
+    let needed = [0, 3 * unit, 4 * unit].map(|small| trace.borrow().needed(small, usize::MAX).unwrap());
     assert_eq!(needed, [32 * unit + bit, 31 * unit + 10 * bit, 32 * unit + bit]);
     assert_eq!(trace.borrow().border(), 3 * unit);
+    assert_eq!([0, 1].map(|less| trace.borrow().needed(0, needed[0] - less)), [Some(needed[0]), None]);
     let usage = trace.usage();
     assert_eq!((usage.in_use, usage.peak), (30 * unit + 10 * bit, 31 * unit + 10 * bit));
     assert_eq!(trace.live().unwrap().len(), 20);

@@ -30,20 +30,29 @@ impl Trace {
             Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
             Work::Give(_) => None,
         });
-        let borders: BTreeSet<usize> = sizes.chain([0]).collect();
-        borders.into_iter().min_by_key(|&small| self.needed(small)).expect("zero is one of them")
+        let borders: BTreeSet<usize> = sizes.collect();
+        let mut best = (self.needed(0, usize::MAX).expect("there is no limit"), 0);
+        for small in borders {
+            if let Some(needed) = self.needed(small, best.0.saturating_sub(1)) {
+                best = (needed, small);
+            }
+        }
+        best.1
     }
 
-    /// Bytes that a slab with this border must have.
-    pub(super) fn needed(&self, small: usize) -> usize {
+    /// Bytes that a slab with this border must have, if they are no more than `limit`.
+    pub(super) fn needed(&self, small: usize, limit: usize) -> Option<usize> {
         let (mut slab, mut blocks) = (Slab::new(Cut::boundless(small)), Vec::new());
         for work in &self.works {
             match *work {
                 Work::Take(bytes) => blocks.push((bytes, slab.take(bytes))),
                 Work::Give(number) => slab.give(blocks[number].0, blocks[number].1),
             }
+            if slab.usage().reserved > limit {
+                return None;
+            }
         }
-        slab.usage().reserved
+        Some(slab.usage().reserved)
     }
 }
 

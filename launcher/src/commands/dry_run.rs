@@ -36,8 +36,7 @@ pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Pa
         memory(&rows, &mesh),
         traffic(&rows, &mesh),
         ops(&rows, &mesh),
-        foot(&rows, &rules),
-        room(&rows, &rules, &config, &mesh)?,
+        foot(&rows, &rules) + &room(&rows, &rules, &config, &mesh)?,
     ];
     or_broken_pipe(write!(std::io::stdout(), "{}", text.join("\n")))
 }

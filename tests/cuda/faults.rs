@@ -1,0 +1,83 @@
+//! Devices, libraries and ranks that fail during a run: one rank says what, where and when, and all end.
+
+use std::time::{Duration, Instant};
+
+use toml::Table;
+
+use super::{Site, Vars, apart, small, with};
+use crate::common::{Outcome, Running, finish, metrics, slay};
+
+/// In which all ranks have ended, however busy the machine is.
+const SOON: Duration = Duration::from_secs(40);
+
+/// A run that goes on until it is disturbed.
+fn long(site: &Site) -> Table {
+    with(&small(site.tmp.path()), &[("train.steps", 1_000_000.into()), ("parallel.tensor", 2.into())])
+}
+
+/// Two ranks, of which `whom` has these variables.
+fn fail(whom: usize, name: &'static str, value: &str) -> Outcome {
+    let site = Site::with_standin();
+    let vars = |rank| -> Vars {
+        let own = (rank == whom).then(|| (name, value.to_string()));
+        apart(rank).into_iter().chain(own).chain([("SWALLOW_PATIENCE_S", "3".into())]).collect()
+    };
+    let start = Instant::now();
+    let outcome = finish(&mut site.train("run", 2, &long(&site), vars, &[]));
+    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+    outcome
+}
+
+/// Ended with code 1 and the one message of `rank`.
+#[track_caller]
+fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
+    let outcome = outcome.refused(1, needles);
+    for other in 0..2 {
+        let count = outcome.stderr.matches(&format!("rank {other} on ")).count();
+        assert_eq!(count, usize::from(other == rank), "messages of rank {other}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_kernel_that_goes_astray() {
+    let needles = ["step ", "layer ", "ILLEGAL_ADDRESS", "Xid 13 or 31", "launched there:", " threads, "];
+    says(fail(1, "STANDIN_FAULT", "700@1020"), 1, &needles);
+}
+
+#[test]
+fn memory_that_loses_data() {
+    let needles = ["step ", "ECC_UNCORRECTABLE", "drain this node", "continue from the last checkpoint"];
+    says(fail(0, "STANDIN_FAULT", "214@1500"), 0, &needles);
+}
+
+/// The oldest collective is the one that is told of: the others wait behind it.
+#[test]
+fn a_collective_that_never_ends() {
+    let needles =
+        ["step ", "nothing has moved for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "is not done"];
+    says(fail(0, "STANDIN_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
+}
+
+/// Before the first step both wait, and the first says it.
+#[test]
+fn a_group_that_does_not_come_together() {
+    let outcome = fail(0, "STANDIN_NCCL_HANG", "any@1");
+    says(outcome, 0, &["the tensor group of ranks [0, 1] does not come together within 3 s"]);
+}
+
+#[test]
+fn a_rank_that_is_killed() {
+    let site = Site::with_standin();
+    let mut run = Running::start(&mut site.train("run", 2, &long(&site), apart, &[]));
+    let ended = run.wait_until(|_| metrics(&site.dir("run")).len() >= 2);
+    assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", run.outcome());
+    let ranks = run.ranks();
+    assert_eq!(ranks.len(), 2, "{ranks:?}");
+    let start = Instant::now();
+    slay(ranks[1]);
+    let outcome = run.outcome();
+    assert!(!outcome.status.success() && !outcome.stderr.contains("panicked"), "{outcome:?}");
+    assert!(start.elapsed() < SOON, "the others lived for {:?}", start.elapsed());
+    let alive = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    assert_eq!(ranks.iter().filter(alive).collect::<Vec<_>>(), Vec::<&i32>::new());
+}

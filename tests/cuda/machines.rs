@@ -1,0 +1,86 @@
+//! Machines that are not what a job needs: said once, before the first step, with what to do.
+
+use super::{Site, Vars, apart, small, with};
+use crate::common::{Outcome, finish};
+
+/// Trains two steps with these variables of a rank, and expects to be refused.
+#[track_caller]
+fn refused(site: &Site, ranks: usize, more: &[(&str, toml::Value)], vars: impl Fn(usize) -> Vars, needles: &[&str]) {
+    let config = with(&small(site.tmp.path()), &[("train.steps", 2.into())]);
+    is_mistake(finish(&mut site.train("run", ranks, &with(&config, more), vars, &[])), needles);
+    assert!(!site.dir("run/metrics.jsonl").exists(), "said after the first step");
+}
+
+#[track_caller]
+fn is_mistake(outcome: Outcome, needles: &[&str]) {
+    let outcome = outcome.refused(2, needles);
+    assert_eq!(outcome.stderr.matches("error: ").count(), 1, "{}", outcome.stderr);
+}
+
+/// Variables of the last of two ranks, beside those that let both share a device.
+fn second(name: &'static str, value: &'static str) -> impl Fn(usize) -> Vars {
+    move |rank| apart(rank).into_iter().chain((rank == 1).then(|| (name, value.to_string()))).collect()
+}
+
+#[test]
+fn devices_that_are_missing_or_shared() {
+    let site = Site::with_standin();
+    let none = |_| vec![("CUDA_VISIBLE_DEVICES", String::new())];
+    refused(&site, 1, &[], none, &["train.backend = \"cuda\"", "no NVIDIA driver with a device", "\"cpu\""]);
+    let blind = second("CUDA_VISIBLE_DEVICES", "");
+    refused(&site, 2, &[], blind, &["rank 1 on ", "no CUDA device", "rank 0 on ", "\"cpu\""]);
+    refused(&site, 2, &[], |_| Vars::new(), &["ranks 0 and 1 on ", "the same GPU (Stand-in)", "NCCL_HOSTID"]);
+    let two = |_| vec![("STANDIN_DEVICES", "2".to_string())];
+    let batch = ("train.global_batch_size", 6.into());
+    refused(&site, 3, &[batch], two, &["2 GPUs and 3 ranks", "mpirun --map-by ppr:2:node"]);
+}
+
+#[test]
+fn devices_and_libraries_that_differ() {
+    let site = Site::with_standin();
+    let other = second("STANDIN_NAME", "Another");
+    refused(&site, 2, &[], other, &["rank 0 on ", "Stand-in (8.0 GiB)", "rank 1 on ", "Another (8.0 GiB)", "one kind"]);
+    refused(&site, 2, &[], second("STANDIN_MEMORY", "4294967296"), &["Stand-in (8.0 GiB)", "Stand-in (4.0 GiB)"]);
+    refused(&site, 2, &[], second("STANDIN_NCCL", "22105"), &["NCCL 22703", "NCCL 22105"]);
+    let old = |rank| apart(rank).into_iter().chain([("STANDIN_NCCL", "21700".to_string())]).collect();
+    refused(&site, 2, &[], old, &["NCCL 2.18.0 or newer", "is 2.17.0, too old", "pip install nvidia-nccl-cu12"]);
+}
+
+#[test]
+fn libraries_that_are_not_there() {
+    for (name, ranks, needles) in [
+        ("nccl", 2, ["NCCL 2.18.0 or newer, and there is none", "pip install nvidia-nccl", "SWALLOW_CUDA_LIBS"]),
+        ("cublasLt", 1, ["there is no cuBLASLt", "pip install nvidia-cublas", "SWALLOW_CUDA_LIBS"]),
+        ("nvrtc", 1, ["there is no NVRTC", "pip install nvidia-cuda-nvrtc", "SWALLOW_CUDA_LIBS"]),
+    ] {
+        let site = Site::with_standin();
+        site.standin.as_ref().unwrap().without(name);
+        // A machine that has the real one would take it.
+        let hidden = |rank| -> Vars {
+            let nowhere = ["VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "HOME"].map(|name| (name, "/nowhere".to_string()));
+            apart(rank).into_iter().chain(nowhere).chain([("PATH", "/nowhere".to_string())]).collect()
+        };
+        if std::path::Path::new("/usr/local/cuda").exists() {
+            eprintln!("{name} that is not there is NOT CHECKED: this machine has a CUDA toolkit");
+            continue;
+        }
+        refused(&site, ranks, &[], hidden, &needles);
+    }
+}
+
+#[test]
+fn a_device_that_is_too_small() {
+    let site = Site::with_standin();
+    let small = |_| vec![("STANDIN_MEMORY", (40 << 20).to_string())];
+    let large = [("model.hidden_size", 512.into()), ("model.intermediate_size", 4096.into())];
+    refused(&site, 1, &large, small, &["GiB of a device, and 0.04 GiB are there", "take more ranks"]);
+}
+
+#[test]
+fn what_kernels_do_not_take() {
+    let site = Site::with_standin();
+    let alone = |_| Vars::new();
+    refused(&site, 1, &[("model.head_dim", 96.into())], alone, &["model.head_dim = 96", "64 and 128", "\"cpu\""]);
+    let f32 = [("train.precision", "f32".into())];
+    refused(&site, 1, &f32, alone, &["train.precision = \"f32\"", "CPU", "bf16"]);
+}
