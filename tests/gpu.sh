@@ -93,11 +93,11 @@ version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 
 # -- programs that were carried --
 
-# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone.
-# Compiled kernels and chosen algorithms are kept with the results.
+# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone, and
+# with the driver's where containers have them. Compiled kernels and chosen algorithms are kept with the results.
 at=$(realpath -m "$gpu")
 carried=(
-    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:/usr/local/nvidia/lib64" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
 )
 [ ! -d "$gpu/openmpi" ] || carried+=(
