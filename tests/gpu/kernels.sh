@@ -27,7 +27,7 @@ part_sm80() {
     grep -q ': sm_90, the pack' "$results/sm80-check.log" || { fail "the device does not run the pack: $(tail -n 1 "$results/sm80-check.log")"; return; }
     one_by_one sm80 "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90::$') || return
     local kernels=$why
-    one_by_one sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(trajectories) || return
+    one_by_one sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(golden) || return
     why="kernels: $kernels; training: $why"
 }
 
