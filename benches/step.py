@@ -9,7 +9,7 @@ steps after the warm-up, each step as long as it takes from its begin to the nex
 `full`; peak memory; the seconds from the start of the process to the end of its first step. A turn that fails is written down with
 its error. `--trace FILE` does one turn of the engine alone, and leaves a step of it for Perfetto. `--smoke` makes both tiny, and PyTorch run on the CPU: a test of this file, not a measurement.
 """
-import argparse, json, math, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, time, tomllib
+import argparse, json, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, time, tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEAK = 989e12
@@ -28,6 +28,8 @@ class Case:
         if not found or not self.path.exists():
             sys.exit(f"step: there is no case {name}: a file of configs/bench and a micro-batch, as wide-8b-2")
         self.name, self.smoke = name, smoke
+        # How PyTorch is asked, the fastest first: the next one where a build of it cannot do that.
+        self.ways = [("whole", "grouped"), ("whole", "expanded"), ("blocks", "expanded")]
         self.config = tomllib.loads(self.path.read_text())
         self.changes = {"train": {"micro_batch_size": int(found[2])}}
         if smoke:
@@ -113,23 +115,24 @@ PHASES = {"data_s", "forward_s", "backward_s", "pipeline_s", "reduce_s", "optimi
 def theirs(case, a, limit, log):
     spec = a.runs / f"{case.name}.json"
     spec.write_text(json.dumps({table: case.config[table] for table in ("model", "train", "optimizer")}))
-    device = ["--smoke"] if case.smoke else []
     until, failed = time.monotonic() + limit, []
-    for compiled in ("whole", "blocks"):
-        command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled, *device]
+    while case.ways:
+        compiled, heads = case.ways[0]
+        command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled, "--heads", heads]
         # What a process left half written when it was ended must not be the next one's.
-        cache = a.runs / f"inductor-{case.name}-{compiled}"
+        cache = a.runs / f"inductor-{case.name}-{compiled}-{heads}"
+        variables = dict(TORCHINDUCTOR_CACHE_DIR=str(cache), PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
         try:
-            lines = run(command, f"{log}-{compiled}", until - time.monotonic(), TORCHINDUCTOR_CACHE_DIR=str(cache))
+            lines = run(command + ["--smoke"] * case.smoke, f"{log}-{compiled}-{heads}", until - time.monotonic(), **variables)
         except RuntimeError as error:
             shutil.rmtree(cache, ignore_errors=True)
-            failed.append(f"compiled {compiled}: {error}")
+            case.ways.pop(0)
+            failed.append(f"{compiled}, {heads}: {error}")
             continue
-        at, text = next((at, text) for at, text in lines if text.startswith('{"step_s"'))
-        told = json.loads(text)
+        told = json.loads(next(text for _, text in lines if text.startswith('{"step_s"')))
         return dict(rates(case, told["step_s"]), start_s=told["start_s"], peak_used=told["peak"], loss=told["loss"],
-                    torch=told["torch"], compiled=compiled, failed=failed)
-    raise RuntimeError("; ".join(failed))
+                    torch=told["torch"], compiled=f"{compiled}, kv heads {heads}", failed=failed)
+    raise RuntimeError("; ".join(failed) or "none of its ways worked before")
 
 
 def measure(case, a, file, until):

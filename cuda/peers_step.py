@@ -9,7 +9,7 @@ import argparse, contextlib, json, sys, time
 START = time.monotonic()
 
 
-def model_of(torch, m):
+def model_of(torch, m, kv_heads):
     """The model of a configuration's [model], with what it computes written out."""
     nn, F = torch.nn, torch.nn.functional
     hidden, ffn, heads, kv = (m[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"))
@@ -35,7 +35,9 @@ def model_of(torch, m):
             batch, seq, _ = x.shape
             q, k, v = self.qkv(self.before(x)).view(batch, seq, heads + 2 * kv, dim).split((heads, kv, kv), dim=2)
             q, k, v = (t.transpose(1, 2) for t in (turn(q, cos, sin), turn(k, cos, sin), v))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            if kv_heads == "expanded":
+                k, v = (t.repeat_interleave(heads // kv, dim=1) for t in (k, v))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=kv_heads == "grouped")
             x = x + self.out(y.transpose(1, 2).reshape(batch, seq, hidden))
             gate, up = self.gate_up(self.between(x)).chunk(2, dim=-1)
             return x + self.down(F.silu(gate) * up)
@@ -98,12 +100,12 @@ def optimizer_of(torch, model, o):
     return torch.optim.AdamW(groups, lr=o["lr"], betas=tuple(o["betas"]), eps=1e-8, fused=True)
 
 
-def train(torch, config, how, on_device):
+def train(torch, config, how, kv_heads, on_device):
     m, t, o = config["model"], config["train"], config["optimizer"]
     where, seq = "cuda" if on_device else "cpu", t["seq_length"]
     torch.manual_seed(1)
     with torch.device(where):
-        model = model_of(torch, m).train()
+        model = model_of(torch, m, kv_heads).train()
         cos, sin = (table.to(where) for table in tables(torch, m, seq))
     optimizer, forward = optimizer_of(torch, model, o), compiled(torch, model, how)
     micro = t["micro_batch_size"]
@@ -154,6 +156,7 @@ def main(words):
     p = argparse.ArgumentParser(prog="peers.py step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", help="JSON with the tables model, train and optimizer of a configuration")
     p.add_argument("--compile", choices=("whole", "blocks"), default="whole")
+    p.add_argument("--heads", choices=("grouped", "expanded"), default="grouped", help="of keys and values, as attention gets them")
     p.add_argument("--smoke", action="store_true", help="on the CPU: a test of this file, not a measurement")
     a = p.parse_args(words)
     try:
@@ -164,4 +167,4 @@ def main(words):
         sys.exit("error: no GPU here")
     with open(a.config) as file:
         config = json.load(file)
-    print(json.dumps(train(torch, config, a.compile, not a.smoke)), flush=True)
+    print(json.dumps(train(torch, config, a.compile, a.heads, not a.smoke)), flush=True)

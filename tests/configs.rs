@@ -46,6 +46,19 @@ fn every_configuration_loads_and_has_its_layout() {
     assert_eq!(seen, layouts.len(), "a file of this table is not there");
 }
 
+/// What is timed beside PyTorch fits a device of 139 GiB, and leaves no checkpoint.
+#[test]
+fn steps_to_be_timed_are_of_these_models() {
+    let billions = [("llama-1b", 1.236), ("wide-8b", 4.541)];
+    for path in files("configs/bench", "toml", billions.len()) {
+        let config = Config::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let parameters = engine::flops::parameters(&config.model) as f64 / 1e9;
+        let named = billions.iter().find(|(name, _)| path.ends_with(format!("{name}.toml"))).unwrap();
+        assert!((parameters / named.1 - 1.0).abs() < 0.001, "{}: {parameters} billion parameters", named.0);
+        assert!(!config.checkpoint.at_end && config.checkpoint.interval == 0);
+    }
+}
+
 #[test]
 fn every_cluster_is_one() {
     for path in files("configs/clusters", "toml", 4) {

@@ -60,10 +60,7 @@ fn a_full_step_and_its_trace_are_measured() {
     [&dir, &out].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
     symlink(program(), dir.join("swallow-engine")).unwrap();
     std::fs::write(dir.join("manifest"), "commit abc\n").unwrap();
-    let smi = tmp.path().join("nvidia-smi");
-    std::fs::write(&smi, "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: a stand-in';; *) echo 'A stand-in';; esac\n").unwrap();
-    std::fs::set_permissions(&smi, PermissionsExt::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", tmp.path().display(), std::env::var("PATH").unwrap());
+    let path = path_with_a_device(tmp.path());
     let run = |parts: &[&str]| {
         let mut command = command(&dir, parts);
         standin.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
@@ -92,6 +89,51 @@ fn a_full_step_and_its_trace_are_measured() {
     let taken = said(&gpu(&other, &["--take", archive.to_str().unwrap()]));
     assert!(taken.contains("A stand-in"), "{taken}");
     assert!(other.join("results/done/step").exists() && other.join("results/trace.json").exists());
+}
+
+/// PATH with an `nvidia-smi` in `dir` that tells of a device.
+fn path_with_a_device(dir: &Path) -> String {
+    script(&dir.join("nvidia-smi"), "case $1 in -L) echo 'GPU 0: a stand-in';; *) echo 'A stand-in';; esac");
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+fn script(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// What passed is not run again, unless the programs are others; what failed is named.
+#[test]
+fn a_part_goes_on_where_it_was() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("gpu");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("manifest"), "commit abc\n").unwrap();
+    script(&dir.join("swallow-engine"), "echo 'device 0, A stand-in: sm_80'");
+    let tests = r#"
+        [ $1 != --list ] || { printf 'cuda::%s: test\n' golden::a golden::b other::c; exit; }
+        echo $* >>$GPU_DIR/ran
+        [ $1 = cuda::golden::a ] || [ -e $GPU_DIR/mended ] || { echo "test $1 ... FAILED"; exit 101; }
+    "#;
+    script(&dir.join("whole"), tests);
+    let path = path_with_a_device(tmp.path());
+    let run = |parts: &[&str]| said(&command(&dir, parts).env("PATH", &path).output().unwrap());
+    let ran = || std::fs::read_to_string(dir.join("ran")).unwrap().lines().count();
+
+    let late = run(&["--seconds", "0", "train"]);
+    assert!(late.contains("train: FAILED: no time was left: call it again"), "{late}");
+    let first = run(&["train"]);
+    assert!(
+        first.contains("train: FAILED: 1 of the tests' names are green; cuda::golden::b: cuda::golden::b;"),
+        "{first}"
+    );
+    std::fs::write(dir.join("mended"), "").unwrap();
+    assert!(run(&["train"]).contains("train: green: 2 of the tests' names"));
+    assert!(run(&["train"]).contains("train: done before"));
+    assert_eq!(ran(), 3);
+    std::fs::write(dir.join("manifest"), "commit def\n").unwrap();
+    assert!(run(&["train"]).contains("train: green: 2 of the tests' names"));
+    assert_eq!(ran(), 5);
 }
 
 fn has_python() -> bool {

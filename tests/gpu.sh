@@ -14,7 +14,7 @@ usage: tests/gpu.sh [--again] [--seconds N] [PART...]      default: all parts th
   memcheck   the same tests under compute-sanitizer: accesses outside, leaks of errors
   racecheck  the same: races in shared memory
   train      whole runs in bf16 on one rank: PyTorch's golden trajectories
-  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone
+  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone, in the order of the plan
   resume     runs that are ended and continued: bit for bit; memory: planned as used
   sm80       the kernels that an A100 runs, compiled for sm_90: their tests, and the golden trajectories
   step       full training steps beside PyTorch's, in turns (benches/step.py; compared where python3 has PyTorch)
@@ -93,11 +93,11 @@ version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 
 # -- programs that were carried --
 
-# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone.
-# Compiled kernels and chosen algorithms are kept with the results.
+# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone, and
+# with the driver's where containers have them. Compiled kernels and chosen algorithms are kept with the results.
 at=$(realpath -m "$gpu")
 carried=(
-    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:/usr/local/nvidia/lib64" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
 )
 [ ! -d "$gpu/openmpi" ] || carried+=(
@@ -131,14 +131,15 @@ logged() {
 # Runs a command on a program's tests by each name that is listed on the input, of a module (`probes::`) or a single test,
 # one after another, and remembers those that are done.
 one_by_one() {
-    local part=$1 program=$2 name log code green=0 failed='' late=''
+    local part=$1 program=$2 name log code exact green=0 failed='' late=''
     shift 2
     while read -r name; do
         log=$results/$part-${name//:/_}.log
         if ! done_before "$part-$name"; then
             if [ "$(left)" -lt 30 ]; then late+=" $name" && continue; fi
             code=0
-            logged "$log" "$(left)" "$@" "$program" "$name" </dev/null || code=$?
+            [[ $name == *:: ]] && exact=() || exact=(--exact)
+            logged "$log" "$(left)" "$@" "$program" "$name" "${exact[@]}" </dev/null || code=$?
             if [ "$code" = 124 ] || [ "$code" = 137 ]; then late+=" $name" && continue; fi
             if [ "$code" != 0 ]; then failed+=" $name: $(failure "$log");" && continue; fi
             mark "$part-$name"

@@ -31,13 +31,11 @@ if [[ -n $hostfile ]]; then
 fi
 
 # For the ranks of other nodes; what is not set is not sent.
-#   CUDA_DEVICE_MAX_CONNECTIONS  1: kernels start in the order of their launch, so that communication that was
-#                                launched first also starts first (as the Swallow and LLM-jp scripts set it)
 #   NCCL_DEBUG                   WARN: NCCL says why it fails
+#   SWALLOW_*, XDG_CACHE_HOME    where the engine finds libraries and kernels, and keeps what it has compiled
 #   NCCL_IB_GID_INDEX, NCCL_IB_TC, NCCL_IB_HCA   RoCE networks want these (3 and 106 at mdx and Sakura)
-export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-for name in PATH LD_LIBRARY_PATH CUDA_DEVICE_MAX_CONNECTIONS NCCL_DEBUG NCCL_IB_GID_INDEX NCCL_IB_TC NCCL_IB_HCA; do
+for name in PATH LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME SWALLOW_CUDA_LIBS SWALLOW_KERNELS SWALLOW_PATIENCE_S NCCL_DEBUG NCCL_IB_GID_INDEX NCCL_IB_TC NCCL_IB_HCA; do
     if [[ -n ${!name:-} ]]; then
         flags+=(-x "$name")
     fi

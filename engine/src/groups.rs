@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::mesh::Kind;
 use crate::place::Place;
 
-/// One communicator for each kind of group, so that what one kind has under way never waits for another.
+/// A communicator for each use of a group, so that what one has under way never waits for another.
 pub struct Groups<B: Backend> {
     pub tensor: B::Group,
     /// Ranks that hold the same key/value heads.

@@ -1,13 +1,15 @@
 //! Every rank's GPU: which one it is, and whether those of all ranks make a job.
 
-use crate::memory::Taken;
+use crate::memory::{self, Taken};
 use cuda::Device;
+use cuda::arch::Arch;
 use cuda::backend::{Cuda, Error as CudaError, Outlook, Tuning, product_of};
 use cuda::blas::Product;
 use cuda::compile::Places;
 use cuda::device::{Error as DeviceError, devices};
-use cuda::nccl::Nccl;
-use engine::config::Config;
+use cuda::limits::{Shape, refusal as refusal_of_shape};
+use cuda::nccl::{Nccl, shown};
+use engine::config::{Config, Precision};
 use engine::error::{Error, Result, counted};
 use engine::mesh::Mesh;
 use engine::mpi::{Comm, host};
@@ -17,7 +19,7 @@ use engine::state::copy_bytes;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -73,6 +75,24 @@ pub fn are_there(comm: &Comm) -> Result<bool> {
     }
 }
 
+/// Why a rank's device will not do for a run, by what is known without opening it: the first such rank's answer. All ranks
+/// call it together.
+pub fn unfit(config: &Config, comm: &Comm) -> Option<String> {
+    let mine = unfit_here(config).unwrap_or_default();
+    let all = comm.all_gather_bytes(mine.as_bytes());
+    all.into_iter().find(|why| !why.is_empty()).map(|why| String::from_utf8_lossy(&why).into_owned())
+}
+
+fn unfit_here(config: &Config) -> Option<String> {
+    if config.train.precision == Some(Precision::F32) {
+        return Some("train.precision is \"f32\"".into());
+    }
+    let shape = Shape { head_dim: config.model.head_dim, hidden_size: config.model.hidden_size };
+    let first = devices().ok()?.into_iter().next()?;
+    let arch = || Arch::of(first.compute_capability).err().map(|why| format!("{}: {why}", first.name));
+    refusal_of_shape(shape).or_else(arch)
+}
+
 /// This rank's device as a backend. All ranks of `comm`, the mesh's order, call it together.
 pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     let node = comm.split_node();
@@ -99,25 +119,43 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     let facts: Vec<Facts> =
         facts.iter().map(|bytes| serde_json::from_slice(bytes).expect("a rank of this program wrote it")).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
-    let world = (comm.size() > 1).then(|| comm.clone());
-    comm.agree(Cuda::open(device, world, Outlook { nccl, patience: patience() }).map_err(told))
+    let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
+    comm.agree(Cuda::open(device, world, Outlook { nccl, patience }).map_err(told))
 }
 
 /// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
 /// call it together.
 pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<Taken> {
     let rehearsed = comm.agree(rehearsal::plan::<bf16>(config, &place.mesh, comm.rank(), b.scratch()))?;
-    let blocks = rehearsed.usage;
+    let (blocks, copy) = (rehearsed.usage, copy_bytes(config, place));
+    memory::must_fit(config, comm, copy)?;
     must_fit(b, config, &place.mesh, blocks.reserved, comm)?;
     let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
-    let (places, cache) = (places(), cache());
+    let (places, own) = (places(), config.checkpoint.dir.join("products"));
+    // What a run chose is kept with it: another choice, of another machine's cache, leaves other bits.
+    let cache = if own.is_dir() { Some(own.clone()) } else { cache() };
     let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
     comm.agree(b.settle(rehearsed.cut(), &tuning).map_err(told))?;
     let notes = comm.agree(b.tune(&tuning).map_err(told))?;
     if comm.rank() == 0 {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
-    Ok(Taken { blocks, copy: copy_bytes(config, place) })
+    comm.agree(if comm.rank() == 0 { keep_choices(cache.as_deref(), &own) } else { Ok(()) })?;
+    Ok(Taken { blocks, copy })
+}
+
+/// Puts the choices of algorithms beside the run's checkpoints, for when it continues.
+fn keep_choices(cache: Option<&Path>, own: &Path) -> Result<()> {
+    let Some(cache) = cache.filter(|cache| *cache != own && cache.is_dir()) else { return Ok(()) };
+    std::fs::create_dir_all(own).map_err(|e| Error::io(own, e))?;
+    for file in std::fs::read_dir(cache).map_err(|e| Error::io(cache, e))? {
+        let from = file.map_err(|e| Error::io(cache, e))?.path();
+        let to = own.join(from.file_name().expect("a file in a folder has a name"));
+        if from.is_file() {
+            std::fs::copy(&from, &to).map_err(|e| Error::io(&to, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Every rank's `bytes` must be free on its device. All ranks call it together.
@@ -126,6 +164,7 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
     let all = comm.all_gather_bytes(&[bytes.to_le_bytes(), free.to_le_bytes()].concat());
     let number = |bytes: &[u8]| usize::from_le_bytes(bytes.try_into().expect("as it was written above"));
     let all = all.iter().map(|pair| (number(&pair[..8]), number(&pair[8..])));
+    let all = all.map(|(needed, free): (usize, usize)| (needed, free.saturating_sub(reserve(comm.size()))));
     let worst = all.max_by_key(|(needed, free)| *needed as i128 - *free as i128).expect("a run has ranks");
     if worst.0 <= worst.1 {
         return Ok(());
@@ -133,6 +172,12 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
     // The remedies are rehearsed once, for all.
     let refusal = || refusal::<bf16>(config, mesh, worst, &b.scratch()).unwrap_or_else(|error| error);
     comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
+}
+
+/// Bytes of a device that libraries take when they are first used: cuBLASLt's kernels, and where there are several ranks
+/// the buffers that NCCL makes for large calls. Set with room; not measured on a device yet.
+fn reserve(ranks: usize) -> usize {
+    if ranks > 1 { 1 << 30 } else { 256 << 20 }
 }
 
 fn gib(bytes: usize) -> f64 {
@@ -192,12 +237,11 @@ fn shared(ranks: &[Facts]) -> Option<String> {
 /// Devices or libraries that differ: the slowest would set the pace, and results would depend on the rank.
 fn mixed(ranks: &[Facts]) -> Option<String> {
     let first = &ranks[0];
-    let (rank, other) = ranks
-        .iter()
-        .enumerate()
-        .find(|(_, facts)| (&facts.name, facts.memory, facts.nccl) != (&first.name, first.memory, first.nccl))?;
+    let (rank, other) = ranks.iter().enumerate().find(|(_, facts)| {
+        (&facts.name, facts.nccl) != (&first.name, first.nccl) || is_other(facts.memory, first.memory)
+    })?;
     if other.nccl != first.nccl {
-        let [a, b] = [first, other].map(|facts| facts.nccl.unwrap_or_default());
+        let [a, b] = [first, other].map(|facts| shown(facts.nccl.unwrap_or_default()));
         return Some(format!(
             "rank 0 on {} has NCCL {a}, rank {rank} on {} has NCCL {b}: all ranks need the same one",
             first.host, other.host
@@ -214,9 +258,17 @@ fn mixed(ranks: &[Facts]) -> Option<String> {
     ))
 }
 
-fn patience() -> Duration {
-    let said = std::env::var(WAIT).ok().and_then(|text| text.parse().ok());
-    said.map_or(PATIENCE, Duration::from_secs)
+/// Drivers keep a little of a device's memory for themselves, not all the same.
+fn is_other(a: usize, b: usize) -> bool {
+    a.abs_diff(b) > a.max(b) / 32
+}
+
+fn patience() -> Result<Duration> {
+    let Some(said) = std::env::var_os(WAIT) else { return Ok(PATIENCE) };
+    let seconds = said.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        Error::user(format!("{WAIT} = {said:?}: must be a number of seconds, 1 or more; 600 where it is not set"))
+    })
 }
 
 /// Of what the backend says before the first step: that something is missing is the user's to mend.
@@ -265,6 +317,8 @@ mod tests {
         let said = check(&[rank("a", "1"), other]).unwrap();
         assert!(said.contains("rank 1 on b") && said.contains("80.0 GiB"), "{said}");
         let old = Facts { nccl: Some(21803), ..rank("b", "2") };
-        assert!(check(&[rank("a", "1"), old]).unwrap().contains("NCCL 21803"));
+        assert!(check(&[rank("a", "1"), old]).unwrap().contains("NCCL 2.18.3"));
+        let nearly = Facts { memory: (40 << 30) - (300 << 20), ..rank("b", "2") };
+        assert_eq!(check(&[rank("a", "1"), nearly]), None);
     }
 }

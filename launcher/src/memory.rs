@@ -39,7 +39,7 @@ pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize)
 }
 
 /// `bytes` of each rank: those of one machine together must fit its memory.
-fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
+pub fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
     let mine = host();
     let all = comm.all_gather_bytes(format!("{bytes} {mine}").as_bytes());
     let parse = |text: &Vec<u8>| {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Why a run ended before its last step.
 pub enum Stop {
@@ -113,12 +114,12 @@ impl<B: Backend> Run<B> {
             if self.traces(1) {
                 self.trainer.b.begin_trace();
             }
-            let start = self.trainer.b.moment();
+            let (start, host) = (self.trainer.b.moment(), Instant::now());
             let under_way = self.trainer.start(&self.loader, &mut clock).map_err(Stop::Alone)?;
-            let span = [start, self.trainer.b.moment()];
+            let (span, host) = ([start, self.trainer.b.moment()], host.elapsed());
             before.take().map_or(Ok(()), |step| self.write_late(step))?;
             if self.traces(0) {
-                self.write_trace().map_err(Stop::Alone)?;
+                self.write_trace(host).map_err(Stop::Alone)?;
             }
             if B::RUNS_AHEAD && !self.validates() && !self.saves() {
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
@@ -140,13 +141,15 @@ impl<B: Backend> Run<B> {
         self.trace == Some(self.trainer.step + ahead)
     }
 
-    fn write_trace(&self) -> Result<()> {
+    /// `host`: in which the host had enqueued the step.
+    fn write_trace(&self, host: Duration) -> Result<()> {
         let (t, spans) = (&self.trainer, self.trainer.b.end_trace());
         let path = trace::write(&t.config.checkpoint.dir, t.step, t.place.rank, &spans)?;
         if let Some(logs) = &self.logs {
             let idle = Busy::of(&spans).map_or(String::new(), |busy| {
                 let (ms, percent) = (1e3 * busy.step, 100.0 * busy.idle());
-                format!("; nothing computed in {percent:.1} % of its {ms:.1} ms on this rank")
+                let host = 1e3 * host.as_secs_f64();
+                format!("; nothing computed in {percent:.1} % of its {ms:.1} ms on this rank, and the host had enqueued it in {host:.1} ms")
             });
             logs.progress.say(&format!("the trace of step {} is in {}{idle}", t.step, path.display()));
         }

@@ -7,5 +7,5 @@ mod standin;
 
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
 pub use golden::{CASES, Case, set, write_config};
-pub use process::{Outcome, Running, checkout, engine, finish, mpirun, on_device, program, slay};
+pub use process::{Outcome, Running, checkout, engine, finish, mpirun, program, slay};
 pub use standin::{Standin, on_standin, standin};

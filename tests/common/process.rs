@@ -29,11 +29,6 @@ pub fn checkout() -> PathBuf {
     }
 }
 
-/// Whether the tests of CUDA are to run on this machine's device, and not on the stand-in.
-pub fn on_device() -> bool {
-    std::env::var("CUDA_TESTS_ON").is_ok_and(|on| on == "device")
-}
-
 /// A program is also started by others, from folders of their own.
 fn absolute(path: OsString) -> PathBuf {
     std::path::absolute(path).unwrap()

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{finish, on_device};
+use super::finish;
 
 /// The names by which the libraries are asked for.
 const NAMES: [&str; 8] = [
@@ -23,10 +23,10 @@ const NAMES: [&str; 8] = [
 /// A folder of libraries that are all the stand-in, and of what the program caches.
 pub struct Standin(TempDir);
 
-/// A stand-in of its own, with nothing cached; where the tests are to run on a device, that.
+/// A stand-in of its own, with nothing cached.
 pub fn standin() -> Standin {
     let folder = tempfile::tempdir().unwrap();
-    for name in NAMES.iter().filter(|_| !on_device()) {
+    for name in NAMES {
         symlink(library(), folder.path().join(name)).unwrap();
     }
     Standin(folder)
@@ -41,9 +41,6 @@ impl Standin {
 
     /// Has `command` and what it starts use the stand-in. `cuda/standin/src/settings.rs` has what may be set besides.
     pub fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        if on_device() {
-            return command;
-        }
         for name in ["LD_LIBRARY_PATH", "SWALLOW_CUDA_LIBS", "XDG_CACHE_HOME"] {
             command.env(name, self.0.path());
         }

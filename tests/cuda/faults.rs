@@ -59,6 +59,21 @@ fn a_collective_that_never_ends() {
     says(fail(0, "STANDIN_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
 }
 
+/// A driver takes so many launches and no more: the host is caught in a call, and cannot look.
+#[test]
+fn a_collective_that_never_ends_while_the_host_is_caught() {
+    let site = Site::with_standin();
+    let hang = |rank| (rank == 0).then(|| ("STANDIN_NCCL_HANG", "ReduceScatter@20".to_string()));
+    let vars = |rank| apart(rank).into_iter().chain(hang(rank)).chain([("SWALLOW_PATIENCE_S", "1".into())]).collect();
+    // One step of so many launches that no stream has room for them.
+    let config = with(&long(&site), &[("train.global_batch_size", 64.into())]);
+    let start = Instant::now();
+    let outcome = finish(&mut site.train("run", 2, &config, vars, &[]));
+    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+    let needles = ["rank 0 on ", "nothing has moved for ", "the tensor group of ranks [0, 1]: a reduce-scatter of "];
+    says(outcome, 0, &needles);
+}
+
 /// Before the first step both wait, and the first says it.
 #[test]
 fn a_group_that_does_not_come_together() {

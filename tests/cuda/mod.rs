@@ -96,9 +96,9 @@ fn apart(rank: usize) -> Vars {
     vec![("NCCL_HOSTID", format!("host{rank}"))]
 }
 
-/// The same, with more variables.
+/// The same, with settings of the stand-in, where it is that.
 fn apart_and(more: &[(&'static str, &str)]) -> impl Fn(usize) -> Vars {
-    let more: Vars = more.iter().map(|(name, value)| (*name, value.to_string())).collect();
+    let more: Vars = more.iter().filter(|_| !on_device()).map(|(name, value)| (*name, value.to_string())).collect();
     move |rank| apart(rank).into_iter().chain(more.clone()).collect()
 }
 

@@ -5,16 +5,22 @@
 on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_DEBUG=WARN)
 
 # The tests of the whole program on CUDA in a module: these a device can be asked for.
-training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::$1::.*\): test\$/\1/p" | sort; }
-golden() { training golden; }
+training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::\($1\)::.*\): test\$/\1/p" | sort; }
+# Which kernels run the device decides: the stand-in's other choice would be the same once more.
+golden() { training golden | grep -v 'sm_90a$'; }
+# What ranks say to each other, and when: equal to one rank, and in the order of the plan.
+layouts() { training 'layouts\|graph'; }
 
 part_train() { train train golden; }
 part_layouts() { train layouts layouts; }
-part_resume() { train resume resume; }
+part_resume() { train resume training resume; }
 
+# The tests that a command lists.
 train() {
     need_device && ready || return
-    one_by_one "$1" "$gpu/whole" "${carried[@]}" "${on_device[@]}" < <(training "$2")
+    local part=$1
+    shift
+    one_by_one "$part" "$gpu/whole" "${carried[@]}" "${on_device[@]}" < <("$@")
 }
 
 # Compiles the kernels into the cache that all parts share: what fails here is said once, and by the program itself.

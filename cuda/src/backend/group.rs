@@ -2,8 +2,9 @@
 //! waits for the call goes on after it, and everything between the two overlaps.
 
 use super::Cuda;
+use super::flights::Flights;
 use super::rank::Rank;
-use crate::device::{Device, Event, Knows, Stream, Urgency};
+use crate::device::{Device, Event, Knows, Progress, Stream};
 use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
 use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket, Track};
@@ -11,9 +12,8 @@ use engine::mesh::Kind;
 use engine::mpi::Comm;
 use half::bf16;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
 
 /// The ranks of one communicator.
 pub struct NcclGroup {
@@ -27,21 +27,12 @@ pub struct NcclGroup {
 /// This rank's end of a communicator, and what is under way on it.
 pub(super) struct Link {
     kind: Kind,
-    /// As ranks of the run.
-    members: Vec<usize>,
     communicator: RefCell<Option<Communicator>>,
-    stream: Stream,
-    /// Calls that may not be done, the oldest first: to be told of where one does not end.
-    flights: RefCell<VecDeque<Flight>>,
+    stream: Rc<Stream>,
+    /// To be told of where one does not end.
+    pub flights: Arc<Flights>,
     /// Whether a rank has failed since: then nobody can be waited for.
     broken: Cell<bool>,
-}
-
-struct Flight {
-    what: &'static str,
-    bytes: usize,
-    since: Instant,
-    done: Rc<Event>,
 }
 
 /// Where the compute stream takes up what a collective brought.
@@ -99,7 +90,7 @@ impl NcclGroup {
     ) -> Option<Rc<Event>> {
         let link = self.link.as_ref()?;
         let started = link.enqueue(&b.0.device, what, bytes, call);
-        started.map_err(|why| b.0.note(format!("{}: {what} of {bytes} bytes: {why}", link.name()))).ok()
+        started.map_err(|why| b.0.note(format!("{}: {what} of {bytes} bytes: {why}", link.flights.name))).ok()
     }
 }
 
@@ -119,30 +110,13 @@ impl Link {
         let name = || format!("{what} of {bytes} bytes");
         device.recorded(Track::Group(self.kind), name, &self.stream, || call(communicator, &self.stream))?;
         let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
-        let mut flights = self.flights.borrow_mut();
-        while flights.front().is_some_and(|flight| matches!(flight.done.is_past(), Ok(true))) {
-            flights.pop_front();
-        }
-        flights.push_back(Flight { what, bytes, since: Instant::now(), done: done.clone() });
+        self.flights.started(&self.stream, what, bytes).map_err(words)?;
         Ok(done)
-    }
-
-    fn name(&self) -> String {
-        format!("the {} group of ranks {:?}", self.kind.name(), self.members)
     }
 
     /// What NCCL has seen go wrong.
     pub fn error(&self) -> Result<(), String> {
-        let communicator = self.communicator.borrow();
-        communicator.as_ref().map_or(Ok(()), Communicator::error).map_err(|what| format!("{}: {what}", self.name()))
-    }
-
-    /// The first call that is not done, and when it was begun.
-    pub fn unfinished(&self) -> Option<(Instant, String)> {
-        let flights = self.flights.borrow();
-        let Flight { what, bytes, since, .. } =
-            flights.iter().find(|flight| !matches!(flight.done.is_past(), Ok(true)))?;
-        Some((*since, format!("{}: {what} of {bytes} bytes", self.name())))
+        self.communicator.borrow().as_ref().map_or(Ok(()), Communicator::error)
     }
 
     pub fn break_off(&self) {
@@ -161,10 +135,10 @@ impl Drop for Link {
 }
 
 impl Rank {
-    /// Makes a communicator of these ranks, `comm` being theirs, and sends something around it, so that all its
-    /// connections are there, and take their memory, before the slab does.
+    /// Makes a communicator of these ranks, `comm` being theirs, and sends something around it, so that it is
+    /// known to work, and has taken what it takes at once, before the slab does. NCCL may make connections of its own when it first needs them.
     fn join(self: &Rc<Self>, kind: Kind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
-        let name = format!("the {} group of ranks {members:?}", kind.name());
+        let name = name(kind, members);
         let _deadline = self.deadline(comm.rank(), &format!("{name} does not come together"));
         let joined = self.try_join(kind, members, comm);
         let link = joined.map_err(|why| self.note(format!("{name} does not come together: {why}"))).ok()?;
@@ -177,15 +151,15 @@ impl Rank {
         let (place, size) = (comm.rank(), comm.size());
         let id = if place == 0 { nccl.unique_id()?.0.to_vec() } else { Vec::new() };
         let id: [u8; 128] = comm.broadcast_bytes(id).try_into().map_err(|_| "rank 0 has no unique id")?;
-        let urgency = if kind == Kind::Tensor { Urgency::First } else { Urgency::Usual };
-        let stream = Stream::new(urgency).map_err(|error| self.device.fault(error))?;
+        let words = |error: DriverError| self.device.fault(error);
+        let stream = self.stream_of(kind).map_err(words)?;
+        let passed = self.device.pins().take(size_of::<u32>()).and_then(Progress::new).map_err(words)?;
         let communicator = Communicator::join(nccl, UniqueId(id), place, size)?;
         let link = Link {
             kind,
-            members: members.to_vec(),
             communicator: RefCell::new(Some(communicator)),
             stream,
-            flights: RefCell::default(),
+            flights: Arc::new(Flights::new(name(kind, members), passed)),
             broken: Cell::new(false),
         };
         self.warm_up(&link, place, size)?;
@@ -207,6 +181,10 @@ impl Rank {
         done.wait().map_err(|error| self.device.fault(error))?;
         link.error()
     }
+}
+
+fn name(kind: Kind, members: &[usize]) -> String {
+    format!("the {} group of ranks {members:?}", kind.name())
 }
 
 fn type_of<T: Elem>() -> Type {

@@ -7,6 +7,7 @@
 //! is written down in `hazards`.
 
 mod fetch;
+mod flights;
 mod group;
 mod hazards;
 mod linear;
@@ -16,6 +17,7 @@ mod rank;
 mod scratch;
 mod shapes;
 mod watch;
+mod watchdog;
 
 pub use fetch::Fetch;
 pub use group::{NcclGroup, NcclTicket};

@@ -3,6 +3,7 @@
 use super::CudaScratch;
 use super::group::Link;
 use super::hazards::Reads;
+use super::watchdog::{Joined, Watchdog};
 use crate::args::View;
 use crate::blas::{self, Blas, Choice, Product, scratch_len};
 use crate::device::{self, Device, Memory, Stream, Urgency};
@@ -12,11 +13,13 @@ use crate::search::Search;
 use cudarc::driver::DriverError;
 use engine::backend::{Fault, Scratch};
 use engine::ledger::Accounts;
-use engine::mpi::{Comm, host};
+use engine::mesh::Kind;
+use engine::mpi::{Comm, end_process, host};
 use engine::slab::{Cut, Slab};
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -45,6 +48,9 @@ pub enum Error {
 pub(super) struct Rank {
     // Dropped in this order: what uses memory goes before it, and all of it before the device.
     links: RefCell<Vec<Weak<Link>>>,
+    lanes: RefCell<Vec<(Lane, Rc<Stream>)>>,
+    joined: Joined,
+    _watchdog: Watchdog,
     blas: OnceCell<Blas>,
     pub books: RefCell<Slab>,
     slab: OnceCell<Memory<Rc<Device>>>,
@@ -64,8 +70,12 @@ pub(super) struct Rank {
 impl Rank {
     pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Rank, Error> {
         let side = Stream::new(Urgency::Usual).map_err(device::Error::from)?;
+        let (rank, joined) = (world.as_ref().map_or(0, |world| world.rank()), Joined::default());
         Ok(Rank {
             links: RefCell::default(),
+            lanes: RefCell::default(),
+            _watchdog: Watchdog::start(device.progress().clone(), joined.clone(), rank, outlook.patience),
+            joined,
             blas: OnceCell::new(),
             books: RefCell::default(),
             slab: OnceCell::new(),
@@ -139,6 +149,21 @@ impl Rank {
 
     pub fn add_link(&self, link: &Rc<Link>) {
         self.links.borrow_mut().push(Rc::downgrade(link));
+        self.joined.lock().expect("nothing panics while it holds the list").push(Arc::downgrade(&link.flights));
+    }
+
+    /// The stream of a kind of group. A device has few queues, and streams that share one wait for each other: kinds that
+    /// speak seldom share a stream.
+    pub fn stream_of(&self, kind: Kind) -> Result<Rc<Stream>, DriverError> {
+        let lane = Lane::of(kind);
+        let mut lanes = self.lanes.borrow_mut();
+        if let Some((_, stream)) = lanes.iter().find(|(other, _)| *other == lane) {
+            return Ok(stream.clone());
+        }
+        let urgency = if lane == Lane::Of(Kind::Tensor) { Urgency::First } else { Urgency::Usual };
+        let stream = Rc::new(Stream::new(urgency)?);
+        lanes.push((lane, stream.clone()));
+        Ok(stream)
     }
 
     pub fn links(&self) -> Vec<Rc<Link>> {
@@ -157,10 +182,26 @@ impl Rank {
                 // In one write: the lines of ranks that speak together do not mix.
                 let line = format!("rank {rank} on {}: {said}\n", host());
                 eprint!("{line}");
-                std::process::exit(1);
+                end_process(1);
             }
         });
         Deadline { _met: met }
+    }
+}
+
+/// Whose calls go along one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Of(Kind),
+    Rare,
+}
+
+impl Lane {
+    fn of(kind: Kind) -> Lane {
+        match kind {
+            Kind::KvHeads | Kind::Tied | Kind::World => Lane::Rare,
+            kind => Lane::Of(kind),
+        }
     }
 }
 

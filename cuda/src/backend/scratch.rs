@@ -58,9 +58,9 @@ impl Scratch for CudaScratch {
         (LOGITS / cols / 256 * 256).clamp(1024, 2048)
     }
 
-    /// A piece is worth a product of its own: from 512 rows of each rank on.
+    /// A piece is worth a product of its own: from 256 rows of each rank on.
     fn pieces(&self, rows: usize) -> usize {
-        (rows / 512).clamp(1, 4)
+        (rows / 256).clamp(1, 4)
     }
 
     /// Products share the workspace.

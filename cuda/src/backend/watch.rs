@@ -2,6 +2,7 @@
 //! that do not answer.
 
 use super::fetch::Fetch;
+use super::flights::first_unfinished;
 use super::rank::Rank;
 use engine::backend::{Elem, Fault};
 use std::thread;
@@ -20,7 +21,7 @@ impl Rank {
             return self.first_fault();
         };
         let start = Instant::now();
-        let (mut round, mut progress, mut since) = (start, self.device.progress(), start);
+        let (mut round, mut progress, mut since) = (start, self.device.progress().now(), start);
         while !done.is_past().map_err(|error| self.fault(&self.device.fault(error)))? {
             if start.elapsed() < SPIN {
                 std::hint::spin_loop();
@@ -33,8 +34,8 @@ impl Rank {
             round = Instant::now();
             self.first_fault()?;
             self.links_are_well()?;
-            if self.device.progress() != progress {
-                (progress, since) = (self.device.progress(), Instant::now());
+            if self.device.progress().now() != progress {
+                (progress, since) = (self.device.progress().now(), Instant::now());
             } else if since.elapsed() > self.outlook.patience {
                 return Err(self.stuck());
             }
@@ -42,23 +43,23 @@ impl Rank {
         Ok(())
     }
 
+    /// What NCCL has seen go wrong, with the call that it was seen in.
     fn links_are_well(&self) -> Result<(), Fault> {
-        self.links().iter().try_for_each(|link| link.error().map_err(|what| self.fault(&what)))
+        self.links().iter().try_for_each(|link| {
+            link.error().map_err(|what| {
+                let call = link.flights.unfinished().map_or(link.flights.name.clone(), |(_, call)| call);
+                self.fault(&format!("{call}: {what}"))
+            })
+        })
     }
 
     /// Nothing has moved for too long: the collectives that others have not come to, or where the device is.
     fn stuck(&self) -> Fault {
         let waited = format!("nothing has moved for {} s", self.outlook.patience.as_secs());
-        // What was begun first is what the rest waits for.
-        let late = self.links().iter().filter_map(|link| link.unfinished()).min_by_key(|(since, _)| *since);
-        match late {
+        let links = self.links();
+        match first_unfinished(links.iter().map(|link| &*link.flights)) {
             None => self.fault(&self.device.stuck(&waited)),
-            Some((since, what)) => {
-                let seconds = since.elapsed().as_secs();
-                self.fault(&format!(
-                    "{waited}: {what}, begun {seconds} s ago, is not done; a rank of it has not come or is lost"
-                ))
-            }
+            Some(late) => self.fault(&format!("{waited}: {late}")),
         }
     }
 }

@@ -45,6 +45,7 @@ impl Device {
         unsafe { result::memcpy_dtod_async(to, from, len, self.stream.raw()) }
     }
 
+    /// Its context, for other threads.
     pub fn context(&self) -> Current {
         Current::of(self.context.raw)
     }

@@ -38,7 +38,8 @@ pub(super) fn start() -> Result<bool, Error> {
     }
     match result::init() {
         Ok(()) => Ok(true),
-        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(false),
+        // The stub that comes with toolkits is no driver.
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_STUB_LIBRARY)) => Ok(false),
         Err(e) => Err(Error::Driver(format!("the CUDA driver does not start: {}", said(e)))),
     }
 }

@@ -32,10 +32,12 @@ impl<D: Deref<Target = Device>> Memory<D> {
         self.at
     }
 
+    /// Bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Never: a block has bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -17,6 +17,7 @@ pub use copies::Current;
 pub use list::{Info, devices};
 pub use memory::Memory;
 pub use pinned::{Pinned, Pins};
+pub use progress::Progress;
 pub use stream::{Event, Events, Knows, Stream, Urgency};
 
 use crate::arch::Arch;
@@ -29,7 +30,6 @@ use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use engine::backend::Track;
 pub(crate) use meaning::said;
-use progress::Progress;
 use recorder::Recorder;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -172,9 +172,9 @@ impl Device {
         self.trace.within(label, |number| _ = self.progress.begin(&self.stream, number), work)
     }
 
-    /// The number of the part that the device began last: it grows for as long as the device gets on.
-    pub fn progress(&self) -> u32 {
-        self.progress.now()
+    /// How far the device has come, part by part.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// A fault in the driver's words, with the part that the device was in and what it was to do there.
@@ -192,10 +192,12 @@ impl Device {
         &self.stream
     }
 
+    /// Events to be recorded on its streams.
     pub fn events(&self) -> &Events {
         &self.events
     }
 
+    /// Pinned memory of the host.
     pub fn pins(&self) -> &Pins {
         &self.pins
     }

@@ -28,6 +28,8 @@ struct Raw {
 
 // SAFETY: plain memory of this process that one owner at a time uses.
 unsafe impl Send for Raw {}
+// SAFETY: through `&` it is only read.
+unsafe impl Sync for Raw {}
 
 /// A block of pinned memory; dropped, it may be used again at once.
 pub struct Pinned {
@@ -62,6 +64,7 @@ impl Pins {
 }
 
 impl Pinned {
+    /// All of it, which may be more than was asked for.
     pub fn bytes(&self) -> &[u8] {
         let raw = self.raw();
         // SAFETY: the block has this room and lives; what it holds are plain bytes that the device wrote, or whatever
@@ -69,6 +72,7 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(raw.at, raw.room) }
     }
 
+    /// As `bytes`, to be written to.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let raw = self.raw();
         // SAFETY: as above, and this is the block's only owner.

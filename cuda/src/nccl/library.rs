@@ -87,6 +87,7 @@ impl Nccl {
         self.version
     }
 
+    /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -112,8 +113,8 @@ unsafe fn text(at: *const c_char) -> String {
     unsafe { CStr::from_ptr(at) }.to_string_lossy().trim().into()
 }
 
-/// 2.18.3 of 21803; before 2.9 NCCL counted otherwise.
-pub(super) fn shown(version: i32) -> String {
+/// A version as NCCL is named: 2.18.3 of 21803; before 2.9 NCCL counted otherwise.
+pub fn shown(version: i32) -> String {
     match version {
         ..10000 => format!("{}.{}.{}", version / 1000, version / 100 % 10, version % 100),
         _ => format!("{}.{}.{}", version / 10000, version / 100 % 100, version % 100),

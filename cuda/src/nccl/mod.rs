@@ -6,7 +6,8 @@ pub use library::{Nccl, UniqueId};
 
 use crate::device::Stream;
 use crate::search::Search;
-use library::shown;
+use cudarc::nccl::sys;
+pub use library::shown;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::rc::Rc;
@@ -18,13 +19,12 @@ const SONAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 /// `ncclDataType_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    U32 = 3,
-    F32 = 7,
-    Bf16 = 9,
+    U32 = sys::ncclDataType_t::ncclUint32 as isize,
+    F32 = sys::ncclDataType_t::ncclFloat32 as isize,
+    Bf16 = sys::ncclDataType_t::ncclBfloat16 as isize,
 }
 
-/// `ncclSum`.
-const SUM: c_int = 0;
+const SUM: c_int = sys::ncclRedOp_t::ncclSum as c_int;
 
 impl Nccl {
     /// The first that is new enough, or what to install.

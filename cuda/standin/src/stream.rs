@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often who waits looks whether the device has failed meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
+/// Jobs that a stream holds.
+const ROOM: usize = 1024;
 
 /// Something that a stream does.
 pub type Work = Box<dyn FnOnce() + Send>;
@@ -76,7 +78,12 @@ impl Stream {
     }
 
     fn add(&self, work: Work, always: bool) {
-        self.lock().jobs.push_back(Job { work, always });
+        let mut queue = self.lock();
+        // As with a driver: who enqueues too much waits, until there is room or the device has failed.
+        while queue.jobs.len() >= ROOM && fault::check().is_ok() {
+            queue = self.changed.wait_timeout(queue, LOOK).expect("no holder panics").0;
+        }
+        queue.jobs.push_back(Job { work, always });
         self.changed.notify_all();
     }
 

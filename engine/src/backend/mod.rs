@@ -3,7 +3,7 @@
 //!
 //! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
 //! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
-//! [`Backend::check`] once a step.
+//! [`Backend::receive`], when a step is looked at.
 //!
 //! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
 //! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.

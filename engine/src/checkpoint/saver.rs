@@ -57,8 +57,8 @@ impl Saver {
     /// Starts the checkpoint of `header.position.step` and comes back when the copies of `pieces` are made, or on the
     /// way where the backend makes them beside its work.
     ///
-    /// The pieces of all ranks cover every tensor once in each kind that is saved. They are freed
-    /// one by one as they are written. A save still under way is finished first.
+    /// The pieces of all ranks cover every tensor once in each kind that is saved. Each is given back as it is
+    /// written (a device's pinned memory is kept for the next save). A save still under way is finished first.
     pub fn begin(&mut self, comm: &impl Exchange, header: &Header, pieces: impl Iterator<Item = Piece>) -> Result<()> {
         let queue = self.start(comm, header, None)?;
         // All of them first: a thread that writes meanwhile would slow down the copy, which training waits for.

@@ -114,7 +114,7 @@ fn received() -> Option<Words> {
     Some(words)
 }
 
-fn end_this(code: i32) -> ! {
+pub(super) fn end_this(code: i32) -> ! {
     // SAFETY: ends the process without running exit handlers, which could call MPI here.
     unsafe { nix::libc::_exit(code) }
 }

@@ -170,7 +170,17 @@ fn sit(world: &mut World, mesh: &Mesh) {
 /// CUDA where there are devices, unless the configuration says otherwise.
 fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precision)> {
     let asked = config.train.backend;
-    let there = asked != Some(BackendKind::Cpu) && gpu::are_there(comm)?;
+    let mut there = asked != Some(BackendKind::Cpu) && gpu::are_there(comm)?;
+    // A device that nobody asked for is taken only where it will do.
+    if there
+        && asked.is_none()
+        && let Some(why) = gpu::unfit(config, comm)
+    {
+        if comm.rank() == 0 {
+            eprintln!("note: this run is on the CPU, although there is a CUDA device: {why}");
+        }
+        there = false;
+    }
     let chosen = config.backend(there)?;
     if chosen.0 == BackendKind::Cuda {
         must_fit_cuda(config)?;
