@@ -3,6 +3,7 @@
 //! and continued runs are a real one's, which its ranks share.
 
 mod choice;
+mod copies;
 mod faults;
 mod golden;
 mod graph;

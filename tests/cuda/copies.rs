@@ -1,0 +1,64 @@
+//! Copies to the host that go beside the compute stream: of what was there when they were asked for, however far the one
+//! stream is behind the other.
+
+use std::time::Duration;
+
+use cuda::Device;
+use cuda::backend::{Cuda, CudaScratch, Outlook, Tuning};
+use cuda::compile::Places;
+use engine::backend::{Acc, Backend, Scratch};
+use engine::slab::Cut;
+
+use crate::common::on_standin;
+
+/// Elements of what goes beside the compute stream.
+const LEN: usize = 1 << 16;
+
+/// A rank alone, with room for a few such blocks.
+fn alone() -> Cuda {
+    let places = Places::of(|name| std::env::var_os(name), None);
+    let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
+    let b = Cuda::open(device, None, Outlook { nccl: None, patience: Duration::from_secs(60) }).unwrap();
+    let fixed: usize = CudaScratch::of("any").fixed().iter().sum();
+    let tuning = Tuning { search: places.search(), cache: None, products: &[] };
+    b.settle(Cut { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning).unwrap_or_else(|e| panic!("{e}"));
+    b
+}
+
+fn all(b: &Cuda, value: f32) -> Acc<Cuda> {
+    b.upload(&vec![value; LEN], LEN, 1)
+}
+
+#[track_caller]
+fn holds(got: Vec<f32>, value: f32) {
+    let wrong = got.iter().filter(|&&x| x != value).count();
+    assert!(got.len() == LEN && wrong == 0, "{wrong} of {} elements are not {value}", got.len());
+}
+
+#[test]
+fn what_was_enqueued_before_is_in_them() {
+    on_standin("cuda::copies::what_was_enqueued_before_is_in_them", &[("STANDIN_SLOW", "1@20")], || {
+        let b = alone();
+        let mut x = all(&b, 1.0);
+        b.zero(&mut x);
+        holds(b.receive(b.fetch(&x)).unwrap(), 0.0);
+    });
+}
+
+#[test]
+fn what_changes_a_block_waits_for_them() {
+    on_standin("cuda::copies::what_changes_a_block_waits_for_them", &[("STANDIN_SLOW", "2@100")], || {
+        let b = alone();
+        let mut x = all(&b, 1.0);
+        let first = b.fetch(&x);
+        b.write(&vec![2.0; LEN], &mut x);
+        let second = b.fetch(&x);
+        drop(x);
+        // In its place.
+        let y = all(&b, 3.0);
+        let third = b.fetch(&y);
+        for (fetch, value) in [(first, 1.0), (second, 2.0), (third, 3.0)] {
+            holds(b.receive(fetch).unwrap(), value);
+        }
+    });
+}
