@@ -107,7 +107,7 @@ fn tied_embeddings_and_shared_heads() {
 /// Rows enough that they travel in pieces, each behind the product of the one before.
 #[test]
 fn pieces_of_the_rows() {
-    assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 2, "pieces of the rows that a rank of two holds");
+    assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 4, "pieces of the rows that a rank of two holds");
     let alone = Alone::with(&[
         ("model.num_hidden_layers", 1.into()),
         ("train.seq_length", 64.into()),

@@ -41,7 +41,7 @@ fn devices_and_libraries_that_differ() {
     let other = second("STANDIN_NAME", "Another");
     refused(&site, 2, &[], other, &["rank 0 on ", "Stand-in (8.0 GiB)", "rank 1 on ", "Another (8.0 GiB)", "one kind"]);
     refused(&site, 2, &[], second("STANDIN_MEMORY", "4294967296"), &["Stand-in (8.0 GiB)", "Stand-in (4.0 GiB)"]);
-    refused(&site, 2, &[], second("STANDIN_NCCL", "22105"), &["NCCL 22703", "NCCL 22105"]);
+    refused(&site, 2, &[], second("STANDIN_NCCL", "22105"), &["NCCL 2.27.3", "NCCL 2.21.5"]);
     let old = |rank| apart(rank).into_iter().chain([("STANDIN_NCCL", "21700".to_string())]).collect();
     refused(&site, 2, &[], old, &["NCCL 2.18.0 or newer", "is 2.17.0, too old", "pip install nvidia-nccl-cu12"]);
 }
@@ -71,7 +71,8 @@ fn libraries_that_are_not_there() {
 #[test]
 fn a_device_that_is_too_small() {
     let site = Site::with_standin();
-    let small = |_| vec![("STANDIN_MEMORY", (40 << 20).to_string())];
+    // 40 MiB beside what is left to libraries.
+    let small = |_| vec![("STANDIN_MEMORY", (296 << 20).to_string())];
     let large = [("model.hidden_size", 512.into()), ("model.intermediate_size", 4096.into())];
     refused(&site, 1, &large, small, &["GiB of a device, and 0.04 GiB are there", "take more ranks"]);
 }
