@@ -50,5 +50,6 @@ fn say(joined: &Joined, rank: usize, waited: Duration) {
         joined.lock().expect("nothing panics while it holds the list").iter().filter_map(Weak::upgrade).collect();
     let late = first_unfinished(joined.iter().map(|flights| &**flights));
     let late = late.unwrap_or("the device does not come to the end of what it began".into());
-    eprint!("{}", format!("rank {rank} on {}: nothing has moved for {} s: {late}\n", host(), waited.as_secs()));
+    let line = format!("rank {rank} on {}: nothing has moved for {} s: {late}\n", host(), waited.as_secs());
+    eprint!("{line}");
 }
