@@ -10,7 +10,8 @@ ROOM=56
 
 part_build() {
     have cargo || { skip "there is no cargo here"; return; }
-    rm -rf "${gpu:?}"/{kernel-tests,bench,whole,swallow-engine,openmpi,lib,manifest} && mkdir -p "$gpu/lib"
+    # A folder or file `kernels` beside the program would be taken for a pack.
+    rm -rf "${gpu:?}"/{kernels,kernel-tests,bench,whole,swallow-engine,openmpi,lib,manifest} && mkdir -p "$gpu/lib"
     local tests bench whole
     # The program itself is built with the tests that start it.
     tests=$(program test --release --workspace --test kernels)
