@@ -94,8 +94,8 @@ pub fn rehearse<A: Elem>(
 /// What a run of rank `rank` takes of its memory, however long it is.
 ///
 /// Where blocks have no places, a few micro-batches say as much as a whole step. Where they have, whole steps are
-/// rehearsed, since places might drift from one micro-batch to the next, and a few micro-batches say where the border
-/// between small and large blocks does best.
+/// rehearsed, since places drift from one micro-batch to the next: once to find where the border between small and
+/// large blocks does best, and once with it.
 pub fn plan<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -103,12 +103,12 @@ pub fn plan<A: Elem>(
     scratch: impl Scratch + Clone + 'static,
 ) -> Result<Rehearsal> {
     let with = |config: &Config, books| keeping::<A>(books, config, mesh, rank, scratch.clone(), Keep::Totals, 1);
-    let (short, books) = (shortened(config, mesh), scratch.books(0));
+    let books = scratch.books(0);
     if books.live().is_none() {
-        return with(&short, books);
+        return with(&shortened(config, mesh), books);
     }
     let trace = Rc::new(RefCell::new(Trace::default()));
-    with(&short, Box::new(trace.clone()))?;
+    with(config, Box::new(trace.clone()))?;
     let small = trace.borrow().border();
     Ok(Rehearsal { small, ..with(config, scratch.books(small))? })
 }
