@@ -31,7 +31,7 @@ On a machine with a driver, Python's CUDA wheels and nothing else: run `tests/gp
 with target/gpu there, and run `tests/gpu.sh`, or its parts one by one. NVRTC, cuBLASLt and NCCL are found in the wheels of the
 python3 in PATH. The next machine goes on where the last one ended if its results were taken with --take before target/gpu is copied.
 
-On a machine that is lent for calls of ten minutes, a call each, the most telling first; --seconds ends a call in time:
+Where a machine can be had for ten minutes at a time, a call each, the most telling first; --seconds ends a call in time:
 
   tests/gpu.sh --seconds 570 train layouts resume probes kernels        right at all?
   tests/gpu.sh --seconds 570 step                                       8B's width, micro-batch 2; call it again for the 1B model, and

@@ -64,20 +64,20 @@ impl NcclGroup {
         NcclGroup { place, size, link }
     }
 
-    /// Starts a call that reads `x` and writes `out`; both are owned by the result.
+    /// Starts a call that reads `x` and writes `out`.
     fn start<T: Elem>(
         &self,
         b: &Cuda,
         what: &'static str,
-        x: Tensor<Cuda, T>,
-        out: Tensor<Cuda, T>,
+        x: &Tensor<Cuda, T>,
+        out: &Tensor<Cuda, T>,
         call: impl FnOnce(&Communicator, Flow, &Stream) -> Result<(), String>,
-    ) -> Pending<Cuda, T> {
+    ) -> NcclTicket {
         let len = x.len().min(out.len());
         let flow = Flow { from: x.mem.at(), to: out.mem.at(), len, of: type_of::<T>() };
         let bytes = x.len().max(out.len()) * size_of::<T>();
         let done = self.enqueue(b, what, bytes, |communicator, stream| call(communicator, flow, stream));
-        Pending::under_way(NcclTicket { rank: b.0.clone(), done }, x, out)
+        NcclTicket { rank: b.0.clone(), done }
     }
 
     /// A call after all that was enqueued; the point at which it is done.
@@ -205,23 +205,27 @@ impl Collectives<Cuda> for NcclGroup {
         self.size
     }
 
+    unsafe fn gather<T: Elem>(&self, b: &Cuda, from: &Tensor<Cuda, T>, to: &Tensor<Cuda, T>) -> NcclTicket {
+        assert_eq!(to.len(), from.len() * self.size, "elements gathered from {} ranks", self.size);
+        // SAFETY (this call and those below): the blocks have the elements given, and are owned by a `Pending` until
+        // the compute stream has waited for the call.
+        self.start(b, "an all-gather", from, to, |c, flow, stream| unsafe { c.all_gather(flow, stream) })
+    }
+
+    unsafe fn scatter<T: Elem>(&self, b: &Cuda, from: &Tensor<Cuda, T>, to: &Tensor<Cuda, T>) -> NcclTicket {
+        assert_eq!(from.len(), to.len() * self.size, "elements scattered over {} ranks", self.size);
+        // SAFETY: as above.
+        self.start(b, "a reduce-scatter", from, to, |c, flow, stream| unsafe { c.reduce_scatter(flow, stream) })
+    }
+
     fn all_reduce<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
         if self.size == 1 {
             return Pending::ready(x);
         }
         let out = b.alloc(x.rows(), x.cols());
-        // SAFETY (this call and those below): the blocks have the elements given, and are owned by the `Pending` until
-        // the compute stream has waited for the call.
-        self.start(b, "an all-reduce", x, out, |c, flow, stream| unsafe { c.all_reduce(flow, stream) })
-    }
-
-    fn all_gather<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
-        if self.size == 1 {
-            return Pending::ready(x);
-        }
-        let out = b.alloc(x.rows() * self.size, x.cols());
-        // SAFETY: as above; `out` holds the ranks' elements together.
-        self.start(b, "an all-gather", x, out, |c, flow, stream| unsafe { c.all_gather(flow, stream) })
+        // SAFETY: as above.
+        let ticket = self.start(b, "an all-reduce", &x, &out, |c, flow, stream| unsafe { c.all_reduce(flow, stream) });
+        Pending::under_way(ticket, x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
@@ -236,16 +240,6 @@ impl Collectives<Cuda> for NcclGroup {
         let call = |c: &Communicator, stream: &Stream| unsafe { c.all_gather(flow, stream) };
         let done = self.enqueue(b, "an all-gather", x.len() * size_of::<T>(), call);
         Pending::moving(NcclTicket { rank: b.0.clone(), done }, x)
-    }
-
-    fn reduce_scatter<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
-        if self.size == 1 {
-            return Pending::ready(x);
-        }
-        assert_eq!(x.rows() % self.size, 0, "{} rows scattered over {} ranks", x.rows(), self.size);
-        let out = b.alloc(x.rows() / self.size, x.cols());
-        // SAFETY: as above; `x` holds the ranks' elements together.
-        self.start(b, "a reduce-scatter", x, out, |c, flow, stream| unsafe { c.reduce_scatter(flow, stream) })
     }
 
     fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {

@@ -32,7 +32,7 @@ use crate::device::{Event, Knows};
 use crate::geometry::{self, attention};
 use crate::machine::{Done, Machine};
 use crate::ops;
-use engine::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Heads, Part, Scratch, Span, Tensor, Track, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Part, Scratch, Span, Tensor, Track, Xent};
 use engine::ledger::{Accounts, Usage};
 use engine::mesh::Kind;
 use half::bf16;
@@ -150,28 +150,12 @@ impl Backend for Cuda {
         self.note(ops::widen(self.machine(), view(x), view(y)));
     }
 
-    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        let out = self.alloc(a.rows(), b.rows());
-        self.product(Form::Nt, a, b, &out);
-        out
-    }
-
-    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        let out = self.alloc(a.rows(), b.cols());
-        self.product(Form::Nn, a, b, &out);
-        out
+    fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        self.product(Form::Nt, a, b, out);
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         self.product(Form::Nn, a, b, out);
-    }
-
-    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
-        self.product_to(a, b, rows, out);
-    }
-
-    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
-        self.product_of(a, rows, b)
     }
 
     fn pieces(&self, rows: usize) -> usize {

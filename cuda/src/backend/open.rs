@@ -1,7 +1,6 @@
 //! How a rank comes to its device, step by step: groups are made between `open` and `settle`, so that the slab is taken
 //! when NCCL has what it needs.
 
-use super::linear::{into_blocks, of_blocks};
 use super::rank::{Error, Outlook, Rank};
 use super::{Cuda, CudaScratch};
 use crate::blas::{Choice, Form, Product};
@@ -15,19 +14,14 @@ use std::rc::Rc;
 
 /// What a rehearsal saw multiplied, as cuBLASLt is asked for it.
 pub fn product_of(seen: &Seen) -> Product {
-    let Seen { name, sizes: [m, n, k], rows } = *seen;
+    let Seen { name, sizes: [m, n, k] } = *seen;
     let form = match name {
-        "matmul_nt" | "matmul_nt_to" | "matmul_nt_of" => Form::Nt,
+        "matmul_nt" => Form::Nt,
         "matmul_nn" => Form::Nn,
         "matmul_tn_acc" => Form::TnAcc,
         other => panic!("{other} is no product"),
     };
-    let product = Product::new(form, m, n, k);
-    match (name, rows) {
-        ("matmul_nt_to", Some(rows)) => product.of(into_blocks(rows)),
-        ("matmul_nt_of", Some(rows)) => product.of(of_blocks(rows)),
-        _ => product,
-    }
+    Product::new(form, m, n, k)
 }
 
 /// Where the choice of algorithms comes from.

@@ -102,7 +102,7 @@ pub(super) fn by_product(choices: Vec<Choice>) -> Choices {
 
 #[cfg(test)]
 mod tests {
-    use super::super::product::{Form, Rows};
+    use super::super::product::Form;
     use super::*;
 
     fn machine() -> Machine {
@@ -111,8 +111,7 @@ mod tests {
     }
 
     fn choice(m: usize, word: u64) -> Choice {
-        let rows = Rows { blocks: 3, a_step: m / 3, out_step: m };
-        let product = Product::new(Form::Nt, m, 5397, 4096).of(rows);
+        let product = Product::new(Form::Nt, m, 5397, 4096);
         Choice { product, seconds: 0.1 + 1e-7 * word as f64, algorithm: std::array::from_fn(|i| word << i) }
     }
 

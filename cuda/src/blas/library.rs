@@ -49,7 +49,6 @@ functions! {
         desc_set: "cublasLtMatmulDescSetAttribute" (Desc, u32, *const c_void, usize) -> Status,
         desc_destroy: "cublasLtMatmulDescDestroy" (Desc) -> Status,
         layout: "cublasLtMatrixLayoutCreate" (*mut Layout, u32, u64, u64, i64) -> Status,
-        layout_set: "cublasLtMatrixLayoutSetAttribute" (Layout, u32, *const c_void, usize) -> Status,
         layout_destroy: "cublasLtMatrixLayoutDestroy" (Layout) -> Status,
         preference: "cublasLtMatmulPreferenceCreate" (*mut Preference) -> Status,
         preference_set: "cublasLtMatmulPreferenceSetAttribute" (Preference, u32, *const c_void, usize) -> Status,

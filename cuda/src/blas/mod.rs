@@ -10,7 +10,7 @@ mod product;
 mod tune;
 
 pub use choice::Choice;
-pub use product::{Form, Product, Rows};
+pub use product::{Form, Product};
 pub use tune::scratch_len;
 
 use crate::args::View;

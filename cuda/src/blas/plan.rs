@@ -34,7 +34,7 @@ pub(super) struct Site {
 impl Plan {
     pub fn new(lt: &CublasLt, key: Key) -> Result<Plan, String> {
         let operands = key.product.operands();
-        let (api, batch) = (lt.api(), key.product.rows.blocks);
+        let api = lt.api();
         let sum = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32;
         // SAFETY: it is made for this function to give back; the library reads nothing but the numbers.
         let desc = unsafe { lt.made(api.desc_destroy, |at| (api.desc)(at, sum, F32)) }?;
@@ -50,9 +50,9 @@ impl Plan {
         Ok(Plan {
             key,
             desc,
-            b: layout(lt, BF16, operands.b, batch)?,
-            a: layout(lt, BF16, operands.a, batch)?,
-            out: layout(lt, kind, operands.out, batch)?,
+            b: layout(lt, BF16, operands.b)?,
+            a: layout(lt, BF16, operands.a)?,
+            out: layout(lt, kind, operands.out)?,
         })
     }
 
@@ -176,17 +176,10 @@ impl Plan {
     }
 }
 
-fn layout(lt: &CublasLt, kind: u32, matrix: Matrix, batch: usize) -> Result<Owned<Layout>, String> {
-    use sys::cublasLtMatrixLayoutAttribute_t::*;
-    let (api, Matrix { rows, cols, stride }) = (lt.api(), matrix);
+fn layout(lt: &CublasLt, kind: u32, Matrix { rows, cols }: Matrix) -> Result<Owned<Layout>, String> {
+    let api = lt.api();
     // SAFETY: it is made for this function to give back; the library reads nothing but the numbers.
-    let layout =
-        unsafe { lt.made(api.layout_destroy, |at| (api.layout)(at, kind, rows as u64, cols as u64, rows as i64)) }?;
-    if batch > 1 {
-        lt.said(set(api.layout_set, &layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT as u32, batch as i32))?;
-        lt.said(set(api.layout_set, &layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET as u32, stride as i64))?;
-    }
-    Ok(layout)
+    unsafe { lt.made(api.layout_destroy, |at| (api.layout)(at, kind, rows as u64, cols as u64, rows as i64)) }
 }
 
 /// An attribute, which is a number of the width that the header says.

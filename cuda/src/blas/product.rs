@@ -19,54 +19,26 @@ pub enum Form {
     TnAcc,
 }
 
-/// The `m` rows of a and of out as `blocks` blocks of `m / blocks` rows that lie apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Rows {
-    pub blocks: usize,
-    /// Rows of a from the beginning of one block to that of the next.
-    pub a_step: usize,
-    /// The same of out.
-    pub out_step: usize,
-}
-
 /// One product. `Ord` has no meaning but that lists of products have one order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Product {
     pub form: Form,
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    pub rows: Rows,
 }
 
 impl Product {
-    /// Of whole matrices.
     pub fn new(form: Form, m: usize, n: usize, k: usize) -> Product {
         assert!(m > 0 && n > 0 && k > 0, "a product of {m} x {n} x {k}");
-        Product { form, m, n, k, rows: Rows { blocks: 1, a_step: m, out_step: m } }
+        Product { form, m, n, k }
     }
 
-    /// The same, of rows that lie in blocks. Only where rows of `a` become rows of `out`.
-    pub fn of(self, rows: Rows) -> Product {
-        let Rows { blocks, a_step, out_step } = rows;
-        assert!(self.form != Form::TnAcc || blocks == 1, "{blocks} blocks of rows in a product that sums over rows");
-        assert!(blocks > 0 && self.m.is_multiple_of(blocks), "{} rows in {blocks} blocks", self.m);
-        let block = self.m / blocks;
-        assert!(blocks == 1 || (a_step >= block && out_step >= block), "blocks of {block} rows overlap: {rows:?}");
-        if blocks == 1 || (a_step == block && out_step == block) {
-            return Product::new(self.form, self.m, self.n, self.k);
-        }
-        Product { rows, ..self }
-    }
-
-    /// Elements from the first to the last of a, b and out: as long as the views must be.
+    /// Elements of a, b and out.
     pub fn lens(&self) -> [usize; 3] {
-        let Product { form, m, n, k, rows: Rows { blocks, a_step, out_step } } = *self;
-        let span = |step: usize, cols: usize| ((blocks - 1) * step + m / blocks) * cols;
-        match form {
-            Form::Nt | Form::Nn => [span(a_step, k), n * k, span(out_step, n)],
-            Form::TnAcc => [k * m, k * n, m * n],
-        }
+        let Product { m, n, k, .. } = *self;
+        [m * k, n * k, m * n]
     }
 
     /// Bytes of a, b and out.
@@ -77,12 +49,8 @@ impl Product {
 
     /// Its shapes in words.
     pub(super) fn shapes(&self) -> String {
-        let Product { m, n, k, rows: Rows { blocks, a_step, out_step }, .. } = *self;
-        let apart = match blocks {
-            1 => String::new(),
-            _ => format!(" in {blocks} blocks of rows, {a_step} apart in a and {out_step} in out"),
-        };
-        format!("m x n x k = {m} x {n} x {k}{apart}")
+        let Product { m, n, k, .. } = *self;
+        format!("m x n x k = {m} x {n} x {k}")
     }
 
     /// Holds views to these shapes.
@@ -92,13 +60,11 @@ impl Product {
 
     /// The same, as cuBLASLt is told of it.
     pub(super) fn operands(&self) -> Operands {
-        let Product { form, m, n, k, rows: Rows { blocks, a_step, out_step } } = *self;
-        let of = |cols, rows| Matrix { rows: cols, cols: rows, stride: 0 };
-        let block = m / blocks;
-        let apart = |cols, step| Matrix { rows: cols, cols: block, stride: step * cols };
+        let Product { form, m, n, k } = *self;
+        let of = |cols, rows| Matrix { rows: cols, cols: rows };
         match form {
-            Form::Nt => Operands { turned: [true, false], b: of(k, n), a: apart(k, a_step), out: apart(n, out_step) },
-            Form::Nn => Operands { turned: [false, false], b: of(n, k), a: apart(k, a_step), out: apart(n, out_step) },
+            Form::Nt => Operands { turned: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
+            Form::Nn => Operands { turned: [false, false], b: of(n, k), a: of(k, m), out: of(n, m) },
             Form::TnAcc => Operands { turned: [false, true], b: of(n, k), a: of(m, k), out: of(n, m) },
         }
     }
@@ -140,8 +106,6 @@ pub(super) struct Operands {
 pub(super) struct Matrix {
     pub rows: usize,
     pub cols: usize,
-    /// Elements from one of a batch to the next; 0 where all of the batch take the same.
-    pub stride: usize,
 }
 
 /// A product with what an algorithm must know of the addresses that it works on.
@@ -172,44 +136,19 @@ mod tests {
 
     #[test]
     fn a_product_is_told_of_with_its_operands_swapped() {
-        let of = |rows, cols| Matrix { rows, cols, stride: 0 };
-        let whole = |rows, cols| Matrix { rows, cols, stride: rows * cols };
+        let of = |rows, cols| Matrix { rows, cols };
         let nt = Product::new(Form::Nt, 2, 3, 5).operands();
-        assert_eq!(nt, Operands { turned: [true, false], b: of(5, 3), a: whole(5, 2), out: whole(3, 2) });
+        assert_eq!(nt, Operands { turned: [true, false], b: of(5, 3), a: of(5, 2), out: of(3, 2) });
         let nn = Product::new(Form::Nn, 2, 3, 5).operands();
-        assert_eq!(nn, Operands { turned: [false, false], b: of(3, 5), a: whole(5, 2), out: whole(3, 2) });
+        assert_eq!(nn, Operands { turned: [false, false], b: of(3, 5), a: of(5, 2), out: of(3, 2) });
         let tn = Product::new(Form::TnAcc, 2, 3, 5).operands();
         assert_eq!(tn, Operands { turned: [false, true], b: of(3, 5), a: of(2, 5), out: of(3, 2) });
     }
 
     #[test]
-    fn blocks_reach_from_the_first_row_to_the_last() {
-        let whole = Product::new(Form::Nt, 12, 5, 7);
-        assert_eq!((whole.lens(), whole.bytes()), ([84, 35, 60], [168, 70, 120]));
-        let apart = whole.of(Rows { blocks: 3, a_step: 4, out_step: 10 });
-        assert_eq!(apart.lens(), [84, 35, (2 * 10 + 4) * 5]);
-        assert_eq!(apart.operands().a, Matrix { rows: 7, cols: 4, stride: 28 });
-        assert_eq!(apart.operands().out, Matrix { rows: 5, cols: 4, stride: 50 });
-        assert!(apart.to_string().contains("3 blocks") && !whole.to_string().contains("block"), "{apart}");
-        // Blocks without gaps are no blocks.
-        assert_eq!(whole.of(Rows { blocks: 3, a_step: 4, out_step: 4 }), whole);
-        assert_eq!(whole.of(Rows { blocks: 1, a_step: 99, out_step: 0 }), whole);
-    }
-
-    #[test]
-    fn what_cannot_be_is_a_bug_with_its_numbers() {
-        let whole = Product::new(Form::Nn, 12, 5, 7);
-        let rows = |blocks, a_step, out_step| Rows { blocks, a_step, out_step };
-        for (product, rows, said) in [
-            (whole, rows(5, 9, 9), "12 rows in 5 blocks"),
-            (whole, rows(3, 3, 4), "overlap"),
-            (whole, rows(3, 4, 3), "overlap"),
-            (Product { form: Form::TnAcc, ..whole }, rows(2, 6, 6), "sums over rows"),
-        ] {
-            let panic = std::panic::catch_unwind(|| product.of(rows)).unwrap_err();
-            let text = panic.downcast_ref::<String>().unwrap();
-            assert!(text.contains(said), "{text}");
-        }
+    fn gradients_of_weights_are_f32() {
+        assert_eq!(Product::new(Form::Nt, 12, 5, 7).bytes(), [168, 70, 120]);
+        assert_eq!(Product::new(Form::TnAcc, 12, 5, 7).bytes(), [168, 70, 240]);
     }
 
     #[test]

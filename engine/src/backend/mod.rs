@@ -12,12 +12,16 @@ use crate::ledger::Usage;
 use crate::mesh::Kind;
 use std::ops::Range;
 
+mod collectives;
 mod part;
+mod pending;
 mod scratch;
 mod span;
 mod tensor;
 
+pub use collectives::{Collectives, Deal, Exchanged, Expected};
 pub use part::Part;
+pub use pending::Pending;
 pub use scratch::Scratch;
 pub use span::{Span, Track};
 pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
@@ -70,32 +74,6 @@ pub struct AdamW {
     pub correction2: f32,
     /// The leading elements of the shard that are decayed; the rest are not.
     pub decayed: usize,
-}
-
-/// Some of the rows of a matrix: `count` blocks of `each`, of which block i begins at row `first + i * step`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Blocks {
-    pub count: usize,
-    pub each: usize,
-    pub first: usize,
-    pub step: usize,
-}
-
-impl Blocks {
-    /// All of them together.
-    pub fn rows(&self) -> usize {
-        self.count * self.each
-    }
-
-    /// One past the last.
-    pub fn end(&self) -> usize {
-        self.first + (self.count - 1) * self.step + self.each
-    }
-
-    /// Each block's rows.
-    pub fn ranges(self) -> impl Iterator<Item = Range<usize>> {
-        (0..self.count).map(move |i| self.first + i * self.step).map(move |at| at..at + self.each)
-    }
 }
 
 /// What went wrong on a device or between devices, seen after the fact: where, and what it means.
@@ -173,16 +151,24 @@ pub trait Backend: Sized + 'static {
     // -- linear: a [m, k], products in f32, rounded once --
 
     /// a b^T with b `[n, k]` -> `[m, n]`.
-    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let mut out = self.alloc(a.rows(), b.rows());
+        self.matmul_nt_into(a, b, &mut out);
+        out
+    }
+
     /// a b with b `[k, n]` -> `[m, n]`.
-    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self>;
+    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let mut out = self.alloc(a.rows(), b.cols());
+        self.matmul_nn_into(a, b, &mut out);
+        out
+    }
+
+    /// As `matmul_nt`, into rows that are there already.
+    fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// As `matmul_nn`, into rows that are there already.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// As `matmul_nt`, whose rows become those of `out` that `rows` names.
-    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>);
-    /// As `matmul_nt`, of those rows of `a` alone.
-    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self>;
-    /// Into how many parts rows that travel while they are multiplied are cut, where each rank has so many.
+    /// Into how many pieces rows that travel while they are multiplied are cut, where each rank has so many: see [`Deal`].
     fn pieces(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
@@ -316,80 +302,4 @@ pub trait Backend: Sized + 'static {
     fn begin_trace(&self);
     /// All that was done since. Blocks until it is.
     fn end_trace(&self) -> Vec<Span>;
-}
-
-/// One communicator's collectives. Each owns its buffers until it is waited for, so forgetting one
-/// leaks and never races. A group of one hands its input back.
-pub trait Collectives<B: Backend> {
-    fn rank(&self) -> usize;
-    fn size(&self) -> usize;
-    /// The sum over the ranks, everywhere.
-    fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
-    fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// As `all_gather`, where the rows of all have their place and this rank's are there already: `[n r, c]` as it is.
-    fn all_gather_within<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
-    fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// Point to point, both at once where both are given: `send` to the group's rank beside it, and a
-    /// matrix of this shape from the group's rank beside it. Messages between two ranks of a group arrive
-    /// in the order in which they were sent. What was sent comes back when its block is free again.
-    fn exchange(&self, b: &B, send: Option<(Act<B>, usize)>, recv: Option<Expected>) -> Exchanged<B>;
-}
-
-/// A matrix that another rank of the group will send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected {
-    pub rows: usize,
-    pub cols: usize,
-    pub from: usize,
-}
-
-/// Both halves of an exchange under way.
-pub struct Exchanged<B: Backend> {
-    pub sent: Option<Pending<B, <B as Backend>::Act>>,
-    pub received: Option<Pending<B, <B as Backend>::Act>>,
-}
-
-/// A collective under way, and the tensors it reads and writes.
-#[must_use = "a collective has no result until it is waited for"]
-pub struct Pending<B: Backend, T: Elem> {
-    ticket: Option<B::Ticket>,
-    input: Option<Tensor<B, T>>,
-    output: Option<Tensor<B, T>>,
-}
-
-impl<B: Backend, T: Elem> Pending<B, T> {
-    /// Nothing to wait for: a group of one.
-    pub fn ready(output: Tensor<B, T>) -> Self {
-        Pending { ticket: None, input: None, output: Some(output) }
-    }
-
-    /// Under way: `input` is read and `output` written until the ticket is waited for.
-    pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
-        Pending { ticket: Some(ticket), input: Some(input), output: Some(output) }
-    }
-
-    /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
-    pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
-        Pending { ticket: Some(ticket), input: None, output: Some(x) }
-    }
-
-    pub fn wait(mut self) -> Tensor<B, T> {
-        self.finish();
-        self.output.take().expect("a pending collective holds its output until it is waited for")
-    }
-
-    fn finish(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.wait();
-        }
-        self.input = None;
-    }
-}
-
-impl<B: Backend, T: Elem> Drop for Pending<B, T> {
-    fn drop(&mut self) {
-        self.finish();
-    }
 }

@@ -18,7 +18,7 @@ pub trait Scratch {
     fn logits_rows(&self, cols: usize) -> usize;
     /// As [`super::Backend::pieces`].
     fn pieces(&self, rows: usize) -> usize;
-    /// `matmul_nt`, `matmul_nn` and `matmul_nn_into`: `[m, n, k]` of the product of m x k and k x n.
+    /// `matmul_nt`, `matmul_nn` and what they are made of: `[m, n, k]` of the product of m x k and k x n.
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `matmul_tn_acc`, as `matmul`.
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;

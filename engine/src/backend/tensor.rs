@@ -3,7 +3,7 @@
 use super::Backend;
 use std::fmt::Debug;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// What a tensor may hold: f32, bf16, and u32 for token ids.
 pub trait Elem: bytemuck::Pod + Default + Debug + PartialEq + Send + Sync + 'static {
@@ -85,6 +85,16 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
         // while `self` stays borrowed shared; `alias` checks the range.
         let mem = unsafe { B::alias(&self.mem, at..at + rows * cols) };
         Lent { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
+    }
+
+    /// Some of the rows.
+    pub fn lend_rows(&self, rows: Range<usize>) -> Lent<'_, B, T> {
+        self.lend(rows.start * self.cols, rows.len(), self.cols)
+    }
+
+    /// As `lend_rows`, to be written to.
+    pub fn lend_rows_mut(&mut self, rows: Range<usize>) -> LentMut<'_, B, T> {
+        self.lend_mut(rows.start * self.cols, rows.len(), self.cols)
     }
 
     /// As `lend`, to be written to.

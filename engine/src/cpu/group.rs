@@ -98,17 +98,6 @@ impl MpiGroup {
         }
     }
 
-    /// Starts a call that reads `input` and writes `output`; both are owned by the result.
-    fn start<A: Float, T: Elem>(
-        &self,
-        input: Tensor<Cpu<A>, T>,
-        output: Tensor<Cpu<A>, T>,
-        call: impl FnOnce(*const c_void, *mut c_void, ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32,
-    ) -> Pending<Cpu<A>, T> {
-        let ticket = self.track(|comm, request| call(block(&input).cast_const(), block(&output), comm, request));
-        Pending::under_way(MpiTicket(vec![ticket]), input, output)
-    }
-
     /// Starts any call that gives a request.
     fn track(&self, call: impl FnOnce(ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32) -> Rc<Request> {
         // SAFETY: reads a constant of the MPI library.
@@ -183,29 +172,36 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         self.ranks()
     }
 
+    unsafe fn gather<T: Elem>(&self, _: &Cpu<A>, from: &Tensor<Cpu<A>, T>, to: &Tensor<Cpu<A>, T>) -> MpiTicket {
+        let (n, ty) = (count(from.len()), datatype::<T>());
+        assert_eq!(to.len(), from.len() * self.ranks(), "elements gathered from {} ranks", self.ranks());
+        // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in a `Pending`
+        // until the request is waited for; no two requests share an element that either writes.
+        MpiTicket(vec![self.track(|comm, request| unsafe {
+            ffi::MPI_Iallgather(block(from).cast_const(), n, ty, block(to), n, ty, comm, request)
+        })])
+    }
+
+    unsafe fn scatter<T: Elem>(&self, _: &Cpu<A>, from: &Tensor<Cpu<A>, T>, to: &Tensor<Cpu<A>, T>) -> MpiTicket {
+        let (n, (ty, sum)) = (count(to.len()), self.sum::<T>());
+        assert_eq!(from.len(), to.len() * self.ranks(), "elements scattered over {} ranks", self.ranks());
+        // SAFETY: as above.
+        MpiTicket(vec![self.track(|comm, request| unsafe {
+            ffi::MPI_Ireduce_scatter_block(block(from).cast_const(), block(to), n, ty, sum, comm, request)
+        })])
+    }
+
     fn all_reduce<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
         if self.ranks() == 1 {
             return Pending::ready(x);
         }
         let (n, out) = (count(x.len()), b.alloc(x.rows(), x.cols()));
         let (ty, sum) = self.sum::<T>();
-        // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in the
-        // `Pending` until the request is waited for; no two requests share a block.
-        self.start(x, out, |from, to, comm, request| unsafe {
-            ffi::MPI_Iallreduce(from, to, n, ty, sum, comm, request)
-        })
-    }
-
-    fn all_gather<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
-        if self.ranks() == 1 {
-            return Pending::ready(x);
-        }
-        let (n, ty) = (count(x.len()), datatype::<T>());
-        let out = b.alloc(x.rows() * self.ranks(), x.cols());
-        // SAFETY: as above; `out` holds the ranks' counts together.
-        self.start(x, out, |from, to, comm, request| unsafe {
-            ffi::MPI_Iallgather(from, n, ty, to, n, ty, comm, request)
-        })
+        // SAFETY: as above.
+        let request = self.track(|comm, request| unsafe {
+            ffi::MPI_Iallreduce(block(&x).cast_const(), block(&out), n, ty, sum, comm, request)
+        });
+        Pending::under_way(MpiTicket(vec![request]), x, out)
     }
 
     /// A broadcast from each rank: of MPI's calls the one that has no buffer to send from beside the one to receive in.
@@ -224,20 +220,6 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         };
         let requests = (0..ranks).map(from).collect();
         Pending::moving(MpiTicket(requests), x)
-    }
-
-    fn reduce_scatter<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
-        let ranks = self.ranks();
-        if ranks == 1 {
-            return Pending::ready(x);
-        }
-        assert_eq!(x.rows() % ranks, 0, "{} rows scattered over {ranks} ranks", x.rows());
-        let out = b.alloc(x.rows() / ranks, x.cols());
-        let (n, (ty, sum)) = (count(out.len()), self.sum::<T>());
-        // SAFETY: as above; `x` holds the ranks' counts together.
-        self.start(x, out, |from, to, comm, request| unsafe {
-            ffi::MPI_Ireduce_scatter_block(from, to, n, ty, sum, comm, request)
-        })
     }
 
     fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {

@@ -6,7 +6,6 @@ mod float;
 mod group;
 mod here;
 mod kernel;
-mod linear;
 mod norms;
 mod ops;
 mod pool;
@@ -27,7 +26,7 @@ pub use here::Here;
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
+use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
 use crate::ledger::Usage;
 use crate::mesh::Kind;
 use crate::mpi::Comm;
@@ -125,31 +124,16 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::widen(self.workers(), data(x), data_mut(y));
     }
 
-    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+    fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
-        let mut out = self.alloc(a.rows(), b.rows());
-        ops::matmul::matmul(self.workers(), &self.pool, plain(a), transposed(b), data_mut(&mut out));
-        out
-    }
-
-    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        let mut out = self.alloc(a.rows(), b.cols());
-        self.matmul_nn_into(a, b, &mut out);
-        out
+        expect("a b^T", out, a.rows(), b.rows());
+        ops::matmul::matmul(self.workers(), &self.pool, plain(a), transposed(b), data_mut(out));
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
         expect("a b", out, a.rows(), b.cols());
         ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
-    }
-
-    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
-        linear::matmul_nt_to(self, a, b, rows, out);
-    }
-
-    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
-        linear::matmul_nt_of(self, a, rows, b)
     }
 
     fn pieces(&self, rows: usize) -> usize {

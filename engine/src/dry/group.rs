@@ -46,20 +46,10 @@ impl DryGroup {
         DryTicket { start, log: self.log.clone() }
     }
 
-    /// A collective from `x` to a matrix of `rows` rows.
-    fn collective<A: Elem, T: Elem>(
-        &self,
-        b: &Dry<A>,
-        what: What,
-        x: Tensor<Dry<A>, T>,
-        rows: usize,
-    ) -> Pending<Dry<A>, T> {
-        if self.members.len() == 1 {
-            return Pending::ready(x);
-        }
-        let out = b.alloc(rows, x.cols());
-        let (bytes, post) = (x.len().max(out.len()) * size_of::<T>(), self.log.borrow_mut().post());
-        Pending::under_way(self.start(what, bytes, post), x, out)
+    /// A collective between matrices of these bytes.
+    fn collective(&self, what: What, bytes: usize) -> DryTicket {
+        let post = self.log.borrow_mut().post();
+        self.start(what, bytes, post)
     }
 }
 
@@ -72,14 +62,22 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         self.members.len()
     }
 
-    fn all_reduce<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
-        let rows = x.rows();
-        self.collective(b, What::AllReduce, x, rows)
+    unsafe fn gather<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
+        assert_eq!(to.len(), from.len() * self.members.len(), "elements gathered from {} ranks", self.members.len());
+        self.collective(What::AllGather, bytes(to))
     }
 
-    fn all_gather<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
-        let rows = x.rows() * self.members.len();
-        self.collective(b, What::AllGather, x, rows)
+    unsafe fn scatter<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
+        assert_eq!(from.len(), to.len() * self.members.len(), "elements scattered over {} ranks", self.members.len());
+        self.collective(What::ReduceScatter, bytes(from))
+    }
+
+    fn all_reduce<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
+        if self.members.len() == 1 {
+            return Pending::ready(x);
+        }
+        let out = b.alloc(x.rows(), x.cols());
+        Pending::under_way(self.collective(What::AllReduce, bytes(&x)), x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, _: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -88,14 +86,7 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         if ranks == 1 {
             return Pending::ready(x);
         }
-        let post = self.log.borrow_mut().post();
-        Pending::moving(self.start(What::AllGather, bytes(&x), post), x)
-    }
-
-    fn reduce_scatter<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
-        let (rows, ranks) = (x.rows(), self.members.len());
-        assert_eq!(rows % ranks, 0, "{rows} rows scattered over {ranks} ranks");
-        self.collective(b, What::ReduceScatter, x, rows / ranks)
+        Pending::moving(self.collective(What::AllGather, bytes(&x)), x)
     }
 
     fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {

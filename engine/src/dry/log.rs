@@ -1,6 +1,5 @@
 //! What one rank did, in the order of its program: ops, collectives, and the waits for them.
 
-use crate::backend::Blocks;
 use crate::mesh::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,12 +26,11 @@ pub enum Event {
     Wait(usize),
 }
 
-/// A product of matrices by its op, `[m, n, k]`, and the blocks of rows that it goes to or comes from.
+/// A product of matrices: its op, and `[m, n, k]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
     pub name: &'static str,
     pub sizes: [usize; 3],
-    pub rows: Option<Blocks>,
 }
 
 /// One rank's side of a collective.

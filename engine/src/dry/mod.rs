@@ -15,9 +15,7 @@ pub use group::{DryGroup, DryTicket};
 pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
 pub use memory::DryMem;
 
-use crate::backend::{
-    Acc, Act, AdamW, Backend, Blocks, Elem, Fault, Fetched, Heads, Part, Scratch, Span, Tensor, Xent,
-};
+use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Scratch, Span, Tensor, Xent};
 use crate::ledger::{Accounts, Live, Usage};
 use crate::mesh::Kind;
 use memory::Books;
@@ -79,10 +77,10 @@ impl<A: Elem> Dry<A> {
         memory::pass(&self.books, &sizes);
     }
 
-    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize, rows: Option<Blocks>) {
+    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize) {
         assert_eq!(k, depth, "depth of the product {m} x {k} x {n}");
         self.op(name, [m, n, k]);
-        self.log.borrow_mut().products.insert(Product { name, sizes: [m, n, k], rows });
+        self.log.borrow_mut().products.insert(Product { name, sizes: [m, n, k] });
         self.pass(self.scratch.matmul([m, n, k]));
     }
 }
@@ -161,32 +159,14 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("widen", x);
     }
 
-    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        let out = self.alloc(a.rows(), b.rows());
-        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols(), None);
-        out
-    }
-
-    fn matmul_nn(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
-        let out = self.alloc(a.rows(), b.cols());
-        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows(), None);
-        out
+    fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
+        expect("a b^T", out, a.rows(), b.rows());
+        self.product("matmul_nt", [a.rows(), b.rows(), a.cols()], b.cols());
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         expect("a b", out, a.rows(), b.cols());
-        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows(), None);
-    }
-
-    fn matmul_nt_to(&self, a: &Act<Self>, b: &Act<Self>, rows: Blocks, out: &mut Act<Self>) {
-        assert_eq!((a.rows(), out.cols()), (rows.rows(), b.rows()), "a product into {rows:?}");
-        self.product("matmul_nt_to", [a.rows(), b.rows(), a.cols()], b.cols(), Some(rows));
-    }
-
-    fn matmul_nt_of(&self, a: &Act<Self>, rows: Blocks, b: &Act<Self>) -> Act<Self> {
-        let out = self.alloc(rows.rows(), b.rows());
-        self.product("matmul_nt_of", [rows.rows(), b.rows(), a.cols()], b.cols(), Some(rows));
-        out
+        self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
     }
 
     fn pieces(&self, rows: usize) -> usize {
@@ -198,7 +178,7 @@ impl<A: Elem> Backend for Dry<A> {
         expect("a^T b", out, a.cols(), b.cols());
         let shape = [a.cols(), b.cols(), a.rows()];
         self.op("matmul_tn_acc", shape);
-        self.log.borrow_mut().products.insert(Product { name: "matmul_tn_acc", sizes: shape, rows: None });
+        self.log.borrow_mut().products.insert(Product { name: "matmul_tn_acc", sizes: shape });
         self.pass(self.scratch.matmul_acc(shape));
     }
 

@@ -2,6 +2,7 @@
 //! between the norm and the residual sum, which belong to `block.rs`.
 
 use super::Ctx;
+use super::region::Gather;
 use crate::backend::{Acc, Act, Backend, Lent, LentMut};
 
 /// Weights of this rank's heads.
@@ -31,18 +32,18 @@ pub struct Saved<B: Backend> {
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
-    let qkv = cx.region.gather_nt(b, x, &w.qkv); // [T/tp, D] -> [T, D] -> [T, (H + 2G) d]
+    let (_, qkv) = cx.region.gather(b, x).nt(b, &w.qkv); // [T/tp, D] -> [T, D] -> [T, (H + 2G) d]
     let qkv = b.rope(qkv, cx.rope, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
     let (o, lse) = b.attention(&qkv, cx.starts, cx.heads); // o = softmax(q k^T / sqrt(d)) v
-    let y = cx.region.nt_scatter(b, &o, &w.out); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
+    let y = cx.region.nt_scatter(b, &o, &w.out).wait(); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
     (y, Saved { qkv, o, lse })
 }
 
-/// dx from dy; takes `saved` so that each field is freed where it was last read.
+/// dx from dy, whose rows may be on their way; takes `saved` so that each field is freed where it was last read.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,
-    dy: &Act<B>,
+    dy: Gather<B>,
     x: Act<B>,
     saved: Saved<B>,
     g: &mut Grads<B>,
@@ -50,9 +51,9 @@ pub fn backward<B: Backend>(
     let b = cx.b;
     let Saved { qkv, o, lse } = saved;
     let dqkv = {
-        let dy = cx.region.gather(b, dy).wait();
+        let (dy, do_) = dy.nn(b, &w.out); // do = dy Wo
         b.matmul_tn_acc(&dy, &o, &mut g.out); // dWo += dy^T o
-        let do_ = b.matmul_nn(&dy, &w.out); // do = dy Wo
+        drop(dy);
         b.attention_bwd(&do_, &o, &lse, &qkv, cx.starts, cx.heads)
     };
     drop((qkv, o, lse));

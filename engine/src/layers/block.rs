@@ -58,11 +58,13 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, S
 pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Saved<B>, g: &mut Grads<B>) -> Act<B> {
     let b = cx.b;
     let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;
+    let coming = cx.region.gather(b, &dy); // dy in flight behind what is made again
     let hn = hn.unwrap_or_else(|| b.rmsnorm_again(&h, &rstd2, &w.norm2));
-    let dhn = mlp::backward(cx, &w.mlp, &dy, hn, mlp, &mut g.mlp);
+    let dhn = mlp::backward(cx, &w.mlp, coming, hn, mlp, &mut g.mlp);
     let dh = b.rmsnorm_bwd_add(&dy, dhn, &h, &rstd2, &w.norm2, &mut g.norm2); // dh = dy + dRMSNorm(dhn)
     drop((dy, h, rstd2));
+    let coming = cx.region.gather(b, &dh); // dh in flight
     let xn = xn.unwrap_or_else(|| b.rmsnorm_again(&x, &rstd1, &w.norm1));
-    let dxn = attention::backward(cx, &w.attention, &dh, xn, attention, &mut g.attention);
+    let dxn = attention::backward(cx, &w.attention, coming, xn, attention, &mut g.attention);
     b.rmsnorm_bwd_add(&dh, dxn, &x, &rstd1, &w.norm1, &mut g.norm1) // dx = dh + dRMSNorm(dxn)
 }

@@ -45,13 +45,12 @@ pub fn forward<B: Backend>(
     let xn = cx.region.collect(b, xn).wait(); // [T/tp, D] -> [T, D]
     let mut dxn = b.alloc(xn.rows(), xn.cols());
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
-        let (at, n, d) = (rows.start, rows.len(), xn.cols());
-        let (xc, ids, weights) = (xn.lend(at * d, n, d), t.ids.lend(at, n, 1), t.weights.lend(at, n, 1));
+        let xc = xn.lend_rows(rows.clone());
+        let (ids, weights) = (t.ids.lend_rows(rows.clone()), t.weights.lend_rows(rows.clone()));
         let (logits, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
         let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: w.first, z_loss: t.z_loss });
-        let mut dxc = dxn.lend_mut(at * d, n, d);
-        b.matmul_nn_into(&dlogits, &w.table, &mut dxc); // dxn = dlogits E
+        b.matmul_nn_into(&dlogits, &w.table, &mut dxn.lend_rows_mut(rows)); // dxn = dlogits E
         b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
     }
     let dxn = cx.region.scatter(b, dxn).wait(); // sum over tp, [T, D] -> [T/tp, D]
@@ -64,8 +63,8 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
     let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
     let xn = cx.region.collect(b, xn).wait();
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
-        let (at, n, d) = (rows.start, rows.len(), xn.cols());
-        let (xc, ids, weights) = (xn.lend(at * d, n, d), t.ids.lend(at, n, 1), t.weights.lend(at, n, 1));
+        let xc = xn.lend_rows(rows.clone());
+        let (ids, weights) = (t.ids.lend_rows(rows.clone()), t.weights.lend_rows(rows));
         let (_, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
     }

@@ -1,6 +1,7 @@
 //! y = (silu(x Wg^T) * (x Wu^T)) Wd^T: the SwiGLU feed-forward layer (Shazeer 2020).
 
 use super::Ctx;
+use super::region::Gather;
 use crate::backend::{Act, Backend, Lent, LentMut};
 
 /// Weights of this rank's columns.
@@ -35,17 +36,17 @@ impl<B: Backend> Saved<B> {
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
-    let gate_up = cx.region.gather_nt(b, x, &w.gate_up); // [T/tp, D] -> [T, D] -> [T, 2F]
+    let (_, gate_up) = cx.region.gather(b, x).nt(b, &w.gate_up); // [T/tp, D] -> [T, D] -> [T, 2F]
     let product = b.swiglu(&gate_up); // a = silu(gate) * up
-    let y = cx.region.nt_scatter(b, &product, &w.down); // y = sum over tp of a Wd^T
+    let y = cx.region.nt_scatter(b, &product, &w.down).wait(); // y = sum over tp of a Wd^T
     (y, Saved { gate_up, product: Some(product) })
 }
 
-/// dx from dy.
+/// dx from dy, whose rows may be on their way.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,
-    dy: &Act<B>,
+    dy: Gather<B>,
     x: Act<B>,
     saved: Saved<B>,
     g: &mut Grads<B>,
@@ -53,10 +54,10 @@ pub fn backward<B: Backend>(
     let b = cx.b;
     let Saved { gate_up, product } = saved;
     let da = {
-        let dy = cx.region.gather(b, dy).wait();
         let a = product.unwrap_or_else(|| b.swiglu(&gate_up));
+        let (dy, da) = dy.nn(b, &w.down); // da = dy Wd
         b.matmul_tn_acc(&dy, &a, &mut g.down); // dWd += dy^T a
-        b.matmul_nn(&dy, &w.down) // da = dy Wd
+        da
     };
     let dgate_up = b.swiglu_bwd(&da, gate_up);
     drop(da);

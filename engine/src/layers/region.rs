@@ -4,9 +4,12 @@
 //! `gather` is what a column-parallel product reads (and the backward of `scatter`), `scatter` what
 //! a row-parallel product leaves (and the backward of `gather`). In a group of one both hand back
 //! what they were given.
+//!
+//! Sharded rows are dealt out (`Deal`): of each piece of the micro-batch every rank has a share, so that a piece is
+//! multiplied where it lies while the next is on its way. To what a rank does with its rows their order is the same.
 
-use crate::backend::{Act, Backend, Blocks, Collectives, Pending};
-use std::ops::{Deref, Range};
+use crate::backend::{Act, Backend, Collectives, Deal, Pending};
+use std::ops::Deref;
 
 pub enum Region<B: Backend> {
     /// Outside, each rank holds T/tp rows: all-gather in, reduce-scatter out.
@@ -18,7 +21,7 @@ pub enum Region<B: Backend> {
 /// All rows, or the promise of them.
 pub enum Gather<'a, B: Backend> {
     Here(&'a Act<B>),
-    Coming(Pending<B, B::Act>),
+    Coming(Pending<B, B::Act>, Deal),
 }
 
 /// All rows of the region, `[T, D]`.
@@ -41,32 +44,19 @@ impl<B: Backend> Region<B> {
     /// `[T/tp, D] -> [T, D]`. The collective owns its buffers, hence the copy.
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
-            Region::RowsSharded(group) if group.size() > 1 => Gather::Coming(group.all_gather(b, b.copy(x))),
+            Region::RowsSharded(group) if group.size() > 1 => {
+                let deal = Deal { ranks: group.size(), rows: x.rows(), pieces: b.pieces(x.rows()) };
+                Gather::Coming(group.all_gather_dealt(b, b.copy(x), deal.pieces), deal)
+            }
             _ => Gather::Here(x),
-        }
-    }
-
-    /// (all rows of x) w^T: `[T/tp, k]` -> `[T, n]` with w `[n, k]`. Rows are multiplied as they arrive.
-    pub fn gather_nt(&self, b: &B, x: &Act<B>, w: &Act<B>) -> Act<B> {
-        match self {
-            Region::RowsSharded(group) if group.size() > 1 => gather_nt(b, group, x, w),
-            _ => b.matmul_nt(x, w),
-        }
-    }
-
-    /// This rank's rows of the sum over the ranks of x w^T: `[T, k]` -> `[T/tp, n]` with w `[n, k]`. Rows leave as
-    /// they are made.
-    pub fn nt_scatter(&self, b: &B, x: &Act<B>, w: &Act<B>) -> Act<B> {
-        match self {
-            Region::RowsSharded(group) if group.size() > 1 => nt_scatter(b, group, x, w),
-            _ => self.scatter(b, b.matmul_nt(x, w)).wait(),
         }
     }
 
     /// As `gather`, of what is read nowhere else.
     pub fn collect(&self, b: &B, x: Act<B>) -> Pending<B, B::Act> {
+        let pieces = b.pieces(x.rows());
         match self {
-            Region::RowsSharded(group) => group.all_gather(b, x),
+            Region::RowsSharded(group) => group.all_gather_dealt(b, x, pieces),
             Region::RowsHeld(_) => Pending::ready(x),
         }
     }
@@ -74,59 +64,60 @@ impl<B: Backend> Region<B> {
     /// The sum over the ranks: `[T, D] -> [T/tp, D]`.
     pub fn scatter(&self, b: &B, y: Act<B>) -> Pending<B, B::Act> {
         match self {
-            Region::RowsSharded(group) => group.reduce_scatter(b, y),
+            Region::RowsSharded(group) => {
+                let pieces = b.pieces(y.rows() / group.size());
+                group.reduce_scatter_dealt(b, y, pieces)
+            }
             Region::RowsHeld(group) => group.all_reduce(b, y),
         }
     }
-}
 
-/// Of each rank the same rows travel together, a piece of them behind the product of the piece before.
-fn gather_nt<B: Backend>(b: &B, group: &B::Group, x: &Act<B>, w: &Act<B>) -> Act<B> {
-    let (count, step, k) = (group.size(), x.rows(), x.cols());
-    let pieces = b.pieces(step);
-    if pieces == 1 {
-        return b.matmul_nt(&group.all_gather(b, b.copy(x)).wait(), w);
+    /// The sum over the ranks of x w^T: `[T, k]` -> `[T/tp, n]` with w `[n, k]`. Rows leave as they are made.
+    pub fn nt_scatter(&self, b: &B, x: &Act<B>, w: &Act<B>) -> Pending<B, B::Act> {
+        match self {
+            Region::RowsSharded(group) if group.size() > 1 => {
+                let pieces = b.pieces(x.rows() / group.size());
+                group.reduce_scatter_made(b, b.alloc(x.rows(), w.rows()), pieces, |rows, y| {
+                    b.matmul_nt_into(&x.lend_rows(rows), w, y);
+                })
+            }
+            _ => self.scatter(b, b.matmul_nt(x, w)),
+        }
     }
-    let start = |rows: Range<usize>| group.all_gather(b, b.copy(&x.lend(rows.start * k, rows.len(), k)));
-    let coming: Vec<Pending<B, B::Act>> = cut(step, pieces).map(start).collect();
-    let mut y = b.alloc(count * step, w.rows());
-    for (rows, piece) in cut(step, pieces).zip(coming) {
-        let rows = Blocks { count, each: rows.len(), first: rows.start, step };
-        b.matmul_nt_to(&piece.wait(), w, rows, &mut y);
-    }
-    y
-}
-
-/// The reverse: the sums of a piece are under way while the next is multiplied.
-fn nt_scatter<B: Backend>(b: &B, group: &B::Group, x: &Act<B>, w: &Act<B>) -> Act<B> {
-    let (count, n) = (group.size(), w.rows());
-    let step = x.rows() / count;
-    let pieces = b.pieces(step);
-    if pieces == 1 {
-        return group.reduce_scatter(b, b.matmul_nt(x, w)).wait();
-    }
-    let mut y = b.alloc(step, n);
-    let start = |rows: Range<usize>| {
-        let rows = Blocks { count, each: rows.len(), first: rows.start, step };
-        group.reduce_scatter(b, b.matmul_nt_of(x, rows, w))
-    };
-    let leaving: Vec<Pending<B, B::Act>> = cut(step, pieces).map(start).collect();
-    for (rows, piece) in cut(step, pieces).zip(leaving) {
-        b.copy_to(&piece.wait(), &mut y.lend_mut(rows.start * n, rows.len(), n));
-    }
-    y
-}
-
-/// `rows` in so many parts of about one size.
-fn cut(rows: usize, pieces: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..pieces).map(move |i| rows * i / pieces..rows * (i + 1) / pieces)
 }
 
 impl<'a, B: Backend> Gather<'a, B> {
     pub fn wait(self) -> Rows<'a, B> {
         match self {
             Gather::Here(x) => Rows::Here(x),
-            Gather::Coming(pending) => Rows::Gathered(pending.wait()),
+            Gather::Coming(pending, _) => Rows::Gathered(pending.wait()),
+        }
+    }
+
+    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. Rows are multiplied as they come.
+    pub fn nt(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
+        self.multiplied(b, w.rows(), |x, y| b.matmul_nt_into(x, w, y))
+    }
+
+    /// All rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. Rows are multiplied as they come.
+    pub fn nn(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
+        self.multiplied(b, w.cols(), |x, y| b.matmul_nn_into(x, w, y))
+    }
+
+    fn multiplied(self, b: &B, n: usize, product: impl Fn(&Act<B>, &mut Act<B>)) -> (Rows<'a, B>, Act<B>) {
+        match self {
+            Gather::Here(x) => {
+                let mut y = b.alloc(x.rows(), n);
+                product(x, &mut y);
+                (Rows::Here(x), y)
+            }
+            Gather::Coming(mut x, deal) => {
+                let mut y = b.alloc(deal.ranks * deal.rows, n);
+                for (_, rows) in deal.pieces() {
+                    product(&x.next_rows(rows.clone()), &mut y.lend_rows_mut(rows));
+                }
+                (Rows::Gathered(x.wait()), y)
+            }
         }
     }
 }

@@ -61,11 +61,8 @@ impl Problem {
         if c != d {
             return no(INVALID_VALUE, &format!("C as {c:?} and D as {d:?}"));
         }
-        if [a, b, d].iter().any(|x| x.ld < x.rows || x.batch != d.batch || x.batch == 0) {
-            return no(INVALID_VALUE, &format!("leading dimensions or batches of {a:?} x {b:?} = {d:?}"));
-        }
-        if d.batch > 1 && d.stride < (d.cols - 1) * d.ld + d.rows {
-            return no(INVALID_VALUE, &format!("results that overlap: {d:?}"));
+        if [a, b, d].iter().any(|x| x.ld < x.rows) {
+            return no(INVALID_VALUE, &format!("leading dimensions of {a:?} x {b:?} = {d:?}"));
         }
         Ok(Problem { turned: desc.turned, a, b, d, m, n, k })
     }
@@ -73,7 +70,7 @@ impl Problem {
     /// Bytes that every column of every matrix begins at a multiple of, where addresses are so.
     fn aligned(&self, addresses: [usize; 4]) -> usize {
         let [a, b, c, d] = addresses;
-        let of = |at: usize, x: Layout| at | (x.ld * x.size()) | (x.stride * x.size());
+        let of = |at: usize, x: Layout| at | (x.ld * x.size());
         let all = of(a, self.a) | of(b, self.b) | of(c, self.d) | of(d, self.d);
         1 << all.trailing_zeros().min(8)
     }
@@ -106,7 +103,7 @@ impl Algorithm {
 
     /// Bytes of workspace that it needs.
     pub fn workspace(self, problem: &Problem) -> usize {
-        let each = problem.m * problem.n * problem.d.batch;
+        let each = problem.m * problem.n;
         match self {
             Algorithm::Rounded | Algorithm::Split => 4 * each,
             Algorithm::Wide | Algorithm::Narrow => 0,

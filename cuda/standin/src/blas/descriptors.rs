@@ -5,7 +5,6 @@ use crate::handles::Handles;
 use cudarc::cublaslt::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Prefer;
-use cudarc::cublaslt::sys::cublasLtMatrixLayoutAttribute_t as LayoutAttribute;
 use cudarc::cublaslt::sys::cudaDataType_t;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,15 +19,13 @@ pub(super) struct Desc {
     pub turned: [bool; 2],
 }
 
-/// A column-major matrix, or a batch of them.
+/// A column-major matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub kind: u32,
     pub rows: usize,
     pub cols: usize,
     pub ld: usize,
-    pub batch: usize,
-    pub stride: usize,
 }
 
 impl Layout {
@@ -38,7 +35,7 @@ impl Layout {
 
     /// Elements from the first to the last.
     pub fn span(&self) -> usize {
-        (self.batch - 1) * self.stride + (self.cols - 1) * self.ld + self.rows
+        (self.cols - 1) * self.ld + self.rows
     }
 }
 
@@ -139,7 +136,7 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     if ![BF16, F32].contains(&kind) {
         return answer(no(NOT_SUPPORTED, &format!("elements of type {kind}")));
     }
-    let layout = Layout { kind, rows: rows as usize, cols: cols as usize, ld: ld as usize, batch: 1, stride: 0 };
+    let layout = Layout { kind, rows: rows as usize, cols: cols as usize, ld: ld as usize };
     // SAFETY: the caller gives a place for a handle.
     unsafe { *to = LAYOUTS.add(Arc::new(Mutex::new(layout))) };
     SUCCESS
@@ -148,30 +145,6 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut c_void) -> Status {
     destroy(&LAYOUTS, layout)
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
-    layout: *mut c_void,
-    attribute: u32,
-    from: *const c_void,
-    bytes: usize,
-) -> Status {
-    let set = |layout: Arc<Mutex<Layout>>| {
-        match attribute {
-            a if a == LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT as u32 => {
-                // SAFETY: the caller's pointer is handed on.
-                lock(&layout).batch = unsafe { number::<i32>(from, bytes) }? as usize;
-            }
-            a if a == LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET as u32 => {
-                // SAFETY: as above.
-                lock(&layout).stride = unsafe { number::<i64>(from, bytes) }? as usize;
-            }
-            a => return no(NOT_SUPPORTED, &format!("attribute {a} of a layout")),
-        }
-        Ok(())
-    };
-    answer(LAYOUTS.get(layout).or_else(|_| no(INVALID_VALUE, "no such layout")).and_then(set))
 }
 
 /// As the header says of what is not set.

@@ -96,26 +96,26 @@ impl Job {
                 return fault::set(ILLEGAL_ADDRESS);
             }
         }
-        (0..d.batch).for_each(|i| self.one(i));
+        self.multiply();
     }
 
-    /// The i-th of the batch. Every algorithm adds in an order of its own, as on a device.
-    fn one(&self, i: usize) {
+    /// Every algorithm adds in an order of its own, as on a device.
+    fn multiply(&self) {
         let k = self.problem.k;
         let sums = match self.algorithm {
-            Algorithm::Wide => self.sums(i, 0..k),
+            Algorithm::Wide => self.sums(0..k),
             Algorithm::Narrow => {
-                let (mut first, rest) = (self.sums(i, 0..k.div_ceil(3)), self.sums(i, k.div_ceil(3)..k));
+                let (mut first, rest) = (self.sums(0..k.div_ceil(3)), self.sums(k.div_ceil(3)..k));
                 first.iter_mut().zip(rest).for_each(|(x, y)| *x += y);
                 first
             }
-            Algorithm::Split | Algorithm::Rounded => self.parts(i),
+            Algorithm::Split | Algorithm::Rounded => self.parts(),
         };
-        self.store(i, &sums);
+        self.store(&sums);
     }
 
     /// The sums of two parts of k, of which the first waits in the workspace.
-    fn parts(&self, i: usize) -> Vec<f32> {
+    fn parts(&self) -> Vec<f32> {
         let Problem { m, n, k, d, .. } = self.problem;
         let round = |x: &mut f32| {
             if self.algorithm == Algorithm::Rounded && d.kind != F32 {
@@ -123,20 +123,20 @@ impl Job {
             }
         };
         let cut = if self.algorithm == Algorithm::Rounded { k.div_ceil(4) } else { k / 2 };
-        let [mut first, mut second] = [self.sums(i, 0..cut), self.sums(i, cut..k)];
+        let [mut first, mut second] = [self.sums(0..cut), self.sums(cut..k)];
         first.iter_mut().chain(&mut second).for_each(round);
-        // SAFETY: the workspace was found to be a block's, with an f32 for every sum of the batch; only this stream's
+        // SAFETY: the workspace was found to be a block's, with an f32 for every sum; only this stream's
         // products use it.
-        let space = unsafe { std::slice::from_raw_parts_mut((self.workspace as *mut f32).add(i * m * n), m * n) };
+        let space = unsafe { std::slice::from_raw_parts_mut(self.workspace as *mut f32, m * n) };
         space.copy_from_slice(&first);
         second.iter_mut().zip(space).for_each(|(x, y)| *x += *y);
         second
     }
 
     /// Sums over these k, `m` by `n`, column by column.
-    fn sums(&self, i: usize, k: std::ops::Range<usize>) -> Vec<f32> {
+    fn sums(&self, k: std::ops::Range<usize>) -> Vec<f32> {
         let Problem { turned, a, b, m, n, .. } = self.problem;
-        let (a_data, b_data) = (self.widened(0, &a, i), self.widened(1, &b, i));
+        let (a_data, b_data) = (self.widened(0, &a), self.widened(1, &b));
         // Elements from column to column, and from row to row, of the operands as they are multiplied.
         let steps = |turned: bool, rows: usize| if turned { (1, rows as isize) } else { (rows as isize, 1) };
         let ((a_cs, a_rs), (b_cs, b_rs)) = (steps(turned[0], a.rows), steps(turned[1], b.rows));
@@ -170,9 +170,9 @@ impl Job {
         sums
     }
 
-    /// The i-th matrix of an operand in f32, without gaps.
-    fn widened(&self, operand: usize, layout: &Layout, i: usize) -> Vec<f32> {
-        let first = (self.at[operand] as *const bf16).wrapping_add(i * layout.stride);
+    /// An operand in f32, without gaps.
+    fn widened(&self, operand: usize, layout: &Layout) -> Vec<f32> {
+        let first = self.at[operand] as *const bf16;
         let column = |col: usize| {
             // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody writing it.
             unsafe { std::slice::from_raw_parts(first.add(col * layout.ld), layout.rows) }
@@ -180,10 +180,10 @@ impl Job {
         (0..layout.cols).flat_map(|col| column(col).iter().map(|x| x.to_f32())).collect()
     }
 
-    fn store(&self, i: usize, sums: &[f32]) {
+    fn store(&self, sums: &[f32]) {
         let Problem { m, d, .. } = self.problem;
         for (at, sum) in sums.iter().enumerate() {
-            let element = i * d.stride + at / m * d.ld + at % m;
+            let element = at / m * d.ld + at % m;
             // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody else using it.
             unsafe {
                 if d.kind == F32 {

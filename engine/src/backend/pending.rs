@@ -1,0 +1,76 @@
+//! What is under way between ranks, and owns the matrices that it works on.
+
+use super::{Backend, Elem, Lent, LentMut, Tensor, Ticket};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// A collective under way, and the tensors it reads and writes.
+#[must_use = "a collective has no result until it is waited for"]
+pub struct Pending<B: Backend, T: Elem> {
+    /// Of its calls, in the order in which they were started.
+    tickets: VecDeque<B::Ticket>,
+    input: Option<Tensor<B, T>>,
+    output: Option<Tensor<B, T>>,
+}
+
+impl<B: Backend, T: Elem> Pending<B, T> {
+    /// Nothing to wait for: a group of one.
+    pub fn ready(output: Tensor<B, T>) -> Self {
+        Pending { tickets: VecDeque::new(), input: None, output: Some(output) }
+    }
+
+    /// Under way: `input` is read and `output` written until the ticket is waited for.
+    pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
+        Pending { tickets: VecDeque::from([ticket]), input: Some(input), output: Some(output) }
+    }
+
+    /// To be worked on by calls that are started one after another.
+    pub(super) fn of(input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
+        Pending { tickets: VecDeque::new(), input: Some(input), output: Some(output) }
+    }
+
+    /// Starts a call from rows of the input to rows of the output.
+    pub(super) fn start(
+        &mut self,
+        from: Range<usize>,
+        to: Range<usize>,
+        call: impl FnOnce(&Tensor<B, T>, &Tensor<B, T>) -> B::Ticket,
+    ) {
+        let (input, output) = (self.input.as_ref().expect(OWNED), self.output.as_ref().expect(OWNED));
+        self.tickets.push_back(call(&input.lend_rows(from), &output.lend_rows(to)));
+    }
+
+    /// Rows of the input that no call reads yet.
+    pub(super) fn input_rows(&mut self, rows: Range<usize>) -> LentMut<'_, B, T> {
+        self.input.as_mut().expect(OWNED).lend_rows_mut(rows)
+    }
+
+    /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
+    pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
+        Pending { tickets: VecDeque::from([ticket]), input: None, output: Some(x) }
+    }
+
+    /// Waits for the next of its calls, which brings these rows.
+    pub fn next_rows(&mut self, rows: Range<usize>) -> Lent<'_, B, T> {
+        self.tickets.pop_front().expect("a call for every piece").wait();
+        self.output.as_ref().expect(OWNED).lend_rows(rows)
+    }
+
+    pub fn wait(mut self) -> Tensor<B, T> {
+        self.finish();
+        self.output.take().expect(OWNED)
+    }
+
+    fn finish(&mut self) {
+        self.tickets.drain(..).for_each(Ticket::wait);
+        self.input = None;
+    }
+}
+
+const OWNED: &str = "a pending collective holds its matrices until it is waited for";
+
+impl<B: Backend, T: Elem> Drop for Pending<B, T> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
