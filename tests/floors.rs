@@ -14,7 +14,7 @@ const UNSAFE: [&str; 18] = [
     "engine/src/cpu/simd.rs",
     "engine/src/cpu/ops/small.rs",
     "engine/src/cpu/group.rs",
-    "engine/src/dry/mod.rs",
+    "engine/src/dry/",
     "engine/src/mpi/",
     "engine/src/data/",
     "cuda/src/",

@@ -14,7 +14,7 @@ usage: tests/gpu.sh [--again] [--seconds N] [PART...]      default: all parts th
   memcheck   the same tests under compute-sanitizer: accesses outside, leaks of errors
   racecheck  the same: races in shared memory
   train      whole runs in bf16 on one rank: PyTorch's golden trajectories
-  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone, in the order of the plan
+  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone
   resume     runs that are ended and continued: bit for bit; memory: planned as used
   sm80       the kernels that an A100 runs, compiled for sm_90: their tests, and the golden trajectories
   step       full training steps beside PyTorch's, in turns (benches/step.py; compared where python3 has PyTorch)

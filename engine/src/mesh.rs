@@ -11,7 +11,7 @@ pub struct Mesh {
     axes: [(Axis, usize); 5],
 }
 
-/// What a group of ranks is for. Each kind has communicators of its own and, on a device, a stream.
+/// What a group of ranks is for. Each kind has communicators of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// The ranks that share every layer.
@@ -33,6 +33,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whose calls share a stream of a device, which has few queues: kinds that speak seldom.
+    pub fn lane(self) -> Kind {
+        match self {
+            Kind::KvHeads | Kind::Tied | Kind::World => Kind::World,
+            kind => kind,
+        }
+    }
+
     /// For messages.
     pub fn name(self) -> &'static str {
         match self {

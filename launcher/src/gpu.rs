@@ -19,7 +19,7 @@ use engine::state::copy_bytes;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -140,22 +140,12 @@ pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<T
     if comm.rank() == 0 {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
-    comm.agree(if comm.rank() == 0 { keep_choices(cache.as_deref(), &own) } else { Ok(()) })?;
-    Ok(Taken { blocks, copy })
-}
-
-/// Puts the choices of algorithms beside the run's checkpoints, for when it continues.
-fn keep_choices(cache: Option<&Path>, own: &Path) -> Result<()> {
-    let Some(cache) = cache.filter(|cache| *cache != own && cache.is_dir()) else { return Ok(()) };
-    std::fs::create_dir_all(own).map_err(|e| Error::io(own, e))?;
-    for file in std::fs::read_dir(cache).map_err(|e| Error::io(cache, e))? {
-        let from = file.map_err(|e| Error::io(cache, e))?.path();
-        let to = own.join(from.file_name().expect("a file in a folder has a name"));
-        if from.is_file() {
-            std::fs::copy(&from, &to).map_err(|e| Error::io(&to, e))?;
-        }
+    if comm.rank() == 0
+        && let Err(why) = b.keep_choices(&own)
+    {
+        eprintln!("note: {why}, so a run that continues this one may compute with other bits");
     }
-    Ok(())
+    Ok(Taken { blocks, copy })
 }
 
 /// Every rank's `bytes` must be free on its device. All ranks call it together.
@@ -274,7 +264,7 @@ fn patience() -> Result<Duration> {
 /// Of what the backend says before the first step: that something is missing is the user's to mend.
 pub fn told(error: CudaError) -> Error {
     match error {
-        CudaError::Products(_) => Error::user(format!("{}: {error}", host())),
+        CudaError::Products(_) | CudaError::Mixed { .. } => Error::user(format!("{}: {error}", host())),
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
     }
 }

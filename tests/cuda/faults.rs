@@ -81,6 +81,15 @@ fn a_group_that_does_not_come_together() {
     says(outcome, 0, &["the tensor group of ranks [0, 1] does not come together within 3 s"]);
 }
 
+/// The first rank of a group cannot make it: the others are told, and nobody waits.
+#[test]
+fn a_machine_without_a_network() {
+    let outcome = fail(0, "STANDIN_NCCL_ALONE", "1");
+    let needles = ["does not come together: unhandled system error", "there is no socket interface"];
+    let outcome = outcome.refused(1, &[&needles[..], &["the tensor group of ranks [0, 1]"]].concat());
+    assert_eq!(outcome.stderr.matches("come together").count(), 1, "{}", outcome.stderr);
+}
+
 #[test]
 fn a_rank_that_is_killed() {
     let site = Site::with_standin();

@@ -104,16 +104,20 @@ fn tied_embeddings_and_shared_heads() {
     alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
 }
 
-/// Rows enough that they travel in pieces, each behind the product of the one before.
 #[test]
 fn pieces_of_the_rows() {
     assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 4, "pieces of the rows that a rank of two holds");
-    let alone = Alone::with(&[
+    let alone = Alone::with(&[&in_pieces()[..], &[("train.global_batch_size", 32.into())]].concat());
+    alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+}
+
+/// Rows enough that they travel in pieces, each behind the product of the one before.
+pub fn in_pieces() -> [(&'static str, toml::Value); 5] {
+    [
         ("model.num_hidden_layers", 1.into()),
         ("train.seq_length", 64.into()),
         ("train.micro_batch_size", 32.into()),
-        ("train.global_batch_size", 32.into()),
+        ("train.global_batch_size", 64.into()),
         ("train.steps", 2.into()),
-    ]);
-    alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+    ]
 }

@@ -3,6 +3,7 @@
 //! The stand-in waits before each operation, at random or on some streams alone, so that whatever is not ordered by an
 //! event happens in another order. Runs so disturbed are held to one at the usual pace, by their weights at each step.
 
+use super::layouts::in_pieces;
 use super::{Site, Vars, apart, small, with};
 use crate::common::export;
 
@@ -19,6 +20,12 @@ fn tensor_and_data_parallel() {
 fn tensor_and_pipeline_parallel() {
     let tied = ("model.tie_word_embeddings", true.into());
     stays_itself(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
+}
+
+/// Rows enough that they travel in pieces: each has events of its own.
+#[test]
+fn rows_in_pieces() {
+    stays_itself(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
 }
 
 /// Four ranks at this layout.

@@ -8,8 +8,8 @@ on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_NET=Socket NCCL_SOCKET_
 training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::\($1\)::.*\): test\$/\1/p" | sort; }
 # Which kernels run the device decides: the stand-in's other choice would be the same once more.
 golden() { training golden | grep -v 'sm_90a$'; }
-# What ranks say to each other, and when: equal to one rank, and in the order of the plan.
-layouts() { training 'layouts\|graph'; }
+# Equal to one rank.
+layouts() { training layouts; }
 
 part_train() { train train golden; }
 part_layouts() { train layouts layouts; }

@@ -14,6 +14,17 @@ pub(super) struct Flights {
     /// The number of the call that the stream passed last.
     passed: Progress,
     list: Mutex<VecDeque<Flight>>,
+    /// The call that the host is in, which may wait for other ranks as long as they are not connected.
+    inside: Mutex<Option<(Instant, String)>>,
+}
+
+/// Until the host is back from a call.
+pub(super) struct Inside<'a>(&'a Flights);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        *self.0.inside.lock().expect("nothing panics while it holds the call") = None;
+    }
 }
 
 struct Flight {
@@ -25,7 +36,19 @@ struct Flight {
 
 impl Flights {
     pub fn new(name: String, passed: Progress) -> Self {
-        Flights { name, passed, list: Mutex::default() }
+        Flights { name, passed, list: Mutex::default(), inside: Mutex::default() }
+    }
+
+    /// The host goes into a call.
+    pub fn enter(&self, what: &'static str, bytes: usize) -> Inside<'_> {
+        let call = (Instant::now(), format!("{}: {what} of {bytes} bytes", self.name));
+        *self.inside.lock().expect("nothing panics while it holds the call") = Some(call);
+        Inside(self)
+    }
+
+    /// The call that the host is in, and since when.
+    pub fn inside(&self) -> Option<(Instant, String)> {
+        self.inside.lock().expect("nothing panics while it holds the call").clone()
     }
 
     /// A call was just started on the stream.
@@ -42,6 +65,9 @@ impl Flights {
 
     /// The first call that is not done, and when it was begun.
     pub fn unfinished(&self) -> Option<(Instant, String)> {
+        if let Some(call) = self.inside() {
+            return Some(call);
+        }
         let (list, passed) = (self.list.lock().expect("nothing panics while it holds the list"), self.passed.now());
         let Flight { what, bytes, since, .. } = list.iter().find(|flight| !is_past(flight.number, passed))?;
         Some((*since, format!("{}: {what} of {bytes} bytes", self.name)))

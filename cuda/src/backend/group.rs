@@ -1,10 +1,10 @@
-//! Collectives by NCCL. Each kind of group has a stream of its own: a call waits for what was enqueued before it, what
+//! Collectives by NCCL, along the stream of their kind of group (`Kind::lane`): a call waits for what was enqueued before it, what
 //! waits for the call goes on after it, and everything between the two overlaps.
 
 use super::Cuda;
 use super::flights::Flights;
 use super::rank::Rank;
-use crate::device::{Device, Event, Knows, Progress, Stream};
+use crate::device::{Device, Event, Knows, Memory, Progress, Stream};
 use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
 use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket, Track};
@@ -14,6 +14,9 @@ use half::bf16;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Bytes of calls that only make connections: enough that they are done as large ones are.
+const WARM: usize = 1 << 20;
 
 /// The ranks of one communicator.
 pub struct NcclGroup {
@@ -107,6 +110,7 @@ impl Link {
         self.stream.wait(&ready).map_err(words)?;
         let communicator = self.communicator.borrow();
         let communicator = communicator.as_ref().expect("a link has its communicator until it is dropped");
+        let _inside = self.flights.enter(what, bytes);
         let name = || format!("{what} of {bytes} bytes");
         device.recorded(Track::Group(self.kind), name, &self.stream, || call(communicator, &self.stream))?;
         let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
@@ -141,16 +145,26 @@ impl Rank {
         let name = name(kind, members);
         let _deadline = self.deadline(comm.rank(), &format!("{name} does not come together"));
         let joined = self.try_join(kind, members, comm);
-        let link = joined.map_err(|why| self.note(format!("{name} does not come together: {why}"))).ok()?;
-        self.add_link(&link);
-        Some(link)
+        match joined {
+            Ok(link) => {
+                self.add_link(&link);
+                Some(link)
+            }
+            Err(why) => {
+                self.lost(format!("{name} does not come together: {why}"));
+                None
+            }
+        }
     }
 
     fn try_join(&self, kind: Kind, members: &[usize], comm: &Comm) -> Result<Rc<Link>, String> {
         let nccl = self.outlook.nccl.as_ref().ok_or("there is no NCCL")?;
         let (place, size) = (comm.rank(), comm.size());
-        let id = if place == 0 { nccl.unique_id()?.0.to_vec() } else { Vec::new() };
-        let id: [u8; 128] = comm.broadcast_bytes(id).try_into().map_err(|_| "rank 0 has no unique id")?;
+        let made = if place == 0 { nccl.unique_id().map(|id| id.0.to_vec()) } else { Ok(Vec::new()) };
+        // The others are told, too, where there is none.
+        let id = comm.broadcast_bytes(made.clone().unwrap_or_default());
+        made?;
+        let id: [u8; 128] = id.try_into().map_err(|_| format!("rank {} has no unique id", members[0]))?;
         let words = |error: DriverError| self.device.fault(error);
         let stream = self.stream_of(kind).map_err(words)?;
         let passed = self.device.pins().take(size_of::<u32>()).and_then(Progress::new).map_err(words)?;
@@ -162,15 +176,23 @@ impl Rank {
             flights: Arc::new(Flights::new(name(kind, members), passed)),
             broken: Cell::new(false),
         };
-        self.warm_up(&link, place, size)?;
+        self.warm_up(&link, place, size).inspect_err(|_| link.break_off())?;
         Ok(Rc::new(link))
     }
 
+    /// One of each call that this kind of group makes: NCCL connects ranks for one way of doing things when it first
+    /// takes it, and takes memory for that.
     fn warm_up(&self, link: &Link, place: usize, size: usize) -> Result<(), String> {
-        let (from, to) = (self.cell.at(), self.cell.at() + 256);
-        // SAFETY: the cell is a few hundred bytes of the device that nothing else uses.
-        let done = link.enqueue(&self.device, "a first call", 4, |communicator, stream| unsafe {
-            communicator.all_reduce(Flow { from, to, len: 1, of: Type::F32 }, stream)?;
+        let words = |error: DriverError| self.device.fault(error);
+        let space = Memory::of(self.device.clone(), 2 * WARM).map_err(|error| error.to_string())?;
+        let (from, to, all) = (space.at(), space.at() + WARM as u64, WARM / size_of::<f32>());
+        let flow = |len| Flow { from, to, len, of: Type::F32 };
+        // SAFETY: nothing else uses the space, which lives until the calls are done.
+        let done = link.enqueue(&self.device, "a first call", WARM, |communicator, stream| unsafe {
+            communicator.all_reduce(flow(1), stream)?;
+            communicator.all_reduce(flow(all), stream)?;
+            communicator.all_gather(flow(all / size), stream)?;
+            communicator.reduce_scatter(flow(all / size), stream)?;
             if !matches!(link.kind, Kind::Activations | Kind::Gradients) {
                 return Ok(());
             }
@@ -178,7 +200,7 @@ impl Rank {
             communicator.exchange(message(from, place + 1), message(to, place + size - 1), stream)?;
             communicator.exchange(message(from, place + size - 1), message(to, place + 1), stream)
         })?;
-        done.wait().map_err(|error| self.device.fault(error))?;
+        done.wait().map_err(words)?;
         link.error()
     }
 }

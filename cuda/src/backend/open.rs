@@ -3,7 +3,7 @@
 
 use super::rank::{Error, Outlook, Rank};
 use super::{Cuda, CudaScratch};
-use crate::blas::{Choice, Form, Product};
+use crate::blas::{Choice, Form, Machine, Product};
 use crate::device::Device;
 use crate::search::Search;
 use engine::dry::Product as Seen;
@@ -61,10 +61,15 @@ impl Cuda {
         let blas = self.0.blas();
         let Some(world) = &self.0.world else {
             self.0.tune(tuning.products)?;
+            self.0.warm_up_products(tuning.products)?;
             return Ok(blas.notes());
         };
-        let all = world.all_gather_bytes(&json(&tuning.products));
-        let mut all: Vec<Product> = all.iter().flat_map(|bytes| of_json::<Vec<Product>>(bytes)).collect();
+        let all = world.all_gather_bytes(&json(&(blas.machine(), tuning.products)));
+        let all: Vec<(Machine, Vec<Product>)> = all.iter().map(|bytes| of_json(bytes)).collect();
+        if let Some(rank) = all.iter().position(|(machine, _)| *machine != all[0].0) {
+            return Err(Error::Mixed { first: all[0].0.clone(), rank, other: all[rank].0.clone() });
+        }
+        let mut all: Vec<Product> = all.into_iter().flat_map(|(_, products)| products).collect();
         all.sort_unstable();
         all.dedup();
         let chosen = if world.rank() == 0 { self.0.tune(&all).map(|choices| json(&choices)) } else { Ok(Vec::new()) };
@@ -72,7 +77,13 @@ impl Cuda {
         let choices = world.broadcast_bytes(chosen.as_ref().map_or_else(|_| json(&Vec::<Choice>::new()), Vec::clone));
         chosen?;
         blas.adopt(&of_json::<Vec<Choice>>(&choices))?;
+        self.0.warm_up_products(tuning.products)?;
         Ok(blas.notes())
+    }
+
+    /// Writes all ranks' choice of algorithms into a folder, from which a run that continues it takes the same.
+    pub fn keep_choices(&self, folder: &Path) -> Result<(), String> {
+        self.0.blas().keep(folder)
     }
 }
 

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Which the first of some ranks has to speak for all.
 const WORD: Duration = Duration::from_secs(2);
+/// In which all ranks agree that one of them cannot start, if they can: others may wait for it inside of NCCL.
+const AGREE: Duration = Duration::from_secs(10);
 
 /// What a rank knows of the world around its device.
 pub struct Outlook {
@@ -41,6 +43,10 @@ pub enum Error {
     Device(#[from] device::Error),
     #[error(transparent)]
     Products(#[from] blas::Error),
+    #[error(
+        "rank 0 has {first}, rank {rank} has {other}: an algorithm of one means nothing to the other, and all ranks of a job take the same"
+    )]
+    Mixed { first: blas::Machine, rank: usize, other: blas::Machine },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -48,18 +54,18 @@ pub enum Error {
 pub(super) struct Rank {
     // Dropped in this order: what uses memory goes before it, and all of it before the device.
     links: RefCell<Vec<Weak<Link>>>,
-    lanes: RefCell<Vec<(Lane, Rc<Stream>)>>,
+    lanes: RefCell<Vec<(Kind, Rc<Stream>)>>,
     joined: Joined,
     _watchdog: Watchdog,
     blas: OnceCell<Blas>,
     pub books: RefCell<Slab>,
     slab: OnceCell<Memory<Rc<Device>>>,
-    /// A few bytes for calls that only make connections.
-    pub cell: Memory<Rc<Device>>,
     pub reads: Reads,
     /// For large copies to the host.
     pub side: Stream,
     fault: RefCell<Option<Fault>>,
+    /// Of a rank that cannot start.
+    lost: RefCell<Option<Deadline>>,
     pub scratch: CudaScratch,
     pub outlook: Outlook,
     /// All ranks in the mesh's order; `None` for a rank alone.
@@ -79,10 +85,10 @@ impl Rank {
             blas: OnceCell::new(),
             books: RefCell::default(),
             slab: OnceCell::new(),
-            cell: Memory::of(device.clone(), 512)?,
             reads: Reads::default(),
             side,
             fault: RefCell::default(),
+            lost: RefCell::default(),
             scratch: CudaScratch { processors: device.processors(), target: device.target() },
             outlook,
             world,
@@ -92,6 +98,7 @@ impl Rank {
 
     /// Takes the slab and what lies in it for good.
     pub fn settle(&self, cut: Cut, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
+        self.lost.take();
         self.first_fault()?;
         let slab = Memory::of(self.device.clone(), cut.bytes)?;
         self.books.replace(Slab::new(cut));
@@ -108,11 +115,25 @@ impl Rank {
 
     /// The algorithms of these products, as far as the slab has room to time them, which holds nothing yet.
     pub fn tune(&self, products: &[Product]) -> Result<Vec<Choice>, Error> {
-        let middle = self.books.borrow().middle();
-        // SAFETY: no block lies in the slab's middle, and none is taken while the products are timed there.
-        let free = unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) };
+        let free = self.free();
         let fitting: Vec<Product> = products.iter().copied().filter(|&p| scratch_len(&[p]) <= free.len()).collect();
         Ok(self.blas().tune(&fitting, free)?)
+    }
+
+    /// Each product once, so that its kernel is there before the first step.
+    pub fn warm_up_products(&self, products: &[Product]) -> Result<(), Error> {
+        let free = self.free();
+        for product in products.iter().filter(|&&p| scratch_len(&[p]) <= free.len()) {
+            self.blas().once(*product, free).map_err(blas::Error::from)?;
+        }
+        Ok(self.device.sync()?)
+    }
+
+    /// What lies in the slab's middle.
+    fn free(&self) -> View {
+        let middle = self.books.borrow().middle();
+        // SAFETY: no block lies there, and none is taken while products are tried there, before a run begins.
+        unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) }
     }
 
     pub fn slab(&self) -> &Memory<Rc<Device>> {
@@ -130,6 +151,15 @@ impl Rank {
             self.links().iter().for_each(|link| link.break_off());
             *fault = Some(Fault(what));
         }
+    }
+
+    /// Notes why this rank cannot start. It ends where the others do not come to hear of it.
+    pub fn lost(&self, why: String) {
+        if self.first_fault().is_ok() {
+            let end = end_after(AGREE, format!("rank {} on {}: {why}\n", self.world_rank(), host()));
+            *self.lost.borrow_mut() = Some(end);
+        }
+        self.note(why);
     }
 
     /// What came of a call of the driver; a fault is noted.
@@ -152,18 +182,21 @@ impl Rank {
         self.joined.lock().expect("nothing panics while it holds the list").push(Arc::downgrade(&link.flights));
     }
 
-    /// The stream of a kind of group. A device has few queues, and streams that share one wait for each other: kinds that
-    /// speak seldom share a stream.
+    /// The stream of a kind of group.
     pub fn stream_of(&self, kind: Kind) -> Result<Rc<Stream>, DriverError> {
-        let lane = Lane::of(kind);
+        let lane = kind.lane();
         let mut lanes = self.lanes.borrow_mut();
         if let Some((_, stream)) = lanes.iter().find(|(other, _)| *other == lane) {
             return Ok(stream.clone());
         }
-        let urgency = if lane == Lane::Of(Kind::Tensor) { Urgency::First } else { Urgency::Usual };
+        let urgency = if lane == Kind::Tensor { Urgency::First } else { Urgency::Usual };
         let stream = Rc::new(Stream::new(urgency)?);
         lanes.push((lane, stream.clone()));
         Ok(stream)
+    }
+
+    pub fn world_rank(&self) -> usize {
+        self.world.as_ref().map_or(0, |world| world.rank())
     }
 
     pub fn links(&self) -> Vec<Rc<Link>> {
@@ -173,36 +206,23 @@ impl Rank {
     /// Ends the process where what follows takes longer than patience: other ranks may never come. MPI is not called:
     /// mpirun ends the others. Of ranks that wait for each other the one at `place` 0 speaks, the others where it does not.
     pub fn deadline(&self, place: usize, what: &str) -> Deadline {
-        let said = format!("{what} within {} s", self.outlook.patience.as_secs());
         let patience = self.outlook.patience + if place == 0 { Duration::ZERO } else { WORD };
-        let rank = self.world.as_ref().map_or(0, |world| world.rank());
-        let (met, wait) = channel::<()>();
-        std::thread::spawn(move || {
-            if wait.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                // In one write: the lines of ranks that speak together do not mix.
-                let line = format!("rank {rank} on {}: {said}\n", host());
-                eprint!("{line}");
-                end_process(1);
-            }
-        });
-        Deadline { _met: met }
+        let (rank, seconds) = (self.world_rank(), self.outlook.patience.as_secs());
+        end_after(patience, format!("rank {rank} on {}: {what} within {seconds} s\n", host()))
     }
 }
 
-/// Whose calls go along one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Of(Kind),
-    Rare,
-}
-
-impl Lane {
-    fn of(kind: Kind) -> Lane {
-        match kind {
-            Kind::KvHeads | Kind::Tied | Kind::World => Lane::Rare,
-            kind => Lane::Of(kind),
+/// Says a line and ends the process, if what comes back is not dropped until then.
+fn end_after(time: Duration, line: String) -> Deadline {
+    let (met, wait) = channel::<()>();
+    std::thread::spawn(move || {
+        if wait.recv_timeout(time) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            // In one write: the lines of ranks that speak together do not mix.
+            eprint!("{line}");
+            end_process(1);
         }
-    }
+    });
+    Deadline { _met: met }
 }
 
 /// Met when it is dropped.

@@ -1,5 +1,5 @@
 //! A thread that sees a device stand still while the host cannot look: a driver takes about a thousand launches, and then
-//! the call for the next one waits with them.
+//! the call for the next one waits with them; and NCCL may wait inside a call for ranks that it has yet to connect.
 
 use super::flights::{Flights, first_unfinished};
 use crate::device::Progress;
@@ -37,18 +37,24 @@ fn watch(progress: &Progress, joined: &Joined, rank: usize, limit: Duration, end
     while ended.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
         if progress.now() != last || !progress.is_behind() {
             (last, since) = (progress.now(), Instant::now());
-        } else if since.elapsed() > limit {
-            say(joined, rank, since.elapsed());
+        }
+        // An idle device says nothing where the host is caught in a call of NCCL's.
+        let inside = flights(joined).iter().filter_map(|flights| flights.inside()).map(|(since, _)| since).min();
+        let waited = since.elapsed().max(inside.map_or(Duration::ZERO, |since| since.elapsed()));
+        if waited > limit {
+            say(joined, rank, waited);
             end_process(1);
         }
     }
 }
 
+fn flights(joined: &Joined) -> Vec<Arc<Flights>> {
+    joined.lock().expect("nothing panics while it holds the list").iter().filter_map(Weak::upgrade).collect()
+}
+
 /// In one write: the lines of ranks that speak together do not mix.
 fn say(joined: &Joined, rank: usize, waited: Duration) {
-    let joined: Vec<Arc<Flights>> =
-        joined.lock().expect("nothing panics while it holds the list").iter().filter_map(Weak::upgrade).collect();
-    let late = first_unfinished(joined.iter().map(|flights| &**flights));
+    let late = first_unfinished(flights(joined).iter().map(|flights| &**flights));
     let late = late.unwrap_or("the device does not come to the end of what it began".into());
     let line = format!("rank {rank} on {}: nothing has moved for {} s: {late}\n", host(), waited.as_secs());
     eprint!("{line}");

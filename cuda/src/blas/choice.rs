@@ -3,9 +3,12 @@
 
 use super::library::Algorithm;
 use super::product::Product;
+use crate::device::Device;
 use crate::files;
+use crate::machine::Machine as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The algorithm of a product, as one rank tells it to the others and the file keeps it.
@@ -33,12 +36,26 @@ fn undigits<'de, D: Deserializer<'de>>(from: D) -> Result<Algorithm, D::Error> {
 
 /// What the time of an algorithm depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Machine {
-    pub device: String,
+pub struct Machine {
+    pub(super) device: String,
     /// A part of a device has fewer under the same name.
-    pub processors: usize,
-    pub cublaslt: usize,
-    pub driver: String,
+    pub(super) processors: usize,
+    pub(super) cublaslt: usize,
+    pub(super) driver: String,
+}
+
+impl Machine {
+    pub(super) fn here(device: &Device, cublaslt: usize) -> Machine {
+        let (name, driver) = (device.info().name.clone(), device.driver().to_string());
+        Machine { device: name, processors: device.processors(), cublaslt, driver }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { device, processors, cublaslt, driver } = self;
+        write!(f, "{device} with {processors} multiprocessors, cuBLASLt {cublaslt} and a driver of CUDA {driver}")
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -9,16 +9,16 @@ mod plan;
 mod product;
 mod tune;
 
-pub use choice::Choice;
+pub use choice::{Choice, Machine};
 pub use product::{Form, Product};
 pub use tune::scratch_len;
 
 use crate::args::View;
 use crate::compile::Version;
 use crate::device::{self, Device};
-use crate::machine::{Done, Fault, Machine as _, Target};
+use crate::machine::{Done, Fault, Target};
 use crate::search::{Search, listed};
-use choice::{Choices, Machine, Store};
+use choice::{Choices, Store};
 use engine::backend::Track;
 use library::{Algorithm, CublasLt, Failure};
 use plan::{Plan, Site};
@@ -97,13 +97,7 @@ impl Blas {
             Failure::None(tried) => Error::NoLibrary { tried, driver },
             Failure::Start { path, words } => Error::Start { path, words },
         })?;
-        let machine = || Machine {
-            device: device.info().name.clone(),
-            processors: device.processors(),
-            cublaslt: lt.version(),
-            driver: driver.to_string(),
-        };
-        let store = cache.map(|folder| Store::of(folder, machine()));
+        let store = cache.map(|folder| Store::of(folder, Machine::here(&device, lt.version())));
         let (kept, note) = store.as_ref().map_or_else(Default::default, Store::read);
         let notes = RefCell::new(Vec::from_iter(note));
         let (plans, choices, timed) = Default::default();
@@ -213,6 +207,22 @@ impl Blas {
     /// All that was tuned or adopted, in one order on all ranks.
     pub fn choices(&self) -> Vec<Choice> {
         self.choices.borrow().values().cloned().collect()
+    }
+
+    /// Writes all choices into a folder, for a run that is to take the same again.
+    pub fn keep(&self, folder: &Path) -> std::result::Result<(), String> {
+        Store::of(folder, self.machine()).add(&self.choices.borrow())
+    }
+
+    /// The product once, in memory that may hold anything.
+    pub fn once(&self, product: Product, scratch: View) -> Done {
+        let [a, b, out] = tune::parts(product, scratch);
+        self.run(product, a, b, out)
+    }
+
+    /// What an algorithm is chosen for.
+    pub fn machine(&self) -> Machine {
+        Machine::here(&self.device, self.version())
     }
 
     /// Takes what another rank has chosen, in the place of what was chosen here.

@@ -4,6 +4,7 @@ use super::Device;
 use super::pinned::Pinned;
 use super::stream::Stream;
 use cudarc::driver::{DriverError, result, sys};
+use engine::backend::Track;
 
 type Done = Result<(), DriverError>;
 
@@ -30,7 +31,8 @@ impl Device {
     /// The first `len` bytes of `from`, which is not used again before the stream has passed this, to the address `to`.
     pub fn copy_in(&self, from: &Pinned, len: usize, to: u64) -> Done {
         // SAFETY: the block is pinned and has these bytes; the caller answers for the address and for the time.
-        unsafe { result::memcpy_htod_async(to, &from.bytes()[..len], self.stream.raw()) }
+        let copy = || unsafe { result::memcpy_htod_async(to, &from.bytes()[..len], self.stream.raw()) };
+        self.recorded(Track::Compute, || format!("{len} bytes from the host"), &self.stream, copy)
     }
 
     /// `len` bytes from the address `from` to the beginning of `to`, along a stream of this device.
@@ -42,7 +44,8 @@ impl Device {
     /// `len` bytes from address to address, which do not overlap.
     pub fn copy_within(&self, from: u64, to: u64, len: usize) -> Done {
         // SAFETY: as above.
-        unsafe { result::memcpy_dtod_async(to, from, len, self.stream.raw()) }
+        let copy = || unsafe { result::memcpy_dtod_async(to, from, len, self.stream.raw()) };
+        self.recorded(Track::Compute, || format!("a copy of {len} bytes"), &self.stream, copy)
     }
 
     /// Its context, for other threads.

@@ -34,6 +34,8 @@ pub struct Settings {
     /// STANDIN_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts on
     /// communicators where it is rank 0 never completes.
     pub hang: Option<(String, usize)>,
+    /// STANDIN_NCCL_ALONE: whether NCCL finds no network.
+    pub alone: bool,
     /// NCCL_HOSTID: which host NCCL is to take this one for.
     pub host: Option<String>,
 }
@@ -67,6 +69,7 @@ pub fn settings() -> &'static Settings {
             fastest: text("STANDIN_FASTEST"),
             nccl: number("STANDIN_NCCL").unwrap_or(22703),
             hang: at("STANDIN_NCCL_HANG"),
+            alone: text("STANDIN_NCCL_ALONE").is_some(),
             host: text("NCCL_HOSTID"),
         }
     })

@@ -7,8 +7,8 @@ use std::ops::Range;
 /// A collective under way, and the tensors it reads and writes.
 #[must_use = "a collective has no result until it is waited for"]
 pub struct Pending<B: Backend, T: Elem> {
-    /// Of its calls, in the order in which they were started.
-    tickets: VecDeque<B::Ticket>,
+    /// Of its calls, in the order in which they were started, with the rows that each brings.
+    tickets: VecDeque<(B::Ticket, Range<usize>)>,
     input: Option<Tensor<B, T>>,
     output: Option<Tensor<B, T>>,
 }
@@ -21,7 +21,8 @@ impl<B: Backend, T: Elem> Pending<B, T> {
 
     /// Under way: `input` is read and `output` written until the ticket is waited for.
     pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
-        Pending { tickets: VecDeque::from([ticket]), input: Some(input), output: Some(output) }
+        let rows = 0..output.rows();
+        Pending { tickets: VecDeque::from([(ticket, rows)]), input: Some(input), output: Some(output) }
     }
 
     /// To be worked on by calls that are started one after another.
@@ -37,7 +38,7 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         call: impl FnOnce(&Tensor<B, T>, &Tensor<B, T>) -> B::Ticket,
     ) {
         let (input, output) = (self.input.as_ref().expect(OWNED), self.output.as_ref().expect(OWNED));
-        self.tickets.push_back(call(&input.lend_rows(from), &output.lend_rows(to)));
+        self.tickets.push_back((call(&input.lend_rows(from), &output.lend_rows(to.clone())), to));
     }
 
     /// Rows of the input that no call reads yet.
@@ -47,13 +48,20 @@ impl<B: Backend, T: Elem> Pending<B, T> {
 
     /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
     pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
-        Pending { tickets: VecDeque::from([ticket]), input: None, output: Some(x) }
+        let rows = 0..x.rows();
+        Pending { tickets: VecDeque::from([(ticket, rows)]), input: None, output: Some(x) }
     }
 
-    /// Waits for the next of its calls, which brings these rows.
-    pub fn next_rows(&mut self, rows: Range<usize>) -> Lent<'_, B, T> {
-        self.tickets.pop_front().expect("a call for every piece").wait();
-        self.output.as_ref().expect(OWNED).lend_rows(rows)
+    /// Of all that is to come.
+    pub fn rows(&self) -> usize {
+        self.output.as_ref().expect(OWNED).rows()
+    }
+
+    /// Waits for the next of its calls; the rows that it brought. None where all have come.
+    pub fn next_rows(&mut self) -> Option<(Range<usize>, Lent<'_, B, T>)> {
+        let (ticket, rows) = self.tickets.pop_front()?;
+        ticket.wait();
+        Some((rows.clone(), self.output.as_ref().expect(OWNED).lend_rows(rows)))
     }
 
     pub fn wait(mut self) -> Tensor<B, T> {
@@ -62,7 +70,7 @@ impl<B: Backend, T: Elem> Pending<B, T> {
     }
 
     fn finish(&mut self) {
-        self.tickets.drain(..).for_each(Ticket::wait);
+        self.tickets.drain(..).for_each(|(ticket, _)| ticket.wait());
         self.input = None;
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! A collective is one node for all its ranks, a message one for its two ends, and each rank is a chain
 //! of points, one after each wait. A point comes before what is started at it; what is waited for comes
-//! before the next point; and on the stream of a kind a post comes before the next. That is the hardest of
-//! the backends' rules: no message leaves before both ends have asked for it, and one stream a kind.
+//! before the next point; and on a stream (`Kind::lane`) a post comes before the next. That is the hardest of
+//! the backends' rules: no message leaves before both ends have asked for it, and streams are shared.
 
 use super::log::{Call, Event, Log, What};
 use crate::mesh::Kind;
@@ -92,7 +92,7 @@ impl Graph {
                 Event::Start(call) => {
                     let node = self.join(rank, call, &mut turns)?;
                     self.edges.push((point, node, rank));
-                    let stream = streams.entry(call.kind).or_default();
+                    let stream = streams.entry(call.kind.lane()).or_default();
                     stream.enter(call.post, node);
                     self.edges.extend(stream.before.iter().map(|&before| (before, node, rank)));
                     started.push(node);

@@ -8,7 +8,7 @@
 //! Sharded rows are dealt out (`Deal`): of each piece of the micro-batch every rank has a share, so that a piece is
 //! multiplied where it lies while the next is on its way. To what a rank does with its rows their order is the same.
 
-use crate::backend::{Act, Backend, Collectives, Deal, Pending};
+use crate::backend::{Act, Backend, Collectives, Pending};
 use std::ops::Deref;
 
 pub enum Region<B: Backend> {
@@ -21,7 +21,7 @@ pub enum Region<B: Backend> {
 /// All rows, or the promise of them.
 pub enum Gather<'a, B: Backend> {
     Here(&'a Act<B>),
-    Coming(Pending<B, B::Act>, Deal),
+    Coming(Pending<B, B::Act>),
 }
 
 /// All rows of the region, `[T, D]`.
@@ -45,8 +45,7 @@ impl<B: Backend> Region<B> {
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
-                let deal = Deal { ranks: group.size(), rows: x.rows(), pieces: b.pieces(x.rows()) };
-                Gather::Coming(group.all_gather_dealt(b, b.copy(x), deal.pieces), deal)
+                Gather::Coming(group.all_gather_dealt(b, b.copy(x), b.pieces(x.rows())))
             }
             _ => Gather::Here(x),
         }
@@ -90,7 +89,7 @@ impl<'a, B: Backend> Gather<'a, B> {
     pub fn wait(self) -> Rows<'a, B> {
         match self {
             Gather::Here(x) => Rows::Here(x),
-            Gather::Coming(pending, _) => Rows::Gathered(pending.wait()),
+            Gather::Coming(pending) => Rows::Gathered(pending.wait()),
         }
     }
 
@@ -111,10 +110,10 @@ impl<'a, B: Backend> Gather<'a, B> {
                 product(x, &mut y);
                 (Rows::Here(x), y)
             }
-            Gather::Coming(mut x, deal) => {
-                let mut y = b.alloc(deal.ranks * deal.rows, n);
-                for (_, rows) in deal.pieces() {
-                    product(&x.next_rows(rows.clone()), &mut y.lend_rows_mut(rows));
+            Gather::Coming(mut x) => {
+                let mut y = b.alloc(x.rows(), n);
+                while let Some((rows, piece)) = x.next_rows() {
+                    product(&piece, &mut y.lend_rows_mut(rows));
                 }
                 (Rows::Gathered(x.wait()), y)
             }

@@ -108,7 +108,9 @@ fn layouts(config: &Config, mesh: &Mesh) -> Vec<Config> {
     let with = |(tensor, pipeline)| {
         let virtual_pipeline = if pipeline == 1 { 1 } else { p.virtual_pipeline };
         let layers = p.layers.clone().filter(|layers| layers.len() == pipeline * virtual_pipeline);
-        let parallel = Parallel { tensor, pipeline, virtual_pipeline, layers, ..p.clone() };
+        // As where the key is left out.
+        let sequence_parallel = tensor > 1 && (p.sequence_parallel || p.tensor == 1);
+        let parallel = Parallel { tensor, pipeline, virtual_pipeline, layers, sequence_parallel, ..p.clone() };
         Config { parallel, ..config.clone() }
     };
     pairs.into_iter().map(with).collect()

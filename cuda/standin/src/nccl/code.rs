@@ -8,6 +8,7 @@ pub type Code = c_int;
 pub type Said<T> = Result<T, Code>;
 
 pub const UNHANDLED_CUDA_ERROR: Code = 1;
+pub const SYSTEM_ERROR: Code = 2;
 pub const INTERNAL_ERROR: Code = 3;
 pub const INVALID_ARGUMENT: Code = 4;
 pub const INVALID_USAGE: Code = 5;

@@ -67,6 +67,9 @@ pub unsafe extern "C" fn ncclGetLastError(_: *mut c_void) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetUniqueId(to: *mut Id) -> Code {
     static MADE: AtomicUsize = AtomicUsize::new(0);
+    if settings().alone {
+        return fail(SYSTEM_ERROR, "there is no socket interface");
+    }
     let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let text = format!("standin-nccl-{process}-{number}-{now}");
