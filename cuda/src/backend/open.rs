@@ -67,7 +67,8 @@ impl Cuda {
         let all = world.all_gather_bytes(&json(&(blas.machine(), tuning.products)));
         let all: Vec<(Machine, Vec<Product>)> = all.iter().map(|bytes| of_json(bytes)).collect();
         if let Some(rank) = all.iter().position(|(machine, _)| *machine != all[0].0) {
-            return Err(Error::Mixed { first: all[0].0.clone(), rank, other: all[rank].0.clone() });
+            let [first, other] = [0, rank].map(|rank| Box::new(all[rank].0.clone()));
+            return Err(Error::Mixed { first, rank, other });
         }
         let mut all: Vec<Product> = all.into_iter().flat_map(|(_, products)| products).collect();
         all.sort_unstable();

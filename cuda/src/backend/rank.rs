@@ -46,7 +46,7 @@ pub enum Error {
     #[error(
         "rank 0 has {first}, rank {rank} has {other}: an algorithm of one means nothing to the other, and all ranks of a job take the same"
     )]
-    Mixed { first: blas::Machine, rank: usize, other: blas::Machine },
+    Mixed { first: Box<blas::Machine>, rank: usize, other: Box<blas::Machine> },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
