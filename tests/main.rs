@@ -15,6 +15,7 @@ mod layouts;
 mod memory;
 mod mistakes;
 mod parity;
+mod plan;
 mod real_model;
 mod resume;
 mod threads;

@@ -1,8 +1,8 @@
 //! Parameters and floating-point operations of a model, each formula under its name. A multiply and
 //! an add are two operations; the backward pass is twice the forward; nothing is counted for
-//! recomputation, norms, rotary embedding, softmax or the lookup of embeddings.
+//! norms, rotary embedding, softmax or the lookup of embeddings.
 
-use crate::config::Model;
+use crate::config::{Model, Named, Recompute};
 use crate::inventory::all_tensors;
 
 /// Forward and backward: the forward pass's operations three times.
@@ -14,7 +14,7 @@ pub fn parameters(model: &Model) -> u64 {
 }
 
 /// Per token of a sequence of `seq`: a causal query's dot products counted for the half of the
-/// positions that it sees on average. What Megatron-LM counts today.
+/// positions that it sees on average.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
     model.num_hidden_layers as f64 * layer_flops(model, seq) + head_flops(model)
 }
@@ -29,11 +29,66 @@ pub fn head_flops(m: &Model) -> f64 {
     PASSES * 2.0 * m.hidden_size as f64 * m.vocab_size as f64
 }
 
-/// Per token of a sequence of `seq`: dot products counted for all positions, seen or not. What
-/// llm-recipes counts.
-pub fn full_flops(model: &Model, seq: usize) -> f64 {
-    let layer = layer_matmul_flops(model) + layer_attention_flops(model, seq);
-    PASSES * model.num_hidden_layers as f64 * layer + head_flops(model)
+/// What is counted. A figure in TFLOPS or a share of a peak says nothing without the name of its formula: the same
+/// tokens a second are 134 TFLOPS by one and 115 by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Formula {
+    /// Causal attention counted for the half that is seen, nothing for recomputation: what Megatron-LM counts today.
+    Model,
+    /// Attention counted for all positions, nothing for recomputation: what llm-recipes counts.
+    Full,
+    /// `3.5 (8 + 6 f/h) l h^2 (1 + s/6h + V/16lh)`: what the fork of Megatron-LM that trained Swallow logged from
+    /// December 2023 on. Half a pass more for recomputation, and grouped key/value heads counted as if they were not.
+    Swallow2023,
+    /// `96 l h^2 (1 + s/6h + V/16lh)` (Narayanan et al. 2021, appendix): GPT's layers, all computed again.
+    Narayanan2021,
+    /// No source, but a fit to the totals that the Swallow paper prints: grouped heads save in the scores and not in
+    /// the projections, and half of the attention's forward pass is counted once more.
+    PaperTotals,
+    /// `Model`, and what is computed again: layers where the run says so, and of attention the product that flash
+    /// attention's backward pass cannot do without (q k^T).
+    Hardware,
+}
+
+impl Named for Formula {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("model", Formula::Model),
+        ("full", Formula::Full),
+        ("swallow2023", Formula::Swallow2023),
+        ("narayanan2021", Formula::Narayanan2021),
+        ("paper-totals", Formula::PaperTotals),
+        ("hardware", Formula::Hardware),
+    ];
+}
+
+impl Formula {
+    /// Operations of a token of a sequence of `seq`, forward and backward.
+    pub fn per_token(self, m: &Model, seq: usize, recompute: Recompute) -> f64 {
+        let (layers, linear, scores) =
+            (m.num_hidden_layers as f64, layer_matmul_flops(m), layer_attention_flops(m, seq));
+        match self {
+            Formula::Model => model_flops(m, seq),
+            Formula::Full => PASSES * layers * (linear + scores) + head_flops(m),
+            Formula::Swallow2023 => gpt(m, seq, 3.5 * (8.0 + 6.0 * m.intermediate_size as f64 / m.hidden_size as f64)),
+            Formula::Narayanan2021 => gpt(m, seq, 96.0),
+            Formula::PaperTotals => {
+                let every_head = Model { num_key_value_heads: m.num_attention_heads, ..m.clone() };
+                let grouped = scores * m.num_key_value_heads as f64 / m.num_attention_heads as f64;
+                layers * (PASSES * layer_matmul_flops(&every_head) + (PASSES + 0.5) * grouped) + head_flops(m)
+            }
+            Formula::Hardware => {
+                let seen = scores / 2.0;
+                let again = if recompute == Recompute::Full { linear + seen } else { 0.0 };
+                model_flops(m, seq) + layers * (again + seen / 2.0)
+            }
+        }
+    }
+}
+
+/// `each l h^2 (1 + s/6h + V/16lh)`.
+fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
+    let (l, h) = (m.num_hidden_layers as f64, m.hidden_size as f64);
+    each * l * h * h * (1.0 + seq as f64 / (6.0 * h) + m.vocab_size as f64 / (16.0 * l * h))
 }
 
 /// Multiplications of a layer by weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
@@ -95,7 +150,37 @@ mod tests {
     fn operations_of_the_three_sizes() {
         let figures = three().map(|m| model_flops(&m, 4096));
         assert_eq!(giga(figures, 2), ["43.14", "82.49", "428.93"]);
-        let figures = three().map(|m| full_flops(&m, 4096));
-        assert_eq!(giga(figures, 2), ["46.36", "87.52", "445.04"]);
+        let figures = |formula: Formula| three().map(|m| formula.per_token(&m, 4096, Recompute::Selective));
+        for (formula, expected) in [
+            (Formula::Model, ["43.14", "82.49", "428.93"]),
+            (Formula::Full, ["46.36", "87.52", "445.04"]),
+            (Formula::Swallow2023, ["53.82", "101.83", "592.58"]),
+            (Formula::Narayanan2021, ["61.19", "115.41", "560.47"]),
+        ] {
+            assert_eq!(giga(figures(formula), 2), expected, "{formula:?}");
+        }
+    }
+
+    /// 25,000 steps of 1024 sequences: what the paper prints, and what is exact.
+    #[test]
+    fn totals_of_the_paper() {
+        let totals = |formula: Formula| {
+            let total = |m| 25_000.0 * 1024.0 * 4096.0 * formula.per_token(&m, 4096, Recompute::Selective);
+            three().map(total).map(|total| format!("{total:.1e}"))
+        };
+        assert_eq!(totals(Formula::PaperTotals), ["5.0e21", "9.4e21", "5.0e22"]);
+        assert_eq!(totals(Formula::Full), ["4.9e21", "9.2e21", "4.7e22"]);
+        assert_eq!(totals(Formula::Model), ["4.5e21", "8.6e21", "4.5e22"]);
+    }
+
+    #[test]
+    fn hardware_counts_what_is_computed_again() {
+        let [m, _, _] = three();
+        let by = |recompute| Formula::Hardware.per_token(&m, 4096, recompute);
+        let (some, all) = (by(Recompute::Selective), by(Recompute::Full));
+        assert_eq!(by(Recompute::None), some);
+        let forward = model_flops(&m, 4096) / PASSES - head_flops(&m) / PASSES;
+        assert!((all - some - forward).abs() < 1.0, "{all} {some} {forward}");
+        assert_eq!(giga([some, all, 0.0], 2)[0], "43.68");
     }
 }

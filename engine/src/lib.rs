@@ -42,6 +42,7 @@ pub mod pipeline;
 // Floor 6: the run.
 pub mod checkpoint;
 pub mod parity;
+pub mod plan;
 pub mod rehearsal;
 pub mod report;
 pub mod score;

@@ -41,6 +41,11 @@ impl Place {
         Place { mesh, rank, tp, dp, stage, pipe, chunks, kv_copies }
     }
 
+    /// Tensor-parallel ranks that hold the same key/value head.
+    pub fn kv_copies(&self) -> usize {
+        self.kv_copies
+    }
+
     /// The group of `kind` that this rank is in.
     pub fn members(&self, kind: Kind) -> Vec<usize> {
         self.mesh.members(self.rank, kind, self.kv_copies)

@@ -16,7 +16,7 @@ use crate::backend::{Backend, Elem, Scratch};
 use crate::batch::Blank;
 use crate::clock::Clock;
 use crate::config::{Axis, Config, Train, samples};
-use crate::dry::{Dry, Keep, Log, Totals};
+use crate::dry::{Dry, Keep, Log, Peak, Totals};
 use crate::error::Result;
 use crate::ledger::{Accounts, Usage};
 use crate::mesh::Mesh;
@@ -26,6 +26,7 @@ use crate::slab::{Cut, Trace};
 use crate::trainer::Trainer;
 pub use remedies::{Remedy, refusal, remedies};
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// What a rank would hold and send.
@@ -35,10 +36,14 @@ pub struct Rehearsal {
     /// Of a backend whose memory is a slab: blocks of up to so many bytes lie at its end.
     pub small: usize,
     pub held: Held,
+    /// Of the rest of the peak.
+    pub peak: Peak,
     /// Of the last step.
     pub step: Totals,
     /// Of everything.
     pub log: Log,
+    /// The events of the log that are the last step's.
+    pub last: Range<usize>,
 }
 
 /// What lives all through a forward and backward pass, in bytes of blocks.
@@ -69,6 +74,12 @@ impl Rehearsal {
     /// The rest of the peak: activations, what collectives have under way, scratch.
     pub fn activations(&self) -> usize {
         self.usage.peak - self.held.sum()
+    }
+
+    /// Of that, what is nothing else.
+    pub fn kept(&self) -> usize {
+        let Peak { workspace, logits, communication } = self.peak;
+        self.activations().saturating_sub(workspace + logits + communication)
     }
 
     /// How the slab is cut that the run needs.
@@ -113,6 +124,17 @@ pub fn plan<A: Elem>(
     Ok(Rehearsal { small, ..with(config, scratch.books(small))? })
 }
 
+/// As [`plan`], of a step with as few micro-batches as can be and no border: a few percent more than a rank takes.
+pub fn plan_shortly<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + 'static,
+) -> Result<Rehearsal> {
+    let books = scratch.books(0);
+    keeping::<A>(books, &shortened(config, mesh), mesh, rank, scratch, Keep::Totals, 1)
+}
+
 /// As [`rehearse`], with these books.
 fn keeping<A: Elem>(
     books: Box<dyn Accounts>,
@@ -128,14 +150,16 @@ fn keeping<A: Elem>(
     // The masters are loaded into blocks that are there already.
     trainer.publish();
     let blank = Blank(config.train.seq_length);
-    let (found, mut step) = (trainer.b.live(), Totals::default());
+    let (found, mut step, mut last) = (trainer.b.live(), Totals::default(), 0..0);
     // So that nothing that comes later can lie elsewhere.
     let as_found = |b: &Dry<A>, what| assert_eq!(b.live(), found, "blocks after {what}, and before, on rank {rank}");
     for _ in 0..steps {
         let before = trainer.b.totals();
+        let first = trainer.b.events();
         let mut clock = Clock::start(&trainer.b, Phase::Data);
         trainer.step(&blank, &mut clock)?;
         step = trainer.b.totals().since(&before);
+        last = first..trainer.b.events();
         as_found(&trainer.b, "a step");
     }
     if config.train.eval_interval > 0 {
@@ -144,7 +168,8 @@ fn keeping<A: Elem>(
         trainer.validate(&blank)?;
         as_found(&trainer.b, "a validation");
     }
-    Ok(Rehearsal { usage: trainer.b.usage(), small: 0, held, step, log: trainer.b.log() })
+    let (usage, peak, log) = (trainer.b.usage(), trainer.b.peak(), trainer.b.log());
+    Ok(Rehearsal { usage, small: 0, held, peak, step, log, last })
 }
 
 /// The step of a rank with what [`plan`] says of its memory: as [`rehearse`] of one step, but that the log may be of a

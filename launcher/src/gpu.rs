@@ -166,7 +166,7 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
 
 /// Bytes of a device that libraries take when they are first used: cuBLASLt's kernels, and where there are several ranks
 /// the buffers that NCCL makes for large calls. Set with room; not measured on a device yet.
-fn reserve(ranks: usize) -> usize {
+pub fn reserve(ranks: usize) -> usize {
     if ranks > 1 { 1 << 30 } else { 256 << 20 }
 }
 

@@ -31,6 +31,7 @@ enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
     Parity(commands::parity::Args),
+    Plan(commands::plan::Args),
     Topology(commands::topology::Args),
     /// Make and look at token files
     Data(commands::data::Args),
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
         Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
+        Command::Plan(args) => alone(|| commands::plan::run(args)),
         Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),

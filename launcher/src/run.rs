@@ -8,6 +8,7 @@ use engine::clock::{Clock, Lap};
 use engine::data::feed::Feed;
 use engine::data::loader::Loader;
 use engine::error::{Error, Result};
+use engine::flops::Formula;
 use engine::mpi::{Comm, host};
 use engine::phase::Phase;
 use engine::place::Place;
@@ -15,8 +16,8 @@ use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
 use engine::report::trace::{self, Busy};
+use engine::state;
 use engine::trainer::{Report, Trainer, UnderWay};
-use engine::{flops, state};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -43,7 +44,7 @@ pub struct Run<B: Backend> {
     logs: Option<Logs>,
     ranks: usize,
     /// FLOPs a token by the formulas `model` and `full`.
-    flops: (f64, f64),
+    flops: [f64; 2],
     /// The step that is traced, if any.
     trace: Option<u64>,
     /// TFLOPS of a rank's device at the most; unknown for what is not in the table.
@@ -75,7 +76,8 @@ impl<B: Backend> Run<B> {
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
-        let flops = (flops::model_flops(m, seq), flops::full_flops(m, seq));
+        let recompute = trainer.config.train.recompute;
+        let flops = [Formula::Model, Formula::Full].map(|formula| formula.per_token(m, seq, recompute));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
@@ -251,10 +253,10 @@ impl<B: Backend> Run<B> {
             step_time_s: seconds,
             tokens_per_s: per_s,
             tokens_per_s_per_rank: per_rank,
-            tflops_model: tflops(self.flops.0),
-            tflops_full: tflops(self.flops.1),
-            mfu_model: mfu(self.flops.0),
-            mfu_full: mfu(self.flops.1),
+            tflops_model: tflops(self.flops[0]),
+            tflops_full: tflops(self.flops[1]),
+            mfu_model: mfu(self.flops[0]),
+            mfu_full: mfu(self.flops[1]),
             parts,
             valid_loss,
         }

@@ -114,6 +114,7 @@ fn rehearsed(config: &Config, rank: usize) -> Vec<Did> {
     for event in two[one.len()..].iter().cloned() {
         match event {
             Event::Op { .. } => step.push(Did::Compute),
+            Event::Enter(_) | Event::Leave => {}
             Event::Wait(call) if call < before => {}
             Event::Wait(call) => step.push(Did::Wait(number[call - before])),
             Event::Start(call) => {

@@ -1,11 +1,13 @@
 //! A cluster file: nodes that are not at hand, described well enough to place ranks on them and to
-//! tell what a step's traffic costs. One table, `[cluster]`; bandwidths are in GB/s (1e9 bytes),
-//! **one direction**: data sheets that add both directions up are halved.
+//! tell what a step's traffic costs. `[cluster]` is what data sheets say, `[reached]` what kernels and links get of it,
+//! `[software]` another program than this engine. Bandwidths are in GB/s (1e9 bytes), **one direction**: data sheets that
+//! add both directions up are halved.
 
 use super::check::{need, number, size};
 use super::document::Document;
 use super::origins::Origins;
 use super::raw::{Read, known, optional, table};
+use super::reached::{RawReached, RawSoftware, Reached, Software, reached, software, within};
 use crate::error::Result;
 use std::path::Path;
 use toml::Value;
@@ -30,9 +32,12 @@ pub struct Cluster {
     pub pcie_gb_s: f64,
     /// Of a node, all its adapters together; `None` where there is one node.
     pub network_gb_s: Option<f64>,
+    /// What times are told by; `None`: nobody knows.
+    pub reached: Option<Reached>,
+    pub software: Software,
 }
 
-table!(RawFile { cluster: RawCluster });
+table!(RawFile { cluster: RawCluster, reached: RawReached, software: RawSoftware });
 
 table!(RawCluster {
     name: String,
@@ -61,14 +66,35 @@ impl Cluster {
 
 fn settle(document: Document) -> Result<Cluster> {
     let Document { table, origins: at } = document;
-    let missing = || at.missing("cluster", "a cluster file has one table, [cluster]; a run's configuration is none");
+    let missing = || at.missing("cluster", "a cluster file has a table [cluster]; a run's configuration is none");
     // Asked first: a file of another kind has other tables.
     table.get("cluster").ok_or_else(missing)?;
     let raw = RawFile::read(&table.into(), "", &at)?;
-    validate(raw.cluster.ok_or_else(missing)?, &at)
+    validate(raw, &at)
 }
 
-fn validate(raw: RawCluster, at: &Origins) -> Result<Cluster> {
+/// What is reached, beside the peaks of the data sheets.
+fn peaks(c: &Cluster, r: &Reached) -> Vec<(&'static str, f64, f64, &'static str)> {
+    let peak = |key, reached| (key, reached, c.peak_tflops, "cluster.peak_tflops");
+    let mut all = vec![
+        peak("reached.matmul_tflops", r.matmul_tflops),
+        peak("reached.attention_tflops", r.attention_tflops),
+        peak("reached.attention_backward_tflops", r.attention_backward_tflops),
+    ];
+    match c.nvlink_gb_s {
+        Some(link) => all.push(("reached.ring_gb_s", r.ring_gb_s, link, "cluster.nvlink_gb_s")),
+        None if c.gpus_per_node > 1 => all.push(("reached.ring_gb_s", r.ring_gb_s, c.pcie_gb_s, "cluster.pcie_gb_s")),
+        None => {}
+    }
+    if let Some(network) = c.network_gb_s {
+        all.push(("reached.network_gb_s", r.network_gb_s, network, "cluster.network_gb_s"));
+        all.push(("reached.message_gb_s", r.message_gb_s, network, "cluster.network_gb_s"));
+    }
+    all
+}
+
+fn validate(file: RawFile, at: &Origins) -> Result<Cluster> {
+    let raw = file.cluster.expect("it was asked for");
     let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
     let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
     let text = |value: Option<String>, key: &str, example: &str| match need(value, key, example, at)? {
@@ -82,7 +108,7 @@ fn validate(raw: RawCluster, at: &Origins) -> Result<Cluster> {
         let remedy = "write the GB/s of a node's adapters together, one direction, or nodes = 1";
         return Err(at.missing("cluster.network_gb_s", remedy));
     }
-    Ok(Cluster {
+    let cluster = Cluster {
         name: text(raw.name, "cluster.name", "name = \"ABCI\"")?,
         nodes,
         gpus_per_node: size(gpus, 1..=1 << 10, "cluster.gpus_per_node", at)?,
@@ -92,7 +118,11 @@ fn validate(raw: RawCluster, at: &Origins) -> Result<Cluster> {
         nvlink_gb_s: raw.nvlink_gb_s.map(|speed| positive(speed, "cluster.nvlink_gb_s")).transpose()?,
         pcie_gb_s: figure(raw.pcie_gb_s, "cluster.pcie_gb_s", "the GB/s of a GPU to its host, one direction")?,
         network_gb_s: network,
-    })
+        reached: file.reached.map(|raw| reached(raw, nodes == Some(1), at)).transpose()?,
+        software: file.software.map_or(Ok(Software::default()), |raw| software(raw, at))?,
+    };
+    cluster.reached.as_ref().map_or(Ok(()), |reached| within(&peaks(&cluster, reached), at))?;
+    Ok(cluster)
 }
 
 #[cfg(test)]
@@ -126,7 +156,47 @@ mod tests {
             (GOOD.replace("\"A\"", "\" \""), "c.toml line 2: cluster.name = \" \": write name = \"ABCI\""),
             (GOOD.replace("network_gb_s = 100\n", ""), "c.toml: cluster.network_gb_s is missing: write the GB/s"),
             (GOOD.replace("pcie_gb_s = 31.5\n", ""), "c.toml: cluster.pcie_gb_s is missing: write the GB/s of a GPU"),
-            ("[train]\nsteps = 1\n".into(), "c.toml: cluster is missing: a cluster file has one table"),
+            ("[train]\nsteps = 1\n".into(), "c.toml: cluster is missing: a cluster file has a table"),
+        ];
+        for (text, complaint) in cases {
+            let error = read(&text).unwrap_err().to_string();
+            assert!(error.starts_with(complaint), "{error}");
+        }
+    }
+
+    const REACHED: &str = "[reached]\nmatmul_tflops = 230\nattention_tflops = 190\nattention_backward_tflops = 165\n\
+        memory_gb_s = 1300\nlaunch_us = 3\nring_gb_s = 215\nnetwork_gb_s = 80\nmessage_gb_s = 10\nlatency_us = 15\n\
+        network_latency_us = 30\nslowdown = 0.05\n";
+
+    #[test]
+    fn what_is_reached_is_said_whole_or_not_at_all() {
+        let good = format!("{GOOD}{REACHED}");
+        let cluster = read(&good).unwrap();
+        assert_eq!(cluster.reached.as_ref().map(|reached| reached.message_gb_s), Some(10.0));
+        assert_eq!((cluster.software, read(GOOD).unwrap().reached), (Software::default(), None));
+        let software = "[software]\nname = \"M\"\noverlap = [\"data\"]\nelementwise = 5\n";
+        let other = read(&format!("{good}{software}")).unwrap().software;
+        assert_eq!((other.overlap.len(), other.elementwise, other.efficiency), (1, 5.0, 1.0));
+        let cases = [
+            (good.replace("ring_gb_s = 215\n", ""), "c.toml: reached.ring_gb_s is missing: write GB/s of a ring"),
+            (good.replace("= 0.05", "= 1.5"), "c.toml line 21: reached.slowdown = 1.5: must lie in [0, 1)"),
+            (
+                good.replace("ring_gb_s = 215", "ring_gb_s = -1"),
+                "c.toml line 16: reached.ring_gb_s = -1: must be positive",
+            ),
+            (
+                good.replace("= 215", "= 301"),
+                "c.toml line 16: reached.ring_gb_s = 301: must be no more than cluster.nvlink_gb_s, which is 300",
+            ),
+            (good.replace("launch_us", "lunch_us"), "c.toml line 15: reached.lunch_us: [reached] has no key"),
+            (
+                format!("{good}{}", software.replace("data", "date")),
+                "c.toml line 24: software.overlap = \"date\": must be one of tensor, pipeline, data; did you mean \"data\"?",
+            ),
+            (
+                format!("{good}{}", software.replace("= 5", "= 0.5")),
+                "c.toml line 25: software.elementwise = 0.5: must be at least 1",
+            ),
         ];
         for (text, complaint) in cases {
             let error = read(&text).unwrap_err().to_string();

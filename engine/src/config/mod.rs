@@ -12,6 +12,7 @@ mod names;
 mod near;
 mod origins;
 mod raw;
+mod reached;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -22,6 +23,7 @@ pub use cluster::Cluster;
 pub use layout::{Ranks, can_be, ranks_used, samples};
 pub use names::Named;
 pub use near::{near_multiples, near_pairs};
+pub use reached::{Overlap, Reached, Software};
 use std::path::PathBuf;
 pub use validate::MOST_RANKS;
 

@@ -2,6 +2,7 @@
 
 use super::Dry;
 use super::log::{Call, Log, What};
+use super::memory::Memory;
 use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
 use crate::mesh::Kind;
 use std::cell::RefCell;
@@ -17,39 +18,51 @@ pub struct DryGroup {
     /// Place of this rank among the members.
     place: usize,
     log: Rc<RefCell<Log>>,
+    memory: Memory,
 }
 
 /// A wait to be written down.
 pub struct DryTicket {
     start: usize,
     log: Rc<RefCell<Log>>,
+    /// What is under way.
+    bytes: usize,
+    memory: Memory,
 }
 
 impl Ticket for DryTicket {
     fn wait(self) {
         self.log.borrow_mut().wait(self.start);
+        self.memory.borrow_mut().arrive(self.bytes);
     }
 }
 
 impl DryGroup {
-    pub(super) fn new(kind: Kind, members: &[usize], log: Rc<RefCell<Log>>) -> Self {
+    pub(super) fn new(kind: Kind, members: &[usize], log: Rc<RefCell<Log>>, memory: Memory) -> Self {
         let number = log.borrow_mut().group();
         let rank = log.borrow().rank;
         let place = members.iter().position(|&member| member == rank);
         let place = place.unwrap_or_else(|| panic!("rank {rank} is not in {members:?}"));
-        DryGroup { number, kind, members: members.into(), place, log }
+        DryGroup { number, kind, members: members.into(), place, log, memory }
     }
 
-    fn start(&self, what: What, bytes: usize, post: usize) -> DryTicket {
+    /// `held`: bytes of the blocks that wait for it, where they are its own.
+    fn start(&self, what: What, bytes: usize, held: usize, post: usize) -> DryTicket {
         let (group, kind, members) = (self.number, self.kind, self.members.clone());
         let start = self.log.borrow_mut().start(Call { group, kind, members, what, bytes, post });
-        DryTicket { start, log: self.log.clone() }
+        self.memory.borrow_mut().depart(held);
+        DryTicket { start, log: self.log.clone(), bytes: held, memory: self.memory.clone() }
     }
 
-    /// A collective between matrices of these bytes.
-    fn collective(&self, what: What, bytes: usize) -> DryTicket {
+    /// What a call reads and nobody else counts: gradients are there all through a step.
+    fn own(&self, input: usize) -> usize {
+        if self.kind == Kind::Data { 0 } else { input }
+    }
+
+    /// A collective, of whose matrices the larger has `bytes`.
+    fn collective(&self, what: What, bytes: usize, held: usize) -> DryTicket {
         let post = self.log.borrow_mut().post();
-        self.start(what, bytes, post)
+        self.start(what, bytes, held, post)
     }
 }
 
@@ -64,12 +77,12 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
 
     unsafe fn gather<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
         assert_eq!(to.len(), from.len() * self.members.len(), "elements gathered from {} ranks", self.members.len());
-        self.collective(What::AllGather, bytes(to))
+        self.collective(What::AllGather, bytes(to), bytes(from) + bytes(to))
     }
 
     unsafe fn scatter<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
         assert_eq!(from.len(), to.len() * self.members.len(), "elements scattered over {} ranks", self.members.len());
-        self.collective(What::ReduceScatter, bytes(from))
+        self.collective(What::ReduceScatter, bytes(from), self.own(bytes(from)) + bytes(to))
     }
 
     fn all_reduce<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -77,7 +90,7 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
             return Pending::ready(x);
         }
         let out = b.alloc(x.rows(), x.cols());
-        Pending::under_way(self.collective(What::AllReduce, bytes(&x)), x, out)
+        Pending::under_way(self.collective(What::AllReduce, bytes(&x), self.own(bytes(&x)) + bytes(&out)), x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, _: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -86,17 +99,18 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         if ranks == 1 {
             return Pending::ready(x);
         }
-        Pending::moving(self.collective(What::AllGather, bytes(&x)), x)
+        // Weights, which stay where they are.
+        Pending::moving(self.collective(What::AllGather, bytes(&x), 0), x)
     }
 
     fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {
         let post = self.log.borrow_mut().post();
         let received = recv.map(|Expected { rows, cols, from }| {
             let to: Tensor<Dry<A>, A> = b.alloc(rows, cols);
-            Pending::moving(self.start(What::Receive(self.members[from]), bytes(&to), post), to)
+            Pending::moving(self.start(What::Receive(self.members[from]), bytes(&to), bytes(&to), post), to)
         });
         let sent = send.map(|(x, to)| {
-            let ticket = self.start(What::Send(self.members[to]), bytes(&x), post);
+            let ticket = self.start(What::Send(self.members[to]), bytes(&x), bytes(&x), post);
             Pending::moving(ticket, x)
         });
         Exchanged { sent, received }

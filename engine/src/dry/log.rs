@@ -1,5 +1,6 @@
 //! What one rank did, in the order of its program: ops, collectives, and the waits for them.
 
+use crate::backend::Part;
 use crate::mesh::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,11 +20,17 @@ pub enum Keep {
 pub enum Event {
     /// An op of the backend's contract: `[m, n, k]` of a product, else rows and columns of what it goes
     /// over, and 1.
-    Op { name: &'static str, sizes: [usize; 3] },
+    Op {
+        name: &'static str,
+        sizes: [usize; 3],
+    },
     /// A collective, or one half of an exchange, is under way.
     Start(Call),
     /// Compute waits for the rank's n-th `Start`.
     Wait(usize),
+    /// What follows belongs to a part of the step, until it is left.
+    Enter(Part),
+    Leave,
 }
 
 /// A product of matrices: its op, and `[m, n, k]`.
@@ -161,6 +168,14 @@ impl Log {
         self.keep(Keep::Calls, || Event::Start(call));
         self.starts += 1;
         self.starts - 1
+    }
+
+    pub(super) fn enter(&mut self, part: Part) {
+        self.keep(Keep::Ops, || Event::Enter(part));
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.keep(Keep::Ops, || Event::Leave);
     }
 
     pub(super) fn wait(&mut self, start: usize) {

@@ -1,28 +1,112 @@
-//! Memory that is not there: lengths, and the books that a real one would keep.
+//! Memory that is not there: lengths, the books that a real one would keep, and what its blocks are for.
 
 use crate::backend::Elem;
-use crate::ledger::Accounts;
+use crate::ledger::{Accounts, Live, Usage};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// The books of one rank.
-pub(super) type Books = Rc<RefCell<Box<dyn Accounts>>>;
+/// The memory of one rank.
+pub(super) type Memory = Rc<RefCell<Kept>>;
+
+/// Of what lives at the peak, the bytes that are for these.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Peak {
+    /// What ops take before all others and keep, and their scratch.
+    pub workspace: usize,
+    /// What the head makes: logits and their statistics.
+    pub logits: usize,
+    /// What collectives and messages read and write that are under way.
+    pub communication: usize,
+}
+
+/// What a block is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Workspace,
+    Logits,
+    Other,
+}
+
+/// Books, and what they are about.
+pub(super) struct Kept {
+    books: Box<dyn Accounts>,
+    now: Peak,
+    other: usize,
+    at_peak: Peak,
+}
+
+impl Kept {
+    pub fn new(books: Box<dyn Accounts>) -> Memory {
+        Rc::new(RefCell::new(Kept { books, now: Peak::default(), other: 0, at_peak: Peak::default() }))
+    }
+
+    pub fn take(&mut self, bytes: usize, what: Use) -> usize {
+        let peak = self.books.usage().peak;
+        let at = self.books.take(bytes);
+        *self.of(what) += bytes;
+        if self.books.usage().peak > peak {
+            self.at_peak = self.now;
+        }
+        at
+    }
+
+    fn give(&mut self, bytes: usize, at: usize, what: Use) {
+        self.books.give(bytes, at);
+        *self.of(what) -= bytes;
+    }
+
+    fn of(&mut self, what: Use) -> &mut usize {
+        match what {
+            Use::Workspace => &mut self.now.workspace,
+            Use::Logits => &mut self.now.logits,
+            Use::Other => &mut self.other,
+        }
+    }
+
+    /// So many bytes that live are under way from now on.
+    pub fn depart(&mut self, bytes: usize) {
+        self.now.communication += bytes;
+    }
+
+    pub fn arrive(&mut self, bytes: usize) {
+        self.now.communication -= bytes;
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.books.usage()
+    }
+
+    pub fn peak(&self) -> Peak {
+        self.at_peak
+    }
+
+    pub fn live(&self) -> Option<Vec<Live>> {
+        self.books.live()
+    }
+}
 
 /// A block, or a view of one.
 pub struct DryMem<T: Elem> {
     len: usize,
-    /// Where it is given back, its size and its place; none for a view.
-    home: Option<(Books, usize, usize)>,
+    /// Where it is given back; none for a view.
+    home: Option<Home>,
     elem: PhantomData<T>,
 }
 
+struct Home {
+    memory: Memory,
+    bytes: usize,
+    at: usize,
+    what: Use,
+}
+
 impl<T: Elem> DryMem<T> {
-    /// `size`: what the backend takes for this many elements.
-    pub(super) fn take(books: &Books, len: usize, size: usize) -> Self {
-        let at = books.borrow_mut().take(size);
-        DryMem { len, home: Some((books.clone(), size, at)), elem: PhantomData }
+    /// `bytes`: what the backend takes for this many elements.
+    pub(super) fn take(memory: &Memory, len: usize, bytes: usize, what: Use) -> Self {
+        let at = memory.borrow_mut().take(bytes, what);
+        DryMem { len, home: Some(Home { memory: memory.clone(), bytes, at, what }), elem: PhantomData }
     }
 
     pub(super) fn alias(&self, range: Range<usize>) -> Self {
@@ -33,15 +117,15 @@ impl<T: Elem> DryMem<T> {
 
 impl<T: Elem> Drop for DryMem<T> {
     fn drop(&mut self) {
-        if let Some((books, size, at)) = self.home.take() {
-            books.borrow_mut().give(size, at);
+        if let Some(Home { memory, bytes, at, what }) = self.home.take() {
+            memory.borrow_mut().give(bytes, at, what);
         }
     }
 }
 
-/// Takes blocks of these sizes at once, and gives them back.
-pub(super) fn pass(books: &Books, sizes: &[usize]) {
-    let mut books = books.borrow_mut();
-    let taken: Vec<usize> = sizes.iter().map(|&size| books.take(size)).collect();
-    sizes.iter().zip(taken).for_each(|(&size, at)| books.give(size, at));
+/// Takes blocks of these bytes at once, and gives them back.
+pub(super) fn pass(memory: &Memory, sizes: &[usize]) {
+    let mut memory = memory.borrow_mut();
+    let taken: Vec<usize> = sizes.iter().map(|&bytes| memory.take(bytes, Use::Workspace)).collect();
+    sizes.iter().zip(taken).for_each(|(&bytes, at)| memory.give(bytes, at, Use::Workspace));
 }

@@ -6,6 +6,7 @@ mod group;
 mod log;
 mod memory;
 pub mod order;
+mod rank;
 mod zeros;
 
 #[cfg(test)]
@@ -13,77 +14,17 @@ mod tests;
 
 pub use group::{DryGroup, DryTicket};
 pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
-pub use memory::DryMem;
+pub use memory::{DryMem, Peak};
+pub use rank::Dry;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Scratch, Span, Tensor, Xent};
-use crate::ledger::{Accounts, Live, Usage};
+use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
+use crate::inventory::Slot;
+use crate::ledger::Usage;
 use crate::mesh::Kind;
-use memory::Books;
-use std::cell::RefCell;
+use memory::Use;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::rc::Rc;
 use zeros::Zeros;
-
-/// One rank of a run that does not take place. `A` is the type of activations and weights.
-pub struct Dry<A: Elem> {
-    /// The memory rules of the backend that would run.
-    scratch: Box<dyn Scratch>,
-    books: Books,
-    log: Rc<RefCell<Log>>,
-    act: PhantomData<A>,
-}
-
-impl<A: Elem> Dry<A> {
-    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for; `books` are its own, or keep as much.
-    pub fn new(rank: usize, scratch: impl Scratch + 'static, mut books: Box<dyn Accounts>, keep: Keep) -> Self {
-        scratch.fixed().into_iter().for_each(|bytes| _ = books.take(scratch.block(bytes)));
-        let (books, log) = (Rc::new(RefCell::new(books)), Rc::new(RefCell::new(Log::new(rank, keep))));
-        Dry { scratch: Box::new(scratch), books, log, act: PhantomData }
-    }
-
-    /// What was done so far.
-    pub fn log(&self) -> Log {
-        self.log.borrow().clone()
-    }
-
-    /// The counts of it alone.
-    pub fn totals(&self) -> Totals {
-        self.log.borrow().totals.clone()
-    }
-
-    /// The blocks that live, as [`Accounts::live`].
-    pub fn live(&self) -> Option<Vec<Live>> {
-        self.books.borrow().live()
-    }
-
-    /// What a block of this many elements takes.
-    pub fn block<T: Elem>(&self, len: usize) -> usize {
-        self.scratch.block(len * size_of::<T>())
-    }
-
-    fn op(&self, name: &'static str, sizes: [usize; 3]) {
-        self.log.borrow_mut().op(name, sizes);
-    }
-
-    /// An op over `[rows, cols]`.
-    fn over<T: Elem>(&self, name: &'static str, x: &Tensor<Self, T>) {
-        self.op(name, [x.rows(), x.cols(), 1]);
-    }
-
-    /// Blocks of these bytes are held at once, and given back.
-    fn pass(&self, blocks: Vec<usize>) {
-        let sizes: Vec<usize> = blocks.into_iter().map(|bytes| self.scratch.block(bytes)).collect();
-        memory::pass(&self.books, &sizes);
-    }
-
-    fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize) {
-        assert_eq!(k, depth, "depth of the product {m} x {k} x {n}");
-        self.op(name, [m, n, k]);
-        self.log.borrow_mut().products.insert(Product { name, sizes: [m, n, k] });
-        self.pass(self.scratch.matmul([m, n, k]));
-    }
-}
 
 impl<A: Elem> Backend for Dry<A> {
     type Act = A;
@@ -95,7 +36,7 @@ impl<A: Elem> Backend for Dry<A> {
     const RUNS_AHEAD: bool = false;
 
     fn group(&self, kind: Kind, members: &[usize]) -> DryGroup {
-        DryGroup::new(kind, members, self.log.clone())
+        DryGroup::new(kind, members, self.log.clone(), self.memory.clone())
     }
 
     fn device(&self) -> String {
@@ -103,11 +44,11 @@ impl<A: Elem> Backend for Dry<A> {
     }
 
     fn usage(&self) -> Usage {
-        self.books.borrow().usage()
+        self.memory.borrow().usage()
     }
 
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
-        Tensor::from_mem(DryMem::take(&self.books, rows * cols, self.block::<T>(rows * cols)), rows, cols)
+        self.take(rows, cols, Use::Other)
     }
 
     // As the contract has it; here nothing is behind a view.
@@ -157,6 +98,13 @@ impl<A: Elem> Backend for Dry<A> {
     fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
         assert_eq!(x.len(), y.len(), "elements to widen");
         self.over("widen", x);
+    }
+
+    fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
+        let what = if self.in_head.get() { Use::Logits } else { Use::Other };
+        let mut out = self.take(a.rows(), b.rows(), what);
+        self.matmul_nt_into(a, b, &mut out);
+        out
     }
 
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
@@ -217,23 +165,27 @@ impl<A: Elem> Backend for Dry<A> {
         dres: &Act<Self>,
         dy: Act<Self>,
         x: &Act<Self>,
-        rstd: &Acc<Self>,
-        w: &Act<Self>,
+        _: &Acc<Self>,
+        _: &Act<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
         expect("dres", dres, x.rows(), x.cols());
-        self.rmsnorm_bwd(dy, x, rstd, w, dw)
+        expect("dy", &dy, x.rows(), x.cols());
+        expect("dw", dw, 1, x.cols());
+        self.over("rmsnorm_bwd_add", x);
+        self.pass(self.scratch.rmsnorm_bwd(x.rows(), x.cols()));
+        dy
     }
 
     fn rope(&self, qkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
         expect("qkv", &qkv, qkv.rows(), h.qkv_cols());
-        self.over("rope", &qkv);
+        self.op("rope", [qkv.rows(), (h.query + h.kv) * h.dim, 1]);
         qkv
     }
 
     fn rope_bwd(&self, dqkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
         expect("dqkv", &dqkv, dqkv.rows(), h.qkv_cols());
-        self.over("rope_bwd", &dqkv);
+        self.op("rope_bwd", [dqkv.rows(), (h.query + h.kv) * h.dim, 1]);
         dqkv
     }
 
@@ -352,8 +304,13 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("adamw", master);
     }
 
-    fn within<T>(&self, _: Part, work: impl FnOnce() -> T) -> T {
-        work()
+    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        self.log.borrow_mut().enter(part);
+        let outside = self.in_head.replace(part == Part::Slot(Slot::Head));
+        let done = work();
+        self.in_head.set(outside);
+        self.log.borrow_mut().leave();
+        done
     }
 
     fn moment(&self) {}

@@ -88,7 +88,7 @@ impl Graph {
         let mut point = self.node(Node::Point { rank, after: None });
         for event in &log.events {
             match event {
-                Event::Op { .. } => {}
+                Event::Op { .. } | Event::Enter(_) | Event::Leave => {}
                 Event::Start(call) => {
                     let node = self.join(rank, call, &mut turns)?;
                     self.edges.push((point, node, rank));

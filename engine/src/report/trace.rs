@@ -41,12 +41,22 @@ pub fn write(run: &Path, step: u64, rank: usize, spans: &[Span]) -> Result<PathB
     let dir = run.join("traces");
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
     let path = dir.join(format!("step-{step:08}-rank-{rank:05}.json"));
-    std::fs::write(&path, json(rank, spans).to_string()).map_err(|e| Error::io(&path, e))?;
+    std::fs::write(&path, document(events(rank, spans)).to_string()).map_err(|e| Error::io(&path, e))?;
     Ok(path)
 }
 
+/// Writes the spans of several ranks into one file.
+pub fn write_all(path: &Path, ranks: &[(usize, &[Span])]) -> Result<()> {
+    let events = ranks.iter().flat_map(|(rank, spans)| events(*rank, spans)).collect();
+    std::fs::write(path, document(events).to_string()).map_err(|e| Error::io(path, e))
+}
+
+fn document(events: Vec<Value>) -> Value {
+    json!({ "displayTimeUnit": "ms", "traceEvents": events })
+}
+
 /// The trace event format: times in microseconds, a process a rank, a thread a track.
-fn json(rank: usize, spans: &[Span]) -> Value {
+fn events(rank: usize, spans: &[Span]) -> Vec<Value> {
     let tracks: BTreeSet<Track> = spans.iter().map(|span| span.track).collect();
     let number = |track: Track| tracks.iter().position(|&t| t == track).expect("the set is made of all");
     let name = |what: &str, thread: usize, name: &str| json!({ "ph": "M", "name": what, "pid": rank, "tid": thread, "args": { "name": name } });
@@ -59,8 +69,7 @@ fn json(rank: usize, spans: &[Span]) -> Value {
         })
     };
     let process = name("process_name", 0, &format!("rank {rank}"));
-    let events: Vec<Value> = [process].into_iter().chain(named).chain(spans.iter().map(event)).collect();
-    json!({ "displayTimeUnit": "ms", "traceEvents": events })
+    [process].into_iter().chain(named).chain(spans.iter().map(event)).collect()
 }
 
 #[cfg(test)]

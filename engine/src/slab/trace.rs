@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 /// Borders below this would set too little apart.
 const SMALL: usize = 1 << 20;
+/// Takes and gives that say which borders to try first.
+const BEGINNING: usize = 1 << 12;
 
 /// All takes and gives so far. A block is known by how many were taken before it.
 #[derive(Debug, Default)]
@@ -24,17 +26,19 @@ enum Work {
 }
 
 impl Trace {
-    /// The border between small blocks and large ones with which the least bytes do; of equals the smallest.
+    /// The border between small blocks and large ones with which the least bytes do; of equals the smallest. What is
+    /// good at the beginning is tried first, since the others are given up where they are seen to need more.
     pub fn border(&self) -> usize {
-        let sizes = self.works.iter().filter_map(|work| match work {
-            Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
-            Work::Give(_) => None,
-        });
-        let borders: BTreeSet<usize> = sizes.collect();
-        let mut best = (self.needed(0, usize::MAX).expect("there is no limit"), 0);
-        for small in borders {
-            if let Some(needed) = self.needed(small, best.0.saturating_sub(1)) {
-                best = (needed, small);
+        let beginning = &self.works[..self.works.len().min(BEGINNING)];
+        let mut borders: Vec<(usize, usize)> = self
+            .borders()
+            .map(|small| (needed(beginning, small, usize::MAX).expect("there is no limit"), small))
+            .collect();
+        borders.sort_unstable();
+        let mut best = (usize::MAX, 0);
+        for (_, small) in borders {
+            if let Some(bytes) = self.needed(small, best.0) {
+                best = best.min((bytes, small));
             }
         }
         best.1
@@ -42,18 +46,34 @@ impl Trace {
 
     /// Bytes that a slab with this border must have, if they are no more than `limit`.
     pub(super) fn needed(&self, small: usize, limit: usize) -> Option<usize> {
-        let (mut slab, mut blocks) = (Slab::new(Cut::boundless(small)), Vec::new());
-        for work in &self.works {
-            match *work {
-                Work::Take(bytes) => blocks.push((bytes, slab.take(bytes))),
-                Work::Give(number) => slab.give(blocks[number].0, blocks[number].1),
-            }
-            if slab.usage().reserved > limit {
-                return None;
-            }
-        }
-        Some(slab.usage().reserved)
+        needed(&self.works, small, limit)
     }
+
+    /// No border at all, and one for each size of large blocks.
+    fn borders(&self) -> impl Iterator<Item = usize> {
+        let sizes = self.works.iter().filter_map(|work| match work {
+            Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
+            Work::Give(_) => None,
+        });
+        let mut borders: BTreeSet<usize> = sizes.collect();
+        borders.insert(0);
+        borders.into_iter()
+    }
+}
+
+/// As [`Trace::needed`], for these.
+fn needed(works: &[Work], small: usize, limit: usize) -> Option<usize> {
+    let (mut slab, mut blocks) = (Slab::new(Cut::boundless(small)), Vec::new());
+    for work in works {
+        match *work {
+            Work::Take(bytes) => blocks.push((bytes, slab.take(bytes))),
+            Work::Give(number) => slab.give(blocks[number].0, blocks[number].1),
+        }
+        if slab.usage().reserved > limit {
+            return None;
+        }
+    }
+    Some(slab.usage().reserved)
 }
 
 impl Accounts for Rc<RefCell<Trace>> {

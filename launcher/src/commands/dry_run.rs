@@ -44,7 +44,7 @@ pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Pa
 /// Whose memory the ranks take.
 enum Rules {
     Cpu(Precision),
-    Cuda { scratch: CudaScratch, cluster: Option<Cluster> },
+    Cuda { scratch: CudaScratch, cluster: Option<Box<Cluster>> },
 }
 
 /// Those of the backend that the configuration would run on.
@@ -59,7 +59,7 @@ fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules,
         ))),
         (BackendKind::Cuda, path) => {
             must_fit_cuda(config)?;
-            let cluster = path.map(load).transpose()?;
+            let cluster = path.map(load).transpose()?.map(Box::new);
             let device = cluster.as_ref().map_or("NVIDIA A100", |cluster| &cluster.device);
             Ok((Rules::Cuda { scratch: CudaScratch::of(device), cluster }, precision))
         }

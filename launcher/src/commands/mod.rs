@@ -6,6 +6,8 @@ pub mod dry_run;
 pub mod evaluate;
 pub mod kernels;
 pub mod parity;
+pub mod plan;
+mod plan_search;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;

@@ -1,0 +1,179 @@
+//! What kernels, links and a program reach of a cluster's data sheet: the tables [reached] and [software] of a
+//! cluster file. Each figure there says where it comes from.
+
+use super::check::{need, not_negative, number};
+use super::names::{Named, choose};
+use super::origins::Origins;
+use super::raw::{Read, known, optional, table};
+use crate::error::Result;
+use toml::Value;
+
+/// What is reached of a cluster's peaks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// Large products of bf16, in TFLOPS.
+    pub matmul_tflops: f64,
+    /// Causal attention, of the positions that are seen: forward, and backward with five products for forward's two.
+    pub attention_tflops: f64,
+    pub attention_backward_tflops: f64,
+    /// Kernels that read and write long rows, both counted.
+    pub memory_gb_s: f64,
+    /// From the end of one op to the start of the next.
+    pub launch_us: f64,
+    /// A ring inside a node, of a GPU.
+    pub ring_gb_s: f64,
+    /// Rings through the network, of a node.
+    pub network_gb_s: f64,
+    /// A message to another node, of a GPU.
+    pub message_gb_s: f64,
+    /// What a call costs whatever its size, inside a node and through the network.
+    pub latency_us: f64,
+    pub network_latency_us: f64,
+    /// The share of a collective's time that what computes beside it loses.
+    pub slowdown: f64,
+}
+
+/// How a program uses a cluster. The default is this engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Software {
+    pub name: String,
+    /// What goes on beside computation.
+    pub overlap: Vec<Overlap>,
+    /// Ops that are bound by memory move so many times what they must.
+    pub elementwise: f64,
+    /// Bytes that a logit costs; 0: as the ops say.
+    pub logit_bytes: f64,
+    /// Times that the backward pass makes attention's forward again.
+    pub attention_again: f64,
+    /// Of each micro-batch and stage, in which nothing happens.
+    pub wait_ms: f64,
+    /// Of each layer, forward and backward together: what launching costs beside the ops.
+    pub layer_ms: f64,
+    /// What is left after all that has no name here.
+    pub efficiency: f64,
+}
+
+/// Communication that can hide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Overlap {
+    Tensor,
+    Pipeline,
+    Data,
+}
+
+impl Named for Overlap {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("tensor", Overlap::Tensor), ("pipeline", Overlap::Pipeline), ("data", Overlap::Data)];
+}
+
+table!(RawReached {
+    matmul_tflops: f64,
+    attention_tflops: f64,
+    attention_backward_tflops: f64,
+    memory_gb_s: f64,
+    launch_us: f64,
+    ring_gb_s: f64,
+    network_gb_s: f64,
+    message_gb_s: f64,
+    latency_us: f64,
+    network_latency_us: f64,
+    slowdown: f64,
+});
+
+table!(RawSoftware {
+    name: String,
+    overlap: Vec<String>,
+    elementwise: f64,
+    logit_bytes: f64,
+    attention_again: f64,
+    wait_ms: f64,
+    layer_ms: f64,
+    efficiency: f64,
+});
+
+impl Default for Software {
+    fn default() -> Self {
+        Software {
+            name: "swallow-engine".into(),
+            overlap: Overlap::NAMES.iter().map(|(_, overlap)| *overlap).collect(),
+            elementwise: 1.0,
+            logit_bytes: 0.0,
+            attention_again: 0.0,
+            wait_ms: 0.0,
+            layer_ms: 0.0,
+            efficiency: 1.0,
+        }
+    }
+}
+
+/// `[reached]`: every key must be there but those of the network, where `nodes` are one.
+pub(super) fn reached(raw: RawReached, one_node: bool, at: &Origins) -> Result<Reached> {
+    let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
+    let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
+    let delay = |value, key: &str| not_negative(need(value, key, "microseconds", at)?, key, at);
+    // Of one node nobody asks.
+    let network = |value: Option<f64>, key: &str, what: &str| match value {
+        None if one_node => Ok(f64::INFINITY),
+        value => figure(value, key, what),
+    };
+    let key = "reached.network_latency_us";
+    Ok(Reached {
+        matmul_tflops: figure(raw.matmul_tflops, "reached.matmul_tflops", "TFLOPS of large bf16 products")?,
+        attention_tflops: figure(raw.attention_tflops, "reached.attention_tflops", "TFLOPS of causal attention")?,
+        attention_backward_tflops: figure(
+            raw.attention_backward_tflops,
+            "reached.attention_backward_tflops",
+            "TFLOPS of causal attention's backward pass",
+        )?,
+        memory_gb_s: figure(raw.memory_gb_s, "reached.memory_gb_s", "GB/s that kernels read and write together")?,
+        launch_us: delay(raw.launch_us, "reached.launch_us")?,
+        ring_gb_s: figure(raw.ring_gb_s, "reached.ring_gb_s", "GB/s of a ring inside a node, of a GPU")?,
+        network_gb_s: network(
+            raw.network_gb_s,
+            "reached.network_gb_s",
+            "GB/s of rings through the network, of a node",
+        )?,
+        message_gb_s: network(raw.message_gb_s, "reached.message_gb_s", "GB/s of a message to another node")?,
+        latency_us: delay(raw.latency_us, "reached.latency_us")?,
+        network_latency_us: if one_node { 0.0 } else { delay(raw.network_latency_us, key)? },
+        slowdown: share(need(raw.slowdown, "reached.slowdown", "0.05", at)?, "reached.slowdown", at)?,
+    })
+}
+
+/// `[software]`: what is left out is as this engine does it.
+pub(super) fn software(raw: RawSoftware, at: &Origins) -> Result<Software> {
+    let ours = Software::default();
+    let delay = |value: Option<f64>, key: &str| not_negative(value.unwrap_or_default(), key, at);
+    let overlap = |words: Vec<String>| {
+        words.iter().map(|word| choose(Overlap::NAMES, word, "software.overlap", at)).collect::<Result<_>>()
+    };
+    let efficiency = raw.efficiency.unwrap_or(ours.efficiency);
+    Ok(Software {
+        name: need(raw.name, "software.name", "name = \"Megatron-LM\"", at)?,
+        overlap: raw.overlap.map_or(Ok(ours.overlap), overlap)?,
+        elementwise: number(
+            raw.elementwise.unwrap_or(ours.elementwise),
+            |x| x >= 1.0,
+            "must be at least 1",
+            "software.elementwise",
+            at,
+        )?,
+        logit_bytes: delay(raw.logit_bytes, "software.logit_bytes")?,
+        attention_again: delay(raw.attention_again, "software.attention_again")?,
+        wait_ms: delay(raw.wait_ms, "software.wait_ms")?,
+        layer_ms: delay(raw.layer_ms, "software.layer_ms")?,
+        efficiency: number(efficiency, |x| x > 0.0 && x <= 1.0, "must lie in (0, 1]", "software.efficiency", at)?,
+    })
+}
+
+/// Nothing reaches more than its peak: (key, what is reached, the peak, the peak's key).
+pub(super) fn within(peaks: &[(&str, f64, f64, &str)], at: &Origins) -> Result<()> {
+    let over = peaks.iter().find(|(_, reached, peak, _)| reached > peak);
+    over.map_or(Ok(()), |(key, reached, peak, of)| {
+        Err(at.bad(key, reached, format!("must be no more than {of}, which is {peak}")))
+    })
+}
+
+fn share(value: f64, key: &str, at: &Origins) -> Result<f64> {
+    number(value, |x| (0.0..1.0).contains(&x), "must lie in [0, 1)", key, at)
+}

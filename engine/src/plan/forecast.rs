@@ -1,0 +1,103 @@
+//! What a run would take, all together: memory of each stage, the time of a step, and what limits it.
+
+use super::cost::Class;
+use super::paper::{Paper, Seats};
+use super::run::{on_all_cores, run, stages, two_steps};
+use super::step::{Share, Step};
+use crate::backend::{Elem, Scratch};
+use crate::config::{Axis, Cluster, Config};
+use crate::error::Result;
+use crate::flops::Formula;
+use crate::mesh::Mesh;
+use crate::rehearsal::{Rehearsal, plan};
+
+/// A run that has not begun.
+#[derive(Debug, Clone)]
+pub struct Forecast {
+    /// Of the first rank of each stage, which has the largest share of what tensor-parallel ranks divide.
+    pub memory: Vec<Rehearsal>,
+    /// `None` where nobody knows what the cluster reaches.
+    pub step: Option<Step>,
+}
+
+impl Forecast {
+    /// Of `config` on `mesh`, with the memory rules of the backend that would run.
+    pub fn of<A: Elem>(
+        config: &Config,
+        mesh: &Mesh,
+        cluster: &Cluster,
+        scratch: impl Scratch + Clone + Send + Sync + 'static,
+    ) -> Result<Forecast> {
+        let memory = on_all_cores(stages(mesh), |rank| plan::<A>(config, mesh, rank, scratch.clone()));
+        let memory = memory.into_iter().collect::<Result<_>>()?;
+        let seats = Seats::filled(config, mesh, cluster.gpus_per_node);
+        let Some(paper) = Paper::of(cluster, &seats, size_of::<A>()) else {
+            return Ok(Forecast { memory, step: None });
+        };
+        let rehearsed = on_all_cores(stages(mesh), |rank| two_steps::<A>(config, mesh, rank, scratch.clone()));
+        let rehearsed: Vec<Rehearsal> = rehearsed.into_iter().collect::<Result<_>>()?;
+        Ok(Forecast { memory, step: Some(run(&rehearsed, &paper)) })
+    }
+
+    /// Bytes that the rank takes which takes most.
+    pub fn bytes(&self) -> usize {
+        self.memory.iter().map(|rank| rank.usage.reserved).max().unwrap_or_default()
+    }
+}
+
+/// How fast a step of so many seconds is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    pub tokens_per_s_per_rank: f64,
+    /// Of the whole run.
+    pub days: f64,
+    pub rank_hours: f64,
+}
+
+impl Speed {
+    pub fn of(config: &Config, mesh: &Mesh, seconds: f64) -> Speed {
+        let (t, ranks) = (&config.train, mesh.ranks() as f64);
+        let tokens = (t.global_batch_size * t.seq_length) as f64;
+        let hours = seconds * t.steps as f64 / 3600.0;
+        Speed { tokens_per_s_per_rank: tokens / seconds / ranks, days: hours / 24.0, rank_hours: hours * ranks }
+    }
+
+    /// TFLOPS of a rank.
+    pub fn tflops(&self, config: &Config, by: Formula) -> f64 {
+        let t = &config.train;
+        self.tokens_per_s_per_rank * by.per_token(&config.model, t.seq_length, t.recompute) / 1e12
+    }
+}
+
+/// What costs most beside the products that training consists of, and what would cure it.
+pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
+    let work = |share: &Share| matches!(share, Share::Computes(Class::Matmul | Class::Attention));
+    let others = step.shares.iter().filter(|(share, _)| !work(share));
+    let (share, seconds) = others.max_by(|a, b| a.1.total_cmp(b.1)).expect("a step has more than one share");
+    let percent = 100.0 * seconds / step.seconds;
+    let (name, cure) = (share.name(), cure(*share, config, mesh));
+    format!("beside matmul and attention, {name} takes most: {percent:.1} % of the step; {cure}")
+}
+
+fn cure(share: Share, config: &Config, mesh: &Mesh) -> String {
+    let p = &config.parallel;
+    let replicas = mesh.size(Axis::Data);
+    let n_mbs = config.train.global_batch_size / (config.train.micro_batch_size * replicas);
+    match share {
+        Share::Tensor => format!("a smaller parallel.tensor than {} would send less, where memory allows it", p.tensor),
+        Share::Bubble if p.virtual_pipeline == 1 => format!(
+            "a larger parallel.virtual_pipeline, more than {n_mbs} micro-batches or fewer than {} stages would shrink it",
+            p.pipeline
+        ),
+        Share::Bubble => format!("fewer stages than {} or more micro-batches than {n_mbs} would shrink it", p.pipeline),
+        Share::Messages => {
+            "stages inside a node, or longer chunks (a smaller parallel.virtual_pipeline), would help".into()
+        }
+        Share::Data => format!(
+            "a larger global batch or fewer than {replicas} replicas would send less, as would gradients in bf16"
+        ),
+        Share::Computes(Class::Optimizer) => "more data-parallel ranks would share the optimizer's work".into(),
+        Share::Software => "it is the host's, and this engine has none of it".into(),
+        Share::Computes(_) => "memory bounds it, so that only a faster one would help".into(),
+    }
+}

@@ -1,0 +1,127 @@
+//! Costs on paper: a cluster's figures, and where its ranks sit.
+
+use super::cost;
+use super::replay::{Costs, Manner};
+use crate::backend::Part;
+use crate::config::{Axis, Cluster, Config, Overlap, Reached, Software};
+use crate::dry::{Call, What};
+use crate::inventory::Slot;
+use crate::mesh::{Kind, Mesh};
+use crate::place::Place;
+use std::collections::HashMap;
+
+/// Where ranks sit: their nodes, and how many of a node talk to other nodes at once.
+#[derive(Debug, Clone)]
+pub struct Seats {
+    /// Of the pipeline.
+    pub stages: usize,
+    /// Of each rank of the mesh.
+    pub nodes: Vec<usize>,
+    /// By kind of group, of the fullest node.
+    flows: HashMap<Kind, usize>,
+}
+
+/// Kinds of groups whose calls take time.
+const KINDS: [Kind; 7] =
+    [Kind::Tensor, Kind::KvHeads, Kind::Data, Kind::Optimizer, Kind::Activations, Kind::Gradients, Kind::Tied];
+
+impl Seats {
+    /// Node after node is filled.
+    pub fn filled(config: &Config, mesh: &Mesh, ranks_per_node: usize) -> Seats {
+        let nodes = (0..mesh.ranks()).map(|rank| rank / ranks_per_node).collect();
+        let place = Place::new(config, mesh.clone(), 0);
+        let stages = mesh.size(Axis::Pipeline);
+        Seats::new(nodes, stages, &KINDS, |rank, kind| mesh.members(rank, kind, place.kv_copies()))
+    }
+
+    /// `members`: the group of a kind that a rank is in.
+    pub fn new(nodes: Vec<usize>, stages: usize, kinds: &[Kind], members: impl Fn(usize, Kind) -> Vec<usize>) -> Seats {
+        let flows = |&kind: &Kind| {
+            let mut leaving: HashMap<usize, usize> = HashMap::new();
+            for (rank, node) in nodes.iter().enumerate() {
+                let group = members(rank, kind);
+                let at = group.iter().position(|&member| member == rank).expect("a rank is in its group");
+                let next = group[(at + 1) % group.len()];
+                *leaving.entry(*node).or_default() += usize::from(nodes[next] != *node);
+            }
+            (kind, leaving.into_values().max().unwrap_or_default().max(1))
+        };
+        let flows = kinds.iter().map(flows).collect();
+        Seats { stages, nodes, flows }
+    }
+
+    /// Whether ranks sit on one node.
+    fn together(&self, ranks: &[usize]) -> bool {
+        ranks.iter().all(|&rank| self.nodes[rank] == self.nodes[ranks[0]])
+    }
+}
+
+/// What things cost on a cluster.
+pub struct Paper<'a> {
+    pub reached: &'a Reached,
+    pub software: &'a Software,
+    pub seats: &'a Seats,
+    /// Bytes of an activation.
+    pub act: usize,
+}
+
+impl<'a> Paper<'a> {
+    /// `None` where the cluster's file does not say what is reached.
+    pub fn of(cluster: &'a Cluster, seats: &'a Seats, act: usize) -> Option<Paper<'a>> {
+        let reached = cluster.reached.as_ref()?;
+        Some(Paper { reached, software: &cluster.software, seats, act })
+    }
+}
+
+impl Costs for Paper<'_> {
+    fn op(&self, name: &'static str, sizes: [usize; 3]) -> f64 {
+        cost::seconds(name, sizes, self.act, self.reached, self.software)
+    }
+
+    /// Collectives are rings; of those that go through the network all of a node share it.
+    fn call(&self, rank: usize, call: &Call) -> f64 {
+        let r = self.reached;
+        let flows = self.seats.flows.get(&call.kind).copied().unwrap_or(1) as f64;
+        let (together, message) = match call.what {
+            What::Send(peer) | What::Receive(peer) => (self.seats.together(&[rank, peer]), true),
+            _ => (self.seats.together(&call.members), false),
+        };
+        let (gb_s, latency) = match (together, message) {
+            (true, _) => (r.ring_gb_s, r.latency_us),
+            (false, true) => (r.message_gb_s.min(r.network_gb_s / flows), r.network_latency_us),
+            (false, false) => (r.ring_gb_s.min(r.network_gb_s / flows), r.network_latency_us),
+        };
+        let others = (call.members.len() - 1) as f64 / call.members.len() as f64;
+        let moved = match call.what {
+            What::AllReduce => 2.0 * others,
+            What::AllGather | What::ReduceScatter => others,
+            What::Send(_) | What::Receive(_) => 1.0,
+        };
+        call.bytes as f64 * moved / 1e9 / gb_s + latency / 1e6
+    }
+
+    fn part(&self, part: Part) -> f64 {
+        let ms = match part {
+            Part::Slot(Slot::Layer(_)) => self.software.layer_ms,
+            // With the stages beside it, once a micro-batch.
+            Part::Forward { chunk: 0, .. } | Part::Backward { chunk: 0, .. } if self.seats.stages > 1 => {
+                self.software.wait_ms
+            }
+            _ => 0.0,
+        };
+        // Each is entered twice, forward and backward.
+        ms / 2.0 / 1e3
+    }
+
+    fn manner(&self, kind: Kind) -> Manner {
+        let overlap = match kind {
+            Kind::Tensor | Kind::KvHeads => Overlap::Tensor,
+            Kind::Activations | Kind::Gradients => Overlap::Pipeline,
+            Kind::Data | Kind::Optimizer | Kind::Tied | Kind::World => Overlap::Data,
+        };
+        match self.software.overlap.contains(&overlap) {
+            true => Manner::Beside { slowdown: self.reached.slowdown },
+            false => Manner::Alone,
+        }
+    }
+}

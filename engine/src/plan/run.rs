@@ -1,0 +1,67 @@
+//! The step of a configuration on a mesh: rehearsed and replayed.
+
+use super::replay::Costs;
+use super::step::Step;
+use crate::backend::{Elem, Scratch};
+use crate::config::{Axis, Config};
+use crate::dry::{Keep, Log};
+use crate::error::Result;
+use crate::mesh::Mesh;
+use crate::rehearsal::{Rehearsal, rehearse};
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// A rank of each stage: those beside it do the same at the same time.
+pub fn stages(mesh: &Mesh) -> Vec<usize> {
+    (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
+}
+
+/// The first two steps of a rank; the second finds the weights of the first on their way, as all later ones do.
+pub fn two_steps<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + Clone + 'static,
+) -> Result<Rehearsal> {
+    rehearse::<A>(config, mesh, rank, scratch, Keep::Ops, 2)
+}
+
+/// The second of [`two_steps`] of all stages, run against each other.
+pub fn run(rehearsed: &[Rehearsal], costs: &dyn Costs) -> Step {
+    Step::simulate(&told(rehearsed), costs)
+}
+
+/// Seconds of a step, on this thread alone.
+pub fn seconds<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    costs: &dyn Costs,
+    scratch: impl Scratch + Clone + 'static,
+) -> Result<f64> {
+    let one = |rank| two_steps::<A>(config, mesh, rank, scratch.clone());
+    let rehearsed: Vec<Rehearsal> = stages(mesh).into_iter().map(one).collect::<Result<_>>()?;
+    Ok(Step::seconds_of(&told(&rehearsed), costs))
+}
+
+fn told(rehearsed: &[Rehearsal]) -> Vec<(&Log, Range<usize>)> {
+    rehearsed.iter().map(|of| (&of.log, of.last.clone())).collect()
+}
+
+/// What `work` makes of each, in their order, on all cores.
+pub fn on_all_cores<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let (queue, done) = (Mutex::new(items.into_iter().enumerate()), Mutex::new(Vec::new()));
+    let next = || queue.lock().expect("nothing panics while it takes the next").next();
+    let some = || {
+        while let Some((at, item)) = next() {
+            let result = work(item);
+            done.lock().expect("nothing panics while it puts one away").push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        (0..cores).for_each(|_| _ = scope.spawn(some));
+    });
+    let mut done = done.into_inner().expect("all are done");
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}

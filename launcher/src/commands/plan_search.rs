@@ -1,0 +1,145 @@
+//! `plan --search`: which layout of so many GPUs is the fastest, and why not another.
+
+use super::plan::{GIB, room, unknown};
+use super::tokenizer::or_broken_pipe;
+use super::topology::{aligned, table};
+use crate::progress::Count;
+use cuda::backend::CudaScratch;
+use engine::config::{Axis, Cluster, Config, Named};
+use engine::error::Result;
+use engine::flops::Formula;
+use engine::mesh::Mesh;
+use engine::plan::search::{Found, Outcome, Room, SETTLED, search};
+use engine::plan::{Forecast, Speed, bottleneck};
+use half::bf16;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+
+/// How many layouts are shown.
+const SHOWN: usize = 10;
+
+/// What is to be searched around.
+pub struct Asked<'a> {
+    pub config: &'a Config,
+    pub mesh: &'a Mesh,
+    pub cluster: &'a Cluster,
+    pub scratch: CudaScratch,
+}
+
+/// The fastest layouts, and the configuration's own beside them. `path`: of the cluster's file.
+pub fn run(asked: &Asked, path: &Path, as_json: bool) -> Result<()> {
+    let Asked { config, mesh, cluster, scratch } = asked;
+    let reached = cluster.reached.as_ref().ok_or_else(|| unknown(path, "--search"))?;
+    let limit = room(cluster, mesh);
+    let count = Count::new("simulating layouts", SETTLED as u64);
+    let room = Room { ranks: mesh.ranks(), cluster, reached, limit, scratch };
+    let outcome = search::<bf16, _>(config, &room, &|| count.one());
+    count.finish();
+    let outcome = outcome?;
+    let text = if as_json { format!("{:#}\n", json(asked, &outcome)) } else { text(asked, &outcome)? };
+    or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
+}
+
+fn text(asked: &Asked, outcome: &Outcome) -> Result<String> {
+    let Asked { config, mesh, cluster, scratch } = asked;
+    let Outcome { found, possible, too_large, behind } = outcome;
+    let head = format!(
+        "{} GPUs of {} ({}): {possible} layouts are possible; {too_large} need more than {:.2} GiB of a GPU, {behind} are \
+         behind by the closed form, {} were simulated\n",
+        mesh.ranks(),
+        cluster.name,
+        cluster.device,
+        room(cluster, mesh) as f64 / GIB,
+        found.len(),
+    );
+    let Some(best) = found.first() else {
+        return Ok(head + "no layout fits: take more GPUs, or such with more memory\n");
+    };
+    let header = [
+        "tensor",
+        "pipeline",
+        "virtual",
+        "data",
+        "micro-batch",
+        "recompute",
+        "s a step",
+        "tokens/s a GPU",
+        "MFU model",
+        "GiB",
+    ];
+    let mut table = table(&header);
+    found.iter().take(SHOWN).for_each(|found| _ = table.add_row(row(found, cluster)));
+    let own = Forecast::of::<bf16>(config, mesh, cluster, *scratch)?;
+    let (step, bytes) = (own.step.as_ref().expect("what is reached is known"), own.bytes());
+    let this = Found { config: (*config).clone(), mesh: (*mesh).clone(), seconds: step.seconds, bytes };
+    let cells = header.iter().zip(row(&this, cluster)).map(|(name, cell)| format!("{name} {cell}"));
+    let faster = 100.0 * (step.seconds / best.seconds - 1.0);
+    let verdict = match (bytes > room(cluster, mesh), faster > 0.5) {
+        (true, _) => format!("it does not fit; the first of the table does: {}", changes(config, best).join(", ")),
+        (_, true) => format!("the first of the table is {faster:.1} % faster: {}", changes(config, best).join(", ")),
+        _ => "nothing that was simulated is faster".to_string(),
+    };
+    let as_it_is = cells.collect::<Vec<_>>().join(", ");
+    let limit = bottleneck(config, mesh, step);
+    Ok(format!("{head}{}\n\nthe configuration as it is: {as_it_is}\n{limit}\n{verdict}\n", aligned(table, 0)))
+}
+
+fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
+    let Found { config, mesh, seconds, bytes } = found;
+    let speed = Speed::of(config, mesh, *seconds);
+    let mfu = 100.0 * speed.tflops(config, Formula::Model) / cluster.peak_tflops;
+    let [tensor, pipeline, data] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis));
+    let sizes = [tensor, pipeline, config.parallel.virtual_pipeline, data, config.train.micro_batch_size];
+    let figures = [
+        config.train.recompute.name().to_string(),
+        format!("{seconds:.2}"),
+        format!("{:.0}", speed.tokens_per_s_per_rank),
+        format!("{mfu:.1} %"),
+        format!("{:.2}", *bytes as f64 / GIB),
+    ];
+    sizes.map(|size| size.to_string()).into_iter().chain(figures).collect()
+}
+
+/// What to write to have it.
+fn changes(from: &Config, best: &Found) -> Vec<String> {
+    let to = &best.config;
+    let size = |key: &str, to: usize, from: usize| (to != from).then(|| format!("{key} = {to}"));
+    let again = to.train.recompute;
+    let recompute = (again != from.train.recompute).then(|| format!("train.recompute = \"{}\"", again.name()));
+    let (new, old) = (&to.parallel, &from.parallel);
+    let rows = new.sequence_parallel;
+    let sequence = (rows != old.sequence_parallel).then(|| format!("parallel.sequence_parallel = {rows}"));
+    let layers = (new.layers != old.layers).then(|| "no parallel.layers".to_string());
+    let all = [
+        size("parallel.tensor", new.tensor, old.tensor),
+        size("parallel.pipeline", new.pipeline, old.pipeline),
+        size("parallel.virtual_pipeline", new.virtual_pipeline, old.virtual_pipeline),
+        size("train.micro_batch_size", to.train.micro_batch_size, from.train.micro_batch_size),
+        recompute,
+        sequence,
+        layers,
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn json(asked: &Asked, outcome: &Outcome) -> Value {
+    let found = |Found { config, mesh, seconds, bytes }: &Found| {
+        let speed = Speed::of(config, mesh, *seconds);
+        json!({
+            "tensor": mesh.size(Axis::Tensor),
+            "pipeline": mesh.size(Axis::Pipeline),
+            "virtual_pipeline": config.parallel.virtual_pipeline,
+            "data": mesh.size(Axis::Data),
+            "micro_batch_size": config.train.micro_batch_size,
+            "recompute": config.train.recompute.name(),
+            "seconds": seconds,
+            "bytes": bytes,
+            "tokens_per_s_per_gpu": speed.tokens_per_s_per_rank,
+            "tflops_model": speed.tflops(config, Formula::Model),
+        })
+    };
+    let Outcome { found: all, possible, too_large, behind } = outcome;
+    let found: Vec<Value> = all.iter().map(found).collect();
+    json!({ "ranks": asked.mesh.ranks(), "possible": possible, "too_large": too_large, "behind": behind, "found": found })
+}

@@ -1,0 +1,130 @@
+//! `plan`: the program's own words on runs that nobody can start here.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{engine, finish};
+
+fn plan(config: &str, cluster: &str, args: &[&str]) -> Command {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut command = engine();
+    command.arg("plan").arg("--config").arg(configs.join(config));
+    command.arg("--cluster").arg(configs.join("clusters").join(cluster)).args(args);
+    command
+}
+
+#[test]
+fn a_run_is_told_whole() {
+    let tmp = tempfile::tempdir().unwrap();
+    let trace = tmp.path().join("step.json");
+    let args = ["--set", "train.global_batch_size=64", "--trace", trace.to_str().unwrap()];
+    let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args)).succeeded();
+    let text = outcome.stdout;
+    for needle in [
+        "64 GPUs of 8 nodes, tensor 2 x pipeline 2 x data 16, 4 micro-batches of 1 x 4096 tokens a step",
+        "matmul",
+        "pipeline bubble",
+        "together",
+        "tokens/s a GPU",
+        "GPU-hours for 25000 steps",
+        "swallow2023",
+        "paper-totals",
+        "hardware",
+        "beside matmul and attention, ",
+    ] {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let names = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    assert_eq!(
+        (names("forward of micro-batch 3"), names("the head")),
+        (2, 4),
+        "rows of both stages; the head's gradient is made in its forward"
+    );
+}
+
+/// TFLOPS of a GPU by a formula.
+fn tflops(config: &str, cluster: &str, args: &[&str], formula: &str) -> f64 {
+    let outcome = finish(&mut plan(config, cluster, &[&["--json"], args].concat())).succeeded();
+    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    told["step"]["formulas"][formula]["tflops"].as_f64().unwrap()
+}
+
+/// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with layers shared out evenly, by one set of constants; and
+/// Llama 3.1 Swallow.
+#[test]
+fn what_others_have_published() {
+    for (config, layers, published) in [
+        ("swallow-7b.toml", "parallel.layers=[16,16]", 134.0),
+        ("swallow-13b.toml", "parallel.layers=[10,10,10,10]", 143.0),
+        ("swallow-70b.toml", "parallel.layers=[10,10,10,10,10,10,10,10]", 158.0),
+    ] {
+        let args = ["--set", layers, "--set", "train.recompute=none"];
+        let found = tflops(config, "abci-a100-40-2023.toml", &args, "swallow2023");
+        assert!((found / published - 1.0).abs() < 0.05, "{config}: {found:.1}, published {published}");
+    }
+    let found = tflops("llama-3.1-swallow-8b.toml", "abci-a100-40-2024.toml", &[], "full");
+    assert!((found / 184.9 - 1.0).abs() < 0.07, "{found:.1}, published 184.9");
+}
+
+/// The same numbers for programs, and the dry run's bytes.
+#[test]
+fn json_has_the_bytes_of_the_dry_run() {
+    let args = ["--set", "train.global_batch_size=64", "--json"];
+    let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args)).succeeded();
+    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let sum: f64 = told["step"]["shares"].as_object().unwrap().values().map(|s| s.as_f64().unwrap()).sum();
+    assert!((sum / told["step"]["seconds"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{told}");
+    for stage in told["stages"].as_array().unwrap() {
+        let uses: u64 = stage["uses"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(Some(uses), stage["bytes"].as_u64(), "{stage}");
+    }
+    let gib = told["stages"][0]["bytes"].as_f64().unwrap() / (1u64 << 30) as f64;
+    let mut dry = engine();
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    dry.arg("train").arg("--config").arg(configs.join("swallow-7b.toml")).arg("--dry-run");
+    dry.arg("--cluster").arg(configs.join("clusters/abci-a100-40.toml")).args(["--set", "train.global_batch_size=64"]);
+    let dry = finish(&mut dry).succeeded().stdout;
+    assert!(dry.contains(&format!("a slab of {gib:.2} GiB")), "{gib}: {dry}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_what_does() {
+    let args = ["--set", "train.micro_batch_size=16", "--set", "train.recompute=none"];
+    let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args));
+    assert!(outcome.stdout.contains("GiB are missing"), "{}", outcome.stdout);
+    outcome.refused(2, &["this run needs ", "what fits on 64 ranks: train.micro_batch_size = "]);
+}
+
+#[test]
+fn a_search_ranks_layouts() {
+    let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &["--search", "--json"])).succeeded();
+    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let seconds: Vec<f64> = told["found"].as_array().unwrap().iter().map(|f| f["seconds"].as_f64().unwrap()).collect();
+    assert!(seconds.len() > 5 && seconds.is_sorted(), "{seconds:?}");
+    let text = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &["--search"])).succeeded().stdout;
+    for needle in
+        ["layouts are possible", "need more than 38.50 GiB", "the configuration as it is: tensor 2, pipeline 2"]
+    {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+}
+
+#[test]
+fn mistakes() {
+    let few = ["--ranks", "1024"];
+    finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &few))
+        .refused(2, &["1024 ranks take 128 nodes", "has 120"]);
+    let tmp = tempfile::tempdir().unwrap();
+    let bare = tmp.path().join("bare.toml");
+    let cluster = "[cluster]\nname = \"bare\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\nmemory_gib = 39.5\n\
+        peak_tflops = 312.0\npcie_gb_s = 31.5\nnetwork_gb_s = 100.0\n";
+    std::fs::write(&bare, cluster).unwrap();
+    let bare = bare.to_str().unwrap();
+    finish(&mut plan("swallow-7b.toml", bare, &["--search"])).refused(2, &["--search needs its [reached] table"]);
+    let text = finish(&mut plan("swallow-7b.toml", bare, &["--set", "train.global_batch_size=64"])).succeeded().stdout;
+    assert!(text.contains("no [reached] table") && text.contains("the most is "), "{text}");
+}
