@@ -104,17 +104,26 @@ impl Comm {
         let mut counts = vec![0i32; self.size()];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
         self.0.all_gather_into(&len, &mut counts[..]);
-        let starts: Vec<i32> = counts
-            .iter()
-            .scan(0i32, |at, n| {
-                let start = *at;
-                *at = at.checked_add(*n).expect("messages of all ranks together are smaller than 2 GiB");
-                Some(start)
-            })
-            .collect();
-        let mut all = vec![0u8; counts.iter().map(|&n| n as usize).sum()];
+        let (starts, mut all) = space(&counts);
         self.0.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
-        starts.iter().zip(&counts).map(|(&at, &n)| all[at as usize..(at + n - 1) as usize].to_vec()).collect()
+        parts(&all, &starts, &counts)
+    }
+
+    /// Every rank's bytes, in rank order, on rank 0; nothing on the others, which do not wait for it.
+    pub fn gather_bytes(&self, mine: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let mine = &[mine, &[0]].concat()[..];
+        let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
+        let root = self.0.process_at_rank(0);
+        if self.rank() != 0 {
+            root.gather_into(&len);
+            root.gather_varcount_into(mine);
+            return None;
+        }
+        let mut counts = vec![0i32; self.size()];
+        root.gather_into_root(&len, &mut counts[..]);
+        let (starts, mut all) = space(&counts);
+        root.gather_varcount_into_root(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
+        Some(parts(&all, &starts, &counts))
     }
 
     /// Rank 0's bytes on every rank.
@@ -151,6 +160,23 @@ impl Comm {
     pub(crate) fn raw(&self) -> mpi::ffi::MPI_Comm {
         self.0.as_raw()
     }
+}
+
+/// Where the messages of all ranks begin, and room for them.
+fn space(counts: &[i32]) -> (Vec<i32>, Vec<u8>) {
+    let mut end = 0i32;
+    let begin = |n: &i32| {
+        let start = end;
+        end = end.checked_add(*n).expect("messages of all ranks together are smaller than 2 GiB");
+        start
+    };
+    let starts = counts.iter().map(begin).collect();
+    (starts, vec![0; end as usize])
+}
+
+/// The messages, without their last byte.
+fn parts(all: &[u8], starts: &[i32], counts: &[i32]) -> Vec<Vec<u8>> {
+    starts.iter().zip(counts).map(|(&at, &n)| all[at as usize..(at + n - 1) as usize].to_vec()).collect()
 }
 
 /// The error that `agree` sent. Rank 0's reads as if it were alone.

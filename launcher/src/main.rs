@@ -6,6 +6,7 @@ mod gpu;
 mod memory;
 mod progress;
 mod run;
+mod survey;
 
 use clap::{Parser, Subcommand};
 use engine::error::Result;

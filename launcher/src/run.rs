@@ -2,7 +2,8 @@
 
 use crate::memory::{self, Taken};
 use crate::progress::Progress;
-use engine::backend::Backend;
+use crate::survey::Survey;
+use engine::backend::{Backend, Detail, Elem, Span};
 use engine::checkpoint::Saver;
 use engine::clock::{Clock, Lap};
 use engine::data::feed::Feed;
@@ -12,6 +13,7 @@ use engine::flops::Formula;
 use engine::mpi::{Comm, host};
 use engine::phase::Phase;
 use engine::place::Place;
+use engine::report::machine::Machine;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
 use engine::report::tensorboard::EventLog;
@@ -47,6 +49,7 @@ pub struct Run<B: Backend> {
     flops: [f64; 2],
     /// The step that is traced, if any.
     trace: Option<u64>,
+    survey: Survey,
     /// TFLOPS of a rank's device at the most; unknown for what is not in the table.
     peak: Option<f64>,
 }
@@ -75,13 +78,14 @@ impl<B: Backend> Run<B> {
         let loader = Loader::start(feed.clone(), trainer.requests());
         let logs = if comm.rank() == 0 { Logs::open(&trainer).map(Some) } else { Ok(None) };
         let logs = comm.agree(logs)?;
+        let survey = comm.agree(survey(&trainer, comm))?;
         let (m, seq) = (&trainer.config.model, trainer.config.train.seq_length);
         let recompute = trainer.config.train.recompute;
         let flops = [Formula::Model, Formula::Full].map(|formula| formula.per_token(m, seq, recompute));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, trace, peak })
+        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, trace, survey, peak })
     }
 
     /// To the last step and the last checkpoint.
@@ -113,24 +117,29 @@ impl<B: Backend> Run<B> {
         while self.trainer.step < self.trainer.config.train.steps {
             clock.step(self.trainer.step + 1);
             clock.enter(&self.trainer.b, Phase::Data);
-            if self.traces(1) {
-                self.trainer.b.begin_trace();
+            let detail = self.detail(self.trainer.step + 1);
+            if let Some(detail) = detail {
+                self.trainer.b.begin_trace(detail);
             }
             let (start, host) = (self.trainer.b.moment(), Instant::now());
             let under_way = self.trainer.start(&self.loader, &mut clock).map_err(Stop::Alone)?;
             let (span, host) = ([start, self.trainer.b.moment()], host.elapsed());
             before.take().map_or(Ok(()), |step| self.write_late(step))?;
-            if self.traces(0) {
-                self.write_trace(host).map_err(Stop::Alone)?;
+            let spans = detail.map(|_| self.trainer.b.end_trace());
+            if let Some(spans) = spans.as_ref().filter(|_| self.trace == Some(self.trainer.step)) {
+                self.write_trace(spans, host).map_err(Stop::Alone)?;
             }
-            if B::RUNS_AHEAD && !self.validates() && !self.saves() {
+            if B::RUNS_AHEAD && spans.is_none() && !self.validates() && !self.saves() {
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
                 before = Some(Unwritten { under_way, span, lap });
             } else {
                 let (step, report) = (under_way.step, self.report(under_way)?);
                 let valid_loss = self.validate(&mut clock).map_err(Stop::Alone)?;
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
-                self.write(step, &report, span, lap, valid_loss)?;
+                self.write(step, &report, &span, &lap, valid_loss)?;
+                if self.survey.takes(step) {
+                    self.sample(comm, step, &span, &lap, &spans.unwrap_or_default())?;
+                }
             }
             clock.enter(&self.trainer.b, Phase::Checkpoint);
             self.save(comm).map_err(Stop::Together)?;
@@ -138,17 +147,45 @@ impl<B: Backend> Run<B> {
         before.map_or(Ok(()), |step| self.write_late(step))
     }
 
-    /// Whether so many steps ahead is the one to be traced.
-    fn traces(&self, ahead: u64) -> bool {
-        self.trace == Some(self.trainer.step + ahead)
+    /// What is to be remembered of a step.
+    fn detail(&self, step: u64) -> Option<Detail> {
+        if self.trace == Some(step) {
+            return Some(Detail::Ops);
+        }
+        self.survey.takes(step).then_some(Detail::Parts)
+    }
+
+    /// All ranks call it together.
+    fn sample(
+        &mut self,
+        comm: &Comm,
+        step: u64,
+        span: &[B::Moment; 2],
+        lap: &Lap<B>,
+        spans: &[Span],
+    ) -> std::result::Result<(), Stop> {
+        let (seconds, phases) = (self.seconds(span), self.phases(lap));
+        let warnings = self.survey.take(comm, step, seconds, phases, spans).map_err(Stop::Alone)?;
+        if let Some(logs) = &self.logs {
+            warnings.iter().for_each(|warning| logs.progress.warn(warning));
+        }
+        Ok(())
+    }
+
+    fn seconds(&self, [start, end]: &[B::Moment; 2]) -> f64 {
+        self.trainer.b.seconds(start, end)
+    }
+
+    fn phases(&self, lap: &Lap<B>) -> BTreeMap<String, f64> {
+        lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.name().to_string(), s)).into()
     }
 
     /// `host`: in which the host had enqueued the step.
-    fn write_trace(&self, host: Duration) -> Result<()> {
-        let (t, spans) = (&self.trainer, self.trainer.b.end_trace());
-        let path = trace::write(&t.config.checkpoint.dir, t.step, t.place.rank, &spans)?;
+    fn write_trace(&self, spans: &[Span], host: Duration) -> Result<()> {
+        let t = &self.trainer;
+        let path = trace::write(&t.config.checkpoint.dir, t.step, t.place.rank, spans)?;
         if let Some(logs) = &self.logs {
-            let idle = Busy::of(&spans).map_or(String::new(), |busy| {
+            let idle = Busy::of(spans).map_or(String::new(), |busy| {
                 let (ms, percent) = (1e3 * busy.step, 100.0 * busy.idle());
                 let host = 1e3 * host.as_secs_f64();
                 format!("; nothing computed in {percent:.1} % of its {ms:.1} ms on this rank, and the host had enqueued it in {host:.1} ms")
@@ -161,7 +198,7 @@ impl<B: Backend> Run<B> {
     fn write_late(&mut self, step: Unwritten<B>) -> std::result::Result<(), Stop> {
         let Unwritten { under_way, span, lap } = step;
         let (step, report) = (under_way.step, self.report(under_way)?);
-        self.write(step, &report, span, lap, None)
+        self.write(step, &report, &span, &lap, None)
     }
 
     /// What a step showed, which must be numbers.
@@ -216,16 +253,14 @@ impl<B: Backend> Run<B> {
         &mut self,
         step: u64,
         report: &Report,
-        [start, end]: [B::Moment; 2],
-        lap: Lap<B>,
+        span: &[B::Moment; 2],
+        lap: &Lap<B>,
         valid_loss: Option<f64>,
     ) -> std::result::Result<(), Stop> {
         if self.logs.is_none() {
             return Ok(());
         }
-        let seconds = self.trainer.b.seconds(&start, &end);
-        let parts = lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.name().to_string(), s)).into();
-        let record = self.record(step, report, seconds, parts, valid_loss);
+        let record = self.record(step, report, self.seconds(span), self.phases(lap), valid_loss);
         self.logs.as_mut().map_or(Ok(()), |logs| logs.append(&record)).map_err(Stop::Alone)
     }
 
@@ -295,6 +330,23 @@ impl Logs {
         self.progress.step(record);
         Ok(())
     }
+}
+
+/// With what the run runs on written down.
+fn survey<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<Survey> {
+    let (t, mesh) = (&trainer.config, &trainer.place.mesh);
+    let hosts = comm.all_gather_bytes(host().as_bytes());
+    let hosts: Vec<String> = hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    if comm.rank() == 0 {
+        let machine = Machine {
+            version: env!("CARGO_PKG_VERSION").into(),
+            device: trainer.b.device(),
+            precision: <B::Act as Elem>::NAME.to_lowercase(),
+            hosts: hosts.clone(),
+        };
+        machine.write(&t.checkpoint.dir.join("machine.json"))?;
+    }
+    Survey::new(t, mesh, hosts, comm.rank())
 }
 
 /// What a checkpoint says of who wrote a file.

@@ -7,7 +7,7 @@ use super::rank::Rank;
 use crate::device::{Device, Event, Knows, Memory, Progress, Stream};
 use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
-use engine::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket, Track};
+use engine::backend::{Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track};
 use engine::mesh::Kind;
 use engine::mpi::Comm;
 use half::bf16;
@@ -20,6 +20,7 @@ const WARM: usize = 1 << 20;
 
 /// The ranks of one communicator.
 pub struct NcclGroup {
+    kind: Kind,
     /// Place of this rank among them.
     place: usize,
     size: usize,
@@ -41,15 +42,17 @@ pub(super) struct Link {
 /// Where the compute stream takes up what a collective brought.
 pub struct NcclTicket {
     rank: Rc<Rank>,
+    kind: Kind,
     /// None where the call failed, which is noted.
     done: Option<Rc<Event>>,
 }
 
 impl Ticket for NcclTicket {
     fn wait(self) {
-        if let Some(done) = &self.done {
-            self.rank.must(self.rank.device.stream().wait(done));
-        }
+        let Some(done) = &self.done else { return };
+        let (device, track) = (&self.rank.device, Track::Wait(self.kind));
+        let wait = || device.stream().wait(done);
+        self.rank.must(device.recorded(Detail::Parts, track, || Label::Wait, device.stream(), wait));
     }
 }
 
@@ -57,14 +60,14 @@ impl NcclGroup {
     pub(super) fn new(rank: &Rc<Rank>, kind: Kind, members: &[usize]) -> Self {
         let Some(world) = &rank.world else {
             assert_eq!(members.len(), 1, "ranks in a group of a rank alone");
-            return NcclGroup { place: 0, size: 1, link: None };
+            return NcclGroup { kind, place: 0, size: 1, link: None };
         };
         let place = members.iter().position(|&member| member == world.rank());
         let place = place.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank()));
         let comm = world.split(members[0], place);
         let size = members.len();
         let link = (size > 1).then(|| rank.join(kind, members, &comm)).flatten();
-        NcclGroup { place, size, link }
+        NcclGroup { kind, place, size, link }
     }
 
     /// Starts a call that reads `x` and writes `out`.
@@ -80,7 +83,11 @@ impl NcclGroup {
         let flow = Flow { from: x.mem.at(), to: out.mem.at(), len, of: type_of::<T>() };
         let bytes = x.len().max(out.len()) * size_of::<T>();
         let done = self.enqueue(b, what, bytes, |communicator, stream| call(communicator, flow, stream));
-        NcclTicket { rank: b.0.clone(), done }
+        self.ticket(b, done)
+    }
+
+    fn ticket(&self, b: &Cuda, done: Option<Rc<Event>>) -> NcclTicket {
+        NcclTicket { rank: b.0.clone(), kind: self.kind, done }
     }
 
     /// A call after all that was enqueued; the point at which it is done.
@@ -111,8 +118,9 @@ impl Link {
         let communicator = self.communicator.borrow();
         let communicator = communicator.as_ref().expect("a link has its communicator until it is dropped");
         let _inside = self.flights.enter(what, bytes);
-        let name = || format!("{what} of {bytes} bytes");
-        device.recorded(Track::Group(self.kind), name, &self.stream, || call(communicator, &self.stream))?;
+        let label = || Label::Op(format!("{what} of {bytes} bytes"));
+        let track = Track::Group(self.kind);
+        device.recorded(Detail::Ops, track, label, &self.stream, || call(communicator, &self.stream))?;
         let done = Rc::new(device.events().record(&self.stream, Knows::Order).map_err(words)?);
         self.flights.started(&self.stream, what, bytes).map_err(words)?;
         Ok(done)
@@ -261,7 +269,7 @@ impl Collectives<Cuda> for NcclGroup {
         // SAFETY: as above; NCCL gathers in place where this rank's elements are where they will be.
         let call = |c: &Communicator, stream: &Stream| unsafe { c.all_gather(flow, stream) };
         let done = self.enqueue(b, "an all-gather", x.len() * size_of::<T>(), call);
-        Pending::moving(NcclTicket { rank: b.0.clone(), done }, x)
+        Pending::moving(self.ticket(b, done), x)
     }
 
     fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {
@@ -272,7 +280,7 @@ impl Collectives<Cuda> for NcclGroup {
         let bytes = [sending, receiving].into_iter().flatten().map(|m| 2 * m.len).max().unwrap_or_default();
         // SAFETY: as above.
         let done = self.enqueue(b, "an exchange", bytes, |c, stream| unsafe { c.exchange(sending, receiving, stream) });
-        let ticket = || NcclTicket { rank: b.0.clone(), done: done.clone() };
+        let ticket = || self.ticket(b, done.clone());
         Exchanged {
             received: coming.map(|(x, _)| Pending::moving(ticket(), x)),
             sent: send.map(|(x, _)| Pending::moving(ticket(), x)),

@@ -32,7 +32,7 @@ use crate::device::{Event, Knows};
 use crate::geometry::{self, attention};
 use crate::machine::{Done, Machine};
 use crate::ops;
-use engine::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Heads, Part, Scratch, Span, Tensor, Track, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Part, Scratch, Span, Tensor, Track, Xent};
 use engine::ledger::{Accounts, Usage};
 use engine::mesh::Kind;
 use half::bf16;
@@ -348,7 +348,8 @@ impl Backend for Cuda {
     fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
         let device = &self.0.device;
         let name = part.to_string();
-        device.recorded(Track::Parts, || name.clone(), device.stream(), || device.within(&name, work))
+        let label = || Label::Part(part);
+        device.recorded(Detail::of(part), Track::Parts, label, device.stream(), || device.within(&name, work))
     }
 
     /// None where the device has a fault, which is noted.
@@ -362,8 +363,8 @@ impl Backend for Cuda {
         self.0.must(to.wait().and_then(|()| to.seconds_since(from))).unwrap_or_default()
     }
 
-    fn begin_trace(&self) {
-        self.0.device.begin_trace();
+    fn begin_trace(&self, detail: Detail) {
+        self.0.device.begin_trace(detail);
     }
 
     fn end_trace(&self) -> Vec<Span> {

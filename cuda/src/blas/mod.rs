@@ -19,7 +19,7 @@ use crate::device::{self, Device};
 use crate::machine::{Done, Fault, Target};
 use crate::search::{Search, listed};
 use choice::{Choices, Store};
-use engine::backend::Track;
+use engine::backend::{Detail, Label, Track};
 use library::{Algorithm, CublasLt, Failure};
 use plan::{Plan, Site};
 use product::{ALIGNED, Key};
@@ -139,7 +139,8 @@ impl Blas {
         // SAFETY: the views are held to the product and the key is made of them; that they live until the stream has
         // passed this is what `View::new` was promised, and only this stream's products use the workspace.
         let start = || unsafe { ready.plan.start(&self.lt, views, &ready.algorithm, site) };
-        let started = self.device.recorded(Track::Compute, || product.to_string(), self.device.stream(), start);
+        let label = || Label::Op(product.to_string());
+        let started = self.device.recorded(Detail::Ops, Track::Compute, label, self.device.stream(), start);
         let started = started.map_err(|what| fault(product, self.device.explain(&what)));
         self.device.started(product);
         started

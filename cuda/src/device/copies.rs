@@ -4,7 +4,7 @@ use super::Device;
 use super::pinned::Pinned;
 use super::stream::Stream;
 use cudarc::driver::{DriverError, result, sys};
-use engine::backend::Track;
+use engine::backend::{Detail, Label, Track};
 
 type Done = Result<(), DriverError>;
 
@@ -32,7 +32,8 @@ impl Device {
     pub fn copy_in(&self, from: &Pinned, len: usize, to: u64) -> Done {
         // SAFETY: the block is pinned and has these bytes; the caller answers for the address and for the time.
         let copy = || unsafe { result::memcpy_htod_async(to, &from.bytes()[..len], self.stream.raw()) };
-        self.recorded(Track::Compute, || format!("{len} bytes from the host"), &self.stream, copy)
+        let label = || Label::Op(format!("{len} bytes from the host"));
+        self.recorded(Detail::Ops, Track::Compute, label, &self.stream, copy)
     }
 
     /// `len` bytes from the address `from` to the beginning of `to`, along a stream of this device.
@@ -45,7 +46,8 @@ impl Device {
     pub fn copy_within(&self, from: u64, to: u64, len: usize) -> Done {
         // SAFETY: as above.
         let copy = || unsafe { result::memcpy_dtod_async(to, from, len, self.stream.raw()) };
-        self.recorded(Track::Compute, || format!("a copy of {len} bytes"), &self.stream, copy)
+        let label = || Label::Op(format!("a copy of {len} bytes"));
+        self.recorded(Detail::Ops, Track::Compute, label, &self.stream, copy)
     }
 
     /// Its context, for other threads.

@@ -28,7 +28,7 @@ use crate::machine::{Machine, Target};
 use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
-use engine::backend::Track;
+use engine::backend::{Detail, Label, Track};
 pub(crate) use meaning::said;
 use recorder::Recorder;
 use std::collections::HashMap;
@@ -246,7 +246,7 @@ impl Machine for Device {
         let launch = || unsafe {
             result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
         };
-        let started = self.recorded(Track::Compute, || kernel.to_string(), &self.stream, launch);
+        let started = self.recorded(Detail::Ops, Track::Compute, || Label::Op(kernel.to_string()), &self.stream, launch);
         let started = started.map_err(|error| self.trace.explain(&said(error)));
         self.trace.started(Launch::Kernel(kernel, geometry));
         started

@@ -23,7 +23,7 @@ pub use collectives::{Collectives, Deal, Exchanged, Expected};
 pub use part::Part;
 pub use pending::Pending;
 pub use scratch::Scratch;
-pub use span::{Span, Track};
+pub use span::{Detail, Label, Span, Track};
 pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
 
 /// The heads of this rank and how rows form sequences.
@@ -298,8 +298,8 @@ pub trait Backend: Sized + 'static {
     fn moment(&self) -> Self::Moment;
     /// Seconds between two moments. Blocks until the later one.
     fn seconds(&self, from: &Self::Moment, to: &Self::Moment) -> f64;
-    /// From now on what is done is remembered with its times.
-    fn begin_trace(&self);
+    /// From now on what is done is remembered with its times, as far as `detail` says.
+    fn begin_trace(&self, detail: Detail);
     /// All that was done since. Blocks until it is.
     fn end_trace(&self) -> Vec<Span>;
 }

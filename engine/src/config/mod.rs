@@ -215,4 +215,6 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub peak_tflops: Option<f64>,
+    /// Steps from one line of `ranks.jsonl` to the next; 0: there are none.
+    pub interval: u64,
 }

@@ -13,7 +13,7 @@ pub trait Read: Sized {
 /// A struct of optional values, the list of its keys, and how it is read from a TOML table.
 macro_rules! table {
     ($name:ident { $($key:ident: $type:ty),* $(,)? }) => {
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Default)]
         pub struct $name { $(pub $key: Option<$type>),* }
 
         impl $name {
@@ -125,7 +125,7 @@ table!(RawSource { prefix: String, weight: f64 });
 
 table!(RawCheckpoint { dir: String, interval: u64, at_end: bool, keep: u64 });
 
-table!(RawReport { peak_tflops: f64 });
+table!(RawReport { peak_tflops: f64, interval: u64 });
 
 /// The tables of the file and their keys.
 const TABLES: [(&str, &[&str]); 7] = [

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 /// More samples in a step than this are a slip of the pen.
 const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
+/// Steps from one sample of all ranks' time to the next.
+const SAMPLED: u64 = 10;
 /// More ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
 /// Megatron's blend keeps the number of a source in 16 bits.
@@ -34,7 +36,7 @@ pub fn validate(raw: Raw, ranks: Ranks, at: &Origins) -> Result<Config> {
         return Err(at.bad("train.eval_interval", train.eval_interval, remedy));
     }
     let checkpoint = checkpoint(need(raw.checkpoint, "checkpoint", "a [checkpoint] table", at)?, at)?;
-    let report = raw.report.map_or(Ok(Report { peak_tflops: None }), |raw| report(raw, at))?;
+    let report = report(raw.report.unwrap_or_default(), at)?;
     Ok(Config { model, train, parallel, optimizer, data, checkpoint, report })
 }
 
@@ -267,5 +269,5 @@ fn checkpoint(raw: RawCheckpoint, at: &Origins) -> Result<Checkpoint> {
 
 fn report(raw: RawReport, at: &Origins) -> Result<Report> {
     let positive = |peak| number(peak, |peak| peak > 0.0, "must be positive", "report.peak_tflops", at);
-    Ok(Report { peak_tflops: raw.peak_tflops.map(positive).transpose()? })
+    Ok(Report { peak_tflops: raw.peak_tflops.map(positive).transpose()?, interval: raw.interval.unwrap_or(SAMPLED) })
 }

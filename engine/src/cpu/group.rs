@@ -2,8 +2,12 @@
 //!
 //! Open MPI moves data only inside MPI calls, so ops [`Progress::poke`] what is in flight.
 
+use super::spans::Spans;
 use super::{Cpu, Float};
-use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
+use crate::backend::{
+    Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track,
+};
+use crate::mesh::Kind;
 use crate::mpi::Comm;
 use half::bf16;
 use mpi::ffi;
@@ -41,19 +45,26 @@ impl Request {
         self.0.set(request);
         done != 0
     }
+
+    fn wait(&self) {
+        let mut request = self.0.get();
+        // SAFETY: as in `test`; the buffers live in the `Pending` that holds the ticket of this request.
+        unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
+        self.0.set(request);
+    }
 }
 
 /// What was started together; MPI sets a request to null once it is done.
-pub struct MpiTicket(Vec<Rc<Request>>);
+pub struct MpiTicket {
+    requests: Vec<Rc<Request>>,
+    kind: Kind,
+    spans: Spans,
+}
 
 impl Ticket for MpiTicket {
     fn wait(self) {
-        for request in self.0 {
-            let mut it = request.0.get();
-            // SAFETY: as in `test`; the buffers live in the `Pending` that holds this ticket.
-            unsafe { ffi::MPI_Wait(&mut it, ffi::RSMPI_STATUS_IGNORE) };
-            request.0.set(it);
-        }
+        let MpiTicket { requests, kind, spans } = self;
+        spans.around(Detail::Parts, Track::Wait(kind), || Label::Wait, || requests.iter().for_each(|r| r.wait()));
     }
 }
 
@@ -61,19 +72,27 @@ impl Ticket for MpiTicket {
 pub struct MpiGroup {
     /// `None` for a rank alone.
     comm: Option<Comm>,
+    kind: Kind,
     progress: Progress,
+    spans: Spans,
     bf16_sum: OnceCell<Bf16Sum>,
 }
 
 impl MpiGroup {
     /// The ranks `members` of `world`; all of its ranks call this together.
-    pub fn new(world: Option<&Comm>, members: &[usize], progress: Progress) -> Self {
+    pub(super) fn new(
+        world: Option<&Comm>,
+        kind: Kind,
+        members: &[usize],
+        progress: Progress,
+        spans: Spans,
+    ) -> Self {
         assert!(world.is_some() || members.len() == 1, "{} ranks in a group of a rank alone", members.len());
         let comm = world.map(|world| {
             let mine = members.iter().position(|&rank| rank == world.rank());
             world.split(members[0], mine.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank())))
         });
-        MpiGroup { comm, progress, bf16_sum: OnceCell::new() }
+        MpiGroup { comm, kind, progress, spans, bf16_sum: OnceCell::new() }
     }
 
     fn ranks(&self) -> usize {
@@ -105,6 +124,10 @@ impl MpiGroup {
         let code = call(self.raw(), &mut request);
         assert_eq!(code, 0, "an MPI call among {} ranks failed with code {code}", self.ranks());
         self.progress.track(request)
+    }
+
+    fn ticket(&self, requests: Vec<Rc<Request>>) -> MpiTicket {
+        MpiTicket { requests, kind: self.kind, spans: self.spans.clone() }
     }
 }
 
@@ -177,7 +200,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         assert_eq!(to.len(), from.len() * self.ranks(), "elements gathered from {} ranks", self.ranks());
         // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in a `Pending`
         // until the request is waited for; no two requests share an element that either writes.
-        MpiTicket(vec![self.track(|comm, request| unsafe {
+        self.ticket(vec![self.track(|comm, request| unsafe {
             ffi::MPI_Iallgather(block(from).cast_const(), n, ty, block(to), n, ty, comm, request)
         })])
     }
@@ -186,7 +209,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         let (n, (ty, sum)) = (count(to.len()), self.sum::<T>());
         assert_eq!(from.len(), to.len() * self.ranks(), "elements scattered over {} ranks", self.ranks());
         // SAFETY: as above.
-        MpiTicket(vec![self.track(|comm, request| unsafe {
+        self.ticket(vec![self.track(|comm, request| unsafe {
             ffi::MPI_Ireduce_scatter_block(block(from).cast_const(), block(to), n, ty, sum, comm, request)
         })])
     }
@@ -201,7 +224,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         let request = self.track(|comm, request| unsafe {
             ffi::MPI_Iallreduce(block(&x).cast_const(), block(&out), n, ty, sum, comm, request)
         });
-        Pending::under_way(MpiTicket(vec![request]), x, out)
+        Pending::under_way(self.ticket(vec![request]), x, out)
     }
 
     /// A broadcast from each rank: of MPI's calls the one that has no buffer to send from beside the one to receive in.
@@ -219,7 +242,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             self.track(|comm, request| unsafe { ffi::MPI_Ibcast(rows, count(each), ty, root as i32, comm, request) })
         };
         let requests = (0..ranks).map(from).collect();
-        Pending::moving(MpiTicket(requests), x)
+        Pending::moving(self.ticket(requests), x)
     }
 
     fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {
@@ -230,14 +253,14 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Irecv(block(&to), count(to.len()), ty, expected.from as i32, TAG, comm, request)
             });
-            Pending::moving(MpiTicket(vec![request]), to)
+            Pending::moving(self.ticket(vec![request]), to)
         });
         let sent = send.map(|(x, to)| {
             // SAFETY: as above; MPI only reads the block.
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Isend(block(&x), count(x.len()), ty, to as i32, TAG, comm, request)
             });
-            Pending::moving(MpiTicket(vec![request]), x)
+            Pending::moving(self.ticket(vec![request]), x)
         });
         Exchanged { sent, received }
     }

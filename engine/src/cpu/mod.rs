@@ -26,7 +26,9 @@ pub use here::Here;
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
+use crate::backend::{
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Fetched, Heads, Label, Part, Span, Tensor, Track, Xent,
+};
 use crate::ledger::Usage;
 use crate::mesh::Kind;
 use crate::mpi::Comm;
@@ -61,8 +63,8 @@ impl<A: Float> Backend for Cpu<A> {
     type Moment = Instant;
     const RUNS_AHEAD: bool = false;
 
-    fn group(&self, _: Kind, members: &[usize]) -> MpiGroup {
-        MpiGroup::new(self.world.as_deref(), members, self.progress.clone())
+    fn group(&self, kind: Kind, members: &[usize]) -> MpiGroup {
+        MpiGroup::new(self.world.as_deref(), kind, members, self.progress.clone(), self.spans.clone())
     }
 
     fn device(&self) -> String {
@@ -352,7 +354,7 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
-        self.spans.around(part, work)
+        self.spans.around(Detail::of(part), Track::Parts, || Label::Part(part), work)
     }
 
     fn moment(&self) -> Instant {
@@ -363,8 +365,8 @@ impl<A: Float> Backend for Cpu<A> {
         to.duration_since(*from).as_secs_f64()
     }
 
-    fn begin_trace(&self) {
-        self.spans.begin();
+    fn begin_trace(&self, detail: Detail) {
+        self.spans.begin(detail);
     }
 
     fn end_trace(&self) -> Vec<Span> {

@@ -1,31 +1,44 @@
-//! A trace of the parts of a step.
+//! A trace of the parts of a step, and of the waits in them.
 
-use crate::backend::{Part, Span, Track};
+use crate::backend::{Detail, Label, Span, Track};
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Instant;
 
-/// The trace under way, if any.
-#[derive(Default)]
-pub struct Spans(RefCell<Option<(Instant, Vec<Span>)>>);
+/// The trace under way, if any; groups and tickets add to it.
+#[derive(Clone, Default)]
+pub struct Spans(Rc<RefCell<Option<Trace>>>);
+
+struct Trace {
+    detail: Detail,
+    begun: Instant,
+    spans: Vec<Span>,
+}
 
 impl Spans {
-    pub fn begin(&self) {
-        *self.0.borrow_mut() = Some((Instant::now(), Vec::new()));
+    pub fn begin(&self, detail: Detail) {
+        *self.0.borrow_mut() = Some(Trace { detail, begun: Instant::now(), spans: Vec::new() });
     }
 
     pub fn end(&self) -> Vec<Span> {
-        self.0.borrow_mut().take().map_or(Vec::new(), |(_, spans)| spans)
+        self.0.borrow_mut().take().map_or(Vec::new(), |trace| trace.spans)
     }
 
-    pub fn around<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
-        let Some(begun) = self.0.borrow().as_ref().map(|(begun, _)| *begun) else {
-            return work();
-        };
+    /// Does `work`, which a trace of at least this detail remembers.
+    pub fn around<T>(
+        &self,
+        least: Detail,
+        track: Track,
+        label: impl FnOnce() -> Label,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        let begun = self.0.borrow().as_ref().filter(|trace| trace.detail >= least).map(|trace| trace.begun);
+        let Some(begun) = begun else { return work() };
         let start = begun.elapsed().as_secs_f64();
         let done = work();
-        let span = Span { track: Track::Parts, name: part.to_string(), start, end: begun.elapsed().as_secs_f64() };
-        if let Some((_, spans)) = &mut *self.0.borrow_mut() {
-            spans.push(span);
+        let end = begun.elapsed().as_secs_f64();
+        if let Some(trace) = &mut *self.0.borrow_mut() {
+            trace.spans.push(Span { track, label: label(), start, end });
         }
         done
     }

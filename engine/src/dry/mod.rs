@@ -17,7 +17,7 @@ pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
 pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
+use crate::backend::{Acc, Act, AdamW, Backend, Detail, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
 use crate::inventory::Slot;
 use crate::ledger::Usage;
 use crate::mesh::Kind;
@@ -319,7 +319,7 @@ impl<A: Elem> Backend for Dry<A> {
         0.0
     }
 
-    fn begin_trace(&self) {}
+    fn begin_trace(&self, _: Detail) {}
 
     fn end_trace(&self) -> Vec<Span> {
         Vec::new()

@@ -6,7 +6,7 @@
 //! ranks that were given come.
 
 use super::cost::Class;
-use crate::backend::{Part, Span, Track};
+use crate::backend::{Label, Part, Span, Track};
 use crate::dry::{Call, Event, Log, What};
 use crate::mesh::Kind;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -64,7 +64,9 @@ pub fn replay(logs: &[(&Log, Range<usize>)], costs: &dyn Costs) -> Vec<Ran> {
     for rank in &all.ranks {
         assert_eq!(rank.next, rank.events.len(), "events of rank {}: it waits for ever", rank.rank);
     }
-    all.ranks.into_iter().map(Rank::ran).collect()
+    // Ranks end the step before, and begin this one, one after another: their spans have one zero.
+    let zero = all.ranks.iter().map(|rank| rank.began).fold(f64::INFINITY, f64::min);
+    all.ranks.into_iter().map(|rank| rank.ran(zero)).collect()
 }
 
 /// A call of a group, the n-th; a message by its ends.
@@ -294,7 +296,9 @@ impl<'a> Rank<'a> {
 
     fn expose(&mut self, kind: Kind, seconds: f64) {
         *self.ran.exposed.entry(kind).or_default() += seconds;
-        self.clock += seconds;
+        let (start, end) = (self.clock, self.clock + seconds);
+        self.spans.push(Span { track: Track::Wait(kind), label: Label::Wait, start, end });
+        self.clock = end;
     }
 
     fn enter(&mut self, part: Part, cost: f64) {
@@ -305,7 +309,7 @@ impl<'a> Rank<'a> {
 
     fn leave(&mut self) {
         let (part, start) = self.open.pop().expect("a part that was entered");
-        let span = Span { track: Track::Parts, name: part.to_string(), start, end: self.clock };
+        let span = Span { track: Track::Parts, label: Label::Part(part), start, end: self.clock };
         self.spans.push(span);
     }
 
@@ -332,8 +336,8 @@ impl<'a> Rank<'a> {
         start.times = Some(times);
         let kind = start.call.kind;
         if times.1 > times.0 {
-            let name = start.call.what.to_string();
-            self.spans.push(Span { track: Track::Group(kind), name, start: times.0, end: times.1 });
+            let label = Label::Op(start.call.what.to_string());
+            self.spans.push(Span { track: Track::Group(kind), label, start: times.0, end: times.1 });
         }
         let stream = self.streams.get_mut(&kind.lane()).expect("a call has a stream");
         let post = stream.posts.front().expect("a call that is over was at work");
@@ -346,9 +350,10 @@ impl<'a> Rank<'a> {
         stream.posts.front().map(|post| post.starts.clone()).unwrap_or_default()
     }
 
-    fn ran(self) -> Ran {
+    /// What it did, its spans from `zero` on.
+    fn ran(self, zero: f64) -> Ran {
         let (began, seconds) = (self.began, self.clock - self.began);
-        let within = |at: f64| (at - began).clamp(0.0, seconds);
+        let within = |at: f64| at.clamp(began, self.clock) - zero;
         let moved = |span: Span| Span { start: within(span.start), end: within(span.end), ..span };
         let spans = self.spans.into_iter().map(moved).filter(|span| span.end > span.start).collect();
         Ran { rank: self.rank, spans, seconds, ..self.ran }

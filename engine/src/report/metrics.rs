@@ -1,15 +1,10 @@
 //! `metrics.jsonl`: one JSON object a step, only ever appended to.
-//!
-//! A resumed run may give a step a second time: the last line of a step counts. A run that was
-//! killed may leave half a line behind: it is ended with a newline before the next one is written,
-//! and skipped by the reader.
 
-use crate::error::{Error, Result};
+use super::lines::{Lines, Log};
+use crate::error::Result;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What is known of a step once it is done. JSON has no NaN: a number that is not finite is written
 /// as `null`, and read back as NaN.
@@ -55,53 +50,11 @@ fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64
 }
 
 /// An open `metrics.jsonl`. Rank 0 has one.
-pub struct MetricsLog {
-    path: PathBuf,
-    file: File,
-}
+pub type MetricsLog = Log<StepRecord>;
 
-impl MetricsLog {
-    /// Opens `path` for appending, and makes it where it is not there.
-    pub fn open(path: &Path) -> Result<MetricsLog> {
-        let open = || {
-            let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-            end_torn_line(&mut file)?;
-            Ok(file)
-        };
-        let file = open().map_err(|e| Error::io(path, e))?;
-        Ok(MetricsLog { path: path.to_path_buf(), file })
-    }
-
-    /// Writes one line, in one piece, so that whoever follows the file sees whole lines.
-    pub fn append(&mut self, record: &StepRecord) -> Result<()> {
-        let mut line = serde_json::to_vec(record).expect("a record has string keys only");
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| Error::io(&self.path, e))
-    }
-}
-
-fn end_torn_line(file: &mut File) -> std::io::Result<()> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(());
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
-}
-
-/// The records of a run in the order of their steps: the last line of a step counts, lines that are
-/// not a record are skipped.
-pub fn read(path: &Path) -> Result<Vec<StepRecord>> {
-    let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
-    let mut by_step = BTreeMap::new();
-    for line in lines {
-        let line = line.map_err(|e| Error::io(path, e))?;
-        if let Ok(record) = serde_json::from_slice::<StepRecord>(&line) {
-            by_step.insert(record.step, record);
-        }
-    }
-    Ok(by_step.into_values().collect())
+/// The records of a run in the order of their steps, and what could not be read.
+pub fn read(path: &Path) -> Result<Lines<StepRecord>> {
+    super::lines::read(path, |record: &StepRecord| record.step)
 }
 
 #[cfg(test)]
@@ -152,7 +105,8 @@ mod tests {
         log.append(&record(4, f64::NAN)).unwrap();
         drop(MetricsLog::open(&path).unwrap());
 
-        let records = read(&path).unwrap();
+        let Lines { records, skipped } = read(&path).unwrap();
+        assert_eq!(skipped, [3]);
         assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 4]);
         assert_eq!(records[1], record(2, 20.0));
         assert!(records[2].loss.is_nan());

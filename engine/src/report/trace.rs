@@ -60,11 +60,11 @@ fn events(rank: usize, spans: &[Span]) -> Vec<Value> {
     let tracks: BTreeSet<Track> = spans.iter().map(|span| span.track).collect();
     let number = |track: Track| tracks.iter().position(|&t| t == track).expect("the set is made of all");
     let name = |what: &str, thread: usize, name: &str| json!({ "ph": "M", "name": what, "pid": rank, "tid": thread, "args": { "name": name } });
-    let named = tracks.iter().map(|&track| name("thread_name", number(track), track.name()));
+    let named = tracks.iter().map(|&track| name("thread_name", number(track), &track.to_string()));
     let micro = |seconds: f64| (seconds * 1e9).round() / 1e3;
     let event = |span: &Span| {
         json!({
-            "ph": "X", "name": span.name, "pid": rank, "tid": number(span.track),
+            "ph": "X", "name": span.label.to_string(), "pid": rank, "tid": number(span.track),
             "ts": micro(span.start), "dur": micro(span.end - span.start),
         })
     };
@@ -75,9 +75,10 @@ fn events(rank: usize, spans: &[Span]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Label;
 
     fn span(track: Track, name: &str, start: f64, end: f64) -> Span {
-        Span { track, name: name.into(), start, end }
+        Span { track, label: Label::Op(name.into()), start, end }
     }
 
     #[test]
