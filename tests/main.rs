@@ -18,6 +18,7 @@ mod parity;
 mod plan;
 mod real_model;
 mod resume;
+mod survey;
 mod threads;
 mod topology;
 mod trajectories;

@@ -1,6 +1,6 @@
 //! `plan`: the program's own words on runs that nobody can start here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -68,6 +68,68 @@ fn what_others_have_published() {
     }
     let found = tflops("llama-3.1-swallow-8b.toml", "abci-a100-40-2024.toml", &[], "full");
     assert!((found / 184.9 - 1.0).abs() < 0.07, "{found:.1}, published 184.9");
+}
+
+/// A row of Megatron-LM's table: on 48 replicas, sequences of 4096, a vocabulary of 131072, heads of 128 elements.
+struct Row {
+    hidden: usize,
+    layers: usize,
+    tensor: usize,
+    pipeline: usize,
+    published: f64,
+    /// Not printed: assumed.
+    chunks: usize,
+    micro_batch: usize,
+    batch: usize,
+}
+
+impl Row {
+    fn config(&self, dir: &Path) -> PathBuf {
+        let Row { hidden, layers, tensor, pipeline, chunks, micro_batch, batch, .. } = *self;
+        let (heads, rows, ranks) = (hidden / 128, tensor > 1, 48 * tensor * pipeline);
+        let ffn = hidden * 8 / 3 / 64 * 64;
+        let text = format!(
+            "[model]\narchitecture = \"llama\"\nhidden_size = {hidden}\nintermediate_size = {ffn}\n\
+             num_hidden_layers = {layers}\nnum_attention_heads = {heads}\nnum_key_value_heads = {heads}\n\
+             vocab_size = 131072\nmax_position_embeddings = 4096\nrope_theta = 10000.0\nrms_norm_eps = 1e-5\n\
+             [train]\nseq_length = 4096\nmicro_batch_size = {micro_batch}\nglobal_batch_size = {batch}\nsteps = 100\n\
+             recompute = \"selective\"\n\
+             [parallel]\ntensor = {tensor}\npipeline = {pipeline}\nvirtual_pipeline = {chunks}\n\
+             sequence_parallel = {rows}\nranks = {ranks}\n\
+             [optimizer]\nlr = 1e-4\nschedule = \"constant\"\n\
+             [data]\ntrain = [{{ prefix = \"none\" }}]\n[checkpoint]\ndir = \"none\"\n"
+        );
+        let path = dir.join(format!("{hidden}-{layers}.toml"));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// Megatron-LM's README of 2024: weak scaling on H100, tensor and pipeline degrees as printed, and shapes of the sizes printed.
+/// The largest has 16,384 columns and more layers for its 18,432, which RMSNorm's kernel does not take.
+#[test]
+fn what_megatron_has_published() {
+    let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| {
+        Row { hidden, layers, tensor, pipeline, published, chunks, micro_batch, batch }
+    };
+    let rows = [
+        row(2048, 24, (1, 1), 409.0, (1, 2, 1536)),
+        row(4096, 30, (2, 1), 466.0, (1, 2, 1536)),
+        row(6144, 32, (4, 1), 489.0, (1, 2, 1536)),
+        row(8192, 36, (8, 1), 460.0, (1, 2, 1536)),
+        row(8192, 84, (8, 2), 420.0, (1, 2, 1536)),
+        row(12288, 96, (8, 6), 433.0, (4, 1, 1440)),
+        row(16384, 96, (8, 8), 474.0, (6, 1, 1536)),
+        row(16384, 144, (8, 16), 460.0, (9, 1, 1536)),
+    ];
+    let tmp = tempfile::tempdir().unwrap();
+    for row in rows {
+        let config = row.config(tmp.path());
+        // A path of its own takes the place of a name in configs/.
+        let found = tflops(config.to_str().unwrap(), "dgx-h100-megatron.toml", &[], "model");
+        let Row { hidden, layers, published, .. } = row;
+        assert!((found / published - 1.0).abs() < 0.1, "{hidden} x {layers}: {found:.1}, published {published}");
+    }
 }
 
 /// The same numbers for programs, and the dry run's bytes.

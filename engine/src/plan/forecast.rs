@@ -2,11 +2,12 @@
 
 use super::cost::Class;
 use super::paper::{Paper, Seats};
+use super::replay::Costs;
 use super::run::{on_all_cores, run, stages, two_steps};
 use super::step::{Share, Step};
 use crate::backend::{Elem, Scratch};
 use crate::config::{Axis, Cluster, Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flops::Formula;
 use crate::mesh::Mesh;
 use crate::rehearsal::{Rehearsal, plan};
@@ -28,15 +29,27 @@ impl Forecast {
         cluster: &Cluster,
         scratch: impl Scratch + Clone + Send + Sync + 'static,
     ) -> Result<Forecast> {
+        let seats = Seats::filled(config, mesh, cluster.gpus_per_node);
+        let paper = Paper::of(cluster, &seats, size_of::<A>());
+        Self::by::<A>(config, mesh, paper.as_ref().map(|paper| paper as &dyn Costs), scratch)
+    }
+
+    /// As `of`, by what things cost, if that is known.
+    pub fn by<A: Elem>(
+        config: &Config,
+        mesh: &Mesh,
+        costs: Option<&dyn Costs>,
+        scratch: impl Scratch + Clone + Send + Sync + 'static,
+    ) -> Result<Forecast> {
         let memory = on_all_cores(stages(mesh), |rank| plan::<A>(config, mesh, rank, scratch.clone()));
         let memory = memory.into_iter().collect::<Result<_>>()?;
-        let seats = Seats::filled(config, mesh, cluster.gpus_per_node);
-        let Some(paper) = Paper::of(cluster, &seats, size_of::<A>()) else {
-            return Ok(Forecast { memory, step: None });
-        };
+        let Some(costs) = costs else { return Ok(Forecast { memory, step: None }) };
         let rehearsed = on_all_cores(stages(mesh), |rank| two_steps::<A>(config, mesh, rank, scratch.clone()));
         let rehearsed: Vec<Rehearsal> = rehearsed.into_iter().collect::<Result<_>>()?;
-        Ok(Forecast { memory, step: Some(run(&rehearsed, &paper)) })
+        if let Some(unknown) = rehearsed.iter().map(|of| costs.unknown(&of.log)).find(|unknown| !unknown.is_empty()) {
+            return Err(Error::user(format!("nobody has timed {}: time this run's layout, too", unknown.join(", "))));
+        }
+        Ok(Forecast { memory, step: Some(run(&rehearsed, costs)) })
     }
 
     /// Bytes that the rank takes which takes most.

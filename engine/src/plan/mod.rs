@@ -5,6 +5,7 @@
 
 pub mod cost;
 pub mod estimate;
+pub mod figures;
 pub mod forecast;
 pub mod paper;
 pub mod replay;
@@ -12,6 +13,7 @@ pub mod run;
 pub mod search;
 pub mod step;
 
+pub use figures::{Figures, Measured};
 pub use forecast::{Forecast, Speed, bottleneck};
 pub use paper::{Paper, Seats};
 pub use replay::{Costs, Manner, Ran, replay};

@@ -21,6 +21,11 @@ pub trait Costs {
     fn part(&self, part: Part) -> f64;
     /// How calls of a kind run.
     fn manner(&self, kind: Kind) -> Manner;
+
+    /// What a log has of which nobody knows what it costs, in words.
+    fn unknown(&self, _: &Log) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// How a call runs beside what computes.

@@ -7,8 +7,8 @@ use crate::backend::{Elem, Scratch};
 use crate::config::{Axis, Cluster, Config, Named, Parallel, Reached, Recompute, Train, can_be};
 use crate::error::Result;
 use crate::mesh::Mesh;
-use crate::rehearsal::plan_shortly;
-use std::collections::HashMap;
+use crate::rehearsal::{Rehearsal, plan, plan_shortly};
+use std::collections::{BTreeSet, HashMap};
 
 /// How many are simulated.
 pub const SETTLED: usize = 20;
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub too_large: usize,
     /// Those that the estimate puts behind the ones that were simulated.
     pub behind: usize,
+    /// Of those that are too large the one that would be the fastest by the estimate, with the bytes that it gives a rank.
+    pub missed: Option<(Config, f64)>,
 }
 
 /// Where a search takes place.
@@ -65,6 +67,8 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
         all.push((candidate, mesh, estimate));
     }
     let possible = all.len();
+    let large = all.iter().filter(|(_, _, estimate)| estimate.bytes > room.limit as f64);
+    let missed = large.min_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds)).map(|(c, _, e)| (c.clone(), e.bytes));
     all.retain(|(_, _, estimate)| estimate.bytes <= room.limit as f64);
     let mut too_large = possible - all.len();
     all.sort_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds));
@@ -92,7 +96,26 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     }
     let behind = possible - too_large - found.len();
     found.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    Ok(Outcome { found, possible, too_large, behind })
+    too_large += drop_those_too_large::<A, S>(&mut found, room)?;
+    Ok(Outcome { found, possible, too_large, behind, missed })
+}
+
+/// The first that is left fits on every stage, to the byte; how many in front of it did not.
+fn drop_those_too_large<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
+    found: &mut Vec<Found>,
+    room: &Room<S>,
+) -> Result<usize> {
+    let before = found.len();
+    while let Some(best) = found.first_mut() {
+        let one = |rank| plan::<A>(&best.config, &best.mesh, rank, room.scratch.clone());
+        let stages: Vec<Rehearsal> = on_all_cores(stages(&best.mesh), one).into_iter().collect::<Result<_>>()?;
+        best.bytes = stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default();
+        if best.bytes <= room.limit {
+            break;
+        }
+        found.remove(0);
+    }
+    Ok(before - found.len())
 }
 
 /// What layouts have in common that differ in their virtual stages alone.
@@ -112,7 +135,9 @@ fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Vec<Config> {
             (1..=most).map(move |chunks| (tensor, pipeline, chunks))
         })
     });
-    let rest = MICRO_BATCHES.iter().flat_map(|size| RECOMPUTE.map(|recompute| (*size, recompute)));
+    // The configuration's own, too, so that what it is now is among all that could be.
+    let sizes: BTreeSet<usize> = MICRO_BATCHES.into_iter().chain([config.train.micro_batch_size]).collect();
+    let rest = sizes.iter().flat_map(|size| RECOMPUTE.map(|recompute| (*size, recompute)));
     let rest: Vec<(usize, Recompute)> = rest.collect();
     let with = |((tensor, pipeline, virtual_pipeline), (micro_batch_size, recompute))| {
         let own = config.parallel.clone();

@@ -7,7 +7,6 @@ pub mod evaluate;
 pub mod kernels;
 pub mod parity;
 pub mod plan;
-mod plan_search;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;

@@ -1,8 +1,9 @@
 //! `plan --search`: which layout of so many GPUs is the fastest, and why not another.
 
-use super::plan::{GIB, room, unknown};
-use super::tokenizer::or_broken_pipe;
-use super::topology::{aligned, table};
+use super::site::GIB;
+use super::{room, unknown};
+use crate::commands::tokenizer::or_broken_pipe;
+use crate::commands::topology::{aligned, table};
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::config::{Axis, Cluster, Config, Named};
@@ -10,7 +11,7 @@ use engine::error::Result;
 use engine::flops::Formula;
 use engine::mesh::Mesh;
 use engine::plan::search::{Found, Outcome, Room, SETTLED, search};
-use engine::plan::{Forecast, Speed, bottleneck};
+use engine::plan::{Forecast, Speed, Step, bottleneck};
 use half::bf16;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -37,14 +38,71 @@ pub fn run(asked: &Asked, path: &Path, as_json: bool) -> Result<()> {
     let outcome = search::<bf16, _>(config, &room, &|| count.one());
     count.finish();
     let outcome = outcome?;
-    let text = if as_json { format!("{:#}\n", json(asked, &outcome)) } else { text(asked, &outcome)? };
+    let own = Own::of(asked)?;
+    let text = if as_json { format!("{:#}\n", json(asked, &outcome, &own)) } else { text(asked, &outcome, &own) };
     or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
 }
 
-fn text(asked: &Asked, outcome: &Outcome) -> Result<String> {
-    let Asked { config, mesh, cluster, scratch } = asked;
-    let Outcome { found, possible, too_large, behind } = outcome;
-    let head = format!(
+/// The configuration as it is.
+struct Own {
+    this: Found,
+    step: Step,
+}
+
+impl Own {
+    fn of(asked: &Asked) -> Result<Own> {
+        let Asked { config, mesh, cluster, scratch } = asked;
+        let forecast = Forecast::of::<bf16>(config, mesh, cluster, *scratch)?;
+        let bytes = forecast.bytes();
+        let step = forecast.step.expect("what is reached is known");
+        let this = Found { config: (*config).clone(), mesh: (*mesh).clone(), seconds: step.seconds, bytes };
+        Ok(Own { this, step })
+    }
+
+    /// What the best would change.
+    fn verdict(&self, best: &Found, room: usize) -> String {
+        let faster = 100.0 * (self.this.seconds / best.seconds - 1.0);
+        let changes = || changes(&self.this.config, &best.config).join(", ");
+        match (self.this.bytes > room, faster > 0.5) {
+            (true, _) => format!("it does not fit; the first of the table does: {}", changes()),
+            (_, true) => format!("the first of the table is {faster:.1} % faster: {}", changes()),
+            _ => "nothing that was simulated is faster".to_string(),
+        }
+    }
+}
+
+fn text(asked: &Asked, outcome: &Outcome, own: &Own) -> String {
+    let Asked { config, mesh, cluster, .. } = asked;
+    let head = head(asked, outcome);
+    let Some(best) = outcome.found.first() else {
+        return head + "no layout fits: take more GPUs, or such with more memory\n";
+    };
+    let mut table = table(&HEADER);
+    outcome.found.iter().take(SHOWN).for_each(|found| _ = table.add_row(row(found, cluster)));
+    let cells = HEADER.iter().zip(row(&own.this, cluster)).map(|(name, cell)| format!("{name} {cell}"));
+    let as_it_is = cells.collect::<Vec<_>>().join(", ");
+    let (limit, verdict) = (bottleneck(config, mesh, &own.step), own.verdict(best, room(cluster, mesh)));
+    format!("{head}{}\n\nthe configuration as it is: {as_it_is}\n{limit}\n{verdict}\n", aligned(table, 0))
+}
+
+const HEADER: [&str; 10] = [
+    "tensor",
+    "pipeline",
+    "virtual",
+    "data",
+    "micro-batch",
+    "recompute",
+    "s a step",
+    "tokens/s a GPU",
+    "MFU model",
+    "GiB",
+];
+
+/// How many there are, and why not the others.
+fn head(asked: &Asked, outcome: &Outcome) -> String {
+    let Asked { config, mesh, cluster, .. } = asked;
+    let Outcome { found, possible, too_large, behind, missed } = outcome;
+    let counts = format!(
         "{} GPUs of {} ({}): {possible} layouts are possible; {too_large} need more than {:.2} GiB of a GPU, {behind} are \
          behind by the closed form, {} were simulated\n",
         mesh.ranks(),
@@ -53,36 +111,11 @@ fn text(asked: &Asked, outcome: &Outcome) -> Result<String> {
         room(cluster, mesh) as f64 / GIB,
         found.len(),
     );
-    let Some(best) = found.first() else {
-        return Ok(head + "no layout fits: take more GPUs, or such with more memory\n");
-    };
-    let header = [
-        "tensor",
-        "pipeline",
-        "virtual",
-        "data",
-        "micro-batch",
-        "recompute",
-        "s a step",
-        "tokens/s a GPU",
-        "MFU model",
-        "GiB",
-    ];
-    let mut table = table(&header);
-    found.iter().take(SHOWN).for_each(|found| _ = table.add_row(row(found, cluster)));
-    let own = Forecast::of::<bf16>(config, mesh, cluster, *scratch)?;
-    let (step, bytes) = (own.step.as_ref().expect("what is reached is known"), own.bytes());
-    let this = Found { config: (*config).clone(), mesh: (*mesh).clone(), seconds: step.seconds, bytes };
-    let cells = header.iter().zip(row(&this, cluster)).map(|(name, cell)| format!("{name} {cell}"));
-    let faster = 100.0 * (step.seconds / best.seconds - 1.0);
-    let verdict = match (bytes > room(cluster, mesh), faster > 0.5) {
-        (true, _) => format!("it does not fit; the first of the table does: {}", changes(config, best).join(", ")),
-        (_, true) => format!("the first of the table is {faster:.1} % faster: {}", changes(config, best).join(", ")),
-        _ => "nothing that was simulated is faster".to_string(),
-    };
-    let as_it_is = cells.collect::<Vec<_>>().join(", ");
-    let limit = bottleneck(config, mesh, step);
-    Ok(format!("{head}{}\n\nthe configuration as it is: {as_it_is}\n{limit}\n{verdict}\n", aligned(table, 0)))
+    let missed = missed.as_ref().map(|(missed, bytes)| {
+        let layout = changes(config, missed).join(", ");
+        format!("of those that do not fit the fastest by the closed form would take {:.2} GiB: {layout}\n", bytes / GIB)
+    });
+    counts + &missed.unwrap_or_default()
 }
 
 fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
@@ -102,8 +135,7 @@ fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
 }
 
 /// What to write to have it.
-fn changes(from: &Config, best: &Found) -> Vec<String> {
-    let to = &best.config;
+fn changes(from: &Config, to: &Config) -> Vec<String> {
     let size = |key: &str, to: usize, from: usize| (to != from).then(|| format!("{key} = {to}"));
     let again = to.train.recompute;
     let recompute = (again != from.train.recompute).then(|| format!("train.recompute = \"{}\"", again.name()));
@@ -123,7 +155,7 @@ fn changes(from: &Config, best: &Found) -> Vec<String> {
     all.into_iter().flatten().collect()
 }
 
-fn json(asked: &Asked, outcome: &Outcome) -> Value {
+fn json(asked: &Asked, outcome: &Outcome, own: &Own) -> Value {
     let found = |Found { config, mesh, seconds, bytes }: &Found| {
         let speed = Speed::of(config, mesh, *seconds);
         json!({
@@ -139,7 +171,15 @@ fn json(asked: &Asked, outcome: &Outcome) -> Value {
             "tflops_model": speed.tflops(config, Formula::Model),
         })
     };
-    let Outcome { found: all, possible, too_large, behind } = outcome;
-    let found: Vec<Value> = all.iter().map(found).collect();
-    json!({ "ranks": asked.mesh.ranks(), "possible": possible, "too_large": too_large, "behind": behind, "found": found })
+    let Outcome { found: all, possible, too_large, behind, .. } = outcome;
+    let verdict = all.first().map(|best| own.verdict(best, room(asked.cluster, asked.mesh)));
+    json!({
+        "ranks": asked.mesh.ranks(),
+        "possible": possible,
+        "too_large": too_large,
+        "behind": behind,
+        "own": found(&own.this),
+        "verdict": verdict,
+        "found": all.iter().map(found).collect::<Vec<_>>(),
+    })
 }

@@ -1,0 +1,127 @@
+//! Times every op and call of a configuration's step as its ranks would do them, all at once, and writes the figures that
+//! `swallow-engine plan --calibrate` reads. `benches/figures.sh` starts it under mpirun.
+//!
+//! What was timed before and not now stays in the file, so that several layouts fill one.
+
+mod calls;
+mod ops;
+
+use engine::backend::Backend;
+use engine::config::{Config, Precision, Ranks};
+use engine::cpu::{Cpu, CpuScratch, Float, cores};
+use engine::dry::{Event, Keep, Log};
+use engine::error::{Error, Result};
+use engine::mpi::{Comm, World, host};
+use engine::place::Place;
+use engine::plan::figures::{Figures, OpFigure};
+use engine::rehearsal::rehearse;
+use half::bf16;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+const USAGE: &str = "usage: figures OUT.json CONFIG.toml [KEY=VALUE...]";
+
+fn main() -> ExitCode {
+    // `cargo bench` says so; here it means nothing.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let [out, config, set @ ..] = &args[..] else {
+        println!("{USAGE}; benches/figures.sh starts it");
+        return ExitCode::SUCCESS;
+    };
+    match run(&PathBuf::from(out), &PathBuf::from(config), set) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("figures: {error}");
+            ExitCode::from(error.exit_code() as u8)
+        }
+    }
+}
+
+fn run(out: &Path, config: &Path, set: &[String]) -> Result<()> {
+    let world = World::start()?;
+    let ranks = world.comm().size();
+    let config = world.comm().agree(Config::read_for(Ranks::AtHand(ranks), config, set))?;
+    match config.train.precision.unwrap_or(Precision::F32) {
+        Precision::F32 => on::<f32>(&world, &config, out),
+        Precision::Bf16 => on::<bf16>(&world, &config, out),
+    }
+}
+
+fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
+    let comm = world.comm();
+    let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), cores::share(comm).threads);
+    let place = Place::new(config, config.mesh(comm.size())?, comm.rank());
+    let scratch = CpuScratch::<A>::new(threads);
+    let log = rehearse::<A>(config, &place.mesh, place.rank, scratch, Keep::Ops, 1)?.log;
+    let b = Cpu::<A>::of(ranks, threads);
+    let all: BTreeSet<(&'static str, [usize; 3])> = log.events.iter().filter_map(op).collect();
+    let mine = ops::time(&b, config, &place, all, comm);
+    let calls = calls::time(&b, &place, &log, comm);
+    let ops = mean(comm, mine);
+    if comm.rank() > 0 {
+        return Ok(());
+    }
+    let figures = Figures {
+        host: host(),
+        device: b.device(),
+        precision: <A as engine::backend::Elem>::NAME.to_lowercase(),
+        ranks: comm.size(),
+        threads,
+        memory_gib: memory_gib(),
+        ops,
+        calls,
+    };
+    write(out, figures)
+}
+
+fn op(event: &Event) -> Option<(&'static str, [usize; 3])> {
+    match event {
+        Event::Op { name, sizes } => Some((*name, *sizes)),
+        _ => None,
+    }
+}
+
+/// Over the ranks that do an op.
+fn mean(comm: &Comm, mine: Vec<OpFigure>) -> Vec<OpFigure> {
+    let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
+    let mut seconds: BTreeMap<(String, [usize; 3]), Vec<f64>> = BTreeMap::new();
+    for rank in &all {
+        let figures: Vec<OpFigure> = serde_json::from_slice(rank).expect("as it was written");
+        figures.into_iter().for_each(|f| seconds.entry((f.op, f.sizes)).or_default().push(f.seconds));
+    }
+    let one = |((op, sizes), of): (_, Vec<f64>)| OpFigure { op, sizes, seconds: of.iter().sum::<f64>() / of.len() as f64 };
+    seconds.into_iter().map(one).collect()
+}
+
+/// Of an odd number of turns.
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+fn memory_gib() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    total.unwrap_or_default() / (1 << 20) as f64
+}
+
+fn write(out: &Path, figures: Figures) -> Result<()> {
+    let same = |before: &Figures| (&before.device, &before.precision) == (&figures.device, &figures.precision);
+    let before = if out.exists() { Some(Figures::read(out)?).filter(same) } else { None };
+    let figures = before.map_or(figures.clone(), |before| figures.after(before));
+    let text = serde_json::to_string_pretty(&figures).expect("text and numbers") + "\n";
+    std::fs::write(out, text).map_err(|e| Error::io(out, e))?;
+    println!("{} ops and {} calls are in {}", figures.ops.len(), figures.calls.len(), out.display());
+    Ok(())
+}
+
+/// The calls of a log, each once.
+fn kinds(log: &Log) -> Vec<calls::Kindred> {
+    let starts = log.events.iter().filter_map(|event| match event {
+        Event::Start(call) if call.members.len() > 1 => Some(calls::Kindred::of(call)),
+        _ => None,
+    });
+    starts.collect::<BTreeSet<_>>().into_iter().collect()
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The simulated step of two CPU ranks, a core each, beside the measured one: data, tensor and pipeline parallel, calibrated by
+# benches/figures.sh just before.
+#
+# usage: benches/simulated.sh [SHAPE]      SHAPE: small | grouped; default: grouped
+# ROUNDS how often (default: 3), STEPS how many steps a round, PYTHON a Python with numpy.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine} rounds=${ROUNDS:-3} steps=${STEPS:-12} shape=${1:-grouped}
+tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
+source benches/shapes.sh
+[ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+prepare "$shape" 2
+
+# compare NAME KEY=VALUE...
+compare() {
+  local name=$1 key set=()
+  shift
+  rm -rf "$tmp/run"
+  for key in train.micro_batch_size=1 train.global_batch_size=8 "$@"; do set+=(--set "$key"); done
+  benches/figures.sh "$tmp/figures.json" 2 "$tmp/$shape.toml" train.micro_batch_size=1 train.global_batch_size=8 "$@" >/dev/null
+  mpirun -n 2 --bind-to core "$engine" train --config "$tmp/$shape.toml" "${set[@]}" >/dev/null 2>"$tmp/err" || { cat "$tmp/err"; exit 1; }
+  "$engine" plan --config "$tmp/$shape.toml" --ranks 2 "${set[@]}" --calibrate "$tmp/figures.json" --json >"$tmp/run/plan.json"
+  "$python" - "$tmp/run" "$shape, $name" <<'PY'
+import json, statistics, sys
+run, name = sys.argv[1:]
+steps = [json.loads(line)["step_time_s"] for line in open(run + "/metrics.jsonl")]
+measured, plan = statistics.median(steps[3:]), json.load(open(run + "/plan.json"))["step"]["seconds"]
+print(f"{name}: measured {measured:.3f} s a step, simulated {plan:.3f} s, {100 * (plan / measured - 1):+.1f} %", flush=True)
+PY
+}
+
+for _ in $(seq "$rounds"); do
+  compare "pipeline" parallel.pipeline=2
+  compare "tensor" parallel.tensor=2
+  compare "data"
+done

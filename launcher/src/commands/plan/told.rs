@@ -1,0 +1,171 @@
+//! What a plan says, for people and for programs.
+
+use super::site::{GIB, Site};
+use crate::commands::topology::{aligned, table};
+use engine::config::{Axis, Config, Named};
+use engine::error::counted;
+use engine::flops::Formula;
+use engine::mesh::Mesh;
+use engine::plan::{Forecast, Share, Speed, Step, bottleneck};
+use engine::rehearsal::{Held, Rehearsal};
+use engine::report::timeline::{Row, Timeline};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+/// What there is to tell.
+pub struct Told<'a> {
+    pub site: Site,
+    /// Of the cluster or the figures.
+    pub path: PathBuf,
+    pub config: &'a Config,
+    pub mesh: &'a Mesh,
+    pub forecast: Forecast,
+}
+
+impl Told<'_> {
+    pub fn text(&self, config: &Path) -> String {
+        let mut parts = vec![self.head(config), self.memory()];
+        match &self.forecast.step {
+            Some(step) => {
+                let limits = format!("{}\n", bottleneck(self.config, self.mesh, step));
+                parts.extend([time(step), self.speed(step), limits]);
+            }
+            None => parts.push(format!(
+                "{}: no [reached] table, so nobody knows what kernels and links get of their peaks: times are not told\n",
+                self.path.display()
+            )),
+        }
+        parts.join("\n")
+    }
+
+    fn head(&self, config: &Path) -> String {
+        let (t, site, ranks) = (&self.config.train, &self.site, self.mesh.ranks());
+        let [tp, pp, dp] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.mesh.size(axis));
+        let (units, nodes) = (counted(ranks, site.unit), counted(ranks.div_ceil(site.units), "node"));
+        let (config, software) = (config.display(), &site.software);
+        let n_mbs = t.global_batch_size / (t.micro_batch_size * dp);
+        format!(
+            "{config} by {software} on {} ({}): {units} of {nodes}, tensor {tp} x pipeline {pp} x data {dp}, \
+             {n_mbs} micro-batches of {} x {} tokens a step, recompute {}\n",
+            site.name,
+            site.device,
+            t.micro_batch_size,
+            t.seq_length,
+            t.recompute.name(),
+        )
+    }
+
+    fn memory(&self) -> String {
+        let (ranks, site) = (&self.forecast.memory, &self.site);
+        let there = site.room as f64 / GIB;
+        let header = format!("GiB a {}, stage", site.unit);
+        let names = uses(&ranks[0]).map(|(name, _)| name);
+        let mut table = table(&[&[header.as_str()], &names[..], &["together"]].concat());
+        for (stage, rank) in ranks.iter().enumerate() {
+            let bytes = uses(rank).map(|(_, bytes)| bytes).into_iter().chain([rank.usage.reserved]);
+            let cells = bytes.map(|bytes| format!("{:.2}", bytes as f64 / GIB));
+            table.add_row([stage.to_string()].into_iter().chain(cells));
+        }
+        let most = self.forecast.bytes() as f64 / GIB;
+        let left = match there - most {
+            left if left >= 0.0 => format!("{left:.2} GiB are left"),
+            missing => format!("{:.2} GiB are missing", -missing),
+        };
+        let rest = &site.rest;
+        format!("{}\nthe most is {most:.2} of {there:.2} GiB, {rest}; {left}\n", aligned(table, 1))
+    }
+
+    fn speed(&self, step: &Step) -> String {
+        let (speed, site) = (Speed::of(self.config, self.mesh, step.seconds), &self.site);
+        let unit = site.unit;
+        let mut table = table(&["formula", &format!("TFLOPS a {unit}"), "% of the peak"]);
+        for (name, formula) in Formula::NAMES {
+            let tflops = speed.tflops(self.config, *formula);
+            let share = site.peak_tflops.map_or("unknown".into(), |peak| format!("{:.1}", 100.0 * tflops / peak));
+            table.add_row([name.to_string(), digits(tflops), share]);
+        }
+        let Speed { tokens_per_s_per_rank: each, days, rank_hours } = speed;
+        let (all, steps) = (each * self.mesh.ranks() as f64, self.config.train.steps);
+        format!(
+            "{each:.0} tokens/s a {unit}, {all:.0} together; {days:.1} days and {rank_hours:.0} {unit}-hours for {steps} steps\n{}\n",
+            aligned(table, 1)
+        )
+    }
+
+    pub fn json(&self) -> Value {
+        let (mesh, site) = (self.mesh, &self.site);
+        let memory = |rank: &Rehearsal| {
+            let uses: Map<_, _> = uses(rank).iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
+            json!({ "bytes": rank.usage.reserved, "uses": uses })
+        };
+        json!({
+            "ranks": mesh.ranks(),
+            "tensor": mesh.size(Axis::Tensor),
+            "pipeline": mesh.size(Axis::Pipeline),
+            "data": mesh.size(Axis::Data),
+            "cluster": site.name,
+            "software": site.software,
+            "room_bytes": site.room,
+            "stages": self.forecast.memory.iter().map(memory).collect::<Vec<_>>(),
+            "step": self.forecast.step.as_ref().map(|step| self.step_json(step)),
+        })
+    }
+
+    fn step_json(&self, step: &Step) -> Value {
+        let speed = Speed::of(self.config, self.mesh, step.seconds);
+        let shares: Map<_, _> =
+            step.shares.iter().map(|(share, seconds)| (share.name().to_string(), json!(seconds))).collect();
+        let formula = |(name, formula): &(&str, Formula)| {
+            let tflops = speed.tflops(self.config, *formula);
+            (name.to_string(), json!({ "tflops": tflops, "mfu": self.site.peak_tflops.map(|peak| tflops / peak) }))
+        };
+        json!({
+            "seconds": step.seconds,
+            "shares": shares,
+            "tokens_per_s_per_gpu": speed.tokens_per_s_per_rank,
+            "days": speed.days,
+            "gpu_hours": speed.rank_hours,
+            "formulas": Formula::NAMES.iter().map(formula).collect::<Map<_, _>>(),
+            "bottleneck": bottleneck(self.config, self.mesh, step),
+            "timeline": timeline(step),
+        })
+    }
+}
+
+/// The simulated step of a rank of each stage.
+fn timeline(step: &Step) -> Timeline {
+    let rows = step.tracks().into_iter().map(|(rank, spans)| (Row::of(rank, spans), None));
+    Timeline::of(0, rows.collect())
+}
+
+/// Cores have a hundredth of what GPUs have.
+fn digits(tflops: f64) -> String {
+    if tflops < 1.0 { format!("{tflops:.3}") } else { format!("{tflops:.1}") }
+}
+
+/// What a rank's bytes are for.
+fn uses(rank: &Rehearsal) -> [(&'static str, usize); 8] {
+    let Held { weights, gradients, optimizer } = rank.held;
+    [
+        ("weights", weights),
+        ("gradients", gradients),
+        ("optimizer", optimizer),
+        ("activations", rank.kept()),
+        ("logits", rank.peak.logits),
+        ("workspace", rank.peak.workspace),
+        ("communication", rank.peak.communication),
+        ("between blocks", rank.usage.reserved - rank.usage.peak),
+    ]
+}
+
+fn time(step: &Step) -> String {
+    let mut table = table(&["a step, mean of the stages", "s", "%"]);
+    let mut row = |name: &str, seconds: f64| {
+        let percent = 100.0 * seconds / step.seconds;
+        table.add_row([name.to_string(), format!("{seconds:.3}"), format!("{percent:.1}")]);
+    };
+    let shares = Share::ALL.iter().map(|share| (share, step.shares[share]));
+    shares.filter(|(_, seconds)| *seconds > 0.0).for_each(|(share, seconds)| row(share.name(), seconds));
+    row("together", step.seconds);
+    format!("{}\n", aligned(table, 1))
+}
