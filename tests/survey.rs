@@ -38,12 +38,11 @@ fn samples_of_all_ranks_are_kept() {
             let waits = sample["waits"].as_object().unwrap().values().map(|of| numbers(of)[rank]).sum::<f64>();
             assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * seconds[rank], "{sample}");
         }
-        // The last stage waits for activations, the first for gradients.
-        let waits = |group: &str, rank: usize| numbers(&sample["waits"][group])[rank];
-        assert!(waits("activations", 1) > waits("activations", 0), "{sample}");
-        assert!(waits("gradients", 0) > waits("gradients", 1), "{sample}");
+        for group in ["activations", "gradients", "world"] {
+            assert_eq!(numbers(&sample["waits"][group]).len(), 2, "{group}: {sample}");
+        }
     }
-    let machine: Value = read(&tmp.path().join("run/machine.json"));
+    let machine = read(&tmp.path().join("run/machine.json"));
     assert_eq!((machine["hosts"].as_array().unwrap().len(), &machine["precision"]), (2, &"f32".into()));
 }
 
@@ -54,20 +53,17 @@ fn a_timeline_has_the_order_of_the_schedule() {
     let timeline = read(&tmp.path().join("run/timeline.json"));
     assert_eq!(timeline["step"], 4);
     let of = |rank: usize| timeline["ranks"][rank]["stretches"].as_array().unwrap();
-    let when = |rank: usize, what: &str, micro_batch: i64| {
-        let is = |s: &&Value| s["what"] == what && s["micro_batch"] == micro_batch;
-        let it = of(rank).iter().find(is).unwrap_or_else(|| panic!("no {what} of {micro_batch} on rank {rank}"));
-        (it["start"].as_f64().unwrap(), it["end"].as_f64().unwrap())
+    // 1F1B: the first of two stages is one micro-batch ahead, the last turns each around.
+    let done = |rank: usize| {
+        let works = of(rank).iter().filter(|stretch| stretch["micro_batch"].is_u64());
+        let one = |s: &Value| format!("{}{}", if s["what"] == "forward" { "F" } else { "B" }, s["micro_batch"]);
+        works.map(one).collect::<Vec<_>>().join(" ")
     };
-    let n_mbs = of(0).iter().filter(|stretch| stretch["what"] == "forward").count() as i64;
+    let n_mbs = of(0).iter().filter(|stretch| stretch["what"] == "forward").count();
     assert!(n_mbs > 1, "{timeline}");
-    for micro_batch in 0..n_mbs {
-        let [first, last] = [0, 1].map(|rank| when(rank, "forward", micro_batch));
-        let [back, loss] = [0, 1].map(|rank| when(rank, "backward", micro_batch));
-        // By clocks that agree where all ranks met: nothing is there before it was sent.
-        let slack = 0.05 * timeline["seconds"].as_f64().unwrap();
-        assert!(last.1 > first.1 - slack && loss.0 >= last.1 && back.1 > loss.1 - slack, "micro-batch {micro_batch}: {timeline}");
-    }
+    let between = (1..n_mbs).map(|mb| format!("F{mb} B{} ", mb - 1)).collect::<String>();
+    assert_eq!(done(0), format!("F0 {between}B{}", n_mbs - 1));
+    assert_eq!(done(1), (0..n_mbs).map(|mb| format!("F{mb} B{mb}")).collect::<Vec<_>>().join(" "));
     assert!((0..2).all(|rank| of(rank).iter().any(|stretch| stretch["what"] == "optimizer")));
 }
 

@@ -74,7 +74,7 @@ fn read(trace: &str) -> Vec<Span> {
         let row = rows[&event["tid"].as_u64().unwrap()].to_string();
         Span { row, name: event["name"].as_str().unwrap().into(), from, to: from + duration }
     });
-    spans.filter(|span| span.row != "parts").collect()
+    spans.filter(|span| span.row != "parts" && !span.row.starts_with("waits for ")).collect()
 }
 
 /// What a rank does in a step, as far as it has to do with collectives.

@@ -11,6 +11,7 @@ mod layouts;
 mod machines;
 mod paces;
 mod resume;
+mod survey;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
