@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Axis, Config, Train, samples};
 use crate::dry::{Dry, Keep, Log, Peak, Totals};
 use crate::error::Result;
-use crate::ledger::{Accounts, Usage};
+use crate::ledger::{Accounts, Ledger, Usage};
 use crate::mesh::Mesh;
 use crate::phase::Phase;
 use crate::place::Place;
@@ -102,6 +102,17 @@ pub fn rehearse<A: Elem>(
     keeping::<A>(books, config, mesh, rank, scratch, keep, steps)
 }
 
+/// As [`rehearse`], for those who only ask what is done: blocks are counted and have no places.
+pub fn rehearse_ops<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + 'static,
+    steps: u64,
+) -> Result<Rehearsal> {
+    keeping::<A>(Box::new(Ledger::<()>::default()), config, mesh, rank, scratch, Keep::Ops, steps)
+}
+
 /// What a run of rank `rank` takes of its memory, however long it is.
 ///
 /// Where blocks have no places, a few micro-batches say as much as a whole step. Where they have, whole steps are
@@ -124,7 +135,8 @@ pub fn plan<A: Elem>(
     Ok(Rehearsal { small, ..with(config, scratch.books(small))? })
 }
 
-/// As [`plan`], of a step with as few micro-batches as can be and no border: a few percent more than a rank takes.
+/// As [`plan`], of a step with so many micro-batches that each stage has come to hold its most, and no border: a few percent
+/// more than a rank takes.
 pub fn plan_shortly<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -132,7 +144,10 @@ pub fn plan_shortly<A: Elem>(
     scratch: impl Scratch + 'static,
 ) -> Result<Rehearsal> {
     let books = scratch.books(0);
-    keeping::<A>(books, &shortened(config, mesh), mesh, rank, scratch, Keep::Totals, 1)
+    // 1F1B, interleaved: (v - 1) p + 2 (p - 1) forwards of a chunk come before the first backward, v of them a micro-batch.
+    let together = config.train.micro_batch_size * mesh.size(Axis::Data);
+    let few = with_batch(config, config.train.global_batch_size.min(3 * config.parallel.pipeline * together));
+    keeping::<A>(books, &few, mesh, rank, scratch, Keep::Totals, 1)
 }
 
 /// As [`rehearse`], with these books.

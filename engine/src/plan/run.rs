@@ -4,10 +4,10 @@ use super::replay::Costs;
 use super::step::Step;
 use crate::backend::{Elem, Scratch};
 use crate::config::{Axis, Config};
-use crate::dry::{Keep, Log};
+use crate::dry::Log;
 use crate::error::Result;
 use crate::mesh::Mesh;
-use crate::rehearsal::{Rehearsal, rehearse};
+use crate::rehearsal::{Rehearsal, rehearse_ops};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -23,7 +23,7 @@ pub fn two_steps<A: Elem>(
     rank: usize,
     scratch: impl Scratch + Clone + 'static,
 ) -> Result<Rehearsal> {
-    rehearse::<A>(config, mesh, rank, scratch, Keep::Ops, 2)
+    rehearse_ops::<A>(config, mesh, rank, scratch, 2)
 }
 
 /// The second of [`two_steps`] of all stages, run against each other.

@@ -2,12 +2,13 @@
 
 use super::estimate::{Estimate, estimate};
 use super::paper::{Paper, Seats};
-use super::run::{on_all_cores, seconds, stages};
+use super::run::{on_all_cores, run, seconds, stages, two_steps};
+use super::step::Step;
 use crate::backend::{Elem, Scratch};
 use crate::config::{Axis, Cluster, Config, Named, Parallel, Reached, Recompute, Train, can_be};
 use crate::error::Result;
 use crate::mesh::Mesh;
-use crate::rehearsal::{Rehearsal, plan, plan_shortly};
+use crate::rehearsal::{Rehearsal, plan_shortly};
 use std::collections::{BTreeSet, HashMap};
 
 /// How many are simulated.
@@ -60,12 +61,12 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     room: &Room<S>,
     one: &(dyn Fn() + Sync),
 ) -> Result<Outcome> {
-    let mut all: Vec<(Config, Mesh, Estimate)> = Vec::new();
-    for candidate in candidates(config, room.ranks, room.cluster) {
+    let estimated = on_all_cores(candidates(config, room.ranks, room.cluster), |candidate| {
         let mesh = candidate.mesh(room.ranks)?;
         let estimate = estimate(&candidate, &mesh, room.cluster, room.reached);
-        all.push((candidate, mesh, estimate));
-    }
+        Ok((candidate, mesh, estimate))
+    });
+    let mut all: Vec<(Config, Mesh, Estimate)> = estimated.into_iter().collect::<Result<_>>()?;
     let possible = all.len();
     let large = all.iter().filter(|(_, _, estimate)| estimate.bytes > room.limit as f64);
     let missed = large.min_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds)).map(|(c, _, e)| (c.clone(), e.bytes));
@@ -100,16 +101,14 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     Ok(Outcome { found, possible, too_large, behind, missed })
 }
 
-/// The first that is left fits on every stage, to the byte; how many in front of it did not.
+/// The first that is left fits on every stage; how many in front of it did not.
 fn drop_those_too_large<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     found: &mut Vec<Found>,
     room: &Room<S>,
 ) -> Result<usize> {
     let before = found.len();
     while let Some(best) = found.first_mut() {
-        let one = |rank| plan::<A>(&best.config, &best.mesh, rank, room.scratch.clone());
-        let stages: Vec<Rehearsal> = on_all_cores(stages(&best.mesh), one).into_iter().collect::<Result<_>>()?;
-        best.bytes = stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default();
+        best.bytes = most_bytes::<A, S>(&best.config, &best.mesh, room)?;
         if best.bytes <= room.limit {
             break;
         }
@@ -181,24 +180,61 @@ fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
     Ok(Some(Found { config, mesh, seconds, bytes }))
 }
 
-/// Of a step whose micro-batches are many: what one more of them takes say two short ones.
+/// The configuration as it is, told as all others are, and where its step's time goes.
+pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
+    config: &Config,
+    mesh: &Mesh,
+    room: &Room<S>,
+) -> Result<(Found, Step)> {
+    let bytes = most_bytes::<A, S>(config, mesh, room)?;
+    let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
+    let paper = Paper { reached: room.reached, software: &room.cluster.software, seats: &seats, act: size_of::<A>() };
+    let (lengths, more) = lengths(config, mesh);
+    let step = |config: &Config| {
+        let one = |rank| two_steps::<A>(config, mesh, rank, room.scratch.clone());
+        let rehearsed: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
+        Ok(run(&rehearsed, &paper))
+    };
+    let steps: Vec<Step> = lengths.iter().map(step).collect::<Result<_>>()?;
+    let step = steps[0].longer(&steps[steps.len() - 1], more);
+    Ok((Found { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
+}
+
+/// Of the stage that takes most.
+fn most_bytes<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
+    config: &Config,
+    mesh: &Mesh,
+    room: &Room<S>,
+) -> Result<usize> {
+    let one = |rank| plan_shortly::<A>(config, mesh, rank, room.scratch.clone());
+    let stages: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
+    Ok(stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
+}
+
+/// Seconds of a step, however many micro-batches it has.
 fn of_many<A: Elem, S: Scratch + Clone + Send + 'static>(
     config: &Config,
     mesh: &Mesh,
     paper: &Paper,
     scratch: &S,
 ) -> Result<f64> {
+    let (lengths, more) = lengths(config, mesh);
+    let of = |config| seconds::<A>(config, mesh, paper, scratch.clone());
+    let seconds: Vec<f64> = lengths.iter().map(of).collect::<Result<_>>()?;
+    Ok(seconds[0] + (seconds[seconds.len() - 1] - seconds[0]) * more)
+}
+
+/// A step whose micro-batches are many is told by two shorter ones: it is as much longer than the first as the second is, so
+/// many times. From as many micro-batches on as there are stages, each costs the same.
+fn lengths(config: &Config, mesh: &Mesh) -> (Vec<Config>, f64) {
     let together = config.train.micro_batch_size * mesh.size(Axis::Data);
     let (stages, n_mbs) = (mesh.size(Axis::Pipeline), config.train.global_batch_size / together);
-    let of = |n_mbs: usize| -> Result<f64> {
-        let train = Train { global_batch_size: n_mbs * together, ..config.train.clone() };
-        seconds::<A>(&Config { train, ..config.clone() }, mesh, paper, scratch.clone())
-    };
-    // From as many on as there are stages, each costs the same.
-    let (few, more) = (stages, 2 * stages);
-    if n_mbs <= more {
-        return of(n_mbs);
+    if n_mbs <= 2 * stages {
+        return (vec![config.clone()], 0.0);
     }
-    let (short, long) = (of(few)?, of(more)?);
-    Ok(short + (long - short) * (n_mbs - few) as f64 / stages as f64)
+    let of = |n_mbs: usize| {
+        let train = Train { global_batch_size: n_mbs * together, ..config.train.clone() };
+        Config { train, ..config.clone() }
+    };
+    (vec![of(stages), of(2 * stages)], (n_mbs - stages) as f64 / stages as f64)
 }

@@ -71,6 +71,14 @@ impl Step {
         mean(&replay(logs, costs), |ran| ran.seconds)
     }
 
+    /// A step that is longer than this one by so many times what `other` is.
+    pub fn longer(&self, other: &Step, times: f64) -> Step {
+        let more = |this: f64, other: f64| this + (other - this) * times;
+        let share = |(share, seconds): (&Share, &f64)| (*share, more(*seconds, other.shares[share]));
+        let shares = self.shares.iter().map(share).collect();
+        Step { seconds: more(self.seconds, other.seconds), shares, ranks: other.ranks.clone() }
+    }
+
     pub fn simulate(logs: &[(&Log, Range<usize>)], costs: &dyn Costs) -> Step {
         let ranks = replay(logs, costs);
         let mut shares: BTreeMap<Share, f64> = Share::ALL.map(|share| (share, 0.0)).into();

@@ -1,7 +1,7 @@
 //! Steps whose shares theory tells, and the search for a layout. `tests/plan.rs` has what others have published.
 
 use super::estimate::estimate;
-use super::search::{Found, Room, search};
+use super::search::{Found, Room, as_it_is, search};
 use super::*;
 use crate::config::{Cluster, Config};
 use crate::cpu::CpuScratch;
@@ -53,6 +53,9 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     let mesh = config.mesh(ranks).unwrap();
     let own = Forecast::of::<bf16>(&config, &mesh, &cluster, scratch.clone()).unwrap().step.unwrap().seconds;
     assert!(best.seconds <= own, "{} s, and {own} s as it is", best.seconds);
+    let (_, step) = as_it_is::<bf16, _>(&config, &mesh, &room).unwrap();
+    let told: f64 = step.shares.values().sum();
+    assert!((step.seconds / own - 1.0).abs() < 0.01 && (told / own - 1.0).abs() < 0.01, "{own} s, {step:?}");
     // What was told of few micro-batches is so of all.
     let whole = Forecast::of::<bf16>(&best.config, &best.mesh, &cluster, scratch).unwrap().step.unwrap().seconds;
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);

@@ -10,8 +10,8 @@ use engine::config::{Axis, Cluster, Config, Named};
 use engine::error::Result;
 use engine::flops::Formula;
 use engine::mesh::Mesh;
-use engine::plan::search::{Found, Outcome, Room, SETTLED, search};
-use engine::plan::{Forecast, Speed, Step, bottleneck};
+use engine::plan::search::{Found, Outcome, Room, SETTLED, as_it_is, search};
+use engine::plan::{Speed, Step, bottleneck};
 use half::bf16;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -38,7 +38,8 @@ pub fn run(asked: &Asked, path: &Path, as_json: bool) -> Result<()> {
     let outcome = search::<bf16, _>(config, &room, &|| count.one());
     count.finish();
     let outcome = outcome?;
-    let own = Own::of(asked)?;
+    let (this, step) = as_it_is::<bf16, _>(config, mesh, &room)?;
+    let own = Own { this, step };
     let text = if as_json { format!("{:#}\n", json(asked, &outcome, &own)) } else { text(asked, &outcome, &own) };
     or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
 }
@@ -50,15 +51,6 @@ struct Own {
 }
 
 impl Own {
-    fn of(asked: &Asked) -> Result<Own> {
-        let Asked { config, mesh, cluster, scratch } = asked;
-        let forecast = Forecast::of::<bf16>(config, mesh, cluster, *scratch)?;
-        let bytes = forecast.bytes();
-        let step = forecast.step.expect("what is reached is known");
-        let this = Found { config: (*config).clone(), mesh: (*mesh).clone(), seconds: step.seconds, bytes };
-        Ok(Own { this, step })
-    }
-
     /// What the best would change.
     fn verdict(&self, best: &Found, room: usize) -> String {
         let faster = 100.0 * (self.this.seconds / best.seconds - 1.0);
