@@ -97,3 +97,46 @@ pub fn seconds(op: &str, sizes: [usize; 3], act: usize, r: &Reached, s: &Softwar
     };
     (busy + r.launch_us / 1e6) / s.efficiency
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cluster;
+    use std::path::Path;
+
+    fn cluster(name: &str) -> Cluster {
+        Cluster::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/clusters").join(name)).unwrap()
+    }
+
+    #[test]
+    fn operations_and_bytes_by_hand() {
+        // y [8, 4] = x [8, 2] w [4, 2]^T: 2 x 8 x 4 x 2; x, w and y in bf16.
+        assert_eq!(flops("matmul_nt", [8, 4, 2]), 128.0);
+        assert_eq!(bytes("matmul_nt", [8, 4, 2], 2), (2 * (16 + 8 + 32)) as f64);
+        // dw [4, 2] += dy^T x, in f32: read and written.
+        assert_eq!(bytes("matmul_tn_acc", [4, 2, 8], 2), (2 * (32 + 16) + 8 * 8) as f64);
+        // 16 positions of one sequence, 3 columns: q k^T and p v of half of the 16 x 16 scores, each 2 x 3 a score.
+        assert_eq!(flops("attention", [16, 16, 3]), 2.0 * 2.0 * 3.0 * 128.0);
+        assert_eq!(flops("attention_bwd", [16, 16, 3]), 2.5 * flops("attention", [16, 16, 3]));
+        // x, r -> h, y; h in the place of r.
+        assert_eq!(bytes("add_rmsnorm", [10, 10, 1], 2), 4.0 * 2.0 * 100.0);
+        // [gate | up] of 10 columns each: both read, one written.
+        assert_eq!(bytes("swiglu", [1, 20, 1], 2), 2.0 * 30.0);
+        assert_eq!(bytes("adamw", [100, 1, 1], 2), 3000.0);
+    }
+
+    #[test]
+    fn seconds_are_those_of_whatever_bounds() {
+        let cluster = cluster("abci-a100-40.toml");
+        let (r, own) = (cluster.reached.as_ref().unwrap(), &cluster.software);
+        let of = |op, sizes| seconds(op, sizes, 2, r, own) - r.launch_us / 1e6;
+        let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} s, not {wanted}");
+        near(of("matmul_nt", [4096, 4096, 4096]), flops("matmul_nt", [4096, 4096, 4096]) / 1e12 / r.matmul_tflops);
+        // A product with one row is as slow as its weights are read.
+        near(of("matmul_nt", [1, 4096, 4096]), bytes("matmul_nt", [1, 4096, 4096], 2) / 1e9 / r.memory_gb_s);
+        near(of("rmsnorm", [4096, 4096, 1]), 2.0 * 2.0 * 4096.0 * 4096.0 / 1e9 / r.memory_gb_s);
+        let others = Software { elementwise: 5.0, efficiency: 0.5, ..own.clone() };
+        let slow = seconds("rmsnorm", [4096, 4096, 1], 2, r, &others);
+        near(slow, (5.0 * of("rmsnorm", [4096, 4096, 1]) + r.launch_us / 1e6) / 0.5);
+    }
+}

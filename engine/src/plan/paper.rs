@@ -125,3 +125,59 @@ impl Costs for Paper<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn configs(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name)
+    }
+
+    fn call(kind: Kind, what: What, members: &[usize]) -> Call {
+        Call { group: 0, kind, members: members.into(), what, bytes: 1_000_000_000, post: 0 }
+    }
+
+    /// 7B: TP 2, PP 2, DP 16 on nodes of eight.
+    #[test]
+    fn calls_go_by_the_links_between_their_ranks() {
+        let config = Config::read(&configs("swallow-7b.toml"), &[]).unwrap();
+        let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
+        let mesh = config.mesh(64).unwrap();
+        let seats = Seats::filled(&config, &mesh, 8);
+        let paper = Paper::of(&cluster, &seats, 2).unwrap();
+        let r = paper.reached;
+        let seconds = |call: &Call| paper.call(call.members[0], call);
+        let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} s, not {wanted}");
+        // Half of a gigabyte from the one other rank of the pair, by NVLink.
+        near(seconds(&call(Kind::Tensor, What::AllGather, &[0, 1])), 0.5 / r.ring_gb_s + r.latency_us / 1e6);
+        // A data-parallel ring of 16 ranks, every second GPU: of each node the groups of two tensor ranks leave it.
+        let data: Vec<usize> = mesh.members(0, Kind::Data, 1);
+        assert_eq!(data.len(), 16);
+        let flows = 2.0;
+        let wanted = 15.0 / 16.0 / (r.network_gb_s / flows).min(r.ring_gb_s) + r.network_latency_us / 1e6;
+        near(seconds(&call(Kind::Data, What::ReduceScatter, &data)), wanted);
+        // Twice the way for everybody to have the sum.
+        let sum = seconds(&call(Kind::Data, What::AllReduce, &data)) - r.network_latency_us / 1e6;
+        near(sum, 2.0 * (wanted - r.network_latency_us / 1e6));
+        // Stages are on other nodes, and all eight GPUs of one send at once.
+        let peer = mesh.members(0, Kind::Activations, 1)[1];
+        let message = 1.0 / r.message_gb_s.min(r.network_gb_s / 8.0) + r.network_latency_us / 1e6;
+        near(seconds(&call(Kind::Activations, What::Send(peer), &[0, peer])), message);
+    }
+
+    #[test]
+    fn what_a_program_hides_goes_on_beside() {
+        let config = Config::read(&configs("swallow-7b.toml"), &[]).unwrap();
+        let mesh = config.mesh(64).unwrap();
+        let seats = Seats::filled(&config, &mesh, 8);
+        let manner = |cluster: &str, kind| {
+            let cluster = Cluster::load(&configs(cluster)).unwrap();
+            Paper::of(&cluster, &seats, 2).unwrap().manner(kind)
+        };
+        assert_eq!(manner("clusters/abci-a100-40-2023.toml", Kind::Tensor), Manner::Alone);
+        assert!(matches!(manner("clusters/abci-a100-40.toml", Kind::Tensor), Manner::Beside { .. }));
+        assert!(matches!(manner("clusters/abci-a100-40.toml", Kind::Data), Manner::Beside { .. }));
+    }
+}

@@ -124,7 +124,7 @@ fn family(config: &Config) -> (usize, usize, usize, &'static str) {
 }
 
 /// All that could be.
-fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Vec<Config> {
+pub(super) fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Vec<Config> {
     let layers = config.model.num_hidden_layers;
     let tensors = (1..=cluster.gpus_per_node.min(ranks)).filter(|tensor| ranks.is_multiple_of(*tensor));
     let layouts = tensors.flat_map(|tensor| {

@@ -1,7 +1,7 @@
 //! Steps whose shares theory tells, and the search for a layout. `tests/plan.rs` has what others have published.
 
 use super::estimate::estimate;
-use super::search::{Found, Room, as_it_is, search};
+use super::search::{Found, Room, SETTLED, as_it_is, candidates, search};
 use super::*;
 use crate::config::{Cluster, Config};
 use crate::cpu::CpuScratch;
@@ -59,4 +59,27 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     // What was told of few micro-batches is so of all.
     let whole = Forecast::of::<bf16>(&best.config, &best.mesh, &cluster, scratch).unwrap().step.unwrap().seconds;
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);
+}
+
+/// Of a small world all layouts can be simulated.
+#[test]
+fn the_closed_form_leaves_out_nothing_that_is_faster() {
+    let set = ["model.num_hidden_layers=8", "train.global_batch_size=32", "parallel.ranks=8"].map(String::from);
+    let config = Config::read(&configs("swallow-7b.toml"), &set).unwrap();
+    let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
+    let (reached, scratch) = (cluster.reached.as_ref().unwrap(), CpuScratch::<bf16>::new(1));
+    let room = Room { ranks: 8, cluster: &cluster, reached, limit: usize::MAX, scratch: &scratch };
+    let outcome = search::<bf16, _>(&config, &room, &|| ()).unwrap();
+    let all = candidates(&config, 8, &cluster);
+    assert_eq!((all.len(), outcome.too_large, outcome.missed.is_none()), (outcome.possible, 0, true));
+    assert!(all.len() > 4 * SETTLED, "{} layouts", all.len());
+    let seconds = |config: &Config| {
+        let mesh = config.mesh(8).unwrap();
+        let seats = Seats::filled(config, &mesh, cluster.gpus_per_node);
+        let paper = Paper::of(&cluster, &seats, 2).unwrap();
+        run::seconds::<bf16>(config, &mesh, &paper, scratch.clone()).unwrap()
+    };
+    let least = all.iter().map(seconds).fold(f64::INFINITY, f64::min);
+    let found = outcome.found[0].seconds;
+    assert!(found <= 1.01 * least, "{found} s was found, {least} s could be");
 }
