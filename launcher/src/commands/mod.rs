@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod parity;
 pub mod plan;
 mod plan_search;
+pub mod report;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;
