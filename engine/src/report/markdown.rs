@@ -23,17 +23,20 @@ pub fn head(document: &Document) -> String {
 }
 
 fn section(section: &Section) -> String {
-    let blocks: Vec<String> = section.blocks.iter().filter_map(block).collect();
+    let blocks: Vec<String> = section.blocks.iter().map(block).collect();
     format!("## {}\n\n{}", text(&section.title), blocks.join("\n"))
 }
 
-fn block(block: &Block) -> Option<String> {
+fn block(block: &Block) -> String {
     match block {
-        Block::Text(words) => Some(format!("{}\n", text(words))),
-        Block::Note(words) => Some(format!("Note: {}\n", text(words))),
-        Block::Facts(facts) => Some(facts.iter().map(|(name, fact)| format!("- {name}: {}\n", text(fact))).collect()),
-        Block::Table(of) => Some(table(of)),
-        Block::Charts(_) => None,
+        Block::Text(words) => format!("{}\n", text(words)),
+        Block::Note(words) => format!("Note: {}\n", text(words)),
+        Block::Facts(facts) => facts.iter().map(|(name, fact)| format!("- {name}: {}\n", text(fact))).collect(),
+        Block::Table(of) => table(of),
+        Block::Charts(charts) => {
+            let titles: Vec<String> = charts.iter().map(|chart| text(&chart.title)).collect();
+            format!("Drawn on the page: {}.\n", titles.join("; "))
+        }
     }
 }
 

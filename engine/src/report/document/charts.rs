@@ -1,5 +1,6 @@
 //! Curves over steps, and the pipeline as it ran.
 
+use super::number::whole;
 use super::{Block, Chart, Curve, Drawing, Gantt, Scale, Section, Tone};
 use crate::config::Axis;
 use crate::flops::Formula;
@@ -94,7 +95,7 @@ pub fn pipeline(e: &Efficiency, run: &Run) -> Section {
     };
     let planned = run.plan.as_ref().and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
     let until = planned.map_or(0.0, |planned| planned.seconds).max(ran.seconds);
-    let mut charts = vec![gantt(format!("Step {} as it ran", ran.step), run, ran, until)];
+    let mut charts = vec![gantt(format!("Step {} as it ran", whole(ran.step)), run, ran, until)];
     charts.extend(planned.map(|planned| gantt("A step as it was planned".into(), run, planned, until)));
     let theirs = match ran.ranks.len() == e.setup.ranks {
         true => "",

@@ -2,7 +2,7 @@
 
 use super::charts::{curve, line};
 use super::number::{digits, fixed};
-use super::{Block, Chart, Curve, Scale, Section, Table, Tone};
+use super::{Block, Chart, Curve, Scale, Section, Tone};
 use crate::report::efficiency::{Compared, Efficiency};
 use crate::report::metrics::StepRecord;
 use crate::report::run::Run;
@@ -17,7 +17,7 @@ pub fn section(e: &Efficiency, run: &Run, other: &Run) -> Option<Section> {
     };
     let head = ["figure", "this run", "the other", "this / other"];
     let caption = format!("{} against {}", e.run, against.run);
-    let table = Table::new(caption, &head, against.rows.iter().map(row).collect());
+    let table = Block::table(caption, &head, against.rows.iter().map(row).collect());
     let both = |title: &str, caption: &str, scale: Scale, of: fn(&StepRecord) -> f64| {
         let lines = vec![(Tone::Other, line(other, of)), (Tone::This, line(run, of))];
         let keys = vec![(Tone::This, e.run.clone()), (Tone::Other, against.run.clone())];

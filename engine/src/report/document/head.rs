@@ -1,6 +1,6 @@
 //! What ran, and the figures that matter most.
 
-use super::number::{count, digits, fixed, large, percent};
+use super::number::{count, digits, fixed, large, percent, whole};
 use super::{Block, Headline, Section};
 use crate::error::counted;
 use crate::report::efficiency::Efficiency;
@@ -29,7 +29,7 @@ pub fn headlines(e: &Efficiency) -> Vec<Headline> {
     let validation = e
         .done
         .valid_loss
-        .map_or(String::new(), |(step, loss)| format!("; validation {} at step {step}", fixed(loss, 3)));
+        .map_or(String::new(), |(step, loss)| format!("; validation {} at step {}", fixed(loss, 3), whole(step)));
     vec![
         new(
             format!("tokens/s a {}", e.setup.worker),
@@ -37,11 +37,16 @@ pub fn headlines(e: &Efficiency) -> Vec<Headline> {
             format!("{} together", count(speed.tokens_per_s)),
         ),
         efficiency,
-        new("loss now".into(), fixed(e.done.loss, 3), format!("at step {}{validation}", count(e.done.step as f64))),
+        new("loss now".into(), fixed(e.done.loss, 3), format!("at step {}{validation}", whole(e.done.step))),
         new(
             "seconds a step".into(),
             digits(speed.step_s, 3),
-            format!("median of {} of steps {} to {}", count(speed.steps as f64), speed.first_step, speed.last_step),
+            format!(
+                "median of {} of steps {} to {}",
+                whole(speed.steps as u64),
+                whole(speed.first_step),
+                whole(speed.last_step)
+            ),
         ),
     ]
 }
@@ -86,8 +91,8 @@ pub fn setup(e: &Efficiency) -> Section {
             "done",
             format!(
                 "{} of {} steps, {} tokens",
-                count(e.done.step as f64),
-                count(e.done.of_steps as f64),
+                whole(e.done.step),
+                whole(e.done.of_steps),
                 large(e.done.tokens as f64)
             ),
         ),

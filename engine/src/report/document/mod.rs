@@ -110,9 +110,6 @@ pub enum Tone {
     /// Waits for gradients, or any other group.
     Groups,
     Data,
-    Validation,
-    Report,
-    Checkpoint,
     /// A run's line.
     This,
     /// A second line, or another run's.
@@ -120,16 +117,13 @@ pub enum Tone {
 }
 
 impl Tone {
-    pub const ALL: [(Tone, &'static str); 11] = [
+    pub const ALL: [(Tone, &'static str); 8] = [
         (Tone::Forward, "forward"),
         (Tone::Backward, "backward"),
         (Tone::Optimizer, "optimizer"),
         (Tone::Stages, "stages"),
         (Tone::Groups, "groups"),
         (Tone::Data, "data"),
-        (Tone::Validation, "validation"),
-        (Tone::Report, "report"),
-        (Tone::Checkpoint, "checkpoint"),
         (Tone::This, "this"),
         (Tone::Other, "other"),
     ];
@@ -171,8 +165,8 @@ impl Section {
     }
 }
 
-impl Table {
-    fn new(caption: impl Into<String>, head: &[&str], rows: Vec<Vec<String>>) -> Block {
+impl Block {
+    fn table(caption: impl Into<String>, head: &[&str], rows: Vec<Vec<String>>) -> Block {
         let head = head.iter().map(|cell| cell.to_string()).collect();
         Block::Table(Table { caption: caption.into(), head, rows })
     }

@@ -5,6 +5,11 @@ pub fn count(x: f64) -> String {
     fixed(x, 0)
 }
 
+/// A step, or a number of them.
+pub fn whole(n: u64) -> String {
+    count(n as f64)
+}
+
 /// At least `n` digits that say something: `0.0686`, `2.57`, `1,234`.
 pub fn digits(x: f64, n: i32) -> String {
     let magnitude = if x == 0.0 || !x.is_finite() { 0 } else { x.abs().log10().floor() as i32 };
@@ -43,22 +48,28 @@ pub fn large(x: f64) -> String {
     }
 }
 
-/// At a tick of an axis, where every digit counts: `0.0015`, `2.5`, `12k`.
-pub fn tick(x: f64) -> String {
-    let trimmed = |x: f64| {
-        let text = format!("{x:.6}");
-        text.trim_end_matches('0').trim_end_matches('.').to_string()
+/// With microseconds at the most.
+pub fn seconds(x: f64) -> String {
+    if x.abs() < 1e-3 { fixed(x, 6) } else { digits(x, 3) }
+}
+
+/// At a tick of an axis that reaches to `most`, where every digit counts: `2.5`, `1,000`, `12k`, and `1.5e-4` on an axis of
+/// small numbers.
+pub fn tick(x: f64, most: f64) -> String {
+    let trimmed = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text,
     };
-    match x.abs() {
+    match x {
         0.0 => "0".into(),
-        size if size < 1e-3 => {
+        _ if most < 1e-2 => {
             let text = format!("{x:.2e}");
             let (digits, exponent) = text.split_once('e').expect("written so");
-            format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'))
+            format!("{}e{exponent}", trimmed(digits.into()))
         }
-        size if size >= 1e6 => format!("{}M", trimmed(x / 1e6)),
-        size if size >= 1e4 => format!("{}k", trimmed(x / 1e3)),
-        _ => trimmed(x),
+        _ if most >= 1e6 => format!("{}M", trimmed(fixed(x / 1e6, 3))),
+        _ if most >= 1e4 => format!("{}k", trimmed(fixed(x / 1e3, 3))),
+        _ => trimmed(fixed(x, 4)),
     }
 }
 
@@ -72,7 +83,10 @@ mod tests {
         assert_eq!([digits(0.06862, 3), digits(2571.6, 3), digits(0.0, 3)], ["0.0686", "2,572", "0.00"]);
         assert_eq!([fixed(-1234.5, 1), fixed(-0.01, 1), fixed(f64::NAN, 1)], ["-1,234.5", "0.0", "not a number"]);
         assert_eq!([percent(0.1234), gib(3 << 29), large(6.83e9)], ["12.3 %", "1.500", "6.83 billion"]);
-        let ticks = [0.1 + 0.2, 3e-5, 1.25e-4, 12000.0, 2.5e6, 0.0, 60.0].map(tick);
-        assert_eq!(ticks, ["0.3", "3e-5", "1.25e-4", "12k", "2.5M", "0", "60"]);
+        assert_eq!([seconds(1.28e-6), seconds(0.05312), seconds(123.4)], ["0.000001", "0.0531", "123"]);
+        let ticks =
+            [(0.1 + 0.2, 1.0), (3e-5, 1e-4), (1e-3, 1.5e-3), (12000.0, 2e4), (2.5e6, 3e6), (0.0, 1.0), (1000.0, 2e3)];
+        let ticks = ticks.map(|(x, most)| tick(x, most));
+        assert_eq!(ticks, ["0.3", "3e-5", "1e-3", "12k", "2.5M", "0", "1,000"]);
     }
 }

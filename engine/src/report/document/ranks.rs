@@ -1,7 +1,7 @@
 //! The ranks beside each other: time, waits, stragglers, memory.
 
-use super::number::{digits, fixed, gib, percent};
-use super::{Bars, Block, Chart, Drawing, Section, Table, Tone, no_samples};
+use super::number::{fixed, gib, percent, seconds, whole};
+use super::{Bars, Block, Chart, Drawing, Section, Tone, no_samples};
 use crate::report::efficiency::{Efficiency, MemoryUse, PhaseTime, Slow, Time, WaitTime, mean};
 
 /// Rows of a chart that can be told apart.
@@ -13,10 +13,12 @@ pub fn time(e: &Efficiency) -> Section {
     let sampled = format!(
         "Means of {} sampled steps, {} to {}. Validation, report and checkpoint lie between steps: their means are of all \
          steps, as rank 0 saw them, and stand in no bar.",
-        time.samples, time.first_step, time.last_step
+        whole(time.samples as u64),
+        whole(time.first_step),
+        whole(time.last_step)
     );
-    let row = |phase: &PhaseTime| vec![phase.phase.to_string(), digits(phase.mean_s, 3), percent(phase.share)];
-    let table = Table::new(
+    let row = |phase: &PhaseTime| vec![phase.phase.to_string(), seconds(phase.mean_s), percent(phase.share)];
+    let table = Block::table(
         "Seconds a step, mean of the ranks, and the share of all",
         &["phase", "s", "%"],
         time.phases.iter().map(row).collect(),
@@ -77,10 +79,10 @@ pub fn waits(e: &Efficiency) -> Section {
         ),
     };
     let row = |wait: &WaitTime| {
-        let most = format!("{} (rank {})", digits(wait.most_s, 3), wait.most_rank);
-        vec![wait.group.clone(), digits(wait.mean_s, 3), percent(wait.share), most]
+        let most = format!("{} (rank {})", seconds(wait.most_s), wait.most_rank);
+        vec![wait.group.clone(), seconds(wait.mean_s), percent(wait.share), most]
     };
-    let table = Table::new(
+    let table = Block::table(
         "What nothing hid of each group's communication",
         &["waiting for", "s a step, mean", "% of the step", "s, the longest"],
         time.waits.iter().map(row).collect(),
@@ -93,15 +95,19 @@ pub fn stragglers(e: &Efficiency) -> Section {
     let title = "Stragglers";
     let Some(time) = &e.time else { return Section::new("stragglers", title, vec![no_samples()]) };
     let how = "by its median over the sampled steps";
+    if e.setup.ranks == e.setup.pipeline {
+        let alone = "None can be told: a stage has one rank, and it is compared with the others of its stage.";
+        return Section::new("stragglers", title, vec![Block::Text(alone.into())]);
+    }
     if time.stragglers.is_empty() {
         let none = format!("None: no rank computes 10 % longer than the others of its stage, {how}.");
         return Section::new("stragglers", title, vec![Block::Text(none)]);
     }
     let row = |slow: &Slow| {
         let host = slow.host.clone().unwrap_or("not written down".into());
-        vec![format!("rank {}", slow.rank), host, digits(slow.busy_s, 3), digits(slow.usual_s, 3), percent(slow.by)]
+        vec![format!("rank {}", slow.rank), host, seconds(slow.busy_s), seconds(slow.usual_s), percent(slow.by)]
     };
-    let table = Table::new(
+    let table = Block::table(
         format!("Ranks that compute longer than the others of their stage, {how}"),
         &["rank", "host", "s", "s, the others", "longer by"],
         time.stragglers.iter().map(row).collect(),
@@ -126,7 +132,7 @@ pub fn memory(e: &Efficiency) -> Section {
         vec![name, gib(of.planned_bytes), gib(of.used_bytes), difference, gib(of.checkpoint_copy_bytes)]
     };
     let head = ["rank", "planned, GiB", "used, GiB", "difference, MiB", "checkpoint's copy on the host, GiB"];
-    Section::new("memory", title, vec![Table::new(what, &head, shown.iter().map(row).collect())])
+    Section::new("memory", title, vec![Block::table(what, &head, shown.iter().map(row).collect())])
 }
 
 fn fullest(memory: &[MemoryUse], stages: usize) -> Vec<&MemoryUse> {

@@ -1,8 +1,8 @@
 //! The speed beside what was planned, and by every formula.
 
 use super::head::{sentence, tflops};
-use super::number::{count, digits, fixed, percent};
-use super::{Block, Section, Table};
+use super::number::{count, fixed, percent, seconds};
+use super::{Block, Section};
 use crate::report::efficiency::{ByFormula, Efficiency, Planned, PlannedShare};
 use crate::report::run::Run;
 
@@ -20,7 +20,7 @@ pub fn plan(e: &Efficiency, run: &Run) -> Section {
         )));
     }
     let rows = vec![
-        row("s a step", planned.step_s, planned.measured_step_s, |x| digits(x, 3)),
+        row("s a step", planned.step_s, planned.measured_step_s, seconds),
         row(
             &format!("tokens/s a {}", e.setup.worker),
             planned.tokens_per_s_per_rank,
@@ -29,7 +29,7 @@ pub fn plan(e: &Efficiency, run: &Run) -> Section {
         ),
     ];
     let head = ["", "planned", "measured", "measured / planned"];
-    blocks.push(Table::new(format!("On {}, and as it ran", planned.cluster), &head, rows));
+    blocks.push(Block::table(format!("On {}, and as it ran", planned.cluster), &head, rows));
     blocks.push(shares(planned));
     Section::new("plan", title, blocks)
 }
@@ -49,11 +49,11 @@ fn row(name: &str, planned: f64, measured: f64, say: fn(f64) -> String) -> Vec<S
 }
 
 fn shares(planned: &Planned) -> Block {
-    let measured = |share: &PlannedShare| share.measured_s.map_or("-".into(), |s| digits(s, 3));
+    let measured = |share: &PlannedShare| share.measured_s.map_or("-".into(), seconds);
     let row = |share: &PlannedShare| {
-        vec![share.name.clone(), digits(share.seconds, 3), percent(share.seconds / planned.step_s), measured(share)]
+        vec![share.name.clone(), seconds(share.seconds), percent(share.seconds / planned.step_s), measured(share)]
     };
-    Table::new(
+    Block::table(
         "Shares of the planned step, and what the run waited for as much; a run's waits for other stages all stand beside the bubble",
         &["share", "planned, s", "planned, %", "measured, s"],
         planned.shares.iter().map(row).collect(),
@@ -76,6 +76,6 @@ pub fn formulas(e: &Efficiency) -> Section {
     };
     let why =
         "The same speed is another number of TFLOPS by each way of counting: compare only what has the same name.";
-    let table = Table::new(caption, head, e.formulas.iter().map(row).collect());
+    let table = Block::table(caption, head, e.formulas.iter().map(row).collect());
     Section::new("formulas", "By every formula", vec![Block::Text(why.into()), table, peak])
 }

@@ -47,8 +47,8 @@ fn rows(this: Both, other: Both) -> Vec<Compared> {
         row("s a step (median)", |e| Some(e.speed.step_s)),
     ];
     rows.extend(loss(this.1, other.1));
-    rows.push(row("MFU (`model`)", |e| e.formula("model").mfu));
-    rows.push(row("bubble", |e| Some(e.time.as_ref()?.bubble.measured)));
+    rows.push(row("MFU (`model`), %", |e| Some(100.0 * e.formula("model").mfu?)));
+    rows.push(row("bubble, % of a step", |e| Some(100.0 * e.time.as_ref()?.bubble.measured)));
     rows.extend(waits(this.0, other.0));
     rows.push(row("GiB of the fullest rank", most_memory));
     rows

@@ -1,7 +1,7 @@
 //! What charts are drawn on: SVG that scales with the page and takes its colours from the style sheet.
 
 use super::escape;
-use crate::report::document::Tone;
+use crate::report::document::{Tone, number};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -53,7 +53,6 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// Where a text stands by its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
-    Left,
     Middle,
     Right,
 }
@@ -71,7 +70,6 @@ impl Canvas<'_> {
 
     pub fn text(&self, ink: Ink, anchor: Anchor, (x, y): (f64, f64), text: &str) {
         let at = match anchor {
-            Anchor::Left => HPos::Left,
             Anchor::Middle => HPos::Center,
             Anchor::Right => HPos::Right,
         };
@@ -82,12 +80,12 @@ impl Canvas<'_> {
     /// Lines and labels of a time axis under what is drawn between `left` and `right`.
     pub fn time_axis(&self, [left, top, right, bottom]: [f64; 4], until: f64) {
         let (step, unit, name) = time_ticks(until);
+        let say = |seconds: f64| number::tick(seconds / unit, 1.0);
         for tick in 0..=(until / step + 1e-9) as usize {
             let seconds = tick as f64 * step;
             let x = left + (right - left) * seconds / until;
             self.rect(Ink::Grid, [x, top, x + 1.0, bottom]);
-            let label = crate::report::document::number::tick((seconds / unit * 1e6).round() / 1e6);
-            self.text(Ink::Label, Anchor::Middle, (x, bottom + TEXT), &format!("{label} {name}"));
+            self.text(Ink::Label, Anchor::Middle, (x, bottom + TEXT), &format!("{} {name}", say(seconds)));
         }
     }
 }
@@ -101,7 +99,7 @@ fn time_ticks(until: f64) -> (f64, f64, &'static str) {
     } else {
         (1e-6, "µs")
     };
-    let rough = until / unit / 6.0;
+    let rough = until / unit / 9.0;
     let ten = 10f64.powf(rough.log10().floor());
     let nice = [1.0, 2.0, 5.0, 10.0].into_iter().find(|n| n * ten >= rough).unwrap_or(10.0);
     (nice * ten * unit, unit, name)
@@ -142,14 +140,14 @@ mod tests {
     fn ticks_of_time_are_round() {
         assert_eq!(time_ticks(12.0), (2.0, 1.0, "s"));
         let (step, unit, name) = time_ticks(0.408);
-        assert!((step - 0.1).abs() < 1e-12 && unit == 1e-3 && name == "ms", "{step}");
+        assert!((step - 0.05).abs() < 1e-12 && unit == 1e-3 && name == "ms", "{step}");
     }
 
     #[test]
     fn a_drawing_scales_and_has_a_name() {
         let svg = paint((100.0, 50.0), "curve", "a<b", |canvas| {
             canvas.rect(Ink::Tone(Tone::Forward), [1.0, 2.0, 3.5, 4.0]);
-            canvas.text(Ink::Label, Anchor::Left, (0.0, 0.0), "<x>");
+            canvas.text(Ink::Label, Anchor::Right, (0.0, 0.0), "<x>");
         });
         assert!(
             svg.starts_with("<svg class=\"curve\" viewBox=\"0 0 1000 500\" role=\"img\" aria-label=\"a&lt;b\">"),

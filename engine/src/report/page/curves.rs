@@ -24,6 +24,7 @@ pub fn draw(curve: &Curve, name: &str) -> String {
 }
 
 fn chart(curve: &Curve, area: &Area, x: Range<f64>, y: Range<f64>) {
+    let (last, most) = (x.end, y.end);
     let mut chart = ChartBuilder::on(area)
         .margin(units(6.0))
         .margin_right(units(18.0))
@@ -41,8 +42,8 @@ fn chart(curve: &Curve, area: &Area, x: Range<f64>, y: Range<f64>) {
         .set_all_tick_mark_size(units(4.0))
         .x_labels(5)
         .y_labels(5)
-        .x_label_formatter(&|x| if x.fract() == 0.0 { tick(*x) } else { String::new() })
-        .y_label_formatter(&|y| tick(*y))
+        .x_label_formatter(&|x| if x.fract() == 0.0 { tick(*x, last) } else { String::new() })
+        .y_label_formatter(&|y| tick(*y, most))
         .label_style(label)
         .draw()
         .expect(IN_MEMORY);
