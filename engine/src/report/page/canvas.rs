@@ -73,7 +73,7 @@ impl Canvas<'_> {
             Anchor::Middle => HPos::Center,
             Anchor::Right => HPos::Right,
         };
-        let style = style(ink).pos(Pos::new(at, VPos::Center));
+        let style = style(ink, TEXT).pos(Pos::new(at, VPos::Center));
         self.area.draw(&Text::new(text.to_string(), (units(x), units(y)), style)).expect(IN_MEMORY);
     }
 
@@ -111,8 +111,9 @@ pub fn units(pixels: f64) -> i32 {
     (pixels * UNIT).round() as i32
 }
 
-pub fn style(ink: Ink) -> TextStyle<'static> {
-    let font = ("sans-serif", TEXT * HEIGHT * UNIT).into_font();
+/// Text of so many pixels.
+pub fn style(ink: Ink, pixels: f64) -> TextStyle<'static> {
+    let font = ("sans-serif", pixels * HEIGHT * UNIT).into_font();
     TextStyle { color: ink.colour().to_backend_color(), ..font.into() }
 }
 

@@ -11,6 +11,8 @@ use std::ops::Range;
 /// Pixels: small enough for its labels to be read on a phone.
 const SIZE: (f64, f64) = (480.0, 260.0);
 const LINE: f64 = 2.0;
+/// Three of these charts stand side by side: their text is shown smaller than that of the wide ones.
+const TEXT: f64 = 16.0;
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
@@ -28,11 +30,11 @@ fn chart(curve: &Curve, area: &Area, x: Range<f64>, y: Range<f64>) {
     let mut chart = ChartBuilder::on(area)
         .margin(units(6.0))
         .margin_right(units(18.0))
-        .x_label_area_size(units(26.0))
-        .y_label_area_size(units(56.0))
+        .x_label_area_size(units(28.0))
+        .y_label_area_size(units(62.0))
         .build_cartesian_2d(x, y)
         .expect(IN_MEMORY);
-    let (grid, label) = (Ink::Grid.colour(), style(Ink::Label));
+    let (grid, label) = (Ink::Grid.colour(), style(Ink::Label, TEXT));
     chart
         .configure_mesh()
         .disable_x_mesh()
