@@ -17,6 +17,7 @@ mod mistakes;
 mod parity;
 mod plan;
 mod real_model;
+mod report;
 mod resume;
 mod survey;
 mod threads;

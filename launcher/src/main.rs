@@ -33,6 +33,7 @@ enum Command {
     Evaluate(commands::evaluate::Args),
     Parity(commands::parity::Args),
     Plan(commands::plan::Args),
+    Report(commands::report::Args),
     Topology(commands::topology::Args),
     /// Make and look at token files
     Data(commands::data::Args),
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
         Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
         Command::Plan(args) => alone(|| commands::plan::run(args)),
+        Command::Report(args) => alone(|| commands::report::run(args)),
         Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
         Command::Data(args) => alone(|| commands::data::run(args)),
         Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),

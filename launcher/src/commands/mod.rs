@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod kernels;
 pub mod parity;
 pub mod plan;
+pub mod report;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;

@@ -1,0 +1,121 @@
+//! How efficient a run was: figures of what it left, each with what it is a figure of. Pure functions of what was read;
+//! how they look is `document`'s.
+
+mod against;
+mod buckets;
+mod memory;
+mod plan;
+mod setup;
+mod speed;
+mod time;
+
+pub use against::{Against, Compared};
+pub use buckets::{Bucket, buckets};
+pub use memory::MemoryUse;
+pub use plan::{Planned, PlannedShare};
+pub use setup::Setup;
+pub use speed::{ByFormula, Peak, Speed, per_token};
+pub use time::{Bubble, PhaseTime, STAGES, Slow, Time, WaitTime, mean};
+
+use super::run::Run;
+use serde::Serialize;
+
+/// What `efficiency.json` holds, in this order.
+#[derive(Debug, Clone, Serialize)]
+pub struct Efficiency {
+    /// The name of its directory.
+    pub run: String,
+    pub setup: Setup,
+    pub done: Done,
+    pub speed: Speed,
+    pub peak: Peak,
+    pub formulas: Vec<ByFormula>,
+    /// `None` without samples of the ranks' time.
+    pub time: Option<Time>,
+    pub memory: Option<Vec<MemoryUse>>,
+    pub plan: Option<Planned>,
+    /// Beside another run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+    /// What was skipped or left out.
+    pub notes: Vec<String>,
+}
+
+/// How far it came.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    pub step: u64,
+    pub of_steps: u64,
+    pub tokens: u64,
+    /// Of the last step.
+    pub loss: f64,
+    /// The newest, and its step.
+    pub valid_loss: Option<(u64, f64)>,
+}
+
+impl Efficiency {
+    /// `peak`: TFLOPS of a rank's device, where the user says so.
+    pub fn of(run: &Run, peak: Option<f64>) -> Efficiency {
+        let setup = Setup::of(run);
+        let speed = Speed::of(run);
+        let peak = Peak::of(run, peak);
+        let time = Time::of(run, &speed);
+        Efficiency {
+            run: run.name.clone(),
+            done: Done::of(run),
+            formulas: ByFormula::all(run, &speed, &peak),
+            memory: memory::of(run),
+            plan: Planned::of(run, &speed, time.as_ref()),
+            against: None,
+            notes: notes(run, &speed),
+            setup,
+            speed,
+            peak,
+            time,
+        }
+    }
+
+    /// Beside the figures of another run.
+    pub fn beside(self, run: &Run, other: &Efficiency, other_run: &Run) -> Efficiency {
+        let against = Against::of((&self, run), (other, other_run));
+        Efficiency { against: Some(against), ..self }
+    }
+
+    /// By a formula's name.
+    pub fn formula(&self, name: &str) -> &ByFormula {
+        self.formulas.iter().find(|by| by.formula == name).expect("all formulas are there")
+    }
+}
+
+impl Done {
+    fn of(run: &Run) -> Done {
+        let (train, last) = (&run.config.train, run.steps.records.last().expect("a run has a step"));
+        let validated = run.steps.records.iter().rev().find_map(|step| Some((step.step, step.valid_loss?)));
+        Done {
+            step: last.step,
+            of_steps: train.steps,
+            tokens: last.consumed_samples * train.seq_length as u64,
+            loss: last.loss,
+            valid_loss: validated,
+        }
+    }
+}
+
+fn notes(run: &Run, speed: &Speed) -> Vec<String> {
+    let skipped = |file: &str, lines: &[usize]| {
+        let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
+        let noun = if lines.len() == 1 { "line" } else { "lines" };
+        let what = "not whole, as a run that is killed leaves its last; left out here";
+        (!lines.is_empty()).then(|| format!("{file}, {noun} {}: {what}", numbers.join(", ")))
+    };
+    let metrics = skipped("metrics.jsonl", &run.steps.skipped);
+    let samples = skipped("ranks.jsonl", &run.samples.skipped);
+    let others = (speed.other_ranks > 0).then(|| {
+        let now = run.mesh.ranks();
+        format!("{} steps were done by another number of ranks than {now}; no speed is told of them", speed.other_ranks)
+    });
+    [metrics, samples, others].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+pub mod tests;

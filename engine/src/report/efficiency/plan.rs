@@ -1,0 +1,62 @@
+//! What `plan` said of the run, beside what came.
+
+use super::super::run::Run;
+use super::speed::Speed;
+use super::time::{STAGES, Time};
+use serde::Serialize;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    pub cluster: String,
+    pub ranks: usize,
+    pub step_s: f64,
+    pub measured_step_s: f64,
+    pub tokens_per_s_per_rank: f64,
+    pub measured_tokens_per_s_per_rank: f64,
+    pub shares: Vec<PlannedShare>,
+}
+
+/// A part of the planned step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedShare {
+    pub name: String,
+    pub seconds: f64,
+    /// Where the run tells it apart, too.
+    pub measured_s: Option<f64>,
+}
+
+impl Planned {
+    /// `None` without a plan, or where it has no time.
+    pub fn of(run: &Run, speed: &Speed, time: Option<&Time>) -> Option<Planned> {
+        let plan = run.plan.as_ref()?;
+        let step = plan.step.as_ref()?;
+        let share = |(name, seconds): (&String, &serde_json::Value)| {
+            let measured_s = time.and_then(|time| measured(name, time));
+            Some(PlannedShare { name: name.clone(), seconds: seconds.as_f64()?, measured_s })
+        };
+        Some(Planned {
+            cluster: plan.cluster.clone(),
+            ranks: plan.ranks,
+            step_s: step.seconds,
+            measured_step_s: speed.step_s,
+            tokens_per_s_per_rank: step.tokens_per_s_per_gpu,
+            measured_tokens_per_s_per_rank: speed.tokens_per_s_per_rank,
+            shares: step.shares.iter().filter_map(share).collect(),
+        })
+    }
+}
+
+/// Seconds of a sampled step that are the same as what the plan calls so. A run cannot tell apart what a wait for another
+/// stage is made of: all of it stands beside the bubble, nothing beside the messages.
+fn measured(name: &str, time: &Time) -> Option<f64> {
+    let waits = |groups: &[&str]| {
+        let of = time.waits.iter().filter(|wait| groups.contains(&wait.group.as_str()));
+        Some(of.map(|wait| wait.mean_s).sum())
+    };
+    match name {
+        "pipeline bubble" => waits(&STAGES),
+        "tensor-parallel communication (exposed)" => waits(&["tensor", "key/value heads"]),
+        "data-parallel communication (exposed)" => waits(&["data", "optimizer", "tied embeddings", "world"]),
+        _ => None,
+    }
+}

@@ -1,0 +1,67 @@
+//! `report`: how efficient a run was, out of what it left in its directory.
+
+use super::tokenizer::or_broken_pipe;
+use engine::error::{Error, Result};
+use engine::report::document::Document;
+use engine::report::efficiency::Efficiency;
+use engine::report::run::Run;
+use engine::report::{markdown, page};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// How efficient a run was: speed, time, waits, memory, as a page, as text and as JSON
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The directory that the run left: its checkpoint.dir
+    #[arg(value_name = "RUN_DIR")]
+    run: PathBuf,
+    /// Where the page goes [default: RUN_DIR/efficiency.html]
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Another run to hold it against
+    #[arg(long, value_name = "RUN_DIR")]
+    against: Option<PathBuf>,
+    /// Peak of a rank's device in TFLOPS, of which MFU is a share
+    #[arg(long, value_name = "N", value_parser = peak)]
+    peak_tflops: Option<f64>,
+}
+
+const EXAMPLES: &str = "Examples:
+  swallow-engine report runs/7b
+  swallow-engine report runs/7b --against runs/7b-before --html efficiency.html";
+
+pub fn run(args: Args) -> Result<()> {
+    let run = Run::read(&args.run)?;
+    let other = args.against.as_deref().map(Run::read).transpose()?;
+    let efficiency = efficiency(&run, other.as_ref(), args.peak_tflops);
+    let document = Document::of(&efficiency, &run, other.as_ref());
+    let [json, md, html] = ["json", "md", "html"].map(|kind| args.run.join("efficiency").with_extension(kind));
+    let html = args.html.unwrap_or(html);
+    let figures = serde_json::to_string_pretty(&efficiency).expect("text and numbers") + "\n";
+    write(&json, &figures)?;
+    write(&md, &markdown::write(&document))?;
+    write(&html, &page::write(&document))?;
+    let told = format!("{}\n{}\n{}\n{}\n", markdown::head(&document), html.display(), md.display(), json.display());
+    or_broken_pipe(std::io::stdout().write_all(told.as_bytes()))
+}
+
+/// `peak`, where the user gives it, is that of this run's device: the other run has it, too, where its device is the same.
+fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
+    let this = Efficiency::of(run, peak);
+    let Some(other) = other else { return this };
+    let device = |run: &Run| run.machine.as_ref().map(|machine| machine.device.clone());
+    let figures = Efficiency::of(other, peak.filter(|_| device(run) == device(other)));
+    this.beside(run, &figures, other)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|e| Error::io(path, e))
+}
+
+fn peak(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(peak) if peak.is_finite() && peak > 0.0 => Ok(peak),
+        _ => Err("must be a number above 0".into()),
+    }
+}

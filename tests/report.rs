@@ -1,0 +1,149 @@
+//! `report`: what it makes of real runs.
+
+mod browser;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{Case, Outcome, engine, finish, mpirun, set, write_config};
+
+/// A run of two stages, 12 steps of it sampled every third.
+struct Run {
+    tmp: TempDir,
+}
+
+impl Run {
+    fn new() -> Run {
+        let run = Run { tmp: tempfile::tempdir().unwrap() };
+        run.train("run", &[("parallel.pipeline", 2)]);
+        run
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.tmp.path().join("run")
+    }
+
+    /// Trains another run of the same model.
+    fn train(&self, name: &str, keys: &[(&str, i64)]) -> PathBuf {
+        let dir = self.tmp.path().join(name);
+        let mut config = Case::open("parity").config(&dir);
+        for (key, value) in [("train.steps", 12), ("report.interval", 3)].iter().chain(keys) {
+            set(&mut config, key, *value);
+        }
+        let config = write_config(self.tmp.path(), &format!("{name}.toml"), &config);
+        finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
+        dir
+    }
+}
+
+fn report(dir: &Path, args: &[&str]) -> Outcome {
+    finish(engine().arg("report").arg(dir).args(args))
+}
+
+fn read(dir: &Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+const FILES: [&str; 3] = ["efficiency.json", "efficiency.md", "efficiency.html"];
+
+#[test]
+fn a_run_is_told_whole_and_the_same_each_time() {
+    let run = Run::new();
+    let outcome = report(&run.dir(), &[]).succeeded();
+    for needle in ["tokens/s a rank: **", "efficiency.html", "efficiency.md", "efficiency.json"] {
+        assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
+    }
+    let first = FILES.map(|name| read(&run.dir(), name));
+    report(&run.dir(), &[]).succeeded();
+    assert_eq!(FILES.map(|name| read(&run.dir(), name)), first);
+
+    let [json, text, html] = first;
+    for section in [
+        "The run",
+        "Over steps",
+        "The pipeline",
+        "Where the time goes",
+        "Bubble and exposed communication",
+        "Stragglers",
+        "Memory",
+        "Plan and run",
+        "By every formula",
+    ] {
+        assert!(text.contains(&format!("## {section}\n")) && html.contains(&format!(">{section}</h2>")), "{section}");
+    }
+    assert_eq!(html.matches("<svg ").count(), 8, "six curves, the pipeline, the bars");
+    for forbidden in ["<script", "http://", "https://", "url(", "@import"] {
+        assert!(!html.contains(forbidden), "{forbidden}");
+    }
+    let told: Value = serde_json::from_str(&json).unwrap();
+    let setup = &told["setup"];
+    assert_eq!((&setup["ranks"], &setup["pipeline"], &setup["worker"]), (&2.into(), &2.into(), &"rank".into()));
+    assert_eq!(told["done"]["step"], 12);
+    assert_eq!((&told["speed"]["first_step"], &told["time"]["samples"]), (&3.into(), &4.into()));
+    let bubble = told["time"]["bubble"]["measured"].as_f64().unwrap();
+    assert!(bubble > 0.0 && bubble < 1.0, "{bubble}");
+    let mfu = "is not known: give `report.peak_tflops` in the configuration or `--peak-tflops N`";
+    assert!(text.contains(mfu) && told["formulas"][0]["mfu"].is_null(), "{text}");
+}
+
+#[test]
+fn a_peak_a_plan_and_a_torn_line_are_told_of() {
+    let run = Run::new();
+    let mut metrics = std::fs::File::options().append(true).open(run.dir().join("metrics.jsonl")).unwrap();
+    metrics.write_all(b"{\"step\": 13, \"lo").unwrap();
+    let mut timeline: Value = serde_json::from_str(&read(&run.dir(), "timeline.json")).unwrap();
+    timeline["seconds"] = 10.0.into();
+    let step = serde_json::json!({
+        "seconds": 0.5, "tokens_per_s_per_gpu": 100.0, "shares": { "pipeline bubble": 0.1 }, "timeline": timeline,
+    });
+    let plan = serde_json::json!({ "ranks": 2, "cluster": "<two>", "step": step });
+    std::fs::write(run.dir().join("plan.json"), plan.to_string()).unwrap();
+    let page = run.tmp.path().join("page.html");
+    let outcome = report(&run.dir(), &["--peak-tflops", "0.5", "--html", page.to_str().unwrap()]).succeeded();
+    assert!(outcome.stdout.contains("Note: metrics.jsonl, line 13: not whole"), "{}", outcome.stdout);
+    let (text, html) = (read(&run.dir(), "efficiency.md"), read(run.tmp.path(), "page.html"));
+    for needle in ["On &lt;two>, and as it ran", "A step as it was planned", "of 0.500 TFLOPS", "| % of the peak |"] {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+    assert!(html.contains("On &lt;two&gt;") && html.matches("<svg ").count() == 9);
+    assert!(!run.dir().join("efficiency.html").exists());
+    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    let model = &told["formulas"][0];
+    assert_eq!(model["mfu"].as_f64().unwrap(), model["tflops_per_rank"].as_f64().unwrap() / 0.5);
+}
+
+#[test]
+fn a_run_is_held_against_another() {
+    let run = Run::new();
+    let other = run.train("other", &[("report.interval", 0)]);
+    report(&run.dir(), &["--against", other.to_str().unwrap()]).succeeded();
+    let (text, html) = (read(&run.dir(), "efficiency.md"), read(&run.dir(), "efficiency.html"));
+    for needle in ["## Against other", "| loss of step 12 |", "| tokens/s a rank |", "| this / other |"] {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+    assert!(!text.contains("differs"), "the same model: {text}");
+    assert_eq!(html.matches("<svg ").count(), 10);
+    let text = report(&other, &[]).succeeded();
+    assert!(!text.stdout.contains("Note"), "{}", text.stdout);
+    let text = read(&other, "efficiency.md");
+    for needle in ["No sampled step in `ranks.jsonl`", "No `timeline.json`", "`report.interval`"] {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+}
+
+#[test]
+fn what_is_not_a_run_is_the_users_mistake() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().to_str().unwrap();
+    report(tmp.path(), &[]).refused(2, &[dir, "not the directory of a run", "config.toml"]);
+    let run = Run::new();
+    report(&run.dir(), &["--against", dir]).refused(2, &[dir, "not the directory of a run"]);
+    report(&run.dir(), &["--peak-tflops", "0"]).refused(2, &["--peak-tflops", "must be a number above 0"]);
+    std::fs::write(run.dir().join("memory.json"), "{").unwrap();
+    report(&run.dir(), &[]).refused(2, &["memory.json"]);
+    std::fs::write(run.dir().join("metrics.jsonl"), "{\"step\": 1").unwrap();
+    report(&run.dir(), &[]).refused(2, &["metrics.jsonl", "no whole step"]);
+}
