@@ -25,8 +25,20 @@ compare() {
 import json, statistics, sys
 run, name = sys.argv[1:]
 steps = [json.loads(line)["step_time_s"] for line in open(run + "/metrics.jsonl")]
-measured, plan = statistics.median(steps[3:]), json.load(open(run + "/plan.json"))["step"]["seconds"]
-print(f"{name}: measured {measured:.3f} s a step, simulated {plan:.3f} s, {100 * (plan / measured - 1):+.1f} %", flush=True)
+measured, plan = statistics.median(steps[3:]), json.load(open(run + "/plan.json"))["step"]
+seconds = plan["seconds"]
+print(f"{name}: measured {measured:.3f} s a step, simulated {seconds:.3f} s, {100 * (seconds / measured - 1):+.1f} %", end="")
+
+# The boxes of both timelines, each by its middle as a share of the step; a plan has one rank of each stage.
+def boxes(timeline):
+    works = lambda row: [s for s in row["stretches"] if "micro_batch" in s]
+    middle = lambda s: (s["what"], s["micro_batch"], (s["start"] + s["end"]) / 2 / timeline["seconds"])
+    return {row["rank"]: [middle(s) for s in works(row)] for row in timeline["ranks"]}
+
+ran, planned = boxes(json.load(open(run + "/timeline.json"))), boxes(plan["timeline"])
+same = all([box[:2] for box in planned[rank]] == [box[:2] for box in ran[rank]] for rank in planned)
+off = statistics.mean(abs(a[2] - b[2]) for rank in planned for a, b in zip(planned[rank], ran[rank]))
+print(f"; boxes {'in the same order' if same else 'IN ANOTHER ORDER'}, {100 * off:.1f} % of the step away", flush=True)
 PY
 }
 

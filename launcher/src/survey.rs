@@ -43,7 +43,8 @@ impl Survey {
             Ok(Desk { log, timeline: dir.join("timeline.json"), hosts, stragglers })
         };
         let desk = (rank == 0).then(desk).transpose()?;
-        Ok(Survey { interval: config.report.interval, shown: shown(mesh, rank), desk })
+        let interval = config.report.interval.unwrap_or(often(mesh.ranks()));
+        Ok(Survey { interval, shown: shown(mesh, rank), desk })
     }
 
     /// Whether this step is one of those.
@@ -91,6 +92,11 @@ impl Desk {
             100.0 * straggler.by()
         )
     }
+}
+
+/// So that a run of 25,000 steps leaves tens of megabytes, however many ranks it has.
+fn often(ranks: usize) -> u64 {
+    (ranks as u64 / 10).max(10)
 }
 
 /// All ranks where they are few; else those of the first replica; else one of each of its stages.

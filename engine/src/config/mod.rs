@@ -215,6 +215,6 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub peak_tflops: Option<f64>,
-    /// Steps from one line of `ranks.jsonl` to the next; 0: there are none.
-    pub interval: u64,
+    /// Steps from one sample of all ranks' time to the next; 0: there are none. `None`: by the number of ranks.
+    pub interval: Option<u64>,
 }

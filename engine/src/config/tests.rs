@@ -162,7 +162,7 @@ fn defaults_are_the_interface_s() {
     let (valid, split, order) = (vec![], [1.0, 0.0, 0.0], Order::Megatron);
     assert_eq!(config.data, Data { train: vec![source], valid, split, order, mask_document_boundaries: false });
     assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, at_end: true, keep: None });
-    assert_eq!(config.report, Report { peak_tflops: None, interval: 10 });
+    assert_eq!(config.report, Report { peak_tflops: None, interval: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer.schedule;
     assert_eq!(wsd, Schedule::Wsd { decay_steps: 10, shape: DecayShape::Linear });
 }
@@ -187,7 +187,7 @@ fn every_key_is_taken() {
     assert_eq!((config.optimizer.schedule, config.optimizer.betas), (schedule, [0.8, 0.99]));
     assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
-    assert_eq!((config.checkpoint.keep, config.report), (Some(3), Report { peak_tflops: Some(312.0), interval: 0 }));
+    assert_eq!((config.checkpoint.keep, config.report), (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0) }));
 }
 
 #[test]

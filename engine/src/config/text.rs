@@ -21,7 +21,7 @@ impl Config {
         out.put_some("keep", self.checkpoint.keep.map(count));
         out.table("report");
         out.put_some("peak_tflops", self.report.peak_tflops);
-        out.put("interval", whole(self.report.interval));
+        out.put_some("interval", self.report.interval.map(whole));
         out.0
     }
 }

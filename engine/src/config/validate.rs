@@ -16,8 +16,6 @@ use std::path::PathBuf;
 /// More samples in a step than this are a slip of the pen.
 const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
-/// Steps from one sample of all ranks' time to the next.
-const SAMPLED: u64 = 10;
 /// More ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
 /// Megatron's blend keeps the number of a source in 16 bits.
@@ -269,5 +267,5 @@ fn checkpoint(raw: RawCheckpoint, at: &Origins) -> Result<Checkpoint> {
 
 fn report(raw: RawReport, at: &Origins) -> Result<Report> {
     let positive = |peak| number(peak, |peak| peak > 0.0, "must be positive", "report.peak_tflops", at);
-    Ok(Report { peak_tflops: raw.peak_tflops.map(positive).transpose()?, interval: raw.interval.unwrap_or(SAMPLED) })
+    Ok(Report { peak_tflops: raw.peak_tflops.map(positive).transpose()?, interval: raw.interval })
 }

@@ -1,5 +1,7 @@
 //! Ranks that compute longer than those that do the same: all others wait for them.
 
+use std::collections::BTreeMap;
+
 /// How much longer.
 const MARGIN: f64 = 0.1;
 /// In so many samples one after another: a single one may have been disturbed.
@@ -47,19 +49,22 @@ impl Stragglers {
 
 /// The ranks that were slow in one sample.
 pub fn slow(stages: &[usize], busy: &[f64]) -> Vec<Straggler> {
+    let mut sorted: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    stages.iter().zip(busy).for_each(|(&stage, &seconds)| sorted.entry(stage).or_default().push(seconds));
+    sorted.values_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
     let one = |rank: usize| {
-        let others = (0..busy.len()).filter(|&other| other != rank && stages[other] == stages[rank]);
-        let usual = median(others.map(|other| busy[other]).collect())?;
         let seconds = busy[rank];
+        let usual = median_without(&sorted[&stages[rank]], seconds)?;
         (seconds > (1.0 + MARGIN) * usual).then_some(Straggler { rank, seconds, usual })
     };
     (0..busy.len()).filter_map(one).collect()
 }
 
-/// The lower one of two in the middle.
-fn median(mut of: Vec<f64>) -> Option<f64> {
-    of.sort_by(f64::total_cmp);
-    of.get(of.len().checked_sub(1)? / 2).copied()
+/// Of the others, `own` being one of `sorted`; the lower one of two in the middle.
+fn median_without(sorted: &[f64], own: f64) -> Option<f64> {
+    let middle = sorted.len().checked_sub(2)? / 2;
+    let at = sorted.partition_point(|x| x.total_cmp(&own).is_lt());
+    Some(sorted[if middle < at { middle } else { middle + 1 }])
 }
 
 #[cfg(test)]
@@ -72,6 +77,8 @@ mod tests {
         let found = slow(&stages, &[1.0, 1.3, 1.05, 2.0, 2.1]);
         assert_eq!(found, [Straggler { rank: 1, seconds: 1.3, usual: 1.0 }]);
         assert!((found[0].by() - 0.3).abs() < 1e-12);
+        assert_eq!(slow(&[0; 4], &[5.0, 1.0, 2.0, 3.0])[0].usual, 2.0, "of 1, 2, 3");
+        assert_eq!(slow(&[0; 3], &[1.0, 1.0, 1.2])[0].usual, 1.0, "of two alike");
         assert_eq!(slow(&[0, 1], &[1.0, 9.0]), [], "ranks alone on their stages");
         assert_eq!(slow(&[], &[]), []);
     }
