@@ -109,8 +109,15 @@ impl Row {
 /// The largest has 16,384 columns and more layers for its 18,432, which RMSNorm's kernel does not take.
 #[test]
 fn what_megatron_has_published() {
-    let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| {
-        Row { hidden, layers, tensor, pipeline, published, chunks, micro_batch, batch }
+    let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| Row {
+        hidden,
+        layers,
+        tensor,
+        pipeline,
+        published,
+        chunks,
+        micro_batch,
+        batch,
     };
     let rows = [
         row(2048, 24, (1, 1), 409.0, (1, 2, 1536)),

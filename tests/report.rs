@@ -99,11 +99,12 @@ fn a_peak_a_plan_and_a_torn_line_are_told_of() {
     let step = serde_json::json!({
         "seconds": 0.5, "tokens_per_s_per_gpu": 100.0, "shares": { "pipeline bubble": 0.1 }, "timeline": timeline,
     });
-    let plan = serde_json::json!({ "ranks": 2, "cluster": "<two>", "step": step });
+    let plan =
+        serde_json::json!({ "ranks": 2, "tensor": 1, "pipeline": 2, "data": 1, "cluster": "<two>", "step": step });
     std::fs::write(run.dir().join("plan.json"), plan.to_string()).unwrap();
     let page = run.tmp.path().join("page.html");
     let outcome = report(&run.dir(), &["--peak-tflops", "0.5", "--html", page.to_str().unwrap()]).succeeded();
-    assert!(outcome.stdout.contains("Note: metrics.jsonl, line 13: not whole"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("Note: metrics.jsonl, line 13: left out here"), "{}", outcome.stdout);
     let (text, html) = (read(&run.dir(), "efficiency.md"), read(run.tmp.path(), "page.html"));
     for needle in ["On &lt;two>, and as it ran", "A step as it was planned", "of 0.500 TFLOPS", "| % of the peak |"] {
         assert!(text.contains(needle), "{needle}: {text}");
@@ -129,7 +130,7 @@ fn a_run_is_held_against_another() {
     let text = report(&other, &[]).succeeded();
     assert!(!text.stdout.contains("Note"), "{}", text.stdout);
     let text = read(&other, "efficiency.md");
-    for needle in ["No sampled step in `ranks.jsonl`", "No `timeline.json`", "`report.interval`"] {
+    for needle in ["No sampled step of this layout", "No `timeline.json`", "`report.interval`"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
 }

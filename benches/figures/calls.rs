@@ -39,7 +39,8 @@ impl Kindred {
 pub fn time<A: Float>(b: &Cpu<A>, place: &Place, log: &Log, comm: &Comm) -> Vec<CallFigure> {
     let mine: Vec<(usize, String, usize)> = kinds(log).into_iter().map(|Kindred(k, call, n)| (k, call, n)).collect();
     let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
-    let read = |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(usize, String, usize)>>(bytes).expect("as it was written");
+    let read =
+        |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(usize, String, usize)>>(bytes).expect("as it was written");
     let all: BTreeSet<(usize, String, usize)> = all.iter().flat_map(read).collect();
     let mut groups: BTreeMap<usize, _> = BTreeMap::new();
     let mut figures = Vec::new();
@@ -61,10 +62,11 @@ fn once<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, kind: Kind, ca
     if size::<A>(group) == 1 {
         return 0.0;
     }
-    // Sums of gradients are of f32, as those of losses and norms; all else is activations and weights.
+    // Sums of gradients are of f32 (where the configuration does not say bf16), as those of losses and norms; all else is
+    // activations and weights.
     match (kind, call) {
         (_, "message") => message(b, group, bytes / size_of::<A>()),
-        (Kind::Tensor | Kind::KvHeads | Kind::Optimizer, _) => collective::<A, A>(b, group, call, bytes),
+        (Kind::Tensor | Kind::Optimizer, _) => collective::<A, A>(b, group, call, bytes),
         _ => collective::<A, f32>(b, group, call, bytes),
     }
 }
@@ -77,12 +79,7 @@ fn filled<A: Float, T: Elem>(b: &Cpu<A>, rows: usize) -> Tensor<Cpu<A>, T> {
     b.upload(&vec![bytemuck::Zeroable::zeroed(); rows], rows, 1)
 }
 
-fn collective<A: Float, T: Elem>(
-    b: &Cpu<A>,
-    group: &<Cpu<A> as Backend>::Group,
-    call: &str,
-    bytes: usize,
-) -> f64 {
+fn collective<A: Float, T: Elem>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, call: &str, bytes: usize) -> f64 {
     // Whole shares of all ranks.
     let share = (bytes / size_of::<T>()).div_ceil(size::<A>(group));
     let ranks = if call == "all-gather" { 1 } else { size::<A>(group) };
@@ -106,4 +103,3 @@ fn message<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, len: usize)
     drop((both.received.map(|pending| pending.wait()), both.sent.map(|pending| pending.wait())));
     start.elapsed().as_secs_f64()
 }
-

@@ -1,7 +1,7 @@
 //! Times every op and call of a configuration's step as its ranks would do them, all at once, and writes the figures that
 //! `swallow-engine plan --calibrate` reads. `benches/figures.sh` starts it under mpirun.
 //!
-//! What was timed before and not now stays in the file, so that several layouts fill one.
+//! What was timed before on as many ranks and threads, and not now, stays in the file, so that several layouts fill one.
 
 mod calls;
 mod ops;
@@ -91,7 +91,8 @@ fn mean(comm: &Comm, mine: Vec<OpFigure>) -> Vec<OpFigure> {
         let figures: Vec<OpFigure> = serde_json::from_slice(rank).expect("as it was written");
         figures.into_iter().for_each(|f| seconds.entry((f.op, f.sizes)).or_default().push(f.seconds));
     }
-    let one = |((op, sizes), of): (_, Vec<f64>)| OpFigure { op, sizes, seconds: of.iter().sum::<f64>() / of.len() as f64 };
+    let one =
+        |((op, sizes), of): (_, Vec<f64>)| OpFigure { op, sizes, seconds: of.iter().sum::<f64>() / of.len() as f64 };
     seconds.into_iter().map(one).collect()
 }
 
@@ -108,7 +109,8 @@ fn memory_gib() -> f64 {
 }
 
 fn write(out: &Path, figures: Figures) -> Result<()> {
-    let same = |before: &Figures| (&before.device, &before.precision) == (&figures.device, &figures.precision);
+    let of = |f: &Figures| (f.host.clone(), f.device.clone(), f.precision.clone(), f.ranks, f.threads);
+    let same = |before: &Figures| of(before) == of(&figures);
     let before = if out.exists() { Some(Figures::read(out)?).filter(same) } else { None };
     let figures = before.map_or(figures.clone(), |before| figures.after(before));
     let text = serde_json::to_string_pretty(&figures).expect("text and numbers") + "\n";

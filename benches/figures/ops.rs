@@ -33,7 +33,11 @@ pub fn time<A: Float>(
             of.push(shop.once(op, *sizes));
         }
     }
-    let figure = |(seconds, (op, sizes)): (_, &(&str, _))| OpFigure { op: op.to_string(), sizes: *sizes, seconds: median(seconds) };
+    let figure = |(seconds, (op, sizes)): (_, &(&str, _))| OpFigure {
+        op: op.to_string(),
+        sizes: *sizes,
+        seconds: median(seconds),
+    };
     seconds.into_iter().zip(&ops).map(figure).collect()
 }
 
@@ -44,8 +48,9 @@ type Shelf<T> = RefCell<HashMap<(usize, usize), (usize, Vec<T>)>>;
 struct Shop<'a, A: Float> {
     b: &'a Cpu<A>,
     heads: Heads,
-    /// Rows of the vocabulary held here.
+    /// Rows of the vocabulary held here, and among how many ranks it is cut.
     vocab: usize,
+    tensor: usize,
     acts: Shelf<Rc<Act<Cpu<A>>>>,
     accs: Shelf<Acc<Cpu<A>>>,
 }
@@ -59,7 +64,7 @@ impl<'a, A: Float> Shop<'a, A> {
             dim: m.head_dim,
             seq: config.train.seq_length,
         };
-        Shop { b, heads, vocab: m.vocab_size / tensor, acts: Shelf::default(), accs: Shelf::default() }
+        Shop { b, heads, vocab: m.vocab_size / tensor, tensor, acts: Shelf::default(), accs: Shelf::default() }
     }
 
     /// Numbers in -0.5 .. 0.5.
@@ -234,16 +239,10 @@ impl<'a, A: Float> Shop<'a, A> {
                 self.adding(1, 3, |b, totals| b.xent_totals(&stats, &weights, totals))
             }
             _ => {
-                let ranks = self.vocab_ranks(rows);
                 let stats = self.numbers(rows, 3);
-                self.timed(|b| b.xent_combine(&stats, ranks))
+                self.timed(|b| b.xent_combine(&stats, self.tensor))
             }
         }
-    }
-
-    /// Statistics of so many ranks are combined at once.
-    fn vocab_ranks(&self, rows: usize) -> usize {
-        (1..=rows).find(|ranks| *ranks > 1 && rows.is_multiple_of(*ranks)).unwrap_or(1)
     }
 
     fn optimizer(&self, op: &str, len: usize) -> f64 {

@@ -32,6 +32,13 @@ pub enum Kind {
     World,
 }
 
+impl Mesh {
+    /// Tensor, pipeline, data: what a run's files say of it.
+    pub fn layout(&self) -> [usize; 3] {
+        [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.size(axis))
+    }
+}
+
 impl Kind {
     /// Whose calls share a stream of a device, which has few queues: kinds that speak seldom.
     pub fn lane(self) -> Kind {

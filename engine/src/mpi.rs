@@ -109,7 +109,7 @@ impl Comm {
         parts(&all, &starts, &counts)
     }
 
-    /// Every rank's bytes, in rank order, on rank 0; nothing on the others, which do not wait for it.
+    /// Every rank's bytes, in rank order, on rank 0; nothing on the others.
     pub fn gather_bytes(&self, mine: &[u8]) -> Option<Vec<Vec<u8>>> {
         let mine = &[mine, &[0]].concat()[..];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");

@@ -14,11 +14,15 @@ use std::path::PathBuf;
 
 /// Rows of a chart that can be told apart.
 const ROWS: usize = 64;
+/// Micro-batches, forth and back, of all rows: a file of a megabyte.
+const BOXES: usize = 16_384;
 
 /// One rank's part in it.
 pub struct Survey {
     /// Steps from one sample to the next; 0: there are none.
     interval: u64,
+    /// Tensor, pipeline, data.
+    layout: [usize; 3],
     /// Whether this rank's step is shown in the timeline.
     shown: bool,
     /// Rank 0's.
@@ -44,7 +48,7 @@ impl Survey {
         };
         let desk = (rank == 0).then(desk).transpose()?;
         let interval = config.report.interval.unwrap_or(often(mesh.ranks()));
-        Ok(Survey { interval, shown: shown(mesh, rank), desk })
+        Ok(Survey { interval, layout: mesh.layout(), shown: shown(config, mesh, rank), desk })
     }
 
     /// Whether this step is one of those.
@@ -68,7 +72,10 @@ impl Survey {
         let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("as it was written above");
         let (ranks, rows): (Vec<OfRank>, Vec<Option<(Row, Option<f64>)>>) = all.iter().map(read).unzip();
         let desk = self.desk.as_mut().expect("what is gathered is gathered at rank 0");
-        desk.take(&Sample::of(step, &ranks), &Timeline::of(step, rows.into_iter().flatten().collect()))
+        desk.take(
+            &Sample::of(step, self.layout, &ranks),
+            &Timeline::of(step, self.layout, rows.into_iter().flatten().collect()),
+        )
     }
 }
 
@@ -99,13 +106,15 @@ fn often(ranks: usize) -> u64 {
     (ranks as u64 / 10).max(10)
 }
 
-/// All ranks where they are few; else those of the first replica; else one of each of its stages.
-fn shown(mesh: &Mesh, rank: usize) -> bool {
-    let at = |axis| mesh.coord(rank, axis) == 0;
-    let replicas = mesh.size(Axis::Data);
-    match mesh.ranks() {
-        all if all <= ROWS => true,
-        all if all / replicas <= ROWS => at(Axis::Data),
-        _ => at(Axis::Data) && at(Axis::Tensor),
+/// All ranks where they are few, with few boxes; else those of the first replica; else one of each of its stages.
+fn shown(config: &Config, mesh: &Mesh, rank: usize) -> bool {
+    let first = |axis| mesh.coord(rank, axis) == 0;
+    let (t, replicas) = (&config.train, mesh.size(Axis::Data));
+    let n_mbs = t.global_batch_size / (t.micro_batch_size * replicas);
+    let boxes = 2 * n_mbs * config.parallel.virtual_pipeline;
+    let few = |rows: usize| rows <= ROWS && rows * boxes <= BOXES;
+    if few(mesh.ranks()) {
+        return true;
     }
+    first(Axis::Data) && (few(mesh.ranks() / replicas) || first(Axis::Tensor))
 }

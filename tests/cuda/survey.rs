@@ -27,6 +27,7 @@ fn waits_are_told_by_group() {
     assert!(of_all(&samples[0]["waits"]["tensor"]).iter().all(|seconds| *seconds > 0.0), "{text}");
     let (busy, seconds) = (of_all(&samples[0]["busy"]), of_all(&samples[0]["seconds"]));
     assert!(busy.iter().zip(&seconds).all(|(busy, seconds)| 0.0 < *busy && busy < seconds), "{text}");
-    let timeline: Value = serde_json::from_slice(&std::fs::read(site.dir("run").join("timeline.json")).unwrap()).unwrap();
+    let timeline: Value =
+        serde_json::from_slice(&std::fs::read(site.dir("run").join("timeline.json")).unwrap()).unwrap();
     assert_eq!(timeline["ranks"].as_array().unwrap().len(), 4);
 }

@@ -7,7 +7,9 @@ use super::rank::Rank;
 use crate::device::{Device, Event, Knows, Memory, Progress, Stream};
 use crate::nccl::{Communicator, Flow, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
-use engine::backend::{Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track};
+use engine::backend::{
+    Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track,
+};
 use engine::mesh::Kind;
 use engine::mpi::Comm;
 use half::bf16;

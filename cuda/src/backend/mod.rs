@@ -32,7 +32,9 @@ use crate::device::{Event, Knows};
 use crate::geometry::{self, attention};
 use crate::machine::{Done, Machine};
 use crate::ops;
-use engine::backend::{Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Part, Scratch, Span, Tensor, Track, Xent};
+use engine::backend::{
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Part, Scratch, Span, Tensor, Track, Xent,
+};
 use engine::ledger::{Accounts, Usage};
 use engine::mesh::Kind;
 use half::bf16;

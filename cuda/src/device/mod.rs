@@ -246,7 +246,8 @@ impl Machine for Device {
         let launch = || unsafe {
             result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
         };
-        let started = self.recorded(Detail::Ops, Track::Compute, || Label::Op(kernel.to_string()), &self.stream, launch);
+        let started =
+            self.recorded(Detail::Ops, Track::Compute, || Label::Op(kernel.to_string()), &self.stream, launch);
         let started = started.map_err(|error| self.trace.explain(&said(error)));
         self.trace.started(Launch::Kernel(kernel, geometry));
         started

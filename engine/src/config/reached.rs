@@ -110,7 +110,10 @@ impl Default for Software {
 pub(super) fn reached(raw: RawReached, one_node: bool, at: &Origins) -> Result<Reached> {
     let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
     let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
-    let delay = |value, key: &str| not_negative(need(value, key, "microseconds", at)?, key, at);
+    let second = |x: f64| (0.0..=1e6).contains(&x);
+    let delay = |value, key: &str| {
+        number(need(value, key, "microseconds", at)?, second, "must be microseconds, a second at the most", key, at)
+    };
     // Of one node nobody asks.
     let network = |value: Option<f64>, key: &str, what: &str| match value {
         None if one_node => Ok(f64::INFINITY),

@@ -187,7 +187,10 @@ fn every_key_is_taken() {
     assert_eq!((config.optimizer.schedule, config.optimizer.betas), (schedule, [0.8, 0.99]));
     assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
-    assert_eq!((config.checkpoint.keep, config.report), (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0) }));
+    assert_eq!(
+        (config.checkpoint.keep, config.report),
+        (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0) })
+    );
 }
 
 #[test]

@@ -80,13 +80,7 @@ pub struct MpiGroup {
 
 impl MpiGroup {
     /// The ranks `members` of `world`; all of its ranks call this together.
-    pub(super) fn new(
-        world: Option<&Comm>,
-        kind: Kind,
-        members: &[usize],
-        progress: Progress,
-        spans: Spans,
-    ) -> Self {
+    pub(super) fn new(world: Option<&Comm>, kind: Kind, members: &[usize], progress: Progress, spans: Spans) -> Self {
         assert!(world.is_some() || members.len() == 1, "{} ranks in a group of a rank alone", members.len());
         let comm = world.map(|world| {
             let mine = members.iter().position(|&rank| rank == world.rank());

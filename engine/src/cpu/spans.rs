@@ -25,13 +25,7 @@ impl Spans {
     }
 
     /// Does `work`, which a trace of at least this detail remembers.
-    pub fn around<T>(
-        &self,
-        least: Detail,
-        track: Track,
-        label: impl FnOnce() -> Label,
-        work: impl FnOnce() -> T,
-    ) -> T {
+    pub fn around<T>(&self, least: Detail, track: Track, label: impl FnOnce() -> Label, work: impl FnOnce() -> T) -> T {
         let begun = self.0.borrow().as_ref().filter(|trace| trace.detail >= least).map(|trace| trace.begun);
         let Some(begun) = begun else { return work() };
         let start = begun.elapsed().as_secs_f64();

@@ -60,7 +60,22 @@ impl Figures {
     pub fn read(path: &Path) -> Result<Figures> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         let remedy = "benches/figures.sh writes such a file";
-        serde_json::from_str(&text).map_err(|e| Error::user(format!("--calibrate {}: {e}; {remedy}", path.display())))
+        let bad = |what: String| Error::user(format!("--calibrate {}: {what}; {remedy}", path.display()));
+        let figures: Figures = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        match figures.fault() {
+            Some(what) => Err(bad(what)),
+            None => Ok(figures),
+        }
+    }
+
+    /// What no machine has.
+    fn fault(&self) -> Option<String> {
+        let can_be = |seconds: f64| (0.0..1e6).contains(&seconds);
+        let op = self.ops.iter().find(|f| !can_be(f.seconds)).map(|f| format!("{} takes {} s", f.op, f.seconds));
+        let call = self.calls.iter().find(|f| !can_be(f.seconds)).map(|f| format!("{} takes {} s", f.call, f.seconds));
+        let none = |what: &str, is: bool| is.then(|| format!("{what} = 0"));
+        let memory = (!(self.memory_gib > 0.0)).then(|| format!("memory_gib = {}", self.memory_gib));
+        op.or(call).or(memory).or(none("ranks", self.ranks == 0)).or(none("threads", self.threads == 0))
     }
 
     /// These, and of `before` what was not timed again.
@@ -151,13 +166,8 @@ mod tests {
 
     fn figures() -> Figures {
         let op = |op: &str, sizes, seconds| OpFigure { op: op.into(), sizes, seconds };
-        let call = |bytes, seconds| CallFigure {
-            group: "tensor".into(),
-            call: "all-gather".into(),
-            ranks: 2,
-            bytes,
-            seconds,
-        };
+        let call =
+            |bytes, seconds| CallFigure { group: "tensor".into(), call: "all-gather".into(), ranks: 2, bytes, seconds };
         Figures {
             host: "a".into(),
             device: "b".into(),
@@ -165,7 +175,11 @@ mod tests {
             ranks: 2,
             threads: 1,
             memory_gib: 16.0,
-            ops: vec![op("matmul_nt", [64, 64, 64], 1.0), op("matmul_nt", [512, 64, 64], 7.0), op("add", [8, 8, 1], 0.5)],
+            ops: vec![
+                op("matmul_nt", [64, 64, 64], 1.0),
+                op("matmul_nt", [512, 64, 64], 7.0),
+                op("add", [8, 8, 1], 0.5),
+            ],
             calls: vec![call(1000, 1.0), call(100_000, 50.0)],
         }
     }
@@ -191,6 +205,20 @@ mod tests {
         log.events.extend([Event::Op { name: "rope", sizes: [1, 1, 1] }, Event::Start(three), Event::Start(call(4))]);
         let unknown = Measured::new(&figures(), 4).unknown(&log);
         assert_eq!(unknown, ["all-gather of 3 ranks of the tensor group", "rope"]);
+    }
+
+    #[test]
+    fn what_no_machine_has_is_refused() {
+        let with = |change: fn(&mut Figures)| {
+            let mut figures = figures();
+            change(&mut figures);
+            figures.fault()
+        };
+        assert_eq!(figures().fault(), None);
+        assert_eq!(with(|f| f.ops[0].seconds = -1.0), Some("matmul_nt takes -1 s".into()));
+        assert!(with(|f| f.calls[1].seconds = 1e300).unwrap().starts_with("all-gather takes "));
+        assert_eq!(with(|f| f.memory_gib = -3.0), Some("memory_gib = -3".into()));
+        assert_eq!(with(|f| f.threads = 0), Some("threads = 0".into()));
     }
 
     #[test]

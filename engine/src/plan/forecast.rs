@@ -6,11 +6,12 @@ use super::replay::Costs;
 use super::run::{on_all_cores, run, stages, two_steps};
 use super::step::{Share, Step};
 use crate::backend::{Elem, Scratch};
-use crate::config::{Axis, Cluster, Config};
+use crate::config::{Axis, Cluster, Config, Recompute};
 use crate::error::{Error, Result};
 use crate::flops::Formula;
 use crate::mesh::Mesh;
 use crate::rehearsal::{Rehearsal, plan};
+use std::collections::BTreeSet;
 
 /// A run that has not begun.
 #[derive(Debug, Clone)]
@@ -46,8 +47,12 @@ impl Forecast {
         let Some(costs) = costs else { return Ok(Forecast { memory, step: None }) };
         let rehearsed = on_all_cores(stages(mesh), |rank| two_steps::<A>(config, mesh, rank, scratch.clone()));
         let rehearsed: Vec<Rehearsal> = rehearsed.into_iter().collect::<Result<_>>()?;
-        if let Some(unknown) = rehearsed.iter().map(|of| costs.unknown(&of.log)).find(|unknown| !unknown.is_empty()) {
-            return Err(Error::user(format!("nobody has timed {}: time this run's layout, too", unknown.join(", "))));
+        let unknown: BTreeSet<String> = rehearsed.iter().flat_map(|of| costs.unknown(&of.log)).collect();
+        if !unknown.is_empty() {
+            let unknown = Vec::from_iter(unknown).join(", ");
+            return Err(Error::user(format!(
+                "nobody has timed {unknown}: time this run's layout, too (benches/figures.sh)"
+            )));
         }
         Ok(Forecast { memory, step: Some(run(&rehearsed, costs)) })
     }
@@ -111,6 +116,9 @@ fn cure(share: Share, config: &Config, mesh: &Mesh) -> String {
         ),
         Share::Computes(Class::Optimizer) => "more data-parallel ranks would share the optimizer's work".into(),
         Share::Software => "it is the host's, and this engine has none of it".into(),
-        Share::Computes(_) => "memory bounds it, so that only a faster one would help".into(),
+        Share::Computes(_) if config.train.recompute != Recompute::None => {
+            "train.recompute = \"none\" would leave some of it out, where memory allows it".into()
+        }
+        Share::Computes(_) => "it is what they read and write, as fast as the device's memory gives it".into(),
     }
 }

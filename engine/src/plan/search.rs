@@ -8,7 +8,7 @@ use crate::backend::{Elem, Scratch};
 use crate::config::{Axis, Cluster, Config, Named, Parallel, Reached, Recompute, Train, can_be};
 use crate::error::Result;
 use crate::mesh::Mesh;
-use crate::rehearsal::{Rehearsal, plan_shortly};
+use crate::rehearsal::{Rehearsal, plan, plan_shortly};
 use std::collections::{BTreeSet, HashMap};
 
 /// How many are simulated.
@@ -97,24 +97,7 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     }
     let behind = possible - too_large - found.len();
     found.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    too_large += drop_those_too_large::<A, S>(&mut found, room)?;
     Ok(Outcome { found, possible, too_large, behind, missed })
-}
-
-/// The first that is left fits on every stage; how many in front of it did not.
-fn drop_those_too_large<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
-    found: &mut Vec<Found>,
-    room: &Room<S>,
-) -> Result<usize> {
-    let before = found.len();
-    while let Some(best) = found.first_mut() {
-        best.bytes = most_bytes::<A, S>(&best.config, &best.mesh, room)?;
-        if best.bytes <= room.limit {
-            break;
-        }
-        found.remove(0);
-    }
-    Ok(before - found.len())
 }
 
 /// What layouts have in common that differ in their virtual stages alone.
@@ -163,12 +146,10 @@ fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
     mesh: Mesh,
     room: &Room<S>,
 ) -> Result<Option<Found>> {
-    // The first stage holds most micro-batches, the last one the logits.
-    let ranks = stages(&mesh);
-    let mut ends = vec![ranks[0], ranks[ranks.len() - 1]];
-    ends.dedup();
-    let mut bytes = 0;
-    for rank in ends {
+    // The first stage holds most micro-batches, the last one the logits: they say no soonest.
+    let (ranks, mut bytes) = (stages(&mesh), 0);
+    let last = ranks.len() - 1;
+    for &rank in [&ranks[..1], &ranks[last.max(1)..], &ranks[1..last.max(1)]].into_iter().flatten() {
         bytes = bytes.max(plan_shortly::<A>(&config, &mesh, rank, room.scratch.clone())?.usage.reserved);
         if bytes > room.limit {
             return Ok(None);
@@ -180,13 +161,15 @@ fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
     Ok(Some(Found { config, mesh, seconds, bytes }))
 }
 
-/// The configuration as it is, told as all others are, and where its step's time goes.
+/// The configuration as it is, and where its step's time goes. Its memory is told to the byte, as `plan` without a search does.
 pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
     mesh: &Mesh,
     room: &Room<S>,
 ) -> Result<(Found, Step)> {
-    let bytes = most_bytes::<A, S>(config, mesh, room)?;
+    let one = |rank| plan::<A>(config, mesh, rank, room.scratch.clone());
+    let memory: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
+    let bytes = memory.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default();
     let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
     let paper = Paper { reached: room.reached, software: &room.cluster.software, seats: &seats, act: size_of::<A>() };
     let (lengths, more) = lengths(config, mesh);
@@ -198,17 +181,6 @@ pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     let steps: Vec<Step> = lengths.iter().map(step).collect::<Result<_>>()?;
     let step = steps[0].longer(&steps[steps.len() - 1], more);
     Ok((Found { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
-}
-
-/// Of the stage that takes most.
-fn most_bytes<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
-    config: &Config,
-    mesh: &Mesh,
-    room: &Room<S>,
-) -> Result<usize> {
-    let one = |rank| plan_shortly::<A>(config, mesh, rank, room.scratch.clone());
-    let stages: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
-    Ok(stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
 }
 
 /// Seconds of a step, however many micro-batches it has.

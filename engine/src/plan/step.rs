@@ -73,7 +73,7 @@ impl Step {
 
     /// A step that is longer than this one by so many times what `other` is.
     pub fn longer(&self, other: &Step, times: f64) -> Step {
-        let more = |this: f64, other: f64| this + (other - this) * times;
+        let more = |this: f64, other: f64| (this + (other - this) * times).max(0.0);
         let share = |(share, seconds): (&Share, &f64)| (*share, more(*seconds, other.shares[share]));
         let shares = self.shares.iter().map(share).collect();
         Step { seconds: more(self.seconds, other.seconds), shares, ranks: other.ranks.clone() }

@@ -17,17 +17,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn ranks(&self) -> usize {
-        self.hosts.len()
-    }
-
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("text and numbers") + "\n";
         std::fs::write(path, text).map_err(|e| Error::io(path, e))
-    }
-
-    pub fn read(path: &Path) -> Result<Machine> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::user(format!("{}: {e}", path.display())))
     }
 }

@@ -48,15 +48,28 @@ fn table(table: &Table) -> String {
     format!("{}:\n\n{}{rule}{rows}", text(&table.caption), row(&table.head))
 }
 
-/// One line that Markdown takes for nothing else; what stands between backticks is left alone.
+/// One line that Markdown takes for nothing else; what stands between two backticks is left alone.
 fn text(of: &str) -> String {
     let line = of.replace(char::is_control, " ");
-    let parts = line.split('`').enumerate();
-    let part = |(at, part): (usize, &str)| match at % 2 {
-        0 => part.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*"),
-        _ => part.to_string(),
+    let parts: Vec<&str> = line.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        // One is without its other: none of them is ours.
+        return plain(&line).replace('`', "\\`");
+    }
+    let part = |(at, part): (usize, &&str)| match at % 2 {
+        0 => plain(part),
+        _ => part.replace('|', "\\|"),
     };
-    parts.map(part).collect::<Vec<_>>().join("`")
+    parts.iter().enumerate().map(part).collect::<Vec<_>>().join("`")
+}
+
+fn plain(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '<' => "&lt;".to_string(),
+        '\\' | '|' | '*' | '[' => format!("\\{c}"),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 #[cfg(test)]
@@ -67,6 +80,8 @@ mod tests {
     fn what_files_say_makes_no_markup() {
         assert_eq!(text("a|b <b> *x*\ny"), "a\\|b &lt;b> \\*x\\* y");
         assert_eq!(text("run `plan > <x>` now"), "run `plan > <x>` now");
+        assert_eq!(text("a`<img> [x](y)"), "a\\`&lt;img> \\[x](y)");
+        assert_eq!(text("`a|b`"), "`a\\|b`");
     }
 
     #[test]

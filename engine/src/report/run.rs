@@ -24,7 +24,7 @@ pub struct Run {
     pub machine: Option<Machine>,
     /// At least one.
     pub steps: Lines<StepRecord>,
-    /// Of as many ranks as the run has; those of a time when it had others are left out.
+    /// Of the run's layout; those of a time when it had another are left out.
     pub samples: Lines<Sample>,
     pub timeline: Option<Timeline>,
     pub memory: Option<Memory>,
@@ -56,9 +56,19 @@ pub struct Taken {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Plan {
     pub ranks: usize,
+    pub tensor: usize,
+    pub pipeline: usize,
+    pub data: usize,
     pub cluster: String,
     /// `None` where nobody knows what the cluster reaches.
     pub step: Option<PlannedStep>,
+}
+
+impl Plan {
+    /// Tensor, pipeline, data.
+    pub fn layout(&self) -> [usize; 3] {
+        [self.tensor, self.pipeline, self.data]
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -91,10 +101,10 @@ impl Run {
         let mesh = config.mesh_as_asked(ranks, &format!("{}: the run of {ranks} ranks", dir.display()))?;
         Ok(Run {
             name: name_of(dir),
-            samples: samples_of(dir, ranks)?,
-            timeline: optional(dir, "timeline.json")?,
-            machine: optional(dir, "machine.json")?,
-            memory: optional(dir, "memory.json")?,
+            samples: samples_of(dir, &mesh)?,
+            timeline: optional(dir, "timeline.json")?.filter(|timeline: &Timeline| timeline.layout == mesh.layout()),
+            machine: optional(dir, "machine.json")?.filter(|machine: &Machine| machine.hosts.len() == ranks),
+            memory: optional(dir, "memory.json")?.filter(|memory: &Memory| memory.ranks.len() == ranks),
             plan: optional(dir, "plan.json")?,
             dir: dir.to_path_buf(),
             config,
@@ -114,7 +124,7 @@ fn name_of(dir: &Path) -> String {
     whole.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned())
 }
 
-fn samples_of(dir: &Path, ranks: usize) -> Result<Lines<Sample>> {
+fn samples_of(dir: &Path, mesh: &Mesh) -> Result<Lines<Sample>> {
     let path = dir.join("ranks.jsonl");
     if !path.exists() {
         return Ok(Lines { records: Vec::new(), skipped: Vec::new() });
@@ -122,7 +132,7 @@ fn samples_of(dir: &Path, ranks: usize) -> Result<Lines<Sample>> {
     let mut samples = samples::read(&path)?;
     let all = |s: &Sample| {
         let named = s.phases.values().chain(s.waits.values());
-        named.chain([&s.seconds, &s.busy]).all(|of_ranks| of_ranks.len() == ranks)
+        s.layout == mesh.layout() && named.chain([&s.seconds, &s.busy]).all(|of_ranks| of_ranks.len() == mesh.ranks())
     };
     samples.records.retain(all);
     Ok(samples)
@@ -133,9 +143,9 @@ fn optional<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
     let remedy = "make it again, or take it away";
-    serde_json::from_str(&text).map(Some).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
+    serde_json::from_slice(&text).map(Some).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
 }
 
 #[cfg(test)]
@@ -155,7 +165,8 @@ mod tests {
     fn what_is_damaged_is_named() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(optional::<Plan>(dir.path(), "plan.json").unwrap(), None);
-        std::fs::write(dir.path().join("plan.json"), "{\"ranks\": 4}").unwrap();
+        std::fs::write(dir.path().join("plan.json"), "{\"ranks\": 4, \"tensor\": 1, \"pipeline\": 1, \"data\": 4}")
+            .unwrap();
         let error = optional::<Plan>(dir.path(), "plan.json").unwrap_err().to_string();
         assert!(error.contains("plan.json: missing field `cluster`"), "{error}");
     }

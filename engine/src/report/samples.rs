@@ -1,10 +1,12 @@
 //! `ranks.jsonl`: every few steps, where the time of every rank went. One JSON object a sample, only ever appended to.
 
 use super::lines::{Lines, Log};
+use super::timeline::micro;
 use crate::backend::{Label, Part, Span, Track};
 use crate::error::Result;
+use crate::phase::Phase;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A sampled step of one rank. Times are in seconds.
@@ -12,7 +14,7 @@ use std::path::Path;
 pub struct OfRank {
     /// Of the step, from its first op to its last.
     pub seconds: f64,
-    /// In which it computed, or could have: its micro-batches and its optimizer, without the waits in them.
+    /// In which it computed, or could have: its data, its micro-batches and its optimizer, without the waits in them.
     pub busy: f64,
     /// Of each phase, as in `metrics.jsonl`.
     pub phases: BTreeMap<String, f64>,
@@ -25,6 +27,8 @@ pub struct OfRank {
 pub struct Sample {
     /// The first is 1.
     pub step: u64,
+    /// Tensor, pipeline, data: a run may go on at another layout.
+    pub layout: [usize; 3],
     pub seconds: Vec<f64>,
     pub busy: Vec<f64>,
     pub phases: BTreeMap<String, Vec<f64>>,
@@ -40,7 +44,9 @@ impl OfRank {
                 *waits.entry(kind.name().to_string()).or_default() += span.end - span.start;
             }
         }
-        OfRank { seconds, busy: busy(spans), phases, waits }
+        // A rank whose data come late keeps the others waiting as one that computes slowly does.
+        let data = phases.get(Phase::Data.name()).copied().unwrap_or_default();
+        OfRank { seconds, busy: data + busy(spans), phases, waits }
     }
 }
 
@@ -63,26 +69,22 @@ fn busy(spans: &[Span]) -> f64 {
 
 impl Sample {
     /// Of all ranks, in their order.
-    pub fn of(step: u64, ranks: &[OfRank]) -> Sample {
+    pub fn of(step: u64, layout: [usize; 3], ranks: &[OfRank]) -> Sample {
         let each = |figure: &dyn Fn(&OfRank) -> f64| ranks.iter().map(|rank| micro(figure(rank))).collect::<Vec<_>>();
         let named = |of: fn(&OfRank) -> &BTreeMap<String, f64>| {
-            let names = ranks.iter().flat_map(|rank| of(rank).keys().cloned());
+            let names: BTreeSet<String> = ranks.iter().flat_map(|rank| of(rank).keys().cloned()).collect();
             let row = |name: String| (name.clone(), each(&|rank| of(rank).get(&name).copied().unwrap_or_default()));
-            names.map(row).collect()
+            names.into_iter().map(row).collect()
         };
         Sample {
             step,
+            layout,
             seconds: each(&|rank| rank.seconds),
             busy: each(&|rank| rank.busy),
             phases: named(|rank| &rank.phases),
             waits: named(|rank| &rank.waits),
         }
     }
-}
-
-/// More digits than a clock has would only fill the disk.
-fn micro(seconds: f64) -> f64 {
-    (seconds * 1e6).round() / 1e6
 }
 
 /// An open `ranks.jsonl`. Rank 0 has one.
@@ -111,11 +113,11 @@ mod tests {
             part(Part::Backward { chunk: 0, mb: 0 }, 4.0, 6.0),
         ];
         let rank = OfRank::of(6.0, BTreeMap::from([("data_s".into(), 0.5)]), &spans);
-        assert_eq!(rank.busy, 3.0);
+        assert_eq!(rank.busy, 0.5 + 3.0);
         let waits = rank.waits.iter().map(|(name, s)| format!("{name} {s}")).collect::<Vec<_>>();
         assert_eq!(waits, ["activations 1", "data 0.25", "tensor 1"]);
-        let sample = Sample::of(10, &[rank, OfRank::default()]);
-        assert_eq!((&sample.busy, &sample.waits["tensor"]), (&vec![3.0, 0.0], &vec![1.0, 0.0]));
+        let sample = Sample::of(10, [1, 1, 2], &[rank, OfRank::default()]);
+        assert_eq!((&sample.busy, &sample.waits["tensor"]), (&vec![3.5, 0.0], &vec![1.0, 0.0]));
         assert_eq!(sample.phases["data_s"], [0.5, 0.0]);
     }
 }

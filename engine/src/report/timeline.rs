@@ -12,6 +12,8 @@ const SEEN: f64 = 1e-3;
 pub struct Timeline {
     /// The first is 1.
     pub step: u64,
+    /// Tensor, pipeline, data.
+    pub layout: [usize; 3],
     /// From the beginning of the first rank to the end of the last.
     pub seconds: f64,
     pub ranks: Vec<Row>,
@@ -65,8 +67,8 @@ impl Row {
     }
 }
 
-/// Whole microseconds: what is written is read again as the same.
-fn micro(seconds: f64) -> f64 {
+/// Whole microseconds: more digits than a clock has would only fill the disk.
+pub(super) fn micro(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }
 
@@ -94,13 +96,13 @@ pub fn met(spans: &[Span]) -> Option<f64> {
 
 impl Timeline {
     /// Rows with the times at which they met, by their own clocks; rows that never did keep their clock.
-    pub fn of(step: u64, rows: Vec<(Row, Option<f64>)>) -> Timeline {
+    pub fn of(step: u64, layout: [usize; 3], rows: Vec<(Row, Option<f64>)>) -> Timeline {
         let rows: Vec<Row> = rows.into_iter().map(|(row, met)| row.moved(-met.unwrap_or(0.0))).collect();
         let all = || rows.iter().flat_map(|row| &row.stretches);
         let first = all().map(|stretch| stretch.start).fold(f64::INFINITY, f64::min).min(f64::MAX);
         let last = all().map(|stretch| stretch.end).fold(first, f64::max);
         let ranks = rows.into_iter().map(|row| row.moved(-first)).collect();
-        Timeline { step, seconds: micro(last - first), ranks }
+        Timeline { step, layout, seconds: micro(last - first), ranks }
     }
 }
 
@@ -125,7 +127,7 @@ mod tests {
             ]
         };
         let rows = [(0, 100.0), (1, 7.0)].map(|(rank, zero)| (Row::of(rank, &spans(zero)), met(&spans(zero))));
-        let timeline = Timeline::of(4, rows.into());
+        let timeline = Timeline::of(4, [1, 1, 2], rows.into());
         assert_eq!(timeline.seconds, 3.0);
         assert_eq!(timeline.ranks[0].stretches, timeline.ranks[1].stretches);
         let [wait, backward, world, optimizer] = &timeline.ranks[1].stretches[..] else { panic!("{timeline:?}") };

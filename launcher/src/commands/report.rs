@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
     /// Where the page goes [default: RUN_DIR/efficiency.html]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = page_file)]
     html: Option<PathBuf>,
     /// Another run to hold it against
     #[arg(long, value_name = "RUN_DIR")]
@@ -56,7 +56,17 @@ fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(|e| Error::io(path, e))
+    let remedy = "report on a copy of the run's directory that can be written to";
+    std::fs::write(path, text).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
+}
+
+/// So that a slip of the pen does not write over a run's own files.
+fn page_file(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().is_some_and(|kind| kind == "html" || kind == "htm") {
+        true => Ok(path),
+        false => Err("must end in .html".into()),
+    }
 }
 
 fn peak(text: &str) -> std::result::Result<f64, String> {

@@ -94,12 +94,13 @@ pub fn pipeline(e: &Efficiency, run: &Run) -> Section {
         return Section::new("pipeline", "The pipeline", vec![Block::Text(why.into())]);
     };
     let planned = run.plan.as_ref().and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
+    let planned = planned.filter(|planned| planned.layout == run.mesh.layout());
     let until = planned.map_or(0.0, |planned| planned.seconds).max(ran.seconds);
     let mut charts = vec![gantt(format!("Step {} as it ran", whole(ran.step)), run, ran, until)];
     charts.extend(planned.map(|planned| gantt("A step as it was planned".into(), run, planned, until)));
     let theirs = match ran.ranks.len() == e.setup.ranks {
         true => "",
-        false => " Of so many ranks those of one replica stand for all.",
+        false => " Of so many ranks these stand for all.",
     };
     let text = format!(
         "Each row is a rank, each box a micro-batch with its number; where nothing is drawn, nothing was measured.{theirs}"

@@ -175,7 +175,7 @@ impl Block {
 /// What would bring samples of where the ranks' time goes.
 fn no_samples() -> Block {
     Block::Text(
-        "No sampled step in `ranks.jsonl`: a run with `report.interval` = 50, or any number of steps above 0, has one as often."
+        "No sampled step of this layout in `ranks.jsonl`: a run of `report.interval` steps or more has one (0 turns them off)."
             .into(),
     )
 }

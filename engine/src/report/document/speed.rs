@@ -9,16 +9,9 @@ use crate::report::run::Run;
 pub fn plan(e: &Efficiency, run: &Run) -> Section {
     let title = "Plan and run";
     let Some(planned) = &e.plan else {
-        return Section::new("plan", title, vec![Block::Text(without(run))]);
+        return Section::new("plan", title, vec![Block::Text(without(run, e.setup.worker))]);
     };
     let mut blocks = Vec::new();
-    if planned.ranks != e.setup.ranks {
-        let ranks = planned.ranks;
-        blocks.push(Block::Note(format!(
-            "The plan is of {ranks} ranks, the run of {}: they do not compare.",
-            e.setup.ranks
-        )));
-    }
     let rows = vec![
         row("s a step", planned.step_s, planned.measured_step_s, seconds),
         row(
@@ -34,12 +27,19 @@ pub fn plan(e: &Efficiency, run: &Run) -> Section {
     Section::new("plan", title, blocks)
 }
 
-fn without(run: &Run) -> String {
-    let dir = run.dir.display();
+fn without(run: &Run, worker: &str) -> String {
+    let (ranks, on) = (run.mesh.ranks(), if worker == "GPU" { "--cluster FILE" } else { "--calibrate FILE" });
+    let words = |[tensor, pipeline, data]: [usize; 3]| format!("tensor {tensor} x pipeline {pipeline} x data {data}");
     match &run.plan {
+        Some(plan) if plan.layout() != run.mesh.layout() => format!(
+            "`plan.json` is a plan of {}, and the run is {}: they do not compare.",
+            words(plan.layout()),
+            words(run.mesh.layout())
+        ),
         Some(plan) => format!("`plan.json` tells no times: nobody knows what {} reaches.", plan.cluster),
         None => format!(
-            "No `plan.json`: `swallow-engine plan --config {dir}/config.toml --cluster FILE --json > {dir}/plan.json` would bring it."
+            "No `plan.json`: in the run's directory `swallow-engine plan --config config.toml --ranks {ranks} {on} --json > \
+             plan.json` would bring it."
         ),
     }
 }

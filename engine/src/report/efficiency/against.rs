@@ -100,5 +100,12 @@ fn warnings(this: &Run, other: &Run) -> Vec<String> {
         b.recompute.name().into(),
         "the formula `hardware` counts another work a token",
     );
-    [model, seq, batch, recompute].into_iter().flatten().collect()
+    let on = |run: &Run| {
+        let machine = run.machine.as_ref();
+        machine.map_or("unknown".to_string(), |machine| format!("{} in {}", machine.device, machine.precision))
+    };
+    let device = differ("the device", on(this), on(other), "speeds a rank are those of the device, too");
+    let ranks = |run: &Run| run.mesh.ranks().to_string();
+    let ranks = differ("the number of ranks", ranks(this), ranks(other), "seconds a step do not compare");
+    [model, seq, batch, recompute, device, ranks].into_iter().flatten().collect()
 }

@@ -10,9 +10,12 @@ pub struct Bucket {
     pub most: f64,
 }
 
+/// Larger numbers are damage, and no axis can show them.
+const LARGEST: f64 = 1e30;
+
 /// At most `most` buckets of as many points each, but for the last. Points that are not numbers are left out.
 pub fn buckets(points: impl IntoIterator<Item = (u64, f64)>, most: usize) -> Vec<Bucket> {
-    let points: Vec<(u64, f64)> = points.into_iter().filter(|(_, value)| value.is_finite()).collect();
+    let points: Vec<(u64, f64)> = points.into_iter().filter(|(_, value)| value.abs() < LARGEST).collect();
     let each = points.len().div_ceil(most).max(1);
     points.chunks(each).map(bucket).collect()
 }
@@ -33,7 +36,7 @@ mod tests {
 
     #[test]
     fn many_points_become_few_and_few_stay() {
-        let few = buckets([(3, 1.0), (4, f64::NAN), (5, 2.0)], 600);
+        let few = buckets([(3, 1.0), (4, f64::NAN), (4, 1e308), (5, 2.0)], 600);
         assert_eq!(few.len(), 2);
         assert_eq!(few[1], Bucket { step: 5.0, mean: 2.0, least: 2.0, most: 2.0 });
         let many = buckets((1..=1201).map(|step| (step, (step % 3) as f64)), 600);

@@ -103,10 +103,12 @@ impl Done {
 
 fn notes(run: &Run, speed: &Speed) -> Vec<String> {
     let skipped = |file: &str, lines: &[usize]| {
-        let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
-        let noun = if lines.len() == 1 { "line" } else { "lines" };
-        let what = "not whole, as a run that is killed leaves its last; left out here";
-        (!lines.is_empty()).then(|| format!("{file}, {noun} {}: {what}", numbers.join(", ")))
+        let first = lines.first()?;
+        let what = "left out here, not a whole record; a run that is killed leaves half a line";
+        Some(match lines.len() {
+            1 => format!("{file}, line {first}: {what}"),
+            many => format!("{file}, line {first} and {} more: {what}", many - 1),
+        })
     };
     let metrics = skipped("metrics.jsonl", &run.steps.skipped);
     let samples = skipped("ranks.jsonl", &run.samples.skipped);

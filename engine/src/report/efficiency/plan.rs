@@ -3,6 +3,8 @@
 use super::super::run::Run;
 use super::speed::Speed;
 use super::time::{STAGES, Time};
+use crate::mesh::Kind;
+use crate::plan::Share;
 use serde::Serialize;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,9 +28,9 @@ pub struct PlannedShare {
 }
 
 impl Planned {
-    /// `None` without a plan, or where it has no time.
+    /// `None` without a plan, or where it has no time or is one of another layout.
     pub fn of(run: &Run, speed: &Speed, time: Option<&Time>) -> Option<Planned> {
-        let plan = run.plan.as_ref()?;
+        let plan = run.plan.as_ref().filter(|plan| plan.layout() == run.mesh.layout())?;
         let step = plan.step.as_ref()?;
         let share = |(name, seconds): (&String, &serde_json::Value)| {
             let measured_s = time.and_then(|time| measured(name, time));
@@ -49,14 +51,15 @@ impl Planned {
 /// Seconds of a sampled step that are the same as what the plan calls so. A run cannot tell apart what a wait for another
 /// stage is made of: all of it stands beside the bubble, nothing beside the messages.
 fn measured(name: &str, time: &Time) -> Option<f64> {
-    let waits = |groups: &[&str]| {
-        let of = time.waits.iter().filter(|wait| groups.contains(&wait.group.as_str()));
-        Some(of.map(|wait| wait.mean_s).sum())
+    let waits = |kinds: &[Kind]| -> f64 {
+        let of = time.waits.iter().filter(|wait| kinds.iter().any(|kind| kind.name() == wait.group));
+        of.map(|wait| wait.mean_s).sum()
     };
-    match name {
-        "pipeline bubble" => waits(&STAGES),
-        "tensor-parallel communication (exposed)" => waits(&["tensor", "key/value heads"]),
-        "data-parallel communication (exposed)" => waits(&["data", "optimizer", "tied embeddings", "world"]),
-        _ => None,
+    let share = Share::ALL.into_iter().find(|share| share.name() == name)?;
+    match share {
+        Share::Bubble => Some(waits(&STAGES) + time.bubble.tail_s),
+        Share::Tensor => Some(waits(&[Kind::Tensor, Kind::KvHeads])),
+        Share::Data => Some(waits(&[Kind::Data, Kind::Optimizer, Kind::Tied, Kind::World]) - time.bubble.tail_s),
+        Share::Computes(_) | Share::Messages | Share::Software => None,
     }
 }

@@ -6,14 +6,17 @@
 use super::super::run::Run;
 use super::speed::{Speed, median, steady};
 use crate::config::Axis;
+use crate::mesh::Kind;
 use crate::phase::Phase;
 use crate::report::samples::Sample;
 use crate::report::stragglers::{Straggler, slow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Kinds of groups that wait for other stages.
-pub const STAGES: [&str; 2] = ["activations", "gradients"];
+/// Groups by which a rank waits for other stages.
+pub const STAGES: [Kind; 2] = [Kind::Activations, Kind::Gradients];
+/// Groups by which all stages wait for the last one at a step's end.
+const ENDS: [Kind; 2] = [Kind::World, Kind::Tied];
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Time {
@@ -49,6 +52,8 @@ pub struct PhaseTime {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bubble {
     pub measured: f64,
+    /// Of that, seconds after a rank's last backward: it meets the others where the norm is summed.
+    pub tail_s: f64,
     /// (p - 1) / (v m + p - 1)
     pub theory: f64,
 }
@@ -90,7 +95,7 @@ impl Time {
             last_step: last,
             step_s,
             phases: phases(run, &samples),
-            bubble: Bubble { measured: measured(&waits, &seconds), theory: theory(run) },
+            bubble: Bubble::of(run, &waits, &seconds),
             waits: exposed(&waits, step_s),
             stragglers: stragglers(run, &stages, &samples),
             stages,
@@ -137,10 +142,23 @@ fn phases(run: &Run, samples: &[&Sample]) -> Vec<PhaseTime> {
     phases.into()
 }
 
-/// Mean over ranks of the share that a rank waits for other stages.
-fn measured(waits: &BTreeMap<String, Vec<f64>>, seconds: &[f64]) -> f64 {
-    let of = |rank: usize| STAGES.iter().filter_map(|group| Some(waits.get(*group)?[rank])).sum::<f64>();
-    mean(seconds.iter().enumerate().map(|(rank, seconds)| of(rank) / seconds))
+impl Bubble {
+    /// `waits` and `seconds` of each rank.
+    fn of(run: &Run, waits: &BTreeMap<String, Vec<f64>>, seconds: &[f64]) -> Bubble {
+        let of = |kinds: [Kind; 2], rank: usize| {
+            kinds.iter().filter_map(|kind| Some(waits.get(kind.name())?[rank])).sum::<f64>()
+        };
+        let ends: Vec<f64> = (0..seconds.len()).map(|rank| of(ENDS, rank)).collect();
+        // The last one to come there waits for nobody; one stage has no others.
+        let least = ends.iter().copied().fold(f64::INFINITY, f64::min);
+        let tail = |rank: usize| if run.config.parallel.pipeline > 1 { ends[rank] - least } else { 0.0 };
+        let share = |rank: usize| (of(STAGES, rank) + tail(rank)) / seconds[rank];
+        Bubble {
+            measured: mean((0..seconds.len()).map(share)),
+            tail_s: mean((0..seconds.len()).map(tail)),
+            theory: theory(run),
+        }
+    }
 }
 
 fn theory(run: &Run) -> f64 {

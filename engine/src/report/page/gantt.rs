@@ -71,7 +71,7 @@ fn tone(stretch: &Stretch) -> (Tone, Option<Ink>) {
         Doing::Forward { .. } => (Tone::Forward, Some(Ink::OnForward)),
         Doing::Backward { .. } => (Tone::Backward, Some(Ink::OnBackward)),
         Doing::Optimizer => (Tone::Optimizer, Some(Ink::OnForward)),
-        Doing::Wait { group } if STAGES.contains(&group.as_str()) => (Tone::Stages, None),
+        Doing::Wait { group } if STAGES.iter().any(|kind| kind.name() == group) => (Tone::Stages, None),
         Doing::Wait { .. } => (Tone::Groups, None),
     }
 }

@@ -17,6 +17,7 @@ use engine::mesh::Mesh;
 use engine::plan::{Figures, Forecast, Measured, replay::Costs};
 use engine::rehearsal::refusal;
 use engine::report::trace;
+use engine::seating::split_warning;
 use half::bf16;
 use search::Asked;
 use site::{Site, must_be_like, room};
@@ -77,6 +78,10 @@ fn of_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<
     must_hold(&cluster, mesh.ranks(), path)?;
     super::train::must_fit_cuda(config)?;
     on_gpus(config)?;
+    let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / cluster.gpus_per_node).collect();
+    if let Some(warning) = split_warning(mesh, &nodes, cluster.gpus_per_node) {
+        eprintln!("warning: {warning}");
+    }
     let scratch = CudaScratch::of(&cluster.device);
     if args.search {
         let asked = Asked { config, mesh, cluster: &cluster, scratch };

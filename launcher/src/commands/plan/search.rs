@@ -163,13 +163,16 @@ fn json(asked: &Asked, outcome: &Outcome, own: &Own) -> Value {
             "tflops_model": speed.tflops(config, Formula::Model),
         })
     };
-    let Outcome { found: all, possible, too_large, behind, .. } = outcome;
+    let Outcome { found: all, possible, too_large, behind, missed } = outcome;
+    let missed =
+        missed.as_ref().map(|(layout, bytes)| json!({ "changes": changes(asked.config, layout), "bytes": bytes }));
     let verdict = all.first().map(|best| own.verdict(best, room(asked.cluster, asked.mesh)));
     json!({
         "ranks": asked.mesh.ranks(),
         "possible": possible,
         "too_large": too_large,
         "behind": behind,
+        "fastest_too_large": missed,
         "own": found(&own.this),
         "verdict": verdict,
         "found": all.iter().map(found).collect::<Vec<_>>(),

@@ -85,9 +85,13 @@ impl Told<'_> {
             table.add_row([name.to_string(), digits(tflops), share]);
         }
         let Speed { tokens_per_s_per_rank: each, days, rank_hours } = speed;
+        let lasts = match days < 1.0 {
+            true => format!("{:.2} hours", 24.0 * days),
+            false => format!("{days:.1} days"),
+        };
         let (all, steps) = (each * self.mesh.ranks() as f64, self.config.train.steps);
         format!(
-            "{each:.0} tokens/s a {unit}, {all:.0} together; {days:.1} days and {rank_hours:.0} {unit}-hours for {steps} steps\n{}\n",
+            "{each:.0} tokens/s a {unit}, {all:.0} together; {lasts} and {rank_hours:.1} {unit}-hours for {steps} steps\n{}\n",
             aligned(table, 1)
         )
     }
@@ -127,15 +131,15 @@ impl Told<'_> {
             "gpu_hours": speed.rank_hours,
             "formulas": Formula::NAMES.iter().map(formula).collect::<Map<_, _>>(),
             "bottleneck": bottleneck(self.config, self.mesh, step),
-            "timeline": timeline(step),
+            "timeline": timeline(step, self.mesh),
         })
     }
 }
 
 /// The simulated step of a rank of each stage.
-fn timeline(step: &Step) -> Timeline {
+fn timeline(step: &Step, mesh: &Mesh) -> Timeline {
     let rows = step.tracks().into_iter().map(|(rank, spans)| (Row::of(rank, spans), None));
-    Timeline::of(0, rows.collect())
+    Timeline::of(0, mesh.layout(), rows.collect())
 }
 
 /// Cores have a hundredth of what GPUs have.
