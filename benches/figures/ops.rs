@@ -180,6 +180,13 @@ impl<'a, A: Float> Shop<'a, A> {
                 let (dy, own) = (self.act(rows, cols / 2), self.own(rows, cols));
                 move |b| b.swiglu_bwd(&dy, own)
             }),
+            _ => self.of_elements(op, rows, cols),
+        }
+    }
+
+    fn of_elements(&self, op: &str, rows: usize, cols: usize) -> f64 {
+        let x = self.act(rows, cols);
+        match op {
             "embed" => self.timed({
                 let (ids, table) = (self.ids(rows), self.act(self.vocab, cols));
                 move |b| b.embed(&ids, &table, 0)
@@ -257,10 +264,10 @@ impl<'a, A: Float> Shop<'a, A> {
                 self.timed(|b| b.clip_factor(&square, &totals, 1.0))
             }
             "pick" | "put" => {
-                let part = self.numbers(len, 1);
+                let (part, ranges) = (self.numbers(len, 1), Vec::from_iter(std::iter::once(0..len)));
                 self.adding(2 * len, 1, |b, x| match op {
-                    "pick" => drop(b.pick(x, &[0..len])),
-                    _ => b.put(&part, &[0..len], x),
+                    "pick" => drop(b.pick(x, &ranges)),
+                    _ => b.put(&part, &ranges, x),
                 })
             }
             _ => self.timed({

@@ -17,6 +17,9 @@ const ROWS: usize = 64;
 /// Micro-batches, forth and back, of all rows: a file of a megabyte.
 const BOXES: usize = 16_384;
 
+/// A rank's row, and when it met the others by its own clock.
+type Met = (Row, Option<f64>);
+
 /// One rank's part in it.
 pub struct Survey {
     /// Steps from one sample to the next; 0: there are none.
@@ -70,7 +73,7 @@ impl Survey {
         let mine = serde_json::to_vec(&(mine, row)).expect("text and numbers");
         let Some(all) = comm.gather_bytes(&mine) else { return Ok(Vec::new()) };
         let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("as it was written above");
-        let (ranks, rows): (Vec<OfRank>, Vec<Option<(Row, Option<f64>)>>) = all.iter().map(read).unzip();
+        let (ranks, rows): (Vec<OfRank>, Vec<Option<Met>>) = all.iter().map(read).unzip();
         let desk = self.desk.as_mut().expect("what is gathered is gathered at rank 0");
         desk.take(
             &Sample::of(step, self.layout, &ranks),

@@ -74,7 +74,8 @@ impl Figures {
         let op = self.ops.iter().find(|f| !can_be(f.seconds)).map(|f| format!("{} takes {} s", f.op, f.seconds));
         let call = self.calls.iter().find(|f| !can_be(f.seconds)).map(|f| format!("{} takes {} s", f.call, f.seconds));
         let none = |what: &str, is: bool| is.then(|| format!("{what} = 0"));
-        let memory = (!(self.memory_gib > 0.0)).then(|| format!("memory_gib = {}", self.memory_gib));
+        let some = self.memory_gib.is_finite() && self.memory_gib > 0.0;
+        let memory = (!some).then(|| format!("memory_gib = {}", self.memory_gib));
         op.or(call).or(memory).or(none("ranks", self.ranks == 0)).or(none("threads", self.threads == 0))
     }
 

@@ -70,7 +70,7 @@ pub fn waits(e: &Efficiency) -> Section {
     let bubble = match s.pipeline {
         1 => "One stage: no pipeline, no bubble.".to_string(),
         p => format!(
-            "Ranks wait for other stages in {} of a step. The schedule alone has (p - 1) / (v m + p - 1) = {} with p = {p} \
+            "Ranks wait for other stages in {} of a step, the end counted in which the last stage waits for the others to drain. The schedule alone has (p - 1) / (v m + p - 1) = {} with p = {p} \
              stages, v = {} virtual stages of each and m = {} micro-batches, if all of them took as long.",
             percent(time.bubble.measured),
             percent(time.bubble.theory),
