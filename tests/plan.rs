@@ -33,6 +33,7 @@ fn a_run_is_told_whole() {
         "paper-totals",
         "hardware",
         "beside matmul and attention, ",
+        "--search changes several at once",
     ] {
         assert!(text.contains(needle), "{needle}: {text}");
     }

@@ -30,10 +30,10 @@ impl Error {
 
     /// A file that could not be read or written. A path that is not there is the user's mistake.
     pub fn io(path: &std::path::Path, error: std::io::Error) -> Self {
-        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
         let what = format!("{}: {error}", path.display());
         match error.kind() {
-            NotFound | PermissionDenied | IsADirectory | NotADirectory => Error::User(what),
+            NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidData => Error::User(what),
             _ => Error::Run(what),
         }
     }

@@ -117,6 +117,7 @@ fn overrides_and_flags() {
         (&["--set", "train=3"], &["train"]),
         (&["--frobnicate"], &["--frobnicate"]),
         (&["--from-step", "7"], &["7"]),
+        (&["--trace", "99", "--set", "train.steps=4"], &["--trace 99", "steps 1 to 4"]),
     ] {
         let tmp = tempfile::tempdir().unwrap();
         println!("{args:?}");

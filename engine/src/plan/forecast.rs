@@ -1,12 +1,11 @@
 //! What a run would take, all together: memory of each stage, the time of a step, and what limits it.
 
-use super::cost::Class;
 use super::paper::{Paper, Seats};
 use super::replay::Costs;
 use super::run::{on_all_cores, run, stages, two_steps};
-use super::step::{Share, Step};
+use super::step::Step;
 use crate::backend::{Elem, Scratch};
-use crate::config::{Axis, Cluster, Config, Recompute};
+use crate::config::{Cluster, Config};
 use crate::error::{Error, Result};
 use crate::flops::Formula;
 use crate::mesh::Mesh;
@@ -23,16 +22,18 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Of `config` on `mesh`, with the memory rules of the backend that would run.
+    /// Of `config` on `mesh`, with the memory rules of the backend that would run; `one` is told of each of
+    /// [`Forecast::rehearsals`].
     pub fn of<A: Elem>(
         config: &Config,
         mesh: &Mesh,
         cluster: &Cluster,
         scratch: impl Scratch + Clone + Send + Sync + 'static,
+        one: &(dyn Fn() + Sync),
     ) -> Result<Forecast> {
         let seats = Seats::filled(config, mesh, cluster.gpus_per_node);
         let paper = Paper::of(cluster, &seats, size_of::<A>());
-        Self::by::<A>(config, mesh, paper.as_ref().map(|paper| paper as &dyn Costs), scratch)
+        Self::by::<A>(config, mesh, paper.as_ref().map(|paper| paper as &dyn Costs), scratch, one)
     }
 
     /// As `of`, by what things cost, if that is known.
@@ -41,11 +42,16 @@ impl Forecast {
         mesh: &Mesh,
         costs: Option<&dyn Costs>,
         scratch: impl Scratch + Clone + Send + Sync + 'static,
+        one: &(dyn Fn() + Sync),
     ) -> Result<Forecast> {
-        let memory = on_all_cores(stages(mesh), |rank| plan::<A>(config, mesh, rank, scratch.clone()));
+        let told = |rehearsal| {
+            one();
+            rehearsal
+        };
+        let memory = on_all_cores(stages(mesh), |rank| told(plan::<A>(config, mesh, rank, scratch.clone())));
         let memory = memory.into_iter().collect::<Result<_>>()?;
         let Some(costs) = costs else { return Ok(Forecast { memory, step: None }) };
-        let rehearsed = on_all_cores(stages(mesh), |rank| two_steps::<A>(config, mesh, rank, scratch.clone()));
+        let rehearsed = on_all_cores(stages(mesh), |rank| told(two_steps::<A>(config, mesh, rank, scratch.clone())));
         let rehearsed: Vec<Rehearsal> = rehearsed.into_iter().collect::<Result<_>>()?;
         let unknown: BTreeSet<String> = rehearsed.iter().flat_map(|of| costs.unknown(&of.log)).collect();
         if !unknown.is_empty() {
@@ -55,6 +61,11 @@ impl Forecast {
             )));
         }
         Ok(Forecast { memory, step: Some(run(&rehearsed, costs)) })
+    }
+
+    /// How often a stage is rehearsed: for its memory, and for its time where that can be told.
+    pub fn rehearsals(mesh: &Mesh, costs_are_known: bool) -> usize {
+        stages(mesh).len() * (1 + usize::from(costs_are_known))
     }
 
     /// Bytes that the rank takes which takes most.
@@ -84,41 +95,5 @@ impl Speed {
     pub fn tflops(&self, config: &Config, by: Formula) -> f64 {
         let t = &config.train;
         self.tokens_per_s_per_rank * by.per_token(&config.model, t.seq_length, t.recompute) / 1e12
-    }
-}
-
-/// What costs most beside the products that training consists of, and what would cure it.
-pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
-    let work = |share: &Share| matches!(share, Share::Computes(Class::Matmul | Class::Attention));
-    let others = step.shares.iter().filter(|(share, _)| !work(share));
-    let (share, seconds) = others.max_by(|a, b| a.1.total_cmp(b.1)).expect("a step has more than one share");
-    let percent = 100.0 * seconds / step.seconds;
-    let (name, cure) = (share.name(), cure(*share, config, mesh));
-    format!("beside matmul and attention, {name} takes most: {percent:.1} % of the step; {cure}")
-}
-
-fn cure(share: Share, config: &Config, mesh: &Mesh) -> String {
-    let p = &config.parallel;
-    let replicas = mesh.size(Axis::Data);
-    let n_mbs = config.train.global_batch_size / (config.train.micro_batch_size * replicas);
-    match share {
-        Share::Tensor => format!("a smaller parallel.tensor than {} would send less, where memory allows it", p.tensor),
-        Share::Bubble if p.virtual_pipeline == 1 => format!(
-            "a larger parallel.virtual_pipeline, more than {n_mbs} micro-batches or fewer than {} stages would shrink it",
-            p.pipeline
-        ),
-        Share::Bubble => format!("fewer stages than {} or more micro-batches than {n_mbs} would shrink it", p.pipeline),
-        Share::Messages => {
-            "stages inside a node, or longer chunks (a smaller parallel.virtual_pipeline), would help".into()
-        }
-        Share::Data => format!(
-            "a larger global batch or fewer than {replicas} replicas would send less, as would gradients in bf16"
-        ),
-        Share::Computes(Class::Optimizer) => "more data-parallel ranks would share the optimizer's work".into(),
-        Share::Software => "it is the host's, and this engine has none of it".into(),
-        Share::Computes(_) if config.train.recompute != Recompute::None => {
-            "train.recompute = \"none\" would leave some of it out, where memory allows it".into()
-        }
-        Share::Computes(_) => "it is what they read and write, as fast as the device's memory gives it".into(),
     }
 }

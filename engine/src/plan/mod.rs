@@ -7,6 +7,7 @@ pub mod cost;
 pub mod estimate;
 pub mod figures;
 pub mod forecast;
+pub mod limit;
 pub mod paper;
 pub mod replay;
 pub mod run;
@@ -14,7 +15,8 @@ pub mod search;
 pub mod step;
 
 pub use figures::{Figures, Measured};
-pub use forecast::{Forecast, Speed, bottleneck};
+pub use forecast::{Forecast, Speed};
+pub use limit::{Change, best_change, bottleneck};
 pub use paper::{Paper, Seats};
 pub use replay::{Costs, Manner, Ran, replay};
 pub use step::{Share, Step};

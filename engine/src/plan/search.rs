@@ -55,6 +55,13 @@ pub struct Room<'a, S> {
     pub scratch: &'a S,
 }
 
+impl<S> Room<'_, S> {
+    /// What things cost here; `act`: bytes of an activation.
+    fn paper<'a>(&'a self, seats: &'a Seats, act: usize) -> Paper<'a> {
+        Paper { reached: self.reached, software: &self.cluster.software, seats, act }
+    }
+}
+
 /// The fastest of all layouts, micro-batches, recomputations and virtual stages; `one` is told of each that was simulated.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
@@ -141,7 +148,7 @@ fn can_be_of(config: &Config, ranks: usize) -> bool {
 }
 
 /// Rehearses and runs one; `None` where it does not fit.
-fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
+pub(super) fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
     config: Config,
     mesh: Mesh,
     room: &Room<S>,
@@ -155,9 +162,7 @@ fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
             return Ok(None);
         }
     }
-    let seats = Seats::filled(&config, &mesh, room.cluster.gpus_per_node);
-    let Some(paper) = Paper::of(room.cluster, &seats, size_of::<A>()) else { return Ok(None) };
-    let seconds = of_many::<A, S>(&config, &mesh, &paper, room.scratch)?;
+    let seconds = of_many::<A, S>(&config, &mesh, room)?;
     Ok(Some(Found { config, mesh, seconds, bytes }))
 }
 
@@ -171,8 +176,7 @@ pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     let memory: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
     let bytes = memory.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default();
     let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
-    let paper = Paper { reached: room.reached, software: &room.cluster.software, seats: &seats, act: size_of::<A>() };
-    let (lengths, more) = lengths(config, mesh);
+    let (paper, (lengths, more)) = (room.paper(&seats, size_of::<A>()), lengths(config, mesh));
     let step = |config: &Config| {
         let one = |rank| two_steps::<A>(config, mesh, rank, room.scratch.clone());
         let rehearsed: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
@@ -184,14 +188,14 @@ pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
 }
 
 /// Seconds of a step, however many micro-batches it has.
-fn of_many<A: Elem, S: Scratch + Clone + Send + 'static>(
+pub(super) fn of_many<A: Elem, S: Scratch + Clone + Send + 'static>(
     config: &Config,
     mesh: &Mesh,
-    paper: &Paper,
-    scratch: &S,
+    room: &Room<S>,
 ) -> Result<f64> {
-    let (lengths, more) = lengths(config, mesh);
-    let of = |config| seconds::<A>(config, mesh, paper, scratch.clone());
+    let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
+    let (paper, (lengths, more)) = (room.paper(&seats, size_of::<A>()), lengths(config, mesh));
+    let of = |config| seconds::<A>(config, mesh, &paper, room.scratch.clone());
     let seconds: Vec<f64> = lengths.iter().map(of).collect::<Result<_>>()?;
     Ok(seconds[0] + (seconds[seconds.len() - 1] - seconds[0]) * more)
 }

@@ -1,7 +1,8 @@
 //! Steps whose shares theory tells, and the search for a layout. `tests/plan.rs` has what others have published.
 
 use super::estimate::estimate;
-use super::search::{Found, Room, SETTLED, as_it_is, candidates, search};
+use super::limit::keys_changed;
+use super::search::{Found, Room, SETTLED, as_it_is, candidates, of_many, search};
 use super::*;
 use crate::config::{Cluster, Config};
 use crate::cpu::CpuScratch;
@@ -17,7 +18,7 @@ fn step(name: &str, set: &[&str], cluster: &str) -> Step {
     let config = Config::read(&configs(name), &set).unwrap();
     let cluster = Cluster::load(&configs(cluster)).unwrap();
     let mesh = config.mesh(config.parallel.ranks.unwrap()).unwrap();
-    let forecast = Forecast::of::<bf16>(&config, &mesh, &cluster, CpuScratch::<bf16>::new(1)).unwrap();
+    let forecast = Forecast::of::<bf16>(&config, &mesh, &cluster, CpuScratch::<bf16>::new(1), &|| ()).unwrap();
     let step = forecast.step.unwrap();
     let told: f64 = step.shares.values().sum();
     assert!((told - step.seconds).abs() < 1e-6 * step.seconds, "{told} of {} s are told", step.seconds);
@@ -51,13 +52,14 @@ fn a_search_finds_a_layout_at_least_as_fast() {
         assert!((estimated / seconds - 1.0).abs() < 0.08, "{estimated} s by the closed form, {seconds} s simulated");
     }
     let mesh = config.mesh(ranks).unwrap();
-    let own = Forecast::of::<bf16>(&config, &mesh, &cluster, scratch.clone()).unwrap().step.unwrap().seconds;
+    let own = Forecast::of::<bf16>(&config, &mesh, &cluster, scratch.clone(), &|| ()).unwrap().step.unwrap().seconds;
     assert!(best.seconds <= own, "{} s, and {own} s as it is", best.seconds);
     let (_, step) = as_it_is::<bf16, _>(&config, &mesh, &room).unwrap();
     let told: f64 = step.shares.values().sum();
     assert!((step.seconds / own - 1.0).abs() < 0.01 && (told / own - 1.0).abs() < 0.01, "{own} s, {step:?}");
     // What was told of few micro-batches is so of all.
-    let whole = Forecast::of::<bf16>(&best.config, &best.mesh, &cluster, scratch).unwrap().step.unwrap().seconds;
+    let whole =
+        Forecast::of::<bf16>(&best.config, &best.mesh, &cluster, scratch, &|| ()).unwrap().step.unwrap().seconds;
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);
 }
 
@@ -82,4 +84,49 @@ fn the_closed_form_leaves_out_nothing_that_is_faster() {
     let least = all.iter().map(seconds).fold(f64::INFINITY, f64::min);
     let found = outcome.found[0].seconds;
     assert!(found <= 1.01 * least, "{found} s was found, {least} s could be");
+}
+
+/// Of all layouts that differ in one key, each simulated.
+#[test]
+fn the_best_change_of_one_key_is_found() {
+    let set = ["model.num_hidden_layers=8", "train.global_batch_size=32", "parallel.ranks=8", "parallel.pipeline=4"];
+    let config = Config::read(&configs("swallow-7b.toml"), &set.map(String::from)).unwrap();
+    let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
+    let (reached, scratch) = (cluster.reached.as_ref().unwrap(), CpuScratch::<bf16>::new(1));
+    let room = Room { ranks: 8, cluster: &cluster, reached, limit: usize::MAX, scratch: &scratch };
+    let change = |config: &Config| best_change::<bf16, _>(config, &config.mesh(8).unwrap(), &room).unwrap();
+    let Change { found, saves } = change(&config).unwrap();
+    let seconds = |config: &Config| of_many::<bf16, _>(config, &config.mesh(8).unwrap(), &room).unwrap();
+    let all = candidates(&config, 8, &cluster).into_iter().filter(|other| keys_changed(&config, other) == 1);
+    let least = all.map(|other| seconds(&other)).fold(f64::INFINITY, f64::min);
+    assert_eq!(keys_changed(&config, &found.config), 1);
+    assert!(found.seconds <= 1.001 * least, "{} s was found, {least} s could be", found.seconds);
+    assert!((saves - (1.0 - found.seconds / seconds(&config))).abs() < 1e-9 && saves > 0.0, "saves {saves}");
+    // Change by change to where none gains.
+    let mut at = found.config;
+    for _ in 0..10 {
+        match change(&at) {
+            Some(better) => at = better.found.config,
+            None => return,
+        }
+    }
+    panic!("each of ten changes gained something, at last {at:?}");
+}
+
+#[test]
+fn a_bubble_of_uneven_stages_is_not_laid_on_few_micro_batches() {
+    let told = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|set| set.to_string()).collect();
+        let config = Config::read(&configs("swallow-7b.toml"), &set).unwrap();
+        let (cluster, ranks) = (Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap(), 8);
+        let mesh = config.mesh(ranks).unwrap();
+        let scratch = CpuScratch::<bf16>::new(1);
+        let step = Forecast::of::<bf16>(&config, &mesh, &cluster, scratch, &|| ()).unwrap().step.unwrap();
+        bottleneck(&config, &mesh, &step)
+    };
+    let layout = ["parallel.tensor=1", "parallel.pipeline=8", "parallel.ranks=8", "train.micro_batch_size=1"];
+    let many = told(&[&layout[..], &["train.global_batch_size=64"]].concat());
+    assert!(many.contains("most of it is that stages are uneven, the busiest computing 1."), "{many}");
+    let few = told(&[&layout[..], &["train.global_batch_size=8"]].concat());
+    assert!(few.contains("more chunks, more micro-batches than 8 or fewer stages than 8"), "{few}");
 }

@@ -159,6 +159,9 @@ mod tests {
         assert!(error().contains("there is no config.toml in it"), "{}", error());
         std::fs::write(dir.path().join("config.toml"), "").unwrap();
         assert!(error().contains("there is no metrics.jsonl in it"), "{}", error());
+        std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+        std::fs::write(dir.path().join("config.toml"), b"\x93\xfa").unwrap();
+        assert!(matches!(Run::read(dir.path()), Err(Error::User(text)) if text.contains("config.toml")));
     }
 
     #[test]

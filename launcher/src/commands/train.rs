@@ -134,6 +134,7 @@ impl Start<'_> {
             }
             return Ok(());
         }
+        comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
         match Run::begin(trainer, feed, planned, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
@@ -208,6 +209,13 @@ fn threads(comm: &Comm) -> usize {
         );
     }
     share.threads
+}
+
+/// Nobody should wait weeks for a trace that never comes.
+fn trace_is_to_come(asked: Option<u64>, done: u64, steps: u64) -> Result<()> {
+    let Some(step) = asked.filter(|step| !(done + 1..=steps).contains(step)) else { return Ok(()) };
+    let first = done + 1;
+    Err(Error::user(format!("--trace {step}: this run takes steps {first} to {steps}; name one of them")))
 }
 
 /// Of a run that has taken its steps, or more.

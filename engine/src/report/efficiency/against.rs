@@ -44,6 +44,7 @@ fn rows(this: Both, other: Both) -> Vec<Compared> {
     let row = |figure: &str, of: fn(&Efficiency) -> Option<f64>| Compared::new(figure, of(this.0), of(other.0));
     let mut rows = vec![
         row("tokens/s a rank", |e| Some(e.speed.tokens_per_s_per_rank)),
+        row("tokens/s of all ranks", |e| Some(e.speed.tokens_per_s)),
         row("s a step (median)", |e| Some(e.speed.step_s)),
     ];
     rows.extend(loss(this.1, other.1));

@@ -18,6 +18,8 @@ pub use speed::{ByFormula, Peak, Speed, per_token};
 pub use time::{Bubble, PhaseTime, STAGES, Slow, Time, WaitTime, mean};
 
 use super::run::Run;
+use crate::config::Named;
+use crate::flops::Formula;
 use serde::Serialize;
 
 /// What `efficiency.json` holds, in this order.
@@ -60,17 +62,18 @@ impl Efficiency {
         let speed = Speed::of(run);
         let peak = Peak::of(run, peak);
         let time = Time::of(run, &speed);
+        let formulas = ByFormula::all(run, &speed, &peak);
         Efficiency {
             run: run.name.clone(),
             done: Done::of(run),
-            formulas: ByFormula::all(run, &speed, &peak),
             memory: memory::of(run),
             plan: Planned::of(run, &speed, time.as_ref()),
             against: None,
-            notes: notes(run, &speed),
+            notes: notes(run, &speed).into_iter().chain(above_peak(&formulas, &peak)).collect(),
             setup,
             speed,
             peak,
+            formulas,
             time,
         }
     }
@@ -117,6 +120,15 @@ fn notes(run: &Run, speed: &Speed) -> Vec<String> {
         format!("{} steps were done by another number of ranks than {now}; no speed is told of them", speed.other_ranks)
     });
     [metrics, samples, others].into_iter().flatten().collect()
+}
+
+/// No device does more than its peak.
+fn above_peak(formulas: &[ByFormula], peak: &Peak) -> Option<String> {
+    let by = formulas.iter().find(|by| by.formula == Formula::Model.name() && by.mfu.is_some_and(|mfu| mfu > 1.0))?;
+    let (reached, peak, source) = (by.tflops_per_rank, peak.tflops?, &peak.source);
+    Some(format!(
+        "{reached:.1} TFLOPS by `model` are more than the peak of {peak:.1}, {source}: that is not this device's peak"
+    ))
 }
 
 #[cfg(test)]

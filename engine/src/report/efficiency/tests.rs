@@ -118,6 +118,12 @@ fn a_peak_is_the_users_then_the_configurations_then_the_tables() {
     run.config.report.peak_tflops = Some(100.0);
     assert_eq!(Peak::of(&run, Some(50.0)).tflops, Some(50.0));
     assert_eq!(Peak::of(&run, None).tflops, Some(100.0));
+    run.config.report.peak_tflops = Some(1e-9);
+    let notes = Efficiency::of(&run, None).notes;
+    assert!(
+        notes[1].ends_with("as `report.peak_tflops` of the configuration says: that is not this device's peak"),
+        "{notes:?}"
+    );
     run.config.report.peak_tflops = None;
     run.machine.as_mut().unwrap().device = "AMD EPYC".into();
     let peak = Peak::of(&run, None);
@@ -182,6 +188,7 @@ fn two_runs_are_compared_and_warned_of() {
     let row = |figure: &str| against.rows.iter().find(|row| row.figure == figure).unwrap();
     assert_eq!((row("loss of step 6").this, row("loss of step 6").ratio), (Some(4.0), Some(1.0)));
     assert_eq!((row("tokens/s a rank").this, row("tokens/s a rank").ratio), (Some(128.0), Some(2.0)));
+    assert_eq!(row("tokens/s of all ranks").other, Some(256.0));
     let bubble = row("bubble, % of a step");
     assert_eq!((bubble.this, bubble.other, bubble.ratio), (Some(25.0), None, None));
     assert_eq!(row("s a step waiting for data").this, Some(0.25));

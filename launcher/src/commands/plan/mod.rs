@@ -8,13 +8,15 @@ mod told;
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
 use super::topology::must_hold;
+use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::backend::{Elem, Scratch};
 use engine::config::{BackendKind, Cluster, Config, Precision, Ranks, ranks_used};
 use engine::cpu::{CpuScratch, Float};
 use engine::error::{Error, Result};
 use engine::mesh::Mesh;
-use engine::plan::{Figures, Forecast, Measured, replay::Costs};
+use engine::plan::search::Room;
+use engine::plan::{Figures, Forecast, Measured, best_change, replay::Costs};
 use engine::rehearsal::refusal;
 use engine::report::trace;
 use engine::seating::split_warning;
@@ -87,9 +89,18 @@ fn of_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<
         let asked = Asked { config, mesh, cluster: &cluster, scratch };
         return search::run(&asked, path, args.json);
     }
-    let forecast = Forecast::of::<bf16>(config, mesh, &cluster, scratch)?;
-    let (site, path) = (Site::of_cluster(&cluster, mesh), path.to_path_buf());
-    tell::<bf16>(args, &Told { site, path, config, mesh, forecast }, &scratch)
+    let forecast =
+        counted(mesh, cluster.reached.is_some(), |one| Forecast::of::<bf16>(config, mesh, &cluster, scratch, one))?;
+    let room = |reached| Room {
+        ranks: mesh.ranks(),
+        cluster: &cluster,
+        reached,
+        limit: room(&cluster, mesh),
+        scratch: &scratch,
+    };
+    let change = cluster.reached.as_ref().map(|reached| best_change::<bf16, _>(config, mesh, &room(reached)));
+    let (site, path, change) = (Site::of_cluster(&cluster, mesh), path.to_path_buf(), change.transpose()?);
+    tell::<bf16>(args, &Told { site, path, config, mesh, forecast, change }, &scratch)
 }
 
 fn of_machine(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
@@ -103,9 +114,20 @@ fn of_machine(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<
 
 fn on_cores<A: Float>(args: &Args, path: &Path, figures: &Figures, config: &Config, mesh: &Mesh) -> Result<()> {
     let (measured, scratch) = (Measured::new(figures, size_of::<A>()), CpuScratch::<A>::new(figures.threads));
-    let forecast = Forecast::by::<A>(config, mesh, Some(&measured as &dyn Costs), scratch.clone())?;
+    let forecast = counted(mesh, true, |one| {
+        Forecast::by::<A>(config, mesh, Some(&measured as &dyn Costs), scratch.clone(), one)
+    })?;
     let (site, path) = (Site::of_machine(figures, config, mesh), path.to_path_buf());
-    tell::<A>(args, &Told { site, path, config, mesh, forecast }, &scratch)
+    // Of other layouts no op has been timed.
+    tell::<A>(args, &Told { site, path, config, mesh, forecast, change: None }, &scratch)
+}
+
+/// With a bar: many micro-batches take their time.
+fn counted<T>(mesh: &Mesh, costs_are_known: bool, forecast: impl FnOnce(&(dyn Fn() + Sync)) -> T) -> T {
+    let count = Count::new("rehearsing stages", Forecast::rehearsals(mesh, costs_are_known) as u64);
+    let forecast = forecast(&|| count.one());
+    count.finish();
+    forecast
 }
 
 /// Prints what there is to tell, and refuses what does not fit.

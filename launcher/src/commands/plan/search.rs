@@ -127,13 +127,15 @@ fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
 }
 
 /// What to write to have it.
-fn changes(from: &Config, to: &Config) -> Vec<String> {
+pub fn changes(from: &Config, to: &Config) -> Vec<String> {
     let size = |key: &str, to: usize, from: usize| (to != from).then(|| format!("{key} = {to}"));
     let again = to.train.recompute;
     let recompute = (again != from.train.recompute).then(|| format!("train.recompute = \"{}\"", again.name()));
     let (new, old) = (&to.parallel, &from.parallel);
     let rows = new.sequence_parallel;
-    let sequence = (rows != old.sequence_parallel).then(|| format!("parallel.sequence_parallel = {rows}"));
+    // Of a tensor that is not divided, rows are not either.
+    let sequence =
+        (rows != old.sequence_parallel && new.tensor > 1).then(|| format!("parallel.sequence_parallel = {rows}"));
     let layers = (new.layers != old.layers).then(|| "no parallel.layers".to_string());
     let all = [
         size("parallel.tensor", new.tensor, old.tensor),

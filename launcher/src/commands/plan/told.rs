@@ -1,12 +1,13 @@
 //! What a plan says, for people and for programs.
 
+use super::search::changes;
 use super::site::{GIB, Site};
 use crate::commands::topology::{aligned, table};
 use engine::config::{Axis, Config, Named};
 use engine::error::counted;
 use engine::flops::Formula;
 use engine::mesh::Mesh;
-use engine::plan::{Forecast, Share, Speed, Step, bottleneck};
+use engine::plan::{Change, Forecast, Share, Speed, Step, bottleneck};
 use engine::rehearsal::{Held, Rehearsal};
 use engine::report::timeline::{Row, Timeline};
 use serde_json::{Map, Value, json};
@@ -20,6 +21,8 @@ pub struct Told<'a> {
     pub config: &'a Config,
     pub mesh: &'a Mesh,
     pub forecast: Forecast,
+    /// The change of one key that gains most: `None` where it is not known, `Some(None)` where none gains.
+    pub change: Option<Option<Change>>,
 }
 
 impl Told<'_> {
@@ -27,7 +30,7 @@ impl Told<'_> {
         let mut parts = vec![self.head(config), self.memory()];
         match &self.forecast.step {
             Some(step) => {
-                let limits = format!("{}\n", bottleneck(self.config, self.mesh, step));
+                let limits = format!("{}\n{}", bottleneck(self.config, self.mesh, step), self.change());
                 parts.extend([time(step), self.speed(step), limits]);
             }
             None => parts.push(format!(
@@ -96,6 +99,21 @@ impl Told<'_> {
         )
     }
 
+    /// Which key to change, as far as that is known.
+    fn change(&self) -> String {
+        let Some(change) = &self.change else { return String::new() };
+        let Some(Change { found, saves }) = change else {
+            return "changing parallel.tensor, pipeline or virtual_pipeline, train.micro_batch_size or recompute alone gains \
+                    nothing that fits; --search changes several at once\n"
+                .into();
+        };
+        let keys = changes(self.config, &found.config).join(", ");
+        let (saves, most) = (100.0 * saves, found.bytes as f64 / GIB);
+        format!(
+            "of the changes of one key {keys} gains most: a step {saves:.1} % shorter, of {most:.2} GiB; --search changes several at once\n"
+        )
+    }
+
     pub fn json(&self) -> Value {
         let (mesh, site) = (self.mesh, &self.site);
         let memory = |rank: &Rehearsal| {
@@ -115,6 +133,10 @@ impl Told<'_> {
         })
     }
 
+    fn change_json(&self, Change { found, saves }: &Change) -> Value {
+        json!({ "keys": changes(self.config, &found.config), "saves": saves, "bytes": found.bytes })
+    }
+
     fn step_json(&self, step: &Step) -> Value {
         let speed = Speed::of(self.config, self.mesh, step.seconds);
         let shares: Map<_, _> =
@@ -131,6 +153,7 @@ impl Told<'_> {
             "gpu_hours": speed.rank_hours,
             "formulas": Formula::NAMES.iter().map(formula).collect::<Map<_, _>>(),
             "bottleneck": bottleneck(self.config, self.mesh, step),
+            "best_change": self.change.as_ref().map(|change| change.as_ref().map(|change| self.change_json(change))),
             "timeline": timeline(step, self.mesh),
         })
     }
