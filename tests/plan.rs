@@ -175,6 +175,11 @@ fn a_search_ranks_layouts() {
     let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let seconds: Vec<f64> = told["found"].as_array().unwrap().iter().map(|f| f["seconds"].as_f64().unwrap()).collect();
     assert!(seconds.len() > 5 && seconds.is_sorted(), "{seconds:?}");
+    let (room, left) = (told["room_bytes"].as_u64().unwrap(), told["left"].as_array().unwrap());
+    let bytes = |left: &&Value| left["bytes"].as_u64().unwrap();
+    let (large, behind): (Vec<&Value>, Vec<&Value>) = left.iter().partition(|left| left["why"] == "too large");
+    assert!(large.iter().all(|left| bytes(left) > room) && behind.iter().all(|left| bytes(left) <= room), "{left:?}");
+    assert!(!large.is_empty() && !behind.is_empty(), "{left:?}");
     let text = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &["--search"])).succeeded().stdout;
     for needle in
         ["layouts are possible", "need more than 38.50 GiB", "the configuration as it is: tensor 2, pipeline 2"]

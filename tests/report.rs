@@ -135,6 +135,39 @@ fn a_run_is_held_against_another() {
     }
 }
 
+/// As many ranks at one stage: only the steps since then have a speed, and what is left of two stages is said to be there.
+#[test]
+fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
+    let run = Run::new();
+    run.train("run", &[("parallel.pipeline", 1), ("train.steps", 17), ("report.interval", 0)]);
+    let outcome = report(&run.dir(), &[]).succeeded();
+    for needle in [
+        "Note: 12 steps were done at other settings than tensor 1, pipeline 1, virtual 1, data 2, ",
+        "Note: `timeline.json` is left out: it is of tensor 1 x pipeline 2 x data 1, the run of tensor 1 x pipeline 1 x data 2",
+    ] {
+        assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
+    }
+    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    assert_eq!((&told["speed"]["first_step"], &told["speed"]["steps"]), (&15.into(), &3.into()));
+    assert!(told["time"].is_null(), "the samples are of two stages");
+    assert!(!read(&run.dir(), "efficiency.md").contains("No `timeline.json`"));
+}
+
+/// A validation loss that no axis can show.
+#[test]
+fn a_damaged_line_ends_no_report() {
+    let run = Run::new();
+    let metrics = read(&run.dir(), "metrics.jsonl");
+    let mut last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    last["valid_loss"] = 1.75e308.into();
+    let huge = last.to_string();
+    last["tokens_per_s_per_rank"] = 0.into();
+    std::fs::write(run.dir().join("metrics.jsonl"), format!("{metrics}\n{huge}\n{last}\n")).unwrap();
+    let outcome = report(&run.dir(), &[]).succeeded();
+    let needles = ["validation 1.75e308 at step 12", "Note: metrics.jsonl, line 15: left out here"];
+    assert!(needles.iter().all(|needle| outcome.stdout.contains(needle)), "{}", outcome.stdout);
+}
+
 #[test]
 fn what_is_not_a_run_is_the_users_mistake() {
     let tmp = tempfile::tempdir().unwrap();

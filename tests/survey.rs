@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{Case, finish, mpirun, set, write_config};
+use crate::common::{Case, engine, finish, mpirun, set, write_config};
 
 /// Two stages, sampled every second step.
 fn run(dir: &Path, steps: i64) {
@@ -77,6 +77,20 @@ fn nothing_is_sampled_where_nobody_asks() {
     finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
     let left = |name: &str| std::fs::metadata(tmp.path().join("run").join(name)).map_or(0, |file| file.len());
     assert_eq!((left("ranks.jsonl"), left("timeline.json")), (0, 0));
+}
+
+/// Also where the run has no step left to take.
+#[test]
+fn a_trace_that_never_comes_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut config = Case::open("parity").config(&tmp.path().join("run"));
+    set(&mut config, "train.steps", 2);
+    let config = write_config(tmp.path(), "run.toml", &config);
+    let train = |args: &[&str]| finish(engine().args(["train", "--config"]).arg(&config).args(args));
+    train(&[]).succeeded();
+    train(&["--trace", "99"]).refused(2, &["--trace 99: step 2 is done, the last by train.steps; raise it"]);
+    train(&["--trace", "4", "--set", "train.steps=3"]).refused(2, &["--trace 4: this run takes step 3 only"]);
+    train(&["--trace", "3", "--set", "train.steps=3"]).succeeded();
 }
 
 fn read(path: &Path) -> Value {

@@ -16,7 +16,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// `1 rank`, `3 ranks`.
 pub fn counted(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+    let plural = if noun.ends_with("ch") { "es" } else { "s" };
+    format!("{n} {noun}{}", if n == 1 { "" } else { plural })
 }
 
 impl Error {

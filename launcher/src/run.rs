@@ -16,6 +16,7 @@ use engine::place::Place;
 use engine::report::machine::Machine;
 use engine::report::metrics::{MetricsLog, StepRecord};
 use engine::report::peak;
+use engine::report::settings::settings;
 use engine::report::tensorboard::EventLog;
 use engine::report::trace::{self, Busy};
 use engine::state;
@@ -45,6 +46,8 @@ pub struct Run<B: Backend> {
     /// Rank 0's.
     logs: Option<Logs>,
     ranks: usize,
+    /// What a step's time depends on.
+    settings: String,
     /// FLOPs a token by the formulas `model` and `full`.
     flops: [f64; 2],
     /// The step that is traced, if any.
@@ -84,8 +87,22 @@ impl<B: Backend> Run<B> {
         let flops = [Formula::Model, Formula::Full].map(|formula| formula.per_token(m, seq, recompute));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
+        let settings = settings(t, &trainer.place.mesh);
         let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
-        Ok(Run { trainer, feed, loader, saver, planned, logs, ranks: comm.size(), flops, trace, survey, peak })
+        Ok(Run {
+            trainer,
+            feed,
+            loader,
+            saver,
+            planned,
+            logs,
+            ranks: comm.size(),
+            settings,
+            flops,
+            trace,
+            survey,
+            peak,
+        })
     }
 
     /// To the last step and the last checkpoint.
@@ -292,6 +309,7 @@ impl<B: Backend> Run<B> {
             tflops_full: tflops(self.flops[1]),
             mfu_model: mfu(self.flops[0]),
             mfu_full: mfu(self.flops[1]),
+            settings: self.settings.clone(),
             parts,
             valid_loss,
         }

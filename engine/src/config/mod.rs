@@ -1,6 +1,7 @@
 //! The validated configuration: numbers only, made once, before anything is built.
 //! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
 
+mod changes;
 mod check;
 mod cluster;
 mod document;

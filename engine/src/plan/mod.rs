@@ -3,6 +3,7 @@
 //! Nothing here knows what a layer is. The trainer rehearses a step on the dry backend; the ops and calls that it makes,
 //! in its order, get their seconds from a cluster's figures (`paper`), and `replay` runs the ranks against each other.
 
+pub mod change;
 pub mod cost;
 pub mod estimate;
 pub mod figures;
@@ -14,9 +15,10 @@ pub mod run;
 pub mod search;
 pub mod step;
 
+pub use change::{Change, best_change};
 pub use figures::{Figures, Measured};
 pub use forecast::{Forecast, Speed};
-pub use limit::{Change, best_change, bottleneck};
+pub use limit::bottleneck;
 pub use paper::{Paper, Seats};
 pub use replay::{Costs, Manner, Ran, replay};
 pub use step::{Share, Step};

@@ -17,6 +17,8 @@ pub const SETTLED: usize = 20;
 const TURN: usize = 8;
 /// Of layouts that differ in their virtual stages alone, so many are simulated.
 const ALIKE: usize = 2;
+/// A short rehearsal tells a few percent too much: what is this much too large by it is rehearsed whole.
+const NEARLY: f64 = 1.05;
 const MICRO_BATCHES: [usize; 4] = [1, 2, 4, 8];
 const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
@@ -26,24 +28,54 @@ pub struct Found {
     pub config: Config,
     pub mesh: Mesh,
     pub seconds: f64,
-    /// Bytes of the rank that takes most.
+    /// Bytes of the rank that takes most: no more than so many, a few percent fewer.
     pub bytes: usize,
 }
 
-/// What came of a search.
+/// A layout that was not.
+#[derive(Debug, Clone)]
+pub struct Left {
+    pub config: Config,
+    pub mesh: Mesh,
+    /// By the closed form.
+    pub seconds: f64,
+    /// By the closed form, or as far as its rehearsal went.
+    pub bytes: usize,
+    pub why: Why,
+}
+
+/// Why a layout was not simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// A rank takes more memory than there is.
+    TooLarge,
+    /// The closed form puts it behind those that were.
+    Behind,
+}
+
+/// What came of a search: all layouts that the model, the batch and the ranks allow, the fastest first.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// The fastest first.
     pub found: Vec<Found>,
-    /// Layouts that the model, the batch and the ranks allow.
-    pub possible: usize,
-    /// Of them those that need more memory than there is, by the estimate or by their rehearsal.
-    pub too_large: usize,
-    /// Those that the estimate puts behind the ones that were simulated.
-    pub behind: usize,
-    /// Of those that are too large the one that would be the fastest by the estimate, with the bytes that it gives a rank.
-    pub missed: Option<(Config, f64)>,
+    pub left: Vec<Left>,
 }
+
+impl Outcome {
+    pub fn possible(&self) -> usize {
+        self.found.len() + self.left.len()
+    }
+
+    /// Those that were left out for this reason.
+    pub fn left_for(&self, why: Why) -> impl Iterator<Item = &Left> {
+        self.left.iter().filter(move |left| left.why == why)
+    }
+
+    fn leave(&mut self, (config, mesh, Estimate { seconds, bytes }): Candidate, why: Why) {
+        self.left.push(Left { config, mesh, seconds, bytes: bytes as usize, why });
+    }
+}
+
+type Candidate = (Config, Mesh, Estimate);
 
 /// Where a search takes place.
 pub struct Room<'a, S> {
@@ -62,49 +94,60 @@ impl<S> Room<'_, S> {
     }
 }
 
-/// The fastest of all layouts, micro-batches, recomputations and virtual stages; `one` is told of each that was simulated.
+/// The fastest of all layouts, micro-batches, recomputations and virtual stages; `one` is told of each that was tried.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
     room: &Room<S>,
     one: &(dyn Fn() + Sync),
 ) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut promising = promising(config, room, &mut outcome)?.into_iter().peekable();
+    // In turns of one length, so that the outcome does not depend on the number of cores.
+    while outcome.found.len() < SETTLED && promising.peek().is_some() {
+        let turn: Vec<Candidate> = promising.by_ref().take(TURN).collect();
+        let settled = on_all_cores(turn, |candidate| {
+            let settled = settle::<A, S>(&candidate.0, &candidate.1, room);
+            one();
+            (candidate, settled)
+        });
+        for ((config, mesh, estimate), settled) in settled {
+            match settled? {
+                (bytes, Some(seconds)) => outcome.found.push(Found { config, mesh, seconds, bytes }),
+                (bytes, None) => {
+                    outcome.leave((config, mesh, Estimate { bytes: bytes as f64, ..estimate }), Why::TooLarge)
+                }
+            }
+        }
+    }
+    promising.for_each(|behind| outcome.leave(behind, Why::Behind));
+    outcome.found.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    outcome.left.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    Ok(outcome)
+}
+
+/// What fits by the closed form, the fastest first, and of each family the first few.
+fn promising<S: Sync>(config: &Config, room: &Room<S>, outcome: &mut Outcome) -> Result<Vec<Candidate>> {
     let estimated = on_all_cores(candidates(config, room.ranks, room.cluster), |candidate| {
         let mesh = candidate.mesh(room.ranks)?;
         let estimate = estimate(&candidate, &mesh, room.cluster, room.reached);
         Ok((candidate, mesh, estimate))
     });
-    let mut all: Vec<(Config, Mesh, Estimate)> = estimated.into_iter().collect::<Result<_>>()?;
-    let possible = all.len();
-    let large = all.iter().filter(|(_, _, estimate)| estimate.bytes > room.limit as f64);
-    let missed = large.min_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds)).map(|(c, _, e)| (c.clone(), e.bytes));
-    all.retain(|(_, _, estimate)| estimate.bytes <= room.limit as f64);
-    let mut too_large = possible - all.len();
+    let mut all: Vec<Candidate> = estimated.into_iter().collect::<Result<_>>()?;
     all.sort_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds));
-    let (mut found, mut alike) = (Vec::new(), HashMap::new());
-    let mut rest = all.into_iter().filter(|(config, ..)| {
-        let among = alike.entry(family(config)).or_insert(0);
-        *among += 1;
-        *among <= ALIKE
-    });
-    // In turns of one length, so that the outcome does not depend on the number of cores.
-    while found.len() < SETTLED {
-        let turn: Vec<_> = rest.by_ref().take(TURN).collect();
-        if turn.is_empty() {
-            break;
+    let (mut alike, mut promising) = (HashMap::new(), Vec::new());
+    for candidate in all {
+        if candidate.2.bytes > room.limit as f64 {
+            outcome.leave(candidate, Why::TooLarge);
+            continue;
         }
-        let tried = turn.len();
-        let settled = on_all_cores(turn, |(config, mesh, _)| {
-            let found = settle::<A, S>(config, mesh, room);
-            one();
-            found
-        });
-        let before = found.len();
-        found.extend(settled.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten());
-        too_large += tried - (found.len() - before);
+        let among = alike.entry(family(&candidate.0)).or_insert(0);
+        *among += 1;
+        match *among <= ALIKE {
+            true => promising.push(candidate),
+            false => outcome.leave(candidate, Why::Behind),
+        }
     }
-    let behind = possible - too_large - found.len();
-    found.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    Ok(Outcome { found, possible, too_large, behind, missed })
+    Ok(promising)
 }
 
 /// What layouts have in common that differ in their virtual stages alone.
@@ -124,8 +167,9 @@ pub(super) fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Ve
             (1..=most).map(move |chunks| (tensor, pipeline, chunks))
         })
     });
-    // The configuration's own, too, so that what it is now is among all that could be.
-    let sizes: BTreeSet<usize> = MICRO_BATCHES.into_iter().chain([config.train.micro_batch_size]).collect();
+    // The configuration's own, too, so that what it is now is among all that could be, and those beside it.
+    let own = config.train.micro_batch_size;
+    let sizes: BTreeSet<usize> = MICRO_BATCHES.into_iter().chain([own, 2 * own, (own / 2).max(1)]).collect();
     let rest = sizes.iter().flat_map(|size| RECOMPUTE.map(|recompute| (*size, recompute)));
     let rest: Vec<(usize, Recompute)> = rest.collect();
     let with = |((tensor, pipeline, virtual_pipeline), (micro_batch_size, recompute))| {
@@ -147,23 +191,27 @@ fn can_be_of(config: &Config, ranks: usize) -> bool {
         && config.mesh(ranks).is_ok()
 }
 
-/// Rehearses and runs one; `None` where it does not fit.
+/// Bytes of the rank that takes most, and the seconds of a step; none where it does not fit, and then of the first ranks
+/// that say so.
 pub(super) fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
-    config: Config,
-    mesh: Mesh,
+    config: &Config,
+    mesh: &Mesh,
     room: &Room<S>,
-) -> Result<Option<Found>> {
+) -> Result<(usize, Option<f64>)> {
     // The first stage holds most micro-batches, the last one the logits: they say no soonest.
-    let (ranks, mut bytes) = (stages(&mesh), 0);
+    let (ranks, mut bytes) = (stages(mesh), 0);
     let last = ranks.len() - 1;
     for &rank in [&ranks[..1], &ranks[last.max(1)..], &ranks[1..last.max(1)]].into_iter().flatten() {
-        bytes = bytes.max(plan_shortly::<A>(&config, &mesh, rank, room.scratch.clone())?.usage.reserved);
+        let mut taken = plan_shortly::<A>(config, mesh, rank, room.scratch.clone())?.usage.reserved;
+        if taken > room.limit && taken as f64 <= NEARLY * room.limit as f64 {
+            taken = plan::<A>(config, mesh, rank, room.scratch.clone())?.usage.reserved;
+        }
+        bytes = bytes.max(taken);
         if bytes > room.limit {
-            return Ok(None);
+            return Ok((bytes, None));
         }
     }
-    let seconds = of_many::<A, S>(&config, &mesh, room)?;
-    Ok(Some(Found { config, mesh, seconds, bytes }))
+    Ok((bytes, Some(of_many::<A, S>(config, mesh, room)?)))
 }
 
 /// The configuration as it is, and where its step's time goes. Its memory is told to the byte, as `plan` without a search does.
@@ -172,9 +220,7 @@ pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     mesh: &Mesh,
     room: &Room<S>,
 ) -> Result<(Found, Step)> {
-    let one = |rank| plan::<A>(config, mesh, rank, room.scratch.clone());
-    let memory: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
-    let bytes = memory.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default();
+    let bytes = memory::<A, S>(config, mesh, room.scratch)?;
     let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
     let (paper, (lengths, more)) = (room.paper(&seats, size_of::<A>()), lengths(config, mesh));
     let step = |config: &Config| {
@@ -185,6 +231,17 @@ pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     let steps: Vec<Step> = lengths.iter().map(step).collect::<Result<_>>()?;
     let step = steps[0].longer(&steps[steps.len() - 1], more);
     Ok((Found { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
+}
+
+/// Bytes of the rank that takes most, exactly.
+pub(super) fn memory<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
+    config: &Config,
+    mesh: &Mesh,
+    scratch: &S,
+) -> Result<usize> {
+    let one = |rank| plan::<A>(config, mesh, rank, scratch.clone());
+    let memory: Vec<Rehearsal> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
+    Ok(memory.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
 }
 
 /// Seconds of a step, however many micro-batches it has.

@@ -1,8 +1,8 @@
 //! Steps whose shares theory tells, and the search for a layout. `tests/plan.rs` has what others have published.
 
+use super::change::beside_it;
 use super::estimate::estimate;
-use super::limit::keys_changed;
-use super::search::{Found, Room, SETTLED, as_it_is, candidates, of_many, search};
+use super::search::{Found, Room, SETTLED, Why, as_it_is, candidates, of_many, search};
 use super::*;
 use crate::config::{Cluster, Config};
 use crate::cpu::CpuScratch;
@@ -46,7 +46,9 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     let outcome = search::<bf16, _>(&config, &room, &|| ()).unwrap();
     let best = &outcome.found[0];
     assert!(outcome.found.iter().all(|found| found.bytes <= limit && found.seconds >= best.seconds));
-    assert!(outcome.possible > 500 && outcome.too_large > 0 && outcome.behind > 0, "{outcome:?}");
+    let left = |why| outcome.left_for(why).count();
+    assert!(outcome.possible() > 500 && left(Why::TooLarge) > 0 && left(Why::Behind) > 0, "{outcome:?}");
+    assert!(outcome.left_for(Why::TooLarge).all(|left| left.bytes > limit), "{outcome:?}");
     for Found { config, mesh, seconds, .. } in &outcome.found {
         let estimated = estimate(config, mesh, &cluster, reached).seconds;
         assert!((estimated / seconds - 1.0).abs() < 0.08, "{estimated} s by the closed form, {seconds} s simulated");
@@ -73,7 +75,7 @@ fn the_closed_form_leaves_out_nothing_that_is_faster() {
     let room = Room { ranks: 8, cluster: &cluster, reached, limit: usize::MAX, scratch: &scratch };
     let outcome = search::<bf16, _>(&config, &room, &|| ()).unwrap();
     let all = candidates(&config, 8, &cluster);
-    assert_eq!((all.len(), outcome.too_large, outcome.missed.is_none()), (outcome.possible, 0, true));
+    assert_eq!((all.len(), outcome.left_for(Why::TooLarge).count()), (outcome.possible(), 0));
     assert!(all.len() > 4 * SETTLED, "{} layouts", all.len());
     let seconds = |config: &Config| {
         let mesh = config.mesh(8).unwrap();
@@ -97,17 +99,20 @@ fn the_best_change_of_one_key_is_found() {
     let change = |config: &Config| best_change::<bf16, _>(config, &config.mesh(8).unwrap(), &room).unwrap();
     let Change { found, saves } = change(&config).unwrap();
     let seconds = |config: &Config| of_many::<bf16, _>(config, &config.mesh(8).unwrap(), &room).unwrap();
-    let all = candidates(&config, 8, &cluster).into_iter().filter(|other| keys_changed(&config, other) == 1);
-    let least = all.map(|other| seconds(&other)).fold(f64::INFINITY, f64::min);
-    assert_eq!(keys_changed(&config, &found.config), 1);
+    let all = beside_it(&config, &room);
+    let least = all.iter().map(seconds).fold(f64::INFINITY, f64::min);
+    assert_eq!((config.changes_to(&found.config).len(), all.len() > 5), (1, true), "{} are beside it", all.len());
     assert!(found.seconds <= 1.001 * least, "{} s was found, {least} s could be", found.seconds);
     assert!((saves - (1.0 - found.seconds / seconds(&config))).abs() < 1e-9 && saves > 0.0, "saves {saves}");
+    let mut by_hand = config.clone();
+    by_hand.parallel.layers = Some(vec![5, 1, 1, 1]);
+    assert_eq!(by_hand.changes_to(&change(&by_hand).unwrap().found.config), ["no parallel.layers"]);
     // Change by change to where none gains.
     let mut at = found.config;
     for _ in 0..10 {
         match change(&at) {
-            Some(better) => at = better.found.config,
-            None => return,
+            Some(better) if better.saves > 0.0 => at = better.found.config,
+            _ => return,
         }
     }
     panic!("each of ten changes gained something, at last {at:?}");
@@ -126,7 +131,10 @@ fn a_bubble_of_uneven_stages_is_not_laid_on_few_micro_batches() {
     };
     let layout = ["parallel.tensor=1", "parallel.pipeline=8", "parallel.ranks=8", "train.micro_batch_size=1"];
     let many = told(&[&layout[..], &["train.global_batch_size=64"]].concat());
-    assert!(many.contains("most of it is that stages are uneven, the busiest computing 1."), "{many}");
+    assert!(many.contains("most of that is that stages are uneven, the busiest computing 1."), "{many}");
     let few = told(&[&layout[..], &["train.global_batch_size=8"]].concat());
-    assert!(few.contains("more chunks, more micro-batches than 8 or fewer stages than 8"), "{few}");
+    assert!(
+        few.contains("; more chunks a stage (parallel.virtual_pipeline) or a larger train.global_batch_size, of more"),
+        "{few}"
+    );
 }

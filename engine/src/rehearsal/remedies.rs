@@ -2,7 +2,7 @@
 
 use super::{Held, plan};
 use crate::backend::{Elem, Scratch};
-use crate::config::{Axis, Config, Named, Parallel, Recompute, Train, can_be};
+use crate::config::{Axis, Config, Parallel, Recompute, Train, can_be};
 use crate::error::{Error, Result, counted};
 use crate::mesh::Mesh;
 use crate::place::Place;
@@ -16,7 +16,7 @@ const LAYOUTS: usize = 2;
 /// A configuration that fits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Remedy {
-    /// What is to be changed, as `key = value`.
+    /// What to write: [`Config::changes_to`].
     pub changes: Vec<String>,
     /// What the rank that needs most takes then.
     pub bytes: usize,
@@ -49,7 +49,7 @@ pub fn refusal<A: Elem>(
 }
 
 /// Changes with which no rank takes more than `limit` bytes, on as many ranks: a smaller micro-batch, more that is
-/// computed again (or both, where neither is enough), and the layouts that are nearest.
+/// computed again (or both, where neither is enough), layers shared out by cost, and the layouts that are nearest.
 pub fn remedies<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -62,7 +62,7 @@ pub fn remedies<A: Elem>(
             if found.len() < most
                 && let Some(bytes) = fits::<A>(&candidate, mesh.ranks(), limit, scratch)?
             {
-                found.push(Remedy { changes: changes(config, &candidate), bytes });
+                found.push(Remedy { changes: config.changes_to(&candidate), bytes });
             }
         }
         Ok(found)
@@ -72,6 +72,7 @@ pub fn remedies<A: Elem>(
     if found.is_empty() {
         found = first(again.iter().flat_map(smaller).collect(), 1)?;
     }
+    found.extend(first(config.with_layers_by_cost().into_iter().collect(), 1)?);
     found.extend(first(layouts(config, mesh), LAYOUTS)?);
     Ok(found)
 }
@@ -146,19 +147,4 @@ fn mesh_of(config: &Config, ranks: usize) -> Option<Mesh> {
     let whole = config.train.global_batch_size.is_multiple_of(config.train.micro_batch_size);
     let can_be = whole && can_be(&config.model, &config.train, &config.parallel);
     can_be.then(|| config.mesh(ranks).ok()).flatten()
-}
-
-/// How `to` differs from `from`.
-fn changes(from: &Config, to: &Config) -> Vec<String> {
-    let mut all = Vec::new();
-    let mut note = |differs: bool, key: &str, value: String| all.extend(differs.then(|| format!("{key} = {value}")));
-    let ((t, was), (p, before)) = ((&to.train, &from.train), (&to.parallel, &from.parallel));
-    let micro = t.micro_batch_size;
-    note(micro != was.micro_batch_size, "train.micro_batch_size", micro.to_string());
-    note(t.recompute != was.recompute, "train.recompute", format!("\"{}\"", t.recompute.name()));
-    note(p.tensor != before.tensor, "parallel.tensor", p.tensor.to_string());
-    note(p.pipeline != before.pipeline, "parallel.pipeline", p.pipeline.to_string());
-    let chunks = p.virtual_pipeline;
-    note(chunks != before.virtual_pipeline, "parallel.virtual_pipeline", chunks.to_string());
-    all
 }

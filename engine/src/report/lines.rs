@@ -49,24 +49,37 @@ fn end_torn_line(file: &mut File) -> std::io::Result<()> {
     if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
 }
 
+/// What a line holds.
+pub trait Record: DeserializeOwned {
+    /// Of lines with the same step the last counts.
+    fn step(&self) -> u64;
+
+    /// Whether its figures can be those of a step; a line that has others is damaged.
+    fn is_sound(&self) -> bool;
+}
+
+/// Steps beyond this are damage: figures are f64, which tell no two of them apart.
+pub const LAST_STEP: u64 = 1 << 53;
+
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lines<T> {
     /// By step, the last line of each.
     pub records: Vec<T>,
-    /// Numbers of the lines that are not records; the first line is 1.
+    /// Numbers of the lines that are not sound records; the first line is 1.
     pub skipped: Vec<usize>,
 }
 
-/// The records of a file in the order of their steps.
-pub fn read<T: DeserializeOwned>(path: &Path, step: impl Fn(&T) -> u64) -> Result<Lines<T>> {
+/// The records of a file in the order of their steps. Lines with nothing in them are nothing.
+pub fn read<T: Record>(path: &Path) -> Result<Lines<T>> {
     let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
     let (mut by_step, mut skipped) = (BTreeMap::new(), Vec::new());
     for (at, line) in lines.enumerate() {
         let line = line.map_err(|e| Error::io(path, e))?;
         match serde_json::from_slice::<T>(&line) {
-            Ok(record) => _ = by_step.insert(step(&record), record),
-            Err(_) => skipped.push(at + 1),
+            Ok(record) if record.is_sound() => _ = by_step.insert(record.step(), record),
+            _ if line.trim_ascii().is_empty() => {}
+            _ => skipped.push(at + 1),
         }
     }
     Ok(Lines { records: by_step.into_values().collect(), skipped })

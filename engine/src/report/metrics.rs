@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one JSON object a step, only ever appended to.
 
-use super::lines::{Lines, Log};
+use super::lines::{LAST_STEP, Lines, Log, Record};
+use crate::config::MOST_RANKS;
 use crate::error::Result;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ pub struct StepRecord {
     /// The share of the device's peak; `None` where the peak is not known.
     pub mfu_model: Option<f64>,
     pub mfu_full: Option<f64>,
+    /// What its time depends on (`settings.rs`): a run may go on at others. Lines of older engines have none.
+    #[serde(default)]
+    pub settings: String,
     /// Seconds of this step by part (`data_s`, `forward_s`, ...; `clock.rs`) as rank 0 saw them, each a key
     /// of the line's object.
     #[serde(flatten)]
@@ -49,12 +53,32 @@ fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
+impl StepRecord {
+    /// How many ranks did this step: its line has the speed of all and of one.
+    pub fn ranks(&self) -> usize {
+        (self.tokens_per_s / self.tokens_per_s_per_rank).round() as usize
+    }
+}
+
+impl Record for StepRecord {
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// A step takes time and has ranks; its losses may be anything.
+    fn is_sound(&self) -> bool {
+        let speeds = [self.step_time_s, self.tokens_per_s, self.tokens_per_s_per_rank];
+        let ranks = 1..=MOST_RANKS as usize;
+        self.step <= LAST_STEP && speeds.iter().all(|x| x.is_finite() && *x > 0.0) && ranks.contains(&self.ranks())
+    }
+}
+
 /// An open `metrics.jsonl`. Rank 0 has one.
 pub type MetricsLog = Log<StepRecord>;
 
 /// The records of a run in the order of their steps, and what could not be read.
 pub fn read(path: &Path) -> Result<Lines<StepRecord>> {
-    super::lines::read(path, |record: &StepRecord| record.step)
+    super::lines::read(path)
 }
 
 #[cfg(test)]
@@ -62,7 +86,17 @@ mod tests {
     use super::*;
 
     fn record(step: u64, loss: f64) -> StepRecord {
-        StepRecord { step, loss, lr: 1e-4, parts: BTreeMap::from([("data_s".into(), 0.5)]), ..Default::default() }
+        StepRecord {
+            step,
+            loss,
+            lr: 1e-4,
+            step_time_s: 0.5,
+            tokens_per_s: 200.0,
+            tokens_per_s_per_rank: 100.0,
+            settings: "tensor 2".into(),
+            parts: BTreeMap::from([("data_s".into(), 0.5)]),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -73,7 +107,7 @@ mod tests {
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
         let promised = "step loss z_loss grad_norm lr tokens consumed_samples step_time_s tokens_per_s \
-                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full data_s";
+                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full settings data_s";
         assert_eq!(keys(&r), promised);
         r.valid_loss = Some(2.0);
         assert_eq!(keys(&r), format!("{promised} valid_loss"));
@@ -113,6 +147,28 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 5);
         assert!(text.contains("\"loss\":null") && text.ends_with('\n'));
+    }
+
+    #[test]
+    fn lines_without_a_speed_are_damaged_and_empty_ones_are_nothing() {
+        let line = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut line = serde_json::to_value(record(1, 2.0)).unwrap();
+            change(&mut line);
+            format!("{line}\n")
+        };
+        let mut lines = vec!["\n".to_string(), "  \r\n".into()];
+        for key in ["step_time_s", "tokens_per_s", "tokens_per_s_per_rank"] {
+            lines.extend([0.0, -1.0].map(|x| line(&|of| of[key] = x.into())));
+        }
+        lines.push(line(&|of| of["tokens_per_s"] = 1e300.into()));
+        lines.push(line(&|of| of["step"] = u64::MAX.into()));
+        lines.push(line(&|of| _ = of.as_object_mut().unwrap().remove("settings")));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, lines.concat()).unwrap();
+        let Lines { records, skipped } = read(&path).unwrap();
+        assert_eq!(skipped, [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(records, [StepRecord { settings: String::new(), ..record(1, 2.0) }], "of an older engine");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod document;
 pub mod efficiency;
+pub mod found;
 pub mod lines;
 pub mod machine;
 pub mod markdown;
@@ -12,6 +13,7 @@ pub mod page;
 pub mod peak;
 pub mod run;
 pub mod samples;
+pub mod settings;
 pub mod stragglers;
 pub mod tensorboard;
 pub mod timeline;

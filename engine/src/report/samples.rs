@@ -1,6 +1,6 @@
 //! `ranks.jsonl`: every few steps, where the time of every rank went. One JSON object a sample, only ever appended to.
 
-use super::lines::{Lines, Log};
+use super::lines::{LAST_STEP, Lines, Log, Record};
 use super::timeline::micro;
 use crate::backend::{Label, Part, Span, Track};
 use crate::error::Result;
@@ -87,12 +87,23 @@ impl Sample {
     }
 }
 
+impl Record for Sample {
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Shares are those of these seconds.
+    fn is_sound(&self) -> bool {
+        self.step <= LAST_STEP && self.seconds.iter().all(|&seconds| seconds > 0.0)
+    }
+}
+
 /// An open `ranks.jsonl`. Rank 0 has one.
 pub type SampleLog = Log<Sample>;
 
 /// The samples of a run in the order of their steps, and what could not be read.
 pub fn read(path: &Path) -> Result<Lines<Sample>> {
-    super::lines::read(path, |sample: &Sample| sample.step)
+    super::lines::read(path)
 }
 
 #[cfg(test)]

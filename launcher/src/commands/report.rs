@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
 fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
     let this = Efficiency::of(run, peak);
     let Some(other) = other else { return this };
-    let device = |run: &Run| run.machine.as_ref().map(|machine| machine.device.clone());
+    let device = |run: &Run| run.machine.there().map(|machine| machine.device.clone());
     let figures = Efficiency::of(other, peak.filter(|_| device(run) == device(other)));
     this.beside(run, &figures, other)
 }

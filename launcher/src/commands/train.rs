@@ -126,6 +126,7 @@ impl Start<'_> {
         let Start { args, world, config, feed, .. } = self;
         let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, place));
         comm.agree(load(args, &mut trainer, &feed, comm.rank()))?;
+        comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.publish();
         if trainer.step >= trainer.config.train.steps {
             if comm.rank() == 0 {
@@ -134,7 +135,6 @@ impl Start<'_> {
             }
             return Ok(());
         }
-        comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
         match Run::begin(trainer, feed, planned, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::Alone(error)) if comm.size() > 1 => world.abort(&error),
@@ -215,7 +215,12 @@ fn threads(comm: &Comm) -> usize {
 fn trace_is_to_come(asked: Option<u64>, done: u64, steps: u64) -> Result<()> {
     let Some(step) = asked.filter(|step| !(done + 1..=steps).contains(step)) else { return Ok(()) };
     let first = done + 1;
-    Err(Error::user(format!("--trace {step}: this run takes steps {first} to {steps}; name one of them")))
+    let why = match done >= steps {
+        true => nothing_left(done, steps),
+        false if first == steps => format!("this run takes step {steps} only; name that one"),
+        false => format!("this run takes steps {first} to {steps}; name one of them"),
+    };
+    Err(Error::user(format!("--trace {step}: {why}")))
 }
 
 /// Of a run that has taken its steps, or more.

@@ -4,7 +4,7 @@ use super::number::whole;
 use super::{Block, Chart, Curve, Drawing, Gantt, Scale, Section, Tone};
 use crate::config::Axis;
 use crate::flops::Formula;
-use crate::report::efficiency::{Bucket, Efficiency, buckets, per_token};
+use crate::report::efficiency::{Bucket, Efficiency, buckets, can_be_shown, differs, per_token, steady};
 use crate::report::metrics::StepRecord;
 use crate::report::run::Run;
 use crate::report::timeline::Timeline;
@@ -50,7 +50,7 @@ fn loss(run: &Run) -> Chart {
         .records
         .iter()
         .filter_map(|step| Some((step.step, step.valid_loss?)))
-        .filter(|(_, x)| x.is_finite())
+        .filter(|&(_, loss)| can_be_shown(loss))
         .collect();
     let lines = vec![(Tone::This, line(run, |step| step.loss))];
     let keys = match marks.is_empty() {
@@ -83,17 +83,19 @@ fn utilization(e: &Efficiency, run: &Run) -> Chart {
 
 /// Of the steps that the median is of: the first ones would make all others look alike.
 fn seconds(e: &Efficiency, run: &Run) -> Chart {
-    let from = e.speed.first_step;
-    let of = |step: &StepRecord| if step.step < from { f64::NAN } else { step.step_time_s };
-    plain("Seconds a step", &format!("From step {from} on"), run, of)
+    let steps = steady(run).into_iter().map(|step| (step.step, step.step_time_s));
+    let lines = vec![(Tone::This, buckets(steps, POINTS))];
+    let caption = format!("From step {} on", whole(e.speed.first_step));
+    curve("Seconds a step", caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero })
 }
 
 pub fn pipeline(e: &Efficiency, run: &Run) -> Section {
-    let Some(ran) = &run.timeline else {
-        let why = "No `timeline.json`: a run with `report.interval` above 0 leaves one, of its last sampled step.";
-        return Section::new("pipeline", "The pipeline", vec![Block::Text(why.into())]);
+    let Some(ran) = run.timeline.there() else {
+        let absent = "No `timeline.json`: a run with `report.interval` above 0 leaves one, of its last sampled step.";
+        return Section::new("pipeline", "The pipeline", vec![Block::Text(run.timeline.instead(absent))]);
     };
-    let planned = run.plan.as_ref().and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
+    let plan = run.plan.as_ref().filter(|plan| differs(plan, run).is_none());
+    let planned = plan.and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
     let planned = planned.filter(|planned| planned.layout == run.mesh.layout());
     let until = planned.map_or(0.0, |planned| planned.seconds).max(ran.seconds);
     let mut charts = vec![gantt(format!("Step {} as it ran", whole(ran.step)), run, ran, until)];

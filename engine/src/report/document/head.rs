@@ -1,15 +1,14 @@
 //! What ran, and the figures that matter most.
 
-use super::number::{count, digits, fixed, large, percent, whole};
+use super::number::{count, counted, digits, fixed, large, percent, whole};
 use super::{Block, Headline, Section};
-use crate::error::counted;
 use crate::report::efficiency::Efficiency;
 
 pub fn lead(e: &Efficiency) -> String {
     let s = &e.setup;
     let device = s.device.as_deref().unwrap_or("a device that is not written down");
-    let hosts = s.hosts.map_or(String::new(), |hosts| format!(" of {}", counted(hosts, "host")));
-    let ranks = counted(s.ranks, s.worker);
+    let hosts = s.hosts.map_or(String::new(), |hosts| format!(" of {}", counted(hosts as u64, "host")));
+    let ranks = counted(s.ranks as u64, s.worker);
     format!("A Llama of {} parameters on {device}, {ranks}{hosts}", large(s.parameters as f64))
 }
 
@@ -41,12 +40,15 @@ pub fn headlines(e: &Efficiency) -> Vec<Headline> {
         new(
             "seconds a step".into(),
             digits(speed.step_s, 3),
-            format!(
-                "median of {} of steps {} to {}",
-                whole(speed.steps as u64),
-                whole(speed.first_step),
-                whole(speed.last_step)
-            ),
+            match speed.steps {
+                1 => format!("of step {} alone", whole(speed.first_step)),
+                n => format!(
+                    "median of {} of steps {} to {}",
+                    whole(n as u64),
+                    whole(speed.first_step),
+                    whole(speed.last_step)
+                ),
+            },
         ),
     ]
 }
@@ -64,21 +66,18 @@ pub fn setup(e: &Efficiency) -> Section {
         chunks => format!("{layout}, {chunks} virtual stages"),
     };
     let batch = format!(
-        "{} sequences of {} tokens a step: {} of {} a replica",
-        count(s.global_batch_size as f64),
-        count(s.seq_length as f64),
-        match s.micro_batches {
-            1 => "one micro-batch".into(),
-            n => format!("{} micro-batches", count(n as f64)),
-        },
+        "{} of {} a step: {} of {} a replica",
+        counted(s.global_batch_size as u64, "sequence"),
+        counted(s.seq_length as u64, "token"),
+        counted(s.micro_batches as u64, "micro-batch"),
         s.micro_batch_size
     );
     let facts = vec![
         (
             "model",
             format!(
-                "{} layers, hidden size {}, vocabulary {}",
-                s.layers,
+                "{}, hidden size {}, vocabulary {}",
+                counted(s.layers as u64, "layer"),
                 count(s.hidden as f64),
                 count(s.vocabulary as f64)
             ),
@@ -90,9 +89,9 @@ pub fn setup(e: &Efficiency) -> Section {
         (
             "done",
             format!(
-                "{} of {} steps, {} tokens",
+                "{} of {}, {} tokens",
                 whole(e.done.step),
-                whole(e.done.of_steps),
+                counted(e.done.of_steps, "step"),
                 large(e.done.tokens as f64)
             ),
         ),

@@ -144,7 +144,7 @@ impl Document {
             ranks::time(efficiency),
             ranks::waits(efficiency),
             ranks::stragglers(efficiency),
-            ranks::memory(efficiency),
+            ranks::memory(efficiency, run),
             speed::plan(efficiency, run),
             speed::formulas(efficiency),
         ];

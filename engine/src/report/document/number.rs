@@ -1,5 +1,10 @@
 //! Numbers as people read them, the same each time.
 
+use crate::error;
+
+/// From here on a number is written with its exponent: nobody counts its digits.
+const LONG: f64 = 1e12;
+
 /// `12,345`
 pub fn count(x: f64) -> String {
     fixed(x, 0)
@@ -8,6 +13,11 @@ pub fn count(x: f64) -> String {
 /// A step, or a number of them.
 pub fn whole(n: u64) -> String {
     count(n as f64)
+}
+
+/// [`crate::error::counted`], thousands apart.
+pub fn counted(n: u64, noun: &str) -> String {
+    error::counted(n as usize, noun).replacen(&n.to_string(), &whole(n), 1)
 }
 
 /// At least `n` digits that say something: `0.0686`, `2.57`, `1,234`.
@@ -20,6 +30,9 @@ pub fn digits(x: f64, n: i32) -> String {
 pub fn fixed(x: f64, decimals: usize) -> String {
     if !x.is_finite() {
         return "not a number".into();
+    }
+    if x.abs() >= LONG {
+        return exponent(x);
     }
     let text = format!("{:.decimals$}", x.abs());
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -56,20 +69,27 @@ pub fn seconds(x: f64) -> String {
 /// At a tick of an axis that reaches to `most`, where every digit counts: `2.5`, `1,000`, `12k`, and `1.5e-4` on an axis of
 /// small numbers.
 pub fn tick(x: f64, most: f64) -> String {
-    let trimmed = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
-        false => text,
-    };
     match x {
         0.0 => "0".into(),
-        _ if most < 1e-2 => {
-            let text = format!("{x:.2e}");
-            let (digits, exponent) = text.split_once('e').expect("written so");
-            format!("{}e{exponent}", trimmed(digits.into()))
-        }
+        _ if !(1e-2..LONG).contains(&most) => exponent(x),
         _ if most >= 1e6 => format!("{}M", trimmed(fixed(x / 1e6, 3))),
         _ if most >= 1e4 => format!("{}k", trimmed(fixed(x / 1e3, 3))),
         _ => trimmed(fixed(x, 4)),
+    }
+}
+
+/// `1.5e-4`
+fn exponent(x: f64) -> String {
+    let text = format!("{x:.2e}");
+    let (digits, exponent) = text.split_once('e').expect("written so");
+    format!("{}e{exponent}", trimmed(digits.into()))
+}
+
+/// Without zeros at the end of its decimals.
+fn trimmed(text: String) -> String {
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text,
     }
 }
 
@@ -83,6 +103,8 @@ mod tests {
         assert_eq!([digits(0.06862, 3), digits(2571.6, 3), digits(0.0, 3)], ["0.0686", "2,572", "0.00"]);
         assert_eq!([fixed(-1234.5, 1), fixed(-0.01, 1), fixed(f64::NAN, 1)], ["-1,234.5", "0.0", "not a number"]);
         assert_eq!([percent(0.1234), gib(3 << 29), large(6.83e9)], ["12.3 %", "1.500", "6.83 billion"]);
+        assert_eq!([fixed(1.75e308, 3), count(-1e12), digits(1e30, 3)], ["1.75e308", "-1e12", "1e30"]);
+        assert_eq!([counted(1, "step"), counted(1234, "token")], ["1 step", "1,234 tokens"]);
         assert_eq!([seconds(1.28e-6), seconds(0.05312), seconds(123.4)], ["0.000001", "0.0531", "123"]);
         let ticks =
             [(0.1 + 0.2, 1.0), (3e-5, 1e-4), (1e-3, 1.5e-3), (12000.0, 2e4), (2.5e6, 3e6), (0.0, 1.0), (1000.0, 2e3)];

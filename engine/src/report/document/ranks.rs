@@ -1,8 +1,9 @@
 //! The ranks beside each other: time, waits, stragglers, memory.
 
-use super::number::{fixed, gib, percent, seconds, whole};
+use super::number::{counted, fixed, gib, percent, seconds, whole};
 use super::{Bars, Block, Chart, Drawing, Section, Tone, no_samples};
 use crate::report::efficiency::{Efficiency, MemoryUse, PhaseTime, Slow, Time, WaitTime, mean};
+use crate::report::run::Run;
 
 /// Rows of a chart that can be told apart.
 const ROWS: usize = 64;
@@ -10,12 +11,14 @@ const ROWS: usize = 64;
 pub fn time(e: &Efficiency) -> Section {
     let title = "Where the time goes";
     let Some(time) = &e.time else { return Section::new("time", title, vec![no_samples()]) };
+    let (first, last) = (whole(time.first_step), whole(time.last_step));
+    let samples = match time.samples {
+        1 => format!("Of sampled step {first} alone"),
+        n => format!("Means of {}, {first} to {last}", counted(n as u64, "sampled step")),
+    };
     let sampled = format!(
-        "Means of {} sampled steps, {} to {}. Validation, report and checkpoint lie between steps: their means are of all \
-         steps, as rank 0 saw them, and stand in no bar.",
-        whole(time.samples as u64),
-        whole(time.first_step),
-        whole(time.last_step)
+        "{samples}. Validation, report and checkpoint lie between steps: their means are of all steps, as rank 0 saw \
+         them, and stand in no bar."
     );
     let row = |phase: &PhaseTime| vec![phase.phase.to_string(), seconds(phase.mean_s), percent(phase.share)];
     let table = Block::table(
@@ -71,11 +74,11 @@ pub fn waits(e: &Efficiency) -> Section {
         1 => "One stage: no pipeline, no bubble.".to_string(),
         p => format!(
             "Ranks wait for other stages in {} of a step, the end counted in which the last stage waits for the others to drain. The schedule alone has (p - 1) / (v m + p - 1) = {} with p = {p} \
-             stages, v = {} virtual stages of each and m = {} micro-batches, if all of them took as long.",
+             stages, v = {} of each and m = {}, if all of them took as long.",
             percent(time.bubble.measured),
             percent(time.bubble.theory),
-            s.virtual_pipeline,
-            s.micro_batches
+            counted(s.virtual_pipeline as u64, "virtual stage"),
+            counted(s.micro_batches as u64, "micro-batch")
         ),
     };
     let row = |wait: &WaitTime| {
@@ -116,11 +119,11 @@ pub fn stragglers(e: &Efficiency) -> Section {
     Section::new("stragglers", title, vec![table, Block::Text(cure.into())])
 }
 
-pub fn memory(e: &Efficiency) -> Section {
+pub fn memory(e: &Efficiency, run: &Run) -> Section {
     let title = "Memory";
     let Some(memory) = &e.memory else {
-        let why = "No `memory.json`: a run leaves one when it ends well.";
-        return Section::new("memory", title, vec![Block::Text(why.into())]);
+        let absent = "No `memory.json`: a run leaves one when it ends well.";
+        return Section::new("memory", title, vec![Block::Text(run.memory.instead(absent))]);
     };
     let (what, shown) = match memory.len() <= ROWS {
         true => ("Planned and used, by rank", memory.iter().collect()),

@@ -3,7 +3,7 @@
 use super::head::{sentence, tflops};
 use super::number::{count, fixed, percent, seconds};
 use super::{Block, Section};
-use crate::report::efficiency::{ByFormula, Efficiency, Planned, PlannedShare};
+use crate::report::efficiency::{ByFormula, Efficiency, Planned, PlannedShare, differs};
 use crate::report::run::Run;
 
 pub fn plan(e: &Efficiency, run: &Run) -> Section {
@@ -29,14 +29,13 @@ pub fn plan(e: &Efficiency, run: &Run) -> Section {
 
 fn without(run: &Run, worker: &str) -> String {
     let (ranks, on) = (run.mesh.ranks(), if worker == "GPU" { "--cluster FILE" } else { "--calibrate FILE" });
-    let words = |[tensor, pipeline, data]: [usize; 3]| format!("tensor {tensor} x pipeline {pipeline} x data {data}");
     match &run.plan {
-        Some(plan) if plan.layout() != run.mesh.layout() => format!(
-            "`plan.json` is a plan of {}, and the run is {}: they do not compare.",
-            words(plan.layout()),
-            words(run.mesh.layout())
-        ),
-        Some(plan) => format!("`plan.json` tells no times: nobody knows what {} reaches.", plan.cluster),
+        Some(plan) => match differs(plan, run) {
+            Some([planned, ran]) => {
+                format!("`plan.json` is a plan of {planned}, and the run is of {ran}: they do not compare.")
+            }
+            None => format!("`plan.json` tells no times: nobody knows what {} reaches.", plan.cluster),
+        },
         None => format!(
             "No `plan.json`: in the run's directory `swallow-engine plan --config config.toml --ranks {ranks} {on} --json > \
              plan.json` would bring it."

@@ -102,7 +102,7 @@ fn warnings(this: &Run, other: &Run) -> Vec<String> {
         "the formula `hardware` counts another work a token",
     );
     let on = |run: &Run| {
-        let machine = run.machine.as_ref();
+        let machine = run.machine.there();
         machine.map_or("unknown".to_string(), |machine| format!("{} in {}", machine.device, machine.precision))
     };
     let device = differ("the device", on(this), on(other), "speeds a rank are those of the device, too");

@@ -13,9 +13,13 @@ pub struct Bucket {
 /// Larger numbers are damage, and no axis can show them.
 const LARGEST: f64 = 1e30;
 
+pub fn can_be_shown(value: f64) -> bool {
+    value.abs() < LARGEST
+}
+
 /// At most `most` buckets of as many points each, but for the last. Points that are not numbers are left out.
 pub fn buckets(points: impl IntoIterator<Item = (u64, f64)>, most: usize) -> Vec<Bucket> {
-    let points: Vec<(u64, f64)> = points.into_iter().filter(|(_, value)| value.abs() < LARGEST).collect();
+    let points: Vec<(u64, f64)> = points.into_iter().filter(|&(_, value)| can_be_shown(value)).collect();
     let each = points.len().div_ceil(most).max(1);
     points.chunks(each).map(bucket).collect()
 }

@@ -23,5 +23,5 @@ pub fn of(run: &Run) -> Option<Vec<MemoryUse>> {
         used_bytes: rank.used.reserved_bytes,
         checkpoint_copy_bytes: rank.used.checkpoint_copy_bytes,
     };
-    Some(run.memory.as_ref()?.ranks.iter().map(one).collect())
+    Some(run.memory.there()?.ranks.iter().map(one).collect())
 }

@@ -10,15 +10,16 @@ mod speed;
 mod time;
 
 pub use against::{Against, Compared};
-pub use buckets::{Bucket, buckets};
+pub use buckets::{Bucket, buckets, can_be_shown};
 pub use memory::MemoryUse;
-pub use plan::{Planned, PlannedShare};
+pub use plan::{Planned, PlannedShare, differs};
 pub use setup::Setup;
-pub use speed::{ByFormula, Peak, Speed, per_token};
+pub use speed::{ByFormula, Peak, Speed, per_token, steady};
 pub use time::{Bubble, PhaseTime, STAGES, Slow, Time, WaitTime, mean};
 
 use super::run::Run;
 use crate::config::Named;
+use crate::error::counted;
 use crate::flops::Formula;
 use serde::Serialize;
 
@@ -97,7 +98,7 @@ impl Done {
         Done {
             step: last.step,
             of_steps: train.steps,
-            tokens: last.consumed_samples * train.seq_length as u64,
+            tokens: last.consumed_samples.saturating_mul(train.seq_length as u64),
             loss: last.loss,
             valid_loss: validated,
         }
@@ -107,7 +108,7 @@ impl Done {
 fn notes(run: &Run, speed: &Speed) -> Vec<String> {
     let skipped = |file: &str, lines: &[usize]| {
         let first = lines.first()?;
-        let what = "left out here, not a whole record; a run that is killed leaves half a line";
+        let what = "left out here, not a whole and sound record; a run that is killed leaves half a line";
         Some(match lines.len() {
             1 => format!("{file}, line {first}: {what}"),
             many => format!("{file}, line {first} and {} more: {what}", many - 1),
@@ -115,11 +116,13 @@ fn notes(run: &Run, speed: &Speed) -> Vec<String> {
     };
     let metrics = skipped("metrics.jsonl", &run.steps.skipped);
     let samples = skipped("ranks.jsonl", &run.samples.skipped);
-    let others = (speed.other_ranks > 0).then(|| {
-        let now = run.mesh.ranks();
-        format!("{} steps were done by another number of ranks than {now}; no speed is told of them", speed.other_ranks)
+    let others = (speed.other_settings > 0).then(|| {
+        let steps = counted(speed.other_settings, "step");
+        let (were, them) = if speed.other_settings == 1 { ("was", "it") } else { ("were", "them") };
+        format!("{steps} {were} done at other settings than {}; no speed is told of {them}", run.settings)
     });
-    [metrics, samples, others].into_iter().flatten().collect()
+    let left_out = run.left_out().map(String::from);
+    [metrics, samples, others].into_iter().flatten().chain(left_out).collect()
 }
 
 /// No device does more than its peak.

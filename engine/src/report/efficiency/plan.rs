@@ -1,10 +1,12 @@
 //! What `plan` said of the run, beside what came.
 
-use super::super::run::Run;
+use super::super::run::{Plan, Run};
 use super::speed::Speed;
 use super::time::{STAGES, Time};
+use crate::flops;
 use crate::mesh::Kind;
 use crate::plan::Share;
+use crate::report::settings::layout;
 use serde::Serialize;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,9 +30,9 @@ pub struct PlannedShare {
 }
 
 impl Planned {
-    /// `None` without a plan, or where it has no time or is one of another layout.
+    /// `None` without a plan, or where it has no time or is not one of this run.
     pub fn of(run: &Run, speed: &Speed, time: Option<&Time>) -> Option<Planned> {
-        let plan = run.plan.as_ref().filter(|plan| plan.layout() == run.mesh.layout())?;
+        let plan = run.plan.as_ref().filter(|plan| differs(plan, run).is_none())?;
         let step = plan.step.as_ref()?;
         let share = |(name, seconds): (&String, &serde_json::Value)| {
             let measured_s = time.and_then(|time| measured(name, time));
@@ -46,6 +48,16 @@ impl Planned {
             shares: step.shares.iter().filter_map(share).collect(),
         })
     }
+}
+
+/// What it is a plan of, where that is not this run, and what the run is.
+pub fn differs(plan: &Plan, run: &Run) -> Option<[String; 2]> {
+    let (settings, parameters) = (&run.settings, flops::parameters(&run.config.model));
+    let by = |planned: String, ran: String| (planned != ran).then_some([planned, ran]);
+    let model = |parameters: u64| format!("a model of {parameters} parameters");
+    by(layout(plan.layout()), layout(run.mesh.layout()))
+        .or_else(|| by(model(plan.parameters?), model(parameters)))
+        .or_else(|| by(plan.settings.clone()?, settings.clone()))
 }
 
 /// Seconds of a sampled step that are the same as what the plan calls so. A run cannot tell apart what a wait for another

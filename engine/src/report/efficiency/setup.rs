@@ -34,7 +34,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn of(run: &Run) -> Setup {
-        let (config, mesh, machine) = (&run.config, &run.mesh, run.machine.as_ref());
+        let (config, mesh, machine) = (&run.config, &run.mesh, run.machine.there());
         let (model, train) = (&config.model, &config.train);
         let data = mesh.size(Axis::Data);
         let precision = machine.map(|m| m.precision.clone()).or(train.precision.map(|p| p.name().to_string()));
@@ -62,7 +62,7 @@ impl Setup {
 }
 
 fn worker(run: &Run) -> &'static str {
-    let device = run.machine.as_ref().map_or("", |machine| &machine.device);
+    let device = run.machine.there().map_or("", |machine| &machine.device);
     let known = device.contains("NVIDIA") || peak::bf16_tflops(device).is_some();
     match run.config.train.backend {
         Some(BackendKind::Cpu) => "rank",

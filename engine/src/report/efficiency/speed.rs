@@ -1,6 +1,6 @@
 //! How fast it was: the median step, and what that is by each formula.
 
-use super::super::run::{Run, ranks_of};
+use super::super::run::Run;
 use crate::config::Named;
 use crate::flops::Formula;
 use crate::report::metrics::StepRecord;
@@ -17,8 +17,8 @@ pub struct Speed {
     pub first_step: u64,
     pub last_step: u64,
     pub steps: usize,
-    /// Steps of another number of ranks, which are left out.
-    pub other_ranks: usize,
+    /// Steps at other settings, which are left out.
+    pub other_settings: usize,
     pub step_s: f64,
     pub tokens_per_s_per_rank: f64,
     pub tokens_per_s: f64,
@@ -42,10 +42,9 @@ pub struct ByFormula {
     pub mfu: Option<f64>,
 }
 
-/// The steps that speed is told of: all but the first two, where there are more.
+/// The steps that speed is told of: those at the run's settings but for the first two, where there are more.
 pub fn steady(run: &Run) -> Vec<&StepRecord> {
-    let same = |step: &&StepRecord| ranks_of(step) == run.mesh.ranks();
-    let steps: Vec<&StepRecord> = run.steps.records.iter().filter(same).collect();
+    let steps: Vec<&StepRecord> = run.steps_as_now().collect();
     let skip = if steps.len() > WARM_UP { WARM_UP } else { 0 };
     steps[skip..].to_vec()
 }
@@ -63,14 +62,14 @@ pub fn median(of: impl IntoIterator<Item = f64>) -> f64 {
 impl Speed {
     pub fn of(run: &Run) -> Speed {
         let (train, ranks) = (&run.config.train, run.mesh.ranks());
-        let (steps, all) = (steady(run), &run.steps.records);
+        let steps = steady(run);
         let step_s = median(steps.iter().map(|step| step.step_time_s));
         let tokens_per_s = (train.global_batch_size * train.seq_length) as f64 / step_s;
         Speed {
             first_step: steps.first().map_or(0, |step| step.step),
             last_step: steps.last().map_or(0, |step| step.step),
             steps: steps.len(),
-            other_ranks: all.iter().filter(|step| ranks_of(step) != ranks).count(),
+            other_settings: run.steps.records.len() - run.steps_as_now().count(),
             step_s,
             tokens_per_s_per_rank: tokens_per_s / ranks as f64,
             tokens_per_s,
@@ -81,14 +80,15 @@ impl Speed {
 impl Peak {
     /// `said`: on the command line, which goes before all else.
     pub fn of(run: &Run, said: Option<f64>) -> Peak {
-        let device = run.machine.as_ref().map(|machine| machine.device.as_str());
+        let device = run.machine.there().map(|machine| machine.device.as_str());
         let known = device.and_then(|device| Some((peak::bf16_tflops(device)?, device)));
         let (tflops, source) = match (said, run.config.report.peak_tflops, known) {
             (Some(said), ..) => (Some(said), "as `--peak-tflops` says".into()),
             (None, Some(own), _) => (Some(own), "as `report.peak_tflops` of the configuration says".into()),
             (None, None, Some((known, device))) => (Some(known), format!("dense bf16 of {device} by its data sheet")),
             (None, None, None) => {
-                let whose = device.map_or("the device (no machine.json)".into(), |device| format!("\"{device}\""));
+                let unknown = run.machine.left_out().unwrap_or("no `machine.json`");
+                let whose = device.map_or(format!("the device ({unknown})"), |device| format!("\"{device}\""));
                 let remedy = "give `report.peak_tflops` in the configuration or `--peak-tflops N`";
                 (None, format!("the peak of {whose} is not known: {remedy}; until then there is no MFU"))
             }

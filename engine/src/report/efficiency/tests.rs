@@ -2,16 +2,18 @@
 
 use super::*;
 use crate::report::document::Document;
+use crate::report::found::Found;
 use crate::report::lines::Lines;
 use crate::report::machine::Machine;
 use crate::report::metrics::StepRecord;
 use crate::report::run::{Memory, MemoryOfRank, Plan, Run, Taken};
 use crate::report::samples::Sample;
+use crate::report::settings::settings;
 use crate::report::timeline::Timeline;
 use crate::report::{markdown, page};
 use std::collections::BTreeMap;
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [model]
 architecture = "llama"
 hidden_size = 16
@@ -61,19 +63,21 @@ fn run() -> Run {
             ..Default::default()
         }
     };
+    let mesh = config.mesh(4).unwrap();
     let hosts = ["a", "a", "b", "<b>"].map(String::from).into();
     let machine =
         Machine { version: "0".into(), device: "NVIDIA A100-SXM4-40GB".into(), precision: "bf16".into(), hosts };
     Run {
         dir: "runs/hand".into(),
         name: "hand".into(),
-        mesh: config.mesh(4).unwrap(),
+        settings: settings(&config, &mesh),
+        mesh,
         config,
-        machine: Some(machine),
+        machine: Found::There(machine),
         steps: Lines { records: (1..=8).map(step).collect(), skipped: vec![9] },
         samples: Lines { records: vec![sample(1, 90.0), sample(4, 1.0), sample(8, 1.0)], skipped: Vec::new() },
-        timeline: None,
-        memory: None,
+        timeline: Found::Absent,
+        memory: Found::Absent,
         plan: None,
     }
 }
@@ -107,7 +111,7 @@ fn speed_is_that_of_the_median_step() {
     assert_eq!((e.done.tokens, e.done.loss, e.done.valid_loss), (8 * 512, 2.0, Some((4, 6.5))));
     assert_eq!(
         e.notes,
-        ["metrics.jsonl, line 9: left out here, not a whole record; a run that is killed leaves half a line"]
+        ["metrics.jsonl, line 9: left out here, not a whole and sound record; a run that is killed leaves half a line"]
     );
     assert_eq!(speed::median([3.0, 1.0, f64::NAN, 2.0, 9.0]), 2.5);
 }
@@ -125,7 +129,8 @@ fn a_peak_is_the_users_then_the_configurations_then_the_tables() {
         "{notes:?}"
     );
     run.config.report.peak_tflops = None;
-    run.machine.as_mut().unwrap().device = "AMD EPYC".into();
+    let machine = run.machine.there().unwrap().clone();
+    run.machine = Found::There(Machine { device: "AMD EPYC".into(), ..machine });
     let peak = Peak::of(&run, None);
     assert_eq!(peak.tflops, None);
     assert!(peak.source.starts_with("the peak of \"AMD EPYC\" is not known: give `report.peak_tflops`"), "{peak:?}");
@@ -152,8 +157,23 @@ fn a_run_of_other_ranks_before_tells_no_speed() {
     let mut run = run();
     run.steps.records.iter_mut().take(3).for_each(|step| step.tokens_per_s_per_rank = step.tokens_per_s / 2.0);
     let e = Efficiency::of(&run, None);
-    assert_eq!((e.speed.other_ranks, e.speed.first_step), (3, 6));
-    assert!(e.notes[1].starts_with("3 steps were done by another number of ranks than 4"), "{:?}", e.notes);
+    assert_eq!((e.speed.other_settings, e.speed.first_step), (3, 6));
+    assert!(e.notes[1].starts_with("3 steps were done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+}
+
+/// As many ranks at another layout.
+#[test]
+fn steps_at_other_settings_tell_no_speed() {
+    let mut run = run();
+    for step in &mut run.steps.records {
+        step.settings = if step.step == 4 { "tensor 2".into() } else { run.settings.clone() };
+    }
+    run.steps.records[3].step_time_s = 0.125;
+    let e = Efficiency::of(&run, None);
+    assert_eq!((e.speed.other_settings, e.speed.first_step, e.speed.steps), (1, 3, 5));
+    assert!(e.notes[1].starts_with("1 step was done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+    assert!(e.notes[1].ends_with("; no speed is told of it"), "{:?}", e.notes);
+    assert_eq!(e.speed.step_s, 1.0);
 }
 
 #[test]
@@ -161,7 +181,7 @@ fn memory_and_plan_stand_beside_what_was_measured() {
     let mut run = run();
     let taken = |reserved_bytes| Taken { reserved_bytes, checkpoint_copy_bytes: 7 };
     let of_rank = |rank| MemoryOfRank { rank, planned: taken(100), used: taken(100 + rank as u64) };
-    run.memory = Some(Memory { ranks: (0..4).map(of_rank).collect() });
+    run.memory = Found::There(Memory { ranks: (0..4).map(of_rank).collect() });
     let plan = r#"{"ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0,
         "shares": {"matmul": 0.25, "pipeline bubble": 0.125}}}"#;
     run.plan = serde_json::from_str::<Plan>(plan).map(Some).unwrap();
@@ -174,6 +194,46 @@ fn memory_and_plan_stand_beside_what_was_measured() {
     assert_eq!(shares, [("matmul", None), ("pipeline bubble", Some(0.25))]);
     let text = markdown::write(&Document::of(&e, &run, None));
     assert!(text.contains("| s a step | 0.500 | 1.00 | 2.00 |"), "{text}");
+}
+
+#[test]
+fn a_plan_of_something_else_is_not_compared() {
+    let mut run = run();
+    let settings = run.settings.clone();
+    let mut told = |settings: &str, parameters: u64| {
+        let plan = serde_json::json!({
+            "ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "settings": settings, "parameters": parameters,
+            "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0, "shares": {}}
+        });
+        run.plan = serde_json::from_value(plan).unwrap();
+        let e = Efficiency::of(&run, None);
+        (e.plan.is_some(), markdown::write(&Document::of(&e, &run, None)))
+    };
+    let parameters = crate::flops::parameters(&crate::config::Config::from_resolved(CONFIG).unwrap().model);
+    assert!(told(&settings, parameters).0);
+    for (planned, parameters, words) in [
+        (
+            settings.as_str(),
+            7,
+            format!("is a plan of a model of 7 parameters, and the run is of a model of {parameters} "),
+        ),
+        ("batch 8", parameters, format!("is a plan of batch 8, and the run is of {settings}: they do not compare")),
+    ] {
+        let (compared, text) = told(planned, parameters);
+        assert!(!compared && text.contains(&words), "{words}: {text}");
+    }
+}
+
+/// Such a line made the axis of losses endless.
+#[test]
+fn damaged_losses_are_neither_drawn_nor_spelled_out() {
+    let mut run = run();
+    let last = run.steps.records.last_mut().unwrap();
+    (last.loss, last.valid_loss) = (1e300, Some(1.75e308));
+    let document = Document::of(&Efficiency::of(&run, None), &run, None);
+    let text = markdown::write(&document);
+    assert!(text.contains("- loss now: **1e300** (at step 8; validation 1.75e308 at step 8)"), "{text}");
+    assert!(page::write(&document).len() < 1_000_000);
 }
 
 #[test]
@@ -210,12 +270,15 @@ fn a_document_is_whole_whatever_is_missing() {
     for needle in ["No `timeline.json`", "No `memory.json`", "--config config.toml --ranks 4 --cluster FILE"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
-    (run.samples.records, run.machine) = (Vec::new(), None);
-    run.timeline = Some(Timeline { step: 4, layout: [1, 2, 2], seconds: 0.0, ranks: Vec::new() });
+    (run.samples.records, run.machine) = (Vec::new(), Found::Absent);
+    run.timeline = Found::There(Timeline { step: 4, layout: [1, 2, 2], seconds: 0.0, ranks: Vec::new() });
+    run.memory = Found::LeftOut("`memory.json` is left out: it is of 2 ranks".into());
     run.steps.records.iter_mut().for_each(|step| (step.loss, step.valid_loss) = (f64::NAN, None));
     let (text, html, json) = written(&run);
     assert_eq!(text.matches("No sampled step of this layout").count(), 3, "{text}");
-    assert!(text.contains("The peak of the device (no machine.json) is not known"), "{text}");
+    assert!(text.contains("The peak of the device (no `machine.json`) is not known"), "{text}");
+    assert!(text.contains("\n`memory.json` is left out: it is of 2 ranks.\n"), "{text}");
+    assert!(text.contains("Note: `memory.json` is left out: it is of 2 ranks\n"), "{text}");
     assert!(html.contains("no number to show") && json.contains("\"time\":null"));
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
 }

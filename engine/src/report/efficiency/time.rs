@@ -181,7 +181,7 @@ fn exposed(waits: &BTreeMap<String, Vec<f64>>, step_s: f64) -> Vec<WaitTime> {
 
 fn stragglers(run: &Run, stages: &[usize], samples: &[&Sample]) -> Vec<Slow> {
     let busy: Vec<f64> = (0..stages.len()).map(|rank| median(samples.iter().map(|s| s.busy[rank]))).collect();
-    let host = |rank: usize| run.machine.as_ref()?.hosts.get(rank).cloned();
+    let host = |rank: usize| run.machine.there()?.hosts.get(rank).cloned();
     let one = |s: Straggler| Slow { rank: s.rank, host: host(s.rank), busy_s: s.seconds, usual_s: s.usual, by: s.by() };
     slow(stages, &busy).into_iter().map(one).collect()
 }

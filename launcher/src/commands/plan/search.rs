@@ -7,10 +7,10 @@ use crate::commands::topology::{aligned, table};
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::config::{Axis, Cluster, Config, Named};
-use engine::error::Result;
+use engine::error::{Error, Result, counted};
 use engine::flops::Formula;
 use engine::mesh::Mesh;
-use engine::plan::search::{Found, Outcome, Room, SETTLED, as_it_is, search};
+use engine::plan::search::{Found, Left, Outcome, Room, SETTLED, Why, as_it_is, search};
 use engine::plan::{Speed, Step, bottleneck};
 use half::bf16;
 use serde_json::{Value, json};
@@ -41,7 +41,11 @@ pub fn run(asked: &Asked, path: &Path, as_json: bool) -> Result<()> {
     let (this, step) = as_it_is::<bf16, _>(config, mesh, &room)?;
     let own = Own { this, step };
     let text = if as_json { format!("{:#}\n", json(asked, &outcome, &own)) } else { text(asked, &outcome, &own) };
-    or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))
+    or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))?;
+    match outcome.found.is_empty() {
+        true => Err(Error::user("no layout fits: take more GPUs, or such with more memory")),
+        false => Ok(()),
+    }
 }
 
 /// The configuration as it is.
@@ -54,11 +58,11 @@ impl Own {
     /// What the best would change.
     fn verdict(&self, best: &Found, room: usize) -> String {
         let faster = 100.0 * (self.this.seconds / best.seconds - 1.0);
-        let changes = || changes(&self.this.config, &best.config).join(", ");
+        let changes = || self.this.config.changes_to(&best.config).join(", ");
         match (self.this.bytes > room, faster > 0.5) {
             (true, _) => format!("it does not fit; the first of the table does: {}", changes()),
             (_, true) => format!("the first of the table is {faster:.1} % faster: {}", changes()),
-            _ => "nothing that was simulated is faster".to_string(),
+            _ => "nothing that was simulated is more than 0.5 % faster".to_string(),
         }
     }
 }
@@ -67,7 +71,7 @@ fn text(asked: &Asked, outcome: &Outcome, own: &Own) -> String {
     let Asked { config, mesh, cluster, .. } = asked;
     let head = head(asked, outcome);
     let Some(best) = outcome.found.first() else {
-        return head + "no layout fits: take more GPUs, or such with more memory\n";
+        return head;
     };
     let mut table = table(&HEADER);
     outcome.found.iter().take(SHOWN).for_each(|found| _ = table.add_row(row(found, cluster)));
@@ -87,25 +91,29 @@ const HEADER: [&str; 10] = [
     "s a step",
     "tokens/s a GPU",
     "MFU model",
-    "GiB",
+    "GiB at most",
 ];
 
 /// How many there are, and why not the others.
 fn head(asked: &Asked, outcome: &Outcome) -> String {
     let Asked { config, mesh, cluster, .. } = asked;
-    let Outcome { found, possible, too_large, behind, missed } = outcome;
+    let left = |why| outcome.left_for(why).count();
     let counts = format!(
-        "{} GPUs of {} ({}): {possible} layouts are possible; {too_large} need more than {:.2} GiB of a GPU, {behind} are \
-         behind by the closed form, {} were simulated\n",
-        mesh.ranks(),
+        "{} of {} ({}): {} layouts are possible; {} need more than {:.2} GiB of a GPU, {} are behind by the closed \
+         form, {} were simulated (--json has each)\n",
+        counted(mesh.ranks(), "GPU"),
         cluster.name,
         cluster.device,
+        outcome.possible(),
+        left(Why::TooLarge),
         room(cluster, mesh) as f64 / GIB,
-        found.len(),
+        left(Why::Behind),
+        outcome.found.len(),
     );
-    let missed = missed.as_ref().map(|(missed, bytes)| {
-        let layout = changes(config, missed).join(", ");
-        format!("of those that do not fit the fastest by the closed form would take {:.2} GiB: {layout}\n", bytes / GIB)
+    let missed = outcome.left_for(Why::TooLarge).next().map(|missed| {
+        let (changes, bytes) = (config.changes_to(&missed.config), missed.bytes as f64 / GIB);
+        let layout = if changes.is_empty() { "the configuration as it is".into() } else { changes.join(", ") };
+        format!("of those that do not fit the fastest by the closed form would take {bytes:.2} GiB: {layout}\n")
     });
     counts + &missed.unwrap_or_default()
 }
@@ -126,57 +134,41 @@ fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
     sizes.map(|size| size.to_string()).into_iter().chain(figures).collect()
 }
 
-/// What to write to have it.
-pub fn changes(from: &Config, to: &Config) -> Vec<String> {
-    let size = |key: &str, to: usize, from: usize| (to != from).then(|| format!("{key} = {to}"));
-    let again = to.train.recompute;
-    let recompute = (again != from.train.recompute).then(|| format!("train.recompute = \"{}\"", again.name()));
-    let (new, old) = (&to.parallel, &from.parallel);
-    let rows = new.sequence_parallel;
-    // Of a tensor that is not divided, rows are not either.
-    let sequence =
-        (rows != old.sequence_parallel && new.tensor > 1).then(|| format!("parallel.sequence_parallel = {rows}"));
-    let layers = (new.layers != old.layers).then(|| "no parallel.layers".to_string());
-    let all = [
-        size("parallel.tensor", new.tensor, old.tensor),
-        size("parallel.pipeline", new.pipeline, old.pipeline),
-        size("parallel.virtual_pipeline", new.virtual_pipeline, old.virtual_pipeline),
-        size("train.micro_batch_size", to.train.micro_batch_size, from.train.micro_batch_size),
-        recompute,
-        sequence,
-        layers,
-    ];
-    all.into_iter().flatten().collect()
+fn json(asked: &Asked, outcome: &Outcome, own: &Own) -> Value {
+    let Asked { config, mesh, cluster, .. } = asked;
+    let found = |found: &Found| {
+        let speed = Speed::of(&found.config, &found.mesh, found.seconds);
+        let mut told = layout(&found.config, &found.mesh, found.seconds, found.bytes);
+        told["tokens_per_s_per_gpu"] = json!(speed.tokens_per_s_per_rank);
+        told["tflops_model"] = json!(speed.tflops(&found.config, Formula::Model));
+        told
+    };
+    let left = |left: &Left| {
+        let mut told = layout(&left.config, &left.mesh, left.seconds, left.bytes);
+        told["why"] = json!(if left.why == Why::TooLarge { "too large" } else { "behind by the closed form" });
+        told
+    };
+    let best = outcome.found.first();
+    json!({
+        "ranks": mesh.ranks(),
+        "room_bytes": room(cluster, mesh),
+        "own": found(&own.this),
+        "bottleneck": bottleneck(config, mesh, &own.step),
+        "verdict": best.map(|best| own.verdict(best, room(cluster, mesh))),
+        "found": outcome.found.iter().map(found).collect::<Vec<_>>(),
+        "left": outcome.left.iter().map(left).collect::<Vec<_>>(),
+    })
 }
 
-fn json(asked: &Asked, outcome: &Outcome, own: &Own) -> Value {
-    let found = |Found { config, mesh, seconds, bytes }: &Found| {
-        let speed = Speed::of(config, mesh, *seconds);
-        json!({
-            "tensor": mesh.size(Axis::Tensor),
-            "pipeline": mesh.size(Axis::Pipeline),
-            "virtual_pipeline": config.parallel.virtual_pipeline,
-            "data": mesh.size(Axis::Data),
-            "micro_batch_size": config.train.micro_batch_size,
-            "recompute": config.train.recompute.name(),
-            "seconds": seconds,
-            "bytes": bytes,
-            "tokens_per_s_per_gpu": speed.tokens_per_s_per_rank,
-            "tflops_model": speed.tflops(config, Formula::Model),
-        })
-    };
-    let Outcome { found: all, possible, too_large, behind, missed } = outcome;
-    let missed =
-        missed.as_ref().map(|(layout, bytes)| json!({ "changes": changes(asked.config, layout), "bytes": bytes }));
-    let verdict = all.first().map(|best| own.verdict(best, room(asked.cluster, asked.mesh)));
+fn layout(config: &Config, mesh: &Mesh, seconds: f64, bytes: usize) -> Value {
     json!({
-        "ranks": asked.mesh.ranks(),
-        "possible": possible,
-        "too_large": too_large,
-        "behind": behind,
-        "fastest_too_large": missed,
-        "own": found(&own.this),
-        "verdict": verdict,
-        "found": all.iter().map(found).collect::<Vec<_>>(),
+        "tensor": mesh.size(Axis::Tensor),
+        "pipeline": mesh.size(Axis::Pipeline),
+        "virtual_pipeline": config.parallel.virtual_pipeline,
+        "data": mesh.size(Axis::Data),
+        "micro_batch_size": config.train.micro_batch_size,
+        "recompute": config.train.recompute.name(),
+        "seconds": seconds,
+        "bytes": bytes,
     })
 }

@@ -1,17 +1,21 @@
 //! What a plan says, for people and for programs.
 
-use super::search::changes;
 use super::site::{GIB, Site};
 use crate::commands::topology::{aligned, table};
 use engine::config::{Axis, Config, Named};
 use engine::error::counted;
-use engine::flops::Formula;
+use engine::flops::{self, Formula};
 use engine::mesh::Mesh;
+use engine::plan::search::Found;
 use engine::plan::{Change, Forecast, Share, Speed, Step, bottleneck};
 use engine::rehearsal::{Held, Rehearsal};
+use engine::report::settings::settings;
 use engine::report::timeline::{Row, Timeline};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+
+/// What a step must get shorter by to be worth a word, a share.
+const GAIN: f64 = 0.005;
 
 /// What there is to tell.
 pub struct Told<'a> {
@@ -21,7 +25,7 @@ pub struct Told<'a> {
     pub config: &'a Config,
     pub mesh: &'a Mesh,
     pub forecast: Forecast,
-    /// The change of one key that gains most: `None` where it is not known, `Some(None)` where none gains.
+    /// The change of one key that gains most: `None` where it is not known, `Some(None)` where none fits.
     pub change: Option<Option<Change>>,
 }
 
@@ -30,8 +34,7 @@ impl Told<'_> {
         let mut parts = vec![self.head(config), self.memory()];
         match &self.forecast.step {
             Some(step) => {
-                let limits = format!("{}\n{}", bottleneck(self.config, self.mesh, step), self.change());
-                parts.extend([time(step), self.speed(step), limits]);
+                parts.extend([time(step), self.speed(step), self.limits(step)]);
             }
             None => parts.push(format!(
                 "{}: no [reached] table, so nobody knows what kernels and links get of their peaks: times are not told\n",
@@ -49,9 +52,10 @@ impl Told<'_> {
         let n_mbs = t.global_batch_size / (t.micro_batch_size * dp);
         format!(
             "{config} by {software} on {} ({}): {units} of {nodes}, tensor {tp} x pipeline {pp} x data {dp}, \
-             {n_mbs} micro-batches of {} x {} tokens a step, recompute {}\n",
+             {} of {} x {} tokens a step, recompute {}\n",
             site.name,
             site.device,
+            counted(n_mbs, "micro-batch"),
             t.micro_batch_size,
             t.seq_length,
             t.recompute.name(),
@@ -99,19 +103,40 @@ impl Told<'_> {
         )
     }
 
+    /// What limits a step that can be.
+    fn limits(&self, step: &Step) -> String {
+        match self.fits() {
+            true => format!("{}\n{}", bottleneck(self.config, self.mesh, step), self.change()),
+            false => self.change(),
+        }
+    }
+
+    fn fits(&self) -> bool {
+        self.forecast.bytes() <= self.site.room
+    }
+
     /// Which key to change, as far as that is known.
     fn change(&self) -> String {
-        let Some(change) = &self.change else { return String::new() };
-        let Some(Change { found, saves }) = change else {
-            return "changing parallel.tensor, pipeline or virtual_pipeline, train.micro_batch_size or recompute alone gains \
-                    nothing that fits; --search changes several at once\n"
-                .into();
+        let told = match (&self.change, self.fits()) {
+            (Some(Some(change)), true) if change.saves > GAIN => {
+                format!("one key gains most, {:.1} %: {}", 100.0 * change.saves, self.changed(&change.found))
+            }
+            (Some(Some(change)), false) => {
+                format!("one key is enough, the fastest that fits: {}", self.changed(&change.found))
+            }
+            (Some(_), true) => format!(
+                "one key alone gains no {} % in the simulation, of parallel.tensor, pipeline and virtual_pipeline, \
+                 train.micro_batch_size and recompute",
+                100.0 * GAIN
+            ),
+            _ => return String::new(),
         };
-        let keys = changes(self.config, &found.config).join(", ");
-        let (saves, most) = (100.0 * saves, found.bytes as f64 / GIB);
-        format!(
-            "of the changes of one key {keys} gains most: a step {saves:.1} % shorter, of {most:.2} GiB; --search changes several at once\n"
-        )
+        format!("{told}; --search changes several at once\n")
+    }
+
+    fn changed(&self, found: &Found) -> String {
+        let (key, most) = (self.config.changes_to(&found.config).join(", "), found.bytes as f64 / GIB);
+        format!("{key} ({} a step, {most:.2} GiB)", seconds(found.seconds))
     }
 
     pub fn json(&self) -> Value {
@@ -125,6 +150,8 @@ impl Told<'_> {
             "tensor": mesh.size(Axis::Tensor),
             "pipeline": mesh.size(Axis::Pipeline),
             "data": mesh.size(Axis::Data),
+            "settings": settings(self.config, mesh),
+            "parameters": flops::parameters(&self.config.model),
             "cluster": site.name,
             "software": site.software,
             "room_bytes": site.room,
@@ -134,7 +161,7 @@ impl Told<'_> {
     }
 
     fn change_json(&self, Change { found, saves }: &Change) -> Value {
-        json!({ "keys": changes(self.config, &found.config), "saves": saves, "bytes": found.bytes })
+        json!({ "changes": self.config.changes_to(&found.config), "seconds": found.seconds, "saves": saves, "bytes": found.bytes })
     }
 
     fn step_json(&self, step: &Step) -> Value {
@@ -145,7 +172,7 @@ impl Told<'_> {
             let tflops = speed.tflops(self.config, *formula);
             (name.to_string(), json!({ "tflops": tflops, "mfu": self.site.peak_tflops.map(|peak| tflops / peak) }))
         };
-        json!({
+        let mut told = json!({
             "seconds": step.seconds,
             "shares": shares,
             "tokens_per_s_per_gpu": speed.tokens_per_s_per_rank,
@@ -153,9 +180,12 @@ impl Told<'_> {
             "gpu_hours": speed.rank_hours,
             "formulas": Formula::NAMES.iter().map(formula).collect::<Map<_, _>>(),
             "bottleneck": bottleneck(self.config, self.mesh, step),
-            "best_change": self.change.as_ref().map(|change| change.as_ref().map(|change| self.change_json(change))),
             "timeline": timeline(step, self.mesh),
-        })
+        });
+        if let Some(change) = &self.change {
+            told["best_change"] = change.as_ref().map_or(Value::Null, |change| self.change_json(change));
+        }
+        told
     }
 }
 
@@ -163,6 +193,11 @@ impl Told<'_> {
 fn timeline(step: &Step, mesh: &Mesh) -> Timeline {
     let rows = step.tracks().into_iter().map(|(rank, spans)| (Row::of(rank, spans), None));
     Timeline::of(0, mesh.layout(), rows.collect())
+}
+
+/// Three digits or more.
+fn seconds(x: f64) -> String {
+    if x < 10.0 { format!("{x:.3} s") } else { format!("{x:.2} s") }
 }
 
 /// Cores have a hundredth of what GPUs have.
