@@ -20,7 +20,7 @@ fn cure(share: Share, config: &Config, mesh: &Mesh, step: &Step) -> String {
     let (p, replicas) = (&config.parallel, mesh.size(Axis::Data));
     match share {
         Share::Tensor => format!("a smaller parallel.tensor than {} would send less, where memory allows it", p.tensor),
-        Share::Bubble => bubble(config, replicas, &step.ranks),
+        Share::Bubble => bubble(config, mesh, &step.ranks),
         Share::Messages if p.virtual_pipeline > 1 => {
             "stages inside a node, or longer chunks (a smaller parallel.virtual_pipeline), would help".into()
         }
@@ -45,9 +45,9 @@ fn cure(share: Share, config: &Config, mesh: &Mesh, step: &Step) -> String {
 }
 
 /// Stages wait while the pipeline fills and drains, (p - 1) / (v m) of their work, and for the busiest of them.
-fn bubble(config: &Config, replicas: usize, ranks: &[Ran]) -> String {
+fn bubble(config: &Config, mesh: &Mesh, ranks: &[Ran]) -> String {
     let (p, t) = (&config.parallel, &config.train);
-    let n_mbs = t.global_batch_size / (t.micro_batch_size * replicas);
+    let n_mbs = t.global_batch_size / (t.micro_batch_size * mesh.size(Axis::Data));
     let filling = (p.pipeline - 1) as f64 / (p.virtual_pipeline * n_mbs) as f64;
     let work = |ran: &Ran| ran.busy.values().sum::<f64>();
     let (most, all) = (ranks.iter().map(work).fold(0.0, f64::max), ranks.iter().map(work).sum::<f64>());
@@ -63,15 +63,18 @@ fn bubble(config: &Config, replicas: usize, ranks: &[Ran]) -> String {
             "most of that is that stages are uneven, the busiest computing {uneven:.2} times as long as the mean; {otherwise}"
         );
     }
-    let chunks = if more_chunks_can_be(config) { "more chunks a stage (parallel.virtual_pipeline) or " } else { "" };
+    let chunks =
+        if more_chunks_can_be(config, mesh) { "more chunks a stage (parallel.virtual_pipeline) or " } else { "" };
     let than = if n_mbs == 1 { "one a replica".into() } else { format!("{n_mbs} a replica") };
     format!("{chunks}a larger train.global_batch_size, of more micro-batches than {than}, would shrink it")
 }
 
-fn more_chunks_can_be(config: &Config) -> bool {
+/// Interleaved stages want micro-batches that they divide.
+fn more_chunks_can_be(config: &Config, mesh: &Mesh) -> bool {
     let (p, most) = (&config.parallel, config.model.num_hidden_layers / config.parallel.pipeline);
     (p.virtual_pipeline + 1..=most).any(|virtual_pipeline| {
         let parallel = Parallel { virtual_pipeline, layers: None, ..p.clone() };
         can_be(&config.model, &config.train, &parallel)
+            && Config { parallel, ..config.clone() }.mesh(mesh.ranks()).is_ok()
     })
 }

@@ -137,4 +137,6 @@ fn a_bubble_of_uneven_stages_is_not_laid_on_few_micro_batches() {
         few.contains("; more chunks a stage (parallel.virtual_pipeline) or a larger train.global_batch_size, of more"),
         "{few}"
     );
+    let odd = told(&[&layout[..], &["train.global_batch_size=9"]].concat());
+    assert!(odd.contains(" %; a larger train.global_batch_size, of more"), "stages do not divide 9: {odd}");
 }
