@@ -8,10 +8,10 @@ use crate::config::{Config, Parallel};
 use crate::error::Result;
 use crate::mesh::Mesh;
 
-/// How many changes are simulated: those to which the closed form gives the shortest steps.
-const TRIED: usize = 12;
-/// What the closed form puts further behind the first than this is not tried; it is right within 8 %.
-const BEHIND: f64 = 1.15;
+/// How many are tried at once.
+const TURN: usize = 4;
+/// What the closed form, which is right within 8 %, puts further behind the best that was simulated than this is not tried.
+const BEHIND: f64 = 1.1;
 /// By the closed form memory is about what it is.
 const ABOUT: f64 = 1.25;
 
@@ -31,20 +31,25 @@ pub fn best_change<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     mesh: &Mesh,
     room: &Room<S>,
 ) -> Result<Option<Change>> {
-    let settled = on_all_cores(promising(config, room)?, |(config, mesh)| {
-        let (bytes, seconds) = settle::<A, S>(&config, &mesh, room)?;
-        Ok(seconds.map(|seconds| Found { config, mesh, seconds, bytes }))
-    });
-    let settled = settled.into_iter().collect::<Result<Vec<_>>>()?;
-    let best = settled.into_iter().flatten().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let (mut rest, mut best) = (promising(config, room)?.into_iter().peekable(), None::<Found>);
+    let may_win = |told: f64, best: &Option<Found>| best.as_ref().is_none_or(|best| told <= BEHIND * best.seconds);
+    // In turns of one length, so that the outcome does not depend on the number of cores.
+    while rest.peek().is_some_and(|(told, ..)| may_win(*told, &best)) {
+        let settled = on_all_cores(rest.by_ref().take(TURN).collect(), |(_, config, mesh)| {
+            let (bytes, seconds) = settle::<A, S>(&config, &mesh, room)?;
+            Ok(seconds.map(|seconds| Found { config, mesh, seconds, bytes }))
+        });
+        let settled = settled.into_iter().collect::<Result<Vec<_>>>()?;
+        best = settled.into_iter().flatten().chain(best).min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    }
     let Some(best) = best else { return Ok(None) };
     let found = Found { bytes: memory::<A, S>(&best.config, &best.mesh, room.scratch)?, ..best };
     let saves = 1.0 - found.seconds / of_many::<A, S>(config, mesh, room)?;
     Ok(Some(Change { found, saves }))
 }
 
-/// What may fit and may be among the fastest.
-fn promising<S>(config: &Config, room: &Room<S>) -> Result<Vec<(Config, Mesh)>> {
+/// What may fit, with its seconds by the closed form: the fastest first.
+fn promising<S>(config: &Config, room: &Room<S>) -> Result<Vec<(f64, Config, Mesh)>> {
     let mut beside = Vec::new();
     for other in beside_it(config, room) {
         let mesh = other.mesh(room.ranks)?;
@@ -54,9 +59,7 @@ fn promising<S>(config: &Config, room: &Room<S>) -> Result<Vec<(Config, Mesh)>> 
         }
     }
     beside.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let least = beside.first().map_or(0.0, |first| first.0);
-    let near = beside.into_iter().take_while(|(seconds, ..)| *seconds <= BEHIND * least);
-    Ok(near.take(TRIED).map(|(_, other, mesh)| (other, mesh)).collect())
+    Ok(beside)
 }
 
 /// All runs that differ from this one in one key.

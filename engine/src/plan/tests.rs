@@ -2,7 +2,7 @@
 
 use super::change::beside_it;
 use super::estimate::estimate;
-use super::search::{Found, Room, SETTLED, Why, as_it_is, candidates, of_many, search};
+use super::search::{Found, Room, SETTLED, Why, as_it_is, candidates, memory, of_many, search};
 use super::*;
 use crate::config::{Cluster, Config};
 use crate::cpu::CpuScratch;
@@ -107,6 +107,17 @@ fn the_best_change_of_one_key_is_found() {
     let mut by_hand = config.clone();
     by_hand.parallel.layers = Some(vec![5, 1, 1, 1]);
     assert_eq!(by_hand.changes_to(&change(&by_hand).unwrap().found.config), ["no parallel.layers"]);
+    // Where the fastest do not fit, it is the fastest of those that do.
+    let bytes = |other: &Config| memory::<bf16, _>(other, &other.mesh(8).unwrap(), &scratch).unwrap();
+    let mut sizes: Vec<usize> = all.iter().map(bytes).collect();
+    sizes.sort();
+    for limit in [sizes[0], sizes[sizes.len() / 2]] {
+        let room = Room { limit, ..room };
+        let fitting = all.iter().filter(|other| bytes(other) <= limit);
+        let least = fitting.map(seconds).fold(f64::INFINITY, f64::min);
+        let found = best_change::<bf16, _>(&config, &config.mesh(8).unwrap(), &room).unwrap().unwrap().found;
+        assert!(found.bytes <= limit && found.seconds <= 1.001 * least, "{found:?}: {least} s could be");
+    }
     // Change by change to where none gains.
     let mut at = found.config;
     for _ in 0..10 {
