@@ -13,7 +13,7 @@ use half::bf16;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::common::on_standin;
+use crate::common::on_fake_cuda;
 
 /// Bytes for algorithms to work in.
 const WORKSPACE: usize = 1 << 20;
@@ -131,7 +131,7 @@ fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
 
 #[test]
 fn products_are_those_of_plain_loops() {
-    on_standin("blas::products_are_those_of_plain_loops", &[("STANDIN_DELAY", "5")], || {
+    on_fake_cuda("blas::products_are_those_of_plain_loops", &[("FAKE_CUDA_DELAY", "5")], || {
         let device = device();
         let blas = opened(device, None);
         let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
@@ -171,7 +171,7 @@ fn bits(device: &'static Device, blas: &Blas, product: Product) -> Vec<u32> {
 
 #[test]
 fn the_fastest_algorithm_is_found_once_and_kept() {
-    on_standin("blas::the_fastest_algorithm_is_found_once_and_kept", &[("STANDIN_FASTEST", "split")], || {
+    on_fake_cuda("blas::the_fastest_algorithm_is_found_once_and_kept", &[("FAKE_CUDA_FASTEST", "split")], || {
         let (device, folder, products) = (device(), tempfile::tempdir().unwrap(), some());
         let exact = products[2];
         let blas = opened(device, Some(folder.path()));
@@ -240,7 +240,7 @@ fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], bes
 /// What the device does is found out later; the next product is named, and those before it.
 #[test]
 fn a_fault_names_the_product() {
-    on_standin("blas::a_fault_names_the_product", &[], || {
+    on_fake_cuda("blas::a_fault_names_the_product", &[], || {
         let device = device();
         let blas = opened(device, None);
         let product = Product::new(Form::Nt, 3, 4, 5);
@@ -249,7 +249,7 @@ fn a_fault_names_the_product() {
             let gone = block(device, 64);
             view(&gone, 0, 15)
         };
-        let start = || device.within("layer 3", || blas.run(product, gone, view(&kept, 0, 20), view(&kept, 0, 12)));
+        let start = || device.scope("layer 3", || blas.run(product, gone, view(&kept, 0, 20), view(&kept, 0, 12)));
         start().unwrap();
         device.sync().unwrap_err();
         let said = start().unwrap_err().to_string();
@@ -261,7 +261,7 @@ fn a_fault_names_the_product() {
 
 #[test]
 fn without_the_library_it_is_said_what_to_install() {
-    on_standin("blas::without_the_library_it_is_said_what_to_install", &[], || {
+    on_fake_cuda("blas::without_the_library_it_is_said_what_to_install", &[], || {
         let (device, folder) = (device(), tempfile::tempdir().unwrap());
         let refused = |search: &Search| match Blas::open(device.clone(), search, None, View::NONE) {
             Err(e @ Error::NoLibrary { .. }) => e.to_string(),

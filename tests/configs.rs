@@ -40,7 +40,7 @@ fn every_configuration_loads_and_has_its_layout() {
         };
         seen += 1;
         assert_eq!([Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis)), [tensor, pipeline, data]);
-        let parameters = engine::flops::parameters(&config.model) as f64 / 1e9;
+        let parameters = engine::model::flops::parameters(&config.model) as f64 / 1e9;
         assert!((parameters / billions - 1.0).abs() < 0.01, "{name}: {parameters} billion parameters");
     }
     assert_eq!(seen, layouts.len(), "a file of this table is not there");
@@ -52,7 +52,7 @@ fn steps_to_be_timed_are_of_these_models() {
     let billions = [("llama-1b", 1.236), ("wide-8b", 4.541)];
     for path in files("configs/bench", "toml", billions.len()) {
         let config = Config::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-        let parameters = engine::flops::parameters(&config.model) as f64 / 1e9;
+        let parameters = engine::model::flops::parameters(&config.model) as f64 / 1e9;
         let named = billions.iter().find(|(name, _)| path.ends_with(format!("{name}.toml"))).unwrap();
         assert!((parameters / named.1 - 1.0).abs() < 0.001, "{}: {parameters} billion parameters", named.0);
         assert!(!config.checkpoint.at_end && config.checkpoint.interval == 0);
@@ -63,7 +63,7 @@ fn steps_to_be_timed_are_of_these_models() {
 fn every_cluster_is_one() {
     for path in files("configs/clusters", "toml", 4) {
         let cluster = Cluster::load(&path).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(engine::report::peak::bf16_tflops(&cluster.device), Some(cluster.peak_tflops), "{}", cluster.name);
+        assert_eq!(report::peak::bf16_tflops(&cluster.device), Some(cluster.peak_tflops), "{}", cluster.name);
     }
 }
 

@@ -1,18 +1,18 @@
 //! The program on a machine with a CUDA device, which is the stand-in.
 
-use crate::common::{Case, Outcome, engine, finish, set, standin, write_config};
+use crate::common::{Case, Outcome, engine, fake_cuda, finish, set, write_config};
 
 fn check(more: &[(&str, &str)]) -> Outcome {
-    let standin = standin();
+    let fake_cuda = fake_cuda();
     let mut command = engine();
     command.args(["kernels", "check"]).envs(more.iter().copied());
-    finish(standin.on(&mut command))
+    finish(fake_cuda.on(&mut command))
 }
 
 #[test]
 fn kernels_are_compiled_and_loaded() {
     for (capability, arch) in [("80", "sm_80"), ("90", "sm_90a")] {
-        let outcome = check(&[("STANDIN_CAPABILITY", capability), ("STANDIN_NAME", "A stand-in")]).succeeded();
+        let outcome = check(&[("FAKE_CUDA_CAPABILITY", capability), ("FAKE_CUDA_NAME", "A stand-in")]).succeeded();
         assert!(outcome.stdout.starts_with(&format!("device 0, A stand-in: {arch}, ")), "{}", outcome.stdout);
     }
 }
@@ -20,12 +20,12 @@ fn kernels_are_compiled_and_loaded() {
 /// What an A100 runs, on an H100: its own kernels are not in the pack, and must not be asked for.
 #[test]
 fn a_pack_of_older_kernels_is_run_where_it_is_named() {
-    let (standin, tmp) = (standin(), tempfile::tempdir().unwrap());
+    let (fake_cuda, tmp) = (fake_cuda(), tempfile::tempdir().unwrap());
     let (pack, run) = (tmp.path().join("pack"), tmp.path().join("run"));
-    finish(standin.on(engine().args(["kernels", "build", "--arch", "sm_90", "--out"]).arg(&pack))).succeeded();
+    finish(fake_cuda.on(engine().args(["kernels", "build", "--arch", "sm_90", "--out"]).arg(&pack))).succeeded();
     let by_pack = |args: &[&str]| {
         let mut command = engine();
-        standin.on(command.args(args)).env("STANDIN_CAPABILITY", "90").env("SWALLOW_KERNELS", &pack);
+        fake_cuda.on(command.args(args)).env("FAKE_CUDA_CAPABILITY", "90").env("SWALLOW_KERNELS", &pack);
         finish(&mut command).succeeded().stdout
     };
     let said = by_pack(&["kernels", "check"]);
@@ -42,7 +42,7 @@ fn a_pack_of_older_kernels_is_run_where_it_is_named() {
 
 #[test]
 fn each_process_sees_the_devices_that_it_may() {
-    let two = check(&[("STANDIN_DEVICES", "3"), ("CUDA_VISIBLE_DEVICES", "2,0")]).succeeded();
+    let two = check(&[("FAKE_CUDA_DEVICES", "3"), ("CUDA_VISIBLE_DEVICES", "2,0")]).succeeded();
     assert!(two.stdout.contains("device 1, ") && !two.stdout.contains("device 2, "), "{}", two.stdout);
     check(&[("CUDA_VISIBLE_DEVICES", "1")]).refused(2, &["no NVIDIA driver with a device"]);
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::{program, standin};
+use crate::common::{fake_cuda, program};
 
 /// Runs parts of it on a folder of results.
 fn gpu(dir: &Path, parts: &[&str]) -> Output {
@@ -55,7 +55,7 @@ fn a_full_step_and_its_trace_are_measured() {
     if !has_python() {
         return;
     }
-    let (tmp, standin) = (tempfile::tempdir().unwrap(), standin());
+    let (tmp, fake_cuda) = (tempfile::tempdir().unwrap(), fake_cuda());
     let [dir, other, out] = ["gpu", "other", "out"].map(|name| tmp.path().join(name));
     [&dir, &out].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
     symlink(program(), dir.join("swallow-engine")).unwrap();
@@ -63,7 +63,7 @@ fn a_full_step_and_its_trace_are_measured() {
     let path = path_with_a_device(tmp.path());
     let run = |parts: &[&str]| {
         let mut command = command(&dir, parts);
-        standin.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
+        fake_cuda.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
         said(&command.output().unwrap())
     };
     let first = run(&["step", "trace"]);

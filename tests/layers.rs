@@ -3,12 +3,12 @@
 //! The scalar is f = sum of r * y with a fixed random r; its derivative along a random direction u
 //! of one input is (f(x + e u) - f(x - e u)) / 2e, and must equal the sum of dx * u.
 
-use engine::backend::{Acc, Act, Backend, Heads, Lent, LentMut, Tensor};
+use engine::backend::{Acc, Act, Backend, Heads, Tensor, TensorView, TensorViewMut};
 use engine::cpu::Cpu;
-use engine::init;
 use engine::layers::region::Region;
 use engine::layers::{Ctx, attention, block, embedding, head, mlp};
-use engine::mesh::Kind;
+use engine::layout::mesh::GroupKind;
+use engine::model::init;
 
 type C = Cpu<f32>;
 
@@ -81,13 +81,13 @@ fn zeros(b: &C, rows: usize, cols: usize) -> Acc<C> {
     x
 }
 
-fn lend(x: &Tensor<C, f32>) -> Lent<'_, C, f32> {
-    x.lend(0, x.rows(), x.cols())
+fn view(x: &Tensor<C, f32>) -> TensorView<'_, C, f32> {
+    x.view(0, x.rows(), x.cols())
 }
 
-fn lend_mut(x: &mut Tensor<C, f32>) -> LentMut<'_, C, f32> {
+fn view_mut(x: &mut Tensor<C, f32>) -> TensorViewMut<'_, C, f32> {
     let (rows, cols) = x.shape();
-    x.lend_mut(0, rows, cols)
+    x.view_mut(0, rows, cols)
 }
 
 fn dot(b: &C, y: &Act<C>, r: &[f32]) -> f64 {
@@ -109,10 +109,10 @@ fn block_inputs() -> Vec<Input> {
 
 fn block_weights(t: &[Act<C>]) -> block::Weights<'_, C> {
     block::Weights {
-        norm1: lend(&t[1]),
-        attention: attention::Weights { qkv: lend(&t[2]), out: lend(&t[3]) },
-        norm2: lend(&t[4]),
-        mlp: mlp::Weights { gate_up: lend(&t[5]), down: lend(&t[6]) },
+        norm1: view(&t[1]),
+        attention: attention::Weights { qkv: view(&t[2]), out: view(&t[3]) },
+        norm2: view(&t[4]),
+        mlp: mlp::Weights { gate_up: view(&t[5]), down: view(&t[6]) },
     }
 }
 
@@ -128,10 +128,10 @@ fn check_block(cx: &Ctx<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
     let dx = {
         let [_, norm1, qkv, out, norm2, gate_up, down] = &mut grads[..] else { unreachable!() };
         let mut g = block::Grads {
-            norm1: lend_mut(norm1),
-            attention: attention::Grads { qkv: lend_mut(qkv), out: lend_mut(out) },
-            norm2: lend_mut(norm2),
-            mlp: mlp::Grads { gate_up: lend_mut(gate_up), down: lend_mut(down) },
+            norm1: view_mut(norm1),
+            attention: attention::Grads { qkv: view_mut(qkv), out: view_mut(out) },
+            norm2: view_mut(norm2),
+            mlp: mlp::Grads { gate_up: view_mut(gate_up), down: view_mut(down) },
         };
         block::backward(cx, &w, dy, slim(saved), &mut g)
     };
@@ -149,10 +149,10 @@ fn check_embedding(cx: &Ctx<C>) {
     let r = noise("r", T * D);
     let ids = b.upload(&[3u32, 1, 4, 1, 5, 9, 2, 6, 5, 3], T, 1);
     let mut dtable = zeros(b, V, D);
-    embedding::backward(cx, 0, &ids, &b.upload(&r, T, D), &mut lend_mut(&mut dtable));
+    embedding::backward(cx, 0, &ids, &b.upload(&r, T, D), &mut view_mut(&mut dtable));
     hold("embedding", inputs, vec![b.download(&dtable)], |inputs| {
         let table = up(b, &inputs[0]);
-        dot(b, &embedding::forward(cx, &embedding::Weights { table: lend(&table), first: 0 }, &ids), &r)
+        dot(b, &embedding::forward(cx, &embedding::Weights { table: view(&table), first: 0 }, &ids), &r)
     });
 }
 
@@ -165,14 +165,14 @@ fn check_head(cx: &Ctx<C>, z_loss: f32) {
     let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
     let (mut norm, mut table) = (zeros(b, 1, D), zeros(b, V, D));
     let dx = {
-        let w = head::Weights { norm: lend(&t[1]), table: lend(&t[2]), first: 0 };
-        let mut g = head::Grads { norm: lend_mut(&mut norm), table: lend_mut(&mut table) };
+        let w = head::Weights { norm: view(&t[1]), table: view(&t[2]), first: 0 };
+        let mut g = head::Grads { norm: view_mut(&mut norm), table: view_mut(&mut table) };
         head::forward(cx, &w, &t[0], &targets, &mut g, &mut zeros(b, 1, 3))
     };
     let gradients = vec![b.download(&dx), b.download(&norm), b.download(&table)];
     hold("head", inputs, gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-        let w = head::Weights { norm: lend(&t[1]), table: lend(&t[2]), first: 0 };
+        let w = head::Weights { norm: view(&t[1]), table: view(&t[2]), first: 0 };
         let mut totals = zeros(b, 1, 3);
         head::evaluate(cx, &w, &t[0], &targets, &mut totals);
         let totals = b.download(&totals);
@@ -183,7 +183,7 @@ fn check_head(cx: &Ctx<C>, z_loss: f32) {
 #[test]
 fn every_layers_backward_is_the_derivative_of_its_forward() {
     let b = C::new(2);
-    let region = Region::new(b.group(Kind::Tensor, &[0]), false);
+    let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
     let angles: Vec<f32> = (0..HEADS.seq * HEADS.dim / 2).map(|i| i as f32 * 0.37).collect();
     let pairs = HEADS.dim / 2;
     let rows = angles.chunks(pairs).flat_map(|row| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())));

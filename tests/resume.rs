@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, Running, engine, export, finish, metrics, mpirun, set, standin, write_config};
+use crate::common::{Case, Outcome, Running, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config};
 
 #[test]
 fn killed_twice_is_as_if_left_alone() {
@@ -127,7 +127,7 @@ fn a_run_that_is_done_does_nothing_more() {
 #[test]
 fn a_run_that_keeps_nothing_writes_every_step() {
     for on_cuda in [false, true] {
-        let (run, standin) = (tempfile::tempdir().unwrap(), standin());
+        let (run, fake_cuda) = (tempfile::tempdir().unwrap(), fake_cuda());
         let mut config = Case::open("head_dim_128").config(&run.path().join("run"));
         set(&mut config, "checkpoint.at_end", false);
         set(&mut config, "train.steps", 3);
@@ -136,7 +136,7 @@ fn a_run_that_keeps_nothing_writes_every_step() {
             set(&mut config, "train.precision", "bf16");
         }
         let config = write_config(run.path(), "config.toml", &config);
-        finish(standin.on(engine().args(["train", "--config"]).arg(config))).succeeded();
+        finish(fake_cuda.on(engine().args(["train", "--config"]).arg(config))).succeeded();
         let run = run.path().join("run");
         assert_eq!(metrics(&run).len(), 3);
         assert!(!run.join("checkpoints").exists());

@@ -4,24 +4,24 @@ use super::{kinds, median};
 use engine::backend::{Backend, Collectives, Elem, Expected, Tensor};
 use engine::cpu::{Cpu, Float};
 use engine::dry::{Call, Log};
-use engine::mesh::Kind;
+use engine::layout::mesh::GroupKind;
+use engine::layout::rank_layout::RankLayout;
 use engine::mpi::Comm;
-use engine::place::Place;
-use engine::plan::figures::{CallFigure, call_name};
+use plan::figures::{CallFigure, call_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// How often each is done.
 const TURNS: usize = 21;
-const KINDS: [Kind; 8] = [
-    Kind::Tensor,
-    Kind::KvHeads,
-    Kind::Data,
-    Kind::Optimizer,
-    Kind::Activations,
-    Kind::Gradients,
-    Kind::Tied,
-    Kind::World,
+const KINDS: [GroupKind; 8] = [
+    GroupKind::Tensor,
+    GroupKind::KvHeads,
+    GroupKind::Data,
+    GroupKind::Optimizer,
+    GroupKind::Activations,
+    GroupKind::Gradients,
+    GroupKind::Tied,
+    GroupKind::World,
 ];
 
 /// Calls that take the same time: the group's number among [`KINDS`], the call's name, bytes.
@@ -36,7 +36,7 @@ impl Kindred {
 }
 
 /// What any rank calls, which is called by all, in one order.
-pub fn time<A: Float>(b: &Cpu<A>, place: &Place, log: &Log, comm: &Comm) -> Vec<CallFigure> {
+pub fn time<A: Float>(b: &Cpu<A>, rank_layout: &RankLayout, log: &Log, comm: &Comm) -> Vec<CallFigure> {
     let mine: Vec<(usize, String, usize)> = kinds(log).into_iter().map(|Kindred(k, call, n)| (k, call, n)).collect();
     let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
     let read =
@@ -45,7 +45,7 @@ pub fn time<A: Float>(b: &Cpu<A>, place: &Place, log: &Log, comm: &Comm) -> Vec<
     let mut groups: BTreeMap<usize, _> = BTreeMap::new();
     let mut figures = Vec::new();
     for (kind, call, bytes) in all {
-        let members = place.members(KINDS[kind]);
+        let members = rank_layout.members(KINDS[kind]);
         let group = groups.entry(kind).or_insert_with(|| b.group(KINDS[kind], &members));
         let turns = (0..TURNS).map(|_| {
             comm.barrier();
@@ -58,7 +58,7 @@ pub fn time<A: Float>(b: &Cpu<A>, place: &Place, log: &Log, comm: &Comm) -> Vec<
     figures
 }
 
-fn once<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, kind: Kind, call: &str, bytes: usize) -> f64 {
+fn once<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, kind: GroupKind, call: &str, bytes: usize) -> f64 {
     if size::<A>(group) == 1 {
         return 0.0;
     }
@@ -66,7 +66,7 @@ fn once<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, kind: Kind, ca
     // activations and weights.
     match (kind, call) {
         (_, "message") => message(b, group, bytes / size_of::<A>()),
-        (Kind::Tensor | Kind::Optimizer, _) => collective::<A, A>(b, group, call, bytes),
+        (GroupKind::Tensor | GroupKind::Optimizer, _) => collective::<A, A>(b, group, call, bytes),
         _ => collective::<A, f32>(b, group, call, bytes),
     }
 }

@@ -9,13 +9,13 @@ mod ops;
 use engine::backend::Backend;
 use engine::config::{Config, Precision, Ranks};
 use engine::cpu::{Cpu, CpuScratch, Float, cores};
-use engine::dry::{Event, Keep, Log};
+use engine::dry::{Keep, Log, LogEntry};
 use engine::error::{Error, Result};
+use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, World, host};
-use engine::place::Place;
-use engine::plan::figures::{Figures, OpFigure};
-use engine::rehearsal::rehearse;
 use half::bf16;
+use plan::dry_run::rehearse;
+use plan::figures::{Figures, OpFigure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,13 +52,13 @@ fn run(out: &Path, config: &Path, set: &[String]) -> Result<()> {
 fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
     let comm = world.comm();
     let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), cores::share(comm).threads);
-    let place = Place::new(config, config.mesh(comm.size())?, comm.rank());
+    let rank_layout = RankLayout::new(config, config.mesh(comm.size())?, comm.rank());
     let scratch = CpuScratch::<A>::new(threads);
-    let log = rehearse::<A>(config, &place.mesh, place.rank, scratch, Keep::Ops, 1)?.log;
+    let log = rehearse::<A>(config, &rank_layout.mesh, rank_layout.rank, scratch, Keep::Ops, 1)?.log;
     let b = Cpu::<A>::of(ranks, threads);
     let all: BTreeSet<(&'static str, [usize; 3])> = log.events.iter().filter_map(op).collect();
-    let mine = ops::time(&b, config, &place, all, comm);
-    let calls = calls::time(&b, &place, &log, comm);
+    let mine = ops::time(&b, config, &rank_layout, all, comm);
+    let calls = calls::time(&b, &rank_layout, &log, comm);
     let ops = mean(comm, mine);
     if comm.rank() > 0 {
         return Ok(());
@@ -76,9 +76,9 @@ fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
     write(out, figures)
 }
 
-fn op(event: &Event) -> Option<(&'static str, [usize; 3])> {
+fn op(event: &LogEntry) -> Option<(&'static str, [usize; 3])> {
     match event {
-        Event::Op { name, sizes } => Some((*name, *sizes)),
+        LogEntry::Op { name, sizes } => Some((*name, *sizes)),
         _ => None,
     }
 }
@@ -122,7 +122,7 @@ fn write(out: &Path, figures: Figures) -> Result<()> {
 /// The calls of a log, each once.
 fn kinds(log: &Log) -> Vec<calls::Kindred> {
     let starts = log.events.iter().filter_map(|event| match event {
-        Event::Start(call) if call.members.len() > 1 => Some(calls::Kindred::of(call)),
+        LogEntry::Start(call) if call.members.len() > 1 => Some(calls::Kindred::of(call)),
         _ => None,
     });
     starts.collect::<BTreeSet<_>>().into_iter().collect()

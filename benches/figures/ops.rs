@@ -4,9 +4,9 @@ use super::median;
 use engine::backend::{Acc, Act, AdamW, Backend, Heads, Tensor, Xent};
 use engine::config::{Axis, Config};
 use engine::cpu::{Cpu, Float};
+use engine::layout::rank_layout::RankLayout;
 use engine::mpi::Comm;
-use engine::place::Place;
-use engine::plan::figures::OpFigure;
+use plan::figures::OpFigure;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -21,11 +21,11 @@ const ALIKE: usize = 4;
 pub fn time<A: Float>(
     b: &Cpu<A>,
     config: &Config,
-    place: &Place,
+    rank_layout: &RankLayout,
     ops: BTreeSet<(&'static str, [usize; 3])>,
     comm: &Comm,
 ) -> Vec<OpFigure> {
-    let shop = Shop::new(b, config, place);
+    let shop = Shop::new(b, config, rank_layout);
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); ops.len()];
     for _ in 0..TURNS {
         comm.barrier();
@@ -56,8 +56,8 @@ struct Shop<'a, A: Float> {
 }
 
 impl<'a, A: Float> Shop<'a, A> {
-    fn new(b: &'a Cpu<A>, config: &Config, place: &Place) -> Self {
-        let (m, tensor) = (&config.model, place.mesh.size(Axis::Tensor));
+    fn new(b: &'a Cpu<A>, config: &Config, rank_layout: &RankLayout) -> Self {
+        let (m, tensor) = (&config.model, rank_layout.mesh.size(Axis::Tensor));
         let heads = Heads {
             query: m.num_attention_heads / tensor,
             kv: m.num_key_value_heads.div_ceil(tensor),
@@ -162,9 +162,9 @@ impl<'a, A: Float> Shop<'a, A> {
                 let own = self.own(rows, cols);
                 |b| b.add_rmsnorm(&x, own, &w, 1e-5)
             }),
-            "rmsnorm_again" => self.timed({
+            "rmsnorm_recompute" => self.timed({
                 let rstd = rstd();
-                move |b| b.rmsnorm_again(&x, &rstd, &w)
+                move |b| b.rmsnorm_recompute(&x, &rstd, &w)
             }),
             "rmsnorm_bwd" | "rmsnorm_bwd_add" => {
                 let (own, rstd, dres) = (self.own(rows, cols), rstd(), self.act(rows, cols));

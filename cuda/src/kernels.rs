@@ -65,7 +65,7 @@ macro_rules! kernels {
 kernels! {
     "rmsnorm.cu" {
         RMSNORM = "rmsnorm": RmsNorm;
-        RMSNORM_AGAIN = "rmsnorm_again": RmsNorm;
+        RMSNORM_AGAIN = "rmsnorm_recompute": RmsNorm;
         RMSNORM_BWD = "rmsnorm_bwd": RmsNormBwd;
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;

@@ -11,12 +11,12 @@ use cuda::limits::{Shape, refusal as refusal_of_shape};
 use cuda::nccl::{Nccl, shown};
 use engine::config::{Config, Precision};
 use engine::error::{Error, Result, counted};
-use engine::mesh::Mesh;
+use engine::layout::mesh::Mesh;
+use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, host};
-use engine::place::Place;
-use engine::rehearsal::{self, refusal};
-use engine::state::copy_bytes;
+use engine::train::state::copy_bytes;
 use half::bf16;
+use plan::dry_run::{self, refusal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,9 +62,9 @@ pub fn are_there(comm: &Comm) -> Result<bool> {
     let all = comm.all_gather_bytes(format!("{mine} {}", host()).as_bytes());
     let all: Vec<String> = all.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
     let first = |has: bool| {
-        let place = all.iter().position(|text| text.starts_with("0 ") != has)?;
-        let (_, host) = all[place].split_once(' ').expect("as it was written above");
-        Some(format!("rank {place} on {host}"))
+        let rank_layout = all.iter().position(|text| text.starts_with("0 ") != has)?;
+        let (_, host) = all[rank_layout].split_once(' ').expect("as it was written above");
+        Some(format!("rank {rank_layout} on {host}"))
     };
     match (first(true), first(false)) {
         (Some(with), Some(without)) => Err(Error::user(format!(
@@ -125,11 +125,11 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
 
 /// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
 /// call it together.
-pub fn settle(b: &Cuda, config: &Config, place: &Place, comm: &Comm) -> Result<Taken> {
-    let rehearsed = comm.agree(rehearsal::plan::<bf16>(config, &place.mesh, comm.rank(), b.scratch()))?;
-    let (blocks, copy) = (rehearsed.usage, copy_bytes(config, place));
+pub fn settle(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
+    let rehearsed = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
+    let (blocks, copy) = (rehearsed.usage, copy_bytes(config, rank_layout));
     memory::must_fit(config, comm, copy)?;
-    must_fit(b, config, &place.mesh, blocks.reserved, comm)?;
+    must_fit(b, config, &rank_layout.mesh, blocks.reserved, comm)?;
     let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
     let (places, own) = (places(), config.checkpoint.dir.join("products"));
     // What a run chose is kept with it: another choice, of another machine's cache, leaves other bits.

@@ -5,12 +5,13 @@ use engine::backend::Scratch;
 use engine::config::Config;
 use engine::cpu::{CpuScratch, Float};
 use engine::error::{Error, Result, counted};
-use engine::ledger::Usage;
-use engine::mesh::Mesh;
+use engine::layout::mesh::Mesh;
+use engine::layout::rank_layout::RankLayout;
+use engine::memory::free_list::Usage;
+use engine::model::flops;
 use engine::mpi::{Comm, host};
-use engine::place::Place;
-use engine::rehearsal::{self, Held};
-use engine::{flops, state};
+use engine::train::state;
+use plan::dry_run::{self, Held};
 use serde_json::json;
 use std::path::Path;
 
@@ -30,10 +31,10 @@ pub struct Taken {
 pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize) -> Result<Taken> {
     let scratch = CpuScratch::<A>::new(threads);
     // First what needs no rehearsal: that of a model far too large would take long.
-    let place = Place::new(config, mesh.clone(), comm.rank());
-    let copy = state::copy_bytes(config, &place);
-    must_fit(config, comm, Held::of::<A>(config, &place, &scratch as &dyn Scratch).sum() + copy)?;
-    let blocks = rehearsal::plan::<A>(config, mesh, comm.rank(), scratch)?.usage;
+    let rank_layout = RankLayout::new(config, mesh.clone(), comm.rank());
+    let copy = state::copy_bytes(config, &rank_layout);
+    must_fit(config, comm, Held::of::<A>(config, &rank_layout, &scratch as &dyn Scratch).sum() + copy)?;
+    let blocks = dry_run::plan::<A>(config, mesh, comm.rank(), scratch)?.usage;
     must_fit(config, comm, blocks.reserved + copy)?;
     Ok(Taken { blocks, copy })
 }

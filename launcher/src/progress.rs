@@ -2,8 +2,8 @@
 //!
 //! Only rank 0 has one. The same figures go to `metrics.jsonl`; nothing is measured here.
 
-use engine::report::metrics::StepRecord;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use report::metrics::StepRecord;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 

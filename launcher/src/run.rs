@@ -3,24 +3,24 @@
 use crate::memory::{self, Taken};
 use crate::progress::Progress;
 use crate::survey::Survey;
+use data::feed::Feed;
+use data::loader::Loader;
 use engine::backend::{Backend, Detail, Elem, Span};
 use engine::checkpoint::Saver;
-use engine::clock::{Clock, Lap};
-use engine::data::feed::Feed;
-use engine::data::loader::Loader;
 use engine::error::{Error, Result};
-use engine::flops::Formula;
+use engine::layout::rank_layout::RankLayout;
+use engine::model::flops::Formula;
 use engine::mpi::{Comm, host};
-use engine::phase::Phase;
-use engine::place::Place;
-use engine::report::machine::Machine;
-use engine::report::metrics::{MetricsLog, StepRecord};
-use engine::report::peak;
-use engine::report::settings::settings;
-use engine::report::tensorboard::EventLog;
-use engine::report::trace::{self, Busy};
-use engine::state;
-use engine::trainer::{Report, Trainer, UnderWay};
+use engine::time::Phase;
+use engine::train::clock::{Clock, Lap};
+use engine::train::state;
+use engine::train::trainer::{PendingStep, StepStats, Trainer};
+use report::machine::Machine;
+use report::metrics::{MetricsLog, StepRecord};
+use report::peak;
+use report::settings::settings;
+use report::tensorboard::EventLog;
+use report::trace::{self, Busy};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -59,9 +59,9 @@ pub struct Run<B: Backend> {
 
 /// A step whose line is not yet written.
 struct Unwritten<B: Backend> {
-    under_way: UnderWay<B>,
+    under_way: PendingStep<B>,
     /// From its first op to its last.
-    span: [B::Moment; 2],
+    span: [B::Event; 2],
     lap: Lap<B>,
 }
 
@@ -87,8 +87,8 @@ impl<B: Backend> Run<B> {
         let flops = [Formula::Model, Formula::Full].map(|formula| formula.per_token(m, seq, recompute));
         let peak = trainer.config.report.peak_tflops.or_else(|| peak::bf16_tflops(&trainer.b.device()));
         let t = &trainer.config;
-        let settings = settings(t, &trainer.place.mesh);
-        let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.place));
+        let settings = settings(t, &trainer.rank_layout.mesh);
+        let saver = Saver::new(&t.checkpoint.dir, t.checkpoint.keep, writer(&trainer.rank_layout));
         Ok(Run {
             trainer,
             feed,
@@ -138,9 +138,9 @@ impl<B: Backend> Run<B> {
             if let Some(detail) = detail {
                 self.trainer.b.begin_trace(detail);
             }
-            let (start, host) = (self.trainer.b.moment(), Instant::now());
+            let (start, host) = (self.trainer.b.record_event(), Instant::now());
             let under_way = self.trainer.start(&self.loader, &mut clock).map_err(Stop::Alone)?;
-            let (span, host) = ([start, self.trainer.b.moment()], host.elapsed());
+            let (span, host) = ([start, self.trainer.b.record_event()], host.elapsed());
             before.take().map_or(Ok(()), |step| self.write_late(step))?;
             let spans = detail.map(|_| self.trainer.b.end_trace());
             if let Some(spans) = spans.as_ref().filter(|_| self.trace == Some(self.trainer.step)) {
@@ -177,7 +177,7 @@ impl<B: Backend> Run<B> {
         &mut self,
         comm: &Comm,
         step: u64,
-        span: &[B::Moment; 2],
+        span: &[B::Event; 2],
         lap: &Lap<B>,
         spans: &[Span],
     ) -> std::result::Result<(), Stop> {
@@ -189,8 +189,8 @@ impl<B: Backend> Run<B> {
         Ok(())
     }
 
-    fn seconds(&self, [start, end]: &[B::Moment; 2]) -> f64 {
-        self.trainer.b.seconds(start, end)
+    fn seconds(&self, [start, end]: &[B::Event; 2]) -> f64 {
+        self.trainer.b.elapsed(start, end)
     }
 
     fn phases(&self, lap: &Lap<B>) -> BTreeMap<String, f64> {
@@ -200,7 +200,7 @@ impl<B: Backend> Run<B> {
     /// `host`: in which the host had enqueued the step.
     fn write_trace(&self, spans: &[Span], host: Duration) -> Result<()> {
         let t = &self.trainer;
-        let path = trace::write(&t.config.checkpoint.dir, t.step, t.place.rank, spans)?;
+        let path = trace::write(&t.config.checkpoint.dir, t.step, t.rank_layout.rank, spans)?;
         if let Some(logs) = &self.logs {
             let idle = Busy::of(spans).map_or(String::new(), |busy| {
                 let (ms, percent) = (1e3 * busy.step, 100.0 * busy.idle());
@@ -219,7 +219,7 @@ impl<B: Backend> Run<B> {
     }
 
     /// What a step showed, which must be numbers.
-    fn report(&self, under_way: UnderWay<B>) -> std::result::Result<Report, Stop> {
+    fn report(&self, under_way: PendingStep<B>) -> std::result::Result<StepStats, Stop> {
         let step = under_way.step;
         let report = self.trainer.report(under_way).map_err(Stop::Alone)?;
         if report.loss.is_finite() && report.grad_norm.is_finite() {
@@ -269,8 +269,8 @@ impl<B: Backend> Run<B> {
     fn write(
         &mut self,
         step: u64,
-        report: &Report,
-        span: &[B::Moment; 2],
+        report: &StepStats,
+        span: &[B::Event; 2],
         lap: &Lap<B>,
         valid_loss: Option<f64>,
     ) -> std::result::Result<(), Stop> {
@@ -284,7 +284,7 @@ impl<B: Backend> Run<B> {
     fn record(
         &self,
         step: u64,
-        report: &Report,
+        report: &StepStats,
         seconds: f64,
         parts: BTreeMap<String, f64>,
         valid_loss: Option<f64>,
@@ -352,7 +352,7 @@ impl Logs {
 
 /// With what the run runs on written down.
 fn survey<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<Survey> {
-    let (t, mesh) = (&trainer.config, &trainer.place.mesh);
+    let (t, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
     let hosts = comm.all_gather_bytes(host().as_bytes());
     let hosts: Vec<String> = hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     if comm.rank() == 0 {
@@ -368,8 +368,8 @@ fn survey<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<Survey> {
 }
 
 /// What a checkpoint says of who wrote a file.
-fn writer(place: &Place) -> String {
-    let Place { rank, tp, stage, dp, .. } = place;
+fn writer(rank_layout: &RankLayout) -> String {
+    let RankLayout { rank, tp, stage, dp, .. } = rank_layout;
     format!("rank {rank} (tp {}, pp {stage}, dp {}) on {}", tp.0, dp.0, host())
 }
 

@@ -4,11 +4,11 @@
 use engine::backend::Span;
 use engine::config::{Axis, Config};
 use engine::error::{Error, Result};
-use engine::mesh::Mesh;
+use engine::layout::mesh::Mesh;
 use engine::mpi::Comm;
-use engine::report::samples::{OfRank, Sample, SampleLog};
-use engine::report::stragglers::{Straggler, Stragglers};
-use engine::report::timeline::{Row, Timeline, met};
+use report::samples::{OfRank, Sample, SampleLog};
+use report::stragglers::{Straggler, Stragglers};
+use report::timeline::{Row, Timeline, met};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

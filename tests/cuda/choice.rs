@@ -22,14 +22,14 @@ fn traced(site: &Site, config: &Table, vars: impl Fn(usize) -> Vars) -> String {
 
 #[test]
 fn devices_are_taken_where_there_are_some() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let trace = traced(&site, &open(&site), apart);
     assert!(trace.contains("attention_dq_64") && trace.contains("an all-gather"), "{trace}");
 }
 
 #[test]
 fn the_cpu_is_taken_where_there_are_none() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     // Of a shape that the kernels do not take.
     let config = with(&open(&site), &[("model.head_dim", 32.into())]);
     let trace = traced(&site, &config, |_| vec![("CUDA_VISIBLE_DEVICES", String::new())]);

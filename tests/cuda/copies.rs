@@ -7,9 +7,9 @@ use cuda::Device;
 use cuda::backend::{Cuda, CudaScratch, Outlook, Tuning};
 use cuda::compile::Places;
 use engine::backend::{Acc, Backend, Scratch};
-use engine::slab::Cut;
+use engine::memory::arena::ArenaSpec;
 
-use crate::common::on_standin;
+use crate::common::on_fake_cuda;
 
 /// Elements of what goes beside the compute stream.
 const LEN: usize = 1 << 16;
@@ -21,7 +21,8 @@ fn alone() -> Cuda {
     let b = Cuda::open(device, None, Outlook { nccl: None, patience: Duration::from_secs(60) }).unwrap();
     let fixed: usize = CudaScratch::of("any").fixed().iter().sum();
     let tuning = Tuning { search: places.search(), cache: None, products: &[] };
-    b.settle(Cut { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning).unwrap_or_else(|e| panic!("{e}"));
+    b.settle(ArenaSpec { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning)
+        .unwrap_or_else(|e| panic!("{e}"));
     b
 }
 
@@ -37,28 +38,28 @@ fn holds(got: Vec<f32>, value: f32) {
 
 #[test]
 fn what_was_enqueued_before_is_in_them() {
-    on_standin("cuda::copies::what_was_enqueued_before_is_in_them", &[("STANDIN_SLOW", "1@20")], || {
+    on_fake_cuda("cuda::copies::what_was_enqueued_before_is_in_them", &[("FAKE_CUDA_SLOW", "1@20")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
         b.zero(&mut x);
-        holds(b.receive(b.fetch(&x)).unwrap(), 0.0);
+        holds(b.wait_host(b.copy_to_host_async(&x)).unwrap(), 0.0);
     });
 }
 
 #[test]
 fn what_changes_a_block_waits_for_them() {
-    on_standin("cuda::copies::what_changes_a_block_waits_for_them", &[("STANDIN_SLOW", "2@100")], || {
+    on_fake_cuda("cuda::copies::what_changes_a_block_waits_for_them", &[("FAKE_CUDA_SLOW", "2@100")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
-        let first = b.fetch(&x);
+        let first = b.copy_to_host_async(&x);
         b.write(&vec![2.0; LEN], &mut x);
-        let second = b.fetch(&x);
+        let second = b.copy_to_host_async(&x);
         drop(x);
         // In its place.
         let y = all(&b, 3.0);
-        let third = b.fetch(&y);
+        let third = b.copy_to_host_async(&y);
         for (fetch, value) in [(first, 1.0), (second, 2.0), (third, 3.0)] {
-            holds(b.receive(fetch).unwrap(), value);
+            holds(b.wait_host(fetch).unwrap(), value);
         }
     });
 }

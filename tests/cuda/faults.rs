@@ -17,7 +17,7 @@ fn long(site: &Site) -> Table {
 
 /// Two ranks, of which `whom` has these variables.
 fn fail(whom: usize, name: &'static str, value: &str) -> Outcome {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let vars = |rank| -> Vars {
         let own = (rank == whom).then(|| (name, value.to_string()));
         apart(rank).into_iter().chain(own).chain([("SWALLOW_PATIENCE_S", "3".into())]).collect()
@@ -42,13 +42,13 @@ fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
 #[test]
 fn a_kernel_that_goes_astray() {
     let needles = ["step ", "layer ", "ILLEGAL_ADDRESS", "Xid 13 or 31", "launched there:", " threads, "];
-    says(fail(1, "STANDIN_FAULT", "700@1010"), 1, &needles);
+    says(fail(1, "FAKE_CUDA_FAULT", "700@1010"), 1, &needles);
 }
 
 #[test]
 fn memory_that_loses_data() {
     let needles = ["step ", "ECC_UNCORRECTABLE", "drain this node", "continue from the last checkpoint"];
-    says(fail(0, "STANDIN_FAULT", "214@1500"), 0, &needles);
+    says(fail(0, "FAKE_CUDA_FAULT", "214@1500"), 0, &needles);
 }
 
 /// The oldest collective is the one that is told of: the others wait behind it.
@@ -56,14 +56,14 @@ fn memory_that_loses_data() {
 fn a_collective_that_never_ends() {
     let needles =
         ["step ", "nothing has moved for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "is not done"];
-    says(fail(0, "STANDIN_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
+    says(fail(0, "FAKE_CUDA_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
 }
 
 /// A driver takes so many launches and no more: the host is caught in a call, and cannot look.
 #[test]
 fn a_collective_that_never_ends_while_the_host_is_caught() {
-    let site = Site::with_standin();
-    let hang = |rank| (rank == 0).then(|| ("STANDIN_NCCL_HANG", "ReduceScatter@20".to_string()));
+    let site = Site::with_fake_cuda();
+    let hang = |rank| (rank == 0).then(|| ("FAKE_CUDA_NCCL_HANG", "ReduceScatter@20".to_string()));
     let vars = |rank| apart(rank).into_iter().chain(hang(rank)).chain([("SWALLOW_PATIENCE_S", "1".into())]).collect();
     // One step of so many launches that no stream has room for them.
     let config = with(&long(&site), &[("train.global_batch_size", 64.into())]);
@@ -77,14 +77,14 @@ fn a_collective_that_never_ends_while_the_host_is_caught() {
 /// Before the first step both wait, and the first says it.
 #[test]
 fn a_group_that_does_not_come_together() {
-    let outcome = fail(0, "STANDIN_NCCL_HANG", "any@1");
+    let outcome = fail(0, "FAKE_CUDA_NCCL_HANG", "any@1");
     says(outcome, 0, &["the tensor group of ranks [0, 1] does not come together within 3 s"]);
 }
 
 /// The first rank of a group cannot make it: the others are told, and nobody waits.
 #[test]
 fn a_machine_without_a_network() {
-    let outcome = fail(0, "STANDIN_NCCL_ALONE", "1");
+    let outcome = fail(0, "FAKE_CUDA_NCCL_ALONE", "1");
     let needles = ["does not come together: unhandled system error", "there is no socket interface"];
     let outcome = outcome.refused(1, &[&needles[..], &["the tensor group of ranks [0, 1]"]].concat());
     assert_eq!(outcome.stderr.matches("come together").count(), 1, "{}", outcome.stderr);
@@ -92,7 +92,7 @@ fn a_machine_without_a_network() {
 
 #[test]
 fn a_rank_that_is_killed() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let mut run = Running::start(&mut site.train("run", 2, &long(&site), apart, &[]));
     let ended = run.wait_until(|_| metrics(&site.dir("run")).len() >= 2);
     assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", run.outcome());

@@ -41,7 +41,7 @@ fn follows(name: &str, capability: &str) {
     let more =
         [("train.backend", "cuda".into()), ("train.precision", "bf16".into()), ("train.micro_batch_size", 2.into())];
     let config = with(&case.config(&site.dir("run")), &more);
-    let left = site.run("run", 1, &config, apart_and(&[("STANDIN_CAPABILITY", capability)]));
+    let left = site.run("run", 1, &config, apart_and(&[("FAKE_CUDA_CAPABILITY", capability)]));
     assert_eq!(left.metrics.len(), case.steps().len());
     for key in ["loss", "grad_norm"] {
         let off = worst(&left.metrics, case.steps(), key);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use cuda::backend::CudaScratch;
 use engine::config::Config;
-use engine::dry::{Call, Event, Keep, What};
-use engine::rehearsal::rehearse;
+use engine::dry::{Call, Keep, LogEntry, What};
 use half::bf16;
+use plan::dry_run::rehearse;
 use serde_json::Value;
 
 use super::{Site, apart_and, small, with};
@@ -31,9 +31,9 @@ fn interleaved_pipeline_and_tied_embeddings() {
 /// Traces a step of four ranks whose groups are all slow.
 #[track_caller]
 fn is_as_rehearsed(layout: &[(&str, toml::Value)]) {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let config = with(&with(&small(site.tmp.path()), layout), &[("train.steps", 2.into())]);
-    let slow = apart_and(&[("STANDIN_SLOW", "3,4,5,6,7,8,9@1")]);
+    let slow = apart_and(&[("FAKE_CUDA_SLOW", "3,4,5,6,7,8,9@1")]);
     finish(&mut site.train("run", 4, &config, slow, &["--trace", "2"])).succeeded();
     let config = std::fs::read_to_string(site.dir("run").join("config.toml")).unwrap();
     let config = Config::from_resolved(&config).unwrap();
@@ -108,16 +108,16 @@ fn rehearsed(config: &Config, rank: usize) -> Vec<Did> {
         |steps| rehearse::<bf16>(config, &mesh, rank, CudaScratch::of("any"), Keep::Ops, steps).unwrap().log.events;
     let (one, two) = (of(1), of(2));
     assert!(two[..one.len()] == one, "the first step is not always the same");
-    let before = one.iter().filter(|event| matches!(event, Event::Start(_))).count();
+    let before = one.iter().filter(|event| matches!(event, LogEntry::Start(_))).count();
     // Of each call its `Start` of the step.
     let (mut step, mut starts, mut number) = (Vec::new(), 0, Vec::new());
     for event in two[one.len()..].iter().cloned() {
         match event {
-            Event::Op { .. } => step.push(Did::Compute),
-            Event::Enter(_) | Event::Leave => {}
-            Event::Wait(call) if call < before => {}
-            Event::Wait(call) => step.push(Did::Wait(number[call - before])),
-            Event::Start(call) => {
+            LogEntry::Op { .. } => step.push(Did::Compute),
+            LogEntry::Enter(_) | LogEntry::Leave => {}
+            LogEntry::Wait(call) if call < before => {}
+            LogEntry::Wait(call) => step.push(Did::Wait(number[call - before])),
+            LogEntry::Start(call) => {
                 match step.last_mut() {
                     Some(Did::Start(calls)) if calls[0].post == call.post => calls.push(call),
                     _ => {

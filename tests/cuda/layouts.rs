@@ -106,7 +106,7 @@ fn tied_embeddings_and_shared_heads() {
 
 #[test]
 fn pieces_of_the_rows() {
-    assert_eq!(CudaScratch::of("any").pieces(64 * 32 / 2), 4, "pieces of the rows that a rank of two holds");
+    assert_eq!(CudaScratch::of("any").comm_chunks(64 * 32 / 2), 4, "pieces of the rows that a rank of two holds");
     let alone = Alone::with(&[&in_pieces()[..], &[("train.global_batch_size", 32.into())]].concat());
     alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
 }

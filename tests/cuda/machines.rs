@@ -24,25 +24,25 @@ fn second(name: &'static str, value: &'static str) -> impl Fn(usize) -> Vars {
 
 #[test]
 fn devices_that_are_missing_or_shared() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let none = |_| vec![("CUDA_VISIBLE_DEVICES", String::new())];
     refused(&site, 1, &[], none, &["train.backend = \"cuda\"", "no NVIDIA driver with a device", "\"cpu\""]);
     let blind = second("CUDA_VISIBLE_DEVICES", "");
     refused(&site, 2, &[], blind, &["rank 1 on ", "no CUDA device", "rank 0 on ", "\"cpu\""]);
     refused(&site, 2, &[], |_| Vars::new(), &["ranks 0 and 1 on ", "the same GPU (Stand-in)", "NCCL_HOSTID"]);
-    let two = |_| vec![("STANDIN_DEVICES", "2".to_string())];
+    let two = |_| vec![("FAKE_CUDA_DEVICES", "2".to_string())];
     let batch = ("train.global_batch_size", 6.into());
     refused(&site, 3, &[batch], two, &["2 GPUs and 3 ranks", "mpirun --map-by ppr:2:node"]);
 }
 
 #[test]
 fn devices_and_libraries_that_differ() {
-    let site = Site::with_standin();
-    let other = second("STANDIN_NAME", "Another");
+    let site = Site::with_fake_cuda();
+    let other = second("FAKE_CUDA_NAME", "Another");
     refused(&site, 2, &[], other, &["rank 0 on ", "Stand-in (8.0 GiB)", "rank 1 on ", "Another (8.0 GiB)", "one kind"]);
-    refused(&site, 2, &[], second("STANDIN_MEMORY", "4294967296"), &["Stand-in (8.0 GiB)", "Stand-in (4.0 GiB)"]);
-    refused(&site, 2, &[], second("STANDIN_NCCL", "22105"), &["NCCL 2.27.3", "NCCL 2.21.5"]);
-    let old = |rank| apart(rank).into_iter().chain([("STANDIN_NCCL", "21700".to_string())]).collect();
+    refused(&site, 2, &[], second("FAKE_CUDA_MEMORY", "4294967296"), &["Stand-in (8.0 GiB)", "Stand-in (4.0 GiB)"]);
+    refused(&site, 2, &[], second("FAKE_CUDA_NCCL", "22105"), &["NCCL 2.27.3", "NCCL 2.21.5"]);
+    let old = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_NCCL", "21700".to_string())]).collect();
     refused(&site, 2, &[], old, &["NCCL 2.18.0 or newer", "is 2.17.0, too old", "pip install nvidia-nccl-cu12"]);
 }
 
@@ -53,8 +53,8 @@ fn libraries_that_are_not_there() {
         ("cublasLt", 1, ["there is no cuBLASLt", "pip install nvidia-cublas", "SWALLOW_CUDA_LIBS"]),
         ("nvrtc", 1, ["there is no NVRTC", "pip install nvidia-cuda-nvrtc", "SWALLOW_CUDA_LIBS"]),
     ] {
-        let site = Site::with_standin();
-        site.standin.as_ref().unwrap().without(name);
+        let site = Site::with_fake_cuda();
+        site.fake_cuda.as_ref().unwrap().without(name);
         // A machine that has the real one would take it.
         let hidden = |rank| -> Vars {
             let nowhere = ["VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "HOME"].map(|name| (name, "/nowhere".to_string()));
@@ -70,16 +70,16 @@ fn libraries_that_are_not_there() {
 
 #[test]
 fn a_device_that_is_too_small() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     // 40 MiB beside what is left to libraries.
-    let small = |_| vec![("STANDIN_MEMORY", (296 << 20).to_string())];
+    let small = |_| vec![("FAKE_CUDA_MEMORY", (296 << 20).to_string())];
     let large = [("model.hidden_size", 512.into()), ("model.intermediate_size", 4096.into())];
     refused(&site, 1, &large, small, &["GiB of a device, and 0.04 GiB are there", "take more ranks"]);
 }
 
 #[test]
 fn what_kernels_do_not_take() {
-    let site = Site::with_standin();
+    let site = Site::with_fake_cuda();
     let alone = |_| Vars::new();
     refused(&site, 1, &[("model.head_dim", 96.into())], alone, &["model.head_dim = 96", "64 and 128", "\"cpu\""]);
     let f32 = [("train.precision", "f32".into())];

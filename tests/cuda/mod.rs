@@ -9,8 +9,8 @@ mod golden;
 mod graph;
 mod layouts;
 mod machines;
-mod paces;
 mod resume;
+mod stream_delays;
 mod survey;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Standin, Tensors, export, finish, metrics, program, set, standin, write_config, write_tokens};
+use crate::common::{FakeCuda, Tensors, export, fake_cuda, finish, metrics, program, set, write_config, write_tokens};
 
 /// Variables of a process.
 type Vars = Vec<(&'static str, String)>;
@@ -28,7 +28,7 @@ type Vars = Vec<(&'static str, String)>;
 /// A folder for runs, and the stand-in where they run on it.
 struct Site {
     tmp: TempDir,
-    standin: Option<Standin>,
+    fake_cuda: Option<FakeCuda>,
 }
 
 /// Whether the device is a real one.
@@ -39,12 +39,12 @@ fn on_device() -> bool {
 impl Site {
     /// With the device that the tests are asked to run on.
     fn new() -> Site {
-        Site { tmp: tempfile::tempdir().unwrap(), standin: (!on_device()).then(standin) }
+        Site { tmp: tempfile::tempdir().unwrap(), fake_cuda: (!on_device()).then(fake_cuda) }
     }
 
     /// On the stand-in, whatever the tests are asked to run on.
-    fn with_standin() -> Site {
-        Site { tmp: tempfile::tempdir().unwrap(), standin: Some(standin()) }
+    fn with_fake_cuda() -> Site {
+        Site { tmp: tempfile::tempdir().unwrap(), fake_cuda: Some(fake_cuda()) }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -61,8 +61,8 @@ impl Site {
             command.args([":"].iter().skip(usize::from(rank == 0))).args(["-n", "1", "env"]).args(vars);
             command.arg(program()).args(args);
         }
-        if let Some(standin) = &self.standin {
-            standin.on(&mut command);
+        if let Some(fake_cuda) = &self.fake_cuda {
+            fake_cuda.on(&mut command);
         }
         command
     }

@@ -25,7 +25,7 @@ fn killed_is_as_if_left_alone() {
     let alone = site.run("alone", 4, &config, apart);
 
     let long = with(&config, &[("train.steps", 1_000.into())]);
-    let mut run = Running::start(&mut site.train("cut", 4, &long, apart_and(&[("STANDIN_SLOW", "2@250")]), &[]));
+    let mut run = Running::start(&mut site.train("cut", 4, &long, apart_and(&[("FAKE_CUDA_SLOW", "2@250")]), &[]));
     let ended = run.wait_until(|_| site.dir("cut").join("checkpoints/latest").exists() && steps(&site, "cut") >= 3);
     assert!(ended.is_none(), "the run ended by itself");
     run.kill();

@@ -10,7 +10,7 @@ use cuda::ops::{self, NormBwd};
 const SMALLER: Data = Data::Bf16(0.5);
 
 pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
-    vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_again(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)]
+    vec![rmsnorm(s), add_rmsnorm(s), rmsnorm_recompute(s), rmsnorm_bwd(s, processors), rmsnorm_bwd_add(s, processors)]
 }
 
 fn rows(s: &Sizes) -> (usize, String) {
@@ -44,11 +44,13 @@ fn add_rmsnorm(s: &Sizes) -> Case {
     })
 }
 
-fn rmsnorm_again(s: &Sizes) -> Case {
+fn rmsnorm_recompute(s: &Sizes) -> Case {
     let (n, shape) = rows(s);
     let rstd = Tensor::read(s.tokens, Data::Positive(1.0));
     let tensors = vec![Tensor::read(n, BF16), rstd, Tensor::read(s.hidden, BF16), Tensor::written(n, NEW_BF16)];
-    Case::new("rmsnorm_again", shape, Work::Bytes(4 * n), tensors, |m, v| ops::rmsnorm_again(m, v[0], v[1], v[2], v[3]))
+    Case::new("rmsnorm_recompute", shape, Work::Bytes(4 * n), tensors, |m, v| {
+        ops::rmsnorm_recompute(m, v[0], v[1], v[2], v[3])
+    })
 }
 
 /// x, rstd, w, dy, dw, parts, and dres where there is one.

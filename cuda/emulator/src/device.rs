@@ -43,7 +43,7 @@ impl OnDevice {
         OnDevice { device, name, lent: RefCell::default() }
     }
 
-    fn lend(&self, bytes: &[u8]) -> u64 {
+    fn view(&self, bytes: &[u8]) -> u64 {
         let offset = bytes.as_ptr() as usize % 16;
         let mut memory = self.device.alloc(offset + bytes.len()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         memory.write(offset, bytes).unwrap_or_else(|e| panic!("{}: {e}", self.name));
@@ -90,12 +90,12 @@ impl Place for OnDevice {
         self.name.clone()
     }
 
-    fn lend(&self, bytes: &[u8]) -> u64 {
-        OnDevice::lend(self, bytes)
+    fn view(&self, bytes: &[u8]) -> u64 {
+        OnDevice::view(self, bytes)
     }
 
-    fn lend_mut(&self, bytes: &mut [u8]) -> u64 {
-        OnDevice::lend(self, bytes)
+    fn view_mut(&self, bytes: &mut [u8]) -> u64 {
+        OnDevice::view(self, bytes)
     }
 
     fn end(&self, at: u64) {

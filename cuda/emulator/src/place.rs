@@ -21,9 +21,9 @@ pub trait Place {
     /// Whose results these are, for messages.
     fn name(&self) -> String;
     /// The address at which kernels find these bytes, as far off a multiple of 16 as they are.
-    fn lend(&self, bytes: &[u8]) -> u64;
+    fn view(&self, bytes: &[u8]) -> u64;
     /// The same of bytes that kernels may write.
-    fn lend_mut(&self, bytes: &mut [u8]) -> u64;
+    fn view_mut(&self, bytes: &mut [u8]) -> u64;
     /// What was lent at this address is not used any more.
     fn end(&self, at: u64);
     /// The same, and `bytes` become what kernels left there.
@@ -43,11 +43,11 @@ impl Place for Emulator {
         format!("the emulator, {:?}", self.schedule)
     }
 
-    fn lend(&self, bytes: &[u8]) -> u64 {
+    fn view(&self, bytes: &[u8]) -> u64 {
         bytes.as_ptr() as u64
     }
 
-    fn lend_mut(&self, bytes: &mut [u8]) -> u64 {
+    fn view_mut(&self, bytes: &mut [u8]) -> u64 {
         bytes.as_mut_ptr() as u64
     }
 
@@ -57,7 +57,7 @@ impl Place for Emulator {
 }
 
 /// Slices that kernels may use until this is dropped; those lent to be written to are then as the kernels left them.
-pub struct Lent<'a> {
+pub struct TensorView<'a> {
     place: &'a dyn Place,
     read: Vec<u64>,
     written: Vec<(u64, *mut [u8])>,
@@ -65,10 +65,10 @@ pub struct Lent<'a> {
     slices: PhantomData<&'a mut [u8]>,
 }
 
-impl<'a> Lent<'a> {
+impl<'a> TensorView<'a> {
     pub fn to(place: &'a dyn Place) -> Self {
         let given = DefaultHasher::new();
-        Lent { place, read: Vec::new(), written: Vec::new(), given, slices: PhantomData }
+        TensorView { place, read: Vec::new(), written: Vec::new(), given, slices: PhantomData }
     }
 
     pub fn machine(&self) -> &'a dyn Machine {
@@ -82,7 +82,7 @@ impl<'a> Lent<'a> {
         }
         let bytes = bytemuck::cast_slice(x);
         self.given.write(bytes);
-        let at = self.place.lend(bytes);
+        let at = self.place.view(bytes);
         self.read.push(at);
         // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and nobody writes it.
         unsafe { View::new(at, x.len()) }
@@ -95,7 +95,7 @@ impl<'a> Lent<'a> {
         }
         let (n, bytes) = (x.len(), bytemuck::cast_slice_mut(x));
         self.given.write(bytes);
-        let at = self.place.lend_mut(bytes);
+        let at = self.place.view_mut(bytes);
         self.written.push((at, bytes));
         // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and is borrowed exclusively.
         unsafe { View::new(at, n) }
@@ -119,7 +119,7 @@ impl<'a> Lent<'a> {
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for TensorView<'_> {
     fn drop(&mut self) {
         self.give_back();
     }

@@ -1,6 +1,6 @@
 //! The kernels of `planted/`: each has one bug, which the emulator must report, or none.
 
-use crate::place::Lent;
+use crate::place::TensorView;
 use crate::{Emulator, Fault, Schedule, Stats};
 use cuda::args::View;
 use cuda::geometry::Geometry;
@@ -18,7 +18,7 @@ struct Planted {
 /// Runs the kernel of that name in one block of 64 threads with 4096 bytes of shared memory.
 pub fn planted(name: &str, x: &[f32], y: &mut [f32], schedule: Schedule) -> Result<Stats, Fault> {
     let emulator = Emulator::new(schedule);
-    let mut lent = Lent::to(&emulator);
+    let mut lent = TensorView::to(&emulator);
     let args = Planted { x: lent.read(x), y: lent.write(y) };
     let geometry = Geometry { grid: [1, 1, 1], block: 64, shared: 4096 };
     // SAFETY: every kernel of `planted/` takes this struct; the views live as long as `lent`.
@@ -36,7 +36,7 @@ struct PlantedTiles {
 /// Runs the kernel of that name of sm_90a in one block of `threads`, with a tile and two mbarriers. x has 64 columns.
 pub fn planted_tiles(name: &str, threads: u32, x: &[bf16], y: &mut [f32], schedule: Schedule) -> Result<Stats, Fault> {
     let emulator = Emulator::new(schedule);
-    let mut lent = Lent::to(&emulator);
+    let mut lent = TensorView::to(&emulator);
     let tiles = Tiles { of: lent.read(x), cols: 64, seq: x.len() / 64, rows: 64, dim: 64 };
     let map = emulator.tensor_map(tiles).expect("whole rows of 64 columns");
     let args = PlantedTiles { y: lent.write(y), x: map };

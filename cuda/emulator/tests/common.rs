@@ -3,7 +3,7 @@
 use crate::alike::{self, Ran, Watched};
 use cuda::machine::{Done, Machine, Target};
 use emulator::device::{self, OnDevice};
-use emulator::place::{Kind, Lent, Place};
+use emulator::place::{Kind, Place, TensorView};
 use emulator::{Emulator, SCHEDULES};
 use engine::backend::{Act, Backend};
 use engine::cpu::Cpu;
@@ -52,8 +52,8 @@ thread_local! {
 
 /// Runs an op on slices that are lent to `place`.
 #[track_caller]
-pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut Lent<'a>) -> Done) {
-    let mut lent = Lent::to(place);
+pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut TensorView<'a>) -> Done) {
+    let mut lent = TensorView::to(place);
     let watched = Watched::new(lent.machine());
     let done = op(&watched, &mut lent);
     let (given, left) = lent.end();

@@ -49,9 +49,10 @@ fn forward_and_again() {
             close("rstd", &rstd, &cpu.download(&plain_rstd), 1e-6);
             // From the same rstd, the same bits.
             let mut again = vec![NAN; rows * d];
-            on(place, |m, l| ops::rmsnorm_again(m, l.read(&x), l.read(&rstd), l.read(&w), l.write(&mut again)));
+            on(place, |m, l| ops::rmsnorm_recompute(m, l.read(&x), l.read(&rstd), l.read(&w), l.write(&mut again)));
             assert_eq!(again, y);
-            let theirs = cpu.rmsnorm_again(&act(&cpu, &x, rows, d), &cpu.upload(&rstd, rows, 1), &act(&cpu, &w, 1, d));
+            let theirs =
+                cpu.rmsnorm_recompute(&act(&cpu, &x, rows, d), &cpu.upload(&rstd, rows, 1), &act(&cpu, &w, 1, d));
             assert_eq!(y, cpu.download(&theirs), "{rows} x {d}");
         }
     }

@@ -4,7 +4,7 @@ use super::memory::Block;
 use super::rank::Rank;
 use crate::device::{Current, Event, Knows, Pinned, Stream, said};
 use cudarc::driver::DriverError;
-use engine::backend::{Elem, Fault, Fetched};
+use engine::backend::{Elem, Fault, HostCopy};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl Coming {
     }
 }
 
-impl<T: Elem> Fetched<T> for Fetch<T> {
+impl<T: Elem> HostCopy<T> for Fetch<T> {
     fn wait(self) -> Result<Vec<T>, Fault> {
         let Some(coming) = &self.coming else {
             return Err(Fault("a copy to the host that was not started".into()));

@@ -1,4 +1,4 @@
-//! Collectives by NCCL, along the stream of their kind of group (`Kind::lane`): a call waits for what was enqueued before it, what
+//! Collectives by NCCL, along the stream of their kind of group (`GroupKind::lane`): a call waits for what was enqueued before it, what
 //! waits for the call goes on after it, and everything between the two overlaps.
 
 use super::Cuda;
@@ -10,7 +10,7 @@ use cudarc::driver::DriverError;
 use engine::backend::{
     Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track,
 };
-use engine::mesh::Kind;
+use engine::layout::mesh::GroupKind;
 use engine::mpi::Comm;
 use half::bf16;
 use std::cell::{Cell, RefCell};
@@ -22,7 +22,7 @@ const WARM: usize = 1 << 20;
 
 /// The ranks of one communicator.
 pub struct NcclGroup {
-    kind: Kind,
+    kind: GroupKind,
     /// Place of this rank among them.
     place: usize,
     size: usize,
@@ -32,7 +32,7 @@ pub struct NcclGroup {
 
 /// This rank's end of a communicator, and what is under way on it.
 pub(super) struct Link {
-    kind: Kind,
+    kind: GroupKind,
     communicator: RefCell<Option<Communicator>>,
     stream: Rc<Stream>,
     /// To be told of where one does not end.
@@ -44,7 +44,7 @@ pub(super) struct Link {
 /// Where the compute stream takes up what a collective brought.
 pub struct NcclTicket {
     rank: Rc<Rank>,
-    kind: Kind,
+    kind: GroupKind,
     /// None where the call failed, which is noted.
     done: Option<Rc<Event>>,
 }
@@ -59,7 +59,7 @@ impl Ticket for NcclTicket {
 }
 
 impl NcclGroup {
-    pub(super) fn new(rank: &Rc<Rank>, kind: Kind, members: &[usize]) -> Self {
+    pub(super) fn new(rank: &Rc<Rank>, kind: GroupKind, members: &[usize]) -> Self {
         let Some(world) = &rank.world else {
             assert_eq!(members.len(), 1, "ranks in a group of a rank alone");
             return NcclGroup { kind, place: 0, size: 1, link: None };
@@ -151,7 +151,7 @@ impl Drop for Link {
 impl Rank {
     /// Makes a communicator of these ranks, `comm` being theirs, and sends something around it, so that it is
     /// known to work, and has taken what it takes at once, before the slab does. NCCL may make connections of its own when it first needs them.
-    fn join(self: &Rc<Self>, kind: Kind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
+    fn join(self: &Rc<Self>, kind: GroupKind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
         let name = name(kind, members);
         let _deadline = self.deadline(comm.rank(), &format!("{name} does not come together"));
         let joined = self.try_join(kind, members, comm);
@@ -167,7 +167,7 @@ impl Rank {
         }
     }
 
-    fn try_join(&self, kind: Kind, members: &[usize], comm: &Comm) -> Result<Rc<Link>, String> {
+    fn try_join(&self, kind: GroupKind, members: &[usize], comm: &Comm) -> Result<Rc<Link>, String> {
         let nccl = self.outlook.nccl.as_ref().ok_or("there is no NCCL")?;
         let (place, size) = (comm.rank(), comm.size());
         let made = if place == 0 { nccl.unique_id().map(|id| id.0.to_vec()) } else { Ok(Vec::new()) };
@@ -203,7 +203,7 @@ impl Rank {
             communicator.all_reduce(flow(all), stream)?;
             communicator.all_gather(flow(all / size), stream)?;
             communicator.reduce_scatter(flow(all / size), stream)?;
-            if !matches!(link.kind, Kind::Activations | Kind::Gradients) {
+            if !matches!(link.kind, GroupKind::Activations | GroupKind::Gradients) {
                 return Ok(());
             }
             let message = |at, peer| Some(Message { at, len: 1, of: Type::Bf16, peer: peer % size });
@@ -215,7 +215,7 @@ impl Rank {
     }
 }
 
-fn name(kind: Kind, members: &[usize]) -> String {
+fn name(kind: GroupKind, members: &[usize]) -> String {
     format!("the {} group of ranks {members:?}", kind.name())
 }
 

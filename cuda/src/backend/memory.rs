@@ -2,7 +2,7 @@
 
 use super::rank::Rank;
 use engine::backend::{Elem, Scratch};
-use engine::ledger::Accounts;
+use engine::memory::free_list::Allocator;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ struct Home {
 impl<T: Elem> Block<T> {
     pub(super) fn take(rank: &Rc<Rank>, len: usize) -> Self {
         let bytes = rank.scratch.block(len * size_of::<T>());
-        let offset = rank.books.borrow_mut().take(bytes);
+        let offset = rank.allocator.borrow_mut().take(bytes);
         let at = rank.slab().at() + offset as u64;
         let end = offset + bytes;
         assert!(end <= rank.slab().len(), "a block up to byte {end} of a slab of {}", rank.slab().len());
@@ -54,7 +54,7 @@ impl<T: Elem> Drop for Block<T> {
     fn drop(&mut self) {
         if let Some(Home { rank, offset, bytes }) = self.home.take() {
             rank.before_change(self);
-            rank.books.borrow_mut().give(bytes, offset);
+            rank.allocator.borrow_mut().give(bytes, offset);
         }
     }
 }

@@ -33,10 +33,10 @@ use crate::geometry::{self, attention};
 use crate::machine::{Done, Machine};
 use crate::ops;
 use engine::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Part, Scratch, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Scope, Scratch, Span, Tensor, Track, Xent,
 };
-use engine::ledger::{Accounts, Usage};
-use engine::mesh::Kind;
+use engine::layout::mesh::GroupKind;
+use engine::memory::free_list::{Allocator, Usage};
 use half::bf16;
 use rank::Rank;
 use shapes::{shape, step, turn, view};
@@ -84,10 +84,10 @@ impl Backend for Cuda {
     type Ticket = NcclTicket;
     type Group = NcclGroup;
     type Fetch<T: Elem> = Fetch<T>;
-    type Moment = Option<Rc<Event>>;
+    type Event = Option<Rc<Event>>;
     const RUNS_AHEAD: bool = true;
 
-    fn group(&self, kind: Kind, members: &[usize]) -> NcclGroup {
+    fn group(&self, kind: GroupKind, members: &[usize]) -> NcclGroup {
         NcclGroup::new(&self.0, kind, members)
     }
 
@@ -96,7 +96,7 @@ impl Backend for Cuda {
     }
 
     fn usage(&self) -> Usage {
-        self.0.books.borrow().usage()
+        self.0.allocator.borrow().usage()
     }
 
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
@@ -119,11 +119,11 @@ impl Backend for Cuda {
         self.0.must(fetch::write(&self.0, bytemuck::cast_slice(host), &to.mem));
     }
 
-    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Fetch<T> {
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Fetch<T> {
         Fetch::start(&self.0, &x.mem)
     }
 
-    fn receive<T: Elem>(&self, fetch: Fetch<T>) -> Result<Vec<T>, Fault> {
+    fn wait_host<T: Elem>(&self, fetch: Fetch<T>) -> Result<Vec<T>, Fault> {
         self.0.watch(&fetch)?;
         self.0.first_fault()?;
         Ok(fetch.here())
@@ -160,8 +160,8 @@ impl Backend for Cuda {
         self.product(Form::Nn, a, b, out);
     }
 
-    fn pieces(&self, rows: usize) -> usize {
-        self.0.scratch.pieces(rows)
+    fn comm_chunks(&self, rows: usize) -> usize {
+        self.0.scratch.comm_chunks(rows)
     }
 
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
@@ -185,9 +185,9 @@ impl Backend for Cuda {
         (r, y, rstd)
     }
 
-    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
         let y = self.alloc(x.rows(), x.cols());
-        self.note(ops::rmsnorm_again(self.machine(), view(x), view(rstd), view(w), view(&y)));
+        self.note(ops::rmsnorm_recompute(self.machine(), view(x), view(rstd), view(w), view(&y)));
         y
     }
 
@@ -347,20 +347,20 @@ impl Backend for Cuda {
         self.note(ops::adamw(self.machine(), view(g), view(factor), state, view(weights), step(hp)));
     }
 
-    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+    fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {
         let device = &self.0.device;
         let name = part.to_string();
-        let label = || Label::Part(part);
-        device.recorded(Detail::of(part), Track::Parts, label, device.stream(), || device.within(&name, work))
+        let label = || Label::Scope(part);
+        device.recorded(Detail::of(part), Track::Parts, label, device.stream(), || device.scope(&name, work))
     }
 
     /// None where the device has a fault, which is noted.
-    fn moment(&self) -> Option<Rc<Event>> {
+    fn record_event(&self) -> Option<Rc<Event>> {
         let device = &self.0.device;
         self.0.must(device.events().record(device.stream(), Knows::Time)).map(Rc::new)
     }
 
-    fn seconds(&self, from: &Option<Rc<Event>>, to: &Option<Rc<Event>>) -> f64 {
+    fn elapsed(&self, from: &Option<Rc<Event>>, to: &Option<Rc<Event>>) -> f64 {
         let (Some(from), Some(to)) = (from, to) else { return 0.0 };
         self.0.must(to.wait().and_then(|()| to.seconds_since(from))).unwrap_or_default()
     }

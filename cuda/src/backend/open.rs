@@ -7,8 +7,8 @@ use crate::blas::{Choice, Form, Machine, Product};
 use crate::device::Device;
 use crate::search::Search;
 use engine::dry::Product as Seen;
+use engine::memory::arena::ArenaSpec;
 use engine::mpi::Comm;
-use engine::slab::Cut;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -51,7 +51,7 @@ impl Cuda {
     }
 
     /// Takes a slab that is cut as a rehearsal says. Only this rank takes part.
-    pub fn settle(&self, cut: Cut, tuning: &Tuning) -> Result<(), Error> {
+    pub fn settle(&self, cut: ArenaSpec, tuning: &Tuning) -> Result<(), Error> {
         self.0.settle(cut, tuning.search, tuning.cache)
     }
 

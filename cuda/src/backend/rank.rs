@@ -12,10 +12,10 @@ use crate::nccl::Nccl;
 use crate::search::Search;
 use cudarc::driver::DriverError;
 use engine::backend::{Fault, Scratch};
-use engine::ledger::Accounts;
-use engine::mesh::Kind;
+use engine::layout::mesh::GroupKind;
+use engine::memory::arena::{Arena, ArenaSpec};
+use engine::memory::free_list::Allocator;
 use engine::mpi::{Comm, end_process, host};
-use engine::slab::{Cut, Slab};
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::rc::{Rc, Weak};
@@ -54,11 +54,11 @@ pub enum Error {
 pub(super) struct Rank {
     // Dropped in this order: what uses memory goes before it, and all of it before the device.
     links: RefCell<Vec<Weak<Link>>>,
-    lanes: RefCell<Vec<(Kind, Rc<Stream>)>>,
+    lanes: RefCell<Vec<(GroupKind, Rc<Stream>)>>,
     joined: Joined,
     _watchdog: Watchdog,
     blas: OnceCell<Blas>,
-    pub books: RefCell<Slab>,
+    pub allocator: RefCell<Arena>,
     slab: OnceCell<Memory<Rc<Device>>>,
     pub reads: Reads,
     /// For large copies to the host.
@@ -83,7 +83,7 @@ impl Rank {
             _watchdog: Watchdog::start(device.progress().clone(), joined.clone(), rank, outlook.patience),
             joined,
             blas: OnceCell::new(),
-            books: RefCell::default(),
+            allocator: RefCell::default(),
             slab: OnceCell::new(),
             reads: Reads::default(),
             side,
@@ -97,13 +97,13 @@ impl Rank {
     }
 
     /// Takes the slab and what lies in it for good.
-    pub fn settle(&self, cut: Cut, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
+    pub fn settle(&self, cut: ArenaSpec, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
         self.lost.take();
         self.first_fault()?;
         let slab = Memory::of(self.device.clone(), cut.bytes)?;
-        self.books.replace(Slab::new(cut));
+        self.allocator.replace(Arena::new(cut));
         let workspace = self.scratch.fixed().into_iter().map(|bytes| {
-            let offset = self.books.borrow_mut().take(self.scratch.block(bytes));
+            let offset = self.allocator.borrow_mut().take(self.scratch.block(bytes));
             // SAFETY: the slab lives longer than the products, and its books give these bytes to nobody else.
             unsafe { View::new(slab.at() + offset as u64, bytes) }
         });
@@ -131,7 +131,7 @@ impl Rank {
 
     /// What lies in the slab's middle.
     fn free(&self) -> View {
-        let middle = self.books.borrow().middle();
+        let middle = self.allocator.borrow().middle();
         // SAFETY: no block lies there, and none is taken while products are tried there, before a run begins.
         unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) }
     }
@@ -183,13 +183,13 @@ impl Rank {
     }
 
     /// The stream of a kind of group.
-    pub fn stream_of(&self, kind: Kind) -> Result<Rc<Stream>, DriverError> {
+    pub fn stream_of(&self, kind: GroupKind) -> Result<Rc<Stream>, DriverError> {
         let lane = kind.lane();
         let mut lanes = self.lanes.borrow_mut();
         if let Some((_, stream)) = lanes.iter().find(|(other, _)| *other == lane) {
             return Ok(stream.clone());
         }
-        let urgency = if lane == Kind::Tensor { Urgency::First } else { Urgency::Usual };
+        let urgency = if lane == GroupKind::Tensor { Urgency::First } else { Urgency::Usual };
         let stream = Rc::new(Stream::new(urgency)?);
         lanes.push((lane, stream.clone()));
         Ok(stream)

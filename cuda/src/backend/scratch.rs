@@ -5,8 +5,8 @@ use crate::geometry;
 use crate::geometry::attention::{self, Shape};
 use crate::machine::Target;
 use engine::backend::{Heads, Scratch};
-use engine::ledger::Accounts;
-use engine::slab::{Cut, Slab};
+use engine::memory::arena::{Arena, ArenaSpec};
+use engine::memory::free_list::Allocator;
 
 /// Blocks begin at multiples of it: a line that processors read at once, and what cuBLASLt and the copy engine ask for.
 const ALIGN: usize = 256;
@@ -41,8 +41,8 @@ impl CudaScratch {
 }
 
 impl Scratch for CudaScratch {
-    fn books(&self, small: usize) -> Box<dyn Accounts> {
-        Box::new(Slab::new(Cut::boundless(small)))
+    fn allocator(&self, small: usize) -> Box<dyn Allocator> {
+        Box::new(Arena::new(ArenaSpec::boundless(small)))
     }
 
     fn fixed(&self) -> Vec<usize> {
@@ -59,7 +59,7 @@ impl Scratch for CudaScratch {
     }
 
     /// A piece is worth a product of its own: from 256 rows of each rank on.
-    fn pieces(&self, rows: usize) -> usize {
+    fn comm_chunks(&self, rows: usize) -> usize {
         (rows / 256).clamp(1, 4)
     }
 
@@ -101,8 +101,8 @@ impl Scratch for CudaScratch {
 mod tests {
     use super::*;
     use engine::config::{Axis, Config, ranks_used};
-    use engine::rehearsal::plan;
     use half::bf16;
+    use plan::dry_run::plan;
     use std::path::Path;
 
     #[test]

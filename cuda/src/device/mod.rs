@@ -165,11 +165,11 @@ impl Device {
     }
 
     /// Runs `work`, whose launches are told of as this part of the whole: `layer 3`, and in it `attention`.
-    pub fn within<T>(&self, label: &str, work: impl FnOnce() -> T) -> T {
+    pub fn scope<T>(&self, label: &str, work: impl FnOnce() -> T) -> T {
         // What profilers show; without one it is next to nothing.
         let _range = nvtx::LocalRange::new(nvtx::Str::from_str_lossy(label));
         // A stream that does not take this has a fault that the next launch tells of.
-        self.trace.within(label, |number| _ = self.progress.begin(&self.stream, number), work)
+        self.trace.scope(label, |number| _ = self.progress.begin(&self.stream, number), work)
     }
 
     /// How far the device has come, part by part.

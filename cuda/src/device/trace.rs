@@ -48,7 +48,7 @@ struct Started {
 impl Trace {
     /// Does `work` as a part of the part that is under way; `begun` is told its number. What comes after it and before
     /// the next part has the same number.
-    pub fn within<T>(&self, label: &str, begun: impl FnOnce(u32), work: impl FnOnce() -> T) -> T {
+    pub fn scope<T>(&self, label: &str, begun: impl FnOnce(u32), work: impl FnOnce() -> T) -> T {
         let outer = self.part.borrow().clone();
         let inner = if outer.is_empty() { label.into() } else { format!("{outer}, {label}").into() };
         *self.part.borrow_mut() = inner;
@@ -119,9 +119,9 @@ mod tests {
         (0..TOLD).for_each(|_| launch(&trace, "old"));
         let numbers = RefCell::new(Vec::new());
         let begun = |number| numbers.borrow_mut().push(number);
-        let said = trace.within("layer 3", begun, || {
-            trace.within("norm", begun, || launch(&trace, "rmsnorm"));
-            trace.within("attention", begun, || {
+        let said = trace.scope("layer 3", begun, || {
+            trace.scope("norm", begun, || launch(&trace, "rmsnorm"));
+            trace.scope("attention", begun, || {
                 launch(&trace, "rope");
                 trace.explain("lost")
             })

@@ -12,7 +12,7 @@ const MANY: usize = 1 << 20;
 /// Over all shapes that a kernel takes; None of a name that is no kernel's.
 pub fn largest(kernel: &str) -> Option<Geometry> {
     Some(match kernel {
-        "rmsnorm" | "rmsnorm_again" => rmsnorm(1, NORM_COLUMNS),
+        "rmsnorm" | "rmsnorm_recompute" => rmsnorm(1, NORM_COLUMNS),
         "rmsnorm_bwd" => rmsnorm_bwd(1, NORM_BWD_COLUMNS, 1),
         "rmsnorm_bwd_long" => rmsnorm_bwd(1, NORM_COLUMNS, 1),
         "sum_rows" => sum_rows(MANY),

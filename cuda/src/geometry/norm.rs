@@ -14,7 +14,7 @@ fn norm_block(d: usize, each: usize) -> u32 {
     (d.div_ceil(each).next_multiple_of(32)) as u32
 }
 
-/// `rmsnorm` and `rmsnorm_again`: a block a row.
+/// `rmsnorm` and `rmsnorm_recompute`: a block a row.
 pub fn rmsnorm(rows: usize, d: usize) -> Geometry {
     Geometry { grid: [rows as u32, 1, 1], block: norm_block(d, 16), shared: 128 }
 }

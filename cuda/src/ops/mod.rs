@@ -20,6 +20,6 @@ pub use attention_sm90::{attention_bwd_sm90, attention_sm90};
 pub use elementwise::{add, copy, pick, put, round, sum_squares, widen, zero};
 pub use embedding::{EmbedScratch, embed, embed_bwd};
 pub use mlp::{swiglu, swiglu_bwd};
-pub use norm::{NormBwd, rmsnorm, rmsnorm_again, rmsnorm_bwd};
+pub use norm::{NormBwd, rmsnorm, rmsnorm_bwd, rmsnorm_recompute};
 pub use rope::{Turn, rope};
 pub use xent::{Rows, xent_combine, xent_grad, xent_stats, xent_totals};

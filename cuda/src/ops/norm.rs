@@ -15,7 +15,7 @@ pub fn rmsnorm(m: &dyn Machine, x: View, h: View, w: View, eps: f32, y: View, rs
 }
 
 /// y again from x and rstd.
-pub fn rmsnorm_again(m: &dyn Machine, x: View, rstd: View, w: View, y: View) -> Done {
+pub fn rmsnorm_recompute(m: &dyn Machine, x: View, rstd: View, w: View, y: View) -> Done {
     let args = args(x, View::NONE, w, y, rstd, 0.0);
     // SAFETY: as above.
     unsafe { launch(m, RMSNORM_AGAIN, &args, geometry::rmsnorm(rstd.len(), w.len())) }

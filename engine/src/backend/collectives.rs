@@ -1,26 +1,26 @@
 //! What ranks do together.
 
-use super::{Act, Backend, LentMut, Pending, Tensor};
+use super::{Act, Backend, Pending, Tensor, TensorViewMut};
 use crate::backend::Elem;
 use std::ops::Range;
 
 /// How the rows of a matrix `[n r, c]` are dealt out to n ranks, r rows each: cut into pieces, of each of which every
 /// rank has its share. So a piece that was gathered lies in one stretch, and may be multiplied while others travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deal {
+pub struct ChunkedRows {
     /// n.
     pub ranks: usize,
     /// r.
     pub rows: usize,
-    pub pieces: usize,
+    pub chunks: usize,
 }
 
-impl Deal {
+impl ChunkedRows {
     /// Each piece: its rows among a rank's, and among all.
-    pub fn pieces(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let Deal { ranks, rows, pieces } = self;
-        let from = move |i| rows * i / pieces;
-        (0..pieces).map(move |i| (from(i)..from(i + 1), ranks * from(i)..ranks * from(i + 1)))
+    pub fn comm_chunks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let ChunkedRows { ranks, rows, chunks } = self;
+        let from = move |i| rows * i / chunks;
+        (0..chunks).map(move |i| (from(i)..from(i + 1), ranks * from(i)..ranks * from(i + 1)))
     }
 }
 
@@ -53,18 +53,18 @@ pub trait Collectives<B: Backend> {
 
     /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T> {
-        self.all_gather_dealt(b, x, 1)
+        self.all_gather_chunked(b, x, 1)
     }
 
     /// The rows that were dealt out: `[r, c]` -> `[n r, c]`. Each piece comes by itself.
-    fn all_gather_dealt<T: Elem>(&self, b: &B, x: Tensor<B, T>, pieces: usize) -> Pending<B, T> {
+    fn all_gather_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         let (ranks, rows) = (self.size(), x.rows());
         if ranks == 1 {
             return Pending::ready(x);
         }
         let out = b.alloc(ranks * rows, x.cols());
         let mut pending = Pending::of(x, out);
-        for (mine, all) in (Deal { ranks, rows, pieces }).pieces() {
+        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).comm_chunks() {
             // SAFETY: `pending` owns both until it has waited, and no two pieces share a row.
             pending.start(mine, all, |from, to| unsafe { self.gather(b, from, to) });
         }
@@ -73,36 +73,36 @@ pub trait Collectives<B: Backend> {
 
     /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
     fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T> {
-        self.reduce_scatter_dealt(b, x, 1)
+        self.reduce_scatter_chunked(b, x, 1)
     }
 
     /// The sum, dealt out: `[n r, c]` -> `[r, c]`.
-    fn reduce_scatter_dealt<T: Elem>(&self, b: &B, x: Tensor<B, T>, pieces: usize) -> Pending<B, T> {
+    fn reduce_scatter_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         if self.size() == 1 {
             return Pending::ready(x);
         }
-        self.reduce_scatter_made(b, x, pieces, |_, _| ())
+        self.reduce_scatter_as_computed(b, x, chunks, |_, _| ())
     }
 
-    /// As `reduce_scatter_dealt`, of an `x` whose pieces `make` makes: one is summed while the next is made.
+    /// As `reduce_scatter_chunked`, of an `x` whose pieces `make` makes: one is summed while the next is made.
     /// It is told of their rows.
-    fn reduce_scatter_made<T: Elem>(
+    fn reduce_scatter_as_computed<T: Elem>(
         &self,
         b: &B,
         mut x: Tensor<B, T>,
-        pieces: usize,
-        mut make: impl FnMut(Range<usize>, &mut LentMut<B, T>),
+        chunks: usize,
+        mut make: impl FnMut(Range<usize>, &mut TensorViewMut<B, T>),
     ) -> Pending<B, T> {
         let ranks = self.size();
         assert!(x.rows().is_multiple_of(ranks), "{} rows scattered over {ranks} ranks", x.rows());
         let rows = x.rows() / ranks;
         if ranks == 1 {
-            make(0..rows, &mut x.lend_rows_mut(0..rows));
+            make(0..rows, &mut x.view_rows_mut(0..rows));
             return Pending::ready(x);
         }
         let out = b.alloc(rows, x.cols());
         let mut pending = Pending::of(x, out);
-        for (mine, all) in (Deal { ranks, rows, pieces }).pieces() {
+        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).comm_chunks() {
             make(all.clone(), &mut pending.input_rows(all.clone()));
             // SAFETY: as above.
             pending.start(all, mine, |from, to| unsafe { self.scatter(b, from, to) });
@@ -132,10 +132,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_is_dealt_once(ranks in 1usize..9, rows in 1usize..40, pieces in 1usize..6) {
-            let deal = Deal { ranks, rows, pieces: pieces.min(rows) };
+        fn every_row_is_dealt_once(ranks in 1usize..9, rows in 1usize..40, chunks in 1usize..6) {
+            let deal = ChunkedRows { ranks, rows, chunks: chunks.min(rows) };
             let (mut of_rank, mut of_all) = (0, 0);
-            for (mine, all) in deal.pieces() {
+            for (mine, all) in deal.comm_chunks() {
                 prop_assert_eq!((mine.start, all.start), (of_rank, of_all));
                 prop_assert!(!mine.is_empty() && all.len() == ranks * mine.len());
                 (of_rank, of_all) = (mine.end, all.end);

@@ -3,13 +3,13 @@
 //!
 //! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
 //! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
-//! [`Backend::receive`], when a step is looked at.
+//! [`Backend::wait_host`], when a step is looked at.
 //!
 //! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
 //! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
 
-use crate::ledger::Usage;
-use crate::mesh::Kind;
+use crate::layout::mesh::GroupKind;
+use crate::memory::free_list::Usage;
 use std::ops::Range;
 
 mod collectives;
@@ -19,12 +19,12 @@ mod scratch;
 mod span;
 mod tensor;
 
-pub use collectives::{Collectives, Deal, Exchanged, Expected};
-pub use part::Part;
+pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
+pub use part::Scope;
 pub use pending::Pending;
 pub use scratch::Scratch;
 pub use span::{Detail, Label, Span, Track};
-pub use tensor::{Acc, Act, Elem, Lent, LentMut, Tensor};
+pub use tensor::{Acc, Act, Elem, Tensor, TensorView, TensorViewMut};
 
 /// The heads of this rank and how rows form sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub trait Ticket {
 }
 
 /// A copy to the host that is on its way, which any thread may wait for.
-pub trait Fetched<T: Elem>: Send + 'static {
+pub trait HostCopy<T: Elem>: Send + 'static {
     /// Blocks.
     fn wait(self) -> Result<Vec<T>, Fault>;
 }
@@ -104,17 +104,17 @@ pub trait Backend: Sized + 'static {
     type Mem<T: Elem>;
     type Ticket: Ticket;
     type Group: Collectives<Self>;
-    /// See [`Backend::fetch`].
-    type Fetch<T: Elem>: Fetched<T>;
-    /// See [`Backend::moment`].
-    type Moment: Clone;
+    /// See [`Backend::copy_to_host_async`].
+    type Fetch<T: Elem>: HostCopy<T>;
+    /// See [`Backend::record_event`].
+    type Event: Clone;
 
     /// Whether ops are only enqueued: then a step is looked at when the next one is enqueued, too. The same on all ranks.
     const RUNS_AHEAD: bool;
 
     /// The collectives of the ranks `members`, this rank among them, in their order. All ranks of the run
     /// call this together, each with the list that it is in; the lists share no rank.
-    fn group(&self, kind: Kind, members: &[usize]) -> Self::Group;
+    fn group(&self, kind: GroupKind, members: &[usize]) -> Self::Group;
 
     /// The name of what computes, as its maker gives it: what peak figures are looked up by.
     fn device(&self) -> String;
@@ -135,9 +135,9 @@ pub trait Backend: Sized + 'static {
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>);
     /// Starts a copy of what x is after all that was enqueued. Until it is here, x may be dropped, and changed by
     /// [`Backend::adamw`] and [`Backend::write`], but by no other op.
-    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
     /// Blocks until it is here, and no longer than the work before it takes; the first fault since the last call.
-    fn receive<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
+    fn wait_host<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
     /// As `copy`, into a matrix that is there already.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
@@ -168,8 +168,8 @@ pub trait Backend: Sized + 'static {
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// As `matmul_nn`, into rows that are there already.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// Into how many pieces rows that travel while they are multiplied are cut, where each rank has so many: see [`Deal`].
-    fn pieces(&self, rows: usize) -> usize;
+    /// Into how many pieces rows that travel while they are multiplied are cut, where each rank has so many: see [`ChunkedRows`].
+    fn comm_chunks(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in the place of x.
@@ -182,7 +182,7 @@ pub trait Backend: Sized + 'static {
     /// h = x + r (rounded), y = RMSNorm(h): (h, y, rstd).
     fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>);
     /// y again from what was saved.
-    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
     /// dx from dy; dw `[1, D]` is added to.
     fn rmsnorm_bwd(
         &self,
@@ -293,11 +293,11 @@ pub trait Backend: Sized + 'static {
     // -- time, and where it goes --
 
     /// Does `work`, whose ops belong to this part of a step: what faults and profiles tell of.
-    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T;
+    fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T;
     /// The point in time at which all that was enqueued is done.
-    fn moment(&self) -> Self::Moment;
+    fn record_event(&self) -> Self::Event;
     /// Seconds between two moments. Blocks until the later one.
-    fn seconds(&self, from: &Self::Moment, to: &Self::Moment) -> f64;
+    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> f64;
     /// From now on what is done is remembered with its times, as far as `detail` says.
     fn begin_trace(&self, detail: Detail);
     /// All that was done since. Blocks until it is.

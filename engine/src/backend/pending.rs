@@ -1,6 +1,6 @@
 //! What is under way between ranks, and owns the matrices that it works on.
 
-use super::{Backend, Elem, Lent, LentMut, Tensor, Ticket};
+use super::{Backend, Elem, Tensor, TensorView, TensorViewMut, Ticket};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -38,12 +38,12 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         call: impl FnOnce(&Tensor<B, T>, &Tensor<B, T>) -> B::Ticket,
     ) {
         let (input, output) = (self.input.as_ref().expect(OWNED), self.output.as_ref().expect(OWNED));
-        self.tickets.push_back((call(&input.lend_rows(from), &output.lend_rows(to.clone())), to));
+        self.tickets.push_back((call(&input.view_rows(from), &output.view_rows(to.clone())), to));
     }
 
     /// Rows of the input that no call reads yet.
-    pub(super) fn input_rows(&mut self, rows: Range<usize>) -> LentMut<'_, B, T> {
-        self.input.as_mut().expect(OWNED).lend_rows_mut(rows)
+    pub(super) fn input_rows(&mut self, rows: Range<usize>) -> TensorViewMut<'_, B, T> {
+        self.input.as_mut().expect(OWNED).view_rows_mut(rows)
     }
 
     /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
@@ -58,10 +58,10 @@ impl<B: Backend, T: Elem> Pending<B, T> {
     }
 
     /// Waits for the next of its calls; the rows that it brought. None where all have come.
-    pub fn next_rows(&mut self) -> Option<(Range<usize>, Lent<'_, B, T>)> {
+    pub fn next_rows(&mut self) -> Option<(Range<usize>, TensorView<'_, B, T>)> {
         let (ticket, rows) = self.tickets.pop_front()?;
         ticket.wait();
-        Some((rows.clone(), self.output.as_ref().expect(OWNED).lend_rows(rows)))
+        Some((rows.clone(), self.output.as_ref().expect(OWNED).view_rows(rows)))
     }
 
     pub fn wait(mut self) -> Tensor<B, T> {

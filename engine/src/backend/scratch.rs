@@ -2,14 +2,14 @@
 //! it a dry run takes as much as the run.
 
 use super::Heads;
-use crate::ledger::Accounts;
+use crate::memory::free_list::Allocator;
 
 /// A backend's memory in numbers. Lists are the bytes of the blocks that an op holds at once, beside its
 /// result, until it is done; an op that is not here takes none.
 pub trait Scratch {
     /// Books of the kind that the backend keeps, with nothing in them yet; of a slab with blocks of up to `small` bytes
     /// at its end.
-    fn books(&self, small: usize) -> Box<dyn Accounts>;
+    fn allocator(&self, small: usize) -> Box<dyn Allocator>;
     /// Bytes of the blocks that it takes before all others and keeps.
     fn fixed(&self) -> Vec<usize>;
     /// What a block of `bytes` takes of the memory.
@@ -17,7 +17,7 @@ pub trait Scratch {
     /// As [`super::Backend::logits_rows`].
     fn logits_rows(&self, cols: usize) -> usize;
     /// As [`super::Backend::pieces`].
-    fn pieces(&self, rows: usize) -> usize;
+    fn comm_chunks(&self, rows: usize) -> usize;
     /// `matmul_nt`, `matmul_nn` and what they are made of: `[m, n, k]` of the product of m x k and k x n.
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `matmul_tn_acc`, as `matmul`.

@@ -1,7 +1,7 @@
 //! What a trace consists of.
 
-use super::Part;
-use crate::mesh::Kind;
+use super::Scope;
+use crate::layout::mesh::GroupKind;
 use std::fmt::{Display, Formatter, Result};
 
 /// A stretch of time on one of a backend's streams.
@@ -17,7 +17,7 @@ pub struct Span {
 /// What happened then.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Label {
-    Part(Part),
+    Scope(Scope),
     /// A kernel, a product, a collective.
     Op(String),
     /// For what others were to bring.
@@ -32,9 +32,9 @@ pub enum Track {
     /// What computes.
     Compute,
     /// Where compute waits for a kind of group.
-    Wait(Kind),
+    Wait(GroupKind),
     /// Collectives of a kind of group.
-    Group(Kind),
+    Group(GroupKind),
 }
 
 /// How much a trace remembers. What is remembered costs time.
@@ -48,10 +48,12 @@ pub enum Detail {
 
 impl Detail {
     /// The least that remembers parts like this one.
-    pub fn of(part: Part) -> Detail {
+    pub fn of(part: Scope) -> Detail {
         match part {
-            Part::Slot(_) => Detail::Ops,
-            Part::Forward { .. } | Part::Backward { .. } | Part::Validation { .. } | Part::Optimizer => Detail::Parts,
+            Scope::Unit(_) => Detail::Ops,
+            Scope::Forward { .. } | Scope::Backward { .. } | Scope::Validation { .. } | Scope::Optimizer => {
+                Detail::Parts
+            }
         }
     }
 }
@@ -70,7 +72,7 @@ impl Display for Track {
 impl Display for Label {
     fn fmt(&self, f: &mut Formatter) -> Result {
         match self {
-            Label::Part(part) => write!(f, "{part}"),
+            Label::Scope(part) => write!(f, "{part}"),
             Label::Op(what) => write!(f, "{what}"),
             Label::Wait => write!(f, "wait"),
         }

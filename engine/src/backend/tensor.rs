@@ -67,44 +67,44 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
 }
 
 /// A matrix inside a flat block, lent for as long as the block is borrowed.
-pub struct Lent<'a, B: Backend, T: Elem> {
+pub struct TensorView<'a, B: Backend, T: Elem> {
     tensor: Tensor<B, T>,
     owner: PhantomData<&'a T>,
 }
 
-/// As [`Lent`], to be written to.
-pub struct LentMut<'a, B: Backend, T: Elem> {
+/// As [`TensorView`], to be written to.
+pub struct TensorViewMut<'a, B: Backend, T: Elem> {
     tensor: Tensor<B, T>,
     owner: PhantomData<&'a mut T>,
 }
 
 impl<B: Backend, T: Elem> Tensor<B, T> {
     /// Elements `at ..` of this block as a matrix.
-    pub fn lend(&self, at: usize, rows: usize, cols: usize) -> Lent<'_, B, T> {
+    pub fn view(&self, at: usize, rows: usize, cols: usize) -> TensorView<'_, B, T> {
         // SAFETY: the view cannot outlive `self` (its lifetime) and is only read through `Deref`,
         // while `self` stays borrowed shared; `alias` checks the range.
         let mem = unsafe { B::alias(&self.mem, at..at + rows * cols) };
-        Lent { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
+        TensorView { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
     }
 
     /// Some of the rows.
-    pub fn lend_rows(&self, rows: Range<usize>) -> Lent<'_, B, T> {
-        self.lend(rows.start * self.cols, rows.len(), self.cols)
+    pub fn view_rows(&self, rows: Range<usize>) -> TensorView<'_, B, T> {
+        self.view(rows.start * self.cols, rows.len(), self.cols)
     }
 
-    /// As `lend_rows`, to be written to.
-    pub fn lend_rows_mut(&mut self, rows: Range<usize>) -> LentMut<'_, B, T> {
-        self.lend_mut(rows.start * self.cols, rows.len(), self.cols)
+    /// As `view_rows`, to be written to.
+    pub fn view_rows_mut(&mut self, rows: Range<usize>) -> TensorViewMut<'_, B, T> {
+        self.view_mut(rows.start * self.cols, rows.len(), self.cols)
     }
 
     /// As `lend`, to be written to.
-    pub fn lend_mut(&mut self, at: usize, rows: usize, cols: usize) -> LentMut<'_, B, T> {
+    pub fn view_mut(&mut self, at: usize, rows: usize, cols: usize) -> TensorViewMut<'_, B, T> {
         // SAFETY: `self` stays borrowed exclusively for the view's lifetime, so this is the only view.
-        unsafe { LentMut::of(self, at, rows, cols) }
+        unsafe { TensorViewMut::of(self, at, rows, cols) }
     }
 }
 
-impl<'a, B: Backend, T: Elem> LentMut<'a, B, T> {
+impl<'a, B: Backend, T: Elem> TensorViewMut<'a, B, T> {
     /// A view to write to, where the caller makes several of one block.
     ///
     /// # Safety
@@ -112,25 +112,25 @@ impl<'a, B: Backend, T: Elem> LentMut<'a, B, T> {
     pub unsafe fn of(block: &mut Tensor<B, T>, at: usize, rows: usize, cols: usize) -> Self {
         // SAFETY: by this function's contract; `alias` checks the range.
         let mem = unsafe { B::alias(&block.mem, at..at + rows * cols) };
-        LentMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
+        TensorViewMut { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
     }
 }
 
-impl<B: Backend, T: Elem> Deref for Lent<'_, B, T> {
+impl<B: Backend, T: Elem> Deref for TensorView<'_, B, T> {
     type Target = Tensor<B, T>;
     fn deref(&self) -> &Tensor<B, T> {
         &self.tensor
     }
 }
 
-impl<B: Backend, T: Elem> Deref for LentMut<'_, B, T> {
+impl<B: Backend, T: Elem> Deref for TensorViewMut<'_, B, T> {
     type Target = Tensor<B, T>;
     fn deref(&self) -> &Tensor<B, T> {
         &self.tensor
     }
 }
 
-impl<B: Backend, T: Elem> DerefMut for LentMut<'_, B, T> {
+impl<B: Backend, T: Elem> DerefMut for TensorViewMut<'_, B, T> {
     fn deref_mut(&mut self) -> &mut Tensor<B, T> {
         &mut self.tensor
     }

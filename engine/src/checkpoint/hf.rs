@@ -4,8 +4,8 @@
 use super::tensors::TensorFile;
 use crate::config::Model;
 use crate::error::{Error, Result};
-use crate::inventory::{TensorSpec, all_tensors};
-use crate::rect::Rect;
+use crate::model::param_specs::{TensorSpec, all_tensors};
+use crate::model::rect::Rect;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};

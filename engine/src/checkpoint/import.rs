@@ -1,12 +1,12 @@
 //! Making a run's checkpoint at step 0 from a Hugging Face checkpoint: master weights and no
 //! moments, which are zero then.
 
-use super::{Header, HuggingFace, Kind, Piece, Saver, Solo, directory, source};
+use super::{Header, HuggingFace, Piece, Saver, Solo, StateKind, directory, source};
 use crate::config::Model;
 use crate::error::{Error, Result};
-use crate::inventory::{TensorSpec, all_tensors};
+use crate::model::param_specs::{TensorSpec, all_tensors};
+use crate::model::rect::Rect;
 use crate::mpi::host;
-use crate::rect::Rect;
 use std::path::{Path, PathBuf};
 
 /// Elements of a piece: 64 MiB; three are in memory at a time.
@@ -32,7 +32,7 @@ pub fn import(
         let mut data = vec![0.0; rect.len()];
         hf.read(&spec.name, &rect, &mut data)?;
         progress(rect.len() as u64);
-        Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: Kind::Master, data: data.into() })
+        Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: StateKind::Master, data: data.into() })
     });
     let writer = format!("checkpoint import on {}", host());
     Saver::new(run, None, writer).save(&Solo, header, pieces)

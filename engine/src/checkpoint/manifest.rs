@@ -2,9 +2,9 @@
 //! a checksum of its own, and is believed only after all of it was checked.
 
 use super::shard::{Shard, Written};
-use super::{Header, Kind, Position};
+use super::{Header, Position, StateKind};
 use crate::error::{Error, Result};
-use crate::rect::Rect;
+use crate::model::rect::Rect;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ pub struct Manifest {
     pub identity: Vec<(String, String)>,
     pub config: String,
     /// What is saved of every tensor; moments that are not saved are zero.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<StateKind>,
     pub tensors: Vec<TensorEntry>,
     /// file -> who wrote it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -48,7 +48,7 @@ pub struct TensorEntry {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PieceEntry {
-    pub kind: Kind,
+    pub kind: StateKind,
     /// First row and the row after the last.
     rows: [usize; 2],
     cols: [usize; 2],
@@ -59,7 +59,7 @@ pub struct PieceEntry {
 }
 
 impl PieceEntry {
-    pub fn new(kind: Kind, rect: &Rect, file: String, blake3: String) -> Self {
+    pub fn new(kind: StateKind, rect: &Rect, file: String, blake3: String) -> Self {
         let ([rows, cols], kind) = ([&rect.rows, &rect.cols].map(|r| [r.start, r.end]), kind);
         PieceEntry { kind, rows, cols, file, blake3 }
     }
@@ -85,7 +85,7 @@ impl TensorEntry {
     }
 
     /// The dimensions are sane and the pieces of each kind cover the tensor exactly once.
-    fn check(&self, kinds: &[Kind]) -> Check {
+    fn check(&self, kinds: &[StateKind]) -> Check {
         let len = match self.dims[..] {
             [len] => Some(len),
             [rows, cols] => rows.checked_mul(cols),
@@ -138,7 +138,7 @@ impl Manifest {
             writers.extend(pieces.iter().map(|(_, _, piece)| (piece.file.clone(), writer.clone())));
         }
         let tensors = gather(shards.into_iter().flat_map(|shard| shard.pieces))?;
-        let mut kinds: Vec<Kind> = tensors.iter().flat_map(|t| t.pieces.iter().map(|piece| piece.kind)).collect();
+        let mut kinds: Vec<StateKind> = tensors.iter().flat_map(|t| t.pieces.iter().map(|piece| piece.kind)).collect();
         kinds.sort_unstable();
         kinds.dedup();
         let Header { position, config, identity } = header.clone();
@@ -180,7 +180,7 @@ impl Manifest {
     }
 
     fn check(&self) -> Check {
-        if !self.kinds.contains(&Kind::Master) {
+        if !self.kinds.contains(&StateKind::Master) {
             return Err("it has no master weights".into());
         }
         let mut names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();

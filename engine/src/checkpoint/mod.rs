@@ -10,7 +10,7 @@
 //! source/                               config.json and tokenizer of the Hugging Face model it came from
 //! ```
 //!
-//! A piece is a rectangle of a true Hugging Face tensor, in one of three [`Kind`]s, and nothing
+//! A piece is a rectangle of a true Hugging Face tensor, in one of three [`StateKind`]s, and nothing
 //! here knows of layouts, padding or buckets: any reader asks for any rectangle. A directory becomes
 //! visible by a rename, after every file of it was flushed and read back; all that happens beside the
 //! training ([`Saver`]). A checkpoint without moments (an imported one) gives zeros for them.
@@ -44,26 +44,26 @@ pub use manifest::{Manifest, PieceEntry, TensorEntry};
 pub use saved::Saved;
 pub use saver::Saver;
 
-use crate::backend::Fetched;
+use crate::backend::HostCopy;
 use crate::error::{Error, Result};
-use crate::rect::Rect;
+use crate::model::rect::Rect;
 use serde::{Deserialize, Serialize};
 
 /// What of a tensor is saved: the f32 weight, or AdamW's first or second moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum StateKind {
     Master,
     M,
     V,
 }
 
-impl Kind {
+impl StateKind {
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Master => "master",
-            Kind::M => "m",
-            Kind::V => "v",
+            StateKind::Master => "master",
+            StateKind::M => "m",
+            StateKind::V => "v",
         }
     }
 }
@@ -75,7 +75,7 @@ pub struct Piece {
     /// The true tensor's one or two dimensions.
     pub dims: Vec<usize>,
     pub rect: Rect,
-    pub kind: Kind,
+    pub kind: StateKind,
     /// `rect`, row-major.
     pub data: Data,
 }
@@ -84,7 +84,7 @@ pub struct Piece {
 pub struct Data(Box<dyn FnOnce() -> Result<Vec<f32>> + Send>);
 
 impl Data {
-    pub fn coming(fetch: impl Fetched<f32>) -> Data {
+    pub fn coming(fetch: impl HostCopy<f32>) -> Data {
         Data(Box::new(|| fetch.wait().map_err(|fault| Error::run(fault.to_string()))))
     }
 

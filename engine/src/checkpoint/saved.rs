@@ -3,9 +3,9 @@
 
 use super::manifest::{Manifest, PieceEntry, TensorEntry};
 use super::tensors::TensorFile;
-use super::{Header, Kind, directory};
+use super::{Header, StateKind, directory};
 use crate::error::{Error, Result};
-use crate::rect::Rect;
+use crate::model::rect::Rect;
 use safetensors::tensor::{Dtype, TensorInfo};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ impl Saved {
 
     /// Fills `out` with a rectangle of a tensor, row-major, from whatever pieces were saved.
     /// Moments that were not saved are zero.
-    pub fn read(&self, name: &str, kind: Kind, rect: &Rect, out: &mut [f32]) -> Result<()> {
+    pub fn read(&self, name: &str, kind: StateKind, rect: &Rect, out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
         let tensor = self.index.get(name).map(|&i| &self.manifest.tensors[i]);
         let tensor = tensor.ok_or_else(|| Error::user(format!("{}: it has no tensor {name}", self.dir.display())))?;

@@ -2,7 +2,7 @@
 //! advance what comes. Nothing is mapped and nothing is allocated beyond the header's true length.
 
 use crate::error::{Error, Result};
-use crate::rect::Rect;
+use crate::model::rect::Rect;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;

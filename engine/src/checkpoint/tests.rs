@@ -10,12 +10,12 @@ mod roundtrip;
 use super::*;
 use crate::config::{Architecture, Model, RopeScaling};
 use crate::error::Error;
-use crate::inventory::{TensorSpec, all_tensors};
+use crate::model::param_specs::{TensorSpec, all_tensors};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-const KINDS: [Kind; 3] = [Kind::Master, Kind::M, Kind::V];
+const KINDS: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
 fn model() -> Model {
     Model {
@@ -46,7 +46,7 @@ fn header(step: u64) -> Header {
 }
 
 /// The state of a tensor: bits that no arithmetic would leave alone, among them NaNs.
-fn state(tensor: &TensorSpec, kind: Kind, rect: &Rect) -> Vec<f32> {
+fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     let mut bytes = vec![0; tensor.len() * 4];
     hash.update(tensor.name.as_bytes()).update(kind.name().as_bytes()).finalize_xof().fill(&mut bytes);
@@ -55,7 +55,7 @@ fn state(tensor: &TensorSpec, kind: Kind, rect: &Rect) -> Vec<f32> {
     places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())).collect()
 }
 
-fn piece(tensor: &TensorSpec, kind: Kind, rect: Rect) -> Piece {
+fn piece(tensor: &TensorSpec, kind: StateKind, rect: Rect) -> Piece {
     let data = state(tensor, kind, &rect);
     Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data: data.into() }
 }

@@ -6,7 +6,7 @@ mod refusals;
 
 use super::*;
 use crate::error::Result;
-use crate::mesh::Mesh;
+use crate::layout::mesh::Mesh;
 use std::path::Path;
 
 /// Everything a file must have.

@@ -7,7 +7,7 @@ use super::{Cpu, Float};
 use crate::backend::{
     Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track,
 };
-use crate::mesh::Kind;
+use crate::layout::mesh::GroupKind;
 use crate::mpi::Comm;
 use half::bf16;
 use mpi::ffi;
@@ -57,7 +57,7 @@ impl Request {
 /// What was started together; MPI sets a request to null once it is done.
 pub struct MpiTicket {
     requests: Vec<Rc<Request>>,
-    kind: Kind,
+    kind: GroupKind,
     spans: Spans,
 }
 
@@ -72,7 +72,7 @@ impl Ticket for MpiTicket {
 pub struct MpiGroup {
     /// `None` for a rank alone.
     comm: Option<Comm>,
-    kind: Kind,
+    kind: GroupKind,
     progress: Progress,
     spans: Spans,
     bf16_sum: OnceCell<Bf16Sum>,
@@ -80,7 +80,13 @@ pub struct MpiGroup {
 
 impl MpiGroup {
     /// The ranks `members` of `world`; all of its ranks call this together.
-    pub(super) fn new(world: Option<&Comm>, kind: Kind, members: &[usize], progress: Progress, spans: Spans) -> Self {
+    pub(super) fn new(
+        world: Option<&Comm>,
+        kind: GroupKind,
+        members: &[usize],
+        progress: Progress,
+        spans: Spans,
+    ) -> Self {
         assert!(world.is_some() || members.len() == 1, "{} ranks in a group of a rank alone", members.len());
         let comm = world.map(|world| {
             let mine = members.iter().position(|&rank| rank == world.rank());

@@ -27,10 +27,10 @@ pub use pool::Block;
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Fetched, Heads, Label, Part, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, HostCopy, Label, Scope, Span, Tensor, Track, Xent,
 };
-use crate::ledger::Usage;
-use crate::mesh::Kind;
+use crate::layout::mesh::GroupKind;
+use crate::memory::free_list::Usage;
 use crate::mpi::Comm;
 use pool::Pool;
 use shapes::{data, data_mut, expect, expect_heads, plain, transposed};
@@ -60,10 +60,10 @@ impl<A: Float> Backend for Cpu<A> {
     type Ticket = MpiTicket;
     type Group = MpiGroup;
     type Fetch<T: Elem> = Here<T>;
-    type Moment = Instant;
+    type Event = Instant;
     const RUNS_AHEAD: bool = false;
 
-    fn group(&self, kind: Kind, members: &[usize]) -> MpiGroup {
+    fn group(&self, kind: GroupKind, members: &[usize]) -> MpiGroup {
         MpiGroup::new(self.world.as_deref(), kind, members, self.progress.clone(), self.spans.clone())
     }
 
@@ -96,11 +96,11 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::copy(self.workers(), host, data_mut(to));
     }
 
-    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Here<T> {
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Here<T> {
         Here(self.download(x))
     }
 
-    fn receive<T: Elem>(&self, fetch: Here<T>) -> Result<Vec<T>, Fault> {
+    fn wait_host<T: Elem>(&self, fetch: Here<T>) -> Result<Vec<T>, Fault> {
         fetch.wait()
     }
 
@@ -138,7 +138,7 @@ impl<A: Float> Backend for Cpu<A> {
         ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
     }
 
-    fn pieces(&self, rows: usize) -> usize {
+    fn comm_chunks(&self, rows: usize) -> usize {
         self.pieces.clamp(1, rows.max(1))
     }
 
@@ -170,11 +170,11 @@ impl<A: Float> Backend for Cpu<A> {
         (h, y, rstd)
     }
 
-    fn rmsnorm_again(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
         expect("rstd", rstd, x.rows(), 1);
         expect("w", w, 1, x.cols());
         let mut y = self.alloc(x.rows(), x.cols());
-        ops::norm::rmsnorm_again(self.workers(), data(x), data(rstd), data(w), data_mut(&mut y));
+        ops::norm::rmsnorm_recompute(self.workers(), data(x), data(rstd), data(w), data_mut(&mut y));
         y
     }
 
@@ -353,15 +353,15 @@ impl<A: Float> Backend for Cpu<A> {
         ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(weights));
     }
 
-    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
-        self.spans.around(Detail::of(part), Track::Parts, || Label::Part(part), work)
+    fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {
+        self.spans.around(Detail::of(part), Track::Parts, || Label::Scope(part), work)
     }
 
-    fn moment(&self) -> Instant {
+    fn record_event(&self) -> Instant {
         Instant::now()
     }
 
-    fn seconds(&self, from: &Instant, to: &Instant) -> f64 {
+    fn elapsed(&self, from: &Instant, to: &Instant) -> f64 {
         to.duration_since(*from).as_secs_f64()
     }
 

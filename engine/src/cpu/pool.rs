@@ -2,7 +2,7 @@
 //! nothing from the system once the first has run. One thread owns a pool; ops lend slices to others.
 
 use crate::backend::Elem;
-use crate::ledger::{Ledger, Usage};
+use crate::memory::free_list::{FreeList, Usage};
 use std::alloc::{Layout, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,7 +17,7 @@ const HUGE: usize = 2 << 20;
 /// The blocks that nobody holds, and what was taken.
 #[derive(Default)]
 pub struct Pool {
-    books: RefCell<Ledger<NonNull<u8>>>,
+    allocator: RefCell<FreeList<NonNull<u8>>>,
 }
 
 /// Elements of a pool's block, or a view of some of them.
@@ -33,12 +33,12 @@ impl Pool {
     pub fn take<T: Elem>(self: &Rc<Self>, len: usize) -> Block<T> {
         let bytes = len.checked_mul(size_of::<T>()).expect("a block is smaller than the address space");
         let size = size_class(bytes);
-        let at = self.books.borrow_mut().take(size, || from_system(size));
+        let at = self.allocator.borrow_mut().take(size, || from_system(size));
         Block { at: at.cast(), len, home: Some((self.clone(), size)) }
     }
 
     pub fn usage(&self) -> Usage {
-        self.books.borrow().usage()
+        self.allocator.borrow().usage()
     }
 }
 
@@ -71,7 +71,7 @@ fn from_system(size: usize) -> NonNull<u8> {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for (size, at) in self.books.get_mut().drain() {
+        for (size, at) in self.allocator.get_mut().drain() {
             // SAFETY: it came from `from_system(size)`, and every block holds the pool alive, so when the
             // pool goes all blocks are here.
             unsafe { dealloc(at.as_ptr(), layout(size)) };
@@ -119,7 +119,7 @@ impl<T: Elem> Block<T> {
 impl<T: Elem> Drop for Block<T> {
     fn drop(&mut self) {
         let Some((pool, size)) = self.home.take() else { return };
-        pool.books.borrow_mut().give(size, self.at.cast());
+        pool.allocator.borrow_mut().give(size, self.at.cast());
     }
 }
 

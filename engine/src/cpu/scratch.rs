@@ -2,7 +2,7 @@
 
 use super::{Float, ops, pool};
 use crate::backend::{Heads, Scratch};
-use crate::ledger::{Accounts, Ledger};
+use crate::memory::free_list::{Allocator, FreeList};
 use std::marker::PhantomData;
 
 /// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
@@ -28,8 +28,8 @@ impl<A: Float> CpuScratch<A> {
 }
 
 impl<A: Float> Scratch for CpuScratch<A> {
-    fn books(&self, _: usize) -> Box<dyn Accounts> {
-        Box::new(Ledger::<()>::default())
+    fn allocator(&self, _: usize) -> Box<dyn Allocator> {
+        Box::new(FreeList::<()>::default())
     }
 
     fn fixed(&self) -> Vec<usize> {
@@ -44,7 +44,7 @@ impl<A: Float> Scratch for CpuScratch<A> {
         logits_rows(cols)
     }
 
-    fn pieces(&self, _: usize) -> usize {
+    fn comm_chunks(&self, _: usize) -> usize {
         1
     }
 

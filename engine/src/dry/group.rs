@@ -4,7 +4,7 @@ use super::Dry;
 use super::log::{Call, Log, What};
 use super::memory::Memory;
 use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
-use crate::mesh::Kind;
+use crate::layout::mesh::GroupKind;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub struct DryGroup {
     /// The number of the group among those that the ranks make together.
     number: usize,
-    kind: Kind,
+    kind: GroupKind,
     members: Arc<[usize]>,
     /// Place of this rank among the members.
     place: usize,
@@ -38,7 +38,7 @@ impl Ticket for DryTicket {
 }
 
 impl DryGroup {
-    pub(super) fn new(kind: Kind, members: &[usize], log: Rc<RefCell<Log>>, memory: Memory) -> Self {
+    pub(super) fn new(kind: GroupKind, members: &[usize], log: Rc<RefCell<Log>>, memory: Memory) -> Self {
         let number = log.borrow_mut().group();
         let rank = log.borrow().rank;
         let place = members.iter().position(|&member| member == rank);
@@ -56,7 +56,7 @@ impl DryGroup {
 
     /// What a call reads and nobody else counts: gradients are there all through a step.
     fn own(&self, input: usize) -> usize {
-        if self.kind == Kind::Data { 0 } else { input }
+        if self.kind == GroupKind::Data { 0 } else { input }
     }
 
     /// A collective, of whose matrices the larger has `bytes`.

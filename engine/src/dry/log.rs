@@ -1,7 +1,7 @@
 //! What one rank did, in the order of its program: ops, collectives, and the waits for them.
 
-use crate::backend::Part;
-use crate::mesh::Kind;
+use crate::backend::Scope;
+use crate::layout::mesh::GroupKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub enum Keep {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum LogEntry {
     /// An op of the backend's contract: `[m, n, k]` of a product, else rows and columns of what it goes
     /// over, and 1.
     Op {
@@ -29,7 +29,7 @@ pub enum Event {
     /// Compute waits for the rank's n-th `Start`.
     Wait(usize),
     /// What follows belongs to a part of the step, until it is left.
-    Enter(Part),
+    Enter(Scope),
     Leave,
 }
 
@@ -45,7 +45,7 @@ pub struct Product {
 pub struct Call {
     /// Of the groups that the ranks made together, this one's number.
     pub group: usize,
-    pub kind: Kind,
+    pub kind: GroupKind,
     /// All ranks of the group, as ranks of the run.
     pub members: Arc<[usize]>,
     pub what: What,
@@ -104,7 +104,7 @@ pub struct Traffic {
 pub struct Totals {
     /// How often each op was done.
     pub ops: BTreeMap<&'static str, u64>,
-    pub traffic: BTreeMap<Kind, Traffic>,
+    pub traffic: BTreeMap<GroupKind, Traffic>,
 }
 
 impl Totals {
@@ -140,7 +140,7 @@ pub struct Log {
     pub rank: usize,
     keep: Keep,
     /// As far as they are kept.
-    pub events: Vec<Event>,
+    pub events: Vec<LogEntry>,
     pub totals: Totals,
     /// The products that were there, each once.
     pub products: BTreeSet<Product>,
@@ -157,7 +157,7 @@ impl Log {
 
     pub(super) fn op(&mut self, name: &'static str, sizes: [usize; 3]) {
         *self.totals.ops.entry(name).or_default() += 1;
-        self.keep(Keep::Ops, || Event::Op { name, sizes });
+        self.keep(Keep::Ops, || LogEntry::Op { name, sizes });
     }
 
     /// The number that its wait will name.
@@ -165,21 +165,21 @@ impl Log {
         let traffic = self.totals.traffic.entry(call.kind).or_default();
         traffic.calls += 1;
         traffic.bytes += call.sent() as u64;
-        self.keep(Keep::Calls, || Event::Start(call));
+        self.keep(Keep::Calls, || LogEntry::Start(call));
         self.starts += 1;
         self.starts - 1
     }
 
-    pub(super) fn enter(&mut self, part: Part) {
-        self.keep(Keep::Ops, || Event::Enter(part));
+    pub(super) fn enter(&mut self, part: Scope) {
+        self.keep(Keep::Ops, || LogEntry::Enter(part));
     }
 
     pub(super) fn leave(&mut self) {
-        self.keep(Keep::Ops, || Event::Leave);
+        self.keep(Keep::Ops, || LogEntry::Leave);
     }
 
     pub(super) fn wait(&mut self, start: usize) {
-        self.keep(Keep::Calls, || Event::Wait(start));
+        self.keep(Keep::Calls, || LogEntry::Wait(start));
     }
 
     /// A number for what is started next, together.
@@ -194,7 +194,7 @@ impl Log {
         self.groups - 1
     }
 
-    fn keep(&mut self, from: Keep, event: impl FnOnce() -> Event) {
+    fn keep(&mut self, from: Keep, event: impl FnOnce() -> LogEntry) {
         if self.keep >= from {
             self.events.push(event());
         }

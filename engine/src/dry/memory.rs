@@ -1,7 +1,7 @@
 //! Memory that is not there: lengths, the books that a real one would keep, and what its blocks are for.
 
 use crate::backend::Elem;
-use crate::ledger::{Accounts, Live, Usage};
+use crate::memory::free_list::{Allocator, Live, Usage};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -31,29 +31,29 @@ pub(super) enum Use {
 
 /// Books, and what they are about.
 pub(super) struct Kept {
-    books: Box<dyn Accounts>,
+    allocator: Box<dyn Allocator>,
     now: Peak,
     other: usize,
     at_peak: Peak,
 }
 
 impl Kept {
-    pub fn new(books: Box<dyn Accounts>) -> Memory {
-        Rc::new(RefCell::new(Kept { books, now: Peak::default(), other: 0, at_peak: Peak::default() }))
+    pub fn new(allocator: Box<dyn Allocator>) -> Memory {
+        Rc::new(RefCell::new(Kept { allocator, now: Peak::default(), other: 0, at_peak: Peak::default() }))
     }
 
     pub fn take(&mut self, bytes: usize, what: Use) -> usize {
-        let peak = self.books.usage().peak;
-        let at = self.books.take(bytes);
+        let peak = self.allocator.usage().peak;
+        let at = self.allocator.take(bytes);
         *self.of(what) += bytes;
-        if self.books.usage().peak > peak {
+        if self.allocator.usage().peak > peak {
             self.at_peak = self.now;
         }
         at
     }
 
     fn give(&mut self, bytes: usize, at: usize, what: Use) {
-        self.books.give(bytes, at);
+        self.allocator.give(bytes, at);
         *self.of(what) -= bytes;
     }
 
@@ -75,7 +75,7 @@ impl Kept {
     }
 
     pub fn usage(&self) -> Usage {
-        self.books.usage()
+        self.allocator.usage()
     }
 
     pub fn peak(&self) -> Peak {
@@ -83,7 +83,7 @@ impl Kept {
     }
 
     pub fn live(&self) -> Option<Vec<Live>> {
-        self.books.live()
+        self.allocator.live()
     }
 }
 

@@ -13,14 +13,14 @@ mod zeros;
 mod tests;
 
 pub use group::{DryGroup, DryTicket};
-pub use log::{Call, Event, Keep, Log, Product, Totals, Traffic, What};
+pub use log::{Call, Keep, Log, LogEntry, Product, Totals, Traffic, What};
 pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
-use crate::backend::{Acc, Act, AdamW, Backend, Detail, Elem, Fault, Fetched, Heads, Part, Span, Tensor, Xent};
-use crate::inventory::Slot;
-use crate::ledger::Usage;
-use crate::mesh::Kind;
+use crate::backend::{Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, HostCopy, Scope, Span, Tensor, Xent};
+use crate::layout::mesh::GroupKind;
+use crate::memory::free_list::Usage;
+use crate::model::param_specs::Unit;
 use memory::Use;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -32,10 +32,10 @@ impl<A: Elem> Backend for Dry<A> {
     type Ticket = DryTicket;
     type Group = DryGroup;
     type Fetch<T: Elem> = Zeros<T>;
-    type Moment = ();
+    type Event = ();
     const RUNS_AHEAD: bool = false;
 
-    fn group(&self, kind: Kind, members: &[usize]) -> DryGroup {
+    fn group(&self, kind: GroupKind, members: &[usize]) -> DryGroup {
         DryGroup::new(kind, members, self.log.clone(), self.memory.clone())
     }
 
@@ -67,12 +67,12 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("write", to);
     }
 
-    fn fetch<T: Elem>(&self, x: &Tensor<Self, T>) -> Zeros<T> {
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Zeros<T> {
         self.over("fetch", x);
         Zeros(x.len(), PhantomData)
     }
 
-    fn receive<T: Elem>(&self, fetch: Zeros<T>) -> Result<Vec<T>, Fault> {
+    fn wait_host<T: Elem>(&self, fetch: Zeros<T>) -> Result<Vec<T>, Fault> {
         fetch.wait()
     }
 
@@ -117,8 +117,8 @@ impl<A: Elem> Backend for Dry<A> {
         self.product("matmul_nn", [a.rows(), b.cols(), a.cols()], b.rows());
     }
 
-    fn pieces(&self, rows: usize) -> usize {
-        self.scratch.pieces(rows)
+    fn comm_chunks(&self, rows: usize) -> usize {
+        self.scratch.comm_chunks(rows)
     }
 
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
@@ -147,8 +147,8 @@ impl<A: Elem> Backend for Dry<A> {
         (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1))
     }
 
-    fn rmsnorm_again(&self, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>) -> Act<Self> {
-        self.over("rmsnorm_again", x);
+    fn rmsnorm_recompute(&self, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>) -> Act<Self> {
+        self.over("rmsnorm_recompute", x);
         self.alloc(x.rows(), x.cols())
     }
 
@@ -304,18 +304,18 @@ impl<A: Elem> Backend for Dry<A> {
         self.over("adamw", master);
     }
 
-    fn within<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+    fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {
         self.log.borrow_mut().enter(part);
-        let outside = self.in_head.replace(part == Part::Slot(Slot::Head));
+        let outside = self.in_head.replace(part == Scope::Unit(Unit::Head));
         let done = work();
         self.in_head.set(outside);
         self.log.borrow_mut().leave();
         done
     }
 
-    fn moment(&self) {}
+    fn record_event(&self) {}
 
-    fn seconds(&self, _: &(), _: &()) -> f64 {
+    fn elapsed(&self, _: &(), _: &()) -> f64 {
         0.0
     }
 

@@ -3,11 +3,11 @@
 //!
 //! A collective is one node for all its ranks, a message one for its two ends, and each rank is a chain
 //! of points, one after each wait. A point comes before what is started at it; what is waited for comes
-//! before the next point; and on a stream (`Kind::lane`) a post comes before the next. That is the hardest of
+//! before the next point; and on a stream (`GroupKind::lane`) a post comes before the next. That is the hardest of
 //! the backends' rules: no message leaves before both ends have asked for it, and streams are shared.
 
-use super::log::{Call, Event, Log, What};
-use crate::mesh::Kind;
+use super::log::{Call, Log, LogEntry, What};
+use crate::layout::mesh::GroupKind;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -84,12 +84,12 @@ struct Stream {
 impl Graph {
     fn add(&mut self, log: &Log) -> Result<(), Disorder> {
         let rank = log.rank;
-        let (mut started, mut turns, mut streams) = (Vec::new(), HashMap::new(), BTreeMap::<Kind, Stream>::new());
+        let (mut started, mut turns, mut streams) = (Vec::new(), HashMap::new(), BTreeMap::<GroupKind, Stream>::new());
         let mut point = self.node(Node::Point { rank, after: None });
         for event in &log.events {
             match event {
-                Event::Op { .. } | Event::Enter(_) | Event::Leave => {}
-                Event::Start(call) => {
+                LogEntry::Op { .. } | LogEntry::Enter(_) | LogEntry::Leave => {}
+                LogEntry::Start(call) => {
                     let node = self.join(rank, call, &mut turns)?;
                     self.edges.push((point, node, rank));
                     let stream = streams.entry(call.kind.lane()).or_default();
@@ -97,7 +97,7 @@ impl Graph {
                     self.edges.extend(stream.before.iter().map(|&before| (before, node, rank)));
                     started.push(node);
                 }
-                Event::Wait(start) => {
+                LogEntry::Wait(start) => {
                     let next = self.node(Node::Point { rank, after: Some(started[*start]) });
                     self.edges.extend([(started[*start], next, rank), (point, next, rank)]);
                     point = next;

@@ -3,7 +3,7 @@
 use super::log::{Keep, Log, Product, Totals};
 use super::memory::{self, DryMem, Kept, Memory, Peak, Use};
 use crate::backend::{Elem, Scratch, Tensor};
-use crate::ledger::{Accounts, Live};
+use crate::memory::free_list::{Allocator, Live};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -20,9 +20,9 @@ pub struct Dry<A: Elem> {
 }
 
 impl<A: Elem> Dry<A> {
-    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for; `books` are its own, or keep as much.
-    pub fn new(rank: usize, scratch: impl Scratch + 'static, books: Box<dyn Accounts>, keep: Keep) -> Self {
-        let (memory, log) = (Kept::new(books), Rc::new(RefCell::new(Log::new(rank, keep))));
+    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for; `allocator` are its own, or keep as much.
+    pub fn new(rank: usize, scratch: impl Scratch + 'static, allocator: Box<dyn Allocator>, keep: Keep) -> Self {
+        let (memory, log) = (Kept::new(allocator), Rc::new(RefCell::new(Log::new(rank, keep))));
         let take = |bytes| memory.borrow_mut().take(scratch.block(bytes), Use::Workspace);
         scratch.fixed().into_iter().for_each(|bytes| _ = take(bytes));
         Dry { scratch: Box::new(scratch), memory, log, in_head: Cell::new(false), act: PhantomData }
@@ -43,7 +43,7 @@ impl<A: Elem> Dry<A> {
         self.log.borrow().totals.clone()
     }
 
-    /// The blocks that live, as [`Accounts::live`].
+    /// The blocks that live, as [`Allocator::live`].
     pub fn live(&self) -> Option<Vec<Live>> {
         self.memory.borrow().live()
     }

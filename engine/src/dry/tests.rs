@@ -2,10 +2,10 @@
 
 use super::log::{Call, Keep, Log, What};
 use super::order::{Disorder, check};
-use crate::mesh::Kind;
+use crate::layout::mesh::GroupKind;
 
 /// Calls that are started together.
-type Post<'a> = Vec<(Kind, &'a [usize], What)>;
+type Post<'a> = Vec<(GroupKind, &'a [usize], What)>;
 
 /// What a rank does; `None` waits for all that was started so far.
 fn log(rank: usize, steps: &[Option<Post>]) -> Log {
@@ -26,11 +26,11 @@ fn log(rank: usize, steps: &[Option<Post>]) -> Log {
     log
 }
 
-fn all(kind: Kind, members: &[usize]) -> Option<Post<'_>> {
+fn all(kind: GroupKind, members: &[usize]) -> Option<Post<'_>> {
     Some(vec![(kind, members, What::AllReduce)])
 }
 
-fn message(kind: Kind, whats: &[What]) -> Option<Post<'static>> {
+fn message(kind: GroupKind, whats: &[What]) -> Option<Post<'static>> {
     Some(whats.iter().map(|&what| (kind, &[0, 1][..], what)).collect())
 }
 
@@ -43,7 +43,7 @@ fn cycle(logs: &[Log]) -> Vec<String> {
 
 #[test]
 fn two_groups_in_opposite_orders_lock_where_they_are_waited_for() {
-    let (tensor, data) = (all(Kind::Tensor, &[0, 1]), all(Kind::Data, &[0, 1]));
+    let (tensor, data) = (all(GroupKind::Tensor, &[0, 1]), all(GroupKind::Data, &[0, 1]));
     let waiting =
         [log(0, &[tensor.clone(), None, data.clone(), None]), log(1, &[data.clone(), None, tensor.clone(), None])];
     let steps = cycle(&waiting);
@@ -57,7 +57,7 @@ fn two_groups_in_opposite_orders_lock_where_they_are_waited_for() {
 #[test]
 fn three_ranks_and_three_groups_can_lock_in_a_ring() {
     let pairs: [&[usize]; 3] = [&[0, 1], &[1, 2], &[0, 2]];
-    let [a, b, c] = [0, 1, 2].map(|i| all([Kind::Tensor, Kind::Data, Kind::Tied][i], pairs[i]));
+    let [a, b, c] = [0, 1, 2].map(|i| all([GroupKind::Tensor, GroupKind::Data, GroupKind::Tied][i], pairs[i]));
     let ring = |last: [&Option<_>; 2]| {
         let of = |rank, [first, then]: [&Option<Vec<_>>; 2]| log(rank, &[first.clone(), None, then.clone(), None]);
         [of(0, [&a, &c]), of(1, [&b, &a]), of(2, last)]
@@ -68,7 +68,7 @@ fn three_ranks_and_three_groups_can_lock_in_a_ring() {
 
 #[test]
 fn messages_meet_in_one_exchange_and_not_in_two() {
-    let (kind, send, receive) = (Kind::Activations, What::Send, What::Receive);
+    let (kind, send, receive) = (GroupKind::Activations, What::Send, What::Receive);
     let together = [
         log(0, &[message(kind, &[receive(1), send(1)]), None]),
         log(1, &[message(kind, &[receive(0), send(0)]), None]),
@@ -84,7 +84,7 @@ fn messages_meet_in_one_exchange_and_not_in_two() {
 
 #[test]
 fn a_message_that_nobody_takes_is_missing() {
-    let logs = [log(0, &[message(Kind::Gradients, &[What::Send(1)])]), log(1, &[])];
+    let logs = [log(0, &[message(GroupKind::Gradients, &[What::Send(1)])]), log(1, &[])];
     let Err(Disorder::Missing(what)) = check(&logs) else { panic!("{:?}", check(&logs)) };
     assert_eq!(what, "rank 1 never makes message 0 of Gradients from rank 0 to rank 1 (64 bytes)");
 }

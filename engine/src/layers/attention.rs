@@ -3,20 +3,20 @@
 
 use super::Ctx;
 use super::region::Gather;
-use crate::backend::{Acc, Act, Backend, Lent, LentMut};
+use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
 
 /// Weights of this rank's heads.
 pub struct Weights<'a, B: Backend> {
     /// `[(H + 2G) d, D]`: Wq, Wk, Wv one below the other.
-    pub qkv: Lent<'a, B, B::Act>,
+    pub qkv: TensorView<'a, B, B::Act>,
     /// `[D, H d]`.
-    pub out: Lent<'a, B, B::Act>,
+    pub out: TensorView<'a, B, B::Act>,
 }
 
 /// Gradients, shaped as the weights.
 pub struct Grads<'a, B: Backend> {
-    pub qkv: LentMut<'a, B, f32>,
-    pub out: LentMut<'a, B, f32>,
+    pub qkv: TensorViewMut<'a, B, f32>,
+    pub out: TensorViewMut<'a, B, f32>,
 }
 
 /// What backward needs beside the input.

@@ -1,21 +1,21 @@
 //! One transformer layer, pre-norm: h = x + Attention(RMSNorm(x)), y = h + MLP(RMSNorm(h)).
 
 use super::{Ctx, attention, mlp};
-use crate::backend::{Acc, Act, Backend, Lent, LentMut};
+use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
 
 pub struct Weights<'a, B: Backend> {
     /// Of the norm before attention, `[1, D]`.
-    pub norm1: Lent<'a, B, B::Act>,
+    pub norm1: TensorView<'a, B, B::Act>,
     pub attention: attention::Weights<'a, B>,
     /// Of the norm before the MLP, `[1, D]`.
-    pub norm2: Lent<'a, B, B::Act>,
+    pub norm2: TensorView<'a, B, B::Act>,
     pub mlp: mlp::Weights<'a, B>,
 }
 
 pub struct Grads<'a, B: Backend> {
-    pub norm1: LentMut<'a, B, f32>,
+    pub norm1: TensorViewMut<'a, B, f32>,
     pub attention: attention::Grads<'a, B>,
-    pub norm2: LentMut<'a, B, f32>,
+    pub norm2: TensorViewMut<'a, B, f32>,
     pub mlp: mlp::Grads<'a, B>,
 }
 
@@ -59,12 +59,12 @@ pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Save
     let b = cx.b;
     let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;
     let coming = cx.region.gather(b, &dy); // dy in flight behind what is made again
-    let hn = hn.unwrap_or_else(|| b.rmsnorm_again(&h, &rstd2, &w.norm2));
+    let hn = hn.unwrap_or_else(|| b.rmsnorm_recompute(&h, &rstd2, &w.norm2));
     let dhn = mlp::backward(cx, &w.mlp, coming, hn, mlp, &mut g.mlp);
     let dh = b.rmsnorm_bwd_add(&dy, dhn, &h, &rstd2, &w.norm2, &mut g.norm2); // dh = dy + dRMSNorm(dhn)
     drop((dy, h, rstd2));
     let coming = cx.region.gather(b, &dh); // dh in flight
-    let xn = xn.unwrap_or_else(|| b.rmsnorm_again(&x, &rstd1, &w.norm1));
+    let xn = xn.unwrap_or_else(|| b.rmsnorm_recompute(&x, &rstd1, &w.norm1));
     let dxn = attention::backward(cx, &w.attention, coming, xn, attention, &mut g.attention);
     b.rmsnorm_bwd_add(&dh, dxn, &x, &rstd1, &w.norm1, &mut g.norm1) // dx = dh + dRMSNorm(dxn)
 }

@@ -1,12 +1,12 @@
 //! x = E[ids]: the token embedding, cut by vocabulary rows over the tensor-parallel ranks.
 
 use super::Ctx;
-use crate::backend::{Act, Backend, Lent, LentMut, Tensor};
+use crate::backend::{Act, Backend, Tensor, TensorView, TensorViewMut};
 
 /// The rows of this rank.
 pub struct Weights<'a, B: Backend> {
     /// `[V/tp, D]`.
-    pub table: Lent<'a, B, B::Act>,
+    pub table: TensorView<'a, B, B::Act>,
     /// The id of its first row.
     pub first: usize,
 }
@@ -22,7 +22,7 @@ pub fn backward<B: Backend>(
     first: usize,
     ids: &Tensor<B, u32>,
     dx: &Act<B>,
-    dtable: &mut LentMut<B, f32>,
+    dtable: &mut TensorViewMut<B, f32>,
 ) {
     let dx = cx.region.gather(cx.b, dx).wait(); // [T/tp, D] -> [T, D]
     cx.b.embed_bwd(ids, &dx, first, dtable);

@@ -6,20 +6,20 @@
 //! tensor-parallel ranks three floats a row travel, never logits.
 
 use super::Ctx;
-use crate::backend::{Acc, Act, Backend, Collectives, Lent, LentMut, Tensor, Xent};
+use crate::backend::{Acc, Act, Backend, Collectives, Tensor, TensorView, TensorViewMut, Xent};
 
 pub struct Weights<'a, B: Backend> {
     /// `[1, D]`.
-    pub norm: Lent<'a, B, B::Act>,
+    pub norm: TensorView<'a, B, B::Act>,
     /// The rows of this rank, `[V/tp, D]`: `lm_head`, or the embedding where they are tied.
-    pub table: Lent<'a, B, B::Act>,
+    pub table: TensorView<'a, B, B::Act>,
     /// The id of its first row.
     pub first: usize,
 }
 
 pub struct Grads<'a, B: Backend> {
-    pub norm: LentMut<'a, B, f32>,
-    pub table: LentMut<'a, B, f32>,
+    pub norm: TensorViewMut<'a, B, f32>,
+    pub table: TensorViewMut<'a, B, f32>,
 }
 
 /// What the loss is held against.
@@ -45,12 +45,12 @@ pub fn forward<B: Backend>(
     let xn = cx.region.collect(b, xn).wait(); // [T/tp, D] -> [T, D]
     let mut dxn = b.alloc(xn.rows(), xn.cols());
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
-        let xc = xn.lend_rows(rows.clone());
-        let (ids, weights) = (t.ids.lend_rows(rows.clone()), t.weights.lend_rows(rows.clone()));
+        let xc = xn.view_rows(rows.clone());
+        let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows.clone()));
         let (logits, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
         let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: w.first, z_loss: t.z_loss });
-        b.matmul_nn_into(&dlogits, &w.table, &mut dxn.lend_rows_mut(rows)); // dxn = dlogits E
+        b.matmul_nn_into(&dlogits, &w.table, &mut dxn.view_rows_mut(rows)); // dxn = dlogits E
         b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
     }
     let dxn = cx.region.scatter(b, dxn).wait(); // sum over tp, [T, D] -> [T/tp, D]
@@ -63,8 +63,8 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
     let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
     let xn = cx.region.collect(b, xn).wait();
     for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
-        let xc = xn.lend_rows(rows.clone());
-        let (ids, weights) = (t.ids.lend_rows(rows.clone()), t.weights.lend_rows(rows));
+        let xc = xn.view_rows(rows.clone());
+        let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows));
         let (_, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
     }

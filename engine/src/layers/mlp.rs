@@ -2,20 +2,20 @@
 
 use super::Ctx;
 use super::region::Gather;
-use crate::backend::{Act, Backend, Lent, LentMut};
+use crate::backend::{Act, Backend, TensorView, TensorViewMut};
 
 /// Weights of this rank's columns.
 pub struct Weights<'a, B: Backend> {
     /// `[2F, D]`: Wg above Wu.
-    pub gate_up: Lent<'a, B, B::Act>,
+    pub gate_up: TensorView<'a, B, B::Act>,
     /// `[D, F]`.
-    pub down: Lent<'a, B, B::Act>,
+    pub down: TensorView<'a, B, B::Act>,
 }
 
 /// Gradients, shaped as the weights.
 pub struct Grads<'a, B: Backend> {
-    pub gate_up: LentMut<'a, B, f32>,
-    pub down: LentMut<'a, B, f32>,
+    pub gate_up: TensorViewMut<'a, B, f32>,
+    pub down: TensorViewMut<'a, B, f32>,
 }
 
 /// What backward needs beside the input.

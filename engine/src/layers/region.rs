@@ -5,7 +5,7 @@
 //! a row-parallel product leaves (and the backward of `gather`). In a group of one both hand back
 //! what they were given.
 //!
-//! Sharded rows are dealt out (`Deal`): of each piece of the micro-batch every rank has a share, so that a piece is
+//! Sharded rows are dealt out (`ChunkedRows`): of each piece of the micro-batch every rank has a share, so that a piece is
 //! multiplied where it lies while the next is on its way. To what a rank does with its rows their order is the same.
 
 use crate::backend::{Act, Backend, Collectives, Pending};
@@ -45,7 +45,7 @@ impl<B: Backend> Region<B> {
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
-                Gather::Coming(group.all_gather_dealt(b, b.copy(x), b.pieces(x.rows())))
+                Gather::Coming(group.all_gather_chunked(b, b.copy(x), b.comm_chunks(x.rows())))
             }
             _ => Gather::Here(x),
         }
@@ -53,9 +53,9 @@ impl<B: Backend> Region<B> {
 
     /// As `gather`, of what is read nowhere else.
     pub fn collect(&self, b: &B, x: Act<B>) -> Pending<B, B::Act> {
-        let pieces = b.pieces(x.rows());
+        let chunks = b.comm_chunks(x.rows());
         match self {
-            Region::RowsSharded(group) => group.all_gather_dealt(b, x, pieces),
+            Region::RowsSharded(group) => group.all_gather_chunked(b, x, chunks),
             Region::RowsHeld(_) => Pending::ready(x),
         }
     }
@@ -64,8 +64,8 @@ impl<B: Backend> Region<B> {
     pub fn scatter(&self, b: &B, y: Act<B>) -> Pending<B, B::Act> {
         match self {
             Region::RowsSharded(group) => {
-                let pieces = b.pieces(y.rows() / group.size());
-                group.reduce_scatter_dealt(b, y, pieces)
+                let chunks = b.comm_chunks(y.rows() / group.size());
+                group.reduce_scatter_chunked(b, y, chunks)
             }
             Region::RowsHeld(group) => group.all_reduce(b, y),
         }
@@ -75,9 +75,9 @@ impl<B: Backend> Region<B> {
     pub fn nt_scatter(&self, b: &B, x: &Act<B>, w: &Act<B>) -> Pending<B, B::Act> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
-                let pieces = b.pieces(x.rows() / group.size());
-                group.reduce_scatter_made(b, b.alloc(x.rows(), w.rows()), pieces, |rows, y| {
-                    b.matmul_nt_into(&x.lend_rows(rows), w, y);
+                let chunks = b.comm_chunks(x.rows() / group.size());
+                group.reduce_scatter_as_computed(b, b.alloc(x.rows(), w.rows()), chunks, |rows, y| {
+                    b.matmul_nt_into(&x.view_rows(rows), w, y);
                 })
             }
             _ => self.scatter(b, b.matmul_nt(x, w)),
@@ -112,8 +112,8 @@ impl<'a, B: Backend> Gather<'a, B> {
             }
             Gather::Coming(mut x) => {
                 let mut y = b.alloc(x.rows(), n);
-                while let Some((rows, piece)) = x.next_rows() {
-                    product(&piece, &mut y.lend_rows_mut(rows));
+                while let Some((rows, chunk)) = x.next_rows() {
+                    product(&chunk, &mut y.view_rows_mut(rows));
                 }
                 (Rows::Gathered(x.wait()), y)
             }

@@ -4,7 +4,7 @@
 //! what it has to say and listens for a moment: where a rank before it says the same, it is silent.
 
 use super::host;
-use crate::phase::Whereabouts;
+use crate::time::RankProgress;
 use mpi::ffi;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const TAG: i32 = 1;
 type Words = [u64; 2];
 
 /// Says `what` of the rank at `place`, unless a rank before it does, and ends all ranks. On the main thread.
-pub(super) fn end_all(place: &Whereabouts, what: &str, say: impl FnOnce(), code: i32) -> ! {
+pub(super) fn end_all(place: &RankProgress, what: &str, say: impl FnOnce(), code: i32) -> ! {
     std::thread::spawn(move || {
         std::thread::sleep(LIMIT);
         end_this(code)
@@ -41,7 +41,7 @@ pub(super) fn end_all(place: &Whereabouts, what: &str, say: impl FnOnce(), code:
 
 /// A bug's panic on the main thread ends all ranks; on another thread, which must not call MPI, it ends the process,
 /// and mpirun ends the rest.
-pub(super) fn end_all_on_panic(place: Arc<Whereabouts>) {
+pub(super) fn end_all_on_panic(place: Arc<RankProgress>) {
     let main = std::thread::current().id();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -2,10 +2,10 @@
 //! the same wherever it is held.
 
 use crate::config::Config;
-use crate::inventory::{TensorSpec, all_tensors};
-use crate::mesh::Mesh;
-use crate::place::Place;
-use crate::rect::Rect;
+use crate::layout::mesh::Mesh;
+use crate::layout::rank_layout::RankLayout;
+use crate::model::param_specs::{TensorSpec, all_tensors};
+use crate::model::rect::Rect;
 
 /// The tensors in the order of the inventory.
 pub struct Assembled {
@@ -49,12 +49,12 @@ pub fn assemble(config: &Config, mesh: &Mesh, masters: &[&[f32]]) -> Assembled {
 
 /// Calls `each(tensor, rectangle, answers, elements)` for what `rank` has a master of.
 fn shards(config: &Config, mesh: &Mesh, rank: usize, masters: &[f32], mut each: impl FnMut(&str, &Rect, bool, &[f32])) {
-    let place = Place::new(config, mesh.clone(), rank);
-    let members = place.optimizer_members(config);
+    let rank_layout = RankLayout::new(config, mesh.clone(), rank);
+    let members = rank_layout.optimizer_members(config);
     let me = members.iter().position(|&member| member == rank).expect("a rank is in its own group");
-    let answers = config.parallel.distributed_optimizer || place.dp.0 == 0;
+    let answers = config.parallel.distributed_optimizer || rank_layout.dp.0 == 0;
     let mut rest = masters;
-    for bucket in place.buckets(config) {
+    for bucket in rank_layout.buckets(config) {
         let shard = bucket.shard(me, members.len());
         let (values, after) = rest.split_at(shard.len());
         for part in bucket.parts(&shard) {

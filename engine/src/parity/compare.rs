@@ -4,8 +4,8 @@
 use super::assemble::assemble;
 use crate::config::Config;
 use crate::error::Result;
-use crate::inventory::all_tensors;
-use crate::mesh::Mesh;
+use crate::layout::mesh::Mesh;
+use crate::model::param_specs::all_tensors;
 use crate::mpi::Comm;
 use serde::{Deserialize, Serialize};
 

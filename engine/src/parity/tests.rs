@@ -4,10 +4,10 @@ use super::assemble::assemble;
 use super::compare::{Reference, Run, outcome};
 use super::{Layout, Outcome};
 use crate::config::Config;
-use crate::init;
-use crate::inventory::all_tensors;
-use crate::place::Place;
-use crate::rect::Rect;
+use crate::layout::rank_layout::RankLayout;
+use crate::model::init;
+use crate::model::param_specs::all_tensors;
+use crate::model::rect::Rect;
 
 const EIGHT: Layout = Layout { tensor: 4, pipeline: 2, ..Layout::ONE };
 
@@ -25,10 +25,10 @@ fn config(layout: Layout) -> Config {
 fn masters(config: &Config, ranks: usize, seed: u32) -> Vec<Vec<f32>> {
     let mesh = config.mesh(ranks).unwrap();
     let rank = |rank| {
-        let place = Place::new(config, mesh.clone(), rank);
-        let members = place.optimizer_members(config);
+        let rank_layout = RankLayout::new(config, mesh.clone(), rank);
+        let members = rank_layout.optimizer_members(config);
         let me = members.iter().position(|&member| member == rank).unwrap();
-        let shard = |bucket: crate::buckets::Bucket| {
+        let shard = |bucket: crate::layout::buckets::Bucket| {
             let shard = bucket.shard(me, members.len());
             let mut values = vec![0.0; shard.len()];
             for part in bucket.parts(&shard) {
@@ -36,7 +36,7 @@ fn masters(config: &Config, ranks: usize, seed: u32) -> Vec<Vec<f32>> {
             }
             values
         };
-        place.buckets(config).into_iter().flat_map(shard).collect()
+        rank_layout.buckets(config).into_iter().flat_map(shard).collect()
     };
     (0..ranks).map(rank).collect()
 }

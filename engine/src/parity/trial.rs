@@ -3,14 +3,15 @@
 use super::compare::{self, Outcome, Reference, Run};
 use crate::batch::Samples;
 use crate::checkpoint::HuggingFace;
-use crate::clock::Clock;
 use crate::config::{Config, Load};
 use crate::cpu::Cpu;
 use crate::error::Result;
+use crate::model::init;
 use crate::mpi::Comm;
-use crate::phase::Phase;
-use crate::trainer::Trainer;
-use crate::{init, state};
+use crate::time::Phase;
+use crate::train::clock::Clock;
+use crate::train::state;
+use crate::train::trainer::Trainer;
 use std::rc::Rc;
 
 type Cpu32 = Cpu<f32>;
@@ -29,7 +30,7 @@ pub fn of(comm: &Comm, config: &Config, data: &dyn Samples, reference: &Referenc
     let mut trainer = trainer(Cpu::of(ranks, 1), config, comm.size(), comm.rank())?;
     let run = train(&mut trainer, data)?;
     let runs: Vec<Run> = comm.all_gather_bytes(&run.to_bytes()).iter().map(|bytes| Run::of_bytes(bytes)).collect();
-    Ok(compare::outcome(config, &trainer.place.mesh, &runs, reference))
+    Ok(compare::outcome(config, &trainer.rank_layout.mesh, &runs, reference))
 }
 
 fn trainer(b: Cpu32, config: &Config, ranks: usize, rank: usize) -> Result<Trainer<Cpu32>> {
@@ -44,7 +45,7 @@ fn trainer(b: Cpu32, config: &Config, ranks: usize, rank: usize) -> Result<Train
             state::load_weights(&mut trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out))?;
         }
     }
-    trainer.publish();
+    trainer.cast_main_params();
     Ok(trainer)
 }
 

@@ -14,7 +14,7 @@ pub use simulate::{Cost, Stuck, Timeline, simulate};
 
 /// What travels between stages: activations towards the next chunk, gradients towards the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Flow {
+pub enum Direction {
     Activations,
     Gradients,
 }
@@ -33,9 +33,9 @@ pub enum Action {
     Backward(Work),
     /// Starts a transfer in each direction that is given, as one group that does not block: `send` is
     /// the output of that work here, `recv` the input of that work here. The work that needs the input
-    /// waits for it; the flow's next `Post` waits for the output to be gone.
-    Post {
-        flow: Flow,
+    /// waits for it; the flow's next `SendRecv` waits for the output to be gone.
+    SendRecv {
+        direction: Direction,
         send: Option<Work>,
         recv: Option<Work>,
     },
@@ -43,11 +43,11 @@ pub enum Action {
 
 impl Action {
     /// The work and the flow that its input comes by, unless it is a post.
-    fn work(self) -> Option<(Flow, Work)> {
+    fn work(self) -> Option<(Direction, Work)> {
         match self {
-            Action::Forward(work) => Some((Flow::Activations, work)),
-            Action::Backward(work) => Some((Flow::Gradients, work)),
-            Action::Post { .. } => None,
+            Action::Forward(work) => Some((Direction::Activations, work)),
+            Action::Backward(work) => Some((Direction::Gradients, work)),
+            Action::SendRecv { .. } => None,
         }
     }
 }
@@ -84,19 +84,19 @@ impl Pipe {
         self.after(stage, chunk).is_none()
     }
 
-    /// (stage, chunk) that makes what the chunk takes in from `flow`.
-    pub fn source(&self, flow: Flow, stage: usize, chunk: usize) -> Option<(usize, usize)> {
-        match flow {
-            Flow::Activations => self.before(stage, chunk),
-            Flow::Gradients => self.after(stage, chunk),
+    /// (stage, chunk) that makes what the chunk takes in from `direction`.
+    pub fn source(&self, direction: Direction, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        match direction {
+            Direction::Activations => self.before(stage, chunk),
+            Direction::Gradients => self.after(stage, chunk),
         }
     }
 
-    /// (stage, chunk) that takes what the chunk puts into `flow`.
-    pub fn target(&self, flow: Flow, stage: usize, chunk: usize) -> Option<(usize, usize)> {
-        match flow {
-            Flow::Activations => self.after(stage, chunk),
-            Flow::Gradients => self.before(stage, chunk),
+    /// (stage, chunk) that takes what the chunk puts into `direction`.
+    pub fn target(&self, direction: Direction, stage: usize, chunk: usize) -> Option<(usize, usize)> {
+        match direction {
+            Direction::Activations => self.after(stage, chunk),
+            Direction::Gradients => self.before(stage, chunk),
         }
     }
 

@@ -4,7 +4,7 @@
 //! through its chunk 1. `>+3-4` posts the sending of the activations that `F3` made and the receipt of
 //! those that `F4` needs; `<+3-4` the same for the gradients of `B3` and `B4`.
 
-use super::{Action, Flow, Work};
+use super::{Action, Direction, Work};
 
 /// The actions in one line.
 pub fn show(actions: &[Action]) -> String {
@@ -24,8 +24,8 @@ fn words(actions: &[Action]) -> Vec<String> {
     let word = |action: &Action| match *action {
         Action::Forward(work) => format!("F{}", name(work)),
         Action::Backward(work) => format!("B{}", name(work)),
-        Action::Post { flow, send, recv } => {
-            let mut word = String::from(if flow == Flow::Activations { ">" } else { "<" });
+        Action::SendRecv { direction, send, recv } => {
+            let mut word = String::from(if direction == Direction::Activations { ">" } else { "<" });
             word.extend(send.map(|work| format!("+{}", name(work))));
             word.extend(recv.map(|work| format!("-{}", name(work))));
             word

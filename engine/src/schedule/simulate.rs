@@ -3,11 +3,11 @@
 //!
 //! The rules are the hardest of the backends': a transfer starts when both ends have posted it
 //! (rendezvous); a flow of a stage has one group open at a time, whose transfers meet in any order, and
-//! the flow's next `Post` makes the stage wait until it is through; a work waits for the whole group that
+//! the flow's next `SendRecv` makes the stage wait until it is through; a work waits for the whole group that
 //! brings its input. What runs under these rules runs as fast or faster under milder ones, since
 //! each of them only ever adds a wait.
 
-use super::{Action, Flow, Pipe, Work, show_at};
+use super::{Action, Direction, Pipe, Work, show_at};
 use std::fmt;
 
 /// How long things take, in units of the caller's choice.
@@ -67,8 +67,8 @@ fn run(pipe: &Pipe, stages: &mut [Stage], cost: Cost) -> Result<(), String> {
             }
         }
         for stage in 0..pipe.stages {
-            moved |= meet(pipe, stages, stage, Flow::Activations, cost.transfer);
-            moved |= meet(pipe, stages, stage, Flow::Gradients, cost.transfer);
+            moved |= meet(pipe, stages, stage, Direction::Activations, cost.transfer);
+            moved |= meet(pipe, stages, stage, Direction::Gradients, cost.transfer);
         }
         if !moved {
             break;
@@ -77,20 +77,20 @@ fn run(pipe: &Pipe, stages: &mut [Stage], cost: Cost) -> Result<(), String> {
     if stages.iter().any(|s| s.spans.len() < s.plan.len() || s.lanes.iter().any(|lane| lane.open.is_some())) {
         return Err("a deadlock: no stage can go on".into());
     }
-    let training = stages.iter().any(|stage| stage.lane(Flow::Gradients).done.iter().any(|&done| done > 0));
+    let training = stages.iter().any(|stage| stage.lane(Direction::Gradients).done.iter().any(|&done| done > 0));
     stages.iter().try_for_each(|stage| stage.complete(training))
 }
 
-/// Lets what `stage` sends in its open group of `flow` meet the other side's, if it is there.
-fn meet(pipe: &Pipe, stages: &mut [Stage], stage: usize, flow: Flow, transfer: u64) -> bool {
-    let group = |stages: &[Stage], stage: usize| stages[stage].lane(flow).open.clone();
+/// Lets what `stage` sends in its open group of `direction` meet the other side's, if it is there.
+fn meet(pipe: &Pipe, stages: &mut [Stage], stage: usize, direction: Direction, transfer: u64) -> bool {
+    let group = |stages: &[Stage], stage: usize| stages[stage].lane(direction).open.clone();
     let Some(from) = group(stages, stage) else { return false };
     let Some(sent) = from.send else { return false };
-    let (peer, chunk) = pipe.target(flow, stage, sent.chunk).expect("checked where it was posted");
+    let (peer, chunk) = pipe.target(direction, stage, sent.chunk).expect("checked where it was posted");
     let Some(to) = group(stages, peer).filter(|to| to.recv == Some(Work { chunk, ..sent })) else { return false };
     let through = from.posted.max(to.posted) + transfer;
-    stages[stage].pass(flow, through, |group| group.send = None);
-    stages[peer].pass(flow, through, |group| group.recv = None);
+    stages[stage].pass(direction, through, |group| group.send = None);
+    stages[peer].pass(direction, through, |group| group.recv = None);
     true
 }
 
@@ -137,35 +137,35 @@ impl<'a> Stage<'a> {
         Stage { at, pipe, plan, clock: 0, lanes: [lane(), lane()], spans: Vec::new(), held: 0, peak: 0 }
     }
 
-    fn lane(&self, flow: Flow) -> &Lane {
-        &self.lanes[flow as usize]
+    fn lane(&self, direction: Direction) -> &Lane {
+        &self.lanes[direction as usize]
     }
 
-    fn lane_mut(&mut self, flow: Flow) -> &mut Lane {
-        &mut self.lanes[flow as usize]
+    fn lane_mut(&mut self, direction: Direction) -> &mut Lane {
+        &mut self.lanes[direction as usize]
     }
 
     /// Does the next action, if there is one and it need not wait.
     fn step(&mut self, cost: Cost) -> Result<bool, String> {
         let Some(&action) = self.plan.get(self.spans.len()) else { return Ok(false) };
         match action {
-            Action::Forward(work) => self.compute(Flow::Activations, work, cost.forward),
-            Action::Backward(work) => self.compute(Flow::Gradients, work, cost.backward),
-            Action::Post { flow, send, recv } => self.post(flow, send, recv),
+            Action::Forward(work) => self.compute(Direction::Activations, work, cost.forward),
+            Action::Backward(work) => self.compute(Direction::Gradients, work, cost.backward),
+            Action::SendRecv { direction, send, recv } => self.post(direction, send, recv),
         }
     }
 
-    fn compute(&mut self, flow: Flow, work: Work, cost: u64) -> Result<bool, String> {
+    fn compute(&mut self, direction: Direction, work: Work, cost: u64) -> Result<bool, String> {
         self.known(work)?;
-        let Some(input) = self.input(flow, work)? else { return Ok(false) };
-        let next = self.lane(flow).done[work.chunk];
+        let Some(input) = self.input(direction, work)? else { return Ok(false) };
+        let next = self.lane(direction).done[work.chunk];
         if work.mb != next {
             return Err(format!("stage {}: {work:?} where micro-batch {next} would be next", self.at));
         }
-        self.lane_mut(flow).done[work.chunk] += 1;
-        match flow {
-            Flow::Activations => self.held += 1,
-            Flow::Gradients => self.held -= 1,
+        self.lane_mut(direction).done[work.chunk] += 1;
+        match direction {
+            Direction::Activations => self.held += 1,
+            Direction::Gradients => self.held -= 1,
         }
         self.peak = self.peak.max(self.held);
         let start = self.clock.max(input);
@@ -175,55 +175,57 @@ impl<'a> Stage<'a> {
     }
 
     /// Takes the work's input and says since when it is there; none if it is not yet.
-    fn input(&mut self, flow: Flow, work: Work) -> Result<Option<u64>, String> {
-        if flow == Flow::Gradients && !self.made(Flow::Activations, work) {
+    fn input(&mut self, direction: Direction, work: Work) -> Result<Option<u64>, String> {
+        if direction == Direction::Gradients && !self.made(Direction::Activations, work) {
             return Err(format!("stage {}: a backward before its forward", self.at));
         }
-        match self.pipe.source(flow, self.at, work.chunk) {
+        match self.pipe.source(direction, self.at, work.chunk) {
             None => Ok(Some(0)),
-            Some((stage, chunk)) if stage == self.at => match self.made(flow, Work { chunk, ..work }) {
+            Some((stage, chunk)) if stage == self.at => match self.made(direction, Work { chunk, ..work }) {
                 true => Ok(Some(self.clock)),
                 false => Err(format!("stage {}: a work before the one that makes its input", self.at)),
             },
             Some(_) => {
-                let arrived = &mut self.lane_mut(flow).arrived;
+                let arrived = &mut self.lane_mut(direction).arrived;
                 let place = arrived.iter().position(|&(input, _)| input == work);
                 Ok(place.map(|place| arrived.swap_remove(place).1))
             }
         }
     }
 
-    fn made(&self, flow: Flow, work: Work) -> bool {
-        work.mb < self.lane(flow).done[work.chunk]
+    fn made(&self, direction: Direction, work: Work) -> bool {
+        work.mb < self.lane(direction).done[work.chunk]
     }
 
-    fn post(&mut self, flow: Flow, send: Option<Work>, recv: Option<Work>) -> Result<bool, String> {
-        if self.lane(flow).open.is_some() {
+    fn post(&mut self, direction: Direction, send: Option<Work>, recv: Option<Work>) -> Result<bool, String> {
+        if self.lane(direction).open.is_some() {
             return Ok(false);
         }
         send.iter().chain(&recv).try_for_each(|&work| self.known(work))?;
-        if send.is_some_and(|work| !self.made(flow, work) || self.pipe.target(flow, self.at, work.chunk).is_none()) {
+        if send.is_some_and(|work| {
+            !self.made(direction, work) || self.pipe.target(direction, self.at, work.chunk).is_none()
+        }) {
             return Err(format!("stage {}: sends what is not made yet, or what nobody takes", self.at));
         }
-        self.clock = self.clock.max(self.lane(flow).free);
+        self.clock = self.clock.max(self.lane(direction).free);
         let (posted, action) = (self.clock, self.spans.len());
-        self.lane_mut(flow).open = Some(Group { action, posted, through: posted, send, recv, brings: recv });
+        self.lane_mut(direction).open = Some(Group { action, posted, through: posted, send, recv, brings: recv });
         self.spans.push((posted, posted));
         Ok(true)
     }
 
     /// A transfer of the open group is through; so is the group, if it was the last.
-    fn pass(&mut self, flow: Flow, through: u64, strike: impl Fn(&mut Group)) {
-        let mut group = self.lane_mut(flow).open.take().expect("the group that met");
+    fn pass(&mut self, direction: Direction, through: u64, strike: impl Fn(&mut Group)) {
+        let mut group = self.lane_mut(direction).open.take().expect("the group that met");
         strike(&mut group);
         group.through = group.through.max(through);
         if group.send.is_some() || group.recv.is_some() {
-            self.lane_mut(flow).open = Some(group);
+            self.lane_mut(direction).open = Some(group);
             return;
         }
         self.spans[group.action].1 = group.through;
-        self.lane_mut(flow).free = group.through;
-        self.lane_mut(flow).arrived.extend(group.brings.map(|work| (work, group.through)));
+        self.lane_mut(direction).free = group.through;
+        self.lane_mut(direction).arrived.extend(group.brings.map(|work| (work, group.through)));
     }
 
     /// A micro-batch that is not there is found by its count, or waits for ever.
@@ -236,13 +238,13 @@ impl<'a> Stage<'a> {
 
     /// Every micro-batch went through every chunk, forth and, in training, back; nothing was sent in vain.
     fn complete(&self, training: bool) -> Result<(), String> {
-        for (flow, wanted) in [(Flow::Activations, true), (Flow::Gradients, training)] {
+        for (direction, wanted) in [(Direction::Activations, true), (Direction::Gradients, training)] {
             let wanted = if wanted { self.pipe.n_mbs } else { 0 };
-            if let Some(done) = self.lane(flow).done.iter().find(|&&done| done != wanted) {
-                return Err(format!("stage {}: {done} of {wanted} micro-batches in {flow:?}", self.at));
+            if let Some(done) = self.lane(direction).done.iter().find(|&&done| done != wanted) {
+                return Err(format!("stage {}: {done} of {wanted} micro-batches in {direction:?}", self.at));
             }
-            if let Some((work, _)) = self.lane(flow).arrived.first() {
-                return Err(format!("stage {}: the input of {work:?} in {flow:?} is left over", self.at));
+            if let Some((work, _)) = self.lane(direction).arrived.first() {
+                return Err(format!("stage {}: the input of {work:?} in {direction:?} is left over", self.at));
             }
         }
         Ok(())

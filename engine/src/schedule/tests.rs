@@ -62,13 +62,13 @@ fn bound(pipe: &Pipe, plans: &[Vec<Action>], cost: Cost) -> u64 {
     while (0..pipe.stages).any(|stage| next[stage] < plans[stage].len()) {
         for stage in 0..pipe.stages {
             for action in &plans[stage][next[stage]..] {
-                if let Some((flow, work)) = action.work() {
-                    if let Some((peer, chunk)) = pipe.source(flow, stage, work.chunk) {
-                        let Some(&input) = made.get(&(peer, flow, Work { chunk, ..work })) else { break };
+                if let Some((direction, work)) = action.work() {
+                    if let Some((peer, chunk)) = pipe.source(direction, stage, work.chunk) {
+                        let Some(&input) = made.get(&(peer, direction, Work { chunk, ..work })) else { break };
                         clock[stage] = clock[stage].max(input + cost.transfer);
                     }
-                    clock[stage] += if flow == Flow::Activations { cost.forward } else { cost.backward };
-                    made.insert((stage, flow, work), clock[stage]);
+                    clock[stage] += if direction == Direction::Activations { cost.forward } else { cost.backward };
+                    made.insert((stage, direction, work), clock[stage]);
                 }
                 next[stage] += 1;
             }
@@ -169,10 +169,10 @@ fn to_mutate() -> Vec<(Pipe, Vec<Vec<Action>>)> {
 
 /// What must keep its order on a stage: the works, and the posts of each flow.
 fn orders(plan: &[Action]) -> [Vec<Action>; 3] {
-    let posts = |wanted: Flow| move |action: &&Action| matches!(action, Action::Post { flow, .. } if *flow == wanted);
+    let posts = |wanted: Direction| move |action: &&Action| matches!(action, Action::SendRecv { direction, .. } if *direction == wanted);
     let works = plan.iter().filter(|action| action.work().is_some()).copied().collect();
-    let of = |flow| plan.iter().filter(posts(flow)).copied().collect();
-    [works, of(Flow::Activations), of(Flow::Gradients)]
+    let of = |direction| plan.iter().filter(posts(direction)).copied().collect();
+    [works, of(Direction::Activations), of(Direction::Gradients)]
 }
 
 /// A post may move past works and posts that it has nothing to do with; nothing else may.
@@ -230,11 +230,11 @@ fn the_wrong_work_is_caught() {
 #[test]
 fn a_transfer_too_many_is_caught() {
     let pipe = pipe(2, 1, 2);
-    for (from, flow) in [(0, Flow::Activations), (1, Flow::Gradients)] {
+    for (from, direction) in [(0, Direction::Activations), (1, Direction::Gradients)] {
         let mut plans = all(&pipe, train);
         let work = Work { chunk: 0, mb: 1 };
-        plans[from].push(Action::Post { flow, send: Some(work), recv: None });
-        plans[1 - from].push(Action::Post { flow, send: None, recv: Some(work) });
+        plans[from].push(Action::SendRecv { direction, send: Some(work), recv: None });
+        plans[1 - from].push(Action::SendRecv { direction, send: None, recv: Some(work) });
         let stuck = simulate(&pipe, &plans, COST).unwrap_err();
         assert!(stuck.to_string().contains("is left over"), "{stuck}");
     }
@@ -245,11 +245,11 @@ fn changed(action: Action, work: Work) -> Vec<Action> {
     let mut out = match action {
         Action::Forward(_) => vec![Action::Forward(work), Action::Backward(work)],
         Action::Backward(_) => vec![Action::Backward(work), Action::Forward(work)],
-        Action::Post { flow, send, recv } => vec![
-            Action::Post { flow, send: Some(work), recv },
-            Action::Post { flow, send, recv: Some(work) },
-            Action::Post { flow, send: None, recv },
-            Action::Post { flow, send, recv: None },
+        Action::SendRecv { direction, send, recv } => vec![
+            Action::SendRecv { direction, send: Some(work), recv },
+            Action::SendRecv { direction, send, recv: Some(work) },
+            Action::SendRecv { direction, send: None, recv },
+            Action::SendRecv { direction, send, recv: None },
         ],
     };
     out.retain(|&other| other != action);

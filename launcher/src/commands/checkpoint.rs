@@ -4,12 +4,12 @@ use super::tokenizer::or_broken_pipe;
 use crate::progress::Bytes;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use engine::checkpoint::{self, Export, Header, Kind, Position, Saved, TensorEntry, source};
+use engine::checkpoint::{self, Export, Header, Position, Saved, StateKind, TensorEntry, source};
 use engine::config::{Model, Precision, hf};
 use engine::error::{Error, Result};
-use engine::inventory::{TensorSpec, all_tensors};
-use engine::rect::Rect;
-use engine::state;
+use engine::model::param_specs::{TensorSpec, all_tensors};
+use engine::model::rect::Rect;
+use engine::train::state;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -123,7 +123,8 @@ fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
         files: saved.run().map(source::handed_on).unwrap_or_default(),
         origin: saved.dir().display().to_string(),
     };
-    let read = |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, Kind::Master, rect, out);
+    let read =
+        |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
     let (bar, mut done) = (Bytes::new("exported", elements(&model) * size), 0);
     checkpoint::export(&read, &what, to, &mut |n| {
         done += n * size;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
+use data::check::{Limits, check};
+use data::feed::{Feed, Split};
+use data::idx::IndexedFile;
+use data::meta::Meta;
+use data::tokenize::{Job, tokenize};
+use data::tokenizer::Tokenizer;
 use engine::batch::Samples;
 use engine::config::Config;
-use engine::data::check::{Limits, check};
-use engine::data::feed::{Feed, Split};
-use engine::data::idx::IndexedFile;
-use engine::data::meta::Meta;
-use engine::data::tokenize::{Job, tokenize};
-use engine::data::tokenizer::Tokenizer;
 use engine::error::{Error, Result};
 
 use super::tokenizer::or_broken_pipe;
@@ -34,7 +34,7 @@ enum Command {
         white space), with other tokenizers it may have 64 MiB. Documents without text are left out. Tokens are u16 below a \
         vocabulary of 65500, else i32. PREFIX.meta.json notes the tokenizer.\n\nExamples:\n  \
         swallow-engine data tokenize --input ja.jsonl.gz --tokenizer tokenizer.model --output data/ja --bos --eos\n  \
-        swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/books --eos"
+        swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/allocator --eos"
     )]
     Tokenize(Tokenize),
     /// What is in a token file, decoded where the tokenizer is known

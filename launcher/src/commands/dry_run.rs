@@ -11,13 +11,13 @@ use cuda::backend::CudaScratch;
 use engine::config::{Axis, BackendKind, Cluster, Config, Named, Precision, Ranks, ranks_used};
 use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
-use engine::mesh::Mesh;
-use engine::place::{Place, layers_of_chunks};
-use engine::rehearsal::{Held, Rehearsal, classes, refusal, rehearse_step};
-use engine::seating::spans;
-use engine::split;
-use engine::state::copy_bytes;
+use engine::layout::mesh::Mesh;
+use engine::layout::placement::spans;
+use engine::layout::rank_layout::{RankLayout, layers_of_chunks};
+use engine::layout::split;
+use engine::train::state::copy_bytes;
 use half::bf16;
+use plan::dry_run::{DryRun, Held, classes, dry_run_step, refusal};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -69,7 +69,7 @@ fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules,
 /// Ranks that hold and send the same.
 struct Row {
     ranks: Vec<usize>,
-    of: Rehearsal,
+    of: DryRun,
     /// Bytes of a checkpoint's copy on the host, on the rank that saves most.
     copy: usize,
 }
@@ -81,13 +81,13 @@ fn rows(config: &Config, mesh: &Mesh, rules: &Rules) -> Result<Vec<Row>> {
     let (queue, done) = (Mutex::new(classes.into_iter()), Mutex::new(Vec::new()));
     let next = || queue.lock().expect("no rehearsal panics while it takes the next").next();
     let one = |rank| match *rules {
-        Rules::Cpu(Precision::F32) => rehearse_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
-        Rules::Cpu(Precision::Bf16) => rehearse_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
-        Rules::Cuda { scratch, .. } => rehearse_step::<bf16>(config, mesh, rank, scratch),
+        Rules::Cpu(Precision::F32) => dry_run_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
+        Rules::Cpu(Precision::Bf16) => dry_run_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
+        Rules::Cuda { scratch, .. } => dry_run_step::<bf16>(config, mesh, rank, scratch),
     };
     let work = || {
         while let Some(ranks) = next() {
-            let copies = ranks.iter().map(|&rank| copy_bytes(config, &Place::new(config, mesh.clone(), rank)));
+            let copies = ranks.iter().map(|&rank| copy_bytes(config, &RankLayout::new(config, mesh.clone(), rank)));
             let copy = copies.max().expect("a class has ranks");
             let row = one(ranks[0]).map(|of| Row { ranks, of, copy });
             done.lock().expect("no rehearsal panics while it is put away").push(row);

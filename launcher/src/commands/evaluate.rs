@@ -1,13 +1,13 @@
 //! `evaluate`: the loss of a Hugging Face checkpoint on a text.
 
 use super::tokenizer::or_broken_pipe;
+use data::tokenizer::Tokenizer;
 use engine::checkpoint::HuggingFace;
 use engine::config::hf;
 use engine::cpu::{Cpu, cores};
-use engine::data::tokenizer::Tokenizer;
 use engine::error::{Error, Result};
 use engine::mpi::World;
-use engine::score::{Score, Scorer};
+use engine::train::eval::{Score, Scorer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

@@ -15,7 +15,7 @@ pub mod train;
 use clap::builder::RangedU64ValueParser;
 use engine::config::{Config, MOST_RANKS};
 use engine::error::Result;
-use engine::mesh::Mesh;
+use engine::layout::mesh::Mesh;
 
 /// What `--ranks` may be.
 fn ranks_flag() -> RangedU64ValueParser<usize> {

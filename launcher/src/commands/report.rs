@@ -2,10 +2,10 @@
 
 use super::tokenizer::or_broken_pipe;
 use engine::error::{Error, Result};
-use engine::report::document::Document;
-use engine::report::efficiency::Efficiency;
-use engine::report::run::Run;
-use engine::report::{markdown, page};
+use report::document::Document;
+use report::efficiency::Efficiency;
+use report::run::Run;
+use report::{markdown, page};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

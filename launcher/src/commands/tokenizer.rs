@@ -4,8 +4,8 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
-use engine::data::json::string_under;
-use engine::data::tokenizer::{Tokenizer, train};
+use data::json::string_under;
+use data::tokenizer::{Tokenizer, train};
 use engine::error::{Error, Result};
 
 #[derive(ClapArgs, Debug)]

@@ -7,11 +7,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use cuda::links;
 use engine::config::{Axis, Cluster, Config, Named, Precision, Ranks, ranks_used};
 use engine::error::{Error, Result, counted};
-use engine::mesh::{Kind, Mesh};
+use engine::layout::mesh::{GroupKind, Mesh};
+use engine::layout::placement::{RankSlot, dealt, fullest, reorder_ranks, spans, split_warning};
 use engine::mpi::World;
-use engine::seating::{Seat, dealt, fullest, place, spans, split_warning};
-use engine::traffic::{Crossing, Links};
-use engine::{nodes, traffic};
+use engine::mpi::nodes;
+use plan::traffic;
+use plan::traffic::{Crossing, Links};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +52,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
 struct Site {
     name: String,
     /// By process, in MPI's order.
-    seats: Vec<Seat>,
+    seats: Vec<RankSlot>,
     /// Processes that a node has room for.
     room: usize,
     inside: Inside,
@@ -67,7 +68,7 @@ enum Inside {
     Memory,
 }
 
-fn print(args: &Args, found: &[Seat]) -> Result<()> {
+fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
     let started = Some(found.len()).filter(|_| under_mpirun() && args.cluster.is_none());
     let ranks = args.ranks.or(started).map_or(Ranks::Its, Ranks::AtHand);
     let config = Config::read_for(ranks, &args.config, &args.set)?;
@@ -77,8 +78,8 @@ fn print(args: &Args, found: &[Seat]) -> Result<()> {
     };
     let mesh = super::mesh(&config, args.ranks, site.seats.len())?;
     let started: Vec<usize> = site.seats.iter().map(|seat| seat.node).collect();
-    let order = place(&started, &mesh);
-    let seats: Vec<&Seat> = order.iter().map(|&process| &site.seats[process]).collect();
+    let order = reorder_ranks(&started, &mesh);
+    let seats: Vec<&RankSlot> = order.iter().map(|&process| &site.seats[process]).collect();
     let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
 
     let device = site.inside != Inside::Memory;
@@ -116,7 +117,7 @@ fn wanted(args: &Args, config: &Config) -> usize {
 fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Site> {
     must_hold(cluster, ranks, path)?;
     let (gpus, name) = (cluster.gpus_per_node, cluster.name.clone());
-    let seat = |rank| Seat { host: String::new(), node: rank / gpus, local: rank % gpus };
+    let seat = |rank| RankSlot { host: String::new(), node: rank / gpus, local: rank % gpus };
     let inside = if cluster.nvlink_gb_s.is_some() { Inside::NvLink } else { Inside::Pcie };
     let seats = (0..ranks).map(seat).collect();
     Ok(Site { name: format!("{name} ({})", cluster.device), seats, room: gpus, inside, network: cluster.network_gb_s })
@@ -137,7 +138,7 @@ pub fn must_hold(cluster: &Cluster, ranks: usize, path: &Path) -> Result<()> {
 }
 
 /// The nodes that mpirun started this on; without it, this machine for all ranks.
-fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Site> {
+fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Site> {
     let gpus = links::gpus();
     let inside = match gpus.iter().map(|gpu| gpu.nvlinks).min() {
         None => Inside::Memory,
@@ -161,7 +162,7 @@ fn at_hand(args: &Args, config: &Config, found: &[Seat]) -> Result<Site> {
         });
     }
     let ranks = wanted(args, config);
-    let seats = (0..ranks).map(|local| Seat { local, ..found[0].clone() }).collect();
+    let seats = (0..ranks).map(|local| RankSlot { local, ..found[0].clone() }).collect();
     Ok(Site { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
 }
 
@@ -197,7 +198,7 @@ fn links_at_hand() -> String {
     gpus.iter().enumerate().map(gpu).chain(ports.iter().map(port)).collect()
 }
 
-fn rank_by_rank(mesh: &Mesh, seats: &[&Seat], order: &[usize], inside: Inside) -> Table {
+fn rank_by_rank(mesh: &Mesh, seats: &[&RankSlot], order: &[usize], inside: Inside) -> Table {
     let slot = if inside == Inside::Memory { "slot" } else { "GPU" };
     let mut table = table(&["node", slot, "rank", "MPI's rank", "tp", "dp", "pp"]);
     for (rank, seat) in seats.iter().enumerate() {
@@ -208,7 +209,7 @@ fn rank_by_rank(mesh: &Mesh, seats: &[&Seat], order: &[usize], inside: Inside) -
     aligned(table, 1)
 }
 
-fn node_by_node(mesh: &Mesh, seats: &[&Seat]) -> Table {
+fn node_by_node(mesh: &Mesh, seats: &[&RankSlot]) -> Table {
     let mut table = table(&["node", "ranks", "tp", "dp", "pp"]);
     let mut nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
     nodes.sort_unstable();
@@ -223,7 +224,7 @@ fn node_by_node(mesh: &Mesh, seats: &[&Seat]) -> Table {
 }
 
 /// A node's number, and the name that it has where it is at hand.
-fn named(seat: &Seat) -> String {
+fn named(seat: &RankSlot) -> String {
     format!("{} {}", seat.node, seat.host).trim_end().to_string()
 }
 
@@ -250,10 +251,10 @@ fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> Table {
 }
 
 /// Groups by what they are for.
-pub const PARTS: [(&str, &[Kind]); 4] = [
-    ("tensor parallelism", &[Kind::Tensor, Kind::KvHeads]),
-    ("pipeline", &[Kind::Activations, Kind::Gradients, Kind::Tied]),
-    ("data parallelism", &[Kind::Data, Kind::Optimizer]),
+pub const PARTS: [(&str, &[GroupKind]); 4] = [
+    ("tensor parallelism", &[GroupKind::Tensor, GroupKind::KvHeads]),
+    ("pipeline", &[GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied]),
+    ("data parallelism", &[GroupKind::Data, GroupKind::Optimizer]),
     ("all", &[]),
 ];
 

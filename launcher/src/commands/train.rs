@@ -5,21 +5,24 @@ use crate::memory::{self, Taken};
 use crate::run::{Run, Stop};
 use crate::under_mpirun;
 use cuda::limits::Shape;
+use data::feed::Feed;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
-use engine::clock::Clock;
 use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
-use engine::data::feed::Feed;
 use engine::error::{Error, Result, counted};
-use engine::groups::Groups;
-use engine::mesh::Mesh;
+use engine::layout::mesh::Mesh;
+use engine::layout::placement::{fullest, reorder_ranks, split_warning};
+use engine::layout::rank_layout::{RankLayout, layers_of_chunks};
+use engine::layout::split;
+use engine::model::init;
+use engine::mpi::nodes;
 use engine::mpi::{Comm, World};
-use engine::phase::Phase;
-use engine::place::{Place, layers_of_chunks};
-use engine::seating::{fullest, place, split_warning};
-use engine::trainer::Trainer;
-use engine::{init, nodes, split, state};
+use engine::stage::groups::Groups;
+use engine::time::Phase;
+use engine::train::clock::Clock;
+use engine::train::state;
+use engine::train::trainer::Trainer;
 use half::bf16;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -101,33 +104,33 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    fn place(&self) -> Result<Place> {
-        Ok(Place::new(&self.config, self.config.mesh(self.ranks.size())?, self.ranks.rank()))
+    fn rank_layout(&self) -> Result<RankLayout> {
+        Ok(RankLayout::new(&self.config, self.config.mesh(self.ranks.size())?, self.ranks.rank()))
     }
 
     fn on_cpu<A: Float>(self) -> Result<()> {
-        let (place, threads) = (self.place()?, threads(self.world.comm()));
-        let planned = memory::plan::<A>(&self.config, &place.mesh, &self.ranks, threads)?;
+        let (rank_layout, threads) = (self.rank_layout()?, threads(self.world.comm()));
+        let planned = memory::plan::<A>(&self.config, &rank_layout.mesh, &self.ranks, threads)?;
         let b = Cpu::<A>::of(self.ranks.clone(), threads);
-        let groups = Groups::new(&b, &self.config, &place);
-        self.train(b, groups, place, planned)
+        let groups = Groups::new(&b, &self.config, &rank_layout);
+        self.train(b, groups, rank_layout, planned)
     }
 
     /// The groups come before the slab: NCCL takes its memory first.
     fn on_cuda(self) -> Result<()> {
-        let (place, b) = (self.place()?, gpu::open(&self.ranks)?);
-        let groups = Groups::new(&b, &self.config, &place);
-        let planned = gpu::settle(&b, &self.config, &place, &self.ranks)?;
-        self.train(b, groups, place, planned)
+        let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.ranks)?);
+        let groups = Groups::new(&b, &self.config, &rank_layout);
+        let planned = gpu::settle(&b, &self.config, &rank_layout, &self.ranks)?;
+        self.train(b, groups, rank_layout, planned)
     }
 
     /// Prepares together, then runs; a failure that only this rank knows of ends all.
-    fn train<B: Backend>(self, b: B, groups: Groups<B>, place: Place, planned: Taken) -> Result<()> {
+    fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
         let Start { args, world, config, feed, .. } = self;
-        let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, place));
+        let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, rank_layout));
         comm.agree(load(args, &mut trainer, &feed, comm.rank()))?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
-        trainer.publish();
+        trainer.cast_main_params();
         if trainer.step >= trainer.config.train.steps {
             if comm.rank() == 0 {
                 let dir = trainer.config.checkpoint.dir.display();
@@ -160,7 +163,7 @@ fn say_layout(config: &Config, mesh: &Mesh) {
 /// Gives the processes their ranks of the mesh, by the nodes that they are on.
 fn sit(world: &mut World, mesh: &Mesh) {
     let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
-    let order = place(&started, mesh);
+    let order = reorder_ranks(&started, mesh);
     let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
     if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {
         eprintln!("warning: {warning}");

@@ -65,7 +65,7 @@ fn one_rank_that_fails_ends_the_save_on_all() {
     save_whole(run.path(), 1);
     let errors = on_ranks(3, |comm| {
         let mine = whole_pieces().skip(comm.rank()).step_by(3).map(|piece| match (comm.rank(), piece.kind) {
-            (1, Kind::M) => Err(Error::run("the disk of rank 1 is full")),
+            (1, StateKind::M) => Err(Error::run("the disk of rank 1 is full")),
             _ => Ok(piece),
         });
         saver(run.path(), comm, Some(1)).save(comm, &header(2), mine).unwrap_err().to_string()

@@ -106,8 +106,8 @@ fn only_what_is_read_is_verified() {
     fs::write(&file, bytes).unwrap();
     let saved = Saved::open(&dir).unwrap();
     let mut out = [0.0; 12];
-    saved.read("model.norm.weight", Kind::M, &Rect::whole([1, 12]), &mut out).unwrap();
-    refusal(saved.read("model.norm.weight", Kind::V, &Rect::whole([1, 12]), &mut out));
+    saved.read("model.norm.weight", StateKind::M, &Rect::whole([1, 12]), &mut out).unwrap();
+    refusal(saved.read("model.norm.weight", StateKind::V, &Rect::whole([1, 12]), &mut out));
 }
 
 /// A manifest that is wrong but has the right checksum.

@@ -13,7 +13,7 @@ fn tied() -> Model {
 }
 
 fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::Result<()> {
-    out.copy_from_slice(&state(tensor, Kind::Master, rect));
+    out.copy_from_slice(&state(tensor, StateKind::Master, rect));
     Ok(())
 }
 
@@ -30,7 +30,7 @@ type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 /// The masters of a model, as a file of f32.
 fn tensors(model: &Model) -> Tensors {
-    let bytes = |t: &TensorSpec| bytemuck::cast_slice(&state(t, Kind::Master, &Rect::whole(t.shape()))).to_vec();
+    let bytes = |t: &TensorSpec| bytemuck::cast_slice(&state(t, StateKind::Master, &Rect::whole(t.shape()))).to_vec();
     all_tensors(model).iter().map(|t| (t.name.clone(), Dtype::F32, t.dims.clone(), bytes(t))).collect()
 }
 
@@ -68,7 +68,7 @@ fn shards_have_an_index_and_read_the_same() {
         let rect = Rect { rows: 0..tensor.shape()[0], cols: 3..11 };
         let mut out = vec![0.0; rect.len()];
         hf.read(&tensor.name, &rect, &mut out).unwrap();
-        assert_eq!(bits(&out), bits(&state(&tensor, Kind::Master, &rect)));
+        assert_eq!(bits(&out), bits(&state(&tensor, StateKind::Master, &rect)));
     }
     for entry in fs::read_dir(&to).unwrap() {
         let entry = entry.unwrap();
@@ -211,7 +211,7 @@ fn round_trip(from: &Path, model: &Model, dtype: Precision) -> (tempfile::TempDi
     let step = import(from, &run, model, &header(0), &mut |_| ()).unwrap();
     assert!(refusal(import(from, &run, model, &header(0), &mut |_| ())).contains("has a checkpoint already"));
     let saved = Saved::open(&step).unwrap();
-    let read = |t: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&t.name, Kind::Master, rect, out);
+    let read = |t: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&t.name, StateKind::Master, rect, out);
     let config = source::config(saved.run().unwrap()).unwrap().unwrap().into();
     let files = source::handed_on(&run);
     export(&read, &Export { config, files, ..request(model, dtype) }, &to, &mut |_| ()).unwrap();

@@ -1,9 +1,10 @@
 //! Saved at one layout, read at any other.
 
 use super::*;
-use crate::buckets::{Held, Tie};
-use crate::inventory::slots;
-use crate::{buckets, inventory};
+use crate::layout::buckets;
+use crate::layout::buckets::{Held, Tie};
+use crate::model::param_specs;
+use crate::model::param_specs::units;
 use proptest::prelude::*;
 
 /// Cuts a rectangle at random until its parts are small.
@@ -78,8 +79,8 @@ fn shards_of_buckets_cover_the_model() {
         let run = tempfile::tempdir().unwrap();
         on_ranks(tp * dp, |comm| {
             let (tp_rank, dp_rank) = (comm.rank() % tp, comm.rank() / tp);
-            let held = |slot| Held { slot, tensors: inventory::tensors(&model(), slot), tie: Tie::Free };
-            let held: Vec<Held> = slots(&model()).into_iter().map(held).collect();
+            let held = |unit| Held { unit, tensors: param_specs::tensors(&model(), unit), tie: Tie::Free };
+            let held: Vec<Held> = units(&model()).into_iter().map(held).collect();
             let mut pieces = Vec::new();
             for bucket in buckets::plan(&held, (tp_rank, tp), dp, 500) {
                 let parts = bucket.parts(&bucket.shard(dp_rank, dp)).into_iter().filter(|part| part.owned);
@@ -95,22 +96,22 @@ fn shards_of_buckets_cover_the_model() {
 fn a_full_header_starts_another_file() {
     let run = tempfile::tempdir().unwrap();
     let tensor = TensorSpec { dims: vec![1000, 2], ..all_tensors(&model())[0].clone() };
-    let rows = || (0..1000).map(|row| piece(&tensor, Kind::Master, Rect { rows: row..row + 1, cols: 0..2 }));
+    let rows = || (0..1000).map(|row| piece(&tensor, StateKind::Master, Rect { rows: row..row + 1, cols: 0..2 }));
     let dir = save(run.path(), &Solo, &header(1), rows(), None).unwrap();
     assert!(dir.join("rank-00000-1.safetensors").exists());
     let saved = Saved::open(&dir).unwrap();
     let mut out = vec![0.0; 2000];
-    saved.read(&tensor.name, Kind::Master, &Rect::whole([1000, 2]), &mut out).unwrap();
-    assert_eq!(bits(&out), bits(&state(&tensor, Kind::Master, &Rect::whole([1000, 2]))));
+    saved.read(&tensor.name, StateKind::Master, &Rect::whole([1000, 2]), &mut out).unwrap();
+    assert_eq!(bits(&out), bits(&state(&tensor, StateKind::Master, &Rect::whole([1000, 2]))));
 }
 
 #[test]
 fn moments_that_were_not_saved_are_zero() {
     let run = tempfile::tempdir().unwrap();
-    let masters = whole_pieces().filter(|piece| piece.kind == Kind::Master);
+    let masters = whole_pieces().filter(|piece| piece.kind == StateKind::Master);
     let saved = Saved::open(&save(run.path(), &Solo, &header(0), masters, None).unwrap()).unwrap();
     let mut out = vec![1.0; 12];
-    saved.read("model.norm.weight", Kind::V, &Rect::whole([1, 12]), &mut out).unwrap();
+    saved.read("model.norm.weight", StateKind::V, &Rect::whole([1, 12]), &mut out).unwrap();
     assert_eq!(out, [0.0; 12]);
 }
 
@@ -118,13 +119,16 @@ fn moments_that_were_not_saved_are_zero() {
 fn gaps_and_overlaps_are_not_saved() {
     let run = tempfile::tempdir().unwrap();
     let tensor = &all_tensors(&model())[0];
-    let rect = |rows, cols| piece(tensor, Kind::Master, Rect { rows, cols });
+    let rect = |rows, cols| piece(tensor, StateKind::Master, Rect { rows, cols });
     let cases = [
         (vec![rect(0..23, 0..11)], "253 of 276 elements"),
         (vec![rect(0..23, 0..12), rect(22..23, 0..1)], "overlap"),
         (vec![rect(0..12, 0..12), rect(11..22, 0..12), rect(22..23, 0..12)], "overlap"),
-        (vec![rect(0..23, 0..12), piece(tensor, Kind::M, Rect { rows: 0..2, cols: 0..12 })], "m: its pieces hold 24"),
-        (vec![piece(tensor, Kind::M, Rect::whole([23, 12]))], "no master weights"),
+        (
+            vec![rect(0..23, 0..12), piece(tensor, StateKind::M, Rect { rows: 0..2, cols: 0..12 })],
+            "m: its pieces hold 24",
+        ),
+        (vec![piece(tensor, StateKind::M, Rect::whole([23, 12]))], "no master weights"),
         (vec![], "no master weights"),
     ];
     for (pieces, message) in cases {
@@ -141,8 +145,11 @@ fn a_larger_model_is_told_so() {
     let saved = Saved::open(&save_whole(run.path(), 1)).unwrap();
     let rect = Rect { rows: 0..1, cols: 0..13 };
     assert!(
-        refusal(saved.read("model.norm.weight", Kind::M, &rect, &mut [0.0; 13])).contains("model.norm.weight is [12]")
+        refusal(saved.read("model.norm.weight", StateKind::M, &rect, &mut [0.0; 13]))
+            .contains("model.norm.weight is [12]")
     );
     let rect = Rect { rows: 0..1, cols: 0..1 };
-    assert!(refusal(saved.read("model.layers.2.x", Kind::M, &rect, &mut [0.0])).contains("no tensor model.layers.2.x"));
+    assert!(
+        refusal(saved.read("model.layers.2.x", StateKind::M, &rect, &mut [0.0])).contains("no tensor model.layers.2.x")
+    );
 }

@@ -1,9 +1,9 @@
 //! From one layout to another and back: what the ranks of a run hold, saved and loaded with every bit.
 
 use super::*;
-use crate::buckets::{Bucket, Part};
 use crate::config::Config;
-use crate::place::Place;
+use crate::layout::buckets::{Bucket, Part};
+use crate::layout::rank_layout::RankLayout;
 use proptest::prelude::*;
 use std::ops::Range;
 
@@ -58,17 +58,17 @@ type State = Vec<[Vec<f32>; 3]>;
 
 impl Held {
     fn new(config: &Config, ranks: usize, rank: usize) -> Held {
-        let place = Place::new(config, config.mesh(ranks).unwrap(), rank);
-        let members = place.optimizer_members(config);
+        let rank_layout = RankLayout::new(config, config.mesh(ranks).unwrap(), rank);
+        let members = rank_layout.optimizer_members(config);
         let at = members.iter().position(|&member| member == rank).unwrap();
-        let shards = place.buckets(config).into_iter().map(|bucket| {
+        let shards = rank_layout.buckets(config).into_iter().map(|bucket| {
             let range = bucket.shard(at, members.len());
             (bucket, range)
         });
-        Held { shards: shards.collect(), answers: config.parallel.distributed_optimizer || place.dp.0 == 0 }
+        Held { shards: shards.collect(), answers: config.parallel.distributed_optimizer || rank_layout.dp.0 == 0 }
     }
 
-    fn load(&self, fill: impl Fn(&TensorSpec, Kind, &Rect, &mut [f32])) -> State {
+    fn load(&self, fill: impl Fn(&TensorSpec, StateKind, &Rect, &mut [f32])) -> State {
         let flat = |bucket: &Bucket, range: &Range<usize>, kind| {
             let mut flat = vec![f32::MIN; range.len()];
             for Part { at, tensor, rect, .. } in bucket.parts(range) {

@@ -74,9 +74,9 @@ proptest! {
         if let Ok(config) = read(text.as_bytes(), &[]) {
             prop_assert_eq!(&read(config.to_toml().as_bytes(), &[]).unwrap(), &config);
             let _ = config.mesh(ranks);
-            crate::flops::parameters(&config.model);
+            crate::model::flops::parameters(&config.model);
             for step in [1, config.train.steps] {
-                let rate = crate::lr::learning_rate(&config.optimizer, config.train.steps, step);
+                let rate = crate::train::lr::learning_rate(&config.optimizer, config.train.steps, step);
                 prop_assert!(rate >= 0.0 && rate <= config.optimizer.lr * (1.0 + 1e-12));
             }
         }

@@ -39,7 +39,7 @@ pub fn add_rmsnorm<A: Float>(
 }
 
 /// y from x and rstd.
-pub fn rmsnorm_again<A: Float>(workers: &Workers, x: &[A], rstd: &[f32], w: &[A], y: &mut [A]) {
+pub fn rmsnorm_recompute<A: Float>(workers: &Workers, x: &[A], rstd: &[f32], w: &[A], y: &mut [A]) {
     let len = task_rows(w.len()) * w.len();
     let tasks = x.chunks(len).zip(y.chunks_mut(len)).zip(rstd.chunks(len / w.len()));
     workers.each(tasks, |((x, y), rstd)| again(x, rstd, w, y));

@@ -54,7 +54,7 @@ fn an_accumulated_product_adds_to_a_lent_part() {
     let b = Cpu::<f32>::new(1);
     let (x, y) = (random::<f32>(6, 1), random::<f32>(8, 2));
     let mut flat = acc(&b, &vec![0.5; 40], 1);
-    let mut part = flat.lend_mut(20, 3, 4);
+    let mut part = flat.view_mut(20, 3, 4);
     b.matmul_tn_acc(&act(&b, &x, 2), &act(&b, &y, 2), &mut part);
     let product = matmul(&transpose(&x, 2), &y, 3, 4);
     let mut right = vec![0.5; 40];

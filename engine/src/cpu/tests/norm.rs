@@ -18,7 +18,7 @@ fn forward<A: Float>() {
         let right = rmsnorm(&x, &w, EPS as f64);
         close::<A>("y", &values(&b, &y), &right.0);
         close::<f32>("rstd", &values(&b, &rstd), &right.1);
-        let again = b.rmsnorm_again(&act(&b, &x, rows), &rstd, &weight);
+        let again = b.rmsnorm_recompute(&act(&b, &x, rows), &rstd, &weight);
         assert_eq!(b.download(&again), b.download(&y));
 
         let (h, y, rstd) = b.add_rmsnorm(&act(&b, &x, rows), act(&b, &r, rows), &weight, EPS);

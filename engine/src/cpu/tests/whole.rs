@@ -46,7 +46,7 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     let do_ = b.matmul_nn(&dh, &weight(D, H.out_cols(), 5));
     let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, H), &angles, H);
     let dy = b.matmul_nn(&dqkv, &weight(H.qkv_cols(), D, 4));
-    let again = b.rmsnorm_again(&x, &rstd, &norm);
+    let again = b.rmsnorm_recompute(&x, &rstd, &norm);
     let dx = b.rmsnorm_bwd(b.add(dy, &again), &x, &rstd, &norm, &mut dw);
     b.embed_bwd(&ids, &dx, 0, &mut dtable);
 

@@ -3,9 +3,9 @@
 use crate::gpu::reserve;
 use engine::config::{Cluster, Config, Precision};
 use engine::error::{Error, Result};
-use engine::mesh::Mesh;
-use engine::plan::Figures;
-use engine::report::peak;
+use engine::layout::mesh::Mesh;
+use plan::Figures;
+use report::peak;
 use std::path::Path;
 
 pub const GIB: f64 = (1u64 << 30) as f64;

@@ -4,13 +4,13 @@ use super::site::{GIB, Site};
 use crate::commands::topology::{aligned, table};
 use engine::config::{Axis, Config, Named};
 use engine::error::counted;
-use engine::flops::{self, Formula};
-use engine::mesh::Mesh;
-use engine::plan::search::Found;
-use engine::plan::{Change, Forecast, Share, Speed, Step, bottleneck};
-use engine::rehearsal::{Held, Rehearsal};
-use engine::report::settings::settings;
-use engine::report::timeline::{Row, Timeline};
+use engine::layout::mesh::Mesh;
+use engine::model::flops::{self, Formula};
+use plan::dry_run::{DryRun, Held};
+use plan::search::Found;
+use plan::{Change, Forecast, Share, Speed, Step, bottleneck};
+use report::settings::settings;
+use report::timeline::{Row, Timeline};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -141,7 +141,7 @@ impl Told<'_> {
 
     pub fn json(&self) -> Value {
         let (mesh, site) = (self.mesh, &self.site);
-        let memory = |rank: &Rehearsal| {
+        let memory = |rank: &DryRun| {
             let uses: Map<_, _> = uses(rank).iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
             json!({ "bytes": rank.usage.reserved, "uses": uses })
         };
@@ -206,7 +206,7 @@ fn digits(tflops: f64) -> String {
 }
 
 /// What a rank's bytes are for.
-fn uses(rank: &Rehearsal) -> [(&'static str, usize); 8] {
+fn uses(rank: &DryRun) -> [(&'static str, usize); 8] {
     let Held { weights, gradients, optimizer } = rank.held;
     [
         ("weights", weights),

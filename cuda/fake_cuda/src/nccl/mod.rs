@@ -1,0 +1,317 @@
+//! NCCL's functions, by the names and types of `nccl.h`: ranks are processes of one machine, or threads of one process,
+//! and every rank has a socket to every other.
+
+mod bootstrap;
+mod code;
+mod comm;
+mod group;
+mod number;
+mod plan;
+mod wire;
+
+use crate::driver::{current, uuid};
+use crate::handles::Handles;
+use crate::memory::known;
+use crate::settings::settings;
+use bootstrap::Hello;
+use code::*;
+use comm::Comm;
+use number::{Number, Reduce};
+use plan::Op;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+use wire::{Kind, What};
+
+static COMMS: Handles<Comm> = Handles::from(0x5000_0000);
+
+/// `ncclUniqueId`: here a text.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Id(pub [u8; 128]);
+
+/// The beginning of `ncclConfig_t`, which is the same in all versions.
+#[repr(C)]
+pub struct Config {
+    pub size: usize,
+    pub magic: c_uint,
+    pub version: c_uint,
+    pub blocking: c_int,
+}
+
+/// NCCL_CONFIG_INITIALIZER's.
+const MAGIC: c_uint = 0xcafe_beef;
+
+fn comm(handle: *mut c_void) -> Said<Arc<Comm>> {
+    COMMS.get(handle).map_err(|_| fail(INVALID_ARGUMENT, "a communicator that is none"))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetVersion(to: *mut c_int) -> Code {
+    // SAFETY: the caller gives a place for a number.
+    unsafe { *to = settings().nccl };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetErrorString(code: Code) -> *const c_char {
+    words(code).as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetLastError(_: *mut c_void) -> *const c_char {
+    last().as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetUniqueId(to: *mut Id) -> Code {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    if settings().alone {
+        return fail(SYSTEM_ERROR, "there is no socket interface");
+    }
+    let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let text = format!("fake_cuda-nccl-{process}-{number}-{now}");
+    let mut id = Id([0; 128]);
+    id.0[..text.len()].copy_from_slice(text.as_bytes());
+    // SAFETY: the caller gives a place for an id.
+    unsafe { *to = id };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommInitRank(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int) -> Code {
+    // SAFETY: the caller gives a place for a handle.
+    answer(unsafe { init(to, size, id, rank, true) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommInitRankConfig(
+    to: *mut *mut c_void,
+    size: c_int,
+    id: Id,
+    rank: c_int,
+    config: *const Config,
+) -> Code {
+    // SAFETY: the caller gives a configuration or none.
+    let config = unsafe { config.as_ref() };
+    if config.is_some_and(|config| config.magic != MAGIC) {
+        return fail(INVALID_ARGUMENT, "a configuration that was not initialised");
+    }
+    let blocking = config.is_none_or(|config| config.blocking != 0);
+    // SAFETY: the caller gives a place for a handle.
+    match unsafe { init(to, size, id, rank, blocking) } {
+        Ok(()) if !blocking => IN_PROGRESS,
+        done => answer(done),
+    }
+}
+
+unsafe fn init(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int, blocking: bool) -> Said<()> {
+    let text = CStr::from_bytes_until_nul(&id.0).ok().and_then(|text| text.to_str().ok());
+    let (Some(id), true) = (text.filter(|text| !text.is_empty()), (0..size).contains(&rank)) else {
+        return Err(fail(INVALID_ARGUMENT, &format!("rank {rank} of {size}, or an id that is none")));
+    };
+    let device = current().map_err(|_| fail(UNHANDLED_CUDA_ERROR, "a thread without a device makes a communicator"))?;
+    let uuid = uuid(device).map_err(|_| UNHANDLED_CUDA_ERROR)?;
+    let comm = Comm::start(id.to_string(), Hello::new(rank as usize, size as usize, uuid), device, blocking);
+    let made = group::make(comm.clone());
+    // SAFETY: the caller gives a place for a handle.
+    unsafe { *to = if made.is_ok() { COMMS.add(comm) } else { std::ptr::null_mut() } };
+    made
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommCount(handle: *mut c_void, to: *mut c_int) -> Code {
+    // SAFETY: the caller gives a place for a number.
+    answer(comm(handle).map(|comm| unsafe { *to = comm.size as c_int }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommUserRank(handle: *mut c_void, to: *mut c_int) -> Code {
+    // SAFETY: the caller gives a place for a number.
+    answer(comm(handle).map(|comm| unsafe { *to = comm.rank as c_int }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommCuDevice(handle: *mut c_void, to: *mut c_int) -> Code {
+    // SAFETY: the caller gives a place for a number.
+    answer(comm(handle).map(|comm| unsafe { *to = comm.device }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommGetAsyncError(handle: *mut c_void, to: *mut Code) -> Code {
+    // SAFETY: the caller gives a place for a number.
+    answer(comm(handle).map(|comm| unsafe { *to = comm.status() }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommFinalize(handle: *mut c_void) -> Code {
+    let finalize = |comm: Arc<Comm>| {
+        comm.finalize();
+        if comm.blocking {
+            comm.drain();
+        }
+        comm.status()
+    };
+    comm(handle).map_or_else(|code| code, finalize)
+}
+
+/// Waits for what was started, as the real one does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommDestroy(handle: *mut c_void) -> Code {
+    let destroy = |comm: Arc<Comm>| {
+        comm.drain();
+        comm.leave();
+    };
+    answer(COMMS.remove(handle).map(destroy).map_err(|_| INVALID_ARGUMENT))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommAbort(handle: *mut c_void) -> Code {
+    answer(COMMS.remove(handle).map(|comm| comm.abort()).map_err(|_| INVALID_ARGUMENT))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGroupStart() -> Code {
+    group::start();
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGroupEnd() -> Code {
+    answer(group::end())
+}
+
+/// A call as C makes it.
+struct Call {
+    kind: Kind,
+    send: u64,
+    recv: u64,
+    count: usize,
+    number: c_int,
+    reduce: c_int,
+    /// The root or the peer.
+    rank: c_int,
+}
+
+impl Call {
+    fn start(self, handle: *mut c_void, stream: *mut c_void) -> Code {
+        let go = || {
+            let comm = comm(handle)?;
+            let op = self.op(&comm)?;
+            if op.what.count == 0 && op.what.is_collective() { Ok(()) } else { group::call(comm, op, stream) }
+        };
+        answer(go())
+    }
+
+    fn op(&self, comm: &Comm) -> Said<Op> {
+        let wrong = |what: String| fail(INVALID_ARGUMENT, &format!("{:?}: {what}", self.kind));
+        let number = Number::of(self.number).ok_or_else(|| wrong(format!("numbers of type {}", self.number)))?;
+        let reduce = Reduce::of(self.reduce).ok_or_else(|| wrong(format!("reduction {}", self.reduce)))?;
+        let rank = usize::try_from(self.rank).ok().filter(|rank| *rank < comm.size);
+        let rank = rank.ok_or_else(|| wrong(format!("rank {} of {}", self.rank, comm.size)))?;
+        let root = if self.kind == Kind::Broadcast { rank } else { 0 };
+        let what = What { kind: self.kind, number, reduce, count: self.count, root };
+        let (sent, got) = what.counts(comm.size);
+        let reads = self.kind != Kind::Broadcast || rank == comm.rank;
+        let send = (if reads { self.send } else { self.recv }, sent * number.bytes());
+        let recv = (self.recv, got * number.bytes());
+        for (at, len) in [send, recv].into_iter().filter(|(_, len)| *len > 0) {
+            known(at, len).map_err(|_| wrong(format!("{len} bytes at {at:#x}, which no device reaches")))?;
+        }
+        if sent > 0 && got > 0 && !apart(send, recv) && !self.in_place(comm.rank, send, recv) {
+            return Err(wrong("input and output overlap".into()));
+        }
+        Ok(Op { what, send: self.send, recv: self.recv, peer: rank, hangs: false })
+    }
+
+    /// Whether the shorter one is this rank's part of the longer one.
+    fn in_place(&self, rank: usize, send: (u64, usize), recv: (u64, usize)) -> bool {
+        let (short, long) = if send.1 < recv.1 { (send, recv) } else { (recv, send) };
+        short.0 == if short.1 == long.1 { long.0 } else { long.0 + (rank * short.1) as u64 }
+    }
+}
+
+fn apart((a, n): (u64, usize), (b, m): (u64, usize)) -> bool {
+    a + n as u64 <= b || b + m as u64 <= a
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclAllReduce(
+    send: *const c_void,
+    recv: *mut c_void,
+    count: usize,
+    number: c_int,
+    reduce: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    let (send, recv) = (send as u64, recv as u64);
+    Call { kind: Kind::AllReduce, send, recv, count, number, reduce, rank: 0 }.start(comm, stream)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclReduceScatter(
+    send: *const c_void,
+    recv: *mut c_void,
+    count: usize,
+    number: c_int,
+    reduce: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    let (send, recv) = (send as u64, recv as u64);
+    Call { kind: Kind::ReduceScatter, send, recv, count, number, reduce, rank: 0 }.start(comm, stream)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclAllGather(
+    send: *const c_void,
+    recv: *mut c_void,
+    count: usize,
+    number: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    let (send, recv) = (send as u64, recv as u64);
+    Call { kind: Kind::AllGather, send, recv, count, number, reduce: 0, rank: 0 }.start(comm, stream)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclBroadcast(
+    send: *const c_void,
+    recv: *mut c_void,
+    count: usize,
+    number: c_int,
+    root: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    let (send, recv) = (send as u64, recv as u64);
+    Call { kind: Kind::Broadcast, send, recv, count, number, reduce: 0, rank: root }.start(comm, stream)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclSend(
+    send: *const c_void,
+    count: usize,
+    number: c_int,
+    peer: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    Call { kind: Kind::Send, send: send as u64, recv: 0, count, number, reduce: 0, rank: peer }.start(comm, stream)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclRecv(
+    recv: *mut c_void,
+    count: usize,
+    number: c_int,
+    peer: c_int,
+    comm: *mut c_void,
+    stream: *mut c_void,
+) -> Code {
+    Call { kind: Kind::Recv, send: 0, recv: recv as u64, count, number, reduce: 0, rank: peer }.start(comm, stream)
+}

@@ -1,0 +1,115 @@
+//! What the environment asks of the stand-in, read once. A value that makes no sense ends the process: a test that asks
+//! for what it does not get would prove nothing.
+
+use crate::code::Code;
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub struct Settings {
+    /// FAKE_CUDA_DEVICES, how many the machine has (1), and CUDA_VISIBLE_DEVICES, a list of numbers: the devices that
+    /// this process sees.
+    pub visible: Vec<usize>,
+    /// FAKE_CUDA_NAME: of each device ("Stand-in").
+    pub name: String,
+    /// FAKE_CUDA_CAPABILITY: 80, or 90 for the kernels of sm_90a (80).
+    pub capability: i32,
+    /// FAKE_CUDA_CUDA: the driver's CUDA version (12090).
+    pub cuda: i32,
+    /// FAKE_CUDA_PROCESSORS: multiprocessors of a device (2).
+    pub processors: i32,
+    /// FAKE_CUDA_MEMORY: bytes of a device (8 GiB).
+    pub memory: usize,
+    /// FAKE_CUDA_DELAY, a seed: every operation waits 0 to 300 us before it begins.
+    pub delay: Option<u64>,
+    /// FAKE_CUDA_SLOW, `streams@ms`, a list of numbers from 1 on: the streams of the process that wait so long before each
+    /// of their operations.
+    pub slow: Option<Slow>,
+    /// FAKE_CUDA_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
+    pub fault: Option<(Code, usize)>,
+    /// FAKE_CUDA_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that takes less time than the others.
+    pub fastest: Option<String>,
+    /// FAKE_CUDA_NCCL: NCCL's version (22703).
+    pub nccl: i32,
+    /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts on
+    /// communicators where it is rank 0 never completes.
+    pub hang: Option<(String, usize)>,
+    /// FAKE_CUDA_NCCL_ALONE: whether NCCL finds no network.
+    pub alone: bool,
+    /// NCCL_HOSTID: which host NCCL is to take this one for.
+    pub host: Option<String>,
+}
+
+pub struct Slow {
+    pub streams: Vec<usize>,
+    pub pause: Duration,
+}
+
+impl Slow {
+    fn of(list: &str, ms: usize) -> Slow {
+        let streams = list.split(',').map(|number| parsed("FAKE_CUDA_SLOW", number)).collect();
+        Slow { streams, pause: Duration::from_millis(ms as u64) }
+    }
+}
+
+pub fn settings() -> &'static Settings {
+    static SETTINGS: OnceLock<Settings> = OnceLock::new();
+    SETTINGS.get_or_init(|| {
+        let devices = number("FAKE_CUDA_DEVICES").unwrap_or(1);
+        Settings {
+            visible: visible(text("CUDA_VISIBLE_DEVICES").as_deref(), devices),
+            name: text("FAKE_CUDA_NAME").unwrap_or("Stand-in".into()),
+            capability: number("FAKE_CUDA_CAPABILITY").unwrap_or(80),
+            cuda: number("FAKE_CUDA_CUDA").unwrap_or(12090),
+            processors: number("FAKE_CUDA_PROCESSORS").unwrap_or(2),
+            memory: number("FAKE_CUDA_MEMORY").unwrap_or(8 << 30),
+            delay: number("FAKE_CUDA_DELAY"),
+            slow: at("FAKE_CUDA_SLOW").map(|(streams, ms)| Slow::of(&streams, ms)),
+            fault: at("FAKE_CUDA_FAULT").map(|(code, n)| (parsed("FAKE_CUDA_FAULT", &code), n)),
+            fastest: text("FAKE_CUDA_FASTEST"),
+            nccl: number("FAKE_CUDA_NCCL").unwrap_or(22703),
+            hang: at("FAKE_CUDA_NCCL_HANG"),
+            alone: text("FAKE_CUDA_NCCL_ALONE").is_some(),
+            host: text("NCCL_HOSTID"),
+        }
+    })
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn parsed<T: FromStr>(name: &str, text: &str) -> T {
+    text.trim().parse().unwrap_or_else(|_| panic!("stand-in: {name}={text} is no number"))
+}
+
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    text(name).map(|text| parsed(name, &text))
+}
+
+/// `what@n`.
+fn at(name: &str) -> Option<(String, usize)> {
+    let text = text(name)?;
+    let (what, n) = text.split_once('@').unwrap_or_else(|| panic!("stand-in: {name}={text} is not WHAT@N"));
+    Some((what.to_string(), parsed(name, n)))
+}
+
+/// As the driver reads the list: up to the first number that is no device.
+fn visible(list: Option<&str>, devices: usize) -> Vec<usize> {
+    let Some(list) = list else { return (0..devices).collect() };
+    let numbers = list.split(',').map_while(|number| number.trim().parse().ok());
+    numbers.take_while(|number| *number < devices).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn a_list_of_devices_ends_at_the_first_that_is_none() {
+        assert_eq!(visible(None, 3), [0, 1, 2]);
+        assert_eq!(visible(Some("2, 0"), 3), [2, 0]);
+        assert_eq!(visible(Some("1,3,0"), 3), [1]);
+        assert_eq!(visible(Some(""), 3), [0; 0]);
+    }
+}

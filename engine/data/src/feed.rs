@@ -1,0 +1,372 @@
+//! The data of a run: opens the sources of a [`Config`], lays out their sample order, hands out micro-batches.
+//!
+//! Every rank builds the same order by itself from the same numbers; no index is cached on disk or shared.
+//! Sample numbers are those of the whole run, whatever the layout, so a resume needs one integer.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::blend::{Blend, normalize};
+use super::idx::IndexedFile;
+use super::order::{Piece, Plan, SampleOrder, split_range};
+pub use engine::batch::Split;
+use engine::batch::{MicroBatch, Samples};
+use engine::config::{Config, Order, Source, Train};
+use engine::error::{Error, Result};
+
+/// Samples a blended source offers beyond its share, so that the blend never runs dry (Megatron's
+/// `mid_level_dataset_surplus`).
+const SURPLUS: f64 = 0.005;
+/// Samples of a split: the index of a split is in memory, in every rank.
+const MOST: u64 = 1 << 32;
+
+/// All samples of a run.
+pub struct Feed {
+    pub(super) train: Mixture,
+    /// `None` where the run never validates.
+    pub(super) valid: Option<Mixture>,
+    pub(super) files: Vec<IndexedFile>,
+    pub(super) data: engine::config::Data,
+    pub(super) seq: usize,
+}
+
+/// The samples of one split.
+pub(super) struct Mixture {
+    pub(super) parts: Vec<Part>,
+    /// `None`: one source, all samples its own.
+    pub(super) blend: Option<Blend>,
+    /// Samples that the run takes.
+    pub(super) wanted: u64,
+}
+
+pub(super) struct Part {
+    /// Of [`Feed::files`].
+    pub(super) file: usize,
+    pub(super) order: SampleOrder,
+}
+
+/// One source of a split, as [`Feed::sources`] shows it before a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceReport {
+    pub split: Split,
+    pub prefix: PathBuf,
+    /// Of the split.
+    pub plan: Plan,
+    /// Samples that the run takes from it.
+    pub samples: u64,
+    /// How often the run reads each of its tokens.
+    pub epochs: f64,
+    /// Its part of the split's samples, 0 to 1.
+    pub share: f64,
+}
+
+/// Everything that a mixture is made from.
+struct Recipe<'a> {
+    config: &'a Config,
+    files: &'a [IndexedFile],
+    /// Of [`Feed::files`], one for each of `sources`.
+    indices: Vec<usize>,
+    sources: &'a [Source],
+    split: Split,
+    wanted: u64,
+}
+
+impl Samples for Feed {
+    /// Errors where a file turns out to be damaged, or is written to while the run reads it.
+    fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
+        let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
+        for part_and_pieces in self.pieces(split, samples) {
+            let (part, pieces) = part_and_pieces?;
+            let file = &self.files[part.file];
+            let mut ids = Vec::with_capacity(self.seq + 1);
+            for piece in &pieces {
+                file.read(piece.document as usize, piece.offset, piece.count, &mut ids)?;
+            }
+            batch.ids.extend_from_slice(&ids[..self.seq]);
+            batch.targets.extend_from_slice(&ids[1..]);
+            batch.starts.extend(if self.data.mask_document_boundaries {
+                document_starts(&pieces, self.seq)
+            } else {
+                vec![0; self.seq]
+            });
+        }
+        batch.weights = vec![1.0; batch.ids.len()];
+        Ok(batch)
+    }
+}
+
+impl Feed {
+    /// Opens and indexes all sources. Errors name the file.
+    pub fn open(config: &Config) -> Result<Self> {
+        let (train, data) = (&config.train, &config.data);
+        if data.train.is_empty() {
+            return Err(Error::user("data.train is empty: name at least one { prefix = \"...\" }"));
+        }
+        let (wanted_train, wanted_valid) = wanted(train)?;
+        let sources: Vec<&Source> = data.train.iter().chain(&data.valid).collect();
+        let files = sources.par_iter().map(|s| IndexedFile::open(&s.prefix)).collect::<Result<Vec<_>>>()?;
+        let recipe = |split, wanted| Recipe::new(config, &files, split, wanted);
+        let train_mixture = recipe(Split::Train, wanted_train).build()?;
+        let valid = wanted_valid.map(|wanted| recipe(Split::Valid, wanted).build()).transpose()?;
+        Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
+    }
+
+    /// Samples that the run takes of a split.
+    pub fn samples(&self, split: Split) -> u64 {
+        self.mixture(split).wanted
+    }
+
+    /// Where the tokens of these samples lie: for each the source's number in its split, and the pieces.
+    pub fn places(&self, split: Split, samples: Range<u64>) -> Result<Vec<(usize, Vec<Piece>)>> {
+        let mixture = self.mixture(split);
+        let number = |part: &Part| mixture.parts.iter().position(|p| std::ptr::eq(p, part)).expect("its own part");
+        self.pieces(split, samples).map(|place| place.map(|(part, pieces)| (number(part), pieces))).collect()
+    }
+
+    fn pieces(&self, split: Split, samples: Range<u64>) -> impl Iterator<Item = Result<(&Part, Vec<Piece>)>> {
+        let mixture = self.mixture(split);
+        let choices = mixture.choices(samples);
+        choices.into_iter().map(|(part, sample)| {
+            let part = &mixture.parts[part];
+            Ok((part, part.order.pieces(&self.files[part.file], sample)?))
+        })
+    }
+
+    fn mixture(&self, split: Split) -> &Mixture {
+        match split {
+            Split::Train => &self.train,
+            Split::Valid => self.valid.as_ref().expect("a run with eval_interval = 0 reads no validation sample"),
+        }
+    }
+
+    /// Tokens, epochs and share of every source, train first.
+    pub fn sources(&self) -> Vec<SourceReport> {
+        let valid = self.valid.iter().map(|m| (Split::Valid, m));
+        let mixtures = std::iter::once((Split::Train, &self.train)).chain(valid);
+        mixtures.flat_map(|(split, mixture)| self.reports(split, mixture)).collect()
+    }
+
+    fn reports(&self, split: Split, mixture: &Mixture) -> Vec<SourceReport> {
+        let taken = |i: usize| mixture.blend.as_ref().map_or(mixture.wanted, |b| b.totals()[i]);
+        let all: u64 = (0..mixture.parts.len()).map(taken).sum();
+        let report = |(i, part): (usize, &Part)| {
+            let (plan, samples) = (part.order.plan, taken(i));
+            SourceReport {
+                split,
+                prefix: self.files[part.file].prefix().to_path_buf(),
+                plan,
+                samples,
+                epochs: samples as f64 * self.seq as f64 / plan.tokens as f64,
+                share: samples as f64 / all as f64,
+            }
+        };
+        mixture.parts.iter().enumerate().map(report).collect()
+    }
+}
+
+impl Mixture {
+    /// Part and sample of that part's order, for each of the samples.
+    fn choices(&self, samples: Range<u64>) -> Vec<(usize, u64)> {
+        assert!(samples.end <= self.wanted, "samples {samples:?} of a run that takes {}", self.wanted);
+        match &self.blend {
+            Some(blend) => blend.choices(samples),
+            None => samples.map(|sample| (0, sample)).collect(),
+        }
+    }
+}
+
+impl<'a> Recipe<'a> {
+    fn new(config: &'a Config, files: &'a [IndexedFile], split: Split, wanted: u64) -> Self {
+        let data = &config.data;
+        let own = split == Split::Valid && !data.valid.is_empty();
+        let (sources, first) = if own { (&data.valid, data.train.len()) } else { (&data.train, 0) };
+        let indices = (first..first + sources.len()).collect();
+        Self { config, files, indices, sources, split, wanted }
+    }
+
+    fn build(&self) -> Result<Mixture> {
+        let weights = self.weights()?;
+        match (self.config.data.order, weights) {
+            (Order::Megatron, Some(weights)) => self.megatron_blend(normalize(&weights)),
+            (Order::Megatron, None) if self.sources.len() == 1 => self.single(),
+            (Order::Megatron, None) => self.exhaustive(),
+            (Order::Sequential, weights) => self.sequential(weights),
+        }
+    }
+
+    /// The weights, where the user gave them: all or none.
+    fn weights(&self) -> Result<Option<Vec<f64>>> {
+        let given: Vec<f64> = self.sources.iter().filter_map(|s| s.weight).collect();
+        if !given.is_empty() && given.len() < self.sources.len() {
+            let name = self.split.name();
+            return Err(Error::user(format!("data.{name}: some entries have a weight and some none; give it to all")));
+        }
+        if let Some(wrong) = given.iter().find(|w| !(w.is_finite() && **w > 0.0)) {
+            return Err(Error::user(format!("data.{}: weight = {wrong} must be above 0", self.split.name())));
+        }
+        Ok((!given.is_empty()).then_some(given))
+    }
+
+    /// Every source offers half a percent more than its share; Megatron's blend is a few
+    /// samples longer than what the run takes of it.
+    fn megatron_blend(&self, shares: Vec<f64>) -> Result<Mixture> {
+        let target = |share: f64| (self.wanted as f64 * share).ceil();
+        let parts = self.parts(|i| Some((target(shares[i]) * (1.0 + SURPLUS)).ceil() as u64))?;
+        let mixture = Mixture { parts, blend: Some(Blend::new(shares, self.wanted)), wanted: self.wanted };
+        self.check_supply(mixture)
+    }
+
+    fn single(&self) -> Result<Mixture> {
+        Ok(Mixture { parts: self.parts(|_| Some(self.wanted))?, blend: None, wanted: self.wanted })
+    }
+
+    /// Without weights each source is read once, in proportion to its size.
+    fn exhaustive(&self) -> Result<Mixture> {
+        let parts = self.parts(|_| None)?;
+        let sizes: Vec<f64> = parts.iter().map(|p| p.order.plan.samples as f64).collect();
+        let all: u64 = parts.iter().map(|p| p.order.plan.samples).sum();
+        if self.wanted > all {
+            return Err(Error::user(format!(
+                "data.{}: the sources hold {all} samples of {} tokens together but the run takes {}: give each a weight \
+                 to have them repeated, or take fewer steps",
+                self.split.name(),
+                self.config.train.seq_length,
+                self.wanted
+            )));
+        }
+        let blend = Some(Blend::new(normalize(&sizes), self.wanted));
+        self.check_supply(Mixture { parts, blend, wanted: self.wanted })
+    }
+
+    /// Blended by weight, or by size where there is none; every source starts over at its end.
+    fn sequential(&self, weights: Option<Vec<f64>>) -> Result<Mixture> {
+        let parts = self.parts(|_| None)?;
+        let blended = weights.is_some() || parts.len() > 1;
+        let sizes = || parts.iter().map(|p| p.order.plan.samples as f64).collect();
+        let weights = weights.unwrap_or_else(sizes);
+        let blend = blended.then(|| Blend::new(normalize(&weights), self.wanted));
+        Ok(Mixture { parts, blend, wanted: self.wanted })
+    }
+
+    /// Indexes every source; `samples` is what megatron's order offers of each, `None` one epoch.
+    fn parts(&self, samples: impl Fn(usize) -> Option<u64> + Sync) -> Result<Vec<Part>> {
+        let part = |i: usize| {
+            let file = &self.files[self.indices[i]];
+            let range = self.range(file)?;
+            let (seq, seed) = (self.config.train.seq_length as u64, self.config.train.seed);
+            let order = match self.config.data.order {
+                Order::Megatron => SampleOrder::megatron(file, range, seq, seed, samples(i))?,
+                Order::Sequential => SampleOrder::sequential(file, range, seq)?,
+            };
+            if order.plan.samples == 0 {
+                return Err(self.too_short(file, order.plan));
+            }
+            Ok(Part { file: self.indices[i], order })
+        };
+        (0..self.sources.len()).into_par_iter().map(part).collect()
+    }
+
+    /// The sequences of `file` that belong to this split.
+    fn range(&self, file: &IndexedFile) -> Result<Range<u32>> {
+        let data = &self.config.data;
+        let sequences = u32::try_from(file.sequences()).ok().filter(|&n| n <= i32::MAX as u32).ok_or_else(|| {
+            Error::user(format!(
+                "{}: {} sequences; Megatron's order ends at {}",
+                file.idx_path().display(),
+                file.sequences(),
+                i32::MAX
+            ))
+        })?;
+        if !data.valid.is_empty() {
+            return Ok(0..sequences);
+        }
+        split_range(sequences as usize, data.split, self.split as usize).ok_or_else(|| {
+            let [a, b, c] = data.split;
+            let key = match self.split {
+                Split::Train => "it leaves nothing to train on".to_string(),
+                Split::Valid => format!(
+                    "with no data.valid and train.eval_interval = {} it must leave a share for validation, as in \
+                     \"98,2,0\"",
+                    self.config.train.eval_interval
+                ),
+            };
+            Error::user(format!("data.split = \"{a},{b},{c}\": {key}"))
+        })
+    }
+
+    fn too_short(&self, file: &IndexedFile, plan: Plan) -> Error {
+        let (split, data) = (self.split.name(), &self.config.data);
+        let [a, b, c] = data.split;
+        let (key, remedy) = if data.valid.is_empty() && (plan.documents as usize) < file.sequences() {
+            (
+                format!("data.split = \"{a},{b},{c}\""),
+                format!("give {split} a larger share, or name files in data.valid"),
+            )
+        } else {
+            let key = if data.valid.is_empty() { "train" } else { split };
+            (format!("data.{key}"), "name a longer file".to_string())
+        };
+        Error::user(format!(
+            "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 = {}; \
+             {remedy}",
+            file.prefix().display(),
+            plan.documents,
+            file.sequences(),
+            plan.tokens,
+            self.config.train.seq_length + 1
+        ))
+    }
+
+    /// Megatron's own check: the blend must not ask a source for more than it offers.
+    fn check_supply(&self, mixture: Mixture) -> Result<Mixture> {
+        let totals = mixture.blend.as_ref().map_or(&[][..], |b| b.totals());
+        for (part, &taken) in mixture.parts.iter().zip(totals) {
+            if taken > part.order.plan.samples {
+                return Err(Error::user(format!(
+                    "{}: the blend takes {taken} samples but the source offers {}; take another number of steps or \
+                     give other weights",
+                    self.files[part.file].prefix().display(),
+                    part.order.plan.samples
+                )));
+            }
+        }
+        Ok(mixture)
+    }
+}
+
+/// Samples that the run takes of train and of valid, where it validates.
+fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
+    let (steps, batch) = (train.steps, train.global_batch_size as u64);
+    let refuse = |keys: &str| {
+        Err(Error::user(format!(
+            "{keys}, train.global_batch_size = {batch}: a run takes at most {MOST} samples of a split"
+        )))
+    };
+    let of_train = steps.saturating_mul(batch);
+    if of_train > MOST {
+        return refuse(&format!("train.steps = {steps}"));
+    }
+    let rounds = steps.checked_div(train.eval_interval).map(|rounds| rounds + 1);
+    let of_valid = rounds.map(|rounds| rounds.saturating_mul(train.eval_steps).saturating_mul(batch));
+    if of_valid.is_some_and(|samples| samples > MOST) {
+        let (interval, each) = (train.eval_interval, train.eval_steps);
+        return refuse(&format!("train.steps = {steps}, train.eval_interval = {interval}, train.eval_steps = {each}"));
+    }
+    Ok((of_train, of_valid))
+}
+
+/// For every row of a sample the position where its document starts in the sample.
+fn document_starts(pieces: &[Piece], seq: usize) -> Vec<u32> {
+    let mut starts = Vec::with_capacity(seq + 1);
+    for piece in pieces {
+        let start = starts.len() as u32;
+        starts.resize(starts.len() + piece.count, start);
+    }
+    starts.truncate(seq);
+    starts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! Mixtures, splits, document starts, and what is said when the data does not fit the run.
+
+use std::path::Path;
+
+use super::*;
+use crate::idx::TokenKind;
+use crate::writer::IndexWriter;
+use engine::config::*;
+
+/// Writes documents of the given lengths whose tokens count up from `first`; returns the source.
+fn source(folder: &Path, name: &str, lengths: &[usize], first: u32, weight: Option<f64>) -> Source {
+    let prefix = folder.join(name);
+    let mut writer = IndexWriter::create(&prefix, TokenKind::I32).unwrap();
+    let mut next = first;
+    for &length in lengths {
+        writer.push(&(next..next + length as u32).collect::<Vec<_>>()).unwrap();
+        writer.end_document().unwrap();
+        next += length as u32;
+    }
+    writer.finish().unwrap();
+    Source { prefix, weight }
+}
+
+/// Two samples of four tokens a step, five steps.
+fn config(train: Vec<Source>, order: Order) -> Config {
+    let data = Data { train, valid: vec![], split: [1.0, 0.0, 0.0], order, mask_document_boundaries: false };
+    let axes = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
+    Config {
+        model: Model {
+            architecture: Architecture::Llama,
+            hidden_size: 8,
+            intermediate_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 1,
+            num_key_value_heads: 1,
+            head_dim: 8,
+            vocab_size: 10_000,
+            max_position_embeddings: 8,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+            hf: None,
+        },
+        train: Train {
+            backend: None,
+            precision: None,
+            seq_length: 4,
+            micro_batch_size: 1,
+            global_batch_size: 2,
+            steps: 5,
+            seed: 1234,
+            recompute: Recompute::None,
+            load: Load::Random,
+            z_loss: 0.0,
+            eval_interval: 0,
+            eval_steps: 1,
+        },
+        parallel: Parallel {
+            tensor: 1,
+            pipeline: 1,
+            context: 1,
+            expert: 1,
+            virtual_pipeline: 1,
+            layers: None,
+            sequence_parallel: false,
+            distributed_optimizer: true,
+            gradient_precision: engine::config::Precision::F32,
+            order: axes,
+            ranks: None,
+        },
+        optimizer: Optimizer {
+            lr: 1e-4,
+            min_lr: 0.0,
+            schedule: Schedule::Cosine,
+            warmup_steps: 0,
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip_grad: 1.0,
+        },
+        data,
+        checkpoint: Checkpoint { dir: "run".into(), interval: 0, at_end: true, keep: None },
+        report: Report { peak_tflops: None, interval: None },
+    }
+}
+
+fn refusal(config: &Config) -> String {
+    let error = Feed::open(config).err().expect("refused");
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+#[test]
+fn sequential_starts_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = source(folder.path(), "one", &[3, 9, 6], 0, None);
+    let feed = Feed::open(&config(vec![one], Order::Sequential)).unwrap();
+    // 18 tokens are 4 samples; the fifth is the first again.
+    let batch = feed.micro_batch(Split::Train, 3..5).unwrap();
+    assert_eq!(batch.ids, [12, 13, 14, 15, 0, 1, 2, 3]);
+    assert_eq!(batch.targets, [13, 14, 15, 16, 1, 2, 3, 4]);
+    assert_eq!((batch.weights, batch.starts), (vec![1.0; 8], vec![0; 8]));
+}
+
+#[test]
+fn sequential_sources_are_interleaved() {
+    let folder = tempfile::tempdir().unwrap();
+    let three = source(folder.path(), "a", &[40], 0, Some(3.0));
+    let one = source(folder.path(), "b", &[40], 1000, Some(1.0));
+    let feed = Feed::open(&config(vec![three, one], Order::Sequential)).unwrap();
+    let batch = feed.micro_batch(Split::Train, 0..8).unwrap();
+    let firsts: Vec<u32> = batch.ids.chunks(4).map(|sample| sample[0]).collect();
+    assert_eq!(firsts, [0, 1000, 4, 8, 12, 1004, 16, 20]);
+    let sources = feed.sources();
+    assert_eq!((sources[0].samples, sources[1].samples), (7, 3));
+    assert!((sources[1].epochs - 12.0 / 40.0).abs() < 1e-12);
+}
+
+#[test]
+fn rows_know_where_their_document_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(vec![source(folder.path(), "a", &[3, 2, 30], 0, None)], Order::Sequential);
+    config.data.mask_document_boundaries = true;
+    let feed = Feed::open(&config).unwrap();
+    let batch = feed.micro_batch(Split::Train, 0..2).unwrap();
+    assert_eq!(batch.starts, [0, 0, 0, 3, 0, 1, 1, 1]);
+    assert_eq!(batch.targets[..4], [1, 2, 3, 4], "the next document's first token is still predicted");
+}
+
+#[test]
+fn a_lone_weight_is_blended() {
+    let folder = tempfile::tempdir().unwrap();
+    let lengths = [6usize; 7];
+    let feed = |weight| {
+        let one = source(folder.path(), "a", &lengths, 0, weight);
+        Feed::open(&config(vec![one], Order::Megatron)).unwrap()
+    };
+    let (blended, plain) = (feed(Some(1.0)), feed(None));
+    // 42 tokens are 10 samples. The blend asks for ceil(10 * 1.005) = 11, a second epoch, so the order differs.
+    assert_eq!((plain.sources()[0].plan.epochs, blended.sources()[0].plan.epochs), (1, 2));
+    let ids = |feed: &Feed| feed.micro_batch(Split::Train, 0..10).unwrap().ids;
+    assert_ne!(ids(&blended), ids(&plain));
+}
+
+#[test]
+fn splits_share_the_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(vec![source(folder.path(), "a", &[10; 10], 0, None)], Order::Megatron);
+    config.data.split = [8.0, 2.0, 0.0];
+    config.train.eval_interval = 2;
+    let feed = Feed::open(&config).unwrap();
+    // (5 / 2 + 1) validations of one batch of two.
+    let valid = feed.micro_batch(Split::Valid, 0..6).unwrap();
+    assert!(valid.ids.iter().all(|&id| (80..100).contains(&id)));
+    let train = feed.micro_batch(Split::Train, 0..10).unwrap();
+    assert!(train.ids.iter().all(|&id| id < 80));
+    config.data.split = [1.0, 0.0, 0.0];
+    assert!(refusal(&config).contains("data.split = \"1,0,0\""));
+    config.data.valid = vec![source(folder.path(), "v", &[50], 500, None)];
+    let feed = Feed::open(&config).unwrap();
+    assert!(feed.micro_batch(Split::Valid, 0..1).unwrap().ids[0] >= 500);
+    assert_eq!(feed.sources()[0].plan.documents, 10, "with its own sources for validation, training takes all");
+}
+
+#[test]
+fn unweighted_sources_are_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = || vec![source(folder.path(), "a", &[30], 0, None), source(folder.path(), "b", &[15], 1000, None)];
+    let feed = Feed::open(&config(sources(), Order::Megatron)).unwrap();
+    assert_eq!(feed.sources().iter().map(|s| s.samples).collect::<Vec<_>>(), [7, 3]);
+    let mut long = config(sources(), Order::Megatron);
+    long.train.steps = 6;
+    assert!(refusal(&long).contains("hold 10 samples of 4 tokens together but the run takes 12"));
+    long.data.train[0].weight = Some(1.0);
+    assert!(refusal(&long).contains("give it to all"));
+}
+
+#[test]
+fn too_little_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = source(folder.path(), "a", &[2, 2], 0, None);
+    assert!(refusal(&config(vec![short], Order::Sequential)).contains("data.train: "));
+    let empty = source(folder.path(), "a", &[], 0, Some(1.0));
+    assert!(refusal(&config(vec![empty], Order::Megatron)).contains("0 of 0 documents, with 0 tokens"));
+    let few = source(folder.path(), "a", &[20; 5], 0, None);
+    let mut no_share = config(vec![few], Order::Sequential);
+    (no_share.data.split, no_share.train.eval_interval) = ([98.0, 2.0, 0.0], 2);
+    let what = refusal(&no_share);
+    assert!(what.starts_with("data.split = \"98,2,0\": ") && what.contains("the valid split has 0 of 5 doc"), "{what}");
+    assert!(what.ends_with("give valid a larger share, or name files in data.valid"), "{what}");
+    no_share.data.valid = vec![source(folder.path(), "v", &[3], 0, None)];
+    assert!(refusal(&no_share).contains("data.valid: "));
+}
+
+/// Before anything is laid out in memory, and before the product overflows.
+#[test]
+fn more_samples_than_an_index_holds_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut absurd = config(vec![source(folder.path(), "a", &[30], 0, Some(1.0))], Order::Megatron);
+    for steps in [(1 << 31) + 1, u64::MAX] {
+        absurd.train.steps = steps;
+        let what = refusal(&absurd);
+        assert!(what.contains(&format!("train.steps = {steps}, train.global_batch_size = 2")), "{what}");
+        assert!(what.contains("4294967296"), "{what}");
+    }
+    (absurd.train.steps, absurd.train.eval_interval, absurd.train.eval_steps) = (5, 1, 1 << 40);
+    assert!(refusal(&absurd).contains("train.eval_steps = 1099511627776"));
+}
+
+#[test]
+fn the_fingerprint_sees_what_matters() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = |w: [f64; 2], tokens: u32| {
+        let a = source(folder.path(), "a", &[30, 5], 0, Some(w[0]));
+        let b = source(folder.path(), "b", &[15], tokens, Some(w[1]));
+        Feed::open(&config(vec![a, b], Order::Megatron)).unwrap().fingerprint()
+    };
+    let first = two([0.9, 0.1], 1000);
+    assert_eq!(first, two([90.0, 10.0], 1000), "the same shares");
+    let differ = |other: Vec<(String, String)>| {
+        first.iter().zip(&other).filter(|(a, b)| a != b).map(|(a, _)| a.0.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(differ(two([0.9, 0.1], 1001)), ["data.train[1].bin"]);
+    assert_eq!(differ(two([0.8, 0.2], 1000)), ["data.train[0].weight", "data.train[1].weight"]);
+}
+
+#[test]
+fn the_largest_id_is_found_in_any_number_of_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = source(folder.path(), "a", &[30, 5, 20], 10, Some(1.0));
+    let b = source(folder.path(), "b", &[15], 7, Some(1.0));
+    let feed = Feed::open(&config(vec![a, b], Order::Megatron)).unwrap();
+    for parts in [1, 2, 3, 100] {
+        let ids = (0..parts).filter_map(|part| feed.largest_id(part, parts).unwrap());
+        let best = ids.max_by_key(|at| at.id).unwrap();
+        assert_eq!((best.id, best.document, best.offset), (64, 2, 19));
+        assert!(best.file.ends_with("a.bin"));
+    }
+}
+
+#[test]
+fn a_negative_id_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = source(folder.path(), "a", &[30, 5, 20], 10, None);
+    let bin = folder.path().join("a.bin");
+    let mut bytes = std::fs::read(&bin).unwrap();
+    bytes[4 * 33..4 * 34].copy_from_slice(&(-7i32).to_le_bytes());
+    std::fs::write(&bin, bytes).unwrap();
+    let feed = Feed::open(&config(vec![one], Order::Sequential)).unwrap();
+    let error = feed.largest_id(0, 1).unwrap_err().to_string();
+    assert!(error.contains("a.bin: sequence 1, token 3: the id -7"), "{error}");
+    assert!(feed.micro_batch(Split::Train, 8..9).unwrap_err().to_string().contains("the id -7 at token"));
+}

@@ -1,0 +1,48 @@
+//! Micro-batches made ahead: a thread reads what the rank will ask for next while it computes.
+
+use super::feed::Feed;
+use crossbeam::channel::{Receiver, bounded};
+use engine::batch::{MicroBatch, Samples, Split};
+use engine::error::Result;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Micro-batches that lie ready.
+const AHEAD: usize = 4;
+
+/// A feed whose training samples are there before they are asked for.
+pub struct Loader {
+    feed: Arc<Feed>,
+    ready: Receiver<(Range<u64>, Result<MicroBatch>)>,
+}
+
+impl Loader {
+    /// `requests` are the training samples that will be asked for, in their order. The thread ends with them, or with
+    /// the loader.
+    pub fn start(feed: Arc<Feed>, requests: impl Iterator<Item = Range<u64>> + Send + 'static) -> Loader {
+        let (sender, ready) = bounded(AHEAD);
+        let source = feed.clone();
+        std::thread::spawn(move || {
+            for samples in requests {
+                let batch = source.micro_batch(Split::Train, samples.clone());
+                // A loader that is gone takes no more.
+                if sender.send((samples, batch)).is_err() {
+                    return;
+                }
+            }
+        });
+        Loader { feed, ready }
+    }
+}
+
+impl Samples for Loader {
+    /// As the feed's.
+    fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
+        if split != Split::Train {
+            return self.feed.micro_batch(split, samples);
+        }
+        let (made, batch) = self.ready.recv().expect("the loader was told of all samples of the run");
+        assert_eq!(made, samples, "the samples that lie ready and those asked for");
+        batch
+    }
+}

@@ -1,0 +1,99 @@
+//! A step and its memory in closed form: good enough to leave out what cannot be among the best.
+
+use engine::config::{Axis, Cluster, Config, Overlap, Reached, Recompute};
+use engine::layout::mesh::Mesh;
+use engine::layout::rank_layout::layers_of_chunks;
+use engine::layout::split::Costs;
+use engine::model::flops;
+
+/// What a layout would roughly take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    pub seconds: f64,
+    /// Of the first stage; about what it really takes.
+    pub bytes: f64,
+}
+
+/// With m micro-batches, p stages of v chunks, of which one is the dearest:
+/// seconds = m dearest + (p - 1) / v mean + gradients + optimizer.
+pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Reached) -> Estimate {
+    let p = &config.parallel;
+    let [stages, d] = [Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis) as f64);
+    let parameters = flops::parameters(&config.model) as f64 / (p.tensor as f64 * stages);
+    let n_mbs = config.train.global_batch_size as f64 / (config.train.micro_batch_size as f64 * d);
+    let bubble = (stages - 1.0) / p.virtual_pipeline as f64;
+    let crosses = mesh.ranks() > cluster.gpus_per_node;
+    let link = if crosses { r.network_gb_s / cluster.gpus_per_node as f64 } else { r.ring_gb_s } * 1e9;
+    // Two thirds of it are hidden.
+    let gradients = if d > 1.0 { 6.0 * parameters / link / 3.0 } else { 0.0 };
+    let optimizer = 30.0 * parameters / d / (r.memory_gb_s * 1e9);
+    let mean = stage(config, stages, cluster, r);
+    let seconds = (n_mbs * dearest(config, mesh) + bubble) * mean + gradients + optimizer;
+    let shared = if p.distributed_optimizer { d } else { 1.0 };
+    Estimate { seconds, bytes: parameters * (6.0 + 12.0 / shared) + activations(config, stages, n_mbs) }
+}
+
+/// What the dearest stage does, by what the mean one does.
+fn dearest(config: &Config, mesh: &Mesh) -> f64 {
+    let costs = Costs::of(&config.model, config.train.seq_length);
+    let (layers, stages) = (layers_of_chunks(config), mesh.size(Axis::Pipeline));
+    let last = layers.len() - 1;
+    let head = |at| if at == last { costs.head } else { 0.0 };
+    let chunks: Vec<f64> = layers.iter().enumerate().map(|(at, n)| *n as f64 * costs.layer + head(at)).collect();
+    let stage = |stage: usize| chunks.iter().skip(stage).step_by(stages).sum::<f64>();
+    let most = (0..stages).map(stage).fold(0.0, f64::max);
+    most * stages as f64 / chunks.iter().sum::<f64>()
+}
+
+/// A micro-batch through a stage, forth and back.
+fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Reached) -> f64 {
+    let (model, train) = (&config.model, &config.train);
+    let (t, layers, hidden) = (config.parallel.tensor as f64, model.num_hidden_layers as f64, model.hidden_size as f64);
+    let tokens = (train.micro_batch_size * train.seq_length) as f64;
+    // One more forward where all is made again.
+    let passes = if train.recompute == Recompute::Full { 4.0 / 3.0 } else { 1.0 };
+    let work = passes * layers * flops::layer_flops(model, train.seq_length) + flops::head_flops(model);
+    // Attention is slower than products are, and the sums of gradients are read and written.
+    let scores = passes * 6.0 * (model.num_attention_heads * model.head_dim * train.seq_length) as f64 * layers;
+    let slower = scores * (1.0 / r.attention_backward_tflops - 1.0 / r.matmul_tflops) / 1e12;
+    let sums = 4.0 * flops::parameters(model) as f64 / (r.memory_gb_s * 1e9);
+    let compute = work * tokens / (r.matmul_tflops * 1e12) + slower * tokens + sums;
+    // Norms, rotary and SwiGLU: about 40 h + 16 f bytes a token and layer.
+    // What is made again on top.
+    let inner = model.intermediate_size as f64;
+    let again = if train.recompute == Recompute::None { 0.0 } else { 8.0 * hidden + 6.0 * inner };
+    let software = &cluster.software;
+    let moved = (40.0 * hidden + 16.0 * inner + again) * tokens * layers * software.elementwise;
+    let logits = software.logit_bytes.max(6.0) * tokens * model.vocab_size as f64;
+    let elementwise = (moved + logits) / (r.memory_gb_s * 1e9);
+    // Gathers and scatters of [T, h], ten a layer, of which half is hidden.
+    let one = 2.0 * tokens * hidden * (t - 1.0) / t / (r.ring_gb_s * 1e9) + r.latency_us / 1e6;
+    let exposed = if software.overlap.contains(&Overlap::Tensor) { 5.0 } else { 10.0 };
+    let collectives = if t > 1.0 { exposed * layers * one } else { 0.0 };
+    let host = software.layer_ms / 1e3 * layers + if stages > 1.0 { software.wait_ms / 1e3 * stages } else { 0.0 };
+    (((compute + elementwise) / t + host) / software.efficiency + collectives) / stages + messages(config, stages, r)
+}
+
+/// What is seen of a micro-batch's messages: a few percent of their time, for every chunk.
+fn messages(config: &Config, stages: f64, r: &Reached) -> f64 {
+    let (t, p) = (&config.train, &config.parallel);
+    let rows = (t.micro_batch_size * t.seq_length) as f64 / p.tensor as f64;
+    let one = 2.0 * rows * config.model.hidden_size as f64 / (r.message_gb_s * 1e9);
+    if stages > 1.0 { 0.05 * 2.0 * p.virtual_pipeline as f64 * one } else { 0.0 }
+}
+
+/// A stage holds as many micro-batches as there are stages, so together all layers' activations of one; a little more
+/// where it has several chunks.
+fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
+    let (model, p) = (&config.model, &config.parallel);
+    let (hidden, inner) = (model.hidden_size as f64, model.intermediate_size as f64);
+    let kv = (model.num_key_value_heads * model.head_dim) as f64;
+    let row = match config.train.recompute {
+        Recompute::None => 12.0 * hidden + 4.0 * kv + 6.0 * inner,
+        Recompute::Selective => 8.0 * hidden + 4.0 * kv + 4.0 * inner,
+        Recompute::Full => 2.0 * hidden,
+    };
+    let tokens = (config.train.micro_batch_size * config.train.seq_length) as f64;
+    let chunks = if p.virtual_pipeline > 1 { 1.0 + (stages - 1.0) / (stages * p.virtual_pipeline as f64) } else { 1.0 };
+    row * tokens * model.num_hidden_layers as f64 / p.tensor as f64 * chunks * n_mbs.min(stages) / stages
+}

@@ -1,0 +1,284 @@
+//! Figures of a run made by hand, whose answers are known.
+
+use super::*;
+use crate::document::Document;
+use crate::found::Found;
+use crate::lines::Lines;
+use crate::machine::Machine;
+use crate::metrics::StepRecord;
+use crate::run::{Memory, MemoryOfRank, Plan, Run, Taken};
+use crate::samples::Sample;
+use crate::settings::settings;
+use crate::timeline::Timeline;
+use crate::{markdown, page};
+use std::collections::BTreeMap;
+
+pub const CONFIG: &str = r#"
+[model]
+architecture = "llama"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 2
+vocab_size = 64
+max_position_embeddings = 32
+rope_theta = 10000.0
+rms_norm_eps = 1e-5
+
+[train]
+seq_length = 32
+micro_batch_size = 1
+global_batch_size = 16
+steps = 100
+
+[parallel]
+pipeline = 2
+
+[optimizer]
+lr = 1e-3
+
+[data]
+train = [{ prefix = "none" }]
+split = "1,0,0"
+
+[checkpoint]
+dir = "none"
+"#;
+
+/// Of two stages and two replicas: 16 x 32 tokens a step, 1 s each, but for the first and one other.
+fn run() -> Run {
+    let config = engine::config::Config::from_resolved(CONFIG).unwrap();
+    let step = |step: u64| {
+        let seconds = if step == 1 || step == 5 { 9.0 } else { 1.0 };
+        StepRecord {
+            step,
+            loss: 10.0 - step as f64,
+            consumed_samples: 16 * step,
+            step_time_s: seconds,
+            tokens_per_s: 512.0 / seconds,
+            tokens_per_s_per_rank: 128.0 / seconds,
+            parts: BTreeMap::from([("validation_s".to_string(), 0.5)]),
+            valid_loss: (step == 4).then_some(6.5),
+            ..Default::default()
+        }
+    };
+    let mesh = config.mesh(4).unwrap();
+    let hosts = ["a", "a", "b", "<b>"].map(String::from).into();
+    let machine =
+        Machine { version: "0".into(), device: "NVIDIA A100-SXM4-40GB".into(), precision: "bf16".into(), hosts };
+    Run {
+        dir: "runs/hand".into(),
+        name: "hand".into(),
+        settings: settings(&config, &mesh),
+        mesh,
+        config,
+        machine: Found::There(machine),
+        steps: Lines { records: (1..=8).map(step).collect(), skipped: vec![9] },
+        samples: Lines { records: vec![sample(1, 90.0), sample(4, 1.0), sample(8, 1.0)], skipped: Vec::new() },
+        timeline: Found::Absent,
+        memory: Found::Absent,
+        plan: None,
+    }
+}
+
+/// Ranks 0 and 1 are the first stage, 3 is slower than 2.
+fn sample(step: u64, seconds: f64) -> Sample {
+    Sample {
+        step,
+        layout: [1, 2, 2],
+        seconds: vec![seconds; 4],
+        busy: vec![0.5, 0.54, 0.5, 0.6],
+        phases: BTreeMap::from([("forward_s".to_string(), vec![0.25, 0.25, 0.5, 0.5])]),
+        waits: BTreeMap::from([
+            ("activations".to_string(), vec![0.0, 0.0, 0.25, 0.25]),
+            ("gradients".to_string(), vec![0.125, 0.125, 0.0, 0.0]),
+            ("data".to_string(), vec![0.0, 0.5, 0.0, 0.5]),
+            ("world".to_string(), vec![0.0625, 0.0625, 0.1875, 0.1875]),
+        ]),
+    }
+}
+
+#[test]
+fn speed_is_that_of_the_median_step() {
+    let e = Efficiency::of(&run(), None);
+    let Speed { first_step, last_step, steps, step_s, tokens_per_s_per_rank, .. } = e.speed;
+    assert_eq!((first_step, last_step, steps, step_s, tokens_per_s_per_rank), (3, 8, 6, 1.0, 128.0));
+    assert_eq!((e.peak.tflops, e.formulas.len()), (Some(312.0), 6));
+    let model = e.formula("model");
+    assert_eq!(model.tflops_per_rank, 128.0 * model.flops_per_token / 1e12);
+    assert_eq!(model.mfu, Some(model.tflops_per_rank / 312.0));
+    assert_eq!((e.done.tokens, e.done.loss, e.done.valid_loss), (8 * 512, 2.0, Some((4, 6.5))));
+    assert_eq!(
+        e.notes,
+        ["metrics.jsonl, line 9: left out here, not a whole and sound record; a run that is killed leaves half a line"]
+    );
+    assert_eq!(speed::median([3.0, 1.0, f64::NAN, 2.0, 9.0]), 2.5);
+}
+
+#[test]
+fn a_peak_is_the_users_then_the_configurations_then_the_tables() {
+    let mut run = run();
+    run.config.report.peak_tflops = Some(100.0);
+    assert_eq!(Peak::of(&run, Some(50.0)).tflops, Some(50.0));
+    assert_eq!(Peak::of(&run, None).tflops, Some(100.0));
+    run.config.report.peak_tflops = Some(1e-9);
+    let notes = Efficiency::of(&run, None).notes;
+    assert!(
+        notes[1].ends_with("as `report.peak_tflops` of the configuration says: that is not this device's peak"),
+        "{notes:?}"
+    );
+    run.config.report.peak_tflops = None;
+    let machine = run.machine.there().unwrap().clone();
+    run.machine = Found::There(Machine { device: "AMD EPYC".into(), ..machine });
+    let peak = Peak::of(&run, None);
+    assert_eq!(peak.tflops, None);
+    assert!(peak.source.starts_with("the peak of \"AMD EPYC\" is not known: give `report.peak_tflops`"), "{peak:?}");
+    assert!(Efficiency::of(&run, None).formulas.iter().all(|by| by.mfu.is_none()));
+    assert_eq!(Efficiency::of(&run, None).setup.worker, "rank");
+}
+
+#[test]
+fn time_is_told_from_the_samples_of_steady_steps() {
+    let time = Efficiency::of(&run(), None).time.unwrap();
+    assert_eq!((time.samples, time.first_step, time.step_s), (2, 4, 1.0));
+    assert_eq!(time.bubble, Bubble { measured: 0.1875 + 0.0625, tail_s: 0.0625, theory: 1.0 / 9.0 });
+    let waits: Vec<_> = time.waits.iter().map(|w| (w.group.as_str(), w.mean_s, w.most_rank)).collect();
+    assert_eq!(waits, [("data", 0.25, 1), ("activations", 0.125, 2), ("world", 0.125, 2), ("gradients", 0.0625, 0)]);
+    let phase = |name: &str| time.phases.iter().find(|phase| phase.phase == name).unwrap();
+    assert_eq!((phase("forward").mean_s, phase("validation").mean_s), (0.375, 0.5));
+    assert_eq!(phase("forward").share, 0.375 / 0.875);
+    let [slow] = &time.stragglers[..] else { panic!("{:?}", time.stragglers) };
+    assert_eq!((slow.rank, slow.host.as_deref(), slow.busy_s, slow.usual_s), (3, Some("<b>"), 0.6, 0.5));
+}
+
+#[test]
+fn a_run_of_other_ranks_before_tells_no_speed() {
+    let mut run = run();
+    run.steps.records.iter_mut().take(3).for_each(|step| step.tokens_per_s_per_rank = step.tokens_per_s / 2.0);
+    let e = Efficiency::of(&run, None);
+    assert_eq!((e.speed.other_settings, e.speed.first_step), (3, 6));
+    assert!(e.notes[1].starts_with("3 steps were done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+}
+
+/// As many ranks at another layout.
+#[test]
+fn steps_at_other_settings_tell_no_speed() {
+    let mut run = run();
+    for step in &mut run.steps.records {
+        step.settings = if step.step == 4 { "tensor 2".into() } else { run.settings.clone() };
+    }
+    run.steps.records[3].step_time_s = 0.125;
+    let e = Efficiency::of(&run, None);
+    assert_eq!((e.speed.other_settings, e.speed.first_step, e.speed.steps), (1, 3, 5));
+    assert!(e.notes[1].starts_with("1 step was done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+    assert!(e.notes[1].ends_with("; no speed is told of it"), "{:?}", e.notes);
+    assert_eq!(e.speed.step_s, 1.0);
+}
+
+#[test]
+fn memory_and_plan_stand_beside_what_was_measured() {
+    let mut run = run();
+    let taken = |reserved_bytes| Taken { reserved_bytes, checkpoint_copy_bytes: 7 };
+    let of_rank = |rank| MemoryOfRank { rank, planned: taken(100), used: taken(100 + rank as u64) };
+    run.memory = Found::There(Memory { ranks: (0..4).map(of_rank).collect() });
+    let plan = r#"{"ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0,
+        "shares": {"matmul": 0.25, "pipeline bubble": 0.125}}}"#;
+    run.plan = serde_json::from_str::<Plan>(plan).map(Some).unwrap();
+    let e = Efficiency::of(&run, None);
+    let last = &e.memory.as_ref().unwrap()[3];
+    assert_eq!((last.stage, last.planned_bytes, last.used_bytes), (1, 100, 103));
+    let planned = e.plan.as_ref().unwrap();
+    assert_eq!((planned.step_s, planned.measured_step_s), (0.5, 1.0));
+    let shares: Vec<_> = planned.shares.iter().map(|s| (s.name.as_str(), s.measured_s)).collect();
+    assert_eq!(shares, [("matmul", None), ("pipeline bubble", Some(0.25))]);
+    let text = markdown::write(&Document::of(&e, &run, None));
+    assert!(text.contains("| s a step | 0.500 | 1.00 | 2.00 |"), "{text}");
+}
+
+#[test]
+fn a_plan_of_something_else_is_not_compared() {
+    let mut run = run();
+    let settings = run.settings.clone();
+    let mut told = |settings: &str, parameters: u64| {
+        let plan = serde_json::json!({
+            "ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "settings": settings, "parameters": parameters,
+            "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0, "shares": {}}
+        });
+        run.plan = serde_json::from_value(plan).unwrap();
+        let e = Efficiency::of(&run, None);
+        (e.plan.is_some(), markdown::write(&Document::of(&e, &run, None)))
+    };
+    let parameters = engine::model::flops::parameters(&engine::config::Config::from_resolved(CONFIG).unwrap().model);
+    assert!(told(&settings, parameters).0);
+    for (planned, parameters, words) in [
+        (
+            settings.as_str(),
+            7,
+            format!("is a plan of a model of 7 parameters, and the run is of a model of {parameters} "),
+        ),
+        ("batch 8", parameters, format!("is a plan of batch 8, and the run is of {settings}: they do not compare")),
+    ] {
+        let (compared, text) = told(planned, parameters);
+        assert!(!compared && text.contains(&words), "{words}: {text}");
+    }
+}
+
+/// Such a line made the axis of losses endless.
+#[test]
+fn damaged_losses_are_neither_drawn_nor_spelled_out() {
+    let mut run = run();
+    let last = run.steps.records.last_mut().unwrap();
+    (last.loss, last.valid_loss) = (1e300, Some(1.75e308));
+    let document = Document::of(&Efficiency::of(&run, None), &run, None);
+    let text = markdown::write(&document);
+    assert!(text.contains("- loss now: **1e300** (at step 8; validation 1.75e308 at step 8)"), "{text}");
+    assert!(page::write(&document).len() < 1_000_000);
+}
+
+#[test]
+fn two_runs_are_compared_and_warned_of() {
+    let (this, mut other) = (run(), run());
+    other.config.train.seq_length = 16;
+    other.steps.records.truncate(6);
+    other.samples.records.clear();
+    let e = Efficiency::of(&this, None).beside(&this, &Efficiency::of(&other, None), &other);
+    let against = e.against.as_ref().unwrap();
+    assert_eq!(against.warnings, ["train.seq_length is 32 here and 16 there: no figure compares"]);
+    let row = |figure: &str| against.rows.iter().find(|row| row.figure == figure).unwrap();
+    assert_eq!((row("loss of step 6").this, row("loss of step 6").ratio), (Some(4.0), Some(1.0)));
+    assert_eq!((row("tokens/s a rank").this, row("tokens/s a rank").ratio), (Some(128.0), Some(2.0)));
+    assert_eq!(row("tokens/s of all ranks").other, Some(256.0));
+    let bubble = row("bubble, % of a step");
+    assert_eq!((bubble.this, bubble.other, bubble.ratio), (Some(25.0), None, None));
+    assert_eq!(row("s a step waiting for data").this, Some(0.25));
+}
+
+/// What is missing is said; what files say stays text; what is told is told the same each time.
+#[test]
+fn a_document_is_whole_whatever_is_missing() {
+    let written = |run: &Run| {
+        let e = Efficiency::of(run, None);
+        let document = Document::of(&e, run, None);
+        (markdown::write(&document), page::write(&document), serde_json::to_string(&e).unwrap())
+    };
+    let mut run = run();
+    assert_eq!(written(&run), written(&run));
+    let (text, html, _) = written(&run);
+    assert!(text.contains("| rank 3 | &lt;b> | 0.600 | 0.500 | 20.0 % |"), "{text}");
+    assert!(!html.contains("<b>") && html.contains("&lt;b&gt;"));
+    for needle in ["No `timeline.json`", "No `memory.json`", "--config config.toml --ranks 4 --cluster FILE"] {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+    (run.samples.records, run.machine) = (Vec::new(), Found::Absent);
+    run.timeline = Found::There(Timeline { step: 4, layout: [1, 2, 2], seconds: 0.0, ranks: Vec::new() });
+    run.memory = Found::LeftOut("`memory.json` is left out: it is of 2 ranks".into());
+    run.steps.records.iter_mut().for_each(|step| (step.loss, step.valid_loss) = (f64::NAN, None));
+    let (text, html, json) = written(&run);
+    assert_eq!(text.matches("No sampled step of this layout").count(), 3, "{text}");
+    assert!(text.contains("The peak of the device (no `machine.json`) is not known"), "{text}");
+    assert!(text.contains("\n`memory.json` is left out: it is of 2 ranks.\n"), "{text}");
+    assert!(text.contains("Note: `memory.json` is left out: it is of 2 ranks\n"), "{text}");
+    assert!(html.contains("no number to show") && json.contains("\"time\":null"));
+    assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+}

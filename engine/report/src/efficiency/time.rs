@@ -1,0 +1,192 @@
+//! Where the time of a step goes: the phases of each rank, what is waited for, and for whom.
+//!
+//! Of sampled steps, but for what lies between steps: few steps validate or save, and sampled ones may do so more often than
+//! others, so that its mean is that of all steps, as rank 0 saw it.
+
+use super::super::run::Run;
+use super::speed::{Speed, median, steady};
+use crate::samples::Sample;
+use crate::stragglers::{Straggler, slow};
+use engine::config::Axis;
+use engine::layout::mesh::GroupKind;
+use engine::time::Phase;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Groups by which a rank waits for other stages.
+pub const STAGES: [GroupKind; 2] = [GroupKind::Activations, GroupKind::Gradients];
+/// Groups by which all stages wait for the last one at a step's end.
+const ENDS: [GroupKind; 2] = [GroupKind::World, GroupKind::Tied];
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Time {
+    /// How many steps were sampled, the first and the last of them.
+    pub samples: usize,
+    pub first_step: u64,
+    pub last_step: u64,
+    /// Seconds of a sampled step, mean of all ranks.
+    pub step_s: f64,
+    /// Of each rank.
+    pub stages: Vec<usize>,
+    pub phases: Vec<PhaseTime>,
+    pub bubble: Bubble,
+    /// The longest first.
+    pub waits: Vec<WaitTime>,
+    pub stragglers: Vec<Slow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PhaseTime {
+    pub phase: &'static str,
+    /// Validation, report and checkpoint lie between steps.
+    pub in_step: bool,
+    /// Over ranks.
+    pub mean_s: f64,
+    /// Of the time of all phases.
+    pub share: f64,
+    /// One where the phase lies between steps.
+    pub by_rank_s: Vec<f64>,
+}
+
+/// The share of a step in which a rank waits for other stages.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bubble {
+    pub measured: f64,
+    /// Of that, seconds after a rank's last backward: it meets the others where the norm is summed.
+    pub tail_s: f64,
+    /// (p - 1) / (v m + p - 1)
+    pub theory: f64,
+}
+
+/// What nothing hid of a kind of group's communication.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WaitTime {
+    pub group: String,
+    pub mean_s: f64,
+    /// Of a step.
+    pub share: f64,
+    pub most_s: f64,
+    pub most_rank: usize,
+}
+
+/// A rank that computes longer than the others of its stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Slow {
+    pub rank: usize,
+    pub host: Option<String>,
+    pub busy_s: f64,
+    pub usual_s: f64,
+    pub by: f64,
+}
+
+impl Time {
+    /// `None` where no step was sampled.
+    pub fn of(run: &Run, speed: &Speed) -> Option<Time> {
+        let samples = settled(&run.samples.records, speed.first_step);
+        let (first, last) = (samples.first()?.step, samples.last()?.step);
+        let ranks = run.mesh.ranks();
+        let seconds: Vec<f64> = (0..ranks).map(|rank| mean(samples.iter().map(|s| s.seconds[rank]))).collect();
+        let step_s = mean(seconds.iter().copied());
+        let stages: Vec<usize> = (0..ranks).map(|rank| run.mesh.coord(rank, Axis::Pipeline)).collect();
+        let waits = by_name(&samples, ranks, |sample| &sample.waits);
+        Some(Time {
+            samples: samples.len(),
+            first_step: first,
+            last_step: last,
+            step_s,
+            phases: phases(run, &samples),
+            bubble: Bubble::of(run, &waits, &seconds),
+            waits: exposed(&waits, step_s),
+            stragglers: stragglers(run, &stages, &samples),
+            stages,
+        })
+    }
+}
+
+/// Samples from `first` on, or all where that leaves none.
+fn settled(samples: &[Sample], first: u64) -> Vec<&Sample> {
+    let from = samples.partition_point(|sample| sample.step < first);
+    samples[if from == samples.len() { 0 } else { from }..].iter().collect()
+}
+
+/// Means over samples: name -> of each rank.
+fn by_name(
+    samples: &[&Sample],
+    ranks: usize,
+    of: impl Fn(&Sample) -> &BTreeMap<String, Vec<f64>>,
+) -> BTreeMap<String, Vec<f64>> {
+    let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, seconds) in samples.iter().flat_map(|sample| of(sample)) {
+        let sum = sums.entry(name.clone()).or_insert_with(|| vec![0.0; ranks]);
+        sum.iter_mut().zip(seconds).for_each(|(sum, s)| *sum += s / samples.len() as f64);
+    }
+    sums
+}
+
+fn phases(run: &Run, samples: &[&Sample]) -> Vec<PhaseTime> {
+    let sampled = by_name(samples, run.mesh.ranks(), |sample| &sample.phases);
+    let steps = steady(run);
+    let mut phases = Phase::ALL.map(|phase| {
+        let name = phase.name();
+        let in_step = !matches!(phase, Phase::Validation | Phase::Report | Phase::Checkpoint);
+        let by_rank_s = if in_step {
+            sampled.get(name).cloned().unwrap_or(vec![0.0; run.mesh.ranks()])
+        } else {
+            vec![mean(steps.iter().map(|step| step.parts.get(name).copied().unwrap_or_default()))]
+        };
+        let mean_s = mean(by_rank_s.iter().copied());
+        PhaseTime { phase: name.trim_end_matches("_s"), in_step, mean_s, share: 0.0, by_rank_s }
+    });
+    let all: f64 = phases.iter().map(|phase| phase.mean_s).sum();
+    phases.iter_mut().for_each(|phase| phase.share = phase.mean_s / all);
+    phases.into()
+}
+
+impl Bubble {
+    /// `waits` and `seconds` of each rank.
+    fn of(run: &Run, waits: &BTreeMap<String, Vec<f64>>, seconds: &[f64]) -> Bubble {
+        let of = |kinds: [GroupKind; 2], rank: usize| {
+            kinds.iter().filter_map(|kind| Some(waits.get(kind.name())?[rank])).sum::<f64>()
+        };
+        let ends: Vec<f64> = (0..seconds.len()).map(|rank| of(ENDS, rank)).collect();
+        // The last one to come there waits for nobody; one stage has no others.
+        let least = ends.iter().copied().fold(f64::INFINITY, f64::min);
+        let tail = |rank: usize| if run.config.parallel.pipeline > 1 { ends[rank] - least } else { 0.0 };
+        let share = |rank: usize| (of(STAGES, rank) + tail(rank)) / seconds[rank];
+        Bubble {
+            measured: mean((0..seconds.len()).map(share)),
+            tail_s: mean((0..seconds.len()).map(tail)),
+            theory: theory(run),
+        }
+    }
+}
+
+fn theory(run: &Run) -> f64 {
+    let (p, v) = (run.config.parallel.pipeline as f64, run.config.parallel.virtual_pipeline as f64);
+    let train = &run.config.train;
+    let m = (train.global_batch_size / (train.micro_batch_size * run.mesh.size(Axis::Data))) as f64;
+    (p - 1.0) / (v * m + p - 1.0)
+}
+
+fn exposed(waits: &BTreeMap<String, Vec<f64>>, step_s: f64) -> Vec<WaitTime> {
+    let one = |(group, of_ranks): (&String, &Vec<f64>)| {
+        let mean_s = mean(of_ranks.iter().copied());
+        let most = (0..of_ranks.len()).rev().max_by(|&a, &b| of_ranks[a].total_cmp(&of_ranks[b])).unwrap_or(0);
+        WaitTime { group: group.clone(), mean_s, share: mean_s / step_s, most_s: of_ranks[most], most_rank: most }
+    };
+    let mut waits: Vec<WaitTime> = waits.iter().map(one).collect();
+    waits.sort_by(|a, b| b.mean_s.total_cmp(&a.mean_s));
+    waits
+}
+
+fn stragglers(run: &Run, stages: &[usize], samples: &[&Sample]) -> Vec<Slow> {
+    let busy: Vec<f64> = (0..stages.len()).map(|rank| median(samples.iter().map(|s| s.busy[rank]))).collect();
+    let host = |rank: usize| run.machine.there()?.hosts.get(rank).cloned();
+    let one = |s: Straggler| Slow { rank: s.rank, host: host(s.rank), busy_s: s.seconds, usual_s: s.usual, by: s.by() };
+    slow(stages, &busy).into_iter().map(one).collect()
+}
+
+pub fn mean(of: impl IntoIterator<Item = f64>) -> f64 {
+    let (sum, n) = of.into_iter().fold((0.0, 0), |(sum, n), x| (sum + x, n + 1));
+    if n == 0 { 0.0 } else { sum / n as f64 }
+}

@@ -1,0 +1,86 @@
+//! Files of JSON objects, one a line, that are only ever appended to.
+//!
+//! A run that goes on from a checkpoint may give a step a second time: the last line of a step counts. A run that was killed
+//! may leave half a line behind: it is ended with a newline before the next one is written, and skipped by the reader.
+
+use engine::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+/// One that is being written.
+pub struct Log<T> {
+    path: PathBuf,
+    file: File,
+    of: PhantomData<T>,
+}
+
+impl<T: Serialize> Log<T> {
+    /// Opens `path` for appending, and makes it where it is not there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = || {
+            let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+            end_torn_line(&mut file)?;
+            Ok(file)
+        };
+        let file = open().map_err(|e| Error::io(path, e))?;
+        Ok(Log { path: path.to_path_buf(), file, of: PhantomData })
+    }
+
+    /// Writes one line, in one piece, so that whoever follows the file sees whole lines.
+    pub fn append(&mut self, record: &T) -> Result<()> {
+        let mut line = serde_json::to_vec(record).expect("a record has string keys only");
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+fn end_torn_line(file: &mut File) -> std::io::Result<()> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
+}
+
+/// What a line holds.
+pub trait Record: DeserializeOwned {
+    /// Of lines with the same step the last counts.
+    fn step(&self) -> u64;
+
+    /// Whether its figures can be those of a step; a line that has others is damaged.
+    fn is_sound(&self) -> bool;
+}
+
+/// Steps beyond this are damage: figures are f64, which tell no two of them apart.
+pub const LAST_STEP: u64 = 1 << 53;
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lines<T> {
+    /// By step, the last line of each.
+    pub records: Vec<T>,
+    /// Numbers of the lines that are not sound records; the first line is 1.
+    pub skipped: Vec<usize>,
+}
+
+/// The records of a file in the order of their steps. Lines with nothing in them are nothing.
+pub fn read<T: Record>(path: &Path) -> Result<Lines<T>> {
+    let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
+    let (mut by_step, mut skipped) = (BTreeMap::new(), Vec::new());
+    for (at, line) in lines.enumerate() {
+        let line = line.map_err(|e| Error::io(path, e))?;
+        match serde_json::from_slice::<T>(&line) {
+            Ok(record) if record.is_sound() => _ = by_step.insert(record.step(), record),
+            _ if line.trim_ascii().is_empty() => {}
+            _ => skipped.push(at + 1),
+        }
+    }
+    Ok(Lines { records: by_step.into_values().collect(), skipped })
+}

@@ -1,0 +1,181 @@
+//! `metrics.jsonl`: one JSON object a step, only ever appended to.
+
+use super::lines::{LAST_STEP, Lines, Log, Record};
+use engine::config::MOST_RANKS;
+use engine::error::Result;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is known of a step once it is done. JSON has no NaN: a number that is not finite is written
+/// as `null`, and read back as NaN.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The first step is 1.
+    pub step: u64,
+    /// Nats per unmasked token, without the z-loss.
+    #[serde(deserialize_with = "number_or_null")]
+    pub loss: f64,
+    /// The mean of log(Z)^2 times its coefficient.
+    #[serde(deserialize_with = "number_or_null")]
+    pub z_loss: f64,
+    /// L2 norm of the whole gradient before clipping.
+    #[serde(deserialize_with = "number_or_null")]
+    pub grad_norm: f64,
+    /// The learning rate used in this step.
+    pub lr: f64,
+    /// Tokens of this step, over all ranks.
+    pub tokens: u64,
+    /// Samples since the first step, this one's included.
+    pub consumed_samples: u64,
+    pub step_time_s: f64,
+    pub tokens_per_s: f64,
+    pub tokens_per_s_per_rank: f64,
+    /// TFLOPS a rank by the formula `model`, and by `full` (see `flops.rs`).
+    pub tflops_model: f64,
+    pub tflops_full: f64,
+    /// The share of the device's peak; `None` where the peak is not known.
+    pub mfu_model: Option<f64>,
+    pub mfu_full: Option<f64>,
+    /// What its time depends on (`settings.rs`): a run may go on at others. Lines of older engines have none.
+    #[serde(default)]
+    pub settings: String,
+    /// Seconds of this step by part (`data_s`, `forward_s`, ...; `clock.rs`) as rank 0 saw them, each a key
+    /// of the line's object.
+    #[serde(flatten)]
+    pub parts: BTreeMap<String, f64>,
+    /// Nats per token on the validation data, in the line of a step that validated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+impl StepRecord {
+    /// How many ranks did this step: its line has the speed of all and of one.
+    pub fn ranks(&self) -> usize {
+        (self.tokens_per_s / self.tokens_per_s_per_rank).round() as usize
+    }
+}
+
+impl Record for StepRecord {
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// A step takes time and has ranks; its losses may be anything.
+    fn is_sound(&self) -> bool {
+        let speeds = [self.step_time_s, self.tokens_per_s, self.tokens_per_s_per_rank];
+        let ranks = 1..=MOST_RANKS as usize;
+        self.step <= LAST_STEP && speeds.iter().all(|x| x.is_finite() && *x > 0.0) && ranks.contains(&self.ranks())
+    }
+}
+
+/// An open `metrics.jsonl`. Rank 0 has one.
+pub type MetricsLog = Log<StepRecord>;
+
+/// The records of a run in the order of their steps, and what could not be read.
+pub fn read(path: &Path) -> Result<Lines<StepRecord>> {
+    super::lines::read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: u64, loss: f64) -> StepRecord {
+        StepRecord {
+            step,
+            loss,
+            lr: 1e-4,
+            step_time_s: 0.5,
+            tokens_per_s: 200.0,
+            tokens_per_s_per_rank: 100.0,
+            settings: "tensor 2".into(),
+            parts: BTreeMap::from([("data_s".into(), 0.5)]),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_promised_keys() {
+        let mut r = record(3, 2.5);
+        let keys = |r: &StepRecord| {
+            let value = serde_json::to_value(r).unwrap();
+            value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        let promised = "step loss z_loss grad_norm lr tokens consumed_samples step_time_s tokens_per_s \
+                        tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full settings data_s";
+        assert_eq!(keys(&r), promised);
+        r.valid_loss = Some(2.0);
+        assert_eq!(keys(&r), format!("{promised} valid_loss"));
+    }
+
+    #[test]
+    fn numbers_keep_every_digit() {
+        for loss in [0.1 + 0.2, f64::from(1.2664_f32), 5e-324, 1.0 / 3.0, 123456789.12345679] {
+            let line = serde_json::to_string(&record(1, loss)).unwrap();
+            let text = line.split("\"loss\":").nth(1).unwrap().split(',').next().unwrap();
+            assert_eq!(text.parse::<f64>().unwrap().to_bits(), loss.to_bits(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_overwrites_steps_and_ends_torn_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path).unwrap();
+        for step in 1..=3 {
+            log.append(&record(step, step as f64)).unwrap();
+        }
+        drop(log);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+
+        let mut log = MetricsLog::open(&path).unwrap();
+        log.append(&record(2, 20.0)).unwrap();
+        log.append(&record(4, f64::NAN)).unwrap();
+        drop(MetricsLog::open(&path).unwrap());
+
+        let Lines { records, skipped } = read(&path).unwrap();
+        assert_eq!(skipped, [3]);
+        assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 4]);
+        assert_eq!(records[1], record(2, 20.0));
+        assert!(records[2].loss.is_nan());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.contains("\"loss\":null") && text.ends_with('\n'));
+    }
+
+    #[test]
+    fn lines_without_a_speed_are_damaged_and_empty_ones_are_nothing() {
+        let line = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut line = serde_json::to_value(record(1, 2.0)).unwrap();
+            change(&mut line);
+            format!("{line}\n")
+        };
+        let mut lines = vec!["\n".to_string(), "  \r\n".into()];
+        for key in ["step_time_s", "tokens_per_s", "tokens_per_s_per_rank"] {
+            lines.extend([0.0, -1.0].map(|x| line(&|of| of[key] = x.into())));
+        }
+        lines.push(line(&|of| of["tokens_per_s"] = 1e300.into()));
+        lines.push(line(&|of| of["step"] = u64::MAX.into()));
+        lines.push(line(&|of| _ = of.as_object_mut().unwrap().remove("settings")));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, lines.concat()).unwrap();
+        let Lines { records, skipped } = read(&path).unwrap();
+        assert_eq!(skipped, [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(records, [StepRecord { settings: String::new(), ..record(1, 2.0) }], "of an older engine");
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = MetricsLog::open(dir.path()).err().unwrap();
+        assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

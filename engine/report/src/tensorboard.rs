@@ -1,0 +1,201 @@
+//! TensorBoard's event files, written without TensorFlow: TFRecord framing (length, masked CRC-32C
+//! of the length, bytes, masked CRC-32C of the bytes) around the few messages of
+//! `tensorboard/compat/proto/{event,summary}.proto` that scalars need.
+//!
+//! Reading event files is not here: `metrics.jsonl` has the same figures and more.
+
+use super::metrics::StepRecord;
+use engine::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// Optional so that 0 is written too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.START`: TensorBoard forgets what earlier files say of this step and later ones, which
+/// is what a resumed run means.
+const START: i32 = 1;
+
+/// An open event file. Rank 0 has one.
+pub struct EventLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventLog {
+    /// A new event file in `RUN_DIR/tensorboard`, for a run whose next step is `first_step`.
+    pub fn create(run_dir: &Path, first_step: u64) -> Result<EventLog> {
+        let dir = run_dir.join("tensorboard");
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+        let now = now();
+        let path = dir.join(format!("events.out.tfevents.{}.{}.{}", now as u64, host(), std::process::id()));
+        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(|e| Error::io(&path, e))?;
+        let mut log = EventLog { path, file };
+        log.write(&[
+            Event { wall_time: now, file_version: Some("brain.Event:2".into()), ..Default::default() },
+            Event {
+                wall_time: now,
+                step: first_step as i64,
+                session_log: Some(SessionLog { status: START }),
+                ..Default::default()
+            },
+        ])?;
+        Ok(log)
+    }
+
+    /// The scalars of one step.
+    pub fn append(&mut self, record: &StepRecord) -> Result<()> {
+        self.write(&[step_event(record, now())])
+    }
+
+    fn write(&mut self, events: &[Event]) -> Result<()> {
+        let bytes: Vec<u8> = events.iter().flat_map(|e| framed(&prost::Message::encode_to_vec(e))).collect();
+        self.file.write_all(&bytes).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+fn step_event(record: &StepRecord, wall_time: f64) -> Event {
+    let scalars = [
+        ("loss", Some(record.loss)),
+        ("grad_norm", Some(record.grad_norm)),
+        ("lr", Some(record.lr)),
+        ("tokens_per_s", Some(record.tokens_per_s)),
+        ("tflops_model", Some(record.tflops_model)),
+        ("tflops_full", Some(record.tflops_full)),
+        ("valid_loss", record.valid_loss),
+    ];
+    let value = |(tag, number): (&str, Option<f64>)| {
+        number.map(|number| Value { tag: tag.into(), simple_value: Some(number as f32) })
+    };
+    let summary = Summary { value: scalars.into_iter().filter_map(value).collect() };
+    Event { wall_time, step: record.step as i64, summary: Some(summary), ..Default::default() }
+}
+
+/// One TFRecord.
+fn framed(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    [&length[..], &masked_crc(&length), data, &masked_crc(data)].concat()
+}
+
+/// TFRecord's masked CRC-32C: a CRC stored beside its data must not look like data with its CRC.
+fn masked_crc(data: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The host's name, in characters that a file name may have.
+fn host() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let name = name.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
+    if name.is_empty() { "localhost".into() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    }
+
+    /// Written by TensorBoard 2.20's own `RecordWriter` and protos.
+    #[test]
+    fn records_are_tensorboards_byte_for_byte() {
+        let version = Event { wall_time: 1.5, file_version: Some("brain.Event:2".into()), ..Default::default() };
+        let golden = "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c";
+        assert_eq!(framed(&version.encode_to_vec()), bytes(golden));
+
+        let value = |tag: &str, number| Value { tag: tag.into(), simple_value: Some(number) };
+        let summary = Summary { value: vec![value("loss", 3.25), value("lr", 0.0)] };
+        let event = Event { wall_time: 2.5, step: 7, summary: Some(summary), ..Default::default() };
+        let golden = "2500000000000000eabc36f309000000000000044010072a180a0b0a046c6f737315000050400a090a026c72\
+                      1500000000e1f120d7";
+        assert_eq!(framed(&event.encode_to_vec()), bytes(golden));
+
+        let session_log = Some(SessionLog { status: START });
+        let start = Event { wall_time: 2.5, step: 7, session_log, ..Default::default() };
+        assert_eq!(start.encode_to_vec(), bytes("09000000000000044010073a020801"));
+    }
+
+    /// Walks a file's records, asserting both checksums of each.
+    fn records(mut file: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        while !file.is_empty() {
+            let (length, rest) = file.split_at(8);
+            let (length_crc, rest) = rest.split_at(4);
+            assert_eq!(length_crc, masked_crc(length));
+            let (data, rest) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+            let (data_crc, rest) = rest.split_at(4);
+            assert_eq!(data_crc, masked_crc(data));
+            events.push(Event::decode(data).unwrap());
+            file = rest;
+        }
+        events
+    }
+
+    #[test]
+    fn a_file_tells_where_it_starts_and_each_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = EventLog::create(dir.path(), 41).unwrap();
+        log.append(&StepRecord { step: 41, loss: 2.5, ..Default::default() }).unwrap();
+        log.append(&StepRecord { step: 42, loss: f64::NAN, valid_loss: Some(3.0), ..Default::default() }).unwrap();
+
+        let name = log.path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("events.out.tfevents."), "{name}");
+        let events = records(&std::fs::read(&log.path).unwrap());
+        assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
+        assert_eq!((events[1].step, &events[1].session_log), (41, &Some(SessionLog { status: START })));
+        let scalars = |e: &Event| {
+            e.summary
+                .iter()
+                .flat_map(|s| &s.value)
+                .map(|v| (v.tag.clone(), v.simple_value.unwrap()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(scalars(&events[2])[0], ("loss".into(), 2.5));
+        assert_eq!(scalars(&events[2]).len(), 6);
+        assert!(scalars(&events[3])[0].1.is_nan());
+        assert_eq!(scalars(&events[3])[6], ("valid_loss".into(), 3.0));
+        assert_eq!(events.len(), 4);
+    }
+}

@@ -1,0 +1,279 @@
+//! Ranks as points of a grid: tensor, context, expert, data and pipeline axes, the fastest-varying
+//! first. Groups are the ranks that differ along one axis only.
+
+use crate::config::{Axis, Config, Parallel, can_be, near_multiples, near_pairs, ranks_used, samples};
+use crate::error::{Error, Result, counted};
+
+/// The grid of all ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Axes and sizes, fastest-varying first.
+    axes: [(Axis, usize); 5],
+}
+
+/// What a group of ranks is for. Each kind has communicators of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// The ranks that share every layer.
+    Tensor,
+    /// Those of them that hold the same key/value head, where there are more ranks than heads.
+    KvHeads,
+    /// The ranks that hold the same weights and see other samples.
+    Data,
+    /// The ranks that share the optimizer's state of these weights.
+    Optimizer,
+    /// Stage to stage, towards the loss.
+    Activations,
+    /// Stage to stage, back from the loss.
+    Gradients,
+    /// First and last stage, where they hold the same table.
+    Tied,
+    /// All ranks.
+    World,
+}
+
+impl Mesh {
+    /// Tensor, pipeline, data: what a run's files say of it.
+    pub fn layout(&self) -> [usize; 3] {
+        [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.size(axis))
+    }
+}
+
+impl GroupKind {
+    /// Whose calls share a stream of a device, which has few queues: kinds that speak seldom.
+    pub fn lane(self) -> GroupKind {
+        match self {
+            GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => GroupKind::World,
+            kind => kind,
+        }
+    }
+
+    /// For messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            GroupKind::Tensor => "tensor",
+            GroupKind::KvHeads => "key/value heads",
+            GroupKind::Data => "data",
+            GroupKind::Optimizer => "optimizer",
+            GroupKind::Activations => "activations",
+            GroupKind::Gradients => "gradients",
+            GroupKind::Tied => "tied embeddings",
+            GroupKind::World => "world",
+        }
+    }
+}
+
+impl Mesh {
+    /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
+    pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
+        // Experts live inside the data-parallel ranks: they take no ranks of their own.
+        let used = ranks_used(p);
+        if ranks == 0 || !ranks.is_multiple_of(used) {
+            return None;
+        }
+        let size = |axis| match axis {
+            Axis::Tensor => p.tensor,
+            Axis::Context => p.context,
+            Axis::Expert => 1,
+            Axis::Data => ranks / used,
+            Axis::Pipeline => p.pipeline,
+        };
+        Some(Mesh { axes: p.order.map(|axis| (axis, size(axis))) })
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.axes.iter().map(|&(_, size)| size).product()
+    }
+
+    pub fn size(&self, axis: Axis) -> usize {
+        self.place(axis).1
+    }
+
+    /// Position of `rank` along `axis`.
+    pub fn coord(&self, rank: usize, axis: Axis) -> usize {
+        let (stride, size) = self.place(axis);
+        rank / stride % size
+    }
+
+    /// The ranks that differ from `rank` along `axis` only, in the axis' order.
+    pub fn group(&self, rank: usize, axis: Axis) -> Vec<usize> {
+        let (stride, size) = self.place(axis);
+        let first = rank - self.coord(rank, axis) * stride;
+        (0..size).map(|i| first + i * stride).collect()
+    }
+
+    /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same
+    /// key/value head.
+    pub fn members(&self, rank: usize, kind: GroupKind, kv_copies: usize) -> Vec<usize> {
+        let stages = self.group(rank, Axis::Pipeline);
+        match kind {
+            GroupKind::Tensor => self.group(rank, Axis::Tensor),
+            GroupKind::KvHeads => {
+                let first = self.coord(rank, Axis::Tensor) / kv_copies * kv_copies;
+                self.group(rank, Axis::Tensor)[first..first + kv_copies].to_vec()
+            }
+            GroupKind::Data | GroupKind::Optimizer => self.group(rank, Axis::Data),
+            GroupKind::Activations | GroupKind::Gradients => stages,
+            GroupKind::Tied => match self.coord(rank, Axis::Pipeline) {
+                stage if stage == 0 || stage + 1 == stages.len() => {
+                    let mut ends = vec![stages[0], stages[stages.len() - 1]];
+                    ends.dedup();
+                    ends
+                }
+                _ => vec![rank],
+            },
+            GroupKind::World => (0..self.ranks()).collect(),
+        }
+    }
+
+    /// (stride, size) of an axis.
+    fn place(&self, axis: Axis) -> (usize, usize) {
+        let mut stride = 1;
+        for &(a, size) in &self.axes {
+            if a == axis {
+                return (stride, size);
+            }
+            stride *= size;
+        }
+        unreachable!("an order names each axis once")
+    }
+}
+
+impl Config {
+    /// The grid of `ranks` ranks, each with the same whole number of micro-batches a step, which
+    /// interleaving wants to be a multiple of the stages. At most [`crate::config::MOST_RANKS`].
+    pub fn mesh(&self, ranks: usize) -> Result<Mesh> {
+        self.mesh_as_asked(ranks, &format!("mpirun -n {ranks}"))
+    }
+
+    /// [`Config::mesh`], `asked` being how the user said the number of ranks.
+    pub fn mesh_as_asked(&self, ranks: usize, asked: &str) -> Result<Mesh> {
+        let p = &self.parallel;
+        let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks, asked))?;
+        let (batch, dp) = (self.train.global_batch_size, mesh.size(Axis::Data));
+        match batch.is_multiple_of(samples(&self.train, p, dp)) {
+            true => Ok(mesh),
+            false => Err(self.wrong_batch(dp)),
+        }
+    }
+
+    fn wrong_ranks(&self, ranks: usize, asked: &str) -> Error {
+        let p = &self.parallel;
+        let mut remedy = format!("the nearest that fit: {}", self.fitting_ranks(ranks));
+        let layouts = self.fitting_layouts(ranks);
+        if !layouts.is_empty() {
+            let layouts: Vec<String> = layouts.iter().map(|(t, p)| format!("tensor {t} x pipeline {p}")).collect();
+            let here = counted(ranks, "rank");
+            remedy += &format!("; on {here} the nearest that fit: {}", layouts.join(" or "));
+        }
+        Error::user(format!(
+            "{asked}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {} ranks; {remedy}",
+            p.tensor,
+            p.pipeline,
+            p.context,
+            ranks_used(p)
+        ))
+    }
+
+    fn wrong_batch(&self, dp: usize) -> Error {
+        let (p, micro, batch) = (&self.parallel, self.train.micro_batch_size, self.train.global_batch_size);
+        let (stages, remedy) = match p.virtual_pipeline {
+            1 => (String::new(), ""),
+            _ => (format!(" x pipeline ({}, interleaved)", p.pipeline), ", or with parallel.virtual_pipeline = 1"),
+        };
+        // Without interleaving the batch must still be shared evenly.
+        let remedy = if batch.is_multiple_of(micro * dp) { remedy } else { "" };
+        let fitting = self.fitting_ranks(dp * ranks_used(p));
+        let fitting = if fitting == "1" { counted(1, "rank") } else { format!("{fitting} ranks") };
+        Error::user(format!(
+            "train.global_batch_size = {batch}: must be a multiple of micro_batch_size ({micro}) x data-parallel ranks \
+             ({dp}){stages}; {}, or keep it and run on {fitting}{remedy}",
+            near_multiples(batch as u64, samples(&self.train, p, dp) as u64),
+        ))
+    }
+
+    /// The numbers of ranks on either side of `ranks` that this layout can run on, in words.
+    fn fitting_ranks(&self, ranks: usize) -> String {
+        let (used, batch) = (ranks_used(&self.parallel), self.train.global_batch_size);
+        let fits = |&dp: &usize| batch.is_multiple_of(samples(&self.train, &self.parallel, dp));
+        let below = (1..ranks.div_ceil(used).min(batch + 1)).rev().find(fits);
+        let above = (ranks / used + 1..=batch).find(fits);
+        let ranks: Vec<String> = below.into_iter().chain(above).map(|dp| (dp * used).to_string()).collect();
+        ranks.join(" or ")
+    }
+
+    /// The degrees (tensor, pipeline) nearest to the configured ones that `ranks` ranks can have.
+    fn fitting_layouts(&self, ranks: usize) -> Vec<(usize, usize)> {
+        let p = &self.parallel;
+        let fits = |&(tensor, pipeline): &(usize, usize)| {
+            // Where tensor is 1, the file may have left the default open.
+            let sequence_parallel = p.sequence_parallel || p.tensor == 1;
+            let p = Parallel { tensor, pipeline, sequence_parallel, ..p.clone() };
+            let dp = Mesh::new(ranks, &p).map(|mesh| mesh.size(Axis::Data));
+            let shared = dp.is_some_and(|dp| self.train.global_batch_size.is_multiple_of(samples(&self.train, &p, dp)));
+            shared && can_be(&self.model, &self.train, &p)
+        };
+        let stages = move |t| divisors(ranks / t, self.model.num_hidden_layers).map(move |p| (t, p));
+        let layouts = divisors(ranks, self.model.num_attention_heads).flat_map(stages).filter(fits);
+        near_pairs((p.tensor, p.pipeline), layouts)
+    }
+}
+
+/// The divisors of `n` that are at most `most`.
+fn divisors(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    (1..=n.min(most)).filter(move |&d| n.is_multiple_of(d))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AXES: [Axis; 5] = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
+
+    proptest! {
+        #[test]
+        fn groups_partition_the_ranks(tensor in 1usize..5, context in 1usize..3, pipeline in 1usize..5, data in 1usize..5, turn in 0usize..5) {
+            let mut order = AXES;
+            order.rotate_left(turn);
+            let p = Parallel { tensor, pipeline, context, expert: 1, virtual_pipeline: 1, layers: None,
+                sequence_parallel: false, distributed_optimizer: true, gradient_precision: crate::config::Precision::F32, order, ranks: None };
+            let mesh = Mesh::new(tensor * context * pipeline * data, &p).unwrap();
+            prop_assert_eq!(mesh.size(Axis::Data), data);
+            for axis in AXES {
+                for rank in 0..mesh.ranks() {
+                    let group = mesh.group(rank, axis);
+                    prop_assert_eq!(group[mesh.coord(rank, axis)], rank);
+                    for &other in &group {
+                        prop_assert_eq!(&mesh.group(other, axis), &group);
+                        for a in AXES.into_iter().filter(|&a| a != axis) {
+                            prop_assert_eq!(mesh.coord(other, a), mesh.coord(rank, a));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn megatron_order_puts_tensor_ranks_side_by_side() {
+        let p = Parallel {
+            tensor: 2,
+            pipeline: 2,
+            context: 1,
+            expert: 1,
+            virtual_pipeline: 1,
+            layers: None,
+            sequence_parallel: true,
+            distributed_optimizer: true,
+            gradient_precision: crate::config::Precision::F32,
+            order: AXES,
+            ranks: None,
+        };
+        let mesh = Mesh::new(16, &p).unwrap();
+        assert_eq!(mesh.group(5, Axis::Tensor), [4, 5]);
+        assert_eq!(mesh.group(5, Axis::Data), [1, 3, 5, 7]);
+        assert_eq!(mesh.group(5, Axis::Pipeline), [5, 13]);
+        assert_eq!(Mesh::new(6, &p), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What one rank is and holds: a pure function of the configuration, the mesh and the rank.
+
+use crate::config::{Axis, Config};
+use crate::layout::buckets::{self, Bucket, Held, Tie};
+use crate::layout::mesh::{GroupKind, Mesh};
+use crate::layout::split;
+use crate::model::param_specs::{self, Unit};
+use crate::schedule::Pipe;
+use std::ops::Range;
+
+/// A bucket below this many elements takes in the next slot too: small messages waste the network.
+const MIN_BUCKET: usize = 1 << 24;
+
+/// A rank's place in the mesh.
+#[derive(Debug, Clone)]
+pub struct RankLayout {
+    pub mesh: Mesh,
+    pub rank: usize,
+    /// Place among the tensor-parallel ranks, and their number.
+    pub tp: (usize, usize),
+    /// Place among the data-parallel ranks, and their number.
+    pub dp: (usize, usize),
+    pub stage: usize,
+    pub pipe: Pipe,
+    /// The slots that the stage runs, chunk by chunk.
+    pub chunks: Vec<Vec<Unit>>,
+    /// Tensor-parallel ranks that hold the same key/value head.
+    kv_copies: usize,
+}
+
+impl RankLayout {
+    pub fn new(config: &Config, mesh: Mesh, rank: usize) -> Self {
+        let along = |axis| (mesh.coord(rank, axis), mesh.size(axis));
+        let (tp, dp, (stage, stages)) = (along(Axis::Tensor), along(Axis::Data), along(Axis::Pipeline));
+        let t = &config.train;
+        let n_mbs = t.global_batch_size / (t.micro_batch_size * dp.1);
+        let pipe = Pipe { stages, chunks: config.parallel.virtual_pipeline, n_mbs };
+        let all = split::chunks(&config.model, &layers_of_chunks(config));
+        let chunks = all.into_iter().skip(stage).step_by(stages).collect();
+        let kv_copies = tp.1.div_ceil(config.model.num_key_value_heads);
+        RankLayout { mesh, rank, tp, dp, stage, pipe, chunks, kv_copies }
+    }
+
+    /// Tensor-parallel ranks that hold the same key/value head.
+    pub fn kv_copies(&self) -> usize {
+        self.kv_copies
+    }
+
+    /// The group of `kind` that this rank is in.
+    pub fn members(&self, kind: GroupKind) -> Vec<usize> {
+        self.mesh.members(self.rank, kind, self.kv_copies)
+    }
+
+    /// The ranks that a bucket is cut among: the data-parallel ones, or this one alone.
+    pub fn optimizer_members(&self, config: &Config) -> Vec<usize> {
+        match config.parallel.distributed_optimizer {
+            true => self.members(GroupKind::Data),
+            false => vec![self.rank],
+        }
+    }
+
+    /// Does this rank save its shards, and count them in the norm? Where each data-parallel rank holds all of them,
+    /// the first does.
+    pub fn owns(&self, config: &Config) -> bool {
+        config.parallel.distributed_optimizer || self.dp.0 == 0
+    }
+
+    /// Elements of the tensors that this rank saves, each of them once.
+    pub fn saved(&self, config: &Config) -> usize {
+        let members = self.optimizer_members(config);
+        let rank_layout =
+            members.iter().position(|&rank| rank == self.rank).expect("a rank is among those it shares with");
+        let owned = self.buckets(config).into_iter().filter(|_| self.owns(config));
+        owned.flat_map(|bucket| bucket.owned(&bucket.shard(rank_layout, members.len()))).map(|range| range.len()).sum()
+    }
+
+    /// The buckets of all chunks.
+    pub fn buckets(&self, config: &Config) -> Vec<Bucket> {
+        let ranks = self.optimizer_members(config).len();
+        let held = self.chunks.iter().map(|units| self.held(config, units));
+        held.flat_map(|held| buckets::plan(&held, self.tp, ranks, MIN_BUCKET)).collect()
+    }
+
+    /// What a chunk holds: its slots' tensors, and the table of the first stage where the head of the
+    /// last multiplies by it.
+    fn held(&self, config: &Config, units: &[Unit]) -> Vec<Held> {
+        let tied = config.model.tie_word_embeddings && self.pipe.stages > 1;
+        let held = |&unit: &Unit, tie| Held { unit, tensors: param_specs::tensors(&config.model, unit), tie };
+        let mut all: Vec<Held> = Vec::new();
+        for unit in units {
+            let tie = if tied && *unit == Unit::Embedding { Tie::First } else { Tie::Free };
+            all.push(held(unit, tie));
+            if tied && *unit == Unit::Head {
+                all.push(held(&Unit::Embedding, Tie::Last));
+            }
+        }
+        all
+    }
+
+    /// Rows and columns of what travels between stages: `[T/tp, D]` under sequence parallelism, else `[T, D]`.
+    pub fn travelling(&self, config: &Config) -> (usize, usize) {
+        let rows = config.train.micro_batch_size * config.train.seq_length;
+        let ranks = if config.parallel.sequence_parallel { self.tp.1 } else { 1 };
+        (rows / ranks, config.model.hidden_size)
+    }
+
+    /// The samples of micro-batch `mb` in a step that starts at sample `first`: groups of
+    /// micro_batch_size x ranks, rank after rank, as Megatron-LM deals them.
+    pub fn samples(&self, config: &Config, first: u64, mb: usize) -> Range<u64> {
+        let size = config.train.micro_batch_size as u64;
+        let start = first + (mb * self.dp.1 + self.dp.0) as u64 * size;
+        start..start + size
+    }
+}
+
+/// Layers of each chunk in pipeline order: as the user wrote, or balanced by cost.
+pub fn layers_of_chunks(config: &Config) -> Vec<usize> {
+    let p = &config.parallel;
+    let costs = split::Costs::of(&config.model, config.train.seq_length);
+    let balanced = || split::balanced(config.model.num_hidden_layers, p.pipeline * p.virtual_pipeline, &costs);
+    p.layers.clone().unwrap_or_else(balanced)
+}

@@ -1,0 +1,186 @@
+//! Parameters and floating-point operations of a model, each formula under its name. A multiply and
+//! an add are two operations; the backward pass is twice the forward; nothing is counted for
+//! norms, rotary embedding, softmax or the lookup of embeddings.
+
+use crate::config::{Model, Named, Recompute};
+use crate::model::param_specs::all_tensors;
+
+/// Forward and backward: the forward pass's operations three times.
+const PASSES: f64 = 3.0;
+
+/// Every weight once; a tied head is the embedding.
+pub fn parameters(model: &Model) -> u64 {
+    all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
+}
+
+/// Per token of a sequence of `seq`: a causal query's dot products counted for the half of the
+/// positions that it sees on average.
+pub fn model_flops(model: &Model, seq: usize) -> f64 {
+    model.num_hidden_layers as f64 * layer_flops(model, seq) + head_flops(model)
+}
+
+/// One layer's part of [`model_flops`].
+pub fn layer_flops(model: &Model, seq: usize) -> f64 {
+    PASSES * (layer_matmul_flops(model) + layer_attention_flops(model, seq) / 2.0)
+}
+
+/// The output layer's part of [`model_flops`].
+pub fn head_flops(m: &Model) -> f64 {
+    PASSES * 2.0 * m.hidden_size as f64 * m.vocab_size as f64
+}
+
+/// What is counted. A figure in TFLOPS or a share of a peak says nothing without the name of its formula: the same
+/// tokens a second are 134 TFLOPS by one and 115 by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Formula {
+    /// Causal attention counted for the half that is seen, nothing for recomputation: what Megatron-LM counts today.
+    Model,
+    /// Attention counted for all positions, nothing for recomputation: what llm-recipes counts.
+    Full,
+    /// `3.5 (8 + 6 f/h) l h^2 (1 + s/6h + V/16lh)`: what the fork of Megatron-LM that trained Swallow logged from
+    /// December 2023 on. Half a pass more for recomputation, and grouped key/value heads counted as if they were not.
+    Swallow2023,
+    /// `96 l h^2 (1 + s/6h + V/16lh)` (Narayanan et al. 2021, appendix): GPT's layers, all computed again.
+    Narayanan2021,
+    /// No source, but a fit to the totals that the Swallow paper prints: grouped heads save in the scores and not in
+    /// the projections, and half of the attention's forward pass is counted once more.
+    PaperTotals,
+    /// `Model`, and what is computed again: layers where the run says so, and of attention the product that flash
+    /// attention's backward pass cannot do without (q k^T).
+    Hardware,
+}
+
+impl Named for Formula {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("model", Formula::Model),
+        ("full", Formula::Full),
+        ("swallow2023", Formula::Swallow2023),
+        ("narayanan2021", Formula::Narayanan2021),
+        ("paper-totals", Formula::PaperTotals),
+        ("hardware", Formula::Hardware),
+    ];
+}
+
+impl Formula {
+    /// Operations of a token of a sequence of `seq`, forward and backward.
+    pub fn per_token(self, m: &Model, seq: usize, recompute: Recompute) -> f64 {
+        let (layers, linear, scores) =
+            (m.num_hidden_layers as f64, layer_matmul_flops(m), layer_attention_flops(m, seq));
+        match self {
+            Formula::Model => model_flops(m, seq),
+            Formula::Full => PASSES * layers * (linear + scores) + head_flops(m),
+            Formula::Swallow2023 => gpt(m, seq, 3.5 * (8.0 + 6.0 * m.intermediate_size as f64 / m.hidden_size as f64)),
+            Formula::Narayanan2021 => gpt(m, seq, 96.0),
+            Formula::PaperTotals => {
+                let every_head = Model { num_key_value_heads: m.num_attention_heads, ..m.clone() };
+                let grouped = scores * m.num_key_value_heads as f64 / m.num_attention_heads as f64;
+                layers * (PASSES * layer_matmul_flops(&every_head) + (PASSES + 0.5) * grouped) + head_flops(m)
+            }
+            Formula::Hardware => {
+                let seen = scores / 2.0;
+                let again = if recompute == Recompute::Full { linear + seen } else { 0.0 };
+                model_flops(m, seq) + layers * (again + seen / 2.0)
+            }
+        }
+    }
+}
+
+/// `each l h^2 (1 + s/6h + V/16lh)`.
+fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
+    let (l, h) = (m.num_hidden_layers as f64, m.hidden_size as f64);
+    each * l * h * h * (1.0 + seq as f64 / (6.0 * h) + m.vocab_size as f64 / (16.0 * l * h))
+}
+
+/// Multiplications of a layer by weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
+fn layer_matmul_flops(m: &Model) -> f64 {
+    let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
+    let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
+    let mlp = 3.0 * m.hidden_size as f64 * m.intermediate_size as f64;
+    2.0 * (attention + mlp)
+}
+
+/// `q k^T` and `p v` of a layer, forward, per token: `2 * 2 * seq * heads * head_dim`.
+fn layer_attention_flops(m: &Model, seq: usize) -> f64 {
+    4.0 * seq as f64 * (m.num_attention_heads * m.head_dim) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Architecture, RopeScaling};
+
+    /// Llama 2 with Swallow's vocabulary.
+    fn swallow(hidden: usize, intermediate: usize, layers: usize, heads: usize, kv_heads: usize) -> Model {
+        Model {
+            architecture: Architecture::Llama,
+            hidden_size: hidden,
+            intermediate_size: intermediate,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim: hidden / heads,
+            vocab_size: 43176,
+            max_position_embeddings: 4096,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+            hf: None,
+        }
+    }
+
+    /// 7B, 13B and 70B.
+    fn three() -> [Model; 3] {
+        [swallow(4096, 11008, 32, 32, 32), swallow(5120, 13824, 40, 40, 40), swallow(8192, 28672, 80, 64, 8)]
+    }
+
+    fn giga(figures: [f64; 3], digits: usize) -> [String; 3] {
+        figures.map(|figure| format!("{:.digits$}", figure / 1e9))
+    }
+
+    #[test]
+    fn parameters_of_the_three_sizes() {
+        assert_eq!(giga(three().map(|m| parameters(&m) as f64), 2), ["6.83", "13.13", "69.16"]);
+        let tied = Model { tie_word_embeddings: true, ..three()[0].clone() };
+        assert_eq!(parameters(&three()[0]) - parameters(&tied), 43176 * 4096);
+    }
+
+    #[test]
+    fn operations_of_the_three_sizes() {
+        let figures = three().map(|m| model_flops(&m, 4096));
+        assert_eq!(giga(figures, 2), ["43.14", "82.49", "428.93"]);
+        let figures = |formula: Formula| three().map(|m| formula.per_token(&m, 4096, Recompute::Selective));
+        for (formula, expected) in [
+            (Formula::Model, ["43.14", "82.49", "428.93"]),
+            (Formula::Full, ["46.36", "87.52", "445.04"]),
+            (Formula::Swallow2023, ["53.82", "101.83", "592.58"]),
+            (Formula::Narayanan2021, ["61.19", "115.41", "560.47"]),
+        ] {
+            assert_eq!(giga(figures(formula), 2), expected, "{formula:?}");
+        }
+    }
+
+    /// 25,000 steps of 1024 sequences: what the paper prints, and what is exact.
+    #[test]
+    fn totals_of_the_paper() {
+        let totals = |formula: Formula| {
+            let total = |m| 25_000.0 * 1024.0 * 4096.0 * formula.per_token(&m, 4096, Recompute::Selective);
+            three().map(total).map(|total| format!("{total:.1e}"))
+        };
+        assert_eq!(totals(Formula::PaperTotals), ["5.0e21", "9.4e21", "5.0e22"]);
+        assert_eq!(totals(Formula::Full), ["4.9e21", "9.2e21", "4.7e22"]);
+        assert_eq!(totals(Formula::Model), ["4.5e21", "8.6e21", "4.5e22"]);
+    }
+
+    #[test]
+    fn hardware_counts_what_is_computed_again() {
+        let [m, _, _] = three();
+        let by = |recompute| Formula::Hardware.per_token(&m, 4096, recompute);
+        let (some, all) = (by(Recompute::Selective), by(Recompute::Full));
+        assert_eq!(by(Recompute::None), some);
+        let forward = model_flops(&m, 4096) / PASSES - head_flops(&m) / PASSES;
+        assert!((all - some - forward).abs() < 1.0, "{all} {some} {forward}");
+        assert_eq!(giga([some, all, 0.0], 2)[0], "43.68");
+    }
+}

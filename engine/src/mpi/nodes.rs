@@ -1,0 +1,44 @@
+//! Which process runs on which node, asked of MPI: processes that can share memory are a node.
+
+use crate::layout::placement::RankSlot;
+use crate::mpi::{Comm, host};
+
+/// The seat of every process of `comm`, by rank, on every process. All call it together.
+pub fn seats(comm: &Comm) -> Vec<RankSlot> {
+    let node = comm.split_node();
+    let first = node.broadcast_bytes(comm.rank().to_string().into_bytes());
+    let mine = format!("{} {} {}", String::from_utf8_lossy(&first), node.rank(), host());
+    let all = comm.all_gather_bytes(mine.as_bytes());
+    numbered(all.iter().map(|bytes| parse(&String::from_utf8_lossy(bytes))).collect())
+}
+
+/// (first process of the node, place on it, host)
+fn parse(text: &str) -> (usize, usize, String) {
+    let mut words = text.splitn(3, ' ');
+    let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a seat as it was written above");
+    let (first, local) = (number(), number());
+    (first, local, words.next().unwrap_or_default().to_string())
+}
+
+/// A node's first process stands for it, so that two nodes of one name stay two.
+fn numbered(all: Vec<(usize, usize, String)>) -> Vec<RankSlot> {
+    let mut firsts: Vec<usize> = all.iter().map(|&(first, ..)| first).collect();
+    firsts.sort_unstable();
+    firsts.dedup();
+    let number = |first| firsts.binary_search(&first).expect("every first process is in the list");
+    all.into_iter().map(|(first, local, host)| RankSlot { host, node: number(first), local }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_numbered_by_their_first_process() {
+        let all = ["0 0 a", "1 0 b c", "0 1 a", "3 0 a", "1 1 b c"].map(parse).to_vec();
+        let seats = numbered(all);
+        assert_eq!(seats.iter().map(|seat| seat.node).collect::<Vec<_>>(), [0, 1, 0, 2, 1]);
+        assert_eq!(seats.iter().map(|seat| seat.local).collect::<Vec<_>>(), [0, 0, 1, 0, 1]);
+        assert_eq!(seats[4], RankSlot { host: "b c".into(), node: 1, local: 1 });
+    }
+}

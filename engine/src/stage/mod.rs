@@ -1,0 +1,249 @@
+//! The layers of this rank: forward and backward of one micro-batch through them, and what is kept
+//! in between.
+
+use crate::backend::{Acc, Act, Backend, Collectives, Heads, Scope, Tensor};
+use crate::batch::MicroBatch;
+use crate::config::{Model, Recompute};
+use crate::layers::region::Region;
+use crate::layers::{Ctx, block, embedding, head, rope};
+use crate::model::param_specs::Unit;
+use crate::stage::grads::{Grads, Reduce};
+use crate::stage::params::Params;
+use std::collections::VecDeque;
+
+pub mod grads;
+pub mod groups;
+pub mod params;
+
+/// A micro-batch where the backend computes, as far as a chunk reads it.
+pub struct DeviceBatch<B: Backend> {
+    starts: Tensor<B, u32>,
+    /// For the embedding.
+    ids: Option<Tensor<B, u32>>,
+    /// For the head: the next tokens and their weights in the loss.
+    targets: Option<(Tensor<B, u32>, Acc<B>)>,
+    /// Rows of one sequence.
+    seq: usize,
+}
+
+impl<B: Backend> DeviceBatch<B> {
+    /// What `units` read of it.
+    fn upload(b: &B, host: &MicroBatch, units: &[Unit]) -> Self {
+        let (rows, seq) = (host.ids.len(), host.seq);
+        assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
+        let (embeds, heads) = (units.contains(&Unit::Embedding), units.contains(&Unit::Head));
+        DeviceBatch {
+            starts: b.upload(&host.starts, rows, 1),
+            ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
+            targets: heads.then(|| (b.upload(&host.targets, rows, 1), b.upload(&host.weights, rows, 1))),
+            seq,
+        }
+    }
+
+    fn ids(&self) -> &Tensor<B, u32> {
+        self.ids.as_ref().expect("the chunk of the embedding uploads the ids")
+    }
+
+    fn targets(&self, z_loss: f32) -> head::Targets<'_, B> {
+        let (ids, weights) = self.targets.as_ref().expect("the chunk of the head uploads the targets");
+        head::Targets { ids, weights, z_loss }
+    }
+}
+
+/// What a stage keeps of one slot between forward and backward.
+enum Kept<B: Backend> {
+    /// The embedding's ids are in the batch.
+    Nothing,
+    Layer(block::Saved<B>),
+    /// A layer's input; the rest is computed again.
+    Input(Act<B>),
+    /// The head's gradient was made with its loss.
+    Gradient(Act<B>),
+}
+
+/// One pipeline stage: one chunk of layers, or several where stages are interleaved.
+pub struct Stage<B: Backend> {
+    model: Model,
+    recompute: Recompute,
+    z_loss: f32,
+    chunks: Vec<Chunk<B>>,
+    region: Region<B>,
+    rope: Acc<B>,
+    pub params: Params<B>,
+}
+
+/// Consecutive slots of the model.
+struct Chunk<B: Backend> {
+    units: Vec<Unit>,
+    /// Of the micro-batches that went forth and not yet back, oldest first.
+    in_flight: VecDeque<(DeviceBatch<B>, Vec<Kept<B>>)>,
+}
+
+impl<B: Backend> Stage<B> {
+    /// `positions`: rows of the longest sequence that will be seen.
+    pub fn new(
+        b: &B,
+        model: &Model,
+        chunks: Vec<Vec<Unit>>,
+        region: Region<B>,
+        params: Params<B>,
+        positions: usize,
+    ) -> Self {
+        let rope = b.upload(&rope::table(model, positions), positions, model.head_dim);
+        let chunks = chunks.into_iter().map(|units| Chunk { units, in_flight: VecDeque::new() }).collect();
+        Stage { model: model.clone(), recompute: Recompute::None, z_loss: 0.0, chunks, region, rope, params }
+    }
+
+    pub fn recompute(self, recompute: Recompute) -> Self {
+        Stage { recompute, ..self }
+    }
+
+    pub fn z_loss(self, z_loss: f32) -> Self {
+        Stage { z_loss, ..self }
+    }
+
+    /// Brings what `chunk` reads of a micro-batch to the backend.
+    pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
+        DeviceBatch::upload(b, host, &self.chunks[chunk].units)
+    }
+
+    /// Through the slots of a chunk; `x` is what the chunk before sent, the result what the chunk after
+    /// needs. The head adds the losses to `totals` and its gradients to `grads`.
+    pub fn forward(
+        &mut self,
+        b: &B,
+        chunk: usize,
+        batch: DeviceBatch<B>,
+        mut x: Option<Act<B>>,
+        grads: &mut Grads<B>,
+        totals: &mut Acc<B>,
+    ) -> Option<Act<B>> {
+        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        let chunk = &mut self.chunks[chunk];
+        let mut kept = Vec::with_capacity(chunk.units.len());
+        for &unit in &chunk.units {
+            kept.push(b.scope(Scope::Unit(unit), || match unit {
+                Unit::Embedding => {
+                    x = Some(embedding::forward(&cx, &self.params.embedding(), batch.ids()));
+                    Kept::Nothing
+                }
+                Unit::Layer(l) => {
+                    let (y, kept) = forward_layer(&cx, &self.params.layer(l), take(&mut x), self.recompute);
+                    x = Some(y);
+                    kept
+                }
+                Unit::Head => {
+                    let (w, mut g, targets) = (self.params.head(), grads.head(), batch.targets(self.z_loss));
+                    Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
+                }
+            }));
+        }
+        chunk.in_flight.push_back((batch, kept));
+        x
+    }
+
+    /// Back through the slots of a chunk for its oldest micro-batch; `dx` is what the chunk after sent, the
+    /// result what the chunk before needs. With `reduce`, it is the chunk's last of the step: what is done is sent.
+    pub fn backward(
+        &mut self,
+        b: &B,
+        chunk: usize,
+        mut dx: Option<Act<B>>,
+        grads: &mut Grads<B>,
+        reduce: Option<&Reduce<B>>,
+    ) -> Option<Act<B>> {
+        let chunk = &mut self.chunks[chunk];
+        let (batch, kept) = chunk.in_flight.pop_front().expect("a backward follows its forward");
+        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        for (&unit, kept) in chunk.units.iter().zip(kept).rev() {
+            dx = b.scope(Scope::Unit(unit), || match (unit, kept) {
+                (Unit::Head, Kept::Gradient(dx)) => Some(dx),
+                (Unit::Layer(l), kept) => {
+                    let (w, mut g) = (self.params.layer(l), grads.layer(l));
+                    let saved = again(&cx, &w, kept);
+                    Some(block::backward(&cx, &w, take(&mut dx), saved, &mut g))
+                }
+                (Unit::Embedding, _) => {
+                    let (mut dtable, first) = grads.embedding();
+                    embedding::backward(&cx, first, batch.ids(), &take(&mut dx), &mut dtable);
+                    None
+                }
+                (Unit::Head, _) => unreachable!("the head keeps its gradient"),
+            });
+            if let Some(reduce) = reduce {
+                grads.unit_done(b, unit, reduce);
+            }
+        }
+        dx
+    }
+
+    /// The losses alone; nothing is kept.
+    pub fn evaluate(
+        &mut self,
+        b: &B,
+        chunk: usize,
+        batch: &DeviceBatch<B>,
+        mut x: Option<Act<B>>,
+        totals: &mut Acc<B>,
+    ) -> Option<Act<B>> {
+        let cx = context(b, &self.model, &self.region, &self.rope, batch);
+        for &unit in &self.chunks[chunk].units {
+            x = b.scope(Scope::Unit(unit), || match unit {
+                Unit::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
+                Unit::Layer(l) => Some(block::forward(&cx, &self.params.layer(l), take(&mut x)).0),
+                Unit::Head => {
+                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &batch.targets(self.z_loss), totals);
+                    None
+                }
+            });
+        }
+        x
+    }
+}
+
+fn context<'a, B: Backend>(
+    b: &'a B,
+    model: &Model,
+    region: &'a Region<B>,
+    rope: &'a Acc<B>,
+    batch: &'a DeviceBatch<B>,
+) -> Ctx<'a, B> {
+    let ranks = region.group().size();
+    let heads = Heads {
+        query: model.num_attention_heads / ranks,
+        kv: model.num_key_value_heads.div_ceil(ranks),
+        dim: model.head_dim,
+        seq: batch.seq,
+    };
+    Ctx { b, region, heads, eps: model.rms_norm_eps as f32, rope, starts: &batch.starts }
+}
+
+fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, recompute: Recompute) -> (Act<B>, Kept<B>) {
+    match recompute {
+        Recompute::None => {
+            let (y, saved) = block::forward(cx, w, x);
+            (y, Kept::Layer(saved))
+        }
+        Recompute::Selective => {
+            let (y, saved) = block::forward(cx, w, x);
+            (y, Kept::Layer(saved.slim()))
+        }
+        Recompute::Full => {
+            let input = cx.b.copy(&x);
+            (block::forward(cx, w, x).0, Kept::Input(input))
+        }
+    }
+}
+
+/// What backward needs, computed again where only the input was kept.
+fn again<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
+    match kept {
+        Kept::Layer(saved) => saved,
+        Kept::Input(x) => block::forward(cx, w, x).1,
+        Kept::Nothing | Kept::Gradient(_) => unreachable!("a layer keeps its input or what backward needs"),
+    }
+}
+
+fn take<B: Backend>(x: &mut Option<Act<B>>) -> Act<B> {
+    x.take().expect("the slot before hands on its output")
+}

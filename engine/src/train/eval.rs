@@ -1,0 +1,105 @@
+//! The mean loss of a model on texts, without training: what `evaluate` prints.
+
+use crate::backend::{Backend, Pending};
+use crate::batch::MicroBatch;
+use crate::config::Model;
+use crate::error::{Error, Result};
+use crate::layers::region::Region;
+use crate::layout::buckets::{self, Held, Part, Tie};
+use crate::layout::mesh::GroupKind;
+use crate::model::param_specs::{self, TensorSpec};
+use crate::model::rect::Rect;
+use crate::stage::Stage;
+use crate::stage::params::{ParamLayout, Params};
+
+/// Rows that are scored at once where texts are long enough.
+const ROWS: usize = 4096;
+/// Elements of a bucket: weights are read a bucket at a time.
+const BUCKET: usize = 1 << 24;
+
+/// A model held whole by this rank.
+pub struct Scorer<B: Backend> {
+    b: B,
+    stage: Stage<B>,
+    positions: usize,
+}
+
+/// Sum of the losses in nats, and the tokens that were predicted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Score {
+    pub nats: f64,
+    pub tokens: u64,
+}
+
+impl std::ops::Add for Score {
+    type Output = Score;
+    fn add(self, other: Score) -> Score {
+        Score { nats: self.nats + other.nats, tokens: self.tokens + other.tokens }
+    }
+}
+
+impl<B: Backend> Scorer<B> {
+    /// `longest`: tokens of the longest text that will be scored; `read(tensor, rectangle, out)` gives the weights.
+    pub fn new(
+        b: B,
+        model: &Model,
+        longest: usize,
+        mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        let units = param_specs::units(model);
+        let held = |&unit| Held { unit, tensors: param_specs::tensors(model, unit), tie: Tie::Free };
+        let held: Vec<Held> = units.iter().map(held).collect();
+        let layout = ParamLayout::new(buckets::plan(&held, (0, 1), 1, BUCKET), model.tie_word_embeddings);
+        let mut params = Params::new(&b, layout.clone());
+        for (i, bucket) in layout.buckets.iter().enumerate() {
+            let mut host = vec![0.0; bucket.len];
+            for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
+                read(tensor, &rect, &mut host[at..at + rect.len()])?;
+            }
+            let mut weights = params.begin_write(i);
+            b.round(&b.upload(&host, host.len(), 1), &mut weights);
+            params.finish_write(i, Pending::ready(weights));
+        }
+        let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
+        // The table of angles is as long as what is read, not as what config.json claims.
+        let positions = model.max_position_embeddings.min(longest.max(1));
+        let stage = Stage::new(&b, model, vec![units], region, params, positions);
+        Ok(Scorer { b, stage, positions })
+    }
+
+    /// Scores each text alone: every token but its first, in windows that do not overlap where the
+    /// text is longer than the model's positions.
+    pub fn score(&mut self, texts: &[Vec<u32>]) -> Result<Score> {
+        let mut windows: Vec<(&[u32], &[u32])> = Vec::new();
+        for ids in texts.iter().filter(|ids| ids.len() > 1) {
+            let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
+            windows.extend(inputs.chunks(self.positions).zip(targets.chunks(self.positions)));
+        }
+        let mut score = Score::default();
+        for same in windows.chunk_by(|a, b| a.0.len() == b.0.len()) {
+            let seq = same[0].0.len();
+            for batch in same.chunks((ROWS / seq).max(1)) {
+                score = score + self.batch(batch, seq)?;
+            }
+        }
+        Ok(score)
+    }
+
+    fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Result<Score> {
+        let rows = windows.len() * seq;
+        let host = MicroBatch {
+            seq,
+            ids: windows.iter().flat_map(|w| w.0).copied().collect(),
+            targets: windows.iter().flat_map(|w| w.1).copied().collect(),
+            weights: vec![1.0; rows],
+            starts: vec![0; rows],
+        };
+        let mut totals = self.b.alloc(1, 3);
+        self.b.zero(&mut totals);
+        let batch = self.stage.upload(&self.b, 0, &host);
+        self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
+        let totals =
+            self.b.wait_host(self.b.copy_to_host_async(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
+        Ok(Score { nats: totals[0] as f64, tokens: rows as u64 })
+    }
+}

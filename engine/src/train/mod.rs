@@ -1,0 +1,10 @@
+//! A training step: the schedule's execution, the optimizer, the trainer that puts them together, and what moves
+//! between a trainer and its checkpoints.
+
+pub mod clock;
+pub mod eval;
+pub mod lr;
+pub mod optim;
+pub mod pipeline;
+pub mod state;
+pub mod trainer;

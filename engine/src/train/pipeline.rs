@@ -1,0 +1,162 @@
+//! Executes a schedule: one loop with one match. One rank runs the same loop as many.
+
+use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending, Scope};
+use crate::batch::MicroBatch;
+use crate::schedule::{Action, Direction, Pipe, Work};
+use crate::stage::Stage;
+use crate::stage::grads::{Grads, Reduce};
+use crate::time::Phase;
+use crate::train::clock::Clock;
+
+/// What the micro-batches of a step add up.
+pub struct StepAccumulators<'a, B: Backend> {
+    pub grads: &'a mut Grads<B>,
+    /// The losses, `[1, 3]`.
+    pub totals: &'a mut Acc<B>,
+    /// How the last backward of a chunk sends the gradients.
+    pub reduce: &'a Reduce<B>,
+}
+
+/// A stage's place in the pipeline and its lines to the stages around it.
+pub struct PipelineComm<B: Backend> {
+    pub stage: usize,
+    pub pipe: Pipe,
+    /// Rows and columns of what travels, `[T/tp, D]`.
+    pub shape: (usize, usize),
+    pub activations: Channel<B>,
+    pub gradients: Channel<B>,
+}
+
+/// What goes one way. Its group's ranks are the stages.
+pub struct Channel<B: Backend> {
+    group: B::Group,
+    /// The input of the next work, on its way.
+    arriving: Option<(Work, Pending<B, B::Act>)>,
+    /// The last output, ready to leave.
+    ready: Option<(Work, Act<B>)>,
+    leaving: Option<Pending<B, B::Act>>,
+}
+
+/// Runs all micro-batches of a step forth and back; `batch(mb)` brings them as they are needed.
+pub fn run<B: Backend, E>(
+    b: &B,
+    actions: &[Action],
+    stage: &mut Stage<B>,
+    comm: &mut PipelineComm<B>,
+    sums: StepAccumulators<B>,
+    clock: &mut Clock<B>,
+    mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
+) -> Result<(), E> {
+    let StepAccumulators { grads, totals, reduce } = sums;
+    let mut last = last_backwards(actions, comm.pipe.chunks);
+    for (i, action) in actions.iter().enumerate() {
+        match *action {
+            Action::Forward(work) => {
+                clock.enter(b, Phase::Data);
+                let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
+                clock.enter(b, Phase::Pipeline);
+                let x = comm.activations.input(work);
+                clock.enter(b, Phase::Forward);
+                let Work { chunk, mb } = work;
+                let y = b.scope(Scope::Forward { chunk, mb }, || stage.forward(b, chunk, batch, x, grads, totals));
+                comm.activations.ready = y.map(|y| (work, y));
+            }
+            Action::Backward(work) => {
+                clock.enter(b, Phase::Pipeline);
+                let dy = comm.gradients.input(work);
+                clock.enter(b, Phase::Backward);
+                let reduce = (last[work.chunk].take_if(|last| *last == i)).map(|_| reduce);
+                let Work { chunk, mb } = work;
+                let dx = b.scope(Scope::Backward { chunk, mb }, || stage.backward(b, chunk, dy, grads, reduce));
+                comm.gradients.ready = dx.map(|dx| (work, dx));
+            }
+            Action::SendRecv { direction, send, recv } => comm.post(b, direction, send, recv),
+        }
+    }
+    clock.enter(b, Phase::Pipeline);
+    comm.settle();
+    Ok(())
+}
+
+/// Runs micro-batches forth for their losses alone.
+pub fn evaluate<B: Backend, E>(
+    b: &B,
+    actions: &[Action],
+    stage: &mut Stage<B>,
+    comm: &mut PipelineComm<B>,
+    totals: &mut Acc<B>,
+    mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
+) -> Result<(), E> {
+    for action in actions {
+        match *action {
+            Action::Forward(work) => {
+                let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
+                let x = comm.activations.input(work);
+                let Work { chunk, mb } = work;
+                let y = b.scope(Scope::Validation { chunk, mb }, || stage.evaluate(b, chunk, &batch, x, totals));
+                comm.activations.ready = y.map(|y| (work, y));
+            }
+            Action::Backward(work) => panic!("{work:?} goes back in a validation"),
+            Action::SendRecv { direction, send, recv } => comm.post(b, direction, send, recv),
+        }
+    }
+    comm.settle();
+    Ok(())
+}
+
+/// Of each chunk the action after which its gradients are complete.
+fn last_backwards(actions: &[Action], chunks: usize) -> Vec<Option<usize>> {
+    let is_of = |chunk, action: &Action| matches!(action, Action::Backward(work) if work.chunk == chunk);
+    (0..chunks).map(|chunk| actions.iter().rposition(|action| is_of(chunk, action))).collect()
+}
+
+impl<B: Backend> PipelineComm<B> {
+    /// Starts what an action posts, once the last of its flow has left.
+    fn post(&mut self, b: &B, direction: Direction, send: Option<Work>, recv: Option<Work>) {
+        let (pipe, stage, shape) = (self.pipe, self.stage, self.shape);
+        let before = |work: Work| pipe.before(stage, work.chunk).expect("the first chunk receives nothing").0;
+        let after = |work: Work| pipe.after(stage, work.chunk).expect("the last chunk sends nothing").0;
+        let (from, to, line): (&dyn Fn(Work) -> usize, &dyn Fn(Work) -> usize, _) = match direction {
+            Direction::Activations => (&before, &after, &mut self.activations),
+            Direction::Gradients => (&after, &before, &mut self.gradients),
+        };
+        line.settle();
+        let send = send.map(|work| (line.output(work), to(work)));
+        let expected = recv.map(|work| Expected { rows: shape.0, cols: shape.1, from: from(work) });
+        let Exchanged { sent, received } = line.group.exchange(b, send, expected);
+        line.leaving = sent;
+        line.arriving = recv.zip(received);
+    }
+
+    /// Waits for what is still leaving.
+    fn settle(&mut self) {
+        self.activations.settle();
+        self.gradients.settle();
+    }
+}
+
+impl<B: Backend> Channel<B> {
+    pub fn new(group: B::Group) -> Self {
+        Channel { group, arriving: None, ready: None, leaving: None }
+    }
+
+    /// What a work reads; `None` where it comes from no other stage.
+    fn input(&mut self, work: Work) -> Option<Act<B>> {
+        let (expected, pending) = self.arriving.take()?;
+        assert_eq!(expected, work, "the input that arrives and the work that reads it");
+        Some(pending.wait())
+    }
+
+    /// What a work made.
+    fn output(&mut self, work: Work) -> Act<B> {
+        let (made, y) = self.ready.take().unwrap_or_else(|| panic!("nothing is ready to leave for {work:?}"));
+        assert_eq!(made, work, "the output that is ready and the one that leaves");
+        y
+    }
+
+    fn settle(&mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            leaving.wait();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One step of training, generic over the backend.
+
+use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Scope};
+use crate::batch::{Samples, Split};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::layers::region::Region;
+use crate::layout::buckets::Span;
+use crate::layout::mesh::Mesh;
+use crate::layout::rank_layout::RankLayout;
+use crate::model::param_specs::TpShard;
+use crate::schedule::{self, Action};
+use crate::stage::Stage;
+use crate::stage::grads::{Grads, Reduce};
+use crate::stage::groups::Groups;
+use crate::stage::params::{ParamLayout, Params};
+use crate::time::Phase;
+use crate::train::clock::Clock;
+use crate::train::lr::learning_rate;
+use crate::train::optim::{Optim, Ownership};
+use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
+use std::ops::Range;
+use std::rc::Rc;
+
+/// What a step showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepStats {
+    /// Mean over the tokens of the global batch, without z-loss.
+    pub loss: f64,
+    /// Coefficient times the mean of log(Z)^2.
+    pub z_loss: f64,
+    /// Of the mean's gradient, before clipping.
+    pub grad_norm: f64,
+    pub lr: f64,
+    /// Unmasked tokens of the step.
+    pub tokens: u64,
+}
+
+/// A step that was enqueued: what it will show, once the backend is done with it.
+pub struct PendingStep<B: Backend> {
+    /// Its number; the first is 1.
+    pub step: u64,
+    totals: B::Fetch<f32>,
+    norm: B::Fetch<f32>,
+    lr: f64,
+}
+
+/// The engine of one rank.
+pub struct Trainer<B: Backend> {
+    pub config: Config,
+    pub b: B,
+    pub rank_layout: RankLayout,
+    world: B::Group,
+    tied: B::Group,
+    reduce: Reduce<B>,
+    schedule: Vec<Action>,
+    comm: PipelineComm<B>,
+    pub layout: Rc<ParamLayout>,
+    stage: Stage<B>,
+    pub optim: Optim<B>,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// Everything but the weights, which are zeros until they are loaded. All ranks call it together.
+    pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
+        let rank_layout = RankLayout::new(&config, mesh, rank);
+        let groups = Groups::new(&b, &config, &rank_layout);
+        Trainer::of(b, groups, config, rank_layout)
+    }
+
+    /// As `new`, with groups that are there already.
+    pub fn of(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
+        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
+        let layout = ParamLayout::new(rank_layout.buckets(&config), config.model.tie_word_embeddings);
+        let reduce = reduce(&config, &layout, kv, data, norms);
+        let comm = PipelineComm {
+            stage: rank_layout.stage,
+            pipe: rank_layout.pipe,
+            shape: rank_layout.travelling(&config),
+            activations: Channel::new(activations),
+            gradients: Channel::new(gradients),
+        };
+        let (region, params) =
+            (Region::new(tensor, config.parallel.sequence_parallel), Params::new(&b, layout.clone()));
+        let stage = Stage::new(&b, &config.model, rank_layout.chunks.clone(), region, params, config.train.seq_length)
+            .recompute(config.train.recompute)
+            .z_loss(config.train.z_loss as f32);
+        let ownership = if rank_layout.owns(&config) { Ownership::Owner } else { Ownership::Replica };
+        let optim = Optim::new(&b, layout.clone(), optimizer, ownership);
+        let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
+        Trainer { config, b, rank_layout, world, tied, reduce, schedule, comm, layout, stage, optim, step: 0 }
+    }
+
+    /// The masters were loaded: makes the weights of them.
+    pub fn cast_main_params(&mut self) {
+        self.optim.cast_main_params(&self.b, &mut self.stage.params);
+    }
+
+    /// Samples of all steps done.
+    pub fn consumed_samples(&self) -> u64 {
+        self.step * self.config.train.global_batch_size as u64
+    }
+
+    /// The samples that this rank's steps will read, micro-batch by micro-batch, from the next step on.
+    pub fn requests(&self) -> impl Iterator<Item = Range<u64>> + Send + 'static {
+        let forwards = self.schedule.iter().filter_map(|action| match action {
+            Action::Forward(work) => Some(work.mb),
+            _ => None,
+        });
+        let (order, rank_layout, config): (Vec<usize>, _, _) =
+            (forwards.collect(), self.rank_layout.clone(), self.config.clone());
+        let per_step = config.train.global_batch_size as u64;
+        (self.step..config.train.steps).flat_map(move |step| {
+            let samples = |&mb: &usize| rank_layout.samples(&config, step * per_step, mb);
+            order.iter().map(samples).collect::<Vec<_>>()
+        })
+    }
+
+    /// A step and what it showed.
+    pub fn step(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<StepStats> {
+        let under_way = self.start(data, clock)?;
+        self.report(under_way)
+    }
+
+    /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights. On a device all of it is only
+    /// enqueued when this returns.
+    pub fn start(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<PendingStep<B>> {
+        let (grads, totals) = self.gradients(data, clock)?;
+        clock.enter(&self.b, Phase::Reduce);
+        let shards = grads.wait(&self.b, &self.tied);
+        let totals = self.world.all_reduce(&self.b, totals).wait();
+        clock.enter(&self.b, Phase::Optimizer);
+        let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
+        let hp = self.adamw(lr);
+        let norm = self.b.scope(Scope::Optimizer, || {
+            let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
+            let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
+            self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);
+            self.b.copy_to_host_async(&norm_factor)
+        });
+        self.step += 1;
+        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), norm, lr })
+    }
+
+    /// What a step showed, once it is done.
+    pub fn report(&self, under_way: PendingStep<B>) -> Result<StepStats> {
+        let PendingStep { step, totals, norm, lr } = under_way;
+        let receive = |fetch| self.b.wait_host(fetch).map_err(|fault| faulty(step, fault));
+        let (totals, norm) = (receive(totals)?, receive(norm)?);
+        let tokens = totals[2] as f64;
+        Ok(StepStats {
+            loss: totals[0] as f64 / tokens,
+            z_loss: self.config.train.z_loss * totals[1] as f64 / tokens,
+            grad_norm: norm[0] as f64,
+            lr,
+            tokens: totals[2] as u64,
+        })
+    }
+
+    /// All micro-batches forth and back; the sums of the gradients are left under way.
+    /// With them this rank's part of the totals of the loss, `[1, 3]`.
+    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
+        let mut grads = Grads::new(&self.b, self.layout.clone());
+        let mut totals = zeros(&self.b);
+        let (rank_layout, config) = (&self.rank_layout, &self.config);
+        let first = self.step * config.train.global_batch_size as u64;
+        let batch = |mb| data.micro_batch(Split::Train, rank_layout.samples(config, first, mb));
+        let sums = StepAccumulators { grads: &mut grads, totals: &mut totals, reduce: &self.reduce };
+        pipeline::run(&self.b, &self.schedule, &mut self.stage, &mut self.comm, sums, clock, batch)?;
+        self.count_once_per_tp(&mut totals);
+        Ok((grads, totals))
+    }
+
+    /// Mean loss over `eval_steps` global batches of the validation set.
+    pub fn validate(&mut self, data: &dyn Samples) -> Result<f64> {
+        let mut totals = zeros(&self.b);
+        let schedule = schedule::forward_only(self.rank_layout.stage, &self.rank_layout.pipe);
+        let t = &self.config.train;
+        let per_batch = t.global_batch_size as u64;
+        // Each validation takes the next batches of the split, as Megatron-LM's does.
+        let validations_before = self.step.saturating_sub(1) / t.eval_interval;
+        let first = validations_before * t.eval_steps * per_batch;
+        for step in 0..t.eval_steps {
+            let (rank_layout, config) = (&self.rank_layout, &self.config);
+            let batch = |mb| data.micro_batch(Split::Valid, rank_layout.samples(config, first + step * per_batch, mb));
+            pipeline::evaluate(&self.b, &schedule, &mut self.stage, &mut self.comm, &mut totals, batch)?;
+        }
+        self.count_once_per_tp(&mut totals);
+        let totals = self.b.copy_to_host_async(&self.world.all_reduce(&self.b, totals).wait());
+        let totals = self.b.wait_host(totals).map_err(|fault| faulty(self.step, fault))?;
+        Ok(totals[0] as f64 / totals[2] as f64)
+    }
+
+    /// The tensor-parallel ranks all have the totals of the same rows: the first one's count.
+    fn count_once_per_tp(&self, totals: &mut Acc<B>) {
+        if self.rank_layout.tp.0 > 0 {
+            self.b.zero(totals);
+        }
+    }
+
+    fn adamw(&self, lr: f64) -> AdamW {
+        let (o, t) = (&self.config.optimizer, (self.step + 1) as f64);
+        AdamW {
+            lr: lr as f32,
+            beta1: o.betas[0],
+            beta2: o.betas[1],
+            eps: o.eps as f32,
+            weight_decay: o.weight_decay as f32,
+            correction1: (1.0 - o.betas[0].powf(t)) as f32,
+            correction2: (1.0 - o.betas[1].powf(t)) as f32,
+            decayed: 0,
+        }
+    }
+}
+
+/// How gradients are summed. Norm weights saw only this rank's rows under sequence parallelism.
+fn reduce<B: Backend>(
+    config: &Config,
+    layout: &ParamLayout,
+    kv: B::Group,
+    data: B::Group,
+    norms: Option<B::Group>,
+) -> Reduce<B> {
+    let reduce = match config.parallel.distributed_optimizer {
+        true => Reduce::scatter(data),
+        false => Reduce::all(data),
+    };
+    let reduce = reduce.precision(config.parallel.gradient_precision);
+    let heads = |span: &Span| matches!(span.tensor.tp_shard, TpShard::Heads(_));
+    let reduce = reduce.copies(layout, kv, heads);
+    match norms {
+        Some(norms) => reduce.copies(layout, norms, |span| span.tensor.tp_shard == TpShard::Whole),
+        None => reduce,
+    }
+}
+
+fn faulty(step: u64, fault: Fault) -> Error {
+    Error::run(format!("step {step}: {fault}"))
+}
+
+fn zeros<B: Backend>(b: &B) -> Acc<B> {
+    let mut totals = b.alloc(1, 3);
+    b.zero(&mut totals);
+    totals
+}

@@ -1,0 +1,122 @@
+//! A checkpoint handed from layout to layout and back is the same to the last bit, optimizer state included.
+//!
+//! The test starts itself on eight ranks.
+
+use data::feed::Feed;
+use engine::checkpoint::{Saved, Saver};
+use engine::config::Config;
+use engine::cpu::Cpu;
+use engine::model::init;
+use engine::mpi::{Comm, World};
+use engine::parity::Layout;
+use engine::time::Phase;
+use engine::train::clock::Clock;
+use engine::train::state;
+use engine::train::trainer::Trainer;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+
+const NAME: &str = "a_checkpoint_that_went_round_is_the_same_to_the_last_bit";
+
+#[test]
+fn a_checkpoint_that_went_round_is_the_same_to_the_last_bit() {
+    let Some(dir) = std::env::var_os("RELAY") else {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut command = Command::new("mpirun");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env("RELAY", tmp.path());
+        command.args(["--oversubscribe", "-n", "8"]).arg(std::env::current_exe().unwrap());
+        assert!(command.args(["--exact", NAME, "--nocapture"]).status().unwrap().success());
+        return;
+    };
+    let world = World::start().unwrap();
+    assert_eq!(world.comm().size(), 8);
+    for model in ["parity", "parity-tied"] {
+        relay(world.comm(), &Path::new(&dir).join(model), &format!("configs/{model}.toml"));
+    }
+}
+
+/// Trains at one layout, hands the state on through all others that there are room for, and takes it back.
+fn relay(comm: &Comm, dir: &Path, model: &str) {
+    let config = Config::load(model.as_ref(), &["train.steps=3".to_string()]).unwrap();
+    let feed = Feed::open(&config).unwrap();
+    let whole =
+        Layout { tensor: 2, pipeline: 2, data: 2, sequence_parallel: true, distributed_optimizer: true, ..Layout::ONE };
+    let others = [
+        Layout { tensor: 4, data: 2, ..Layout::ONE },
+        Layout { pipeline: 4, data: 2, distributed_optimizer: true, ..Layout::ONE },
+        Layout { tensor: 8, sequence_parallel: true, ..Layout::ONE },
+        Layout { tensor: 2, virtual_pipeline: 2, ..whole },
+    ];
+    let mut first = trainer(comm, &config, whole);
+    state::load_weights(&mut first, |tensor, rect, out| {
+        init::fill(&config.model, config.train.seed, tensor, rect, out);
+        Ok(())
+    })
+    .unwrap();
+    first.cast_main_params();
+    let step = |trainer: &mut Trainer<Cpu<f32>>| {
+        let mut clock = Clock::start(&trainer.b, Phase::Data);
+        trainer.step(&feed, &mut clock).unwrap()
+    };
+    step(&mut first);
+    step(&mut first);
+    let mut at = dir.join("first");
+    save(comm, &first, &at);
+    for (i, layout) in others.into_iter().enumerate() {
+        let mut trainer = trainer(comm, &config, layout);
+        state::resume(&mut trainer, &Saved::latest(&at).unwrap().unwrap()).unwrap();
+        at = dir.join(format!("{i}"));
+        save(comm, &trainer, &at);
+    }
+    let resumed = |pieces| {
+        let mut back = in_pieces(comm, &config, whole, pieces);
+        state::resume(&mut back, &Saved::latest(&at).unwrap().unwrap()).unwrap();
+        back
+    };
+    let (mut back, mut dealt) = (resumed(1), resumed(3));
+    assert_eq!((back.step, back.consumed_samples()), (first.step, first.consumed_samples()));
+    assert!(bits(&back) == bits(&first), "the state differs");
+    back.cast_main_params();
+    let after = step(&mut first);
+    assert_eq!(step(&mut back), after, "the next step differs");
+    assert!(bits(&back) == bits(&first), "the state after the next step differs");
+
+    // Where rows travel in pieces a rank has other rows, and the norms' gradients are summed in another order.
+    dealt.cast_main_params();
+    let of_pieces = step(&mut dealt);
+    assert_eq!((of_pieces.loss, of_pieces.tokens), (after.loss, after.tokens), "the step in pieces differs");
+    for (x, y) in values(&dealt).into_iter().zip(values(&back)) {
+        assert!((x - y).abs() <= 1e-6 + 1e-4 * y.abs(), "{x} after a step in pieces, {y} after one in one");
+    }
+}
+
+fn trainer(comm: &Comm, config: &Config, layout: Layout) -> Trainer<Cpu<f32>> {
+    in_pieces(comm, config, layout, 1)
+}
+
+fn in_pieces(comm: &Comm, config: &Config, layout: Layout, pieces: usize) -> Trainer<Cpu<f32>> {
+    let config = layout.config(config).unwrap();
+    let mesh = config.mesh(comm.size()).unwrap();
+    let b = Cpu::of(Rc::new(comm.split(0, comm.rank())), 1).in_pieces(pieces);
+    Trainer::new(b, config, mesh, comm.rank())
+}
+
+fn save(comm: &Comm, trainer: &Trainer<Cpu<f32>>, dir: &Path) {
+    let mut saver = Saver::new(dir, None, format!("rank {}", comm.rank()));
+    saver.begin(comm, &state::header(trainer, Vec::new()), state::pieces(trainer)).unwrap();
+    saver.finish(comm).unwrap();
+}
+
+/// Masters and moments that this rank holds.
+fn values(trainer: &Trainer<Cpu<f32>>) -> Vec<f32> {
+    let all = trainer.optim.shards.iter().flat_map(|shard| [&shard.master, &shard.m, &shard.v]);
+    all.flat_map(|x| trainer.b.download(x)).collect()
+}
+
+fn bits(trainer: &Trainer<Cpu<f32>>) -> Vec<u32> {
+    let bits: Vec<u32> = values(trainer).into_iter().map(f32::to_bits).collect();
+    // Moments among them: what was never trained proves nothing.
+    assert!(bits.iter().filter(|&&bits| bits != 0).count() > bits.len() / 2);
+    bits
+}
