@@ -110,7 +110,7 @@ fn save(comm: &Comm, trainer: &Trainer<Cpu<f32>>, dir: &Path) {
 
 /// Masters and moments that this rank holds.
 fn values(trainer: &Trainer<Cpu<f32>>) -> Vec<f32> {
-    let all = trainer.optim.shards.iter().flat_map(|shard| [&shard.master, &shard.m, &shard.v]);
+    let all = trainer.optim.shards.iter().flat_map(|shard| shard.state.iter().map(|(_, part)| part));
     all.flat_map(|x| trainer.b.download(x)).collect()
 }
 

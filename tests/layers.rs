@@ -6,9 +6,10 @@
 use engine::backend::{Acc, Act, Backend, Heads, Tensor, TensorView, TensorViewMut};
 use engine::cpu::Cpu;
 use engine::layers::region::Region;
-use engine::layers::{Ctx, attention, block, embedding, head, mlp};
+use engine::layers::{Ctx, block, embedding, head};
 use engine::layout::mesh::GroupKind;
 use engine::model::init;
+use engine::model::param_specs::{Attention, Block, Embedding, Head, Mlp};
 
 type C = Cpu<f32>;
 
@@ -108,11 +109,11 @@ fn block_inputs() -> Vec<Input> {
 }
 
 fn block_weights(t: &[Act<C>]) -> block::Weights<'_, C> {
-    block::Weights {
+    Block {
+        attention: Attention { qkv: view(&t[2]), out: view(&t[3]) },
+        mlp: Mlp { gate_up: view(&t[5]), down: view(&t[6]) },
         norm1: view(&t[1]),
-        attention: attention::Weights { qkv: view(&t[2]), out: view(&t[3]) },
         norm2: view(&t[4]),
-        mlp: mlp::Weights { gate_up: view(&t[5]), down: view(&t[6]) },
     }
 }
 
@@ -127,11 +128,11 @@ fn check_block(cx: &Ctx<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
     let dy = b.upload(&r, T, D);
     let dx = {
         let [_, norm1, qkv, out, norm2, gate_up, down] = &mut grads[..] else { unreachable!() };
-        let mut g = block::Grads {
+        let mut g = Block {
+            attention: Attention { qkv: view_mut(qkv), out: view_mut(out) },
+            mlp: Mlp { gate_up: view_mut(gate_up), down: view_mut(down) },
             norm1: view_mut(norm1),
-            attention: attention::Grads { qkv: view_mut(qkv), out: view_mut(out) },
             norm2: view_mut(norm2),
-            mlp: mlp::Grads { gate_up: view_mut(gate_up), down: view_mut(down) },
         };
         block::backward(cx, &w, dy, slim(saved), &mut g)
     };
@@ -149,10 +150,10 @@ fn check_embedding(cx: &Ctx<C>) {
     let r = noise("r", T * D);
     let ids = b.upload(&[3u32, 1, 4, 1, 5, 9, 2, 6, 5, 3], T, 1);
     let mut dtable = zeros(b, V, D);
-    embedding::backward(cx, 0, &ids, &b.upload(&r, T, D), &mut view_mut(&mut dtable));
+    embedding::backward(cx, &ids, &b.upload(&r, T, D), &mut Embedding { table: view_mut(&mut dtable) });
     hold("embedding", inputs, vec![b.download(&dtable)], |inputs| {
         let table = up(b, &inputs[0]);
-        dot(b, &embedding::forward(cx, &embedding::Weights { table: view(&table), first: 0 }, &ids), &r)
+        dot(b, &embedding::forward(cx, &Embedding { table: view(&table) }, &ids), &r)
     });
 }
 
@@ -165,14 +166,14 @@ fn check_head(cx: &Ctx<C>, z_loss: f32) {
     let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
     let (mut norm, mut table) = (zeros(b, 1, D), zeros(b, V, D));
     let dx = {
-        let w = head::Weights { norm: view(&t[1]), table: view(&t[2]), first: 0 };
-        let mut g = head::Grads { norm: view_mut(&mut norm), table: view_mut(&mut table) };
+        let w = Head { table: view(&t[2]), norm: view(&t[1]) };
+        let mut g = Head { table: view_mut(&mut table), norm: view_mut(&mut norm) };
         head::forward(cx, &w, &t[0], &targets, &mut g, &mut zeros(b, 1, 3))
     };
     let gradients = vec![b.download(&dx), b.download(&norm), b.download(&table)];
     hold("head", inputs, gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-        let w = head::Weights { norm: view(&t[1]), table: view(&t[2]), first: 0 };
+        let w = Head { table: view(&t[2]), norm: view(&t[1]) };
         let mut totals = zeros(b, 1, 3);
         head::evaluate(cx, &w, &t[0], &targets, &mut totals);
         let totals = b.download(&totals);
@@ -190,7 +191,7 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
     let rope = b.upload(&rows.collect::<Vec<_>>(), HEADS.seq, HEADS.dim);
     // The second sequence has two documents.
     let starts = b.upload(&[0u32, 0, 0, 0, 0, 0, 0, 2, 2, 2], T, 1);
-    let cx = Ctx { b: &b, region: &region, heads: HEADS, eps: 1e-5, rope: &rope, starts: &starts };
+    let cx = Ctx { b: &b, region: &region, heads: HEADS, eps: 1e-5, vocab_start: 0, rope: &rope, starts: &starts };
     check_block(&cx, |saved| saved);
     check_block(&cx, block::Saved::slim);
     check_embedding(&cx);

@@ -221,7 +221,7 @@ impl<B: Backend> Run<B> {
     /// What a step showed, which must be numbers.
     fn report(&self, under_way: PendingStep<B>) -> std::result::Result<StepStats, Stop> {
         let step = under_way.step;
-        let report = self.trainer.report(under_way).map_err(Stop::Alone)?;
+        let report = self.trainer.finish(under_way).map_err(Stop::Alone)?;
         if report.loss.is_finite() && report.grad_norm.is_finite() {
             return Ok(report);
         }

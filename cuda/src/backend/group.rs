@@ -257,7 +257,7 @@ impl Collectives<Cuda> for NcclGroup {
         let out = b.alloc(x.rows(), x.cols());
         // SAFETY: as above.
         let ticket = self.start(b, "an all-reduce", &x, &out, |c, flow, stream| unsafe { c.all_reduce(flow, stream) });
-        Pending::under_way(ticket, x, out)
+        Pending::in_flight(ticket, x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, b: &Cuda, x: Tensor<Cuda, T>) -> Pending<Cuda, T> {
@@ -271,7 +271,7 @@ impl Collectives<Cuda> for NcclGroup {
         // SAFETY: as above; NCCL gathers in place where this rank's elements are where they will be.
         let call = |c: &Communicator, stream: &Stream| unsafe { c.all_gather(flow, stream) };
         let done = self.enqueue(b, "an all-gather", x.len() * size_of::<T>(), call);
-        Pending::moving(self.ticket(b, done), x)
+        Pending::in_place(self.ticket(b, done), x)
     }
 
     fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {
@@ -284,8 +284,8 @@ impl Collectives<Cuda> for NcclGroup {
         let done = self.enqueue(b, "an exchange", bytes, |c, stream| unsafe { c.exchange(sending, receiving, stream) });
         let ticket = || self.ticket(b, done.clone());
         Exchanged {
-            received: coming.map(|(x, _)| Pending::moving(ticket(), x)),
-            sent: send.map(|(x, _)| Pending::moving(ticket(), x)),
+            received: coming.map(|(x, _)| Pending::in_place(ticket(), x)),
+            sent: send.map(|(x, _)| Pending::in_place(ticket(), x)),
         }
     }
 }

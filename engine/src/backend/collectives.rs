@@ -1,11 +1,11 @@
-//! What ranks do together.
+//! Collectives, and how they are split into chunks to overlap with matrix products.
 
 use super::{Act, Backend, Pending, Tensor, TensorViewMut};
 use crate::backend::Elem;
 use std::ops::Range;
 
-/// How the rows of a matrix `[n r, c]` are dealt out to n ranks, r rows each: cut into pieces, of each of which every
-/// rank has its share. So a piece that was gathered lies in one stretch, and may be multiplied while others travel.
+/// Chunk-interleaved sharding of a matrix `[n r, c]` over n ranks, r rows each: every rank owns a slice of each chunk, so
+/// that a gathered chunk is contiguous and can be multiplied while the next one is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkedRows {
     /// n.
@@ -16,47 +16,46 @@ pub struct ChunkedRows {
 }
 
 impl ChunkedRows {
-    /// Each piece: its rows among a rank's, and among all.
-    pub fn comm_chunks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    /// The rows of each chunk: in a rank's matrix `[r, c]`, and in the whole matrix `[n r, c]`.
+    pub fn chunks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let ChunkedRows { ranks, rows, chunks } = self;
         let from = move |i| rows * i / chunks;
         (0..chunks).map(move |i| (from(i)..from(i + 1), ranks * from(i)..ranks * from(i + 1)))
     }
 }
 
-/// One communicator's collectives. What is `Pending` owns its buffers until it is waited for, so forgetting one
-/// leaks and never races. A group of one hands its input back.
+/// One communicator's collectives. A `Pending` owns its buffers until it is waited for: forgetting one leaks memory and
+/// never races. A group of one returns its input.
 pub trait Collectives<B: Backend> {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
 
-    /// Starts to bring the ranks' rows together, rank after rank: `from` `[r, c]` -> `to` `[n r, c]`.
+    /// Starts an all-gather of the ranks' rows, in rank order: `from` `[r, c]` -> `to` `[n r, c]`.
     ///
     /// # Safety
-    /// Until the ticket has been waited for both must live, and nothing else may use `to` or write to `from`.
+    /// Until the ticket has been waited for, both must live, and nothing else may use `to` or write to `from`.
     unsafe fn gather<T: Elem>(&self, b: &B, from: &Tensor<B, T>, to: &Tensor<B, T>) -> B::Ticket;
-    /// Starts to sum over the ranks, of which this one gets its rows: `from` `[n r, c]` -> `to` `[r, c]`.
+    /// Starts a reduce-scatter (sum); this rank gets its rows: `from` `[n r, c]` -> `to` `[r, c]`.
     ///
     /// # Safety
-    /// As of `gather`.
+    /// As for `gather`.
     unsafe fn scatter<T: Elem>(&self, b: &B, from: &Tensor<B, T>, to: &Tensor<B, T>) -> B::Ticket;
 
-    /// The sum over the ranks, everywhere.
+    /// The sum over the ranks, on every rank.
     fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// The ranks' rows one after another, where those of all have their place and this rank's are there already:
-    /// `[n r, c]` as it is.
+    /// An all-gather in place: x `[n r, c]` holds this rank's rows already.
     fn all_gather_within<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// Point to point, both at once where both are given: `send` to the group's rank beside it, and a
-    /// matrix of this shape from the group's rank beside it. Messages between two ranks of a group arrive
-    /// in the order in which they were sent. What was sent comes back when its block is free again.
+    /// Point to point: `send` is a matrix and the group rank that it goes to, `recv` a matrix that another group rank
+    /// sends. Both are one group call where both are given. Messages between two ranks arrive in the order in which
+    /// they were sent. The sent matrix is returned when its block may be reused.
     fn exchange(&self, b: &B, send: Option<(Act<B>, usize)>, recv: Option<Expected>) -> Exchanged<B>;
 
-    /// The ranks' rows one after another: `[r, c]` -> `[n r, c]`.
+    /// The ranks' rows in rank order: `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T> {
         self.all_gather_chunked(b, x, 1)
     }
 
-    /// The rows that were dealt out: `[r, c]` -> `[n r, c]`. Each piece comes by itself.
+    /// All-gather of chunk-interleaved rows, one call a chunk: `[r, c]` -> `[n r, c]`.
     fn all_gather_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         let (ranks, rows) = (self.size(), x.rows());
         if ranks == 1 {
@@ -64,8 +63,8 @@ pub trait Collectives<B: Backend> {
         }
         let out = b.alloc(ranks * rows, x.cols());
         let mut pending = Pending::of(x, out);
-        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).comm_chunks() {
-            // SAFETY: `pending` owns both until it has waited, and no two pieces share a row.
+        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).chunks() {
+            // SAFETY: `pending` owns both until it has waited, and no two chunks share a row.
             pending.start(mine, all, |from, to| unsafe { self.gather(b, from, to) });
         }
         pending
@@ -76,7 +75,7 @@ pub trait Collectives<B: Backend> {
         self.reduce_scatter_chunked(b, x, 1)
     }
 
-    /// The sum, dealt out: `[n r, c]` -> `[r, c]`.
+    /// Reduce-scatter to chunk-interleaved rows, one call a chunk: `[n r, c]` -> `[r, c]`.
     fn reduce_scatter_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         if self.size() == 1 {
             return Pending::ready(x);
@@ -84,26 +83,26 @@ pub trait Collectives<B: Backend> {
         self.reduce_scatter_as_computed(b, x, chunks, |_, _| ())
     }
 
-    /// As `reduce_scatter_chunked`, of an `x` whose pieces `make` makes: one is summed while the next is made.
-    /// It is told of their rows.
+    /// As `reduce_scatter_chunked`, where `compute(rows, chunk)` fills the chunks of x one after another: a chunk is
+    /// reduced while the next one is computed.
     fn reduce_scatter_as_computed<T: Elem>(
         &self,
         b: &B,
         mut x: Tensor<B, T>,
         chunks: usize,
-        mut make: impl FnMut(Range<usize>, &mut TensorViewMut<B, T>),
+        mut compute: impl FnMut(Range<usize>, &mut TensorViewMut<B, T>),
     ) -> Pending<B, T> {
         let ranks = self.size();
         assert!(x.rows().is_multiple_of(ranks), "{} rows scattered over {ranks} ranks", x.rows());
         let rows = x.rows() / ranks;
         if ranks == 1 {
-            make(0..rows, &mut x.view_rows_mut(0..rows));
+            compute(0..rows, &mut x.view_rows_mut(0..rows));
             return Pending::ready(x);
         }
         let out = b.alloc(rows, x.cols());
         let mut pending = Pending::of(x, out);
-        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).comm_chunks() {
-            make(all.clone(), &mut pending.input_rows(all.clone()));
+        for (mine, all) in (ChunkedRows { ranks, rows, chunks }).chunks() {
+            compute(all.clone(), &mut pending.input_rows(all.clone()));
             // SAFETY: as above.
             pending.start(all, mine, |from, to| unsafe { self.scatter(b, from, to) });
         }
@@ -119,7 +118,7 @@ pub struct Expected {
     pub from: usize,
 }
 
-/// Both halves of an exchange under way.
+/// The two halves of an exchange in flight.
 pub struct Exchanged<B: Backend> {
     pub sent: Option<Pending<B, <B as Backend>::Act>>,
     pub received: Option<Pending<B, <B as Backend>::Act>>,
@@ -132,10 +131,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_is_dealt_once(ranks in 1usize..9, rows in 1usize..40, chunks in 1usize..6) {
-            let deal = ChunkedRows { ranks, rows, chunks: chunks.min(rows) };
+        fn every_row_is_in_one_chunk(ranks in 1usize..9, rows in 1usize..40, chunks in 1usize..6) {
+            let chunked = ChunkedRows { ranks, rows, chunks: chunks.min(rows) };
             let (mut of_rank, mut of_all) = (0, 0);
-            for (mine, all) in deal.comm_chunks() {
+            for (mine, all) in chunked.chunks() {
                 prop_assert_eq!((mine.start, all.start), (of_rank, of_all));
                 prop_assert!(!mine.is_empty() && all.len() == ranks * mine.len());
                 (of_rank, of_all) = (mine.end, all.end);

@@ -1,5 +1,5 @@
-//! The contract between the engine and what computes: layer-sized ops and collectives on the
-//! matrices of `tensor.rs`. Streams, events and MPI requests do not appear here.
+//! The interface between the engine and a backend: layer-sized ops and collectives on the matrices of `tensor.rs`.
+//! CUDA streams, CUDA events and MPI requests do not appear here.
 //!
 //! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
 //! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
@@ -51,7 +51,7 @@ impl Heads {
     }
 }
 
-/// What the loss needs beside logits and targets.
+/// Parameters of the cross-entropy besides logits and targets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Xent {
     /// Vocabulary id of the first column held here.
@@ -64,7 +64,7 @@ pub struct Xent {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     pub lr: f32,
-    /// f64, so that 1 - beta is taken before it is rounded to f32.
+    /// f64, so that 1 - beta is computed before it is rounded to f32.
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f32,
@@ -72,35 +72,35 @@ pub struct AdamW {
     /// 1 - beta1^step and 1 - beta2^step.
     pub correction1: f32,
     pub correction2: f32,
-    /// The leading elements of the shard that are decayed; the rest are not.
+    /// Weight decay applies to this many leading elements of the shard.
     pub decayed: usize,
 }
 
-/// What went wrong on a device or between devices, seen after the fact: where, and what it means.
+/// An asynchronous error of a device or of a collective: where it happened, and what it means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);
 
-/// Something under way that the next op must wait for.
+/// An operation in flight that a later op must wait for.
 pub trait Ticket {
     fn wait(self);
 }
 
-/// A copy to the host that is on its way, which any thread may wait for.
+/// A copy to the host in flight. Any thread may wait for it.
 pub trait HostCopy<T: Elem>: Send + 'static {
-    /// Blocks.
+    /// Blocks until the copy is complete.
     fn wait(self) -> Result<Vec<T>, Fault>;
 }
 
-/// What computes. An op means "next on the compute stream"; a collective means "after what was
-/// enqueued, on its group's own stream"; [`Pending::wait`] means "compute waits".
+/// A backend. An op is enqueued on the compute stream. A collective starts, on its group's own stream, after everything
+/// that was enqueued before it. [`Pending::wait`] makes the compute stream wait, not the host.
 ///
 /// bf16 rounds each op's output once; sums and statistics are f32. No result depends on the number
 /// of threads.
 pub trait Backend: Sized + 'static {
     /// Activations and weights.
     type Act: Elem;
-    /// A block of the pool; dropping it returns it.
+    /// A block of memory; dropping it gives it back to the allocator.
     type Mem<T: Elem>;
     type Ticket: Ticket;
     type Group: Collectives<Self>;
@@ -109,37 +109,38 @@ pub trait Backend: Sized + 'static {
     /// See [`Backend::record_event`].
     type Event: Clone;
 
-    /// Whether ops are only enqueued: then a step is looked at when the next one is enqueued, too. The same on all ranks.
+    /// Whether ops are only enqueued when they return. A step is then evaluated after the next one was enqueued. The
+    /// same on all ranks.
     const RUNS_AHEAD: bool;
 
-    /// The collectives of the ranks `members`, this rank among them, in their order. All ranks of the run
-    /// call this together, each with the list that it is in; the lists share no rank.
+    /// Makes a communicator of the ranks `members`, in this order; this rank is one of them. All ranks of the run call
+    /// this together, each with the list that contains it. The lists are disjoint.
     fn group(&self, kind: GroupKind, members: &[usize]) -> Self::Group;
 
-    /// The name of what computes, as its maker gives it: what peak figures are looked up by.
+    /// The vendor's name of the device, by which peak figures are looked up.
     fn device(&self) -> String;
 
     // -- memory --
 
-    /// What the memory holds and has held, scratch of ops included.
+    /// Memory in use and its peak, scratch of ops included.
     fn usage(&self) -> Usage;
-    /// A matrix whose elements are whatever the block held before.
+    /// A matrix with unspecified contents.
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T>;
-    /// A view of `range` of a block that does not give it back when dropped.
+    /// A view of `range` of a block. Dropping it does not free the block.
     ///
     /// # Safety
     /// The view must not outlive the block nor be written while another view of the same elements lives.
     unsafe fn alias<T: Elem>(mem: &Self::Mem<T>, range: Range<usize>) -> Self::Mem<T>;
     fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T>;
-    /// As `upload`, into a matrix that is there already.
+    /// As `upload`, into an existing matrix.
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>);
-    /// Starts a copy of what x is after all that was enqueued. Until it is here, x may be dropped, and changed by
-    /// [`Backend::adamw`] and [`Backend::write`], but by no other op.
+    /// Starts a copy of x, as it is after all ops enqueued so far, to the host. Until the copy is complete, x may be
+    /// dropped, and overwritten by [`Backend::adamw`] and [`Backend::write`], but by no other op.
     fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
-    /// Blocks until it is here, and no longer than the work before it takes; the first fault since the last call.
+    /// Blocks until the copy is complete. Returns the first fault since the last call, if there was one.
     fn wait_host<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
-    /// As `copy`, into a matrix that is there already.
+    /// As `copy`, into an existing matrix.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
     fn zero(&self, x: &mut Acc<Self>);
     /// y = x rounded to the activations' precision, element by element.
@@ -164,15 +165,16 @@ pub trait Backend: Sized + 'static {
         out
     }
 
-    /// As `matmul_nt`, into rows that are there already.
+    /// As `matmul_nt`, into an existing matrix.
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// As `matmul_nn`, into rows that are there already.
+    /// As `matmul_nn`, into an existing matrix.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// Into how many pieces rows that travel while they are multiplied are cut, where each rank has so many: see [`ChunkedRows`].
+    /// Number of chunks into which a collective over `rows` rows a rank is split, so that it overlaps with the GEMM that
+    /// reads or writes its rows: see [`ChunkedRows`].
     fn comm_chunks(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
-    /// x + y, in the place of x.
+    /// x + y, in place of x.
     fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self>;
 
     // -- RMSNorm (Zhang & Sennrich 2019): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps) --
@@ -181,9 +183,9 @@ pub trait Backend: Sized + 'static {
     fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>);
     /// h = x + r (rounded), y = RMSNorm(h): (h, y, rstd).
     fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>);
-    /// y again from what was saved.
+    /// y, recomputed from what forward saved.
     fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
-    /// dx from dy; dw `[1, D]` is added to.
+    /// dx from dy; dw `[1, D]` is accumulated into.
     fn rmsnorm_bwd(
         &self,
         dy: Act<Self>,
@@ -192,7 +194,7 @@ pub trait Backend: Sized + 'static {
         w: &Act<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self>;
-    /// dx + dres: the gradient of the residual stream joins here, before the one rounding.
+    /// dx + dres: the gradient of the residual stream is added before the result is rounded.
     fn rmsnorm_bwd_add(
         &self,
         dres: &Act<Self>,
@@ -229,19 +231,19 @@ pub trait Backend: Sized + 'static {
 
     /// gate_up `[T, 2F]` = `[gate | up]` -> `[T, F]`.
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self>;
-    /// `[dgate | dup]` from dy, in the place of gate_up.
+    /// `[dgate | dup]` from dy, in place of gate_up.
     fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self>;
 
     // -- embedding: the table holds the ids `first .. first + V` --
 
-    /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`; an id that is not held here gives a row of zeros.
+    /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`. An id that is not held here gives a row of zeros.
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self>;
     /// dtable `[V, D]` += the rows of dy, in the order of the rows.
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>);
 
     // -- cross-entropy, over the columns of the vocabulary held here --
 
-    /// C: how many rows of logits are made at once where the vocabulary has `cols` columns here.
+    /// C: the rows of logits that are computed at once where this rank holds `cols` columns of the vocabulary.
     fn logits_rows(&self, cols: usize) -> usize;
 
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
@@ -251,7 +253,7 @@ pub trait Backend: Sized + 'static {
     fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self>;
     /// totals `[1, 3]` += (sum of w loss, sum of w log(Z)^2, sum of w) over the rows.
     fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>);
-    /// In the place of the logits, the gradient of `sum of w (loss + z_loss log(Z)^2)`.
+    /// The gradient of `sum of w (loss + z_loss log(Z)^2)`, in place of the logits.
     fn xent_grad(
         &self,
         logits: Act<Self>,
@@ -261,23 +263,23 @@ pub trait Backend: Sized + 'static {
         x: Xent,
     ) -> Act<Self>;
 
-    // -- flat blocks: of x [n, 1], the elements `ranges` one after another --
+    // -- flat buckets: the elements `ranges` of x [n, 1], one range after another --
 
-    /// A copy of them, `[sum of the lengths, 1]`.
+    /// A copy of these elements, `[sum of the lengths, 1]`.
     fn pick(&self, x: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self>;
-    /// x holds `part` there.
+    /// Overwrites these elements of x with `part`.
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>);
 
     // -- optimizer --
 
-    /// out `[1, 1]` += sum of squares of the range of g, in a fixed order.
+    /// out `[1, 1]` += sum of squares of g over the range, in a fixed order.
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>);
     /// From the squared norm `[1, 1]` of the summed gradients and the totals of the loss:
     /// `[1, 2]` = (norm of the mean's gradient, factor for the summed gradients), the factor being
     /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` where clip is 0.
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self>;
-    /// One step on a shard: g is scaled by `factor[0, 1]`; master, m, v are updated; `weights` are the new ones,
-    /// rounded.
+    /// One AdamW step on a shard: g is scaled by `factor[0, 1]`; master, m and v are updated; `weights` is the new
+    /// master, rounded.
     #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
@@ -290,16 +292,16 @@ pub trait Backend: Sized + 'static {
         hp: AdamW,
     );
 
-    // -- time, and where it goes --
+    // -- profiling --
 
-    /// Does `work`, whose ops belong to this part of a step: what faults and profiles tell of.
+    /// Runs `work` in a named scope: faults and profiles name the scope of an op.
     fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T;
-    /// The point in time at which all that was enqueued is done.
+    /// Records an event that completes when everything enqueued so far is done.
     fn record_event(&self) -> Self::Event;
-    /// Seconds between two moments. Blocks until the later one.
+    /// Seconds between two events. Blocks until the later one has completed.
     fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> f64;
-    /// From now on what is done is remembered with its times, as far as `detail` says.
+    /// Starts to record spans of this detail.
     fn begin_trace(&self, detail: Detail);
-    /// All that was done since. Blocks until it is.
+    /// Stops recording and returns the spans. Blocks until the recorded work is done.
     fn end_trace(&self) -> Vec<Span>;
 }

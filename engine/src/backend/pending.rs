@@ -1,36 +1,36 @@
-//! What is under way between ranks, and owns the matrices that it works on.
+//! A collective in flight, which owns its buffers.
 
 use super::{Backend, Elem, Tensor, TensorView, TensorViewMut, Ticket};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A collective under way, and the tensors it reads and writes.
+/// A collective in flight and the tensors that it reads and writes.
 #[must_use = "a collective has no result until it is waited for"]
 pub struct Pending<B: Backend, T: Elem> {
-    /// Of its calls, in the order in which they were started, with the rows that each brings.
+    /// Its calls in the order in which they were started, each with the output rows that it completes.
     tickets: VecDeque<(B::Ticket, Range<usize>)>,
     input: Option<Tensor<B, T>>,
     output: Option<Tensor<B, T>>,
 }
 
 impl<B: Backend, T: Elem> Pending<B, T> {
-    /// Nothing to wait for: a group of one.
+    /// Already complete: a group of one.
     pub fn ready(output: Tensor<B, T>) -> Self {
         Pending { tickets: VecDeque::new(), input: None, output: Some(output) }
     }
 
-    /// Under way: `input` is read and `output` written until the ticket is waited for.
-    pub fn under_way(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
+    /// One call in flight: `input` is read and `output` written until the ticket is waited for.
+    pub fn in_flight(ticket: B::Ticket, input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
         let rows = 0..output.rows();
         Pending { tickets: VecDeque::from([(ticket, rows)]), input: Some(input), output: Some(output) }
     }
 
-    /// To be worked on by calls that are started one after another.
+    /// No call has started yet; see [`Pending::start`].
     pub(super) fn of(input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
         Pending { tickets: VecDeque::new(), input: Some(input), output: Some(output) }
     }
 
-    /// Starts a call from rows of the input to rows of the output.
+    /// Starts a call that reads rows of the input and writes rows of the output.
     pub(super) fn start(
         &mut self,
         from: Range<usize>,
@@ -46,18 +46,18 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         self.input.as_mut().expect(OWNED).view_rows_mut(rows)
     }
 
-    /// Under way: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
-    pub fn moving(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
+    /// One call in flight in place: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
+    pub fn in_place(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
         let rows = 0..x.rows();
         Pending { tickets: VecDeque::from([(ticket, rows)]), input: None, output: Some(x) }
     }
 
-    /// Of all that is to come.
+    /// Rows of the output.
     pub fn rows(&self) -> usize {
         self.output.as_ref().expect(OWNED).rows()
     }
 
-    /// Waits for the next of its calls; the rows that it brought. None where all have come.
+    /// Waits for the next call and returns the rows that it completed. None when all calls are complete.
     pub fn next_rows(&mut self) -> Option<(Range<usize>, TensorView<'_, B, T>)> {
         let (ticket, rows) = self.tickets.pop_front()?;
         ticket.wait();

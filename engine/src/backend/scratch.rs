@@ -1,24 +1,23 @@
-//! What the ops of a backend take of its memory beside their results, said without running them: with
-//! it a dry run takes as much as the run.
+//! Memory that a backend's ops allocate besides their results, without running them: with these sizes a dry run
+//! allocates exactly what the run does.
 
 use super::Heads;
 use crate::memory::free_list::Allocator;
 
-/// A backend's memory in numbers. Lists are the bytes of the blocks that an op holds at once, beside its
-/// result, until it is done; an op that is not here takes none.
+/// A backend's memory in numbers. A list has the bytes of the blocks that an op holds at once, besides its result,
+/// until it is done. An op that is not listed here allocates none.
 pub trait Scratch {
-    /// Books of the kind that the backend keeps, with nothing in them yet; of a slab with blocks of up to `small` bytes
-    /// at its end.
+    /// An empty allocator of the backend's kind. An arena puts blocks of up to `small` bytes at its far end.
     fn allocator(&self, small: usize) -> Box<dyn Allocator>;
-    /// Bytes of the blocks that it takes before all others and keeps.
+    /// Bytes of the blocks that the backend allocates first and keeps.
     fn fixed(&self) -> Vec<usize>;
-    /// What a block of `bytes` takes of the memory.
+    /// Bytes that a block of `bytes` takes with its alignment.
     fn block(&self, bytes: usize) -> usize;
     /// As [`super::Backend::logits_rows`].
     fn logits_rows(&self, cols: usize) -> usize;
-    /// As [`super::Backend::pieces`].
+    /// As [`super::Backend::comm_chunks`].
     fn comm_chunks(&self, rows: usize) -> usize;
-    /// `matmul_nt`, `matmul_nn` and what they are made of: `[m, n, k]` of the product of m x k and k x n.
+    /// `matmul_nt`, `matmul_nn` and their `_into` forms: `[m, n, k]` of the product of m x k and k x n.
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `matmul_tn_acc`, as `matmul`.
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;

@@ -1,13 +1,13 @@
-//! Row-major matrices that own their blocks, and views lent from flat blocks.
+//! Row-major matrices that own their blocks, and views of matrices inside flat blocks.
 
 use super::Backend;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
-/// What a tensor may hold: f32, bf16, and u32 for token ids.
+/// An element type: f32, bf16, and u32 for token ids.
 pub trait Elem: bytemuck::Pod + Default + Debug + PartialEq + Send + Sync + 'static {
-    /// safetensors' name of the type.
+    /// Name of the type in safetensors.
     const NAME: &'static str;
 }
 
@@ -34,7 +34,7 @@ pub type Act<B> = Tensor<B, <B as Backend>::Act>;
 pub type Acc<B> = Tensor<B, f32>;
 
 impl<B: Backend, T: Elem> Tensor<B, T> {
-    /// Puts a shape on a block. Only backends call this.
+    /// A block with a shape. Only backends call this.
     pub fn from_mem(mem: B::Mem<T>, rows: usize, cols: usize) -> Self {
         Tensor { mem, rows, cols }
     }
@@ -66,20 +66,20 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
     }
 }
 
-/// A matrix inside a flat block, lent for as long as the block is borrowed.
+/// A matrix inside a flat block, borrowed from it.
 pub struct TensorView<'a, B: Backend, T: Elem> {
     tensor: Tensor<B, T>,
     owner: PhantomData<&'a T>,
 }
 
-/// As [`TensorView`], to be written to.
+/// A mutable [`TensorView`].
 pub struct TensorViewMut<'a, B: Backend, T: Elem> {
     tensor: Tensor<B, T>,
     owner: PhantomData<&'a mut T>,
 }
 
 impl<B: Backend, T: Elem> Tensor<B, T> {
-    /// Elements `at ..` of this block as a matrix.
+    /// The elements `at ..` of this block as a matrix.
     pub fn view(&self, at: usize, rows: usize, cols: usize) -> TensorView<'_, B, T> {
         // SAFETY: the view cannot outlive `self` (its lifetime) and is only read through `Deref`,
         // while `self` stays borrowed shared; `alias` checks the range.
@@ -87,17 +87,17 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
         TensorView { tensor: Tensor { mem, rows, cols }, owner: PhantomData }
     }
 
-    /// Some of the rows.
+    /// A range of rows.
     pub fn view_rows(&self, rows: Range<usize>) -> TensorView<'_, B, T> {
         self.view(rows.start * self.cols, rows.len(), self.cols)
     }
 
-    /// As `view_rows`, to be written to.
+    /// A mutable `view_rows`.
     pub fn view_rows_mut(&mut self, rows: Range<usize>) -> TensorViewMut<'_, B, T> {
         self.view_mut(rows.start * self.cols, rows.len(), self.cols)
     }
 
-    /// As `lend`, to be written to.
+    /// A mutable `view`.
     pub fn view_mut(&mut self, at: usize, rows: usize, cols: usize) -> TensorViewMut<'_, B, T> {
         // SAFETY: `self` stays borrowed exclusively for the view's lifetime, so this is the only view.
         unsafe { TensorViewMut::of(self, at, rows, cols) }
@@ -105,10 +105,10 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
 }
 
 impl<'a, B: Backend, T: Elem> TensorViewMut<'a, B, T> {
-    /// A view to write to, where the caller makes several of one block.
+    /// A mutable view, for callers that make several of one block.
     ///
     /// # Safety
-    /// For all of 'a the block must live, nothing else may use it, and no two views may share an element.
+    /// During all of 'a the block must live, nothing else may use it, and no two views may share an element.
     pub unsafe fn of(block: &mut Tensor<B, T>, at: usize, rows: usize, cols: usize) -> Self {
         // SAFETY: by this function's contract; `alias` checks the range.
         let mem = unsafe { B::alias(&block.mem, at..at + rows * cols) };

@@ -4,6 +4,7 @@
 use super::shard::{Shard, Written};
 use super::{Header, Position, StateKind};
 use crate::error::{Error, Result};
+use crate::model::param_specs::matrix_shape;
 use crate::model::rect::Rect;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,23 +77,16 @@ impl PieceEntry {
 }
 
 impl TensorEntry {
-    /// A vector counts as one row.
+    /// The tensor as a matrix: see [`matrix_shape`].
     pub fn shape(&self) -> [usize; 2] {
-        match self.dims[..] {
-            [rows, cols] => [rows, cols],
-            _ => [1, self.dims[0]],
-        }
+        matrix_shape(&self.dims).expect("the dimensions were checked when the manifest was read")
     }
 
     /// The dimensions are sane and the pieces of each kind cover the tensor exactly once.
     fn check(&self, kinds: &[StateKind]) -> Check {
-        let len = match self.dims[..] {
-            [len] => Some(len),
-            [rows, cols] => rows.checked_mul(cols),
-            _ => None,
-        };
+        let len = matrix_shape(&self.dims).map(|[rows, cols]| rows * cols);
         let Some(len) = len.filter(|&len| len > 0 && len < 1 << 60) else {
-            return Err(format!("dimensions {:?} are those of no vector or matrix", self.dims));
+            return Err(format!("dimensions {:?} are not one to three sizes of a tensor", self.dims));
         };
         if self.dtype != "F32" {
             return Err(format!("dtype {:?} should be \"F32\"", self.dtype));

@@ -224,7 +224,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         let request = self.track(|comm, request| unsafe {
             ffi::MPI_Iallreduce(block(&x).cast_const(), block(&out), n, ty, sum, comm, request)
         });
-        Pending::under_way(self.ticket(vec![request]), x, out)
+        Pending::in_flight(self.ticket(vec![request]), x, out)
     }
 
     /// A broadcast from each rank: of MPI's calls the one that has no buffer to send from beside the one to receive in.
@@ -242,7 +242,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             self.track(|comm, request| unsafe { ffi::MPI_Ibcast(rows, count(each), ty, root as i32, comm, request) })
         };
         let requests = (0..ranks).map(from).collect();
-        Pending::moving(self.ticket(requests), x)
+        Pending::in_place(self.ticket(requests), x)
     }
 
     fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {
@@ -253,14 +253,14 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Irecv(block(&to), count(to.len()), ty, expected.from as i32, TAG, comm, request)
             });
-            Pending::moving(self.ticket(vec![request]), to)
+            Pending::in_place(self.ticket(vec![request]), to)
         });
         let sent = send.map(|(x, to)| {
             // SAFETY: as above; MPI only reads the block.
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Isend(block(&x), count(x.len()), ty, to as i32, TAG, comm, request)
             });
-            Pending::moving(self.ticket(vec![request]), x)
+            Pending::in_place(self.ticket(vec![request]), x)
         });
         Exchanged { sent, received }
     }

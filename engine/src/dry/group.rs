@@ -90,7 +90,7 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
             return Pending::ready(x);
         }
         let out = b.alloc(x.rows(), x.cols());
-        Pending::under_way(self.collective(What::AllReduce, bytes(&x), self.own(bytes(&x)) + bytes(&out)), x, out)
+        Pending::in_flight(self.collective(What::AllReduce, bytes(&x), self.own(bytes(&x)) + bytes(&out)), x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, _: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -100,18 +100,18 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
             return Pending::ready(x);
         }
         // Weights, which stay where they are.
-        Pending::moving(self.collective(What::AllGather, bytes(&x), 0), x)
+        Pending::in_place(self.collective(What::AllGather, bytes(&x), 0), x)
     }
 
     fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {
         let post = self.log.borrow_mut().post();
         let received = recv.map(|Expected { rows, cols, from }| {
             let to: Tensor<Dry<A>, A> = b.alloc(rows, cols);
-            Pending::moving(self.start(What::Receive(self.members[from]), bytes(&to), bytes(&to), post), to)
+            Pending::in_place(self.start(What::Receive(self.members[from]), bytes(&to), bytes(&to), post), to)
         });
         let sent = send.map(|(x, to)| {
             let ticket = self.start(What::Send(self.members[to]), bytes(&x), bytes(&x), post);
-            Pending::moving(ticket, x)
+            Pending::in_place(ticket, x)
         });
         Exchanged { sent, received }
     }

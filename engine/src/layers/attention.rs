@@ -4,22 +4,14 @@
 use super::Ctx;
 use super::region::Gather;
 use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
+use crate::model::param_specs::Attention;
 
 /// Weights of this rank's heads.
-pub struct Weights<'a, B: Backend> {
-    /// `[(H + 2G) d, D]`: Wq, Wk, Wv one below the other.
-    pub qkv: TensorView<'a, B, B::Act>,
-    /// `[D, H d]`.
-    pub out: TensorView<'a, B, B::Act>,
-}
-
+pub type Weights<'a, B> = Attention<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
-pub struct Grads<'a, B: Backend> {
-    pub qkv: TensorViewMut<'a, B, f32>,
-    pub out: TensorViewMut<'a, B, f32>,
-}
+pub type Grads<'a, B> = Attention<TensorViewMut<'a, B, f32>>;
 
-/// What backward needs beside the input.
+/// What backward needs besides the input.
 pub struct Saved<B: Backend> {
     /// After the rotation, `[T, (H + 2G) d]`.
     qkv: Act<B>,
@@ -39,7 +31,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, 
     (y, Saved { qkv, o, lse })
 }
 
-/// dx from dy, whose rows may be on their way; takes `saved` so that each field is freed where it was last read.
+/// dx from dy, whose all-gather may be in flight. `saved` is taken by value: each field is freed after its last use.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,

@@ -2,24 +2,13 @@
 
 use super::{Ctx, attention, mlp};
 use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
+use crate::model::param_specs::Block;
 
-pub struct Weights<'a, B: Backend> {
-    /// Of the norm before attention, `[1, D]`.
-    pub norm1: TensorView<'a, B, B::Act>,
-    pub attention: attention::Weights<'a, B>,
-    /// Of the norm before the MLP, `[1, D]`.
-    pub norm2: TensorView<'a, B, B::Act>,
-    pub mlp: mlp::Weights<'a, B>,
-}
+pub type Weights<'a, B> = Block<TensorView<'a, B, <B as Backend>::Act>>;
+/// Gradients, shaped as the weights.
+pub type Grads<'a, B> = Block<TensorViewMut<'a, B, f32>>;
 
-pub struct Grads<'a, B: Backend> {
-    pub norm1: TensorViewMut<'a, B, f32>,
-    pub attention: attention::Grads<'a, B>,
-    pub norm2: TensorViewMut<'a, B, f32>,
-    pub mlp: mlp::Grads<'a, B>,
-}
-
-/// What backward needs. The norms' outputs are made again where they were dropped.
+/// What backward needs. The norms' outputs are recomputed where they were dropped.
 pub struct Saved<B: Backend> {
     /// The layer's input, `[T/tp, D]`.
     x: Act<B>,
@@ -34,7 +23,7 @@ pub struct Saved<B: Backend> {
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops what is cheap to make again: the norms' outputs and the SwiGLU product.
+    /// Drops what is cheap to recompute (`recompute = "selective"`): the norms' outputs and the SwiGLU product.
     pub fn slim(mut self) -> Self {
         self.xn = None;
         self.hn = None;
@@ -58,7 +47,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, S
 pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Saved<B>, g: &mut Grads<B>) -> Act<B> {
     let b = cx.b;
     let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;
-    let coming = cx.region.gather(b, &dy); // dy in flight behind what is made again
+    let coming = cx.region.gather(b, &dy); // dy in flight during the recomputation
     let hn = hn.unwrap_or_else(|| b.rmsnorm_recompute(&h, &rstd2, &w.norm2));
     let dhn = mlp::backward(cx, &w.mlp, coming, hn, mlp, &mut g.mlp);
     let dh = b.rmsnorm_bwd_add(&dy, dhn, &h, &rstd2, &w.norm2, &mut g.norm2); // dh = dy + dRMSNorm(dhn)

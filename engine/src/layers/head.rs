@@ -1,28 +1,20 @@
 //! The final norm, the output layer and the loss: logits = RMSNorm(x) E^T,
 //! loss = sum over rows of w (log Z - logit[target]) + z w log(Z)^2, Z = sum of exp(logits).
 //!
-//! A few rows of logits at a time become loss, dlogits, dx and dE at once, so the whole matrix of
-//! logits never exists and forward already holds the gradient that backward hands on. Over the
-//! tensor-parallel ranks three floats a row travel, never logits.
+//! Logits are computed for a chunk of rows at a time, and loss, dlogits, dx and dE with them, so that the whole matrix
+//! of logits never exists and forward already returns dx. The tensor-parallel ranks exchange three floats a row,
+//! never logits.
 
 use super::Ctx;
 use crate::backend::{Acc, Act, Backend, Collectives, Tensor, TensorView, TensorViewMut, Xent};
+use crate::model::param_specs::Head;
 
-pub struct Weights<'a, B: Backend> {
-    /// `[1, D]`.
-    pub norm: TensorView<'a, B, B::Act>,
-    /// The rows of this rank, `[V/tp, D]`: `lm_head`, or the embedding where they are tied.
-    pub table: TensorView<'a, B, B::Act>,
-    /// The id of its first row.
-    pub first: usize,
-}
+/// Norm and this rank's rows of the output layer: `lm_head`, or the embedding's table where they are tied.
+pub type Weights<'a, B> = Head<TensorView<'a, B, <B as Backend>::Act>>;
+/// Gradients, shaped as the weights.
+pub type Grads<'a, B> = Head<TensorViewMut<'a, B, f32>>;
 
-pub struct Grads<'a, B: Backend> {
-    pub norm: TensorViewMut<'a, B, f32>,
-    pub table: TensorViewMut<'a, B, f32>,
-}
-
-/// What the loss is held against.
+/// The targets of the loss.
 pub struct Targets<'a, B: Backend> {
     /// The next token of each row, `[T, 1]`.
     pub ids: &'a Tensor<B, u32>,
@@ -31,7 +23,7 @@ pub struct Targets<'a, B: Backend> {
     pub z_loss: f32,
 }
 
-/// x `[T/tp, D]` -> dx `[T/tp, D]`; `totals` `[1, 3]` grows by the sums of the loss, log(Z)^2 and w.
+/// x `[T/tp, D]` -> dx `[T/tp, D]`. Adds the sums of loss, log(Z)^2 and w to `totals` `[1, 3]`.
 pub fn forward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,
@@ -49,7 +41,7 @@ pub fn forward<B: Backend>(
         let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows.clone()));
         let (logits, stats) = logits(cx, w, &xc, &ids);
         b.xent_totals(&stats, &weights, totals);
-        let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: w.first, z_loss: t.z_loss });
+        let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: cx.vocab_start, z_loss: t.z_loss });
         b.matmul_nn_into(&dlogits, &w.table, &mut dxn.view_rows_mut(rows)); // dxn = dlogits E
         b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
     }
@@ -74,7 +66,7 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
 fn logits<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, ids: &Tensor<B, u32>) -> (Act<B>, Acc<B>) {
     let (b, group) = (cx.b, cx.region.group());
     let logits = b.matmul_nt(x, &w.table);
-    let stats = group.all_gather(b, b.xent_stats(&logits, ids, w.first)).wait(); // [C, 3] -> [tp C, 3]
+    let stats = group.all_gather(b, b.xent_stats(&logits, ids, cx.vocab_start)).wait(); // [C, 3] -> [tp C, 3]
     let stats = b.xent_combine(&stats, group.size());
     (logits, stats)
 }

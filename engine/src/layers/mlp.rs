@@ -3,31 +3,23 @@
 use super::Ctx;
 use super::region::Gather;
 use crate::backend::{Act, Backend, TensorView, TensorViewMut};
+use crate::model::param_specs::Mlp;
 
 /// Weights of this rank's columns.
-pub struct Weights<'a, B: Backend> {
-    /// `[2F, D]`: Wg above Wu.
-    pub gate_up: TensorView<'a, B, B::Act>,
-    /// `[D, F]`.
-    pub down: TensorView<'a, B, B::Act>,
-}
-
+pub type Weights<'a, B> = Mlp<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
-pub struct Grads<'a, B: Backend> {
-    pub gate_up: TensorViewMut<'a, B, f32>,
-    pub down: TensorViewMut<'a, B, f32>,
-}
+pub type Grads<'a, B> = Mlp<TensorViewMut<'a, B, f32>>;
 
-/// What backward needs beside the input.
+/// What backward needs besides the input.
 pub struct Saved<B: Backend> {
     /// x Wg^T and x Wu^T side by side, `[T, 2F]`.
     gate_up: Act<B>,
-    /// silu(gate) * up, `[T, F]`; made again where it was dropped.
+    /// silu(gate) * up, `[T, F]`; recomputed where it was dropped.
     product: Option<Act<B>>,
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops what is cheap to make again.
+    /// Drops what is cheap to recompute.
     pub fn slim(&mut self) {
         self.product = None;
     }
@@ -42,7 +34,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, 
     (y, Saved { gate_up, product: Some(product) })
 }
 
-/// dx from dy, whose rows may be on their way.
+/// dx from dy, whose all-gather may be in flight.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,

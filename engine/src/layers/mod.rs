@@ -1,4 +1,4 @@
-//! The maths of a Llama, layer by layer: weights, what forward saves, forward, backward. No autograd.
+//! The maths of a Llama, layer by layer: weights, what forward saves, forward, backward. There is no autograd.
 //!
 //! Shapes: T tokens of a micro-batch, T/tp those of this rank under sequence parallelism, D hidden
 //! size, H query heads, G key/value heads and F intermediate size of this rank, d head size.
@@ -17,12 +17,14 @@ use region::Region;
 /// What every layer of a stage shares for one micro-batch.
 pub struct Ctx<'a, B: Backend> {
     pub b: &'a B,
-    /// The way into and out of the tensor-parallel region.
+    /// Enters and leaves the tensor-parallel region.
     pub region: &'a Region<B>,
     pub heads: Heads,
     pub eps: f32,
+    /// The id of the first vocabulary row that this rank holds.
+    pub vocab_start: usize,
     /// cos and sin by position, `[positions, d]`.
     pub rope: &'a Acc<B>,
-    /// First visible position of each row, `[T, 1]`.
+    /// The first position that each row attends to, `[T, 1]`.
     pub starts: &'a Tensor<B, u32>,
 }

@@ -1,27 +1,26 @@
-//! The way into and out of a tensor-parallel region, and so the only place that knows whether rows
-//! are sharded outside of it (sequence parallelism, Korthikanti et al. 2022) or held by all.
+//! Entering and leaving a tensor-parallel region. This is the only file that knows whether rows are sharded outside of
+//! the region (sequence parallelism, Korthikanti et al. 2022) or replicated.
 //!
-//! `gather` is what a column-parallel product reads (and the backward of `scatter`), `scatter` what
-//! a row-parallel product leaves (and the backward of `gather`). In a group of one both hand back
-//! what they were given.
+//! `gather` gives a column-parallel GEMM its input, and is the backward of `scatter`; `scatter` takes a row-parallel
+//! GEMM's output, and is the backward of `gather`. In a group of one both return their input.
 //!
-//! Sharded rows are dealt out (`ChunkedRows`): of each piece of the micro-batch every rank has a share, so that a piece is
-//! multiplied where it lies while the next is on its way. To what a rank does with its rows their order is the same.
+//! Sharded rows are chunk-interleaved (`ChunkedRows`): a chunk is multiplied in place while the next one is in flight.
+//! Nothing that a rank computes outside of the region depends on the order of its rows.
 
 use crate::backend::{Act, Backend, Collectives, Pending};
 use std::ops::Deref;
 
 pub enum Region<B: Backend> {
-    /// Outside, each rank holds T/tp rows: all-gather in, reduce-scatter out.
+    /// Sequence parallelism: a rank holds T/tp rows outside; all-gather on entry, reduce-scatter on exit.
     RowsSharded(B::Group),
-    /// Outside, each rank holds all rows: nothing in, all-reduce out.
+    /// A rank holds all rows outside; nothing on entry, all-reduce on exit.
     RowsHeld(B::Group),
 }
 
-/// All rows, or the promise of them.
+/// All rows, or an all-gather of them in flight.
 pub enum Gather<'a, B: Backend> {
     Here(&'a Act<B>),
-    Coming(Pending<B, B::Act>),
+    InFlight(Pending<B, B::Act>),
 }
 
 /// All rows of the region, `[T, D]`.
@@ -41,17 +40,17 @@ impl<B: Backend> Region<B> {
         }
     }
 
-    /// `[T/tp, D] -> [T, D]`. The collective owns its buffers, hence the copy.
+    /// `[T/tp, D] -> [T, D]`. The collective owns its buffers, so x is copied.
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
-                Gather::Coming(group.all_gather_chunked(b, b.copy(x), b.comm_chunks(x.rows())))
+                Gather::InFlight(group.all_gather_chunked(b, b.copy(x), b.comm_chunks(x.rows())))
             }
             _ => Gather::Here(x),
         }
     }
 
-    /// As `gather`, of what is read nowhere else.
+    /// As `gather`, for an x that has no other reader.
     pub fn collect(&self, b: &B, x: Act<B>) -> Pending<B, B::Act> {
         let chunks = b.comm_chunks(x.rows());
         match self {
@@ -71,7 +70,8 @@ impl<B: Backend> Region<B> {
         }
     }
 
-    /// The sum over the ranks of x w^T: `[T, k]` -> `[T/tp, n]` with w `[n, k]`. Rows leave as they are made.
+    /// The sum over the ranks of x w^T: `[T, k]` -> `[T/tp, n]` with w `[n, k]`. A chunk of rows is reduced while the
+    /// next one is multiplied.
     pub fn nt_scatter(&self, b: &B, x: &Act<B>, w: &Act<B>) -> Pending<B, B::Act> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
@@ -89,16 +89,16 @@ impl<'a, B: Backend> Gather<'a, B> {
     pub fn wait(self) -> Rows<'a, B> {
         match self {
             Gather::Here(x) => Rows::Here(x),
-            Gather::Coming(pending) => Rows::Gathered(pending.wait()),
+            Gather::InFlight(pending) => Rows::Gathered(pending.wait()),
         }
     }
 
-    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. Rows are multiplied as they come.
+    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it is here.
     pub fn nt(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
         self.multiplied(b, w.rows(), |x, y| b.matmul_nt_into(x, w, y))
     }
 
-    /// All rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. Rows are multiplied as they come.
+    /// All rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. A chunk of rows is multiplied as soon as it is here.
     pub fn nn(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
         self.multiplied(b, w.cols(), |x, y| b.matmul_nn_into(x, w, y))
     }
@@ -110,7 +110,7 @@ impl<'a, B: Backend> Gather<'a, B> {
                 product(x, &mut y);
                 (Rows::Here(x), y)
             }
-            Gather::Coming(mut x) => {
+            Gather::InFlight(mut x) => {
                 let mut y = b.alloc(x.rows(), n);
                 while let Some((rows, chunk)) = x.next_rows() {
                     product(&chunk, &mut y.view_rows_mut(rows));

@@ -1,20 +1,24 @@
-//! Parameters laid out in flat buckets: the unit of the gradients' reduce-scatter and of the
-//! weights' all-gather. A bucket holds whole slots; its decayed tensors come first, so that a shard
-//! is decayed up to one border. Its length is padded to whole vectors of each rank that shares it.
+//! Parameters laid out in flat buckets: what one reduce-scatter of gradients and one all-gather of weights move. A
+//! bucket holds whole units. Its decayed tensors come first, then those without weight decay, then frozen ones, so
+//! that each kind is one range of any shard. Its length is padded to whole vectors of each rank that shards it.
 
-use crate::model::param_specs::{TensorSpec, Unit};
+use super::mesh::GroupKind;
+use crate::model::param_specs::{TensorSpec, Unit, Update};
 use crate::model::rect::Rect;
 use std::ops::Range;
 
-/// Elements of bf16 that a device moves at once: a shard begins where one begins.
+/// Elements of bf16 that a device loads at once: every shard begins on such a vector.
 const VECTOR: usize = 8;
 
-/// Some of a rank's tensors, finished together.
+/// Tensors of a rank whose gradients are complete at the same time.
 #[derive(Debug, Clone)]
 pub struct Held {
     pub unit: Unit,
     pub tensors: Vec<TensorSpec>,
     pub tie: Tie,
+    /// The ranks that hold the same weights and see other samples: gradients are summed, and the optimizer's state is
+    /// sharded, over them.
+    pub replicas: GroupKind,
 }
 
 /// Does another stage hold the same tensors (the table of a model with tied embeddings)? Then they
@@ -22,12 +26,12 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tie {
     Free,
-    /// The first stage answers for the table: counts it in the norm and saves it.
+    /// The first stage owns the table: it counts it in the gradient norm and saves it.
     First,
     Last,
 }
 
-/// One tensor's place in a bucket.
+/// A tensor's range of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     pub unit: Unit,
@@ -38,7 +42,7 @@ pub struct Span {
     pub at: usize,
     /// Tensor-parallel ranks that hold the same elements, this rank among them.
     pub copies: usize,
-    /// Of all that hold these elements, this rank counts them in the norm and saves them.
+    /// Whether this rank, of all that hold these elements, counts them in the gradient norm and saves them.
     pub owned: bool,
 }
 
@@ -52,11 +56,16 @@ impl Span {
 pub struct Bucket {
     pub units: Vec<Unit>,
     pub spans: Vec<Span>,
-    /// Elements of decayed tensors, all in front.
+    /// Elements of decayed tensors, the first ones of the bucket.
     pub decayed: usize,
+    /// Elements that the optimizer updates, decayed or not: all up to the first frozen one, or the whole bucket with
+    /// its padding (whose gradients are zero) where nothing is frozen.
+    pub trained: usize,
     /// Elements with the padding.
     pub len: usize,
     pub tie: Tie,
+    /// See [`Held::replicas`]: the same for all units of a bucket.
+    pub replicas: GroupKind,
 }
 
 /// A part of a shard: consecutive elements that are a rectangle of a tensor.
@@ -71,19 +80,24 @@ pub struct Part<'a> {
 
 impl Bucket {
     fn new(held: &[&Held], tp: (usize, usize), ranks: usize) -> Self {
-        let tensors = held.iter().flat_map(|held| held.tensors.iter().map(|tensor| (*held, tensor)));
-        let (decayed, plain): (Vec<_>, Vec<_>) = tensors.partition(|(_, tensor)| tensor.decayed);
-        let n_decayed = decayed.len();
-        let (mut at, mut spans) = (0, Vec::<Span>::new());
-        for (held, tensor) in decayed.into_iter().chain(plain) {
-            let (rect, copies) = (tensor.held(tp.0, tp.1), tensor.copies(tp.1));
-            let owned = tp.0.is_multiple_of(copies) && held.tie != Tie::Last;
-            spans.push(Span { unit: held.unit, tensor: tensor.clone(), at, copies, owned, held: rect });
-            at = spans[spans.len() - 1].range().end;
+        let mut spans = Vec::<Span>::new();
+        let mut ends = [0; 3];
+        for (kind, end) in [Update::Decayed, Update::Plain, Update::Frozen].into_iter().zip(&mut ends) {
+            let tensors = held.iter().flat_map(|held| held.tensors.iter().map(move |tensor| (held, tensor)));
+            for (held, tensor) in tensors.filter(|(_, tensor)| tensor.update == kind) {
+                let (rect, copies) = (tensor.held(tp.0, tp.1), tensor.copies(tp.1));
+                let owned = tp.0.is_multiple_of(copies) && held.tie != Tie::Last;
+                let at = spans.last().map_or(0, |span| span.range().end);
+                spans.push(Span { unit: held.unit, tensor: tensor.clone(), at, copies, owned, held: rect });
+            }
+            *end = spans.last().map_or(0, |span| span.range().end);
         }
-        let decayed = n_decayed.checked_sub(1).map_or(0, |last| spans[last].range().end);
-        let (units, tie) = (held.iter().map(|held| held.unit).collect(), held[0].tie);
-        Bucket { units, spans, decayed, len: at.next_multiple_of(ranks * VECTOR), tie }
+        let [decayed, trained, used] = ends;
+        let len = used.next_multiple_of(ranks * VECTOR);
+        let trained = if trained == used { len } else { trained };
+        let units = held.iter().map(|held| held.unit).collect();
+        let (tie, replicas) = (held[0].tie, held[0].replicas);
+        Bucket { units, spans, decayed, trained, len, tie, replicas }
     }
 
     /// The elements that are not padding.
@@ -98,7 +112,7 @@ impl Bucket {
         rank * each..(rank + 1) * each
     }
 
-    /// What the elements `shard` are. Padding is in no part.
+    /// The rectangles of tensors that the elements `shard` are. Padding is in no part.
     pub fn parts(&self, shard: &Range<usize>) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
         for span in &self.spans {
@@ -112,13 +126,15 @@ impl Bucket {
         parts
     }
 
-    /// The elements of `shard`, counted from its start, that this rank counts in the norm: as few ranges as can be.
+    /// The elements of `shard`, counted from its start, that this rank counts in the gradient norm: trained ones that
+    /// it owns, as few ranges as possible.
     pub fn owned(&self, shard: &Range<usize>) -> Vec<Range<usize>> {
-        let owned = self.spans.iter().filter(|span| span.owned).map(|span| intersection(&span.range(), shard));
+        let counts = |span: &&Span| span.owned && span.tensor.update != Update::Frozen;
+        let owned = self.spans.iter().filter(counts).map(|span| intersection(&span.range(), shard));
         joined(owned.map(|range| range.start.max(shard.start) - shard.start..range.end.max(shard.start) - shard.start))
     }
 
-    /// The elements of the tensors that `which` says.
+    /// The elements of the tensors that `which` selects, as few ranges as possible.
     pub fn ranges(&self, which: impl Fn(&Span) -> bool) -> Vec<Range<usize>> {
         joined(self.spans.iter().filter(|span| which(span)).map(Span::range))
     }
@@ -146,26 +162,31 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
 }
 
 /// Groups what a chunk of layers holds, in order, into buckets of at least `min_len` elements (a chunk's
-/// last may be shorter); a tied table stands alone.
+/// last one may be shorter). A tied table has a bucket of its own; units with other replicas share no bucket.
 ///
-/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks` share a bucket. The
-/// borders are those of tensor-parallel rank 0, whose shares are the longest, so that all ranks have as many.
-pub fn plan(held: &[Held], tp: (usize, usize), ranks: usize, min_len: usize) -> Vec<Bucket> {
+/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(replicas)` shard a bucket. The
+/// borders are those of tensor-parallel rank 0, whose shards are the longest, so that all ranks have as many buckets.
+pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usize, min_len: usize) -> Vec<Bucket> {
     let (mut buckets, mut open, mut len) = (Vec::new(), Vec::<&Held>::new(), 0);
+    let close = |open: &mut Vec<&Held>| Bucket::new(&std::mem::take(open), tp, ranks(open[0].replicas));
     for held in held {
         if held.tie != Tie::Free {
-            buckets.push(Bucket::new(&[held], tp, ranks));
+            buckets.push(Bucket::new(&[held], tp, ranks(held.replicas)));
             continue;
+        }
+        if open.first().is_some_and(|first| first.replicas != held.replicas) {
+            buckets.push(close(&mut open));
+            len = 0;
         }
         open.push(held);
         len += held.tensors.iter().map(|t| t.held(0, tp.1).len()).sum::<usize>();
         if len >= min_len {
-            buckets.push(Bucket::new(&std::mem::take(&mut open), tp, ranks));
+            buckets.push(close(&mut open));
             len = 0;
         }
     }
     if !open.is_empty() {
-        buckets.push(Bucket::new(&open, tp, ranks));
+        buckets.push(close(&mut open));
     }
     buckets
 }
@@ -178,33 +199,38 @@ mod tests {
     use proptest::prelude::*;
 
     fn specs(units: usize, rows: usize, cols: usize) -> Vec<Held> {
-        let spec =
-            |name: String, dims: Vec<usize>, decayed| TensorSpec { name, dims, tp_shard: TpShard::Whole, decayed };
+        let spec = |name: String, dims: Vec<usize>, update| TensorSpec { name, dims, tp_shard: TpShard::Whole, update };
         let unit = |l| {
             let tensors = vec![
-                spec(format!("{l}.a"), vec![rows, cols], true),
-                spec(format!("{l}.norm"), vec![cols], false),
-                spec(format!("{l}.b"), vec![cols, rows], true),
+                spec(format!("{l}.a"), vec![rows, cols], Update::Decayed),
+                spec(format!("{l}.norm"), vec![cols], Update::Plain),
+                spec(format!("{l}.b"), vec![cols, rows], Update::Decayed),
+                spec(format!("{l}.fixed"), vec![2, rows, cols], Update::Frozen),
             ];
-            Held { unit: Unit::Layer(l), tensors, tie: Tie::Free }
+            Held { unit: Unit::Layer(l), tensors, tie: Tie::Free, replicas: GroupKind::Data }
         };
         (0..units).map(unit).collect()
     }
 
     proptest! {
-        /// Over all ranks and buckets the pieces are every element of every tensor exactly once, the
-        /// decayed ones in front of the border.
+        /// Over all ranks and buckets the parts are every element of every tensor exactly once, the
+        /// decayed ones first and the frozen ones last.
         #[test]
         fn shards_hold_every_element_once(units in 1usize..6, rows in 1usize..9, cols in 1usize..9, ranks in 1usize..6, min_len in 1usize..400) {
             let units = specs(units, rows, cols);
             let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
-            for bucket in plan(&units, (0, 1), ranks, min_len) {
+            for bucket in plan(&units, (0, 1), |_| ranks, min_len) {
                 prop_assert!(bucket.len - bucket.used() < ranks * VECTOR);
                 for rank in 0..ranks {
                     let shard = bucket.shard(rank, ranks);
                     for Part { at, tensor, rect, .. } in bucket.parts(&shard) {
-                        let border = shard.start + at < bucket.decayed;
-                        prop_assert_eq!(border, tensor.decayed);
+                        let at = shard.start + at;
+                        let update = match at {
+                            _ if at < bucket.decayed => Update::Decayed,
+                            _ if at < bucket.trained => Update::Plain,
+                            _ => Update::Frozen,
+                        };
+                        prop_assert_eq!(update, tensor.update);
                         for r in rect.rows.clone() {
                             for c in rect.cols.clone() {
                                 *seen.entry((tensor.name.clone(), r, c)).or_default() += 1;
@@ -225,9 +251,9 @@ mod tests {
             let (tp, model) = (1 << tp_log, model(1 << kv_log, vocab));
             let held: Vec<Held> = units(&model)
                 .into_iter()
-                .map(|unit| Held { unit, tensors: tensors(&model, unit), tie: Tie::Free })
+                .map(|unit| Held { unit, tensors: tensors(&model, unit), tie: Tie::Free, replicas: GroupKind::Data })
                 .collect();
-            let buckets: Vec<Vec<Bucket>> = (0..tp).map(|rank| plan(&held, (rank, tp), dp, min_len)).collect();
+            let buckets: Vec<Vec<Bucket>> = (0..tp).map(|rank| plan(&held, (rank, tp), |_| dp, min_len)).collect();
             let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
             for bucket in buckets.iter().flatten() {
                 for shard in (0..dp).map(|rank| bucket.shard(rank, dp)) {
@@ -246,6 +272,25 @@ mod tests {
             prop_assert_eq!(seen.len(), held.iter().flat_map(|held| &held.tensors).map(TensorSpec::len).sum::<usize>());
             prop_assert!(seen.values().all(|&n| n == 1));
         }
+    }
+
+    /// Experts, say, are reduced over fewer ranks than the layers around them.
+    #[test]
+    fn units_with_other_replicas_share_no_bucket() {
+        let mut units = specs(3, 4, 4);
+        units[1].replicas = GroupKind::Tensor;
+        let ranks = |kind| if kind == GroupKind::Data { 4 } else { 2 };
+        let buckets = plan(&units, (0, 1), ranks, usize::MAX);
+        let found: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.replicas, b.len % (4 * VECTOR))).collect();
+        let used = buckets[0].used();
+        assert_eq!(
+            found.iter().map(|f| f.1).collect::<Vec<_>>(),
+            [GroupKind::Data, GroupKind::Tensor, GroupKind::Data]
+        );
+        assert_eq!(
+            buckets.iter().map(|b| b.len).collect::<Vec<_>>(),
+            [used.next_multiple_of(32), used.next_multiple_of(16), used.next_multiple_of(32)]
+        );
     }
 
     fn model(kv_heads: usize, vocab: usize) -> Model {

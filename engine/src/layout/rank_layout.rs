@@ -1,4 +1,5 @@
-//! What one rank is and holds: a pure function of the configuration, the mesh and the rank.
+//! What one rank holds: its coordinates in the mesh, its layers, buckets and samples, as a pure function of the
+//! configuration, the mesh and the rank.
 
 use crate::config::{Axis, Config};
 use crate::layout::buckets::{self, Bucket, Held, Tie};
@@ -8,21 +9,21 @@ use crate::model::param_specs::{self, Unit};
 use crate::schedule::Pipe;
 use std::ops::Range;
 
-/// A bucket below this many elements takes in the next slot too: small messages waste the network.
+/// A bucket with fewer elements than this takes in the next unit too: small messages waste the network.
 const MIN_BUCKET: usize = 1 << 24;
 
-/// A rank's place in the mesh.
+/// A rank's coordinates in the mesh and what follows from them.
 #[derive(Debug, Clone)]
 pub struct RankLayout {
     pub mesh: Mesh,
     pub rank: usize,
-    /// Place among the tensor-parallel ranks, and their number.
+    /// Index among the tensor-parallel ranks, and their number.
     pub tp: (usize, usize),
-    /// Place among the data-parallel ranks, and their number.
+    /// Index among the data-parallel ranks, and their number.
     pub dp: (usize, usize),
     pub stage: usize,
     pub pipe: Pipe,
-    /// The slots that the stage runs, chunk by chunk.
+    /// The units that the stage runs, chunk by chunk.
     pub chunks: Vec<Vec<Unit>>,
     /// Tensor-parallel ranks that hold the same key/value head.
     kv_copies: usize,
@@ -51,7 +52,7 @@ impl RankLayout {
         self.mesh.members(self.rank, kind, self.kv_copies)
     }
 
-    /// The ranks that a bucket is cut among: the data-parallel ones, or this one alone.
+    /// The ranks that shard a bucket's optimizer state: the data-parallel ones, or this one alone.
     pub fn optimizer_members(&self, config: &Config) -> Vec<usize> {
         match config.parallel.distributed_optimizer {
             true => self.members(GroupKind::Data),
@@ -59,13 +60,13 @@ impl RankLayout {
         }
     }
 
-    /// Does this rank save its shards, and count them in the norm? Where each data-parallel rank holds all of them,
-    /// the first does.
+    /// Whether this rank saves its shards and counts them in the gradient norm. Where each data-parallel rank holds all
+    /// of them (`distributed_optimizer = false`), only the first one does.
     pub fn owns(&self, config: &Config) -> bool {
         config.parallel.distributed_optimizer || self.dp.0 == 0
     }
 
-    /// Elements of the tensors that this rank saves, each of them once.
+    /// The number of elements that this rank saves.
     pub fn saved(&self, config: &Config) -> usize {
         let members = self.optimizer_members(config);
         let rank_layout =
@@ -78,14 +79,19 @@ impl RankLayout {
     pub fn buckets(&self, config: &Config) -> Vec<Bucket> {
         let ranks = self.optimizer_members(config).len();
         let held = self.chunks.iter().map(|units| self.held(config, units));
-        held.flat_map(|held| buckets::plan(&held, self.tp, ranks, MIN_BUCKET)).collect()
+        held.flat_map(|held| buckets::plan(&held, self.tp, |_| ranks, MIN_BUCKET)).collect()
     }
 
-    /// What a chunk holds: its slots' tensors, and the table of the first stage where the head of the
-    /// last multiplies by it.
+    /// What a chunk holds: the tensors of its units, and, on the last stage of a model with tied embeddings, the
+    /// embedding's table.
     fn held(&self, config: &Config, units: &[Unit]) -> Vec<Held> {
         let tied = config.model.tie_word_embeddings && self.pipe.stages > 1;
-        let held = |&unit: &Unit, tie| Held { unit, tensors: param_specs::tensors(&config.model, unit), tie };
+        let held = |&unit: &Unit, tie| Held {
+            unit,
+            tensors: param_specs::tensors(&config.model, unit),
+            tie,
+            replicas: GroupKind::Data,
+        };
         let mut all: Vec<Held> = Vec::new();
         for unit in units {
             let tie = if tied && *unit == Unit::Embedding { Tie::First } else { Tie::Free };
@@ -97,15 +103,15 @@ impl RankLayout {
         all
     }
 
-    /// Rows and columns of what travels between stages: `[T/tp, D]` under sequence parallelism, else `[T, D]`.
-    pub fn travelling(&self, config: &Config) -> (usize, usize) {
+    /// Shape of a message between stages: `[T/tp, D]` under sequence parallelism, else `[T, D]`.
+    pub fn message_shape(&self, config: &Config) -> (usize, usize) {
         let rows = config.train.micro_batch_size * config.train.seq_length;
         let ranks = if config.parallel.sequence_parallel { self.tp.1 } else { 1 };
         (rows / ranks, config.model.hidden_size)
     }
 
-    /// The samples of micro-batch `mb` in a step that starts at sample `first`: groups of
-    /// micro_batch_size x ranks, rank after rank, as Megatron-LM deals them.
+    /// The samples of micro-batch `mb` in a step that starts at sample `first`, in Megatron-LM's order: micro-batch after
+    /// micro-batch, rank after rank.
     pub fn samples(&self, config: &Config, first: u64, mb: usize) -> Range<u64> {
         let size = config.train.micro_batch_size as u64;
         let start = first + (mb * self.dp.1 + self.dp.0) as u64 * size;
@@ -113,7 +119,7 @@ impl RankLayout {
     }
 }
 
-/// Layers of each chunk in pipeline order: as the user wrote, or balanced by cost.
+/// Layers of each chunk in pipeline order: `parallel.layers`, or balanced by cost.
 pub fn layers_of_chunks(config: &Config) -> Vec<usize> {
     let p = &config.parallel;
     let costs = split::Costs::of(&config.model, config.train.seq_length);

@@ -1,11 +1,10 @@
-//! How the layers are shared out over the chunks of a pipeline, so that no chunk has much more to do
-//! than another, and what the user is told of it.
+//! The layers of each pipeline chunk, balanced by cost.
 
 use crate::config::Model;
 use crate::model::flops;
 use crate::model::param_specs::{Unit, units};
 
-/// What the parts of a model cost, in any one unit.
+/// The cost of each part of a model, in any unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
     pub embedding: f64,
@@ -14,12 +13,12 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Floating-point operations per token of a sequence of `seq`. The lookup of an embedding has none.
+    /// FLOPs per token at sequence length `seq`. An embedding lookup has none.
     pub fn of(model: &Model, seq: usize) -> Self {
         Costs { embedding: 0.0, layer: flops::layer_flops(model, seq), head: flops::head_flops(model) }
     }
 
-    /// Chunk number `chunk` of `chunks` with `layers` layers.
+    /// The cost of chunk number `chunk` of `chunks` with `layers` layers.
     fn chunk(&self, chunk: usize, chunks: usize, layers: usize) -> f64 {
         let embedding = if chunk == 0 { self.embedding } else { 0.0 };
         let head = if chunk + 1 == chunks { self.head } else { 0.0 };
@@ -27,14 +26,14 @@ impl Costs {
     }
 }
 
-/// The layers of each chunk in pipeline order, at least one, so that the dearest chunk is as cheap as
-/// can be, then the second, and so on. Where that leaves a choice the later chunk has more: it holds
-/// fewer micro-batches.
+/// The number of layers of each chunk in pipeline order, at least one each, such that the most expensive chunk is as
+/// cheap as possible, then the second, and so on. Among equals a later chunk has more layers, because it holds fewer
+/// micro-batches in flight.
 pub fn balanced(layers: usize, chunks: usize, costs: &Costs) -> Vec<usize> {
     assert!(chunks > 0 && layers >= chunks, "{layers} layers over {chunks} chunks, each at least one");
     let mut counts = vec![1; chunks];
-    // Each layer in turn to where it makes the cheapest chunk: a cost never falls by another layer,
-    // so no later layer could have been better off there.
+    // Greedy: each layer goes where it makes the cheapest chunk. Since adding a layer never lowers a cost, this is
+    // optimal.
     for _ in chunks..layers {
         let cost = |chunk: usize| costs.chunk(chunk, chunks, counts[chunk] + 1);
         let best = (0..chunks).rev().min_by(|&a, &b| cost(a).total_cmp(&cost(b))).expect("a chunk");
@@ -44,7 +43,7 @@ pub fn balanced(layers: usize, chunks: usize, costs: &Costs) -> Vec<usize> {
     counts
 }
 
-/// The slots of each chunk in pipeline order: the embedding in the first, the head in the last.
+/// The units of each chunk in pipeline order: the embedding in the first, the head in the last.
 pub fn chunks(model: &Model, counts: &[usize]) -> Vec<Vec<Unit>> {
     check(counts, model.num_hidden_layers);
     let mut units = units(model).into_iter();
@@ -54,7 +53,7 @@ pub fn chunks(model: &Model, counts: &[usize]) -> Vec<Vec<Unit>> {
     counts.iter().enumerate().map(chunk).collect()
 }
 
-/// One line for the user: the layers of each stage, in brackets those of its chunks where it has several.
+/// One line for the user: the layers of each stage; those of several chunks a stage in parentheses.
 pub fn describe(counts: &[usize], stages: usize, costs: &Costs) -> String {
     assert!(counts.len().is_multiple_of(stages), "{} chunks over {stages} stages", counts.len());
     let sum = |words: Vec<String>| words.join(" + ");
@@ -102,7 +101,7 @@ mod tests {
         }
     }
 
-    /// Every way to share out `layers`.
+    /// Every way to distribute `layers`.
     fn ways(layers: usize, chunks: usize) -> Vec<Vec<usize>> {
         if chunks == 1 {
             return vec![vec![layers]];
@@ -111,7 +110,7 @@ mod tests {
         (1..=layers - (chunks - 1)).flat_map(first).collect()
     }
 
-    /// Costs of all chunks, the dearest first, then the layers from the first chunk on: less is better.
+    /// Costs of all chunks, the most expensive first, then the layers from the first chunk on: less is better.
     fn rank(counts: &[usize], costs: &Costs) -> (Vec<u64>, Vec<usize>) {
         let mut all: Vec<u64> = counts.iter().map(|&layers| layers as u64 * costs.layer as u64).collect();
         all[0] += costs.embedding as u64;

@@ -1,9 +1,8 @@
-//! One stretch of memory that is cut into blocks as they are asked for. Numbers only: where a block lies follows
-//! from the takes and gives before it and from nothing else, so that a rehearsal lays out what the run will.
+//! An allocator over one contiguous range of memory. It computes addresses only, and an address depends on nothing but
+//! the blocks taken and given back before it: a dry run lays out memory exactly as the run does.
 //!
-//! Large blocks fill the slab from its start, small ones from its end, and what is free lies between. What activations
-//! leave behind in places where larger ones were would be lost to both: a border between them costs less, and where it
-//! is best a [`AllocTrace`] finds out.
+//! Small and large blocks grow from opposite ends to limit fragmentation: a small block that took a freed large block's
+//! place would make it useless for the next large one. [`AllocTrace`] finds the size that separates them best.
 
 mod trace;
 
@@ -12,45 +11,44 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 pub use trace::AllocTrace;
 
-/// How a slab is cut.
+/// The size of an arena and the border between its small and large blocks.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct ArenaSpec {
-    /// Of the slab.
     pub bytes: usize,
-    /// Blocks of so many bytes and fewer lie at its end.
+    /// Blocks of at most this many bytes lie at its far end.
     pub small: usize,
 }
 
 impl ArenaSpec {
-    /// To find out how many bytes are needed: more than there are anywhere.
+    /// An arena larger than any memory, to find out how many bytes are needed.
     pub fn boundless(small: usize) -> ArenaSpec {
         ArenaSpec { bytes: 1 << 60, small }
     }
 }
 
-/// The books of a slab. A block is known by where it starts, in bytes from the slab's start. Nothing but addresses
-/// near the end depends on the slab's length, as long as it is enough.
+/// The allocator. A block is identified by its first byte, counted from the start of the arena. Only the addresses of
+/// small blocks, which are counted from the end, depend on the arena's size.
 #[derive(Debug, Default, Clone)]
 pub struct Arena {
-    cut: ArenaSpec,
-    /// What lies free between blocks of one side: start -> bytes. No two of them touch.
+    spec: ArenaSpec,
+    /// Free ranges between the blocks of one side: start -> bytes. No two of them touch.
     gaps: BTreeMap<usize, usize>,
     /// The same as (bytes, start), by side.
     by_size: [BTreeSet<(usize, usize)>; 2],
-    /// start -> (bytes, how many were taken before it).
+    /// start -> (bytes, number of blocks taken before it).
     live: BTreeMap<usize, (usize, u64)>,
-    /// Where the large blocks end, and where the small ones begin.
+    /// The end of the large blocks and the start of the small ones.
     middle: (usize, usize),
     taken: u64,
     usage: Usage,
 }
 
 impl Arena {
-    pub fn new(cut: ArenaSpec) -> Self {
-        Arena { cut, middle: (0, cut.bytes), ..Arena::default() }
+    pub fn new(spec: ArenaSpec) -> Self {
+        Arena { spec, middle: (0, spec.bytes), ..Arena::default() }
     }
 
-    /// What lies free between large blocks and small ones.
+    /// The free range between large and small blocks.
     pub fn middle(&self) -> Range<usize> {
         self.middle.0..self.middle.1
     }
@@ -65,18 +63,17 @@ impl Arena {
         self.by_size[self.side(at)].remove(&(bytes, at));
     }
 
-    /// The side of what starts here: 1 behind the middle.
+    /// The side of an address: 0 before the middle, 1 behind it.
     fn side(&self, at: usize) -> usize {
         usize::from(at >= self.middle.1)
     }
 
-    /// A start for so many bytes: of the smallest gap of its side that has them, the first among equals, else in the
-    /// middle.
-    fn place(&mut self, bytes: usize) -> usize {
-        let small = bytes <= self.cut.small;
+    /// Best fit: the smallest free range of the block's side that holds it, the first among equals, else the middle.
+    fn best_fit(&mut self, bytes: usize) -> usize {
+        let small = bytes <= self.spec.small;
         let Some(&(room, at)) = self.by_size[usize::from(small)].range((bytes, 0)..).next() else {
             let (start, end) = self.middle;
-            assert!(bytes <= end - start, "a block of {bytes} bytes, {} are left of {:?}", end - start, self.cut);
+            assert!(bytes <= end - start, "a block of {bytes} bytes, {} are left of {:?}", end - start, self.spec);
             self.middle = if small { (start, end - bytes) } else { (start + bytes, end) };
             return if small { end - bytes } else { start };
         };
@@ -89,14 +86,14 @@ impl Arena {
 }
 
 impl Allocator for Arena {
-    /// Not of zero bytes. Panics where the slab is too short.
+    /// Panics where the arena is too small. `bytes` must not be 0.
     fn take(&mut self, bytes: usize) -> usize {
-        assert!(bytes > 0, "a block of a slab has bytes");
-        let at = self.place(bytes);
+        assert!(bytes > 0, "a block of an arena has bytes");
+        let at = self.best_fit(bytes);
         self.live.insert(at, (bytes, self.taken));
         self.taken += 1;
         let usage = &mut self.usage;
-        let outside = self.cut.bytes - (self.middle.1 - self.middle.0);
+        let outside = self.spec.bytes - (self.middle.1 - self.middle.0);
         usage.allocations += u64::from(outside > usage.reserved);
         usage.reserved = usage.reserved.max(outside);
         usage.in_use += bytes;

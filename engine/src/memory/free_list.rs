@@ -1,43 +1,42 @@
-//! The books of a backend's memory: which blocks are free, and what was taken. Numbers only, so that the
-//! CPU's pool and the dry run, which has no memory, keep them alike: one trace gives one usage.
-//! What a slab's books are is in `slab.rs`.
+//! Free blocks by exact size, and how much memory is in use. The CPU backend's pool and its dry run, which has no
+//! memory, use the same list: the same takes and gives result in the same usage. `arena.rs` is the allocator of devices.
 
 use std::collections::HashMap;
 
-/// What a backend's memory has handed out so far.
+/// Allocator statistics.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Blocks that had to be taken from the system; how often a slab grew.
+    /// Blocks that were taken from the system; for an arena, how often its high-water mark rose.
     pub allocations: u64,
-    /// Bytes taken from the system; of a slab the most that was needed of it, free or not.
+    /// Bytes taken from the system; for an arena, its high-water mark with fragmentation.
     pub reserved: usize,
-    /// Bytes of the blocks that live now.
+    /// Bytes of live blocks.
     pub in_use: usize,
-    /// The most that `in_use` has been.
+    /// The maximum of `in_use`.
     pub peak: usize,
 }
 
-/// A block that was taken and not given back.
+/// A block in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Live {
     pub at: usize,
     pub bytes: usize,
-    /// How many were taken before it.
+    /// The number of blocks that were taken before it.
     pub number: u64,
 }
 
-/// Books that are kept of memory that need not be there.
+/// An allocator of addresses; there need not be memory behind them.
 pub trait Allocator {
-    /// Where a block of this size is.
+    /// The address of a new block of this size.
     fn take(&mut self, size: usize) -> usize;
-    /// The block of this size that `take` gave.
+    /// Frees the block of this size at the address that `take` returned.
     fn give(&mut self, size: usize, at: usize);
     fn usage(&self) -> Usage;
-    /// All blocks that live, in the order of their places; `None` of books for which one block is as good as another.
+    /// All live blocks in the order of their addresses; `None` from an allocator without addresses.
     fn live(&self) -> Option<Vec<Live>>;
 }
 
-/// Free blocks by size; `P` is what a block is known by.
+/// Free blocks by size; `P` identifies a block.
 #[derive(Debug)]
 pub struct FreeList<P> {
     free: HashMap<usize, Vec<P>>,
@@ -51,7 +50,7 @@ impl<P> Default for FreeList<P> {
 }
 
 impl<P> FreeList<P> {
-    /// A free block of just this size, or a new one.
+    /// A free block of exactly this size, or a new one.
     pub fn take(&mut self, size: usize, new: impl FnOnce() -> P) -> P {
         let block = self.free.get_mut(&size).and_then(Vec::pop).unwrap_or_else(|| {
             self.usage.allocations += 1;
@@ -72,13 +71,13 @@ impl<P> FreeList<P> {
         self.usage
     }
 
-    /// All free blocks with their sizes, for good.
+    /// Removes all free blocks and returns them with their sizes.
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, P)> {
         self.free.drain().flat_map(|(size, blocks)| blocks.into_iter().map(move |block| (size, block)))
     }
 }
 
-/// Of blocks that are nowhere.
+/// Without addresses: every block is at 0.
 impl Allocator for FreeList<()> {
     fn take(&mut self, size: usize) -> usize {
         FreeList::take(self, size, || ());

@@ -6,7 +6,7 @@
 //! Box and Muller's transform in f64. Norm weights are 1.
 
 use crate::config::Model;
-use crate::model::param_specs::TensorSpec;
+use crate::model::param_specs::{TensorSpec, Update};
 use crate::model::rect::Rect;
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ pub fn normal(seed: u32, name: &str, std: f64, first: usize, out: &mut [f32]) {
 /// Fills `out` with the first weights of the rectangle `rect` of a tensor, row-major.
 pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) {
     assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
-    if !tensor.decayed {
+    if tensor.update != Update::Decayed {
         return out.fill(1.0);
     }
     let (normal, width) = (Normal::new(seed, &tensor.name, model.initializer_range), tensor.shape()[1]);
@@ -169,7 +169,7 @@ mod tests {
                 .map(|i| whole[i])
                 .collect();
             assert_eq!(part, expected, "{}", tensor.name);
-            assert_eq!(tensor.decayed, whole.iter().any(|&w| w != 1.0), "{}", tensor.name);
+            assert_eq!(tensor.update == Update::Decayed, whole.iter().any(|&w| w != 1.0), "{}", tensor.name);
         }
     }
 

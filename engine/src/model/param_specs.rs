@@ -1,12 +1,16 @@
-//! The tensors of a model under their Hugging Face names, slot by slot, and how tensor parallelism
-//! cuts each. What is multiplied as one matrix (q, k, v; gate, up) stands side by side.
+//! The model's parameters, declared once: their names in a Hugging Face checkpoint, their shapes, how tensor
+//! parallelism shards them, and which of them a layer multiplies as one matrix (q, k, v; gate, up).
+//!
+//! A layer's parameters are a struct that is generic in what stands for each: the tensors of the checkpoint
+//! (`Vec<TensorSpec>`), a view into a bucket, a weight, a gradient. Buckets, checkpoints, export and the optimizer
+//! take the tensors from here; `stage/params.rs` turns the same structs into views, and layers into their equations.
 
+use super::rect::Rect;
 use crate::config::Model;
-use crate::model::rect::Rect;
 use std::ops::Range;
 
-/// A part of the model whose weights are gathered and whose gradients are finished together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A part of the model whose weights are gathered together and whose gradients are complete at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unit {
     Embedding,
     Layer(usize),
@@ -16,40 +20,50 @@ pub enum Unit {
 /// How the ranks of a tensor-parallel group share a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TpShard {
+    /// Consecutive rows (column-parallel in Megatron-LM's terms: the output features are sharded).
     Rows,
+    /// Consecutive columns (row-parallel: the input features are sharded).
     Cols,
-    /// By rows, whole heads of this many rows; where there are more ranks than heads, neighbours hold the same head.
+    /// Whole heads of this many rows each. With more ranks than heads, neighbouring ranks hold the same head.
     Heads(usize),
+    /// Every rank holds the whole tensor.
     Whole,
+}
+
+/// What the optimizer does with a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Update {
+    /// AdamW with weight decay: matrices.
+    Decayed,
+    /// AdamW without weight decay: norm weights.
+    Plain,
+    /// Not trained: no gradient, no optimizer step; the weights stay as they were loaded.
+    Frozen,
 }
 
 /// One tensor of the Hugging Face checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     pub name: String,
-    /// One or two dimensions, as in the file.
+    /// One to three dimensions, as in the file.
     pub dims: Vec<usize>,
     pub tp_shard: TpShard,
-    /// Matrices are decayed by AdamW, norm weights are not.
-    pub decayed: bool,
+    pub update: Update,
 }
 
 impl TensorSpec {
     fn matrix(name: String, rows: usize, cols: usize, tp_shard: TpShard) -> Self {
-        TensorSpec { name, dims: vec![rows, cols], tp_shard, decayed: true }
+        TensorSpec { name, dims: vec![rows, cols], tp_shard, update: Update::Decayed }
     }
 
     fn norm(name: String, len: usize) -> Self {
-        TensorSpec { name, dims: vec![len], tp_shard: TpShard::Whole, decayed: false }
+        TensorSpec { name, dims: vec![len], tp_shard: TpShard::Whole, update: Update::Plain }
     }
 
-    /// A vector counts as one row.
+    /// The tensor as a matrix `[rows, cols]`: see [`matrix_shape`].
     pub fn shape(&self) -> [usize; 2] {
-        match self.dims[..] {
-            [len] => [1, len],
-            [rows, cols] => [rows, cols],
-            _ => panic!("{} has {} dimensions, not 1 or 2", self.name, self.dims.len()),
-        }
+        matrix_shape(&self.dims)
+            .unwrap_or_else(|| panic!("{} has {} dimensions, not 1 to 3", self.name, self.dims.len()))
     }
 
     pub fn len(&self) -> usize {
@@ -60,7 +74,7 @@ impl TensorSpec {
         self.len() == 0
     }
 
-    /// What rank `rank` of `ranks` tensor-parallel ranks holds.
+    /// The rectangle that tensor-parallel rank `rank` of `ranks` holds.
     pub fn held(&self, rank: usize, ranks: usize) -> Rect {
         let whole = Rect::whole(self.shape());
         match self.tp_shard {
@@ -75,7 +89,7 @@ impl TensorSpec {
         }
     }
 
-    /// How many of `ranks` tensor-parallel ranks, neighbours, hold the same elements.
+    /// The number of neighbouring tensor-parallel ranks, of `ranks`, that hold the same elements.
     pub fn copies(&self, ranks: usize) -> usize {
         match self.tp_shard {
             TpShard::Rows | TpShard::Cols => 1,
@@ -85,52 +99,172 @@ impl TensorSpec {
     }
 }
 
-/// The consecutive part of `0 .. len` that falls to `rank`; the last ranks' may be shorter.
+/// A tensor of one to three dimensions as a matrix: a vector is one row, `[E, r, c]` is E matrices one below the
+/// other. `None` for any other number of dimensions, and where the sizes overflow.
+pub fn matrix_shape(dims: &[usize]) -> Option<[usize; 2]> {
+    let shape = match *dims {
+        [len] => [1, len],
+        [rows, cols] => [rows, cols],
+        [matrices, rows, cols] => [matrices.checked_mul(rows)?, cols],
+        _ => return None,
+    };
+    shape[0].checked_mul(shape[1]).map(|_| shape)
+}
+
+/// The consecutive part of `0 .. len` that falls to `rank`; the last ranks' parts may be shorter.
 fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     let each = len.div_ceil(ranks);
     (rank * each).min(len)..((rank + 1) * each).min(len)
 }
 
-/// The slots in the order of the forward pass.
+/// Declares a layer's parameters. A field is a parameter, or (`name: Struct`) the parameters of a layer inside.
+macro_rules! params {
+    ($(#[$doc:meta])* $name:ident { $($(#[$inner_doc:meta])* $inner:ident: $struct:ident,)* ; $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name<T> {
+            $($(#[$inner_doc])* pub $inner: $struct<T>,)*
+            $($(#[$field_doc])* pub $field: T,)*
+        }
+
+        impl<T> $name<T> {
+            /// `f` of each parameter, in the order of the declaration.
+            pub fn map<U>(self, f: &mut impl FnMut(T) -> U) -> $name<U> {
+                $name { $($inner: self.$inner.map(f),)* $($field: f(self.$field),)* }
+            }
+
+            /// All parameters, in the order of the declaration.
+            pub fn all(self) -> Vec<T> {
+                let mut all = Vec::new();
+                self.map(&mut |parameter| all.push(parameter));
+                all
+            }
+        }
+    };
+}
+
+params!(
+    /// Token embedding.
+    Embedding { ;
+        /// `[V/tp, D]`.
+        table,
+    }
+);
+
+params!(
+    /// Attention with packed projections.
+    Attention { ;
+        /// `[(H + 2G) d, D]`: Wq, Wk, Wv one below the other.
+        qkv,
+        /// `[D, H d]`.
+        out,
+    }
+);
+
+params!(
+    /// SwiGLU feed-forward layer.
+    Mlp { ;
+        /// `[2F, D]`: Wg above Wu.
+        gate_up,
+        /// `[D, F]`.
+        down,
+    }
+);
+
+params!(
+    /// Transformer layer.
+    Block {
+        attention: Attention,
+        mlp: Mlp,
+        ;
+        /// Weight of the RMSNorm before attention, `[1, D]`.
+        norm1,
+        /// Weight of the RMSNorm before the MLP, `[1, D]`.
+        norm2,
+    }
+);
+
+params!(
+    /// Final norm and output layer.
+    Head { ;
+        /// `[V/tp, D]`. Tied to the embedding: no tensor of its own.
+        table,
+        /// `[1, D]`.
+        norm,
+    }
+);
+
+pub fn embedding(model: &Model) -> Embedding<Vec<TensorSpec>> {
+    let (d, v) = (model.hidden_size, model.vocab_size);
+    Embedding { table: vec![TensorSpec::matrix("model.embed_tokens.weight".into(), v, d, TpShard::Rows)] }
+}
+
+/// Transformer layer `l`; the tensors of a list stand one below the other in the matrix that the layer reads.
+pub fn layer(model: &Model, l: usize) -> Block<Vec<TensorSpec>> {
+    use TpShard::{Cols, Heads, Rows};
+    let (d, f) = (model.hidden_size, model.intermediate_size);
+    let q = model.num_attention_heads * model.head_dim;
+    let kv = model.num_key_value_heads * model.head_dim;
+    let name = |name: &str| format!("model.layers.{l}.{name}.weight");
+    let matrix = |module: &str, rows, cols, tp_shard| TensorSpec::matrix(name(module), rows, cols, tp_shard);
+    Block {
+        attention: Attention {
+            qkv: vec![
+                matrix("self_attn.q_proj", q, d, Rows),
+                matrix("self_attn.k_proj", kv, d, Heads(model.head_dim)),
+                matrix("self_attn.v_proj", kv, d, Heads(model.head_dim)),
+            ],
+            out: vec![matrix("self_attn.o_proj", d, q, Cols)],
+        },
+        mlp: Mlp {
+            gate_up: vec![matrix("mlp.gate_proj", f, d, Rows), matrix("mlp.up_proj", f, d, Rows)],
+            down: vec![matrix("mlp.down_proj", d, f, Cols)],
+        },
+        norm1: vec![TensorSpec::norm(name("input_layernorm"), d)],
+        norm2: vec![TensorSpec::norm(name("post_attention_layernorm"), d)],
+    }
+}
+
+pub fn head(model: &Model) -> Head<Vec<TensorSpec>> {
+    let (d, v) = (model.hidden_size, model.vocab_size);
+    let table = TensorSpec::matrix("lm_head.weight".into(), v, d, TpShard::Rows);
+    Head {
+        table: if model.tie_word_embeddings { vec![] } else { vec![table] },
+        norm: vec![TensorSpec::norm("model.norm.weight".into(), d)],
+    }
+}
+
+/// The units in the order of the forward pass.
 pub fn units(model: &Model) -> Vec<Unit> {
     let layers = (0..model.num_hidden_layers).map(Unit::Layer);
     std::iter::once(Unit::Embedding).chain(layers).chain([Unit::Head]).collect()
 }
 
-/// The tensors of one slot. A tied head has none but its norm.
+/// The tensors of one unit, in the order in which a bucket packs them.
 pub fn tensors(model: &Model, unit: Unit) -> Vec<TensorSpec> {
-    let (d, v) = (model.hidden_size, model.vocab_size);
     match unit {
-        Unit::Embedding => vec![TensorSpec::matrix("model.embed_tokens.weight".into(), v, d, TpShard::Rows)],
-        Unit::Layer(l) => layer(model, &format!("model.layers.{l}")),
-        Unit::Head => {
-            let head = TensorSpec::matrix("lm_head.weight".into(), v, d, TpShard::Rows);
-            let norm = TensorSpec::norm("model.norm.weight".into(), d);
-            if model.tie_word_embeddings { vec![norm] } else { vec![head, norm] }
-        }
+        Unit::Embedding => embedding(model).all().concat(),
+        Unit::Layer(l) => layer(model, l).all().concat(),
+        Unit::Head => head(model).all().concat(),
     }
 }
 
-fn layer(model: &Model, at: &str) -> Vec<TensorSpec> {
-    let (d, f) = (model.hidden_size, model.intermediate_size);
-    let q = model.num_attention_heads * model.head_dim;
-    let kv = model.num_key_value_heads * model.head_dim;
-    let matrix =
-        |name: &str, rows, cols, tp_shard| TensorSpec::matrix(format!("{at}.{name}.weight"), rows, cols, tp_shard);
-    vec![
-        matrix("self_attn.q_proj", q, d, TpShard::Rows),
-        matrix("self_attn.k_proj", kv, d, TpShard::Heads(model.head_dim)),
-        matrix("self_attn.v_proj", kv, d, TpShard::Heads(model.head_dim)),
-        matrix("self_attn.o_proj", d, q, TpShard::Cols),
-        matrix("mlp.gate_proj", f, d, TpShard::Rows),
-        matrix("mlp.up_proj", f, d, TpShard::Rows),
-        matrix("mlp.down_proj", d, f, TpShard::Cols),
-        TensorSpec::norm(format!("{at}.input_layernorm.weight"), d),
-        TensorSpec::norm(format!("{at}.post_attention_layernorm.weight"), d),
-    ]
-}
-
-/// Every tensor of the model, in the order of the slots.
+/// Every tensor of the model, in the order of the units.
 pub fn all_tensors(model: &Model) -> Vec<TensorSpec> {
     units(model).into_iter().flat_map(|unit| tensors(model, unit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_dimensions_are_matrices_one_below_the_other() {
+        assert_eq!(matrix_shape(&[7]), Some([1, 7]));
+        assert_eq!(matrix_shape(&[3, 7]), Some([3, 7]));
+        assert_eq!(matrix_shape(&[2, 3, 7]), Some([6, 7]));
+        assert_eq!(matrix_shape(&[]), None);
+        assert_eq!(matrix_shape(&[1, 2, 3, 4]), None);
+        assert_eq!(matrix_shape(&[1 << 40, 1 << 40, 2]), None);
+    }
 }

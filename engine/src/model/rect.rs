@@ -1,9 +1,9 @@
-//! Rectangles of a matrix: how a shard of a flat bucket says which elements of which Hugging Face
-//! tensor it holds. A vector is a matrix of one row.
+//! Rectangles of a matrix: the elements of a Hugging Face tensor that a shard of a flat bucket holds. A vector is a
+//! matrix of one row.
 
 use std::ops::Range;
 
-/// The rows and columns of a true tensor that somebody holds.
+/// Rows and columns of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rect {
     pub rows: Range<usize>,
@@ -24,15 +24,15 @@ impl Rect {
     }
 
     pub fn intersect(&self, other: &Rect) -> Rect {
-        let cut = |a: &Range<usize>, b: &Range<usize>| {
+        let overlap = |a: &Range<usize>, b: &Range<usize>| {
             let start = a.start.max(b.start);
             start..a.end.min(b.end).max(start)
         };
-        Rect { rows: cut(&self.rows, &other.rows), cols: cut(&self.cols, &other.cols) }
+        Rect { rows: overlap(&self.rows, &other.rows), cols: overlap(&self.cols, &other.cols) }
     }
 
     /// The elements `range` of this rectangle, row-major, as at most three rectangles (the end of a
-    /// row, whole rows, the start of a row), each with its place in `range`.
+    /// row, whole rows, the start of a row), each with its offset in `range`.
     pub fn slice(&self, range: Range<usize>) -> Vec<(usize, Rect)> {
         assert!(range.end <= self.len(), "range ends at {}, the rectangle holds {}", range.end, self.len());
         let (width, mut at, mut out) = (self.cols.len(), range.start, Vec::new());

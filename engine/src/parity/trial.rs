@@ -61,5 +61,5 @@ fn train(trainer: &mut Trainer<Cpu32>, data: &dyn Samples) -> Result<Run> {
 
 /// This rank's shards, bucket after bucket.
 fn masters(trainer: &Trainer<Cpu32>) -> Vec<f32> {
-    trainer.optim.shards.iter().flat_map(|shard| trainer.b.download(&shard.master)).collect()
+    trainer.optim.shards.iter().flat_map(|shard| trainer.b.download(&shard.state[0].1)).collect()
 }

@@ -1,6 +1,5 @@
-//! The order in which a stage works through its micro-batches and talks to its neighbours: pure
-//! functions of the pipeline's shape, executed by `pipeline.rs`, proved by [`simulate()`]. One rank runs
-//! the same schedule as many.
+//! Pipeline schedules as lists of actions: pure functions of the pipeline's shape, executed by `train/pipeline.rs`. One
+//! rank runs the same schedule as many.
 
 mod order;
 mod posts;
@@ -12,7 +11,7 @@ mod tests;
 pub use show::{show, show_at};
 pub use simulate::{Cost, Stuck, Timeline, simulate};
 
-/// What travels between stages: activations towards the next chunk, gradients towards the one before.
+/// The two directions of pipeline communication: activations to the next chunk, gradients to the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
     Activations,
@@ -26,14 +25,14 @@ pub struct Work {
     pub mb: usize,
 }
 
-/// One thing that a stage does.
+/// One step of a stage's schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     Forward(Work),
     Backward(Work),
-    /// Starts a transfer in each direction that is given, as one group that does not block: `send` is
-    /// the output of that work here, `recv` the input of that work here. The work that needs the input
-    /// waits for it; the flow's next `SendRecv` waits for the output to be gone.
+    /// Starts a send, a receive or both as one non-blocking group call: `send` is the output of that work here, `recv`
+    /// the input of that work here. The work that reads the input waits for the receive; the direction's next
+    /// `SendRecv` waits for the send.
     SendRecv {
         direction: Direction,
         send: Option<Work>,
@@ -62,13 +61,13 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// (stage, chunk) of the model's chunk before this one; none before the embedding's.
+    /// (stage, chunk) of the model's previous chunk; none before the embedding's.
     pub fn before(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         let number = self.number(stage, chunk);
         number.checked_sub(1).map(|before| (before % self.stages, before / self.stages))
     }
 
-    /// (stage, chunk) of the model's chunk after this one; none after the head's.
+    /// (stage, chunk) of the model's next chunk; none after the head's.
     pub fn after(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         let after = self.number(stage, chunk) + 1;
         (after < self.stages * self.chunks).then_some((after % self.stages, after / self.stages))
@@ -84,7 +83,7 @@ impl Pipe {
         self.after(stage, chunk).is_none()
     }
 
-    /// (stage, chunk) that makes what the chunk takes in from `direction`.
+    /// (stage, chunk) that sends the chunk's input in this direction.
     pub fn source(&self, direction: Direction, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         match direction {
             Direction::Activations => self.before(stage, chunk),
@@ -92,7 +91,7 @@ impl Pipe {
         }
     }
 
-    /// (stage, chunk) that takes what the chunk puts into `direction`.
+    /// (stage, chunk) that receives the chunk's output in this direction.
     pub fn target(&self, direction: Direction, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         match direction {
             Direction::Activations => self.after(stage, chunk),

@@ -1,12 +1,12 @@
-//! Where a stage posts its transfers: one rule for any order of works.
+//! Where a stage starts its sends and receives: one rule for every schedule.
 
 use super::{Action, Direction, Pipe, Work};
 
-/// A flow's first input is posted just before its work. After each work one group sends its output and
-/// asks for the input of the flow's next work here, so a flow has at most one transfer each way open.
+/// The first input of a direction is received just before its work. After each work, one group call sends its output
+/// and receives the input of the direction's next work here: at most one send and one receive are open a direction.
 ///
-/// An input could be asked for earlier, but a group that waits holds a part of a device and a block of
-/// memory, and in training nothing is lost by it while a transfer is shorter than a forward (`tests.rs`).
+/// A receive could start earlier, but a waiting NCCL kernel occupies SMs and a buffer, and training loses nothing as
+/// long as a transfer is shorter than a forward (`tests.rs`).
 pub fn insert(stage: usize, pipe: &Pipe, order: &[Action]) -> Vec<Action> {
     let elsewhere = |place: Option<(usize, usize)>| place.is_some_and(|(peer, _)| peer != stage);
     let post = |direction: Direction, made: Option<Work>, wanted: Option<Work>| {

@@ -1,11 +1,12 @@
-//! Main gradients: flat f32 buckets that the micro-batches add to. When the last gradient of a
-//! bucket is in, its sum over the data-parallel ranks starts, inside the backward pass.
+//! Main gradients: flat f32 buckets that the micro-batches accumulate into. When the last gradient of a
+//! bucket is in, its reduce-scatter over the data-parallel ranks starts, inside the backward pass.
 
 use crate::backend::{Acc, Backend, Collectives, Elem, Pending, Tensor};
 use crate::config::Precision;
-use crate::layers::{block, head};
+use crate::layers::{block, embedding, head};
 use crate::layout::buckets::Span;
 use crate::model::param_specs::Unit;
+use crate::stage::groups::ReplicaGroups;
 use crate::stage::params::{GradViews, ParamLayout};
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,19 +20,17 @@ pub struct Grads<B: Backend> {
 /// One bucket, `[len, 1]`.
 enum Bucket<B: Backend> {
     /// Added to; `open` of its slots still expect gradients.
-    Open {
-        sum: Acc<B>,
-        open: usize,
-    },
+    Open { sum: Acc<B>, open: usize },
     /// Between the two.
     Leaving,
-    Sent(Sum<B>),
+    /// Its reduction has begun.
+    Reducing(Sum<B>),
 }
 
-/// A sum over the ranks under way.
+/// A sum over the ranks in flight.
 enum Sum<B: Backend> {
     Exact(Pending<B, f32>),
-    /// Added up in the activations' precision.
+    /// Summed in the activations' precision.
     Rounded(Pending<B, B::Act>),
 }
 
@@ -49,14 +48,15 @@ impl<B: Backend> Sum<B> {
     }
 }
 
-/// How the ranks add up a bucket: first what tensor-parallel ranks hold copies of, then over the
-/// data-parallel ranks.
+/// How the ranks sum a bucket: first, over tensor-parallel ranks, the tensors of which they hold copies; then
+/// everything over the bucket's replicas.
 pub struct Reduce<B: Backend> {
+    layout: Rc<ParamLayout>,
     copies: Vec<Copies<B>>,
-    data: B::Group,
-    /// Each data-parallel rank keeps its shard of the sum (the distributed optimizer), or all of it.
+    replicas: ReplicaGroups<B>,
+    /// Each replica keeps its shard of the sum (the distributed optimizer), or all of it.
     sharded: bool,
-    /// What the data-parallel ranks add up in.
+    /// The precision in which replicas are summed.
     precision: Precision,
 }
 
@@ -70,25 +70,25 @@ struct Copies<B: Backend> {
 }
 
 impl<B: Backend> Reduce<B> {
-    /// Over the data-parallel ranks, each keeping its shard.
-    pub fn scatter(data: B::Group) -> Self {
-        Reduce { copies: Vec::new(), data, sharded: true, precision: Precision::F32 }
+    /// A reduce-scatter over the replicas, each keeping its shard.
+    pub fn scatter(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
+        Reduce { layout, copies: Vec::new(), replicas, sharded: true, precision: Precision::F32 }
     }
 
-    /// Over the data-parallel ranks, each keeping all.
-    pub fn all(data: B::Group) -> Self {
-        Reduce { copies: Vec::new(), data, sharded: false, precision: Precision::F32 }
+    /// An all-reduce over the replicas, each keeping the whole sum.
+    pub fn all(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
+        Reduce { sharded: false, ..Reduce::scatter(layout, replicas) }
     }
 
-    /// Adds up over the data-parallel ranks in this precision: half the bytes travel as bf16.
+    /// Sums over the replicas in this precision: bf16 halves the traffic.
     pub fn precision(self, precision: Precision) -> Self {
         Reduce { precision, ..self }
     }
 
-    /// Sums what `which` says over `group` first.
-    pub fn copies(mut self, layout: &ParamLayout, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
+    /// Sums the tensors that `which` selects over `group` first.
+    pub fn copies(mut self, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
         if group.size() > 1 {
-            let ranges = layout.buckets.iter().map(|bucket| bucket.ranges(&which)).collect();
+            let ranges = self.layout.buckets.iter().map(|bucket| bucket.ranges(&which)).collect();
             self.copies.push(Copies { group, ranges });
         }
         self
@@ -102,26 +102,27 @@ impl<B: Backend> Reduce<B> {
                 b.put(&part, ranges, &mut sum);
             }
         }
-        // A rank alone has nothing to send.
-        if self.precision == Precision::F32 || self.data.size() == 1 {
-            return Sum::Exact(self.over_data(b, sum));
+        let group = self.replicas.of(&self.layout.buckets[bucket]);
+        // A single replica sends nothing, so nothing is rounded.
+        if self.precision == Precision::F32 || group.size() == 1 {
+            return Sum::Exact(self.over_replicas(b, group, sum));
         }
         let mut rounded = b.alloc(sum.rows(), sum.cols());
         b.round(&sum, &mut rounded);
         drop(sum);
-        Sum::Rounded(self.over_data(b, rounded))
+        Sum::Rounded(self.over_replicas(b, group, rounded))
     }
 
-    fn over_data<T: Elem>(&self, b: &B, sum: Tensor<B, T>) -> Pending<B, T> {
+    fn over_replicas<T: Elem>(&self, b: &B, group: &B::Group, sum: Tensor<B, T>) -> Pending<B, T> {
         match self.sharded {
-            true => self.data.reduce_scatter(b, sum),
-            false => self.data.all_reduce(b, sum),
+            true => group.reduce_scatter(b, sum),
+            false => group.all_reduce(b, sum),
         }
     }
 }
 
 impl<B: Backend> Grads<B> {
-    /// Zeros.
+    /// Buckets of zeros.
     pub fn new(b: &B, layout: Rc<ParamLayout>) -> Self {
         let buckets = layout.buckets.iter().map(|bucket| {
             let mut sum = b.alloc(bucket.len, 1);
@@ -135,8 +136,7 @@ impl<B: Backend> Grads<B> {
         self.views().layer(l)
     }
 
-    /// The table's gradient and its first id.
-    pub fn embedding(&mut self) -> (crate::backend::TensorViewMut<'_, B, f32>, usize) {
+    pub fn embedding(&mut self) -> embedding::Grads<'_, B> {
         self.views().embedding()
     }
 
@@ -147,12 +147,12 @@ impl<B: Backend> Grads<B> {
     fn views(&mut self) -> GradViews<'_, B> {
         let buckets = self.buckets.iter_mut().map(|bucket| match bucket {
             Bucket::Open { sum, .. } => Some(sum),
-            Bucket::Leaving | Bucket::Sent(_) => None,
+            Bucket::Leaving | Bucket::Reducing(_) => None,
         });
         GradViews { layout: &self.layout, buckets: buckets.collect() }
     }
 
-    /// The last micro-batch's gradients of `unit` are in: a bucket that waits for no other is sent.
+    /// The last micro-batch's gradients of `unit` are in: a bucket that expects no others starts its reduction.
     pub fn unit_done(&mut self, b: &B, unit: Unit, reduce: &Reduce<B>) {
         let layout = self.layout.clone();
         layout.finished_by(unit).for_each(|unit| self.close(b, unit, reduce));
@@ -161,24 +161,24 @@ impl<B: Backend> Grads<B> {
     fn close(&mut self, b: &B, unit: Unit, reduce: &Reduce<B>) {
         let i = self.layout.bucket_of(unit);
         let Bucket::Open { open, .. } = &mut self.buckets[i] else {
-            panic!("{unit:?} is done twice");
+            panic!("the gradients of {unit:?} are complete twice");
         };
         *open -= 1;
         if *open > 0 {
             return;
         }
         if let Bucket::Open { sum, .. } = std::mem::replace(&mut self.buckets[i], Bucket::Leaving) {
-            self.buckets[i] = Bucket::Sent(reduce.start(b, i, sum));
+            self.buckets[i] = Bucket::Reducing(reduce.start(b, i, sum));
         }
     }
 
-    /// The sums over the ranks, bucket by bucket: this rank's shards. A tied table's are summed over its
+    /// The sums over the ranks, bucket by bucket: this rank's shards. Those of a tied table are also summed over its
     /// two stages, the group `tied`.
     pub fn wait(self, b: &B, tied: &B::Group) -> Vec<Acc<B>> {
         let wait = |bucket| match bucket {
-            Bucket::Sent(sum) => sum.wait(b),
+            Bucket::Reducing(sum) => sum.wait(b),
             Bucket::Open { open, .. } => panic!("{open} slots of a bucket are not done"),
-            Bucket::Leaving => unreachable!("a bucket is sent in one go"),
+            Bucket::Leaving => unreachable!("a bucket starts its reduction in one call"),
         };
         let sum = |(i, shard)| match self.layout.tied_bucket() == Some(i) {
             true => tied.all_reduce(b, shard).wait(),

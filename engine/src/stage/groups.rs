@@ -1,36 +1,52 @@
-//! All groups that a rank is in, made before anything else takes of a device's memory.
+//! All groups of ranks that a rank is in, made before anything else takes of a device's memory.
 
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::layout::buckets::Bucket;
 use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 
-/// A communicator for each use of a group, so that what one has under way never waits for another.
+/// A communicator for each use of a group, so that no collective waits for another use's.
 pub struct Groups<B: Backend> {
     pub tensor: B::Group,
     /// Ranks that hold the same key/value heads.
     pub kv: B::Group,
-    pub data: B::Group,
+    /// The ranks over which a bucket's gradients are summed.
+    pub replicas: ReplicaGroups<B>,
     pub activations: B::Group,
     pub gradients: B::Group,
     /// The two stages of a tied table.
     pub tied: B::Group,
     pub world: B::Group,
-    /// The ranks among which the optimizer is cut.
-    pub optimizer: B::Group,
-    /// The tensor-parallel ranks once more, for the norms' gradients, where each saw other rows.
+    /// The ranks among which a bucket's optimizer state is sharded.
+    pub optimizer: ReplicaGroups<B>,
+    /// The tensor-parallel ranks once more, for the gradients of norm weights under sequence parallelism, where each
+    /// rank has seen other rows.
     pub norms: Option<B::Group>,
 }
 
+/// A group by the kind of replicas that a bucket has.
+pub struct ReplicaGroups<B: Backend>(Vec<(GroupKind, B::Group)>);
+
+impl<B: Backend> ReplicaGroups<B> {
+    /// The group of `bucket`.
+    pub fn of(&self, bucket: &Bucket) -> &B::Group {
+        let found = self.0.iter().find(|(kind, _)| *kind == bucket.replicas);
+        &found.unwrap_or_else(|| panic!("there is no group for replicas of kind {:?}", bucket.replicas)).1
+    }
+}
+
 impl<B: Backend> Groups<B> {
-    /// Of the rank at `rank_layout`. In one order on all ranks: making a group takes all of them.
+    /// All ranks call it together: making a group takes all of them, in the same order everywhere.
     pub fn new(b: &B, config: &Config, rank_layout: &RankLayout) -> Self {
         let group = |kind| b.group(kind, &rank_layout.members(kind));
-        let [tensor, kv, data] = [GroupKind::Tensor, GroupKind::KvHeads, GroupKind::Data].map(group);
+        let [tensor, kv] = [GroupKind::Tensor, GroupKind::KvHeads].map(group);
+        let replicas = ReplicaGroups(vec![(GroupKind::Data, group(GroupKind::Data))]);
         let [activations, gradients, tied] = [GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied].map(group);
-        let (world, optimizer) =
-            (group(GroupKind::World), b.group(GroupKind::Optimizer, &rank_layout.optimizer_members(config)));
+        let world = group(GroupKind::World);
+        let optimizer = b.group(GroupKind::Optimizer, &rank_layout.optimizer_members(config));
+        let optimizer = ReplicaGroups(vec![(GroupKind::Data, optimizer)]);
         let norms = config.parallel.sequence_parallel.then(|| group(GroupKind::Tensor));
-        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms }
+        Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms }
     }
 }

@@ -1,12 +1,11 @@
-//! The layers of this rank: forward and backward of one micro-batch through them, and what is kept
-//! in between.
+//! One pipeline stage: forward and backward of a micro-batch through this rank's layers, and what is kept in between.
 
 use crate::backend::{Acc, Act, Backend, Collectives, Heads, Scope, Tensor};
 use crate::batch::MicroBatch;
 use crate::config::{Model, Recompute};
 use crate::layers::region::Region;
 use crate::layers::{Ctx, block, embedding, head, rope};
-use crate::model::param_specs::Unit;
+use crate::model::param_specs::{self, Unit};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
 use std::collections::VecDeque;
@@ -15,7 +14,7 @@ pub mod grads;
 pub mod groups;
 pub mod params;
 
-/// A micro-batch where the backend computes, as far as a chunk reads it.
+/// The parts of a micro-batch that a chunk reads, in the backend's memory.
 pub struct DeviceBatch<B: Backend> {
     starts: Tensor<B, u32>,
     /// For the embedding.
@@ -27,7 +26,7 @@ pub struct DeviceBatch<B: Backend> {
 }
 
 impl<B: Backend> DeviceBatch<B> {
-    /// What `units` read of it.
+    /// Uploads what `units` read.
     fn upload(b: &B, host: &MicroBatch, units: &[Unit]) -> Self {
         let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
@@ -50,32 +49,40 @@ impl<B: Backend> DeviceBatch<B> {
     }
 }
 
-/// What a stage keeps of one slot between forward and backward.
+/// What a unit's forward leaves for its backward.
 enum Kept<B: Backend> {
-    /// The embedding's ids are in the batch.
+    /// The embedding: its ids are in the batch.
     Nothing,
     Layer(block::Saved<B>),
-    /// A layer's input; the rest is computed again.
+    /// A layer's input, where the layer is recomputed (`recompute = "full"`).
     Input(Act<B>),
-    /// The head's gradient was made with its loss.
+    /// The head's dx, which was computed together with the loss.
     Gradient(Act<B>),
 }
 
-/// One pipeline stage: one chunk of layers, or several where stages are interleaved.
+/// One pipeline stage: one chunk of layers, or several with interleaved 1F1B.
 pub struct Stage<B: Backend> {
-    model: Model,
     recompute: Recompute,
     z_loss: f32,
     chunks: Vec<Chunk<B>>,
-    region: Region<B>,
-    rope: Acc<B>,
+    shared: Shared<B>,
     pub params: Params<B>,
 }
 
-/// Consecutive slots of the model.
+/// What all layers and micro-batches share.
+struct Shared<B: Backend> {
+    model: Model,
+    region: Region<B>,
+    /// cos and sin by position, `[positions, d]`.
+    rope: Acc<B>,
+    /// The id of the first vocabulary row that this rank holds.
+    vocab_start: usize,
+}
+
+/// Consecutive units of the model.
 struct Chunk<B: Backend> {
     units: Vec<Unit>,
-    /// Of the micro-batches that went forth and not yet back, oldest first.
+    /// The micro-batches between forward and backward, oldest first.
     in_flight: VecDeque<(DeviceBatch<B>, Vec<Kept<B>>)>,
 }
 
@@ -90,8 +97,11 @@ impl<B: Backend> Stage<B> {
         positions: usize,
     ) -> Self {
         let rope = b.upload(&rope::table(model, positions), positions, model.head_dim);
+        let (rank, ranks) = (region.group().rank(), region.group().size());
+        let vocab_start = param_specs::embedding(model).table[0].held(rank, ranks).rows.start;
+        let shared = Shared { model: model.clone(), region, rope, vocab_start };
         let chunks = chunks.into_iter().map(|units| Chunk { units, in_flight: VecDeque::new() }).collect();
-        Stage { model: model.clone(), recompute: Recompute::None, z_loss: 0.0, chunks, region, rope, params }
+        Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
     }
 
     pub fn recompute(self, recompute: Recompute) -> Self {
@@ -102,13 +112,13 @@ impl<B: Backend> Stage<B> {
         Stage { z_loss, ..self }
     }
 
-    /// Brings what `chunk` reads of a micro-batch to the backend.
+    /// Uploads the parts of a micro-batch that `chunk` reads.
     pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
         DeviceBatch::upload(b, host, &self.chunks[chunk].units)
     }
 
-    /// Through the slots of a chunk; `x` is what the chunk before sent, the result what the chunk after
-    /// needs. The head adds the losses to `totals` and its gradients to `grads`.
+    /// Forward through the units of a chunk. `x` is the output of the chunk before, the result the input of the chunk
+    /// after. The head adds the losses to `totals` and its gradients to `grads`.
     pub fn forward(
         &mut self,
         b: &B,
@@ -118,7 +128,7 @@ impl<B: Backend> Stage<B> {
         grads: &mut Grads<B>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
-        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        let cx = self.shared.context(b, &batch);
         let chunk = &mut self.chunks[chunk];
         let mut kept = Vec::with_capacity(chunk.units.len());
         for &unit in &chunk.units {
@@ -142,8 +152,9 @@ impl<B: Backend> Stage<B> {
         x
     }
 
-    /// Back through the slots of a chunk for its oldest micro-batch; `dx` is what the chunk after sent, the
-    /// result what the chunk before needs. With `reduce`, it is the chunk's last of the step: what is done is sent.
+    /// Backward through the units of a chunk for its oldest micro-batch in flight. `dx` comes from the chunk after, the
+    /// result goes to the chunk before. `reduce` is given for the chunk's last micro-batch of the step: the reduction
+    /// of a bucket starts as soon as its gradients are complete.
     pub fn backward(
         &mut self,
         b: &B,
@@ -154,18 +165,18 @@ impl<B: Backend> Stage<B> {
     ) -> Option<Act<B>> {
         let chunk = &mut self.chunks[chunk];
         let (batch, kept) = chunk.in_flight.pop_front().expect("a backward follows its forward");
-        let cx = context(b, &self.model, &self.region, &self.rope, &batch);
+        let cx = self.shared.context(b, &batch);
         for (&unit, kept) in chunk.units.iter().zip(kept).rev() {
             dx = b.scope(Scope::Unit(unit), || match (unit, kept) {
                 (Unit::Head, Kept::Gradient(dx)) => Some(dx),
                 (Unit::Layer(l), kept) => {
                     let (w, mut g) = (self.params.layer(l), grads.layer(l));
-                    let saved = again(&cx, &w, kept);
+                    let saved = saved(&cx, &w, kept);
                     Some(block::backward(&cx, &w, take(&mut dx), saved, &mut g))
                 }
                 (Unit::Embedding, _) => {
-                    let (mut dtable, first) = grads.embedding();
-                    embedding::backward(&cx, first, batch.ids(), &take(&mut dx), &mut dtable);
+                    let mut g = grads.embedding();
+                    embedding::backward(&cx, batch.ids(), &take(&mut dx), &mut g);
                     None
                 }
                 (Unit::Head, _) => unreachable!("the head keeps its gradient"),
@@ -177,7 +188,7 @@ impl<B: Backend> Stage<B> {
         dx
     }
 
-    /// The losses alone; nothing is kept.
+    /// Forward for the losses alone; nothing is kept for a backward.
     pub fn evaluate(
         &mut self,
         b: &B,
@@ -186,7 +197,7 @@ impl<B: Backend> Stage<B> {
         mut x: Option<Act<B>>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
-        let cx = context(b, &self.model, &self.region, &self.rope, batch);
+        let cx = self.shared.context(b, batch);
         for &unit in &self.chunks[chunk].units {
             x = b.scope(Scope::Unit(unit), || match unit {
                 Unit::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
@@ -201,21 +212,19 @@ impl<B: Backend> Stage<B> {
     }
 }
 
-fn context<'a, B: Backend>(
-    b: &'a B,
-    model: &Model,
-    region: &'a Region<B>,
-    rope: &'a Acc<B>,
-    batch: &'a DeviceBatch<B>,
-) -> Ctx<'a, B> {
-    let ranks = region.group().size();
-    let heads = Heads {
-        query: model.num_attention_heads / ranks,
-        kv: model.num_key_value_heads.div_ceil(ranks),
-        dim: model.head_dim,
-        seq: batch.seq,
-    };
-    Ctx { b, region, heads, eps: model.rms_norm_eps as f32, rope, starts: &batch.starts }
+impl<B: Backend> Shared<B> {
+    fn context<'a>(&'a self, b: &'a B, batch: &'a DeviceBatch<B>) -> Ctx<'a, B> {
+        let Shared { model, region, rope, vocab_start } = self;
+        let ranks = region.group().size();
+        let heads = Heads {
+            query: model.num_attention_heads / ranks,
+            kv: model.num_key_value_heads.div_ceil(ranks),
+            dim: model.head_dim,
+            seq: batch.seq,
+        };
+        let (eps, vocab_start) = (model.rms_norm_eps as f32, *vocab_start);
+        Ctx { b, region, heads, eps, vocab_start, rope, starts: &batch.starts }
+    }
 }
 
 fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, recompute: Recompute) -> (Act<B>, Kept<B>) {
@@ -235,8 +244,8 @@ fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, reco
     }
 }
 
-/// What backward needs, computed again where only the input was kept.
-fn again<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
+/// What backward needs, recomputed where only the input was kept.
+fn saved<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
     match kept {
         Kept::Layer(saved) => saved,
         Kept::Input(x) => block::forward(cx, w, x).1,
@@ -245,5 +254,5 @@ fn again<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block
 }
 
 fn take<B: Backend>(x: &mut Option<Act<B>>) -> Act<B> {
-    x.take().expect("the slot before hands on its output")
+    x.take().expect("the unit before hands on its output")
 }

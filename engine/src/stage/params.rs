@@ -1,53 +1,65 @@
-//! The weights and gradients of a stage: flat buckets, and the matrices inside them that layers see.
-//! `params.layer(l)` waits for the bucket's all-gather and is the only way to read a weight.
+//! The weights and gradients of a stage: flat buckets, and views of the matrices inside them that layers read.
+//! `params.layer(l)` waits for the bucket's all-gather and is the only way to read a layer's weights.
 
 use crate::backend::{Act, Backend, Pending, Tensor, TensorView, TensorViewMut};
-use crate::layers::{attention, block, embedding, head, mlp};
+use crate::config::Model;
+use crate::layers::{block, embedding, head};
 use crate::layout::buckets::{Bucket, Span, Tie};
-use crate::model::param_specs::Unit;
+use crate::model::param_specs::{self, Block, Embedding, Head, TensorSpec, Unit};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The bucket plan of this rank.
+/// This rank's buckets, and where in them each layer's matrices are.
 pub struct ParamLayout {
     pub buckets: Vec<Bucket>,
-    /// The head's matrix is the embedding's.
-    tied: bool,
+    embedding: Option<Embedding<ParamView>>,
+    layers: BTreeMap<usize, Block<ParamView>>,
+    /// The table is the embedding's where they are tied.
+    head: Option<Head<ParamView>>,
 }
 
 /// A matrix in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ParamView {
     bucket: usize,
+    /// First element in the bucket.
     at: usize,
     rows: usize,
     cols: usize,
 }
 
-/// Where the matrices of one layer are.
-struct LayerViews {
-    qkv: ParamView,
-    out: ParamView,
-    gate_up: ParamView,
-    down: ParamView,
-    norm1: ParamView,
-    norm2: ParamView,
-}
-
 impl ParamLayout {
-    pub fn new(buckets: Vec<Bucket>, tied: bool) -> Rc<ParamLayout> {
-        Rc::new(ParamLayout { buckets, tied })
+    /// `buckets` hold whole units of `model`.
+    pub fn new(model: &Model, buckets: Vec<Bucket>) -> Rc<ParamLayout> {
+        let held: Vec<Unit> = buckets.iter().flat_map(|bucket| bucket.units.iter().copied()).collect();
+        let view = |unit| {
+            let buckets = &buckets;
+            move |tensors: Vec<TensorSpec>| view_of(buckets, unit, &tensors)
+        };
+        let has = |unit| held.contains(&unit);
+        let embedding = has(Unit::Embedding).then(|| param_specs::embedding(model).map(&mut view(Unit::Embedding)));
+        let layer = |l| (l, param_specs::layer(model, l).map(&mut view(Unit::Layer(l))));
+        let layers = held.iter().filter_map(|unit| if let Unit::Layer(l) = unit { Some(layer(*l)) } else { None });
+        let layers = layers.collect();
+        let table = |tensors: Vec<TensorSpec>| match (tensors.is_empty(), embedding) {
+            (false, _) => view_of(&buckets, Unit::Head, &tensors),
+            (true, Some(Embedding { table })) => table,
+            (true, None) => panic!("a stage that holds a tied head holds the embedding's table"),
+        };
+        let head = has(Unit::Head).then(|| param_specs::head(model).map(&mut { table }));
+        Rc::new(ParamLayout { embedding, layers, head, buckets })
     }
 
     /// The bucket that holds `unit`.
     pub fn bucket_of(&self, unit: Unit) -> usize {
-        self.buckets.iter().position(|b| b.units.contains(&unit)).unwrap_or_else(|| panic!("{unit:?} is not held here"))
+        bucket_of(&self.buckets, unit)
     }
 
-    /// The slots whose gradients are complete when those of `unit` are: a tied table that is only here for
-    /// the head is finished by it.
+    /// The units whose gradients are complete when those of `unit` are. A tied table on the last stage serves the
+    /// head alone, which therefore completes it.
     pub fn finished_by(&self, unit: Unit) -> impl Iterator<Item = Unit> {
-        let lodger = unit == Unit::Head && self.buckets.iter().any(|bucket| bucket.tie == Tie::Last);
-        std::iter::once(unit).chain(lodger.then_some(Unit::Embedding))
+        let completes_table = unit == Unit::Head && self.buckets.iter().any(|bucket| bucket.tie == Tie::Last);
+        std::iter::once(unit).chain(completes_table.then_some(Unit::Embedding))
     }
 
     /// The bucket of the table that another stage holds too.
@@ -55,66 +67,36 @@ impl ParamLayout {
         self.buckets.iter().position(|bucket| bucket.tie != Tie::Free)
     }
 
-    fn layer(&self, l: usize) -> LayerViews {
-        let unit = Unit::Layer(l);
-        let view_of = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| format!("model.layers.{l}.{name}.weight")).collect();
-            self.view_of(unit, &names)
-        };
-        LayerViews {
-            qkv: view_of(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-            out: view_of(&["self_attn.o_proj"]),
-            gate_up: view_of(&["mlp.gate_proj", "mlp.up_proj"]),
-            down: view_of(&["mlp.down_proj"]),
-            norm1: view_of(&["input_layernorm"]),
-            norm2: view_of(&["post_attention_layernorm"]),
-        }
+    fn embedding(&self) -> Embedding<ParamView> {
+        self.embedding.expect("the embedding is on this stage")
     }
 
-    fn embedding(&self) -> (ParamView, usize) {
-        let view_of = self.view_of(Unit::Embedding, &["model.embed_tokens.weight".into()]);
-        (view_of, self.span(Unit::Embedding, "model.embed_tokens.weight").held.rows.start)
+    fn layer(&self, l: usize) -> Block<ParamView> {
+        *self.layers.get(&l).unwrap_or_else(|| panic!("layer {l} is not on this stage"))
     }
 
-    /// (norm, table, first id of the table).
-    fn head(&self) -> (ParamView, ParamView, usize) {
-        let norm = self.view_of(Unit::Head, &["model.norm.weight".into()]);
-        if self.tied {
-            let (table, first) = self.embedding();
-            return (norm, table, first);
-        }
-        let table = self.view_of(Unit::Head, &["lm_head.weight".into()]);
-        (norm, table, self.span(Unit::Head, "lm_head.weight").held.rows.start)
-    }
-
-    fn span(&self, unit: Unit, name: &str) -> &Span {
-        self.buckets[self.bucket_of(unit)].span(name)
-    }
-
-    /// Tensors that stand one below the other, as one matrix.
-    fn view_of(&self, unit: Unit, names: &[String]) -> ParamView {
-        let spans: Vec<&Span> = names.iter().map(|name| self.span(unit, name)).collect();
-        for pair in spans.windows(2) {
-            assert_eq!(
-                pair[0].range().end,
-                pair[1].at,
-                "{} does not follow {}",
-                pair[1].tensor.name,
-                pair[0].tensor.name
-            );
-        }
-        ParamView {
-            bucket: self.bucket_of(unit),
-            at: spans[0].at,
-            rows: spans.iter().map(|span| span.held.rows.len()).sum(),
-            cols: spans[0].held.cols.len(),
-        }
+    fn head(&self) -> Head<ParamView> {
+        self.head.expect("the head is on this stage")
     }
 }
 
-/// The weights of a stage.
-///
-/// A bucket stays where it is from the first step to the last: each step writes it anew.
+fn bucket_of(buckets: &[Bucket], unit: Unit) -> usize {
+    let found = buckets.iter().position(|bucket| bucket.units.contains(&unit));
+    found.unwrap_or_else(|| panic!("{unit:?} is not held here"))
+}
+
+/// Tensors that stand one below the other, as one matrix.
+fn view_of(buckets: &[Bucket], unit: Unit, tensors: &[TensorSpec]) -> ParamView {
+    let bucket = bucket_of(buckets, unit);
+    let spans: Vec<&Span> = tensors.iter().map(|tensor| buckets[bucket].span(&tensor.name)).collect();
+    for pair in spans.windows(2) {
+        assert_eq!(pair[0].range().end, pair[1].at, "{} does not follow {}", pair[1].tensor.name, pair[0].tensor.name);
+    }
+    let rows = spans.iter().map(|span| span.held.rows.len()).sum();
+    ParamView { bucket, at: spans[0].at, rows, cols: spans[0].held.cols.len() }
+}
+
+/// The weights of a stage. A bucket keeps its address from the first step to the last: each step overwrites it.
 pub struct Params<B: Backend> {
     layout: Rc<ParamLayout>,
     buckets: Vec<Weights<B>>,
@@ -129,13 +111,13 @@ enum Weights<B: Backend> {
 }
 
 impl<B: Backend> Params<B> {
-    /// Buckets whose weights are still to be written.
+    /// Buckets with unspecified contents; the optimizer writes them.
     pub fn new(b: &B, layout: Rc<ParamLayout>) -> Self {
         let buckets = layout.buckets.iter().map(|bucket| Weights::Here(b.alloc(bucket.len, 1))).collect();
         Params { layout, buckets }
     }
 
-    /// A bucket to be written, which [`Params::finish_write`] brings back.
+    /// Takes a bucket out to be written; [`Params::finish_write`] brings it back.
     pub fn begin_write(&mut self, i: usize) -> Act<B> {
         match std::mem::replace(&mut self.buckets[i], Weights::Taken) {
             Weights::Here(bucket) => bucket,
@@ -144,89 +126,89 @@ impl<B: Backend> Params<B> {
         }
     }
 
+    /// Brings a bucket back whose all-gather is in flight.
     pub fn finish_write(&mut self, i: usize, weights: Pending<B, B::Act>) {
         self.buckets[i] = Weights::Gathering(weights);
     }
 
-    pub fn layer(&mut self, l: usize) -> block::Weights<'_, B> {
-        let layout = self.layout.clone();
-        let p = layout.layer(l);
-        self.arrive(p.qkv.bucket);
-        block::Weights {
-            norm1: self.view(p.norm1),
-            attention: attention::Weights { qkv: self.view(p.qkv), out: self.view(p.out) },
-            norm2: self.view(p.norm2),
-            mlp: mlp::Weights { gate_up: self.view(p.gate_up), down: self.view(p.down) },
-        }
+    pub fn embedding(&mut self) -> embedding::Weights<'_, B> {
+        let views = self.layout.embedding();
+        self.wait_for(&views.all());
+        views.map(&mut |view| self.view(view))
     }
 
-    pub fn embedding(&mut self) -> embedding::Weights<'_, B> {
-        let (table, first) = self.layout.embedding();
-        self.arrive(table.bucket);
-        embedding::Weights { table: self.view(table), first }
+    pub fn layer(&mut self, l: usize) -> block::Weights<'_, B> {
+        let views = self.layout.layer(l);
+        self.wait_for(&views.all());
+        views.map(&mut |view| self.view(view))
     }
 
     pub fn head(&mut self) -> head::Weights<'_, B> {
-        let (norm, table, first) = self.layout.head();
-        self.arrive(norm.bucket);
-        self.arrive(table.bucket);
-        head::Weights { norm: self.view(norm), table: self.view(table), first }
+        let views = self.layout.head();
+        self.wait_for(&views.all());
+        views.map(&mut |view| self.view(view))
     }
 
-    /// Waits for a bucket's all-gather where it is still under way.
-    fn arrive(&mut self, i: usize) {
-        if let Weights::Gathering(_) = self.buckets[i] {
-            self.buckets[i] = Weights::Here(self.begin_write(i));
+    /// Waits for the all-gathers of these views' buckets where they are still in flight.
+    fn wait_for(&mut self, views: &[ParamView]) {
+        for view in views {
+            if let Weights::Gathering(_) = self.buckets[view.bucket] {
+                self.buckets[view.bucket] = Weights::Here(self.begin_write(view.bucket));
+            }
         }
     }
 
-    fn view(&self, p: ParamView) -> TensorView<'_, B, B::Act> {
-        match &self.buckets[p.bucket] {
-            Weights::Here(bucket) => bucket.view(p.at, p.rows, p.cols),
-            _ => panic!("bucket {} is read before its weights are here", p.bucket),
+    fn view(&self, view: ParamView) -> TensorView<'_, B, B::Act> {
+        match &self.buckets[view.bucket] {
+            Weights::Here(bucket) => bucket.view(view.at, view.rows, view.cols),
+            _ => panic!("bucket {} is read before its weights are here", view.bucket),
         }
     }
 }
 
-/// The gradients inside flat buckets `[len, 1]`.
+/// The gradients inside flat buckets `[len, 1]`; `None` where a bucket's reduction has begun.
 pub struct GradViews<'a, B: Backend> {
     pub layout: &'a ParamLayout,
     pub buckets: Vec<Option<&'a mut Tensor<B, f32>>>,
 }
 
 impl<'a, B: Backend> GradViews<'a, B> {
-    pub fn layer(mut self, l: usize) -> block::Grads<'a, B> {
-        let p = self.layout.layer(l);
-        let [qkv, out, gate_up, down, norm1, norm2] = self.views([p.qkv, p.out, p.gate_up, p.down, p.norm1, p.norm2]);
-        block::Grads { norm1, attention: attention::Grads { qkv, out }, norm2, mlp: mlp::Grads { gate_up, down } }
+    pub fn embedding(mut self) -> embedding::Grads<'a, B> {
+        let views = self.layout.embedding();
+        assert_disjoint(&views.all());
+        // SAFETY: as `view_mut` says; `self` is consumed, so no second set of views can be made.
+        views.map(&mut |view| unsafe { self.view_mut(view) })
     }
 
-    /// The table's gradient and its first id.
-    pub fn embedding(mut self) -> (TensorViewMut<'a, B, f32>, usize) {
-        let (table, first) = self.layout.embedding();
-        let [table] = self.views([table]);
-        (table, first)
+    pub fn layer(mut self, l: usize) -> block::Grads<'a, B> {
+        let views = self.layout.layer(l);
+        assert_disjoint(&views.all());
+        // SAFETY: as in `embedding`.
+        views.map(&mut |view| unsafe { self.view_mut(view) })
     }
 
     pub fn head(mut self) -> head::Grads<'a, B> {
-        let (norm, table, _) = self.layout.head();
-        let [norm, table] = self.views([norm, table]);
-        head::Grads { norm, table }
+        let views = self.layout.head();
+        assert_disjoint(&views.all());
+        // SAFETY: as in `embedding`.
+        views.map(&mut |view| unsafe { self.view_mut(view) })
     }
 
-    fn views<const N: usize>(&mut self, views: [ParamView; N]) -> [TensorViewMut<'a, B, f32>; N] {
-        for (i, a) in views.iter().enumerate() {
-            for b in &views[..i] {
-                let apart = a.bucket != b.bucket || a.at >= b.at + b.rows * b.cols || b.at >= a.at + a.rows * a.cols;
-                assert!(apart, "{a:?} overlaps {b:?}");
-            }
+    /// # Safety
+    /// No two views that are made of one `GradViews` may overlap. The buckets stay mutably borrowed for 'a.
+    unsafe fn view_mut(&mut self, view: ParamView) -> TensorViewMut<'a, B, f32> {
+        let bucket = self.buckets[view.bucket].as_mut();
+        let bucket = bucket.unwrap_or_else(|| panic!("the reduction of bucket {} has begun already", view.bucket));
+        // SAFETY: by this function's contract.
+        unsafe { TensorViewMut::of(bucket, view.at, view.rows, view.cols) }
+    }
+}
+
+fn assert_disjoint(views: &[ParamView]) {
+    for (i, a) in views.iter().enumerate() {
+        for b in &views[..i] {
+            let apart = a.bucket != b.bucket || a.at >= b.at + b.rows * b.cols || b.at >= a.at + a.rows * a.cols;
+            assert!(apart, "{a:?} overlaps {b:?}");
         }
-        views.map(|p| {
-            let bucket =
-                self.buckets[p.bucket].as_mut().unwrap_or_else(|| panic!("bucket {} was sent already", p.bucket));
-            // SAFETY: the places are disjoint (asserted above), the buckets stay mutably borrowed for 'a, and
-            // `self` is consumed by the callers, so no second set of views can be made.
-            unsafe { TensorViewMut::of(bucket, p.at, p.rows, p.cols) }
-        })
     }
 }

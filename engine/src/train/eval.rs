@@ -47,9 +47,14 @@ impl<B: Backend> Scorer<B> {
         mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
         let units = param_specs::units(model);
-        let held = |&unit| Held { unit, tensors: param_specs::tensors(model, unit), tie: Tie::Free };
+        let held = |&unit| Held {
+            unit,
+            tensors: param_specs::tensors(model, unit),
+            tie: Tie::Free,
+            replicas: GroupKind::Data,
+        };
         let held: Vec<Held> = units.iter().map(held).collect();
-        let layout = ParamLayout::new(buckets::plan(&held, (0, 1), 1, BUCKET), model.tie_word_embeddings);
+        let layout = ParamLayout::new(model, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
         let mut params = Params::new(&b, layout.clone());
         for (i, bucket) in layout.buckets.iter().enumerate() {
             let mut host = vec![0.0; bucket.len];

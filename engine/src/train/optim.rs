@@ -1,33 +1,36 @@
-//! The distributed optimizer (ZeRO-1, Rajbhandari et al. 2020): each data-parallel rank clips and
-//! updates its shard of every bucket, f32 masters and moments, and the weights are gathered again.
+//! The distributed optimizer (ZeRO-1, Rajbhandari et al. 2020): each data-parallel rank clips and updates its shard of
+//! every bucket (f32 main parameters and moments), and the weights are gathered again.
 
 use crate::backend::{Acc, Act, AdamW, Backend, Collectives};
+use crate::checkpoint::StateKind;
 use crate::layout::buckets::Bucket;
+use crate::stage::groups::ReplicaGroups;
 use crate::stage::params::{ParamLayout, Params};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Optimizer state of this rank's part of one bucket, each `[shard, 1]`.
+/// Optimizer state of this rank's part of one bucket.
 pub struct Shard<B: Backend> {
-    /// Which elements of the bucket.
+    /// The elements of the bucket.
     pub range: Range<usize>,
-    pub master: Acc<B>,
-    pub m: Acc<B>,
-    pub v: Acc<B>,
+    /// Each part by its name, `[shard, 1]`: those of [`STATE`], in that order.
+    pub state: Vec<(StateKind, Acc<B>)>,
 }
 
-/// The state of all buckets. The groups are of one where there is nothing to share.
+/// What AdamW keeps of each parameter.
+pub const STATE: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
+
+/// The state of all buckets. A group has one rank where there is nothing to shard.
 pub struct Optim<B: Backend> {
     layout: Rc<ParamLayout>,
     pub shards: Vec<Shard<B>>,
-    /// Of each shard the elements that this rank answers for.
-    owned: Vec<Vec<Range<usize>>>,
-    /// The ranks among which a bucket is cut.
-    group: B::Group,
+    /// The elements of each shard that this rank counts in the gradient norm.
+    counted: Vec<Vec<Range<usize>>>,
+    groups: ReplicaGroups<B>,
     pub ownership: Ownership,
 }
 
-/// Who counts a shard in the norm and saves it, where several data-parallel ranks may hold the same.
+/// Which data-parallel rank counts a shard in the norm and saves it, where several may hold the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     Owner,
@@ -35,68 +38,74 @@ pub enum Ownership {
 }
 
 impl<B: Backend> Optim<B> {
-    /// Zeros; the masters are loaded next, and [`Optim::cast_main_params`] makes weights of them. `ownership` says
-    /// whether another data-parallel rank holds the same shards and answers for them.
-    pub fn new(b: &B, layout: Rc<ParamLayout>, group: B::Group, ownership: Ownership) -> Self {
+    /// Zeros. The main parameters are loaded next, and [`Optim::cast_main_params`] makes the weights of them.
+    /// `ownership` says whether another data-parallel rank holds the same shards and owns them.
+    pub fn new(b: &B, layout: Rc<ParamLayout>, groups: ReplicaGroups<B>, ownership: Ownership) -> Self {
         let zeros = |len| {
             let mut x = b.alloc(len, 1);
             b.zero(&mut x);
             x
         };
-        let shards = layout.buckets.iter().map(|bucket| {
+        let shard = |bucket: &Bucket| {
+            let group = groups.of(bucket);
             let range = bucket.shard(group.rank(), group.size());
-            let len = range.len();
-            Shard { range, master: zeros(len), m: zeros(len), v: zeros(len) }
-        });
-        let shards: Vec<Shard<B>> = shards.collect();
-        let owned = |(bucket, shard): (&Bucket, &Shard<B>)| match ownership {
+            Shard { state: STATE.map(|part| (part, zeros(range.len()))).into(), range }
+        };
+        let shards: Vec<Shard<B>> = layout.buckets.iter().map(shard).collect();
+        let counted = |(bucket, shard): (&Bucket, &Shard<B>)| match ownership {
             Ownership::Owner => bucket.owned(&shard.range),
             Ownership::Replica => Vec::new(),
         };
-        let owned = layout.buckets.iter().zip(&shards).map(owned).collect();
-        Optim { shards, owned, layout, group, ownership }
+        let counted = layout.buckets.iter().zip(&shards).map(counted).collect();
+        Optim { shards, counted, layout, groups, ownership }
     }
 
-    /// Rounds the masters to weights and starts their all-gather.
+    /// Casts the main parameters to the weights' precision and starts their all-gather.
     pub fn cast_main_params(&self, b: &B, params: &mut Params<B>) {
-        for (i, shard) in self.shards.iter().enumerate() {
-            write_and_gather(b, &self.group, params, (i, &shard.range), |weights| b.round(&shard.master, weights));
+        for (i, Shard { range, state }) in self.shards.iter().enumerate() {
+            let (group, main) = (self.groups.of(&self.layout.buckets[i]), &state[0].1);
+            write_and_gather(b, group, params, (i, range.clone()), |weights| b.round(main, weights));
         }
     }
 
-    /// This rank's part of the square of the gradients' norm, `[1, 1]`: over all ranks each parameter
-    /// counts once.
+    /// This rank's part of the squared norm of the gradients, `[1, 1]`: over all ranks each parameter counts once.
     pub fn square(&self, b: &B, grads: &[Acc<B>]) -> Acc<B> {
         let mut square = b.alloc(1, 1);
         b.zero(&mut square);
-        for (g, owned) in grads.iter().zip(&self.owned) {
-            owned.iter().for_each(|range| b.sum_squares(g, range.clone(), &mut square));
+        for (g, counted) in grads.iter().zip(&self.counted) {
+            counted.iter().for_each(|range| b.sum_squares(g, range.clone(), &mut square));
         }
         square
     }
 
-    /// AdamW on every shard with the gradients scaled by `factor`; the all-gathers of the new weights
-    /// are left under way.
+    /// AdamW on every shard with the gradients scaled by `factor`. The all-gathers of the new weights are in flight
+    /// afterwards.
     pub fn update(&mut self, b: &B, params: &mut Params<B>, grads: Vec<Acc<B>>, factor: &Acc<B>, hp: AdamW) {
         for (i, (shard, g)) in self.shards.iter_mut().zip(grads).enumerate() {
-            let decayed = self.layout.buckets[i].decayed.saturating_sub(shard.range.start).min(shard.range.len());
-            let Shard { range, master, m, v } = shard;
-            write_and_gather(b, &self.group, params, (i, range), |weights| {
-                b.adamw(&g, factor, master, m, v, weights, AdamW { decayed, ..hp });
+            let bucket = &self.layout.buckets[i];
+            let in_shard = |end: usize| end.saturating_sub(shard.range.start).min(shard.range.len());
+            let (hp, n) = (AdamW { decayed: in_shard(bucket.decayed), ..hp }, in_shard(bucket.trained));
+            let range = shard.range.start..shard.range.start + n;
+            let [(_, main), (_, m), (_, v)] = &mut shard.state[..] else {
+                panic!("{} parts of optimizer state, AdamW has {}", shard.state.len(), STATE.len())
+            };
+            write_and_gather(b, self.groups.of(bucket), params, (i, range), |weights| {
+                let [mut main, mut m, mut v] = [main, m, v].map(|part| part.view_mut(0, n, 1));
+                b.adamw(&g.view(0, n, 1), factor, &mut main, &mut m, &mut v, weights, hp);
             });
         }
     }
 }
 
-/// Lets `write` make this rank's shard of a bucket's weights in its place, and starts the gather of all shards.
+/// Lets `write` overwrite a range of a bucket's weights, and starts the all-gather of all shards.
 fn write_and_gather<B: Backend>(
     b: &B,
     group: &B::Group,
     params: &mut Params<B>,
-    (bucket, shard): (usize, &Range<usize>),
+    (bucket, range): (usize, Range<usize>),
     write: impl FnOnce(&mut Act<B>),
 ) {
     let mut weights = params.begin_write(bucket);
-    write(&mut weights.view_mut(shard.start, shard.len(), 1));
+    write(&mut weights.view_mut(range.start, range.len(), 1));
     params.finish_write(bucket, group.all_gather_within(b, weights));
 }

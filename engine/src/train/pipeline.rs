@@ -8,36 +8,36 @@ use crate::stage::grads::{Grads, Reduce};
 use crate::time::Phase;
 use crate::train::clock::Clock;
 
-/// What the micro-batches of a step add up.
+/// What the micro-batches of a step accumulate into.
 pub struct StepAccumulators<'a, B: Backend> {
     pub grads: &'a mut Grads<B>,
     /// The losses, `[1, 3]`.
     pub totals: &'a mut Acc<B>,
-    /// How the last backward of a chunk sends the gradients.
+    /// How gradients are reduced after the last backward of a chunk.
     pub reduce: &'a Reduce<B>,
 }
 
-/// A stage's place in the pipeline and its lines to the stages around it.
+/// A stage's position in the pipeline, and its point-to-point channels to the stages around it.
 pub struct PipelineComm<B: Backend> {
     pub stage: usize,
     pub pipe: Pipe,
-    /// Rows and columns of what travels, `[T/tp, D]`.
+    /// Rows and columns of a message, `[T/tp, D]`.
     pub shape: (usize, usize),
     pub activations: Channel<B>,
     pub gradients: Channel<B>,
 }
 
-/// What goes one way. Its group's ranks are the stages.
+/// The messages of one direction. The group's ranks are the stages.
 pub struct Channel<B: Backend> {
     group: B::Group,
-    /// The input of the next work, on its way.
-    arriving: Option<(Work, Pending<B, B::Act>)>,
-    /// The last output, ready to leave.
+    /// The input of the next work, in flight.
+    receiving: Option<(Work, Pending<B, B::Act>)>,
+    /// The last output, not yet sent.
     ready: Option<(Work, Act<B>)>,
-    leaving: Option<Pending<B, B::Act>>,
+    sending: Option<Pending<B, B::Act>>,
 }
 
-/// Runs all micro-batches of a step forth and back; `batch(mb)` brings them as they are needed.
+/// Runs forward and backward of all micro-batches of a step. `batch(mb)` loads a micro-batch when it is needed.
 pub fn run<B: Backend, E>(
     b: &B,
     actions: &[Action],
@@ -70,15 +70,15 @@ pub fn run<B: Backend, E>(
                 let dx = b.scope(Scope::Backward { chunk, mb }, || stage.backward(b, chunk, dy, grads, reduce));
                 comm.gradients.ready = dx.map(|dx| (work, dx));
             }
-            Action::SendRecv { direction, send, recv } => comm.post(b, direction, send, recv),
+            Action::SendRecv { direction, send, recv } => comm.send_recv(b, direction, send, recv),
         }
     }
     clock.enter(b, Phase::Pipeline);
-    comm.settle();
+    comm.wait_sent();
     Ok(())
 }
 
-/// Runs micro-batches forth for their losses alone.
+/// Runs the forwards alone, for the losses.
 pub fn evaluate<B: Backend, E>(
     b: &B,
     actions: &[Action],
@@ -96,67 +96,67 @@ pub fn evaluate<B: Backend, E>(
                 let y = b.scope(Scope::Validation { chunk, mb }, || stage.evaluate(b, chunk, &batch, x, totals));
                 comm.activations.ready = y.map(|y| (work, y));
             }
-            Action::Backward(work) => panic!("{work:?} goes back in a validation"),
-            Action::SendRecv { direction, send, recv } => comm.post(b, direction, send, recv),
+            Action::Backward(work) => panic!("{work:?} is a backward in a validation"),
+            Action::SendRecv { direction, send, recv } => comm.send_recv(b, direction, send, recv),
         }
     }
-    comm.settle();
+    comm.wait_sent();
     Ok(())
 }
 
-/// Of each chunk the action after which its gradients are complete.
+/// The index of each chunk's last backward, after which its gradients are complete.
 fn last_backwards(actions: &[Action], chunks: usize) -> Vec<Option<usize>> {
     let is_of = |chunk, action: &Action| matches!(action, Action::Backward(work) if work.chunk == chunk);
     (0..chunks).map(|chunk| actions.iter().rposition(|action| is_of(chunk, action))).collect()
 }
 
 impl<B: Backend> PipelineComm<B> {
-    /// Starts what an action posts, once the last of its flow has left.
-    fn post(&mut self, b: &B, direction: Direction, send: Option<Work>, recv: Option<Work>) {
+    /// Starts the transfers of a `SendRecv`, after the previous send in its direction has completed.
+    fn send_recv(&mut self, b: &B, direction: Direction, send: Option<Work>, recv: Option<Work>) {
         let (pipe, stage, shape) = (self.pipe, self.stage, self.shape);
         let before = |work: Work| pipe.before(stage, work.chunk).expect("the first chunk receives nothing").0;
         let after = |work: Work| pipe.after(stage, work.chunk).expect("the last chunk sends nothing").0;
-        let (from, to, line): (&dyn Fn(Work) -> usize, &dyn Fn(Work) -> usize, _) = match direction {
+        let (from, to, channel): (&dyn Fn(Work) -> usize, &dyn Fn(Work) -> usize, _) = match direction {
             Direction::Activations => (&before, &after, &mut self.activations),
             Direction::Gradients => (&after, &before, &mut self.gradients),
         };
-        line.settle();
-        let send = send.map(|work| (line.output(work), to(work)));
+        channel.wait_sent();
+        let send = send.map(|work| (channel.output(work), to(work)));
         let expected = recv.map(|work| Expected { rows: shape.0, cols: shape.1, from: from(work) });
-        let Exchanged { sent, received } = line.group.exchange(b, send, expected);
-        line.leaving = sent;
-        line.arriving = recv.zip(received);
+        let Exchanged { sent, received } = channel.group.exchange(b, send, expected);
+        channel.sending = sent;
+        channel.receiving = recv.zip(received);
     }
 
-    /// Waits for what is still leaving.
-    fn settle(&mut self) {
-        self.activations.settle();
-        self.gradients.settle();
+    /// Waits for the sends in flight.
+    fn wait_sent(&mut self) {
+        self.activations.wait_sent();
+        self.gradients.wait_sent();
     }
 }
 
 impl<B: Backend> Channel<B> {
     pub fn new(group: B::Group) -> Self {
-        Channel { group, arriving: None, ready: None, leaving: None }
+        Channel { group, receiving: None, ready: None, sending: None }
     }
 
-    /// What a work reads; `None` where it comes from no other stage.
+    /// The input of a work; `None` where it comes from no other stage.
     fn input(&mut self, work: Work) -> Option<Act<B>> {
-        let (expected, pending) = self.arriving.take()?;
-        assert_eq!(expected, work, "the input that arrives and the work that reads it");
+        let (expected, pending) = self.receiving.take()?;
+        assert_eq!(expected, work, "the input that was received and the work that reads it");
         Some(pending.wait())
     }
 
-    /// What a work made.
+    /// The output of a work.
     fn output(&mut self, work: Work) -> Act<B> {
-        let (made, y) = self.ready.take().unwrap_or_else(|| panic!("nothing is ready to leave for {work:?}"));
-        assert_eq!(made, work, "the output that is ready and the one that leaves");
+        let (made, y) = self.ready.take().unwrap_or_else(|| panic!("no output is ready for {work:?}"));
+        assert_eq!(made, work, "the output that is ready and the one to send");
         y
     }
 
-    fn settle(&mut self) {
-        if let Some(leaving) = self.leaving.take() {
-            leaving.wait();
+    fn wait_sent(&mut self) {
+        if let Some(sending) = self.sending.take() {
+            sending.wait();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The state of a run between the device and what keeps it: masters and moments as rectangles of
 //! the true tensors, and what a resumed run must have in common with the one that it continues.
 
-use crate::backend::{Acc, Backend};
+use crate::backend::Backend;
 use crate::checkpoint::{Data, Header, Piece, Position, Saved, StateKind};
 use crate::config::{Config, Model};
 use crate::error::Result;
@@ -9,13 +9,11 @@ use crate::layout::buckets::Part;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
-use crate::train::optim::{Ownership, Shard};
+use crate::train::optim::{Ownership, STATE};
 use crate::train::trainer::Trainer;
 
 /// Fills the last argument with a rectangle of a tensor, row-major.
 type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
-
-const KINDS: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
 /// Fills this rank's masters from `read(tensor, rectangle, out)`.
 ///
@@ -30,7 +28,7 @@ pub fn load_weights<B: Backend>(
 
 /// Continues where a checkpoint was taken; [`Trainer::cast_main_params`] follows here, too.
 pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
-    for kind in KINDS {
+    for kind in STATE {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
     }
     trainer.step = saved.header().position.step;
@@ -41,11 +39,11 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
     let mine = trainer.optim.ownership == Ownership::Owner;
     let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
-    shards.flat_map(move |(shard, bucket)| KINDS.into_iter().map(move |kind| (shard, bucket, kind))).flat_map(
-        move |(shard, bucket, kind)| {
+    shards.flat_map(move |(shard, bucket)| shard.state.iter().map(move |part| (shard, bucket, part))).flat_map(
+        move |(shard, bucket, (kind, state))| {
             let piece = move |Part { at, tensor, rect, .. }: Part| {
-                let data = Data::coming(trainer.b.copy_to_host_async(&part(shard, kind).view(at, rect.len(), 1)));
-                Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data }
+                let data = Data::coming(trainer.b.copy_to_host_async(&state.view(at, rect.len(), 1)));
+                Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind: *kind, data }
             };
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
         },
@@ -56,7 +54,7 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
 pub fn copy_bytes(config: &Config, rank_layout: &RankLayout) -> usize {
     let c = &config.checkpoint;
     let some = c.at_end || (1..=config.train.steps).contains(&c.interval);
-    if some { KINDS.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
+    if some { STATE.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
 }
 
 /// Whether a checkpoint follows this step.
@@ -119,23 +117,9 @@ fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: StateKind, read: &mut Read) 
         for Part { at, tensor, rect, .. } in bucket.parts(&shard.range) {
             read(tensor, &rect, &mut host[at..at + rect.len()])?;
         }
-        trainer.b.write(&host, part_mut(shard, kind));
+        let (_, part) =
+            shard.state.iter_mut().find(|(name, _)| *name == kind).expect("a part of the optimizer's state");
+        trainer.b.write(&host, part);
     }
     Ok(())
-}
-
-fn part<B: Backend>(shard: &Shard<B>, kind: StateKind) -> &Acc<B> {
-    match kind {
-        StateKind::Master => &shard.master,
-        StateKind::M => &shard.m,
-        StateKind::V => &shard.v,
-    }
-}
-
-fn part_mut<B: Backend>(shard: &mut Shard<B>, kind: StateKind) -> &mut Acc<B> {
-    match kind {
-        StateKind::Master => &mut shard.master,
-        StateKind::M => &mut shard.m,
-        StateKind::V => &mut shard.v,
-    }
 }

@@ -5,14 +5,13 @@ use crate::batch::{Samples, Split};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layers::region::Region;
-use crate::layout::buckets::Span;
 use crate::layout::mesh::Mesh;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TpShard;
 use crate::schedule::{self, Action};
 use crate::stage::Stage;
 use crate::stage::grads::{Grads, Reduce};
-use crate::stage::groups::Groups;
+use crate::stage::groups::{Groups, ReplicaGroups};
 use crate::stage::params::{ParamLayout, Params};
 use crate::time::Phase;
 use crate::train::clock::Clock;
@@ -22,21 +21,21 @@ use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// What a step showed.
+/// The results of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStats {
     /// Mean over the tokens of the global batch, without z-loss.
     pub loss: f64,
     /// Coefficient times the mean of log(Z)^2.
     pub z_loss: f64,
-    /// Of the mean's gradient, before clipping.
+    /// L2 norm of the gradient of the mean loss, before clipping.
     pub grad_norm: f64,
     pub lr: f64,
     /// Unmasked tokens of the step.
     pub tokens: u64,
 }
 
-/// A step that was enqueued: what it will show, once the backend is done with it.
+/// A step that was enqueued; its results are on their way to the host.
 pub struct PendingStep<B: Backend> {
     /// Its number; the first is 1.
     pub step: u64,
@@ -70,15 +69,15 @@ impl<B: Backend> Trainer<B> {
         Trainer::of(b, groups, config, rank_layout)
     }
 
-    /// As `new`, with groups that are there already.
+    /// As `new`, with groups that were made before.
     pub fn of(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
-        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
-        let layout = ParamLayout::new(rank_layout.buckets(&config), config.model.tie_word_embeddings);
-        let reduce = reduce(&config, &layout, kv, data, norms);
+        let Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms } = groups;
+        let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
+        let reduce = reduce(&config, layout.clone(), kv, replicas, norms);
         let comm = PipelineComm {
             stage: rank_layout.stage,
             pipe: rank_layout.pipe,
-            shape: rank_layout.travelling(&config),
+            shape: rank_layout.message_shape(&config),
             activations: Channel::new(activations),
             gradients: Channel::new(gradients),
         };
@@ -93,12 +92,12 @@ impl<B: Backend> Trainer<B> {
         Trainer { config, b, rank_layout, world, tied, reduce, schedule, comm, layout, stage, optim, step: 0 }
     }
 
-    /// The masters were loaded: makes the weights of them.
+    /// Casts the main parameters to the model's precision and starts the all-gather of the weights.
     pub fn cast_main_params(&mut self) {
         self.optim.cast_main_params(&self.b, &mut self.stage.params);
     }
 
-    /// Samples of all steps done.
+    /// Samples of all completed steps.
     pub fn consumed_samples(&self) -> u64 {
         self.step * self.config.train.global_batch_size as u64
     }
@@ -118,10 +117,10 @@ impl<B: Backend> Trainer<B> {
         })
     }
 
-    /// A step and what it showed.
+    /// Runs a step and waits for its results.
     pub fn step(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<StepStats> {
-        let under_way = self.start(data, clock)?;
-        self.report(under_way)
+        let pending = self.start(data, clock)?;
+        self.finish(pending)
     }
 
     /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights. On a device all of it is only
@@ -144,9 +143,9 @@ impl<B: Backend> Trainer<B> {
         Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), norm, lr })
     }
 
-    /// What a step showed, once it is done.
-    pub fn report(&self, under_way: PendingStep<B>) -> Result<StepStats> {
-        let PendingStep { step, totals, norm, lr } = under_way;
+    /// Waits for the results of a step.
+    pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
+        let PendingStep { step, totals, norm, lr } = pending;
         let receive = |fetch| self.b.wait_host(fetch).map_err(|fault| faulty(step, fault));
         let (totals, norm) = (receive(totals)?, receive(norm)?);
         let tokens = totals[2] as f64;
@@ -159,8 +158,8 @@ impl<B: Backend> Trainer<B> {
         })
     }
 
-    /// All micro-batches forth and back; the sums of the gradients are left under way.
-    /// With them this rank's part of the totals of the loss, `[1, 3]`.
+    /// Forward and backward of all micro-batches. The gradients' reductions are in flight afterwards. Also returns this
+    /// rank's part of the loss totals, `[1, 3]`.
     pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
         let mut grads = Grads::new(&self.b, self.layout.clone());
         let mut totals = zeros(&self.b);
@@ -193,7 +192,7 @@ impl<B: Backend> Trainer<B> {
         Ok(totals[0] as f64 / totals[2] as f64)
     }
 
-    /// The tensor-parallel ranks all have the totals of the same rows: the first one's count.
+    /// All tensor-parallel ranks have the totals of the same rows: only the first one's are summed.
     fn count_once_per_tp(&self, totals: &mut Acc<B>) {
         if self.rank_layout.tp.0 > 0 {
             self.b.zero(totals);
@@ -215,23 +214,22 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// How gradients are summed. Norm weights saw only this rank's rows under sequence parallelism.
+/// How the gradients are summed. Under sequence parallelism each rank's norm gradients are of its own rows only.
 fn reduce<B: Backend>(
     config: &Config,
-    layout: &ParamLayout,
+    layout: Rc<ParamLayout>,
     kv: B::Group,
-    data: B::Group,
+    replicas: ReplicaGroups<B>,
     norms: Option<B::Group>,
 ) -> Reduce<B> {
     let reduce = match config.parallel.distributed_optimizer {
-        true => Reduce::scatter(data),
-        false => Reduce::all(data),
+        true => Reduce::scatter(layout, replicas),
+        false => Reduce::all(layout, replicas),
     };
     let reduce = reduce.precision(config.parallel.gradient_precision);
-    let heads = |span: &Span| matches!(span.tensor.tp_shard, TpShard::Heads(_));
-    let reduce = reduce.copies(layout, kv, heads);
+    let reduce = reduce.copies(kv, |span| matches!(span.tensor.tp_shard, TpShard::Heads(_)));
     match norms {
-        Some(norms) => reduce.copies(layout, norms, |span| span.tensor.tp_shard == TpShard::Whole),
+        Some(norms) => reduce.copies(norms, |span| span.tensor.tp_shard == TpShard::Whole),
         None => reduce,
     }
 }

@@ -130,10 +130,10 @@ fn forged_manifests_are_refused() {
     forged(&dir, |_| ()).unwrap();
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 11] = [
-        (|m| m["tensors"][0]["dims"] = vec![u64::MAX, 2].into(), "no vector or matrix"),
-        (|m| m["tensors"][0]["dims"] = vec![1u64 << 62].into(), "no vector or matrix"),
-        (|m| m["tensors"][0]["dims"] = vec![2, 2, 2].into(), "no vector or matrix"),
-        (|m| m["tensors"][0]["dims"] = vec![0; 0].into(), "no vector or matrix"),
+        (|m| m["tensors"][0]["dims"] = vec![u64::MAX, 2].into(), "not one to three sizes"),
+        (|m| m["tensors"][0]["dims"] = vec![1u64 << 62].into(), "not one to three sizes"),
+        (|m| m["tensors"][0]["dims"] = vec![2, 2, 2, 2].into(), "not one to three sizes"),
+        (|m| m["tensors"][0]["dims"] = vec![0; 0].into(), "not one to three sizes"),
         (|m| m["tensors"][0]["dims"] = vec![24, 12].into(), "276 of 288"),
         (|m| m["tensors"][0]["pieces"][0]["rows"] = vec![5, 2].into(), "does not lie in"),
         (|m| m["tensors"][0]["pieces"][0]["cols"] = vec![0, u64::MAX].into(), "does not lie in"),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::layout::buckets;
 use crate::layout::buckets::{Held, Tie};
+use crate::layout::mesh::GroupKind;
 use crate::model::param_specs;
 use crate::model::param_specs::units;
 use proptest::prelude::*;
@@ -79,10 +80,15 @@ fn shards_of_buckets_cover_the_model() {
         let run = tempfile::tempdir().unwrap();
         on_ranks(tp * dp, |comm| {
             let (tp_rank, dp_rank) = (comm.rank() % tp, comm.rank() / tp);
-            let held = |unit| Held { unit, tensors: param_specs::tensors(&model(), unit), tie: Tie::Free };
+            let held = |unit| Held {
+                unit,
+                tensors: param_specs::tensors(&model(), unit),
+                tie: Tie::Free,
+                replicas: GroupKind::Data,
+            };
             let held: Vec<Held> = units(&model()).into_iter().map(held).collect();
             let mut pieces = Vec::new();
-            for bucket in buckets::plan(&held, (tp_rank, tp), dp, 500) {
+            for bucket in buckets::plan(&held, (tp_rank, tp), |_| dp, 500) {
                 let parts = bucket.parts(&bucket.shard(dp_rank, dp)).into_iter().filter(|part| part.owned);
                 pieces.extend(parts.flat_map(|part| KINDS.map(|kind| piece(part.tensor, kind, part.rect.clone()))));
             }

@@ -1,4 +1,4 @@
-//! What a rehearsal takes and gives, written down to be laid out in several ways.
+//! The takes and gives of a dry run, recorded so that several arena layouts can be tried on them.
 
 use super::{Arena, ArenaSpec};
 use crate::memory::free_list::{Allocator, Live, Usage};
@@ -6,12 +6,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Borders below this would set too little apart.
+/// The smallest border that is tried between small and large blocks.
 const SMALL: usize = 1 << 20;
-/// Takes and gives that say which borders to try first.
+/// The number of takes and gives by which borders are ranked before all are tried.
 const BEGINNING: usize = 1 << 12;
 
-/// All takes and gives so far. A block is known by how many were taken before it.
+/// All takes and gives so far. A block is identified by the number of blocks taken before it.
 #[derive(Debug, Default)]
 pub struct AllocTrace {
     works: Vec<Work>,
@@ -26,8 +26,8 @@ enum Work {
 }
 
 impl AllocTrace {
-    /// The border between small blocks and large ones with which the least bytes do; of equals the smallest. What is
-    /// good at the beginning is tried first, since the others are given up where they are seen to need more.
+    /// The border between small and large blocks that needs the fewest bytes; the smallest among equals. Borders that
+    /// are good for the beginning of the trace are tried first: the others are then abandoned early.
     pub fn border(&self) -> usize {
         let beginning = &self.works[..self.works.len().min(BEGINNING)];
         let mut borders: Vec<(usize, usize)> = self
@@ -44,12 +44,12 @@ impl AllocTrace {
         best.1
     }
 
-    /// Bytes that a slab with this border must have, if they are no more than `limit`.
+    /// The bytes that an arena with this border needs; `None` above `limit`.
     pub(super) fn needed(&self, small: usize, limit: usize) -> Option<usize> {
         needed(&self.works, small, limit)
     }
 
-    /// No border at all, and one for each size of large blocks.
+    /// Candidates: no border, and one at each size of large blocks.
     fn borders(&self) -> impl Iterator<Item = usize> {
         let sizes = self.works.iter().filter_map(|work| match work {
             Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
@@ -61,19 +61,19 @@ impl AllocTrace {
     }
 }
 
-/// As [`AllocTrace::needed`], for these.
+/// As [`AllocTrace::needed`], for a part of a trace.
 fn needed(works: &[Work], small: usize, limit: usize) -> Option<usize> {
-    let (mut slab, mut blocks) = (Arena::new(ArenaSpec::boundless(small)), Vec::new());
+    let (mut arena, mut blocks) = (Arena::new(ArenaSpec::boundless(small)), Vec::new());
     for work in works {
         match *work {
-            Work::Take(bytes) => blocks.push((bytes, slab.take(bytes))),
-            Work::Give(number) => slab.give(blocks[number].0, blocks[number].1),
+            Work::Take(bytes) => blocks.push((bytes, arena.take(bytes))),
+            Work::Give(number) => arena.give(blocks[number].0, blocks[number].1),
         }
-        if slab.usage().reserved > limit {
+        if arena.usage().reserved > limit {
             return None;
         }
     }
-    Some(slab.usage().reserved)
+    Some(arena.usage().reserved)
 }
 
 impl Allocator for Rc<RefCell<AllocTrace>> {
