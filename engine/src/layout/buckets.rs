@@ -168,7 +168,10 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
 /// borders are those of tensor-parallel rank 0, whose shards are the longest, so that all ranks have as many buckets.
 pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usize, min_len: usize) -> Vec<Bucket> {
     let (mut buckets, mut open, mut len) = (Vec::new(), Vec::<&Held>::new(), 0);
-    let close = |open: &mut Vec<&Held>| Bucket::new(&std::mem::take(open), tp, ranks(open[0].replicas));
+    let close = |open: &mut Vec<&Held>| {
+        let held = std::mem::take(open);
+        Bucket::new(&held, tp, ranks(held[0].replicas))
+    };
     for held in held {
         if held.tie != Tie::Free {
             buckets.push(Bucket::new(&[held], tp, ranks(held.replicas)));

@@ -41,7 +41,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The work and the flow that its input comes by, unless it is a post.
+    /// The work and the direction of its input; none for transfers.
     fn work(self) -> Option<(Direction, Work)> {
         match self {
             Action::Forward(work) => Some((Direction::Activations, work)),
