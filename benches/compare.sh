@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Tokens/s of a full training step, the engine and PyTorch in turns (A B A B), so that both see the same machine; and the share
-# of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is measured before the first turn.
+# Tokens/s of a full training step, the engine and PyTorch in turns (A B A B), so that both see the same machine; and
+# the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is measured first.
 #
 # usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped; default: both
-# PYTHON names a Python with torch and transformers (default: python3), ROUNDS how often (default: 3), STEPS how many steps a
-# round.
+# PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default: 3),
+# STEPS the number of steps of a turn.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine} rounds=${ROUNDS:-3} steps=${STEPS:-25}
+python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine}
+rounds=${ROUNDS:-3} steps=${STEPS:-25}
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 
 shapes=()

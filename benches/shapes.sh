@@ -44,8 +44,8 @@ dir = "$tmp/run"
 TOML
 }
 
-# Tokens/s of the run in $tmp/run: the median over the steps after the third. $1 names it. Leaves the FLOPs of a token, by the
-# formula `model`, in $tmp/flops.
+# Tokens/s of the run in $tmp/run: the median over the steps after the third. $1 names it. Leaves the FLOPs of a token,
+# by the formula `model`, in $tmp/flops.
 rate() {
   "$python" - "$tmp" "$1" <<'PY'
 import json, statistics, sys
