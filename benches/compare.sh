@@ -3,8 +3,8 @@
 # the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is measured first.
 #
 # usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped; default: both
-# PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default: 3),
-# STEPS the number of steps of a turn.
+# PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default:
+# 3), STEPS the number of steps of a turn.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine}
