@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Tokens/s of a full training step, the engine and PyTorch in turns (A B A B), so that both see the same machine.
+# Tokens/s of a full training step, the engine and PyTorch in turns (A B A B), so that both see the same machine; and
+# the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is measured first.
 #
 # usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped; default: both
-# PYTHON names a Python with torch and transformers (default: python3), ROUNDS how often (default: 3), STEPS how many steps a round.
+# PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default:
+# 3), STEPS the number of steps of a turn.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine} rounds=${ROUNDS:-3} steps=${STEPS:-25}
+python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine}
+rounds=${ROUNDS:-3} steps=${STEPS:-25}
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 
 shapes=()
@@ -21,10 +24,21 @@ run_engine() {
   rate "$1"
 }
 
+# A line that says `N tokens/s`, with the share of the peak at its end.
+with_share() {
+  awk -v peak="$peak" -v flops="$(cat "$tmp/flops")" '{
+    for (i = 2; i <= NF; i++) if ($i ~ /^tokens\/s/) rate = $(i - 1)
+    printf "%s, %.1f %% of the FMA peak\n", $0, 100 * rate * flops / (peak * 1e9)
+  }' <<<"$1"
+}
+
+cargo build --quiet --release --bench peak
+peak=$(cargo bench --quiet --bench peak 2>/dev/null)
+printf 'f32 FMA peak of %s cores: %s GFLOP/s\n' "$(nproc)" "$peak"
 for shape in "${shapes[@]}"; do
   prepare "$shape"
   for _ in $(seq "$rounds"); do
-    run_engine "$shape"
-    "$python" benches/torch_step.py "$shape" "$@"
+    line=$(run_engine "$shape") && with_share "$line"
+    line=$("$python" benches/torch_step.py "$shape" --threads "$(nproc)" "$@") && with_share "$line"
   done
 done

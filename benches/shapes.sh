@@ -44,12 +44,15 @@ dir = "$tmp/run"
 TOML
 }
 
-# Tokens/s of the run in $tmp/run: the median over the steps after the third. $1 names it.
+# Tokens/s of the run in $tmp/run: the median over the steps after the third. $1 names it. Leaves the FLOPs of a token,
+# by the formula `model`, in $tmp/flops.
 rate() {
-  "$python" - "$tmp/run/metrics.jsonl" "$1" <<'PY'
+  "$python" - "$tmp" "$1" <<'PY'
 import json, statistics, sys
-rows = [json.loads(line) for line in open(sys.argv[1])][3:]
+tmp, name = sys.argv[1:]
+rows = [json.loads(line) for line in open(tmp + "/run/metrics.jsonl")][3:]
 rate = rows[0]["tokens"] / statistics.median(r["step_time_s"] for r in rows)
-print(f"engine {sys.argv[2]}: {rate:.0f} tokens/s, median of {len(rows)} steps")
+print(f"engine {name}: {rate:.0f} tokens/s, median of {len(rows)} steps")
+print(1e12 * rows[0]["tflops_model"] / rows[0]["tokens_per_s_per_rank"], file=open(tmp + "/flops", "w"))
 PY
 }

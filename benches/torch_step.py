@@ -9,7 +9,7 @@ import argparse, statistics, time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# name: (samples, tokens of a sample, model); the engine's twins are in compare.sh
+# name: (samples, tokens of a sample, model); the engine's are in shapes.sh
 SHAPES = {
     "small": (4, 256, dict(num_hidden_layers=6, hidden_size=288, intermediate_size=768, num_attention_heads=6, num_key_value_heads=6, vocab_size=32000)),
     "grouped": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8, num_key_value_heads=4, vocab_size=8192)),

@@ -6,6 +6,7 @@ mod common;
 mod configs;
 mod cuda;
 mod device;
+mod docs;
 mod faults;
 mod floors;
 mod gpu;
