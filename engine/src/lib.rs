@@ -6,9 +6,32 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+<<<<<<< /tmp/w/overlay/engine/src/lib.rs
 pub mod layout;
 pub mod memory;
 pub mod model;
+||||||| /tmp/w/t0/engine/src/lib.rs
+pub mod flops;
+pub mod init;
+pub mod inventory;
+pub mod ledger;
+pub mod lr;
+pub mod mesh;
+pub mod phase;
+pub mod place;
+pub mod rect;
+=======
+pub mod flops;
+pub mod init;
+pub mod inventory;
+pub mod ledger;
+pub mod lr;
+pub mod memory;
+pub mod mesh;
+pub mod phase;
+pub mod place;
+pub mod rect;
+>>>>>>> /tmp/w/scratch/engine/src/lib.rs
 pub mod schedule;
 pub mod time;
 // Floor 1: the contract between the engine and what computes and communicates.
