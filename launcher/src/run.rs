@@ -194,7 +194,7 @@ impl<B: Backend> Run<B> {
     }
 
     fn phases(&self, lap: &Lap<B>) -> BTreeMap<String, f64> {
-        lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.name().to_string(), s)).into()
+        lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.key().to_string(), s)).into()
     }
 
     /// `host`: in which the host had enqueued the step.

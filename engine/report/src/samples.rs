@@ -45,7 +45,7 @@ impl OfRank {
             }
         }
         // A rank whose data come late keeps the others waiting as one that computes slowly does.
-        let data = phases.get(Phase::Data.name()).copied().unwrap_or_default();
+        let data = phases.get(Phase::Data.key()).copied().unwrap_or_default();
         OfRank { seconds, busy: data + busy(spans), phases, waits }
     }
 }

@@ -127,7 +127,7 @@ fn phases(run: &Run, samples: &[&Sample]) -> Vec<PhaseTime> {
     let sampled = by_name(samples, run.mesh.ranks(), |sample| &sample.phases);
     let steps = steady(run);
     let mut phases = Phase::ALL.map(|phase| {
-        let name = phase.name();
+        let name = phase.key();
         let in_step = !matches!(phase, Phase::Validation | Phase::Report | Phase::Checkpoint);
         let by_rank_s = if in_step {
             sampled.get(name).cloned().unwrap_or(vec![0.0; run.mesh.ranks()])
