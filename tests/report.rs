@@ -1,4 +1,4 @@
-//! `report`: what it makes of real runs.
+//! `report`, of real runs.
 
 mod browser;
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::common::{Case, Outcome, engine, finish, mpirun, set, write_config};
 
-/// A run of two stages, 12 steps of it sampled every third.
+/// A run of two stages and 12 steps, of which every third is sampled.
 struct Run {
     tmp: TempDir,
 }
@@ -50,10 +50,10 @@ fn read(dir: &Path, name: &str) -> String {
 const FILES: [&str; 3] = ["efficiency.json", "efficiency.md", "efficiency.html"];
 
 #[test]
-fn a_run_is_told_whole_and_the_same_each_time() {
+fn a_report_has_every_section_and_the_same_bytes_each_time() {
     let run = Run::new();
     let outcome = report(&run.dir(), &[]).succeeded();
-    for needle in ["tokens/s a rank: **", "efficiency.html", "efficiency.md", "efficiency.json"] {
+    for needle in ["tokens/s per rank: **", "efficiency.html", "efficiency.md", "efficiency.json"] {
         assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
     }
     let first = FILES.map(|name| read(&run.dir(), name));
@@ -62,15 +62,15 @@ fn a_run_is_told_whole_and_the_same_each_time() {
 
     let [json, text, html] = first;
     for section in [
-        "The run",
-        "Over steps",
-        "The pipeline",
-        "Where the time goes",
-        "Bubble and exposed communication",
+        "Setup",
+        "Training curves",
+        "Pipeline timeline",
+        "Time breakdown",
+        "Pipeline bubble and exposed communication",
         "Stragglers",
         "Memory",
-        "Plan and run",
-        "By every formula",
+        "Plan and measurement",
+        "TFLOPS and MFU by formula",
     ] {
         assert!(text.contains(&format!("## {section}\n")) && html.contains(&format!(">{section}</h2>")), "{section}");
     }
@@ -78,19 +78,19 @@ fn a_run_is_told_whole_and_the_same_each_time() {
     for forbidden in ["<script", "http://", "https://", "url(", "@import"] {
         assert!(!html.contains(forbidden), "{forbidden}");
     }
-    let told: Value = serde_json::from_str(&json).unwrap();
-    let setup = &told["setup"];
+    let numbers: Value = serde_json::from_str(&json).unwrap();
+    let setup = &numbers["setup"];
     assert_eq!((&setup["ranks"], &setup["pipeline"], &setup["worker"]), (&2.into(), &2.into(), &"rank".into()));
-    assert_eq!(told["done"]["step"], 12);
-    assert_eq!((&told["speed"]["first_step"], &told["time"]["samples"]), (&3.into(), &4.into()));
-    let bubble = told["time"]["bubble"]["measured"].as_f64().unwrap();
+    assert_eq!(numbers["done"]["step"], 12);
+    assert_eq!((&numbers["speed"]["first_step"], &numbers["time"]["samples"]), (&3.into(), &4.into()));
+    let bubble = numbers["time"]["bubble"]["measured"].as_f64().unwrap();
     assert!(bubble > 0.0 && bubble < 1.0, "{bubble}");
-    let mfu = "is not known: give `report.peak_tflops` in the configuration or `--peak-tflops N`";
-    assert!(text.contains(mfu) && told["formulas"][0]["mfu"].is_null(), "{text}");
+    let mfu = "is unknown: set `report.peak_tflops` in the configuration or pass `--peak-tflops N`";
+    assert!(text.contains(mfu) && numbers["formulas"][0]["mfu"].is_null(), "{text}");
 }
 
 #[test]
-fn a_peak_a_plan_and_a_torn_line_are_told_of() {
+fn a_report_shows_a_peak_a_plan_and_a_torn_line() {
     let run = Run::new();
     let mut metrics = std::fs::File::options().append(true).open(run.dir().join("metrics.jsonl")).unwrap();
     metrics.write_all(b"{\"step\": 13, \"lo").unwrap();
@@ -104,25 +104,25 @@ fn a_peak_a_plan_and_a_torn_line_are_told_of() {
     std::fs::write(run.dir().join("plan.json"), plan.to_string()).unwrap();
     let page = run.tmp.path().join("page.html");
     let outcome = report(&run.dir(), &["--peak-tflops", "0.5", "--html", page.to_str().unwrap()]).succeeded();
-    assert!(outcome.stdout.contains("Note: metrics.jsonl, line 13: left out here"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("Note: metrics.jsonl: line 13 was skipped"), "{}", outcome.stdout);
     let (text, html) = (read(&run.dir(), "efficiency.md"), read(run.tmp.path(), "page.html"));
-    for needle in ["On &lt;two>, and as it ran", "A step as it was planned", "of 0.500 TFLOPS", "| % of the peak |"] {
+    for needle in ["Planned on &lt;two>, and measured", "A step as planned", "of 0.500 TFLOPS", "| % of peak |"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
-    assert!(html.contains("On &lt;two&gt;") && html.matches("<svg ").count() == 9);
+    assert!(html.contains("Planned on &lt;two&gt;") && html.matches("<svg ").count() == 9);
     assert!(!run.dir().join("efficiency.html").exists());
-    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    let model = &told["formulas"][0];
+    let numbers: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    let model = &numbers["formulas"][0];
     assert_eq!(model["mfu"].as_f64().unwrap(), model["tflops_per_rank"].as_f64().unwrap() / 0.5);
 }
 
 #[test]
-fn a_run_is_held_against_another() {
+fn two_runs_are_compared() {
     let run = Run::new();
     let other = run.train("other", &[("report.interval", 0)]);
     report(&run.dir(), &["--against", other.to_str().unwrap()]).succeeded();
     let (text, html) = (read(&run.dir(), "efficiency.md"), read(&run.dir(), "efficiency.html"));
-    for needle in ["## Against other", "| loss of step 12 |", "| tokens/s a rank |", "| this / other |"] {
+    for needle in ["## Comparison with other", "| loss of step 12 |", "| tokens/s per rank |", "| this / other |"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
     assert!(!text.contains("differs"), "the same model: {text}");
@@ -130,32 +130,32 @@ fn a_run_is_held_against_another() {
     let text = report(&other, &[]).succeeded();
     assert!(!text.stdout.contains("Note"), "{}", text.stdout);
     let text = read(&other, "efficiency.md");
-    for needle in ["No sampled step of this layout", "No `timeline.json`", "`report.interval`"] {
+    for needle in ["has no sample of this layout", "There is no `timeline.json`", "`report.interval`"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
 }
 
-/// As many ranks at one stage: only the steps since then have a speed, and what is left of two stages is said to be there.
+/// As many ranks with one stage: only the steps since then count, and the files of two stages are ignored with a note.
 #[test]
-fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
+fn a_run_that_resumes_at_another_layout_is_reported_as_it_is_now() {
     let run = Run::new();
     run.train("run", &[("parallel.pipeline", 1), ("train.steps", 17), ("report.interval", 0)]);
     let outcome = report(&run.dir(), &[]).succeeded();
     for needle in [
-        "Note: 12 steps were done at other settings than tensor 1, pipeline 1, virtual 1, data 2, ",
-        "Note: `timeline.json` is left out: it is of tensor 1 x pipeline 2 x data 1, the run of tensor 1 x pipeline 1 x data 2",
+        "Note: 12 steps with other settings than tensor 1, pipeline 1, virtual 1, data 2, ",
+        "Note: `timeline.json` is ignored: its layout is tensor 1 x pipeline 2 x data 1, the run's is tensor 1 x ",
     ] {
         assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
     }
-    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    assert_eq!((&told["speed"]["first_step"], &told["speed"]["steps"]), (&15.into(), &3.into()));
-    assert!(told["time"].is_null(), "the samples are of two stages");
-    assert!(!read(&run.dir(), "efficiency.md").contains("No `timeline.json`"));
+    let numbers: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    assert_eq!((&numbers["speed"]["first_step"], &numbers["speed"]["steps"]), (&15.into(), &3.into()));
+    assert!(numbers["time"].is_null(), "the samples are of two stages");
+    assert!(!read(&run.dir(), "efficiency.md").contains("There is no `timeline.json`"));
 }
 
 /// A validation loss that no axis can show.
 #[test]
-fn a_damaged_line_ends_no_report() {
+fn a_damaged_line_does_not_stop_a_report() {
     let run = Run::new();
     let metrics = read(&run.dir(), "metrics.jsonl");
     let mut last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
@@ -164,20 +164,20 @@ fn a_damaged_line_ends_no_report() {
     last["tokens_per_s_per_rank"] = 0.into();
     std::fs::write(run.dir().join("metrics.jsonl"), format!("{metrics}\n{huge}\n{last}\n")).unwrap();
     let outcome = report(&run.dir(), &[]).succeeded();
-    let needles = ["validation 1.75e308 at step 12", "Note: metrics.jsonl, line 15: left out here"];
+    let needles = ["validation 1.75e308 at step 12", "Note: metrics.jsonl: line 15 was skipped"];
     assert!(needles.iter().all(|needle| outcome.stdout.contains(needle)), "{}", outcome.stdout);
 }
 
 #[test]
-fn what_is_not_a_run_is_the_users_mistake() {
+fn a_directory_that_is_no_run_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().to_str().unwrap();
-    report(tmp.path(), &[]).refused(2, &[dir, "not the directory of a run", "config.toml"]);
+    report(tmp.path(), &[]).refused(2, &[dir, "not a run directory", "config.toml"]);
     let run = Run::new();
-    report(&run.dir(), &["--against", dir]).refused(2, &[dir, "not the directory of a run"]);
+    report(&run.dir(), &["--against", dir]).refused(2, &[dir, "not a run directory"]);
     report(&run.dir(), &["--peak-tflops", "0"]).refused(2, &["--peak-tflops", "must be a number above 0"]);
     std::fs::write(run.dir().join("memory.json"), "{").unwrap();
     report(&run.dir(), &[]).refused(2, &["memory.json"]);
     std::fs::write(run.dir().join("metrics.jsonl"), "{\"step\": 1").unwrap();
-    report(&run.dir(), &[]).refused(2, &["metrics.jsonl", "no whole step"]);
+    report(&run.dir(), &[]).refused(2, &["metrics.jsonl", "no complete step"]);
 }

@@ -1,4 +1,4 @@
-//! Where the time of every rank goes: what a run leaves of it.
+//! Samples, timelines and traces of the ranks' time that a run writes.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::{Case, engine, finish, mpirun, set, write_config};
 
-/// Two stages, sampled every second step.
+/// Trains two stages and samples every second step.
 fn run(dir: &Path, steps: i64) {
     let mut config = Case::open("parity").config(&dir.join("run"));
     set(&mut config, "train.steps", steps);
@@ -16,12 +16,12 @@ fn run(dir: &Path, steps: i64) {
     finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
 }
 
-fn numbers(of: &Value) -> Vec<f64> {
-    of.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
 #[test]
-fn samples_of_all_ranks_are_kept() {
+fn samples_of_all_ranks_are_written() {
     let tmp = tempfile::tempdir().unwrap();
     run(tmp.path(), 5);
     let text = std::fs::read_to_string(tmp.path().join("run/ranks.jsonl")).unwrap();
@@ -30,13 +30,13 @@ fn samples_of_all_ranks_are_kept() {
     for sample in &samples {
         let (seconds, busy) = (numbers(&sample["seconds"]), numbers(&sample["busy"]));
         let phases = sample["phases"].as_object().unwrap();
-        // The checkpoint's copy and the report are not in the time of the step itself.
-        let within = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
+        // The copy of a checkpoint and the report are not part of the time of the step.
+        let in_step = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
         for rank in 0..2 {
-            let told: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
-            assert!(told > 0.9 * seconds[rank], "{told} of {} s are told: {sample}", seconds[rank]);
+            let sum: f64 = phases.iter().filter(|(name, _)| in_step(name)).map(|(_, of)| numbers(of)[rank]).sum();
+            assert!(sum > 0.9 * seconds[rank], "phases of {sum} s in {} s: {sample}", seconds[rank]);
             let waits = sample["waits"].as_object().unwrap().values().map(|of| numbers(of)[rank]).sum::<f64>();
-            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * told, "{sample}");
+            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * sum, "{sample}");
         }
         for group in ["activations", "gradients", "world"] {
             assert_eq!(numbers(&sample["waits"][group]).len(), 2, "{group}: {sample}");
@@ -53,7 +53,7 @@ fn a_timeline_has_the_order_of_the_schedule() {
     let timeline = read(&tmp.path().join("run/timeline.json"));
     assert_eq!(timeline["step"], 4);
     let of = |rank: usize| timeline["ranks"][rank]["stretches"].as_array().unwrap();
-    // 1F1B: the first of two stages is one micro-batch ahead, the last turns each around.
+    // 1F1B: the first of two stages is one micro-batch ahead, the last runs backward after each forward.
     let done = |rank: usize| {
         let works = of(rank).iter().filter(|stretch| stretch["micro_batch"].is_u64());
         let one = |s: &Value| format!("{}{}", if s["what"] == "forward" { "F" } else { "B" }, s["micro_batch"]);
@@ -68,7 +68,7 @@ fn a_timeline_has_the_order_of_the_schedule() {
 }
 
 #[test]
-fn nothing_is_sampled_where_nobody_asks() {
+fn an_interval_of_0_turns_samples_off() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);
@@ -79,9 +79,9 @@ fn nothing_is_sampled_where_nobody_asks() {
     assert_eq!((left("ranks.jsonl"), left("timeline.json")), (0, 0));
 }
 
-/// Also where the run has no step left to take.
+/// Also where the run has no step left to run.
 #[test]
-fn a_trace_that_never_comes_is_refused() {
+fn a_trace_of_a_step_that_does_not_run_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);

@@ -12,7 +12,7 @@ use engine::model::flops;
 use engine::mpi::{Comm, host};
 use engine::train::state;
 use plan::dry_run::{self, Held};
-use serde_json::json;
+use report::records::memory::{Bytes, Memory, RankMemory};
 use std::path::Path;
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -72,14 +72,16 @@ fn have() -> Option<f64> {
 
 /// Leaves `memory.json` in the run's directory. All ranks call it together.
 pub fn write(dir: &Path, comm: &Comm, planned: Taken, used: Taken) -> Result<()> {
-    let of = |Taken { blocks, copy }: Taken| json!({ "peak_bytes": blocks.peak, "reserved_bytes": blocks.reserved, "checkpoint_copy_bytes": copy });
-    let mine = json!({ "rank": comm.rank(), "host": host(), "planned": of(planned), "used": of(used) });
-    let all = comm.all_gather_bytes(mine.to_string().as_bytes());
-    let all: Vec<serde_json::Value> = all.iter().map(|text| serde_json::from_slice(text).expect("as above")).collect();
+    let bytes = |Taken { blocks, copy }: Taken| Bytes {
+        peak_bytes: blocks.peak as u64,
+        reserved_bytes: blocks.reserved as u64,
+        checkpoint_copy_bytes: copy as u64,
+    };
+    let mine = RankMemory { rank: comm.rank(), host: host(), planned: bytes(planned), used: bytes(used) };
+    let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
+    let ranks = all.iter().map(|text| serde_json::from_slice(text).expect("a rank wrote it above")).collect();
     let path = dir.join("memory.json");
-    let text = serde_json::to_string_pretty(&json!({ "ranks": all })).expect("text and numbers") + "\n";
-    let written = if comm.rank() == 0 { std::fs::write(&path, text).map_err(|e| Error::io(&path, e)) } else { Ok(()) };
-    comm.agree(written)
+    comm.agree(if comm.rank() == 0 { Memory { ranks }.write(&path) } else { Ok(()) })
 }
 
 #[cfg(test)]

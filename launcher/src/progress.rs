@@ -3,7 +3,7 @@
 //! Only rank 0 has one. The same figures go to `metrics.jsonl`; nothing is measured here.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use report::metrics::StepRecord;
+use report::records::metrics::StepRecord;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 

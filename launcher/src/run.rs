@@ -15,12 +15,12 @@ use engine::time::Phase;
 use engine::train::clock::{Clock, Lap};
 use engine::train::state;
 use engine::train::trainer::{PendingStep, StepStats, Trainer};
-use report::machine::Machine;
-use report::metrics::{MetricsLog, StepRecord};
 use report::peak;
-use report::settings::settings;
-use report::tensorboard::EventLog;
-use report::trace::{self, Busy};
+use report::records::machine::Machine;
+use report::records::metrics::{MetricsLog, StepRecord};
+use report::records::settings::settings;
+use report::records::tensorboard::EventLog;
+use report::records::trace::{self, Busy};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -194,7 +194,7 @@ impl<B: Backend> Run<B> {
     }
 
     fn phases(&self, lap: &Lap<B>) -> BTreeMap<String, f64> {
-        lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.name().to_string(), s)).into()
+        lap.seconds(&self.trainer.b).map(|(phase, s)| (phase.key().to_string(), s)).into()
     }
 
     /// `host`: in which the host had enqueued the step.

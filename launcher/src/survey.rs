@@ -3,12 +3,12 @@
 
 use engine::backend::Span;
 use engine::config::{Axis, Config};
-use engine::error::{Error, Result};
+use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::mpi::Comm;
-use report::samples::{OfRank, Sample, SampleLog};
+use report::records::ranks::{RankTime, Sample, SampleLog};
+use report::records::timeline::{Row, Timeline, met};
 use report::stragglers::{Straggler, Stragglers};
-use report::timeline::{Row, Timeline, met};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -68,12 +68,12 @@ impl Survey {
         phases: BTreeMap<String, f64>,
         spans: &[Span],
     ) -> Result<Vec<String>> {
-        let mine = OfRank::of(seconds, phases, spans);
+        let mine = RankTime::of(seconds, phases, spans);
         let row = self.shown.then(|| (Row::of(comm.rank(), spans), met(spans)));
         let mine = serde_json::to_vec(&(mine, row)).expect("text and numbers");
         let Some(all) = comm.gather_bytes(&mine) else { return Ok(Vec::new()) };
         let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("as it was written above");
-        let (ranks, rows): (Vec<OfRank>, Vec<Option<Met>>) = all.iter().map(read).unzip();
+        let (ranks, rows): (Vec<RankTime>, Vec<Option<Met>>) = all.iter().map(read).unzip();
         let desk = self.desk.as_mut().expect("what is gathered is gathered at rank 0");
         desk.take(
             &Sample::of(step, self.layout, &ranks),
@@ -85,11 +85,7 @@ impl Survey {
 impl Desk {
     fn take(&mut self, sample: &Sample, timeline: &Timeline) -> Result<Vec<String>> {
         self.log.append(sample)?;
-        // In two steps: whoever reads it meanwhile finds the one before.
-        let partial = self.timeline.with_extension("json.partial");
-        let text = serde_json::to_vec(timeline).expect("text and numbers");
-        std::fs::write(&partial, text).map_err(|e| Error::io(&partial, e))?;
-        std::fs::rename(&partial, &self.timeline).map_err(|e| Error::io(&self.timeline, e))?;
+        timeline.write(&self.timeline)?;
         Ok(self.stragglers.see(&sample.busy).iter().map(|straggler| self.warning(sample.step, straggler)).collect())
     }
 

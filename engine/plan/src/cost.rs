@@ -2,45 +2,22 @@
 //! gives them, and the seconds that a cluster's figures make of them.
 
 use engine::config::{Reached, Software};
+pub use engine::time::OpClass as Class;
 
-/// Where a step's computation goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    Matmul,
-    Attention,
-    /// Norms, rotary, SwiGLU, residuals, embedding, loss: what memory bounds.
-    Memory,
-    Optimizer,
-}
-
-impl Class {
-    pub const ALL: [Class; 4] = [Class::Matmul, Class::Attention, Class::Memory, Class::Optimizer];
-
-    /// For tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Class::Matmul => "matmul",
-            Class::Attention => "attention",
-            Class::Memory => "memory-bound ops",
-            Class::Optimizer => "optimizer",
-        }
-    }
-
-    /// Of an op.
-    pub fn of(op: &str) -> Class {
-        match op {
-            "matmul_nt" | "matmul_nn" | "matmul_tn_acc" => Class::Matmul,
-            "attention" | "attention_bwd" => Class::Attention,
-            "adamw" | "sum_squares" | "clip_factor" | "pick" | "put" => Class::Optimizer,
-            _ => Class::Memory,
-        }
+/// The class that an op's time counts to.
+pub fn class(op: &str) -> Class {
+    match op {
+        "matmul_nt" | "matmul_nn" | "matmul_tn_acc" => Class::Matmul,
+        "attention" | "attention_bwd" => Class::Attention,
+        "adamw" | "sum_squares" | "clip_factor" | "pick" | "put" => Class::Optimizer,
+        _ => Class::Memory,
     }
 }
 
 /// Operations of a product or of attention; of causal attention those of the positions that are seen.
 pub fn flops(op: &str, [a, b, c]: [usize; 3]) -> f64 {
     let product = a as f64 * b as f64 * c as f64;
-    match Class::of(op) {
+    match class(op) {
         // [m, n, k]
         Class::Matmul => 2.0 * product,
         // [T, s, H d]: two products forward, five backward, each of half the positions.
@@ -52,7 +29,7 @@ pub fn flops(op: &str, [a, b, c]: [usize; 3]) -> f64 {
 
 /// Bytes that are read and written, where activations have `act` bytes an element.
 pub fn bytes(op: &str, [rows, cols, depth]: [usize; 3], act: usize) -> f64 {
-    if Class::of(op) == Class::Matmul {
+    if class(op) == Class::Matmul {
         // [m, n, k]: a, b, and out, which is bf16, or sums in f32 that are added to.
         let out = if op == "matmul_tn_acc" { 8 } else { act };
         return (depth * (rows + cols) * act + rows * cols * out) as f64;

@@ -8,6 +8,7 @@ use engine::dry::{Call, What};
 use engine::layout::mesh::{GroupKind, Mesh};
 use engine::layout::rank_layout::RankLayout;
 use engine::model::param_specs::Unit;
+use engine::time::CommClass;
 use std::collections::HashMap;
 
 /// Where ranks sit: their nodes, and how many of a node talk to other nodes at once.
@@ -126,10 +127,10 @@ impl Costs for Paper<'_> {
     }
 
     fn manner(&self, kind: GroupKind) -> Manner {
-        let overlap = match kind {
-            GroupKind::Tensor | GroupKind::KvHeads => Overlap::Tensor,
-            GroupKind::Activations | GroupKind::Gradients => Overlap::Pipeline,
-            GroupKind::Data | GroupKind::Optimizer | GroupKind::Tied | GroupKind::World => Overlap::Data,
+        let overlap = match CommClass::of(kind) {
+            CommClass::Tensor => Overlap::Tensor,
+            CommClass::Pipeline => Overlap::Pipeline,
+            CommClass::Data | CommClass::StepEnd => Overlap::Data,
         };
         match self.software.overlap.contains(&overlap) {
             true => Manner::Beside { slowdown: self.reached.slowdown },

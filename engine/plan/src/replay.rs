@@ -5,7 +5,7 @@
 //! goes on beside the call. Ranks that do the same at the same time are told by one of them: of a group, only the
 //! ranks that were given come.
 
-use super::cost::Class;
+use super::cost::{Class, class};
 use engine::backend::{Label, Scope, Span, Track};
 use engine::dry::{Call, Log, LogEntry, What};
 use engine::layout::mesh::GroupKind;
@@ -163,7 +163,7 @@ impl<'a> All<'a> {
     /// Whether the event could be.
     fn one(&mut self, at: usize, event: &'a LogEntry) -> bool {
         match event {
-            LogEntry::Op { name, sizes } => self.ranks[at].compute(Class::of(name), self.costs.op(name, *sizes)),
+            LogEntry::Op { name, sizes } => self.ranks[at].compute(class(name), self.costs.op(name, *sizes)),
             LogEntry::Enter(part) => self.ranks[at].enter(*part, self.costs.part(*part)),
             LogEntry::Leave => self.ranks[at].leave(),
             LogEntry::Start(call) => return self.start(at, call),

@@ -1,54 +1,13 @@
 //! The time of a step, told by the parts that it is made of.
 
-use super::cost::Class;
 use super::replay::{Costs, Manner, Ran, replay};
 use engine::backend::{Scope, Span};
 use engine::dry::{Call, Log};
 use engine::layout::mesh::GroupKind;
+use engine::time::CommClass;
+pub use engine::time::TimeCategory as Share;
 use std::collections::BTreeMap;
 use std::ops::Range;
-
-/// Where a rank's time goes: the seconds of all of them are a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Share {
-    Computes(Class),
-    /// Waits for tensor-parallel ranks that nothing hides.
-    Tensor,
-    /// Waits for other stages although messages took no time.
-    Bubble,
-    /// What messages between stages add to that.
-    Messages,
-    /// Waits for the sums of gradients, and for weights.
-    Data,
-    /// What the software costs beside its ops.
-    Software,
-}
-
-impl Share {
-    pub const ALL: [Share; 9] = [
-        Share::Computes(Class::Matmul),
-        Share::Computes(Class::Attention),
-        Share::Computes(Class::Memory),
-        Share::Tensor,
-        Share::Bubble,
-        Share::Messages,
-        Share::Data,
-        Share::Computes(Class::Optimizer),
-        Share::Software,
-    ];
-
-    /// For tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Share::Computes(class) => class.name(),
-            Share::Tensor => "tensor-parallel communication (exposed)",
-            Share::Bubble => "pipeline bubble",
-            Share::Messages => "between stages (exposed)",
-            Share::Data => "data-parallel communication (exposed)",
-            Share::Software => "launches and waits of the host",
-        }
-    }
-}
 
 /// A simulated step.
 #[derive(Debug, Clone)]
@@ -101,11 +60,11 @@ impl Step {
 }
 
 fn is_tensor(kind: GroupKind) -> bool {
-    matches!(kind, GroupKind::Tensor | GroupKind::KvHeads)
+    CommClass::of(kind) == CommClass::Tensor
 }
 
 fn is_data(kind: GroupKind) -> bool {
-    matches!(kind, GroupKind::Data | GroupKind::Optimizer | GroupKind::Tied | GroupKind::World)
+    matches!(CommClass::of(kind), CommClass::Data | CommClass::StepEnd)
 }
 
 fn waits(ran: &Ran, of: impl Fn(GroupKind) -> bool) -> f64 {

@@ -1,20 +1,20 @@
-//! The report as Markdown: the words and tables, without charts.
+//! The report as Markdown: text and tables, without the charts.
 
 use super::document::{Block, Document, Section, Table};
 use std::fmt::Write;
 
-/// All of it.
+/// The whole report.
 pub fn write(document: &Document) -> String {
     let sections = document.sections.iter().map(section);
     [head(document)].into_iter().chain(sections).collect::<Vec<_>>().join("\n")
 }
 
-/// What comes before the first section.
+/// Everything before the first section.
 pub fn head(document: &Document) -> String {
     let mut out = format!("# {}\n\n{}.\n\n", text(&document.title), text(&document.lead));
     for headline in &document.headlines {
-        let [label, value, of] = [&headline.label, &headline.value, &headline.of].map(|part| text(part));
-        writeln!(out, "- {label}: **{value}** ({of})").expect("text has room");
+        let [label, value, detail] = [&headline.label, &headline.value, &headline.detail].map(|part| text(part));
+        writeln!(out, "- {label}: **{value}** ({detail})").expect("text has room");
     }
     for note in &document.notes {
         write!(out, "\nNote: {}\n", text(note)).expect("text has room");
@@ -32,10 +32,10 @@ fn block(block: &Block) -> String {
         Block::Text(words) => format!("{}\n", text(words)),
         Block::Note(words) => format!("Note: {}\n", text(words)),
         Block::Facts(facts) => facts.iter().map(|(name, fact)| format!("- {name}: {}\n", text(fact))).collect(),
-        Block::Table(of) => table(of),
+        Block::Table(content) => table(content),
         Block::Charts(charts) => {
             let titles: Vec<String> = charts.iter().map(|chart| text(&chart.title)).collect();
-            format!("Drawn on the page: {}.\n", titles.join("; "))
+            format!("Charts in the HTML report: {}.\n", titles.join("; "))
         }
     }
 }
@@ -48,12 +48,12 @@ fn table(table: &Table) -> String {
     format!("{}:\n\n{}{rule}{rows}", text(&table.caption), row(&table.head))
 }
 
-/// One line that Markdown takes for nothing else; what stands between two backticks is left alone.
-fn text(of: &str) -> String {
-    let line = of.replace(char::is_control, " ");
+/// One line, escaped so that Markdown renders it as it is. Code between two backticks stays code.
+fn text(raw: &str) -> String {
+    let line = raw.replace(char::is_control, " ");
     let parts: Vec<&str> = line.split('`').collect();
     if parts.len().is_multiple_of(2) {
-        // One is without its other: none of them is ours.
+        // An unpaired backtick comes from a file, so none of them marks code.
         return plain(&line).replace('`', "\\`");
     }
     let part = |(at, part): (usize, &&str)| match at % 2 {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_files_say_makes_no_markup() {
+    fn text_from_files_is_escaped() {
         assert_eq!(text("a|b <b> *x*\ny"), "a\\|b &lt;b> \\*x\\* y");
         assert_eq!(text("run `plan > <x>` now"), "run `plan > <x>` now");
         assert_eq!(text("a`<img> [x](y)"), "a\\`&lt;img> \\[x](y)");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_names_its_rows_and_sets_figures_right() {
+    fn a_table_has_a_header_and_aligns_numbers_right() {
         let table = Table {
             caption: "Shares".into(),
             head: vec!["share".into(), "s".into()],

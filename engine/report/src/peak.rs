@@ -1,7 +1,7 @@
-//! The peak of a device by its name, in dense bf16 TFLOPS, as NVIDIA's data sheets give it (their
-//! figures "with sparsity" are halved). Model FLOPs utilization is a share of this.
+//! Peak TFLOPS of devices, the denominator of MFU: dense bf16 by NVIDIA's data sheets, where numbers "with sparsity"
+//! are halved.
 
-/// Words that must all be in the device's name, and its peak. The first row that fits counts.
+/// Words that the name of the device must all contain, and its peak. The first row that matches counts.
 const PEAKS: &[(&[&str], f64)] = &[
     (&["GB200"], 2500.0),
     (&["B200"], 2250.0),
@@ -24,8 +24,7 @@ const PEAKS: &[(&[&str], f64)] = &[
     (&["L4"], 121.0),
 ];
 
-/// The peak of the device that the driver calls `name`; `None` where it is not known, and for a
-/// slice of a device (MIG).
+/// The peak of a device by the name that the driver gives; `None` for an unknown device and for a MIG slice.
 pub fn bf16_tflops(name: &str) -> Option<f64> {
     let words: Vec<&str> = name.split([' ', '-']).collect();
     let has = |word: &&str| words.iter().any(|w| w.eq_ignore_ascii_case(word));

@@ -1,31 +1,31 @@
-//! Ranks that compute longer than those that do the same: all others wait for them.
+//! Stragglers: ranks that compute longer than the others of their stage, which do the same work and wait for them.
 
 use std::collections::BTreeMap;
 
-/// How much longer.
+/// A straggler computes longer than the others by more than this share.
 const MARGIN: f64 = 0.1;
-/// In so many samples one after another: a single one may have been disturbed.
+/// A warning needs this many slow samples in a row, since a single one may have been disturbed.
 const IN_A_ROW: u32 = 3;
 
-/// Whoever was slow of late.
+/// Watches the samples of a run as they come.
 #[derive(Debug, Clone)]
 pub struct Stragglers {
-    /// Of each rank. The ranks of a stage do the same.
+    /// Pipeline stage of each rank.
     stages: Vec<usize>,
-    /// Of each rank, the samples in a row in which it was slow.
+    /// The number of latest samples in a row in which each rank was slow.
     slow: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Straggler {
     pub rank: usize,
-    /// In which it computes, and the median of the others of its stage.
+    /// Its busy time and the median of the others of its stage.
     pub seconds: f64,
     pub usual: f64,
 }
 
 impl Straggler {
-    /// By what share it is slower.
+    /// How much longer it computes, as a share of the usual time.
     pub fn by(&self) -> f64 {
         self.seconds / self.usual - 1.0
     }
@@ -36,8 +36,8 @@ impl Stragglers {
         Stragglers { slow: vec![0; stages.len()], stages }
     }
 
-    /// A sample: the seconds in which each rank computed. Whoever has been slow for long enough now, each told of once
-    /// until it is no longer.
+    /// Takes a sample, the busy seconds of each rank, and returns the ranks that have now been slow for long enough.
+    /// Each is returned once until it recovers.
     pub fn see(&mut self, busy: &[f64]) -> Vec<Straggler> {
         let slow = slow(&self.stages, busy);
         for (rank, times) in self.slow.iter_mut().enumerate() {
@@ -47,7 +47,7 @@ impl Stragglers {
     }
 }
 
-/// The ranks that were slow in one sample.
+/// The stragglers of one sample.
 pub fn slow(stages: &[usize], busy: &[f64]) -> Vec<Straggler> {
     let mut sorted: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     stages.iter().zip(busy).for_each(|(&stage, &seconds)| sorted.entry(stage).or_default().push(seconds));
@@ -60,7 +60,7 @@ pub fn slow(stages: &[usize], busy: &[f64]) -> Vec<Straggler> {
     (0..busy.len()).filter_map(one).collect()
 }
 
-/// Of the others, `own` being one of `sorted`; the lower one of two in the middle.
+/// The median of `sorted` without one `own`; the lower of two in the middle.
 fn median_without(sorted: &[f64], own: f64) -> Option<f64> {
     let middle = sorted.len().checked_sub(2)? / 2;
     let at = sorted.partition_point(|x| x.total_cmp(&own).is_lt());
@@ -72,22 +72,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rank_is_compared_with_those_of_its_stage() {
+    fn a_rank_is_compared_with_the_others_of_its_stage() {
         let stages = [0, 0, 0, 1, 1];
         let found = slow(&stages, &[1.0, 1.3, 1.05, 2.0, 2.1]);
         assert_eq!(found, [Straggler { rank: 1, seconds: 1.3, usual: 1.0 }]);
         assert!((found[0].by() - 0.3).abs() < 1e-12);
-        assert_eq!(slow(&[0; 4], &[5.0, 1.0, 2.0, 3.0])[0].usual, 2.0, "of 1, 2, 3");
-        assert_eq!(slow(&[0; 3], &[1.0, 1.0, 1.2])[0].usual, 1.0, "of two alike");
-        assert_eq!(slow(&[0, 1], &[1.0, 9.0]), [], "ranks alone on their stages");
+        assert_eq!(slow(&[0; 4], &[5.0, 1.0, 2.0, 3.0])[0].usual, 2.0, "the median of 1, 2 and 3");
+        assert_eq!(slow(&[0; 3], &[1.0, 1.0, 1.2])[0].usual, 1.0, "both others are equal");
+        assert_eq!(slow(&[0, 1], &[1.0, 9.0]), [], "each rank is alone in its stage");
         assert_eq!(slow(&[], &[]), []);
     }
 
     #[test]
-    fn it_is_told_of_once_until_it_is_well_again() {
+    fn a_straggler_is_reported_once_until_it_recovers() {
         let mut stragglers = Stragglers::new(vec![0, 0]);
-        let mut told = |second: f64| stragglers.see(&[1.0, second]).len();
-        let found: Vec<usize> = [2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0].map(&mut told).into();
+        let mut reported = |second: f64| stragglers.see(&[1.0, second]).len();
+        let found: Vec<usize> = [2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0].map(&mut reported).into();
         assert_eq!(found, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
     }
 }

@@ -1,11 +1,12 @@
-//! Parts of a step, for whoever tells where something happened or how long it took.
+//! Parts of a step, by which traces and error messages say where something happened.
 
 use crate::model::param_specs::Unit;
+use crate::time::Phase;
 use std::fmt::{Display, Formatter, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// A micro-batch through a chunk of layers.
+    /// The forward pass of a micro-batch through a chunk of layers.
     Forward {
         chunk: usize,
         mb: usize,
@@ -14,13 +15,26 @@ pub enum Scope {
         chunk: usize,
         mb: usize,
     },
-    /// A micro-batch of a validation.
+    /// The forward pass of a micro-batch of a validation.
     Validation {
         chunk: usize,
         mb: usize,
     },
     Unit(Unit),
     Optimizer,
+}
+
+impl Scope {
+    /// The phase in which it runs; `None` for layers, which run in several.
+    pub fn phase(self) -> Option<Phase> {
+        match self {
+            Scope::Forward { .. } => Some(Phase::Forward),
+            Scope::Backward { .. } => Some(Phase::Backward),
+            Scope::Validation { .. } => Some(Phase::Validation),
+            Scope::Optimizer => Some(Phase::Optimizer),
+            Scope::Unit(_) => None,
+        }
+    }
 }
 
 impl Display for Scope {

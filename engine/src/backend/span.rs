@@ -1,60 +1,55 @@
-//! What a trace consists of.
+//! A trace: spans of time on tracks.
 
 use super::Scope;
 use crate::layout::mesh::GroupKind;
 use std::fmt::{Display, Formatter, Result};
 
-/// A stretch of time on one of a backend's streams.
+/// A stretch of time on a track.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     pub track: Track,
     pub label: Label,
-    /// Seconds since the trace began.
+    /// Seconds since the trace began, as is `end`.
     pub start: f64,
     pub end: f64,
 }
 
-/// What happened then.
+/// The content of a span.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Label {
     Scope(Scope),
-    /// A kernel, a product, a collective.
+    /// A kernel, a GEMM, a copy or a collective.
     Op(String),
-    /// For what others were to bring.
+    /// Compute waits for communication.
     Wait,
 }
 
-/// What runs beside what.
+/// The rows of a trace: spans of different tracks may overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Track {
-    /// Parts of the step, one inside another.
+    /// Parts of the step, nested.
     Parts,
-    /// What computes.
+    /// Ops of the compute stream.
     Compute,
-    /// Where compute waits for a kind of group.
+    /// Waits of the compute stream for communication of this kind of group.
     Wait(GroupKind),
-    /// Collectives of a kind of group.
+    /// Communication of this kind of group.
     Group(GroupKind),
 }
 
-/// How much a trace remembers. What is remembered costs time.
+/// How much a trace records. Recording costs time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// Micro-batches, the optimizer, and waits.
+    /// Micro-batches, the optimizer and waits.
     Parts,
-    /// Layers, ops and collectives, too.
+    /// Layers, ops and collectives as well.
     Ops,
 }
 
 impl Detail {
-    /// The least that remembers parts like this one.
+    /// The least detail that records `part`.
     pub fn of(part: Scope) -> Detail {
-        match part {
-            Scope::Unit(_) => Detail::Ops,
-            Scope::Forward { .. } | Scope::Backward { .. } | Scope::Validation { .. } | Scope::Optimizer => {
-                Detail::Parts
-            }
-        }
+        if part.phase().is_some() { Detail::Parts } else { Detail::Ops }
     }
 }
 

@@ -40,6 +40,17 @@ impl Mesh {
 }
 
 impl GroupKind {
+    pub const ALL: [GroupKind; 8] = [
+        GroupKind::Tensor,
+        GroupKind::KvHeads,
+        GroupKind::Data,
+        GroupKind::Optimizer,
+        GroupKind::Activations,
+        GroupKind::Gradients,
+        GroupKind::Tied,
+        GroupKind::World,
+    ];
+
     /// Whose calls share a stream of a device, which has few queues: kinds that speak seldom.
     pub fn lane(self) -> GroupKind {
         match self {

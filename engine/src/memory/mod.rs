@@ -3,3 +3,4 @@
 
 pub mod arena;
 pub mod free_list;
+pub mod table;

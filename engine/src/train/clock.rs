@@ -1,10 +1,10 @@
-//! Where a step's time went, phase by phase, as the backend's moments tell it: on a device the times are its own.
+//! The time of a step by phase, from the backend's events: on a device it is the device's time, not the host's.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Scope};
 use crate::time::{Phase, RankProgress};
 use std::sync::Arc;
 
-/// When each phase began; entering one ends the one before.
+/// When each phase began. Entering a phase ends the one before.
 pub struct Clock<B: Backend> {
     marks: Vec<(Phase, B::Event)>,
     place: Arc<RankProgress>,
@@ -21,7 +21,7 @@ impl<B: Backend> Clock<B> {
         Clock::of(b, Arc::default(), phase)
     }
 
-    /// A clock that tells `place` of every phase.
+    /// A clock that notes every phase in `place`.
     pub fn of(b: &B, place: Arc<RankProgress>, phase: Phase) -> Self {
         place.enter(phase);
         Clock { marks: vec![(phase, b.record_event())], place }
@@ -32,12 +32,19 @@ impl<B: Backend> Clock<B> {
         self.place.enter(phase);
     }
 
-    /// The step that begins, for whoever asks where this rank is.
+    /// Enters the phase of `part` and does `work` as that part, so that metrics and traces have the same borders.
+    pub fn scope<T>(&mut self, b: &B, part: Scope, work: impl FnOnce() -> T) -> T {
+        let phase = part.phase().unwrap_or_else(|| panic!("{part} belongs to no phase"));
+        self.enter(b, phase);
+        b.scope(part, work)
+    }
+
+    /// Notes that `step` begins.
     pub fn step(&self, step: u64) {
         self.place.step(step);
     }
 
-    /// Ends the last phase. The clock starts again in `phase`.
+    /// Ends the last phase and starts again in `phase`.
     pub fn lap(&mut self, b: &B, phase: Phase) -> Lap<B> {
         let end = b.record_event();
         self.place.enter(phase);
@@ -61,10 +68,11 @@ impl<B: Backend> Lap<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Detail, Label};
     use crate::cpu::Cpu;
 
     #[test]
-    fn a_clock_says_where_it_is_and_starts_again() {
+    fn a_clock_notes_the_phase_and_starts_again() {
         let (b, place) = (Cpu::<f32>::new(1), Arc::new(RankProgress::default()));
         let mut clock = Clock::of(&b, place.clone(), Phase::Data);
         assert_eq!(place.to_string(), "before the first step");
@@ -76,5 +84,18 @@ mod tests {
         assert_eq!(place.to_string(), "step 7, checkpoint");
         let second = clock.lap(&b, Phase::Data).seconds(&b);
         assert!(second.iter().filter(|(_, seconds)| *seconds > 0.0).count() <= 1);
+    }
+
+    #[test]
+    fn a_scope_is_a_phase_and_a_span() {
+        let (b, place) = (Cpu::<f32>::new(1), Arc::new(RankProgress::default()));
+        let mut clock = Clock::of(&b, place.clone(), Phase::Data);
+        clock.step(1);
+        b.begin_trace(Detail::Parts);
+        let inside = clock.scope(&b, Scope::Forward { chunk: 0, mb: 3 }, || place.to_string());
+        assert_eq!((inside.as_str(), place.to_string().as_str()), ("step 1, forward", "step 1, forward"));
+        let spans = b.end_trace();
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans[0].label, Label::Scope(Scope::Forward { chunk: 0, mb: 3 }));
     }
 }

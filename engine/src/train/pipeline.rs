@@ -56,18 +56,18 @@ pub fn run<B: Backend, E>(
                 let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
                 clock.enter(b, Phase::Pipeline);
                 let x = comm.activations.input(work);
-                clock.enter(b, Phase::Forward);
                 let Work { chunk, mb } = work;
-                let y = b.scope(Scope::Forward { chunk, mb }, || stage.forward(b, chunk, batch, x, grads, totals));
+                let forward = || stage.forward(b, chunk, batch, x, grads, totals);
+                let y = clock.scope(b, Scope::Forward { chunk, mb }, forward);
                 comm.activations.ready = y.map(|y| (work, y));
             }
             Action::Backward(work) => {
                 clock.enter(b, Phase::Pipeline);
                 let dy = comm.gradients.input(work);
-                clock.enter(b, Phase::Backward);
                 let reduce = (last[work.chunk].take_if(|last| *last == i)).map(|_| reduce);
                 let Work { chunk, mb } = work;
-                let dx = b.scope(Scope::Backward { chunk, mb }, || stage.backward(b, chunk, dy, grads, reduce));
+                let backward = || stage.backward(b, chunk, dy, grads, reduce);
+                let dx = clock.scope(b, Scope::Backward { chunk, mb }, backward);
                 comm.gradients.ready = dx.map(|dx| (work, dx));
             }
             Action::SendRecv { direction, send, recv } => comm.send_recv(b, direction, send, recv),

@@ -130,10 +130,9 @@ impl<B: Backend> Trainer<B> {
         clock.enter(&self.b, Phase::Reduce);
         let shards = grads.wait(&self.b, &self.tied);
         let totals = self.world.all_reduce(&self.b, totals).wait();
-        clock.enter(&self.b, Phase::Optimizer);
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
-        let norm = self.b.scope(Scope::Optimizer, || {
+        let norm = clock.scope(&self.b, Scope::Optimizer, || {
             let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
             let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
             self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);

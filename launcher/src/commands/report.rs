@@ -1,4 +1,4 @@
-//! `report`: how efficient a run was, out of what it left in its directory.
+//! `report`: the efficiency of a run, from the files in its directory.
 
 use super::tokenizer::or_broken_pipe;
 use engine::error::{Error, Result};
@@ -9,20 +9,20 @@ use report::{markdown, page};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// How efficient a run was: speed, time, waits, memory, as a page, as text and as JSON
+/// Report the efficiency of a run: throughput, MFU, time breakdown, exposed communication and memory
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The directory that the run left: its checkpoint.dir
+    /// Run directory: the checkpoint.dir of the run
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
-    /// Where the page goes [default: RUN_DIR/efficiency.html]
+    /// HTML file to write [default: RUN_DIR/efficiency.html]
     #[arg(long, value_name = "FILE", value_parser = page_file)]
     html: Option<PathBuf>,
-    /// Another run to hold it against
+    /// Another run to compare with
     #[arg(long, value_name = "RUN_DIR")]
     against: Option<PathBuf>,
-    /// Peak of a rank's device in TFLOPS, of which MFU is a share
+    /// Peak TFLOPS of one rank's device, the denominator of MFU
     #[arg(long, value_name = "N", value_parser = peak)]
     peak_tflops: Option<f64>,
 }
@@ -38,29 +38,29 @@ pub fn run(args: Args) -> Result<()> {
     let document = Document::of(&efficiency, &run, other.as_ref());
     let [json, md, html] = ["json", "md", "html"].map(|kind| args.run.join("efficiency").with_extension(kind));
     let html = args.html.unwrap_or(html);
-    let figures = serde_json::to_string_pretty(&efficiency).expect("text and numbers") + "\n";
-    write(&json, &figures)?;
+    let numbers = serde_json::to_string_pretty(&efficiency).expect("text and numbers") + "\n";
+    write(&json, &numbers)?;
     write(&md, &markdown::write(&document))?;
     write(&html, &page::write(&document))?;
-    let told = format!("{}\n{}\n{}\n{}\n", markdown::head(&document), html.display(), md.display(), json.display());
-    or_broken_pipe(std::io::stdout().write_all(told.as_bytes()))
+    let summary = format!("{}\n{}\n{}\n{}\n", markdown::head(&document), html.display(), md.display(), json.display());
+    or_broken_pipe(std::io::stdout().write_all(summary.as_bytes()))
 }
 
-/// `peak`, where the user gives it, is that of this run's device: the other run has it, too, where its device is the same.
+/// A `peak` from the command line is that of this run's device. It holds for the other run if its device is the same.
 fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
     let this = Efficiency::of(run, peak);
     let Some(other) = other else { return this };
-    let device = |run: &Run| run.machine.there().map(|machine| machine.device.clone());
-    let figures = Efficiency::of(other, peak.filter(|_| device(run) == device(other)));
-    this.beside(run, &figures, other)
+    let device = |run: &Run| run.machine.present().map(|machine| machine.device.clone());
+    let other_efficiency = Efficiency::of(other, peak.filter(|_| device(run) == device(other)));
+    this.against(run, &other_efficiency, other)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    let remedy = "report on a copy of the run's directory that can be written to";
+    let remedy = "copy the run directory to a place that can be written and report on the copy";
     std::fs::write(path, text).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
 }
 
-/// So that a slip of the pen does not write over a run's own files.
+/// Only HTML files, so that a mistyped path does not overwrite a file of the run.
 fn page_file(text: &str) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(text);
     match path.extension().is_some_and(|kind| kind == "html" || kind == "htm") {

@@ -1,23 +1,35 @@
-//! Curves over steps, and the pipeline as it ran.
+//! Curves over the steps, and the pipeline as it ran.
 
 use super::number::whole;
 use super::{Block, Chart, Curve, Drawing, Gantt, Scale, Section, Tone};
-use crate::efficiency::{Bucket, Efficiency, buckets, can_be_shown, differs, per_token, steady};
-use crate::metrics::StepRecord;
+use crate::efficiency::{Efficiency, per_token, steady};
+use crate::records::metrics::StepRecord;
+use crate::records::timeline::Timeline;
 use crate::run::Run;
-use crate::timeline::Timeline;
 use engine::config::Axis;
 use engine::model::flops::Formula;
 
-/// Points of a curve: more are not told apart.
+/// The most points of a curve; a chart does not resolve more.
 const POINTS: usize = 600;
+/// A larger number is damage, and no axis can show it.
+const LARGEST: f64 = 1e30;
+
+/// One point of a curve, which may stand for several steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bucket {
+    /// The middle one.
+    pub step: f64,
+    pub mean: f64,
+    pub least: f64,
+    pub most: f64,
+}
 
 pub fn over_steps(e: &Efficiency, run: &Run) -> Section {
     let steps = run.steps.records.len();
     let mut blocks = vec![Block::Charts(vec![
         loss(run),
         plain("Gradient norm", "Of the whole gradient, before clipping", run, |step| step.grad_norm),
-        plain("Learning rate", "Used in the step", run, |step| step.lr),
+        plain("Learning rate", "By step", run, |step| step.lr),
         tokens(e, run),
         utilization(e, run),
         seconds(e, run),
@@ -25,10 +37,10 @@ pub fn over_steps(e: &Efficiency, run: &Run) -> Section {
     if steps > POINTS {
         let each = steps.div_ceil(POINTS);
         blocks.push(Block::Text(format!(
-            "A point is the mean of {each} steps; the band around it is their least and most."
+            "Each point is the mean of {each} steps; the band shows their minimum and maximum."
         )));
     }
-    Section::new("steps", "Over steps", blocks)
+    Section::new("steps", "Training curves", blocks)
 }
 
 pub fn line(run: &Run, of: impl Fn(&StepRecord) -> f64) -> Vec<Bucket> {
@@ -39,33 +51,49 @@ pub fn curve(title: impl Into<String>, caption: impl Into<String>, curve: Curve)
     Chart { title: title.into(), caption: caption.into(), keys: Vec::new(), drawing: Drawing::Curve(curve) }
 }
 
+fn can_be_shown(value: f64) -> bool {
+    value.abs() < LARGEST
+}
+
+/// At most `most` buckets of equally many points, except for the last. Points that cannot be shown are dropped.
+fn buckets(points: impl IntoIterator<Item = (u64, f64)>, most: usize) -> Vec<Bucket> {
+    let points: Vec<(u64, f64)> = points.into_iter().filter(|&(_, value)| can_be_shown(value)).collect();
+    let each = points.len().div_ceil(most).max(1);
+    points.chunks(each).map(bucket).collect()
+}
+
+fn bucket(points: &[(u64, f64)]) -> Bucket {
+    let values = || points.iter().map(|&(_, value)| value);
+    Bucket {
+        step: (points[0].0 + points[points.len() - 1].0) as f64 / 2.0,
+        mean: values().sum::<f64>() / points.len() as f64,
+        least: values().fold(f64::INFINITY, f64::min),
+        most: values().fold(f64::NEG_INFINITY, f64::max),
+    }
+}
+
 fn plain(title: &str, caption: &str, run: &Run, of: impl Fn(&StepRecord) -> f64) -> Chart {
     let lines = vec![(Tone::This, line(run, of))];
     curve(title, caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero })
 }
 
 fn loss(run: &Run) -> Chart {
-    let marks: Vec<(u64, f64)> = run
-        .steps
-        .records
-        .iter()
-        .filter_map(|step| Some((step.step, step.valid_loss?)))
-        .filter(|&(_, loss)| can_be_shown(loss))
-        .collect();
+    let validations = run.steps.records.iter().filter_map(|step| Some((step.step, step.valid_loss?)));
+    let marks: Vec<(u64, f64)> = validations.filter(|&(_, loss)| can_be_shown(loss)).collect();
     let lines = vec![(Tone::This, line(run, |step| step.loss))];
     let keys = match marks.is_empty() {
         true => Vec::new(),
         false => vec![(Tone::This, "training".into()), (Tone::Other, "validation".into())],
     };
     let drawing = Curve { lines, marks: vec![(Tone::Other, marks)], scale: Scale::Least };
-    Chart { keys, ..curve("Loss", "Nats a token", drawing) }
+    Chart { keys, ..curve("Loss", "Nats per token", drawing) }
 }
 
 fn tokens(e: &Efficiency, run: &Run) -> Chart {
-    plain(&format!("Tokens/s a {}", e.setup.worker), "Of each step by itself", run, |step| step.tokens_per_s_per_rank)
+    plain(&format!("Tokens/s per {}", e.setup.worker), "By step", run, |step| step.tokens_per_s_per_rank)
 }
 
-/// By both formulas that metrics have; in TFLOPS where the peak is not known.
+/// MFU by the two formulas that `metrics.jsonl` has; TFLOPS where the peak is unknown.
 fn utilization(e: &Efficiency, run: &Run) -> Chart {
     let by = |formula: Formula| {
         let flops = per_token(run, formula) / 1e12;
@@ -74,41 +102,42 @@ fn utilization(e: &Efficiency, run: &Run) -> Chart {
     };
     let lines = vec![(Tone::This, by(Formula::Model)), (Tone::Other, by(Formula::Full))];
     let (title, caption) = match e.peak.tflops {
-        Some(_) => ("MFU".into(), "% of the peak, by two formulas"),
-        None => (format!("TFLOPS a {}", e.setup.worker), "By two formulas"),
+        Some(_) => ("MFU".into(), "% of peak, by two formulas"),
+        None => (format!("TFLOPS per {}", e.setup.worker), "By two formulas"),
     };
     let keys = vec![(Tone::This, "`model`".into()), (Tone::Other, "`full`".into())];
     Chart { keys, ..curve(title, caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero }) }
 }
 
-/// Of the steps that the median is of: the first ones would make all others look alike.
+/// Without the warm-up, which would flatten all other steps.
 fn seconds(e: &Efficiency, run: &Run) -> Chart {
     let steps = steady(run).into_iter().map(|step| (step.step, step.step_time_s));
     let lines = vec![(Tone::This, buckets(steps, POINTS))];
-    let caption = format!("From step {} on", whole(e.speed.first_step));
-    curve("Seconds a step", caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero })
+    let caption = format!("Seconds, from step {} on", whole(e.speed.first_step));
+    curve("Step time", caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero })
 }
 
 pub fn pipeline(e: &Efficiency, run: &Run) -> Section {
-    let Some(ran) = run.timeline.there() else {
-        let absent = "No `timeline.json`: a run with `report.interval` above 0 leaves one, of its last sampled step.";
-        return Section::new("pipeline", "The pipeline", vec![Block::Text(run.timeline.instead(absent))]);
+    let title = "Pipeline timeline";
+    let Some(ran) = run.timeline.present() else {
+        let absent =
+            "There is no `timeline.json`: with `report.interval` above 0 a run writes one of its last sampled step.";
+        return Section::new("pipeline", title, vec![Block::Text(run.timeline.instead(absent))]);
     };
-    let plan = run.plan.as_ref().filter(|plan| differs(plan, run).is_none());
-    let planned = plan.and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
-    let planned = planned.filter(|planned| planned.layout == run.mesh.layout());
+    let planned = run.plan.present().and_then(|plan| plan.step.as_ref()?.timeline.as_ref());
     let until = planned.map_or(0.0, |planned| planned.seconds).max(ran.seconds);
     let mut charts = vec![gantt(format!("Step {} as it ran", whole(ran.step)), run, ran, until)];
-    charts.extend(planned.map(|planned| gantt("A step as it was planned".into(), run, planned, until)));
-    let theirs = match ran.ranks.len() == e.setup.ranks {
-        true => "",
-        false => " Of so many ranks these stand for all.",
+    charts.extend(planned.map(|planned| gantt("A step as planned".into(), run, planned, until)));
+    let shown = match ran.ranks.len() == e.setup.ranks {
+        true => String::new(),
+        false => format!(" Only {} of {} ranks are shown.", ran.ranks.len(), whole(e.setup.ranks as u64)),
     };
     let text = format!(
-        "Each row is a rank, each box a micro-batch with its number; where nothing is drawn, nothing was measured.{theirs}"
+        "Each row is a rank, each box the forward or backward pass of the micro-batch with that number; nothing was \
+         measured where nothing is drawn.{shown}"
     );
     let blocks = charts.into_iter().map(|chart| Block::Charts(vec![chart]));
-    Section::new("pipeline", "The pipeline", [Block::Text(text)].into_iter().chain(blocks).collect())
+    Section::new("pipeline", title, [Block::Text(text)].into_iter().chain(blocks).collect())
 }
 
 fn gantt(title: String, run: &Run, timeline: &Timeline, until: f64) -> Chart {
@@ -120,8 +149,8 @@ fn gantt(title: String, run: &Run, timeline: &Timeline, until: f64) -> Chart {
         (Tone::Forward, "forward"),
         (Tone::Backward, "backward"),
         (Tone::Optimizer, "optimizer"),
-        (Tone::Stages, "waits for another stage"),
-        (Tone::Groups, "waits for others"),
+        (Tone::Stages, "waits for other stages"),
+        (Tone::Groups, "waits for other groups"),
     ];
     Chart {
         title,
@@ -132,5 +161,22 @@ fn gantt(title: String, run: &Run, timeline: &Timeline, until: f64) -> Chart {
             timeline: timeline.clone(),
             until,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_points_become_few_and_few_stay() {
+        let few = buckets([(3, 1.0), (4, f64::NAN), (4, 1e308), (5, 2.0)], 600);
+        assert_eq!(few.len(), 2);
+        assert_eq!(few[1], Bucket { step: 5.0, mean: 2.0, least: 2.0, most: 2.0 });
+        let many = buckets((1..=1201).map(|step| (step, (step % 3) as f64)), 600);
+        assert_eq!(many.len(), 401, "three per bucket");
+        assert_eq!(many[0], Bucket { step: 2.0, mean: 1.0, least: 0.0, most: 2.0 });
+        assert_eq!((many[400].step, many[400].mean), (1201.0, 1.0));
+        assert!(buckets([], 600).is_empty());
     }
 }

@@ -1,37 +1,38 @@
-//! The report as sections of text, tables and charts, which `markdown` and `page` write down: what is told, and in which words.
-//! Text between backticks is code.
+//! The content of the report: sections of text, tables and charts, which `markdown` and `page` lay out. Text between
+//! backticks is code.
 
 mod charts;
-mod compared;
+mod compare;
 mod head;
 pub mod number;
 mod ranks;
-mod speed;
 
-use super::efficiency::{Bucket, Efficiency};
+use super::efficiency::Efficiency;
+use super::records::timeline::{Activity, Timeline};
 use super::run::Run;
-use super::timeline::Timeline;
+pub use charts::Bucket;
+use engine::time::{CommClass, Phase};
 
 pub struct Document {
     pub title: String,
-    /// Under the title, in one sentence.
+    /// One sentence under the title, without its full stop.
     pub lead: String,
     pub headlines: Vec<Headline>,
-    /// What was skipped or left out.
+    /// Lines and files that were skipped or ignored.
     pub notes: Vec<String>,
     pub sections: Vec<Section>,
 }
 
-/// One of the few figures that matter most.
+/// One of the few numbers that matter most.
 pub struct Headline {
     pub label: String,
     pub value: String,
-    /// What it is a figure of.
-    pub of: String,
+    /// How it was computed, or a related number.
+    pub detail: String,
 }
 
 pub struct Section {
-    /// For links.
+    /// The target of links.
     pub id: &'static str,
     pub title: String,
     pub blocks: Vec<Block>,
@@ -39,17 +40,17 @@ pub struct Section {
 
 pub enum Block {
     Text(String),
-    /// What should not be overlooked.
+    /// Text that stands out.
     Note(String),
     Facts(Vec<(&'static str, String)>),
     Table(Table),
-    /// Beside each other.
+    /// Side by side.
     Charts(Vec<Chart>),
 }
 
 pub struct Table {
     pub caption: String,
-    /// Of the columns; the first names the rows.
+    /// Column names. The first column names the rows, the others hold numbers.
     pub head: Vec<String>,
     pub rows: Vec<Vec<String>>,
 }
@@ -57,7 +58,7 @@ pub struct Table {
 pub struct Chart {
     pub title: String,
     pub caption: String,
-    /// What the colours mean.
+    /// The legend.
     pub keys: Vec<(Tone, String)>,
     pub drawing: Drawing,
 }
@@ -68,10 +69,10 @@ pub enum Drawing {
     Bars(Bars),
 }
 
-/// Lines over steps.
+/// Lines over the steps.
 pub struct Curve {
     pub lines: Vec<(Tone, Vec<Bucket>)>,
-    /// Points of their own.
+    /// Single points.
     pub marks: Vec<(Tone, Vec<(u64, f64)>)>,
     pub scale: Scale,
 }
@@ -80,26 +81,27 @@ pub struct Curve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Zero,
+    /// A little below the least value.
     Least,
 }
 
-/// What each rank does when.
+/// The activities of each rank over time.
 pub struct Gantt {
     pub timeline: Timeline,
-    /// Of each row.
+    /// Names of the rows.
     pub labels: Vec<String>,
-    /// Seconds to the right end.
+    /// Seconds at the right end.
     pub until: f64,
 }
 
-/// Rows of seconds one after another.
+/// Stacked horizontal bars of seconds.
 pub struct Bars {
     pub tones: Vec<Tone>,
-    /// Label, and seconds by tone.
+    /// The label of each row, and its seconds by tone.
     pub rows: Vec<(String, Vec<f64>)>,
 }
 
-/// What a colour stands for, the same in all charts.
+/// The meaning of a colour, the same in all charts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
     Forward,
@@ -107,12 +109,12 @@ pub enum Tone {
     Optimizer,
     /// Waits for other stages.
     Stages,
-    /// Waits for gradients, or any other group.
+    /// Waits for the reduction of gradients, or for any other group.
     Groups,
     Data,
-    /// A run's line.
+    /// The line of this run.
     This,
-    /// A second line, or another run's.
+    /// A second line, or the line of the other run.
     Other,
 }
 
@@ -128,14 +130,33 @@ impl Tone {
         (Tone::Other, "other"),
     ];
 
-    /// As the style sheet calls it.
+    /// Its name in the style sheet.
     pub fn name(self) -> &'static str {
         Tone::ALL[self as usize].1
+    }
+
+    pub fn of_phase(phase: Phase) -> Tone {
+        match phase {
+            Phase::Forward => Tone::Forward,
+            Phase::Backward => Tone::Backward,
+            Phase::Pipeline => Tone::Stages,
+            Phase::Reduce => Tone::Groups,
+            Phase::Optimizer => Tone::Optimizer,
+            Phase::Data | Phase::Validation | Phase::Report | Phase::Checkpoint => Tone::Data,
+        }
+    }
+
+    pub fn of_activity(activity: &Activity) -> Tone {
+        match (activity.phase(), activity.waits_for()) {
+            (Some(phase), _) => Tone::of_phase(phase),
+            (None, Some(CommClass::Pipeline)) => Tone::Stages,
+            (None, _) => Tone::Groups,
+        }
     }
 }
 
 impl Document {
-    /// `other`: the run that `efficiency` was held against.
+    /// `other`: the run that `efficiency` is compared with.
     pub fn of(efficiency: &Efficiency, run: &Run, other: Option<&Run>) -> Document {
         let mut sections = vec![
             head::setup(efficiency),
@@ -145,10 +166,10 @@ impl Document {
             ranks::waits(efficiency),
             ranks::stragglers(efficiency),
             ranks::memory(efficiency, run),
-            speed::plan(efficiency, run),
-            speed::formulas(efficiency),
+            compare::plan(efficiency, run),
+            compare::formulas(efficiency),
         ];
-        sections.extend(other.and_then(|other| compared::section(efficiency, run, other)));
+        sections.extend(other.and_then(|other| compare::runs(efficiency, run, other)));
         Document {
             title: format!("Efficiency of {}", efficiency.run),
             lead: head::lead(efficiency),
@@ -172,10 +193,10 @@ impl Block {
     }
 }
 
-/// What would bring samples of where the ranks' time goes.
+/// How to get samples of the ranks' time.
 fn no_samples() -> Block {
     Block::Text(
-        "No sampled step of this layout in `ranks.jsonl`: a run of `report.interval` steps or more has one (0 turns them off)."
+        "`ranks.jsonl` has no sample of this layout. A run samples every `report.interval` steps; 0 turns samples off."
             .into(),
     )
 }

@@ -1,8 +1,8 @@
-//! Numbers as people read them, the same each time.
+//! Numbers as text.
 
 use engine::error;
 
-/// From here on a number is written with its exponent: nobody counts its digits.
+/// From here on a number is written with an exponent.
 const LONG: f64 = 1e12;
 
 /// `12,345`
@@ -10,23 +10,23 @@ pub fn count(x: f64) -> String {
     fixed(x, 0)
 }
 
-/// A step, or a number of them.
+/// A step, or a number of things.
 pub fn whole(n: u64) -> String {
     count(n as f64)
 }
 
-/// [`engine::error::counted`], thousands apart.
+/// [`engine::error::counted`] with thousands separators.
 pub fn counted(n: u64, noun: &str) -> String {
     error::counted(n as usize, noun).replacen(&n.to_string(), &whole(n), 1)
 }
 
-/// At least `n` digits that say something: `0.0686`, `2.57`, `1,234`.
+/// At least `n` significant digits: `0.0686`, `2.57`, `1,234`.
 pub fn digits(x: f64, n: i32) -> String {
     let magnitude = if x == 0.0 || !x.is_finite() { 0 } else { x.abs().log10().floor() as i32 };
     fixed(x, (n - 1 - magnitude).clamp(0, 9) as usize)
 }
 
-/// With so many decimals, and thousands apart.
+/// A number with this many decimals and with thousands separators.
 pub fn fixed(x: f64, decimals: usize) -> String {
     if !x.is_finite() {
         return "not a number".into();
@@ -43,13 +43,9 @@ pub fn fixed(x: f64, decimals: usize) -> String {
     format!("{sign}{}{rest}", groups.join(","))
 }
 
-/// Of a share.
+/// `share` in percent.
 pub fn percent(share: f64) -> String {
     format!("{} %", fixed(100.0 * share, 1))
-}
-
-pub fn gib(bytes: u64) -> String {
-    fixed(bytes as f64 / (1u64 << 30) as f64, 3)
 }
 
 /// `6.83 billion`
@@ -61,13 +57,12 @@ pub fn large(x: f64) -> String {
     }
 }
 
-/// With microseconds at the most.
+/// Three significant digits, but none below a microsecond.
 pub fn seconds(x: f64) -> String {
     if x.abs() < 1e-3 { fixed(x, 6) } else { digits(x, 3) }
 }
 
-/// At a tick of an axis that reaches to `most`, where every digit counts: `2.5`, `1,000`, `12k`, and `1.5e-4` on an axis of
-/// small numbers.
+/// A tick of an axis that reaches to `most`, in short: `2.5`, `1,000`, `12k`, and `1.5e-4` on an axis of small numbers.
 pub fn tick(x: f64, most: f64) -> String {
     match x {
         0.0 => "0".into(),
@@ -81,11 +76,11 @@ pub fn tick(x: f64, most: f64) -> String {
 /// `1.5e-4`
 fn exponent(x: f64) -> String {
     let text = format!("{x:.2e}");
-    let (digits, exponent) = text.split_once('e').expect("written so");
+    let (digits, exponent) = text.split_once('e').expect("the format has an exponent");
     format!("{}e{exponent}", trimmed(digits.into()))
 }
 
-/// Without zeros at the end of its decimals.
+/// Without trailing zeros of its decimals.
 fn trimmed(text: String) -> String {
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
@@ -98,11 +93,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_whole() {
+    fn numbers_are_short() {
         assert_eq!([count(0.4), count(999.6), count(1234567.0)], ["0", "1,000", "1,234,567"]);
         assert_eq!([digits(0.06862, 3), digits(2571.6, 3), digits(0.0, 3)], ["0.0686", "2,572", "0.00"]);
         assert_eq!([fixed(-1234.5, 1), fixed(-0.01, 1), fixed(f64::NAN, 1)], ["-1,234.5", "0.0", "not a number"]);
-        assert_eq!([percent(0.1234), gib(3 << 29), large(6.83e9)], ["12.3 %", "1.500", "6.83 billion"]);
+        assert_eq!([percent(0.1234), large(6.83e9)], ["12.3 %", "6.83 billion"]);
         assert_eq!([fixed(1.75e308, 3), count(-1e12), digits(1e30, 3)], ["1.75e308", "-1e12", "1e30"]);
         assert_eq!([counted(1, "step"), counted(1234, "token")], ["1 step", "1,234 tokens"]);
         assert_eq!([seconds(1.28e-6), seconds(0.05312), seconds(123.4)], ["0.000001", "0.0531", "123"]);

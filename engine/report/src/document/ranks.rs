@@ -1,43 +1,33 @@
-//! The ranks beside each other: time, waits, stragglers, memory.
+//! The ranks beside each other: time, exposed communication, stragglers, memory.
 
-use super::number::{counted, fixed, gib, percent, seconds, whole};
+use super::number::{counted, percent, seconds, whole};
 use super::{Bars, Block, Chart, Drawing, Section, Tone, no_samples};
 use crate::efficiency::{Efficiency, MemoryUse, PhaseTime, Slow, Time, WaitTime, mean};
+use engine::memory::table::MemoryTable;
 use crate::run::Run;
 
-/// Rows of a chart that can be told apart.
+/// The most rows of a chart or table; larger runs show their stages instead.
 const ROWS: usize = 64;
 
 pub fn time(e: &Efficiency) -> Section {
-    let title = "Where the time goes";
+    let title = "Time breakdown";
     let Some(time) = &e.time else { return Section::new("time", title, vec![no_samples()]) };
     let (first, last) = (whole(time.first_step), whole(time.last_step));
     let samples = match time.samples {
-        1 => format!("Of sampled step {first} alone"),
-        n => format!("Means of {}, {first} to {last}", counted(n as u64, "sampled step")),
+        1 => format!("Step {first} is the only sample"),
+        n => format!("These are means of {}, {first} to {last}", counted(n as u64, "sampled step")),
     };
     let sampled = format!(
-        "{samples}. Validation, report and checkpoint lie between steps: their means are of all steps, as rank 0 saw \
-         them, and stand in no bar."
+        "{samples}. Validation, report and checkpoint lie between steps: they have no bar, and their values are means \
+         of all steps on rank 0."
     );
-    let row = |phase: &PhaseTime| vec![phase.phase.to_string(), seconds(phase.mean_s), percent(phase.share)];
+    let row = |phase: &PhaseTime| vec![phase.phase.label().into(), seconds(phase.mean_s), percent(phase.share)];
     let table = Block::table(
-        "Seconds a step, mean of the ranks, and the share of all",
+        "Seconds per step, mean of the ranks, and their share",
         &["phase", "s", "%"],
         time.phases.iter().map(row).collect(),
     );
     Section::new("time", title, vec![Block::Text(sampled), Block::Charts(vec![bars(e, time)]), table])
-}
-
-fn tone(phase: &str) -> Tone {
-    match phase {
-        "forward" => Tone::Forward,
-        "backward" => Tone::Backward,
-        "pipeline" => Tone::Stages,
-        "reduce" => Tone::Groups,
-        "optimizer" => Tone::Optimizer,
-        _ => Tone::Data,
-    }
 }
 
 fn bars(e: &Efficiency, time: &Time) -> Chart {
@@ -46,35 +36,36 @@ fn bars(e: &Efficiency, time: &Time) -> Chart {
     let of_rank = |rank: usize| phases.iter().map(|phase| phase.by_rank_s[rank]).collect::<Vec<f64>>();
     let of_stage = |stage: usize| {
         let its = |phase: &&PhaseTime| {
-            let of = (0..ranks).filter(|&rank| time.stages[rank] == stage).map(|rank| phase.by_rank_s[rank]);
-            mean(of)
+            mean((0..ranks).filter(|&rank| time.stages[rank] == stage).map(|rank| phase.by_rank_s[rank]))
         };
         phases.iter().map(its).collect::<Vec<f64>>()
     };
     let (title, rows) = match ranks <= ROWS {
-        true => ("Seconds a step, by rank", (0..ranks).map(|r| (format!("rank {r}"), of_rank(r))).collect()),
+        true => ("Step time by rank", (0..ranks).map(|r| (format!("rank {r}"), of_rank(r))).collect()),
         false => {
             let row = |stage| (format!("stage {stage}"), of_stage(stage));
-            ("Seconds a step, means of the ranks of a stage", (0..e.setup.pipeline).map(row).collect())
+            ("Step time by stage, means of its ranks", (0..e.setup.pipeline).map(row).collect())
         }
     };
+    let tone = |phase: &&PhaseTime| Tone::of_phase(phase.phase);
     Chart {
         title: title.into(),
-        caption: "Phases in the order in which a step begins them".into(),
-        keys: phases.iter().map(|phase| (tone(phase.phase), phase.phase.to_string())).collect(),
-        drawing: Drawing::Bars(Bars { tones: phases.iter().map(|phase| tone(phase.phase)).collect(), rows }),
+        caption: "Phases in the order in which a step enters them".into(),
+        keys: phases.iter().map(|phase| (tone(phase), phase.phase.label().into())).collect(),
+        drawing: Drawing::Bars(Bars { tones: phases.iter().map(tone).collect(), rows }),
     }
 }
 
 pub fn waits(e: &Efficiency) -> Section {
-    let title = "Bubble and exposed communication";
+    let title = "Pipeline bubble and exposed communication";
     let Some(time) = &e.time else { return Section::new("waits", title, vec![no_samples()]) };
     let s = &e.setup;
     let bubble = match s.pipeline {
-        1 => "One stage: no pipeline, no bubble.".to_string(),
+        1 => "A single stage has no pipeline bubble.".to_string(),
         p => format!(
-            "Ranks wait for other stages in {} of a step, the end counted in which the last stage waits for the others to drain. The schedule alone has (p - 1) / (v m + p - 1) = {} with p = {p} \
-             stages, v = {} of each and m = {}, if all of them took as long.",
+            "The pipeline bubble is {} of a step: ranks wait for other stages, and at the end of the step for the \
+             pipeline to drain. The schedule alone makes (p - 1) / (v m + p - 1) = {} if all stages take equally long, \
+             with p = {p} stages, v = {} each and m = {}.",
             percent(time.bubble.measured),
             percent(time.bubble.theory),
             counted(s.virtual_pipeline as u64, "virtual stage"),
@@ -86,58 +77,72 @@ pub fn waits(e: &Efficiency) -> Section {
         vec![wait.group.clone(), seconds(wait.mean_s), percent(wait.share), most]
     };
     let table = Block::table(
-        "What nothing hid of each group's communication",
-        &["waiting for", "s a step, mean", "% of the step", "s, the longest"],
+        "Exposed communication by group: time in which compute waits for it",
+        &["group", "mean, s per step", "% of step", "longest, s"],
         time.waits.iter().map(row).collect(),
     );
-    let waits = if time.waits.is_empty() { Block::Text("No rank waited for another.".into()) } else { table };
+    let waits = if time.waits.is_empty() { Block::Text("No communication was exposed.".into()) } else { table };
     Section::new("waits", title, vec![Block::Text(bubble), waits])
 }
 
 pub fn stragglers(e: &Efficiency) -> Section {
-    let title = "Stragglers";
-    let Some(time) = &e.time else { return Section::new("stragglers", title, vec![no_samples()]) };
-    let how = "by its median over the sampled steps";
+    let section = |blocks| Section::new("stragglers", "Stragglers", blocks);
+    let Some(time) = &e.time else { return section(vec![no_samples()]) };
     if e.setup.ranks == e.setup.pipeline {
-        let alone = "None can be told: a stage has one rank, and it is compared with the others of its stage.";
-        return Section::new("stragglers", title, vec![Block::Text(alone.into())]);
+        let alone = "Every stage has one rank, so there are no others of its stage to compare it with.";
+        return section(vec![Block::Text(alone.into())]);
     }
     if time.stragglers.is_empty() {
-        let none = format!("None: no rank computes 10 % longer than the others of its stage, {how}.");
-        return Section::new("stragglers", title, vec![Block::Text(none)]);
+        let none = "There are none: by its median over the sampled steps no rank computes more than 10 % longer than \
+                    the others of its stage.";
+        return section(vec![Block::Text(none.into())]);
     }
     let row = |slow: &Slow| {
-        let host = slow.host.clone().unwrap_or("not written down".into());
+        let host = slow.host.clone().unwrap_or("unknown".into());
         vec![format!("rank {}", slow.rank), host, seconds(slow.busy_s), seconds(slow.usual_s), percent(slow.by)]
     };
     let table = Block::table(
-        format!("Ranks that compute longer than the others of their stage, {how}"),
-        &["rank", "host", "s", "s, the others", "longer by"],
+        "Ranks that compute longer than the others of their stage, by medians over the sampled steps",
+        &["rank", "host", "compute, s", "others, s", "longer by"],
         time.stragglers.iter().map(row).collect(),
     );
-    let cure = "All ranks wait for these: look at their clocks, temperature and neighbours.";
-    Section::new("stragglers", title, vec![table, Block::Text(cure.into())])
+    let remedy = "All ranks wait for these. Check their clocks, their temperature and what else runs on their hosts.";
+    section(vec![table, Block::Text(remedy.into())])
 }
 
 pub fn memory(e: &Efficiency, run: &Run) -> Section {
-    let title = "Memory";
+    let section = |block| Section::new("memory", "Memory", vec![block]);
     let Some(memory) = &e.memory else {
-        let absent = "No `memory.json`: a run leaves one when it ends well.";
-        return Section::new("memory", title, vec![Block::Text(run.memory.instead(absent))]);
+        let absent = "There is no `memory.json`: a run writes it when it ends without an error.";
+        return section(Block::Text(run.memory.instead(absent)));
     };
-    let (what, shown) = match memory.len() <= ROWS {
-        true => ("Planned and used, by rank", memory.iter().collect()),
-        false => ("Planned and used, of each stage the rank that used most", fullest(memory, e.setup.pipeline)),
+    let (caption, shown) = match memory.len() <= ROWS {
+        true => ("Planned and used memory by rank", memory.iter().collect()),
+        false => {
+            ("Planned and used memory, of each stage on the rank that uses most", fullest(memory, e.setup.pipeline))
+        }
     };
-    let row = |of: &&MemoryUse| {
-        let difference = fixed((of.used_bytes as f64 - of.planned_bytes as f64) / (1u64 << 20) as f64, 1);
+    let bytes = |of: &&MemoryUse| vec![of.planned_bytes as f64, of.used_bytes as f64, of.checkpoint_copy_bytes as f64];
+    let difference = |of: &&MemoryUse| vec![of.used_bytes as f64 - of.planned_bytes as f64];
+    let table = MemoryTable::new(&shown.iter().map(bytes).collect::<Vec<_>>());
+    let differences = MemoryTable::new(&shown.iter().map(difference).collect::<Vec<_>>());
+    let row = |(at, of): (usize, &&MemoryUse)| {
+        let [planned, used, copy] = &table.rows[at][..] else { unreachable!("three columns") };
         let name = format!("rank {} (stage {})", of.rank, of.stage);
-        vec![name, gib(of.planned_bytes), gib(of.used_bytes), difference, gib(of.checkpoint_copy_bytes)]
+        vec![name, planned.clone(), used.clone(), differences.rows[at][0].clone(), copy.clone()]
     };
-    let head = ["rank", "planned, GiB", "used, GiB", "difference, MiB", "checkpoint's copy on the host, GiB"];
-    Section::new("memory", title, vec![Block::table(what, &head, shown.iter().map(row).collect())])
+    let unit = table.unit;
+    let head = [
+        "rank",
+        &format!("planned, {unit}"),
+        &format!("used, {unit}"),
+        &format!("used - planned, {}", differences.unit),
+        &format!("checkpoint copy on the host, {unit}"),
+    ];
+    section(Block::table(caption, &head, shown.iter().enumerate().map(row).collect()))
 }
 
+/// The rank of each stage that uses most.
 fn fullest(memory: &[MemoryUse], stages: usize) -> Vec<&MemoryUse> {
     let of = |stage| memory.iter().rev().filter(|rank| rank.stage == stage).max_by_key(|rank| rank.used_bytes);
     (0..stages).filter_map(of).collect()

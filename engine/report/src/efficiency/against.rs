@@ -1,7 +1,7 @@
-//! Two runs beside each other.
+//! The comparison of two runs.
 
-use super::super::run::Run;
 use super::Efficiency;
+use crate::run::Run;
 use engine::config::{Model, Named};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Against {
     /// The other run's name.
     pub run: String,
-    /// Why some figures do not compare.
+    /// Why some numbers do not compare.
     pub warnings: Vec<String>,
     pub rows: Vec<Compared>,
 }
 
-/// A figure of both runs.
+/// One number of both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Compared {
     pub figure: String,
@@ -43,19 +43,19 @@ impl Compared {
 fn rows(this: Both, other: Both) -> Vec<Compared> {
     let row = |figure: &str, of: fn(&Efficiency) -> Option<f64>| Compared::new(figure, of(this.0), of(other.0));
     let mut rows = vec![
-        row("tokens/s a rank", |e| Some(e.speed.tokens_per_s_per_rank)),
+        row("tokens/s per rank", |e| Some(e.speed.tokens_per_s_per_rank)),
         row("tokens/s of all ranks", |e| Some(e.speed.tokens_per_s)),
-        row("s a step (median)", |e| Some(e.speed.step_s)),
+        row("step time, s (median)", |e| Some(e.speed.step_s)),
     ];
     rows.extend(loss(this.1, other.1));
     rows.push(row("MFU (`model`), %", |e| Some(100.0 * e.formula("model").mfu?)));
-    rows.push(row("bubble, % of a step", |e| Some(100.0 * e.time.as_ref()?.bubble.measured)));
+    rows.push(row("pipeline bubble, % of step", |e| Some(100.0 * e.time.as_ref()?.bubble.measured)));
     rows.extend(waits(this.0, other.0));
-    rows.push(row("GiB of the fullest rank", most_memory));
+    rows.push(row("GiB on the rank that uses most", most_memory));
     rows
 }
 
-/// Of the last step that both have.
+/// The loss of the last step that both have.
 fn loss(this: &Run, other: &Run) -> Option<Compared> {
     let of = |run: &Run| run.steps.records.iter().map(|step| (step.step, step.loss)).collect::<BTreeMap<_, _>>();
     let (this, other) = (of(this), of(other));
@@ -71,7 +71,11 @@ fn waits(this: &Efficiency, other: &Efficiency) -> Vec<Compared> {
     let (this, other) = (of(this), of(other));
     let groups: BTreeSet<&String> = this.keys().chain(other.keys()).collect();
     let row = |group| {
-        Compared::new(format!("s a step waiting for {group}"), this.get(group).copied(), other.get(group).copied())
+        Compared::new(
+            format!("exposed communication per step, s: {group}"),
+            this.get(group).copied(),
+            other.get(group).copied(),
+        )
     };
     groups.into_iter().map(row).collect()
 }
@@ -85,28 +89,28 @@ fn warnings(this: &Run, other: &Run) -> Vec<String> {
     let shape = |run: &Run| Model { hf: None, ..run.config.model.clone() };
     let (a, b) = (&this.config.train, &other.config.train);
     let differ = |key: &str, a: String, b: String, what: &str| {
-        (a != b).then(|| format!("{key} is {a} here and {b} there: {what}"))
+        (a != b).then(|| format!("{key} is {a} in this run and {b} in the other: {what}"))
     };
-    let model = (shape(this) != shape(other)).then(|| "[model] differs: no figure compares".to_string());
-    let seq = differ("train.seq_length", a.seq_length.to_string(), b.seq_length.to_string(), "no figure compares");
+    let model = (shape(this) != shape(other)).then(|| "[model] differs: no numbers compare".to_string());
+    let seq = differ("train.seq_length", a.seq_length.to_string(), b.seq_length.to_string(), "no numbers compare");
     let batch = differ(
         "train.global_batch_size",
         a.global_batch_size.to_string(),
         b.global_batch_size.to_string(),
-        "seconds a step and losses do not compare",
+        "step times and losses do not compare",
     );
     let recompute = differ(
         "train.recompute",
         a.recompute.name().into(),
         b.recompute.name().into(),
-        "the formula `hardware` counts another work a token",
+        "the formula `hardware` counts different FLOPs per token",
     );
     let on = |run: &Run| {
-        let machine = run.machine.there();
+        let machine = run.machine.present();
         machine.map_or("unknown".to_string(), |machine| format!("{} in {}", machine.device, machine.precision))
     };
-    let device = differ("the device", on(this), on(other), "speeds a rank are those of the device, too");
+    let device = differ("the device", on(this), on(other), "speeds per rank depend on the device, too");
     let ranks = |run: &Run| run.mesh.ranks().to_string();
-    let ranks = differ("the number of ranks", ranks(this), ranks(other), "seconds a step do not compare");
+    let ranks = differ("the number of ranks", ranks(this), ranks(other), "step times do not compare");
     [model, seq, batch, recompute, device, ranks].into_iter().flatten().collect()
 }

@@ -1,21 +1,17 @@
-//! How efficient a run was: figures of what it left, each with what it is a figure of. Pure functions of what was read;
-//! how they look is `document`'s.
+//! The efficiency of a run: numbers computed from its files by pure functions of [`Run`]. `document` puts them into
+//! words.
 
 mod against;
-mod buckets;
-mod memory;
-mod plan;
+mod planned;
 mod setup;
 mod speed;
 mod time;
 
 pub use against::{Against, Compared};
-pub use buckets::{Bucket, buckets, can_be_shown};
-pub use memory::MemoryUse;
-pub use plan::{Planned, PlannedShare, differs};
+pub use planned::{MemoryUse, Planned, PlannedShare};
 pub use setup::Setup;
 pub use speed::{ByFormula, Peak, Speed, per_token, steady};
-pub use time::{Bubble, PhaseTime, STAGES, Slow, Time, WaitTime, mean};
+pub use time::{Bubble, PhaseTime, Slow, Time, WaitTime, mean};
 
 use super::run::Run;
 use engine::config::Named;
@@ -23,41 +19,41 @@ use engine::error::counted;
 use engine::model::flops::Formula;
 use serde::Serialize;
 
-/// What `efficiency.json` holds, in this order.
+/// The fields of `efficiency.json`, in this order.
 #[derive(Debug, Clone, Serialize)]
 pub struct Efficiency {
-    /// The name of its directory.
+    /// Name of its directory.
     pub run: String,
     pub setup: Setup,
     pub done: Done,
     pub speed: Speed,
     pub peak: Peak,
     pub formulas: Vec<ByFormula>,
-    /// `None` without samples of the ranks' time.
+    /// `None` where no step was sampled.
     pub time: Option<Time>,
     pub memory: Option<Vec<MemoryUse>>,
     pub plan: Option<Planned>,
-    /// Beside another run.
+    /// The comparison with another run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<Against>,
-    /// What was skipped or left out.
+    /// Lines and files that were skipped or ignored.
     pub notes: Vec<String>,
 }
 
-/// How far it came.
+/// Progress of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Done {
     pub step: u64,
     pub of_steps: u64,
     pub tokens: u64,
-    /// Of the last step.
+    /// Training loss of the last step.
     pub loss: f64,
-    /// The newest, and its step.
+    /// The newest, after its step.
     pub valid_loss: Option<(u64, f64)>,
 }
 
 impl Efficiency {
-    /// `peak`: TFLOPS of a rank's device, where the user says so.
+    /// `peak`: TFLOPS of one rank's device by the command line, if given there.
     pub fn of(run: &Run, peak: Option<f64>) -> Efficiency {
         let setup = Setup::of(run);
         let speed = Speed::of(run);
@@ -67,7 +63,7 @@ impl Efficiency {
         Efficiency {
             run: run.name.clone(),
             done: Done::of(run),
-            memory: memory::of(run),
+            memory: MemoryUse::all(run),
             plan: Planned::of(run, &speed, time.as_ref()),
             against: None,
             notes: notes(run, &speed).into_iter().chain(above_peak(&formulas, &peak)).collect(),
@@ -79,15 +75,15 @@ impl Efficiency {
         }
     }
 
-    /// Beside the figures of another run.
-    pub fn beside(self, run: &Run, other: &Efficiency, other_run: &Run) -> Efficiency {
+    /// Adds the comparison with another run.
+    pub fn against(self, run: &Run, other: &Efficiency, other_run: &Run) -> Efficiency {
         let against = Against::of((&self, run), (other, other_run));
         Efficiency { against: Some(against), ..self }
     }
 
     /// By a formula's name.
     pub fn formula(&self, name: &str) -> &ByFormula {
-        self.formulas.iter().find(|by| by.formula == name).expect("all formulas are there")
+        self.formulas.iter().find(|by| by.formula == name).expect("every formula is listed")
     }
 }
 
@@ -108,29 +104,29 @@ impl Done {
 fn notes(run: &Run, speed: &Speed) -> Vec<String> {
     let skipped = |file: &str, lines: &[usize]| {
         let first = lines.first()?;
-        let what = "left out here, not a whole and sound record; a run that is killed leaves half a line";
+        let why = "it is no complete record, as a run that is killed may leave one";
         Some(match lines.len() {
-            1 => format!("{file}, line {first}: {what}"),
-            many => format!("{file}, line {first} and {} more: {what}", many - 1),
+            1 => format!("{file}: line {first} was skipped; {why}"),
+            many => format!("{file}: line {first} and {} more were skipped; {why}", many - 1),
         })
     };
     let metrics = skipped("metrics.jsonl", &run.steps.skipped);
     let samples = skipped("ranks.jsonl", &run.samples.skipped);
     let others = (speed.other_settings > 0).then(|| {
         let steps = counted(speed.other_settings, "step");
-        let (were, them) = if speed.other_settings == 1 { ("was", "it") } else { ("were", "them") };
-        format!("{steps} {were} done at other settings than {}; no speed is told of {them}", run.settings)
+        let are = if speed.other_settings == 1 { "is" } else { "are" };
+        format!("{steps} with other settings than {} {are} excluded from all speeds", run.settings)
     });
-    let left_out = run.left_out().map(String::from);
-    [metrics, samples, others].into_iter().flatten().chain(left_out).collect()
+    [metrics, samples, others].into_iter().flatten().chain(run.ignored().map(String::from)).collect()
 }
 
-/// No device does more than its peak.
+/// A warning where the achieved TFLOPS exceed the peak, which is wrong then.
 fn above_peak(formulas: &[ByFormula], peak: &Peak) -> Option<String> {
     let by = formulas.iter().find(|by| by.formula == Formula::Model.name() && by.mfu.is_some_and(|mfu| mfu > 1.0))?;
-    let (reached, peak, source) = (by.tflops_per_rank, peak.tflops?, &peak.source);
+    let (achieved, peak, source) = (by.tflops_per_rank, peak.tflops?, &peak.source);
     Some(format!(
-        "{reached:.1} TFLOPS by `model` are more than the peak of {peak:.1}, {source}: that is not this device's peak"
+        "the achieved {achieved:.1} TFLOPS (formula `model`) exceed the peak of {peak:.1} TFLOPS, {source}: \
+         this cannot be the peak of this device"
     ))
 }
 

@@ -1,4 +1,4 @@
-//! What ran, and where.
+//! The model, the machine and the settings of a run.
 
 use crate::peak;
 use crate::run::Run;
@@ -13,11 +13,11 @@ pub struct Setup {
     pub layers: usize,
     pub hidden: usize,
     pub vocabulary: usize,
-    /// `None` where the run has not written it down.
+    /// `None` where `machine.json` is missing, as in `precision` and `hosts`.
     pub device: Option<String>,
     pub precision: Option<String>,
     pub ranks: usize,
-    /// What a rank is: `GPU`, or `rank` on a CPU.
+    /// The name of a rank in the report: `GPU`, or `rank` on a CPU.
     pub worker: &'static str,
     pub hosts: Option<usize>,
     pub tensor: usize,
@@ -25,7 +25,7 @@ pub struct Setup {
     pub data: usize,
     pub virtual_pipeline: usize,
     pub micro_batch_size: usize,
-    /// Of a replica, a step.
+    /// Per data-parallel replica and step.
     pub micro_batches: usize,
     pub global_batch_size: usize,
     pub seq_length: usize,
@@ -34,7 +34,7 @@ pub struct Setup {
 
 impl Setup {
     pub fn of(run: &Run) -> Setup {
-        let (config, mesh, machine) = (&run.config, &run.mesh, run.machine.there());
+        let (config, mesh, machine) = (&run.config, &run.mesh, run.machine.present());
         let (model, train) = (&config.model, &config.train);
         let data = mesh.size(Axis::Data);
         let precision = machine.map(|m| m.precision.clone()).or(train.precision.map(|p| p.name().to_string()));
@@ -62,7 +62,7 @@ impl Setup {
 }
 
 fn worker(run: &Run) -> &'static str {
-    let device = run.machine.there().map_or("", |machine| &machine.device);
+    let device = run.machine.present().map_or("", |machine| &machine.device);
     let known = device.contains("NVIDIA") || peak::bf16_tflops(device).is_some();
     match run.config.train.backend {
         Some(BackendKind::Cpu) => "rank",

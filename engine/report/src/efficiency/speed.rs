@@ -1,61 +1,61 @@
-//! How fast it was: the median step, and what that is by each formula.
+//! The speed of a run: its median step, and the TFLOPS and MFU of that by each formula.
 
-use super::super::run::Run;
-use crate::metrics::StepRecord;
 use crate::peak;
+use crate::records::metrics::StepRecord;
+use crate::run::Run;
 use engine::config::Named;
 use engine::model::flops::Formula;
 use serde::Serialize;
 
-/// Steps at the beginning that are not like the others: buffers are made, connections too.
+/// Leading steps that are slower than the others, since they allocate buffers and open connections.
 const WARM_UP: usize = 2;
 
-/// Of the median of some steps.
+/// The median step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Speed {
-    /// First and last of these steps, and how many there are.
+    /// The first, the last and the number of the steps that the median is taken of.
     pub first_step: u64,
     pub last_step: u64,
     pub steps: usize,
-    /// Steps at other settings, which are left out.
+    /// Number of steps with other settings, which are excluded.
     pub other_settings: usize,
     pub step_s: f64,
     pub tokens_per_s_per_rank: f64,
     pub tokens_per_s: f64,
 }
 
-/// Of a rank's device, in TFLOPS.
+/// The peak of one rank's device.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Peak {
     pub tflops: Option<f64>,
-    /// Who says so, or what would.
+    /// Where the number comes from; where there is none, how to give one.
     pub source: String,
 }
 
-/// The median step by one formula.
+/// The median step by one FLOPs formula.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ByFormula {
     pub formula: &'static str,
     pub flops_per_token: f64,
     pub tflops_per_rank: f64,
-    /// A share, where the peak is known.
+    /// A fraction of the peak, where that is known.
     pub mfu: Option<f64>,
 }
 
-/// The steps that speed is told of: those at the run's settings but for the first two, where there are more.
+/// The steps with the current settings without the warm-up, unless there are no others.
 pub fn steady(run: &Run) -> Vec<&StepRecord> {
-    let steps: Vec<&StepRecord> = run.steps_as_now().collect();
+    let steps: Vec<&StepRecord> = run.current_steps().collect();
     let skip = if steps.len() > WARM_UP { WARM_UP } else { 0 };
     steps[skip..].to_vec()
 }
 
-/// Of two in the middle their mean; 0 of nothing.
-pub fn median(of: impl IntoIterator<Item = f64>) -> f64 {
-    let mut of: Vec<f64> = of.into_iter().filter(|x| x.is_finite()).collect();
-    of.sort_by(f64::total_cmp);
-    match of.len() {
+/// The median of the finite numbers; 0 where there are none.
+pub fn median(xs: impl IntoIterator<Item = f64>) -> f64 {
+    let mut xs: Vec<f64> = xs.into_iter().filter(|x| x.is_finite()).collect();
+    xs.sort_by(f64::total_cmp);
+    match xs.len() {
         0 => 0.0,
-        n => (of[(n - 1) / 2] + of[n / 2]) / 2.0,
+        n => (xs[(n - 1) / 2] + xs[n / 2]) / 2.0,
     }
 }
 
@@ -69,7 +69,7 @@ impl Speed {
             first_step: steps.first().map_or(0, |step| step.step),
             last_step: steps.last().map_or(0, |step| step.step),
             steps: steps.len(),
-            other_settings: run.steps.records.len() - run.steps_as_now().count(),
+            other_settings: run.steps.records.len() - run.current_steps().count(),
             step_s,
             tokens_per_s_per_rank: tokens_per_s / ranks as f64,
             tokens_per_s,
@@ -78,19 +78,19 @@ impl Speed {
 }
 
 impl Peak {
-    /// `said`: on the command line, which goes before all else.
-    pub fn of(run: &Run, said: Option<f64>) -> Peak {
-        let device = run.machine.there().map(|machine| machine.device.as_str());
+    /// `given`: on the command line, which takes precedence.
+    pub fn of(run: &Run, given: Option<f64>) -> Peak {
+        let device = run.machine.present().map(|machine| machine.device.as_str());
         let known = device.and_then(|device| Some((peak::bf16_tflops(device)?, device)));
-        let (tflops, source) = match (said, run.config.report.peak_tflops, known) {
-            (Some(said), ..) => (Some(said), "as `--peak-tflops` says".into()),
-            (None, Some(own), _) => (Some(own), "as `report.peak_tflops` of the configuration says".into()),
-            (None, None, Some((known, device))) => (Some(known), format!("dense bf16 of {device} by its data sheet")),
+        let (tflops, source) = match (given, run.config.report.peak_tflops, known) {
+            (Some(given), ..) => (Some(given), "given by `--peak-tflops`".into()),
+            (None, Some(own), _) => (Some(own), "given by `report.peak_tflops` of the configuration".into()),
+            (None, None, Some((known, device))) => (Some(known), format!("dense bf16 on {device} by its data sheet")),
             (None, None, None) => {
-                let unknown = run.machine.left_out().unwrap_or("no `machine.json`");
+                let unknown = run.machine.ignored().unwrap_or("no `machine.json`");
                 let whose = device.map_or(format!("the device ({unknown})"), |device| format!("\"{device}\""));
-                let remedy = "give `report.peak_tflops` in the configuration or `--peak-tflops N`";
-                (None, format!("the peak of {whose} is not known: {remedy}; until then there is no MFU"))
+                let remedy = "set `report.peak_tflops` in the configuration or pass `--peak-tflops N`";
+                (None, format!("there is no MFU, since the peak of {whose} is unknown: {remedy}"))
             }
         };
         Peak { tflops, source }

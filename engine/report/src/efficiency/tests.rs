@@ -1,16 +1,19 @@
-//! Figures of a run made by hand, whose answers are known.
+//! Numbers of a run written by hand, whose results are known.
 
 use super::*;
 use crate::document::Document;
-use crate::found::Found;
-use crate::lines::Lines;
-use crate::machine::Machine;
-use crate::metrics::StepRecord;
-use crate::run::{Memory, MemoryOfRank, Plan, Run, Taken};
-use crate::samples::Sample;
-use crate::settings::settings;
-use crate::timeline::Timeline;
+use crate::records::Found;
+use crate::records::jsonl::Lines;
+use crate::records::machine::Machine;
+use crate::records::memory::{Bytes, Memory, RankMemory};
+use crate::records::metrics::StepRecord;
+use crate::records::plan::Plan;
+use crate::records::ranks::Sample;
+use crate::records::settings::settings;
+use crate::records::timeline::Timeline;
+use crate::run::Run;
 use crate::{markdown, page};
+use engine::time::Phase;
 use std::collections::BTreeMap;
 
 pub const CONFIG: &str = r#"
@@ -46,7 +49,7 @@ split = "1,0,0"
 dir = "none"
 "#;
 
-/// Of two stages and two replicas: 16 x 32 tokens a step, 1 s each, but for the first and one other.
+/// A run of two stages and two replicas with steps of 16 x 32 tokens, which take 1 s except for two that take 9 s.
 fn run() -> Run {
     let config = engine::config::Config::from_resolved(CONFIG).unwrap();
     let step = |step: u64| {
@@ -73,16 +76,16 @@ fn run() -> Run {
         settings: settings(&config, &mesh),
         mesh,
         config,
-        machine: Found::There(machine),
+        machine: Found::Present(machine),
         steps: Lines { records: (1..=8).map(step).collect(), skipped: vec![9] },
         samples: Lines { records: vec![sample(1, 90.0), sample(4, 1.0), sample(8, 1.0)], skipped: Vec::new() },
         timeline: Found::Absent,
         memory: Found::Absent,
-        plan: None,
+        plan: Found::Absent,
     }
 }
 
-/// Ranks 0 and 1 are the first stage, 3 is slower than 2.
+/// Ranks 0 and 1 are the first stage; in the second, rank 3 is slower than rank 2.
 fn sample(step: u64, seconds: f64) -> Sample {
     Sample {
         step,
@@ -111,13 +114,13 @@ fn speed_is_that_of_the_median_step() {
     assert_eq!((e.done.tokens, e.done.loss, e.done.valid_loss), (8 * 512, 2.0, Some((4, 6.5))));
     assert_eq!(
         e.notes,
-        ["metrics.jsonl, line 9: left out here, not a whole and sound record; a run that is killed leaves half a line"]
+        ["metrics.jsonl: line 9 was skipped; it is no complete record, as a run that is killed may leave one"]
     );
     assert_eq!(speed::median([3.0, 1.0, f64::NAN, 2.0, 9.0]), 2.5);
 }
 
 #[test]
-fn a_peak_is_the_users_then_the_configurations_then_the_tables() {
+fn the_peak_is_that_of_the_flag_then_of_the_configuration_then_of_the_table() {
     let mut run = run();
     run.config.report.peak_tflops = Some(100.0);
     assert_eq!(Peak::of(&run, Some(50.0)).tflops, Some(50.0));
@@ -125,45 +128,47 @@ fn a_peak_is_the_users_then_the_configurations_then_the_tables() {
     run.config.report.peak_tflops = Some(1e-9);
     let notes = Efficiency::of(&run, None).notes;
     assert!(
-        notes[1].ends_with("as `report.peak_tflops` of the configuration says: that is not this device's peak"),
+        notes[1]
+            .ends_with("given by `report.peak_tflops` of the configuration: this cannot be the peak of this device"),
         "{notes:?}"
     );
     run.config.report.peak_tflops = None;
-    let machine = run.machine.there().unwrap().clone();
-    run.machine = Found::There(Machine { device: "AMD EPYC".into(), ..machine });
+    let machine = run.machine.present().unwrap().clone();
+    run.machine = Found::Present(Machine { device: "AMD EPYC".into(), ..machine });
     let peak = Peak::of(&run, None);
     assert_eq!(peak.tflops, None);
-    assert!(peak.source.starts_with("the peak of \"AMD EPYC\" is not known: give `report.peak_tflops`"), "{peak:?}");
+    let unknown = "there is no MFU, since the peak of \"AMD EPYC\" is unknown: set `report.peak_tflops`";
+    assert!(peak.source.starts_with(unknown), "{peak:?}");
     assert!(Efficiency::of(&run, None).formulas.iter().all(|by| by.mfu.is_none()));
     assert_eq!(Efficiency::of(&run, None).setup.worker, "rank");
 }
 
 #[test]
-fn time_is_told_from_the_samples_of_steady_steps() {
+fn time_comes_from_the_samples_after_the_warm_up() {
     let time = Efficiency::of(&run(), None).time.unwrap();
     assert_eq!((time.samples, time.first_step, time.step_s), (2, 4, 1.0));
     assert_eq!(time.bubble, Bubble { measured: 0.1875 + 0.0625, tail_s: 0.0625, theory: 1.0 / 9.0 });
     let waits: Vec<_> = time.waits.iter().map(|w| (w.group.as_str(), w.mean_s, w.most_rank)).collect();
     assert_eq!(waits, [("data", 0.25, 1), ("activations", 0.125, 2), ("world", 0.125, 2), ("gradients", 0.0625, 0)]);
-    let phase = |name: &str| time.phases.iter().find(|phase| phase.phase == name).unwrap();
-    assert_eq!((phase("forward").mean_s, phase("validation").mean_s), (0.375, 0.5));
-    assert_eq!(phase("forward").share, 0.375 / 0.875);
+    let phase = |phase: Phase| time.phases.iter().find(|time| time.phase == phase).unwrap();
+    assert_eq!((phase(Phase::Forward).mean_s, phase(Phase::Validation).mean_s), (0.375, 0.5));
+    assert_eq!(phase(Phase::Forward).share, 0.375 / 0.875);
     let [slow] = &time.stragglers[..] else { panic!("{:?}", time.stragglers) };
     assert_eq!((slow.rank, slow.host.as_deref(), slow.busy_s, slow.usual_s), (3, Some("<b>"), 0.6, 0.5));
 }
 
 #[test]
-fn a_run_of_other_ranks_before_tells_no_speed() {
+fn steps_with_other_ranks_are_excluded() {
     let mut run = run();
     run.steps.records.iter_mut().take(3).for_each(|step| step.tokens_per_s_per_rank = step.tokens_per_s / 2.0);
     let e = Efficiency::of(&run, None);
     assert_eq!((e.speed.other_settings, e.speed.first_step), (3, 6));
-    assert!(e.notes[1].starts_with("3 steps were done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+    assert!(e.notes[1].starts_with("3 steps with other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
 }
 
-/// As many ranks at another layout.
+/// Another layout of as many ranks.
 #[test]
-fn steps_at_other_settings_tell_no_speed() {
+fn steps_with_other_settings_are_excluded() {
     let mut run = run();
     for step in &mut run.steps.records {
         step.settings = if step.step == 4 { "tensor 2".into() } else { run.settings.clone() };
@@ -171,92 +176,92 @@ fn steps_at_other_settings_tell_no_speed() {
     run.steps.records[3].step_time_s = 0.125;
     let e = Efficiency::of(&run, None);
     assert_eq!((e.speed.other_settings, e.speed.first_step, e.speed.steps), (1, 3, 5));
-    assert!(e.notes[1].starts_with("1 step was done at other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
-    assert!(e.notes[1].ends_with("; no speed is told of it"), "{:?}", e.notes);
+    assert!(e.notes[1].starts_with("1 step with other settings than tensor 1, pipeline 2, "), "{:?}", e.notes);
+    assert!(e.notes[1].ends_with(" is excluded from all speeds"), "{:?}", e.notes);
     assert_eq!(e.speed.step_s, 1.0);
 }
 
 #[test]
-fn memory_and_plan_stand_beside_what_was_measured() {
+fn memory_and_plan_are_compared_with_the_measurement() {
     let mut run = run();
-    let taken = |reserved_bytes| Taken { reserved_bytes, checkpoint_copy_bytes: 7 };
-    let of_rank = |rank| MemoryOfRank { rank, planned: taken(100), used: taken(100 + rank as u64) };
-    run.memory = Found::There(Memory { ranks: (0..4).map(of_rank).collect() });
-    let plan = r#"{"ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0,
-        "shares": {"matmul": 0.25, "pipeline bubble": 0.125}}}"#;
-    run.plan = serde_json::from_str::<Plan>(plan).map(Some).unwrap();
+    let bytes = |reserved_bytes| Bytes { peak_bytes: 0, reserved_bytes, checkpoint_copy_bytes: 7 };
+    let of_rank = |rank| RankMemory {
+        rank,
+        host: "a".into(),
+        planned: bytes(1 << 30),
+        used: bytes((1 << 30) + (rank as u64) * 1024),
+    };
+    run.memory = Found::Present(Memory { ranks: (0..4).map(of_rank).collect() });
+    let plan = r#"{"ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "step": {"seconds": 0.5,
+        "tokens_per_s_per_gpu": 256.0, "shares": {"matmul": 0.25, "pipeline bubble": 0.125}}}"#;
+    run.plan = Found::Present(serde_json::from_str(plan).unwrap());
     let e = Efficiency::of(&run, None);
     let last = &e.memory.as_ref().unwrap()[3];
-    assert_eq!((last.stage, last.planned_bytes, last.used_bytes), (1, 100, 103));
+    assert_eq!((last.stage, last.planned_bytes, last.used_bytes), (1, 1 << 30, (1 << 30) + 3072));
     let planned = e.plan.as_ref().unwrap();
     assert_eq!((planned.step_s, planned.measured_step_s), (0.5, 1.0));
     let shares: Vec<_> = planned.shares.iter().map(|s| (s.name.as_str(), s.measured_s)).collect();
     assert_eq!(shares, [("matmul", None), ("pipeline bubble", Some(0.25))]);
     let text = markdown::write(&Document::of(&e, &run, None));
-    assert!(text.contains("| s a step | 0.500 | 1.00 | 2.00 |"), "{text}");
+    assert!(text.contains("| step time, s | 0.500 | 1.00 | 2.00 |"), "{text}");
+    assert!(text.contains("| planned, GiB | used, GiB | used - planned, KiB | "), "{text}");
+    assert!(text.contains("| rank 3 (stage 1) | 1.00 | 1.00 | 3.00 | 0.00 |"), "{text}");
 }
 
 #[test]
 fn a_plan_of_something_else_is_not_compared() {
-    let mut run = run();
-    let settings = run.settings.clone();
-    let mut told = |settings: &str, parameters: u64| {
+    let run = run();
+    let unfit = |settings: &str, parameters: u64, data: usize| {
         let plan = serde_json::json!({
-            "ranks": 4, "tensor": 1, "pipeline": 2, "data": 2, "cluster": "c", "settings": settings, "parameters": parameters,
-            "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0, "shares": {}}
+            "ranks": 2 * data, "tensor": 1, "pipeline": 2, "data": data, "cluster": "c", "settings": settings,
+            "parameters": parameters, "step": {"seconds": 0.5, "tokens_per_s_per_gpu": 256.0, "shares": {}}
         });
-        run.plan = serde_json::from_value(plan).unwrap();
-        let e = Efficiency::of(&run, None);
-        (e.plan.is_some(), markdown::write(&Document::of(&e, &run, None)))
+        let plan: Plan = serde_json::from_value(plan).unwrap();
+        plan.unfit(&run.config, &run.mesh, &run.settings).unwrap_or_default()
     };
-    let parameters = engine::model::flops::parameters(&engine::config::Config::from_resolved(CONFIG).unwrap().model);
-    assert!(told(&settings, parameters).0);
-    for (planned, parameters, words) in [
-        (
-            settings.as_str(),
-            7,
-            format!("is a plan of a model of 7 parameters, and the run is of a model of {parameters} "),
-        ),
-        ("batch 8", parameters, format!("is a plan of batch 8, and the run is of {settings}: they do not compare")),
-    ] {
-        let (compared, text) = told(planned, parameters);
-        assert!(!compared && text.contains(&words), "{words}: {text}");
-    }
+    let parameters = engine::model::flops::parameters(&run.config.model);
+    assert_eq!(unfit(&run.settings, parameters, 2), "");
+    let model = format!("it plans a model of 7 parameters, but the run has a model of {parameters} parameters, so ");
+    assert!(unfit(&run.settings, 7, 2).starts_with(&model), "{}", unfit(&run.settings, 7, 2));
+    let settings = format!("it plans batch 8, but the run has {}, so they do not compare", run.settings);
+    assert_eq!(unfit("batch 8", parameters, 2), settings);
+    let layout = unfit(&run.settings, parameters, 4);
+    assert!(layout.starts_with("it plans tensor 1 x pipeline 2 x data 4, but the run has tensor 1 x "), "{layout}");
 }
 
-/// Such a line made the axis of losses endless.
+/// Such a line once made the axis of losses endless.
 #[test]
-fn damaged_losses_are_neither_drawn_nor_spelled_out() {
+fn damaged_losses_are_not_drawn_and_are_written_in_short() {
     let mut run = run();
     let last = run.steps.records.last_mut().unwrap();
     (last.loss, last.valid_loss) = (1e300, Some(1.75e308));
     let document = Document::of(&Efficiency::of(&run, None), &run, None);
     let text = markdown::write(&document);
-    assert!(text.contains("- loss now: **1e300** (at step 8; validation 1.75e308 at step 8)"), "{text}");
+    assert!(text.contains("- loss: **1e300** (at step 8; validation 1.75e308 at step 8)"), "{text}");
     assert!(page::write(&document).len() < 1_000_000);
 }
 
 #[test]
-fn two_runs_are_compared_and_warned_of() {
+fn two_runs_are_compared_with_warnings() {
     let (this, mut other) = (run(), run());
     other.config.train.seq_length = 16;
     other.steps.records.truncate(6);
     other.samples.records.clear();
-    let e = Efficiency::of(&this, None).beside(&this, &Efficiency::of(&other, None), &other);
+    let e = Efficiency::of(&this, None).against(&this, &Efficiency::of(&other, None), &other);
     let against = e.against.as_ref().unwrap();
-    assert_eq!(against.warnings, ["train.seq_length is 32 here and 16 there: no figure compares"]);
+    assert_eq!(against.warnings, ["train.seq_length is 32 in this run and 16 in the other: no numbers compare"]);
     let row = |figure: &str| against.rows.iter().find(|row| row.figure == figure).unwrap();
     assert_eq!((row("loss of step 6").this, row("loss of step 6").ratio), (Some(4.0), Some(1.0)));
-    assert_eq!((row("tokens/s a rank").this, row("tokens/s a rank").ratio), (Some(128.0), Some(2.0)));
+    assert_eq!((row("tokens/s per rank").this, row("tokens/s per rank").ratio), (Some(128.0), Some(2.0)));
     assert_eq!(row("tokens/s of all ranks").other, Some(256.0));
-    let bubble = row("bubble, % of a step");
+    let bubble = row("pipeline bubble, % of step");
     assert_eq!((bubble.this, bubble.other, bubble.ratio), (Some(25.0), None, None));
-    assert_eq!(row("s a step waiting for data").this, Some(0.25));
+    assert_eq!(row("exposed communication per step, s: data").this, Some(0.25));
 }
 
-/// What is missing is said; what files say stays text; what is told is told the same each time.
+/// Missing files are named, text from files is escaped, and equal input gives equal bytes.
 #[test]
-fn a_document_is_whole_whatever_is_missing() {
+fn a_document_is_complete_whatever_is_missing() {
     let written = |run: &Run| {
         let e = Efficiency::of(run, None);
         let document = Document::of(&e, run, None);
@@ -267,18 +272,18 @@ fn a_document_is_whole_whatever_is_missing() {
     let (text, html, _) = written(&run);
     assert!(text.contains("| rank 3 | &lt;b> | 0.600 | 0.500 | 20.0 % |"), "{text}");
     assert!(!html.contains("<b>") && html.contains("&lt;b&gt;"));
-    for needle in ["No `timeline.json`", "No `memory.json`", "--config config.toml --ranks 4 --cluster FILE"] {
+    for needle in ["There is no `timeline.json`", "There is no `memory.json`", "--ranks 4 --cluster FILE"] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
     (run.samples.records, run.machine) = (Vec::new(), Found::Absent);
-    run.timeline = Found::There(Timeline { step: 4, layout: [1, 2, 2], seconds: 0.0, ranks: Vec::new() });
-    run.memory = Found::LeftOut("`memory.json` is left out: it is of 2 ranks".into());
+    run.timeline = Found::Present(Timeline { step: 4, layout: [1, 2, 2], seconds: 0.0, ranks: Vec::new() });
+    run.memory = Found::Ignored("`memory.json` is ignored: it lists 2 ranks".into());
     run.steps.records.iter_mut().for_each(|step| (step.loss, step.valid_loss) = (f64::NAN, None));
     let (text, html, json) = written(&run);
-    assert_eq!(text.matches("No sampled step of this layout").count(), 3, "{text}");
-    assert!(text.contains("The peak of the device (no `machine.json`) is not known"), "{text}");
-    assert!(text.contains("\n`memory.json` is left out: it is of 2 ranks.\n"), "{text}");
-    assert!(text.contains("Note: `memory.json` is left out: it is of 2 ranks\n"), "{text}");
-    assert!(html.contains("no number to show") && json.contains("\"time\":null"));
+    assert_eq!(text.matches("`ranks.jsonl` has no sample of this layout").count(), 3, "{text}");
+    assert!(text.contains("There is no MFU, since the peak of the device (no `machine.json`) is unknown"), "{text}");
+    assert!(text.contains("\n`memory.json` is ignored: it lists 2 ranks.\n"), "{text}");
+    assert!(text.contains("Note: `memory.json` is ignored: it lists 2 ranks\n"), "{text}");
+    assert!(html.contains("no data") && json.contains("\"time\":null"));
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
 }

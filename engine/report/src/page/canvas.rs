@@ -1,4 +1,4 @@
-//! What charts are drawn on: SVG that scales with the page and takes its colours from the style sheet.
+//! The canvas of charts: SVG that scales with the page and takes its colours from the style sheet.
 
 use super::escape;
 use crate::document::{Tone, number};
@@ -6,28 +6,28 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Plotters places things on whole units: with ten of them a pixel, lines are smooth at any size.
+/// Units per pixel. Plotters rounds coordinates to whole units; with ten per pixel lines are smooth at any size.
 pub const UNIT: f64 = 10.0;
-/// Of text, in pixels of a chart that is shown as wide as it is drawn.
+/// Size of text in pixels, on a chart that is shown at its own width.
 const TEXT: f64 = 14.0;
-/// Plotters writes a font's height as its size.
+/// Plotters writes the height of a font as its size.
 const HEIGHT: f64 = 1.24;
 
-/// What is drawn with, in colours that stand for others: the style sheet replaces them.
+/// Colours of a drawing. They are placeholders, which the style sheet replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ink {
     Tone(Tone),
-    /// Labels.
+    /// Text of labels.
     Label,
-    /// Lines behind what is shown.
+    /// Grid lines.
     Grid,
-    /// Text on boxes.
+    /// Text on boxes of the tone [`Tone::Forward`], and of [`Tone::Backward`].
     OnForward,
     OnBackward,
 }
 
 impl Ink {
-    /// Those that stand for no tone, as the style sheet calls them.
+    /// All but the tones, with their names in the style sheet.
     pub const OTHERS: [(Ink, &'static str); 4] =
         [(Ink::Label, "label"), (Ink::Grid, "grid"), (Ink::OnForward, "on-forward"), (Ink::OnBackward, "on-backward")];
 
@@ -41,7 +41,7 @@ impl Ink {
         }
     }
 
-    /// As it is written in SVG.
+    /// The colour as SVG writes it.
     pub fn hex(self) -> String {
         let RGBColor(r, g, b) = self.colour();
         format!("#{r:02X}{g:02X}{b:02X}")
@@ -50,7 +50,7 @@ impl Ink {
 
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Where a text stands by its point.
+/// Horizontal position of a text relative to its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     Middle,
@@ -77,7 +77,7 @@ impl Canvas<'_> {
         self.area.draw(&Text::new(text.to_string(), (units(x), units(y)), style)).expect(IN_MEMORY);
     }
 
-    /// Lines and labels of a time axis under what is drawn between `left` and `right`.
+    /// Grid lines and labels of a time axis from 0 at `left` to `until` seconds at `right`.
     pub fn time_axis(&self, [left, top, right, bottom]: [f64; 4], until: f64) {
         let (step, unit, name) = time_ticks(until);
         let say = |seconds: f64| number::tick(seconds / unit, 1.0);
@@ -90,7 +90,7 @@ impl Canvas<'_> {
     }
 }
 
-/// Ticks of an axis of time: every so many seconds, said in this unit.
+/// Ticks of a time axis: seconds between them, seconds of the unit of their labels, and its name.
 fn time_ticks(until: f64) -> (f64, f64, &'static str) {
     let (unit, name) = if until >= 2.0 {
         (1.0, "s")
@@ -105,19 +105,19 @@ fn time_ticks(until: f64) -> (f64, f64, &'static str) {
     (nice * ten * unit, unit, name)
 }
 
-pub const IN_MEMORY: &str = "text has room";
+pub const IN_MEMORY: &str = "drawing into memory cannot fail";
 
 pub fn units(pixels: f64) -> i32 {
     (pixels * UNIT).round() as i32
 }
 
-/// Text of so many pixels.
+/// Text of this size in pixels.
 pub fn style(ink: Ink, pixels: f64) -> TextStyle<'static> {
     let font = ("sans-serif", pixels * HEIGHT * UNIT).into_font();
     TextStyle { color: ink.colour().to_backend_color(), ..font.into() }
 }
 
-/// SVG of so many pixels, as `draw` draws it. `class`: how the page shows it.
+/// Runs `draw` on a canvas of this width and height in pixels. Returns SVG of this class in the style sheet.
 pub fn paint((width, height): (f64, f64), class: &str, name: &str, draw: impl FnOnce(Canvas)) -> String {
     let size = (units(width) as u32, units(height) as u32);
     let mut svg = String::new();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_scales_and_has_a_name() {
+    fn a_drawing_scales_and_has_a_label() {
         let svg = paint((100.0, 50.0), "curve", "a<b", |canvas| {
             canvas.rect(Ink::Tone(Tone::Forward), [1.0, 2.0, 3.5, 4.0]);
             canvas.text(Ink::Label, Anchor::Right, (0.0, 0.0), "<x>");

@@ -1,17 +1,16 @@
-//! Lines over steps: means, with a band from the least to the most where a point stands for several steps.
+//! Curves over the steps, with a band from minimum to maximum where a point stands for several steps.
 
-use super::canvas::{Area, IN_MEMORY, Ink, paint, style, units};
+use super::canvas::{Anchor, Area, IN_MEMORY, Ink, paint, style, units};
 use crate::document::number::tick;
-use crate::document::{Curve, Scale};
-use crate::efficiency::Bucket;
+use crate::document::{Bucket, Curve, Scale};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::ops::Range;
 
-/// Pixels: small enough for its labels to be read on a phone.
+/// Width and height in pixels, small enough that labels are readable on a phone.
 const SIZE: (f64, f64) = (480.0, 260.0);
 const LINE: f64 = 2.0;
-/// Three of these charts stand side by side: their text is shown smaller than that of the wide ones.
+/// Three of these charts stand side by side and shrink, so their text is drawn larger than that of wide charts.
 const TEXT: f64 = 16.0;
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -19,9 +18,7 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 pub fn draw(curve: &Curve, name: &str) -> String {
     paint(SIZE, "curve", name, |canvas| match ranges(curve) {
         Some((x, y)) => chart(curve, &canvas.area, x, y),
-        None => {
-            canvas.text(Ink::Label, super::canvas::Anchor::Middle, (SIZE.0 / 2.0, SIZE.1 / 2.0), "no number to show")
-        }
+        None => canvas.text(Ink::Label, Anchor::Middle, (SIZE.0 / 2.0, SIZE.1 / 2.0), "no data"),
     })
 }
 
@@ -52,7 +49,7 @@ fn chart(curve: &Curve, area: &Area, x: Range<f64>, y: Range<f64>) {
     let several = curve.lines.len() > 1;
     for (tone, buckets) in &curve.lines {
         let ink = Ink::Tone(*tone).colour();
-        // Bands of two lines would hide each other.
+        // The bands of two lines would hide each other.
         if !several && buckets.iter().any(|b| b.least < b.most) {
             band(&mut chart, buckets, ink);
         }
@@ -82,7 +79,7 @@ fn path(chart: &mut Chart, buckets: &[Bucket], ink: RGBColor) {
     .expect(IN_MEMORY);
 }
 
-/// Of both axes, around all that is shown.
+/// The ranges of both axes; `None` where there is nothing to show.
 fn ranges(curve: &Curve) -> Option<(Range<f64>, Range<f64>)> {
     let lines = || curve.lines.iter().flat_map(|(_, buckets)| buckets);
     let marks = || curve.marks.iter().flat_map(|(_, marks)| marks);
@@ -98,7 +95,7 @@ fn ranges(curve: &Curve) -> Option<(Range<f64>, Range<f64>)> {
     Some((first..last.max(first + 1.0), least..most + room))
 }
 
-fn span(of: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let both = of.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), x| (least.min(x), most.max(x)));
+fn span(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let both = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), x| (least.min(x), most.max(x)));
     (both.0 <= both.1).then_some(both)
 }

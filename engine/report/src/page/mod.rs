@@ -1,10 +1,9 @@
-//! The report as one HTML file: no script, nothing from elsewhere, light and dark, on paper too. Every word from a file is
+//! The report as one HTML file without scripts or external resources, for light, dark and print. All text from files is
 //! escaped here.
 
-mod bars;
 mod canvas;
 mod curves;
-mod gantt;
+mod rows;
 
 use super::document::{Block, Chart, Document, Drawing, Headline, Section, Table, Tone};
 
@@ -16,7 +15,8 @@ pub fn write(document: &Document) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
+         <style>\n{}{}</style>\n</head>\n<body>\n<main>\n\
          <header>\n<p class=\"brand\">swallow-engine</p>\n<h1>{title}</h1>\n<p class=\"lead\">{}.</p>\n\
          <ul class=\"headlines\">\n{headlines}</ul>\n{notes}</header>\n{}{sections}</main>\n</body>\n</html>\n",
         escape(&document.title),
@@ -27,7 +27,7 @@ pub fn write(document: &Document) -> String {
     )
 }
 
-/// The drawn colours become those of the style sheet, which has one for light and one for dark.
+/// Rules that replace the placeholder colours of the SVG by those of the style sheet for light and dark.
 fn tones() -> String {
     let rule = |(tone, name): &(Tone, &str)| {
         let drawn = canvas::Ink::Tone(*tone).hex();
@@ -49,8 +49,8 @@ fn contents(document: &Document) -> String {
     format!("<nav aria-label=\"Sections\">\n{links}</nav>\n")
 }
 
-fn headline(of: &Headline) -> String {
-    let [label, value, of] = [&of.label, &of.value, &of.of].map(|part| inline(part));
+fn headline(headline: &Headline) -> String {
+    let [label, value, of] = [&headline.label, &headline.value, &headline.detail].map(|part| inline(part));
     format!("<li><span class=\"label\">{label}</span><strong>{value}</strong><span class=\"of\">{of}</span></li>\n")
 }
 
@@ -70,7 +70,7 @@ fn block(block: &Block) -> String {
             let fact = |(name, fact): &(&str, String)| format!("<div><dt>{name}</dt><dd>{}</dd></div>\n", inline(fact));
             format!("<dl>\n{}</dl>\n", facts.iter().map(fact).collect::<String>())
         }
-        Block::Table(of) => table(of),
+        Block::Table(content) => table(content),
         Block::Charts(charts) => {
             let figures: String = charts.iter().map(figure).collect();
             format!("<div class=\"charts{}\">\n{figures}</div>\n", if charts.len() == 1 { " alone" } else { "" })
@@ -86,10 +86,11 @@ fn table(table: &Table) -> String {
     };
     let rows: String = table.rows.iter().map(row).collect();
     let caption = inline(&table.caption);
-    // What scrolls must be reachable by keys.
+    // A scrolling element must be reachable by keyboard.
     format!(
-        "<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">\n<table>\n<caption>{caption}</caption>\n\
-         <thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n",
+        "<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">\n\
+         <table>\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n\
+         <tbody>\n{rows}</tbody>\n</table>\n</div>\n",
         escape(&table.caption)
     )
 }
@@ -98,8 +99,8 @@ fn figure(chart: &Chart) -> String {
     let name = format!("{}. {}", chart.title, chart.caption).replace('`', "");
     let svg = match &chart.drawing {
         Drawing::Curve(curve) => curves::draw(curve, &name),
-        Drawing::Gantt(gantt) => gantt::draw(gantt, &name),
-        Drawing::Bars(bars) => bars::draw(bars, &name),
+        Drawing::Gantt(gantt) => rows::gantt(gantt, &name),
+        Drawing::Bars(bars) => rows::bars(bars, &name),
     };
     let key = |(tone, name): &(Tone, String)| {
         format!("<span class=\"key\"><i class=\"key-{}\"></i>{}</span>", tone.name(), inline(name))
@@ -114,7 +115,7 @@ fn figure(chart: &Chart) -> String {
     )
 }
 
-/// Text with code between backticks.
+/// Escaped text, with what stands between backticks as code.
 fn inline(text: &str) -> String {
     let part = |(at, part): (usize, &str)| match at % 2 {
         0 => escape(part),
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_files_say_makes_no_markup() {
+    fn text_from_files_is_escaped() {
         let host = "<img src=x onerror='alert(1)'>&\"\0";
         assert_eq!(escape(host), "&lt;img src=x onerror=&#39;alert(1)&#39;&gt;&amp;&quot; ");
         assert_eq!(inline("on `a<b`, <i>"), "on <code>a&lt;b</code>, &lt;i&gt;");
@@ -155,14 +156,14 @@ mod tests {
         }
     }
 
-    /// A colour that no rule takes up would be near black on either ground.
+    /// A placeholder without a rule would stay near black in light and dark.
     #[test]
-    fn every_drawn_colour_is_one_of_the_style_sheet() {
+    fn every_drawn_colour_has_a_rule() {
         let (css, rules) = (include_str!("style.css"), tones());
         let names = Tone::ALL.iter().map(|(_, name)| name).chain(canvas::Ink::OTHERS.iter().map(|(_, name)| name));
         for name in names {
             let variable = format!("--{name}:");
-            assert_eq!(css.matches(&variable).count(), 2, "{name}: light and dark");
+            assert_eq!(css.matches(&variable).count(), 2, "{name} in light and in dark");
             assert!(rules.contains(&format!("fill:var(--{name})")), "{name}");
         }
         assert!(Tone::ALL.iter().all(|(tone, name)| tone.name() == *name));

@@ -20,7 +20,7 @@ use half::bf16;
 use plan::dry_run::refusal;
 use plan::search::Room;
 use plan::{Figures, Forecast, Measured, best_change, replay::Costs};
-use report::trace;
+use report::records::trace;
 use search::Asked;
 use site::{Site, must_be_like, room};
 use std::io::Write;

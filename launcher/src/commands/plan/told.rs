@@ -9,8 +9,8 @@ use engine::model::flops::{self, Formula};
 use plan::dry_run::{DryRun, Held};
 use plan::search::Found;
 use plan::{Change, Forecast, Share, Speed, Step, bottleneck};
-use report::settings::settings;
-use report::timeline::{Row, Timeline};
+use report::records::settings::settings;
+use report::records::timeline::{Row, Timeline};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 

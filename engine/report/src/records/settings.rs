@@ -1,12 +1,12 @@
-//! What a step's time depends on, said in one line: two steps have one speed only where their lines are the same, and a
-//! plan is one of a run only where it has the run's.
+//! The settings that a step's time depends on, in one line: only steps with the same line have comparable speeds, and a
+//! plan fits a run only if their lines are the same.
 //!
-//! Not here: the model, which a run cannot change, and what it is on, which `machine.json` tells.
+//! Not here: the model, which a run cannot change, and the machine, which is in `machine.json`.
 
 use engine::config::{Axis, Config, Named};
 use engine::layout::mesh::Mesh;
 
-/// As `tensor 1, pipeline 2, virtual 1, data 2, micro-batch 1, ...`. What the configuration leaves open is left out.
+/// `tensor 1, pipeline 2, virtual 1, data 2, micro-batch 1, ...`, without the keys that the configuration leaves open.
 pub fn settings(config: &Config, mesh: &Mesh) -> String {
     let (p, train) = (&config.parallel, &config.train);
     let always = [
@@ -23,17 +23,17 @@ pub fn settings(config: &Config, mesh: &Mesh) -> String {
         ("gradients", p.gradient_precision.name().to_string()),
         ("order", p.order.map(Named::name).join("-")),
     ];
-    let layers = p.layers.as_ref().map(|of| of.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
-    let where_said = [
+    let layers = p.layers.as_ref().map(|layers| layers.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
+    let optional = [
         ("layers", layers),
         ("backend", train.backend.map(|backend| backend.name().to_string())),
         ("precision", train.precision.map(|precision| precision.name().to_string())),
     ];
-    let said = where_said.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    always.into_iter().chain(said).map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+    let given = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    always.into_iter().chain(given).map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Of a layout as files have it.
+/// The layout of a file in words.
 pub fn layout([tensor, pipeline, data]: [usize; 3]) -> String {
     format!("tensor {tensor} x pipeline {pipeline} x data {data}")
 }
@@ -45,7 +45,7 @@ mod tests {
     use engine::config::{Precision, Recompute};
 
     #[test]
-    fn what_changes_a_steps_time_changes_the_line() {
+    fn a_setting_that_changes_the_time_of_a_step_changes_the_line() {
         let config = || Config::from_resolved(CONFIG).unwrap();
         let line = |config: &Config, ranks: usize| settings(config, &config.mesh(ranks).unwrap());
         let before = line(&config(), 4);

@@ -1,4 +1,5 @@
-//! A traced step as Perfetto and `chrome://tracing` open it: a file a rank, a row a stream.
+//! `traces/step-*-rank-*.json`: a traced step in the trace event format of Perfetto and `chrome://tracing`. Each rank
+//! has its own file, each track a row.
 
 use engine::backend::{Span, Track};
 use engine::error::{Error, Result};
@@ -6,17 +7,17 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// How the time of a traced step was spent where things compute.
+/// How much of a traced step the compute stream was busy, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Busy {
-    /// From the first span to the last, in seconds.
+    /// From the first op to the last.
     pub step: f64,
-    /// Of it, while something computed.
+    /// While an op ran.
     pub compute: f64,
 }
 
 impl Busy {
-    /// Of the spans of a step; without parts or compute there is nothing to say.
+    /// `None` where no op was traced.
     pub fn of(spans: &[Span]) -> Option<Busy> {
         let mut compute: Vec<(f64, f64)> =
             spans.iter().filter(|span| span.track == Track::Compute).map(|span| (span.start, span.end)).collect();
@@ -30,13 +31,13 @@ impl Busy {
         Some(Busy { step: end - start, compute: busy })
     }
 
-    /// The part of the step in which nothing computed: waits for other ranks, and for the host.
+    /// The share of the step in which no op ran: waits for other ranks and for the host.
     pub fn idle(&self) -> f64 {
         1.0 - self.compute / self.step
     }
 }
 
-/// Writes the spans of a rank's step, and says where.
+/// Writes the spans of a step of `rank` into the run directory and returns the path.
 pub fn write(run: &Path, step: u64, rank: usize, spans: &[Span]) -> Result<PathBuf> {
     let dir = run.join("traces");
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
@@ -55,11 +56,14 @@ fn document(events: Vec<Value>) -> Value {
     json!({ "displayTimeUnit": "ms", "traceEvents": events })
 }
 
-/// The trace event format: times in microseconds, a process a rank, a thread a track.
+/// Times are in microseconds; a rank is a process, a track a thread.
 fn events(rank: usize, spans: &[Span]) -> Vec<Value> {
     let tracks: BTreeSet<Track> = spans.iter().map(|span| span.track).collect();
     let number = |track: Track| tracks.iter().position(|&t| t == track).expect("the set is made of all");
-    let name = |what: &str, thread: usize, name: &str| json!({ "ph": "M", "name": what, "pid": rank, "tid": thread, "args": { "name": name } });
+    let name = |what: &str, thread: usize, name: &str| {
+        let args = json!({ "name": name });
+        json!({ "ph": "M", "name": what, "pid": rank, "tid": thread, "args": args })
+    };
     let named = tracks.iter().map(|&track| name("thread_name", number(track), &track.to_string()));
     let micro = |seconds: f64| (seconds * 1e9).round() / 1e3;
     let event = |span: &Span| {
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_nothing_computes_is_idle() {
+    fn time_without_an_op_is_idle() {
         let spans = [
             span(Track::Parts, "forward", 0.0, 9.0),
             span(Track::Compute, "b", 2.0, 3.0),
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_a_row_a_track_and_times_in_microseconds() {
+    fn a_file_has_a_row_per_track_and_times_in_microseconds() {
         let dir = tempfile::tempdir().unwrap();
         let spans = [span(Track::Compute, "rope", 0.001, 0.0015), span(Track::Parts, "layer 3", 0.0, 0.002)];
         let path = write(dir.path(), 12, 3, &spans).unwrap();

@@ -1,7 +1,7 @@
-//! Files of JSON objects, one a line, that are only ever appended to.
+//! JSON Lines: files with one JSON object per line, only ever appended to.
 //!
-//! A run that goes on from a checkpoint may give a step a second time: the last line of a step counts. A run that was killed
-//! may leave half a line behind: it is ended with a newline before the next one is written, and skipped by the reader.
+//! A resumed run may write a step a second time: the last line of a step counts. A killed run may leave a torn line at
+//! the end: the next run ends it with a newline before it appends, and the reader skips it.
 
 use engine::error::{Error, Result};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-/// One that is being written.
+/// A file open for appending.
 pub struct Log<T> {
     path: PathBuf,
     file: File,
@@ -20,7 +20,7 @@ pub struct Log<T> {
 }
 
 impl<T: Serialize> Log<T> {
-    /// Opens `path` for appending, and makes it where it is not there.
+    /// Opens `path`, which is created if it does not exist.
     pub fn open(path: &Path) -> Result<Self> {
         let open = || {
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
@@ -31,7 +31,7 @@ impl<T: Serialize> Log<T> {
         Ok(Log { path: path.to_path_buf(), file, of: PhantomData })
     }
 
-    /// Writes one line, in one piece, so that whoever follows the file sees whole lines.
+    /// Writes one line with a single `write`, so that a program that follows the file sees whole lines.
     pub fn append(&mut self, record: &T) -> Result<()> {
         let mut line = serde_json::to_vec(record).expect("a record has string keys only");
         line.push(b'\n');
@@ -49,28 +49,28 @@ fn end_torn_line(file: &mut File) -> std::io::Result<()> {
     if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
 }
 
-/// What a line holds.
+/// The object of a line.
 pub trait Record: DeserializeOwned {
-    /// Of lines with the same step the last counts.
+    /// The last one of several lines with the same step counts.
     fn step(&self) -> u64;
 
-    /// Whether its figures can be those of a step; a line that has others is damaged.
+    /// Whether its values are possible; a line with impossible ones is damaged and skipped.
     fn is_sound(&self) -> bool;
 }
 
-/// Steps beyond this are damage: figures are f64, which tell no two of them apart.
+/// A larger step is damage: f64 does not represent every integer beyond it.
 pub const LAST_STEP: u64 = 1 << 53;
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lines<T> {
-    /// By step, the last line of each.
+    /// Sorted by step, one per step.
     pub records: Vec<T>,
-    /// Numbers of the lines that are not sound records; the first line is 1.
+    /// Numbers of the lines that hold no sound record; the first line is 1.
     pub skipped: Vec<usize>,
 }
 
-/// The records of a file in the order of their steps. Lines with nothing in them are nothing.
+/// Reads a file. Blank lines count neither as records nor as skipped.
 pub fn read<T: Record>(path: &Path) -> Result<Lines<T>> {
     let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
     let (mut by_step, mut skipped) = (BTreeMap::new(), Vec::new());

@@ -1,14 +1,13 @@
-//! `metrics.jsonl`: one JSON object a step, only ever appended to.
+//! `metrics.jsonl`: one JSON object per step.
 
-use super::lines::{LAST_STEP, Lines, Log, Record};
+use super::jsonl::{LAST_STEP, Lines, Log, Record};
 use engine::config::MOST_RANKS;
 use engine::error::Result;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What is known of a step once it is done. JSON has no NaN: a number that is not finite is written
-/// as `null`, and read back as NaN.
+/// The metrics of a step. JSON has no NaN: a number that is not finite is written as `null` and read back as NaN.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StepRecord {
     /// The first step is 1.
@@ -16,35 +15,35 @@ pub struct StepRecord {
     /// Nats per unmasked token, without the z-loss.
     #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
-    /// The mean of log(Z)^2 times its coefficient.
+    /// Coefficient times the mean of log(Z)^2.
     #[serde(deserialize_with = "number_or_null")]
     pub z_loss: f64,
-    /// L2 norm of the whole gradient before clipping.
+    /// L2 norm of the whole gradient, before clipping.
     #[serde(deserialize_with = "number_or_null")]
     pub grad_norm: f64,
     /// The learning rate used in this step.
     pub lr: f64,
-    /// Tokens of this step, over all ranks.
+    /// Unmasked tokens of this step, over all ranks.
     pub tokens: u64,
-    /// Samples since the first step, this one's included.
+    /// Samples of all steps up to this one.
     pub consumed_samples: u64,
     pub step_time_s: f64,
     pub tokens_per_s: f64,
     pub tokens_per_s_per_rank: f64,
-    /// TFLOPS a rank by the formula `model`, and by `full` (see `flops.rs`).
+    /// TFLOPS per rank by the formulas `model` and `full` (`flops.rs`).
     pub tflops_model: f64,
     pub tflops_full: f64,
-    /// The share of the device's peak; `None` where the peak is not known.
+    /// The same as a fraction of the device's peak; `None` where the peak is unknown.
     pub mfu_model: Option<f64>,
     pub mfu_full: Option<f64>,
-    /// What its time depends on (`settings.rs`): a run may go on at others. Lines of older engines have none.
+    /// The settings that its time depends on (`settings.rs`), which may change when a run resumes. Older versions of
+    /// this engine wrote none.
     #[serde(default)]
     pub settings: String,
-    /// Seconds of this step by part (`data_s`, `forward_s`, ...; `clock.rs`) as rank 0 saw them, each a key
-    /// of the line's object.
+    /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
-    /// Nats per token on the validation data, in the line of a step that validated.
+    /// Nats per unmasked token on the validation data, where the step was followed by a validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
 }
@@ -54,7 +53,7 @@ fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64
 }
 
 impl StepRecord {
-    /// How many ranks did this step: its line has the speed of all and of one.
+    /// The number of ranks, from the throughput of all and of one.
     pub fn ranks(&self) -> usize {
         (self.tokens_per_s / self.tokens_per_s_per_rank).round() as usize
     }
@@ -65,7 +64,7 @@ impl Record for StepRecord {
         self.step
     }
 
-    /// A step takes time and has ranks; its losses may be anything.
+    /// A step takes time and has ranks; its loss may be any number.
     fn is_sound(&self) -> bool {
         let speeds = [self.step_time_s, self.tokens_per_s, self.tokens_per_s_per_rank];
         let ranks = 1..=MOST_RANKS as usize;
@@ -73,12 +72,11 @@ impl Record for StepRecord {
     }
 }
 
-/// An open `metrics.jsonl`. Rank 0 has one.
+/// `metrics.jsonl` open for appending, on rank 0.
 pub type MetricsLog = Log<StepRecord>;
 
-/// The records of a run in the order of their steps, and what could not be read.
 pub fn read(path: &Path) -> Result<Lines<StepRecord>> {
-    super::lines::read(path)
+    super::jsonl::read(path)
 }
 
 #[cfg(test)]
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_without_a_speed_are_damaged_and_empty_ones_are_nothing() {
+    fn lines_without_a_speed_are_skipped_and_blank_ones_are_not() {
         let line = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut line = serde_json::to_value(record(1, 2.0)).unwrap();
             change(&mut line);
@@ -168,7 +166,7 @@ mod tests {
         std::fs::write(&path, lines.concat()).unwrap();
         let Lines { records, skipped } = read(&path).unwrap();
         assert_eq!(skipped, [3, 4, 5, 6, 7, 8, 9, 10]);
-        assert_eq!(records, [StepRecord { settings: String::new(), ..record(1, 2.0) }], "of an older engine");
+        assert_eq!(records, [StepRecord { settings: String::new(), ..record(1, 2.0) }], "a line of an older version");
     }
 
     #[test]

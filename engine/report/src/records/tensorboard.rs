@@ -1,8 +1,8 @@
-//! TensorBoard's event files, written without TensorFlow: TFRecord framing (length, masked CRC-32C
-//! of the length, bytes, masked CRC-32C of the bytes) around the few messages of
+//! `tensorboard/events.out.tfevents.*`: TensorBoard event files, written without TensorFlow: TFRecord framing (length,
+//! masked CRC-32C of the length, bytes, masked CRC-32C of the bytes) around the few messages of
 //! `tensorboard/compat/proto/{event,summary}.proto` that scalars need.
 //!
-//! Reading event files is not here: `metrics.jsonl` has the same figures and more.
+//! They are not read back: `metrics.jsonl` has the same numbers and more.
 
 use super::metrics::StepRecord;
 use engine::error::{Error, Result};
@@ -47,18 +47,17 @@ struct SessionLog {
     status: i32,
 }
 
-/// `SessionLog.START`: TensorBoard forgets what earlier files say of this step and later ones, which
-/// is what a resumed run means.
+/// `SessionLog.START`: TensorBoard drops this and later steps of earlier files, as a resumed run needs it.
 const START: i32 = 1;
 
-/// An open event file. Rank 0 has one.
+/// An event file open for appending, on rank 0.
 pub struct EventLog {
     path: PathBuf,
     file: File,
 }
 
 impl EventLog {
-    /// A new event file in `RUN_DIR/tensorboard`, for a run whose next step is `first_step`.
+    /// Creates an event file in `run_dir/tensorboard` for a run whose next step is `first_step`.
     pub fn create(run_dir: &Path, first_step: u64) -> Result<EventLog> {
         let dir = run_dir.join("tensorboard");
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
@@ -78,7 +77,7 @@ impl EventLog {
         Ok(log)
     }
 
-    /// The scalars of one step.
+    /// Writes the scalars of one step.
     pub fn append(&mut self, record: &StepRecord) -> Result<()> {
         self.write(&[step_event(record, now())])
     }
@@ -112,7 +111,7 @@ fn framed(data: &[u8]) -> Vec<u8> {
     [&length[..], &masked_crc(&length), data, &masked_crc(data)].concat()
 }
 
-/// TFRecord's masked CRC-32C: a CRC stored beside its data must not look like data with its CRC.
+/// The masked CRC-32C of TFRecord. The mask avoids computing the CRC of data that embeds its own CRC.
 fn masked_crc(data: &[u8]) -> [u8; 4] {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
@@ -122,7 +121,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// The host's name, in characters that a file name may have.
+/// The host name, in characters that are safe in a file name.
 fn host() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
@@ -140,7 +139,7 @@ mod tests {
 
     /// Written by TensorBoard 2.20's own `RecordWriter` and protos.
     #[test]
-    fn records_are_tensorboards_byte_for_byte() {
+    fn records_equal_those_of_tensorboard() {
         let version = Event { wall_time: 1.5, file_version: Some("brain.Event:2".into()), ..Default::default() };
         let golden = "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c";
         assert_eq!(framed(&version.encode_to_vec()), bytes(golden));
@@ -157,7 +156,7 @@ mod tests {
         assert_eq!(start.encode_to_vec(), bytes("09000000000000044010073a020801"));
     }
 
-    /// Walks a file's records, asserting both checksums of each.
+    /// The records of a file, whose checksums must be right.
     fn records(mut file: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         while !file.is_empty() {
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_tells_where_it_starts_and_each_step() {
+    fn a_file_has_its_first_step_and_every_step() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = EventLog::create(dir.path(), 41).unwrap();
         log.append(&StepRecord { step: 41, loss: 2.5, ..Default::default() }).unwrap();
