@@ -1,7 +1,7 @@
 //! A kernel at one shape: the tensors that it works on, what it must move or multiply, and how it is launched.
 
-use cuda::args::View;
 use cuda::machine::{Done, Machine};
+use cuda::tensor::View;
 use half::bf16;
 
 /// What the time of a kernel is held to.

@@ -2,9 +2,9 @@
 
 use crate::case::{Case, Data, Pool, Role, Tensor};
 use crate::set::Set;
-use cuda::args::View;
 use cuda::device::Device;
 use cuda::machine::Done;
+use cuda::tensor::View;
 use emulator::{Emulator, Schedule};
 use half::bf16;
 

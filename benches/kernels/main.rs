@@ -1,5 +1,5 @@
-//! Every CUDA kernel on the device at the shapes of real models, timed between events of the device, over sets of random
-//! tensors that are larger than its cache together. First a small twin of each is held to the emulator.
+//! Every CUDA kernel on the device at the shapes of real models, timed between events of the device, over sets of
+//! random tensors that are larger than its cache together. First a small twin of each is held to the emulator.
 //!
 //! `cargo bench --bench kernels [-- FILTER] [--json FILE]`. The file gets a line for each kernel, which
 //! `tests/gpu.sh` sets beside PyTorch's. Without a GPU this says so and is done.

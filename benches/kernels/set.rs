@@ -1,9 +1,9 @@
 //! A set of a case's tensors on the device. Launches take several sets in turn, so that the cache holds none of them.
 
 use crate::case::{Case, Pool, Tensor};
-use cuda::args::View;
 use cuda::device::{Device, Memory, Result};
 use cuda::machine::Done;
+use cuda::tensor::View;
 
 pub struct Set<'d> {
     device: &'d Device,

@@ -1,4 +1,4 @@
-// The kernels' arguments. `cuda/src/args.rs` has the same structs; both assert the sizes.
+// The arguments of most kernels. The files of `cuda/src/ops` have the same structs; both sides assert the sizes.
 #pragma once
 #include "prim.cuh"
 
@@ -13,7 +13,7 @@ struct RmsNorm {
     float eps;
     u32 unused;
 };
-static_assert(sizeof(RmsNorm) == 96, "as in args.rs");
+static_assert(sizeof(RmsNorm) == 96, "as in cuda/src/ops");
 
 // dx in the place of dy, plus dres where it has elements; parts `[blocks, d]`.
 struct RmsNormBwd {
@@ -25,7 +25,7 @@ struct RmsNormBwd {
     View<float> parts;
     u32 rows, d;
 };
-static_assert(sizeof(RmsNormBwd) == 104, "as in args.rs");
+static_assert(sizeof(RmsNormBwd) == 104, "as in cuda/src/ops");
 
 // to `[cols]` += the rows of parts `[rows, cols]`, in order.
 struct SumRows {
@@ -33,7 +33,7 @@ struct SumRows {
     View<float> to;
     u32 rows, cols;
 };
-static_assert(sizeof(SumRows) == 40, "as in args.rs");
+static_assert(sizeof(SumRows) == 40, "as in cuda/src/ops");
 
 // gate_up `[rows, 2 f]`; y `[rows, f]` is written by forward and is dy in backward.
 struct SwiGlu {
@@ -41,7 +41,7 @@ struct SwiGlu {
     View<bf16> y;
     u32 rows, f;
 };
-static_assert(sizeof(SwiGlu) == 40, "as in args.rs");
+static_assert(sizeof(SwiGlu) == 40, "as in cuda/src/ops");
 
 // qkv `[rows, cols]`, of which the leading `heads` heads of `dim` turn by table `[positions, dim]`.
 struct Rope {
@@ -50,35 +50,35 @@ struct Rope {
     u32 rows, cols, heads, dim, seq;
     float sign;
 };
-static_assert(sizeof(Rope) == 56, "as in args.rs");
+static_assert(sizeof(Rope) == 56, "as in cuda/src/ops");
 
 // y = x rounded.
 struct Round {
     View<const float> x;
     View<bf16> y;
 };
-static_assert(sizeof(Round) == 32, "as in args.rs");
+static_assert(sizeof(Round) == 32, "as in cuda/src/ops");
 
 // y = x, which is exact.
 struct Widen {
     View<const bf16> x;
     View<float> y;
 };
-static_assert(sizeof(Widen) == 32, "as in args.rs");
+static_assert(sizeof(Widen) == 32, "as in cuda/src/ops");
 
 // x += y.
 struct Add {
     View<bf16> x;
     View<const bf16> y;
 };
-static_assert(sizeof(Add) == 32, "as in args.rs");
+static_assert(sizeof(Add) == 32, "as in cuda/src/ops");
 
 // to = from; to = 0 where `from` is empty.
 struct Copy {
     View<const float> from;
     View<float> to;
 };
-static_assert(sizeof(Copy) == 32, "as in args.rs");
+static_assert(sizeof(Copy) == 32, "as in cuda/src/ops");
 
 // parts = sums of squares of x, one a warp; then out += the sums of its elements' parts, in order.
 struct SumSquares {
@@ -86,7 +86,7 @@ struct SumSquares {
     View<double> parts;
     View<float> out;
 };
-static_assert(sizeof(SumSquares) == 48, "as in args.rs");
+static_assert(sizeof(SumSquares) == 48, "as in cuda/src/ops");
 
 // One step on a shard, all of one length; `out` are the new weights. factor `[1, 2]`: the second scales g.
 // parts `[5, warps]`: sums of squares, only of `adamw_norms`.
@@ -104,7 +104,7 @@ struct AdamW {
     float beta1, fresh1, beta2, fresh2;
     float rate, scale, eps, decay;
 };
-static_assert(sizeof(AdamW) == 152, "as in args.rs");
+static_assert(sizeof(AdamW) == 152, "as in cuda/src/ops");
 
 // square `[1]` of the summed gradients' norm, totals `[3]` of the loss -> out `[2]` = (norm, factor).
 struct Clip {
@@ -114,7 +114,7 @@ struct Clip {
     float clip;
     u32 unused;
 };
-static_assert(sizeof(Clip) == 56, "as in args.rs");
+static_assert(sizeof(Clip) == 56, "as in cuda/src/ops");
 
 // logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
 // exp(logit - max), the target's logit.
@@ -124,7 +124,7 @@ struct XentStats {
     View<float> stats;
     u32 cols, first;
 };
-static_assert(sizeof(XentStats) == 56, "as in args.rs");
+static_assert(sizeof(XentStats) == 56, "as in cuda/src/ops");
 
 // combined `[rows, 3]` of the statistics `[ranks, rows, 3]`.
 struct XentCombine {
@@ -132,7 +132,7 @@ struct XentCombine {
     View<float> combined;
     u32 ranks, rows;
 };
-static_assert(sizeof(XentCombine) == 40, "as in args.rs");
+static_assert(sizeof(XentCombine) == 40, "as in cuda/src/ops");
 
 // totals `[3]` += the rows' sums of w loss, w log(Z)^2 and w, of stats `[rows, 3]` and weights `[rows]`.
 struct XentTotals {
@@ -140,7 +140,7 @@ struct XentTotals {
     View<const float> weights;
     View<float> totals;
 };
-static_assert(sizeof(XentTotals) == 48, "as in args.rs");
+static_assert(sizeof(XentTotals) == 48, "as in cuda/src/ops");
 
 // The gradient in the place of the logits `[rows, cols]`.
 struct XentGrad {
@@ -152,7 +152,7 @@ struct XentGrad {
     float z_loss;
     u32 unused;
 };
-static_assert(sizeof(XentGrad) == 80, "as in args.rs");
+static_assert(sizeof(XentGrad) == 80, "as in cuda/src/ops");
 
 // y `[T, d]` = the rows of table `[held, d]` that ids `[T]` name; the table begins with id `first`.
 struct Embed {
@@ -161,7 +161,7 @@ struct Embed {
     View<bf16> y;
     u32 first, held, d, unused;
 };
-static_assert(sizeof(Embed) == 64, "as in args.rs");
+static_assert(sizeof(Embed) == 64, "as in cuda/src/ops");
 
 // keys `[T, up to a multiple of 1024]`: each chunk of ids in order. rows `[T]` and tokens `[T]`: all of them in order,
 // the table's rows and where in ids they stand.
@@ -172,7 +172,7 @@ struct EmbedSort {
     View<u32> tokens;
     u32 first, held;
 };
-static_assert(sizeof(EmbedSort) == 72, "as in args.rs");
+static_assert(sizeof(EmbedSort) == 72, "as in cuda/src/ops");
 
 // dtable `[held, d]` += the rows of dy `[T, d]`, in the order of rows and tokens; parts `[tiles, d]`.
 struct EmbedBwd {
@@ -183,4 +183,4 @@ struct EmbedBwd {
     View<float> parts;
     u32 d, unused;
 };
-static_assert(sizeof(EmbedBwd) == 88, "as in args.rs");
+static_assert(sizeof(EmbedBwd) == 88, "as in cuda/src/ops");

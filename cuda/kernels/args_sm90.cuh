@@ -1,5 +1,5 @@
-// The arguments of attention's kernels for sm_90a; `cuda/src/args/attention_sm90.rs` has the same structs. Tiles are of
-// the columns of a head.
+// The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold the
+// columns of one head.
 #pragma once
 #include "prim_hopper.cuh"
 
@@ -11,7 +11,7 @@ struct AttentionTiles {
     u32 seq, heads, kv_heads, sequences;
     TensorMap qkv;
 };
-static_assert(sizeof(AttentionTiles) == 256, "as in args/attention_sm90.rs");
+static_assert(sizeof(AttentionTiles) == 256, "as in cuda/src/ops");
 
 // What `AttentionBwd` has beside its tensors, and these by tiles: of 64 rows and of 128.
 struct AttentionTilesBwd {
@@ -22,4 +22,4 @@ struct AttentionTilesBwd {
     u32 seq, heads, kv_heads, sequences, parts;
     TensorMap qkv64, qkv, do64, do_;
 };
-static_assert(sizeof(AttentionTilesBwd) == 640, "as in args/attention_sm90.rs");
+static_assert(sizeof(AttentionTilesBwd) == 640, "as in cuda/src/ops");

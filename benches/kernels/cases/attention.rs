@@ -2,10 +2,9 @@
 
 use super::{BF16, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::View;
-use cuda::geometry::attention as geometry;
 use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, Scratch, Shape};
+use cuda::tensor::View;
 
 type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> Done;
 type Backward = fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done;
@@ -59,8 +58,8 @@ fn backward_tensors(s: Shape) -> Vec<Tensor> {
     tensors.extend([
         Tensor::read(rows * s.query * s.dim, BF16),
         Tensor::written(rows * s.qkv_cols(), NEW_BF16),
-        Tensor::scratch(geometry::stats_len(s), 4),
-        Tensor::scratch(geometry::sums_len(s, geometry::parts(s)), 4),
+        Tensor::scratch(ops::stats_len(s), 4),
+        Tensor::scratch(ops::sums_len(s, ops::attention_parts(s)), 4),
     ]);
     tensors
 }
@@ -72,7 +71,7 @@ impl Kernels {
 
     fn backward(&self, m: &dyn Machine, v: &[View], s: Shape) -> Done {
         let saved = AttentionSaved { qkv: v[0], o: v[2], lse: v[3], starts: v[1] };
-        let scratch = Scratch { stats: v[6], sums: v[7], parts: geometry::parts(s) };
+        let scratch = Scratch { stats: v[6], sums: v[7], parts: ops::attention_parts(s) };
         (self.backward)(m, v[4], saved, v[5], scratch, s)
     }
 }

@@ -2,10 +2,9 @@
 
 use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::View;
-use cuda::geometry;
 use cuda::machine::{Done, Machine};
 use cuda::ops::{self, EmbedScratch, Rows};
+use cuda::tensor::View;
 
 pub fn cases(s: &Sizes) -> Vec<Case> {
     let mut all: Vec<Case> = s.vocab.iter().flat_map(|&v| [xent_stats(s, v), xent_grad(s, v), xent(s, v)]).collect();
@@ -66,8 +65,8 @@ fn embed_bwd(s: &Sizes, name: &'static str, vocab: usize, ids: usize) -> Case {
         Tensor::read(s.tokens, Data::Ids(ids as u32)),
         Tensor::read(n, BF16),
         Tensor::written(vocab * s.hidden, F32),
-        Tensor::scratch(geometry::embed_words(s.tokens), 4),
-        Tensor::scratch(geometry::embed_parts(s.tokens, s.hidden), 4),
+        Tensor::scratch(ops::embed_words(s.tokens), 4),
+        Tensor::scratch(ops::embed_parts(s.tokens, s.hidden), 4),
     ];
     // A row of the gradient is read, and one of the table read and written: of few ids only the first.
     let bytes = 2 * n + 8 * s.hidden * ids.min(s.tokens);

@@ -1,5 +1,5 @@
-//! The kernels and their shapes: layers of Llama 3 8B and of a 7B with Swallow's vocabulary, 8192 tokens. The same cases,
-//! small, are what the device is held to the emulator with. What works on a few numbers (`clip_factor`,
+//! The kernels and their shapes: layers of Llama 3 8B and of a 7B with Swallow's vocabulary, 8192 tokens. The same
+//! cases, small, are what the device is held to the emulator with. What works on a few numbers (`clip_factor`,
 //! `xent_combine`, `xent_totals`) is left out: it takes as long as any launch.
 
 mod attention;

@@ -10,8 +10,7 @@ pub mod place;
 pub mod planted;
 pub mod probes;
 
-use cuda::geometry::Geometry;
-use cuda::machine::{Machine, Target};
+use cuda::machine::{Geometry, Machine, Target};
 use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;

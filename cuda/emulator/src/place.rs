@@ -2,8 +2,8 @@
 
 use crate::Emulator;
 use bytemuck::Pod;
-use cuda::args::View;
 use cuda::machine::Machine;
+use cuda::tensor::View;
 use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
 

@@ -2,10 +2,8 @@
 
 use crate::place::TensorView;
 use crate::{Emulator, Fault, Schedule, Stats};
-use cuda::args::View;
-use cuda::geometry::Geometry;
-use cuda::machine::Machine;
-use cuda::tensor::{TensorMap, Tiles};
+use cuda::machine::{Geometry, Machine};
+use cuda::tensor::{TensorMap, Tiles, View};
 use half::bf16;
 
 /// x is read and y written.

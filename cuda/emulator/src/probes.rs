@@ -1,10 +1,8 @@
 //! The kernels of `probes/`: each primitive by itself. A device compiles them from the text that is kept here.
 
-use cuda::args::View;
-use cuda::geometry::Geometry;
 use cuda::kernels::{File, Kernel};
-use cuda::machine::{Done, Fault, Machine, Target, launch};
-use cuda::tensor::{TensorMap, Tiles};
+use cuda::machine::{Done, Fault, Geometry, Machine, Target, launch};
+use cuda::tensor::{TensorMap, Tiles, View};
 
 /// x is read and y written.
 #[repr(C)]

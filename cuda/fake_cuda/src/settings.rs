@@ -22,8 +22,8 @@ pub struct Settings {
     pub memory: usize,
     /// FAKE_CUDA_DELAY, a seed: every operation waits 0 to 300 us before it begins.
     pub delay: Option<u64>,
-    /// FAKE_CUDA_SLOW, `streams@ms`, a list of numbers from 1 on: the streams of the process that wait so long before each
-    /// of their operations.
+    /// FAKE_CUDA_SLOW, `streams@ms`, a list of numbers from 1 on: the streams of the process that wait so long before
+    /// each of their operations.
     pub slow: Option<Slow>,
     /// FAKE_CUDA_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
     pub fault: Option<(Code, usize)>,
@@ -31,8 +31,8 @@ pub struct Settings {
     pub fastest: Option<String>,
     /// FAKE_CUDA_NCCL: NCCL's version (22703).
     pub nccl: i32,
-    /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts on
-    /// communicators where it is rank 0 never completes.
+    /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts
+    /// on communicators where it is rank 0 never completes.
     pub hang: Option<(String, usize)>,
     /// FAKE_CUDA_NCCL_ALONE: whether NCCL finds no network.
     pub alone: bool,

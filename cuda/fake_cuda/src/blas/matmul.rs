@@ -184,7 +184,8 @@ impl Job {
         let Problem { m, d, .. } = self.problem;
         for (at, sum) in sums.iter().enumerate() {
             let element = at / m * d.ld + at % m;
-            // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody else using it.
+            // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody else using
+            // it.
             unsafe {
                 if d.kind == F32 {
                     let to = (self.at[2] as *mut f32).add(element);

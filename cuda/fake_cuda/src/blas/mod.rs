@@ -1,5 +1,5 @@
-//! cuBLASLt: bf16 times bf16 with sums in f32, in the order of a stream. What the real one refuses is refused here, with
-//! the reason on standard error.
+//! cuBLASLt: bf16 times bf16 with sums in f32, in the order of a stream. What the real one refuses is refused here,
+//! with the reason on standard error.
 
 mod algorithms;
 mod descriptors;
