@@ -1,4 +1,4 @@
-//! Causal attention of whole sequences, by the kernels that run everywhere and by those for sm_90a.
+//! Causal attention of whole sequences, by the kernels of sm_80 and by those of sm_90a.
 
 use super::{BF16, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
@@ -32,7 +32,7 @@ pub fn cases(s: &Sizes, target: Target) -> Vec<Case> {
     all
 }
 
-/// Multiplications and additions of a product of which the causal mask leaves half.
+/// Floating-point operations of one matrix multiplication, of which the causal mask leaves half.
 fn product(s: Shape) -> usize {
     s.sequences * s.seq * s.seq * s.query * s.dim
 }
@@ -52,7 +52,7 @@ fn forward_tensors(s: Shape) -> Vec<Tensor> {
     ]
 }
 
-/// Those, do, dqkv, and what the kernels hand on.
+/// The tensors of the forward pass, do, dqkv, and the scratch.
 fn backward_tensors(s: Shape) -> Vec<Tensor> {
     let (rows, mut tensors) = (s.rows(), forward_tensors(s));
     tensors.extend([

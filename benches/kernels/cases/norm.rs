@@ -5,7 +5,7 @@ use crate::case::{Case, Data, Tensor, Work};
 use cuda::ops::{self, NormBwd};
 use cuda::tensor::View;
 
-/// Weights that keep gradients, which are made in the place of others, from growing.
+/// Small weights, so that gradients, which are computed in place, do not grow from launch to launch.
 const SMALLER: Data = Data::Bf16(0.5);
 
 pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
@@ -52,7 +52,7 @@ fn rmsnorm_recompute(s: &Sizes) -> Case {
     })
 }
 
-/// x, rstd, w, dy, dw, parts, and dres where there is one.
+/// x, rstd, w, dy, dw and partial sums; dres follows if there is one.
 fn norm_gradients(s: &Sizes, processors: usize) -> Vec<Tensor> {
     let (n, d) = (s.tokens * s.hidden, s.hidden);
     vec![

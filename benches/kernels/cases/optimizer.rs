@@ -1,4 +1,4 @@
-//! What goes element by element: AdamW, norms, casts, sums, copies.
+//! AdamW and elementwise kernels: norms, casts, adds, copies.
 
 use super::{BF16, F32, NEW_BF16, NEW_F32};
 use crate::case::{Case, Data, Tensor, Work};
