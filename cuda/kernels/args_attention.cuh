@@ -13,8 +13,8 @@ struct Attention {
 };
 static_assert(sizeof(Attention) == 80, "as in cuda/src/ops");
 
-// do, o [T, heads D], lse [T, heads], dqkv as qkv. Between the kernels: stats, 3 numbers a head and query, and where
-// `parts` blocks share a key/value head's gradients, the sums of each.
+// do, o [T, heads D], lse [T, heads], dqkv as qkv. Scratch between the kernels: stats, 3 numbers per head and query;
+// sums, the gradients of each part where `parts` blocks share a key/value head.
 struct AttentionBwd {
     View<const bf16> qkv;
     View<const bf16> do_;

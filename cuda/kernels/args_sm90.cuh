@@ -1,9 +1,9 @@
-// The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold the
-// columns of one head.
+// The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold
+// the columns of one head.
 #pragma once
 #include "prim_hopper.cuh"
 
-// As `Attention`; tiles of 128 rows.
+// Like `Attention`, with a map of tiles of 128 rows.
 struct AttentionTiles {
     View<const u32> starts;
     View<bf16> o;
@@ -13,7 +13,7 @@ struct AttentionTiles {
 };
 static_assert(sizeof(AttentionTiles) == 256, "as in cuda/src/ops");
 
-// What `AttentionBwd` has beside its tensors, and these by tiles: of 64 rows and of 128.
+// Like `AttentionBwd`, with maps of tiles of 64 and of 128 rows.
 struct AttentionTilesBwd {
     View<const u32> starts;
     View<const u32> stats;
