@@ -4,11 +4,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cuda::Device;
-use cuda::args::View;
 use cuda::blas::{Blas, Choice, Error, Form, Product, scratch_len};
 use cuda::compile::Places;
 use cuda::device::Memory;
 use cuda::search::Search;
+use cuda::tensor::View;
 use half::bf16;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -93,7 +93,7 @@ fn no_kernel_needs_more_than_the_table_says() {
     assert!(local.is_empty(), "registers spilled, or arrays in local memory:\n{}", local.join("\n"));
     // Fewer registers at the start than are handed out later, and the warpgroups would wait for each other for ever.
     for (_, kernel) in needs().filter(|(_, kernel)| kernel.kernel.contains("_sm90_")) {
-        let threads = cuda::geometry::largest(&kernel.kernel).unwrap().block;
+        let threads = cuda::ops::largest(&kernel.kernel).unwrap().block;
         assert!(threads != 384 || threads * kernel.registers >= 128 * 24 + 256 * 240, "{kernel:?}");
     }
     for cubin in &built.cubins {

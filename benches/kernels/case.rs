@@ -1,41 +1,41 @@
-//! A kernel at one shape: the tensors that it works on, what it must move or multiply, and how it is launched.
+//! A benchmark case: a kernel at one shape, with its tensors, its work and its launch.
 
-use cuda::args::View;
 use cuda::machine::{Done, Machine};
+use cuda::tensor::View;
 use half::bf16;
 
-/// What the time of a kernel is held to.
+/// The work that a kernel's time is compared with.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
-    /// Bytes that must cross the memory: each input read once, each output written once.
+    /// Minimum memory traffic in bytes: each input read once, each output written once.
     Bytes(usize),
-    /// Operations of its products.
+    /// Floating-point operations of its matrix multiplications.
     Flops(usize),
 }
 
-/// What a tensor holds at first.
+/// The initial contents of a tensor.
 #[derive(Debug, Clone, Copy)]
 pub enum Data {
-    /// Numbers about normal, times a scale.
+    /// Approximately normal numbers, times a scale.
     Bf16(f32),
     F32(f32),
-    /// The same without their signs.
+    /// Absolute values of such numbers.
     Positive(f32),
-    /// Numbers below this.
+    /// Integers below this.
     Ids(u32),
-    /// Zeros: the first position of every sequence, totals.
+    /// Zeros: start positions, totals.
     U32,
-    /// NaN at first: the kernel writes before it reads. Elements of so many bytes.
+    /// NaN, since the kernel writes before it reads. The field is the element size in bytes.
     Empty(usize),
 }
 
-/// Whose a tensor is while the kernel runs.
+/// How the kernel uses a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Read,
-    /// Written whole, or added to: what is compared.
+    /// Overwritten or accumulated; its result is compared.
     Written,
-    /// Of no interest after.
+    /// Its result is ignored.
     Scratch,
 }
 
@@ -55,7 +55,7 @@ impl Tensor {
         Tensor { len, data, role: Role::Written }
     }
 
-    /// Elements of so many bytes.
+    /// Scratch of `len` elements of `bytes` bytes each.
     pub fn scratch(len: usize, bytes: usize) -> Self {
         Tensor { len, data: Data::Empty(bytes), role: Role::Scratch }
     }
@@ -77,16 +77,16 @@ impl Tensor {
 
 type Launch = Box<dyn Fn(&dyn Machine, &[View]) -> Done>;
 
-/// One line of the table.
+/// One row of the table.
 pub struct Case {
-    /// Of the op, as `cuda/peers.py` names it too.
+    /// The op's name, also used in `cuda/peers.py`.
     pub name: &'static str,
     pub shape: String,
-    /// Which of several ways to do it; else empty.
+    /// Which of several implementations; empty if there is one.
     pub variant: &'static str,
     pub work: Work,
     pub tensors: Vec<Tensor>,
-    /// Makes what is read of what is random, once.
+    /// Computes inputs from the random tensors, once.
     pub prepare: Launch,
     pub launch: Launch,
 }
@@ -112,16 +112,16 @@ impl Case {
         self
     }
 
-    /// Bytes of a set of its tensors.
+    /// Bytes of all its tensors.
     pub fn bytes(&self) -> usize {
         self.tensors.iter().map(Tensor::bytes).sum()
     }
 }
 
-/// Random numbers that tensors are filled from, again and again.
+/// Random numbers from which tensors are filled repeatedly.
 pub struct Pool(Vec<f32>);
 
-/// A prime, so that no row of a tensor is as another.
+/// A prime, so that no two rows of a tensor are equal.
 const POOL: usize = 4_194_301;
 
 impl Pool {
@@ -136,7 +136,7 @@ impl Pool {
         Pool((0..POOL).map(|_| (0..4).map(|_| uniform()).sum::<f32>() * 1.7).collect())
     }
 
-    /// The bytes that tensor number `seed` holds at first.
+    /// The initial bytes of a tensor.
     pub fn fill(&self, tensor: &Tensor, seed: usize) -> Vec<u8> {
         let of = |element: &dyn Fn(f32) -> [u8; 4], width: usize| {
             let start = seed * 1_000_003 % POOL;

@@ -1,8 +1,8 @@
-//! Every CUDA kernel on the device at the shapes of real models, timed between events of the device, over sets of random
-//! tensors that are larger than its cache together. First a small twin of each is held to the emulator.
+//! Times every CUDA kernel on the device at the shapes of real models, between events of the device, over sets of
+//! random tensors that together exceed its cache. First a small version of each case is compared with the emulator.
 //!
-//! `cargo bench --bench kernels [-- FILTER] [--json FILE]`. The file gets a line for each kernel, which
-//! `tests/gpu.sh` sets beside PyTorch's. Without a GPU this says so and is done.
+//! `cargo bench --bench kernels [-- FILTER] [--json FILE]`. The file gets one line per kernel, which `tests/gpu.sh`
+//! compares with PyTorch's. Without a GPU nothing is measured.
 
 mod case;
 mod cases;
@@ -21,19 +21,19 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Samples of a case that count.
+/// Samples per case that count.
 const SAMPLES: usize = 15;
-/// Seconds of launches in a sample.
+/// Target duration of a sample in seconds.
 const SAMPLE: f64 = 0.005;
-/// Bytes of each of the two blocks that the device copies between.
+/// Bytes of a block in the measurement of the copy bandwidth.
 const COPIED: usize = 1 << 30;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// What the command line asks for.
+/// The command line.
 #[derive(Default)]
 struct Args {
-    /// Cases whose name holds this.
+    /// Only cases whose name contains this.
     filter: Option<String>,
     json: Option<String>,
 }
@@ -42,7 +42,7 @@ fn args(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
     let mut args = Args::default();
     while let Some(word) = words.next() {
         match word.as_str() {
-            // Cargo says this to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--json" => args.json = Some(words.next().ok_or("--json needs a file")?),
             flag if flag.starts_with('-') => return Err(format!("there is no flag {flag}: [FILTER] [--json FILE]")),
@@ -64,10 +64,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all kernels are right.
+/// Runs all cases. Returns whether all results were right.
 fn run(args: &Args) -> Outcome<bool> {
     if cuda::devices()?.is_empty() {
-        println!("kernels: no GPU here, nothing is measured");
+        println!("kernels: this machine has no GPU, nothing is measured");
         return Ok(true);
     }
     let (device, notes) = Device::open(0, &Places::of(|name| std::env::var_os(name), None))?;
@@ -97,7 +97,7 @@ fn run(args: &Args) -> Outcome<bool> {
     Ok(right)
 }
 
-/// What the figures are of.
+/// The description of the machine.
 fn about(device: &Device, copied: f64) -> Value {
     let (info, arch) = (device.info(), device.arch().to_string());
     let (processors, l2, kernels) = (device.processors(), device.l2(), device.origin());
@@ -113,7 +113,7 @@ fn line(case: &Case, seconds: f64, copied: f64) -> Value {
         Work::Flops(flops) => (0, flops),
     };
     let rate = match case.work {
-        Work::Bytes(_) => format!("{:.0} % of the copies' rate", bytes as f64 / seconds / copied * 1e2),
+        Work::Bytes(_) => format!("{:.0} % of the copy bandwidth", bytes as f64 / seconds / copied * 1e2),
         Work::Flops(_) => format!("{:.0} TFLOP/s", flops as f64 / seconds / 1e12),
     };
     let (name, shape, variant) = (case.name, &case.shape, case.variant);
@@ -126,7 +126,7 @@ fn criterion() -> Criterion {
     Criterion::default().without_plots().sample_size(SAMPLES).warm_up_time(times[0]).measurement_time(times[1])
 }
 
-/// Bytes read and written a second where the device copies a large block.
+/// The bytes per second that the device reads and writes when it copies a large block.
 fn copy_rate(device: &Device) -> Outcome<f64> {
     let mut blocks = (0..2).map(|_| device.alloc(COPIED)).collect::<Result<Vec<_>, _>>()?;
     let [from, to] = &mut blocks[..] else { unreachable!("two blocks") };
@@ -141,16 +141,16 @@ fn copy_rate(device: &Device) -> Outcome<f64> {
     Ok(median(rates.split_off(2)))
 }
 
-/// Seconds of a launch: the median over the samples, each of launches that take the sets in turn.
+/// Seconds per launch: the median over the samples. The launches of a sample cycle through the sets.
 fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool) -> Outcome<f64> {
-    // Of each set the next launch finds nothing in the cache.
+    // So many sets that a launch finds none of its data in the cache.
     let count = (4 * device.l2()).div_ceil(case.bytes()).max(2);
     let mut sets = (0..count).map(|n| Set::new(device, case, pool, n)).collect::<Result<Vec<_>, _>>()?;
     for set in &mut sets {
         set.prepare(case)?;
         set.keep(case)?;
     }
-    // So many that what lies between two events is nothing beside them.
+    // So many launches that the overhead between the events is negligible.
     let few = sample(device, case, &mut sets, 2 * count)?;
     let launches = ((SAMPLE / few) as usize).clamp(count, 1 << 16);
     let (mut samples, mut fault) = (Vec::new(), Ok(()));
@@ -171,11 +171,11 @@ fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool)
     });
     group.finish();
     fault?;
-    // Those of the warm-up came first.
+    // The first samples were the warm-up's.
     Ok(median(samples.split_off(samples.len().saturating_sub(SAMPLES))))
 }
 
-/// Seconds of a launch, of so many, each on the next set.
+/// Seconds per launch, over so many launches, each on the next set.
 fn sample(device: &Device, case: &Case, sets: &mut [Set], launches: usize) -> Outcome<f64> {
     sets.iter_mut().try_for_each(Set::restore)?;
     let mut done = Ok(());

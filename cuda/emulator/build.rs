@@ -1,13 +1,13 @@
-//! Compiles the emulator, the kernels, the planted bugs and the probes of its tests with the host's C++ compiler.
+//! Compiles the emulator's runtime, the kernels, and the tests' kernels with the host's C++ compiler.
 
 fn main() {
     // The tests compile kernels too, for the same target.
     println!("cargo:rustc-env=EMULATOR_TARGET={}", std::env::var("TARGET").expect("cargo names the target"));
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).define("EMULATOR", None).include("runtime").include("../kernels");
-    // A product and a sum must not become one operation: what the device fuses is written out.
+    // A multiplication and an addition must not be fused implicitly: the kernels spell out fused operations.
     build.flag("-ffp-contract=off").flag_if_supported("-Wno-psabi").warnings(true);
-    // Kernels end in .cu, which the host's compiler takes for an object.
+    // The compiler would take the extension .cu for an object file.
     build.flag("-xc++");
     for folder in ["runtime", "../kernels", "planted", "probes"] {
         println!("cargo:rerun-if-changed={folder}");
@@ -17,6 +17,6 @@ fn main() {
             }
         }
     }
-    // Kernels make themselves known when the program starts: nothing refers to them by name.
+    // Kernels register themselves at program start: no symbol refers to them.
     build.link_lib_modifier("+whole-archive").compile("emulator");
 }

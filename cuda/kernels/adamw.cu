@@ -1,10 +1,10 @@
-// AdamW in one pass over a shard: f32 master weights and moments in their place, new weights rounded to bf16.
+// AdamW in one pass over a shard: updates f32 master weights and moments in place, writes new weights rounded to bf16.
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, master -= rate m / (sqrt(v scale) + eps) + decay master.
-// `adamw_norms` sums on the way the squares of what a run may log. And the factor by which gradients are clipped.
+// `adamw_norms` also computes the squared norms that a run may log. `clip_factor` computes the clipping factor.
 #include "args.cuh"
 #include "common.cuh"
 
-// What the element's weight loses; g, m and v are of one element. `m` and `v` hold the new moments after.
+// The decrease of one element's weight. `m` and `v` become the new moments.
 DEVICE float change(const AdamW& a, float g, float decay, float master, float& m, float& v) {
     m = fmadd(a.beta1, m, a.fresh1 * g);
     v = fmadd(a.beta2, v, a.fresh2 * g * g);
@@ -12,7 +12,7 @@ DEVICE float change(const AdamW& a, float g, float decay, float master, float& m
     return fmadd(decay, master, step);
 }
 
-// Sums of squares of g, the new weight, its change, m and v, or none. In f64, for shards are long.
+// Sums of squares of g, the new weight, its change, m and v, or none. In f64, because shards are long.
 struct Squares {
     double of[5];
 };
@@ -24,7 +24,7 @@ DEVICE void add(Squares& sums, float g, float master, float lost, float m, float
 }
 DEVICE void add(None&, float, float, float, float, float) {}
 
-// Four elements from i on, of which `n` are left: their new weights, rounded, are words k and k + 1 of `out`.
+// Updates four elements from i on, of which `n` exist. Words k and k + 1 of `out` become their new weights, rounded.
 template <class Sums> DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wide, float factor, Sums& sums, V16& out, int k) {
     V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
     V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
@@ -36,7 +36,7 @@ template <class Sums> DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wid
         master.w[e] = bits_of(next);
         m.w[e] = bits_of(next_m);
         v.w[e] = bits_of(next_v);
-        // Behind the last element the change may be 0 / 0.
+        // Beyond the last element the change may be 0 / 0.
         if (static_cast<u32>(e) < n) add(sums, scaled, next, lost, next_m, next_v);
     }
     store4(a.master, i, n, wide, master);
@@ -64,8 +64,8 @@ KERNEL(adamw, AdamW, 256) {
     update(a, none);
 }
 
-// Leaves in parts, one a warp, the sums of squares of the scaled gradients, the new weights, their change and the
-// new moments, one sum after another.
+// Also writes partial sums, one per warp, of the squares of the scaled gradients, the new weights, their change and
+// the new moments, one sum after another.
 KERNEL(adamw_norms, AdamW, 256) {
     Squares squares = {};
     update(a, squares);
@@ -76,7 +76,7 @@ KERNEL(adamw_norms, AdamW, 256) {
     }
 }
 
-// norm = sqrt(square) / tokens, factor = min(1, clip / (norm + 1e-6)) / tokens. By one thread.
+// norm = sqrt(square) / tokens, factor = min(1, clip / (norm + 1e-6)) / tokens. One thread does the work.
 KERNEL(clip_factor, Clip, 32) {
     if (thread()) return;
     float tokens = ld(a.totals, 2), per_token = tokens > 0 ? div_rn(1.0f, tokens) : 0.0f;

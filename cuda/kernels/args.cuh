@@ -1,8 +1,8 @@
-// The kernels' arguments. `cuda/src/args.rs` has the same structs; both assert the sizes.
+// The arguments of most kernels. The files of `cuda/src/ops` have the same structs; both sides assert the sizes.
 #pragma once
 #include "prim.cuh"
 
-// x, h, y `[rows, d]`, w `[d]`, rstd `[rows]`. `h` only where the residual is added: h += x first.
+// x, h, y `[rows, d]`, w `[d]`, rstd `[rows]`. If h is not empty, the residual is added first: h += x.
 struct RmsNorm {
     View<const bf16> x;
     View<bf16> h;
@@ -13,9 +13,9 @@ struct RmsNorm {
     float eps;
     u32 unused;
 };
-static_assert(sizeof(RmsNorm) == 96, "as in args.rs");
+static_assert(sizeof(RmsNorm) == 96, "as in cuda/src/ops");
 
-// dx in the place of dy, plus dres where it has elements; parts `[blocks, d]`.
+// dy is overwritten with dx, plus dres if it is not empty; partial sums parts `[blocks, d]`.
 struct RmsNormBwd {
     View<const bf16> dres;
     View<bf16> dy;
@@ -25,7 +25,7 @@ struct RmsNormBwd {
     View<float> parts;
     u32 rows, d;
 };
-static_assert(sizeof(RmsNormBwd) == 104, "as in args.rs");
+static_assert(sizeof(RmsNormBwd) == 104, "as in cuda/src/ops");
 
 // to `[cols]` += the rows of parts `[rows, cols]`, in order.
 struct SumRows {
@@ -33,63 +33,63 @@ struct SumRows {
     View<float> to;
     u32 rows, cols;
 };
-static_assert(sizeof(SumRows) == 40, "as in args.rs");
+static_assert(sizeof(SumRows) == 40, "as in cuda/src/ops");
 
-// gate_up `[rows, 2 f]`; y `[rows, f]` is written by forward and is dy in backward.
+// gate_up `[rows, 2 f]`; y `[rows, f]` is the output of forward, and dy in backward.
 struct SwiGlu {
     View<bf16> gate_up;
     View<bf16> y;
     u32 rows, f;
 };
-static_assert(sizeof(SwiGlu) == 40, "as in args.rs");
+static_assert(sizeof(SwiGlu) == 40, "as in cuda/src/ops");
 
-// qkv `[rows, cols]`, of which the leading `heads` heads of `dim` turn by table `[positions, dim]`.
+// qkv `[rows, cols]`, of which the leading `heads` heads of `dim` are rotated by table `[positions, dim]`.
 struct Rope {
     View<bf16> qkv;
     View<const float> table;
     u32 rows, cols, heads, dim, seq;
     float sign;
 };
-static_assert(sizeof(Rope) == 56, "as in args.rs");
+static_assert(sizeof(Rope) == 56, "as in cuda/src/ops");
 
 // y = x rounded.
 struct Round {
     View<const float> x;
     View<bf16> y;
 };
-static_assert(sizeof(Round) == 32, "as in args.rs");
+static_assert(sizeof(Round) == 32, "as in cuda/src/ops");
 
 // y = x, which is exact.
 struct Widen {
     View<const bf16> x;
     View<float> y;
 };
-static_assert(sizeof(Widen) == 32, "as in args.rs");
+static_assert(sizeof(Widen) == 32, "as in cuda/src/ops");
 
 // x += y.
 struct Add {
     View<bf16> x;
     View<const bf16> y;
 };
-static_assert(sizeof(Add) == 32, "as in args.rs");
+static_assert(sizeof(Add) == 32, "as in cuda/src/ops");
 
-// to = from; to = 0 where `from` is empty.
+// to = from, or to = 0 if `from` is empty.
 struct Copy {
     View<const float> from;
     View<float> to;
 };
-static_assert(sizeof(Copy) == 32, "as in args.rs");
+static_assert(sizeof(Copy) == 32, "as in cuda/src/ops");
 
-// parts = sums of squares of x, one a warp; then out += the sums of its elements' parts, in order.
+// parts = sums of squares of x, one per warp; then out += the sums of the parts of its elements, in order.
 struct SumSquares {
     View<const float> x;
     View<double> parts;
     View<float> out;
 };
-static_assert(sizeof(SumSquares) == 48, "as in args.rs");
+static_assert(sizeof(SumSquares) == 48, "as in cuda/src/ops");
 
-// One step on a shard, all of one length; `out` are the new weights. factor `[1, 2]`: the second scales g.
-// parts `[5, warps]`: sums of squares, only of `adamw_norms`.
+// One step on a shard; all views have one length. `out` receives the new weights. factor `[1, 2]`: the second scales g.
+// parts `[5, warps]`: partial sums of squares of `adamw_norms`.
 struct AdamW {
     View<const float> g;
     View<const float> factor;
@@ -104,9 +104,9 @@ struct AdamW {
     float beta1, fresh1, beta2, fresh2;
     float rate, scale, eps, decay;
 };
-static_assert(sizeof(AdamW) == 152, "as in args.rs");
+static_assert(sizeof(AdamW) == 152, "as in cuda/src/ops");
 
-// square `[1]` of the summed gradients' norm, totals `[3]` of the loss -> out `[2]` = (norm, factor).
+// square `[1]`, the squared norm of the summed gradients, and the loss totals `[3]` -> out `[2]` = (norm, factor).
 struct Clip {
     View<const float> square;
     View<const float> totals;
@@ -114,35 +114,35 @@ struct Clip {
     float clip;
     u32 unused;
 };
-static_assert(sizeof(Clip) == 56, "as in args.rs");
+static_assert(sizeof(Clip) == 56, "as in cuda/src/ops");
 
 // logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
-// exp(logit - max), the target's logit.
+// exp(logit - max), and the target's logit.
 struct XentStats {
     View<const bf16> logits;
     View<const u32> targets;
     View<float> stats;
     u32 cols, first;
 };
-static_assert(sizeof(XentStats) == 56, "as in args.rs");
+static_assert(sizeof(XentStats) == 56, "as in cuda/src/ops");
 
-// combined `[rows, 3]` of the statistics `[ranks, rows, 3]`.
+// Combines the statistics `[ranks, rows, 3]` of all ranks into combined `[rows, 3]`.
 struct XentCombine {
     View<const float> stats;
     View<float> combined;
     u32 ranks, rows;
 };
-static_assert(sizeof(XentCombine) == 40, "as in args.rs");
+static_assert(sizeof(XentCombine) == 40, "as in cuda/src/ops");
 
-// totals `[3]` += the rows' sums of w loss, w log(Z)^2 and w, of stats `[rows, 3]` and weights `[rows]`.
+// totals `[3]` += sums over rows of w loss, w log(Z)^2 and w, from stats `[rows, 3]` and weights `[rows]`.
 struct XentTotals {
     View<const float> stats;
     View<const float> weights;
     View<float> totals;
 };
-static_assert(sizeof(XentTotals) == 48, "as in args.rs");
+static_assert(sizeof(XentTotals) == 48, "as in cuda/src/ops");
 
-// The gradient in the place of the logits `[rows, cols]`.
+// Overwrites the logits `[rows, cols]` with their gradient.
 struct XentGrad {
     View<bf16> logits;
     View<const float> stats;
@@ -152,19 +152,19 @@ struct XentGrad {
     float z_loss;
     u32 unused;
 };
-static_assert(sizeof(XentGrad) == 80, "as in args.rs");
+static_assert(sizeof(XentGrad) == 80, "as in cuda/src/ops");
 
-// y `[T, d]` = the rows of table `[held, d]` that ids `[T]` name; the table begins with id `first`.
+// y `[T, d]` = rows of table `[held, d]`, selected by ids `[T]`; the first row has the id `first`.
 struct Embed {
     View<const u32> ids;
     View<const bf16> table;
     View<bf16> y;
     u32 first, held, d, unused;
 };
-static_assert(sizeof(Embed) == 64, "as in args.rs");
+static_assert(sizeof(Embed) == 64, "as in cuda/src/ops");
 
-// keys `[T, up to a multiple of 1024]`: each chunk of ids in order. rows `[T]` and tokens `[T]`: all of them in order,
-// the table's rows and where in ids they stand.
+// keys `[T, padded to a multiple of 1024]`: the sorted keys of each chunk. rows `[T]` and tokens `[T]`: all tokens
+// sorted by row of the table, with their indices in ids.
 struct EmbedSort {
     View<const u32> ids;
     View<u32> keys;
@@ -172,9 +172,9 @@ struct EmbedSort {
     View<u32> tokens;
     u32 first, held;
 };
-static_assert(sizeof(EmbedSort) == 72, "as in args.rs");
+static_assert(sizeof(EmbedSort) == 72, "as in cuda/src/ops");
 
-// dtable `[held, d]` += the rows of dy `[T, d]`, in the order of rows and tokens; parts `[tiles, d]`.
+// dtable `[held, d]` += the rows of dy `[T, d]`, in the order of rows and tokens; partial sums parts `[tiles, d]`.
 struct EmbedBwd {
     View<const u32> rows;
     View<const u32> tokens;
@@ -183,4 +183,4 @@ struct EmbedBwd {
     View<float> parts;
     u32 d, unused;
 };
-static_assert(sizeof(EmbedBwd) == 88, "as in args.rs");
+static_assert(sizeof(EmbedBwd) == 88, "as in cuda/src/ops");

@@ -1,4 +1,4 @@
-// The arguments of attention's kernels. `cuda/src/args/attention.rs` has the same structs; both assert the sizes.
+// The arguments of the attention kernels. `cuda/src/ops/attention.rs` has the same structs; both assert the sizes.
 #pragma once
 #include "prim.cuh"
 
@@ -11,10 +11,10 @@ struct Attention {
     u32 seq, heads, kv_heads;
     u32 unused;
 };
-static_assert(sizeof(Attention) == 80, "as in args/attention.rs");
+static_assert(sizeof(Attention) == 80, "as in cuda/src/ops");
 
-// do, o [T, heads D], lse [T, heads], dqkv as qkv. Between the kernels: stats, 3 numbers a head and query, and where
-// `parts` blocks share a key/value head's gradients, the sums of each.
+// do, o [T, heads D], lse [T, heads], dqkv as qkv. Scratch between the kernels: stats, 3 numbers per head and query;
+// sums, the gradients of each part where `parts` blocks share a key/value head.
 struct AttentionBwd {
     View<const bf16> qkv;
     View<const bf16> do_;
@@ -26,4 +26,4 @@ struct AttentionBwd {
     View<float> sums;
     u32 seq, heads, kv_heads, parts;
 };
-static_assert(sizeof(AttentionBwd) == 144, "as in args/attention.rs");
+static_assert(sizeof(AttentionBwd) == 144, "as in cuda/src/ops");

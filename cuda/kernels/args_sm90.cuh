@@ -1,9 +1,9 @@
-// The arguments of attention's kernels for sm_90a; `cuda/src/args/attention_sm90.rs` has the same structs. Tiles are of
-// the columns of a head.
+// The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold
+// the columns of one head.
 #pragma once
 #include "prim_hopper.cuh"
 
-// As `Attention`; tiles of 128 rows.
+// Like `Attention`, with a map of tiles of 128 rows.
 struct AttentionTiles {
     View<const u32> starts;
     View<bf16> o;
@@ -11,9 +11,9 @@ struct AttentionTiles {
     u32 seq, heads, kv_heads, sequences;
     TensorMap qkv;
 };
-static_assert(sizeof(AttentionTiles) == 256, "as in args/attention_sm90.rs");
+static_assert(sizeof(AttentionTiles) == 256, "as in cuda/src/ops");
 
-// What `AttentionBwd` has beside its tensors, and these by tiles: of 64 rows and of 128.
+// Like `AttentionBwd`, with maps of tiles of 64 and of 128 rows.
 struct AttentionTilesBwd {
     View<const u32> starts;
     View<const u32> stats;
@@ -22,4 +22,4 @@ struct AttentionTilesBwd {
     u32 seq, heads, kv_heads, sequences, parts;
     TensorMap qkv64, qkv, do64, do_;
 };
-static_assert(sizeof(AttentionTilesBwd) == 640, "as in args/attention_sm90.rs");
+static_assert(sizeof(AttentionTilesBwd) == 640, "as in cuda/src/ops");

@@ -1,14 +1,14 @@
-// Causal attention in tiles (Dao 2023): o = softmax(q k^T / sqrt(d)) v. A block takes 128 queries of one head and goes
-// over its tiles of keys from the diagonal back, with a running maximum m and sum l for each query. A warp has 32 of
-// the queries; their scores and their sums of o stay in its registers.
+// Causal attention in tiles (Dao 2023): o = softmax(q k^T / sqrt(d)) v. A block processes 128 queries of one head. It
+// loops over the tiles of keys from the diagonal back, with a running maximum m and sum l for each query. A warp has 32
+// of the queries, and keeps their scores and accumulators of o in registers.
 #include "attention.cuh"
 
 constexpr int THREADS = 128;
 constexpr int QUERIES = 128;
-// m moves only where the scores have grown by more than this power of two: P stays below 2^8, and o is seldom scaled.
+// m is updated only if the scores have grown by more than this power of two: P stays below 2^8, o is rarely rescaled.
 constexpr float SLACK = 8;
 
-// A warp's running softmax: of each lane's four queries m, in powers of two, and l, of the lane's own keys.
+// A warp's running softmax: for each lane's four queries m, in powers of two, and l, over the lane's own keys.
 template <int D> struct Running {
     Reg<float, 4> m, l;
     Sums<2, D / 8> o;
@@ -38,7 +38,7 @@ template <int N> DEVICE Reg<float, 4> row_maxima(const Sums<2, N>& s) {
     return most;
 }
 
-// Moves m to the scores' maximum where that has grown by more than SLACK; l and o shrink with it.
+// Updates m to the scores' maximum if that has grown by more than SLACK, and rescales l and o.
 template <int D, int N> DEVICE void move_maximum(Running<D>& run, const Sums<2, N>& s) {
     Reg<float, 4> maxima = row_maxima(s), shrink;
     bool moves = false;
@@ -49,7 +49,7 @@ template <int D, int N> DEVICE void move_maximum(Running<D>& run, const Sums<2, 
         run.m[r] = grown ? most : run.m[r];
         moves |= grown;
     }
-    // All lanes or none: products of the warp follow.
+    // All lanes or none, because warp-wide multiplications follow.
     if (!warp_any(moves)) return;
     UNROLL for (int r = 0; r < 4; r++) {
         run.l[r] *= shrink[r];
@@ -59,7 +59,7 @@ template <int D, int N> DEVICE void move_maximum(Running<D>& run, const Sums<2, 
     }
 }
 
-// P = 2^(s log2(e) / sqrt(d) - m), which l adds up, rounded.
+// P = 2^(s log2(e) / sqrt(d) - m), rounded; l accumulates the unrounded values.
 template <int D, int N> DEVICE void softmax(Left<2, N / 2>& p, Running<D>& run, Sums<2, N>& s) {
     UNROLL for (int k = 0; k < N / 2; k++) {
         UNROLL for (int r = 0; r < 4; r++) {
@@ -73,7 +73,7 @@ template <int D, int N> DEVICE void softmax(Left<2, N / 2>& p, Running<D>& run, 
     }
 }
 
-// o = sums / l and lse = ln(l 2^m); the warp's rows of the queries' tile are used up.
+// o = sums / l and lse = ln(l 2^m). Overwrites the warp's rows of the queries' tile.
 template <int D> DEVICE void finish(const Attention& a, const Head& h, Running<D>& run, u32 first, u32 tile) {
     u32 g = thread() % 32 / 4, t = thread() % 4;
     Reg<float, 4> factor;
@@ -92,7 +92,7 @@ template <int D> DEVICE void finish(const Attention& a, const Head& h, Running<D
 // Shared memory: the tiles of q, k and v.
 template <int D, int KEYS> DEVICE void attention(const Attention& a) {
     Head h = head_of(a, block());
-    // The last queries have the most keys, and come first.
+    // The last queries have the most keys, and are processed first.
     u32 first = ((a.seq + QUERIES - 1) / QUERIES - 1 - block_y()) * QUERIES;
     u32 end = first + QUERIES < a.seq ? first + QUERIES : a.seq, warp = thread() / 32 * 32;
     Queries mine = {first + warp, start_of(a.starts, h, first + warp), start_of(a.starts, h, first + warp + 31)};

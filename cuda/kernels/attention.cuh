@@ -1,5 +1,5 @@
-// What attention's kernels share: which head a block works on, and which keys a query sees. A query at position t of
-// its sequence sees the positions starts[t] ..= t, and starts ascend.
+// Shared by the attention kernels: which head a block works on, and which keys a query attends to. A query at position
+// t of its sequence attends to ("sees") the positions starts[t] ..= t, and starts ascend.
 #pragma once
 #include "args_attention.cuh"
 #include "tile.cuh"
@@ -13,7 +13,7 @@ template <int D> DEVICE constexpr float inverse_root() {
     return D == 64 ? 0.125f : 0.08838834764831845f;
 }
 
-// A query head of a sequence, and where its rows and those of its keys lie. `Args` has qkv and its shape.
+// A query head of a sequence, and the location of its rows and of its keys' rows. `Args` has qkv and its shape.
 struct Head {
     // The sequence's first row among all, and its length.
     u32 row, seq;
@@ -21,13 +21,13 @@ struct Head {
     u32 heads, kv_heads;
 };
 
-// The query head `n` of all sequences'.
+// Query head `n`, counted over all sequences.
 template <class Args> DEVICE Head head_of(const Args& a, u32 n) {
     u32 query = n % a.heads;
     return {n / a.heads * a.seq, a.seq, query, query / (a.heads / a.kv_heads), a.heads, a.kv_heads};
 }
 
-// From a position on: rows of the head at `place` of `places`; those of q, k, v in qkv (and of their gradients), of o.
+// The rows from a position on of head `place` of `places`: of q, k and v in qkv (and of their gradients), and of o.
 template <int D> DEVICE Strip strip(const Head& h, u32 place, u32 places, u32 first) {
     return {(static_cast<u64>(h.row + first) * places + place) * D, places * D, h.seq > first ? h.seq - first : 0};
 }
@@ -41,21 +41,21 @@ template <int D> DEVICE Strip v_rows(const Head& h, u32 first) {
 }
 template <int D> DEVICE Strip o_rows(const Head& h, u32 first) { return strip<D>(h, h.query, h.heads, first); }
 
-// The start of a position; those behind the sequence have the last one's.
+// The start of a position; positions beyond the sequence have the last one's.
 DEVICE u32 start_of(View<const u32> starts, const Head& h, u32 position HERE) {
     return ld(starts, h.row + (position < h.seq ? position : h.seq - 1) AT);
 }
 
-// The 32 queries of a warp: the first, and what the first and the last see.
+// The 32 queries of a warp: the first one, and the starts of the first and the last.
 struct Queries {
     u32 first, start, last_start;
 };
 
-// Whether any of them sees any of `keys` keys, and whether each sees all.
+// Whether any of them sees any of `keys` keys, and whether each sees all of them.
 DEVICE bool sees(const Queries& q, u32 key, u32 keys) { return key <= q.first + 31 && q.start < key + keys; }
 DEVICE bool sees_all(const Queries& q, u32 key, u32 keys) { return key + keys <= q.first + 1 && q.last_start <= key; }
 
-// The tiles of keys and values that a block copies one after another: where this thread begins, and their first key.
+// The current tile of keys and values: the element at which this thread starts copying, and the tile's first key.
 struct Stream {
     u64 from;
     u32 key;
@@ -81,7 +81,7 @@ template <int KEYS, int D, int THREADS, class Args> DEVICE void load_v(u32 to, c
 template <int N, class Start> DEVICE void mask(Sums<2, N>& s, u32 first, u32 key, Start start) {
     u32 g = thread() % 32 / 4, t = thread() % 4 * 2;
     UNROLL for (u32 r = 0; r < 4; r++) {
-        // Left of the start the difference wraps round.
+        // For keys before the start the difference wraps around.
         u32 from = start(r), span = first + 8 * r + g - from, column = key + t - from;
         UNROLL for (u32 n = 0; n < N; n++) {
             UNROLL for (u32 e = 0; e < 2; e++) {

@@ -1,8 +1,8 @@
-// What the kernels of attention's backward pass share: P made again, and the numbers that each query brings.
+// Shared by the kernels of attention's backward pass: the recomputation of P, and the statistics of queries.
 #pragma once
 #include "attention.cuh"
 
-// P goes from product to product as f16, times 2^12: with 11 bits of it down to 2^-26.
+// P is passed on as f16, times 2^12: it has 11 significant bits down to 2^-26.
 constexpr float P_BITS = 12;
 constexpr float P_UNIT = 1.0f / 4096;
 
@@ -13,26 +13,26 @@ template <int D> DEVICE float probability(float score, float lse) {
 
 // -- stats --
 
-// Of 64 queries of a head: lse, D = rowsum(do * o) and the starts, each 64 numbers.
+// A record of 64 queries of a head: lse, D = rowsum(do * o) and the starts, 64 numbers each.
 constexpr u32 RECORD = 3 * 64;
 enum Stat : u32 { LSE = 0, DELTA = 64, START = 128 };
 
-// Query q of 64 stands where the columns 2 (lane % 4), + 1 of two neighbouring pieces of `Sums` are sixteen bytes.
+// The index of query q of 64: so that the columns 2 (lane % 4), + 1 of two adjacent pieces of `Sums` are 16 bytes.
 DEVICE u32 stat_place(u32 q) { return q / 16 * 16 + q % 8 / 2 * 4 + q / 8 % 2 * 2 + q % 2; }
 
-// The record of 64 queries of the query head `n` of all sequences'; a head has an even number of records.
+// The record of 64 queries of query head `n`, counted over all sequences; a head has an even number of records.
 DEVICE u64 record_of(u32 n, u32 seq, u32 first) {
     return (static_cast<u64>(n) * ((seq + 127) / 128 * 2) + first / 64) * RECORD;
 }
 
-// One number of each of the four queries that a lane has in the pieces 2 k, 2 k + 1.
+// One statistic of the four queries that a lane has in the pieces 2 k, 2 k + 1.
 DEVICE V16 stats_of(u32 stats, Stat which, int k) {
     return lds16(stats + (k / 4 * RECORD + which + k % 4 * 16 + thread() % 4 * 4) * 4);
 }
 
 // -- which queries see a block's keys --
 
-// The first query behind `last` that sees nothing up to there: starts ascend.
+// The first query after `last` that sees no key up to `last`, by binary search, since starts ascend.
 DEVICE u32 first_blind(View<const u32> starts, const Head& h, u32 last) {
     u32 from = last + 1, to = h.seq;
     while (from < to) {

@@ -1,23 +1,23 @@
-// dk and dv of attention (Dao 2023): with P = e^(q k^T / sqrt(d) - lse) made again, dv = P^T do, dP = do v^T,
-// dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block takes 128 keys of a key/value head, and goes over the tiles of
-// queries that see them, of one query head after another.
+// dk and dv of attention (Dao 2023): with P = e^(q k^T / sqrt(d) - lse) recomputed, dv = P^T do, dP = do v^T,
+// dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block processes 128 keys of a key/value head. It loops over the tiles
+// of queries that see them, one query head after another.
 //
-// Two warps share 32 keys. The maker of dv makes P^T = k q^T and sums P^T do; the maker of dk makes dP^T = v do^T and
-// sums dS^T q. Both factors stay in the registers of their makers; only P goes from the first to the second. The
-// second is a phase behind, so that one's exponentials meet the other's products:
+// Two warps share 32 keys. The dv warp computes P^T = k q^T and accumulates P^T do; the dk warp computes dP^T = v do^T
+// and accumulates dS^T q. Both factors stay in registers; only P is passed from the first to the second. The second is
+// one phase behind, so that the exponentials of one overlap with the multiplications of the other:
 //
-//   phase 2i      dv: P(i)            dk: += dS(i-1)^T q(i-1)    do(i) comes
-//   phase 2i + 1  dv: += P(i)^T do(i) dk: dS(i)                  q(i + 1) comes
+//   phase 2i      dv: P(i)            dk: += dS(i-1)^T q(i-1)    loads do(i)
+//   phase 2i + 1  dv: += P(i)^T do(i) dk: dS(i)                  loads q(i + 1)
 #include "attention_bwd.cuh"
 
 constexpr int THREADS = 256;
 constexpr int KEYS = 128;
 
-// Queries of a tile: so many that a product has as many steps with either size of a head.
+// Queries per tile: so many that the work per tile is the same for both head sizes.
 template <int D> DEVICE constexpr int queries() { return 8192 / D; }
 template <int D> DEVICE constexpr u32 record_bytes() { return queries<D>() / 64 * RECORD * 4; }
 
-// Where tiles lie in shared memory: k, v, two of q, do; P; two of stats.
+// The layout of shared memory: k, v, two tiles of q, do, P, two tiles of stats.
 template <int D> struct Shared {
     static constexpr int Q = queries<D>();
     u32 k, v, q, do_, p, stats;
@@ -29,14 +29,14 @@ template <int D> DEVICE Shared<D> shared() {
     return {k, v, q, do_, p, p + KEYS * queries<D>() * 2};
 }
 
-// A tile of queries on a block's way: of the head, from `query` on. Each head's way is from `first` to before `end`.
+// A tile of queries in a block's loop: of `head`, from `query` on. For each head the loop covers `first` .. `end`.
 struct Step {
     Head head;
     u32 query, first, end, heads_end;
 };
 
 template <int D> DEVICE Step first_step(const AttentionBwd& a, u32 key) {
-    // A block's key/value head among all sequences', and its part of the query heads of that.
+    // The block's key/value head, counted over all sequences, and its part of that head's query heads.
     u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
     Head h = head_of(a, n * group + part * heads);
     u32 last = key + KEYS < h.seq ? key + KEYS - 1 : h.seq - 1, first = key / queries<D>() * queries<D>();
@@ -52,7 +52,7 @@ template <int D> DEVICE void advance(Step& s) {
     s.head.query++;
 }
 
-// To one of two places for q and its stats.
+// Loads q and its stats into one of two buffers.
 template <int D> DEVICE void load_q(const AttentionBwd& a, const Shared<D>& to, const Step& s, u32 place) {
     constexpr int Q = queries<D>();
     load_tile<Q, D, THREADS>(to.q + place * tile_bytes<Q, D>(), a.qkv, q_rows<D>(s.head, s.query));
@@ -78,7 +78,7 @@ template <int N> DEVICE void mask_transposed(Sums<2, N>& s, u32 stats, u32 query
     }
 }
 
-// P^T of the scores, rounded, and as f16 to the lane of the other warp that has the same elements.
+// Computes P^T of the scores, rounded, and passes it as f16 to the lane of the other warp that has the same elements.
 template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& to, Sums<2, N>& s, u32 stats, u32 exchange) {
     UNROLL for (int k = 0; k < N / 2; k++) {
         V16 lse = stats_of(stats, LSE, k);
@@ -115,7 +115,7 @@ template <int N> DEVICE void score_gradients(Left<2, N / 2>& to, Sums<2, N>& dp,
     }
 }
 
-// Whose 32 keys a warp has, and which of their gradients it makes.
+// A warp's 32 keys, and whether it computes their dk or their dv.
 struct Maker {
     u32 keys;
     bool of_dk;
@@ -123,8 +123,8 @@ struct Maker {
 
 DEVICE Maker maker() { return {thread() / 32 % 4 * 32, thread() / 128 == 1}; }
 
-// dv, or dk / sqrt(d), of the warp's keys, where a block has all query heads of its key/value head. The rows of its
-// own left factor are used up.
+// Stores dv, or dk / sqrt(d), of the warp's keys, if a block has all query heads of its key/value head. Overwrites the
+// rows of the warp's own left factor.
 template <int D> DEVICE void store(const AttentionBwd& a, const Sums<2, D / 8>& sums) {
     Maker me = maker();
     u32 key = block_y() * KEYS;
@@ -136,7 +136,7 @@ template <int D> DEVICE void store(const AttentionBwd& a, const Sums<2, D / 8>& 
     store_rows<KEYS, D, 2>(a.dqkv, to, tile, sums, factor);
 }
 
-// The sums of one block as they lie in registers, of a part of the query heads of key/value head `n`.
+// The element at which a block stores its accumulators, in register order, for a part of key/value head `n`.
 template <int D> DEVICE u64 part_of(const AttentionBwd& a, u32 n, u32 part, u32 piece) {
     u64 block = (static_cast<u64>(n) * a.parts + part) * ((a.seq + KEYS - 1) / KEYS) + block_y();
     return ((block * (D / 4) + piece) * THREADS + thread()) * 4;
@@ -150,8 +150,8 @@ template <int D> DEVICE void store_part(const AttentionBwd& a, const Sums<2, D /
     }
 }
 
-// The border before a phase: what was copied in the last has come, nobody reads what is copied in this, which is do of
-// the tile in the even phases, and q of the one after it in the odd ones.
+// Begins a phase: waits for the copies of the last one, and until no thread reads the destination of the next copy. In
+// even phases that is do of the tile, in odd phases q of the next tile.
 template <int D> DEVICE void begin_phase(const AttentionBwd& a, const Shared<D>& to, Step& step, u32& phase) {
     cp_wait<0>();
     sync();
@@ -167,7 +167,7 @@ template <int D> DEVICE void begin_phase(const AttentionBwd& a, const Shared<D>&
     phase++;
 }
 
-// P^T or dS^T of the warp's keys from `key` on with a tile of queries; zeros and false where none sees a key.
+// P^T or dS^T of the warp's keys from `key` on with a tile of queries; zeros and false if no query sees a key.
 template <int D, int K>
 DEVICE bool make_factor(Left<2, K>& factor, const Shared<D>& at, u32 q, u32 stats, u32 query, u32 key) {
     constexpr int Q = queries<D>();
@@ -206,7 +206,7 @@ template <int D> DEVICE void key_gradients(const AttentionBwd& a) {
     Sums<2, D / 8> sums;
     fill(sums, 0.0f);
     if (me.of_dk) begin_phase<D>(a, at, step, phase);
-    // One of the two phases takes the step to the next tile, for either maker.
+    // One of the two phases advances the step to the next tile, for either warp.
     while (!over(step)) {
         u32 query = step.query, place = phase / 2 % 2;
         u32 q = at.q + place * tile_bytes<Q, D>(), stats = at.stats + place * record_bytes<D>();

@@ -1,19 +1,19 @@
-// dk and dv of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) made
-// again, dv = P^T do, dP = do v^T, dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block takes 128 keys of a key/value
-// head. Its first warpgroup has the tiles of 64 queries brought that see them, of one query head after another; each of
-// the other two has 64 of the keys. It makes P^T = k q^T and dP^T = v do^T, which stay in its registers as the left
-// factors of dv and dk. While one warpgroup makes its factors, the tensor cores work for the other.
+// dk and dv of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse)
+// recomputed, dv = P^T do, dP = do v^T, dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block processes 128 keys of a
+// key/value head. The producer warpgroup loads the tiles of 64 queries that see them, one query head after another.
+// Each of the two consumers has 64 of the keys. It computes P^T = k q^T and dP^T = v do^T, which stay in its registers
+// as the left factors of dv and dk. While one consumer computes its factors, the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
 constexpr int QUERIES = 64;
 constexpr u32 RECORD_BYTES = RECORD * 4;
 
-// k and v, and on their way tiles of q, of do and of stats.
+// k and v, and the pipeline of tiles of q, do and stats.
 template <int D> struct Tiles {
     static constexpr u32 HALF = TILE_BYTES<QUERIES, D>, STATS = 2 * HALF;
     Ring<1, TILE_BYTES<ROWS, D>> k, v;
-    // Stats fill up to a multiple of 1024.
+    // Stats are padded to a multiple of 1024 bytes.
     Ring<3, STATS + 1024> queries;
 };
 
@@ -31,14 +31,14 @@ template <int D> DEVICE Tiles<D> make_tiles() {
     return tiles;
 }
 
-// A block's keys, and the tiles of queries that see them: `tiles` from `first` on, of each of `heads` query heads.
+// A block's keys, and the tiles of queries that see them: `tiles` from `first` on, for each of `heads` query heads.
 struct Walk {
     Head h;
     u32 sequence, key, first, tiles, heads;
 };
 
 DEVICE Walk walk_of(const AttentionTilesBwd& a) {
-    // The key/value head among all sequences', and the part of its query heads.
+    // The key/value head, counted over all sequences, and the part of its query heads.
     u32 n = block() / a.parts, part = block() % a.parts, group = a.heads / a.kv_heads, heads = group / a.parts;
     u32 sequence = n / a.kv_heads, key = block_y() * ROWS;
     Head h = head_of(a, n * group + part * heads);
@@ -71,14 +71,14 @@ DEVICE void mask_transposed(Reg<float, 32>& s, u32 stats, u32 query, u32 key) {
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
         V16 starts = stats_of(stats, START, k);
         UNROLL for (int i = 0; i < 8; i++) {
-            // Left of the start the difference wraps round.
+            // For keys before the start the difference wraps around.
             u32 start = starts.w[i / 4 * 2 + i % 2], span = query + sum_column(8 * k + i) + i % 2 - start;
             s[8 * k + i] = key + sum_row(i) - start <= span ? s[8 * k + i] : -infinity();
         }
     }
 }
 
-// P^T of the scores.
+// Computes P^T from the scores.
 template <int D> DEVICE void probabilities(Reg<float, 32>& s, u32 stats) {
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
         V16 lse = stats_of(stats, LSE, k);
@@ -97,7 +97,7 @@ DEVICE void score_gradients(Reg<float, 32>& dp, const Reg<float, 32>& p, u32 sta
     }
 }
 
-// The sums of a warpgroup's keys.
+// The accumulators of a warpgroup's keys.
 template <int D> struct Gradients {
     Reg<float, D / 2> dk, dv;
 };
@@ -109,13 +109,13 @@ template <int D> DEVICE void clear(Gradients<D>& g) {
     }
 }
 
-// P^T and dS^T, the left factors of dv and dk; s and dp on the way to them.
+// P^T and dS^T, the left factors of dv and dk, and the s and dp that they are computed from.
 struct Factors {
     Reg<float, 32> s, dp;
     Reg<u32, 4> p[QUERIES / 16], ds[QUERIES / 16];
 };
 
-// The factors of the tile of queries from `query` on: s and dp are under way, and nothing else.
+// Computes the factors of the tile of queries from `query` on. Only s and dp are in flight.
 template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 key) {
     wgmma_wait<1>();
     pin(f.s);
@@ -128,7 +128,7 @@ template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 
     round_sums<QUERIES>(f.ds, f.dp);
 }
 
-// The sums over all queries of the walk for the warpgroup's keys from `key` on.
+// Accumulates over all queries of the walk, for the warpgroup's keys from `key` on.
 template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const Walk& walk, u32 key) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 k = await(from.k) + (key - walk.key) * ROW, v = await(from.v) + (key - walk.key) * ROW;
@@ -142,7 +142,7 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
     wgmma_commit();
     make_factors<D>(f, q + 2 * HALF, walk.first, key);
     for (u32 i = 1; i < steps; i++) {
-        // dv += P^T do, dk += dS^T q, and when the factors' registers are free s and dp of the next tile.
+        // dv += P^T do, dk += dS^T q; then, when the factors' registers are free, s and dp of the next tile.
         wgmma_fence(f.p, f.ds);
         add_product_across<D, QUERIES>(g.dv, f.p, q + HALF);
         add_product_across<D, QUERIES>(g.dk, f.ds, q);
@@ -167,7 +167,7 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
     pin(g.dv);
 }
 
-// dv, and dk / sqrt(d), of the warpgroup's keys from `key` on.
+// Stores dv and dk / sqrt(d) of the warpgroup's keys from `key` on.
 template <int D> DEVICE void store(const AttentionTilesBwd& a, const Head& h, u32 key, Gradients<D>& g) {
     UNROLL for (int i = 0; i < D / 2; i++) g.dk[i] *= inverse_root<D>();
     Strip k = k_rows<D>(h, key), v = v_rows<D>(h, key);
@@ -175,7 +175,7 @@ template <int D> DEVICE void store(const AttentionTilesBwd& a, const Head& h, u3
     store_sums<D>(a.dqkv, v.from, v.cols, v.rows, g.dv);
 }
 
-// The sums of one block as they lie in registers, of a part of the query heads of key/value head `n`.
+// The element at which a block stores its accumulators, in register order, for a part of key/value head `n`.
 template <int D> DEVICE u64 part_of(const AttentionTilesBwd& a, u32 n, u32 part, u32 piece) {
     u64 block = (static_cast<u64>(n) * a.parts + part) * ((a.seq + ROWS - 1) / ROWS) + block_y();
     return ((block * (D / 4) + piece) * (2 * WARPGROUP) + thread() % (2 * WARPGROUP)) * 4;

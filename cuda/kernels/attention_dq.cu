@@ -1,11 +1,11 @@
-// dq of attention (Dao 2023): with P = e^(q k^T / sqrt(d) - lse) made again, dP = do v^T, dS = P * (dP - D) and
-// dq = dS k / sqrt(d). As forward, a block takes queries of one head, 32 a warp, and goes over its tiles of keys from
-// the diagonal back; dq stays in registers.
+// dq of attention (Dao 2023): with P = e^(q k^T / sqrt(d) - lse) recomputed, dP = do v^T, dS = P * (dP - D) and
+// dq = dS k / sqrt(d). As in the forward pass, a block processes queries of one head, 32 per warp, and loops over the
+// tiles of keys from the diagonal back; dq stays in registers.
 #include "attention_bwd.cuh"
 
 constexpr int KEYS = 64;
 
-// A number of the lane's query r of four, of the warp's half of a record.
+// One statistic of the lane's query r of four, from the warp's half of a record.
 DEVICE u32 stat_of(u32 half, Stat which, u32 r) {
     return lds(half + (which + stat_place(thread() % 32 / 4 + 8 * r)) * 4);
 }
@@ -19,7 +19,7 @@ DEVICE Queries queries_of(u32 half, u32 first) {
     return {first, lds(half + (START + stat_place(0)) * 4), lds(half + (START + stat_place(31)) * 4)};
 }
 
-// Starts to copy the records of the block's queries; behind the last are zeros.
+// Starts to copy the records of the block's queries; beyond the last query they are zero.
 template <int QUERIES> DEVICE void load_stats(u32 to, const AttentionBwd& a, u32 first) {
     u64 i = record_of(block(), a.seq, first) + thread() * 4, end = record_of(block() + 1, a.seq, 0);
     for (u32 chunk = thread(); chunk < QUERIES / 64 * RECORD / 4; chunk += QUERIES) {
@@ -28,7 +28,7 @@ template <int QUERIES> DEVICE void load_stats(u32 to, const AttentionBwd& a, u32
     }
 }
 
-// P in pairs of f16.
+// Computes P, as pairs of f16.
 template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<2, N>& s, u32 stats) {
     Reg<float, 4> lses = stats_of(stats, LSE);
     UNROLL for (int k = 0; k < N / 2; k++) {
@@ -43,7 +43,7 @@ template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<
     }
 }
 
-// dS = P * (dP - D) in the place of P, of the keys from 16 `from` on.
+// Overwrites P with dS = P * (dP - D), for the keys from 16 `from` on.
 template <int N, int K> DEVICE void score_gradients(Left<2, K>& p, int from, const Sums<2, N>& dp, u32 stats) {
     Reg<float, 4> deltas = stats_of(stats, DELTA);
     UNROLL for (int k = 0; k < N / 2; k++) {
@@ -60,8 +60,8 @@ template <int N, int K> DEVICE void score_gradients(Left<2, K>& p, int from, con
     }
 }
 
-// Shared memory: the tiles of q and do, two of keys, and the stats. In the two k and v change places from tile to tile:
-// the next k comes while dq is summed, into what was v's, and the next v while s is made.
+// Shared memory: the tiles of q and do, two more tiles for k and v, and the stats. k and v swap tiles in each
+// iteration: the next k is loaded into v's tile while dq is accumulated, and the next v while s is computed.
 template <int D, int WARPS> DEVICE void query_gradients(const AttentionBwd& a) {
     constexpr int QUERIES = 32 * WARPS, THREADS = 32 * WARPS;
     Head h = head_of(a, block());
@@ -83,7 +83,7 @@ template <int D, int WARPS> DEVICE void query_gradients(const AttentionBwd& a) {
     Sums<2, D / 8> dq;
     fill(dq, 0.0f);
     while (true) {
-        // k has come, and nobody reads the other tile any more.
+        // k has arrived, and no thread reads the other tile any more.
         cp_wait<0>();
         sync();
         u32 v = k ^ tile_bytes<KEYS, D>();
@@ -107,7 +107,7 @@ template <int D, int WARPS> DEVICE void query_gradients(const AttentionBwd& a) {
         cp_wait<0>();
         sync();
         if (seen) {
-            // dP = do v^T, of half the keys after the other: registers are short.
+            // dP = do v^T, for one half of the keys after the other, because registers are scarce.
             UNROLL for (int half = 0; half < 2; half++) {
                 Sums<2, KEYS / 16> dp;
                 product_by_pages<D, QUERIES, KEYS>(dp, my_do, tiles + v + half * (KEYS / 2 * ROW_BYTES));

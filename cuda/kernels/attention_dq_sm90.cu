@@ -1,11 +1,11 @@
-// dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) made again,
-// dP = do v^T, dS = P * (dP - D) and dq = dS k / sqrt(d). As the forward pass: a block takes 128 queries of one head
-// after another, its first warpgroup has tiles brought, and each of the other two has 64 of the queries. While one makes
-// dS, the tensor cores work for the other.
+// dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) recomputed,
+// dP = do v^T, dS = P * (dP - D) and dq = dS k / sqrt(d). As in the forward pass, a block loops over items of 128
+// queries of one head, the producer warpgroup loads tiles, and each of the two consumers has 64 of the queries. While
+// one consumer computes dS, the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
-// q and do, and on their way tiles of k and v.
+// q and do, and the pipeline of tiles of k and v.
 template <int D> struct Tiles {
     static constexpr u32 HALF = TILE_BYTES<ROWS, D>;
     Ring<1, 2 * HALF> queries;
@@ -59,7 +59,7 @@ DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 firs
     return n;
 }
 
-// P of the scores.
+// Computes P from the scores.
 template <int D> DEVICE void probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
         s[i] = fast_exp2(fmadd(s[i], inverse_root<D>(), -n.lse[i / 2 % 2]) * LOG2_E);
@@ -71,13 +71,13 @@ DEVICE void score_gradients(Reg<float, ROWS / 2>& dp, const Reg<float, ROWS / 2>
     UNROLL for (int i = 0; i < ROWS / 2; i++) dp[i] = p[i] * (dp[i] - n.delta[i / 2 % 2]);
 }
 
-// dS, the left factor of dq; s and dp on the way to it.
+// dS, the left factor of dq, and the s and dp that it is computed from.
 struct Factor {
     Reg<float, ROWS / 2> s, dp;
     Reg<u32, 4> ds[ROWS / 16];
 };
 
-// The factor of the tile of keys from `key` on: s and dp are under way, and nothing else.
+// Computes the factor of the tile of keys from `key` on. Only s and dp are in flight.
 template <int D>
 DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 key) {
     wgmma_wait<1>();
@@ -90,7 +90,7 @@ DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 ke
     round_sums<ROWS>(f.ds, f.dp);
 }
 
-// One item's 64 queries of this warpgroup, `mine` of two.
+// Processes the 64 queries of an item that belong to this warpgroup, number `mine` of two.
 template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, const Item& item, u32 mine) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 first = item.first + mine * 64;
@@ -108,7 +108,7 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
     wgmma_commit();
     make_factor<D>(f, queries, numbers, item.last_tile * ROWS);
     for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
-        // dq += dS k, and when the factor's registers are free s and dp of the next tile.
+        // dq += dS k; then, when the factor's registers are free, s and dp of the next tile.
         wgmma_fence(f.ds);
         add_product_across<D, ROWS>(dq, f.ds, k);
         wgmma_commit();

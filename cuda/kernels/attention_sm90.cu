@@ -1,11 +1,11 @@
 // Causal attention in tiles (Dao 2023; for this architecture Shah et al. 2024): o = softmax(q k^T / sqrt(d)) v. A
-// block takes 128 queries of one head after another. Its first warpgroup has the copy engine bring q, and k and v by
-// tiles of 128 keys from the diagonal back, each through two places; each of the other two has 64 of the queries.
-// While the tensor cores work on o += P v of one tile, and on the other warpgroup's products, a warpgroup makes the
-// next tile's P of scores that were begun before.
+// block loops over items of 128 queries of one head. The producer warpgroup loads q, and tiles of 128 keys from the
+// diagonal back, by TMA with two stages each for k and v. Each of the two consumers has 64 of the queries. While the
+// tensor cores compute o += P v of one tile, and the other consumer's multiplications, a consumer computes the next
+// tile's P from scores that were started before.
 #include "attention_sm90.cuh"
 
-// The kernel's tiles in shared memory, and behind them their mbarriers.
+// The kernel's tiles in shared memory, followed by their mbarriers.
 template <int D> struct Tiles {
     Ring<1, TILE_BYTES<ROWS, D>> q;
     Ring<2, TILE_BYTES<ROWS, D>> k, v;
@@ -38,12 +38,12 @@ template <int D> DEVICE void produce(const AttentionTiles& a, Tiles<D> to) {
     }
 }
 
-// Of the lane's two queries the running maximum m, in powers of two, and the sum l of the lane's own keys.
+// For the lane's two queries, the running maximum m, in powers of two, and the sum l over the lane's own keys.
 struct Running {
     Reg<float, 2> m, l;
 };
 
-// Moves m to the largest score, and l with it; what o shrinks by.
+// Updates m to the largest score and rescales l. Returns the factor that rescales o.
 template <int D> DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float, ROWS / 2>& s) {
     Reg<float, 2> most, shrink;
     UNROLL for (int r = 0; r < 2; r++) {
@@ -59,7 +59,7 @@ template <int D> DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float
     return shrink;
 }
 
-// P = 2^(s log2(e) / sqrt(d) - m), which l adds up.
+// P = 2^(s log2(e) / sqrt(d) - m), which l accumulates.
 template <int D> DEVICE void exponentials(Running& run, Reg<float, ROWS / 2>& s) {
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
         s[i] = fast_exp2(fmadd(s[i], LOG2_E * inverse_root<D>(), -run.m[i / 2 % 2]));
@@ -85,7 +85,7 @@ template <int D> DEVICE void finish(const AttentionTiles& a, const Head& h, cons
     store_sums<D>(a.o, to.from, to.cols, to.rows, o);
 }
 
-// One item's 64 queries of this warpgroup, `mine` of two.
+// Processes the 64 queries of an item that belong to this warpgroup, number `mine` of two.
 template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, const Item& item, u32 mine) {
     u32 first = item.first + mine * 64;
     Pair queries = pair_of(a.starts, item.h, first);
@@ -99,7 +99,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
         run.l[r] = 0;
     }
     u32 q = await(from.q) + mine * 64 * ROW, k = await(from.k);
-    // s = q k^T of the diagonal's tile.
+    // s = q k^T of the tile on the diagonal.
     wgmma_fence();
     product_along<D, ROWS, ROWS>(s, q, k);
     wgmma_commit();
@@ -111,7 +111,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     exponentials<D>(run, s);
     round_sums<ROWS>(p, s);
     for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
-        // s = q k^T of this tile, then o += P v of the last, in turn with the other warpgroup.
+        // s = q k^T of this tile, then o += P v of the last, alternating with the other consumer.
         k = await(from.k);
         await_turn(mine);
         wgmma_fence(o, p);

@@ -1,11 +1,11 @@
-// What attention's kernels for sm_90a share: the items that a block goes through, and which keys a warpgroup's queries
-// see.
+// Shared by the attention kernels for sm_90a: the items that a block processes, and the mask of a warpgroup's
+// queries.
 #pragma once
 #include "args_sm90.cuh"
 #include "attention.cuh"
 #include "ring_sm90.cuh"
 
-// Queries, and keys, of a tile.
+// Queries or keys per tile.
 constexpr int ROWS = 128;
 
 // 128 queries of a head, and the tiles of keys that they see.
@@ -16,7 +16,7 @@ struct Item {
 
 template <class Args> DEVICE u32 items(const Args& a) { return (a.seq + ROWS - 1) / ROWS * a.heads * a.sequences; }
 
-// The queries with the most keys come first.
+// Items with the most keys are processed first.
 template <class Args> DEVICE Item item_at(const Args& a, u32 i HERE) {
     u32 heads = a.heads * a.sequences, block = (a.seq + ROWS - 1) / ROWS - 1 - i / heads;
     Head h = head_of(a, i % heads);
@@ -38,7 +38,7 @@ DEVICE Pair pair_of(View<const u32> starts, const Head& h, u32 first HERE) {
 DEVICE void mask(Reg<float, ROWS / 2>& s, const Pair& q, u32 key) {
     if (key + ROWS <= q.query + 1 && q.start[1] <= key) return;
     UNROLL for (int r = 0; r < 2; r++) {
-        // Left of the start the difference wraps round.
+        // For keys before the start the difference wraps around.
         u32 start = q.start[r], span = q.query + 8 * r - start, offset = fresh(key + sum_column(0) - start);
         UNROLL for (int i = 2 * r; i < ROWS / 2; i += 1 + i % 2 * 2) {
             s[i] = offset + i / 4 * 8 + i % 2 <= span ? s[i] : -infinity();

@@ -1,10 +1,10 @@
-// What attention's backward pass needs of every query beside q and do: the logsumexp, D = rowsum(do * o) and the
-// start, in the order in which the other kernels read them. Queries behind a sequence's end get zeros.
+// Statistics of every query for attention's backward pass: the logsumexp, D = rowsum(do * o) and the start, in the
+// order in which the other kernels read them. Queries beyond the end of a sequence get zeros.
 #include "attention_bwd.cuh"
 
 constexpr int THREADS = 256;
 
-// This lane's part of the products of a row: eight columns.
+// This lane's part of the dot product of a row: eight columns.
 DEVICE float dot8(const V16& x, const V16& y) {
     float sum = 0;
     UNROLL for (int i = 0; i < 4; i++) {
@@ -14,7 +14,7 @@ DEVICE float dot8(const V16& x, const V16& y) {
     return sum;
 }
 
-// A block takes 64 queries of a head, and D / 8 lanes a query.
+// A block processes 64 queries of a head, with D / 8 lanes per query.
 template <int D> DEVICE void stats(const AttentionBwd& a) {
     constexpr u32 LANES = D / 8;
     Head h = head_of(a, block());

@@ -1,5 +1,5 @@
-// What several kernels do with the primitives: halves of packed words, eight elements at once with a right
-// tail, sums over a warp and over a block. No PTX here.
+// Helpers on top of the primitives: halves of packed words, vectors of eight elements with a correct tail,
+// sums over a warp and over a block. No PTX here.
 #pragma once
 #include "prim.cuh"
 
@@ -9,12 +9,12 @@ DEVICE float high(u32 pair) { return f32_of(pair & 0xffff0000u); }
 // Element i of eight.
 DEVICE float pick8(const V16& v, int i) { return i & 1 ? high(v.w[i / 2]) : low(v.w[i / 2]); }
 
-// Bytes from the last multiple of 16 to element i.
+// The address of element i modulo 16 bytes.
 template <class T> DEVICE u32 past16(View<T> x, u64 i) { return reinterpret_cast<u64>(x.p + i) % 16; }
 template <class T> DEVICE bool aligned(View<T> x) { return past16(x, 0) == 0; }
 template <class T> DEVICE bool rows_aligned(View<T> x, u32 d) { return d % 8 == 0 && aligned(x); }
 
-// Elements i .. of which `n` are left; what is behind them is zero. `wide`: i lies on 16 bytes.
+// Loads eight elements from i on, of which `n` exist; the others are zero. `wide`: element i is aligned to 16 bytes.
 template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
     if (wide && n >= 8) return ld16(x, i AT);
     V16 v = {};
@@ -30,7 +30,7 @@ DEVICE void store8(View<bf16> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     }
 }
 
-// Four f32, as load8 and store8.
+// The same as load8 and store8 for four f32.
 template <class T> DEVICE V16 load4(View<T> x, u64 i, u32 n, bool wide HERE) {
     if (wide && n >= 4) return ld16(x, i AT);
     V16 v = {};
@@ -66,8 +66,8 @@ template <class T> DEVICE T warp_sum(T v HERE) {
     return v;
 }
 
-// The sum over the block, on every thread, in an order that depends on the block's size alone. `at`: 128 bytes
-// of shared memory that no thread uses on the way in; they are free again after the next barrier.
+// The sum over the block, on every thread, in an order that depends only on the block's size. `at`: 128 bytes of
+// shared memory that no thread uses before the call; they are free again after the next barrier.
 DEVICE float block_sum(float v, u32 at HERE) {
     v = warp_sum(v AT);
     if (thread() % 32 == 0) sts(at + thread() / 32 * 4, bits_of(v) AT);
@@ -75,7 +75,7 @@ DEVICE float block_sum(float v, u32 at HERE) {
     u32 lane = thread() % 32;
     return warp_sum(lane < threads() / 32 ? f32_of(lds(at + lane * 4 AT)) : 0.0f AT);
 }
-// The same in f64, of 256 bytes.
+// The same in f64, with 256 bytes.
 DEVICE double block_sum(double v, u32 at HERE) {
     Words sum = {warp_sum(v AT)};
     u32 lane = thread() % 32, mine = at + thread() / 32 * 8;

@@ -1,9 +1,9 @@
-// Casts, sums and fills, element by element, and the sum of squares in a fixed order. Blocks walk over the
-// elements a grid apart.
+// Elementwise casts, adds and fills, and the sum of squares in a fixed order. The kernels use grid-stride
+// loops.
 #include "args.cuh"
 #include "common.cuh"
 
-// The first of this thread's elements, eight or four at a time, and how far the next are away.
+// The first of this thread's elements, `each` at a time, the grid stride, and the elements left (at most eight).
 DEVICE u64 first(u32 each) { return (static_cast<u64>(block()) * threads() + thread()) * each; }
 DEVICE u64 stride(u32 each) { return static_cast<u64>(blocks()) * threads() * each; }
 DEVICE u32 left(u64 n, u64 i) { return n - i < 8 ? static_cast<u32>(n - i) : 8; }
@@ -59,7 +59,7 @@ KERNEL(copy_f32, Copy, 256) {
     }
 }
 
-// One part a warp, in f64. No shared memory.
+// One partial sum per warp, in f64. No shared memory.
 KERNEL(squares, SumSquares, 256) {
     bool wide = aligned(a.x);
     double sum = 0;
@@ -74,8 +74,8 @@ KERNEL(squares, SumSquares, 256) {
     if (thread() % 32 == 0) st(a.parts, block() * (threads() / 32) + thread() / 32, sum);
 }
 
-// Each element of out += its share of the parts, which lie one after another. A warp takes one: each lane a run of
-// parts in order, then the lanes.
+// Each element of out += its partial sums, which are consecutive. One warp per element: each lane sums a range of
+// them in order, then the lanes are summed.
 KERNEL(squares_total, SumSquares, 32) {
     u64 parts = a.parts.n / a.out.n, each = (parts + 31) / 32, begin = thread() * each;
     double sum = 0;

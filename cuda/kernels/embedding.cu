@@ -1,20 +1,20 @@
-// The embedding table holds the ids first .. first + held; another id's row is zeros, and its gradient is dropped.
+// The embedding table has the ids first .. first + held; another id's row is zero, and its gradient is dropped.
 //
-// The gradient has no atomics: the tokens are sorted by id, those of one id in their order. A block sorts a chunk of
-// 1024, then each token finds its place among all by looking into the other chunks. After that the sorted tokens are
-// cut into tiles of 32 whatever their ids: a warp adds up a tile's rows of dy, over 256 columns. A run of one id that
-// goes on into further tiles leaves its sums there in `parts`, which a second kernel adds in order. So the work of a
-// warp is bounded, a frequent id is shared out, and the order of every sum is a function of the ids alone.
+// The gradient uses no atomics: the tokens are sorted stably by id. A block sorts a chunk of 1024, then each token
+// finds its global position by binary search in the other chunks. The sorted tokens are split into tiles of 32,
+// independent of their ids: a warp sums a tile's rows of dy, over 256 columns. A run of one id that continues in
+// further tiles writes its sums there to `parts`, which a second kernel adds in order. So the work of a warp is
+// bounded, a frequent id is distributed over warps, and the order of every sum depends only on the ids.
 #include "args.cuh"
 #include "common.cuh"
 
-// Vectors of eight columns that a thread has under way at once.
+// Vectors of eight columns that a thread has in flight at once.
 constexpr int AT_ONCE = 4;
 
-// A block takes a row, or a piece of a long one.
+// A block copies a row, or a part of a long row.
 KERNEL(embed, Embed, 256) {
     u64 token = block();
-    // An id below `first` wraps around to one that is not held either.
+    // An id below `first` wraps around to a row beyond `held`.
     u32 row = ld(a.ids, token) - a.first;
     bool wide = rows_aligned(a.table, a.d), wide_y = rows_aligned(a.y, a.d);
     Reg<u32, 4 * AT_ONCE> kept;
@@ -33,13 +33,13 @@ KERNEL(embed, Embed, 256) {
 
 // -- sorting --
 
-// Tokens of a chunk. A key is the table's row and ten bits of the token's place in its chunk: no two are equal.
+// Tokens of a chunk. A key is the table's row and ten bits of the token's index in its chunk, so keys are unique.
 constexpr u32 CHUNK = 1024;
-// The key, and the row, of a token whose id is not held: behind all others.
+// The key and the row of a token whose id is not in this table: sorted last.
 constexpr u32 NOWHERE = 0xffffffffu;
 
-// The keys of each chunk in order, by a bitonic network (Batcher 1968) with a key a thread; rows are all NOWHERE for
-// now. Shared memory: 8192 bytes, in two halves that exchanges take in turn, so that one barrier each is enough.
+// Sorts the keys of each chunk by a bitonic network (Batcher 1968), one key per thread, and sets all rows to NOWHERE.
+// Shared memory: 8192 bytes, in two halves that exchanges alternate between, so that one barrier each is enough.
 KERNEL(embed_sort, EmbedSort, 1024) {
     u32 me = thread(), half = 0;
     u64 token = static_cast<u64>(block()) * CHUNK + me;
@@ -56,7 +56,7 @@ KERNEL(embed_sort, EmbedSort, 1024) {
                 other = lds(shared_base() + half + (me ^ step) * 4);
                 half ^= CHUNK * 4;
             }
-            // Each pair of two runs, one ascending and one descending, becomes one run of `size`.
+            // Merges pairs of runs, one ascending and one descending, into runs of `size`.
             bool first = !(me & step), ascending = !(me & size);
             key = (first == ascending) == (key < other) ? key : other;
         }
@@ -65,7 +65,7 @@ KERNEL(embed_sort, EmbedSort, 1024) {
     if (token < a.ids.n) st(a.rows, token, NOWHERE);
 }
 
-// How many keys of a chunk are below this one.
+// The number of keys in a chunk that are less than `key`.
 DEVICE u32 below(View<u32> keys, u64 chunk, u32 key) {
     u32 n = 0;
     UNROLL for (u32 step = CHUNK / 2; step; step /= 2) {
@@ -74,7 +74,7 @@ DEVICE u32 below(View<u32> keys, u64 chunk, u32 key) {
     return n + (ld(keys, chunk + n) < key);
 }
 
-// Each key goes to its place among all: of equal rows those of earlier chunks come first.
+// Moves each key to its global position; among equal rows, those of earlier chunks come first.
 KERNEL(embed_merge, EmbedSort, 256) {
     u64 at = static_cast<u64>(block()) * threads() + thread();
     u32 key = ld(a.keys, at), row = key / CHUNK;
@@ -89,7 +89,7 @@ KERNEL(embed_merge, EmbedSort, 256) {
 
 // -- sums --
 
-// Sorted tokens of a tile, and columns of a slice: what a warp works on.
+// The sorted tokens (tile) and columns (slice) that a warp works on.
 constexpr u32 TILE = 32, SLICE = 256;
 
 struct Work {
@@ -102,16 +102,16 @@ DEVICE Work work(const EmbedBwd& a) {
     return {(a.rows.n + TILE - 1) / TILE, warp / slices, static_cast<u32>(warp % slices) * SLICE};
 }
 
-// Whether all rows lie on sixteen bytes. Then a lane has N = 8 columns of the slice at once, else one at a time.
+// Whether all rows are aligned to 16 bytes. Then a lane has N = 8 columns of the slice at once, else one at a time.
 DEVICE bool wide_rows(const EmbedBwd& a) { return rows_aligned(a.dy, a.d) && aligned(a.dtable) && aligned(a.parts); }
 
-// The row of a sorted token, NOWHERE behind the last.
+// The row of a sorted token; NOWHERE beyond the last.
 DEVICE u32 row_at(const EmbedBwd& a, u64 i) { return i < a.rows.n ? ld(a.rows, i) : NOWHERE; }
 
-// Whether the run of rows that the tile begins with began in an earlier one.
+// Whether the tile begins with a run that continues from the tile before.
 DEVICE bool goes_on(const EmbedBwd& a, u64 tile) { return tile && ld(a.rows, tile * TILE - 1) == ld(a.rows, tile * TILE); }
 
-// A lane's columns of f32 from element i on, and the way back.
+// Loads and stores a lane's columns of f32 from element i on.
 DEVICE void load(View<float> x, u64 i, Reg<float, 1>& to) { to[0] = ld(x, i); }
 DEVICE void load(View<float> x, u64 i, Reg<float, 8>& to) {
     V16 first = ld16(x, i), second = ld16(x, i + 4);
@@ -126,14 +126,14 @@ DEVICE void store(View<float> x, u64 i, const Reg<float, 8>& from) {
     st16(x, i + 4, V16{bits_of(from[4]), bits_of(from[5]), bits_of(from[6]), bits_of(from[7])});
 }
 
-// A lane's columns of bf16 from element i on, in pairs.
+// Loads a lane's columns of bf16 from element i on, as pairs.
 DEVICE void load(View<const bf16> x, u64 i, Reg<u32, 1>& to) { to[0] = ld(x, i).bits; }
 DEVICE void load(View<const bf16> x, u64 i, Reg<u32, 4>& to) {
     V16 v = ld16(x, i);
     UNROLL for (int j = 0; j < 4; j++) to[j] = v.w[j];
 }
 
-// Of a tile's columns from `col` on, dtable += the rows of dy in order, or into parts what belongs to a run from before.
+// For a tile's columns from `col` on: dtable += the rows of dy in order; sums of a continued run go to parts instead.
 template <int N> DEVICE void add_tile(const EmbedBwd& a, const Work& w, u32 col) {
     bool here = col < a.d, on = goes_on(a, w.tile);
     u64 mine = w.tile * TILE + thread() % 32;
@@ -170,7 +170,7 @@ KERNEL(embed_bwd, EmbedBwd, 256) {
     for (u32 i = 0; i < SLICE && w.first_col + i < a.d; i += 32) add_tile<1>(a, w, w.first_col + i + lane);
 }
 
-// dtable += the parts of the run that goes on in the tiles first .. end, tile after tile.
+// dtable += the parts of a run that continues in the tiles first .. end, tile by tile.
 template <int N> DEVICE void add_parts(const EmbedBwd& a, u64 run, u64 first, u64 end, u32 col) {
     if (col >= a.d) return;
     Reg<float, N> sum, part;
@@ -182,14 +182,14 @@ template <int N> DEVICE void add_parts(const EmbedBwd& a, u64 run, u64 first, u6
     store(a.dtable, run * a.d + col, sum);
 }
 
-// Those warps work in whose tile a run from the tile before goes on for the first time.
+// Only warps whose tile is the first in which a run continues have work.
 KERNEL(embed_bwd_runs, EmbedBwd, 256) {
     Work w = work(a);
     u32 lane = thread() % 32;
     if (w.tile >= w.tiles) return;
     u32 run = ld(a.rows, w.tile * TILE);
     if (run == NOWHERE || !goes_on(a, w.tile) || (w.tile > 1 && ld(a.rows, (w.tile - 1) * TILE - 1) == run)) return;
-    // The first tile after this that does not begin with the run.
+    // The first later tile that does not begin with the run, by binary search.
     u64 end = w.tile + 1;
     for (u64 step = 1 << 26; step; step /= 2) {
         if (row_at(a, (end + step - 1) * TILE) == run) end += step;

@@ -1,9 +1,9 @@
-// The primitives that kernels are written in, and the only place with PTX. Everything above the `#ifdef`
-// is common; then comes the device half, or for the emulator the host half (`emulator/runtime/host.h`),
-// with the same names. Needs no header: NVRTC compiles it alone.
+// The primitives that kernels are written in, and the only PTX besides prim_hopper.cuh. The part above the
+// `#ifdef` is common; then follows the device version, or for the emulator the host version with the same
+// names (`emulator/runtime/host.h`). No header is needed, so NVRTC compiles it alone.
 //
-// Shared memory is reached by u32 addresses from `shared_base()` on, global memory through views that carry
-// their length, so that the emulator sees every access.
+// Shared memory is accessed by u32 addresses from `shared_base()` on, global memory through views with a
+// length, so that the emulator checks every access.
 #pragma once
 
 typedef unsigned char u8;
@@ -15,7 +15,7 @@ struct bf16 {
     u16 bits;
 };
 
-// Sixteen bytes that move at once: 8 bf16 or 4 f32.
+// A vector of sixteen bytes: 8 bf16 or 4 f32.
 struct alignas(16) V16 {
     u32 w[4];
 };
@@ -30,25 +30,25 @@ template <class T> struct View {
 #include "host.h"
 #else
 
-// HERE at the end of a helper's parameters and AT at the end of its calls hand on, in the emulator, whose line it is.
+// In the emulator, HERE at the end of a helper's parameters and AT at the end of its calls pass on the source line.
 #define HERE
 #define AT
 #define AT_ONLY
 #define DEVICE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
-// Threads of a block at most, and where it matters how many blocks must fit on a processor.
+// The arguments are the maximum block size and optionally the minimum number of blocks per multiprocessor.
 #define KERNEL(name, Args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(PASSED Args a)
 #define PASSED const
 
-// Registers of one thread: N values that nobody has set yet. Indices must be constants after unrolling.
+// N uninitialized registers of one thread. Indices must be constants after unrolling.
 template <class T, int N> struct Reg {
     T v[N];
     __device__ __forceinline__ T& operator[](int i) { return v[i]; }
     __device__ __forceinline__ const T& operator[](int i) const { return v[i]; }
 };
 
-// -- who am I --
+// -- indices --
 
 DEVICE u32 thread() { return threadIdx.x; }
 DEVICE u32 threads() { return blockDim.x; }
@@ -57,7 +57,7 @@ DEVICE u32 block_y() { return blockIdx.y; }
 DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE u32 blocks() { return gridDim.x; }
 
-// v, of which the compiler may not know that it stays the same: what follows from it is not kept over a loop.
+// Hides from the compiler that v is loop-invariant, so that values derived from it do not occupy registers in a loop.
 DEVICE u32 fresh(u32 v) {
     asm volatile("" : "+r"(v));
     return v;
@@ -87,15 +87,15 @@ DEVICE float sqrt_rn(float a) {
     asm("sqrt.rn.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
-// The larger, or the number where the other is none.
+// The larger of both; if one is NaN, the other.
 DEVICE float larger(float a, float b) {
     float d;
     asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
     return d;
 }
-// The natural logarithm, within 1 unit of the last place.
+// The natural logarithm, with an error of at most 1 ulp.
 DEVICE float ln(float a) { return logf(a); }
-// Within 2 units of the last place; subnormals are zero.
+// An error of at most 2 ulp; subnormals are flushed to zero.
 DEVICE float fast_exp2(float a) {
     float d;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
@@ -111,19 +111,19 @@ DEVICE float fast_rsqrt(float a) {
     asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
-// Within 1e-6 of a logarithm near zero, else within 2 units of the last place; subnormals are zero.
+// An error of at most 1e-6 near a logarithm of zero, else 2 ulp; subnormals are flushed to zero.
 DEVICE float fast_log2(float a) {
     float d;
     asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
     return d;
 }
-// Two bf16, the first in the low half; to nearest, ties to even.
+// Packs two bf16, the first in the low half; rounds to nearest, ties to even.
 DEVICE u32 pack2(float low, float high) {
     u32 d;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
     return d;
 }
-// The same with f16, which has three more bits of a number but reaches only from 2^-24 to 65504.
+// The same with f16, which has three more significant bits but a range of only 2^-24 to 65504.
 DEVICE u32 pack2_f16(float low, float high) {
     u32 d;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
@@ -144,7 +144,7 @@ DEVICE float high_f16(u32 pair) {
 
 template <class T> DEVICE T ld(View<T> x, u64 i) { return x.p[i]; }
 template <class T> DEVICE void st(View<T> x, u64 i, T v) { x.p[i] = v; }
-// Elements i .. of sixteen bytes; their address is a multiple of 16.
+// Sixteen bytes from element i on, whose address is a multiple of 16.
 template <class T> DEVICE V16 ld16(View<T> x, u64 i) { return *reinterpret_cast<const V16*>(x.p + i); }
 template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast<V16*>(x.p + i) = v; }
 
@@ -152,7 +152,7 @@ template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast
 
 DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void warp_sync() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
-// Whether it is so for any lane of the warp.
+// Whether `so` is true for any lane of the warp.
 DEVICE bool warp_any(bool so) {
     u32 d;
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.any.pred p, p, 0xffffffff; selp.u32 %0, 1, 0, p; }"
@@ -199,27 +199,27 @@ DEVICE void sts16(u32 at, V16 v) {
                  : "memory");
 }
 
-// Starts to copy elements i .. of sixteen bytes to shared memory, of which `bytes` are read and the rest zero: where
-// that is none, i may lie anywhere.
+// Starts to copy sixteen bytes from element i on to shared memory, of which `bytes` are read and the rest is zero. If
+// that is 0, i may be out of bounds.
 template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(x.p + i), "r"(bytes) : "memory");
 }
 // Closes this thread's group of copies.
 DEVICE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most N of this thread's groups are under way.
+// Waits until at most N of this thread's groups are in flight.
 template <int N> DEVICE void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 // -- tensor cores --
 
-// Four 8x8 matrices of bf16: lane 8 i + r gives the address of row r of matrix i, and gets of each matrix the
-// elements (lane / 4, 2 (lane % 4)) and the one right of it.
+// Loads four 8x8 matrices of bf16: lane 8 i + r passes the address of row r of matrix i, and receives from each matrix
+// the element (lane / 4, 2 (lane % 4)) and its right neighbour.
 DEVICE void ldmatrix(Reg<u32, 4>& d, u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
                  : "r"(at)
                  : "memory");
 }
-// The same of each matrix transposed.
+// The same with each matrix transposed.
 DEVICE void ldmatrix_trans(Reg<u32, 4>& d, u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
@@ -227,7 +227,7 @@ DEVICE void ldmatrix_trans(Reg<u32, 4>& d, u32 at) {
                  : "memory");
 }
 // c [16, 8] += a [16, 16] b [16, 8]. With g = lane / 4 and t = 2 (lane % 4): a holds (g, t), (g + 8, t), (g, t + 8),
-// (g + 8, t + 8), each with its right neighbour; b holds (t, g) and (t + 8, g), each with the one below; c holds
+// (g + 8, t + 8), each with its right neighbour; b holds (t, g) and (t + 8, g), each with the one below it; c holds
 // (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1).
 DEVICE void mma(Reg<float, 4>& c, const Reg<u32, 4>& a, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -1,9 +1,9 @@
-// The primitives of sm_90a: mbarriers, tiles that the copy engine (TMA) brings, products of a warpgroup (wgmma),
-// barriers of some warps. As `prim.cuh`: first the device half, or for the emulator `emulator/runtime/hopper.h`.
+// The primitives of sm_90a: mbarriers, TMA copies, warpgroup matrix multiplication (wgmma), named barriers. As in
+// `prim.cuh`, this is the device version; the emulator's is `emulator/runtime/hopper.h`.
 #pragma once
 #include "prim.cuh"
 
-// How the copy engine walks a tensor; made by the machine that launches. A kernel reads it nowhere but here.
+// A TMA descriptor, encoded by the host. Kernels only pass it to the primitives of this file.
 struct alignas(128) TensorMap {
     u64 words[16];
 };
@@ -12,14 +12,14 @@ struct alignas(128) TensorMap {
 #include "hopper.h"
 #else
 
-// Tensor maps are read where the launch put them: the arguments must not be copied.
+// TMA reads a tensor map in parameter memory, so the arguments must not be copied.
 #undef PASSED
 #define PASSED const __grid_constant__
 
 // -- mbarriers: 8 bytes of shared memory at `bar`, in phases that threads wait for by parity --
 
-// A phase ends when `count` arrivals and all announced bytes have come. By one thread; others see it after
-// `mbar_init_fence` and a barrier.
+// A phase completes when `count` arrivals and all announced bytes have arrived. Called by one thread; the others see
+// the mbarrier after `mbar_init_fence` and a barrier.
 DEVICE void mbar_init(u32 bar, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
 }
@@ -27,11 +27,11 @@ DEVICE void mbar_init_fence() { asm volatile("fence.mbarrier_init.release.cluste
 DEVICE void mbar_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// Arrives, and announces `bytes` that the phase waits for.
+// Arrives, and announces `bytes` for the phase to wait for.
 DEVICE void mbar_expect(u32 bar, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
-// Until the phase of that parity has ended; the phase before the first counts as one of parity 1 that has.
+// Waits for the phase of that parity; before the first phase, the phase of parity 1 counts as completed.
 DEVICE void mbar_wait(u32 bar, u32 parity) {
     u32 done;
     do {
@@ -44,37 +44,37 @@ DEVICE void mbar_wait(u32 bar, u32 parity) {
 
 // -- the copy engine --
 
-// Starts to copy the map's box at (x, y, z, w) to shared memory; its bytes come in at `bar`. Rows of 128 bytes with
-// the 16-byte pieces of row r at their place XOR r % 8; what lies outside the tensor is zero. `to` on 1024 bytes.
+// Starts to copy the map's box at (x, y, z, w) to shared memory; its bytes arrive at `bar`. Rows have 128 bytes; the
+// 16-byte chunks of row r are swizzled by XOR r % 8; out-of-bounds elements are zero. `to` is aligned to 1024 bytes.
 DEVICE void tma_load(u32 to, const TensorMap& map, u32 bar, u32 x, u32 y, u32 z, u32 w) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
                  "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
 }
-// Starts to copy `bytes` from element i on to shared memory: they come in at `bar`. All are multiples of 16.
+// Starts to copy `bytes` from element i on to shared memory; they arrive at `bar`. All are multiples of 16.
 template <class T> DEVICE void bulk_load(u32 to, View<T> x, u64 i, u32 bytes, u32 bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(x.p + i), "r"(bytes), "r"(bar)
                  : "memory");
 }
-// What this thread wrote to shared memory may be read by the copy engine and by wgmma after the next barrier.
+// Makes this thread's writes to shared memory visible to TMA and wgmma after the next barrier.
 DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// -- barriers of `count` threads, whole warps; `id` from 1 on: 0 is `sync` --
+// -- named barriers of `count` threads (whole warps); `id` from 1 on, since 0 is `sync` --
 
 DEVICE void group_sync(u32 id, u32 count) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory"); }
-// Comes without waiting.
+// Arrives without waiting.
 DEVICE void group_arrive(u32 id, u32 count) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(count) : "memory"); }
 
-// -- registers of a warpgroup's threads; a kernel that calls these is launched with one block a processor --
+// -- registers of a warpgroup's threads; a kernel that calls these is launched with one block per multiprocessor --
 
 template <int N> DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
-// -- products of a warpgroup: asynchronous, in groups that are waited for in order --
+// -- wgmma: asynchronous, in groups that are waited for in order --
 
-// Keeps the compiler from moving what touches these registers across; after the wait for the products that use them.
+// A compiler barrier for accesses to these registers. Called after the wait for the wgmma that uses them.
 template <int N> DEVICE void pin(Reg<float, N>& r) {
     UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+f"(r[i])::"memory");
 }
@@ -85,20 +85,20 @@ template <class R, int N> DEVICE void pin(R (&r)[N]) {
     UNROLL for (int i = 0; i < N; i++) pin(r[i]);
 }
 
-// After the last touch of the registers that coming products read or add to. While products are under way, name
-// only those that were touched: to name sums is to touch them, and the compiler would wait for each product.
+// Called after the last access to the registers that the next wgmma reads or accumulates. While wgmma is in flight,
+// name only those that were accessed: naming accumulators accesses them, and the compiler would serialize the wgmma.
 template <class... Rs> DEVICE void wgmma_fence(Rs&... registers) {
     (pin(registers), ...);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
-// Closes the group of the products since the last.
+// Closes the group of wgmma since the last call.
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most N groups are under way; then `pin` the registers of those that have ended.
+// Waits until at most N groups are in flight; then `pin` the registers of those that have completed.
 template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 
-// d [64, 2 R] += a [64, 16] b [16, 2 R]; `wgmma_new` forgets what d held, so that nothing need be in its registers. Warp
-// w of the group has the rows 16 w ..; its lane has in d of each eight columns what `mma` gives it, and in a what `mma`
-// takes. Descriptors say where in shared memory operands lie; ACROSS: b's rows lie there as rows of k, not of n.
+// d [64, 2 R] += a [64, 16] b [16, 2 R]; `wgmma_new` overwrites d, which need not be initialized. Warp w of the group
+// has the rows from 16 w on; per eight columns its lanes hold d, and a, like those of `mma`. Descriptors locate
+// operands in shared memory. ACROSS: b is stored there with rows of k instead of n.
 #define REGS_4(way, d, i) way(d[i]), way(d[i + 1]), way(d[i + 2]), way(d[i + 3])
 #define REGS_16(way, d, i) REGS_4(way, d, i), REGS_4(way, d, i + 4), REGS_4(way, d, i + 8), REGS_4(way, d, i + 12)
 #define REGS_32(way, d) REGS_16(way, d, 0), REGS_16(way, d, 16)

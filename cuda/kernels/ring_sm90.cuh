@@ -1,14 +1,14 @@
-// Tiles on their way from the warpgroup that has them brought to the two that work on them, and how those three share
-// the work. Each place of a ring has two mbarriers: its tile has come; all are done with it.
+// The pipeline of tiles from the producer warpgroup to the two consumers, and how they share the work. Each stage of a
+// ring has two mbarriers: "full", its tile has arrived, and "empty", all consumers have released it.
 #pragma once
 #include "tile_sm90.cuh"
 
 constexpr u32 WARPGROUP = 128;
-// Warps that read each tile; one lane of each says when it is done.
+// Warps that read each tile; one lane of each releases it.
 constexpr u32 READERS = 2 * WARPGROUP / 32;
 
-// S places of BYTES bytes from `tiles` on, their mbarriers from `bars` on; `turn` counts the tiles that this thread has
-// seen pass.
+// S stages of BYTES bytes from `tiles` on, with mbarriers from `bars` on; `turn` counts the tiles that this thread has
+// passed.
 template <int S, u32 BYTES> struct Ring {
     u32 tiles, bars, turn;
 };
@@ -25,45 +25,45 @@ template <int S, u32 B> DEVICE void make_ring(const Ring<S, B>& r HERE) {
     }
 }
 
-// Waits until the next place is empty, and announces what is brought there: by one thread.
+// Waits until the next stage is empty, and announces the bytes to be loaded into it. Called by one thread.
 template <int S, u32 B> DEVICE void open_place(const Ring<S, B>& r, u32 bytes HERE) {
     mbar_wait(empty_of(r), parity_of(r) ^ 1 AT);
     mbar_expect(full_of(r), bytes AT);
 }
-// Has a tile brought to this byte of it.
+// Loads a tile to byte `at` of the stage.
 template <int S, u32 B>
 DEVICE void bring(const Ring<S, B>& r, u32 at, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
     tma_load(tile_of(r) + at, map, full_of(r), 0, row, page, sequence AT);
 }
-// One tile and no more.
+// Loads one tile that fills the stage.
 template <int S, u32 B> DEVICE void bring_one(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
     open_place(r, B AT);
     bring(r, 0, map, row, page, sequence AT);
     r.turn++;
 }
 
-// Until the next tile has come.
+// Waits for the next tile.
 template <int S, u32 B> DEVICE u32 await(const Ring<S, B>& r HERE) {
     mbar_wait(full_of(r), parity_of(r) AT);
     return tile_of(r);
 }
-// The ring as it will be when this thread is done with its tile.
+// The ring's state after this thread has released its tile.
 template <int S, u32 B> DEVICE Ring<S, B> next_of(Ring<S, B> r) {
     r.turn++;
     return r;
 }
-// This warp's lanes are done with its tile.
+// Releases the tile on behalf of this warp.
 template <int S, u32 B> DEVICE void release(Ring<S, B>& r HERE) {
     warp_sync(AT_ONLY);
     if (thread() % 32 == 0) mbar_arrive(empty_of(r) AT);
     r.turn++;
 }
 
-// The tensor cores take the products of one of the two warpgroups after those of the other.
+// The two consumers alternate in issuing their wgmma.
 DEVICE void await_turn(u32 mine HERE) { group_sync(1 + mine, 2 * WARPGROUP AT); }
 DEVICE void give_turn(u32 mine HERE) { group_arrive(1 + (mine ^ 1), 2 * WARPGROUP AT); }
 
-// The items of a block: every grid's length one, from its two ends in turn, so that blocks share the long ones evenly
-// where items grow shorter.
+// The items of a block: one from every `blocks()` items, alternately from both ends, so that long items, which come
+// first, are distributed evenly.
 DEVICE u32 first_item() { return block(); }
 DEVICE u32 next_item(u32 i) { return (i / blocks() + 2) * blocks() - 1 - i % blocks(); }

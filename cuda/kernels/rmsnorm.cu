@@ -1,14 +1,14 @@
 // RMSNorm: y = x rstd w with rstd = 1 / sqrt(mean(x^2) + eps), and dx = rstd (dy w - x rstd^2 mean(dy w x)).
-// A block takes a row, which it reads once: each thread keeps its elements in registers between the sum and the
+// A block processes a row, which it reads once: each thread keeps its elements in registers between the sum and the
 // scaling. The weight's gradient is summed in registers over the rows of a block, then over the blocks in order.
 #include "args.cuh"
 #include "common.cuh"
 
-// Vectors of eight elements that a thread keeps; with 1024 threads that is all 16384 columns that a row may have.
-// Backward holds more of a row: it has at most 512 threads, and a second kernel that keeps four.
+// Vectors of eight elements that a thread keeps: 1024 threads cover the maximum of 16384 columns. The backward pass
+// needs more registers: it has at most 512 threads, and a second kernel that keeps four vectors.
 constexpr int KEPT = 2;
 
-// Where this thread's vector k begins.
+// The first column of this thread's vector k.
 DEVICE u32 column(int k) { return (k * threads() + thread()) * 8; }
 
 DEVICE V16 scaled(const V16& x, float rstd, const V16& w) {
@@ -27,7 +27,7 @@ DEVICE V16 added(const V16& x, const V16& y) {
     return sum;
 }
 
-// Adds the row's residual where h has elements; keeps the row; returns this thread's sum of squares.
+// Adds the row's residual if h is not empty, keeps the row, and returns this thread's sum of squares.
 DEVICE float read_row(const RmsNorm& a, u64 start, Reg<u32, 4 * KEPT>& kept) {
     bool wide_x = rows_aligned(a.x, a.d), wide_h = rows_aligned(a.h, a.d);
     float sum = 0;
@@ -59,7 +59,7 @@ DEVICE void write_row(const RmsNorm& a, u64 start, const Reg<u32, 4 * KEPT>& kep
     }
 }
 
-// y and rstd; h += x before, where h has elements. Shared memory: 128 bytes.
+// y and rstd; if h is not empty, h += x first. Shared memory: 128 bytes.
 KERNEL(rmsnorm, RmsNorm, 1024) {
     u64 start = static_cast<u64>(block()) * a.d;
     Reg<u32, 4 * KEPT> kept;
@@ -69,7 +69,7 @@ KERNEL(rmsnorm, RmsNorm, 1024) {
     write_row(a, start, kept, rstd);
 }
 
-// y again from x and rstd.
+// Recomputes y from x and rstd.
 KERNEL(rmsnorm_again, RmsNorm, 1024) {
     u64 start = static_cast<u64>(block()) * a.d;
     Reg<u32, 4 * KEPT> kept;
@@ -77,10 +77,10 @@ KERNEL(rmsnorm_again, RmsNorm, 1024) {
     write_row(a, start, kept, ld(a.rstd, block()));
 }
 
-// dx of one row from the registers that hold it; adds to this thread's columns of the weight's gradient.
+// dx of one row, which stays in registers; accumulates this thread's columns of the weight's gradient.
 template <int K>
 DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 * K>& w, Reg<float, 8 * K>& dw) {
-    // One answer for all three: registers are short here.
+    // One flag for all three, because registers are scarce here.
     bool wide = rows_aligned(a.x, a.d) && aligned(a.dy) && aligned(a.dres);
     float rstd = ld(a.rstd, row), dot = 0;
     Reg<u32, 4 * K> xs, dys;
@@ -113,8 +113,8 @@ DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 
     }
 }
 
-// Each block walks over rows a grid apart and leaves its part of the weight's gradient. Shared memory: 256 bytes,
-// in two halves that rows take in turn, so that one barrier a row is enough.
+// Each block loops over rows with a grid stride and writes a partial sum of the weight's gradient. Shared memory: 256
+// bytes, in two halves that rows alternate between, so that one barrier per row is enough.
 template <int K> DEVICE void gradients(const RmsNormBwd& a) {
     Reg<u32, 4 * K> w;
     Reg<float, 8 * K> dw;
@@ -142,8 +142,8 @@ template <int K> DEVICE void gradients(const RmsNormBwd& a) {
 KERNEL(rmsnorm_bwd, RmsNormBwd, 512) { gradients<2>(a); }
 KERNEL(rmsnorm_bwd_long, RmsNormBwd, 512) { gradients<4>(a); }
 
-// to += the rows of parts: a block of 8 warps takes 32 columns, each warp a run of rows in order, then the warps
-// in order. Shared memory: 1024 bytes.
+// to += the rows of parts: a block of 8 warps processes 32 columns; each warp sums a range of rows in order, then the
+// warps are summed in order. Shared memory: 1024 bytes.
 KERNEL(sum_rows, SumRows, 256) {
     u32 lane = thread() % 32, warp = thread() / 32, col = block() * 32 + lane;
     u32 each = (a.rows + 7) / 8, first = warp * each, last = first + each < a.rows ? first + each : a.rows;

@@ -1,5 +1,5 @@
-// Rotary positions in the place of the packed projection, halves layout: the pair (x_j, x_{j + d/2}) of a head
-// turns by its row's angle of the table; sign -1 turns back. A thread takes eight pairs of a head of a row.
+// RoPE in place on the packed projection, in the halves layout: the pair (x_j, x_{j + d/2}) of a head is rotated by
+// its row's angle from the table; sign -1 rotates back. A thread processes eight pairs of a head of a row.
 #include "args.cuh"
 #include "common.cuh"
 

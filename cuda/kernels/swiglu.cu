@@ -1,5 +1,5 @@
 // SwiGLU: y = silu(gate) up with silu(x) = x s, s = 1 / (1 + e^-x); dgate = dy up s (1 + gate (1 - s)),
-// dup = dy gate s. Block (row, piece) takes a piece of a row, eight elements a thread.
+// dup = dy gate s. Block (row, part) processes a part of a row, eight elements per thread.
 #include "args.cuh"
 #include "common.cuh"
 
@@ -7,7 +7,7 @@ DEVICE float sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(x * -1.44269504
 
 DEVICE float product(float gate, float up) { return gate * sigmoid(gate) * up; }
 
-// Where this thread's eight elements lie in the row, and whether all of a row's vectors are aligned.
+// The location of this thread's eight elements, and whether all vectors of a row are aligned.
 struct Place {
     u64 gate, y;
     u32 column;
@@ -30,7 +30,7 @@ KERNEL(swiglu, SwiGlu, 256) {
     store8(a.y, p.y, left, p.wide, y);
 }
 
-// dgate in the place of gate, dup in the place of up.
+// Overwrites gate with dgate, and up with dup.
 KERNEL(swiglu_bwd, SwiGlu, 256) {
     Place p = place(a);
     if (p.column >= a.f) return;

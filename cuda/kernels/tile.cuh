@@ -1,8 +1,8 @@
-// Tiles of shared memory and the products of tensor cores over them.
+// Tiles in shared memory, and matrix multiplication on them by tensor cores.
 //
-// A tile [ROWS, D] of bf16 lies in pages of 64 columns, in which a row is 128 bytes. Chunk c of row r (16 bytes) stands
-// at place c ^ (r % 8) of its row, so that eight rows of one chunk, and the eight chunks of one row, take all 32 banks.
-// A tile begins at a multiple of 128 bytes.
+// A bf16 tile [ROWS, D] consists of pages of 64 columns, in which a row is 128 bytes. Chunk c of row r (16 bytes) is
+// stored at index c ^ (r % 8) of its row, so that one chunk of eight rows, and the eight chunks of one row, use all 32
+// banks. A tile is aligned to 128 bytes.
 #pragma once
 #include "common.cuh"
 
@@ -11,19 +11,19 @@ constexpr u32 PAGE_COLUMNS = 64;
 
 template <int ROWS, int D> DEVICE constexpr u32 tile_bytes() { return ROWS * D * 2; }
 
-// Sums [16 M, 8 N] of a warp: of each piece [16, 8] the four elements that `mma` leaves in a lane, which are
+// A warp's accumulators [16 M, 8 N]: of each piece [16, 8] the four elements that `mma` keeps in a lane, which are
 // (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1) with g = lane / 4 and t = 2 (lane % 4).
 template <int M, int N> struct Sums {
     Reg<float, 4> at[M][N];
 };
 
-// A left factor [16 M, 16 K] of bf16 in a warp's registers, as `mma` takes it.
+// A left factor [16 M, 16 K] of bf16 in a warp's registers, in the layout of `mma`.
 template <int M, int K> struct Left {
     Reg<u32, 4> at[M][K];
 };
 
-// Sums, or a left factor, of one value. What is set only where a warp has work must be set where it has none too: else
-// the compiler keeps its registers from one turn of the loop to the next.
+// Sets accumulators, or a left factor, to one value. Registers that are set only when a warp has work must also be set
+// when it has none: otherwise the compiler keeps their values from one loop iteration to the next.
 template <int M, int N> DEVICE void fill(Sums<M, N>& c, float value) {
     UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int n = 0; n < N; n++) {
@@ -39,8 +39,8 @@ template <int M, int K> DEVICE void fill(Left<M, K>& a, u32 value) {
     }
 }
 
-// The elements 2 half, 2 half + 1 of a piece are one pair of neighbours: of the sums (m, 2 k) and (m, 2 k + 1) the
-// pairs are the four words of the left factor (m, k).
+// The elements 2 half, 2 half + 1 of a piece are neighbours: the pairs of the accumulators (m, 2 k) and (m, 2 k + 1)
+// are the four words of the left factor (m, k).
 template <int M, int N> DEVICE Reg<u32, 4> packed(const Sums<M, N>& c, int m, int k HERE) {
     Reg<u32, 4> words;
     UNROLL for (int w = 0; w < 4; w++) {
@@ -50,24 +50,24 @@ template <int M, int N> DEVICE Reg<u32, 4> packed(const Sums<M, N>& c, int m, in
     return words;
 }
 
-// -- where a lane reads --
+// -- the addresses that a lane reads --
 
-// Of [16, 16] at the tile's row 0 and column 0: a left factor as it lies, or a right factor transposed.
+// For [16, 16] at row 0 and column 0 of the tile: a left factor as stored, or a right factor transposed.
 DEVICE u32 lanes_down(u32 tile) {
     u32 lane = thread() % 32;
     return tile + lane % 16 * ROW_BYTES + (lane / 16 ^ lane % 8) * 16;
 }
-// The same of a right factor whose columns are the tile's rows.
+// The same for a right factor whose columns are the tile's rows.
 DEVICE u32 lanes_across(u32 tile) {
     u32 lane = thread() % 32;
     return tile + (lane / 16 * 8 + lane % 8) * ROW_BYTES + (lane / 8 % 2 ^ lane % 8) * 16;
 }
-// The same from `row` and `chunk` of a tile of ROWS rows on, multiples of 8 and of 2.
+// The same at `row` and `chunk` of a tile of ROWS rows, which are multiples of 8 and of 2.
 template <int ROWS> DEVICE u32 moved(u32 lanes, int row, int chunk) {
     return (lanes ^ chunk % 8 * 16) + chunk / 8 * ROWS * ROW_BYTES + row * ROW_BYTES;
 }
 
-// -- products --
+// -- matrix multiplication --
 
 // c [16 M, 8 N] += a b^T with a [16 M, D] at the lanes `a` of a tile of A_ROWS rows, and b [8 N, D] at the lanes `b`.
 template <int D, int A_ROWS, int B_ROWS, int M, int N> DEVICE void add_product_nt(Sums<M, N>& c, u32 a, u32 b HERE) {
@@ -85,8 +85,8 @@ template <int D, int A_ROWS, int B_ROWS, int M, int N> DEVICE void add_product_n
     }
 }
 
-// The same of rows at `a` and `b` of the tiles, a page of columns after the other: where a warp's registers are few, the
-// compiler must not work on both at once.
+// The same for rows at `a` and `b` of the tiles, one page of columns after the other, so that the compiler does not
+// interleave the pages and run out of registers.
 template <int D, int A_ROWS, int B_ROWS, int M, int N> DEVICE void product_by_pages(Sums<M, N>& c, u32 a, u32 b HERE) {
     fill(c, 0.0f);
     ROLLED for (u32 page = 0; page < D / PAGE_COLUMNS; page++) {
@@ -112,20 +112,20 @@ template <int M, int N, int K> DEVICE void add_product(Sums<M, N>& c, const Left
 
 // -- between global and shared memory --
 
-// Rows of one head of a matrix of `cols` columns: the element at which they begin, and how many there are.
+// Rows of one head in a matrix of `cols` columns: the first element, and the number of rows.
 struct Strip {
     u64 from;
     u32 cols, rows;
 };
 
-// The element of a strip that this thread copies first.
+// The first element of a strip that this thread copies.
 DEVICE u64 first_copied(Strip s) {
     u32 me = fresh(thread());
     return s.from + static_cast<u64>(me / 8) * s.cols + me % 8 * 8;
 }
 
-// Starts to copy ROWS rows of a head to the tile at `to`, this thread from element `from` on; of these `rows` exist,
-// the others are zero.
+// Starts to copy ROWS rows of a head to the tile at `to`, this thread from element `from` on; `rows` of them exist, the
+// others are zero.
 template <int ROWS, int D, int THREADS>
 DEVICE void load_rows(u32 to, View<const bf16> x, u64 from, u32 cols, u32 rows HERE) {
     u32 me = fresh(thread()), row = me / 8, chunk = me % 8;
@@ -139,13 +139,13 @@ DEVICE void load_rows(u32 to, View<const bf16> x, u64 from, u32 cols, u32 rows H
     }
 }
 
-// The same of a strip.
+// The same for a strip.
 template <int ROWS, int D, int THREADS> DEVICE void load_tile(u32 to, View<const bf16> x, Strip s HERE) {
     load_rows<ROWS, D, THREADS>(to, x, first_copied(s), s.cols, s.rows AT);
 }
 
-// Writes sums [16 M, D], times `factor` of each lane's 2 M rows, to a strip. The warp's rows of a tile of ROWS rows
-// from `tile` on serve to turn them into whole rows: no other warp may use these, and this one no more.
+// Writes accumulators [16 M, D], times `factor` of each lane's 2 M rows, to a strip. They are transposed to whole rows
+// in the warp's rows of the tile of ROWS rows at `tile`, which are overwritten and which no other warp may use.
 template <int ROWS, int D, int M>
 DEVICE void store_rows(View<bf16> to, Strip s, u32 tile, const Sums<M, D / 8>& c, const Reg<float, 2 * M>& factor HERE) {
     u32 lane = thread() % 32, g = lane / 4, t = lane % 4;

@@ -1,23 +1,23 @@
-// Cross-entropy over the columns of the vocabulary that are held here: loss = log Z - logit of the target with
+// Cross-entropy over this rank's shard of the vocabulary: loss = log Z - logit of the target with
 // log Z = max + log(sum of exp(logit - max)), and dlogit = w (p (1 + 2 z log Z) - 1 at the target).
-// A block takes a row, which it reads once. Statistics of a row are (max, sum, the target's logit).
+// A block processes a row, which it reads once. The statistics of a row are (max, sum, the target's logit).
 #include "args.cuh"
 #include "common.cuh"
 
-// Vectors of eight logits that a thread has under way at once.
+// Vectors of eight logits that a thread has in flight at once.
 constexpr int AT_ONCE = 4;
-// As bf16.
+// The bits of -infinity in bf16.
 constexpr u32 MINUS_INFINITY = 0xff80u;
 
 DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
 DEVICE float exp_of(float x) { return fast_exp2(x * 1.442695041f); }
 
-// -- a row as vectors: the first ends where sixteen bytes begin, so all but the first and the last are wide --
+// -- a row as vectors: the first ends at a multiple of 16 bytes, so all but the first and the last are whole --
 
 struct Row {
     u64 start;
     u32 cols, vectors;
-    // Elements that the first vector has too few.
+    // Elements that the first vector lacks.
     u32 lead;
 };
 
@@ -26,7 +26,7 @@ template <class T> DEVICE Row row_of(View<T> x, u64 row, u32 cols) {
     return {row * cols, cols, (lead + cols + 7) / 8, lead};
 }
 
-// The column where vector v begins, and how many it has; none behind the row.
+// The first column of vector v, and its number of columns; 0 beyond the row.
 DEVICE u32 column(const Row& r, u32 v) { return v ? 8 * v - r.lead : 0; }
 DEVICE u32 count(const Row& r, u32 v) {
     if (v >= r.vectors) return 0;
@@ -34,7 +34,7 @@ DEVICE u32 count(const Row& r, u32 v) {
     return (end < r.cols ? end : r.cols) - column(r, v);
 }
 
-// This thread's vectors from v on, a block apart; where there are no logits they are zero.
+// Reads this thread's vectors from v on, a block apart; elements out of bounds are zero.
 template <class T> DEVICE void read(View<T> x, const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         u32 at = v + k * threads();
@@ -43,7 +43,7 @@ template <class T> DEVICE void read(View<T> x, const Row& r, u32 v, Reg<u32, 4 *
     }
 }
 
-// There, -infinity.
+// Sets elements out of bounds to -infinity.
 DEVICE void mask(const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         u32 n = count(r, v + k * threads());
@@ -56,12 +56,12 @@ DEVICE void mask(const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
 
 // -- statistics --
 
-// Of some logits: the largest, and the sum of exp(logit - max).
+// The maximum of some logits, and the sum of exp(logit - max).
 struct Sum {
     float max, sum;
 };
 
-// The sum if `to` were the max; none of them is -infinity.
+// The sum relative to the maximum `to`; s.max may only be -infinity if `to` is.
 DEVICE float shrunk(Sum s, float to) { return s.max == to ? s.sum : s.sum * exp_of(s.max - to); }
 
 DEVICE Sum joined(Sum a, Sum b) {
@@ -77,7 +77,7 @@ DEVICE Sum warp_joined(Sum s HERE) {
     return s;
 }
 
-// Of the block's logits, in an order that depends on its size alone. `at`: 256 bytes of shared memory.
+// Joins the block's sums, in an order that depends only on its size. `at`: 256 bytes of shared memory.
 DEVICE Sum block_joined(Sum s, u32 at HERE) {
     s = warp_joined(s AT);
     u32 lane = thread() % 32, mine = at + thread() / 32 * 8;
@@ -91,12 +91,12 @@ DEVICE Sum block_joined(Sum s, u32 at HERE) {
     return warp_joined(s AT);
 }
 
-// The thread's sum with more logits, which shrink it at most once.
+// Adds logits to the thread's sum, which is rescaled at most once.
 DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     float max = s.max;
     UNROLL for (int i = 0; i < 4 * AT_ONCE; i++) max = larger(larger(low(logits[i]), high(logits[i])), max);
     float sum = shrunk(s, max);
-    // Where all are -infinity each term is 0, not exp(NaN).
+    // If all are -infinity each term is 0, not exp(NaN).
     float base = max == minus_infinity() ? 0 : max;
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         float part = 0;
@@ -109,9 +109,9 @@ DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     return {max, sum};
 }
 
-// The target's logit, -infinity where it is not held here.
+// The target's logit; -infinity if it is not in this shard.
 DEVICE float target_logit(XentStats a, const Row& r) {
-    // An id below `first` wraps around to one that is not held either.
+    // An id below `first` wraps around to one beyond the shard.
     u32 target = ld(a.targets, block()) - a.first;
     return target < a.cols ? low(ld(a.logits, r.start + target).bits) : minus_infinity();
 }
@@ -121,7 +121,7 @@ KERNEL(xent_stats, XentStats, 512) {
     u64 row = block();
     Row r = row_of(a.logits, row, a.cols);
     Sum s = {minus_infinity(), 0};
-    // First of all, so that nobody waits for it at the end.
+    // Loaded first, so that no thread waits for it at the end.
     float target = thread() == 0 ? target_logit(a, r) : 0;
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
@@ -136,7 +136,7 @@ KERNEL(xent_stats, XentStats, 512) {
     st(a.stats, 3 * row + 2, target);
 }
 
-// A thread a row; the ranks in order.
+// One thread per row; the ranks in order.
 KERNEL(xent_combine, XentCombine, 256) {
     u64 row = static_cast<u64>(block()) * threads() + thread();
     if (row >= a.rows) return;
@@ -154,8 +154,8 @@ KERNEL(xent_combine, XentCombine, 256) {
     st(a.combined, 3 * row + 2, target);
 }
 
-// One block: each thread takes rows a block apart, then the threads are summed. A row whose weight is 0 has no
-// part, whatever its target. Shared memory: 768 bytes.
+// One block: each thread sums rows a block apart, then the threads are summed. A row whose weight is 0 is skipped,
+// whatever its target. Shared memory: 768 bytes.
 KERNEL(xent_totals, XentTotals, 256) {
     double loss = 0, square = 0, weight = 0;
     for (u64 row = thread(); row < a.weights.n; row += threads()) {
@@ -177,14 +177,14 @@ KERNEL(xent_totals, XentTotals, 256) {
 
 // -- gradient --
 
-// What a row's gradient needs beside its logits.
+// The inputs of a row's gradient besides its logits.
 struct Grad {
     float log_z, factor, w;
 };
 
-// The gradient of two logits. `target`: which of them it is, if any.
+// The gradient of two logits. `target`: the index of the target among them; any other value if it is neither.
 DEVICE u32 gradient(u32 pair, u32 target, const Grad& g) {
-    // The target's element is the difference of two numbers that are near where p is near 1: it is rounded last.
+    // If p is near 1, the target's element is a small difference of two numbers, so it is rounded last.
     float first = g.factor * exp_of(low(pair) - g.log_z) - (target == 0 ? g.w : 0.0f);
     float second = g.factor * exp_of(high(pair) - g.log_z) - (target == 1 ? g.w : 0.0f);
     return pack2(first, second);

@@ -1,9 +1,9 @@
-//! Architectures of devices, by the names of NVIDIA's compilers.
+//! Device architectures, named as by NVIDIA's compilers.
 
 use crate::machine::Target;
 use std::fmt;
 
-/// What a cubin is made for: `sm_80`, `sm_90a`.
+/// The target of a cubin: `sm_80`, `sm_90a`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Arch {
     major: u32,
@@ -11,19 +11,19 @@ pub struct Arch {
     features: Features,
 }
 
-/// Which of an architecture's instructions the kernels use.
+/// The instructions of an architecture that the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Features {
-    /// Those that later architectures have, too.
+    /// Only those that later architectures support, too.
     Common,
-    /// Also its own: of 9.0 `wgmma` and register hand-over.
+    /// Also architecture-specific ones: `wgmma` and `setmaxnreg` of 9.0.
     Own,
 }
 
-/// Those that cubins are made for by name; a device may have a newer one. Attention's blocks take 163 KiB of shared
-/// memory, which consumers' devices do not have (8.6, 8.9, 12.0).
+/// The architectures that cubins can be built for by name; a device may have a newer one. Attention's blocks need 163
+/// KiB of shared memory, which consumer devices lack (8.6, 8.9, 12.0).
 ///
-/// `sm_90` is what runs on an A100, compiled for an H100: a pack of it alone, named by the user, has an H100 run that.
+/// `sm_90` compiles an A100's kernels for an H100, which runs them if the user names a pack of `sm_90` alone.
 pub const KNOWN: [Arch; 7] =
     [sm(8, 0), sm(8, 7), sm(9, 0), Arch { features: Features::Own, ..sm(9, 0) }, sm(10, 0), sm(10, 3), sm(11, 0)];
 
@@ -31,11 +31,11 @@ const fn sm(major: u32, minor: u32) -> Arch {
     Arch { major, minor, features: Features::Common }
 }
 
-/// Bytes of shared memory that a multiprocessor needs; a block gets 1 KiB less.
+/// The required bytes of shared memory per multiprocessor; a block can use 1 KiB less.
 const SHARED: u32 = 164 << 10;
 
 impl Arch {
-    /// What a device of this compute capability runs, or why it runs none of the kernels.
+    /// The architecture for a device of this compute capability, or why the device is not supported.
     pub fn of((major, minor): (i32, i32)) -> Result<Arch, String> {
         let arch = match (u32::try_from(major), u32::try_from(minor)) {
             (Ok(9), Ok(0)) => Some(Arch { features: Features::Own, ..sm(9, 0) }),
@@ -44,20 +44,20 @@ impl Arch {
         };
         arch.filter(|arch| arch.processor().shared >= SHARED).ok_or_else(|| {
             format!(
-                "its compute capability is {major}.{minor}, and the kernels need that of an A100 (8.0), an H100 (9.0) or of \
-                 later devices with {} KiB of shared memory; use train.backend = \"cpu\" on this machine",
+                "its compute capability is {major}.{minor}, but the kernels need an A100 (8.0), an H100 (9.0) or a \
+                 later device with {} KiB of shared memory per multiprocessor; use train.backend = \"cpu\" on this machine",
                 SHARED >> 10
             )
         })
     }
 
-    /// The one of that name, or all names that there are.
+    /// The architecture of that name; the error lists all names.
     pub fn named(name: &str) -> Result<Arch, String> {
         let known = KNOWN.into_iter().find(|arch| arch.to_string() == name);
         known.ok_or_else(|| KNOWN.map(|arch| arch.to_string()).join(", "))
     }
 
-    /// The best that kernels for it may be written for.
+    /// The best target of the kernels that it runs.
     pub fn target(self) -> Target {
         match self.features {
             Features::Common => Target::Sm80,
@@ -65,19 +65,19 @@ impl Arch {
         }
     }
 
-    /// As `nvrtcGetSupportedArchs` counts: 90 is `sm_90a` too.
+    /// The number in `nvrtcGetSupportedArchs`: 90 for `sm_90` and `sm_90a`.
     pub fn number(self) -> u32 {
         10 * self.major + self.minor
     }
 
-    /// Whose cubins a device of this one runs, the best first: its own, then those of its generation that are older.
-    /// `sm_90a` runs nowhere else.
+    /// The architectures whose cubins a device of this one runs, the best first: its own, then older ones of its
+    /// generation. `sm_90a` runs on no other.
     pub fn runs(self) -> impl Iterator<Item = Arch> {
         let own = (self.features == Features::Own).then_some(self);
         own.into_iter().chain((0..=self.minor).rev().map(move |minor| sm(self.major, minor)))
     }
 
-    /// Registers and shared memory of a multiprocessor.
+    /// The limits of a multiprocessor.
     pub fn processor(self) -> Processor {
         let (threads, shared, blocks) = match (self.major, self.minor) {
             (8, 0) => (2048, 164 << 10, 32),
@@ -98,7 +98,7 @@ impl fmt::Display for Arch {
     }
 }
 
-/// What blocks share on a multiprocessor, by the CUDA C++ Programming Guide's table of compute capabilities.
+/// The limits of a multiprocessor, from the CUDA C++ Programming Guide's table of compute capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Processor {
     pub threads: u32,
@@ -108,8 +108,9 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Blocks that run at once, of `threads` with so many registers each, and of `shared` bytes. Registers are
-    /// given out by 256 a warp on each of four quarters of 16384; every block costs 1024 more bytes of shared memory.
+    /// Blocks that run at once, given their threads, registers per thread and bytes of shared memory. Registers are
+    /// allocated in units of 256 per warp, on each of four partitions with 16384; a block costs 1024 more bytes of
+    /// shared memory.
     pub fn at_once(self, threads: u32, registers: u32, shared: u32) -> u32 {
         let warps = threads.div_ceil(32);
         let each = (32 * registers.max(1)).next_multiple_of(256);
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_list() {
+    fn only_listed_names_are_known() {
         for arch in KNOWN {
             assert_eq!(Arch::named(&arch.to_string()), Ok(arch));
         }
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(runs(sm(9, 0)), ["sm_90"]);
     }
 
-    /// Counted by hand: bound by threads, by registers, by shared memory, by blocks.
+    /// Computed by hand: limited by threads, by registers, by shared memory, by blocks.
     #[test]
     fn blocks_at_once() {
         let a100 = sm(8, 0).processor();

@@ -1,23 +1,21 @@
-//! The CUDA side of the engine: kernels, what compiles and launches them, and the devices that there are.
+//! The CUDA backend: kernels, their compilation and launch, devices, cuBLASLt and NCCL.
 //!
-//! An op (`ops`) fills in a kernel's arguments (`args`) and launches it on a `Machine` with the blocks and threads
-//! that `geometry` says: on a `Device`, whose kernels `compile` provides, or on the emulator of the tests.
-//! Driver and compiler are loaded when they are first asked for, so the program starts on machines without them.
+//! An op (`ops`) fills in a kernel's arguments and launches it on a `Machine`: a `Device`, whose kernels `compile`
+//! provides, or the tests' emulator. NVIDIA's libraries are loaded when they are first used, so the program starts
+//! without them.
 
 pub mod arch;
-pub mod args;
 pub mod backend;
 pub mod blas;
 pub mod compile;
 pub mod device;
-mod files;
-pub mod geometry;
 pub mod kernels;
 pub mod limits;
 pub mod links;
 pub mod machine;
 pub mod nccl;
 pub mod ops;
+mod product;
 pub mod search;
 pub mod tensor;
 

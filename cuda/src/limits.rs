@@ -1,24 +1,23 @@
-//! Shapes that the kernels do not take, to be told of when a configuration is read.
+//! Limits of the kernels, checked when a configuration is read.
 
-use crate::geometry::NORM_COLUMNS;
-use crate::geometry::attention::HEAD_DIMS;
+use crate::ops::{HEAD_DIMS, NORM_COLUMNS};
 
-/// The numbers of a model that matter to kernels.
+/// The sizes of a model that kernels restrict.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub head_dim: usize,
     pub hidden_size: usize,
 }
 
-/// The first number that does not fit, by its key, with those that do.
+/// A message about the first unsupported size, with its key and the supported values.
 pub fn refusal(shape: Shape) -> Option<String> {
     let Shape { head_dim, hidden_size } = shape;
     if !HEAD_DIMS.contains(&head_dim) {
         let dims = HEAD_DIMS.map(|dim| dim.to_string()).join(" and ");
-        return Some(format!("model.head_dim = {head_dim}: attention on CUDA takes {dims}"));
+        return Some(format!("model.head_dim = {head_dim}: attention on CUDA supports {dims}"));
     }
     if hidden_size > NORM_COLUMNS {
-        return Some(format!("model.hidden_size = {hidden_size}: RMSNorm on CUDA takes up to {NORM_COLUMNS}"));
+        return Some(format!("model.hidden_size = {hidden_size}: RMSNorm on CUDA supports up to {NORM_COLUMNS}"));
     }
     None
 }
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_named_with_what_does() {
+    fn unsupported_sizes_are_named_with_the_supported_ones() {
         let said = |head_dim, hidden_size| refusal(Shape { head_dim, hidden_size });
         for (head_dim, hidden_size) in [(64, 1), (128, 4096), (128, NORM_COLUMNS)] {
             assert_eq!(said(head_dim, hidden_size), None);
@@ -36,6 +35,6 @@ mod tests {
         for head_dim in [32, 96, 256] {
             assert!(said(head_dim, 4096).unwrap().contains(&format!("head_dim = {head_dim}: ")));
         }
-        assert!(said(64, NORM_COLUMNS + 1).unwrap().contains("16385: RMSNorm on CUDA takes up to 16384"));
+        assert!(said(64, NORM_COLUMNS + 1).unwrap().contains("16385: RMSNorm on CUDA supports up to 16384"));
     }
 }

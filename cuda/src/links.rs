@@ -1,10 +1,10 @@
-//! The links of this node: NVLink and PCIe of its GPUs as NVML tells them, InfiniBand adapters as the
-//! kernel's sysfs does. Nothing of it is needed to train; it says what there is.
+//! The links of this node: NVLink and PCIe of its GPUs from NVML, InfiniBand adapters from sysfs. Training does not
+//! need them; they are only displayed.
 
 use nvml_wrapper::Nvml;
 use std::path::Path;
 
-/// Where the kernel shows InfiniBand (and RoCE) adapters.
+/// Where sysfs lists InfiniBand and RoCE adapters.
 pub const INFINIBAND: &str = "/sys/class/infiniband";
 /// More NVLinks than any GPU has.
 const MOST_NVLINKS: u32 = 18;
@@ -16,7 +16,7 @@ pub struct Gpu {
     pub name: String,
     /// NVLinks that are up.
     pub nvlinks: u32,
-    /// Generation and lanes of its PCIe link at its fastest, where the driver tells.
+    /// The maximum generation and width of its PCIe link, if the driver knows them.
     pub pcie: Option<(u32, u32)>,
 }
 
@@ -25,15 +25,14 @@ pub struct Gpu {
 pub struct Port {
     /// Adapter and port, such as `mlx5_0:1`.
     pub name: String,
-    /// As the kernel says it, such as `200 Gb/sec (4X HDR)`.
+    /// As in sysfs, such as `200 Gb/sec (4X HDR)`.
     pub rate: String,
     /// `InfiniBand` or `Ethernet` (RoCE).
     pub layer: String,
     pub active: bool,
 }
 
-/// The GPUs that NVML knows of; none where there is no NVML or no GPU. A link that the driver does not
-/// tell of is not there.
+/// The GPUs that NVML lists; none without NVML. A link whose state the driver does not return counts as absent.
 pub fn gpus() -> Vec<Gpu> {
     let Ok(nvml) = Nvml::init() else {
         return Vec::new();
@@ -47,7 +46,7 @@ pub fn gpus() -> Vec<Gpu> {
     (0..nvml.device_count().unwrap_or(0)).filter_map(gpu).collect()
 }
 
-/// The ports of all adapters under `root` ([`INFINIBAND`]), by name; none where it is not there.
+/// The ports of all adapters under `root` ([`INFINIBAND`]), by name; none if the folder does not exist.
 pub fn ports(root: &Path) -> Vec<Port> {
     let mut out: Vec<Port> = names(root)
         .flat_map(|adapter| {
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_as_the_kernel_writes_them() {
+    fn ports_are_read_from_sysfs() {
         let root = tempfile::tempdir().unwrap();
         for (at, rate, state, layer) in [
             ("mlx5_1/ports/1", "200 Gb/sec (4X HDR)\n", "4: ACTIVE\n", "InfiniBand\n"),
@@ -89,7 +88,7 @@ mod tests {
                 std::fs::write(dir.join(file), text).unwrap();
             }
         }
-        // A port that the driver is taking away.
+        // A port that the driver is removing.
         std::fs::create_dir_all(root.path().join("mlx5_9/ports/1")).unwrap();
         let port = |name: &str, rate: &str, layer: &str, active| Port {
             name: name.into(),
@@ -108,7 +107,7 @@ mod tests {
         assert_eq!(ports(&root.path().join("none")), []);
     }
 
-    /// Holds on machines with a GPU and without.
+    /// Passes with and without a GPU.
     #[test]
     fn gpus_are_those_of_the_driver() {
         let found = gpus();

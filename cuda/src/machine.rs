@@ -1,56 +1,101 @@
-//! Where kernels run: a device, or the emulator. Both are launched by the same ops, with the same geometry.
+//! The interface that kernels are launched through. A device and the emulator implement it, so both run the same ops
+//! with the same launch geometry.
 
-use crate::geometry::Geometry;
-use crate::kernels::Kernel;
 use crate::tensor::{TensorMap, Tiles};
 use std::ffi::c_void;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
-/// What kernels may be written for.
+/// The instruction sets that kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// What an A100 has, and every device after it.
+    /// An A100's, supported by every later device.
     Sm80,
-    /// What only H100 and H200 have: the copy engine with its barriers, and the products of warpgroups.
+    /// H100 and H200 only: the copy engine (TMA) with mbarriers, and warpgroup matrix multiplication (wgmma).
     Sm90a,
 }
 
-/// What runs kernels.
+/// A launch configuration: blocks along three axes, threads per block, bytes of dynamic shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    pub grid: [u32; 3],
+    pub block: u32,
+    pub shared: u32,
+}
+
+/// A kernel that takes a pointer to one `A`.
+pub struct Kernel<A> {
+    pub name: &'static str,
+    args: PhantomData<fn(&A)>,
+}
+
+impl<A> Kernel<A> {
+    /// `extern "C" name` must take one `A`.
+    pub const fn named(name: &'static str) -> Self {
+        Kernel { name, args: PhantomData }
+    }
+}
+
+impl<A> Copy for Kernel<A> {}
+impl<A> Clone for Kernel<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+/// A file of kernels, compiled as one unit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct File {
+    pub name: &'static str,
+    pub text: &'static str,
+    pub kernels: &'static [&'static str],
+    /// The only target that has its instructions; None if every target has them.
+    pub only: Option<Target>,
+}
+
+impl File {
+    /// Whether the file is compiled for `target`.
+    pub fn is_for(&self, target: Target) -> bool {
+        self.only.is_none_or(|only| only == target)
+    }
+}
+
+/// Runs kernels.
 pub trait Machine {
     fn target(&self) -> Target;
 
-    /// Multiprocessors: persistent grids are as large as what runs on them at once.
+    /// Multiprocessors: persistent grids have as many blocks as run on them at once.
     fn processors(&self) -> usize;
 
-    /// How kernels find these tiles; only where the target is [`Target::Sm90a`].
+    /// A tensor map of these tiles, on [`Target::Sm90a`] only.
     fn tensor_map(&self, tiles: Tiles) -> Result<TensorMap, String>;
 
-    /// Starts the kernel of that name after what was started before; says what is wrong where that cannot be.
+    /// Enqueues the kernel of that name, or returns why it cannot be launched.
     ///
     /// # Safety
-    /// `args` points to the struct that the kernel takes, its views are of this machine's memory and live until
-    /// the kernel has run, nothing else uses what it writes, and the views are as long as its shapes say.
+    /// `args` points to the struct that the kernel takes. Its views are of this machine's memory, live until the kernel
+    /// has run, and are as long as its shapes say; nothing else uses what the kernel writes.
     unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String>;
 }
 
-/// A launch that did not go well.
+/// A failed launch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kernel}: {what} (launched as {shapes})")]
 pub struct Fault {
     pub kernel: &'static str,
     pub what: String,
-    /// Its geometry and arguments.
+    /// Geometry and arguments.
     pub shapes: String,
 }
 
-/// What an op returns.
+/// The result of an op.
 pub type Done = Result<(), Fault>;
 
-/// Starts a kernel.
+/// Enqueues a kernel.
 ///
 /// # Safety
-/// The views in `args` are of `m`'s memory and live until the kernel has run, nothing else uses what it
-/// writes, and they are as long as the shapes in `args` say.
+/// The views in `args` are of `m`'s memory, live until the kernel has run, and are as long as the shapes in `args` say;
+/// nothing else uses what the kernel writes.
 pub unsafe fn launch<A: Debug>(m: &dyn Machine, kernel: Kernel<A>, args: &A, geometry: Geometry) -> Done {
     // SAFETY: the kernel's type says which struct it takes; the rest is this function's contract.
     unsafe { m.start(kernel.name, std::ptr::from_ref(args).cast(), geometry) }.map_err(|what| Fault {

@@ -1,11 +1,11 @@
-//! Where NVIDIA's libraries may lie: folders that the user names, the wheels of the Python in PATH, toolkits, and what
-//! the system's loader finds by name. Python itself is not run.
+//! The search for NVIDIA's libraries: in folders named by the user, wheels of the Python in PATH, toolkits, and
+//! wherever the system's loader looks. Python itself is not run.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Places to look for a library in, in this order.
+/// Where to look for a library, in this order.
 #[derive(Debug, Clone)]
 pub struct Search {
     folders: Vec<PathBuf>,
@@ -15,20 +15,20 @@ pub struct Search {
 /// Where to look after the folders.
 #[derive(Debug, Clone)]
 enum Last {
-    /// Where the system's loader does.
+    /// Wherever the system's loader looks.
     Loader,
-    /// Only there.
+    /// Only this file.
     File(PathBuf),
     Nowhere,
 }
 
 impl Search {
-    /// By what an environment says: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
+    /// From environment variables: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
     pub fn of(var: impl Fn(&str) -> Option<OsString>) -> Search {
         Search { folders: folders(var, Path::new("/")), last: Last::Loader }
     }
 
-    /// This library, or those in this folder, and no other.
+    /// Only this file, or only this folder.
     pub fn only(path: &Path) -> Search {
         match path.is_dir() {
             true => Search { folders: vec![path.to_path_buf()], last: Last::Nowhere },
@@ -36,8 +36,8 @@ impl Search {
         }
     }
 
-    /// The files that may be the library which the system's loader knows by these names, the best name first:
-    /// `libnccl.so.2`. Such a name alone comes last.
+    /// Candidate files for a library with these sonames (`libnccl.so.2`), the best first. The bare names, for the
+    /// system's loader, come last.
     pub fn files_of(&self, sonames: &[&str]) -> Vec<PathBuf> {
         let mut files = files(&self.folders, sonames[0]);
         match &self.last {
@@ -48,7 +48,7 @@ impl Search {
         files
     }
 
-    /// The first of these libraries that opens and that nothing speaks against, or why each will not do.
+    /// The first candidate that opens and that `against` has no objection to; the error lists why each is unsuitable.
     pub(crate) fn first<T>(
         &self,
         sonames: &[&str],
@@ -62,7 +62,7 @@ impl Search {
                     None => return Ok(library),
                     Some(why) => tried.push(format!("{} is {why}", path.display())),
                 },
-                // What the system's loader does not know by name is not worth a word.
+                // That the system's loader does not know a name is not worth reporting.
                 Err(_) if path.parent() == Some(Path::new("")) => {}
                 Err(why) => tried.push(cause(&why).to_string()),
             }
@@ -71,17 +71,17 @@ impl Search {
     }
 }
 
-/// The loader's own words, which name the file.
+/// The loader's error, which names the file.
 fn cause(error: &dyn std::error::Error) -> &dyn std::error::Error {
     error.source().map_or(error, cause)
 }
 
-/// What was tried, as part of a sentence.
+/// The unsuitable candidates in parentheses, for an error message.
 pub(crate) fn listed(tried: &[String]) -> String {
     if tried.is_empty() { String::new() } else { format!(" ({})", tried.join("; ")) }
 }
 
-/// Functions of a library as a struct of their addresses, by their names in it.
+/// Declares a struct with the functions of a library, by symbol name.
 macro_rules! functions {
     ($(#[$about:meta])* $see:vis struct $Api:ident { $($field:ident: $name:literal $args:tt -> $back:ty,)* }) => {
         $(#[$about])*
@@ -91,9 +91,10 @@ macro_rules! functions {
 
         impl $Api {
             /// # Safety
-            /// The library's header declares the functions so, and the library stays loaded for as long as they are called.
+            /// The library's header declares the functions like this, and the library stays loaded while they are
+            /// called.
             unsafe fn of(library: &libloading::os::unix::Library) -> std::result::Result<Self, libloading::Error> {
-                // SAFETY: the caller answers for the types.
+                // SAFETY: the caller guarantees the types.
                 unsafe { Ok($Api { $($field: *library.get(concat!($name, "\0").as_bytes())?,)* }) }
             }
         }
@@ -116,8 +117,8 @@ fn folders(var: impl Fn(&str) -> Option<OsString>, root: &Path) -> Vec<PathBuf> 
     folders
 }
 
-/// The installations whose `python3` lies in a folder of PATH: where it seems to lie (a virtual environment), where
-/// it truly lies, and pyenv's, whose `shims` are scripts.
+/// The prefixes of the `python3` in a folder of PATH: of its path (a virtual environment), of its real path, and
+/// pyenv's versions if the folder is pyenv's `shims`.
 fn pythons(dir: &Path) -> Vec<PathBuf> {
     let python = dir.join("python3");
     if !python.exists() {
@@ -132,7 +133,7 @@ fn pythons(dir: &Path) -> Vec<PathBuf> {
     prefixes
 }
 
-/// Folders of libraries in the wheels of one installation, and conda's, which has them in its own `lib`.
+/// Library folders of the wheels below a prefix, and conda's `lib`.
 fn wheels(prefix: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for lib in ["lib", "lib64", "local/lib"].map(|lib| prefix.join(lib)) {
@@ -147,17 +148,17 @@ fn wheels(prefix: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// The libraries in these folders that go by `soname` with any number after it, the newest of a folder first.
+/// The libraries in these folders named `soname` with any version number, the newest of each folder first.
 fn files(folders: &[PathBuf], soname: &str) -> Vec<PathBuf> {
     let (stem, _) = soname.split_once(".so").expect("a shared library's name");
     let stem = format!("{stem}.so");
     let found = folders.iter().flat_map(|folder| newest_first(folder, |name| name.starts_with(&stem)));
-    // Names that lead to one file are one library.
+    // Names that resolve to one file are one library.
     let mut seen = HashSet::new();
     found.filter(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))).collect()
 }
 
-/// What is in a folder under such a name, the highest number first: 3.12 is newer than 3.9.
+/// The entries of a folder with a wanted name, by version number: 3.12 is newer than 3.9.
 fn newest_first(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter(|name| wanted(name)).collect();
@@ -180,9 +181,9 @@ mod tests {
         std::fs::write(path, "").unwrap();
     }
 
-    /// A machine with one of everything: each is found, in the order of the table.
+    /// A machine with a library in every place: all are found, in the order of the list.
     #[test]
-    fn the_order_is_what_was_named_then_wheels_then_toolkits() {
+    fn named_folders_come_first_then_wheels_then_toolkits() {
         let tmp = tempfile::tempdir().unwrap();
         let root = tmp.path();
         let libraries = [
@@ -197,7 +198,7 @@ mod tests {
             "usr/local/cuda-12.9/targets/x86_64-linux/lib/libnvrtc.so.12",
         ];
         libraries.iter().for_each(|file| touch(root.join(file)));
-        // What must not be taken for it.
+        // Other libraries with similar names.
         touch(root.join("named/libnvrtc.alt.so.12"));
         touch(root.join("named/libnvrtc-builtins.so.12.9"));
         symlink("libnvrtc.so.13.0.88", root.join("toolkit/lib64/libnvrtc.so.13")).unwrap();
@@ -217,21 +218,21 @@ mod tests {
             _ => None,
         };
         let found = files(&folders(var, root), "libnvrtc.so.13");
-        // The toolkit's two names are one file.
+        // Both names in the toolkit are one file.
         let found: Vec<PathBuf> = found.iter().map(|file| file.canonicalize().unwrap()).collect();
         assert_eq!(found, libraries.map(|file| root.canonicalize().unwrap().join(file)));
     }
 
     #[test]
-    fn a_machine_with_nothing_asks_the_loader() {
+    fn without_folders_only_the_loader_is_asked() {
         let tmp = tempfile::tempdir().unwrap();
         assert!(files(&folders(|_| None, tmp.path()), NAMES[0]).is_empty());
         assert!(Search::of(|_| None).files_of(&NAMES).ends_with(&NAMES.map(PathBuf::from)));
     }
 
-    /// Each library has a wheel of its own beside the others, and those of CUDA 13 share one.
+    /// Each library of CUDA 12 has its own wheel, those of CUDA 13 share one.
     #[test]
-    fn every_wheel_is_looked_into() {
+    fn every_wheel_is_searched() {
         let tmp = tempfile::tempdir().unwrap();
         let packages = tmp.path().join("lib/python3.12/site-packages/nvidia");
         let lies = ["nccl/lib/libnccl.so.2", "cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12"];
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_or_a_file_may_be_named() {
+    fn only_searches_one_folder_or_file() {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("libnvrtc.so.12");
         touch(file.clone());

@@ -1,16 +1,63 @@
-//! Tensor maps: how the copy engine of sm_90a walks a matrix of activations, tile by tile.
+//! Views of device memory, and tensor maps: how the copy engine (TMA) of sm_90a walks a matrix tile by tile.
 
-use crate::args::View;
 use cudarc::driver::sys;
 use std::ffi::c_void;
 use std::fmt;
+use std::ops::Range;
 
-/// As kernels take it (`prim_hopper.cuh`): each machine has a form of its own.
+/// `n` elements of a machine's memory from the address `at` on.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    at: u64,
+    n: u64,
+}
+
+impl View {
+    /// An optional kernel argument that is absent.
+    pub const NONE: View = View { at: 0, n: 0 };
+
+    /// # Safety
+    /// The `n` elements from `at` on are aligned and live as long as launches use the view. Nothing else accesses what
+    /// these launches write, and nothing writes what they read.
+    pub unsafe fn new(at: u64, n: usize) -> View {
+        View { at, n: n as u64 }
+    }
+
+    /// The address of the first element.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.n as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// The elements `range` of this view of `T`.
+    pub(crate) fn part<T>(&self, range: Range<usize>) -> View {
+        assert!(range.start <= range.end && range.end <= self.len(), "elements {range:?} of {}", self.n);
+        View { at: self.at + (range.start * size_of::<T>()) as u64, n: range.len() as u64 }
+    }
+}
+
+/// Only the length, for the message of a failed launch.
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}]", self.n)
+    }
+}
+
+/// A kernel's argument (`prim_hopper.cuh`). Device and emulator encode it differently.
 #[repr(C, align(128))]
 #[derive(Clone, Copy)]
 pub struct TensorMap(pub [u64; 16]);
 
-/// A map holds an address and no shape that the other arguments do not tell.
+/// A map holds an address, and only shapes that the other arguments show.
 impl fmt::Debug for TensorMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[map]")
@@ -20,8 +67,8 @@ impl fmt::Debug for TensorMap {
 /// Columns of a page of a tile: 128 bytes of bf16.
 pub const PAGE: usize = 64;
 
-/// The tiles of one head in a matrix `[n seq, cols]` of bf16, as four dimensions: 64 columns, the rows of a
-/// sequence, pages of 64 columns, sequences. A tile never reaches into the next sequence: what lies beyond is zero.
+/// The tiles of one head in a bf16 matrix `[n seq, cols]`, as four dimensions: 64 columns, the rows of a sequence,
+/// pages of 64 columns, sequences. A tile never reaches into the next sequence: elements out of bounds read as zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Tiles {
     pub of: View,
@@ -38,36 +85,37 @@ impl Tiles {
         [PAGE, self.seq, self.cols / PAGE, self.of.len() / (self.seq * self.cols)]
     }
 
-    /// Elements from one index of the outer three dimensions to the next.
+    /// Strides of the outer three dimensions, in elements.
     pub fn strides(&self) -> [usize; 3] {
         [self.cols, PAGE, self.seq * self.cols]
     }
 
-    /// Of a tile along the four dimensions.
+    /// The extent of a tile along the four dimensions.
     pub fn tile(&self) -> [usize; 4] {
         [PAGE, self.rows, self.dim / PAGE, 1]
     }
 
-    /// What the copy engine does not take.
+    /// Whether the copy engine supports these tiles.
     pub fn check(&self) -> Result<(), String> {
         let [page, cols] = [self.dim, self.cols].map(|c| c % PAGE == 0 && c > 0);
         let whole = self.seq > 0 && self.of.len().is_multiple_of((self.seq * self.cols).max(1)) && !self.of.is_empty();
         if page && cols && whole && (1..=256).contains(&self.rows) && self.of.at().is_multiple_of(16) {
             return Ok(());
         }
-        Err(format!("no tensor map of {self:?} from an address that is {} beside a multiple of 16", self.of.at() % 16))
+        let beside = self.of.at() % 16;
+        Err(format!("there is no tensor map of {self:?} at an address {beside} bytes past a multiple of 16"))
     }
 }
 
-/// The form of a device; no device is asked, but the driver must be loaded, as it is where there is a `Device`.
+/// The map in a device's encoding. The driver must be loaded, as it is once there is a `Device`; no device is accessed.
 pub fn device_map(tiles: Tiles) -> Result<TensorMap, String> {
     tiles.check()?;
     let dims = tiles.dims().map(|d| d as u64);
     let bytes = tiles.strides().map(|s| s as u64 * 2);
     let (tile, each) = (tiles.tile().map(|t| t as u32), [1; 4]);
     let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    // SAFETY: the arrays have the four dimensions (three strides) that the call is told of and outlive it; the
-    // address is only written down, and `View` answers for the memory behind it.
+    // SAFETY: the arrays have the stated four dimensions (three strides) and outlive the call. The address is only
+    // stored, and `View` guarantees the memory behind it.
     let status = unsafe {
         sys::cuTensorMapEncodeTiled(
             &mut map,
@@ -86,7 +134,7 @@ pub fn device_map(tiles: Tiles) -> Result<TensorMap, String> {
     };
     match status {
         sys::CUresult::CUDA_SUCCESS => Ok(TensorMap(map.opaque)),
-        error => Err(format!("the driver makes no tensor map of {tiles:?}: {error:?}")),
+        error => Err(format!("the driver cannot encode a tensor map of {tiles:?}: {error:?}")),
     }
 }
 

@@ -55,7 +55,7 @@ fn memory_that_loses_data() {
 #[test]
 fn a_collective_that_never_ends() {
     let needles =
-        ["step ", "nothing has moved for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "is not done"];
+        ["step ", "no progress for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "has not completed"];
     says(fail(0, "FAKE_CUDA_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
 }
 
@@ -70,7 +70,7 @@ fn a_collective_that_never_ends_while_the_host_is_caught() {
     let start = Instant::now();
     let outcome = finish(&mut site.train("run", 2, &config, vars, &[]));
     assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
-    let needles = ["rank 0 on ", "nothing has moved for ", "the tensor group of ranks [0, 1]: a reduce-scatter of "];
+    let needles = ["rank 0 on ", "no progress for ", "the tensor group of ranks [0, 1]: a reduce-scatter of "];
     says(outcome, 0, &needles);
 }
 
@@ -78,16 +78,16 @@ fn a_collective_that_never_ends_while_the_host_is_caught() {
 #[test]
 fn a_group_that_does_not_come_together() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_HANG", "any@1");
-    says(outcome, 0, &["the tensor group of ranks [0, 1] does not come together within 3 s"]);
+    says(outcome, 0, &["the tensor group of ranks [0, 1] was not connected by NCCL within 3 s"]);
 }
 
 /// The first rank of a group cannot make it: the others are told, and nobody waits.
 #[test]
 fn a_machine_without_a_network() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_ALONE", "1");
-    let needles = ["does not come together: unhandled system error", "there is no socket interface"];
+    let needles = ["was not connected by NCCL: unhandled system error", "there is no socket interface"];
     let outcome = outcome.refused(1, &[&needles[..], &["the tensor group of ranks [0, 1]"]].concat());
-    assert_eq!(outcome.stderr.matches("come together").count(), 1, "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.matches("was not connected").count(), 1, "{}", outcome.stderr);
 }
 
 #[test]

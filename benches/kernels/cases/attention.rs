@@ -1,11 +1,10 @@
-//! Causal attention of whole sequences, by the kernels that run everywhere and by those for sm_90a.
+//! Causal attention of whole sequences, by the kernels of sm_80 and by those of sm_90a.
 
 use super::{BF16, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::View;
-use cuda::geometry::attention as geometry;
 use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, Scratch, Shape};
+use cuda::tensor::View;
 
 type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> Done;
 type Backward = fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> Done;
@@ -33,7 +32,7 @@ pub fn cases(s: &Sizes, target: Target) -> Vec<Case> {
     all
 }
 
-/// Multiplications and additions of a product of which the causal mask leaves half.
+/// Floating-point operations of one matrix multiplication, of which the causal mask leaves half.
 fn product(s: Shape) -> usize {
     s.sequences * s.seq * s.seq * s.query * s.dim
 }
@@ -53,14 +52,14 @@ fn forward_tensors(s: Shape) -> Vec<Tensor> {
     ]
 }
 
-/// Those, do, dqkv, and what the kernels hand on.
+/// The tensors of the forward pass, do, dqkv, and the scratch.
 fn backward_tensors(s: Shape) -> Vec<Tensor> {
     let (rows, mut tensors) = (s.rows(), forward_tensors(s));
     tensors.extend([
         Tensor::read(rows * s.query * s.dim, BF16),
         Tensor::written(rows * s.qkv_cols(), NEW_BF16),
-        Tensor::scratch(geometry::stats_len(s), 4),
-        Tensor::scratch(geometry::sums_len(s, geometry::parts(s)), 4),
+        Tensor::scratch(ops::stats_len(s), 4),
+        Tensor::scratch(ops::sums_len(s, ops::attention_parts(s)), 4),
     ]);
     tensors
 }
@@ -72,7 +71,7 @@ impl Kernels {
 
     fn backward(&self, m: &dyn Machine, v: &[View], s: Shape) -> Done {
         let saved = AttentionSaved { qkv: v[0], o: v[2], lse: v[3], starts: v[1] };
-        let scratch = Scratch { stats: v[6], sums: v[7], parts: geometry::parts(s) };
+        let scratch = Scratch { stats: v[6], sums: v[7], parts: ops::attention_parts(s) };
         (self.backward)(m, v[4], saved, v[5], scratch, s)
     }
 }

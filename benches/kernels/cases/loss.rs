@@ -1,17 +1,16 @@
-//! The two ends of a model: cross-entropy and the embedding.
+//! Cross-entropy and the embedding.
 
 use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::View;
-use cuda::geometry;
 use cuda::machine::{Done, Machine};
 use cuda::ops::{self, EmbedScratch, Rows};
+use cuda::tensor::View;
 
 pub fn cases(s: &Sizes) -> Vec<Case> {
     let mut all: Vec<Case> = s.vocab.iter().flat_map(|&v| [xent_stats(s, v), xent_grad(s, v), xent(s, v)]).collect();
     let vocab = s.vocab[0];
     all.push(embed(s, vocab));
-    // Ids of all the vocabulary, and of so few that each comes hundreds of times.
+    // Ids from the whole vocabulary, and so few that each occurs hundreds of times.
     all.extend([("embed_bwd", vocab), ("embed_bwd_few", 16)].map(|(name, ids)| embed_bwd(s, name, vocab, ids)));
     all
 }
@@ -66,10 +65,10 @@ fn embed_bwd(s: &Sizes, name: &'static str, vocab: usize, ids: usize) -> Case {
         Tensor::read(s.tokens, Data::Ids(ids as u32)),
         Tensor::read(n, BF16),
         Tensor::written(vocab * s.hidden, F32),
-        Tensor::scratch(geometry::embed_words(s.tokens), 4),
-        Tensor::scratch(geometry::embed_parts(s.tokens, s.hidden), 4),
+        Tensor::scratch(ops::embed_words(s.tokens), 4),
+        Tensor::scratch(ops::embed_parts(s.tokens, s.hidden), 4),
     ];
-    // A row of the gradient is read, and one of the table read and written: of few ids only the first.
+    // Each row of dy is read; each row of the table's gradient that occurs is read and written.
     let bytes = 2 * n + 8 * s.hidden * ids.min(s.tokens);
     let shape = format!("{}x{} of {vocab}", s.tokens, s.hidden);
     Case::new(name, shape, Work::Bytes(bytes), tensors, |m, v| {

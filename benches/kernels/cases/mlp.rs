@@ -1,4 +1,4 @@
-//! SwiGLU, and rotary positions.
+//! SwiGLU and RoPE.
 
 use super::{BF16, NEW_BF16, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
@@ -26,7 +26,7 @@ fn rope(s: &Sizes) -> Case {
     let (dim, heads) = (s.hidden / s.heads, s.heads + s.kv_heads);
     let cols = (heads + s.kv_heads) * dim;
     let turn = Turn { heads, dim, cols, seq: s.tokens, sign: 1.0 };
-    // Angles of no matter: a table of cosines and sines has numbers below 1.
+    // The angles do not matter, only that cosines and sines are below 1.
     let tensors = vec![Tensor::written(s.tokens * cols, BF16), Tensor::read(s.tokens * dim, Data::F32(0.5))];
     let shape = format!("{}x{heads}x{dim}", s.tokens);
     let bytes = 4 * s.tokens * heads * dim;

@@ -1,6 +1,6 @@
-//! The kernels and their shapes: layers of Llama 3 8B and of a 7B with Swallow's vocabulary, 8192 tokens. The same cases,
-//! small, are what the device is held to the emulator with. What works on a few numbers (`clip_factor`,
-//! `xent_combine`, `xent_totals`) is left out: it takes as long as any launch.
+//! The cases: the kernels at the shapes of Llama 3 8B and of a 7B model with Swallow's vocabulary, 8192 tokens. The
+//! same cases in small are compared with the emulator. Kernels that work on a few numbers (`clip_factor`,
+//! `xent_combine`, `xent_totals`) are left out, since their time is that of an empty launch.
 
 mod attention;
 mod loss;
@@ -17,14 +17,14 @@ pub struct Sizes {
     pub hidden: usize,
     pub heads: usize,
     pub kv_heads: usize,
-    /// F of each model.
+    /// Intermediate sizes F.
     pub ffn: &'static [usize],
-    /// V of each model, and rows of a chunk of logits.
+    /// Vocabulary sizes V, and the rows of a chunk of logits.
     pub vocab: &'static [usize],
     pub chunk: usize,
-    /// Sequence and head size of attention.
+    /// Sequence lengths and head sizes of attention.
     pub attention: &'static [(usize, usize)],
-    /// Elements of what goes element by element.
+    /// Elements of the elementwise kernels and the optimizer.
     pub elements: usize,
 }
 
@@ -40,7 +40,7 @@ pub const FULL: Sizes = Sizes {
     elements: 1 << 27,
 };
 
-/// Sizes that the emulator runs in no time, beside the vectors and blocks of the kernels.
+/// Sizes that the emulator runs quickly, which are not multiples of the kernels' vectors and blocks.
 pub const SMALL: Sizes = Sizes {
     tokens: 21,
     hidden: 264,
@@ -58,7 +58,7 @@ const F32: Data = Data::F32(1.0);
 const NEW_BF16: Data = Data::Empty(2);
 const NEW_F32: Data = Data::Empty(4);
 
-/// All cases, for a machine of so many processors, of what a device of this target runs.
+/// All cases that a device of this target runs, for so many multiprocessors.
 pub fn cases(s: &Sizes, processors: usize, target: Target) -> Vec<Case> {
     let mut all = norm::cases(s, processors);
     all.extend(mlp::cases(s));

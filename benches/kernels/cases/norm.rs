@@ -2,11 +2,10 @@
 
 use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::View;
-use cuda::geometry;
 use cuda::ops::{self, NormBwd};
+use cuda::tensor::View;
 
-/// Weights that keep gradients, which are made in the place of others, from growing.
+/// Small weights, so that gradients, which are computed in place, do not grow from launch to launch.
 const SMALLER: Data = Data::Bf16(0.5);
 
 pub fn cases(s: &Sizes, processors: usize) -> Vec<Case> {
@@ -53,7 +52,7 @@ fn rmsnorm_recompute(s: &Sizes) -> Case {
     })
 }
 
-/// x, rstd, w, dy, dw, parts, and dres where there is one.
+/// x, rstd, w, dy, dw and partial sums; dres follows if there is one.
 fn norm_gradients(s: &Sizes, processors: usize) -> Vec<Tensor> {
     let (n, d) = (s.tokens * s.hidden, s.hidden);
     vec![
@@ -62,7 +61,7 @@ fn norm_gradients(s: &Sizes, processors: usize) -> Vec<Tensor> {
         Tensor::read(d, SMALLER),
         Tensor::written(n, BF16),
         Tensor::written(d, F32),
-        Tensor::scratch(geometry::norm_parts(s.tokens, d, processors), 4),
+        Tensor::scratch(ops::norm_parts(s.tokens, d, processors), 4),
     ]
 }
 

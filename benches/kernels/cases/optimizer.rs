@@ -1,10 +1,8 @@
-//! What goes element by element: AdamW, norms, casts, sums, copies.
+//! AdamW and elementwise kernels: norms, casts, adds, copies.
 
 use super::{BF16, F32, NEW_BF16, NEW_F32};
 use crate::case::{Case, Data, Tensor, Work};
-use cuda::args::Step;
-use cuda::geometry;
-use cuda::ops::{self, Norms, State};
+use cuda::ops::{self, Norms, State, Step};
 
 pub fn cases(n: usize) -> Vec<Case> {
     vec![adamw(n), adamw_norms(n), sum_squares(n), round(n), add(n), copy(n), zero(n), pick(n), put(n)]
@@ -43,7 +41,7 @@ fn adamw(n: usize) -> Case {
 
 fn adamw_norms(n: usize) -> Case {
     let mut tensors = shard(n);
-    tensors.extend([Tensor::written(geometry::NORMS, F32), Tensor::scratch(geometry::adamw_parts(n), 8)]);
+    tensors.extend([Tensor::written(ops::NORMS, F32), Tensor::scratch(ops::adamw_parts(n), 8)]);
     Case::new("adamw_norms", n.to_string(), Work::Bytes(30 * n), tensors, move |m, v| {
         let norms = Norms { squares: v[6], parts: v[7] };
         ops::adamw_norms(m, v[0], v[1], State { master: v[2], m: v[3], v: v[4] }, v[5], step(n), norms)
@@ -51,7 +49,7 @@ fn adamw_norms(n: usize) -> Case {
 }
 
 fn sum_squares(n: usize) -> Case {
-    let parts = Tensor::scratch(geometry::squares_parts(n), 8);
+    let parts = Tensor::scratch(ops::squares_parts(n), 8);
     let tensors = vec![Tensor::read(n, F32), Tensor::written(1, F32), parts];
     Case::new("sum_squares", n.to_string(), Work::Bytes(4 * n), tensors, |m, v| ops::sum_squares(m, v[0], v[1], v[2]))
 }

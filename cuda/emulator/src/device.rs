@@ -1,12 +1,11 @@
-//! A device as a place for tests: it works on copies of their slices, in blocks of exactly their bytes, so that
-//! compute-sanitizer sees what goes beyond.
+//! A real device for the tests. Kernels work on copies of the tests' slices, in blocks of exactly their size, so that
+//! compute-sanitizer detects accesses out of bounds.
 
 use crate::place::{Kind, Place};
 use crate::{PROCESSORS, probes};
 use cuda::compile::{Cubin, Places};
 use cuda::device::{Device, Memory};
-use cuda::geometry::Geometry;
-use cuda::machine::{Machine, Target};
+use cuda::machine::{Geometry, Machine, Target};
 use cuda::search::Search;
 use cuda::tensor::{TensorMap, Tiles};
 use std::cell::RefCell;
@@ -14,17 +13,17 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-/// A device that launches as the emulator does, for its number of processors, and waits for each launch.
+/// A device with the launch geometry of the emulator, which synchronizes after each launch.
 pub struct OnDevice {
     device: &'static Device,
     name: String,
-    /// What is lent: the address of its first byte, its block, and where in it that lies.
+    /// Slices in use: the address of the first byte, the block, and the offset in it.
     lent: RefCell<HashMap<u64, (Memory<&'static Device>, usize)>>,
 }
 
-/// The first device with its kernels and the probes, for this thread; None where there is no device.
+/// Opens the first device with its kernels and the probes, for this thread; None without a device.
 pub fn open() -> Option<&'static Device> {
-    let devices = cuda::devices().expect("a CUDA driver that works");
+    let devices = cuda::devices().expect("the CUDA driver works");
     if devices.is_empty() {
         return None;
     }
@@ -53,7 +52,7 @@ impl OnDevice {
     }
 
     fn end(&self, at: u64) -> (Memory<&'static Device>, usize) {
-        self.lent.borrow_mut().remove(&at).expect("what is ended was lent")
+        self.lent.borrow_mut().remove(&at).expect("the slice is in use")
     }
 }
 
@@ -71,7 +70,7 @@ impl Machine for OnDevice {
     }
 
     unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String> {
-        // SAFETY: this function's contract is that of the device's own.
+        // SAFETY: both functions have the same contract.
         unsafe { self.device.start(kernel, args, geometry) }?;
         self.device.sync().map_err(|e| e.to_string())
     }
@@ -104,7 +103,7 @@ impl Place for OnDevice {
 
     fn end_mut(&self, at: u64, bytes: &mut [u8]) {
         let (memory, offset) = OnDevice::end(self, at);
-        // A launch that failed has been told of by itself; what it left is of no use.
+        // The launch itself returns an error, and the result of a failed launch is not used.
         _ = memory.read(offset, bytes);
     }
 }

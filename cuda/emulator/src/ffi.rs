@@ -1,4 +1,4 @@
-//! The border to C++: `runtime/report.h`, and the launch of a kernel by its name.
+//! Bindings to the C++ runtime: `runtime/report.h`, and the launch of a kernel by name.
 
 use super::Fault;
 use cuda::tensor::{TensorMap, Tiles};
@@ -41,7 +41,7 @@ impl Report {
     }
 }
 
-/// The emulator's form of a tensor map, as in `runtime/async.h`.
+/// The emulator's encoding of a tensor map, as in `runtime/async.h`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Map {
@@ -74,7 +74,7 @@ impl From<Map> for TensorMap {
     }
 }
 
-/// `emu_run`: name and its length, arguments, launch, report; 0 where it went well, -1 where there is no such kernel.
+/// `emu_run`: name and its length, arguments, launch, report. Returns 0 on success, -1 if there is no such kernel.
 pub type Run = unsafe extern "C" fn(*const c_char, usize, *const c_void, *const Launch, *mut Report) -> c_int;
 
 unsafe extern "C" {
@@ -86,6 +86,6 @@ unsafe extern "C" {
         report: *mut Report,
     ) -> c_int;
 
-    /// Of a kernel by its name and the name's length; 0 where there is none.
+    /// The size of a kernel's arguments, by name and the name's length; 0 if there is no such kernel.
     pub fn emu_args_size(name: *const c_char, length: usize) -> usize;
 }

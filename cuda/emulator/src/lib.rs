@@ -1,8 +1,8 @@
-//! Runs the CUDA kernels of `cuda/kernels` on the host, compiled by its C++ compiler, and reports races, accesses
-//! out of bounds, reads of what was never written or is still in flight, and barriers that not all reach: kernel,
-//! block, thread, line. Only for tests.
+//! An emulator for tests. It runs the CUDA kernels of `cuda/kernels` on the host, compiled by the host's C++ compiler,
+//! and reports races, accesses out of bounds, reads of uninitialized data or of data in flight, and barriers that some
+//! threads do not reach, with kernel, block, thread and line.
 //!
-//! It does not see races between blocks in global memory, faults of the device's compiler, nor speed.
+//! It does not detect races between blocks in global memory or bugs of NVIDIA's compiler, and says nothing about speed.
 
 pub mod device;
 mod ffi;
@@ -10,46 +10,45 @@ pub mod place;
 pub mod planted;
 pub mod probes;
 
-use cuda::geometry::Geometry;
-use cuda::machine::{Machine, Target};
+use cuda::machine::{Geometry, Machine, Target};
 use cuda::tensor::{TensorMap, Tiles};
 use ffi::{Launch, Report, Run};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::Path;
 
-/// Bytes of the arguments that the kernel of this name takes; None where this program has no such kernel.
+/// Bytes of a kernel's arguments; None if there is no kernel of this name.
 pub fn args_size(kernel: &str) -> Option<usize> {
-    // SAFETY: the name is read for as many bytes as it has.
+    // SAFETY: the call reads exactly the bytes of the name.
     let size = unsafe { ffi::emu_args_size(kernel.as_ptr().cast(), kernel.len()) };
     (size > 0).then_some(size)
 }
 
-/// In which order blocks and threads take turns.
+/// The order in which blocks and threads are scheduled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
     Forward,
     Reversed,
-    /// With a seed.
+    /// Random order with a seed.
     Random(u32),
 }
 
-/// Few, so that blocks have several rows to walk over.
+/// Multiprocessors: few, so that persistent blocks loop over several rows.
 pub const PROCESSORS: usize = 2;
 
-/// The orders that every test goes through.
+/// The schedules of every test.
 pub const SCHEDULES: [Schedule; 4] = [Schedule::Forward, Schedule::Reversed, Schedule::Random(1), Schedule::Random(2)];
 
-/// What launches that went well have counted.
+/// Counters of successful launches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Passes that `ldmatrix` needed beyond one a matrix.
+    /// Bank conflicts: passes of `ldmatrix` beyond one per matrix.
     pub conflicts: u64,
-    /// Turns that threads took.
+    /// Switches between threads.
     pub switches: u64,
 }
 
-/// The first thing that went wrong in a launch; what it wrote until then is there.
+/// The first error of a launch. What the kernel wrote before remains.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kernel}, block {block:?}, thread {thread}, {file}:{line}: {text}")]
 pub struct Fault {
@@ -61,7 +60,7 @@ pub struct Fault {
     pub text: String,
 }
 
-/// A machine whose memory is the host's, with kernels that were compiled by the host's compiler.
+/// A machine that uses host memory and kernels compiled by the host's compiler.
 pub struct Emulator {
     schedule: Schedule,
     run: Run,
@@ -69,19 +68,19 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// With the kernels that are linked to this program.
+    /// Uses the kernels linked into this program.
     pub fn new(schedule: Schedule) -> Self {
         Emulator { schedule, run: ffi::emu_run, stats: Cell::default() }
     }
 
-    /// With the kernels of a shared library that holds an emulator of its own; it stays loaded. Kernels that it
-    /// does not hold are this program's.
+    /// Uses the kernels of a shared library with its own emulator, which stays loaded, and this program's for those
+    /// that it lacks.
     ///
     /// # Safety
-    /// The library is built from `runtime/` and from kernels, as this program's own.
+    /// The library is built from `runtime/` and kernels, like this program.
     pub unsafe fn of_library(path: &Path, schedule: Schedule) -> Result<Self, libloading::Error> {
-        // SAFETY: by this function's contract the library starts nothing but the kernels' registration, and its
-        // `emu_run` is that of `runtime/`.
+        // SAFETY: by this function's contract loading the library only registers kernels, and its `emu_run` is that of
+        // `runtime/`.
         let run = unsafe {
             let library = Box::leak(Box::new(libloading::Library::new(path)?));
             *library.get::<Run>(b"emu_run")?
@@ -89,15 +88,15 @@ impl Emulator {
         Ok(Emulator { schedule, run, stats: Cell::default() })
     }
 
-    /// What all launches so far have counted.
+    /// The counters of all launches so far.
     pub fn stats(&self) -> Stats {
         self.stats.get()
     }
 
-    /// Runs a kernel to its end.
+    /// Runs a kernel to completion.
     ///
     /// # Safety
-    /// As [`Machine::start`].
+    /// The contract of [`Machine::start`].
     unsafe fn run(&self, kernel: &str, args: *const c_void, geometry: Geometry) -> Result<(), Fault> {
         let schedule = match self.schedule {
             Schedule::Forward => 0,
@@ -107,7 +106,7 @@ impl Emulator {
         let launch = Launch { grid: geometry.grid, block: geometry.block, shared: geometry.shared, schedule };
         let mut report = Report::default();
         let mut go = |run: Run| {
-            // SAFETY: the caller answers for the views; every access through them is held to their length.
+            // SAFETY: the caller guarantees the views; every access through them is checked against their length.
             unsafe { run(kernel.as_ptr().cast(), kernel.len(), args, &launch, &mut report) }
         };
         let code = match go(self.run) {
@@ -124,7 +123,7 @@ impl Emulator {
 }
 
 impl Machine for Emulator {
-    /// It has the instructions of both; the ops of sm_80 are then what an op chooses.
+    /// The emulator has the instructions of both targets; an op that asks uses the kernels of sm_80.
     fn target(&self) -> Target {
         Target::Sm80
     }
@@ -139,7 +138,7 @@ impl Machine for Emulator {
     }
 
     unsafe fn start(&self, kernel: &'static str, args: *const c_void, geometry: Geometry) -> Result<(), String> {
-        // SAFETY: this function's contract is that of `run`.
+        // SAFETY: both functions have the same contract.
         unsafe { self.run(kernel, args, geometry) }.map_err(|fault| fault.to_string())
     }
 }

@@ -1,32 +1,33 @@
-//! Where a test's slices are while kernels use them: the emulator works on them where they lie, a device on copies.
+//! What a test runs kernels on, and the slices that it passes to them. The emulator works on the slices in place, a
+//! device on copies.
 
 use crate::Emulator;
 use bytemuck::Pod;
-use cuda::args::View;
 use cuda::machine::Machine;
+use cuda::tensor::View;
 use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
 
-/// Whose arithmetic a place's is.
+/// Whether arithmetic is the emulator's or a device's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Emulator,
     Device,
 }
 
-/// A machine that takes slices in and gives them back.
+/// A machine that accepts slices of the host.
 pub trait Place {
     fn machine(&self) -> &dyn Machine;
     fn kind(&self) -> Kind;
-    /// Whose results these are, for messages.
+    /// A name for messages.
     fn name(&self) -> String;
-    /// The address at which kernels find these bytes, as far off a multiple of 16 as they are.
+    /// Makes bytes available to kernels and returns their address, which has the same remainder modulo 16.
     fn view(&self, bytes: &[u8]) -> u64;
-    /// The same of bytes that kernels may write.
+    /// The same for bytes that kernels may write.
     fn view_mut(&self, bytes: &mut [u8]) -> u64;
-    /// What was lent at this address is not used any more.
+    /// Ends the use of the bytes at this address.
     fn end(&self, at: u64);
-    /// The same, and `bytes` become what kernels left there.
+    /// The same for written bytes, which are copied back.
     fn end_mut(&self, at: u64, bytes: &mut [u8]);
 }
 
@@ -56,7 +57,7 @@ impl Place for Emulator {
     fn end_mut(&self, _: u64, _: &mut [u8]) {}
 }
 
-/// Slices that kernels may use until this is dropped; those lent to be written to are then as the kernels left them.
+/// Slices in use by kernels until this is dropped. Dropping it copies the results back.
 pub struct TensorView<'a> {
     place: &'a dyn Place,
     read: Vec<u64>,
@@ -75,7 +76,7 @@ impl<'a> TensorView<'a> {
         self.place.machine()
     }
 
-    /// A view to read.
+    /// A view for reading.
     pub fn read<T: Pod>(&mut self, x: &'a [T]) -> View {
         if x.is_empty() {
             return View::NONE;
@@ -84,11 +85,11 @@ impl<'a> TensorView<'a> {
         self.given.write(bytes);
         let at = self.place.view(bytes);
         self.read.push(at);
-        // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and nobody writes it.
+        // SAFETY: the slice, or the machine's copy of it, lives until `self` is dropped, and nothing writes it.
         unsafe { View::new(at, x.len()) }
     }
 
-    /// A view to write to.
+    /// A view for writing.
     pub fn write<T: Pod>(&mut self, x: &'a mut [T]) -> View {
         if x.is_empty() {
             return View::NONE;
@@ -97,15 +98,14 @@ impl<'a> TensorView<'a> {
         self.given.write(bytes);
         let at = self.place.view_mut(bytes);
         self.written.push((at, bytes));
-        // SAFETY: the slice, or the place's copy of it, lives until `self` is dropped, and is borrowed exclusively.
+        // SAFETY: the slice, or the machine's copy of it, lives until `self` is dropped, and is borrowed exclusively.
         unsafe { View::new(at, n) }
     }
 
-    /// Ends the loan: a hash of all that was lent, as it was then, and what the kernels left in each slice that they
-    /// might write.
+    /// Ends the use. Returns a hash of all inputs, and the final contents of each writable slice.
     pub fn end(mut self) -> (u64, Vec<Vec<u8>>) {
         self.give_back();
-        // SAFETY: as in `give_back`, which has just ended all other use.
+        // SAFETY: as in `give_back`, which has just ended all other uses.
         let left = self.written.drain(..).map(|(_, bytes)| unsafe { &*bytes }.to_vec()).collect();
         (self.given.finish(), left)
     }
@@ -113,7 +113,7 @@ impl<'a> TensorView<'a> {
     fn give_back(&mut self) {
         self.read.drain(..).for_each(|at| self.place.end(at));
         for &(at, bytes) in &self.written {
-            // SAFETY: it was made of a slice that is borrowed exclusively for as long as `self` lives.
+            // SAFETY: the pointer is from a slice that is borrowed exclusively while `self` lives.
             self.place.end_mut(at, unsafe { &mut *bytes });
         }
     }

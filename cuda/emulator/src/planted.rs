@@ -1,21 +1,19 @@
-//! The kernels of `planted/`: each has one bug, which the emulator must report, or none.
+//! The kernels of `planted/`: each has one bug that the emulator must report, or none.
 
 use crate::place::TensorView;
 use crate::{Emulator, Fault, Schedule, Stats};
-use cuda::args::View;
-use cuda::geometry::Geometry;
-use cuda::machine::Machine;
-use cuda::tensor::{TensorMap, Tiles};
+use cuda::machine::{Geometry, Machine};
+use cuda::tensor::{TensorMap, Tiles, View};
 use half::bf16;
 
-/// x is read and y written.
+/// Arguments of the kernels, which read x and write y.
 #[repr(C)]
 struct Planted {
     x: View,
     y: View,
 }
 
-/// Runs the kernel of that name in one block of 64 threads with 4096 bytes of shared memory.
+/// Runs a kernel in one block of 64 threads with 4096 bytes of shared memory.
 pub fn planted(name: &str, x: &[f32], y: &mut [f32], schedule: Schedule) -> Result<Stats, Fault> {
     let emulator = Emulator::new(schedule);
     let mut lent = TensorView::to(&emulator);
@@ -26,14 +24,14 @@ pub fn planted(name: &str, x: &[f32], y: &mut [f32], schedule: Schedule) -> Resu
     Ok(emulator.stats())
 }
 
-/// y is written; the map is of tiles of 64 rows and 64 columns.
+/// Arguments of the kernels that write y and read tiles of 64 rows and 64 columns.
 #[repr(C)]
 struct PlantedTiles {
     y: View,
     x: TensorMap,
 }
 
-/// Runs the kernel of that name of sm_90a in one block of `threads`, with a tile and two mbarriers. x has 64 columns.
+/// Runs a kernel of sm_90a in one block, with a tile and two mbarriers in shared memory. x has 64 columns.
 pub fn planted_tiles(name: &str, threads: u32, x: &[bf16], y: &mut [f32], schedule: Schedule) -> Result<Stats, Fault> {
     let emulator = Emulator::new(schedule);
     let mut lent = TensorView::to(&emulator);

@@ -1,12 +1,10 @@
-//! The kernels of `probes/`: each primitive by itself. A device compiles them from the text that is kept here.
+//! The kernels of `probes/`, one per primitive. A device compiles them from the texts in this file.
 
-use cuda::args::View;
-use cuda::geometry::Geometry;
 use cuda::kernels::{File, Kernel};
-use cuda::machine::{Done, Fault, Machine, Target, launch};
-use cuda::tensor::{TensorMap, Tiles};
+use cuda::machine::{Done, Fault, Geometry, Machine, Target, launch};
+use cuda::tensor::{TensorMap, Tiles, View};
 
-/// x is read and y written.
+/// Arguments of the probes, which read x and write y.
 #[repr(C)]
 #[derive(Debug)]
 struct Probe {
@@ -16,7 +14,7 @@ struct Probe {
 
 const _: () = assert!(size_of::<Probe>() == 32, "as in probes.cu");
 
-/// The probes of `prim.cuh`, as a device loads them.
+/// The probes of `prim.cuh`.
 pub const FILE: File = File {
     name: "probes.cu",
     text: include_str!("../probes/probes.cu"),
@@ -53,14 +51,14 @@ pub const FILE: File = File {
     only: None,
 };
 
-/// Threads of a block of the probes.
+/// Threads per block of the probes.
 pub const THREADS: usize = 64;
 
-/// Runs a probe on a grid of blocks, with 4096 bytes of shared memory each.
+/// Runs a probe, with 4096 bytes of shared memory per block.
 pub fn probe(m: &dyn Machine, name: &'static str, x: View, y: View, grid: [u32; 3]) -> Done {
     assert!(FILE.kernels.contains(&name), "there is no probe {name}");
     let geometry = Geometry { grid, block: THREADS as u32, shared: 4096 };
-    // SAFETY: every kernel of the file takes this struct, and the tests make the views as long as it reads and writes.
+    // SAFETY: every kernel of the file takes this struct, and the tests pass views of the lengths that it accesses.
     unsafe { launch(m, Kernel::named(name), &Probe { x, y }, geometry) }
 }
 
@@ -87,7 +85,7 @@ pub const HOPPER: File = File {
     only: Some(Target::Sm90a),
 };
 
-/// A map of x's tiles of 64 rows and 64 columns, and one of them.
+/// Arguments of the probes of tiles: a map of tiles of 64 rows and 64 columns, and the coordinates of one tile.
 #[repr(C)]
 #[derive(Debug)]
 struct ProbeTiles {
@@ -103,7 +101,7 @@ struct ProbeTiles {
 
 const _: () = assert!(size_of::<ProbeTiles>() == 256, "as in probes_hopper.cu");
 
-/// A matrix of bf16 and which of its tiles a probe is to bring.
+/// A bf16 matrix, and the tile that a probe loads.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile {
     pub cols: usize,
@@ -114,7 +112,7 @@ pub struct Tile {
     pub sequence: u32,
 }
 
-/// Runs a probe of one block of `threads` on the matrix whose bf16 are `x`, and whose pairs of them are `words`.
+/// Runs a probe in one block. `x` views the matrix as bf16, `words` as pairs of bf16.
 pub fn probe_tiles(m: &dyn Machine, name: &'static str, [x, words, y]: [View; 3], t: Tile, threads: u32) -> Done {
     assert!(HOPPER.kernels.contains(&name), "there is no probe {name}");
     let tiles = Tiles { of: x, cols: t.cols, seq: t.seq, rows: 64, dim: 64 };
@@ -122,6 +120,6 @@ pub fn probe_tiles(m: &dyn Machine, name: &'static str, [x, words, y]: [View; 3]
     let (cols, row, page, sequence) = (t.cols as u32, t.row, t.page, t.sequence);
     let args = ProbeTiles { x: words, y, cols, row, page, sequence, unused: [0; 10], map };
     let geometry = Geometry { grid: [1, 1, 1], block: threads, shared: 3 * 64 * 64 * 2 + 64 };
-    // SAFETY: every kernel of the file takes this struct, and the tests make the views as long as it reads and writes.
+    // SAFETY: every kernel of the file takes this struct, and the tests pass views of the lengths that it accesses.
     unsafe { launch(m, Kernel::named(name), &args, geometry) }
 }

@@ -1,9 +1,7 @@
 //! AdamW's kernels and the factor that clips against the CPU's ops: the same bits, for each element is by itself.
 
 use crate::common::{Random, close, cpus, emulators, on, places};
-use cuda::args::Step;
-use cuda::geometry::{NORMS, adamw_parts};
-use cuda::ops::{self, Norms, State};
+use cuda::ops::{self, NORMS, Norms, State, Step, adamw_parts};
 use emulator::place::Place;
 use engine::backend::{AdamW, Backend};
 use half::bf16;

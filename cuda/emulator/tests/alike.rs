@@ -1,9 +1,8 @@
 //! What every test asks beside its own: an op that is given the same twice leaves the same bits, under every schedule
 //! of the emulator and each time on a device; and a device leaves the emulator's bits where the arithmetic is IEEE's.
 
-use cuda::geometry::Geometry;
 use cuda::kernels::{FILES, HEADERS};
-use cuda::machine::{Machine, Target};
+use cuda::machine::{Geometry, Machine, Target};
 use cuda::tensor::{TensorMap, Tiles};
 use emulator::place::{Kind, Place};
 use std::cell::RefCell;

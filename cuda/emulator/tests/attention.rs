@@ -1,10 +1,9 @@
 //! Attention's kernels against the CPU's op.
 
 use crate::common::{Random, act, cpus, emulators, near_rows, on, places_for};
-use cuda::args::View;
-use cuda::geometry::attention::{stats_len, sums_len};
 use cuda::machine::{Done, Machine, Target};
-use cuda::ops::{self, AttentionSaved, Scratch, Shape};
+use cuda::ops::{self, AttentionSaved, Scratch, Shape, stats_len, sums_len};
+use cuda::tensor::View;
 use emulator::place::Place;
 use engine::backend::{Backend, Heads};
 use engine::cpu::{Cpu, Float};

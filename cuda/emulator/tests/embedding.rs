@@ -1,8 +1,7 @@
 //! The embedding's kernels against the CPU's ops; the gradient also, bit for bit, against the order that it promises.
 
 use crate::common::{Random, act, cpus, on, places};
-use cuda::geometry::{embed_parts, embed_words};
-use cuda::ops::{self, EmbedScratch};
+use cuda::ops::{self, EmbedScratch, embed_parts, embed_words};
 use emulator::place::Place;
 use engine::backend::Backend;
 use half::bf16;

@@ -1,8 +1,7 @@
 //! RMSNorm's kernels against the CPU's op.
 
 use crate::common::{Random, act, close, cpus, emulators, near, on, places};
-use cuda::geometry::norm_parts;
-use cuda::ops::{self, NormBwd};
+use cuda::ops::{self, NormBwd, norm_parts};
 use emulator::place::Place;
 use engine::backend::Backend;
 use half::bf16;

@@ -1,8 +1,7 @@
 //! SwiGLU, rotary positions and the element-by-element kernels against the CPU's ops.
 
 use crate::common::{Random, act, close, cpus, near, on, places};
-use cuda::geometry::squares_parts;
-use cuda::ops::{self, Turn};
+use cuda::ops::{self, Turn, squares_parts};
 use engine::backend::{Backend, Heads};
 use engine::cpu::Cpu;
 use half::bf16;

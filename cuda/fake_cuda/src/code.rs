@@ -1,14 +1,14 @@
-//! What the driver's calls answer: 0, or the number of an error.
+//! The driver's status codes.
 
 use cudarc::driver::sys::CUresult;
 use std::ffi::{CString, c_int};
 use std::sync::LazyLock;
 
-/// An error's number, as in `CUresult`.
+/// A `CUresult` as a number; 0 is success.
 pub type Code = c_int;
 
-/// What a call comes to.
-pub type Said<T> = Result<T, Code>;
+/// The result of a call.
+pub type Outcome<T> = Result<T, Code>;
 
 pub const INVALID_VALUE: Code = CUresult::CUDA_ERROR_INVALID_VALUE as Code;
 pub const OUT_OF_MEMORY: Code = CUresult::CUDA_ERROR_OUT_OF_MEMORY as Code;
@@ -24,19 +24,19 @@ pub const NOT_READY: Code = CUresult::CUDA_ERROR_NOT_READY as Code;
 pub const ILLEGAL_ADDRESS: Code = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS as Code;
 pub const NOT_SUPPORTED: Code = CUresult::CUDA_ERROR_NOT_SUPPORTED as Code;
 
-/// What a call of C answers.
-pub fn answer(what: Said<()>) -> Code {
+/// The status that a C function returns.
+pub fn status_of(what: Outcome<()>) -> Code {
     what.err().unwrap_or(0)
 }
 
-/// Ends the process: what the program did here would have no defined end on a device.
-pub fn die(what: &str) -> ! {
-    eprintln!("stand-in: {what}");
+/// Ends the process, because what the program did is undefined behaviour on a device.
+pub fn abort(what: &str) -> ! {
+    eprintln!("fake CUDA: {what}");
     std::process::abort()
 }
 
-/// Errors that the stand-in knows, in the driver's words.
-const WORDS: &[(CUresult, &str)] = &[
+/// The known errors, with the driver's descriptions.
+const DESCRIPTIONS: &[(CUresult, &str)] = &[
     (CUresult::CUDA_SUCCESS, "no error"),
     (CUresult::CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     (CUresult::CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
@@ -61,11 +61,14 @@ const WORDS: &[(CUresult, &str)] = &[
     (CUresult::CUDA_ERROR_UNKNOWN, "unknown error"),
 ];
 
-/// Name and words of an error, None where it is unknown.
-pub fn words(code: Code) -> Option<&'static (CString, CString)> {
+/// The name and the description of an error; None if it is unknown.
+pub fn description(code: Code) -> Option<&'static (CString, CString)> {
     static TEXTS: LazyLock<Vec<(Code, (CString, CString))>> = LazyLock::new(|| {
-        let text = |text: &str| CString::new(text).expect("no zero in a word");
-        WORDS.iter().map(|(code, words)| (*code as Code, (text(&format!("{code:?}")), text(words)))).collect()
+        let text = |text: &str| CString::new(text).expect("the text has no NUL");
+        DESCRIPTIONS
+            .iter()
+            .map(|(code, description)| (*code as Code, (text(&format!("{code:?}")), text(description))))
+            .collect()
     });
     TEXTS.iter().find(|(known, _)| *known == code).map(|(_, texts)| texts)
 }

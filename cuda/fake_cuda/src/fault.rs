@@ -1,17 +1,17 @@
-//! The error that a device does not recover from: every later call answers it, and nothing runs any more.
+//! A sticky error: every later call returns it, and nothing runs any more.
 
-use crate::code::{Code, Said};
+use crate::code::{Code, Outcome};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 static FAULT: AtomicI32 = AtomicI32::new(0);
 
-/// The first one stays.
+/// Only the first error is kept.
 pub fn set(code: Code) {
     _ = FAULT.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
 }
 
-/// Whether the device still works.
-pub fn check() -> Said<()> {
+/// The sticky error, if there is one.
+pub fn check() -> Outcome<()> {
     match FAULT.load(Ordering::Acquire) {
         0 => Ok(()),
         code => Err(code),

@@ -1,6 +1,6 @@
-//! Handles that the program holds: numbers, so that one that is used too late is found out.
+//! Handles given to the program. They are numbers, so that the use of a destroyed one is detected.
 
-use crate::code::{INVALID_HANDLE, Said};
+use crate::code::{INVALID_HANDLE, Outcome};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ pub struct Handles<T> {
 }
 
 impl<T> Handles<T> {
-    /// With numbers from `first` on, so that one kind of handle is not taken for another.
+    /// Handles from `first` on, so that those of different kinds differ.
     pub const fn from(first: usize) -> Self {
         Handles { next: AtomicUsize::new(first), all: LazyLock::new(Mutex::default) }
     }
@@ -23,11 +23,11 @@ impl<T> Handles<T> {
         handle as *mut c_void
     }
 
-    pub fn get(&self, handle: *mut c_void) -> Said<Arc<T>> {
+    pub fn get(&self, handle: *mut c_void) -> Outcome<Arc<T>> {
         self.all.lock().expect("no holder panics").get(&(handle as usize)).cloned().ok_or(INVALID_HANDLE)
     }
 
-    pub fn remove(&self, handle: *mut c_void) -> Said<Arc<T>> {
+    pub fn remove(&self, handle: *mut c_void) -> Outcome<Arc<T>> {
         self.all.lock().expect("no holder panics").remove(&(handle as usize)).ok_or(INVALID_HANDLE)
     }
 

@@ -1,10 +1,10 @@
-//! A CUDA driver, cuBLASLt, NCCL and NVRTC that run on the host, so that the CUDA backend can be tested as it is, on
-//! machines without a device: its streams are threads, its kernels the emulator's, its links sockets.
+//! A fake CUDA driver, cuBLASLt, NCCL and NVRTC that run on the host, so that the unmodified CUDA backend can be tested
+//! without a device: streams are threads, kernels run in the emulator, and ranks communicate by sockets.
 //!
-//! Where the real ones leave a choice, this takes the one that hurts: memory is never clean, a copy from pinned memory
-//! reads it late, a send ends only when it was received. `settings` has what tests can ask for.
+//! Where the real libraries leave a choice, this makes the one that exposes bugs: memory is never zeroed, a copy reads
+//! pinned memory as late as possible, a send completes only when it was received. `settings` lists what tests can set.
 
-// The callers' duties are those of NVIDIA's manuals.
+// The safety contracts are those of NVIDIA's manuals.
 #![allow(clippy::missing_safety_doc)]
 
 pub mod blas;

@@ -1,17 +1,17 @@
-//! Memory of devices and pinned memory of the host: blocks of host memory, by their addresses.
+//! Device memory and pinned host memory: both are blocks of host memory, by address.
 
-use crate::code::{INVALID_VALUE, OUT_OF_MEMORY, Said, die};
+use crate::code::{INVALID_VALUE, OUT_OF_MEMORY, Outcome, abort};
 use crate::settings::settings;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// Of every block's first byte.
+/// The alignment of blocks in bytes.
 const ALIGN: usize = 512;
-/// A NaN in bf16 and f32, and no index of anything.
+/// The initial byte: NaN in bf16 and f32, and an invalid index.
 const NEVER_WRITTEN: u8 = 0xff;
 
-/// Whose memory a block is.
+/// The kind of memory of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Device(i32),
@@ -26,20 +26,20 @@ struct Block {
 static BLOCKS: Mutex<BTreeMap<u64, Block>> = Mutex::new(BTreeMap::new());
 
 fn layout(len: usize) -> Layout {
-    Layout::from_size_align(len, ALIGN).unwrap_or_else(|_| die(&format!("a block of {len} bytes")))
+    Layout::from_size_align(len, ALIGN).unwrap_or_else(|_| abort(&format!("a block of {len} bytes")))
 }
 
 fn used(blocks: &BTreeMap<u64, Block>, device: i32) -> usize {
     blocks.values().filter(|b| b.kind == Kind::Device(device)).map(|b| b.len).sum()
 }
 
-/// Bytes of a device that are not allocated.
+/// Free bytes of a device.
 pub fn free_bytes(device: i32) -> usize {
     settings().memory - used(&BLOCKS.lock().expect("no holder panics"), device)
 }
 
-/// A block of `len` bytes that nobody has written.
-pub fn take(len: usize, kind: Kind) -> Said<u64> {
+/// Allocates a block of `len` bytes.
+pub fn allocate(len: usize, kind: Kind) -> Outcome<u64> {
     if len == 0 {
         return Err(INVALID_VALUE);
     }
@@ -49,7 +49,7 @@ pub fn take(len: usize, kind: Kind) -> Said<u64> {
     {
         return Err(OUT_OF_MEMORY);
     }
-    // SAFETY: the layout is of more than no bytes, and as many are written as were given.
+    // SAFETY: the layout's size is not zero, and only the allocated bytes are written.
     let at = unsafe {
         let at = alloc(layout(len));
         if at.is_null() {
@@ -62,18 +62,18 @@ pub fn take(len: usize, kind: Kind) -> Said<u64> {
     Ok(at)
 }
 
-/// Frees a block of `device` memory or of pinned one. Any other address is a bug that ends the process.
-pub fn give(at: u64, pinned: bool) {
+/// Frees a block of device or of pinned memory. Any other address is a bug, which ends the process.
+pub fn free(at: u64, pinned: bool) {
     let block = BLOCKS.lock().expect("no holder panics").remove(&at);
-    let block = block.unwrap_or_else(|| die(&format!("free of {at:#x}, where no block begins")));
+    let block = block.unwrap_or_else(|| abort(&format!("free of {at:#x}, where no block begins")));
     if pinned != (block.kind == Kind::Pinned) {
-        die(&format!("free of {at:#x}, which is {:?} memory", block.kind));
+        abort(&format!("free of {at:#x}, which is {:?} memory", block.kind));
     }
-    // SAFETY: it was allocated with this layout, and the table knew of it until now.
+    // SAFETY: the block was allocated with this layout, and it was in the table until now.
     unsafe { dealloc(at as *mut u8, layout(block.len)) };
 }
 
-/// Whose memory these bytes are, all of one block; None where no block holds them.
+/// The kind of memory of these bytes; None if they do not lie in one block.
 pub fn kind(at: u64, len: usize) -> Option<Kind> {
     let blocks = BLOCKS.lock().expect("no holder panics");
     let (from, block) = blocks.range(..=at).next_back()?;
@@ -81,15 +81,15 @@ pub fn kind(at: u64, len: usize) -> Option<Kind> {
     (end <= from + block.len as u64 && at < from + block.len as u64).then_some(block.kind)
 }
 
-/// Whether a kernel or a copy may use these bytes, of a device or pinned.
-pub fn known(at: u64, len: usize) -> Said<()> {
+/// Checks that the bytes lie in one block of device or pinned memory.
+pub fn known(at: u64, len: usize) -> Outcome<()> {
     kind(at, len).map(|_| ()).ok_or(INVALID_VALUE)
 }
 
-/// Copies bytes of blocks that may overlap.
+/// Copies bytes; the ranges may overlap.
 ///
 /// # Safety
-/// Both ranges are of memory that lives.
+/// Both ranges are live memory.
 pub unsafe fn copy(to: u64, from: u64, len: usize) {
     // SAFETY: by this function's contract.
     unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) }

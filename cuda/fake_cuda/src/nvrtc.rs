@@ -1,4 +1,4 @@
-//! NVIDIA's run-time compiler: it takes any text for any architecture that it knows. Its image says only which.
+//! NVRTC: it accepts any source for any known architecture. Its image contains only the architecture.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt::Write;
@@ -8,13 +8,13 @@ const INVALID_INPUT: c_int = 3;
 const INVALID_PROGRAM: c_int = 4;
 const INVALID_OPTION: c_int = 5;
 
-/// One that there never was: what it compiled must never be taken for the work of a real one.
+/// A version that never existed, so that its images are never mistaken for those of a real compiler.
 const VERSION: [c_int; 2] = [12, 99];
 const ARCHS: [c_int; 7] = [80, 86, 87, 89, 90, 100, 120];
 
-/// The first bytes of every image, and of those that are made here.
+/// The first bytes of every image, and of those made here.
 const ELF: &[u8] = b"\x7fELF";
-const OURS: &[u8] = b"\x7fELF of the stand-in for sm_";
+const OURS: &[u8] = b"\x7fELF of fake CUDA for sm_";
 
 struct Program {
     text: String,
@@ -22,13 +22,13 @@ struct Program {
     image: Vec<u8>,
 }
 
-/// What an image is made for: None inside where it does not say; None where it is no image.
+/// The compute capability that an image was made for: Some(None) for an image from elsewhere, None if it is no image.
 ///
 /// # Safety
-/// It points to an image, which has no zero before its end but after its first four bytes.
+/// The pointer is to at least four bytes. If they are an ELF magic number, the bytes up to a NUL may be read.
 pub(crate) unsafe fn target_of(image: *const u8) -> Option<Option<i32>> {
     let begins = |with: &[u8]| {
-        // SAFETY: bytes are read as long as they are those of an image.
+        // SAFETY: reading stops at the first difference, which is at a NUL at the latest.
         with.iter().enumerate().all(|(i, byte)| unsafe { *image.add(i) } == *byte)
     };
     if !begins(ELF) {
@@ -37,13 +37,13 @@ pub(crate) unsafe fn target_of(image: *const u8) -> Option<Option<i32>> {
     if !begins(OURS) {
         return Some(None);
     }
-    // SAFETY: ours ends in a zero.
+    // SAFETY: our images end in NUL.
     let rest = unsafe { CStr::from_ptr(image.add(OURS.len()).cast()) }.to_bytes();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
     Some(Some(digits.fold(0, |n, digit| n * 10 + i32::from(digit - b'0'))))
 }
 
-/// What ptxas says of each kernel.
+/// The report of ptxas for each kernel.
 fn log(text: &str, arch: &str) -> String {
     let mut log = String::new();
     for kernel in text.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split(',').next()) {
@@ -60,21 +60,21 @@ fn log(text: &str, arch: &str) -> String {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c_int {
-    // SAFETY: the caller gives places for two numbers.
+    // SAFETY: the caller passes valid pointers.
     unsafe { [*major, *minor] = VERSION };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetNumSupportedArchs(to: *mut c_int) -> c_int {
-    // SAFETY: the caller gives a place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = ARCHS.len() as c_int };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetSupportedArchs(to: *mut c_int) -> c_int {
-    // SAFETY: the caller has asked how many there are.
+    // SAFETY: the caller provides room for the number of architectures.
     unsafe { to.copy_from_nonoverlapping(ARCHS.as_ptr(), ARCHS.len()) };
     0
 }
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn nvrtcCreateProgram(
     if text.is_null() {
         return INVALID_INPUT;
     }
-    // SAFETY: the caller gives a text that ends in a zero, and a place for a handle.
+    // SAFETY: the caller passes a text that ends in NUL and a valid pointer.
     unsafe {
         let text = CStr::from_ptr(text).to_string_lossy().into_owned();
         let program = Program { text, log: CString::default(), image: Vec::new() };
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn nvrtcCreateProgram(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcCompileProgram(program: *mut c_void, n: c_int, options: *const *const c_char) -> c_int {
-    // SAFETY: the program came from `nvrtcCreateProgram`, and there are n options that end in zeros.
+    // SAFETY: the program is from `nvrtcCreateProgram`, and there are n options that end in NUL.
     let (program, options) = unsafe {
         let Some(program) = program.cast::<Program>().as_mut() else { return INVALID_PROGRAM };
         let options = (0..n as usize).map(|i| CStr::from_ptr(*options.add(i)).to_string_lossy().into_owned());
@@ -112,13 +112,13 @@ pub unsafe extern "C" fn nvrtcCompileProgram(program: *mut c_void, n: c_int, opt
         return INVALID_OPTION;
     };
     program.image = [OURS, arch.as_bytes(), b"\0"].concat();
-    program.log = CString::new(log(&program.text, &format!("sm_{arch}"))).expect("a text without zeros");
+    program.log = CString::new(log(&program.text, &format!("sm_{arch}"))).expect("the log has no NUL");
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcDestroyProgram(program: *mut *mut c_void) -> c_int {
-    // SAFETY: it came from `nvrtcCreateProgram`, and is given back once.
+    // SAFETY: the program is from `nvrtcCreateProgram` and is destroyed once.
     unsafe {
         drop(Box::from_raw((*program).cast::<Program>()));
         *program = std::ptr::null_mut();
@@ -126,9 +126,10 @@ pub unsafe extern "C" fn nvrtcDestroyProgram(program: *mut *mut c_void) -> c_int
     0
 }
 
-/// Says how many bytes there are, or copies them.
-unsafe fn hand(program: *mut c_void, of: fn(&Program) -> &[u8], size: *mut usize, to: *mut c_char) -> c_int {
-    // SAFETY: the program came from `nvrtcCreateProgram`; the caller gives a place for a number, or for the bytes.
+/// Returns the number of bytes, or copies them.
+unsafe fn output(program: *mut c_void, of: fn(&Program) -> &[u8], size: *mut usize, to: *mut c_char) -> c_int {
+    // SAFETY: the program is from `nvrtcCreateProgram`; the caller passes a pointer to the number, or room for the
+    // bytes.
     unsafe {
         let Some(program) = program.cast::<Program>().as_ref() else { return INVALID_PROGRAM };
         let bytes = of(program);
@@ -144,26 +145,26 @@ unsafe fn hand(program: *mut c_void, of: fn(&Program) -> &[u8], size: *mut usize
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetProgramLogSize(program: *mut c_void, to: *mut usize) -> c_int {
-    // SAFETY: the caller's pointers are handed on.
-    unsafe { hand(program, |p| p.log.as_bytes_with_nul(), to, std::ptr::null_mut()) }
+    // SAFETY: the caller's pointers are passed on.
+    unsafe { output(program, |p| p.log.as_bytes_with_nul(), to, std::ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetProgramLog(program: *mut c_void, to: *mut c_char) -> c_int {
-    // SAFETY: the caller's pointers are handed on.
-    unsafe { hand(program, |p| p.log.as_bytes_with_nul(), std::ptr::null_mut(), to) }
+    // SAFETY: the caller's pointers are passed on.
+    unsafe { output(program, |p| p.log.as_bytes_with_nul(), std::ptr::null_mut(), to) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetCUBINSize(program: *mut c_void, to: *mut usize) -> c_int {
-    // SAFETY: the caller's pointers are handed on.
-    unsafe { hand(program, |p| &p.image, to, std::ptr::null_mut()) }
+    // SAFETY: the caller's pointers are passed on.
+    unsafe { output(program, |p| &p.image, to, std::ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcGetCUBIN(program: *mut c_void, to: *mut c_char) -> c_int {
-    // SAFETY: the caller's pointers are handed on.
-    unsafe { hand(program, |p| &p.image, std::ptr::null_mut(), to) }
+    // SAFETY: the caller's pointers are passed on.
+    unsafe { output(program, |p| &p.image, std::ptr::null_mut(), to) }
 }
 
 #[unsafe(no_mangle)]

@@ -1,5 +1,5 @@
-//! What the environment asks of the stand-in, read once. A value that makes no sense ends the process: a test that asks
-//! for what it does not get would prove nothing.
+//! Settings of the tests, read once from the environment. A malformed value ends the process: a test that does not get
+//! what it asks for would prove nothing.
 
 use crate::code::Code;
 use std::str::FromStr;
@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub struct Settings {
-    /// FAKE_CUDA_DEVICES, how many the machine has (1), and CUDA_VISIBLE_DEVICES, a list of numbers: the devices that
-    /// this process sees.
+    /// The devices that this process sees: FAKE_CUDA_DEVICES is the machine's number of devices (1), CUDA_VISIBLE_DEVICES
+    /// a list of ordinals.
     pub visible: Vec<usize>,
-    /// FAKE_CUDA_NAME: of each device ("Stand-in").
+    /// FAKE_CUDA_NAME: the name of each device ("Stand-in").
     pub name: String,
-    /// FAKE_CUDA_CAPABILITY: 80, or 90 for the kernels of sm_90a (80).
+    /// FAKE_CUDA_CAPABILITY: the compute capability, 80, or 90 for the kernels of sm_90a (80).
     pub capability: i32,
     /// FAKE_CUDA_CUDA: the driver's CUDA version (12090).
     pub cuda: i32,
@@ -20,23 +20,23 @@ pub struct Settings {
     pub processors: i32,
     /// FAKE_CUDA_MEMORY: bytes of a device (8 GiB).
     pub memory: usize,
-    /// FAKE_CUDA_DELAY, a seed: every operation waits 0 to 300 us before it begins.
+    /// FAKE_CUDA_DELAY, a seed: every operation is delayed by 0 to 300 us.
     pub delay: Option<u64>,
-    /// FAKE_CUDA_SLOW, `streams@ms`, a list of numbers from 1 on: the streams of the process that wait so long before each
-    /// of their operations.
+    /// FAKE_CUDA_SLOW, `streams@ms`: the operations of these streams, a list of numbers from 1 on, are delayed by so
+    /// long.
     pub slow: Option<Slow>,
-    /// FAKE_CUDA_FAULT, `code@n`: the error that the n-th launch of the process leaves behind.
+    /// FAKE_CUDA_FAULT, `code@n`: the n-th launch of the process fails with this error, which is sticky.
     pub fault: Option<(Code, usize)>,
-    /// FAKE_CUDA_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that takes less time than the others.
+    /// FAKE_CUDA_FASTEST: the algorithm of cuBLASLt (`wide`, `split` or `narrow`) that is faster than the others.
     pub fastest: Option<String>,
     /// FAKE_CUDA_NCCL: NCCL's version (22703).
     pub nccl: i32,
-    /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts on
-    /// communicators where it is rank 0 never completes.
+    /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts
+    /// as rank 0 of a communicator never completes.
     pub hang: Option<(String, usize)>,
     /// FAKE_CUDA_NCCL_ALONE: whether NCCL finds no network.
     pub alone: bool,
-    /// NCCL_HOSTID: which host NCCL is to take this one for.
+    /// NCCL_HOSTID: overrides the host that NCCL sees.
     pub host: Option<String>,
 }
 
@@ -80,21 +80,21 @@ fn text(name: &str) -> Option<String> {
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str) -> T {
-    text.trim().parse().unwrap_or_else(|_| panic!("stand-in: {name}={text} is no number"))
+    text.trim().parse().unwrap_or_else(|_| panic!("fake CUDA: {name}={text} is not a number"))
 }
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     text(name).map(|text| parsed(name, &text))
 }
 
-/// `what@n`.
+/// A value of the form `what@n`.
 fn at(name: &str) -> Option<(String, usize)> {
     let text = text(name)?;
-    let (what, n) = text.split_once('@').unwrap_or_else(|| panic!("stand-in: {name}={text} is not WHAT@N"));
+    let (what, n) = text.split_once('@').unwrap_or_else(|| panic!("fake CUDA: {name}={text} is not WHAT@N"));
     Some((what.to_string(), parsed(name, n)))
 }
 
-/// As the driver reads the list: up to the first number that is no device.
+/// The driver reads the list up to the first number that is not a device.
 fn visible(list: Option<&str>, devices: usize) -> Vec<usize> {
     let Some(list) = list else { return (0..devices).collect() };
     let numbers = list.split(',').map_while(|number| number.trim().parse().ok());
@@ -106,7 +106,7 @@ mod tests {
     use super::visible;
 
     #[test]
-    fn a_list_of_devices_ends_at_the_first_that_is_none() {
+    fn a_list_of_devices_ends_at_the_first_invalid_one() {
         assert_eq!(visible(None, 3), [0, 1, 2]);
         assert_eq!(visible(Some("2, 0"), 3), [2, 0]);
         assert_eq!(visible(Some("1,3,0"), 3), [1]);

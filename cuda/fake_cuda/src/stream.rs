@@ -1,6 +1,6 @@
-//! Streams, each a thread with a queue, and the records that events make in them.
+//! Streams, each a thread with a queue, and the records of events in them.
 
-use crate::code::{Said, die};
+use crate::code::{Outcome, abort};
 use crate::fault;
 use crate::settings::settings;
 use std::collections::VecDeque;
@@ -8,17 +8,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How often who waits looks whether the device has failed meanwhile.
-const LOOK: Duration = Duration::from_millis(10);
-/// Jobs that a stream holds.
-const ROOM: usize = 1024;
+/// How often a waiting thread checks whether the device has failed.
+const POLL: Duration = Duration::from_millis(10);
+/// The most jobs in a stream's queue.
+const QUEUE_LIMIT: usize = 1024;
 
-/// Something that a stream does.
+/// An operation of a stream.
 pub type Work = Box<dyn FnOnce() + Send>;
 
 struct Job {
     work: Work,
-    /// Whether it happens on a device that has failed, too: only what tells others that the stream has come here.
+    /// Whether it also runs on a device that has failed: only what signals the stream's progress to others does.
     always: bool,
 }
 
@@ -36,29 +36,29 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The `number`th stream of the process.
+    /// Starts stream number `number` of the process.
     pub fn start(number: usize, device: i32) -> Arc<Stream> {
         let stream = Arc::new(Stream { device, queue: Mutex::default(), changed: Condvar::new() });
         let own = stream.clone();
         let thread = std::thread::Builder::new().name(format!("stream {number}"));
         thread
-            .spawn(move || own.run(Pace::of(number)))
-            .unwrap_or_else(|e| die(&format!("no thread for a stream: {e}")));
+            .spawn(move || own.run(Delay::of(number)))
+            .unwrap_or_else(|e| abort(&format!("no thread for a stream: {e}")));
         stream
     }
 
-    fn run(&self, mut pace: Pace) {
+    fn run(&self, mut delay: Delay) {
         while let Some(job) = self.next() {
-            pace.wait();
+            delay.wait();
             if (job.always || fault::check().is_ok()) && catch_unwind(AssertUnwindSafe(job.work)).is_err() {
-                die("a stream's work panicked");
+                abort("a stream's work panicked");
             }
             self.lock().busy = false;
             self.changed.notify_all();
         }
     }
 
-    /// None once the stream is closed and has done everything.
+    /// The next job; None once the stream is closed and its queue is empty.
     fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
         loop {
@@ -79,20 +79,20 @@ impl Stream {
 
     fn add(&self, work: Work, always: bool) {
         let mut queue = self.lock();
-        // As with a driver: who enqueues too much waits, until there is room or the device has failed.
-        while queue.jobs.len() >= ROOM && fault::check().is_ok() {
-            queue = self.changed.wait_timeout(queue, LOOK).expect("no holder panics").0;
+        // Like the driver, blocks while the queue is full, unless the device has failed.
+        while queue.jobs.len() >= QUEUE_LIMIT && fault::check().is_ok() {
+            queue = self.changed.wait_timeout(queue, POLL).expect("no holder panics").0;
         }
         queue.jobs.push_back(Job { work, always });
         self.changed.notify_all();
     }
 
-    /// Does this after all that was pushed before.
+    /// Enqueues work.
     pub fn push(&self, work: impl FnOnce() + Send + 'static) {
         self.add(Box::new(work), false);
     }
 
-    /// The record that all pushed before is done.
+    /// Records that all work enqueued so far has completed.
     pub fn record(&self) -> Arc<Record> {
         let record = Arc::new(Record::default());
         let own = record.clone();
@@ -100,7 +100,7 @@ impl Stream {
         record
     }
 
-    /// What is pushed from now on happens after `record`.
+    /// Makes work that is enqueued from now on wait for `record`.
     pub fn follow(&self, record: Arc<Record>) {
         self.add(Box::new(move || _ = record.wait()), true);
     }
@@ -110,24 +110,24 @@ impl Stream {
         queue.jobs.is_empty() && !queue.busy
     }
 
-    /// Until all that was pushed is done, or the device has failed.
-    pub fn wait(&self) -> Said<()> {
+    /// Blocks until all enqueued work has completed or the device has failed.
+    pub fn wait(&self) -> Outcome<()> {
         let mut queue = self.lock();
         while !queue.jobs.is_empty() || queue.busy {
             fault::check()?;
-            queue = self.changed.wait_timeout(queue, LOOK).expect("no holder panics").0;
+            queue = self.changed.wait_timeout(queue, POLL).expect("no holder panics").0;
         }
         fault::check()
     }
 
-    /// Ends the thread once everything is done.
+    /// Ends the thread once the queue is empty.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 }
 
-/// A point that a stream passes once.
+/// A point that a stream reaches once.
 #[derive(Default)]
 pub struct Record {
     at: Mutex<Option<Instant>>,
@@ -140,33 +140,33 @@ impl Record {
         self.passed.notify_all();
     }
 
-    /// When it was passed.
+    /// When it was reached.
     pub fn at(&self) -> Option<Instant> {
         *self.at.lock().expect("no holder panics")
     }
 
-    /// Until it is passed, or the device has failed.
-    pub fn wait(&self) -> Said<()> {
+    /// Blocks until it is reached or the device has failed.
+    pub fn wait(&self) -> Outcome<()> {
         let mut at = self.at.lock().expect("no holder panics");
         while at.is_none() {
             fault::check()?;
-            at = self.passed.wait_timeout(at, LOOK).expect("no holder panics").0;
+            at = self.passed.wait_timeout(at, POLL).expect("no holder panics").0;
         }
         fault::check()
     }
 }
 
-/// How long a stream waits before each of its operations.
-struct Pace {
+/// The delay before each operation of a stream.
+struct Delay {
     random: Option<u64>,
     slow: Option<Duration>,
 }
 
-impl Pace {
-    fn of(number: usize) -> Pace {
+impl Delay {
+    fn of(number: usize) -> Delay {
         let mixed = |seed: u64| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (number as u64 + 1) << 32 | 1;
         let slow = settings().slow.as_ref().filter(|slow| slow.streams.contains(&number));
-        Pace { random: settings().delay.map(mixed), slow: slow.map(|slow| slow.pause) }
+        Delay { random: settings().delay.map(mixed), slow: slow.map(|slow| slow.pause) }
     }
 
     fn wait(&mut self) {

@@ -2,7 +2,8 @@
 
 use crate::alone::alone;
 use crate::play::*;
-use cuda::args::{Fill, View};
+use cuda::ops::Fill;
+use cuda::tensor::View;
 use fake_cuda::driver::*;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;

@@ -1,99 +1,154 @@
-//! Copies between the host and the device that the host does not wait for, by way of pinned memory.
+//! Asynchronous copies between host and device by way of pinned memory, and waiting for one while checking for
+//! everything that may keep it from completing: the device's faults, NCCL's errors, and ranks that do not answer.
 
 use super::memory::Block;
 use super::rank::Rank;
-use crate::device::{Current, Event, Knows, Pinned, Stream, said};
+use super::watchdog::first_unfinished;
+use crate::device::{ContextHandle, Event, Pinned, Stream, Timing, describe};
 use cudarc::driver::DriverError;
 use engine::backend::{Elem, Fault, HostCopy};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// Bytes of a copy to the device that are pinned at once.
-const PIECE: usize = 16 << 20;
-/// Pieces that may be under way.
-const PIECES: usize = 4;
-/// Copies to the host up to this size go along the compute stream; larger ones beside it.
+/// Bytes of a chunk of a copy to the device, and the most chunks in flight.
+const CHUNK: usize = 16 << 20;
+const CHUNKS: usize = 4;
+/// Copies to the host of up to this size use the compute stream; larger ones a stream beside it.
 const SMALL: usize = 64 << 10;
 
-/// Copies bytes into a block, in the order of the compute stream. They are read before this returns.
+/// How long the host only polls the event: steps of small models are short.
+const SPIN: Duration = Duration::from_micros(200);
+/// The pause between polls after that.
+const PAUSE: Duration = Duration::from_micros(50);
+/// How often NCCL is asked for errors.
+const CHECK: Duration = Duration::from_millis(20);
+
+/// Copies bytes into a block, in the order of the compute stream. The bytes are read before this returns.
 pub(super) fn write<T: Elem>(rank: &Rank, bytes: &[u8], to: &Block<T>) -> Result<(), DriverError> {
-    rank.before_change(to);
+    rank.before_change(to.bytes());
     let device = &rank.device;
-    let mut under_way: Vec<Arc<Event>> = Vec::new();
-    for (i, piece) in bytes.chunks(PIECE).enumerate() {
-        if i >= PIECES {
-            under_way[i - PIECES].wait()?;
+    let mut in_flight: Vec<Arc<Event>> = Vec::new();
+    for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+        if i >= CHUNKS {
+            in_flight[i - CHUNKS].wait()?;
         }
-        let mut pinned = device.pins().take(piece.len())?;
-        pinned.bytes_mut()[..piece.len()].copy_from_slice(piece);
-        device.copy_in(&pinned, piece.len(), to.at() + (i * PIECE) as u64)?;
-        let done = Arc::new(device.events().record(device.stream(), Knows::Order)?);
+        let mut pinned = device.pinned().take(chunk.len())?;
+        pinned.bytes_mut()[..chunk.len()].copy_from_slice(chunk);
+        device.copy_in(&pinned, chunk.len(), to.at() + (i * CHUNK) as u64)?;
+        let done = Arc::new(device.events().record(device.stream(), Timing::Disabled)?);
         pinned.busy_until(done.clone());
-        under_way.push(done);
+        in_flight.push(done);
     }
     Ok(())
 }
 
-/// What a block held, on its way to the host.
+/// A copy of a block's elements to the host.
 pub struct Fetch<T> {
-    /// Nothing where the device had a fault already, which is noted.
-    coming: Option<Coming>,
+    /// None if the device already had a fault, which is recorded.
+    copy: Option<Copy>,
     len: usize,
     elem: PhantomData<fn() -> T>,
 }
 
-struct Coming {
+struct Copy {
     pinned: Pinned,
     done: Arc<Event>,
     /// For threads that wait.
-    context: Current,
+    context: ContextHandle,
 }
 
 impl<T: Elem> Fetch<T> {
     pub(super) fn start(rank: &Rank, block: &Block<T>) -> Self {
         let bytes = block.bytes();
         let len = (bytes.end - bytes.start) as usize / size_of::<T>();
-        Fetch { coming: rank.must(Coming::start(rank, bytes)), len, elem: PhantomData }
+        Fetch { copy: rank.must(Copy::start(rank, bytes)), len, elem: PhantomData }
     }
 
-    /// Where it is on the device's way; None where it never comes.
-    pub(super) fn done(&self) -> Option<&Event> {
-        self.coming.as_ref().map(|coming| &*coming.done)
-    }
-
-    /// What came, once it is here.
-    pub(super) fn here(self) -> Vec<T> {
-        let coming = self.coming.expect("a copy that never started is a fault");
-        let bytes = &coming.pinned.bytes()[..self.len * size_of::<T>()];
+    /// The elements, once the copy is done.
+    pub(super) fn elements(self) -> Vec<T> {
+        let copy = self.copy.expect("a copy that did not start is a fault");
+        let bytes = &copy.pinned.bytes()[..self.len * size_of::<T>()];
         bytemuck::pod_collect_to_vec(bytes)
     }
 }
 
-impl Coming {
+impl Copy {
     fn start(rank: &Rank, bytes: Range<u64>) -> Result<Self, DriverError> {
         let (device, len) = (&rank.device, (bytes.end - bytes.start) as usize);
-        let mut pinned = device.pins().take(len)?;
+        let mut pinned = device.pinned().take(len)?;
         let stream: &Stream = if len <= SMALL { device.stream() } else { &rank.side };
         if len > SMALL {
-            stream.wait(&device.events().record(device.stream(), Knows::Order)?)?;
+            stream.wait(&device.events().record(device.stream(), Timing::Disabled)?)?;
         }
         device.copy_out(bytes.start, &mut pinned, len, stream)?;
-        let done = Arc::new(device.events().record(stream, Knows::Order)?);
+        let done = Arc::new(device.events().record(stream, Timing::Disabled)?);
         if len > SMALL {
-            rank.reads.add(bytes, done.clone());
+            rank.add_read(bytes, done.clone());
         }
-        Ok(Coming { pinned, done, context: device.context() })
+        Ok(Copy { pinned, done, context: device.context() })
     }
 }
 
 impl<T: Elem> HostCopy<T> for Fetch<T> {
     fn wait(self) -> Result<Vec<T>, Fault> {
-        let Some(coming) = &self.coming else {
-            return Err(Fault("a copy to the host that was not started".into()));
+        let Some(copy) = &self.copy else {
+            return Err(Fault("a copy to the host was not started".into()));
         };
-        let passed = coming.context.enter().and_then(|()| coming.done.wait());
-        passed.map_err(|error| Fault(format!("a copy to the host: {}", said(error))))?;
-        Ok(self.here())
+        let waited = copy.context.enter().and_then(|()| copy.done.wait());
+        waited.map_err(|error| Fault(format!("a copy to the host: {}", describe(error))))?;
+        Ok(self.elements())
+    }
+}
+
+impl Rank {
+    /// Blocks until the copy is done, for as long as the device makes progress.
+    pub(super) fn wait_for<T: Elem>(&self, fetch: &Fetch<T>) -> Result<(), Fault> {
+        let Some(copy) = &fetch.copy else {
+            return self.first_fault();
+        };
+        let (start, reached) = (Instant::now(), || self.device.progress().reached());
+        let (mut checked, mut progress, mut since) = (start, reached(), start);
+        while !copy.done.is_past().map_err(|error| self.fault(&self.device.fault(error)))? {
+            if start.elapsed() < SPIN {
+                std::hint::spin_loop();
+                continue;
+            }
+            thread::sleep(PAUSE);
+            if checked.elapsed() < CHECK {
+                continue;
+            }
+            checked = Instant::now();
+            self.first_fault()?;
+            self.check_links()?;
+            if reached() != progress {
+                (progress, since) = (reached(), Instant::now());
+            } else if since.elapsed() > self.outlook.patience {
+                return Err(self.stuck());
+            }
+        }
+        Ok(())
+    }
+
+    /// NCCL's asynchronous errors, with the call during which one occurred.
+    fn check_links(&self) -> Result<(), Fault> {
+        self.links().iter().try_for_each(|link| {
+            link.error().map_err(|what| {
+                let call = link.pending.unfinished().map_or(link.pending.name.clone(), |(_, call)| call);
+                self.fault(&format!("{call}: {what}"))
+            })
+        })
+    }
+
+    /// The timeout has passed without progress: names the oldest collective, or else what the device is doing.
+    fn stuck(&self) -> Fault {
+        let waited = format!("no progress for {} s", self.outlook.patience.as_secs());
+        let links = self.links();
+        match first_unfinished(links.iter().map(|link| &*link.pending)) {
+            None => self.fault(&self.device.locate(&waited)),
+            Some(late) => self.fault(&format!("{waited}: {late}")),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Blocks of the slab.
+//! Blocks of the arena.
 
 use super::rank::Rank;
 use engine::backend::{Elem, Scratch};
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Elements of a device's memory; dropped, they go back to the slab, unless they are a view of another block.
+/// Elements in device memory. Dropping a block returns it to the arena, unless it is a view of another block.
 pub struct Block<T: Elem> {
     at: u64,
     len: usize,
@@ -15,7 +15,7 @@ pub struct Block<T: Elem> {
     elem: PhantomData<T>,
 }
 
-/// Where a block is given back.
+/// The arena that owns a block.
 struct Home {
     rank: Rc<Rank>,
     offset: usize,
@@ -28,7 +28,7 @@ impl<T: Elem> Block<T> {
         let offset = rank.allocator.borrow_mut().take(bytes);
         let at = rank.slab().at() + offset as u64;
         let end = offset + bytes;
-        assert!(end <= rank.slab().len(), "a block up to byte {end} of a slab of {}", rank.slab().len());
+        assert!(end <= rank.slab().len(), "a block up to byte {end} of an arena of {}", rank.slab().len());
         Block { at, len, home: Some(Home { rank: rank.clone(), offset, bytes }), elem: PhantomData }
     }
 
@@ -37,6 +37,7 @@ impl<T: Elem> Block<T> {
         self.at
     }
 
+    /// The addresses of its bytes.
     pub(super) fn bytes(&self) -> Range<u64> {
         self.at..self.at + (self.len * size_of::<T>()) as u64
     }
@@ -53,7 +54,7 @@ impl<T: Elem> Block<T> {
 impl<T: Elem> Drop for Block<T> {
     fn drop(&mut self) {
         if let Some(Home { rank, offset, bytes }) = self.home.take() {
-            rank.before_change(self);
+            rank.before_change(self.bytes());
             rank.allocator.borrow_mut().give(bytes, offset);
         }
     }

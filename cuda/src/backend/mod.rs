@@ -1,22 +1,17 @@
-//! The engine's contract on a CUDA device: an op is launches of kernels on the compute stream, a collective is a call
-//! of NCCL on the stream of its kind of group, and the host waits for neither.
+//! The engine's `Backend` on a CUDA device: ops launch kernels on the compute stream, collectives call NCCL on the
+//! stream of their kind of group, and the host waits for neither.
 //!
-//! Memory is one slab. Which block lies where follows from the takes and gives alone, so that a dry run with
-//! [`CudaScratch`] lays out what the run will. A block that is given back may be taken again at once: what uses it
-//! next comes later on the compute stream, and what other streams still use is owned by a `Pending`, or
-//! is written down in `hazards`.
+//! All blocks lie in one arena. Their addresses follow from the order of allocations alone, so a dry run with
+//! [`CudaScratch`] lays out exactly what the run will. A freed block may be reused at once: its next use comes later on
+//! the compute stream, and for other streams a `Pending` owns the block, or `Rank::add_read` has noted the read.
 
 mod fetch;
-mod flights;
 mod group;
-mod hazards;
-mod linear;
+mod link;
 mod memory;
 mod open;
 mod rank;
 mod scratch;
-mod shapes;
-mod watch;
 mod watchdog;
 
 pub use fetch::Fetch;
@@ -26,12 +21,11 @@ pub use open::{Tuning, product_of};
 pub use rank::{Error, Outlook};
 pub use scratch::CudaScratch;
 
-use crate::args::View;
-use crate::blas::Form;
-use crate::device::{Event, Knows};
-use crate::geometry::{self, attention};
+use crate::blas::{Form, Product};
+use crate::device::{Event, Timing};
 use crate::machine::{Done, Machine};
 use crate::ops;
+use crate::tensor::View;
 use engine::backend::{
     Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Scope, Scratch, Span, Tensor, Track, Xent,
 };
@@ -39,11 +33,11 @@ use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
 use half::bf16;
 use rank::Rank;
-use shapes::{shape, step, turn, view};
+use scratch::shape;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// The backend of one rank: its device.
+/// The backend of one rank.
 pub struct Cuda(Rc<Rank>);
 
 impl Cuda {
@@ -51,16 +45,28 @@ impl Cuda {
         &*self.0.device
     }
 
-    /// Keeps the first thing that went wrong until somebody asks.
+    /// Records a fault; the first is returned by [`Backend::wait_host`].
     fn note(&self, done: Done) {
         if let Err(fault) = done {
             self.0.note(fault.to_string());
         }
     }
 
-    /// Scratch for an op that is enqueued before it is dropped.
+    /// Allocates `len` elements of scratch. It may be dropped as soon as the op that uses it is enqueued.
     fn scratch_of<T: Elem>(&self, len: usize) -> Acc<Self> {
         self.alloc(1, len * size_of::<T>() / size_of::<f32>())
+    }
+
+    /// Matrix multiplication by cuBLASLt; the form says whether `out` is overwritten or accumulated.
+    fn product<T: Elem>(&self, form: Form, a: &Act<Self>, b: &Act<Self>, out: &Tensor<Self, T>) {
+        let (m, n, k) = match form {
+            Form::Nt => (a.rows(), b.rows(), a.cols()),
+            Form::Nn => (a.rows(), b.cols(), a.cols()),
+            Form::TnAcc => (a.cols(), b.cols(), a.rows()),
+        };
+        let depth = if form == Form::Nt { b.cols() } else { b.rows() };
+        assert_eq!((depth, out.shape()), (k, (m, n)), "the product {form:?} of {:?} and {:?}", a.shape(), b.shape());
+        self.note(self.0.blas().run(Product::new(form, m, n, k), view(a), view(b), view(out)));
     }
 
     fn norm_gradients(
@@ -72,10 +78,28 @@ impl Cuda {
         w: &Act<Self>,
         dw: &mut Acc<Self>,
     ) {
-        let parts = self.scratch_of::<f32>(geometry::norm_parts(x.rows(), x.cols(), self.machine().processors()));
+        let parts = self.scratch_of::<f32>(ops::norm_parts(x.rows(), x.cols(), self.machine().processors()));
         let saved = ops::NormBwd { dres, x: view(x), rstd: view(rstd), w: view(w) };
         self.note(ops::rmsnorm_bwd(self.machine(), saved, view(dy), view(dw), view(&parts)));
     }
+}
+
+/// The view that kernels take of a matrix.
+fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
+    // SAFETY: the block lives while the tensor is borrowed. After that only ops later on the compute stream, or streams
+    // that wait for it, use the memory. `&mut` in the ops' signatures excludes other uses of what is written.
+    unsafe { View::new(x.mem.at(), x.len()) }
+}
+
+/// The rotation of all heads of q and k.
+fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
+    assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
+    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, seq: h.seq, sign }
+}
+
+fn step(hp: AdamW) -> ops::Step {
+    let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed } = hp;
+    ops::Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed }
 }
 
 impl Backend for Cuda {
@@ -104,7 +128,7 @@ impl Backend for Cuda {
     }
 
     unsafe fn alias<T: Elem>(mem: &Block<T>, range: Range<usize>) -> Block<T> {
-        // SAFETY: the caller's promise is the one that `Block::alias` asks for.
+        // SAFETY: both functions have the same contract.
         unsafe { mem.alias(range) }
     }
 
@@ -124,9 +148,9 @@ impl Backend for Cuda {
     }
 
     fn wait_host<T: Elem>(&self, fetch: Fetch<T>) -> Result<Vec<T>, Fault> {
-        self.0.watch(&fetch)?;
+        self.0.wait_for(&fetch)?;
         self.0.first_fault()?;
-        Ok(fetch.here())
+        Ok(fetch.elements())
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
@@ -243,9 +267,9 @@ impl Backend for Cuda {
         h: Heads,
     ) -> Act<Self> {
         let (dqkv, s) = (self.alloc(qkv.rows(), qkv.cols()), shape(qkv.rows(), h));
-        let parts = attention::parts(s);
-        let stats = self.scratch_of::<u32>(attention::stats_len(s));
-        let sums = self.scratch_of::<f32>(attention::sums_len(s, parts));
+        let parts = ops::attention_parts(s);
+        let stats = self.scratch_of::<u32>(ops::stats_len(s));
+        let sums = self.scratch_of::<f32>(ops::sums_len(s, parts));
         let saved = ops::AttentionSaved { qkv: view(qkv), o: view(o), lse: view(lse), starts: view(starts) };
         let scratch = ops::Scratch { stats: view(&stats), sums: view(&sums), parts };
         self.note(ops::attention_bwd(self.machine(), view(do_), saved, view(&dqkv), scratch, s));
@@ -270,8 +294,8 @@ impl Backend for Cuda {
     }
 
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>) {
-        let words = self.scratch_of::<u32>(geometry::embed_words(ids.len()));
-        let parts = self.scratch_of::<f32>(geometry::embed_parts(ids.len(), dy.cols()));
+        let words = self.scratch_of::<u32>(ops::embed_words(ids.len()));
+        let parts = self.scratch_of::<f32>(ops::embed_parts(ids.len(), dy.cols()));
         let scratch = ops::EmbedScratch { words: view(&words), parts: view(&parts) };
         self.note(ops::embed_bwd(self.machine(), view(ids), view(dy), first, view(dtable), scratch));
     }
@@ -320,8 +344,8 @@ impl Backend for Cuda {
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {
-        let parts = self.scratch_of::<f32>(2 * geometry::squares_parts(range.len()));
-        // SAFETY: as of `view`; the parts are f64, twice the size of what they were taken as.
+        let parts = self.scratch_of::<f32>(2 * ops::squares_parts(range.len()));
+        // SAFETY: as in `view`; the partial sums are f64, twice the size of the elements that were allocated.
         let parts = unsafe { View::new(parts.mem.at(), parts.len() / 2) };
         self.note(ops::sum_squares(self.machine(), view(g).part::<f32>(range), view(out), parts));
     }
@@ -342,7 +366,7 @@ impl Backend for Cuda {
         weights: &mut Act<Self>,
         hp: AdamW,
     ) {
-        [&*master, &*m, &*v].into_iter().for_each(|state| self.0.before_change(&state.mem));
+        [&*master, &*m, &*v].into_iter().for_each(|state| self.0.before_change(state.mem.bytes()));
         let state = ops::State { master: view(master), m: view(m), v: view(v) };
         self.note(ops::adamw(self.machine(), view(g), view(factor), state, view(weights), step(hp)));
     }
@@ -354,10 +378,10 @@ impl Backend for Cuda {
         device.recorded(Detail::of(part), Track::Parts, label, device.stream(), || device.scope(&name, work))
     }
 
-    /// None where the device has a fault, which is noted.
+    /// None if the device has a fault, which is recorded.
     fn record_event(&self) -> Option<Rc<Event>> {
         let device = &self.0.device;
-        self.0.must(device.events().record(device.stream(), Knows::Time)).map(Rc::new)
+        self.0.must(device.events().record(device.stream(), Timing::Enabled)).map(Rc::new)
     }
 
     fn elapsed(&self, from: &Option<Rc<Event>>, to: &Option<Rc<Event>>) -> f64 {

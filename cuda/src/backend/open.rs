@@ -1,9 +1,9 @@
-//! How a rank comes to its device, step by step: groups are made between `open` and `settle`, so that the slab is taken
-//! when NCCL has what it needs.
+//! How a rank sets up its device: `open`, then the communicators, then `settle`, which allocates the arena from what
+//! NCCL has left, then `tune`.
 
 use super::rank::{Error, Outlook, Rank};
 use super::{Cuda, CudaScratch};
-use crate::blas::{Choice, Form, Machine, Product};
+use crate::blas::{Choice, Form, Platform, Product};
 use crate::device::Device;
 use crate::search::Search;
 use engine::dry::Product as Seen;
@@ -12,51 +12,51 @@ use engine::mpi::Comm;
 use std::path::Path;
 use std::rc::Rc;
 
-/// What a rehearsal saw multiplied, as cuBLASLt is asked for it.
+/// A matrix multiplication that a dry run logged, as cuBLASLt computes it.
 pub fn product_of(seen: &Seen) -> Product {
     let Seen { name, sizes: [m, n, k] } = *seen;
     let form = match name {
         "matmul_nt" => Form::Nt,
         "matmul_nn" => Form::Nn,
         "matmul_tn_acc" => Form::TnAcc,
-        other => panic!("{other} is no product"),
+        other => panic!("{other} is no matrix multiplication"),
     };
     Product::new(form, m, n, k)
 }
 
-/// Where the choice of algorithms comes from.
+/// Inputs of the choice of cuBLASLt algorithms.
 pub struct Tuning<'a> {
     pub search: &'a Search,
-    /// The folder that choices are kept in.
+    /// The folder in which choices are cached.
     pub cache: Option<&'a Path>,
-    /// All products of a step.
+    /// All matrix multiplications of a step.
     pub products: &'a [Product],
 }
 
 impl Cuda {
-    /// On this device, as one of the ranks of `world`; without one, alone.
+    /// Opens the backend on this device, as one of the ranks of `world`, or as a single rank.
     pub fn open(device: Device, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Cuda, Error> {
         Ok(Cuda(Rc::new(Rank::new(Rc::new(device), world, outlook)?)))
     }
 
-    /// What the backend takes of its memory, for a rehearsal.
+    /// The sizes of the backend's buffers, for a dry run.
     pub fn scratch(&self) -> CudaScratch {
         self.0.scratch
     }
 
-    /// Bytes of the device's memory that are free, and all.
+    /// Free and total bytes of device memory.
     pub fn memory(&self) -> Result<(usize, usize), Error> {
         self.0.first_fault()?;
         Ok(self.0.device.memory()?)
     }
 
-    /// Takes a slab that is cut as a rehearsal says. Only this rank takes part.
+    /// Allocates the arena that a dry run has sized. Not collective.
     pub fn settle(&self, cut: ArenaSpec, tuning: &Tuning) -> Result<(), Error> {
         self.0.settle(cut, tuning.search, tuning.cache)
     }
 
-    /// Chooses the algorithms of all ranks' products: the first rank times what it does not know, all take the same.
-    /// All ranks call it together, before anything else is in the slab; notes for the user come back.
+    /// Chooses the algorithms of all ranks' products: rank 0 times those that it has no choice for, and all ranks use
+    /// the same. Collective, and called while the arena is empty; returns notes for the user.
     pub fn tune(&self, tuning: &Tuning) -> Result<Vec<String>, Error> {
         let blas = self.0.blas();
         let Some(world) = &self.0.world else {
@@ -64,9 +64,9 @@ impl Cuda {
             self.0.warm_up_products(tuning.products)?;
             return Ok(blas.notes());
         };
-        let all = world.all_gather_bytes(&json(&(blas.machine(), tuning.products)));
-        let all: Vec<(Machine, Vec<Product>)> = all.iter().map(|bytes| of_json(bytes)).collect();
-        if let Some(rank) = all.iter().position(|(machine, _)| *machine != all[0].0) {
+        let all = world.all_gather_bytes(&json(&(blas.platform(), tuning.products)));
+        let all: Vec<(Platform, Vec<Product>)> = all.iter().map(|bytes| of_json(bytes)).collect();
+        if let Some(rank) = all.iter().position(|(platform, _)| *platform != all[0].0) {
             let [first, other] = [0, rank].map(|rank| Box::new(all[rank].0.clone()));
             return Err(Error::Mixed { first, rank, other });
         }
@@ -74,7 +74,7 @@ impl Cuda {
         all.sort_unstable();
         all.dedup();
         let chosen = if world.rank() == 0 { self.0.tune(&all).map(|choices| json(&choices)) } else { Ok(Vec::new()) };
-        // A rank that could not tune sends nothing, and all take the library's first proposals.
+        // If rank 0 could not tune it sends an empty list, and the others use the library's first proposals.
         let choices = world.broadcast_bytes(chosen.as_ref().map_or_else(|_| json(&Vec::<Choice>::new()), Vec::clone));
         chosen?;
         blas.adopt(&of_json::<Vec<Choice>>(&choices))?;
@@ -82,7 +82,7 @@ impl Cuda {
         Ok(blas.notes())
     }
 
-    /// Writes all ranks' choice of algorithms into a folder, from which a run that continues it takes the same.
+    /// Writes the choice of algorithms into a folder, so that a resumed run uses the same ones.
     pub fn keep_choices(&self, folder: &Path) -> Result<(), String> {
         self.0.blas().keep(folder)
     }
@@ -93,5 +93,5 @@ fn json(of: &impl serde::Serialize) -> Vec<u8> {
 }
 
 fn of_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
-    serde_json::from_slice(bytes).expect("what a rank of this program wrote")
+    serde_json::from_slice(bytes).expect("a rank of this program wrote it")
 }

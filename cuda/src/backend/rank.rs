@@ -1,38 +1,37 @@
-//! One rank's device with what it holds: memory, products, links to other ranks, and the first fault.
+//! The state of one rank: its device, memory, cuBLASLt, links to other ranks, and the first fault.
 
 use super::CudaScratch;
-use super::group::Link;
-use super::hazards::Reads;
-use super::watchdog::{Joined, Watchdog};
-use crate::args::View;
+use super::link::Link;
+use super::watchdog::{Deadline, Joined, Watchdog};
 use crate::blas::{self, Blas, Choice, Product, scratch_len};
-use crate::device::{self, Device, Memory, Stream, Urgency};
+use crate::device::{self, Device, Event, Memory, Priority, Stream};
 use crate::machine::Machine;
 use crate::nccl::Nccl;
 use crate::search::Search;
+use crate::tensor::View;
 use cudarc::driver::DriverError;
 use engine::backend::{Fault, Scratch};
 use engine::layout::mesh::GroupKind;
 use engine::memory::arena::{Arena, ArenaSpec};
 use engine::memory::free_list::Allocator;
-use engine::mpi::{Comm, end_process, host};
+use engine::mpi::{Comm, host};
 use std::cell::{OnceCell, RefCell};
+use std::ops::Range;
 use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// Which the first of some ranks has to speak for all.
-const WORD: Duration = Duration::from_secs(2);
-/// In which all ranks agree that one of them cannot start, if they can: others may wait for it inside of NCCL.
+/// Head start of a group's first rank, which reports for all.
+const FIRST_REPORTS: Duration = Duration::from_secs(2);
+/// Time for all ranks to agree that one of them cannot start. Others may be blocked in NCCL waiting for it.
 const AGREE: Duration = Duration::from_secs(10);
 
-/// What a rank knows of the world around its device.
+/// How a rank reaches the others.
 pub struct Outlook {
-    /// Needed where there are several ranks.
+    /// Required for several ranks.
     pub nccl: Option<Rc<Nccl>>,
-    /// After which a rank that does not answer is given up.
+    /// Timeout after which a rank that makes no progress is given up.
     pub patience: Duration,
 }
 
@@ -44,15 +43,19 @@ pub enum Error {
     #[error(transparent)]
     Products(#[from] blas::Error),
     #[error(
-        "rank 0 has {first}, rank {rank} has {other}: an algorithm of one means nothing to the other, and all ranks of a job take the same"
+        "rank 0 has {first}, but rank {rank} has {other}: all ranks of a job use the same cuBLASLt algorithms, which \
+         requires the same kind of device, cuBLASLt and driver on every rank"
     )]
-    Mixed { first: Box<blas::Machine>, rank: usize, other: Box<blas::Machine> },
+    Mixed { first: Box<blas::Platform>, rank: usize, other: Box<blas::Platform> },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
+/// Reads under way on a stream beside the compute stream: address ranges, and when each is done.
+type Reads = RefCell<Vec<(Range<u64>, Arc<Event>)>>;
+
 pub(super) struct Rank {
-    // Dropped in this order: what uses memory goes before it, and all of it before the device.
+    // Dropped in this order: what uses memory before the memory, and everything before the device.
     links: RefCell<Vec<Weak<Link>>>,
     lanes: RefCell<Vec<(GroupKind, Rc<Stream>)>>,
     joined: Joined,
@@ -60,22 +63,22 @@ pub(super) struct Rank {
     blas: OnceCell<Blas>,
     pub allocator: RefCell<Arena>,
     slab: OnceCell<Memory<Rc<Device>>>,
-    pub reads: Reads,
-    /// For large copies to the host.
+    reads: Reads,
+    /// The stream of large copies to the host.
     pub side: Stream,
     fault: RefCell<Option<Fault>>,
-    /// Of a rank that cannot start.
+    /// Set on a rank that cannot start.
     lost: RefCell<Option<Deadline>>,
     pub scratch: CudaScratch,
     pub outlook: Outlook,
-    /// All ranks in the mesh's order; `None` for a rank alone.
+    /// All ranks in the mesh's order; None for a single rank.
     pub world: Option<Rc<Comm>>,
     pub device: Rc<Device>,
 }
 
 impl Rank {
     pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Rank, Error> {
-        let side = Stream::new(Urgency::Usual).map_err(device::Error::from)?;
+        let side = Stream::new(Priority::Normal).map_err(device::Error::from)?;
         let (rank, joined) = (world.as_ref().map_or(0, |world| world.rank()), Joined::default());
         Ok(Rank {
             links: RefCell::default(),
@@ -85,7 +88,7 @@ impl Rank {
             blas: OnceCell::new(),
             allocator: RefCell::default(),
             slab: OnceCell::new(),
-            reads: Reads::default(),
+            reads: RefCell::default(),
             side,
             fault: RefCell::default(),
             lost: RefCell::default(),
@@ -96,7 +99,7 @@ impl Rank {
         })
     }
 
-    /// Takes the slab and what lies in it for good.
+    /// Allocates the arena and the buffers that stay in it for the whole run.
     pub fn settle(&self, cut: ArenaSpec, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
         self.lost.take();
         self.first_fault()?;
@@ -104,23 +107,23 @@ impl Rank {
         self.allocator.replace(Arena::new(cut));
         let workspace = self.scratch.fixed().into_iter().map(|bytes| {
             let offset = self.allocator.borrow_mut().take(self.scratch.block(bytes));
-            // SAFETY: the slab lives longer than the products, and its books give these bytes to nobody else.
+            // SAFETY: the arena outlives cuBLASLt, and its allocator never hands these bytes out again.
             unsafe { View::new(slab.at() + offset as u64, bytes) }
         });
-        let workspace = workspace.last().expect("products have a workspace");
+        let workspace = workspace.last().expect("cuBLASLt has a workspace");
         let blas = Blas::open(self.device.clone(), search, cache, workspace)?;
-        assert!(self.slab.set(slab).is_ok() && self.blas.set(blas).is_ok(), "a rank settles once");
+        assert!(self.slab.set(slab).is_ok() && self.blas.set(blas).is_ok(), "a rank allocates its arena once");
         Ok(())
     }
 
-    /// The algorithms of these products, as far as the slab has room to time them, which holds nothing yet.
+    /// Chooses algorithms for those of the products that fit into the arena, which must be empty, to be timed.
     pub fn tune(&self, products: &[Product]) -> Result<Vec<Choice>, Error> {
         let free = self.free();
         let fitting: Vec<Product> = products.iter().copied().filter(|&p| scratch_len(&[p]) <= free.len()).collect();
         Ok(self.blas().tune(&fitting, free)?)
     }
 
-    /// Each product once, so that its kernel is there before the first step.
+    /// Runs each product once, so that its kernel is loaded before the first step.
     pub fn warm_up_products(&self, products: &[Product]) -> Result<(), Error> {
         let free = self.free();
         for product in products.iter().filter(|&&p| scratch_len(&[p]) <= free.len()) {
@@ -129,40 +132,56 @@ impl Rank {
         Ok(self.device.sync()?)
     }
 
-    /// What lies in the slab's middle.
+    /// The free middle of the arena.
     fn free(&self) -> View {
         let middle = self.allocator.borrow().middle();
-        // SAFETY: no block lies there, and none is taken while products are tried there, before a run begins.
+        // SAFETY: no block lies there, and none is allocated while products are tried there, before a run begins.
         unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) }
     }
 
     pub fn slab(&self) -> &Memory<Rc<Device>> {
-        self.slab.get().expect("a rank settles before it takes memory")
+        self.slab.get().expect("a rank settles before it allocates blocks")
     }
 
     pub fn blas(&self) -> &Blas {
-        self.blas.get().expect("a rank settles before it multiplies")
+        self.blas.get().expect("a rank settles before it multiplies matrices")
     }
 
-    /// Keeps the first thing that went wrong. What comes after it follows from it.
+    /// Notes that a stream beside the compute stream reads these bytes until `done`.
+    pub fn add_read(&self, bytes: Range<u64>, done: Arc<Event>) {
+        let mut reads = self.reads.borrow_mut();
+        reads.retain(|(_, done)| !matches!(done.is_past(), Ok(true)));
+        reads.push((bytes, done));
+    }
+
+    /// Makes the compute stream wait for reads of these bytes, so that its next op may overwrite them.
+    pub fn before_change(&self, bytes: Range<u64>) {
+        let mut reads = self.reads.borrow_mut();
+        let overlaps = |read: &Range<u64>| read.start < bytes.end && bytes.start < read.end;
+        for (_, done) in reads.extract_if(.., |(read, _)| overlaps(read)) {
+            self.must(self.device.stream().wait(&done));
+        }
+    }
+
+    /// Records a fault. Only the first is kept: later ones follow from it.
     pub fn note(&self, what: String) {
         let mut fault = self.fault.borrow_mut();
         if fault.is_none() {
-            self.links().iter().for_each(|link| link.break_off());
+            self.links().iter().for_each(|link| link.mark_broken());
             *fault = Some(Fault(what));
         }
     }
 
-    /// Notes why this rank cannot start. It ends where the others do not come to hear of it.
+    /// Records why this rank cannot start. The process ends if the other ranks do not learn of it in time.
     pub fn lost(&self, why: String) {
         if self.first_fault().is_ok() {
-            let end = end_after(AGREE, format!("rank {} on {}: {why}\n", self.world_rank(), host()));
+            let end = Deadline::start(AGREE, format!("rank {} on {}: {why}\n", self.world_rank(), host()));
             *self.lost.borrow_mut() = Some(end);
         }
         self.note(why);
     }
 
-    /// What came of a call of the driver; a fault is noted.
+    /// The result of a driver call; a fault is recorded.
     pub fn must<T>(&self, done: Result<T, DriverError>) -> Option<T> {
         done.map_err(|error| self.note(self.device.fault(error))).ok()
     }
@@ -171,15 +190,15 @@ impl Rank {
         self.fault.borrow().clone().map_or(Ok(()), Err)
     }
 
-    /// Notes what went wrong; the first such thing comes back.
+    /// Records a fault and returns the first one.
     pub fn fault(&self, what: &str) -> Fault {
         self.note(what.to_string());
-        self.first_fault().expect_err("it was just noted")
+        self.first_fault().expect_err("a fault was just recorded")
     }
 
     pub fn add_link(&self, link: &Rc<Link>) {
         self.links.borrow_mut().push(Rc::downgrade(link));
-        self.joined.lock().expect("nothing panics while it holds the list").push(Arc::downgrade(&link.flights));
+        self.joined.lock().expect("no thread panics while it holds this lock").push(Arc::downgrade(&link.pending));
     }
 
     /// The stream of a kind of group.
@@ -189,8 +208,8 @@ impl Rank {
         if let Some((_, stream)) = lanes.iter().find(|(other, _)| *other == lane) {
             return Ok(stream.clone());
         }
-        let urgency = if lane == GroupKind::Tensor { Urgency::First } else { Urgency::Usual };
-        let stream = Rc::new(Stream::new(urgency)?);
+        let priority = if lane == GroupKind::Tensor { Priority::High } else { Priority::Normal };
+        let stream = Rc::new(Stream::new(priority)?);
         lanes.push((lane, stream.clone()));
         Ok(stream)
     }
@@ -203,29 +222,11 @@ impl Rank {
         self.links.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Ends the process where what follows takes longer than patience: other ranks may never come. MPI is not called:
-    /// mpirun ends the others. Of ranks that wait for each other the one at `place` 0 speaks, the others where it does not.
-    pub fn deadline(&self, place: usize, what: &str) -> Deadline {
-        let patience = self.outlook.patience + if place == 0 { Duration::ZERO } else { WORD };
+    /// Ends the process if what follows exceeds the timeout, because other ranks may never arrive. MPI is not called:
+    /// mpirun ends the others. Group rank 0 reports; the others only if it cannot.
+    pub fn deadline(&self, group_rank: usize, what: &str) -> Deadline {
+        let time = self.outlook.patience + if group_rank == 0 { Duration::ZERO } else { FIRST_REPORTS };
         let (rank, seconds) = (self.world_rank(), self.outlook.patience.as_secs());
-        end_after(patience, format!("rank {rank} on {}: {what} within {seconds} s\n", host()))
+        Deadline::start(time, format!("rank {rank} on {}: {what} within {seconds} s\n", host()))
     }
-}
-
-/// Says a line and ends the process, if what comes back is not dropped until then.
-fn end_after(time: Duration, line: String) -> Deadline {
-    let (met, wait) = channel::<()>();
-    std::thread::spawn(move || {
-        if wait.recv_timeout(time) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            // In one write: the lines of ranks that speak together do not mix.
-            eprint!("{line}");
-            end_process(1);
-        }
-    });
-    Deadline { _met: met }
-}
-
-/// Met when it is dropped.
-pub(super) struct Deadline {
-    _met: Sender<()>,
 }

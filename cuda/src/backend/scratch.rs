@@ -1,29 +1,28 @@
-//! What the backend takes of its slab, said without a device: by the functions that it takes it by.
+//! Scratch sizes, by the functions that the ops allocate with. No device is needed.
 
 use crate::blas;
-use crate::geometry;
-use crate::geometry::attention::{self, Shape};
 use crate::machine::Target;
+use crate::ops;
 use engine::backend::{Heads, Scratch};
 use engine::memory::arena::{Arena, ArenaSpec};
 use engine::memory::free_list::Allocator;
 
-/// Blocks begin at multiples of it: a line that processors read at once, and what cuBLASLt and the copy engine ask for.
+/// Alignment of blocks in bytes: a multiple of the L2 cache line, and what cuBLASLt and the copy engine require.
 const ALIGN: usize = 256;
 
-/// Logits that are made at once, where their rows allow it: 256 MiB of bf16.
+/// Target number of logits in a chunk: 256 MiB of bf16.
 const LOGITS: usize = 1 << 27;
 
-/// The memory of a device.
+/// Memory sizes on a kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaScratch {
-    /// Multiprocessors: RMSNorm's gradient is summed in parts of as many.
+    /// Multiprocessors, which determine the partial sums of RMSNorm's gradient.
     pub processors: usize,
     pub target: Target,
 }
 
 impl CudaScratch {
-    /// Of the device that its driver calls `name`; of an A100 where the name is not known.
+    /// The device with this driver name; an A100 if the name is unknown.
     pub fn of(name: &str) -> CudaScratch {
         let has = |word: &str| name.split([' ', '-']).any(|w| w.eq_ignore_ascii_case(word));
         let (processors, target) = match () {
@@ -34,7 +33,7 @@ impl CudaScratch {
         CudaScratch { processors, target }
     }
 
-    /// Bytes of the workspace that cuBLASLt's products share.
+    /// Bytes of the workspace that all matrix multiplications share.
     pub fn workspace(&self) -> usize {
         blas::workspace(self.target)
     }
@@ -53,17 +52,17 @@ impl Scratch for CudaScratch {
         bytes.max(1).next_multiple_of(ALIGN)
     }
 
-    /// From 1024 to 2048: fewer read and write the head's gradient too often, more take memory and save nothing.
+    /// 1024 to 2048 rows: with fewer the head's gradient is read and written too often, more only cost memory.
     fn logits_rows(&self, cols: usize) -> usize {
         (LOGITS / cols / 256 * 256).clamp(1024, 2048)
     }
 
-    /// A piece is worth a product of its own: from 256 rows of each rank on.
+    /// At least 256 rows per chunk, so that a chunk's matrix multiplication is efficient.
     fn comm_chunks(&self, rows: usize) -> usize {
         (rows / 256).clamp(1, 4)
     }
 
-    /// Products share the workspace.
+    /// Matrix multiplications share the workspace.
     fn matmul(&self, _: [usize; 3]) -> Vec<usize> {
         Vec::new()
     }
@@ -73,28 +72,34 @@ impl Scratch for CudaScratch {
     }
 
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
-        vec![size_of::<f32>() * geometry::norm_parts(rows, cols, self.processors)]
+        vec![size_of::<f32>() * ops::norm_parts(rows, cols, self.processors)]
     }
 
     fn attention(&self, _: usize, _: Heads) -> Vec<usize> {
         Vec::new()
     }
 
-    /// The statistics, and the sums of the parts, which may be none.
+    /// The statistics, and the parts' sums, which may be empty.
     fn attention_bwd(&self, rows: usize, h: Heads) -> Vec<usize> {
-        let s = Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences: rows / h.seq };
-        let sums = attention::sums_len(s, attention::parts(s));
-        vec![size_of::<u32>() * attention::stats_len(s), size_of::<f32>() * sums]
+        let s = shape(rows, h);
+        let sums = ops::sums_len(s, ops::attention_parts(s));
+        vec![size_of::<u32>() * ops::stats_len(s), size_of::<f32>() * sums]
     }
 
-    /// The words of the sort, and the sums of runs.
+    /// The words of the sort, and the partial sums.
     fn embed_bwd(&self, tokens: usize, cols: usize) -> Vec<usize> {
-        vec![size_of::<u32>() * geometry::embed_words(tokens), size_of::<f32>() * geometry::embed_parts(tokens, cols)]
+        vec![size_of::<u32>() * ops::embed_words(tokens), size_of::<f32>() * ops::embed_parts(tokens, cols)]
     }
 
     fn sum_squares(&self, elements: usize) -> Vec<usize> {
-        vec![size_of::<f64>() * geometry::squares_parts(elements)]
+        vec![size_of::<f64>() * ops::squares_parts(elements)]
     }
+}
+
+/// The attention shape of `rows` rows.
+pub(super) fn shape(rows: usize, h: Heads) -> ops::Shape {
+    assert_eq!((rows % h.seq, h.query % h.kv), (0, 0), "{rows} rows for {h:?}");
+    ops::Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences: rows / h.seq }
 }
 
 #[cfg(test)]
@@ -118,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn logits_are_made_a_thousand_rows_or_two_at_once() {
+    fn chunks_of_logits_have_one_to_two_thousand_rows() {
         let rows = |cols| CudaScratch::of("A100").logits_rows(cols);
         assert_eq!([128_256, 99_487, 43_176, 5_397].map(rows), [1024, 1280, 2048, 2048]);
     }
 
-    /// Of every stage of every model in `configs/`; of tensor-parallel ranks the first has the largest share.
+    /// Checks every stage of every model in `configs/`; of the tensor-parallel ranks the first has the largest shard.
     #[test]
-    fn little_of_a_slab_lies_between_blocks() {
+    fn fragmentation_stays_below_three_percent() {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
         let files = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
         let mut ranks_seen = 0;

@@ -1,32 +1,32 @@
-//! Which algorithm computes which product, and the file in which a machine keeps that: one for each kind of device,
-//! version of cuBLASLt and driver.
+//! The chosen algorithm of each product, and the file that caches them: one per kind of device, version of cuBLASLt and
+//! driver.
 
 use super::library::Algorithm;
-use super::product::Product;
+use crate::compile::write_atomically;
 use crate::device::Device;
-use crate::files;
-use crate::machine::Machine as _;
+use crate::machine::Machine;
+use crate::product::Product;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The algorithm of a product, as one rank tells it to the others and the file keeps it.
+/// The algorithm of a product, as ranks exchange it and the file stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     pub product: Product,
-    /// Seconds that it took when it was chosen.
+    /// Its median time when it was chosen.
     pub seconds: f64,
-    /// 64 bytes in hexadecimal digits that only the library understands.
-    #[serde(serialize_with = "digits", deserialize_with = "undigits")]
+    /// 64 bytes in hexadecimal, opaque to the engine.
+    #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub(super) algorithm: Algorithm,
 }
 
-fn digits<S: Serializer>(algorithm: &Algorithm, to: S) -> Result<S::Ok, S::Error> {
+fn to_hex<S: Serializer>(algorithm: &Algorithm, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&algorithm.map(|word| format!("{word:016x}")).concat())
 }
 
-fn undigits<'de, D: Deserializer<'de>>(from: D) -> Result<Algorithm, D::Error> {
+fn from_hex<'de, D: Deserializer<'de>>(from: D) -> Result<Algorithm, D::Error> {
     let text = String::deserialize(from)?;
     let word = |i: usize| u64::from_str_radix(text.get(16 * i..16 * i + 16)?, 16).ok();
     let words: Option<Vec<u64>> = (0..8).map(word).collect();
@@ -34,58 +34,58 @@ fn undigits<'de, D: Deserializer<'de>>(from: D) -> Result<Algorithm, D::Error> {
     whole.ok_or_else(|| serde::de::Error::custom("an algorithm is 128 hexadecimal digits"))
 }
 
-/// What the time of an algorithm depends on.
+/// Everything that an algorithm's time depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    pub(super) device: String,
-    /// A part of a device has fewer under the same name.
-    pub(super) processors: usize,
-    pub(super) cublaslt: usize,
-    pub(super) driver: String,
+pub struct Platform {
+    device: String,
+    /// Multiprocessors: a MIG instance has fewer under the same name.
+    processors: usize,
+    cublaslt: usize,
+    driver: String,
 }
 
-impl Machine {
-    pub(super) fn here(device: &Device, cublaslt: usize) -> Machine {
+impl Platform {
+    pub(super) fn new(device: &Device, cublaslt: usize) -> Platform {
         let (name, driver) = (device.info().name.clone(), device.driver().to_string());
-        Machine { device: name, processors: device.processors(), cublaslt, driver }
+        Platform { device: name, processors: device.processors(), cublaslt, driver }
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { device, processors, cublaslt, driver } = self;
-        write!(f, "{device} with {processors} multiprocessors, cuBLASLt {cublaslt} and a driver of CUDA {driver}")
+        let Platform { device, processors, cublaslt, driver } = self;
+        write!(f, "{device} with {processors} multiprocessors, cuBLASLt {cublaslt} and a driver for CUDA {driver}")
     }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
-    machine: Machine,
+    machine: Platform,
     choices: Vec<Choice>,
 }
 
-/// The file of one kind of machine.
+/// The file of one platform.
 pub(super) struct Store {
     path: PathBuf,
-    machine: Machine,
+    platform: Platform,
 }
 
-/// By product, so that every list of them has the same order.
+/// Choices by product, in a canonical order.
 pub(super) type Choices = BTreeMap<Product, Choice>;
 
 impl Store {
-    /// In the folder of caches.
-    pub fn of(folder: &Path, machine: Machine) -> Store {
-        let Machine { device, processors, cublaslt, driver } = &machine;
+    /// The file's name contains the platform.
+    pub fn of(folder: &Path, platform: Platform) -> Store {
+        let Platform { device, processors, cublaslt, driver } = &platform;
         let device: String = device.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let name = format!("products-{device}-{processors}-cublaslt-{cublaslt}-cuda-{driver}.json");
-        Store { path: folder.join(name), machine }
+        Store { path: folder.join(name), platform }
     }
 
-    /// What was chosen before, and a note where the file is not what it should be: it is made anew then.
+    /// The cached choices, and a note if the file is damaged: it is then replaced.
     pub fn read(&self) -> (Choices, Option<String>) {
         let note = |what: String| {
-            Some(format!("{}: {what}; products are timed again and the file is made anew", self.path.display()))
+            Some(format!("{}: {what}; products are timed again and the file is replaced", self.path.display()))
         };
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -94,22 +94,22 @@ impl Store {
         };
         match serde_json::from_slice::<Contents>(&bytes) {
             Err(e) => (Choices::new(), note(e.to_string())),
-            Ok(found) if found.machine != self.machine => {
-                (Choices::new(), note(format!("it is of {:?}, not of {:?}", found.machine, self.machine)))
+            Ok(found) if found.machine != self.platform => {
+                (Choices::new(), note(format!("it is for {}, not for {}", found.machine, self.platform)))
             }
             Ok(found) => (by_product(found.choices), None),
         }
     }
 
-    /// Adds to what the file has by now, since other runs may have added to it.
+    /// Adds choices to the file's current content, since other runs may have added to it.
     pub fn add(&self, choices: &Choices) -> Result<(), String> {
         let (mut all, _) = self.read();
         all.extend(choices.clone());
-        let contents = Contents { machine: self.machine.clone(), choices: all.into_values().collect() };
-        let text = serde_json::to_vec_pretty(&contents).expect("numbers and texts are written");
+        let contents = Contents { machine: self.platform.clone(), choices: all.into_values().collect() };
+        let text = serde_json::to_vec_pretty(&contents).expect("numbers and strings are JSON");
         let written = std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new("")))
-            .and_then(|()| files::write(&self.path, &[&text, b"\n"]));
-        written.map_err(|e| format!("{}: {e}; products are timed again the next time", self.path.display()))
+            .and_then(|()| write_atomically(&self.path, &[&text, b"\n"]));
+        written.map_err(|e| format!("{}: {e}; products will be timed again next time", self.path.display()))
     }
 }
 
@@ -119,12 +119,12 @@ pub(super) fn by_product(choices: Vec<Choice>) -> Choices {
 
 #[cfg(test)]
 mod tests {
-    use super::super::product::Form;
     use super::*;
+    use crate::product::Form;
 
-    fn machine() -> Machine {
+    fn platform() -> Platform {
         let device = "NVIDIA H100 80GB HBM3/SXM".into();
-        Machine { device, processors: 132, cublaslt: 120901, driver: "12.9".into() }
+        Platform { device, processors: 132, cublaslt: 120901, driver: "12.9".into() }
     }
 
     fn choice(m: usize, word: u64) -> Choice {
@@ -137,15 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_comes_back_as_it_was() {
+    fn choices_are_read_as_written() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = Store::of(&tmp.path().join("not/there"), machine());
+        let store = Store::of(&tmp.path().join("not/there"), platform());
         assert_eq!(store.read(), (Choices::new(), None));
         let (one, two) = (choice(6, u64::MAX), choice(3, 0x123));
         store.add(&choices(std::slice::from_ref(&one))).unwrap();
         store.add(&choices(std::slice::from_ref(&two))).unwrap();
         assert_eq!(store.read(), (choices(&[one, two]), None));
-        // The later choice stays, and nothing else lies beside the file.
+        // The later choice replaces the earlier, and no other file is left.
         let newer = choice(3, 0x456);
         store.add(&choices(std::slice::from_ref(&newer))).unwrap();
         assert_eq!(store.read().0[&newer.product], newer);
@@ -153,26 +153,26 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_machine_has_a_file() {
-        let name = |machine| Store::of(Path::new(""), machine).path;
+    fn every_platform_has_a_file() {
+        let name = |platform| Store::of(Path::new(""), platform).path;
         let others = [
-            Machine { device: "NVIDIA H200".into(), ..machine() },
-            Machine { processors: 66, ..machine() },
-            Machine { cublaslt: 120902, ..machine() },
-            Machine { driver: "12.8".into(), ..machine() },
+            Platform { device: "NVIDIA H200".into(), ..platform() },
+            Platform { processors: 66, ..platform() },
+            Platform { cublaslt: 120902, ..platform() },
+            Platform { driver: "12.8".into(), ..platform() },
         ];
         for other in others {
-            assert_ne!(name(other), name(machine()));
+            assert_ne!(name(other), name(platform()));
         }
-        let plain = name(machine()).into_os_string().into_string().unwrap();
+        let plain = name(platform()).into_os_string().into_string().unwrap();
         assert_eq!(plain, "products-NVIDIA-H100-80GB-HBM3-SXM-132-cublaslt-120901-cuda-12.9.json");
     }
 
-    /// Cut anywhere it is noted and made anew; so is one of another machine under this name, and another shape.
+    /// A file truncated anywhere, one of another platform under this name, and one with malformed values.
     #[test]
-    fn a_damaged_or_foreign_file_is_noted_and_made_anew() {
+    fn a_damaged_or_foreign_file_is_noted_and_replaced() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = Store::of(tmp.path(), machine());
+        let store = Store::of(tmp.path(), platform());
         let one = choices(&[choice(6, 7)]);
         store.add(&one).unwrap();
         let whole = std::fs::read(&store.path).unwrap();
@@ -194,11 +194,11 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_written_a_note_says_so() {
+    fn a_file_that_cannot_be_written_is_noted() {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let store = Store::of(&file, machine());
+        let store = Store::of(&file, platform());
         assert!(store.add(&choices(&[choice(3, 1)])).unwrap_err().contains("timed again"));
         assert!(store.read().1.is_some());
     }

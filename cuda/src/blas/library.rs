@@ -1,17 +1,20 @@
-//! The functions of cuBLASLt that are called, and what they hand out, given back when dropped.
+//! Bindings to the functions of cuBLASLt that the engine calls, with owned handles, and errors.
 
 use crate::compile::Version;
-use crate::search::{Search, functions};
+use crate::device;
+use crate::machine::Fault;
+use crate::product::Product;
+use crate::search::{Search, functions, listed};
 use cudarc::cublaslt::sys;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-/// What the system's loader is asked for.
+/// Names for the system's loader.
 const SONAMES: [&str; 3] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
 
-/// 0 where a call went well. A newer library may have numbers that no header of ours knows.
+/// `cublasStatus_t`, 0 on success. A number, because a newer library may return values that our header lacks.
 pub(super) type Status = u32;
 
 type Handle = *mut sys::cublasLtContext;
@@ -19,15 +22,15 @@ type Desc = sys::cublasLtMatmulDesc_t;
 type Layout = sys::cublasLtMatrixLayout_t;
 type Preference = sys::cublasLtMatmulPreference_t;
 
-/// An algorithm: opaque numbers that mean the same to every process with this version of the library.
+/// `cublasLtMatmulAlgo_t`: opaque words, valid in every process with this version of the library.
 pub(super) type Algorithm = [u64; 8];
 
-/// What the library proposes (`cublasLtMatmulHeuristicResult_t`).
+/// A proposed algorithm (`cublasLtMatmulHeuristicResult_t`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Proposal {
     pub algorithm: Algorithm,
-    /// Bytes that it needs.
+    /// Required bytes.
     pub workspace: usize,
     pub state: Status,
     waves: f32,
@@ -37,7 +40,7 @@ pub(super) struct Proposal {
 const _: () = assert!(size_of::<Proposal>() == size_of::<sys::cublasLtMatmulHeuristicResult_t>());
 
 functions! {
-    /// As `cublasLt.h` of CUDA 12 declares them. Types and attributes are numbers.
+    /// As declared in `cublasLt.h` of CUDA 12, with enums as numbers.
     pub(super) struct Api {
         version: "cublasLtGetVersion" () -> usize,
         cuda: "cublasLtGetCudartVersion" () -> usize,
@@ -53,19 +56,51 @@ functions! {
         preference: "cublasLtMatmulPreferenceCreate" (*mut Preference) -> Status,
         preference_set: "cublasLtMatmulPreferenceSetAttribute" (Preference, u32, *const c_void, usize) -> Status,
         preference_destroy: "cublasLtMatmulPreferenceDestroy" (Preference) -> Status,
-        // Handle, product, a, b, c, d, preference; how many are asked for, where to, how many there are.
+        // Handle, desc, a, b, c, d, preference; requested count, results, returned count.
         propose: "cublasLtMatmulAlgoGetHeuristic"
             (Handle, Desc, Layout, Layout, Layout, Layout, Preference, c_int, *mut Proposal, *mut c_int) -> Status,
         check: "cublasLtMatmulAlgoCheck"
             (Handle, Desc, Layout, Layout, Layout, Layout, *const Algorithm, *mut Proposal) -> Status,
-        // Handle, product, alpha, a, b, beta, c, d, algorithm, workspace and its bytes, stream.
+        // Handle, desc, alpha, a, b, beta, c, d, algorithm, workspace and its bytes, stream.
         multiply: "cublasLtMatmul"
             (Handle, Desc, *const c_void, *const c_void, Layout, *const c_void, Layout, *const c_void,
              *const c_void, Layout, *mut c_void, Layout, *const Algorithm, *mut c_void, usize, *mut c_void) -> Status,
     }
 }
 
-/// cuBLASLt of one file, with its handle for the current context.
+/// Why matrices cannot be multiplied.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "there is no cuBLASLt (libcublasLt.so of CUDA 12 or 13) for matrix multiplication{}: install it with \
+         `pip install {}` for the python3 in PATH, or name its folder in SWALLOW_CUDA_LIBS (searched: the wheels of \
+         that python3, CUDA_HOME, CUDA_PATH, /usr/local/cuda* and the system's loader)",
+        listed(.tried), wheel(*.driver)
+    )]
+    NoLibrary {
+        /// The libraries that were found, and why each is unsuitable.
+        tried: Vec<String>,
+        driver: Version,
+    },
+    #[error("{}: cuBLASLt does not start: {words}", .path.display())]
+    Start { path: PathBuf, words: String },
+    #[error(
+        "{product}: the algorithm that another rank has chosen is not supported here: {why}; all ranks of a job need \
+         devices of one kind and one version of cuBLASLt (here {version} on {device})"
+    )]
+    Mixed { product: Product, why: String, version: usize, device: String },
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    #[error(transparent)]
+    Product(#[from] Fault),
+}
+
+/// The wheel that fits the driver.
+fn wheel(driver: Version) -> &'static str {
+    if driver.major < 13 { "nvidia-cublas-cu12" } else { "nvidia-cublas" }
+}
+
+/// A loaded cuBLASLt, with its handle for the current context.
 pub(super) struct CublasLt {
     pub(super) handle: Owned<sys::cublasLtContext>,
     loaded: Loaded,
@@ -76,32 +111,24 @@ struct Loaded {
     path: PathBuf,
 }
 
-/// Why cuBLASLt does not come about.
-pub(super) enum Failure {
-    /// What was tried.
-    None(Vec<String>),
-    Start {
-        path: PathBuf,
-        words: String,
-    },
-}
-
 impl CublasLt {
-    /// The first that there is and that a driver of CUDA version `driver` runs. The device's context is current.
-    pub fn open(search: &Search, driver: Version) -> Result<CublasLt, Failure> {
+    /// Opens the first suitable library for a driver that supports CUDA version `driver`. The device's context must be
+    /// current.
+    pub fn open(search: &Search, driver: Version) -> Result<CublasLt, Error> {
         let against = |loaded: &Loaded| unfit(loaded.cuda(), driver);
-        let loaded = search.first(&SONAMES, Loaded::open, against).map_err(Failure::None)?;
-        // SAFETY: the handle that is made is given back by the library's own function.
-        let handle = unsafe { Owned::made(loaded.api.destroy, |at| (loaded.api.create)(at)) };
+        let loaded = search.first(&SONAMES, Loaded::open, against);
+        let loaded = loaded.map_err(|tried| Error::NoLibrary { tried, driver })?;
+        // SAFETY: the library's own function destroys the handle that it creates.
+        let handle = unsafe { Owned::new(loaded.api.destroy, |at| (loaded.api.create)(at)) };
         match handle {
             Ok(handle) => Ok(CublasLt { handle, loaded }),
-            Err(status) => Err(Failure::Start { words: loaded.words(status), path: loaded.path }),
+            Err(status) => Err(Error::Start { words: loaded.words(status), path: loaded.path }),
         }
     }
 
-    /// As the library counts: 120901 is 12.9.1.
+    /// The library's version number: 120901 is 12.9.1.
     pub fn version(&self) -> usize {
-        // SAFETY: it only returns a number.
+        // SAFETY: the call only returns a number.
         unsafe { (self.loaded.api.version)() }
     }
 
@@ -113,60 +140,60 @@ impl CublasLt {
         &self.loaded.api
     }
 
-    /// An error of a call, in the library's words.
-    pub fn said(&self, status: Status) -> Result<(), String> {
+    /// The status of a call; an error in the library's words.
+    pub fn checked(&self, status: Status) -> Result<(), String> {
         if status == 0 { Ok(()) } else { Err(self.loaded.words(status)) }
     }
 
-    /// What `make` makes, or the library's words.
+    /// Creates a handle; an error in the library's words.
     ///
     /// # Safety
-    /// `destroy` gives back what `make` made.
-    pub unsafe fn made<T>(
+    /// `destroy` destroys what `create` creates.
+    pub unsafe fn create<T>(
         &self,
         destroy: unsafe extern "C" fn(*mut T) -> Status,
-        make: impl FnOnce(*mut *mut T) -> Status,
+        create: impl FnOnce(*mut *mut T) -> Status,
     ) -> Result<Owned<T>, String> {
         // SAFETY: this function's contract.
-        unsafe { Owned::made(destroy, make) }.map_err(|status| self.loaded.words(status))
+        unsafe { Owned::new(destroy, create) }.map_err(|status| self.loaded.words(status))
     }
 }
 
 impl Loaded {
     fn open(path: &Path) -> Result<Loaded, libloading::Error> {
-        // SAFETY: NVIDIA's libraries start nothing when they are loaded but their own set-up.
+        // SAFETY: loading a library of NVIDIA's only runs its own setup.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }?;
-        // It stays loaded: what it hands out is given back by its functions, and its threads may outlive that.
+        // It stays loaded: its handles are destroyed by its functions, and its threads may outlive them.
         let library = ManuallyDrop::new(library);
         // SAFETY: the types are those of `cublasLt.h`.
         Ok(Loaded { api: unsafe { Api::of(&library) }?, path: path.to_path_buf() })
     }
 
-    /// The CUDA version that it is made for.
+    /// The CUDA version that it was built for.
     fn cuda(&self) -> Version {
-        // SAFETY: it only returns a number.
+        // SAFETY: the call only returns a number.
         let version = unsafe { (self.api.cuda)() } as u32;
         Version { major: version / 1000, minor: version % 1000 / 10 }
     }
 
     fn words(&self, status: Status) -> String {
-        // SAFETY: the library answers every number with texts of its own that live as long as it does.
+        // SAFETY: for every number the library returns static strings.
         let [name, words] =
             [self.api.status_name, self.api.status_words].map(|say| unsafe { CStr::from_ptr(say(status)) });
         format!("{} ({})", words.to_string_lossy(), name.to_string_lossy())
     }
 }
 
-/// Why a library will not do.
+/// Why a library is unsuitable, if it is.
 fn unfit(library: Version, driver: Version) -> Option<String> {
     match library.major {
-        0..12 => Some(format!("of CUDA {library}, and 12 or newer is needed")),
-        major if major > driver.major => Some(format!("of CUDA {library}, and the driver is one of CUDA {driver}")),
+        0..12 => Some(format!("for CUDA {library}, and 12 or newer is needed")),
+        major if major > driver.major => Some(format!("for CUDA {library}, and the driver supports CUDA {driver}")),
         _ => None,
     }
 }
 
-/// Something of the library's that is given back once.
+/// A handle of the library, destroyed once.
 pub(super) struct Owned<T> {
     at: *mut T,
     destroy: unsafe extern "C" fn(*mut T) -> Status,
@@ -174,13 +201,13 @@ pub(super) struct Owned<T> {
 
 impl<T> Owned<T> {
     /// # Safety
-    /// `destroy` gives back what `make` made, and its library stays loaded.
-    unsafe fn made(
+    /// `destroy` destroys what `create` creates, and its library stays loaded.
+    unsafe fn new(
         destroy: unsafe extern "C" fn(*mut T) -> Status,
-        make: impl FnOnce(*mut *mut T) -> Status,
+        create: impl FnOnce(*mut *mut T) -> Status,
     ) -> Result<Self, Status> {
         let mut at = std::ptr::null_mut();
-        match make(&mut at) {
+        match create(&mut at) {
             0 => Ok(Owned { at, destroy }),
             status => Err(status),
         }
@@ -193,7 +220,7 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: it was made once, for this function to give back. What that says changes nothing.
+        // SAFETY: it was created once, and this function destroys it. An error could not be handled.
         unsafe { (self.destroy)(self.at) };
     }
 }
@@ -206,7 +233,7 @@ mod tests {
     fn a_library_must_fit_the_driver() {
         let says = |library, driver| unfit(Version { major: library, minor: 4 }, Version { major: driver, minor: 2 });
         assert_eq!([says(12, 12), says(12, 13), says(13, 13)], [None, None, None]);
-        assert!(says(13, 12).unwrap().contains("driver is one of CUDA 12.2"));
+        assert!(says(13, 12).unwrap().contains("driver supports CUDA 12.2"));
         assert!(says(11, 12).unwrap().contains("12 or newer"));
     }
 }

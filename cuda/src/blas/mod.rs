@@ -1,64 +1,36 @@
-//! Products of matrices by cuBLASLt: bf16 times bf16 with sums in f32, on the stream of a device's launches.
+//! Matrix multiplication by cuBLASLt: bf16 times bf16 with f32 sums, on a device's compute stream.
 //!
-//! What the library has to know of a product is made once and kept. Which of its algorithms computes it is found out
-//! before a run (`tune`), kept in a file, and told to all ranks (`adopt`), so that they all take the same.
+//! Descriptors are created once and kept. Before a run the fastest algorithm of each product is found (`tune`), cached
+//! in a file, and broadcast to all ranks (`adopt`), so that all use the same one.
 
 mod choice;
 mod library;
 mod plan;
-mod product;
 mod tune;
 
-pub use choice::{Choice, Machine};
-pub use product::{Form, Product};
+pub use crate::product::{Form, Product};
+pub use choice::{Choice, Platform};
+pub use library::Error;
 pub use tune::scratch_len;
 
-use crate::args::View;
-use crate::compile::Version;
-use crate::device::{self, Device};
-use crate::machine::{Done, Fault, Target};
-use crate::search::{Search, listed};
+use crate::device::Device;
+use crate::machine::{Done, Target};
+use crate::product::{ALIGNED, Key};
+use crate::search::Search;
+use crate::tensor::View;
 use choice::{Choices, Store};
 use engine::backend::{Detail, Label, Track};
-use library::{Algorithm, CublasLt, Failure};
+use library::{Algorithm, CublasLt};
 use plan::{Plan, Site};
-use product::{ALIGNED, Key};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
-
-/// Why there are no products, or no algorithm for one.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(
-        "there is no cuBLASLt (libcublasLt.so of CUDA 12 or 13) for products of matrices{}: install it with \
-         `pip install {}` for the python3 in PATH, or name its folder in SWALLOW_CUDA_LIBS (wheels of that python3, \
-         CUDA_HOME, CUDA_PATH, /usr/local/cuda* and the system's loader were asked)",
-        listed(.tried), wheel(*.driver)
-    )]
-    NoLibrary {
-        /// What was found and why it does not do.
-        tried: Vec<String>,
-        driver: Version,
-    },
-    #[error("{}: cuBLASLt does not start: {words}", .path.display())]
-    Start { path: PathBuf, words: String },
-    #[error(
-        "{product}: the algorithm that another rank has chosen is not taken here: {why}; all ranks of a job need devices \
-         of one kind and one version of cuBLASLt (here {version} on {device})"
-    )]
-    Mixed { product: Product, why: String, version: usize, device: String },
-    #[error(transparent)]
-    Device(#[from] device::Error),
-    #[error(transparent)]
-    Product(#[from] Fault),
-}
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bytes of memory that the algorithms for devices of this kind make good use of.
+/// Workspace in bytes that the best algorithms for this target need.
 pub const fn workspace(target: Target) -> usize {
     match target {
         Target::Sm80 => 32 << 20,
@@ -66,83 +38,79 @@ pub const fn workspace(target: Target) -> usize {
     }
 }
 
-/// Products on a device.
+/// cuBLASLt on a device.
 pub struct Blas {
-    // Dropped in this order: what the library made goes before its handle, and that before the device.
+    // Dropped in this order: descriptors before the library's handle, and that before the device.
     plans: RefCell<HashMap<Key, Ready>>,
     lt: CublasLt,
     device: Rc<Device>,
     workspace: View,
     store: Option<Store>,
-    /// What the file knew; it is checked before it becomes a choice.
-    kept: Choices,
+    /// The choices from the file, which are checked before they are used.
+    cached: Choices,
     choices: RefCell<Choices>,
     timed: Cell<usize>,
     notes: RefCell<Vec<String>>,
 }
 
-/// A product that can be started.
+/// A product with its descriptors and algorithm.
 struct Ready {
     plan: Plan,
     algorithm: Algorithm,
 }
 
 impl Blas {
-    /// Loads the library. `cache` is the folder to keep choices of algorithms in; `workspace` are bytes of the device's
-    /// memory that only products use ([`workspace`] says how many do them good).
+    /// Loads the library. `cache` is the folder of cached choices; `workspace` is device memory, in bytes, that nothing
+    /// else uses ([`workspace`] gives its best size).
     pub fn open(device: Rc<Device>, search: &Search, cache: Option<&Path>, workspace: View) -> Result<Blas> {
         assert!(workspace.at().is_multiple_of(256), "a workspace at an address of {} mod 256", workspace.at() % 256);
-        let driver = device.driver();
-        let lt = CublasLt::open(search, driver).map_err(|failure| match failure {
-            Failure::None(tried) => Error::NoLibrary { tried, driver },
-            Failure::Start { path, words } => Error::Start { path, words },
-        })?;
-        let store = cache.map(|folder| Store::of(folder, Machine::here(&device, lt.version())));
-        let (kept, note) = store.as_ref().map_or_else(Default::default, Store::read);
+        let lt = CublasLt::open(search, device.driver())?;
+        let store = cache.map(|folder| Store::of(folder, Platform::new(&device, lt.version())));
+        let (cached, note) = store.as_ref().map_or_else(Default::default, Store::read);
         let notes = RefCell::new(Vec::from_iter(note));
         let (plans, choices, timed) = Default::default();
-        Ok(Blas { plans, lt, device, workspace, store, kept, choices, timed, notes })
+        Ok(Blas { plans, lt, device, workspace, store, cached, choices, timed, notes })
     }
 
-    /// As the library counts: 120901 is 12.9.1.
+    /// The library's version number: 120901 is 12.9.1.
     pub fn version(&self) -> usize {
         self.lt.version()
     }
 
-    /// Where the library lies.
+    /// The library's file.
     pub fn path(&self) -> &Path {
         self.lt.path()
     }
 
-    /// How many products were timed here, rather than known from the file or from another rank.
+    /// Number of products that were timed here, instead of taken from the file or from another rank.
     pub fn timed(&self) -> usize {
         self.timed.get()
     }
 
-    /// What a user may want to know and nothing failed of, since the last time that this was asked.
+    /// Notes for the user since the last call.
     pub fn notes(&self) -> Vec<String> {
         self.notes.take()
     }
 
-    /// Starts a product after what was started before on the device. What was not tuned, or lies at addresses that are no
-    /// multiples of 16, is computed by the library's first proposal.
+    /// Enqueues a product on the compute stream. A product that was not tuned, or whose addresses are not multiples of
+    /// 16, uses the library's first proposal.
     pub fn run(&self, product: Product, a: View, b: View, out: View) -> Done {
         let views = [a, b, out];
-        product.hold(views);
+        product.check(views);
         let key = Key::new(product, views);
         let mut plans = self.plans.borrow_mut();
         let ready = match plans.entry(key) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(self.ready(key).map_err(|what| fault(product, what))?),
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.ready(key).map_err(|what| product.fault(what))?),
         };
         let site = Site { workspace: self.workspace, stream: self.device.stream().raw().cast() };
-        // SAFETY: the views are held to the product and the key is made of them; that they live until the stream has
-        // passed this is what `View::new` was promised, and only this stream's products use the workspace.
+        // SAFETY: the views are checked against the product, and the key is derived from them. By the contract of
+        // `View::new` they live until the stream has completed this; only this stream's products use the workspace.
         let start = || unsafe { ready.plan.start(&self.lt, views, &ready.algorithm, site) };
         let label = || Label::Op(product.to_string());
         let started = self.device.recorded(Detail::Ops, Track::Compute, label, self.device.stream(), start);
-        let started = started.map_err(|what| fault(product, self.device.explain(&what)));
-        self.device.started(product);
+        let started = started.map_err(|what| product.fault(self.device.explain(&what)));
+        self.device.log_product(product);
         started
     }
 
@@ -161,8 +129,8 @@ impl Blas {
         Ok(Ready { plan, algorithm })
     }
 
-    /// Finds the fastest algorithm of each product that has none yet: the file's, or by timing the library's best on
-    /// `scratch`, at least [`scratch_len`] bytes that may hold anything. The choices of all these, in their order.
+    /// Finds the fastest algorithm of each product that has none yet, from the file or by timing the library's
+    /// proposals in `scratch`, at least [`scratch_len`] bytes. Returns the choices of all these products, in order.
     pub fn tune(&self, products: &[Product], scratch: View) -> Result<Vec<Choice>> {
         let needed = scratch_len(products);
         assert!(scratch.len() >= needed, "{} bytes to time products in, not {needed}", scratch.len());
@@ -171,11 +139,11 @@ impl Blas {
             if self.choices.borrow().contains_key(&product) {
                 continue;
             }
-            let choice = match self.as_kept(product) {
+            let choice = match self.cached(product) {
                 Some(choice) => choice,
                 None => {
                     if !std::mem::replace(&mut filled, true) {
-                        self.device.repeat(&tune::numbers(), scratch)?;
+                        self.device.repeat(&tune::input_data(), scratch)?;
                     }
                     let choice = tune::tune(&self.device, &self.lt, product, scratch, self.workspace)?;
                     self.timed.set(self.timed.get() + 1);
@@ -192,41 +160,41 @@ impl Blas {
         Ok(products.iter().map(|product| choices[product].clone()).collect())
     }
 
-    fn as_kept(&self, product: Product) -> Option<Choice> {
-        let choice = self.kept.get(&product)?;
+    fn cached(&self, product: Product) -> Option<Choice> {
+        let choice = self.cached.get(&product)?;
         match self.check(choice) {
             Ok(()) => Some(choice.clone()),
             Err(why) => {
                 let note =
-                    format!("{product}: the algorithm that was kept is not taken any more, and is timed again: {why}");
+                    format!("{product}: the cached algorithm is not supported any more and is timed again: {why}");
                 self.notes.borrow_mut().push(note);
                 None
             }
         }
     }
 
-    /// All that was tuned or adopted, in one order on all ranks.
+    /// All tuned or adopted choices, in the same order on all ranks.
     pub fn choices(&self) -> Vec<Choice> {
         self.choices.borrow().values().cloned().collect()
     }
 
-    /// Writes all choices into a folder, for a run that is to take the same again.
+    /// Writes all choices into a folder, so that a resumed run uses the same ones.
     pub fn keep(&self, folder: &Path) -> std::result::Result<(), String> {
-        Store::of(folder, self.machine()).add(&self.choices.borrow())
+        Store::of(folder, self.platform()).add(&self.choices.borrow())
     }
 
-    /// The product once, in memory that may hold anything.
+    /// Runs the product once, in memory that may hold anything.
     pub fn once(&self, product: Product, scratch: View) -> Done {
-        let [a, b, out] = tune::parts(product, scratch);
+        let [a, b, out] = tune::operands(product, scratch);
         self.run(product, a, b, out)
     }
 
-    /// What an algorithm is chosen for.
-    pub fn machine(&self) -> Machine {
-        Machine::here(&self.device, self.version())
+    /// The platform that algorithms are chosen for.
+    pub fn platform(&self) -> Platform {
+        Platform::new(&self.device, self.version())
     }
 
-    /// Takes what another rank has chosen, in the place of what was chosen here.
+    /// Replaces the choices made here by another rank's.
     pub fn adopt(&self, choices: &[Choice]) -> Result<()> {
         for choice in choices {
             self.check(choice).map_err(|why| Error::Mixed {
@@ -249,13 +217,4 @@ impl Blas {
         self.plans.borrow_mut().remove(&Key::aligned(choice.product));
         self.choices.borrow_mut().insert(choice.product, choice);
     }
-}
-
-fn fault(product: Product, what: String) -> Fault {
-    Fault { kernel: product.form.name(), what, shapes: product.shapes() }
-}
-
-/// The wheel that the driver runs.
-fn wheel(driver: Version) -> &'static str {
-    if driver.major < 13 { "nvidia-cublas-cu12" } else { "nvidia-cublas" }
 }

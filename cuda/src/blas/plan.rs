@@ -1,22 +1,22 @@
-//! A product as the library knows it: descriptors that are made once, and the algorithm that computes it.
+//! The descriptors of a matrix multiplication, created once.
 
 use super::library::{Algorithm, CublasLt, Owned, Proposal, Status};
-use super::product::{Form, Key, Matrix};
-use crate::args::View;
+use crate::product::{Form, Key, Matrix};
+use crate::tensor::View;
 use cudarc::cublaslt::sys;
 use std::ffi::{c_int, c_void};
 
-/// Algorithms that the library is asked for, its best first.
+/// Number of algorithms to request.
 pub(super) const PROPOSALS: usize = 8;
 
 const BF16: u32 = sys::cudaDataType_t::CUDA_R_16BF as u32;
 const F32: u32 = sys::cudaDataType_t::CUDA_R_32F as u32;
 
-/// Descriptors of a product on views of certain alignments.
+/// Descriptors of a product for certain alignments of its operands.
 pub(super) struct Plan {
     key: Key,
     desc: Owned<sys::cublasLtMatmulDescOpaque_t>,
-    // Column-major: b is the library's first operand.
+    // In column-major order b is the first operand.
     b: Owned<Layout>,
     a: Owned<Layout>,
     out: Owned<Layout>,
@@ -24,7 +24,7 @@ pub(super) struct Plan {
 
 type Layout = sys::cublasLtMatrixLayoutOpaque_t;
 
-/// Where a product is computed: the memory that algorithms may use meanwhile, and the stream.
+/// The workspace and the stream of a multiplication.
 #[derive(Clone, Copy)]
 pub(super) struct Site {
     pub workspace: View,
@@ -36,15 +36,15 @@ impl Plan {
         let operands = key.product.operands();
         let api = lt.api();
         let sum = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32;
-        // SAFETY: it is made for this function to give back; the library reads nothing but the numbers.
-        let desc = unsafe { lt.made(api.desc_destroy, |at| (api.desc)(at, sum, F32)) }?;
+        // SAFETY: the given function destroys it; the call reads only the numbers.
+        let desc = unsafe { lt.create(api.desc_destroy, |at| (api.desc)(at, sum, F32)) }?;
         let attributes = [
             sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
             sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB,
         ];
-        for (attribute, turned) in attributes.into_iter().zip(operands.turned) {
-            // 0 leaves an operand as it is (CUBLAS_OP_N), 1 transposes it (CUBLAS_OP_T).
-            lt.said(set(api.desc_set, &desc, attribute as u32, i32::from(turned)))?;
+        for (attribute, transposed) in attributes.into_iter().zip(operands.transposed) {
+            // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
+            lt.checked(set(api.desc_set, &desc, attribute as u32, i32::from(transposed)))?;
         }
         let kind = if key.product.form == Form::TnAcc { F32 } else { BF16 };
         Ok(Plan {
@@ -56,12 +56,12 @@ impl Plan {
         })
     }
 
-    /// Algorithms that need no more than `workspace` bytes, the library's best first.
+    /// Algorithms that need at most `workspace` bytes, the library's best first.
     pub fn propose(&self, lt: &CublasLt, workspace: usize) -> Result<Vec<Proposal>, String> {
         let (api, preference) = (lt.api(), self.preference(lt, workspace)?);
         let (mut proposals, mut count) = ([Proposal::default(); PROPOSALS], 0);
-        // SAFETY: all of it lives, and there is room for as many proposals as are asked for.
-        lt.said(unsafe {
+        // SAFETY: all handles are alive, and there is room for the requested number of proposals.
+        lt.checked(unsafe {
             (api.propose)(
                 lt.handle.at(),
                 self.desc.at(),
@@ -86,9 +86,9 @@ impl Plan {
     ) -> Result<Owned<sys::cublasLtMatmulPreferenceOpaque_t>, String> {
         use sys::cublasLtMatmulPreferenceAttributes_t::*;
         let (api, [a, b, out]) = (lt.api(), self.key.align);
-        // SAFETY: it is made for this function to give back.
-        let preference = unsafe { lt.made(api.preference_destroy, |at| (api.preference)(at)) }?;
-        lt.said(set(
+        // SAFETY: the given function destroys it.
+        let preference = unsafe { lt.create(api.preference_destroy, |at| (api.preference)(at)) }?;
+        lt.checked(set(
             api.preference_set,
             &preference,
             CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32,
@@ -101,12 +101,12 @@ impl Plan {
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
             (CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, self.reductions()),
         ] {
-            lt.said(set(api.preference_set, &preference, attribute as u32, value))?;
+            lt.checked(set(api.preference_set, &preference, attribute as u32, value))?;
         }
         Ok(preference)
     }
 
-    /// How partial sums may be added where an algorithm splits k: never where each would be rounded to bf16.
+    /// The allowed reduction schemes of algorithms that split k: partial sums must not be rounded to bf16.
     fn reductions(&self) -> u32 {
         use sys::cublasLtReductionScheme_t::*;
         match self.key.product.form {
@@ -115,11 +115,11 @@ impl Plan {
         }
     }
 
-    /// Whether an algorithm from elsewhere computes this within `workspace` bytes.
+    /// Whether an algorithm from a file or another rank supports this product with `workspace` bytes.
     pub fn check(&self, lt: &CublasLt, algorithm: &Algorithm, workspace: usize) -> Result<(), String> {
         let mut found = Proposal::default();
-        // SAFETY: all of it lives; the library writes to `found`.
-        lt.said(unsafe {
+        // SAFETY: all handles are alive; the call writes to `found`.
+        lt.checked(unsafe {
             (lt.api().check)(
                 lt.handle.at(),
                 self.desc.at(),
@@ -133,15 +133,15 @@ impl Plan {
         })?;
         match found.workspace {
             needed if needed > workspace => Err(format!("it needs a workspace of {needed} bytes, not {workspace}")),
-            _ => lt.said(found.state),
+            _ => lt.checked(found.state),
         }
     }
 
-    /// Starts the product.
+    /// Enqueues the product.
     ///
     /// # Safety
-    /// The views are as long as the product says and as aligned as the key says, and live in the memory of the stream's
-    /// device until the stream has passed this; nothing else uses the site's workspace on another stream.
+    /// The views have the product's lengths and the key's alignments. They are of the stream's device and live until
+    /// the stream has completed this. No other stream uses the workspace.
     pub unsafe fn start(
         &self,
         lt: &CublasLt,
@@ -152,8 +152,9 @@ impl Plan {
         let alpha = 1.0f32;
         let beta: f32 = if self.key.product.form == Form::TnAcc { 1.0 } else { 0.0 };
         let number = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
-        // SAFETY: the descriptors live, both factors do until the call returns, the caller answers for the rest.
-        lt.said(unsafe {
+        // SAFETY: the descriptors are alive, and both factors until the call returns; the rest is this function's
+        // contract.
+        lt.checked(unsafe {
             (lt.api().multiply)(
                 lt.handle.at(),
                 self.desc.at(),
@@ -178,17 +179,17 @@ impl Plan {
 
 fn layout(lt: &CublasLt, kind: u32, Matrix { rows, cols }: Matrix) -> Result<Owned<Layout>, String> {
     let api = lt.api();
-    // SAFETY: it is made for this function to give back; the library reads nothing but the numbers.
-    unsafe { lt.made(api.layout_destroy, |at| (api.layout)(at, kind, rows as u64, cols as u64, rows as i64)) }
+    // SAFETY: the given function destroys it; the call reads only the numbers.
+    unsafe { lt.create(api.layout_destroy, |at| (api.layout)(at, kind, rows as u64, cols as u64, rows as i64)) }
 }
 
-/// An attribute, which is a number of the width that the header says.
+/// Sets an attribute of the width that the header declares.
 fn set<T, N: Copy>(
     function: unsafe extern "C" fn(*mut T, u32, *const c_void, usize) -> Status,
     of: &Owned<T>,
     attribute: u32,
     value: N,
 ) -> Status {
-    // SAFETY: what is set lives, and the library copies as many bytes as the number has.
+    // SAFETY: the descriptor is alive, and the library copies the bytes of the value.
     unsafe { function(of.at(), attribute, std::ptr::from_ref(&value).cast(), size_of::<N>()) }
 }

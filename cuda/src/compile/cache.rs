@@ -1,13 +1,13 @@
-//! Cubins that this machine has compiled before: one file each, named by all that it depends on. Processes that
-//! start together compile a file once. A file is complete or absent, and what was damaged since is made again.
+//! The cache of compiled cubins: one file each, named by a hash of everything that it depends on. Processes that start
+//! together compile a file once. A file is complete or absent; one that was damaged later is compiled again.
 
 use super::Result;
-use crate::files::write;
 use std::fs::{DirBuilder, File};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes of the checksum at a file's end.
+/// Bytes of the checksum at the end of a file.
 const SUM: usize = blake3::OUT_LEN;
 
 /// A folder of cubins.
@@ -16,13 +16,13 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The first of these folders that can be written to and is this user's own; those before it are told of.
+    /// Opens the first of these folders that is writable and owned by this user; the notes say why others are not used.
     pub fn open(dirs: &[PathBuf]) -> (Option<Cache>, Vec<String>) {
         let mut notes = Vec::new();
         for dir in dirs {
             match usable(dir) {
                 Ok(()) => return (Some(Cache { dir: dir.clone() }), notes),
-                Err(why) => notes.push(format!("{}: kernels are not kept here: {why}", dir.display())),
+                Err(why) => notes.push(format!("{}: kernels are not cached here: {why}", dir.display())),
             }
         }
         (None, notes)
@@ -32,8 +32,8 @@ impl Cache {
         &self.dir
     }
 
-    /// The file of this key, or what `make` makes now, if no other process does. Says why it was not kept, where
-    /// that failed: a full disk is no reason not to run.
+    /// The cubin of this key, compiled by `make` if neither the cache has it nor another process is compiling it. If it
+    /// cannot be stored, which must not stop a run, a note says why.
     pub fn get(
         &self,
         key: blake3::Hash,
@@ -44,7 +44,7 @@ impl Cache {
         if let Some(cubin) = read(&path, key) {
             return Ok((cubin, None));
         }
-        // Where a file system has no locks, every process compiles for itself; the file is right all the same.
+        // On a file system without locks every process compiles for itself, with the same result.
         let lock = lock_file(&self.dir).and_then(|file| file.lock().map(|()| file));
         if lock.is_ok()
             && let Some(cubin) = read(&path, key)
@@ -52,18 +52,18 @@ impl Cache {
             return Ok((cubin, None));
         }
         let cubin = make()?;
-        let kept = write(&path, &[&cubin, sum(key, &cubin).as_bytes()]);
+        let kept = write_atomically(&path, &[&cubin, sum(key, &cubin).as_bytes()]);
         let note = kept.err().map(|e| format!("{}: {e}", path.display()));
         Ok((cubin, note))
     }
 }
 
-/// Others must not be able to put kernels into it, nor to say by a link where it is.
+/// Other users must not be able to write kernels into the folder, nor to redirect it by a link.
 fn usable(dir: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let (link, about, me) = (dir.symlink_metadata()?, dir.metadata()?, std::fs::metadata("/proc/self")?.uid());
     if link.uid() != me || about.uid() != me || about.mode() & 0o022 != 0 {
-        return Err(std::io::Error::other("others than this user can write to it"));
+        return Err(std::io::Error::other("it is writable by other users"));
     }
     lock_file(dir).map(|_| ())
 }
@@ -76,13 +76,27 @@ fn sum(key: blake3::Hash, cubin: &[u8]) -> blake3::Hash {
     blake3::Hasher::new().update(key.as_bytes()).update(cubin).finalize()
 }
 
-/// None where there is no such file, or not as it was written.
+/// None if there is no such file or its checksum is wrong.
 fn read(path: &Path, key: blake3::Hash) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(path).ok()?;
     let cubin = bytes.len().checked_sub(SUM)?;
     let whole = sum(key, &bytes[..cubin]).as_bytes()[..] == bytes[cubin..];
     bytes.truncate(cubin);
     whole.then_some(bytes)
+}
+
+/// Writes a file completely or not at all, by way of a temporary name of this process.
+pub(crate) fn write_atomically(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = || {
+        let mut file = File::create(&temporary)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    written().inspect_err(|_| _ = std::fs::remove_file(&temporary))
 }
 
 #[cfg(test)]
@@ -102,7 +116,7 @@ mod tests {
         Cache::open(&[dir.to_path_buf()]).0.unwrap()
     }
 
-    /// What the cache hands out, and whether it had to be made.
+    /// The cache's cubin, and whether it was compiled now.
     fn got(cache: &Cache, of: &str) -> (Vec<u8>, bool) {
         let mut made = false;
         let make = || {
@@ -115,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cubin_is_made_once() {
+    fn a_cubin_is_compiled_once() {
         let tmp = tempfile::tempdir().unwrap();
         let cache = opened(&tmp.path().join("deep/er"));
         for (of, made) in [("x", true), ("x", false), ("y", true), ("x", false)] {
@@ -124,9 +138,9 @@ mod tests {
         assert_eq!(std::fs::read_dir(cache.dir()).unwrap().count(), 3, "two cubins and the lock");
     }
 
-    /// Each must be seen and made again: cut anywhere, a bit turned anywhere, another key's bytes.
+    /// Truncation at any byte, a flipped bit anywhere, another key's bytes: each must lead to a new compilation.
     #[test]
-    fn damage_is_seen() {
+    fn damage_is_detected() {
         let tmp = tempfile::tempdir().unwrap();
         let cache = opened(tmp.path());
         got(&cache, "other");
@@ -153,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_one_compiles() {
+    fn of_concurrent_processes_one_compiles() {
         let tmp = tempfile::tempdir().unwrap();
         let (made, start) = (AtomicUsize::new(0), Barrier::new(8));
         let one = || {
@@ -171,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_leaves_nothing() {
+    fn a_failed_compilation_leaves_no_file() {
         let tmp = tempfile::tempdir().unwrap();
         let cache = opened(tmp.path());
         let arch = crate::arch::KNOWN[0];
@@ -182,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_folder_is_taken_where_one_cannot_be_written_or_is_open_to_others() {
+    fn folders_that_are_not_writable_or_writable_by_others_are_skipped() {
         let tmp = tempfile::tempdir().unwrap();
         let (file, open, good) = (tmp.path().join("file"), tmp.path().join("open"), tmp.path().join("good"));
         std::fs::write(&file, "").unwrap();
@@ -190,7 +204,7 @@ mod tests {
         std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
         let (cache, notes) = Cache::open(&[file.join("sub"), open.clone(), good.clone()]);
         assert_eq!(cache.unwrap().dir(), good);
-        assert!(notes.len() == 2 && notes[0].contains("file/sub") && notes[1].contains("others"), "{notes:?}");
+        assert!(notes.len() == 2 && notes[0].contains("file/sub") && notes[1].contains("other users"), "{notes:?}");
         let (cache, notes) = Cache::open(&[open]);
         assert!(cache.is_none() && notes.len() == 1);
     }

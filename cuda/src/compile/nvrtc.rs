@@ -1,4 +1,4 @@
-//! NVIDIA's run-time compiler: a dozen functions of a library that is loaded when kernels are to be compiled.
+//! Bindings to NVIDIA's run-time compiler, which is loaded when kernels must be compiled.
 
 use super::{Error, OPTIONS, Resources, Result, Version, report};
 use crate::arch::Arch;
@@ -9,36 +9,36 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-/// A file of kernels, compiled.
+/// A compiled file of kernels.
 pub struct Compiled {
     pub cubin: Vec<u8>,
     pub kernels: Vec<Resources>,
-    /// What ptxas warns of.
+    /// Warnings of ptxas.
     pub warnings: Vec<String>,
 }
 
-/// The compiler of one library.
+/// A loaded compiler.
 pub struct Nvrtc {
     api: Api,
     version: Version,
     path: PathBuf,
 }
 
-/// What the system's loader is asked for.
+/// Names for the system's loader.
 const SONAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
-/// 0 where a call went well.
+/// `nvrtcResult`; 0 is success.
 type Code = c_int;
 type Handle = *mut c_void;
 type Texts = *const *const c_char;
 
 functions! {
-    /// As `nvrtc.h` of CUDA 11.2 and later declares them.
+    /// As declared in `nvrtc.h` of CUDA 11.2 and later.
     struct Api {
         version: "nvrtcVersion" (*mut c_int, *mut c_int) -> Code,
         count_archs: "nvrtcGetNumSupportedArchs" (*mut c_int) -> Code,
         archs: "nvrtcGetSupportedArchs" (*mut c_int) -> Code,
-        // Program, text, name; number, texts and names of headers.
+        // Program, source, name; number, sources and names of headers.
         create: "nvrtcCreateProgram" (*mut Handle, *const c_char, *const c_char, c_int, Texts, Texts) -> Code,
         compile: "nvrtcCompileProgram" (Handle, c_int, Texts) -> Code,
         destroy: "nvrtcDestroyProgram" (*mut Handle) -> Code,
@@ -51,7 +51,7 @@ functions! {
 }
 
 impl Nvrtc {
-    /// The first that works, and whose cubins a driver of CUDA version `driver` loads.
+    /// The first that works, and whose cubins a driver of major CUDA version `driver` loads.
     pub fn find(search: &Search, driver: Option<u32>) -> Result<Nvrtc> {
         let against = |nvrtc: &Nvrtc| Some(format!("NVRTC {}, {}", nvrtc.version, unfit(nvrtc.version, driver)?));
         search.first(&SONAMES, Nvrtc::open, against).map_err(|tried| Error::NoCompiler { tried, driver })
@@ -60,7 +60,7 @@ impl Nvrtc {
     fn open(path: &Path) -> std::result::Result<Nvrtc, libloading::Error> {
         let api = Api::load(path)?;
         let (mut major, mut minor) = (0, 0);
-        // SAFETY: both point to a c_int that the call sets.
+        // SAFETY: the call sets both numbers.
         unsafe { (api.version)(&mut major, &mut minor) };
         Ok(Nvrtc { api, version: Version { major: major as u32, minor: minor as u32 }, path: path.to_path_buf() })
     }
@@ -73,12 +73,12 @@ impl Nvrtc {
         &self.path
     }
 
-    fn must_know(&self, arch: Arch) -> Result<()> {
+    fn check_arch(&self, arch: Arch) -> Result<()> {
         let mut count = 0;
-        // SAFETY: it points to a c_int that the call sets.
+        // SAFETY: the call sets the number.
         let code = unsafe { (self.api.count_archs)(&mut count) };
         let mut known = vec![0; count.max(0) as usize];
-        // SAFETY: there is room for as many numbers as the library just said.
+        // SAFETY: there is room for the number of architectures that the library just returned.
         let code = code + unsafe { (self.api.archs)(known.as_mut_ptr()) };
         if code == 0 && known.contains(&(arch.number() as c_int)) {
             return Ok(());
@@ -86,9 +86,9 @@ impl Nvrtc {
         Err(Error::UnknownArch { arch, version: self.version, path: self.path.clone() })
     }
 
-    /// A cubin of a file's kernels for one architecture.
+    /// Compiles a file's kernels for one architecture.
     pub fn compile(&self, file: &File, arch: Arch) -> Result<Compiled> {
-        self.must_know(arch)?;
+        self.check_arch(arch)?;
         let fail = |log| Error::Compile { file: file.name, arch, version: self.version, log };
         let program = Program::new(&self.api, file).map_err(fail)?;
         let done = program.compile(arch);
@@ -99,24 +99,26 @@ impl Nvrtc {
     }
 }
 
-/// Why a compiler's cubins will not do.
+/// Why a compiler is unsuitable, if it is.
 fn unfit(version: Version, driver: Option<u32>) -> Option<String> {
     match driver {
-        _ if version.major < 12 => Some("which does not know C++20".into()),
-        Some(major) if version.major > major => Some(format!("and this driver loads what is made for CUDA {major}")),
+        _ if version.major < 12 => Some("which lacks C++20".into()),
+        Some(major) if version.major > major => {
+            Some(format!("but this driver only loads what is made for CUDA {major}"))
+        }
         _ => None,
     }
 }
 
 impl Api {
     fn load(path: &Path) -> std::result::Result<Api, libloading::Error> {
-        // The second half of the compiler lies beside it, and is asked for by name alone when it compiles.
+        // The compiler's builtins library lies beside it, and the compiler opens it by its bare name.
         let builtins = path.parent().map_or(Vec::new(), builtins);
         let load = |path: &PathBuf| {
-            // SAFETY: NVIDIA's libraries start nothing when they are loaded but their own set-up.
+            // SAFETY: loading a library of NVIDIA's only runs its own setup.
             unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map(ManuallyDrop::new)
         };
-        // They stay loaded: a compiler leaves handlers for the end of the process behind.
+        // They stay loaded: a compiler registers handlers for the end of the process.
         let _builtins = builtins.iter().map(load).collect::<std::result::Result<Vec<_>, _>>()?;
         let nvrtc = load(&path.to_path_buf())?;
         // SAFETY: the types are those of `nvrtc.h`.
@@ -127,18 +129,18 @@ impl Api {
         if code == 0 {
             return Ok(());
         }
-        // SAFETY: the library answers every number with a text of its own that lives as long as the library.
+        // SAFETY: for every number the library returns a static string.
         Err(unsafe { CStr::from_ptr((self.error)(code)) }.to_string_lossy().into_owned())
     }
 }
 
-/// None of a library that goes by its name alone: the loader finds both then.
+/// The builtins library in a folder; none for a bare name, since the loader then finds both.
 fn builtins(folder: &Path) -> Vec<PathBuf> {
     let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
     names.filter(|n| n.starts_with("libnvrtc-builtins.so.")).map(|name| folder.join(name)).collect()
 }
 
-/// A text under compilation.
+/// A program being compiled.
 struct Program<'a> {
     api: &'a Api,
     handle: Handle,
@@ -150,7 +152,7 @@ impl<'a> Program<'a> {
         let (texts, names): (Vec<_>, Vec<_>) = HEADERS.iter().map(|(name, text)| (c_text(text), c_text(name))).unzip();
         let (texts, names) = (pointers(&texts), pointers(&names));
         let mut handle = std::ptr::null_mut();
-        // SAFETY: every text ends in a zero and lives until the call returns; the library copies them.
+        // SAFETY: every text ends in NUL and lives until the call returns; the library copies them.
         api.checked(unsafe {
             (api.create)(
                 &mut handle,
@@ -168,7 +170,7 @@ impl<'a> Program<'a> {
         let arch = format!("--gpu-architecture={arch}");
         let options: Vec<CString> = OPTIONS.into_iter().chain([arch.as_str()]).map(c_text).collect();
         let options = pointers(&options);
-        // SAFETY: the program lives, and the options end in zeros and live until the call returns.
+        // SAFETY: the program is alive; the options end in NUL and live until the call returns.
         self.api.checked(unsafe { (self.api.compile)(self.handle, options.len() as c_int, options.as_ptr()) })
     }
 
@@ -181,17 +183,17 @@ impl<'a> Program<'a> {
         self.bytes(self.api.cubin_size, self.api.cubin)
     }
 
-    /// What one function fills in after another has said how long it is.
+    /// Bytes from a pair of functions, one for their number and one that copies them.
     fn bytes(
         &self,
         size: unsafe extern "C" fn(Handle, *mut usize) -> Code,
         fill: unsafe extern "C" fn(Handle, *mut c_char) -> Code,
     ) -> std::result::Result<Vec<u8>, String> {
         let mut n = 0;
-        // SAFETY: the program lives, and `n` is set by the call.
+        // SAFETY: the program is alive, and the call sets `n`.
         self.api.checked(unsafe { size(self.handle, &mut n) })?;
         let mut bytes = vec![0; n];
-        // SAFETY: there is room for the n bytes that the library just announced.
+        // SAFETY: there is room for the n bytes.
         self.api.checked(unsafe { fill(self.handle, bytes.as_mut_ptr().cast()) })?;
         Ok(bytes)
     }
@@ -199,13 +201,13 @@ impl<'a> Program<'a> {
 
 impl Drop for Program<'_> {
     fn drop(&mut self) {
-        // SAFETY: the handle came from `create` and is given back once. What it says changes nothing.
+        // SAFETY: `create` returned the handle, which is destroyed once. An error could not be handled.
         unsafe { (self.api.destroy)(&mut self.handle) };
     }
 }
 
 fn c_text(text: &str) -> CString {
-    CString::new(text).expect("sources and options hold no zero")
+    CString::new(text).expect("sources and options have no NUL")
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
@@ -217,16 +219,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_compiler_must_fit_the_driver_and_know_the_language() {
+    fn a_compiler_must_fit_the_driver_and_support_the_language() {
         let says = |major, driver| unfit(Version { major, minor: 4 }, driver);
         assert_eq!([says(12, None), says(13, None), says(12, Some(12)), says(12, Some(13))], [None, None, None, None]);
         assert!(says(13, Some(12)).unwrap().contains("CUDA 12"));
         assert!(says(11, None).unwrap().contains("C++20"));
     }
 
-    /// What is no compiler is named with the reason, and does not stop the search.
+    /// A file that is no compiler is listed with the reason, and does not stop the search.
     #[test]
-    fn what_does_not_load_is_told_of() {
+    fn files_that_do_not_load_are_listed() {
         let tmp = tempfile::tempdir().unwrap();
         let file = tmp.path().join("libnvrtc.so.13");
         std::fs::write(&file, "not a library").unwrap();

@@ -1,21 +1,20 @@
-//! A pack: a folder of cubins for machines without NVRTC, with a manifest that says what they were made of.
+//! A pack: a folder of cubins for machines without NVRTC, with a manifest that identifies their sources.
 
-use super::{Error, Nvrtc, OPTIONS, Resources, Result, Version, sources};
+use super::{Error, Nvrtc, OPTIONS, Resources, Result, Version, sources, write_atomically};
 use crate::arch::Arch;
-use crate::files::write;
 use crate::kernels::{File, files_for};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = "manifest.json";
 
-/// What a pack says of itself.
+/// The manifest of a pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Hash of the kernels' texts and the compiler's options.
+    /// A hash of the kernels' texts and the compiler's options.
     pub sources: String,
     pub options: Vec<String>,
-    /// NVRTC's version.
+    /// The version of NVRTC.
     pub compiler: String,
     pub cubins: Vec<Entry>,
 }
@@ -23,19 +22,19 @@ pub struct Manifest {
 /// A cubin of a pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The file of kernels that it was made of.
+    /// The file of kernels.
     pub file: String,
     pub arch: String,
-    /// Its name in the pack's folder, and the hash of its bytes.
+    /// The cubin's file name, and the hash of its bytes.
     pub cubin: String,
     pub blake3: String,
     pub kernels: Vec<Resources>,
-    /// What ptxas warned of.
+    /// Warnings of ptxas.
     pub warnings: Vec<String>,
 }
 
-/// Compiles all files for these architectures into a folder; `each` is called after every cubin. The manifest comes
-/// last, so that a folder without one is no pack.
+/// Compiles all files for these architectures into a folder, and calls `each` after every cubin. The manifest is
+/// written last: a folder without one is not a pack.
 pub fn build(nvrtc: &Nvrtc, archs: &[Arch], dir: &Path, each: impl Fn()) -> Result<Manifest> {
     std::fs::create_dir_all(dir).map_err(|error| Error::Io { path: dir.to_path_buf(), error })?;
     remove(&dir.join(MANIFEST))?;
@@ -52,7 +51,7 @@ pub fn build(nvrtc: &Nvrtc, archs: &[Arch], dir: &Path, each: impl Fn()) -> Resu
         compiler: nvrtc.version().to_string(),
         cubins,
     };
-    let json = serde_json::to_string_pretty(&manifest).expect("names and numbers can be written");
+    let json = serde_json::to_string_pretty(&manifest).expect("strings and numbers are JSON");
     put(&dir.join(MANIFEST), format!("{json}\n").as_bytes())?;
     Ok(manifest)
 }
@@ -72,7 +71,7 @@ fn entry(nvrtc: &Nvrtc, file: &File, arch: Arch, dir: &Path) -> Result<Entry> {
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, &[bytes]).map_err(|error| Error::Io { path: path.to_path_buf(), error })
+    write_atomically(path, &[bytes]).map_err(|error| Error::Io { path: path.to_path_buf(), error })
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -84,7 +83,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// A pack that was made of this program's kernels.
+/// A pack built from this program's kernels.
 pub struct Pack {
     dir: PathBuf,
     version: Version,
@@ -92,7 +91,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// None where the folder holds no manifest.
+    /// None if the folder has no manifest.
     pub fn open(dir: &Path) -> Result<Option<Pack>> {
         let path = dir.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
@@ -106,7 +105,7 @@ impl Pack {
         if manifest.sources != program {
             return Err(Error::StalePack { path: dir.to_path_buf(), pack: manifest.sources, program });
         }
-        let wrong = |_| bad(format!("compiler = {:?} is no version such as \"12.9\"", manifest.compiler));
+        let wrong = |_| bad(format!("compiler = {:?} is not a version such as \"12.9\"", manifest.compiler));
         let version = manifest.compiler.parse().map_err(wrong)?;
         Ok(Some(Pack { dir: dir.to_path_buf(), version, manifest }))
     }
@@ -119,7 +118,7 @@ impl Pack {
         &self.dir
     }
 
-    /// The best architecture for a device of `arch` that all files are there for.
+    /// The best architecture that a device of `arch` runs and for which the pack is complete.
     pub fn serves(&self, arch: Arch) -> Option<Arch> {
         arch.runs().find(|&arch| files_for(arch.target()).all(|file| self.entry(file, arch).is_some()))
     }
@@ -135,14 +134,14 @@ impl Pack {
         archs.join(", ")
     }
 
-    /// The cubin of a file for an architecture that the pack serves.
+    /// The cubin of a file for an architecture in the pack.
     pub fn cubin(&self, file: &File, arch: Arch) -> Result<Vec<u8>> {
         let bad = |what: &str| Error::BadPack { path: self.dir.clone(), what: what.into() };
-        let entry = self.entry(file, arch).ok_or_else(|| bad(&format!("it holds no {} for {arch}", file.name)))?;
+        let entry = self.entry(file, arch).ok_or_else(|| bad(&format!("it has no {} for {arch}", file.name)))?;
         let bytes =
             std::fs::read(self.dir.join(&entry.cubin)).map_err(|error| bad(&format!("{}: {error}", entry.cubin)))?;
         if blake3::hash(&bytes).to_hex().as_str() != entry.blake3 {
-            return Err(bad(&format!("{} is not as it was written", entry.cubin)));
+            return Err(bad(&format!("the checksum of {} is wrong", entry.cubin)));
         }
         Ok(bytes)
     }

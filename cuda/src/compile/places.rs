@@ -1,4 +1,4 @@
-//! Where a process gets its kernels from: a pack first, then what this machine compiled before, then the compiler.
+//! Where a process gets its kernels: from a pack, else from this machine's cache, else from the compiler.
 
 use super::{Cache, Error, Nvrtc, Pack, Result, key};
 use crate::arch::Arch;
@@ -8,14 +8,14 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Packs, caches and compilers of a machine.
+/// The places for packs, caches and compilers on a machine.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// The pack that the user names; it must be one.
+    /// The user's pack, which must exist.
     named: Option<PathBuf>,
-    /// Where a pack may lie.
+    /// Folders that may hold a pack.
     beside: Vec<PathBuf>,
-    /// Folders to keep cubins in, the first that will do.
+    /// Folders for the cache, of which the first usable one is taken.
     caches: Vec<PathBuf>,
     search: Search,
 }
@@ -23,23 +23,23 @@ pub struct Places {
 /// The cubins of one architecture.
 pub struct Kernels {
     pub arch: Arch,
-    /// One a file, in the order of the table.
+    /// One per file, in the order of the table.
     pub cubins: Vec<Cubin>,
-    /// Whence they came, for people.
+    /// Their source, for messages.
     pub origin: String,
-    /// What a user may want to know, and nothing failed of.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// The kernels of a file, as a device loads them.
+/// The compiled kernels of a file.
 pub struct Cubin {
     pub kernels: &'static [&'static str],
     pub image: Vec<u8>,
 }
 
 impl Places {
-    /// By what an environment says (`Search::of`, and SWALLOW_KERNELS, XDG_CACHE_HOME, HOME, TMPDIR), for a program
-    /// that lies at `program`.
+    /// From environment variables (those of `Search::of`, and SWALLOW_KERNELS, XDG_CACHE_HOME, HOME, TMPDIR) and the
+    /// path of the program.
     pub fn of(var: impl Fn(&str) -> Option<OsString>, program: Option<&Path>) -> Places {
         let set = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let bin = program.and_then(Path::parent);
@@ -47,24 +47,24 @@ impl Places {
             bin.map_or(Vec::new(), |bin| vec![bin.join("kernels"), bin.join("../share/swallow-engine/kernels")]);
         let home = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
         let me = std::fs::metadata("/proc/self").map_or(0, |about| about.uid());
-        // One folder, not one inside another: its owner is looked at, and nobody else can move it.
+        // A folder directly in TMPDIR: its owner is checked, and no other user can replace it.
         let tmp = set("TMPDIR").unwrap_or("/tmp".into()).join(format!("swallow-engine-kernels-{me}"));
         let caches = home.map(|home| home.join("swallow-engine/kernels")).into_iter().chain([tmp]).collect();
         Places { named: set("SWALLOW_KERNELS"), beside, caches, search: Search::of(var) }
     }
 
-    /// Where NVIDIA's libraries are looked for.
+    /// The search for NVIDIA's libraries.
     pub fn search(&self) -> &Search {
         &self.search
     }
 
-    /// The folder that this machine keeps in what it has found out, and what there is to tell of others before it.
+    /// This machine's cache folder, and notes about unusable ones.
     pub fn cache(&self) -> (Option<PathBuf>, Vec<String>) {
         let (cache, notes) = Cache::open(&self.caches);
         (cache.map(|cache| cache.dir().to_path_buf()), notes)
     }
 
-    /// The cubins for devices of `arch`; `driver` is the CUDA version that the driver of this machine is made for.
+    /// The cubins for devices of `arch`. `driver` is the major CUDA version of this machine's driver.
     pub fn kernels(&self, arch: Arch, driver: Option<u32>) -> Result<Kernels> {
         if let Some(pack) = self.pack()? {
             if let Some(major) = driver.filter(|&major| pack.version().major > major) {
@@ -74,7 +74,7 @@ impl Places {
                 return from_pack(&pack, arch);
             }
             if self.named.is_some() {
-                let what = format!("it has kernels for {}, and none that {arch} runs", pack.archs());
+                let what = format!("it has kernels for {}, none of which {arch} runs", pack.archs());
                 return Err(Error::BadPack { path: pack.dir().into(), what });
             }
         }
@@ -83,8 +83,10 @@ impl Places {
 
     fn pack(&self) -> Result<Option<Pack>> {
         if let Some(dir) = &self.named {
-            let none =
-                || Error::BadPack { path: dir.clone(), what: "SWALLOW_KERNELS names it, and it is no pack".into() };
+            let none = || Error::BadPack {
+                path: dir.clone(),
+                what: "SWALLOW_KERNELS names this folder, but it is no pack".into(),
+            };
             return Pack::open(dir)?.ok_or_else(none).map(Some);
         }
         for dir in &self.beside {
@@ -111,7 +113,7 @@ impl Places {
             };
             cubins.push(Cubin { kernels: file.kernels, image });
         }
-        let kept = cache.map_or(String::new(), |cache| format!(", kept in {}", cache.dir().display()));
+        let kept = cache.map_or(String::new(), |cache| format!(", cached in {}", cache.dir().display()));
         let origin = format!("NVRTC {} ({}){kept}", nvrtc.version(), nvrtc.path().display());
         Ok(Kernels { arch, cubins, origin, notes })
     }

@@ -1,23 +1,23 @@
-//! What ptxas says of each kernel with `--ptxas-options=-v`.
+//! Parses the report of ptxas with `--ptxas-options=-v`.
 
 use serde::{Deserialize, Serialize};
 
-/// What a kernel needs on a device.
+/// The resources that a kernel needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     pub kernel: String,
-    /// Of one thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of one thread that did not fit into registers: stored, and loaded again.
+    /// Bytes per thread that are spilled to local memory and loaded from it.
     pub spill_stores: u32,
     pub spill_loads: u32,
-    /// Bytes of one thread's stack.
+    /// Bytes of stack per thread.
     pub stack: u32,
-    /// Bytes of shared memory beside those of the launch.
+    /// Bytes of static shared memory.
     pub shared: u32,
 }
 
-/// What a compilation's log says: each kernel's resources by name, and warnings.
+/// Each kernel's resources, by name, and the warnings in a compilation log.
 pub fn read(log: &str) -> (Vec<Resources>, Vec<String>) {
     let (mut kernels, mut warnings) = (Vec::<Resources>::new(), Vec::new());
     for line in log.lines() {
@@ -25,7 +25,7 @@ pub fn read(log: &str) -> (Vec<Resources>, Vec<String>) {
             let kernel = rest.split('\'').next().unwrap_or(rest).to_string();
             kernels.push(Resources { kernel, ..Resources::default() });
         } else if line.to_ascii_lowercase().contains("warning") || line.contains("Performance Loss") {
-            // That it waits for each product of a warpgroup ptxas says without calling it a warning.
+            // ptxas reports serialized wgmma as a "Performance Loss" without calling it a warning.
             warnings.push(line.trim().to_string());
         }
         let Some(kernel) = kernels.last_mut() else { continue };
@@ -43,7 +43,7 @@ pub fn read(log: &str) -> (Vec<Resources>, Vec<String>) {
     (kernels, warnings)
 }
 
-/// The number that stands right before these words.
+/// The number right before these words.
 fn before(line: &str, words: &str) -> Option<u32> {
     let text = &line[..line.find(words)?];
     text[text.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1)..].parse().ok()
@@ -68,7 +68,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 40 bytes cumulative stack s
 ";
 
     #[test]
-    fn a_log_of_ptxas_is_understood() {
+    fn a_log_of_ptxas_is_parsed() {
         let (kernels, warnings) = read(LOG);
         let attention = Resources {
             kernel: "attention".into(),
@@ -84,7 +84,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 40 bytes cumulative stack s
     }
 
     #[test]
-    fn nothing_is_read_from_nothing() {
+    fn an_empty_log_has_no_kernels() {
         assert_eq!(read("bytes stack frame registers\n"), (vec![], vec![]));
     }
 }

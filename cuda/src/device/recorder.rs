@@ -1,11 +1,11 @@
-//! A trace of what the device does: an event before and one behind everything that is started.
+//! A timed trace of the device's work, by an event before and one after everything that is enqueued.
 
 use super::Device;
-use super::stream::{Event, Knows, Stream};
+use super::stream::{Event, Stream, Timing};
 use engine::backend::{Detail, Label, Span, Track};
 use std::cell::RefCell;
 
-/// The trace under way, if any.
+/// The trace being recorded, if any.
 #[derive(Default)]
 pub struct Recorder(RefCell<Option<Trace>>);
 
@@ -23,13 +23,13 @@ struct Raw {
 }
 
 impl Device {
-    /// From now on what is started is remembered with its times, as far as `detail` says.
+    /// Starts recording what is enqueued, at this level of detail.
     pub fn begin_trace(&self, detail: Detail) {
-        let begun = self.events.record(&self.stream, Knows::Time).ok();
+        let begun = self.events.record(&self.stream, Timing::Enabled).ok();
         *self.recorder.0.borrow_mut() = begun.map(|begun| Trace { detail, begun, spans: Vec::new() });
     }
 
-    /// What was started since, once it is done; a device with a fault has no times.
+    /// Ends the recording, waits for its work, and returns the spans; a device with a fault has none.
     pub fn end_trace(&self) -> Vec<Span> {
         let Some(Trace { begun, spans, .. }) = self.recorder.0.borrow_mut().take() else { return Vec::new() };
         let span = |Raw { track, label, from, to }: Raw| {
@@ -40,7 +40,7 @@ impl Device {
         spans.into_iter().filter_map(span).collect()
     }
 
-    /// Does `work`, which starts something on the stream, and which a trace of at least this detail remembers.
+    /// Runs `work`, which enqueues something on the stream. A trace of at least this detail records it.
     pub fn recorded<T>(
         &self,
         least: Detail,
@@ -52,9 +52,9 @@ impl Device {
         if self.recorder.0.borrow().as_ref().is_none_or(|trace| trace.detail < least) {
             return work();
         }
-        let from = self.events.record(stream, Knows::Time);
+        let from = self.events.record(stream, Timing::Enabled);
         let done = work();
-        let to = self.events.record(stream, Knows::Time);
+        let to = self.events.record(stream, Timing::Enabled);
         if let (Ok(from), Ok(to), Some(trace)) = (from, to, &mut *self.recorder.0.borrow_mut()) {
             trace.spans.push(Raw { track, label: label(), from, to });
         }

@@ -1,57 +1,57 @@
-//! Streams and events: what runs beside what, and who waits for whom. The host waits for nothing here but in
-//! `Event::wait`.
+//! Streams and events: what overlaps, and what waits for what. The host blocks only in `Event::wait` and
+//! `Stream::synchronize`.
 
 use cudarc::driver::{DriverError, result, sys};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 type Done<T> = Result<T, DriverError>;
 
-/// Work in order, beside that of other streams.
+/// Work in order, concurrent with other streams.
 pub struct Stream(sys::CUstream);
 
-/// How soon a stream's work is taken up where several have some.
+/// A stream's scheduling priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
-    Usual,
-    /// Before the usual: what others wait for.
-    First,
+pub enum Priority {
+    Normal,
+    /// The device's greatest: for work that other streams wait for.
+    High,
 }
 
 impl Stream {
-    /// A stream that waits for no other. The context must be current.
-    pub fn new(urgency: Urgency) -> Done<Self> {
+    /// A non-blocking stream, which does not synchronize with the default stream. The context must be current.
+    pub fn new(priority: Priority) -> Done<Self> {
         let kind = result::stream::StreamKind::NonBlocking;
-        match urgency {
-            Urgency::Usual => result::stream::create(kind).map(Stream),
-            Urgency::First => {
+        match priority {
+            Priority::Normal => result::stream::create(kind).map(Stream),
+            Priority::High => {
                 let (_least, greatest) = result::stream::get_priority_range()?;
                 result::stream::create_with_priority(kind, greatest).map(Stream)
             }
         }
     }
 
-    /// As the driver knows it.
+    /// The driver's handle.
     pub fn raw(&self) -> sys::CUstream {
         self.0
     }
 
-    /// What comes next on this stream waits for the event.
+    /// Makes later work on this stream wait for the event.
     pub fn wait(&self, event: &Event) -> Done<()> {
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: both live, and are of the device's one context.
+        // SAFETY: both are alive and belong to the device's one context.
         unsafe { result::stream::wait_event(self.0, event.raw, flags) }
     }
 
-    /// Blocks until all that was started is done.
+    /// Blocks until all enqueued work has completed.
     pub fn synchronize(&self) -> Done<()> {
-        // SAFETY: the stream lives.
+        // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.0) }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: it was created by `new` and is destroyed once, after what was started on it.
+        // SAFETY: `new` created it; it is destroyed once, after its work has completed.
         unsafe {
             _ = result::stream::synchronize(self.0);
             _ = result::stream::destroy(self.0);
@@ -59,33 +59,33 @@ impl Drop for Stream {
     }
 }
 
-/// Events that were used before, to be used again: making one takes longer than recording it.
+/// A pool of events: creating one takes longer than recording it.
 #[derive(Clone, Default)]
 pub struct Events(Arc<Free>);
 
 #[derive(Default)]
 struct Free {
-    /// Without time, and with it.
+    /// Free events, by `Timing`.
     free: [Mutex<Vec<Raw>>; 2],
 }
 
 struct Raw(sys::CUevent);
 
-// SAFETY: the driver takes an event on any thread whose current context is the event's.
+// SAFETY: the driver accepts an event on any thread whose current context is the event's.
 unsafe impl Send for Raw {}
 
-/// Whether an event knows when it was passed; those that do not are cheaper.
+/// Whether an event stores the time at which it is reached. Events without timing are cheaper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Knows {
-    Order,
-    Time,
+pub enum Timing {
+    Disabled,
+    Enabled,
 }
 
-/// A point in a stream's work.
+/// A point in a stream's work. Dropping an event returns it to its pool.
 pub struct Event {
     raw: sys::CUevent,
-    knows: Knows,
-    home: Events,
+    timing: Timing,
+    pool: Events,
 }
 
 // SAFETY: as for `Raw`.
@@ -94,29 +94,29 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Events {
-    /// Now, on this stream.
-    pub fn record(&self, stream: &Stream, knows: Knows) -> Done<Event> {
-        let free = self.free(knows).pop();
-        let raw = match (free, knows) {
+    /// Records an event on this stream now.
+    pub fn record(&self, stream: &Stream, timing: Timing) -> Done<Event> {
+        let free = self.free(timing).pop();
+        let raw = match (free, timing) {
             (Some(Raw(raw)), _) => raw,
-            (None, Knows::Order) => result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
-            (None, Knows::Time) => result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?,
+            (None, Timing::Disabled) => result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
+            (None, Timing::Enabled) => result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?,
         };
-        let event = Event { raw, knows, home: self.clone() };
-        // SAFETY: event and stream live, and are of the device's one context.
+        let event = Event { raw, timing, pool: self.clone() };
+        // SAFETY: event and stream are alive and belong to the device's one context.
         unsafe { result::event::record(raw, stream.0)? };
         Ok(event)
     }
 
-    fn free(&self, knows: Knows) -> std::sync::MutexGuard<'_, Vec<Raw>> {
-        self.0.free[knows as usize].lock().expect("nothing panics while it holds the list")
+    fn free(&self, timing: Timing) -> MutexGuard<'_, Vec<Raw>> {
+        self.0.free[timing as usize].lock().expect("no thread panics while it holds this lock")
     }
 }
 
 impl Event {
-    /// Whether the stream has passed it.
+    /// Whether the stream has reached it.
     pub fn is_past(&self) -> Done<bool> {
-        // SAFETY: the event lives and was recorded.
+        // SAFETY: the event is alive and was recorded.
         match unsafe { result::event::query(self.raw) } {
             Ok(()) => Ok(true),
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
@@ -124,32 +124,32 @@ impl Event {
         }
     }
 
-    /// Blocks until the stream has passed it.
+    /// Blocks until the stream has reached it.
     pub fn wait(&self) -> Done<()> {
-        // SAFETY: the event lives and was recorded.
+        // SAFETY: the event is alive and was recorded.
         unsafe { result::event::synchronize(self.raw) }
     }
 
-    /// Seconds from the other, which was recorded before; both know the time and are past.
+    /// Seconds since an earlier event. Both have timing enabled and have been reached.
     pub fn seconds_since(&self, earlier: &Event) -> Done<f64> {
-        assert_eq!((self.knows, earlier.knows), (Knows::Time, Knows::Time), "seconds between events");
-        // SAFETY: both live and were recorded.
+        assert_eq!((self.timing, earlier.timing), (Timing::Enabled, Timing::Enabled), "seconds between events");
+        // SAFETY: both are alive and were recorded.
         unsafe { result::event::elapsed(earlier.raw, self.raw) }.map(|milliseconds| f64::from(milliseconds) / 1e3)
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        self.home.free(self.knows).push(Raw(self.raw));
+        self.pool.free(self.timing).push(Raw(self.raw));
     }
 }
 
 impl Drop for Free {
     fn drop(&mut self) {
         for list in &mut self.free {
-            for Raw(raw) in list.get_mut().expect("nothing panics while it holds the list").drain(..) {
-                // SAFETY: made by `record`, used by nobody any more, destroyed once. Where the context went before, the
-                // event went with it, and the driver says so.
+            for Raw(raw) in list.get_mut().expect("no thread panics while it holds this lock").drain(..) {
+                // SAFETY: `record` created it, nothing uses it any more, and it is destroyed once. If the context was
+                // destroyed before, so was the event, and the driver returns an error.
                 _ = unsafe { result::event::destroy(raw) };
             }
         }

@@ -1,25 +1,85 @@
-//! Each op of the backend's contract as launches of kernels. Tensors are views of a machine's memory; what an op
-//! needs beside them is handed in as scratch, of a length that `geometry` says.
+//! The backend's ops as kernel launches: a file per kernel family with the kernels' arguments, their launch geometry
+//! and the ops. Tensors are views of a machine's memory; scratch is passed in, its length given by a function of the
+//! family.
 //!
-//! A view is only made where its memory is known to live and to be used by nothing else (`View::new`), and the
-//! ops hold the views to the shapes: that is what their launches rely on.
+//! Geometry is a pure function of shapes and of the device's multiprocessors, so the emulator and a device launch the
+//! same. Arguments have the layout of `kernels/args*.cuh`, which document shapes and meanings; both sides assert the
+//! size. The caller of `View::new` guarantees memory that lives and is not used elsewhere, and the ops check the views'
+//! lengths: the SAFETY comments of their launches rely on both.
+
+/// Declares the files of a family, and the kernels in each: name and argument struct.
+macro_rules! kernels {
+    (@only) => { None };
+    (@only $target:ident) => { Some(crate::machine::Target::$target) };
+    ($($file:ident = $path:literal $(only $target:ident)? {
+        $($see:vis $kernel:ident = $name:literal: $args:ident;)*
+    })*) => {
+        $($($see const $kernel: Kernel<$args> = Kernel::named($name);)*)*
+        $(pub(crate) const $file: File = File {
+            name: $path,
+            text: include_str!(concat!("../../kernels/", $path)),
+            kernels: &[$($name),*],
+            only: kernels!(@only $($target)?),
+        };)*
+    };
+}
+
+/// Asserts the size that an argument struct has on the device.
+macro_rules! sized {
+    ($($args:ident: $bytes:literal),*) => {
+        $(const _: () = assert!(size_of::<$args>() == $bytes, "as in kernels/args*.cuh");)*
+    };
+}
 
 mod adamw;
 mod attention;
 mod attention_sm90;
 mod elementwise;
 mod embedding;
-mod mlp;
-mod norm;
+mod largest;
+mod rmsnorm;
 mod rope;
+mod swiglu;
 mod xent;
 
-pub use adamw::{Norms, State, adamw, adamw_norms, clip_factor};
-pub use attention::{AttentionSaved, Scratch, Shape, attention, attention_bwd, attention_bwd_sm80, attention_sm80};
-pub use attention_sm90::{attention_bwd_sm90, attention_sm90};
-pub use elementwise::{add, copy, pick, put, round, sum_squares, widen, zero};
-pub use embedding::{EmbedScratch, embed, embed_bwd};
-pub use mlp::{swiglu, swiglu_bwd};
-pub use norm::{NormBwd, rmsnorm, rmsnorm_bwd, rmsnorm_recompute};
-pub use rope::{Turn, rope};
-pub use xent::{Rows, xent_combine, xent_grad, xent_stats, xent_totals};
+pub use adamw::*;
+pub use attention::*;
+pub use attention_sm90::*;
+pub use elementwise::*;
+pub use embedding::*;
+pub use largest::largest;
+pub use rmsnorm::*;
+pub use rope::*;
+pub use swiglu::*;
+pub use xent::*;
+
+use crate::machine::{Done, Machine, Target};
+use crate::tensor::View;
+
+/// Threads per block of most kernels.
+const BLOCK: u32 = 256;
+
+/// Writes o `[T, H d]` and the logsumexp `[T, H]` of qkv `[T, (H + 2G) d]`. A query attends from position `starts[t]`
+/// to its own; starts `[T]` ascend within a sequence and never exceed the query's position. bf16 matrices are aligned
+/// to 16 bytes.
+pub fn attention(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s: Shape) -> Done {
+    match m.target() {
+        Target::Sm80 => attention_sm80(m, qkv, starts, o, lse, s),
+        Target::Sm90a => attention_sm90(m, qkv, starts, o, lse, s),
+    }
+}
+
+/// Writes dqkv `[T, (H + 2G) d]` from do `[T, H d]`.
+pub fn attention_bwd(
+    m: &dyn Machine,
+    do_: View,
+    saved: AttentionSaved,
+    dqkv: View,
+    scratch: Scratch,
+    s: Shape,
+) -> Done {
+    match m.target() {
+        Target::Sm80 => attention_bwd_sm80(m, do_, saved, dqkv, scratch, s),
+        Target::Sm90a => attention_bwd_sm90(m, do_, saved, dqkv, scratch, s),
+    }
+}

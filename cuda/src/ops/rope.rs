@@ -1,27 +1,59 @@
-//! Rotary positions.
+//! Rotary position embeddings (RoPE).
 
-use crate::args::{Rope, View};
-use crate::geometry;
-use crate::kernels::ROPE;
-use crate::machine::{Done, Machine, launch};
+use super::BLOCK;
+use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
+use crate::tensor::View;
 
-/// Heads that turn, their size, columns of a row, rows of a sequence; sign 1 turns, -1 turns back.
+kernels! {
+    ROPE_CU = "rope.cu" {
+        ROPE = "rope": Rope;
+    }
+}
+
+sized! { Rope: 56 }
+
+#[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct Turn {
-    pub heads: usize,
-    pub dim: usize,
-    pub cols: usize,
-    pub seq: usize,
+pub struct Rope {
+    pub qkv: View,
+    pub table: View,
+    pub rows: u32,
+    pub cols: u32,
+    pub heads: u32,
+    pub dim: u32,
+    pub seq: u32,
     pub sign: f32,
 }
 
-/// Turns the leading heads of qkv `[T, cols]` in place, by table `[positions, dim]`.
+/// `rope`: one thread for every eight pairs of a head of a row.
+pub(super) fn rope_geometry(rows: usize, heads: usize, dim: usize) -> Geometry {
+    let items = rows * heads * (dim / 2).div_ceil(8);
+    assert!(items < 1 << 31, "rotary positions of {rows} rows with {heads} heads of {dim}");
+    Geometry { grid: [items.div_ceil(BLOCK as usize) as u32, 1, 1], block: BLOCK, shared: 0 }
+}
+
+/// A rotation of the leading heads of each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// Rotated heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Columns of a row, including those that are not rotated.
+    pub cols: usize,
+    /// Rows of a sequence.
+    pub seq: usize,
+    /// 1 rotates forward, -1 back.
+    pub sign: f32,
+}
+
+/// Rotates the leading heads of qkv `[T, cols]` in place, by table `[positions, dim]`.
 pub fn rope(m: &dyn Machine, qkv: View, table: View, t: Turn) -> Done {
     let rows = qkv.len() / t.cols;
     assert!(qkv.len() == rows * t.cols && t.heads * t.dim <= t.cols, "{} elements as {t:?}", qkv.len());
     assert!(table.len() >= t.seq.min(rows) * t.dim, "a table of {} elements for {t:?}", table.len());
     let (cols, heads, dim, seq) = (t.cols as u32, t.heads as u32, t.dim as u32, t.seq as u32);
     let args = Rope { qkv, table, rows: rows as u32, cols, heads, dim, seq, sign: t.sign };
-    // SAFETY: the views are held to rows x cols, and to the positions of a sequence.
-    unsafe { launch(m, ROPE, &args, geometry::rope(rows, t.heads, t.dim)) }
+    // SAFETY: the views are checked against rows x cols and the positions of a sequence.
+    unsafe { launch(m, ROPE, &args, rope_geometry(rows, t.heads, t.dim)) }
 }

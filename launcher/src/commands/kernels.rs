@@ -9,7 +9,7 @@ use cuda::arch::Arch;
 use cuda::compile::{self, Manifest, Nvrtc, Places, Resources};
 use cuda::kernels::{FILES, files_for};
 use cuda::search::Search;
-use cuda::{Device, device, geometry};
+use cuda::{Device, device, ops};
 use engine::error::{Error, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ fn resources(built: &Manifest, archs: &[Arch]) -> Table {
     table.load_style(presets::ASCII_MARKDOWN);
     for file in FILES {
         for &kernel in file.kernels {
-            let launch = geometry::largest(kernel).expect("a test holds it to know every kernel");
+            let launch = ops::largest(kernel).expect("a test holds it to know every kernel");
             let mut row = vec![kernel.to_string(), launch.block.to_string(), launch.shared.to_string()];
             row.extend(archs.iter().flat_map(|&arch| match found(built, kernel, arch) {
                 None => [String::new(), String::new()],

@@ -1,11 +1,11 @@
-//! Four ways to the same product, which leave different bits: what is chosen can be told from the result.
+//! Four algorithms with different rounding, so that a result shows which one was used.
 
 use super::descriptors::{BF16, Desc, F32, Layout, Preference, desc, layout, preference};
-use super::{INVALID_VALUE, NOT_SUPPORTED, SUCCESS, Said, Status, answer, no, open};
+use super::{INVALID_VALUE, NOT_SUPPORTED, Outcome, SUCCESS, Status, check_handle, reject, status_of};
 use cudarc::cublaslt::sys::cublasLtReductionScheme_t as Reduction;
 use std::ffi::{c_int, c_void};
 
-/// An algorithm as the program keeps it.
+/// `cublasLtMatmulAlgo_t`.
 pub type Opaque = [u64; 8];
 
 /// `cublasLtMatmulHeuristicResult_t`.
@@ -18,28 +18,28 @@ pub struct Proposal {
     reserved: [c_int; 4],
 }
 
-/// The best first, as the heuristic sees it.
+/// All algorithms, in the order of the heuristic.
 const ALL: [Algorithm; 4] = [Algorithm::Rounded, Algorithm::Wide, Algorithm::Split, Algorithm::Narrow];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
-    /// Sums over two parts of k, each rounded to the result's type, in the workspace.
+    /// Splits k in two; the partial sums are rounded to the result's type. Needs workspace.
     Rounded,
     /// Loads of 16 bytes.
     Wide,
-    /// Sums over both halves of k in f32, in the workspace.
+    /// Splits k in two; the partial sums are f32. Needs workspace.
     Split,
     /// Loads of one element.
     Narrow,
 }
 
-/// What every algorithm of this library begins with.
+/// The first word of this library's algorithms, without their number.
 const OURS: u64 = 0x5ca1_ab1e << 8;
 
-/// A product whose shapes fit each other.
+/// A multiplication with consistent shapes.
 #[derive(Clone, Copy)]
 pub(super) struct Problem {
-    pub turned: [bool; 2],
+    pub transposed: [bool; 2],
     pub a: Layout,
     pub b: Layout,
     pub d: Layout,
@@ -49,25 +49,28 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub fn new(desc: Desc, [a, b, c, d]: [Layout; 4]) -> Said<Problem> {
-        let turn = |turned, Layout { rows, cols, .. }: Layout| if turned { (cols, rows) } else { (rows, cols) };
-        let ((m, k), (k_of_b, n)) = (turn(desc.turned[0], a), turn(desc.turned[1], b));
+    pub fn new(desc: Desc, [a, b, c, d]: [Layout; 4]) -> Outcome<Problem> {
+        let turn = |transposed, Layout { rows, cols, .. }: Layout| if transposed { (cols, rows) } else { (rows, cols) };
+        let ((m, k), (k_of_b, n)) = (turn(desc.transposed[0], a), turn(desc.transposed[1], b));
         if [a, b, c, d].map(|x| x.kind)[..2] != [BF16; 2] || ![BF16, F32].contains(&d.kind) {
-            return no(NOT_SUPPORTED, &format!("types of {a:?} x {b:?} = {d:?}"));
+            return reject(NOT_SUPPORTED, &format!("types of {a:?} x {b:?} = {d:?}"));
         }
         if k != k_of_b || (d.rows, d.cols) != (m, n) || m * n * k == 0 {
-            return no(INVALID_VALUE, &format!("shapes of {a:?} x {b:?} = {d:?}, transposed {:?}", desc.turned));
+            return reject(
+                INVALID_VALUE,
+                &format!("shapes of {a:?} x {b:?} = {d:?}, transposed {:?}", desc.transposed),
+            );
         }
         if c != d {
-            return no(INVALID_VALUE, &format!("C as {c:?} and D as {d:?}"));
+            return reject(INVALID_VALUE, &format!("C as {c:?} and D as {d:?}"));
         }
         if [a, b, d].iter().any(|x| x.ld < x.rows) {
-            return no(INVALID_VALUE, &format!("leading dimensions of {a:?} x {b:?} = {d:?}"));
+            return reject(INVALID_VALUE, &format!("leading dimensions of {a:?} x {b:?} = {d:?}"));
         }
-        Ok(Problem { turned: desc.turned, a, b, d, m, n, k })
+        Ok(Problem { transposed: desc.transposed, a, b, d, m, n, k })
     }
 
-    /// Bytes that every column of every matrix begins at a multiple of, where addresses are so.
+    /// The alignment in bytes of all columns of all matrices at these addresses.
     fn aligned(&self, addresses: [usize; 4]) -> usize {
         let [a, b, c, d] = addresses;
         let of = |at: usize, x: Layout| at | (x.ld * x.size());
@@ -75,8 +78,8 @@ impl Problem {
         1 << all.trailing_zeros().min(8)
     }
 
-    /// Whether addresses are those of elements.
-    fn whole(&self, [a, b, c, d]: [usize; 4]) -> bool {
+    /// Whether the addresses are aligned to elements.
+    fn element_aligned(&self, [a, b, c, d]: [usize; 4]) -> bool {
         [(a, 2), (b, 2), (c, self.d.size()), (d, self.d.size())].iter().all(|(at, size)| at.is_multiple_of(*size))
     }
 }
@@ -92,7 +95,7 @@ impl Algorithm {
         [OURS | number, 0, 0, 0, 0, 0, 0, 0]
     }
 
-    /// How it adds partial sums, as in `cublasLtReductionScheme_t`.
+    /// Its `cublasLtReductionScheme_t`.
     fn reduction(self) -> u32 {
         match self {
             Algorithm::Rounded => Reduction::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32,
@@ -101,7 +104,7 @@ impl Algorithm {
         }
     }
 
-    /// Bytes of workspace that it needs.
+    /// Required bytes of workspace.
     pub fn workspace(self, problem: &Problem) -> usize {
         let each = problem.m * problem.n;
         match self {
@@ -110,18 +113,18 @@ impl Algorithm {
         }
     }
 
-    /// Whether it computes this from such addresses.
-    pub fn takes(self, problem: &Problem, addresses: [usize; 4]) -> bool {
+    /// Whether it supports this multiplication at these addresses.
+    pub fn supports(self, problem: &Problem, addresses: [usize; 4]) -> bool {
         match self {
-            Algorithm::Rounded | Algorithm::Split => problem.k > 1 && problem.whole(addresses),
+            Algorithm::Rounded | Algorithm::Split => problem.k > 1 && problem.element_aligned(addresses),
             Algorithm::Wide => problem.aligned(addresses) >= 16,
-            Algorithm::Narrow => problem.whole(addresses),
+            Algorithm::Narrow => problem.element_aligned(addresses),
         }
     }
 }
 
-/// Of handles.
-pub(super) fn problem(of: *mut c_void, layouts: [*mut c_void; 4]) -> Said<Problem> {
+/// The problem described by these handles.
+pub(super) fn problem(of: *mut c_void, layouts: [*mut c_void; 4]) -> Outcome<Problem> {
     let [a, b, c, d] = layouts.map(layout);
     Problem::new(desc(of)?, [a?, b?, c?, d?])
 }
@@ -145,25 +148,25 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     count: *mut c_int,
 ) -> Status {
     let propose = || {
-        open(handle)?;
+        check_handle(handle)?;
         let problem = problem(of, [a, b, c, d])?;
         let Preference { workspace, align, reductions } = preference(preferred)?;
         let fits = |one: &Algorithm| {
             let scheme = one.reduction();
             let allowed = scheme == 0 || scheme & reductions != 0;
-            allowed && one.workspace(&problem) <= workspace && one.takes(&problem, align)
+            allowed && one.workspace(&problem) <= workspace && one.supports(&problem, align)
         };
         let mut n = 0;
         for algorithm in ALL.into_iter().filter(fits).take(asked.max(0) as usize) {
-            // SAFETY: the caller gives room for as many as it asks for.
+            // SAFETY: the caller provides room for the requested number.
             unsafe { to.add(n).write(proposal(algorithm, &problem)) };
             n += 1;
         }
-        // SAFETY: the caller gives a place for a number.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *count = n as c_int };
-        if n == 0 { no(NOT_SUPPORTED, "no algorithm is as it is preferred") } else { Ok(()) }
+        if n == 0 { reject(NOT_SUPPORTED, "these preferences: no algorithm meets them") } else { Ok(()) }
     };
-    answer(propose())
+    status_of(propose())
 }
 
 #[unsafe(no_mangle)]
@@ -178,18 +181,18 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoCheck(
     to: *mut Proposal,
 ) -> Status {
     let check = || {
-        open(handle)?;
+        check_handle(handle)?;
         let problem = problem(of, [a, b, c, d])?;
-        // SAFETY: the caller gives an algorithm.
+        // SAFETY: the caller passes a valid pointer.
         let Some(algorithm) = Algorithm::of(unsafe { &*opaque }) else {
-            return no(INVALID_VALUE, "an algorithm that is none of this library's");
+            return reject(INVALID_VALUE, "an algorithm of another library");
         };
-        if !algorithm.takes(&problem, [256; 4]) {
-            return no(NOT_SUPPORTED, &format!("{algorithm:?} for {:?} x {:?}", problem.a, problem.b));
+        if !algorithm.supports(&problem, [256; 4]) {
+            return reject(NOT_SUPPORTED, &format!("{algorithm:?} for {:?} x {:?}", problem.a, problem.b));
         }
-        // SAFETY: the caller gives a place for the result.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { to.write(proposal(algorithm, &problem)) };
         Ok(())
     };
-    answer(check())
+    status_of(check())
 }

@@ -1,6 +1,6 @@
-//! What a product is told by: the operation, layouts of matrices, and what is preferred of algorithms.
+//! Descriptors: the operation, the layouts of matrices, and the preferences for algorithms.
 
-use super::{INVALID_VALUE, NOT_SUPPORTED, SUCCESS, Said, Status, answer, no};
+use super::{INVALID_VALUE, NOT_SUPPORTED, Outcome, SUCCESS, Status, reject, status_of};
 use crate::handles::Handles;
 use cudarc::cublaslt::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as DescAttribute;
@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub(super) const BF16: u32 = cudaDataType_t::CUDA_R_16BF as u32;
 pub(super) const F32: u32 = cudaDataType_t::CUDA_R_32F as u32;
 
-/// Sums in f32, factors in the host's memory.
+/// An operation with f32 sums, and alpha and beta in host memory.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Desc {
     /// Whether the first and the second operand are transposed.
-    pub turned: [bool; 2],
+    pub transposed: [bool; 2],
 }
 
 /// A column-major matrix.
@@ -33,17 +33,17 @@ impl Layout {
         if self.kind == F32 { 4 } else { 2 }
     }
 
-    /// Elements from the first to the last.
+    /// Elements from the first to the last, including gaps.
     pub fn span(&self) -> usize {
         (self.cols - 1) * self.ld + self.rows
     }
 }
 
-/// What algorithms may ask for.
+/// Restrictions on algorithms.
 #[derive(Clone, Copy)]
 pub(super) struct Preference {
     pub workspace: usize,
-    /// Bytes that the addresses of A, B, C and D are multiples of.
+    /// Alignment in bytes of A, B, C and D.
     pub align: [usize; 4],
     pub reductions: u32,
 }
@@ -52,8 +52,8 @@ static DESCS: Handles<Mutex<Desc>> = Handles::from(0x5100_0000);
 static LAYOUTS: Handles<Mutex<Layout>> = Handles::from(0x5200_0000);
 static PREFERENCES: Handles<Mutex<Preference>> = Handles::from(0x5300_0000);
 
-fn get<T: Copy>(from: &Handles<Mutex<T>>, handle: *mut c_void) -> Said<T> {
-    let found = from.get(handle).or_else(|_| no(INVALID_VALUE, "a descriptor that is not there"))?;
+fn get<T: Copy>(from: &Handles<Mutex<T>>, handle: *mut c_void) -> Outcome<T> {
+    let found = from.get(handle).or_else(|_| reject(INVALID_VALUE, "an unknown descriptor"))?;
     Ok(*lock(&found))
 }
 
@@ -62,36 +62,38 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn destroy<T>(from: &Handles<Mutex<T>>, handle: *mut c_void) -> Status {
-    answer(from.remove(handle).map(|_| ()).or_else(|_| no(INVALID_VALUE, "a descriptor that is destroyed twice")))
+    status_of(
+        from.remove(handle).map(|_| ()).or_else(|_| reject(INVALID_VALUE, "a descriptor that was destroyed before")),
+    )
 }
 
-pub(super) fn desc(handle: *mut c_void) -> Said<Desc> {
+pub(super) fn desc(handle: *mut c_void) -> Outcome<Desc> {
     get(&DESCS, handle)
 }
 
-pub(super) fn layout(handle: *mut c_void) -> Said<Layout> {
+pub(super) fn layout(handle: *mut c_void) -> Outcome<Layout> {
     get(&LAYOUTS, handle)
 }
 
-pub(super) fn preference(handle: *mut c_void) -> Said<Preference> {
+pub(super) fn preference(handle: *mut c_void) -> Outcome<Preference> {
     get(&PREFERENCES, handle)
 }
 
-/// The number that an attribute is set to, of as many bytes as it has.
-unsafe fn number<N: Copy>(from: *const c_void, bytes: usize) -> Said<N> {
+/// The value of an attribute, of the expected size.
+unsafe fn value<N: Copy>(from: *const c_void, bytes: usize) -> Outcome<N> {
     if from.is_null() || bytes != size_of::<N>() {
-        return no(INVALID_VALUE, &format!("an attribute of {} bytes set to {bytes}", size_of::<N>()));
+        return reject(INVALID_VALUE, &format!("an attribute of {} bytes set to {bytes}", size_of::<N>()));
     }
-    // SAFETY: the caller gives as many bytes as it says.
+    // SAFETY: the caller passes the stated number of bytes.
     Ok(unsafe { from.cast::<N>().read_unaligned() })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulDescCreate(to: *mut *mut c_void, compute: u32, scale: u32) -> Status {
     if compute != CUBLAS_COMPUTE_32F as u32 || scale != F32 {
-        return answer(no(NOT_SUPPORTED, "sums that are not in f32"));
+        return status_of(reject(NOT_SUPPORTED, "sums that are not f32"));
     }
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = DESCS.add(Arc::default()) };
     SUCCESS
 }
@@ -112,17 +114,17 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
         let operand = match attribute {
             a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA as u32 => 0,
             a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB as u32 => 1,
-            a => return no(NOT_SUPPORTED, &format!("attribute {a} of a product")),
+            a => return reject(NOT_SUPPORTED, &format!("attribute {a} of an operation")),
         };
-        // SAFETY: the caller's pointer is handed on.
-        let turned = unsafe { number::<i32>(from, bytes) }?;
-        if !(0..=1).contains(&turned) {
-            return no(NOT_SUPPORTED, &format!("operation {turned} of an operand"));
+        // SAFETY: the caller's pointer is passed on.
+        let operation = unsafe { value::<i32>(from, bytes) }?;
+        if !(0..=1).contains(&operation) {
+            return reject(NOT_SUPPORTED, &format!("operation {operation} of an operand"));
         }
-        lock(&desc).turned[operand] = turned == 1;
+        lock(&desc).transposed[operand] = operation == 1;
         Ok(())
     };
-    answer(DESCS.get(desc).or_else(|_| no(INVALID_VALUE, "no such product")).and_then(set))
+    status_of(DESCS.get(desc).or_else(|_| reject(INVALID_VALUE, "an unknown operation")).and_then(set))
 }
 
 #[unsafe(no_mangle)]
@@ -134,10 +136,10 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     ld: i64,
 ) -> Status {
     if ![BF16, F32].contains(&kind) {
-        return answer(no(NOT_SUPPORTED, &format!("elements of type {kind}")));
+        return status_of(reject(NOT_SUPPORTED, &format!("elements of type {kind}")));
     }
     let layout = Layout { kind, rows: rows as usize, cols: cols as usize, ld: ld as usize };
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = LAYOUTS.add(Arc::new(Mutex::new(layout))) };
     SUCCESS
 }
@@ -147,11 +149,11 @@ pub extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut c_void) -> Status {
     destroy(&LAYOUTS, layout)
 }
 
-/// As the header says of what is not set.
+/// The defaults of the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(to: *mut *mut c_void) -> Status {
     let preference = Preference { workspace: 0, align: [256; 4], reductions: 7 };
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = PREFERENCES.add(Arc::new(Mutex::new(preference))) };
     SUCCESS
 }
@@ -173,17 +175,17 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
         let alignments = Prefer::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES as u32
             ..=Prefer::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES as u32;
         // SAFETY: the caller's pointer is handed on, here and below.
-        let small = || unsafe { number::<u32>(from, bytes) };
+        let small = || unsafe { value::<u32>(from, bytes) };
         match attribute {
             a if a == Prefer::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32 => {
                 // SAFETY: as above.
-                preference.workspace = unsafe { number::<u64>(from, bytes) }? as usize;
+                preference.workspace = unsafe { value::<u64>(from, bytes) }? as usize;
             }
             a if a == Prefer::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK as u32 => preference.reductions = small()?,
             a if alignments.contains(&a) => preference.align[(a - alignments.start()) as usize] = small()? as usize,
-            a => return no(NOT_SUPPORTED, &format!("preference {a}")),
+            a => return reject(NOT_SUPPORTED, &format!("preference {a}")),
         }
         Ok(())
     };
-    answer(PREFERENCES.get(preference).or_else(|_| no(INVALID_VALUE, "no such preference")).and_then(set))
+    status_of(PREFERENCES.get(preference).or_else(|_| reject(INVALID_VALUE, "an unknown preference")).and_then(set))
 }

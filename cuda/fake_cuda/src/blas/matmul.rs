@@ -1,8 +1,8 @@
-//! The product itself: D = alpha A B + beta C, sums in f32, the result rounded once.
+//! The multiplication: D = alpha A B + beta C, with f32 sums, the result rounded once.
 
 use super::algorithms::{Algorithm, Opaque, Problem, problem};
 use super::descriptors::{F32, Layout};
-use super::{EXECUTION_FAILED, INVALID_VALUE, Said, Status, answer, no, open};
+use super::{EXECUTION_FAILED, INVALID_VALUE, Outcome, Status, check_handle, reject, status_of};
 use crate::code::ILLEGAL_ADDRESS;
 use crate::driver::enqueue;
 use crate::settings::settings;
@@ -12,16 +12,16 @@ use half::bf16;
 use std::ffi::c_void;
 use std::time::Duration;
 
-/// How much longer than the fastest the others take, where a test says which is the fastest.
+/// The delay of all but the fastest algorithm, if a test names one.
 const SLOWER: Duration = Duration::from_millis(5);
 
-/// A product on its way to a stream.
+/// An enqueued multiplication.
 struct Job {
     problem: Problem,
     algorithm: Algorithm,
     alpha: f32,
     beta: f32,
-    /// Addresses of A, B and of C, which is D.
+    /// Addresses of A, B and D, which is also C.
     at: [usize; 3],
     workspace: usize,
 }
@@ -46,36 +46,39 @@ pub unsafe extern "C" fn cublasLtMatmul(
     stream: *mut c_void,
 ) -> Status {
     let start = || {
-        open(handle)?;
+        check_handle(handle)?;
         fault::check().map_err(|_| EXECUTION_FAILED)?;
         let problem = problem(of, [a_layout, b_layout, c_layout, d_layout])?;
         if alpha.is_null() || beta.is_null() || opaque.is_null() || c != d {
-            return no(INVALID_VALUE, "a factor or an algorithm that is missing, or C that is not D");
+            return reject(INVALID_VALUE, "a null alpha, beta or algorithm, or C that is not D");
         }
-        // SAFETY: the caller gives an algorithm.
+        // SAFETY: the caller passes a valid pointer.
         let algorithm = Algorithm::of(unsafe { &*opaque });
-        let algorithm = algorithm.map_or_else(|| no(INVALID_VALUE, "an algorithm of another library"), Ok)?;
+        let algorithm = algorithm.map_or_else(|| reject(INVALID_VALUE, "an algorithm of another library"), Ok)?;
         let at = [a as usize, b as usize, d as usize];
         let space = (workspace as usize, bytes);
-        hold(&problem, algorithm, at, space)?;
-        // SAFETY: both factors are in the host's memory, as the descriptor says.
+        check(&problem, algorithm, at, space)?;
+        // SAFETY: alpha and beta are in host memory, as the descriptor says.
         let (alpha, beta) = unsafe { (*alpha, *beta) };
         let job = Job { problem, algorithm, alpha, beta, at, workspace: space.0 };
         enqueue(stream, Box::new(move || job.run()));
         Ok(())
     };
-    answer(start())
+    status_of(start())
 }
 
-/// What an algorithm needs of addresses and workspace.
-fn hold(problem: &Problem, algorithm: Algorithm, at: [usize; 3], (workspace, bytes): (usize, usize)) -> Said<()> {
+/// Checks the addresses and the workspace that an algorithm requires.
+fn check(problem: &Problem, algorithm: Algorithm, at: [usize; 3], (workspace, bytes): (usize, usize)) -> Outcome<()> {
     let [a, b, d] = at;
-    if !algorithm.takes(problem, [a, b, d, d]) {
-        return no(INVALID_VALUE, &format!("{algorithm:?} at the addresses {at:x?}, or k = {}", problem.k));
+    if !algorithm.supports(problem, [a, b, d, d]) {
+        return reject(INVALID_VALUE, &format!("{algorithm:?} at the addresses {at:x?}, or k = {}", problem.k));
     }
     let needed = algorithm.workspace(problem);
     if needed > bytes || (needed > 0 && (workspace == 0 || !workspace.is_multiple_of(16))) {
-        return no(INVALID_VALUE, &format!("{algorithm:?} wants {needed} bytes, not {bytes} at {workspace:#x}"));
+        return reject(
+            INVALID_VALUE,
+            &format!("{algorithm:?} with a workspace of {needed} bytes, not {bytes} at {workspace:#x}"),
+        );
     }
     Ok(())
 }
@@ -92,14 +95,14 @@ impl Job {
         let space = (self.workspace, self.algorithm.workspace(&self.problem));
         for (at, bytes) in all.into_iter().chain([space]) {
             if bytes > 0 && memory::known(at as u64, bytes).is_err() {
-                eprintln!("stand-in: a product uses {bytes} bytes at {at:#x}, which are of no block");
+                eprintln!("fake CUDA: a matmul accesses {bytes} bytes at {at:#x}, which lie in no block");
                 return fault::set(ILLEGAL_ADDRESS);
             }
         }
         self.multiply();
     }
 
-    /// Every algorithm adds in an order of its own, as on a device.
+    /// Every algorithm adds in a different order, as on a device.
     fn multiply(&self) {
         let k = self.problem.k;
         let sums = match self.algorithm {
@@ -109,13 +112,13 @@ impl Job {
                 first.iter_mut().zip(rest).for_each(|(x, y)| *x += y);
                 first
             }
-            Algorithm::Split | Algorithm::Rounded => self.parts(),
+            Algorithm::Split | Algorithm::Rounded => self.split_sums(),
         };
         self.store(&sums);
     }
 
-    /// The sums of two parts of k, of which the first waits in the workspace.
-    fn parts(&self) -> Vec<f32> {
+    /// The sum of two parts of k, the first of which is stored in the workspace.
+    fn split_sums(&self) -> Vec<f32> {
         let Problem { m, n, k, d, .. } = self.problem;
         let round = |x: &mut f32| {
             if self.algorithm == Algorithm::Rounded && d.kind != F32 {
@@ -125,24 +128,24 @@ impl Job {
         let cut = if self.algorithm == Algorithm::Rounded { k.div_ceil(4) } else { k / 2 };
         let [mut first, mut second] = [self.sums(0..cut), self.sums(cut..k)];
         first.iter_mut().chain(&mut second).for_each(round);
-        // SAFETY: the workspace was found to be a block's, with an f32 for every sum; only this stream's
-        // products use it.
+        // SAFETY: the workspace was checked to lie in a block and has an f32 for every sum; only this stream's
+        // multiplications use it.
         let space = unsafe { std::slice::from_raw_parts_mut(self.workspace as *mut f32, m * n) };
         space.copy_from_slice(&first);
         second.iter_mut().zip(space).for_each(|(x, y)| *x += *y);
         second
     }
 
-    /// Sums over these k, `m` by `n`, column by column.
+    /// The sums over a range of k, `m` by `n`, column-major.
     fn sums(&self, k: std::ops::Range<usize>) -> Vec<f32> {
-        let Problem { turned, a, b, m, n, .. } = self.problem;
+        let Problem { transposed, a, b, m, n, .. } = self.problem;
         let (a_data, b_data) = (self.widened(0, &a), self.widened(1, &b));
-        // Elements from column to column, and from row to row, of the operands as they are multiplied.
-        let steps = |turned: bool, rows: usize| if turned { (1, rows as isize) } else { (rows as isize, 1) };
-        let ((a_cs, a_rs), (b_cs, b_rs)) = (steps(turned[0], a.rows), steps(turned[1], b.rows));
+        // Column and row strides of the operands after transposition.
+        let steps = |transposed: bool, rows: usize| if transposed { (1, rows as isize) } else { (rows as isize, 1) };
+        let ((a_cs, a_rs), (b_cs, b_rs)) = (steps(transposed[0], a.rows), steps(transposed[1], b.rows));
         let mut sums = vec![0.0f32; m * n];
         let from = k.start as isize;
-        // SAFETY: the strides are those of the widened matrices, of which k columns and rows from `from` on are read;
+        // SAFETY: the strides are those of the f32 matrices, of which the k columns and rows from `from` on are read;
         // the sums are m by n.
         unsafe {
             gemm::gemm(
@@ -170,11 +173,12 @@ impl Job {
         sums
     }
 
-    /// An operand in f32, without gaps.
+    /// An operand in f32, without gaps between columns.
     fn widened(&self, operand: usize, layout: &Layout) -> Vec<f32> {
         let first = self.at[operand] as *const bf16;
         let column = |col: usize| {
-            // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody writing it.
+            // SAFETY: the span of the layout was checked to lie in a block; the caller guarantees that nothing writes
+            // it.
             unsafe { std::slice::from_raw_parts(first.add(col * layout.ld), layout.rows) }
         };
         (0..layout.cols).flat_map(|col| column(col).iter().map(|x| x.to_f32())).collect()
@@ -184,7 +188,8 @@ impl Job {
         let Problem { m, d, .. } = self.problem;
         for (at, sum) in sums.iter().enumerate() {
             let element = at / m * d.ld + at % m;
-            // SAFETY: the span of the layout was found to be a block's; who started this answers for nobody else using it.
+            // SAFETY: the span of the layout was checked to lie in a block; the caller guarantees that nothing else uses
+            // it.
             unsafe {
                 if d.kind == F32 {
                     let to = (self.at[2] as *mut f32).add(element);
@@ -197,7 +202,7 @@ impl Job {
         }
     }
 
-    /// What was there is not looked at where it counts for nothing.
+    /// The old value is not read if beta is 0.
     fn value(&self, sum: f32, old: impl FnOnce() -> f32) -> f32 {
         let scaled = self.alpha * sum;
         if self.beta == 0.0 { scaled } else { scaled + self.beta * old() }

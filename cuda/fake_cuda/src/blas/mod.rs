@@ -1,5 +1,5 @@
-//! cuBLASLt: bf16 times bf16 with sums in f32, in the order of a stream. What the real one refuses is refused here, with
-//! the reason on standard error.
+//! cuBLASLt: bf16 times bf16 with f32 sums, in stream order. It rejects what the real library rejects, with the reason
+//! on standard error.
 
 mod algorithms;
 mod descriptors;
@@ -15,7 +15,7 @@ use cudarc::cublaslt::sys::cublasStatus_t as S;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Arc;
 
-/// What calls answer, as in `cublasStatus_t`.
+/// A `cublasStatus_t` as a number.
 pub type Status = u32;
 
 const SUCCESS: Status = S::CUBLAS_STATUS_SUCCESS as Status;
@@ -24,27 +24,27 @@ const INVALID_VALUE: Status = S::CUBLAS_STATUS_INVALID_VALUE as Status;
 const EXECUTION_FAILED: Status = S::CUBLAS_STATUS_EXECUTION_FAILED as Status;
 const NOT_SUPPORTED: Status = S::CUBLAS_STATUS_NOT_SUPPORTED as Status;
 
-/// What a call comes to.
-type Said<T> = Result<T, Status>;
+/// The result of a call.
+type Outcome<T> = Result<T, Status>;
 
-/// One that there never was: what it chose must never be taken for the choice of a real one.
+/// A version that never existed, so that its choices are never mistaken for those of a real library.
 const VERSION: usize = 129_900;
 const CUDART: usize = 12_090;
 
 static OPEN: Handles<()> = Handles::from(0x5000_0000);
 
-fn answer(what: Said<()>) -> Status {
+fn status_of(what: Outcome<()>) -> Status {
     what.err().unwrap_or(SUCCESS)
 }
 
-/// A refusal with its reason.
-fn no<T>(status: Status, why: &str) -> Said<T> {
-    eprintln!("stand-in: cuBLASLt refuses: {why}");
+/// Rejects a call, with the reason.
+fn reject<T>(status: Status, why: &str) -> Outcome<T> {
+    eprintln!("fake CUDA: cuBLASLt rejects {why}");
     Err(status)
 }
 
-fn open(handle: *mut c_void) -> Said<()> {
-    OPEN.get(handle).map(|_| ()).or_else(|_| no(NOT_INITIALIZED, "no such handle"))
+fn check_handle(handle: *mut c_void) -> Outcome<()> {
+    OPEN.get(handle).map(|_| ()).or_else(|_| reject(NOT_INITIALIZED, "an unknown handle"))
 }
 
 #[unsafe(no_mangle)]
@@ -52,14 +52,14 @@ pub unsafe extern "C" fn cublasLtCreate(to: *mut *mut c_void) -> Status {
     if current().is_err() {
         return NOT_INITIALIZED;
     }
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = OPEN.add(Arc::new(())) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtDestroy(handle: *mut c_void) -> Status {
-    answer(OPEN.remove(handle).map(|_| ()).or_else(|_| no(NOT_INITIALIZED, "no such handle to destroy")))
+    status_of(OPEN.remove(handle).map(|_| ()).or_else(|_| reject(NOT_INITIALIZED, "an unknown handle to destroy")))
 }
 
 #[unsafe(no_mangle)]

@@ -1,15 +1,15 @@
-//! Copies and fills. Memory of the host that is not pinned is read before the call returns, and written before it
-//! returns; pinned memory is read and written when the stream comes to it.
+//! Copies and fills. Pageable host memory is read and written before the call returns, pinned memory when the stream
+//! executes the copy.
 
 use super::streams::stream;
-use crate::code::{Code, INVALID_VALUE, Said, answer};
+use crate::code::{Code, INVALID_VALUE, Outcome, status_of};
 use crate::memory::{self, known};
 use crate::stream::Stream;
 use cudarc::driver::sys::{CUDA_MEMCPY2D, CUmemorytype};
 use std::ffi::{c_uchar, c_uint, c_void};
 use std::sync::Arc;
 
-/// `rows` of `len` bytes, `pitch` bytes from one to the next.
+/// `rows` of `len` bytes, `pitch` bytes apart.
 #[derive(Clone, Copy)]
 struct Rows {
     at: u64,
@@ -23,22 +23,22 @@ impl Rows {
         Rows { at, rows: 1, len, pitch: len }
     }
 
-    /// From the first byte to the last.
+    /// Bytes from the first to the last.
     fn span(&self) -> usize {
         self.pitch * (self.rows - 1) + self.len
     }
 
-    fn known(&self) -> Said<()> {
+    fn known(&self) -> Outcome<()> {
         known(self.at, self.span())
     }
 
-    /// Memory of the host that the driver knows nothing of.
+    /// Whether this is host memory that is not pinned.
     fn pageable(&self) -> bool {
         memory::kind(self.at, self.span()).is_none()
     }
 
     /// # Safety
-    /// Both are of memory that lives.
+    /// Both are live memory.
     unsafe fn copy(to: Rows, from: Rows) {
         for row in 0..to.rows {
             // SAFETY: both have this row.
@@ -47,32 +47,32 @@ impl Rows {
     }
 }
 
-/// The callers see to it that what is said to be on a device is.
+/// Enqueues a copy. The callers have checked which side is device memory.
 ///
 /// # Safety
-/// Where it is not the driver's memory, the host's lives.
-unsafe fn copy(to: Rows, from: Rows, stream: &Stream) -> Said<()> {
+/// Memory that the driver did not allocate is live.
+unsafe fn copy(to: Rows, from: Rows, stream: &Stream) -> Outcome<()> {
     if to.len == 0 || to.rows == 0 {
         return Ok(());
     }
     if from.pageable() {
         let mut staged = vec![0u8; from.rows * from.len];
         let packed = move |at| Rows { at, pitch: from.len, ..from };
-        // SAFETY: the caller's bytes live now, and there is room for them.
+        // SAFETY: the caller's bytes are live now, and there is room for them.
         unsafe { Rows::copy(packed(staged.as_mut_ptr() as u64), from) };
-        // SAFETY: the driver frees what it writes to only after its streams have passed.
+        // SAFETY: the driver frees the destination only after its streams have completed.
         stream.push(move || unsafe { Rows::copy(to, packed(staged.as_ptr() as u64)) });
         return if to.pageable() { stream.wait() } else { Ok(()) };
     }
-    // SAFETY: as above; memory of the host alone lives until this function returns, which is after the copy.
+    // SAFETY: as above; pageable memory is live until this function returns, which is after the copy.
     stream.push(move || unsafe { Rows::copy(to, from) });
     if to.pageable() { stream.wait() } else { Ok(()) }
 }
 
-fn copied(to: Rows, from: Rows, device: &[Rows], on: *mut c_void) -> Said<Arc<Stream>> {
+fn copied(to: Rows, from: Rows, device: &[Rows], on: *mut c_void) -> Outcome<Arc<Stream>> {
     let stream = stream(on)?;
     device.iter().filter(|rows| rows.len > 0).try_for_each(Rows::known)?;
-    // SAFETY: the caller of the driver answers for the host's memory.
+    // SAFETY: the caller of the driver guarantees the host memory.
     unsafe { copy(to, from, &stream)? };
     Ok(stream)
 }
@@ -80,42 +80,42 @@ fn copied(to: Rows, from: Rows, device: &[Rows], on: *mut c_void) -> Said<Arc<St
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, len: usize, on: *mut c_void) -> Code {
     let (to, from) = (Rows::one(to, len), Rows::one(from as u64, len));
-    answer(copied(to, from, &[to], on).map(|_| ()))
+    status_of(copied(to, from, &[to], on).map(|_| ()))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, len: usize, on: *mut c_void) -> Code {
     let (to, from) = (Rows::one(to as u64, len), Rows::one(from, len));
-    answer(copied(to, from, &[from], on).map(|_| ()))
+    status_of(copied(to, from, &[from], on).map(|_| ()))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, len: usize, on: *mut c_void) -> Code {
     let (to, from) = (Rows::one(to, len), Rows::one(from, len));
-    answer(copied(to, from, &[to, from], on).map(|_| ()))
+    status_of(copied(to, from, &[to, from], on).map(|_| ()))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, len: usize) -> Code {
     let (to, from) = (Rows::one(to, len), Rows::one(from as u64, len));
-    answer(copied(to, from, &[to], std::ptr::null_mut()).and_then(|stream| stream.wait()))
+    status_of(copied(to, from, &[to], std::ptr::null_mut()).and_then(|stream| stream.wait()))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, len: usize) -> Code {
     let (to, from) = (Rows::one(to as u64, len), Rows::one(from, len));
-    answer(copied(to, from, &[from], std::ptr::null_mut()).and_then(|stream| stream.wait()))
+    status_of(copied(to, from, &[from], std::ptr::null_mut()).and_then(|stream| stream.wait()))
 }
 
-/// Returns before it is done, as the real one does.
+/// Returns before the copy is done, like the real function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, len: usize) -> Code {
-    // SAFETY: the caller's addresses are handed on.
+    // SAFETY: the caller's addresses are passed on.
     unsafe { cuMemcpyDtoDAsync_v2(to, from, len, std::ptr::null_mut()) }
 }
 
-/// One side of a copy of a matrix, and whether it must be the driver's memory.
-fn side(at: [u64; 2], kind: CUmemorytype, [x, y, pitch]: [usize; 3], copy: &CUDA_MEMCPY2D) -> Said<(Rows, bool)> {
+/// One side of a 2D copy, and whether it must be the driver's memory.
+fn side(at: [u64; 2], kind: CUmemorytype, [x, y, pitch]: [usize; 3], copy: &CUDA_MEMCPY2D) -> Outcome<(Rows, bool)> {
     let (at, device) = match kind {
         CUmemorytype::CU_MEMORYTYPE_HOST => (at[0], false),
         CUmemorytype::CU_MEMORYTYPE_DEVICE | CUmemorytype::CU_MEMORYTYPE_UNIFIED => (at[1], true),
@@ -130,7 +130,7 @@ fn side(at: [u64; 2], kind: CUmemorytype, [x, y, pitch]: [usize; 3], copy: &CUDA
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy2DAsync_v2(copy: *const CUDA_MEMCPY2D, on: *mut c_void) -> Code {
-    // SAFETY: the caller points to one.
+    // SAFETY: the caller passes a valid pointer.
     let copy = unsafe { &*copy };
     let go = || {
         let from = [copy.srcHost as u64, copy.srcDevice];
@@ -143,11 +143,11 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2(copy: *const CUDA_MEMCPY2D, on: *mut
         let device: Vec<Rows> = [(from, a), (to, b)].iter().filter(|(_, d)| *d).map(|(rows, _)| *rows).collect();
         copied(to, from, &device, on).map(|_| ())
     };
-    answer(go())
+    status_of(go())
 }
 
-/// Makes `n` values from `at` on the same.
-fn fill<T: Copy + Send + 'static>(at: u64, value: T, n: usize, on: *mut c_void) -> Said<()> {
+/// Sets `n` values from `at` on.
+fn fill<T: Copy + Send + 'static>(at: u64, value: T, n: usize, on: *mut c_void) -> Outcome<()> {
     let stream = stream(on)?;
     if n == 0 {
         return Ok(());
@@ -156,17 +156,17 @@ fn fill<T: Copy + Send + 'static>(at: u64, value: T, n: usize, on: *mut c_void) 
     if !at.is_multiple_of(align_of::<T>() as u64) {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: the driver frees these bytes only after its streams have passed.
+    // SAFETY: the driver frees these bytes only after its streams have completed.
     stream.push(move || unsafe { std::slice::from_raw_parts_mut(at as *mut T, n) }.fill(value));
     Ok(())
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8Async(at: u64, value: c_uchar, n: usize, on: *mut c_void) -> Code {
-    answer(fill(at, value, n, on))
+    status_of(fill(at, value, n, on))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD32Async(at: u64, value: c_uint, n: usize, on: *mut c_void) -> Code {
-    answer(fill(at, value, n, on))
+    status_of(fill(at, value, n, on))
 }

@@ -1,5 +1,4 @@
-//! Devices and their contexts. What the driver's own calls want of a context is wanted here: a thread without a current
-//! one can do nothing.
+//! Devices and their contexts. As with the real driver, most calls fail on a thread without a current context.
 
 use crate::code::*;
 use crate::fault;
@@ -12,9 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static STARTED: AtomicBool = AtomicBool::new(false);
-/// How often each device's primary context is held.
+/// The reference count of each device's primary context.
 static HELD: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-/// A context is this and its device's number.
+/// A context's handle is this plus the device's ordinal.
 const CONTEXT: usize = 0x100;
 /// The lowest and the highest priority of a stream.
 const PRIORITIES: [c_int; 2] = [0, -5];
@@ -24,18 +23,18 @@ thread_local! {
 }
 
 /// The device of this thread's current context.
-pub(crate) fn current() -> Said<i32> {
+pub(crate) fn current() -> Outcome<i32> {
     started()?;
     fault::check()?;
     CURRENT.get().ok_or(INVALID_CONTEXT)
 }
 
-fn started() -> Said<()> {
+fn started() -> Outcome<()> {
     STARTED.load(Ordering::Acquire).then_some(()).ok_or(NOT_INITIALIZED)
 }
 
-/// The machine's number of a device of this process.
-fn physical(device: c_int) -> Said<usize> {
+/// The machine's number of a device visible to this process.
+fn physical(device: c_int) -> Outcome<usize> {
     started()?;
     usize::try_from(device).ok().and_then(|d| settings().visible.get(d).copied()).ok_or(INVALID_DEVICE)
 }
@@ -51,39 +50,39 @@ pub unsafe extern "C" fn cuInit(flags: c_uint) -> Code {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = settings().cuda };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(started().map(|()| unsafe { *to = settings().visible.len() as c_int }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(started().map(|()| unsafe { *to = settings().visible.len() as c_int }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(to: *mut c_int, ordinal: c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(physical(ordinal).map(|_| unsafe { *to = ordinal }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(physical(ordinal).map(|_| unsafe { *to = ordinal }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(to: *mut c_char, len: c_int, device: c_int) -> Code {
-    // SAFETY: the caller gives a place for as many bytes.
-    answer(physical(device).map(|_| unsafe { write(&settings().name, to, len) }))
+    // SAFETY: the caller provides room for `len` bytes.
+    status_of(physical(device).map(|_| unsafe { write(&settings().name, to, len) }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetPCIBusId(to: *mut c_char, len: c_int, device: c_int) -> Code {
-    // SAFETY: the caller gives a place for as many bytes.
-    answer(physical(device).map(|number| unsafe { write(&format!("0000:{:02x}:00.0", number + 1), to, len) }))
+    // SAFETY: the caller provides room for `len` bytes.
+    status_of(physical(device).map(|number| unsafe { write(&format!("0000:{:02x}:00.0", number + 1), to, len) }))
 }
 
-/// As much of a text as there is room for, and a zero.
+/// Writes as much of a text as there is room for, and a NUL.
 unsafe fn write(text: &str, to: *mut c_char, len: c_int) {
     let n = text.len().min((len.max(1) - 1) as usize);
-    // SAFETY: by this function's caller there is room for n bytes and one more.
+    // SAFETY: the caller provides room for n + 1 bytes.
     unsafe {
         to.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), n);
         to.add(n).write(0);
@@ -92,12 +91,12 @@ unsafe fn write(text: &str, to: *mut c_char, len: c_int) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(to: *mut usize, device: c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(physical(device).map(|_| unsafe { *to = settings().memory }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(physical(device).map(|_| unsafe { *to = settings().memory }))
 }
 
-/// Half of it is the host's, so that devices of several hosts differ.
-pub(crate) fn uuid(device: c_int) -> Said<[u8; 16]> {
+/// The first half identifies the host, so that devices of several hosts differ.
+pub(crate) fn uuid(device: c_int) -> Outcome<[u8; 16]> {
     let number = physical(device)?;
     let mut host = DefaultHasher::new();
     std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default().hash(&mut host);
@@ -109,17 +108,17 @@ pub(crate) fn uuid(device: c_int) -> Said<[u8; 16]> {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(to: *mut [u8; 16], device: c_int) -> Code {
-    // SAFETY: the caller gives a place for 16 bytes.
-    answer(uuid(device).map(|uuid| unsafe { *to = uuid }))
+    // SAFETY: the caller provides room for 16 bytes.
+    status_of(uuid(device).map(|uuid| unsafe { *to = uuid }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid(to: *mut [u8; 16], device: c_int) -> Code {
-    // SAFETY: the caller's pointer is handed on.
+    // SAFETY: the caller's pointer is passed on.
     unsafe { cuDeviceGetUuid_v2(to, device) }
 }
 
-/// Bytes of shared memory that a block may have at most, where its kernel was allowed to.
+/// The most shared memory in bytes that a kernel can opt in to.
 pub(crate) fn most_shared() -> c_int {
     if settings().capability >= 90 { 227 << 10 } else { 163 << 10 }
 }
@@ -150,17 +149,17 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(to: *mut c_int, which: c_int, devi
         ];
         known.iter().find(|(a, _)| *a as c_int == which).map(|(_, value)| *value).ok_or(INVALID_VALUE)
     };
-    // SAFETY: the caller gives a place for a number.
-    answer(physical(device).and_then(of).map(|value| unsafe { *to = value }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(physical(device).and_then(of).map(|value| unsafe { *to = value }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(to: *mut *mut c_void, device: c_int) -> Code {
-    answer(physical(device).and_then(|_| fault::check()).map(|()| {
+    status_of(physical(device).and_then(|_| fault::check()).map(|()| {
         let mut held = HELD.lock().expect("no holder panics");
         held.resize(settings().visible.len(), 0);
         held[device as usize] += 1;
-        // SAFETY: the caller gives a place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *to = (CONTEXT + device as usize) as *mut c_void };
     }))
 }
@@ -173,7 +172,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> Code {
         *held -= 1;
         Ok(())
     };
-    answer(physical(device).and_then(release))
+    status_of(physical(device).and_then(release))
 }
 
 #[unsafe(no_mangle)]
@@ -187,28 +186,28 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: *mut c_void) -> Code {
         }
         Ok(())
     };
-    answer(started().and_then(set))
+    status_of(started().and_then(set))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(to: *mut *mut c_void) -> Code {
     let context = CURRENT.get().map_or(0, |device| CONTEXT + device as usize);
-    // SAFETY: the caller gives a place for a handle.
-    answer(started().map(|()| unsafe { *to = context as *mut c_void }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(started().map(|()| unsafe { *to = context as *mut c_void }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetDevice(to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(current().map(|device| unsafe { *to = device }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(current().map(|device| unsafe { *to = device }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> Code {
-    answer(current().map(|_| {
+    status_of(current().map(|_| {
         for (to, value) in [least, greatest].into_iter().zip(PRIORITIES) {
             if !to.is_null() {
-                // SAFETY: the caller gives places for numbers, or none.
+                // SAFETY: the pointer is valid or null.
                 unsafe { *to = value };
             }
         }

@@ -1,15 +1,15 @@
-//! Events. A wait is for the record that was made last when the wait was asked for; an event without one is over.
+//! Events. A wait is for the last record at the time of the call; an event without a record is complete.
 
 use super::device::current;
 use super::streams::stream;
-use crate::code::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, Said, answer};
+use crate::code::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, Outcome, status_of};
 use crate::fault;
 use crate::handles::Handles;
 use crate::stream::Record;
 use std::ffi::{c_uint, c_void};
 use std::sync::{Arc, Mutex};
 
-/// CU_EVENT_DISABLE_TIMING, and all flags that there are.
+/// CU_EVENT_DISABLE_TIMING, and the mask of all flags.
 const NO_TIMING: c_uint = 2;
 const FLAGS: c_uint = 7;
 
@@ -26,7 +26,7 @@ impl Event {
     }
 }
 
-fn event(handle: *mut c_void) -> Said<Arc<Event>> {
+fn event(handle: *mut c_void) -> Outcome<Arc<Event>> {
     current()?;
     EVENTS.get(handle)
 }
@@ -38,11 +38,11 @@ pub unsafe extern "C" fn cuEventCreate(to: *mut *mut c_void, flags: c_uint) -> C
             return Err(INVALID_VALUE);
         }
         let event = Event { timed: flags & NO_TIMING == 0, latest: Mutex::default() };
-        // SAFETY: the caller gives a place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *to = EVENTS.add(Arc::new(event)) };
         Ok(())
     };
-    answer(current().and_then(create))
+    status_of(current().and_then(create))
 }
 
 #[unsafe(no_mangle)]
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn cuEventRecord(handle: *mut c_void, on: *mut c_void) -> 
         *event.latest.lock().expect("no holder panics") = Some(stream.record());
         Ok(())
     };
-    answer(record())
+    status_of(record())
 }
 
 #[unsafe(no_mangle)]
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent(on: *mut c_void, handle: *mut c_void,
         }
         Ok(())
     };
-    answer(wait())
+    status_of(wait())
 }
 
 #[unsafe(no_mangle)]
@@ -73,15 +73,15 @@ pub unsafe extern "C" fn cuEventQuery(handle: *mut c_void) -> Code {
         Some(record) if record.at().is_none() => Err(NOT_READY),
         _ => fault::check(),
     };
-    answer(event(handle).and_then(query))
+    status_of(event(handle).and_then(query))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(handle: *mut c_void) -> Code {
-    answer(event(handle).and_then(|event| event.latest().map_or(Ok(()), |record| record.wait())))
+    status_of(event(handle).and_then(|event| event.latest().map_or(Ok(()), |record| record.wait())))
 }
 
-/// Milliseconds from one to the other.
+/// Milliseconds between two events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime_v2(to: *mut f32, from: *mut c_void, till: *mut c_void) -> Code {
     let at = |handle| {
@@ -95,21 +95,21 @@ pub unsafe extern "C" fn cuEventElapsedTime_v2(to: *mut f32, from: *mut c_void, 
         let (from, till) = (at(from)?, at(till)?);
         let forward = till.saturating_duration_since(from).as_secs_f64();
         let backward = from.saturating_duration_since(till).as_secs_f64();
-        // SAFETY: the caller gives a place for a number.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *to = ((forward - backward) * 1e3) as f32 };
         Ok(())
     };
-    answer(elapsed())
+    status_of(elapsed())
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime(to: *mut f32, from: *mut c_void, till: *mut c_void) -> Code {
-    // SAFETY: the caller's pointers are handed on.
+    // SAFETY: the caller's pointers are passed on.
     unsafe { cuEventElapsedTime_v2(to, from, till) }
 }
 
-/// Who waits for it already still does.
+/// Waits that have begun are not affected.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventDestroy_v2(handle: *mut c_void) -> Code {
-    answer(EVENTS.remove(handle).map(|_| ()))
+    status_of(EVENTS.remove(handle).map(|_| ()))
 }

@@ -1,4 +1,4 @@
-//! Modules, functions, launches and tensor maps: kernels are the emulator's, whatever the image holds.
+//! Modules, functions, launches and tensor maps. Kernels run in the emulator, whatever the image contains.
 
 use super::device::{current, most_shared};
 use super::streams::stream;
@@ -7,24 +7,22 @@ use crate::handles::Handles;
 use crate::nvrtc::target_of;
 use crate::settings::settings;
 use crate::{fault, memory};
-use cuda::args::View;
-use cuda::geometry::Geometry;
-use cuda::machine::Machine;
-use cuda::tensor::{PAGE, Tiles};
+use cuda::machine::{Geometry, Machine};
+use cuda::tensor::{PAGE, Tiles, View};
 use cudarc::driver::sys::CUfunction_attribute as Attribute;
 use emulator::{Emulator, Schedule, args_size};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
-/// What a block may have of shared memory where its kernel was not allowed more.
+/// Bytes of shared memory that a block can use without opting in to more.
 const ALLOWED: c_int = 48 << 10;
 
 struct Function {
     name: &'static str,
     /// Bytes of its arguments.
     args: usize,
-    /// Bytes of shared memory that a launch may ask for.
+    /// Bytes of dynamic shared memory that a launch can use.
     shared: AtomicI32,
 }
 
@@ -34,39 +32,39 @@ static FUNCTIONS: Handles<Function> = Handles::from(0x4000_0000);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(to: *mut *mut c_void, image: *const c_void) -> Code {
     let load = |_| {
-        // SAFETY: the caller gives an image, of which no more is read than its own bytes say.
+        // SAFETY: the caller passes an image, and no more than its bytes is read.
         let target = unsafe { target_of(image.cast()) }.ok_or(INVALID_IMAGE)?;
         // A cubin of one generation does not load on another.
         if target.is_some_and(|target| target / 10 != settings().capability / 10) {
             return Err(NO_BINARY);
         }
-        // SAFETY: the caller gives a place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *to = MODULES.add(Arc::new(())) };
         Ok(())
     };
-    answer(current().and_then(load))
+    status_of(current().and_then(load))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleUnload(module: *mut c_void) -> Code {
-    answer(MODULES.remove(module).map(|_| ()))
+    status_of(MODULES.remove(module).map(|_| ()))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunction(to: *mut *mut c_void, module: *mut c_void, name: *const c_char) -> Code {
     let find = |_| {
         MODULES.get(module)?;
-        // SAFETY: the caller gives a text that ends in a zero.
+        // SAFETY: the caller passes a text that ends in NUL.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| NOT_FOUND)?;
         let args = args_size(name).ok_or(NOT_FOUND)?;
-        // The emulator's names last as long as the program. A process asks for each kernel a few times at most.
+        // The emulator needs static names. A process looks up each kernel only a few times.
         let name = Box::leak(name.to_string().into_boxed_str());
         let function = Function { name, args, shared: AtomicI32::new(ALLOWED) };
-        // SAFETY: the caller gives a place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *to = FUNCTIONS.add(Arc::new(function)) };
         Ok(())
     };
-    answer(current().and_then(find))
+    status_of(current().and_then(find))
 }
 
 #[unsafe(no_mangle)]
@@ -81,8 +79,8 @@ pub unsafe extern "C" fn cuFuncGetAttribute(to: *mut c_int, which: c_int, functi
         }
         _ => Err(INVALID_VALUE),
     };
-    // SAFETY: the caller gives a place for a number.
-    answer(FUNCTIONS.get(function).and_then(known).map(|value| unsafe { *to = value }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(FUNCTIONS.get(function).and_then(known).map(|value| unsafe { *to = value }))
 }
 
 #[unsafe(no_mangle)]
@@ -95,25 +93,25 @@ pub unsafe extern "C" fn cuFuncSetAttribute(function: *mut c_void, which: c_int,
         function.shared.store(value, Ordering::Relaxed);
         Ok(())
     };
-    answer(FUNCTIONS.get(function).and_then(set))
+    status_of(FUNCTIONS.get(function).and_then(set))
 }
 
-/// A piece of a kernel's arguments, aligned as a tensor map must be.
+/// 128 bytes of a kernel's arguments, aligned as tensor maps require.
 #[repr(align(128))]
 #[derive(Clone)]
 struct Line {
     _bytes: [u8; 128],
 }
 
-/// What no device launches.
-fn check(function: &Function, grid: [u32; 3], block: [u32; 3], shared: u32) -> Said<()> {
+/// Rejects launch configurations that no device supports.
+fn check(function: &Function, grid: [u32; 3], block: [u32; 3], shared: u32) -> Outcome<()> {
     let fits = |n: u32, most: u32| (1..=most).contains(&n);
     let blocks = fits(grid[0], i32::MAX as u32) && fits(grid[1], 65535) && fits(grid[2], 65535);
     let sound = blocks && fits(block[0], 1024) && block[1..] == [1, 1];
     (sound && shared as c_int <= function.shared.load(Ordering::Relaxed)).then_some(()).ok_or(INVALID_VALUE)
 }
 
-/// Of the kernels' kind: one struct, and a block along one dimension.
+/// Supports kernels that take one struct, with one-dimensional blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernel(
     function: *mut c_void,
@@ -135,16 +133,16 @@ pub unsafe extern "C" fn cuLaunchKernel(
             return Err(INVALID_VALUE);
         }
         let mut args = vec![Line { _bytes: [0; 128] }; function.args.div_ceil(size_of::<Line>())];
-        // SAFETY: the one parameter is a struct of as many bytes as the kernel's type has.
+        // SAFETY: the only parameter is a struct of the size that the kernel declares.
         unsafe { (*parameters).cast::<u8>().copy_to_nonoverlapping(args.as_mut_ptr().cast(), function.args) };
         let geometry = Geometry { grid: [gx, gy, gz], block: bx, shared };
         stream.push(move || run(&function, args, geometry));
         Ok(())
     };
-    answer(launch())
+    status_of(launch())
 }
 
-/// Runs a kernel to its end; what goes wrong is the device's end.
+/// Runs a kernel to completion; an error becomes the device's sticky error.
 fn run(function: &Function, args: Vec<Line>, geometry: Geometry) {
     static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
     let number = LAUNCHES.fetch_add(1, Ordering::Relaxed) + 1;
@@ -154,14 +152,14 @@ fn run(function: &Function, args: Vec<Line>, geometry: Geometry) {
         return fault::set(code);
     }
     let args = args.as_ptr().cast();
-    // SAFETY: the struct is the kernel's; whoever launched it answers for the views.
+    // SAFETY: the struct is the kernel's; the caller of the launch guarantees the views.
     if let Err(what) = unsafe { Emulator::new(Schedule::Forward).start(function.name, args, geometry) } {
-        eprintln!("stand-in: {what}");
+        eprintln!("fake CUDA: {what}");
         fault::set(ILLEGAL_ADDRESS);
     }
 }
 
-/// The emulator's form of a map, made of what the driver is told of tiles.
+/// Encodes a tensor map for the emulator, from the driver's description of the tiles.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     to: *mut [u64; 16],
@@ -183,22 +181,22 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     if rank != 4 {
         return INVALID_VALUE;
     }
-    // SAFETY: the caller gives as many numbers as there are dimensions, of strides one less.
+    // SAFETY: the caller passes one number per dimension, and one stride less.
     let (dims, strides, tile) =
         unsafe { (&*dims.cast::<[u64; 4]>(), &*strides.cast::<[u64; 3]>(), &*tile.cast::<[u32; 4]>()) };
     let len = (dims[3] * strides[2] / 2) as usize;
-    // SAFETY: it only says where the tiles are; the map's user answers for the memory.
+    // SAFETY: the view is only stored; the map's user guarantees the memory.
     let of = unsafe { View::new(at as u64, len) };
     let (cols, dim) = ((strides[0] / 2) as usize, tile[2] as usize * PAGE);
     let tiles = Tiles { of, cols, seq: dims[1] as usize, rows: tile[1] as usize, dim };
-    let told = (dims.map(|d| d as usize), strides.map(|s| s as usize / 2), tile.map(|t| t as usize));
+    let given = (dims.map(|d| d as usize), strides.map(|s| s as usize / 2), tile.map(|t| t as usize));
     let map = || {
         memory::known(at as u64, len * 2)?;
-        if told != (tiles.dims(), tiles.strides(), tiles.tile()) {
+        if given != (tiles.dims(), tiles.strides(), tiles.tile()) {
             return Err(INVALID_VALUE);
         }
         Emulator::new(Schedule::Forward).tensor_map(tiles).map_err(|_| INVALID_VALUE)
     };
-    // SAFETY: the caller gives a place for a map.
-    answer(map().map(|map| unsafe { *to = map.0 }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(map().map(|map| unsafe { *to = map.0 }))
 }

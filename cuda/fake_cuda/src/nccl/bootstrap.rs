@@ -1,6 +1,6 @@
-//! How the ranks of a communicator find each other: by sockets whose names are made of its unique id.
+//! Connects the ranks of a communicator, by sockets whose names derive from its unique id.
 
-use super::code::{Code, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, Said, fail};
+use super::code::{Code, INVALID_ARGUMENT, INVALID_USAGE, Outcome, REMOTE_ERROR, fail};
 use crate::settings::settings;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Read, Write};
@@ -8,17 +8,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
-/// How often who waits looks whether that is still wanted.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often a waiting thread checks whether the connection is still wanted.
+const POLL: Duration = Duration::from_millis(2);
 
-/// What a rank tells the others of itself.
+/// What a rank sends to the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     pub rank: usize,
     pub size: usize,
-    /// Of its device.
+    /// The UUID of its device.
     pub uuid: [u8; 16],
-    /// Of what NCCL takes for its host.
+    /// A hash of the host that NCCL sees.
     host: u64,
 }
 
@@ -45,10 +45,10 @@ impl Hello {
     }
 }
 
-/// Links to all other ranks, by their ranks. Waits for them for as long as `wanted` says.
-pub fn meet(id: &str, own: Hello, wanted: impl Fn() -> Said<()>) -> Said<Vec<Option<UnixStream>>> {
+/// Connections to all other ranks, by rank. Waits for them while `wanted` returns Ok.
+pub fn meet(id: &str, own: Hello, wanted: impl Fn() -> Outcome<()>) -> Outcome<Vec<Option<UnixStream>>> {
     let name = |rank: usize| SocketAddr::from_abstract_name(format!("{id}.{rank}")).expect("a short name");
-    let taken = |e| fail(INVALID_USAGE, &format!("rank {} of a communicator is there twice: {e}", own.rank));
+    let taken = |e| fail(INVALID_USAGE, &format!("rank {} of a communicator exists twice: {e}", own.rank));
     let listener = UnixListener::bind_addr(&name(own.rank)).map_err(taken)?;
     listener.set_nonblocking(true).map_err(lost)?;
     let mut links: Vec<Option<UnixStream>> = (0..own.size).map(|_| None).collect();
@@ -73,29 +73,29 @@ pub fn meet(id: &str, own: Hello, wanted: impl Fn() -> Said<()>) -> Said<Vec<Opt
 }
 
 fn lost(error: std::io::Error) -> Code {
-    fail(REMOTE_ERROR, &format!("a peer is lost while the communicator is made: {error}"))
+    fail(REMOTE_ERROR, &format!("a peer was lost during initialization: {error}"))
 }
 
-/// Tries until it works, while the error is this one.
+/// Retries while the error is `not_yet`.
 fn until<T>(
-    wanted: &impl Fn() -> Said<()>,
+    wanted: &impl Fn() -> Outcome<()>,
     mut work: impl FnMut() -> std::io::Result<T>,
     not_yet: ErrorKind,
-) -> Said<T> {
+) -> Outcome<T> {
     loop {
         wanted()?;
         match work() {
             Ok(done) => return Ok(done),
-            Err(e) if e.kind() == not_yet => std::thread::sleep(LOOK),
+            Err(e) if e.kind() == not_yet => std::thread::sleep(POLL),
             Err(e) => return Err(lost(e)),
         }
     }
 }
 
-/// Tells the other who this is, and learns who it is.
-fn greet(mut link: &UnixStream, own: Hello, wanted: &impl Fn() -> Said<()>) -> Said<Hello> {
+/// Exchanges `Hello`s with a peer.
+fn greet(mut link: &UnixStream, own: Hello, wanted: &impl Fn() -> Outcome<()>) -> Outcome<Hello> {
     link.write_all(&own.bytes()).map_err(lost)?;
-    link.set_read_timeout(Some(LOOK)).map_err(lost)?;
+    link.set_read_timeout(Some(POLL)).map_err(lost)?;
     let (mut bytes, mut n) = ([0; 40], 0);
     while n < bytes.len() {
         let got = until(wanted, || link.read(&mut bytes[n..]), ErrorKind::WouldBlock)?;
@@ -108,14 +108,14 @@ fn greet(mut link: &UnixStream, own: Hello, wanted: &impl Fn() -> Said<()>) -> S
     Ok(Hello::read(&bytes))
 }
 
-/// What all ranks find out alike.
-fn check(hellos: &[Hello]) -> Said<()> {
+/// Checks the ranks against each other; all ranks come to the same result.
+fn check(hellos: &[Hello]) -> Outcome<()> {
     let (first, n) = (hellos[0], hellos.len());
     if let Some(other) = hellos.iter().find(|hello| hello.size != n) {
-        let what = format!("rank {} says that there are {} ranks, another that there are {n}", other.rank, other.size);
+        let what = format!("rank {} was started with {} ranks, another with {n}", other.rank, other.size);
         return Err(fail(INVALID_ARGUMENT, &what));
     }
-    assert_eq!(first.rank, 0, "ranks by number");
+    assert_eq!(first.rank, 0, "the first rank");
     for (i, a) in hellos.iter().enumerate() {
         if let Some(b) = hellos[i + 1..].iter().find(|b| (b.uuid, b.host) == (a.uuid, a.host)) {
             let number = u64::from_be_bytes(a.uuid[8..].try_into().expect("eight bytes"));

@@ -1,11 +1,11 @@
-//! What NCCL's calls answer, and the last thing that went wrong, in words.
+//! NCCL's status codes, and its last error.
 
 use std::ffi::{CStr, CString, c_int};
 use std::sync::Mutex;
 
-/// As in `ncclResult_t`.
+/// An `ncclResult_t` as a number.
 pub type Code = c_int;
-pub type Said<T> = Result<T, Code>;
+pub type Outcome<T> = Result<T, Code>;
 
 pub const UNHANDLED_CUDA_ERROR: Code = 1;
 pub const SYSTEM_ERROR: Code = 2;
@@ -17,11 +17,11 @@ pub const IN_PROGRESS: Code = 7;
 
 static LAST: Mutex<&'static CStr> = Mutex::new(c"");
 
-/// Says what is wrong on standard error, and keeps it.
+/// Prints an error and stores it as the last one.
 pub fn fail(code: Code, what: &str) -> Code {
-    eprintln!("stand-in: NCCL: {what}");
+    eprintln!("fake CUDA: NCCL: {what}");
     let text = CString::new(what).unwrap_or_default();
-    // Errors are few, and the program may hold on to their words.
+    // There are few errors, and the program may keep the pointer.
     *LAST.lock().expect("no holder panics") = Box::leak(text.into_boxed_c_str());
     code
 }
@@ -30,7 +30,7 @@ pub fn last() -> &'static CStr {
     *LAST.lock().expect("no holder panics")
 }
 
-pub fn words(code: Code) -> &'static CStr {
+pub fn description(code: Code) -> &'static CStr {
     match code {
         0 => c"no error",
         1 => c"unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
@@ -44,7 +44,7 @@ pub fn words(code: Code) -> &'static CStr {
     }
 }
 
-/// What a call of C answers.
-pub fn answer(what: Said<()>) -> Code {
+/// The status that a C function returns.
+pub fn status_of(what: Outcome<()>) -> Code {
     what.err().unwrap_or(0)
 }

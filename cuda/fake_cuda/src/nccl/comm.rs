@@ -1,8 +1,8 @@
-//! A communicator: its links, what has come over them, and what became of it.
+//! A communicator: its connections, received messages and state.
 
 use super::bootstrap::{Hello, meet};
 use super::code::*;
-use super::wire::{Message, What};
+use super::wire::{Message, Signature};
 use crate::fault;
 use std::collections::VecDeque;
 use std::net::Shutdown;
@@ -10,26 +10,26 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-/// How often who waits looks whether the device has failed meanwhile.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often a waiting thread checks whether the device has failed.
+const POLL: Duration = Duration::from_millis(10);
 
-/// Why an operation does not go on: the communicator was aborted, or the device has failed.
-pub struct Released;
+/// The communicator was aborted, or the device has failed.
+pub struct Aborted;
 
-/// What has come from a peer and nobody has taken.
+/// Messages from a peer that no operation has taken yet.
 #[derive(Default)]
 pub struct Inbox {
-    pub collectives: VecDeque<(What, Vec<u8>)>,
-    pub sent: VecDeque<(What, Vec<u8>)>,
-    /// How many of what was sent to it the peer has received.
+    pub collectives: VecDeque<(Signature, Vec<u8>)>,
+    pub sent: VecDeque<(Signature, Vec<u8>)>,
+    /// Number of messages that the peer has received.
     pub received: usize,
-    /// It has left: well, or not.
+    /// Whether the peer has left, in an orderly way or not.
     gone: bool,
 }
 
 pub struct State {
     pub inboxes: Vec<Inbox>,
-    /// Plans that have run: they do so one after another.
+    /// Plans that have run, one after another.
     pub done: u64,
     issued: u64,
     ready: bool,
@@ -38,17 +38,17 @@ pub struct State {
     error: Code,
 }
 
-/// To another rank.
+/// A connection to another rank.
 struct Link {
     out: Mutex<UnixStream>,
-    /// The same, to cut it while somebody writes.
+    /// The same socket, to shut it down while another thread writes.
     end: UnixStream,
 }
 
 pub struct Comm {
     pub rank: usize,
     pub size: usize,
-    /// The number that this process knows its device by.
+    /// The ordinal of its device in this process.
     pub device: i32,
     /// Whether calls wait for what they start.
     pub blocking: bool,
@@ -58,7 +58,7 @@ pub struct Comm {
 }
 
 impl Comm {
-    /// Starts to look for the other ranks, of which none may ever come.
+    /// Starts to connect to the other ranks, which may never come.
     pub fn start(id: String, own: Hello, device: i32, blocking: bool) -> Arc<Comm> {
         let state = State {
             inboxes: (0..own.size).map(|_| Inbox::default()).collect(),
@@ -83,28 +83,28 @@ impl Comm {
         comm
     }
 
-    fn connect(self: Arc<Self>, links: Vec<Option<UnixStream>>) -> Said<()> {
+    fn connect(self: Arc<Self>, links: Vec<Option<UnixStream>>) -> Outcome<()> {
         let another = |link: &UnixStream| {
-            link.try_clone().map_err(|e| fail(INTERNAL_ERROR, &format!("no second handle of a link: {e}")))
+            link.try_clone().map_err(|e| fail(INTERNAL_ERROR, &format!("a connection cannot be duplicated: {e}")))
         };
         for (peer, link) in links.iter().enumerate().filter_map(|(peer, link)| Some((peer, link.as_ref()?))) {
             let (comm, link) = (self.clone(), another(link)?);
             std::thread::spawn(move || comm.listen(peer, link));
         }
         let link = |link: UnixStream| Ok(Link { end: another(&link)?, out: Mutex::new(link) });
-        let links = links.into_iter().map(|found| found.map(link).transpose()).collect::<Said<Vec<_>>>()?;
+        let links = links.into_iter().map(|found| found.map(link).transpose()).collect::<Outcome<Vec<_>>>()?;
         self.links.set(links).map_err(|_| fail(INTERNAL_ERROR, "a communicator is connected twice"))
     }
 
-    /// Takes in what a peer sends, until it leaves.
+    /// Receives a peer's messages until it leaves.
     fn listen(&self, peer: usize, mut link: UnixStream) {
         loop {
             let message = Message::read(&mut link);
             let mut state = self.lock();
             let inbox = &mut state.inboxes[peer];
             match message {
-                Ok(Message::Part(what, bytes)) if what.is_collective() => inbox.collectives.push_back((what, bytes)),
-                Ok(Message::Part(what, bytes)) => inbox.sent.push_back((what, bytes)),
+                Ok(Message::Data(what, bytes)) if what.is_collective() => inbox.collectives.push_back((what, bytes)),
+                Ok(Message::Data(what, bytes)) => inbox.sent.push_back((what, bytes)),
                 Ok(Message::Received) => inbox.received += 1,
                 Ok(Message::Bye) | Err(_) => {
                     inbox.gone = true;
@@ -128,33 +128,33 @@ impl Comm {
         self.changed.notify_all();
     }
 
-    /// The first one stays.
+    /// Only the first error is kept.
     pub fn set_error(&self, code: Code) {
         self.change(|state| state.error = if state.error == 0 { code } else { state.error });
     }
 
-    /// What `look` finds, as soon as it finds something. Errors do not end this wait: an operation that lacks its peer
-    /// never ends, unless the communicator is aborted.
-    pub fn wait<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Released> {
+    /// Blocks until `look` returns something. Errors do not end the wait: an operation whose peer is missing never
+    /// completes, unless the communicator is aborted.
+    pub fn wait<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Aborted> {
         let mut state = self.lock();
         loop {
             if state.aborted || fault::check().is_err() {
-                return Err(Released);
+                return Err(Aborted);
             }
             if let Some(found) = look(&mut state) {
                 return Ok(found);
             }
-            state = self.changed.wait_timeout(state, LOOK).expect("no holder panics").0;
+            state = self.changed.wait_timeout(state, POLL).expect("no holder panics").0;
         }
     }
 
-    /// Sends to a peer; to this rank itself too. A peer that is gone is found out by who waits for it.
+    /// Sends to a peer, or to this rank itself. That a peer is gone is detected by waiting for it.
     pub fn send(&self, peer: usize, message: Message) {
         if peer == self.rank {
             let mut state = self.lock();
             let inbox = &mut state.inboxes[peer];
             match message {
-                Message::Part(what, bytes) => inbox.sent.push_back((what, bytes)),
+                Message::Data(what, bytes) => inbox.sent.push_back((what, bytes)),
                 Message::Received => inbox.received += 1,
                 Message::Bye => {}
             }
@@ -165,17 +165,17 @@ impl Comm {
         }
     }
 
-    /// The ticket of the next plan.
-    pub fn issue(&self) -> Said<u64> {
+    /// Issues the ticket of the next plan.
+    pub fn issue(&self) -> Outcome<u64> {
         let mut state = self.lock();
         if !state.ready || state.finalizing {
-            return Err(fail(INVALID_ARGUMENT, "a communicator is used before it is ready, or after its end"));
+            return Err(fail(INVALID_ARGUMENT, "a communicator is used before it is ready or after it was finalized"));
         }
         state.issued += 1;
         Ok(state.issued - 1)
     }
 
-    /// What became of it: 0 where all is well, or that it is not ready yet.
+    /// Success, an error, or that it is still in progress.
     pub fn status(&self) -> Code {
         let state = self.lock();
         match state.error {
@@ -184,8 +184,8 @@ impl Comm {
         }
     }
 
-    /// Until it is ready or has failed.
-    pub fn wait_ready(&self) -> Said<()> {
+    /// Blocks until it is ready or has failed.
+    pub fn wait_ready(&self) -> Outcome<()> {
         let ended = self.wait(|state| match state.error {
             0 => state.ready.then_some(Ok(())),
             code => Some(Err(code)),
@@ -197,13 +197,13 @@ impl Comm {
         self.change(|state| state.finalizing = true);
     }
 
-    /// Until everything that was started has run.
+    /// Blocks until all issued plans have run.
     pub fn drain(&self) {
-        // Whoever is released has nothing to wait for any more.
+        // After an abort there is nothing to wait for.
         _ = self.wait(|state| (state.done == state.issued).then_some(()));
     }
 
-    /// Leaves: the others know that this rank is well.
+    /// Leaves in an orderly way, which the other ranks are told.
     pub fn leave(&self) {
         for peer in (0..self.size).filter(|peer| *peer != self.rank) {
             self.send(peer, Message::Bye);
@@ -211,7 +211,7 @@ impl Comm {
         self.abort();
     }
 
-    /// Ends every operation where it stands, and all links.
+    /// Aborts all operations and closes all connections.
     pub fn abort(&self) {
         self.change(|state| state.aborted = true);
         for link in self.links.get().into_iter().flatten().flatten() {
@@ -219,7 +219,7 @@ impl Comm {
         }
     }
 
-    /// What is next in one of a peer's queues. Says so where it can never come.
+    /// The next message of a peer; an error if it can never come.
     pub fn next<T>(&self, state: &mut State, peer: usize, take: impl Fn(&mut Inbox) -> Option<T>) -> Option<T> {
         let inbox = &mut state.inboxes[peer];
         let taken = take(inbox);

@@ -1,4 +1,4 @@
-//! Calls between `ncclGroupStart` and `ncclGroupEnd` of a thread: they become one plan for each communicator.
+//! Group calls: a thread's calls between `ncclGroupStart` and `ncclGroupEnd` become one plan per communicator.
 
 use super::code::*;
 use super::comm::Comm;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 struct Group {
     depth: usize,
     calls: Vec<Call>,
-    /// Communicators that are being made.
+    /// Communicators that are being initialized.
     made: Vec<Arc<Comm>>,
 }
 
@@ -32,11 +32,11 @@ pub fn start() {
     GROUP.with_borrow_mut(|group| group.depth += 1);
 }
 
-/// Starts everything that was called since the outermost start.
-pub fn end() -> Said<()> {
+/// Starts all calls since the outermost start.
+pub fn end() -> Outcome<()> {
     let depth = GROUP.with_borrow(|group| group.depth);
     if depth == 0 {
-        return Err(fail(INVALID_USAGE, "a group ends that was not started"));
+        return Err(fail(INVALID_USAGE, "a group is ended that was not started"));
     }
     let Group { calls, made, .. } = match depth {
         1 => GROUP.take(),
@@ -50,11 +50,11 @@ pub fn end() -> Said<()> {
 }
 
 /// Starts an operation now, or at the end of the group.
-pub fn call(comm: Arc<Comm>, op: Op, on: *mut std::ffi::c_void) -> Said<()> {
+pub fn call(comm: Arc<Comm>, op: Op, on: *mut std::ffi::c_void) -> Outcome<()> {
     let stream =
-        stream(on).map_err(|code| fail(UNHANDLED_CUDA_ERROR, &format!("the driver says {code} of a stream")))?;
+        stream(on).map_err(|code| fail(UNHANDLED_CUDA_ERROR, &format!("the driver returns {code} for a stream")))?;
     if stream.device != comm.device {
-        return Err(fail(INVALID_USAGE, "a stream of another device than the communicator's"));
+        return Err(fail(INVALID_USAGE, "a stream on another device than the communicator's"));
     }
     let op = Op { hangs: hangs(&comm, &op), ..op };
     let call = Call { comm, op, stream };
@@ -67,8 +67,8 @@ pub fn call(comm: Arc<Comm>, op: Op, on: *mut std::ffi::c_void) -> Said<()> {
     })
 }
 
-/// Waits for a communicator that is being made, now or at the end of the group.
-pub fn make(comm: Arc<Comm>) -> Said<()> {
+/// Waits for a communicator's initialization, now or at the end of the group.
+pub fn make(comm: Arc<Comm>) -> Outcome<()> {
     let grouped = GROUP.with_borrow_mut(|group| {
         let grouped = group.depth > 0;
         group.made.extend(grouped.then(|| comm.clone()));
@@ -77,15 +77,15 @@ pub fn make(comm: Arc<Comm>) -> Said<()> {
     if grouped || !comm.blocking { Ok(()) } else { comm.wait_ready() }
 }
 
-/// Whether this is the operation that a test wants to hang.
+/// Whether a test wants this operation to hang.
 fn hangs(comm: &Comm, op: &Op) -> bool {
     static SEEN: AtomicUsize = AtomicUsize::new(0);
     let Some((kind, n)) = &settings().hang else { return false };
-    let meant = kind == "any" || kind.eq_ignore_ascii_case(&format!("{:?}", op.what.kind));
-    comm.rank == 0 && meant && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == *n
+    let matches = kind == "any" || kind.eq_ignore_ascii_case(&format!("{:?}", op.what.kind));
+    comm.rank == 0 && matches && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == *n
 }
 
-fn launch(mut calls: Vec<Call>) -> Said<()> {
+fn launch(mut calls: Vec<Call>) -> Outcome<()> {
     while let Some(first) = calls.first() {
         let comm = first.comm.clone();
         let (own, others) = calls.into_iter().partition(|call| Arc::ptr_eq(&call.comm, &comm));
@@ -95,8 +95,8 @@ fn launch(mut calls: Vec<Call>) -> Said<()> {
     Ok(())
 }
 
-/// One plan on the first call's stream; streams of the others come together there and go on after it.
-fn plan(comm: Arc<Comm>, calls: Vec<Call>) -> Said<()> {
+/// Enqueues one plan on the first call's stream. The streams of the other calls join it before and continue after it.
+fn plan(comm: Arc<Comm>, calls: Vec<Call>) -> Outcome<()> {
     let plan = Plan { ticket: comm.issue()?, comm, ops: calls.iter().map(|call| call.op).collect() };
     let main = calls[0].stream.clone();
     let others: Vec<_> = calls.into_iter().map(|call| call.stream).filter(|s| !Arc::ptr_eq(s, &main)).collect();

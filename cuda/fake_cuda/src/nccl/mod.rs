@@ -1,11 +1,11 @@
-//! NCCL's functions, by the names and types of `nccl.h`: ranks are processes of one machine, or threads of one process,
-//! and every rank has a socket to every other.
+//! NCCL's functions, with the names and types of `nccl.h`. Ranks are processes of one machine, or threads of one
+//! process, and every rank has a socket to every other.
 
 mod bootstrap;
 mod code;
 mod comm;
+mod data_type;
 mod group;
-mod number;
 mod plan;
 mod wire;
 
@@ -16,22 +16,22 @@ use crate::settings::settings;
 use bootstrap::Hello;
 use code::*;
 use comm::Comm;
-use number::{Number, Reduce};
+use data_type::{DataType, ReduceOp};
 use plan::Op;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
-use wire::{Kind, What};
+use wire::{Kind, Signature};
 
 static COMMS: Handles<Comm> = Handles::from(0x5000_0000);
 
-/// `ncclUniqueId`: here a text.
+/// `ncclUniqueId`, which contains a text.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Id(pub [u8; 128]);
 
-/// The beginning of `ncclConfig_t`, which is the same in all versions.
+/// The first fields of `ncclConfig_t`, which are the same in all versions.
 #[repr(C)]
 pub struct Config {
     pub size: usize,
@@ -40,23 +40,23 @@ pub struct Config {
     pub blocking: c_int,
 }
 
-/// NCCL_CONFIG_INITIALIZER's.
+/// The magic number of NCCL_CONFIG_INITIALIZER.
 const MAGIC: c_uint = 0xcafe_beef;
 
-fn comm(handle: *mut c_void) -> Said<Arc<Comm>> {
-    COMMS.get(handle).map_err(|_| fail(INVALID_ARGUMENT, "a communicator that is none"))
+fn comm(handle: *mut c_void) -> Outcome<Arc<Comm>> {
+    COMMS.get(handle).map_err(|_| fail(INVALID_ARGUMENT, "an unknown communicator"))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetVersion(to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = settings().nccl };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetErrorString(code: Code) -> *const c_char {
-    words(code).as_ptr()
+    description(code).as_ptr()
 }
 
 #[unsafe(no_mangle)]
@@ -75,15 +75,15 @@ pub unsafe extern "C" fn ncclGetUniqueId(to: *mut Id) -> Code {
     let text = format!("fake_cuda-nccl-{process}-{number}-{now}");
     let mut id = Id([0; 128]);
     id.0[..text.len()].copy_from_slice(text.as_bytes());
-    // SAFETY: the caller gives a place for an id.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = id };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int) -> Code {
-    // SAFETY: the caller gives a place for a handle.
-    answer(unsafe { init(to, size, id, rank, true) })
+    // SAFETY: the caller passes a valid pointer.
+    status_of(unsafe { init(to, size, id, rank, true) })
 }
 
 #[unsafe(no_mangle)]
@@ -94,55 +94,56 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     rank: c_int,
     config: *const Config,
 ) -> Code {
-    // SAFETY: the caller gives a configuration or none.
+    // SAFETY: the pointer is valid or null.
     let config = unsafe { config.as_ref() };
     if config.is_some_and(|config| config.magic != MAGIC) {
-        return fail(INVALID_ARGUMENT, "a configuration that was not initialised");
+        return fail(INVALID_ARGUMENT, "a configuration that was not initialized");
     }
     let blocking = config.is_none_or(|config| config.blocking != 0);
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     match unsafe { init(to, size, id, rank, blocking) } {
         Ok(()) if !blocking => IN_PROGRESS,
-        done => answer(done),
+        done => status_of(done),
     }
 }
 
-unsafe fn init(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int, blocking: bool) -> Said<()> {
+unsafe fn init(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int, blocking: bool) -> Outcome<()> {
     let text = CStr::from_bytes_until_nul(&id.0).ok().and_then(|text| text.to_str().ok());
     let (Some(id), true) = (text.filter(|text| !text.is_empty()), (0..size).contains(&rank)) else {
-        return Err(fail(INVALID_ARGUMENT, &format!("rank {rank} of {size}, or an id that is none")));
+        return Err(fail(INVALID_ARGUMENT, &format!("rank {rank} of {size}, or an invalid id")));
     };
-    let device = current().map_err(|_| fail(UNHANDLED_CUDA_ERROR, "a thread without a device makes a communicator"))?;
+    let device =
+        current().map_err(|_| fail(UNHANDLED_CUDA_ERROR, "a thread without a device initializes a communicator"))?;
     let uuid = uuid(device).map_err(|_| UNHANDLED_CUDA_ERROR)?;
     let comm = Comm::start(id.to_string(), Hello::new(rank as usize, size as usize, uuid), device, blocking);
     let made = group::make(comm.clone());
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *to = if made.is_ok() { COMMS.add(comm) } else { std::ptr::null_mut() } };
     made
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommCount(handle: *mut c_void, to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(comm(handle).map(|comm| unsafe { *to = comm.size as c_int }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(comm(handle).map(|comm| unsafe { *to = comm.size as c_int }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommUserRank(handle: *mut c_void, to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(comm(handle).map(|comm| unsafe { *to = comm.rank as c_int }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(comm(handle).map(|comm| unsafe { *to = comm.rank as c_int }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommCuDevice(handle: *mut c_void, to: *mut c_int) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(comm(handle).map(|comm| unsafe { *to = comm.device }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(comm(handle).map(|comm| unsafe { *to = comm.device }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommGetAsyncError(handle: *mut c_void, to: *mut Code) -> Code {
-    // SAFETY: the caller gives a place for a number.
-    answer(comm(handle).map(|comm| unsafe { *to = comm.status() }))
+    // SAFETY: the caller passes a valid pointer.
+    status_of(comm(handle).map(|comm| unsafe { *to = comm.status() }))
 }
 
 #[unsafe(no_mangle)]
@@ -157,19 +158,19 @@ pub unsafe extern "C" fn ncclCommFinalize(handle: *mut c_void) -> Code {
     comm(handle).map_or_else(|code| code, finalize)
 }
 
-/// Waits for what was started, as the real one does.
+/// Waits for operations in progress, like the real function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommDestroy(handle: *mut c_void) -> Code {
     let destroy = |comm: Arc<Comm>| {
         comm.drain();
         comm.leave();
     };
-    answer(COMMS.remove(handle).map(destroy).map_err(|_| INVALID_ARGUMENT))
+    status_of(COMMS.remove(handle).map(destroy).map_err(|_| INVALID_ARGUMENT))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommAbort(handle: *mut c_void) -> Code {
-    answer(COMMS.remove(handle).map(|comm| comm.abort()).map_err(|_| INVALID_ARGUMENT))
+    status_of(COMMS.remove(handle).map(|comm| comm.abort()).map_err(|_| INVALID_ARGUMENT))
 }
 
 #[unsafe(no_mangle)]
@@ -180,16 +181,16 @@ pub unsafe extern "C" fn ncclGroupStart() -> Code {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGroupEnd() -> Code {
-    answer(group::end())
+    status_of(group::end())
 }
 
-/// A call as C makes it.
+/// The arguments of a C call.
 struct Call {
     kind: Kind,
     send: u64,
     recv: u64,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     reduce: c_int,
     /// The root or the peer.
     rank: c_int,
@@ -202,23 +203,23 @@ impl Call {
             let op = self.op(&comm)?;
             if op.what.count == 0 && op.what.is_collective() { Ok(()) } else { group::call(comm, op, stream) }
         };
-        answer(go())
+        status_of(go())
     }
 
-    fn op(&self, comm: &Comm) -> Said<Op> {
+    fn op(&self, comm: &Comm) -> Outcome<Op> {
         let wrong = |what: String| fail(INVALID_ARGUMENT, &format!("{:?}: {what}", self.kind));
-        let number = Number::of(self.number).ok_or_else(|| wrong(format!("numbers of type {}", self.number)))?;
-        let reduce = Reduce::of(self.reduce).ok_or_else(|| wrong(format!("reduction {}", self.reduce)))?;
+        let data_type = DataType::of(self.data_type).ok_or_else(|| wrong(format!("data type {}", self.data_type)))?;
+        let reduce = ReduceOp::of(self.reduce).ok_or_else(|| wrong(format!("reduction {}", self.reduce)))?;
         let rank = usize::try_from(self.rank).ok().filter(|rank| *rank < comm.size);
         let rank = rank.ok_or_else(|| wrong(format!("rank {} of {}", self.rank, comm.size)))?;
         let root = if self.kind == Kind::Broadcast { rank } else { 0 };
-        let what = What { kind: self.kind, number, reduce, count: self.count, root };
+        let what = Signature { kind: self.kind, data_type, reduce, count: self.count, root };
         let (sent, got) = what.counts(comm.size);
         let reads = self.kind != Kind::Broadcast || rank == comm.rank;
-        let send = (if reads { self.send } else { self.recv }, sent * number.bytes());
-        let recv = (self.recv, got * number.bytes());
+        let send = (if reads { self.send } else { self.recv }, sent * data_type.bytes());
+        let recv = (self.recv, got * data_type.bytes());
         for (at, len) in [send, recv].into_iter().filter(|(_, len)| *len > 0) {
-            known(at, len).map_err(|_| wrong(format!("{len} bytes at {at:#x}, which no device reaches")))?;
+            known(at, len).map_err(|_| wrong(format!("{len} bytes at {at:#x}, which no device can access")))?;
         }
         if sent > 0 && got > 0 && !apart(send, recv) && !self.in_place(comm.rank, send, recv) {
             return Err(wrong("input and output overlap".into()));
@@ -226,7 +227,7 @@ impl Call {
         Ok(Op { what, send: self.send, recv: self.recv, peer: rank, hangs: false })
     }
 
-    /// Whether the shorter one is this rank's part of the longer one.
+    /// Whether the shorter buffer is this rank's part of the longer one.
     fn in_place(&self, rank: usize, send: (u64, usize), recv: (u64, usize)) -> bool {
         let (short, long) = if send.1 < recv.1 { (send, recv) } else { (recv, send) };
         short.0 == if short.1 == long.1 { long.0 } else { long.0 + (rank * short.1) as u64 }
@@ -242,13 +243,13 @@ pub unsafe extern "C" fn ncclAllReduce(
     send: *const c_void,
     recv: *mut c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     reduce: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
     let (send, recv) = (send as u64, recv as u64);
-    Call { kind: Kind::AllReduce, send, recv, count, number, reduce, rank: 0 }.start(comm, stream)
+    Call { kind: Kind::AllReduce, send, recv, count, data_type, reduce, rank: 0 }.start(comm, stream)
 }
 
 #[unsafe(no_mangle)]
@@ -256,13 +257,13 @@ pub unsafe extern "C" fn ncclReduceScatter(
     send: *const c_void,
     recv: *mut c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     reduce: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
     let (send, recv) = (send as u64, recv as u64);
-    Call { kind: Kind::ReduceScatter, send, recv, count, number, reduce, rank: 0 }.start(comm, stream)
+    Call { kind: Kind::ReduceScatter, send, recv, count, data_type, reduce, rank: 0 }.start(comm, stream)
 }
 
 #[unsafe(no_mangle)]
@@ -270,12 +271,12 @@ pub unsafe extern "C" fn ncclAllGather(
     send: *const c_void,
     recv: *mut c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
     let (send, recv) = (send as u64, recv as u64);
-    Call { kind: Kind::AllGather, send, recv, count, number, reduce: 0, rank: 0 }.start(comm, stream)
+    Call { kind: Kind::AllGather, send, recv, count, data_type, reduce: 0, rank: 0 }.start(comm, stream)
 }
 
 #[unsafe(no_mangle)]
@@ -283,35 +284,35 @@ pub unsafe extern "C" fn ncclBroadcast(
     send: *const c_void,
     recv: *mut c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     root: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
     let (send, recv) = (send as u64, recv as u64);
-    Call { kind: Kind::Broadcast, send, recv, count, number, reduce: 0, rank: root }.start(comm, stream)
+    Call { kind: Kind::Broadcast, send, recv, count, data_type, reduce: 0, rank: root }.start(comm, stream)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclSend(
     send: *const c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     peer: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
-    Call { kind: Kind::Send, send: send as u64, recv: 0, count, number, reduce: 0, rank: peer }.start(comm, stream)
+    Call { kind: Kind::Send, send: send as u64, recv: 0, count, data_type, reduce: 0, rank: peer }.start(comm, stream)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclRecv(
     recv: *mut c_void,
     count: usize,
-    number: c_int,
+    data_type: c_int,
     peer: c_int,
     comm: *mut c_void,
     stream: *mut c_void,
 ) -> Code {
-    Call { kind: Kind::Recv, send: 0, recv: recv as u64, count, number, reduce: 0, rank: peer }.start(comm, stream)
+    Call { kind: Kind::Recv, send: 0, recv: recv as u64, count, data_type, reduce: 0, rank: peer }.start(comm, stream)
 }

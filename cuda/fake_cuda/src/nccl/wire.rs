@@ -1,10 +1,10 @@
-//! What goes over a link between two ranks.
+//! Messages between two ranks.
 
-use super::number::{Number, Reduce};
+use super::data_type::{DataType, ReduceOp};
 use std::fmt;
 use std::io::{Read, Result, Write};
 
-/// What an operation does.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     AllReduce,
@@ -15,24 +15,24 @@ pub enum Kind {
     Recv,
 }
 
-/// An operation as all who take part in it must know it.
+/// The parameters of an operation on which all its ranks must agree.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct What {
+pub struct Signature {
     pub kind: Kind,
-    pub number: Number,
-    pub reduce: Reduce,
-    /// Elements, as the call counts them.
+    pub data_type: DataType,
+    pub reduce: ReduceOp,
+    /// The element count of the call.
     pub count: usize,
     /// The root of a broadcast.
     pub root: usize,
 }
 
-impl What {
+impl Signature {
     pub fn is_collective(&self) -> bool {
         !matches!(self.kind, Kind::Send | Kind::Recv)
     }
 
-    /// Elements that a rank hands in and that it gets, in a communicator of `size`.
+    /// Elements of a rank's input and output, in a communicator of `size` ranks.
     pub fn counts(&self, size: usize) -> (usize, usize) {
         match self.kind {
             Kind::AllReduce | Kind::Broadcast => (self.count, self.count),
@@ -44,9 +44,9 @@ impl What {
     }
 }
 
-impl fmt::Debug for What {
+impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} of {} {:?}", self.kind, self.count, self.number)?;
+        write!(f, "{:?} of {} {:?}", self.kind, self.count, self.data_type)?;
         match self.kind {
             Kind::AllReduce | Kind::ReduceScatter => write!(f, " ({:?})", self.reduce),
             Kind::Broadcast => write!(f, " from rank {}", self.root),
@@ -56,11 +56,11 @@ impl fmt::Debug for What {
 }
 
 pub enum Message {
-    /// A rank's part in a collective, or what is sent to a peer.
-    Part(What, Vec<u8>),
-    /// What was sent has been received.
+    /// A rank's input of a collective, or a send.
+    Data(Signature, Vec<u8>),
+    /// A send was received.
     Received,
-    /// The rank takes part in nothing any more, and it is well.
+    /// The rank leaves in an orderly way.
     Bye,
 }
 
@@ -83,8 +83,8 @@ impl Message {
                 head[0] = BYE;
                 &[]
             }
-            Message::Part(what, bytes) => {
-                head[..3].copy_from_slice(&[what.kind as u8, what.number as u8, what.reduce as u8]);
+            Message::Data(what, bytes) => {
+                head[..3].copy_from_slice(&[what.kind as u8, what.data_type as u8, what.reduce as u8]);
                 head[4..8].copy_from_slice(&(what.root as u32).to_le_bytes());
                 head[8..16].copy_from_slice(&(what.count as u64).to_le_bytes());
                 head[16..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -102,16 +102,16 @@ impl Message {
             return Ok(if head[0] == BYE { Message::Bye } else { Message::Received });
         }
         let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes")) as usize;
-        let what = What {
+        let what = Signature {
             kind: KINDS[head[0] as usize],
-            number: Number::of(head[1].into()).expect("a number that was sent"),
-            reduce: Reduce::of(head[2].into()).expect("a reduction that was sent"),
+            data_type: DataType::of(head[1].into()).expect("a data type from a peer"),
+            reduce: ReduceOp::of(head[2].into()).expect("a reduction from a peer"),
             count: word(8),
             root: word(4) & 0xffff_ffff,
         };
         let mut payload = vec![0; word(16)];
         from.read_exact(&mut payload)?;
-        Ok(Message::Part(what, payload))
+        Ok(Message::Data(what, payload))
     }
 }
 
@@ -120,14 +120,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn messages_are_read_as_written() {
         let mut wire = Vec::new();
-        let (number, reduce) = (Number::Bfloat16, Reduce::Max);
-        let what = What { kind: Kind::Broadcast, number, reduce, count: 5_000_000_000, root: 7 };
-        let messages = [Message::Part(what, vec![1, 2, 3]), Message::Received, Message::Bye];
+        let (data_type, reduce) = (DataType::Bfloat16, ReduceOp::Max);
+        let what = Signature { kind: Kind::Broadcast, data_type, reduce, count: 5_000_000_000, root: 7 };
+        let messages = [Message::Data(what, vec![1, 2, 3]), Message::Received, Message::Bye];
         messages.iter().for_each(|message| message.write(&mut wire).unwrap());
         let mut wire = &wire[..];
-        assert!(matches!(Message::read(&mut wire), Ok(Message::Part(w, bytes)) if w == what && bytes == [1, 2, 3]));
+        assert!(matches!(Message::read(&mut wire), Ok(Message::Data(w, bytes)) if w == what && bytes == [1, 2, 3]));
         assert!(matches!(Message::read(&mut wire), Ok(Message::Received)));
         assert!(matches!(Message::read(&mut wire), Ok(Message::Bye)));
         assert!(Message::read(&mut wire).is_err());

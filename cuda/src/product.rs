@@ -1,25 +1,26 @@
-//! What is multiplied, as integers: shapes, the matrices that cuBLASLt is told of, and how long the views are.
+//! Shapes of matrix multiplications (GEMMs), and the operands as cuBLASLt sees them.
 //!
-//! cuBLASLt counts down columns, the engine along rows: a row-major matrix `[rows, cols]` is to it one of `cols` by
-//! `rows`, so it is asked for the transposed product, out^T = b^T a^T, and our `b` is its first operand.
+//! cuBLASLt is column-major and the engine row-major: our matrix `[rows, cols]` is its `cols` by `rows` matrix. So it
+//! is asked for the transposed product, out^T = b^T a^T, and our `b` is its first operand.
 
-use crate::args::View;
+use crate::machine::Fault;
+use crate::tensor::View;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Which product, of row-major matrices.
+/// The layout of the operands, which are row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
-    /// out `[m, n]` = a `[m, k]` b^T, b being `[n, k]`; all bf16.
+    /// out `[m, n]` = a `[m, k]` b^T, with b `[n, k]`; all bf16.
     Nt,
-    /// out `[m, n]` = a `[m, k]` b, b being `[k, n]`; all bf16.
+    /// out `[m, n]` = a `[m, k]` b, with b `[k, n]`; all bf16.
     Nn,
-    /// out `[m, n]` += a^T b, a being `[k, m]` and b `[k, n]`, both bf16, and out f32.
+    /// out `[m, n]` += a^T b, with a `[k, m]` and b `[k, n]` in bf16, out in f32.
     TnAcc,
 }
 
-/// One product. `Ord` has no meaning but that lists of products have one order.
+/// One matrix multiplication. `Ord` only gives lists a canonical order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Product {
@@ -47,41 +48,44 @@ impl Product {
         [2 * a, 2 * b, self.form.out_size() * out]
     }
 
-    /// Its shapes in words.
-    pub(super) fn shapes(&self) -> String {
+    fn shapes(&self) -> String {
         let Product { m, n, k, .. } = *self;
         format!("m x n x k = {m} x {n} x {k}")
     }
 
-    /// Holds views to these shapes.
-    pub(super) fn hold(&self, views: [View; 3]) {
+    /// Asserts that the views of a, b and out have these shapes.
+    pub(crate) fn check(&self, views: [View; 3]) {
         assert_eq!(views.map(|view| view.len()), self.lens(), "elements of a, b and out of {self}");
     }
 
-    /// The same, as cuBLASLt is told of it.
-    pub(super) fn operands(&self) -> Operands {
+    /// A fault of this multiplication.
+    pub(crate) fn fault(&self, what: String) -> Fault {
+        Fault { kernel: self.form.name(), what, shapes: self.shapes() }
+    }
+
+    /// The column-major operands of cuBLASLt.
+    pub(crate) fn operands(&self) -> Operands {
         let Product { form, m, n, k } = *self;
         let of = |cols, rows| Matrix { rows: cols, cols: rows };
         match form {
-            Form::Nt => Operands { turned: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
-            Form::Nn => Operands { turned: [false, false], b: of(n, k), a: of(k, m), out: of(n, m) },
-            Form::TnAcc => Operands { turned: [false, true], b: of(n, k), a: of(m, k), out: of(n, m) },
+            Form::Nt => Operands { transposed: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
+            Form::Nn => Operands { transposed: [false, false], b: of(n, k), a: of(k, m), out: of(n, m) },
+            Form::TnAcc => Operands { transposed: [false, true], b: of(n, k), a: of(m, k), out: of(n, m) },
         }
     }
 }
 
 impl Form {
     /// Bytes of an element of out.
-    pub(super) fn out_size(self) -> usize {
+    fn out_size(self) -> usize {
         if self == Form::TnAcc { 4 } else { 2 }
     }
 
-    /// What it is called where it fails.
-    pub(super) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Form::Nt => "the product a b^T",
-            Form::Nn => "the product a b",
-            Form::TnAcc => "the product out + a^T b",
+            Form::Nt => "matmul a b^T",
+            Form::Nn => "matmul a b",
+            Form::TnAcc => "matmul out += a^T b",
         }
     }
 }
@@ -92,39 +96,39 @@ impl fmt::Display for Product {
     }
 }
 
-/// Column-major matrices: `b` is the first operand, `a` the second, and elements of a column have no gap to the next.
+/// Column-major matrices without padding between columns. `b` is the first operand, `a` the second.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Operands {
+pub(crate) struct Operands {
     /// Whether the first and the second operand are transposed.
-    pub turned: [bool; 2],
+    pub transposed: [bool; 2],
     pub b: Matrix,
     pub a: Matrix,
     pub out: Matrix,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     pub rows: usize,
     pub cols: usize,
 }
 
-/// A product with what an algorithm must know of the addresses that it works on.
+/// A matrix multiplication with the alignment of its addresses, which an algorithm may require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub product: Product,
     /// The alignment of a, b and out in bytes, at most [`ALIGNED`].
     pub align: [u32; 3],
 }
 
-/// As much alignment as algorithms ask for: 16 bytes are what the widest load takes.
-pub(super) const ALIGNED: u32 = 16;
+/// The most alignment that an algorithm requires: the 16 bytes of the widest load.
+pub(crate) const ALIGNED: u32 = 16;
 
 impl Key {
     pub fn new(product: Product, views: [View; 3]) -> Key {
         Key { product, align: views.map(|view| 1 << view.at().trailing_zeros().min(ALIGNED.ilog2())) }
     }
 
-    /// Where every view is a block or a matrix of its own.
+    /// Blocks are always fully aligned.
     pub fn aligned(product: Product) -> Key {
         Key { product, align: [ALIGNED; 3] }
     }
@@ -135,14 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_product_is_told_of_with_its_operands_swapped() {
+    fn operands_are_swapped_for_cublaslt() {
         let of = |rows, cols| Matrix { rows, cols };
         let nt = Product::new(Form::Nt, 2, 3, 5).operands();
-        assert_eq!(nt, Operands { turned: [true, false], b: of(5, 3), a: of(5, 2), out: of(3, 2) });
+        assert_eq!(nt, Operands { transposed: [true, false], b: of(5, 3), a: of(5, 2), out: of(3, 2) });
         let nn = Product::new(Form::Nn, 2, 3, 5).operands();
-        assert_eq!(nn, Operands { turned: [false, false], b: of(3, 5), a: of(5, 2), out: of(3, 2) });
+        assert_eq!(nn, Operands { transposed: [false, false], b: of(3, 5), a: of(5, 2), out: of(3, 2) });
         let tn = Product::new(Form::TnAcc, 2, 3, 5).operands();
-        assert_eq!(tn, Operands { turned: [false, true], b: of(3, 5), a: of(2, 5), out: of(3, 2) });
+        assert_eq!(tn, Operands { transposed: [false, true], b: of(3, 5), a: of(2, 5), out: of(3, 2) });
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn alignment_is_what_the_addresses_have() {
+    fn alignment_follows_from_the_addresses() {
         let product = Product::new(Form::TnAcc, 1, 1, 1);
         // SAFETY: nothing reads through these views.
         let view = |at| unsafe { View::new(at, 1) };
