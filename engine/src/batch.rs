@@ -1,4 +1,4 @@
-//! What the data floor hands to the engine: one micro-batch of one rank, on the host.
+//! The interface between the data side and the trainer: one micro-batch of one rank, on the host.
 
 use crate::error::Result;
 use std::ops::Range;
@@ -13,7 +13,7 @@ pub struct MicroBatch {
     pub targets: Vec<u32>,
     /// 1 where the token counts in the loss, else 0.
     pub weights: Vec<f32>,
-    /// The first position of its own sequence that a row may look at: its document's start, or 0.
+    /// The first position of its sequence that a row attends to: its document's start, or 0.
     pub starts: Vec<u32>,
 }
 
@@ -32,13 +32,13 @@ impl Split {
     }
 }
 
-/// Where micro-batches come from.
+/// A source of micro-batches.
 pub trait Samples {
-    /// These samples of the split's order, end to end.
+    /// The samples with these numbers in the split's order, end to end.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch>;
 }
 
-/// Samples of this many zeros: for what depends on shapes alone.
+/// Samples of this many zeros, for runs in which only the shapes matter.
 pub struct Blank(pub usize);
 
 impl Samples for Blank {

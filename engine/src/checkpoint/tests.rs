@@ -8,7 +8,7 @@ mod layouts;
 mod roundtrip;
 
 use super::*;
-use crate::config::{Architecture, Model, RopeScaling};
+use crate::config::Model;
 use crate::error::Error;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use std::path::Path;
@@ -18,23 +18,7 @@ use std::time::Duration;
 const KINDS: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
 fn model() -> Model {
-    Model {
-        architecture: Architecture::Llama,
-        hidden_size: 12,
-        intermediate_size: 20,
-        num_hidden_layers: 2,
-        num_attention_heads: 3,
-        num_key_value_heads: 1,
-        head_dim: 4,
-        vocab_size: 23,
-        max_position_embeddings: 16,
-        rope_theta: 10000.0,
-        rope_scaling: RopeScaling::Default,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings: false,
-        initializer_range: 0.02,
-        hf: None,
-    }
+    Model::tiny()
 }
 
 fn header(step: u64) -> Header {

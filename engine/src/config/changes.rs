@@ -1,15 +1,16 @@
-//! How two configurations differ in what a plan may change.
+//! The differences between two configurations in the keys that a plan may change.
 
 use super::{Config, Named, Parallel};
 
 impl Config {
-    /// With layers shared out by cost, where they are shared out by hand.
+    /// This configuration with its layers balanced by cost; `None` where they are already.
     pub fn with_layers_by_cost(&self) -> Option<Config> {
         self.parallel.layers.as_ref()?;
         Some(Config { parallel: Parallel { layers: None, ..self.parallel.clone() }, ..self.clone() })
     }
 
-    /// What to write to have `to` instead, key by key; the model, the data and what is learned are the same.
+    /// The keys that turn this configuration into `to`, as a file has them. The two differ in nothing else but speed
+    /// and memory.
     pub fn changes_to(&self, to: &Config) -> Vec<String> {
         let mut all = Vec::new();
         let mut note = |differs: bool, change: String| all.extend(differs.then_some(change));
@@ -21,7 +22,7 @@ impl Config {
         note(p.pipeline != before.pipeline, format!("parallel.pipeline = {}", p.pipeline));
         let chunks = p.virtual_pipeline;
         note(chunks != before.virtual_pipeline, format!("parallel.virtual_pipeline = {chunks}"));
-        // Where there is one tensor-parallel rank the key says nothing.
+        // With one tensor-parallel rank the key has no effect.
         let rows = p.tensor > 1 && before.tensor > 1 && p.sequence_parallel != before.sequence_parallel;
         note(rows, format!("parallel.sequence_parallel = {}", p.sequence_parallel));
         let shared = p.distributed_optimizer;

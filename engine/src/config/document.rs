@@ -1,4 +1,4 @@
-//! A TOML file and the `--set` flags over it, as one table whose values remember where they came from.
+//! A TOML file with the `--set` flags applied to it: one table, and the origin of each of its values.
 
 use super::origins::{Origins, join, shorten};
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// The longest path a flag may name, as in `model.rope_scaling.factor`.
+/// Parts of the longest key that a flag may name, such as `model.rope_scaling.factor`.
 const MOST_PARTS: usize = 3;
 
 pub struct Document {
@@ -15,7 +15,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// The file at `path`, which must be UTF-8 TOML, with each `KEY=VALUE` of `overrides` put over it.
+    /// The file at `path`, which must be UTF-8 TOML, overridden by each `KEY=VALUE` of `overrides`.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let mut document = Document::open(path, "--config")?;
         for flag in overrides {
@@ -46,15 +46,16 @@ impl Document {
         Ok(Document { table, origins })
     }
 
-    /// `train.steps=5`: the value is TOML, and where it is not, a text.
+    /// Applies a flag such as `train.steps=5`. The value is TOML, and where it is not, a text; where the key needs a
+    /// text, what was typed is one anyway, so that a directory may be named `20240401` or `true`.
     pub fn set(&mut self, flag: &str) -> Result<()> {
         let wrong = |why: &str| Error::user(format!("--set {}: {why}, as in --set train.steps=5", shorten(flag)));
-        let (key, text) = flag.split_once('=').ok_or_else(|| wrong("wants KEY=VALUE"))?;
-        let key = key.trim();
+        let (key, text) = flag.split_once('=').ok_or_else(|| wrong("must be KEY=VALUE"))?;
+        let (key, text) = (key.trim(), text.trim());
         let parts: Vec<&str> = key.split('.').collect();
         let [tables @ .., last] = &parts[..] else { unreachable!("a split has at least one part") };
         if tables.is_empty() || parts.len() > MOST_PARTS || parts.iter().any(|part| part.is_empty()) {
-            return Err(wrong("wants the key as TABLE.KEY"));
+            return Err(wrong("the key must be TABLE.KEY"));
         }
         let (mut at, mut path) = (&mut self.table, String::new());
         for table in tables {
@@ -65,23 +66,14 @@ impl Document {
             let inner = at.entry(*table).or_insert_with(|| Value::Table(Table::new()));
             at = inner.as_table_mut().ok_or_else(|| wrong(&format!("{table} is a value, not a table")))?;
         }
-        at.insert(last.to_string(), value(text));
+        at.insert(last.to_string(), text.parse().unwrap_or_else(|_| Value::String(text.to_string())));
         self.origins.forget_below(key);
-        self.origins.put(key, format!("--set {key}"));
+        self.origins.put_typed(key, text);
         Ok(())
     }
 }
 
-/// What stands after the `=` of a flag.
-fn value(text: &str) -> Value {
-    match text.trim().parse() {
-        // No key is a date; a directory may well be named like one.
-        Ok(Value::Datetime(_)) | Err(_) => Value::String(text.to_string()),
-        Ok(value) => value,
-    }
-}
-
-/// Notes the line of every key.
+/// Records the line of every key.
 struct Places<'a> {
     /// Byte at which each line but the first starts.
     starts: &'a [usize],

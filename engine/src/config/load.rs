@@ -2,27 +2,26 @@
 
 use super::document::Document;
 use super::origins::Origins;
-use super::raw::{Raw, Read};
-use super::{BackendKind, Config, Load, Model, Precision, Ranks, Source, check, hf, model, unbuilt, validate};
+use super::{BackendKind, Config, Load, Precision, Ranks, Source, hf};
 use crate::error::{Error, Result};
 use std::path::Path;
 
 impl Config {
-    /// The file at `path` with `KEY=VALUE` of `--set` over it; what it names must be on the disk.
+    /// The file at `path`, overridden by the `KEY=VALUE` of each `--set`; the files that it names must exist.
     ///
     /// Relative paths in it are relative to the current directory.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::load_for(Ranks::Its, path, overrides)
     }
 
-    /// As [`Config::load`], for these ranks: where the layout cannot be, one that they can run is named.
+    /// [`Config::load`] for these ranks: the refusal of a layout names one that they can run.
     pub fn load_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
         let config = Config::read_for(ranks, path, overrides)?;
         config.check_files()?;
         Ok(config)
     }
 
-    /// As [`Config::load`] without looking for data and weights: to plan on a machine that has none.
+    /// [`Config::load`], but the files that it names need not exist: to plan on a machine that lacks them.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::read_for(Ranks::Its, path, overrides)
     }
@@ -31,22 +30,22 @@ impl Config {
     pub fn read_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
         let mut document = Document::load(path, overrides)?;
         fill_from_hf(&mut document)?;
-        settle(document, ranks)
+        Config::read_table(document.table, ranks, &document.origins)
     }
 
-    /// The text that [`Config::to_toml`] made: complete, so that nothing else is read.
+    /// Reads the text that [`Config::to_toml`] wrote. It is complete, so that no other file is read.
     pub fn from_resolved(text: &str) -> Result<Config> {
-        settle(Document::parse("config.toml".into(), text)?, Ranks::Its)
+        let Document { table, origins } = Document::parse("config.toml".into(), text)?;
+        Config::read_table(table, Ranks::Its, &origins)
     }
 
-    /// This configuration, changed by the program, as if it had been written so: it is refused for what a file would
-    /// be refused for, and gets the same defaults.
+    /// Validates a configuration that the program changed, as if a file said the same.
     pub fn checked(&self) -> Result<Config> {
         let Document { table, .. } = Document::parse(String::new(), &self.to_toml())?;
-        settle(Document { table, origins: Origins::nowhere() }, Ranks::Its)
+        Config::read_table(table, Ranks::Its, &Origins::nowhere())
     }
 
-    /// Errors name the key whose file is not there, or does not fit.
+    /// Do the files that the configuration names exist, and do the weights fit the model? An error names the key.
     pub fn check_files(&self) -> Result<()> {
         for (key, sources) in [("data.train", &self.data.train), ("data.valid", &self.data.valid)] {
             for (i, source) in sources.iter().enumerate() {
@@ -62,10 +61,8 @@ impl Config {
             ))),
         }
     }
-}
 
-impl Config {
-    /// The backend and its precision, `device` saying whether there is one for CUDA.
+    /// The backend and its precision; `device` says whether the machine has a CUDA device.
     pub fn backend(&self, device: bool) -> Result<(BackendKind, Precision)> {
         let best = if device { BackendKind::Cuda } else { BackendKind::Cpu };
         match (self.train.backend.unwrap_or(best), self.train.precision) {
@@ -79,26 +76,7 @@ impl Config {
     }
 }
 
-impl Model {
-    /// The `[model]` table of a complete text, [`Config::to_toml`]'s or [`Model::to_toml`]'s; `file`
-    /// is where it comes from, for messages.
-    pub fn from_toml(file: String, text: &str) -> Result<Model> {
-        let Document { mut table, origins } = Document::parse(file, text)?;
-        table.retain(|key, _| key == "model");
-        let raw = Raw::read(&table.into(), "", &origins)?;
-        unbuilt::refuse(&raw, &origins)?;
-        model::validate(check::need(raw.model, "model", "[model]", &origins)?, &origins)
-    }
-}
-
-fn settle(document: Document, ranks: Ranks) -> Result<Config> {
-    let Document { table, origins } = document;
-    let raw = Raw::read(&table.into(), "", &origins)?;
-    unbuilt::refuse(&raw, &origins)?;
-    validate::validate(raw, ranks, &origins)
-}
-
-/// Puts what `[model] hf = "DIR"` brings under what the file says itself.
+/// Fills the keys of `[model]` that the file leaves out from the `config.json` in `hf = "DIR"`.
 fn fill_from_hf(document: &mut Document) -> Result<()> {
     let Document { table, origins } = document;
     let Some(toml::Value::Table(model)) = table.get_mut("model") else { return Ok(()) };
@@ -127,7 +105,7 @@ fn check_source(source: &Source, key: &str) -> Result<()> {
         if !Path::new(&path).is_file() {
             let typed = source.prefix.extension().is_some_and(|typed| typed == "idx" || typed == "bin");
             let remedy = match typed {
-                true => "leave .bin or .idx away from the prefix",
+                true => "leave .bin or .idx out of the prefix",
                 false => "write it with `swallow-engine data tokenize --output PREFIX`",
             };
             return Err(Error::user(format!("{key} = {}: there is no {path}; {remedy}", source.prefix.display())));

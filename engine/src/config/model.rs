@@ -1,110 +1,197 @@
-//! The `[model]` table, or a `config.json` brought into its form, as a valid [`Model`].
+//! The model's shape, and the one place that lists its fields. The `[model]` table, `config.json` (see [`super::hf`]),
+//! the identity of a checkpoint and the check of loaded weights all follow from the declaration of [`Model`]: a new
+//! field is one line there. It needs a default, which counts for older checkpoints, that do not have the field.
 
-use super::check::{epsilon, need, number, size};
-use super::names::{Named, choose};
+use super::document::Document;
+use super::names::{Named, named};
 use super::origins::Origins;
-use super::raw::{RawModel, RawRope};
-use super::{Architecture, Model, RopeScaling};
+use super::section::{Read, Rule, Section, Write, fixed_in_run, need, optional, or, section, table_text};
 use crate::error::Result;
+use std::path::PathBuf;
+use toml::{Table, Value};
 
 /// Widths and counts of heads; any product of two, times the layers, still fits 64 bits.
 const WIDEST: u64 = 1 << 20;
 const DEEPEST: u64 = 1 << 14;
 /// Token ids and positions are 32-bit in the data files.
 const LONGEST: u64 = i32::MAX as u64;
+/// The remedy for a missing size.
+const SIZE: &str = "its value, or hf = \"DIR\" to take it from a config.json";
 
-/// `raw` with every default filled in, or the first thing in it that cannot be.
-pub fn validate(raw: RawModel, at: &Origins) -> Result<Model> {
-    let architecture = need(raw.architecture, "model.architecture", "architecture = \"llama\"", at)?;
-    let width = |value, key: &str| size(need(value, key, "it, or hf = \"DIR\"", at)?, 1..=WIDEST, key, at);
-    let length = |value, key: &str| size(need(value, key, "it, or hf = \"DIR\"", at)?, 1..=LONGEST, key, at);
-    let hidden_size = width(raw.hidden_size, "model.hidden_size")?;
-    let heads = width(raw.num_attention_heads, "model.num_attention_heads")?;
-    let kv_heads = width(raw.num_key_value_heads.or(Some(heads as u64)), "model.num_key_value_heads")?;
-    let head_dim = width(raw.head_dim.or(Some((hidden_size / heads).max(1) as u64)), "model.head_dim")?;
-    heads_fit(hidden_size, heads, kv_heads, head_dim, at)?;
-    let max_position_embeddings = length(raw.max_position_embeddings, "model.max_position_embeddings")?;
-    let layers = need(raw.num_hidden_layers, "model.num_hidden_layers", "it, or hf = \"DIR\"", at)?;
-    let theta = need(raw.rope_theta, "model.rope_theta", "rope_theta = 10000.0 (Llama 2) or what the model has", at)?;
-    let eps = need(raw.rms_norm_eps, "model.rms_norm_eps", "rms_norm_eps = 1e-5 or what the model has", at)?;
-    let spread = raw.initializer_range.unwrap_or(0.02);
-    Ok(Model {
-        architecture: choose(Architecture::NAMES, &architecture, "model.architecture", at)?,
-        hidden_size,
-        intermediate_size: width(raw.intermediate_size, "model.intermediate_size")?,
-        num_hidden_layers: size(layers, 1..=DEEPEST, "model.num_hidden_layers", at)?,
-        num_attention_heads: heads,
-        num_key_value_heads: kv_heads,
-        head_dim,
-        vocab_size: length(raw.vocab_size, "model.vocab_size")?,
-        max_position_embeddings,
-        rope_theta: number(
-            theta,
-            |x| (1.0..=1e30).contains(&x),
-            "must lie between 1 and 1e30",
-            "model.rope_theta",
-            at,
-        )?,
-        rope_scaling: raw.rope_scaling.map_or(Ok(RopeScaling::Default), |rope| rope_scaling(rope, at))?,
-        rms_norm_eps: epsilon(eps, "model.rms_norm_eps", at)?,
-        tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
-        initializer_range: number(
-            spread,
-            |x| (0.0..=1.0).contains(&x),
-            "must lie between 0 and 1",
-            "model.initializer_range",
-            at,
-        )?,
-        hf: raw.hf.map(Into::into),
-    })
+section! {
+    /// The shape of a model, in Hugging Face's names.
+    pub struct Model {
+        /// The directory of the Hugging Face checkpoint whose `config.json` gave the shape, if any.
+        pub hf: Option<PathBuf> = optional(),
+        pub architecture: Architecture [InWeights] = need("architecture = \"llama\""),
+        pub hidden_size: usize [InWeights] = need(SIZE).scope(1..=WIDEST),
+        pub intermediate_size: usize [InWeights] = need(SIZE).scope(1..=WIDEST),
+        pub num_hidden_layers: usize [InWeights] = need(SIZE).scope(1..=DEEPEST),
+        // The engine could do without where head_dim is given, but transformers loads no such Llama.
+        pub num_attention_heads: usize [InWeights] = need(SIZE).scope(1..=WIDEST)
+            .must(format!("must divide hidden_size ({hidden_size})"), |&heads| hidden_size.is_multiple_of(heads)),
+        pub num_key_value_heads: usize [InWeights] = or(num_attention_heads).scope(1..=WIDEST)
+            .must(format!("must divide num_attention_heads ({num_attention_heads})"), |&heads| {
+                num_attention_heads.is_multiple_of(heads)
+            }),
+        pub head_dim: usize [InWeights] = or(hidden_size / num_attention_heads).scope(1..=WIDEST)
+            .must("must be even: the rotary embedding rotates pairs", |dim| dim.is_multiple_of(2))
+            .must(format!("num_attention_heads ({num_attention_heads}) x head_dim must be at most {WIDEST}"), |&dim| {
+                (num_attention_heads * dim) as u64 <= WIDEST
+            }),
+        pub vocab_size: usize [InWeights] = need(SIZE).scope(1..=LONGEST),
+        pub max_position_embeddings: usize [InRun] = need(SIZE).scope(1..=LONGEST),
+        pub rope_theta: f64 [InModel] = need("rope_theta = 10000.0 (Llama 2) or what the model was trained with")
+            .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
+        pub rope_scaling: RopeScaling [InModel] = or(RopeScaling::Default),
+        pub rms_norm_eps: f64 [InModel] = need("rms_norm_eps = 1e-5 or what the model was trained with").epsilon(),
+        pub tie_word_embeddings: bool [InWeights] = or(false),
+        pub initializer_range: f64 = or(0.02).real("must lie between 0 and 1", |x| (0.0..=1.0).contains(&x)),
+    }
+    refuses {
+        sliding_window: Option<u64> = not_built("sliding windows"),
+        num_local_experts: Option<u64> = not_built("experts"),
+        num_experts_per_tok: Option<u64> = not_built("experts"),
+        embedding_scale: f64 = or(1.0).must("scaled embeddings are not built yet; leave it out", |&scale| scale == 1.0),
+    }
 }
 
-fn heads_fit(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize, at: &Origins) -> Result<()> {
-    if !hidden.is_multiple_of(heads) {
-        // With a head_dim of its own the engine would not mind, but transformers loads no such Llama.
-        let remedy = format!("must be a multiple of num_attention_heads ({heads})");
-        return Err(at.bad("model.hidden_size", hidden, remedy));
-    }
-    if !heads.is_multiple_of(kv_heads) {
-        let remedy = format!("must divide num_attention_heads ({heads})");
-        return Err(at.bad("model.num_key_value_heads", kv_heads, remedy));
-    }
-    if !head_dim.is_multiple_of(2) {
-        return Err(at.bad("model.head_dim", head_dim, "must be even: rotary embedding turns pairs"));
-    }
-    if heads * head_dim > WIDEST as usize {
-        let remedy = format!("num_attention_heads ({heads}) times head_dim must be at most {WIDEST}");
-        return Err(at.bad("model.head_dim", head_dim, remedy));
-    }
-    Ok(())
+fn not_built<'r>(what: &str) -> Rule<'r, Option<u64>> {
+    optional().must(format!("{what} are not built yet; leave it out"), Option::is_none)
 }
 
-fn rope_scaling(raw: RawRope, at: &Origins) -> Result<RopeScaling> {
-    let key = |name: &str| format!("model.rope_scaling.{name}");
-    let kind = need(raw.rope_type, &key("rope_type"), "rope_type = \"llama3\" or \"default\"", at)?;
-    if !choose(&[("default", false), ("llama3", true)], &kind, &key("rope_type"), at)? {
-        let factors = [raw.factor, raw.low_freq_factor, raw.high_freq_factor].iter().any(Option::is_some);
-        return match factors || raw.original_max_position_embeddings.is_some() {
-            true => Err(at.bad(&key("rope_type"), "\"default\"", "has no other keys; leave them out")),
-            false => Ok(RopeScaling::Default),
+named! {
+    pub enum Architecture {
+        Llama = "llama",
+    }
+    not_built ["mistral", "mixtral"]
+}
+
+/// The scaling of the rotary frequencies for contexts longer than those of pre-training.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    Default,
+    Llama3(Llama3),
+}
+
+named! {
+    /// The kinds of [`RopeScaling`].
+    pub enum RopeType {
+        Default = "default",
+        Llama3 = "llama3",
+    }
+}
+
+section! {
+    /// Llama 3's rotary scaling (Grattafiori et al. 2024).
+    pub struct Llama3 {
+        pub factor: f64 = need(FACTOR).real("must lie between 1 and 1e9", |x| (1.0..=1e9).contains(&x)),
+        pub low_freq_factor: f64 = need(FACTOR).real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
+        pub high_freq_factor: f64 = need(FACTOR)
+            .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x))
+            .real(&format!("must be above low_freq_factor ({low_freq_factor})"), |x| x > low_freq_factor),
+        pub original_max_position_embeddings: usize = need(FACTOR).scope(1..=LONGEST),
+    }
+}
+
+const FACTOR: &str = "its value: llama3 scaling has no defaults";
+const ROPE_TYPE: &str = "rope_type";
+
+impl RopeType {
+    /// The keys of `rope_scaling` beside `rope_type`.
+    pub(super) fn keys(self) -> &'static [&'static str] {
+        match self {
+            RopeType::Default => &[],
+            RopeType::Llama3 => Llama3::KEYS,
+        }
+    }
+}
+
+impl RopeScaling {
+    /// Keys and values in the order in which Hugging Face writes them.
+    pub(super) fn keys_and_values(&self) -> Vec<(&'static str, Option<Value>)> {
+        let (kind, entries) = match self {
+            RopeScaling::Default => (RopeType::Default, vec![]),
+            RopeScaling::Llama3(scaling) => (RopeType::Llama3, scaling.entries()),
         };
+        let values = entries.into_iter().map(|entry| (entry.key, entry.value.write()));
+        std::iter::once((ROPE_TYPE, kind.write())).chain(values).collect()
     }
-    let factor = |value, name: &str, least: f64| {
-        let value = need(value, &key(name), "it: llama3 scaling has no defaults", at)?;
-        number(value, |x| x >= least && x <= 1e9, &format!("must lie between {least} and 1e9"), &key(name), at)
-    };
-    let low_freq_factor = factor(raw.low_freq_factor, "low_freq_factor", 1e-9)?;
-    let high_freq_factor = factor(raw.high_freq_factor, "high_freq_factor", 1e-9)?;
-    if low_freq_factor >= high_freq_factor {
-        let remedy = format!("must be above low_freq_factor ({low_freq_factor})");
-        return Err(at.bad(&key("high_freq_factor"), high_freq_factor, remedy));
+}
+
+impl Read for RopeScaling {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        let keys = RopeType::NAMES.iter().flat_map(|(_, kind)| kind.keys()).chain([&ROPE_TYPE]);
+        let section = Section::open(value, key, &keys.copied().collect::<Vec<_>>(), at)?;
+        let kind = section.field(ROPE_TYPE);
+        let scaling: RopeType = need("rope_type = \"llama3\" or \"default\"").apply(&kind)?;
+        let takes = |key: &str| key == ROPE_TYPE || scaling.keys().contains(&key);
+        if let Some(other) = section.table.keys().find(|key| !takes(key)) {
+            return Err(kind.bad(&scaling, &format!("takes no {other}; leave it out")));
+        }
+        match scaling {
+            RopeType::Default => Ok(RopeScaling::Default),
+            RopeType::Llama3 => Llama3::from_section(&section).map(RopeScaling::Llama3),
+        }
     }
-    let name = key("original_max_position_embeddings");
-    let original = need(raw.original_max_position_embeddings, &name, "it: llama3 scaling has no defaults", at)?;
-    Ok(RopeScaling::Llama3 {
-        factor: factor(raw.factor, "factor", 1.0)?,
-        low_freq_factor,
-        high_freq_factor,
-        original_max_position_embeddings: size(original, 1..=LONGEST, &name, at)?,
-    })
+}
+
+impl Write for RopeScaling {
+    fn write(&self) -> Option<Value> {
+        let pairs = self.keys_and_values().into_iter().filter_map(|(key, value)| Some((key.to_string(), value?)));
+        Some(Table::from_iter(pairs).into())
+    }
+
+    fn show(&self) -> String {
+        match self {
+            RopeScaling::Default => "Default".to_string(),
+            RopeScaling::Llama3(scaling) => format!("{scaling:?}"),
+        }
+    }
+}
+
+/// The properties that may differ from layer to layer. Today all layers of a model are alike; a window of attention or another kind
+/// of MLP becomes a field here, and [`Model::layers`] gives each layer its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    pub mlp: Mlp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mlp {
+    SwiGlu { intermediate_size: usize },
+}
+
+impl Model {
+    /// The layers in the order of the forward pass.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> {
+        let mlp = Mlp::SwiGlu { intermediate_size: self.intermediate_size };
+        (0..self.num_hidden_layers).map(move |_| Layer { mlp })
+    }
+
+    /// The small model of tests and examples: two layers, three query heads that share one key/value head.
+    pub fn tiny() -> Model {
+        let text = "[model]\narchitecture = \"llama\"\nhidden_size = 12\nintermediate_size = 20\n\
+            num_hidden_layers = 2\nnum_attention_heads = 3\nnum_key_value_heads = 1\nvocab_size = 23\n\
+            max_position_embeddings = 16\nrope_theta = 10000.0\nrms_norm_eps = 1e-5\n";
+        Model::from_toml("Model::tiny".into(), text).expect("it is a valid model")
+    }
+
+    /// The `[model]` table of a complete text, [`super::Config::to_toml`]'s or [`Model::to_toml`]'s; `file` is where it
+    /// comes from, for messages.
+    pub fn from_toml(file: String, text: &str) -> Result<Model> {
+        let Document { table, origins } = Document::parse(file, text)?;
+        let model = table.get("model").ok_or_else(|| origins.missing("model", "write a [model] table"))?;
+        Model::read(model, "model", &origins)
+    }
+
+    /// The `[model]` table alone; [`Model::from_toml`] reads it back.
+    pub fn to_toml(&self) -> String {
+        table_text("model", &self.entries())
+    }
+
+    /// The model's part of the identity of a checkpoint; an imported checkpoint has no other.
+    pub fn identity(&self) -> Vec<(String, String)> {
+        fixed_in_run("model", &self.entries())
+    }
 }

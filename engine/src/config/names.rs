@@ -1,12 +1,13 @@
-//! The words of a configuration file for values that are one of a few.
+//! Values that are one of a fixed list, each with its name in the file.
 
 use super::origins::{Origins, nearest};
-use super::{Architecture, Axis, BackendKind, DecayShape, Order, Precision, Recompute};
 use crate::error::Result;
 
 /// A type whose values have names in the file.
 pub trait Named: Copy + PartialEq + 'static {
     const NAMES: &'static [(&'static str, Self)];
+    /// Names that the file format has and the engine does not have yet.
+    const NOT_BUILT: &'static [&'static str] = &[];
 
     fn name(self) -> &'static str {
         let named = Self::NAMES.iter().find(|(_, value)| *value == self);
@@ -14,50 +15,39 @@ pub trait Named: Copy + PartialEq + 'static {
     }
 }
 
-impl Named for Architecture {
-    const NAMES: &'static [(&'static str, Self)] = &[("llama", Architecture::Llama)];
-}
+/// Declares an `enum` with the name of each value, and the names that are not built yet.
+macro_rules! named {
+    ($(#[$doc:meta])* $vis:vis enum $type:ident {
+        $($(#[$value_doc:meta])* $value:ident = $name:literal),* $(,)?
+    } $(not_built $missing:expr)?) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        $vis enum $type { $($(#[$value_doc])* $value),* }
 
-impl Named for BackendKind {
-    const NAMES: &'static [(&'static str, Self)] = &[("cuda", BackendKind::Cuda), ("cpu", BackendKind::Cpu)];
-}
-
-impl Named for Precision {
-    const NAMES: &'static [(&'static str, Self)] = &[("bf16", Precision::Bf16), ("f32", Precision::F32)];
-}
-
-impl Named for Recompute {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("none", Recompute::None), ("selective", Recompute::Selective), ("full", Recompute::Full)];
-}
-
-impl Named for DecayShape {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("linear", DecayShape::Linear), ("1-sqrt", DecayShape::OneMinusSqrt)];
-}
-
-impl Named for Order {
-    const NAMES: &'static [(&'static str, Self)] = &[("megatron", Order::Megatron), ("sequential", Order::Sequential)];
-}
-
-impl Named for Axis {
-    const NAMES: &'static [(&'static str, Self)] = &[
-        ("tp", Axis::Tensor),
-        ("cp", Axis::Context),
-        ("ep", Axis::Expert),
-        ("dp", Axis::Data),
-        ("pp", Axis::Pipeline),
-    ];
-}
-
-/// The value that `word` names, and where there is none, an error with the words that are.
-pub fn choose<T: Copy>(names: &[(&'static str, T)], word: &str, key: &str, at: &Origins) -> Result<T> {
-    match names.iter().find(|(name, _)| *name == word) {
-        Some((_, value)) => Ok(*value),
-        None => {
-            let words: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-            let hint = nearest(word, &words).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-            Err(at.bad(key, format!("{word:?}"), format!("must be one of {}{hint}", words.join(", "))))
+        impl $crate::config::names::Named for $type {
+            const NAMES: &'static [(&'static str, Self)] = &[$(($name, $type::$value)),*];
+            $(const NOT_BUILT: &'static [&'static str] = &$missing;)?
         }
+    };
+}
+
+pub(super) use named;
+
+/// The value that `word` names, or what would be right.
+pub fn by_name<T: Copy>(names: &[(&'static str, T)], not_built: &[&str], word: &str) -> std::result::Result<T, String> {
+    if let Some((_, value)) = names.iter().find(|(name, _)| *name == word) {
+        return Ok(*value);
     }
+    let words: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    let known = format!("must be one of {}", words.join(", "));
+    Err(match nearest(word, &words) {
+        _ if not_built.contains(&word) => format!("is not built yet; {known}"),
+        Some(near) => format!("{known}; did you mean {near:?}?"),
+        None => known,
+    })
+}
+
+/// [`by_name`] for the value at `key`.
+pub fn choose<T: Copy>(names: &[(&'static str, T)], word: &str, key: &str, at: &Origins) -> Result<T> {
+    by_name(names, &[], word).map_err(|remedy| at.bad(key, format!("{word:?}"), remedy))
 }

@@ -1,27 +1,29 @@
-//! Where each value of a configuration was written, so that every complaint about one can say it:
-//! a line of the file, a flag of the command line, a field of a `config.json`.
+//! Where each value of a configuration was written, so that a message about it can say so: a line of the file, a flag
+//! of the command line, a field of a `config.json`.
 
 use crate::error::Error;
 use std::collections::HashMap;
 use std::fmt::Display;
 
-/// Longest text of the user's that a message repeats, in characters.
+/// Characters of the longest value that a message repeats.
 const SHOWN: usize = 80;
 
 #[derive(Debug, Clone)]
 pub struct Origins {
-    /// What keys without a place of their own are said to be missing from; empty where there is no file.
+    /// The file that a missing key is missing from; empty where there is no file.
     file: String,
     /// A key's dotted path -> how to name it, such as `a.toml line 3: train.steps`.
     labels: HashMap<String, String>,
+    /// A key's dotted path -> the text after the `=` of its flag.
+    typed: HashMap<String, String>,
 }
 
 impl Origins {
     pub fn new(file: String) -> Self {
-        Origins { file, labels: HashMap::new() }
+        Origins { file, labels: HashMap::new(), typed: HashMap::new() }
     }
 
-    /// Of a configuration that no file holds: keys are named alone.
+    /// For a configuration that no file holds: messages name the keys alone.
     pub fn nowhere() -> Self {
         Origins::new(String::new())
     }
@@ -35,15 +37,27 @@ impl Origins {
         self.labels.insert(key.to_string(), label);
     }
 
-    /// The value at `key`, and what is inside it, comes from where `other` says.
+    /// The value at `key` comes from a flag that gave it as `text`.
+    pub fn put_typed(&mut self, key: &str, text: &str) {
+        self.put(key, format!("--set {key}"));
+        self.typed.insert(key.to_string(), text.to_string());
+    }
+
+    /// The value at `key` as its flag gave it; `None` where it comes from a file.
+    pub fn typed(&self, key: &str) -> Option<&str> {
+        self.typed.get(key).map(String::as_str)
+    }
+
+    /// The value at `key`, and those inside it, come from where `other` says.
     pub fn adopt(&mut self, other: &Origins, key: &str) {
         let theirs = other.labels.iter().filter(|(k, _)| *k == key || inside(key, k));
         self.labels.extend(theirs.map(|(k, label)| (k.clone(), label.clone())));
     }
 
-    /// What stood inside `key` is there no longer.
+    /// The values inside `key` were replaced.
     pub fn forget_below(&mut self, key: &str) {
         self.labels.retain(|k, _| !inside(key, k));
+        self.typed.retain(|k, _| !inside(key, k));
     }
 
     /// How a message names `key`.
@@ -52,21 +66,21 @@ impl Origins {
         self.labels.get(key).cloned().unwrap_or_else(bare)
     }
 
-    /// The value at `key` cannot be; `remedy` says what can.
+    /// The refusal of the value at `key`; `remedy` says what would be right.
     pub fn bad(&self, key: &str, value: impl Display, remedy: impl Display) -> Error {
         Error::user(format!("{} = {}: {remedy}", self.label(key), shorten(&value.to_string())))
     }
 
-    /// Nothing is at `key`, and there is no default.
+    /// The refusal of a configuration without `key`, which has no default.
     pub fn missing(&self, key: &str, remedy: impl Display) -> Error {
-        // What comes from two files is missing from both.
+        // A table that two files make up lacks the key in both.
         let both = |(table, rest)| Some(format!("{}.{rest}", self.labels.get(&format!("{table}/hf"))?));
         let table = key.split_once('.').and_then(both);
         Error::user(format!("{} is missing: {remedy}", table.unwrap_or_else(|| self.label(key))))
     }
 }
 
-/// Is `path` that of a value within the one at `key`?
+/// Is the value at `path` inside the one at `key`?
 fn inside(key: &str, path: &str) -> bool {
     path.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']))
 }

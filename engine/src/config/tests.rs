@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::layout::mesh::Mesh;
 use std::path::Path;
 
-/// Everything a file must have.
+/// The keys that every file must have.
 const LEAST: &str = r#"
 [model]
 architecture = "llama"
@@ -38,7 +38,7 @@ train = [ { prefix = "data/text" } ]
 dir = "runs/tiny"
 "#;
 
-/// Every key of a file, none at its default where it has one that is built.
+/// Every key that a file may have, none with its default value except where no other is built.
 const MOST: &str = r#"
 [model]
 architecture = "llama"
@@ -51,10 +51,16 @@ head_dim = 16
 vocab_size = 512
 max_position_embeddings = 512
 rope_theta = 500000
-rope_scaling = { rope_type = "llama3", factor = 8, low_freq_factor = 1.0, high_freq_factor = 4.0, original_max_position_embeddings = 8192 }
 rms_norm_eps = 1e-6
 tie_word_embeddings = true
 initializer_range = 0.01
+
+[model.rope_scaling]
+rope_type = "llama3"
+factor = 8
+low_freq_factor = 1.0
+high_freq_factor = 4.0
+original_max_position_embeddings = 8192
 
 [train]
 backend = "cpu"
@@ -126,7 +132,7 @@ fn read_for(ranks: Ranks, text: &[u8], overrides: &[&str]) -> Result<Config> {
 }
 
 #[test]
-fn defaults_are_the_interface_s() {
+fn defaults_are_as_documented() {
     let config = read(LEAST.as_bytes(), &[]).unwrap();
     assert_eq!((config.model.head_dim, config.model.tie_word_embeddings), (8, false));
     assert_eq!(config.model.initializer_range, 0.02);
@@ -151,6 +157,8 @@ fn defaults_are_the_interface_s() {
         lr: 1e-3,
         min_lr: 0.0,
         schedule: Schedule::Cosine,
+        decay_steps: None,
+        decay_shape: None,
         warmup_steps: 0,
         betas: [0.9, 0.95],
         eps: 1e-8,
@@ -163,19 +171,19 @@ fn defaults_are_the_interface_s() {
     assert_eq!(config.data, Data { train: vec![source], valid, split, order, mask_document_boundaries: false });
     assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, at_end: true, keep: None });
     assert_eq!(config.report, Report { peak_tflops: None, interval: None });
-    let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer.schedule;
-    assert_eq!(wsd, Schedule::Wsd { decay_steps: 10, shape: DecayShape::Linear });
+    let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;
+    assert_eq!((wsd.decay_steps, wsd.decay_shape), (Some(10), Some(DecayShape::Linear)));
 }
 
 #[test]
 fn every_key_is_taken() {
     let config = read(MOST.as_bytes(), &[]).unwrap();
-    let scaling = RopeScaling::Llama3 {
+    let scaling = RopeScaling::Llama3(Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
-    };
+    });
     assert_eq!((config.model.head_dim, config.model.rope_theta), (16, 500_000.0));
     assert_eq!(config.model.rope_scaling, scaling);
     assert_eq!((config.train.backend, config.train.precision), (Some(BackendKind::Cpu), Some(Precision::Bf16)));
@@ -183,8 +191,9 @@ fn every_key_is_taken() {
     let order = [Axis::Pipeline, Axis::Data, Axis::Expert, Axis::Context, Axis::Tensor];
     assert_eq!((config.parallel.order, config.parallel.layers), (order, Some(vec![5])));
     assert_eq!(config.parallel.ranks, Some(12));
-    let schedule = Schedule::Wsd { decay_steps: 20, shape: DecayShape::OneMinusSqrt };
-    assert_eq!((config.optimizer.schedule, config.optimizer.betas), (schedule, [0.8, 0.99]));
+    let o = &config.optimizer;
+    assert_eq!((o.schedule, o.decay_steps, o.decay_shape), (Schedule::Wsd, Some(20), Some(DecayShape::OneMinusSqrt)));
+    assert_eq!(o.betas, [0.8, 0.99]);
     assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
     assert_eq!(
@@ -194,7 +203,7 @@ fn every_key_is_taken() {
 }
 
 #[test]
-fn flags_rule_over_the_file() {
+fn flags_override_the_file() {
     let flags = [
         "train.steps = 7",
         "train.backend=cpu",
@@ -215,6 +224,106 @@ fn flags_rule_over_the_file() {
 }
 
 #[test]
+fn a_flag_is_a_text_as_typed_where_the_key_needs_one() {
+    let dir = |value: &str| {
+        let flags = [&format!("checkpoint.dir={value}")[..], "train.steps=7"];
+        read(LEAST.as_bytes(), &flags).unwrap().checkpoint.dir
+    };
+    for value in
+        ["1234567", "20240401", "2024-04-01", "12:30:00", "1e5", "0x10", "+1", "true", "nan", "[a]", "[1]", "{}"]
+    {
+        assert_eq!(dir(value), Path::new(value));
+    }
+    assert_eq!((dir(" 5 "), dir("\"5\""), dir("'a b'")), ("5".into(), "5".into(), "a b".into()));
+    // The last of several flags counts; a file has to write a text as one.
+    let flags = ["checkpoint.dir=1", "checkpoint.dir=abc", "checkpoint.dir=2"];
+    assert_eq!(read(LEAST.as_bytes(), &flags).unwrap().checkpoint.dir, Path::new("2"));
+    let refusal = read(LEAST.replace("\"runs/tiny\"", "5").as_bytes(), &[]).unwrap_err().to_string();
+    assert!(refusal.ends_with("checkpoint.dir = 5: must be a text in quotes"), "{refusal}");
+    let refusal = read(LEAST.as_bytes(), &["train.recompute=1"]).unwrap_err().to_string();
+    assert_eq!(refusal, "--set train.recompute = \"1\": must be one of none, selective, full");
+}
+
+/// The order of the keys and the spelling of the values stay: users compare the `config.toml` of their runs.
+#[test]
+fn the_resolved_text_has_every_key() {
+    let text = r#"[model]
+architecture = "llama"
+hidden_size = 64
+intermediate_size = 172
+num_hidden_layers = 5
+num_attention_heads = 8
+num_key_value_heads = 4
+head_dim = 8
+vocab_size = 512
+max_position_embeddings = 512
+rope_theta = 10000.0
+rope_scaling = { rope_type = "default" }
+rms_norm_eps = 1e-5
+tie_word_embeddings = false
+initializer_range = 0.02
+
+[train]
+seq_length = 128
+micro_batch_size = 1
+global_batch_size = 12
+steps = 100
+seed = 1234
+recompute = "none"
+load = "hf:/x"
+z_loss = 0.0
+eval_interval = 0
+eval_steps = 10
+
+[parallel]
+tensor = 1
+pipeline = 1
+context = 1
+expert = 1
+virtual_pipeline = 1
+layers = [5]
+sequence_parallel = false
+distributed_optimizer = true
+gradient_precision = "f32"
+order = "tp-cp-ep-dp-pp"
+
+[optimizer]
+lr = 0.001
+min_lr = 0.0
+schedule = "wsd"
+decay_steps = 10
+decay_shape = "linear"
+warmup_steps = 0
+betas = [0.9, 0.95]
+eps = 1e-8
+weight_decay = 0.1
+clip_grad = 1.0
+
+[data]
+train = [{ prefix = "data/text" }]
+valid = []
+split = "1,0,0"
+order = "megatron"
+mask_document_boundaries = false
+
+[checkpoint]
+dir = "runs/tiny"
+interval = 0
+at_end = true
+
+[report]
+"#;
+    let flags = ["parallel.layers=[5]", "optimizer.schedule=wsd", "train.load=hf:/x"];
+    assert_eq!(read(LEAST.as_bytes(), &flags).unwrap().to_toml(), text);
+    let all: Table = read(MOST.as_bytes(), &[]).unwrap().to_toml().parse().unwrap();
+    for (table, keys) in tables() {
+        let left_out: Vec<&str> = keys.into_iter().filter(|key| all[table].get(key).is_none()).collect();
+        let refused = ["hf", "sliding_window", "num_local_experts", "num_experts_per_tok", "embedding_scale"];
+        assert_eq!(left_out, if table == "model" { &refused[..] } else { &[] }, "[{table}]");
+    }
+}
+
+#[test]
 fn the_resolved_text_loads_back() {
     for text in [LEAST, MOST] {
         let config = read(text.as_bytes(), &[]).unwrap();
@@ -222,6 +331,15 @@ fn the_resolved_text_loads_back() {
         assert_eq!(read(resolved.as_bytes(), &[]).unwrap(), config, "{resolved}");
         assert_eq!(read(resolved.as_bytes(), &[]).unwrap().to_toml(), resolved);
     }
+}
+
+/// Every model is alike in all its layers today.
+#[test]
+fn a_model_describes_its_layers() {
+    let model = Model::tiny();
+    let layers: Vec<Layer> = model.layers().collect();
+    assert_eq!(layers, [Layer { mlp: Mlp::SwiGlu { intermediate_size: 20 } }; 2]);
+    assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 
 #[test]
@@ -240,11 +358,11 @@ fn missing_files_are_named_by_load_alone() {
     let unloadable = Config::load(&file, &["train.load=hf:/nowhere".to_string()]).unwrap_err().to_string();
     assert_eq!(unloadable, "train.load = \"hf:/nowhere\": there is no config.json in this directory");
     std::fs::write(&file, at(&prefix.with_extension("bin"))).unwrap();
-    assert!(refusal(&file).contains("leave .bin or .idx away"), "{}", refusal(&file));
+    assert!(refusal(&file).contains("leave .bin or .idx out"), "{}", refusal(&file));
 }
 
 #[test]
-fn ranks_that_do_not_divide_are_told_what_would() {
+fn ranks_that_do_not_divide_are_refused_with_the_nearest() {
     let config = read(LEAST.as_bytes(), &["train.micro_batch_size=2"]).unwrap();
     assert_eq!(config.mesh(3).unwrap().size(Axis::Data), 3);
     let refusal = config.mesh(4).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! How many threads a rank may run: the cores of its affinity mask, shared fairly with the ranks of
-//! the same node that have the same mask.
+//! How many threads a rank runs: the cores of its affinity mask, shared fairly with the ranks of the same node that
+//! have the same mask.
 
 use crate::mpi::{Comm, host};
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 pub struct Share {
     /// Threads of this rank, at least 1.
     pub threads: usize,
-    /// Cores of the node that no rank may use, though some rank has fewer than it could have had.
+    /// Cores of the node that are in no rank's affinity mask.
     pub idle: usize,
 }
 
-/// All ranks of `comm` call this together.
+/// A collective call: all ranks of `comm` make it together.
 pub fn share(comm: &Comm) -> Share {
     let mine = format!("{}\n{}", host(), mask().iter().map(|core| format!("{core} ")).collect::<String>());
     let all = comm.all_gather_bytes(mine.as_bytes());
@@ -23,7 +23,7 @@ pub fn share(comm: &Comm) -> Share {
     of_rank(&all, comm.rank(), cores)
 }
 
-/// `all`: each rank's host and mask; `cores`: those of this rank's node.
+/// `all`: each rank's host and mask; `cores`: the number of cores of this rank's node.
 fn of_rank(all: &[(String, Vec<usize>)], rank: usize, cores: usize) -> Share {
     let (host, mask) = &all[rank];
     let same: Vec<usize> = (0..all.len()).filter(|&r| all[r] == all[rank]).collect();

@@ -1,4 +1,4 @@
-//! What the CPU's activations may be: f32 or bf16. Ops compute in f32 and round once, on the way out.
+//! The element types of the CPU's activations: f32 or bf16. Ops compute in f32 and round once, when they store.
 
 use super::tiles::Tile;
 use crate::backend::Elem;
@@ -11,9 +11,9 @@ pub trait Float: Elem + Copy {
     fn load(self) -> f32;
     /// To nearest, ties to even.
     fn store(x: f32) -> Self;
-    /// The elements as they are where they are f32, so that nothing has to be converted.
+    /// The elements themselves where they are f32 already, so that nothing is converted.
     fn as_f32(x: &[Self]) -> Option<&[f32]>;
-    /// As `as_f32`, of what is written to.
+    /// `as_f32` for a tile to write to.
     fn as_f32_tile<'a, 'b>(x: &'a mut Tile<'b, Self>) -> Option<&'a mut Tile<'b, f32>>;
 }
 

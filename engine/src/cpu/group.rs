@@ -1,6 +1,6 @@
-//! Collectives of the CPU backend: non-blocking MPI calls on pool blocks.
+//! Collectives of the CPU backend: non-blocking MPI calls on blocks of the pool.
 //!
-//! Open MPI moves data only inside MPI calls, so ops [`Progress::poke`] what is in flight.
+//! Open MPI moves data only inside MPI calls, so every op calls [`Progress::poke`].
 
 use super::spans::Spans;
 use super::{Cpu, Float};
@@ -22,7 +22,7 @@ pub struct Progress(Rc<RefCell<Vec<Weak<Request>>>>);
 struct Request(Cell<ffi::MPI_Request>);
 
 impl Progress {
-    /// Lets MPI move data.
+    /// Tests the requests in flight, in which MPI moves data.
     pub fn poke(&self) {
         if self.0.borrow().is_empty() {
             return;
@@ -54,7 +54,7 @@ impl Request {
     }
 }
 
-/// What was started together; MPI sets a request to null once it is done.
+/// Requests that were started together; MPI sets a request to null once it is done.
 pub struct MpiTicket {
     requests: Vec<Rc<Request>>,
     kind: GroupKind,
@@ -79,7 +79,7 @@ pub struct MpiGroup {
 }
 
 impl MpiGroup {
-    /// The ranks `members` of `world`; all of its ranks call this together.
+    /// The ranks `members` of `world`. A collective call: all ranks of `world` make it together.
     pub(super) fn new(
         world: Option<&Comm>,
         kind: GroupKind,
@@ -87,7 +87,7 @@ impl MpiGroup {
         progress: Progress,
         spans: Spans,
     ) -> Self {
-        assert!(world.is_some() || members.len() == 1, "{} ranks in a group of a rank alone", members.len());
+        assert!(world.is_some() || members.len() == 1, "{} members of a group without a communicator", members.len());
         let comm = world.map(|world| {
             let mine = members.iter().position(|&rank| rank == world.rank());
             world.split(members[0], mine.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank())))
@@ -99,12 +99,12 @@ impl MpiGroup {
         self.comm.as_ref().map_or(1, Comm::size)
     }
 
-    /// For calls among several ranks.
+    /// The communicator, which only a group of several ranks has.
     fn raw(&self) -> ffi::MPI_Comm {
-        self.comm.as_ref().expect("a rank alone has nobody to call").raw()
+        self.comm.as_ref().expect("a group of one rank makes no MPI call").raw()
     }
 
-    /// How MPI adds elements of this type.
+    /// MPI's type and operation for the sum of such elements.
     fn sum<T: Elem>(&self) -> (ffi::MPI_Datatype, ffi::MPI_Op) {
         // SAFETY: reads constants of the MPI library.
         unsafe {
@@ -117,7 +117,7 @@ impl MpiGroup {
         }
     }
 
-    /// Starts any call that gives a request.
+    /// Starts a non-blocking call and tracks its request.
     fn track(&self, call: impl FnOnce(ffi::MPI_Comm, *mut ffi::MPI_Request) -> i32) -> Rc<Request> {
         // SAFETY: reads a constant of the MPI library.
         let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
@@ -227,7 +227,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         Pending::in_flight(self.ticket(vec![request]), x, out)
     }
 
-    /// A broadcast from each rank: of MPI's calls the one that has no buffer to send from beside the one to receive in.
+    /// In place, by a broadcast from each rank.
     fn all_gather_within<T: Elem>(&self, _: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
         let ranks = self.ranks();
         if ranks == 1 {

@@ -1,6 +1,6 @@
-//! The inner part of a matrix product (Goto & van de Geijn 2008): operands packed into panels, and a
-//! block of the output held in registers while the depth goes by. Every element is one chain of fused
-//! multiply-adds in the order of the depth, whatever the instruction set and however the work is cut.
+//! The micro-kernel of a matrix product (Goto & van de Geijn 2008): operands are packed into panels, and a block of the
+//! output stays in registers over the whole depth. Every element is one chain of fused multiply-adds in the order of
+//! the depth, whatever the instruction set and however the work is divided.
 
 use super::tiles::Tile;
 use pulp::{Arch, Simd, WithSimd};
@@ -14,7 +14,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Of this machine: as many accumulators as its registers hold.
+    /// The shape for this machine: as many accumulators as its registers hold.
     pub fn here() -> Shape {
         struct Ask;
         impl WithSimd for Ask {
@@ -29,7 +29,7 @@ impl Shape {
     }
 }
 
-/// A panel of the left operand: as the operand lies in memory, so that packing never transposes it.
+/// The layout of a panel of the left operand: that of the operand in memory, so that packing never transposes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
     /// `[Shape::rows, depth]`.
@@ -43,12 +43,11 @@ pub struct Product<'a, 'b, 'c> {
     /// Panels of all rows, one after another.
     pub a: &'a [f32],
     pub left: Left,
-    /// Panels of all columns, each beginning `b_step` elements after the last; `[depth, Shape::cols]` of
-    /// each is used.
+    /// Panels of all columns, each `b_step` elements after the one before; `[depth, Shape::cols]` of each is used.
     pub b: &'a [f32],
     pub b_step: usize,
     pub depth: usize,
-    /// Whether `out` is added to.
+    /// Whether the product is added to `out`.
     pub add: bool,
     pub out: &'b mut Tile<'c, f32>,
 }
@@ -76,7 +75,7 @@ impl Product<'_, '_, '_> {
         for (n, left) in (0..cols).step_by(width).enumerate() {
             let b = &self.b[n * self.b_step..][..self.depth * width];
             for (a, top) in self.a.chunks_exact(self.depth * ROWS).zip((0..rows).step_by(ROWS)) {
-                // The output is not in the cache: its lines come while the sums are made.
+                // The output is not in the cache: its lines arrive while the sums are computed.
                 (top..rows.min(top + ROWS)).for_each(|row| self.out.prefetch(row, left, width));
                 let sums = match self.left {
                     Left::Rows => rows_by_cols::<S, ROWS, VECTORS>(simd, a, b),

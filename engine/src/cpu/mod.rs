@@ -1,17 +1,14 @@
-//! The reference backend: every op in plain Rust, on the cores of this rank, in f32 or in bf16.
-//! `ops/` is the readable specification; this file gives each op its tensors and checks their shapes.
+//! The CPU backend: every op on the cores of this rank, in f32 or in bf16. The formulas are specified by the plain f64
+//! loops of `tests/reference.rs`, to which each op is held; `ops/` are the optimized versions on slices, and this file
+//! gives them their tensors and checks the shapes.
 
 pub mod cores;
 mod float;
 mod group;
-mod here;
 mod kernel;
-mod norms;
 mod ops;
 mod pool;
-mod rank;
 mod scratch;
-mod shapes;
 mod simd;
 mod spans;
 mod tiles;
@@ -22,7 +19,6 @@ mod tests;
 
 pub use float::Float;
 pub use group::{MpiGroup, MpiTicket, Progress};
-pub use here::Here;
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
@@ -32,8 +28,8 @@ use crate::backend::{
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
 use crate::mpi::Comm;
+use ops::matmul::Operand;
 use pool::Pool;
-use shapes::{data, data_mut, expect, expect_heads, plain, transposed};
 use spans::Spans;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -48,10 +44,62 @@ pub struct Cpu<A: Float> {
     progress: Progress,
     /// All ranks in the mesh's order; `None` for a rank alone.
     world: Option<Rc<Comm>>,
-    /// As [`Backend::pieces`].
+    /// See [`Backend::pieces`].
     pieces: usize,
     spans: Spans,
     act: PhantomData<A>,
+}
+
+impl<A: Float> Cpu<A> {
+    /// A backend without other ranks that computes on `threads` cores, the calling thread's among them.
+    pub fn new(threads: usize) -> Self {
+        let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
+        Cpu { pool, workers, progress, world: None, pieces: 1, spans: Spans::default(), act: PhantomData }
+    }
+
+    /// One of the ranks of `world`.
+    pub fn of(world: Rc<Comm>, threads: usize) -> Self {
+        Cpu { world: Some(world), ..Cpu::new(threads) }
+    }
+
+    /// Splits a collective that overlaps a matmul into this many chunks, as the CUDA backend does. Here it gains
+    /// nothing; the results are the same bits.
+    pub fn in_pieces(self, pieces: usize) -> Self {
+        Cpu { pieces, ..self }
+    }
+
+    /// The elements of x, row-major.
+    pub fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
+        data(x).to_vec()
+    }
+
+    /// The threads for an op. Open MPI progresses only inside its calls, so every op begins with one.
+    fn workers(&self) -> &Workers {
+        self.progress.poke();
+        &self.workers
+    }
+
+    fn scalars(&self, values: &[f32]) -> Acc<Self> {
+        self.upload(values, 1, values.len())
+    }
+
+    /// The backward of RMSNorm, which adds the residual's gradient `dres` where it is given.
+    fn norm_gradients(
+        &self,
+        dres: Option<&[A]>,
+        dy: &mut Act<Self>,
+        x: &Act<Self>,
+        rstd: &Acc<Self>,
+        w: &Act<Self>,
+        dw: &mut Acc<Self>,
+    ) {
+        expect("dy", dy, x.rows(), x.cols());
+        expect("rstd", rstd, x.rows(), 1);
+        expect("w", w, 1, x.cols());
+        expect("dw", dw, 1, x.cols());
+        let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
+        ops::norm::rmsnorm_bwd(self.workers(), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
+    }
 }
 
 impl<A: Float> Backend for Cpu<A> {
@@ -59,7 +107,7 @@ impl<A: Float> Backend for Cpu<A> {
     type Mem<T: Elem> = Block<T>;
     type Ticket = MpiTicket;
     type Group = MpiGroup;
-    type Fetch<T: Elem> = Here<T>;
+    type Fetch<T: Elem> = HostCopy<T>;
     type Event = Instant;
     const RUNS_AHEAD: bool = false;
 
@@ -96,11 +144,11 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::copy(self.workers(), host, data_mut(to));
     }
 
-    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Here<T> {
-        Here(self.download(x))
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> HostCopy<T> {
+        HostCopy(self.download(x))
     }
 
-    fn wait_host<T: Elem>(&self, fetch: Here<T>) -> Result<Vec<T>, Fault> {
+    fn wait_host<T: Elem>(&self, fetch: HostCopy<T>) -> Result<Vec<T>, Fault> {
         fetch.wait()
     }
 
@@ -372,4 +420,41 @@ impl<A: Float> Backend for Cpu<A> {
     fn end_trace(&self) -> Vec<Span> {
         self.spans.end()
     }
+}
+
+/// A copy to the host, which the CPU backend makes at once.
+pub struct HostCopy<T>(Vec<T>);
+
+impl<T: Elem> HostCopy<T> for HostCopy<T> {
+    fn wait(self) -> Result<Vec<T>, Fault> {
+        Ok(self.0)
+    }
+}
+
+fn data<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> &[T] {
+    x.mem.as_slice()
+}
+
+fn data_mut<A: Float, T: Elem>(x: &mut Tensor<Cpu<A>, T>) -> &mut [T] {
+    x.mem.as_mut_slice()
+}
+
+fn plain<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
+    Operand::new(data(x), x.rows(), x.cols())
+}
+
+fn transposed<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
+    plain(x).t()
+}
+
+/// Asserts that an op was given a tensor of the right shape.
+#[track_caller]
+fn expect<A: Float, T: Elem>(what: &str, x: &Tensor<Cpu<A>, T>, rows: usize, cols: usize) {
+    assert_eq!(x.shape(), (rows, cols), "the shape of {what}");
+}
+
+#[track_caller]
+fn expect_heads<A: Float>(qkv: &Act<Cpu<A>>, h: Heads) {
+    assert_eq!(qkv.cols(), h.qkv_cols(), "columns of qkv for {h:?}");
+    assert_eq!((qkv.rows() % h.seq, h.query % h.kv, h.dim % 2), (0, 0, 0), "{} rows for {h:?}", qkv.rows());
 }

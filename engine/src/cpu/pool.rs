@@ -1,5 +1,5 @@
-//! Memory of the CPU backend: blocks that return to a free list when dropped, so that a step takes
-//! nothing from the system once the first has run. One thread owns a pool; ops lend slices to others.
+//! The caching allocator of the CPU backend: a dropped block returns to a free list, so that after the first step
+//! nothing is taken from the system. One thread owns a pool; ops lend slices of its blocks to other threads.
 
 use crate::backend::Elem;
 use crate::memory::free_list::{FreeList, Usage};
@@ -14,22 +14,22 @@ const ALIGN: usize = 64;
 /// Blocks from this size on are aligned to huge pages and ask for them.
 const HUGE: usize = 2 << 20;
 
-/// The blocks that nobody holds, and what was taken.
+/// The free blocks, and the statistics of all.
 #[derive(Default)]
 pub struct Pool {
     allocator: RefCell<FreeList<NonNull<u8>>>,
 }
 
-/// Elements of a pool's block, or a view of some of them.
+/// An array in a block of a pool, or a view of a part of one.
 pub struct Block<T: Elem> {
     at: NonNull<T>,
     len: usize,
-    /// None for a view, which gives nothing back.
+    /// The pool and the block's size; `None` for a view, which returns nothing.
     home: Option<(Rc<Pool>, usize)>,
 }
 
 impl Pool {
-    /// A block whose elements are whatever it held before; zeros if it is new.
+    /// A block of `len` elements with what it held before, or zeros if it is new.
     pub fn take<T: Elem>(self: &Rc<Self>, len: usize) -> Block<T> {
         let bytes = len.checked_mul(size_of::<T>()).expect("a block is smaller than the address space");
         let size = size_class(bytes);
@@ -42,7 +42,7 @@ impl Pool {
     }
 }
 
-/// What a block of `bytes` takes: at most an eighth more, so that tensors of nearly one size share blocks.
+/// The size of a block for `bytes` bytes: at most an eighth more, so that tensors of nearly one size share blocks.
 pub fn size_class(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 16).clamp(ALIGN, 1 << 20);
     bytes.max(1).next_multiple_of(step)
@@ -59,12 +59,12 @@ fn from_system(size: usize) -> NonNull<u8> {
     let at = unsafe { std::alloc::alloc(layout) };
     let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };
     if size >= HUGE {
-        // Fewer page faults and TLB misses; where the kernel declines, nothing is lost.
+        // Fewer page faults and TLB misses; if the kernel declines, nothing is lost.
         // SAFETY: advice on memory that was just allocated, from a page's start.
         unsafe { nix::libc::madvise(at.as_ptr().cast(), size, nix::libc::MADV_HUGEPAGE) };
     }
-    // SAFETY: `size` bytes were allocated. Writing them makes any slice of them initialised, and
-    // touches every page, so that no op pays for that.
+    // SAFETY: `size` bytes were allocated. Writing them makes every slice of them initialised, and touches every page
+    // now rather than in an op.
     unsafe { at.as_ptr().write_bytes(0, size) };
     at
 }
@@ -72,8 +72,7 @@ fn from_system(size: usize) -> NonNull<u8> {
 impl Drop for Pool {
     fn drop(&mut self) {
         for (size, at) in self.allocator.get_mut().drain() {
-            // SAFETY: it came from `from_system(size)`, and every block holds the pool alive, so when the
-            // pool goes all blocks are here.
+            // SAFETY: it came from `from_system(size)`; every block keeps the pool alive, so all have returned.
             unsafe { dealloc(at.as_ptr(), layout(size)) };
         }
     }
@@ -104,10 +103,10 @@ impl<T: Elem> Block<T> {
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
     }
 
-    /// A view of `range` that gives nothing back.
+    /// A view of `range`, which returns nothing to the pool.
     ///
     /// # Safety
-    /// As [`crate::backend::Backend::alias`].
+    /// See [`crate::backend::Backend::alias`].
     pub unsafe fn alias(&self, range: Range<usize>) -> Block<T> {
         assert!(range.start <= range.end && range.end <= self.len, "view {range:?} of a block of {}", self.len);
         // SAFETY: inside the block, as asserted.

@@ -1,15 +1,15 @@
-//! What the ops take of the pool, said without running them: the functions that they take it by.
+//! Scratch sizes of the ops without running them, by the functions that the ops allocate with.
 
 use super::{Float, ops, pool};
 use crate::backend::{Heads, Scratch};
 use crate::memory::free_list::{Allocator, FreeList};
 use std::marker::PhantomData;
 
-/// Logits that are made at once. Fewer would stay in the cache between the passes over them, but the
-/// head's weights are packed, and its gradient read and written, once a chunk: that costs more.
+/// Logits that are computed at once. Fewer would stay in the cache between the passes over them, but the head's weights
+/// are packed, and its gradient is read and written, once per chunk: that costs more.
 const LOGITS: usize = 1 << 24;
 
-/// As [`crate::backend::Backend::logits_rows`].
+/// See [`crate::backend::Backend::logits_rows`].
 pub(super) fn logits_rows(cols: usize) -> usize {
     (LOGITS / cols).clamp(64, 4096)
 }
@@ -77,7 +77,7 @@ impl<A: Float> Scratch for CpuScratch<A> {
     }
 }
 
-/// Of elements of f32.
+/// Bytes of so many f32 elements.
 fn bytes(lens: &[usize]) -> Vec<usize> {
     lens.iter().map(|len| len * size_of::<f32>()).collect()
 }

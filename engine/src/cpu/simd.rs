@@ -13,7 +13,7 @@ pub enum Level {
     Avx512,
 }
 
-/// What this machine has.
+/// The best level that this machine supports.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn level() -> Level {
@@ -35,8 +35,8 @@ pub fn level() -> Level {
     Level::Plain
 }
 
-/// Defines a function whose body is compiled for each [`Level`] and dispatched. What the body calls
-/// must be `#[inline(always)]` to be compiled with it.
+/// Defines a function whose body is compiled for each [`Level`] and dispatched. Functions that the body calls must be
+/// `#[inline(always)]`, to be compiled with it.
 macro_rules! vectorized {
     ($(#[$doc:meta])* $vis:vis fn $name:ident $(<$gen:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?)
         $(-> $ret:ty)? $body:block) => {
@@ -71,7 +71,7 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// The transpose of 16 x 16, in place.
+/// Transposes 16 x 16, in place.
 #[inline(always)]
 pub fn transpose16(square: &mut [[f32; 16]; 16]) {
     #[cfg(target_arch = "x86_64")]
@@ -87,8 +87,8 @@ pub fn transpose16(square: &mut [[f32; 16]; 16]) {
     }
 }
 
-/// In registers, by four exchanges of ever larger parts. No closures: the compiler would not compile
-/// them for the same features.
+/// In registers, by four exchanges of ever larger parts. Without closures: the compiler would not compile them for the
+/// same features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]

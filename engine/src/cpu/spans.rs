@@ -1,11 +1,11 @@
-//! A trace of the parts of a step, and of the waits in them.
+//! The trace of a step: spans of its parts, and of the waits in them.
 
 use crate::backend::{Detail, Label, Span, Track};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The trace under way, if any; groups and tickets add to it.
+/// The trace under way, if any; groups and tickets record into it.
 #[derive(Clone, Default)]
 pub struct Spans(Rc<RefCell<Option<Trace>>>);
 
@@ -24,7 +24,7 @@ impl Spans {
         self.0.borrow_mut().take().map_or(Vec::new(), |trace| trace.spans)
     }
 
-    /// Does `work`, which a trace of at least this detail remembers.
+    /// Runs `work`, and records a span of it if the trace under way has at least this detail.
     pub fn around<T>(&self, least: Detail, track: Track, label: impl FnOnce() -> Label, work: impl FnOnce() -> T) -> T {
         let begun = self.0.borrow().as_ref().filter(|trace| trace.detail >= least).map(|trace| trace.begun);
         let Some(begun) = begun else { return work() };

@@ -1,9 +1,9 @@
-//! A matrix cut into tiles that threads write to at once. Cutting is the only way to get one, so no
-//! two tiles share an element.
+//! A matrix cut into tiles that threads write concurrently. Tiles come only from cutting, so that no two share an
+//! element.
 
 use std::marker::PhantomData;
 
-/// A rectangle of a row-major matrix, to be written to.
+/// A rectangle of a row-major matrix, to write to.
 pub struct Tile<'a, T> {
     at: *mut T,
     rows: usize,
@@ -16,8 +16,7 @@ pub struct Tile<'a, T> {
 // SAFETY: a tile is an exclusive borrow of its elements, as `&mut [T]` is.
 unsafe impl<T: Send> Send for Tile<'_, T> {}
 
-/// Cuts `[.., cols]` into tiles of at most `tile_rows` rows and of columns as wide as `widths` says,
-/// row of tiles after row of tiles.
+/// Cuts `[.., cols]` into tiles of at most `tile_rows` rows and of the column counts `widths`, in row-major order.
 pub fn cut<'a, T>(matrix: &'a mut [T], cols: usize, tile_rows: usize, widths: &[usize]) -> Vec<Tile<'a, T>> {
     assert_eq!(widths.iter().sum::<usize>(), cols, "tiles of {widths:?} columns");
     let rows = matrix.len().checked_div(cols).unwrap_or(0);
@@ -71,7 +70,7 @@ impl<'a, T> Tile<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.at.add(row * self.stride), self.cols) }
     }
 
-    /// Asks for the cache lines of columns `left .. left + cols` of a row.
+    /// Prefetches the cache lines of columns `left .. left + cols` of a row.
     #[inline(always)]
     pub fn prefetch(&self, row: usize, left: usize, cols: usize) {
         for col in (left..left + cols).step_by((64 / size_of::<T>()).max(1)) {

@@ -1,21 +1,23 @@
-//! The cores of this rank. Work is cut into tasks by shapes alone and each task is done by one thread,
-//! so that no result depends on how many threads there are.
+//! The threads of this rank. Work is cut into tasks by shapes alone, and one thread runs each task, so that no result
+//! depends on the number of threads.
 
 use std::sync::Mutex;
 
-/// The main thread and those beside it.
+/// The calling thread and a pool of helpers.
 pub struct Workers {
     threads: usize,
     others: Option<rayon::ThreadPool>,
 }
 
 impl Workers {
-    /// `threads` in all, at least the one that calls.
+    /// `threads` in all, the calling thread included.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
         let others = (threads > 1).then(|| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads - 1);
-            pool.thread_name(|n| format!("worker {}", n + 1)).build().expect("the system starts a thread a core")
+            pool.thread_name(|n| format!("worker {}", n + 1))
+                .build()
+                .expect("the system can start a thread for each core")
         });
         Workers { threads, others }
     }
@@ -24,12 +26,12 @@ impl Workers {
         self.threads
     }
 
-    /// Does every task, in no order.
+    /// Runs every task, in no fixed order.
     pub fn each<T: Send>(&self, tasks: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
         self.each_with(tasks, std::iter::repeat_n((), self.threads), |task, ()| work(task));
     }
 
-    /// As `each`, with something of a thread's own (scratch) beside the task: one for each thread.
+    /// Runs every task; each thread passes a slot of its own (its scratch) to the tasks that it runs.
     pub fn each_with<T: Send, S: Send>(
         &self,
         tasks: impl IntoIterator<Item = T>,

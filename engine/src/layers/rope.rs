@@ -1,7 +1,7 @@
 //! The angles of the rotary embedding (Su et al. 2021): theta_i = base^(-2i/d), position t turns
 //! pair i by t theta_i. Llama 3's scaling stretches the slow ones (Grattafiori et al. 2024).
 
-use crate::config::{Model, RopeScaling};
+use crate::config::{Llama3, Model, RopeScaling};
 
 /// cos in the first d/2 columns, sin in the rest, for positions `0 .. rows`: `[rows, d]`.
 pub fn table(model: &Model, rows: usize) -> Vec<f32> {
@@ -22,20 +22,19 @@ fn frequencies(model: &Model) -> Vec<f32> {
     (0..d / 2)
         .map(|i| {
             let f = 1.0 / (model.rope_theta as f32).powf((2 * i) as f32 / d as f32);
-            match model.rope_scaling {
+            match &model.rope_scaling {
                 RopeScaling::Default => f,
-                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                    let turns = original_max_position_embeddings as f64 * f as f64 / std::f64::consts::TAU;
-                    llama3(f as f64, turns, factor, low_freq_factor, high_freq_factor) as f32
-                }
+                RopeScaling::Llama3(scaling) => llama3(f as f64, scaling) as f32,
             }
         })
         .collect()
 }
 
-/// Pairs that turn less than `low` times over the original context are slowed by `factor`, those
-/// that turn more than `high` times are kept, those between are blended.
-fn llama3(f: f64, turns: f64, factor: f64, low: f64, high: f64) -> f64 {
+/// Pairs that turn less than `low_freq_factor` times over the original context are slowed by `factor`, those
+/// that turn more than `high_freq_factor` times are kept, those between are blended.
+fn llama3(f: f64, scaling: &Llama3) -> f64 {
+    let Llama3 { factor, low_freq_factor: low, high_freq_factor: high, .. } = *scaling;
+    let turns = scaling.original_max_position_embeddings as f64 * f / std::f64::consts::TAU;
     if turns < low {
         f / factor
     } else if turns > high {

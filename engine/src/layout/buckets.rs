@@ -197,7 +197,7 @@ pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Architecture, Model, RopeScaling};
+    use crate::config::Model;
     use crate::model::param_specs::{TpShard, tensors, units};
     use proptest::prelude::*;
 
@@ -298,21 +298,13 @@ mod tests {
 
     fn model(kv_heads: usize, vocab: usize) -> Model {
         Model {
-            architecture: Architecture::Llama,
             hidden_size: 16,
             intermediate_size: 16,
-            num_hidden_layers: 2,
             num_attention_heads: 8,
             num_key_value_heads: kv_heads,
             head_dim: 2,
             vocab_size: vocab,
-            max_position_embeddings: 8,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::Default,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            hf: None,
+            ..Model::tiny()
         }
     }
 }

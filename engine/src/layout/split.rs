@@ -78,12 +78,10 @@ fn check(counts: &[usize], layers: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Architecture, RopeScaling};
     use proptest::prelude::*;
 
     fn model(layers: usize) -> Model {
         Model {
-            architecture: Architecture::Llama,
             hidden_size: 4096,
             intermediate_size: 11008,
             num_hidden_layers: layers,
@@ -91,13 +89,7 @@ mod tests {
             num_key_value_heads: 32,
             head_dim: 128,
             vocab_size: 43176,
-            max_position_embeddings: 4096,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::Default,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            hf: None,
+            ..Model::tiny()
         }
     }
 

@@ -107,12 +107,10 @@ fn layer_attention_flops(m: &Model, seq: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Architecture, RopeScaling};
 
     /// Llama 2 with Swallow's vocabulary.
     fn swallow(hidden: usize, intermediate: usize, layers: usize, heads: usize, kv_heads: usize) -> Model {
         Model {
-            architecture: Architecture::Llama,
             hidden_size: hidden,
             intermediate_size: intermediate,
             num_hidden_layers: layers,
@@ -120,13 +118,7 @@ mod tests {
             num_key_value_heads: kv_heads,
             head_dim: hidden / heads,
             vocab_size: 43176,
-            max_position_embeddings: 4096,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::Default,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            hf: None,
+            ..Model::tiny()
         }
     }
 

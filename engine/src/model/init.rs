@@ -1,24 +1,24 @@
-//! Random weights. An element is a function of (seed, Hugging Face name, element index) alone, so
-//! any shard of any layout makes its own part and all of them agree with the whole.
+//! Random weights. An element is a function of (seed, Hugging Face name, element index) alone, so that every rank of
+//! every layout can generate its own shard, and all shards agree with the whole.
 //!
-//! A counter-based generator gives two normal values a block: Philox 4x32 with 10 rounds (Salmon et
-//! al., "Parallel random numbers: as easy as 1, 2, 3", 2011) keyed by a hash of name and seed, then
-//! Box and Muller's transform in f64. Norm weights are 1.
+//! A counter-based generator gives two normal values per block: Philox 4x32 with 10 rounds (Salmon et al., "Parallel
+//! random numbers: as easy as 1, 2, 3", 2011) keyed by a hash of name and seed, then the Box-Muller transform in f64.
+//! Norm weights are 1.
 
 use crate::config::Model;
 use crate::model::param_specs::{TensorSpec, Update};
 use crate::model::rect::Rect;
 use rayon::prelude::*;
 
-/// Elements that a thread makes at a time.
-const AT_ONCE: usize = 1 << 16;
+/// Elements of a task.
+const TASK: usize = 1 << 16;
 
 /// Fills `out` with the elements `first ..` of tensor `name`, normal with mean 0 and deviation `std`.
 pub fn normal(seed: u32, name: &str, std: f64, first: usize, out: &mut [f32]) {
     Normal::new(seed, name, std).fill(first as u64, out);
 }
 
-/// Fills `out` with the first weights of the rectangle `rect` of a tensor, row-major.
+/// Fills `out` with the initial weights of the rectangle `rect` of a tensor, row-major.
 pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) {
     assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
     if tensor.update != Update::Decayed {
@@ -29,7 +29,7 @@ pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mu
         return normal.fill((rect.rows.start * width) as u64, out);
     }
     out.par_chunks_exact_mut(rect.cols.len().max(1)).enumerate().for_each(|(row, out)| {
-        normal.fill_alone(((rect.rows.start + row) * width + rect.cols.start) as u64, out);
+        normal.fill_task(((rect.rows.start + row) * width + rect.cols.start) as u64, out);
     });
 }
 
@@ -48,13 +48,13 @@ impl Normal {
         Normal { key: [word(0), word(1)], std }
     }
 
-    /// By all threads: an element depends on none before it.
+    /// Fills `out` on all threads: no element depends on another.
     fn fill(&self, first: u64, out: &mut [f32]) {
-        let parts = out.par_chunks_mut(AT_ONCE).enumerate();
-        parts.for_each(|(i, out)| self.fill_alone(first + (i * AT_ONCE) as u64, out));
+        let parts = out.par_chunks_mut(TASK).enumerate();
+        parts.for_each(|(i, out)| self.fill_task(first + (i * TASK) as u64, out));
     }
 
-    fn fill_alone(&self, first: u64, out: &mut [f32]) {
+    fn fill_task(&self, first: u64, out: &mut [f32]) {
         let (odd, rest) = out.split_at_mut((first as usize % 2).min(out.len()));
         if let [value] = odd {
             *value = self.pair(first / 2)[1];
@@ -92,26 +92,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn model() -> Model {
-        Model {
-            architecture: crate::config::Architecture::Llama,
-            hidden_size: 12,
-            intermediate_size: 20,
-            num_hidden_layers: 2,
-            num_attention_heads: 3,
-            num_key_value_heads: 1,
-            head_dim: 4,
-            vocab_size: 23,
-            max_position_embeddings: 16,
-            rope_theta: 10000.0,
-            rope_scaling: crate::config::RopeScaling::Default,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            hf: None,
-        }
-    }
-
     /// The known answers of Random123's kat_vectors.
     #[test]
     fn philox_gives_the_published_answers() {
@@ -142,19 +122,19 @@ mod tests {
         }
     }
 
-    /// From an odd element on, over more than one thread's part.
+    /// From an odd element on, over more than one task.
     #[test]
-    fn what_threads_make_together_is_what_one_makes() {
-        let mut together = vec![0.0; 3 * AT_ONCE + 7];
+    fn many_threads_give_what_one_gives() {
+        let mut together = vec![0.0; 3 * TASK + 7];
         normal(5, "lm_head.weight", 0.02, 3, &mut together);
         let mut alone = vec![0.0; together.len()];
-        Normal::new(5, "lm_head.weight", 0.02).fill_alone(3, &mut alone);
+        Normal::new(5, "lm_head.weight", 0.02).fill_task(3, &mut alone);
         assert!(together == alone);
     }
 
     #[test]
     fn a_rectangle_agrees_with_the_whole_and_norms_are_one() {
-        let model = model();
+        let model = Model::tiny();
         for tensor in crate::model::param_specs::all_tensors(&model) {
             let [rows, cols] = tensor.shape();
             let mut whole = vec![0.0; rows * cols];

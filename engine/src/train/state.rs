@@ -74,40 +74,27 @@ pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> 
     Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, data) }
 }
 
-/// What a resumed run must share with the one before: the model, the length and number of samples
-/// of a step, the seed, and (`data`) what the samples are made of.
+/// The keys and values that a resumed run must share with the one before: the model, the length and number of samples
+/// of a step, the seed, and (`data`) the fingerprint of the samples. A key that is added has a default, by which older
+/// checkpoints count (see [`saved_identity`]); one of `data` is left out where it has its default.
 pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, String)> {
-    let t = &config.train;
-    let train = [
-        ("train.seq_length", t.seq_length.to_string()),
-        ("train.global_batch_size", t.global_batch_size.to_string()),
-        ("train.seed", t.seed.to_string()),
-    ];
-    let mut all = model_identity(&config.model);
-    all.extend(train.map(|(key, value)| (key.to_string(), value)));
-    all.extend(data);
-    all
+    [config.identity(), data].concat()
 }
 
-/// The model's part of the identity: all that an imported checkpoint has.
-pub fn model_identity(m: &Model) -> Vec<(String, String)> {
-    [
-        ("model.architecture", format!("{:?}", m.architecture).to_lowercase()),
-        ("model.hidden_size", m.hidden_size.to_string()),
-        ("model.intermediate_size", m.intermediate_size.to_string()),
-        ("model.num_hidden_layers", m.num_hidden_layers.to_string()),
-        ("model.num_attention_heads", m.num_attention_heads.to_string()),
-        ("model.num_key_value_heads", m.num_key_value_heads.to_string()),
-        ("model.head_dim", m.head_dim.to_string()),
-        ("model.vocab_size", m.vocab_size.to_string()),
-        ("model.max_position_embeddings", m.max_position_embeddings.to_string()),
-        ("model.rope_theta", m.rope_theta.to_string()),
-        ("model.rope_scaling", format!("{:?}", m.rope_scaling)),
-        ("model.rms_norm_eps", m.rms_norm_eps.to_string()),
-        ("model.tie_word_embeddings", m.tie_word_embeddings.to_string()),
-    ]
-    .map(|(key, value)| (key.to_string(), value))
-    .into()
+/// The identity of a checkpoint. An older program may have written it, whose configuration had fewer keys: those that
+/// the identity lacks count as today's defaults, which are what the older program did.
+pub fn saved_identity(header: &Header) -> Vec<(String, String)> {
+    let file = || "manifest.json, config".to_string();
+    let today = match Config::from_resolved(&header.config) {
+        Ok(config) => config.identity(),
+        // An imported checkpoint has a model and no more.
+        Err(_) => Model::from_toml(file(), &header.config).map_or(vec![], |model| model.identity()),
+    };
+    let section = |key: &str| key.split('.').next().unwrap_or_default().to_string();
+    let lacks = |key: &str| header.identity.iter().all(|(known, _)| known != key);
+    let states = |key: &str| header.identity.iter().any(|(known, _)| section(known) == section(key));
+    let defaults = today.into_iter().filter(|(key, _)| states(key) && lacks(key));
+    header.identity.iter().cloned().chain(defaults).collect()
 }
 
 fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: StateKind, read: &mut Read) -> Result<()> {
@@ -122,4 +109,79 @@ fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: StateKind, read: &mut Read) 
         trainer.b.write(&host, part);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::compare;
+
+    const TEXT: &str = "[model]\narchitecture = \"llama\"\nhidden_size = 64\nintermediate_size = 172\n\
+        num_hidden_layers = 5\nnum_attention_heads = 8\nnum_key_value_heads = 4\nvocab_size = 512\n\
+        max_position_embeddings = 512\nrope_theta = 10000.0\nrms_norm_eps = 1e-5\n\
+        [train]\nseq_length = 128\nglobal_batch_size = 12\nsteps = 100\n[optimizer]\nlr = 1e-3\n\
+        [data]\ntrain = [ { prefix = \"text\" } ]\n[checkpoint]\ndir = \"run\"\n";
+
+    fn keys(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    /// Every checkpoint on a disk has these keys and these spellings: neither may change.
+    #[test]
+    fn the_identity_is_spelled_as_ever() {
+        let llama3 = "[model.rope_scaling]\nrope_type = \"llama3\"\nfactor = 8\nlow_freq_factor = 1.0\n\
+            high_freq_factor = 4.0\noriginal_max_position_embeddings = 8192\n";
+        let scaled = "Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, \
+            original_max_position_embeddings: 8192 }";
+        for (more, scaling) in [("", "Default"), (llama3, scaled)] {
+            let config = Config::from_resolved(&format!("{TEXT}{more}")).unwrap();
+            let want = keys(&[
+                ("model.architecture", "llama"),
+                ("model.hidden_size", "64"),
+                ("model.intermediate_size", "172"),
+                ("model.num_hidden_layers", "5"),
+                ("model.num_attention_heads", "8"),
+                ("model.num_key_value_heads", "4"),
+                ("model.head_dim", "8"),
+                ("model.vocab_size", "512"),
+                ("model.max_position_embeddings", "512"),
+                ("model.rope_theta", "10000"),
+                ("model.rope_scaling", scaling),
+                ("model.rms_norm_eps", "0.00001"),
+                ("model.tie_word_embeddings", "false"),
+                ("train.seq_length", "128"),
+                ("train.global_batch_size", "12"),
+                ("train.seed", "1234"),
+                ("data.order", "megatron"),
+            ]);
+            assert_eq!(identity(&config, keys(&[("data.order", "megatron")])), want);
+        }
+    }
+
+    /// A checkpoint of a program that did not have two of today's keys yet.
+    #[test]
+    fn keys_that_an_older_checkpoint_lacks_count_as_their_defaults() {
+        let config = Config::from_resolved(TEXT).unwrap();
+        let older = |config: &Config, text: String| {
+            let mut identity = config.identity();
+            identity.retain(|(key, _)| key != "model.tie_word_embeddings" && key != "train.seed");
+            Header { position: Position { step: 5, consumed_samples: 60 }, config: text, identity }
+        };
+        let saved = saved_identity(&older(&config, TEXT.to_string()));
+        assert_eq!(compare(&saved, &config.identity()), []);
+        let mut other = config.clone();
+        (other.model.tie_word_embeddings, other.train.seed) = (true, 5);
+        let differences: Vec<String> = compare(&saved, &other.identity()).iter().map(|d| d.to_string()).collect();
+        assert_eq!(
+            differences,
+            ["model.tie_word_embeddings: was false, is now true", "train.seed: was 1234, is now 5"]
+        );
+        // An imported one has a model alone, and leaves the rest to the run.
+        let mut imported = older(&config, config.model.to_toml());
+        imported.identity.retain(|(key, _)| key.starts_with("model."));
+        let saved = saved_identity(&imported);
+        assert_eq!(saved.len(), config.model.identity().len());
+        assert_eq!(compare(&saved, &config.identity()), []);
+        assert_eq!(compare(&saved, &other.identity()).len(), 1);
+    }
 }

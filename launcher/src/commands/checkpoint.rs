@@ -9,7 +9,6 @@ use engine::config::{Model, Precision, hf};
 use engine::error::{Error, Result};
 use engine::model::param_specs::{TensorSpec, all_tensors};
 use engine::model::rect::Rect;
-use engine::train::state;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -91,7 +90,7 @@ fn import(from: &Path, run: &Path) -> Result<()> {
     let header = Header {
         position: Position { step: 0, consumed_samples: 0 },
         config: model.to_toml(),
-        identity: state::model_identity(&model),
+        identity: model.identity(),
     };
     let (bar, mut done) = (Bytes::new("imported", elements(&model) * 4), 0);
     let dir = checkpoint::import(from, run, &model, &header, &mut |n| {

@@ -307,7 +307,8 @@ fn warn_of_another_order(now: &Feed, saved: &Saved) {
 /// A changed model or data plan would not be the same run.
 fn must_match<B: Backend>(args: &Args, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
     let header = saved.header();
-    let mut differences = checkpoint::compare(&header.identity, &state::header(trainer, feed.fingerprint()).identity);
+    let (saved, now) = (state::saved_identity(&header), state::identity(&trainer.config, feed.fingerprint()));
+    let mut differences = checkpoint::compare(&saved, &now);
     if args.accept_data_change {
         differences.retain(|d| !d.key.starts_with("data."));
     }

@@ -26,23 +26,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
     let data = Data { train, valid: vec![], split: [1.0, 0.0, 0.0], order, mask_document_boundaries: false };
     let axes = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
     Config {
-        model: Model {
-            architecture: Architecture::Llama,
-            hidden_size: 8,
-            intermediate_size: 8,
-            num_hidden_layers: 1,
-            num_attention_heads: 1,
-            num_key_value_heads: 1,
-            head_dim: 8,
-            vocab_size: 10_000,
-            max_position_embeddings: 8,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::Default,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            hf: None,
-        },
+        model: Model { vocab_size: 10_000, ..Model::tiny() },
         train: Train {
             backend: None,
             precision: None,
@@ -74,6 +58,8 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             lr: 1e-4,
             min_lr: 0.0,
             schedule: Schedule::Cosine,
+            decay_steps: None,
+            decay_shape: None,
             warmup_steps: 0,
             betas: [0.9, 0.95],
             eps: 1e-8,

@@ -1,47 +1,122 @@
-//! A Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5: read into
-//! the form of a `[model]` table. Features that the engine lacks are refused by name. Writing it is
-//! [`export`]'s; weights are not here.
+//! A Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5: read as a `[model]` table, and
+//! written. Which fields there are is the declaration of [`Model`]; what a family names or fills otherwise is a
+//! [`Family`]. Features that the engine lacks are refused by name. Weights are not here.
 
-mod export;
-mod fit;
 #[cfg(test)]
 mod tests;
 
-pub use export::config_json;
-pub use fit::must_fit;
-
+use super::model::{RopeScaling, RopeType};
+use super::names::Named;
 use super::origins::{Origins, join, shorten};
-use super::raw::{Raw, RawRope, Read};
-use super::{Model, model, unbuilt};
+use super::section::{Fixed, Read};
+use super::{Architecture, Model, Precision};
 use crate::error::{Error, Result};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use toml::Value as Toml;
 
-/// What `LlamaConfig` takes where the file is silent; the sizes themselves have to be there.
-const DEFAULTS: [(&str, f64); 2] = [("rms_norm_eps", 1e-6), ("initializer_range", 0.02)];
-const LENGTH: (&str, i64) = ("max_position_embeddings", 2048);
-/// Fields that mean the same in a `[model]` table.
-const SHARED: [&str; 11] = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "initializer_range",
-];
+/// The differences between the `config.json` of a family of models and a `[model]` table.
+struct Family {
+    architecture: Architecture,
+    /// Its class of language models in transformers.
+    class: &'static str,
+    /// (key of `[model]`, name in the file), where the two differ.
+    names: &'static [(&'static str, &'static str)],
+    /// Values that its configuration class in transformers takes for fields that the file lacks.
+    defaults: &'static [(&'static str, Toml)],
+}
+
+static LLAMA: Family = Family {
+    architecture: Architecture::Llama,
+    class: "LlamaForCausalLM",
+    names: &[],
+    defaults: &[
+        (LENGTH, Toml::Integer(2048)),
+        ("rms_norm_eps", Toml::Float(1e-6)),
+        ("initializer_range", Toml::Float(0.02)),
+    ],
+};
+
+const LENGTH: &str = "max_position_embeddings";
+const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
+
+/// Keys of `[model]` that have another form in the file, or none.
+const OTHER_FORM: [&str; 4] = ["hf", "architecture", "rope_theta", "rope_scaling"];
+
+/// Features that the engine has in one form only: the field, the values that mean this form (an export writes the
+/// first), and the remedy for another value.
+fn only_form() -> [(&'static str, Vec<Value>, &'static str); 4] {
+    let off = || vec![json!(false), json!(0), json!(0.0)];
+    [
+        ("hidden_act", vec![json!("silu"), json!("swish")], "this activation is not supported; \"silu\" is"),
+        ("attention_bias", off(), "biases are not supported; only false is"),
+        ("mlp_bias", off(), "biases are not supported; only false is"),
+        ("attention_dropout", vec![json!(0.0), json!(0), json!(false)], "dropout is not supported; only 0.0 is"),
+    ]
+}
+
+impl Family {
+    fn of(architecture: Architecture) -> &'static Family {
+        match architecture {
+            Architecture::Llama => &LLAMA,
+        }
+    }
+
+    /// The name in the file of a key of `[model]`.
+    fn name<'k>(&self, key: &'k str) -> &'k str {
+        self.names.iter().find(|(ours, _)| *ours == key).map_or(key, |(_, theirs)| theirs)
+    }
+
+    /// `source`, which `file` holds, in the form of a `[model]` table, and where each of its keys stands.
+    fn table(&self, file: String, source: &Map<String, Value>) -> Result<(toml::Table, Origins)> {
+        let reader = Reader { file: file.clone(), source };
+        reader.refuse_the_unknown(self)?;
+        let mut at = Origins::new(file);
+        let mut table = toml::Table::from_iter([("architecture".to_string(), self.architecture.name().into())]);
+        at.put("model.architecture", reader.label("model_type"));
+        for &key in Model::KEYS.iter().filter(|key| !OTHER_FORM.contains(key)) {
+            let name = self.name(key);
+            at.put(&join("model", key), reader.label(name));
+            let default = self.defaults.iter().find(|(known, _)| *known == key);
+            if let Some(value) = source.get(name) {
+                table.insert(key.into(), reader.toml(name, value)?);
+            } else if let Some((_, value)) = default {
+                table.insert(key.into(), value.clone());
+            }
+        }
+        let rope = reader.rope(&table[LENGTH])?;
+        at.put("model.rope_theta", reader.label("rope_theta"));
+        at.put("model.rope_scaling", reader.label(rope.name));
+        for key in RopeType::NAMES.iter().flat_map(|(_, kind)| kind.keys()).chain([&"rope_type"]) {
+            at.put(&format!("model.rope_scaling.{key}"), reader.label(&join(rope.name, key)));
+        }
+        table.insert("rope_theta".into(), reader.toml("rope_theta", &rope.theta)?);
+        table.insert("rope_scaling".into(), rope.scaling.into());
+        Ok((table, at))
+    }
+
+    /// The fields of `model` that the engine uses, in the spellings of transformers 4 and 5 side by side.
+    fn fields(&self, model: &Model) -> Vec<(&'static str, Value)> {
+        let plain = model.entries().into_iter().filter(|entry| !OTHER_FORM.contains(&entry.key));
+        let mut fields: Vec<_> = plain.map(|entry| (self.name(entry.key), json!(entry.value.write()))).collect();
+        let pairs = model.rope_scaling.keys_and_values().into_iter();
+        let scaling: Map<_, _> = pairs.map(|(key, value)| (key.to_string(), json!(value))).collect();
+        let mut parameters = scaling.clone();
+        parameters.insert("rope_theta".into(), json!(model.rope_theta));
+        let plain = model.rope_scaling == RopeScaling::Default;
+        fields.push(("rope_theta", json!(model.rope_theta)));
+        fields.push(("rope_scaling", if plain { Value::Null } else { Value::Object(scaling) }));
+        fields.push(("rope_parameters", Value::Object(parameters)));
+        fields
+    }
+}
 
 /// The shape of the checkpoint in `dir`.
 pub fn read_model(dir: &Path) -> Result<Model> {
     let (mut table, at) = model_table(dir)?;
     table.insert("hf".into(), dir.display().to_string().into());
-    let raw = Raw::read(&toml::Table::from_iter([("model".to_string(), table.into())]).into(), "", &at)?;
-    unbuilt::refuse(&raw, &at)?;
-    model::validate(raw.model.expect("it was just put in"), &at)
+    Model::read(&table.into(), "model", &at)
 }
 
 /// All fields of `dir/config.json`, as they stand.
@@ -56,30 +131,64 @@ pub fn model_table(dir: &Path) -> Result<(toml::Table, Origins)> {
     let mut source = read_source(dir)?;
     // A null is the same as nothing.
     source.retain(|_, value| !value.is_null());
-    let reader = Reader { file: file(dir), source: &source };
-    reader.refuse_the_unknown()?;
-    let mut at = Origins::new(file(dir));
-    for key in SHARED.iter().chain(&["rope_theta"]) {
-        at.put(&join("model", key), reader.label(key));
+    let file = file(dir);
+    let mut at = Origins::new(file.clone());
+    at.put("model_type", format!("{file}: model_type"));
+    let Some(kind) = source.get("model_type") else {
+        return Err(at.missing("model_type", "a Llama has \"llama\""));
+    };
+    let kind = Toml::deserialize(kind).map_err(|_| at.bad("model_type", kind, "must be a text"))?;
+    Family::of(Architecture::read(&kind, "model_type", &at)?).table(file, &source)
+}
+
+/// The `config.json` of an export: the fields of `source` that the engine does not use, and those that it does.
+pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
+    let family = Family::of(model.architecture);
+    let mut out = source.unwrap_or_default();
+    out.insert("model_type".into(), json!(model.architecture.name()));
+    let only_form = only_form().map(|(key, values, _)| (key, values[0].clone()));
+    for (key, value) in [("architectures", json!([family.class]))].into_iter().chain(only_form) {
+        if out.get(key).is_none_or(Value::is_null) {
+            out.insert(key.into(), value);
+        }
     }
-    at.put("model.architecture", reader.label("model_type"));
-    let mut table = toml::Table::new();
-    table.insert("architecture".into(), reader.architecture()?.into());
-    for (key, value) in SHARED.iter().filter_map(|&key| Some((key, source.get(key)?))) {
-        table.insert(key.into(), reader.toml(key, value)?);
+    let dtype = match dtype {
+        Precision::F32 => "float32",
+        Precision::Bf16 => "bfloat16",
+    };
+    let dtypes = ["torch_dtype", "dtype"].map(|key| (key, json!(dtype)));
+    out.extend(family.fields(model).into_iter().chain(dtypes).map(|(key, value)| (key.to_string(), value)));
+    // A Llama 3 file may have it outside `rope_scaling`, where transformers prefers it.
+    out.shift_remove(ORIGINAL_LENGTH);
+    Value::Object(out)
+}
+
+/// Can `model` start from the checkpoint in `dir`? An error names the first field that differs. What only changes the
+/// computation may differ where the model was itself read from a checkpoint (`hf = "DIR"`): it was overridden on
+/// purpose.
+pub fn must_fit(model: &Model, dir: &Path) -> Result<()> {
+    let theirs = read_model(dir)?;
+    let least = if model.hf.is_some() { Fixed::InWeights } else { Fixed::InModel };
+    let fixed = model.entries().into_iter().zip(theirs.entries()).filter(|(ours, _)| ours.fixed >= least);
+    for (ours, theirs) in fixed {
+        let (key, values) = (ours.key, [ours, theirs].map(|entry| entry.value.write()));
+        if !alike(&values) {
+            let [ours, theirs] = values.map(|value| value.map_or("none".to_string(), |value| value.to_string()));
+            let (file, dir) = (file(dir), dir.display());
+            let remedy = format!("write hf = \"{dir}\" in [model], or load another checkpoint");
+            let what = format!("{file}, which train.load names, has {theirs}; {remedy}");
+            return Err(Error::user(format!("model.{key} = {ours}: {what}")));
+        }
     }
-    for (key, value) in DEFAULTS {
-        table.entry(key).or_insert(value.into());
+    Ok(())
+}
+
+/// Are two values equal? serde_json may read the last digit of a long number differently from toml.
+fn alike(values: &[Option<Toml>; 2]) -> bool {
+    match values {
+        [Some(Toml::Float(a)), Some(Toml::Float(b))] => (a - b).abs() <= 1e-12 * b.abs(),
+        [a, b] => a == b,
     }
-    table.entry(LENGTH.0).or_insert(LENGTH.1.into());
-    let rope = reader.rope()?;
-    table.insert("rope_theta".into(), reader.toml("rope_theta", &rope.theta)?);
-    at.put("model.rope_scaling", reader.label(rope.name));
-    for key in RawRope::KEYS {
-        at.put(&format!("model.rope_scaling.{key}"), reader.label(&join(rope.name, key)));
-    }
-    table.insert("rope_scaling".into(), rope.scaling.into());
-    Ok((table, at))
 }
 
 /// The name of `dir`'s file in messages.
@@ -87,11 +196,11 @@ fn file(dir: &Path) -> String {
     dir.join("config.json").display().to_string()
 }
 
-/// The rotary embedding's fields, whichever way they were spelled.
+/// The fields of the rotary embedding, however they are spelled.
 struct Rope {
     theta: Value,
     scaling: toml::Table,
-    /// The field that held the scaling.
+    /// The field that holds the scaling.
     name: &'static str,
 }
 
@@ -111,17 +220,12 @@ impl Reader<'_> {
     }
 
     /// Features that change what the model computes and that the engine does not have.
-    fn refuse_the_unknown(&self) -> Result<()> {
-        let off = [json!(false), json!(0), json!(0.0)];
-        let plain: [(&str, &[Value], &str); 6] = [
-            ("attention_bias", &off, "biases are not supported; only false is"),
-            ("mlp_bias", &off, "biases are not supported; only false is"),
-            ("attention_dropout", &off, "dropout is not supported; only 0.0 is"),
-            ("hidden_act", &[json!("silu"), json!("swish")], "this activation is not supported; \"silu\" is"),
-            ("partial_rotary_factor", &[json!(1.0), json!(1)], "partial rotary embedding is not supported; 1.0 is"),
-            ("quantization_config", &[], "quantized weights are not supported; use the original checkpoint"),
+    fn refuse_the_unknown(&self, family: &Family) -> Result<()> {
+        let refused = [
+            ("partial_rotary_factor", vec![json!(1.0), json!(1)], PARTIAL_ROTARY),
+            ("quantization_config", vec![], "quantized weights are not supported; use the original checkpoint"),
         ];
-        for (key, allowed, remedy) in plain {
+        for (key, allowed, remedy) in only_form().into_iter().chain(refused) {
             if let Some(value) = self.source.get(key)
                 && !allowed.contains(value)
             {
@@ -132,48 +236,36 @@ impl Reader<'_> {
         let language_model = |class: &Value| class.as_str().is_some_and(|name| name.ends_with("ForCausalLM"));
         match classes {
             Some(classes) if !classes.iter().any(language_model) => {
-                Err(self.bad("architectures", &json!(classes), "must hold \"LlamaForCausalLM\""))
+                Err(self.bad("architectures", &json!(classes), &format!("must hold {:?}", family.class)))
             }
             _ => Ok(()),
         }
     }
 
-    fn architecture(&self) -> Result<String> {
-        let known = ["llama", "mistral", "mixtral"];
-        match self.source.get("model_type") {
-            Some(Value::String(name)) if known.contains(&name.as_str()) => Ok(name.clone()),
-            Some(other) => Err(self.bad("model_type", other, "this architecture is not supported; \"llama\" is")),
-            None => Err(Error::user(format!("{} is missing: a Llama has \"llama\"", self.label("model_type")))),
-        }
-    }
-
-    /// A number or a truth as TOML has it.
-    fn toml(&self, key: &str, value: &Value) -> Result<toml::Value> {
-        let float = || value.as_f64().map(toml::Value::Float);
-        let number = value.as_i64().map(toml::Value::Integer).or_else(float);
-        let plain = number.or(value.as_bool().map(toml::Value::Boolean));
-        plain.ok_or_else(|| self.bad(key, value, "a number (or true, false) is needed"))
+    /// A value as TOML has it.
+    fn toml(&self, key: &str, value: &Value) -> Result<Toml> {
+        Toml::deserialize(value).map_err(|e| self.bad(key, value, &format!("cannot be used: {e}")))
     }
 
     /// `rope_theta` and `rope_scaling` side by side (4.x), or both within `rope_parameters` (5.x).
-    fn rope(&self) -> Result<Rope> {
+    fn rope(&self, length: &Toml) -> Result<Rope> {
         let old = self.rope_table("rope_scaling")?;
         let new = self.rope_table("rope_parameters")?;
         let theta = |table: Option<&Map<String, Value>>| table.and_then(|table| table.get("rope_theta")).cloned();
         let thetas = [theta(new), theta(old), self.source.get("rope_theta").cloned()];
         let theta = self.agreed("rope_theta", thetas)?.unwrap_or(json!(10_000.0));
-        let read = |table: Option<&Map<String, Value>>, name| table.map(|t| self.scaling(t, name)).transpose();
+        let read = |table: Option<&Map<String, Value>>, name| table.map(|t| self.scaling(t, name, length)).transpose();
         match (read(old, "rope_scaling")?, read(new, "rope_parameters")?) {
             (Some(old), Some(new)) if old != new => Err(self.bad(
                 "rope_scaling",
                 &self.source["rope_scaling"],
-                "differs from rope_parameters in the same file; take the wrong one out",
+                "differs from rope_parameters in the same file; remove the wrong one",
             )),
             (_, Some(scaling)) => Ok(Rope { theta, scaling, name: "rope_parameters" }),
             (Some(scaling), None) => Ok(Rope { theta, scaling, name: "rope_scaling" }),
             (None, None) => {
-                let scaling = toml::Table::from_iter([("rope_type".to_string(), "default".into())]);
-                Ok(Rope { theta, scaling, name: "rope_scaling" })
+                let name = "rope_scaling";
+                Ok(Rope { theta, scaling: self.scaling(&Map::new(), name, length)?, name })
             }
         }
     }
@@ -183,11 +275,11 @@ impl Reader<'_> {
         match self.source.get(key) {
             None => Ok(None),
             Some(Value::Object(table)) => Ok(Some(table).filter(|table| !table.is_empty())),
-            Some(other) => Err(self.bad(key, other, "an object is needed")),
+            Some(other) => Err(self.bad(key, other, "must be an object")),
         }
     }
 
-    /// The one value that all who say something say.
+    /// The value, if all present entries agree.
     fn agreed(&self, key: &str, values: [Option<Value>; 3]) -> Result<Option<Value>> {
         let mut said = values.into_iter().flatten().filter(|value| !value.is_null());
         let first = said.next();
@@ -197,39 +289,34 @@ impl Reader<'_> {
         }
     }
 
-    /// The keys of a `[model]` table's `rope_scaling`.
-    fn scaling(&self, table: &Map<String, Value>, name: &str) -> Result<toml::Table> {
+    /// The keys of a `[model]` table's `rope_scaling`; `length` is the model's.
+    fn scaling(&self, table: &Map<String, Value>, name: &str, length: &Toml) -> Result<toml::Table> {
         let given = |key: &str| table.get(key).filter(|value| !value.is_null());
         let key = |inner: &str| format!("{name}.{inner}");
         if let Some(part) = given("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0)) {
-            let remedy = "partial rotary embedding is not supported; 1.0 is";
-            return Err(self.bad(&key("partial_rotary_factor"), part, remedy));
+            return Err(self.bad(&key("partial_rotary_factor"), part, PARTIAL_ROTARY));
         }
         if let Some((kind, inner)) = table.iter().find(|(_, inner)| inner.is_object()) {
             return Err(self.bad(&key(kind), inner, "rotary embeddings by kind of layer are not supported"));
         }
-        let kind = given("rope_type").or(given("type")).cloned().unwrap_or(json!("default"));
-        let mut out = toml::Table::new();
-        match kind.as_str() {
-            Some("default") => {}
-            Some("llama3") => {
-                for inner in ["factor", "low_freq_factor", "high_freq_factor"] {
-                    if let Some(value) = given(inner) {
-                        out.insert(inner.into(), self.toml(&key(inner), value)?);
-                    }
-                }
-                // transformers looks for it in these places, in this order.
-                let inner = "original_max_position_embeddings";
-                let length = self.source.get(inner).or(given(inner)).or(self.source.get(LENGTH.0));
-                let length = length.cloned().unwrap_or(json!(LENGTH.1));
-                out.insert(inner.into(), self.toml(&key(inner), &length)?);
-            }
-            _ => {
-                let remedy = "this rotary embedding is not supported; \"default\" and \"llama3\" are";
-                return Err(self.bad(&key("rope_type"), &kind, remedy));
+        let kind = given("rope_type").or(given("type")).cloned().unwrap_or(json!(RopeType::Default.name()));
+        let Some((_, known)) = RopeType::NAMES.iter().find(|(name, _)| kind.as_str() == Some(name)) else {
+            let names: Vec<_> = RopeType::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let remedy = format!("this rotary embedding is not supported; {} are", names.join(" and "));
+            return Err(self.bad(&key("rope_type"), &kind, &remedy));
+        };
+        let mut out = toml::Table::from_iter([("rope_type".to_string(), known.name().into())]);
+        for &inner in known.keys() {
+            // transformers looks for the length in these places, in this order.
+            let outside = self.source.get(inner).filter(|_| inner == ORIGINAL_LENGTH);
+            if let Some(value) = outside.or(given(inner)) {
+                out.insert(inner.into(), self.toml(&key(inner), value)?);
+            } else if inner == ORIGINAL_LENGTH {
+                out.insert(inner.into(), length.clone());
             }
         }
-        out.insert("rope_type".into(), kind.as_str().unwrap_or_default().into());
         Ok(out)
     }
 }
+
+const PARTIAL_ROTARY: &str = "partial rotary embedding is not supported; 1.0 is";

@@ -1,4 +1,4 @@
-//! No text panics the loader, and what loads is sound.
+//! No text makes the loader panic, and a configuration that loads is sound.
 
 use super::{LEAST, MOST, read};
 use proptest::prelude::*;

@@ -4,7 +4,7 @@ use super::{LEAST, Ranks, read_for};
 use crate::error::counted;
 use proptest::prelude::*;
 
-/// What decides about a layout.
+/// The values that decide whether a layout is possible.
 #[derive(Debug, Clone)]
 struct Wish {
     tensor: usize,

@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Configurations that are refused, and the messages.
 
 use super::{LEAST, read};
 use crate::config::Config;
@@ -19,17 +19,17 @@ fn refusal(text: &str, overrides: &[&str]) -> String {
 #[test]
 fn refusals_name_place_value_and_remedy() {
     let cases = [
-        ("train.steps=1.5", "--set train.steps = 1.5: a whole number, not negative, is needed"),
-        ("train.steps=abc", "--set train.steps = \"abc\": a whole number"),
-        ("train.steps=-1", "--set train.steps = -1: a whole number"),
+        ("train.steps=1.5", "--set train.steps = 1.5: must be a whole number, not negative"),
+        ("train.steps=abc", "--set train.steps = \"abc\": must be a whole number"),
+        ("train.steps=-1", "--set train.steps = -1: must be a whole number"),
         ("train.steps=0", "--set train.steps = 0: must lie in 1 ..= "),
         ("train.stepz=5", "--set train.stepz: [train] has no key \"stepz\"; did you mean \"steps\"?"),
         ("trian.steps=5", "--set trian.steps: a configuration has no key \"trian\"; did you mean \"train\"?"),
-        ("steps=5", "--set steps=5: wants the key as TABLE.KEY"),
-        ("train.steps", "--set train.steps: wants KEY=VALUE"),
+        ("steps=5", "--set steps=5: the key must be TABLE.KEY"),
+        ("train.steps", "--set train.steps: must be KEY=VALUE"),
         ("train.steps.x=1", "--set train.steps.x=1: steps is a value, not a table"),
-        ("a.b.c.d=1", "--set a.b.c.d=1: wants the key as TABLE.KEY"),
-        ("train=5", "wants the key as TABLE.KEY"),
+        ("a.b.c.d=1", "--set a.b.c.d=1: the key must be TABLE.KEY"),
+        ("train=5", "the key must be TABLE.KEY"),
         ("train.backend=gpu", "--set train.backend = \"gpu\": must be one of cuda, cpu; did you mean \"cpu\"?"),
         ("train.precision=fp16", "must be one of bf16, f32"),
         ("train.seed=4294967296", "must lie in 0 ..= 4294967295"),
@@ -42,21 +42,21 @@ fn refusals_name_place_value_and_remedy() {
         ("train.steps=1099511627777", "must lie in 1 ..= 1099511627776"),
         ("train.load=DIR", "must be \"random\" or \"hf:DIR\""),
         ("train.load=hf:", "must be \"random\" or \"hf:DIR\""),
-        ("train.z_loss=nan", "--set train.z_loss = nan: a finite number is needed"),
-        ("train.eval_interval=5", "there is nothing to validate on"),
+        ("train.z_loss=nan", "--set train.z_loss = nan: must be a finite number"),
+        ("train.eval_interval=5", "there is no validation data"),
         ("train.recompute=some", "must be one of none, selective, full"),
         ("model.architecture=gpt2", "must be one of llama"),
-        ("model.hidden_size=60", "--set model.hidden_size = 60: must be a multiple of num_attention_heads (8)"),
+        ("model.hidden_size=60", "model.num_attention_heads = 8: must divide hidden_size (60)"),
         ("model.hidden_size=0", "must lie in 1 ..= "),
         ("model.hidden_size=72", "model.head_dim = 9: must be even"),
         ("model.num_key_value_heads=3", "must divide num_attention_heads (8)"),
         ("model.vocab_size=2147483648", "must lie in 1 ..= 2147483647"),
         ("model.rope_theta=0", "must lie between 1 and 1e30"),
         ("model.rms_norm_eps=1e-50", "must lie between 1e-37 and 1e38"),
-        ("model.rope_scaling=yarn", "a table is needed"),
+        ("model.rope_scaling=yarn", "must be a table"),
         ("model.rope_scaling.rope_type=yarn", "must be one of default, llama3"),
         ("model.rope_scaling.factor=8", "rope_scaling.rope_type is missing"),
-        ("model.tie_word_embeddings=1", "true or false is needed"),
+        ("model.tie_word_embeddings=1", "must be true or false"),
         ("optimizer.min_lr=1", "--set optimizer.min_lr = 1: must be at most optimizer.lr (0.001)"),
         ("optimizer.lr=-1", "must not be negative"),
         ("optimizer.betas=[0.9,1.0]", "[0.9, 1.0]: must be two numbers, from 0 to below 1"),
@@ -67,11 +67,11 @@ fn refusals_name_place_value_and_remedy() {
         ("parallel.order=tp-dp-pp", "must name each axis once"),
         ("parallel.order=tp-tp-ep-dp-pp", "must name each axis once"),
         ("parallel.layers=[2,3]", "[2, 3]: must have pipeline x virtual_pipeline = 1 entries"),
-        ("parallel.layers=[4]", "[4]: each must be at least 1, all together num_hidden_layers (5)"),
+        ("parallel.layers=[4]", "[4]: each must be at least 1, and their sum num_hidden_layers (5)"),
         ("parallel.ranks=0", "--set parallel.ranks = 0: must lie in 1 ..= 1048576"),
         ("data.train=[]", "must name a source"),
         ("data.train=[{prefix=\"a\",weight=-1}]", "data.train[0].weight = -1: must be positive"),
-        ("data.train=[{prefix=\"a\",weight=nan}]", "weight = nan: a finite number is needed"),
+        ("data.train=[{prefix=\"a\",weight=nan}]", "weight = nan: must be a finite number"),
         (
             "data.train=[{prefix=\"a\",weight=1},{prefix=\"b\"}]",
             "data.train[1].weight is missing: give every source a weight, or none",
@@ -82,7 +82,7 @@ fn refusals_name_place_value_and_remedy() {
         ("data.split=1,-2,1", "must be three shares"),
         ("data.split=1,nan,1", "must be three shares"),
         ("checkpoint.keep=0", "must lie in 1 ..= "),
-        ("checkpoint.dir=", "must name a path"),
+        ("checkpoint.dir=", "must be a path"),
         ("report.peak_tflops=0", "must be positive"),
     ];
     for (flag, want) in cases {
@@ -158,11 +158,12 @@ fn refusals_in_the_file_name_its_line() {
     let edit = |old: &str, new: &str| refusal(&LEAST.replace(old, new), &[]);
     assert_eq!(
         edit("steps = 100", "steps = 1e2"),
-        "a.toml line 17: train.steps = 100.0: a whole number, not negative, is needed"
+        "a.toml line 17: train.steps = 100.0: must be a whole number, not negative"
     );
     assert_eq!(
         edit("lr =", "learning_rate ="),
-        "a.toml line 20: optimizer.learning_rate: [optimizer] has no key \"learning_rate\"; known are lr, min_lr, schedule, warmup_steps, decay_steps, decay_shape, betas, eps, weight_decay, clip_grad"
+        "a.toml line 20: optimizer.learning_rate: [optimizer] has no key \"learning_rate\"; known keys are lr, min_lr, \
+         schedule, decay_steps, decay_shape, warmup_steps, betas, eps, weight_decay, clip_grad"
     );
     assert_eq!(
         edit("\n[model]", "steps = 5\n[model]"),
@@ -174,7 +175,7 @@ fn refusals_in_the_file_name_its_line() {
     );
     assert_eq!(
         edit("rope_theta = 10000.0", ""),
-        "a.toml: model.rope_theta is missing: write rope_theta = 10000.0 (Llama 2) or what the model has"
+        "a.toml: model.rope_theta is missing: write rope_theta = 10000.0 (Llama 2) or what the model was trained with"
     );
     assert!(edit("steps = 100", "steps = = 100").contains("TOML parse error at line 17"));
     let latin = read(b"[model]\n# caf\xe9", &[]).unwrap_err().to_string();
@@ -186,8 +187,8 @@ fn refusals_in_the_file_name_its_line() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let cases = [
-        ("model.architecture=mistral", "model.architecture = mistral: this architecture is not built yet"),
-        ("model.architecture=mixtral", "not built yet"),
+        ("model.architecture=mistral", "model.architecture = \"mistral\": is not built yet; must be one of llama"),
+        ("model.architecture=mixtral", "is not built yet"),
         ("model.sliding_window=4096", "sliding windows are not built yet"),
         ("model.num_local_experts=8", "experts are not built yet"),
         ("model.num_experts_per_tok=2", "experts are not built yet"),

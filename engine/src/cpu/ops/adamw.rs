@@ -62,7 +62,7 @@ vectorized! {
     }
 }
 
-/// The sum of squares, in f64 over parts of fixed size, added in order.
+/// The sum of squares, in f64: parts of fixed size, added in order.
 pub fn sum_squares(workers: &Workers, g: &[f32]) -> f64 {
     let mut sums = vec![0.0f64; g.len().div_ceil(TASK)];
     workers.each(g.chunks(TASK).zip(&mut sums), |(g, sum)| *sum = squares(g));
@@ -82,8 +82,8 @@ vectorized! {
     }
 }
 
-/// (norm of the mean's gradient, factor for the summed gradients). With no tokens there is no
-/// gradient, and the factor is 0.
+/// (norm of the mean loss's gradient, factor for the summed gradients). Without tokens there is no gradient, and the
+/// factor is 0.
 pub fn clip_factor(square: f32, tokens: f32, clip: f32) -> [f32; 2] {
     let per_token = if tokens > 0.0 { 1.0 / tokens } else { 0.0 };
     let norm = square.sqrt() * per_token;

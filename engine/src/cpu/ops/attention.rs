@@ -15,10 +15,10 @@ use std::rc::Rc;
 /// Queries, and keys, of a tile.
 pub(super) const TILE: usize = 64;
 
-/// Which of a tile's keys each of its queries sees.
+/// Which keys of a tile each query of a tile sees.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a> {
-    /// Of this sequence.
+    /// First visible position of each query of the sequence.
     pub starts: &'a [u32],
     pub first_query: usize,
     pub first_key: usize,
@@ -35,15 +35,17 @@ impl Window<'_> {
     }
 }
 
-/// Tiles of keys that the queries `first .. first + rows` see: none left of the first one's start
-/// (starts ascend), none right of the diagonal.
+/// Tiles of keys that the queries `first .. first + rows` see: from the first query's start (starts ascend) to the
+/// diagonal.
 pub(super) fn key_tiles(starts: &[u32], first: usize, rows: usize) -> Range<usize> {
     starts[first] as usize / TILE..(first + rows).div_ceil(TILE)
 }
 
 vectorized! {
     /// Columns `left ..` of the rows `first ..` of a matrix of `cols` columns, times `scale`: `[.., d]`.
-    pub(super) fn load_tile<A: Float>(from: &[A], first: usize, cols: usize, left: usize, d: usize, scale: f32, to: &mut [f32]) {
+    pub(super) fn load_tile<A: Float>(
+        from: &[A], first: usize, cols: usize, left: usize, d: usize, scale: f32, to: &mut [f32],
+    ) {
         for (row, to) in to.chunks_exact_mut(d).enumerate() {
             let from = &from[(first + row) * cols + left..][..d];
             for (to, from) in to.iter_mut().zip(from) {
@@ -53,7 +55,7 @@ vectorized! {
     }
 }
 
-/// Elements of f32 that [`attention`] takes of the pool.
+/// Scratch of [`attention`] in f32 elements.
 pub fn scratch(h: Heads, threads: usize) -> usize {
     Scratch::size(h.dim) * threads
 }
@@ -94,7 +96,7 @@ struct Queries<'a, A> {
     first: usize,
 }
 
-/// Tiles `[TILE, d]` and `[TILE, TILE]`, and a number a query.
+/// A thread's tiles `[TILE, d]` and `[TILE, TILE]`, and numbers of each query.
 struct Scratch<'a> {
     q: &'a mut [f32],
     k: &'a mut [f32],
@@ -152,14 +154,16 @@ impl<A: Float> Queries<'_, A> {
 vectorized! {
     /// Scores become P = e^(score - m), rounded as the activations are, and zero where a query does not
     /// see a key; the running m, l and sums `[.., d]` move to the new maximum.
-    fn softmax_tile<A: Float>(scores: &mut [f32], window: Window<'_>, m: &mut [f32], l: &mut [f32], sums: &mut [f32], d: usize) {
+    fn softmax_tile<A: Float>(
+        scores: &mut [f32], window: Window<'_>, m: &mut [f32], l: &mut [f32], sums: &mut [f32], d: usize,
+    ) {
         for (row, scores) in scores.chunks_exact_mut(window.keys).enumerate() {
             let seen = window.seen(row);
             if seen.is_empty() {
                 scores.fill(0.0);
                 continue;
             }
-            // Whole rows, so that whole vectors are worked on: e^-inf is 0.
+            // Whole rows are computed, in whole vectors: e^-inf is 0.
             scores[..seen.start].fill(f32::NEG_INFINITY);
             scores[seen.end..].fill(f32::NEG_INFINITY);
             let max = max_of(scores, m[row]);

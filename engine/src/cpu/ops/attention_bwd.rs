@@ -1,5 +1,5 @@
-//! The backward pass of attention, tile by tile (Dao 2023): with P = e^(q k^T / sqrt(d) - logsumexp) made
-//! again, D = rowsum(do * o): dv = P^T do, dP = do v^T, dS = P * (dP - D), dq = dS k / sqrt(d),
+//! The backward pass of attention, tile by tile (Dao 2023): with P = e^(q k^T / sqrt(d) - logsumexp)
+//! recomputed, D = rowsum(do * o): dv = P^T do, dP = do v^T, dS = P * (dP - D), dq = dS k / sqrt(d),
 //! dk = dS^T q / sqrt(d). P and dS are rounded as the activations are before their products.
 
 use super::attention::{TILE, Window, key_tiles, load_tile};
@@ -13,7 +13,7 @@ use crate::cpu::tiles::{Tile, cut};
 use crate::cpu::workers::Workers;
 use std::rc::Rc;
 
-/// What forward read and made: qkv `[T, (H + 2G) d]`, o `[T, H d]`, logsumexp `[T, H]`, starts `[T]`.
+/// The inputs and outputs of forward: qkv `[T, (H + 2G) d]`, o `[T, H d]`, logsumexp `[T, H]`, starts `[T]`.
 #[derive(Clone, Copy)]
 pub struct Saved<'a, A> {
     pub qkv: &'a [A],
@@ -22,7 +22,7 @@ pub struct Saved<'a, A> {
     pub starts: &'a [u32],
 }
 
-/// Elements of f32 that [`attention_bwd`] takes of the pool.
+/// Scratch of [`attention_bwd`] in f32 elements.
 pub fn scratch(h: Heads, threads: usize) -> usize {
     Scratch::size(h) * threads
 }
@@ -62,7 +62,7 @@ pub fn attention_bwd<A: Float>(
     });
 }
 
-/// One sequence's rows of do and of what was saved.
+/// One sequence's rows of do and of [`Saved`].
 struct Sequence<'a, A> {
     do_: &'a [A],
     qkv: &'a [A],
@@ -79,14 +79,14 @@ impl<A> Clone for Sequence<'_, A> {
     }
 }
 
-/// Where a key/value head's gradients go: dq of its query heads `[seq, H / G d]`, dk and dv `[seq, d]`.
+/// The gradients of a key/value head: dq of its query heads `[seq, H / G d]`, dk and dv `[seq, d]`.
 struct Gradients<'a, A> {
     dq: Tile<'a, A>,
     dk: Tile<'a, A>,
     dv: Tile<'a, A>,
 }
 
-/// Tiles `[TILE, d]` and `[TILE, TILE]`, two numbers a query, and the sums dk, dv `[seq, d]`.
+/// A thread's tiles `[TILE, d]` and `[TILE, TILE]`, two numbers of each query, and the sums dk, dv `[seq, d]`.
 struct Scratch<'a> {
     q: &'a mut [f32],
     k: &'a mut [f32],
@@ -138,7 +138,7 @@ impl<A: Float> Sequence<'_, A> {
         }
     }
 
-    /// One tile of queries against the keys that it sees: dq sqrt(d) of the tile, and its part of dk, dv.
+    /// One tile of queries against the keys that it sees: computes dq sqrt(d) of the tile, and adds to dk and dv.
     fn queries(&self, head: usize, kv_head: usize, first: usize, rows: usize, s: &mut Scratch<'_>) {
         let (h, d) = (self.h, self.h.dim);
         let (k_left, v_left) = ((h.query + kv_head) * d, (h.query + h.kv + kv_head) * d);
@@ -163,7 +163,7 @@ impl<A: Float> Sequence<'_, A> {
 }
 
 impl Scratch<'_> {
-    /// One tile of queries and one of keys, both loaded: adds to dq, dk and dv.
+    /// Adds what one loaded tile of queries and one of keys contribute to dq, dk and dv.
     fn pair<A: Float>(&mut self, rows: usize, d: usize, window: Window<'_>) {
         let keys = window.keys;
         let (q, do_) = (Mat::new(self.q, rows, d, d), Mat::new(self.do_, rows, d, d));
@@ -186,7 +186,7 @@ vectorized! {
         let rows = p.chunks_exact_mut(window.keys).zip(ds.chunks_exact_mut(window.keys));
         for (row, (p, ds)) in rows.enumerate() {
             let seen = window.seen(row);
-            // Whole rows, so that whole vectors are worked on: e^-inf is 0, and so is its dS.
+            // Whole rows are computed, in whole vectors: e^-inf is 0, and so is its dS.
             p[..seen.start].fill(f32::NEG_INFINITY);
             p[seen.end..].fill(f32::NEG_INFINITY);
             for (p, ds) in p.iter_mut().zip(ds) {

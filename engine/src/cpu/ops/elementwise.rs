@@ -36,7 +36,7 @@ pub fn copy<T: Copy + Send + Sync>(workers: &Workers, x: &[T], y: &mut [T]) {
     workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| y.copy_from_slice(x));
 }
 
-/// part = the elements `ranges` of x, one after another.
+/// Gathers the elements `ranges` of x into `part`.
 pub fn pick(x: &[f32], ranges: &[Range<usize>], part: &mut [f32]) {
     let mut rest = part;
     for range in ranges {
@@ -46,7 +46,7 @@ pub fn pick(x: &[f32], ranges: &[Range<usize>], part: &mut [f32]) {
     }
 }
 
-/// x holds `part` at `ranges`.
+/// Scatters `part` into the elements `ranges` of x.
 pub fn put(part: &[f32], ranges: &[Range<usize>], x: &mut [f32]) {
     let mut rest = part;
     for range in ranges {

@@ -28,8 +28,8 @@ pub fn embed<A: Float>(workers: &Workers, ids: &[u32], table: &[A], cols: usize,
     });
 }
 
-/// dtable `[V, D]` += the rows of dy `[T, D]`, in their order. Threads share out the columns, so no
-/// two add to one element.
+/// dtable `[V, D]` += the rows of dy `[T, D]`, in their order. Each thread has columns of its own, so that no two add
+/// to one element.
 pub fn embed_bwd<A: Float>(workers: &Workers, ids: &[u32], dy: &[A], cols: usize, first: usize, dtable: &mut [f32]) {
     let held = dtable.len() / cols;
     let across = widths(cols, COLS);

@@ -1,6 +1,6 @@
-//! Products of matrices. The right operand is packed once, a strip at a time, for all threads; then the
-//! output is cut into tiles, each packs its rows of the left operand and is one thread's. Strips, tiles
-//! and the blocks of the depth come from the shapes alone, so the order of every sum is fixed.
+//! Matrix products. The right operand is packed once, a strip at a time, for all threads; then the output is cut into
+//! tiles. One thread computes a tile, and packs the tile's rows of the left operand. Strips, tiles and the blocks of
+//! the depth follow from the shapes alone, so the order of every sum is fixed.
 
 use super::elementwise::{load, store};
 use crate::cpu::float::Float;
@@ -12,17 +12,17 @@ use crate::cpu::workers::Workers;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Depth of the panels that a kernel is given, at most.
+/// Greatest depth of the panels that the kernel gets.
 const DEPTH: usize = 512;
-/// Rows of a tile, whole panels on every machine: the left panels of 192 x 512 stay in the second cache.
+/// Rows of a tile, whole panels on every machine: the left panels of 192 x 512 stay in the L2 cache.
 const ROWS: usize = 192;
-/// Columns of a tile, at most.
+/// Most columns of a tile.
 const COLS: usize = 512;
-/// Elements of a packed strip, at most, and its depth: 8 MiB, near the third cache's share of a core.
+/// Most elements of a packed strip, and its greatest depth: 8 MiB, near a core's share of the L3 cache.
 const STRIP: usize = 2 << 20;
 const STRIP_DEPTH: usize = 4096;
 
-/// A matrix to be read: `rows x cols`, in memory as it is or as its transpose.
+/// An operand of a product, `rows x cols`: the matrix in memory, or its transpose.
 #[derive(Clone, Copy)]
 pub struct Operand<'a, A> {
     data: &'a [A],
@@ -42,7 +42,7 @@ impl<'a, A: Float> Operand<'a, A> {
         Operand { transposed: !self.transposed, rows: self.cols, cols: self.rows, ..self }
     }
 
-    /// As panels of the left of a product, of `height` rows and the columns `cols`.
+    /// Packs rows and columns of the left operand into panels of `height` rows.
     fn pack_left(&self, rows: Range<usize>, cols: Range<usize>, height: usize, to: &mut [f32]) -> Left {
         if self.transposed {
             self.pack(rows, cols, height, to);
@@ -56,7 +56,7 @@ impl<'a, A: Float> Operand<'a, A> {
         Left::Rows
     }
 
-    /// Rows `rows` of columns `cols`, as panels `[cols, width]`, the last one filled with zeros.
+    /// Packs rows and columns into panels `[cols, width]`, the last one filled up with zeros.
     fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, to: &mut [f32]) {
         for (first, panel) in rows.clone().step_by(width).zip(to.chunks_exact_mut(cols.len() * width)) {
             let n = width.min(rows.end - first);
@@ -134,7 +134,7 @@ fn pack_whole_rows<A: Float, const WIDTH: usize>(from: &[A], stride: usize, pane
     }
 }
 
-/// Elements of f32 that [`matmul`] takes of the pool at once for the product of m x k and k x n.
+/// Scratch blocks, in f32 elements, that [`matmul`] holds at once for the product of m x k and k x n.
 pub fn scratch<A: Float>([m, n, k]: [usize; 3], threads: usize) -> Vec<usize> {
     if sums_apart::<A>(k) {
         [&[m * n][..], &product_scratch::<f32>(n, k, threads)].concat()
@@ -143,24 +143,24 @@ pub fn scratch<A: Float>([m, n, k]: [usize; 3], threads: usize) -> Vec<usize> {
     }
 }
 
-/// As [`scratch`], for [`matmul_acc`].
+/// [`scratch`] for [`matmul_acc`].
 pub fn scratch_acc([_, n, k]: [usize; 3], threads: usize) -> [usize; 2] {
     product_scratch::<f32>(n, k, threads)
 }
 
-/// The sums of several strips must meet before they are rounded.
+/// Whether sums go to f32 scratch first: those of several strips must be added up before they are rounded.
 fn sums_apart<A: Float>(depth: usize) -> bool {
     depth > STRIP_DEPTH && A::ROUNDS
 }
 
-/// The packed strip, and what all threads have of their own.
+/// Elements of the packed strip, and of the tile scratch of all threads.
 fn product_scratch<O: Float>(n: usize, depth: usize, threads: usize) -> [usize; 2] {
     let (strip, depth) = strip(depth);
     let packed = n.min(strip).next_multiple_of(Shape::here().cols) * depth;
     [packed, tile_scratch::<O>() * threads]
 }
 
-/// Columns and depth of a strip, at most.
+/// Most columns and greatest depth of a strip.
 fn strip(depth: usize) -> (usize, usize) {
     let depth = depth.min(STRIP_DEPTH);
     ((STRIP / depth).next_multiple_of(Shape::here().cols), depth)
@@ -196,7 +196,7 @@ fn product<A: Float, O: Float>(
     out: &mut [O],
 ) {
     assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
-    assert!(a.cols > 0, "a product of no depth");
+    assert!(a.cols > 0, "a product of depth 0");
     let (n, shape) = (b.cols, Shape::here());
     let (strip, depth) = strip(a.cols);
     let [mut packed, mut scratch] = product_scratch::<O>(n, a.cols, workers.threads()).map(|len| pool.take::<f32>(len));
@@ -227,7 +227,7 @@ struct Strip<'a, A> {
 }
 
 impl<A: Float> Strip<'_, A> {
-    /// The right operand as panels of the whole part of the depth.
+    /// Packs the right operand into panels as deep as the strip.
     fn pack(&self, workers: &Workers, packed: &mut [f32]) {
         let panels = packed.chunks_mut(self.deep.len() * self.shape.cols);
         workers.each(self.cols.clone().step_by(self.shape.cols).zip(panels), |(first, panel)| {
@@ -236,7 +236,7 @@ impl<A: Float> Strip<'_, A> {
         });
     }
 
-    /// The tiles, each with its thread's scratch: panels of the left operand, and sums to be rounded.
+    /// Computes the tiles, each in its thread's scratch: panels of the left operand, and sums to be rounded.
     fn multiply<'s, O: Float>(
         &self,
         workers: &Workers,
@@ -261,10 +261,10 @@ impl<A: Float> Strip<'_, A> {
         });
     }
 
-    /// The tile of the rows `top ..`, from its panels of the right operand.
+    /// Computes the tile of the rows `top ..`; `b` are its panels of the right operand.
     fn tile(&self, top: usize, b: &[f32], a_packed: &mut [f32], out: &mut Tile<'_, f32>) {
         let (rows, deep) = (top..top + out.rows(), self.deep.len());
-        // Pieces of nearly one depth: a shallow one would read and write the output for little.
+        // Pieces of nearly equal depth: a shallow one would read and write the output for few multiplications.
         let piece = deep.div_ceil(deep.div_ceil(DEPTH));
         for from in (0..deep).step_by(piece) {
             let depth = piece.min(deep - from);

@@ -1,5 +1,5 @@
-//! The ops on slices: the readable specification of every backend. Each file has one op or one pair
-//! of forward and backward, with its formula; `cpu/mod.rs` gives them their tensors.
+//! The ops on slices. Each file has one op, or one pair of forward and backward, with its formula; the plain loops that
+//! specify them are in `cpu/tests/reference.rs`.
 
 pub mod adamw;
 pub mod attention;

@@ -10,7 +10,7 @@ use crate::cpu::tiles::{cut, widths};
 use crate::cpu::workers::Workers;
 use std::rc::Rc;
 
-/// Rows whose parts of dw are summed by one task, then added task after task.
+/// Rows of a task of backward. A task sums its rows' part of dw; the parts are then added in order.
 const BLOCK: usize = 32;
 
 /// y and rstd from x `[T, D]`, w `[D]`.
@@ -20,7 +20,7 @@ pub fn rmsnorm<A: Float>(workers: &Workers, x: &[A], w: &[A], eps: f32, y: &mut 
     workers.each(tasks, |((x, y), rstd)| forward(x, w, eps, y, rstd));
 }
 
-/// h += r, rounded, then as `rmsnorm` of h.
+/// h += x, rounded, then [`rmsnorm`] of h.
 pub fn add_rmsnorm<A: Float>(
     workers: &Workers,
     x: &[A],
@@ -96,7 +96,7 @@ fn dot<A: Float>(x: &[A], y: &[A]) -> f32 {
     sum_lanes(sums) + rest
 }
 
-/// What `rmsnorm` saved, for its backward.
+/// The inputs and outputs of [`rmsnorm`] that its backward reads.
 pub struct Saved<'a, A> {
     /// `[T, D]`.
     pub x: &'a [A],
@@ -106,12 +106,12 @@ pub struct Saved<'a, A> {
     pub w: &'a [A],
 }
 
-/// Elements of f32 that [`rmsnorm_bwd`] takes of the pool: the parts of dw.
+/// Scratch of [`rmsnorm_bwd`] in f32 elements: the parts of dw.
 pub fn scratch(rows: usize, d: usize) -> usize {
     rows.div_ceil(BLOCK) * d
 }
 
-/// dx in the place of dy, plus `dres` where it is given; dw `[D]` is added to.
+/// Replaces dy by dx, plus `dres` where it is given; adds to dw `[D]`.
 pub fn rmsnorm_bwd<A: Float>(
     workers: &Workers,
     pool: &Rc<Pool>,

@@ -1,6 +1,6 @@
 //! Rotary positions (Su et al. 2021), halves layout: the pair (x_j, x_{j + d/2}) of a head at position p
-//! turns by the angle of `table[p, j]`: y_j = x_j cos - x_{j+d/2} sin, y_{j+d/2} = x_{j+d/2} cos + x_j sin.
-//! The gradient turns back.
+//! is rotated by the angle of `table[p, j]`: y_j = x_j cos - x_{j+d/2} sin, y_{j+d/2} = x_{j+d/2} cos + x_j sin.
+//! The gradient is rotated back.
 
 use super::task_rows;
 use crate::backend::Heads;
@@ -8,26 +8,26 @@ use crate::cpu::float::Float;
 use crate::cpu::simd::vectorized;
 use crate::cpu::workers::Workers;
 
-/// Turns q and k of qkv `[T, (H + 2G) d]` by the table `[positions, d]` of cosines and sines.
+/// Rotates q and k of qkv `[T, (H + 2G) d]` by the table `[positions, d]` of cosines and sines.
 pub fn rope<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], h: Heads) {
-    turn_all(workers, qkv, table, h, 1.0);
+    rotate_all(workers, qkv, table, h, 1.0);
 }
 
-/// Turns back.
+/// The gradient: rotates by the negative angles.
 pub fn rope_bwd<A: Float>(workers: &Workers, dqkv: &mut [A], table: &[f32], h: Heads) {
-    turn_all(workers, dqkv, table, h, -1.0);
+    rotate_all(workers, dqkv, table, h, -1.0);
 }
 
-fn turn_all<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], h: Heads, sign: f32) {
+fn rotate_all<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], h: Heads, sign: f32) {
     let rows = task_rows(h.qkv_cols());
     workers.each(qkv.chunks_mut(rows * h.qkv_cols()).enumerate(), |(n, qkv)| {
-        turn(qkv, n * rows, table, h, sign);
+        rotate(qkv, n * rows, table, h, sign);
     });
 }
 
 vectorized! {
     /// Rows `first ..` of the matrix.
-    fn turn<A: Float>(qkv: &mut [A], first: usize, table: &[f32], h: Heads, sign: f32) {
+    fn rotate<A: Float>(qkv: &mut [A], first: usize, table: &[f32], h: Heads, sign: f32) {
         let half = h.dim / 2;
         for (row, qkv) in qkv.chunks_exact_mut(h.qkv_cols()).enumerate() {
             let angles = &table[(first + row) % h.seq * h.dim..][..h.dim];

@@ -12,13 +12,13 @@ pub fn swiglu<A: Float>(workers: &Workers, gate_up: &[A], f: usize, y: &mut [A])
     workers.each(gate_up.chunks(rows * 2 * f).zip(y.chunks_mut(rows * f)), |(gate_up, y)| forward(gate_up, f, y));
 }
 
-/// `[dgate | dup]` in the place of gate_up, from dy `[T, F]`.
+/// Replaces gate_up by `[dgate | dup]`, from dy `[T, F]`.
 pub fn swiglu_bwd<A: Float>(workers: &Workers, dy: &[A], f: usize, gate_up: &mut [A]) {
     let rows = task_rows(2 * f);
     workers.each(dy.chunks(rows * f).zip(gate_up.chunks_mut(rows * 2 * f)), |(dy, gate_up)| backward(dy, f, gate_up));
 }
 
-/// Elements that backward takes at once.
+/// Elements that backward computes at once.
 const WIDTH: usize = 32;
 
 #[inline(always)]
@@ -42,7 +42,8 @@ vectorized! {
     fn backward<A: Float>(dy: &[A], f: usize, gate_up: &mut [A]) {
         for (dy, gate_up) in dy.chunks_exact(f).zip(gate_up.chunks_exact_mut(2 * f)) {
             let (gate, up) = gate_up.split_at_mut(f);
-            let (dys, gates, ups) = (dy.as_chunks::<WIDTH>(), gate.as_chunks_mut::<WIDTH>(), up.as_chunks_mut::<WIDTH>());
+            let dys = dy.as_chunks::<WIDTH>();
+            let (gates, ups) = (gate.as_chunks_mut::<WIDTH>(), up.as_chunks_mut::<WIDTH>());
             for ((dy, gate), up) in dys.0.iter().zip(gates.0).zip(ups.0) {
                 (*gate, *up) = gradients(dy, gate, up);
             }
@@ -53,8 +54,8 @@ vectorized! {
     }
 }
 
-/// (dgate, dup) of a few elements. Apart from where they go, so that the compiler need not prove that
-/// nothing written is still to be read.
+/// (dgate, dup) of a few elements, by value, so that the compiler need not prove that nothing that is written is still
+/// to be read.
 #[inline(always)]
 fn gradients<A: Float, const N: usize>(dy: &[A; N], gate: &[A; N], up: &[A; N]) -> ([A; N], [A; N]) {
     let (mut dgate, mut dup) = ([A::default(); N], [A::default(); N]);

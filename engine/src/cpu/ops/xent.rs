@@ -1,4 +1,4 @@
-//! Cross-entropy over the columns of the vocabulary held here: loss = log Z - logit of the target,
+//! Cross-entropy over the columns of the vocabulary that this rank holds: loss = log Z - logit of the target,
 //! log Z = max + log(sum of exp(logit - max)). Statistics of a row are (max, sum, target's logit).
 
 use crate::backend::Xent;
@@ -62,7 +62,7 @@ pub fn xent_combine(stats: &[f32], ranks: usize, combined: &mut [f32]) {
     }
 }
 
-/// totals += (sum of w loss, sum of w log(Z)^2, sum of w); a row whose weight is 0 has no part,
+/// totals += (sum of w loss, sum of w log(Z)^2, sum of w); a row whose weight is 0 contributes nothing,
 /// whatever its target.
 pub fn xent_totals(stats: &[f32], weights: &[f32], totals: &mut [f32]) {
     let mut sums = [0.0f64; 3];
@@ -76,7 +76,7 @@ pub fn xent_totals(stats: &[f32], weights: &[f32], totals: &mut [f32]) {
     totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum as f32);
 }
 
-/// What the gradient of C rows needs beside their logits.
+/// Inputs of the gradient of C rows beside their logits.
 pub struct Rows<'a> {
     /// `[C, 3]`, of the whole vocabulary.
     pub stats: &'a [f32],
@@ -84,7 +84,7 @@ pub struct Rows<'a> {
     pub weights: &'a [f32],
 }
 
-/// In the place of the logits, w (p (1 + 2 z log Z) - 1 at the target).
+/// Replaces the logits by their gradient, w (p (1 + 2 z log Z) - 1 at the target).
 pub fn xent_grad<A: Float>(workers: &Workers, logits: &mut [A], cols: usize, rows: Rows<'_>, x: Xent) {
     let rows = rows.targets.chunks(ROWS).zip(rows.weights.chunks(ROWS)).zip(rows.stats.chunks(ROWS * 3));
     workers.each(logits.chunks_mut(ROWS * cols).zip(rows), |(logits, ((targets, weights), stats))| {
@@ -107,7 +107,7 @@ pub fn xent_grad<A: Float>(workers: &Workers, logits: &mut [A], cols: usize, row
 }
 
 vectorized! {
-    /// factor e^(x - log_z), in the place of x.
+    /// x = factor e^(x - log_z).
     fn scaled_exp<A: Float>(x: &mut [A], log_z: f32, factor: f32) {
         for x in x {
             *x = A::store(factor * exp(x.load() - log_z));

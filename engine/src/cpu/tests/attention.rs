@@ -18,7 +18,7 @@ const HEADS: [(usize, Heads); 8] = [
     (3, Heads { query: 7, kv: 7, dim: 10, seq: 33 }),
 ];
 
-/// What a query sees: everything before it, itself alone, 70 positions, documents of 1, 2, 3, .. tokens.
+/// Rules of visibility: a query sees everything before it, itself alone, 70 positions, documents of 1, 2, 3, .. tokens.
 fn starts(h: Heads, sequences: usize) -> [Vec<u32>; 4] {
     let document = |t: usize| (0..).map(|n| n * (n + 1) / 2).take_while(|&start| start <= t).last().unwrap_or(0);
     let rules: [&dyn Fn(usize) -> usize; 4] = [&|_| 0, &|t| t, &|t| t.saturating_sub(69), &document];

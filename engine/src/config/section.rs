@@ -1,0 +1,377 @@
+//! The tables of a configuration file. Each is declared once by [`section!`]: its keys with their types, what stands
+//! for a key that is left out, what the value must be, and what a checkpoint holds fixed. Reading, writing, messages
+//! and the identity of a checkpoint follow from the declaration.
+
+use super::names::{Named, by_name};
+use super::origins::{Origins, join, nearest, shorten};
+use crate::error::{Error, Result};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use toml::{Table, Value};
+
+/// A value that can be read from TOML.
+pub trait Read: Sized {
+    /// `key` is the dotted path of `value`, for messages.
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self>;
+}
+
+/// A value that can be written as TOML.
+pub trait Write {
+    /// `None`: its key is left out.
+    fn write(&self) -> Option<Value>;
+
+    /// The value in the identity of a checkpoint. Checkpoints keep this text: it must not change.
+    fn show(&self) -> String {
+        match self.write() {
+            None => "none".to_string(),
+            Some(Value::String(text)) => text,
+            Some(Value::Float(number)) => number.to_string(),
+            Some(other) => other.to_string(),
+        }
+    }
+}
+
+/// How long a value is held fixed once weights exist; each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fixed {
+    No,
+    /// A run that resumes must have the value that it began with.
+    InRun,
+    /// Weights loaded from elsewhere must have been trained with the same value, except where `[model] hf` names the
+    /// model and the value overrides it.
+    InModel,
+    /// Weights loaded from elsewhere must have the same value: their shapes depend on it.
+    InWeights,
+}
+
+/// A field of a section, with its value.
+pub struct Entry<'a> {
+    pub key: &'static str,
+    pub fixed: Fixed,
+    pub value: &'a dyn Write,
+}
+
+/// The text of a table, with every default written out.
+pub fn table_text(name: &str, entries: &[Entry<'_>]) -> String {
+    let line = |entry: &Entry<'_>| Some(format!("{} = {}\n", entry.key, entry.value.write()?));
+    format!("[{name}]\n{}", entries.iter().filter_map(line).collect::<String>())
+}
+
+/// A table's part of the identity of a checkpoint: the values that a run must keep when it resumes.
+pub fn fixed_in_run(table: &str, entries: &[Entry<'_>]) -> Vec<(String, String)> {
+    let fixed = entries.iter().filter(|entry| entry.fixed >= Fixed::InRun);
+    fixed.map(|entry| (join(table, entry.key), entry.value.show())).collect()
+}
+
+/// A table with every key left out, where all have defaults.
+pub fn all_defaults<T: Read>() -> T {
+    T::read(&Table::new().into(), "", &Origins::nowhere()).expect("every key has a default")
+}
+
+/// Declares a table: a struct with, for each key, its documentation, its type, how long it is fixed (in brackets; left
+/// out: not at all) and its [`Rule`]. A rule may use the fields above it, and the arguments after the struct's name.
+/// Keys under `refuses` are known and checked, but not stored: what the engine does not have yet.
+macro_rules! section {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* } $($refuses:tt)*) => {
+        $crate::config::section::section! { $(#[$doc])* $vis struct $name() { $($fields)* } $($refuses)* }
+
+        impl $crate::config::section::Read for $name {
+            fn read(
+                value: &toml::Value, key: &str, at: &$crate::config::origins::Origins
+            ) -> $crate::error::Result<Self> {
+                $name::from_section(&$crate::config::section::Section::open(value, key, &$name::known(), at)?)
+            }
+        }
+    };
+    ($(#[$doc:meta])* $vis:vis struct $name:ident($($arg:ident: $arg_type:ty),*) {
+        $($(#[$field_doc:meta])* pub $field:ident: $type:ty $([$fixed:ident])? = $rule:expr),* $(,)?
+    } $(refuses { $($key:ident: $key_type:ty = $refusal:expr),* $(,)? })?) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq)]
+        $vis struct $name { $($(#[$field_doc])* pub $field: $type),* }
+
+        impl $name {
+            /// The keys of the fields.
+            pub(in $crate::config) const KEYS: &[&str] = &[$(stringify!($field)),*];
+
+            /// Every key that the table may have.
+            pub(in $crate::config) fn known() -> Vec<&'static str> {
+                let refused: &[&str] = &[$($(stringify!($key)),*)?];
+                [Self::KEYS, refused].concat()
+            }
+
+            pub(in $crate::config) fn from_section(
+                section: &$crate::config::section::Section<'_>, $($arg: $arg_type),*
+            ) -> $crate::error::Result<Self> {
+                use $crate::config::section::Rule;
+                $(let rule: Rule<'_, $type> = $rule; let $field = rule.apply(&section.field(stringify!($field)))?;)*
+                $($(let rule: Rule<'_, $key_type> = $refusal; rule.apply(&section.field(stringify!($key)))?;)*)?
+                Ok(Self { $($field),* })
+            }
+
+            /// The fields in the order of their declaration.
+            pub(in $crate::config) fn entries(&self) -> Vec<$crate::config::section::Entry<'_>> {
+                use $crate::config::section::{Entry, Fixed};
+                vec![$({
+                    let fixed = [$(Fixed::$fixed,)? Fixed::No][0];
+                    Entry { key: stringify!($field), fixed, value: &self.$field }
+                }),*]
+            }
+        }
+
+        impl $crate::config::section::Write for $name {
+            fn write(&self) -> Option<toml::Value> {
+                let pair = |entry: $crate::config::section::Entry<'_>| Some((entry.key.to_string(), entry.value.write()?));
+                Some(toml::Table::from_iter(self.entries().into_iter().filter_map(pair)).into())
+            }
+        }
+    };
+}
+
+pub(in crate::config) use section;
+
+/// A table of the file whose keys are all known.
+pub struct Section<'a> {
+    pub table: &'a Table,
+    path: String,
+    at: &'a Origins,
+}
+
+impl<'a> Section<'a> {
+    /// The table at `path`, with no keys but `keys`.
+    pub fn open(value: &'a Value, path: &str, keys: &[&str], at: &'a Origins) -> Result<Self> {
+        let table = value.as_table().ok_or_else(|| wrong_type(value, path, "a table", at))?;
+        match table.keys().find(|key| !keys.contains(&key.as_str())) {
+            Some(key) => Err(unknown(path, key, keys, at)),
+            None => Ok(Section { table, path: path.to_string(), at }),
+        }
+    }
+
+    pub fn field<'s>(&'s self, key: &'s str) -> Field<'s> {
+        Field { section: self, key }
+    }
+}
+
+fn unknown(table: &str, key: &str, keys: &[&str], at: &Origins) -> Error {
+    let label = at.label(&join(table, key));
+    let holder = if table.is_empty() { "a configuration".to_string() } else { format!("[{table}]") };
+    let hint = match nearest(key, keys) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("known keys are {}", keys.join(", ")),
+    };
+    Error::user(format!("{label}: {holder} has no key {:?}; {hint}", shorten(key)))
+}
+
+/// A key of a section, whether the file has it or not.
+pub struct Field<'a> {
+    section: &'a Section<'a>,
+    key: &'a str,
+}
+
+impl<'a> Field<'a> {
+    fn path(&self) -> String {
+        join(&self.section.path, self.key)
+    }
+
+    /// The value, which must be there, as a table with no keys but `keys`; `example` says what to write.
+    pub fn section(&self, example: &str, keys: &[&str]) -> Result<Section<'a>> {
+        let value = self.value().ok_or_else(|| self.missing(example))?;
+        Section::open(value, &self.path(), keys, self.section.at)
+    }
+
+    pub fn read<T: Read>(&self) -> Result<Option<T>> {
+        self.value().map(|value| T::read(value, &self.path(), self.section.at)).transpose()
+    }
+
+    /// The refusal of a value, shown as the user wrote it, or of a default.
+    pub fn bad(&self, value: &dyn Write, remedy: &str) -> Error {
+        let shown = self.value().cloned().or_else(|| value.write()).map(|value| value.to_string());
+        self.section.at.bad(&self.path(), shown.unwrap_or_default(), remedy)
+    }
+
+    fn missing(&self, example: &str) -> Error {
+        self.section.at.missing(&self.path(), format!("write {example}"))
+    }
+
+    fn value(&self) -> Option<&'a Value> {
+        self.section.table.get(self.key)
+    }
+}
+
+/// A rule says where the value of a key comes from, and what must hold for it.
+pub struct Rule<'r, T>(Box<Apply<'r, T>>);
+
+type Apply<'r, T> = dyn FnOnce(&Field<'_>) -> Result<T> + 'r;
+
+/// The key is required; `example` says what to write.
+pub fn need<'r, T: Read>(example: &'r str) -> Rule<'r, T> {
+    Rule(Box::new(move |field| field.read()?.ok_or_else(|| field.missing(example))))
+}
+
+/// The key may be left out for this value.
+pub fn or<'r, T: Read + 'r>(default: T) -> Rule<'r, T> {
+    Rule(Box::new(move |field| Ok(field.read()?.unwrap_or(default))))
+}
+
+/// The key may be left out for none.
+pub fn optional<'r, T: Read + 'r>() -> Rule<'r, Option<T>> {
+    or(None)
+}
+
+impl<'r, T: Write + 'r> Rule<'r, T> {
+    pub fn apply(self, field: &Field<'_>) -> Result<T> {
+        (self.0)(field)
+    }
+
+    /// `remedy` says what would be right where `holds` is not.
+    pub fn must(self, remedy: impl Into<String>, holds: impl Fn(&T) -> bool + 'r) -> Self {
+        let remedy = remedy.into();
+        Rule(Box::new(move |field| {
+            let value = self.apply(field)?;
+            if holds(&value) { Ok(value) } else { Err(field.bad(&value, &remedy)) }
+        }))
+    }
+
+    /// A whole number, where there is one, lies in `range`.
+    pub fn within(self, range: RangeInclusive<u64>) -> Self {
+        let remedy = format!("must lie in {} ..= {}", range.start(), range.end());
+        let whole = |value: &T| value.write().and_then(|value| value.as_integer());
+        self.must(remedy, move |value| whole(value).is_none_or(|n| range.contains(&(n as u64))))
+    }
+
+    /// `holds` for a real number, where there is one.
+    pub fn real(self, remedy: &str, holds: impl Fn(f64) -> bool + 'r) -> Self {
+        let real = |value: &T| value.write().and_then(|value| value.as_float());
+        self.must(remedy, move |value| real(value).is_none_or(&holds))
+    }
+
+    pub fn positive(self) -> Self {
+        self.real("must be positive", |x| x > 0.0)
+    }
+
+    pub fn not_negative(self) -> Self {
+        self.real("must not be negative, and must fit 32 bits", |x| (0.0..=f32::MAX as f64).contains(&x))
+    }
+
+    /// Added to a denominator in f32, where it must not vanish.
+    pub fn epsilon(self) -> Self {
+        self.real("must lie between 1e-37 and 1e38", |x| (x as f32).is_normal() && x > 0.0)
+    }
+}
+
+fn wrong_type(value: &Value, key: &str, wanted: &str, at: &Origins) -> Error {
+    at.bad(key, value, format!("must be {wanted}"))
+}
+
+/// Values that TOML has itself: how a message calls them, how they are read, and how they are written.
+macro_rules! values {
+    ($($type:ty, $wanted:literal, $read:expr, $write:expr;)*) => {$(
+        impl Read for $type {
+            fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+                let read: fn(&Value) -> Option<$type> = $read;
+                read(value).ok_or_else(|| wrong_type(value, key, $wanted, at))
+            }
+        }
+
+        impl Write for $type {
+            fn write(&self) -> Option<Value> {
+                let write: fn($type) -> Value = $write;
+                Some(write(*self))
+            }
+        }
+    )*};
+}
+
+values! {
+    bool, "true or false", |value| value.as_bool(), Value::Boolean;
+    f64, "a finite number", |value| real(value).filter(|x| x.is_finite()), Value::Float;
+    u64, "a whole number, not negative", |value| u64::try_from(value.as_integer()?).ok(), |n| integer(n);
+    usize, "a whole number, not negative", |value| usize::try_from(value.as_integer()?).ok(), |n| integer(n as u64);
+    u32, "a whole number from 0 to 4294967295", |value| u32::try_from(value.as_integer()?).ok(), |n| n.into();
+}
+
+fn real(value: &Value) -> Option<f64> {
+    value.as_float().or(value.as_integer().map(|n| n as f64))
+}
+
+fn integer(n: u64) -> Value {
+    Value::Integer(i64::try_from(n).expect("a number that was read from TOML fits it"))
+}
+
+/// A value that is a text in the file.
+pub trait Text: Sized {
+    /// The value, or what would be right.
+    fn parse(text: &str) -> std::result::Result<Self, String>;
+
+    fn text(&self) -> String;
+}
+
+/// What a flag gave is a text even where TOML would take it for a number, a date or a table.
+impl<T: Text> Read for T {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        let text = value.as_str().or_else(|| at.typed(key));
+        let text = text.ok_or_else(|| wrong_type(value, key, "a text in quotes", at))?;
+        T::parse(text).map_err(|remedy| at.bad(key, format!("{text:?}"), remedy))
+    }
+}
+
+impl<T: Text> Write for T {
+    fn write(&self) -> Option<Value> {
+        Some(self.text().into())
+    }
+}
+
+impl Text for String {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        Ok(text.to_string())
+    }
+
+    fn text(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Text for PathBuf {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        if text.is_empty() { Err("must be a path".to_string()) } else { Ok(text.into()) }
+    }
+
+    fn text(&self) -> String {
+        self.to_str().expect("a path that was read from TOML is UTF-8").to_string()
+    }
+}
+
+impl<T: Named> Text for T {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        by_name(T::NAMES, T::NOT_BUILT, text)
+    }
+
+    fn text(&self) -> String {
+        self.name().to_string()
+    }
+}
+
+impl<T: Read> Read for Option<T> {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        T::read(value, key, at).map(Some)
+    }
+}
+
+impl<T: Write> Write for Option<T> {
+    fn write(&self) -> Option<Value> {
+        self.as_ref().and_then(T::write)
+    }
+}
+
+impl<T: Read> Read for Vec<T> {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        let items = value.as_array().ok_or_else(|| wrong_type(value, key, "a list in brackets", at))?;
+        items.iter().enumerate().map(|(i, item)| T::read(item, &format!("{key}[{i}]"), at)).collect()
+    }
+}
+
+impl<T: Write> Write for Vec<T> {
+    fn write(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().filter_map(T::write).collect()))
+    }
+}

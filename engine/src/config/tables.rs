@@ -1,0 +1,359 @@
+//! The tables of a configuration beside `[model]`, and what must hold between their keys. What depends on the number of
+//! ranks is checked in `mesh.rs`.
+
+use super::layout::{self, Ranks};
+use super::model::Model;
+use super::names::{Named, named};
+use super::near::near_multiples;
+use super::origins::Origins;
+use super::section::{Read, Text, Write, all_defaults, fixed_in_run, need, optional, or, section};
+use crate::error::Result;
+use std::path::PathBuf;
+use toml::Value;
+
+/// More samples in a step than this are a typing error.
+const MOST_SAMPLES: u64 = 1 << 22;
+const MOST_STEPS: u64 = 1 << 40;
+/// More ranks than any machine has.
+pub const MOST_RANKS: u64 = 1 << 20;
+/// Megatron's blend keeps the number of a source in 16 bits.
+const MOST_SOURCES: usize = 32_766;
+
+section! {
+    /// The `[train]` table: batch sizes, steps, precision and where the weights come from.
+    pub struct Train {
+        /// `None`: CUDA where there is a device, else the CPU; the launcher decides.
+        pub backend: Option<BackendKind> = optional(),
+        /// `None`: bf16 on CUDA, f32 on the CPU.
+        pub precision: Option<Precision> = optional(),
+        /// Tokens of a sample.
+        pub seq_length: usize [InRun] = need("the number of tokens in a sample").scope(1..=i32::MAX as u64),
+        /// Samples of a micro-batch.
+        pub micro_batch_size: usize = or(1).scope(1..=MOST_SAMPLES),
+        /// Samples of a step, over all ranks.
+        pub global_batch_size: usize [InRun] = need("the number of sequences in a step").scope(1..=MOST_SAMPLES),
+        pub steps: u64 = need("how many steps to train").scope(1..=MOST_STEPS),
+        pub seed: u32 [InRun] = or(1234),
+        pub recompute: Recompute = or(Recompute::None),
+        pub load: Load = or(Load::Random),
+        /// Coefficient of the mean of log(Z)^2.
+        pub z_loss: f64 = or(0.0).not_negative(),
+        /// Steps between validations; 0: never.
+        pub eval_interval: u64 = or(0),
+        /// Global batches of a validation.
+        pub eval_steps: u64 = or(10).scope(1..=MOST_STEPS),
+    }
+}
+
+impl Train {
+    pub(super) fn check(&self, model: &Model, at: &Origins) -> Result<()> {
+        if (self.backend, self.precision) == (Some(BackendKind::Cuda), Some(Precision::F32)) {
+            let remedy = "is for the CPU; the backend \"cuda\" computes in \"bf16\"";
+            return Err(at.bad("train.precision", "\"f32\"", remedy));
+        }
+        let (seq, most) = (self.seq_length, model.max_position_embeddings);
+        if seq > most {
+            let remedy = format!("must be at most model.max_position_embeddings ({most})");
+            return Err(at.bad("train.seq_length", seq, remedy));
+        }
+        let (batch, micro) = (self.global_batch_size as u64, self.micro_batch_size as u64);
+        if !batch.is_multiple_of(micro) {
+            let near = near_multiples(batch, micro);
+            let remedy = format!("must be a multiple of train.micro_batch_size ({micro}); {near}");
+            return Err(at.bad("train.global_batch_size", batch, remedy));
+        }
+        if self.steps.checked_mul(batch).and_then(|samples| samples.checked_mul(seq as u64)).is_none() {
+            let remedy = "steps x global_batch_size x seq_length does not fit 64 bits";
+            return Err(at.bad("train.steps", self.steps, remedy));
+        }
+        Ok(())
+    }
+
+    /// The part of a checkpoint's identity that this table gives.
+    pub(super) fn identity(&self) -> Vec<(String, String)> {
+        fixed_in_run("train", &self.entries())
+    }
+}
+
+named! {
+    pub enum BackendKind {
+        Cuda = "cuda",
+        Cpu = "cpu",
+    }
+}
+
+named! {
+    pub enum Precision {
+        Bf16 = "bf16",
+        F32 = "f32",
+    }
+}
+
+named! {
+    /// The activations that backward recomputes, so that forward need not keep them.
+    pub enum Recompute {
+        None = "none",
+        /// Outputs of the norms and SwiGLU products. (Megatron's "selective" means core attention, whose scores are
+        /// never kept here.)
+        Selective = "selective",
+        /// All of a layer but its input.
+        Full = "full",
+    }
+}
+
+/// The source of the initial weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Load {
+    Random,
+    HuggingFace(PathBuf),
+}
+
+impl Text for Load {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.strip_prefix("hf:") {
+            Some(dir) if !dir.is_empty() => Ok(Load::HuggingFace(dir.into())),
+            None if text == "random" => Ok(Load::Random),
+            _ => Err("must be \"random\" or \"hf:DIR\"".to_string()),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Load::Random => "random".to_string(),
+            Load::HuggingFace(dir) => format!("hf:{}", dir.text()),
+        }
+    }
+}
+
+section! {
+    /// The degrees of parallelism; data parallelism is what is left of the ranks.
+    pub struct Parallel {
+        pub tensor: usize = or(1).scope(1..=MOST_RANKS),
+        pub pipeline: usize = or(1).scope(1..=MOST_RANKS),
+        pub context: usize = or(1).scope(1..=MOST_RANKS)
+            .must("context parallelism is not built yet; write 1", |&degree| degree == 1),
+        pub expert: usize = or(1).scope(1..=MOST_RANKS)
+            .must("expert parallelism is not built yet; write 1", |&degree| degree == 1),
+        /// Chunks of layers that a stage holds.
+        pub virtual_pipeline: usize = or(1).scope(1..=MOST_RANKS),
+        /// Layers of each chunk in pipeline order; `None`: balanced by cost.
+        pub layers: Option<Vec<usize>> = optional(),
+        pub sequence_parallel: bool = or(tensor > 1),
+        pub distributed_optimizer: bool = or(true),
+        /// Data-parallel ranks sum their gradients in this precision; each rank accumulates its own in f32.
+        pub gradient_precision: Precision = or(Precision::F32),
+        /// Fastest-varying first, each axis once.
+        pub order: [Axis; 5] = or([Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline]),
+        /// The number of ranks that the run is meant for, for commands that run without `mpirun`; `None`: any.
+        pub ranks: Option<usize> = optional().scope(1..=MOST_RANKS),
+    }
+}
+
+impl Parallel {
+    pub(super) fn check(&self, model: &Model, train: &Train, ranks: Ranks, at: &Origins) -> Result<()> {
+        layout::check(model, train, self, ranks, at)?;
+        let Some(layers) = &self.layers else { return Ok(()) };
+        let chunks = self.pipeline * self.virtual_pipeline;
+        let bad = |remedy: String| Err(at.bad("parallel.layers", format!("{layers:?}"), remedy));
+        if layers.len() != chunks {
+            return bad(format!("must have pipeline x virtual_pipeline = {chunks} entries"));
+        }
+        let total = layers.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+        if layers.contains(&0) || total != Some(model.num_hidden_layers) {
+            return bad(format!(
+                "each must be at least 1, and their sum num_hidden_layers ({})",
+                model.num_hidden_layers
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Parallel {
+    /// Data parallelism alone.
+    fn default() -> Self {
+        all_defaults()
+    }
+}
+
+named! {
+    pub enum Axis {
+        Tensor = "tp",
+        Context = "cp",
+        Expert = "ep",
+        Data = "dp",
+        Pipeline = "pp",
+    }
+}
+
+/// The order of the axes, in Megatron's spelling: "tp-cp-ep-dp-pp".
+impl Text for [Axis; 5] {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let axes: Option<Vec<Axis>> = text.split('-').map(|name| Axis::parse(name).ok()).collect();
+        let axes = axes.filter(|axes| Axis::NAMES.iter().all(|(_, axis)| axes.contains(axis)));
+        let axes = axes.and_then(|axes| axes.try_into().ok());
+        axes.ok_or_else(|| "must name each axis once, as \"tp-cp-ep-dp-pp\"".to_string())
+    }
+
+    fn text(&self) -> String {
+        self.map(Named::name).join("-")
+    }
+}
+
+section! {
+    /// AdamW and its learning rate, see [`crate::train::lr`].
+    pub struct Optimizer(steps: u64) {
+        pub lr: f64 = need("the peak learning rate").not_negative(),
+        pub min_lr: f64 = or(0.0).not_negative()
+            .real(&format!("must be at most optimizer.lr ({lr})"), |min_lr| min_lr <= lr),
+        pub schedule: Schedule = or(Schedule::Cosine),
+        /// The last steps, in which the rate of `wsd` decays; `None` with another schedule.
+        pub decay_steps: Option<u64> = or(with_wsd(schedule, (steps / 10).max(1)))
+            .must(only_with_wsd(schedule), |steps| steps.is_none() || schedule == Schedule::Wsd),
+        /// How it decays.
+        pub decay_shape: Option<DecayShape> = or(with_wsd(schedule, DecayShape::Linear))
+            .must(only_with_wsd(schedule), |shape| shape.is_none() || schedule == Schedule::Wsd),
+        pub warmup_steps: u64 = or(0),
+        pub betas: [f64; 2] = or([0.9, 0.95])
+            .must("must be two numbers, from 0 to below 1", |betas| betas.iter().all(|beta| (0.0..1.0).contains(beta))),
+        pub eps: f64 = or(1e-8).epsilon(),
+        pub weight_decay: f64 = or(0.1).not_negative(),
+        /// Largest global L2 norm of the gradient; 0: no clipping.
+        pub clip_grad: f64 = or(1.0).not_negative(),
+    }
+}
+
+fn with_wsd<T>(schedule: Schedule, default: T) -> Option<T> {
+    (schedule == Schedule::Wsd).then_some(default)
+}
+
+fn only_with_wsd(schedule: Schedule) -> String {
+    format!("belongs to schedule = \"wsd\", not {:?}; leave it out", schedule.name())
+}
+
+impl Optimizer {
+    /// A warm-up may outlast a short trial run; a decay that begins inside it would jump.
+    pub(super) fn check(&self, steps: u64, at: &Origins) -> Result<()> {
+        let most = if self.warmup_steps < steps { steps - self.warmup_steps } else { steps };
+        match self.decay_steps {
+            Some(decay_steps) if !(1..=most).contains(&decay_steps) => {
+                let remedy = format!("must lie in 1 ..= {most} (train.steps less the warm-up)");
+                Err(at.bad("optimizer.decay_steps", decay_steps, remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+named! {
+    pub enum Schedule {
+        Cosine = "cosine",
+        Linear = "linear",
+        Constant = "constant",
+        /// Warm-up, stable, decay.
+        Wsd = "wsd",
+    }
+}
+
+named! {
+    pub enum DecayShape {
+        Linear = "linear",
+        OneMinusSqrt = "1-sqrt",
+    }
+}
+
+/// Two numbers in a list.
+impl Read for [f64; 2] {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        let betas = Vec::<f64>::read(value, key, at)?;
+        betas.try_into().map_err(|_| at.bad(key, value, "must be two numbers, from 0 to below 1"))
+    }
+}
+
+impl Write for [f64; 2] {
+    fn write(&self) -> Option<Value> {
+        self.to_vec().write()
+    }
+}
+
+section! {
+    pub struct Data {
+        pub train: Vec<Source> = need("train = [ { prefix = \"data/text\" } ]")
+            .must("must name a source, as [ { prefix = \"data/text\" } ]", |train: &Vec<Source>| !train.is_empty()),
+        pub valid: Vec<Source> = or(vec![]),
+        /// Shares of train, validation and test, as given.
+        pub split: [f64; 3] = or([1.0, 0.0, 0.0]),
+        pub order: Order = or(Order::Megatron),
+        pub mask_document_boundaries: bool = or(false),
+    }
+}
+
+section! {
+    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` where the user gave none.
+    pub struct Source {
+        pub prefix: PathBuf = need("prefix = \"data/text\""),
+        pub weight: Option<f64> = optional().real("must be positive; leave out a source without weight", |x| x > 0.0),
+    }
+}
+
+impl Data {
+    pub(super) fn check(&self, at: &Origins) -> Result<()> {
+        for (key, sources) in [("data.train", &self.train), ("data.valid", &self.valid)] {
+            if sources.len() > MOST_SOURCES {
+                let remedy = format!("must be at most {MOST_SOURCES}");
+                return Err(at.bad(key, format!("{} sources", sources.len()), remedy));
+            }
+            let weighted = sources.iter().any(|source| source.weight.is_some());
+            if let Some(first) = sources.iter().position(|source| weighted && source.weight.is_none()) {
+                return Err(at.missing(&format!("{key}[{first}].weight"), "give every source a weight, or none"));
+            }
+        }
+        Ok(())
+    }
+}
+
+named! {
+    pub enum Order {
+        Megatron = "megatron",
+        Sequential = "sequential",
+    }
+}
+
+/// Shares of train, validation and test in Megatron's spelling: "949,50,1".
+impl Text for [f64; 3] {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let parts: Option<Vec<f64>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+        let parts = parts.filter(|parts| parts.iter().all(|share| share.is_finite() && *share >= 0.0));
+        match parts.as_deref() {
+            Some(&[train, valid, test]) if train > 0.0 && (train + valid + test).is_finite() => {
+                Ok([train, valid, test])
+            }
+            _ => Err("must be three shares, none negative, the first positive, as \"949,50,1\"".to_string()),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.map(|share| share.to_string()).join(",")
+    }
+}
+
+section! {
+    pub struct Checkpoint {
+        pub dir: PathBuf = need("the run's directory"),
+        /// Steps between checkpoints; 0: none before the last step.
+        pub interval: u64 = or(0),
+        /// Whether the last step is saved; a benchmark leaves no checkpoint.
+        pub at_end: bool = or(true),
+        /// The number of complete checkpoints to keep; `None`: all.
+        pub keep: Option<usize> = optional().scope(1..=MOST_STEPS),
+    }
+}
+
+section! {
+    pub struct Report {
+        /// `None`: looked up by the device's name.
+        pub peak_tflops: Option<f64> = optional().positive(),
+        /// Steps from one sample of all ranks' time to the next; 0: there are none. `None`: by the number of ranks.
+        pub interval: Option<u64> = optional(),
+    }
+}
