@@ -10,8 +10,21 @@ pub mod layout;
 pub mod memory;
 pub mod model;
 pub mod schedule;
+<<<<<<< /tmp/w/overlay/engine/src/lib.rs
 pub mod time;
 // Floor 1: the contract between the engine and what computes and communicates.
+||||||| /tmp/w/t0/engine/src/lib.rs
+pub mod seating;
+pub mod slab;
+pub mod split;
+pub mod traffic;
+// Floor 1: the contract.
+=======
+pub mod seating;
+pub mod slab;
+pub mod split;
+// Floor 1: the contract.
+>>>>>>> /tmp/w/scratch/engine/src/lib.rs
 pub mod backend;
 pub mod mpi;
 // Floor 2: backends.
@@ -27,3 +40,20 @@ pub mod checkpoint;
 pub mod train;
 // Floor 7: every layout against one rank.
 pub mod parity;
+<<<<<<< /tmp/w/overlay/engine/src/lib.rs
+||||||| /tmp/w/t0/engine/src/lib.rs
+pub mod plan;
+pub mod rehearsal;
+pub mod report;
+pub mod score;
+pub mod state;
+pub mod trainer;
+=======
+pub mod plan;
+pub mod rehearsal;
+pub mod report;
+pub mod score;
+pub mod state;
+pub mod traffic;
+pub mod trainer;
+>>>>>>> /tmp/w/scratch/engine/src/lib.rs

@@ -6,20 +6,20 @@ use super::{Cuda, CudaScratch};
 use crate::blas::{Choice, Form, Machine, Product};
 use crate::device::Device;
 use crate::search::Search;
+use engine::backend;
 use engine::dry::Product as Seen;
 use engine::memory::arena::ArenaSpec;
 use engine::mpi::Comm;
 use std::path::Path;
 use std::rc::Rc;
 
-/// What a rehearsal saw multiplied, as cuBLASLt is asked for it.
+/// A product of the dry run, as cuBLASLt is asked for it.
 pub fn product_of(seen: &Seen) -> Product {
-    let Seen { name, sizes: [m, n, k] } = *seen;
-    let form = match name {
-        "matmul_nt" => Form::Nt,
-        "matmul_nn" => Form::Nn,
-        "matmul_tn_acc" => Form::TnAcc,
-        other => panic!("{other} is no product"),
+    let Seen { form, sizes: [m, n, k] } = *seen;
+    let form = match form {
+        backend::Form::Nt => Form::Nt,
+        backend::Form::Nn => Form::Nn,
+        backend::Form::TnAcc => Form::TnAcc,
     };
     Product::new(form, m, n, k)
 }

@@ -1,6 +1,7 @@
 //! The validated configuration: numbers only, made once, before anything is built.
 //! Text becomes raw tables, these become a [`Config`]; nothing below has defaults of its own.
 
+mod achieved;
 mod changes;
 mod check;
 mod cluster;
@@ -13,18 +14,17 @@ mod names;
 mod near;
 mod origins;
 mod raw;
-mod reached;
 #[cfg(test)]
 mod tests;
 mod text;
 mod unbuilt;
 mod validate;
 
+pub use achieved::{Achieved, Overlap, Software};
 pub use cluster::Cluster;
-pub use layout::{Ranks, can_be, ranks_used, samples};
+pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use names::Named;
-pub use near::{near_multiples, near_pairs};
-pub use reached::{Overlap, Reached, Software};
+pub use near::{by_distance, near_multiples, near_pairs};
 use std::path::PathBuf;
 pub use validate::MOST_RANKS;
 
