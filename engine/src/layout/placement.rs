@@ -48,7 +48,7 @@ fn by_node(nodes: &[usize]) -> Vec<Vec<usize>> {
 
 /// The node of each rank under the naive mapping, `mpirun --map-by node` without reordering: ranks go to the nodes
 /// round robin, full nodes being skipped. Each node has as many ranks as in `nodes`.
-pub fn dealt(nodes: &[usize]) -> Vec<usize> {
+pub fn round_robin(nodes: &[usize]) -> Vec<usize> {
     let mut free: Vec<Vec<usize>> = by_node(nodes);
     let mut out = Vec::with_capacity(nodes.len());
     while out.len() < nodes.len() {
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn the_naive_mapping_deals_one_each() {
-        assert_eq!(dealt(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
+        assert_eq!(round_robin(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
         let mesh = mesh(4, 2, 1);
-        assert_eq!(split_tensor_groups(&mesh, &dealt(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(split_tensor_groups(&mesh, &round_robin(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
     }
 
     #[test]

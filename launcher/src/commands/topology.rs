@@ -9,7 +9,7 @@ use engine::config::{Axis, Cluster, Config, Named, Precision, Ranks, ranks_used}
 use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::{GroupKind, Mesh};
-use engine::layout::placement::{dealt, fullest, reorder_ranks, spans, split_warning};
+use engine::layout::placement::{fullest, reorder_ranks, round_robin, spans, split_warning};
 use engine::mpi::World;
 use engine::mpi::nodes::{self, RankSlot};
 use half::bf16;
@@ -87,7 +87,7 @@ fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
         Precision::F32 => sent::<f32>(&config, &mesh, &CpuScratch::<f32>::new(1)),
         Precision::Bf16 => sent::<bf16>(&config, &mesh, &CpuScratch::<bf16>::new(1)),
     }?;
-    let [ours, naive] = [&nodes, &dealt(&started)].map(|nodes| links(&config, &mesh, &sent, nodes));
+    let [ours, naive] = [&nodes, &round_robin(&started)].map(|nodes| links(&config, &mesh, &sent, nodes));
 
     let at_hand = if args.cluster.is_none() { links_at_hand() } else { String::new() };
     or_broken_pipe(write!(

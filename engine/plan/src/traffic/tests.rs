@@ -7,7 +7,7 @@ use super::*;
 use closed_form::Collective;
 use engine::config::Recompute;
 use engine::cpu::CpuScratch;
-use engine::layout::placement::{dealt, reorder_ranks};
+use engine::layout::placement::{reorder_ranks, round_robin};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -191,7 +191,7 @@ proptest! {
         let placed: Vec<usize> = reorder_ranks(&started, &mesh).iter().map(|&process| started[process]).collect();
         let sent = expected(&config, &mesh);
         let crossing = |nodes: &[usize]| links(&config, &mesh, &sent, nodes);
-        let (ours, naive) = (crossing(&placed), crossing(&dealt(&started)));
+        let (ours, naive) = (crossing(&placed), crossing(&round_robin(&started)));
         let all = |links: &Links| links.total().inside + links.total().network;
         prop_assert_eq!(all(&ours), all(&naive));
         prop_assert_eq!(ours.of(&[GroupKind::Tensor, GroupKind::KvHeads]).network, 0);
