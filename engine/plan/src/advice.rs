@@ -64,7 +64,7 @@ pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
     let (share, seconds) = others.max_by(|a, b| a.1.total_cmp(b.1)).expect("a step has more than one share");
     let percent = 100.0 * seconds / step.seconds;
     let (name, remedy) = (share.name(), remedy(*share, config, mesh, step));
-    format!("beside matmul and attention, the step spends most on {name}: {percent:.1} %; {remedy}")
+    format!("beside matmul and attention, the largest part of the step is {name}: {percent:.1} %; {remedy}")
 }
 
 fn remedy(share: Share, config: &Config, mesh: &Mesh, step: &Step) -> String {

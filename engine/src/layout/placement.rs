@@ -5,6 +5,16 @@
 use crate::config::Axis;
 use crate::layout::mesh::Mesh;
 
+/// Where a process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankSlot {
+    pub host: String,
+    /// Nodes are numbered in the order of their first process in MPI's order.
+    pub node: usize,
+    /// Index among the processes of the node, which is the number of its GPU.
+    pub local: usize,
+}
+
 /// The process (rank of MPI's world) that takes each rank of the mesh, given the node of each process.
 ///
 /// Nodes are filled one after another, so that neighbours in the mesh are on one node. Processes that do not fill a

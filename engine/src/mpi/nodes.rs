@@ -1,5 +1,6 @@
 //! Which process runs on which node, asked of MPI: processes that can share memory are a node.
 
+use crate::layout::placement::RankSlot;
 use crate::mpi::{Comm, host};
 
 /// The seat of every process of `comm`, by rank, on every process. All call it together.
@@ -26,16 +27,6 @@ fn numbered(all: Vec<(usize, usize, String)>) -> Vec<RankSlot> {
     firsts.dedup();
     let number = |first| firsts.binary_search(&first).expect("every first process is in the list");
     all.into_iter().map(|(first, local, host)| RankSlot { host, node: number(first), local }).collect()
-}
-
-/// Where a process runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RankSlot {
-    pub host: String,
-    /// Nodes are numbered in the order of their first process in MPI's order.
-    pub node: usize,
-    /// Index among the processes of the node, which is the number of its GPU.
-    pub local: usize,
 }
 
 #[cfg(test)]

@@ -71,14 +71,18 @@ impl Layout {
     }
 
     fn checked(&self, base: &Config, micro_batch_size: usize) -> Result<Config> {
+        let config = self.unchecked(base, micro_batch_size).checked()?;
+        config.mesh(self.ranks()).map(|_| config)
+    }
+
+    fn unchecked(&self, base: &Config, micro_batch_size: usize) -> Config {
         let mut config = base.with_layout(self.tensor, self.pipeline, self.virtual_pipeline);
         config.train.micro_batch_size = micro_batch_size;
         config.train.recompute = self.recompute;
         config.parallel.sequence_parallel = self.sequence_parallel;
         config.parallel.distributed_optimizer = self.distributed_optimizer;
         (config.parallel.layers, config.parallel.ranks) = (None, None);
-        let config = config.checked()?;
-        config.mesh(self.ranks()).map(|_| config)
+        config
     }
 }
 
@@ -151,6 +155,22 @@ mod tests {
             let placed = (0..ranks).filter(|&rank| shifts.iter().all(|shift| shift.block_of(rank).is_some())).count();
             prop_assert!(sizes.is_empty() || placed > 0);
         }
+    }
+
+    /// Search and advice ask [`Config::runs_on`]; parity shows the reason of a refusal.
+    #[test]
+    fn a_layout_is_refused_exactly_where_the_rule_says_so() {
+        let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let mut refused = 0;
+        for file in ["parity.toml", "parity-tied.toml"] {
+            let base = Config::read(&configs.join(file), &[]).unwrap();
+            for (layout, size) in Layout::all(32).into_iter().flat_map(|layout| [1, 2, 3].map(|size| (layout, size))) {
+                let runs = layout.unchecked(&base, size).runs_on(layout.ranks());
+                assert_eq!(runs, layout.checked(&base, size).is_ok(), "{file}, micro-batch {size}: {layout:?}");
+                refused += usize::from(!runs);
+            }
+        }
+        assert!(refused > 100, "{refused} layouts are refused");
     }
 
     #[test]

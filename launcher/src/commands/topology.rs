@@ -9,9 +9,9 @@ use engine::config::{Axis, Cluster, Config, Named, Precision, Ranks, ranks_used}
 use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::{GroupKind, Mesh};
-use engine::layout::placement::{fullest, reorder_ranks, round_robin, spans, split_warning};
+use engine::layout::placement::{RankSlot, fullest, reorder_ranks, round_robin, spans, split_warning};
 use engine::mpi::World;
-use engine::mpi::nodes::{self, RankSlot};
+use engine::mpi::nodes;
 use half::bf16;
 use plan::traffic::{Crossing, Links, links, sent};
 use std::io::Write;
