@@ -42,15 +42,17 @@ fn a_dry_run_plans_the_slab_of_a_gpu_that_is_not_there() {
         dry_run("swallow-7b.toml", &[&["--cluster", &cluster], more].concat())
     };
     let a100 = on("abci-a100-40", &[]).succeeded().stdout;
-    for needle in ["the most: a slab of ", "lie between blocks", "on NVIDIA A100-SXM4-40GB with 108 multiprocessors"] {
+    for needle in
+        ["the most: an arena of ", "are lost to fragmentation", "on NVIDIA A100-SXM4-40GB with 108 multiprocessors"]
+    {
         assert!(a100.contains(needle), "no `{needle}` in: {a100}");
     }
-    assert!(a100.contains("ABCI (A): of the 39.50 GiB of a GPU "), "{a100}");
+    assert!(a100.contains("GiB of the 39.50 GiB of a GPU are left"), "{a100}");
     let h100 = on("dgx-h100", &[]).succeeded().stdout;
     assert!(h100.contains("on NVIDIA H100 80GB HBM3 with 132 multiprocessors"), "{h100}");
     let large = on("abci-a100-40", &["--set", "train.micro_batch_size=16"]).succeeded().stdout;
     for needle in
-        ["ABCI (A): this run needs ", "39.50 GiB are there; what fits on 64 ranks: ", "train.micro_batch_size = "]
+        ["ABCI (A): this run needs ", "39.50 GiB are available; what fits on 64 ranks: ", "train.micro_batch_size = "]
     {
         assert!(large.contains(needle), "no `{needle}` in: {large}");
     }

@@ -24,7 +24,7 @@ fn some_layouts_that_stand_for_all_agree() {
         assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train as one rank does")));
         // One stage has nobody to interleave with, and four layers are not enough for eight chunks.
         let skipped = |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
-        assert!(skipped(": parallel.virtual_pipeline = 2: interleaving wants parallel.pipeline > 1"));
+        assert!(skipped(": parallel.virtual_pipeline = 2: interleaving needs parallel.pipeline > 1"));
         assert!(!outcome.stdout.contains(".toml"), "the layouts are in no file: {}", outcome.stdout);
         assert_eq!(skipped("more chunks than model.num_hidden_layers"), model == MODELS[1]);
     }

@@ -23,17 +23,17 @@ fn a_run_is_told_whole() {
     let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args)).succeeded();
     let text = outcome.stdout;
     for needle in [
-        "64 GPUs of 8 nodes, tensor 2 x pipeline 2 x data 16, 4 micro-batches of 1 x 4096 tokens a step",
+        "64 GPUs on 8 nodes, tensor 2 x pipeline 2 x data 16, 4 micro-batches of 1 x 4096 tokens a step",
         "matmul",
         "pipeline bubble",
-        "together",
+        "total",
         "tokens/s a GPU",
         "GPU-hours for 25000 steps",
         "swallow2023",
         "paper-totals",
         "hardware",
         "beside matmul and attention, ",
-        "--search changes several at once",
+        "--search changes several keys at once",
     ] {
         assert!(text.contains(needle), "{needle}: {text}");
     }
@@ -158,7 +158,7 @@ fn json_has_the_bytes_of_the_dry_run() {
     dry.arg("train").arg("--config").arg(configs.join("swallow-7b.toml")).arg("--dry-run");
     dry.arg("--cluster").arg(configs.join("clusters/abci-a100-40.toml")).args(["--set", "train.global_batch_size=64"]);
     let dry = finish(&mut dry).succeeded().stdout;
-    assert!(dry.contains(&format!("a slab of {gib:.2} GiB")), "{gib}: {dry}");
+    assert!(dry.contains(&format!("an arena of {gib:.2} GiB")), "{gib}: {dry}");
 }
 
 #[test]
@@ -181,8 +181,7 @@ fn a_search_ranks_layouts() {
     assert!(large.iter().all(|left| bytes(left) > room) && behind.iter().all(|left| bytes(left) <= room), "{left:?}");
     assert!(!large.is_empty() && !behind.is_empty(), "{left:?}");
     let text = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &["--search"])).succeeded().stdout;
-    for needle in
-        ["layouts are possible", "need more than 38.50 GiB", "the configuration as it is: tensor 2, pipeline 2"]
+    for needle in ["layouts are valid", "need more than 38.50 GiB", "the configuration as it is: tensor 2, pipeline 2"]
     {
         assert!(text.contains(needle), "{needle}: {text}");
     }
@@ -201,5 +200,5 @@ fn mistakes() {
     let bare = bare.to_str().unwrap();
     finish(&mut plan("swallow-7b.toml", bare, &["--search"])).refused(2, &["--search needs its [reached] table"]);
     let text = finish(&mut plan("swallow-7b.toml", bare, &["--set", "train.global_batch_size=64"])).succeeded().stdout;
-    assert!(text.contains("no [reached] table") && text.contains("the most is "), "{text}");
+    assert!(text.contains("has no [reached] table") && text.contains("maximum "), "{text}");
 }

@@ -35,10 +35,10 @@ fn seventy_billion_on_abci() {
     assert_eq!(row(&text, &["0"])[1..5], ["0-7", "0-7", "0", "0"]);
     assert_eq!(row(&text, &["31"])[1..5], ["248-255", "0-7", "3", "7"]);
     // Tensor parallelism stays on NVLink; dealt in turn, all of it crosses the network.
-    assert_eq!(row(&text, &["this mapping", "tensor parallelism"])[3..5], ["0 B", "0 B"]);
-    assert_eq!(row(&text, &["ranks dealt to nodes in turn", "tensor parallelism"])[2], "0 B");
+    assert_eq!(row(&text, &["this placement", "tensor parallelism"])[3..5], ["0 B", "0 B"]);
+    assert_eq!(row(&text, &["round robin over nodes", "tensor parallelism"])[2], "0 B");
     // 7 borders x 2 directions x 8 tensor ranks x 1024 sequences x 512 rows x 8192 bf16.
-    assert_eq!(row(&text, &["this mapping", "pipeline"])[4], "962.07 GB");
+    assert_eq!(row(&text, &["this placement", "pipeline"])[4], "962.07 GB");
 }
 
 #[test]
@@ -70,5 +70,5 @@ fn four_ranks_at_hand_share_a_node() {
     let node = format!("0 {}", nix::unistd::gethostname().unwrap().to_string_lossy());
     assert_eq!(row(&text, &[&node, "3"])[1..7], ["3", "3", "3", "1", "1", "0"]);
     assert_eq!(text.matches("bytes a step").count(), 1, "one table, not one a rank: {text}");
-    assert_eq!(row(&text, &["this mapping", "all"]).iter().filter(|cell| *cell == "0 B").count(), 1);
+    assert_eq!(row(&text, &["this placement", "all"]).iter().filter(|cell| *cell == "0 B").count(), 1);
 }

@@ -1,4 +1,4 @@
-//! Calls between ranks, timed from the moment at which all are there.
+//! Measures calls between ranks, from when all of them have arrived.
 
 use super::{kinds, median};
 use engine::backend::{Backend, Collectives, Elem, Expected, Tensor};
@@ -7,11 +7,11 @@ use engine::dry::{Call, Log};
 use engine::layout::mesh::GroupKind;
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::Comm;
-use plan::figures::{CallFigure, call_name};
+use plan::profile::{CallTime, call_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// How often each is done.
+/// How often each call is measured.
 const TURNS: usize = 21;
 const KINDS: [GroupKind; 8] = [
     GroupKind::Tensor,
@@ -24,7 +24,7 @@ const KINDS: [GroupKind; 8] = [
     GroupKind::World,
 ];
 
-/// Calls that take the same time: the group's number among [`KINDS`], the call's name, bytes.
+/// A class of equal calls: index of the group's kind in [`KINDS`], name of the call, bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kindred(usize, String, usize);
 
@@ -35,15 +35,15 @@ impl Kindred {
     }
 }
 
-/// What any rank calls, which is called by all, in one order.
-pub fn time<A: Float>(b: &Cpu<A>, rank_layout: &RankLayout, log: &Log, comm: &Comm) -> Vec<CallFigure> {
+/// Measures the calls of all ranks. Every rank makes all of them, in one order.
+pub fn time<A: Float>(b: &Cpu<A>, rank_layout: &RankLayout, log: &Log, comm: &Comm) -> Vec<CallTime> {
     let mine: Vec<(usize, String, usize)> = kinds(log).into_iter().map(|Kindred(k, call, n)| (k, call, n)).collect();
     let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
     let read =
-        |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(usize, String, usize)>>(bytes).expect("as it was written");
+        |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(usize, String, usize)>>(bytes).expect("a rank wrote it above");
     let all: BTreeSet<(usize, String, usize)> = all.iter().flat_map(read).collect();
     let mut groups: BTreeMap<usize, _> = BTreeMap::new();
-    let mut figures = Vec::new();
+    let mut times = Vec::new();
     for (kind, call, bytes) in all {
         let members = rank_layout.members(KINDS[kind]);
         let group = groups.entry(kind).or_insert_with(|| b.group(KINDS[kind], &members));
@@ -53,17 +53,17 @@ pub fn time<A: Float>(b: &Cpu<A>, rank_layout: &RankLayout, log: &Log, comm: &Co
         });
         let seconds = median(turns.collect());
         let group = KINDS[kind].name().into();
-        figures.push(CallFigure { group, call, ranks: members.len(), bytes, seconds });
+        times.push(CallTime { group, call, ranks: members.len(), bytes, seconds });
     }
-    figures
+    times
 }
 
 fn once<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, kind: GroupKind, call: &str, bytes: usize) -> f64 {
     if size::<A>(group) == 1 {
         return 0.0;
     }
-    // Sums of gradients are of f32 (where the configuration does not say bf16), as those of losses and norms; all else is
-    // activations and weights.
+    // Sums of gradients (unless the configuration says bf16), losses and norms are f32; all else is activations and
+    // weights.
     match (kind, call) {
         (_, "message") => message(b, group, bytes / size_of::<A>()),
         (GroupKind::Tensor | GroupKind::Optimizer, _) => collective::<A, A>(b, group, call, bytes),
@@ -80,7 +80,7 @@ fn filled<A: Float, T: Elem>(b: &Cpu<A>, rows: usize) -> Tensor<Cpu<A>, T> {
 }
 
 fn collective<A: Float, T: Elem>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, call: &str, bytes: usize) -> f64 {
-    // Whole shares of all ranks.
+    // Rounded up to equal shares of all ranks.
     let share = (bytes / size_of::<T>()).div_ceil(size::<A>(group));
     let ranks = if call == "all-gather" { 1 } else { size::<A>(group) };
     let x = filled::<A, T>(b, share * ranks);
@@ -93,7 +93,7 @@ fn collective<A: Float, T: Elem>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group,
     start.elapsed().as_secs_f64()
 }
 
-/// Around the ring: each sends one and receives one.
+/// Each rank sends a message to the next and receives one from the rank before.
 fn message<A: Float>(b: &Cpu<A>, group: &<Cpu<A> as Backend>::Group, len: usize) -> f64 {
     let (at, size) = (Collectives::<Cpu<A>>::rank(group), size::<A>(group));
     let (next, before) = ((at + 1) % size, (at + size - 1) % size);

@@ -1,12 +1,13 @@
-//! Times every op and call of a configuration's step as its ranks would do them, all at once, and writes the figures that
+//! Measures every op and call of a configuration's step, on all of its ranks at once, and writes the profile that
 //! `swallow-engine plan --calibrate` reads. `benches/figures.sh` starts it under mpirun.
 //!
-//! What was timed before on as many ranks and threads, and not now, stays in the file, so that several layouts fill one.
+//! Earlier measurements with the same numbers of ranks and threads stay in the file, so that it can hold several
+//! layouts.
 
 mod calls;
 mod ops;
 
-use engine::backend::Backend;
+use engine::backend::{Backend, Op};
 use engine::config::{Config, Precision, Ranks};
 use engine::cpu::{Cpu, CpuScratch, Float, cores};
 use engine::dry::{Keep, Log, LogEntry};
@@ -15,7 +16,7 @@ use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, World, host};
 use half::bf16;
 use plan::dry_run::rehearse;
-use plan::figures::{Figures, OpFigure};
+use plan::profile::{OpTime, Profile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use std::rc::Rc;
 const USAGE: &str = "usage: figures OUT.json CONFIG.toml [KEY=VALUE...]";
 
 fn main() -> ExitCode {
-    // `cargo bench` says so; here it means nothing.
+    // `cargo bench` passes this flag.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let [out, config, set @ ..] = &args[..] else {
         println!("{USAGE}; benches/figures.sh starts it");
@@ -56,14 +57,14 @@ fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
     let scratch = CpuScratch::<A>::new(threads);
     let log = rehearse::<A>(config, &rank_layout.mesh, rank_layout.rank, scratch, Keep::Ops, 1)?.log;
     let b = Cpu::<A>::of(ranks, threads);
-    let all: BTreeSet<(&'static str, [usize; 3])> = log.events.iter().filter_map(op).collect();
+    let all: BTreeSet<(Op, [usize; 3])> = log.events.iter().filter_map(op).collect();
     let mine = ops::time(&b, config, &rank_layout, all, comm);
     let calls = calls::time(&b, &rank_layout, &log, comm);
     let ops = mean(comm, mine);
     if comm.rank() > 0 {
         return Ok(());
     }
-    let figures = Figures {
+    let profile = Profile {
         host: host(),
         device: b.device(),
         precision: <A as engine::backend::Elem>::NAME.to_lowercase(),
@@ -73,30 +74,30 @@ fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
         ops,
         calls,
     };
-    write(out, figures)
+    write(out, profile)
 }
 
-fn op(event: &LogEntry) -> Option<(&'static str, [usize; 3])> {
+fn op(event: &LogEntry) -> Option<(Op, [usize; 3])> {
     match event {
-        LogEntry::Op { name, sizes } => Some((*name, *sizes)),
+        LogEntry::Op { op, sizes } => Some((*op, *sizes)),
         _ => None,
     }
 }
 
-/// Over the ranks that do an op.
-fn mean(comm: &Comm, mine: Vec<OpFigure>) -> Vec<OpFigure> {
+/// The mean over the ranks that run an op.
+fn mean(comm: &Comm, mine: Vec<OpTime>) -> Vec<OpTime> {
     let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));
     let mut seconds: BTreeMap<(String, [usize; 3]), Vec<f64>> = BTreeMap::new();
     for rank in &all {
-        let figures: Vec<OpFigure> = serde_json::from_slice(rank).expect("as it was written");
-        figures.into_iter().for_each(|f| seconds.entry((f.op, f.sizes)).or_default().push(f.seconds));
+        let times: Vec<OpTime> = serde_json::from_slice(rank).expect("a rank wrote it above");
+        times.into_iter().for_each(|f| seconds.entry((f.op, f.sizes)).or_default().push(f.seconds));
     }
     let one =
-        |((op, sizes), of): (_, Vec<f64>)| OpFigure { op, sizes, seconds: of.iter().sum::<f64>() / of.len() as f64 };
+        |((op, sizes), of): (_, Vec<f64>)| OpTime { op, sizes, seconds: of.iter().sum::<f64>() / of.len() as f64 };
     seconds.into_iter().map(one).collect()
 }
 
-/// Of an odd number of turns.
+/// The median of an odd number of values.
 fn median(mut seconds: Vec<f64>) -> f64 {
     seconds.sort_by(f64::total_cmp);
     seconds[seconds.len() / 2]
@@ -108,18 +109,18 @@ fn memory_gib() -> f64 {
     total.unwrap_or_default() / (1 << 20) as f64
 }
 
-fn write(out: &Path, figures: Figures) -> Result<()> {
-    let of = |f: &Figures| (f.host.clone(), f.device.clone(), f.precision.clone(), f.ranks, f.threads);
-    let same = |before: &Figures| of(before) == of(&figures);
-    let before = if out.exists() { Some(Figures::read(out)?).filter(same) } else { None };
-    let figures = before.map_or(figures.clone(), |before| figures.after(before));
-    let text = serde_json::to_string_pretty(&figures).expect("text and numbers") + "\n";
+fn write(out: &Path, profile: Profile) -> Result<()> {
+    let machine = |p: &Profile| (p.host.clone(), p.device.clone(), p.precision.clone(), p.ranks, p.threads);
+    let same = |before: &Profile| machine(before) == machine(&profile);
+    let before = if out.exists() { Some(Profile::read(out)?).filter(same) } else { None };
+    let profile = before.map_or(profile.clone(), |before| profile.after(before));
+    let text = serde_json::to_string_pretty(&profile).expect("text and numbers") + "\n";
     std::fs::write(out, text).map_err(|e| Error::io(out, e))?;
-    println!("{} ops and {} calls are in {}", figures.ops.len(), figures.calls.len(), out.display());
+    println!("{} has {} ops and {} calls", out.display(), profile.ops.len(), profile.calls.len());
     Ok(())
 }
 
-/// The calls of a log, each once.
+/// The different calls of a log.
 fn kinds(log: &Log) -> Vec<calls::Kindred> {
     let starts = log.events.iter().filter_map(|event| match event {
         LogEntry::Start(call) if call.members.len() > 1 => Some(calls::Kindred::of(call)),

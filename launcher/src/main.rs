@@ -7,6 +7,7 @@ mod memory;
 mod progress;
 mod run;
 mod survey;
+mod table;
 
 use clap::{Parser, Subcommand};
 use engine::error::Result;

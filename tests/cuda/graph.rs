@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cuda::backend::CudaScratch;
 use engine::config::Config;
-use engine::dry::{Call, Keep, LogEntry, What};
+use engine::dry::{Call, Keep, LogEntry, Operation};
 use half::bf16;
 use plan::dry_run::rehearse;
 use serde_json::Value;
@@ -91,10 +91,10 @@ impl Did {
     fn said(&self) -> Option<String> {
         let Did::Start(calls) = self else { return None };
         let what = match calls[0].what {
-            What::AllReduce => "an all-reduce",
-            What::AllGather => "an all-gather",
-            What::ReduceScatter => "a reduce-scatter",
-            What::Send(_) | What::Receive(_) => "an exchange",
+            Operation::AllReduce => "an all-reduce",
+            Operation::AllGather => "an all-gather",
+            Operation::ReduceScatter => "a reduce-scatter",
+            Operation::Send(_) | Operation::Receive(_) => "an exchange",
         };
         let bytes = calls.iter().map(|call| call.bytes).max().unwrap();
         Some(format!("{}: {what} of {bytes} bytes", calls[0].kind.name()))

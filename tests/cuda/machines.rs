@@ -74,7 +74,7 @@ fn a_device_that_is_too_small() {
     // 40 MiB beside what is left to libraries.
     let small = |_| vec![("FAKE_CUDA_MEMORY", (296 << 20).to_string())];
     let large = [("model.hidden_size", 512.into()), ("model.intermediate_size", 4096.into())];
-    refused(&site, 1, &large, small, &["GiB of a device, and 0.04 GiB are there", "take more ranks"]);
+    refused(&site, 1, &large, small, &["GiB of device memory a rank, and 0.04 GiB are available", "use more ranks"]);
 }
 
 #[test]

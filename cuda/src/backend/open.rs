@@ -6,6 +6,7 @@ use super::{Cuda, CudaScratch};
 use crate::blas::{Choice, Form, Platform, Product};
 use crate::device::Device;
 use crate::search::Search;
+use engine::backend;
 use engine::dry::Product as Seen;
 use engine::memory::arena::ArenaSpec;
 use engine::mpi::Comm;
@@ -14,12 +15,11 @@ use std::rc::Rc;
 
 /// A matrix multiplication that a dry run logged, as cuBLASLt computes it.
 pub fn product_of(seen: &Seen) -> Product {
-    let Seen { name, sizes: [m, n, k] } = *seen;
-    let form = match name {
-        "matmul_nt" => Form::Nt,
-        "matmul_nn" => Form::Nn,
-        "matmul_tn_acc" => Form::TnAcc,
-        other => panic!("{other} is no matrix multiplication"),
+    let Seen { form, sizes: [m, n, k] } = *seen;
+    let form = match form {
+        backend::Form::Nt => Form::Nt,
+        backend::Form::Nn => Form::Nn,
+        backend::Form::TnAcc => Form::TnAcc,
     };
     Product::new(form, m, n, k)
 }

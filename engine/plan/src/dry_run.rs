@@ -1,14 +1,14 @@
-//! A run of one rank that does not take place: what it would hold of the memory, op by op and byte by
-//! byte, and what it would say to the other ranks. The trainer is the one that trains, on the dry backend.
+//! A dry run of one rank: the memory that it takes, block by block, and its collectives. The trainer is the one that
+//! trains, on the dry backend.
 //!
-//! A step leaves the blocks of a slab as it found them: weights, optimizer and tables stay where they are, and the
-//! rest comes and goes in it. A rehearsal holds steps and validations to that, and so one of each says all.
+//! A step leaves the blocks of an arena as it found them: weights, optimizer state and tables stay where they are, and
+//! all others are allocated and freed within it. A dry run asserts that, so one step and one validation stand for all.
 //!
-//! On top of that come what the host holds (a micro-batch, a checkpoint's copy while it is written, which
-//! `state.rs` counts) and what libraries hold. Measured on the CPU, one thread a rank, beside pools of 160 to 720 MB: 4 MB of heap, Open
-//! MPI's and the `gemm` crate's buffers among it, 16 MB of the program and its libraries, and where gradients
-//! are reduce-scattered a copy of a bucket on the first rank of the group, for as long as that takes (Open MPI
-//! 4.1 sums there, then scatters).
+//! Not counted are the host's buffers (a micro-batch; the copy of a checkpoint while it is written, which `state.rs`
+//! counts) and those of libraries. Measured on the CPU with one thread a rank, beside pools of 160 to 720 MB: 4 MB of
+//! heap, including buffers of Open MPI and the `gemm` crate, 16 MB of program and libraries, and during a
+//! reduce-scatter of gradients a copy of a bucket on the first rank of the group (Open MPI 4.1 reduces there, then
+//! scatters).
 
 mod remedies;
 
@@ -24,29 +24,29 @@ use engine::memory::free_list::{Allocator, FreeList, Usage};
 use engine::time::Phase;
 use engine::train::clock::Clock;
 use engine::train::trainer::Trainer;
+use rayon::prelude::*;
 pub use remedies::{Remedy, refusal, remedies};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// What a rank would hold and send.
+/// The memory and the collectives of a rank.
 #[derive(Debug, Clone)]
 pub struct DryRun {
     pub usage: Usage,
-    /// Of a backend whose memory is a slab: blocks of up to so many bytes lie at its end.
+    /// Blocks of up to so many bytes are placed at the end of the arena, if the backend has one.
     pub small: usize,
     pub held: Held,
-    /// Of the rest of the peak.
+    /// The rest of the peak by use.
     pub peak: Peak,
-    /// Of the last step.
+    /// Counts of the last step.
     pub step: Totals,
-    /// Of everything.
     pub log: Log,
-    /// The events of the log that are the last step's.
+    /// The events of the last step in the log.
     pub last: Range<usize>,
 }
 
-/// What lives all through a forward and backward pass, in bytes of blocks.
+/// Bytes of the blocks that live all through a forward and backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub weights: usize,
@@ -55,7 +55,6 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of the rank at `rank_layout`.
     pub fn of<A: Elem>(config: &Config, rank_layout: &RankLayout, scratch: &dyn Scratch) -> Held {
         let (buckets, ranks) = (rank_layout.buckets(config), rank_layout.optimizer_members(config).len());
         let of = |bytes: usize, times: usize, ranks: usize| -> usize {
@@ -71,25 +70,25 @@ impl Held {
 }
 
 impl DryRun {
-    /// The rest of the peak: activations, what collectives have under way, scratch.
-    pub fn activations(&self) -> usize {
+    /// The rest of the peak: activations, buffers of collectives, scratch.
+    pub fn beside_held(&self) -> usize {
         self.usage.peak - self.held.sum()
     }
 
-    /// Of that, what is nothing else.
-    pub fn kept(&self) -> usize {
+    /// Activations alone.
+    pub fn activations(&self) -> usize {
         let Peak { workspace, logits, communication } = self.peak;
-        self.activations().saturating_sub(workspace + logits + communication)
+        self.beside_held().saturating_sub(workspace + logits + communication)
     }
 
-    /// How the slab is cut that the run needs.
+    /// The arena that the run needs.
     pub fn cut(&self) -> ArenaSpec {
         ArenaSpec { bytes: self.usage.reserved, small: self.small }
     }
 }
 
-/// What a run of rank `rank` does up to the end of step `steps`: the masters loaded, the weights made of
-/// them, the steps, and a validation where the configuration has any.
+/// A dry run of rank `rank` up to the end of step `steps`: main parameters are loaded and cast to weights, then come
+/// the steps, and a validation if the configuration has any.
 pub fn rehearse<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -102,7 +101,7 @@ pub fn rehearse<A: Elem>(
     keeping::<A>(allocator, config, mesh, rank, scratch, keep, steps)
 }
 
-/// As [`rehearse`], for those who only ask what is done: blocks are counted and have no places.
+/// As [`rehearse`] with every op logged; blocks are counted without addresses, which is faster.
 pub fn dry_run_ops<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -113,11 +112,10 @@ pub fn dry_run_ops<A: Elem>(
     keeping::<A>(Box::new(FreeList::<()>::default()), config, mesh, rank, scratch, Keep::Ops, steps)
 }
 
-/// What a run of rank `rank` takes of its memory, however long it is.
+/// The memory that a run of rank `rank` takes, whatever its length.
 ///
-/// Where blocks have no places, a few micro-batches say as much as a whole step. Where they have, whole steps are
-/// rehearsed, since places drift from one micro-batch to the next: once to find where the border between small and
-/// large blocks does best, and once with it.
+/// Without an arena a few micro-batches need as much as a whole step. With one, addresses drift from one micro-batch to
+/// the next, so whole steps are run: once to find the best limit between small and large blocks, and once with it.
 pub fn plan<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -136,8 +134,8 @@ pub fn plan<A: Elem>(
     Ok(DryRun { small, ..with(config, scratch.allocator(small))? })
 }
 
-/// As [`plan`], of a step with so many micro-batches that each stage has come to hold its most, and no border: a few percent
-/// more than a rank takes.
+/// As [`plan`], for a step just long enough that each stage reaches its most micro-batches in flight, and without a
+/// limit for small blocks. Overstates memory by a few percent.
 pub fn plan_shortly<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -145,13 +143,13 @@ pub fn plan_shortly<A: Elem>(
     scratch: impl Scratch + 'static,
 ) -> Result<DryRun> {
     let allocator = scratch.allocator(0);
-    // 1F1B, interleaved: (v - 1) p + 2 (p - 1) forwards of a chunk come before the first backward, v of them a micro-batch.
+    // Interleaved 1F1B runs (v - 1) p + 2 (p - 1) forwards of a chunk before the first backward, v a micro-batch.
     let together = config.train.micro_batch_size * mesh.size(Axis::Data);
     let few = with_batch(config, config.train.global_batch_size.min(3 * config.parallel.pipeline * together));
     keeping::<A>(allocator, &few, mesh, rank, scratch, Keep::Totals, 1)
 }
 
-/// As [`rehearse`], with these books.
+/// As [`rehearse`], with this allocator.
 fn keeping<A: Elem>(
     allocator: Box<dyn Allocator>,
     config: &Config,
@@ -163,11 +161,11 @@ fn keeping<A: Elem>(
 ) -> Result<DryRun> {
     let held = Held::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), &scratch);
     let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, allocator, keep), config.clone(), mesh.clone(), rank);
-    // The masters are loaded into blocks that are there already.
+    // Loading main parameters allocates nothing.
     trainer.cast_main_params();
     let blank = Blank(config.train.seq_length);
     let (found, mut step, mut last) = (trainer.b.live(), Totals::default(), 0..0);
-    // So that nothing that comes later can lie elsewhere.
+    // Then later steps have the same addresses.
     let as_found = |b: &Dry<A>, what| assert_eq!(b.live(), found, "blocks after {what}, and before, on rank {rank}");
     for _ in 0..steps {
         let before = trainer.b.totals();
@@ -179,7 +177,7 @@ fn keeping<A: Elem>(
         as_found(&trainer.b, "a step");
     }
     if config.train.eval_interval > 0 {
-        // The first finds the weights on their way.
+        // The first batch finds the all-gather of weights in flight, the second does not.
         trainer.config.train.eval_steps = config.train.eval_steps.min(2);
         trainer.validate(&blank)?;
         as_found(&trainer.b, "a validation");
@@ -188,11 +186,7 @@ fn keeping<A: Elem>(
     Ok(DryRun { usage, small: 0, held, peak, step, log, last })
 }
 
-/// The step of a rank with what [`plan`] says of its memory: as [`rehearse`] of one step, but that the log may be of a
-/// shorter one.
-///
-/// A step does a part that does not depend on its micro-batches, and the same for each of them: how much that is
-/// say the two shortest steps.
+/// The memory of a rank by [`plan`] and the counts of a whole step; the log may be of a shorter one.
 pub fn dry_run_step<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -203,19 +197,33 @@ pub fn dry_run_step<A: Elem>(
     if scratch.allocator(0).live().is_some() {
         return Ok(rehearsed);
     }
-    let of = |config: &Config| rehearse::<A>(config, mesh, rank, scratch.clone(), Keep::Totals, 1);
-    let least = samples(&config.train, &config.parallel, mesh.size(Axis::Data));
-    let left = (config.train.global_batch_size - shortened(config, mesh).train.global_batch_size) / least;
-    if left == 0 {
-        return Ok(rehearsed);
-    }
-    let [one, two] = [least, 2 * least].map(|batch| of(&with_batch(config, batch)));
-    let each = two?.step.since(&one?.step);
-    Ok(DryRun { step: rehearsed.step.and(&each, left as u64), ..rehearsed })
+    Ok(DryRun { step: step_totals::<A>(config, mesh, rank, scratch)?, ..rehearsed })
 }
 
-/// A configuration that needs as much memory as this one and is sooner rehearsed: a step has no more
-/// micro-batches than it takes until each replaces another.
+/// The counts of a step, extrapolated from the two shortest ones: a step has a fixed part, and the same for each
+/// micro-batch.
+pub fn step_totals<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    scratch: impl Scratch + Clone + 'static,
+) -> Result<Totals> {
+    let least = samples(&config.train, &config.parallel, mesh.size(Axis::Data));
+    let totals = |n: usize| -> Result<Totals> {
+        let short = with_batch(config, n * least);
+        let allocator = Box::new(FreeList::<()>::default());
+        Ok(keeping::<A>(allocator, &short, mesh, rank, scratch.clone(), Keep::Totals, 1)?.step)
+    };
+    let (one, more) = (totals(1)?, config.train.global_batch_size / least - 1);
+    if more == 0 {
+        return Ok(one);
+    }
+    let each = totals(2)?.since(&one);
+    Ok(one.and(&each, more as u64))
+}
+
+/// A configuration with a shorter step that needs the same memory: just enough micro-batches that each replaces
+/// another.
 pub fn shortened(config: &Config, mesh: &Mesh) -> Config {
     let p = &config.parallel;
     let together = config.train.micro_batch_size * mesh.size(Axis::Data);
@@ -227,7 +235,21 @@ fn with_batch(config: &Config, global_batch_size: usize) -> Config {
     Config { train: Train { global_batch_size, ..config.train.clone() }, ..config.clone() }
 }
 
-/// The ranks that hold and send the same during a step, the first of each class being the data-parallel rank 0.
+/// `work` on each item, on all cores; results in order, or the first error. `done` is called after each item.
+pub fn on_all_cores<T: Send, R: Send>(
+    items: Vec<T>,
+    done: &(dyn Fn() + Sync),
+    work: impl Fn(T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let one = |item| {
+        let result = work(item);
+        done();
+        result
+    };
+    items.into_par_iter().with_max_len(1).map(one).collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Classes of ranks with the same memory and traffic; the first rank of each has data-parallel rank 0.
 pub fn classes(mesh: &Mesh) -> Vec<Vec<usize>> {
     let of_first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Data) == 0);
     of_first.map(|rank| mesh.group(rank, Axis::Data)).collect()

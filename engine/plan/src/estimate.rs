@@ -1,22 +1,22 @@
-//! A step and its memory in closed form: good enough to leave out what cannot be among the best.
+//! A step and its memory in closed form, accurate enough to leave out layouts that cannot be among the best.
 
-use engine::config::{Axis, Cluster, Config, Overlap, Reached, Recompute};
+use engine::config::{Achieved, Axis, Cluster, Config, Overlap, Recompute};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::layers_of_chunks;
 use engine::layout::split::Costs;
 use engine::model::flops;
 
-/// What a layout would roughly take.
+/// A rough prediction for a layout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     pub seconds: f64,
-    /// Of the first stage; about what it really takes.
+    /// Bytes of the first stage.
     pub bytes: f64,
 }
 
-/// With m micro-batches, p stages of v chunks, of which one is the dearest:
-/// seconds = m dearest + (p - 1) / v mean + gradients + optimizer.
-pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Reached) -> Estimate {
+/// With m micro-batches, p stages of v chunks, and `busiest` and `mean` seconds of a micro-batch in a stage:
+/// seconds = m busiest + (p - 1) / v mean + gradients + optimizer.
+pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -> Estimate {
     let p = &config.parallel;
     let [stages, d] = [Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis) as f64);
     let parameters = flops::parameters(&config.model) as f64 / (p.tensor as f64 * stages);
@@ -24,17 +24,17 @@ pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Reached) ->
     let bubble = (stages - 1.0) / p.virtual_pipeline as f64;
     let crosses = mesh.ranks() > cluster.gpus_per_node;
     let link = if crosses { r.network_gb_s / cluster.gpus_per_node as f64 } else { r.ring_gb_s } * 1e9;
-    // Two thirds of it are hidden.
+    // Two thirds of it overlap with compute.
     let gradients = if d > 1.0 { 6.0 * parameters / link / 3.0 } else { 0.0 };
     let optimizer = 30.0 * parameters / d / (r.memory_gb_s * 1e9);
     let mean = stage(config, stages, cluster, r);
-    let seconds = (n_mbs * dearest(config, mesh) + bubble) * mean + gradients + optimizer;
+    let seconds = (n_mbs * imbalance(config, mesh) + bubble) * mean + gradients + optimizer;
     let shared = if p.distributed_optimizer { d } else { 1.0 };
     Estimate { seconds, bytes: parameters * (6.0 + 12.0 / shared) + activations(config, stages, n_mbs) }
 }
 
-/// What the dearest stage does, by what the mean one does.
-fn dearest(config: &Config, mesh: &Mesh) -> f64 {
+/// The work of the busiest stage relative to the mean one.
+fn imbalance(config: &Config, mesh: &Mesh) -> f64 {
     let costs = Costs::of(&config.model, config.train.seq_length);
     let (layers, stages) = (layers_of_chunks(config), mesh.size(Axis::Pipeline));
     let last = layers.len() - 1;
@@ -45,28 +45,27 @@ fn dearest(config: &Config, mesh: &Mesh) -> f64 {
     most * stages as f64 / chunks.iter().sum::<f64>()
 }
 
-/// A micro-batch through a stage, forth and back.
-fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Reached) -> f64 {
+/// Seconds of a micro-batch in a stage, forward and backward.
+fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     let (model, train) = (&config.model, &config.train);
     let (t, layers, hidden) = (config.parallel.tensor as f64, model.num_hidden_layers as f64, model.hidden_size as f64);
     let tokens = (train.micro_batch_size * train.seq_length) as f64;
-    // One more forward where all is made again.
+    // Full recomputation runs one more forward pass.
     let passes = if train.recompute == Recompute::Full { 4.0 / 3.0 } else { 1.0 };
     let work = passes * layers * flops::layer_flops(model, train.seq_length) + flops::head_flops(model);
-    // Attention is slower than products are, and the sums of gradients are read and written.
+    // Attention achieves less than products do, and gradient sums are read and written.
     let scores = passes * 6.0 * (model.num_attention_heads * model.head_dim * train.seq_length) as f64 * layers;
     let slower = scores * (1.0 / r.attention_backward_tflops - 1.0 / r.matmul_tflops) / 1e12;
     let sums = 4.0 * flops::parameters(model) as f64 / (r.memory_gb_s * 1e9);
     let compute = work * tokens / (r.matmul_tflops * 1e12) + slower * tokens + sums;
-    // Norms, rotary and SwiGLU: about 40 h + 16 f bytes a token and layer.
-    // What is made again on top.
+    // Norms, rotary and SwiGLU move about 40 h + 16 f bytes a token and layer, and recomputation adds to that.
     let inner = model.intermediate_size as f64;
     let again = if train.recompute == Recompute::None { 0.0 } else { 8.0 * hidden + 6.0 * inner };
     let software = &cluster.software;
     let moved = (40.0 * hidden + 16.0 * inner + again) * tokens * layers * software.elementwise;
     let logits = software.logit_bytes.max(6.0) * tokens * model.vocab_size as f64;
     let elementwise = (moved + logits) / (r.memory_gb_s * 1e9);
-    // Gathers and scatters of [T, h], ten a layer, of which half is hidden.
+    // Ten all-gathers and reduce-scatters of [T, h] a layer, half of their time overlapped.
     let one = 2.0 * tokens * hidden * (t - 1.0) / t / (r.ring_gb_s * 1e9) + r.latency_us / 1e6;
     let exposed = if software.overlap.contains(&Overlap::Tensor) { 5.0 } else { 10.0 };
     let collectives = if t > 1.0 { exposed * layers * one } else { 0.0 };
@@ -74,16 +73,16 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Reached) -> f64 {
     (((compute + elementwise) / t + host) / software.efficiency + collectives) / stages + messages(config, stages, r)
 }
 
-/// What is seen of a micro-batch's messages: a few percent of their time, for every chunk.
-fn messages(config: &Config, stages: f64, r: &Reached) -> f64 {
+/// The exposed time of a micro-batch's messages: a few percent of their duration, for every chunk.
+fn messages(config: &Config, stages: f64, r: &Achieved) -> f64 {
     let (t, p) = (&config.train, &config.parallel);
     let rows = (t.micro_batch_size * t.seq_length) as f64 / p.tensor as f64;
     let one = 2.0 * rows * config.model.hidden_size as f64 / (r.message_gb_s * 1e9);
     if stages > 1.0 { 0.05 * 2.0 * p.virtual_pipeline as f64 * one } else { 0.0 }
 }
 
-/// A stage holds as many micro-batches as there are stages, so together all layers' activations of one; a little more
-/// where it has several chunks.
+/// Bytes of the activations of the first stage. It holds as many micro-batches as there are stages, together the
+/// activations of all layers for one micro-batch; a little more with several chunks.
 fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
     let (model, p) = (&config.model, &config.parallel);
     let (hidden, inner) = (model.hidden_size as f64, model.intermediate_size as f64);

@@ -1,10 +1,10 @@
-//! What a run would take, all together: memory of each stage, the time of a step, and what limits it.
+//! The forecast of a run: memory of each stage, the time of a step, and the length of the whole run.
 
-use super::paper::{Paper, Seats};
-use super::replay::Costs;
-use super::run::{on_all_cores, run, stages, two_steps};
+use super::analytic::{AnalyticCosts, NodeMap};
+use super::replay::CostModel;
+use super::run::{memory, simulate, stages, two_steps};
 use super::step::Step;
-use crate::dry_run::{DryRun, plan};
+use crate::dry_run::DryRun;
 use engine::backend::{Elem, Scratch};
 use engine::config::{Cluster, Config};
 use engine::error::{Error, Result};
@@ -12,73 +12,66 @@ use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
 use std::collections::BTreeSet;
 
-/// A run that has not begun.
 #[derive(Debug, Clone)]
 pub struct Forecast {
-    /// Of the first rank of each stage, which has the largest share of what tensor-parallel ranks divide.
+    /// The first rank of each stage, which has the largest share of what tensor-parallel ranks divide.
     pub memory: Vec<DryRun>,
-    /// `None` where nobody knows what the cluster reaches.
+    /// `None` where the cluster file has no achieved rates.
     pub step: Option<Step>,
 }
 
 impl Forecast {
-    /// Of `config` on `mesh`, with the memory rules of the backend that would run; `one` is told of each of
-    /// [`Forecast::rehearsals`].
+    /// `config` on `mesh` of a cluster, with the memory rules of the backend that will run. `done` is called after each
+    /// of the [`Forecast::dry_runs`].
     pub fn of<A: Elem>(
         config: &Config,
         mesh: &Mesh,
         cluster: &Cluster,
-        scratch: impl Scratch + Clone + Send + Sync + 'static,
-        one: &(dyn Fn() + Sync),
+        scratch: &(impl Scratch + Clone + Sync + 'static),
+        done: &(dyn Fn() + Sync),
     ) -> Result<Forecast> {
-        let seats = Seats::filled(config, mesh, cluster.gpus_per_node);
-        let paper = Paper::of(cluster, &seats, size_of::<A>());
-        Self::by::<A>(config, mesh, paper.as_ref().map(|paper| paper as &dyn Costs), scratch, one)
+        let map = NodeMap::filled(config, mesh, cluster.gpus_per_node);
+        let costs = AnalyticCosts::of(cluster, &map, size_of::<A>());
+        Self::by::<A>(config, mesh, costs.as_ref().map(|costs| costs as &dyn CostModel), scratch, done)
     }
 
-    /// As `of`, by what things cost, if that is known.
+    /// As `of`, by a cost model.
     pub fn by<A: Elem>(
         config: &Config,
         mesh: &Mesh,
-        costs: Option<&dyn Costs>,
-        scratch: impl Scratch + Clone + Send + Sync + 'static,
-        one: &(dyn Fn() + Sync),
+        costs: Option<&dyn CostModel>,
+        scratch: &(impl Scratch + Clone + Sync + 'static),
+        done: &(dyn Fn() + Sync),
     ) -> Result<Forecast> {
-        let told = |rehearsal| {
-            one();
-            rehearsal
-        };
-        let memory = on_all_cores(stages(mesh), |rank| told(plan::<A>(config, mesh, rank, scratch.clone())));
-        let memory = memory.into_iter().collect::<Result<_>>()?;
+        let memory = memory::<A>(config, mesh, scratch, done)?;
         let Some(costs) = costs else { return Ok(Forecast { memory, step: None }) };
-        let rehearsed = on_all_cores(stages(mesh), |rank| told(two_steps::<A>(config, mesh, rank, scratch.clone())));
-        let rehearsed: Vec<DryRun> = rehearsed.into_iter().collect::<Result<_>>()?;
-        let unknown: BTreeSet<String> = rehearsed.iter().flat_map(|of| costs.unknown(&of.log)).collect();
+        let stages = two_steps::<A>(config, mesh, scratch, done)?;
+        let unknown: BTreeSet<String> = stages.iter().flat_map(|stage| costs.unknown(&stage.log)).collect();
         if !unknown.is_empty() {
             let unknown = Vec::from_iter(unknown).join(", ");
             return Err(Error::user(format!(
-                "nobody has timed {unknown}: time this run's layout, too (benches/figures.sh)"
+                "no measurement for {unknown}: measure this run's layout as well, with benches/figures.sh"
             )));
         }
-        Ok(Forecast { memory, step: Some(run(&rehearsed, costs)) })
+        Ok(Forecast { memory, step: Some(simulate(&stages, costs)) })
     }
 
-    /// How often a stage is rehearsed: for its memory, and for its time where that can be told.
-    pub fn rehearsals(mesh: &Mesh, costs_are_known: bool) -> usize {
-        stages(mesh).len() * (1 + usize::from(costs_are_known))
+    /// The number of dry runs of a forecast: one of each stage for its memory, and one for its time.
+    pub fn dry_runs(mesh: &Mesh, with_time: bool) -> usize {
+        stages(mesh).len() * (1 + usize::from(with_time))
     }
 
-    /// Bytes that the rank takes which takes most.
+    /// Bytes of the rank that needs most.
     pub fn bytes(&self) -> usize {
         self.memory.iter().map(|rank| rank.usage.reserved).max().unwrap_or_default()
     }
 }
 
-/// How fast a step of so many seconds is.
+/// The speed of a run by the seconds of its step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed {
     pub tokens_per_s_per_rank: f64,
-    /// Of the whole run.
+    /// Days of the whole run.
     pub days: f64,
     pub rank_hours: f64,
 }

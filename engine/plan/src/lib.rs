@@ -1,29 +1,27 @@
-//! What a run would take before it is queued: its step in simulated time, on a cluster that need not be at hand.
+//! What a run will take before it is queued: memory, step time and where it goes, on a cluster that need not be there.
 //!
-//! Nothing here knows what a layer is. The trainer rehearses a step on the dry backend; the ops and calls that it makes,
-//! in its order, get their seconds from a cluster's figures (`paper`), and `replay` runs the ranks against each other.
+//! Nothing here knows what a layer is. The trainer runs a step on the dry backend; a [`CostModel`] gives the ops and
+//! calls of its log their seconds, and `replay` runs the ranks' logs against each other.
 
-pub mod change;
+pub mod advice;
+pub mod analytic;
 pub mod cost;
 pub mod dry_run;
 pub mod estimate;
-pub mod figures;
 pub mod forecast;
-pub mod limit;
-pub mod paper;
+pub mod profile;
 pub mod replay;
 pub mod run;
 pub mod search;
 pub mod step;
 pub mod traffic;
 
-pub use change::{Change, best_change};
-pub use figures::{Figures, Measured};
+pub use advice::{Change, best_change, bottleneck};
+pub use analytic::{AnalyticCosts, NodeMap};
 pub use forecast::{Forecast, Speed};
-pub use limit::bottleneck;
-pub use paper::{Paper, Seats};
-pub use replay::{Costs, Manner, Ran, replay};
-pub use step::{Share, Step};
+pub use profile::{Profile, ProfiledCosts};
+pub use replay::{CommMode, CostModel, RankTimeline, replay};
+pub use step::Step;
 
 #[cfg(test)]
 mod tests;

@@ -1,67 +1,74 @@
-//! The step of a configuration on a mesh: rehearsed and replayed.
+//! The simulated step of a configuration on a mesh: dry runs of its stages, replayed against each other.
 
-use super::replay::Costs;
+use super::replay::CostModel;
 use super::step::Step;
-use crate::dry_run::{DryRun, dry_run_ops};
+use crate::dry_run::{DryRun, dry_run_ops, on_all_cores, plan};
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Config};
+use engine::config::{Axis, Config, Train};
 use engine::dry::Log;
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use std::ops::Range;
-use std::sync::Mutex;
 
-/// A rank of each stage: those beside it do the same at the same time.
+/// One rank of each stage, which stands for the ranks that do the same at the same time. Of tensor-parallel ranks the
+/// first has the largest share of the memory.
 pub fn stages(mesh: &Mesh) -> Vec<usize> {
     (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
 }
 
-/// The first two steps of a rank; the second finds the weights of the first on their way, as all later ones do.
+/// The memory of each stage, exactly.
+pub fn memory<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    scratch: &(impl Scratch + Clone + Sync + 'static),
+    done: &(dyn Fn() + Sync),
+) -> Result<Vec<DryRun>> {
+    on_all_cores(stages(mesh), done, |rank| plan::<A>(config, mesh, rank, scratch.clone()))
+}
+
+/// The first two steps of each stage. The second finds the all-gather of weights in flight, as all later steps do.
 pub fn two_steps<A: Elem>(
     config: &Config,
     mesh: &Mesh,
-    rank: usize,
-    scratch: impl Scratch + Clone + 'static,
-) -> Result<DryRun> {
-    dry_run_ops::<A>(config, mesh, rank, scratch, 2)
+    scratch: &(impl Scratch + Clone + Sync + 'static),
+    done: &(dyn Fn() + Sync),
+) -> Result<Vec<DryRun>> {
+    on_all_cores(stages(mesh), done, |rank| dry_run_ops::<A>(config, mesh, rank, scratch.clone(), 2))
 }
 
-/// The second of [`two_steps`] of all stages, run against each other.
-pub fn run(rehearsed: &[DryRun], costs: &dyn Costs) -> Step {
-    Step::simulate(&told(rehearsed), costs)
+/// The second of [`two_steps`], replayed.
+pub fn simulate(stages: &[DryRun], costs: &dyn CostModel) -> Step {
+    Step::simulate(&last_steps(stages), costs)
 }
 
 /// Seconds of a step, on this thread alone.
 pub fn seconds<A: Elem>(
     config: &Config,
     mesh: &Mesh,
-    costs: &dyn Costs,
-    scratch: impl Scratch + Clone + 'static,
+    costs: &dyn CostModel,
+    scratch: &(impl Scratch + Clone + 'static),
 ) -> Result<f64> {
-    let one = |rank| two_steps::<A>(config, mesh, rank, scratch.clone());
-    let rehearsed: Vec<DryRun> = stages(mesh).into_iter().map(one).collect::<Result<_>>()?;
-    Ok(Step::seconds_of(&told(&rehearsed), costs))
+    let one = |rank| dry_run_ops::<A>(config, mesh, rank, scratch.clone(), 2);
+    let stages: Vec<DryRun> = stages(mesh).into_iter().map(one).collect::<Result<_>>()?;
+    Ok(Step::seconds_of(&last_steps(&stages), costs))
 }
 
-fn told(rehearsed: &[DryRun]) -> Vec<(&Log, Range<usize>)> {
-    rehearsed.iter().map(|of| (&of.log, of.last.clone())).collect()
+fn last_steps(stages: &[DryRun]) -> Vec<(&Log, Range<usize>)> {
+    stages.iter().map(|stage| (&stage.log, stage.last.clone())).collect()
 }
 
-/// What `work` makes of each, in their order, on all cores.
-pub fn on_all_cores<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let (queue, done) = (Mutex::new(items.into_iter().enumerate()), Mutex::new(Vec::new()));
-    let next = || queue.lock().expect("nothing panics while it takes the next").next();
-    let some = || {
-        while let Some((at, item)) = next() {
-            let result = work(item);
-            done.lock().expect("nothing panics while it puts one away").push((at, result));
-        }
+/// Shorter steps from which a step is extrapolated: two with p and 2p micro-batches, p being the number of stages, and
+/// how many times their difference comes on top of the first. From p micro-batches on each costs the same. A short step
+/// is its own.
+pub fn short_steps(config: &Config, mesh: &Mesh) -> (Vec<Config>, f64) {
+    let samples = config.train.micro_batch_size * mesh.size(Axis::Data);
+    let (stages, n_mbs) = (mesh.size(Axis::Pipeline), config.train.global_batch_size / samples);
+    if n_mbs <= 2 * stages {
+        return (vec![config.clone()], 0.0);
+    }
+    let with = |n_mbs: usize| {
+        let train = Train { global_batch_size: n_mbs * samples, ..config.train.clone() };
+        Config { train, ..config.clone() }
     };
-    std::thread::scope(|scope| {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        (0..cores).for_each(|_| _ = scope.spawn(some));
-    });
-    let mut done = done.into_inner().expect("all are done");
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
+    (vec![with(stages), with(2 * stages)], (n_mbs - stages) as f64 / stages as f64)
 }

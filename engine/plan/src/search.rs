@@ -1,273 +1,226 @@
-//! Which layout of a number of ranks is the fastest: all that can be are estimated, the best are rehearsed and run.
+//! Which layout of a number of ranks is the fastest: all valid ones are estimated in closed form, the best are
+//! simulated.
 
-use super::estimate::{Estimate, estimate};
-use super::paper::{Paper, Seats};
-use super::run::{on_all_cores, run, seconds, stages, two_steps};
+use super::analytic::{AnalyticCosts, NodeMap};
+use super::estimate::estimate;
+use super::run::{memory, seconds, short_steps, simulate, stages, two_steps};
 use super::step::Step;
-use crate::dry_run::{DryRun, plan, plan_shortly};
+use crate::dry_run::{on_all_cores, plan, plan_shortly};
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Cluster, Config, Named, Parallel, Reached, Recompute, Train, can_be};
+use engine::config::{Achieved, Cluster, Config, Named, Parallel, Recompute, Train, chunk_counts, degrees};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use std::collections::{BTreeSet, HashMap};
 
-/// How many are simulated.
-pub const SETTLED: usize = 20;
-/// How many are tried at once.
-const TURN: usize = 8;
-/// Of layouts that differ in their virtual stages alone, so many are simulated.
+/// How many layouts a search simulates.
+pub const SIMULATED: usize = 20;
+/// How many are simulated at once. A constant, so that the outcome does not depend on the number of cores.
+const BATCH: usize = 8;
+/// How many layouts that differ only in virtual stages are simulated.
 const ALIKE: usize = 2;
-/// A short rehearsal tells a few percent too much: what is this much too large by it is rehearsed whole.
+/// A short dry run overstates memory by a few percent: what exceeds the limit by no more than this is run whole.
 const NEARLY: f64 = 1.05;
 const MICRO_BATCHES: [usize; 4] = [1, 2, 4, 8];
 const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
-/// A layout that was simulated.
+/// A valid configuration with what it takes: by the closed form, then as it was simulated.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct Candidate {
     pub config: Config,
     pub mesh: Mesh,
+    /// Seconds of a step.
     pub seconds: f64,
-    /// Bytes of the rank that takes most: no more than so many, a few percent fewer.
+    /// Bytes of the rank that needs most; after a search an upper bound by a few percent.
     pub bytes: usize,
 }
 
-/// A layout that was not.
+/// A candidate that was not simulated, or not to the end.
 #[derive(Debug, Clone)]
-pub struct Left {
-    pub config: Config,
-    pub mesh: Mesh,
-    /// By the closed form.
-    pub seconds: f64,
-    /// By the closed form, or as far as its rehearsal went.
-    pub bytes: usize,
-    pub why: Why,
+pub struct Rejected {
+    pub candidate: Candidate,
+    pub reason: Reason,
 }
 
-/// Why a layout was not simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// A rank takes more memory than there is.
+pub enum Reason {
+    /// A rank needs more memory than there is.
     TooLarge,
-    /// The closed form puts it behind those that were.
-    Behind,
+    /// Slower than the simulated ones by the closed form.
+    Slower,
 }
 
-/// What came of a search: all layouts that the model, the batch and the ranks allow, the fastest first.
+/// The result of a search; both lists have the fastest first.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    pub found: Vec<Found>,
-    pub left: Vec<Left>,
+    pub simulated: Vec<Candidate>,
+    pub rejected: Vec<Rejected>,
 }
 
 impl Outcome {
-    pub fn possible(&self) -> usize {
-        self.found.len() + self.left.len()
+    /// The number of valid layouts.
+    pub fn valid(&self) -> usize {
+        self.simulated.len() + self.rejected.len()
     }
 
-    /// Those that were left out for this reason.
-    pub fn left_for(&self, why: Why) -> impl Iterator<Item = &Left> {
-        self.left.iter().filter(move |left| left.why == why)
+    pub fn rejected_for(&self, reason: Reason) -> impl Iterator<Item = &Candidate> {
+        self.rejected.iter().filter(move |rejected| rejected.reason == reason).map(|rejected| &rejected.candidate)
     }
 
-    fn leave(&mut self, (config, mesh, Estimate { seconds, bytes }): Candidate, why: Why) {
-        self.left.push(Left { config, mesh, seconds, bytes: bytes as usize, why });
+    fn reject(&mut self, candidate: Candidate, reason: Reason) {
+        self.rejected.push(Rejected { candidate, reason });
     }
 }
 
-type Candidate = (Config, Mesh, Estimate);
-
-/// Where a search takes place.
-pub struct Room<'a, S> {
+/// The ranks, cluster and memory that layouts are searched for.
+pub struct SearchSpace<'a, S> {
     pub ranks: usize,
     pub cluster: &'a Cluster,
-    pub reached: &'a Reached,
+    pub achieved: &'a Achieved,
     /// Bytes that a rank may take.
     pub limit: usize,
     pub scratch: &'a S,
 }
 
-impl<S> Room<'_, S> {
-    /// What things cost here; `act`: bytes of an activation.
-    fn paper<'a>(&'a self, seats: &'a Seats, act: usize) -> Paper<'a> {
-        Paper { reached: self.reached, software: &self.cluster.software, seats, act }
-    }
-}
-
-/// The fastest of all layouts, micro-batches, recomputations and virtual stages; `one` is told of each that was tried.
+/// The fastest of all layouts, micro-batch sizes, recomputations and virtual stages. `done` is called after each
+/// simulation.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
-    room: &Room<S>,
-    one: &(dyn Fn() + Sync),
+    space: &SearchSpace<S>,
+    done: &(dyn Fn() + Sync),
 ) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let mut promising = promising(config, room, &mut outcome)?.into_iter().peekable();
-    // In turns of one length, so that the outcome does not depend on the number of cores.
-    while outcome.found.len() < SETTLED && promising.peek().is_some() {
-        let turn: Vec<Candidate> = promising.by_ref().take(TURN).collect();
-        let settled = on_all_cores(turn, |candidate| {
-            let settled = settle::<A, S>(&candidate.0, &candidate.1, room);
-            one();
-            (candidate, settled)
-        });
-        for ((config, mesh, estimate), settled) in settled {
-            match settled? {
-                (bytes, Some(seconds)) => outcome.found.push(Found { config, mesh, seconds, bytes }),
-                (bytes, None) => {
-                    outcome.leave((config, mesh, Estimate { bytes: bytes as f64, ..estimate }), Why::TooLarge)
-                }
-            }
+    let base = config.with_layers_by_cost().unwrap_or_else(|| config.clone());
+    let (mut outcome, mut alike, mut promising) = (Outcome::default(), HashMap::new(), Vec::new());
+    for candidate in space.estimated(candidates(&base, space.ranks, space.cluster))? {
+        if candidate.bytes > space.limit {
+            outcome.reject(candidate, Reason::TooLarge);
+            continue;
+        }
+        let n = alike.entry(family(&candidate.config)).or_insert(0);
+        *n += 1;
+        match *n <= ALIKE {
+            true => promising.push(candidate),
+            false => outcome.reject(candidate, Reason::Slower),
         }
     }
-    promising.for_each(|behind| outcome.leave(behind, Why::Behind));
-    outcome.found.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    outcome.left.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    space.simulate::<A>(promising, BATCH, &mut outcome, |_, simulated| simulated.len() < SIMULATED, done)?;
     Ok(outcome)
 }
 
-/// What fits by the closed form, the fastest first, and of each family the first few.
-fn promising<S: Sync>(config: &Config, room: &Room<S>, outcome: &mut Outcome) -> Result<Vec<Candidate>> {
-    let estimated = on_all_cores(candidates(config, room.ranks, room.cluster), |candidate| {
-        let mesh = candidate.mesh(room.ranks)?;
-        let estimate = estimate(&candidate, &mesh, room.cluster, room.reached);
-        Ok((candidate, mesh, estimate))
-    });
-    let mut all: Vec<Candidate> = estimated.into_iter().collect::<Result<_>>()?;
-    all.sort_by(|a, b| a.2.seconds.total_cmp(&b.2.seconds));
-    let (mut alike, mut promising) = (HashMap::new(), Vec::new());
-    for candidate in all {
-        if candidate.2.bytes > room.limit as f64 {
-            outcome.leave(candidate, Why::TooLarge);
-            continue;
-        }
-        let among = alike.entry(family(&candidate.0)).or_insert(0);
-        *among += 1;
-        match *among <= ALIKE {
-            true => promising.push(candidate),
-            false => outcome.leave(candidate, Why::Behind),
-        }
-    }
-    Ok(promising)
-}
-
-/// What layouts have in common that differ in their virtual stages alone.
+/// The properties that layouts have in common which differ in their virtual stages alone.
 fn family(config: &Config) -> (usize, usize, usize, &'static str) {
     let (p, t) = (&config.parallel, &config.train);
     (p.tensor, p.pipeline, t.micro_batch_size, t.recompute.name())
 }
 
-/// All that could be.
+/// All valid configurations of `ranks` ranks that differ in layout, micro-batch size and recomputation.
 pub(super) fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Vec<Config> {
-    let layers = config.model.num_hidden_layers;
-    let tensors = (1..=cluster.gpus_per_node.min(ranks)).filter(|tensor| ranks.is_multiple_of(*tensor));
-    let layouts = tensors.flat_map(|tensor| {
-        let pipelines = (1..=layers).filter(move |pipeline| (ranks / tensor).is_multiple_of(*pipeline));
-        pipelines.flat_map(move |pipeline| {
-            let most = if pipeline == 1 { 1 } else { layers / pipeline };
-            (1..=most).map(move |chunks| (tensor, pipeline, chunks))
-        })
-    });
-    // The configuration's own, too, so that what it is now is among all that could be, and those beside it.
+    // The configuration's own size and its neighbours are among them.
     let own = config.train.micro_batch_size;
     let sizes: BTreeSet<usize> = MICRO_BATCHES.into_iter().chain([own, 2 * own, (own / 2).max(1)]).collect();
-    let rest = sizes.iter().flat_map(|size| RECOMPUTE.map(|recompute| (*size, recompute)));
-    let rest: Vec<(usize, Recompute)> = rest.collect();
-    let with = |((tensor, pipeline, virtual_pipeline), (micro_batch_size, recompute))| {
-        let own = config.parallel.clone();
-        // As where the key is left out.
-        let rows = own.sequence_parallel || own.tensor == 1;
-        let (layers, sequence_parallel, ranks) = (None, tensor > 1 && rows, Some(ranks));
-        let parallel = Parallel { tensor, pipeline, virtual_pipeline, layers, sequence_parallel, ranks, ..own };
-        let train = Train { micro_batch_size, recompute, ..config.train.clone() };
-        Config { parallel, train, ..config.clone() }
-    };
-    let all = layouts.flat_map(|layout| rest.iter().map(move |rest| (layout, *rest)));
-    all.map(with).filter(|config| can_be_of(config, ranks)).collect()
+    let with = |(micro_batch_size, recompute)| Train { micro_batch_size, recompute, ..config.train.clone() };
+    let trains: Vec<Train> =
+        sizes.iter().flat_map(|&size| RECOMPUTE.map(|recompute| with((size, recompute)))).collect();
+    let base = Config { parallel: Parallel { ranks: Some(ranks), ..config.parallel.clone() }, ..config.clone() };
+    let layers = config.model.num_hidden_layers;
+    let layouts = degrees(ranks, cluster.gpus_per_node, layers)
+        .flat_map(|(t, p)| chunk_counts(p, layers).map(move |v| (t, p, v)))
+        .map(|(t, p, v)| base.with_layout(t, p, v));
+    let all =
+        layouts.flat_map(|layout| trains.iter().map(move |train| Config { train: train.clone(), ..layout.clone() }));
+    all.filter(|config| config.runs_on(ranks)).collect()
 }
 
-fn can_be_of(config: &Config, ranks: usize) -> bool {
-    config.train.global_batch_size.is_multiple_of(config.train.micro_batch_size)
-        && can_be(&config.model, &config.train, &config.parallel)
-        && config.mesh(ranks).is_ok()
-}
-
-/// Bytes of the rank that takes most, and the seconds of a step; none where it does not fit, and then of the first ranks
-/// that say so.
-pub(super) fn settle<A: Elem, S: Scratch + Clone + Send + 'static>(
-    config: &Config,
-    mesh: &Mesh,
-    room: &Room<S>,
-) -> Result<(usize, Option<f64>)> {
-    // The first stage holds most micro-batches, the last one the logits: they say no soonest.
-    let (ranks, mut bytes) = (stages(mesh), 0);
-    let last = ranks.len() - 1;
-    for &rank in [&ranks[..1], &ranks[last.max(1)..], &ranks[1..last.max(1)]].into_iter().flatten() {
-        let mut taken = plan_shortly::<A>(config, mesh, rank, room.scratch.clone())?.usage.reserved;
-        if taken > room.limit && taken as f64 <= NEARLY * room.limit as f64 {
-            taken = plan::<A>(config, mesh, rank, room.scratch.clone())?.usage.reserved;
-        }
-        bytes = bytes.max(taken);
-        if bytes > room.limit {
-            return Ok((bytes, None));
-        }
+impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
+    /// The cost model; `act`: bytes of an activation.
+    fn costs<'a>(&'a self, map: &'a NodeMap, act: usize) -> AnalyticCosts<'a> {
+        AnalyticCosts { achieved: self.achieved, software: &self.cluster.software, map, act }
     }
-    Ok((bytes, Some(of_many::<A, S>(config, mesh, room)?)))
-}
 
-/// The configuration as it is, and where its step's time goes. Its memory is told to the byte, as `plan` without a search does.
-pub fn as_it_is<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
-    config: &Config,
-    mesh: &Mesh,
-    room: &Room<S>,
-) -> Result<(Found, Step)> {
-    let bytes = memory::<A, S>(config, mesh, room.scratch)?;
-    let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
-    let (paper, (lengths, more)) = (room.paper(&seats, size_of::<A>()), lengths(config, mesh));
-    let step = |config: &Config| {
-        let one = |rank| two_steps::<A>(config, mesh, rank, room.scratch.clone());
-        let rehearsed: Vec<DryRun> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
-        Ok(run(&rehearsed, &paper))
-    };
-    let steps: Vec<Step> = lengths.iter().map(step).collect::<Result<_>>()?;
-    let step = steps[0].longer(&steps[steps.len() - 1], more);
-    Ok((Found { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
-}
-
-/// Bytes of the rank that takes most, exactly.
-pub(super) fn memory<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
-    config: &Config,
-    mesh: &Mesh,
-    scratch: &S,
-) -> Result<usize> {
-    let one = |rank| plan::<A>(config, mesh, rank, scratch.clone());
-    let memory: Vec<DryRun> = on_all_cores(stages(mesh), one).into_iter().collect::<Result<_>>()?;
-    Ok(memory.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
-}
-
-/// Seconds of a step, however many micro-batches it has.
-pub(super) fn of_many<A: Elem, S: Scratch + Clone + Send + 'static>(
-    config: &Config,
-    mesh: &Mesh,
-    room: &Room<S>,
-) -> Result<f64> {
-    let seats = Seats::filled(config, mesh, room.cluster.gpus_per_node);
-    let (paper, (lengths, more)) = (room.paper(&seats, size_of::<A>()), lengths(config, mesh));
-    let of = |config| seconds::<A>(config, mesh, &paper, room.scratch.clone());
-    let seconds: Vec<f64> = lengths.iter().map(of).collect::<Result<_>>()?;
-    Ok(seconds[0] + (seconds[seconds.len() - 1] - seconds[0]) * more)
-}
-
-/// A step whose micro-batches are many is told by two shorter ones: it is as much longer than the first as the second is, so
-/// many times. From as many micro-batches on as there are stages, each costs the same.
-fn lengths(config: &Config, mesh: &Mesh) -> (Vec<Config>, f64) {
-    let together = config.train.micro_batch_size * mesh.size(Axis::Data);
-    let (stages, n_mbs) = (mesh.size(Axis::Pipeline), config.train.global_batch_size / together);
-    if n_mbs <= 2 * stages {
-        return (vec![config.clone()], 0.0);
+    fn map(&self, config: &Config, mesh: &Mesh) -> NodeMap {
+        NodeMap::filled(config, mesh, self.cluster.gpus_per_node)
     }
-    let of = |n_mbs: usize| {
-        let train = Train { global_batch_size: n_mbs * together, ..config.train.clone() };
-        Config { train, ..config.clone() }
-    };
-    (vec![of(stages), of(2 * stages)], (n_mbs - stages) as f64 / stages as f64)
+
+    /// The closed form of each, the fastest first.
+    pub(super) fn estimated(&self, configs: Vec<Config>) -> Result<Vec<Candidate>> {
+        let mut all = on_all_cores(configs, &|| (), |config| {
+            let mesh = config.mesh(self.ranks)?;
+            let estimate = estimate(&config, &mesh, self.cluster, self.achieved);
+            Ok(Candidate { config, mesh, seconds: estimate.seconds, bytes: estimate.bytes as usize })
+        })?;
+        all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        Ok(all)
+    }
+
+    /// Simulates the candidates, the fastest first, as long as `go_on` allows it for the next one and those simulated
+    /// so far. Sorts the outcome.
+    pub(super) fn simulate<A: Elem>(
+        &self,
+        candidates: Vec<Candidate>,
+        batch: usize,
+        outcome: &mut Outcome,
+        go_on: impl Fn(&Candidate, &[Candidate]) -> bool,
+        done: &(dyn Fn() + Sync),
+    ) -> Result<()> {
+        let mut candidates = candidates.into_iter().peekable();
+        while candidates.peek().is_some_and(|next| go_on(next, &outcome.simulated)) {
+            let batch: Vec<Candidate> = candidates.by_ref().take(batch).collect();
+            for (candidate, fits) in on_all_cores(batch, done, |candidate| self.simulated::<A>(candidate))? {
+                match fits {
+                    true => outcome.simulated.push(candidate),
+                    false => outcome.reject(candidate, Reason::TooLarge),
+                }
+            }
+        }
+        candidates.for_each(|slower| outcome.reject(slower, Reason::Slower));
+        outcome.simulated.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        outcome.rejected.sort_by(|a, b| a.candidate.seconds.total_cmp(&b.candidate.seconds));
+        Ok(())
+    }
+
+    /// The candidate as simulated, and whether it fits. One that does not keeps the estimated seconds and has the bytes
+    /// of the first ranks that exceed the limit.
+    fn simulated<A: Elem>(&self, candidate: Candidate) -> Result<(Candidate, bool)> {
+        let (config, mesh, mut bytes) = (&candidate.config, &candidate.mesh, 0);
+        // The first stage holds most micro-batches, the last one the logits: they exceed the limit soonest.
+        let ranks = stages(mesh);
+        let last = ranks.len() - 1;
+        for &rank in [&ranks[..1], &ranks[last.max(1)..], &ranks[1..last.max(1)]].into_iter().flatten() {
+            let mut taken = plan_shortly::<A>(config, mesh, rank, self.scratch.clone())?.usage.reserved;
+            if taken > self.limit && taken as f64 <= NEARLY * self.limit as f64 {
+                taken = plan::<A>(config, mesh, rank, self.scratch.clone())?.usage.reserved;
+            }
+            bytes = bytes.max(taken);
+            if bytes > self.limit {
+                return Ok((Candidate { bytes, ..candidate }, false));
+            }
+        }
+        let seconds = self.seconds::<A>(config, mesh)?;
+        Ok((Candidate { bytes, seconds, ..candidate }, true))
+    }
+
+    /// Seconds of a step, extrapolated where it has many micro-batches.
+    pub(super) fn seconds<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<f64> {
+        let (map, (short, times)) = (self.map(config, mesh), short_steps(config, mesh));
+        let costs = self.costs(&map, size_of::<A>());
+        let step = |config| seconds::<A>(config, mesh, &costs, self.scratch);
+        let seconds: Vec<f64> = short.iter().map(step).collect::<Result<_>>()?;
+        Ok(seconds[0] + (seconds[seconds.len() - 1] - seconds[0]) * times)
+    }
+
+    /// Bytes of the rank that needs most, exactly.
+    pub(super) fn bytes<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<usize> {
+        let stages = memory::<A>(config, mesh, self.scratch, &|| ())?;
+        Ok(stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
+    }
+
+    /// A configuration as it is: exact memory, and where the time of a step goes.
+    pub fn as_it_is<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<(Candidate, Step)> {
+        let bytes = self.bytes::<A>(config, mesh)?;
+        let (map, (short, times)) = (self.map(config, mesh), short_steps(config, mesh));
+        let costs = self.costs(&map, size_of::<A>());
+        let step = |config| Ok(simulate(&two_steps::<A>(config, mesh, self.scratch, &|| ())?, &costs));
+        let steps: Vec<Step> = short.iter().map(step).collect::<Result<_>>()?;
+        let step = steps[0].extrapolated(&steps[steps.len() - 1], times);
+        Ok((Candidate { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
+    }
 }

@@ -13,6 +13,7 @@ use crate::memory::free_list::Usage;
 use std::ops::Range;
 
 mod collectives;
+mod op;
 mod part;
 mod pending;
 mod scratch;
@@ -20,6 +21,7 @@ mod span;
 mod tensor;
 
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
+pub use op::{Form, Op, Operands, Work};
 pub use part::Scope;
 pub use pending::Pending;
 pub use scratch::Scratch;

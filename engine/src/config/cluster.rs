@@ -1,39 +1,39 @@
-//! A cluster file: nodes that are not at hand, described well enough to place ranks on them and to
-//! tell what a step's traffic costs. `[cluster]` is what data sheets say, `[reached]` what kernels and links get of it,
-//! `[software]` another program than this engine. Bandwidths are in GB/s (1e9 bytes), **one direction**: data sheets that
-//! add both directions up are halved.
+//! A cluster file describes nodes well enough to place ranks on them and to predict the time of a step. `[cluster]` has
+//! the numbers of data sheets, `[reached]` the rates that kernels and links achieve, `[software]` the behaviour of
+//! other training software than this engine. Bandwidths are in GB/s (1e9 bytes) in **one direction**: halve data sheets
+//! that add up both.
 
+use super::achieved::{Achieved, RawReached, RawSoftware, Software, achieved, software, within};
 use super::check::{need, number, size};
 use super::document::Document;
 use super::origins::Origins;
 use super::raw::{Read, known, optional, table};
-use super::reached::{RawReached, RawSoftware, Reached, Software, reached, software, within};
 use crate::error::Result;
 use std::path::Path;
 use toml::Value;
 
-/// Nodes of one kind.
+/// Nodes of one type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// As messages and tables call it.
+    /// Name in messages and tables.
     pub name: String,
-    /// How many there are; `None`: as many as are asked for.
+    /// Number of nodes; `None`: no limit.
     pub nodes: Option<usize>,
     pub gpus_per_node: usize,
-    /// The GPU as its driver names it.
+    /// The GPU's name, as its driver gives it.
     pub device: String,
     /// Memory of a GPU that a program can use.
     pub memory_gib: f64,
     /// Dense bf16 peak of a GPU.
     pub peak_tflops: f64,
-    /// Of a GPU to the others of its node; `None` where they have no NVLink.
+    /// From a GPU to the others of its node; `None` without NVLink.
     pub nvlink_gb_s: Option<f64>,
-    /// Of a GPU to its host.
+    /// From a GPU to its host.
     pub pcie_gb_s: f64,
-    /// Of a node, all its adapters together; `None` where there is one node.
+    /// All adapters of a node together; `None` with one node.
     pub network_gb_s: Option<f64>,
-    /// What times are told by; `None`: nobody knows.
-    pub reached: Option<Reached>,
+    /// Achieved rates; `None`: step times are unavailable.
+    pub achieved: Option<Achieved>,
     pub software: Software,
 }
 
@@ -57,7 +57,7 @@ impl Cluster {
         settle(Document::open(path, "--cluster")?)
     }
 
-    /// The nodes that `ranks` ranks take, one rank a GPU; `None` where there are not as many.
+    /// Nodes for `ranks` ranks, one rank a GPU; `None` if the cluster has fewer.
     pub fn nodes_for(&self, ranks: usize) -> Option<usize> {
         let needed = ranks.div_ceil(self.gpus_per_node);
         (needed <= self.nodes.unwrap_or(usize::MAX)).then_some(needed)
@@ -66,16 +66,17 @@ impl Cluster {
 
 fn settle(document: Document) -> Result<Cluster> {
     let Document { table, origins: at } = document;
-    let missing = || at.missing("cluster", "a cluster file has a table [cluster]; a run's configuration is none");
-    // Asked first: a file of another kind has other tables.
+    let missing =
+        || at.missing("cluster", "a cluster file has a table [cluster]; this may be the configuration of a run");
+    // Checked first, because a file of another kind has other tables.
     table.get("cluster").ok_or_else(missing)?;
     let raw = RawFile::read(&table.into(), "", &at)?;
     validate(raw, &at)
 }
 
-/// What is reached, beside the peaks of the data sheets.
-fn peaks(c: &Cluster, r: &Reached) -> Vec<(&'static str, f64, f64, &'static str)> {
-    let peak = |key, reached| (key, reached, c.peak_tflops, "cluster.peak_tflops");
+/// (key, achieved rate, peak of the data sheet, key of the peak)
+fn peaks(c: &Cluster, r: &Achieved) -> Vec<(&'static str, f64, f64, &'static str)> {
+    let peak = |key, rate| (key, rate, c.peak_tflops, "cluster.peak_tflops");
     let mut all = vec![
         peak("reached.matmul_tflops", r.matmul_tflops),
         peak("reached.attention_tflops", r.attention_tflops),
@@ -94,7 +95,7 @@ fn peaks(c: &Cluster, r: &Reached) -> Vec<(&'static str, f64, f64, &'static str)
 }
 
 fn validate(file: RawFile, at: &Origins) -> Result<Cluster> {
-    let raw = file.cluster.expect("it was asked for");
+    let raw = file.cluster.expect("its table was checked");
     let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
     let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
     let text = |value: Option<String>, key: &str, example: &str| match need(value, key, example, at)? {
@@ -118,10 +119,10 @@ fn validate(file: RawFile, at: &Origins) -> Result<Cluster> {
         nvlink_gb_s: raw.nvlink_gb_s.map(|speed| positive(speed, "cluster.nvlink_gb_s")).transpose()?,
         pcie_gb_s: figure(raw.pcie_gb_s, "cluster.pcie_gb_s", "the GB/s of a GPU to its host, one direction")?,
         network_gb_s: network,
-        reached: file.reached.map(|raw| reached(raw, nodes == Some(1), at)).transpose()?,
+        achieved: file.reached.map(|raw| achieved(raw, nodes == Some(1), at)).transpose()?,
         software: file.software.map_or(Ok(Software::default()), |raw| software(raw, at))?,
     };
-    cluster.reached.as_ref().map_or(Ok(()), |reached| within(&peaks(&cluster, reached), at))?;
+    cluster.achieved.as_ref().map_or(Ok(()), |rates| within(&peaks(&cluster, rates), at))?;
     Ok(cluster)
 }
 
@@ -129,15 +130,15 @@ fn validate(file: RawFile, at: &Origins) -> Result<Cluster> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "[cluster]\nname = \"A\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\nmemory_gib = 39.4\n\
-        peak_tflops = 312\nnvlink_gb_s = 300\npcie_gb_s = 31.5\nnetwork_gb_s = 100\n";
+    const GOOD: &str = "[cluster]\nname = \"A\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\n\
+        memory_gib = 39.4\npeak_tflops = 312\nnvlink_gb_s = 300\npcie_gb_s = 31.5\nnetwork_gb_s = 100\n";
 
     fn read(text: &str) -> Result<Cluster> {
         settle(Document::parse("c.toml".into(), text)?)
     }
 
     #[test]
-    fn ranks_fill_nodes_as_far_as_there_are_any() {
+    fn ranks_fill_the_nodes_that_there_are() {
         let cluster = read(GOOD).unwrap();
         assert_eq!([1, 8, 9, 256].map(|ranks| cluster.nodes_for(ranks)), [Some(1), Some(1), Some(2), Some(32)]);
         let few = read(&format!("{GOOD}nodes = 2\n")).unwrap();
@@ -169,11 +170,11 @@ mod tests {
         network_latency_us = 30\nslowdown = 0.05\n";
 
     #[test]
-    fn what_is_reached_is_said_whole_or_not_at_all() {
+    fn achieved_rates_are_complete_or_absent() {
         let good = format!("{GOOD}{REACHED}");
         let cluster = read(&good).unwrap();
-        assert_eq!(cluster.reached.as_ref().map(|reached| reached.message_gb_s), Some(10.0));
-        assert_eq!((cluster.software, read(GOOD).unwrap().reached), (Software::default(), None));
+        assert_eq!(cluster.achieved.as_ref().map(|rates| rates.message_gb_s), Some(10.0));
+        assert_eq!((cluster.software, read(GOOD).unwrap().achieved), (Software::default(), None));
         let software = "[software]\nname = \"M\"\noverlap = [\"data\"]\nelementwise = 5\n";
         let other = read(&format!("{good}{software}")).unwrap().software;
         assert_eq!((other.overlap.len(), other.elementwise, other.efficiency), (1, 5.0, 1.0));
@@ -191,7 +192,8 @@ mod tests {
             (good.replace("launch_us", "lunch_us"), "c.toml line 15: reached.lunch_us: [reached] has no key"),
             (
                 format!("{good}{}", software.replace("data", "date")),
-                "c.toml line 24: software.overlap = \"date\": must be one of tensor, pipeline, data; did you mean \"data\"?",
+                "c.toml line 24: software.overlap = \"date\": must be one of tensor, pipeline, data; did you mean \
+                 \"data\"?",
             ),
             (
                 format!("{good}{}", software.replace("= 5", "= 0.5")),

@@ -1,20 +1,21 @@
-//! Layouts that a model cannot have on any number of ranks, refused with the nearest that it can: of those that
-//! the ranks at hand can run, where they can run any. What depends on the number of ranks is in `mesh.rs`.
+//! Layouts: the one enumerator, the one rule for what is valid, and the messages that refuse a layout no number of
+//! ranks can have. A message names the nearest valid values: those that run on the ranks at hand, if there are any.
+//! Messages about the number of ranks are in `mesh.rs`.
 
 use super::near::{near, near_multiples, near_pairs};
 use super::origins::Origins;
-use super::{Model, Parallel, Train};
+use super::{Config, Model, Parallel, Train};
 use crate::error::{Result, counted};
 
-/// How many ranks a configuration is read for.
+/// The number of ranks that a configuration is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ranks {
     AtHand(usize),
-    /// As many as it says itself, if it does.
+    /// `parallel.ranks`, if it is set.
     Its,
 }
 
-/// The first thing in `p` that cannot be; `p.layers` is not looked at.
+/// Refuses the first invalid value of `p`. `p.layers` is checked elsewhere.
 pub fn check(model: &Model, train: &Train, p: &Parallel, ranks: Ranks, at: &Origins) -> Result<()> {
     let hand = match ranks {
         Ranks::AtHand(ranks) => Some(ranks),
@@ -26,25 +27,54 @@ pub fn check(model: &Model, train: &Train, p: &Parallel, ranks: Ranks, at: &Orig
     check_ranks(p, at)
 }
 
-/// Ranks of one data-parallel share.
+/// Ranks of one model replica.
 pub fn ranks_used(p: &Parallel) -> usize {
     p.tensor * p.pipeline * p.context
 }
 
-/// The global batch must be a multiple of so many samples on `dp` data-parallel ranks.
+/// The number of samples that the global batch must be a multiple of on `dp` data-parallel ranks.
 pub fn samples(train: &Train, p: &Parallel, dp: usize) -> usize {
     let together = if p.virtual_pipeline > 1 { p.pipeline } else { 1 };
     train.micro_batch_size * dp * together
 }
 
-/// Do `ranks` ranks make whole data-parallel shares, each with whole micro-batches?
+/// The pairs (tensor, pipeline) whose product divides `ranks`, up to these values, in ascending order.
+pub fn degrees(ranks: usize, tensor: usize, pipeline: usize) -> impl Iterator<Item = (usize, usize)> {
+    let divisors = |n: usize, most: usize| (1..=n.min(most)).filter(move |&d| n.is_multiple_of(d));
+    divisors(ranks, tensor).flat_map(move |t| divisors(ranks / t, pipeline).map(move |p| (t, p)))
+}
+
+/// The numbers of chunks (virtual pipeline stages) that each of `pipeline` stages can have.
+pub fn chunk_counts(pipeline: usize, layers: usize) -> impl Iterator<Item = usize> {
+    (1..=layers / pipeline).filter(move |&chunks| chunks_fit(pipeline, chunks, layers))
+}
+
+impl Config {
+    /// This configuration in another layout. Sequence parallelism is off on one tensor-parallel rank, and on by default
+    /// where the configuration has only one; layers that were assigned by hand stay only with the same chunks.
+    pub fn with_layout(&self, tensor: usize, pipeline: usize, virtual_pipeline: usize) -> Config {
+        let own = &self.parallel;
+        let sequence_parallel = tensor > 1 && (own.sequence_parallel || own.tensor == 1);
+        let same_chunks = (pipeline, virtual_pipeline) == (own.pipeline, own.virtual_pipeline);
+        let layers = own.layers.clone().filter(|_| same_chunks);
+        let parallel = Parallel { tensor, pipeline, virtual_pipeline, layers, sequence_parallel, ..own.clone() };
+        Config { parallel, ..self.clone() }
+    }
+
+    /// Whether `ranks` ranks can train in this layout: exactly where reading the configuration and [`Config::mesh`]
+    /// refuse nothing.
+    pub fn runs_on(&self, ranks: usize) -> bool {
+        can_be(&self.model, &self.train, &self.parallel) && run_on(ranks, &self.train, &self.parallel)
+    }
+}
+
+/// Whether `ranks` ranks make whole replicas, each with the same whole number of micro-batches.
 fn run_on(ranks: usize, train: &Train, p: &Parallel) -> bool {
     let used = ranks_used(p);
     ranks.is_multiple_of(used) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))
 }
 
-/// What `search` finds among that which the ranks at hand can run, and where that is nothing, among all; with the
-/// words that say which.
+/// The result of `search` among what the ranks at hand can run, or else among everything; with the words for which.
 fn nearest<T>(
     hand: Option<usize>,
     search: impl Fn(&dyn Fn(&Train, &Parallel) -> bool) -> Option<T>,
@@ -53,34 +83,35 @@ fn nearest<T>(
     hand.and_then(here).or_else(|| Some((String::new(), search(&|_, _| true)?)))
 }
 
-/// Can the layout be, as far as its number of ranks does not matter?
-pub fn can_be(model: &Model, train: &Train, p: &Parallel) -> bool {
-    let chunks = p.pipeline * p.virtual_pipeline;
-    tensor_fault(p.tensor, model).is_none()
-        && (!p.sequence_parallel || rows(train).is_multiple_of(p.tensor))
-        && chunks_fit(p.pipeline, p.virtual_pipeline, model)
+/// Whether the layout is valid on some number of ranks.
+fn can_be(model: &Model, train: &Train, p: &Parallel) -> bool {
+    tensor_fits(model, train, p)
+        && chunks_fit(p.pipeline, p.virtual_pipeline, model.num_hidden_layers)
         && interleaves(p.pipeline, p.virtual_pipeline, train)
-        && p.layers.as_ref().is_none_or(|layers| layers.len() == chunks)
-        && p.ranks.is_none_or(|ranks| ranks.is_multiple_of(p.tensor * p.pipeline * p.context))
+        && p.layers.as_ref().is_none_or(|layers| layers.len() == p.pipeline * p.virtual_pipeline)
+        && p.ranks.is_none_or(|ranks| ranks.is_multiple_of(ranks_used(p)))
+}
+
+/// Whether tensor-parallel ranks can share the weights and, with sequence parallelism, the rows.
+fn tensor_fits(model: &Model, train: &Train, p: &Parallel) -> bool {
+    tensor_fault(p.tensor, model).is_none() && (!p.sequence_parallel || rows(train).is_multiple_of(p.tensor))
 }
 
 fn check_tensor(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
-    let splits_rows = |tensor| !p.sequence_parallel || rows(train).is_multiple_of(tensor);
-    let split_fault = tensor_fault(p.tensor, model);
-    if split_fault.is_none() && splits_rows(p.tensor) {
+    if tensor_fits(model, train, p) {
         return Ok(());
     }
-    let fits = |tensor| tensor_fault(tensor, model).is_none() && splits_rows(tensor);
     let (here, tensors) = nearest(hand, |can_run| {
-        let fits = |tensor| fits(tensor) && can_run(train, &Parallel { tensor, ..p.clone() });
+        let with = |tensor| Parallel { tensor, ..p.clone() };
+        let fits = |tensor| tensor_fits(model, train, &with(tensor)) && can_run(train, &with(tensor));
         near(p.tensor, model.num_attention_heads, fits)
     })
     .expect("1 divides all");
-    let remedy = match split_fault {
+    let remedy = match tensor_fault(p.tensor, model) {
         Some(fault) => format!("{fault}; {here}{tensors}"),
         None => format!(
-            "sequence parallelism wants it to divide train.micro_batch_size ({}) x seq_length ({}); {here}{tensors}, or \
-             keep it with {}parallel.sequence_parallel = false",
+            "sequence parallelism needs it to divide train.micro_batch_size ({}) x seq_length ({}); {here}{tensors}, \
+             or keep it with {}parallel.sequence_parallel = false",
             train.micro_batch_size,
             train.seq_length,
             near_micro_batch(train, p, hand)
@@ -115,7 +146,7 @@ fn rows(train: &Train) -> usize {
     train.micro_batch_size * train.seq_length
 }
 
-/// The micro-batches around the configured one whose rows the tensor-parallel ranks can share, as a remedy.
+/// The nearest micro-batch sizes whose rows the tensor-parallel ranks can share, in the words of a remedy.
 fn near_micro_batch(train: &Train, p: &Parallel, hand: Option<usize>) -> String {
     let batch = train.global_batch_size;
     let fits = |micro| batch.is_multiple_of(micro) && (micro * train.seq_length).is_multiple_of(p.tensor);
@@ -129,31 +160,32 @@ fn near_micro_batch(train: &Train, p: &Parallel, hand: Option<usize>) -> String 
 fn check_chunks(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
     let (pipeline, chunks) = (p.pipeline, p.virtual_pipeline);
     if pipeline == 1 && chunks > 1 {
-        return Err(at.bad("parallel.virtual_pipeline", chunks, "interleaving wants parallel.pipeline > 1; write 1"));
-    }
-    if chunks_fit(pipeline, chunks, model) {
-        return Ok(());
+        return Err(at.bad("parallel.virtual_pipeline", chunks, "interleaving needs parallel.pipeline > 1; write 1"));
     }
     let layers = model.num_hidden_layers;
-    let fewer = || (1..=layers).flat_map(|p| (1..=chunks.min(layers / p)).map(move |v| (p, v)));
+    if chunks_fit(pipeline, chunks, layers) {
+        return Ok(());
+    }
+    let fewer = || (1..=layers).flat_map(|p| chunk_counts(p, layers).filter(|&v| v <= chunks).map(move |v| (p, v)));
     let (here, fit) = nearest(hand, |can_run| {
         let with = |(pipeline, virtual_pipeline)| Parallel { pipeline, virtual_pipeline, ..p.clone() };
-        let fit = fewer().filter(|&(p, v)| chunks_fit(p, v, model) && interleaves(p, v, train));
-        let pairs = near_pairs((pipeline, chunks), fit.filter(|&pair| can_run(train, &with(pair))));
+        let fit = fewer().filter(|&(p, v)| interleaves(p, v, train) && can_run(train, &with((p, v))));
+        let pairs = near_pairs((pipeline, chunks), fit);
         (!pairs.is_empty()).then_some(pairs)
     })
     .expect("one stage of one chunk fits");
     let fit: Vec<String> = fit.into_iter().map(|(p, v)| format!("pipeline {p} x virtual_pipeline {v}")).collect();
     let remedy = format!(
-        "x virtual_pipeline ({chunks}) makes more chunks than model.num_hidden_layers ({layers}); {here}the nearest: {}",
+        "x virtual_pipeline ({chunks}) makes more chunks than model.num_hidden_layers ({layers}); {here}the nearest: \
+         {}",
         fit.join(" or ")
     );
     Err(at.bad("parallel.pipeline", pipeline, remedy))
 }
 
-/// Each chunk has a layer, and where a stage has more than one, they travel a ring.
-fn chunks_fit(pipeline: usize, chunks: usize, model: &Model) -> bool {
-    pipeline * chunks <= model.num_hidden_layers && (pipeline > 1 || chunks == 1)
+/// Whether each chunk has a layer; several chunks a stage need several stages.
+fn chunks_fit(pipeline: usize, chunks: usize, layers: usize) -> bool {
+    pipeline * chunks <= layers && (pipeline > 1 || chunks == 1)
 }
 
 fn check_interleaving(train: &Train, p: &Parallel, hand: Option<usize>, at: &Origins) -> Result<()> {
@@ -168,22 +200,21 @@ fn check_interleaving(train: &Train, p: &Parallel, hand: Option<usize>, at: &Ori
     let keep =
         if batch.is_multiple_of(samples(train, &plain, dp)) { ", or keep it with virtual_pipeline = 1" } else { "" };
     let remedy = format!(
-        "interleaving wants train.global_batch_size ({batch}) to be a multiple of micro_batch_size ({micro}) x pipeline \
-         ({}); {here}{}{keep}",
+        "interleaving needs train.global_batch_size ({batch}) to be a multiple of micro_batch_size ({micro}) x \
+         pipeline ({}); {here}{}{keep}",
         p.pipeline,
         near_multiples(batch as u64, samples(train, p, dp) as u64)
     );
     Err(at.bad("parallel.virtual_pipeline", p.virtual_pipeline, remedy))
 }
 
-/// Interleaved micro-batches go round in groups of as many as there are stages.
+/// Whether micro-batches make whole groups of as many as there are stages, as interleaving needs.
 fn interleaves(pipeline: usize, chunks: usize, train: &Train) -> bool {
     chunks == 1 || (train.global_batch_size / train.micro_batch_size).is_multiple_of(pipeline)
 }
 
-/// Each data-parallel share has as many ranks as the other axes use.
 fn check_ranks(p: &Parallel, at: &Origins) -> Result<()> {
-    let used = p.tensor * p.pipeline * p.context;
+    let used = ranks_used(p);
     let Some(ranks) = p.ranks.filter(|ranks| !ranks.is_multiple_of(used)) else { return Ok(()) };
     let nearest = near_multiples(ranks as u64, used as u64);
     Err(at.bad(

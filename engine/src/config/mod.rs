@@ -1,6 +1,7 @@
 //! The configuration: every table is declared once ([`section`]); a text becomes a valid [`Config`] once, before
 //! anything is built, and nothing below has defaults of its own.
 
+mod achieved;
 mod changes;
 mod check;
 mod cluster;
@@ -13,18 +14,17 @@ mod names;
 mod near;
 mod origins;
 mod raw;
-mod reached;
 mod section;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use achieved::{Achieved, Overlap, Software};
 pub use cluster::Cluster;
-pub use layout::{Ranks, can_be, ranks_used, samples};
+pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use model::{Architecture, Layer, Llama3, Mlp, Model, RopeScaling};
 pub use names::Named;
-pub use near::{near_multiples, near_pairs};
-pub use reached::{Overlap, Reached, Software};
+pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
     Axis, BackendKind, Checkpoint, Data, DecayShape, Load, MOST_RANKS, Optimizer, Order, Parallel, Precision,
     Recompute, Report, Schedule, Source, Train,

@@ -1,7 +1,6 @@
-//! The values next to one that cannot be, in the words of a message.
+//! The valid values nearest to an invalid one, in the words of a message.
 
-/// The nearest value below `value` and the nearest above it, of 1 ..= `most`, that `allowed` holds for; `None` where
-/// there is neither.
+/// The nearest allowed values of 1 ..= `most` below and above `value`; `None` if there are none.
 pub fn near(value: usize, most: usize, allowed: impl Fn(usize) -> bool) -> Option<String> {
     let below = (1..value.min(most.saturating_add(1))).rev().find(|&n| allowed(n));
     let above = (value.saturating_add(1)..=most).find(|&n| allowed(n));
@@ -21,14 +20,18 @@ pub fn near_multiples(value: u64, unit: u64) -> String {
     }
 }
 
-/// The two of `pairs` that are the fewest halvings and doublings away from `pair`.
-pub fn near_pairs(pair: (usize, usize), pairs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
+/// The pairs by the number of halvings and doublings between them and `pair`, the fewest first.
+pub fn by_distance(pair: (usize, usize), pairs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
     let octaves = |a: usize, b: usize| (a as f64 / b as f64).log2().abs();
     let far = |&(a, b): &(usize, usize)| octaves(a, pair.0) + octaves(b, pair.1);
     let mut pairs: Vec<_> = pairs.collect();
     pairs.sort_by(|x, y| far(x).total_cmp(&far(y)));
-    pairs.truncate(2);
     pairs
+}
+
+/// The first two of [`by_distance`].
+pub fn near_pairs(pair: (usize, usize), pairs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
+    by_distance(pair, pairs).into_iter().take(2).collect()
 }
 
 #[cfg(test)]

@@ -373,7 +373,7 @@ fn ranks_that_do_not_divide_are_refused_with_the_nearest() {
     let mut config = config;
     config.parallel.tensor = 4;
     let refusal = config.mesh(6).unwrap_err().to_string();
-    let want = "mpirun -n 6: parallel.tensor 4 x pipeline 1 x context 1 wants a multiple of 4 ranks; the nearest that \
+    let want = "mpirun -n 6: parallel.tensor 4 x pipeline 1 x context 1 needs a multiple of 4 ranks; the nearest that \
                 fit: 4 or 8; on 6 ranks the nearest that fit: tensor 2 x pipeline 1 or tensor 1 x pipeline 1";
     assert_eq!(refusal, want);
     let refusal = config.mesh_as_asked(6, "--ranks 6").unwrap_err().to_string();

@@ -107,7 +107,7 @@ impl<A: Float> Backend for Cpu<A> {
     type Mem<T: Elem> = Block<T>;
     type Ticket = MpiTicket;
     type Group = MpiGroup;
-    type Fetch<T: Elem> = HostCopy<T>;
+    type Fetch<T: Elem> = Copied<T>;
     type Event = Instant;
     const RUNS_AHEAD: bool = false;
 
@@ -423,9 +423,9 @@ impl<A: Float> Backend for Cpu<A> {
 }
 
 /// A copy to the host, which the CPU backend makes at once.
-pub struct HostCopy<T>(Vec<T>);
+pub struct Copied<T>(Vec<T>);
 
-impl<T: Elem> HostCopy<T> for HostCopy<T> {
+impl<T: Elem> HostCopy<T> for Copied<T> {
     fn wait(self) -> Result<Vec<T>, Fault> {
         Ok(self.0)
     }

@@ -1,7 +1,7 @@
-//! Collectives that move nothing: shapes come out right, and the log says what would have moved.
+//! Collectives that move nothing: results have the right shapes, and the log has the bytes.
 
 use super::Dry;
-use super::log::{Call, Log, What};
+use super::log::{Call, Log, Operation};
 use super::memory::Memory;
 use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
 use crate::layout::mesh::GroupKind;
@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The ranks of a group, none of which need exist.
+/// A group whose other ranks need not exist.
 pub struct DryGroup {
-    /// The number of the group among those that the ranks make together.
+    /// The group's number: all ranks create their groups in the same order.
     number: usize,
     kind: GroupKind,
     members: Arc<[usize]>,
@@ -21,11 +21,11 @@ pub struct DryGroup {
     memory: Memory,
 }
 
-/// A wait to be written down.
+/// A call in flight, whose wait will be logged.
 pub struct DryTicket {
     start: usize,
     log: Rc<RefCell<Log>>,
-    /// What is under way.
+    /// Bytes of its buffers.
     bytes: usize,
     memory: Memory,
 }
@@ -46,21 +46,21 @@ impl DryGroup {
         DryGroup { number, kind, members: members.into(), place, log, memory }
     }
 
-    /// `held`: bytes of the blocks that wait for it, where they are its own.
-    fn start(&self, what: What, bytes: usize, held: usize, post: usize) -> DryTicket {
+    /// `held`: bytes of the buffers that exist only for this call.
+    fn start(&self, what: Operation, bytes: usize, held: usize, post: usize) -> DryTicket {
         let (group, kind, members) = (self.number, self.kind, self.members.clone());
         let start = self.log.borrow_mut().start(Call { group, kind, members, what, bytes, post });
         self.memory.borrow_mut().depart(held);
         DryTicket { start, log: self.log.clone(), bytes: held, memory: self.memory.clone() }
     }
 
-    /// What a call reads and nobody else counts: gradients are there all through a step.
+    /// Bytes of an input that exists only for the call: gradients live all through the step and are counted elsewhere.
     fn own(&self, input: usize) -> usize {
         if self.kind == GroupKind::Data { 0 } else { input }
     }
 
-    /// A collective, of whose matrices the larger has `bytes`.
-    fn collective(&self, what: What, bytes: usize, held: usize) -> DryTicket {
+    /// Starts a collective; `bytes` is the size of the larger of its two matrices.
+    fn collective(&self, what: Operation, bytes: usize, held: usize) -> DryTicket {
         let post = self.log.borrow_mut().post();
         self.start(what, bytes, held, post)
     }
@@ -77,12 +77,12 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
 
     unsafe fn gather<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
         assert_eq!(to.len(), from.len() * self.members.len(), "elements gathered from {} ranks", self.members.len());
-        self.collective(What::AllGather, bytes(to), bytes(from) + bytes(to))
+        self.collective(Operation::AllGather, bytes(to), bytes(from) + bytes(to))
     }
 
     unsafe fn scatter<T: Elem>(&self, _: &Dry<A>, from: &Tensor<Dry<A>, T>, to: &Tensor<Dry<A>, T>) -> DryTicket {
         assert_eq!(from.len(), to.len() * self.members.len(), "elements scattered over {} ranks", self.members.len());
-        self.collective(What::ReduceScatter, bytes(from), self.own(bytes(from)) + bytes(to))
+        self.collective(Operation::ReduceScatter, bytes(from), self.own(bytes(from)) + bytes(to))
     }
 
     fn all_reduce<T: Elem>(&self, b: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -90,7 +90,7 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
             return Pending::ready(x);
         }
         let out = b.alloc(x.rows(), x.cols());
-        Pending::in_flight(self.collective(What::AllReduce, bytes(&x), self.own(bytes(&x)) + bytes(&out)), x, out)
+        Pending::in_flight(self.collective(Operation::AllReduce, bytes(&x), self.own(bytes(&x)) + bytes(&out)), x, out)
     }
 
     fn all_gather_within<T: Elem>(&self, _: &Dry<A>, x: Tensor<Dry<A>, T>) -> Pending<Dry<A>, T> {
@@ -100,17 +100,17 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
             return Pending::ready(x);
         }
         // Weights, which stay where they are.
-        Pending::in_place(self.collective(What::AllGather, bytes(&x), 0), x)
+        Pending::in_place(self.collective(Operation::AllGather, bytes(&x), 0), x)
     }
 
     fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {
         let post = self.log.borrow_mut().post();
         let received = recv.map(|Expected { rows, cols, from }| {
             let to: Tensor<Dry<A>, A> = b.alloc(rows, cols);
-            Pending::in_place(self.start(What::Receive(self.members[from]), bytes(&to), bytes(&to), post), to)
+            Pending::in_place(self.start(Operation::Receive(self.members[from]), bytes(&to), bytes(&to), post), to)
         });
         let sent = send.map(|(x, to)| {
-            let ticket = self.start(What::Send(self.members[to]), bytes(&x), bytes(&x), post);
+            let ticket = self.start(Operation::Send(self.members[to]), bytes(&x), bytes(&x), post);
             Pending::in_place(ticket, x)
         });
         Exchanged { sent, received }

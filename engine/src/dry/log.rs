@@ -1,62 +1,61 @@
-//! What one rank did, in the order of its program: ops, collectives, and the waits for them.
+//! The log of one rank, in program order: ops, collectives, and the waits for them.
 
-use crate::backend::Scope;
+use crate::backend::{Form, Op, Scope};
 use crate::layout::mesh::GroupKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// How much of a run is kept. Totals are always.
+/// How much of a run is logged. Totals always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
     Totals,
-    /// Every collective and every wait for one: what [`super::order::check`] reads.
+    /// Every collective and every wait for one: what the deadlock check of the tests reads.
     Calls,
-    /// Every op, too.
+    /// Every op and part of the step as well.
     Ops,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum LogEntry {
-    /// An op of the backend's contract: `[m, n, k]` of a product, else rows and columns of what it goes
-    /// over, and 1.
+    /// An op with its sizes, as [`crate::backend::Operands::sizes`].
     Op {
-        name: &'static str,
+        op: Op,
         sizes: [usize; 3],
     },
-    /// A collective, or one half of an exchange, is under way.
+    /// A collective, or one half of an exchange, starts.
     Start(Call),
     /// Compute waits for the rank's n-th `Start`.
     Wait(usize),
-    /// What follows belongs to a part of the step, until it is left.
+    /// The events up to the matching `Leave` belong to a part of the step.
     Enter(Scope),
     Leave,
 }
 
-/// A product of matrices: its op, and `[m, n, k]`.
+/// A matrix product `[m, n, k]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
-    pub name: &'static str,
+    pub form: Form,
     pub sizes: [usize; 3],
 }
 
 /// One rank's side of a collective.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// Of the groups that the ranks made together, this one's number.
+    /// The group's number: all ranks create their groups in the same order.
     pub group: usize,
     pub kind: GroupKind,
-    /// All ranks of the group, as ranks of the run.
+    /// The ranks of the group, as ranks of the run.
     pub members: Arc<[usize]>,
-    pub what: What,
-    /// Of the whole matrix: what a reduce-scatter reads, what an all-gather writes.
+    pub what: Operation,
+    /// Bytes of the full matrix: the input of a reduce-scatter, the output of an all-gather.
     pub bytes: usize,
-    /// Halves of one exchange have the same number: nothing orders them.
+    /// The send and the receive of one exchange have the same number and no order between them.
     pub post: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum What {
+pub enum Operation {
     AllReduce,
     AllGather,
     ReduceScatter,
@@ -67,31 +66,31 @@ pub enum What {
 }
 
 impl Call {
-    /// Bytes that the rank sends, with collectives done in rings.
+    /// Bytes that the rank sends, with ring algorithms for collectives.
     pub fn sent(&self) -> usize {
         let others = self.members.len() - 1;
         match self.what {
-            What::AllReduce => 2 * self.bytes * others / self.members.len(),
-            What::AllGather | What::ReduceScatter => self.bytes * others / self.members.len(),
-            What::Send(_) => self.bytes,
-            What::Receive(_) => 0,
+            Operation::AllReduce => 2 * self.bytes * others / self.members.len(),
+            Operation::AllGather | Operation::ReduceScatter => self.bytes * others / self.members.len(),
+            Operation::Send(_) => self.bytes,
+            Operation::Receive(_) => 0,
         }
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            What::AllReduce => write!(f, "all-reduce"),
-            What::AllGather => write!(f, "all-gather"),
-            What::ReduceScatter => write!(f, "reduce-scatter"),
-            What::Send(to) => write!(f, "send to rank {to}"),
-            What::Receive(from) => write!(f, "receive from rank {from}"),
+            Operation::AllReduce => write!(f, "all-reduce"),
+            Operation::AllGather => write!(f, "all-gather"),
+            Operation::ReduceScatter => write!(f, "reduce-scatter"),
+            Operation::Send(to) => write!(f, "send to rank {to}"),
+            Operation::Receive(from) => write!(f, "receive from rank {from}"),
         }
     }
 }
 
-/// How often a rank used groups of one kind, and what it sent in them.
+/// Calls of a rank in groups of one kind, and bytes that it sent in them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
     pub calls: u64,
@@ -99,16 +98,16 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// What was done, counted.
+/// Counts of what a rank did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
-    /// How often each op was done.
-    pub ops: BTreeMap<&'static str, u64>,
+    /// How often each op ran.
+    pub ops: BTreeMap<Op, u64>,
     pub traffic: BTreeMap<GroupKind, Traffic>,
 }
 
 impl Totals {
-    /// What came on top of `before`.
+    /// The difference to `before`.
     pub fn since(&self, before: &Totals) -> Totals {
         let mut new = self.clone();
         new.ops.iter_mut().for_each(|(op, n)| *n -= before.ops.get(op).copied().unwrap_or_default());
@@ -121,10 +120,10 @@ impl Totals {
         new
     }
 
-    /// This, and `each` so many times more.
+    /// This plus `times` times `each`.
     pub fn and(mut self, each: &Totals, times: u64) -> Totals {
         for (op, n) in &each.ops {
-            *self.ops.entry(op).or_default() += n * times;
+            *self.ops.entry(*op).or_default() += n * times;
         }
         for (kind, each) in &each.traffic {
             let all = self.traffic.entry(*kind).or_default();
@@ -134,15 +133,15 @@ impl Totals {
     }
 }
 
-/// The record of one rank.
+/// The log of one rank.
 #[derive(Debug, Clone)]
 pub struct Log {
     pub rank: usize,
     keep: Keep,
-    /// As far as they are kept.
+    /// The events that [`Keep`] asks for.
     pub events: Vec<LogEntry>,
     pub totals: Totals,
-    /// The products that were there, each once.
+    /// Every product shape that occurred, once.
     pub products: BTreeSet<Product>,
     starts: usize,
     posts: usize,
@@ -155,12 +154,12 @@ impl Log {
         Log { rank, keep, events, totals, products, starts: 0, posts: 0, groups: 0 }
     }
 
-    pub(super) fn op(&mut self, name: &'static str, sizes: [usize; 3]) {
-        *self.totals.ops.entry(name).or_default() += 1;
-        self.keep(Keep::Ops, || LogEntry::Op { name, sizes });
+    pub(super) fn op(&mut self, op: Op, sizes: [usize; 3]) {
+        *self.totals.ops.entry(op).or_default() += 1;
+        self.keep(Keep::Ops, || LogEntry::Op { op, sizes });
     }
 
-    /// The number that its wait will name.
+    /// Logs the start of a call; returns the number for its wait.
     pub(super) fn start(&mut self, call: Call) -> usize {
         let traffic = self.totals.traffic.entry(call.kind).or_default();
         traffic.calls += 1;
@@ -182,7 +181,7 @@ impl Log {
         self.keep(Keep::Calls, || LogEntry::Wait(start));
     }
 
-    /// A number for what is started next, together.
+    /// A number for the calls that are started together next.
     pub(super) fn post(&mut self) -> usize {
         self.posts += 1;
         self.posts

@@ -1,4 +1,4 @@
-//! Memory that is not there: lengths, the books that a real one would keep, and what its blocks are for.
+//! Blocks without memory: their lengths, the allocator of the real backend, and what the blocks are used for.
 
 use crate::backend::Elem;
 use crate::memory::free_list::{Allocator, Live, Usage};
@@ -8,20 +8,20 @@ use std::ops::Range;
 use std::rc::Rc;
 
 /// The memory of one rank.
-pub(super) type Memory = Rc<RefCell<Kept>>;
+pub(super) type Memory = Rc<RefCell<Tracker>>;
 
-/// Of what lives at the peak, the bytes that are for these.
+/// Bytes at the peak by use; all the rest is weights, gradients, optimizer state and activations.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Peak {
-    /// What ops take before all others and keep, and their scratch.
+    /// Fixed workspace and scratch of the ops.
     pub workspace: usize,
-    /// What the head makes: logits and their statistics.
+    /// Logits and their statistics.
     pub logits: usize,
-    /// What collectives and messages read and write that are under way.
+    /// Buffers of collectives and messages in flight.
     pub communication: usize,
 }
 
-/// What a block is for.
+/// What a block is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Workspace,
@@ -29,17 +29,17 @@ pub(super) enum Use {
     Other,
 }
 
-/// Books, and what they are about.
-pub(super) struct Kept {
+/// An allocator, and the bytes in use by what they are used for.
+pub(super) struct Tracker {
     allocator: Box<dyn Allocator>,
     now: Peak,
     other: usize,
     at_peak: Peak,
 }
 
-impl Kept {
+impl Tracker {
     pub fn new(allocator: Box<dyn Allocator>) -> Memory {
-        Rc::new(RefCell::new(Kept { allocator, now: Peak::default(), other: 0, at_peak: Peak::default() }))
+        Rc::new(RefCell::new(Tracker { allocator, now: Peak::default(), other: 0, at_peak: Peak::default() }))
     }
 
     pub fn take(&mut self, bytes: usize, what: Use) -> usize {
@@ -65,7 +65,7 @@ impl Kept {
         }
     }
 
-    /// So many bytes that live are under way from now on.
+    /// Counts bytes as in flight until [`Tracker::arrive`].
     pub fn depart(&mut self, bytes: usize) {
         self.now.communication += bytes;
     }
@@ -90,7 +90,7 @@ impl Kept {
 /// A block, or a view of one.
 pub struct DryMem<T: Elem> {
     len: usize,
-    /// Where it is given back; none for a view.
+    /// Where it is freed; `None` for a view.
     home: Option<Home>,
     elem: PhantomData<T>,
 }
@@ -103,7 +103,7 @@ struct Home {
 }
 
 impl<T: Elem> DryMem<T> {
-    /// `bytes`: what the backend takes for this many elements.
+    /// `bytes`: size of the block that the backend allocates for `len` elements.
     pub(super) fn take(memory: &Memory, len: usize, bytes: usize, what: Use) -> Self {
         let at = memory.borrow_mut().take(bytes, what);
         DryMem { len, home: Some(Home { memory: memory.clone(), bytes, at, what }), elem: PhantomData }
@@ -123,8 +123,8 @@ impl<T: Elem> Drop for DryMem<T> {
     }
 }
 
-/// Takes blocks of these bytes at once, and gives them back.
-pub(super) fn pass(memory: &Memory, sizes: &[usize]) {
+/// Allocates blocks of these sizes together and frees them.
+pub(super) fn hold(memory: &Memory, sizes: &[usize]) {
     let mut memory = memory.borrow_mut();
     let taken: Vec<usize> = sizes.iter().map(|&bytes| memory.take(bytes, Use::Workspace)).collect();
     sizes.iter().zip(taken).for_each(|(&bytes, at)| memory.give(bytes, at, Use::Workspace));

@@ -1,59 +1,59 @@
-//! What a rank that is not there keeps: books, and a log.
+//! The state of one rank of a dry run: an allocator and a log.
 
 use super::log::{Keep, Log, Product, Totals};
-use super::memory::{self, DryMem, Kept, Memory, Peak, Use};
-use crate::backend::{Elem, Scratch, Tensor};
+use super::memory::{self, DryMem, Memory, Peak, Tracker, Use};
+use crate::backend::{Elem, Form, Op, Operands, Scratch, Tensor};
 use crate::memory::free_list::{Allocator, Live};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-/// One rank of a run that does not take place. `A` is the type of activations and weights.
+/// One rank of a dry run. `A` is the type of activations and weights.
 pub struct Dry<A: Elem> {
     /// The memory rules of the backend that would run.
     pub(super) scratch: Box<dyn Scratch>,
     pub(super) memory: Memory,
     pub(super) log: Rc<RefCell<Log>>,
-    /// Whether the head is at work.
+    /// Whether the ops that come belong to the head.
     pub(super) in_head: Cell<bool>,
     act: PhantomData<A>,
 }
 
 impl<A: Elem> Dry<A> {
-    /// Rank `rank` of a mesh, on the backend that `scratch` speaks for; `allocator` are its own, or keep as much.
+    /// Rank `rank` of a mesh, with the memory rules `scratch`; `allocator` is the allocator of that backend.
     pub fn new(rank: usize, scratch: impl Scratch + 'static, allocator: Box<dyn Allocator>, keep: Keep) -> Self {
-        let (memory, log) = (Kept::new(allocator), Rc::new(RefCell::new(Log::new(rank, keep))));
+        let (memory, log) = (Tracker::new(allocator), Rc::new(RefCell::new(Log::new(rank, keep))));
         let take = |bytes| memory.borrow_mut().take(scratch.block(bytes), Use::Workspace);
         scratch.fixed().into_iter().for_each(|bytes| _ = take(bytes));
         Dry { scratch: Box::new(scratch), memory, log, in_head: Cell::new(false), act: PhantomData }
     }
 
-    /// What was done so far.
+    /// A copy of the log so far.
     pub fn log(&self) -> Log {
         self.log.borrow().clone()
     }
 
-    /// How many events it has.
+    /// Number of events logged so far.
     pub fn events(&self) -> usize {
         self.log.borrow().events.len()
     }
 
-    /// The counts of it alone.
+    /// Counts of ops and traffic so far.
     pub fn totals(&self) -> Totals {
         self.log.borrow().totals.clone()
     }
 
-    /// The blocks that live, as [`Allocator::live`].
+    /// The blocks that are allocated, as [`Allocator::live`].
     pub fn live(&self) -> Option<Vec<Live>> {
         self.memory.borrow().live()
     }
 
-    /// What the blocks were for that lived at the peak.
+    /// Bytes by use at the peak.
     pub fn peak(&self) -> Peak {
         self.memory.borrow().peak()
     }
 
-    /// What a block of this many elements takes.
+    /// Bytes that a block of `len` elements takes.
     pub fn block<T: Elem>(&self, len: usize) -> usize {
         self.scratch.block(len * size_of::<T>())
     }
@@ -63,25 +63,22 @@ impl<A: Elem> Dry<A> {
         Tensor::from_mem(mem, rows, cols)
     }
 
-    pub(super) fn op(&self, name: &'static str, sizes: [usize; 3]) {
-        self.log.borrow_mut().op(name, sizes);
+    /// Logs an op and holds its scratch for a moment. Its result has been allocated: both are there at once.
+    pub(super) fn op(&self, op: Op, on: Operands) {
+        self.log.borrow_mut().op(op, on.sizes());
+        let blocks = op.scratch(on, &*self.scratch).into_iter();
+        memory::hold(&self.memory, &blocks.map(|bytes| self.scratch.block(bytes)).collect::<Vec<usize>>());
     }
 
-    /// An op over `[rows, cols]`.
-    pub(super) fn over<T: Elem>(&self, name: &'static str, x: &Tensor<Self, T>) {
-        self.op(name, [x.rows(), x.cols(), 1]);
+    /// An op over the elements of `x`.
+    pub(super) fn over<T: Elem>(&self, op: Op, x: &Tensor<Self, T>) {
+        self.op(op, Operands::Matrix(x.rows(), x.cols()));
     }
 
-    /// Blocks of these bytes are held at once, and given back.
-    pub(super) fn pass(&self, blocks: Vec<usize>) {
-        let sizes: Vec<usize> = blocks.into_iter().map(|bytes| self.scratch.block(bytes)).collect();
-        memory::pass(&self.memory, &sizes);
-    }
-
-    pub(super) fn product(&self, name: &'static str, [m, n, k]: [usize; 3], depth: usize) {
+    /// The product `[m, n, k]`; `depth`: the other operand's k.
+    pub(super) fn product(&self, form: Form, [m, n, k]: [usize; 3], depth: usize) {
         assert_eq!(k, depth, "depth of the product {m} x {k} x {n}");
-        self.op(name, [m, n, k]);
-        self.log.borrow_mut().products.insert(Product { name, sizes: [m, n, k] });
-        self.pass(self.scratch.matmul([m, n, k]));
+        self.log.borrow_mut().products.insert(Product { form, sizes: [m, n, k] });
+        self.op(form.op(), Operands::Product([m, n, k]));
     }
 }

@@ -1,7 +1,7 @@
-//! Ranks as points of a grid: tensor, context, expert, data and pipeline axes, the fastest-varying
-//! first. Groups are the ranks that differ along one axis only.
+//! The device mesh: ranks as points of a grid with tensor, context, expert, data and pipeline axes, the fastest-varying
+//! axis first. A group is the ranks that differ along one axis only.
 
-use crate::config::{Axis, Config, Parallel, can_be, near_multiples, near_pairs, ranks_used, samples};
+use crate::config::{Axis, Config, Parallel, degrees, near_multiples, near_pairs, ranks_used, samples};
 use crate::error::{Error, Result, counted};
 
 /// The grid of all ranks.
@@ -11,29 +11,29 @@ pub struct Mesh {
     axes: [(Axis, usize); 5],
 }
 
-/// What a group of ranks is for. Each kind has communicators of its own.
+/// The purpose of a group of ranks. Each kind has communicators of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GroupKind {
-    /// The ranks that share every layer.
+    /// Tensor-parallel ranks.
     Tensor,
-    /// Those of them that hold the same key/value head, where there are more ranks than heads.
+    /// Tensor-parallel ranks that hold the same key/value head, where there are more ranks than heads.
     KvHeads,
-    /// The ranks that hold the same weights and see other samples.
+    /// Data-parallel ranks: same weights, other samples.
     Data,
-    /// The ranks that share the optimizer's state of these weights.
+    /// The ranks over which the optimizer state of the same weights is sharded.
     Optimizer,
-    /// Stage to stage, towards the loss.
+    /// Pipeline stages, for activations of the forward pass.
     Activations,
-    /// Stage to stage, back from the loss.
+    /// Pipeline stages, for gradients of the backward pass.
     Gradients,
-    /// First and last stage, where they hold the same table.
+    /// The first and the last stage, which both hold a tied embedding.
     Tied,
     /// All ranks.
     World,
 }
 
 impl Mesh {
-    /// Tensor, pipeline, data: what a run's files say of it.
+    /// `[tensor, pipeline, data]`, as the files of a run have it.
     pub fn layout(&self) -> [usize; 3] {
         [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.size(axis))
     }
@@ -51,7 +51,7 @@ impl GroupKind {
         GroupKind::World,
     ];
 
-    /// Whose calls share a stream of a device, which has few queues: kinds that speak seldom.
+    /// The kind whose stream its calls use: kinds with few calls share one, since a device has few queues.
     pub fn lane(self) -> GroupKind {
         match self {
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => GroupKind::World,
@@ -75,9 +75,9 @@ impl GroupKind {
 }
 
 impl Mesh {
-    /// `ranks` must be a multiple of what the other axes use; `None` where it is not.
+    /// `None` unless `ranks` is a multiple of the ranks that the other axes use.
     pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
-        // Experts live inside the data-parallel ranks: they take no ranks of their own.
+        // Expert parallelism divides the data-parallel ranks and takes none of its own.
         let used = ranks_used(p);
         if ranks == 0 || !ranks.is_multiple_of(used) {
             return None;
@@ -151,13 +151,13 @@ impl Mesh {
 }
 
 impl Config {
-    /// The grid of `ranks` ranks, each with the same whole number of micro-batches a step, which
-    /// interleaving wants to be a multiple of the stages. At most [`crate::config::MOST_RANKS`].
+    /// The mesh of `ranks` ranks. Each must have the same whole number of micro-batches a step, with interleaving a
+    /// multiple of the stages. At most [`crate::config::MOST_RANKS`].
     pub fn mesh(&self, ranks: usize) -> Result<Mesh> {
         self.mesh_as_asked(ranks, &format!("mpirun -n {ranks}"))
     }
 
-    /// [`Config::mesh`], `asked` being how the user said the number of ranks.
+    /// [`Config::mesh`]; `asked` says in a message how the user gave the number of ranks.
     pub fn mesh_as_asked(&self, ranks: usize, asked: &str) -> Result<Mesh> {
         let p = &self.parallel;
         let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks, asked))?;
@@ -178,7 +178,7 @@ impl Config {
             remedy += &format!("; on {here} the nearest that fit: {}", layouts.join(" or "));
         }
         Error::user(format!(
-            "{asked}: parallel.tensor {} x pipeline {} x context {} wants a multiple of {} ranks; {remedy}",
+            "{asked}: parallel.tensor {} x pipeline {} x context {} needs a multiple of {} ranks; {remedy}",
             p.tensor,
             p.pipeline,
             p.context,
@@ -203,7 +203,7 @@ impl Config {
         ))
     }
 
-    /// The numbers of ranks on either side of `ranks` that this layout can run on, in words.
+    /// The nearest numbers of ranks below and above `ranks` that this layout runs on, in words.
     fn fitting_ranks(&self, ranks: usize) -> String {
         let (used, batch) = (ranks_used(&self.parallel), self.train.global_batch_size);
         let fits = |&dp: &usize| batch.is_multiple_of(samples(&self.train, &self.parallel, dp));
@@ -213,26 +213,16 @@ impl Config {
         ranks.join(" or ")
     }
 
-    /// The degrees (tensor, pipeline) nearest to the configured ones that `ranks` ranks can have.
+    /// The degrees (tensor, pipeline) nearest to the configured ones that run on `ranks` ranks, all else being equal.
     fn fitting_layouts(&self, ranks: usize) -> Vec<(usize, usize)> {
-        let p = &self.parallel;
+        let (p, model) = (&self.parallel, &self.model);
         let fits = |&(tensor, pipeline): &(usize, usize)| {
-            // Where tensor is 1, the file may have left the default open.
-            let sequence_parallel = p.sequence_parallel || p.tensor == 1;
-            let p = Parallel { tensor, pipeline, sequence_parallel, ..p.clone() };
-            let dp = Mesh::new(ranks, &p).map(|mesh| mesh.size(Axis::Data));
-            let shared = dp.is_some_and(|dp| self.train.global_batch_size.is_multiple_of(samples(&self.train, &p, dp)));
-            shared && can_be(&self.model, &self.train, &p)
+            let other = self.with_layout(tensor, pipeline, p.virtual_pipeline);
+            other.parallel.layers == p.layers && other.runs_on(ranks)
         };
-        let stages = move |t| divisors(ranks / t, self.model.num_hidden_layers).map(move |p| (t, p));
-        let layouts = divisors(ranks, self.model.num_attention_heads).flat_map(stages).filter(fits);
+        let layouts = degrees(ranks, model.num_attention_heads, model.num_hidden_layers).filter(fits);
         near_pairs((p.tensor, p.pipeline), layouts)
     }
-}
-
-/// The divisors of `n` that are at most `most`.
-fn divisors(n: usize, most: usize) -> impl Iterator<Item = usize> {
-    (1..=n.min(most)).filter(move |&d| n.is_multiple_of(d))
 }
 
 #[cfg(test)]
@@ -244,11 +234,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn groups_partition_the_ranks(tensor in 1usize..5, context in 1usize..3, pipeline in 1usize..5, data in 1usize..5, turn in 0usize..5) {
+        fn groups_partition_the_ranks(
+            tensor in 1usize..5, context in 1usize..3, pipeline in 1usize..5, data in 1usize..5, turn in 0usize..5,
+        ) {
             let mut order = AXES;
             order.rotate_left(turn);
-            let p = Parallel { tensor, pipeline, context, expert: 1, virtual_pipeline: 1, layers: None,
-                sequence_parallel: false, distributed_optimizer: true, gradient_precision: crate::config::Precision::F32, order, ranks: None };
+            let p = Parallel { tensor, pipeline, context, order, ..Parallel::default() };
             let mesh = Mesh::new(tensor * context * pipeline * data, &p).unwrap();
             prop_assert_eq!(mesh.size(Axis::Data), data);
             for axis in AXES {
@@ -268,19 +259,7 @@ mod tests {
 
     #[test]
     fn megatron_order_puts_tensor_ranks_side_by_side() {
-        let p = Parallel {
-            tensor: 2,
-            pipeline: 2,
-            context: 1,
-            expert: 1,
-            virtual_pipeline: 1,
-            layers: None,
-            sequence_parallel: true,
-            distributed_optimizer: true,
-            gradient_precision: crate::config::Precision::F32,
-            order: AXES,
-            ranks: None,
-        };
+        let p = Parallel { tensor: 2, pipeline: 2, order: AXES, ..Parallel::default() };
         let mesh = Mesh::new(16, &p).unwrap();
         assert_eq!(mesh.group(5, Axis::Tensor), [4, 5]);
         assert_eq!(mesh.group(5, Axis::Data), [1, 3, 5, 7]);

@@ -1,6 +1,6 @@
-//! Ranks on nodes: which process takes which place of the mesh, whatever order `mpirun` started the
-//! processes in. Tensor-parallel groups stay inside a node where they can, then data-parallel ones,
-//! and pipeline stages lie across nodes, as the mesh's order says. What this saves is `traffic.rs`'s.
+//! Rank placement: which process takes which rank of the mesh, whatever the order in which `mpirun` started them.
+//! Tensor-parallel groups stay inside a node where they fit, then data-parallel ones, and pipeline stages are on
+//! different nodes, in the order of the mesh's axes.
 
 use crate::config::Axis;
 use crate::layout::mesh::Mesh;
@@ -9,19 +9,19 @@ use crate::layout::mesh::Mesh;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankSlot {
     pub host: String,
-    /// Nodes are numbered as they first appear among the processes in MPI's order.
+    /// Nodes are numbered in the order of their first process in MPI's order.
     pub node: usize,
-    /// Place among the node's processes, which is the number of its GPU.
+    /// Index among the processes of the node, which is the number of its GPU.
     pub local: usize,
 }
 
 /// The process (rank of MPI's world) that takes each rank of the mesh, given the node of each process.
 ///
-/// Node after node, so that neighbours in the mesh's order are neighbours on a node. Processes that do
-/// not fill a tensor-parallel group on their node stand last, so that they split no other group. Rank 0
-/// stays process 0, which reads and writes for all.
+/// Nodes are filled one after another, so that neighbours in the mesh are on one node. Processes that do not fill a
+/// tensor-parallel group on their node come last, so that they split no other group. Process 0, which reads and writes
+/// for all, keeps rank 0.
 pub fn reorder_ranks(nodes: &[usize], mesh: &Mesh) -> Vec<usize> {
-    assert_eq!(nodes.len(), mesh.ranks(), "seats and ranks of the mesh");
+    assert_eq!(nodes.len(), mesh.ranks(), "processes, and ranks of the mesh");
     let block = block(mesh);
     let (mut whole, mut rest) = (Vec::new(), Vec::new());
     for processes in by_node(nodes) {
@@ -29,7 +29,7 @@ pub fn reorder_ranks(nodes: &[usize], mesh: &Mesh) -> Vec<usize> {
         whole.extend_from_slice(&processes[..filled]);
         rest.extend_from_slice(&processes[filled..]);
     }
-    // Process 0's node comes first; where it has no whole group, the group of its processes does.
+    // Process 0 comes first, even if its node has no whole group.
     if rest.first() == Some(&0) {
         let others = rest.split_off(block);
         return [rest, whole, others].concat();
@@ -38,7 +38,7 @@ pub fn reorder_ranks(nodes: &[usize], mesh: &Mesh) -> Vec<usize> {
     whole
 }
 
-/// Ranks in a row that hold whole tensor-parallel groups.
+/// The number of consecutive ranks that make whole tensor-parallel groups.
 fn block(mesh: &Mesh) -> usize {
     let group = mesh.group(0, Axis::Tensor);
     group.get(1).map_or(1, |next| next * group.len())
@@ -56,9 +56,9 @@ fn by_node(nodes: &[usize]) -> Vec<Vec<usize>> {
     out
 }
 
-/// The naive mapping, `mpirun --map-by node` with no re-ranking: ranks dealt over the nodes in turn, one
-/// each, passing over those that are full. The node of each rank; the same seats as `nodes`.
-pub fn dealt(nodes: &[usize]) -> Vec<usize> {
+/// The node of each rank under the naive mapping, `mpirun --map-by node` without reordering: ranks go to the nodes
+/// round robin, full nodes being skipped. Each node has as many ranks as in `nodes`.
+pub fn round_robin(nodes: &[usize]) -> Vec<usize> {
     let mut free: Vec<Vec<usize>> = by_node(nodes);
     let mut out = Vec::with_capacity(nodes.len());
     while out.len() < nodes.len() {
@@ -67,19 +67,17 @@ pub fn dealt(nodes: &[usize]) -> Vec<usize> {
     out
 }
 
-/// The tensor-parallel groups that sit on more than one node, as ranks of the mesh; `nodes` is the node
-/// of each rank of the mesh.
+/// The tensor-parallel groups on more than one node, as ranks of the mesh; `nodes` has the node of each rank.
 pub fn split_tensor_groups(mesh: &Mesh, nodes: &[usize]) -> Vec<Vec<usize>> {
     let first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) == 0);
     let groups = first.map(|rank| mesh.group(rank, Axis::Tensor));
     groups.filter(|group| group.iter().any(|&rank| nodes[rank] != nodes[group[0]])).collect()
 }
 
-/// The ranks to ask `mpirun --map-by ppr:N:node` for, so that no tensor-parallel group is split; `None`
-/// where a node has no room for a whole one. `room`: processes that a node can take.
+/// The N of `mpirun --map-by ppr:N:node` with which no tensor-parallel group is split; `None` if a node cannot hold a
+/// whole group. `room`: processes that a node can hold.
 pub fn ranks_a_node(mesh: &Mesh, room: usize) -> Option<usize> {
     let block = block(mesh);
-    // All ranks on one node want no more than they are.
     let fitting = room.min(mesh.ranks()) / block * block;
     (fitting > 0).then_some(fitting)
 }
@@ -89,7 +87,7 @@ pub fn fullest(nodes: &[usize]) -> usize {
     by_node(nodes).iter().map(Vec::len).max().unwrap_or_default()
 }
 
-/// What to tell where tensor-parallel groups span nodes; arguments as above.
+/// A warning with a remedy if tensor-parallel groups span nodes; arguments as above.
 pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
     let split = split_tensor_groups(mesh, nodes);
     let first = split.first()?;
@@ -196,9 +194,9 @@ mod tests {
 
     #[test]
     fn the_naive_mapping_deals_one_each() {
-        assert_eq!(dealt(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
+        assert_eq!(round_robin(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
         let mesh = mesh(4, 2, 1);
-        assert_eq!(split_tensor_groups(&mesh, &dealt(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(split_tensor_groups(&mesh, &round_robin(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The layouts that are tried, and who trains which: pure functions, the same on every rank.
+//! The layouts that parity tries, and which ranks train which: pure functions, the same on every rank.
 
-use crate::config::{Config, Parallel, Recompute};
+use crate::config::{self, Config, Recompute};
 use crate::error::Result;
 
-/// What may differ between runs that must train alike.
+/// The settings that may differ between runs that must train alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     pub tensor: usize,
@@ -16,7 +16,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// What all others are held to.
+    /// The reference that all others are compared with.
     pub const ONE: Layout = Layout {
         tensor: 1,
         pipeline: 1,
@@ -27,8 +27,8 @@ impl Layout {
         recompute: Recompute::None,
     };
 
-    /// Every combination on at most `ranks` ranks but [`Layout::ONE`], those of most ranks first. Sequence
-    /// parallelism is for several tensor-parallel ranks: on one it is the same either way.
+    /// Every combination on at most `ranks` ranks except [`Layout::ONE`], those of most ranks first, whether the model
+    /// can have it or not. Sequence parallelism needs several tensor-parallel ranks.
     pub fn all(ranks: usize) -> Vec<Layout> {
         let mut all = Vec::new();
         for (tensor, pipeline, data) in degrees(ranks) {
@@ -57,13 +57,13 @@ impl Layout {
         self.tensor * self.pipeline * self.data
     }
 
-    /// One number for each axis.
+    /// One number for each setting.
     pub fn axes(&self) -> [usize; 7] {
         let (sequence, optimizer) = (self.sequence_parallel.into(), self.distributed_optimizer.into());
         [self.tensor, self.pipeline, self.virtual_pipeline, self.data, sequence, optimizer, self.recompute as usize]
     }
 
-    /// `base` at this layout, with the largest micro-batch up to its own that fits; an error where it cannot be.
+    /// `base` in this layout, with the largest micro-batch up to its own that fits, or why the layout is invalid.
     pub fn config(&self, base: &Config) -> Result<Config> {
         let own = self.checked(base, base.train.micro_batch_size);
         let smaller = (1..base.train.micro_batch_size).rev();
@@ -71,55 +71,47 @@ impl Layout {
     }
 
     fn checked(&self, base: &Config, micro_batch_size: usize) -> Result<Config> {
-        let mut config = base.clone();
+        let config = self.unchecked(base, micro_batch_size).checked()?;
+        config.mesh(self.ranks()).map(|_| config)
+    }
+
+    fn unchecked(&self, base: &Config, micro_batch_size: usize) -> Config {
+        let mut config = base.with_layout(self.tensor, self.pipeline, self.virtual_pipeline);
         config.train.micro_batch_size = micro_batch_size;
         config.train.recompute = self.recompute;
-        config.parallel = Parallel {
-            tensor: self.tensor,
-            pipeline: self.pipeline,
-            virtual_pipeline: self.virtual_pipeline,
-            sequence_parallel: self.sequence_parallel,
-            distributed_optimizer: self.distributed_optimizer,
-            layers: None,
-            ranks: None,
-            ..config.parallel
-        };
-        let config = config.checked()?;
-        config.mesh(self.ranks()).map(|_| config)
+        config.parallel.sequence_parallel = self.sequence_parallel;
+        config.parallel.distributed_optimizer = self.distributed_optimizer;
+        (config.parallel.layers, config.parallel.ranks) = (None, None);
+        config
     }
 }
 
-/// (tensor, pipeline, data) on at most `ranks` ranks, most ranks first.
+/// (tensor, pipeline, data) in powers of two up to (8, 4, 4) on at most `ranks` ranks, the largest first.
 fn degrees(ranks: usize) -> Vec<(usize, usize, usize)> {
-    let mut all = Vec::new();
-    for tensor in [8, 4, 2, 1] {
-        for pipeline in [4, 2, 1] {
-            all.extend([4, 2, 1].map(|data| (tensor, pipeline, data)));
-        }
-    }
-    let used = |&(t, p, d): &(usize, usize, usize)| t * p * d;
-    all.retain(|degrees| used(degrees) <= ranks);
-    all.sort_by_key(|degrees| std::cmp::Reverse(used(degrees)));
+    let sizes = (0..8).map(|log2| 1 << log2).filter(|&size| size <= ranks);
+    let of_size = |size| config::degrees(size, 8, 4).map(move |(t, p)| (t, p, size / (t * p))).filter(|d| d.2 <= 4);
+    let mut all: Vec<_> = sizes.flat_map(of_size).collect();
+    all.reverse();
     all
 }
 
 /// Layouts of one size, trained side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shift {
-    /// Of a layout.
+    /// Ranks of each layout.
     pub ranks: usize,
-    /// What each block of so many neighbouring ranks trains, one after another: indices of the layouts.
+    /// The indices of the layouts that each block of so many neighbouring ranks trains, one after another.
     pub blocks: Vec<Vec<usize>>,
 }
 
 impl Shift {
-    /// The block that `rank` is in, unless it is left over.
+    /// The block of `rank`; `None` if it is left over.
     pub fn block_of(&self, rank: usize) -> Option<usize> {
         Some(rank / self.ranks).filter(|&block| block < self.blocks.len())
     }
 }
 
-/// Deals layouts of these sizes to `ranks` ranks: the largest first, and as many at once as there is room for.
+/// Distributes layouts of these sizes over `ranks` ranks: the largest first, as many at once as the ranks allow.
 pub fn shifts(sizes: &[usize], ranks: usize) -> Vec<Shift> {
     let mut different: Vec<usize> = sizes.to_vec();
     different.sort_unstable_by(|a, b| b.cmp(a));
@@ -144,7 +136,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_layout_is_trained_once_and_fairly(ranks in 1usize..17, sizes in prop::collection::vec(1usize..17, 0..60)) {
+        fn every_layout_is_trained_once_and_fairly(
+            ranks in 1usize..17, sizes in prop::collection::vec(1usize..17, 0..60),
+        ) {
             let sizes: Vec<usize> = sizes.into_iter().map(|size| size.min(ranks)).collect();
             let shifts = shifts(&sizes, ranks);
             let mut seen: Vec<usize> = Vec::new();
@@ -161,6 +155,22 @@ mod tests {
             let placed = (0..ranks).filter(|&rank| shifts.iter().all(|shift| shift.block_of(rank).is_some())).count();
             prop_assert!(sizes.is_empty() || placed > 0);
         }
+    }
+
+    /// Search and advice ask [`Config::runs_on`]; parity shows the reason of a refusal.
+    #[test]
+    fn a_layout_is_refused_exactly_where_the_rule_says_so() {
+        let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let mut refused = 0;
+        for file in ["parity.toml", "parity-tied.toml"] {
+            let base = Config::read(&configs.join(file), &[]).unwrap();
+            for (layout, size) in Layout::all(32).into_iter().flat_map(|layout| [1, 2, 3].map(|size| (layout, size))) {
+                let runs = layout.unchecked(&base, size).runs_on(layout.ranks());
+                assert_eq!(runs, layout.checked(&base, size).is_ok(), "{file}, micro-batch {size}: {layout:?}");
+                refused += usize::from(!runs);
+            }
+        }
+        assert!(refused > 100, "{refused} layouts are refused");
     }
 
     #[test]

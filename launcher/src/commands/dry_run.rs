@@ -1,13 +1,15 @@
-//! `train --dry-run`: a step of every rank without data, ranks or devices, and what each would hold of its
-//! memory and send to others.
+//! `train --dry-run`: a step of every rank without data, other processes or devices; prints the memory, traffic and ops
+//! of each.
 
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
-use super::topology::{PARTS, aligned, must_hold, table};
+use super::topology::{PARTS, must_hold};
 use super::train::must_fit_cuda;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
+use crate::table::render;
 use cuda::backend::CudaScratch;
+use engine::backend::Op;
 use engine::config::{Axis, BackendKind, Cluster, Config, Named, Precision, Ranks, ranks_used};
 use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
@@ -17,18 +19,17 @@ use engine::layout::rank_layout::{RankLayout, layers_of_chunks};
 use engine::layout::split;
 use engine::train::state::copy_bytes;
 use half::bf16;
-use plan::dry_run::{DryRun, Held, classes, dry_run_step, refusal};
+use plan::dry_run::{DryRun, Held, classes, dry_run_step, on_all_cores, refusal};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
 
-/// On as many ranks as `flag` says; without it on mpirun's, else on those that the configuration is meant for, or
-/// as few as its layout can have. `cluster`: a file that says on which GPUs.
+/// The number of ranks is `flag`, else that of mpirun, else `parallel.ranks`, else the least that the layout needs.
+/// `cluster`: a file that describes the GPUs.
 pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Path>) -> Result<()> {
-    let said = flag.or_else(ranks_of_mpirun);
-    let config = Config::read_for(said.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
-    let mesh = mesh(&config, flag, said.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
+    let asked = flag.or_else(ranks_of_mpirun);
+    let config = Config::read_for(asked.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
+    let mesh = mesh(&config, flag, asked.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
     let (rules, precision) = rules(&config, &mesh, cluster)?;
     let rows = rows(&config, &mesh, &rules)?;
     let text = [
@@ -41,20 +42,20 @@ pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Pa
     or_broken_pipe(write!(std::io::stdout(), "{}", text.join("\n")))
 }
 
-/// Whose memory the ranks take.
+/// The backend whose memory rules apply.
 enum Rules {
     Cpu(Precision),
     Cuda { scratch: CudaScratch, cluster: Option<Box<Cluster>> },
 }
 
-/// Those of the backend that the configuration would run on.
+/// The rules of the backend that the configuration would run on.
 fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules, Precision)> {
     let (backend, precision) = config.backend(cluster.is_some())?;
     let load = |path| Cluster::load(path).and_then(|cluster| must_hold(&cluster, mesh.ranks(), path).map(|()| cluster));
     match (backend, cluster) {
         (BackendKind::Cpu, None) => Ok((Rules::Cpu(precision), precision)),
         (BackendKind::Cpu, Some(path)) => Err(Error::user(format!(
-            "--cluster {}: with train.backend = \"cpu\" no rank is on a GPU; leave one of the two out",
+            "--cluster {}: train.backend = \"cpu\" uses no GPU; leave one of the two out",
             path.display()
         ))),
         (BackendKind::Cuda, path) => {
@@ -66,42 +67,31 @@ fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules,
     }
 }
 
-/// Ranks that hold and send the same.
+/// Ranks with the same memory and traffic.
 struct Row {
     ranks: Vec<usize>,
     of: DryRun,
-    /// Bytes of a checkpoint's copy on the host, on the rank that saves most.
+    /// Bytes of the host copy of a checkpoint, on the rank that saves most.
     copy: usize,
 }
 
-/// A rehearsal of one rank of each class, on all cores.
+/// A dry run of one rank of each class.
 fn rows(config: &Config, mesh: &Mesh, rules: &Rules) -> Result<Vec<Row>> {
     let classes = classes(mesh);
-    let count = Count::new("rehearsing ranks", classes.len() as u64);
-    let (queue, done) = (Mutex::new(classes.into_iter()), Mutex::new(Vec::new()));
-    let next = || queue.lock().expect("no rehearsal panics while it takes the next").next();
+    let count = Count::new("dry runs", classes.len() as u64);
     let one = |rank| match *rules {
         Rules::Cpu(Precision::F32) => dry_run_step::<f32>(config, mesh, rank, CpuScratch::<f32>::new(1)),
         Rules::Cpu(Precision::Bf16) => dry_run_step::<bf16>(config, mesh, rank, CpuScratch::<bf16>::new(1)),
         Rules::Cuda { scratch, .. } => dry_run_step::<bf16>(config, mesh, rank, scratch),
     };
-    let work = || {
-        while let Some(ranks) = next() {
-            let copies = ranks.iter().map(|&rank| copy_bytes(config, &RankLayout::new(config, mesh.clone(), rank)));
-            let copy = copies.max().expect("a class has ranks");
-            let row = one(ranks[0]).map(|of| Row { ranks, of, copy });
-            done.lock().expect("no rehearsal panics while it is put away").push(row);
-            count.one();
-        }
+    let row = |ranks: Vec<usize>| {
+        let copies = ranks.iter().map(|&rank| copy_bytes(config, &RankLayout::new(config, mesh.clone(), rank)));
+        let copy = copies.max().expect("a class has ranks");
+        Ok(Row { of: one(ranks[0])?, ranks, copy })
     };
-    std::thread::scope(|scope| {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        (0..cores).for_each(|_| _ = scope.spawn(work));
-    });
+    let rows = on_all_cores(classes, &|| count.one(), row);
     count.finish();
-    let mut rows: Vec<Row> = done.into_inner().expect("all are done").into_iter().collect::<Result<_>>()?;
-    rows.sort_by_key(|row| row.ranks[0]);
-    Ok(rows)
+    rows
 }
 
 fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> String {
@@ -123,7 +113,7 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
 fn memory(rows: &[Row], mesh: &Mesh) -> String {
     let parts = |Row { of, copy, .. }: &Row| {
         let Held { weights, gradients, optimizer } = of.held;
-        [weights, gradients, optimizer, of.activations(), of.usage.peak, *copy].map(|bytes| bytes as f64)
+        [weights, gradients, optimizer, of.beside_held(), of.usage.peak, *copy].map(|bytes| bytes as f64)
     };
     let unit = Unit::of(rows.iter().map(|row| row.of.usage.peak as f64));
     let cells = |row: &Row| parts(row).map(|bytes| unit.show(bytes)).to_vec();
@@ -132,7 +122,7 @@ fn memory(rows: &[Row], mesh: &Mesh) -> String {
 }
 
 fn traffic(rows: &[Row], mesh: &Mesh) -> String {
-    // The last part is all of them.
+    // The last part is the sum.
     let sent = |Row { of, .. }: &Row| {
         PARTS.map(|(_, kinds)| {
             let among = of.step.traffic.iter().filter(|(kind, _)| kinds.is_empty() || kinds.contains(kind));
@@ -148,33 +138,32 @@ fn traffic(rows: &[Row], mesh: &Mesh) -> String {
     lines(&format!("{} sent a step", unit.name), &header, rows, mesh, cells)
 }
 
-/// A table with a line for the ranks that read the same.
+/// A table with one line for all ranks whose cells are the same.
 fn lines(what: &str, header: &[&str], rows: &[Row], mesh: &Mesh, cells: impl Fn(&Row) -> Vec<String>) -> String {
-    let mut table = table(&[&[what, "stage", "tp"], header].concat());
-    for (cells, ranks) in alike(rows, cells) {
+    let row = |(cells, ranks): (Vec<String>, Vec<usize>)| {
         let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
-        table.add_row([named(&ranks), along(Axis::Pipeline), along(Axis::Tensor)].into_iter().chain(cells));
-    }
-    format!("{}\n", aligned(table, 3))
+        [vec![named(&ranks), along(Axis::Pipeline), along(Axis::Tensor)], cells].concat()
+    };
+    render(&[&[what, "stage", "tp"], header].concat(), 3, alike(rows, cells).into_iter().map(row))
 }
 
-/// How often a step does each op, on the first tensor-parallel rank of a stage: a column for stages that do the same.
+/// How often a step runs each op on the first tensor-parallel rank of a stage, with one column for stages that are
+/// alike.
 fn ops(rows: &[Row], mesh: &Mesh) -> String {
     let first = rows.iter().filter(|row| mesh.coord(row.ranks[0], Axis::Tensor) == 0);
     let columns = alike(first, |row| row.of.step.ops.clone());
     let stages = |ranks: &[usize]| spans(ranks.iter().map(|&rank| mesh.coord(rank, Axis::Pipeline)));
     let header: Vec<String> = columns.iter().map(|(_, ranks)| format!("stage {}", stages(ranks))).collect();
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let mut table = table(&[&["ops a step"], &header[..]].concat());
-    let names: BTreeSet<&str> = columns.iter().flat_map(|(ops, _)| ops.keys().copied()).collect();
-    for name in names {
-        let times = columns.iter().map(|(ops, _)| ops.get(name).copied().unwrap_or_default().to_string());
-        table.add_row([name.to_string()].into_iter().chain(times));
-    }
-    format!("{}\n", aligned(table, 1))
+    let header: Vec<&str> = ["ops a step"].into_iter().chain(header.iter().map(String::as_str)).collect();
+    let all: BTreeSet<Op> = columns.iter().flat_map(|(ops, _)| ops.keys().copied()).collect();
+    let row = |op: Op| {
+        let times = columns.iter().map(|(ops, _)| ops.get(&op).copied().unwrap_or_default().to_string());
+        [op.name().to_string()].into_iter().chain(times).collect()
+    };
+    render(&header, 1, all.into_iter().map(row))
 }
 
-/// What `of` says of the ranks, each answer once, with all ranks that it is of.
+/// The different values of `of`, each with the ranks that have it.
 fn alike<'a, T: PartialEq>(rows: impl IntoIterator<Item = &'a Row>, of: impl Fn(&Row) -> T) -> Vec<(T, Vec<usize>)> {
     let mut all: Vec<(T, Vec<usize>)> = Vec::new();
     for row in rows {
@@ -187,7 +176,7 @@ fn alike<'a, T: PartialEq>(rows: impl IntoIterator<Item = &'a Row>, of: impl Fn(
     all
 }
 
-/// A few words for many ranks.
+/// The ranks, abbreviated where they are many.
 fn named(ranks: &[usize]) -> String {
     let all = spans(ranks.iter().copied());
     match all.split(", ").collect::<Vec<_>>()[..] {
@@ -196,14 +185,14 @@ fn named(ranks: &[usize]) -> String {
     }
 }
 
-/// What the numbers of a table are in.
+/// The unit that the numbers of a table have in common.
 struct Unit {
     name: &'static str,
     bytes: f64,
 }
 
 impl Unit {
-    /// So that the largest number is at least 1.
+    /// The largest unit in which the largest number is at least 1.
     fn of(bytes: impl Iterator<Item = f64>) -> Unit {
         let most = bytes.fold(0.0, f64::max);
         let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)].map(|(name, log2)| Unit { name, bytes: 2f64.powi(log2) });
@@ -226,17 +215,18 @@ fn foot(rows: &[Row], rules: &Rules) -> String {
     let (most, by) = match rules {
         Rules::Cpu(_) => (
             format!(
-                "{peak} {name} at the peak on rank {rank}, {reserved} {name} with the free blocks that it keeps between ops"
+                "{peak} {name} at the peak on rank {rank}, {reserved} {name} with the free blocks that the pool keeps"
             ),
-            "the CPU backend, one thread a rank; the buffers of MPI come on top".to_string(),
+            "the CPU backend with one thread a rank; MPI's buffers come on top".to_string(),
         ),
         Rules::Cuda { scratch, cluster } => (
             format!(
-                "a slab of {reserved} {name} on rank {rank}, {peak} {name} at the peak: {free} {name} ({:.1} %) lie between blocks",
+                "an arena of {reserved} {name} on rank {rank}, {peak} {name} at the peak: {free} {name} ({:.1} %) are \
+                 lost to fragmentation",
                 100.0 * (usage.reserved - usage.peak) as f64 / usage.reserved as f64
             ),
             format!(
-                "the CUDA backend on {} with {} multiprocessors; CUDA itself and the buffers of NCCL come on top",
+                "the CUDA backend on {} with {} multiprocessors; CUDA itself and NCCL's buffers come on top",
                 cluster.as_ref().map_or("an A100", |cluster| &cluster.device),
                 scratch.processors
             ),
@@ -244,18 +234,18 @@ fn foot(rows: &[Row], rules: &Rules) -> String {
     };
     format!(
         "the most: {most}\n\
-         activations: all else that is there at the peak, also what collectives have under way and the scratch of ops\n\
-         checkpoint: at most so much of a copy on the host, on top of the peak, from the beginning of a save until it is on the disk\n\
-         by the memory rules of {by}\n",
+         activations: everything else at the peak, including buffers of collectives in flight and scratch of ops\n\
+         checkpoint: size of the host copy, on top of the peak, from the start of a save until it is on disk\n\
+         computed with the memory rules of {by}\n",
     )
 }
 
-/// The rank that takes most.
+/// The ranks that need most.
 fn most(rows: &[Row]) -> &Row {
     rows.iter().max_by_key(|row| row.of.usage.reserved).expect("a mesh has ranks")
 }
 
-/// Whether that is there on the cluster's GPUs, and what would fit where it is not.
+/// Whether the run fits the cluster's GPUs, and what would fit if it does not.
 fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<String> {
     let Rules::Cuda { scratch, cluster: Some(cluster) } = rules else { return Ok(String::new()) };
     let (gib, needed) = ((1u64 << 30) as f64, most(rows).of.usage.reserved);
@@ -264,7 +254,7 @@ fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<Str
         return Ok(format!("{}: {}\n", cluster.name, refusal::<bf16>(config, mesh, (needed, limit), scratch)?));
     }
     let left = (limit - needed) as f64 / gib;
-    Ok(format!("{}: of the {:.2} GiB of a GPU {left:.2} GiB are left\n", cluster.name, cluster.memory_gib))
+    Ok(format!("{}: {left:.2} GiB of the {:.2} GiB of a GPU are left\n", cluster.name, cluster.memory_gib))
 }
 
 #[cfg(test)]

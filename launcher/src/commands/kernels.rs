@@ -1,8 +1,8 @@
 //! `kernels`: the CUDA kernels compiled beforehand, and a look at what this machine would run.
 
 use super::tokenizer::or_broken_pipe;
-use super::topology::{aligned, table};
 use crate::progress::Count;
+use crate::table::{aligned, table};
 use clap::{Args as ClapArgs, Subcommand};
 use comfy_table::{Table, presets};
 use cuda::arch::Arch;

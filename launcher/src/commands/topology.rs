@@ -1,35 +1,36 @@
-//! `topology`: which rank sits where, and what a step sends over which link, for the engine's mapping and
-//! for the naive one. On the nodes at hand or on those of a cluster file.
+//! `topology`: the node of each rank, and the bytes that a step sends over each link, for the engine's placement and
+//! the naive one; on the nodes of mpirun or those of a cluster file.
 
 use super::tokenizer::or_broken_pipe;
+use crate::table::render;
 use crate::under_mpirun;
-use comfy_table::{CellAlignment, Table, presets};
 use cuda::links;
 use engine::config::{Axis, Cluster, Config, Named, Precision, Ranks, ranks_used};
+use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::{GroupKind, Mesh};
-use engine::layout::placement::{RankSlot, dealt, fullest, reorder_ranks, spans, split_warning};
+use engine::layout::placement::{RankSlot, fullest, reorder_ranks, round_robin, spans, split_warning};
 use engine::mpi::World;
 use engine::mpi::nodes;
-use plan::traffic;
-use plan::traffic::{Crossing, Links};
+use half::bf16;
+use plan::traffic::{Crossing, Links, links, sent};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Which rank sits where, and how many bytes a step send over which link
+/// Show the node of each rank, and the bytes that a step sends over each link
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The run's configuration (TOML); its data need not be there
+    /// Configuration of the run (TOML); its data need not exist
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Replace one key, such as parallel.tensor=4
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Nodes that are not at hand (configs/clusters)
+    /// Cluster file with nodes that need not be there (configs/clusters)
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// Without mpirun [default: parallel.ranks, else as few as the layout can have]
+    /// Number of ranks without mpirun [default: parallel.ranks, else the least that the layout needs]
     #[arg(long, value_name = "N", value_parser = super::ranks_flag())]
     ranks: Option<usize>,
 }
@@ -37,9 +38,9 @@ pub struct Args {
 const EXAMPLES: &str = "Examples:
   swallow-engine topology --config configs/swallow-70b.toml --cluster configs/clusters/abci-a100-40.toml
   swallow-engine topology --config configs/swallow-7b.toml --cluster configs/clusters/dgx-h100.toml --ranks 32
-  mpirun -n 16 swallow-engine topology --config run.toml      # the nodes that mpirun started it on";
+  mpirun -n 16 swallow-engine topology --config run.toml      # on the nodes of mpirun";
 
-/// Nodes of up to this many ranks together are shown rank by rank, more of them a node a line.
+/// Up to this many ranks are shown one a line, more of them one node a line.
 const SHOWN: usize = 32;
 
 pub fn run(args: Args, world: &World) -> Result<()> {
@@ -48,19 +49,19 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     world.comm().on_first(work).map(|_| ())
 }
 
-/// Where the ranks are to sit, and what joins them inside a node.
-struct Site {
+/// The nodes, and the links between them.
+struct Machine {
     name: String,
     /// By process, in MPI's order.
     seats: Vec<RankSlot>,
-    /// Processes that a node has room for.
+    /// Processes that fit on a node.
     room: usize,
     inside: Inside,
-    /// GB/s of a node, where it is known.
+    /// GB/s of a node, if known.
     network: Option<f64>,
 }
 
-/// What ranks of a node talk through.
+/// The link between ranks of a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Inside {
     NvLink,
@@ -72,73 +73,80 @@ fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
     let started = Some(found.len()).filter(|_| under_mpirun() && args.cluster.is_none());
     let ranks = args.ranks.or(started).map_or(Ranks::Its, Ranks::AtHand);
     let config = Config::read_for(ranks, &args.config, &args.set)?;
-    let site = match &args.cluster {
+    let machine = match &args.cluster {
         Some(path) => on_cluster(&Cluster::load(path)?, wanted(args, &config), path)?,
         None => at_hand(args, &config, found)?,
     };
-    let mesh = super::mesh(&config, args.ranks, site.seats.len())?;
-    let started: Vec<usize> = site.seats.iter().map(|seat| seat.node).collect();
+    let mesh = super::mesh(&config, args.ranks, machine.seats.len())?;
+    let started: Vec<usize> = machine.seats.iter().map(|seat| seat.node).collect();
     let order = reorder_ranks(&started, &mesh);
-    let seats: Vec<&RankSlot> = order.iter().map(|&process| &site.seats[process]).collect();
+    let seats: Vec<&RankSlot> = order.iter().map(|&process| &machine.seats[process]).collect();
     let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
 
-    let device = site.inside != Inside::Memory;
-    let act = if config.backend(device)?.1 == Precision::Bf16 { 2 } else { 4 };
-    let crossing = |nodes: &[usize]| traffic::crossing(&config, &mesh, act, nodes);
-    let (ours, naive) = (crossing(&nodes), crossing(&dealt(&started)));
+    let sent = match config.backend(machine.inside != Inside::Memory)?.1 {
+        Precision::F32 => sent::<f32>(&config, &mesh, &CpuScratch::<f32>::new(1)),
+        Precision::Bf16 => sent::<bf16>(&config, &mesh, &CpuScratch::<bf16>::new(1)),
+    }?;
+    let [ours, naive] = [&nodes, &round_robin(&started)].map(|nodes| links(&config, &mesh, &sent, nodes));
 
-    let links = if args.cluster.is_none() { links_at_hand() } else { String::new() };
+    let at_hand = if args.cluster.is_none() { links_at_hand() } else { String::new() };
     or_broken_pipe(write!(
         std::io::stdout(),
-        "{}\n{}{}\n{}\n{}\n",
-        title(args, &config, &mesh, &site, nodes.iter().max().map_or(1, |last| last + 1)),
-        links,
+        "{}\n{at_hand}{}{}{}\n",
+        title(args, &config, &mesh, &machine, nodes.iter().max().map_or(1, |last| last + 1)),
         if seats.len() <= SHOWN {
-            rank_by_rank(&mesh, &seats, &order, site.inside)
+            rank_by_rank(&mesh, &seats, &order, machine.inside)
         } else {
             node_by_node(&mesh, &seats)
         },
-        bytes_table(&ours, &naive, site.inside),
-        busiest(&ours, &naive, site.network),
+        bytes_table(&ours, &naive, machine.inside),
+        busiest(&ours, &naive, machine.network),
     ))?;
-    if let Some(warning) = split_warning(&mesh, &nodes, site.room) {
+    if let Some(warning) = split_warning(&mesh, &nodes, machine.room) {
         eprintln!("warning: {warning}");
     }
     Ok(())
 }
 
-/// The number of ranks that the command line or the configuration asks for.
+/// The number of ranks by the command line or the configuration.
 fn wanted(args: &Args, config: &Config) -> usize {
     let p = &config.parallel;
     args.ranks.or(p.ranks).unwrap_or(ranks_used(p))
 }
 
-/// Node after node is filled, as batch systems with `ppr:N:node` do.
-fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Site> {
+/// Nodes are filled one after another, as by `mpirun --map-by ppr:N:node`.
+fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Machine> {
     must_hold(cluster, ranks, path)?;
     let (gpus, name) = (cluster.gpus_per_node, cluster.name.clone());
     let seat = |rank| RankSlot { host: String::new(), node: rank / gpus, local: rank % gpus };
     let inside = if cluster.nvlink_gb_s.is_some() { Inside::NvLink } else { Inside::Pcie };
     let seats = (0..ranks).map(seat).collect();
-    Ok(Site { name: format!("{name} ({})", cluster.device), seats, room: gpus, inside, network: cluster.network_gb_s })
+    Ok(Machine {
+        name: format!("{name} ({})", cluster.device),
+        seats,
+        room: gpus,
+        inside,
+        network: cluster.network_gb_s,
+    })
 }
 
-/// The cluster of this file has a GPU for each rank.
+/// Refuses a cluster with fewer GPUs than ranks.
 pub fn must_hold(cluster: &Cluster, ranks: usize, path: &Path) -> Result<()> {
     let (gpus, name) = (cluster.gpus_per_node, &cluster.name);
     if cluster.nodes_for(ranks).is_some() {
         return Ok(());
     }
     Err(Error::user(format!(
-        "--cluster {}: {ranks} ranks take {} nodes with {gpus} a node, {name} has {}; give --ranks or a larger cluster",
+        "--cluster {}: {ranks} ranks take {} nodes with {gpus} a node, {name} has {}; use a smaller --ranks or a \
+         larger cluster",
         path.display(),
         ranks.div_ceil(gpus),
         cluster.nodes.unwrap_or_default(),
     )))
 }
 
-/// The nodes that mpirun started this on; without it, this machine for all ranks.
-fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Site> {
+/// The nodes of mpirun; without mpirun this machine, with all ranks.
+fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Machine> {
     let gpus = links::gpus();
     let inside = match gpus.iter().map(|gpu| gpu.nvlinks).min() {
         None => Inside::Memory,
@@ -149,11 +157,11 @@ fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Site> {
         if let Some(ranks) = args.ranks.filter(|&ranks| ranks != found.len()) {
             let started = found.len();
             return Err(Error::user(format!(
-                "--ranks {ranks}: mpirun started {started}; leave it out, or give --cluster"
+                "--ranks {ranks}: mpirun started {started} ranks; leave the flag out, or add --cluster"
             )));
         }
         let room = fullest(&found.iter().map(|seat| seat.node).collect::<Vec<_>>());
-        return Ok(Site {
+        return Ok(Machine {
             name: "the nodes of this mpirun".into(),
             seats: found.to_vec(),
             room,
@@ -163,17 +171,17 @@ fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Site> {
     }
     let ranks = wanted(args, config);
     let seats = (0..ranks).map(|local| RankSlot { local, ..found[0].clone() }).collect();
-    Ok(Site { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
+    Ok(Machine { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
 }
 
-fn title(args: &Args, config: &Config, mesh: &Mesh, site: &Site, nodes: usize) -> String {
+fn title(args: &Args, config: &Config, mesh: &Mesh, machine: &Machine, nodes: usize) -> String {
     let axes =
         [("tensor", Axis::Tensor), ("context", Axis::Context), ("data", Axis::Data), ("pipeline", Axis::Pipeline)];
     let sizes: Vec<String> = axes.map(|(name, axis)| format!("{name} {}", mesh.size(axis))).into();
     format!(
         "{} on {}: {} on {}, {}, order {}",
         args.config.display(),
-        site.name,
+        machine.name,
         counted(mesh.ranks(), "rank"),
         counted(nodes, "node"),
         sizes.join(" x "),
@@ -181,7 +189,7 @@ fn title(args: &Args, config: &Config, mesh: &Mesh, site: &Site, nodes: usize) -
     )
 }
 
-/// What joins this node's GPUs to each other and to the network, a line each.
+/// The GPUs and network ports of this node, one a line.
 fn links_at_hand() -> String {
     let (gpus, ports) = (links::gpus(), links::ports(Path::new(links::INFINIBAND)));
     if gpus.is_empty() && ports.is_empty() {
@@ -198,59 +206,56 @@ fn links_at_hand() -> String {
     gpus.iter().enumerate().map(gpu).chain(ports.iter().map(port)).collect()
 }
 
-fn rank_by_rank(mesh: &Mesh, seats: &[&RankSlot], order: &[usize], inside: Inside) -> Table {
+fn rank_by_rank(mesh: &Mesh, seats: &[&RankSlot], order: &[usize], inside: Inside) -> String {
     let slot = if inside == Inside::Memory { "slot" } else { "GPU" };
-    let mut table = table(&["node", slot, "rank", "MPI's rank", "tp", "dp", "pp"]);
-    for (rank, seat) in seats.iter().enumerate() {
+    let row = |(rank, seat): (usize, &&RankSlot)| {
         let at = [Axis::Tensor, Axis::Data, Axis::Pipeline].map(|axis| mesh.coord(rank, axis));
         let numbers = [seat.local, rank, order[rank], at[0], at[1], at[2]].map(|n| n.to_string());
-        table.add_row([named(seat)].into_iter().chain(numbers));
-    }
-    aligned(table, 1)
+        [named(seat)].into_iter().chain(numbers).collect()
+    };
+    render(&["node", slot, "rank", "MPI rank", "tp", "dp", "pp"], 1, seats.iter().enumerate().map(row))
 }
 
-fn node_by_node(mesh: &Mesh, seats: &[&RankSlot]) -> Table {
-    let mut table = table(&["node", "ranks", "tp", "dp", "pp"]);
+fn node_by_node(mesh: &Mesh, seats: &[&RankSlot]) -> String {
     let mut nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    for node in nodes {
+    let row = |node| {
         let ranks: Vec<usize> = (0..seats.len()).filter(|&rank| seats[rank].node == node).collect();
         let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
         let (tp, dp, pp) = (along(Axis::Tensor), along(Axis::Data), along(Axis::Pipeline));
-        table.add_row([named(seats[ranks[0]]), spans(ranks.iter().copied()), tp, dp, pp]);
-    }
-    aligned(table, 1)
+        vec![named(seats[ranks[0]]), spans(ranks.iter().copied()), tp, dp, pp]
+    };
+    render(&["node", "ranks", "tp", "dp", "pp"], 1, nodes.into_iter().map(row))
 }
 
-/// A node's number, and the name that it has where it is at hand.
+/// A node's number and, if it is at hand, its name.
 fn named(seat: &RankSlot) -> String {
     format!("{} {}", seat.node, seat.host).trim_end().to_string()
 }
 
-/// What goes to the network passes PCIe on its way to the adapter and is counted there too.
-fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> Table {
+/// Network traffic passes PCIe on its way to the adapter and is counted there as well.
+fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> String {
     let columns = match inside {
         Inside::Memory => ["shared memory", "network"].as_slice(),
         Inside::NvLink | Inside::Pcie => &["NVLink", "PCIe", "network"],
     };
-    let mut table = table(&[&["bytes a step", "for"], columns].concat());
     let cells = |c: Crossing| match inside {
         Inside::NvLink => vec![c.inside, c.network, c.network],
         Inside::Pcie => vec![0, c.inside + c.network, c.network],
         Inside::Memory => vec![c.inside, c.network],
     };
-    for (name, links) in [("this mapping", ours), ("ranks dealt to nodes in turn", naive)] {
-        for (what, kinds) in PARTS {
-            let crossing = if kinds.is_empty() { links.total() } else { links.of(kinds) };
-            let bytes = cells(crossing).into_iter().map(human);
-            table.add_row([name.to_string(), what.to_string()].into_iter().chain(bytes));
-        }
-    }
-    aligned(table, 2)
+    let row = |(name, links): (&str, &Links), (what, kinds): (&str, &[GroupKind])| {
+        let crossing = if kinds.is_empty() { links.total() } else { links.of(kinds) };
+        let bytes = cells(crossing).into_iter().map(human);
+        [name.to_string(), what.to_string()].into_iter().chain(bytes).collect()
+    };
+    let placements = [("this placement", ours), ("round robin over nodes", naive)];
+    let rows = placements.into_iter().flat_map(|placement| PARTS.map(|part| row(placement, part)));
+    render(&[&["bytes a step", "for"], columns].concat(), 2, rows)
 }
 
-/// Groups by what they are for.
+/// Kinds of groups by the parallelism that they serve; the last entry stands for all.
 pub const PARTS: [(&str, &[GroupKind]); 4] = [
     ("tensor parallelism", &[GroupKind::Tensor, GroupKind::KvHeads]),
     ("pipeline", &[GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied]),
@@ -258,7 +263,7 @@ pub const PARTS: [(&str, &[GroupKind]); 4] = [
     ("all", &[]),
 ];
 
-/// The node that sends most, and the time that takes at the least.
+/// The node that sends most, and the least time that this takes.
 fn busiest(ours: &Links, naive: &Links, network: Option<f64>) -> String {
     if ours.busiest() + naive.busiest() == 0 {
         return "nothing crosses a network".into();
@@ -266,27 +271,18 @@ fn busiest(ours: &Links, naive: &Links, network: Option<f64>) -> String {
     let time = |bytes: u64| network.map_or(String::new(), |speed| format!(" ({:.3} s)", bytes as f64 / 1e9 / speed));
     let each = |links: &Links| format!("{}{}", human(links.busiest()), time(links.busiest()));
     let at = network.map_or(String::new(), |speed| format!(", at {speed} GB/s"));
-    format!("the busiest node sends {} over the network a step{at}; dealt in turn {}", each(ours), each(naive))
+    format!(
+        "the busiest node sends {} over the network a step{at}; round robin it would send {}",
+        each(ours),
+        each(naive)
+    )
 }
 
-/// Bytes as links are sold: 1 GB is 1e9.
+/// Bytes in decimal units, as bandwidths are given: 1 GB is 1e9.
 fn human(bytes: u64) -> String {
     let units = [("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
     match units.iter().find(|(_, unit)| bytes as f64 >= *unit) {
         Some((name, unit)) => format!("{:.2} {name}", bytes as f64 / unit),
         None => format!("{bytes} B"),
     }
-}
-
-pub fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(header);
-    table
-}
-
-/// Columns from `first` on hold numbers.
-pub fn aligned(mut table: Table, first: usize) -> Table {
-    table.column_iter_mut().skip(first).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table
 }

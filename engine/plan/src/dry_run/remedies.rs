@@ -1,8 +1,8 @@
-//! What would fit where a run does not: changes of its configuration, each rehearsed.
+//! Changes with which a run fits that does not, each found by a dry run.
 
 use super::{Held, plan};
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Config, Parallel, Recompute, Train, can_be};
+use engine::config::{Axis, Config, Recompute, Train, by_distance, degrees};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
@@ -10,15 +10,15 @@ use std::fmt::{Display, Formatter};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// How many other layouts are named.
+/// How many other layouts a message names.
 const LAYOUTS: usize = 2;
 
 /// A configuration that fits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Remedy {
-    /// What to write: [`Config::changes_to`].
+    /// [`Config::changes_to`].
     pub changes: Vec<String>,
-    /// What the rank that needs most takes then.
+    /// Bytes of the rank that then needs most.
     pub bytes: usize,
 }
 
@@ -28,7 +28,7 @@ impl Display for Remedy {
     }
 }
 
-/// That `needed` bytes of a device are more than `limit`, which is what a run on `mesh` may take, and what fits.
+/// The refusal of a run that needs `needed` bytes of a device where `limit` are available, with what would fit.
 pub fn refusal<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -40,16 +40,19 @@ pub fn refusal<A: Elem>(
     let remedy = match fit.is_empty() {
         false => format!("what fits on {}: {}", counted(mesh.ranks(), "rank"), fit.join("; ")),
         true => format!(
-            "no smaller micro-batch, recomputation or other layout of {} fits: take more ranks, or devices with more memory",
+            "no smaller micro-batch, recomputation or other layout on {} fits: use more ranks, or devices with more \
+             memory",
             counted(mesh.ranks(), "rank")
         ),
     };
     let [needed, limit] = [needed, limit].map(|bytes| bytes as f64 / GIB);
-    Ok(Error::user(format!("this run needs {needed:.2} GiB of a device, and {limit:.2} GiB are there; {remedy}")))
+    Ok(Error::user(format!(
+        "this run needs {needed:.2} GiB of device memory a rank, and {limit:.2} GiB are available; {remedy}"
+    )))
 }
 
-/// Changes with which no rank takes more than `limit` bytes, on as many ranks: a smaller micro-batch, more that is
-/// computed again (or both, where neither is enough), layers shared out by cost, and the layouts that are nearest.
+/// Changes with which no rank takes more than `limit` bytes, on the same number of ranks: a smaller micro-batch, more
+/// recomputation (or both, where neither is enough), layers balanced by cost, and the nearest layouts.
 pub fn remedies<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -67,10 +70,10 @@ pub fn remedies<A: Elem>(
         }
         Ok(found)
     };
-    let (batches, again) = (smaller(config), recomputing(config));
-    let mut found = [first(batches.clone(), 1)?, first(again.clone(), 1)?].concat();
+    let recomputing = recomputing(config);
+    let mut found = [first(smaller(config), 1)?, first(recomputing.clone(), 1)?].concat();
     if found.is_empty() {
-        found = first(again.iter().flat_map(smaller).collect(), 1)?;
+        found = first(recomputing.iter().flat_map(smaller).collect(), 1)?;
     }
     found.extend(first(config.with_layers_by_cost().into_iter().collect(), 1)?);
     found.extend(first(layouts(config, mesh), LAYOUTS)?);
@@ -85,7 +88,7 @@ fn smaller(config: &Config) -> Vec<Config> {
     sizes.map(with).collect()
 }
 
-/// More that is computed again, the least first.
+/// More recomputation, the least first.
 fn recomputing(config: &Config) -> Vec<Config> {
     let more = match config.train.recompute {
         Recompute::None => &[Recompute::Selective, Recompute::Full][..],
@@ -96,36 +99,28 @@ fn recomputing(config: &Config) -> Vec<Config> {
     more.iter().map(with).collect()
 }
 
-/// Other sizes of tensor and pipeline on the same ranks, the nearest first.
+/// Other degrees of tensor and pipeline parallelism on the same ranks, the nearest first.
 fn layouts(config: &Config, mesh: &Mesh) -> Vec<Config> {
-    let (p, ranks) = (&config.parallel, mesh.ranks() / mesh.size(Axis::Context));
-    let octaves = |a: usize, b: usize| (a as f64 / b as f64).log2().abs();
-    let far = |t: usize, s: usize| octaves(t, p.tensor) + octaves(s, p.pipeline);
-    let divides = |n: &usize| ranks.is_multiple_of(*n);
-    let sizes = (1..=config.model.num_attention_heads).filter(divides);
-    let pairs = sizes.flat_map(|t| (1..=config.model.num_hidden_layers).filter(divides).map(move |s| (t, s)));
-    let mut pairs: Vec<(usize, usize)> = pairs.filter(|&pair| pair != (p.tensor, p.pipeline)).collect();
-    pairs.sort_by(|a, b| far(a.0, a.1).total_cmp(&far(b.0, b.1)));
-    let with = |(tensor, pipeline)| {
-        let virtual_pipeline = if pipeline == 1 { 1 } else { p.virtual_pipeline };
-        let layers = p.layers.clone().filter(|layers| layers.len() == pipeline * virtual_pipeline);
-        // As where the key is left out.
-        let sequence_parallel = tensor > 1 && (p.sequence_parallel || p.tensor == 1);
-        let parallel = Parallel { tensor, pipeline, virtual_pipeline, layers, sequence_parallel, ..p.clone() };
-        Config { parallel, ..config.clone() }
-    };
-    pairs.into_iter().map(with).collect()
+    let (p, model) = (&config.parallel, &config.model);
+    let own = (p.tensor, p.pipeline);
+    let others = degrees(mesh.ranks(), model.num_attention_heads, model.num_hidden_layers).filter(|&pair| pair != own);
+    let chunks = |pipeline| if pipeline == 1 { 1 } else { p.virtual_pipeline };
+    let nearest = by_distance(own, others).into_iter();
+    nearest.map(|(tensor, pipeline)| config.with_layout(tensor, pipeline, chunks(pipeline))).collect()
 }
 
-/// What the rank that needs most takes, where that is no more than `limit` and the layout can be.
+/// Bytes of the rank that needs most, if the layout is valid and they are no more than `limit`.
 fn fits<A: Elem>(
     config: &Config,
     ranks: usize,
     limit: usize,
     scratch: &(impl Scratch + Clone + 'static),
 ) -> Result<Option<usize>> {
-    let Some(mesh) = mesh_of(config, ranks) else { return Ok(None) };
-    // Of tensor-parallel ranks the first has the largest share, and data-parallel ranks have the same.
+    if !config.runs_on(ranks) {
+        return Ok(None);
+    }
+    let mesh = config.mesh(ranks)?;
+    // The first tensor-parallel rank has the largest share; data-parallel ranks have the same.
     let is_first = |&rank: &usize| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0;
     let stages: Vec<usize> = (0..mesh.ranks()).filter(is_first).collect();
     let held = |&rank: &usize| Held::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), scratch).sum();
@@ -140,11 +135,4 @@ fn fits<A: Elem>(
         }
     }
     Ok(Some(most))
-}
-
-/// As many ranks in this layout, if they can have it.
-fn mesh_of(config: &Config, ranks: usize) -> Option<Mesh> {
-    let whole = config.train.global_batch_size.is_multiple_of(config.train.micro_batch_size);
-    let can_be = whole && can_be(&config.model, &config.train, &config.parallel);
-    can_be.then(|| config.mesh(ranks).ok()).flatten()
 }

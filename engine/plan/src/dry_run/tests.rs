@@ -1,17 +1,19 @@
-//! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and what
-//! ranks have in common.
+//! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and what ranks have in
+//! common.
 
+mod deadlocks;
+mod order;
 mod slab;
 
 use super::*;
-use crate::traffic::{Op, volumes};
+use crate::traffic::tests::closed_form::{Collective, volumes};
+use engine::backend::Op;
 use engine::config::ranks_used;
 use engine::cpu::CpuScratch;
-use engine::dry::order::{Disorder, check};
-use engine::dry::{LogEntry, What};
+use engine::dry::{LogEntry, Operation};
 use engine::layout::mesh::GroupKind;
 use half::bf16;
-use rayon::prelude::*;
+use order::{Disorder, check};
 use std::collections::BTreeMap;
 
 /// Eight layers, two kv heads, an odd vocabulary.
@@ -87,18 +89,18 @@ fn no_configuration_of_the_project_can_deadlock() {
     assert_eq!(most, 512, "the largest of them is not there");
 }
 
-/// What the calls of the second step move, by kind and operation.
-fn moved(config: &Config, ranks: usize, rank: usize) -> BTreeMap<(GroupKind, Op), u64> {
+/// Bytes of the calls of the second step, by kind and operation.
+fn moved(config: &Config, ranks: usize, rank: usize) -> BTreeMap<(GroupKind, Collective), u64> {
     let of = |steps| {
-        let mut moved = BTreeMap::<(GroupKind, Op), u64>::new();
+        let mut moved = BTreeMap::<(GroupKind, Collective), u64>::new();
         for event in one(config, ranks, rank, Keep::Calls, steps).log.events {
             let LogEntry::Start(call) = event else { continue };
             let op = match call.what {
-                What::AllReduce => Op::AllReduce,
-                What::AllGather => Op::AllGather,
-                What::ReduceScatter => Op::ReduceScatter,
-                What::Send(_) => Op::Send,
-                What::Receive(_) => continue,
+                Operation::AllReduce => Collective::AllReduce,
+                Operation::AllGather => Collective::AllGather,
+                Operation::ReduceScatter => Collective::ReduceScatter,
+                Operation::Send(_) => Collective::Send,
+                Operation::Receive(_) => continue,
             };
             if call.kind != GroupKind::World {
                 *moved.entry((call.kind, op)).or_default() += call.bytes as u64;
@@ -135,8 +137,8 @@ fn ranks_of_a_class_are_equal_and_classes_are_all_ranks() {
             for &rank in &class[1..] {
                 let other = one(&config, ranks, rank, Keep::Totals, 1);
                 let of = |mut r: DryRun| {
-                    // Of shards alike in length, one may be all this rank's to answer for, another in pieces.
-                    r.step.ops.remove("sum_squares");
+                    // The part of a shard that this rank counts in the norm may be one range or several.
+                    r.step.ops.remove(&Op::SumSquares);
                     (r.usage, r.held, r.step)
                 };
                 assert_eq!(of(first.clone()), of(other), "ranks {} and {rank} of {name}", class[0]);
@@ -163,7 +165,7 @@ fn a_short_step_needs_as_much_as_a_long_one() {
 }
 
 #[test]
-fn a_step_rehearsed_in_short_is_the_whole_step() {
+fn the_counts_of_a_step_follow_from_the_two_shortest() {
     for (mut config, ranks, name) in layouts() {
         config.train.global_batch_size = 96;
         config.train.eval_interval = 1;
@@ -174,8 +176,8 @@ fn a_step_rehearsed_in_short_is_the_whole_step() {
             let short = dry_run_step::<bf16>(&config, &mesh, class[0], CpuScratch::<bf16>::new(1)).unwrap();
             let of = |r: &DryRun| (r.usage, r.held, r.step.clone());
             assert_eq!(of(&short), of(&whole), "rank {} of {name}", class[0]);
-            assert!(short.log.totals.ops["adamw"] == whole.log.totals.ops["adamw"], "a step as well");
-            assert!(short.log.totals.ops["attention"] < whole.log.totals.ops["attention"], "and not a long one");
+            assert!(short.log.totals.ops[&Op::Adamw] == whole.log.totals.ops[&Op::Adamw], "a step as well");
+            assert!(short.log.totals.ops[&Op::Attention] < whole.log.totals.ops[&Op::Attention], "and not a long one");
         }
     }
 }
@@ -185,10 +187,10 @@ fn four() -> Vec<Log> {
     logs(&config("global_batch_size = 4", "tensor = 4", false), 4)
 }
 
-/// The places of the first sum over the ranks of a kv head and of the sum over all that follows it.
+/// The indices of the first all-reduce over the ranks of a kv head, and of the next over all tensor-parallel ranks.
 fn two_calls(log: &Log) -> [usize; 2] {
     let of = |kind, from: usize| {
-        let is = |event: &LogEntry| matches!(event, LogEntry::Start(call) if call.kind == kind && call.what == What::AllReduce);
+        let is = |event: &LogEntry| matches!(event, LogEntry::Start(call) if call.kind == kind && call.what == Operation::AllReduce);
         from + log.events[from..].iter().position(is).unwrap()
     };
     let first = of(GroupKind::KvHeads, 0);
@@ -226,7 +228,7 @@ fn a_rank_that_skips_a_call_is_named() {
 }
 
 #[test]
-fn ranks_that_mean_different_things_are_told() {
+fn calls_that_differ_between_ranks_are_named() {
     let mut logs = four();
     let [_, at] = two_calls(&logs[2]);
     let LogEntry::Start(call) = &mut logs[2].events[at] else { unreachable!("a call") };

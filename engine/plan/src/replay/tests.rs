@@ -1,12 +1,12 @@
-//! Small logs whose times can be told by hand: an op takes a second for each of its rows, a call for each of its bytes.
+//! Small logs whose times follow by hand: an op takes a second for each of its rows, a call for each of its bytes.
 
 use super::*;
 use engine::dry::{Keep, Log};
 
-struct Units(Manner);
+struct Units(CommMode);
 
-impl Costs for Units {
-    fn op(&self, _: &'static str, sizes: [usize; 3]) -> f64 {
+impl CostModel for Units {
+    fn op(&self, _: Op, sizes: [usize; 3]) -> f64 {
         sizes[0] as f64
     }
 
@@ -14,27 +14,27 @@ impl Costs for Units {
         call.bytes as f64
     }
 
-    fn part(&self, _: Scope) -> f64 {
+    fn host(&self, _: Scope) -> f64 {
         0.0
     }
 
-    fn manner(&self, _: GroupKind) -> Manner {
+    fn mode(&self, _: GroupKind) -> CommMode {
         self.0
     }
 }
 
-const BESIDE: Manner = Manner::Beside { slowdown: 0.0 };
+const OVERLAPPED: CommMode = CommMode::Overlapped { slowdown: 0.0 };
 
 fn op(seconds: usize) -> LogEntry {
-    LogEntry::Op { name: "matmul_nt", sizes: [seconds, 1, 1] }
+    LogEntry::Op { op: Op::MatmulNt, sizes: [seconds, 1, 1] }
 }
 
-fn call(what: What, kind: GroupKind, bytes: usize, post: usize) -> LogEntry {
+fn call(what: Operation, kind: GroupKind, bytes: usize, post: usize) -> LogEntry {
     LogEntry::Start(Call { group: 0, kind, members: [0, 1].into(), what, bytes, post })
 }
 
 fn gather(bytes: usize, post: usize) -> LogEntry {
-    call(What::AllGather, GroupKind::Tensor, bytes, post)
+    call(Operation::AllGather, GroupKind::Tensor, bytes, post)
 }
 
 fn log(rank: usize, events: Vec<LogEntry>) -> Log {
@@ -43,25 +43,25 @@ fn log(rank: usize, events: Vec<LogEntry>) -> Log {
     log
 }
 
-/// Seconds of each rank, all of whose events count.
-fn seconds(ranks: [Vec<LogEntry>; 2], manner: Manner) -> [f64; 2] {
+/// Seconds of each rank, without warm-up.
+fn seconds(ranks: [Vec<LogEntry>; 2], mode: CommMode) -> [f64; 2] {
     let logs: Vec<Log> = ranks.into_iter().enumerate().map(|(rank, events)| log(rank, events)).collect();
-    let told: Vec<_> = logs.iter().map(|log| (log, 0..log.events.len())).collect();
-    let ran = replay(&told, &Units(manner));
-    for ran in &ran {
-        let told: f64 = ran.busy.values().chain(ran.exposed.values()).sum();
-        assert!((told - ran.seconds).abs() < 1e-9, "{ran:?}");
+    let logs: Vec<_> = logs.iter().map(|log| (log, 0..log.events.len())).collect();
+    let ranks = replay(&logs, &Units(mode));
+    for rank in &ranks {
+        let sum: f64 = rank.busy.values().chain(rank.exposed.values()).sum();
+        assert!((sum - rank.seconds).abs() < 1e-9, "{rank:?}");
     }
-    [ran[0].seconds, ran[1].seconds]
+    [ranks[0].seconds, ranks[1].seconds]
 }
 
 #[test]
-fn a_call_goes_on_beside_what_computes() {
+fn a_call_overlaps_with_compute() {
     let rank = || vec![op(2), gather(5, 1), op(3), LogEntry::Wait(0), op(1)];
-    assert_eq!(seconds([rank(), rank()], BESIDE), [8.0, 8.0], "2, then 5 of which 3 are hidden, then 1");
-    assert_eq!(seconds([rank(), rank()], Manner::Alone), [11.0, 11.0], "nothing is hidden");
-    assert_eq!(seconds([rank(), rank()], Manner::ByCompute), [11.0, 11.0], "the cores do it");
-    let slower = Manner::Beside { slowdown: 0.2 };
+    assert_eq!(seconds([rank(), rank()], OVERLAPPED), [8.0, 8.0], "2, then 5 of which 3 are hidden, then 1");
+    assert_eq!(seconds([rank(), rank()], CommMode::Blocking), [11.0, 11.0], "nothing is hidden");
+    assert_eq!(seconds([rank(), rank()], CommMode::OnComputeCores), [11.0, 11.0], "the cores do it");
+    let slower = CommMode::Overlapped { slowdown: 0.2 };
     assert_eq!(
         seconds([rank(), rank()], slower)[0],
         8.6,
@@ -70,48 +70,48 @@ fn a_call_goes_on_beside_what_computes() {
 }
 
 #[test]
-fn a_call_begins_when_all_have_come() {
+fn a_call_begins_when_all_ranks_have_reached_it() {
     let late = vec![op(7), gather(1, 1), LogEntry::Wait(0)];
     let early = vec![op(1), gather(1, 1), op(1), LogEntry::Wait(0)];
-    assert_eq!(seconds([late, early], BESIDE), [8.0, 8.0]);
+    assert_eq!(seconds([late, early], OVERLAPPED), [8.0, 8.0]);
 }
 
 #[test]
 fn calls_of_a_kind_are_one_after_another() {
-    let one = |kind| vec![gather(3, 1), call(What::AllGather, kind, 4, 2), LogEntry::Wait(0), LogEntry::Wait(1)];
-    assert_eq!(seconds([one(GroupKind::Tensor), one(GroupKind::Tensor)], BESIDE), [7.0, 7.0]);
-    // Another kind has another stream; the numbers of groups must differ then.
+    let one = |kind| vec![gather(3, 1), call(Operation::AllGather, kind, 4, 2), LogEntry::Wait(0), LogEntry::Wait(1)];
+    assert_eq!(seconds([one(GroupKind::Tensor), one(GroupKind::Tensor)], OVERLAPPED), [7.0, 7.0]);
+    // Another kind has another stream; its group needs another number.
     let two = || {
         let mut events = one(GroupKind::Data);
         let LogEntry::Start(call) = &mut events[1] else { unreachable!("a call") };
         call.group = 1;
         events
     };
-    assert_eq!(seconds([two(), two()], BESIDE), [4.0, 4.0]);
+    assert_eq!(seconds([two(), two()], OVERLAPPED), [4.0, 4.0]);
 }
 
 #[test]
-fn halves_of_an_exchange_travel_together() {
-    let send = |to, bytes, post| call(What::Send(to), GroupKind::Activations, bytes, post);
-    let receive = |from, bytes, post| call(What::Receive(from), GroupKind::Activations, bytes, post);
+fn the_send_and_the_receive_of_an_exchange_run_together() {
+    let send = |to, bytes, post| call(Operation::Send(to), GroupKind::Activations, bytes, post);
+    let receive = |from, bytes, post| call(Operation::Receive(from), GroupKind::Activations, bytes, post);
     let first = vec![op(1), receive(1, 3, 1), send(1, 3, 1), LogEntry::Wait(0), LogEntry::Wait(1)];
     let second = vec![op(4), receive(0, 3, 1), send(0, 3, 1), LogEntry::Wait(0), op(2)];
-    assert_eq!(seconds([first, second], BESIDE), [7.0, 9.0]);
-    // A sender that stands still while its message travels, and a receiver that finds it there.
+    assert_eq!(seconds([first, second], OVERLAPPED), [7.0, 9.0]);
+    // Blocking: the sender waits while its message travels, and the receiver finds it there.
     let sends = vec![op(1), send(1, 3, 1), op(1)];
     let receives = vec![op(6), receive(0, 3, 1), LogEntry::Wait(0)];
-    assert_eq!(seconds([sends, receives], Manner::Alone), [5.0, 6.0]);
+    assert_eq!(seconds([sends, receives], CommMode::Blocking), [5.0, 6.0]);
 }
 
 #[test]
-fn what_comes_before_is_warm_up() {
+fn events_before_the_range_are_warm_up() {
     let events = vec![op(5), op(2), op(3), op(9)];
-    let ran = replay(&[(&log(0, events), 1..3)], &Units(BESIDE));
-    assert_eq!((ran[0].seconds, ran[0].busy[&Class::Matmul]), (5.0, 5.0));
+    let ranks = replay(&[(&log(0, events), 1..3)], &Units(OVERLAPPED));
+    assert_eq!((ranks[0].seconds, ranks[0].busy[&OpClass::Matmul]), (5.0, 5.0));
 }
 
 #[test]
-#[should_panic(expected = "rank 0: it waits for ever")]
+#[should_panic(expected = "rank 0, which waits for ever")]
 fn a_call_that_is_never_met() {
-    seconds([vec![gather(1, 1), LogEntry::Wait(0)], vec![op(1)]], BESIDE);
+    seconds([vec![gather(1, 1), LogEntry::Wait(0)], vec![op(1)]], OVERLAPPED);
 }

@@ -119,7 +119,7 @@ fn refusals_name_place_value_and_remedy() {
         ),
         (
             &["parallel.tensor=4", "train.seq_length=126"],
-            "--set parallel.tensor = 4: sequence parallelism wants it to divide train.micro_batch_size (1) x seq_length \
+            "--set parallel.tensor = 4: sequence parallelism needs it to divide train.micro_batch_size (1) x seq_length \
              (126); the nearest is 2, or keep it with micro_batch_size (the nearest is 2) or \
              parallel.sequence_parallel = false",
         ),
@@ -135,11 +135,11 @@ fn refusals_name_place_value_and_remedy() {
         ),
         (
             &["parallel.virtual_pipeline=2"],
-            "--set parallel.virtual_pipeline = 2: interleaving wants parallel.pipeline > 1; write 1",
+            "--set parallel.virtual_pipeline = 2: interleaving needs parallel.pipeline > 1; write 1",
         ),
         (
             &["parallel.pipeline=2", "parallel.virtual_pipeline=2", "train.micro_batch_size=4"],
-            "--set parallel.virtual_pipeline = 2: interleaving wants train.global_batch_size (12) to be a multiple of \
+            "--set parallel.virtual_pipeline = 2: interleaving needs train.global_batch_size (12) to be a multiple of \
              micro_batch_size (4) x pipeline (2); the nearest are 8 and 16, or keep it with virtual_pipeline = 1",
         ),
     ];

@@ -1,9 +1,8 @@
-//! `plan`: what a run would take of a cluster before it is queued: memory to the byte, the time of a step and where it
-//! goes, and how long all of it lasts.
+//! `plan`: memory, step time and duration of a run on a cluster, before it is queued.
 
+mod machine;
 mod search;
-mod site;
-mod told;
+mod summary;
 
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
@@ -17,39 +16,38 @@ use engine::error::{Error, Result};
 use engine::layout::mesh::Mesh;
 use engine::layout::placement::split_warning;
 use half::bf16;
+use machine::{Machine, must_cover, room};
 use plan::dry_run::refusal;
-use plan::search::Room;
-use plan::{Figures, Forecast, Measured, best_change, replay::Costs};
+use plan::search::SearchSpace;
+use plan::{CostModel, Forecast, Profile, ProfiledCosts, best_change};
 use report::records::trace;
-use search::Asked;
-use site::{Site, must_be_like, room};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use told::Told;
+use summary::Summary;
 
-/// What a run would take of a cluster: memory, time, efficiency
+/// Predict memory, step time and efficiency of a run on a cluster
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The run's configuration (TOML); its data need not be there
+    /// Configuration of the run (TOML); its data need not exist
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Replace one key, such as parallel.tensor=4
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The nodes that it is to run on (configs/clusters)
+    /// Cluster file with the nodes to run on (configs/clusters)
     #[arg(long, value_name = "FILE", required_unless_present = "calibrate")]
     cluster: Option<PathBuf>,
-    /// This machine's CPU instead, by the figures that benches/figures.sh has timed
+    /// Plan for this machine's CPU instead, with the profile that benches/figures.sh measured
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "search"])]
     calibrate: Option<PathBuf>,
-    /// GPUs [default: parallel.ranks, else as few as the layout can have]
+    /// Number of GPUs [default: parallel.ranks, else the least that the layout needs]
     #[arg(long, value_name = "N", value_parser = super::ranks_flag())]
     ranks: Option<usize>,
-    /// Rank the layouts, micro-batches, recomputations and virtual stages of as many GPUs
+    /// Find the fastest layouts, micro-batch sizes, recomputations and virtual stages on as many GPUs
     #[arg(long, conflicts_with = "trace")]
     search: bool,
-    /// Write the simulated step as https://ui.perfetto.dev opens it
+    /// Write the simulated step as a trace for https://ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print JSON
@@ -69,13 +67,13 @@ pub fn run(args: Args) -> Result<()> {
     let ranks = args.ranks.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel));
     let mesh = mesh(&config, args.ranks, ranks)?;
     match (&args.calibrate, &args.cluster) {
-        (Some(path), _) => of_machine(&args, path, &config, &mesh),
-        (None, Some(path)) => of_cluster(&args, path, &config, &mesh),
+        (Some(path), _) => by_profile(&args, path, &config, &mesh),
+        (None, Some(path)) => on_cluster(&args, path, &config, &mesh),
         (None, None) => unreachable!("one of the two is required"),
     }
 }
 
-fn of_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
+fn on_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
     let cluster = Cluster::load(path)?;
     must_hold(&cluster, mesh.ranks(), path)?;
     super::train::must_fit_cuda(config)?;
@@ -85,79 +83,80 @@ fn of_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<
         eprintln!("warning: {warning}");
     }
     let scratch = CudaScratch::of(&cluster.device);
-    if args.search {
-        let asked = Asked { config, mesh, cluster: &cluster, scratch };
-        return search::run(&asked, path, args.json);
-    }
-    let forecast =
-        counted(mesh, cluster.reached.is_some(), |one| Forecast::of::<bf16>(config, mesh, &cluster, scratch, one))?;
-    let room = |reached| Room {
+    let space = cluster.achieved.as_ref().map(|achieved| SearchSpace {
         ranks: mesh.ranks(),
         cluster: &cluster,
-        reached,
+        achieved,
         limit: room(&cluster, mesh),
         scratch: &scratch,
-    };
-    let change = cluster.reached.as_ref().map(|reached| best_change::<bf16, _>(config, mesh, &room(reached)));
-    let (site, path, change) = (Site::of_cluster(&cluster, mesh), path.to_path_buf(), change.transpose()?);
-    tell::<bf16>(args, &Told { site, path, config, mesh, forecast, change }, &scratch)
+    });
+    if args.search {
+        let space = space.ok_or_else(|| needs_rates(path, "--search"))?;
+        return search::run(config, mesh, &space, args.json);
+    }
+    let forecast = counted(mesh, space.is_some(), |done| Forecast::of::<bf16>(config, mesh, &cluster, &scratch, done))?;
+    let change = space.map(|space| best_change::<bf16, _>(config, mesh, &space)).transpose()?;
+    let (machine, path) = (Machine::of_cluster(&cluster, mesh), path.to_path_buf());
+    print::<bf16>(args, &Summary { machine, path, config, mesh, forecast, change }, &scratch)
 }
 
-fn of_machine(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
-    let figures = Figures::read(path)?;
-    must_be_like(&figures, config, mesh, path)?;
+fn by_profile(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
+    let profile = Profile::read(path)?;
+    must_cover(&profile, config, mesh, path)?;
     match config.train.precision.unwrap_or(Precision::F32) {
-        Precision::F32 => on_cores::<f32>(args, path, &figures, config, mesh),
-        Precision::Bf16 => on_cores::<bf16>(args, path, &figures, config, mesh),
+        Precision::F32 => on_cores::<f32>(args, path, &profile, config, mesh),
+        Precision::Bf16 => on_cores::<bf16>(args, path, &profile, config, mesh),
     }
 }
 
-fn on_cores<A: Float>(args: &Args, path: &Path, figures: &Figures, config: &Config, mesh: &Mesh) -> Result<()> {
-    let (measured, scratch) = (Measured::new(figures, size_of::<A>()), CpuScratch::<A>::new(figures.threads));
-    let forecast = counted(mesh, true, |one| {
-        Forecast::by::<A>(config, mesh, Some(&measured as &dyn Costs), scratch.clone(), one)
-    })?;
-    let (site, path) = (Site::of_machine(figures, config, mesh), path.to_path_buf());
-    // Of other layouts no op has been timed.
-    tell::<A>(args, &Told { site, path, config, mesh, forecast, change: None }, &scratch)
+fn on_cores<A: Float>(args: &Args, path: &Path, profile: &Profile, config: &Config, mesh: &Mesh) -> Result<()> {
+    let (costs, scratch) = (ProfiledCosts::new(profile, size_of::<A>()), CpuScratch::<A>::new(profile.threads));
+    let forecast =
+        counted(mesh, true, |done| Forecast::by::<A>(config, mesh, Some(&costs as &dyn CostModel), &scratch, done))?;
+    let (machine, path) = (Machine::of_profile(profile, config, mesh), path.to_path_buf());
+    // The profile has no ops of other layouts.
+    print::<A>(args, &Summary { machine, path, config, mesh, forecast, change: None }, &scratch)
 }
 
-/// With a bar: many micro-batches take their time.
-fn counted<T>(mesh: &Mesh, costs_are_known: bool, forecast: impl FnOnce(&(dyn Fn() + Sync)) -> T) -> T {
-    let count = Count::new("rehearsing stages", Forecast::rehearsals(mesh, costs_are_known) as u64);
+/// Shows a progress bar: steps with many micro-batches take a while.
+fn counted<T>(mesh: &Mesh, with_time: bool, forecast: impl FnOnce(&(dyn Fn() + Sync)) -> T) -> T {
+    let count = Count::new("dry runs", Forecast::dry_runs(mesh, with_time) as u64);
     let forecast = forecast(&|| count.one());
     count.finish();
     forecast
 }
 
-/// Prints what there is to tell, and refuses what does not fit.
-fn tell<A: Elem>(args: &Args, told: &Told, scratch: &(impl Scratch + Clone + 'static)) -> Result<()> {
+/// Prints the summary, then refuses a run that does not fit.
+fn print<A: Elem>(args: &Args, summary: &Summary, scratch: &(impl Scratch + Clone + 'static)) -> Result<()> {
     if let Some(path) = &args.trace {
-        let step = told.forecast.step.as_ref().ok_or_else(|| unknown(&told.path, "--trace"))?;
+        let step = summary.forecast.step.as_ref().ok_or_else(|| needs_rates(&summary.path, "--trace"))?;
         trace::write_all(path, &step.tracks())?;
     }
-    let text = if args.json { format!("{:#}\n", told.json()) } else { told.text(&args.config) };
+    let text = if args.json { format!("{:#}\n", summary.json()) } else { summary.text(&args.config) };
     or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))?;
-    let (needed, limit) = (told.forecast.bytes(), told.site.room);
+    let (needed, limit) = (summary.forecast.bytes(), summary.machine.room);
     match needed > limit {
-        true => Err(refusal::<A>(told.config, told.mesh, (needed, limit), scratch)?),
+        true => Err(refusal::<A>(summary.config, summary.mesh, (needed, limit), scratch)?),
         false => Ok(()),
     }
 }
 
-/// A cluster's ranks are GPUs, which compute in bf16.
+/// The ranks of a cluster are GPUs, which compute in bf16.
 fn on_gpus(config: &Config) -> Result<()> {
-    let said = match (config.train.backend, config.train.precision) {
+    let key = match (config.train.backend, config.train.precision) {
         (Some(BackendKind::Cpu), _) => "train.backend = \"cpu\"",
         (_, Some(Precision::F32)) => "train.precision = \"f32\"",
         _ => return Ok(()),
     };
     Err(Error::user(format!(
-        "{said}: plan tells of runs on GPUs, in bf16; leave the key out (train --dry-run tells of any)"
+        "{key}: plan --cluster is for GPUs in bf16; leave the key out, or use train --dry-run for memory alone"
     )))
 }
 
-/// What `flag` cannot do without knowing what is reached.
-fn unknown(path: &Path, flag: &str) -> Error {
-    Error::user(format!("--cluster {}: {flag} needs its [reached] table, by which times are told", path.display()))
+/// The refusal of a flag that needs the rates which the cluster file does not have.
+fn needs_rates(path: &Path, flag: &str) -> Error {
+    Error::user(format!(
+        "--cluster {}: {flag} needs its [reached] table, from which step times are computed",
+        path.display()
+    ))
 }

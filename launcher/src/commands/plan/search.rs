@@ -1,84 +1,72 @@
-//! `plan --search`: which layout of so many GPUs is the fastest, and why not another.
+//! `plan --search`: the fastest layouts of a number of GPUs, and why the others were rejected.
 
-use super::site::GIB;
-use super::{room, unknown};
+use super::machine::GIB;
 use crate::commands::tokenizer::or_broken_pipe;
-use crate::commands::topology::{aligned, table};
 use crate::progress::Count;
+use crate::table::render;
 use cuda::backend::CudaScratch;
-use engine::config::{Axis, Cluster, Config, Named};
+use engine::config::{Axis, Config, Named};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
 use half::bf16;
-use plan::search::{Found, Left, Outcome, Room, SETTLED, Why, as_it_is, search};
-use plan::{Speed, Step, bottleneck};
+use plan::search::{Candidate, Outcome, Reason, Rejected, SIMULATED, SearchSpace, search};
+use plan::{Speed, bottleneck};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::Path;
 
-/// How many layouts are shown.
+/// How many layouts the table has.
 const SHOWN: usize = 10;
 
-/// What is to be searched around.
-pub struct Asked<'a> {
-    pub config: &'a Config,
-    pub mesh: &'a Mesh,
-    pub cluster: &'a Cluster,
-    pub scratch: CudaScratch,
-}
+type Space<'a> = SearchSpace<'a, CudaScratch>;
 
-/// The fastest layouts, and the configuration's own beside them. `path`: of the cluster's file.
-pub fn run(asked: &Asked, path: &Path, as_json: bool) -> Result<()> {
-    let Asked { config, mesh, cluster, scratch } = asked;
-    let reached = cluster.reached.as_ref().ok_or_else(|| unknown(path, "--search"))?;
-    let limit = room(cluster, mesh);
-    let count = Count::new("simulating layouts", SETTLED as u64);
-    let room = Room { ranks: mesh.ranks(), cluster, reached, limit, scratch };
-    let outcome = search::<bf16, _>(config, &room, &|| count.one());
+/// Prints the fastest layouts, and beside them the configuration as it is.
+pub fn run(config: &Config, mesh: &Mesh, space: &Space, as_json: bool) -> Result<()> {
+    let count = Count::new("simulating layouts", SIMULATED as u64);
+    let outcome = search::<bf16, _>(config, space, &|| count.one());
     count.finish();
     let outcome = outcome?;
-    let (this, step) = as_it_is::<bf16, _>(config, mesh, &room)?;
-    let own = Own { this, step };
-    let text = if as_json { format!("{:#}\n", json(asked, &outcome, &own)) } else { text(asked, &outcome, &own) };
+    let (own, step) = space.as_it_is::<bf16>(config, mesh)?;
+    let own = Own { own, bottleneck: bottleneck(config, mesh, &step) };
+    let text = match as_json {
+        true => format!("{:#}\n", json(space, &outcome, &own)),
+        false => text(space, &outcome, &own),
+    };
     or_broken_pipe(std::io::stdout().write_all(text.as_bytes()))?;
-    match outcome.found.is_empty() {
-        true => Err(Error::user("no layout fits: take more GPUs, or such with more memory")),
+    match outcome.simulated.is_empty() {
+        true => Err(Error::user("no layout fits: use more GPUs, or GPUs with more memory")),
         false => Ok(()),
     }
 }
 
 /// The configuration as it is.
 struct Own {
-    this: Found,
-    step: Step,
+    own: Candidate,
+    bottleneck: String,
 }
 
 impl Own {
-    /// What the best would change.
-    fn verdict(&self, best: &Found, room: usize) -> String {
-        let faster = 100.0 * (self.this.seconds / best.seconds - 1.0);
-        let changes = || self.this.config.changes_to(&best.config).join(", ");
-        match (self.this.bytes > room, faster > 0.5) {
-            (true, _) => format!("it does not fit; the first of the table does: {}", changes()),
-            (_, true) => format!("the first of the table is {faster:.1} % faster: {}", changes()),
-            _ => "nothing that was simulated is more than 0.5 % faster".to_string(),
+    /// How it compares with the best layout.
+    fn verdict(&self, best: &Candidate, limit: usize) -> String {
+        let faster = 100.0 * (self.own.seconds / best.seconds - 1.0);
+        let changes = || self.own.config.changes_to(&best.config).join(", ");
+        match (self.own.bytes > limit, faster > 0.5) {
+            (true, _) => format!("this configuration does not fit; the first layout of the table does: {}", changes()),
+            (_, true) => format!("the first layout of the table is {faster:.1} % faster: {}", changes()),
+            _ => "no simulated layout is more than 0.5 % faster".to_string(),
         }
     }
 }
 
-fn text(asked: &Asked, outcome: &Outcome, own: &Own) -> String {
-    let Asked { config, mesh, cluster, .. } = asked;
-    let head = head(asked, outcome);
-    let Some(best) = outcome.found.first() else {
+fn text(space: &Space, outcome: &Outcome, own: &Own) -> String {
+    let head = head(space, outcome, own);
+    let Some(best) = outcome.simulated.first() else {
         return head;
     };
-    let mut table = table(&HEADER);
-    outcome.found.iter().take(SHOWN).for_each(|found| _ = table.add_row(row(found, cluster)));
-    let cells = HEADER.iter().zip(row(&own.this, cluster)).map(|(name, cell)| format!("{name} {cell}"));
-    let as_it_is = cells.collect::<Vec<_>>().join(", ");
-    let (limit, verdict) = (bottleneck(config, mesh, &own.step), own.verdict(best, room(cluster, mesh)));
-    format!("{head}{}\n\nthe configuration as it is: {as_it_is}\n{limit}\n{verdict}\n", aligned(table, 0))
+    let table = render(&HEADER, 0, outcome.simulated.iter().take(SHOWN).map(|candidate| row(candidate, space)));
+    let cells = HEADER.iter().zip(row(&own.own, space)).map(|(name, cell)| format!("{name} {cell}"));
+    let (cells, verdict) = (cells.collect::<Vec<_>>().join(", "), own.verdict(best, space.limit));
+    format!("{head}{table}\nthe configuration as it is: {cells}\n{}\n{verdict}\n", own.bottleneck)
 }
 
 const HEADER: [&str; 10] = [
@@ -91,37 +79,36 @@ const HEADER: [&str; 10] = [
     "s a step",
     "tokens/s a GPU",
     "MFU model",
-    "GiB at most",
+    "max GiB",
 ];
 
-/// How many there are, and why not the others.
-fn head(asked: &Asked, outcome: &Outcome) -> String {
-    let Asked { config, mesh, cluster, .. } = asked;
-    let left = |why| outcome.left_for(why).count();
+/// The number of layouts, and why most were rejected.
+fn head(space: &Space, outcome: &Outcome, own: &Own) -> String {
+    let rejected = |reason| outcome.rejected_for(reason).count();
     let counts = format!(
-        "{} of {} ({}): {} layouts are possible; {} need more than {:.2} GiB of a GPU, {} are behind by the closed \
-         form, {} were simulated (--json has each)\n",
-        counted(mesh.ranks(), "GPU"),
-        cluster.name,
-        cluster.device,
-        outcome.possible(),
-        left(Why::TooLarge),
-        room(cluster, mesh) as f64 / GIB,
-        left(Why::Behind),
-        outcome.found.len(),
+        "{} of {} ({}): {} layouts are valid; {} need more than {:.2} GiB of a GPU, {} are slower by the closed form, \
+         {} were simulated (--json lists all)\n",
+        counted(space.ranks, "GPU"),
+        space.cluster.name,
+        space.cluster.device,
+        outcome.valid(),
+        rejected(Reason::TooLarge),
+        space.limit as f64 / GIB,
+        rejected(Reason::Slower),
+        outcome.simulated.len(),
     );
-    let missed = outcome.left_for(Why::TooLarge).next().map(|missed| {
-        let (changes, bytes) = (config.changes_to(&missed.config), missed.bytes as f64 / GIB);
+    let missed = outcome.rejected_for(Reason::TooLarge).next().map(|missed| {
+        let (changes, bytes) = (own.own.config.changes_to(&missed.config), missed.bytes as f64 / GIB);
         let layout = if changes.is_empty() { "the configuration as it is".into() } else { changes.join(", ") };
-        format!("of those that do not fit the fastest by the closed form would take {bytes:.2} GiB: {layout}\n")
+        format!("the fastest of those that do not fit, by the closed form, needs {bytes:.2} GiB: {layout}\n")
     });
     counts + &missed.unwrap_or_default()
 }
 
-fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
-    let Found { config, mesh, seconds, bytes } = found;
+fn row(candidate: &Candidate, space: &Space) -> Vec<String> {
+    let Candidate { config, mesh, seconds, bytes } = candidate;
     let speed = Speed::of(config, mesh, *seconds);
-    let mfu = 100.0 * speed.tflops(config, Formula::Model) / cluster.peak_tflops;
+    let mfu = 100.0 * speed.tflops(config, Formula::Model) / space.cluster.peak_tflops;
     let [tensor, pipeline, data] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis));
     let sizes = [tensor, pipeline, config.parallel.virtual_pipeline, data, config.train.micro_batch_size];
     let figures = [
@@ -134,33 +121,31 @@ fn row(found: &Found, cluster: &Cluster) -> Vec<String> {
     sizes.map(|size| size.to_string()).into_iter().chain(figures).collect()
 }
 
-fn json(asked: &Asked, outcome: &Outcome, own: &Own) -> Value {
-    let Asked { config, mesh, cluster, .. } = asked;
-    let found = |found: &Found| {
-        let speed = Speed::of(&found.config, &found.mesh, found.seconds);
-        let mut told = layout(&found.config, &found.mesh, found.seconds, found.bytes);
-        told["tokens_per_s_per_gpu"] = json!(speed.tokens_per_s_per_rank);
-        told["tflops_model"] = json!(speed.tflops(&found.config, Formula::Model));
-        told
+fn json(space: &Space, outcome: &Outcome, own: &Own) -> Value {
+    let simulated = |candidate: &Candidate| {
+        let speed = Speed::of(&candidate.config, &candidate.mesh, candidate.seconds);
+        let mut json = layout(candidate);
+        json["tokens_per_s_per_gpu"] = json!(speed.tokens_per_s_per_rank);
+        json["tflops_model"] = json!(speed.tflops(&candidate.config, Formula::Model));
+        json
     };
-    let left = |left: &Left| {
-        let mut told = layout(&left.config, &left.mesh, left.seconds, left.bytes);
-        told["why"] = json!(if left.why == Why::TooLarge { "too large" } else { "behind by the closed form" });
-        told
+    let rejected = |Rejected { candidate, reason }: &Rejected| {
+        let mut json = layout(candidate);
+        json["why"] = json!(if *reason == Reason::TooLarge { "too large" } else { "behind by the closed form" });
+        json
     };
-    let best = outcome.found.first();
     json!({
-        "ranks": mesh.ranks(),
-        "room_bytes": room(cluster, mesh),
-        "own": found(&own.this),
-        "bottleneck": bottleneck(config, mesh, &own.step),
-        "verdict": best.map(|best| own.verdict(best, room(cluster, mesh))),
-        "found": outcome.found.iter().map(found).collect::<Vec<_>>(),
-        "left": outcome.left.iter().map(left).collect::<Vec<_>>(),
+        "ranks": space.ranks,
+        "room_bytes": space.limit,
+        "own": simulated(&own.own),
+        "bottleneck": own.bottleneck,
+        "verdict": outcome.simulated.first().map(|best| own.verdict(best, space.limit)),
+        "found": outcome.simulated.iter().map(simulated).collect::<Vec<_>>(),
+        "left": outcome.rejected.iter().map(rejected).collect::<Vec<_>>(),
     })
 }
 
-fn layout(config: &Config, mesh: &Mesh, seconds: f64, bytes: usize) -> Value {
+fn layout(Candidate { config, mesh, seconds, bytes }: &Candidate) -> Value {
     json!({
         "tensor": mesh.size(Axis::Tensor),
         "pipeline": mesh.size(Axis::Pipeline),

@@ -1,4 +1,4 @@
-//! A backend whose memory is a slab: what one step says of all of them, and what fits where a run does not.
+//! A backend with an arena: one step stands for all, and the remedies of a run that does not fit.
 
 use super::*;
 use crate::dry_run::{plan, remedies};
@@ -6,7 +6,7 @@ use engine::backend::Heads;
 use engine::memory::arena::{Arena, ArenaSpec};
 use engine::memory::free_list::Allocator;
 
-/// The CPU's ops on a slab that they also share a workspace of.
+/// The CPU's ops on an arena with a shared workspace.
 #[derive(Clone)]
 struct OnSlab(CpuScratch<bf16>);
 
@@ -55,7 +55,7 @@ fn on_slab() -> OnSlab {
     OnSlab(CpuScratch::<bf16>::new(1))
 }
 
-/// A rehearsal itself asserts that each step, and each validation, leaves every block where it was.
+/// A dry run itself asserts that each step, and each validation, leaves every block where it was.
 #[test]
 fn one_step_lays_out_all_of_them() {
     for (mut config, ranks, name) in layouts() {
@@ -85,8 +85,8 @@ fn a_plan_of_a_slab_is_of_whole_steps() {
 
 #[test]
 #[should_panic(expected = "blocks after a step, and before, on rank 0")]
-fn a_step_that_keeps_a_block_is_told() {
-    /// Keeps some of the blocks for good.
+fn a_step_that_leaks_a_block_panics() {
+    /// Never frees some of the blocks.
     struct Forgetful(Arena, Vec<usize>);
     impl Allocator for Forgetful {
         fn take(&mut self, bytes: usize) -> usize {
@@ -113,7 +113,7 @@ fn a_step_that_keeps_a_block_is_told() {
     keeping::<bf16>(allocator, &config, &mesh, 0, on_slab(), Keep::Totals, 1).unwrap();
 }
 
-/// What the rank that needs most takes.
+/// Bytes of the rank that needs most.
 fn most(config: &Config, ranks: usize) -> usize {
     let mesh = config.mesh(ranks).unwrap();
     let of = |rank| plan::<bf16>(config, &mesh, rank, on_slab()).unwrap().usage.reserved;
@@ -139,14 +139,14 @@ fn what_fits_is_found_and_does_fit() {
     let keys: Vec<&str> = found.iter().map(|remedy| remedy.changes[0].split(" = ").next().unwrap()).collect();
     assert_eq!(keys[..2], ["train.micro_batch_size", "train.recompute"], "{found:?}");
     assert!(found.len() > 2 && keys[2..].iter().all(|key| key.starts_with("parallel.")), "{found:?}");
-    // Each is what it says it is; the largest micro-batch that fits, and the least that is made again, are named.
+    // Each has the bytes that it names; it is the largest micro-batch that fits, and the least recomputation.
     for remedy in &found {
         assert_eq!(most(&changed(&remedy.changes.join(" with ")), 4), remedy.bytes, "{remedy}");
         assert!(remedy.bytes < needed);
     }
     assert_eq!(found[0].changes, ["train.micro_batch_size = 2"]);
     assert_eq!(found[1].changes, ["train.recompute = \"selective\""]);
-    // Neither alone, but both.
+    // Where neither is enough, both together are.
     let smallest = [most(&changed("train.micro_batch_size = 1"), 4), most(&changed("train.recompute = \"full\""), 4)];
     let both = &at(smallest.into_iter().min().unwrap() - 1)[0];
     assert_eq!(both.changes.len(), 2, "{both:?}");
@@ -160,6 +160,6 @@ fn a_refusal_has_the_numbers_and_what_fits() {
     let needed = most(&config, 1);
     let said = |limit| refusal::<bf16>(&config, &mesh, (needed << 12, limit), &on_slab()).unwrap().to_string();
     let text = said(needed - 1);
-    assert!(text.contains("GiB are there; what fits on 1 rank: train.micro_batch_size = 2 ("), "{text}");
-    assert!(said(1).contains("no smaller micro-batch, recomputation or other layout of 1 rank fits"), "{}", said(1));
+    assert!(text.contains("GiB are available; what fits on 1 rank: train.micro_batch_size = 2 ("), "{text}");
+    assert!(said(1).contains("no smaller micro-batch, recomputation or other layout on 1 rank fits"), "{}", said(1));
 }

@@ -1,25 +1,25 @@
-//! The judge of orders against orders written by hand.
+//! The deadlock checker against orders of collectives written by hand.
 
-use super::log::{Call, Keep, Log, What};
 use super::order::{Disorder, check};
-use crate::layout::mesh::GroupKind;
+use engine::dry::{Call, Keep, Log, LogEntry, Operation};
+use engine::layout::mesh::GroupKind;
 
 /// Calls that are started together.
-type Post<'a> = Vec<(GroupKind, &'a [usize], What)>;
+type Post<'a> = Vec<(GroupKind, &'a [usize], Operation)>;
 
-/// What a rank does; `None` waits for all that was started so far.
+/// The log of a rank; `None` waits for all that was started so far.
 fn log(rank: usize, steps: &[Option<Post>]) -> Log {
-    let (mut log, mut waited) = (Log::new(rank, Keep::Calls), 0);
-    let mut started = 0;
-    for step in steps {
+    let mut log = Log::new(rank, Keep::Calls);
+    let (mut waited, mut started) = (0, 0);
+    for (post, step) in steps.iter().enumerate() {
         let Some(calls) = step else {
-            (waited..started).for_each(|start| log.wait(start));
+            log.events.extend((waited..started).map(LogEntry::Wait));
             waited = started;
             continue;
         };
-        let post = log.post();
         for &(kind, members, what) in calls {
-            log.start(Call { group: kind as usize, kind, members: members.into(), what, bytes: 64, post });
+            let (group, members) = (kind as usize, members.into());
+            log.events.push(LogEntry::Start(Call { group, kind, members, what, bytes: 64, post: post + 1 }));
             started += 1;
         }
     }
@@ -27,10 +27,10 @@ fn log(rank: usize, steps: &[Option<Post>]) -> Log {
 }
 
 fn all(kind: GroupKind, members: &[usize]) -> Option<Post<'_>> {
-    Some(vec![(kind, members, What::AllReduce)])
+    Some(vec![(kind, members, Operation::AllReduce)])
 }
 
-fn message(kind: GroupKind, whats: &[What]) -> Option<Post<'static>> {
+fn message(kind: GroupKind, whats: &[Operation]) -> Option<Post<'static>> {
     Some(whats.iter().map(|&what| (kind, &[0, 1][..], what)).collect())
 }
 
@@ -68,7 +68,7 @@ fn three_ranks_and_three_groups_can_lock_in_a_ring() {
 
 #[test]
 fn messages_meet_in_one_exchange_and_not_in_two() {
-    let (kind, send, receive) = (GroupKind::Activations, What::Send, What::Receive);
+    let (kind, send, receive) = (GroupKind::Activations, Operation::Send, Operation::Receive);
     let together = [
         log(0, &[message(kind, &[receive(1), send(1)]), None]),
         log(1, &[message(kind, &[receive(0), send(0)]), None]),
@@ -83,8 +83,8 @@ fn messages_meet_in_one_exchange_and_not_in_two() {
 }
 
 #[test]
-fn a_message_that_nobody_takes_is_missing() {
-    let logs = [log(0, &[message(GroupKind::Gradients, &[What::Send(1)])]), log(1, &[])];
+fn a_message_without_a_receiver_is_missing() {
+    let logs = [log(0, &[message(GroupKind::Gradients, &[Operation::Send(1)])]), log(1, &[])];
     let Err(Disorder::Missing(what)) = check(&logs) else { panic!("{:?}", check(&logs)) };
     assert_eq!(what, "rank 1 never makes message 0 of Gradients from rank 0 to rank 1 (64 bytes)");
 }

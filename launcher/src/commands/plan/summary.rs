@@ -1,43 +1,41 @@
-//! What a plan says, for people and for programs.
+//! The output of a plan, as text and as JSON.
 
-use super::site::{GIB, Site};
-use crate::commands::topology::{aligned, table};
+use super::machine::{GIB, Machine};
+use crate::table::render;
 use engine::config::{Axis, Config, Named};
 use engine::error::counted;
 use engine::layout::mesh::Mesh;
 use engine::model::flops::{self, Formula};
 use plan::dry_run::{DryRun, Held};
-use plan::search::Found;
-use plan::{Change, Forecast, Share, Speed, Step, bottleneck};
+use plan::search::Candidate;
+use engine::time::TimeCategory;
+use plan::{Change, Forecast, Speed, Step, bottleneck};
 use report::records::settings::settings;
 use report::records::timeline::{Row, Timeline};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// What a step must get shorter by to be worth a word, a share.
+/// The least share of a step that a change must save to be mentioned.
 const GAIN: f64 = 0.005;
 
-/// What there is to tell.
-pub struct Told<'a> {
-    pub site: Site,
-    /// Of the cluster or the figures.
+pub struct Summary<'a> {
+    pub machine: Machine,
+    /// The file of the cluster or the profile.
     pub path: PathBuf,
     pub config: &'a Config,
     pub mesh: &'a Mesh,
     pub forecast: Forecast,
-    /// The change of one key that gains most: `None` where it is not known, `Some(None)` where none fits.
+    /// The change of one key that gains most: `None` if it is unknown, `Some(None)` if none fits.
     pub change: Option<Option<Change>>,
 }
 
-impl Told<'_> {
+impl Summary<'_> {
     pub fn text(&self, config: &Path) -> String {
         let mut parts = vec![self.head(config), self.memory()];
         match &self.forecast.step {
-            Some(step) => {
-                parts.extend([time(step), self.speed(step), self.limits(step)]);
-            }
+            Some(step) => parts.extend([time(step), self.speed(step), self.advice(step)]),
             None => parts.push(format!(
-                "{}: no [reached] table, so nobody knows what kernels and links get of their peaks: times are not told\n",
+                "step time unavailable: {} has no [reached] table with the achieved rates of kernels and links\n",
                 self.path.display()
             )),
         }
@@ -45,16 +43,16 @@ impl Told<'_> {
     }
 
     fn head(&self, config: &Path) -> String {
-        let (t, site, ranks) = (&self.config.train, &self.site, self.mesh.ranks());
+        let (t, machine, ranks) = (&self.config.train, &self.machine, self.mesh.ranks());
         let [tp, pp, dp] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.mesh.size(axis));
-        let (units, nodes) = (counted(ranks, site.unit), counted(ranks.div_ceil(site.units), "node"));
-        let (config, software) = (config.display(), &site.software);
+        let (units, nodes) = (counted(ranks, machine.unit), counted(ranks.div_ceil(machine.units), "node"));
+        let (config, software) = (config.display(), &machine.software);
         let n_mbs = t.global_batch_size / (t.micro_batch_size * dp);
         format!(
-            "{config} by {software} on {} ({}): {units} of {nodes}, tensor {tp} x pipeline {pp} x data {dp}, \
+            "{config} with {software} on {} ({}): {units} on {nodes}, tensor {tp} x pipeline {pp} x data {dp}, \
              {} of {} x {} tokens a step, recompute {}\n",
-            site.name,
-            site.device,
+            machine.name,
+            machine.device,
             counted(n_mbs, "micro-batch"),
             t.micro_batch_size,
             t.seq_length,
@@ -63,34 +61,36 @@ impl Told<'_> {
     }
 
     fn memory(&self) -> String {
-        let (ranks, site) = (&self.forecast.memory, &self.site);
-        let there = site.room as f64 / GIB;
-        let header = format!("GiB a {}, stage", site.unit);
+        let (ranks, machine) = (&self.forecast.memory, &self.machine);
+        let header = format!("GiB a {}, stage", machine.unit);
         let names = uses(&ranks[0]).map(|(name, _)| name);
-        let mut table = table(&[&[header.as_str()], &names[..], &["together"]].concat());
-        for (stage, rank) in ranks.iter().enumerate() {
+        let row = |(stage, rank): (usize, &DryRun)| {
             let bytes = uses(rank).map(|(_, bytes)| bytes).into_iter().chain([rank.usage.reserved]);
             let cells = bytes.map(|bytes| format!("{:.2}", bytes as f64 / GIB));
-            table.add_row([stage.to_string()].into_iter().chain(cells));
-        }
-        let most = self.forecast.bytes() as f64 / GIB;
-        let left = match there - most {
+            [stage.to_string()].into_iter().chain(cells).collect()
+        };
+        let header = [&[header.as_str()], &names[..], &["total"]].concat();
+        let (most, room, note) = (self.forecast.bytes() as f64 / GIB, machine.room as f64 / GIB, &machine.room_note);
+        let left = match room - most {
             left if left >= 0.0 => format!("{left:.2} GiB are left"),
             missing => format!("{:.2} GiB are missing", -missing),
         };
-        let rest = &site.rest;
-        format!("{}\nthe most is {most:.2} of {there:.2} GiB, {rest}; {left}\n", aligned(table, 1))
+        format!(
+            "{}maximum {most:.2} GiB of {room:.2} GiB available ({note}); {left}\n",
+            render(&header, 1, ranks.iter().enumerate().map(row))
+        )
     }
 
     fn speed(&self, step: &Step) -> String {
-        let (speed, site) = (Speed::of(self.config, self.mesh, step.seconds), &self.site);
-        let unit = site.unit;
-        let mut table = table(&["formula", &format!("TFLOPS a {unit}"), "% of the peak"]);
-        for (name, formula) in Formula::NAMES {
+        let (speed, machine) = (Speed::of(self.config, self.mesh, step.seconds), &self.machine);
+        let unit = machine.unit;
+        let row = |(name, formula): &(&str, Formula)| {
             let tflops = speed.tflops(self.config, *formula);
-            let share = site.peak_tflops.map_or("unknown".into(), |peak| format!("{:.1}", 100.0 * tflops / peak));
-            table.add_row([name.to_string(), digits(tflops), share]);
-        }
+            let share = machine.peak_tflops.map_or("unknown".into(), |peak| format!("{:.1}", 100.0 * tflops / peak));
+            vec![name.to_string(), digits(tflops), share]
+        };
+        let header = ["formula", &format!("TFLOPS a {unit}"), "% of peak"];
+        let table = render(&header, 1, Formula::NAMES.iter().map(row));
         let Speed { tokens_per_s_per_rank: each, days, rank_hours } = speed;
         let lasts = match days < 1.0 {
             true => format!("{:.2} hours", 24.0 * days),
@@ -98,13 +98,13 @@ impl Told<'_> {
         };
         let (all, steps) = (each * self.mesh.ranks() as f64, self.config.train.steps);
         format!(
-            "{each:.0} tokens/s a {unit}, {all:.0} together; {lasts} and {rank_hours:.1} {unit}-hours for {steps} steps\n{}\n",
-            aligned(table, 1)
+            "{each:.0} tokens/s a {unit}, {all:.0} in total; {lasts} and {rank_hours:.1} {unit}-hours for {steps} \
+             steps\n{table}"
         )
     }
 
-    /// What limits a step that can be.
-    fn limits(&self, step: &Step) -> String {
+    /// The bottleneck of a run that fits, and the best change.
+    fn advice(&self, step: &Step) -> String {
         match self.fits() {
             true => format!("{}\n{}", bottleneck(self.config, self.mesh, step), self.change()),
             false => self.change(),
@@ -112,35 +112,34 @@ impl Told<'_> {
     }
 
     fn fits(&self) -> bool {
-        self.forecast.bytes() <= self.site.room
+        self.forecast.bytes() <= self.machine.room
     }
 
-    /// Which key to change, as far as that is known.
     fn change(&self) -> String {
-        let told = match (&self.change, self.fits()) {
+        let text = match (&self.change, self.fits()) {
             (Some(Some(change)), true) if change.saves > GAIN => {
-                format!("one key gains most, {:.1} %: {}", 100.0 * change.saves, self.changed(&change.found))
+                format!("the best change of one key saves {:.1} %: {}", 100.0 * change.saves, self.changed(&change.to))
             }
             (Some(Some(change)), false) => {
-                format!("one key is enough, the fastest that fits: {}", self.changed(&change.found))
+                format!("the fastest change of one key with which it fits: {}", self.changed(&change.to))
             }
             (Some(_), true) => format!(
-                "one key alone gains no {} % in the simulation, of parallel.tensor, pipeline and virtual_pipeline, \
-                 train.micro_batch_size and recompute",
+                "no change of one key saves more than {} % in the simulation (parallel.tensor, pipeline and \
+                 virtual_pipeline, train.micro_batch_size and recompute)",
                 100.0 * GAIN
             ),
             _ => return String::new(),
         };
-        format!("{told}; --search changes several at once\n")
+        format!("{text}; --search changes several keys at once\n")
     }
 
-    fn changed(&self, found: &Found) -> String {
-        let (key, most) = (self.config.changes_to(&found.config).join(", "), found.bytes as f64 / GIB);
-        format!("{key} ({} a step, {most:.2} GiB)", seconds(found.seconds))
+    fn changed(&self, to: &Candidate) -> String {
+        let (key, most) = (self.config.changes_to(&to.config).join(", "), to.bytes as f64 / GIB);
+        format!("{key} ({} a step, {most:.2} GiB)", seconds(to.seconds))
     }
 
     pub fn json(&self) -> Value {
-        let (mesh, site) = (self.mesh, &self.site);
+        let (mesh, machine) = (self.mesh, &self.machine);
         let memory = |rank: &DryRun| {
             let uses: Map<_, _> = uses(rank).iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
             json!({ "bytes": rank.usage.reserved, "uses": uses })
@@ -152,16 +151,17 @@ impl Told<'_> {
             "data": mesh.size(Axis::Data),
             "settings": settings(self.config, mesh),
             "parameters": flops::parameters(&self.config.model),
-            "cluster": site.name,
-            "software": site.software,
-            "room_bytes": site.room,
+            "cluster": machine.name,
+            "software": machine.software,
+            "room_bytes": machine.room,
             "stages": self.forecast.memory.iter().map(memory).collect::<Vec<_>>(),
             "step": self.forecast.step.as_ref().map(|step| self.step_json(step)),
         })
     }
 
-    fn change_json(&self, Change { found, saves }: &Change) -> Value {
-        json!({ "changes": self.config.changes_to(&found.config), "seconds": found.seconds, "saves": saves, "bytes": found.bytes })
+    fn change_json(&self, Change { to, saves }: &Change) -> Value {
+        let changes = self.config.changes_to(&to.config);
+        json!({ "changes": changes, "seconds": to.seconds, "saves": saves, "bytes": to.bytes })
     }
 
     fn step_json(&self, step: &Step) -> Value {
@@ -170,9 +170,9 @@ impl Told<'_> {
             step.shares.iter().map(|(share, seconds)| (share.name().to_string(), json!(seconds))).collect();
         let formula = |(name, formula): &(&str, Formula)| {
             let tflops = speed.tflops(self.config, *formula);
-            (name.to_string(), json!({ "tflops": tflops, "mfu": self.site.peak_tflops.map(|peak| tflops / peak) }))
+            (name.to_string(), json!({ "tflops": tflops, "mfu": self.machine.peak_tflops.map(|peak| tflops / peak) }))
         };
-        let mut told = json!({
+        let mut json = json!({
             "seconds": step.seconds,
             "shares": shares,
             "tokens_per_s_per_gpu": speed.tokens_per_s_per_rank,
@@ -183,36 +183,36 @@ impl Told<'_> {
             "timeline": timeline(step, self.mesh),
         });
         if let Some(change) = &self.change {
-            told["best_change"] = change.as_ref().map_or(Value::Null, |change| self.change_json(change));
+            json["best_change"] = change.as_ref().map_or(Value::Null, |change| self.change_json(change));
         }
-        told
+        json
     }
 }
 
-/// The simulated step of a rank of each stage.
+/// The simulated step of one rank of each stage.
 fn timeline(step: &Step, mesh: &Mesh) -> Timeline {
     let rows = step.tracks().into_iter().map(|(rank, spans)| (Row::of(rank, spans), None));
     Timeline::of(0, mesh.layout(), rows.collect())
 }
 
-/// Three digits or more.
+/// At least three digits.
 fn seconds(x: f64) -> String {
     if x < 10.0 { format!("{x:.3} s") } else { format!("{x:.2} s") }
 }
 
-/// Cores have a hundredth of what GPUs have.
+/// Cores need more decimals than GPUs.
 fn digits(tflops: f64) -> String {
     if tflops < 1.0 { format!("{tflops:.3}") } else { format!("{tflops:.1}") }
 }
 
-/// What a rank's bytes are for.
+/// The bytes of a rank by use.
 fn uses(rank: &DryRun) -> [(&'static str, usize); 8] {
     let Held { weights, gradients, optimizer } = rank.held;
     [
         ("weights", weights),
         ("gradients", gradients),
         ("optimizer", optimizer),
-        ("activations", rank.kept()),
+        ("activations", rank.activations()),
         ("logits", rank.peak.logits),
         ("workspace", rank.peak.workspace),
         ("communication", rank.peak.communication),
@@ -221,13 +221,10 @@ fn uses(rank: &DryRun) -> [(&'static str, usize); 8] {
 }
 
 fn time(step: &Step) -> String {
-    let mut table = table(&["a step, mean of the stages", "s", "%"]);
-    let mut row = |name: &str, seconds: f64| {
-        let percent = 100.0 * seconds / step.seconds;
-        table.add_row([name.to_string(), format!("{seconds:.3}"), format!("{percent:.1}")]);
+    let shares =
+        TimeCategory::ALL.iter().map(|share| (share.name(), step.shares[share])).filter(|(_, seconds)| *seconds > 0.0);
+    let row = |(name, seconds): (&str, f64)| {
+        vec![name.to_string(), format!("{seconds:.3}"), format!("{:.1}", 100.0 * seconds / step.seconds)]
     };
-    let shares = Share::ALL.iter().map(|share| (share, step.shares[share]));
-    shares.filter(|(_, seconds)| *seconds > 0.0).for_each(|(share, seconds)| row(share.name(), seconds));
-    row("together", step.seconds);
-    format!("{}\n", aligned(table, 1))
+    render(&["step time, mean of the stages", "s", "%"], 1, shares.chain([("total", step.seconds)]).map(row))
 }

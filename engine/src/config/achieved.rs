@@ -1,5 +1,5 @@
-//! What kernels, links and a program reach of a cluster's data sheet: the tables [reached] and [software] of a
-//! cluster file. Each figure there says where it comes from.
+//! The tables `[reached]` and `[software]` of a cluster file: the rates that kernels and links achieve, and how the
+//! training software uses them. The files cite the source of each number.
 
 use super::check::{need, not_negative, number};
 use super::names::{Named, choose};
@@ -8,52 +8,52 @@ use super::raw::{Read, known, optional, table};
 use crate::error::Result;
 use toml::Value;
 
-/// What is reached of a cluster's peaks.
+/// Achieved rates and latencies.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reached {
-    /// Large products of bf16, in TFLOPS.
+pub struct Achieved {
+    /// Large bf16 matrix products, in TFLOPS.
     pub matmul_tflops: f64,
-    /// Causal attention, of the positions that are seen: forward, and backward with five products for forward's two.
+    /// Causal attention, in TFLOPS over the visible half of the scores: forward, and backward with five products.
     pub attention_tflops: f64,
     pub attention_backward_tflops: f64,
-    /// Kernels that read and write long rows, both counted.
+    /// Memory-bound kernels, bytes read plus bytes written.
     pub memory_gb_s: f64,
-    /// From the end of one op to the start of the next.
+    /// From the end of one kernel to the start of the next.
     pub launch_us: f64,
-    /// A ring inside a node, of a GPU.
+    /// Rings inside a node, per GPU.
     pub ring_gb_s: f64,
-    /// Rings through the network, of a node.
+    /// Rings over the network, per node.
     pub network_gb_s: f64,
-    /// A message to another node, of a GPU.
+    /// A point-to-point message to another node, per GPU.
     pub message_gb_s: f64,
-    /// What a call costs whatever its size, inside a node and through the network.
+    /// Latency of a call inside a node and over the network.
     pub latency_us: f64,
     pub network_latency_us: f64,
-    /// The share of a collective's time that what computes beside it loses.
+    /// The share of a collective's time that overlapped compute loses.
     pub slowdown: f64,
 }
 
-/// How a program uses a cluster. The default is this engine.
+/// How the training software uses a cluster. The default is this engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Software {
     pub name: String,
-    /// What goes on beside computation.
+    /// Communication that overlaps with compute.
     pub overlap: Vec<Overlap>,
-    /// Ops that are bound by memory move so many times what they must.
+    /// Traffic multiplier for unfused elementwise ops.
     pub elementwise: f64,
-    /// Bytes that a logit costs; 0: as the ops say.
+    /// Memory traffic of the loss in bytes a logit; 0: as this engine's ops.
     pub logit_bytes: f64,
-    /// Times that the backward pass makes attention's forward again.
+    /// How often the backward pass recomputes the forward pass of attention.
     pub attention_again: f64,
-    /// Of each micro-batch and stage, in which nothing happens.
+    /// Idle time of each stage in each micro-batch.
     pub wait_ms: f64,
-    /// Of each layer, forward and backward together: what launching costs beside the ops.
+    /// Launch overhead of each layer, forward and backward together.
     pub layer_ms: f64,
-    /// What is left after all that has no name here.
+    /// Factor on all compute for losses that have no key of their own.
     pub efficiency: f64,
 }
 
-/// Communication that can hide.
+/// Communication that can overlap with compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Overlap {
     Tensor,
@@ -106,36 +106,31 @@ impl Default for Software {
     }
 }
 
-/// `[reached]`: every key must be there but those of the network, where `nodes` are one.
-pub(super) fn reached(raw: RawReached, one_node: bool, at: &Origins) -> Result<Reached> {
+/// Validates `[reached]`. All keys are required, those of the network only with more than one node.
+pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<Achieved> {
     let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
     let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
     let second = |x: f64| (0.0..=1e6).contains(&x);
     let delay = |value, key: &str| {
-        number(need(value, key, "microseconds", at)?, second, "must be microseconds, a second at the most", key, at)
+        number(need(value, key, "microseconds", at)?, second, "must be microseconds, at most a second", key, at)
     };
-    // Of one node nobody asks.
     let network = |value: Option<f64>, key: &str, what: &str| match value {
         None if one_node => Ok(f64::INFINITY),
         value => figure(value, key, what),
     };
     let key = "reached.network_latency_us";
-    Ok(Reached {
+    Ok(Achieved {
         matmul_tflops: figure(raw.matmul_tflops, "reached.matmul_tflops", "TFLOPS of large bf16 products")?,
         attention_tflops: figure(raw.attention_tflops, "reached.attention_tflops", "TFLOPS of causal attention")?,
         attention_backward_tflops: figure(
             raw.attention_backward_tflops,
             "reached.attention_backward_tflops",
-            "TFLOPS of causal attention's backward pass",
+            "TFLOPS of the backward pass of causal attention",
         )?,
-        memory_gb_s: figure(raw.memory_gb_s, "reached.memory_gb_s", "GB/s that kernels read and write together")?,
+        memory_gb_s: figure(raw.memory_gb_s, "reached.memory_gb_s", "GB/s of memory-bound kernels, read plus written")?,
         launch_us: delay(raw.launch_us, "reached.launch_us")?,
-        ring_gb_s: figure(raw.ring_gb_s, "reached.ring_gb_s", "GB/s of a ring inside a node, of a GPU")?,
-        network_gb_s: network(
-            raw.network_gb_s,
-            "reached.network_gb_s",
-            "GB/s of rings through the network, of a node",
-        )?,
+        ring_gb_s: figure(raw.ring_gb_s, "reached.ring_gb_s", "GB/s of a ring inside a node, per GPU")?,
+        network_gb_s: network(raw.network_gb_s, "reached.network_gb_s", "GB/s of rings over the network, per node")?,
         message_gb_s: network(raw.message_gb_s, "reached.message_gb_s", "GB/s of a message to another node")?,
         latency_us: delay(raw.latency_us, "reached.latency_us")?,
         network_latency_us: if one_node { 0.0 } else { delay(raw.network_latency_us, key)? },
@@ -143,7 +138,7 @@ pub(super) fn reached(raw: RawReached, one_node: bool, at: &Origins) -> Result<R
     })
 }
 
-/// `[software]`: what is left out is as this engine does it.
+/// Validates `[software]`. The defaults describe this engine.
 pub(super) fn software(raw: RawSoftware, at: &Origins) -> Result<Software> {
     let ours = Software::default();
     let delay = |value: Option<f64>, key: &str| not_negative(value.unwrap_or_default(), key, at);
@@ -169,11 +164,11 @@ pub(super) fn software(raw: RawSoftware, at: &Origins) -> Result<Software> {
     })
 }
 
-/// Nothing reaches more than its peak: (key, what is reached, the peak, the peak's key).
+/// Refuses an achieved rate above its peak: (key, achieved, peak, key of the peak).
 pub(super) fn within(peaks: &[(&str, f64, f64, &str)], at: &Origins) -> Result<()> {
-    let over = peaks.iter().find(|(_, reached, peak, _)| reached > peak);
-    over.map_or(Ok(()), |(key, reached, peak, of)| {
-        Err(at.bad(key, reached, format!("must be no more than {of}, which is {peak}")))
+    let over = peaks.iter().find(|(_, achieved, peak, _)| achieved > peak);
+    over.map_or(Ok(()), |(key, achieved, peak, of)| {
+        Err(at.bad(key, achieved, format!("must be no more than {of}, which is {peak}")))
     })
 }
 

@@ -1,28 +1,28 @@
-//! Costs on paper: a cluster's figures, and where its ranks sit.
+//! The cost model of a cluster file: the rates that it achieves, and the links between its ranks.
 
 use super::cost;
-use super::replay::{Costs, Manner};
-use engine::backend::Scope;
-use engine::config::{Axis, Cluster, Config, Overlap, Reached, Software};
-use engine::dry::{Call, What};
+use super::replay::{CommMode, CostModel};
+use engine::backend::{Op, Scope};
+use engine::config::{Achieved, Axis, Cluster, Config, Overlap, Software};
+use engine::dry::{Call, Operation};
 use engine::layout::mesh::{GroupKind, Mesh};
 use engine::layout::rank_layout::RankLayout;
 use engine::model::param_specs::Unit;
 use engine::time::CommClass;
 use std::collections::HashMap;
 
-/// Where ranks sit: their nodes, and how many of a node talk to other nodes at once.
+/// The node of each rank, and how many ranks of a node share its network links.
 #[derive(Debug, Clone)]
-pub struct Seats {
-    /// Of the pipeline.
+pub struct NodeMap {
+    /// Pipeline stages.
     pub stages: usize,
-    /// Of each rank of the mesh.
+    /// The node of each rank of the mesh.
     pub nodes: Vec<usize>,
-    /// By kind of group, of the fullest node.
+    /// Ranks of the busiest node whose ring neighbour is on another node, by kind of group.
     flows: HashMap<GroupKind, usize>,
 }
 
-/// Kinds of groups whose calls take time.
+/// The kinds of groups whose calls take time.
 const KINDS: [GroupKind; 7] = [
     GroupKind::Tensor,
     GroupKind::KvHeads,
@@ -33,22 +33,22 @@ const KINDS: [GroupKind; 7] = [
     GroupKind::Tied,
 ];
 
-impl Seats {
-    /// Node after node is filled.
-    pub fn filled(config: &Config, mesh: &Mesh, ranks_per_node: usize) -> Seats {
+impl NodeMap {
+    /// Ranks fill one node after another.
+    pub fn filled(config: &Config, mesh: &Mesh, ranks_per_node: usize) -> NodeMap {
         let nodes = (0..mesh.ranks()).map(|rank| rank / ranks_per_node).collect();
         let rank_layout = RankLayout::new(config, mesh.clone(), 0);
         let stages = mesh.size(Axis::Pipeline);
-        Seats::new(nodes, stages, &KINDS, |rank, kind| mesh.members(rank, kind, rank_layout.kv_copies()))
+        NodeMap::new(nodes, stages, &KINDS, |rank, kind| mesh.members(rank, kind, rank_layout.kv_copies()))
     }
 
-    /// `members`: the group of a kind that a rank is in.
+    /// `members`: the ranks of the group of a kind that a rank is in.
     pub fn new(
         nodes: Vec<usize>,
         stages: usize,
         kinds: &[GroupKind],
         members: impl Fn(usize, GroupKind) -> Vec<usize>,
-    ) -> Seats {
+    ) -> NodeMap {
         let flows = |&kind: &GroupKind| {
             let mut leaving: HashMap<usize, usize> = HashMap::new();
             for (rank, node) in nodes.iter().enumerate() {
@@ -60,44 +60,44 @@ impl Seats {
             (kind, leaving.into_values().max().unwrap_or_default().max(1))
         };
         let flows = kinds.iter().map(flows).collect();
-        Seats { stages, nodes, flows }
+        NodeMap { stages, nodes, flows }
     }
 
-    /// Whether ranks sit on one node.
+    /// Whether the ranks are on one node.
     fn together(&self, ranks: &[usize]) -> bool {
         ranks.iter().all(|&rank| self.nodes[rank] == self.nodes[ranks[0]])
     }
 }
 
-/// What things cost on a cluster.
-pub struct Paper<'a> {
-    pub reached: &'a Reached,
+/// Costs by the rates of a cluster file.
+pub struct AnalyticCosts<'a> {
+    pub achieved: &'a Achieved,
     pub software: &'a Software,
-    pub seats: &'a Seats,
+    pub map: &'a NodeMap,
     /// Bytes of an activation.
     pub act: usize,
 }
 
-impl<'a> Paper<'a> {
-    /// `None` where the cluster's file does not say what is reached.
-    pub fn of(cluster: &'a Cluster, seats: &'a Seats, act: usize) -> Option<Paper<'a>> {
-        let reached = cluster.reached.as_ref()?;
-        Some(Paper { reached, software: &cluster.software, seats, act })
+impl<'a> AnalyticCosts<'a> {
+    /// `None` where the cluster file has no `[reached]` table.
+    pub fn of(cluster: &'a Cluster, map: &'a NodeMap, act: usize) -> Option<AnalyticCosts<'a>> {
+        let achieved = cluster.achieved.as_ref()?;
+        Some(AnalyticCosts { achieved, software: &cluster.software, map, act })
     }
 }
 
-impl Costs for Paper<'_> {
-    fn op(&self, name: &'static str, sizes: [usize; 3]) -> f64 {
-        cost::seconds(name, sizes, self.act, self.reached, self.software)
+impl CostModel for AnalyticCosts<'_> {
+    fn op(&self, op: Op, sizes: [usize; 3]) -> f64 {
+        cost::seconds(op, sizes, self.act, self.achieved, self.software)
     }
 
-    /// Collectives are rings; of those that go through the network all of a node share it.
+    /// Collectives are rings; the rings that leave a node share its network bandwidth.
     fn call(&self, rank: usize, call: &Call) -> f64 {
-        let r = self.reached;
-        let flows = self.seats.flows.get(&call.kind).copied().unwrap_or(1) as f64;
+        let r = self.achieved;
+        let flows = self.map.flows.get(&call.kind).copied().unwrap_or(1) as f64;
         let (together, message) = match call.what {
-            What::Send(peer) | What::Receive(peer) => (self.seats.together(&[rank, peer]), true),
-            _ => (self.seats.together(&call.members), false),
+            Operation::Send(peer) | Operation::Receive(peer) => (self.map.together(&[rank, peer]), true),
+            _ => (self.map.together(&call.members), false),
         };
         let (gb_s, latency) = match (together, message) {
             (true, _) => (r.ring_gb_s, r.latency_us),
@@ -106,18 +106,18 @@ impl Costs for Paper<'_> {
         };
         let others = (call.members.len() - 1) as f64 / call.members.len() as f64;
         let moved = match call.what {
-            What::AllReduce => 2.0 * others,
-            What::AllGather | What::ReduceScatter => others,
-            What::Send(_) | What::Receive(_) => 1.0,
+            Operation::AllReduce => 2.0 * others,
+            Operation::AllGather | Operation::ReduceScatter => others,
+            Operation::Send(_) | Operation::Receive(_) => 1.0,
         };
         call.bytes as f64 * moved / 1e9 / gb_s + latency / 1e6
     }
 
-    fn part(&self, part: Scope) -> f64 {
+    fn host(&self, part: Scope) -> f64 {
         let ms = match part {
             Scope::Unit(Unit::Layer(_)) => self.software.layer_ms,
-            // With the stages beside it, once a micro-batch.
-            Scope::Forward { chunk: 0, .. } | Scope::Backward { chunk: 0, .. } if self.seats.stages > 1 => {
+            // The host waits for the neighbouring stages once a micro-batch.
+            Scope::Forward { chunk: 0, .. } | Scope::Backward { chunk: 0, .. } if self.map.stages > 1 => {
                 self.software.wait_ms
             }
             _ => 0.0,
@@ -126,15 +126,15 @@ impl Costs for Paper<'_> {
         ms / 2.0 / 1e3
     }
 
-    fn manner(&self, kind: GroupKind) -> Manner {
+    fn mode(&self, kind: GroupKind) -> CommMode {
         let overlap = match CommClass::of(kind) {
             CommClass::Tensor => Overlap::Tensor,
             CommClass::Pipeline => Overlap::Pipeline,
             CommClass::Data | CommClass::StepEnd => Overlap::Data,
         };
         match self.software.overlap.contains(&overlap) {
-            true => Manner::Beside { slowdown: self.reached.slowdown },
-            false => Manner::Alone,
+            true => CommMode::Overlapped { slowdown: self.achieved.slowdown },
+            false => CommMode::Blocking,
         }
     }
 }
@@ -148,7 +148,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
     }
 
-    fn call(kind: GroupKind, what: What, members: &[usize]) -> Call {
+    fn call(kind: GroupKind, what: Operation, members: &[usize]) -> Call {
         Call { group: 0, kind, members: members.into(), what, bytes: 1_000_000_000, post: 0 }
     }
 
@@ -158,39 +158,39 @@ mod tests {
         let config = Config::read(&configs("swallow-7b.toml"), &[]).unwrap();
         let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
         let mesh = config.mesh(64).unwrap();
-        let seats = Seats::filled(&config, &mesh, 8);
-        let paper = Paper::of(&cluster, &seats, 2).unwrap();
-        let r = paper.reached;
-        let seconds = |call: &Call| paper.call(call.members[0], call);
+        let map = NodeMap::filled(&config, &mesh, 8);
+        let costs = AnalyticCosts::of(&cluster, &map, 2).unwrap();
+        let r = costs.achieved;
+        let seconds = |call: &Call| costs.call(call.members[0], call);
         let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} s, not {wanted}");
-        // Half of a gigabyte from the one other rank of the pair, by NVLink.
-        near(seconds(&call(GroupKind::Tensor, What::AllGather, &[0, 1])), 0.5 / r.ring_gb_s + r.latency_us / 1e6);
-        // A data-parallel ring of 16 ranks, every second GPU: of each node the groups of two tensor ranks leave it.
+        // Half a gigabyte from the other rank of the pair, over NVLink.
+        near(seconds(&call(GroupKind::Tensor, Operation::AllGather, &[0, 1])), 0.5 / r.ring_gb_s + r.latency_us / 1e6);
+        // A data-parallel ring of 16 ranks, every second GPU: two such rings leave each node.
         let data: Vec<usize> = mesh.members(0, GroupKind::Data, 1);
         assert_eq!(data.len(), 16);
         let flows = 2.0;
         let wanted = 15.0 / 16.0 / (r.network_gb_s / flows).min(r.ring_gb_s) + r.network_latency_us / 1e6;
-        near(seconds(&call(GroupKind::Data, What::ReduceScatter, &data)), wanted);
-        // Twice the way for everybody to have the sum.
-        let sum = seconds(&call(GroupKind::Data, What::AllReduce, &data)) - r.network_latency_us / 1e6;
+        near(seconds(&call(GroupKind::Data, Operation::ReduceScatter, &data)), wanted);
+        // An all-reduce goes round the ring twice.
+        let sum = seconds(&call(GroupKind::Data, Operation::AllReduce, &data)) - r.network_latency_us / 1e6;
         near(sum, 2.0 * (wanted - r.network_latency_us / 1e6));
-        // Stages are on other nodes, and all eight GPUs of one send at once.
+        // The next stage is on another node, and all eight GPUs of a node send at once.
         let peer = mesh.members(0, GroupKind::Activations, 1)[1];
         let message = 1.0 / r.message_gb_s.min(r.network_gb_s / 8.0) + r.network_latency_us / 1e6;
-        near(seconds(&call(GroupKind::Activations, What::Send(peer), &[0, peer])), message);
+        near(seconds(&call(GroupKind::Activations, Operation::Send(peer), &[0, peer])), message);
     }
 
     #[test]
-    fn what_a_program_hides_goes_on_beside() {
+    fn communication_overlaps_where_the_software_says_so() {
         let config = Config::read(&configs("swallow-7b.toml"), &[]).unwrap();
         let mesh = config.mesh(64).unwrap();
-        let seats = Seats::filled(&config, &mesh, 8);
-        let manner = |cluster: &str, kind| {
+        let map = NodeMap::filled(&config, &mesh, 8);
+        let mode = |cluster: &str, kind| {
             let cluster = Cluster::load(&configs(cluster)).unwrap();
-            Paper::of(&cluster, &seats, 2).unwrap().manner(kind)
+            AnalyticCosts::of(&cluster, &map, 2).unwrap().mode(kind)
         };
-        assert_eq!(manner("clusters/abci-a100-40-2023.toml", GroupKind::Tensor), Manner::Alone);
-        assert!(matches!(manner("clusters/abci-a100-40.toml", GroupKind::Tensor), Manner::Beside { .. }));
-        assert!(matches!(manner("clusters/abci-a100-40.toml", GroupKind::Data), Manner::Beside { .. }));
+        assert_eq!(mode("clusters/abci-a100-40-2023.toml", GroupKind::Tensor), CommMode::Blocking);
+        assert!(matches!(mode("clusters/abci-a100-40.toml", GroupKind::Tensor), CommMode::Overlapped { .. }));
+        assert!(matches!(mode("clusters/abci-a100-40.toml", GroupKind::Data), CommMode::Overlapped { .. }));
     }
 }

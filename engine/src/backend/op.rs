@@ -1,0 +1,218 @@
+//! The operations of [`super::Backend`]: name, cost and scratch of each, declared once. The dry run logs them, plans
+//! price them, `benches/figures` times them.
+
+use super::{Heads, Scratch};
+
+/// What an operation does, by the sizes that the dry run logs for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Work {
+    /// A matrix product `[m, n, k]`.
+    Product(Form),
+    /// Causal attention `[T, s, H d]` by so many products, each over the half of the scores that is seen.
+    Attention { products: f64 },
+    /// Elementwise or by rows, bound by memory: for each element so many activations, and so many further bytes.
+    Rows { acts: f64, bytes: f64 },
+    /// As `Rows`, over the flat shards of gradients and optimizer state.
+    Flat { acts: f64, bytes: f64 },
+}
+
+/// How a product reads its operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// a b^T
+    Nt,
+    /// a b
+    Nn,
+    /// a^T b, added to an f32 matrix.
+    TnAcc,
+}
+
+/// The function of [`Scratch`] that says what an operation holds beside its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    Matmul,
+    MatmulAcc,
+    RmsnormBwd,
+    Attention,
+    AttentionBwd,
+    EmbedBwd,
+    SumSquares,
+}
+
+/// What an operation is called on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operands {
+    /// A matrix of so many rows and columns.
+    Matrix(usize, usize),
+    /// A product `[m, n, k]`.
+    Product([usize; 3]),
+    /// So many rows of `[q | k | v]`.
+    Heads(usize, Heads),
+}
+
+impl Operands {
+    /// `[m, n, k]` of a product, `[T, s, H d]` of attention, else rows, columns and 1.
+    pub fn sizes(self) -> [usize; 3] {
+        match self {
+            Operands::Matrix(rows, cols) => [rows, cols, 1],
+            Operands::Product(sizes) => sizes,
+            Operands::Heads(rows, h) => [rows, h.seq, h.out_cols()],
+        }
+    }
+}
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $op:ident, $name:literal, $work:expr, $takes:ident;)*) => {
+        /// An operation of the backend.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Op {
+            $($(#[$doc])* $op,)*
+        }
+
+        impl Op {
+            pub const ALL: &[Op] = &[$(Op::$op),*];
+
+            /// As tables, logs and files of figures write it.
+            pub fn name(self) -> &'static str {
+                match self { $(Op::$op => $name),* }
+            }
+
+            pub fn work(self) -> Work {
+                match self { $(Op::$op => $work),* }
+            }
+
+            fn takes(self) -> Takes {
+                match self { $(Op::$op => Takes::$takes),* }
+            }
+        }
+    };
+}
+
+/// Bytes of a row op: activations an element, and f32 or other bytes an element.
+const fn rows(acts: f64, bytes: f64) -> Work {
+    Work::Rows { acts, bytes }
+}
+
+const fn flat(acts: f64, bytes: f64) -> Work {
+    Work::Flat { acts, bytes }
+}
+
+// In the order of their names, which is the order of tables.
+ops! {
+    // g, master, m and v are read, the last three and the weights written.
+    Adamw, "adamw", flat(1.0, 28.0), Nothing;
+    Add, "add", rows(3.0, 0.0), Nothing;
+    AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
+    Attention, "attention", Work::Attention { products: 2.0 }, Attention;
+    AttentionBwd, "attention_bwd", Work::Attention { products: 5.0 }, AttentionBwd;
+    ClipFactor, "clip_factor", flat(0.0, 4.0), Nothing;
+    Copy, "copy", rows(2.0, 0.0), Nothing;
+    Embed, "embed", rows(2.0, 0.0), Nothing;
+    EmbedBwd, "embed_bwd", rows(1.0, 8.0), EmbedBwd;
+    Fetch, "fetch", rows(0.0, 4.0), Nothing;
+    MatmulNn, "matmul_nn", Work::Product(Form::Nn), Matmul;
+    MatmulNt, "matmul_nt", Work::Product(Form::Nt), Matmul;
+    MatmulTnAcc, "matmul_tn_acc", Work::Product(Form::TnAcc), MatmulAcc;
+    Pick, "pick", flat(0.0, 8.0), Nothing;
+    Put, "put", flat(0.0, 8.0), Nothing;
+    Rmsnorm, "rmsnorm", rows(2.0, 0.0), Nothing;
+    RmsnormAgain, "rmsnorm_recompute", rows(2.0, 0.0), Nothing;
+    RmsnormBwd, "rmsnorm_bwd", rows(3.0, 0.0), RmsnormBwd;
+    RmsnormBwdAdd, "rmsnorm_bwd_add", rows(4.0, 0.0), RmsnormBwd;
+    Rope, "rope", rows(2.0, 0.0), Nothing;
+    RopeBwd, "rope_bwd", rows(2.0, 0.0), Nothing;
+    Round, "round", rows(1.0, 4.0), Nothing;
+    SumSquares, "sum_squares", flat(0.0, 4.0), SumSquares;
+    // Sizes are those of [gate | up], which is twice as wide as the product.
+    Swiglu, "swiglu", rows(1.5, 0.0), Nothing;
+    SwigluBwd, "swiglu_bwd", rows(2.5, 0.0), Nothing;
+    Upload, "upload", rows(0.0, 4.0), Nothing;
+    Widen, "widen", rows(1.0, 4.0), Nothing;
+    Write, "write", rows(0.0, 4.0), Nothing;
+    XentCombine, "xent_combine", rows(0.0, 8.0), Nothing;
+    XentGrad, "xent_grad", rows(2.0, 0.0), Nothing;
+    XentStats, "xent_stats", rows(1.0, 0.0), Nothing;
+    XentTotals, "xent_totals", rows(0.0, 4.0), Nothing;
+    Zero, "zero", rows(0.0, 4.0), Nothing;
+}
+
+impl Form {
+    pub fn op(self) -> Op {
+        match self {
+            Form::Nt => Op::MatmulNt,
+            Form::Nn => Op::MatmulNn,
+            Form::TnAcc => Op::MatmulTnAcc,
+        }
+    }
+}
+
+impl Op {
+    /// Floating-point operations; of causal attention those of the positions that are seen.
+    pub fn flops(self, [a, b, c]: [usize; 3]) -> f64 {
+        let product = a as f64 * b as f64 * c as f64;
+        match self.work() {
+            Work::Product(_) => 2.0 * product,
+            Work::Attention { products } => products * product,
+            Work::Rows { .. } | Work::Flat { .. } => 0.0,
+        }
+    }
+
+    /// Bytes that are read and written, where an activation has `act` bytes. Attention counts none: it is bound by its
+    /// products.
+    pub fn bytes(self, [rows, cols, depth]: [usize; 3], act: usize) -> f64 {
+        match self.work() {
+            Work::Product(form) => {
+                // The result is written once as activations, or read and written as f32 sums.
+                let out = if form == Form::TnAcc { 8 } else { act };
+                (depth * (rows + cols) * act + rows * cols * out) as f64
+            }
+            Work::Attention { .. } => 0.0,
+            Work::Rows { acts, bytes } | Work::Flat { acts, bytes } => {
+                (acts * act as f64 + bytes) * rows as f64 * cols as f64
+            }
+        }
+    }
+
+    /// Bytes of the blocks that the op holds at once beside its result.
+    pub fn scratch(self, on: Operands, scratch: &dyn Scratch) -> Vec<usize> {
+        match (self.takes(), on) {
+            (Takes::Nothing, _) => Vec::new(),
+            (Takes::Matmul, Operands::Product(sizes)) => scratch.matmul(sizes),
+            (Takes::MatmulAcc, Operands::Product(sizes)) => scratch.matmul_acc(sizes),
+            (Takes::RmsnormBwd, Operands::Matrix(rows, cols)) => scratch.rmsnorm_bwd(rows, cols),
+            (Takes::Attention, Operands::Heads(rows, h)) => scratch.attention(rows, h),
+            (Takes::AttentionBwd, Operands::Heads(rows, h)) => scratch.attention_bwd(rows, h),
+            (Takes::EmbedBwd, Operands::Matrix(rows, cols)) => scratch.embed_bwd(rows, cols),
+            (Takes::SumSquares, Operands::Matrix(rows, cols)) => scratch.sum_squares(rows * cols),
+            (takes, on) => panic!("{} takes {takes:?} and was called on {on:?}", self.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_order_and_each_is_of_one_op() {
+        assert!(Op::ALL.is_sorted_by(|a, b| a.name() < b.name() && a < b));
+    }
+
+    #[test]
+    fn operations_and_bytes_by_hand() {
+        // y [8, 4] = x [8, 2] w [4, 2]^T: 2 x 8 x 4 x 2; x, w and y in bf16.
+        assert_eq!(Op::MatmulNt.flops([8, 4, 2]), 128.0);
+        assert_eq!(Op::MatmulNt.bytes([8, 4, 2], 2), (2 * (16 + 8 + 32)) as f64);
+        // dw [4, 2] += dy^T x, in f32: read and written.
+        assert_eq!(Op::MatmulTnAcc.bytes([4, 2, 8], 2), (2 * (32 + 16) + 8 * 8) as f64);
+        // 16 positions of one sequence, 3 columns: q k^T and p v of half of the 16 x 16 scores, each 2 x 3 a score.
+        assert_eq!(Op::Attention.flops([16, 16, 3]), 2.0 * 2.0 * 3.0 * 128.0);
+        assert_eq!(Op::AttentionBwd.flops([16, 16, 3]), 2.5 * Op::Attention.flops([16, 16, 3]));
+        // x and r are read, h and y written.
+        assert_eq!(Op::AddRmsnorm.bytes([10, 10, 1], 2), 4.0 * 2.0 * 100.0);
+        // [gate | up] of 10 columns each: both read, one written.
+        assert_eq!(Op::Swiglu.bytes([1, 20, 1], 2), 2.0 * 30.0);
+        assert_eq!(Op::Adamw.bytes([100, 1, 1], 2), 3000.0);
+    }
+}
