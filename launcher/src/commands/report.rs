@@ -1,6 +1,7 @@
 //! `report`: how efficient a run was, out of what it left in its directory.
 
 use super::tokenizer::or_broken_pipe;
+use crate::run_dir::replace;
 use engine::error::{Error, Result};
 use report::document::Document;
 use report::efficiency::Efficiency;
@@ -57,7 +58,10 @@ fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     let remedy = "report on a copy of the run's directory that can be written to";
-    std::fs::write(path, text).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
+    replace(path, text.as_bytes()).map_err(|error| match error {
+        Error::User(what) => Error::User(format!("{what}; {remedy}")),
+        failed => failed,
+    })
 }
 
 /// So that a slip of the pen does not write over a run's own files.
