@@ -114,7 +114,8 @@ fn tools_on_a_full_disk_fail_and_leave_nothing() {
     set(&mut config, "train.steps", 1);
     let config = write_config(tmp.path(), "config.toml", &config);
     finish(engine().args(["train", "--config"]).arg(config)).succeeded();
-    let [run, to, init] = [&run, &to, &case.dir.join("init")].map(|path| path.to_str().unwrap());
+    let init = case.dir.join("init");
+    let [run, to, init] = [&run, &to, &init].map(|path| path.to_str().unwrap());
     let before = contents(Path::new(run));
     for args in
         [["checkpoint", "export", "--from", run, "--to", to], ["checkpoint", "import", "--from", init, "--to", to]]
