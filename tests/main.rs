@@ -1,6 +1,7 @@
 //! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, held against PyTorch's
 //! golden runs, against itself, and against broken input; and the rules of the house.
 
+mod agreement;
 mod blas;
 mod common;
 mod configs;
@@ -13,6 +14,7 @@ mod gpu;
 mod gradients;
 mod invalid_input;
 mod kernels;
+mod launch;
 mod layouts;
 mod memory;
 mod parity;
@@ -20,6 +22,7 @@ mod plan;
 mod real_model;
 mod report;
 mod resume;
+mod run_dir;
 mod survey;
 mod threads;
 mod topology;

@@ -1,4 +1,4 @@
-//! Every layout trains as one rank does: the program's own `parity`, on the models made for it.
+//! Every layout trains like one rank: the program's own `parity`, on the models made for it.
 
 use crate::common::{Outcome, engine, finish, mpirun};
 
@@ -21,7 +21,7 @@ fn some_layouts_that_stand_for_all_agree() {
         println!("{}", outcome.stdout);
         let agree = lines(&outcome, "agrees").len();
         assert!((12..40).contains(&agree), "{agree} layouts");
-        assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train as one rank does")));
+        assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train like one rank")));
         // One stage has nobody to interleave with, and four layers are not enough for eight chunks.
         let skipped = |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
         assert!(skipped(": parallel.virtual_pipeline = 2: interleaving needs parallel.pipeline > 1"));
@@ -54,7 +54,7 @@ fn what_parity_does_not_look_at_is_said_once() {
 #[test]
 fn layouts_that_do_not_agree_fail_with_the_place() {
     let args = ["--ranks", "2", "--set", "optimizer.lr=30", "--set", "optimizer.warmup_steps=0"];
-    let outcome = parity(MODELS[0], &args).refused(1, &["layouts do not train as one rank does"]);
+    let outcome = parity(MODELS[0], &args).refused(1, &["layouts do not train like one rank"]);
     let fail = lines(&outcome, "FAILS");
     assert!(!fail.is_empty() && fail.iter().all(|line| line.contains("from step")), "{}", outcome.stdout);
 }
@@ -64,6 +64,6 @@ fn ranks_that_are_not_there_are_the_users_mistake() {
     finish(engine().args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 8", MODELS[0]]);
     finish(mpirun(2).args(["parity", "--ranks", "4", "--config", MODELS[0]])).refused(2, &["--ranks 4", "2 to 2"]);
     finish(mpirun(2).args(["parity", "--ranks", "1", "--config", MODELS[0]])).refused(2, &["--ranks 1", "2 to 2"]);
-    finish(mpirun(1).args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 1", "held to itself"]);
+    finish(mpirun(1).args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 1", "compared with itself"]);
     finish(mpirun(2).args(["parity", "--config", "configs/none.toml"])).refused(2, &["configs/none.toml"]);
 }

@@ -221,7 +221,7 @@ fn a_damaged_shard_is_named_and_refused() {
         refused(finish(engine().args(["checkpoint", "verify"]).arg(run.dir())), name);
     }
     std::fs::remove_file(&shard).unwrap();
-    run.train(longer, &[]).refused(2, &[name, "it is not there; written by rank 0 (tp 0, pp 0, dp 0) on "]);
+    run.train(longer, &[]).refused(2, &[name, "the file is missing; written by rank 0 (tp 0, pp 0, dp 0) on "]);
 
     // The previous checkpoint is used when asked for, and only then.
     run.train(longer, &["--from-step", "10"]).succeeded();
@@ -273,8 +273,8 @@ fn a_run_that_has_its_steps_says_so_and_does_nothing() {
     let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
     for (steps, said) in [
         (2, ""),
-        (2, "step 2 is done, the last by train.steps; raise it to train on"),
-        (1, "step 2 is done, more than train.steps = 1; raise it to train on"),
+        (2, "step 2 is done, which is the last one of train.steps; raise it to train on"),
+        (1, "step 2 is done, and train.steps = 1; raise it to train on"),
     ] {
         set(&mut config, "train.steps", steps);
         let config = write_config(tmp.path(), "config.toml", &config);

@@ -88,7 +88,8 @@ fn a_trace_of_a_step_that_does_not_run_is_refused() {
     let config = write_config(tmp.path(), "run.toml", &config);
     let train = |args: &[&str]| finish(engine().args(["train", "--config"]).arg(&config).args(args));
     train(&[]).succeeded();
-    train(&["--trace", "99"]).refused(2, &["--trace 99: step 2 is done, the last by train.steps; raise it"]);
+    train(&["--trace", "99"])
+        .refused(2, &["--trace 99: step 2 is done, which is the last one of train.steps; raise it"]);
     train(&["--trace", "4", "--set", "train.steps=3"]).refused(2, &["--trace 4: this run takes step 3 only"]);
     train(&["--trace", "3", "--set", "train.steps=3"]).succeeded();
 }

@@ -1,13 +1,16 @@
 //! The two ways a run ends early that are not bugs: the user's mistake and a failure of the run.
 //! A bug is an `assert!` with both numbers; it never becomes an [`Error`].
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 /// Why the program stops. The launcher turns it into the exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The user's mistake: names the file, key or flag, the value, and what would be right. Exit 2.
+    /// The user's mistake: the message names the file, key or flag, its value, and what would be right. Exit 2.
     #[error("{0}")]
     User(String),
-    /// The run failed through no mistake of the user's (a full disk, a device fault). Exit 1.
+    /// The run failed through no mistake of the user's: a full disk, a device fault. Exit 1.
     #[error("{0}")]
     Run(String),
 }
@@ -20,6 +23,18 @@ pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { plural })
 }
 
+/// Errors of files that only the user can mend.
+const USER_ACTS: [ErrorKind; 8] = [
+    ErrorKind::NotFound,
+    ErrorKind::AlreadyExists,
+    ErrorKind::PermissionDenied,
+    ErrorKind::ReadOnlyFilesystem,
+    ErrorKind::IsADirectory,
+    ErrorKind::NotADirectory,
+    ErrorKind::InvalidFilename,
+    ErrorKind::InvalidData,
+];
+
 impl Error {
     pub fn user(what: impl Into<String>) -> Self {
         Error::User(what.into())
@@ -29,13 +44,18 @@ impl Error {
         Error::Run(what.into())
     }
 
-    /// A file that could not be read or written. A path that is not there is the user's mistake.
-    pub fn io(path: &std::path::Path, error: std::io::Error) -> Self {
-        use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    /// A file that could not be read or written. Where the user has to act (a path that does not exist, a read-only
+    /// file system) it is the user's mistake; anything else, such as a full disk, is a failed run.
+    pub fn io(path: &Path, error: std::io::Error) -> Self {
         let what = format!("{}: {error}", path.display());
-        match error.kind() {
-            NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidData => Error::User(what),
-            _ => Error::Run(what),
+        if USER_ACTS.contains(&error.kind()) { Error::User(what) } else { Error::Run(what) }
+    }
+
+    /// The same kind of error with another message.
+    pub fn map(self, message: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Error::User(what) => Error::User(message(what)),
+            Error::Run(what) => Error::Run(message(what)),
         }
     }
 
@@ -44,5 +64,18 @@ impl Error {
             Error::User(_) => 2,
             Error::Run(_) => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_acts_on_paths_and_the_run_fails_on_full_disks() {
+        let code = |kind: ErrorKind| Error::io(Path::new("x"), kind.into()).exit_code();
+        let user = [ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
+        let run = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge, ErrorKind::TimedOut];
+        assert_eq!((user.map(code), run.map(code)), ([2; 3], [1; 4]));
     }
 }

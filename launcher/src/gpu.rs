@@ -1,4 +1,5 @@
-//! Every rank's GPU: which one it is, and whether those of all ranks make a job.
+//! The GPU of every rank: which device it takes, whether the devices of all ranks fit together, and whether they fit the
+//! run.
 
 use crate::memory::{self, Taken};
 use cuda::Device;
@@ -23,81 +24,91 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// For which a rank waits for others that do not move.
+/// How long a rank waits for others that make no progress.
 const PATIENCE: Duration = Duration::from_secs(600);
-const WAIT: &str = "SWALLOW_PATIENCE_S";
-/// By which NCCL tells nodes apart. Ranks that each have their own may share a GPU, which is slow and good for tests.
+const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
+/// The name by which NCCL tells nodes apart. Ranks with different ones may share a GPU, which is slow, but lets tests run
+/// several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
 
-/// What the ranks must know of each other's devices.
+/// What the ranks compare about their devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Facts {
     host: String,
     uuid: String,
     name: String,
-    /// Bytes of its memory.
+    /// Bytes of device memory.
     memory: usize,
-    /// As NCCL counts; None where there is one rank.
+    /// NCCL's version code; `None` in a run of one rank.
     nccl: Option<i32>,
     hostid: Option<String>,
 }
 
-/// Where a process finds NVIDIA's libraries and compiled kernels.
+/// The folders in which this process looks for NVIDIA's libraries and for compiled kernels.
 pub fn places() -> Places {
     let program = std::env::current_exe().ok();
     Places::of(|name| std::env::var_os(name), program.as_deref())
 }
 
-/// The folder that choices of algorithms are kept in.
+/// The folder of the cache of cuBLASLt algorithm choices.
 pub fn cache() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
     Some(home.join("swallow-engine/products"))
 }
 
-/// Whether every rank's machine has a device; refused where only some have.
-pub fn are_there(comm: &Comm) -> Result<bool> {
+/// Whether every rank has a device; an error where only some have one. Collective.
+pub fn are_present(comm: &Comm) -> Result<bool> {
     let mine = devices().map(|devices| devices.len()).map_err(Error::run);
     let mine = comm.agree(mine)?;
     let all = comm.all_gather_bytes(format!("{mine} {}", host()).as_bytes());
     let all: Vec<String> = all.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
     let first = |has: bool| {
-        let rank_layout = all.iter().position(|text| text.starts_with("0 ") != has)?;
-        let (_, host) = all[rank_layout].split_once(' ').expect("as it was written above");
-        Some(format!("rank {rank_layout} on {host}"))
+        let rank = all.iter().position(|text| text.starts_with("0 ") != has)?;
+        let (_, host) = all[rank].split_once(' ').expect("every rank wrote two words");
+        Some(format!("rank {rank} on {host}"))
     };
     match (first(true), first(false)) {
         (Some(with), Some(without)) => Err(Error::user(format!(
-            "{without} has no CUDA device, and {with} has one: show every rank a device (CUDA_VISIBLE_DEVICES), leave \
-             that machine out, or take train.backend = \"cpu\""
+            "{without} has no CUDA device, but {with} has one: make a device visible to every rank \
+             (CUDA_VISIBLE_DEVICES), leave that machine out, or set train.backend = \"cpu\""
         ))),
         (with, _) => Ok(with.is_some()),
     }
 }
 
-/// Why a rank's device will not do for a run, by what is known without opening it: the first such rank's answer. All ranks
-/// call it together.
-pub fn unfit(config: &Config, comm: &Comm) -> Option<String> {
-    let mine = unfit_here(config).unwrap_or_default();
+/// Why a rank's device cannot be used for this run, as far as that is known without opening it; the first such rank's
+/// reason. Collective.
+pub fn unsuitable(config: &Config, comm: &Comm) -> Option<String> {
+    let mine = unsuitable_here(config).unwrap_or_default();
     let all = comm.all_gather_bytes(mine.as_bytes());
     all.into_iter().find(|why| !why.is_empty()).map(|why| String::from_utf8_lossy(&why).into_owned())
 }
 
-fn unfit_here(config: &Config) -> Option<String> {
+fn unsuitable_here(config: &Config) -> Option<String> {
     if config.train.precision == Some(Precision::F32) {
         return Some("train.precision is \"f32\"".into());
     }
-    let shape = Shape { head_dim: config.model.head_dim, hidden_size: config.model.hidden_size };
     let first = devices().ok()?.into_iter().next()?;
     let arch = || Arch::of(first.compute_capability).err().map(|why| format!("{}: {why}", first.name));
-    refusal_of_shape(shape).or_else(arch)
+    refusal_of_shape(shape(config)).or_else(arch)
 }
 
-/// This rank's device as a backend. All ranks of `comm`, the mesh's order, call it together.
+/// The kernels accept only some shapes of models.
+pub fn must_fit_kernels(config: &Config) -> Result<()> {
+    refusal_of_shape(shape(config))
+        .map_or(Ok(()), |why| Err(Error::user(format!("{why}; choose another shape, or set train.backend = \"cpu\""))))
+}
+
+fn shape(config: &Config) -> Shape {
+    Shape { head_dim: config.model.head_dim, hidden_size: config.model.hidden_size }
+}
+
+/// Opens this rank's device as a backend. The ranks of `comm` are in the mesh's order. Collective.
 pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     let node = comm.split_node();
     let ordinal = comm.agree(ordinal(&node))?;
-    // The first rank of a node compiles what is not there yet, and leaves it to the others.
+    // The first rank of a node compiles the kernels that are not cached yet, for all ranks of the node.
     let first = if node.rank() == 0 { Some(device(ordinal)) } else { None };
     node.barrier();
     let (device, notes) = comm.agree(first.unwrap_or_else(|| device(ordinal)))?;
@@ -115,57 +126,57 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
         nccl: nccl.as_ref().map(|nccl| nccl.version()),
         hostid: std::env::var(HOSTID).ok(),
     };
-    let facts = comm.all_gather_bytes(&serde_json::to_vec(&facts).expect("facts are JSON"));
-    let facts: Vec<Facts> =
-        facts.iter().map(|bytes| serde_json::from_slice(bytes).expect("a rank of this program wrote it")).collect();
+    let facts = comm.all_gather_bytes(&serde_json::to_vec(&facts).expect("text and numbers are JSON"));
+    let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("every rank wrote it with this program");
+    let facts: Vec<Facts> = facts.iter().map(read).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
     let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
-    comm.agree(Cuda::open(device, world, Outlook { nccl, patience }).map_err(told))
+    comm.agree(Cuda::open(device, world, Outlook { nccl, patience }).map_err(at_start))
 }
 
-/// Takes the memory that the run will need, as a rehearsal says, and chooses the algorithms of its products. All ranks
-/// call it together.
+/// Reserves the memory that the run needs according to a dry run, and chooses the algorithms of its matrix products.
+/// Collective.
 pub fn settle(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
-    let rehearsed = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
-    let (blocks, copy) = (rehearsed.usage, copy_bytes(config, rank_layout));
+    let planned = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
+    let (blocks, copy) = (planned.usage, copy_bytes(config, rank_layout));
     memory::must_fit(config, comm, copy)?;
     must_fit(b, config, &rank_layout.mesh, blocks.reserved, comm)?;
-    let products: Vec<Product> = rehearsed.log.products.iter().map(product_of).collect();
+    let products: Vec<Product> = planned.log.products.iter().map(product_of).collect();
     let (places, own) = (places(), config.checkpoint.dir.join("products"));
-    // What a run chose is kept with it: another choice, of another machine's cache, leaves other bits.
+    // The run keeps its own choices: those of another machine's cache could round differently.
     let cache = if own.is_dir() { Some(own.clone()) } else { cache() };
     let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
-    comm.agree(b.settle(rehearsed.cut(), &tuning).map_err(told))?;
-    let notes = comm.agree(b.tune(&tuning).map_err(told))?;
+    comm.agree(b.settle(planned.cut(), &tuning).map_err(at_start))?;
+    let notes = comm.agree(b.tune(&tuning).map_err(at_start))?;
     if comm.rank() == 0 {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     if comm.rank() == 0
         && let Err(why) = b.keep_choices(&own)
     {
-        eprintln!("note: {why}, so a run that continues this one may compute with other bits");
+        eprintln!("note: {why}; a run that continues this one may choose other algorithms, which round differently");
     }
     Ok(Taken { blocks, copy })
 }
 
-/// Every rank's `bytes` must be free on its device. All ranks call it together.
+/// Every rank's `bytes` must be free on its device. Collective.
 fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -> Result<()> {
-    let (free, _) = comm.agree(b.memory().map_err(told))?;
+    let (free, _) = comm.agree(b.memory().map_err(at_start))?;
     let all = comm.all_gather_bytes(&[bytes.to_le_bytes(), free.to_le_bytes()].concat());
-    let number = |bytes: &[u8]| usize::from_le_bytes(bytes.try_into().expect("as it was written above"));
+    let number = |bytes: &[u8]| usize::from_le_bytes(bytes.try_into().expect("every rank wrote two numbers"));
     let all = all.iter().map(|pair| (number(&pair[..8]), number(&pair[8..])));
     let all = all.map(|(needed, free): (usize, usize)| (needed, free.saturating_sub(reserve(comm.size()))));
     let worst = all.max_by_key(|(needed, free)| *needed as i128 - *free as i128).expect("a run has ranks");
     if worst.0 <= worst.1 {
         return Ok(());
     }
-    // The remedies are rehearsed once, for all.
+    // Rank 0 alone finds the remedies, which takes dry runs.
     let refusal = || refusal::<bf16>(config, mesh, worst, &b.scratch()).unwrap_or_else(|error| error);
     comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
 }
 
-/// Bytes of a device that libraries take when they are first used: cuBLASLt's kernels, and where there are several ranks
-/// the buffers that NCCL makes for large calls. Set with room; not measured on a device yet.
+/// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks NCCL's buffers for large
+/// calls. A generous estimate, not yet measured on a device.
 pub fn reserve(ranks: usize) -> usize {
     if ranks > 1 { 1 << 30 } else { 256 << 20 }
 }
@@ -174,13 +185,13 @@ fn gib(bytes: usize) -> f64 {
     bytes as f64 / (1u64 << 30) as f64
 }
 
-/// The number of this rank's device on its node.
+/// The ordinal of this rank's device on its node.
 fn ordinal(node: &Comm) -> Result<usize> {
-    let there = devices().map_err(Error::run)?.len();
-    choose(node.rank(), node.size(), there, std::env::var_os(HOSTID).is_some()).map_err(Error::user)
+    let n_devices = devices().map_err(Error::run)?.len();
+    choose(node.rank(), node.size(), n_devices, std::env::var_os(HOSTID).is_some()).map_err(Error::user)
 }
 
-/// Rank by rank where there are enough. Where each rank is shown one device only, it takes that.
+/// The node's ranks take the devices in order. A rank that sees one device only takes that one.
 fn choose(rank: usize, ranks: usize, devices: usize, shared: bool) -> std::result::Result<usize, String> {
     match devices {
         0 => Err(format!("{}: {}", host(), DeviceError::NoDriver)),
@@ -188,7 +199,7 @@ fn choose(rank: usize, ranks: usize, devices: usize, shared: bool) -> std::resul
         _ if shared => Ok(rank % devices),
         _ if devices >= ranks => Ok(rank),
         _ => Err(format!(
-            "{} has {} and {} of this job: start one rank a GPU (mpirun --map-by ppr:{devices}:node)",
+            "{} has {} for {} of this job: start one rank per GPU (mpirun --map-by ppr:{devices}:node)",
             host(),
             counted(devices, "GPU"),
             counted(ranks, "rank")
@@ -203,20 +214,20 @@ fn device(ordinal: usize) -> Result<(Device, Vec<String>)> {
     })
 }
 
-/// What keeps these ranks from being a job.
+/// Why these ranks cannot form a job, if they cannot.
 fn check(ranks: &[Facts]) -> Option<String> {
     shared(ranks).or_else(|| mixed(ranks))
 }
 
-/// Two ranks on one GPU that do not say that they mean it.
+/// Two ranks on one GPU without different values of `NCCL_HOSTID`, by which the user allows it.
 fn shared(ranks: &[Facts]) -> Option<String> {
     let mut seen = BTreeMap::new();
     for (rank, facts) in ranks.iter().enumerate() {
         let Some(before) = seen.insert(&facts.uuid, rank) else { continue };
         if facts.hostid.is_none() || facts.hostid == ranks[before].hostid {
             return Some(format!(
-                "ranks {before} and {rank} on {} have the same GPU ({}): start one rank a GPU, show each rank its own \
-                 (CUDA_VISIBLE_DEVICES), or, for a test, give each rank a {HOSTID} of its own",
+                "ranks {before} and {rank} on {} have the same GPU ({}): start one rank per GPU, make another GPU visible \
+                 to each rank (CUDA_VISIBLE_DEVICES), or, for a test, set another {HOSTID} for each rank",
                 facts.host, facts.name
             ));
         }
@@ -224,7 +235,7 @@ fn shared(ranks: &[Facts]) -> Option<String> {
     None
 }
 
-/// Devices or libraries that differ: the slowest would set the pace, and results would depend on the rank.
+/// Devices or libraries that differ: the slowest rank would hold up the others, and results would depend on the rank.
 fn mixed(ranks: &[Facts]) -> Option<String> {
     let first = &ranks[0];
     let (rank, other) = ranks.iter().enumerate().find(|(_, facts)| {
@@ -233,12 +244,12 @@ fn mixed(ranks: &[Facts]) -> Option<String> {
     if other.nccl != first.nccl {
         let [a, b] = [first, other].map(|facts| shown(facts.nccl.unwrap_or_default()));
         return Some(format!(
-            "rank 0 on {} has NCCL {a}, rank {rank} on {} has NCCL {b}: all ranks need the same one",
+            "rank 0 on {} has NCCL {a}, rank {rank} on {} has NCCL {b}: all ranks need the same version",
             first.host, other.host
         ));
     }
     Some(format!(
-        "rank 0 on {} has {} ({:.1} GiB), rank {rank} on {} has {} ({:.1} GiB): one job needs devices of one kind",
+        "rank 0 on {} has {} ({:.1} GiB), rank {rank} on {} has {} ({:.1} GiB): all ranks need devices of one kind",
         first.host,
         first.name,
         gib(first.memory),
@@ -248,21 +259,22 @@ fn mixed(ranks: &[Facts]) -> Option<String> {
     ))
 }
 
-/// Drivers keep a little of a device's memory for themselves, not all the same.
+/// Whether two memory sizes are those of different devices: drivers reserve a little, and not all the same amount.
 fn is_other(a: usize, b: usize) -> bool {
     a.abs_diff(b) > a.max(b) / 32
 }
 
 fn patience() -> Result<Duration> {
-    let Some(said) = std::env::var_os(WAIT) else { return Ok(PATIENCE) };
-    let seconds = said.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
+    let Some(value) = std::env::var_os(PATIENCE_VARIABLE) else { return Ok(PATIENCE) };
+    let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
     seconds.map(Duration::from_secs).ok_or_else(|| {
-        Error::user(format!("{WAIT} = {said:?}: must be a number of seconds, 1 or more; 600 where it is not set"))
+        let remedy = "it must be a number of seconds, 1 or more; the default is 600";
+        Error::user(format!("{PATIENCE_VARIABLE} = {value:?}: {remedy}"))
     })
 }
 
-/// Of what the backend says before the first step: that something is missing is the user's to mend.
-pub fn told(error: CudaError) -> Error {
+/// An error of the backend before the first step: where something is missing, the user has to act.
+pub fn at_start(error: CudaError) -> Error {
     match error {
         CudaError::Products(_) | CudaError::Mixed { .. } => Error::user(format!("{}: {error}", host())),
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
@@ -282,10 +294,10 @@ mod tests {
     fn each_rank_takes_a_device_of_its_own() {
         let all = |ranks, devices| (0..ranks).map(|rank| choose(rank, ranks, devices, false)).collect::<Vec<_>>();
         assert_eq!(all(3, 4), [Ok(0), Ok(1), Ok(2)]);
-        // Each is shown its own.
+        // Each rank sees one device only.
         assert_eq!(all(2, 1), [Ok(0), Ok(0)]);
-        let said = all(8, 4)[5].clone().unwrap_err();
-        assert!(said.contains("4 GPUs and 8 ranks") && said.contains("ppr:4:node"), "{said}");
+        let message = all(8, 4)[5].clone().unwrap_err();
+        assert!(message.contains("4 GPUs for 8 ranks") && message.contains("ppr:4:node"), "{message}");
         assert_eq!(choose(5, 8, 4, true), Ok(1));
         assert!(choose(0, 1, 0, false).unwrap_err().contains("driver"));
     }
@@ -293,8 +305,8 @@ mod tests {
     #[test]
     fn ranks_share_a_device_only_if_they_say_so() {
         let two = [rank("a", "1"), rank("b", "3"), rank("a", "2"), rank("a", "1")];
-        let said = check(&two).unwrap();
-        assert!(said.contains("ranks 0 and 3 on a") && said.contains("CUDA_VISIBLE_DEVICES"), "{said}");
+        let message = check(&two).unwrap();
+        assert!(message.contains("ranks 0 and 3 on a") && message.contains("CUDA_VISIBLE_DEVICES"), "{message}");
         assert_eq!(check(&two[..3]), None);
         let named = |id: &str| Facts { hostid: Some(id.into()), ..rank("a", "1") };
         assert_eq!(check(&[named("x"), named("y")]), None);
@@ -304,8 +316,8 @@ mod tests {
     #[test]
     fn devices_and_libraries_are_of_one_kind() {
         let other = Facts { name: "NVIDIA A100-SXM4-80GB".into(), memory: 80 << 30, ..rank("b", "2") };
-        let said = check(&[rank("a", "1"), other]).unwrap();
-        assert!(said.contains("rank 1 on b") && said.contains("80.0 GiB"), "{said}");
+        let message = check(&[rank("a", "1"), other]).unwrap();
+        assert!(message.contains("rank 1 on b") && message.contains("80.0 GiB"), "{message}");
         let old = Facts { nccl: Some(21803), ..rank("b", "2") };
         assert!(check(&[rank("a", "1"), old]).unwrap().contains("NCCL 2.18.3"));
         let nearly = Facts { memory: (40 << 30) - (300 << 20), ..rank("b", "2") };

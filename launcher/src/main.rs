@@ -1,17 +1,23 @@
-//! The program `swallow-engine`: reads the command line, chooses the backend once, and turns errors
-//! into exit codes. The only floor that looks at environment variables.
+//! The program `swallow-engine`: reads the command line, runs the command on one process or on all ranks, and turns
+//! errors into exit codes. Only this crate reads environment variables.
 
+mod agreement;
 mod commands;
 mod gpu;
+mod launch;
+mod logs;
 mod memory;
 mod progress;
+mod rank_sampler;
+mod resume;
 mod run;
-mod survey;
+mod run_dir;
 mod table;
 
 use clap::{Parser, Subcommand};
 use engine::error::Result;
 use engine::mpi::World;
+use launch::{is_first_rank, ranks_of_mpirun, under_mpirun};
 use std::process::ExitCode;
 
 /// Trains Llama-family models under mpirun.
@@ -36,13 +42,13 @@ enum Command {
     Plan(commands::plan::Args),
     Report(commands::report::Args),
     Topology(commands::topology::Args),
-    /// Make and look at token files
+    /// Write token files, inspect and check them
     Data(commands::data::Args),
-    /// Train and try tokenizers
+    /// Train tokenizers, encode and decode text
     Tokenizer(commands::tokenizer::Args),
-    /// Hugging Face checkpoints in and out, and a look inside the engine's own
+    /// Import and export Hugging Face checkpoints, inspect and verify a run's own
     Checkpoint(commands::checkpoint::Args),
-    /// Compile the CUDA kernels beforehand, and see which ones a run would take
+    /// Compile the CUDA kernels ahead of time, and show which ones a run would use
     Kernels(commands::kernels::Args),
 }
 
@@ -50,68 +56,53 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            if speaks() {
+            if is_first_rank() {
                 error.print().ok();
             }
             return ExitCode::from(error.exit_code() as u8);
         }
     };
     let code = match cli.command {
-        Command::Train(args) if args.dry_run => alone(|| commands::train::dry_run(args)),
+        Command::Train(args) if args.dry_run => on_one_process(|| commands::train::dry_run(args)),
         Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
         Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
         Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
-        Command::Plan(args) => alone(|| commands::plan::run(args)),
-        Command::Report(args) => alone(|| commands::report::run(args)),
+        Command::Plan(args) => on_one_process(|| commands::plan::run(args)),
+        Command::Report(args) => on_one_process(|| commands::report::run(args)),
         Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
-        Command::Data(args) => alone(|| commands::data::run(args)),
-        Command::Tokenizer(args) => alone(|| commands::tokenizer::run(args)),
-        Command::Checkpoint(args) => alone(|| commands::checkpoint::run(args)),
-        Command::Kernels(args) => alone(|| commands::kernels::run(args)),
+        Command::Data(args) => on_one_process(|| commands::data::run(args)),
+        Command::Tokenizer(args) => on_one_process(|| commands::tokenizer::run(args)),
+        Command::Checkpoint(args) => on_one_process(|| commands::checkpoint::run(args)),
+        Command::Kernels(args) => on_one_process(|| commands::kernels::run(args)),
     };
     ExitCode::from(code)
 }
 
-/// Under MPI. An error is the same on all ranks; the first speaks before any leaves, since mpirun
-/// ends all as soon as one has left with a code.
+/// Runs a command under MPI. Every rank has the same error, and the first rank prints it before any rank leaves, since
+/// mpirun ends all ranks as soon as one has left with a code.
 fn on_all_ranks(work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
     let mut world = match World::start() {
         Ok(world) => world,
-        Err(error) => return told(Err(error)),
+        Err(error) => return exit_code(Err(error)),
     };
-    let code = told(work(&mut world));
+    let checked = launch::check_world_size(world.comm().size()).and_then(|()| agreement::on_program(world.comm()));
+    let code = exit_code(checked.and_then(|()| work(&mut world)));
     world.comm().barrier();
     code
 }
 
-/// The exit code, after saying what went wrong: one message, not one a rank.
-fn told(result: Result<()>) -> u8 {
+/// Runs a command of one process: under mpirun the first rank does the work and the others leave.
+fn on_one_process(work: impl FnOnce() -> Result<()>) -> u8 {
+    if is_first_rank() { exit_code(work()) } else { 0 }
+}
+
+/// The exit code of a result, after the first rank has printed the error.
+fn exit_code(result: Result<()>) -> u8 {
     let Err(error) = result else {
         return 0;
     };
-    if speaks() {
+    if is_first_rank() {
         eprintln!("error: {error}");
     }
     error.exit_code() as u8
-}
-
-/// Commands for one process: under mpirun the first rank does the work and the others leave.
-fn alone(work: impl FnOnce() -> Result<()>) -> u8 {
-    if speaks() { told(work()) } else { 0 }
-}
-
-/// Did Open MPI's mpirun start this process?
-fn under_mpirun() -> bool {
-    std::env::var_os("OMPI_COMM_WORLD_SIZE").is_some()
-}
-
-/// The number of ranks that mpirun started.
-fn ranks_of_mpirun() -> Option<usize> {
-    std::env::var("OMPI_COMM_WORLD_SIZE").ok()?.parse().ok()
-}
-
-/// Is this the first rank? mpirun and srun say it before MPI is started.
-fn speaks() -> bool {
-    let rank = |name: &str| std::env::var(name).ok();
-    ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"].into_iter().find_map(rank).is_none_or(|rank| rank == "0")
 }

@@ -1,5 +1,5 @@
-//! The memory of a run: what each rank is going to take, whether its machine has that, and afterwards both
-//! side by side in `memory.json`.
+//! The memory of a run: how much each rank will take, whether its machine has that much, and at the end both the
+//! planned and the used bytes in `memory.json`.
 
 use engine::backend::Scratch;
 use engine::config::Config;
@@ -17,20 +17,20 @@ use std::path::Path;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// What a rank takes of its machine's memory.
+/// The memory that a rank takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Taken {
-    /// The backend's blocks.
+    /// The backend's allocations.
     pub blocks: Usage,
-    /// Bytes of the copy on the host that a checkpoint is written from beside the training.
+    /// Bytes of the host copy from which a checkpoint is written in the background.
     pub copy: usize,
 }
 
-/// What this rank is going to take on the CPU with `threads` threads; refused where the ranks of a machine
-/// together take more than it has. All ranks of `comm`, the mesh's order, call it together.
+/// The memory that this rank will take on the CPU with `threads` threads; an error where the ranks of a machine
+/// together take more than it has. The ranks of `comm` are in the mesh's order. Collective.
 pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize) -> Result<Taken> {
     let scratch = CpuScratch::<A>::new(threads);
-    // First what needs no rehearsal: that of a model far too large would take long.
+    // First without a dry run, which would take long for a model that is far too large.
     let rank_layout = RankLayout::new(config, mesh.clone(), comm.rank());
     let copy = state::copy_bytes(config, &rank_layout);
     must_fit(config, comm, Held::of::<A>(config, &rank_layout, &scratch as &dyn Scratch).sum() + copy)?;
@@ -39,13 +39,13 @@ pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize)
     Ok(Taken { blocks, copy })
 }
 
-/// `bytes` of each rank: those of one machine together must fit its memory.
+/// The `bytes` of all ranks of a machine together must fit its memory. Collective.
 pub fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
     let mine = host();
     let all = comm.all_gather_bytes(format!("{bytes} {mine}").as_bytes());
     let parse = |text: &Vec<u8>| {
         let text = String::from_utf8_lossy(text).into_owned();
-        let (bytes, host) = text.split_once(' ').expect("as it was written above");
+        let (bytes, host) = text.split_once(' ').expect("every rank wrote two words");
         (host == mine).then(|| bytes.parse::<f64>().expect("a number of bytes"))
     };
     let here: Vec<f64> = all.iter().filter_map(parse).collect();
@@ -56,14 +56,14 @@ fn fits(parameters: u64, need: f64, ranks: usize, have: Option<f64>) -> Result<(
     match have {
         Some(have) if need > have => Err(Error::user(format!(
             "[model]: {parameters} parameters need at least {need:.1} GiB for the {} of this machine, which has {have:.1} \
-             GiB; take a smaller model, more memory or more machines",
+             GiB; use a smaller model, more memory or more machines",
             counted(ranks, "rank")
         ))),
         _ => Ok(()),
     }
 }
 
-/// GiB of this machine, where it says so.
+/// GiB of this machine's memory; `None` where it is not known.
 fn have() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());

@@ -1,22 +1,30 @@
-//! What a person sees of a run: on a terminal a bar, in a file a line a step.
+//! What a person sees of a long command. On a terminal that is a bar. Otherwise training prints a line per step, and
+//! every other long command prints a line at once and then one every half minute ([`LogLines`]).
 //!
-//! Only rank 0 has one. The same figures go to `metrics.jsonl`; nothing is measured here.
+//! Only one process shows progress. Training's figures are those of `metrics.jsonl`; nothing is measured here.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use report::records::metrics::StepRecord;
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The time between two lines of a log.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The steps of a training run.
 pub struct Progress {
     total: u64,
-    /// Seconds a step, a moving average.
+    /// Seconds per step, a moving average.
     pace: Option<f64>,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// `first_step` is the step that comes next: 1, or the one after the checkpoint's.
+    /// `first_step` is the next step: 1, or the one after the checkpoint's.
     pub fn new(total_steps: u64, first_step: u64) -> Progress {
         let bar = on_a_terminal().then(|| {
             let bar = bar(total_steps, "{pos}/{len} {wide_bar:.green/dim} {msg}");
@@ -26,39 +34,39 @@ impl Progress {
         Progress { total: total_steps, pace: None, bar }
     }
 
-    /// A step is done.
+    /// Shows a completed step.
     pub fn step(&mut self, r: &StepRecord) {
-        // The first step also pays for what is done once; it leaves the average quickly.
+        // The first step is slower than the others, and loses its weight in the average quickly.
         let pace = self.pace.map_or(r.step_time_s, |pace| 0.9 * pace + 0.1 * r.step_time_s);
         self.pace = Some(pace);
         let eta = duration(pace * self.total.saturating_sub(r.step) as f64);
         match &self.bar {
-            None => say(&line(r, self.total, &eta)),
+            None => print(&line(r, self.total, &eta)),
             Some(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));
                 if let Some(valid) = r.valid_loss {
-                    bar.suspend(|| say(&format!("step {}/{}  validation loss {valid:.4}", r.step, self.total)));
+                    bar.suspend(|| print(&format!("step {}/{}  validation loss {valid:.4}", r.step, self.total)));
                 }
             }
         }
     }
 
-    /// What the user should know, on stderr, between two drawings of the bar.
+    /// Prints a warning to stderr.
     pub fn warn(&self, what: &str) {
-        self.say(&format!("warning: {what}"));
+        self.note(&format!("warning: {what}"));
     }
 
-    /// A line between the steps.
-    pub fn say(&self, what: &str) {
-        let say = || eprintln!("{what}");
+    /// Prints a line to stderr, without tearing the bar.
+    pub fn note(&self, what: &str) {
+        let print = || print_err(what);
         match &self.bar {
-            None => say(),
-            Some(bar) => bar.suspend(say),
+            None => print(),
+            Some(bar) => bar.suspend(print),
         }
     }
 
-    /// The run is over: the bar stays as it stands.
+    /// The run is over; the bar stays on the screen.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.abandon();
@@ -66,58 +74,161 @@ impl Progress {
     }
 }
 
-/// The bytes of a long read: tokenizing, verifying. Safe to report to from many threads.
+/// Progress in bytes: tokenizing, verifying. May be used from many threads.
 pub struct Bytes {
     what: String,
     total: u64,
     start: Instant,
-    bar: Option<ProgressBar>,
+    done: Arc<AtomicU64>,
+    shown: Shown,
 }
 
 impl Bytes {
     pub fn new(what: &str, total: u64) -> Bytes {
+        let (start, done) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let line = {
+            let (what, done) = (what.to_string(), done.clone());
+            move || bytes_line(&what, done.load(Relaxed), total, start.elapsed())
+        };
         let template = "{prefix} {bytes}/{total_bytes} {wide_bar:.green/dim} {bytes_per_sec} eta {eta}";
-        let bar = on_a_terminal().then(|| bar(total, template).with_prefix(what.to_string()));
-        Bytes { what: what.to_string(), total, start: Instant::now(), bar }
+        Bytes { what: what.to_string(), total, start, done, shown: Shown::new(what, total, template, line) }
     }
 
-    /// `done` bytes of the total.
+    /// Sets the bytes done so far.
     pub fn at(&self, done: u64) {
-        if let Some(bar) = &self.bar {
+        self.done.store(done, Relaxed);
+        if let Shown::Bar(bar) = &self.shown {
             bar.set_position(done);
         }
     }
 
-    /// One line that says what was done and how fast.
+    /// Replaces the progress by one line with the total and the rate.
     pub fn finish(self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.shown.finish();
         let seconds = self.start.elapsed().as_secs_f64();
         let (mb, rate) = (self.total as f64 / 1e6, self.total as f64 / 1e6 / seconds.max(1e-9));
-        say(&format!("{}: {mb:.1} MB in {}, {rate:.1} MB/s", self.what, duration(seconds)));
+        print(&format!("{}: {mb:.1} MB in {}, {rate:.1} MB/s", self.what, duration(seconds)));
     }
 }
 
-/// Things of one kind, done one by one. Nothing is left of it at the end.
-pub struct Count(Option<ProgressBar>);
+/// Progress in items of one kind, such as layouts or files. May be used from many threads.
+pub struct Count {
+    done: Arc<AtomicU64>,
+    shown: Shown,
+}
 
 impl Count {
     pub fn new(what: &str, total: u64) -> Count {
-        let template = "{prefix} {pos}/{len} {wide_bar:.green/dim}";
-        Count(on_a_terminal().then(|| bar(total, template).with_prefix(what.to_string())))
+        let (start, done) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let line = {
+            let (what, done) = (what.to_string(), done.clone());
+            move || {
+                let elapsed = duration(start.elapsed().as_secs_f64());
+                format!("{what}: {} of {total}, {elapsed}", done.load(Relaxed))
+            }
+        };
+        Count { done, shown: Shown::new(what, total, "{prefix} {pos}/{len} {wide_bar:.green/dim}", line) }
     }
 
-    /// One more is done.
+    /// One more item is done.
     pub fn one(&self) {
-        if let Some(bar) = &self.0 {
+        self.done.fetch_add(1, Relaxed);
+        if let Shown::Bar(bar) = &self.shown {
             bar.inc(1);
         }
     }
 
+    /// Sets the items done so far.
+    pub fn at(&self, done: u64) {
+        self.done.store(done, Relaxed);
+        if let Shown::Bar(bar) = &self.shown {
+            bar.set_position(done);
+        }
+    }
+
+    /// Nothing of the progress stays on a terminal.
     pub fn finish(self) {
-        if let Some(bar) = self.0 {
+        self.shown.finish();
+    }
+}
+
+/// Work of unknown length; shows the time since its start. Ends when it is dropped.
+pub struct Waiting(Shown);
+
+impl Waiting {
+    pub fn new(what: &str) -> Waiting {
+        let start = Instant::now();
+        let line = {
+            let what = what.to_string();
+            move || waiting_line(&what, start.elapsed())
+        };
+        Waiting(Shown::new(what, 0, "{prefix} {elapsed}", line))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Shown::Bar(bar) = &self.0 {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// How progress is shown.
+enum Shown {
+    Bar(ProgressBar),
+    Log(LogLines),
+}
+
+impl Shown {
+    /// `template` draws the bar, `line` makes the line of a log.
+    fn new(what: &str, total: u64, template: &str, line: impl Fn() -> String + Send + 'static) -> Shown {
+        match on_a_terminal() {
+            true => {
+                let bar = bar(total, template).with_prefix(what.to_string());
+                // So that a bar moves whose position does not.
+                bar.enable_steady_tick(Duration::from_millis(500));
+                Shown::Bar(bar)
+            }
+            false => Shown::Log(LogLines::start(LOG_INTERVAL, move || print_err(&line()))),
+        }
+    }
+
+    fn finish(self) {
+        match self {
+            Shown::Bar(bar) => bar.finish_and_clear(),
+            Shown::Log(lines) => drop(lines),
+        }
+    }
+}
+
+/// Calls a function at once and then at an interval, on a thread, until it is dropped.
+struct LogLines {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LogLines {
+    fn start(interval: Duration, print: impl Fn() + Send + 'static) -> LogLines {
+        print();
+        let (stop, stopped) = channel();
+        let until_stopped = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                print();
+            }
+        };
+        // A command that cannot have one more thread works without further lines.
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(until_stopped).ok();
+        LogLines { stop: Some(stop), thread }
+    }
+}
+
+impl Drop for LogLines {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed by the hook.
+            let _ = thread.join();
         }
     }
 }
@@ -127,17 +238,44 @@ fn bar(total: u64, template: &str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)
 }
 
-/// Whether somebody watches. A rank's stdout is a pseudo-terminal of mpirun's own making even where
-/// mpirun writes to a file, so the parent's stdout has to be one too.
+/// Whether stdout is a terminal that a person sees. Under mpirun a rank's stdout is a pseudo-terminal even where
+/// mpirun writes to a file, so the parent's stdout must be a terminal too.
 fn on_a_terminal() -> bool {
     let parent = format!("/proc/{}/fd/1", std::os::unix::process::parent_id());
     let parents = std::fs::read_link(parent).map_or(true, |to| to.starts_with("/dev") && !to.ends_with("null"));
     std::io::stdout().is_terminal() && parents
 }
 
-/// A line on stdout; whoever closed the pipe does not want it.
-fn say(line: &str) {
+/// Prints a line to stdout. A closed pipe is not an error: its reader has seen enough.
+fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a line to stderr, which may be closed, too.
+fn print_err(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The line of a log about a number of bytes: how many are done, how fast, and how long the rest will take.
+fn bytes_line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    let line = format!("{what}: {:.1} of {:.1} MB", mb(done), mb(total));
+    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
+    match done {
+        0 => line,
+        _ => {
+            let eta = duration(total.saturating_sub(done) as f64 / rate);
+            format!("{line}, {:.1} MB/s, eta {eta}", rate / 1e6)
+        }
+    }
+}
+
+/// The line of a log about work of unknown length.
+fn waiting_line(what: &str, elapsed: Duration) -> String {
+    match elapsed.as_secs() {
+        0 => what.to_string(),
+        _ => format!("{what}: {} so far", duration(elapsed.as_secs_f64())),
+    }
 }
 
 /// The line of a step in a log file.
@@ -154,7 +292,7 @@ fn line(r: &StepRecord, total: u64, eta: &str) -> String {
     )
 }
 
-/// What stands beside the bar.
+/// The text beside the bar.
 fn summary(r: &StepRecord, eta: &str) -> String {
     format!("loss {:.4}  lr {:.1e}  {} tok/s  eta {eta}", r.loss, r.lr, thousands(r.tokens_per_s))
 }
@@ -189,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_matters() {
+    fn the_line_of_a_step() {
         let mut r = StepRecord {
             step: 12,
             loss: 3.21041,
@@ -203,6 +341,27 @@ mod tests {
         assert_eq!(line(&r, 100, "3m12s"), format!("step 12/100  {rest}  eta 3m12s"));
         r.valid_loss = Some(3.5);
         assert_eq!(line(&r, 100, "3m12s"), format!("step 12/100  {rest}  valid 3.5000  eta 3m12s"));
+    }
+
+    #[test]
+    fn the_line_of_a_log_has_rate_and_remaining_time() {
+        let line = |done, seconds| bytes_line("tokenize", done, 300_000_000, Duration::from_secs(seconds));
+        assert_eq!(line(0, 30), "tokenize: 0.0 of 300.0 MB");
+        assert_eq!(line(60_000_000, 30), "tokenize: 60.0 of 300.0 MB, 2.0 MB/s, eta 2m00s");
+        assert_eq!(waiting_line("loading", Duration::from_millis(5)), "loading");
+        assert_eq!(waiting_line("loading", Duration::from_secs(90)), "loading: 1m30s so far");
+    }
+
+    #[test]
+    fn a_log_has_a_line_at_once_and_then_at_the_interval() {
+        let (sender, lines) = channel();
+        let log = LogLines::start(Duration::from_millis(20), move || sender.send(Instant::now()).unwrap());
+        lines.try_recv().expect("the first line is printed before the work begins");
+        let next: Vec<Instant> = (0..2).map(|_| lines.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
+        assert!(next[1] - next[0] >= Duration::from_millis(15), "{:?}", next[1] - next[0]);
+        drop(log);
+        // The channel closes, because the thread has ended.
+        lines.iter().for_each(drop);
     }
 
     #[test]

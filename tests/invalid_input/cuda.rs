@@ -55,7 +55,7 @@ fn architectures_and_compilers_that_are_not_there() {
     build(&["--arch", "sm_80,sm_75"]).refused(2, &["--arch \"sm_75\"", "sm_80, sm_87", "sm_90a"]);
     build(&["--arch", "sm_80", "--nvrtc", "/nowhere"]).refused(2, &["--nvrtc /nowhere", "/nowhere"]);
     let empty = tmp.path().to_str().unwrap();
-    build(&["--arch", "sm_80", "--nvrtc", empty]).refused(2, &["--nvrtc", "holds no libnvrtc.so"]);
+    build(&["--arch", "sm_80", "--nvrtc", empty]).refused(2, &["--nvrtc", "contains no libnvrtc.so"]);
     assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
 }
 

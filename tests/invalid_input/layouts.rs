@@ -67,7 +67,7 @@ fn what_these_ranks_cannot_run() {
 #[test]
 fn another_number_of_ranks_than_meant_is_a_warning() {
     let outcome = train(2, &[("parallel.ranks", 4.into())]).succeeded();
-    assert_eq!(outcome.stderr.matches("warning: parallel.ranks = 4: this run has 2 ranks").count(), 1);
+    assert_eq!(outcome.stderr.matches("warning: parallel.ranks = 4, but this run has 2 ranks").count(), 1);
     let outcome = train(2, &[("parallel.ranks", 2.into())]).succeeded();
     assert!(!outcome.stderr.contains("parallel.ranks"), "{}", outcome.stderr);
 }

@@ -1,10 +1,16 @@
-//! Directories that appear whole or not at all: temporary names, renames, `latest`, and what
-//! becomes of old checkpoints.
+//! Directories that appear whole or not at all: temporary names, renames, the `latest` file, and the removal of old
+//! checkpoints and of what dead saves left.
 
+use super::source;
 use crate::error::{Error, Result};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+
+/// The marker of the newest complete checkpoint.
+const LATEST: &str = "latest";
+/// The name under which `latest` is written before it is renamed.
+const LATEST_TMP: &str = ".latest.tmp";
 
 pub(super) fn checkpoints(run: &Path) -> PathBuf {
     run.join("checkpoints")
@@ -24,8 +30,8 @@ pub(super) fn temporary(dir: &Path) -> PathBuf {
     beside(dir, "tmp")
 }
 
-/// Where the old `dir` waits while a new one takes its name.
-fn aside(dir: &Path) -> PathBuf {
+/// The name that an existing `dir` has while a new one takes its place.
+fn set_aside(dir: &Path) -> PathBuf {
     beside(dir, "old")
 }
 
@@ -44,23 +50,33 @@ pub fn steps(run: &Path) -> Result<Vec<u64>> {
 /// The names in a directory; none where it does not exist.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|e| Error::io(dir, e))?,
     };
     entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(|e| Error::io(dir, e))).collect()
 }
 
-/// An empty directory of this name; what a killed process left there goes.
-pub(super) fn create_anew(dir: &Path) -> Result<()> {
+/// Creates an empty directory in place of whatever a killed process left under its name.
+pub(super) fn create_empty(dir: &Path) -> Result<()> {
     remove(dir)?;
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))
 }
 
 pub(super) fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir, e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(dir, e)),
         _ => Ok(()),
     }
+}
+
+/// Writes a directory that appears whole or not at all: `fill` writes its files into a temporary directory, which
+/// then takes the place of `dir`. Nothing is left over where it fails.
+pub(super) fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = temporary(dir);
+    create_empty(&temporary).and_then(|()| fill(&temporary)).and_then(|()| publish(dir)).inspect_err(|_| {
+        // The failure that is reported is the one that led here.
+        let _ = remove(&temporary);
+    })
 }
 
 /// Writes a whole file and flushes it to the disk.
@@ -76,9 +92,9 @@ pub(super) fn sync(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io(dir, e))
 }
 
-/// Gives the finished directory at [`temporary`] its name, in place of what had it.
+/// Renames the finished directory at [`temporary`] to `dir`, in place of an existing one.
 pub(super) fn publish(dir: &Path) -> Result<()> {
-    let (new, old, parent) = (temporary(dir), aside(dir), dir.parent().expect("a directory in a directory"));
+    let (new, old, parent) = (temporary(dir), set_aside(dir), dir.parent().expect("a directory in a directory"));
     let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(|e| Error::io(to, e));
     sync(&new)?;
     if dir.exists() {
@@ -90,79 +106,105 @@ pub(super) fn publish(dir: &Path) -> Result<()> {
     remove(&old)
 }
 
-/// Removes what killed saves left; a checkpoint that was set aside and not replaced comes back.
-pub(super) fn clean(run: &Path) -> Result<()> {
+/// Removes what dead saves left in a run's directory; a directory that was set aside and not replaced gets its name
+/// back. Only the process that holds the run's lock may call it.
+pub fn clean(run: &Path) -> Result<()> {
     let dir = checkpoints(run);
+    let unfinished = dir.join(LATEST_TMP);
+    match fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&unfinished, e)),
+        _ => {}
+    }
+    recover(&source::dir(run))?;
     for name in names(&dir)? {
-        let path = dir.join(&name);
-        let Some(hidden) = name.strip_prefix('.') else { continue };
-        let step = |ending| hidden.strip_suffix(ending).filter(|name| parse_step(name).is_some());
-        if step(".tmp").is_some() {
-            remove(&path)?;
-        } else if let Some(target) = step(".old").map(|name| dir.join(name)) {
-            match target.exists() {
-                true => remove(&path)?,
-                false => fs::rename(&path, &target).map_err(|e| Error::io(&target, e))?,
-            }
+        let hidden = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp").or(n.strip_suffix(".old")));
+        if let Some(step) = hidden.filter(|step| parse_step(step).is_some()) {
+            recover(&dir.join(step))?;
         }
     }
     Ok(())
 }
 
-/// Makes `latest` name the checkpoint of `step`, at once or not at all.
+/// Undoes a [`publish`] of `dir` that was killed before it was done.
+fn recover(dir: &Path) -> Result<()> {
+    remove(&temporary(dir))?;
+    let old = set_aside(dir);
+    match (old.exists(), dir.exists()) {
+        (true, true) => remove(&old),
+        (true, false) => fs::rename(&old, dir).map_err(|e| Error::io(dir, e)),
+        (false, _) => Ok(()),
+    }
+}
+
+/// Makes `latest` name the checkpoint of `step`, atomically.
 pub(super) fn set_latest(run: &Path, step: u64) -> Result<()> {
     let dir = checkpoints(run);
-    let (new, latest) = (dir.join(".latest.tmp"), dir.join("latest"));
+    let (new, latest) = (dir.join(LATEST_TMP), dir.join(LATEST));
     write(&new, format!("{}\n", step_name(step)).as_bytes())?;
     fs::rename(&new, &latest).map_err(|e| Error::io(&latest, e))?;
     sync(&dir)
 }
 
-/// The directory that `latest` names; `None` where the run has no checkpoint. Complete checkpoints
-/// without a `latest` are refused: a run that took them for none would start over.
-pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
-    let path = checkpoints(run).join("latest");
-    let text = match fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return match steps(run)?.is_empty() {
-                true => Ok(None),
-                false => Err(Error::user(format!("{}: it is not there{}", path.display(), hint(run, "latest")))),
-            };
-        }
-        text => text.map_err(|e| Error::io(&path, e))?,
-    };
-    let name = String::from_utf8_lossy(&text);
-    let name = name.trim_end();
-    let refuse = |what: &str| Err(Error::user(format!("{}: {name:.100?} {what}{}", path.display(), hint(run, name))));
-    if parse_step(name).is_none() {
-        return refuse("is not the name of a checkpoint such as step-00000500");
-    }
-    let dir = path.with_file_name(name);
-    match (dir.exists(), aside(&dir).exists()) {
-        (true, _) => Ok(Some(dir)),
-        // A save of the same step was killed between its two renames.
-        (false, true) => Ok(Some(aside(&dir))),
-        (false, false) => refuse("is not there"),
+/// The step that `latest` names, whether or not that checkpoint is there; `None` where there is no `latest`.
+pub fn latest_step(run: &Path) -> Result<Option<u64>> {
+    let Some(name) = latest_name(run)? else { return Ok(None) };
+    match parse_step(&name) {
+        Some(step) => Ok(Some(step)),
+        None => Err(refuse_latest(run, &name, "is not the name of a checkpoint such as step-00000500")),
     }
 }
 
-/// What the user can do where the checkpoint of this name is refused.
+/// The text of `latest`; `None` where there is no such file.
+fn latest_name(run: &Path) -> Result<Option<String>> {
+    let path = checkpoints(run).join(LATEST);
+    match fs::read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(String::from_utf8_lossy(&text.map_err(|e| Error::io(&path, e))?).trim_end().to_string())),
+    }
+}
+
+fn refuse_latest(run: &Path, name: &str, what: &str) -> Error {
+    let path = checkpoints(run).join(LATEST);
+    Error::user(format!("{}: {name:.100?} {what}{}", path.display(), hint(run, name)))
+}
+
+/// The directory that `latest` names; `None` where the run has no checkpoint. Complete checkpoints without a
+/// `latest` are refused: a run that ignored them would start over.
+pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
+    let Some(step) = latest_step(run)? else {
+        return match steps(run)?.is_empty() {
+            true => Ok(None),
+            false => {
+                let path = checkpoints(run).join(LATEST);
+                Err(Error::user(format!("{}: there is no such file{}", path.display(), hint(run, LATEST))))
+            }
+        };
+    };
+    let dir = checkpoints(run).join(step_name(step));
+    match (dir.exists(), set_aside(&dir).exists()) {
+        (true, _) => Ok(Some(dir)),
+        // A save of the same step was killed between its two renames.
+        (false, true) => Ok(Some(set_aside(&dir))),
+        (false, false) => Err(refuse_latest(run, &step_name(step), "does not exist")),
+    }
+}
+
+/// The checkpoints that the user can ask for where the one named `refused` is refused.
 pub(super) fn hint(run: &Path, refused: &str) -> String {
     let others = steps(run).unwrap_or_default().into_iter().filter(|&step| step_name(step) != refused);
     let others: Vec<String> = others.map(|step| step.to_string()).collect();
     match others.is_empty() {
         true => "; this run has no other checkpoint".into(),
-        false => format!(
-            "; a complete checkpoint is used where it is asked for: train --from-step N, N of {}",
-            others.join(", ")
-        ),
+        false => {
+            format!("; to continue from another complete checkpoint: train --from-step N, N of {}", others.join(", "))
+        }
     }
 }
 
-/// Keeps the newest `keep` checkpoints up to `step`, which is one of them. Later steps belong to a
-/// run that was taken back; they are the user's to delete.
+/// Keeps the newest `keep` checkpoints up to `step`, which is one of them. Later steps belong to a branch that the
+/// user abandoned with `--from-step`; they are the user's to delete.
 pub(super) fn prune(run: &Path, step: u64, keep: usize) -> Result<()> {
     let old: Vec<u64> = steps(run)?.into_iter().filter(|&s| s < step).collect();
-    let n_gone = (old.len() + 1).saturating_sub(keep.max(1));
-    old[..n_gone].iter().try_for_each(|&s| remove(&checkpoints(run).join(step_name(s))))
+    let n_removed = (old.len() + 1).saturating_sub(keep.max(1));
+    old[..n_removed].iter().try_for_each(|&s| remove(&checkpoints(run).join(step_name(s))))
 }

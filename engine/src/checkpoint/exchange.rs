@@ -1,10 +1,11 @@
-//! The little that checkpoints ask of the other ranks: exchanging a few bytes and agreeing on a verdict.
+//! The communication that checkpoints need: an all-gather of a few bytes, and agreement on a result. A trait, so that
+//! tests run ranks as threads.
 
 use crate::error::{Error, Result};
 use crate::mpi::Comm;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// All ranks that save together.
+/// The ranks that save together.
 pub trait Exchange {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
@@ -26,7 +27,7 @@ impl Exchange for Comm {
     }
 }
 
-/// One rank alone, without MPI.
+/// A single rank without MPI.
 pub struct Solo;
 
 impl Exchange for Solo {
@@ -50,7 +51,7 @@ enum Verdict<T> {
     Run(String),
 }
 
-/// Every rank's result, in rank order; where any rank failed, all ranks get the first failure.
+/// Every rank's result, in rank order; where any rank failed, all ranks get the first failure instead.
 pub(super) fn agree<T: Serialize + DeserializeOwned>(comm: &impl Exchange, mine: Result<T>) -> Result<Vec<T>> {
     let mine = match mine {
         Ok(value) => Verdict::Done(value),

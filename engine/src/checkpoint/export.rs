@@ -1,6 +1,6 @@
-//! Writing a Hugging Face checkpoint, a band of rows at a time: `config.json`, `model.safetensors`
-//! or shards with an index, and what else the source had. The layout of the files is the
-//! safetensors library's own (tensors by name), so an unchanged model gives an unchanged file.
+//! Writing a Hugging Face checkpoint, a band of rows at a time: `config.json`, `model.safetensors` or shards with an
+//! index, and the source's other files. Tensors are sorted by name as the safetensors library does, so that an
+//! unchanged model gives an unchanged file.
 
 use super::hf::{INDEX, SINGLE};
 use super::import::bands;
@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a file above which a model is sharded.
+/// Bytes above which a model is split into several files.
 const SHARD: usize = 5_000_000_000;
 /// Elements in memory at a time.
 const BAND: usize = 4 << 20;
-/// Marks a directory that an export may replace, and lists what the export wrote there.
+/// The file that marks a directory as an export, which another export may replace, and lists the files of it.
 const MARK: &str = "swallow_engine.json";
 
 /// Fills the last argument with a rectangle of a tensor, row-major.
@@ -32,17 +32,16 @@ pub struct Export<'a> {
     pub model: &'a Model,
     /// The whole `config.json`.
     pub config: Value,
-    /// The type of the weights: bf16 rounds the f32 masters to nearest even.
+    /// The dtype of the weights: bf16 rounds the f32 master weights to nearest even.
     pub dtype: Precision,
-    /// Copied as they are.
+    /// Files that are copied unchanged.
     pub files: Vec<PathBuf>,
-    /// Where the weights are from, kept beside them.
+    /// The checkpoint that the weights come from, recorded beside them.
     pub origin: String,
 }
 
-/// Writes the weights that `read` gives into the directory `to`, which
-/// appears whole or not at all and must be new, empty, or an earlier export to which nothing was
-/// added. `progress` is told of the elements written.
+/// Writes the weights that `read` gives into the directory `to`, which appears whole or not at all. It must be new,
+/// empty, or an earlier export to which no file was added. `progress` gets the number of elements just written.
 pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     export_in_shards(SHARD, read, what, to, progress)
 }
@@ -55,42 +54,37 @@ pub(super) fn export_in_shards(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let to = target(to)?;
-    let temporary = directory::temporary(&to);
-    directory::create_anew(&temporary)?;
-    let written = write_all(shard_bytes, read, what, &temporary, progress).and_then(|()| directory::publish(&to));
-    if written.is_err() {
-        // The failure that is reported is the export's.
-        let _ = directory::remove(&temporary);
-    }
-    written
+    directory::write_whole(&to, |temporary| write_all(shard_bytes, read, what, temporary, progress))
 }
 
-/// The full path of a directory that may be written.
+/// The full path of `to`, where an export may write it.
 fn target(to: &Path) -> Result<PathBuf> {
     let refuse = |what: &str| Err(Error::user(format!("{}: {what}", to.display())));
     if to.exists() {
         let path = to.canonicalize().map_err(|e| Error::io(to, e))?;
         if path.file_name().is_none() {
-            return refuse("cannot be replaced by an export");
+            return refuse("an export cannot replace this directory");
         }
         let mut names = directory::names(&path)?;
         names.sort_unstable();
         if !names.is_empty() && !path.join(MARK).exists() {
-            return refuse("is not empty and not an earlier export; give --to another directory");
+            return refuse("this directory is not empty and not an earlier export; name another with --to");
         }
         let ours = listed(&path.join(MARK));
         return match names.iter().find(|name| !ours.contains(name)) {
-            Some(name) => refuse(&format!("an export there would delete {name}, which no export wrote; move it away")),
+            Some(name) => {
+                refuse(&format!("an export to this directory would delete {name}, which no export wrote; move it away"))
+            }
             None => Ok(path),
         };
     }
     match to.file_name() {
         Some(_) => std::path::absolute(to).map_err(|e| Error::io(to, e)),
-        None => refuse("is no name for a directory"),
+        None => refuse("this is not a name for a directory"),
     }
 }
 
-/// The files that the export of this mark wrote; none where the mark does not say.
+/// The files that the export of this mark lists; empty where the mark lists none.
 fn listed(mark: &Path) -> Vec<String> {
     let mark = fs::read(mark).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()).unwrap_or_default();
     serde_json::from_value(mark["files"].clone()).unwrap_or_default()
@@ -125,7 +119,7 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
     HuggingFace::open(dir, what.model).map(|_| ())
 }
 
-/// Tensors in the order of the model, cut into files of at most `limit` bytes; by name in each.
+/// The tensors in the order of the model, split into files of at most `limit` bytes, sorted by name in each file.
 fn shards(tensors: Vec<TensorSpec>, size: usize, limit: usize) -> Vec<Vec<TensorSpec>> {
     let (mut shards, mut bytes) = (vec![Vec::<TensorSpec>::new()], 0);
     for tensor in tensors {
@@ -168,7 +162,7 @@ fn write_shard(
     file.finish(metadata())
 }
 
-/// The header's entries of tensors laid end to end.
+/// The header entries of tensors stored one after another.
 fn infos(shard: &[TensorSpec], dtype: Dtype) -> Vec<(String, TensorInfo)> {
     let mut end = 0;
     let info = |tensor: &TensorSpec| {

@@ -1,5 +1,5 @@
-//! Reading a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Any rectangle
-//! of any tensor, widened to f32, in the memory of that rectangle.
+//! Reads a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Reads any rectangle of any tensor,
+//! widened to f32, and needs no more memory than that rectangle.
 
 use super::tensors::TensorFile;
 use crate::config::Model;
@@ -14,17 +14,23 @@ use std::path::{Path, PathBuf};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// No index is longer: it has a line a tensor.
+/// The longest index that is read; it has one line per tensor.
 const MAX_INDEX: u64 = 1 << 28;
 /// Elements compared at a time.
 const CHUNK: usize = 1 << 20;
+
+/// The embedding, and the output layer, which a tied model shares with it.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// An open Hugging Face checkpoint.
 pub struct HuggingFace {
     dir: PathBuf,
     files: Vec<TensorFile>,
-    /// Which file has a tensor.
-    place: HashMap<String, usize>,
+    /// Tensor -> index of its file in `files`.
+    file_of: HashMap<String, usize>,
+    /// A tied model whose file holds the shared weight as `lm_head.weight` only.
+    embedding_is_head: bool,
 }
 
 #[derive(Deserialize)]
@@ -33,13 +39,15 @@ struct Index {
 }
 
 impl HuggingFace {
-    /// Opens the files and checks that they are this model's: all tensors are there in the right
-    /// shape and a type that is read, and no others.
+    /// Opens the files and checks that they are this model's: all tensors are present with the right shape and a
+    /// dtype that is read, and there are no others.
     ///
-    /// Two things that older versions of transformers wrote are passed over: rotary frequencies,
-    /// and the head of a tied model where it equals the embedding.
+    /// Older versions of transformers also wrote rotary frequencies, which are ignored. A tied model may hold its
+    /// shared weight as the embedding, as `lm_head.weight`, or as both if they are equal.
     pub fn open(dir: &Path, model: &Model) -> Result<HuggingFace> {
-        let files = HuggingFace::open_files(dir)?;
+        let mut files = HuggingFace::open_files(dir)?;
+        let has = |name: &str| files.file_of.contains_key(name);
+        files.embedding_is_head = model.tie_word_embeddings && has(HEAD) && !has(EMBEDDING);
         files.check(model)?;
         Ok(files)
     }
@@ -53,11 +61,11 @@ impl HuggingFace {
             None => [SINGLE.into()].into(),
             Some(index) => index.weight_map.values().cloned().collect(),
         };
-        let (mut files, mut place) = (Vec::new(), HashMap::new());
+        let (mut files, mut file_of) = (Vec::new(), HashMap::new());
         for name in &names {
             let file = TensorFile::open(&dir.join(name))?;
             for tensor in file.names() {
-                if let Some(other) = place.insert(tensor.clone(), files.len()) {
+                if let Some(other) = file_of.insert(tensor.clone(), files.len()) {
                     let other = names.iter().nth(other).expect("a file of the list");
                     return Err(Error::user(format!("{}: both {other} and {name} have {tensor}", dir.display())));
                 }
@@ -65,24 +73,28 @@ impl HuggingFace {
             files.push(file);
         }
         for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
-            let found = place.get(tensor).and_then(|&i| names.iter().nth(i));
+            let found = file_of.get(tensor).and_then(|&i| names.iter().nth(i));
             if found != Some(file) {
-                return Err(Error::user(format!("{}: {file} should have {tensor}", dir.join(INDEX).display())));
+                return Err(Error::user(format!(
+                    "{}: {tensor} is not in {file}, where the index has it",
+                    dir.join(INDEX).display()
+                )));
             }
         }
-        Ok(HuggingFace { dir: dir.into(), files, place })
+        Ok(HuggingFace { dir: dir.into(), files, file_of, embedding_is_head: false })
     }
 
     fn check(&self, model: &Model) -> Result<()> {
         let specs = all_tensors(model);
-        let tied = model.tie_word_embeddings && self.place.contains_key("lm_head.weight");
+        let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
-            let passed_over = name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
-            passed_over || specs.iter().any(|spec| spec.name == name)
+            let ignored = name.ends_with("rotary_emb.inv_freq") || (tied_head && name == HEAD);
+            ignored || specs.iter().any(|spec| spec.name == name)
         };
-        let mut unexpected: Vec<&str> = self.place.keys().map(String::as_str).filter(|name| !expected(name)).collect();
+        let mut unexpected: Vec<&str> =
+            self.file_of.keys().map(String::as_str).filter(|name| !expected(name)).collect();
         unexpected.sort_unstable();
-        let missing = specs.iter().filter(|spec| !self.place.contains_key(&spec.name)).map(|spec| spec.name.as_str());
+        let missing = specs.iter().map(|spec| spec.name.as_str()).filter(|name| self.find(name).is_err());
         let missing: Vec<&str> = missing.collect();
         for (names, what) in [(missing, "missing"), (unexpected, "not part of the model that config.json describes")] {
             if let [first, ..] = names[..] {
@@ -91,35 +103,38 @@ impl HuggingFace {
             }
         }
         specs.iter().try_for_each(|spec| self.check_tensor(spec))?;
-        if tied { self.check_tied_head(model) } else { Ok(()) }
+        if tied_head && !self.embedding_is_head { self.check_tied_head(model) } else { Ok(()) }
     }
 
     fn check_tensor(&self, spec: &TensorSpec) -> Result<()> {
         let (_, info) = self.find(&spec.name)?;
         let refuse = |what: String| Err(Error::user(format!("{}: {}: {what}", self.dir.display(), spec.name)));
         if info.shape != spec.dims {
-            return refuse(format!("its shape is {:?}, by config.json it should be {:?}", info.shape, spec.dims));
+            return refuse(format!("its shape is {:?}; by config.json it should be {:?}", info.shape, spec.dims));
         }
         match info.dtype {
             Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
-            other => refuse(format!("its type is {other}; F32, BF16 and F16 are read")),
+            other => refuse(format!("its dtype is {other}; it must be F32, BF16 or F16")),
         }
     }
 
+    /// The head of a tied model that also stores its embedding must be equal to it.
     fn check_tied_head(&self, model: &Model) -> Result<()> {
         let shape = [model.vocab_size, model.hidden_size];
-        let head = TensorSpec { name: "lm_head.weight".into(), ..all_tensors(model)[0].clone() };
+        let head = TensorSpec { name: HEAD.into(), ..all_tensors(model)[0].clone() };
         self.check_tensor(&head)?;
         let rows = (CHUNK / shape[1]).max(1);
         for first in (0..shape[0]).step_by(rows) {
             let rect = Rect { rows: first..(first + rows).min(shape[0]), cols: 0..shape[1] };
-            let mut both = ["model.embed_tokens.weight", "lm_head.weight"].map(|name| (name, vec![0.0; rect.len()]));
+            let mut both = [EMBEDDING, HEAD].map(|name| (name, vec![0.0; rect.len()]));
             for (name, out) in &mut both {
                 self.read(name, &rect, out)?;
             }
             if both[0].1.iter().zip(&both[1].1).any(|(a, b)| a.to_bits() != b.to_bits()) {
-                let what = "lm_head.weight differs from model.embed_tokens.weight, but config.json has tie_word_embeddings = true";
-                return Err(Error::user(format!("{}: {what}", self.dir.display())));
+                return Err(Error::user(format!(
+                    "{}: {HEAD} differs from {EMBEDDING}, but config.json has tie_word_embeddings = true",
+                    self.dir.display()
+                )));
             }
         }
         Ok(())
@@ -131,32 +146,40 @@ impl HuggingFace {
         let whole = match info.shape[..] {
             [len] => Rect::whole([1, len]),
             [rows, cols] => Rect::whole([rows, cols]),
-            _ => return Err(Error::user(format!("{}: {name} is no matrix or vector", self.dir.display()))),
+            _ => return Err(Error::user(format!("{}: {name} is not a matrix or vector", self.dir.display()))),
         };
         assert_eq!(whole.intersect(rect), *rect, "a part of {name}");
         file.copy(info, &whole, rect, out)
     }
 
     fn find(&self, name: &str) -> Result<(&TensorFile, &TensorInfo)> {
-        let file = self.place.get(name).map(|&i| &self.files[i]);
-        let found = file.and_then(|file| Some((file, file.info(name)?)));
+        let stored = if self.embedding_is_head && name == EMBEDDING { HEAD } else { name };
+        let file = self.file_of.get(stored).map(|&i| &self.files[i]);
+        let found = file.and_then(|file| Some((file, file.info(stored)?)));
         found.ok_or_else(|| Error::user(format!("{}: {name}: missing", self.dir.display())))
+    }
+
+    /// A hash that tells checkpoints apart without reading them: the length, the header and the ends of every file.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = blake3::Hasher::new();
+        self.files.iter().try_for_each(|file| file.fingerprint(&mut hash))?;
+        Ok(hash.finalize().to_hex().to_string())
     }
 }
 
 fn read_index(dir: &Path) -> Result<Index> {
     let path = dir.join(INDEX);
     let len = fs::metadata(&path).map(|m| m.len()).map_err(|_| {
-        let what = format!("neither {SINGLE} nor {INDEX} is there; save the model with safe_serialization=True");
+        let what = format!("it has neither {SINGLE} nor {INDEX}; save the model with safe_serialization=True");
         Error::user(format!("{}: {what}", dir.display()))
     })?;
     let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
     if len > MAX_INDEX {
-        return Err(refuse(format!("{len} bytes are too many for an index")));
+        return Err(refuse(format!("{len} bytes are too long for an index")));
     }
     let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| refuse(format!("not an index of shards: {e}")))?;
-    // A file's name is no way out of the directory.
+    // A file's name must not lead out of the directory.
     match index.weight_map.values().find(|file| file.contains(['/', '\\']) || !file.ends_with(".safetensors")) {
         Some(file) => Err(refuse(format!("{file:?} is not the name of a .safetensors file beside it"))),
         None => Ok(index),

@@ -1,9 +1,9 @@
-//! What must not change between a checkpoint and the run that continues it, key by key.
+//! Compares the settings that must not change between a checkpoint and the run that continues it.
 
 use std::collections::HashSet;
 use std::fmt;
 
-/// A key whose value differs; `None` where one side does not have it.
+/// A key whose values differ; `None` where a side lacks the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub key: String,
@@ -13,15 +13,15 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [was, now] = [&self.was, &self.now].map(|value| value.as_deref().unwrap_or("not there"));
+        let [was, now] = [&self.was, &self.now].map(|value| value.as_deref().unwrap_or("absent"));
         write!(f, "{}: was {was}, is now {now}", self.key)
     }
 }
 
 /// The differences in the order of the keys, the saved ones first.
 ///
-/// A section (the part of a key before its first dot) that the checkpoint says nothing of is free:
-/// an imported checkpoint states its model and leaves data and training to the run.
+/// Sections (the part of a key before its first dot) that the checkpoint lacks are not compared: an imported
+/// checkpoint has the model only, and data and training are the run's to choose.
 pub fn compare(saved: &[(String, String)], now: &[(String, String)]) -> Vec<Difference> {
     let value = |list: &[(String, String)], key: &str| list.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
     let section = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
@@ -51,11 +51,7 @@ mod tests {
         let text: Vec<String> = compare(&saved, &now).iter().map(Difference::to_string).collect();
         assert_eq!(
             text,
-            [
-                "model.hidden_size: was 64, is now 32",
-                "data.1: was b, is now not there",
-                "data.2: was not there, is now c"
-            ]
+            ["model.hidden_size: was 64, is now 32", "data.1: was b, is now absent", "data.2: was absent, is now c"]
         );
         assert_eq!(compare(&saved, &saved), []);
     }

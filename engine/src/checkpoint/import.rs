@@ -1,5 +1,5 @@
-//! Making a run's checkpoint at step 0 from a Hugging Face checkpoint: master weights and no
-//! moments, which are zero then.
+//! Makes a run's checkpoint of step 0 from a Hugging Face checkpoint. It holds master weights only; the moments of
+//! step 0 are zero.
 
 use super::{Header, HuggingFace, Piece, Saver, Solo, StateKind, directory, source};
 use crate::config::Model;
@@ -9,11 +9,11 @@ use crate::model::rect::Rect;
 use crate::mpi::host;
 use std::path::{Path, PathBuf};
 
-/// Elements of a piece: 64 MiB; three are in memory at a time.
+/// Elements of a piece: 64 MiB. Three pieces are in memory at a time.
 const PIECE: usize = 16 << 20;
 
-/// Imports `from` into the run's directory, which has no checkpoint yet; the new checkpoint's
-/// directory comes back. `progress` is told of the elements of every piece.
+/// Imports `from` into the run's directory, which must have no checkpoint, and returns the new checkpoint's
+/// directory. `progress` gets the number of elements of every piece read.
 pub fn import(
     from: &Path,
     run: &Path,
@@ -22,7 +22,7 @@ pub fn import(
     progress: &mut dyn FnMut(u64),
 ) -> Result<PathBuf> {
     if let Some(latest) = directory::latest(run)? {
-        let what = "the run has a checkpoint already; import into a directory of its own";
+        let what = "this run has a checkpoint already; import into another directory";
         return Err(Error::user(format!("{}: {what}", latest.display())));
     }
     let hf = HuggingFace::open(from, model)?;
@@ -35,7 +35,10 @@ pub fn import(
         Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: StateKind::Master, data: data.into() })
     });
     let writer = format!("checkpoint import on {}", host());
-    Saver::new(run, None, writer).save(&Solo, header, pieces)
+    Saver::new(run, None, writer).save(&Solo, header, pieces).inspect_err(|_| {
+        // The failure that is reported is the save's.
+        let _ = source::remove(run).map(|()| std::fs::remove_dir(directory::checkpoints(run)));
+    })
 }
 
 /// A tensor in bands of whole rows, of about `len` elements at most.

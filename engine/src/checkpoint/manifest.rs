@@ -1,5 +1,5 @@
-//! `manifest.json`: what a checkpoint is and where every piece of it lies. It is written last, has
-//! a checksum of its own, and is believed only after all of it was checked.
+//! `manifest.json`: the position, configuration and identity of a checkpoint, and the file and checksum of every
+//! piece. It is written last, carries its own checksum, and is used only after all of it was checked.
 
 use super::shard::{Shard, Written};
 use super::{Header, Position, StateKind};
@@ -12,12 +12,12 @@ use std::fs;
 use std::path::Path;
 
 const FORMAT: &str = "swallow-engine checkpoint 2";
-/// Still read; it does not say who wrote the files.
+/// An older format that is still read; it does not record who wrote the files.
 const FORMAT_1: &str = "swallow-engine checkpoint 1";
-/// No manifest is longer: a million pieces take about 200 MB.
+/// The longest manifest that is read; a million pieces take about 200 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// What is wrong, without the place.
+/// The complaint, without the file's path.
 type Check = std::result::Result<(), String>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Manifest {
     pub position: Position,
     pub identity: Vec<(String, String)>,
     pub config: String,
-    /// What is saved of every tensor; moments that are not saved are zero.
+    /// The states saved of every tensor; moments that are not saved are zero.
     pub kinds: Vec<StateKind>,
     pub tensors: Vec<TensorEntry>,
     /// file -> who wrote it.
@@ -40,7 +40,7 @@ pub struct Manifest {
 pub struct TensorEntry {
     /// The Hugging Face name.
     pub name: String,
-    /// The true tensor's one or two dimensions.
+    /// The one or two dimensions of the whole, unpadded tensor.
     pub dims: Vec<usize>,
     /// Always F32.
     dtype: String,
@@ -50,12 +50,12 @@ pub struct TensorEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PieceEntry {
     pub kind: StateKind,
-    /// First row and the row after the last.
+    /// The first row, and the row after the last.
     rows: [usize; 2],
     cols: [usize; 2],
     /// The safetensors file beside the manifest.
     pub file: String,
-    /// Of the piece's bytes.
+    /// Hash of the piece's bytes.
     pub blake3: String,
 }
 
@@ -69,7 +69,7 @@ impl PieceEntry {
         Rect { rows: self.rows[0]..self.rows[1], cols: self.cols[0]..self.cols[1] }
     }
 
-    /// The piece's name in its file.
+    /// The name of the piece's tensor in its file.
     pub fn key(&self, tensor: &str) -> String {
         let ([r0, r1], [c0, c1]) = (self.rows, self.cols);
         format!("{tensor}/{}[{r0}:{r1},{c0}:{c1}]", self.kind.name())
@@ -92,7 +92,7 @@ impl TensorEntry {
             return Err(format!("dtype {:?} should be \"F32\"", self.dtype));
         }
         if let Some(piece) = self.pieces.iter().find(|piece| !kinds.contains(&piece.kind)) {
-            return Err(format!("a piece of {} in a checkpoint that has none", piece.kind.name()));
+            return Err(format!("a piece of kind {}, which the checkpoint does not list", piece.kind.name()));
         }
         let whole = Rect::whole(self.shape());
         kinds.iter().try_for_each(|&kind| {
@@ -102,7 +102,7 @@ impl TensorEntry {
     }
 }
 
-/// Rectangles that lie inside, do not overlap and have the same area cover the whole.
+/// Rectangles cover the whole if they lie inside it, do not overlap and have its area in total.
 fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
     let show = |r: &Rect| format!("rows {}..{}, columns {}..{}", r.rows.start, r.rows.end, r.cols.start, r.cols.end);
     for rect in &rects {
@@ -125,7 +125,7 @@ fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
 }
 
 impl Manifest {
-    /// Puts together what the ranks wrote: pieces of any tensors in any order.
+    /// Assembles the lists of all ranks: pieces of any tensors in any order.
     pub(super) fn new(header: &Header, shards: Vec<Shard>) -> Result<Manifest> {
         let mut writers = BTreeMap::new();
         for Shard { writer, pieces } in &shards {
@@ -148,6 +148,11 @@ impl Manifest {
         self.tensors.iter().flat_map(|tensor| tensor.pieces.iter().map(|piece| piece.file.as_str())).collect()
     }
 
+    /// The hash that identifies this checkpoint: it covers the position, the configuration and every piece's hash.
+    pub fn checksum(&self) -> &str {
+        &self.checksum
+    }
+
     pub(super) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("numbers and strings are JSON")
     }
@@ -158,7 +163,7 @@ impl Manifest {
         let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
         let len = fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
         if len > MAX_BYTES {
-            return Err(refuse(format!("{len} bytes are too many for a manifest")));
+            return Err(refuse(format!("{len} bytes are too long for a manifest")));
         }
         let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let manifest: Manifest = serde_json::from_slice(&text)
@@ -180,15 +185,15 @@ impl Manifest {
         let mut names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("{} is there twice", twice[0]));
+            return Err(format!("{} is listed twice", twice[0]));
         }
         for tensor in &self.tensors {
             tensor.check(&self.kinds).map_err(|what| format!("{}: {what}", tensor.name))?;
-            // A file's name is no way out of the directory.
+            // A file's name must not lead out of the directory.
             if let Some(piece) =
                 tensor.pieces.iter().find(|p| p.file.contains(['/', '\\']) || !p.file.ends_with(".safetensors"))
             {
-                return Err(format!("{}: {:?} is no file of a checkpoint", tensor.name, piece.file));
+                return Err(format!("{}: {:?} cannot be a file of a checkpoint", tensor.name, piece.file));
             }
         }
         Ok(())
@@ -219,7 +224,7 @@ fn gather(written: impl Iterator<Item = Written>) -> Result<Vec<TensorEntry>> {
     Ok(tensors)
 }
 
-/// A key that puts layer 2 before layer 10.
+/// A sort key that puts layer 2 before layer 10.
 fn natural_order(name: &str) -> Vec<String> {
     name.split('.').map(|part| part.parse::<u64>().map_or_else(|_| part.into(), |n| format!("{n:020}"))).collect()
 }

@@ -1,22 +1,22 @@
-//! Checkpoints: a run's own, written at one layout and read at any other, and Hugging Face's.
+//! Checkpoints: the run's own format, written at one layout and read at any other, and Hugging Face's.
 //!
 //! A run's directory holds
 //!
 //! ```text
 //! checkpoints/latest                    the name of the newest complete checkpoint
 //! checkpoints/step-00000500/
-//!     manifest.json                     position, configuration, identity, where every piece lies, who wrote it
+//!     manifest.json                     position, configuration, identity; file, checksum and writer of every piece
 //!     rank-00000-0.safetensors          the pieces of one rank, f32; a second file after 4 GiB
-//! source/                               config.json and tokenizer of the Hugging Face model it came from
+//! source/                               config.json and tokenizer of the Hugging Face model that the run started from
 //! ```
 //!
-//! A piece is a rectangle of a true Hugging Face tensor, in one of three [`StateKind`]s, and nothing
-//! here knows of layouts, padding or buckets: any reader asks for any rectangle. A directory becomes
-//! visible by a rename, after every file of it was flushed and read back; all that happens beside the
-//! training ([`Saver`]). A checkpoint without moments (an imported one) gives zeros for them.
+//! A piece is a rectangle of an unpadded Hugging Face tensor, in one of three [`StateKind`]s. Nothing here knows
+//! layouts, padding or buckets: a reader asks for any rectangle. A checkpoint's directory becomes visible by a
+//! rename, after each of its files was flushed and read back; all of that runs in the background ([`Saver`]). A
+//! checkpoint without moments (an imported one) reads as zeros for them.
 //!
-//! Deliberately absent: mapped files (a positional read needs no `unsafe` and turns a file that
-//! shrinks into an error, not a signal), and anything generic over the backend.
+//! Deliberately absent: memory-mapped files (a positional read needs no `unsafe`, and a file that shrinks becomes an
+//! error instead of SIGBUS), and anything generic over the backend.
 
 mod directory;
 mod exchange;
@@ -34,7 +34,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use directory::steps;
+pub use directory::{clean, latest_step, steps};
 pub use exchange::{Exchange, Solo};
 pub use export::{Export, export};
 pub use hf::HuggingFace;
@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use crate::model::rect::Rect;
 use serde::{Deserialize, Serialize};
 
-/// What of a tensor is saved: the f32 weight, or AdamW's first or second moment.
+/// The states of a tensor that a checkpoint holds: the f32 master weight, and AdamW's first and second moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateKind {
@@ -72,23 +72,24 @@ impl StateKind {
 pub struct Piece {
     /// The tensor's Hugging Face name.
     pub name: String,
-    /// The true tensor's one or two dimensions.
+    /// The one or two dimensions of the whole, unpadded tensor.
     pub dims: Vec<usize>,
     pub rect: Rect,
     pub kind: StateKind,
-    /// `rect`, row-major.
+    /// The elements of `rect`, row-major.
     pub data: Data,
 }
 
-/// The elements of a piece, which may still be on their way from a device.
+/// The elements of a piece; a copy from a device may still be in progress.
 pub struct Data(Box<dyn FnOnce() -> Result<Vec<f32>> + Send>);
 
 impl Data {
-    pub fn coming(fetch: impl HostCopy<f32>) -> Data {
-        Data(Box::new(|| fetch.wait().map_err(|fault| Error::run(fault.to_string()))))
+    /// The result of an asynchronous copy to the host.
+    pub fn pending(copy: impl HostCopy<f32>) -> Data {
+        Data(Box::new(|| copy.wait().map_err(|fault| Error::run(fault.to_string()))))
     }
 
-    /// Blocks until they are here.
+    /// Blocks until the copy is complete.
     fn wait(self) -> Result<Vec<f32>> {
         self.0()
     }
@@ -100,20 +101,20 @@ impl From<Vec<f32>> for Data {
     }
 }
 
-/// How far the run has come; the sample order needs no more to go on.
+/// The position in the run; the sample order is a function of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Steps done.
+    /// Completed steps.
     pub step: u64,
     pub consumed_samples: u64,
 }
 
-/// What a checkpoint says besides its tensors.
+/// What a checkpoint records besides its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     pub position: Position,
     /// The resolved configuration, TOML.
     pub config: String,
-    /// Keys and values that a resume compares with its own ([`compare`]).
+    /// Keys and values that a resumed run must share ([`compare`]).
     pub identity: Vec<(String, String)>,
 }

@@ -1,17 +1,17 @@
-//! Reading a run's checkpoint at any layout. A piece's bytes are compared with its checksum before
-//! any of them is used, once.
+//! Reads a run's checkpoint at any layout. The bytes of a piece are compared with its checksum once, before any of
+//! them is used.
 
 use super::manifest::{Manifest, PieceEntry, TensorEntry};
 use super::tensors::TensorFile;
 use super::{Header, StateKind, directory};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 use crate::model::rect::Rect;
 use safetensors::tensor::{Dtype, TensorInfo};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// Missing files that a message names.
+/// The most missing files that a message names.
 const MAX_NAMED: usize = 8;
 
 /// A complete checkpoint of a run, opened.
@@ -20,12 +20,12 @@ pub struct Saved {
     manifest: Manifest,
     index: HashMap<String, usize>,
     files: Mutex<HashMap<String, Arc<TensorFile>>>,
-    /// (file, key) of the pieces whose checksum was right.
+    /// (file, key) of the pieces whose checksum was found right.
     verified: Mutex<HashSet<(String, String)>>,
 }
 
 impl Saved {
-    /// The checkpoint that the run's `latest` names; `None` where the run has none.
+    /// The checkpoint that the run's `latest` names; `None` where the run has no checkpoint.
     pub fn latest(run: &Path) -> Result<Option<Saved>> {
         directory::latest(run)?.map(|dir| Saved::open(&dir)).transpose()
     }
@@ -64,16 +64,17 @@ impl Saved {
         Header { position: *position, config: config.clone(), identity: identity.clone() }
     }
 
-    /// Fills `out` with a rectangle of a tensor, row-major, from whatever pieces were saved.
-    /// Moments that were not saved are zero.
+    /// Fills `out` with a rectangle of a tensor, row-major, from the saved pieces that overlap it. Moments that were
+    /// not saved are zero.
     pub fn read(&self, name: &str, kind: StateKind, rect: &Rect, out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
         let tensor = self.index.get(name).map(|&i| &self.manifest.tensors[i]);
-        let tensor = tensor.ok_or_else(|| Error::user(format!("{}: it has no tensor {name}", self.dir.display())))?;
+        let tensor = tensor
+            .ok_or_else(|| Error::user(format!("{}: the checkpoint has no tensor {name}", self.dir.display())))?;
         let whole = Rect::whole(tensor.shape());
         if whole.intersect(rect) != *rect && !rect.is_empty() {
-            let (dims, what) = (&tensor.dims, "the model that asks for it is a larger one");
-            return Err(Error::user(format!("{}: {name} is {dims:?} there; {what}", self.dir.display())));
+            let (dims, what) = (&tensor.dims, "the model that reads it is larger");
+            return Err(Error::user(format!("{}: {name} has the shape {dims:?}; {what}", self.dir.display())));
         }
         if !self.manifest.kinds.contains(&kind) {
             out.fill(0.0);
@@ -88,7 +89,7 @@ impl Saved {
         Ok(())
     }
 
-    /// Compares all pieces with their checksums; `progress` is told of the bytes of every part read.
+    /// Compares all pieces with their checksums; `progress` gets the number of bytes just read.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
         for tensor in &self.manifest.tensors {
             for piece in &tensor.pieces {
@@ -98,7 +99,7 @@ impl Saved {
         Ok(())
     }
 
-    /// Bytes of all pieces.
+    /// The total bytes of all pieces.
     pub fn bytes(&self) -> u64 {
         let pieces = self.manifest.tensors.iter().flat_map(|tensor| &tensor.pieces);
         pieces.map(|piece| piece.rect().len() as u64 * 4).sum()
@@ -116,7 +117,7 @@ impl Saved {
             return Ok(file);
         }
         if file.checksum(self.info(&file, tensor, piece)?, progress)? != piece.blake3 {
-            return Err(self.damaged(tensor, piece, "its bytes do not have the checksum of the manifest"));
+            return Err(self.damaged(tensor, piece, "its bytes do not match the manifest's checksum"));
         }
         self.verified.lock().expect("no reader panicked").insert(id);
         Ok(file)
@@ -138,27 +139,23 @@ impl Saved {
         info.filter(right).ok_or_else(|| self.damaged(tensor, piece, "the file's header has no such piece"))
     }
 
-    /// A file that cannot be opened: where some are missing, all that are.
+    /// The error of a file that cannot be opened; where files are missing, it names all that are.
     fn unreadable(&self, piece: &PieceEntry, error: Error) -> Error {
-        let mut gone: Vec<&str> = self.manifest.files().into_iter().filter(|f| !self.dir.join(f).exists()).collect();
-        let n_more = gone.len().saturating_sub(MAX_NAMED);
-        gone.truncate(MAX_NAMED);
-        let line = |file: &str| format!("{}: it is not there{}", self.dir.join(file).display(), self.writer(file));
-        let mut lines: Vec<String> = gone.iter().map(|file| line(file)).collect();
-        if n_more > 0 {
-            lines.push(format!("and {n_more} file{} more", if n_more > 1 { "s" } else { "" }));
+        let mut missing: Vec<&str> = self.manifest.files().into_iter().filter(|f| !self.dir.join(f).exists()).collect();
+        if missing.is_empty() {
+            return with_hint(&self.dir, error.map(|what| what + &self.writer(&piece.file)));
         }
-        with_hint(
-            &self.dir,
-            match (lines.is_empty(), error) {
-                (false, _) => Error::User(lines.join("\n")),
-                (true, Error::User(what)) => Error::User(what + &self.writer(&piece.file)),
-                (true, Error::Run(what)) => Error::Run(what + &self.writer(&piece.file)),
-            },
-        )
+        let n_more = missing.len().saturating_sub(MAX_NAMED);
+        missing.truncate(MAX_NAMED);
+        let line = |file: &str| format!("{}: the file is missing{}", self.dir.join(file).display(), self.writer(file));
+        let mut lines: Vec<String> = missing.iter().map(|file| line(file)).collect();
+        if n_more > 0 {
+            lines.push(format!("and {} more", counted(n_more, "file")));
+        }
+        with_hint(&self.dir, Error::User(lines.join("\n")))
     }
 
-    /// Who wrote a file, where the checkpoint says it.
+    /// Who wrote a file, where the manifest records it.
     fn writer(&self, file: &str) -> String {
         self.manifest.writers.get(file).map_or(String::new(), |writer| format!("; written by {writer}"))
     }
@@ -171,13 +168,10 @@ impl Saved {
     }
 }
 
-/// Adds which other checkpoints could be asked for.
+/// Appends the other checkpoints that the user could ask for.
 fn with_hint(dir: &Path, error: Error) -> Error {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let run = dir.parent().and_then(Path::parent);
     let hint = run.map(|run| directory::hint(run, &name)).unwrap_or_default();
-    match error {
-        Error::User(what) => Error::User(what + &hint),
-        Error::Run(what) => Error::Run(what + &hint),
-    }
+    error.map(|what| what + &hint)
 }

@@ -1,5 +1,5 @@
-//! One rank's part of a checkpoint: its files, read back from the disk, and the list of what is in
-//! them, which rank 0 puts into the manifest. No other rank takes part.
+//! One rank's part of a checkpoint: its files, read back from the disk, and the list of their pieces, which rank 0
+//! puts into the manifest. Not collective.
 
 use super::tensors::{TensorFile, TensorWriter};
 use super::{Piece, PieceEntry, directory};
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of tensors after which a rank goes on in another file.
+/// Bytes of tensors after which a rank starts another file.
 const FILE_BYTES: usize = 4 << 30;
-/// Bytes kept for a file's header; a full header, too, starts another file.
+/// Bytes reserved for a file's header; a full header also starts another file.
 const HEADER_ROOM: usize = 64 << 10;
 
-/// One written piece: the tensor's name and dimensions, and where it lies.
+/// One written piece: the tensor's name and dimensions, and the entry of the manifest.
 pub(super) type Written = (String, Vec<usize>, PieceEntry);
 
-/// What one rank wrote. It goes to rank 0 by way of a file: with hundreds of ranks it is too much to
-/// send between two steps, and a thread may not send it.
+/// The list of what one rank wrote. Rank 0 gets it as a file: with hundreds of ranks it is too long to send between
+/// two steps, and a background thread must not call MPI.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Shard {
     pub writer: String,
     pub pieces: Vec<Written>,
 }
 
-/// Writes a rank's pieces and their list, and reads them back; the list's checksum comes back.
+/// Writes a rank's pieces and their list, reads the pieces back, and returns the list's checksum.
 pub(super) fn write(
     dir: &Path,
     rank: usize,
@@ -39,8 +39,8 @@ pub(super) fn write(
     Ok(blake3::hash(&list).to_hex().to_string())
 }
 
-/// Takes a rank's list out of the directory.
-pub(super) fn take(dir: &Path, rank: usize, checksum: &str) -> Result<Shard> {
+/// Reads a rank's list and removes its file.
+pub(super) fn take_list(dir: &Path, rank: usize, checksum: &str) -> Result<Shard> {
     let path = list_path(dir, rank);
     let list = fs::read(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => unseen(&path),
@@ -63,7 +63,7 @@ fn list_path(dir: &Path, rank: usize) -> PathBuf {
 }
 
 fn unseen(path: &Path) -> Error {
-    let what = "another rank wrote it, rank 0 does not see it; all ranks need the same file system there";
+    let what = "another rank wrote this file, and rank 0 does not see it; all ranks need the same file system there";
     Error::user(format!("{}: {what}", path.display()))
 }
 

@@ -1,6 +1,5 @@
-//! `source/` in a run's directory: what the run knows of the Hugging Face model that it came from
-//! besides the weights. An export takes the fields of `config.json` that the engine does not use
-//! from it, and hands its tokenizer on.
+//! `source/` in a run's directory: `config.json` and tokenizer of the Hugging Face model that the run started from.
+//! An export takes from it the fields of `config.json` that the engine does not use, and the tokenizer's files.
 
 use super::directory;
 use crate::error::{Error, Result};
@@ -8,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
-/// What stands beside the weights and is handed on as it is.
+/// Files of a Hugging Face model that an export copies unchanged.
 const FILES: [&str; 11] = [
     "generation_config.json",
     "tokenizer.model",
@@ -23,18 +22,18 @@ const FILES: [&str; 11] = [
     "preprocessor_config.json",
 ];
 
-fn place(run: &Path) -> PathBuf {
+pub(super) fn dir(run: &Path) -> PathBuf {
     run.join("source")
 }
 
-/// The files that an export hands on.
-pub fn handed_on(run: &Path) -> Vec<PathBuf> {
-    FILES.iter().map(|name| place(run).join(name)).filter(|path| path.is_file()).collect()
+/// The files that an export copies unchanged.
+pub fn files(run: &Path) -> Vec<PathBuf> {
+    FILES.iter().map(|name| dir(run).join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// The source's `config.json`, if the run has one.
 pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
-    let path = place(run).join(CONFIG);
+    let path = dir(run).join(CONFIG);
     if !path.exists() {
         return Ok(None);
     }
@@ -43,30 +42,32 @@ pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::V
     fields.map(Some).map_err(|e| Error::user(format!("{}: not a JSON object: {e}", path.display())))
 }
 
-/// Copies configuration and tokenizer from a Hugging Face directory into the run's `source/`, all
-/// or none, in place of what is there. Rank 0 alone.
+/// Copies configuration and tokenizer of a Hugging Face directory into the run's `source/`, all or none, in place of
+/// what is there. Only rank 0 calls it.
 pub fn keep(from: &Path, run: &Path) -> Result<()> {
     let names = [CONFIG].into_iter().chain(FILES);
     keep_files(names.map(|name| from.join(name)), run)
 }
 
-/// Copies the tokenizer that made the data, and what stands with it, for a run that came from no
-/// Hugging Face model. A file that is not named as Hugging Face does is left where it is.
+/// Copies the tokenizer that made the data, with the tokenizer files beside it, for a run that did not start from a
+/// Hugging Face model. A tokenizer whose file does not have one of Hugging Face's names is not copied.
 pub fn keep_tokenizer(tokenizer: &Path, run: &Path) -> Result<()> {
     let known = tokenizer.file_name().is_some_and(|name| FILES.iter().any(|known| name == *known));
-    let Some(dir) = tokenizer.parent().filter(|_| known) else {
+    let Some(folder) = tokenizer.parent().filter(|_| known) else {
         return Ok(());
     };
-    let belongs = FILES.into_iter().filter(|name| name.contains("token"));
-    keep_files(belongs.map(|name| dir.join(name)), run)
+    let names = FILES.into_iter().filter(|name| name.contains("token"));
+    keep_files(names.map(|name| folder.join(name)), run)
+}
+
+/// Removes the run's `source/`.
+pub(super) fn remove(run: &Path) -> Result<()> {
+    directory::remove(&dir(run))
 }
 
 fn keep_files(files: impl Iterator<Item = PathBuf>, run: &Path) -> Result<()> {
-    let dir = place(run);
-    let temporary = directory::temporary(&dir);
-    directory::create_anew(&temporary)?;
-    copy(&files.filter(|path| path.is_file()).collect::<Vec<_>>(), &temporary)?;
-    directory::publish(&dir)
+    let files: Vec<PathBuf> = files.filter(|path| path.is_file()).collect();
+    directory::write_whole(&dir(run), |temporary| copy(&files, temporary))
 }
 
 /// Copies files, each under its own name, and flushes them.

@@ -1,5 +1,5 @@
-//! One safetensors file: reading rectangles of f32 from it, and writing it without knowing in
-//! advance what comes. Nothing is mapped and nothing is allocated beyond the header's true length.
+//! One safetensors file: reads rectangles of it as f32, and writes it without knowing the tensors in advance. Nothing
+//! is memory-mapped, and nothing is allocated beyond the header's true length.
 
 use crate::error::{Error, Result};
 use crate::model::rect::Rect;
@@ -13,19 +13,22 @@ use std::path::{Path, PathBuf};
 
 /// The longest header that safetensors itself reads.
 const MAX_HEADER: u64 = 100_000_000;
-/// Bytes of one read of what is not wanted as it is.
+/// Bytes of one read where the elements are converted or only hashed.
 const CHUNK: usize = 1 << 20;
-/// Bytes of one read of many rows.
+/// Bytes of one read that covers many rows.
 const BLOCK: usize = 4 << 20;
-/// Bytes that are rather read in vain than skipped: what a disk or a network delivers in the time
-/// that another request takes.
+/// The largest gap in bytes that is read and thrown away rather than skipped: about what a disk or a network delivers
+/// in the time of another request.
 const GAP: usize = 256 << 10;
+
+/// Bytes of each part of a file that its fingerprint reads.
+const SAMPLE: u64 = 64 << 10;
 
 /// An open file whose header agrees with its length.
 pub(super) struct TensorFile {
     path: PathBuf,
     file: File,
-    /// Where the first tensor begins.
+    /// The offset of the first tensor's bytes.
     data: u64,
     header: Metadata,
 }
@@ -38,7 +41,7 @@ impl TensorFile {
         let len = file.metadata().map_err(io)?.len();
         let mut first = [0; 8];
         if len < 8 {
-            return Err(refuse(format!("{len} bytes are no safetensors file; it is cut short or empty")));
+            return Err(refuse(format!("{len} bytes are not a safetensors file; it is cut short or empty")));
         }
         file.read_exact_at(&mut first, 0).map_err(io)?;
         let header_len = u64::from_le_bytes(first);
@@ -65,41 +68,42 @@ impl TensorFile {
         self.header.info(name)
     }
 
-    /// Names in the order of the data.
+    /// The tensors' names in the order of their bytes.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    /// Fills the part of `out` (the rectangle `wanted`, row-major) that the stored tensor has;
-    /// it is the rectangle `stored` of the same true tensor. Types: F32, BF16, F16.
+    /// Fills the part of `out` (the rectangle `wanted`, row-major) that the stored tensor covers; the stored tensor
+    /// is the rectangle `stored` of the same whole tensor. Reads F32, BF16 and F16.
     pub fn copy(&self, info: &TensorInfo, stored: &Rect, wanted: &Rect, out: &mut [f32]) -> Result<()> {
         assert_eq!(out.len(), wanted.len(), "{} elements for a rectangle of {}", out.len(), wanted.len());
         let common = stored.intersect(wanted);
         if common.is_empty() {
             return Ok(());
         }
-        let place = |within: &Rect, row: usize| {
+        // The index of the common rectangle's first element of `row`, in a row-major rectangle.
+        let index = |within: &Rect, row: usize| {
             (row - within.rows.start) * within.cols.len() + common.cols.start - within.cols.start
         };
-        // Rows that lie end to end on both sides are one run.
+        // Rows that are contiguous on both sides are read at once.
         if stored.cols == wanted.cols {
-            let at = place(wanted, common.rows.start);
-            return self.read_run(info, place(stored, common.rows.start), &mut out[at..at + common.len()]);
+            let at = index(wanted, common.rows.start);
+            return self.read_run(info, index(stored, common.rows.start), &mut out[at..at + common.len()]);
         }
         let (each, len) = (rows_a_read(stored, &common, info.dtype.bitsize() / 8), common.cols.len());
         let mut scratch = Vec::new();
         for first in common.rows.clone().step_by(each) {
             let rows = first..(first + each).min(common.rows.end);
             if rows.len() == 1 {
-                let at = place(wanted, first);
-                self.read_run(info, place(stored, first), &mut out[at..at + len])?;
+                let at = index(wanted, first);
+                self.read_run(info, index(stored, first), &mut out[at..at + len])?;
                 continue;
             }
-            let start = place(stored, first);
-            scratch.resize(place(stored, rows.end - 1) + len - start, 0.0);
+            let start = index(stored, first);
+            scratch.resize(index(stored, rows.end - 1) + len - start, 0.0);
             self.read_run(info, start, &mut scratch)?;
             for row in rows {
-                let (from, to) = (place(stored, row) - start, place(wanted, row));
+                let (from, to) = (index(stored, row) - start, index(wanted, row));
                 out[to..to + len].copy_from_slice(&scratch[from..from + len]);
             }
         }
@@ -128,7 +132,20 @@ impl TensorFile {
         Ok(())
     }
 
-    /// The checksum of a tensor's bytes; `progress` is told of every part read.
+    /// Hashes the file's length, the beginning of its header, and the first and last bytes of its tensors.
+    pub fn fingerprint(&self, hash: &mut blake3::Hasher) -> Result<()> {
+        let io = |e| Error::io(&self.path, e);
+        let len = self.file.metadata().map_err(io)?.len();
+        hash.update(&len.to_le_bytes());
+        let mut part = vec![0; SAMPLE.min(len) as usize];
+        for at in [0, self.data.min(len - part.len() as u64), len - part.len() as u64] {
+            self.file.read_exact_at(&mut part, at).map_err(io)?;
+            hash.update(&part);
+        }
+        Ok(())
+    }
+
+    /// The checksum of a tensor's bytes; `progress` gets the number of bytes just read.
     pub fn checksum(&self, info: &TensorInfo, progress: &mut dyn FnMut(u64)) -> Result<String> {
         let (start, end) = info.data_offsets;
         let (mut hash, mut buffer) = (blake3::Hasher::new(), vec![0; CHUNK.min(end - start)]);
@@ -144,14 +161,14 @@ impl TensorFile {
     }
 }
 
-/// Rows of `common` that one read fetches from the tensor `stored`, with what lies between them. A
-/// tensor-parallel rank's columns of a wide matrix would be thousands of reads of a few kB else.
+/// How many rows of `common` one read of the tensor `stored` covers, with the bytes between them. Otherwise a
+/// tensor-parallel rank's columns of a wide matrix would take thousands of reads of a few kB.
 fn rows_a_read(stored: &Rect, common: &Rect, size: usize) -> usize {
     let (row, wanted) = (stored.cols.len() * size, common.cols.len() * size);
     if row - wanted <= GAP { (BLOCK / row).max(1) } else { 1 }
 }
 
-/// Writes tensors one after another; the header goes into room kept for it in front.
+/// Writes tensors one after another; the header goes into space reserved at the front.
 pub(super) struct TensorWriter {
     path: PathBuf,
     file: File,
@@ -161,7 +178,7 @@ pub(super) struct TensorWriter {
 }
 
 impl TensorWriter {
-    /// `room`: bytes for the header; what it does not fill becomes spaces.
+    /// `room`: bytes reserved for the header, which is padded with spaces.
     pub fn create(path: &Path, room: usize) -> Result<TensorWriter> {
         let io = |e| Error::io(path, e);
         let mut file = File::create_new(path).map_err(io)?;
@@ -173,12 +190,12 @@ impl TensorWriter {
         &self.path
     }
 
-    /// Bytes of tensors so far.
+    /// Bytes of tensors written so far.
     pub fn len(&self) -> usize {
         self.end
     }
 
-    /// Declares the next tensor; exactly its bytes must follow through [`Self::write`].
+    /// Declares the next tensor; the calls of [`Self::write`] that follow must write exactly its bytes.
     pub fn begin(&mut self, name: String, dtype: Dtype, shape: Vec<usize>) {
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
         let start = self.tensors.last().map_or(0, |(_, info)| info.data_offsets.1);
@@ -201,14 +218,13 @@ impl TensorWriter {
         self.file.write_all(&(self.room as u64).to_le_bytes()).map_err(io)?;
         self.file.write_all(&header).map_err(io)?;
         self.file.sync_all().map_err(io)?;
-        // Whoever reads it back is to ask the disk, not the memory that it was written from; a file
-        // system that keeps no such memory may refuse.
+        // Drops the page cache, so that reading back asks the disk. File systems without a page cache may refuse.
         let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         Ok(())
     }
 }
 
-/// The header's text, as the safetensors library writes it: a multiple of 8 bytes.
+/// The header's text as the safetensors library writes it, padded to a multiple of 8 bytes.
 pub(super) fn header(tensors: Vec<(String, TensorInfo)>, metadata: Option<HashMap<String, String>>) -> Vec<u8> {
     let header = Metadata::new(metadata, tensors).expect("tensors were laid end to end");
     let mut text = serde_json::to_vec(&header).expect("names and numbers are JSON");
@@ -231,14 +247,14 @@ mod tests {
         // down_proj of 70 billion parameters over 8 ranks, in bf16: 113 reads, not 8192.
         assert_eq!(rows([8192, 28672], 3584..7168), 73);
         assert_eq!(rows([8192, 28672], 0..1), 73);
-        // Rows far from each other are fetched alone.
+        // Rows far from each other are read one by one.
         assert_eq!(rows([8192, 1 << 20], 0..1000), 1);
         assert_eq!(rows([8192, 1 << 20], 0..(1 << 20) - 1000), 2);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
-        /// Of matrices that take several blocks and of narrow ones, in both widths.
+        /// For matrices that take several blocks and for narrow ones, in both widths.
         #[test]
         fn any_rectangle_of_a_matrix(
             rows in 1usize..700, cols in prop_oneof![1usize..20, 2000usize..9000, Just(80_000)],
@@ -251,7 +267,7 @@ mod tests {
                 let (a, b) = (a % (len + 1), b % (len + 1));
                 a.min(b)..a.max(b)
             };
-            // The file has a part of the true matrix, another part is wanted.
+            // The file holds a part of the whole matrix, and another part is read.
             let value = |row: usize, col: usize| bf16::from_f32((row * 31 + col * 7) as f32);
             let stored = Rect { rows: 3..3 + rows, cols: 5..5 + cols };
             let wanted = Rect {
@@ -271,8 +287,8 @@ mod tests {
             let file = TensorFile::open(&path).unwrap();
             let mut out = vec![-1.0; wanted.len()];
             file.copy(file.info("x").unwrap(), &stored, &wanted, &mut out).unwrap();
-            let place = wanted.rows.clone().flat_map(|r| wanted.cols.clone().map(move |c| (r, c)));
-            for ((r, c), got) in place.zip(out) {
+            let positions = wanted.rows.clone().flat_map(|r| wanted.cols.clone().map(move |c| (r, c)));
+            for ((r, c), got) in positions.zip(out) {
                 let there = stored.rows.contains(&r) && stored.cols.contains(&c);
                 prop_assert_eq!(got, if there { value(r, c).to_f32() } else { -1.0 }, "row {}, column {}", r, c);
             }

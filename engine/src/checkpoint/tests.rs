@@ -1,4 +1,4 @@
-//! What the tests of checkpoints share: a small model, states to save, several ranks in threads.
+//! What the tests of checkpoints share: a small model, states to save, ranks as threads.
 
 mod beside;
 mod crashes;
@@ -29,7 +29,7 @@ fn header(step: u64) -> Header {
     }
 }
 
-/// The state of a tensor: bits that no arithmetic would leave alone, among them NaNs.
+/// The state of a tensor: random bits, among them NaNs, which no arithmetic would preserve.
 fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     let mut bytes = vec![0; tensor.len() * 4];
@@ -44,13 +44,13 @@ fn piece(tensor: &TensorSpec, kind: StateKind, rect: Rect) -> Piece {
     Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind, data: data.into() }
 }
 
-/// All states of the model, whole.
+/// All states of the model, each tensor in one piece.
 fn whole_pieces() -> impl Iterator<Item = Piece> {
     let tensors = all_tensors(&model()).into_iter();
     tensors.flat_map(|t| KINDS.map(|kind| piece(&t, kind, Rect::whole(t.shape()))))
 }
 
-/// Begun and finished at once.
+/// Saves and waits for the save.
 fn save(
     run: &Path,
     comm: &impl Exchange,
@@ -84,11 +84,11 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The message of an error that is the user's to mend.
+/// The message of a user's mistake.
 fn refusal<T>(result: crate::error::Result<T>) -> String {
     match result {
         Err(Error::User(what)) => what,
-        Err(Error::Run(what)) => panic!("not a refusal: {what}"),
+        Err(Error::Run(what)) => panic!("a failed run: {what}"),
         Ok(_) => panic!("it was accepted"),
     }
 }
@@ -99,21 +99,21 @@ struct Threads<'a> {
     meeting: &'a Meeting,
 }
 
-/// Where they exchange what they have: each one's bytes, and how many have come and gone so far.
+/// Where the threads exchange bytes: the bytes of each, and how many have arrived and left so far.
 struct Meeting {
     bytes: Mutex<(Vec<Vec<u8>>, usize)>,
     changed: Condvar,
 }
 
 impl Meeting {
-    /// Counts this rank and waits for the others of its round; for one that panicked not forever.
+    /// Counts this rank and waits for the others of its round, with a limit in case one panicked.
     fn wait(&self, mut bytes: MutexGuard<(Vec<Vec<u8>>, usize)>) {
         let ranks = bytes.0.len();
         let all = bytes.1 / ranks * ranks + ranks;
         bytes.1 += 1;
         self.changed.notify_all();
         let waited = self.changed.wait_timeout_while(bytes, Duration::from_secs(60), |bytes| bytes.1 < all).unwrap();
-        assert!(!waited.1.timed_out(), "another rank did not come");
+        assert!(!waited.1.timed_out(), "another rank did not arrive");
     }
 }
 
@@ -137,7 +137,7 @@ impl Exchange for Threads<'_> {
     }
 }
 
-/// What `work` gives on each of several ranks.
+/// The results of `work` on each of several ranks.
 fn on_ranks<T: Send>(ranks: usize, work: impl Fn(&Threads) -> T + Sync) -> Vec<T> {
     let meeting = Meeting { bytes: Mutex::new((vec![Vec::new(); ranks], 0)), changed: Condvar::new() };
     std::thread::scope(|scope| {

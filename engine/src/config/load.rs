@@ -4,7 +4,7 @@ use super::document::Document;
 use super::origins::Origins;
 use super::{BackendKind, Config, Load, Precision, Ranks, Source, hf};
 use crate::error::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 impl Config {
     /// The file at `path`, overridden by the `KEY=VALUE` of each `--set`; the files that it names must exist.
@@ -55,6 +55,7 @@ impl Config {
         match &self.train.load {
             Load::Random => Ok(()),
             Load::HuggingFace(dir) if dir.join("config.json").is_file() => hf::must_fit(&self.model, dir),
+            Load::HuggingFace(_) if has_checkpoint(&self.checkpoint.dir) => Ok(()),
             Load::HuggingFace(dir) => Err(Error::user(format!(
                 "train.load = \"hf:{}\": there is no config.json in this directory",
                 dir.display()
@@ -79,16 +80,20 @@ impl Config {
 /// Fills the keys of `[model]` that the file leaves out from the `config.json` in `hf = "DIR"`.
 fn fill_from_hf(document: &mut Document) -> Result<()> {
     let Document { table, origins } = document;
+    let run = table.get("checkpoint").and_then(|table| table.get("dir")?.as_str()).map(PathBuf::from);
     let Some(toml::Value::Table(model)) = table.get_mut("model") else { return Ok(()) };
     let Some(toml::Value::String(dir)) = model.get("hf") else { return Ok(()) };
     if dir.is_empty() {
         return Err(origins.bad("model.hf", "\"\"", "must name the directory of a config.json"));
     }
     let dir = Path::new(dir);
-    if !dir.join("config.json").is_file() {
+    let found = match dir.join("config.json").is_file() {
+        true => Some(hf::model_table(dir)?),
+        false => run.map_or(Ok(None), |run| model_of_run(&run))?,
+    };
+    let Some((theirs, places)) = found else {
         return Err(origins.bad("model.hf", dir.display(), "there is no config.json in this directory"));
-    }
-    let (theirs, places) = hf::model_table(dir)?;
+    };
     origins.put("model/hf", format!("{} and {}: model", origins.file(), places.file()));
     for (key, value) in theirs {
         if !model.contains_key(&key) {
@@ -97,6 +102,27 @@ fn fill_from_hf(document: &mut Document) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The `[model]` table that a run with a checkpoint wrote when it started: it continues from its own files where the
+/// directory of its base model is gone.
+fn model_of_run(run: &Path) -> Result<Option<(toml::Table, Origins)>> {
+    let (resolved, source) = (run.join("config.toml"), run.join("source"));
+    if !has_checkpoint(run) {
+        return Ok(None);
+    }
+    if resolved.is_file() {
+        let Document { mut table, origins } = Document::open(&resolved, "checkpoint.dir")?;
+        let Some(toml::Value::Table(mut model)) = table.remove("model") else { return Ok(None) };
+        model.remove("hf");
+        return Ok(Some((model, origins)));
+    }
+    // An imported checkpoint that no run has continued yet.
+    source.join("config.json").is_file().then(|| hf::model_table(&source)).transpose()
+}
+
+fn has_checkpoint(run: &Path) -> bool {
+    run.join("checkpoints/latest").is_file()
 }
 
 fn check_source(source: &Source, key: &str) -> Result<()> {

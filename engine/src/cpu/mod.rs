@@ -144,11 +144,11 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::copy(self.workers(), host, data_mut(to));
     }
 
-    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> HostCopy<T> {
-        HostCopy(self.download(x))
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Copied<T> {
+        Copied(self.download(x))
     }
 
-    fn wait_host<T: Elem>(&self, fetch: HostCopy<T>) -> Result<Vec<T>, Fault> {
+    fn wait_host<T: Elem>(&self, fetch: Copied<T>) -> Result<Vec<T>, Fault> {
         fetch.wait()
     }
 

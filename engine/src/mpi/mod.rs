@@ -1,9 +1,9 @@
-//! MPI for the host: starting and ending, splitting, small messages. Non-blocking collectives on tensors are
-//! `cpu/group.rs`.
+//! MPI for the host side: start, abort, communicators and small messages. The non-blocking collectives on tensors
+//! live in `cpu/group.rs`.
 //!
-//! All MPI calls are made on the main thread (level Funneled); [`Comm`] is not `Send`.
+//! All MPI calls are made on the main thread (`MPI_THREAD_FUNNELED`); [`Comm`] is not `Send`.
 
-mod ending;
+mod abort;
 pub mod nodes;
 
 use crate::error::{Error, Result};
@@ -15,58 +15,66 @@ use mpi::topology::{Color, Communicator, SimpleCommunicator};
 use mpi::traits::{CommunicatorCollectives, Root};
 use std::sync::Arc;
 
-/// All ranks of the run. Declared so that the communicator goes before MPI is finalized.
+/// All ranks of the run. The fields are in drop order: the communicator is freed before MPI is finalized.
 pub struct World {
     comm: Comm,
-    place: Arc<RankProgress>,
+    progress: Arc<RankProgress>,
     _universe: Universe,
 }
 
-/// Some of the ranks, in an order of their own.
+/// An MPI communicator.
 pub struct Comm(SimpleCommunicator);
 
 impl World {
-    /// Starts MPI; a run without mpirun is a world of one rank. From here on a panic ends all ranks.
+    /// Initializes MPI; without mpirun the world has one rank. From here on a panic ends all ranks.
     pub fn start() -> Result<World> {
         let (universe, level) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| Error::run("MPI was already initialized in this process"))?;
         if level < Threading::Funneled {
             return Err(Error::run(format!("this MPI library gives thread level {level:?}; Funneled is needed")));
         }
-        let (comm, place) = (Comm(universe.world()), Arc::<RankProgress>::default());
-        place.is_rank(comm.rank());
-        ending::end_all_on_panic(Arc::clone(&place));
-        Ok(World { comm, place, _universe: universe })
+        let (comm, progress) = (Comm(universe.world()), Arc::<RankProgress>::default());
+        progress.is_rank(comm.rank());
+        abort::end_all_on_panic(Arc::clone(&progress));
+        Ok(World { comm, progress, _universe: universe })
     }
 
     pub fn comm(&self) -> &Comm {
         &self.comm
     }
 
-    /// Where this rank is; said if it ends with a panic or an error of its own.
+    /// The step and phase that this rank is in, which the message of a panic or an abort names.
     pub fn whereabouts(&self) -> Arc<RankProgress> {
-        self.place.clone()
+        self.progress.clone()
     }
 
-    /// From here on rank r is the process that was rank `order[r]`. All ranks call it together, with the same order.
+    /// Renumbers the ranks: rank r becomes the process that was rank `order[r]`. Collective; every rank passes the
+    /// same order.
     pub fn reorder(&mut self, order: &[usize]) {
         let me = self.comm.rank();
         let rank = order.iter().position(|&process| process == me).expect("an order names every rank");
         self.comm = self.comm.split(0, rank);
-        self.place.is_rank(rank);
+        self.progress.is_rank(rank);
     }
 
-    /// Ends every rank. For a failure that the other ranks do not know of; where several fail alike, one says it.
+    /// Ends every rank, for a failure that the other ranks do not know of. Where several ranks fail with the same
+    /// message, one of them prints it.
     pub fn abort(&self, error: &Error) -> ! {
         let what = error.to_string();
-        let say = || ending::say_line(format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.place));
-        ending::end_all(&self.place, &what, say, error.exit_code())
+        let print = || abort::print_line(format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.progress));
+        abort::end_all(&self.progress, &what, print, error.exit_code())
     }
 }
 
-/// Ends this process at once, without what runs at an orderly end; mpirun ends the other ranks. For any thread.
+/// Ends this process at once, without exit handlers; mpirun then ends the other ranks. May be called on any thread.
 pub fn end_process(code: i32) -> ! {
-    ending::end_this(code)
+    abort::end_this(code)
+}
+
+/// The name and version of the MPI library, as in "Open MPI v4.1.4".
+pub fn library() -> String {
+    let version = mpi::environment::library_version().unwrap_or_else(|_| "unknown MPI library".into());
+    version.split([',', '\n']).next().unwrap_or_default().trim_end_matches('\0').trim().to_string()
 }
 
 /// This machine's name.
@@ -89,7 +97,7 @@ impl Comm {
         Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
     }
 
-    /// The ranks that can share memory with this one, in their order here: those of its node.
+    /// The ranks of this rank's node (those that can share memory with it), in their order here.
     pub fn split_node(&self) -> Comm {
         Comm(self.0.split_shared(self.0.rank()))
     }
@@ -100,7 +108,7 @@ impl Comm {
 
     /// Every rank's bytes, in rank order, on every rank.
     pub fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
-        // A last byte of no meaning: the address of an empty slice is 1, which Open MPI reads as MPI_IN_PLACE.
+        // One byte of padding: the address of an empty slice is 1, which Open MPI takes for MPI_IN_PLACE.
         let mine = &[mine, &[0]].concat()[..];
         let mut counts = vec![0i32; self.size()];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
@@ -110,7 +118,7 @@ impl Comm {
         parts(&all, &starts, &counts)
     }
 
-    /// Every rank's bytes, in rank order, on rank 0; nothing on the others.
+    /// Every rank's bytes, in rank order, on rank 0; `None` on the others.
     pub fn gather_bytes(&self, mine: &[u8]) -> Option<Vec<Vec<u8>>> {
         let mine = &[mine, &[0]].concat()[..];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
@@ -139,20 +147,25 @@ impl Comm {
         bytes
     }
 
-    /// All ranks succeed or all get the error of the first rank that did not.
+    /// Ok only where every rank is; otherwise every rank gets the error of the first rank that failed, with that
+    /// rank and its host. Rank 0's error is not prefixed: it reads as in a run of one rank.
     pub fn agree<T>(&self, mine: Result<T>) -> Result<T> {
         let verdict = match &mine {
             Ok(_) => Vec::new(),
-            Err(error) => [&[error.exit_code() as u8], error.to_string().as_bytes()].concat(),
+            Err(error) => {
+                let prefix =
+                    if self.rank() == 0 { String::new() } else { format!("rank {} on {}: ", self.rank(), host()) };
+                format!("{}{prefix}{error}", error.exit_code()).into_bytes()
+            }
         };
         let verdicts = self.all_gather_bytes(&verdict);
-        match verdicts.iter().enumerate().find(|(_, v)| !v.is_empty()) {
+        match verdicts.into_iter().find(|verdict| !verdict.is_empty()) {
             None => mine,
-            Some((rank, verdict)) => Err(named(verdict, rank)),
+            Some(verdict) => Err(decode_error(&verdict)),
         }
     }
 
-    /// What only rank 0 does, its result known to all.
+    /// Work that only rank 0 does; every rank gets its result.
     pub fn on_first(&self, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let mine = if self.rank() == 0 { work() } else { Ok(Vec::new()) };
         self.agree(mine).map(|bytes| self.broadcast_bytes(bytes))
@@ -163,7 +176,7 @@ impl Comm {
     }
 }
 
-/// Where the messages of all ranks begin, and room for them.
+/// The offset of each rank's message in one buffer, and the buffer.
 fn space(counts: &[i32]) -> (Vec<i32>, Vec<u8>) {
     let mut end = 0i32;
     let begin = |n: &i32| {
@@ -175,14 +188,13 @@ fn space(counts: &[i32]) -> (Vec<i32>, Vec<u8>) {
     (starts, vec![0; end as usize])
 }
 
-/// The messages, without their last byte.
+/// The messages, without their byte of padding.
 fn parts(all: &[u8], starts: &[i32], counts: &[i32]) -> Vec<Vec<u8>> {
     starts.iter().zip(counts).map(|(&at, &n)| all[at as usize..(at + n - 1) as usize].to_vec()).collect()
 }
 
-/// The error that `agree` sent. Rank 0's reads as if it were alone.
-fn named(verdict: &[u8], rank: usize) -> Error {
+/// The error that [`Comm::agree`] sent: the digit of its exit code, then its message.
+fn decode_error(verdict: &[u8]) -> Error {
     let what = String::from_utf8_lossy(&verdict[1..]).into_owned();
-    let what = if rank == 0 { what } else { format!("rank {rank}: {what}") };
-    if verdict[0] == 2 { Error::User(what) } else { Error::Run(what) }
+    if verdict[0] == b'2' { Error::User(what) } else { Error::Run(what) }
 }

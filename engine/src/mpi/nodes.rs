@@ -1,9 +1,9 @@
-//! Which process runs on which node, asked of MPI: processes that can share memory are a node.
+//! Which process runs on which node, according to MPI: processes that can share memory form a node.
 
 use crate::layout::placement::RankSlot;
 use crate::mpi::{Comm, host};
 
-/// The seat of every process of `comm`, by rank, on every process. All call it together.
+/// The node and local rank of every process of `comm`, by rank, on every process. Collective.
 pub fn seats(comm: &Comm) -> Vec<RankSlot> {
     let node = comm.split_node();
     let first = node.broadcast_bytes(comm.rank().to_string().into_bytes());
@@ -12,15 +12,15 @@ pub fn seats(comm: &Comm) -> Vec<RankSlot> {
     numbered(all.iter().map(|bytes| parse(&String::from_utf8_lossy(bytes))).collect())
 }
 
-/// (first process of the node, place on it, host)
+/// (first process of the node, local rank on it, host)
 fn parse(text: &str) -> (usize, usize, String) {
     let mut words = text.splitn(3, ' ');
-    let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a seat as it was written above");
+    let mut number = || words.next().and_then(|word| word.parse().ok()).expect("`seats` wrote it");
     let (first, local) = (number(), number());
     (first, local, words.next().unwrap_or_default().to_string())
 }
 
-/// A node's first process stands for it, so that two nodes of one name stay two.
+/// Numbers the nodes by their first process: two nodes with the same name stay two.
 fn numbered(all: Vec<(usize, usize, String)>) -> Vec<RankSlot> {
     let mut firsts: Vec<usize> = all.iter().map(|&(first, ..)| first).collect();
     firsts.sort_unstable();

@@ -1,5 +1,5 @@
-//! The whole tensors from what the ranks hold of them; and whether each element is held, answered for once, and
-//! the same wherever it is held.
+//! Assembles the whole tensors from the ranks' shards, and checks that every element is held, has exactly one owner,
+//! and is equal on all ranks that hold it.
 
 use crate::config::Config;
 use crate::layout::mesh::Mesh;
@@ -7,36 +7,36 @@ use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use crate::model::rect::Rect;
 
-/// The tensors in the order of the inventory.
+/// The tensors in the order of [`all_tensors`].
 pub struct Assembled {
     pub values: Vec<Vec<f32>>,
-    /// What is wrong, in words: of the first tensor, and of how many more.
+    /// A sentence about the first wrong tensor, with the number of the others.
     pub fault: Option<String>,
 }
 
-/// One element as far as ranks have been looked at.
+/// One element, by the ranks looked at so far.
 #[derive(Clone, Copy, Default)]
 struct Element {
     value: f32,
     /// The first rank that holds it.
     holder: Option<usize>,
-    /// Ranks that count it in the norm and save it.
-    answer: usize,
-    /// A rank that holds something else.
+    /// How many ranks own it: count it in the gradient norm and save it.
+    owners: usize,
+    /// The first rank that holds another value.
     dissenter: Option<usize>,
 }
 
-/// `masters`: of each rank of `mesh` its shards, bucket after bucket.
+/// `masters`: for each rank of `mesh`, its shards of the master weights, bucket after bucket.
 pub fn assemble(config: &Config, mesh: &Mesh, masters: &[&[f32]]) -> Assembled {
     assert_eq!(masters.len(), mesh.ranks(), "weights of the mesh's ranks");
     let specs = all_tensors(&config.model);
     let mut tensors: Vec<Vec<Element>> = specs.iter().map(|spec| vec![Element::default(); spec.len()]).collect();
     for (rank, masters) in masters.iter().enumerate() {
-        shards(config, mesh, rank, masters, |name, rect, answers, values| {
+        for_each_shard(config, mesh, rank, masters, |name, rect, owns, values| {
             let i = specs.iter().position(|spec| spec.name == name).expect("a rank holds tensors of the model");
             let width = specs[i].shape()[1];
-            let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * width + col));
-            places.zip(values).for_each(|(at, value)| tensors[i][at].add(rank, *value, answers));
+            let indices = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * width + col));
+            indices.zip(values).for_each(|(at, value)| tensors[i][at].add(rank, *value, owns));
         });
     }
     let wrong = |(spec, tensor): (&TensorSpec, &Vec<Element>)| Some(format!("{} {}", spec.name, fault(tensor)?));
@@ -47,18 +47,24 @@ pub fn assemble(config: &Config, mesh: &Mesh, masters: &[&[f32]]) -> Assembled {
     Assembled { values: tensors.iter().map(|tensor| tensor.iter().map(|e| e.value).collect()).collect(), fault }
 }
 
-/// Calls `each(tensor, rectangle, answers, elements)` for what `rank` has a master of.
-fn shards(config: &Config, mesh: &Mesh, rank: usize, masters: &[f32], mut each: impl FnMut(&str, &Rect, bool, &[f32])) {
+/// Calls `each(tensor, rectangle, owns, elements)` for every rectangle that `rank` holds a master weight of.
+fn for_each_shard(
+    config: &Config,
+    mesh: &Mesh,
+    rank: usize,
+    masters: &[f32],
+    mut each: impl FnMut(&str, &Rect, bool, &[f32]),
+) {
     let rank_layout = RankLayout::new(config, mesh.clone(), rank);
     let members = rank_layout.optimizer_members(config);
     let me = members.iter().position(|&member| member == rank).expect("a rank is in its own group");
-    let answers = config.parallel.distributed_optimizer || rank_layout.dp.0 == 0;
+    let owns = config.parallel.distributed_optimizer || rank_layout.dp.0 == 0;
     let mut rest = masters;
     for bucket in rank_layout.buckets(config) {
         let shard = bucket.shard(me, members.len());
         let (values, after) = rest.split_at(shard.len());
         for part in bucket.parts(&shard) {
-            each(&part.tensor.name, &part.rect, part.owned && answers, &values[part.at..part.at + part.rect.len()]);
+            each(&part.tensor.name, &part.rect, part.owned && owns, &values[part.at..part.at + part.rect.len()]);
         }
         rest = after;
     }
@@ -66,8 +72,8 @@ fn shards(config: &Config, mesh: &Mesh, rank: usize, masters: &[f32], mut each: 
 }
 
 impl Element {
-    fn add(&mut self, rank: usize, value: f32, answers: bool) {
-        self.answer += usize::from(answers);
+    fn add(&mut self, rank: usize, value: f32, owns: bool) {
+        self.owners += usize::from(owns);
         match self.holder {
             None => (self.value, self.holder) = (value, Some(rank)),
             Some(_) if value.to_bits() != self.value.to_bits() => self.dissenter = self.dissenter.or(Some(rank)),
@@ -79,9 +85,9 @@ impl Element {
 /// The first fault of a tensor.
 fn fault(tensor: &[Element]) -> Option<String> {
     tensor.iter().find_map(|element| match element {
-        Element { holder: None, .. } => Some("is not held whole".to_string()),
+        Element { holder: None, .. } => Some("has an element that no rank holds".to_string()),
         Element { holder: Some(a), dissenter: Some(b), .. } => Some(format!("differs between ranks {a} and {b}")),
-        Element { answer: 1, .. } => None,
-        Element { answer, .. } => Some(format!("is answered for by {answer} ranks")),
+        Element { owners: 1, .. } => None,
+        Element { owners, .. } => Some(format!("has an element with {owners} owners")),
     })
 }

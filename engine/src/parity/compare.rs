@@ -1,5 +1,5 @@
-//! What a layout trained, held to what one rank did: losses, gradient norms, final weights; and what several
-//! ranks hold of the same, bit for bit.
+//! Compares a layout's run with the one-rank run: losses, gradient norms and final weights within bounds. What several
+//! ranks hold redundantly must be equal bit for bit.
 
 use super::assemble::assemble;
 use crate::config::Config;
@@ -9,36 +9,36 @@ use crate::model::param_specs::all_tensors;
 use crate::mpi::Comm;
 use serde::{Deserialize, Serialize};
 
-/// How far a layout may be from one rank.
+/// The largest differences from the one-rank run that count as agreement.
 pub mod bounds {
-    /// Of a step's loss, relative.
+    /// Relative difference of a step's loss.
     pub const LOSS: f64 = 1e-5;
-    /// Of a step's gradient norm, relative.
+    /// Relative difference of a step's gradient norm.
     pub const GRAD_NORM: f64 = 1e-4;
-    /// Of a tensor after the last step, as a share of the distance that it was trained.
+    /// L2 distance of a tensor after the last step, as a share of the L2 distance that training moved it.
     pub const WEIGHTS: f64 = 1e-3;
 }
 
-/// What one rank has at the end.
+/// The result of one rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     /// Loss and gradient norm of each step.
     pub steps: Vec<[f64; 2]>,
-    /// Its shards of the master weights, bucket after bucket.
+    /// The rank's shards of the master weights after the last step, bucket after bucket.
     pub masters: Vec<f32>,
 }
 
-/// The one-rank run, tensor by tensor in the order of the inventory.
+/// The one-rank run; its tensors are in the order of [`all_tensors`].
 pub struct Reference {
-    /// Loss and gradient norm of each.
+    /// Loss and gradient norm of each step.
     pub steps: Vec<[f64; 2]>,
-    /// Before the first step.
+    /// The master weights before the first step.
     pub first: Vec<Vec<f32>>,
-    /// After the last.
+    /// The master weights after the last step.
     pub last: Vec<Vec<f32>>,
 }
 
-/// The largest differences of a layout from one rank, and what is wrong in words.
+/// The largest differences of a layout from the one-rank run, and a sentence for each fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     pub loss: f64,
@@ -48,13 +48,13 @@ pub struct Outcome {
 }
 
 impl Run {
-    /// Steps, then weights.
+    /// The number of steps, the steps, then the weights.
     pub fn to_bytes(&self) -> Vec<u8> {
         let steps = (self.steps.len() as u64).to_le_bytes();
         [&steps, bytemuck::cast_slice(&self.steps), bytemuck::cast_slice(&self.masters)].concat()
     }
 
-    pub fn of_bytes(bytes: &[u8]) -> Run {
+    pub fn from_bytes(bytes: &[u8]) -> Run {
         let (steps, rest) = bytes.split_at(8);
         let steps = u64::from_le_bytes(steps.try_into().expect("eight bytes were split off")) as usize;
         let (steps, masters) = rest.split_at(16 * steps);
@@ -63,19 +63,20 @@ impl Run {
 }
 
 impl Reference {
-    /// On all ranks of `comm` what its first gives: the masters before the run of `config` on one rank, and the run.
-    pub fn shared(comm: &Comm, config: &Config, one: Option<(Vec<f32>, Run)>) -> Result<Reference> {
+    /// The reference on all ranks of `comm`, from rank 0's `one`: the master weights before the one-rank run of
+    /// `config`, and that run. Collective.
+    pub fn broadcast(comm: &Comm, config: &Config, one: Option<(Vec<f32>, Run)>) -> Result<Reference> {
         let bytes = |one: (Vec<f32>, Run)| (bytemuck::cast_slice(&one.0).to_vec(), one.1.to_bytes());
         let (first, run) = one.map(bytes).unwrap_or_default();
         let first: Vec<f32> = bytemuck::pod_collect_to_vec(&comm.broadcast_bytes(first));
-        let Run { steps, masters } = Run::of_bytes(&comm.broadcast_bytes(run));
+        let Run { steps, masters } = Run::from_bytes(&comm.broadcast_bytes(run));
         let mesh = config.mesh(1)?;
         let [first, last] = [first, masters].map(|masters: Vec<f32>| assemble(config, &mesh, &[&masters[..]]).values);
         Ok(Reference { steps, first, last })
     }
 }
 
-/// Of the runs of all ranks of `mesh`.
+/// Compares the runs of all ranks of `mesh` with the reference.
 pub fn outcome(config: &Config, mesh: &Mesh, runs: &[Run], reference: &Reference) -> Outcome {
     let mut faults = Vec::new();
     let [loss, grad_norm] = [("loss", bounds::LOSS), ("gradient norm", bounds::GRAD_NORM)];
@@ -88,7 +89,8 @@ pub fn outcome(config: &Config, mesh: &Mesh, runs: &[Run], reference: &Reference
     Outcome { loss, grad_norm, weights, faults }
 }
 
-/// The largest difference of one number of each step; a fault names the first step that is too far off.
+/// The largest relative difference of one number of the steps (`which`: 0 loss, 1 gradient norm). A fault names the
+/// first step beyond the bound.
 fn steps(
     runs: &[Run],
     reference: &Reference,
@@ -103,12 +105,12 @@ fn steps(
     }
     let bits = |run: &Run| run.steps.iter().map(|step| step[which].to_bits()).collect::<Vec<_>>();
     if let Some(rank) = runs.iter().position(|run| bits(run) != bits(&runs[0])) {
-        faults.push(format!("{name} on rank {rank} is not rank 0's"));
+        faults.push(format!("{name} on rank {rank} differs from rank 0's"));
     }
     offs.into_iter().fold(0.0, f64::max)
 }
 
-/// The largest difference of a tensor; a fault says how many are too far off, and which is the furthest.
+/// The largest difference of a tensor. A fault gives the number of tensors beyond the bound, and names the worst.
 fn weights(config: &Config, got: &[Vec<f32>], reference: &Reference, faults: &mut Vec<String>) -> f64 {
     let tensor =
         |i: usize| off(distance(&got[i], &reference.last[i]), distance(&reference.first[i], &reference.last[i]));
@@ -121,7 +123,7 @@ fn weights(config: &Config, got: &[Vec<f32>], reference: &Reference, faults: &mu
     offs[worst]
 }
 
-/// |difference / size|; what is not a number is infinitely far off.
+/// |difference / size|; infinite where that is not a number.
 fn off(difference: f64, size: f64) -> f64 {
     match difference == 0.0 {
         true => 0.0,

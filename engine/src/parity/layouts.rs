@@ -16,7 +16,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The reference that all others are compared with.
+    /// The one-rank run that all others are compared with.
     pub const ONE: Layout = Layout {
         tensor: 1,
         pipeline: 1,
@@ -27,8 +27,8 @@ impl Layout {
         recompute: Recompute::None,
     };
 
-    /// Every combination on at most `ranks` ranks except [`Layout::ONE`], those of most ranks first, whether the model
-    /// can have it or not. Sequence parallelism needs several tensor-parallel ranks.
+    /// Every combination on at most `ranks` ranks except [`Layout::ONE`], those with most ranks first. Sequence
+    /// parallelism is only tried with several tensor-parallel ranks; with one it makes no difference.
     pub fn all(ranks: usize) -> Vec<Layout> {
         let mut all = Vec::new();
         for (tensor, pipeline, data) in degrees(ranks) {
@@ -57,13 +57,13 @@ impl Layout {
         self.tensor * self.pipeline * self.data
     }
 
-    /// One number for each setting.
+    /// One number per axis, for [`super::pairwise`].
     pub fn axes(&self) -> [usize; 7] {
         let (sequence, optimizer) = (self.sequence_parallel.into(), self.distributed_optimizer.into());
         [self.tensor, self.pipeline, self.virtual_pipeline, self.data, sequence, optimizer, self.recompute as usize]
     }
 
-    /// `base` in this layout, with the largest micro-batch up to its own that fits, or why the layout is invalid.
+    /// `base` at this layout, with the largest micro-batch size up to its own that is valid; an error where none is.
     pub fn config(&self, base: &Config) -> Result<Config> {
         let own = self.checked(base, base.train.micro_batch_size);
         let smaller = (1..base.train.micro_batch_size).rev();
@@ -95,23 +95,23 @@ fn degrees(ranks: usize) -> Vec<(usize, usize, usize)> {
     all
 }
 
-/// Layouts of one size, trained side by side.
+/// Layouts with the same number of ranks, trained at the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shift {
-    /// Ranks of each layout.
+    /// Ranks of each layout, and so of a block.
     pub ranks: usize,
-    /// The indices of the layouts that each block of so many neighbouring ranks trains, one after another.
+    /// The indices of the layouts that each block of neighbouring ranks trains, one after another.
     pub blocks: Vec<Vec<usize>>,
 }
 
 impl Shift {
-    /// The block of `rank`; `None` if it is left over.
+    /// The block of `rank`, if it is in one.
     pub fn block_of(&self, rank: usize) -> Option<usize> {
         Some(rank / self.ranks).filter(|&block| block < self.blocks.len())
     }
 }
 
-/// Distributes layouts of these sizes over `ranks` ranks: the largest first, as many at once as the ranks allow.
+/// Assigns layouts with these numbers of ranks to `ranks` ranks: the largest first, as many at once as fit.
 pub fn shifts(sizes: &[usize], ranks: usize) -> Vec<Shift> {
     let mut different: Vec<usize> = sizes.to_vec();
     different.sort_unstable_by(|a, b| b.cmp(a));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_axes_are_those_of_the_issue() {
+    fn every_axis_has_all_its_values() {
         let all = Layout::all(8);
         let axis = |i: usize| all.iter().map(|layout| layout.axes()[i]).collect::<BTreeSet<_>>();
         let want: [&[usize]; 7] = [&[1, 2, 4, 8], &[1, 2, 4], &[1, 2], &[1, 2, 4], &[0, 1], &[0, 1], &[0, 1, 2]];
@@ -183,9 +183,9 @@ mod tests {
         }
         let different: BTreeSet<[usize; 7]> = all.iter().map(Layout::axes).collect();
         assert_eq!(different.len(), all.len());
-        assert!(!all.contains(&Layout::ONE), "held to itself");
+        assert!(!all.contains(&Layout::ONE), "compared with itself");
         assert!(all.iter().all(|layout| layout.ranks() <= 8));
-        // Some 20 stand for all.
+        // About 20 cover all pairs.
         let few = pairwise(&all.iter().map(Layout::axes).collect::<Vec<_>>());
         assert!((12..=24).contains(&few.len()), "{} of {}", few.len(), all.len());
     }

@@ -1,7 +1,7 @@
-//! Does every layout train as one rank does? Small models, all layouts in one process, on the CPU in f32.
+//! Checks that every parallel layout trains like one rank: small models, on the CPU in f32, all layouts in one run.
 //!
-//! `layouts.rs` says which layouts there are and who trains which, `pairwise.rs` chooses some that stand for
-//! all, `trial.rs` trains one, `assemble.rs` puts its weights together, `compare.rs` holds it to the one rank.
+//! `layouts.rs` enumerates the layouts and assigns them to ranks, `pairwise.rs` chooses a covering subset, `trial.rs`
+//! trains one layout, `assemble.rs` gathers its weights, and `compare.rs` compares it with the one-rank run.
 
 mod assemble;
 mod compare;
@@ -21,11 +21,11 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::mpi::Comm;
 
-/// Trains every layout, several at once where there is room, and gives what came out in the order of
-/// `layouts`, on all ranks alike. No layout has more ranks than `comm`; that of `config` does not matter.
+/// Trains every layout, several at once where the ranks allow it, and returns the outcomes in the order of `layouts`,
+/// the same on all ranks. No layout may have more ranks than `comm`; the layout of `config` is not used. Collective.
 ///
-/// `done` is told how many of the layouts that this rank takes part in are behind it, and how many there are.
-/// An error is this rank's alone: the others wait for it.
+/// `done(n, total)` is called at the start and after each layout: n of the `total` layouts that this rank takes part
+/// in are done. An error is known to this rank only, while the others wait for it.
 pub fn run(
     comm: &Comm,
     config: &Config,
@@ -33,21 +33,22 @@ pub fn run(
     layouts: &[Layout],
     mut done: impl FnMut(usize, usize),
 ) -> Result<Vec<Outcome>> {
-    let alone = Layout::ONE.config(config)?;
-    let one = if comm.rank() == 0 { Some(trial::alone(&alone, data)?) } else { None };
-    let reference = Reference::shared(comm, &alone, one)?;
+    let single = Layout::ONE.config(config)?;
+    let one = if comm.rank() == 0 { Some(trial::single_rank(&single, data)?) } else { None };
+    let reference = Reference::broadcast(comm, &single, one)?;
     let sizes: Vec<usize> = layouts.iter().map(Layout::ranks).collect();
     let shifts = shifts(&sizes, comm.size());
     let mine = |shift: &Shift| shift.block_of(comm.rank()).map_or(0, |block| shift.blocks[block].len());
     let (total, mut count) = (shifts.iter().map(mine).sum(), 0);
+    done(count, total);
     let mut outcomes: Vec<(usize, Outcome)> = Vec::new();
     for shift in &shifts {
         let block = shift.block_of(comm.rank());
-        // The ranks that are left over wait in a block of their own.
+        // The ranks that are in no block form a communicator of their own and wait.
         let ranks = comm.split(block.unwrap_or(shift.blocks.len()), comm.rank());
         for &i in block.map_or(&[][..], |block| &shift.blocks[block]) {
-            let outcome = trial::of(&ranks, &layouts[i].config(config)?, data, &reference)?;
-            // One of the block's ranks reports.
+            let outcome = trial::train_and_compare(&ranks, &layouts[i].config(config)?, data, &reference)?;
+            // Only the block's first rank contributes the outcome.
             outcomes.extend((ranks.rank() == 0).then_some((i, outcome)));
             count += 1;
             done(count, total);
@@ -56,7 +57,7 @@ pub fn run(
     Ok(collect(comm, &outcomes))
 }
 
-/// All ranks' outcomes by the numbers of their layouts.
+/// The outcomes of all ranks, sorted by the index of their layout.
 fn collect(comm: &Comm, mine: &[(usize, Outcome)]) -> Vec<Outcome> {
     let text = serde_json::to_vec(mine).expect("numbers and texts become JSON");
     let parse = |bytes: &Vec<u8>| -> Vec<(usize, Outcome)> {

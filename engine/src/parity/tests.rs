@@ -1,4 +1,4 @@
-//! What is wrong with a layout is seen and named.
+//! Every fault of a layout is detected and named.
 
 use super::assemble::assemble;
 use super::compare::{Reference, Run, outcome};
@@ -11,7 +11,7 @@ use crate::model::rect::Rect;
 
 const EIGHT: Layout = Layout { tensor: 4, pipeline: 2, ..Layout::ONE };
 
-/// Two layers, four heads, two of key/value, an odd vocabulary; tied.
+/// A tied model with two layers, four heads, two key/value heads and an odd vocabulary.
 fn config(layout: Layout) -> Config {
     let text = "[model]\narchitecture = \"llama\"\nhidden_size = 16\nintermediate_size = 8\nnum_hidden_layers = 2\n\
          num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 31\nmax_position_embeddings = 32\n\
@@ -21,7 +21,7 @@ fn config(layout: Layout) -> Config {
     layout.config(&Config::from_resolved(text).unwrap()).unwrap()
 }
 
-/// The first weights of `seed` as each rank would hold them.
+/// The initial weights of `seed` as each rank holds them.
 fn masters(config: &Config, ranks: usize, seed: u32) -> Vec<Vec<f32>> {
     let mesh = config.mesh(ranks).unwrap();
     let rank = |rank| {
@@ -46,8 +46,8 @@ fn runs(config: &Config, ranks: usize, seed: u32) -> Vec<Run> {
     masters.map(|masters| Run { steps: vec![[3.0, 1.0], [2.0, 0.5]], masters }).collect()
 }
 
-/// What is said of eight ranks that have done as one has, but for what `change` does to them.
-fn said(change: impl Fn(&mut [Run])) -> Outcome {
+/// The outcome of eight ranks that trained exactly as one rank did, after `change` was applied to them.
+fn outcome_after(change: impl Fn(&mut [Run])) -> Outcome {
     let (one, eight) = (config(Layout::ONE), config(EIGHT));
     let whole = |seed| {
         let masters = masters(&one, 1, seed);
@@ -76,46 +76,52 @@ fn shards_make_the_whole_tensors() {
 }
 
 #[test]
-fn nothing_is_said_of_what_agrees() {
-    assert_eq!(said(|_| ()), Outcome { loss: 0.0, grad_norm: 0.0, weights: 0.0, faults: Vec::new() });
+fn agreement_has_no_faults() {
+    assert_eq!(outcome_after(|_| ()), Outcome { loss: 0.0, grad_norm: 0.0, weights: 0.0, faults: Vec::new() });
 }
 
 #[test]
 fn a_wrong_loss_is_named_by_its_step() {
     let all = |runs: &mut [Run]| runs.iter_mut().for_each(|run| run.steps[1][0] *= 1.0 + 2e-5);
-    assert_eq!(said(all).faults, ["loss from step 2"]);
+    assert_eq!(outcome_after(all).faults, ["loss from step 2"]);
     let nan = |runs: &mut [Run]| runs.iter_mut().for_each(|run| run.steps[0][1] = f64::NAN);
-    assert_eq!((said(nan).faults, said(nan).grad_norm), (vec!["gradient norm from step 1".to_string()], f64::INFINITY));
+    assert_eq!(
+        (outcome_after(nan).faults, outcome_after(nan).grad_norm),
+        (vec!["gradient norm from step 1".to_string()], f64::INFINITY)
+    );
     let within = |runs: &mut [Run]| runs[0].steps[1][0] *= 1.0 + 1e-9;
-    assert_eq!(said(within).faults, ["loss on rank 1 is not rank 0's"]);
+    assert_eq!(outcome_after(within).faults, ["loss on rank 1 differs from rank 0's"]);
 }
 
 #[test]
 fn copies_that_drifted_apart_are_named_with_their_ranks() {
-    // The last bit of the last element, on the last rank of the first stage: of the second norm of layer 0.
+    // Flips the last bit of the last element on the last rank of the first stage: the second norm of layer 0.
     let norm = |runs: &mut [Run]| {
         let last = runs[3].masters.last_mut().unwrap();
         *last = f32::from_bits(last.to_bits() ^ 1);
     };
-    assert_eq!(said(norm).faults, ["model.layers.0.post_attention_layernorm.weight differs between ranks 0 and 3"]);
+    assert_eq!(
+        outcome_after(norm).faults,
+        ["model.layers.0.post_attention_layernorm.weight differs between ranks 0 and 3"]
+    );
     let both = |runs: &mut [Run]| {
         norm(runs);
-        // Sixteen before it is the last of the first norm.
+        // The element 16 before it is the last of the first norm.
         let at = runs[3].masters.len() - 17;
         runs[3].masters[at] += 1e-6;
     };
     let first = "model.layers.0.input_layernorm.weight differs between ranks 0 and 3 (and 1 more)";
-    assert_eq!(said(both).faults, [first]);
-    // The first element of the last stage is of the table that the first holds too.
+    assert_eq!(outcome_after(both).faults, [first]);
+    // The first element of the last stage belongs to the tied embedding, which the first stage holds too.
     let tied = |runs: &mut [Run]| runs[4].masters[0] += 1e-6;
-    let faults = said(tied).faults;
+    let faults = outcome_after(tied).faults;
     assert!(faults.iter().any(|fault| fault.ends_with("differs between ranks 0 and 4")), "{faults:?}");
 }
 
 #[test]
 fn weights_that_went_elsewhere_are_counted() {
     let scaled = |runs: &mut [Run]| runs.iter_mut().flat_map(|run| &mut run.masters).for_each(|w| *w *= 1.01);
-    let outcome = said(scaled);
+    let outcome = outcome_after(scaled);
     assert!(outcome.weights > 1e-3 && outcome.faults.len() == 1, "{outcome:?}");
     assert!(
         outcome.faults[0].starts_with("weights of ") && outcome.faults[0].contains(", worst model."),

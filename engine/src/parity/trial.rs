@@ -1,4 +1,4 @@
-//! One layout, trained from the first weights to the last step, and what of it is compared.
+//! Trains one layout from the initial weights to the last step, and collects what is compared.
 
 use super::compare::{self, Outcome, Reference, Run};
 use crate::batch::Samples;
@@ -16,20 +16,20 @@ use std::rc::Rc;
 
 type Cpu32 = Cpu<f32>;
 
-/// The one-rank run: the weights before it, and itself.
-pub fn alone(config: &Config, data: &dyn Samples) -> Result<(Vec<f32>, Run)> {
+/// The one-rank run: the master weights before it, and the run itself.
+pub fn single_rank(config: &Config, data: &dyn Samples) -> Result<(Vec<f32>, Run)> {
     let mut trainer = trainer(Cpu::new(1), config, 1, 0)?;
     let before = masters(&trainer);
     Ok((before, train(&mut trainer, data)?))
 }
 
-/// Trains on the ranks of `comm`, all of them, and compares. The outcome is the same on all.
-pub fn of(comm: &Comm, config: &Config, data: &dyn Samples, reference: &Reference) -> Result<Outcome> {
-    // A communicator of its own, which goes with the trainer.
+/// Trains on all ranks of `comm` and compares. The outcome is the same on every rank. Collective.
+pub fn train_and_compare(comm: &Comm, config: &Config, data: &dyn Samples, reference: &Reference) -> Result<Outcome> {
+    // A duplicate communicator, which is dropped with the trainer.
     let ranks = Rc::new(comm.split(0, comm.rank()));
     let mut trainer = trainer(Cpu::of(ranks, 1), config, comm.size(), comm.rank())?;
     let run = train(&mut trainer, data)?;
-    let runs: Vec<Run> = comm.all_gather_bytes(&run.to_bytes()).iter().map(|bytes| Run::of_bytes(bytes)).collect();
+    let runs: Vec<Run> = comm.all_gather_bytes(&run.to_bytes()).iter().map(|bytes| Run::from_bytes(bytes)).collect();
     Ok(compare::outcome(config, &trainer.rank_layout.mesh, &runs, reference))
 }
 
@@ -59,7 +59,7 @@ fn train(trainer: &mut Trainer<Cpu32>, data: &dyn Samples) -> Result<Run> {
     Ok(Run { steps, masters: masters(trainer) })
 }
 
-/// This rank's shards, bucket after bucket.
+/// This rank's master weights, bucket after bucket.
 fn masters(trainer: &Trainer<Cpu32>) -> Vec<f32> {
     trainer.optim.shards.iter().flat_map(|shard| trainer.b.download(&shard.state[0].1)).collect()
 }

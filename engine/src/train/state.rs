@@ -1,5 +1,5 @@
-//! The state of a run between the device and what keeps it: masters and moments as rectangles of
-//! the true tensors, and what a resumed run must have in common with the one that it continues.
+//! Moves a run's state between the backend and checkpoints: master weights and moments as rectangles of the unpadded
+//! tensors. It also lists the settings that a resumed run must share with the run that it continues.
 
 use crate::backend::Backend;
 use crate::checkpoint::{Data, Header, Piece, Position, Saved, StateKind};
@@ -12,13 +12,13 @@ use crate::model::rect::Rect;
 use crate::train::optim::{Ownership, STATE};
 use crate::train::trainer::Trainer;
 
-/// Fills the last argument with a rectangle of a tensor, row-major.
+/// Fills its last argument with a rectangle of a tensor, row-major.
 type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
 
-/// Fills this rank's masters from `read(tensor, rectangle, out)`.
+/// Fills this rank's master weights from `read(tensor, rectangle, out)`.
 ///
-/// No other rank takes part, so one that fails can be told of: [`Trainer::cast_main_params`] makes weights
-/// of the masters once all ranks have agreed that they have theirs.
+/// Not collective, so that a rank may fail. Once all ranks have agreed that none did, [`Trainer::cast_main_params`] makes the
+/// weights from the master weights.
 pub fn load_weights<B: Backend>(
     trainer: &mut Trainer<B>,
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
@@ -26,7 +26,7 @@ pub fn load_weights<B: Backend>(
     fill(trainer, StateKind::Master, &mut read)
 }
 
-/// Continues where a checkpoint was taken; [`Trainer::cast_main_params`] follows here, too.
+/// Restores the state and the step of a checkpoint. Not collective; [`Trainer::cast_main_params`] follows here, too.
 pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
     for kind in STATE {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
@@ -35,14 +35,14 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     Ok(())
 }
 
-/// The pieces that this rank answers for; their copies are on the way.
+/// The pieces that this rank owns, with their copies to the host started.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
     let mine = trainer.optim.ownership == Ownership::Owner;
     let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
     shards.flat_map(move |(shard, bucket)| shard.state.iter().map(move |part| (shard, bucket, part))).flat_map(
         move |(shard, bucket, (kind, state))| {
             let piece = move |Part { at, tensor, rect, .. }: Part| {
-                let data = Data::coming(trainer.b.copy_to_host_async(&state.view(at, rect.len(), 1)));
+                let data = Data::pending(trainer.b.copy_to_host_async(&state.view(at, rect.len(), 1)));
                 Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind: *kind, data }
             };
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
@@ -50,11 +50,11 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
     )
 }
 
-/// Bytes that all [`pieces`] of the rank at `rank_layout` take together; none where the run makes no checkpoint.
+/// Bytes of all [`pieces`] of the rank at `rank_layout`; 0 where the run makes no checkpoint.
 pub fn copy_bytes(config: &Config, rank_layout: &RankLayout) -> usize {
     let c = &config.checkpoint;
-    let some = c.at_end || (1..=config.train.steps).contains(&c.interval);
-    if some { STATE.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
+    let saves = c.at_end || (1..=config.train.steps).contains(&c.interval);
+    if saves { STATE.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
 }
 
 /// Whether a checkpoint follows this step.
@@ -62,13 +62,13 @@ pub fn is_saved(config: &Config, step: u64) -> bool {
     is_due(config, step) || (config.checkpoint.at_end && step == config.train.steps)
 }
 
-/// Whether it follows by the interval.
+/// Whether it follows by `checkpoint.interval`.
 pub fn is_due(config: &Config, step: u64) -> bool {
     let interval = config.checkpoint.interval;
     interval > 0 && step.is_multiple_of(interval)
 }
 
-/// What goes into the manifest; `data` is the fingerprint of the samples.
+/// The manifest's record of this run; `data` is the fingerprint of the samples.
 pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> Header {
     let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
     Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, data) }

@@ -1,7 +1,8 @@
-//! `checkpoint`: Hugging Face checkpoints in and out of a run, and a look at the run's own.
+//! `checkpoint`: imports and exports Hugging Face checkpoints, and inspects and verifies a run's own.
 
 use super::tokenizer::or_broken_pipe;
 use crate::progress::Bytes;
+use crate::run_dir::RunDir;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use engine::checkpoint::{self, Export, Header, Position, Saved, StateKind, TensorEntry, source};
@@ -21,7 +22,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a run's first checkpoint, step 0, from a Hugging Face checkpoint
+    /// Make a run's first checkpoint, of step 0, from a Hugging Face checkpoint
     #[command(after_help = "Examples:
   swallow-engine checkpoint import --from models/Llama-3-8B --to runs/8b
 
@@ -30,41 +31,42 @@ enum Command {
         /// Directory with config.json and model.safetensors or its shards
         #[arg(long, value_name = "HF_DIR")]
         from: PathBuf,
-        /// The run's directory, which has no checkpoint yet
+        /// Directory of the run, which must not have a checkpoint yet
         #[arg(long, value_name = "RUN_DIR")]
         to: PathBuf,
     },
-    /// Write a Hugging Face checkpoint from a run's
+    /// Write a checkpoint of a run in Hugging Face's format
     #[command(after_help = "Examples:
   swallow-engine checkpoint export --from runs/7b --to export/7b
-  swallow-engine checkpoint export --from runs/7b/checkpoints/step-00000500 --to export/7b-500 --dtype f32")]
+  swallow-engine checkpoint export --from runs/7b/checkpoints/step-00000500 \\
+      --to export/7b-500 --dtype f32")]
     Export {
-        /// A run (its latest checkpoint) or one of its checkpoints
+        /// Directory of a run (for its latest checkpoint) or of one of its checkpoints
         #[arg(long, value_name = "RUN_DIR[/checkpoints/step-N]")]
         from: PathBuf,
-        /// New, empty, or an earlier export without files of others, which is replaced
+        /// Directory to write: a new or empty one, or an earlier export, which is replaced
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
-        /// bf16 rounds the f32 master weights to nearest even [default: the type of the model that the run
-        /// started from where it is one of these, else bf16]
+        /// Type of the weights; bf16 rounds the f32 master weights to nearest even [default: the type of the
+        /// model that the run started from if it is one of these, else bf16]
         #[arg(long)]
         dtype: Option<Dtype>,
     },
-    /// Show what a checkpoint holds
+    /// Print the tensors, files and step of a checkpoint
     #[command(after_help = "Examples:
   swallow-engine checkpoint inspect runs/7b
   swallow-engine checkpoint inspect runs/7b/checkpoints/step-00000500")]
     Inspect {
-        /// A run (its latest checkpoint) or one of its checkpoints
+        /// Directory of a run (for its latest checkpoint) or of one of its checkpoints
         #[arg(value_name = "RUN_DIR[/checkpoints/step-N]")]
         from: PathBuf,
     },
-    /// Read all of a checkpoint and compare it with its checksums
+    /// Read a whole checkpoint and compare it with its checksums
     #[command(after_help = "Examples:
   swallow-engine checkpoint verify runs/7b
   swallow-engine checkpoint verify runs/7b/checkpoints/step-00000500")]
     Verify {
-        /// A run (its latest checkpoint) or one of its checkpoints
+        /// Directory of a run (for its latest checkpoint) or of one of its checkpoints
         #[arg(value_name = "RUN_DIR[/checkpoints/step-N]")]
         from: PathBuf,
     },
@@ -92,7 +94,8 @@ fn import(from: &Path, run: &Path) -> Result<()> {
         config: model.to_toml(),
         identity: model.identity(),
     };
-    let (bar, mut done) = (Bytes::new("imported", elements(&model) * 4), 0);
+    let _lock = RunDir::lock(run, "--to")?;
+    let (bar, mut done) = (Bytes::new("import", elements(&model) * 4), 0);
     let dir = checkpoint::import(from, run, &model, &header, &mut |n| {
         done += n * 4;
         bar.at(done);
@@ -119,12 +122,12 @@ fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
         model: &model,
         config: hf::config_json(&model, source, dtype),
         dtype,
-        files: saved.run().map(source::handed_on).unwrap_or_default(),
+        files: saved.run().map(source::files).unwrap_or_default(),
         origin: saved.dir().display().to_string(),
     };
     let read =
         |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
-    let (bar, mut done) = (Bytes::new("exported", elements(&model) * size), 0);
+    let (bar, mut done) = (Bytes::new("export", elements(&model) * size), 0);
     checkpoint::export(&read, &what, to, &mut |n| {
         done += n * size;
         bar.at(done);
@@ -140,7 +143,7 @@ fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
     ))
 }
 
-/// The type in which the model that the run started from was stored.
+/// The dtype of the model that the run started from, where exports support it.
 fn dtype_of(source: Option<&serde_json::Map<String, serde_json::Value>>) -> Precision {
     let field = source.and_then(|fields| fields.get("dtype").or(fields.get("torch_dtype")));
     match field.and_then(|value| value.as_str()) {
@@ -149,14 +152,14 @@ fn dtype_of(source: Option<&serde_json::Map<String, serde_json::Value>>) -> Prec
     }
 }
 
-/// A checkpoint's own directory, or the latest of a run's.
+/// Opens the checkpoint at a path: a checkpoint's own directory, or a run's, whose latest one is opened.
 fn open(from: &Path) -> Result<Saved> {
-    // The run is found from its checkpoint, also where the path is `.`.
+    // Canonical, so that a checkpoint given as `.` has a parent directory, which is the run's.
     let from = from.canonicalize().map_err(|e| Error::io(from, e))?;
     if from.join("manifest.json").exists() {
         return Saved::open(&from);
     }
-    let what = "neither a run with checkpoints nor one of its checkpoints/step-N";
+    let what = "this is neither a run with checkpoints nor one of its checkpoints/step-N";
     Saved::latest(&from)?.ok_or_else(|| Error::user(format!("{}: {what}", from.display())))
 }
 
@@ -168,7 +171,7 @@ fn inspect(saved: &Saved) -> Result<()> {
         table.add_row(row(tensor));
     }
     for column in [2, 3] {
-        table.column_mut(column).expect("there are five").set_cell_alignment(CellAlignment::Right);
+        table.column_mut(column).expect("the table has five columns").set_cell_alignment(CellAlignment::Right);
     }
     let manifest = saved.manifest();
     let kinds: Vec<&str> = manifest.kinds.iter().map(|kind| kind.name()).collect();
@@ -205,14 +208,14 @@ fn row(tensor: &TensorEntry) -> [String; 5] {
 }
 
 fn verify(saved: &Saved) -> Result<()> {
-    let (bar, mut done) = (Bytes::new("verified", saved.bytes()), 0);
+    let (bar, mut done) = (Bytes::new("verify", saved.bytes()), 0);
     saved.verify(&mut |n| {
         done += n;
         bar.at(done);
     })?;
     bar.finish();
     let pieces: usize = saved.manifest().tensors.iter().map(|tensor| tensor.pieces.len()).sum();
-    or_broken_pipe(writeln!(std::io::stdout(), "{}: all {pieces} pieces have their checksums", saved.dir().display()))
+    or_broken_pipe(writeln!(std::io::stdout(), "{}: all {pieces} pieces match their checksums", saved.dir().display()))
 }
 
 fn elements(model: &Model) -> u64 {

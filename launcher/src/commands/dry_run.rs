@@ -4,7 +4,7 @@
 use super::mesh;
 use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, must_hold};
-use super::train::must_fit_cuda;
+use crate::gpu::must_fit_kernels;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
 use crate::table::render;
@@ -59,7 +59,7 @@ fn rules(config: &Config, mesh: &Mesh, cluster: Option<&Path>) -> Result<(Rules,
             path.display()
         ))),
         (BackendKind::Cuda, path) => {
-            must_fit_cuda(config)?;
+            must_fit_kernels(config)?;
             let cluster = path.map(load).transpose()?.map(Box::new);
             let device = cluster.as_ref().map_or("NVIDIA A100", |cluster| &cluster.device);
             Ok((Rules::Cuda { scratch: CudaScratch::of(device), cluster }, precision))

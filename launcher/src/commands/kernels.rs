@@ -1,4 +1,4 @@
-//! `kernels`: the CUDA kernels compiled beforehand, and a look at what this machine would run.
+//! `kernels`: compiles the CUDA kernels ahead of time, and shows which kernels this machine would use.
 
 use super::tokenizer::or_broken_pipe;
 use crate::progress::Count;
@@ -24,17 +24,18 @@ pub struct Args {
 enum Command {
     /// Compile all kernels into a pack, for machines without NVRTC
     #[command(
-        after_help = "A pack is found beside the program (kernels/ or ../share/swallow-engine/kernels/) or where \
-        SWALLOW_KERNELS points, and serves the program that built it. A driver loads what its own CUDA version or an \
-        older one made: build with NVRTC 12 for clusters with drivers before R580.\n\nExamples:\n  \
+        after_help = "The program looks for a pack beside itself (kernels/ or ../share/swallow-engine/kernels/) and at \
+        the path in SWALLOW_KERNELS. A pack works only with the program that built it. A driver loads code compiled by \
+        its own CUDA version or an older one: build with NVRTC 12 for clusters with drivers before R580.\n\nExamples:\n  \
         swallow-engine kernels build --arch sm_80,sm_90a --out kernels\n  \
-        swallow-engine kernels build --arch sm_80 --out /opt/swallow/kernels --nvrtc /usr/local/cuda-12.9/lib64"
+        swallow-engine kernels build --arch sm_80 --out /opt/swallow/kernels \\\n      \
+        --nvrtc /usr/local/cuda-12.9/lib64"
     )]
     Build(Build),
-    /// Get the kernels as a run would, and load them where there is a device
+    /// Find the kernels as a run would, and load them where there is a device
     #[command(
-        after_help = "A pack comes first, then what was compiled here before, then NVRTC. With --arch no device is \
-        needed; the cache is filled for nodes of that architecture that share this home directory.\n\nExamples:\n  \
+        after_help = "A pack is used first, then the cache of kernels compiled earlier, then NVRTC. With --arch no device \
+        is needed, and the cache is filled for nodes of that architecture that share this home directory.\n\nExamples:\n  \
         swallow-engine kernels check\n  swallow-engine kernels check --arch sm_80"
     )]
     Check(Check),
@@ -42,20 +43,20 @@ enum Command {
 
 #[derive(ClapArgs)]
 struct Build {
-    /// Architectures: sm_80 is an A100, sm_90a an H100 or H200
+    /// Architectures: sm_80 for A100, sm_90a for H100 and H200
     #[arg(long, required = true, value_delimiter = ',', value_name = "ARCH")]
     arch: Vec<String>,
-    /// The pack's folder
+    /// Folder of the pack
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// This libnvrtc.so, or the one in this folder [default: SWALLOW_CUDA_LIBS, Python's wheels, toolkits, the system]
+    /// Path of libnvrtc.so or its folder [default: search SWALLOW_CUDA_LIBS, Python's wheels, CUDA toolkits, the system]
     #[arg(long, value_name = "PATH")]
     nvrtc: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]
 struct Check {
-    /// For this architecture instead of this machine's devices
+    /// Check for this architecture instead of this machine's devices
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
 }
@@ -72,13 +73,13 @@ fn build(args: &Build) -> Result<()> {
     archs.sort();
     archs.dedup();
     let nvrtc = match &args.nvrtc {
-        None => Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None).map_err(told)?,
+        None => Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None).map_err(compile_error)?,
         Some(path) => named(path)?,
     };
     let count = Count::new("compiling kernels", archs.iter().map(|arch| files_for(arch.target()).count() as u64).sum());
     let built = compile::build(&nvrtc, &archs, &args.out, || count.one());
     count.finish();
-    let built = built.map_err(told)?;
+    let built = built.map_err(compile_error)?;
     for cubin in &built.cubins {
         cubin.warnings.iter().for_each(|warning| eprintln!("warning: {}, {}: {warning}", cubin.file, cubin.arch));
     }
@@ -87,19 +88,19 @@ fn build(args: &Build) -> Result<()> {
     or_broken_pipe(writeln!(std::io::stdout(), "{}\n\n{summary}", resources(&built, &archs)))
 }
 
-/// The compiler that the user names.
+/// The compiler at the path that the user gave.
 fn named(path: &Path) -> Result<Nvrtc> {
     Nvrtc::find(&Search::only(path), None).map_err(|error| {
         let why = match error {
             compile::Error::NoCompiler { tried, .. } if !tried.is_empty() => tried.join("; "),
-            _ => format!("{} holds no libnvrtc.so", path.display()),
+            _ => format!("{} contains no libnvrtc.so", path.display()),
         };
-        Error::user(format!("--nvrtc {}: this is no NVRTC of CUDA 12 or newer ({why})", path.display()))
+        Error::user(format!("--nvrtc {}: this is not NVRTC of CUDA 12 or newer ({why})", path.display()))
     })
 }
 
-/// A line a kernel: its largest launch, then for each architecture its registers, and the threads that a
-/// multiprocessor then runs at once.
+/// One row per kernel: its largest launch, then for each architecture its registers per thread, and the number of
+/// threads that a multiprocessor can run at once with them.
 fn resources(built: &Manifest, archs: &[Arch]) -> Table {
     let columns = archs.iter().flat_map(|arch| [arch.to_string(), format!("threads on {arch}")]);
     let header: Vec<String> =
@@ -141,14 +142,14 @@ fn check(args: &Check) -> Result<()> {
     let program = std::env::current_exe().ok();
     let places = Places::of(|name| std::env::var_os(name), program.as_deref());
     if let Some(name) = &args.arch {
-        let kernels = places.kernels(arch(name)?, None).map_err(told)?;
+        let kernels = places.kernels(arch(name)?, None).map_err(compile_error)?;
         kernels.notes.iter().for_each(|note| eprintln!("note: {note}"));
         return or_broken_pipe(writeln!(std::io::stdout(), "{}: {}", kernels.arch, kernels.origin));
     }
     let devices = cuda::devices().map_err(Error::run)?;
-    // Without a device, the first one says why there is none.
+    // Without a device, opening the first one gives the reason.
     for ordinal in 0..devices.len().max(1) {
-        let (device, notes) = Device::open(ordinal, &places).map_err(refused)?;
+        let (device, notes) = Device::open(ordinal, &places).map_err(device_error)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         let (name, arch, origin) = (&device.info().name, device.arch(), device.origin());
         or_broken_pipe(writeln!(std::io::stdout(), "device {ordinal}, {name}: {arch}, {origin}"))?;
@@ -160,8 +161,8 @@ fn arch(name: &str) -> Result<Arch> {
     Arch::named(name).map_err(|known| Error::user(format!("--arch {name:?}: the kernels are compiled for {known}")))
 }
 
-/// What the user can mend is the user's; a kernel that does not compile is not.
-fn told(error: compile::Error) -> Error {
+/// A kernel that does not compile is not the user's mistake; a missing or unsuitable library is.
+fn compile_error(error: compile::Error) -> Error {
     match error {
         compile::Error::Compile { .. } => Error::run(error.to_string()),
         compile::Error::Io { path, error } => Error::io(&path, error),
@@ -169,9 +170,9 @@ fn told(error: compile::Error) -> Error {
     }
 }
 
-fn refused(error: device::Error) -> Error {
+fn device_error(error: device::Error) -> Error {
     match error {
-        device::Error::Kernels(error) => told(error),
+        device::Error::Kernels(error) => compile_error(error),
         device::Error::Driver(what) => Error::run(what),
         error => Error::user(error.to_string()),
     }

@@ -1,4 +1,4 @@
-//! One file a subcommand: its flags and what it does with the engine.
+//! One file per subcommand: its flags, and how it uses the engine.
 
 pub mod checkpoint;
 pub mod data;
@@ -17,12 +17,12 @@ use engine::config::{Config, MOST_RANKS};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 
-/// What `--ranks` may be.
+/// The valid values of `--ranks`.
 fn ranks_flag() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=MOST_RANKS)
 }
 
-/// The mesh of a command that also runs without mpirun; `flag`: what `--ranks` says, for messages.
+/// The mesh of a command that also runs without mpirun; `flag` is the value of `--ranks`, for messages.
 fn mesh(config: &Config, flag: Option<usize>, ranks: usize) -> Result<Mesh> {
     match flag {
         Some(flag) => config.mesh_as_asked(ranks, &format!("--ranks {flag}")),

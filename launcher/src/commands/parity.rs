@@ -1,6 +1,6 @@
-//! `parity`: trains a small model at every layout and holds each to one rank.
+//! `parity`: trains a small model at every layout and compares each with one rank.
 
-use super::train::check_ids;
+use super::train::open_data;
 use crate::progress::Count;
 use crate::{commands::tokenizer::or_broken_pipe, under_mpirun};
 use comfy_table::{CellAlignment, Table, presets};
@@ -18,43 +18,42 @@ use std::time::Instant;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model, its data and the steps (TOML); its own layout does not matter
+    /// Configuration with the model, its data and the steps (TOML); its layout is not used
     #[arg(long)]
     config: PathBuf,
-    /// Replace one key, such as train.steps=3
+    /// Override one key of the configuration, such as train.steps=3
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Layouts of at most so many ranks [default: as many as mpirun started]
+    /// Try layouts of at most this many ranks [default: as many as mpirun started]
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
-    /// Every layout; without it some that have every pair of features together
+    /// Try every layout, not only a subset that covers every pair of features
     #[arg(long)]
     all: bool,
-    /// Also say which layouts the model cannot have, and why; --all does
+    /// Also print which layouts the model cannot have, and why; --all does that, too
     #[arg(short, long)]
     verbose: bool,
 }
 
 const EXAMPLES: &str = "Examples:
   mpirun -n 8 swallow-engine parity --config configs/parity.toml
-  mpirun -n 8 --oversubscribe swallow-engine parity --config configs/parity-tied.toml --all";
+  mpirun -n 8 --oversubscribe swallow-engine parity \\
+      --config configs/parity-tied.toml --all";
 
 pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let ranks = ranks(&args, comm)?;
     let text = comm.on_first(|| Ok(Config::load(&args.config, &args.set)?.to_toml().into_bytes()))?;
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
-    let feed = comm.agree(Feed::open(&config))?;
-    comm.agree(check_ids(&feed, &config, comm))?;
-
+    let feed = open_data(&config, comm)?;
     if comm.rank() == 0 {
         ignored(&config).iter().for_each(|what| eprintln!("note: {what}"));
     }
     let start = Instant::now();
     let (layouts, refused) = choose(&config, ranks, args.all);
-    let those = comm.split(usize::from(comm.rank() >= ranks), comm.rank());
+    let taking_part = comm.split(usize::from(comm.rank() >= ranks), comm.rank());
     let outcomes = match comm.rank() < ranks {
-        true => try_all(&those, &config, &feed, &layouts),
+        true => try_all(&taking_part, &config, &feed, &layouts),
         false => Ok(Vec::new()),
     };
     let outcomes = outcomes.unwrap_or_else(|error| world.abort(&error));
@@ -63,37 +62,37 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         or_broken_pipe(print(&layouts, &outcomes, &refused, start))?;
     }
     let wrong = outcomes.iter().filter(|outcome| !outcome.faults.is_empty()).count();
-    // Ranks that took no part have no outcomes: the first speaks for all.
+    // Ranks that took no part have no outcomes, so rank 0's verdict counts.
     let verdict = if wrong == 0 { Ok(()) } else { Err(Error::run(differ(wrong))) };
     comm.agree(if comm.rank() == 0 { verdict } else { Ok(()) })
 }
 
 fn differ(layouts: usize) -> String {
     let verb = if layouts == 1 { "does" } else { "do" };
-    format!("{} {verb} not train as one rank does", counted(layouts, "layout"))
+    format!("{} {verb} not train like one rank", counted(layouts, "layout"))
 }
 
-/// How many of the ranks take part.
+/// The number of ranks that take part.
 fn ranks(args: &Args, comm: &Comm) -> Result<usize> {
     let size = comm.size();
     if size == 1 && !under_mpirun() {
         return Err(Error::user(format!(
-            "parity wants the ranks of the layouts that it tries: \
+            "parity needs as many ranks as the layouts that it tries: \
              mpirun -n 8 --oversubscribe swallow-engine parity --config {}",
             args.config.display()
         )));
     }
     match args.ranks {
-        _ if size == 1 => Err(Error::user("mpirun -n 1: one rank would be held to itself; start 2 or more")),
+        _ if size == 1 => Err(Error::user("mpirun -n 1: one rank would be compared with itself; start 2 or more")),
         Some(ranks) if ranks < 2 || ranks > size => {
-            let most = format!("must be 2 to {size}, the ranks that mpirun started");
-            Err(Error::user(format!("--ranks {ranks}: {most}; one rank is what all others are held to")))
+            let range = format!("it must be 2 to {size}, the number of ranks that mpirun started");
+            Err(Error::user(format!("--ranks {ranks}: {range}; all layouts are compared with one rank")))
         }
         ranks => Ok(ranks.unwrap_or(size)),
     }
 }
 
-/// What of the configuration says nothing here.
+/// The keys of the configuration that parity ignores.
 fn ignored(config: &Config) -> Vec<&'static str> {
     let bf16 = config.train.precision == Some(Precision::Bf16);
     let keys = [
@@ -103,7 +102,7 @@ fn ignored(config: &Config) -> Vec<&'static str> {
     keys.into_iter().filter_map(|(given, what)| given.then_some(what)).collect()
 }
 
-/// The layouts to try, and why others cannot be: reasons, each with its layouts.
+/// The layouts to try, and the invalid layouts by the reason.
 fn choose(config: &Config, ranks: usize, all: bool) -> (Vec<Layout>, BTreeMap<String, Vec<Layout>>) {
     let (mut layouts, mut refused) = (Vec::new(), BTreeMap::<String, Vec<Layout>>::new());
     for layout in Layout::all(ranks) {
@@ -120,14 +119,13 @@ fn choose(config: &Config, ranks: usize, all: bool) -> (Vec<Layout>, BTreeMap<St
 }
 
 fn try_all(comm: &Comm, config: &Config, feed: &Feed, layouts: &[Layout]) -> Result<Vec<Outcome>> {
-    let (watched, mut bar) = (comm.rank() == 0, None);
-    let outcomes = parity::run(comm, config, feed, layouts, |_, total| {
-        if watched {
-            bar.get_or_insert_with(|| Count::new("layouts", total as u64)).one();
-        }
+    let mut count: Option<Count> = None;
+    let outcomes = parity::run(comm, config, feed, layouts, |done, total| match &count {
+        Some(count) => count.at(done as u64),
+        None => count = (comm.rank() == 0).then(|| Count::new("training layouts", total as u64)),
     });
-    if let Some(bar) = bar {
-        bar.finish();
+    if let Some(count) = count {
+        count.finish();
     }
     outcomes
 }
@@ -140,15 +138,15 @@ fn print(
 ) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     for (why, layouts) in refused {
-        writeln!(out, "skipped {}, such as {}: {why}", counted(layouts.len(), "layout"), short(&layouts[0]))?;
+        writeln!(out, "skipped {}, for example {}: {why}", counted(layouts.len(), "layout"), short(&layouts[0]))?;
     }
     writeln!(out, "{}", table(layouts, outcomes))?;
     let worst = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).fold(0.0, f64::max);
     let agree = outcomes.iter().filter(|outcome| outcome.faults.is_empty()).count();
     writeln!(
         out,
-        "{agree} of {} layouts train as one rank does; worst: loss {:.1e} (at most {:.0e}), gradient norm {:.1e} ({:.0e}), \
-         weights {:.1e} ({:.0e}) of the distance trained; {:.0} s",
+        "{agree} of {} layouts train like one rank; largest relative differences: loss {:.1e} (bound {:.0e}), gradient norm \
+         {:.1e} ({:.0e}), weights {:.1e} ({:.0e}) of the distance that training moved them; {:.0} s",
         outcomes.len(),
         worst(|o| o.loss),
         bounds::LOSS,
@@ -180,7 +178,7 @@ fn table(layouts: &[Layout], outcomes: &[Outcome]) -> Table {
         let [tp, pp, v, dp] = [l.tensor, l.pipeline, l.virtual_pipeline, l.data].map(|n| n.to_string());
         let [loss, norm, weights] = [o.loss, o.grad_norm, o.weights].map(|off| format!("{off:.1e}"));
         let sp = if l.sequence_parallel { "on" } else { "off" };
-        let optimizer = if l.distributed_optimizer { "sharded" } else { "whole" };
+        let optimizer = if l.distributed_optimizer { "sharded" } else { "replicated" };
         let verdict =
             if o.faults.is_empty() { "agrees".to_string() } else { format!("FAILS: {}", o.faults.join("; ")) };
         let recompute = l.recompute.name().to_string();

@@ -1,6 +1,7 @@
 //! `report`: the efficiency of a run, from the files in its directory.
 
 use super::tokenizer::or_broken_pipe;
+use crate::run_dir::replace;
 use engine::error::{Error, Result};
 use report::document::Document;
 use report::efficiency::Efficiency;
@@ -56,8 +57,11 @@ fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    let remedy = "copy the run directory to a place that can be written and report on the copy";
-    std::fs::write(path, text).map_err(|e| Error::user(format!("{}: {e}; {remedy}", path.display())))
+    let remedy = "report on a copy of the run's directory that can be written to";
+    replace(path, text.as_bytes()).map_err(|error| match error {
+        Error::User(what) => Error::User(format!("{what}; {remedy}")),
+        failed => failed,
+    })
 }
 
 /// Only HTML files, so that a mistyped path does not overwrite a file of the run.

@@ -35,10 +35,20 @@ impl<T: Serialize> Log<T> {
     pub fn append(&mut self, record: &T) -> Result<()> {
         let mut line = serde_json::to_vec(record).expect("a record has string keys only");
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| Error::io(&self.path, e))
+        append_whole(&mut self.file, &line).map_err(|e| Error::io(&self.path, e))
     }
 }
 
+/// Appends the whole line or nothing: what a full disk took of it is cut off again.
+fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
+    let len = file.metadata()?.len();
+    file.write_all(line).inspect_err(|_| {
+        // The failure that is reported is the write's.
+        let _ = file.set_len(len);
+    })
+}
+
+/// Cuts off a last line that a killed process left torn; a whole one that lacks its newline gets it.
 fn end_torn_line(file: &mut File) -> std::io::Result<()> {
     if file.seek(SeekFrom::End(0))? == 0 {
         return Ok(());
@@ -46,7 +56,17 @@ fn end_torn_line(file: &mut File) -> std::io::Result<()> {
     let mut last = [0];
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
-    if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
+    if last == *b"\n" {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    let start = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    match serde_json::from_slice::<serde::de::IgnoredAny>(&text[start..]) {
+        Ok(_) => file.write_all(b"\n"),
+        Err(_) => file.set_len(start as u64),
+    }
 }
 
 /// The object of a line.

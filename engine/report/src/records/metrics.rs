@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_overwrites_steps_and_ends_torn_lines() {
+    fn a_resumed_run_overwrites_steps_and_cuts_torn_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut log = MetricsLog::open(&path).unwrap();
@@ -138,13 +138,22 @@ mod tests {
         drop(MetricsLog::open(&path).unwrap());
 
         let Lines { records, skipped } = read(&path).unwrap();
-        assert_eq!(skipped, [3]);
+        assert!(skipped.is_empty(), "{skipped:?}");
         assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 4]);
         assert_eq!(records[1], record(2, 20.0));
         assert!(records[2].loss.is_nan());
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 5);
+        assert_eq!(text.lines().count(), 4);
         assert!(text.contains("\"loss\":null") && text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_whole_line_without_its_newline_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::fs::write(&path, serde_json::to_vec(&record(1, 2.0)).unwrap()).unwrap();
+        MetricsLog::open(&path).unwrap().append(&record(2, 1.0)).unwrap();
+        assert_eq!(read(&path).unwrap(), Lines { records: vec![record(1, 2.0), record(2, 1.0)], skipped: vec![] });
     }
 
     #[test]

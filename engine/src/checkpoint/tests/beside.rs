@@ -1,4 +1,4 @@
-//! Saving beside the training: what is seen while the threads write, and what is not.
+//! Asynchronous saving: what a reader sees while the threads write.
 
 use super::*;
 use std::fs;
@@ -26,7 +26,7 @@ fn listing(run: &Path) -> Vec<String> {
 fn wait_until(what: impl Fn() -> bool) {
     let start = Instant::now();
     while !what() {
-        assert!(start.elapsed() < Duration::from_secs(60), "what is waited for does not come");
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -40,16 +40,16 @@ fn latest_waits_for_the_slowest_rank() {
         let mut saver = saver(run, comm, Some(1));
         let queue = saver.start(comm, &header(2), None).unwrap();
         third(comm.rank()).for_each(|piece| queue.send(Ok(piece)).unwrap());
-        // An open queue is a rank that is not done.
+        // A rank whose queue is open is not done.
         let open = (comm.rank() == 2).then_some(queue);
         for _ in 0..50 {
             saver.poll(comm).unwrap();
-            assert!(saver.is_under_way());
+            assert!(saver.is_saving());
             assert_eq!(latest_step(run), 1);
             std::thread::sleep(Duration::from_millis(1));
         }
         drop(open);
-        while saver.is_under_way() {
+        while saver.is_saving() {
             saver.poll(comm).unwrap();
         }
         assert_eq!(latest_step(run), 2);
@@ -63,7 +63,7 @@ fn latest_waits_for_the_slowest_rank() {
     assert_eq!(files, ["manifest.json"]);
 }
 
-/// What a killed process leaves is what another sees at that moment.
+/// A killed process leaves what a reader sees at that moment.
 #[test]
 fn at_every_moment_latest_is_whole() {
     let run = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ fn at_every_moment_latest_is_whole() {
     assert_eq!(steps(run).unwrap(), (1..30).collect::<Vec<_>>());
 }
 
-/// A byte that changes between writing and reading back.
+/// A byte changes between writing and reading back.
 #[test]
 fn what_does_not_read_back_is_no_checkpoint() {
     let run = tempfile::tempdir().unwrap();
@@ -113,11 +113,11 @@ fn what_does_not_read_back_is_no_checkpoint() {
         }
         drop(queue);
         let error = saver.finish(comm).unwrap_err().to_string();
-        assert!(!saver.is_under_way());
-        // Rank 0 removes what there was before it comes here.
+        assert!(!saver.is_saving());
+        // Rank 0 has removed the files before it comes here.
         comm.all_gather_bytes(&[]);
         assert_eq!((latest_step(run), listing(run)), (1, vec!["latest".into(), "step-00000001".into()]));
-        // The next one does not suffer from it.
+        // The next save succeeds.
         comm.all_gather_bytes(&[]);
         saver.begin(comm, &header(3), third(comm.rank())).unwrap();
         saver.finish(comm).unwrap();
@@ -131,11 +131,11 @@ fn what_does_not_read_back_is_no_checkpoint() {
 
 fn flip(file: &Path, at: usize) {
     let byte = fs::read(file).unwrap()[at] ^ 1;
-    // In place: the file is open elsewhere.
+    // In place, because the file is open elsewhere.
     fs::File::options().write(true).open(file).unwrap().write_all_at(&[byte], at as u64).unwrap();
 }
 
-/// Rank 0's part fails: another rank's list is not there, or is not what was written.
+/// Rank 0's part fails: another rank's list is missing, or differs from what was written.
 #[test]
 fn all_ranks_learn_that_the_first_failed() {
     for (damage, message) in [

@@ -1,4 +1,4 @@
-//! Killed in the middle, failed on one rank, and what stays of old checkpoints.
+//! Saves that are killed or fail, and which checkpoints remain.
 
 use super::*;
 use std::fs;
@@ -83,7 +83,7 @@ fn keep_removes_the_oldest() {
         save(run, &Solo, &header(step), whole_pieces(), Some(2)).unwrap();
     }
     assert_eq!(steps(run).unwrap(), [15, 20]);
-    // Taken back to step 15: what comes is newer than what lies further on.
+    // Continued from step 15: step 20 belongs to an abandoned branch.
     save(run, &Solo, &header(16), whole_pieces(), Some(1)).unwrap();
     assert_eq!(steps(run).unwrap(), [16, 20]);
     assert_eq!(latest_step(run), 16);
@@ -98,7 +98,7 @@ fn latest_is_not_followed_blindly() {
     assert!(Saved::latest(run).unwrap().is_none());
     save_whole(run, 1);
     for (text, message) in [
-        ("step-00000009\n", "\"step-00000009\" is not there"),
+        ("step-00000009\n", "\"step-00000009\" does not exist"),
         ("../step-00000001", "is not the name of a checkpoint"),
         ("step-99999999999999999999999", "is not the name of a checkpoint"),
         ("", "is not the name of a checkpoint"),
@@ -108,7 +108,10 @@ fn latest_is_not_followed_blindly() {
         assert!(what.contains(message) && what.contains("--from-step N, N of 1"), "{what}");
     }
     assert_holds_the_state(&Saved::at_step(run, 1).unwrap());
-    assert!(refusal(Saved::at_step(run, 2)).contains("step-00000002: there is no such checkpoint; a complete"));
+    assert!(
+        refusal(Saved::at_step(run, 2))
+            .contains("step-00000002: there is no such checkpoint; to continue from another")
+    );
 }
 
 /// A run whose `latest` was lost does not start over, and no import goes over it.
@@ -120,8 +123,66 @@ fn a_lost_latest_is_refused() {
     save_whole(run, 6);
     fs::remove_file(run.join("checkpoints/latest")).unwrap();
     let what = refusal(Saved::latest(run));
-    assert!(what.contains("checkpoints/latest: it is not there"), "{what}");
+    assert!(what.contains("checkpoints/latest: there is no such file"), "{what}");
     assert!(what.ends_with("--from-step N, N of 3, 6"), "{what}");
     assert_eq!(refusal(import(run, run, &model(), &header(0), &mut |_| ())), what);
     assert_holds_the_state(&Saved::at_step(run, 3).unwrap());
+}
+
+/// A full disk or a kill may leave any of these; a run that starts again needs their space.
+#[test]
+fn leftovers_of_dead_saves_are_removed() {
+    let run = tempfile::tempdir().unwrap();
+    let (run, at) = (run.path(), run.path().join("checkpoints"));
+    let dir = save_whole(run, 7);
+    fs::rename(&dir, at.join(".step-00000007.old")).unwrap();
+    for leftover in [at.join(".step-00000007.tmp"), at.join(".step-00000008.tmp"), run.join(".source.tmp")] {
+        fs::create_dir(&leftover).unwrap();
+        fs::write(leftover.join("half"), "half of").unwrap();
+    }
+    fs::write(at.join(".latest.tmp"), "step-00").unwrap();
+    clean(run).unwrap();
+    assert_eq!(listing(run), ["latest", "step-00000007"]);
+    assert_eq!(fs::read_dir(run).unwrap().count(), 1);
+    assert_eq!(latest_step(run), 7);
+}
+
+/// A complete first checkpoint without a `latest` would keep the same command from starting again.
+#[test]
+fn a_checkpoint_whose_latest_cannot_be_written_is_taken_back() {
+    let run = tempfile::tempdir().unwrap();
+    let (run, at) = (run.path(), run.path().join("checkpoints"));
+    let in_the_way = at.join(".latest.tmp");
+    let save_failing = |step: u64| {
+        let mut saver = saver(run, &Solo, None);
+        let queue = saver.start(&Solo, &header(step), None).unwrap();
+        fs::create_dir(&in_the_way).unwrap();
+        whole_pieces().for_each(|piece| queue.send(Ok(piece)).unwrap());
+        drop(queue);
+        assert!(saver.finish(&Solo).unwrap_err().to_string().contains(".latest.tmp"));
+        fs::remove_dir(&in_the_way).unwrap();
+    };
+    save_failing(4);
+    assert!(Saved::latest(run).unwrap().is_none());
+    // The step that `latest` names stays, though it was saved again.
+    save_whole(run, 4);
+    save_failing(4);
+    assert_eq!(latest_step(run), 4);
+}
+
+/// A disk that fills up during an import leaves nothing of it.
+#[test]
+fn a_failed_import_leaves_no_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, run) = (dir.path().join("hf"), dir.path().join("run"));
+    super::huggingface::export_small_shards(&from);
+    // The directory that is being written is removed under the import.
+    let mut first = true;
+    let error = import(&from, &run, &model(), &header(0), &mut |_| {
+        if std::mem::take(&mut first) {
+            fs::remove_dir_all(run.join("checkpoints")).unwrap();
+        }
+    });
+    assert!(error.is_err());
+    assert!(!run.join("source").exists());
 }

@@ -1,4 +1,4 @@
-//! Files that a disk, a copy or somebody's editor has changed.
+//! Files that a disk, a copy or an editor has changed.
 
 use super::*;
 use proptest::prelude::*;
@@ -39,7 +39,7 @@ fn a_damaged_shard_is_named_and_refused() {
     let cases = [
         (
             flipped(good.len() - 1),
-            "v of model.norm.weight, rows 0..1, columns 0..12: its bytes do not have the checksum",
+            "v of model.norm.weight, rows 0..1, columns 0..12: its bytes do not match the manifest",
         ),
         (flipped(8 + (64 << 10)), "master of model.embed_tokens.weight, rows 0..23, columns 0..12"),
         (good[..good.len() - 1].to_vec(), "cut short"),
@@ -53,7 +53,7 @@ fn a_damaged_shard_is_named_and_refused() {
         assert!(what.contains(&*file.to_string_lossy()) && what.contains(message), "{what}");
         assert!(what.contains("; written by rank 0 on a test; "), "{what}");
         assert!(what.ends_with("--from-step N, N of 1"), "{what}");
-        // Nothing falls back by itself.
+        // Nothing falls back on its own.
         assert_eq!(Saved::latest(run.path()).unwrap().unwrap().header().position.step, 2);
     }
     fs::remove_file(&file).unwrap();
@@ -61,7 +61,7 @@ fn a_damaged_shard_is_named_and_refused() {
     read_all(Saved::at_step(run.path(), 1).unwrap().dir()).unwrap();
 }
 
-/// All shards that are gone are named, with the ranks that wrote them, not the first alone.
+/// All missing shards are named, with the ranks that wrote them, not the first one only.
 #[test]
 fn missing_shards_are_named_with_their_writers() {
     let run = tempfile::tempdir().unwrap();
@@ -71,16 +71,16 @@ fn missing_shards_are_named_with_their_writers() {
         save(run.path(), comm, &header(2), mine, None).unwrap()
     });
     let file = |rank: usize| dirs[0].join(format!("rank-{rank:05}-0.safetensors"));
-    let line = |rank| format!("{}: it is not there; written by rank {rank} on a test", file(rank).display());
+    let line = |rank| format!("{}: the file is missing; written by rank {rank} on a test", file(rank).display());
     fs::remove_file(file(3)).unwrap();
-    let hint = "; a complete checkpoint is used where it is asked for: train --from-step N, N of 1";
+    let hint = "; to continue from another complete checkpoint: train --from-step N, N of 1";
     assert_eq!(refusal(read_all(&dirs[0])), format!("{}{hint}", line(3)));
     (4..12).for_each(|rank| fs::remove_file(file(rank)).unwrap());
     let lines: Vec<String> = (3..11).map(line).collect();
     assert_eq!(refusal(read_all(&dirs[0])), format!("{}\nand 1 file more{hint}", lines.join("\n")));
 }
 
-/// Before checkpoints said who wrote them.
+/// The format of older checkpoints, which do not record who wrote the files.
 #[test]
 fn the_first_format_is_still_read() {
     let run = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ fn forged_manifests_are_refused() {
         (|m| m["tensors"][0]["dims"] = vec![24, 12].into(), "276 of 288"),
         (|m| m["tensors"][0]["pieces"][0]["rows"] = vec![5, 2].into(), "does not lie in"),
         (|m| m["tensors"][0]["pieces"][0]["cols"] = vec![0, u64::MAX].into(), "does not lie in"),
-        (|m| m["tensors"][0]["pieces"][0]["file"] = "../x.safetensors".into(), "no file of a checkpoint"),
+        (|m| m["tensors"][0]["pieces"][0]["file"] = "../x.safetensors".into(), "cannot be a file of a checkpoint"),
         (|m| m["tensors"][0]["pieces"][0]["blake3"] = "00".into(), "checksum"),
         (|m| m["tensors"][1]["name"] = m["tensors"][0]["name"].clone(), "twice"),
         (|m| m["format"] = "swallow-engine checkpoint 9".into(), "checkpoint 2"),
@@ -189,7 +189,7 @@ proptest! {
         SAVED.with(|(_, dir, file)| {
             let path = if manifest { dir.join("manifest.json") } else { file.clone() };
             let good = fs::read(&path).unwrap();
-            // Of a shard mostly the header; its room is longer than what is written in it.
+            // Mostly the header of a shard, whose reserved space is longer than its text.
             let within = if manifest { good.len() } else { 9000 };
             let mut bad = good.clone();
             mutate(&mut bad, within, mutation);

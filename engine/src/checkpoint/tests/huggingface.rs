@@ -1,4 +1,4 @@
-//! Hugging Face's files: written, read, taken in and given back.
+//! Hugging Face checkpoints: exported, read, imported, and exported again.
 
 use super::*;
 use crate::checkpoint::export::export_in_shards;
@@ -28,7 +28,7 @@ pub(super) fn export_small_shards(to: &Path) {
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
-/// The masters of a model, as a file of f32.
+/// The master weights of a model as f32 tensors.
 fn tensors(model: &Model) -> Tensors {
     let bytes = |t: &TensorSpec| bytemuck::cast_slice(&state(t, StateKind::Master, &Rect::whole(t.shape()))).to_vec();
     all_tensors(model).iter().map(|t| (t.name.clone(), Dtype::F32, t.dims.clone(), bytes(t))).collect()
@@ -122,7 +122,7 @@ fn half_precision_is_widened() {
 }
 
 #[test]
-fn what_does_not_fit_the_model_is_named() {
+fn a_tensor_that_does_not_fit_the_model_is_named() {
     type Change = fn(&mut Tensors);
     let cases: [(Model, Change, &str); 7] = [
         (model(), |t| drop(t.remove(3)), "model.layers.0.self_attn.v_proj.weight: missing"),
@@ -136,9 +136,9 @@ fn what_does_not_fit_the_model_is_named() {
         (
             model(),
             |t| t[0].2 = vec![12, 23],
-            "embed_tokens.weight: its shape is [12, 23], by config.json it should be [23, 12]",
+            "embed_tokens.weight: its shape is [12, 23]; by config.json it should be [23, 12]",
         ),
-        (model(), |t| t[0].1 = Dtype::I32, "its type is I32"),
+        (model(), |t| t[0].1 = Dtype::I32, "its dtype is I32"),
         (tied(), |_| (), "lm_head.weight differs from model.embed_tokens.weight"),
     ];
     for (model, change, message) in cases {
@@ -151,8 +151,41 @@ fn what_does_not_fit_the_model_is_named() {
     }
 }
 
+/// Some tied checkpoints hold the shared weight as `lm_head.weight` only; transformers loads it as the embedding.
 #[test]
-fn old_habits_are_passed_over() {
+fn a_tied_head_is_read_as_the_embedding() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = tensors(&tied());
+    let embedding = tensors[0].0.clone();
+    tensors[0].0 = "lm_head.weight".into();
+    write(&tensors, &dir.path().join("model.safetensors"));
+    let rect = Rect { rows: 2..5, cols: 1..9 };
+    let mut out = vec![0.0; rect.len()];
+    HuggingFace::open(dir.path(), &tied()).unwrap().read(&embedding, &rect, &mut out).unwrap();
+    assert_eq!(bits(&out), bits(&state(&all_tensors(&tied())[0], StateKind::Master, &rect)));
+
+    // Its shape is checked, and a model that is not tied still needs both.
+    let what = refusal(HuggingFace::open(dir.path(), &Model { vocab_size: 24, ..tied() }));
+    assert!(what.contains("its shape is [23, 12]"), "{what}");
+    let what = refusal(HuggingFace::open(dir.path(), &model()));
+    assert!(what.contains("model.embed_tokens.weight: missing"), "{what}");
+}
+
+#[test]
+fn a_fingerprint_tells_checkpoints_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let fingerprint = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = tensors(&model());
+        change(&mut tensors);
+        write(&tensors, &dir.path().join("model.safetensors"));
+        HuggingFace::open(dir.path(), &model()).unwrap().fingerprint().unwrap()
+    };
+    assert_eq!(fingerprint(&|_| ()), fingerprint(&|_| ()));
+    assert_ne!(fingerprint(&|_| ()), fingerprint(&|tensors| tensors[0].3[7] ^= 1));
+}
+
+#[test]
+fn tensors_of_older_versions_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let mut tensors = tensors(&tied());
     let head = ("lm_head.weight".to_string(), Dtype::F32, vec![23, 12], tensors[0].3.clone());
@@ -173,7 +206,7 @@ fn a_bad_index_is_named() {
         ("{", "not an index"),
         ("{\"weight_map\": {\"x\": \"../a.safetensors\"}}", "is not the name of a .safetensors file"),
         ("{\"weight_map\": {\"x\": \"b.safetensors\"}}", "b.safetensors"),
-        ("{\"weight_map\": {\"x\": \"a.safetensors\"}}", "a.safetensors should have x"),
+        ("{\"weight_map\": {\"x\": \"a.safetensors\"}}", "x is not in a.safetensors, where the index has it"),
     ] {
         map(text);
         let what = refusal(HuggingFace::open(at, &model()));
@@ -185,7 +218,7 @@ fn a_bad_index_is_named() {
 }
 
 #[test]
-fn an_export_replaces_nothing_but_an_export() {
+fn an_export_replaces_only_an_export() {
     let dir = tempfile::tempdir().unwrap();
     let (model, to) = (model(), dir.path().join("out"));
     let run = || export(&masters, &request(&model, Precision::F32), &to, &mut |_| ());
@@ -204,7 +237,7 @@ fn an_export_replaces_nothing_but_an_export() {
     assert!(refusal(run()).contains("not empty and not an earlier export"));
 }
 
-/// Import, then export from the run, of whatever is in `from`.
+/// Imports the checkpoint in `from`, then exports it from the run.
 fn round_trip(from: &Path, model: &Model, dtype: Precision) -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (run, to) = (dir.path().join("run"), dir.path().join("out"));
@@ -213,7 +246,7 @@ fn round_trip(from: &Path, model: &Model, dtype: Precision) -> (tempfile::TempDi
     let saved = Saved::open(&step).unwrap();
     let read = |t: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&t.name, StateKind::Master, rect, out);
     let config = source::config(saved.run().unwrap()).unwrap().unwrap().into();
-    let files = source::handed_on(&run);
+    let files = source::files(&run);
     export(&read, &Export { config, files, ..request(model, dtype) }, &to, &mut |_| ()).unwrap();
     (dir, to)
 }
@@ -223,14 +256,14 @@ fn imported_and_exported_bit_for_bit() {
     for model in [model(), tied()] {
         let dir = tempfile::tempdir().unwrap();
         write(&tensors(&model), &dir.path().join("model.safetensors"));
-        fs::write(dir.path().join("config.json"), "{\"field\": \"that nobody knows\"}").unwrap();
+        fs::write(dir.path().join("config.json"), "{\"field\": \"of another program\"}").unwrap();
         fs::write(dir.path().join("tokenizer.model"), "pieces").unwrap();
         fs::write(dir.path().join("README.md"), "not ours").unwrap();
         let (_keep, to) = round_trip(dir.path(), &model, Precision::F32);
         for (name, same) in [("model.safetensors", true), ("tokenizer.model", true), ("README.md", false)] {
             assert_eq!(fs::read(to.join(name)).ok(), fs::read(dir.path().join(name)).ok().filter(|_| same), "{name}");
         }
-        assert!(fs::read_to_string(to.join("config.json")).unwrap().contains("that nobody knows"));
+        assert!(fs::read_to_string(to.join("config.json")).unwrap().contains("of another program"));
     }
 }
 
@@ -238,7 +271,7 @@ fn imported_and_exported_bit_for_bit() {
 fn a_real_model_goes_in_and_out_bit_for_bit() {
     let from = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/stories260K/hf"));
     if !from.exists() {
-        return eprintln!("skipped: {} is not there", from.display());
+        return eprintln!("skipped: {} does not exist", from.display());
     }
     let shape = Model {
         hidden_size: 64,

@@ -1,4 +1,4 @@
-//! Saved at one layout, read at any other.
+//! Checkpoints saved at one layout and read at any other.
 
 use super::*;
 use crate::layout::buckets;
@@ -8,7 +8,7 @@ use crate::model::param_specs;
 use crate::model::param_specs::units;
 use proptest::prelude::*;
 
-/// Cuts a rectangle at random until its parts are small.
+/// Splits a rectangle at random until its parts are small.
 fn tile(rect: Rect, choices: &mut impl Iterator<Item = usize>, out: &mut Vec<Rect>) {
     let choice = choices.next().unwrap_or(0);
     let (rows, cols) = (rect.rows.len(), rect.cols.len());
@@ -56,7 +56,8 @@ proptest! {
         }
         let dirs = on_ranks(ranks, |comm| {
             let mine = pieces.iter().enumerate().filter(|(i, _)| i % ranks == comm.rank());
-            save(run.path(), comm, &header(3), mine.map(|(_, (t, kind, rect))| piece(t, *kind, rect.clone())), None).unwrap()
+            let mine = mine.map(|(_, (tensor, kind, rect))| piece(tensor, *kind, rect.clone()));
+            save(run.path(), comm, &header(3), mine, None).unwrap()
         });
         prop_assert!(dirs.iter().all(|dir| *dir == run.path().join("checkpoints/step-00000003")));
         let saved = Saved::latest(run.path()).unwrap().unwrap();
@@ -73,7 +74,7 @@ proptest! {
     }
 }
 
-/// What the trainer does: shards of buckets, tensor-parallel and data-parallel ranks.
+/// Saves as the trainer does: shards of buckets, on tensor-parallel and data-parallel ranks.
 #[test]
 fn shards_of_buckets_cover_the_model() {
     for (tp, dp) in [(1, 1), (2, 2), (1, 4), (3, 1)] {
@@ -146,13 +147,13 @@ fn gaps_and_overlaps_are_not_saved() {
 }
 
 #[test]
-fn a_larger_model_is_told_so() {
+fn a_larger_model_is_refused() {
     let run = tempfile::tempdir().unwrap();
     let saved = Saved::open(&save_whole(run.path(), 1)).unwrap();
     let rect = Rect { rows: 0..1, cols: 0..13 };
     assert!(
         refusal(saved.read("model.norm.weight", StateKind::M, &rect, &mut [0.0; 13]))
-            .contains("model.norm.weight is [12]")
+            .contains("model.norm.weight has the shape [12]")
     );
     let rect = Rect { rows: 0..1, cols: 0..1 };
     assert!(

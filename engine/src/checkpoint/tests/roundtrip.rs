@@ -1,4 +1,4 @@
-//! From one layout to another and back: what the ranks of a run hold, saved and loaded with every bit.
+//! The state of a run, saved at one layout, loaded at another, and back: every bit is the same.
 
 use super::*;
 use crate::config::Config;
@@ -33,16 +33,18 @@ dir = \"none\"
 ";
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/mha_odd_vocab/train");
 
-/// With four tensor-parallel ranks each key/value head is held by two.
+/// With four tensor-parallel ranks, two hold the same key/value head.
 fn layout() -> impl Strategy<Value = (Config, usize)> {
     let pipeline = prop_oneof![Just((1, 1)), Just((2, 1)), Just((2, 2)), Just((3, 1)), Just((4, 1))];
-    (prop_oneof![Just(1), Just(2), Just(4)], pipeline, 1usize..4, any::<bool>()).prop_map(|(tp, (pp, chunks), dp, sharded)| {
+    let degrees = (prop_oneof![Just(1), Just(2), Just(4)], pipeline, 1usize..4, any::<bool>());
+    degrees.prop_map(|(tp, (pp, chunks), dp, sharded)| {
         let text = format!(
-            "{MODEL}[parallel]\ntensor = {tp}\npipeline = {pp}\nvirtual_pipeline = {chunks}\ndistributed_optimizer = {sharded}\n"
+            "{MODEL}[parallel]\ntensor = {tp}\npipeline = {pp}\nvirtual_pipeline = {chunks}\n\
+             distributed_optimizer = {sharded}\n"
         );
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-            std::fs::write(&path, text.replace("GOLDEN", GOLDEN)).unwrap();
+        std::fs::write(&path, text.replace("GOLDEN", GOLDEN)).unwrap();
         (Config::load(&path, &[]).unwrap(), tp * pp * dp)
     })
 }
@@ -50,10 +52,10 @@ fn layout() -> impl Strategy<Value = (Config, usize)> {
 /// One rank's part of the optimizer's state: the buckets, its shard of each, and whether it saves them.
 struct Held {
     shards: Vec<(Bucket, Range<usize>)>,
-    answers: bool,
+    owns: bool,
 }
 
-/// Flat, bucket after bucket, in each kind.
+/// The shards of each kind, bucket after bucket.
 type State = Vec<[Vec<f32>; 3]>;
 
 impl Held {
@@ -65,7 +67,7 @@ impl Held {
             let range = bucket.shard(at, members.len());
             (bucket, range)
         });
-        Held { shards: shards.collect(), answers: config.parallel.distributed_optimizer || rank_layout.dp.0 == 0 }
+        Held { shards: shards.collect(), owns: config.parallel.distributed_optimizer || rank_layout.dp.0 == 0 }
     }
 
     fn load(&self, fill: impl Fn(&TensorSpec, StateKind, &Rect, &mut [f32])) -> State {
@@ -81,7 +83,7 @@ impl Held {
 
     fn save(&self, state: &State) -> impl Iterator<Item = Piece> {
         let mut pieces = Vec::new();
-        for ((bucket, range), flat) in self.shards.iter().zip(state).filter(|_| self.answers) {
+        for ((bucket, range), flat) in self.shards.iter().zip(state).filter(|_| self.owns) {
             for Part { at, tensor, rect, .. } in bucket.parts(range).into_iter().filter(|part| part.owned) {
                 pieces.extend(KINDS.into_iter().zip(flat).map(|(kind, flat)| {
                     let (name, dims, data) =
@@ -96,8 +98,8 @@ impl Held {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Saved at A, loaded at B, saved, loaded at A: every bit of weights and moments, whoever holds
-    /// them: stages and chunks of layers, columns, key/value heads and tied tables in several hands.
+    /// Saved at A, loaded at B, saved, loaded at A: every bit of weights and moments survives, whichever ranks hold
+    /// the stages, chunks, columns, key/value heads and tied embeddings.
     #[test]
     fn to_another_layout_and_back(a in layout(), b in layout(), tied in any::<bool>()) {
         let [(mut a, a_ranks), (mut b, b_ranks)] = [a, b];

@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
 fn on_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
     let cluster = Cluster::load(path)?;
     must_hold(&cluster, mesh.ranks(), path)?;
-    super::train::must_fit_cuda(config)?;
+    crate::gpu::must_fit_kernels(config)?;
     on_gpus(config)?;
     let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / cluster.gpus_per_node).collect();
     if let Some(warning) = split_warning(mesh, &nodes, cluster.gpus_per_node) {

@@ -1,0 +1,121 @@
+//! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. With them goes
+//! what the user sees of the steps.
+
+use crate::progress::Progress;
+use crate::run_dir::{RunDir, replace};
+use engine::config::Config;
+use engine::error::Result;
+use engine::layout::mesh::Mesh;
+use engine::model::flops::Formula;
+use engine::train::trainer::Report;
+use report::metrics::{MetricsLog, StepRecord};
+use report::peak;
+use report::settings::settings;
+use report::tensorboard::EventLog;
+use std::collections::BTreeMap;
+
+/// The open logs of a run. Only rank 0 has them.
+pub struct Logs {
+    /// Held as long as the logs are written: a second run in the directory would tear them.
+    _dir: RunDir,
+    metrics: MetricsLog,
+    events: EventLog,
+    pub progress: Progress,
+    recorder: Recorder,
+    warned_of_slow_save: bool,
+}
+
+impl Logs {
+    /// Opens the logs of a run that continues after `step`, on ranks whose device is called `device`.
+    pub fn open(dir: RunDir, config: &Config, mesh: &Mesh, device: &str, step: u64) -> Result<Logs> {
+        let path = &config.checkpoint.dir;
+        replace(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        Ok(Logs {
+            _dir: dir,
+            metrics: MetricsLog::open(&path.join("metrics.jsonl"))?,
+            events: EventLog::create(path, step + 1)?,
+            progress: Progress::new(config.train.steps, step + 1),
+            recorder: Recorder::new(config, mesh, device),
+            warned_of_slow_save: false,
+        })
+    }
+
+    /// Writes a step: its results, its time in seconds and by phase, and the loss of a validation that followed it.
+    pub fn append(
+        &mut self,
+        step: u64,
+        results: &StepStats,
+        seconds: f64,
+        phases: BTreeMap<String, f64>,
+        valid_loss: Option<f64>,
+    ) -> Result<()> {
+        let record = StepRecord { parts: phases, valid_loss, ..self.recorder.record(step, results, seconds) };
+        self.metrics.append(&record)?;
+        self.events.append(&record)?;
+        self.progress.step(&record);
+        Ok(())
+    }
+
+    /// Warns, once per run, that training waits for the disk.
+    pub fn warn_of_slow_save(&mut self, step: u64, interval: u64) {
+        if !std::mem::replace(&mut self.warned_of_slow_save, true) {
+            self.progress.warn(&format!(
+                "step {step}: the previous checkpoint is not yet on the disk, and training waits for it; \
+                 the disk is slower than checkpoint.interval = {interval}"
+            ));
+        }
+    }
+}
+
+/// Computes the figures of a step from the constants of the run.
+struct Recorder {
+    ranks: f64,
+    samples_per_step: u64,
+    tokens_per_step: f64,
+    /// The settings that a step's time depends on.
+    settings: String,
+    /// FLOPs per token by the formulas `model` and `full`.
+    flops: [f64; 2],
+    /// The peak TFLOPS of a rank's device; `None` where it is not known.
+    peak: Option<f64>,
+}
+
+impl Recorder {
+    fn new(config: &Config, mesh: &Mesh, device: &str) -> Recorder {
+        let t = &config.train;
+        let flops = |formula: Formula| formula.per_token(&config.model, t.seq_length, t.recompute);
+        Recorder {
+            ranks: mesh.ranks() as f64,
+            samples_per_step: t.global_batch_size as u64,
+            tokens_per_step: (t.global_batch_size * t.seq_length) as f64,
+            settings: settings(config, mesh),
+            flops: [Formula::Model, Formula::Full].map(flops),
+            peak: config.report.peak_tflops.or_else(|| peak::bf16_tflops(device)),
+        }
+    }
+
+    fn record(&self, step: u64, results: &StepStats, seconds: f64) -> StepRecord {
+        let per_s = self.tokens_per_step / seconds;
+        let per_rank = per_s / self.ranks;
+        let [tflops_model, tflops_full] = self.flops.map(|flops| per_rank * flops / 1e12);
+        let mfu = |tflops: f64| self.peak.map(|peak| tflops / peak);
+        StepRecord {
+            step,
+            loss: results.loss,
+            z_loss: results.z_loss,
+            grad_norm: results.grad_norm,
+            lr: results.lr,
+            tokens: results.tokens,
+            consumed_samples: step * self.samples_per_step,
+            step_time_s: seconds,
+            tokens_per_s: per_s,
+            tokens_per_s_per_rank: per_rank,
+            tflops_model,
+            tflops_full,
+            mfu_model: mfu(tflops_model),
+            mfu_full: mfu(tflops_full),
+            settings: self.settings.clone(),
+            ..Default::default()
+        }
+    }
+}

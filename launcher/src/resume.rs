@@ -1,0 +1,159 @@
+//! The state that a run starts from, the same on all ranks: the checkpoint that rank 0 resolved, or else the weights that
+//! `train.load` names.
+
+use crate::agreement::from_first;
+use crate::progress::Waiting;
+use data::feed::Feed;
+use engine::backend::Backend;
+use engine::checkpoint::{self, HuggingFace, Saved, source};
+use engine::config::{Config, Load};
+use engine::error::{Error, Result};
+use engine::model::init;
+use engine::mpi::{Comm, host};
+use engine::train::state;
+use engine::train::trainer::Trainer;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What the user said about resuming.
+pub struct Resume {
+    /// The step to continue from, instead of the newest checkpoint's.
+    pub from_step: Option<u64>,
+    pub accept_data_change: bool,
+}
+
+/// The checkpoint that rank 0 continues from.
+#[derive(Serialize, Deserialize)]
+struct Resolved {
+    host: String,
+    /// Its step, and the checksum of its manifest; `None` where the run has no checkpoint.
+    checkpoint: Option<(u64, String)>,
+    /// The step that `latest` names on rank 0.
+    latest: Option<u64>,
+}
+
+/// Loads the run's newest checkpoint, or the one asked for, or else the initial weights. Collective.
+pub fn load<B: Backend>(how: &Resume, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
+    let dir = trainer.config.checkpoint.dir.clone();
+    let Some(saved) = open(&dir, how.from_step, comm)? else {
+        return load_initial(trainer, feed, comm);
+    };
+    comm.agree(must_match(how, trainer, feed, &saved))?;
+    if comm.rank() == 0 {
+        eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
+        warn_of_another_order(feed, &saved);
+    }
+    let _waiting = waiting("loading the checkpoint", comm);
+    comm.agree(state::resume(trainer, &saved))
+}
+
+/// Rank 0 shows that it waits for the disk.
+fn waiting(what: &str, comm: &Comm) -> Option<Waiting> {
+    (comm.rank() == 0).then(|| Waiting::new(what))
+}
+
+/// Opens the checkpoint that rank 0 resolves, on all ranks. `None`: the run has no checkpoint. Collective.
+fn open(dir: &Path, from_step: Option<u64>, comm: &Comm) -> Result<Option<Saved>> {
+    let find = || match from_step {
+        Some(step) => Saved::at_step(dir, step).map(Some),
+        None => Saved::latest(dir),
+    };
+    let found = comm.agree(if comm.rank() == 0 { find() } else { Ok(None) })?;
+    let latest = comm.agree(checkpoint::latest_step(dir))?;
+    let identify = |saved: &Saved| (saved.header().position.step, saved.manifest().checksum().to_string());
+    let first = from_first(comm, &Resolved { host: host(), checkpoint: found.as_ref().map(identify), latest });
+    comm.agree(if comm.rank() == 0 { Ok(found) } else { open_as_first(dir, latest, &first) })
+}
+
+/// Opens rank 0's checkpoint on another rank, whose own `latest` may name an older step: a network file system may serve
+/// an outdated copy of that file. A newer step means that rank 0 sees an outdated one, or another directory.
+fn open_as_first(dir: &Path, latest: Option<u64>, first: &Resolved) -> Result<Option<Saved>> {
+    let Resolved { host, checkpoint, latest: first_latest } = first;
+    let refuse = |what: String| Err(Error::user(format!("checkpoint.dir = {}: {what}; {REMEDY}", dir.display())));
+    if let Some(step) = latest.filter(|_| latest > *first_latest) {
+        let newest = first_latest.map_or("no checkpoint".to_string(), |step| format!("step {step}"));
+        return refuse(format!("the newest checkpoint is of step {step}, but rank 0 on {host} sees {newest}"));
+    }
+    let Some((step, manifest)) = checkpoint else { return Ok(None) };
+    if !checkpoint::steps(dir)?.contains(step) {
+        return refuse(format!("there is no checkpoint of step {step}, from which rank 0 on {host} continues"));
+    }
+    let saved = Saved::at_step(dir, *step)?;
+    if saved.manifest().checksum() != manifest {
+        return refuse(format!("the checkpoint of step {step} has another manifest.json than on rank 0 ({host})"));
+    }
+    Ok(Some(saved))
+}
+
+const REMEDY: &str = "all ranks need the same file system at checkpoint.dir";
+
+/// The weights that `train.load` names; rank 0 keeps the model's configuration and tokenizer in the run's directory.
+fn load_initial<B: Backend>(trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
+    let dir = trainer.config.checkpoint.dir.clone();
+    let on_first = |keep: &dyn Fn() -> Result<()>| comm.agree(if comm.rank() == 0 { keep() } else { Ok(()) });
+    match trainer.config.train.load.clone() {
+        Load::Random => {
+            on_first(&|| feed.tokenizer().map_or(Ok(()), |tokenizer| source::keep_tokenizer(&tokenizer, &dir)))?;
+            let (model, seed) = (trainer.config.model.clone(), trainer.config.train.seed);
+            comm.agree(state::load_weights(trainer, |tensor, rect, out| {
+                init::fill(&model, seed, tensor, rect, out);
+                Ok(())
+            }))
+        }
+        Load::HuggingFace(from) => {
+            let weights = comm.agree(HuggingFace::open(&from, &trainer.config.model))?;
+            same_weights(&weights, &from, comm)?;
+            on_first(&|| source::keep(&from, &dir))?;
+            let _waiting = waiting(&format!("loading the weights of {}", from.display()), comm);
+            comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out)))
+        }
+    }
+}
+
+/// All ranks must read the same Hugging Face checkpoint. Collective.
+fn same_weights(weights: &HuggingFace, from: &Path, comm: &Comm) -> Result<()> {
+    let mine = comm.agree(weights.fingerprint())?;
+    let (host, first): (String, String) = from_first(comm, &(host(), mine.clone()));
+    comm.agree(match mine == first {
+        true => Ok(()),
+        false => Err(Error::user(format!(
+            "train.load = \"hf:{}\": the files differ from those on rank 0 ({host}); all ranks need the same files",
+            from.display()
+        ))),
+    })
+}
+
+/// Megatron's sample order depends on the number of epochs, and so on the steps: with more steps a source may be
+/// shuffled differently.
+fn warn_of_another_order(now: &Feed, saved: &Saved) {
+    let before = Config::from_resolved(&saved.header().config).and_then(|config| Feed::open(&config));
+    let Ok(before) = before else {
+        return;
+    };
+    for ((key, was), (_, is)) in before.epochs().into_iter().zip(now.epochs()).filter(|(a, b)| a != b) {
+        eprintln!(
+            "warning: {key}: was {was}, is now {is}: the remaining samples are in another order, and some will be seen \
+             twice or not at all"
+        );
+    }
+}
+
+/// A changed model, data plan or batch would make it another run.
+fn must_match<B: Backend>(how: &Resume, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
+    let header = saved.header();
+    let mut differences = checkpoint::compare(&header.identity, &state::header(trainer, feed.fingerprint()).identity);
+    if how.accept_data_change {
+        differences.retain(|d| !d.key.starts_with("data."));
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let data = differences.iter().any(|d| d.key.starts_with("data."));
+    let lines: Vec<String> = differences.iter().map(|d| format!("  {d}")).collect();
+    Err(Error::user(format!(
+        "{}: this run was started with other settings:\n{}\nrestore them, or choose another checkpoint.dir{}",
+        trainer.config.checkpoint.dir.display(),
+        lines.join("\n"),
+        if data { " (--accept-data-change allows the changes of data)" } else { "" }
+    )))
+}
