@@ -20,6 +20,7 @@ mod real_model;
 mod report;
 mod resume;
 mod survey;
+mod texts;
 mod threads;
 mod topology;
 mod trajectories;

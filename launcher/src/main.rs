@@ -4,6 +4,7 @@
 mod commands;
 mod gpu;
 mod memory;
+mod output;
 mod progress;
 mod run;
 mod survey;

@@ -187,6 +187,8 @@ pub struct Data {
     pub split: [f64; 3],
     pub order: Order,
     pub mask_document_boundaries: bool,
+    /// Whether sources may be made by different tokenizers, or by another than the model's.
+    pub allow_mixed_tokenizers: bool,
 }
 
 /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` where the user gave none.

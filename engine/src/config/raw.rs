@@ -119,6 +119,7 @@ table!(RawData {
     split: String,
     order: String,
     mask_document_boundaries: bool,
+    allow_mixed_tokenizers: bool,
 });
 
 table!(RawSource { prefix: String, weight: f64 });

@@ -134,6 +134,7 @@ impl Text {
         self.put("split", d.split.map(|share| share.to_string()).join(","));
         self.put("order", d.order.name());
         self.put("mask_document_boundaries", d.mask_document_boundaries);
+        self.put("allow_mixed_tokenizers", d.allow_mixed_tokenizers);
     }
 }
 

@@ -224,6 +224,7 @@ fn data(raw: RawData, at: &Origins) -> Result<Data> {
         split: shares(split, at)?,
         order: choose(Order::NAMES, word, "data.order", at)?,
         mask_document_boundaries: raw.mask_document_boundaries.unwrap_or(false),
+        allow_mixed_tokenizers: raw.allow_mixed_tokenizers.unwrap_or(false),
     })
 }
 

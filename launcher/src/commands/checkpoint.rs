@@ -1,6 +1,6 @@
 //! `checkpoint`: Hugging Face checkpoints in and out of a run, and a look at the run's own.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::progress::Bytes;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};

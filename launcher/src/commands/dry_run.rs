@@ -2,9 +2,9 @@
 //! memory and send to others.
 
 use super::mesh;
-use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, aligned, must_hold, table};
 use super::train::must_fit_cuda;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
 use cuda::backend::CudaScratch;

@@ -1,7 +1,7 @@
 //! `kernels`: the CUDA kernels compiled beforehand, and a look at what this machine would run.
 
-use super::tokenizer::or_broken_pipe;
 use super::topology::{aligned, table};
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use clap::{Args as ClapArgs, Subcommand};
 use comfy_table::{Table, presets};

@@ -1,6 +1,6 @@
 //! `report`: how efficient a run was, out of what it left in its directory.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use engine::error::{Error, Result};
 use report::document::Document;
 use report::efficiency::Efficiency;

@@ -1,7 +1,7 @@
 //! `topology`: which rank sits where, and what a step sends over which link, for the engine's mapping and
 //! for the naive one. On the nodes at hand or on those of a cluster file.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::under_mpirun;
 use comfy_table::{CellAlignment, Table, presets};
 use cuda::links;

@@ -266,9 +266,13 @@ fn load<B: Backend>(args: &Args, trainer: &mut Trainer<B>, feed: &Feed, rank: us
         if rank == 0 {
             eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
             warn_of_another_order(feed, &saved);
+            if let Err(mixed) = feed.check_tokenizers(&trainer.config.train.load) {
+                eprintln!("warning: {mixed}");
+            }
         }
         return state::resume(trainer, &saved);
     }
+    feed.check_tokenizers(&trainer.config.train.load)?;
     match trainer.config.train.load.clone() {
         Load::Random => {
             if let Some(tokenizer) = feed.tokenizer().filter(|_| rank == 0) {

@@ -6,8 +6,8 @@ mod site;
 mod told;
 
 use super::mesh;
-use super::tokenizer::or_broken_pipe;
 use super::topology::must_hold;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::backend::{Elem, Scratch};

@@ -2,8 +2,8 @@
 
 use super::site::GIB;
 use super::{room, unknown};
-use crate::commands::tokenizer::or_broken_pipe;
 use crate::commands::topology::{aligned, table};
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::config::{Axis, Cluster, Config, Named};
