@@ -184,14 +184,14 @@ impl Open {
         let (end, done) = loop {
             let done = self.fill(target)?;
             let (at, most) = match self.format {
-                _ if done => (Some(self.rest.len()), usize::MAX),
+                _ if done => (Some(self.rest.len()), 0),
                 Format::Text => (cut(&self.rest), LONGEST_UNCUT),
                 Format::JsonLines => (self.rest.iter().rposition(|&b| b == b'\n').map(|at| at + 1), LONGEST_LINE),
             };
             match at {
                 Some(at) => break (at, done),
-                None if target >= most => return Ok(self.too_long()),
-                None => target *= 2,
+                None if self.rest.len() > most => return Ok(self.too_long()),
+                None => target = (2 * target).min(most + 1),
             }
         };
         let rest = self.rest.split_off(end);
@@ -233,6 +233,19 @@ impl Open {
             if end.is_some() || done {
                 self.lines += u64::from(end.is_some());
                 return Ok(());
+            }
+        }
+    }
+
+    /// JSON lines where the first byte that is not blank is a brace, else text.
+    fn format_by_content(&mut self) -> Result<Format> {
+        let mut target = 64;
+        loop {
+            let done = self.fill(target)?;
+            match self.rest.iter().find(|b| !b.is_ascii_whitespace()) {
+                Some(b'{') => return Ok(Format::JsonLines),
+                None if !done && target < LONGEST_LINE => target *= 2,
+                _ => return Ok(Format::Text),
             }
         }
     }
@@ -359,8 +372,11 @@ fn is_stdin(path: &Path) -> bool {
 
 /// Whether the path is standard input, a named pipe, or `<(command)`.
 fn is_pipe(path: &Path) -> bool {
-    let is_file = || std::fs::metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir());
-    is_stdin(path) || path.starts_with("/dev") || path.starts_with("/proc") || (path.exists() && !is_file())
+    let is_other = |meta: std::fs::Metadata| !meta.is_file() && !meta.is_dir();
+    let descriptors = ["/dev/stdin", "/dev/fd", "/proc/self/fd"];
+    is_stdin(path)
+        || descriptors.iter().any(|descriptor| path.starts_with(descriptor))
+        || std::fs::metadata(path).is_ok_and(is_other)
 }
 
 fn open(path: &Path, asked: Option<Format>, read: &Arc<AtomicU64>) -> Result<Open> {
@@ -403,21 +419,6 @@ fn open(path: &Path, asked: Option<Format>, read: &Arc<AtomicU64>) -> Result<Ope
         None => open.format_by_content()?,
     };
     Ok(open)
-}
-
-impl Open {
-    /// JSON lines where the first byte that is not blank is a brace, else text.
-    fn format_by_content(&mut self) -> Result<Format> {
-        let mut target = 64;
-        loop {
-            let done = self.fill(target)?;
-            match self.rest.iter().find(|b| !b.is_ascii_whitespace()) {
-                Some(b'{') => return Ok(Format::JsonLines),
-                None if !done && target < LONGEST_LINE => target *= 2,
-                _ => return Ok(Format::Text),
-            }
-        }
-    }
 }
 
 /// Counts what is read, for the progress bar.
