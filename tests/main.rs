@@ -24,6 +24,7 @@ mod report;
 mod resume;
 mod run_dir;
 mod survey;
+mod texts;
 mod threads;
 mod topology;
 mod trajectories;

@@ -7,6 +7,7 @@ mod gpu;
 mod launch;
 mod logs;
 mod memory;
+mod output;
 mod progress;
 mod rank_sampler;
 mod resume;

@@ -1,6 +1,6 @@
-//! Which source each sample comes from (`build_blending_indices` of megatron/core/datasets/helpers.cpp): the one
-//! that lags farthest behind its share, no randomness. The choice depends on all the choices before it, so the
-//! counts are kept every [`STRIDE`] samples and the way from there is walked again.
+//! Which source each sample comes from (`build_blending_indices` of megatron/core/datasets/helpers.cpp): the one that
+//! lags farthest behind its share, without randomness. A choice depends on all choices before it, so the counts are
+//! kept every [`STRIDE`] samples and the choices since then are made again.
 //!
 //! Memory: 8 bytes per source and `STRIDE` samples.
 
@@ -11,17 +11,17 @@ const STRIDE: u64 = 1024;
 /// A mixture of sources over a fixed number of samples.
 #[derive(Debug)]
 pub struct Blend {
-    /// Shares, of sum 1.
+    /// These sum to 1.
     shares: Vec<f64>,
     size: u64,
-    /// Samples taken from each source before sample `STRIDE * i`, source fastest.
+    /// `[size / STRIDE, sources]`: samples taken from each source before sample `STRIDE * i`.
     counts: Vec<u64>,
     /// Samples taken from each source in all.
     totals: Vec<u64>,
 }
 
 impl Blend {
-    /// `shares` of sum 1; at least one.
+    /// `shares` has at least one entry and sums to 1.
     pub fn new(shares: Vec<f64>, size: u64) -> Self {
         let mut counts = Vec::new();
         let mut now = vec![0; shares.len()];
@@ -44,7 +44,7 @@ impl Blend {
         &self.totals
     }
 
-    /// Source and number within the source of each of these samples.
+    /// For each of these samples its source, and its number within that source.
     pub fn choices(&self, samples: Range<u64>) -> Vec<(usize, u64)> {
         if samples.is_empty() {
             return Vec::new();
@@ -78,8 +78,8 @@ fn choose(shares: &[f64], taken: &[u64], i: u64) -> usize {
     best.0
 }
 
-/// Weights as shares of 1, summed as `numpy.sum` does (pairs of eight lanes from eight elements on), since the
-/// last bit of a share can decide a choice.
+/// Weights as shares that sum to 1. The sum is taken as `numpy.sum` does (in eight lanes from eight elements on), since
+/// the last bit of a share can decide a choice.
 pub fn normalize(weights: &[f64]) -> Vec<f64> {
     let sum = numpy_sum(weights);
     weights.iter().map(|w| w / sum).collect()

@@ -1,4 +1,4 @@
-//! `data check`: everything that can be wrong in a pair of token files, each finding with its position.
+//! `data check`: looks for everything that can be wrong in a pair of token files; each finding has its position.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use engine::error::Result;
 /// Findings of one kind beyond this many are only counted.
 const SHOWN: usize = 20;
 
-/// What the ids are held against.
+/// The bounds that ids must keep.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub vocab_size: Option<u64>,
 }
 
-/// What [`check`] saw.
+/// What [`check`] found.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     pub sequences: usize,
@@ -25,7 +25,7 @@ pub struct Report {
     pub kind: &'static str,
     /// `None` in a file without tokens.
     pub largest_id: Option<i64>,
-    /// One line each; none: the files are sound.
+    /// One line each; the files are sound where there is none.
     pub findings: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
-//! The data of a run: opens the sources of a [`Config`], lays out their sample order, hands out micro-batches.
+//! The data of a run: opens the sources of a [`Config`], builds their sample order, and makes micro-batches.
 //!
-//! Every rank builds the same order by itself from the same numbers; no index is cached on disk or shared.
-//! Sample numbers are those of the whole run, whatever the layout, so a resume needs one integer.
+//! Every rank builds the same order from the same numbers; no index is cached on disk or shared. Sample numbers count
+//! over the whole run, whatever the layout, so a resume needs one integer.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use engine::batch::{MicroBatch, Samples};
 use engine::config::{Config, Order, Source, Train};
 use engine::error::{Error, Result};
 
-/// Samples a blended source offers beyond its share, so that the blend never runs dry (Megatron's
+/// The part by which the samples of a blended source exceed its share, so that the blend never runs dry (Megatron's
 /// `mid_level_dataset_surplus`).
 const SURPLUS: f64 = 0.005;
-/// Samples of a split: the index of a split is in memory, in every rank.
+/// The most samples of a split, whose index is in the memory of every rank.
 const MOST: u64 = 1 << 32;
 
 /// All samples of a run.
@@ -35,14 +35,14 @@ pub struct Feed {
 /// The samples of one split.
 pub(super) struct Mixture {
     pub(super) parts: Vec<Part>,
-    /// `None`: one source, all samples its own.
+    /// `None` for a single source that gives all samples.
     pub(super) blend: Option<Blend>,
     /// Samples that the run takes.
     pub(super) wanted: u64,
 }
 
 pub(super) struct Part {
-    /// Of [`Feed::files`].
+    /// An index into [`Feed::files`].
     pub(super) file: usize,
     pub(super) order: SampleOrder,
 }
@@ -52,21 +52,21 @@ pub(super) struct Part {
 pub struct SourceReport {
     pub split: Split,
     pub prefix: PathBuf,
-    /// Of the split.
+    /// The order of the split's part of the source.
     pub plan: Plan,
     /// Samples that the run takes from it.
     pub samples: u64,
-    /// How often the run reads each of its tokens.
+    /// How many times the run reads each of its tokens.
     pub epochs: f64,
     /// Its part of the split's samples, 0 to 1.
     pub share: f64,
 }
 
-/// Everything that a mixture is made from.
+/// The inputs from which a [`Mixture`] is built.
 struct Recipe<'a> {
     config: &'a Config,
     files: &'a [IndexedFile],
-    /// Of [`Feed::files`], one for each of `sources`.
+    /// Indices into [`Feed::files`], one for each of `sources`.
     indices: Vec<usize>,
     sources: &'a [Source],
     split: Split,
@@ -74,7 +74,7 @@ struct Recipe<'a> {
 }
 
 impl Samples for Feed {
-    /// Errors where a file turns out to be damaged, or is written to while the run reads it.
+    /// An error where a file is damaged, or is written to while the run reads it.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
         for part_and_pieces in self.pieces(split, samples) {
@@ -113,12 +113,12 @@ impl Feed {
         Ok(Self { train: train_mixture, valid, files, data: data.clone(), seq: train.seq_length })
     }
 
-    /// Samples that the run takes of a split.
+    /// The samples of a split that the run takes.
     pub fn samples(&self, split: Split) -> u64 {
         self.mixture(split).wanted
     }
 
-    /// Where the tokens of these samples lie: for each the source's number in its split, and the pieces.
+    /// Where the tokens of these samples lie: for each sample the index of its source in the split, and the pieces.
     pub fn places(&self, split: Split, samples: Range<u64>) -> Result<Vec<(usize, Vec<Piece>)>> {
         let mixture = self.mixture(split);
         let number = |part: &Part| mixture.parts.iter().position(|p| std::ptr::eq(p, part)).expect("its own part");
@@ -167,7 +167,7 @@ impl Feed {
 }
 
 impl Mixture {
-    /// Part and sample of that part's order, for each of the samples.
+    /// For each of the samples the index of its part, and the sample's number in that part's order.
     fn choices(&self, samples: Range<u64>) -> Vec<(usize, u64)> {
         assert!(samples.end <= self.wanted, "samples {samples:?} of a run that takes {}", self.wanted);
         match &self.blend {
@@ -196,12 +196,12 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The weights, where the user gave them: all or none.
+    /// The weights, where the user gave them. All sources have one, or none has.
     fn weights(&self) -> Result<Option<Vec<f64>>> {
         let given: Vec<f64> = self.sources.iter().filter_map(|s| s.weight).collect();
         if !given.is_empty() && given.len() < self.sources.len() {
             let name = self.split.name();
-            return Err(Error::user(format!("data.{name}: some entries have a weight and some none; give it to all")));
+            return Err(Error::user(format!("data.{name}: some sources have a weight and some none; give one to all")));
         }
         if let Some(wrong) = given.iter().find(|w| !(w.is_finite() && **w > 0.0)) {
             return Err(Error::user(format!("data.{}: weight = {wrong} must be above 0", self.split.name())));
@@ -209,8 +209,7 @@ impl<'a> Recipe<'a> {
         Ok((!given.is_empty()).then_some(given))
     }
 
-    /// Every source offers half a percent more than its share; Megatron's blend is a few
-    /// samples longer than what the run takes of it.
+    /// Every source offers half a percent more than its share; Megatron's blend is a few samples longer than the run.
     fn megatron_blend(&self, shares: Vec<f64>) -> Result<Mixture> {
         let target = |share: f64| (self.wanted as f64 * share).ceil();
         let parts = self.parts(|i| Some((target(shares[i]) * (1.0 + SURPLUS)).ceil() as u64))?;
@@ -229,8 +228,8 @@ impl<'a> Recipe<'a> {
         let all: u64 = parts.iter().map(|p| p.order.plan.samples).sum();
         if self.wanted > all {
             return Err(Error::user(format!(
-                "data.{}: the sources hold {all} samples of {} tokens together but the run takes {}: give each a weight \
-                 to have them repeated, or take fewer steps",
+                "data.{}: the sources together hold {all} samples of {} tokens but the run takes {}: give each a \
+                 weight to have them repeated, or take fewer steps",
                 self.split.name(),
                 self.config.train.seq_length,
                 self.wanted
@@ -240,7 +239,7 @@ impl<'a> Recipe<'a> {
         self.check_supply(Mixture { parts, blend, wanted: self.wanted })
     }
 
-    /// Blended by weight, or by size where there is none; every source starts over at its end.
+    /// Blends by weight, or by size where there is none. Every source starts over at its end.
     fn sequential(&self, weights: Option<Vec<f64>>) -> Result<Mixture> {
         let parts = self.parts(|_| None)?;
         let blended = weights.is_some() || parts.len() > 1;
@@ -250,7 +249,7 @@ impl<'a> Recipe<'a> {
         Ok(Mixture { parts, blend, wanted: self.wanted })
     }
 
-    /// Indexes every source; `samples` is what megatron's order offers of each, `None` one epoch.
+    /// Builds the order of every source. `samples`: how many of each Megatron's order must offer; `None` is one epoch.
     fn parts(&self, samples: impl Fn(usize) -> Option<u64> + Sync) -> Result<Vec<Part>> {
         let part = |i: usize| {
             let file = &self.files[self.indices[i]];
@@ -273,7 +272,7 @@ impl<'a> Recipe<'a> {
         let data = &self.config.data;
         let sequences = u32::try_from(file.sequences()).ok().filter(|&n| n <= i32::MAX as u32).ok_or_else(|| {
             Error::user(format!(
-                "{}: {} sequences; Megatron's order ends at {}",
+                "{}: the file has {} sequences; Megatron's sample order allows {}",
                 file.idx_path().display(),
                 file.sequences(),
                 i32::MAX
@@ -285,7 +284,7 @@ impl<'a> Recipe<'a> {
         split_range(sequences as usize, data.split, self.split as usize).ok_or_else(|| {
             let [a, b, c] = data.split;
             let key = match self.split {
-                Split::Train => "it leaves nothing to train on".to_string(),
+                Split::Train => "it leaves no documents to train on".to_string(),
                 Split::Valid => format!(
                     "with no data.valid and train.eval_interval = {} it must leave a share for validation, as in \
                      \"98,2,0\"",
@@ -309,8 +308,8 @@ impl<'a> Recipe<'a> {
             (format!("data.{key}"), "name a longer file".to_string())
         };
         Error::user(format!(
-            "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 = {}; \
-             {remedy}",
+            "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 \
+             = {}; {remedy}",
             file.prefix().display(),
             plan.documents,
             file.sequences(),
@@ -319,14 +318,13 @@ impl<'a> Recipe<'a> {
         ))
     }
 
-    /// Megatron's own check: the blend must not ask a source for more than it offers.
+    /// As Megatron checks: the blend must not take more samples of a source than it offers.
     fn check_supply(&self, mixture: Mixture) -> Result<Mixture> {
         let totals = mixture.blend.as_ref().map_or(&[][..], |b| b.totals());
         for (part, &taken) in mixture.parts.iter().zip(totals) {
             if taken > part.order.plan.samples {
                 return Err(Error::user(format!(
-                    "{}: the blend takes {taken} samples but the source offers {}; take another number of steps or \
-                     give other weights",
+                    "{}: the blend takes {taken} samples but the source offers {}; change train.steps or the weights",
                     self.files[part.file].prefix().display(),
                     part.order.plan.samples
                 )));
@@ -336,7 +334,7 @@ impl<'a> Recipe<'a> {
     }
 }
 
-/// Samples that the run takes of train and of valid, where it validates.
+/// The samples of train and of valid that the run takes; `None` where it never validates.
 fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
     let (steps, batch) = (train.steps, train.global_batch_size as u64);
     let refuse = |keys: &str| {
@@ -357,7 +355,7 @@ fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
     Ok((of_train, of_valid))
 }
 
-/// For every row of a sample the position where its document starts in the sample.
+/// For every position of a sample the position where its document starts.
 fn document_starts(pieces: &[Piece], seq: usize) -> Vec<u32> {
     let mut starts = Vec::with_capacity(seq + 1);
     for piece in pieces {

@@ -1,20 +1,19 @@
-//! What a run's data is: the fingerprint that a resume compares, and the largest id of all sources.
+//! The identity of a run's data: the fingerprint that a resume compares, and the largest id of all sources.
 
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::blend::normalize;
 use super::feed::{Feed, Mixture};
 use super::idx::{IndexedFile, TokenKind};
-use super::meta::Meta;
-use crate::blend::normalize;
 use engine::config::{Order, Source};
 use engine::error::{Error, Result};
 
-/// Bytes that one task scans: a multiple of every token's size.
+/// Bytes that one task scans; a multiple of every token size.
 const CHUNK: usize = 4 << 20;
 
-/// A token and its place.
+/// A token and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdAt {
     pub id: u32,
@@ -25,8 +24,8 @@ pub struct IdAt {
 }
 
 impl Feed {
-    /// What decides which tokens the run reads, as keys and values that a resume compares. Weights are shares, so
-    /// that writing the same mixture in other units changes nothing; paths are left out, so files may move.
+    /// Everything that decides which tokens the run reads, as keys and values that a resume compares. Weights are
+    /// normalized, so that other units change nothing; paths are left out, so that files may move.
     pub fn fingerprint(&self) -> Vec<(String, String)> {
         let order = match self.data.order {
             Order::Megatron => "megatron",
@@ -43,16 +42,8 @@ impl Feed {
         pairs
     }
 
-    /// The tokenizer that made the training data, where all sources say the same and its file is unchanged.
-    pub fn tokenizer(&self) -> Option<PathBuf> {
-        let metas = self.data.train.iter().map(|source| Meta::read(&source.prefix)).collect::<Option<Vec<_>>>()?;
-        let first = metas.first()?;
-        let same = metas.iter().all(|meta| meta.blake3 == first.blake3);
-        first.unchanged_tokenizer().filter(|_| same).map(PathBuf::from)
-    }
-
-    /// How often each source is gone over, which decides how it is shuffled. It follows from the number of steps:
-    /// a resume with other steps may change it, and with it the order of what is still to come.
+    /// The epochs of each source, which decide how it is shuffled. They follow from the number of steps: a resume with
+    /// other steps may change them, and with them the order of the samples still to come.
     pub fn epochs(&self) -> Vec<(String, String)> {
         let name = |split: &'static str| {
             move |(i, part): (usize, &super::feed::Part)| {
@@ -67,8 +58,8 @@ impl Feed {
         pairs
     }
 
-    /// The largest id in share `part` of `parts` of all sources' tokens; `None` where the share is empty. The
-    /// largest of all shares' is the largest of all. A negative id, or one above 32 bits, is an error.
+    /// The largest id in share `part` of `parts` of the tokens of all sources; `None` where the share is empty. A
+    /// negative id, or one above 32 bits, is an error.
     pub fn largest_id(&self, part: usize, parts: usize) -> Result<Option<IdAt>> {
         let shares = self.files.iter().map(|file| largest_in(file, part, parts)).collect::<Result<Vec<_>>>()?;
         Ok(shares.into_iter().flatten().reduce(|a, b| if b.id > a.id { b } else { a }))
@@ -92,7 +83,7 @@ fn describe(split: &str, sources: &[Source], files: &[IndexedFile]) -> Vec<(Stri
     files.iter().enumerate().flat_map(one).collect()
 }
 
-/// The first and the last mebibyte tell corpora apart without reading them.
+/// The first and the last mebibyte are enough to tell corpora apart without reading them whole.
 fn head(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(1 << 20)]
 }
@@ -118,7 +109,7 @@ fn largest_in(file: &IndexedFile, part: usize, parts: usize) -> Result<Option<Id
     let place = |chunk: usize, id: i64| {
         let start = chunk * CHUNK;
         let bytes = &bytes[start..(start + CHUNK).min(bytes.len())];
-        let at = kind.tokens(bytes).position(|x| x == id).expect("it was seen there");
+        let at = kind.tokens(bytes).position(|x| x == id).expect("the extreme was found in this chunk");
         document_of(file, first + start / size + at)
     };
     for (chunk, &(least, most)) in extremes.iter().enumerate() {
@@ -127,7 +118,7 @@ fn largest_in(file: &IndexedFile, part: usize, parts: usize) -> Result<Option<Id
             let (document, offset) = place(chunk, wrong);
             let name = file.bin_path();
             return Err(Error::user(format!(
-                "{}: sequence {document}, token {offset}: the id {wrong}, which no vocabulary has; see `swallow-engine data \
+                "{}: sequence {document}, token {offset}: the id {wrong} is in no vocabulary; see `swallow-engine data \
                  check {}`",
                 name.display(),
                 file.prefix().display()
@@ -141,7 +132,7 @@ fn largest_in(file: &IndexedFile, part: usize, parts: usize) -> Result<Option<Id
     }))
 }
 
-/// Least and largest id of a chunk that is not empty.
+/// Smallest and largest id of a chunk that is not empty.
 fn extremes(kind: TokenKind, bytes: &[u8]) -> (i64, i64) {
     fn fold<T: Copy + Ord + Into<i64>, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> (i64, i64) {
         let first = read(bytes[..N].try_into().expect("N bytes"));
@@ -162,7 +153,7 @@ fn extremes(kind: TokenKind, bytes: &[u8]) -> (i64, i64) {
     }
 }
 
-/// Sequence and offset of the `token`th token of the `.bin`, by the pointers of a sound file.
+/// Sequence and offset of token number `token` of the `.bin`, by the pointers of a sound file.
 fn document_of(file: &IndexedFile, token: usize) -> (usize, u64) {
     let byte = (token * file.kind().size()) as i64;
     let (mut low, mut high) = (0, file.sequences());

@@ -1,27 +1,27 @@
-//! Megatron's indexed token files, for reading: `PREFIX.bin` holds the tokens back to back, `PREFIX.idx`
-//! where each sequence lies (megatron/core/datasets/indexed_dataset.py).
+//! Reads Megatron's indexed token files: `PREFIX.bin` holds the tokens back to back, `PREFIX.idx` where each sequence
+//! lies (megatron/core/datasets/indexed_dataset.py).
 //!
 //! ```text
 //! 0   b"MMIDIDX\0\0", u64 version = 1, u8 dtype code, u64 S sequences, u64 D = documents + 1
 //! 34  i32[S] lengths in tokens, i64[S] byte offsets in .bin, i64[D] first sequence of each document, then S
 //! ```
 //!
-//! Both files are mapped, never copied. The arrays of the `.idx` start at byte 34, so none is aligned: every
-//! number is read as bytes. Opening looks at the header, the sizes and the last document index alone, so it
-//! takes the same time for any corpus; the content of the arrays is checked where it is used, and all of it by
-//! [`super::check`].
+//! Both files are mapped, never copied. The arrays of the `.idx` start at byte 34, so they are not aligned and every
+//! number is read as bytes. Opening checks only the header, the sizes and the last document index, so it takes the same
+//! time for any corpus; the content of the arrays is checked where it is used, and all of it by [`super::check`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::partial::with_suffix;
 use engine::error::{Error, Result};
 
 pub(super) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
 pub(super) const HEADER: usize = 34;
 
-/// How a token is stored: the dtype codes that hold integers.
+/// The integer type of the stored tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     U8,
@@ -33,7 +33,7 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    /// What Megatron's `DType.optimal_dtype` chooses.
+    /// The type that Megatron's `DType.optimal_dtype` chooses.
     pub fn for_vocab(vocab_size: usize) -> Self {
         if vocab_size < 65500 { TokenKind::U16 } else { TokenKind::I32 }
     }
@@ -114,20 +114,20 @@ impl IndexedFile {
         Ok(file)
     }
 
-    /// The ends of the document array, which cost nothing to look at.
+    /// Checks both ends of the document array, which costs nothing.
     fn check_ends(&self) -> Result<()> {
         let (first, last) = (self.document_start(0), self.document_start(self.documents));
         if first != 0 || last != self.sequences as i64 {
             return Err(Error::user(format!(
                 "{}: the document index goes from {first} to {last} but should go from 0 to the {} sequences: \
-                 the file is damaged or incomplete; tokenize again",
+                 the file is damaged or incomplete; tokenize the text again",
                 self.idx_path().display(),
                 self.sequences
             )));
         }
         if !self.bin.len().is_multiple_of(self.kind.size()) {
             return Err(Error::user(format!(
-                "{}: {} bytes do not divide into {} tokens: the file is truncated; tokenize again",
+                "{}: {} bytes are no whole number of {} tokens: the file is truncated; tokenize the text again",
                 self.bin_path().display(),
                 self.bin.len(),
                 self.kind.name()
@@ -171,13 +171,13 @@ impl IndexedFile {
         &self.idx
     }
 
-    /// Tokens of sequence `i` as the file says, negative in a damaged file.
+    /// The length of sequence `i` in tokens, as stored: negative in a damaged file.
     pub fn stored_length(&self, i: usize) -> i32 {
         let at = HEADER + 4 * i;
         i32::from_le_bytes(self.idx[at..at + 4].try_into().expect("four bytes"))
     }
 
-    /// Byte offset of sequence `i` in the `.bin` as the file says.
+    /// The byte offset of sequence `i` in the `.bin`, as stored.
     pub fn stored_pointer(&self, i: usize) -> i64 {
         self.i64_at(HEADER + 4 * self.sequences + 8 * i)
     }
@@ -196,25 +196,25 @@ impl IndexedFile {
         self.stored_length(i).max(0) as u64
     }
 
-    /// All tokens: a pass over lengths and pointers, which also finds what a damaged pair looks like.
+    /// The number of tokens. Passes over all lengths and pointers and refuses a damaged pair.
     pub fn tokens(&self) -> Result<u64> {
         let lengths = &self.idx[HEADER..HEADER + 4 * self.sequences];
         let length = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let (sum, all) =
             lengths.chunks_exact(4).fold((0i64, 0i32), |(s, all), b| (s + i64::from(length(b)), all | length(b)));
         if all < 0 {
-            let i = (0..self.sequences).find(|&i| self.stored_length(i) < 0).expect("a sign bit was seen");
+            let i = (0..self.sequences).find(|&i| self.stored_length(i) < 0).expect("one of them is negative");
             return Err(self.damaged(i, &format!("a length of {} tokens", self.stored_length(i))));
         }
         if sum as u64 > (self.bin.len() / self.kind.size()) as u64 {
             return Err(Error::user(format!(
-                "{}: holds {} {} tokens but its .idx counts {sum}: the file is truncated; tokenize again",
+                "{}: holds {} {} tokens but its .idx counts {sum}: the file is truncated; tokenize the text again",
                 self.bin_path().display(),
                 self.bin.len() / self.kind.size(),
                 self.kind.name()
             )));
         }
-        // A pointer out of the file is found before the first step, not when its sample comes up.
+        // A pointer outside the file is refused before the first step, not when its sample comes up.
         (0..self.sequences).try_for_each(|i| self.bytes(i).map(drop))?;
         Ok(sum as u64)
     }
@@ -238,18 +238,18 @@ impl IndexedFile {
         let part = part.ok_or_else(|| self.changed())?;
         for (k, id) in self.kind.tokens(part).enumerate() {
             out.push(u32::try_from(id).map_err(|_| {
-                self.damaged(i, &format!("the id {id} at token {}, which no vocabulary has", offset + k as u64))
+                self.damaged(i, &format!("the id {id} at token {}, which is in no vocabulary", offset + k as u64))
             })?);
         }
         Ok(())
     }
 
-    /// What was found when it was opened is there no longer: the files are mapped, and somebody wrote into them.
+    /// The error where the mapped files were written to after they were opened.
     pub(super) fn changed(&self) -> Error {
         Error::user(format!(
-            "{}: its lengths are no longer those that the run began with: the file was written to meanwhile; make it \
-             anew (`swallow-engine data check {}` says what is wrong) and start again, which continues from the last \
-             checkpoint",
+            "{}: its lengths have changed since the run began: another program wrote to the file; restore it, or \
+             tokenize again (`swallow-engine data check {}` lists what is wrong), then start the run again: it \
+             continues from the last checkpoint",
             self.idx_path().display(),
             self.prefix.display()
         ))
@@ -262,14 +262,6 @@ impl IndexedFile {
             self.prefix.display()
         ))
     }
-}
-
-/// `PREFIX.suffix`: a prefix may have dots of its own.
-pub(super) fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
-    let mut name = prefix.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn map(path: &Path) -> Result<Mmap> {
@@ -286,21 +278,21 @@ fn map(path: &Path) -> Result<Mmap> {
 fn header(idx: &[u8], path: &Path) -> Result<(TokenKind, usize, usize)> {
     let wrong = |what: String| Error::user(format!("{}: {what}", path.display()));
     if idx.len() < HEADER || &idx[..9] != MAGIC {
-        return Err(wrong("not a Megatron .idx file (it does not start with MMIDIDX and a header of 34 bytes)".into()));
+        return Err(wrong("not a Megatron .idx file (it does not begin with MMIDIDX and a header of 34 bytes)".into()));
     }
     let u64_at = |at: usize| u64::from_le_bytes(idx[at..at + 8].try_into().expect("eight bytes"));
     if u64_at(9) != 1 {
-        return Err(wrong(format!("version {} is not known; 1 is", u64_at(9))));
+        return Err(wrong(format!("its version is {}; only version 1 is known", u64_at(9))));
     }
     let kind = TokenKind::of_code(idx[17])
-        .ok_or_else(|| wrong(format!("dtype code {} does not hold token ids; 1, 2, 3, 4, 5 and 8 do", idx[17])))?;
+        .ok_or_else(|| wrong(format!("dtype code {} is no integer type; 1, 2, 3, 4, 5 and 8 are", idx[17])))?;
     let (sequences, entries) = (u64_at(18), u64_at(26));
     let expected = HEADER as u128 + 12 * u128::from(sequences) + 8 * u128::from(entries);
     if entries == 0 || expected != idx.len() as u128 {
         let modes = if expected + u128::from(sequences) == idx.len() as u128 { " (a multimodal index?)" } else { "" };
         return Err(wrong(format!(
-            "{} bytes, but {sequences} sequences and {entries} document entries take {expected}{modes}: the file is \
-             truncated or damaged; tokenize again",
+            "the file has {} bytes, but {sequences} sequences and {entries} document entries take {expected}{modes}: \
+             it is truncated or damaged; tokenize the text again",
             idx.len()
         )));
     }

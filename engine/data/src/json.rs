@@ -5,14 +5,68 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-/// The string under `key` of the object in `line`. The error says what is wrong, without the file's name.
+/// The string under `key` of the object in `line`. The error does not name the file. Like Python's `json`, this accepts
+/// NaN and infinities as numbers, and takes the last value of a repeated key.
 pub fn string_under<'a>(key: &str, line: &'a str) -> Result<Cow<'a, str>, String> {
-    let mut json = serde_json::Deserializer::from_str(line);
-    let found = json.deserialize_map(Pick { key }).and_then(|found| json.end().map(|()| found));
+    // A concatenation of files has the byte-order mark of the second one inside.
+    let line = line.strip_prefix('\u{feff}').unwrap_or(line);
+    let found = match pick(key, line) {
+        Err(e) => match without_nan(line) {
+            Some(line) => pick(key, &line).map(|found| found.map(|text| Cow::Owned(text.into_owned()))),
+            None => Err(e),
+        },
+        found => found,
+    };
     match found {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(others)) => Err(format!("no key \"{key}\" (it has {others}); --key names the one to read")),
-        Err(e) => Err(e.to_string().replace(" at line 1 column ", " at column ")),
+        Err(e) => Err(explain(&e, line)),
+    }
+}
+
+type Found<'a> = Result<Cow<'a, str>, String>;
+
+fn pick<'a>(key: &str, line: &'a str) -> serde_json::Result<Found<'a>> {
+    let mut json = serde_json::Deserializer::from_str(line);
+    let found = json.deserialize_map(Pick { key })?;
+    json.end().map(|()| found)
+}
+
+/// The line with 0 in place of `NaN`, `Infinity` and `-Infinity`, which Python writes although JSON has no such
+/// numbers; `None` where the line has none of them. Every other byte keeps its position.
+fn without_nan(line: &str) -> Option<String> {
+    const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+    let mut out = line.as_bytes().to_vec();
+    let (mut at, mut in_string, mut found) = (0, false, false);
+    while at < out.len() {
+        let word = WORDS.into_iter().find(|word| !in_string && line.as_bytes()[at..].starts_with(word.as_bytes()));
+        match (out[at], word) {
+            (_, Some(word)) => {
+                out[at..at + word.len()].fill(b' ');
+                out[at] = b'0';
+                found = true;
+                at += word.len() - 1;
+            }
+            (b'\\', _) if in_string => at += 1,
+            (b'"', _) => in_string = !in_string,
+            _ => {}
+        }
+        at += 1;
+    }
+    found.then(|| String::from_utf8(out).expect("only ASCII was replaced"))
+}
+
+fn explain(e: &serde_json::Error, line: &str) -> String {
+    let what = e.to_string().replace(" at line 1 column ", " at column ");
+    if what.contains("surrogate") || what.contains("unexpected end of hex escape") {
+        return format!(
+            "a lone surrogate, which is half of a character and no text (an escape such as \\ud83d without the \\ude00 \
+             that belongs to it): {what}; write the line again, or leave such records out with --skip-bad"
+        );
+    }
+    match line.trim_start().starts_with('[') {
+        true => format!("{what}; one object a line is expected, as `jq -c '.[]'` makes of a JSON array"),
+        false => what,
     }
 }
 
@@ -22,7 +76,7 @@ struct Pick<'k> {
 
 impl<'de> Visitor<'de> for Pick<'_> {
     /// The text, or the keys that are there instead.
-    type Value = Result<Cow<'de, str>, String>;
+    type Value = Found<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "an object with the text under \"{}\"", self.key)
@@ -82,17 +136,41 @@ mod tests {
         assert!(matches!(string_under("text", r#"{"text":"plain"}"#), Ok(Cow::Borrowed("plain"))));
     }
 
+    /// Everything that Python's `json.loads` accepts is read.
     #[test]
-    fn what_is_wrong_is_said() {
-        let error = |line| string_under("text", line).unwrap_err();
+    fn lines_of_other_writers_are_read() {
+        for (line, text) in [
+            (r#"{"perplexity": NaN, "text": "a NaN \" NaN"}"#, "a NaN \" NaN"),
+            (r#"{"scores": [Infinity, -Infinity, {"x": NaN}], "text": "b"}"#, "b"),
+            ("\u{feff}{\"text\": \"c\"}", "c"),
+            (r#"{"text": "one", "text": "two"}"#, "two"),
+            (r#"{"other": "cut \ud83d", "text": "\ud83d\ude00 \u3042"}"#, "😀 あ"),
+            (r#"{"n": 123456789012345678901234567890e400, "text": "d"}"#, "d"),
+        ] {
+            assert_eq!(string_under("text", line).unwrap(), text, "{line}");
+        }
+        let deep = format!("{{\"a\": {}{}, \"text\": \"deep\"}}", "[".repeat(300), "]".repeat(300));
+        assert_eq!(string_under("text", &deep).unwrap(), "deep");
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        let error = |line: &str| string_under("text", line).unwrap_err();
         assert_eq!(
             error(r#"{"id": 1, "body": "x"}"#),
             r#"no key "text" (it has "id", "body"); --key names the one to read"#
         );
         assert!(error(r#"{"text": 5}"#).contains("expected a string"), "{}", error(r#"{"text": 5}"#));
+        assert!(error(r#"{"text": null}"#).contains("expected a string"));
+        assert!(error(r#"{"text": NaN}"#).contains("expected a string"));
         assert!(error(r#"{"text": "x""#).contains("EOF"));
         assert!(error(r#"{"text": "x"} 7"#).contains("trailing"));
-        assert!(error(r#"["text"]"#).contains("an object with the text"));
+        assert!(error(r#"{"a": NaN5, "text": "x"}"#).contains("at column 10"));
+        assert!(error("{\"text\": \"a\tb\"}").contains("control character"));
+        assert!(error(r#"["text"]"#).contains("one object a line"));
+        for lone in [r#"{"text": "cut \ud83d"}"#, r#"{"text": "\ude00 half"}"#, r#"{"text": "\ud83d\ud83d"}"#] {
+            assert!(error(lone).contains("lone surrogate"), "{}", error(lone));
+        }
         assert!(error(&format!("{{\"a\": {}", "[".repeat(100_000))).contains("EOF"), "depth costs no stack");
     }
 }

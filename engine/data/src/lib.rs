@@ -1,9 +1,11 @@
 //! From text to micro-batches: Megatron's indexed token files, its sample order and blend, tokenizers.
 //!
-//! The way of a text: [`tokenize`] reads files, [`tokenizer`] makes ids, [`writer`] stores them. The way of a
-//! sample: [`feed`] asks [`blend`] which source it comes from, [`order`] where its tokens lie, [`idx`] for them.
+//! A text: [`text`] reads the files, [`tokenizer`] makes ids, [`tokenize`] does so on all cores, [`writer`] stores
+//! them. A sample: [`feed`] asks [`blend`] for its source, [`order`] for the places of its tokens, [`idx`] for the
+//! tokens.
 
 pub mod blend;
+mod budget;
 pub mod check;
 pub mod feed;
 pub mod identity;
@@ -13,7 +15,16 @@ pub mod loader;
 pub mod meta;
 pub mod mt19937;
 pub mod order;
-mod text;
+mod partial;
+mod provenance;
+pub mod text;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod writer;
+
+/// The checkout that these tests are of.
+#[cfg(test)]
+fn checkout() -> std::path::PathBuf {
+    let mut folders = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.find(|folder| folder.join("tests/golden").is_dir()).expect("a crate of the checkout").to_path_buf()
+}

@@ -1,4 +1,4 @@
-//! Micro-batches made ahead: a thread reads what the rank will ask for next while it computes.
+//! Prefetching: a thread reads the next micro-batches while the rank computes.
 
 use super::feed::Feed;
 use crossbeam::channel::{Receiver, bounded};
@@ -7,17 +7,17 @@ use engine::error::Result;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Micro-batches that lie ready.
+/// Micro-batches that are read ahead.
 const AHEAD: usize = 4;
 
-/// A feed whose training samples are there before they are asked for.
+/// A feed whose training samples are read before they are asked for.
 pub struct Loader {
     feed: Arc<Feed>,
     ready: Receiver<(Range<u64>, Result<MicroBatch>)>,
 }
 
 impl Loader {
-    /// `requests` are the training samples that will be asked for, in their order. The thread ends with them, or with
+    /// `requests` are the training samples that will be asked for, in this order. The thread ends with them, or with
     /// the loader.
     pub fn start(feed: Arc<Feed>, requests: impl Iterator<Item = Range<u64>> + Send + 'static) -> Loader {
         let (sender, ready) = bounded(AHEAD);
@@ -25,7 +25,7 @@ impl Loader {
         std::thread::spawn(move || {
             for samples in requests {
                 let batch = source.micro_batch(Split::Train, samples.clone());
-                // A loader that is gone takes no more.
+                // The loader was dropped.
                 if sender.send((samples, batch)).is_err() {
                     return;
                 }
@@ -36,13 +36,13 @@ impl Loader {
 }
 
 impl Samples for Loader {
-    /// As the feed's.
+    /// The same as the feed gives.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         if split != Split::Train {
             return self.feed.micro_batch(split, samples);
         }
-        let (made, batch) = self.ready.recv().expect("the loader was told of all samples of the run");
-        assert_eq!(made, samples, "the samples that lie ready and those asked for");
+        let (made, batch) = self.ready.recv().expect("the requests hold all training samples of the run");
+        assert_eq!(made, samples, "the samples that were read ahead and those asked for");
         batch
     }
 }

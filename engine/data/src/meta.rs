@@ -1,47 +1,51 @@
-//! `PREFIX.meta.json`: which tokenizer made a token file. Only a convenience (`data inspect` decodes with it, an
-//! exported checkpoint can take the tokenizer along): a token file without one, such as Megatron's own, is whole.
+//! `PREFIX.meta.json`: which tokenizer made a token file. `data inspect` decodes with that tokenizer, an exported
+//! checkpoint includes it, and sources made with different tokenizers are refused by it. The file and each of its keys
+//! are optional: Megatron's own token files have none.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::idx::with_suffix;
-use super::tokenize::Job;
+use super::partial::with_suffix;
+use super::tokenizer::{Identity, Tokenizer};
 use engine::error::{Error, Result};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Meta {
     /// The tokenizer's file, as an absolute path.
-    pub tokenizer: String,
+    pub tokenizer: Option<String>,
     /// Its BLAKE3 hash.
-    pub blake3: String,
-    pub vocab_size: usize,
+    pub blake3: Option<String>,
+    pub vocab_size: Option<usize>,
     /// The ids put before and after every document.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// Stays the same where the tokenizer's file is saved again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
 }
 
 impl Meta {
-    pub fn of(job: &Job) -> Result<Self> {
-        let path = job.tokenizer.path();
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    pub fn new(tokenizer: &Tokenizer, bos: Option<u32>, eos: Option<u32>) -> Result<Self> {
+        let path = tokenizer.path();
+        let io = |e| Error::io(path, e);
+        let bytes = std::fs::read(path).map_err(io)?;
         Ok(Self {
-            tokenizer: std::fs::canonicalize(path).map_err(|e| Error::io(path, e))?.to_string_lossy().into_owned(),
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-            vocab_size: job.tokenizer.vocab_size(),
-            bos: job.bos,
-            eos: job.eos,
+            tokenizer: Some(std::fs::canonicalize(path).map_err(io)?.to_string_lossy().into_owned()),
+            blake3: Some(hash(&bytes)),
+            vocab_size: Some(tokenizer.vocab_size()),
+            bos,
+            eos,
+            identity: Identity::of(&bytes).ok(),
         })
     }
 
-    pub fn write(&self, prefix: &Path) -> Result<()> {
-        let (path, partial) = (with_suffix(prefix, "meta.json"), with_suffix(prefix, "meta.json.partial"));
-        let text = serde_json::to_string_pretty(self).expect("strings and numbers are JSON");
-        std::fs::write(&partial, text + "\n").map_err(|e| Error::io(&partial, e))?;
-        std::fs::rename(&partial, &path).map_err(|e| Error::io(&path, e))
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("strings and numbers are JSON") + "\n"
     }
 
-    /// `None` where there is none, or where it cannot be read: nothing depends on it.
+    /// `None` where there is no such file, or where it cannot be read.
     pub fn read(prefix: &Path) -> Option<Self> {
         let bytes = std::fs::read(with_suffix(prefix, "meta.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -49,7 +53,18 @@ impl Meta {
 
     /// The tokenizer's path, if the file is still there and still the same.
     pub fn unchanged_tokenizer(&self) -> Option<&Path> {
-        let bytes = std::fs::read(&self.tokenizer).ok()?;
-        (blake3::hash(&bytes).to_hex().as_str() == self.blake3).then_some(Path::new(&self.tokenizer))
+        let path = Path::new(self.tokenizer.as_deref()?);
+        let bytes = std::fs::read(path).ok()?;
+        (hash(&bytes) == *self.blake3.as_ref()?).then_some(path)
     }
+
+    /// The tokenizer's identity, where it is stored or can still be computed from the tokenizer's file.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.clone().or_else(|| Identity::of(&std::fs::read(self.unchanged_tokenizer()?).ok()?).ok())
+    }
+}
+
+/// The BLAKE3 hash of a tokenizer's file.
+pub fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
 }

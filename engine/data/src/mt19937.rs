@@ -1,6 +1,6 @@
-//! numpy's legacy `RandomState`, as far as a shuffle needs it: the Mersenne Twister MT19937 seeded by
-//! `init_genrand`, masked rejection, and the Fisher-Yates loop from the end. Bit for bit, so that the
-//! sample order is Megatron's.
+//! The parts of numpy's legacy `RandomState` that a shuffle needs: the Mersenne Twister MT19937 seeded by
+//! `init_genrand`, masked rejection, and the Fisher-Yates loop from the end. It is exact to the bit, so that the sample
+//! order is Megatron's.
 
 const N: usize = 624;
 const M: usize = 397;
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(sum, LONG_SHUFFLE);
     }
 
-    /// Of numpy 2.4.6: `s = (s * 31 + (i ^ x)) mod 2^64` over the shuffled array.
+    /// The value of numpy 2.4.6: `s = (s * 31 + (i ^ x)) mod 2^64` over the shuffled array.
     const LONG_SHUFFLE: u64 = 11958003795639398776;
 
     #[test]

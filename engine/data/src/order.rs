@@ -1,10 +1,10 @@
-//! Which tokens a sample of one source is made of (megatron/core/datasets/gpt_dataset.py).
+//! Sample order of one source: which tokens make up a sample (megatron/core/datasets/gpt_dataset.py).
 //!
 //! Megatron lays the documents of all epochs end to end in a shuffled order (its document index) and cuts that
 //! stream into samples of `seq + 1` tokens that share their border token, so sample `j` is tokens
-//! `j * seq ..= j * seq + seq` of the stream. Its sample index is a table of where each sample starts; here the
-//! start is looked up instead, in a running sum kept every [`STRIDE`] documents. A second shuffle (its shuffle
-//! index) says in which order the samples come.
+//! `j * seq ..= j * seq + seq` of the stream. Megatron's sample index is a table of where each sample starts; here the
+//! start is computed from a running sum that is kept every [`STRIDE`] documents. A second shuffle (the shuffle index)
+//! gives the order of the samples.
 //!
 //! Memory: 4 bytes per document and epoch, 8 more per `STRIDE` of those, 4 bytes per sample (8 where there are
 //! more than 2^32 - 3); in sequential order 8 bytes per `STRIDE` documents. 10 billion tokens in documents of
@@ -29,7 +29,7 @@ pub struct Piece {
     pub count: usize,
 }
 
-/// The samples of one source, in their order.
+/// The order of the samples of one source.
 #[derive(Debug)]
 pub struct SampleOrder {
     documents: Documents,
@@ -40,7 +40,7 @@ pub struct SampleOrder {
     pub plan: Plan,
 }
 
-/// The figures of an order.
+/// The numbers behind an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// Documents of the split.
@@ -48,9 +48,9 @@ pub struct Plan {
     /// Tokens of an epoch.
     pub tokens: u64,
     pub epochs: u64,
-    /// The last epoch is shuffled apart from the others.
+    /// Whether the last epoch is shuffled apart from the others.
     pub separate: bool,
-    /// Samples that the stream yields.
+    /// Samples in the stream.
     pub samples: u64,
 }
 
@@ -62,7 +62,7 @@ enum Documents {
 
 #[derive(Debug)]
 enum Shuffle {
-    /// Samples in the order of the stream; after the last comes the first again.
+    /// Samples come in the order of the stream and start over after the last.
     None,
     Narrow(Vec<u32>),
     Wide(Vec<u64>),
@@ -75,7 +75,7 @@ impl SampleOrder {
         let plan = plan(u64::from(range.end - range.start), tokens, seq, samples);
         if plan.epochs.saturating_mul(plan.documents) > MOST_DOCUMENTS {
             return Err(Error::user(format!(
-                "{}: {tokens} tokens would be read {} times over; more data, fewer steps or a smaller weight is needed",
+                "{}: its {tokens} tokens would be read {} times; use more data, fewer steps or a smaller weight",
                 file.prefix().display(),
                 plan.epochs
             )));
@@ -122,7 +122,7 @@ impl SampleOrder {
         Some(pieces)
     }
 
-    /// `None` behind the last.
+    /// `None` after the last document.
     fn document(&self, at: usize) -> Option<u32> {
         match &self.documents {
             Documents::InOrder(range) => range.clone().nth(at),
@@ -130,7 +130,7 @@ impl SampleOrder {
         }
     }
 
-    /// Where token `position` of the stream lies: a place in the document order and an offset there.
+    /// Where token `position` of the stream lies: an index into the document order and an offset in that document.
     fn locate(&self, file: &IndexedFile, position: u64) -> Option<(usize, u64)> {
         let stride = self.sums.partition_point(|&sum| sum <= position) - 1;
         let (mut at, mut left) = (stride * STRIDE, position - self.sums[stride]);
@@ -146,7 +146,7 @@ impl SampleOrder {
 }
 
 /// The sequences of a split: `shares` cuts `0 .. sequences` at the rounded cumulative shares (the bookends of
-/// megatron-core; older Megatrons cut otherwise). `None` where the split's share is zero.
+/// megatron-core; older versions differ). `None` where the split's share is zero.
 pub fn split_range(sequences: usize, shares: [f64; 3], split: usize) -> Option<Range<u32>> {
     let sum: f64 = shares.iter().sum();
     let mut ends = [0.0; 4];
@@ -165,7 +165,7 @@ fn tokens(file: &IndexedFile, range: &Range<u32>) -> Result<u64> {
     Ok((range.start..range.end).map(|i| file.length(i as usize)).sum())
 }
 
-/// Epochs and samples, and whether the last epoch stands apart: it does where less than 80 % of it is needed.
+/// Epochs and samples. The last epoch is shuffled apart where less than 80 % of it is needed.
 fn plan(documents: u64, tokens: u64, seq: u64, samples: Option<u64>) -> Plan {
     let wanted = samples.map_or(0, |n| n.saturating_mul(seq).saturating_add(1));
     let epochs = if tokens == 0 { 1 } else { wanted.div_ceil(tokens).max(1) };

@@ -1,9 +1,8 @@
-//! `data tokenize`: text files in, one indexed token file out, on all cores.
+//! `data tokenize`: texts in, one indexed token file out, on all cores.
 //!
-//! A reader hands chunks to the workers, and in the same order the places where their results will come to the
-//! writer, so the output does not depend on the number of workers. Both queues are bounded: at most
-//! `2 * workers + 2` chunks are between reader and writer, each about a mebibyte of text, or one document where
-//! documents are longer and the tokenizer allows no cut (at most [`super::text::LONGEST`]).
+//! A reader hands chunks to the workers, and in the same order the places where their results will come to the writer,
+//! so the output does not depend on the number of workers. Memory is bounded: at most `2 * workers + 2` chunks and
+//! [`IN_FLIGHT`] bytes of text are between reader and writer, and the tokenizer bounds what it encodes as a whole.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,62 +10,81 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use super::budget::{Budget, Share};
 use super::idx::TokenKind;
 use super::meta::Meta;
-use super::text::{Chunk, Chunks, total_bytes};
+use super::text::{Chunk, Chunks, Inputs, LONGEST_LINE};
 use super::tokenizer::Tokenizer;
 use super::writer::IndexWriter;
 use engine::error::{Error, Result};
 
-/// What to tokenize, and how.
+/// Bytes of text between reader and writer. A byte takes up to 10 bytes of memory: itself, as decoded from JSON, and its
+/// ids. The help of `data tokenize` states what follows for the memory.
+const IN_FLIGHT: usize = LONGEST_LINE;
+
+/// Bad records beyond this many are only counted.
+const NAMED: usize = 10;
+
+/// The inputs and settings of a tokenization.
 pub struct Job<'a> {
-    pub inputs: &'a [PathBuf],
+    pub inputs: &'a Inputs,
     pub output: PathBuf,
     pub tokenizer: &'a Tokenizer,
-    /// The key of the text in JSON lines.
-    pub key: String,
     /// The id put before every document, and the one put after it.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// Leave out bad records and count them, instead of stopping at the first.
+    pub skip_bad: bool,
     /// Threads that encode, at least one.
     pub workers: usize,
 }
 
-/// How far it got; at the end, what it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Counts so far; at the end, those of the whole job.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Bytes on disk read, and to read.
+    /// Bytes on disk read.
     pub read: u64,
-    pub total: u64,
     /// Bytes of text tokenized.
     pub text: u64,
     pub documents: u64,
     pub tokens: u64,
     /// Documents without any token, which are left out.
     pub empty: u64,
+    /// Bad records, and what is wrong with the first ten.
+    pub bad: u64,
+    pub first_bad: Vec<String>,
 }
 
-/// The ids of a chunk. The last document may go on in the next chunk.
-#[derive(Default)]
-struct Encoded {
+/// The ids of a chunk, and the documents or parts of one that they belong to.
+struct Encoded<'a> {
     ids: Vec<u32>,
-    /// Where in `ids` documents end.
-    ends: Vec<usize>,
+    parts: Vec<EncodedPart>,
     text: u64,
-    empty: u64,
+    _share: Share<'a>,
+}
+
+struct EncodedPart {
+    /// The index in the chunk's ids where the part ends.
+    end: usize,
+    first: bool,
+    last: bool,
+    problem: Option<String>,
 }
 
 /// Tokenizes; calls `progress` after every chunk. Nothing stands under the output's name before the end.
 pub fn tokenize(job: &Job, mut progress: impl FnMut(&Progress)) -> Result<Progress> {
-    let mut done = Progress { total: total_bytes(job.inputs)?, ..Progress::default() };
-    let mut writer = IndexWriter::create(&job.output, TokenKind::for_vocab(job.tokenizer.vocab_size()))?;
+    job.inputs.check()?;
+    let writer = IndexWriter::create(&job.output, TokenKind::for_vocab(job.tokenizer.vocab_size()))?;
+    let mut output = Output { writer, job, in_bad_document: false, done: Progress::default() };
     let read = Arc::new(AtomicU64::new(0));
     let cut = |text: &[u8]| job.tokenizer.cut(text);
     let chunks = Chunks::new(job.inputs, &cut, read.clone());
+    let in_flight = Budget::new(IN_FLIGHT);
     std::thread::scope(|scope| {
         let (to_workers, work) = bounded(job.workers);
         let (to_writer, results) = bounded(job.workers);
-        scope.spawn(move || hand_out(chunks, &to_workers, &to_writer));
+        let in_flight = &in_flight;
+        scope.spawn(move || hand_out(job, chunks, in_flight, &to_workers, &to_writer));
         for _ in 0..job.workers {
             let work = work.clone();
             scope.spawn(move || encode_all(job, &work));
@@ -75,83 +93,127 @@ pub fn tokenize(job: &Job, mut progress: impl FnMut(&Progress)) -> Result<Progre
         for result in results {
             let result: Receiver<Result<Encoded>> = result;
             let encoded = result.recv().map_err(|_| Error::run("a worker of the tokenizer died"))??;
-            write(&mut writer, &encoded)?;
-            done.read = read.load(Ordering::Relaxed).min(done.total);
-            done.text += encoded.text;
-            done.documents += encoded.ends.len() as u64;
-            done.tokens += encoded.ids.len() as u64;
-            done.empty += encoded.empty;
-            progress(&done);
+            output.write(encoded)?;
+            output.done.read = read.load(Ordering::Relaxed);
+            progress(&output.done);
         }
         Ok(())
     })?;
+    let Output { writer, done, .. } = output;
     if done.documents == 0 {
         return Err(Error::user("the inputs hold no text: there is nothing to write"));
     }
-    writer.finish()?;
-    Meta::of(job)?.write(&job.output)?;
-    done.read = done.total;
+    writer.finish_with(&Meta::new(job.tokenizer, job.bos, job.eos)?)?;
     Ok(done)
 }
 
-type Work = (Chunk, Sender<Result<Encoded>>);
+type Work<'a> = (Chunk, Share<'a>, Sender<Result<Encoded<'a>>>);
 
-/// Ends after the last chunk, at the first error, or when the other side is gone.
-fn hand_out(chunks: Chunks, to_workers: &Sender<Work>, to_writer: &Sender<Receiver<Result<Encoded>>>) {
+/// Returns after the last chunk, at the first error, or when the receivers are gone.
+fn hand_out<'a>(
+    job: &Job,
+    chunks: Chunks,
+    in_flight: &'a Budget,
+    to_workers: &Sender<Work<'a>>,
+    to_writer: &Sender<Receiver<Result<Encoded<'a>>>>,
+) {
     for chunk in chunks {
         let (answer, result) = bounded(1);
         if to_writer.send(result).is_err() {
             return;
         }
-        let sent = match chunk {
-            Ok(chunk) => to_workers.send((chunk, answer)).is_ok(),
+        let go_on = match chunk {
+            Ok(chunk) => {
+                let is_last = chunk.is_cut_short() && !job.skip_bad;
+                let share = in_flight.take(chunk.size());
+                to_workers.send((chunk, share, answer)).is_ok() && !is_last
+            }
             Err(e) => {
                 answer.send(Err(e)).ok();
                 false
             }
         };
-        if !sent {
+        if !go_on {
             return;
         }
     }
 }
 
-fn encode_all(job: &Job, work: &Receiver<Work>) {
-    for (chunk, answer) in work {
+fn encode_all<'a>(job: &Job, work: &Receiver<Work<'a>>) {
+    for (chunk, share, answer) in work {
         // The writer may have stopped at an earlier error.
-        answer.send(encode(job, &chunk)).ok();
+        answer.send(Ok(encode(job, &chunk, share))).ok();
     }
 }
 
-fn encode(job: &Job, chunk: &Chunk) -> Result<Encoded> {
-    let mut out = Encoded { text: chunk.size() as u64, ..Encoded::default() };
-    for part in chunk.parts(&job.key)? {
-        let ids = match part.first {
-            true => job.tokenizer.encode_long(&part.text)?,
-            false => job.tokenizer.encode_long_rest(&part.text)?,
+fn encode<'a>(job: &Job, chunk: &Chunk, share: Share<'a>) -> Encoded<'a> {
+    let mut out = Encoded { ids: Vec::new(), parts: Vec::new(), text: 0, _share: share };
+    for part in chunk.parts(&job.inputs.key) {
+        let (first, last) = (part.first, part.last);
+        let ids = part.text.and_then(|text| {
+            out.text += text.len() as u64;
+            let ids = if first { job.tokenizer.encode_long(&text) } else { job.tokenizer.encode_long_rest(&text) };
+            ids.map_err(|e| format!("{}: line {}: {e}", chunk.file().display(), part.line))
+        });
+        let problem = match ids {
+            Ok(ids) if ids.is_empty() && first && last => None,
+            Ok(ids) => {
+                out.ids.extend(job.bos.filter(|_| first));
+                out.ids.extend(ids);
+                out.ids.extend(job.eos.filter(|_| last));
+                None
+            }
+            Err(problem) => Some(problem),
         };
-        if ids.is_empty() && part.first && part.last {
-            out.empty += 1;
-            continue;
-        }
-        out.ids.extend(job.bos.filter(|_| part.first));
-        out.ids.extend(ids);
-        if part.last {
-            out.ids.extend(job.eos);
-            out.ends.push(out.ids.len());
-        }
+        out.parts.push(EncodedPart { end: out.ids.len(), first, last, problem });
     }
-    Ok(out)
+    out
 }
 
-fn write(writer: &mut IndexWriter, encoded: &Encoded) -> Result<()> {
-    let mut start = 0;
-    for &end in &encoded.ends {
-        writer.push(&encoded.ids[start..end])?;
-        writer.end_document()?;
-        start = end;
+/// The state of the writing thread.
+struct Output<'a> {
+    writer: IndexWriter,
+    job: &'a Job<'a>,
+    /// A part of the document that is being written was bad, so its further parts are left out.
+    in_bad_document: bool,
+    done: Progress,
+}
+
+impl Output<'_> {
+    fn write(&mut self, encoded: Encoded) -> Result<()> {
+        let mut start = 0;
+        for part in encoded.parts {
+            let ids = &encoded.ids[start..part.end];
+            start = part.end;
+            self.write_part(ids, part)?;
+        }
+        self.done.text += encoded.text;
+        Ok(())
     }
-    writer.push(&encoded.ids[start..])
+
+    fn write_part(&mut self, ids: &[u32], part: EncodedPart) -> Result<()> {
+        self.in_bad_document &= !part.first;
+        if let Some(problem) = part.problem {
+            if !self.job.skip_bad {
+                return Err(Error::user(problem));
+            }
+            self.writer.discard_document()?;
+            if !self.in_bad_document {
+                self.done.bad += 1;
+                self.done.first_bad.extend(Some(problem).filter(|_| self.done.bad <= NAMED as u64));
+            }
+            self.in_bad_document = true;
+        } else if ids.is_empty() && part.first && part.last {
+            self.done.empty += 1;
+        } else if !self.in_bad_document {
+            self.writer.push(ids)?;
+            if part.last {
+                self.done.tokens += self.writer.end_document()?;
+                self.done.documents += 1;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -2,19 +2,23 @@
 //! stay in memory (four bytes a sequence). The pair appears whole or not at all: the `.bin` is renamed first,
 //! the `.idx`, without which nothing reads the `.bin`, last.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::idx::{HEADER, MAGIC, TokenKind, with_suffix};
+use super::idx::{HEADER, MAGIC, TokenKind};
+use super::meta::Meta;
+use super::partial::{PartialFile, sync_folder_of, with_suffix};
 use engine::error::{Error, Result};
 
 /// Writes one sequence per document.
 pub struct IndexWriter {
     prefix: PathBuf,
-    bin: BufWriter<File>,
+    bin: BufWriter<PartialFile>,
     kind: TokenKind,
     lengths: Vec<i32>,
+    /// Tokens of the documents that have ended.
+    ended: u64,
     /// Tokens of the document that is being written.
     open: u64,
 }
@@ -27,18 +31,14 @@ pub struct Written {
 }
 
 impl IndexWriter {
-    /// Starts `PREFIX.bin.partial`, making the folder where it is missing.
+    /// Starts `PREFIX.bin.partial`, making the folder where it is missing. Refused where another process writes
+    /// the same prefix.
     pub fn create(prefix: &Path, kind: TokenKind) -> Result<Self> {
         if prefix.file_name().is_none() {
             return Err(Error::user(format!("{}: a prefix needs a file name, such as data/corpus", prefix.display())));
         }
-        if let Some(folder) = prefix.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        }
-        let path = with_suffix(prefix, "bin.partial");
-        let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
-        let bin = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { prefix: prefix.to_path_buf(), bin, kind, lengths: Vec::new(), open: 0 })
+        let bin = BufWriter::with_capacity(1 << 20, PartialFile::create(&with_suffix(prefix, "bin"))?);
+        Ok(Self { prefix: prefix.to_path_buf(), bin, kind, lengths: Vec::new(), ended: 0, open: 0 })
     }
 
     /// Appends tokens to the document that is being written. Every id must fit the kind of the file.
@@ -48,16 +48,16 @@ impl IndexWriter {
             TokenKind::I32 => write_all(&mut self.bin, ids, |id| i32::try_from(id).ok().map(i32::to_le_bytes)),
             other => panic!("token files are written as u16 or i32, not {}", other.name()),
         };
-        wrote.map_err(|e| Error::io(&with_suffix(&self.prefix, "bin.partial"), e))?;
+        wrote.map_err(|e| self.bin.get_ref().error(e))?;
         self.open += ids.len() as u64;
         Ok(())
     }
 
-    /// Closes the document.
-    pub fn end_document(&mut self) -> Result<()> {
+    /// Closes the document and returns its tokens.
+    pub fn end_document(&mut self) -> Result<u64> {
         let length = i32::try_from(self.open).map_err(|_| {
             Error::user(format!(
-                "{}: document {} has {} tokens; the format ends at {}: split it",
+                "{}: document {} has {} tokens, but the format allows {}; split the document",
                 self.prefix.display(),
                 self.lengths.len(),
                 self.open,
@@ -65,34 +65,60 @@ impl IndexWriter {
             ))
         })?;
         self.lengths.push(length);
-        self.open = 0;
-        Ok(())
+        self.ended += self.open;
+        Ok(std::mem::take(&mut self.open))
     }
 
-    /// Flushes both files and gives them their names.
-    pub fn finish(mut self) -> Result<Written> {
-        assert_eq!(self.open, 0, "tokens of a document that was not ended");
-        let prefix = self.prefix.clone();
-        let (bin, idx) = (with_suffix(&prefix, "bin"), with_suffix(&prefix, "idx"));
-        let (bin_partial, idx_partial) = (with_suffix(&prefix, "bin.partial"), with_suffix(&prefix, "idx.partial"));
-        let flushed = self.bin.flush().and_then(|()| self.bin.get_ref().sync_all());
-        flushed.map_err(|e| Error::io(&bin_partial, e))?;
-        self.write_idx(&idx_partial).map_err(|e| Error::io(&idx_partial, e))?;
-        // An older .idx must never stand beside the newer .bin.
-        match fs::remove_file(&idx) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&idx, e)),
-            _ => {}
+    /// Takes back the tokens of the document that is being written.
+    pub fn discard_document(&mut self) -> Result<()> {
+        if self.open == 0 {
+            return Ok(());
         }
-        fs::rename(&bin_partial, &bin).map_err(|e| Error::io(&bin, e))?;
-        fs::rename(&idx_partial, &idx).map_err(|e| Error::io(&idx, e))?;
-        let folder = prefix.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, e))?;
-        let tokens = self.lengths.iter().map(|&n| n as u64).sum();
-        Ok(Written { documents: self.lengths.len() as u64, tokens })
+        self.bin.flush().map_err(|e| self.bin.get_ref().error(e))?;
+        self.open = 0;
+        self.bin.get_mut().truncate(self.ended * self.kind.size() as u64)
     }
 
-    fn write_idx(&self, path: &Path) -> std::io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    /// Flushes all files and gives them their names. An older `PREFIX.meta.json`, which would describe other tokens,
+    /// is removed.
+    pub fn finish(self) -> Result<Written> {
+        self.close(None)
+    }
+
+    /// As [`Self::finish`], with a `PREFIX.meta.json`.
+    pub fn finish_with(self, meta: &Meta) -> Result<Written> {
+        self.close(Some(meta))
+    }
+
+    fn close(mut self, meta: Option<&Meta>) -> Result<Written> {
+        assert_eq!(self.open, 0, "tokens of a document that was not ended");
+        self.bin.flush().map_err(|e| self.bin.get_ref().error(e))?;
+        let (idx, meta_path) = (with_suffix(&self.prefix, "idx"), with_suffix(&self.prefix, "meta.json"));
+        let new_idx = self.write_idx(PartialFile::create(&idx)?)?;
+        let new_meta = meta.map(|meta| write_meta(meta, PartialFile::create(&meta_path)?)).transpose()?;
+        self.bin.get_ref().sync()?;
+        // An older .idx must never stand beside the newer .bin.
+        remove(&idx)?;
+        let bin = self.bin.into_inner().map_err(|e| Error::io(&self.prefix, e.into_error()))?;
+        bin.rename()?;
+        match new_meta {
+            Some(new_meta) => new_meta.rename()?,
+            None => remove(&meta_path)?,
+        }
+        new_idx.rename()?;
+        sync_folder_of(&self.prefix)?;
+        Ok(Written { documents: self.lengths.len() as u64, tokens: self.ended })
+    }
+
+    fn write_idx(&self, file: PartialFile) -> Result<PartialFile> {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let written = self.write_numbers(&mut out).and_then(|()| out.flush());
+        written.map_err(|e| out.get_ref().error(e))?;
+        out.get_ref().sync()?;
+        Ok(out.into_inner().unwrap_or_else(|_| unreachable!("the buffer was flushed")))
+    }
+
+    fn write_numbers(&self, out: &mut impl Write) -> std::io::Result<()> {
         let sequences = self.lengths.len() as u64;
         out.write_all(MAGIC)?;
         out.write_all(&1u64.to_le_bytes())?;
@@ -108,20 +134,20 @@ impl IndexWriter {
             out.write_all(&pointer.to_le_bytes())?;
             pointer += i64::from(length) * self.kind.size() as i64;
         }
-        for document in 0..=sequences {
-            out.write_all(&document.to_le_bytes())?;
-        }
-        out.flush()?;
-        out.get_ref().sync_all()
+        (0..=sequences).try_for_each(|document| out.write_all(&document.to_le_bytes()))
     }
 }
 
-impl Drop for IndexWriter {
-    /// Leaves nothing half-written behind; after a `finish` there is nothing to remove.
-    fn drop(&mut self) {
-        for suffix in ["bin.partial", "idx.partial"] {
-            fs::remove_file(with_suffix(&self.prefix, suffix)).ok();
-        }
+fn write_meta(meta: &Meta, mut file: PartialFile) -> Result<PartialFile> {
+    file.write_all(meta.to_json().as_bytes()).map_err(|e| file.error(e))?;
+    file.sync()?;
+    Ok(file)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
+        _ => Ok(()),
     }
 }
 

@@ -106,6 +106,7 @@ valid = [ { prefix = "data/held_out" } ]
 split = "949,50,1"
 order = "sequential"
 mask_document_boundaries = true
+allow_mixed_tokenizers = true
 
 [checkpoint]
 dir = "runs/all"
@@ -168,7 +169,9 @@ fn defaults_are_as_documented() {
     assert_eq!(config.optimizer, optimizer);
     let source = Source { prefix: "data/text".into(), weight: None };
     let (valid, split, order) = (vec![], [1.0, 0.0, 0.0], Order::Megatron);
-    assert_eq!(config.data, Data { train: vec![source], valid, split, order, mask_document_boundaries: false });
+    let (mask_document_boundaries, allow_mixed_tokenizers) = (false, false);
+    let train = vec![source];
+    assert_eq!(config.data, Data { train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers });
     assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, at_end: true, keep: None });
     assert_eq!(config.report, Report { peak_tflops: None, interval: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;

@@ -1,6 +1,6 @@
 //! `checkpoint`: imports and exports Hugging Face checkpoints, and inspects and verifies a run's own.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::progress::Bytes;
 use crate::run_dir::RunDir;
 use clap::{Subcommand, ValueEnum};

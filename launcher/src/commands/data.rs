@@ -1,4 +1,4 @@
-//! `swallow-engine data`: token files made, looked at and checked.
+//! `swallow-engine data`: makes token files, shows them and checks them.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,12 +10,13 @@ use data::feed::{Feed, Split};
 use data::idx::IndexedFile;
 use data::meta::Meta;
 use data::tokenize::{Job, tokenize};
-use data::tokenizer::Tokenizer;
+use data::tokenizer::{Special, Tokenizer};
 use engine::batch::Samples;
 use engine::config::Config;
-use engine::error::{Error, Result};
+use engine::error::{Error, Result, counted};
 
-use super::tokenizer::or_broken_pipe;
+use super::texts::TextFlags;
+use crate::output::or_broken_pipe;
 use crate::progress;
 
 #[derive(ClapArgs, Debug)]
@@ -26,49 +27,57 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Text in, Megatron's .bin and .idx out, on all cores
-    #[command(
-        after_help = "A .txt file is one document, a .jsonl file one a line; both may be .gz or .zst. Memory stays \
-        bounded whatever the input: a JSON line may have 64 MiB; a long .txt is read in parts where the tokenizer's ids \
-        do not depend on it (SentencePiece BPE: after any newline; byte-level BPE: before \
-        white space), with other tokenizers it may have 64 MiB. Documents without text are left out. Tokens are u16 below a \
-        vocabulary of 65500, else i32. PREFIX.meta.json notes the tokenizer.\n\nExamples:\n  \
-        swallow-engine data tokenize --input ja.jsonl.gz --tokenizer tokenizer.model --output data/ja --bos --eos\n  \
-        swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/allocator --eos"
-    )]
+    /// Tokenize text into Megatron-LM's .bin and .idx, on all cores
+    #[command(after_help = TOKENIZE_HELP)]
     Tokenize(Tokenize),
-    /// What is in a token file, decoded where the tokenizer is known
+    /// Show what is in a token file, decoded where the tokenizer is known
     #[command(after_help = "Example:\n  swallow-engine data inspect data/ja --documents 2 --tokenizer tokenizer.model")]
     Inspect(Inspect),
-    /// Truncation, wrong pointers, ids outside the vocabulary: a line for each; exit 2 if there is any
+    /// Look for truncation, wrong pointers and ids outside the vocabulary; print a line for each and exit with 2
     #[command(after_help = "Example:\n  swallow-engine data check data/ja --vocab-size 43176")]
     Check(Check),
-    /// Tokens, epochs and share of every source, before a run
+    /// Show tokens, epochs and share of every source, before a run
     #[command(after_help = "Examples:\n  swallow-engine data preview --config configs/swallow-7b.toml\n  \
-        swallow-engine data preview --config run.toml --samples 3    # where the first samples lie and their ids, as JSON")]
+        swallow-engine data preview --config run.toml --samples 3")]
     Preview(Preview),
 }
 
+const TOKENIZE_HELP: &str = "\
+A .txt file is one document, a .jsonl file has one a line; both may be compressed (.gz, .zst). Documents without text \
+are left out. Tokens are u16 below a vocabulary of 65500, else i32. PREFIX.meta.json notes the tokenizer.
+
+Memory beside the tokenizer: less than 1 GiB, plus 8 MiB a worker and 4 bytes a document, whatever the input. \
+A document is encoded in parts where the ids do not depend on it (SentencePiece BPE with byte fallback: after a \
+newline; byte-level BPE: beside white space). With other tokenizers a document is encoded as a whole: it may have \
+16 MiB, and memory reaches 3 GiB. A JSON line may have 64 MiB.
+
+Examples:
+  swallow-engine data tokenize --input ja.jsonl.gz --tokenizer tokenizer.model --output data/ja --bos --eos
+  swallow-engine data tokenize --input a.txt b.txt --tokenizer tokenizer.json --output data/allocator --eos
+  xz -dc en.jsonl.xz | swallow-engine data tokenize --input - --tokenizer tokenizer.json --output data/en --eos";
+
 #[derive(ClapArgs, Debug)]
 struct Tokenize {
-    /// Text files (.txt, .jsonl; also .gz, .zst), read in this order
+    /// Text files (.txt, .jsonl; also .gz, .zst), read in this order, or - for standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     input: Vec<PathBuf>,
     /// A SentencePiece .model or a Hugging Face tokenizer.json
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
-    /// Writes PREFIX.bin and PREFIX.idx
+    /// The token file to write: PREFIX.bin and PREFIX.idx
     #[arg(long, value_name = "PREFIX")]
     output: PathBuf,
-    /// The key of the text in JSON lines
-    #[arg(long, default_value = "text")]
-    key: String,
+    #[command(flatten)]
+    texts: TextFlags,
     /// Put the tokenizer's BOS before every document
     #[arg(long)]
     bos: bool,
     /// Put the tokenizer's EOS after every document
     #[arg(long)]
     eos: bool,
+    /// Leave out records that are no text instead of stopping at the first: count them and name the first ten
+    #[arg(long)]
+    skip_bad: bool,
     /// Threads that encode; the output does not depend on it [default: the cores of this process]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -76,40 +85,44 @@ struct Tokenize {
 
 #[derive(ClapArgs, Debug)]
 struct Inspect {
+    /// The token file, without .bin or .idx
     prefix: PathBuf,
-    /// Decode with this tokenizer [default: the one that made the file, where PREFIX.meta.json knows it]
+    /// Decode with this tokenizer [default: the one that made the file, where PREFIX.meta.json names it]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Documents to show
+    /// How many documents to show
     #[arg(long, default_value_t = 3, value_name = "N")]
     documents: usize,
     /// The first document to show
     #[arg(long, default_value_t = 0, value_name = "I")]
     from: usize,
-    /// Tokens to show of each
+    /// How many tokens of each to show
     #[arg(long, default_value_t = 200, value_name = "N")]
     tokens: usize,
 }
 
 #[derive(ClapArgs, Debug)]
 struct Check {
+    /// The token file, without .bin or .idx
     prefix: PathBuf,
-    /// Ids must be below this [default: what PREFIX.meta.json says, if there is one]
+    /// Ids must be below this [default: the vocabulary's size in PREFIX.meta.json, if there is one]
     #[arg(long, value_name = "N")]
     vocab_size: Option<u64>,
 }
 
 #[derive(ClapArgs, Debug)]
 struct Preview {
+    /// The run's configuration (TOML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// A key of the configuration over the file's
+    /// Replace one key, such as train.steps=100
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print this many samples as JSON lines instead of the table: number, source, pieces [document, offset, tokens], ids
+    /// Print this many samples as JSON lines instead of the table: number, source, pieces [document, offset, tokens],
+    /// ids
     #[arg(long, value_name = "N")]
     samples: Option<u64>,
-    /// Of which split [default: the table has both, the samples are of train]
+    /// Show only this split [default: the table has both, the samples are of train]
     #[arg(long, value_enum)]
     split: Option<WhichSplit>,
 }
@@ -143,25 +156,39 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn run_tokenize(args: Tokenize) -> Result<()> {
+    let inputs = args.texts.inputs(args.input);
+    let total = inputs.check()?;
+    let progress = progress::Bytes::new("tokenize", total);
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    let wanted = |flag: &str, asked: bool, id: Option<u32>| match (asked, id) {
-        (true, None) => Err(Error::user(format!("{flag}: {} has no such token", args.tokenizer.display()))),
-        (asked, id) => Ok(id.filter(|_| asked)),
+    let wanted = |flag: &str, asked: bool, id: Special| match (asked, id) {
+        (true, Err(why)) => {
+            let name = tokenizer.path().display();
+            Err(Error::user(format!("{flag}: {name} has no such token: {why}; leave {flag} out")))
+        }
+        (asked, id) => Ok(id.ok().filter(|_| asked)),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let job = Job {
-        inputs: &args.input,
+        inputs: &inputs,
         output: args.output,
         tokenizer: &tokenizer,
-        key: args.key,
         bos: wanted("--bos", args.bos, tokenizer.bos())?,
         eos: wanted("--eos", args.eos, tokenizer.eos())?,
+        skip_bad: args.skip_bad,
         workers: args.workers.map_or(cores, usize::from),
     };
-    let mut bar = None;
-    let done = tokenize(&job, |p| bar.get_or_insert_with(|| progress::Bytes::new("tokenize", p.total)).at(p.read))?;
-    if let Some(bar) = bar {
-        bar.finish();
+    let done = tokenize(&job, |done| progress.at(done.read))?;
+    // The length of a pipe is unknown.
+    if total > 0 {
+        progress.finish();
+    }
+    if done.bad > 0 {
+        eprintln!("warning: {} left out, which are no text:", counted(done.bad as usize, "record"));
+        done.first_bad.iter().for_each(|what| eprintln!("  {what}"));
+        let more = done.bad - done.first_bad.len() as u64;
+        if more > 0 {
+            eprintln!("  and {more} more");
+        }
     }
     let empty = if done.empty > 0 { format!(" ({} without text left out)", done.empty) } else { String::new() };
     or_broken_pipe(writeln!(
@@ -178,10 +205,10 @@ fn inspect(args: Inspect) -> Result<()> {
     let file = IndexedFile::open(&args.prefix)?;
     if args.from > 0 && args.from >= file.sequences() {
         let (from, prefix, n) = (args.from, file.prefix().display(), file.sequences());
-        return Err(Error::user(format!("--from {from}: {prefix} has {n} documents, counted from 0")));
+        return Err(Error::user(format!("--from {from}: {prefix} has {n} documents; the first is 0")));
     }
-    let meta = Meta::read(file.prefix());
-    let path = args.tokenizer.or_else(|| meta.as_ref()?.unchanged_tokenizer().map(PathBuf::from));
+    let meta = Meta::read(file.prefix()).unwrap_or_default();
+    let path = args.tokenizer.or_else(|| meta.unchanged_tokenizer().map(PathBuf::from));
     let tokenizer = path.as_deref().map(Tokenizer::open).transpose()?;
     let mut out = std::io::stdout().lock();
     let tokens = file.tokens()?;
@@ -192,8 +219,9 @@ fn inspect(args: Inspect) -> Result<()> {
         file.kind().name(),
         tokens as f64 / file.sequences().max(1) as f64
     );
-    if let Some(meta) = &meta {
-        text += &format!("tokenizer: {} (vocabulary {})\n", meta.tokenizer, meta.vocab_size);
+    if let Some(tokenizer) = &meta.tokenizer {
+        let size = meta.vocab_size.map_or(String::new(), |size| format!(" (vocabulary {size})"));
+        text += &format!("tokenizer: {tokenizer}{size}\n");
     }
     for i in args.from..file.sequences().min(args.from.saturating_add(args.documents)) {
         let mut ids = Vec::new();
@@ -209,7 +237,8 @@ fn inspect(args: Inspect) -> Result<()> {
 }
 
 fn run_check(args: Check) -> Result<()> {
-    let vocab_size = args.vocab_size.or_else(|| Some(Meta::read(&args.prefix)?.vocab_size as u64));
+    let noted = || Some(Meta::read(IndexedFile::open(&args.prefix).ok()?.prefix())?.vocab_size? as u64);
+    let vocab_size = args.vocab_size.or_else(noted);
     let report = check(&args.prefix, Limits { vocab_size })?;
     let mut out = std::io::stdout().lock();
     for finding in &report.findings {
@@ -217,7 +246,8 @@ fn run_check(args: Check) -> Result<()> {
     }
     if !report.findings.is_empty() {
         let n = report.findings.len();
-        return Err(Error::user(format!("{}: {n} findings: make the file again", args.prefix.display())));
+        let (prefix, findings) = (args.prefix.display(), counted(n, "finding"));
+        return Err(Error::user(format!("{prefix}: {findings}; tokenize the text again")));
     }
     or_broken_pipe(writeln!(
         out,
@@ -233,6 +263,7 @@ fn run_check(args: Check) -> Result<()> {
 fn preview(args: Preview) -> Result<()> {
     let config = Config::load(&args.config, &args.set)?;
     let feed = Feed::open(&config)?;
+    feed.check_tokenizers(&config.train.load)?;
     let split = args.split.map(|split| split.of_run(&feed)).transpose()?;
     match args.samples {
         Some(n) => print_samples(&config, &feed, split.unwrap_or(Split::Train), n),
@@ -240,7 +271,7 @@ fn preview(args: Preview) -> Result<()> {
     }
 }
 
-/// `only`: of this split.
+/// Only the sources of the split `only`, where it is given.
 fn print_sources(config: &Config, feed: &Feed, only: Option<Split>) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);

@@ -2,9 +2,9 @@
 //! of each.
 
 use super::mesh;
-use super::tokenizer::or_broken_pipe;
 use super::topology::{PARTS, must_hold};
 use crate::gpu::must_fit_kernels;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
 use crate::table::render;

@@ -1,114 +1,138 @@
 //! `evaluate`: the loss of a Hugging Face checkpoint on a text.
 
-use super::tokenizer::or_broken_pipe;
+use std::io::Write;
+use std::path::PathBuf;
+
+use data::text::Inputs;
 use data::tokenizer::Tokenizer;
 use engine::checkpoint::HuggingFace;
-use engine::config::hf;
+use engine::config::{Model, hf};
 use engine::cpu::{Cpu, cores};
 use engine::error::{Error, Result};
-use engine::mpi::World;
+use engine::mpi::{Comm, World};
 use engine::train::eval::{Score, Scorer};
-use std::io::Write;
-use std::path::{Path, PathBuf};
 
-/// Score a text with a Hugging Face checkpoint: nats per token and character, perplexity
+use super::texts::TextFlags;
+use crate::output::or_broken_pipe;
+
+/// Score a text with a Hugging Face checkpoint: nats per token and character, bits per byte, perplexity
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Directory with config.json and model.safetensors
     #[arg(long)]
     model: PathBuf,
-    /// UTF-8 text
-    #[arg(long)]
+    /// The text: a file that `data tokenize` reads (.txt, .jsonl; also .gz, .zst), or - for standard input
+    #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// What stands between texts; each is stripped and scored alone
+    #[command(flatten)]
+    texts: TextFlags,
+    /// Documents are split at this; each piece is stripped of white space and scored alone
     #[arg(long, default_value = "<|endoftext|>")]
     separator: String,
     /// SentencePiece .model or tokenizer.json [default: the one in the model's directory]
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// Score longer pieces in windows of this many tokens, which do not overlap [default: the model's positions, or the
+    /// longest piece where that is shorter]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    window: Option<u64>,
 }
 
-const EXAMPLES: &str = "Examples:
+const EXAMPLES: &str = "\
+Where the tokenizer has a BOS token, it is put before each piece.
+
+Examples:
   swallow-engine evaluate --model stories260K/hf --text tinystories.txt
+  swallow-engine evaluate --model export/7b --text held-out.jsonl.gz --key content --window 2048
   mpirun -n 4 swallow-engine evaluate --model export/7b --text wiki.txt --tokenizer tokenizer.model";
 
-/// The texts as token ids, and the characters they were made from.
+/// The pieces of text that are scored, and how long they are together.
 struct Texts {
-    ids: Vec<Vec<u32>>,
+    pieces: Vec<String>,
     characters: usize,
+    bytes: usize,
 }
 
 pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let share = cores::share(comm);
+    let inputs = args.texts.inputs(vec![args.text]);
+    let texts = read_on_first(&inputs, &args.separator, comm)?;
     let ready = || -> Result<_> {
         let model = hf::read_model(&args.model)?;
+        let window = window(args.window, &model)?;
+        let tokenizer = Tokenizer::open(args.tokenizer.as_ref().unwrap_or(&args.model))?;
+        let mine = texts.pieces.iter().skip(comm.rank()).step_by(comm.size());
+        let ids = mine.map(|piece| encode(piece, &tokenizer, &model)).collect::<Result<Vec<_>>>()?;
+        let longest = ids.iter().map(Vec::len).max().unwrap_or_default();
         let weights = HuggingFace::open(&args.model, &model)?;
-        let texts = read_texts(&args, model.vocab_size)?;
-        let longest = texts.ids.iter().map(Vec::len).max().unwrap_or_default();
-        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest, |tensor, rect, out| {
+        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest.min(window), |tensor, rect, out| {
             weights.read(&tensor.name, rect, out)
         })?;
-        Ok((scorer, texts))
+        Ok((scorer, ids))
     };
-    let (mut scorer, texts) = comm.agree(ready())?;
-    let mine: Vec<Vec<u32>> = texts.ids.iter().skip(comm.rank()).step_by(comm.size()).cloned().collect();
-    let score = comm.agree(scorer.score(&mine))?;
+    let (mut scorer, ids) = comm.agree(ready())?;
+    let score = comm.agree(scorer.score(&ids))?;
     let score = comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
     let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b);
+    if score.tokens == 0 {
+        let name = inputs.paths[0].display();
+        return Err(Error::user(format!("{name}: no text to score: every piece has one token at most")));
+    }
     if comm.rank() == 0 {
-        print(&score, texts.characters)?;
+        print(&score, &texts)?;
     }
     Ok(())
 }
 
-fn read_texts(args: &Args, vocab_size: usize) -> Result<Texts> {
-    let path = match &args.tokenizer {
-        Some(path) => path.clone(),
-        None => beside(&args.model)?,
-    };
-    let tokenizer = Tokenizer::open(&path)?;
-    let bytes = std::fs::read(&args.text).map_err(|e| Error::io(&args.text, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::user(format!(
-            "{}: not UTF-8 at byte {}; convert it first",
-            args.text.display(),
-            e.utf8_error().valid_up_to()
-        ))
-    })?;
-    if args.separator.is_empty() {
-        return Err(Error::user("--separator \"\": give the text that stands between two texts"));
-    }
-    let pieces: Vec<&str> = text.split(&args.separator).map(str::trim).filter(|piece| !piece.is_empty()).collect();
-    let mut ids = Vec::with_capacity(pieces.len());
-    for piece in &pieces {
-        let mut piece = tokenizer.encode(piece)?;
-        if let Some(bos) = tokenizer.bos() {
-            piece.insert(0, bos);
-        }
-        if let Some(&id) = piece.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(Error::user(format!(
-                "{}: gives id {id}, but {} has vocab_size {vocab_size}; use the tokenizer that the model was made with",
-                path.display(),
-                args.model.join("config.json").display()
-            )));
-        }
-        ids.push(piece);
-    }
-    if ids.iter().all(|ids| ids.len() < 2) {
-        return Err(Error::user(format!("{}: no text to score", args.text.display())));
-    }
-    Ok(Texts { ids, characters: pieces.iter().map(|piece| piece.chars().count()).sum() })
+/// Rank 0 reads, since standard input is its alone.
+fn read_on_first(inputs: &Inputs, separator: &str, comm: &Comm) -> Result<Texts> {
+    let read = || Ok(serde_json::to_vec(&read(inputs, separator)?).expect("strings are JSON"));
+    let pieces: Vec<String> = serde_json::from_slice(&comm.on_first(read)?).expect("rank 0 sent strings");
+    let characters = pieces.iter().map(|piece| piece.chars().count()).sum();
+    let bytes = pieces.iter().map(String::len).sum();
+    Ok(Texts { pieces, characters, bytes })
 }
 
-/// The tokenizer that came with the model.
-fn beside(model: &Path) -> Result<PathBuf> {
-    let found =
-        ["tokenizer.model", "tokenizer.json"].map(|name| model.join(name)).into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| {
-        Error::user(format!("{}: has no tokenizer.model or tokenizer.json; name one with --tokenizer", model.display()))
-    })
+fn read(inputs: &Inputs, separator: &str) -> Result<Vec<String>> {
+    if separator.is_empty() {
+        return Err(Error::user("--separator \"\": must not be empty; name what stands between two texts"));
+    }
+    let mut pieces = Vec::new();
+    inputs.for_each_document(|document| {
+        let stripped = document.split(separator).map(str::trim).filter(|piece| !piece.is_empty());
+        pieces.extend(stripped.map(str::to_string));
+        Ok(())
+    })?;
+    if pieces.is_empty() {
+        return Err(Error::user(format!("{}: no text to score", inputs.paths[0].display())));
+    }
+    Ok(pieces)
+}
+
+fn window(asked: Option<u64>, model: &Model) -> Result<usize> {
+    let positions = model.max_position_embeddings;
+    match asked {
+        Some(window) if window > positions as u64 => Err(Error::user(format!(
+            "--window {window}: must be at most max_position_embeddings of the model, {positions}"
+        ))),
+        asked => Ok(asked.map_or(positions, |window| window as usize)),
+    }
+}
+
+/// The ids of a piece, after BOS where the tokenizer has one.
+fn encode(piece: &str, tokenizer: &Tokenizer, model: &Model) -> Result<Vec<u32>> {
+    let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
+    ids.extend(tokenizer.encode_long(piece)?);
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= model.vocab_size) {
+        return Err(Error::user(format!(
+            "{}: gives the id {id}, but the model has vocab_size {}; use the tokenizer that the model was trained with",
+            tokenizer.path().display(),
+            model.vocab_size
+        )));
+    }
+    Ok(ids)
 }
 
 fn decode(bytes: &[u8]) -> Score {
@@ -117,17 +141,22 @@ fn decode(bytes: &[u8]) -> Score {
     Score { nats: f64::from_le_bytes(eight(nats)), tokens: u64::from_le_bytes(eight(tokens)) }
 }
 
-fn print(score: &Score, characters: usize) -> Result<()> {
+fn print(score: &Score, texts: &Texts) -> Result<()> {
     let mean = score.nats / score.tokens as f64;
     or_broken_pipe(writeln!(
         std::io::stdout(),
         "nats per token      {mean:.4}\n\
          nats per character  {:.4}\n\
+         bits per byte       {:.4}\n\
          perplexity          {:.4}\n\
          tokens              {}\n\
-         characters          {characters}",
-        score.nats / characters as f64,
+         characters          {}\n\
+         bytes               {}",
+        score.nats / texts.characters as f64,
+        score.nats / std::f64::consts::LN_2 / texts.bytes as f64,
         mean.exp(),
-        score.tokens
+        score.tokens,
+        texts.characters,
+        texts.bytes
     ))
 }

@@ -1,6 +1,6 @@
 //! `kernels`: compiles the CUDA kernels ahead of time, and shows which kernels this machine would use.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::table::{aligned, table};
 use clap::{Args as ClapArgs, Subcommand};

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod parity;
 pub mod plan;
 pub mod report;
+mod texts;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;

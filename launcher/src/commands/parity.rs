@@ -2,7 +2,7 @@
 
 use super::train::open_data;
 use crate::progress::Count;
-use crate::{commands::tokenizer::or_broken_pipe, under_mpirun};
+use crate::{output::or_broken_pipe, under_mpirun};
 use comfy_table::{CellAlignment, Table, presets};
 use data::feed::Feed;
 use engine::config::{Config, Named, Precision};

@@ -1,6 +1,6 @@
 //! `report`: the efficiency of a run, from the files in its directory.
 
-use super::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::run_dir::replace;
 use engine::error::{Error, Result};
 use report::document::Document;

@@ -8,6 +8,9 @@ use data::json::string_under;
 use data::tokenizer::{Tokenizer, train};
 use engine::error::{Error, Result};
 
+use super::texts::TextFlags;
+use crate::output::or_broken_pipe;
+
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -16,20 +19,19 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// A byte-level BPE vocabulary from text, as a Hugging Face tokenizer.json
+    /// Train a byte-level BPE vocabulary on text and write it as a Hugging Face tokenizer.json
     #[command(
         after_help = "The ids 0, 1, 2 are <unk>, <s>, </s>. A tokenizer_config.json for transformers is written beside \
-        it where there is none.\n\nExample:\n  \
+        the output where there is none.\n\nExample:\n  \
         swallow-engine tokenizer train --input ja.txt en.jsonl --vocab-size 8000 --output tokenizer.json"
     )]
     Train(Train),
-    /// Text to ids: one JSON array a line
-    #[command(
-        after_help = "Examples:\n  swallow-engine tokenizer encode --tokenizer tokenizer.model --text 'Once upon a time'\n  \
-        swallow-engine tokenizer encode --tokenizer tokenizer.json --jsonl < corpus.jsonl"
-    )]
+    /// Encode texts: prints the ids of each as a JSON array
+    #[command(after_help = "Examples:\n  \
+        swallow-engine tokenizer encode --tokenizer tokenizer.model --text 'Once upon a time'\n  \
+        swallow-engine tokenizer encode --tokenizer tokenizer.json --jsonl < corpus.jsonl")]
     Encode(Encode),
-    /// Ids to text
+    /// Decode ids to text
     #[command(
         after_help = "Examples:\n  swallow-engine tokenizer decode --tokenizer tokenizer.model 9038 2501 263 931\n  \
         echo '[9038, 2501]' | swallow-engine tokenizer decode --tokenizer tokenizer.model --jsonl"
@@ -39,16 +41,17 @@ enum Command {
 
 #[derive(ClapArgs, Debug)]
 struct Train {
-    /// Text files (.txt, .jsonl; also .gz, .zst)
+    /// Text files (.txt, .jsonl; also .gz, .zst), or - for standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     input: Vec<PathBuf>,
+    /// Pieces of the vocabulary, the 256 bytes and 3 special tokens among them
     #[arg(long, value_name = "N")]
     vocab_size: usize,
+    /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// The key of the text in JSON lines
-    #[arg(long, default_value = "text")]
-    key: String,
+    #[command(flatten)]
+    texts: TextFlags,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -56,10 +59,10 @@ struct Encode {
     /// A SentencePiece .model or a Hugging Face tokenizer.json
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
-    /// The text [default: every line of standard input]
+    /// The text to encode [default: every line of standard input]
     #[arg(long)]
     text: Option<String>,
-    /// Standard input holds JSON lines
+    /// Read JSON lines from standard input
     #[arg(long, conflicts_with = "text")]
     jsonl: bool,
     /// The key of the text in JSON lines
@@ -69,31 +72,33 @@ struct Encode {
 
 #[derive(ClapArgs, Debug)]
 struct Decode {
+    /// A SentencePiece .model or a Hugging Face tokenizer.json
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
-    /// The ids [default: a JSON array in every line of standard input]
+    /// The ids to decode [default: a JSON array in every line of standard input]
     ids: Vec<u32>,
-    /// Print {"text": ...} a line, so that texts of several lines stay apart
+    /// Print each text as a line {"text": ...}, so that texts of several lines stay apart
     #[arg(long)]
     jsonl: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Train(args) => {
-            let size = train::train(&args.input, &args.key, args.vocab_size, &args.output)?;
-            let name = args.output.display();
-            if size < args.vocab_size {
-                let asked = args.vocab_size;
-                eprintln!(
-                    "note: --vocab-size {asked}: the text gives {size} pieces; set model.vocab_size to fit, or add text"
-                );
-            }
-            or_broken_pipe(writeln!(std::io::stdout(), "{name}: a vocabulary of {size} pieces"))
-        }
+        Command::Train(args) => run_train(args),
         Command::Encode(args) => encode(args),
         Command::Decode(args) => decode(args),
     }
+}
+
+fn run_train(args: Train) -> Result<()> {
+    let size = train::train(&args.texts.inputs(args.input), args.vocab_size, &args.output)?;
+    if size < args.vocab_size {
+        let asked = args.vocab_size;
+        eprintln!(
+            "note: --vocab-size {asked}: the text yields only {size} pieces; set model.vocab_size to that, or add text"
+        );
+    }
+    or_broken_pipe(writeln!(std::io::stdout(), "{}: a vocabulary of {size} pieces", args.output.display()))
 }
 
 fn encode(args: Encode) -> Result<()> {
@@ -107,6 +112,7 @@ fn encode(args: Encode) -> Result<()> {
         print(text)?;
     } else {
         for_each_line(|number, line| match args.jsonl {
+            true if line.trim().is_empty() => Ok(()),
             true => {
                 let text = string_under(&args.key, line);
                 print(&text.map_err(|e| Error::user(format!("standard input: line {number}: {e}")))?)
@@ -128,7 +134,8 @@ fn decode(args: Decode) -> Result<()> {
     if args.ids.is_empty() {
         for_each_line(|number, line| {
             let ids: Vec<u32> = serde_json::from_str(line).map_err(|e| {
-                Error::user(format!("standard input: line {number}: not a JSON array of ids, such as [1, 2]: {e}"))
+                let expected = "a JSON array of ids is expected, such as [1, 2]";
+                Error::user(format!("standard input: line {number}: {expected}: {e}"))
             })?;
             print(&ids)
         })?;
@@ -156,12 +163,4 @@ fn for_each_line(mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
         each(number, text)?;
     }
     Ok(())
-}
-
-/// Whoever closed the pipe has seen enough: that ends the program without a complaint.
-pub fn or_broken_pipe(written: std::io::Result<()>) -> Result<()> {
-    match written {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.map_err(|e| Error::run(format!("standard output: {e}"))),
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::super::idx::TokenKind;
+use super::super::writer::IndexWriter;
 use super::*;
-use crate::idx::TokenKind;
-use crate::writer::IndexWriter;
 use engine::config::*;
 
 /// Writes documents of the given lengths whose tokens count up from `first`; returns the source.
@@ -23,7 +23,14 @@ fn source(folder: &Path, name: &str, lengths: &[usize], first: u32, weight: Opti
 
 /// Two samples of four tokens a step, five steps.
 fn config(train: Vec<Source>, order: Order) -> Config {
-    let data = Data { train, valid: vec![], split: [1.0, 0.0, 0.0], order, mask_document_boundaries: false };
+    let data = Data {
+        train,
+        valid: vec![],
+        split: [1.0, 0.0, 0.0],
+        order,
+        mask_document_boundaries: false,
+        allow_mixed_tokenizers: false,
+    };
     let axes = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
     Config {
         model: Model { vocab_size: 10_000, ..Model::tiny() },
@@ -158,9 +165,9 @@ fn unweighted_sources_are_read_once() {
     assert_eq!(feed.sources().iter().map(|s| s.samples).collect::<Vec<_>>(), [7, 3]);
     let mut long = config(sources(), Order::Megatron);
     long.train.steps = 6;
-    assert!(refusal(&long).contains("hold 10 samples of 4 tokens together but the run takes 12"));
+    assert!(refusal(&long).contains("hold 10 samples of 4 tokens but the run takes 12"));
     long.data.train[0].weight = Some(1.0);
-    assert!(refusal(&long).contains("give it to all"));
+    assert!(refusal(&long).contains("give one to all"));
 }
 
 #[test]

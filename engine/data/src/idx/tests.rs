@@ -4,12 +4,14 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use super::super::check::{Limits, check};
+use super::super::meta::Meta;
+use super::super::writer::{IndexWriter, Written};
 use super::*;
-use crate::check::{Limits, check};
-use crate::writer::{IndexWriter, Written};
 
-/// What megatron-core writes for the u16 sequences [1, 5, 7, 2] and [1, 9, 2].
-const GOLDEN_IDX: &str = "4d4d494449445800000100000000000000080200000000000000030000000000000004000000030000000000000000000000\
+/// The bytes that megatron-core writes for the u16 sequences [1, 5, 7, 2] and [1, 9, 2].
+const GOLDEN_IDX: &str = "4d4d49444944580000010000000000000008020000000000000003000000000000\
+                          0004000000030000000000000000000000\
                           0800000000000000000000000000000001000000000000000200000000000000";
 const GOLDEN_BIN: &str = "0100050007000200010009000200";
 
@@ -39,6 +41,40 @@ fn the_writer_makes_megatrons_bytes() {
     assert_eq!(fs::read(with_suffix(&prefix, "idx")).unwrap(), hex(GOLDEN_IDX));
     assert_eq!(fs::read(with_suffix(&prefix, "bin")).unwrap(), hex(GOLDEN_BIN));
     assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 2, "no partial files are left");
+}
+
+/// A writer that fails, or loses the race for its prefix, leaves the files that are there as they are.
+#[test]
+fn a_second_writer_is_refused_and_an_unfinished_one_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("a");
+    let mut first = IndexWriter::create(&prefix, TokenKind::U16).unwrap();
+    first.push(&[1, 2]).unwrap();
+    let error = IndexWriter::create(&prefix, TokenKind::U16).err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("a.bin: another process is writing"), "{error}");
+    first.end_document().unwrap();
+    first.finish_with(&Meta::default()).unwrap();
+    let mut second = IndexWriter::create(&prefix, TokenKind::U16).unwrap();
+    second.push(&[9; 1_000_000]).unwrap();
+    drop(second);
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a.bin", "a.idx", "a.meta.json"]);
+    assert_eq!(IndexedFile::open(&prefix).unwrap().tokens().unwrap(), 2);
+}
+
+#[test]
+fn a_document_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("a");
+    let mut writer = IndexWriter::create(&prefix, TokenKind::U16).unwrap();
+    for (ids, good) in [(vec![1, 2], true), (vec![7; 2_000_000], false), (vec![3], true), (vec![8], false)] {
+        writer.push(&ids).unwrap();
+        if good { writer.end_document().map(drop) } else { writer.discard_document() }.unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), Written { documents: 2, tokens: 3 });
+    assert_eq!(fs::read(with_suffix(&prefix, "bin")).unwrap(), [1, 0, 2, 0, 3, 0]);
 }
 
 #[test]
@@ -90,13 +126,13 @@ fn refusal(change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) -> String {
 fn damage_is_named() {
     assert!(refusal(|idx, _| idx[0] = b'X').contains("not a Megatron .idx"));
     assert!(refusal(|idx, _| idx.truncate(20)).contains("not a Megatron .idx"));
-    assert!(refusal(|idx, _| idx[9] = 2).contains("version 2"));
+    assert!(refusal(|idx, _| idx[9] = 2).contains("its version is 2"));
     assert!(refusal(|idx, _| idx[17] = 6).contains("dtype code 6"));
     assert!(refusal(|idx, _| idx[18..26].fill(0xff)).contains("truncated or damaged"));
     assert!(refusal(|idx, _| idx.truncate(81)).contains("81 bytes, but 2 sequences and 3 document entries take 82"));
     assert!(refusal(|idx, _| idx[74] = 1).contains("from 0 to 1"));
     assert!(refusal(|_, bin| bin.truncate(12)).contains("holds 6 u16 tokens but its .idx counts 7"));
-    assert!(refusal(|_, bin| bin.truncate(13)).contains("do not divide"));
+    assert!(refusal(|_, bin| bin.truncate(13)).contains("are no whole number of u16 tokens"));
     assert!(refusal(|_, bin| bin.clear()).contains("holds 0 u16 tokens"));
     assert!(refusal(|idx, _| idx[37] = 0x80).contains("sequence 0 has a length of -2147483644"));
     assert!(refusal(|idx, _| idx[50] = 200).contains("sequence 1 has 3 tokens at byte 200"));

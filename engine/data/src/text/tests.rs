@@ -15,17 +15,24 @@ fn newline_cut(text: &[u8]) -> Option<usize> {
 }
 
 /// The chunks of a file with this name and content.
-fn chunks(name: &str, bytes: &[u8], cut: &(dyn Fn(&[u8]) -> Option<usize> + Sync)) -> Vec<Result<Chunk>> {
+fn chunks(name: &str, bytes: &[u8], cut: Cut) -> Vec<Result<Chunk>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
-    Chunks::new(&[path], cut, Arc::default()).collect()
+    Chunks::new(&inputs(path), cut, Arc::default()).collect()
 }
 
+fn inputs(path: PathBuf) -> Inputs {
+    Inputs { paths: vec![path], format: None, key: "text".into() }
+}
+
+/// Every text, or the first error.
 fn texts(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for chunk in chunks(name, bytes, &no_cut) {
-        all.extend(chunk?.parts("text")?.into_iter().map(|p| p.text.into_owned()));
+        let chunk = chunk?;
+        let texts = chunk.parts("text").into_iter().map(|p| p.text.map(|text| text.into_owned()));
+        all.extend(texts.collect::<std::result::Result<Vec<_>, _>>().map_err(Error::user)?);
     }
     Ok(all)
 }
@@ -37,6 +44,65 @@ fn a_txt_is_one_document_and_a_jsonl_one_a_line() {
     assert_eq!(texts("a.jsonl", lines).unwrap(), ["one", "two"]);
     assert_eq!(texts("a.txt", b"").unwrap(), [""]);
     assert!(texts("a.jsonl", b"").unwrap().is_empty());
+    let joined = b"{\"text\": \"one\"}\n\xef\xbb\xbf{\"text\": \"two\"}\n\xef\xbb\xbf\n";
+    assert_eq!(texts("A.JSONL", joined).unwrap(), ["one", "two"], "files with byte-order marks, joined");
+    assert_eq!(texts("A.Txt", b"one").unwrap(), ["one"]);
+}
+
+/// A pipe is told from a file by what it is, and what it holds by its first byte.
+#[test]
+fn pipes_need_no_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    for (bytes, expected) in [
+        (&b"\xef\xbb\xbf \n\n {\"text\": \"one\"}\n{\"text\": \"two\"}\n"[..], &["one", "two"][..]),
+        (b"[not JSON lines]\n", &["[not JSON lines]\n"]),
+        (b"", &[""]),
+    ] {
+        let path = folder.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let inputs = inputs(path.clone());
+        assert_eq!(inputs.check().unwrap(), 0);
+        let writer = std::thread::spawn({
+            let (path, bytes) = (path.clone(), bytes.to_vec());
+            move || std::fs::write(path, bytes).unwrap()
+        });
+        let mut documents = Vec::new();
+        inputs.for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+        writer.join().unwrap();
+        assert_eq!(documents, expected);
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn unusual_endings_take_a_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("corpus.zstd");
+    std::fs::write(&path, zstd::encode_all(&b"{\"text\": \"one\"}\n"[..], 1).unwrap()).unwrap();
+    let mut inputs = inputs(path);
+    let error = inputs.check().unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("--input-format jsonl"), "{error}");
+    inputs.format = Some(Format::JsonLines);
+    let mut documents = Vec::new();
+    inputs.for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+    assert_eq!(documents, ["one"]);
+    std::fs::write(&inputs.paths[0], b"\xfd7zXZ\0rest").unwrap();
+    let error = inputs.for_each_document(|_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("compressed with xz") && error.contains("--input -"), "{error}");
+    inputs.paths = vec!["-".into(), "-".into()];
+    assert!(inputs.check().unwrap_err().to_string().contains("read only once"));
+}
+
+#[test]
+fn documents_come_whole_however_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.txt");
+    let text = "あいう".repeat(700_000);
+    std::fs::write(&path, &text).unwrap();
+    let mut documents = Vec::new();
+    inputs(path).for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+    assert!(documents == [text]);
 }
 
 #[test]
@@ -48,6 +114,11 @@ fn compression_is_seen_by_its_first_bytes() {
     assert_eq!(texts("a.jsonl", &[gz.clone(), gz.clone()].concat()).unwrap(), ["one", "one"], "members end to end");
     let zst = zstd::encode_all(&b"plain"[..], 1).unwrap();
     assert_eq!(texts("a.txt.zst", &[zst.clone(), zst.clone()].concat()).unwrap(), ["plainplain"]);
+    // pzstd begins its files with a frame to be skipped, which holds the size of the next one.
+    let skipped = [&0x184d_2a50u32.to_le_bytes()[..], &4u32.to_le_bytes(), &(zst.len() as u32).to_le_bytes()].concat();
+    let frames = [&skipped[..], &zst, &skipped, &zst].concat();
+    assert_eq!(texts("a.txt.zst", &frames).unwrap(), ["plainplain"]);
+    assert_eq!(texts("a.txt.ZST", &skipped).unwrap(), [""]);
     for damaged in [&gz[..gz.len() - 9], &zst[..zst.len() - 3]] {
         let error = texts("a.txt", damaged).unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -64,17 +135,22 @@ fn long_texts_come_in_parts() {
     assert_eq!(flags(&parts[0]), (true, false));
     assert_eq!(flags(&parts[1]), (false, false));
     assert_eq!(flags(parts.last().unwrap()), (false, true));
-    let joined: String = parts.iter().map(|c| c.parts("").unwrap()[0].text.to_string()).collect();
+    let joined: String = parts.iter().map(|c| c.parts("")[0].text.clone().unwrap().to_string()).collect();
     assert_eq!(joined, text);
 }
 
 #[test]
 fn what_cannot_be_cut_is_refused_before_it_fills_the_memory() {
-    let endless = vec![b'x'; LONGEST + 1];
+    let endless = vec![b'x'; LONGEST_LINE + 1];
     let error = texts("a.txt", &endless).unwrap_err().to_string();
-    assert!(error.contains("a.txt: the text from line 1 on"), "{error}");
-    let error = texts("a.jsonl", &endless).unwrap_err().to_string();
-    assert!(error.contains("a.jsonl: line 1 is longer than 64 MiB"), "{error}");
+    assert!(error.contains("a.txt: from line 1 on: a text of 16.0 MiB in which"), "{error}");
+    let lines = [b"{\"text\": \"one\"}\n", &endless[..], b"\n\n{\"text\": \"two\"}\n{\"text\": 3}"].concat();
+    let error = texts("a.jsonl", &lines).unwrap_err().to_string();
+    assert!(error.contains("a.jsonl: line 2 is longer than 64 MiB"), "{error}");
+    // The reader goes on with the next line and its right number.
+    let chunks: Vec<Chunk> = chunks("a.jsonl", &lines, &no_cut).into_iter().map(|c| c.unwrap()).collect();
+    let parts: Vec<_> = chunks.iter().flat_map(|c| c.parts("text")).map(|p| (p.line, p.text.ok())).collect();
+    assert_eq!(parts, [(1, Some("one".into())), (2, None), (4, Some("two".into())), (5, None)]);
 }
 
 #[test]
@@ -82,6 +158,8 @@ fn other_encodings_are_named_with_place_and_remedy() {
     let error = texts("a.txt", b"abc\nde\x82\xa0\n").unwrap_err().to_string();
     assert!(error.contains("a.txt: line 2, byte 3 (offset 6 of the file): 0x82 is not UTF-8"), "{error}");
     assert!(error.contains("iconv -f SHIFT_JIS -t UTF-8"), "{error}");
+    let error = texts("a.jsonl", b"\xff\xfe{\0\"\0").unwrap_err().to_string();
+    assert!(error.contains("iconv -f UTF-16 -t UTF-8"), "{error}");
     let error = texts("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\x82\xa0\"}\n").unwrap_err().to_string();
     assert!(error.contains("a.jsonl: line 2, byte 11 (offset 24 of the file)"), "{error}");
 }
@@ -92,20 +170,24 @@ fn bad_lines_are_named() {
     assert!(error.contains("a.jsonl: line 3: EOF"), "{error}");
     let error = texts("a.jsonl", b"{\"body\": \"a\"}\n").unwrap_err().to_string();
     assert!(error.contains("line 1: no key \"text\" (it has \"body\")"), "{error}");
+    let error = texts("a.jsonl", b"[\n{\"text\": \"a\"}\n]\n").unwrap_err().to_string();
+    assert!(error.contains("a.jsonl: line 1: ") && error.contains("jq -c"), "{error}");
+    let error = texts("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"cut \\ud83d\"}\n").unwrap_err().to_string();
+    assert!(error.contains("a.jsonl: line 2: a lone surrogate"), "{error}");
     assert!(texts("a.csv", b"").unwrap_err().to_string().contains("should end in .txt or .jsonl"));
 }
 
 #[test]
 fn shift_jis_files_of_aozora() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/aozora/raw_sample");
+    let folder = super::super::checkout().join("../shared/data/aozora/raw_sample");
     let Ok(files) = std::fs::read_dir(&folder) else {
         eprintln!("skipped: {} is not here", folder.display());
         return;
     };
     for file in files {
-        let path = [file.unwrap().path()];
-        let chunk = Chunks::new(&path, &no_cut, Arc::default()).next().unwrap().unwrap();
-        assert!(chunk.parts("text").unwrap_err().to_string().contains("iconv"));
+        let inputs = inputs(file.unwrap().path());
+        let chunk = Chunks::new(&inputs, &no_cut, Arc::default()).next().unwrap().unwrap();
+        assert!(chunk.parts("text")[0].text.as_ref().unwrap_err().contains("iconv"));
     }
 }
 

@@ -4,68 +4,117 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::Kind;
+use super::cuts::{Cuts, LineCuts, Rules};
+use super::{Kind, Special};
 
-/// Names of BOS and EOS where no `tokenizer_config.json` beside the file tells them.
+/// Usual names of BOS and EOS, for files without `tokenizer_config.json` and `special_tokens_map.json`.
 const BOS: [&str; 4] = ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>"];
 const EOS: [&str; 5] = ["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "<|im_end|>"];
 
 pub struct HuggingFace {
     tokenizer: tokenizers::Tokenizer,
     vocab_size: usize,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    cuts: bool,
+    bos: Special,
+    eos: Special,
+    /// Cuts between words.
+    cuts: Cuts,
+    /// Cuts at newlines, where the tokenizer does not split texts into words.
+    line_cuts: Option<LineCuts>,
 }
 
 impl HuggingFace {
     pub fn open(path: &Path, bytes: &[u8]) -> Result<Self, String> {
-        let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON: {e}"))?;
+        let rules: Rules = serde_json::from_slice(bytes).map_err(|e| match e.is_data() {
+            true => format!("not a tokenizer: {e}"),
+            false => format!("not JSON: {e}"),
+        })?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
         // A file may ask for every text to be cut or filled up to a length; a corpus must not be.
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
         let largest = tokenizer.get_vocab(true).into_values().max();
         let vocab_size = largest.ok_or("its vocabulary is empty")? as usize + 1;
-        let config = path.with_file_name("tokenizer_config.json");
-        let config = std::fs::read(config).ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok());
-        let named = |key: &str, known: &[&str]| {
-            let token = config.as_ref().and_then(|c| c.get(key));
-            let token = token.and_then(|t| t.get("content").unwrap_or(t).as_str());
-            let token = token.and_then(|t| tokenizer.token_to_id(t));
-            token.or_else(|| known.iter().find_map(|name| tokenizer.token_to_id(name)))
+        let (bos, eos) = {
+            let special = |key, known: &[&str]| special(path, key, known, &rules, &tokenizer);
+            (special("bos_token", &BOS)?, special("eos_token", &EOS)?)
         };
-        let (bos, eos) = (named("bos_token", &BOS), named("eos_token", &EOS));
-        Ok(Self { vocab_size, bos, eos, cuts: cuts_at_words(&json), tokenizer })
+        let line_cuts = match keeps_newlines_apart(&rules, &tokenizer) {
+            true => LineCuts::of(|text| encode(&tokenizer, text))?,
+            false => None,
+        };
+        Ok(Self { vocab_size, bos, eos, cuts: Cuts::of(&rules), line_cuts, tokenizer })
     }
 }
 
-/// Whether a text may be cut between a visible character and the white space after it: in GPT-2's own splitting
-/// into words, which is byte-level with its regular expression, no word goes on there, and none looks back. (Behind
-/// white space it may not: how a run of it is split depends on what follows.)
-fn cuts_at_words(json: &Value) -> bool {
-    let splitter = &json["pre_tokenizer"];
-    let on = |value: &Value, key: &str| value[key].as_bool() == Some(true);
-    let added = json["added_tokens"].as_array();
-    let harmless = |t: &Value| {
-        !on(t, "lstrip") && !on(t, "rstrip") && t["content"].as_str().is_some_and(|c| !c.contains(char::is_whitespace))
+/// The id of BOS or EOS. The files beside the tokenizer decide, also where they say that there is none. Without them it
+/// is the special token of a usual name; an ordinary piece may be spelled the same.
+fn special(
+    path: &Path,
+    key: &str,
+    usual: &[&str],
+    rules: &Rules,
+    tokenizer: &tokenizers::Tokenizer,
+) -> Result<Special, String> {
+    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let file = path.with_file_name(name);
+        let Ok(bytes) = std::fs::read(&file) else { continue };
+        let config: Value =
+            serde_json::from_slice(&bytes).map_err(|e| format!("{} beside it is not JSON: {e}", file.display()))?;
+        let Some(token) = config.get(key) else { continue };
+        let text = token.get("content").unwrap_or(token).as_str();
+        let id = text.and_then(|text| tokenizer.token_to_id(text));
+        return Ok(id.ok_or_else(|| format!("{name} beside it has \"{key}\": {token}")));
+    }
+    let is_special = |name: &str| rules.added_tokens.iter().any(|token| token.special && token.content == name);
+    let id = usual.iter().filter(|name| is_special(name)).find_map(|name| tokenizer.token_to_id(name));
+    Ok(id.ok_or_else(|| format!("none of its special tokens is {}", usual.join(", "))))
+}
+
+/// Whether byte-pair encoding runs over the whole text and no longer piece holds a newline, as in files converted from
+/// SentencePiece models such as Llama 2's.
+fn keeps_newlines_apart(rules: &Rules, tokenizer: &tokenizers::Tokenizer) -> bool {
+    const BYTE: &str = "<0x0A>";
+    let whole = match rules.pre_tokenizer["type"].as_str() {
+        None => rules.pre_tokenizer.is_null(),
+        Some(kind) => kind == "Metaspace" && rules.pre_tokenizer["split"].as_bool() == Some(false),
     };
-    json["normalizer"].is_null()
-        && splitter["type"] == "ByteLevel"
-        && splitter["add_prefix_space"].as_bool() == Some(false)
-        && splitter["use_regex"].as_bool() != Some(false)
-        && json["model"]["type"] == "BPE"
-        && json["model"]["dropout"].is_null()
-        && added.is_none_or(|tokens| tokens.iter().all(harmless))
+    let vocabulary = tokenizer.get_vocab(false);
+    let known =
+        vocabulary.contains_key("\n") || (rules.model.byte_fallback == Some(true) && vocabulary.contains_key(BYTE));
+    let longer = |piece: &String| piece != "\n" && piece != BYTE && (piece.contains('\n') || piece.contains(BYTE));
+    whole
+        && known
+        && rules.model.kind.as_deref() == Some("BPE")
+        && rules.model.dropout.is_null()
+        && only_escapes_spaces(&rules.normalizer)
+        && !vocabulary.keys().any(longer)
+        && !rules.added_tokens.iter().any(|token| token.lstrip || token.rstrip || token.content.contains('\n'))
+}
+
+fn only_escapes_spaces(normalizer: &Value) -> bool {
+    match normalizer["type"].as_str() {
+        None => normalizer.is_null(),
+        Some("Prepend") => true,
+        Some("Replace") => normalizer["pattern"]["String"] == " ",
+        Some("Sequence") => normalizer["normalizers"].as_array().is_some_and(|all| all.iter().all(only_escapes_spaces)),
+        Some(_) => false,
+    }
+}
+
+fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, String> {
+    let encoding = tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
+    Ok(encoding.get_ids().to_vec())
 }
 
 impl Kind for HuggingFace {
     fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
-        Ok(encoding.get_ids().to_vec())
+        encode(&self.tokenizer, text)
     }
 
     fn encode_rest(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.encode(text)
+        match &self.line_cuts {
+            Some(cuts) => cuts.encode_rest(text, |text| self.encode(text)),
+            None => self.encode(text),
+        }
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
@@ -76,12 +125,12 @@ impl Kind for HuggingFace {
         self.vocab_size
     }
 
-    fn bos(&self) -> Option<u32> {
-        self.bos
+    fn bos(&self) -> Special {
+        self.bos.clone()
     }
 
-    fn eos(&self) -> Option<u32> {
-        self.eos
+    fn eos(&self) -> Special {
+        self.eos.clone()
     }
 
     fn piece(&self, id: u32) -> Option<String> {
@@ -89,18 +138,9 @@ impl Kind for HuggingFace {
     }
 
     fn cut(&self, text: &[u8]) -> Option<usize> {
-        if self.cuts { word_cut(text) } else { None }
+        match &self.line_cuts {
+            Some(_) => LineCuts::last(text),
+            None => self.cuts.last(text),
+        }
     }
-}
-
-/// The last place between a visible character and a space or newline.
-pub fn word_cut(text: &[u8]) -> Option<usize> {
-    (1..text.len()).rev().find(|&at| matches!(text[at], b' ' | b'\n') && ends_visibly(&text[..at]))
-}
-
-/// Whether the last character is whole and no whitespace.
-fn ends_visibly(text: &[u8]) -> bool {
-    let start = (text.len().saturating_sub(4)..text.len()).rev().find(|&at| text[at] & 0xc0 != 0x80);
-    let last = start.and_then(|at| std::str::from_utf8(&text[at..]).ok());
-    last.and_then(|s| s.chars().next()).is_some_and(|c| !c.is_whitespace())
 }

@@ -1,14 +1,18 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
 //! Neither adds BOS or EOS by itself here; who wants them asks for [`Tokenizer::bos`] and [`Tokenizer::eos`].
 
+mod cuts;
 mod hf;
+mod identity;
 mod model;
 mod spm;
 pub mod train;
 
 use std::path::{Path, PathBuf};
 
+use super::budget::Budget;
 use engine::error::{Error, Result};
+pub use identity::Identity;
 
 /// Files above this are not read as a tokenizer.
 const LARGEST: u64 = 1 << 30;
@@ -16,43 +20,75 @@ const LARGEST: u64 = 1 << 30;
 /// Bytes of a text that are encoded at a time, where it can be cut: few enough for the caches.
 const SEGMENT: usize = 32 << 10;
 
+/// The most bytes that are encoded as a whole, where the tokenizer allows no cut; also the most that all threads
+/// together encode at a time. The libraries take up to 130 bytes of memory for each.
+pub const LONGEST_UNCUT: usize = 16 << 20;
+
+/// The names of a tokenizer's file in a Hugging Face folder, in the order in which they are tried.
+const NAMES: [&str; 2] = ["tokenizer.model", "tokenizer.json"];
+
+/// The id of a special token, or the reason why the tokenizer has none.
+pub type Special = std::result::Result<u32, String>;
+
 /// A tokenizer of either kind; safe to share between threads.
 pub struct Tokenizer {
     path: PathBuf,
     kind: Box<dyn Kind>,
+    encoding: Budget,
 }
 
-/// What both kinds can do.
+/// The operations of both kinds of tokenizers. Their errors do not name the file.
 trait Kind: Send + Sync {
     fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
     /// The ids of a text's further part, cut off at a place that [`Kind::cut`] gave.
     fn encode_rest(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
     fn decode(&self, ids: &[u32]) -> std::result::Result<String, String>;
     fn vocab_size(&self) -> usize;
-    fn bos(&self) -> Option<u32>;
-    fn eos(&self) -> Option<u32>;
+    fn bos(&self) -> Special;
+    fn eos(&self) -> Special;
     fn piece(&self, id: u32) -> Option<String>;
     fn cut(&self, text: &[u8]) -> Option<usize>;
 }
 
 impl Tokenizer {
-    /// Opens a `.model` or `.json` file. What is wrong with the file is the user's mistake, with the place.
+    /// Opens a `.model` or `.json` file, or the one of them that a folder holds. What is wrong with the file is the
+    /// user's mistake, with the place.
     pub fn open(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-        if size > LARGEST {
-            return Err(Error::user(format!("{}: {size} bytes are too many for a tokenizer", path.display())));
+        if path.is_dir() {
+            return Self::in_folder(path);
         }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-        let kind = match json {
+        let bytes = read(path)?;
+        let kind = match is_json(&bytes) {
             true => hf::HuggingFace::open(path, &bytes).map(|t| Box::new(t) as Box<dyn Kind>),
             false => spm::SentencePiece::open(&bytes).map(|t| Box::new(t) as Box<dyn Kind>),
         };
         let kind = kind.map_err(|what| {
-            let expected = "a SentencePiece .model or a Hugging Face tokenizer.json is expected";
+            let expected = match is_tiktoken(&bytes) {
+                true => "this is tiktoken's format; give the tokenizer.json that belongs to it",
+                false => "a SentencePiece .model or a Hugging Face tokenizer.json is expected",
+            };
             Error::user(format!("{}: {what}; {expected}", path.display()))
         })?;
-        Ok(Self { path: path.to_path_buf(), kind })
+        Ok(Self { path: path.to_path_buf(), kind, encoding: Budget::new(LONGEST_UNCUT) })
+    }
+
+    /// The tokenizer of a model's folder. One that cannot be opened is passed over where there is another, such as
+    /// Llama 3's `tokenizer.model` in tiktoken's format beside its `tokenizer.json`.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        let files = NAMES.map(|name| folder.join(name));
+        let mut opened = files.iter().filter(|path| path.is_file()).map(|path| Self::open(path)).peekable();
+        if opened.peek().is_none() {
+            let [model, json] = NAMES;
+            return Err(Error::user(format!("{}: has no {model} and no {json}", folder.display())));
+        }
+        let mut wrong = Vec::new();
+        for tokenizer in opened {
+            match tokenizer {
+                Ok(tokenizer) => return Ok(tokenizer),
+                Err(e) => wrong.push(e.to_string()),
+            }
+        }
+        Err(Error::user(wrong.join("; and ")))
     }
 
     pub fn path(&self) -> &Path {
@@ -61,18 +97,22 @@ impl Tokenizer {
 
     /// The ids of a text, without BOS and EOS: what Python's `sentencepiece` and `tokenizers` give.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.said(self.kind.encode(text))
+        self.name_file(self.kind.encode(text))
     }
 
-    /// The same ids as [`Self::encode`], faster and in less memory: the text is cut where that changes nothing.
+    /// The same ids as [`Self::encode`], faster and in bounded memory: the text is cut where that changes nothing, and
+    /// refused where more than [`LONGEST_UNCUT`] bytes allow no cut.
     pub fn encode_long(&self, text: &str) -> Result<Vec<u32>> {
-        let first = self.segment(text, SEGMENT);
-        let mut ids = self.encode(&text[..first])?;
+        let first = self.segment(text, SEGMENT)?;
+        let mut ids = {
+            let _share = self.encoding.take(first);
+            self.encode(&text[..first])?
+        };
         self.extend(&mut ids, &text[first..], SEGMENT)?;
         Ok(ids)
     }
 
-    /// As [`Self::encode_long`] for what follows a [`Self::cut`].
+    /// [`Self::encode_long`] for the text after a [`Self::cut`].
     pub fn encode_long_rest(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         self.extend(&mut ids, text, SEGMENT)?;
@@ -81,24 +121,24 @@ impl Tokenizer {
 
     fn extend(&self, ids: &mut Vec<u32>, mut text: &str, size: usize) -> Result<()> {
         while !text.is_empty() {
-            let (part, rest) = text.split_at(self.segment(text, size));
-            ids.extend(self.encode_rest(part)?);
+            let (part, rest) = text.split_at(self.segment(text, size)?);
+            let _share = self.encoding.take(part.len());
+            ids.extend(self.name_file(self.kind.encode_rest(part))?);
             text = rest;
         }
         Ok(())
     }
 
-    /// Where the text's first part of about `size` bytes ends.
-    fn segment(&self, text: &str, size: usize) -> usize {
-        match text.len() > 2 * size {
+    /// The length of the text's first part, about `size` bytes.
+    fn segment(&self, text: &str, size: usize) -> Result<usize> {
+        let end = match text.len() > 2 * size {
             true => self.cut_near(text.as_bytes(), size).unwrap_or(text.len()),
             false => text.len(),
+        };
+        if end > LONGEST_UNCUT {
+            return Err(Error::user(uncut(text.len())));
         }
-    }
-
-    /// The ids of what follows a [`Self::cut`].
-    fn encode_rest(&self, text: &str) -> Result<Vec<u32>> {
-        self.said(self.kind.encode_rest(text))
+        Ok(end)
     }
 
     /// The last place where `text` may be cut without changing its ids, if there is one. A place past which the
@@ -123,9 +163,12 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size()) {
             let size = self.vocab_size();
-            return Err(Error::user(format!("{}: the id {id} is outside its {size} pieces", self.path.display())));
+            return Err(Error::user(format!(
+                "{}: the id {id} is outside its vocabulary of {size} pieces",
+                self.path.display()
+            )));
         }
-        self.said(self.kind.decode(ids))
+        self.name_file(self.kind.decode(ids))
     }
 
     /// One more than the largest id.
@@ -133,22 +176,54 @@ impl Tokenizer {
         self.kind.vocab_size()
     }
 
-    pub fn bos(&self) -> Option<u32> {
+    /// The id of BOS, or why the tokenizer has none.
+    pub fn bos(&self) -> Special {
         self.kind.bos()
     }
 
-    pub fn eos(&self) -> Option<u32> {
+    /// The id of EOS, or why the tokenizer has none.
+    pub fn eos(&self) -> Special {
         self.kind.eos()
     }
 
-    /// How the vocabulary spells an id.
+    /// The piece of an id, as the vocabulary spells it.
     pub fn piece(&self, id: u32) -> Option<String> {
         self.kind.piece(id)
     }
 
-    fn said<T>(&self, result: std::result::Result<T, String>) -> Result<T> {
+    /// Puts the file's name before an error.
+    fn name_file<T>(&self, result: std::result::Result<T, String>) -> Result<T> {
         result.map_err(|what| Error::user(format!("{}: {what}", self.path.display())))
     }
+}
+
+/// The message for a text of so many bytes that cannot be encoded part by part.
+pub(super) fn uncut(bytes: usize) -> String {
+    let [all, most] = [bytes, LONGEST_UNCUT].map(|bytes| bytes as f64 / f64::from(1 << 20));
+    format!(
+        "a text of {all:.1} MiB in which this tokenizer allows no cut for more than {most} MiB, the most that is \
+         encoded as a whole; split the document"
+    )
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+    if size > LARGEST {
+        return Err(Error::user(format!("{}: {size} bytes are too many for a tokenizer", path.display())));
+    }
+    std::fs::read(path).map_err(|e| Error::io(path, e))
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
+}
+
+/// Whether the first line is a piece in Base64 and its rank.
+fn is_tiktoken(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
+    let base64 = |piece: &str| piece.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+    let parts = line.and_then(|line| line.trim_end().split_once(' '));
+    parts.is_some_and(|(piece, rank)| !piece.is_empty() && base64(piece) && rank.parse::<u32>().is_ok())
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub enum Kind {
 pub struct TrainerSpec {
     #[prost(int32, optional, tag = "3")]
     pub model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    pub treat_whitespace_as_suffix: Option<bool>,
     #[prost(bool, optional, tag = "35")]
     pub byte_fallback: Option<bool>,
     #[prost(string, optional, tag = "44")]
@@ -72,7 +74,7 @@ pub const BPE: i32 = 2;
 const UNIGRAM: i32 = 1;
 
 impl ModelProto {
-    /// Parses and checks; the error says what is wrong, without the file's name.
+    /// Parses and checks. The error does not name the file.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model = Self::decode(bytes).map_err(|e| format!("not a SentencePiece model: {e}"))?;
         if model.pieces.is_empty() {
@@ -110,21 +112,27 @@ impl ModelProto {
             unknown += usize::from(piece.kind == Some(Kind::Unknown as i32));
         }
         if unknown != 1 {
-            return Err(format!("{unknown} pieces stand for the unknown; there must be one"));
+            return Err(format!("{unknown} pieces have the type \"unknown\"; there must be one"));
         }
         Ok(())
     }
 
-    /// Whether a text may be cut after a newline and each part encoded by itself: in byte-pair encoding no merge
-    /// crosses the newline where no longer piece holds one, and nothing else may treat it as more than a character.
-    pub fn cuts_at_newlines(&self) -> bool {
+    /// Whether every newline is a piece of its own, and the pieces on one side do not depend on the other side: in
+    /// byte-pair encoding where no longer piece holds a newline, the text is not normalized, and the library puts its
+    /// dummy space before a text and not after it.
+    pub fn keeps_newlines_apart(&self) -> bool {
         let longer = |p: &Piece| p.piece.as_deref().is_some_and(|s| s.len() > 1 && s.contains('\n'));
-        let normalizer = self.normalizer.as_ref();
+        // The library splits an unused piece like its last occurrence in the whole text.
+        let unused = |p: &Piece| p.kind == Some(Kind::Unused as i32);
+        let (trainer, normalizer) = (self.trainer.as_ref(), self.normalizer.as_ref());
+        let suffix = trainer.and_then(|t| t.treat_whitespace_as_suffix) == Some(true)
+            && normalizer.and_then(|n| n.add_dummy_prefix) != Some(false);
         self.model_type() == BPE
-            && self.trainer.as_ref().and_then(|t| t.byte_fallback) == Some(true)
+            && trainer.and_then(|t| t.byte_fallback) == Some(true)
+            && !suffix
             && normalizer.and_then(|n| n.remove_extra_whitespaces) == Some(false)
             && normalizer.is_none_or(|n| n.charsmap.as_deref().unwrap_or_default().is_empty())
-            && !self.pieces.iter().any(longer)
+            && !self.pieces.iter().any(|p| longer(p) || unused(p))
     }
 }
 

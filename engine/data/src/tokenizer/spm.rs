@@ -2,26 +2,26 @@
 
 use sentencepiece::SentencePieceProcessor;
 
-use super::Kind;
+use super::cuts::LineCuts;
 use super::model::ModelProto;
+use super::{Kind, Special};
 
 pub struct SentencePiece {
     processor: SentencePieceProcessor,
     pieces: Vec<String>,
-    /// The ids of a lone newline, where texts may be cut after one.
-    newline: Option<Vec<u32>>,
+    line_cuts: Option<LineCuts>,
 }
 
 impl SentencePiece {
     pub fn open(bytes: &[u8]) -> Result<Self, String> {
         let model = ModelProto::parse(bytes)?;
         let processor = SentencePieceProcessor::from_serialized_proto(bytes).map_err(|e| e.to_string())?;
-        let newline = match model.cuts_at_newlines() {
-            true => Some(ids(&processor, "\n")?),
+        let line_cuts = match model.keeps_newlines_apart() {
+            true => LineCuts::of(|text| ids(&processor, text))?,
             false => None,
         };
         let pieces = model.pieces.into_iter().map(|p| p.piece.unwrap_or_default()).collect();
-        Ok(Self { processor, pieces, newline })
+        Ok(Self { processor, pieces, line_cuts })
     }
 }
 
@@ -30,14 +30,9 @@ impl Kind for SentencePiece {
         ids(&self.processor, text)
     }
 
-    /// The library puts a space before every text. A newline in front keeps that space away from the text, and
-    /// both are taken off again.
     fn encode_rest(&self, text: &str) -> Result<Vec<u32>, String> {
-        let newline = self.newline.as_ref().expect("only what was cut has a rest");
-        let mut all = ids(&self.processor, &format!("\n{text}"))?;
-        assert!(all.starts_with(newline), "a newline's ids do not depend on what follows");
-        all.drain(..newline.len());
-        Ok(all)
+        let cuts = self.line_cuts.as_ref().expect("only a text that was cut has a rest");
+        cuts.encode_rest(text, |text| ids(&self.processor, text))
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
@@ -48,12 +43,12 @@ impl Kind for SentencePiece {
         self.pieces.len()
     }
 
-    fn bos(&self) -> Option<u32> {
-        self.processor.bos_id()
+    fn bos(&self) -> Special {
+        self.processor.bos_id().ok_or_else(|| "the model was trained without a BOS piece".into())
     }
 
-    fn eos(&self) -> Option<u32> {
-        self.processor.eos_id()
+    fn eos(&self) -> Special {
+        self.processor.eos_id().ok_or_else(|| "the model was trained without an EOS piece".into())
     }
 
     fn piece(&self, id: u32) -> Option<String> {
@@ -61,14 +56,13 @@ impl Kind for SentencePiece {
     }
 
     fn cut(&self, text: &[u8]) -> Option<usize> {
-        self.newline.as_ref()?;
-        let before_last = &text[..text.len().saturating_sub(1)];
-        before_last.iter().rposition(|&b| b == b'\n').map(|at| at + 1)
+        self.line_cuts.as_ref()?;
+        LineCuts::last(text)
     }
 }
 
 fn ids(processor: &SentencePieceProcessor, text: &str) -> Result<Vec<u32>, String> {
-    // The library says no to an empty text and to one without ids in the same way.
+    // The library returns the same error for an empty text as for a failure.
     if text.is_empty() {
         return Ok(Vec::new());
     }

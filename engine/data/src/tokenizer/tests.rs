@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use prost::Message;
 
+use super::super::checkout;
+use super::super::text::Inputs;
 use super::model::{BPE, Kind as PieceKind, ModelProto, NormalizerSpec, Piece, TrainerSpec};
 use super::*;
 
@@ -20,11 +22,7 @@ fn small_model() -> ModelProto {
     ModelProto {
         pieces,
         trainer: Some(TrainerSpec { model_type: Some(BPE), byte_fallback: Some(true), ..Default::default() }),
-        normalizer: Some(NormalizerSpec {
-            remove_extra_whitespaces: Some(false),
-            add_dummy_prefix: Some(true),
-            ..Default::default()
-        }),
+        normalizer: Some(NormalizerSpec { remove_extra_whitespaces: Some(false), ..Default::default() }),
         denormalizer: None,
     }
 }
@@ -36,6 +34,10 @@ fn open(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
     Tokenizer::open(&path)
 }
 
+fn inputs(path: PathBuf) -> Inputs {
+    Inputs { paths: vec![path], format: None, key: "text".into() }
+}
+
 fn small() -> Tokenizer {
     open("small.model", &small_model().encode_to_vec()).unwrap()
 }
@@ -45,7 +47,7 @@ fn trained() -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let (text, json) = (folder.path().join("a.txt"), folder.path().join("tokenizer.json"));
     std::fs::write(&text, "the cat and the hat\nthe rat and the bat\nああ、猫\n\n\n  the end.\n\n".repeat(20)).unwrap();
-    let size = train::train(&[text], "text", 280, &json).unwrap();
+    let size = train::train(&inputs(text), 280, &json).unwrap();
     assert_eq!(size, 280);
     let first = std::fs::read(&json).unwrap();
     std::fs::write(
@@ -53,7 +55,7 @@ fn trained() -> Tokenizer {
         "the cat and the hat\nthe rat and the bat\nああ、猫\n\n\n  the end.\n\n".repeat(20),
     )
     .unwrap();
-    train::train(&[folder.path().join("b.txt")], "text", 280, &json).unwrap();
+    train::train(&inputs(folder.path().join("b.txt")), 280, &json).unwrap();
     assert_eq!(std::fs::read(&json).unwrap(), first, "training is deterministic");
     assert!(folder.path().join("tokenizer_config.json").exists());
     Tokenizer::open(&json).unwrap()
@@ -66,10 +68,10 @@ fn a_sentencepiece_model_encodes_and_decodes() {
     let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();
     assert_eq!(pieces, ["\u{2581}ab", "\u{2581}", "ああ", "<0xE7>", "<0x8C>", "<0xAB>", "<0x0A>"]);
     assert_eq!(tokenizer.decode(&ids).unwrap(), "ab ああ猫\n");
-    assert_eq!((tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos()), (267, Some(1), Some(2)));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos()), (267, Ok(1), Ok(2)));
     assert_eq!(tokenizer.encode("").unwrap(), [0u32; 0]);
     assert_eq!(tokenizer.decode(&[1, 2]).unwrap(), "");
-    assert!(tokenizer.decode(&[267]).unwrap_err().to_string().contains("id 267 is outside its 267"));
+    assert!(tokenizer.decode(&[267]).unwrap_err().to_string().contains("id 267 is outside its vocabulary of 267"));
 }
 
 #[test]
@@ -86,12 +88,12 @@ fn a_trained_tokenizer_encodes_and_decodes() {
     let text = "the hat\n\n 猫 never seen: é";
     assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
     assert!(tokenizer.encode("the").unwrap().len() == 1);
-    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.piece(0).as_deref()), (Some(1), Some(2), Some("<unk>")));
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.piece(0).as_deref()), (Ok(1), Ok(2), Some("<unk>")));
 }
 
 #[test]
 fn fixtures_open_if_they_are_there() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tokenizers");
+    let folder = checkout().join("tests/golden/tokenizers");
     for name in ["tokenizer.model", "tokenizer.json"] {
         let tokenizer = Tokenizer::open(&folder.join(name)).unwrap();
         let text = "Once upon a time, 昔々。\n";
@@ -109,7 +111,7 @@ proptest! {
             if let Some(at) = tokenizer.cut(&text.as_bytes()[..end]) {
                 prop_assert!(at < end);
                 let mut ids = tokenizer.encode(&text[..at]).unwrap();
-                ids.extend(tokenizer.encode_rest(&text[at..]).unwrap());
+                ids.extend(tokenizer.kind.encode_rest(&text[at..]).unwrap());
                 prop_assert_eq!(ids, tokenizer.encode(&text).unwrap(), "{:?} cut at {}", text, at);
             }
         }
@@ -124,7 +126,7 @@ fn long_texts_are_encoded_in_parts() {
     let text = "ab ba\nあ\n\n 猫\n".repeat(4000);
     for tokenizer in [&*SMALL, &*TRAINED] {
         for size in [10, 999, 4096] {
-            let first = tokenizer.segment(&text, size);
+            let first = tokenizer.segment(&text, size).unwrap();
             assert!(first < text.len());
             let mut ids = tokenizer.encode(&text[..first]).unwrap();
             tokenizer.extend(&mut ids, &text[first..], size).unwrap();
@@ -145,6 +147,32 @@ fn models_that_must_not_be_cut_are_not() {
     assert_eq!(cut(&|m| m.pieces.push(piece("\na", -9.0, PieceKind::Normal))), None);
     assert_eq!(cut(&|m| m.trainer.as_mut().unwrap().model_type = Some(1)), None);
     assert_eq!(cut(&|m| m.normalizer.as_mut().unwrap().remove_extra_whitespaces = None), None);
+    let suffix = |m: &mut ModelProto| m.trainer.as_mut().unwrap().treat_whitespace_as_suffix = Some(true);
+    assert_eq!(cut(&suffix), None, "the library's own space stands behind every text");
+    let without_space = |m: &mut ModelProto| m.normalizer.as_mut().unwrap().add_dummy_prefix = Some(false);
+    assert_eq!(cut(&|m| (suffix(m), without_space(m)).0), Some(2));
+    assert_eq!(cut(&|m| m.pieces.push(piece("bb", -9.0, PieceKind::Unused))), None);
+}
+
+/// With every option of SentencePiece's trainer a long text has the ids of the whole.
+#[test]
+fn long_texts_have_the_ids_of_the_whole_with_every_option() {
+    let text = "ab ba\nあ\n\n 猫\n".repeat(4000);
+    let changes: [&dyn Fn(&mut ModelProto); 7] = [
+        &|_| {},
+        &|m| m.trainer.as_mut().unwrap().treat_whitespace_as_suffix = Some(true),
+        &|m| m.normalizer.as_mut().unwrap().add_dummy_prefix = Some(false),
+        &|m| m.normalizer.as_mut().unwrap().remove_extra_whitespaces = Some(true),
+        &|m| m.trainer.as_mut().unwrap().model_type = Some(1),
+        &|m| m.pieces.push(piece("\n", 0.0, PieceKind::UserDefined)),
+        &|m| m.pieces.push(piece("\n\n", 0.0, PieceKind::UserDefined)),
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        let mut model = small_model();
+        change(&mut model);
+        let tokenizer = open("m.model", &model.encode_to_vec()).unwrap();
+        assert_eq!(tokenizer.encode_long(&text).unwrap(), tokenizer.encode(&text).unwrap(), "option {i}");
+    }
 }
 
 #[test]
@@ -159,7 +187,7 @@ fn damaged_models_are_named() {
     assert!(refusal(&|m| m.pieces.clear()).contains("it has no pieces"));
     assert!(refusal(&|m| m.pieces[260].score = Some(f32::NAN)).contains("piece 260 has the score NaN"));
     assert!(refusal(&|m| m.pieces[260].piece = None).contains("piece 260 is empty"));
-    assert!(refusal(&|m| m.pieces[0].kind = None).contains("0 pieces stand for the unknown"));
+    assert!(refusal(&|m| m.pieces[0].kind = None).contains("0 pieces have the type \"unknown\""));
     assert!(refusal(&|m| m.pieces[5].kind = None).contains("m.model"));
     let map = |map: Vec<u8>| move |m: &mut ModelProto| m.normalizer.as_mut().unwrap().charsmap = Some(map.clone());
     assert!(refusal(&map(vec![0; 3])).contains("character map is damaged"));
@@ -203,9 +231,8 @@ proptest! {
     }
 }
 
-static TRAINED_JSON: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tokenizers/tokenizer.json")
-});
+static TRAINED_JSON: std::sync::LazyLock<PathBuf> =
+    std::sync::LazyLock::new(|| checkout().join("tests/golden/tokenizers/tokenizer.json"));
 
 #[test]
 fn what_cannot_be_trained_is_refused() {
@@ -213,14 +240,234 @@ fn what_cannot_be_trained_is_refused() {
     let (text, json) = (folder.path().join("a.txt"), folder.path().join("out/tokenizer.json"));
     std::fs::write(&text, "").unwrap();
     for (size, message) in [(280, "no text to train on"), (100, "at least 259"), (99_999_999_999, "at most 16777216")] {
-        let error = train::train(std::slice::from_ref(&text), "text", size, &json).unwrap_err();
+        let error = train::train(&inputs(text.clone()), size, &json).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(message), "{error}");
     }
     assert!(!json.exists());
     std::fs::write(&text, "some text").unwrap();
-    train::train(&[text], "text", 280, &json).unwrap();
+    train::train(&inputs(text), 280, &json).unwrap();
     let mut names: Vec<_> = json.parent().unwrap().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["tokenizer.json", "tokenizer_config.json"]);
+}
+
+/// `tokenizer.json` with the merges of the golden one, this splitter, and these added tokens.
+fn with_splitter(splitter: &serde_json::Value, normalizer: &str, added: serde_json::Value) -> Tokenizer {
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(TRAINED_JSON.as_path()).unwrap()).unwrap();
+    json["pre_tokenizer"] = splitter.clone();
+    json["normalizer"] = serde_json::from_str(normalizer).unwrap();
+    json["added_tokens"] = added;
+    open("tokenizer.json", json.to_string().as_bytes()).unwrap()
+}
+
+/// Splitters of models that are in use, their normalizer, and where they may be cut: before a space, before a newline,
+/// after a newline.
+fn splitters() -> Vec<(&'static str, serde_json::Value, &'static str, [bool; 3])> {
+    use serde_json::json;
+    let split = |pattern: &str| {
+        let pattern = json!({ "Regex": pattern });
+        json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false})
+    };
+    let bytes =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let then_bytes = |mut splitters: Vec<serde_json::Value>| {
+        splitters.push(bytes(false));
+        json!({"type": "Sequence", "pretokenizers": splitters})
+    };
+    let llama3 = concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|",
+        r"\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let gpt4o = concat!(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let deepseek = vec![
+        split(r"\p{N}{1,3}"),
+        split("[一-龥぀-ゟ゠-ヿ]+"),
+        split(concat!(
+            r"[!\x22#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|",
+            r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )),
+    ];
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let sequence = json!({"type": "Sequence", "pretokenizers": [digits, bytes(true)]});
+    let mut prefixed = bytes(true);
+    prefixed["add_prefix_space"] = true.into();
+    let (none, nfc) = ("null", "{\"type\": \"NFC\"}");
+    let look_behind = split(r"(?<=a)b|\s+(?!\S)|\s+");
+    vec![
+        ("GPT-2", bytes(true), none, [true, true, false]),
+        ("GPT-2 with a space before every text", prefixed, none, [true, false, false]),
+        ("StarCoder", sequence, none, [true, true, false]),
+        ("Llama 3", then_bytes(vec![split(llama3)]), none, [true, false, true]),
+        ("Qwen", then_bytes(vec![split(&llama3.replace("{1,3}", ""))]), nfc, [true, false, true]),
+        ("GPT-4o", then_bytes(vec![split(gpt4o)]), none, [true, false, true]),
+        ("DeepSeek", then_bytes(deepseek), none, [true, false, true]),
+        ("no words", bytes(false), none, [false; 3]),
+        ("words that hold spaces", then_bytes(vec![split(r"\w+ \w+|\s+(?!\S)|\s+")]), none, [false, true, false]),
+        ("words that look around", then_bytes(vec![look_behind]), none, [false; 3]),
+        ("another normal form", bytes(true), "{\"type\": \"NFKC\"}", [false; 3]),
+    ]
+}
+
+#[test]
+fn the_rules_of_a_splitter_say_where_to_cut() {
+    for (name, splitter, normalizer, [before_space, before_newline, after_newline]) in splitters() {
+        let json = serde_json::json!({
+            "normalizer": serde_json::from_str::<serde_json::Value>(normalizer).unwrap(),
+            "pre_tokenizer": splitter, "model": {"type": "BPE", "dropout": null},
+        });
+        let rules = serde_json::from_value(json).unwrap();
+        assert_eq!(cuts::Cuts::of(&rules), cuts::Cuts { before_space, before_newline, after_newline }, "{name}");
+    }
+}
+
+/// Added tokens that would reach across a cut take the cut away.
+#[test]
+fn added_tokens_limit_the_cuts() {
+    let cuts = |token: serde_json::Value| {
+        let json = serde_json::json!({
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+            "model": {"type": "BPE"}, "added_tokens": [token],
+        });
+        let cuts = cuts::Cuts::of(&serde_json::from_value(json).unwrap());
+        [cuts.before_space, cuts.before_newline]
+    };
+    assert_eq!(cuts(serde_json::json!({"content": "<x>", "lstrip": true})), [true, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "  "})), [true, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "<x>", "rstrip": true})), [false, false]);
+    assert_eq!(cuts(serde_json::json!({"content": "a b"})), [false, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "a\n"})), [true, false]);
+}
+
+static SPLITTERS: std::sync::LazyLock<Vec<(&'static str, Tokenizer)>> = std::sync::LazyLock::new(|| {
+    let token = |id: u32, content: &str, lstrip: bool| {
+        serde_json::json!({
+            "id": id, "content": content, "lstrip": lstrip, "rstrip": false,
+            "special": id == 0, "single_word": false, "normalized": false,
+        })
+    };
+    let added = serde_json::json!([token(0, "<s>", false), token(9000, "  ", false), token(9001, "<x>", true)]);
+    let cut = splitters().into_iter().filter(|(.., cuts)| cuts.contains(&true));
+    let mut all = Vec::new();
+    for (name, splitter, normalizer, _) in cut {
+        all.push((name, with_splitter(&splitter, normalizer, serde_json::json!([added[0]]))));
+        all.push((name, with_splitter(&splitter, normalizer, added.clone())));
+    }
+    all.push(("Llama 2", open("tokenizer.json", llama2_json().to_string().as_bytes()).unwrap()));
+    all
+});
+
+/// A file like those converted from Llama 2's SentencePiece model: no words, and a space before every text.
+fn llama2_json() -> serde_json::Value {
+    use serde_json::json;
+    let mut pieces: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    pieces.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+    pieces.extend(["\u{2581}", "a", "b", "\u{2581}a", "ab", "\u{2581}ab", "あ", "ああ"].map(String::from));
+    let vocab: serde_json::Map<_, _> = pieces.iter().zip(0..).map(|(piece, id)| (piece.clone(), json!(id))).collect();
+    let merges = [["\u{2581}", "a"], ["a", "b"], ["\u{2581}", "ab"], ["あ", "あ"]];
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    /// At every place where a splitter may be cut, and not only at the last.
+    #[test]
+    fn no_splitter_minds_its_cuts(
+        before in "[ab1 .,'/#猫あ\u{3000}\u{301}\u{a0}\r\t\n\n  ]{0,40}(<x>|<s>)?",
+        after in "[ab1 .,'/#猫あ\n\n  ]{0,20}",
+    ) {
+        let text = before + &after;
+        for (name, tokenizer) in SPLITTERS.iter() {
+            let whole = tokenizer.encode(&text).unwrap();
+            for end in 1..=text.len() {
+                let Some(at) = tokenizer.cut(&text.as_bytes()[..end]) else { continue };
+                let mut ids = tokenizer.encode(&text[..at]).unwrap();
+                ids.extend(tokenizer.kind.encode_rest(&text[at..]).unwrap());
+                prop_assert_eq!(&ids, &whole, "{}: {:?} cut at {}", name, text, at);
+            }
+        }
+    }
+}
+
+/// Real texts are cut often enough to be encoded in parts.
+#[test]
+fn texts_of_both_scripts_are_cut() {
+    let text = "The cat, and the hat.\nああ、猫が。\n「猫」\n".repeat(3000);
+    for (name, tokenizer) in SPLITTERS.iter().filter(|(name, _)| *name != "words that hold spaces") {
+        let first = tokenizer.segment(&text, 4096).unwrap();
+        assert!(first < 8192, "{name}: {first}");
+        assert_eq!(tokenizer.encode_long(&text).unwrap(), tokenizer.encode(&text).unwrap(), "{name}");
+    }
+}
+
+/// BOS and EOS are what the files beside a tokenizer say, and an ordinary piece of a usual name is none.
+#[test]
+fn special_tokens_are_not_invented() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut json = llama2_json();
+    json["added_tokens"] = serde_json::json!([]);
+    std::fs::write(&path, json.to_string()).unwrap();
+    let bos = || Tokenizer::open(&path).unwrap().bos();
+    assert!(bos().unwrap_err().contains("none of its special tokens is <s>"));
+    std::fs::write(&path, llama2_json().to_string()).unwrap();
+    assert_eq!(bos(), Ok(1));
+    for (config, expected) in [
+        (r#"{"bos_token": null}"#, Err("tokenizer_config.json beside it has \"bos_token\": null")),
+        (r#"{"bos_token": "<none>"}"#, Err("tokenizer_config.json beside it has \"bos_token\": \"<none>\"")),
+        (r#"{"bos_token": {"content": "</s>"}}"#, Ok(2)),
+        ("{}", Ok(1)),
+    ] {
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        assert_eq!(bos(), expected.map_err(String::from), "{config}");
+    }
+    std::fs::write(folder.path().join("special_tokens_map.json"), r#"{"bos_token": "</s>"}"#).unwrap();
+    assert_eq!(bos(), Ok(2));
+}
+
+#[test]
+fn a_folder_gives_the_file_that_is_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Tokenizer::open(folder.path());
+    assert!(open().err().unwrap().to_string().contains("has no tokenizer.model and no tokenizer.json"));
+    std::fs::write(folder.path().join("tokenizer.model"), "AA== 0\nAQ== 1\n").unwrap();
+    assert!(open().err().unwrap().to_string().contains("this is tiktoken's format"));
+    std::fs::write(folder.path().join("tokenizer.json"), llama2_json().to_string()).unwrap();
+    assert!(open().unwrap().path().ends_with("tokenizer.json"));
+    std::fs::write(folder.path().join("tokenizer.model"), small_model().encode_to_vec()).unwrap();
+    assert!(open().unwrap().path().ends_with("tokenizer.model"));
+}
+
+/// A file that was saved again is the same tokenizer, and one of the same size is not.
+#[test]
+fn identities_survive_another_spelling() {
+    let of = |json: &serde_json::Value| Identity::of(json.to_string().as_bytes()).unwrap();
+    let json = llama2_json();
+    let mut respelled = json.clone();
+    let merges = json["model"]["merges"].as_array().unwrap();
+    let joined = merges.iter().map(|m| format!("{} {}", m[0].as_str().unwrap(), m[1].as_str().unwrap()));
+    respelled["model"]["merges"] = joined.collect();
+    assert!(of(&json).agrees(&of(&respelled)));
+    let mut other = json.clone();
+    other["model"]["merges"].as_array_mut().unwrap().reverse();
+    assert!(!of(&json).agrees(&of(&other)));
+    let model = Identity::of(&small_model().encode_to_vec()).unwrap();
+    let mut changed = small_model();
+    changed.pieces.swap(260, 261);
+    assert!(!model.agrees(&Identity::of(&changed.encode_to_vec()).unwrap()));
+    assert!(!model.agrees(&of(&json)), "another vocabulary");
 }

@@ -5,8 +5,8 @@ mod search;
 mod summary;
 
 use super::mesh;
-use super::tokenizer::or_broken_pipe;
 use super::topology::must_hold;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::backend::{Elem, Scratch};

@@ -1,7 +1,7 @@
 //! `plan --search`: the fastest layouts of a number of GPUs, and why the others were rejected.
 
 use super::machine::GIB;
-use crate::commands::tokenizer::or_broken_pipe;
+use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::table::render;
 use cuda::backend::CudaScratch;

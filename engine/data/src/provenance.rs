@@ -1,0 +1,96 @@
+//! Which tokenizer made each source, and which one the model has: ids of another tokenizer stand for other text.
+
+use std::path::{Path, PathBuf};
+
+use super::feed::Feed;
+use super::idx::IndexedFile;
+use super::meta::{self, Meta};
+use super::tokenizer::Identity;
+use engine::config::Load;
+use engine::error::{Error, Result};
+
+/// The tokenizer of a source or of a model.
+struct Origin {
+    /// The source or the model, for messages.
+    owner: String,
+    /// The tokenizer's file, for messages.
+    file: String,
+    /// The hashes of its file and of those that lie with it.
+    hashes: Vec<String>,
+    identities: Vec<Identity>,
+}
+
+impl Feed {
+    /// The tokenizer that made the training data, where all sources say the same and its file is unchanged.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        let files = &self.files[..self.data.train.len()];
+        let metas = files.iter().map(|file| Meta::read(file.prefix())).collect::<Option<Vec<_>>>()?;
+        let first = metas.first()?;
+        let same = metas.iter().all(|meta| meta.blake3 == first.blake3);
+        first.unchanged_tokenizer().filter(|_| same).map(PathBuf::from)
+    }
+
+    /// Refuses sources made by different tokenizers, or by another than the model's, where both are known and
+    /// `data.allow_mixed_tokenizers` does not allow it. The model's is that of the folder which `load` names.
+    pub fn check_tokenizers(&self, load: &Load) -> Result<()> {
+        if self.data.allow_mixed_tokenizers {
+            return Ok(());
+        }
+        let (train, valid) = self.files.split_at(self.data.train.len());
+        let of = |key| move |(i, file): (usize, &IndexedFile)| Origin::of_source(&format!("{key}[{i}]"), file.prefix());
+        let sources = train.iter().enumerate().filter_map(of("data.train"));
+        let sources: Vec<Origin> = sources.chain(valid.iter().enumerate().filter_map(of("data.valid"))).collect();
+        let model = match load {
+            Load::HuggingFace(folder) => Origin::of_model(folder),
+            Load::Random => None,
+        };
+        let Some(reference) = model.as_ref().or(sources.first()) else { return Ok(()) };
+        match sources.iter().find(|source| !source.agrees(reference)) {
+            Some(other) => Err(Error::user(format!(
+                "{} was made with the tokenizer {}, but {} has {}: the same ids stand for different text; tokenize \
+                 with one tokenizer, or set data.allow_mixed_tokenizers = true",
+                other.owner, other.file, reference.owner, reference.file
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Origin {
+    /// `None` where nothing is known of the tokenizer.
+    fn of_source(key: &str, prefix: &Path) -> Option<Self> {
+        let meta = Meta::read(prefix)?;
+        let identity = meta.identity();
+        (meta.blake3.is_some() || identity.is_some()).then(|| Self {
+            owner: format!("{key} ({})", prefix.display()),
+            file: meta.tokenizer.unwrap_or_else(|| "whose path its .meta.json lacks".into()),
+            hashes: meta.blake3.into_iter().collect(),
+            identities: identity.into_iter().collect(),
+        })
+    }
+
+    /// `None` where the folder has no tokenizer.
+    fn of_model(folder: &Path) -> Option<Self> {
+        let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut paths: Vec<PathBuf> = entries.filter(|path| is_tokenizer(path)).collect();
+        paths.sort();
+        let contents: Vec<Vec<u8>> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+        Some(Self {
+            owner: format!("the model of train.load = \"hf:{}\"", folder.display()),
+            file: paths.first()?.display().to_string(),
+            hashes: contents.iter().map(|bytes| meta::hash(bytes)).collect(),
+            identities: contents.iter().filter_map(|bytes| Identity::of(bytes).ok()).collect(),
+        })
+    }
+
+    fn agrees(&self, other: &Origin) -> bool {
+        self.hashes.iter().any(|hash| other.hashes.contains(hash))
+            || self.identities.iter().any(|a| other.identities.iter().any(|b| a.agrees(b)))
+    }
+}
+
+fn is_tokenizer(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let json = name.starts_with("tokenizer") && name.ends_with(".json") && name != "tokenizer_config.json";
+    path.is_file() && (json || name.contains(".model"))
+}

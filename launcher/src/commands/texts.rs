@@ -1,0 +1,33 @@
+//! The flags by which commands read texts, the same for all of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use data::text::{Format, Inputs};
+
+#[derive(Args, Debug)]
+pub struct TextFlags {
+    /// The key of the text in JSON lines
+    #[arg(long, default_value = "text")]
+    key: String,
+    /// Read text, one document a file, or JSON lines [default: by the ending of each name: .txt, .jsonl, .ndjson,
+    /// .json, also with .gz or .zst; a pipe whose first byte that is not blank is { has JSON lines, another has text]
+    #[arg(long, value_name = "FORMAT")]
+    input_format: Option<InputFormat>,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum InputFormat {
+    Txt,
+    Jsonl,
+}
+
+impl TextFlags {
+    pub fn inputs(self, paths: Vec<PathBuf>) -> Inputs {
+        let format = self.input_format.map(|format| match format {
+            InputFormat::Txt => Format::Text,
+            InputFormat::Jsonl => Format::JsonLines,
+        });
+        Inputs { paths, format, key: self.key }
+    }
+}
