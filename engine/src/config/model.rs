@@ -24,23 +24,23 @@ section! {
         /// The directory of the Hugging Face checkpoint whose `config.json` gave the shape, if any.
         pub hf: Option<PathBuf> = optional(),
         pub architecture: Architecture [InWeights] = need("architecture = \"llama\""),
-        pub hidden_size: usize [InWeights] = need(SIZE).scope(1..=WIDEST),
-        pub intermediate_size: usize [InWeights] = need(SIZE).scope(1..=WIDEST),
-        pub num_hidden_layers: usize [InWeights] = need(SIZE).scope(1..=DEEPEST),
+        pub hidden_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
+        pub intermediate_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
+        pub num_hidden_layers: usize [InWeights] = need(SIZE).within(1..=DEEPEST),
         // The engine could do without where head_dim is given, but transformers loads no such Llama.
-        pub num_attention_heads: usize [InWeights] = need(SIZE).scope(1..=WIDEST)
+        pub num_attention_heads: usize [InWeights] = need(SIZE).within(1..=WIDEST)
             .must(format!("must divide hidden_size ({hidden_size})"), |&heads| hidden_size.is_multiple_of(heads)),
-        pub num_key_value_heads: usize [InWeights] = or(num_attention_heads).scope(1..=WIDEST)
+        pub num_key_value_heads: usize [InWeights] = or(num_attention_heads).within(1..=WIDEST)
             .must(format!("must divide num_attention_heads ({num_attention_heads})"), |&heads| {
                 num_attention_heads.is_multiple_of(heads)
             }),
-        pub head_dim: usize [InWeights] = or(hidden_size / num_attention_heads).scope(1..=WIDEST)
+        pub head_dim: usize [InWeights] = or(hidden_size / num_attention_heads).within(1..=WIDEST)
             .must("must be even: the rotary embedding rotates pairs", |dim| dim.is_multiple_of(2))
             .must(format!("num_attention_heads ({num_attention_heads}) x head_dim must be at most {WIDEST}"), |&dim| {
                 (num_attention_heads * dim) as u64 <= WIDEST
             }),
-        pub vocab_size: usize [InWeights] = need(SIZE).scope(1..=LONGEST),
-        pub max_position_embeddings: usize [InRun] = need(SIZE).scope(1..=LONGEST),
+        pub vocab_size: usize [InWeights] = need(SIZE).within(1..=LONGEST),
+        pub max_position_embeddings: usize [InRun] = need(SIZE).within(1..=LONGEST),
         pub rope_theta: f64 [InModel] = need("rope_theta = 10000.0 (Llama 2) or what the model was trained with")
             .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
         pub rope_scaling: RopeScaling [InModel] = or(RopeScaling::Default),
@@ -90,7 +90,7 @@ section! {
         pub high_freq_factor: f64 = need(FACTOR)
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x))
             .real(&format!("must be above low_freq_factor ({low_freq_factor})"), |x| x > low_freq_factor),
-        pub original_max_position_embeddings: usize = need(FACTOR).scope(1..=LONGEST),
+        pub original_max_position_embeddings: usize = need(FACTOR).within(1..=LONGEST),
     }
 }
 

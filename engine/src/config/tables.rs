@@ -27,12 +27,12 @@ section! {
         /// `None`: bf16 on CUDA, f32 on the CPU.
         pub precision: Option<Precision> = optional(),
         /// Tokens of a sample.
-        pub seq_length: usize [InRun] = need("the number of tokens in a sample").scope(1..=i32::MAX as u64),
+        pub seq_length: usize [InRun] = need("the number of tokens in a sample").within(1..=i32::MAX as u64),
         /// Samples of a micro-batch.
-        pub micro_batch_size: usize = or(1).scope(1..=MOST_SAMPLES),
+        pub micro_batch_size: usize = or(1).within(1..=MOST_SAMPLES),
         /// Samples of a step, over all ranks.
-        pub global_batch_size: usize [InRun] = need("the number of sequences in a step").scope(1..=MOST_SAMPLES),
-        pub steps: u64 = need("how many steps to train").scope(1..=MOST_STEPS),
+        pub global_batch_size: usize [InRun] = need("the number of sequences in a step").within(1..=MOST_SAMPLES),
+        pub steps: u64 = need("how many steps to train").within(1..=MOST_STEPS),
         pub seed: u32 [InRun] = or(1234),
         pub recompute: Recompute = or(Recompute::None),
         pub load: Load = or(Load::Random),
@@ -41,7 +41,7 @@ section! {
         /// Steps between validations; 0: never.
         pub eval_interval: u64 = or(0),
         /// Global batches of a validation.
-        pub eval_steps: u64 = or(10).scope(1..=MOST_STEPS),
+        pub eval_steps: u64 = or(10).within(1..=MOST_STEPS),
     }
 }
 
@@ -128,14 +128,14 @@ impl Text for Load {
 section! {
     /// The degrees of parallelism; data parallelism is what is left of the ranks.
     pub struct Parallel {
-        pub tensor: usize = or(1).scope(1..=MOST_RANKS),
-        pub pipeline: usize = or(1).scope(1..=MOST_RANKS),
-        pub context: usize = or(1).scope(1..=MOST_RANKS)
+        pub tensor: usize = or(1).within(1..=MOST_RANKS),
+        pub pipeline: usize = or(1).within(1..=MOST_RANKS),
+        pub context: usize = or(1).within(1..=MOST_RANKS)
             .must("context parallelism is not built yet; write 1", |&degree| degree == 1),
-        pub expert: usize = or(1).scope(1..=MOST_RANKS)
+        pub expert: usize = or(1).within(1..=MOST_RANKS)
             .must("expert parallelism is not built yet; write 1", |&degree| degree == 1),
         /// Chunks of layers that a stage holds.
-        pub virtual_pipeline: usize = or(1).scope(1..=MOST_RANKS),
+        pub virtual_pipeline: usize = or(1).within(1..=MOST_RANKS),
         /// Layers of each chunk in pipeline order; `None`: balanced by cost.
         pub layers: Option<Vec<usize>> = optional(),
         pub sequence_parallel: bool = or(tensor > 1),
@@ -145,7 +145,7 @@ section! {
         /// Fastest-varying first, each axis once.
         pub order: [Axis; 5] = or([Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline]),
         /// The number of ranks that the run is meant for, for commands that run without `mpirun`; `None`: any.
-        pub ranks: Option<usize> = optional().scope(1..=MOST_RANKS),
+        pub ranks: Option<usize> = optional().within(1..=MOST_RANKS),
     }
 }
 
@@ -285,6 +285,8 @@ section! {
         pub split: [f64; 3] = or([1.0, 0.0, 0.0]),
         pub order: Order = or(Order::Megatron),
         pub mask_document_boundaries: bool = or(false),
+        /// Whether sources may be made by different tokenizers, or by another one than the model's.
+        pub allow_mixed_tokenizers: bool = or(false),
     }
 }
 
@@ -345,7 +347,7 @@ section! {
         /// Whether the last step is saved; a benchmark leaves no checkpoint.
         pub at_end: bool = or(true),
         /// The number of complete checkpoints to keep; `None`: all.
-        pub keep: Option<usize> = optional().scope(1..=MOST_STEPS),
+        pub keep: Option<usize> = optional().within(1..=MOST_STEPS),
     }
 }
 
