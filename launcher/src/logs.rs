@@ -7,11 +7,11 @@ use engine::config::Config;
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
-use engine::train::trainer::Report;
-use report::metrics::{MetricsLog, StepRecord};
+use engine::train::trainer::StepStats;
 use report::peak;
-use report::settings::settings;
-use report::tensorboard::EventLog;
+use report::records::metrics::{MetricsLog, StepRecord};
+use report::records::settings::settings;
+use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
 
 /// The open logs of a run. Only rank 0 has them.

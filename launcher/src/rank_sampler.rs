@@ -1,15 +1,14 @@
 //! Every few steps, where the step's time went on all ranks: rank 0 gathers it, writes it to `ranks.jsonl` and
 //! `timeline.json`, and warns of ranks that the others wait for.
 
-use crate::run_dir::replace;
 use engine::backend::Span;
 use engine::config::{Axis, Config};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::mpi::Comm;
-use report::samples::{OfRank, Sample, SampleLog};
+use report::records::ranks::{RankTime, Sample, SampleLog};
+use report::records::timeline::{Row, Timeline, met};
 use report::stragglers::{Straggler, Stragglers};
-use report::timeline::{Row, Timeline, met};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -70,12 +69,12 @@ impl RankSampler {
         phases: BTreeMap<String, f64>,
         spans: &[Span],
     ) -> Result<Vec<String>> {
-        let mine = OfRank::of(seconds, phases, spans);
+        let mine = RankTime::of(seconds, phases, spans);
         let row = self.shown.then(|| (Row::of(comm.rank(), spans), met(spans)));
         let mine = serde_json::to_vec(&(mine, row)).expect("text and numbers are JSON");
         let Some(all) = comm.gather_bytes(&mine) else { return Ok(Vec::new()) };
         let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("every rank wrote it with this program");
-        let (ranks, rows): (Vec<OfRank>, Vec<Option<Met>>) = all.iter().map(read).unzip();
+        let (ranks, rows): (Vec<RankTime>, Vec<Option<Met>>) = all.iter().map(read).unzip();
         let aggregator = self.aggregator.as_mut().expect("rank 0, which gathers, has the aggregator");
         aggregator.add(
             &Sample::of(step, self.layout, &ranks),
@@ -87,7 +86,7 @@ impl RankSampler {
 impl Aggregator {
     fn add(&mut self, sample: &Sample, timeline: &Timeline) -> Result<Vec<String>> {
         self.log.append(sample)?;
-        replace(&self.timeline, &serde_json::to_vec(timeline).expect("text and numbers are JSON"))?;
+        timeline.write(&self.timeline)?;
         Ok(self.stragglers.see(&sample.busy).iter().map(|straggler| self.warning(sample.step, straggler)).collect())
     }
 

@@ -15,11 +15,7 @@ use engine::time::Phase;
 use engine::train::clock::{Clock, Lap};
 use engine::train::state;
 use engine::train::trainer::{PendingStep, StepStats, Trainer};
-use report::peak;
 use report::records::machine::Machine;
-use report::records::metrics::{MetricsLog, StepRecord};
-use report::records::settings::settings;
-use report::records::tensorboard::EventLog;
 use report::records::trace::{self, Busy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -177,7 +173,7 @@ impl<B: Backend> Run<B> {
     /// The results of a step; an error where they are not finite.
     fn finite(&self, results: PendingStep<B>) -> Outcome<StepStats> {
         let step = results.step;
-        let results = self.trainer.report(results).map_err(Stop::ThisRank)?;
+        let results = self.trainer.finish(results).map_err(Stop::ThisRank)?;
         if results.loss.is_finite() && results.grad_norm.is_finite() {
             return Ok(results);
         }

@@ -1,6 +1,5 @@
 //! Advice on a step: what it spends most on beside its products, and the one key whose change gains most.
 
-use engine::time::{OpClass, TimeCategory};
 use super::replay::RankTimeline;
 use super::search::{Candidate, Outcome, SearchSpace, candidates};
 use super::step::Step;
@@ -8,6 +7,7 @@ use engine::backend::{Elem, Scratch};
 use engine::config::{Axis, Config, Parallel, Precision, Recompute, chunk_counts};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
+use engine::time::{OpClass, TimeCategory};
 
 /// How many changes are simulated at once.
 const BATCH: usize = 4;
@@ -70,7 +70,9 @@ pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
 fn remedy(share: TimeCategory, config: &Config, mesh: &Mesh, step: &Step) -> String {
     let (p, replicas) = (&config.parallel, mesh.size(Axis::Data));
     match share {
-        TimeCategory::Tensor => format!("a parallel.tensor smaller than {} would send less, if memory allows", p.tensor),
+        TimeCategory::Tensor => {
+            format!("a parallel.tensor smaller than {} would send less, if memory allows", p.tensor)
+        }
         TimeCategory::Bubble => bubble(config, mesh, &step.ranks),
         TimeCategory::Messages if p.virtual_pipeline > 1 => {
             "stages inside a node, or fewer and longer chunks (a smaller parallel.virtual_pipeline), would help".into()

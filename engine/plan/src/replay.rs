@@ -5,10 +5,10 @@
 //! rank may stand for all that do the same at the same time: a call waits only for those of its ranks that were given.
 
 use super::cost::class;
-use engine::time::OpClass;
 use engine::backend::{Label, Op, Scope, Span, Track};
 use engine::dry::{Call, Log, LogEntry, Operation};
 use engine::layout::mesh::GroupKind;
+use engine::time::OpClass;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 

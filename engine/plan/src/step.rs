@@ -53,7 +53,11 @@ impl Step {
         let all = mean(&ranks, others);
         let bubble = none.min(all);
         let messages = (messages - bubble).clamp(0.0, all - bubble);
-        shares.extend([(TimeCategory::Bubble, bubble), (TimeCategory::Messages, messages), (TimeCategory::Data, all - bubble - messages)]);
+        shares.extend([
+            (TimeCategory::Bubble, bubble),
+            (TimeCategory::Messages, messages),
+            (TimeCategory::Data, all - bubble - messages),
+        ]);
         Step { seconds: mean(&ranks, |rank| rank.seconds), shares, ranks }
     }
 }

@@ -6,6 +6,7 @@ use super::search::{Candidate, Reason, SIMULATED, SearchSpace, candidates, searc
 use super::*;
 use engine::config::{Cluster, Config};
 use engine::cpu::CpuScratch;
+use engine::time::TimeCategory;
 use half::bf16;
 use std::path::{Path, PathBuf};
 

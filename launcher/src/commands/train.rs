@@ -74,7 +74,7 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     if comm.rank() == 0 {
         print_layout(&config, &mesh);
     }
-    reorder_ranks(world, &mesh);
+    assign_ranks(world, &mesh);
     let comm = world.comm();
     let chosen = choose_backend(&config, comm)?;
     let feed = open_data(&config, comm)?;
@@ -168,7 +168,7 @@ fn print_layout(config: &Config, mesh: &Mesh) {
 }
 
 /// Assigns the ranks of the mesh to the processes, according to the nodes that these run on.
-fn reorder_ranks(world: &mut World, mesh: &Mesh) {
+fn assign_ranks(world: &mut World, mesh: &Mesh) {
     let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
     let order = reorder_ranks(&started, mesh);
     let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();

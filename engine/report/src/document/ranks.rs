@@ -3,8 +3,8 @@
 use super::number::{counted, percent, seconds, whole};
 use super::{Bars, Block, Chart, Drawing, Section, Tone, no_samples};
 use crate::efficiency::{Efficiency, MemoryUse, PhaseTime, Slow, Time, WaitTime, mean};
-use engine::memory::table::MemoryTable;
 use crate::run::Run;
+use engine::memory::table::MemoryTable;
 
 /// The most rows of a chart or table; larger runs show their stages instead.
 const ROWS: usize = 64;

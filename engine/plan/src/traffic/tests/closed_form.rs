@@ -99,7 +99,7 @@ fn buckets(config: &Config, rank_layout: &RankLayout, act: u64) -> Vec<Volume> {
 
 /// Messages between stages.
 fn messages(config: &Config, rank_layout: &RankLayout, act: u64) -> Vec<Volume> {
-    let (rows, cols) = rank_layout.travelling(config);
+    let (rows, cols) = rank_layout.message_shape(config);
     let message = (rows * cols) as u64 * act;
     let send = |direction, kind| {
         let chunks = (0..rank_layout.pipe.chunks)
