@@ -42,6 +42,9 @@ pub fn load<B: Backend>(how: &Resume, trainer: &mut Trainer<B>, feed: &Feed, com
     if comm.rank() == 0 {
         eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
         warn_of_another_order(feed, &saved);
+        if let Err(mixed) = feed.check_tokenizers(&trainer.config.train.load) {
+            eprintln!("warning: {mixed}");
+        }
     }
     let _waiting = waiting("loading the checkpoint", comm);
     comm.agree(state::resume(trainer, &saved))
@@ -89,6 +92,7 @@ const REMEDY: &str = "all ranks need the same file system at checkpoint.dir";
 
 /// The weights that `train.load` names; rank 0 keeps the model's configuration and tokenizer in the run's directory.
 fn load_initial<B: Backend>(trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
+    comm.agree(feed.check_tokenizers(&trainer.config.train.load))?;
     let dir = trainer.config.checkpoint.dir.clone();
     let on_first = |keep: &dyn Fn() -> Result<()>| comm.agree(if comm.rank() == 0 { keep() } else { Ok(()) });
     match trainer.config.train.load.clone() {
@@ -141,7 +145,8 @@ fn warn_of_another_order(now: &Feed, saved: &Saved) {
 /// A changed model, data plan or batch would make it another run.
 fn must_match<B: Backend>(how: &Resume, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
     let header = saved.header();
-    let mut differences = checkpoint::compare(&header.identity, &state::header(trainer, feed.fingerprint()).identity);
+    let (saved, now) = (state::saved_identity(&header), state::identity(&trainer.config, feed.fingerprint()));
+    let mut differences = checkpoint::compare(&saved, &now);
     if how.accept_data_change {
         differences.retain(|d| !d.key.starts_with("data."));
     }
