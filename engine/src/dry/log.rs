@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
     Totals,
-    /// Every collective and every wait for one: what [`super::order::check`] reads.
+    /// Every collective and every wait for one: what the deadlock check of the tests reads.
     Calls,
     /// Every op, too.
     Ops,

@@ -5,12 +5,11 @@
 mod group;
 mod log;
 mod memory;
-pub mod order;
 mod rank;
 mod zeros;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use group::{DryGroup, DryTicket};
 pub use log::{Call, Keep, Log, LogEntry, Product, Totals, Traffic, What};

@@ -1,8 +1,10 @@
-//! The judge of orders against orders written by hand.
+//! The deadlock checker against orders of collectives written by hand.
+
+pub(crate) mod order;
 
 use super::log::{Call, Keep, Log, What};
-use super::order::{Disorder, check};
 use crate::layout::mesh::GroupKind;
+use order::{Disorder, check};
 
 /// Calls that are started together.
 type Post<'a> = Vec<(GroupKind, &'a [usize], What)>;

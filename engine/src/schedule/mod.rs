@@ -1,16 +1,11 @@
 //! The order in which a stage works through its micro-batches and talks to its neighbours: pure
-//! functions of the pipeline's shape, executed by `pipeline.rs`, proved by [`simulate()`]. One rank runs
+//! functions of the pipeline's shape, executed by `pipeline.rs`, proved by `tests/simulate.rs`. One rank runs
 //! the same schedule as many.
 
 mod order;
 mod posts;
-mod show;
-mod simulate;
 #[cfg(test)]
 mod tests;
-
-pub use show::{show, show_at};
-pub use simulate::{Cost, Stuck, Timeline, simulate};
 
 /// What travels between stages: activations towards the next chunk, gradients towards the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use super::*;
 use crate::traffic::{Op, volumes};
 use engine::config::ranks_used;
 use engine::cpu::CpuScratch;
-use engine::dry::order::{Disorder, check};
+use engine::dry::tests::order::{Disorder, check};
 use engine::dry::{LogEntry, What};
 use engine::layout::mesh::GroupKind;
 use half::bf16;

@@ -1,20 +1,20 @@
-//! Whether all ranks of a run can go on to its end, whatever the backends' speed: the union of their
-//! orders of collectives must have no cycle.
+//! Whether the collectives of all ranks can complete, whatever the timing: the union of the orders in which ranks start
+//! and wait for them must have no cycle.
 //!
-//! A collective is one node for all its ranks, a message one for its two ends, and each rank is a chain
-//! of points, one after each wait. A point comes before what is started at it; what is waited for comes
-//! before the next point; and on a stream (`GroupKind::lane`) a post comes before the next. That is the hardest of
-//! the backends' rules: no message leaves before both ends have asked for it, and streams are shared.
+//! A collective is one node for all its ranks, a message one node for its two ends, and each rank is a chain of
+//! points, one after each wait. A point comes before every call that is started at it; a call comes before the point
+//! that waits for it; and on a stream (`GroupKind::lane`) each post comes before the next. These are the strictest rules of
+//! any backend: no message leaves before both ends have posted it, and streams are shared.
 
-use super::log::{Call, Log, LogEntry, What};
+use crate::dry::log::{Call, Log, LogEntry, What};
 use crate::layout::mesh::GroupKind;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Why the ranks cannot all go on.
+/// Why not all ranks can complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disorder {
-    /// Ranks of one group mean different things by the same call.
+    /// The n-th call of a group is not the same on two of its ranks.
     Unlike(String),
     /// Some ranks of a group never make a call that the others make.
     Missing(String),
@@ -34,7 +34,7 @@ impl fmt::Display for Disorder {
     }
 }
 
-/// `logs`: of all ranks, with their calls kept. What is started and never waited for holds nobody up.
+/// Checks the logs of all ranks, which were recorded with their calls. A call that nobody waits for blocks nobody.
 pub fn check(logs: &[Log]) -> Result<(), Disorder> {
     let mut graph = Graph::default();
     logs.iter().try_for_each(|log| graph.add(log))?;
@@ -50,18 +50,18 @@ struct Key {
     from: usize,
     /// The receiver of a message.
     to: Option<usize>,
-    /// Of these, the n-th.
+    /// The n-th call of this group or pair.
     turn: usize,
 }
 
 enum Node {
     Shared {
         key: Key,
-        /// As the first rank that came made it.
+        /// The call as the first rank made it.
         call: Call,
         ranks: Vec<usize>,
     },
-    /// Of this rank, after the wait for that node, if any.
+    /// A point of the rank's program: after the wait for that node, or the start of the program.
     Point { rank: usize, after: Option<usize> },
 }
 
@@ -73,7 +73,7 @@ struct Graph {
     shared: HashMap<Key, usize>,
 }
 
-/// What was last posted to a stream, and what before that.
+/// The nodes of the last post to a stream, and of the post before it.
 #[derive(Default)]
 struct Stream {
     post: usize,
@@ -112,7 +112,7 @@ impl Graph {
         self.nodes.len() - 1
     }
 
-    /// The node of the call that `rank` makes, which others may have made before.
+    /// The node of the call that `rank` makes: that of the other ranks where one of them has made it already.
     fn join(&mut self, rank: usize, call: &Call, turns: &mut HashMap<Key, usize>) -> Result<usize, Disorder> {
         let (from, to) = match call.what {
             What::Send(to) => (rank, Some(to)),
@@ -140,7 +140,7 @@ impl Graph {
         Ok(node)
     }
 
-    /// Every call was made by all that take part in it.
+    /// Every call was made by all of its ranks.
     fn complete(&self) -> Result<(), Disorder> {
         for (at, node) in self.nodes.iter().enumerate() {
             let Node::Shared { key, call, ranks } = node else { continue };
@@ -152,7 +152,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Takes away node after node that nothing comes before; what is left has a cycle.
+    /// Removes nodes that nothing comes before, one after another; what is left has a cycle.
     fn acyclic(&self) -> Result<(), Disorder> {
         let mut before = vec![0usize; self.nodes.len()];
         self.edges.iter().for_each(|edge| before[edge.1] += 1);
@@ -174,7 +174,7 @@ impl Graph {
         }
     }
 
-    /// A cycle among the nodes that are `left`: all of them have one before them that is left, too.
+    /// A cycle among the nodes that are `left`: each of them has a predecessor that is left, too.
     fn cycle(&self, left: &[usize], start: usize) -> Vec<String> {
         let mut back = HashMap::new();
         for edge in self.edges.iter().filter(|edge| left[edge.0] > 0 && left[edge.1] > 0) {
@@ -192,7 +192,7 @@ impl Graph {
         round.iter().rev().filter_map(|&edge| self.step(edge)).collect()
     }
 
-    /// What an edge says; nothing where a rank merely goes on.
+    /// An edge in words; `None` where a rank merely goes on from one point to the next.
     fn step(&self, (before, after, rank): (usize, usize, usize)) -> Option<String> {
         match (&self.nodes[before], &self.nodes[after]) {
             (Node::Shared { .. }, Node::Point { .. }) => Some(format!("rank {rank} waits for {}", self.name(before))),
@@ -223,7 +223,7 @@ impl Graph {
 }
 
 impl Stream {
-    /// `node` belongs to `post`; what is before it is all of the post before.
+    /// Adds `node` to `post`; all nodes of the previous post come before it.
     fn enter(&mut self, post: usize, node: usize) {
         if self.post != post {
             self.before = std::mem::take(&mut self.now);
