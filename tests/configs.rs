@@ -1,4 +1,4 @@
-//! What `configs/` holds is what the engine reads: models, clusters and job scripts.
+//! Every file of `configs/` is valid: models, clusters and job scripts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use engine::config::{Axis, Cluster, Config};
 
 use crate::common::{Case, finish, metrics, set, write_config};
 
-/// The files of a folder with this extension, of which there are at least `least`.
+/// The files of a folder with this extension; there must be at least `least`.
 #[track_caller]
 fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -17,7 +17,7 @@ fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
     paths
 }
 
-/// The layouts of the paper and of LLM-jp's slides: model, parameters in billions, tensor, pipeline, data.
+/// The layouts of the Swallow papers and of LLM-jp's slides: model, parameters in billions, tensor, pipeline, data.
 #[test]
 fn every_configuration_loads_and_has_its_layout() {
     let layouts = [
@@ -46,7 +46,7 @@ fn every_configuration_loads_and_has_its_layout() {
     assert_eq!(seen, layouts.len(), "a file of this table is not there");
 }
 
-/// What is timed beside PyTorch fits a device of 139 GiB, and leaves no checkpoint.
+/// Models of the benchmark beside PyTorch have the sizes of their names, and leave no checkpoint.
 #[test]
 fn steps_to_be_timed_are_of_these_models() {
     let billions = [("llama-1b", 1.236), ("wide-8b", 4.541)];
@@ -75,7 +75,7 @@ fn job_scripts_are_bash() {
     }
 }
 
-/// The script that the others call, for real: a run, and the same command again.
+/// The script that all others call: a run, and the same command again, which continues it.
 #[test]
 fn the_mpirun_script_runs_and_continues() {
     let tmp = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The program on a machine with a CUDA device, which is the stand-in.
+//! The program on a machine with a CUDA device, which is the fake one.
 
 use crate::common::{Case, Outcome, engine, fake_cuda, finish, set, write_config};
 
@@ -17,7 +17,7 @@ fn kernels_are_compiled_and_loaded() {
     }
 }
 
-/// What an A100 runs, on an H100: its own kernels are not in the pack, and must not be asked for.
+/// An H100 runs a pack of sm_90 kernels that has none for sm_90a, and must not ask for those.
 #[test]
 fn a_pack_of_older_kernels_is_run_where_it_is_named() {
     let (fake_cuda, tmp) = (fake_cuda(), tempfile::tempdir().unwrap());

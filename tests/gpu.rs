@@ -1,4 +1,5 @@
-//! `tests/gpu.sh` where there is no device: what it cannot do it says, and the table comes of what others measured.
+//! `tests/gpu.sh` on a machine without a device: it says what it skips, and makes its table of what was measured
+//! elsewhere.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::common::{fake_cuda, program};
 
-/// Runs parts of it on a folder of results.
+/// Runs parts of the script on a folder of results.
 fn gpu(dir: &Path, parts: &[&str]) -> Output {
     command(dir, parts).output().unwrap()
 }
@@ -49,7 +50,8 @@ fn a_part_that_is_not_there_is_named() {
     assert!(wrong.contains("--seconds soon"), "{wrong}");
 }
 
-/// The program and the scripts on the stand-in: what a part leaves, what is done before, what goes to another machine.
+/// The program and the scripts on the fake device: what a part leaves, what is not done twice, and what is taken to
+/// another machine.
 #[test]
 fn a_full_step_and_its_trace_are_measured() {
     if !has_python() {
@@ -91,7 +93,7 @@ fn a_full_step_and_its_trace_are_measured() {
     assert!(other.join("results/done/step").exists() && other.join("results/trace.json").exists());
 }
 
-/// PATH with an `nvidia-smi` in `dir` that tells of a device.
+/// A PATH with an `nvidia-smi` in `dir` that lists a device.
 fn path_with_a_device(dir: &Path) -> String {
     script(&dir.join("nvidia-smi"), "case $1 in -L) echo 'GPU 0: a stand-in';; *) echo 'A stand-in';; esac");
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
@@ -102,7 +104,7 @@ fn script(path: &Path, text: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// What passed is not run again, unless the programs are others; what failed is named.
+/// What passed is not run again unless the programs change; what failed is named.
 #[test]
 fn a_part_goes_on_where_it_was() {
     let tmp = tempfile::tempdir().unwrap();
@@ -137,7 +139,7 @@ fn a_part_goes_on_where_it_was() {
 }
 
 fn has_python() -> bool {
-    // Tables of TOML are read since 3.11.
+    // tomllib came with Python 3.11.
     let there = Command::new("python3").args(["-c", "import tomllib"]).status().is_ok_and(|status| status.success());
     if !there {
         eprintln!("the scripts of tests/gpu.sh are NOT CHECKED: there is no python3 of 3.11 or newer");
@@ -145,7 +147,8 @@ fn has_python() -> bool {
     there
 }
 
-/// A device that copies 4000 GB/s and multiplies 800 TFLOP/s: one kernel beside its peers, one too slow, one wrong.
+/// Results of a device that copies 4000 GB/s and multiplies 800 TFLOP/s: one kernel beside its peers, one that is too
+/// slow, one that is wrong.
 const BENCH: &str = r#"{"machine": {"device": "NVIDIA H200", "copy": 4e12, "kernels": "NVRTC 13.0"}}
 {"name": "add", "shape": "21", "variant": "", "error": "tensor 0 is NaN"}
 {"name": "rope", "shape": "8x4", "variant": "", "seconds": 1e-4, "bytes": 380000000, "flops": 0}

@@ -1,7 +1,7 @@
 //! Every parameter's gradient at step 1 is PyTorch's, on one, two and four ranks and at layouts.
 //!
-//! The gradient is read off the exported weights: AdamW's first update is `lr * g / (|g| + eps)`, which for an eps
-//! that dwarfs every gradient is `lr / eps * g`, and with a large `lr / eps` the old weight is lost in its rounding.
+//! The gradient is computed from the exported weights: AdamW's first update is `lr * g / (|g| + eps)`, which for an eps
+//! that dwarfs every gradient is `lr / eps * g`; with a large `lr / eps` the old weight is below its rounding error.
 
 use crate::common::{CASES, Case, Tensors, distance, export, finish, mpirun, read_tensors, set, write_config};
 
@@ -51,7 +51,7 @@ fn agree_at(name: &str, ranks: usize, settings: &[(&str, i64)]) {
     }
 }
 
-/// One step of what is gradient descent at the rate `SCALE`, and what it did to the weights.
+/// The change of the weights, over `SCALE`, by one step that is plain gradient descent at the rate `SCALE`.
 #[track_caller]
 fn gradients(case: &Case, ranks: usize, settings: &[(&str, i64)]) -> Tensors {
     let tmp = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The CUDA kernels through NVIDIA's compiler, which needs no device: all compile, none spills, none needs more than
-//! the table in `cuda/README.md` says; packs and the cache. The compiler runs in processes of its own.
+//! The CUDA kernels through NVIDIA's compiler, which needs no device: all compile, none spills, none needs more
+//! resources than the table in `cuda/README.md` says; packs of kernels and their cache.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,7 +15,7 @@ use cuda::search::Search;
 
 use crate::common::{engine, finish};
 
-/// A pack of all kernels, built once, and what was printed; None, not silently, where there is no compiler.
+/// A pack of all kernels, built once, and what the build printed; `None`, with a message, where there is no compiler.
 fn pack() -> Option<&'static (PathBuf, String)> {
     static PACK: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     let pack = PACK.get_or_init(|| {
@@ -30,7 +30,7 @@ fn pack() -> Option<&'static (PathBuf, String)> {
     pack.as_ref()
 }
 
-/// Not by `eprintln!`, which a test that passes keeps to itself.
+/// Prints although the test passes, which hides the output of `eprintln!`.
 fn tell(what: &str) {
     let line = format!("\n{}: {what}\n", std::thread::current().name().unwrap_or("kernels"));
     std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -47,16 +47,16 @@ fn manifest(pack: &Path) -> Manifest {
     serde_json::from_slice(&std::fs::read(pack.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// The lines of a text's table of kernels, by kernel; the head is one of them.
+/// The rows of a text's table of kernels, by kernel; the header is one of them.
 fn lines(text: &str) -> BTreeMap<String, Vec<String>> {
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
     let table = text.lines().skip_while(|line| !line.starts_with("| kernel")).take_while(|line| line.starts_with('|'));
     table.map(|line| (cells(line)[0].clone(), cells(line))).filter(|(name, _)| !name.starts_with("---")).collect()
 }
 
-/// What must change in `stated` for it to hold of what was `built`.
+/// The changes that `stated` needs to be true of what was `built`.
 fn complaints(built: &BTreeMap<String, Vec<String>>, stated: &BTreeMap<String, Vec<String>>) -> Vec<String> {
-    // Columns: name, threads and shared memory of a block; then registers, and threads at once, of each architecture.
+    // Columns: name, threads and shared memory of a block; then, for each architecture, registers and resident threads.
     let worse = |column: usize, built: &str, stated: &str| match (built.parse::<u32>(), stated.parse::<u32>()) {
         (Ok(built), Ok(stated)) if column > 2 && column % 2 == 1 => built > stated,
         (Ok(built), Ok(stated)) if column > 2 => built < stated,
@@ -91,7 +91,7 @@ fn no_kernel_needs_more_than_the_table_says() {
     let local = needs().filter(|(_, needs)| needs.spill_stores + needs.spill_loads + needs.stack > 0);
     let local = local.map(|(arch, needs)| format!("{arch}: {needs:?}")).collect::<Vec<_>>();
     assert!(local.is_empty(), "registers spilled, or arrays in local memory:\n{}", local.join("\n"));
-    // Fewer registers at the start than are handed out later, and the warpgroups would wait for each other for ever.
+    // setmaxnreg redistributes the registers of the launch: with fewer, warpgroups would wait for each other for ever.
     for (_, kernel) in needs().filter(|(_, kernel)| kernel.kernel.contains("_sm90_")) {
         let threads = cuda::geometry::largest(&kernel.kernel).unwrap().block;
         assert!(threads != 384 || threads * kernel.registers >= 128 * 24 + 256 * 240, "{kernel:?}");
@@ -108,7 +108,7 @@ fn no_kernel_needs_more_than_the_table_says() {
     assert!(wrong.is_empty(), "cuda/README.md:\n{}", wrong.join("\n"));
 }
 
-/// The comparison itself, without a compiler.
+/// The comparison itself needs no compiler.
 #[test]
 fn what_grew_worse_is_named_with_the_line_to_write() {
     let table = |rows: &[&str]| {
@@ -136,7 +136,7 @@ fn what_grew_worse_is_named_with_the_line_to_write() {
     assert!(said(&["| a | 256 | 0 | 32 | 2048 |", b, "| c | 1 | 2 | 3 | 4 |"])[0].contains("| c | 1 | 2 | 3 | 4 |"));
 }
 
-/// What cannot be compiled is told of with its file and line, and is no crash.
+/// A kernel that does not compile is reported with its file and line, without a crash.
 #[test]
 fn an_error_names_file_and_line_and_an_architecture_may_be_too_new() {
     let Ok(nvrtc) = Nvrtc::find(&Search::of(|name| std::env::var_os(name)), None) else { return };
@@ -164,7 +164,7 @@ fn a_pack_serves_without_a_compiler_what_it_was_built_for() {
     let (pack, path) = (tmp.path(), tmp.path().to_str().unwrap());
     copied(built, pack);
     let named = [("SWALLOW_KERNELS", pack)];
-    // A device of 8.6 runs what was made for 8.0.
+    // A device of compute capability 8.7 runs kernels for 8.0.
     for (arch, served) in [("sm_80", "sm_80"), ("sm_87", "sm_80"), ("sm_90a", "sm_90a")] {
         let outcome = finish(&mut check(arch, &named)).succeeded();
         assert!(outcome.stdout.starts_with(&format!("{served}: the pack {path}")), "{}", outcome.stdout);
@@ -188,7 +188,7 @@ fn a_pack_serves_without_a_compiler_what_it_was_built_for() {
     finish(&mut check("sm_80", &named)).refused(2, &["manifest.json", "build it anew"]);
 }
 
-/// Beside the program a pack needs no name.
+/// A pack beside the program needs no `SWALLOW_KERNELS`.
 #[test]
 fn a_pack_is_found_beside_the_program() {
     let Some((pack, _)) = pack() else { return };
@@ -236,7 +236,7 @@ fn processes_that_start_together_fill_one_cache() {
     let whole = cubins();
     assert_eq!(whole.len(), files_for(Target::Sm80).count());
 
-    // One cut short, one gone: both come back as they were.
+    // One file is cut short and one deleted: both come back as they were.
     let mut files = whole.keys();
     let (cut, gone) = (files.next().unwrap(), files.next().unwrap());
     std::fs::write(cut, &whole[cut][..100]).unwrap();

@@ -1,4 +1,5 @@
-//! A run may stop at one layout and go on at another: as if it had not stopped, and at the same layout bit for bit.
+//! A run that stops at one layout and continues at another trains as if it had not stopped; at the same layout, bit for
+//! bit.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,13 +9,13 @@ use tempfile::TempDir;
 
 use crate::common::{Case, distance, engine, export, finish, metrics, mpirun, read_tensors, set, write_config};
 
-/// Ranks, and the degrees tensor, pipeline, virtual pipeline.
+/// The number of ranks, and the degrees tensor, pipeline and virtual pipeline.
 type Layout = (usize, [i64; 3]);
 
 /// TP2 PP2 DP2.
 const CUBE: Layout = (8, [2, 2, 1]);
 
-/// The case made for layouts, with a checkpoint at step 3 of 6.
+/// Runs of the golden case for layouts, with a checkpoint at step 3 of 6.
 struct Runs {
     tmp: TempDir,
     case: Case,
@@ -29,7 +30,7 @@ impl Runs {
         self.tmp.path().join(name)
     }
 
-    /// Trains run `name`, or goes on with it after the step that `args` say.
+    /// Trains run `name`, or continues it from the step that `args` name.
     fn train(&self, name: &str, (ranks, degrees): Layout, args: &[&str]) -> Vec<Value> {
         let mut config = self.case.config(&self.dir(name));
         set(&mut config, "train.steps", 6);

@@ -1,24 +1,30 @@
-//! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, held against PyTorch's
-//! golden runs, against itself, and against broken input; and the rules of the house.
+//! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, compared with PyTorch's golden runs, with
+//! itself, and on broken input; the engine's layers and checkpoints on ranks; and the rules of the source tree.
+//!
+//! Modules named `exhaustive` are left out of `make test`; `make test-all` runs everything.
 
 mod blas;
 mod common;
 mod configs;
 mod cuda;
 mod device;
+mod endings;
 mod faults;
 mod floors;
 mod gpu;
 mod gradients;
 mod invalid_input;
 mod kernels;
+mod layers;
 mod layouts;
 mod memory;
 mod parity;
 mod plan;
 mod real_model;
+mod relay;
 mod report;
 mod resume;
+mod steady;
 mod survey;
 mod threads;
 mod topology;

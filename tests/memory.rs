@@ -1,4 +1,4 @@
-//! `train --dry-run`, and the memory that a run says it was going to take and took.
+//! `train --dry-run`, and the memory that a run planned and used.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
     {
         assert!(stdout.contains(needle), "no `{needle}` in: {stdout}");
     }
-    // 256 micro-batches through 10 layers; the first stage has the embedding, the last one the head.
+    // Each stage passes 256 micro-batches through 10 layers; the first has the embedding, the last the head.
     let row = |name: &str| {
         let line = stdout.lines().find(|line| line.starts_with(&format!("│ {name} "))).unwrap_or("");
         line.split(['│', '┆']).map(|cell| cell.trim().to_string()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
@@ -28,12 +28,12 @@ fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
     assert_eq!(row("ops a step"), ["ops a step", "stage 0", "stage 1-6", "stage 7"]);
     assert_eq!(row("attention"), ["attention", "2560", "2560", "2560"]);
     assert_eq!(row("embed"), ["embed", "256", "0", "0"]);
-    // Twice the data-parallel ranks: half the optimizer and half the micro-batches.
+    // Twice the data-parallel ranks hold half the optimizer's state each, and take half the micro-batches.
     let Outcome { stdout, .. } = dry_run("swallow-7b.toml", &["--ranks", "128"]).succeeded();
     assert!(stdout.contains("128 ranks"), "{stdout}");
 }
 
-/// The rules of the backend that the configuration names, on the GPU that the cluster's file names.
+/// The dry run follows the backend that the configuration names, on the GPU that the cluster's file names.
 #[test]
 fn a_dry_run_plans_the_slab_of_a_gpu_that_is_not_there() {
     let clusters = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/clusters");
@@ -77,7 +77,7 @@ fn mpirun_says_how_many_ranks_a_dry_run_has() {
     assert_eq!(stdout.matches("2 ranks (tensor 1, pipeline 1, data 2) in f32").count(), 1, "{stdout}");
 }
 
-/// What `memory.json` says of each of four ranks on two tensor-parallel ranks and `layout`.
+/// The entries of `memory.json` for four ranks, two of them tensor parallel, at `layout`.
 #[track_caller]
 fn memory(layout: &[(&str, toml::Value)]) -> Vec<Value> {
     let tmp = tempfile::tempdir().unwrap();
@@ -95,10 +95,11 @@ fn memory(layout: &[(&str, toml::Value)]) -> Vec<Value> {
     ranks
 }
 
-/// Its blocks, and the copy of a checkpoint: masters and moments in f32, each element on one rank.
+/// A rank uses the blocks that were planned. A checkpoint's copies are the main parameters and moments in f32, each
+/// element on one rank.
 #[test]
 fn a_run_takes_what_it_planned() {
-    // Table and head, the last norm, and in each layer q and o, k and v, the MLP, two norms.
+    // Embedding and head, the last norm, and in each layer q and o, k and v, the MLP, two norms.
     let parameters = 2 * 97 * 48 + 48 + 3 * (2 * 48 * 48 + 2 * 12 * 48 + 3 * 80 * 48 + 2 * 48);
     for layout in [
         &[("parallel.pipeline", 2.into())][..],
@@ -113,7 +114,7 @@ fn a_run_takes_what_it_planned() {
         let copies: Vec<u64> =
             ranks.iter().map(|rank| rank["used"]["checkpoint_copy_bytes"].as_u64().unwrap()).collect();
         assert_eq!(copies.iter().sum::<u64>(), 12 * parameters, "{layout:?}: {copies:?}");
-        // Where both data-parallel ranks hold all, the first one saves.
+        // Where both data-parallel ranks hold everything, the first one saves.
         let first_alone = layout[0] == ("parallel.distributed_optimizer", false.into());
         assert_eq!(copies[2..] == [0, 0], first_alone, "{copies:?}");
     }

@@ -1,15 +1,15 @@
-//! Every layout trains as one rank does: the program's own `parity`, on the models made for it.
+//! The program's `parity` command, on the models made for it: every layout trains as one rank does.
 
 use crate::common::{Outcome, engine, finish, mpirun};
 
-/// Nine layers, enough for every layout, and four with tied embeddings.
+/// One model has nine layers, enough for every layout; the other has four, and tied embeddings.
 const MODELS: [&str; 2] = ["configs/parity.toml", "configs/parity-tied.toml"];
 
 fn parity(config: &str, args: &[&str]) -> Outcome {
     finish(mpirun(8).args(["parity", "--config", config]).args(args))
 }
 
-/// The lines of the table that end in this.
+/// The rows of the table with this verdict.
 fn lines<'a>(outcome: &'a Outcome, verdict: &str) -> Vec<&'a str> {
     outcome.stdout.lines().filter(|line| line.starts_with('│') && line.contains(verdict)).collect()
 }
@@ -22,7 +22,7 @@ fn some_layouts_that_stand_for_all_agree() {
         let agree = lines(&outcome, "agrees").len();
         assert!((12..40).contains(&agree), "{agree} layouts");
         assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train as one rank does")));
-        // One stage has nobody to interleave with, and four layers are not enough for eight chunks.
+        // One stage cannot interleave, and four layers are not enough for eight chunks.
         let skipped = |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
         assert!(skipped(": parallel.virtual_pipeline = 2: interleaving wants parallel.pipeline > 1"));
         assert!(!outcome.stdout.contains(".toml"), "the layouts are in no file: {}", outcome.stdout);
@@ -50,7 +50,7 @@ fn what_parity_does_not_look_at_is_said_once() {
     assert!(!stderr.contains("note: "), "{stderr}");
 }
 
-/// Weights thrown far off magnify the last bit of a sum; no layout has the losses of another.
+/// A learning rate that diverges magnifies the rounding of a sum until no layout has the losses of another.
 #[test]
 fn layouts_that_do_not_agree_fail_with_the_place() {
     let args = ["--ranks", "2", "--set", "optimizer.lr=30", "--set", "optimizer.warmup_steps=0"];

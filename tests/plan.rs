@@ -1,4 +1,4 @@
-//! `plan`: the program's own words on runs that nobody can start here.
+//! `plan`: what the program predicts for runs on clusters that are not at hand.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,14 +47,14 @@ fn a_run_is_told_whole() {
     );
 }
 
-/// TFLOPS of a GPU by a formula.
+/// The planned TFLOPS of a GPU, by the formula of this name.
 fn tflops(config: &str, cluster: &str, args: &[&str], formula: &str) -> f64 {
     let outcome = finish(&mut plan(config, cluster, &[&["--json"], args].concat())).succeeded();
     let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
     told["step"]["formulas"][formula]["tflops"].as_f64().unwrap()
 }
 
-/// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with layers shared out evenly, by one set of constants; and
+/// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with evenly divided layers, by one set of constants; and
 /// Llama 3.1 Swallow.
 #[test]
 fn what_others_have_published() {
@@ -71,14 +71,14 @@ fn what_others_have_published() {
     assert!((found / 184.9 - 1.0).abs() < 0.07, "{found:.1}, published 184.9");
 }
 
-/// A row of Megatron-LM's table: on 48 replicas, sequences of 4096, a vocabulary of 131072, heads of 128 elements.
+/// A row of Megatron-LM's table: 48 replicas, sequences of 4096, a vocabulary of 131072, heads of 128 elements.
 struct Row {
     hidden: usize,
     layers: usize,
     tensor: usize,
     pipeline: usize,
     published: f64,
-    /// Not printed: assumed.
+    /// The table does not have this and the two that follow: they are assumed.
     chunks: usize,
     micro_batch: usize,
     batch: usize,
@@ -106,8 +106,8 @@ impl Row {
     }
 }
 
-/// Megatron-LM's README of 2024: weak scaling on H100, tensor and pipeline degrees as printed, and shapes of the sizes printed.
-/// The largest has 16,384 columns and more layers for its 18,432, which RMSNorm's kernel does not take.
+/// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the published
+/// sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's kernel does not take.
 #[test]
 fn what_megatron_has_published() {
     let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| Row {
@@ -133,14 +133,14 @@ fn what_megatron_has_published() {
     let tmp = tempfile::tempdir().unwrap();
     for row in rows {
         let config = row.config(tmp.path());
-        // A path of its own takes the place of a name in configs/.
+        // An absolute path replaces `configs/`.
         let found = tflops(config.to_str().unwrap(), "dgx-h100-megatron.toml", &[], "model");
         let Row { hidden, layers, published, .. } = row;
         assert!((found / published - 1.0).abs() < 0.1, "{hidden} x {layers}: {found:.1}, published {published}");
     }
 }
 
-/// The same numbers for programs, and the dry run's bytes.
+/// `--json` has the same numbers, and the bytes of the dry run.
 #[test]
 fn json_has_the_bytes_of_the_dry_run() {
     let args = ["--set", "train.global_batch_size=64", "--json"];

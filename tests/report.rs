@@ -1,4 +1,4 @@
-//! `report`: what it makes of real runs.
+//! `report`, on real runs.
 
 mod browser;
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::common::{Case, Outcome, engine, finish, mpirun, set, write_config};
 
-/// A run of two stages, 12 steps of it sampled every third.
+/// A run of 12 steps at two pipeline stages, sampled every third step.
 struct Run {
     tmp: TempDir,
 }
@@ -135,7 +135,8 @@ fn a_run_is_held_against_another() {
     }
 }
 
-/// As many ranks at one stage: only the steps since then have a speed, and what is left of two stages is said to be there.
+/// The same ranks go on with one stage: the report has the speed of the steps since then only, and says that the samples
+/// of two stages are left out.
 #[test]
 fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
     let run = Run::new();
@@ -153,7 +154,7 @@ fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
     assert!(!read(&run.dir(), "efficiency.md").contains("No `timeline.json`"));
 }
 
-/// A validation loss that no axis can show.
+/// A validation loss that is too large for any axis.
 #[test]
 fn a_damaged_line_ends_no_report() {
     let run = Run::new();

@@ -1,5 +1,5 @@
-//! Stopping and continuing: bit for bit as if never stopped, refused where the run would become another,
-//! and damage in a checkpoint named.
+//! A run that was stopped continues bit for bit as if it had not stopped; a changed model or plan is refused; damage in a
+//! checkpoint is named.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,8 +36,8 @@ fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
     );
 }
 
-/// Trains once undisturbed, once with two power cuts after random steps, at the next good `moment`,
-/// and compares everything.
+/// Trains once undisturbed and once with two power cuts, each at the next good `moment` after a random step, and compares
+/// everything.
 fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Path) -> bool) {
     let tmp = tempfile::tempdir().unwrap();
     let [alone, cut] = ["alone", "cut"].map(|name| {
@@ -69,7 +69,7 @@ fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Pat
     assert!(export(&alone.0, &tmp.path().join("a")) == export(&cut.0, &tmp.path().join("b")), "the weights differ");
 }
 
-/// Below `n`, another each time.
+/// A number below `n` that differs from call to call.
 fn random(n: usize) -> usize {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() as usize / 1000 % n
 }
@@ -97,7 +97,7 @@ impl Run {
         config
     }
 
-    /// Trains, or continues, with a changed configuration and more arguments.
+    /// Trains or continues, with a changed configuration and more arguments.
     fn train(&self, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
         let mut config = self.config();
         change(&mut config);
@@ -123,7 +123,7 @@ fn a_run_that_is_done_does_nothing_more() {
     assert_eq!(std::fs::read(run.dir().join("metrics.jsonl")).unwrap(), before);
 }
 
-/// Also on a device, where a step's line is written while the next is under way.
+/// This holds on a device too, where a step's line is written while the next step runs.
 #[test]
 fn a_run_that_keeps_nothing_writes_every_step() {
     for on_cuda in [false, true] {
@@ -179,7 +179,7 @@ fn steps_rates_and_micro_batches_may_change() {
     assert_eq!((last["step"].as_u64(), last["lr"].as_f64()), (Some(18), Some(1e-3)));
 }
 
-/// The golden trajectory does not notice that the run went on with another number of ranks.
+/// A run that continues with another number of ranks still follows the golden trajectory.
 #[test]
 fn ranks_may_change() {
     let run = Run::new();
@@ -223,13 +223,13 @@ fn a_damaged_shard_is_named_and_refused() {
     std::fs::remove_file(&shard).unwrap();
     run.train(longer, &[]).refused(2, &[name, "it is not there; written by rank 0 (tp 0, pp 0, dp 0) on "]);
 
-    // The previous checkpoint is used when asked for, and only then.
+    // The previous checkpoint is used only when asked for.
     run.train(longer, &["--from-step", "10"]).succeeded();
     assert_eq!(metrics(&run.dir()).len(), 15);
     finish(engine().args(["checkpoint", "verify"]).arg(run.dir())).succeeded();
 }
 
-/// Ended with a message that names `file`, not with a panic.
+/// Expects exit 1 or 2 with a message that names `file`, and no panic.
 #[track_caller]
 fn refused(outcome: Outcome, file: &str) {
     let code = outcome.status.code();
@@ -252,7 +252,7 @@ fn a_broken_manifest_or_latest_is_named() {
     refused(run.train(longer, &["--from-step", "7"]), "7");
 }
 
-/// A folder that a killed run left unfinished is not a checkpoint.
+/// The folder of a checkpoint that a killed run did not finish is not a checkpoint.
 #[test]
 fn a_run_without_a_complete_checkpoint_starts_over() {
     let run = Run::new();

@@ -1,4 +1,4 @@
-//! Where the time of every rank goes: what a run leaves of it.
+//! The time of every rank, by phase and group: `ranks.jsonl`, `timeline.json` and `machine.json` of a run.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::{Case, engine, finish, mpirun, set, write_config};
 
-/// Two stages, sampled every second step.
+/// Trains at two pipeline stages, sampled every second step.
 fn run(dir: &Path, steps: i64) {
     let mut config = Case::open("parity").config(&dir.join("run"));
     set(&mut config, "train.steps", steps);
@@ -30,7 +30,7 @@ fn samples_of_all_ranks_are_kept() {
     for sample in &samples {
         let (seconds, busy) = (numbers(&sample["seconds"]), numbers(&sample["busy"]));
         let phases = sample["phases"].as_object().unwrap();
-        // The checkpoint's copy and the report are not in the time of the step itself.
+        // The time of a step does not include the checkpoint's copy and the report.
         let within = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
         for rank in 0..2 {
             let told: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
@@ -53,7 +53,7 @@ fn a_timeline_has_the_order_of_the_schedule() {
     let timeline = read(&tmp.path().join("run/timeline.json"));
     assert_eq!(timeline["step"], 4);
     let of = |rank: usize| timeline["ranks"][rank]["stretches"].as_array().unwrap();
-    // 1F1B: the first of two stages is one micro-batch ahead, the last turns each around.
+    // 1F1B: the first of two stages is one micro-batch ahead; the last runs each backward right after its forward.
     let done = |rank: usize| {
         let works = of(rank).iter().filter(|stretch| stretch["micro_batch"].is_u64());
         let one = |s: &Value| format!("{}{}", if s["what"] == "forward" { "F" } else { "B" }, s["micro_batch"]);
@@ -79,7 +79,7 @@ fn nothing_is_sampled_where_nobody_asks() {
     assert_eq!((left("ranks.jsonl"), left("timeline.json")), (0, 0));
 }
 
-/// Also where the run has no step left to take.
+/// `--trace` of a step that the run does not reach is refused, also where no step is left.
 #[test]
 fn a_trace_that_never_comes_is_refused() {
     let tmp = tempfile::tempdir().unwrap();

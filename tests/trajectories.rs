@@ -1,12 +1,12 @@
-//! The golden runs: losses, gradient norms, learning rates and final weights of all steps are PyTorch's,
-//! on one, two and four ranks and at every kind of layout.
+//! The golden runs: losses, gradient norms and learning rates of all steps, and the final weights, are PyTorch's, on one,
+//! two and four ranks and at every kind of layout.
 
 use serde_json::Value;
 use toml::Table;
 
 use crate::common::{CASES, Case, distance, export, finish, metrics, mpirun, read_tensors, set, write_config};
 
-/// How far a run may be from PyTorch's: relative, and for the weights a share of the distance trained.
+/// The largest deviation from PyTorch's run: relative, and for the weights as a fraction of the distance trained.
 pub struct Bounds {
     pub loss: f64,
     pub grad_norm: f64,
@@ -67,13 +67,13 @@ fn an_optimizer_that_is_not_sharded_changes_nothing() {
     follows("tied_z_loss", 2, &F32, |c| set(c, "parallel.distributed_optimizer", false));
 }
 
-/// The cases made for layouts: five layers with two key/value heads, four layers with tied embeddings.
+/// The cases for layouts: one of five layers with two key/value heads, one of four layers with tied embeddings.
 const LAYOUTS: [&str; 2] = ["parity", "parity_tied"];
 
 #[test]
 fn tensor_parallel() {
     layout(2, &[("tensor", 2)]);
-    layout(4, &[("tensor", 4)]); // copies of the key/value heads where there are two
+    layout(4, &[("tensor", 4)]); // more ranks than the two key/value heads, which are replicated
     layout(8, &[("tensor", 8)]);
     layout(4, &[("tensor", 2)]);
 }
@@ -121,7 +121,7 @@ fn any_order_of_the_axes() {
     }
 }
 
-/// [`LAYOUTS`] with these degrees.
+/// Runs [`LAYOUTS`] with these degrees.
 #[track_caller]
 fn layout(ranks: usize, degrees: &[(&str, i64)]) {
     both(ranks, degrees, |_| ());
@@ -138,7 +138,7 @@ fn both(ranks: usize, degrees: &[(&str, i64)], change: impl Fn(&mut Table)) {
     }
 }
 
-/// Trains the case on `ranks` ranks with the configuration that `change` makes of it.
+/// Trains a case on `ranks` ranks, with its configuration as `change` changes it, and compares everything with PyTorch.
 #[track_caller]
 fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table)) {
     let (case, tmp) = (Case::open(name), tempfile::tempdir().unwrap());
@@ -168,7 +168,7 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
     }
 }
 
-/// `key` where PyTorch has it must be there and agree.
+/// Where PyTorch has `key`, the run must have it too, and agree.
 #[track_caller]
 fn near(name: &str, got: &Value, want: &Value, key: &str, bound: f64) {
     let Some(expected) = want[key].as_f64() else { return };

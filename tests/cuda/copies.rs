@@ -1,5 +1,5 @@
-//! Copies to the host that go beside the compute stream: of what was there when they were asked for, however far the one
-//! stream is behind the other.
+//! Asynchronous copies to the host, on a stream beside the compute stream: they see the values of the moment when they
+//! were requested, however far one stream is behind the other.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use engine::memory::arena::ArenaSpec;
 
 use crate::common::on_fake_cuda;
 
-/// Elements of what goes beside the compute stream.
+/// Elements of a tensor that is large enough to be copied on the stream beside.
 const LEN: usize = 1 << 16;
 
-/// A rank alone, with room for a few such blocks.
+/// A single rank, with memory for a few such tensors.
 fn alone() -> Cuda {
     let places = Places::of(|name| std::env::var_os(name), None);
     let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
@@ -55,7 +55,7 @@ fn what_changes_a_block_waits_for_them() {
         b.write(&vec![2.0; LEN], &mut x);
         let second = b.copy_to_host_async(&x);
         drop(x);
-        // In its place.
+        // It reuses the block of `x`.
         let y = all(&b, 3.0);
         let third = b.copy_to_host_async(&y);
         for (fetch, value) in [(first, 1.0), (second, 2.0), (third, 3.0)] {

@@ -1,5 +1,5 @@
-//! PyTorch's runs, of the heads that kernels take: what the backend comes to in bf16 is not further from the truth than
-//! twice what PyTorch comes to in bf16 itself. Both are draws of the same noise, hence twice.
+//! PyTorch's runs, for the head sizes that the kernels take: the backend's error in bf16 is at most twice PyTorch's own
+//! error in bf16. Both errors are samples of the same rounding noise, hence twice.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn heads_of_128() {
     follows("head_dim_128", "80");
 }
 
-/// A device has the kernels that it has: the two above are of them.
+/// A real device has one set of kernels, which the two tests above cover.
 #[test]
 fn heads_of_64_by_the_kernels_for_sm_90a() {
     if !on_device() {
@@ -34,7 +34,7 @@ fn heads_of_128_by_the_kernels_for_sm_90a() {
     }
 }
 
-/// Trains the case on one rank, whose device has this compute capability where it is the stand-in.
+/// Trains the case on one rank. The fake device has this compute capability.
 #[track_caller]
 fn follows(name: &str, capability: &str) {
     let (site, case) = (Site::new(), Case::open(name));
@@ -64,8 +64,8 @@ fn largest(of: impl Iterator<Item = f64>) -> f64 {
     of.fold(0.0, f64::max)
 }
 
-/// All weights together, and each matrix. A norm has so few that one whose first gradient is nearly nothing decides: AdamW
-/// takes its sign, which is noise's, for a whole step.
+/// Compares all weights together, and each matrix. A norm has so few weights that one whose first gradient is nearly zero
+/// decides: AdamW takes the sign of that gradient, which is noise, for a whole step; hence the wider bound for norms.
 #[track_caller]
 fn weights_are_near(left: &Left, case: &Case) {
     let (init, last) =

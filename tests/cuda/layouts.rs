@@ -1,5 +1,5 @@
-//! Every kind of layout trains as one rank does, within what the roundings of bf16 differ by, and takes the memory that
-//! was planned for it.
+//! Every kind of layout trains as one rank does, within the rounding of bf16, and uses the memory that was planned for
+//! it.
 
 use cuda::backend::CudaScratch;
 use engine::backend::Scratch;
@@ -9,12 +9,12 @@ use super::{Left, Site, apart, small, with};
 use crate::common::{Tensors, distance, engine, export, finish, write_config};
 use crate::trajectories::BF16;
 
-/// What one rank comes to, for layouts to be held to.
+/// The run of one rank, which layouts are compared with.
 struct Alone {
     site: Site,
     config: Table,
     left: Left,
-    /// Where the weights began.
+    /// The initial weights.
     first: Tensors,
 }
 
@@ -45,7 +45,7 @@ impl Alone {
     }
 }
 
-/// The weights that a run begins with: those of a step that is too small to change them.
+/// The initial weights of a run: those after a step that is too small to change them.
 fn first(site: &Site, config: &Table) -> Tensors {
     let rest = [
         ("train.backend", Toml::from("cpu")),
@@ -106,12 +106,12 @@ fn tied_embeddings_and_shared_heads() {
 
 #[test]
 fn pieces_of_the_rows() {
-    assert_eq!(CudaScratch::of("any").comm_chunks(64 * 32 / 2), 4, "pieces of the rows that a rank of two holds");
+    assert_eq!(CudaScratch::of("any").comm_chunks(64 * 32 / 2), 4, "chunks of the rows that a rank of two holds");
     let alone = Alone::with(&[&in_pieces()[..], &[("train.global_batch_size", 32.into())]].concat());
     alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
 }
 
-/// Rows enough that they travel in pieces, each behind the product of the one before.
+/// Settings with enough rows that collectives are split into chunks, which overlap with the GEMM.
 pub fn in_pieces() -> [(&'static str, toml::Value); 5] {
     [
         ("model.num_hidden_layers", 1.into()),

@@ -1,4 +1,4 @@
-//! A run that was ended and goes on is the one that was left alone, bit for bit; at another layout it is the same training.
+//! A run that was killed and continued is bit for bit the undisturbed one; at another layout it is the same training.
 
 use super::{Left, Site, apart, apart_and, small, with};
 use crate::common::{Running, finish, metrics};
@@ -6,7 +6,7 @@ use crate::trajectories::BF16;
 use std::process::Command;
 use toml::Table;
 
-/// TP2 DP2, with a checkpoint every second step.
+/// A configuration at TP2 DP2, with a checkpoint every second step.
 fn config(site: &Site) -> Table {
     let more = [
         ("parallel.tensor", 2.into()),
@@ -17,7 +17,7 @@ fn config(site: &Site) -> Table {
     with(&small(site.tmp.path()), &more)
 }
 
-/// Steps are taken while the checkpoint before is still on its way to the host, on a stream that is far behind.
+/// The stream of copies is slow, so steps run while the previous checkpoint is still being copied to the host.
 #[test]
 fn killed_is_as_if_left_alone() {
     let site = Site::new();

@@ -1,11 +1,11 @@
-//! What the CUDA backend does not take, and machines that have not what it needs.
+//! Models that the CUDA backend does not take, and machines without what it needs.
 
 use toml::Table;
 
 use super::{is_mistake, train};
 use crate::common::{engine, finish, set};
 
-/// `train` on CUDA with these heads; the data need not fit, since this is said first.
+/// Sets these heads, on CUDA. The data need not fit the model, since this is checked first.
 fn heads(c: &mut Table, hidden: i64, heads: i64, dim: i64) {
     set(c, "train.backend", "cuda");
     set(c, "train.precision", "bf16");
@@ -29,7 +29,7 @@ fn shapes_that_kernels_do_not_take() {
             is_mistake(train(&tmp, |c| heads(c, hidden, n, dim), args), &tmp, needles);
         }
     }
-    // What fits needs a device, which this machine may have.
+    // A model that fits needs a device, which this machine may have.
     if cuda::devices().is_ok_and(|devices| devices.is_empty()) {
         let tmp = tempfile::tempdir().unwrap();
         let needles = ["train.backend = \"cuda\": there is no NVIDIA driver", "train.backend = \"cpu\""];
@@ -59,7 +59,7 @@ fn architectures_and_compilers_that_are_not_there() {
     assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
 }
 
-/// Of a machine with nothing, which this one may not be: then there is nothing to see.
+/// The messages of a machine without NVIDIA's libraries. A machine with some has nothing to check.
 #[test]
 fn what_to_install_is_said_once() {
     let bare = |args: &[&str]| finish(engine().env_clear().args(["kernels", "check"]).args(args));

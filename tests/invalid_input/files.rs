@@ -1,4 +1,4 @@
-//! Mistakes in token files, texts and tokenizers.
+//! Invalid token files, texts and tokenizers.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ fn too_few_tokens_for_a_sample() {
     }
 }
 
-/// Cuts and bends the bytes of an index or its tokens; each must be refused with the file's name.
+/// Truncated and changed bytes of an index or its tokens: each is refused with the file's name.
 #[test]
 fn broken_token_files() {
     let good = Case::open("mha_odd_vocab").dir;
@@ -77,7 +77,7 @@ fn broken_token_files() {
     }
 }
 
-/// A folder with the tiny tokenizers and a good text.
+/// A folder with the tiny tokenizers and a valid text.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -105,7 +105,7 @@ impl Desk {
         finish(command.arg("--output").arg(self.path("out")))
     }
 
-    /// Writes `bytes` as `input` and tokenizes it, which must be refused with all of `needles`, leaving no output.
+    /// Writes `bytes` as `input` and tokenizes it: this must be refused with all of `needles`, and leave no output.
     #[track_caller]
     fn refuses(&self, input: &str, bytes: &[u8], needles: &[&str]) {
         std::fs::write(self.path(input), bytes).unwrap();
@@ -125,7 +125,7 @@ fn the_tiny_tokenizers_work() {
 #[test]
 fn broken_texts() {
     let desk = Desk::new();
-    // "日本" in Shift_JIS on the second line, from byte 6 on.
+    // The second line is "日本" in Shift_JIS, from byte 6 on.
     desk.refuses("sjis.txt", b"first\n\x93\xfa\x96\x7b\n", &["sjis.txt", "UTF-8", "6"]);
     desk.refuses("bad.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"c\n", &["bad.jsonl", "3"]);
     desk.refuses("key.jsonl", b"{\"text\": \"a\"}\n{\"body\": \"b\"}\n", &["key.jsonl", "2", "text"]);

@@ -1,4 +1,4 @@
-//! Mistakes in Hugging Face checkpoints.
+//! Invalid Hugging Face checkpoints.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{copy_dir, is_mistake, train};
 use crate::common::{Case, Outcome, engine, finish, set};
 
-/// A copy of a good checkpoint that a test may spoil.
+/// A copy of a valid checkpoint that a test may change.
 struct Model(tempfile::TempDir);
 
 impl Model {
@@ -30,7 +30,7 @@ impl Model {
         train(&self.0, change, &[])
     }
 
-    /// Neither trained from nor imported nor evaluated.
+    /// Training from it and importing it are refused.
     #[track_caller]
     fn is_refused(&self, needles: &[&str]) {
         is_mistake(self.train(), &self.0, needles);
@@ -72,7 +72,7 @@ fn a_config_that_is_not_json() {
     }
 }
 
-/// The header's length says how far the JSON goes that says where each tensor lies.
+/// The file begins with the length of a JSON header, which has the offsets of each tensor.
 #[test]
 fn broken_safetensors() {
     let whole = std::fs::read(Model::new().path("model.safetensors")).unwrap();

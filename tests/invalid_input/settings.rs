@@ -1,11 +1,11 @@
-//! Mistakes in the configuration and on the command line.
+//! Invalid configurations and command lines.
 
 use toml::{Table, Value};
 
 use super::{is_mistake, train};
 use crate::common::{Case, engine, finish, mpirun, set, write_config};
 
-/// A key, the wrong value, and what the message must hold.
+/// A key, an invalid value, and what the message must contain.
 type Wrong = (&'static str, Value, &'static [&'static str]);
 
 #[track_caller]
@@ -127,7 +127,7 @@ fn overrides_and_flags() {
     finish(&mut engine()).refused(2, &[]);
 }
 
-/// Under mpirun rank 0 speaks for all, and all leave with its code.
+/// Under mpirun rank 0 reports for all, and all exit with its code.
 #[test]
 fn one_message_for_all_ranks() {
     for (key, value, needle) in [

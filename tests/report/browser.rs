@@ -1,4 +1,4 @@
-//! The page as a browser lays it out, on a desk and on a phone. Skipped where there is no Chromium.
+//! The report's page as a browser lays it out, on a desktop and on a phone. Skipped where there is no Chromium.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::{Run, read, report};
 use crate::common::finish;
 
-/// Wide and narrow, in pixels; a headless window cannot be as narrow, a frame can.
+/// Widths in pixels. A headless window cannot be as narrow as a phone, but a frame can.
 const WIDTHS: [u32; 2] = [1280, 390];
 
-/// Measures the page that it stands in, and tells the one around it.
+/// A script that measures the page that it is added to, and posts the result to the page around the frame.
 const PROBE: &str = r#"<script>
 addEventListener("load", () => {
   const root = document.documentElement;
@@ -37,7 +37,7 @@ addEventListener("load", () => {
 });
 </script>"#;
 
-/// Before all else, so that no fault is missed.
+/// A script that counts errors; it comes before all else, so that none is missed.
 const COUNTER: &str = "<script>window.faults = 0; onerror = () => { window.faults += 1; };</script>";
 
 #[test]
@@ -65,7 +65,7 @@ fn the_page_is_readable_on_a_desk_and_on_a_phone() {
             assert_eq!(chart["shown"], true, "{seen}");
             assert!(chart["shapes"].as_u64().unwrap() >= 1, "an empty chart: {seen}");
         }
-        // Two ranks, each forward and backward of every micro-batch; two bars.
+        // The pipeline has each forward and backward of two ranks, the last chart two bars.
         assert!(charts[6]["shapes"].as_u64().unwrap() >= 16 && charts[7]["shapes"].as_u64().unwrap() >= 4, "{seen}");
     }
 }
@@ -75,7 +75,7 @@ fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join("chromium")).find(|program| program.is_file())
 }
 
-/// What the probed page says of itself in a frame of this width.
+/// The measurements of the page in a frame of this width.
 fn look(chromium: &Path, dir: &Path, width: u32) -> Value {
     let frame = format!(
         "<!doctype html><body><iframe src=\"probed.html\" style=\"border:0;width:{width}px;height:900px\"></iframe><pre></pre>\

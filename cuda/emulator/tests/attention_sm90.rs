@@ -1,4 +1,4 @@
-//! The kernels of attention for sm_90a, over the cases of the others.
+//! The attention kernels for sm_90a, on the cases of those for sm_80 and some more.
 
 use crate::attention::Sight::{Documents, Past, Window};
 use crate::attention::{CASES, Case, Ops, SCALES, case};
@@ -8,7 +8,7 @@ use cuda::ops::{attention_bwd_sm90, attention_sm90};
 
 const SM90: Ops = Ops { target: Target::Sm90a, forward: attention_sm90, backward: attention_bwd_sm90 };
 
-/// Beside the others' lengths those at which a ring of tiles goes round twice, and a block has several items.
+/// Lengths at which the ring of tiles wraps around twice, and a block has several work items.
 const LONG: [Case; 3] = [
     case(2, 1, 64, 700, 1, Past),
     case(1, 1, 128, 700, 1, Documents(&[140, 380, 30])),
