@@ -1,5 +1,5 @@
-//! Matrix products through the cuBLASLt wrapper, on a fake cuBLASLt: compared with plain loops; how algorithms are chosen
-//! and cached.
+//! Matrix products through the cuBLASLt wrapper, on a fake cuBLASLt: compared with plain loops; how algorithms are
+//! chosen and cached.
 
 use std::path::Path;
 use std::rc::Rc;

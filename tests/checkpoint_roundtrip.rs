@@ -74,7 +74,8 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
     assert_eq!(step(&mut back), after, "the next step differs");
     assert!(bits(&back) == bits(&first), "the state after the next step differs");
 
-    // With several chunks a collective, a rank holds other rows, and the gradients of norms are summed in another order.
+    // With several chunks a collective, a rank holds other rows, and the gradients of norms are summed in another
+    // order.
     dealt.cast_main_params();
     let of_pieces = step(&mut dealt);
     assert_eq!((of_pieces.loss, of_pieces.tokens), (after.loss, after.tokens), "the step in pieces differs");

@@ -6,41 +6,45 @@ cd "$(dirname "$0")/.."
 usage() {
     cat <<'TEXT'
 usage: tests/gpu.sh [--again] [--seconds N] [PART...]      default: all parts that this machine can do, in this order
-       tests/gpu.sh --take results.tar.gz                  puts results in place that came back from another machine
+       tests/gpu.sh --take results.tar.gz                  unpacks results that came back from another machine
 
-  build      the programs of the other parts, stripped, and what they need, Open MPI too, into target/gpu (needs cargo, no GPU)
-  probes     each primitive of the kernels on the device: against its definition, and against the emulator
-  kernels    each kernel on the device: against its op on the CPU, against the emulator, twice for the same bits
-  memcheck   the same tests under compute-sanitizer: accesses outside, leaks of errors
+  build      the programs of the other parts, stripped, with the libraries that they need and Open MPI, into target/gpu
+             (needs cargo, no GPU)
+  probes     each primitive of the kernels on the device: compared with its definition, and with the emulator
+  kernels    each kernel on the device: compared with its op on the CPU, with the emulator, and with a second run
+  memcheck   the same tests under compute-sanitizer: out-of-bounds accesses, errors of API calls
   racecheck  the same: races in shared memory
   train      whole runs in bf16 on one rank: PyTorch's golden trajectories
-  layouts    tensor, pipeline and data parallel ranks that share the device, each as one rank alone
-  resume     runs that are ended and continued: bit for bit; memory: planned as used
-  sm80       the kernels that an A100 runs, compiled for sm_90: their tests, and the golden trajectories
+  layouts    tensor, pipeline and data parallel ranks that share the device, each layout compared with one rank
+  resume     runs that are killed and continued, bit for bit; memory used as planned
+  sm80       the kernels for an A100, compiled for sm_90: their tests, and the golden trajectories
   step       full training steps beside PyTorch's, in turns (benches/step.py; compared where python3 has PyTorch)
   trace      one step for Perfetto, and how much of it nothing computed
-  bench      every kernel's time (benches/kernels)
+  bench      the time of every kernel (benches/kernels)
   peers      PyTorch at the same shapes (cuda/peers.py; needs a python3 with PyTorch)
-  table      benches/results/<date>-<device>.md of all that was measured, beside the goals (needs python3, no GPU)
+  table      benches/results/<date>-<device>.md of all measurements, beside the goals (needs python3, no GPU)
 
-A part that is done is left out until the programs change; --again does it again. A part that has no time left ends as failed, and
-goes on where it was when it is called again. The results lie in target/gpu/results; where OUT names a folder, the tables and
-results.tar.gz, which has all of them, are put there too.
+A part that passed is skipped until the programs change; --again runs it again. A part that runs out of time fails,
+and continues where it stopped when it is called again. The results are in target/gpu/results; if OUT names a folder,
+the tables and results.tar.gz, which has all results, are copied there too.
 
-On a machine with a driver, Python's CUDA wheels and nothing else: run `tests/gpu.sh build` where there is Rust, copy the checkout
-with target/gpu there, and run `tests/gpu.sh`, or its parts one by one. NVRTC, cuBLASLt and NCCL are found in the wheels of the
-python3 in PATH. The next machine goes on where the last one ended if its results were taken with --take before target/gpu is copied.
+For a machine with a driver, Python's CUDA wheels and nothing else: run `tests/gpu.sh build` where there is Rust, copy
+the checkout with target/gpu there, and run `tests/gpu.sh`, or its parts one by one. NVRTC, cuBLASLt and NCCL are
+found in the wheels of the python3 in PATH. The next machine continues where the last one stopped if its results were
+unpacked with --take before target/gpu is copied.
 
-Where a machine can be had for ten minutes at a time, a call each, the most telling first; --seconds ends a call in time:
+For a machine that is available for ten minutes at a time, one call each, the most important first (--seconds ends a
+call in time):
 
-  tests/gpu.sh --seconds 570 train layouts resume probes kernels        right at all?
-  tests/gpu.sh --seconds 570 step                                       8B's width, micro-batch 2; call it again for the 1B model, and
-                                                                        again for micro-batch 1 (about 5 minutes each)
-  tests/gpu.sh --seconds 570 trace sm80 bench                           where the time goes, the A100's kernels, every kernel
-  tests/gpu.sh --seconds 570 peers memcheck racecheck                   what the kernels are compared with; out of bounds, races
+  tests/gpu.sh --seconds 570 train layouts resume probes kernels     is it correct?
+  tests/gpu.sh --seconds 570 step                                    a step of 8B's width, micro-batch 2; call it again
+                                                                     for the 1B model, and again for micro-batch 1
+                                                                     (about 5 minutes each)
+  tests/gpu.sh --seconds 570 trace sm80 bench                        a step's time, the A100's kernels, every kernel
+  tests/gpu.sh --seconds 570 peers memcheck racecheck                PyTorch's kernels; out of bounds, races
 
-These times are plans: nobody has measured them. 25 minutes of a device (the first line, two of the second, the third) settle all
-but the comparison of single kernels.
+These times are estimates: nobody has measured them. 25 minutes of a device (the first line, two of the second, the
+third) answer everything but the comparison of single kernels.
 TEXT
 }
 
@@ -49,17 +53,17 @@ gpu=${GPU_DIR:-target/gpu}
 results=$gpu/results
 work=$gpu/work
 tables=${GPU_TABLES:-benches/results}
-# Of a part, in seconds; what a long measurement is not begun with less of.
+# Seconds that a part may take, and the least that a long measurement is started with.
 LIMIT=520
 least=330
-# Of the whole call.
+# When the whole call must end, in seconds.
 deadline=$((1 << 30))
 again=
 smoke=()
 # For a test of these scripts: steps of a tiny model.
 [ -z "${GPU_SMOKE:-}" ] || { smoke=(--smoke) && least=30; }
 
-# -- what a part says: green is 0; why it is skipped, or what failed, is in $why --
+# -- the result of a part: 0 is green; the reason of a skip or a failure is in $why --
 
 why=
 skip() { why=$1; return 2; }
@@ -70,7 +74,10 @@ has_device() { have nvidia-smi && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 need_device() {
     has_device || { skip "there is no GPU here"; return; }
-    [ -s "$gpu/manifest" ] || { skip "there is no $gpu: run tests/gpu.sh build where there is cargo, and copy it here"; return; }
+    [ -s "$gpu/manifest" ] || {
+        skip "there is no $gpu: run tests/gpu.sh build where there is cargo, and copy it here"
+        return
+    }
     about
     mkdir -p "$work"
     # Not every way of copying keeps this.
@@ -79,30 +86,33 @@ need_device() {
 
 ask() { nvidia-smi -i 0 "--query-gpu=$1" --format=csv,noheader; }
 
-# Which device, when, of which commit; what was measured of other programs goes.
+# Writes down device, date and commit, and deletes the results of other programs.
 about() {
     grep -qs "^version	$(version)$" "$results/about" && return
     rm -rf "$results" && mkdir -p "$results"
     printf '%s\t%s\n' version "$(version)" date "$(date -u +%F)" device "$(ask name)" driver "$(ask driver_version)" \
         commit "$(sed -n 's/^commit //p' "$gpu/manifest")" \
-        clocks "SM and memory at most $(ask clocks.max.sm,clocks.max.mem), power at most $(ask power.limit)" >"$results/about"
+        clocks "SM and memory at most $(ask clocks.max.sm,clocks.max.mem), power at most $(ask power.limit)" \
+        >"$results/about"
 }
 
-# The binaries' hash: what was done with others must be done again.
+# The hash of the programs: parts that passed with other programs must run again.
 version() { sha256sum "$gpu/manifest" 2>/dev/null | cut -c1-16; }
 
-# -- programs that were carried --
+# -- programs that were copied here --
 
-# How one is started: with the libraries and the Open MPI that came with it, which is to work on this machine alone, and
-# with the driver's where containers have them. Compiled kernels and chosen algorithms are kept with the results.
+# How one is started: with the libraries and the Open MPI that came with it, which works on this machine alone, and with
+# the driver's libraries where containers have them. Compiled kernels and chosen algorithms are kept with the results.
 at=$(realpath -m "$gpu")
 carried=(
-    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:/usr/local/nvidia/lib64" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    env "LD_LIBRARY_PATH=$at/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:/usr/local/nvidia/lib64"
+    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     "XDG_CACHE_HOME=$(realpath -m "$results")/cache" "SWALLOW_ENGINE=$at/swallow-engine"
 )
 [ ! -d "$gpu/openmpi" ] || carried+=(
     "PATH=$at/openmpi/bin:$PATH"
-    "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib" "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
+    "OPAL_PREFIX=$at/openmpi" "OPAL_BINDIR=$at/openmpi/bin" "OPAL_LIBDIR=$at/lib"
+    "OPAL_PKGLIBDIR=$at/openmpi/lib/components"
     "OPAL_PKGDATADIR=$at/openmpi/share" "OPAL_SYSCONFDIR=$at/openmpi/etc"
     "PMIX_PREFIX=$at/openmpi" "PMIX_PKGLIBDIR=$at/openmpi/lib/pmix" "PMIX_PKGDATADIR=$at/openmpi/share"
     "PMIX_MCA_mca_base_param_files=$at/openmpi/etc/pmix.conf"
@@ -110,7 +120,7 @@ carried=(
     OMPI_MCA_plm=isolated OMPI_MCA_pml=ob1 "OMPI_MCA_btl=self,vader" OMPI_MCA_btl_vader_single_copy_mechanism=none
 )
 
-# Seconds that are left for the part under way.
+# When the current part must end, and the seconds that are left for it.
 until=0
 left() {
     local end=$((until < deadline ? until : deadline))
@@ -118,7 +128,7 @@ left() {
 }
 
 
-# Runs a command for so many seconds at most; its output goes to a log, and the end of it here where it fails.
+# Runs a command for so many seconds at most. Its output goes to a log, and the log's end is printed where it fails.
 logged() {
     local log=$1 seconds=$2 code=0
     shift 2
@@ -128,8 +138,8 @@ logged() {
     return "$code"
 }
 
-# Runs a command on a program's tests by each name that is listed on the input, of a module (`probes::`) or a single test,
-# one after another, and remembers those that are done.
+# Runs a program's tests, by each name on the standard input, a module (`probes::`) or a single test, one after another,
+# and remembers those that passed.
 one_by_one() {
     local part=$1 program=$2 name log code exact green=0 failed='' late=''
     shift 2
@@ -151,7 +161,7 @@ one_by_one() {
     [ -z "$failed$late" ] || fail "$why are green;$failed${late:+ no time was left for $late: call it again}"
 }
 
-# The first thing that went wrong: compute-sanitizer's finding, or the tests that failed.
+# The first thing that went wrong: what compute-sanitizer found, or the tests that failed.
 failure() {
     local found
     found=$(grep -m1 -oE '=+ +(Invalid|Misaligned|Race|Error|Program hit|Leaked).*' "$1" ||
@@ -161,21 +171,26 @@ failure() {
 
 part_table() {
     have python3 || { skip "there is no python3 here"; return; }
-    [ -n "$(cat "$results"/{bench,peers,step}.jsonl 2>/dev/null)" ] || { skip "nothing was measured in $results"; return; }
+    [ -n "$(cat "$results"/{bench,peers,step}.jsonl 2>/dev/null)" ] || {
+        skip "nothing was measured in $results"
+        return
+    }
     local path
     path=$(python3 benches/table.py "$results" "$tables") || { fail "benches/table.py"; return; }
     cp "$path" "$results/"
     why=$path
 }
 
-# -- which parts are done --
+# -- which parts have passed --
 
-done_before() { [ -z "$again" ] && [ -s "$results/done/$1" ] && [ "$(cat "$results/done/$1" 2>/dev/null)" = "$(version)" ]; }
+done_before() {
+    [ -z "$again" ] && [ -s "$results/done/$1" ] && [ "$(cat "$results/done/$1" 2>/dev/null)" = "$(version)" ]
+}
 mark() { mkdir -p "$results/done" && version >"$results/done/$1"; }
 
 run() {
     local part=$1 code=0 state
-    # Programs are built anew by cargo where they must be; a table is made in no time.
+    # cargo builds only what changed, and a table takes no time.
     if [[ $part != build && $part != table ]] && done_before "$part"; then
         echo "$part: done before"
         return 0
@@ -192,7 +207,10 @@ run() {
     echo "$part: $state${why:+: $why}"
     [ "$code" = 0 ] && [ -d "$results" ] && mark "$part"
     if [[ -d $results && $part != build && $part != table ]]; then
-        { grep -v "^$part	" "$results/status" 2>/dev/null || true; printf '%s\t%s\n' "$part" "$state${why:+: $why}"; } >"$results/status.new"
+        {
+            grep -v "^$part	" "$results/status" 2>/dev/null || true
+            printf '%s\t%s\n' "$part" "$state${why:+: $why}"
+        } >"$results/status.new"
         mv "$results/status.new" "$results/status"
     fi
     return "$code"
@@ -206,7 +224,7 @@ state_of() {
     esac
 }
 
-# What is worth keeping where only a few files may come back.
+# Copies the results to OUT, where only a few files may come back.
 bring_back() {
     [ -n "${OUT:-}" ] && [ -d "$results" ] || return 0
     cp "$results"/{about,status,{bench,peers,step}.jsonl} "$results"/*.md "$OUT/" 2>/dev/null || true
@@ -214,7 +232,8 @@ bring_back() {
 }
 
 take() {
-    rm -rf "$results" && mkdir -p "$results" && tar -xzf "$1" -C "$results" && echo "gpu.sh: $results is that of $(sed -n 's/^device	//p' "$results/about")"
+    rm -rf "$results" && mkdir -p "$results" && tar -xzf "$1" -C "$results" &&
+        echo "gpu.sh: $results is that of $(sed -n 's/^device	//p' "$results/about")"
 }
 
 main() {
@@ -226,7 +245,10 @@ main() {
             --seconds) [[ ${2:-} =~ ^[0-9]+$ ]] || { echo "gpu.sh: --seconds ${2:-}: that is no number" >&2 && exit 2; }
                 deadline=$2 && shift ;;
             --take) take "${2:?gpu.sh: --take needs a results.tar.gz}" && exit ;;
-            *) [[ " ${PARTS[*]} " == *" $1 "* ]] || { echo "gpu.sh: there is no part $1; they are ${PARTS[*]}" >&2 && exit 2; }
+            *)
+                [[ " ${PARTS[*]} " == *" $1 "* ]] || {
+                    echo "gpu.sh: there is no part $1; they are ${PARTS[*]}" >&2 && exit 2
+                }
                 parts+=("$1") ;;
         esac
         shift

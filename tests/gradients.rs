@@ -13,25 +13,29 @@ fn one_rank() {
     CASES.iter().for_each(|case| agree(case, 1, 8));
 }
 
-#[test]
-fn two_ranks() {
-    CASES.iter().for_each(|case| agree(case, 2, 1));
-}
+mod exhaustive {
+    use super::*;
 
-#[test]
-fn four_ranks() {
-    CASES.iter().for_each(|case| agree(case, 4, 2));
-}
-
-#[test]
-fn layouts() {
-    for case in ["parity", "parity_tied"] {
-        agree_at(case, 4, &[("parallel.tensor", 4)]);
-        agree_at(case, 8, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
-        agree_at(case, 2, &[("parallel.pipeline", 2), ("parallel.virtual_pipeline", 2)]);
+    #[test]
+    fn two_ranks() {
+        CASES.iter().for_each(|case| agree(case, 2, 1));
     }
-    agree_at("tied_z_loss", 4, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
-    agree_at("gqa_masked", 8, &[("parallel.tensor", 8)]);
+
+    #[test]
+    fn four_ranks() {
+        CASES.iter().for_each(|case| agree(case, 4, 2));
+    }
+
+    #[test]
+    fn layouts() {
+        for case in ["parity", "parity_tied"] {
+            agree_at(case, 4, &[("parallel.tensor", 4)]);
+            agree_at(case, 8, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
+            agree_at(case, 2, &[("parallel.pipeline", 2), ("parallel.virtual_pipeline", 2)]);
+        }
+        agree_at("tied_z_loss", 4, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
+        agree_at("gqa_masked", 8, &[("parallel.tensor", 8)]);
+    }
 }
 
 #[track_caller]

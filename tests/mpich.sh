@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The engine built with MPICH, as a cluster with an MPI of its own builds it: on 2 and on 4 ranks it trains, and `parity`
-# passes. Debian's MPICH may be installed beside Open MPI (apt-get install mpich); without it this says so and passes.
+# Builds the engine with MPICH, as on a cluster with an MPI of its own: on 2 and 4 ranks it trains, and `parity` passes.
+# Debian's MPICH may be installed beside Open MPI (apt-get install mpich); without it this test is skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -28,14 +28,18 @@ fn on_two_ranks() {
     on_ranks("steady::on_two_ranks", 2, |_| every_layout());
 }
 
-#[test]
-fn on_four_ranks() {
-    on_ranks("steady::on_four_ranks", 4, |_| every_layout());
-}
+mod exhaustive {
+    use super::*;
 
-#[test]
-fn on_eight_ranks() {
-    on_ranks("steady::on_eight_ranks", 8, |_| every_layout());
+    #[test]
+    fn on_four_ranks() {
+        on_ranks("steady::exhaustive::on_four_ranks", 4, |_| every_layout());
+    }
+
+    #[test]
+    fn on_eight_ranks() {
+        on_ranks("steady::exhaustive::on_eight_ranks", 8, |_| every_layout());
+    }
 }
 
 /// What each rank does.
@@ -82,10 +86,11 @@ fn sizes(ranks: usize, case: usize) -> (&'static str, usize) {
 /// A model with an odd vocabulary, layers that do not divide evenly, and fewer kv heads than tensor-parallel ranks.
 fn config(parallel: &str, train: &str, intermediate: usize, tied: bool) -> Config {
     let text = format!(
-        "[model]\narchitecture = \"llama\"\nhidden_size = 32\nintermediate_size = {intermediate}\nnum_hidden_layers = 5\n\
-         num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 51\nmax_position_embeddings = 128\n\
-         rope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n[train]\nsteps = 5\n\
-         eval_interval = 1\neval_steps = 1\n{train}\n[parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
+        "[model]\narchitecture = \"llama\"\nhidden_size = 32\nintermediate_size = {intermediate}\n\
+         num_hidden_layers = 5\nnum_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 51\n\
+         max_position_embeddings = 128\nrope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n\
+         [train]\nsteps = 5\neval_interval = 1\neval_steps = 1\n{train}\n\
+         [parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
          [data]\ntrain = [ {{ prefix = \"x\" }} ]\nsplit = \"9,1,0\"\n[checkpoint]\ndir = \"x\"\n"
     );
     Config::from_resolved(&text).unwrap()

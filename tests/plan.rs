@@ -54,8 +54,8 @@ fn tflops(config: &str, cluster: &str, args: &[&str], formula: &str) -> f64 {
     told["step"]["formulas"][formula]["tflops"].as_f64().unwrap()
 }
 
-/// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with evenly divided layers, by one set of constants; and
-/// Llama 3.1 Swallow.
+/// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with evenly divided layers, by one set of constants;
+/// and Llama 3.1 Swallow.
 #[test]
 fn what_others_have_published() {
     for (config, layers, published) in [
@@ -106,8 +106,9 @@ impl Row {
     }
 }
 
-/// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the published
-/// sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's kernel does not take.
+/// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the
+/// published sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's kernel
+/// does not take.
 #[test]
 fn what_megatron_has_published() {
     let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| Row {
@@ -195,8 +196,8 @@ fn mistakes() {
         .refused(2, &["1024 ranks take 128 nodes", "has 120"]);
     let tmp = tempfile::tempdir().unwrap();
     let bare = tmp.path().join("bare.toml");
-    let cluster = "[cluster]\nname = \"bare\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\nmemory_gib = 39.5\n\
-        peak_tflops = 312.0\npcie_gb_s = 31.5\nnetwork_gb_s = 100.0\n";
+    let cluster = "[cluster]\nname = \"bare\"\ngpus_per_node = 8\ndevice = \"NVIDIA A100-SXM4-40GB\"\n\
+        memory_gib = 39.5\npeak_tflops = 312.0\npcie_gb_s = 31.5\nnetwork_gb_s = 100.0\n";
     std::fs::write(&bare, cluster).unwrap();
     let bare = bare.to_str().unwrap();
     finish(&mut plan("swallow-7b.toml", bare, &["--search"])).refused(2, &["--search needs its [reached] table"]);

@@ -4,21 +4,25 @@ mod browser;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Case, Outcome, engine, finish, mpirun, set, write_config};
+use crate::common::{Case, Outcome, Shared, copy, engine, finish, mpirun, set, write_config};
 
-/// A run of 12 steps at two pipeline stages, sampled every third step.
+/// A run of 12 steps at two pipeline stages, sampled every third step: a copy of one that all tests share.
 struct Run {
     tmp: TempDir,
+    _trained: Arc<TempDir>,
 }
 
 impl Run {
     fn new() -> Run {
-        let run = Run { tmp: tempfile::tempdir().unwrap() };
-        run.train("run", &[("parallel.pipeline", 2)]);
+        static TRAINED: Shared = Shared::new();
+        let trained = TRAINED.get(|dir| _ = train(dir, "run", &[("parallel.pipeline", 2)]));
+        let run = Run { tmp: tempfile::tempdir().unwrap(), _trained: trained.clone() };
+        copy(&trained.path().join("run"), &run.dir());
         run
     }
 
@@ -26,17 +30,22 @@ impl Run {
         self.tmp.path().join("run")
     }
 
-    /// Trains another run of the same model.
+    /// Trains another run of the same model, or continues this one.
     fn train(&self, name: &str, keys: &[(&str, i64)]) -> PathBuf {
-        let dir = self.tmp.path().join(name);
-        let mut config = Case::open("parity").config(&dir);
-        for (key, value) in [("train.steps", 12), ("report.interval", 3)].iter().chain(keys) {
-            set(&mut config, key, *value);
-        }
-        let config = write_config(self.tmp.path(), &format!("{name}.toml"), &config);
-        finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
-        dir
+        train(self.tmp.path(), name, keys)
     }
+}
+
+/// Trains run `name` in a folder.
+fn train(folder: &Path, name: &str, keys: &[(&str, i64)]) -> PathBuf {
+    let dir = folder.join(name);
+    let mut config = Case::open("parity").config(&dir);
+    for (key, value) in [("train.steps", 12), ("report.interval", 3)].iter().chain(keys) {
+        set(&mut config, key, *value);
+    }
+    let config = write_config(folder, &format!("{name}.toml"), &config);
+    finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
+    dir
 }
 
 fn report(dir: &Path, args: &[&str]) -> Outcome {
@@ -135,8 +144,8 @@ fn a_run_is_held_against_another() {
     }
 }
 
-/// The same ranks go on with one stage: the report has the speed of the steps since then only, and says that the samples
-/// of two stages are left out.
+/// The same ranks go on with one stage: the report has the speed of the steps since then only, and says that the
+/// samples of two stages are left out.
 #[test]
 fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
     let run = Run::new();
@@ -144,7 +153,8 @@ fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
     let outcome = report(&run.dir(), &[]).succeeded();
     for needle in [
         "Note: 12 steps were done at other settings than tensor 1, pipeline 1, virtual 1, data 2, ",
-        "Note: `timeline.json` is left out: it is of tensor 1 x pipeline 2 x data 1, the run of tensor 1 x pipeline 1 x data 2",
+        "Note: `timeline.json` is left out: it is of tensor 1 x pipeline 2 x data 1, \
+         the run of tensor 1 x pipeline 1 x data 2",
     ] {
         assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
     }

@@ -1,43 +1,50 @@
-//! A run that was stopped continues bit for bit as if it had not stopped; a changed model or plan is refused; damage in a
-//! checkpoint is named.
+//! A run that was stopped continues bit for bit as if it had not stopped; a changed model or plan is refused; damage in
+//! a checkpoint is named.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, Running, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config};
-
-#[test]
-fn killed_twice_is_as_if_left_alone() {
-    killed_twice(engine, 4, |_| true);
-}
+use crate::common::{
+    Case, Outcome, Running, Shared, copy, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config,
+};
 
 #[test]
 fn killed_twice_on_two_ranks_is_as_if_left_alone() {
     killed_twice(|| mpirun(2), 4, |_| true);
 }
 
-#[test]
-fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
-    killed_twice(
-        || mpirun(2),
-        1,
-        |run| {
-            let names = std::fs::read_dir(run.join("checkpoints"))
-                .into_iter()
-                .flatten()
-                .filter_map(|e| Some(e.ok()?.file_name()));
-            names.into_iter().any(|name| name.to_string_lossy().starts_with(".step-"))
-        },
-    );
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn killed_twice_is_as_if_left_alone() {
+        killed_twice(engine, 4, |_| true);
+    }
+
+    #[test]
+    fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
+        killed_twice(
+            || mpirun(2),
+            1,
+            |run| {
+                let names = std::fs::read_dir(run.join("checkpoints"))
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|e| Some(e.ok()?.file_name()));
+                names.into_iter().any(|name| name.to_string_lossy().starts_with(".step-"))
+            },
+        );
+    }
 }
 
-/// Trains once undisturbed and once with two power cuts, each at the next good `moment` after a random step, and compares
-/// everything.
+/// Trains once undisturbed and once with two power cuts, each at the next good `moment` after a random step, and
+/// compares everything.
 fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Path) -> bool) {
     let tmp = tempfile::tempdir().unwrap();
     let [alone, cut] = ["alone", "cut"].map(|name| {
@@ -74,16 +81,23 @@ fn random(n: usize) -> usize {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() as usize / 1000 % n
 }
 
-/// A run of a golden case with checkpoints at steps 5, 10 and 14.
+/// A run of a golden case with checkpoints at steps 5, 10 and 14: a copy of one that all tests share.
 struct Run {
     tmp: TempDir,
     case: Case,
+    _trained: Arc<TempDir>,
 }
 
 impl Run {
     fn new() -> Run {
-        let run = Run { tmp: tempfile::tempdir().unwrap(), case: Case::open("head_dim_128") };
-        run.train(|_| (), &[]).succeeded();
+        static TRAINED: Shared = Shared::new();
+        let case = Case::open("head_dim_128");
+        let trained = TRAINED.get(|dir| {
+            let config = write_config(dir, "config.toml", &config(&case, &dir.join("run")));
+            finish(engine().args(["train", "--config"]).arg(config)).succeeded();
+        });
+        let run = Run { tmp: tempfile::tempdir().unwrap(), case, _trained: trained.clone() };
+        copy(&trained.path().join("run"), &run.dir());
         run
     }
 
@@ -92,9 +106,7 @@ impl Run {
     }
 
     fn config(&self) -> Table {
-        let mut config = self.case.config(&self.dir());
-        set(&mut config, "checkpoint.interval", 5);
-        config
+        config(&self.case, &self.dir())
     }
 
     /// Trains or continues, with a changed configuration and more arguments.
@@ -113,6 +125,12 @@ impl Run {
         files.sort();
         files.swap_remove(0)
     }
+}
+
+fn config(case: &Case, run: &Path) -> Table {
+    let mut config = case.config(run);
+    set(&mut config, "checkpoint.interval", 5);
+    config
 }
 
 #[test]

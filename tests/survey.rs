@@ -1,19 +1,24 @@
 //! The time of every rank, by phase and group: `ranks.jsonl`, `timeline.json` and `machine.json` of a run.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::common::{Case, engine, finish, mpirun, set, write_config};
+use crate::common::{Case, Shared, engine, finish, mpirun, set, write_config};
 
-/// Trains at two pipeline stages, sampled every second step.
-fn run(dir: &Path, steps: i64) {
-    let mut config = Case::open("parity").config(&dir.join("run"));
-    set(&mut config, "train.steps", steps);
-    set(&mut config, "parallel.pipeline", 2);
-    set(&mut config, "report.interval", 2);
-    let config = write_config(dir, "run.toml", &config);
-    finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
+/// A run of five steps at two pipeline stages, sampled every second step. All tests read the same one.
+fn run() -> Arc<TempDir> {
+    static TRAINED: Shared = Shared::new();
+    TRAINED.get(|dir| {
+        let mut config = Case::open("parity").config(&dir.join("run"));
+        set(&mut config, "train.steps", 5);
+        set(&mut config, "parallel.pipeline", 2);
+        set(&mut config, "report.interval", 2);
+        let config = write_config(dir, "run.toml", &config);
+        finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
+    })
 }
 
 fn numbers(of: &Value) -> Vec<f64> {
@@ -22,8 +27,7 @@ fn numbers(of: &Value) -> Vec<f64> {
 
 #[test]
 fn samples_of_all_ranks_are_kept() {
-    let tmp = tempfile::tempdir().unwrap();
-    run(tmp.path(), 5);
+    let tmp = run();
     let text = std::fs::read_to_string(tmp.path().join("run/ranks.jsonl")).unwrap();
     let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.iter().map(|sample| sample["step"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
@@ -48,8 +52,7 @@ fn samples_of_all_ranks_are_kept() {
 
 #[test]
 fn a_timeline_has_the_order_of_the_schedule() {
-    let tmp = tempfile::tempdir().unwrap();
-    run(tmp.path(), 4);
+    let tmp = run();
     let timeline = read(&tmp.path().join("run/timeline.json"));
     assert_eq!(timeline["step"], 4);
     let of = |rank: usize| timeline["ranks"][rank]["stretches"].as_array().unwrap();

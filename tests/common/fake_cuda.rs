@@ -48,8 +48,8 @@ impl FakeCuda {
     }
 }
 
-/// Runs the body of a test on the fake device, in a process of its own, since a process loads its libraries once. `test`
-/// is the test's whole name, `blas::products`; `vars` are additional variables of the process.
+/// Runs the body of a test on the fake device, in a process of its own, since a process loads its libraries once.
+/// `test` is the test's whole name, `blas::products`; `vars` are additional variables of the process.
 #[track_caller]
 pub fn on_fake_cuda(test: &str, vars: &[(&str, &str)], body: impl FnOnce()) {
     if is_inside() {

@@ -37,8 +37,8 @@ impl Case {
         self.expected["steps"].as_array().unwrap()
     }
 
-    /// PyTorch's runs in bf16, for the cases that have some: each with its `steps`, and in `weights` the distance of its
-    /// last weights from the f32 reference, as a fraction of the distance trained.
+    /// PyTorch's runs in bf16, for the cases that have some: each with its `steps`, and in `weights` the distance of
+    /// its last weights from the f32 reference, as a fraction of the distance trained.
     pub fn in_bf16(&self) -> &[Value] {
         self.expected["expected_bf16"].as_array().unwrap()
     }

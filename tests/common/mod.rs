@@ -4,6 +4,7 @@ mod fake_cuda;
 mod files;
 mod golden;
 mod process;
+mod shared;
 
 pub use fake_cuda::{FakeCuda, fake_cuda, on_fake_cuda};
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
@@ -12,3 +13,4 @@ pub use process::{
     Outcome, Running, checkout, engine, finish, is_inside, mpirun, mpirun_alone, mpirun_this_test, on_ranks, program,
     slay,
 };
+pub use shared::{Shared, copy};

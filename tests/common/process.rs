@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 /// No run of these tests takes longer on two busy cores: one that does hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The variable that names the program where the tests were copied to another machine; there the checkout is the current
-/// folder.
+/// The variable that names the program where the tests were copied to another machine; there the checkout is the
+/// current folder.
 const PROGRAM: &str = "SWALLOW_ENGINE";
 
 /// The program that cargo built with these tests, or the one that was copied with them.

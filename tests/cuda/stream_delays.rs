@@ -11,21 +11,25 @@ use crate::common::export;
 /// groups. Where a slow stream is not waited for, the others read or write too early.
 const BEHIND: [&str; 3] = ["1@2", "2@2", "3,4,5,6,7,8,9@2"];
 
-#[test]
-fn tensor_and_data_parallel() {
-    stays_itself(&[("parallel.tensor", 2.into())]);
-}
+mod exhaustive {
+    use super::*;
 
-#[test]
-fn tensor_and_pipeline_parallel() {
-    let tied = ("model.tie_word_embeddings", true.into());
-    stays_itself(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
-}
+    #[test]
+    fn tensor_and_data_parallel() {
+        stays_itself(&[("parallel.tensor", 2.into())]);
+    }
 
-/// Collectives in chunks have events of their own for each chunk.
-#[test]
-fn rows_in_pieces() {
-    stays_itself(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
+    #[test]
+    fn tensor_and_pipeline_parallel() {
+        let tied = ("model.tie_word_embeddings", true.into());
+        stays_itself(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
+    }
+
+    /// Collectives in chunks have events of their own for each chunk.
+    #[test]
+    fn rows_in_pieces() {
+        stays_itself(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
+    }
 }
 
 /// Trains on four ranks at this layout, undelayed and with every delay.

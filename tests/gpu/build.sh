@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# Part of tests/gpu.sh: what is carried to a machine that has neither Rust nor MPI.
+# Part of tests/gpu.sh: what is copied to a machine that has neither Rust nor MPI.
 
-# Of what a program is linked with, these are everywhere; the rest is carried along.
-EVERYWHERE='linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so|libresolv\.so|libutil\.so|libgcc_s|libstdc\+\+'
+# Libraries that every machine has; the others that a program is linked with are copied along.
+EVERYWHERE='linux-vdso|ld-linux|lib(c|m|dl|pthread|rt|resolv|util)\.so|libgcc_s|libstdc\+\+'
 # Parts of Open MPI that need a cluster's network or its scheduler.
 ELSEWHERE='ucx|ofi|psm|openib|verbs|usnic|oshmem|memheap|scoll|spml|sshmem|slurm|gridengine|flux|jsm|java'
-# The most MiB that are carried.
+# The most MiB that are copied.
 ROOM=56
 
 part_build() {
@@ -17,16 +17,17 @@ part_build() {
     tests=$(program test --release --workspace --test kernels)
     whole=$(program test --release --workspace --test whole)
     bench=$(program bench --workspace --bench kernels)
-    carry "$tests" kernel-tests && carry "$bench" bench && carry "$whole" whole && carry target/release/swallow-engine swallow-engine || return
+    carry "$tests" kernel-tests && carry "$bench" bench && carry "$whole" whole || return
+    carry target/release/swallow-engine swallow-engine || return
     part_of_mpi && libraries || return
     manifest >"$gpu/manifest" || { fail "no manifest of $gpu"; return; }
     local size
     size=$(du -cm "$gpu"/{kernel-tests,bench,whole,swallow-engine,openmpi,lib,manifest} | tail -n 1 | cut -f1)
     why="$size MiB in $gpu"
-    [ "$size" -le "$ROOM" ] || fail "$why, more than the $ROOM that are to be carried"
+    [ "$size" -le "$ROOM" ] || fail "$why, more than the $ROOM that are to be copied"
 }
 
-# The program that cargo makes of these arguments.
+# The path of the program that cargo builds with these arguments.
 program() { cargo "$@" --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'; }
 
 carry() {
@@ -43,7 +44,7 @@ part_of_mpi() {
     components "$(mpi_path pkglibdir)" "$to/lib/components"
     cp "$(mpi_path pkgdatadir)"/*.txt "$to/share/"
     pmix=$(ldd "$to"/lib/components/mca_pmix_ext*.so 2>/dev/null | awk '/libpmix/ { print $3 }')
-    # All of these: what is missing it takes from where it was installed, if that is there.
+    # PMIx looks for missing components where it was installed, so all of them are copied.
     [ -z "$pmix" ] || cp -L "$(dirname "$(readlink -f "$pmix")")"/pmix/*.so "$to/lib/pmix/"
     [ -x "$to/bin/mpirun" ] && [ -n "$(ls "$to/lib/components")" ] || fail "Open MPI was not found whole"
 }
@@ -57,18 +58,20 @@ components() {
     done
 }
 
-# What the carried programs and components are linked with.
+# The libraries that the programs and components are linked with.
 libraries() {
     local file
-    for file in $(ldd "$gpu"/{kernel-tests,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* "$gpu"/openmpi/lib/*/*.so 2>/dev/null |
+    local programs=("$gpu"/{kernel-tests,bench,whole,swallow-engine} "$gpu"/openmpi/bin/* "$gpu"/openmpi/lib/*/*.so)
+    for file in $(ldd "${programs[@]}" 2>/dev/null |
         awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | sort -u | grep -Ev "/($EVERYWHERE)"); do
         cp -L "$file" "$gpu/lib/" || { fail "$file cannot be copied"; return; }
     done
 }
 
-manifest() {
+manifest() (
     local changed=
     git diff --quiet HEAD -- || changed=", with changes"
     echo "commit $(git rev-parse HEAD)$changed"
-    (cd "$gpu" && find kernel-tests bench whole swallow-engine openmpi lib -type f -print0 | sort -z | xargs -0 sha256sum)
-}
+    cd "$gpu" || return
+    find kernel-tests bench whole swallow-engine openmpi lib -type f -print0 | sort -z | xargs -0 sha256sum
+)

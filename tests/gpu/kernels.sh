@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# Part of tests/gpu.sh: the kernels on the device, each against its op, and their times.
+# Part of tests/gpu.sh: the kernels on the device, each compared with its op, and their times.
 
-# The modules of the kernels' tests that run on a device.
+# The modules of the kernels' tests that can run on a device.
 modules() {
     "${carried[@]}" "$gpu/kernel-tests" --list | sed -n 's/^\([a-z0-9_]*::\).*: test$/\1/p' | sort -u |
         grep -Evx '(alike|mutants|reports|hopper)::'
@@ -17,17 +17,25 @@ part_kernels() {
     one_by_one kernels "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=both < <(modules | grep -v '^probes')
 }
 
-# What an A100 runs, compiled for this device: a cubin for sm_80 itself does not load here.
+# The A100's kernels, compiled for this device, which does not load a cubin for sm_80.
 part_sm80() {
     need_device || return
-    [ "$(ask compute_cap)" = 9.0 ] || { skip "the device runs the kernels for sm_80 anyway: its compute capability is $(ask compute_cap)"; return; }
-    local pack=$work/sm_90
-    logged "$results/sm80-pack.log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels build --arch sm_90 --out "$pack" || { fail "see $results/sm80-pack.log"; return; }
-    logged "$results/sm80-check.log" 120 "${carried[@]}" "SWALLOW_KERNELS=$pack" "$gpu/swallow-engine" kernels check || { fail "see $results/sm80-check.log"; return; }
-    grep -q ': sm_90, the pack' "$results/sm80-check.log" || { fail "the device does not run the pack: $(tail -n 1 "$results/sm80-check.log")"; return; }
-    one_by_one sm80 "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" < <(modules | grep -Ev '^probes|sm90::$') || return
+    local capability pack=$work/sm_90 built=$results/sm80-pack.log checked=$results/sm80-check.log
+    capability=$(ask compute_cap)
+    if [ "$capability" != 9.0 ]; then
+        skip "the device runs the kernels for sm_80 anyway: its compute capability is $capability"
+        return
+    fi
+    logged "$built" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels build --arch sm_90 --out "$pack" ||
+        { fail "see $built"; return; }
+    local with_pack=("${carried[@]}" "SWALLOW_KERNELS=$pack")
+    logged "$checked" 120 "${with_pack[@]}" "$gpu/swallow-engine" kernels check || { fail "see $checked"; return; }
+    grep -q ': sm_90, the pack' "$checked" ||
+        { fail "the device does not run the pack: $(tail -n 1 "$checked")"; return; }
+    one_by_one sm80 "$gpu/kernel-tests" "${with_pack[@]}" KERNELS_ON=device < <(modules | grep -Ev '^probes|sm90::$') ||
+        return
     local kernels=$why
-    one_by_one sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(golden) || return
+    one_by_one sm80 "$gpu/whole" "${with_pack[@]}" "${on_device[@]}" < <(golden) || return
     why="kernels: $kernels; training: $why"
 }
 
@@ -41,20 +49,24 @@ sanitize() {
     local program
     program=$(sanitizer) || { skip "there is no compute-sanitizer here"; return; }
     refused "$program" "$1" && return 2
-    one_by_one "$1" "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9 < <(modules)
+    local under=("${carried[@]}" KERNELS_ON=device RUST_TEST_THREADS=4 "$program" --tool "$1" --error-exitcode 9)
+    one_by_one "$1" "$gpu/kernel-tests" "${under[@]}" < <(modules)
 }
 
-# Whether compute-sanitizer cannot work here: it is tried on the shortest of the tests.
+# Whether compute-sanitizer does not work here, by the shortest of the tests.
 refused() {
     local log=$results/$2-first.log said
-    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernel-tests" every_thread_knows >/dev/null || true
-    said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") || return
+    local shortest=("$gpu/kernel-tests" every_thread_knows)
+    logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "${shortest[@]}" >/dev/null || true
+    said=$(grep -m1 -E 'Device not supported|not supported on this|Unable to find|Failed to initialize' "$log") ||
+        return
     why="compute-sanitizer says: $said"
 }
 
 sanitizer() {
     local found
-    for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/*/target/linux*x64/compute-sanitizer; do
+    for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer \
+        /opt/nvidia/*/*/target/linux*x64/compute-sanitizer; do
         [ -x "$found" ] && echo "$found" && return
     done
     return 1
@@ -74,12 +86,13 @@ part_bench() {
 part_peers() {
     need_device || return
     has_torch || { skip "the python3 in PATH has no PyTorch"; return; }
-    local seconds
+    local seconds log=$results/peers.log lines=$results/peers.jsonl
     seconds=$(left)
-    logged "$results/peers.log" "$seconds" python3 cuda/peers.py --seconds $((seconds - 60)) --json "$results/peers.jsonl" || { fail "see $results/peers.log"; return; }
-    cat "$results/peers.log"
-    grep -qs '"seconds"' "$results/peers.jsonl" || { fail "nothing was measured: see $results/peers.log"; return; }
-    why="$(grep -c '"seconds"' "$results/peers.jsonl") times, $(grep -c '"error"' "$results/peers.jsonl" || true) that could not be had"
+    logged "$log" "$seconds" python3 cuda/peers.py --seconds $((seconds - 60)) --json "$lines" ||
+        { fail "see $log"; return; }
+    cat "$log"
+    grep -qs '"seconds"' "$lines" || { fail "nothing was measured: see $log"; return; }
+    why="$(grep -c '"seconds"' "$lines") times, $(grep -c '"error"' "$lines" || true) errors"
 }
 
 has_torch() { python3 -c 'import torch' 2>/dev/null; }

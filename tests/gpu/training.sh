@@ -1,14 +1,19 @@
 # shellcheck shell=bash disable=SC2154,SC2034
 # Part of tests/gpu.sh: the whole program on the device, alone and as several ranks that share it.
 
-# The tests of the whole program take this for the real thing. Ranks that share a device talk to each other by sockets.
-on_device=(CUDA_TESTS_ON=device RUST_TEST_THREADS=1 NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_DEBUG=WARN)
+# The variables of the whole-program tests on a real device. Ranks that share a device communicate by sockets.
+on_device=(
+    CUDA_TESTS_ON=device RUST_TEST_THREADS=1
+    NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_DEBUG=WARN
+)
 
-# The tests of the whole program on CUDA in a module: these a device can be asked for.
-training() { "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::\($1\)::.*\): test\$/\1/p" | sort; }
-# Which kernels run the device decides: the stand-in's other choice would be the same once more.
+# The whole-program tests on CUDA in a module.
+training() {
+    "${carried[@]}" "${on_device[@]}" "$gpu/whole" --list | sed -n "s/^\(cuda::\($1\)::.*\): test\$/\1/p" | sort
+}
+# The device decides which kernels run, so the tests that choose others on the fake device are left out.
 golden() { training golden | grep -v 'sm_90a$'; }
-# Equal to one rank.
+# The layouts, compared with one rank.
 layouts() { training layouts; }
 
 part_train() { train train golden; }
@@ -23,10 +28,11 @@ train() {
     one_by_one "$part" "$gpu/whole" "${carried[@]}" "${on_device[@]}" < <("$@")
 }
 
-# Compiles the kernels into the cache that all parts share: what fails here is said once, and by the program itself.
+# Compiles the kernels into the cache that all parts share, so that a failure is reported once, by the program itself.
 ready() {
     local log=$results/ready.log
-    logged "$log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels check || { fail "swallow-engine kernels check: see $log"; return; }
+    logged "$log" "$(left)" "${carried[@]}" "$gpu/swallow-engine" kernels check ||
+        { fail "swallow-engine kernels check: see $log"; return; }
     [ "$(grep -c '^device ' "$log")" -gt 0 ] || fail "swallow-engine sees no device: see $log"
 }
 
@@ -56,13 +62,13 @@ part_step() {
     [ "$measured" -gt 0 ] && [ "$failed" = 0 ] || fail "$why, $failed failed: see $results/step.jsonl"
 }
 
-# The engine as one file that brings what it needs: PyTorch, which runs beside it, must not get the carried libraries.
+# A script that starts the engine with its libraries, which PyTorch beside it must not get.
 engine() {
     { printf '#!/bin/sh\nexec' && printf ' %q' "${carried[@]}" "$at/swallow-engine" && echo ' "$@"'; } >"$work/engine"
     chmod +x "$work/engine" && echo "$work/engine"
 }
 
-# Both sides of a case. What the engine could not do fails; that PyTorch could not is written down.
+# Both sides of a case. A failure of the engine fails the part; one of PyTorch is written down.
 step() {
     local seconds
     seconds=$(left)
@@ -75,7 +81,7 @@ step() {
 
 of_case() { grep -s "\"case\": \"$1\"" "$results/step.jsonl"; }
 
-# Takes a case's lines away, which are about to be measured anew.
+# Deletes a case's lines, which are about to be measured again.
 drop() {
     [ -f "$2" ] || return 0
     grep -v "\"case\": \"$1\"" "$2" >"$2.new" || true
@@ -87,8 +93,10 @@ drop() {
 part_trace() {
     need_device && ready || return
     logged "$results/trace.log" "$(left)" python3 benches/step.py "${smoke[@]}" --trace "$results/trace.json" \
-        --engine "$(engine)" --runs "$work/trace" --seconds "$(left)" "${CASES[0]}" || { fail "see $results/trace.log"; return; }
-    grep 'nothing computed' "$results/trace.log" >"$results/idle" || { fail "the trace says nothing of gaps: see $results/trace.log"; return; }
+        --engine "$(engine)" --runs "$work/trace" --seconds "$(left)" "${CASES[0]}" ||
+        { fail "see $results/trace.log"; return; }
+    grep 'nothing computed' "$results/trace.log" >"$results/idle" ||
+        { fail "the trace has no gaps: see $results/trace.log"; return; }
     cat "$results/idle"
     why=$(sed 's/^.*nothing computed/nothing computed/' "$results/idle")
 }

@@ -1,5 +1,5 @@
-//! Machines whose driver or device is unusable, by a fake driver (`driver.c`), which also checks that everything that was
-//! created is destroyed, in order.
+//! Machines whose driver or device is unusable, by a fake driver (`driver.c`), which also checks that everything that
+//! was created is destroyed, in order.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +31,9 @@ impl Machine {
     fn pack(&self, compiler: &str) {
         let cubin = |file: &File| {
             let hash = blake3::hash(CUBIN).to_hex().to_string();
-            json!({ "file": file.name, "arch": "sm_80", "cubin": "cubin", "blake3": hash, "kernels": [], "warnings": [] })
+            json!({
+                "file": file.name, "arch": "sm_80", "cubin": "cubin", "blake3": hash, "kernels": [], "warnings": [],
+            })
         };
         let cubins = FILES.iter().map(cubin).collect::<Vec<_>>();
         let manifest = json!({ "sources": sources(), "options": [], "compiler": compiler, "cubins": cubins });

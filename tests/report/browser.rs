@@ -78,8 +78,10 @@ fn chromium() -> Option<PathBuf> {
 /// The measurements of the page in a frame of this width.
 fn look(chromium: &Path, dir: &Path, width: u32) -> Value {
     let frame = format!(
-        "<!doctype html><body><iframe src=\"probed.html\" style=\"border:0;width:{width}px;height:900px\"></iframe><pre></pre>\
-         <script>addEventListener('message', e => {{ document.querySelector('pre').textContent = JSON.stringify(e.data); }})</script>"
+        "<!doctype html><body>\
+         <iframe src=\"probed.html\" style=\"border:0;width:{width}px;height:900px\"></iframe><pre></pre>\
+         <script>addEventListener('message', e => {{\
+         document.querySelector('pre').textContent = JSON.stringify(e.data); }})</script>"
     );
     let page = dir.join("frame.html");
     std::fs::write(&page, frame).unwrap();

@@ -1,5 +1,5 @@
-//! Every test checks this too: an op with the same inputs leaves the same bits, under every schedule of the emulator and
-//! each time on a device; and a device leaves the emulator's bits where the arithmetic is exactly that of IEEE 754.
+//! Every test checks this too: an op with the same inputs leaves the same bits, under every schedule of the emulator
+//! and each time on a device; and a device leaves the emulator's bits where the arithmetic is exactly that of IEEE 754.
 
 use cuda::geometry::Geometry;
 use cuda::kernels::{FILES, HEADERS};

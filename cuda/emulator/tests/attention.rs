@@ -96,6 +96,9 @@ pub const CASES: [Case; 24] = [
 
 pub const SCALES: [(usize, f32); 5] = [(64, 1e2), (64, 1e-4), (128, 1e2), (128, 1e-4), (128, 4.0)];
 
+/// Cases of at least so many tokens a sequence take most of the time.
+pub const LONG: usize = 100;
+
 impl Case {
     fn heads(&self) -> Heads {
         let Shape { query, kv, dim, seq, .. } = self.shape;
@@ -208,9 +211,22 @@ fn forward_over_sizes_of_numbers() {
     }
 }
 
-#[test]
-fn backward_over_shapes() {
-    CASES.iter().for_each(|case| case.backward(&SM80));
+mod backward_over_shapes {
+    use super::*;
+
+    #[test]
+    fn below_100_tokens() {
+        CASES.iter().filter(|case| case.shape.seq < LONG).for_each(|case| case.backward(&SM80));
+    }
+
+    mod exhaustive {
+        use super::*;
+
+        #[test]
+        fn from_100_tokens_on() {
+            CASES.iter().filter(|case| case.shape.seq >= LONG).for_each(|case| case.backward(&SM80));
+        }
+    }
 }
 
 #[test]

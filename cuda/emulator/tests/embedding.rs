@@ -65,8 +65,8 @@ fn gradient(place: &dyn Place, ids: &[u32], dy: &[bf16], dtable: &mut [f32]) {
     });
 }
 
-/// The tokens sorted by their ids, in tiles of 32. A run of one id adds its rows to the table one by one in the tile where
-/// it begins; the rows in each further tile are summed first.
+/// The tokens sorted by their ids, in tiles of 32. A run of one id adds its rows to the table one by one in the tile
+/// where it begins; the rows in each further tile are summed first.
 fn in_order(ids: &[u32], dy: &[bf16], held: usize, dtable: &mut [f32]) {
     let d = dtable.len() / held;
     let row_of = |&t: &usize| (ids[t] as usize).checked_sub(FIRST).filter(|&row| row < held);
@@ -87,7 +87,8 @@ fn in_order(ids: &[u32], dy: &[bf16], held: usize, dtable: &mut [f32]) {
 #[test]
 fn gradients_of_the_table() {
     let (cpu, _) = cpus();
-    // Tokens: one, odd, around a tile, around a chunk of the sort, several chunks. Columns: around a vector and a slice.
+    // Tokens: one, odd, around a tile, around a chunk of the sort, several chunks. Columns: around a vector and a
+    // slice.
     const SHAPES: [Shape; 14] = [
         (1, 1, 8),
         (1, 9, 5),

@@ -29,7 +29,8 @@ fn the_copy_engine_swizzles_and_fills_with_zeros() {
     let x = Random::new(1).bf16(seq * sequences * COLS, 1.0);
     for t in [tile(seq, 0, 0, 0), tile(seq, 37, 2, 1), tile(seq, 128, 1, 0), tile(seq, 149, 0, 1), tile(seq, 150, 0, 0)]
     {
-        // The 128-byte swizzle: in a row of 128 bytes, the index of each 16 bytes is XORed with the row's index modulo 8.
+        // The 128-byte swizzle: in a row of 128 bytes, the index of each 16 bytes is XORed with the row's index modulo
+        // 8.
         let mut right = [bf16::ZERO; 64 * 64];
         for (r, c) in (0..64).flat_map(|r| (0..64).map(move |c| (r, c))) {
             let row = t.row as usize + r;
