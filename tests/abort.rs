@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::common::{finish, is_inside, mpirun_this_test};
 
-const TEST: &str = "endings::ranks_that_fail_alike_say_it_once";
+const TEST: &str = "endings::ranks_with_the_same_error_report_it_once";
 /// Tells the ranks which of them fail, and how.
 const CASE: &str = "ENDING";
 
 #[test]
-fn ranks_that_fail_alike_say_it_once() {
+fn ranks_with_the_same_error_report_it_once() {
     if is_inside() {
         fail(&std::env::var(CASE).unwrap());
     }

@@ -131,8 +131,8 @@ fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
 }
 
 #[test]
-fn products_are_those_of_plain_loops() {
-    on_fake_cuda("blas::products_are_those_of_plain_loops", &[("FAKE_CUDA_DELAY", "5")], || {
+fn products_match_plain_loops() {
+    on_fake_cuda("blas::products_match_plain_loops", &[("FAKE_CUDA_DELAY", "5")], || {
         let device = device();
         let blas = opened(device, None);
         let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
@@ -171,8 +171,8 @@ fn bits(device: &'static Device, blas: &Blas, product: Product) -> Vec<u32> {
 }
 
 #[test]
-fn the_fastest_algorithm_is_found_once_and_kept() {
-    on_fake_cuda("blas::the_fastest_algorithm_is_found_once_and_kept", &[("FAKE_CUDA_FASTEST", "split")], || {
+fn the_fastest_algorithm_is_chosen_once_and_cached() {
+    on_fake_cuda("blas::the_fastest_algorithm_is_chosen_once_and_cached", &[("FAKE_CUDA_FASTEST", "split")], || {
         let (device, folder, products) = (device(), tempfile::tempdir().unwrap(), some());
         let exact = products[2];
         let blas = opened(device, Some(folder.path()));
@@ -261,8 +261,8 @@ fn a_fault_names_the_product() {
 }
 
 #[test]
-fn without_the_library_it_is_said_what_to_install() {
-    on_fake_cuda("blas::without_the_library_it_is_said_what_to_install", &[], || {
+fn a_missing_library_is_refused_with_what_to_install() {
+    on_fake_cuda("blas::a_missing_library_is_refused_with_what_to_install", &[], || {
         let (device, folder) = (device(), tempfile::tempdir().unwrap());
         let refused = |search: &Search| match Blas::open(device.clone(), search, None, View::NONE) {
             Err(e @ Error::NoLibrary { .. }) => e.to_string(),

@@ -18,8 +18,8 @@ use std::rc::Rc;
 use crate::common::on_ranks;
 
 #[test]
-fn a_checkpoint_that_went_round_is_the_same_to_the_last_bit() {
-    on_ranks("relay::a_checkpoint_that_went_round_is_the_same_to_the_last_bit", 8, |shared| {
+fn a_checkpoint_is_the_same_after_five_layouts() {
+    on_ranks("relay::a_checkpoint_is_the_same_after_five_layouts", 8, |shared| {
         let world = World::start().unwrap();
         assert_eq!(world.comm().size(), 8);
         for model in ["parity", "parity-tied"] {

@@ -48,7 +48,7 @@ fn every_configuration_loads_and_has_its_layout() {
 
 /// Models of the benchmark beside PyTorch have the sizes of their names, and leave no checkpoint.
 #[test]
-fn steps_to_be_timed_are_of_these_models() {
+fn benchmark_models_have_the_sizes_of_their_names() {
     let billions = [("llama-1b", 1.236), ("wide-8b", 4.541)];
     for path in files("configs/bench", "toml", billions.len()) {
         let config = Config::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
@@ -60,7 +60,7 @@ fn steps_to_be_timed_are_of_these_models() {
 }
 
 #[test]
-fn every_cluster_is_one() {
+fn every_cluster_file_loads() {
     for path in files("configs/clusters", "toml", 4) {
         let cluster = Cluster::load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(report::peak::bf16_tflops(&cluster.device), Some(cluster.peak_tflops), "{}", cluster.name);

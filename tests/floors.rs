@@ -131,7 +131,7 @@ fn too_wide(text: &str, markdown: bool) -> Vec<usize> {
 }
 
 #[test]
-fn unsafe_stays_in_its_places() {
+fn unsafe_is_only_where_it_may_be() {
     let word = |s: &Source| s.code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
     let allowed = |path: &str| UNSAFE.iter().any(|u| if u.ends_with('/') { path.starts_with(u) } else { path == *u });
     let own = file!().replace('\\', "/");
@@ -201,7 +201,7 @@ fn imports_point_down_the_floors() {
 
 /// The checks are worth something only if they see what is wrong.
 #[test]
-fn an_upward_import_and_a_circle_are_seen() {
+fn an_upward_import_and_a_cycle_are_found() {
     let floors = floors("// Floor 0: numbers\npub mod a;\npub mod b;\n// Floor 1: more\npub mod c;\n");
     let wrong = |files: &[(&str, &str)]| upward(&floors, &imports(files.iter().copied()));
     assert!(wrong(&[("a.rs", "use crate::b::X;"), ("c/d.rs", "use crate::{a::{Y, b}, b};")]).is_empty());
@@ -215,7 +215,7 @@ fn an_upward_import_and_a_circle_are_seen() {
 }
 
 #[test]
-fn a_wide_line_is_seen() {
+fn a_wide_line_is_found() {
     let wide = "x".repeat(COLUMNS + 1);
     let text = format!("{}\n{wide}\n| {wide} |\nhttps://{wide}\n{}\n", &wide[1..], "語".repeat(COLUMNS));
     assert_eq!(too_wide(&text, false), [2, 3]);

@@ -39,7 +39,7 @@ fn what_needs_a_device_is_skipped_in_a_line() {
 }
 
 #[test]
-fn a_part_that_is_not_there_is_named() {
+fn an_unknown_part_is_refused() {
     let output = gpu(Path::new("."), &["probe"]);
     let said = said(&output);
     assert!(output.status.code() == Some(2) && said.contains("no part probe") && said.contains("racecheck"), "{said}");
@@ -110,7 +110,7 @@ fn script(path: &Path, text: &str) {
 
 /// What passed is not run again unless the programs change; what failed is named.
 #[test]
-fn a_part_goes_on_where_it_was() {
+fn a_part_continues_where_it_stopped() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("gpu");
     std::fs::create_dir(&dir).unwrap();
@@ -188,7 +188,7 @@ fn step() -> String {
 const IDLE: &str = "the trace of step 6 is in a.json; nothing computed in 4.2 % of its 1600.0 ms on this rank\n";
 
 #[test]
-fn one_table_comes_of_what_was_measured() {
+fn results_become_one_table() {
     if !has_python() {
         return;
     }

@@ -26,7 +26,7 @@ fn train(tmp: &TempDir, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
 
 /// Expects exit 2, a message of a few lines that contains `needles`, and no run directory that looks started.
 #[track_caller]
-fn is_mistake(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
+fn is_refused(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
     let outcome = outcome.refused(2, needles);
     assert!(outcome.stderr.lines().count() <= 6, "a long message: {}", outcome.stderr);
     assert!(!tmp.path().join("run/metrics.jsonl").exists(), "said after the first step");
@@ -34,7 +34,7 @@ fn is_mistake(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
 
 /// The configuration that these tests change is valid.
 #[test]
-fn the_right_thing_is_not_refused() {
+fn the_valid_configuration_is_accepted() {
     let tmp = tempfile::tempdir().unwrap();
     train(&tmp, |_| (), &["--set", "train.steps=2"]).succeeded();
 }

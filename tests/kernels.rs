@@ -80,7 +80,7 @@ fn complaints(built: &BTreeMap<String, Vec<String>>, stated: &BTreeMap<String, V
 
 /// The comparison itself needs no compiler.
 #[test]
-fn what_grew_worse_is_named_with_the_line_to_write() {
+fn a_regression_is_named_with_the_row_to_write() {
     let table = |rows: &[&str]| {
         let head = "| kernel | block | shared, bytes | sm_80 | threads on sm_80 |\n|---|---|---|---|---|";
         lines(&format!("Registers\n\n{head}\n{}\n\n| kernel | of another table |", rows.join("\n")))
@@ -162,7 +162,7 @@ mod exhaustive {
     }
 
     #[test]
-    fn a_pack_serves_without_a_compiler_what_it_was_built_for() {
+    fn a_pack_replaces_the_compiler() {
         let Some((built, _)) = pack() else { return };
         let tmp = tempfile::tempdir().unwrap();
         let (pack, path) = (tmp.path(), tmp.path().to_str().unwrap());

@@ -65,7 +65,7 @@ mod exhaustive {
     }
 
     #[test]
-    fn a_checkpoint_goes_on_at_any_layout() {
+    fn a_checkpoint_continues_at_any_layout() {
         let runs = Runs::new();
         let want = runs.train("whole", CUBE, &[]);
         let first = read_tensors(&runs.case.dir.join("init/model.safetensors"));

@@ -18,7 +18,7 @@ mod exhaustive {
     use super::*;
 
     #[test]
-    fn some_layouts_that_stand_for_all_agree() {
+    fn representative_layouts_agree() {
         for model in MODELS {
             let outcome = parity(model, &["--verbose"]).succeeded();
             println!("{}", outcome.stdout);
@@ -33,6 +33,15 @@ mod exhaustive {
             assert_eq!(skipped("more chunks than model.num_hidden_layers"), model == MODELS[1]);
         }
     }
+
+    /// A learning rate that diverges magnifies the rounding of a sum until no layout has the losses of another.
+    #[test]
+    fn layouts_that_disagree_fail_with_the_step() {
+        let args = ["--ranks", "2", "--set", "optimizer.lr=30", "--set", "optimizer.warmup_steps=0"];
+        let outcome = parity(MODELS[0], &args).refused(1, &["layouts do not train as one rank does"]);
+        let fail = lines(&outcome, "FAILS");
+        assert!(!fail.is_empty() && fail.iter().all(|line| line.contains("from step")), "{}", outcome.stdout);
+    }
 }
 
 #[test]
@@ -44,7 +53,7 @@ fn fewer_ranks_try_fewer_layouts() {
 }
 
 #[test]
-fn what_parity_does_not_look_at_is_said_once() {
+fn ignored_settings_are_noted_once() {
     let args = ["--ranks", "2", "--set", "train.steps=1", "--set", "train.precision=bf16"];
     let layers = ["--set", "parallel.layers=[9]"];
     let Outcome { stderr, .. } = parity(MODELS[0], &[&args[..], &layers].concat()).succeeded();
@@ -55,17 +64,8 @@ fn what_parity_does_not_look_at_is_said_once() {
     assert!(!stderr.contains("note: "), "{stderr}");
 }
 
-/// A learning rate that diverges magnifies the rounding of a sum until no layout has the losses of another.
 #[test]
-fn layouts_that_do_not_agree_fail_with_the_place() {
-    let args = ["--ranks", "2", "--set", "optimizer.lr=30", "--set", "optimizer.warmup_steps=0"];
-    let outcome = parity(MODELS[0], &args).refused(1, &["layouts do not train as one rank does"]);
-    let fail = lines(&outcome, "FAILS");
-    assert!(!fail.is_empty() && fail.iter().all(|line| line.contains("from step")), "{}", outcome.stdout);
-}
-
-#[test]
-fn ranks_that_are_not_there_are_the_users_mistake() {
+fn missing_ranks_are_refused() {
     finish(engine().args(["parity", "--config", MODELS[0]])).refused(2, &["mpirun -n 8", MODELS[0]]);
     finish(mpirun(2).args(["parity", "--ranks", "4", "--config", MODELS[0]])).refused(2, &["--ranks 4", "2 to 2"]);
     finish(mpirun(2).args(["parity", "--ranks", "1", "--config", MODELS[0]])).refused(2, &["--ranks 1", "2 to 2"]);

@@ -59,7 +59,7 @@ fn read(dir: &Path, name: &str) -> String {
 const FILES: [&str; 3] = ["efficiency.json", "efficiency.md", "efficiency.html"];
 
 #[test]
-fn a_run_is_told_whole_and_the_same_each_time() {
+fn a_report_is_complete_and_reproducible() {
     let run = Run::new();
     let outcome = report(&run.dir(), &[]).succeeded();
     for needle in ["tokens/s a rank: **", "efficiency.html", "efficiency.md", "efficiency.json"] {
@@ -99,7 +99,7 @@ fn a_run_is_told_whole_and_the_same_each_time() {
 }
 
 #[test]
-fn a_peak_a_plan_and_a_torn_line_are_told_of() {
+fn a_peak_a_plan_and_a_torn_line_are_reported() {
     let run = Run::new();
     let mut metrics = std::fs::File::options().append(true).open(run.dir().join("metrics.jsonl")).unwrap();
     metrics.write_all(b"{\"step\": 13, \"lo").unwrap();
@@ -126,7 +126,7 @@ fn a_peak_a_plan_and_a_torn_line_are_told_of() {
 }
 
 #[test]
-fn a_run_is_held_against_another() {
+fn a_run_is_compared_with_another() {
     let run = Run::new();
     let other = run.train("other", &[("report.interval", 0)]);
     report(&run.dir(), &["--against", other.to_str().unwrap()]).succeeded();
@@ -147,7 +147,7 @@ fn a_run_is_held_against_another() {
 /// The same ranks go on with one stage: the report has the speed of the steps since then only, and says that the
 /// samples of two stages are left out.
 #[test]
-fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
+fn a_run_at_a_new_layout_is_reported_at_that_one() {
     let run = Run::new();
     run.train("run", &[("parallel.pipeline", 1), ("train.steps", 17), ("report.interval", 0)]);
     let outcome = report(&run.dir(), &[]).succeeded();
@@ -166,7 +166,7 @@ fn a_run_that_goes_on_at_another_layout_is_told_as_it_is_now() {
 
 /// A validation loss that is too large for any axis.
 #[test]
-fn a_damaged_line_ends_no_report() {
+fn a_damaged_line_is_left_out() {
     let run = Run::new();
     let metrics = read(&run.dir(), "metrics.jsonl");
     let mut last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
@@ -180,7 +180,7 @@ fn a_damaged_line_ends_no_report() {
 }
 
 #[test]
-fn what_is_not_a_run_is_the_users_mistake() {
+fn a_folder_without_a_run_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().to_str().unwrap();
     report(tmp.path(), &[]).refused(2, &[dir, "not the directory of a run", "config.toml"]);

@@ -15,7 +15,7 @@ use crate::common::{
 };
 
 #[test]
-fn killed_twice_on_two_ranks_is_as_if_left_alone() {
+fn killed_twice_on_two_ranks_continues_bit_for_bit() {
     killed_twice(|| mpirun(2), 4, |_| true);
 }
 
@@ -23,12 +23,12 @@ mod exhaustive {
     use super::*;
 
     #[test]
-    fn killed_twice_is_as_if_left_alone() {
+    fn killed_twice_continues_bit_for_bit() {
         killed_twice(engine, 4, |_| true);
     }
 
     #[test]
-    fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
+    fn killed_while_a_checkpoint_is_written_continues_bit_for_bit() {
         killed_twice(
             || mpirun(2),
             1,

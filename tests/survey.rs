@@ -71,7 +71,7 @@ fn a_timeline_has_the_order_of_the_schedule() {
 }
 
 #[test]
-fn nothing_is_sampled_where_nobody_asks() {
+fn an_interval_of_zero_samples_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);
@@ -84,7 +84,7 @@ fn nothing_is_sampled_where_nobody_asks() {
 
 /// `--trace` of a step that the run does not reach is refused, also where no step is left.
 #[test]
-fn a_trace_that_never_comes_is_refused() {
+fn a_trace_of_an_unreached_step_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);

@@ -51,7 +51,7 @@ fn a_group_across_nodes_is_a_warning_with_its_remedy() {
 }
 
 #[test]
-fn what_cannot_be_placed_is_refused() {
+fn ranks_that_do_not_fit_the_nodes_are_refused() {
     let h200 = configs("clusters/h200.toml");
     finish(&mut topology(engine(), "swallow-7b.toml", &["--cluster", &h200]))
         .refused(2, &["64 ranks take 64 nodes with 1 a node, one H200 has 1"]);

@@ -85,7 +85,7 @@ mod exhaustive {
     }
 
     #[test]
-    fn gradients_may_be_added_up_in_bf16() {
+    fn gradients_may_be_accumulated_in_bf16() {
         follows("gqa_masked", 4, &BF16, |c| {
             set(c, "train.precision", "bf16");
             set(c, "train.micro_batch_size", 1);

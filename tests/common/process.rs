@@ -179,7 +179,7 @@ impl Running {
 
     /// Kills the command and everything that it started, as a power cut would.
     pub fn kill(&mut self) {
-        self.family().into_iter().for_each(slay);
+        self.family().into_iter().for_each(kill_process);
         self.child.wait().unwrap();
     }
 
@@ -206,7 +206,7 @@ impl Drop for Running {
 }
 
 /// Sends SIGKILL; the process may have ended already.
-pub fn slay(pid: i32) {
+pub fn kill_process(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
 }
 

@@ -21,14 +21,14 @@ fn traced(site: &Site, config: &Table, vars: impl Fn(usize) -> Vars) -> String {
 }
 
 #[test]
-fn devices_are_taken_where_there_are_some() {
+fn cuda_is_the_default_on_a_machine_with_devices() {
     let site = Site::with_fake_cuda();
     let trace = traced(&site, &open(&site), apart);
     assert!(trace.contains("attention_dq_64") && trace.contains("an all-gather"), "{trace}");
 }
 
 #[test]
-fn the_cpu_is_taken_where_there_are_none() {
+fn the_cpu_is_the_default_without_devices() {
     let site = Site::with_fake_cuda();
     // The CUDA kernels do not take this head size.
     let config = with(&open(&site), &[("model.head_dim", 32.into())]);

@@ -37,8 +37,8 @@ fn holds(got: Vec<f32>, value: f32) {
 }
 
 #[test]
-fn what_was_enqueued_before_is_in_them() {
-    on_fake_cuda("cuda::copies::what_was_enqueued_before_is_in_them", &[("FAKE_CUDA_SLOW", "1@20")], || {
+fn a_copy_sees_earlier_writes() {
+    on_fake_cuda("cuda::copies::a_copy_sees_earlier_writes", &[("FAKE_CUDA_SLOW", "1@20")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
         b.zero(&mut x);
@@ -47,8 +47,8 @@ fn what_was_enqueued_before_is_in_them() {
 }
 
 #[test]
-fn what_changes_a_block_waits_for_them() {
-    on_fake_cuda("cuda::copies::what_changes_a_block_waits_for_them", &[("FAKE_CUDA_SLOW", "2@100")], || {
+fn later_writes_wait_for_the_copy() {
+    on_fake_cuda("cuda::copies::later_writes_wait_for_the_copy", &[("FAKE_CUDA_SLOW", "2@100")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
         let first = b.copy_to_host_async(&x);

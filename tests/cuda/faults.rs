@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use toml::Table;
 
 use super::{Site, Vars, apart, small, with};
-use crate::common::{Outcome, Running, finish, metrics, slay};
+use crate::common::{Outcome, Running, finish, kill_process, metrics};
 
 /// All ranks must have ended by then, however busy the machine is.
 const SOON: Duration = Duration::from_secs(40);
@@ -40,14 +40,14 @@ fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
 
 /// Launch 1010 is inside a layer; when the kernels of a step change, the number must too.
 #[test]
-fn a_kernel_that_goes_astray() {
+fn an_illegal_address_in_a_kernel() {
     let needles = ["step ", "layer ", "ILLEGAL_ADDRESS", "Xid 13 or 31", "launched there:", " threads, "];
     says(fail(1, "FAKE_CUDA_FAULT", "700@1010"), 1, &needles);
 }
 
 /// The message names the oldest collective: the others wait behind it.
 #[test]
-fn a_collective_that_never_ends() {
+fn a_hanging_collective() {
     let needles =
         ["step ", "nothing has moved for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "is not done"];
     says(fail(0, "FAKE_CUDA_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
@@ -55,7 +55,7 @@ fn a_collective_that_never_ends() {
 
 /// Before the first step both ranks wait, and the first one reports it.
 #[test]
-fn a_group_that_does_not_come_together() {
+fn a_hanging_setup_of_a_communicator() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_HANG", "any@1");
     says(outcome, 0, &["the tensor group of ranks [0, 1] does not come together within 3 s"]);
 }
@@ -73,14 +73,14 @@ mod exhaustive {
     use super::*;
 
     #[test]
-    fn memory_that_loses_data() {
+    fn an_uncorrectable_ecc_error() {
         let needles = ["step ", "ECC_UNCORRECTABLE", "drain this node", "continue from the last checkpoint"];
         says(fail(0, "FAKE_CUDA_FAULT", "214@1500"), 0, &needles);
     }
 
     /// A driver's launch queue is finite: when it is full, the host blocks in a launch and cannot poll.
     #[test]
-    fn a_collective_that_never_ends_while_the_host_is_caught() {
+    fn a_hanging_collective_while_the_host_is_blocked() {
         let site = Site::with_fake_cuda();
         let hang = |rank| (rank == 0).then(|| ("FAKE_CUDA_NCCL_HANG", "ReduceScatter@20".to_string()));
         let patience = ("SWALLOW_PATIENCE_S", "1".to_string());
@@ -104,7 +104,7 @@ mod exhaustive {
         let ranks = run.ranks();
         assert_eq!(ranks.len(), 2, "{ranks:?}");
         let start = Instant::now();
-        slay(ranks[1]);
+        kill_process(ranks[1]);
         let outcome = run.outcome();
         assert!(!outcome.status.success() && !outcome.stderr.contains("panicked"), "{outcome:?}");
         assert!(start.elapsed() < SOON, "the others lived for {:?}", start.elapsed());

@@ -18,7 +18,7 @@ const TICK: f64 = 1.0;
 
 #[test]
 fn tensor_and_data_parallel() {
-    is_as_rehearsed(&[("parallel.tensor", 2.into())]);
+    matches_the_dry_run(&[("parallel.tensor", 2.into())]);
 }
 
 mod exhaustive {
@@ -28,13 +28,13 @@ mod exhaustive {
     fn interleaved_pipeline_and_tied_embeddings() {
         let degrees = [("parallel.pipeline", 2.into()), ("parallel.virtual_pipeline", 2.into())];
         let model = [("model.num_hidden_layers", 4.into()), ("model.tie_word_embeddings", true.into())];
-        is_as_rehearsed(&[degrees, model].concat());
+        matches_the_dry_run(&[degrees, model].concat());
     }
 }
 
 /// Traces a step of four ranks whose communication streams are all slow.
 #[track_caller]
-fn is_as_rehearsed(layout: &[(&str, toml::Value)]) {
+fn matches_the_dry_run(layout: &[(&str, toml::Value)]) {
     let site = Site::with_fake_cuda();
     let config = with(&with(&small(site.tmp.path()), layout), &[("train.steps", 2.into())]);
     let slow = apart_and(&[("FAKE_CUDA_SLOW", "3,4,5,6,7,8,9@1")]);

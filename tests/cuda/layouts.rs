@@ -27,7 +27,7 @@ impl Alone {
     }
 
     #[track_caller]
-    fn is_met_by(&self, name: &str, ranks: usize, layout: &[(&str, Toml)]) {
+    fn trains_like(&self, name: &str, ranks: usize, layout: &[(&str, Toml)]) {
         let got = self.site.run(name, ranks, &with(&self.config, layout), apart);
         assert_eq!(got.metrics.len(), self.left.metrics.len());
         for (got, want) in got.metrics.iter().zip(&self.left.metrics) {
@@ -74,7 +74,7 @@ fn and(mut layout: Vec<(&'static str, Toml)>, key: &'static str, value: impl Int
 fn tensor_pipeline_and_data_parallel() {
     let alone = Alone::with(&[]);
     for (name, ranks, layout) in [("dp2", 2, degrees(1, 1, 1)), ("tp2-pp2", 4, degrees(2, 2, 1))] {
-        alone.is_met_by(name, ranks, &layout);
+        alone.trains_like(name, ranks, &layout);
     }
 }
 
@@ -95,29 +95,29 @@ mod exhaustive {
             ("tp2-selective", 2, and(degrees(2, 1, 1), "train.recompute", "selective")),
             ("pp2-full", 2, and(degrees(1, 2, 1), "train.recompute", "full")),
         ] {
-            alone.is_met_by(name, ranks, &layout);
+            alone.trains_like(name, ranks, &layout);
         }
     }
 
     #[test]
     fn interleaved_stages() {
         let alone = Alone::with(&[("model.num_hidden_layers", 4.into())]);
-        alone.is_met_by("pp2-v2", 2, &degrees(1, 2, 2));
-        alone.is_met_by("tp2-pp2-v2", 4, &and(degrees(2, 2, 2), "train.recompute", "full"));
+        alone.trains_like("pp2-v2", 2, &degrees(1, 2, 2));
+        alone.trains_like("tp2-pp2-v2", 4, &and(degrees(2, 2, 2), "train.recompute", "full"));
     }
 
     #[test]
     fn tied_embeddings_and_shared_heads() {
         let alone = Alone::with(&[("model.tie_word_embeddings", true.into()), ("model.num_key_value_heads", 1.into())]);
-        alone.is_met_by("tp2-pp2", 4, &degrees(2, 2, 1));
-        alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+        alone.trains_like("tp2-pp2", 4, &degrees(2, 2, 1));
+        alone.trains_like("tp2", 2, &degrees(2, 1, 1));
     }
 
     #[test]
-    fn pieces_of_the_rows() {
+    fn collectives_in_chunks() {
         assert_eq!(CudaScratch::of("any").comm_chunks(64 * 32 / 2), 4, "chunks of the rows that a rank of two holds");
         let alone = Alone::with(&[&in_pieces()[..], &[("train.global_batch_size", 32.into())]].concat());
-        alone.is_met_by("tp2", 2, &degrees(2, 1, 1));
+        alone.trains_like("tp2", 2, &degrees(2, 1, 1));
     }
 }
 

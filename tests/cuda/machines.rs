@@ -7,12 +7,12 @@ use crate::common::{Outcome, finish};
 #[track_caller]
 fn refused(site: &Site, ranks: usize, more: &[(&str, toml::Value)], vars: impl Fn(usize) -> Vars, needles: &[&str]) {
     let config = with(&small(site.tmp.path()), &[("train.steps", 2.into())]);
-    is_mistake(finish(&mut site.train("run", ranks, &with(&config, more), vars, &[])), needles);
+    is_refused(finish(&mut site.train("run", ranks, &with(&config, more), vars, &[])), needles);
     assert!(!site.dir("run/metrics.jsonl").exists(), "said after the first step");
 }
 
 #[track_caller]
-fn is_mistake(outcome: Outcome, needles: &[&str]) {
+fn is_refused(outcome: Outcome, needles: &[&str]) {
     let outcome = outcome.refused(2, needles);
     assert_eq!(outcome.stderr.matches("error: ").count(), 1, "{}", outcome.stderr);
 }

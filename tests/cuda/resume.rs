@@ -25,7 +25,7 @@ mod exhaustive {
 
     /// The stream of copies is slow, so steps run while the previous checkpoint is still being copied to the host.
     #[test]
-    fn killed_is_as_if_left_alone() {
+    fn a_killed_run_continues_bit_for_bit() {
         let site = Site::new();
         let config = config(&site);
         let alone = site.run("alone", 4, &config, apart);
@@ -42,7 +42,7 @@ mod exhaustive {
     }
 
     #[test]
-    fn it_goes_on_at_another_layout() {
+    fn a_run_continues_at_another_layout() {
         let site = Site::new();
         let alone = site.run("alone", 4, &config(&site), apart);
         for (name, ranks, degrees) in [("pp2", 2, [1, 2]), ("one", 1, [1, 1])] {

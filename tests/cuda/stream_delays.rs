@@ -16,25 +16,25 @@ mod exhaustive {
 
     #[test]
     fn tensor_and_data_parallel() {
-        stays_itself(&[("parallel.tensor", 2.into())]);
+        is_unchanged_by_delays(&[("parallel.tensor", 2.into())]);
     }
 
     #[test]
     fn tensor_and_pipeline_parallel() {
         let tied = ("model.tie_word_embeddings", true.into());
-        stays_itself(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
+        is_unchanged_by_delays(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
     }
 
     /// Collectives in chunks have events of their own for each chunk.
     #[test]
-    fn rows_in_pieces() {
-        stays_itself(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
+    fn collectives_in_chunks() {
+        is_unchanged_by_delays(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
     }
 }
 
 /// Trains on four ranks at this layout, undelayed and with every delay.
 #[track_caller]
-fn stays_itself(layout: &[(&str, toml::Value)]) {
+fn is_unchanged_by_delays(layout: &[(&str, toml::Value)]) {
     let site = Site::with_fake_cuda();
     let config = with(&small(site.tmp.path()), layout);
     let config = with(&config, &[("train.steps", 2.into()), ("checkpoint.interval", 1.into())]);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// At TP2 PP2 a rank waits for groups of every kind.
 #[test]
-fn waits_are_told_by_group() {
+fn waits_are_reported_by_group() {
     let site = Site::new();
     let more = [
         ("parallel.tensor", 2.into()),

@@ -52,7 +52,7 @@ impl Machine {
 }
 
 #[test]
-fn a_device_that_will_do_is_opened_and_left() {
+fn a_usable_device_is_opened_and_closed() {
     let machine = Machine::new("12.4");
     let outcome = machine.check("12040", "87", &[]).succeeded();
     assert!(outcome.stdout.starts_with("device 0, Fake 0: sm_80, the pack "), "{}", outcome.stdout);
@@ -60,7 +60,7 @@ fn a_device_that_will_do_is_opened_and_left() {
 }
 
 #[test]
-fn each_fault_is_one_sentence_with_what_to_install() {
+fn each_fault_is_one_sentence_with_a_remedy() {
     let machine = Machine::new("12.4");
     let (new, none) = (Machine::new("13.0"), &[][..]);
     for (machine, version, capability, more, code, needles) in [

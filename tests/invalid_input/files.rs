@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{is_mistake, train};
+use super::{is_refused, train};
 use crate::common::{Case, Outcome, engine, finish, set, write_tokens};
 
 fn train_on(tmp: &tempfile::TempDir, prefix: &Path) -> Outcome {
@@ -17,9 +17,9 @@ fn an_id_beyond_the_vocabulary() {
     let tmp = tempfile::tempdir().unwrap();
     let prefix = tmp.path().join("big");
     write_tokens(&prefix, &[vec![7; 3000], vec![5, 131, 4], vec![9; 4000]]);
-    is_mistake(train_on(&tmp, &prefix), &tmp, &["vocab_size", "131", "big"]);
+    is_refused(train_on(&tmp, &prefix), &tmp, &["vocab_size", "131", "big"]);
     write_tokens(&prefix, &[vec![u32::MAX; 6000]]);
-    is_mistake(train_on(&tmp, &prefix), &tmp, &["big"]);
+    is_refused(train_on(&tmp, &prefix), &tmp, &["big"]);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn too_few_tokens_for_a_sample() {
     let prefix = tmp.path().join("short");
     for documents in [vec![], vec![vec![]], vec![vec![1; 48]]] {
         write_tokens(&prefix, &documents);
-        is_mistake(train_on(&tmp, &prefix), &tmp, &["short"]);
+        is_refused(train_on(&tmp, &prefix), &tmp, &["short"]);
     }
 }
 
@@ -70,7 +70,7 @@ fn broken_token_files() {
         std::fs::write(prefix.with_extension("idx"), idx).unwrap();
         std::fs::write(prefix.with_extension("bin"), bin).unwrap();
         println!("{what}");
-        is_mistake(train_on(&tmp, &prefix), &tmp, &["broken"]);
+        is_refused(train_on(&tmp, &prefix), &tmp, &["broken"]);
         finish(engine().args(["data", "check"]).arg(&prefix)).refused(2, &["broken"]);
         let seen = finish(engine().args(["data", "inspect"]).arg(&prefix));
         assert!(matches!(seen.status.code(), Some(0..=2)) && !seen.stderr.contains("panicked"), "{what}: {seen:?}");
