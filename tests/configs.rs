@@ -5,7 +5,7 @@ use std::process::Command;
 
 use engine::config::{Axis, Cluster, Config};
 
-use crate::common::{Case, finish, metrics, set, write_config};
+use crate::common::{Case, finish, locally, metrics, set, write_config};
 
 /// The files of a folder with this extension; there must be at least `least`.
 #[track_caller]
@@ -84,9 +84,9 @@ fn the_mpirun_script_runs_and_continues() {
     for steps in [2, 3] {
         set(&mut config, "train.steps", steps);
         let config = write_config(tmp.path(), "config.toml", &config);
-        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/jobs/mpirun.sh"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/jobs/mpirun.sh");
+        let mut script = locally(Command::new(script));
         script.env("SWALLOW_ENGINE", env!("CARGO_BIN_EXE_swallow-engine")).env("MPIRUN_FLAGS", "--oversubscribe");
-        script.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         finish(script.arg(config).arg("2")).succeeded();
         assert_eq!(metrics(&run).len(), steps as usize);
     }

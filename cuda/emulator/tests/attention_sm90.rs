@@ -47,7 +47,7 @@ mod backward_over_shapes {
 }
 
 #[test]
-fn backward_over_sizes_of_numbers() {
+fn backward_over_sizes_of_numbers_exhaustive() {
     for (dim, scale) in SCALES {
         Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM90);
     }
