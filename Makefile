@@ -9,11 +9,11 @@ endif
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build demo test bench lint
+.PHONY: help setup build demo test test-exhaustive test-all bench lint
 .DEFAULT_GOAL := help
 
 help:          ## This list
-	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/'
 
 setup:
 	@scripts/setup.sh
@@ -24,8 +24,15 @@ build: setup   ## The program, as target/release/swallow-engine
 demo: build    ## Train a small Llama on real Japanese and English text (CORPUS=dir: on your own .txt files)
 	@scripts/demo.sh
 
-test: setup    ## All tests, those that run the program under mpirun too
-	cargo test --release --workspace
+# Tests whose path contains `exhaustive` take longer than one waits for; docs/testing.md says which they are.
+test: setup    ## The tests: every kind of thing once, the program under mpirun too
+	cargo test --release --workspace -- --skip exhaustive
+
+test-exhaustive: setup   ## What `make test` leaves out: every layout, every planted bug, another MPI
+	cargo test --release --workspace -- exhaustive
+	tests/mpich.sh
+
+test-all: test test-exhaustive   ## Both
 
 bench: setup   ## Criterion benchmarks; benches/README.md has the figures
 	cargo bench

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From text to a trained model in Hugging Face's format, on a rank a GPU, or where there is none on two CPU ranks: fetch,
-# tokenize, train, evaluate, export. Every command that the engine runs is printed. Everything is left in runs/demo.
+# From text to a trained model in Hugging Face's format, on one rank a GPU, or on two CPU ranks where there is no GPU:
+# fetch, tokenize, train, evaluate, export. Every command of the engine is printed. Everything is left in runs/demo.
 #
 #   CORPUS=DIR  train on the .txt files of DIR (UTF-8) instead of the Debian Reference
 #   RANKS=N     ranks to train on, which must divide the batch of 8 sequences
@@ -17,7 +17,7 @@ export LC_ALL=C # awk counts bytes
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# A rank a GPU as far as they share the batch evenly; two where there is none.
+# One rank a GPU, as many as divide the batch; two ranks without a GPU.
 count_ranks() {
     local batch gpus ranks
     batch=$(number global_batch_size)
@@ -28,7 +28,7 @@ count_ranks() {
     echo "$ranks"
 }
 
-# The same book in Japanese and English, as Debian and Ubuntu package it.
+# One book in Japanese and English, packaged by Debian and Ubuntu.
 fetch_debian_reference() {
     local hint="take your own text instead: make demo CORPUS=dir_of_txt_files"
     command -v apt-get >/dev/null || die "there is no apt-get to fetch the Debian Reference with; $hint"
@@ -65,7 +65,10 @@ if [ -n "${CORPUS:-}" ]; then
     [ ${#files[@]} -gt 0 ] || die "CORPUS=$CORPUS: there are no .txt files in it"
     languages=own
     split own "${files[@]}"
-    overrides=(--set "data.train=[{prefix=\"$demo/data/own/train\"}]" --set "data.valid=[{prefix=\"$demo/data/own/valid\"}]")
+    overrides=(
+        --set "data.train=[{prefix=\"$demo/data/own/train\"}]"
+        --set "data.valid=[{prefix=\"$demo/data/own/valid\"}]"
+    )
 else
     fetch_debian_reference
     languages="ja en"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches NVIDIA's run-time compiler (NVRTC, 13.0.88) from PyPI into target/cuda-wheels, and prints the folder of its
-# libraries: `SWALLOW_CUDA_LIBS=$(scripts/nvrtc.sh) make test` then checks the CUDA kernels too. Needs python3 with
-# pip, no root and no GPU. Without a network it says so, prints nothing, and the tests tell what they skipped.
+# libraries: `SWALLOW_CUDA_LIBS=$(scripts/nvrtc.sh) make test-all` then checks the CUDA kernels too. Needs python3 with
+# pip, no root and no GPU. Without a network it says so, prints nothing, and the tests say what they skip.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ if [ ! -e "$libs/libnvrtc.so.13" ]; then
     if ! python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
         --target "$wheels.part" nvidia-cuda-nvrtc==13.0.88 >&2; then
         rm -rf "$wheels.part"
-        echo "nvrtc: not installed: needs python3 with pip, and PyPI; the CUDA kernels will NOT be compiled by the tests" >&2
+        echo "nvrtc: not installed: needs python3 with pip, and PyPI; the tests will NOT compile the CUDA kernels" >&2
         exit 0
     fi
     mv "$wheels.part" "$wheels"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the build needs beside cargo: a C and C++ compiler, CMake and pkg-config (SentencePiece is
 # compiled and linked statically), libclang (the MPI bindings are made from mpi.h) and Open MPI.
-# Says nothing and takes no time where everything is there.
+# Prints nothing and takes no time where everything is installed.
 set -eu
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -9,7 +9,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return
     ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return
-    for f in /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* /usr/lib*/libclang.so* /opt/homebrew/opt/llvm/lib/libclang.dylib; do
+    for f in /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* /usr/lib*/libclang.so* \
+        /opt/homebrew/opt/llvm/lib/libclang.dylib; do
         [ -e "$f" ] && return
     done
     return 1

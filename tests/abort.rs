@@ -1,55 +1,57 @@
 //! Ranks that fail end the run with one message for each thing that went wrong, and leave nobody hanging.
-//!
-//! The test starts itself on four ranks.
 
 use engine::error::Error;
 use engine::mpi::World;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-const NAME: &str = "ranks_that_fail_alike_say_it_once";
+use crate::common::{finish, is_inside, mpirun_this_test};
+
+const TEST: &str = "endings::ranks_with_the_same_error_report_it_once";
+/// Tells the ranks which of them fail, and how.
+const CASE: &str = "ENDING";
+const FULL: &str = "disk full";
 
 #[test]
-fn ranks_that_fail_alike_say_it_once() {
-    if let Ok(case) = std::env::var("ENDING") {
-        fail(&case);
+fn ranks_with_the_same_error_report_it_once() {
+    if is_inside() {
+        fail(&std::env::var(CASE).unwrap());
     }
-    let full = "disk full";
-    for (case, code, said) in [
-        ("all", 2, vec![(0, full)]),
-        ("the last two", 2, vec![(2, full)]),
-        ("one", 2, vec![(3, full)]),
-        ("two by two", 2, vec![(0, full), (2, "no network")]),
-        ("renumbered", 2, vec![(0, full)]),
-        ("panics", 1, vec![(0, "a bug")]),
-        ("panic of one", 1, vec![(2, "a bug")]),
-    ] {
-        let start = Instant::now();
-        let Output { status, stderr, .. } = start_ranks(case);
-        let stderr = String::from_utf8_lossy(&stderr);
-        println!("{case}: {:?}\n{stderr}", start.elapsed());
-        assert_eq!(status.code(), Some(code), "{case}");
-        assert!(start.elapsed() < Duration::from_secs(30), "{case}: somebody was waited for");
-        for what in [full, "no network", "a bug"] {
-            let wanted = said.iter().filter(|(_, said)| *said == what).count();
-            assert_eq!(stderr.matches(what).count(), wanted, "{case}: {what}");
+    // Each case waits for messages of other ranks, so all run at once.
+    std::thread::scope(|scope| {
+        for (case, code, said) in [
+            ("all", 2, vec![(0, FULL)]),
+            ("the last two", 2, vec![(2, FULL)]),
+            ("one", 2, vec![(3, FULL)]),
+            ("two by two", 2, vec![(0, FULL), (2, "no network")]),
+            ("renumbered", 2, vec![(0, FULL)]),
+            ("panics", 1, vec![(0, "a bug")]),
+            ("panic of one", 1, vec![(2, "a bug")]),
+        ] {
+            scope.spawn(move || ends(case, code, &said));
         }
-        for rank in 0..4 {
-            let wanted = said.iter().filter(|(speaker, _)| *speaker == rank).count();
-            assert_eq!(stderr.matches(&format!("rank {rank} on ")).count(), wanted, "{case}: rank {rank}");
-        }
+    });
+}
+
+/// Runs a case on four ranks, and expects the exit code and these messages by their ranks.
+#[track_caller]
+fn ends(case: &str, code: i32, said: &[(usize, &str)]) {
+    let start = Instant::now();
+    let outcome = finish(mpirun_this_test(4, TEST).env(CASE, case));
+    println!("{case}: {:?}\n{}", start.elapsed(), outcome.stderr);
+    assert_eq!(outcome.status.code(), Some(code), "{case}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{case}: somebody was waited for");
+    for what in [FULL, "no network", "a bug"] {
+        let wanted = said.iter().filter(|(_, said)| *said == what).count();
+        assert_eq!(outcome.stderr.matches(what).count(), wanted, "{case}: {what}");
+    }
+    for rank in 0..4 {
+        let wanted = said.iter().filter(|(speaker, _)| *speaker == rank).count();
+        let found = outcome.stderr.matches(&format!("rank {rank} on ")).count();
+        assert_eq!(found, wanted, "{case}: rank {rank}");
     }
 }
 
-fn start_ranks(case: &str) -> Output {
-    let mut command = Command::new("mpirun");
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env("ENDING", case);
-    // A run that hangs is ended, with another code.
-    command.args(["--oversubscribe", "--timeout", "60", "-n", "4"]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", NAME, "--nocapture", "--test-threads", "1"]).output().unwrap()
-}
-
-/// What one rank does; those that do not fail wait for the others in a collective.
+/// What one rank does. Ranks that do not fail wait for the others in a collective.
 fn fail(case: &str) -> ! {
     let mut world = World::start().unwrap();
     if case == "renumbered" {
@@ -57,7 +59,7 @@ fn fail(case: &str) -> ! {
     }
     let rank = world.comm().rank();
     world.comm().barrier();
-    let full = || world.abort(&Error::user("disk full"));
+    let full = || world.abort(&Error::user(FULL));
     match (case, rank) {
         ("all" | "renumbered", _) | ("the last two", 2..) | ("one", 3) | ("two by two", ..2) => full(),
         ("two by two", _) => world.abort(&Error::user("no network")),

@@ -1,4 +1,5 @@
-//! Products of matrices by cuBLASLt, which is the stand-in: against plain loops, and how algorithms are chosen and kept.
+//! Matrix products through the cuBLASLt wrapper, on a fake cuBLASLt: compared with plain loops; how algorithms are
+//! chosen and cached.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -15,10 +16,10 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::common::on_fake_cuda;
 
-/// Bytes for algorithms to work in.
+/// Bytes of cuBLASLt's workspace.
 const WORKSPACE: usize = 1 << 20;
 
-/// The stand-in's device, for a process that lives no longer than a test.
+/// The fake device, leaked: the process ends with its test.
 fn device() -> &'static Rc<Device> {
     let (device, notes) = Device::open(0, &places()).unwrap_or_else(|e| panic!("{e}"));
     assert!(notes.is_empty(), "{notes:?}");
@@ -33,7 +34,7 @@ fn block(device: &'static Device, bytes: usize) -> Memory<&'static Device> {
     device.alloc(bytes).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// These bytes of a block, as `n` elements.
+/// A view of `n` elements of a block, from byte `offset` on.
 fn view(of: &Memory<&Device>, offset: usize, n: usize) -> View {
     assert!(offset <= of.len());
     // SAFETY: the blocks of these tests live until their device has done all, and a test uses them one by one.
@@ -46,7 +47,7 @@ fn opened(device: &'static Rc<Device>, cache: Option<&Path>) -> Blas {
     blas.unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Numbers that bf16 has, about normal, from a seed.
+/// About normal numbers that bf16 represents exactly, from a seed.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -66,13 +67,13 @@ fn in_f32(x: &[f32]) -> Vec<u8> {
     x.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// What out was and is.
+/// The output before and after a product.
 struct Ran {
     old: Vec<f32>,
     new: Vec<f32>,
 }
 
-/// Runs a product of these numbers; its views begin so many elements beyond multiples of 256 bytes.
+/// Runs a product of these numbers. Its views begin `beyond` elements after multiples of 256 bytes.
 fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f32], beyond: [usize; 3]) -> Ran {
     let lens = product.lens();
     let old = numbers(lens[2], 77);
@@ -96,7 +97,7 @@ fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f
     Ran { old, new: read.chunks(size).map(number).collect() }
 }
 
-/// Holds a product to plain loops in f64.
+/// Compares a product with plain loops in f64.
 fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCaseError> {
     let Product { form, m, n, k } = product;
     for i in 0..m {
@@ -110,7 +111,7 @@ fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCas
             let at = i * n + j;
             let before = if form == Form::TnAcc { ran.old[at] as f64 } else { 0.0 };
             let size: f64 = terms().map(f64::abs).sum::<f64>() + before.abs();
-            // Sums in f32, and bf16 rounds once.
+            // Sums are f32, and a bf16 output is rounded once.
             let exact = before + terms().sum::<f64>();
             let once = if form == Form::TnAcc { 0.0 } else { exact.abs() / 256.0 };
             let allowed = once + size * (k + 2) as f64 * 2f64.powi(-24);
@@ -121,7 +122,7 @@ fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCas
     Ok(())
 }
 
-/// Any product: of odd sizes, at addresses of bare elements.
+/// Products of any size, odd ones too, aligned to no more than an element.
 fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
     let form = prop_oneof![Just(Form::Nt), Just(Form::Nn), Just(Form::TnAcc)];
     let size = || prop_oneof![1usize..20, (1usize..9).prop_map(|n| 8 * n)];
@@ -130,8 +131,8 @@ fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
 }
 
 #[test]
-fn products_are_those_of_plain_loops() {
-    on_fake_cuda("blas::products_are_those_of_plain_loops", &[("FAKE_CUDA_DELAY", "5")], || {
+fn products_match_plain_loops() {
+    on_fake_cuda("blas::products_match_plain_loops", &[("FAKE_CUDA_DELAY", "5")], || {
         let device = device();
         let blas = opened(device, None);
         let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
@@ -141,7 +142,7 @@ fn products_are_those_of_plain_loops() {
             hold(product, &a, &b, &run(device, &blas, product, &a, &b, beyond))
         });
         held.unwrap_or_else(|e| panic!("{e}"));
-        // The rows of the odd vocabulary of a rank.
+        // A rank's rows of an odd vocabulary.
         for (form, m, n, k) in [(Form::Nt, 3, 5397, 64), (Form::Nn, 3, 64, 5397), (Form::TnAcc, 5397, 64, 3)] {
             let product = Product::new(form, m, n, k);
             let [a, b, _] = product.lens();
@@ -152,7 +153,7 @@ fn products_are_those_of_plain_loops() {
     });
 }
 
-/// Products with as many algorithms as there are.
+/// Products for which the fake cuBLASLt offers all of its algorithms.
 fn some() -> [Product; 3] {
     [Product::new(Form::Nt, 64, 24, 128), Product::new(Form::Nn, 32, 16, 64), Product::new(Form::TnAcc, 8, 16, 96)]
 }
@@ -162,7 +163,7 @@ fn tuned(device: &'static Device, blas: &Blas, products: &[Product]) -> Vec<Choi
     blas.tune(products, view(&scratch, 0, scratch.len())).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The bits that a product leaves, which tell the algorithm.
+/// The bits of a product's result, which identify the algorithm.
 fn bits(device: &'static Device, blas: &Blas, product: Product) -> Vec<u32> {
     let [a, b, _] = product.lens();
     let ran = run(device, blas, product, &numbers(a, 8), &numbers(b, 9), [0; 3]);
@@ -170,15 +171,15 @@ fn bits(device: &'static Device, blas: &Blas, product: Product) -> Vec<u32> {
 }
 
 #[test]
-fn the_fastest_algorithm_is_found_once_and_kept() {
-    on_fake_cuda("blas::the_fastest_algorithm_is_found_once_and_kept", &[("FAKE_CUDA_FASTEST", "split")], || {
+fn the_fastest_algorithm_is_chosen_once_and_cached() {
+    on_fake_cuda("blas::the_fastest_algorithm_is_chosen_once_and_cached", &[("FAKE_CUDA_FASTEST", "split")], || {
         let (device, folder, products) = (device(), tempfile::tempdir().unwrap(), some());
         let exact = products[2];
         let blas = opened(device, Some(folder.path()));
         let first = bits(device, &blas, exact);
         let choices = tuned(device, &blas, &products);
         for choice in &choices {
-            // As the stand-in numbers its algorithms.
+            // The fake cuBLASLt's numbers for its algorithms.
             let told = serde_json::to_value(choice).unwrap();
             assert!(
                 told["algorithm"].as_str().unwrap().starts_with("0000005ca1ab1e02") && choice.seconds > 0.0,
@@ -191,7 +192,7 @@ fn the_fastest_algorithm_is_found_once_and_kept() {
         assert_eq!(tuned(device, &blas, &products), choices);
         assert_eq!(blas.timed(), 3);
 
-        // The next process: the same from the file, to the last digit of the times.
+        // The next process reads the same from the file, to the last digit of the times.
         let again = opened(device, Some(folder.path()));
         assert_eq!((tuned(device, &again, &products), again.timed(), again.notes().len()), (choices.clone(), 0, 0));
         assert_eq!(bits(device, &again, exact), best);
@@ -199,7 +200,7 @@ fn the_fastest_algorithm_is_found_once_and_kept() {
         tuned(device, &again, &[products[0], further]);
         assert_eq!(again.timed(), 1);
 
-        // Another rank: it has no file, and takes what it is told.
+        // Another rank has no file, and adopts the choices of the first.
         let other = opened(device, None);
         assert_eq!(bits(device, &other, exact), first);
         let told: Vec<Choice> = serde_json::from_slice(&serde_json::to_vec(&blas.choices()).unwrap()).unwrap();
@@ -211,7 +212,7 @@ fn the_fastest_algorithm_is_found_once_and_kept() {
     });
 }
 
-/// A file that is cut short, and one with an algorithm that the library does not know: noted, and made anew.
+/// A file that is cut short, and one with an algorithm that the library does not know, are reported and written anew.
 fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], best: &[u32]) {
     let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     assert!(path.to_str().unwrap().contains("Stand-in-2-cublaslt-"), "{path:?}");
@@ -237,7 +238,7 @@ fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], bes
     }
 }
 
-/// What the device does is found out later; the next product is named, and those before it.
+/// A device fault shows at a later launch: the message names that product and those before it.
 #[test]
 fn a_fault_names_the_product() {
     on_fake_cuda("blas::a_fault_names_the_product", &[], || {
@@ -260,8 +261,8 @@ fn a_fault_names_the_product() {
 }
 
 #[test]
-fn without_the_library_it_is_said_what_to_install() {
-    on_fake_cuda("blas::without_the_library_it_is_said_what_to_install", &[], || {
+fn a_missing_library_is_refused_with_what_to_install() {
+    on_fake_cuda("blas::a_missing_library_is_refused_with_what_to_install", &[], || {
         let (device, folder) = (device(), tempfile::tempdir().unwrap());
         let refused = |search: &Search| match Blas::open(device.clone(), search, None, View::NONE) {
             Err(e @ Error::NoLibrary { .. }) => e.to_string(),

@@ -1,6 +1,5 @@
-//! A checkpoint handed from layout to layout and back is the same to the last bit, optimizer state included.
-//!
-//! The test starts itself on eight ranks.
+//! A checkpoint that is resumed and saved at one layout after another, and at the first again, is the same to the last
+//! bit, optimizer state included.
 
 use data::feed::Feed;
 use engine::checkpoint::{Saved, Saver};
@@ -14,29 +13,22 @@ use engine::train::clock::Clock;
 use engine::train::state;
 use engine::train::trainer::Trainer;
 use std::path::Path;
-use std::process::Command;
 use std::rc::Rc;
 
-const NAME: &str = "a_checkpoint_that_went_round_is_the_same_to_the_last_bit";
+use crate::common::on_ranks;
 
 #[test]
-fn a_checkpoint_that_went_round_is_the_same_to_the_last_bit() {
-    let Some(dir) = std::env::var_os("RELAY") else {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut command = Command::new("mpirun");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env("RELAY", tmp.path());
-        command.args(["--oversubscribe", "-n", "8"]).arg(std::env::current_exe().unwrap());
-        assert!(command.args(["--exact", NAME, "--nocapture"]).status().unwrap().success());
-        return;
-    };
-    let world = World::start().unwrap();
-    assert_eq!(world.comm().size(), 8);
-    for model in ["parity", "parity-tied"] {
-        relay(world.comm(), &Path::new(&dir).join(model), &format!("configs/{model}.toml"));
-    }
+fn a_checkpoint_is_the_same_after_five_layouts() {
+    on_ranks("relay::a_checkpoint_is_the_same_after_five_layouts", 8, |shared| {
+        let world = World::start().unwrap();
+        assert_eq!(world.comm().size(), 8);
+        for model in ["parity", "parity-tied"] {
+            relay(world.comm(), &shared.join(model), &format!("configs/{model}.toml"));
+        }
+    });
 }
 
-/// Trains at one layout, hands the state on through all others that there are room for, and takes it back.
+/// Trains at one layout, resumes and saves at all others that there are ranks for, and resumes at the first again.
 fn relay(comm: &Comm, dir: &Path, model: &str) {
     let config = Config::load(model.as_ref(), &["train.steps=3".to_string()]).unwrap();
     let feed = Feed::open(&config).unwrap();
@@ -82,7 +74,8 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
     assert_eq!(step(&mut back), after, "the next step differs");
     assert!(bits(&back) == bits(&first), "the state after the next step differs");
 
-    // Where rows travel in pieces a rank has other rows, and the norms' gradients are summed in another order.
+    // With several chunks a collective, a rank holds other rows, and the gradients of norms are summed in another
+    // order.
     dealt.cast_main_params();
     let of_pieces = step(&mut dealt);
     assert_eq!((of_pieces.loss, of_pieces.tokens), (after.loss, after.tokens), "the step in pieces differs");
@@ -108,7 +101,7 @@ fn save(comm: &Comm, trainer: &Trainer<Cpu<f32>>, dir: &Path) {
     saver.finish(comm).unwrap();
 }
 
-/// Masters and moments that this rank holds.
+/// The main parameters and moments that this rank holds.
 fn values(trainer: &Trainer<Cpu<f32>>) -> Vec<f32> {
     let all = trainer.optim.shards.iter().flat_map(|shard| shard.state.iter().map(|(_, part)| part));
     all.flat_map(|x| trainer.b.download(x)).collect()
@@ -116,7 +109,7 @@ fn values(trainer: &Trainer<Cpu<f32>>) -> Vec<f32> {
 
 fn bits(trainer: &Trainer<Cpu<f32>>) -> Vec<u32> {
     let bits: Vec<u32> = values(trainer).into_iter().map(f32::to_bits).collect();
-    // Moments among them: what was never trained proves nothing.
+    // A state that was never trained, whose moments are zero, would prove nothing.
     assert!(bits.iter().filter(|&&bits| bits != 0).count() > bits.len() / 2);
     bits
 }

@@ -1,13 +1,13 @@
-//! What `configs/` holds is what the engine reads: models, clusters and job scripts.
+//! Every file of `configs/` is valid: models, clusters and job scripts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engine::config::{Axis, Cluster, Config};
 
-use crate::common::{Case, finish, metrics, set, write_config};
+use crate::common::{Case, finish, locally, metrics, set, write_config};
 
-/// The files of a folder with this extension, of which there are at least `least`.
+/// The files of a folder with this extension; there must be at least `least`.
 #[track_caller]
 fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -17,7 +17,7 @@ fn files(folder: &str, extension: &str, least: usize) -> Vec<PathBuf> {
     paths
 }
 
-/// The layouts of the paper and of LLM-jp's slides: model, parameters in billions, tensor, pipeline, data.
+/// The layouts of the Swallow papers and of LLM-jp's slides: model, parameters in billions, tensor, pipeline, data.
 #[test]
 fn every_configuration_loads_and_has_its_layout() {
     let layouts = [
@@ -46,9 +46,9 @@ fn every_configuration_loads_and_has_its_layout() {
     assert_eq!(seen, layouts.len(), "a file of this table is not there");
 }
 
-/// What is timed beside PyTorch fits a device of 139 GiB, and leaves no checkpoint.
+/// Models of the benchmark beside PyTorch have the sizes of their names, and leave no checkpoint.
 #[test]
-fn steps_to_be_timed_are_of_these_models() {
+fn benchmark_models_have_the_sizes_of_their_names() {
     let billions = [("llama-1b", 1.236), ("wide-8b", 4.541)];
     for path in files("configs/bench", "toml", billions.len()) {
         let config = Config::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
@@ -60,7 +60,7 @@ fn steps_to_be_timed_are_of_these_models() {
 }
 
 #[test]
-fn every_cluster_is_one() {
+fn every_cluster_file_loads() {
     for path in files("configs/clusters", "toml", 4) {
         let cluster = Cluster::load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(report::peak::bf16_tflops(&cluster.device), Some(cluster.peak_tflops), "{}", cluster.name);
@@ -75,7 +75,7 @@ fn job_scripts_are_bash() {
     }
 }
 
-/// The script that the others call, for real: a run, and the same command again.
+/// The script that all others call: a run, and the same command again, which continues it.
 #[test]
 fn the_mpirun_script_runs_and_continues() {
     let tmp = tempfile::tempdir().unwrap();
@@ -84,9 +84,9 @@ fn the_mpirun_script_runs_and_continues() {
     for steps in [2, 3] {
         set(&mut config, "train.steps", steps);
         let config = write_config(tmp.path(), "config.toml", &config);
-        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/jobs/mpirun.sh"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/jobs/mpirun.sh");
+        let mut script = locally(Command::new(script));
         script.env("SWALLOW_ENGINE", env!("CARGO_BIN_EXE_swallow-engine")).env("MPIRUN_FLAGS", "--oversubscribe");
-        script.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         finish(script.arg(config).arg("2")).succeeded();
         assert_eq!(metrics(&run).len(), steps as usize);
     }

@@ -1,4 +1,4 @@
-//! The program on a machine with a CUDA device, which is the stand-in.
+//! The program on a machine with a CUDA device, which is the fake one.
 
 use crate::common::{Case, Outcome, engine, fake_cuda, finish, set, write_config};
 
@@ -17,9 +17,9 @@ fn kernels_are_compiled_and_loaded() {
     }
 }
 
-/// What an A100 runs, on an H100: its own kernels are not in the pack, and must not be asked for.
+/// An H100 runs a pack of sm_90 kernels that has none for sm_90a, and must not ask for those.
 #[test]
-fn a_pack_of_older_kernels_is_run_where_it_is_named() {
+fn a_named_pack_of_sm_90_kernels_runs_on_sm_90a() {
     let (fake_cuda, tmp) = (fake_cuda(), tempfile::tempdir().unwrap());
     let (pack, run) = (tmp.path().join("pack"), tmp.path().join("run"));
     finish(fake_cuda.on(engine().args(["kernels", "build", "--arch", "sm_90", "--out"]).arg(&pack))).succeeded();
@@ -41,7 +41,7 @@ fn a_pack_of_older_kernels_is_run_where_it_is_named() {
 }
 
 #[test]
-fn each_process_sees_the_devices_that_it_may() {
+fn cuda_visible_devices_is_respected() {
     let two = check(&[("FAKE_CUDA_DEVICES", "3"), ("CUDA_VISIBLE_DEVICES", "2,0")]).succeeded();
     assert!(two.stdout.contains("device 1, ") && !two.stdout.contains("device 2, "), "{}", two.stdout);
     check(&[("CUDA_VISIBLE_DEVICES", "1")]).refused(2, &["no NVIDIA driver with a device"]);

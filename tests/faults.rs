@@ -1,8 +1,8 @@
-//! A rank that dies takes the others with it, at once.
+//! Runs that fail: all ranks end, at once, with one message.
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, Running, engine, finish, metrics, mpirun, set, slay, write_config, write_tokens};
+use crate::common::{Case, Running, engine, finish, kill_process, metrics, mpirun, set, write_config, write_tokens};
 
 #[test]
 fn one_killed_rank_ends_all() {
@@ -18,7 +18,7 @@ fn one_killed_rank_ends_all() {
     let ranks = running.ranks();
     assert_eq!(ranks.len(), 2, "{ranks:?}");
     let start = Instant::now();
-    slay(ranks[1]);
+    kill_process(ranks[1]);
     let outcome = running.outcome();
     assert!(!outcome.status.success(), "{outcome:?}");
     assert!(start.elapsed() < Duration::from_secs(20), "the others lived for {:?}", start.elapsed());
@@ -34,7 +34,7 @@ fn a_run_that_diverges_ends_with_one_message_and_the_last_good_checkpoint() {
     set(&mut config, "optimizer.lr", 1e30);
     set(&mut config, "optimizer.warmup_steps", 0);
     set(&mut config, "optimizer.clip_grad", 0.0);
-    // One is being written when the run ends.
+    // A checkpoint is being written when the run ends.
     set(&mut config, "checkpoint.interval", 1);
     let config = write_config(tmp.path(), "config.toml", &config);
     let outcome = finish(mpirun(2).args(["train", "--config"]).arg(config));
@@ -48,7 +48,7 @@ fn a_run_that_diverges_ends_with_one_message_and_the_last_good_checkpoint() {
     finish(engine().args(["checkpoint", "verify"]).arg(&run)).succeeded();
 }
 
-/// Both ranks read the same samples and meet it together.
+/// Both ranks read the same samples, and meet the damage at the same time.
 #[test]
 fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
     let tmp = tempfile::tempdir().unwrap();
@@ -72,9 +72,9 @@ fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
     assert_eq!(outcome.stderr.matches("data.idx").count(), 1, "{}", outcome.stderr);
 }
 
-/// `/dev/full` takes nothing: the first line is refused, and not as a checkpoint.
+/// `/dev/full` refuses every write: the first line of metrics fails, and the message does not blame the checkpoint.
 #[test]
-fn metrics_that_cannot_be_written_are_no_checkpoint() {
+fn unwritable_metrics_are_not_blamed_on_the_checkpoint() {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
     std::fs::create_dir_all(&run).unwrap();
@@ -95,6 +95,6 @@ fn a_second_run_on_the_same_directory_is_refused() {
     let mut first = Running::start(engine().args(["train", "--config"]).arg(&config));
     assert!(first.wait_until(|_| metrics(&run).len() >= 2).is_none());
     finish(engine().args(["train", "--config"]).arg(&config)).refused(2, &["checkpoint.dir", "another run"]);
-    slay(first.ranks()[0]);
+    kill_process(first.ranks()[0]);
     first.outcome();
 }

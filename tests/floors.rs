@@ -1,10 +1,28 @@
-//! The rules of the house, read off the sources: imports point down the floors, files stay short, `unsafe` stays
-//! where its invariants are stated, nothing reads the environment, nothing is left half done.
+//! The rules of the source tree, checked by reading it: imports and dependencies point down, files stay short and
+//! narrow, `unsafe` stays where its invariants are stated, the engine reads no environment, nothing is left half done.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-/// Where `unsafe` may stand; a folder ends with a slash. `ARCHITECTURE.md` says why each does.
+use toml::Table;
+
+/// Every crate of the workspace by its folder, with the crates of the workspace that its `[dependencies]` name. The
+/// product never depends on what only tests use.
+const CRATES: [(&str, &[&str]); 5] = [
+    (".", &["cuda", "engine"]),
+    ("engine", &[]),
+    ("cuda", &["engine"]),
+    ("cuda/emulator", &["cuda"]),
+    ("cuda/fake_cuda", &["cuda", "emulator"]),
+];
+
+/// Crates whose `lib.rs` sorts its modules onto floors by comments `// Floor N: ...`.
+const WITH_FLOORS: [&str; 1] = ["engine"];
+
+/// Crates that read no environment variables: `launcher` does, and passes on what it read.
+const WITHOUT_ENVIRONMENT: [&str; 1] = ["engine"];
+
+/// Where `unsafe` may stand; a folder ends with a slash. `ARCHITECTURE.md` gives the reason for each.
 const UNSAFE: [&str; 18] = [
     "engine/src/backend/",
     "engine/src/stage/params.rs",
@@ -26,87 +44,164 @@ const UNSAFE: [&str; 18] = [
     "tests/blas.rs",
 ];
 
-/// A source file: its path from the root, and its text without comments.
+/// The most lines of a source file.
+const LINES: usize = 600;
+/// The most characters of a line.
+const COLUMNS: usize = 120;
+
+/// Extensions of source code, and of the other text whose width is checked.
+const CODE: [&str; 5] = ["rs", "cu", "cuh", "h", "cpp"];
+const TEXT: [&str; 4] = ["py", "sh", "toml", "md"];
+
+/// A file of the tree: its path from the root, and its text with and without comments.
 struct Source {
     path: String,
+    text: String,
     code: String,
-    lines: usize,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    for folder in ["engine", "launcher", "cuda", "tests", "benches"] {
-        walk(&root.join(folder), &mut files);
+impl Source {
+    fn has_extension(&self, extensions: &[&str]) -> bool {
+        extensions.iter().any(|e| self.path.ends_with(&format!(".{e}")))
     }
-    let source = |file: PathBuf| {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let code = text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
-        Source { path: file.strip_prefix(root).unwrap().to_str().unwrap().into(), code, lines: text.lines().count() }
-    };
-    files.into_iter().map(source).collect()
+
+    fn is_in(&self, folder: &str) -> bool {
+        self.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    }
 }
 
-fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
-    for path in std::fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap().path()) {
-        if path.is_dir() {
-            walk(&path, out);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            out.push(path);
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All source code and text, but for golden data and what is built or downloaded.
+fn sources() -> Vec<Source> {
+    let mut paths = Vec::new();
+    walk(root(), &mut paths);
+    let source = |path: String| {
+        let text = std::fs::read_to_string(root().join(&path)).unwrap();
+        let code = text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+        Source { path, text, code }
+    };
+    let all: Vec<Source> = paths.into_iter().map(source).collect();
+    assert!(all.len() > 20, "found {} sources only", all.len());
+    all
+}
+
+fn walk(dir: &Path, out: &mut Vec<String>) {
+    for path in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && !path.is_symlink() {
+            if !name.starts_with('.') && !["target", "runs", "golden", "venv"].contains(&name) {
+                walk(&path, out);
+            }
+        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| CODE.contains(&e) || TEXT.contains(&e)) {
+            out.push(path.strip_prefix(root()).unwrap().to_str().unwrap().into());
         }
     }
 }
 
-/// What `complaint` says of every source, which must be nothing.
+/// Fails with every `complaint` about a file of the tree.
 #[track_caller]
 fn none(complaint: impl Fn(&Source) -> Option<String>) {
-    let sources = sources();
-    assert!(sources.len() > 20, "found {} sources only", sources.len());
-    let all = sources.iter().filter_map(|s| Some(format!("{}: {}", s.path, complaint(s)?))).collect::<Vec<_>>();
+    let all = sources();
+    let all = all.iter().filter_map(|s| Some(format!("{}: {}", s.path, complaint(s)?))).collect::<Vec<_>>();
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
 #[test]
 fn files_are_short() {
-    none(|s| (s.lines > 400).then(|| format!("{} lines, more than 400", s.lines)));
+    let lines = |s: &Source| s.text.lines().count();
+    none(|s| (s.has_extension(&CODE) && lines(s) > LINES).then(|| format!("{} lines, more than {LINES}", lines(s))));
 }
 
 #[test]
-fn unsafe_stays_in_its_places() {
+fn lines_are_narrow() {
+    none(|s| {
+        let wide: Vec<usize> = too_wide(&s.text, s.has_extension(&["md"]));
+        (!wide.is_empty()).then(|| format!("wider than {COLUMNS} columns: lines {wide:?}"))
+    });
+}
+
+/// The numbers of the lines that are too wide. A URL cannot be broken, nor can a row of a Markdown table.
+fn too_wide(text: &str, markdown: bool) -> Vec<usize> {
+    let may_be_wide = |line: &str| line.contains("://") || markdown && line.starts_with('|');
+    let wide = |line: &str| line.chars().count() > COLUMNS && !may_be_wide(line);
+    (1..).zip(text.lines()).filter(|(_, line)| wide(line)).map(|(number, _)| number).collect()
+}
+
+#[test]
+fn unsafe_is_only_where_it_may_be() {
     let word = |s: &Source| s.code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
     let allowed = |path: &str| UNSAFE.iter().any(|u| if u.ends_with('/') { path.starts_with(u) } else { path == *u });
     let own = file!().replace('\\', "/");
-    none(|s| (s.path != own && !allowed(&s.path) && word(s)).then(|| "unsafe code".into()));
     let all = sources();
-    let idle = UNSAFE.iter().filter(|u| !all.iter().any(|s| s.path.starts_with(**u) && word(s))).collect::<Vec<_>>();
-    assert!(idle.is_empty(), "no unsafe code in {idle:?} any more");
+    let all: Vec<&Source> = all.iter().filter(|s| s.has_extension(&["rs"]) && s.path != own && word(s)).collect();
+    let elsewhere: Vec<&str> = all.iter().map(|s| s.path.as_str()).filter(|path| !allowed(path)).collect();
+    assert!(elsewhere.is_empty(), "unsafe code in {elsewhere:?}");
+    let unused: Vec<&&str> = UNSAFE.iter().filter(|u| !all.iter().any(|s| s.path.starts_with(**u))).collect();
+    assert!(unused.is_empty(), "no unsafe code in {unused:?} any more");
 }
 
 #[test]
 fn the_engine_reads_no_environment() {
     let reads = |s: &Source| ["env::var", "env::args", "option_env!"].into_iter().find(|w| s.code.contains(w));
-    none(|s| reads(s).filter(|_| s.path.starts_with("engine/src/")).map(String::from));
+    let bound = |s: &Source| WITHOUT_ENVIRONMENT.iter().any(|folder| s.is_in(&format!("{folder}/src")));
+    none(|s| reads(s).filter(|_| bound(s)).map(String::from));
 }
 
 #[test]
 fn nothing_is_left_half_done() {
     let words = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore", "allow(dead_code)"];
-    none(|s| words.into_iter().find(|w| s.path != file!() && s.code.contains(w)).map(String::from));
+    none(|s| {
+        words
+            .into_iter()
+            .find(|w| s.has_extension(&["rs"]) && s.path != file!() && s.code.contains(w))
+            .map(String::from)
+    });
+}
+
+#[test]
+fn crates_depend_on_those_that_they_may() {
+    let manifest = |folder: &str| -> Table {
+        let path = root().join(folder).join("Cargo.toml");
+        std::fs::read_to_string(&path).unwrap().parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let workspace = &manifest(".")["workspace"];
+    let local: BTreeSet<&String> = workspace["dependencies"]
+        .as_table()
+        .unwrap()
+        .iter()
+        .filter(|(_, value)| value.get("path").is_some())
+        .map(|(name, _)| name)
+        .collect();
+    let members = workspace["members"].as_array().unwrap().iter().map(|member| member.as_str().unwrap());
+    let members: BTreeSet<&str> = members.chain(["."]).collect();
+    assert_eq!(BTreeSet::from(CRATES.map(|(folder, _)| folder)), members, "CRATES has the members of the workspace");
+    for (folder, may_use) in CRATES {
+        let manifest = manifest(folder);
+        let uses = manifest["dependencies"].as_table().unwrap().keys().filter(|name| local.contains(name));
+        let uses: BTreeSet<&str> = uses.map(String::as_str).collect();
+        assert_eq!(uses, may_use.iter().copied().collect(), "what {folder}/Cargo.toml uses, and what CRATES allows");
+    }
 }
 
 #[test]
 fn imports_point_down_the_floors() {
-    let lib = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/src/lib.rs")).unwrap();
-    let floors = floors(&lib);
     let all = sources();
-    let engine = all.iter().filter_map(|s| Some((s.path.strip_prefix("engine/src/")?, s.code.as_str())));
-    let wrong = upward(&floors, &imports(engine));
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for folder in WITH_FLOORS {
+        let src = format!("{folder}/src/");
+        let files = || all.iter().filter_map(|s| Some((s.path.strip_prefix(&src)?, s.code.as_str())));
+        let lib = std::fs::read_to_string(root().join(&src).join("lib.rs")).unwrap();
+        let floors = floors(&lib);
+        let wrong = upward(&floors, &imports(files()));
+        assert!(wrong.is_empty(), "{folder}:\n{}", wrong.join("\n"));
+    }
 }
 
-/// The checks above are worth something only if they see what is wrong.
+/// The checks are worth something only if they see what is wrong.
 #[test]
-fn an_upward_import_and_a_circle_are_seen() {
+fn an_upward_import_and_a_cycle_are_found() {
     let floors = floors("// Floor 0: numbers\npub mod a;\npub mod b;\n// Floor 1: more\npub mod c;\n");
     let wrong = |files: &[(&str, &str)]| upward(&floors, &imports(files.iter().copied()));
     assert!(wrong(&[("a.rs", "use crate::b::X;"), ("c/d.rs", "use crate::{a::{Y, b}, b};")]).is_empty());
@@ -119,7 +214,15 @@ fn an_upward_import_and_a_circle_are_seen() {
     );
 }
 
-/// module -> floor, from the comments of `lib.rs`.
+#[test]
+fn a_wide_line_is_found() {
+    let wide = "x".repeat(COLUMNS + 1);
+    let text = format!("{}\n{wide}\n| {wide} |\nhttps://{wide}\n{}\n", &wide[1..], "語".repeat(COLUMNS));
+    assert_eq!(too_wide(&text, false), [2, 3]);
+    assert_eq!(too_wide(&text, true), [2]);
+}
+
+/// The floor of each module, from the comments of `lib.rs`.
 fn floors(lib: &str) -> BTreeMap<&str, usize> {
     let (mut floor, mut out) = (None, BTreeMap::new());
     for line in lib.lines() {
@@ -132,7 +235,7 @@ fn floors(lib: &str) -> BTreeMap<&str, usize> {
     out
 }
 
-/// (module, module that it imports), of code that is not a test.
+/// Pairs of a module and one that it imports, tests left out.
 fn imports<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
     let mut out = Vec::new();
     for (path, code) in files {
@@ -151,7 +254,7 @@ fn imports<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, 
     out
 }
 
-/// The first words of `a::b` or of each part of `{a::b, c::{d, e}}`.
+/// The first word of `a::b`, or of each part of `{a::b, c::{d, e}}`.
 fn heads(path: &str) -> Vec<String> {
     let word = |s: &str| s.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let Some(list) = path.strip_prefix('{') else { return vec![word(path)] };
@@ -169,7 +272,7 @@ fn heads(path: &str) -> Vec<String> {
     out
 }
 
-/// A module may import from lower floors, and from its own where the other does not import it back.
+/// What is wrong: a module may import from lower floors, and from its own floor where it is not imported back.
 fn upward(floors: &BTreeMap<&str, usize>, imports: &[(String, String)]) -> Vec<String> {
     let mut out = Vec::new();
     for (from, to) in imports {

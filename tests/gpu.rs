@@ -1,14 +1,15 @@
-//! `tests/gpu.sh` where there is no device: what it cannot do it says, and the table comes of what others measured.
+//! `tests/gpu.sh` on a machine without a device: it says what it skips, and makes its table of what was measured
+//! elsewhere.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{fake_cuda, program};
 
-/// Runs parts of it on a folder of results.
+/// Runs parts of the script on a folder of results.
 fn gpu(dir: &Path, parts: &[&str]) -> Output {
     command(dir, parts).output().unwrap()
 }
@@ -38,7 +39,7 @@ fn what_needs_a_device_is_skipped_in_a_line() {
 }
 
 #[test]
-fn a_part_that_is_not_there_is_named() {
+fn an_unknown_part_is_refused() {
     let output = gpu(Path::new("."), &["probe"]);
     let said = said(&output);
     assert!(output.status.code() == Some(2) && said.contains("no part probe") && said.contains("racecheck"), "{said}");
@@ -49,49 +50,54 @@ fn a_part_that_is_not_there_is_named() {
     assert!(wrong.contains("--seconds soon"), "{wrong}");
 }
 
-/// The program and the scripts on the stand-in: what a part leaves, what is done before, what goes to another machine.
-#[test]
-fn a_full_step_and_its_trace_are_measured() {
-    if !has_python() {
-        return;
-    }
-    let (tmp, fake_cuda) = (tempfile::tempdir().unwrap(), fake_cuda());
-    let [dir, other, out] = ["gpu", "other", "out"].map(|name| tmp.path().join(name));
-    [&dir, &out].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
-    symlink(program(), dir.join("swallow-engine")).unwrap();
-    std::fs::write(dir.join("manifest"), "commit abc\n").unwrap();
-    let path = path_with_a_device(tmp.path());
-    let run = |parts: &[&str]| {
-        let mut command = command(&dir, parts);
-        fake_cuda.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
-        said(&command.output().unwrap())
-    };
-    let first = run(&["step", "trace"]);
-    assert!(first.ends_with("gpu.sh: 2 green, 0 failed, 0 skipped\n"), "{first}");
-    assert!(first.contains("trace: green: nothing computed in "), "{first}");
+mod exhaustive {
+    use super::*;
 
-    let lines = std::fs::read_to_string(dir.join("results/step.jsonl")).unwrap();
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let sides: Vec<&str> = lines.iter().map(|line| line["who"].as_str().unwrap()).collect();
-    assert_eq!(sides, ["engine", "torch.compile", "engine", "torch.compile"], "in turns");
-    for line in lines.iter().filter(|line| line["who"] == "engine") {
-        assert_eq!((&line["peak_used"], &line["blocks_used"]), (&line["peak_planned"], &line["blocks_planned"]));
-        assert!(line["tokens_per_s"].as_f64().unwrap() > 0.0 && line["steps"] == 2, "{line}");
-        let [full, by_engine] = ["mfu_full", "engine_mfu_full"].map(|key| line[key].as_f64());
-        assert!(by_engine.is_none_or(|mfu| (mfu / full.unwrap()).ln().abs() < 1.0), "{line}");
-    }
-    let trace = std::fs::read(dir.join("results/trace.json")).unwrap();
-    let trace: Value = serde_json::from_slice(&trace).unwrap();
-    assert!(trace["traceEvents"].as_array().unwrap().len() > 50);
+    /// The program and the scripts on the fake device: what a part leaves, what is not done twice, and what is taken to
+    /// another machine.
+    #[test]
+    fn a_full_step_and_its_trace_are_measured() {
+        if !has_python() {
+            return;
+        }
+        let (tmp, fake_cuda) = (tempfile::tempdir().unwrap(), fake_cuda());
+        let [dir, other, out] = ["gpu", "other", "out"].map(|name| tmp.path().join(name));
+        [&dir, &out].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        symlink(program(), dir.join("swallow-engine")).unwrap();
+        std::fs::write(dir.join("manifest"), "commit abc\n").unwrap();
+        let path = path_with_a_device(tmp.path());
+        let run = |parts: &[&str]| {
+            let mut command = command(&dir, parts);
+            fake_cuda.on(&mut command).env("PATH", &path).env("GPU_SMOKE", "1").env("OUT", &out);
+            said(&command.output().unwrap())
+        };
+        let first = run(&["step", "trace"]);
+        assert!(first.ends_with("gpu.sh: 2 green, 0 failed, 0 skipped\n"), "{first}");
+        assert!(first.contains("trace: green: nothing computed in "), "{first}");
 
-    assert!(run(&["step", "trace"]).contains("step: done before\ntrace: done before\n"));
-    let archive = out.join("results.tar.gz");
-    let taken = said(&gpu(&other, &["--take", archive.to_str().unwrap()]));
-    assert!(taken.contains("A stand-in"), "{taken}");
-    assert!(other.join("results/done/step").exists() && other.join("results/trace.json").exists());
+        let lines = std::fs::read_to_string(dir.join("results/step.jsonl")).unwrap();
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let sides: Vec<&str> = lines.iter().map(|line| line["who"].as_str().unwrap()).collect();
+        assert_eq!(sides, ["engine", "torch.compile", "engine", "torch.compile"], "in turns");
+        for line in lines.iter().filter(|line| line["who"] == "engine") {
+            assert_eq!((&line["peak_used"], &line["blocks_used"]), (&line["peak_planned"], &line["blocks_planned"]));
+            assert!(line["tokens_per_s"].as_f64().unwrap() > 0.0 && line["steps"] == 2, "{line}");
+            let [full, by_engine] = ["mfu_full", "engine_mfu_full"].map(|key| line[key].as_f64());
+            assert!(by_engine.is_none_or(|mfu| (mfu / full.unwrap()).ln().abs() < 1.0), "{line}");
+        }
+        let trace = std::fs::read(dir.join("results/trace.json")).unwrap();
+        let trace: Value = serde_json::from_slice(&trace).unwrap();
+        assert!(trace["traceEvents"].as_array().unwrap().len() > 50);
+
+        assert!(run(&["step", "trace"]).contains("step: done before\ntrace: done before\n"));
+        let archive = out.join("results.tar.gz");
+        let taken = said(&gpu(&other, &["--take", archive.to_str().unwrap()]));
+        assert!(taken.contains("A stand-in"), "{taken}");
+        assert!(other.join("results/done/step").exists() && other.join("results/trace.json").exists());
+    }
 }
 
-/// PATH with an `nvidia-smi` in `dir` that tells of a device.
+/// A PATH with an `nvidia-smi` in `dir` that lists a device.
 fn path_with_a_device(dir: &Path) -> String {
     script(&dir.join("nvidia-smi"), "case $1 in -L) echo 'GPU 0: a stand-in';; *) echo 'A stand-in';; esac");
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
@@ -102,9 +108,9 @@ fn script(path: &Path, text: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// What passed is not run again, unless the programs are others; what failed is named.
+/// What passed is not run again unless the programs change; what failed is named.
 #[test]
-fn a_part_goes_on_where_it_was() {
+fn a_part_continues_where_it_stopped() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("gpu");
     std::fs::create_dir(&dir).unwrap();
@@ -134,7 +140,7 @@ fn a_part_goes_on_where_it_was() {
 }
 
 fn has_python() -> bool {
-    // Tables of TOML are read since 3.11.
+    // tomllib came with Python 3.11.
     let there = Command::new("python3").args(["-c", "import tomllib"]).status().is_ok_and(|status| status.success());
     if !there {
         eprintln!("the scripts of tests/gpu.sh are NOT CHECKED: there is no python3 of 3.11 or newer");
@@ -142,7 +148,8 @@ fn has_python() -> bool {
     there
 }
 
-/// A device that copies 4000 GB/s and multiplies 800 TFLOP/s: one kernel beside its peers, one too slow, one wrong.
+/// Results of a device that copies 4000 GB/s and multiplies 800 TFLOP/s: one kernel beside its peers, one that is too
+/// slow, one that is wrong.
 const BENCH: &str = r#"{"machine": {"device": "NVIDIA H200", "copy": 4e12, "kernels": "NVRTC 13.0"}}
 {"name": "add", "shape": "21", "variant": "", "error": "tensor 0 is NaN"}
 {"name": "rope", "shape": "8x4", "variant": "", "seconds": 1e-4, "bytes": 380000000, "flops": 0}
@@ -153,18 +160,32 @@ const PEERS: &str = r#"{"machine": {"torch": "2.11.0", "cuda": "13.0", "cudnn": 
 {"name": "matmul", "shape": "1", "peer": "torch", "seconds": 1e-3, "bytes": 0, "flops": 800000000000, "note": ""}
 {"name": "rope", "shape": "8x4", "peer": "torch.compile", "seconds": 1.5e-4, "bytes": 380000000, "flops": 0, "note": ""}
 {"name": "rope", "shape": "8x5", "peer": "torch.compile", "seconds": 1e-9, "bytes": 1, "flops": 0, "note": ""}
-{"name": "attention", "shape": "4096", "peer": "flash", "seconds": 1e-3, "bytes": 0, "flops": 800000000000, "note": "other bits"}
+{"name":"attention","shape":"4096","peer":"flash","seconds":1e-3,"bytes":0,"flops":800000000000,"note":"other bits"}
 {"name": "attention", "shape": "4096", "peer": "cuDNN", "error": "no backend"}
 "#;
 
-const STEP: &str = r#"{"case": "wide-8b-2", "turn": 1, "who": "engine", "smoke": false, "tokens_per_s": 20000, "slowest": 19900, "fastest": 20100, "mfu_full": 0.56, "start_s": 20, "peak_planned": 100000000000, "peak_used": 100000000000, "blocks_planned": 9, "blocks_used": 9}
-{"case": "wide-8b-2", "turn": 1, "who": "torch.compile", "smoke": false, "tokens_per_s": 19000, "slowest": 18900, "fastest": 19100, "mfu_full": 0.53, "start_s": 80, "peak_used": 120000000000, "compiled": "whole"}
-{"case": "llama-1b-4", "turn": 1, "who": "engine", "smoke": false, "error": "no luck"}
-"#;
+/// Lines of `step.jsonl`: both sides of one case, and a case that failed.
+fn step() -> String {
+    let side = |who: &str, tokens_per_s: u32, mfu: f64, start_s: u32, more: Value| {
+        let mut line = json!({
+            "case": "wide-8b-2", "turn": 1, "who": who, "smoke": false, "mfu_full": mfu, "start_s": start_s,
+            "tokens_per_s": tokens_per_s, "slowest": tokens_per_s - 100, "fastest": tokens_per_s + 100,
+        });
+        line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        format!("{line}\n")
+    };
+    let memory = json!({
+        "peak_planned": 100_000_000_000u64, "peak_used": 100_000_000_000u64, "blocks_planned": 9, "blocks_used": 9,
+    });
+    let compiled = json!({ "peak_used": 120_000_000_000u64, "compiled": "whole" });
+    let failed = json!({ "case": "llama-1b-4", "turn": 1, "who": "engine", "smoke": false, "error": "no luck" });
+    side("engine", 20000, 0.56, 20, memory) + &side("torch.compile", 19000, 0.53, 80, compiled) + &format!("{failed}\n")
+}
+
 const IDLE: &str = "the trace of step 6 is in a.json; nothing computed in 4.2 % of its 1600.0 ms on this rank\n";
 
 #[test]
-fn one_table_comes_of_what_was_measured() {
+fn results_become_one_table() {
     if !has_python() {
         return;
     }
@@ -177,7 +198,7 @@ fn one_table_comes_of_what_was_measured() {
         ("status", "probes\tgreen: 9 passed\n"),
         ("bench.jsonl", BENCH),
         ("peers.jsonl", PEERS),
-        ("step.jsonl", STEP),
+        ("step.jsonl", &step()),
         ("idle", IDLE),
     ] {
         std::fs::write(results.join(file), text).unwrap();

@@ -1,5 +1,5 @@
-//! The user's mistakes: each ends with exit 2 before the first step, and with one message that names the file, key
-//! or flag and the value. Tables of (what is wrong, what the message must hold).
+//! Invalid input: the program exits with 2 before the first step, with one message that names the file, key or flag and
+//! the value. The tests are tables of an error and what its message must contain.
 
 mod cuda;
 mod driver;
@@ -15,7 +15,7 @@ use toml::Table;
 
 use crate::common::{Case, Outcome, engine, finish, write_config};
 
-/// `train` with a configuration that `change` makes of a good one.
+/// Runs `train` with a valid configuration as `change` changes it.
 #[track_caller]
 fn train(tmp: &TempDir, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
     let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
@@ -24,17 +24,17 @@ fn train(tmp: &TempDir, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
     finish(engine().args(["train", "--config"]).arg(config).args(args))
 }
 
-/// Exit 2, a message of a few lines that holds `needles`, and no run left behind that looks begun.
+/// Expects exit 2, a message of a few lines that contains `needles`, and no run directory that looks started.
 #[track_caller]
-fn is_mistake(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
+fn is_refused(outcome: Outcome, tmp: &TempDir, needles: &[&str]) {
     let outcome = outcome.refused(2, needles);
     assert!(outcome.stderr.lines().count() <= 6, "a long message: {}", outcome.stderr);
     assert!(!tmp.path().join("run/metrics.jsonl").exists(), "said after the first step");
 }
 
-/// The good configuration of these tables is good.
+/// The configuration that these tests change is valid.
 #[test]
-fn the_right_thing_is_not_refused() {
+fn the_valid_configuration_is_accepted() {
     let tmp = tempfile::tempdir().unwrap();
     train(&tmp, |_| (), &["--set", "train.steps=2"]).succeeded();
 }

@@ -1,7 +1,7 @@
-//! Each layer's hand-written backward against finite differences of its forward.
+//! Each layer's hand-written backward is compared with finite differences of its forward.
 //!
-//! The scalar is f = sum of r * y with a fixed random r; its derivative along a random direction u
-//! of one input is (f(x + e u) - f(x - e u)) / 2e, and must equal the sum of dx * u.
+//! The scalar is f = sum of r * y with a fixed random r; its derivative along a random direction u of one input is
+//! (f(x + e u) - f(x - e u)) / 2e, and must equal the sum of dx * u.
 
 use engine::backend::{Acc, Act, Backend, Heads, Tensor, TensorView, TensorViewMut};
 use engine::cpu::Cpu;
@@ -19,7 +19,7 @@ const F: usize = 20;
 const V: usize = 13;
 const HEADS: Heads = Heads { query: 4, kv: 2, dim: 6, seq: 5 };
 
-/// One input of a layer: its shape and how large its elements are.
+/// One input of a layer: `values` is `rows` x `cols`.
 struct Input {
     name: &'static str,
     rows: usize,
@@ -45,7 +45,7 @@ fn noise(name: &str, len: usize) -> Vec<f32> {
     values
 }
 
-/// Holds `gradients` (in the order of `inputs`) to central differences of `f`.
+/// Compares `gradients`, in the order of `inputs`, with central differences of `f`.
 fn hold(what: &str, mut inputs: Vec<Input>, gradients: Vec<Vec<f32>>, f: impl Fn(&[Input]) -> f64) {
     assert_eq!(inputs.len(), gradients.len());
     for i in 0..inputs.len() {
@@ -57,7 +57,7 @@ fn hold(what: &str, mut inputs: Vec<Input>, gradients: Vec<Vec<f32>>, f: impl Fn
             inputs[i].values = before.iter().zip(&u).map(|(x, u)| x + e * u).collect();
             f(inputs)
         };
-        // Fourth-order differences: the f32 forward wants a step too large for second order.
+        // Fourth-order differences: rounding in the f32 forward needs a step that is too large for second order.
         let d1 = at(&mut inputs, e) - at(&mut inputs, -e);
         let d2 = at(&mut inputs, 2.0 * e) - at(&mut inputs, -2.0 * e);
         let numeric = (8.0 * d1 - d2) / (12.0 * e as f64);

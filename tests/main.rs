@@ -1,8 +1,12 @@
-//! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, held against PyTorch's
-//! golden runs, against itself, and against broken input; and the rules of the house.
+//! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, compared with PyTorch's golden runs, with
+//! itself, and on broken input; the engine's layers and checkpoints on ranks; and the rules of the source tree.
+//!
+//! Modules named `exhaustive` are left out of `make test`; `make test-all` runs everything.
 
+mod abort;
 mod agreement;
 mod blas;
+mod checkpoint_roundtrip;
 mod common;
 mod configs;
 mod cuda;
@@ -15,8 +19,10 @@ mod gradients;
 mod invalid_input;
 mod kernels;
 mod launch;
+mod layers;
 mod layouts;
 mod memory;
+mod no_alloc;
 mod parity;
 mod plan;
 mod real_model;

@@ -1,4 +1,4 @@
-//! `train --dry-run`, and the memory that a run says it was going to take and took.
+//! `train --dry-run`, and the memory that a run planned and used.
 
 use std::path::Path;
 
@@ -12,30 +12,37 @@ fn dry_run(config: &str, more: &[&str]) -> Outcome {
     finish(engine().args(["train", "--dry-run", "--config"]).arg(path).args(more))
 }
 
-#[test]
-fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
-    let Outcome { stdout, .. } = dry_run("swallow-70b.toml", &[]).succeeded();
-    for needle in
-        ["256 ranks (tensor 8, pipeline 8, data 4) in bf16, 256 micro-batches of 1 x 4096 tokens", "the most: "]
-    {
-        assert!(stdout.contains(needle), "no `{needle}` in: {stdout}");
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn the_dry_run_of_a_large_model_needs_no_data_and_no_device() {
+        let Outcome { stdout, .. } = dry_run("swallow-70b.toml", &[]).succeeded();
+        for needle in
+            ["256 ranks (tensor 8, pipeline 8, data 4) in bf16, 256 micro-batches of 1 x 4096 tokens", "the most: "]
+        {
+            assert!(stdout.contains(needle), "no `{needle}` in: {stdout}");
+        }
+        // Each stage passes 256 micro-batches through 10 layers; the first has the embedding, the last the head.
+        let row = |name: &str| {
+            let line = stdout.lines().find(|line| line.starts_with(&format!("│ {name} "))).unwrap_or("");
+            line.split(['│', '┆'])
+                .map(|cell| cell.trim().to_string())
+                .filter(|cell| !cell.is_empty())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(row("ops a step"), ["ops a step", "stage 0", "stage 1-6", "stage 7"]);
+        assert_eq!(row("attention"), ["attention", "2560", "2560", "2560"]);
+        assert_eq!(row("embed"), ["embed", "256", "0", "0"]);
+        // Twice the data-parallel ranks hold half the optimizer's state each, and take half the micro-batches.
+        let Outcome { stdout, .. } = dry_run("swallow-7b.toml", &["--ranks", "128"]).succeeded();
+        assert!(stdout.contains("128 ranks"), "{stdout}");
     }
-    // 256 micro-batches through 10 layers; the first stage has the embedding, the last one the head.
-    let row = |name: &str| {
-        let line = stdout.lines().find(|line| line.starts_with(&format!("│ {name} "))).unwrap_or("");
-        line.split(['│', '┆']).map(|cell| cell.trim().to_string()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
-    };
-    assert_eq!(row("ops a step"), ["ops a step", "stage 0", "stage 1-6", "stage 7"]);
-    assert_eq!(row("attention"), ["attention", "2560", "2560", "2560"]);
-    assert_eq!(row("embed"), ["embed", "256", "0", "0"]);
-    // Twice the data-parallel ranks: half the optimizer and half the micro-batches.
-    let Outcome { stdout, .. } = dry_run("swallow-7b.toml", &["--ranks", "128"]).succeeded();
-    assert!(stdout.contains("128 ranks"), "{stdout}");
 }
 
-/// The rules of the backend that the configuration names, on the GPU that the cluster's file names.
+/// The dry run follows the backend that the configuration names, on the GPU that the cluster's file names.
 #[test]
-fn a_dry_run_plans_the_slab_of_a_gpu_that_is_not_there() {
+fn a_dry_run_plans_the_arena_of_a_gpu_that_is_not_there() {
     let clusters = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/clusters");
     let on = |cluster: &str, more: &[&str]| {
         let cluster = format!("{clusters}/{cluster}.toml");
@@ -61,7 +68,7 @@ fn a_dry_run_plans_the_slab_of_a_gpu_that_is_not_there() {
 }
 
 #[test]
-fn the_ranks_of_a_dry_run_are_named_as_they_were_asked_for() {
+fn messages_about_ranks_name_where_they_were_set() {
     dry_run("swallow-7b.toml", &["--ranks", "7"]).refused(2, &["--ranks 7: parallel.tensor 2", "4 or 8"]);
     for ranks in ["18446744073709551615", "99999999999999999999", "0", "1048577"] {
         dry_run("swallow-7b.toml", &["--ranks", ranks]).refused(2, &[ranks, "--ranks"]);
@@ -79,7 +86,7 @@ fn mpirun_says_how_many_ranks_a_dry_run_has() {
     assert_eq!(stdout.matches("2 ranks (tensor 1, pipeline 1, data 2) in f32").count(), 1, "{stdout}");
 }
 
-/// What `memory.json` says of each of four ranks on two tensor-parallel ranks and `layout`.
+/// The entries of `memory.json` for four ranks, two of them tensor parallel, at `layout`.
 #[track_caller]
 fn memory(layout: &[(&str, toml::Value)]) -> Vec<Value> {
     let tmp = tempfile::tempdir().unwrap();
@@ -97,10 +104,11 @@ fn memory(layout: &[(&str, toml::Value)]) -> Vec<Value> {
     ranks
 }
 
-/// Its blocks, and the copy of a checkpoint: masters and moments in f32, each element on one rank.
+/// A rank uses the blocks that were planned. A checkpoint's copies are the main parameters and moments in f32, each
+/// element on one rank.
 #[test]
-fn a_run_takes_what_it_planned() {
-    // Table and head, the last norm, and in each layer q and o, k and v, the MLP, two norms.
+fn a_run_uses_the_memory_that_it_planned() {
+    // Embedding and head, the last norm, and in each layer q and o, k and v, the MLP, two norms.
     let parameters = 2 * 97 * 48 + 48 + 3 * (2 * 48 * 48 + 2 * 12 * 48 + 3 * 80 * 48 + 2 * 48);
     for layout in [
         &[("parallel.pipeline", 2.into())][..],
@@ -115,7 +123,7 @@ fn a_run_takes_what_it_planned() {
         let copies: Vec<u64> =
             ranks.iter().map(|rank| rank["used"]["checkpoint_copy_bytes"].as_u64().unwrap()).collect();
         assert_eq!(copies.iter().sum::<u64>(), 12 * parameters, "{layout:?}: {copies:?}");
-        // Where both data-parallel ranks hold all, the first one saves.
+        // Where both data-parallel ranks hold everything, the first one saves.
         let first_alone = layout[0] == ("parallel.distributed_optimizer", false.into());
         assert_eq!(copies[2..] == [0, 0], first_alone, "{copies:?}");
     }

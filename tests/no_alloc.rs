@@ -1,7 +1,5 @@
-//! After the first step, training takes no memory from the system; and from the first it takes what the
+//! After the first step, training allocates no memory from the system; and from the first step on it allocates what the
 //! dry run says, to the byte: on every rank of many layouts, scratch of ops included.
-//!
-//! MPI is started once a process, so that this one starts `mpirun` with itself.
 
 use engine::backend::Backend;
 use engine::batch::Blank;
@@ -16,35 +14,36 @@ use engine::train::state;
 use engine::train::trainer::Trainer;
 use half::bf16;
 use plan::dry_run::rehearse;
-use std::process::Command;
 use std::rc::Rc;
 
+use crate::common::on_ranks;
+
 #[test]
-fn on_one_two_four_and_eight_ranks() {
-    [1, 2, 4, 8].into_iter().for_each(under_mpirun);
+fn on_one_rank() {
+    on_ranks("steady::on_one_rank", 1, |_| every_layout());
 }
 
-#[track_caller]
-fn under_mpirun(ranks: usize) {
-    let mut command = Command::new("mpirun");
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "-n", &ranks.to_string()]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "every_layout", "--nocapture"]);
-    let outcome = command.output().unwrap();
-    assert!(
-        outcome.status.success(),
-        "{}\n{}",
-        String::from_utf8_lossy(&outcome.stdout),
-        String::from_utf8_lossy(&outcome.stderr)
-    );
+#[test]
+fn on_two_ranks() {
+    on_ranks("steady::on_two_ranks", 2, |_| every_layout());
 }
 
-/// What each rank of the test above does; outside of mpirun there is nothing to do.
-#[test]
-fn every_layout() {
-    if std::env::var_os("OMPI_COMM_WORLD_SIZE").is_none() {
-        return;
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn on_four_ranks() {
+        on_ranks("steady::exhaustive::on_four_ranks", 4, |_| every_layout());
     }
+
+    #[test]
+    fn on_eight_ranks() {
+        on_ranks("steady::exhaustive::on_eight_ranks", 8, |_| every_layout());
+    }
+}
+
+/// What each rank does.
+fn every_layout() {
     let world = World::start().unwrap();
     let ranks = world.comm().size();
     for (n, layout) in layouts(ranks).iter().enumerate() {
@@ -58,7 +57,7 @@ fn every_layout() {
     }
 }
 
-/// The layouts of so many ranks; data-parallel ranks are what is left.
+/// The layouts of this many ranks; those that tensor and pipeline leave over are data parallel.
 fn layouts(ranks: usize) -> Vec<&'static str> {
     let apart = "distributed_optimizer = false";
     let held = "tensor = 2\nsequence_parallel = false";
@@ -74,8 +73,8 @@ fn layouts(ranks: usize) -> Vec<&'static str> {
     }
 }
 
-/// The length, the batch and the intermediate size. On one rank also those at which ops take other scratch:
-/// more rows than one chunk of logits, a product deeper than a strip.
+/// Sequence length, batch, and intermediate size. One rank also has sizes at which ops take other scratch: more rows
+/// than one chunk of logits, a product deeper than a strip.
 fn sizes(ranks: usize, case: usize) -> (&'static str, usize) {
     match case {
         1 if ranks == 1 => ("seq_length = 128\nmicro_batch_size = 33\nglobal_batch_size = 33", 48),
@@ -84,13 +83,14 @@ fn sizes(ranks: usize, case: usize) -> (&'static str, usize) {
     }
 }
 
-/// An odd vocabulary, layers that do not divide, fewer kv heads than the most tensor-parallel ranks.
+/// A model with an odd vocabulary, layers that do not divide evenly, and fewer kv heads than tensor-parallel ranks.
 fn config(parallel: &str, train: &str, intermediate: usize, tied: bool) -> Config {
     let text = format!(
-        "[model]\narchitecture = \"llama\"\nhidden_size = 32\nintermediate_size = {intermediate}\nnum_hidden_layers = 5\n\
-         num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 51\nmax_position_embeddings = 128\n\
-         rope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n[train]\nsteps = 5\n\
-         eval_interval = 1\neval_steps = 1\n{train}\n[parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
+        "[model]\narchitecture = \"llama\"\nhidden_size = 32\nintermediate_size = {intermediate}\n\
+         num_hidden_layers = 5\nnum_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 51\n\
+         max_position_embeddings = 128\nrope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n\
+         [train]\nsteps = 5\neval_interval = 1\neval_steps = 1\n{train}\n\
+         [parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
          [data]\ntrain = [ {{ prefix = \"x\" }} ]\nsplit = \"9,1,0\"\n[checkpoint]\ndir = \"x\"\n"
     );
     Config::from_resolved(&text).unwrap()

@@ -1,5 +1,5 @@
-//! A real trained model, stories260K, with its tokenizer and real text. The files are no part of the project:
-//! these tests look for them in `../shared/data` and say so where they are missing.
+//! A real trained model, stories260K, with its tokenizer and real text. The files are not part of the project: these
+//! tests look for them in `../shared/data`, and say that they are skipped where the files are missing.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use toml::Table;
 
 use crate::common::{engine, finish, metrics, mpirun, read_tensors, set, write_config};
 
-/// The model's and the text's places, where they are.
+/// The paths of the model and the text, if both exist.
 fn real_data() -> Option<(PathBuf, PathBuf)> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     let (model, text) = (data.join("stories260K/hf"), data.join("tinystories_sample/tinystories_sample.txt"));

@@ -1,24 +1,28 @@
-//! `report`, of real runs.
+//! `report`, on real runs.
 
 mod browser;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Case, Outcome, engine, finish, mpirun, set, write_config};
+use crate::common::{Case, Outcome, Shared, copy, engine, finish, mpirun, set, write_config};
 
-/// A run of two stages and 12 steps, of which every third is sampled.
+/// A run of 12 steps at two pipeline stages, sampled every third step: a copy of one that all tests share.
 struct Run {
     tmp: TempDir,
+    _trained: Arc<TempDir>,
 }
 
 impl Run {
     fn new() -> Run {
-        let run = Run { tmp: tempfile::tempdir().unwrap() };
-        run.train("run", &[("parallel.pipeline", 2)]);
+        static TRAINED: Shared = Shared::new();
+        let trained = TRAINED.get(|dir| _ = train(dir, "run", &[("parallel.pipeline", 2)]));
+        let run = Run { tmp: tempfile::tempdir().unwrap(), _trained: trained.clone() };
+        copy(&trained.path().join("run"), &run.dir());
         run
     }
 
@@ -26,17 +30,22 @@ impl Run {
         self.tmp.path().join("run")
     }
 
-    /// Trains another run of the same model.
+    /// Trains another run of the same model, or continues this one.
     fn train(&self, name: &str, keys: &[(&str, i64)]) -> PathBuf {
-        let dir = self.tmp.path().join(name);
-        let mut config = Case::open("parity").config(&dir);
-        for (key, value) in [("train.steps", 12), ("report.interval", 3)].iter().chain(keys) {
-            set(&mut config, key, *value);
-        }
-        let config = write_config(self.tmp.path(), &format!("{name}.toml"), &config);
-        finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
-        dir
+        train(self.tmp.path(), name, keys)
     }
+}
+
+/// Trains run `name` in a folder.
+fn train(folder: &Path, name: &str, keys: &[(&str, i64)]) -> PathBuf {
+    let dir = folder.join(name);
+    let mut config = Case::open("parity").config(&dir);
+    for (key, value) in [("train.steps", 12), ("report.interval", 3)].iter().chain(keys) {
+        set(&mut config, key, *value);
+    }
+    let config = write_config(folder, &format!("{name}.toml"), &config);
+    finish(mpirun(2).args(["train", "--config"]).arg(config)).succeeded();
+    dir
 }
 
 fn report(dir: &Path, args: &[&str]) -> Outcome {
@@ -50,7 +59,7 @@ fn read(dir: &Path, name: &str) -> String {
 const FILES: [&str; 3] = ["efficiency.json", "efficiency.md", "efficiency.html"];
 
 #[test]
-fn a_report_has_every_section_and_the_same_bytes_each_time() {
+fn a_report_is_complete_and_reproducible() {
     let run = Run::new();
     let outcome = report(&run.dir(), &[]).succeeded();
     for needle in ["tokens/s per rank: **", "efficiency.html", "efficiency.md", "efficiency.json"] {
@@ -78,19 +87,19 @@ fn a_report_has_every_section_and_the_same_bytes_each_time() {
     for forbidden in ["<script", "http://", "https://", "url(", "@import"] {
         assert!(!html.contains(forbidden), "{forbidden}");
     }
-    let numbers: Value = serde_json::from_str(&json).unwrap();
-    let setup = &numbers["setup"];
+    let told: Value = serde_json::from_str(&json).unwrap();
+    let setup = &told["setup"];
     assert_eq!((&setup["ranks"], &setup["pipeline"], &setup["worker"]), (&2.into(), &2.into(), &"rank".into()));
-    assert_eq!(numbers["done"]["step"], 12);
-    assert_eq!((&numbers["speed"]["first_step"], &numbers["time"]["samples"]), (&3.into(), &4.into()));
-    let bubble = numbers["time"]["bubble"]["measured"].as_f64().unwrap();
+    assert_eq!(told["done"]["step"], 12);
+    assert_eq!((&told["speed"]["first_step"], &told["time"]["samples"]), (&3.into(), &4.into()));
+    let bubble = told["time"]["bubble"]["measured"].as_f64().unwrap();
     assert!(bubble > 0.0 && bubble < 1.0, "{bubble}");
     let mfu = "is unknown: set `report.peak_tflops` in the configuration or pass `--peak-tflops N`";
-    assert!(text.contains(mfu) && numbers["formulas"][0]["mfu"].is_null(), "{text}");
+    assert!(text.contains(mfu) && told["formulas"][0]["mfu"].is_null(), "{text}");
 }
 
 #[test]
-fn a_report_shows_a_peak_a_plan_and_a_torn_line() {
+fn a_peak_a_plan_and_a_torn_line_are_reported() {
     let run = Run::new();
     let mut metrics = std::fs::File::options().append(true).open(run.dir().join("metrics.jsonl")).unwrap();
     metrics.write_all(b"{\"step\": 13, \"lo").unwrap();
@@ -111,13 +120,13 @@ fn a_report_shows_a_peak_a_plan_and_a_torn_line() {
     }
     assert!(html.contains("Planned on &lt;two&gt;") && html.matches("<svg ").count() == 9);
     assert!(!run.dir().join("efficiency.html").exists());
-    let numbers: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    let model = &numbers["formulas"][0];
+    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    let model = &told["formulas"][0];
     assert_eq!(model["mfu"].as_f64().unwrap(), model["tflops_per_rank"].as_f64().unwrap() / 0.5);
 }
 
 #[test]
-fn two_runs_are_compared() {
+fn a_run_is_compared_with_another() {
     let run = Run::new();
     let other = run.train("other", &[("report.interval", 0)]);
     report(&run.dir(), &["--against", other.to_str().unwrap()]).succeeded();
@@ -135,9 +144,10 @@ fn two_runs_are_compared() {
     }
 }
 
-/// As many ranks with one stage: only the steps since then count, and the files of two stages are ignored with a note.
+/// The same ranks go on with one stage: the report has the speed of the steps since then only, and says that the
+/// samples of two stages are left out.
 #[test]
-fn a_run_that_resumes_at_another_layout_is_reported_as_it_is_now() {
+fn a_run_at_a_new_layout_is_reported_at_that_one() {
     let run = Run::new();
     run.train("run", &[("parallel.pipeline", 1), ("train.steps", 17), ("report.interval", 0)]);
     let outcome = report(&run.dir(), &[]).succeeded();
@@ -147,15 +157,15 @@ fn a_run_that_resumes_at_another_layout_is_reported_as_it_is_now() {
     ] {
         assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
     }
-    let numbers: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    assert_eq!((&numbers["speed"]["first_step"], &numbers["speed"]["steps"]), (&15.into(), &3.into()));
-    assert!(numbers["time"].is_null(), "the samples are of two stages");
+    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    assert_eq!((&told["speed"]["first_step"], &told["speed"]["steps"]), (&15.into(), &3.into()));
+    assert!(told["time"].is_null(), "the samples are of two stages");
     assert!(!read(&run.dir(), "efficiency.md").contains("There is no `timeline.json`"));
 }
 
-/// A validation loss that no axis can show.
+/// A validation loss that is too large for any axis.
 #[test]
-fn a_damaged_line_does_not_stop_a_report() {
+fn a_damaged_line_is_left_out() {
     let run = Run::new();
     let metrics = read(&run.dir(), "metrics.jsonl");
     let mut last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
@@ -169,7 +179,7 @@ fn a_damaged_line_does_not_stop_a_report() {
 }
 
 #[test]
-fn a_directory_that_is_no_run_is_refused() {
+fn a_folder_without_a_run_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().to_str().unwrap();
     report(tmp.path(), &[]).refused(2, &[dir, "not a run directory", "config.toml"]);

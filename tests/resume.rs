@@ -1,43 +1,50 @@
-//! Stopping and continuing: bit for bit as if never stopped, refused where the run would become another,
-//! and damage in a checkpoint named.
+//! A run that was stopped continues bit for bit as if it had not stopped; a changed model or plan is refused; damage in
+//! a checkpoint is named.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, Running, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config};
+use crate::common::{
+    Case, Outcome, Running, Shared, copy, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config,
+};
 
 #[test]
-fn killed_twice_is_as_if_left_alone() {
-    killed_twice(engine, 4, |_| true);
-}
-
-#[test]
-fn killed_twice_on_two_ranks_is_as_if_left_alone() {
+fn killed_twice_on_two_ranks_continues_bit_for_bit() {
     killed_twice(|| mpirun(2), 4, |_| true);
 }
 
-#[test]
-fn killed_while_a_checkpoint_is_written_is_as_if_left_alone() {
-    killed_twice(
-        || mpirun(2),
-        1,
-        |run| {
-            let names = std::fs::read_dir(run.join("checkpoints"))
-                .into_iter()
-                .flatten()
-                .filter_map(|e| Some(e.ok()?.file_name()));
-            names.into_iter().any(|name| name.to_string_lossy().starts_with(".step-"))
-        },
-    );
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn killed_twice_continues_bit_for_bit() {
+        killed_twice(engine, 4, |_| true);
+    }
+
+    #[test]
+    fn killed_while_a_checkpoint_is_written_continues_bit_for_bit() {
+        killed_twice(
+            || mpirun(2),
+            1,
+            |run| {
+                let names = std::fs::read_dir(run.join("checkpoints"))
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|e| Some(e.ok()?.file_name()));
+                names.into_iter().any(|name| name.to_string_lossy().starts_with(".step-"))
+            },
+        );
+    }
 }
 
-/// Trains once undisturbed, once with two power cuts after random steps, at the next good `moment`,
-/// and compares everything.
+/// Trains once undisturbed and once with two power cuts, each at the next good `moment` after a random step, and
+/// compares everything.
 fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Path) -> bool) {
     let tmp = tempfile::tempdir().unwrap();
     let [alone, cut] = ["alone", "cut"].map(|name| {
@@ -69,21 +76,28 @@ fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Pat
     assert!(export(&alone.0, &tmp.path().join("a")) == export(&cut.0, &tmp.path().join("b")), "the weights differ");
 }
 
-/// Below `n`, another each time.
+/// A number below `n` that differs from call to call.
 fn random(n: usize) -> usize {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() as usize / 1000 % n
 }
 
-/// A run of a golden case with checkpoints at steps 5, 10 and 14.
+/// A run of a golden case with checkpoints at steps 5, 10 and 14: a copy of one that all tests share.
 struct Run {
     tmp: TempDir,
     case: Case,
+    _trained: Arc<TempDir>,
 }
 
 impl Run {
     fn new() -> Run {
-        let run = Run { tmp: tempfile::tempdir().unwrap(), case: Case::open("head_dim_128") };
-        run.train(|_| (), &[]).succeeded();
+        static TRAINED: Shared = Shared::new();
+        let case = Case::open("head_dim_128");
+        let trained = TRAINED.get(|dir| {
+            let config = write_config(dir, "config.toml", &config(&case, &dir.join("run")));
+            finish(engine().args(["train", "--config"]).arg(config)).succeeded();
+        });
+        let run = Run { tmp: tempfile::tempdir().unwrap(), case, _trained: trained.clone() };
+        copy(&trained.path().join("run"), &run.dir());
         run
     }
 
@@ -92,12 +106,10 @@ impl Run {
     }
 
     fn config(&self) -> Table {
-        let mut config = self.case.config(&self.dir());
-        set(&mut config, "checkpoint.interval", 5);
-        config
+        config(&self.case, &self.dir())
     }
 
-    /// Trains, or continues, with a changed configuration and more arguments.
+    /// Trains or continues, with a changed configuration and more arguments.
     fn train(&self, change: impl Fn(&mut Table), args: &[&str]) -> Outcome {
         let mut config = self.config();
         change(&mut config);
@@ -115,6 +127,12 @@ impl Run {
     }
 }
 
+fn config(case: &Case, run: &Path) -> Table {
+    let mut config = case.config(run);
+    set(&mut config, "checkpoint.interval", 5);
+    config
+}
+
 #[test]
 fn a_run_that_is_done_does_nothing_more() {
     let run = Run::new();
@@ -123,7 +141,7 @@ fn a_run_that_is_done_does_nothing_more() {
     assert_eq!(std::fs::read(run.dir().join("metrics.jsonl")).unwrap(), before);
 }
 
-/// Also on a device, where a step's line is written while the next is under way.
+/// This holds on a device too, where a step's line is written while the next step runs.
 #[test]
 fn a_run_that_keeps_nothing_writes_every_step() {
     for on_cuda in [false, true] {
@@ -179,7 +197,7 @@ fn steps_rates_and_micro_batches_may_change() {
     assert_eq!((last["step"].as_u64(), last["lr"].as_f64()), (Some(18), Some(1e-3)));
 }
 
-/// The golden trajectory does not notice that the run went on with another number of ranks.
+/// A run that continues with another number of ranks still follows the golden trajectory.
 #[test]
 fn ranks_may_change() {
     let run = Run::new();
@@ -223,13 +241,13 @@ fn a_damaged_shard_is_named_and_refused() {
     std::fs::remove_file(&shard).unwrap();
     run.train(longer, &[]).refused(2, &[name, "the file is missing; written by rank 0 (tp 0, pp 0, dp 0) on "]);
 
-    // The previous checkpoint is used when asked for, and only then.
+    // The previous checkpoint is used only when asked for.
     run.train(longer, &["--from-step", "10"]).succeeded();
     assert_eq!(metrics(&run.dir()).len(), 15);
     finish(engine().args(["checkpoint", "verify"]).arg(run.dir())).succeeded();
 }
 
-/// Ended with a message that names `file`, not with a panic.
+/// Expects exit 1 or 2 with a message that names `file`, and no panic.
 #[track_caller]
 fn refused(outcome: Outcome, file: &str) {
     let code = outcome.status.code();
@@ -252,7 +270,7 @@ fn a_broken_manifest_or_latest_is_named() {
     refused(run.train(longer, &["--from-step", "7"]), "7");
 }
 
-/// A folder that a killed run left unfinished is not a checkpoint.
+/// The folder of a checkpoint that a killed run did not finish is not a checkpoint.
 #[test]
 fn a_run_without_a_complete_checkpoint_starts_over() {
     let run = Run::new();

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{Case, Outcome, Running, engine, finish, metrics, mpirun, program, set, slay, write_config};
+use crate::common::{
+    Case, Outcome, Running, engine, finish, kill_process, metrics, mpirun, program, set, write_config,
+};
 
 /// The files of a directory with their contents, without those that a run keeps appending to.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -49,7 +51,7 @@ fn a_refused_second_run_changes_nothing() {
     let import = finish(engine().args(["checkpoint", "import", "--from"]).arg(init).arg("--to").arg(&run));
     import.refused(2, &["--to = ", "another run is using this directory"]);
     assert!(contents(&run) == before, "a refused run has changed the directory");
-    slay(first.ranks()[0]);
+    kill_process(first.ranks()[0]);
     first.outcome();
 }
 

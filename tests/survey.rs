@@ -1,42 +1,46 @@
-//! Samples, timelines and traces of the ranks' time that a run writes.
+//! The time of every rank, by phase and group: `ranks.jsonl`, `timeline.json` and `machine.json` of a run.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::common::{Case, engine, finish, mpirun, set, write_config};
+use crate::common::{Case, Shared, engine, finish, mpirun, set, write_config};
 
-/// Trains two stages and samples every second step.
-fn run(dir: &Path, steps: i64) {
-    let mut config = Case::open("parity").config(&dir.join("run"));
-    set(&mut config, "train.steps", steps);
-    set(&mut config, "parallel.pipeline", 2);
-    set(&mut config, "report.interval", 2);
-    let config = write_config(dir, "run.toml", &config);
-    finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
+/// A run of five steps at two pipeline stages, sampled every second step. All tests read the same one.
+fn run() -> Arc<TempDir> {
+    static TRAINED: Shared = Shared::new();
+    TRAINED.get(|dir| {
+        let mut config = Case::open("parity").config(&dir.join("run"));
+        set(&mut config, "train.steps", 5);
+        set(&mut config, "parallel.pipeline", 2);
+        set(&mut config, "report.interval", 2);
+        let config = write_config(dir, "run.toml", &config);
+        finish(mpirun(2).arg("train").arg("--config").arg(config)).succeeded();
+    })
 }
 
-fn numbers(list: &Value) -> Vec<f64> {
-    list.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+fn numbers(of: &Value) -> Vec<f64> {
+    of.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
 #[test]
-fn samples_of_all_ranks_are_written() {
-    let tmp = tempfile::tempdir().unwrap();
-    run(tmp.path(), 5);
+fn samples_of_all_ranks_are_kept() {
+    let tmp = run();
     let text = std::fs::read_to_string(tmp.path().join("run/ranks.jsonl")).unwrap();
     let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.iter().map(|sample| sample["step"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
     for sample in &samples {
         let (seconds, busy) = (numbers(&sample["seconds"]), numbers(&sample["busy"]));
         let phases = sample["phases"].as_object().unwrap();
-        // The copy of a checkpoint and the report are not part of the time of the step.
-        let in_step = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
+        // The time of a step does not include the checkpoint's copy and the report.
+        let within = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
         for rank in 0..2 {
-            let sum: f64 = phases.iter().filter(|(name, _)| in_step(name)).map(|(_, of)| numbers(of)[rank]).sum();
-            assert!(sum > 0.9 * seconds[rank], "phases of {sum} s in {} s: {sample}", seconds[rank]);
+            let told: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
+            assert!(told > 0.9 * seconds[rank], "{told} of {} s are told: {sample}", seconds[rank]);
             let waits = sample["waits"].as_object().unwrap().values().map(|of| numbers(of)[rank]).sum::<f64>();
-            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * sum, "{sample}");
+            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * told, "{sample}");
         }
         for group in ["activations", "gradients", "world"] {
             assert_eq!(numbers(&sample["waits"][group]).len(), 2, "{group}: {sample}");
@@ -48,12 +52,11 @@ fn samples_of_all_ranks_are_written() {
 
 #[test]
 fn a_timeline_has_the_order_of_the_schedule() {
-    let tmp = tempfile::tempdir().unwrap();
-    run(tmp.path(), 4);
+    let tmp = run();
     let timeline = read(&tmp.path().join("run/timeline.json"));
     assert_eq!(timeline["step"], 4);
     let of = |rank: usize| timeline["ranks"][rank]["stretches"].as_array().unwrap();
-    // 1F1B: the first of two stages is one micro-batch ahead, the last runs backward after each forward.
+    // 1F1B: the first of two stages is one micro-batch ahead; the last runs each backward right after its forward.
     let done = |rank: usize| {
         let works = of(rank).iter().filter(|stretch| stretch["micro_batch"].is_u64());
         let one = |s: &Value| format!("{}{}", if s["what"] == "forward" { "F" } else { "B" }, s["micro_batch"]);
@@ -68,7 +71,7 @@ fn a_timeline_has_the_order_of_the_schedule() {
 }
 
 #[test]
-fn an_interval_of_0_turns_samples_off() {
+fn an_interval_of_zero_samples_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);
@@ -79,9 +82,9 @@ fn an_interval_of_0_turns_samples_off() {
     assert_eq!((left("ranks.jsonl"), left("timeline.json")), (0, 0));
 }
 
-/// Also where the run has no step left to run.
+/// `--trace` of a step that the run does not reach is refused, also where no step is left.
 #[test]
-fn a_trace_of_a_step_that_does_not_run_is_refused() {
+fn a_trace_of_an_unreached_step_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let mut config = Case::open("parity").config(&tmp.path().join("run"));
     set(&mut config, "train.steps", 2);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Case, Tensors, export, finish, metrics, set, write_config};
+use crate::common::{Case, Tensors, export, finish, locally, metrics, set, write_config};
 
 #[test]
 fn one_core_and_two_give_the_same_bits() {
@@ -22,7 +22,7 @@ fn one_core_and_two_give_the_same_bits() {
     }
 }
 
-/// Trains a golden case on some cores.
+/// Trains a golden case on these cores, and returns the metrics of its steps and the last weights.
 fn train(case: &str, precision: &str, cores: &str) -> (Vec<[Value; 3]>, Tensors) {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
@@ -31,7 +31,7 @@ fn train(case: &str, precision: &str, cores: &str) -> (Vec<[Value; 3]>, Tensors)
     set(&mut config, "train.micro_batch_size", 2);
     let config = write_config(tmp.path(), "config.toml", &config);
     let exe = env!("CARGO_BIN_EXE_swallow-engine");
-    finish(Command::new("taskset").args(["-c", cores, exe, "train", "--config"]).arg(config)).succeeded();
+    finish(locally(Command::new("taskset")).args(["-c", cores, exe, "train", "--config"]).arg(config)).succeeded();
     let rows = metrics(&run).iter().map(|m| ["loss", "grad_norm", "valid_loss"].map(|key| m[key].clone())).collect();
     (rows, export(&run, &tmp.path().join("hf")))
 }

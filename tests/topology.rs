@@ -1,11 +1,11 @@
-//! `topology`: ranks on the nodes of a cluster file and on those at hand.
+//! `topology`: the placement of ranks on the nodes of a cluster file, and on those of `mpirun`.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::common::{engine, finish, mpirun};
 
-/// `configs/NAME` of the project.
+/// The path of a file in `configs/`.
 fn configs(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name).to_str().unwrap().to_string()
 }
@@ -15,7 +15,7 @@ fn topology(mut program: Command, config: &str, args: &[&str]) -> Command {
     program
 }
 
-/// The cells of the first row that begins with these.
+/// The cells of the first row that begins with the cells `begins`.
 #[track_caller]
 fn row(text: &str, begins: &[&str]) -> Vec<String> {
     let cells = |line: &str| line.split(['│', '┆']).map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
@@ -24,7 +24,7 @@ fn row(text: &str, begins: &[&str]) -> Vec<String> {
     found.unwrap_or_else(|| panic!("no row {begins:?} in:\n{text}"))
 }
 
-/// The paper's 70B model on 32 nodes of ABCI: a tensor-parallel group is a node, a stage four nodes.
+/// The paper's 70B model on 32 nodes of ABCI: a tensor-parallel group fills a node, a stage four nodes.
 #[test]
 fn seventy_billion_on_abci() {
     let abci = configs("clusters/abci-a100-40.toml");
@@ -34,10 +34,10 @@ fn seventy_billion_on_abci() {
     assert!(text.contains("256 ranks on 32 nodes, tensor 8 x context 1 x data 4 x pipeline 8"), "{text}");
     assert_eq!(row(&text, &["0"])[1..5], ["0-7", "0-7", "0", "0"]);
     assert_eq!(row(&text, &["31"])[1..5], ["248-255", "0-7", "3", "7"]);
-    // Tensor parallelism stays on NVLink; dealt in turn, all of it crosses the network.
+    // Tensor parallelism stays on NVLink; with ranks assigned to nodes in turn, all of it crosses the network.
     assert_eq!(row(&text, &["this placement", "tensor parallelism"])[3..5], ["0 B", "0 B"]);
     assert_eq!(row(&text, &["round robin over nodes", "tensor parallelism"])[2], "0 B");
-    // 7 borders x 2 directions x 8 tensor ranks x 1024 sequences x 512 rows x 8192 bf16.
+    // 7 stage boundaries x 2 directions x 8 tensor ranks x 1024 sequences x 512 rows x 8192 bf16.
     assert_eq!(row(&text, &["this placement", "pipeline"])[4], "962.07 GB");
 }
 
@@ -51,7 +51,7 @@ fn a_group_across_nodes_is_a_warning_with_its_remedy() {
 }
 
 #[test]
-fn what_cannot_be_placed_is_refused() {
+fn ranks_that_do_not_fit_the_nodes_are_refused() {
     let h200 = configs("clusters/h200.toml");
     finish(&mut topology(engine(), "swallow-7b.toml", &["--cluster", &h200]))
         .refused(2, &["64 ranks take 64 nodes with 1 a node, one H200 has 1"]);
@@ -60,7 +60,7 @@ fn what_cannot_be_placed_is_refused() {
     finish(&mut topology(mpirun(2), "tiny.toml", &["--ranks", "3"])).refused(2, &["--ranks 3: mpirun started 2"]);
 }
 
-/// One machine is one node, whatever it is called.
+/// All ranks of one machine are on one node.
 #[test]
 fn four_ranks_at_hand_share_a_node() {
     let layout = ["--set", "parallel.tensor=2", "--set", "train.backend=cpu"];

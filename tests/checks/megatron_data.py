@@ -1,8 +1,8 @@
 """Token files and sample order against megatron-core itself.
 
 Random token files are written by megatron-core and by the engine and read by both; then random mixtures are laid out by
-megatron-core's builder and by `swallow-engine data preview`, which shares no code with it, and every sample of the run is
-compared id by id.
+megatron-core's builder and by `swallow-engine data preview`, which shares no code with it, and every sample of the run
+is compared id by id.
 
     python tests/checks/megatron_data.py --engine target/release/swallow-engine --rounds 30
 
@@ -143,14 +143,19 @@ def round_of_orders(binary, folder, seed):
     if own_valid and len(valid) == 1:
         valid = [(valid[0][0], None)]
     t = dict(seq=int(rng.integers(2, 40)), batch=int(rng.integers(1, 8)), steps=int(rng.integers(1, 120)),
-             seed=int(rng.integers(0, 2**31)), eval_interval=int(rng.integers(1, 20)), eval_steps=int(rng.integers(1, 3)))
+             seed=int(rng.integers(0, 2**31)), eval_interval=int(rng.integers(1, 20)),
+             eval_steps=int(rng.integers(1, 3)))
     split = random.Random(seed).choice(["90,10,0", "80,20,0", "0.5,0.3,0.2"])
     total = t["steps"] * t["batch"]
+    if own_valid:
+        blends = dict(blend_per_split=[blend(train), blend(valid), None])
+    else:
+        blends = dict(blend=blend(train), split=split)
     total_valid = (t["steps"] // t["eval_interval"] + 1) * t["eval_steps"] * t["batch"]
     config = GPTDatasetConfig(
         random_seed=t["seed"], sequence_length=t["seq"], tokenizer=Tokenizer(), reset_position_ids=False,
         reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False, path_to_cache=None,
-        **(dict(blend_per_split=[blend(train), blend(valid), None]) if own_valid else dict(blend=blend(train), split=split)))
+        **blends)
     path = folder / "c.toml"
     path.write_text(CONFIG.format(vocab=65536, train=toml(train), valid=toml(valid), split=split, folder=folder, **t))
     try:

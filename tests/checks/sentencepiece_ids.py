@@ -4,8 +4,8 @@ they must agree, in the ids, in the text, and in what `data tokenize` stores.
     python tests/checks/sentencepiece_ids.py --engine target/release/swallow-engine \
         --tokenizer a.model b.model --text ja.jsonl en.jsonl
 
-Needs `pip install sentencepiece numpy`. For unigram models of the engine's own version, 0.2.1: 0.2.3 breaks ties in long
-documents otherwise, where single precision runs out. Byte-pair models agree with both.
+Needs `pip install sentencepiece numpy`. Unigram models need the engine's own version, 0.2.1: 0.2.3 breaks ties in long
+documents differently, where single precision runs out. Byte-pair models agree with both.
 """
 
 import argparse

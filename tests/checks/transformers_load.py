@@ -2,8 +2,8 @@
 
 usage: transformers_load.py [HF_DIR]      (default: ../shared/data/stories260K/hf; ENGINE names the program)
 
-Imports HF_DIR, exports it in f32, and loads both with transformers: no missing, unexpected or mismatched key, no warning, the same
-logits to 1e-5, and the same tensors bit for bit. The bf16 export is the nearest bf16, and loads too.
+Imports HF_DIR, exports it in f32, and loads both with transformers: no missing, unexpected or mismatched key, no
+warning, the same logits to 1e-5, and the same tensors bit for bit. The bf16 export is the nearest bf16, and loads too.
 Needs the packages of tests/golden/requirements.txt.
 """
 import logging, os, pathlib, subprocess, sys, tempfile

@@ -1,4 +1,4 @@
-//! Reading what a run leaves, and writing small token files.
+//! Reading the files of a run, and writing small token files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::process::{engine, finish};
 /// Tensors by their Hugging Face names, as f32.
 pub type Tensors = BTreeMap<String, Vec<f32>>;
 
-/// The metrics of each step in order. The last line of a step counts; a line that a killed run left torn counts for nothing.
+/// The metrics of each step in order. The last line of a step counts; the torn line of a killed run does not.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,4 +1,4 @@
-//! The golden cases (`tests/golden`): what the engine is given and what must come out.
+//! The golden cases (`tests/golden`): the engine's inputs, and PyTorch's results.
 
 use std::path::{Path, PathBuf};
 
@@ -32,18 +32,18 @@ impl Case {
         Case { dir, expected: serde_json::from_str(&text).unwrap() }
     }
 
-    /// What PyTorch said of each step.
+    /// PyTorch's loss, gradient norm and learning rate of each step.
     pub fn steps(&self) -> &[Value] {
         self.expected["steps"].as_array().unwrap()
     }
 
-    /// What PyTorch came to in bf16, where it was asked: a few runs, each with its `steps`, and in `weights` how far they
-    /// ended from the reference, as a share of the distance trained.
+    /// PyTorch's runs in bf16, for the cases that have some: each with its `steps`, and in `weights` the distance of
+    /// its last weights from the f32 reference, as a fraction of the distance trained.
     pub fn in_bf16(&self) -> &[Value] {
         self.expected["expected_bf16"].as_array().unwrap()
     }
 
-    /// The engine's configuration of this case, in f32 on the CPU, that leaves its run in `run`.
+    /// The engine's configuration for this case, in f32 on the CPU, with `run` as the run's directory.
     pub fn config(&self, run: &Path) -> Table {
         let mut config: Table = serde_json::from_value(self.expected["config"].clone()).unwrap();
         let path = |name: &str| Toml::from(self.dir.join(name).to_str().unwrap());

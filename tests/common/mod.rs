@@ -1,11 +1,16 @@
-//! What the whole-program tests share: running the program, the golden cases, and reading what a run leaves.
+//! Shared by the whole-program tests: running the program, the golden cases, and reading the files of a run.
 
 mod fake_cuda;
 mod files;
 mod golden;
 mod process;
+mod shared;
 
 pub use fake_cuda::{FakeCuda, fake_cuda, on_fake_cuda};
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
 pub use golden::{CASES, Case, set, write_config};
-pub use process::{Outcome, Running, checkout, engine, finish, mpirun, program, slay};
+pub use process::{
+    Outcome, Running, checkout, engine, finish, is_inside, kill_process, locally, mpirun, mpirun_alone,
+    mpirun_this_test, on_ranks, program,
+};
+pub use shared::{Shared, copy};

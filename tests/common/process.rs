@@ -3,25 +3,26 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// No run of these tests takes longer on two busy cores; what does hangs.
+/// No run of these tests takes longer on two busy cores: one that does hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Names the program where the tests were carried to another machine; the checkout is the current folder there.
+/// The variable that names the program where the tests were copied to another machine; there the checkout is the
+/// current folder.
 const PROGRAM: &str = "SWALLOW_ENGINE";
 
-/// The program that cargo built with these tests, or the one that was carried along with them.
+/// The program that cargo built with these tests, or the one that was copied with them.
 pub fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_swallow-engine").into(), absolute)
 }
 
-/// The checkout that these tests are of.
+/// The checkout of these tests.
 pub fn checkout() -> PathBuf {
     match std::env::var_os(PROGRAM) {
         None => env!("CARGO_MANIFEST_DIR").into(),
@@ -29,25 +30,78 @@ pub fn checkout() -> PathBuf {
     }
 }
 
-/// A program is also started by others, from folders of their own.
+/// An absolute path: the program is also started from other folders.
 fn absolute(path: OsString) -> PathBuf {
     std::path::absolute(path).unwrap()
 }
 
-/// The program as one rank.
-pub fn engine() -> Command {
-    Command::new(program())
-}
-
-/// The program on `ranks` ranks, more than there are cores where need be.
-pub fn mpirun(ranks: usize) -> Command {
-    let mut command = Command::new("mpirun");
+/// Has Open MPI start and end programs on this machine in no time. By default it looks for networks, which takes 0.2 s
+/// a start, and waits for one or two seconds before it kills the other ranks of a run that was aborted.
+pub fn locally(mut command: Command) -> Command {
+    command.env("OMPI_MCA_pml", "ob1").env("OMPI_MCA_odls_base_sigkill_timeout", "0");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "-n", &ranks.to_string()]).arg(program());
     command
 }
 
-/// How a run ended and what it said.
+/// The program as one rank.
+pub fn engine() -> Command {
+    locally(Command::new(program()))
+}
+
+/// `mpirun` without a program yet, allowed to start more ranks than there are cores.
+pub fn mpirun_alone() -> Command {
+    let mut command = locally(Command::new("mpirun"));
+    command.arg("--oversubscribe");
+    command
+}
+
+/// The program on `ranks` ranks.
+pub fn mpirun(ranks: usize) -> Command {
+    let mut command = mpirun_alone();
+    command.args(["-n", &ranks.to_string()]).arg(program());
+    command
+}
+
+/// Set in the processes of a test that starts its own program again, to a folder that they share.
+const INSIDE: &str = "TEST_INSIDE";
+
+/// Whether this process was started by a test, to run its body.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// This program, running the test `test` alone, by its whole name, `blas::products`.
+pub fn this_test(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(only(test)).env(INSIDE, "");
+    command
+}
+
+/// The same on `ranks` ranks. MPI starts once in a process, so tests that call it have their ranks in processes of
+/// their own.
+pub fn mpirun_this_test(ranks: usize, test: &str) -> Command {
+    let mut command = mpirun_alone();
+    command.args(["-n", &ranks.to_string()]).arg(std::env::current_exe().unwrap()).args(only(test)).env(INSIDE, "");
+    command
+}
+
+fn only(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--test-threads=1"]
+}
+
+/// Runs the body of the test `test` on `ranks` ranks, with a folder that they share.
+#[track_caller]
+pub fn on_ranks(test: &str, ranks: usize, body: impl FnOnce(&Path)) {
+    if let Some(shared) = std::env::var_os(INSIDE) {
+        return body(shared.as_ref());
+    }
+    let shared = tempfile::tempdir().unwrap();
+    let outcome = finish(mpirun_this_test(ranks, test).env(INSIDE, shared.path())).succeeded();
+    let passed = outcome.stdout.matches("1 passed").count();
+    assert_eq!(passed, ranks, "ranks that know a test by the name {test}: {}", outcome.stdout);
+}
+
+/// Exit status and output of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: ExitStatus,
@@ -56,14 +110,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The run must have done what it was asked to.
+    /// The run must have succeeded.
     #[track_caller]
     pub fn succeeded(self) -> Outcome {
         assert!(self.status.success(), "{}\n{}\n{}", self.status, self.stdout, self.stderr);
         self
     }
 
-    /// The run must have refused with `code`, said all of `needles` on standard error, and not panicked.
+    /// The run must have exited with `code`, printed all of `needles` on standard error, and not panicked.
     #[track_caller]
     pub fn refused(self, code: i32, needles: &[&str]) -> Outcome {
         assert_eq!(self.status.code(), Some(code), "{}\n{}", self.stdout, self.stderr);
@@ -75,13 +129,13 @@ impl Outcome {
     }
 }
 
-/// Runs to the end.
+/// Runs a command to its end.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Outcome {
     Running::start(command).outcome()
 }
 
-/// A run under way. Dropped, it is killed with everything that it started.
+/// A command that is running. Dropping it kills it with everything that it started.
 pub struct Running {
     child: Child,
     stdout: File,
@@ -89,7 +143,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts with files for output, which never fill up as a pipe that nobody reads would.
+    /// Starts the command with files for its output: unlike a pipe that nobody reads, they never fill up.
     pub fn start(command: &mut Command) -> Running {
         let file = || tempfile::tempfile().unwrap();
         let (stdout, stderr) = (file(), file());
@@ -111,7 +165,7 @@ impl Running {
         Outcome { status, stdout, stderr }
     }
 
-    /// Waits until `done`, the end (whose status it returns), or the limit.
+    /// Waits until `done`, the end of the command (then it returns the status), or the limit.
     pub fn wait_until(&mut self, mut done: impl FnMut(&Running) -> bool) -> Option<ExitStatus> {
         let start = Instant::now();
         while start.elapsed() < LIMIT {
@@ -124,16 +178,16 @@ impl Running {
         None
     }
 
-    /// The process ids of the ranks: this process, or what `mpirun` started.
+    /// The process ids of the ranks: the command itself, or those that `mpirun` started.
     pub fn ranks(&self) -> Vec<i32> {
         let exe = std::fs::canonicalize(program()).unwrap();
         let runs_it = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|e| e == exe);
         self.family().into_iter().filter(runs_it).collect()
     }
 
-    /// Kills the run and everything that it started, as a power cut would.
+    /// Kills the command and everything that it started, as a power cut would.
     pub fn kill(&mut self) {
-        self.family().into_iter().for_each(slay);
+        self.family().into_iter().for_each(kill_process);
         self.child.wait().unwrap();
     }
 
@@ -159,8 +213,8 @@ impl Drop for Running {
     }
 }
 
-/// SIGKILL; a process that has ended meanwhile is as well.
-pub fn slay(pid: i32) {
+/// Sends SIGKILL; the process may have ended already.
+pub fn kill_process(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
 }
 
@@ -168,7 +222,7 @@ pub fn slay(pid: i32) {
 fn parents() -> Vec<(i32, i32)> {
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: i32| {
-        // pid (name) state parent ...; the name may hold anything, also a parenthesis.
+        // The format is `pid (name) state parent ...`; the name may contain parentheses.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
         Some((pid, parent))

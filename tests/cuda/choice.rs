@@ -1,11 +1,11 @@
-//! Who names no backend trains on the devices that are there, else on the CPU.
+//! Without `train.backend`, a run trains on the devices that there are, else on the CPU.
 
 use toml::Table;
 
 use super::{Site, Vars, apart, small, with};
 use crate::common::{finish, metrics};
 
-/// A configuration that leaves the choice to the machine.
+/// A configuration that leaves backend and precision to the machine.
 fn open(site: &Site) -> Table {
     let mut config = with(&small(site.tmp.path()), &[("train.steps", 1.into())]);
     let train = config["train"].as_table_mut().unwrap();
@@ -13,7 +13,7 @@ fn open(site: &Site) -> Table {
     config
 }
 
-/// What computed in the traced step.
+/// The trace of the first step on rank 1.
 fn traced(site: &Site, config: &Table, vars: impl Fn(usize) -> Vars) -> String {
     finish(&mut site.train("run", 2, config, vars, &["--trace", "1"])).succeeded();
     assert_eq!(metrics(&site.dir("run")).len(), 1);
@@ -21,16 +21,16 @@ fn traced(site: &Site, config: &Table, vars: impl Fn(usize) -> Vars) -> String {
 }
 
 #[test]
-fn devices_are_taken_where_there_are_some() {
+fn cuda_is_the_default_on_a_machine_with_devices() {
     let site = Site::with_fake_cuda();
     let trace = traced(&site, &open(&site), apart);
     assert!(trace.contains("attention_dq_64") && trace.contains("an all-gather"), "{trace}");
 }
 
 #[test]
-fn the_cpu_is_taken_where_there_are_none() {
+fn the_cpu_is_the_default_without_devices() {
     let site = Site::with_fake_cuda();
-    // Of a shape that the kernels do not take.
+    // The CUDA kernels do not take this head size.
     let config = with(&open(&site), &[("model.head_dim", 32.into())]);
     let trace = traced(&site, &config, |_| vec![("CUDA_VISIBLE_DEVICES", String::new())]);
     assert!(!trace.contains("attention_dq"), "{trace}");

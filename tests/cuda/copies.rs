@@ -1,5 +1,5 @@
-//! Copies to the host that go beside the compute stream: of what was there when they were asked for, however far the one
-//! stream is behind the other.
+//! Asynchronous copies to the host, on a stream beside the compute stream: they see the values of the moment when they
+//! were requested, however far one stream is behind the other.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use engine::memory::arena::ArenaSpec;
 
 use crate::common::on_fake_cuda;
 
-/// Elements of what goes beside the compute stream.
+/// Elements of a tensor that is large enough to be copied on the stream beside.
 const LEN: usize = 1 << 16;
 
-/// A rank alone, with room for a few such blocks.
+/// A single rank, with memory for a few such tensors.
 fn alone() -> Cuda {
     let places = Places::of(|name| std::env::var_os(name), None);
     let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
@@ -37,8 +37,8 @@ fn holds(got: Vec<f32>, value: f32) {
 }
 
 #[test]
-fn what_was_enqueued_before_is_in_them() {
-    on_fake_cuda("cuda::copies::what_was_enqueued_before_is_in_them", &[("FAKE_CUDA_SLOW", "1@20")], || {
+fn a_copy_sees_earlier_writes() {
+    on_fake_cuda("cuda::copies::a_copy_sees_earlier_writes", &[("FAKE_CUDA_SLOW", "1@20")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
         b.zero(&mut x);
@@ -47,15 +47,15 @@ fn what_was_enqueued_before_is_in_them() {
 }
 
 #[test]
-fn what_changes_a_block_waits_for_them() {
-    on_fake_cuda("cuda::copies::what_changes_a_block_waits_for_them", &[("FAKE_CUDA_SLOW", "2@100")], || {
+fn later_writes_wait_for_the_copy() {
+    on_fake_cuda("cuda::copies::later_writes_wait_for_the_copy", &[("FAKE_CUDA_SLOW", "2@100")], || {
         let b = alone();
         let mut x = all(&b, 1.0);
         let first = b.copy_to_host_async(&x);
         b.write(&vec![2.0; LEN], &mut x);
         let second = b.copy_to_host_async(&x);
         drop(x);
-        // In its place.
+        // It reuses the block of `x`.
         let y = all(&b, 3.0);
         let third = b.copy_to_host_async(&y);
         for (fetch, value) in [(first, 1.0), (second, 2.0), (third, 3.0)] {

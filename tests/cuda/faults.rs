@@ -1,21 +1,21 @@
-//! Devices, libraries and ranks that fail during a run: one rank says what, where and when, and all end.
+//! Devices, libraries and ranks that fail during a run: one rank reports what, where and when, and all ranks end.
 
 use std::time::{Duration, Instant};
 
 use toml::Table;
 
 use super::{Site, Vars, apart, small, with};
-use crate::common::{Outcome, Running, finish, metrics, slay};
+use crate::common::{Outcome, Running, finish, kill_process, metrics};
 
-/// In which all ranks have ended, however busy the machine is.
+/// All ranks must have ended by then, however busy the machine is.
 const SOON: Duration = Duration::from_secs(40);
 
-/// A run that goes on until it is disturbed.
+/// A run that does not end by itself.
 fn long(site: &Site) -> Table {
     with(&small(site.tmp.path()), &[("train.steps", 1_000_000.into()), ("parallel.tensor", 2.into())])
 }
 
-/// Two ranks, of which `whom` has these variables.
+/// Trains on two ranks, of which `whom` has a variable that makes it fail.
 fn fail(whom: usize, name: &'static str, value: &str) -> Outcome {
     let site = Site::with_fake_cuda();
     let vars = |rank| -> Vars {
@@ -28,7 +28,7 @@ fn fail(whom: usize, name: &'static str, value: &str) -> Outcome {
     outcome
 }
 
-/// Ended with code 1 and the one message of `rank`.
+/// Expects exit 1 and exactly one message, from `rank`.
 #[track_caller]
 fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
     let outcome = outcome.refused(1, needles);
@@ -38,50 +38,29 @@ fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
     }
 }
 
-/// The number is that of a launch inside a layer: where kernels of a step come or go, another.
+/// Launch 1010 is inside a layer; when the kernels of a step change, the number must too.
 #[test]
-fn a_kernel_that_goes_astray() {
+fn an_illegal_address_in_a_kernel() {
     let needles = ["step ", "layer ", "ILLEGAL_ADDRESS", "Xid 13 or 31", "launched there:", " threads, "];
     says(fail(1, "FAKE_CUDA_FAULT", "700@1010"), 1, &needles);
 }
 
+/// The message names the oldest collective: the others wait behind it.
 #[test]
-fn memory_that_loses_data() {
-    let needles = ["step ", "ECC_UNCORRECTABLE", "drain this node", "continue from the last checkpoint"];
-    says(fail(0, "FAKE_CUDA_FAULT", "214@1500"), 0, &needles);
-}
-
-/// The oldest collective is the one that is told of: the others wait behind it.
-#[test]
-fn a_collective_that_never_ends() {
+fn a_hanging_collective() {
     let needles =
         ["step ", "no progress for 3 s", "the tensor group of ranks [0, 1]: a reduce-scatter of ", "has not completed"];
     says(fail(0, "FAKE_CUDA_NCCL_HANG", "ReduceScatter@20"), 0, &needles);
 }
 
-/// A driver takes so many launches and no more: the host is caught in a call, and cannot look.
+/// Before the first step both ranks wait, and the first one reports it.
 #[test]
-fn a_collective_that_never_ends_while_the_host_is_caught() {
-    let site = Site::with_fake_cuda();
-    let hang = |rank| (rank == 0).then(|| ("FAKE_CUDA_NCCL_HANG", "ReduceScatter@20".to_string()));
-    let vars = |rank| apart(rank).into_iter().chain(hang(rank)).chain([("SWALLOW_PATIENCE_S", "1".into())]).collect();
-    // One step of so many launches that no stream has room for them.
-    let config = with(&long(&site), &[("train.global_batch_size", 64.into())]);
-    let start = Instant::now();
-    let outcome = finish(&mut site.train("run", 2, &config, vars, &[]));
-    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
-    let needles = ["rank 0 on ", "no progress for ", "the tensor group of ranks [0, 1]: a reduce-scatter of "];
-    says(outcome, 0, &needles);
-}
-
-/// Before the first step both wait, and the first says it.
-#[test]
-fn a_group_that_does_not_come_together() {
+fn a_hanging_setup_of_a_communicator() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_HANG", "any@1");
     says(outcome, 0, &["the tensor group of ranks [0, 1] was not connected by NCCL within 3 s"]);
 }
 
-/// The first rank of a group cannot make it: the others are told, and nobody waits.
+/// The first rank of a group cannot create the communicator: it tells the others, and nobody waits.
 #[test]
 fn a_machine_without_a_network() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_ALONE", "1");
@@ -90,19 +69,46 @@ fn a_machine_without_a_network() {
     assert_eq!(outcome.stderr.matches("was not connected").count(), 1, "{}", outcome.stderr);
 }
 
-#[test]
-fn a_rank_that_is_killed() {
-    let site = Site::with_fake_cuda();
-    let mut run = Running::start(&mut site.train("run", 2, &long(&site), apart, &[]));
-    let ended = run.wait_until(|_| metrics(&site.dir("run")).len() >= 2);
-    assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", run.outcome());
-    let ranks = run.ranks();
-    assert_eq!(ranks.len(), 2, "{ranks:?}");
-    let start = Instant::now();
-    slay(ranks[1]);
-    let outcome = run.outcome();
-    assert!(!outcome.status.success() && !outcome.stderr.contains("panicked"), "{outcome:?}");
-    assert!(start.elapsed() < SOON, "the others lived for {:?}", start.elapsed());
-    let alive = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-    assert_eq!(ranks.iter().filter(alive).collect::<Vec<_>>(), Vec::<&i32>::new());
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn an_uncorrectable_ecc_error() {
+        let needles = ["step ", "ECC_UNCORRECTABLE", "drain this node", "continue from the last checkpoint"];
+        says(fail(0, "FAKE_CUDA_FAULT", "214@1500"), 0, &needles);
+    }
+
+    /// A driver's launch queue is finite: when it is full, the host blocks in a launch and cannot poll.
+    #[test]
+    fn a_hanging_collective_while_the_host_is_blocked() {
+        let site = Site::with_fake_cuda();
+        let hang = |rank| (rank == 0).then(|| ("FAKE_CUDA_NCCL_HANG", "ReduceScatter@20".to_string()));
+        let patience = ("SWALLOW_PATIENCE_S", "1".to_string());
+        let vars = |rank| apart(rank).into_iter().chain(hang(rank)).chain([patience.clone()]).collect();
+        // A step with more launches than a stream's queue holds.
+        let config = with(&long(&site), &[("train.global_batch_size", 64.into())]);
+        let start = Instant::now();
+        let outcome = finish(&mut site.train("run", 2, &config, vars, &[]));
+        assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+        let group = "the tensor group of ranks [0, 1]: a reduce-scatter of ";
+        let needles = ["rank 0 on ", "no progress for ", group];
+        says(outcome, 0, &needles);
+    }
+
+    #[test]
+    fn a_rank_that_is_killed() {
+        let site = Site::with_fake_cuda();
+        let mut run = Running::start(&mut site.train("run", 2, &long(&site), apart, &[]));
+        let ended = run.wait_until(|_| metrics(&site.dir("run")).len() >= 2);
+        assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", run.outcome());
+        let ranks = run.ranks();
+        assert_eq!(ranks.len(), 2, "{ranks:?}");
+        let start = Instant::now();
+        kill_process(ranks[1]);
+        let outcome = run.outcome();
+        assert!(!outcome.status.success() && !outcome.stderr.contains("panicked"), "{outcome:?}");
+        assert!(start.elapsed() < SOON, "the others lived for {:?}", start.elapsed());
+        let alive = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        assert_eq!(ranks.iter().filter(alive).collect::<Vec<_>>(), Vec::<&i32>::new());
+    }
 }

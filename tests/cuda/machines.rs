@@ -1,23 +1,23 @@
-//! Machines that are not what a job needs: said once, before the first step, with what to do.
+//! Machines that a job cannot run on: one message before the first step, with a remedy.
 
 use super::{Site, Vars, apart, small, with};
 use crate::common::{Outcome, finish};
 
-/// Trains two steps with these variables of a rank, and expects to be refused.
+/// Trains two steps with the variables `vars` of each rank, and expects a refusal.
 #[track_caller]
 fn refused(site: &Site, ranks: usize, more: &[(&str, toml::Value)], vars: impl Fn(usize) -> Vars, needles: &[&str]) {
     let config = with(&small(site.tmp.path()), &[("train.steps", 2.into())]);
-    is_mistake(finish(&mut site.train("run", ranks, &with(&config, more), vars, &[])), needles);
+    is_refused(finish(&mut site.train("run", ranks, &with(&config, more), vars, &[])), needles);
     assert!(!site.dir("run/metrics.jsonl").exists(), "said after the first step");
 }
 
 #[track_caller]
-fn is_mistake(outcome: Outcome, needles: &[&str]) {
+fn is_refused(outcome: Outcome, needles: &[&str]) {
     let outcome = outcome.refused(2, needles);
     assert_eq!(outcome.stderr.matches("error: ").count(), 1, "{}", outcome.stderr);
 }
 
-/// Variables of the last of two ranks, beside those that let both share a device.
+/// Sets a variable of the last of two ranks, beside those that let both share a device.
 fn second(name: &'static str, value: &'static str) -> impl Fn(usize) -> Vars {
     move |rank| apart(rank).into_iter().chain((rank == 1).then(|| (name, value.to_string()))).collect()
 }
@@ -55,7 +55,7 @@ fn libraries_that_are_not_there() {
     ] {
         let site = Site::with_fake_cuda();
         site.fake_cuda.as_ref().unwrap().without(name);
-        // A machine that has the real one would take it.
+        // Elsewhere on the machine the program would find a real library.
         let hidden = |rank| -> Vars {
             let nowhere = ["VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "HOME"].map(|name| (name, "/nowhere".to_string()));
             apart(rank).into_iter().chain(nowhere).chain([("PATH", "/nowhere".to_string())]).collect()
@@ -71,7 +71,7 @@ fn libraries_that_are_not_there() {
 #[test]
 fn a_device_that_is_too_small() {
     let site = Site::with_fake_cuda();
-    // 40 MiB beside what is left to libraries.
+    // 40 MiB beside the memory that is reserved for libraries.
     let small = |_| vec![("FAKE_CUDA_MEMORY", (296 << 20).to_string())];
     let large = [("model.hidden_size", 512.into()), ("model.intermediate_size", 4096.into())];
     refused(&site, 1, &large, small, &["GiB of device memory a rank, and 0.04 GiB are available", "use more ranks"]);

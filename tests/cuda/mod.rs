@@ -1,6 +1,6 @@
-//! The CUDA backend through the program itself: held to PyTorch, to one rank, to itself at another pace, to its plan, and
-//! to what it says where something breaks. The device is the stand-in; with CUDA_TESTS_ON=device the golden runs, layouts
-//! and continued runs are a real one's, which its ranks share.
+//! The CUDA backend through the program itself: compared with PyTorch, with one rank, with itself under other stream
+//! delays, and with its memory plan; and its messages when something breaks. The device is the fake one; with
+//! CUDA_TESTS_ON=device the golden runs, layouts and continued runs use a real one, which all ranks share.
 
 mod choice;
 mod copies;
@@ -20,12 +20,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{FakeCuda, Tensors, export, fake_cuda, finish, metrics, program, set, write_config, write_tokens};
+use crate::common::{
+    FakeCuda, Tensors, export, fake_cuda, finish, metrics, mpirun_alone, program, set, write_config, write_tokens,
+};
 
-/// Variables of a process.
+/// Environment variables of a process.
 type Vars = Vec<(&'static str, String)>;
 
-/// A folder for runs, and the stand-in where they run on it.
+/// A folder for runs, and the fake libraries unless the device is real.
 struct Site {
     tmp: TempDir,
     fake_cuda: Option<FakeCuda>,
@@ -37,12 +39,12 @@ fn on_device() -> bool {
 }
 
 impl Site {
-    /// With the device that the tests are asked to run on.
+    /// A site with the device of CUDA_TESTS_ON.
     fn new() -> Site {
         Site { tmp: tempfile::tempdir().unwrap(), fake_cuda: (!on_device()).then(fake_cuda) }
     }
 
-    /// On the stand-in, whatever the tests are asked to run on.
+    /// A site with the fake device, whatever CUDA_TESTS_ON says.
     fn with_fake_cuda() -> Site {
         Site { tmp: tempfile::tempdir().unwrap(), fake_cuda: Some(fake_cuda()) }
     }
@@ -51,11 +53,9 @@ impl Site {
         self.tmp.path().join(name)
     }
 
-    /// Has each of `ranks` ranks do what `args` say. `vars` are the variables of a rank.
+    /// The program with `args` on `ranks` ranks; `vars` are the variables of each rank.
     fn command(&self, ranks: usize, vars: impl Fn(usize) -> Vars, args: &[&str]) -> Command {
-        let mut command = Command::new("mpirun");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.arg("--oversubscribe");
+        let mut command = mpirun_alone();
         for rank in 0..ranks {
             let vars = vars(rank).into_iter().map(|(name, value)| format!("{name}={value}"));
             command.args([":"].iter().skip(usize::from(rank == 0))).args(["-n", "1", "env"]).args(vars);
@@ -67,7 +67,7 @@ impl Site {
         command
     }
 
-    /// Training as run `name`, whose configuration is left beside it.
+    /// Training as run `name`, with its configuration beside it.
     fn train(&self, name: &str, ranks: usize, config: &Table, vars: impl Fn(usize) -> Vars, more: &[&str]) -> Command {
         let mut config = config.clone();
         set(&mut config, "checkpoint.dir", self.dir(name).to_str().unwrap());
@@ -76,7 +76,7 @@ impl Site {
         self.command(ranks, vars, &args)
     }
 
-    /// A run to its end, and what it left.
+    /// Trains to the end, and returns the results.
     #[track_caller]
     fn run(&self, name: &str, ranks: usize, config: &Table, vars: impl Fn(usize) -> Vars) -> Left {
         finish(&mut self.train(name, ranks, config, vars, &[])).succeeded();
@@ -92,18 +92,18 @@ impl Site {
     }
 }
 
-/// Each rank says that it is a host of its own, so that NCCL lets all of them have the one device.
+/// Gives each rank a host name of its own, so that NCCL lets all of them share one device.
 fn apart(rank: usize) -> Vars {
     vec![("NCCL_HOSTID", format!("host{rank}"))]
 }
 
-/// The same, with settings of the stand-in, where it is that.
+/// The same, with settings of the fake device where it is in use.
 fn apart_and(more: &[(&'static str, &str)]) -> impl Fn(usize) -> Vars {
     let more: Vars = more.iter().filter(|_| !on_device()).map(|(name, value)| (*name, value.to_string())).collect();
     move |rank| apart(rank).into_iter().chain(more.clone()).collect()
 }
 
-/// What a run left.
+/// The results of a run.
 #[derive(Debug, PartialEq)]
 struct Left {
     metrics: Vec<Value>,
@@ -111,7 +111,7 @@ struct Left {
 }
 
 impl Left {
-    /// Loss and norm of every step, and the last weights, are those of `other` to the bit.
+    /// The metrics of every step and the last weights must be those of `other`, bit for bit.
     #[track_caller]
     fn is_exactly(&self, other: &Left, why: &str) {
         assert_eq!(self.metrics.len(), other.metrics.len(), "{why}: steps");
@@ -126,7 +126,7 @@ impl Left {
     }
 }
 
-/// `memory.json`: every rank took the blocks that were planned for it.
+/// By `memory.json`, every rank must have used exactly the blocks that were planned for it.
 #[track_caller]
 fn planned_is_used(run: &Path) {
     let memory: Value = serde_json::from_str(&std::fs::read_to_string(run.join("memory.json")).unwrap()).unwrap();
@@ -136,8 +136,8 @@ fn planned_is_used(run: &Path) {
     }
 }
 
-/// A model that all kinds of layout can cut and the kernels take, with data that it learns from, kept in `dir`. Its
-/// tables are large enough that a checkpoint's copies of them go beside the compute stream.
+/// A model for every kind of layout and for the kernels, with data in `dir` that it can learn. Its embeddings are large
+/// enough that a checkpoint copies them on the stream beside the compute stream.
 fn small(dir: &Path) -> Table {
     let text = r#"
         [model]
@@ -174,7 +174,7 @@ fn small(dir: &Path) -> Table {
     config
 }
 
-/// Tokens that can be learned: three of four follow from the one before.
+/// Tokens that can be learned: three of four follow from the previous one.
 fn chain(count: usize, vocabulary: u32) -> Vec<u32> {
     let (mut noise, mut id) = (1u32, 0);
     let next = || {

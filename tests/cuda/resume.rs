@@ -1,12 +1,11 @@
-//! A run that was ended and goes on is the one that was left alone, bit for bit; at another layout it is the same training.
+//! A run that was killed and continued is bit for bit the undisturbed one; at another layout it is the same training.
 
 use super::{Left, Site, apart, apart_and, small, with};
-use crate::common::{Running, finish, metrics};
+use crate::common::{Running, copy, finish, metrics};
 use crate::trajectories::BF16;
-use std::process::Command;
 use toml::Table;
 
-/// TP2 DP2, with a checkpoint every second step.
+/// A configuration at TP2 DP2, with a checkpoint every second step.
 fn config(site: &Site) -> Table {
     let more = [
         ("parallel.tensor", 2.into()),
@@ -17,38 +16,42 @@ fn config(site: &Site) -> Table {
     with(&small(site.tmp.path()), &more)
 }
 
-/// Steps are taken while the checkpoint before is still on its way to the host, on a stream that is far behind.
-#[test]
-fn killed_is_as_if_left_alone() {
-    let site = Site::new();
-    let config = config(&site);
-    let alone = site.run("alone", 4, &config, apart);
-
-    let long = with(&config, &[("train.steps", 1_000.into())]);
-    let mut run = Running::start(&mut site.train("cut", 4, &long, apart_and(&[("FAKE_CUDA_SLOW", "2@250")]), &[]));
-    let ended = run.wait_until(|_| site.dir("cut").join("checkpoints/latest").exists() && steps(&site, "cut") >= 3);
-    assert!(ended.is_none(), "the run ended by itself");
-    run.kill();
-    finish(&mut site.train("cut", 4, &config, apart, &["--from-step", "2"])).succeeded();
-    let mut cut = site.left("cut");
-    cut.metrics.truncate(4);
-    cut.is_exactly(&alone, "killed and continued");
-}
-
 fn steps(site: &Site, name: &str) -> usize {
     metrics(&site.dir(name)).len()
 }
 
-#[test]
-fn it_goes_on_at_another_layout() {
-    let site = Site::new();
-    let alone = site.run("alone", 4, &config(&site), apart);
-    for (name, ranks, degrees) in [("pp2", 2, [1, 2]), ("one", 1, [1, 1])] {
-        assert!(Command::new("cp").arg("-r").args([site.dir("alone"), site.dir(name)]).status().unwrap().success());
-        let layout = [("parallel.tensor", degrees[0].into()), ("parallel.pipeline", degrees[1].into())];
-        let config = with(&config(&site), &layout);
-        finish(&mut site.train(name, ranks, &config, apart, &["--from-step", "2"])).succeeded();
-        is_near(&site.left(name), &alone, name);
+mod exhaustive {
+    use super::*;
+
+    /// The stream of copies is slow, so steps run while the previous checkpoint is still being copied to the host.
+    #[test]
+    fn a_killed_run_continues_bit_for_bit() {
+        let site = Site::new();
+        let config = config(&site);
+        let alone = site.run("alone", 4, &config, apart);
+
+        let long = with(&config, &[("train.steps", 1_000.into())]);
+        let mut run = Running::start(&mut site.train("cut", 4, &long, apart_and(&[("FAKE_CUDA_SLOW", "2@250")]), &[]));
+        let ended = run.wait_until(|_| site.dir("cut").join("checkpoints/latest").exists() && steps(&site, "cut") >= 3);
+        assert!(ended.is_none(), "the run ended by itself");
+        run.kill();
+        finish(&mut site.train("cut", 4, &config, apart, &["--from-step", "2"])).succeeded();
+        let mut cut = site.left("cut");
+        cut.metrics.truncate(4);
+        cut.is_exactly(&alone, "killed and continued");
+    }
+
+    #[test]
+    fn a_run_continues_at_another_layout() {
+        let site = Site::new();
+        let alone = site.run("alone", 4, &config(&site), apart);
+        for (name, ranks, degrees) in [("pp2", 2, [1, 2]), ("one", 1, [1, 1])] {
+            copy(&site.dir("alone"), &site.dir(name));
+            let layout = [("parallel.tensor", degrees[0].into()), ("parallel.pipeline", degrees[1].into())];
+            let config = with(&config(&site), &layout);
+            finish(&mut site.train(name, ranks, &config, apart, &["--from-step", "2"])).succeeded();
+            is_near(&site.left(name), &alone, name);
+        }
     }
 }
 

@@ -1,12 +1,12 @@
-//! Where the time of every rank goes, by the device's own events.
+//! The time of every rank by phase and group, measured by the device's events.
 
 use super::{Site, apart, small, with};
 use crate::common::metrics;
 use serde_json::Value;
 
-/// TP2 PP2: each kind of group is waited for.
+/// At TP2 PP2 a rank waits for groups of every kind.
 #[test]
-fn waits_are_told_by_group() {
+fn waits_are_reported_by_group() {
     let site = Site::new();
     let more = [
         ("parallel.tensor", 2.into()),

@@ -1,11 +1,11 @@
-//! What the CUDA backend does not take, and machines that have not what it needs.
+//! Models that the CUDA backend does not take, and machines without what it needs.
 
 use toml::Table;
 
-use super::{is_mistake, train};
+use super::{is_refused, train};
 use crate::common::{engine, finish, set};
 
-/// `train` on CUDA with these heads; the data need not fit, since this is said first.
+/// Sets these heads, on CUDA. The data need not fit the model, since this is checked first.
 fn heads(c: &mut Table, hidden: i64, heads: i64, dim: i64) {
     set(c, "train.backend", "cuda");
     set(c, "train.precision", "bf16");
@@ -26,14 +26,14 @@ fn shapes_that_kernels_do_not_take() {
         for args in [&[][..], &["--dry-run"]] {
             let tmp = tempfile::tempdir().unwrap();
             println!("{hidden} {n} {dim} {args:?}");
-            is_mistake(train(&tmp, |c| heads(c, hidden, n, dim), args), &tmp, needles);
+            is_refused(train(&tmp, |c| heads(c, hidden, n, dim), args), &tmp, needles);
         }
     }
-    // What fits needs a device, which this machine may have.
+    // A model that fits needs a device, which this machine may have.
     if cuda::devices().is_ok_and(|devices| devices.is_empty()) {
         let tmp = tempfile::tempdir().unwrap();
         let needles = ["train.backend = \"cuda\": there is no NVIDIA driver", "train.backend = \"cpu\""];
-        is_mistake(train(&tmp, |c| heads(c, 128, 2, 64), &[]), &tmp, &needles);
+        is_refused(train(&tmp, |c| heads(c, 128, 2, 64), &[]), &tmp, &needles);
     }
 }
 
@@ -44,7 +44,7 @@ fn precision_f32_is_for_the_cpu() {
         set(c, "train.backend", "cuda");
         set(c, "train.precision", "f32");
     };
-    is_mistake(train(&tmp, change, &[]), &tmp, &["train.precision = \"f32\"", "CPU", "bf16"]);
+    is_refused(train(&tmp, change, &[]), &tmp, &["train.precision = \"f32\"", "CPU", "bf16"]);
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn architectures_and_compilers_that_are_not_there() {
     assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
 }
 
-/// Of a machine with nothing, which this one may not be: then there is nothing to see.
+/// The messages of a machine without NVIDIA's libraries. A machine with some has nothing to check.
 #[test]
-fn what_to_install_is_said_once() {
+fn missing_libraries_are_reported_once() {
     let bare = |args: &[&str]| finish(engine().env_clear().args(["kernels", "check"]).args(args));
     let compiler = bare(&["--arch", "sm_80"]);
     if !compiler.status.success() {

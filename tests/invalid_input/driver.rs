@@ -1,5 +1,5 @@
-//! Machines whose driver or device will not do, played by a driver that is not one (`driver.c`). It also sees whether
-//! what was taken from it is given back, in order.
+//! Machines whose driver or device is unusable, by a fake driver (`driver.c`), which also checks that everything that
+//! was created is destroyed, in order.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::common::{Outcome, engine, finish};
 
-/// As much of a cubin as that driver looks at.
+/// As many bytes of a cubin as that driver reads.
 const CUBIN: &[u8] = b"\x7fELF";
 
 /// A machine whose driver is `driver.c`, and a pack whose cubins are only their first bytes.
@@ -31,7 +31,9 @@ impl Machine {
     fn pack(&self, compiler: &str) {
         let cubin = |file: &File| {
             let hash = blake3::hash(CUBIN).to_hex().to_string();
-            json!({ "file": file.name, "arch": "sm_80", "cubin": "cubin", "blake3": hash, "kernels": [], "warnings": [] })
+            json!({
+                "file": file.name, "arch": "sm_80", "cubin": "cubin", "blake3": hash, "kernels": [], "warnings": [],
+            })
         };
         let cubins = FILES.iter().map(cubin).collect::<Vec<_>>();
         let manifest = json!({ "sources": sources(), "options": [], "compiler": compiler, "cubins": cubins });
@@ -50,7 +52,7 @@ impl Machine {
 }
 
 #[test]
-fn a_device_that_will_do_is_opened_and_left() {
+fn a_usable_device_is_opened_and_closed() {
     let machine = Machine::new("12.4");
     let outcome = machine.check("12040", "87", &[]).succeeded();
     assert!(outcome.stdout.starts_with("device 0, Fake 0: sm_80, the pack "), "{}", outcome.stdout);
@@ -58,7 +60,7 @@ fn a_device_that_will_do_is_opened_and_left() {
 }
 
 #[test]
-fn each_fault_is_one_sentence_with_what_to_install() {
+fn each_fault_is_one_sentence_with_a_remedy() {
     let machine = Machine::new("12.4");
     let (new, none) = (Machine::new("13.0"), &[][..]);
     for (machine, version, capability, more, code, needles) in [
@@ -83,7 +85,7 @@ fn each_fault_is_one_sentence_with_what_to_install() {
     }
 }
 
-/// NVRTC 13 for a driver of CUDA 12: it is passed over, and said to be there.
+/// NVRTC 13 with a driver for CUDA 12 is skipped, and the message says that it was found.
 #[test]
 fn a_compiler_that_is_too_new_for_the_driver_is_named() {
     let Some(libs) = std::env::var_os("SWALLOW_CUDA_LIBS") else { return };
@@ -94,7 +96,7 @@ fn a_compiler_that_is_too_new_for_the_driver_is_named() {
     command.args(["kernels", "check"]).env_clear().env("LD_LIBRARY_PATH", dir).env("XDG_CACHE_HOME", dir);
     command.env("FAKE_CUDA", "12040").env("FAKE_CAPABILITY", "80").env("SWALLOW_CUDA_LIBS", libs);
     let outcome = finish(&mut command);
-    // Where there is one of CUDA 12 too, it is taken.
+    // A machine may have an NVRTC of CUDA 12 too, which works.
     if !outcome.status.success() {
         outcome.refused(2, &["is NVRTC 13", "what is made for CUDA 12", "pip install nvidia-cuda-nvrtc-cu12"]);
     }

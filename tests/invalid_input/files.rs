@@ -1,10 +1,10 @@
-//! Mistakes in token files, texts and tokenizers.
+//! Invalid token files, texts and tokenizers.
 
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{is_mistake, train};
+use super::{is_refused, train};
 use crate::common::{Case, Outcome, engine, finish, set, write_tokens};
 
 fn train_on(tmp: &tempfile::TempDir, prefix: &Path) -> Outcome {
@@ -17,9 +17,9 @@ fn an_id_beyond_the_vocabulary() {
     let tmp = tempfile::tempdir().unwrap();
     let prefix = tmp.path().join("big");
     write_tokens(&prefix, &[vec![7; 3000], vec![5, 131, 4], vec![9; 4000]]);
-    is_mistake(train_on(&tmp, &prefix), &tmp, &["vocab_size", "131", "big"]);
+    is_refused(train_on(&tmp, &prefix), &tmp, &["vocab_size", "131", "big"]);
     write_tokens(&prefix, &[vec![u32::MAX; 6000]]);
-    is_mistake(train_on(&tmp, &prefix), &tmp, &["big"]);
+    is_refused(train_on(&tmp, &prefix), &tmp, &["big"]);
 }
 
 #[test]
@@ -28,11 +28,11 @@ fn too_few_tokens_for_a_sample() {
     let prefix = tmp.path().join("short");
     for documents in [vec![], vec![vec![]], vec![vec![1; 48]]] {
         write_tokens(&prefix, &documents);
-        is_mistake(train_on(&tmp, &prefix), &tmp, &["short"]);
+        is_refused(train_on(&tmp, &prefix), &tmp, &["short"]);
     }
 }
 
-/// Cuts and bends the bytes of an index or its tokens; each must be refused with the file's name.
+/// Truncated and changed bytes of an index or its tokens: each is refused with the file's name.
 #[test]
 fn broken_token_files() {
     let good = Case::open("mha_odd_vocab").dir;
@@ -70,14 +70,14 @@ fn broken_token_files() {
         std::fs::write(prefix.with_extension("idx"), idx).unwrap();
         std::fs::write(prefix.with_extension("bin"), bin).unwrap();
         println!("{what}");
-        is_mistake(train_on(&tmp, &prefix), &tmp, &["broken"]);
+        is_refused(train_on(&tmp, &prefix), &tmp, &["broken"]);
         finish(engine().args(["data", "check"]).arg(&prefix)).refused(2, &["broken"]);
         let seen = finish(engine().args(["data", "inspect"]).arg(&prefix));
         assert!(matches!(seen.status.code(), Some(0..=2)) && !seen.stderr.contains("panicked"), "{what}: {seen:?}");
     }
 }
 
-/// A folder with the tiny tokenizers and a good text.
+/// A folder with the tiny tokenizers and a valid text.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -105,7 +105,7 @@ impl Desk {
         finish(command.arg("--output").arg(self.path("out")))
     }
 
-    /// Writes `bytes` as `input` and tokenizes it, which must be refused with all of `needles`, leaving no output.
+    /// Writes `bytes` as `input` and tokenizes it: this must be refused with all of `needles`, and leave no output.
     #[track_caller]
     fn refuses(&self, input: &str, bytes: &[u8], needles: &[&str]) {
         std::fs::write(self.path(input), bytes).unwrap();
@@ -125,7 +125,7 @@ fn the_tiny_tokenizers_work() {
 #[test]
 fn broken_texts() {
     let desk = Desk::new();
-    // "日本" in Shift_JIS on the second line, from byte 6 on.
+    // The second line is "日本" in Shift_JIS, from byte 6 on.
     desk.refuses("sjis.txt", b"first\n\x93\xfa\x96\x7b\n", &["sjis.txt", "UTF-8", "6"]);
     desk.refuses("bad.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"c\n", &["bad.jsonl", "3"]);
     desk.refuses("key.jsonl", b"{\"text\": \"a\"}\n{\"body\": \"b\"}\n", &["key.jsonl", "2", "text"]);

@@ -1,10 +1,10 @@
-//! Layouts that cannot be: one message for all ranks that names what can, before anything starts.
+//! Impossible layouts: one message for all ranks, before anything starts, which names possible ones.
 
 use toml::{Table, Value};
 
 use crate::common::{Case, Outcome, finish, mpirun, set, write_config};
 
-/// `train` on the case made for layouts (8 heads, 2 key/value heads, 5 layers, 16 samples a step).
+/// Runs `train` on the golden case for layouts: 8 heads, 2 key/value heads, 5 layers, 16 samples a step.
 #[track_caller]
 fn train(ranks: usize, settings: &[(&str, Value)]) -> Outcome {
     let tmp = tempfile::tempdir().unwrap();
@@ -26,7 +26,7 @@ fn what_no_number_of_ranks_can_run() {
             &["parallel.tensor = 3", "(8)", "on 2 ranks the nearest is 2"][..],
         ),
         (4, &[("parallel.tensor", 16.into())], &["parallel.tensor = 16", "on 4 ranks the nearest is 4"]),
-        // Three data-parallel ranks cannot share 16 samples.
+        // 16 samples are no multiple of three data-parallel ranks.
         (3, &[("parallel.tensor", 16.into())], &["parallel.tensor = 16", "; the nearest is 8"]),
         (
             4,
@@ -72,7 +72,7 @@ fn another_number_of_ranks_than_meant_is_a_warning() {
     assert!(!outcome.stderr.contains("parallel.ranks"), "{}", outcome.stderr);
 }
 
-/// Refused as the user's mistake, in one message for all ranks.
+/// Expects exit 2 and one message for all ranks.
 #[track_caller]
 fn once(outcome: Outcome, needles: &[&str]) {
     let outcome = outcome.refused(2, needles);

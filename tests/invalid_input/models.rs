@@ -1,13 +1,13 @@
-//! Mistakes in Hugging Face checkpoints.
+//! Invalid Hugging Face checkpoints.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{copy_dir, is_mistake, train};
+use super::{copy_dir, is_refused, train};
 use crate::common::{Case, Outcome, engine, finish, set};
 
-/// A copy of a good checkpoint that a test may spoil.
+/// A copy of a valid checkpoint that a test may change.
 struct Model(tempfile::TempDir);
 
 impl Model {
@@ -30,10 +30,10 @@ impl Model {
         train(&self.0, change, &[])
     }
 
-    /// Neither trained from nor imported nor evaluated.
+    /// Training from it and importing it are refused.
     #[track_caller]
     fn is_refused(&self, needles: &[&str]) {
-        is_mistake(self.train(), &self.0, needles);
+        is_refused(self.train(), &self.0, needles);
         let run = self.0.path().join("imported");
         finish(engine().args(["checkpoint", "import", "--from"]).arg(self.path("")).arg("--to").arg(&run))
             .refused(2, needles);
@@ -72,7 +72,7 @@ fn a_config_that_is_not_json() {
     }
 }
 
-/// The header's length says how far the JSON goes that says where each tensor lies.
+/// The file begins with the length of a JSON header, which has the offsets of each tensor.
 #[test]
 fn broken_safetensors() {
     let whole = std::fs::read(Model::new().path("model.safetensors")).unwrap();
@@ -112,18 +112,18 @@ fn files_that_are_missing() {
 }
 
 #[test]
-fn a_shape_that_is_not_the_checkpoints() {
+fn a_shape_that_differs_from_the_checkpoint() {
     let model = Model::new();
     let hf = format!("hf:{}", model.path("").display());
     let change = |c: &mut toml::Table| {
         set(c, "train.load", hf.clone());
         set(c, "model.vocab_size", 140);
     };
-    is_mistake(train(&model.0, change, &[]), &model.0, &["vocab_size", "131", "140"]);
+    is_refused(train(&model.0, change, &[]), &model.0, &["vocab_size", "131", "140"]);
 }
 
 #[test]
-fn evaluating_and_exporting_what_is_not_there() {
+fn evaluating_and_exporting_missing_files() {
     let model = Model::new();
     let nowhere = "/nowhere/run";
     let out = model.0.path().join("out");

@@ -1,11 +1,11 @@
-//! Mistakes in the configuration and on the command line.
+//! Invalid configurations and command lines.
 
 use toml::{Table, Value};
 
-use super::{is_mistake, train};
+use super::{is_refused, train};
 use crate::common::{Case, engine, finish, mpirun, set, write_config};
 
-/// A key, the wrong value, and what the message must hold.
+/// A key, an invalid value, and what the message must contain.
 type Wrong = (&'static str, Value, &'static [&'static str]);
 
 #[track_caller]
@@ -13,7 +13,7 @@ fn refuse(table: Vec<Wrong>) {
     for (key, value, needles) in table {
         let tmp = tempfile::tempdir().unwrap();
         println!("{key} = {value}");
-        is_mistake(train(&tmp, |c| set(c, key, value.clone()), &[]), &tmp, needles);
+        is_refused(train(&tmp, |c| set(c, key, value.clone()), &[]), &tmp, needles);
     }
 }
 
@@ -62,7 +62,7 @@ fn impossible_sizes() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_name() {
+fn features_that_are_not_built_are_refused_by_name() {
     refuse(vec![
         ("model.architecture", "mixtral".into(), &["architecture", "mixtral"]),
         ("model.architecture", "gpt2".into(), &["architecture", "gpt2"]),
@@ -88,7 +88,7 @@ fn paths_that_are_not_there() {
     ]);
     let tmp = tempfile::tempdir().unwrap();
     let outcome = finish(engine().args(["train", "--config", "/nowhere/config.toml"]));
-    is_mistake(outcome, &tmp, &["/nowhere/config.toml"]);
+    is_refused(outcome, &tmp, &["/nowhere/config.toml"]);
 }
 
 #[test]
@@ -102,10 +102,10 @@ fn text_that_is_not_toml() {
         ("[train]\nsteps = 99999999999999999999\n", &["bad.toml"]),
     ] {
         std::fs::write(&path, text).unwrap();
-        is_mistake(finish(engine().args(["train", "--config"]).arg(&path)), &tmp, needles);
+        is_refused(finish(engine().args(["train", "--config"]).arg(&path)), &tmp, needles);
     }
     std::fs::write(&path, b"[model]\narchitecture = \"\x93\xfa\"\n").unwrap();
-    is_mistake(finish(engine().args(["train", "--config"]).arg(&path)), &tmp, &["bad.toml"]);
+    is_refused(finish(engine().args(["train", "--config"]).arg(&path)), &tmp, &["bad.toml"]);
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn overrides_and_flags() {
     ] {
         let tmp = tempfile::tempdir().unwrap();
         println!("{args:?}");
-        is_mistake(train(&tmp, |_| (), args), &tmp, needles);
+        is_refused(train(&tmp, |_| (), args), &tmp, needles);
     }
     finish(engine().arg("trian")).refused(2, &["trian"]);
     finish(&mut engine()).refused(2, &[]);
 }
 
-/// Under mpirun rank 0 speaks for all, and all leave with its code.
+/// Under mpirun rank 0 reports for all, and all exit with its code.
 #[test]
 fn one_message_for_all_ranks() {
     for (key, value, needle) in [

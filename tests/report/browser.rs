@@ -1,4 +1,4 @@
-//! The layout of the page in a browser, at the widths of a desktop and a phone. Skipped without Chromium.
+//! The report's page as a browser lays it out, on a desktop and on a phone. Skipped where there is no Chromium.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::common::finish;
 /// Widths in pixels. A headless window cannot be as narrow as a phone, but a frame can.
 const WIDTHS: [u32; 2] = [1280, 390];
 
-/// Measures the page that it is in and posts the result to the page around it.
+/// A script that measures the page that it is added to, and posts the result to the page around the frame.
 const PROBE: &str = r#"<script>
 addEventListener("load", () => {
   const root = document.documentElement;
@@ -37,13 +37,13 @@ addEventListener("load", () => {
 });
 </script>"#;
 
-/// Comes first in the page, so that it counts every error.
+/// A script that counts errors; it comes before all else, so that none is missed.
 const COUNTER: &str = "<script>window.faults = 0; onerror = () => { window.faults += 1; };</script>";
 
 #[test]
-fn the_page_is_readable_on_a_desktop_and_on_a_phone() {
+fn the_page_is_readable_on_a_desk_and_on_a_phone() {
     let Some(chromium) = chromium() else {
-        eprintln!("skipped: no chromium in PATH");
+        eprintln!("skipped: there is no chromium in PATH");
         return;
     };
     let run = Run::new();
@@ -52,12 +52,12 @@ fn the_page_is_readable_on_a_desktop_and_on_a_phone() {
     let probed = html.replace("<head>", &format!("<head>{COUNTER}")).replace("</body>", &format!("{PROBE}</body>"));
     std::fs::write(run.tmp.path().join("probed.html"), probed).unwrap();
     for width in WIDTHS {
-        let seen = measure(&chromium, run.tmp.path(), width);
+        let seen = look(&chromium, run.tmp.path(), width);
         println!("{seen:#}");
         assert_eq!(seen["inner"], width);
-        assert!(seen["scroll"].as_u64() <= seen["inner"].as_u64(), "scrolls sideways at {width} pixels: {seen}");
+        assert!(seen["scroll"].as_u64() <= seen["inner"].as_u64(), "it scrolls sideways at {width}: {seen}");
         assert_eq!(seen["errors"], 0);
-        assert!(seen["least"].as_f64().unwrap() >= 9.0, "text too small at {width} pixels: {seen}");
+        assert!(seen["least"].as_f64().unwrap() >= 9.0, "too small at {width}: {seen}");
         assert_eq!(seen["unmapped"].as_array().map(Vec::len), Some(0), "colours without a rule: {seen}");
         let charts = seen["charts"].as_array().unwrap();
         assert_eq!(charts.len(), 8);
@@ -65,7 +65,7 @@ fn the_page_is_readable_on_a_desktop_and_on_a_phone() {
             assert_eq!(chart["shown"], true, "{seen}");
             assert!(chart["shapes"].as_u64().unwrap() >= 1, "an empty chart: {seen}");
         }
-        // Two ranks with the forward and backward boxes of every micro-batch, and two bars.
+        // The pipeline has each forward and backward of two ranks, the last chart two bars.
         assert!(charts[6]["shapes"].as_u64().unwrap() >= 16 && charts[7]["shapes"].as_u64().unwrap() >= 4, "{seen}");
     }
 }
@@ -75,12 +75,13 @@ fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join("chromium")).find(|program| program.is_file())
 }
 
-/// The result of [`PROBE`] in a frame of this width.
-fn measure(chromium: &Path, dir: &Path, width: u32) -> Value {
+/// The measurements of the page in a frame of this width.
+fn look(chromium: &Path, dir: &Path, width: u32) -> Value {
     let frame = format!(
-        "<!doctype html><body><iframe src=\"probed.html\" style=\"border:0;width:{width}px;height:900px\"></iframe>\
-         <pre></pre><script>addEventListener('message', e => {{ document.querySelector('pre').textContent = \
-         JSON.stringify(e.data); }})</script>"
+        "<!doctype html><body>\
+         <iframe src=\"probed.html\" style=\"border:0;width:{width}px;height:900px\"></iframe><pre></pre>\
+         <script>addEventListener('message', e => {{\
+         document.querySelector('pre').textContent = JSON.stringify(e.data); }})</script>"
     );
     let page = dir.join("frame.html");
     std::fs::write(&page, frame).unwrap();
@@ -90,7 +91,7 @@ fn measure(chromium: &Path, dir: &Path, width: u32) -> Value {
     command.args(["--virtual-time-budget=5000", "--window-size=1400,1000", "--dump-dom"]);
     command.arg(format!("--user-data-dir={}", dir.join("chromium").display()));
     let dom = finish(command.arg(format!("file://{}", page.display()))).succeeded().stdout;
-    let posted = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).expect("the frame's page").0;
-    let posted = posted.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(&posted).unwrap_or_else(|e| panic!("{e}: {dom}"))
+    let told = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).expect("the frame's page").0;
+    let told = told.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {dom}"))
 }

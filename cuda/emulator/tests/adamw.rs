@@ -1,4 +1,4 @@
-//! AdamW's kernels and the factor that clips against the CPU's ops: the same bits, for each element is by itself.
+//! The kernels of AdamW and of gradient clipping leave the same bits as the CPU's ops: each element is independent.
 
 use crate::common::{Random, close, cpus, emulators, on, places};
 use cuda::ops::{self, NORMS, Norms, State, Step, adamw_parts};
@@ -19,10 +19,10 @@ const HP: Step = Step {
 
 const FACTOR: [f32; 2] = [7.0, 0.37];
 
-/// Master, m and v.
+/// The main parameters, m and v.
 type Shard = [Vec<f32>; 3];
 
-/// g and the state of n elements.
+/// The gradient and the state of n elements.
 fn inputs(n: usize, scale: f32) -> (Vec<f32>, Shard) {
     let mut random = Random::new(n as u64);
     let (g, master, m, v) = (random.f32(n, scale), random.f32(n, 1.0), random.f32(n, 0.1), random.f32(n, 0.1));
@@ -77,7 +77,7 @@ fn step_with_norms(
 }
 
 fn norms_are_right(place: &dyn Place, n: usize) {
-    // Without eps, what stands behind the last element would be 0 / 0.
+    // Without eps, the padding after the last element would compute 0 / 0.
     let ((g, before), hp) = (inputs(n, 1.0), Step { decayed: n / 2, eps: 0.0, ..HP });
     let (after, weights, squares) = step_with_norms(place, &g, before.clone(), hp);
     let without = step(place, &g, before.clone(), hp);
@@ -91,7 +91,7 @@ fn norms_are_right(place: &dyn Place, n: usize) {
         square(&mut after[2].iter().copied()),
     ];
     for (at, (got, right)) in squares.iter().zip(right).enumerate() {
-        // A change as it is seen in the weight has been rounded with it.
+        // The change of the weight includes the weight's rounding.
         close(&format!("sum {at} of {n}"), &[*got], &[right], if at == 2 { 1e-4 } else { 2e-7 });
     }
 }
@@ -101,7 +101,7 @@ fn norms_on_the_way_leave_the_step_as_it_is() {
     for place in places() {
         [1, 3, 4, 1025, 9001].into_iter().for_each(|n| norms_are_right(place, n));
     }
-    // More than all blocks take at once.
+    // More elements than all blocks process in one pass.
     norms_are_right(&emulators()[0], (1 << 20) + 1027);
 }
 

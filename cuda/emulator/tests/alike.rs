@@ -1,5 +1,5 @@
-//! What every test asks beside its own: an op that is given the same twice leaves the same bits, under every schedule
-//! of the emulator and each time on a device; and a device leaves the emulator's bits where the arithmetic is IEEE's.
+//! Every test checks this too: an op with the same inputs leaves the same bits, under every schedule of the emulator
+//! and each time on a device; and a device leaves the emulator's bits where the arithmetic is exactly that of IEEE 754.
 
 use cuda::kernels::{FILES, HEADERS};
 use cuda::machine::{Geometry, Machine, Target};
@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::panic::Location;
 
 /// Files of kernels whose results a device may round otherwise than the emulator: by instructions that approximate,
-/// or by sums inside the tensor cores, whose order the PTX ISA leaves open. Their ops are held to the CPU's, each.
+/// or by sums inside the tensor cores, whose order the PTX ISA leaves open. These are compared with the CPU's op only.
 const APPROXIMATE: [&str; 9] = [
     "attention.cu",
     "attention_stats.cu",
@@ -23,10 +23,10 @@ const APPROXIMATE: [&str; 9] = [
     "xent.cu",
 ];
 
-/// The beginnings of the names of probes whose primitives do.
+/// Prefixes of the names of probes with such primitives.
 const APPROXIMATE_PROBES: [&str; 5] = ["probe_ln", "probe_fast_", "probe_mma", "probe_wgmma_", "probe_proxy_fence"];
 
-/// One op that ran: where the test called it, what it launched, a hash of what it was given, and what it left.
+/// One op that ran: where the test called it, its kernels, a hash of its inputs, and its outputs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
     pub at: &'static Location<'static>,
@@ -36,16 +36,16 @@ pub struct Ran {
 }
 
 thread_local! {
-    /// What ran on each place, by its name.
+    /// The ops that ran on each place, by the place's name.
     static RAN: RefCell<Vec<(Kind, String, Vec<Ran>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From here on nothing is known of any place.
+/// Forgets all ops that ran.
 pub fn forget() {
     RAN.with_borrow_mut(Vec::clear);
 }
 
-/// Holds the op to what the first place of each kind left, had it been given the same in its turn.
+/// Compares the op's outputs with those of the same call on every other place, if it had the same inputs there.
 #[track_caller]
 pub fn hold(place: &dyn Place, ran: Ran) {
     RAN.with_borrow_mut(|all| {
@@ -69,7 +69,7 @@ fn comparable(same_kind: bool, a: &Ran, b: &Ran) -> bool {
     (a.at, &a.kernels, a.given) == (b.at, &b.kernels, b.given) && (same_kind || a.kernels.iter().all(|k| exact(k)))
 }
 
-/// Whether the kernel's arithmetic is the same everywhere.
+/// Whether the kernel's arithmetic is the same on every machine.
 fn exact(kernel: &str) -> bool {
     !APPROXIMATE_PROBES.iter().any(|probe| kernel.starts_with(probe))
         && !FILES.iter().any(|f| f.kernels.contains(&kernel) && APPROXIMATE.contains(&f.name))
@@ -83,7 +83,7 @@ fn same_bits(what: &str, got: &[Vec<u8>], other: &[Vec<u8>]) {
     }
 }
 
-/// A machine, and which kernels were started through it.
+/// A machine that records which kernels were started through it.
 pub struct Watched<'a> {
     machine: &'a dyn Machine,
     started: RefCell<Vec<&'static str>>,
@@ -119,7 +119,7 @@ impl Machine for Watched<'_> {
     }
 }
 
-/// A file that approximates and is not listed would be held to the emulator's bits.
+/// A file that approximates and is not listed would be compared with the emulator bit for bit.
 #[test]
 fn what_approximates_is_listed() {
     let words = ["fast_", "mma(", "ln("];
@@ -127,7 +127,7 @@ fn what_approximates_is_listed() {
     assert_eq!(approximate.collect::<Vec<_>>(), APPROXIMATE);
 }
 
-/// A file and what it includes, but for the headers that only say what there is.
+/// A file and the headers that it includes, without the headers of primitives.
 fn with_headers(text: &str) -> String {
     let common = |name: &str| name.starts_with("prim") || name == "common.cuh";
     let included = HEADERS.iter().filter(|(name, _)| text.contains(&format!("#include \"{name}\"")) && !common(name));

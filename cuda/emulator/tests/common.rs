@@ -1,4 +1,4 @@
-//! Random inputs, and what a kernel's result is held to: its op on the CPU.
+//! Random inputs, and the comparison of a kernel's results with its op on the CPU.
 
 use crate::alike::{self, Ran, Watched};
 use cuda::machine::{Done, Machine, Target};
@@ -10,9 +10,13 @@ use engine::cpu::Cpu;
 use half::bf16;
 use std::panic::Location;
 
-/// The emulator under every schedule. With `EMULATED_KERNELS`, a shared library, it takes the kernels from there.
+/// The emulator under every schedule, with the kernels of the shared library `EMULATED_KERNELS` if that is set.
 pub fn emulators() -> [Emulator; 4] {
     let library = std::env::var_os("EMULATED_KERNELS");
+    if library.is_some() {
+        // The kernels have a planted bug, and one failed test is enough.
+        std::panic::set_hook(Box::new(|_| std::process::exit(1)));
+    }
     SCHEDULES.map(|schedule| match &library {
         // SAFETY: who sets the variable has built the library of the emulator and of kernels.
         Some(path) => unsafe { Emulator::of_library(path.as_ref(), schedule) }.unwrap(),
@@ -20,9 +24,9 @@ pub fn emulators() -> [Emulator; 4] {
     })
 }
 
-/// Everything that kernels run on here: the emulator under every schedule, and twice the device that there may be.
-/// `KERNELS_ON` asks for less: `emulator`; `device`; `both`, the emulator under one schedule and the device. Where
-/// places are given the same, results must be alike.
+/// Everything that kernels run on: the emulator under every schedule and, if there is a device, the device twice.
+/// `KERNELS_ON` asks for less: `emulator`; `device`; `both`, the emulator under one schedule and the device. With the
+/// same inputs, all places must leave the same results.
 pub fn places() -> Vec<&'static dyn Place> {
     alike::forget();
     let emulators = || emulators().map(|emulator| &*Box::leak(Box::new(emulator)) as &dyn Place);
@@ -37,16 +41,18 @@ pub fn places() -> Vec<&'static dyn Place> {
     }
 }
 
-/// Those of them that run kernels for this architecture: the emulator runs all.
+/// The places that run kernels for this architecture: the emulator runs all.
 pub fn places_for(target: Target) -> Vec<&'static dyn Place> {
     let runs = |place: &&dyn Place| place.kind() == Kind::Emulator || place.machine().target() == target;
     places().into_iter().filter(|place| target == Target::Sm80 || runs(place)).collect()
 }
 
 thread_local! {
-    /// A device stays on the thread that opened it.
+    /// A device is usable only on the thread that opened it.
     static DEVICE: Option<[&'static dyn Place; 2]> = device::open().map(|device| {
-        ["the device", "the device again"].map(|name| &*Box::leak(Box::new(OnDevice::new(device, name.into()))) as &dyn Place)
+        ["the device", "the device again"].map(|name| -> &'static dyn Place {
+            Box::leak(Box::new(OnDevice::new(device, name.into())))
+        })
     });
 }
 
@@ -61,7 +67,7 @@ pub fn on<'a>(place: &'a dyn Place, op: impl FnOnce(&dyn Machine, &mut TensorVie
     alike::hold(place, Ran { at: Location::caller(), kernels: watched.kernels(), given, left });
 }
 
-/// Numbers from a seed, about normal, times `scale`.
+/// Pseudo-random numbers from a seed; floats are about normal, times `scale`.
 pub struct Random(u64);
 
 impl Random {
@@ -80,7 +86,7 @@ impl Random {
         (self.next() >> 40) as f32 / (1u64 << 24) as f32
     }
 
-    /// Words of any bits.
+    /// Words with random bits.
     pub fn bits(&mut self, n: usize) -> Vec<u32> {
         (0..n).map(|_| (self.next() >> 32) as u32).collect()
     }
@@ -94,7 +100,7 @@ impl Random {
     }
 }
 
-/// The CPU's op in the kernels' precision, and in f32 as the judge of both.
+/// The CPU backend in the kernels' precision, and in f32 as the reference for both.
 pub fn cpus() -> (Cpu<bf16>, Cpu<f32>) {
     (Cpu::new(1), Cpu::new(1))
 }
@@ -105,8 +111,8 @@ pub fn act<A: engine::cpu::Float>(cpu: &Cpu<A>, x: &[bf16], rows: usize, cols: u
     cpu.upload(&host, rows, cols)
 }
 
-/// Every element of `got` is at most twice as far from the exact result as the CPU's bf16 is, plus one rounding,
-/// plus what f32 loses of terms as large as the row's largest (`cols` elements a row) and of subnormal factors.
+/// Every element of `got` has at most twice the error of the CPU's bf16 result, plus one rounding, plus the rounding of
+/// f32 terms as large as the row's largest (`cols` elements a row) and of subnormal factors.
 #[track_caller]
 pub fn near(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize) {
     assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");
@@ -120,8 +126,8 @@ pub fn near(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize
     }
 }
 
-/// The same of the errors of a whole row at once (the root of their squares' sum), where an element's error is chance:
-/// it is a sum of many roundings. `lost`: what f32 loses of a row where large terms cancel.
+/// The same for the 2-norm of the errors of a whole row, where the error of one element is a random sum of many
+/// roundings. `lost` is the rounding error of f32 where large terms of a row cancel.
 #[track_caller]
 pub fn near_rows(what: &str, got: &[bf16], plain: &[bf16], exact: &[f32], cols: usize, lost: f64) {
     assert_eq!((got.len(), plain.len()), (exact.len(), exact.len()), "{what}");

@@ -1,4 +1,4 @@
-//! The embedding's kernels against the CPU's ops; the gradient also, bit for bit, against the order that it promises.
+//! The embedding kernels, compared with the CPU's ops; the gradient also bit for bit with its documented order of sums.
 
 use crate::common::{Random, act, cpus, on, places};
 use cuda::ops::{self, EmbedScratch, embed_parts, embed_words};
@@ -25,7 +25,7 @@ fn rows_of_the_table() {
     ] {
         let mut random = Random::new((tokens * d) as u64);
         let table = random.bf16(late + held * d, 1.0);
-        // From two below what is held to two above.
+        // From two below the ids that the rank holds to two above.
         let ids = (0..tokens).map(|t| (FIRST - 2 + t * 7 % (held + 4)) as u32).collect::<Vec<_>>();
         let right = cpu.embed(&cpu.upload(&ids, tokens, 1), &act(&cpu, &table[late..], held, d), FIRST);
         for place in places() {
@@ -37,10 +37,10 @@ fn rows_of_the_table() {
     }
 }
 
-/// Tokens of a micro-batch, rows of the table, columns.
+/// The tokens of a micro-batch, and the rows and columns of the table.
 type Shape = (usize, usize, usize);
 
-/// Ids of `tokens` tokens for a table of `held` rows.
+/// The ids of `tokens` tokens, for a table of `held` rows.
 fn ids(kind: &str, tokens: usize, held: usize) -> Vec<u32> {
     let mut random = Random::new((tokens * 17 + held) as u64);
     let noise = random.f32(tokens, 1.0);
@@ -48,7 +48,7 @@ fn ids(kind: &str, tokens: usize, held: usize) -> Vec<u32> {
         "equal" => FIRST + held / 2,
         "distinct" => FIRST + (t * 7919 + 13) % held,
         "none held" => [0, FIRST - 1, FIRST + held, u32::MAX as usize][t % 4],
-        // A few ids that come often, many that come now and then, some that are not held.
+        // A few frequent ids, many rare ones, some that the rank does not hold.
         "text" => FIRST + [0, 0, 1, 0, held / 2, (noise[t].abs() * held as f32) as usize][t % 6],
         _ => panic!("{kind}"),
     };
@@ -64,8 +64,8 @@ fn gradient(place: &dyn Place, ids: &[u32], dy: &[bf16], dtable: &mut [f32]) {
     });
 }
 
-/// The tokens in the order of their ids, cut into tiles of 32: what a run of one id has in the tile where it begins
-/// goes to the table row after row, what it has in each further tile is summed first.
+/// The tokens sorted by their ids, in tiles of 32. A run of one id adds its rows to the table one by one in the tile
+/// where it begins; the rows in each further tile are summed first.
 fn in_order(ids: &[u32], dy: &[bf16], held: usize, dtable: &mut [f32]) {
     let d = dtable.len() / held;
     let row_of = |&t: &usize| (ids[t] as usize).checked_sub(FIRST).filter(|&row| row < held);
@@ -86,7 +86,8 @@ fn in_order(ids: &[u32], dy: &[bf16], held: usize, dtable: &mut [f32]) {
 #[test]
 fn gradients_of_the_table() {
     let (cpu, _) = cpus();
-    // One token, odd, beside a tile, beside a chunk of the sort, several chunks; columns beside a vector and a slice.
+    // Tokens: one, odd, around a tile, around a chunk of the sort, several chunks. Columns: around a vector and a
+    // slice.
     const SHAPES: [Shape; 14] = [
         (1, 1, 8),
         (1, 9, 5),
@@ -136,7 +137,7 @@ fn tokens_of_other_tables_change_nothing() {
     }
 }
 
-/// A table's gradient lies anywhere in a flat block.
+/// The table's gradient may begin anywhere in a flat buffer.
 #[test]
 fn gradients_that_begin_anywhere() {
     for (late_dy, late) in [(0, 1), (3, 0), (1, 3)] {

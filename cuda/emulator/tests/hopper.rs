@@ -1,4 +1,4 @@
-//! The instructions of sm_90a as the emulator has them: products of tiles against plain loops, and each planted bug.
+//! The emulator's instructions of sm_90a: products of tiles compared with plain loops, and each planted bug.
 
 use emulator::planted::planted_tiles;
 use emulator::{Fault, SCHEDULES, Schedule};
@@ -6,7 +6,7 @@ use half::bf16;
 
 const SOURCE: &str = include_str!("../planted/planted_hopper.cu");
 
-/// Small whole numbers `[rows, 64]`, of which all sums are exact.
+/// Small integers `[rows, 64]`, whose sums are exact.
 fn tiles(rows: usize) -> Vec<bf16> {
     (0..rows * 64).map(|i| bf16::from_f32((i * 37 % 19 % 3) as f32 - (i / 64 * 5 % 3) as f32 / 2.0)).collect()
 }
@@ -15,7 +15,7 @@ fn at(x: &[bf16], row: usize, col: usize) -> f32 {
     x.get(row * 64 + col).map_or(0.0, |x| x.to_f32())
 }
 
-/// The lines that bear the mark of this bug.
+/// The lines that are marked with this bug.
 fn lines(name: &str) -> Vec<u32> {
     let marked = |l: &str| l.split_once("// BUG ").is_some_and(|(_, names)| names.split(' ').any(|n| n == name));
     let lines: Vec<u32> = (1..).zip(SOURCE.lines()).filter(|(_, l)| marked(l)).map(|(n, _)| n).collect();

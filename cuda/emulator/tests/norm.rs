@@ -1,4 +1,4 @@
-//! RMSNorm's kernels against the CPU's op.
+//! The RMSNorm kernels, compared with the CPU's op.
 
 use crate::common::{Random, act, close, cpus, emulators, near, on, places};
 use cuda::ops::{self, NormBwd, norm_parts};
@@ -6,7 +6,7 @@ use emulator::place::Place;
 use engine::backend::Backend;
 use half::bf16;
 
-/// Rows and columns: one of each, odd, beside a vector of 8, beside a warp's and a block's part.
+/// Rows and columns: one, odd, around a vector of 8, around the share of a warp and of a block.
 const SHAPES: [(usize, usize); 14] = [
     (1, 1),
     (3, 7),
@@ -27,7 +27,7 @@ const SCALES: [f32; 3] = [1.0, 1e-6, 1e6];
 const EPS: f32 = 1e-5;
 const NAN: bf16 = bf16::NAN;
 
-/// x, r or dy, dres, w of a shape.
+/// x, r or dy, dres, and w of a shape.
 fn inputs(rows: usize, d: usize, scale: f32) -> [Vec<bf16>; 4] {
     let mut random = Random::new((rows * 31 + d) as u64);
     let [x, y, z] = [scale, 1.0, 0.5].map(|s| random.bf16(rows * d, s));
@@ -46,7 +46,7 @@ fn forward_and_again() {
             forward(place, [&x, &w], &mut [], &mut y, &mut rstd);
             near("y", &y, &cpu.download(&plain), &judge.download(&exact), d);
             close("rstd", &rstd, &cpu.download(&plain_rstd), 1e-6);
-            // From the same rstd, the same bits.
+            // The same rstd gives the same bits.
             let mut again = vec![NAN; rows * d];
             on(place, |m, l| ops::rmsnorm_recompute(m, l.read(&x), l.read(&rstd), l.read(&w), l.write(&mut again)));
             assert_eq!(again, y);
@@ -64,7 +64,7 @@ fn forward_with_the_residual() {
         let [x, r, _, w] = inputs(rows, d, 1.0);
         let of = |x: &[bf16]| act(&cpu, x, rows, d);
         let (h, y, _) = cpu.add_rmsnorm(&of(&x), of(&r), &act(&cpu, &w, 1, d), EPS);
-        // The judge takes the sum as it was rounded: that is what is saved.
+        // The reference starts from the rounded sum, since that is what the forward saves.
         let sum = act(&judge, &cpu.download(&h), rows, d);
         let (exact, _) = judge.rmsnorm(&sum, &act(&judge, &w, 1, d), EPS);
         for place in places() {

@@ -1,4 +1,4 @@
-//! SwiGLU, rotary positions and the element-by-element kernels against the CPU's ops.
+//! SwiGLU, rotary embedding and the elementwise kernels, compared with the CPU's ops.
 
 use crate::common::{Random, act, close, cpus, near, on, places};
 use cuda::ops::{self, Turn, squares_parts};
@@ -8,7 +8,7 @@ use half::bf16;
 
 const NAN: bf16 = bf16::NAN;
 
-/// Rows and columns: one of each, odd, beside a vector of 8, beside a block's 2048.
+/// Rows and columns: one, odd, around a vector of 8, around a block's 2048.
 const SHAPES: [(usize, usize); 9] =
     [(1, 1), (3, 7), (2, 8), (5, 9), (1, 256), (2, 264), (2, 2047), (1, 2048), (2, 2056)];
 
@@ -145,7 +145,7 @@ fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
     let (cpu, _) = cpus();
     for (n, scale) in [(1, 1.0), (3, 1e15), (1025, 1.0), (50_001, 1e-15)] {
         let x = Random::new(n as u64).f32(n, scale);
-        // Small beside the sum, or it would hide what is missing there.
+        // Small compared with the sum, or it would hide an error there.
         let before = 0.5 * scale * scale;
         let mut right = cpu.upload(&[before], 1, 1);
         cpu.sum_squares(&cpu.upload(&x, n, 1), 0..n, &mut right);

@@ -1,16 +1,16 @@
-//! Each primitive by itself, on every machine, against what the PTX ISA says of it, written in plain Rust. What is not
-//! exact there is within the error that it names.
+//! Each primitive by itself, on every machine, compared with the definition of the PTX ISA in plain Rust: exactly, or
+//! within the error that the PTX ISA states.
 
 use crate::common::{Random, on, places};
 use cuda::kernels::HEADERS;
 use emulator::probes::{FILE, HOPPER, THREADS, probe};
 use half::{bf16, f16};
 
-/// Blocks of the probes that go element by element.
+/// Thread blocks of the elementwise probes.
 const BLOCKS: usize = 96;
 const N: usize = BLOCKS * THREADS;
 
-/// What a probe leaves of `x` in `n` words, by every machine in turn; `judge` says whether that is right.
+/// Runs a probe on `x` on every machine in turn; `judge` checks the `n` words of its result.
 #[track_caller]
 fn each(name: &'static str, grid: [u32; 3], x: &[u32], n: usize, judge: impl Fn(&str, &[u32])) {
     for place in places() {
@@ -20,7 +20,7 @@ fn each(name: &'static str, grid: [u32; 3], x: &[u32], n: usize, judge: impl Fn(
     }
 }
 
-/// A probe of one result a thread, of `count` f32 each.
+/// A probe with one result a thread, from `count` f32 each.
 #[track_caller]
 fn numbers<const K: usize>(name: &'static str, x: &[f32], judge: impl Fn([f32; K], u32) -> Result<(), f64>) {
     let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
@@ -38,7 +38,7 @@ fn exactly(right: f32, y: u32) -> Result<(), f64> {
     if right.to_bits() == y { Ok(()) } else { Err(right.into()) }
 }
 
-/// Within two units of the last place, which is the most that the PTX ISA allows these; subnormals are zero.
+/// Equal within two units in the last place, the largest error that the PTX ISA allows here; subnormals count as zero.
 fn about(right: f64, y: u32) -> Result<(), f64> {
     let (got, tiny) = (f64::from(f32::from_bits(y)), f64::from(f32::MIN_POSITIVE));
     let near = (got - right).abs() <= right.abs() * 2f64.powi(-22);
@@ -47,7 +47,7 @@ fn about(right: f64, y: u32) -> Result<(), f64> {
     if near || (small && got == 0.0) || (small && right.abs() > tiny * 0.99) || large { Ok(()) } else { Err(right) }
 }
 
-/// Finite numbers of every exponent, zeros and subnormals among them.
+/// Finite numbers of every exponent, including zeros and subnormals.
 fn any(seed: u64, n: usize) -> Vec<f32> {
     let finite = |bits: u32| f32::from_bits(if bits >> 23 & 255 == 255 { bits ^ 1 << 30 } else { bits });
     let hard = [0.0, -0.0, 1.0, f32::MIN_POSITIVE, 1e-40, f32::MAX, -f32::MAX].into_iter();
@@ -57,7 +57,7 @@ fn any(seed: u64, n: usize) -> Vec<f32> {
 #[test]
 fn packing_rounds_to_nearest_even() {
     let x = Random::new(1).bits(2 * N);
-    // Every NaN becomes one.
+    // Every NaN becomes the same NaN.
     let round = |x: u32| {
         let x = f32::from_bits(x);
         if x.is_nan() { 0x7fff } else { u32::from(bf16::from_f32(x).to_bits()) }
@@ -75,14 +75,14 @@ fn halves_of_words_as_f16() {
         let x = f32::from_bits(x);
         if x.is_nan() { 0x7fff } else { u32::from(f16::from_f32(x).to_bits()) }
     };
-    // Most f32 are beyond f16: half of these are not.
+    // Most f32 are out of the range of f16; half of these are in it.
     let near = |(i, x): (usize, u32)| if i % 2 == 0 { x } else { x & 0x87ff_ffff | 0x3800_0000 };
     let x: Vec<u32> = x.into_iter().enumerate().map(near).collect();
     each("probe_pack2_f16", [BLOCKS as u32, 1, 1], &x, N, |what, y| {
         let right: Vec<u32> = x.chunks_exact(2).map(|x| round(x[0]) | round(x[1]) << 16).collect();
         assert_eq!(y, right, "{what}");
     });
-    // Every f16 but those that are none.
+    // Every f16 but the NaNs.
     let number = |h: u16| if f16::from_bits(h).is_nan() { h & 0x83ff } else { h };
     let halves: Vec<u16> = (0..2 * N).map(|i| number((i * 11) as u16)).collect();
     let right: Vec<u32> = halves.iter().map(|&h| f16::from_bits(h).to_f32().to_bits()).collect();
@@ -104,7 +104,7 @@ fn the_larger_of_two() {
         }
         (true, false) => exactly(b, y),
         (false, true) => exactly(a, y),
-        // Of two zeros the one without a sign.
+        // Of two zeros the maximum is the positive one.
         _ if a == b => exactly(if a.is_sign_negative() { b } else { a }, y),
         _ => exactly(if a > b { a } else { b }, y),
     });
@@ -115,13 +115,13 @@ fn sums_products_and_quotients_are_rounded_once() {
     let x = any(2, 3 * N);
     numbers("probe_fmadd", &x, |[a, b, c], y| exactly(a.mul_add(b, c), y));
     numbers("probe_unfused", &x, |[a, b, c], y| exactly(a * b + c, y));
-    // 0 / 0 is a NaN, of which only that is asked.
+    // 0 / 0 is a NaN with unspecified bits.
     let same = |right: f32, y| if right.is_nan() && f32::from_bits(y).is_nan() { Ok(()) } else { exactly(right, y) };
     let quotients = any(3, 2 * N).into_iter().map(|x| if x == 0.0 { 3.0 } else { x }).collect::<Vec<_>>();
     numbers("probe_div_rn", &quotients, |[a, b], y| same(a / b, y));
     let positive = any(4, N).into_iter().map(f32::abs).collect::<Vec<_>>();
     numbers("probe_sqrt_rn", &positive, |[a], y| exactly(a.sqrt(), y));
-    // Near one another: the roundings of a product and of a sum differ from one.
+    // Terms of about the same size: two roundings, of the product and of the sum, differ from one.
     let close = Random::new(5).f32(3 * N, 1.0);
     numbers("probe_fmadd", &close, |[a, b, c], y| exactly(a.mul_add(b, c), y));
     numbers("probe_unfused", &close, |[a, b, c], y| exactly(a * b + c, y));
@@ -144,10 +144,10 @@ fn what_is_approximate_is_near() {
         numbers("probe_fast_exp2", x, |[a], y| about(f64::from(flushed(a)).exp2(), y));
         numbers("probe_fast_rcp", x, |[a], y| about(1.0 / f64::from(flushed(a)), y));
         let positive: Vec<f32> = x.iter().map(|x| x.abs()).collect();
-        // The logarithm of 0 is no number.
+        // The logarithm of 0 is not finite.
         let above: Vec<f32> = positive.iter().map(|&x| if x == 0.0 { 1.0 } else { x }).collect();
         numbers("probe_ln", &above, |[a], y| about(f64::from(a).ln(), y));
-        // Near 1 the error of a logarithm is absolute.
+        // Near 1 the bound on the error of a logarithm is absolute.
         let log2 = |a| f64::from(flushed(a)).log2();
         numbers("probe_fast_log2", &positive, |[a], y| {
             let near = (f64::from(f32::from_bits(y)) - log2(a)).abs() <= 1e-6;
@@ -193,7 +193,7 @@ fn copies_bring_their_bytes_and_zeros() {
         piece[bytes..].fill(0);
         bytemuck::pod_collect_to_vec::<u8, u32>(&piece)
     };
-    // The second copy of thread t was started by its partner in the other warp, of what is t's.
+    // The second copy for thread t was started by its partner in the other warp, from the words of t.
     let right: Vec<u32> = (0..N).flat_map(|t| [piece(t, t % 17), piece(t, 16 - (t ^ 32) % 17 % 16)].concat()).collect();
     each("probe_cp_async16", [BLOCKS as u32, 1, 1], &x, 8 * N, |what, y| assert_eq!(y, right, "{what}"));
 }
@@ -209,7 +209,7 @@ fn lanes_hand_each_other_their_values() {
     let right: Vec<u32> =
         (0..N).flat_map(|t| (1..32).map(move |mask| (t, (t as u32 % 32) ^ mask))).map(|(t, l)| of(t, l)).collect();
     each("probe_shfl_xor", grid, &values, 31 * N, |what, y| assert_eq!(y, right, "{what}"));
-    // Few values, so that some are nobody's.
+    // Few values, so that some are no thread's.
     let few: Vec<u32> = values.iter().map(|v| v % 32 / 3 * 3).collect();
     let warp = |t: usize| &few[t / 32 * 32..][..32];
     let right: Vec<u32> = (0..N).flat_map(|t| (0..32).map(move |bit| u32::from(warp(t).contains(&bit)))).collect();
@@ -220,7 +220,7 @@ fn lanes_hand_each_other_their_values() {
 fn matrices_come_in_fragments() {
     let x = Random::new(12).bits(4 * N);
     let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&x);
-    // Element (r, c) of matrix m of the warp of thread t: lane 8 m + r holds the row.
+    // Element (r, c) of matrix m of the warp of thread t: lane 8 m + r has the address of the row.
     let element = |t: usize, m: usize, r: usize, c: usize| u32::from(halves[(t / 32 * 32 + 8 * m + r) * 8 + c]);
     let fragment = |t: usize, m: usize, trans: bool| {
         let (g, c) = (t % 32 / 4, t % 4 * 2);
@@ -241,7 +241,7 @@ struct Product {
 }
 
 impl Product {
-    /// Of numbers that bf16 holds: small integers, or any about 1.
+    /// Numbers that bf16 represents exactly: small integers, or any about 1.
     fn random(random: &mut Random, integers: bool) -> Self {
         let mut numbers = |n| {
             let x = random.f32(n, if integers { 8.0 } else { 1.0 });
@@ -250,7 +250,7 @@ impl Product {
         Product { a: numbers(256), b: numbers(128), c: numbers(128) }
     }
 
-    /// The ten words of a lane: `mma` of `prim.cuh` says which.
+    /// The ten words of a lane, in the order of `mma` in `prim.cuh`.
     fn words(&self, lane: usize) -> [u32; 10] {
         let (g, t) = (lane / 4, lane % 4 * 2);
         let pair =
@@ -262,7 +262,7 @@ impl Product {
         [a(g, t), a(g + 8, t), a(g, t + 8), a(g + 8, t + 8), b(t), b(t + 8), c[0], c[1], c[2], c[3]]
     }
 
-    /// Element e of a lane's result, and the sum of what is added there, each without its sign.
+    /// Element e of a lane's result, and the sum of the absolute values of its terms.
     fn element(&self, lane: usize, e: usize) -> (f64, f64) {
         let (row, col) = (lane / 4 + e / 2 * 8, lane % 4 * 2 + e % 2);
         let terms = (0..16).map(|k| f64::from(self.a[row * 16 + k]) * f64::from(self.b[k * 8 + col]));
@@ -280,7 +280,7 @@ fn products_of_warps() {
         each("probe_mma", [BLOCKS as u32, 1, 1], &x, 4 * N, |what, y| {
             for (i, &y) in y.iter().enumerate() {
                 let (right, sizes) = products[i / 128].element(i / 4 % 32, i % 4);
-                // Integers are exact; else the sum keeps at least the bits that f32 has of its largest term.
+                // Integers are exact; other sums keep at least the f32 bits of their largest term.
                 let allowed = if integers { 0.0 } else { sizes * 2f64.powi(-21) };
                 let got = f64::from(f32::from_bits(y));
                 assert!(
@@ -298,7 +298,7 @@ fn products_of_warps() {
 #[test]
 fn every_primitive_has_a_probe() {
     for (header, file) in [("prim.cuh", FILE), ("prim_hopper.cuh", HOPPER)] {
-        // What a line declares after DEVICE and its type, up to the parenthesis.
+        // The name that a line declares after DEVICE and its type, up to the parenthesis.
         let text = HEADERS.iter().find(|h| h.0 == header).unwrap().1;
         let declared = text.lines().filter_map(|l| l.split_once("DEVICE ")?.1.split_once('(')?.0.rsplit(' ').next());
         let code: String = file.text.lines().map(|l| l.split("//").next().unwrap_or("")).collect();

@@ -1,4 +1,4 @@
-//! The primitives of sm_90a by themselves, on every machine that has them, against what the PTX ISA says of them.
+//! The primitives of sm_90a by themselves, on every machine that has them, compared with the definition of the PTX ISA.
 
 use crate::common::{Random, on, places_for};
 use cuda::machine::Target;
@@ -8,7 +8,7 @@ use half::bf16;
 const COLS: usize = 192;
 const TILE_WORDS: usize = 64 * 64 / 2;
 
-/// What a probe leaves of the matrix in `n` words, by every machine that has sm_90a.
+/// Runs a probe on a matrix on every machine with sm_90a, and checks the `n` words of its result.
 #[track_caller]
 fn each(name: &'static str, x: &[bf16], tile: Tile, threads: u32, n: usize, judge: impl Fn(&str, &[u32])) {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(x);
@@ -29,7 +29,8 @@ fn the_copy_engine_swizzles_and_fills_with_zeros() {
     let x = Random::new(1).bf16(seq * sequences * COLS, 1.0);
     for t in [tile(seq, 0, 0, 0), tile(seq, 37, 2, 1), tile(seq, 128, 1, 0), tile(seq, 149, 0, 1), tile(seq, 150, 0, 0)]
     {
-        // Element (r, c) lies in its row of 128 bytes, the pieces of 16 bytes XOR the row of eight.
+        // The 128-byte swizzle: in a row of 128 bytes, the index of each 16 bytes is XORed with the row's index modulo
+        // 8.
         let mut right = [bf16::ZERO; 64 * 64];
         for (r, c) in (0..64).flat_map(|r| (0..64).map(move |c| (r, c))) {
             let row = t.row as usize + r;
@@ -58,7 +59,7 @@ fn mbarriers_and_barriers_of_warps_order_what_threads_write() {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
     let reversed: Vec<u32> = words[..7 * 64].chunks_exact(64).flat_map(|w| w.iter().rev().copied()).collect();
     each("probe_mbarrier", &x, tile(64, 0, 0, 0), 128, 7 * 64, |what, y| assert_eq!(y, reversed, "{what}"));
-    // The first warp's words, then those of the last two warps, crosswise.
+    // The first warp's words, then those of the last two warps, exchanged.
     let right = [&words[..32], &words[96..128], &words[64..96]].concat();
     each("probe_group", &x, tile(64, 0, 0, 0), 128, 96, |what, y| assert_eq!(y, right, "{what}"));
 }
@@ -72,7 +73,7 @@ fn registers_keep_their_values_when_they_change_hands() {
     each("probe_registers", &x, tile(64, 0, 0, 0), 384, 384, |what, y| assert_eq!(y, right, "{what}"));
 }
 
-/// y `[64, n]` of a product, and what is added to it at first.
+/// y `[64, n]` of a product, and the initial value that it is added to.
 struct Product {
     name: &'static str,
     n: usize,

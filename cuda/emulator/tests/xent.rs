@@ -1,4 +1,4 @@
-//! Cross-entropy's kernels against the CPU's ops.
+//! The cross-entropy kernels, compared with the CPU's ops.
 
 use crate::common::{Random, act, close, cpus, emulators, on, places};
 use cuda::ops::{self, Rows};
@@ -7,7 +7,7 @@ use engine::backend::{Backend, Xent};
 use engine::cpu::{Cpu, Float};
 use half::bf16;
 
-/// Rows and columns: one of each, odd, beside a vector of 8, beside a block's part, several turns of a block's loop.
+/// Rows and columns: one, odd, around a vector of 8, around a block's share, several iterations of a block's loop.
 const SHAPES: [(usize, usize); 13] = [
     (1, 1),
     (3, 1),
@@ -28,13 +28,13 @@ const SCALES: [f32; 5] = [1.0, 1e4, 1e-6, 20.0, 0.0];
 const FIRST: usize = 1000;
 const Z_LOSS: f32 = 1e-4;
 
-/// Logits about `scale`, and a fifth of a unit above 3: with scale 0 they are all equal.
+/// Logits of about `scale`, shifted by 3.2: with scale 0 they are all equal.
 fn logits(rows: usize, cols: usize, scale: f32) -> Vec<bf16> {
     let x = Random::new((rows * 31 + cols) as u64).f32(rows * cols, scale);
     x.into_iter().map(|x| bf16::from_f32(x + 3.2)).collect()
 }
 
-/// Targets at both ends of what is held, in the middle, and beside it on both sides.
+/// Targets at both ends of the rank's columns, in the middle, and just outside on both sides.
 fn targets(rows: usize, cols: usize) -> Vec<u32> {
     let at = [FIRST, FIRST + cols - 1, FIRST - 1, FIRST + cols / 2, FIRST + cols, 0, u32::MAX as usize];
     (0..rows).map(|row| at[row % at.len()] as u32).collect()
@@ -78,7 +78,7 @@ fn statistics() {
     }
 }
 
-/// A logit of -infinity counts for nothing, also where a thread has no other.
+/// A logit of -infinity contributes nothing, also where a thread has no other.
 #[test]
 fn logits_that_are_masked() {
     for cols in [9, 300, 20_000] {
@@ -91,7 +91,7 @@ fn logits_that_are_masked() {
     }
 }
 
-/// Rows of an odd length begin everywhere; so may the first.
+/// Rows of odd length are not aligned; the first may be unaligned too.
 #[test]
 fn rows_that_begin_anywhere() {
     for (late, cols) in (0..8).flat_map(|late| [3, 8, 77, 5397].map(|cols| (late, cols))) {
@@ -150,7 +150,7 @@ fn totals_leave_out_rows_without_weight() {
     }
 }
 
-/// What the gradient is taken of, and what the CPU makes of it.
+/// The inputs of the gradient, and the CPU's results.
 struct Case {
     x: Vec<bf16>,
     targets: Vec<u32>,
@@ -176,8 +176,8 @@ impl Case {
         });
     }
 
-    /// At most twice as far from the exact gradient as the CPU's in bf16 is, plus one rounding, plus what the
-    /// rounding of log Z to f32 makes of p.
+    /// At most twice the error of the CPU's bf16 gradient, plus one rounding, plus the effect on p of rounding log Z to
+    /// f32.
     #[track_caller]
     fn judge(&self, got: &[bf16]) {
         assert_eq!(got.len(), self.x.len());
@@ -214,7 +214,7 @@ fn gradients() {
     }
 }
 
-/// Near p = 1 the target's gradient is a small difference, which must not be taken of rounded numbers.
+/// Near p = 1 the target's gradient is a small difference, which must not be computed from rounded numbers.
 #[test]
 fn the_targets_gradient_is_rounded_last() {
     let (gap, cols) = (7.0f32, 300);
@@ -229,7 +229,7 @@ fn the_targets_gradient_is_rounded_last() {
     }
 }
 
-/// What stands in a row without weight does not matter.
+/// The logits of a row without weight do not matter.
 #[test]
 fn rows_without_weight_become_zeros() {
     for place in places() {

@@ -1,11 +1,11 @@
-//! Tests in processes of their own: what the environment asks is read once, and a device that fails stays so.
+//! Tests in processes of their own: settings are read once from the environment, and a device that failed stays failed.
 
 use std::any::type_name;
 use std::io::Read;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// No test takes longer; what does hangs.
+/// No test takes longer: one that does hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 const INSIDE: &str = "FAKE_CUDA_ALONE";
 
@@ -28,14 +28,14 @@ impl Ended {
     }
 }
 
-/// Runs `body`, which stands in the test's own function, in a process with this environment.
+/// Runs `body`, a closure in the test's own function, in a process with this environment.
 pub fn alone<F: FnOnce()>(env: &[(&str, &str)], body: F) -> Ended {
     named::<F>(env, body)
 }
 
-/// The same of the test in whose function the closure `N` stands.
+/// The same for the test whose function has the closure `N`.
 pub fn named<N>(env: &[(&str, &str)], body: impl FnOnce()) -> Ended {
-    // fake_cuda::streams::the_test::{{closure}}
+    // The type's name is `fake_cuda::streams::the_test::{{closure}}`.
     let name = type_name::<N>().split("::").skip(1).take_while(|part| !part.starts_with('{')).collect::<Vec<_>>();
     let name = name.join("::");
     if std::env::var(INSIDE).as_deref() == Ok(&name) {

@@ -1,4 +1,4 @@
-//! Launches, and what they leave behind where they go wrong.
+//! Kernel launches, and the device's state after one failed.
 
 use crate::alone::alone;
 use crate::play::*;
@@ -18,7 +18,7 @@ fn kernel(name: &CStr) -> Handle {
     function
 }
 
-/// Copies floats by a kernel: as many as `to` is said to have, from as many as `from` is said to have.
+/// Copies floats by a kernel: `m` floats to `to`, from the `n` floats at `from`.
 fn launch(function: Handle, (from, n): (u64, usize), (to, m): (u64, usize), shared: u32, on: Handle) -> i32 {
     // SAFETY: the tests wait before they free.
     let mut args = unsafe { Fill { from: View::new(from, n), to: View::new(to, m) } };
@@ -69,7 +69,7 @@ fn there_is_no_kernel_of_another_name() {
     }
 }
 
-/// The launch itself goes well; whatever comes after it does not.
+/// The launch itself succeeds; everything after it fails.
 #[test]
 fn a_fault_on_demand_stays() {
     let body = || {
@@ -90,7 +90,7 @@ fn a_fault_on_demand_stays() {
     alone(&[("FAKE_CUDA_FAULT", "719@2")], body).well();
 }
 
-/// What the emulator finds is told, and is the device's end. Who waits for a stream behind it is let go.
+/// What the emulator finds is reported, and the device fails for good. Whoever waits for a stream is released.
 #[test]
 fn a_kernel_that_goes_too_far_is_found() {
     let body = || {

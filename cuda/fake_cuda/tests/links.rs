@@ -1,4 +1,4 @@
-//! NCCL's promises, and its errors.
+//! NCCL's collectives, point-to-point calls, groups and errors.
 
 use crate::alone::alone;
 use crate::play::*;
@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 
-/// Of rank r the values are r + 1, 10 (r + 1), 100 (r + 1).
+/// The values of rank r: r + 1, 10 (r + 1), 100 (r + 1).
 fn values(r: usize) -> [f32; 3] {
     [1.0, 10.0, 100.0].map(|x| x * (r + 1) as f32)
 }
@@ -22,7 +22,7 @@ fn collectives_are_what_plain_sums_are() {
         ok(r.all_reduce(x, 3));
         assert_eq!(r.read_floats(x, 3), [6.0, 60.0, 600.0]);
 
-        // In place and not.
+        // An all-gather out of place, and one in place.
         let (part, whole) = (r.floats(&values(r.rank)), r.floats(&[0.0; 9]));
         let own =
             r.floats(&all.iter().enumerate().map(|(i, x)| if i / 3 == r.rank { *x } else { -1.0 }).collect::<Vec<_>>());
@@ -54,7 +54,7 @@ fn collectives_are_what_plain_sums_are() {
     }
 }
 
-/// A ring: every rank sends before it receives. More than a socket holds.
+/// A ring in which every rank sends before it receives, with more bytes than a socket buffers.
 #[test]
 fn a_group_sends_and_receives_at_once() {
     let body = |r: &mut Rank| {
@@ -73,7 +73,7 @@ fn a_group_sends_and_receives_at_once() {
     three(&[], body).well();
 }
 
-/// Two groups of ranks at once, and one stream for each.
+/// One NCCL group with calls of two communicators, each on a stream of its own.
 #[test]
 fn a_group_may_hold_several_communicators() {
     let (second, here) = (id(), Barrier::new(3));
@@ -118,7 +118,7 @@ fn a_send_ends_when_it_was_received() {
     three(&[], body).well();
 }
 
-/// What a communicator is asked for on several streams happens in the order of the calls.
+/// Calls of a communicator on several streams run in the order of the calls.
 #[test]
 fn one_after_another_on_any_stream() {
     let body = |r: &mut Rank| {
@@ -136,7 +136,7 @@ fn one_after_another_on_any_stream() {
     three(&[], body).well();
 }
 
-/// Its stream stays where it is until the communicator is aborted.
+/// The stream blocks until the communicator is aborted.
 #[test]
 fn a_peer_that_dies_is_told_of() {
     let [first, second] = two_processes(["a", "b"], |rank, id| {
@@ -171,7 +171,7 @@ fn what_does_not_match_is_told_of() {
             std::thread::yield_now();
         }
         assert_eq!(r.async_error(), 3);
-        // Who leaves sooner is gone for the others.
+        // A rank that aborts sooner would be missing for the others.
         here.wait();
         r.abort();
         sync(r.stream);
@@ -204,7 +204,7 @@ fn one_device_is_for_ranks_that_are_said_to_be_on_other_hosts() {
     ended.into_iter().for_each(|ended| _ = ended.well());
 }
 
-/// A rank whose peers never come does not wait for them, if it asks so, and can give up.
+/// A rank whose peers never come does not block if the communicator is nonblocking, and can abort.
 #[test]
 fn a_communicator_is_made_meanwhile() {
     open(0);

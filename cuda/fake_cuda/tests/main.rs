@@ -1,4 +1,5 @@
-//! The stand-in's promises: order and its absence on streams, faults that stay, collectives against plain sums.
+//! The fake CUDA libraries themselves: the order on and between streams, faults that stay, collectives against plain
+//! sums.
 
 mod alone;
 mod faults;

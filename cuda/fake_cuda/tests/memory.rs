@@ -1,4 +1,4 @@
-//! Memory, devices and who may use them.
+//! Memory, devices, and which thread may use them.
 
 use crate::alone::alone;
 use crate::play::*;
@@ -75,7 +75,7 @@ fn copies_stay_inside_of_blocks() {
     }
 }
 
-/// Of a matrix of 4 x 4 bytes the middle, into one with rows of 3.
+/// Copies the middle of a matrix of 4 x 4 bytes into one with rows of 3.
 #[test]
 fn a_part_of_a_matrix_is_copied() {
     open(0);

@@ -1,4 +1,4 @@
-//! The driver's functions in the tests' words.
+//! Short forms of the driver's functions for tests.
 
 use fake_cuda::driver::*;
 use std::ffi::c_void;
@@ -12,7 +12,7 @@ pub fn ok(code: i32) {
     assert_eq!(code, 0, "the driver's answer");
 }
 
-/// Has this thread use a device.
+/// Makes a device current on this thread.
 #[track_caller]
 pub fn open(device: i32) {
     let mut context = null_mut();
@@ -54,7 +54,7 @@ pub fn sync(stream: Handle) {
     ok(unsafe { cuStreamSynchronize(stream) });
 }
 
-/// Holds a stream until something is sent.
+/// Blocks a stream until something is sent.
 pub fn gate(stream: Handle) -> Sender<()> {
     let (open, opened) = channel::<()>();
     enqueue(stream, Box::new(move || _ = opened.recv()));

@@ -31,7 +31,7 @@ pub fn join(id: Id, size: usize, rank: usize) -> Handle {
     comm
 }
 
-/// Three ranks in a process with this environment; each leaves in the end what it does not abort.
+/// Three ranks in a process with this environment; each destroys its communicator unless it aborted it.
 pub fn three<F: Fn(&mut Rank) + Sync>(env: &[(&str, &str)], body: F) -> Ended {
     let id = id();
     let run = || {
@@ -73,7 +73,7 @@ impl Rank {
         error
     }
 
-    /// Device memory that holds these.
+    /// Device memory with these values.
     pub fn floats(&self, values: &[f32]) -> u64 {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let at = device_memory(bytes.len());
@@ -110,7 +110,7 @@ impl Rank {
     }
 }
 
-/// What `work` starts, as a group.
+/// Runs the calls of `work` as one NCCL group.
 pub fn group(work: impl FnOnce()) {
     // SAFETY: nothing is asked of the caller.
     unsafe {
@@ -120,7 +120,7 @@ pub fn group(work: impl FnOnce()) {
     }
 }
 
-/// Two ranks, each a process of its own on the same device, which NCCL is told is on hosts of these names.
+/// Two ranks in processes of their own, on the same device, with these names of their hosts for NCCL.
 pub fn two_processes<F: Fn(usize, Id) + Sync>(hosts: [&str; 2], body: F) -> [Ended; 2] {
     let id = String::from_utf8_lossy(&id().0).trim_end_matches('\0').to_string();
     let id = id.as_str();
@@ -132,7 +132,7 @@ pub fn two_processes<F: Fn(usize, Id) + Sync>(hosts: [&str; 2], body: F) -> [End
         body(var("RANK").parse().unwrap(), id);
     };
     if std::env::var_os("RANK").is_some() {
-        // This is one of the two; it does not come back.
+        // In one of the two processes this call does not return.
         named::<F>(&[], inside);
     }
     std::thread::scope(|scope| {

@@ -1,11 +1,11 @@
-//! What streams promise, and what they do not.
+//! What streams guarantee, and what they do not.
 
 use crate::alone::alone;
 use crate::play::*;
 use fake_cuda::driver::*;
 use std::time::{Duration, Instant};
 
-/// Nobody waits who was not told to: the bytes that are read are those that nobody wrote.
+/// Streams do not wait for each other without an event: the copy reads bytes that are not written yet.
 #[test]
 fn a_copy_waits_only_for_what_it_is_told_to() {
     open(0);
@@ -40,7 +40,7 @@ fn pinned_memory_is_read_late_and_other_memory_at_once() {
     late.fill(2);
     early.fill(2);
     closed.send(()).unwrap();
-    // Into memory that is not pinned a copy is done when it returns.
+    // A copy to memory that is not pinned is complete when the call returns.
     let mut found = [[0u8; 8]; 2];
     read(&mut found[0], a, one);
     read(&mut found[1], b, one);
@@ -51,7 +51,7 @@ fn pinned_memory_is_read_late_and_other_memory_at_once() {
 fn a_wait_is_for_the_record_that_was_last_when_it_was_asked_for() {
     open(0);
     let (one, two, event) = (stream(), stream(), event());
-    // One that was never recorded is over.
+    // An event that was never recorded is complete.
     wait(two, event);
     sync(two);
     // SAFETY: it is a handle.
@@ -120,7 +120,7 @@ fn a_closed_stream_still_does_what_was_asked() {
     assert_eq!(found, [5, 0, 0, 0]);
 }
 
-/// The slow stream takes its time, the others do not.
+/// Only the stream that is set to be slow is slow.
 #[test]
 fn a_stream_can_be_made_slow() {
     let body = || {
@@ -140,7 +140,7 @@ fn a_stream_can_be_made_slow() {
     alone(&[("FAKE_CUDA_SLOW", "2@2")], body).well();
 }
 
-/// Two streams that hand a number to and fro, with every operation at a time of its own.
+/// Two streams pass a number to and fro, with a random delay before every operation.
 #[test]
 fn events_keep_the_order_under_delays() {
     let body = || {

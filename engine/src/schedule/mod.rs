@@ -3,13 +3,8 @@
 
 mod order;
 mod posts;
-mod show;
-mod simulate;
 #[cfg(test)]
 mod tests;
-
-pub use show::{show, show_at};
-pub use simulate::{Cost, Stuck, Timeline, simulate};
 
 /// The two directions of pipeline communication: activations to the next chunk, gradients to the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,11 @@
+//! Schedules of every shape of pipeline: that they can be carried out, how long they take, and what stops wrong ones.
+
+mod show;
+mod simulate;
+
 use super::*;
+use show::show;
+use simulate::{Cost, Timeline, simulate};
 
 const COST: Cost = Cost { forward: 1, backward: 2, transfer: 0 };
 

@@ -71,7 +71,7 @@ fn no_layout_can_deadlock() {
 /// The models of `configs/`, each on the ranks that it is meant for. Twice as many micro-batches as stages: a pipeline
 /// fills, runs and empties.
 #[test]
-fn no_configuration_of_the_project_can_deadlock() {
+fn no_configuration_of_the_project_can_deadlock_exhaustive() {
     let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let paths = std::fs::read_dir(configs).unwrap().map(|entry| entry.unwrap().path());
     let mut most = 0;

@@ -1,39 +1,41 @@
-//! Runs the schedules of all stages against each other, with nothing but clocks: whether they can be
-//! carried out at all, and how long they take.
+//! Runs the schedules of all stages against each other with simulated clocks: whether they can complete at all, and how
+//! long they take.
 //!
-//! The rules are the hardest of the backends': a transfer starts when both ends have posted it
-//! (rendezvous); a flow of a stage has one group open at a time, whose transfers meet in any order, and
-//! the flow's next `SendRecv` makes the stage wait until it is through; a work waits for the whole group that
-//! brings its input. What runs under these rules runs as fast or faster under milder ones, since
-//! each of them only ever adds a wait.
+//! The rules are the strictest of any backend: a transfer starts when both ends have posted it (rendezvous); each
+//! direction of a stage has one group of transfers open at a time, which may complete in any order, and the next `SendRecv`
+//! of that direction makes the stage wait until the group is complete; a forward or backward waits for the whole group
+//! that brings its input. A schedule that completes under these rules completes as fast or faster under laxer ones,
+//! since each rule only ever adds a wait.
 
-use super::{Action, Direction, Pipe, Work, show_at};
+use super::show::show_at;
+use super::{Action, Direction, Pipe, Work};
 use std::fmt;
 
 /// How long things take, in units of the caller's choice.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// Of one chunk.
+    /// The forward of one micro-batch through one chunk.
     pub forward: u64,
     pub backward: u64,
     pub transfer: u64,
 }
 
-/// When everything happened.
+/// The simulated times of a whole step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
-    /// Start and end of each action of each stage; a post's is when its transfers were asked for and through.
+    /// Start and end of each action of each stage; a post starts when it is posted and ends when its
+    /// transfers are complete.
     pub spans: Vec<Vec<(u64, u64)>>,
     pub makespan: u64,
     /// The most forwards that each stage held, whose backwards were still to come.
     pub held: Vec<usize>,
 }
 
-/// The schedules cannot be carried out. Displays them with an arrow at the action where each stage stands.
+/// The schedules cannot complete. Displays them with an arrow at the action where each stage stands.
 #[derive(Debug, Clone)]
 pub struct Stuck {
     pub why: String,
-    /// A line a stage.
+    /// One line per stage.
     pub schedules: Vec<String>,
 }
 
@@ -44,7 +46,7 @@ impl fmt::Display for Stuck {
     }
 }
 
-/// Runs one schedule a stage to its end. Without any backward it is a validation's.
+/// Runs one schedule per stage to its end. Schedules without any backward are those of validation.
 pub fn simulate(pipe: &Pipe, plans: &[Vec<Action>], cost: Cost) -> Result<Timeline, Stuck> {
     assert_eq!(plans.len(), pipe.stages, "{} schedules for {} stages", plans.len(), pipe.stages);
     let mut stages: Vec<Stage> = plans.iter().enumerate().map(|(at, plan)| Stage::new(at, pipe, plan)).collect();
@@ -94,28 +96,28 @@ fn meet(pipe: &Pipe, stages: &mut [Stage], stage: usize, direction: Direction, t
     true
 }
 
-/// Transfers that were posted together.
+/// Transfers that were posted together by one `Action::SendRecv`.
 #[derive(Debug, Clone)]
 struct Group {
-    /// Its place in the schedule.
+    /// Index of the post in the stage's schedule.
     action: usize,
     posted: u64,
-    /// The latest end of a transfer that is through.
+    /// The latest end of a transfer that is complete.
     through: u64,
-    /// What is not through yet.
+    /// Transfers that are not complete yet.
     send: Option<Work>,
     recv: Option<Work>,
     brings: Option<Work>,
 }
 
-/// A stage's side of a flow.
+/// A stage's side of one direction: activations or gradients.
 struct Lane {
     open: Option<Group>,
-    /// When the last group was through.
+    /// When the last group was complete.
     free: u64,
-    /// When each input was there that is still to be used.
+    /// Inputs that have arrived and are not used yet, with their times.
     arrived: Vec<(Work, u64)>,
-    /// Works done a chunk. Micro-batches go in order, so a count says which.
+    /// Micro-batches done, by chunk. They go in order, so a count says which.
     done: Vec<usize>,
 }
 
@@ -125,7 +127,7 @@ struct Stage<'a> {
     plan: &'a [Action],
     clock: u64,
     lanes: [Lane; 2],
-    /// Of the actions done so far.
+    /// Start and end of the actions done so far.
     spans: Vec<(u64, u64)>,
     held: usize,
     peak: usize,
@@ -174,7 +176,7 @@ impl<'a> Stage<'a> {
         Ok(true)
     }
 
-    /// Takes the work's input and says since when it is there; none if it is not yet.
+    /// Consumes the input of `work` and returns the time of its arrival; `None` if it has not arrived.
     fn input(&mut self, direction: Direction, work: Work) -> Result<Option<u64>, String> {
         if direction == Direction::Gradients && !self.made(Direction::Activations, work) {
             return Err(format!("stage {}: a backward before its forward", self.at));
@@ -214,7 +216,7 @@ impl<'a> Stage<'a> {
         Ok(true)
     }
 
-    /// A transfer of the open group is through; so is the group, if it was the last.
+    /// Completes a transfer of the open group, and the group with its last one.
     fn pass(&mut self, direction: Direction, through: u64, strike: impl Fn(&mut Group)) {
         let mut group = self.lane_mut(direction).open.take().expect("the group that met");
         strike(&mut group);
@@ -228,7 +230,7 @@ impl<'a> Stage<'a> {
         self.lane_mut(direction).arrived.extend(group.brings.map(|work| (work, group.through)));
     }
 
-    /// A micro-batch that is not there is found by its count, or waits for ever.
+    /// Refuses a chunk that does not exist. A micro-batch that does not exist is caught by the count, or never arrives.
     fn known(&self, work: Work) -> Result<(), String> {
         match work.chunk < self.pipe.chunks {
             true => Ok(()),
@@ -236,7 +238,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Every micro-batch went through every chunk, forth and, in training, back; nothing was sent in vain.
+    /// Every micro-batch went through every chunk, forward and, in training, backward; every input was used.
     fn complete(&self, training: bool) -> Result<(), String> {
         for (direction, wanted) in [(Direction::Activations, true), (Direction::Gradients, training)] {
             let wanted = if wanted { self.pipe.n_mbs } else { 0 };

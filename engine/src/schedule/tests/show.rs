@@ -1,8 +1,8 @@
-//! Schedules as text, for golden tests and for whoever looks for a deadlock.
+//! Schedules as text, for golden tests and for finding a deadlock.
 //!
-//! `F3` is the forward of micro-batch 3, `B3` its backward; where a stage holds chunks, `F3.1` is the one
-//! through its chunk 1. `>+3-4` posts the sending of the activations that `F3` made and the receipt of
-//! those that `F4` needs; `<+3-4` the same for the gradients of `B3` and `B4`.
+//! `F3` is the forward of micro-batch 3, `B3` its backward; where a stage holds several chunks, `F3.1` is the forward
+//! through its chunk 1. `>+3-4` posts a send of the activations that `F3` made and a receive of those that `F4` needs;
+//! `<+3-4` does the same for the gradients of `B3` and `B4`.
 
 use super::{Action, Direction, Work};
 
@@ -11,7 +11,7 @@ pub fn show(actions: &[Action]) -> String {
     words(actions).join(" ")
 }
 
-/// The actions in one line with an arrow at number `at`; at the end where all are done.
+/// The actions in one line with an arrow before action `at`, or at the end where all are done.
 pub fn show_at(actions: &[Action], at: usize) -> String {
     let mut words = words(actions);
     words.insert(at, "-->".into());
