@@ -45,7 +45,8 @@ impl Arch {
         arch.filter(|arch| arch.processor().shared >= SHARED).ok_or_else(|| {
             format!(
                 "its compute capability is {major}.{minor}, but the kernels need an A100 (8.0), an H100 (9.0) or a \
-                 later device with {} KiB of shared memory per multiprocessor; use train.backend = \"cpu\" on this machine",
+                 later device with {} KiB of shared memory per multiprocessor; use train.backend = \"cpu\" on this \
+                 machine",
                 SHARED >> 10
             )
         })

@@ -188,8 +188,8 @@ impl Job {
         let Problem { m, d, .. } = self.problem;
         for (at, sum) in sums.iter().enumerate() {
             let element = at / m * d.ld + at % m;
-            // SAFETY: the span of the layout was checked to lie in a block; the caller guarantees that nothing else uses
-            // it.
+            // SAFETY: the span of the layout was checked to lie in a block; the caller guarantees that nothing else
+            // uses it.
             unsafe {
                 if d.kind == F32 {
                     let to = (self.at[2] as *mut f32).add(element);
