@@ -36,31 +36,20 @@ const KINDS: [GroupKind; 7] = [
 impl NodeMap {
     /// Ranks fill one node after another.
     pub fn filled(config: &Config, mesh: &Mesh, ranks_per_node: usize) -> NodeMap {
-        let nodes = (0..mesh.ranks()).map(|rank| rank / ranks_per_node).collect();
-        let rank_layout = RankLayout::new(config, mesh.clone(), 0);
-        let stages = mesh.size(Axis::Pipeline);
-        NodeMap::new(nodes, stages, &KINDS, |rank, kind| mesh.members(rank, kind, rank_layout.kv_copies()))
-    }
-
-    /// `members`: the ranks of the group of a kind that a rank is in.
-    pub fn new(
-        nodes: Vec<usize>,
-        stages: usize,
-        kinds: &[GroupKind],
-        members: impl Fn(usize, GroupKind) -> Vec<usize>,
-    ) -> NodeMap {
+        let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / ranks_per_node).collect();
+        let kv_copies = RankLayout::new(config, mesh.clone(), 0).kv_copies();
         let flows = |&kind: &GroupKind| {
             let mut leaving: HashMap<usize, usize> = HashMap::new();
             for (rank, node) in nodes.iter().enumerate() {
-                let group = members(rank, kind);
+                let group = mesh.members(rank, kind, kv_copies);
                 let at = group.iter().position(|&member| member == rank).expect("a rank is in its group");
                 let next = group[(at + 1) % group.len()];
                 *leaving.entry(*node).or_default() += usize::from(nodes[next] != *node);
             }
             (kind, leaving.into_values().max().unwrap_or_default().max(1))
         };
-        let flows = kinds.iter().map(flows).collect();
-        NodeMap { stages, nodes, flows }
+        let flows = KINDS.iter().map(flows).collect();
+        NodeMap { stages: mesh.size(Axis::Pipeline), nodes, flows }
     }
 
     /// Whether the ranks are on one node.

@@ -2,9 +2,9 @@
 
 use super::analytic::{AnalyticCosts, NodeMap};
 use super::replay::CostModel;
-use super::run::{memory, simulate, stages, two_steps};
+use super::run::{memory, simulate, two_steps};
 use super::step::Step;
-use crate::dry_run::DryRun;
+use crate::dry_run::{DryRun, stages};
 use engine::backend::{Elem, Scratch};
 use engine::config::{Cluster, Config};
 use engine::error::{Error, Result};

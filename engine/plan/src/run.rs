@@ -2,19 +2,13 @@
 
 use super::replay::CostModel;
 use super::step::Step;
-use crate::dry_run::{DryRun, dry_run_ops, on_all_cores, plan};
+use crate::dry_run::{DryRun, dry_run_ops, on_all_cores, plan, stages};
 use engine::backend::{Elem, Scratch};
 use engine::config::{Axis, Config, Train};
 use engine::dry::Log;
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use std::ops::Range;
-
-/// One rank of each stage, which stands for the ranks that do the same at the same time. Of tensor-parallel ranks the
-/// first has the largest share of the memory.
-pub fn stages(mesh: &Mesh) -> Vec<usize> {
-    (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
-}
 
 /// The memory of each stage, exactly.
 pub fn memory<A: Elem>(

@@ -3,9 +3,9 @@
 
 use super::analytic::{AnalyticCosts, NodeMap};
 use super::estimate::estimate;
-use super::run::{memory, seconds, short_steps, simulate, stages, two_steps};
+use super::run::{memory, seconds, short_steps, simulate, two_steps};
 use super::step::Step;
-use crate::dry_run::{on_all_cores, plan, plan_shortly};
+use crate::dry_run::{on_all_cores, plan, plan_shortly, stages};
 use engine::backend::{Elem, Scratch};
 use engine::config::{Achieved, Cluster, Config, Named, Parallel, Recompute, Train, chunk_counts, degrees};
 use engine::error::Result;

@@ -1,8 +1,8 @@
 //! Changes with which a run fits that does not, each found by a dry run.
 
-use super::{Held, plan};
+use super::{Held, plan, stages};
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Config, Recompute, Train, by_distance, degrees};
+use engine::config::{Config, Recompute, Train, by_distance, degrees};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
@@ -120,9 +120,7 @@ fn fits<A: Elem>(
         return Ok(None);
     }
     let mesh = config.mesh(ranks)?;
-    // The first tensor-parallel rank has the largest share; data-parallel ranks have the same.
-    let is_first = |&rank: &usize| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0;
-    let stages: Vec<usize> = (0..mesh.ranks()).filter(is_first).collect();
+    let stages = stages(&mesh);
     let held = |&rank: &usize| Held::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), scratch).sum();
     if stages.iter().map(held).max() > Some(limit) {
         return Ok(None);
