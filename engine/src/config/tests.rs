@@ -243,6 +243,8 @@ fn a_flag_is_a_text_as_typed_where_the_key_needs_one() {
     assert_eq!(read(LEAST.as_bytes(), &flags).unwrap().checkpoint.dir, Path::new("2"));
     let refusal = read(LEAST.replace("\"runs/tiny\"", "5").as_bytes(), &[]).unwrap_err().to_string();
     assert!(refusal.ends_with("checkpoint.dir = 5: must be a text in quotes"), "{refusal}");
+    let refusal = read(LEAST.as_bytes(), &["model.hf=1234567"]).unwrap_err().to_string();
+    assert_eq!(refusal, "--set model.hf = 1234567: there is no config.json in this directory");
     let refusal = read(LEAST.as_bytes(), &["train.recompute=1"]).unwrap_err().to_string();
     assert_eq!(refusal, "--set train.recompute = \"1\": must be one of none, selective, full");
 }
@@ -262,7 +264,7 @@ vocab_size = 512
 max_position_embeddings = 512
 rope_theta = 10000.0
 rope_scaling = { rope_type = "default" }
-rms_norm_eps = 1e-5
+rms_norm_eps = 0.00001
 tie_word_embeddings = false
 initializer_range = 0.02
 
@@ -298,7 +300,7 @@ decay_steps = 10
 decay_shape = "linear"
 warmup_steps = 0
 betas = [0.9, 0.95]
-eps = 1e-8
+eps = 0.00000001
 weight_decay = 0.1
 clip_grad = 1.0
 

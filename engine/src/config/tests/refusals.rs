@@ -32,7 +32,7 @@ fn refusals_name_place_value_and_remedy() {
         ("train=5", "the key must be TABLE.KEY"),
         ("train.backend=gpu", "--set train.backend = \"gpu\": must be one of cuda, cpu; did you mean \"cpu\"?"),
         ("train.precision=fp16", "must be one of bf16, f32"),
-        ("train.seed=4294967296", "must lie in 0 ..= 4294967295"),
+        ("train.seed=4294967296", "must be a whole number from 0 to 4294967295"),
         ("train.seq_length=513", "must be at most model.max_position_embeddings (512)"),
         ("train.global_batch_size=0", "must lie in 1 ..= "),
         (
