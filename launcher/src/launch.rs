@@ -12,9 +12,39 @@ const RANK: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM
 /// among them: a batch script that runs as one process has it too.
 const SIZE: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
 
-/// Whether this is rank 0, which alone prints messages.
-pub fn is_first_rank() -> bool {
-    RANK.into_iter().find_map(variable).is_none_or(|rank| rank == "0")
+/// What the launcher said. It is read before MPI is initialized, because Open MPI then sets the variables of rank 0 in a
+/// process that it believes to be alone.
+pub struct Launch {
+    is_first_rank: bool,
+    /// The number of processes that the launcher started, and the variable that gives it.
+    tasks: Option<(&'static str, usize)>,
+}
+
+impl Launch {
+    pub fn of_this_process() -> Launch {
+        let is_first_rank = RANK.into_iter().find_map(variable).is_none_or(|rank| rank == "0");
+        Launch { is_first_rank, tasks: tasks_of(variable) }
+    }
+
+    /// Whether this is rank 0, which alone prints messages.
+    pub fn is_first_rank(&self) -> bool {
+        self.is_first_rank
+    }
+
+    /// Refuses a run of `ranks` = 1 whose launcher started several processes. Without this check each of them would be
+    /// rank 0 of a run of its own, all in the same directory.
+    pub fn check_world_size(&self, ranks: usize) -> Result<()> {
+        match self.tasks {
+            Some((name, tasks)) if ranks == 1 && tasks > 1 => Err(Error::user(format!(
+                "{tasks} tasks were started ({name}), but MPI sees {}: the launcher does not work with the MPI library \
+                 of this program, {}; start it with the mpirun of that library, or with an srun that supports it \
+                 (srun --mpi=list, srun --mpi=pmix)",
+                counted(ranks, "rank"),
+                mpi::library()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether Open MPI's mpirun started this process.
@@ -25,21 +55,6 @@ pub fn under_mpirun() -> bool {
 /// The number of ranks that mpirun started.
 pub fn ranks_of_mpirun() -> Option<usize> {
     variable("OMPI_COMM_WORLD_SIZE")?.parse().ok()
-}
-
-/// Refuses a run of `ranks` = 1 whose launcher started several processes. Without this check each of them would be
-/// rank 0 of a run of its own, all in the same directory.
-pub fn check_world_size(ranks: usize) -> Result<()> {
-    match tasks_of(variable) {
-        Some((name, tasks)) if ranks == 1 && tasks > 1 => Err(Error::user(format!(
-            "{tasks} tasks were started ({name}), but MPI sees {}: the launcher does not work with the MPI library of \
-             this program, {}; start it with the mpirun of that library, or with an srun that supports it \
-             (srun --mpi=list, srun --mpi=pmix)",
-            counted(ranks, "rank"),
-            mpi::library()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The number of processes that the launcher started, and the variable that gives it.

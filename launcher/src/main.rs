@@ -15,10 +15,10 @@ mod run;
 mod run_dir;
 mod table;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::error::Result;
 use engine::mpi::World;
-use launch::{is_first_rank, ranks_of_mpirun, under_mpirun};
+use launch::{Launch, ranks_of_mpirun, under_mpirun};
 use std::process::ExitCode;
 
 /// Trains Llama-family models under mpirun.
@@ -34,6 +34,9 @@ const EXAMPLES: &str = "Examples:
   swallow-engine data tokenize --input corpus.jsonl.gz --tokenizer tokenizer.model --output data/ja
   swallow-engine checkpoint export --from runs/7b --to export/7b
   swallow-engine evaluate --model export/7b --text held-out.txt";
+
+/// Columns of a usage line.
+const USAGE_WIDTH: usize = 80;
 
 #[derive(Subcommand)]
 enum Command {
@@ -54,55 +57,77 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let launch = Launch::of_this_process();
+    let mut command = Cli::command();
+    command.build();
+    let matches = wrap_usage(command).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            if is_first_rank() {
+            if launch.is_first_rank() {
                 error.print().ok();
             }
             return ExitCode::from(error.exit_code() as u8);
         }
     };
     let code = match cli.command {
-        Command::Train(args) if args.dry_run => on_one_process(|| commands::train::dry_run(args)),
-        Command::Train(args) => on_all_ranks(|world| commands::train::run(args, world)),
-        Command::Evaluate(args) => on_all_ranks(|world| commands::evaluate::run(args, world)),
-        Command::Parity(args) => on_all_ranks(|world| commands::parity::run(args, world)),
-        Command::Plan(args) => on_one_process(|| commands::plan::run(args)),
-        Command::Report(args) => on_one_process(|| commands::report::run(args)),
-        Command::Topology(args) => on_all_ranks(|world| commands::topology::run(args, world)),
-        Command::Data(args) => on_one_process(|| commands::data::run(args)),
-        Command::Tokenizer(args) => on_one_process(|| commands::tokenizer::run(args)),
-        Command::Checkpoint(args) => on_one_process(|| commands::checkpoint::run(args)),
-        Command::Kernels(args) => on_one_process(|| commands::kernels::run(args)),
+        Command::Train(args) if args.dry_run => on_one_process(&launch, || commands::train::dry_run(args)),
+        Command::Train(args) => on_all_ranks(&launch, |world| commands::train::run(args, world)),
+        Command::Evaluate(args) => on_all_ranks(&launch, |world| commands::evaluate::run(args, world)),
+        Command::Parity(args) => on_all_ranks(&launch, |world| commands::parity::run(args, world)),
+        Command::Plan(args) => on_one_process(&launch, || commands::plan::run(args)),
+        Command::Report(args) => on_one_process(&launch, || commands::report::run(args)),
+        Command::Topology(args) => on_all_ranks(&launch, |world| commands::topology::run(args, world)),
+        Command::Data(args) => on_one_process(&launch, || commands::data::run(args)),
+        Command::Tokenizer(args) => on_one_process(&launch, || commands::tokenizer::run(args)),
+        Command::Checkpoint(args) => on_one_process(&launch, || commands::checkpoint::run(args)),
+        Command::Kernels(args) => on_one_process(&launch, || commands::kernels::run(args)),
     };
     ExitCode::from(code)
 }
 
+/// Breaks usage lines that are wider than a terminal, which clap does not do.
+fn wrap_usage(command: clap::Command) -> clap::Command {
+    let mut command = command.mut_subcommands(wrap_usage);
+    let usage = command.render_usage().to_string();
+    if usage.len() <= USAGE_WIDTH {
+        return command;
+    }
+    let mut lines = vec![String::new()];
+    for part in usage.trim_start_matches("Usage: ").replace(" --", "\n --").split('\n') {
+        let line = lines.last_mut().expect("there is one from the start");
+        match "Usage: ".len() + line.len() + part.len() <= USAGE_WIDTH {
+            true => line.push_str(part),
+            false => lines.push(format!("  {}", part.trim_start())),
+        }
+    }
+    command.override_usage(lines.join("\n       "))
+}
+
 /// Runs a command under MPI. Every rank has the same error, and the first rank prints it before any rank leaves, since
 /// mpirun ends all ranks as soon as one has left with a code.
-fn on_all_ranks(work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
+fn on_all_ranks(launch: &Launch, work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
     let mut world = match World::start() {
         Ok(world) => world,
-        Err(error) => return exit_code(Err(error)),
+        Err(error) => return exit_code(launch, Err(error)),
     };
-    let checked = launch::check_world_size(world.comm().size()).and_then(|()| agreement::on_program(world.comm()));
-    let code = exit_code(checked.and_then(|()| work(&mut world)));
+    let checked = launch.check_world_size(world.comm().size()).and_then(|()| agreement::on_program(world.comm()));
+    let code = exit_code(launch, checked.and_then(|()| work(&mut world)));
     world.comm().barrier();
     code
 }
 
 /// Runs a command of one process: under mpirun the first rank does the work and the others leave.
-fn on_one_process(work: impl FnOnce() -> Result<()>) -> u8 {
-    if is_first_rank() { exit_code(work()) } else { 0 }
+fn on_one_process(launch: &Launch, work: impl FnOnce() -> Result<()>) -> u8 {
+    if launch.is_first_rank() { exit_code(launch, work()) } else { 0 }
 }
 
 /// The exit code of a result, after the first rank has printed the error.
-fn exit_code(result: Result<()>) -> u8 {
+fn exit_code(launch: &Launch, result: Result<()>) -> u8 {
     let Err(error) = result else {
         return 0;
     };
-    if is_first_rank() {
+    if launch.is_first_rank() {
         eprintln!("error: {error}");
     }
     error.exit_code() as u8
