@@ -32,7 +32,7 @@ fn devices_that_are_missing_or_shared() {
     refused(&site, 2, &[], |_| Vars::new(), &["ranks 0 and 1 on ", "the same GPU (Stand-in)", "NCCL_HOSTID"]);
     let two = |_| vec![("FAKE_CUDA_DEVICES", "2".to_string())];
     let batch = ("train.global_batch_size", 6.into());
-    refused(&site, 3, &[batch], two, &["2 GPUs and 3 ranks", "mpirun --map-by ppr:2:node"]);
+    refused(&site, 3, &[batch], two, &["2 GPUs for 3 ranks", "mpirun --map-by ppr:2:node"]);
 }
 
 #[test]
