@@ -122,7 +122,7 @@ fn model_of_run(run: &Path) -> Result<Option<(toml::Table, Origins)>> {
 }
 
 fn has_checkpoint(run: &Path) -> bool {
-    run.join("checkpoints/latest").is_file()
+    run.join("checkpoints/latest").is_dir()
 }
 
 fn check_source(source: &Source, key: &str) -> Result<()> {
