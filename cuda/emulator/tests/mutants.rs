@@ -86,6 +86,7 @@ mod exhaustive {
         }
         let (mutants, kernels, workshop) = (mutants(), Kernels::read(), Workshop::open());
         workshop.objects();
+        workshop.standard_headers();
         let next = Mutex::new(mutants.iter());
         let wrong = Mutex::new(Vec::new());
         std::thread::scope(|s| {
@@ -185,10 +186,26 @@ impl Workshop {
             let folder = tempfile::tempdir().unwrap();
             kernels.0.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).unwrap());
             let mut build = compiler(&[folder.path()]);
-            build.args(["-shared", "-Wl,-Bsymbolic", "-o"]).arg(to);
+            build.args(["-shared", "-Wl,-Bsymbolic", "-o"]).arg(to).arg("-include").arg(self.standard_headers());
             build.args(sources.iter().map(|name| folder.path().join(name)));
             compiled(build.arg("-xnone").args(self.objects()));
         })
+    }
+
+    /// A header of the standard headers that the emulator includes, beside which it lies precompiled.
+    fn standard_headers(&self) -> PathBuf {
+        let name = format!("std-{:016x}.h", self.common);
+        let header = self.kept(&name, |to| {
+            let texts = files(&Path::new(FOLDER).join("runtime"), "h").into_iter().map(std::fs::read_to_string);
+            let texts: Vec<String> = texts.map(|text| text.unwrap()).collect();
+            let lines: BTreeSet<&str> = texts.iter().flat_map(|text| text.lines()).collect();
+            let includes: Vec<&str> = lines.into_iter().filter(|line| line.starts_with("#include <")).collect();
+            std::fs::write(to, includes.join("\n") + "\n").unwrap();
+        });
+        self.kept(&format!("{name}.gch"), |to| {
+            compiled(compiler(&[]).args(["-x", "c++-header", "-c"]).arg(&header).arg("-o").arg(to));
+        });
+        header
     }
 
     /// The emulator, compiled once.
