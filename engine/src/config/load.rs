@@ -2,6 +2,7 @@
 
 use super::document::Document;
 use super::origins::Origins;
+use super::section::Read;
 use super::{BackendKind, Config, Load, Precision, Ranks, Source, hf};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -82,13 +83,13 @@ fn fill_from_hf(document: &mut Document) -> Result<()> {
     let Document { table, origins } = document;
     let run = table.get("checkpoint").and_then(|table| table.get("dir")?.as_str()).map(PathBuf::from);
     let Some(toml::Value::Table(model)) = table.get_mut("model") else { return Ok(()) };
-    let Some(toml::Value::String(dir)) = model.get("hf") else { return Ok(()) };
-    if dir.is_empty() {
+    let Some(dir) = model.get("hf") else { return Ok(()) };
+    let dir = PathBuf::read(dir, "model.hf", origins)?;
+    if dir.as_os_str().is_empty() {
         return Err(origins.bad("model.hf", "\"\"", "must name the directory of a config.json"));
     }
-    let dir = Path::new(dir);
     let found = match dir.join("config.json").is_file() {
-        true => Some(hf::model_table(dir)?),
+        true => Some(hf::model_table(&dir)?),
         false => run.map_or(Ok(None), |run| model_of_run(&run))?,
     };
     let Some((theirs, places)) = found else {
