@@ -1,5 +1,5 @@
-//! All ranks start from the same checkpoint, weights, data, program and environment. A rank that differs from rank 0 ends
-//! the run with one message that names it and its host, before the first step.
+//! All ranks start from the same checkpoint, weights, data, program and environment. A rank that differs from rank 0
+//! ends the run with one message that names it and its host, before the first step.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -8,9 +8,12 @@ use toml::Table;
 
 /// Every crate of the workspace by its folder, with the crates of the workspace that its `[dependencies]` name. The
 /// product never depends on what only tests use.
-const CRATES: [(&str, &[&str]); 5] = [
-    (".", &["cuda", "engine"]),
+const CRATES: [(&str, &[&str]); 8] = [
+    (".", &["cuda", "data", "engine", "plan", "report"]),
     ("engine", &[]),
+    ("engine/data", &["engine"]),
+    ("engine/plan", &["engine"]),
+    ("engine/report", &["engine"]),
     ("cuda", &["engine"]),
     ("cuda/emulator", &["cuda"]),
     ("cuda/fake_cuda", &["cuda", "emulator"]),
@@ -20,7 +23,7 @@ const CRATES: [(&str, &[&str]); 5] = [
 const WITH_FLOORS: [&str; 1] = ["engine"];
 
 /// Crates that read no environment variables: `launcher` does, and passes on what it read.
-const WITHOUT_ENVIRONMENT: [&str; 1] = ["engine"];
+const WITHOUT_ENVIRONMENT: [&str; 4] = ["engine", "engine/data", "engine/plan", "engine/report"];
 
 /// Where `unsafe` may stand; a folder ends with a slash. `ARCHITECTURE.md` gives the reason for each.
 const UNSAFE: [&str; 18] = [

@@ -13,7 +13,7 @@ use engine::train::clock::Clock;
 use engine::train::state;
 use engine::train::trainer::Trainer;
 use half::bf16;
-use plan::dry_run::rehearse;
+use plan::dry_run::run_rank;
 use std::rc::Rc;
 
 use crate::common::on_ranks;
@@ -121,6 +121,6 @@ fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
     });
     assert!(usages[0].allocations > 0);
     assert_eq!(usages, [usages[0]; 3], "{what}: a later step takes other blocks");
-    let dry = rehearse::<A>(config, &mesh, rank, CpuScratch::<A>::new(threads), Keep::Totals, 1).unwrap();
+    let dry = run_rank::<A>(config, &mesh, rank, CpuScratch::<A>::new(threads), Keep::Totals, 1).unwrap();
     assert_eq!(dry.usage, usages[0], "{what}: the dry run and the run");
 }

@@ -92,8 +92,8 @@ impl Row {
 mod exhaustive {
     use super::*;
 
-    /// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with evenly divided layers, by one set of constants;
-    /// and Llama 3.1 Swallow.
+    /// Table 7 of the Swallow paper (arXiv 2404.17790), its layouts with evenly divided layers, by one set of
+    /// constants; and Llama 3.1 Swallow.
     #[test]
     fn published_results_of_swallow() {
         for (config, layers, published) in [
@@ -110,8 +110,8 @@ mod exhaustive {
     }
 
     /// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the
-    /// published sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's kernel
-    /// does not take.
+    /// published sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's
+    /// kernel does not take.
     #[test]
     fn published_results_of_megatron() {
         let row = |hidden, layers, (tensor, pipeline), published, (chunks, micro_batch, batch)| Row {

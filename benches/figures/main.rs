@@ -15,7 +15,7 @@ use engine::error::{Error, Result};
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, World, host};
 use half::bf16;
-use plan::dry_run::rehearse;
+use plan::dry_run::run_rank;
 use plan::profile::{OpTime, Profile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ fn on<A: Float>(world: &World, config: &Config, out: &Path) -> Result<()> {
     let (ranks, threads) = (Rc::new(comm.split(0, comm.rank())), cores::share(comm).threads);
     let rank_layout = RankLayout::new(config, config.mesh(comm.size())?, comm.rank());
     let scratch = CpuScratch::<A>::new(threads);
-    let log = rehearse::<A>(config, &rank_layout.mesh, rank_layout.rank, scratch, Keep::Ops, 1)?.log;
+    let log = run_rank::<A>(config, &rank_layout.mesh, rank_layout.rank, scratch, Keep::Ops, 1)?.log;
     let b = Cpu::<A>::of(ranks, threads);
     let all: BTreeSet<(Op, [usize; 3])> = log.events.iter().filter_map(op).collect();
     let mine = ops::time(&b, config, &rank_layout, all, comm);

@@ -147,8 +147,8 @@ fn program() -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The build ID in the first bytes of an ELF file: a note of type 3, which begins with the lengths of its name and of its
-/// contents.
+/// The build ID in the first bytes of an ELF file: a note of type 3, which begins with the lengths of its name and of
+/// its contents.
 fn build_id(head: &[u8]) -> Option<&[u8]> {
     let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
     let is_note = |at: &usize| word(*at) == Some(4) && word(at + 8) == Some(3) && head[at + 12..].starts_with(b"GNU\0");

@@ -1,5 +1,5 @@
-//! The GPU of every rank: which device it takes, whether the devices of all ranks fit together, and whether they fit the
-//! run.
+//! The GPU of every rank: which device it takes, whether the devices of all ranks fit together, and whether they fit
+//! the run.
 
 use crate::memory::{self, Taken};
 use cuda::Device;
@@ -27,8 +27,8 @@ use std::time::Duration;
 /// How long a rank waits for others that make no progress.
 const PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
-/// The name by which NCCL tells nodes apart. Ranks with different ones may share a GPU, which is slow, but lets tests run
-/// several ranks on one device.
+/// The name by which NCCL tells nodes apart. Ranks with different ones may share a GPU, which is slow, but lets tests
+/// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
 
 /// What the ranks compare about their devices.
@@ -175,8 +175,8 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
     comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
 }
 
-/// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks NCCL's buffers for large
-/// calls. A generous estimate, not yet measured on a device.
+/// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks NCCL's buffers for
+/// large calls. A generous estimate, not yet measured on a device.
 pub fn reserve(ranks: usize) -> usize {
     if ranks > 1 { 1 << 30 } else { 256 << 20 }
 }
@@ -226,8 +226,8 @@ fn shared(ranks: &[Facts]) -> Option<String> {
         let Some(before) = seen.insert(&facts.uuid, rank) else { continue };
         if facts.hostid.is_none() || facts.hostid == ranks[before].hostid {
             return Some(format!(
-                "ranks {before} and {rank} on {} have the same GPU ({}): start one rank per GPU, make another GPU visible \
-                 to each rank (CUDA_VISIBLE_DEVICES), or, for a test, set another {HOSTID} for each rank",
+                "ranks {before} and {rank} on {} have the same GPU ({}): start one rank per GPU, make another GPU \
+                 visible to each rank (CUDA_VISIBLE_DEVICES), or, for a test, set another {HOSTID} for each rank",
                 facts.host, facts.name
             ));
         }

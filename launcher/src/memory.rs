@@ -55,8 +55,8 @@ pub fn must_fit(config: &Config, comm: &Comm, bytes: usize) -> Result<()> {
 fn fits(parameters: u64, need: f64, ranks: usize, have: Option<f64>) -> Result<()> {
     match have {
         Some(have) if need > have => Err(Error::user(format!(
-            "[model]: {parameters} parameters need at least {need:.1} GiB for the {} of this machine, which has {have:.1} \
-             GiB; use a smaller model, more memory or more machines",
+            "[model]: {parameters} parameters need at least {need:.1} GiB for the {} of this machine, which has \
+             {have:.1} GiB; use a smaller model, more memory or more machines",
             counted(ranks, "rank")
         ))),
         _ => Ok(()),

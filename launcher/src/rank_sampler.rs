@@ -94,7 +94,8 @@ impl Aggregator {
         let Straggler { rank, seconds, usual } = *straggler;
         format!(
             "step {step}: rank {rank} on {} computes for {seconds:.3} s of a step, the other ranks of its stage for \
-             {usual:.3} s: all ranks wait for the difference of {:.0} %; check its clocks, temperature and other processes",
+             {usual:.3} s: all ranks wait for the difference of {:.0} %; check its clocks, temperature and other \
+             processes",
             self.hosts[rank],
             100.0 * straggler.by()
         )

@@ -1,5 +1,5 @@
-//! The state that a run starts from, the same on all ranks: the checkpoint that rank 0 resolved, or else the weights that
-//! `train.load` names.
+//! The state that a run starts from, the same on all ranks: the checkpoint that rank 0 resolved, or else the weights
+//! that `train.load` names.
 
 use crate::agreement::from_first;
 use crate::progress::Waiting;
@@ -68,8 +68,8 @@ fn open(dir: &Path, from_step: Option<u64>, comm: &Comm) -> Result<Option<Saved>
     comm.agree(if comm.rank() == 0 { Ok(found) } else { open_as_first(dir, latest, &first) })
 }
 
-/// Opens rank 0's checkpoint on another rank, whose own `latest` may name an older step: a network file system may serve
-/// an outdated copy of that file. A newer step means that rank 0 sees an outdated one, or another directory.
+/// Opens rank 0's checkpoint on another rank, whose own `latest` may name an older step: a network file system may
+/// serve an outdated copy of that file. A newer step means that rank 0 sees an outdated one, or another directory.
 fn open_as_first(dir: &Path, latest: Option<u64>, first: &Resolved) -> Result<Option<Saved>> {
     let Resolved { host, checkpoint, latest: first_latest } = first;
     let refuse = |what: String| Err(Error::user(format!("checkpoint.dir = {}: {what}; {REMEDY}", dir.display())));

@@ -7,7 +7,7 @@ use cuda::backend::CudaScratch;
 use engine::config::Config;
 use engine::dry::{Call, Keep, LogEntry, Operation};
 use half::bf16;
-use plan::dry_run::rehearse;
+use plan::dry_run::run_rank;
 use serde_json::Value;
 
 use super::{Site, apart_and, small, with};
@@ -44,7 +44,7 @@ fn matches_the_dry_run(layout: &[(&str, toml::Value)]) {
     for rank in 0..4 {
         let trace = site.dir("run").join(format!("traces/step-00000002-rank-{rank:05}.json"));
         let trace = read(&std::fs::read_to_string(trace).unwrap());
-        let step = rehearsed(&config, rank);
+        let step = planned(&config, rank);
         let collectives: Vec<usize> = (0..trace.len()).filter(|&i| trace[i].row != "compute").collect();
         let (seen, wanted) = (collectives.iter().map(|&i| trace[i].said()), step.iter().filter_map(Did::said));
         assert_eq!(seen.collect::<Vec<_>>(), wanted.collect::<Vec<_>>(), "the collectives of rank {rank}");
@@ -106,10 +106,10 @@ impl Did {
 }
 
 /// The second step of a rank by the dry run: a log of two steps without that of one.
-fn rehearsed(config: &Config, rank: usize) -> Vec<Did> {
+fn planned(config: &Config, rank: usize) -> Vec<Did> {
     let mesh = config.mesh(4).unwrap();
     let of =
-        |steps| rehearse::<bf16>(config, &mesh, rank, CudaScratch::of("any"), Keep::Ops, steps).unwrap().log.events;
+        |steps| run_rank::<bf16>(config, &mesh, rank, CudaScratch::of("any"), Keep::Ops, steps).unwrap().log.events;
     let (one, two) = (of(1), of(2));
     assert!(two[..one.len()] == one, "the first step is not always the same");
     let before = one.iter().filter(|event| matches!(event, LogEntry::Start(_))).count();

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub struct Settings {
-    /// The devices that this process sees: FAKE_CUDA_DEVICES is the machine's number of devices (1), CUDA_VISIBLE_DEVICES
-    /// a list of ordinals.
+    /// The devices that this process sees: FAKE_CUDA_DEVICES is the machine's number of devices (1),
+    /// CUDA_VISIBLE_DEVICES a list of ordinals.
     pub visible: Vec<usize>,
     /// FAKE_CUDA_NAME: the name of each device ("Stand-in").
     pub name: String,

@@ -1,5 +1,5 @@
-//! Collectives by NCCL, on the stream of their kind of group (`GroupKind::lane`). A call waits for what was enqueued before
-//! it, and waiting for its ticket orders later ops after it; everything between the two overlaps with it.
+//! Collectives by NCCL, on the stream of their kind of group (`GroupKind::lane`). A call waits for what was enqueued
+//! before it, and waiting for its ticket orders later ops after it; everything between the two overlaps with it.
 
 use super::Cuda;
 use super::link::Link;

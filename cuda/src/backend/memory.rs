@@ -26,9 +26,9 @@ impl<T: Elem> Block<T> {
     pub(super) fn take(rank: &Rc<Rank>, len: usize) -> Self {
         let bytes = rank.scratch.block(len * size_of::<T>());
         let offset = rank.allocator.borrow_mut().take(bytes);
-        let at = rank.slab().at() + offset as u64;
+        let at = rank.arena().at() + offset as u64;
         let end = offset + bytes;
-        assert!(end <= rank.slab().len(), "a block up to byte {end} of an arena of {}", rank.slab().len());
+        assert!(end <= rank.arena().len(), "a block up to byte {end} of an arena of {}", rank.arena().len());
         Block { at, len, home: Some(Home { rank: rank.clone(), offset, bytes }), elem: PhantomData }
     }
 

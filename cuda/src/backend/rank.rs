@@ -62,7 +62,7 @@ pub(super) struct Rank {
     _watchdog: Watchdog,
     blas: OnceCell<Blas>,
     pub allocator: RefCell<Arena>,
-    slab: OnceCell<Memory<Rc<Device>>>,
+    arena: OnceCell<Memory<Rc<Device>>>,
     reads: Reads,
     /// The stream of large copies to the host.
     pub side: Stream,
@@ -87,7 +87,7 @@ impl Rank {
             joined,
             blas: OnceCell::new(),
             allocator: RefCell::default(),
-            slab: OnceCell::new(),
+            arena: OnceCell::new(),
             reads: RefCell::default(),
             side,
             fault: RefCell::default(),
@@ -103,16 +103,16 @@ impl Rank {
     pub fn settle(&self, cut: ArenaSpec, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
         self.lost.take();
         self.first_fault()?;
-        let slab = Memory::of(self.device.clone(), cut.bytes)?;
+        let arena = Memory::of(self.device.clone(), cut.bytes)?;
         self.allocator.replace(Arena::new(cut));
         let workspace = self.scratch.fixed().into_iter().map(|bytes| {
             let offset = self.allocator.borrow_mut().take(self.scratch.block(bytes));
             // SAFETY: the arena outlives cuBLASLt, and its allocator never hands these bytes out again.
-            unsafe { View::new(slab.at() + offset as u64, bytes) }
+            unsafe { View::new(arena.at() + offset as u64, bytes) }
         });
         let workspace = workspace.last().expect("cuBLASLt has a workspace");
         let blas = Blas::open(self.device.clone(), search, cache, workspace)?;
-        assert!(self.slab.set(slab).is_ok() && self.blas.set(blas).is_ok(), "a rank allocates its arena once");
+        assert!(self.arena.set(arena).is_ok() && self.blas.set(blas).is_ok(), "a rank allocates its arena once");
         Ok(())
     }
 
@@ -136,11 +136,11 @@ impl Rank {
     fn free(&self) -> View {
         let middle = self.allocator.borrow().middle();
         // SAFETY: no block lies there, and none is allocated while products are tried there, before a run begins.
-        unsafe { View::new(self.slab().at() + middle.start as u64, middle.len()) }
+        unsafe { View::new(self.arena().at() + middle.start as u64, middle.len()) }
     }
 
-    pub fn slab(&self) -> &Memory<Rc<Device>> {
-        self.slab.get().expect("a rank settles before it allocates blocks")
+    pub fn arena(&self) -> &Memory<Rc<Device>> {
+        self.arena.get().expect("a rank settles before it allocates blocks")
     }
 
     pub fn blas(&self) -> &Blas {

@@ -18,8 +18,8 @@ use super::tokenizer::Tokenizer;
 use super::writer::IndexWriter;
 use engine::error::{Error, Result};
 
-/// Bytes of text between reader and writer. A byte takes up to 10 bytes of memory: itself, as decoded from JSON, and its
-/// ids. The help of `data tokenize` states what follows for the memory.
+/// Bytes of text between reader and writer. A byte takes up to 10 bytes of memory: itself, as decoded from JSON, and
+/// its ids. The help of `data tokenize` states what follows for the memory.
 const IN_FLIGHT: usize = LONGEST_LINE;
 
 /// Bad records beyond this many are only counted.

@@ -89,7 +89,7 @@ impl DryRun {
 
 /// A dry run of rank `rank` up to the end of step `steps`: main parameters are loaded and cast to weights, then come
 /// the steps, and a validation if the configuration has any.
-pub fn rehearse<A: Elem>(
+pub fn run_rank<A: Elem>(
     config: &Config,
     mesh: &Mesh,
     rank: usize,
@@ -101,7 +101,7 @@ pub fn rehearse<A: Elem>(
     keeping::<A>(allocator, config, mesh, rank, scratch, keep, steps)
 }
 
-/// As [`rehearse`] with every op logged; blocks are counted without addresses, which is faster.
+/// As [`run_rank`] with every op logged; blocks are counted without addresses, which is faster.
 pub fn dry_run_ops<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -149,7 +149,7 @@ pub fn plan_shortly<A: Elem>(
     keeping::<A>(allocator, &few, mesh, rank, scratch, Keep::Totals, 1)
 }
 
-/// As [`rehearse`], with this allocator.
+/// As [`run_rank`], with this allocator.
 fn keeping<A: Elem>(
     allocator: Box<dyn Allocator>,
     config: &Config,
@@ -193,11 +193,11 @@ pub fn dry_run_step<A: Elem>(
     rank: usize,
     scratch: impl Scratch + Clone + 'static,
 ) -> Result<DryRun> {
-    let rehearsed = plan::<A>(config, mesh, rank, scratch.clone())?;
+    let planned = plan::<A>(config, mesh, rank, scratch.clone())?;
     if scratch.allocator(0).live().is_some() {
-        return Ok(rehearsed);
+        return Ok(planned);
     }
-    Ok(DryRun { step: step_totals::<A>(config, mesh, rank, scratch)?, ..rehearsed })
+    Ok(DryRun { step: step_totals::<A>(config, mesh, rank, scratch)?, ..planned })
 }
 
 /// The counts of a step, extrapolated from the two shortest ones: a step has a fixed part, and the same for each

@@ -1,5 +1,5 @@
 //! The bytes that a step sends between ranks, counted by dry runs, and the links that they take on given nodes. How
-//! ranks are placed on nodes is in `seating.rs`.
+//! ranks are placed on nodes is in `layout/placement.rs`.
 
 use crate::dry_run::{classes, on_all_cores, step_totals};
 use engine::backend::{Elem, Scratch};

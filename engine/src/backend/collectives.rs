@@ -4,8 +4,8 @@ use super::{Act, Backend, Pending, Tensor, TensorViewMut};
 use crate::backend::Elem;
 use std::ops::Range;
 
-/// Chunk-interleaved sharding of a matrix `[n r, c]` over n ranks, r rows each: every rank owns a slice of each chunk, so
-/// that a gathered chunk is contiguous and can be multiplied while the next one is in flight.
+/// Chunk-interleaved sharding of a matrix `[n r, c]` over n ranks, r rows each: every rank owns a slice of each chunk,
+/// so that a gathered chunk is contiguous and can be multiplied while the next one is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkedRows {
     /// n.

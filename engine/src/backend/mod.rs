@@ -171,8 +171,8 @@ pub trait Backend: Sized + 'static {
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
     /// As `matmul_nn`, into an existing matrix.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// Number of chunks into which a collective over `rows` rows a rank is split, so that it overlaps with the GEMM that
-    /// reads or writes its rows: see [`ChunkedRows`].
+    /// Number of chunks into which a collective over `rows` rows a rank is split, so that it overlaps with the GEMM
+    /// that reads or writes its rows: see [`ChunkedRows`].
     fn comm_chunks(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);

@@ -46,7 +46,8 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         self.input.as_mut().expect(OWNED).view_rows_mut(rows)
     }
 
-    /// One call in flight in place: `x` is read by a send, written by a receive, or both by a collective, until the ticket is waited for.
+    /// One call in flight in place: `x` is read by a send, written by a receive, or both by a collective, until the
+    /// ticket is waited for.
     pub fn in_place(ticket: B::Ticket, x: Tensor<B, T>) -> Self {
         let rows = 0..x.rows();
         Pending { tickets: VecDeque::from([(ticket, rows)]), input: None, output: Some(x) }

@@ -150,8 +150,8 @@ impl Write for RopeScaling {
     }
 }
 
-/// The properties that may differ from layer to layer. Today all layers of a model are alike; a window of attention or another kind
-/// of MLP becomes a field here, and [`Model::layers`] gives each layer its own.
+/// The properties that may differ from layer to layer. Today all layers of a model are alike; a window of attention or
+/// another kind of MLP becomes a field here, and [`Model::layers`] gives each layer its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
     pub mlp: Mlp,

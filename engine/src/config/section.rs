@@ -121,8 +121,9 @@ macro_rules! section {
 
         impl $crate::config::section::Write for $name {
             fn write(&self) -> Option<toml::Value> {
-                let pair = |entry: $crate::config::section::Entry<'_>| Some((entry.key.to_string(), entry.value.write()?));
-                Some(toml::Table::from_iter(self.entries().into_iter().filter_map(pair)).into())
+                let entries = self.entries().into_iter();
+                let pairs = entries.filter_map(|entry| Some((entry.key.to_string(), entry.value.write()?)));
+                Some(toml::Table::from_iter(pairs).into())
             }
         }
     };

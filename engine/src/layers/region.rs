@@ -93,7 +93,8 @@ impl<'a, B: Backend> Gather<'a, B> {
         }
     }
 
-    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it is here.
+    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it is
+    /// here.
     pub fn nt(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
         self.multiplied(b, w.rows(), |x, y| b.matmul_nt_into(x, w, y))
     }

@@ -219,7 +219,13 @@ mod tests {
         /// Over all ranks and buckets the parts are every element of every tensor exactly once, the
         /// decayed ones first and the frozen ones last.
         #[test]
-        fn shards_hold_every_element_once(units in 1usize..6, rows in 1usize..9, cols in 1usize..9, ranks in 1usize..6, min_len in 1usize..400) {
+        fn shards_hold_every_element_once(
+            units in 1usize..6,
+            rows in 1usize..9,
+            cols in 1usize..9,
+            ranks in 1usize..6,
+            min_len in 1usize..400,
+        ) {
             let units = specs(units, rows, cols);
             let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
             for bucket in plan(&units, (0, 1), |_| ranks, min_len) {
@@ -250,7 +256,13 @@ mod tests {
         /// Over the ranks of a layout, whatever is copied, what is owned is every element of the model once,
         /// and the tensor-parallel ranks have as many buckets.
         #[test]
-        fn ranks_own_every_element_once(tp_log in 0usize..4, kv_log in 0usize..4, dp in 1usize..4, vocab in 16usize..40, min_len in 1usize..4000) {
+        fn ranks_own_every_element_once(
+            tp_log in 0usize..4,
+            kv_log in 0usize..4,
+            dp in 1usize..4,
+            vocab in 16usize..40,
+            min_len in 1usize..4000,
+        ) {
             let (tp, model) = (1 << tp_log, model(1 << kv_log, vocab));
             let held: Vec<Held> = units(&model)
                 .into_iter()
@@ -262,7 +274,8 @@ mod tests {
                 for shard in (0..dp).map(|rank| bucket.shard(rank, dp)) {
                     let owned = bucket.owned(&shard);
                     for part in bucket.parts(&shard) {
-                        let inside = owned.iter().any(|range| range.contains(&part.at) && part.at + part.rect.len() <= range.end);
+                        let end = part.at + part.rect.len();
+                        let inside = owned.iter().any(|range| range.contains(&part.at) && end <= range.end);
                         prop_assert_eq!(part.owned, inside);
                         let rows = part.rect.rows.clone();
                         for (r, c) in rows.flat_map(|r| part.rect.cols.clone().map(move |c| (r, c))) {

@@ -110,8 +110,8 @@ impl RankLayout {
         (rows / ranks, config.model.hidden_size)
     }
 
-    /// The samples of micro-batch `mb` in a step that starts at sample `first`, in Megatron-LM's order: micro-batch after
-    /// micro-batch, rank after rank.
+    /// The samples of micro-batch `mb` in a step that starts at sample `first`, in Megatron-LM's order: micro-batch
+    /// after micro-batch, rank after rank.
     pub fn samples(&self, config: &Config, first: u64, mb: usize) -> Range<u64> {
         let size = config.train.micro_batch_size as u64;
         let start = first + (mb * self.dp.1 + self.dp.0) as u64 * size;

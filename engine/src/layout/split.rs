@@ -113,7 +113,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_other_way_is_better(chunks in 1usize..6, more in 0usize..9, embedding in 0u32..12, layer in 1u32..8, head in 0u32..60) {
+        fn no_other_way_is_better(
+            chunks in 1usize..6,
+            more in 0usize..9,
+            embedding in 0u32..12,
+            layer in 1u32..8,
+            head in 0u32..60,
+        ) {
             let costs = Costs { embedding: embedding.into(), layer: layer.into(), head: head.into() };
             let ours = balanced(chunks + more, chunks, &costs);
             let best = ways(chunks + more, chunks).into_iter().min_by_key(|way| rank(way, &costs)).unwrap();
@@ -148,7 +154,8 @@ mod tests {
     fn the_chunks_of_a_stage_are_told_apart() {
         let costs = Costs::of(&model(32), 4096);
         let counts = balanced(32, 8, &costs);
-        let text = "32 layers over 4 stages as (4 + 4) + (4 + 4) + (4 + 4) + (4 + 4) (the output layer costs as much as 0.8 layers)";
+        let text = "32 layers over 4 stages as (4 + 4) + (4 + 4) + (4 + 4) + (4 + 4) \
+            (the output layer costs as much as 0.8 layers)";
         assert_eq!(describe(&counts, 4, &costs), text);
     }
 }

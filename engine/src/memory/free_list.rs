@@ -1,5 +1,6 @@
 //! Free blocks by exact size, and how much memory is in use. The CPU backend's pool and its dry run, which has no
-//! memory, use the same list: the same takes and gives result in the same usage. `arena.rs` is the allocator of devices.
+//! memory, use the same list: the same takes and gives result in the same usage. `arena.rs` is the allocator of
+//! devices.
 
 use std::collections::HashMap;
 

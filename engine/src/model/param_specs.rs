@@ -119,7 +119,13 @@ fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
 
 /// Declares a layer's parameters. A field is a parameter, or (`name: Struct`) the parameters of a layer inside.
 macro_rules! params {
-    ($(#[$doc:meta])* $name:ident { $($(#[$inner_doc:meta])* $inner:ident: $struct:ident,)* ; $($(#[$field_doc:meta])* $field:ident,)* }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident {
+            $($(#[$inner_doc:meta])* $inner:ident: $struct:ident,)* ;
+            $($(#[$field_doc:meta])* $field:ident,)*
+        }
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name<T> {

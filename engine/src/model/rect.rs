@@ -58,7 +58,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slices_tile_the_range(r0 in 0usize..4, c0 in 0usize..4, rows in 1usize..7, cols in 1usize..7, a in 0usize..50, b in 0usize..50) {
+        fn slices_tile_the_range(
+            r0 in 0usize..4,
+            c0 in 0usize..4,
+            rows in 1usize..7,
+            cols in 1usize..7,
+            a in 0usize..50,
+            b in 0usize..50,
+        ) {
             let rect = Rect { rows: r0..r0 + rows, cols: c0..c0 + cols };
             let (a, b) = (a.min(rect.len()), b.min(rect.len()));
             let (a, b) = (a.min(b), a.max(b));

@@ -24,8 +24,8 @@ pub fn forwards(stage: usize, pipe: &Pipe) -> Vec<Action> {
     works(stage, pipe).into_iter().map(Action::Forward).collect()
 }
 
-/// Groups of `stages` micro-batches, each group through chunk after chunk: the group's first micro-batch comes back from
-/// the last stage just when its last one has left the first stage.
+/// Groups of `stages` micro-batches, each group through chunk after chunk: the group's first micro-batch comes back
+/// from the last stage just when its last one has left the first stage.
 fn works(stage: usize, pipe: &Pipe) -> Vec<Work> {
     let Pipe { stages, chunks, n_mbs } = *pipe;
     assert!(stage < stages, "stage {stage} of {stages}");

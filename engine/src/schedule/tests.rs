@@ -125,8 +125,8 @@ fn golden_texts() {
     );
     assert_eq!(
         show(&train(1, &two)),
-        ">-0.0 F0.0 >+0.0-1.0 F1.0 >+1.0-0.1 F0.1 >-1.1 B0.1 <+0.1 F1.1 >-2.0 B1.1 <+1.1-0.0 F2.0 >+2.0-3.0 B0.0 <+0.0-1.0 \
-         F3.0 >+3.0-2.1 B1.0 <+1.0 F2.1 >-3.1 B2.1 <+2.1 F3.1 B3.1 <+3.1-2.0 B2.0 <+2.0-3.0 B3.0 <+3.0"
+        ">-0.0 F0.0 >+0.0-1.0 F1.0 >+1.0-0.1 F0.1 >-1.1 B0.1 <+0.1 F1.1 >-2.0 B1.1 <+1.1-0.0 F2.0 >+2.0-3.0 B0.0 \
+         <+0.0-1.0 F3.0 >+3.0-2.1 B1.0 <+1.0 F2.1 >-3.1 B2.1 <+2.1 F3.1 B3.1 <+3.1-2.0 B2.0 <+2.0-3.0 B3.0 <+3.0"
     );
     assert_eq!(
         show(&forward_only(0, &pipe(2, 2, 3))),
@@ -174,11 +174,11 @@ fn to_mutate() -> Vec<(Pipe, Vec<Vec<Action>>)> {
     train.chain(forward).collect()
 }
 
-/// What must keep its order on a stage: the works, and the posts of each flow.
+/// The actions that must keep their order on a stage: the works, and the transfers of each direction.
 fn orders(plan: &[Action]) -> [Vec<Action>; 3] {
-    let posts = |wanted: Direction| move |action: &&Action| matches!(action, Action::SendRecv { direction, .. } if *direction == wanted);
+    let is = |action: &Action, wanted| matches!(action, Action::SendRecv { direction, .. } if *direction == wanted);
     let works = plan.iter().filter(|action| action.work().is_some()).copied().collect();
-    let of = |direction| plan.iter().filter(posts(direction)).copied().collect();
+    let of = |direction| plan.iter().filter(|action| is(action, direction)).copied().collect();
     [works, of(Direction::Activations), of(Direction::Gradients)]
 }
 

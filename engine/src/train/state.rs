@@ -17,8 +17,8 @@ type Read<'a> = dyn FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
 
 /// Fills this rank's master weights from `read(tensor, rectangle, out)`.
 ///
-/// Not collective, so that a rank may fail. Once all ranks have agreed that none did, [`Trainer::cast_main_params`] makes the
-/// weights from the master weights.
+/// Not collective, so that a rank may fail. Once all ranks have agreed that none did, [`Trainer::cast_main_params`]
+/// makes the weights from the master weights.
 pub fn load_weights<B: Backend>(
     trainer: &mut Trainer<B>,
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,

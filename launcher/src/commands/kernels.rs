@@ -26,17 +26,17 @@ enum Command {
     #[command(
         after_help = "The program looks for a pack beside itself (kernels/ or ../share/swallow-engine/kernels/) and at \
         the path in SWALLOW_KERNELS. A pack works only with the program that built it. A driver loads code compiled by \
-        its own CUDA version or an older one: build with NVRTC 12 for clusters with drivers before R580.\n\nExamples:\n  \
-        swallow-engine kernels build --arch sm_80,sm_90a --out kernels\n  \
+        its own CUDA version or an older one: build with NVRTC 12 for clusters with drivers before \
+        R580.\n\nExamples:\n  swallow-engine kernels build --arch sm_80,sm_90a --out kernels\n  \
         swallow-engine kernels build --arch sm_80 --out /opt/swallow/kernels \\\n      \
         --nvrtc /usr/local/cuda-12.9/lib64"
     )]
     Build(Build),
     /// Find the kernels as a run would, and load them where there is a device
     #[command(
-        after_help = "A pack is used first, then the cache of kernels compiled earlier, then NVRTC. With --arch no device \
-        is needed, and the cache is filled for nodes of that architecture that share this home directory.\n\nExamples:\n  \
-        swallow-engine kernels check\n  swallow-engine kernels check --arch sm_80"
+        after_help = "A pack is used first, then the cache of kernels compiled earlier, then NVRTC. With --arch no \
+        device is needed, and the cache is filled for nodes of that architecture that share this home \
+        directory.\n\nExamples:\n  swallow-engine kernels check\n  swallow-engine kernels check --arch sm_80"
     )]
     Check(Check),
 }
@@ -49,7 +49,8 @@ struct Build {
     /// Folder of the pack
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Path of libnvrtc.so or its folder [default: search SWALLOW_CUDA_LIBS, Python's wheels, CUDA toolkits, the system]
+    /// Path of libnvrtc.so or its folder [default: search SWALLOW_CUDA_LIBS, Python's wheels, CUDA toolkits, the
+    /// system]
     #[arg(long, value_name = "PATH")]
     nvrtc: Option<PathBuf>,
 }

@@ -145,8 +145,8 @@ fn print(
     let agree = outcomes.iter().filter(|outcome| outcome.faults.is_empty()).count();
     writeln!(
         out,
-        "{agree} of {} layouts train like one rank; largest relative differences: loss {:.1e} (bound {:.0e}), gradient norm \
-         {:.1e} ({:.0e}), weights {:.1e} ({:.0e}) of the distance that training moved them; {:.0} s",
+        "{agree} of {} layouts train like one rank; largest relative differences: loss {:.1e} (bound {:.0e}), \
+         gradient norm {:.1e} ({:.0e}), weights {:.1e} ({:.0e}) of the distance that training moved them; {:.0} s",
         outcomes.len(),
         worst(|o| o.loss),
         bounds::LOSS,

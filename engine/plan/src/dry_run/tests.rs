@@ -1,9 +1,9 @@
 //! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and what ranks have in
 //! common.
 
+mod arena;
 mod deadlocks;
 mod order;
-mod slab;
 
 use super::*;
 use crate::traffic::tests::closed_form::{Collective, volumes};
@@ -30,7 +30,7 @@ fn config(train: &str, parallel: &str, tied: bool) -> Config {
 
 fn one(config: &Config, ranks: usize, rank: usize, keep: Keep, steps: u64) -> DryRun {
     let mesh = config.mesh(ranks).unwrap();
-    rehearse::<bf16>(config, &mesh, rank, CpuScratch::<bf16>::new(1), keep, steps).unwrap()
+    run_rank::<bf16>(config, &mesh, rank, CpuScratch::<bf16>::new(1), keep, steps).unwrap()
 }
 
 /// Two steps of every rank.
@@ -190,7 +190,10 @@ fn four() -> Vec<Log> {
 /// The indices of the first all-reduce over the ranks of a kv head, and of the next over all tensor-parallel ranks.
 fn two_calls(log: &Log) -> [usize; 2] {
     let of = |kind, from: usize| {
-        let is = |event: &LogEntry| matches!(event, LogEntry::Start(call) if call.kind == kind && call.what == Operation::AllReduce);
+        let is = |event: &LogEntry| match event {
+            LogEntry::Start(call) => call.kind == kind && call.what == Operation::AllReduce,
+            _ => false,
+        };
         from + log.events[from..].iter().position(is).unwrap()
     };
     let first = of(GroupKind::KvHeads, 0);

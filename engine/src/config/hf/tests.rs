@@ -67,8 +67,8 @@ fn both_spellings_are_read() {
 #[test]
 fn what_is_left_out_or_null_is_transformers_default() {
     let nulls = json!({ "head_dim": null, "num_key_value_heads": null, "tie_word_embeddings": null,
-        "rms_norm_eps": null, "max_position_embeddings": null, "initializer_range": null, "architectures": null, "rope_theta": null,
-        "hidden_act": null, "attention_bias": null });
+        "rms_norm_eps": null, "max_position_embeddings": null, "initializer_range": null, "architectures": null,
+        "rope_theta": null, "hidden_act": null, "attention_bias": null });
     let model = read(&with(FOUR, nulls)).unwrap();
     assert_eq!((model.head_dim, model.num_key_value_heads, model.tie_word_embeddings), (8, 8, false));
     assert_eq!((model.rms_norm_eps, model.max_position_embeddings, model.initializer_range), (1e-6, 2048, 0.02));

@@ -34,7 +34,10 @@ fn wish() -> impl Strategy<Value = Wish> {
         // Half of the numbers of ranks fit the other axes.
         let ranks = if divides(2, ranks) { ranks / 2 } else { tensor * pipeline * (1 + ranks / 8) };
         #[rustfmt::skip]
-        let wish = Wish { tensor, pipeline, chunks, kv_heads, heads, intermediate, layers, vocab, micro, batch, seq, sequence_parallel, ranks };
+        let wish = Wish {
+            tensor, pipeline, chunks, kv_heads, heads, intermediate, layers, vocab, micro, batch, seq,
+            sequence_parallel, ranks,
+        };
         wish
     })
 }

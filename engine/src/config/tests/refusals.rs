@@ -107,7 +107,8 @@ fn refusals_name_place_value_and_remedy() {
                 "model.num_attention_heads=24",
                 "model.num_key_value_heads=6",
             ],
-            "--set parallel.tensor = 4: must divide model.num_key_value_heads (6) or be a multiple of it; the nearest is 2",
+            "--set parallel.tensor = 4: must divide model.num_key_value_heads (6) or be a multiple of it; the \
+             nearest is 2",
         ),
         (
             &["parallel.tensor=8"],
@@ -115,23 +116,24 @@ fn refusals_name_place_value_and_remedy() {
         ),
         (
             &["parallel.tensor=4", "model.vocab_size=5"],
-            "--set parallel.tensor = 4: model.vocab_size (5) in shares of 2 rows leaves the last rank none; the nearest is 2",
+            "--set parallel.tensor = 4: model.vocab_size (5) in shares of 2 rows leaves the last rank none; the \
+             nearest is 2",
         ),
         (
             &["parallel.tensor=4", "train.seq_length=126"],
-            "--set parallel.tensor = 4: sequence parallelism needs it to divide train.micro_batch_size (1) x seq_length \
-             (126); the nearest is 2, or keep it with micro_batch_size (the nearest is 2) or \
+            "--set parallel.tensor = 4: sequence parallelism needs it to divide train.micro_batch_size (1) x \
+             seq_length (126); the nearest is 2, or keep it with micro_batch_size (the nearest is 2) or \
              parallel.sequence_parallel = false",
         ),
         (
             &["parallel.pipeline=6"],
-            "--set parallel.pipeline = 6: x virtual_pipeline (1) makes more chunks than model.num_hidden_layers (5); the \
-             nearest: pipeline 5 x virtual_pipeline 1 or pipeline 4 x virtual_pipeline 1",
+            "--set parallel.pipeline = 6: x virtual_pipeline (1) makes more chunks than model.num_hidden_layers (5); \
+             the nearest: pipeline 5 x virtual_pipeline 1 or pipeline 4 x virtual_pipeline 1",
         ),
         (
             &["parallel.pipeline=2", "parallel.virtual_pipeline=4"],
-            "--set parallel.pipeline = 2: x virtual_pipeline (4) makes more chunks than model.num_hidden_layers (5); the \
-             nearest: pipeline 2 x virtual_pipeline 2 or pipeline 2 x virtual_pipeline 1",
+            "--set parallel.pipeline = 2: x virtual_pipeline (4) makes more chunks than model.num_hidden_layers (5); \
+             the nearest: pipeline 2 x virtual_pipeline 2 or pipeline 2 x virtual_pipeline 1",
         ),
         (
             &["parallel.virtual_pipeline=2"],

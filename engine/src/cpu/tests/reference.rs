@@ -1,5 +1,5 @@
-//! The specification of the ops: plain loops in f64, as the formulas are written. A backward is specified by the central
-//! differences of its forward.
+//! The specification of the ops: plain loops in f64, as the formulas are written. A backward is specified by the
+//! central differences of its forward.
 
 use crate::backend::Heads;
 

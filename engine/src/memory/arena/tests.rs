@@ -3,55 +3,55 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A slab without small blocks that has blocks of these bytes, and where they are.
+/// A arena without small blocks that has blocks of these bytes, and where they are.
 fn filled<const N: usize>(bytes: [usize; N]) -> (Arena, [usize; N]) {
-    let mut slab = Arena::new(ArenaSpec::boundless(0));
-    let at = bytes.map(|bytes| slab.take(bytes));
-    (slab, at)
+    let mut arena = Arena::new(ArenaSpec::boundless(0));
+    let at = bytes.map(|bytes| arena.take(bytes));
+    (arena, at)
 }
 
 #[test]
 fn the_smallest_gap_that_fits_is_taken_and_the_first_among_equals() {
-    let (mut slab, at) = filled([500, 1, 300, 1, 400, 1, 300, 1]);
+    let (mut arena, at) = filled([500, 1, 300, 1, 400, 1, 300, 1]);
     assert_eq!(at, [0, 500, 501, 801, 802, 1202, 1203, 1503]);
-    [(500, at[0]), (300, at[2]), (400, at[4]), (300, at[6])].into_iter().for_each(|(bytes, at)| slab.give(bytes, at));
-    assert_eq!([300, 300, 350, 450, 60].map(|bytes| slab.take(bytes)), [501, 1203, 802, 0, 1504]);
-    assert_eq!(slab.usage(), Usage { allocations: 9, reserved: 1564, in_use: 1464, peak: 1504 });
+    [(500, at[0]), (300, at[2]), (400, at[4]), (300, at[6])].into_iter().for_each(|(bytes, at)| arena.give(bytes, at));
+    assert_eq!([300, 300, 350, 450, 60].map(|bytes| arena.take(bytes)), [501, 1203, 802, 0, 1504]);
+    assert_eq!(arena.usage(), Usage { allocations: 9, reserved: 1564, in_use: 1464, peak: 1504 });
 }
 
 #[test]
 fn gaps_that_touch_are_one_and_the_last_is_the_middle() {
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let (mut slab, at) = filled([10, 20, 30, 5]);
-        order.into_iter().for_each(|i| slab.give(10 * (i + 1), at[i]));
-        assert_eq!(slab.take(60), 0, "{order:?}");
-        slab.give(5, at[3]);
-        assert_eq!([slab.take(70), slab.take(5)], [60, 130], "{order:?}");
+        let (mut arena, at) = filled([10, 20, 30, 5]);
+        order.into_iter().for_each(|i| arena.give(10 * (i + 1), at[i]));
+        assert_eq!(arena.take(60), 0, "{order:?}");
+        arena.give(5, at[3]);
+        assert_eq!([arena.take(70), arena.take(5)], [60, 130], "{order:?}");
     }
 }
 
 #[test]
 fn small_blocks_lie_at_the_end() {
-    let mut slab = Arena::new(ArenaSpec { bytes: 100, small: 10 });
-    assert_eq!([30, 10, 5, 11, 10].map(|bytes| slab.take(bytes)), [0, 90, 85, 30, 75]);
-    [(5, 85), (30, 0)].into_iter().for_each(|(bytes, at)| slab.give(bytes, at));
+    let mut arena = Arena::new(ArenaSpec { bytes: 100, small: 10 });
+    assert_eq!([30, 10, 5, 11, 10].map(|bytes| arena.take(bytes)), [0, 90, 85, 30, 75]);
+    [(5, 85), (30, 0)].into_iter().for_each(|(bytes, at)| arena.give(bytes, at));
     // Room of the other side is not taken, and the middle is all of it.
-    assert_eq!([6, 20, 4, 28].map(|bytes| slab.take(bytes)), [69, 0, 85, 41]);
-    assert_eq!(slab.usage(), Usage { allocations: 7, reserved: 100, in_use: 89, peak: 89 });
+    assert_eq!([6, 20, 4, 28].map(|bytes| arena.take(bytes)), [69, 0, 85, 41]);
+    assert_eq!(arena.usage(), Usage { allocations: 7, reserved: 100, in_use: 89, peak: 89 });
 }
 
 #[test]
 #[should_panic(expected = "a block of 8 bytes, 7 are left of Cut { bytes: 100, small: 8 }")]
 fn a_slab_is_not_longer_than_it_was_planned() {
-    let mut slab = Arena::new(ArenaSpec { bytes: 100, small: 8 });
-    [90, 3, 8].into_iter().for_each(|bytes| _ = slab.take(bytes));
+    let mut arena = Arena::new(ArenaSpec { bytes: 100, small: 8 });
+    [90, 3, 8].into_iter().for_each(|bytes| _ = arena.take(bytes));
 }
 
 #[test]
 #[should_panic(expected = "bytes of the block at 0")]
 fn a_block_goes_back_as_it_came() {
-    let (mut slab, [at]) = filled([8]);
-    slab.give(4, at);
+    let (mut arena, [at]) = filled([8]);
+    arena.give(4, at);
 }
 
 /// What is to be done: so many bytes taken, or the block given back that is the n-th of those that live.
@@ -94,35 +94,36 @@ proptest! {
     #[test]
     fn blocks_lie_where_the_rule_says(todo in works(), small in 0usize..3000) {
         let cut = ArenaSpec { bytes: 1 << 20, small };
-        let (mut slab, mut blocks, mut reserved, mut peak) = (Arena::new(cut), Vec::new(), 0, 0);
+        let (mut arena, mut blocks, mut reserved, mut peak) = (Arena::new(cut), Vec::new(), 0, 0);
         for step in todo {
             let before = blocks.clone();
-            work(&mut slab, &mut blocks, step);
+            work(&mut arena, &mut blocks, step);
             if let Ok(bytes) = step {
                 prop_assert!(blocks.contains(&(by_the_rule(&before, cut, bytes), bytes)), "{blocks:?}");
             }
             prop_assert!(blocks.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{blocks:?}");
             let (large, small): (Vec<_>, Vec<_>) = blocks.iter().partition(|(_, bytes)| *bytes > cut.small);
-            let outside = large.last().map_or(0, |(at, bytes)| at + bytes) + small.first().map_or(0, |(at, _)| cut.bytes - at);
+            let below = large.last().map_or(0, |(at, bytes)| at + bytes);
+            let outside = below + small.first().map_or(0, |(at, _)| cut.bytes - at);
             let in_use = blocks.iter().map(|(_, bytes)| bytes).sum::<usize>();
             (reserved, peak) = (outside.max(reserved), in_use.max(peak));
-            let usage = slab.usage();
+            let usage = arena.usage();
             prop_assert_eq!((usage.reserved, usage.in_use, usage.peak), (reserved, in_use, peak));
-            let live: Vec<(usize, usize)> = slab.live().unwrap().iter().map(|b| (b.at, b.bytes)).collect();
+            let live: Vec<(usize, usize)> = arena.live().unwrap().iter().map(|b| (b.at, b.bytes)).collect();
             prop_assert_eq!(&live, &blocks);
         }
     }
 
-    /// A slab that is as long as was planned is laid out as the boundless one was.
+    /// A arena that is as long as was planned is laid out as the boundless one was.
     #[test]
     fn the_plan_is_the_run(todo in works(), small in 0usize..3000) {
         let plan = |cut: ArenaSpec| {
-            let (mut slab, mut blocks, mut places) = (Arena::new(cut), Vec::new(), Vec::new());
+            let (mut arena, mut blocks, mut places) = (Arena::new(cut), Vec::new(), Vec::new());
             for &step in &todo {
-                work(&mut slab, &mut blocks, step);
+                work(&mut arena, &mut blocks, step);
                 places.push(blocks.clone());
             }
-            (slab.usage(), places)
+            (arena.usage(), places)
         };
         let boundless = ArenaSpec::boundless(small);
         let (usage, mut planned) = plan(boundless);
@@ -133,7 +134,8 @@ proptest! {
     }
 }
 
-/// Each layer works in a place of 4, and leaves 3, which fit in there, and a bit behind it: the next finds no such place.
+/// Each layer works in a place of 4, and leaves 3, which fit in there, and a bit behind it: the next finds no such
+/// place.
 #[test]
 fn a_trace_finds_the_border_that_needs_least() {
     let mut trace = Rc::new(RefCell::new(AllocTrace::default()));

@@ -2,10 +2,10 @@
 //! long they take.
 //!
 //! The rules are the strictest of any backend: a transfer starts when both ends have posted it (rendezvous); each
-//! direction of a stage has one group of transfers open at a time, which may complete in any order, and the next `SendRecv`
-//! of that direction makes the stage wait until the group is complete; a forward or backward waits for the whole group
-//! that brings its input. A schedule that completes under these rules completes as fast or faster under laxer ones,
-//! since each rule only ever adds a wait.
+//! direction of a stage has one group of transfers open at a time, which may complete in any order, and the next
+//! `SendRecv` of that direction makes the stage wait until the group is complete; a forward or backward waits for the
+//! whole group that brings its input. A schedule that completes under these rules completes as fast or faster under
+//! laxer ones, since each rule only ever adds a wait.
 
 use super::show::show_at;
 use super::{Action, Direction, Pipe, Work};

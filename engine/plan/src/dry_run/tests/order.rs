@@ -3,8 +3,8 @@
 //!
 //! A collective is one node for all its ranks, a message one node for its two ends, and each rank is a chain of
 //! points, one after each wait. A point comes before every call that is started at it; a call comes before the point
-//! that waits for it; and on a stream (`GroupKind::lane`) each post comes before the next. These are the strictest rules of
-//! any backend: no message leaves before both ends have posted it, and streams are shared.
+//! that waits for it; and on a stream (`GroupKind::lane`) each post comes before the next. These are the strictest
+//! rules of any backend: no message leaves before both ends have posted it, and streams are shared.
 
 use engine::dry::{Call, Log, LogEntry, Operation};
 use engine::layout::mesh::GroupKind;

@@ -51,7 +51,7 @@ impl Scratch for OnSlab {
     }
 }
 
-fn on_slab() -> OnSlab {
+fn in_arena() -> OnSlab {
     OnSlab(CpuScratch::<bf16>::new(1))
 }
 
@@ -62,7 +62,7 @@ fn one_step_lays_out_all_of_them() {
         config.train.eval_interval = 1;
         let mesh = config.mesh(ranks).unwrap();
         for rank in [0, ranks / 2, ranks - 1] {
-            let of = |steps| rehearse::<bf16>(&config, &mesh, rank, on_slab(), Keep::Totals, steps).unwrap().usage;
+            let of = |steps| run_rank::<bf16>(&config, &mesh, rank, in_arena(), Keep::Totals, steps).unwrap().usage;
             let one = of(1);
             assert_eq!(of(4), one, "rank {rank} of {name}");
             assert!(one.reserved >= one.peak && one.in_use < one.peak, "rank {rank} of {name}: {one:?}");
@@ -75,9 +75,9 @@ fn a_plan_of_a_slab_is_of_whole_steps() {
     for (mut config, ranks, name) in layouts() {
         config.train.global_batch_size = 96;
         let mesh = config.mesh(ranks).unwrap();
-        let planned = plan::<bf16>(&config, &mesh, 0, on_slab()).unwrap();
-        let allocator = on_slab().allocator(planned.small);
-        let whole = keeping::<bf16>(allocator, &config, &mesh, 0, on_slab(), Keep::Totals, 1).unwrap();
+        let planned = plan::<bf16>(&config, &mesh, 0, in_arena()).unwrap();
+        let allocator = in_arena().allocator(planned.small);
+        let whole = keeping::<bf16>(allocator, &config, &mesh, 0, in_arena(), Keep::Totals, 1).unwrap();
         assert_eq!(planned.cut(), ArenaSpec { bytes: whole.usage.reserved, small: planned.small });
         assert_eq!((planned.usage, planned.step), (whole.usage, whole.step), "{name}");
     }
@@ -110,13 +110,13 @@ fn a_step_that_leaks_a_block_panics() {
     let allocator = Box::new(Forgetful(Arena::new(ArenaSpec::boundless(0)), Vec::new()));
     let config = config("global_batch_size = 8", "", false);
     let mesh = config.mesh(1).unwrap();
-    keeping::<bf16>(allocator, &config, &mesh, 0, on_slab(), Keep::Totals, 1).unwrap();
+    keeping::<bf16>(allocator, &config, &mesh, 0, in_arena(), Keep::Totals, 1).unwrap();
 }
 
 /// Bytes of the rank that needs most.
 fn most(config: &Config, ranks: usize) -> usize {
     let mesh = config.mesh(ranks).unwrap();
-    let of = |rank| plan::<bf16>(config, &mesh, rank, on_slab()).unwrap().usage.reserved;
+    let of = |rank| plan::<bf16>(config, &mesh, rank, in_arena()).unwrap().usage.reserved;
     (0..ranks).map(of).max().unwrap()
 }
 
@@ -134,7 +134,7 @@ fn what_fits_is_found_and_does_fit() {
         }
         Config::from_resolved(&text).unwrap()
     };
-    let at = |limit| remedies::<bf16>(&config, &config.mesh(4).unwrap(), limit, &on_slab()).unwrap();
+    let at = |limit| remedies::<bf16>(&config, &config.mesh(4).unwrap(), limit, &in_arena()).unwrap();
     let found = at(needed - 1);
     let keys: Vec<&str> = found.iter().map(|remedy| remedy.changes[0].split(" = ").next().unwrap()).collect();
     assert_eq!(keys[..2], ["train.micro_batch_size", "train.recompute"], "{found:?}");
@@ -158,7 +158,7 @@ fn a_refusal_has_the_numbers_and_what_fits() {
     let config = config("global_batch_size = 16\nmicro_batch_size = 4", "", false);
     let mesh = config.mesh(1).unwrap();
     let needed = most(&config, 1);
-    let said = |limit| refusal::<bf16>(&config, &mesh, (needed << 12, limit), &on_slab()).unwrap().to_string();
+    let said = |limit| refusal::<bf16>(&config, &mesh, (needed << 12, limit), &in_arena()).unwrap().to_string();
     let text = said(needed - 1);
     assert!(text.contains("GiB are available; what fits on 1 rank: train.micro_batch_size = 2 ("), "{text}");
     assert!(said(1).contains("no smaller micro-batch, recomputation or other layout on 1 rank fits"), "{}", said(1));
