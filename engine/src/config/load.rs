@@ -123,7 +123,7 @@ fn model_of_run(run: &Path) -> Result<Option<(toml::Table, Origins)>> {
 }
 
 fn has_checkpoint(run: &Path) -> bool {
-    run.join("checkpoints/latest").is_dir()
+    run.join("checkpoints/latest").is_file()
 }
 
 fn check_source(source: &Source, key: &str) -> Result<()> {

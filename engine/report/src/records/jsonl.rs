@@ -44,7 +44,7 @@ fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
     let len = file.metadata()?.len();
     file.write_all(line).inspect_err(|_| {
         // The failure that is reported is the write's.
-        let _ = len;
+        let _ = file.set_len(len);
     })
 }
 
