@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{finish, is_inside, mpirun_this_test};
 
-const TEST: &str = "endings::ranks_with_the_same_error_report_it_once";
+const TEST: &str = "abort::ranks_with_the_same_error_report_it_once";
 /// Tells the ranks which of them fail, and how.
 const CASE: &str = "ENDING";
 const FULL: &str = "disk full";

@@ -19,7 +19,7 @@ use crate::common::on_ranks;
 
 #[test]
 fn a_checkpoint_is_the_same_after_five_layouts() {
-    on_ranks("relay::a_checkpoint_is_the_same_after_five_layouts", 8, |shared| {
+    on_ranks("checkpoint_roundtrip::a_checkpoint_is_the_same_after_five_layouts", 8, |shared| {
         let world = World::start().unwrap();
         assert_eq!(world.comm().size(), 8);
         for model in ["parity", "parity-tied"] {

@@ -68,7 +68,8 @@ fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
     assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", running.outcome());
     let idx = std::fs::OpenOptions::new().write(true).open(data.with_extension("idx")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&idx, &[0; 12], 34).unwrap();
-    let outcome = running.outcome().refused(2, &["data.idx: ", "written to meanwhile", "data check", ", data: "]);
+    let outcome =
+        running.outcome().refused(2, &["data.idx: ", "another program wrote to the file", "data check", ", data: "]);
     assert_eq!(outcome.stderr.matches("data.idx").count(), 1, "{}", outcome.stderr);
 }
 

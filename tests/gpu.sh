@@ -172,7 +172,7 @@ part_table() {
     why=$path
 }
 
-# -- which parts have passed --
+# -- which parts are done --
 
 done_before() {
     [ -z "$again" ] && [ -s "$results/done/$1" ] && [ "$(cat "$results/done/$1" 2>/dev/null)" = "$(version)" ]

@@ -138,6 +138,6 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_built() {
         set(&mut config, &format!("model.{key}"), value);
     }
     let config = write_config(tmp.path(), "config.toml", &config);
-    let needles = ["[model]:", "GiB for the 1 rank of this machine", "take a smaller model"];
+    let needles = ["[model]:", "GiB for the 1 rank of this machine", "use a smaller model"];
     finish(engine().args(["train", "--config"]).arg(config)).refused(2, &needles);
 }

@@ -20,12 +20,12 @@ use crate::common::on_ranks;
 
 #[test]
 fn on_one_rank() {
-    on_ranks("steady::on_one_rank", 1, |_| every_layout());
+    on_ranks("no_alloc::on_one_rank", 1, |_| every_layout());
 }
 
 #[test]
 fn on_two_ranks() {
-    on_ranks("steady::on_two_ranks", 2, |_| every_layout());
+    on_ranks("no_alloc::on_two_ranks", 2, |_| every_layout());
 }
 
 mod exhaustive {
@@ -33,12 +33,12 @@ mod exhaustive {
 
     #[test]
     fn on_four_ranks() {
-        on_ranks("steady::exhaustive::on_four_ranks", 4, |_| every_layout());
+        on_ranks("no_alloc::exhaustive::on_four_ranks", 4, |_| every_layout());
     }
 
     #[test]
     fn on_eight_ranks() {
-        on_ranks("steady::exhaustive::on_eight_ranks", 8, |_| every_layout());
+        on_ranks("no_alloc::exhaustive::on_eight_ranks", 8, |_| every_layout());
     }
 }
 

@@ -150,7 +150,7 @@ impl<'a, A: Float> Bench<'a, A> {
                 let ((x, _, w), r) = (norm(), self.own(rows, cols));
                 self.timed(|b| b.add_rmsnorm(&x, r, &w, 1e-5))
             }
-            Op::RmsnormAgain => {
+            Op::RmsnormRecompute => {
                 let (x, rstd, w) = norm();
                 self.timed(|b| b.rmsnorm_recompute(&x, &rstd, &w))
             }

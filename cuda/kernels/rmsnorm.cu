@@ -70,7 +70,7 @@ KERNEL(rmsnorm, RmsNorm, 1024) {
 }
 
 // Recomputes y from x and rstd.
-KERNEL(rmsnorm_again, RmsNorm, 1024) {
+KERNEL(rmsnorm_recompute, RmsNorm, 1024) {
     u64 start = static_cast<u64>(block()) * a.d;
     Reg<u32, 4 * KEPT> kept;
     read_row(a, start, kept);

@@ -92,7 +92,6 @@ const REMEDY: &str = "all ranks need the same file system at checkpoint.dir";
 
 /// The weights that `train.load` names; rank 0 keeps the model's configuration and tokenizer in the run's directory.
 fn load_initial<B: Backend>(trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
-    comm.agree(feed.check_tokenizers(&trainer.config.train.load))?;
     let dir = trainer.config.checkpoint.dir.clone();
     let on_first = |keep: &dyn Fn() -> Result<()>| comm.agree(if comm.rank() == 0 { keep() } else { Ok(()) });
     match trainer.config.train.load.clone() {

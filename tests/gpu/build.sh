@@ -67,7 +67,7 @@ libraries() {
     done
 }
 
-manifest() (
+manifest() {
     local changed=
     git diff --quiet HEAD -- || changed=", with changes"
     echo "commit $(git rev-parse HEAD)$changed"

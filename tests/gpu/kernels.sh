@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034
 # Part of tests/gpu.sh: tests and times of the kernels on the device.
 
-# The modules of the kernels' tests that can run on a device.
+# The modules of the kernels' tests that run on a device.
 modules() {
     "${carried[@]}" "$gpu/kernel-tests" --list | sed -n 's/^\([a-z0-9_]*::\).*: test$/\1/p' | sort -u |
         grep -Evx '(alike|mutants|reports|hopper)::'
@@ -31,7 +31,7 @@ part_sm80() {
     one_by_one sm80 "$gpu/kernel-tests" "${carried[@]}" KERNELS_ON=device "SWALLOW_KERNELS=$pack" \
         < <(modules | grep -Ev '^probes|sm90::$') || return
     local kernels=$why
-    one_by_one sm80 "$gpu/whole" "${with_pack[@]}" "${on_device[@]}" < <(golden) || return
+    one_by_one sm80 "$gpu/whole" "${carried[@]}" "${on_device[@]}" "SWALLOW_KERNELS=$pack" < <(golden) || return
     why="kernels: $kernels; training: $why"
 }
 
@@ -82,7 +82,7 @@ part_bench() {
 part_peers() {
     need_device || return
     has_torch || { skip "the python3 in PATH has no PyTorch"; return; }
-    local seconds log=$results/peers.log lines=$results/peers.jsonl
+    local seconds
     seconds=$(left)
     logged "$results/peers.log" "$seconds" python3 cuda/peers.py --seconds $((seconds - 60)) \
         --json "$results/peers.jsonl" || { fail "see $results/peers.log"; return; }

@@ -19,7 +19,7 @@ struct Machine(tempfile::TempDir);
 impl Machine {
     fn new(compiler: &str) -> Machine {
         let machine = Machine(tempfile::tempdir().unwrap());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mistakes/driver.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid_input/driver.c");
         let library = machine.0.path().join("libcuda.so");
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(library).arg(source);

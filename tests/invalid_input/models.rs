@@ -131,7 +131,8 @@ fn evaluating_and_exporting_missing_files() {
     finish(engine().args(["checkpoint", "inspect", nowhere])).refused(2, &[nowhere]);
     finish(engine().args(["checkpoint", "verify", nowhere])).refused(2, &[nowhere]);
     let evaluate = |text: &str| finish(engine().args(["evaluate", "--text", text, "--model"]).arg(model.path("")));
-    evaluate("/nowhere/text.txt").refused(2, &["tokenizer"]);
+    std::fs::write(model.path("some.txt"), "some text").unwrap();
+    evaluate(model.path("some.txt").to_str().unwrap()).refused(2, &["tokenizer"]);
     let tokenizer = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers/tokenizer.model");
     std::fs::copy(tokenizer, model.path("tokenizer.model")).unwrap();
     evaluate("/nowhere/text.txt").refused(2, &["/nowhere/text.txt"]);

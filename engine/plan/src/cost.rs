@@ -31,7 +31,7 @@ pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software
         // With `logit_bytes` the whole loss is priced at its gradient.
         Op::XentStats if s.logit_bytes > 0.0 => 0.0,
         Op::XentGrad if s.logit_bytes > 0.0 => logits,
-        Op::Add | Op::AddRmsnorm | Op::Rmsnorm | Op::RmsnormAgain | Op::RmsnormBwd | Op::RmsnormBwdAdd => {
+        Op::Add | Op::AddRmsnorm | Op::Rmsnorm | Op::RmsnormRecompute | Op::RmsnormBwd | Op::RmsnormBwdAdd => {
             s.elementwise * moved
         }
         Op::Rope | Op::RopeBwd | Op::Swiglu | Op::SwigluBwd | Op::Embed | Op::EmbedBwd => s.elementwise * moved,

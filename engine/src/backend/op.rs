@@ -117,9 +117,9 @@ ops! {
     Pick, "pick", flat(0.0, 8.0), Nothing;
     Put, "put", flat(0.0, 8.0), Nothing;
     Rmsnorm, "rmsnorm", rows(2.0, 0.0), Nothing;
-    RmsnormAgain, "rmsnorm_recompute", rows(2.0, 0.0), Nothing;
     RmsnormBwd, "rmsnorm_bwd", rows(3.0, 0.0), RmsnormBwd;
     RmsnormBwdAdd, "rmsnorm_bwd_add", rows(4.0, 0.0), RmsnormBwd;
+    RmsnormRecompute, "rmsnorm_recompute", rows(2.0, 0.0), Nothing;
     Rope, "rope", rows(2.0, 0.0), Nothing;
     RopeBwd, "rope_bwd", rows(2.0, 0.0), Nothing;
     Round, "round", rows(1.0, 4.0), Nothing;

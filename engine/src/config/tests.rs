@@ -310,6 +310,7 @@ valid = []
 split = "1,0,0"
 order = "megatron"
 mask_document_boundaries = false
+allow_mixed_tokenizers = false
 
 [checkpoint]
 dir = "runs/tiny"

@@ -140,7 +140,7 @@ impl<A: Elem> Backend for Dry<A> {
     }
 
     fn rmsnorm_recompute(&self, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>) -> Act<Self> {
-        self.over(Op::RmsnormAgain, x);
+        self.over(Op::RmsnormRecompute, x);
         self.alloc(x.rows(), x.cols())
     }
 

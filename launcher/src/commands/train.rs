@@ -8,6 +8,7 @@ use crate::run_dir::RunDir;
 use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
 use engine::backend::Backend;
+use engine::checkpoint;
 use engine::config::{BackendKind, Config, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::error::{Error, Result, counted};
@@ -182,6 +183,7 @@ fn assign_ranks(world: &mut World, mesh: &Mesh) {
 pub fn open_data(config: &Config, comm: &Comm) -> Result<Feed> {
     let feed = comm.agree(Feed::open(config))?;
     agreement::on_data(config, &feed, comm)?;
+    comm.agree(check_tokenizers(&feed, config))?;
     let waiting = (comm.rank() == 0).then(|| Waiting::new("checking the token ids of the data"));
     comm.agree(check_ids(&feed, config, comm))?;
     drop(waiting);
@@ -252,6 +254,14 @@ fn nothing_left(done: u64, steps: u64) -> String {
     match done > steps {
         true => format!("step {done} is done, and train.steps = {steps}; {more}"),
         false => format!("step {done} is done, which is the last one of train.steps; {more}"),
+    }
+}
+
+/// A new run refuses sources of mixed tokenizers. A run that resumes only warns of them ([`resume::load`]).
+fn check_tokenizers(feed: &Feed, config: &Config) -> Result<()> {
+    match checkpoint::latest_step(&config.checkpoint.dir)? {
+        None => feed.check_tokenizers(&config.train.load),
+        Some(_) => Ok(()),
     }
 }
 

@@ -41,8 +41,8 @@ fn small_blocks_lie_at_the_end() {
 }
 
 #[test]
-#[should_panic(expected = "a block of 8 bytes, 7 are left of Cut { bytes: 100, small: 8 }")]
-fn a_slab_is_not_longer_than_it_was_planned() {
+#[should_panic(expected = "a block of 8 bytes, 7 are left of ArenaSpec { bytes: 100, small: 8 }")]
+fn an_arena_is_not_longer_than_planned() {
     let mut arena = Arena::new(ArenaSpec { bytes: 100, small: 8 });
     [90, 3, 8].into_iter().for_each(|bytes| _ = arena.take(bytes));
 }
@@ -62,7 +62,7 @@ fn works() -> impl Strategy<Value = Vec<Work>> {
     prop::collection::vec(one, 1..200)
 }
 
-/// Does it to books and to a list of the blocks that live, (place, bytes) by places.
+/// Does it to an allocator and to a list of the blocks that live, (place, bytes) by places.
 fn work(allocator: &mut impl Allocator, blocks: &mut Vec<(usize, usize)>, work: Work) {
     match work {
         Ok(bytes) => blocks.push((allocator.take(bytes), bytes)),
