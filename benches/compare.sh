@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tokens/s of a full training step, the engine and PyTorch in turns (A B A B), so that both see the same machine; and
-# the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is measured first.
+# Tokens/s of a full training step, of the engine and PyTorch in turns (A B A B), so that both run under the same
+# conditions; and the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is
+# measured first.
 #
 # usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped; default: both
 # PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default:
@@ -24,7 +25,7 @@ run_engine() {
   rate "$1"
 }
 
-# A line that says `N tokens/s`, with the share of the peak at its end.
+# Prints a line that contains `N tokens/s`, with the share of the peak appended.
 with_share() {
   awk -v peak="$peak" -v flops="$(cat "$tmp/flops")" '{
     for (i = 2; i <= NF; i++) if ($i ~ /^tokens\/s/) rate = $(i - 1)

@@ -1,14 +1,16 @@
-"""What was to be reached on a device, and whether it was: `table.py` prints a line for each goal."""
+"""The performance goals on a device, and whether they were met: `table.py` prints a line for each of them."""
 import re, statistics
 
-# Of the copies' rate, what memory-bound kernels are to reach.
+# Memory-bound kernels: the share to reach of the rate at which the device copies.
 SHARE = 0.8
-# Of the speed of PyTorch's attention: with the flash backend and deterministic gradients, and with cuDNN's.
+# Attention: the speed to reach relative to PyTorch's, with the flash backend and deterministic gradients, and with the
+# cuDNN backend.
 FLASH, CUDNN = 1.0, 0.8
-# Of PyTorch's tokens/s, and of the device's peak by the formula `full`; then what is aimed for.
+# A full step: the tokens/s to reach relative to PyTorch's, and the share to reach of the device's peak by the formula
+# `full`; each with the higher value that is aimed for.
 STEP, STEP_AIM = 1.0, 1.15
 MFU, MFU_AIM = 0.55, 0.62
-# Of a step, in which nothing may compute.
+# The share of a step's time to stay below, in which the device computes nothing.
 GAPS = 0.03
 
 
@@ -17,7 +19,7 @@ def goals(r):
 
 
 def at_least(what, value, goal, show, detail="", aim=None):
-    """A line that says what was reached; `value` is None where it was not measured."""
+    """A line that compares the measured value with its goal; `value` is None if it was not measured."""
     aims = f" (aim: {show(aim)})" if aim else ""
     head = f"- {what}, at least {show(goal)}{aims}: "
     if value is None:
@@ -36,10 +38,10 @@ def share(x):
 
 
 def attention(r, allowed):
-    """Our least advantage over the fastest of the allowed peers, and where that is."""
+    """The lowest speed of our attention relative to the fastest allowed peer, and the kernel and shape of it."""
     best = {}
     for line in r.ours:
-        # Several kernels may be measured at a shape; the fastest is the device's own.
+        # Several variants of a kernel may be measured at one shape; the fastest is the one that the device would use.
         key = (line["name"], line["shape"])
         if line["name"].startswith("attention") and (key not in best or line["seconds"] < best[key]["seconds"]):
             best[key] = line
@@ -51,7 +53,7 @@ def attention(r, allowed):
 
 
 def flash(r):
-    # Forward there is but one order; backward only the deterministic one is what ours does.
+    # The order of sums matters in the backward pass only: ours is deterministic, so only deterministic peers compare.
     allowed = lambda name, peer: "flash" in peer and (name == "attention" or "deterministic" in peer)
     value, detail = attention(r, allowed)
     return at_least("attention beside PyTorch's flash, deterministic", value, FLASH, times, detail)
@@ -63,13 +65,13 @@ def cudnn(r):
 
 
 def bandwidth(r):
-    bound = [(r.share(line), f" by {line['name']} {line['shape']}") for line in r.ours if line["bytes"] and r.share(line) is not None]
-    value, detail = min(bound, default=(None, ""))
+    shares = [(r.share(line), f" by {line['name']} {line['shape']}") for line in r.memory_bound()]
+    value, detail = min(shares, default=(None, ""))
     return at_least("memory-bound kernels, of the copies' rate", value, SHARE, share, detail)
 
 
 def measured(r, who):
-    """Tokens/s by case: the median of the turns."""
+    """The turns of one side that did not fail, by case."""
     by_case = {}
     for s in r.steps:
         if s["who"] == who and "error" not in s:
@@ -78,7 +80,7 @@ def measured(r, who):
 
 
 def full_steps(r):
-    """A line a case: both sides in the same run."""
+    """A line for each case: the medians of both sides, which were measured in turns in the same run."""
     ours, theirs = measured(r, "engine"), measured(r, "torch.compile")
     cases = list(dict.fromkeys(s["case"] for s in r.steps)) or [None]
     median = lambda turns: statistics.median(s["tokens_per_s"] for s in turns)
@@ -108,4 +110,5 @@ def memory(r):
         return "- peak memory as planned: not measured"
     off = max(abs(s["peak_used"] - s["peak_planned"]) for s in turns)
     off = max([off] + [abs(s["blocks_used"] - s["blocks_planned"]) for s in turns])
-    return "- peak memory as planned: " + (f"{turns[-1]['peak_used'] / 2**30:.2f} GiB: met" if off == 0 else f"missed by {off} bytes")
+    verdict = f"{turns[-1]['peak_used'] / 2**30:.2f} GiB: met" if off == 0 else f"missed by {off} bytes"
+    return "- peak memory as planned: " + verdict

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Tokens/s of one rank on one core, and of two ranks on two, in turns: data, tensor and pipeline parallel.
+# Tokens/s of one rank on one core and of two ranks on two cores, in turns: data, tensor and pipeline parallel.
 #
 # usage: benches/layouts.sh [SHAPE]      SHAPE: small | grouped; default: grouped
-# ROUNDS how often (default: 3), STEPS how many steps a round, PYTHON a Python with numpy.
+# ROUNDS is the number of rounds (default: 3), STEPS the number of steps of a round (default: 8); PYTHON names a Python
+# with numpy (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine} rounds=${ROUNDS:-3} steps=${STEPS:-8} shape=${1:-grouped}
+python=${PYTHON:-python3} engine=${ENGINE:-target/release/swallow-engine}
+rounds=${ROUNDS:-3} steps=${STEPS:-8} shape=${1:-grouped}
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 source benches/shapes.sh
 [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# Eight micro-batches a step of one sequence each: four a rank where data is what is shared.
+# Eight micro-batches of one sequence in a step; with data parallelism each rank has four of them.
 batches=(--set train.micro_batch_size=1 --set train.global_batch_size=8)
 prepare "$shape" 2
 
@@ -19,7 +21,8 @@ run() {
   local name=$1 ranks=$2
   shift 2
   rm -rf "$tmp/run"
-  mpirun -n "$ranks" --bind-to core "$engine" train --config "$tmp/$shape.toml" "${batches[@]}" "$@" >/dev/null 2>"$tmp/err" || {
+  mpirun -n "$ranks" --bind-to core "$engine" train --config "$tmp/$shape.toml" "${batches[@]}" "$@" \
+    >/dev/null 2>"$tmp/err" || {
     cat "$tmp/err"
     exit 1
   }

@@ -1,10 +1,10 @@
-# Sourced by the scripts beside it: models to be timed. They set $tmp, $python and $steps.
+# The models that the other scripts of this folder time. A script that sources this sets $tmp, $python and $steps first.
 
 # shape: layers hidden ffn heads kv_heads vocab samples seq (torch_step.py has the same)
 declare -A dims=([small]="6 288 768 6 6 32000 4 256" [grouped]="8 512 1376 8 4 8192 4 512")
 
-# Random tokens, as PyTorch's side draws them, and the configuration of a shape: $tmp/SHAPE.toml, run in $tmp/run.
-# $2: how many times the samples of a step.
+# Writes random tokens, drawn as on PyTorch's side, and the configuration of a shape: $tmp/SHAPE.toml, whose run is
+# $tmp/run. $1 is the shape; there are tokens for $2 (default: 1) times the samples of all steps.
 prepare() {
   read -r layers hidden ffn heads kv vocab samples seq <<<"${dims[$1]}"
   "$python" - "$tmp/$1" "$vocab" $((steps * samples * seq * ${2:-1} + 1)) <<'PY'
@@ -12,7 +12,8 @@ import sys, numpy as np
 prefix, vocab, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 np.random.default_rng(1).integers(0, vocab, n).astype(np.uint16).tofile(prefix + ".bin")
 u64 = lambda *x: np.array(x, np.uint64).tobytes()
-open(prefix + ".idx", "wb").write(b"MMIDIDX\0\0" + u64(1) + b"\x08" + u64(1, 2) + np.int32(n).tobytes() + u64(0) + u64(0, 1))
+head = b"MMIDIDX\0\0" + u64(1) + b"\x08" + u64(1, 2)
+open(prefix + ".idx", "wb").write(head + np.int32(n).tobytes() + u64(0) + u64(0, 1))
 PY
   cat >"$tmp/$1.toml" <<TOML
 [model]
@@ -44,8 +45,8 @@ dir = "$tmp/run"
 TOML
 }
 
-# Tokens/s of the run in $tmp/run: the median over the steps after the third. $1 names it. Leaves the FLOPs of a token,
-# by the formula `model`, in $tmp/flops.
+# Prints the tokens/s of the run in $tmp/run, the median over the steps after the third, under the name $1. Writes the
+# FLOPs of a token, by the formula `model`, to $tmp/flops.
 rate() {
   "$python" - "$tmp" "$1" <<'PY'
 import json, statistics, sys

@@ -1,23 +1,30 @@
 #!/usr/bin/env python3
-"""A full training step of the engine beside PyTorch's, on the same device, in turns: ours, theirs, ours, theirs.
+"""A full training step of the engine compared with PyTorch's, on the same device, in turns: ours, theirs, ours, theirs.
 
 usage: step.py [--json FILE] [--trace FILE] [--engine PROGRAM] [--runs FOLDER] [--seconds 480] [--smoke] CASE...
 
-A case is a file of configs/bench and a micro-batch: wide-8b-1, wide-8b-2, llama-1b-4. Both sides train on random tokens, with the same
-global batch, clipping and AdamW; PyTorch is `cuda/peers.py step`. FILE gets a line for each turn: tokens/s as the median of the
-steps after the warm-up, each step as long as it takes from its begin to the next one's; the share of the device's 989 TFLOP/s by the formula
-`full`; peak memory; the seconds from the start of the process to the end of its first step. A turn that fails is written down with
-its error. `--trace FILE` does one turn of the engine alone, and leaves a step of it for Perfetto. `--smoke` makes both tiny, and PyTorch run on the CPU: a test of this file, not a measurement.
+A case names a file of configs/bench and a micro-batch: wide-8b-1, wide-8b-2, llama-1b-4. Both sides train on random
+tokens, with the same global batch, clipping and AdamW; PyTorch's side is `cuda/peers.py step`. Each turn appends a line
+to the file of `--json`:
+
+- tokens/s, from the median time of the steps after the warm-up; a step lasts from its start to the start of the next,
+- the share of the device's 989 TFLOP/s by the formula `full`,
+- peak memory,
+- the seconds from the start of the process to the end of its first step.
+
+For a turn that fails the line has the error instead. `--trace FILE` runs one turn of the engine alone, and writes the
+trace of one step for Perfetto. `--smoke` makes both sides tiny and runs PyTorch on the CPU: it tests this file and
+measures nothing.
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, statistics, struct, subprocess, sys, time, tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEAK = 989e12
 WARM_UP, TURNS = 5, 2
-# Seconds that a side may take for one turn, and that a case is not begun with less of.
+# The most seconds of one side's turn, and the seconds that must be left for a case to be started.
 TURN, LEAST = 240, 300
-TINY = {"model": dict(hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                      vocab_size=512, max_position_embeddings=64),
+TINY = {"model": dict(hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2,
+                      num_key_value_heads=1, vocab_size=512, max_position_embeddings=64),
         "train": dict(seq_length=64, micro_batch_size=1, global_batch_size=2, steps=7)}
 
 
@@ -28,7 +35,7 @@ class Case:
         if not found or not self.path.exists():
             sys.exit(f"step: there is no case {name}: a file of configs/bench and a micro-batch, as wide-8b-2")
         self.name, self.smoke = name, smoke
-        # How PyTorch is asked, the fastest first: the next one where a build of it cannot do that.
+        # The ways to compile PyTorch's model, the fastest first; if one fails with this PyTorch, the next is tried.
         self.ways = [("whole", "grouped"), ("whole", "expanded"), ("blocks", "expanded")]
         self.config = tomllib.loads(self.path.read_text())
         self.changes = {"train": {"micro_batch_size": int(found[2])}}
@@ -39,24 +46,25 @@ class Case:
 
     @property
     def tokens(self):
-        """Of a step."""
+        """The tokens of a step."""
         return self.config["train"]["global_batch_size"] * self.config["train"]["seq_length"]
 
     def sets(self):
-        """The changes as the engine's flags."""
+        """The changes to the configuration as flags of the engine."""
         pairs = [f"{table}.{key}={value}" for table, keys in self.changes.items() for key, value in keys.items()]
         return [word for pair in pairs for word in ("--set", pair)]
 
     def flops(self):
-        """Of a token, forward and backward, attention counted for all positions: the formula `full`."""
+        """The FLOPs of a token, forward and backward, with attention counted for all positions: the formula `full`."""
         m = self.config["model"]
         h, kv = m["hidden_size"], m["num_key_value_heads"] * m["hidden_size"] // m["num_attention_heads"]
-        layer = 2 * (2 * h * h + 2 * h * kv + 3 * h * m["intermediate_size"]) + 4 * self.config["train"]["seq_length"] * h
+        attention = 4 * self.config["train"]["seq_length"] * h
+        layer = 2 * (2 * h * h + 2 * h * kv + 3 * h * m["intermediate_size"]) + attention
         return 3 * (m["num_hidden_layers"] * layer + 2 * h * m["vocab_size"])
 
 
 def write_tokens(prefix, vocab, tokens):
-    """Random ids as Megatron's .bin and .idx: one document, 32-bit tokens."""
+    """Writes random ids in Megatron's .bin and .idx format: one document of 32-bit tokens."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     draw = random.Random(1)
     prefix.with_suffix(".bin").write_bytes(struct.pack(f"<{tokens}i", *(draw.randrange(vocab) for _ in range(tokens))))
@@ -65,7 +73,10 @@ def write_tokens(prefix, vocab, tokens):
 
 
 def run(command, log, limit, **variables):
-    """Runs a command with more variables in its environment; the seconds from its start to each line that it prints come back with them."""
+    """Runs a command with additional environment variables, and logs what it prints.
+
+    Returns pairs for the lines that it printed: the seconds from its start to the line, and the line.
+    """
     start, lines = time.monotonic(), []
     with open(log, "w") as out:
         child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -79,12 +90,13 @@ def run(command, log, limit, **variables):
         signal.alarm(0)
     if code:
         said = next((text for _, text in reversed(lines) if "rror" in text), lines[-1][1] if lines else "")
-        raise RuntimeError(f"ended with {code} after {time.monotonic() - start:.0f} s: {said.strip()[:300]} (see {log})")
+        took = time.monotonic() - start
+        raise RuntimeError(f"ended with {code} after {took:.0f} s: {said.strip()[:300]} (see {log})")
     return lines
 
 
 def rates(case, seconds):
-    """What the steps after the warm-up come to."""
+    """Rates of the steps after the warm-up, from the seconds of all steps."""
     step = statistics.median(seconds[WARM_UP:])
     per_s = case.tokens / step
     spread = [case.tokens / s for s in (max(seconds[WARM_UP:]), min(seconds[WARM_UP:]))]
@@ -99,7 +111,7 @@ def ours(case, a, limit, log, *more):
     command = [a.engine, "train", "--config", case.path, *case.sets(), "--set", places[0], "--set", places[1], *more]
     lines = run([str(word) for word in command], log, limit)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    # All phases of a step together reach from its begin to the next one's.
+    # The phases of a step add up to the time from its start to the start of the next.
     phases = lambda step: sum(seconds for key, seconds in step.items() if key.endswith("_s") and key in PHASES)
     memory = json.loads((folder / "memory.json").read_text())["ranks"][0]
     first = next(at for at, text in lines if text.startswith("step 1/"))
@@ -109,7 +121,8 @@ def ours(case, a, limit, log, *more):
                 loss=[steps[0]["loss"], steps[-1]["loss"]], engine_mfu_full=steps[-1]["mfu_full"])
 
 
-PHASES = {"data_s", "forward_s", "backward_s", "pipeline_s", "reduce_s", "optimizer_s", "validation_s", "report_s", "checkpoint_s"}
+PHASES = {"data_s", "forward_s", "backward_s", "pipeline_s", "reduce_s", "optimizer_s", "validation_s", "report_s",
+          "checkpoint_s"}
 
 
 def theirs(case, a, limit, log):
@@ -118,12 +131,13 @@ def theirs(case, a, limit, log):
     until, failed = time.monotonic() + limit, []
     while case.ways:
         compiled, heads = case.ways[0]
-        command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled, "--heads", heads]
-        # What a process left half written when it was ended must not be the next one's.
+        command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled]
+        command += ["--heads", heads] + ["--smoke"] * case.smoke
+        # Each case and way has its own compiler cache: a process that was killed may leave incomplete files in it.
         cache = a.runs / f"inductor-{case.name}-{compiled}-{heads}"
         variables = dict(TORCHINDUCTOR_CACHE_DIR=str(cache), PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
         try:
-            lines = run(command + ["--smoke"] * case.smoke, f"{log}-{compiled}-{heads}", until - time.monotonic(), **variables)
+            lines = run(command, f"{log}-{compiled}-{heads}", until - time.monotonic(), **variables)
         except RuntimeError as error:
             shutil.rmtree(cache, ignore_errors=True)
             case.ways.pop(0)
@@ -136,7 +150,7 @@ def theirs(case, a, limit, log):
 
 
 def measure(case, a, file, until):
-    """Both sides in turns."""
+    """Measures both sides in turns, and writes a line for each turn to `file`."""
     steps = case.config["train"]["steps"]
     write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], steps * case.tokens + 1)
     for turn in range(1, TURNS + 1):
@@ -148,8 +162,10 @@ def measure(case, a, file, until):
                     raise RuntimeError("no time was left")
                 line.update(side(case, a, limit, a.runs / f"{case.name}-{who}-{turn}.log"))
                 memory = f"{line['peak_used'] / 2**30:.1f} GiB, " if line["peak_used"] else ""
-                print(f"{case.name:12} {turn} {who:14} {line['tokens_per_s']:10.0f} tokens/s  {line['mfu_full'] * 100:5.1f} % of the peak (full), "
-                      f"{memory}first step done after {line['start_s']:.1f} s, loss {line['loss'][0]:.3f} to {line['loss'][1]:.3f}", flush=True)
+                print(f"{case.name:12} {turn} {who:14} {line['tokens_per_s']:10.0f} tokens/s  "
+                      f"{line['mfu_full'] * 100:5.1f} % of the peak (full), "
+                      f"{memory}first step done after {line['start_s']:.1f} s, "
+                      f"loss {line['loss'][0]:.3f} to {line['loss'][1]:.3f}", flush=True)
             except (RuntimeError, OSError, KeyError, ValueError, StopIteration, IndexError) as error:
                 line["error"] = f"{type(error).__name__}: {error}"[:600]
                 print(f"{case.name:12} {turn} {who:14} failed: {line['error']}", flush=True)
@@ -157,7 +173,7 @@ def measure(case, a, file, until):
 
 
 def trace(case, a):
-    """One step of the engine, for Perfetto."""
+    """Runs the engine alone, and copies the trace of one step, for Perfetto, to the file of `--trace`."""
     write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], case.config["train"]["steps"] * case.tokens + 1)
     log = a.runs / f"{case.name}-trace.log"
     line = ours(case, a, a.seconds, log, "--trace", str(WARM_UP + 1))
@@ -189,7 +205,7 @@ def main(a):
 if __name__ == "__main__":
     p = argparse.ArgumentParser()
     p.add_argument("case", nargs="+")
-    p.add_argument("--json", default="/dev/null", help="lines are added to it")
+    p.add_argument("--json", default="/dev/null", help="a line for each turn is appended to it")
     p.add_argument("--trace", type=pathlib.Path, help="where to put a step's trace")
     p.add_argument("--engine", type=pathlib.Path, default=ROOT / "target/release/swallow-engine")
     p.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/bench")

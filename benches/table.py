@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""One table of what `tests/gpu.sh` has measured: ours beside PyTorch's, and beside what the device copies and multiplies.
+"""One table of all measurements of `tests/gpu.sh`: our kernels and steps compared with PyTorch's and with the device's
+rates of copies and of matrix products.
 
 usage: table.py RESULTS FOLDER       writes FOLDER/<date>-<device>.md and prints its name
 
-RESULTS holds `about` and `status` of tests/gpu.sh (lines of key and value, a tab between them), `bench.jsonl` of benches/kernels,
-`peers.jsonl` of cuda/peers.py, `step.jsonl` of benches/step.py and `idle`, what a trace said. What is missing is left out, and said
-so: of every goal (`goals.py`) the table says whether it was met, missed or not measured. Needs no GPU and nothing beside Python.
+RESULTS holds `about` and `status` of tests/gpu.sh (lines of a key, a tab and a value), `bench.jsonl` of
+benches/kernels, `peers.jsonl` of cuda/peers.py, `step.jsonl` of benches/step.py and `idle`, the summary printed with a
+trace. Each of these files may be missing. For every goal (`goals.py`) the table reports whether it was met, missed or
+not measured. Needs no GPU and no packages beside Python's standard library.
 """
 import json, pathlib, re, sys
 
@@ -13,7 +15,7 @@ from goals import SHARE, goals
 
 
 def read(path, parse):
-    """The lines of a file, or none where it is not there."""
+    """The parsed lines of a file, or an empty list if there is no such file."""
     return [parse(line) for line in path.read_text().splitlines() if line] if path.exists() else []
 
 
@@ -35,18 +37,24 @@ class Results:
         return [p for p in self.peers if (p["name"], p["shape"]) == (line["name"], line["shape"])]
 
     def ceiling(self, name):
-        """Bytes or operations a second of PyTorch."""
+        """The highest rate of PyTorch in this comparison, in bytes or operations per second; None if not measured."""
         best = [(p["bytes"] or p["flops"]) / p["seconds"] for p in self.peers if p["name"] == name]
         return max(best, default=None)
 
     def share(self, line):
-        """Of what the device copies, or of what it multiplies; None where that was not measured."""
+        """The line's share of the device's rate of copies, or of matrix products; None if that was not measured."""
         ceiling = self.machine.get("copy") if line["bytes"] else self.ceiling("matmul")
         return (line["bytes"] or line["flops"]) / line["seconds"] / ceiling if ceiling else None
 
+    def memory_bound(self):
+        """Our measurements of memory-bound kernels whose share is known."""
+        return [line for line in self.ours if line["bytes"] and self.share(line) is not None]
+
 
 def rate(line):
-    return f"{line['flops'] / line['seconds'] / 1e12:.0f} TFLOP/s" if line["flops"] else f"{line['bytes'] / line['seconds'] / 1e9:.0f} GB/s"
+    if line["flops"]:
+        return f"{line['flops'] / line['seconds'] / 1e12:.0f} TFLOP/s"
+    return f"{line['bytes'] / line['seconds'] / 1e9:.0f} GB/s"
 
 
 def label(line):
@@ -59,51 +67,63 @@ def percent(share):
 
 def head(r):
     known = lambda what, value: [f"- {what}: {value}"] if value else []
+    about = lambda what: known(what, r.about.get(what))
     ceilings = [f"the device's own copies {r.machine['copy'] / 1e9:.0f} GB/s"] if "copy" in r.machine else []
     ceilings += [f"PyTorch's copies {r.ceiling('copy') / 1e9:.0f} GB/s"] if r.ceiling("copy") else []
     ceilings += [f"bf16 products {r.ceiling('matmul') / 1e12:.0f} TFLOP/s"] if r.ceiling("matmul") else []
     torch = f"PyTorch {r.torch['torch']}, CUDA {r.torch['cuda']}, cuDNN {r.torch['cudnn']}" if r.torch else ""
-    lines = [f"# Kernels and steps on {r.about.get('device', 'an unknown device')}, {r.about.get('date', 'at an unknown date')}", ""]
-    lines += known("commit", r.about.get("commit")) + known("driver", r.about.get("driver"))
-    lines += known("clocks", r.about.get("clocks")) + known("clocks after the benchmarks", r.about.get("clocks after the benchmarks"))
+    device, date = r.about.get("device", "an unknown device"), r.about.get("date", "at an unknown date")
+    lines = [f"# Kernels and steps on {device}, {date}", ""]
+    lines += about("commit") + about("driver") + about("clocks") + about("clocks after the benchmarks")
     lines += known("kernels compiled by", r.machine.get("kernels"))
     lines += known("compared with", torch) + known("ceilings, read and written", "; ".join(ceilings))
     return lines + [f"- {part}: {state}" for part, state in r.status.items()]
 
 
 def table(r):
-    lines = ["", "Times are medians. The share is of the device's copies, or of the bf16 products. A peer's time stands with how many times",
-             "as long it takes as ours.", "", "| kernel | shape | of | us | rate | share | peers: us (times ours) |", "|---|---|---|---|---|---|---|"]
+    lines = ["",
+             "Times are medians. The share is of the device's copies, or of the bf16 products. A peer's time stands "
+             "with how many times", "as long it takes as ours.", "",
+             "| kernel | shape | of | us | rate | share | peers: us (times ours) |", "|---|---|---|---|---|---|---|"]
+    us = lambda seconds: f"{seconds * 1e6:.1f}"
     for line in r.ours:
-        us = lambda seconds: f"{seconds * 1e6:.1f}"
-        peers = "; ".join(f"{p['peer']} {us(p['seconds'])} ({p['seconds'] / line['seconds']:.2f}x{', ' + p['note'] if p.get('note') else ''})" for p in r.peers_of(line))
-        cells = [line["name"], line["shape"], line.get("variant", ""), us(line["seconds"]), rate(line), percent(r.share(line)), peers]
-        lines.append("| " + " | ".join(cells) + " |")
+        peers = []
+        for p in r.peers_of(line):
+            note = f", {p['note']}" if p.get("note") else ""
+            peers.append(f"{p['peer']} {us(p['seconds'])} ({p['seconds'] / line['seconds']:.2f}x{note})")
+        cells = [line["name"], line["shape"], line.get("variant", ""), us(line["seconds"]), rate(line)]
+        lines.append("| " + " | ".join([*cells, percent(r.share(line)), "; ".join(peers)]) + " |")
     return lines
 
 
 def steps(r):
-    """Full steps, in the order in which they ran."""
+    """The table of full training steps, in the order in which they ran."""
     if not r.steps:
         return []
-    lines = ["", "## Full training steps", "", "Turns in the order in which they ran; tokens/s as the median of the steps after the warm-up, slowest to fastest in brackets.",
-             "", "| case | turn | of | tokens/s | MFU (full) | peak, GiB | first step done after |", "|---|---|---|---|---|---|---|"]
+    lines = ["", "## Full training steps", "",
+             "Turns in the order in which they ran; tokens/s as the median of the steps after the warm-up, slowest to "
+             "fastest in brackets.", "",
+             "| case | turn | of | tokens/s | MFU (full) | peak, GiB | first step done after |",
+             "|---|---|---|---|---|---|---|"]
     for s in r.steps:
         if "error" in s:
-            cells = [f"failed: {s['error']}".replace("|", "/"), "", "", ""]
+            of, cells = s["who"], [f"failed: {s['error']}".replace("|", "/"), "", "", ""]
         else:
             of = s["who"] + (f", {s['compiled']}" if "compiled" in s else "")
-            cells = [f"{s['tokens_per_s']:.0f} ({s['slowest']:.0f} to {s['fastest']:.0f})", percent(s["mfu_full"]), f"{s['peak_used'] / 2**30:.1f}", f"{s['start_s']:.1f} s"]
-        lines.append("| " + " | ".join([s["case"], str(s["turn"]), s["who"] if "error" in s else of, *cells]) + " |")
+            cells = [f"{s['tokens_per_s']:.0f} ({s['slowest']:.0f} to {s['fastest']:.0f})", percent(s["mfu_full"]),
+                     f"{s['peak_used'] / 2**30:.1f}", f"{s['start_s']:.1f} s"]
+        lines.append("| " + " | ".join([s["case"], str(s["turn"]), of, *cells]) + " |")
     return lines
 
 
 def verdict(r):
-    """What was to be reached, and what was not."""
+    """The goals and whether they were met, then the kernels that are slow, wrong or not compared."""
     lines = ["", "## Beside the goals", ""] + goals(r) + ["", "In detail:", ""]
-    bound = [line for line in r.ours if line["bytes"] and r.share(line) is not None]
+    bound = r.memory_bound()
     slow = [f"{label(line)} ({percent(r.share(line))})" for line in bound if r.share(line) < SHARE]
-    lines.append(f"- at {SHARE * 100:.0f} % of the copies' rate or more: {len(bound) - len(slow)} of {len(bound)}" + (f"; not {', '.join(slow)}" if slow else ""))
+    slower = f"; not {', '.join(slow)}" if slow else ""
+    reached = f"{len(bound) - len(slow)} of {len(bound)}"
+    lines.append(f"- at {SHARE * 100:.0f} % of the copies' rate or more: {reached}{slower}")
     behind = [f"{label(line)} ({p['peer']}, {p['seconds'] / line['seconds']:.2f}x)"
               for line in r.ours for p in r.peers_of(line) if p["seconds"] < line["seconds"]]
     lines.append("- slower than a peer: " + (", ".join(behind) if behind else "none"))
@@ -116,7 +136,8 @@ def main(results, folder):
     r = Results(pathlib.Path(results))
     if not r.ours and not r.peers and not r.steps:
         sys.exit(f"table: nothing was measured in {results}")
-    name = re.sub(r"[^a-z0-9]+", "-", f"{r.about.get('date', 'undated')}-{r.about.get('device', 'device')}".lower()).strip("-")
+    title = f"{r.about.get('date', 'undated')}-{r.about.get('device', 'device')}"
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     path = pathlib.Path(folder) / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(head(r) + steps(r) + table(r) + verdict(r)) + "\n")

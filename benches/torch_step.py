@@ -1,18 +1,20 @@
-"""Tokens/s of a full training step in PyTorch: the judge of the engine's step (benches/README.md).
+"""Tokens/s of a full training step in PyTorch on the CPU, with which the engine's is compared (benches/README.md).
 
 usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile]        SHAPE: small | grouped
 
-Hugging Face Llama in float32 with SDPA attention, mean cross-entropy, backward, clipping at 1.0, fused AdamW with decay on matrices
-only. Prints one line: the median over steps. Needs torch==2.11.0 and transformers==5.17.0.
+Hugging Face Llama in float32 with SDPA attention, mean cross-entropy, backward, clipping at 1.0, and fused AdamW with
+weight decay on matrices only. Prints one line: the median over steps. Needs torch==2.11.0 and transformers==5.17.0.
 """
 import argparse, statistics, time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# name: (samples, tokens of a sample, model); the engine's are in shapes.sh
+# name: (samples, tokens of a sample, model). The engine uses the same shapes: shapes.sh.
 SHAPES = {
-    "small": (4, 256, dict(num_hidden_layers=6, hidden_size=288, intermediate_size=768, num_attention_heads=6, num_key_value_heads=6, vocab_size=32000)),
-    "grouped": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8, num_key_value_heads=4, vocab_size=8192)),
+    "small": (4, 256, dict(num_hidden_layers=6, hidden_size=288, intermediate_size=768, num_attention_heads=6,
+                           num_key_value_heads=6, vocab_size=32000)),
+    "grouped": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8,
+                             num_key_value_heads=4, vocab_size=8192)),
 }
 
 
@@ -20,7 +22,8 @@ def main(a):
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
     samples, seq, shape = SHAPES[a.shape]
-    model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=seq, attn_implementation="sdpa", tie_word_embeddings=False)).float().train()
+    config = LlamaConfig(**shape, max_position_embeddings=seq, attn_implementation="sdpa", tie_word_embeddings=False)
+    model = LlamaForCausalLM(config).float().train()
     groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=0.1),
               dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
     opt = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
@@ -42,7 +45,9 @@ def main(a):
         step()
         times.append(time.perf_counter() - t)
     rate = samples * seq / statistics.median(times)
-    print(f"torch {torch.__version__} {'compiled' if a.compile else 'eager'} {a.shape}: {rate:.0f} tokens/s, median of {len(times)} steps, {a.threads} threads")
+    how = "compiled" if a.compile else "eager"
+    print(f"torch {torch.__version__} {how} {a.shape}: {rate:.0f} tokens/s, median of {len(times)} steps, "
+          f"{a.threads} threads")
 
 
 if __name__ == "__main__":

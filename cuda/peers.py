@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""What the kernels are compared with: PyTorch at the same shapes, on the same device, in the same run as `benches/kernels.rs`.
+"""Times PyTorch at the shapes of `benches/kernels`, on the same device, for comparison with our kernels.
 
 usage: peers.py [--json FILE] [--seconds 500] [FILTER]
        peers.py step ...          a full training step instead: `peers_step.py`
 
-Device copies and a bf16 product (the ceilings); scaled dot-product attention with its flash and its cuDNN backend; RMSNorm, SwiGLU,
-rotary positions and cross-entropy by torch.compile; embeddings; the fused AdamW. Times are medians of repeats between CUDA events,
-over sets of random tensors that are larger than the L2 cache together, after a warm-up; a call is captured in a CUDA graph where that
-can be, so that no launch is waited for. A comparison that fails is written down with its error, and the rest goes on.
-Without a GPU this says so and exits 0. `--smoke` runs everything once, tiny and on the CPU: a test of this file, not a measurement.
+Measures device copies and a bf16 matrix product (the ceilings); scaled dot-product attention with the flash and the
+cuDNN backend; RMSNorm, SwiGLU, rotary positions and cross-entropy by torch.compile; embeddings; the fused AdamW.
+
+Times are medians of repeats between CUDA events, after a warm-up. The calls take turns over several sets of random
+tensors that together are larger than the L2 cache. They are captured in a CUDA graph if possible, so that the time of
+launches does not count. A comparison that fails is recorded with its error, and the others still run.
+
+Without a GPU a message is printed and the exit status is 0. `--smoke` runs everything once, tiny and on the CPU: it
+tests this file and measures nothing.
 """
 import argparse, contextlib, json, math, statistics, sys, time
 
@@ -17,7 +21,7 @@ REPEATS = 11
 
 
 class Shapes:
-    """Those of benches/kernels.rs; `tiny` for the smoke test."""
+    """The shapes of benches/kernels, or `tiny` ones for the smoke test."""
 
     def __init__(self, tiny):
         self.tokens = 64 if tiny else 8192
@@ -46,7 +50,7 @@ class Bench:
         return x.to(dtype or self.torch.bfloat16)
 
     def sets(self, bytes_each, make):
-        """Enough sets of tensors that the cache holds none of them when its turn comes again."""
+        """So many sets of tensors that none is still in the cache when its turn comes again."""
         return [make() for _ in range(max(2, math.ceil(4 * self.l2 / bytes_each) if self.cuda else 2))]
 
     def write(self, **line):
@@ -54,7 +58,10 @@ class Bench:
             print(json.dumps(line), file=self.file, flush=True)
 
     def run(self, name, shape, peer, sets, call, bytes=0, flops=0, note="", graph=True):
-        """Times `call(*set)` over the sets in turn. `graph=False`: it reads on the host what the device has found."""
+        """Times `call(*set)` over the sets in turn.
+
+        `graph=False` is for calls that cannot be captured, because the host reads results of the device.
+        """
         if time.monotonic() > self.deadline:
             return self.failed(name, shape, peer, "no time was left")
         try:
@@ -86,7 +93,7 @@ class Bench:
         return statistics.median(self.elapsed(round_of_sets, rounds) for _ in range(REPEATS)) / rounds / len(sets), how
 
     def captured(self, sets, call, graph):
-        """One call a set: as a CUDA graph, or as they are where they cannot be captured."""
+        """A function that makes the call for each set: a CUDA graph, or plain calls if they cannot be captured."""
         def eager():
             for one in sets:
                 call(*one)
@@ -100,7 +107,7 @@ class Bench:
 
             def replay():
                 captured.replay()
-            # What the graph writes to lives as long as it does.
+            # Keeps the tensors that the graph writes to alive as long as the graph.
             replay.kept = kept
             replay()
             self.torch.cuda.synchronize()
@@ -122,11 +129,12 @@ class Bench:
 # -- the ceilings --
 
 def ceilings(b, s):
-    torch = b.torch
-    pair = [(b.random(s.copied // F32_BYTES, dtype=torch.float32), torch.empty(s.copied // F32_BYTES, device=b.device)) for _ in range(2)]
-    b.run("copy", str(s.copied), "torch copy_", pair, lambda x, y: y.copy_(x), bytes=2 * s.copied)
+    torch, n = b.torch, s.copied // F32_BYTES
+    pairs = [(b.random(n, dtype=torch.float32), torch.empty(n, device=b.device)) for _ in range(2)]
+    b.run("copy", str(s.copied), "torch copy_", pairs, lambda x, y: y.copy_(x), bytes=2 * s.copied)
     n = s.matmul
-    b.run("matmul", f"{n}x{n}x{n}", "torch (cuBLAS)", [(b.random(n, n), b.random(n, n)) for _ in range(2)], lambda x, y: x @ y.T, flops=2 * n ** 3)
+    pairs = [(b.random(n, n), b.random(n, n)) for _ in range(2)]
+    b.run("matmul", f"{n}x{n}x{n}", "torch (cuBLAS)", pairs, lambda x, y: x @ y.T, flops=2 * n ** 3)
 
 
 # -- attention --
@@ -149,16 +157,20 @@ def attention_shape(s, seq, dim):
 
 
 def attend(b, s, seq, dim, peer, grouped, deterministic):
-    """Forward, backward, both; backward and both also with deterministic gradients, where the backend has them."""
+    """Times the forward pass, the backward pass and both together.
+
+    With `deterministic`, the backward pass and both together are also timed with deterministic gradients.
+    """
     torch, (heads, kv) = b.torch, s.heads
     shape, batch = attention_shape(s, seq, dim), max(1, s.tokens // seq)
-    product = batch * heads * seq * seq * dim  # of a causal mask: half of the scores, two operations each
+    # The FLOPs of one product with a causal mask: half of the scores, two operations for each element.
+    product = batch * heads * seq * seq * dim
 
     def forward(q, k, v, *_):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
     def make():
-        # As a projection leaves them: [batch, seq, heads, dim], seen as [batch, heads, seq, dim].
+        # In the layout of a projection's output: [batch, seq, heads, dim], viewed as [batch, heads, seq, dim].
         of = lambda h: b.random(batch, seq, h, dim).transpose(1, 2)
         q, k, v, do = of(heads), of(kv), of(kv), of(heads)
         if not grouped:
@@ -191,7 +203,7 @@ def attend(b, s, seq, dim, peer, grouped, deterministic):
 
 
 def same_bits(b, one, call):
-    """Whether four runs leave the same bits: that is what `deterministic` must mean."""
+    """A note that says whether four more runs produce the same bits, which `deterministic` is meant to ensure."""
     first = call(*one)
     same = all(b.torch.equal(x, y) for _ in range(4) for x, y in zip(first, call(*one)))
     return "the same bits each time" if same else "other bits each time"
@@ -200,7 +212,11 @@ def same_bits(b, one, call):
 # -- element by element and row by row, by torch.compile --
 
 def gradients(b, name, shape, forward, inputs, outputs_like, bytes_of):
-    """The backward of a compiled function: `inputs` makes (those that need a gradient, the rest), `outputs_like` the gradients in."""
+    """Times the backward pass of a compiled function.
+
+    `inputs` makes two lists: the inputs that need a gradient, and the others. `outputs_like` makes the gradients of the
+    outputs.
+    """
     torch = b.torch
     compiled = torch.compile(forward, dynamic=False)
 
@@ -232,9 +248,10 @@ def rmsnorm(b, s):
     x, w = lambda: b.random(s.tokens, s.hidden), lambda: b.random(s.hidden, dtype=torch.float32)
     compiled, compiled_add = torch.compile(norm, dynamic=False), torch.compile(add_norm, dynamic=False)
     b.run("rmsnorm", shape, "torch.compile", b.sets(2 * size, lambda: (x(), w())), compiled, bytes=2 * size)
-    b.run("add_rmsnorm", shape, "torch.compile", b.sets(4 * size, lambda: (x(), w(), x())), compiled_add, bytes=4 * size)
+    sets = b.sets(4 * size, lambda: (x(), w(), x()))
+    b.run("add_rmsnorm", shape, "torch.compile", sets, compiled_add, bytes=4 * size)
     gradients(b, "rmsnorm_bwd", shape, norm, lambda: ([x(), w()], []), lambda: (x(),), 3 * size)
-    # The gradient of the residual stream joins: dx of h, with h's own gradient coming in.
+    # The gradient of the residual stream is added: the outputs are h and its norm, and both have a gradient.
     gradients(b, "rmsnorm_bwd_add", shape, add_norm, lambda: ([x(), w()], [x()]), lambda: (x(), x()), 4 * size)
 
 
@@ -247,10 +264,10 @@ def swiglu(b, s):
 
     for ffn in s.ffn:
         shape, size = f"{s.tokens}x{ffn}", s.tokens * ffn * BF16_BYTES
-        gate_up = lambda: b.random(s.tokens, 2 * ffn)
+        gate_up, dy = lambda: b.random(s.tokens, 2 * ffn), lambda: (b.random(s.tokens, ffn),)
         compiled = torch.compile(forward, dynamic=False)
         b.run("swiglu", shape, "torch.compile", b.sets(3 * size, lambda: (gate_up(),)), compiled, bytes=3 * size)
-        gradients(b, "swiglu_bwd", shape, forward, lambda: ([gate_up()], []), lambda: (b.random(s.tokens, ffn),), 5 * size)
+        gradients(b, "swiglu_bwd", shape, forward, lambda: ([gate_up()], []), dy, 5 * size)
 
 
 def rope(b, s):
@@ -264,7 +281,8 @@ def rope(b, s):
 
     size = s.tokens * turned * dim * BF16_BYTES
     sets = b.sets(2 * size, lambda: (b.random(s.tokens, turned, dim), table))
-    b.run("rope", f"{s.tokens}x{turned}x{dim}", "torch.compile", sets, torch.compile(turn, dynamic=False), bytes=2 * size)
+    compiled = torch.compile(turn, dynamic=False)
+    b.run("rope", f"{s.tokens}x{turned}x{dim}", "torch.compile", sets, compiled, bytes=2 * size)
 
 
 def cross_entropy(b, s):
@@ -294,7 +312,7 @@ def embedding(b, s):
     ids = lambda: torch.randint(vocab, (s.tokens,), device=b.device, generator=b.generator)
     look_up = lambda ids: torch.nn.functional.embedding(ids, table)
     b.run("embed", shape, "torch", b.sets(4 * size, lambda: (ids(),)), look_up, bytes=4 * size)
-    # bf16 rows into an f32 table that is there already, as gradients are accumulated.
+    # Adds bf16 rows to an existing f32 table, as gradients are accumulated.
     sets = b.sets(10 * size, lambda: (ids(), b.random(s.tokens, s.hidden)))
     add = lambda ids, dy: dtable.index_add_(0, ids, dy.float())
     b.run("embed_bwd", shape, "torch index_add_", sets, add, bytes=10 * size)
@@ -304,7 +322,8 @@ def embedding(b, s):
     finally:
         torch.use_deterministic_algorithms(False)
     dense = lambda ids, dy: torch.ops.aten.embedding_dense_backward(dy, ids, vocab, -1, False)
-    b.run("embed_bwd", shape, "torch, a new bf16 table", sets, dense, bytes=10 * size, note="fills the whole table", graph=False)
+    note = "fills the whole table"
+    b.run("embed_bwd", shape, "torch, a new bf16 table", sets, dense, bytes=10 * size, note=note, graph=False)
 
 
 def optimizer(b, s):
@@ -313,8 +332,10 @@ def optimizer(b, s):
     steps = []
     for w in weights:
         w.grad = b.random(n, dtype=torch.float32, scale=1e-3)
-        steps.append((torch.optim.AdamW([w], lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True, capturable=b.cuda).step,))
-    b.run("adamw", str(n), "torch fused AdamW", steps, lambda step: step(), bytes=28 * n, note="28 bytes a parameter: no bf16 weights are written")
+        settings = dict(lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True, capturable=b.cuda)
+        steps.append((torch.optim.AdamW([w], **settings).step,))
+    note = "28 bytes a parameter: no bf16 weights are written"
+    b.run("adamw", str(n), "torch fused AdamW", steps, lambda step: step(), bytes=28 * n, note=note)
     norm = lambda w: torch.linalg.vector_norm(w.detach())
     b.run("sum_squares", str(n), "torch vector_norm", [(w,) for w in weights], norm, bytes=4 * n)
 
@@ -323,7 +344,8 @@ def casts(b, s):
     torch, n = b.torch, s.params
     f32 = lambda: (b.random(n, dtype=torch.float32), torch.empty(n, device=b.device, dtype=torch.bfloat16))
     b.run("round", str(n), "torch copy_", b.sets(6 * n, f32), lambda x, y: y.copy_(x), bytes=6 * n)
-    b.run("add", str(n), "torch add_", b.sets(4 * n, lambda: (b.random(n), b.random(n))), lambda x, y: x.add_(y), bytes=6 * n)
+    sets = b.sets(4 * n, lambda: (b.random(n), b.random(n)))
+    b.run("add", str(n), "torch add_", sets, lambda x, y: x.add_(y), bytes=6 * n)
 
 
 CASES = [ceilings, attention, rmsnorm, swiglu, rope, cross_entropy, embedding, optimizer, casts]
@@ -338,17 +360,18 @@ def main(a):
     if not a.smoke and not torch.cuda.is_available():
         print("peers: no GPU here, nothing is compared")
         return
-    # Gradients are taken again and again of one forward; compiled ones would else give their inputs away.
+    # The backward pass of one forward pass runs many times, so it must not reuse the memory of saved tensors.
     import torch._functorch.config, torch.utils.deterministic
     torch._functorch.config.donated_buffer = False
-    # Deterministic means the same bits here, not that new tensors are filled as well.
+    # Deterministic means the same bits here; it need not fill uninitialised tensors too.
     torch.utils.deterministic.fill_uninitialized_memory = False
     file = open(a.json, "w") if a.json else None
     b = Bench(torch, "cpu" if a.smoke else "cuda", file, time.monotonic() + a.seconds)
     device = "the CPU, as a smoke test" if a.smoke else torch.cuda.get_device_name()
     print(f"PyTorch {torch.__version__} on {device}")
-    b.write(machine={"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "device": device})
-    # Graphs are captured on the stream on which the forward ran: there its backward runs too.
+    cuda, cudnn = torch.version.cuda, torch.backends.cudnn.version()
+    b.write(machine={"torch": torch.__version__, "cuda": cuda, "cudnn": cudnn, "device": device})
+    # A backward pass runs on the stream of its forward pass, so both and the capture of graphs use one stream.
     with torch.cuda.stream(torch.cuda.Stream()) if b.cuda else contextlib.nullcontext():
         for case in CASES:
             if not a.filter or a.filter in case.__name__:
@@ -370,8 +393,9 @@ if __name__ == "__main__":
         import peers_step
         sys.exit(peers_step.main(sys.argv[2:]))
     p = argparse.ArgumentParser()
-    p.add_argument("filter", nargs="?", help="only the groups whose name holds this: " + ", ".join(c.__name__ for c in CASES))
+    names = ", ".join(c.__name__ for c in CASES)
+    p.add_argument("filter", nargs="?", help=f"only the groups whose name contains this: {names}")
     p.add_argument("--json", help="where to write a line for each comparison")
-    p.add_argument("--seconds", type=float, default=500, help="after so long the rest is left out")
+    p.add_argument("--seconds", type=float, default=500, help="after this time no more comparisons are started")
     p.add_argument("--smoke", action="store_true", help="once, tiny, on the CPU")
     sys.exit(main(p.parse_args()))

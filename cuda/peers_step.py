@@ -1,8 +1,10 @@
-"""A plain Llama in PyTorch whose full step is timed: `cuda/peers.py step`, started by `benches/step.py`.
+"""Times the full training step of a plain Llama in PyTorch: `cuda/peers.py step`, started by `benches/step.py`.
 
-f32 weights under bf16 autocast (so f32 master weights), torch.compile, scaled dot-product attention with the flash backend and
-grouped heads, clipping, fused AdamW with decay on matrices only; gradients are accumulated in f32 over micro-batches. The last line
-is an object: seconds of each step, from the end of the one before to its own; seconds to the first step; peak memory; losses.
+f32 weights under bf16 autocast (so f32 master weights), torch.compile, scaled dot-product attention with the flash
+backend and grouped heads, clipping, fused AdamW with weight decay on matrices only; gradients are accumulated in f32
+over micro-batches. The last line of the output is a JSON object: the seconds of each step, from the end of the step
+before to its own end; the seconds from the start of the process to the end of the first step; peak memory; and the
+first and the last loss.
 """
 import argparse, contextlib, json, sys, time
 
@@ -10,9 +12,10 @@ START = time.monotonic()
 
 
 def model_of(torch, m, kv_heads):
-    """The model of a configuration's [model], with what it computes written out."""
+    """The model of a configuration's table [model]; `kv_heads` says how attention gets keys and values."""
     nn, F = torch.nn, torch.nn.functional
-    hidden, ffn, heads, kv = (m[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"))
+    hidden, ffn = m["hidden_size"], m["intermediate_size"]
+    heads, kv = m["num_attention_heads"], m["num_key_value_heads"]
     dim, eps = hidden // heads, m["rms_norm_eps"]
 
     class Norm(nn.Module):
@@ -70,7 +73,7 @@ def model_of(torch, m, kv_heads):
 
 
 def tables(torch, m, seq):
-    """cos and sin of the rotary positions: [1, seq, 1, dim / 2]."""
+    """The cosines and sines of the rotary positions, each [1, seq, 1, dim / 2]."""
     half = m["hidden_size"] // m["num_attention_heads"] // 2
     speeds = m["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.outer(torch.arange(seq, dtype=torch.float64), speeds)[None, :, None, :]
@@ -85,7 +88,7 @@ def attention_by_flash(torch, on_device):
 
 
 def compiled(torch, model, how):
-    """As one graph, or block by block, which compiles the same block once."""
+    """Compiles the model as one graph, or block by block, where all blocks share one compilation."""
     if how == "whole":
         return torch.compile(model, dynamic=False)
     for block in model.blocks:
@@ -140,7 +143,7 @@ def train(torch, config, how, kv_heads, on_device):
 
 
 def mark(torch, on_device):
-    """A moment of the device; the host does not wait for it."""
+    """Records a time stamp on the device, without making the host wait; on the CPU, the current time."""
     if not on_device:
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -153,10 +156,12 @@ def seconds(a, b, on_device):
 
 
 def main(words):
-    p = argparse.ArgumentParser(prog="peers.py step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(prog="peers.py step", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", help="JSON with the tables model, train and optimizer of a configuration")
     p.add_argument("--compile", choices=("whole", "blocks"), default="whole")
-    p.add_argument("--heads", choices=("grouped", "expanded"), default="grouped", help="of keys and values, as attention gets them")
+    p.add_argument("--heads", choices=("grouped", "expanded"), default="grouped",
+                   help="how attention gets the heads of keys and values")
     p.add_argument("--smoke", action="store_true", help="on the CPU: a test of this file, not a measurement")
     a = p.parse_args(words)
     try:

@@ -181,15 +181,15 @@ fn listed(read: &Read, text: &str, label: &str) -> Option<Vec<String>> {
     Some(keys)
 }
 
-/// Every key that the program knows, dotted.
-fn known(read: &Read) -> BTreeSet<String> {
+/// Every key that the program knows, dotted; `base` is a file with all that is required.
+fn known(read: &Read, base: &Table) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for table in listed(read, &format!("{NO_KEY} = 1"), NO_KEY).expect("a file has tables") {
-        let text = format!("[{table}]\n{NO_KEY} = 1");
-        for key in listed(read, &text, &format!("{table}.{NO_KEY}")).expect("a table has keys") {
-            for (value, at, shown) in [("{ KEY = 1 }", "", ""), ("[ { KEY = 1 } ]", "[0]", "[]")] {
-                let text = format!("[{table}]\n{key} = {}", value.replace("KEY", NO_KEY));
-                let inner = listed(read, &text, &format!("{table}.{key}{at}.{NO_KEY}"));
+        let set = |key: &str, to: &str| with(base, &format!("{table}.{key}"), value(to)).to_string();
+        for key in listed(read, &set(NO_KEY, "1"), &format!("{table}.{NO_KEY}")).expect("a table has keys") {
+            for (to, at, shown) in [("{ KEY = 1 }", "", ""), ("[ { KEY = 1 } ]", "[0]", "[]")] {
+                let inner = set(&key, &to.replace("KEY", NO_KEY));
+                let inner = listed(read, &inner, &format!("{table}.{key}{at}.{NO_KEY}"));
                 known.extend(inner.into_iter().flatten().map(|inner| format!("{table}.{key}{shown}.{inner}")));
             }
             known.insert(format!("{table}.{key}"));
@@ -279,14 +279,14 @@ fn hold(page: &str, read: &Read, base: &str, nested: &[(&str, &str)]) {
     let rows = rows(&text(page));
     let documented: BTreeSet<String> = rows.iter().map(|row| row.key.clone()).collect();
     assert_eq!(documented.len(), rows.len(), "{page} has a key twice");
-    let known = known(read);
+    let base: Table = base.parse().unwrap();
+    let known = known(read, &base);
     let lacks = known.difference(&documented).map(|key| format!("{page} lacks {key}"));
     none(
         lacks
             .chain(documented.difference(&known).map(|key| format!("{page} has {key}, the program has not")))
             .collect(),
     );
-    let base: Table = base.parse().unwrap();
     assert_eq!(read(&base.to_string()).err(), None);
     let complete = nested.iter().fold(base.clone(), |table, (key, text)| with(&table, key, value(text)));
     none(rows.iter().filter_map(|row| complaint(row, read, &base, &complete)).collect());

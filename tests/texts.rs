@@ -56,6 +56,11 @@ fn tokenizers() -> PathBuf {
     crate::common::checkout().join("tests/golden/tokenizers")
 }
 
+/// The numbers that `evaluate` prints, one a line.
+fn numbers(stdout: &str) -> Vec<f64> {
+    stdout.lines().map(|line| line.split_whitespace().last().unwrap().parse().unwrap()).collect()
+}
+
 /// `command` with `input` as its standard input.
 fn with_stdin(command: &Command, input: &Path) -> Command {
     let mut shell = Command::new("sh");
@@ -79,7 +84,10 @@ fn all_commands_read_the_same_texts() {
         desk.evaluate(engine(), &desk.write("keyed.jsonl", lines("body")), &["--key", "body"]),
         desk.evaluate(engine(), &desk.write("odd.ending", lines("text")), &["--input-format", "jsonl"]),
     ] {
-        assert_eq!(outcome.succeeded().stdout, said);
+        // Ranks score other texts together than one rank does, which changes the last digits of the sum.
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
+        let (found, wanted) = (numbers(&outcome.succeeded().stdout), numbers(&said));
+        assert!(found.len() == 7 && found.iter().zip(&wanted).all(|(a, b)| near(*a, *b)), "{found:?}, not {wanted:?}");
     }
     desk.evaluate(engine(), &desk.path("odd.ending"), &[]).refused(2, &["odd.ending", "--input-format"]);
 
@@ -159,7 +167,11 @@ fn sources(desk: &Desk, names: &[&str]) -> Value {
 fn tokenizers_are_not_mixed_unseen() {
     let desk = Desk::new();
     let text = desk.write("a.txt", "Once upon a time there was a cat, and a hat. ".repeat(100));
-    for (tokenizer, output) in [("tokenizer.json", "ours"), ("tokenizer.model", "other")] {
+    // Its ids fit the model's vocabulary, so that only the tokenizer tells it apart.
+    let mut train = engine();
+    train.args(["tokenizer", "train", "--vocab-size", "270", "--input"]).arg(&text).arg("--output");
+    finish(train.arg(desk.path("small.json"))).succeeded();
+    for (tokenizer, output) in [("tokenizer.json", "ours"), ("small.json", "other")] {
         finish(&mut desk.tokenize(&text, tokenizer, output, &[])).succeeded();
     }
     // The model's folder has a copy of the tokenizer that was saved again.
@@ -179,7 +191,7 @@ fn tokenizers_are_not_mixed_unseen() {
     let run = |command: &[&str], config: PathBuf| finish(engine().args(command).arg("--config").arg(config));
     for command in [&["train"][..], &["data", "preview"]] {
         run(command, config(&["ours", "other"], false, 2))
-            .refused(2, &["data.train[1]", "other", "tokenizer.model", "data.allow_mixed_tokenizers"]);
+            .refused(2, &["data.train[1]", "other", "small.json", "data.allow_mixed_tokenizers"]);
         run(command, config(&["other"], false, 2)).refused(2, &["data.train[0]", "train.load", "tokenizer.json"]);
     }
     run(&["data", "preview"], config(&["ours"], false, 2)).succeeded();

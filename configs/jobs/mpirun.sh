@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One mpirun of swallow-engine: by hand, or from the job scripts beside this one.
+# Starts swallow-engine with mpirun: by hand, or from the other job scripts of this folder.
 #
 #   configs/jobs/mpirun.sh CONFIG RANKS [HOSTFILE]
 #
 #   configs/jobs/mpirun.sh configs/demo.toml 2                     # on this machine
 #   configs/jobs/mpirun.sh configs/swallow-7b.toml 64 hostfile     # on the hosts of the file, 8 ranks each
 #
-# HOSTFILE has a line `HOST slots=8` a node. A run that was ended is continued by the same command: the engine
-# finds its newest checkpoint itself.
+# HOSTFILE has a line `HOST slots=8` for each node. The same command continues a run that has ended or was interrupted:
+# the engine finds its newest checkpoint itself.
 set -euo pipefail
 
 if [[ $# -lt 2 || $# -gt 3 ]]; then
@@ -16,26 +16,28 @@ if [[ $# -lt 2 || $# -gt 3 ]]; then
 fi
 config=$1 ranks=$2 hostfile=${3:-}
 
-engine=${SWALLOW_ENGINE:-swallow-engine} # the program, where it is not on the PATH
-per_node=${RANKS_PER_NODE:-8}            # one a GPU
+engine=${SWALLOW_ENGINE:-swallow-engine} # the program, if it is not on the PATH
+per_node=${RANKS_PER_NODE:-8}            # one for each GPU
 read -ra more <<<"${MPIRUN_FLAGS:-}"     # for this site: --mca btl_tcp_if_include bond0, --oversubscribe, ...
 
-# Token files and shards of checkpoints are open together.
+# Many token files and checkpoint shards are open at the same time.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
-# Open MPI does not bind ranks: a rank's threads may use all cores of its node, shared among its ranks.
+# Open MPI must not bind ranks to cores: the ranks of a node share all of its cores for their threads.
 flags=(-np "$ranks" --bind-to none)
 if [[ -n $hostfile ]]; then
-    # Ranks 0-7 on the first host and so on. The engine would set another order right by itself.
+    # Ranks 0-7 on the first host and so on. The engine corrects any other order by itself.
     flags+=(-hostfile "$hostfile" --map-by "ppr:$per_node:node")
 fi
 
-# For the ranks of other nodes; what is not set is not sent.
-#   NCCL_DEBUG                   WARN: NCCL says why it fails
-#   SWALLOW_*, XDG_CACHE_HOME    where the engine finds libraries and kernels, and keeps what it has compiled
-#   NCCL_IB_GID_INDEX, NCCL_IB_TC, NCCL_IB_HCA   RoCE networks want these (3 and 106 at mdx and Sakura)
+# Environment variables that are passed to the ranks of other nodes, if they are set.
+#   NCCL_DEBUG                   WARN: NCCL prints why it fails
+#   SWALLOW_*, XDG_CACHE_HOME    where the engine finds libraries and kernels, and caches compiled kernels
+#   NCCL_IB_GID_INDEX, NCCL_IB_TC, NCCL_IB_HCA   needed on RoCE networks (the first two are 3 and 106 at mdx and Sakura)
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-for name in PATH LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME SWALLOW_CUDA_LIBS SWALLOW_KERNELS SWALLOW_PATIENCE_S NCCL_DEBUG NCCL_IB_GID_INDEX NCCL_IB_TC NCCL_IB_HCA; do
+passed=(PATH LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME SWALLOW_CUDA_LIBS SWALLOW_KERNELS SWALLOW_PATIENCE_S NCCL_DEBUG)
+passed+=(NCCL_IB_GID_INDEX NCCL_IB_TC NCCL_IB_HCA)
+for name in "${passed[@]}"; do
     if [[ -n ${!name:-} ]]; then
         flags+=(-x "$name")
     fi

@@ -17,7 +17,7 @@ module load cuda nccl hpcx # the Open MPI that the program was built with
 
 config=${CONFIG:-configs/swallow-7b.toml}
 
-# One line a node; PBS names a host once a process.
+# The hostfile has one line for each node; PBS lists a host once for each process.
 hostfile=$(mktemp "$PWD/hostfile.$PBS_JOBID.XXXX")
 trap 'rm -f "$hostfile"' EXIT
 sort -u "$PBS_NODEFILE" | sed 's/$/ slots=8/' >"$hostfile"

@@ -17,7 +17,7 @@ module load cuda nccl hpcx # Open MPI of HPC-X, the one that the program was bui
 
 config=${1:-configs/swallow-7b.toml}
 
-# One line a node; Grid Engine names a host once a slot.
+# The hostfile has one line for each node; Grid Engine lists a host once for each slot.
 hostfile=$(mktemp "$PWD/hostfile.$JOB_ID.XXXX")
 trap 'rm -f "$hostfile"' EXIT
 sort -u "$SGE_JOB_HOSTLIST" | sed 's/$/ slots=8/' >"$hostfile"

@@ -23,5 +23,5 @@ hostfile=$(mktemp "$PWD/hostfile.$SLURM_JOB_ID.XXXX")
 trap 'rm -f "$hostfile"' EXIT
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=8/' >"$hostfile"
 
-# Not srun: the ranks are Open MPI's, which starts its own daemons on the nodes.
+# Open MPI starts the ranks through its own daemons on the nodes; srun is not used.
 configs/jobs/mpirun.sh "$config" $((SLURM_JOB_NUM_NODES * 8)) "$hostfile"

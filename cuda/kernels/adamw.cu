@@ -25,7 +25,8 @@ DEVICE void add(Squares& sums, float g, float master, float lost, float m, float
 DEVICE void add(None&, float, float, float, float, float) {}
 
 // Updates four elements from i on, of which `n` exist. Words k and k + 1 of `out` become their new weights, rounded.
-template <class Sums> DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wide, float factor, Sums& sums, V16& out, int k) {
+template <class Sums>
+DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wide, float factor, Sums& sums, V16& out, int k) {
     V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
     V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
     UNROLL for (int e = 0; e < 4; e++) {

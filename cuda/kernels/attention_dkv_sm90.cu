@@ -93,7 +93,9 @@ template <int D> DEVICE void probabilities(Reg<float, 32>& s, u32 stats) {
 DEVICE void score_gradients(Reg<float, 32>& dp, const Reg<float, 32>& p, u32 stats) {
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
         V16 delta = stats_of(stats, DELTA, k);
-        UNROLL for (int i = 0; i < 8; i++) dp[8 * k + i] = p[8 * k + i] * (dp[8 * k + i] - f32_of(delta.w[i / 4 * 2 + i % 2]));
+        UNROLL for (int i = 0; i < 8; i++) {
+            dp[8 * k + i] = p[8 * k + i] * (dp[8 * k + i] - f32_of(delta.w[i / 4 * 2 + i % 2]));
+        }
     }
 }
 
@@ -222,7 +224,8 @@ template <int D> DEVICE void sum_parts(const AttentionTilesBwd& a) {
     clear(g);
     for (u32 part = 0; part < a.parts; part++) {
         UNROLL for (u32 i = 0; i < D / 8; i++) {
-            V16 dk = ld16(a.sums, part_of<D>(a, block(), part, 2 * i)), dv = ld16(a.sums, part_of<D>(a, block(), part, 2 * i + 1));
+            V16 dk = ld16(a.sums, part_of<D>(a, block(), part, 2 * i));
+            V16 dv = ld16(a.sums, part_of<D>(a, block(), part, 2 * i + 1));
             UNROLL for (u32 e = 0; e < 4; e++) {
                 g.dk[4 * i + e] += f32_of(dk.w[e]);
                 g.dv[4 * i + e] += f32_of(dv.w[e]);

@@ -68,7 +68,8 @@ template <int D> DEVICE void exponentials(Running& run, Reg<float, ROWS / 2>& s)
 }
 
 // o = sums / l and lse = ln(l 2^m).
-template <int D> DEVICE void finish(const AttentionTiles& a, const Head& h, const Running& run, u32 first, Reg<float, D / 2>& o) {
+template <int D>
+DEVICE void finish(const AttentionTiles& a, const Head& h, const Running& run, u32 first, Reg<float, D / 2>& o) {
     Reg<float, 2> factor;
     UNROLL for (int r = 0; r < 2; r++) {
         float l = run.l[r];

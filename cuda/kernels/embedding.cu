@@ -109,7 +109,9 @@ DEVICE bool wide_rows(const EmbedBwd& a) { return rows_aligned(a.dy, a.d) && ali
 DEVICE u32 row_at(const EmbedBwd& a, u64 i) { return i < a.rows.n ? ld(a.rows, i) : NOWHERE; }
 
 // Whether the tile begins with a run that continues from the tile before.
-DEVICE bool goes_on(const EmbedBwd& a, u64 tile) { return tile && ld(a.rows, tile * TILE - 1) == ld(a.rows, tile * TILE); }
+DEVICE bool goes_on(const EmbedBwd& a, u64 tile) {
+    return tile && ld(a.rows, tile * TILE - 1) == ld(a.rows, tile * TILE);
+}
 
 // Loads and stores a lane's columns of f32 from element i on.
 DEVICE void load(View<float> x, u64 i, Reg<float, 1>& to) { to[0] = ld(x, i); }
@@ -195,5 +197,7 @@ KERNEL(embed_bwd_runs, EmbedBwd, 256) {
         if (row_at(a, (end + step - 1) * TILE) == run) end += step;
     }
     if (wide_rows(a)) return add_parts<8>(a, run, w.tile, end, w.first_col + lane * 8);
-    for (u32 i = 0; i < SLICE && w.first_col + i < a.d; i += 32) add_parts<1>(a, run, w.tile, end, w.first_col + i + lane);
+    for (u32 i = 0; i < SLICE && w.first_col + i < a.d; i += 32) {
+        add_parts<1>(a, run, w.tile, end, w.first_col + i + lane);
+    }
 }

@@ -36,7 +36,8 @@ DEVICE void bring(const Ring<S, B>& r, u32 at, const TensorMap& map, u32 row, u3
     tma_load(tile_of(r) + at, map, full_of(r), 0, row, page, sequence AT);
 }
 // Loads one tile that fills the stage.
-template <int S, u32 B> DEVICE void bring_one(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
+template <int S, u32 B>
+DEVICE void bring_one(Ring<S, B>& r, const TensorMap& map, u32 row, u32 page, u32 sequence HERE) {
     open_place(r, B AT);
     bring(r, 0, map, row, page, sequence AT);
     r.turn++;

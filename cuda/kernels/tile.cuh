@@ -147,7 +147,8 @@ template <int ROWS, int D, int THREADS> DEVICE void load_tile(u32 to, View<const
 // Writes accumulators [16 M, D], times `factor` of each lane's 2 M rows, to a strip. They are transposed to whole rows
 // in the warp's rows of the tile of ROWS rows at `tile`, which are overwritten and which no other warp may use.
 template <int ROWS, int D, int M>
-DEVICE void store_rows(View<bf16> to, Strip s, u32 tile, const Sums<M, D / 8>& c, const Reg<float, 2 * M>& factor HERE) {
+DEVICE void store_rows(View<bf16> to, Strip s, u32 tile, const Sums<M, D / 8>& c,
+                       const Reg<float, 2 * M>& factor HERE) {
     u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
     warp_sync(AT_ONLY);
     UNROLL for (u32 n = 0; n < D / 8; n++) {

@@ -62,7 +62,8 @@ DEVICE void turn_quad(Reg<u32, 4>& w HERE) {
 
 // Rounds accumulators [64, D] and stores the first `rows` rows to `to`, the first at element `start`, `pitch` apart;
 // both are multiples of 8.
-template <int D> DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<float, D / 2>& s HERE) {
+template <int D>
+DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<float, D / 2>& s HERE) {
     UNROLL for (int j = 0; j < D / 2; j += 16) {
         UNROLL for (int half = 0; half < 4; half += 2) {
             Reg<u32, 4> w;

@@ -1,5 +1,5 @@
-// Each primitive of `prim.cuh` by itself, on words in and words out, so that a device can be held to the emulator
-// before any kernel is trusted.
+// Each primitive of `prim.cuh` by itself, from input words to output words, so that a device can be compared with the
+// emulator before any kernel runs there.
 #include "common.cuh"
 
 struct Probe {
@@ -9,7 +9,7 @@ struct Probe {
 static_assert(sizeof(Probe) == 32, "as in probes.rs");
 
 DEVICE u32 me() { return block() * threads() + thread(); }
-// Argument k of this thread's `count`.
+// Argument k of the `count` arguments of this thread.
 DEVICE float arg(const Probe& a, u32 k, u32 count) { return f32_of(ld(a.x, me() * count + k)); }
 DEVICE void result(const Probe& a, float v) { st(a.y, me(), bits_of(v)); }
 
@@ -37,20 +37,21 @@ KERNEL(probe_fast_log2, Probe, 64) { result(a, fast_log2(arg(a, 0, 1))); }
 KERNEL(probe_fast_rcp, Probe, 64) { result(a, fast_rcp(arg(a, 0, 1))); }
 KERNEL(probe_fast_rsqrt, Probe, 64) { result(a, fast_rsqrt(arg(a, 0, 1))); }
 
-// In f64: a product of two exact f32, plus the third.
+// In f64: the product of the first two f32 arguments, plus the third.
 KERNEL(probe_fmadd64, Probe, 64) {
+    double x = static_cast<double>(arg(a, 0, 3)), y = static_cast<double>(arg(a, 1, 3));
     union {
         double v;
         u32 w[2];
-    } sum = {fmadd(static_cast<double>(arg(a, 0, 3)), static_cast<double>(arg(a, 1, 3)), static_cast<double>(arg(a, 2, 3)))};
+    } sum = {fmadd(x, y, static_cast<double>(arg(a, 2, 3)))};
     st(a.y, 2 * me(), sum.w[0]);
     st(a.y, 2 * me() + 1, sum.w[1]);
 }
 
-// Where shared memory begins: on 1024 bytes.
+// The offset of shared memory from a multiple of 1024 bytes, which must be 0.
 KERNEL(probe_shared_base, Probe, 64) { st(a.y, me(), shared_base() % 1024); }
 
-// -- who am I --
+// -- indices --
 
 KERNEL(probe_indices, Probe, 64) {
     u32 at = ((block_z() * 2 + block_y()) * blocks() + block()) * threads() + thread();
@@ -60,7 +61,7 @@ KERNEL(probe_indices, Probe, 64) {
 
 // -- memory --
 
-// Sixteen bytes a thread, in reverse.
+// Copies sixteen bytes per thread, in reverse order of the threads.
 KERNEL(probe_wide, Probe, 64) { st16(a.y, me() * 4, ld16(a.x, (blocks() * threads() - 1 - me()) * 4)); }
 
 KERNEL(probe_shared, Probe, 64) {
@@ -75,8 +76,9 @@ KERNEL(probe_shared16, Probe, 64) {
     st16(a.y, me() * 4, lds16(shared_base() + (63 - thread()) * 16));
 }
 
-// Seventeen lengths, in two groups that are waited for one by one; what is not read is zero, and where nothing is,
-// the place lies far outside. The last group's pieces are those of the other warp.
+// Copies of every length from 0 to 16 bytes, in two groups that are waited for one after the other. Bytes that are not
+// read are zero; a copy of length 0 has an index far out of bounds. After the second wait, each thread reads what a
+// thread of the other warp has copied.
 KERNEL(probe_cp_async16, Probe, 64) {
     u32 at = shared_base() + thread() * 16, bytes = me() % 17;
     cp_async16(at, a.x, bytes ? me() * 4 : 1u << 30, bytes);
@@ -92,7 +94,7 @@ KERNEL(probe_cp_async16, Probe, 64) {
 
 // -- the warp --
 
-// x holds the values, then whose value each wants.
+// x holds the values of all threads, then for each thread the lane that it reads.
 KERNEL(probe_shfl, Probe, 64) {
     u32 all = blocks() * threads();
     st(a.y, me(), shfl(ld(a.x, me()), ld(a.x, all + me())));
@@ -115,7 +117,7 @@ KERNEL(probe_warp_sync, Probe, 64) {
     st(a.y, me(), lds(shared_base() + (thread() ^ 31) * 4));
 }
 
-// Lane l's row lies at the place 5 l % 32 of the warp's.
+// The address of lane l's row: row 5 l % 32 of the warp's 32.
 DEVICE u32 row(u32 lane) { return shared_base() + (thread() / 32 * 32 + 5 * lane % 32) * 16; }
 
 DEVICE void store(const Probe& a, const Reg<u32, 4>& d) {
@@ -138,7 +140,7 @@ KERNEL(probe_ldmatrix_trans, Probe, 64) {
     store(a, d);
 }
 
-// Ten words a thread: its part of a, of b and of c.
+// x has ten words for each thread: its parts of a (4), b (2) and c (4).
 KERNEL(probe_mma, Probe, 64) {
     Reg<u32, 4> m;
     Reg<float, 4> c;

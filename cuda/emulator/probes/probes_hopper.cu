@@ -1,7 +1,7 @@
-// Each primitive of `prim_hopper.cuh` by itself, as `probes.cu`: for devices with sm_90a.
+// Each primitive of `prim_hopper.cuh` by itself, like `probes.cu`, for devices with sm_90a.
 #include "tile_sm90.cuh"
 
-// x: of a matrix of bf16, two to a word; the map is of its tiles of 64 rows and 64 columns.
+// x is a matrix of bf16, two in each word; the map describes its tiles of 64 rows and 64 columns.
 struct ProbeTiles {
     View<const u32> x;
     View<u32> y;
@@ -12,7 +12,7 @@ struct ProbeTiles {
 static_assert(sizeof(ProbeTiles) == 256, "as in probes.rs");
 
 constexpr u32 TILE = TILE_BYTES<64, 64>;
-// Three tiles, then mbarriers.
+// Shared memory holds three tiles, then the mbarriers, which begin here.
 DEVICE u32 bars() { return shared_base() + 3 * TILE; }
 
 DEVICE void open_bar(u32 bar, u32 count) {
@@ -23,14 +23,14 @@ DEVICE void open_bar(u32 bar, u32 count) {
     sync();
 }
 
-// Tile i of shared memory, by the first thread; its bytes are announced by the caller.
+// Starts to load tile i of shared memory; only the first thread calls this, after it has announced the bytes.
 DEVICE void bring(const ProbeTiles& a, u32 i, u32 row, u32 page) {
     tma_load(shared_base() + i * TILE, a.map, bars(), 0, row, page, a.sequence);
 }
 
 // -- the copy engine and mbarriers --
 
-// y: a tile as it lies in shared memory, then its own first words once more, brought after all had read them.
+// y: a tile as it lies in shared memory, then the same tile loaded once more after all threads had read it.
 KERNEL(probe_tma, ProbeTiles, 128) {
     open_bar(bars(), 1);
     for (u32 turn = 0; turn < 2; turn++) {
@@ -44,7 +44,7 @@ KERNEL(probe_tma, ProbeTiles, 128) {
     }
 }
 
-// y: the words from the matrix's row on that come as one piece, and those that were there and stay.
+// y: the words of shared memory after a bulk copy of the matrix from `row` on: 12 copied words, the others unchanged.
 KERNEL(probe_bulk, ProbeTiles, 128) {
     open_bar(bars(), 1);
     sts(shared_base() + thread() * 4, thread());
@@ -58,7 +58,7 @@ KERNEL(probe_bulk, ProbeTiles, 128) {
     st(a.y, thread(), lds(shared_base() + thread() * 4));
 }
 
-// Words go from the first two warps to the others, through two places in turn: full and empty mbarriers, by parity.
+// The first two warps pass words to the others through two buffers in turn, each with a "full" and an "empty" mbarrier.
 KERNEL(probe_mbarrier, ProbeTiles, 128) {
     u32 mine = thread() % 64;
     if (thread() == 0) {
@@ -67,7 +67,8 @@ KERNEL(probe_mbarrier, ProbeTiles, 128) {
     }
     sync();
     for (u32 turn = 0; turn < 7; turn++) {
-        u32 place = turn % 2, full = bars() + place * 16, empty = full + 8, at = shared_base() + (place * 64 + mine) * 4;
+        u32 place = turn % 2, full = bars() + place * 16, empty = full + 8;
+        u32 at = shared_base() + (place * 64 + mine) * 4;
         if (thread() < 64) {
             mbar_wait(empty, turn / 2 % 2 ^ 1);
             sts(at, ld(a.x, turn * 64 + mine));
@@ -82,7 +83,7 @@ KERNEL(probe_mbarrier, ProbeTiles, 128) {
 
 // -- barriers of some warps --
 
-// The first warp writes and goes on; the second reads. The others have a barrier of their own.
+// The first warp writes, arrives at a barrier without waiting, and the second reads. The others use another barrier.
 KERNEL(probe_group, ProbeTiles, 128) {
     u32 at = shared_base() + thread() * 4;
     sts(at, ld(a.x, thread()));
@@ -99,7 +100,7 @@ KERNEL(probe_group, ProbeTiles, 128) {
 
 // -- registers --
 
-// The warpgroup that gives registers away leaves as many as the others take.
+// The first warpgroup gives away registers, so that the other two can take more.
 KERNEL(probe_registers, ProbeTiles, 384, 1) {
     if (thread() < 128) {
         give_registers<24>();
@@ -116,14 +117,14 @@ KERNEL(probe_registers, ProbeTiles, 384, 1) {
 
 // -- products of a warpgroup --
 
-// Words of a [64, 16], columns 16 k .. of the matrix's first 64 rows.
+// Reads this lane's words of the left operand [64, 16]: columns from 16 k on of the matrix's first 64 rows.
 DEVICE void read_a(const ProbeTiles& a, Reg<u32, 4>& p, u32 k) {
     u32 row = sum_row(0), column = k * 16 + thread() % 4 * 2;
     UNROLL for (u32 i = 0; i < 4; i++) p[i] = ld(a.x, ((row + i % 2 * 8) * a.cols + column + i / 2 * 8) / 2);
 }
 
-// y [64, N] = a b over 64 columns of a, which are rows 0 .. of the matrix. b are its rows 64 ..: N of 64 columns, or
-// ACROSS 64 of N columns. Where a is in registers, 1 is added.
+// y [64, N] = a b, with a [64, 64] the first 64 rows of the matrix. b consists of its rows from 64 on: N rows of 64
+// columns, or with ACROSS 64 rows of N columns. With REGISTERS, a is in registers and 1 is added to each sum.
 template <int N, bool ACROSS, bool REGISTERS> DEVICE void product(const ProbeTiles& a) {
     open_bar(bars(), 1);
     if (thread() == 0) {
@@ -163,7 +164,7 @@ KERNEL(probe_wgmma_registers_128, ProbeTiles, 128, 1) { product<128, false, true
 KERNEL(probe_wgmma_registers_across_64, ProbeTiles, 128, 1) { product<64, true, true>(a); }
 KERNEL(probe_wgmma_registers_across_128, ProbeTiles, 128, 1) { product<128, true, true>(a); }
 
-// b as threads wrote it: the proxy fence lets the product see it.
+// Operands that threads wrote: the proxy fence makes them visible to the product.
 KERNEL(probe_proxy_fence, ProbeTiles, 128, 1) {
     for (u32 i = thread(); i < 2 * TILE / 4; i += 128) {
         // Word w of row r of the matrix's first 64 columns; tile 0 has its first 64 rows, tile 1 the next.

@@ -1,5 +1,5 @@
-// What works beside the threads on sm_90a: the copy engine, the products of warpgroups; and the barriers by which
-// threads learn of their work: mbarriers, and barriers of some warps.
+// What runs asynchronously to the threads on sm_90a: the copy engine and the products of warpgroups; and the barriers
+// that synchronise threads with it or with each other: mbarriers, and named barriers of some warps.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,12 +10,12 @@ namespace emu {
 
 struct Machine;
 
-// A clock a party.
+// One clock for each party (`machine.h`).
 using Known = std::vector<uint32_t>;
-// The later clock of each.
+// Takes the later clock of each party.
 void merge(Known& into, const Known& from);
 
-// Whether registers may be touched: not while a product uses them, nor until a wait hands them back.
+// Whether registers may be accessed: not while a product uses them, and afterwards only once they have been pinned.
 struct Lock {
     bool fenced = false, away = false;
     uint32_t products = 0, line = 0;
@@ -24,7 +24,7 @@ struct Lock {
 // A product that one thread of a warpgroup has issued.
 struct Product {
     std::source_location loc;
-    // The thread's part of the accumulators, N / 2 of them, and of a where that is in registers.
+    // The thread's N / 2 accumulators, and its part of the operand a if that lies in registers.
     float* d;
     Lock *d_lock, *a_lock;
     uint32_t a[4];
@@ -59,7 +59,7 @@ class Async {
     // -- the copy engine --
     void copy(uint32_t to, const Map& map, uint32_t at, const uint32_t (&corner)[4], Loc loc);
     void copy_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t at, Loc loc);
-    // Lands one copy, chosen by the schedule; false where none is under way.
+    // Completes one copy, chosen by the schedule; false if none is under way.
     bool land();
     bool flying() const { return !flights.empty(); }
     Loc oldest() const { return flights.front().loc; }
@@ -67,7 +67,7 @@ class Async {
     // -- barriers of some warps --
     void meet(uint32_t id, uint32_t count, bool stay, Loc loc);
 
-    // What the thread's mbarrier or group still lacks, for a report.
+    // Describes, for a report, what the barrier for which the thread waits still lacks.
     void lacks(uint32_t thread, char* text, std::size_t size);
 
   private:
@@ -77,7 +77,7 @@ class Async {
         uint32_t phase = 0;
         bool fenced = false;
         uint32_t maker, made, line;
-        // What those who have come knew, and what is known to whom the last phase let through.
+        // What the threads that have arrived in this phase knew, and what a thread learns from the end of the last one.
         Known gathering, known;
     };
     struct Flight {
@@ -85,7 +85,7 @@ class Async {
         Map map;
         uint32_t mbarrier;
         uint32_t corner[4];
-        // Of a copy without a map.
+        // The source of a copy without a map.
         const char* from;
         uint32_t bytes;
         Loc loc;
@@ -105,9 +105,9 @@ class Async {
     Group groups[GROUPS];
 };
 
-// Runs this warpgroup's groups of products but the last `left`, when all its threads have come here.
+// Runs all groups of products of this warpgroup but the last `left`, as soon as all of its threads wait here.
 void wait_products(uint32_t left, std::source_location loc);
-// Notes a product of the calling thread, and checks that its operands are there.
+// Records a product of the calling thread, and checks that its operands have been written.
 void issue_product(Product p);
 
 }  // namespace emu

@@ -1,4 +1,4 @@
-// The switch of stacks: six registers pushed and popped on x86-64, ucontext elsewhere (twenty times slower).
+// Switches stacks: pushes and pops six registers on x86-64, uses ucontext (twenty times slower) elsewhere.
 #include "fiber.h"
 #include <cstdint>
 
@@ -33,7 +33,7 @@ emu_switch:
 void Fiber::start(void (*entry)(), char* stack, size_t size) {
     auto top = reinterpret_cast<uintptr_t>(stack + size) & ~uintptr_t(15);
     auto words = reinterpret_cast<void**>(top);
-    // As after a call: the stack is 8 beside a multiple of 16 when `entry` begins.
+    // As after a call: the stack pointer is a multiple of 16 plus 8 when `entry` begins.
     *--words = nullptr;
     *--words = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; i++) *--words = nullptr;

@@ -1,5 +1,5 @@
-// Stacks that take turns on one thread of the host. A fiber that is never resumed is simply forgotten: what it
-// runs must own nothing.
+// Stacks that take turns on one thread of the host. A fiber that is never resumed is dropped without running
+// destructors: the code that it runs must own nothing.
 #pragma once
 #include <cstddef>
 #if !defined(__x86_64__) || defined(EMULATOR_UCONTEXT)
@@ -16,7 +16,7 @@ struct Fiber {
 #endif
     // `entry` must not return.
     void start(void (*entry)(), char* stack, size_t size);
-    // Leaves `from` and goes on where `to` left.
+    // Saves the state of `from` and resumes `to` where it was suspended.
     static void go(Fiber& from, Fiber& to);
 };
 

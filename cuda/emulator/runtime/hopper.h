@@ -55,20 +55,25 @@ DEVICE void wgmma_commit() {
 template <int N> DEVICE void wgmma_wait(HERE_ONLY) { emu::wait_products(N, at_); }
 template <class R> DEVICE void pin(R& registers HERE) {
     each_lock(registers, [&](emu::Lock& lock) {
-        if (lock.products) emu::machine->fail(thread(), at_, "in flight: the product in line %u has not been waited for", lock.line);
+        if (lock.products) {
+            emu::machine->fail(thread(), at_, "in flight: the product in line %u has not been waited for", lock.line);
+        }
         lock.away = false;
     });
 }
 
-// Registers go away with the product; what touched them last lies before a fence that names them.
+// Hands registers to a product. Their last access must come before a wgmma_fence that names them.
 DEVICE void send(emu::Lock& lock, Loc at) {
-    if (!lock.fenced) emu::machine->fail(thread(), at, "unfenced: a product's registers are not in a wgmma_fence since their last touch");
+    if (!lock.fenced) {
+        emu::machine->fail(thread(), at,
+                           "unfenced: a product's registers are not in a wgmma_fence since their last touch");
+    }
     lock.away = true;
     lock.products++;
     lock.line = at.line();
 }
 template <int R> DEVICE emu::Product product(Reg<float, R>& d, u64 b, bool add, bool across, Loc at) {
-    // Of sums that an earlier product makes nothing is known yet.
+    // Sums that an earlier product still writes have no values yet.
     for (float x : d.v) {
         if (add && !d.lock.products) set(x, at);
     }

@@ -1,4 +1,4 @@
-// The host half of `prim.cuh`: the same names, each a call into the emulator that says whose line it is.
+// The host half of `prim.cuh`: the same names, each a call into the emulator, with the source line of the caller.
 #pragma once
 #include "warp.h"
 #include <cmath>
@@ -13,16 +13,16 @@ using emu::Loc;
 #define DEVICE [[maybe_unused]] static inline
 #define UNROLL
 #define ROLLED
-#define KERNEL(name, Args, ...)                                                                                         \
-    static void name##_body(const Args& a);                                                                             \
-    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__), sizeof(Args),                                \
-                                         [](const void* a) { name##_body(*static_cast<const Args*>(a)); });             \
+#define KERNEL(name, Args, ...)                                                                                        \
+    static void name##_body(const Args& a);                                                                            \
+    static const emu::Entry name##_entry(#name, most_threads(__VA_ARGS__), sizeof(Args),                               \
+                                         [](const void* a) { name##_body(*static_cast<const Args*>(a)); });            \
     static void name##_body([[maybe_unused]] const Args& a)
 
-// Of what a kernel says of its launches, threads at most; blocks a processor are the device's concern.
+// The thread bound of a kernel's declaration; its second number, blocks on a multiprocessor, matters to a device only.
 constexpr u32 most_threads(u32 threads, u32 = 1) { return threads; }
 
-// A NaN that arithmetic hands on: what registers hold before they are set.
+// What registers hold before they are set: a NaN, which arithmetic propagates.
 constexpr u32 POISON = 0xffdeadbeu;
 
 DEVICE float f32_of(u32 bits) {
@@ -44,7 +44,7 @@ DEVICE void set(const V16& v, Loc at) {
 }
 template <class T> DEVICE void set(const T&, Loc) {}
 
-// An index, and whose line it is.
+// An index, and the source line that uses it.
 struct Index {
     int i;
     Loc loc;
@@ -68,12 +68,12 @@ template <class T, int N> struct Reg {
     }
     void touched_away(Loc loc) const {
         const char* why = lock.products ? "before it was waited for" : "and nothing pins them after the wait";
-        emu::machine->fail(emu::machine->index(), loc, "in flight: registers of the product in line %u are touched, %s", lock.line,
-                           why);
+        emu::machine->fail(emu::machine->index(), loc, "in flight: registers of the product in line %u are touched, %s",
+                           lock.line, why);
     }
 };
 
-// -- who am I --
+// -- indices --
 
 DEVICE u32 thread() { return emu::machine->index(); }
 DEVICE u32 threads() { return emu::machine->size(); }
@@ -91,7 +91,7 @@ DEVICE double fmadd(double a, double b, double c) { return fma(a, b, c); }
 DEVICE float div_rn(float a, float b) { return a / b; }
 DEVICE float sqrt_rn(float a) { return sqrtf(a); }
 DEVICE float ln(float a) { return logf(a); }
-// As `.ftz`: subnormals are zero, going in and coming out.
+// As `.ftz`: subnormal inputs and results become zero.
 DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
 DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 DEVICE float fast_exp2(float a) { return flushed(exp2f(flushed(a))); }
@@ -112,7 +112,7 @@ DEVICE u32 f16_of(float x) {
     float size = fabsf(x);
     if (x != x) return 0x7fffu;
     if (size >= 65520.0f) return sign | 0x7c00u;
-    // Below 2^-14 all numbers have the same distance.
+    // Below 2^-14 all f16 numbers are equally spaced.
     if (size < 0x1p-14f) return sign | static_cast<u32>(nearbyintf(size * 0x1p24f));
     bits = bits_of(size);
     return sign | (((bits + 0xfffu + (bits >> 13 & 1)) >> 13) - (112u << 10));
@@ -212,7 +212,9 @@ template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes HE
     if (bytes > 16) emu::machine->fail(thread(), at_, "a cp.async of %u bytes", bytes);
     inside(x, bytes ? i : 0, (bytes + sizeof(T) - 1) / sizeof(T), at_);
     auto from = reinterpret_cast<const char*>(bytes ? x.p + i : x.p);
-    if (reinterpret_cast<u64>(from) % 16) emu::machine->fail(thread(), at_, "misaligned: a cp.async from element %llu on", i);
+    if (reinterpret_cast<u64>(from) % 16) {
+        emu::machine->fail(thread(), at_, "misaligned: a cp.async from element %llu on", i);
+    }
     emu::Copying copy{to, from, bytes};
     emu::machine->shared.fly(thread(), copy, at_);
     emu::machine->threads[thread()].open.push_back(copy);
@@ -222,7 +224,7 @@ DEVICE void cp_commit() {
     me.groups.push_back(std::move(me.open));
     me.open.clear();
 }
-// Copies land no sooner than they must.
+// A copy takes effect here, at the wait, so that reads before the wait are seen.
 template <int N> DEVICE void cp_wait(HERE_ONLY) {
     auto& me = emu::machine->threads[thread()];
     while (me.groups.size() > N) {

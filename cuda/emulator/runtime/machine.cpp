@@ -1,4 +1,4 @@
-// The scheduler: runs what is ready, releases barriers, and says who waits for whom where nothing moves any more.
+// The scheduler: runs ready threads, releases barriers and, when no thread can run, reports which waits for which.
 #include "machine.h"
 #include <algorithm>
 #include <cstdio>
@@ -13,7 +13,7 @@ thread_local Machine* machine = nullptr;
 
 namespace {
 constexpr size_t STACK = 64 << 10;
-// Tops of stacks lie apart, or they would all want the same lines of the cache.
+// Keeps the tops of the stacks from mapping to the same sets of the cache.
 constexpr size_t STAGGER = 192;
 thread_local std::unique_ptr<char[]> stacks;
 thread_local size_t stacks_for = 0;
@@ -31,8 +31,8 @@ void merge(Known& into, const Known& from) {
 }
 
 Machine::Machine(const char* kernel, Body body, const void* args, const Launch& launch, Report& report)
-    : launch(launch), report(report), shared(*this, launch.shared), async(*this), kernel(kernel), body(body), args(args),
-      seed(launch.schedule * 0x9e3779b97f4a7c15u + 1) {
+    : launch(launch), report(report), shared(*this, launch.shared), async(*this), kernel(kernel), body(body),
+      args(args), seed(launch.schedule * 0x9e3779b97f4a7c15u + 1) {
     if (stacks_for < launch.block) {
         stacks_for = launch.block;
         stacks.reset(new char[stacks_for * (STACK + STAGGER)]);
@@ -59,7 +59,7 @@ void Machine::begin() {
     __builtin_unreachable();
 }
 
-// A thread ends: what it started must have ended before.
+// A thread ends: the products that it issued must have been waited for.
 void Machine::leave() {
     if (me().products.empty() && me().product_groups.empty()) return;
     Loc loc = me().products.empty() ? me().product_groups[0][0].loc : me().products[0].loc;
@@ -120,10 +120,11 @@ void Machine::wait(At at, Loc loc) {
     Fiber::go(me.fiber, scheduler);
 }
 
-// Nobody can run: all are at one barrier, or a copy has to land, or they wait for each other for ever.
+// No thread can run: all are at one barrier, or a copy has to land, or this is a deadlock.
 void Machine::release() {
     auto same = [&](const Thread& t) {
-        return t.at == At::barrier && t.loc.line() == threads[0].loc.line() && t.loc.column() == threads[0].loc.column();
+        const Loc& first = threads[0].loc;
+        return t.at == At::barrier && t.loc.line() == first.line() && t.loc.column() == first.column();
     };
     if (!std::all_of(threads.begin(), threads.end(), same)) return async.land() ? void() : explain();
     Known all(parties(), 0);
@@ -139,7 +140,7 @@ void Machine::know_warp(uint32_t warp) {
     for (uint32_t t = warp * 32; t < warp * 32 + 32; t++) seen[warp][t] = threads[t].clock++;
 }
 
-// Of its warp's other threads it tells only what a barrier has shown.
+// Of the other threads of its warp, a thread passes on only what the warp had learnt at a barrier.
 void Machine::tell(uint32_t thread, Known& known) {
     merge(known, seen[thread / 32]);
     known[thread] = threads[thread].clock++;
@@ -178,7 +179,8 @@ void Machine::explain() {
                         other, how, threads[other].at == At::done ? 0 : threads[other].loc.line());
     }
     if (uint32_t t = find([](auto& t) { return t.at == At::products; }); t < n) {
-        return complain(t, threads[t].loc, "divergence: the warpgroup's threads do not all come to this wait for products");
+        return complain(t, threads[t].loc,
+                        "divergence: the warpgroup's threads do not all come to this wait for products");
     }
     if (uint32_t t = find([](auto& t) { return t.at == At::group || t.at == At::mbarrier; }); t < n) {
         char text[128] = "";
@@ -194,7 +196,8 @@ void Machine::explain_barrier() {
     };
     uint32_t n = launch.block, at = find([](auto& t) { return t.at == At::barrier; });
     if (uint32_t gone = find([](auto& t) { return t.at == At::done; }); gone < n) {
-        return complain(at, threads[at].loc, "divergence: a barrier waits for thread %u, which has left the kernel", gone);
+        return complain(at, threads[at].loc, "divergence: a barrier waits for thread %u, which has left the kernel",
+                        gone);
     }
     uint32_t other = find([&](auto& t) { return t.loc.line() != threads[at].loc.line(); });
     complain(at, threads[at].loc, "divergence: thread %u waits at another barrier (line %u)", other % n,
@@ -246,14 +249,15 @@ int Entry::run(const void* args, const Launch& launch, Report& report) const {
     bool sound = launch.block && launch.block % 32 == 0 && launch.block <= limit && launch.shared <= 227u << 10 &&
                  launch.grid[0] && launch.grid[1] && launch.grid[2];
     if (!sound) {
-        snprintf(report.text, sizeof report.text, "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes",
-                 launch.grid[0], launch.grid[1], launch.grid[2], launch.block, limit, launch.shared);
+        snprintf(report.text, sizeof report.text,
+                 "a launch of %u x %u x %u blocks of %u threads (at most %u) with %u bytes", launch.grid[0],
+                 launch.grid[1], launch.grid[2], launch.block, limit, launch.shared);
         return 1;
     }
     return Machine(name, body, args, launch, report).run();
 }
 
-// 0, or 1 where the report says what went wrong, or -1 where there is no kernel of this name.
+// Returns 0, or 1 if there was a fault, which the report describes, or -1 if there is no kernel of this name.
 extern "C" int emu_run(const char* name, size_t length, const void* args, const Launch* launch, Report* report) {
     *report = Report{};
     snprintf(report->kernel, sizeof report->kernel, "%.*s", int(length), name);
@@ -262,7 +266,7 @@ extern "C" int emu_run(const char* name, size_t length, const void* args, const 
     return -1;
 }
 
-// Bytes of a kernel's arguments, or 0 where there is no kernel of this name.
+// Returns the size of a kernel's arguments in bytes, or 0 if there is no kernel of this name.
 extern "C" size_t emu_args_size(const char* name, size_t length) {
     const Entry* e = find({name, length});
     return e ? e->size : 0;

@@ -1,8 +1,8 @@
 // One launch: the grid's blocks one after another, the threads of a block as fibers that run until they wait.
 //
-// Who may know of what is told by vector clocks: a thread's clock ticks at each of its barriers, and each warp
-// holds, of every party of the block, the clock up to which barriers have shown it that party's work. Parties are
-// the threads, then what works beside them: the products of each warpgroup, then the copies to each mbarrier.
+// Vector clocks order memory accesses: a thread's clock ticks at each of its barriers, and each warp records, for every
+// party of the block, the clock up to which barriers have made that party's work visible to it. Parties are numbered:
+// the threads, then the asynchronous ones: the products of each warpgroup, then the copies to each mbarrier.
 #pragma once
 #include "async.h"
 #include "fiber.h"
@@ -27,43 +27,44 @@ struct Thread {
     At at = At::ready;
     Loc loc;
     WarpOp* op = nullptr;
-    // Of a warp's first thread: how many lanes have come to its next collective, and which came first.
+    // Used in a warp's first thread only: how many lanes have reached the next collective, and which was the first.
     uint32_t come = 0, earliest = 0;
     uint32_t clock = 1;
     // Copies issued since the last commit, and the groups under way, oldest first.
     std::vector<Copying> open;
     std::vector<std::vector<Copying>> groups;
-    // The same of products, and how many there were.
+    // The same for products, and how many have been issued in all.
     std::vector<Product> products;
     std::vector<std::vector<Product>> product_groups;
     uint32_t issued = 0;
-    // Clocks at which this thread fenced what it had written for the asynchronous readers.
+    // Clocks of this thread's proxy fences, which make its writes visible to asynchronous readers.
     std::vector<uint32_t> proxy_fences;
-    // The barrier that is waited for: its address or number, and the parity of the phase.
+    // The barrier for which the thread waits: its address or number, and the parity of the phase.
     uint32_t bar = 0, parity = 0;
 };
 
 struct Machine {
     Machine(const char* kernel, Body body, const void* args, const Launch& launch, Report& report);
-    // 0, or 1 where the report says what went wrong.
+    // Returns 0, or 1 if there was a fault, which the report describes.
     int run();
 
     // -- for the threads --
     uint32_t index() const { return current; }
     uint32_t size() const { return launch.block; }
     Thread& me() { return threads[current]; }
-    // Gives the word to others until this thread is ready again.
+    // Lets other threads run until this one is ready again.
     void wait(At at, Loc loc);
-    // Whether `by` knows what `who` did at `clock`.
+    // Whether what `who` did at `clock` is visible to `by`.
     bool knows(uint32_t by, uint32_t who, uint32_t clock) const {
         return by == who || clock <= seen[by / 32][who];
     }
-    // Whether `by` also knows of a proxy fence after it.
+    // Whether a later proxy fence of `who` is visible to `by` as well.
     bool fenced(uint32_t by, uint32_t who, uint32_t clock) const;
     // Reports and abandons the launch; does not return to the thread.
     [[noreturn]] void fail(uint32_t thread, Loc loc, const char* format, ...) __attribute__((format(printf, 4, 5)));
     void know_warp(uint32_t warp);
-    // Adds what this thread knows and did, and ticks its clock; adds to what its warp knows.
+    // `tell` adds what the thread knows and did to `known`, and ticks its clock; `learn` adds `known` to what its warp
+    // knows.
     void tell(uint32_t thread, Known& known);
     void learn(uint32_t thread, const Known& known);
     std::string name(uint32_t party) const;
@@ -78,7 +79,7 @@ struct Machine {
     std::vector<Thread> threads;
     Shared shared;
     Async async;
-    // What each warp knows of every party.
+    // For each warp, the clock of every party up to which that party's work is visible to it.
     std::vector<Known> seen;
 
   private:
@@ -103,14 +104,14 @@ struct Machine {
     std::vector<uint32_t> order;
 };
 
-// The launch under way on this thread of the host.
+// The launch that runs on this thread of the host.
 extern thread_local Machine* machine;
 
-// A kernel that can be launched by its name; `KERNEL` makes one of each. `limit`: threads of a block at most;
-// `size`: bytes of its arguments.
+// A kernel that can be launched by its name; `KERNEL` defines one. `limit`: the most threads of a block; `size`: bytes
+// of its arguments.
 struct Entry {
     Entry(const char* name, uint32_t limit, size_t size, Body body);
-    // Refuses what no device would launch.
+    // Fails for a launch configuration that a device would reject.
     int run(const void* args, const Launch& launch, Report& report) const;
 
     const char* name;

@@ -1,4 +1,4 @@
-// Mbarriers, barriers of some warps, and the copy engine, which lands a copy only when no thread can run.
+// Mbarriers, named barriers of some warps, and the copy engine, which completes a copy only when no thread can run.
 #include "async.h"
 #include "machine.h"
 #include <algorithm>
@@ -37,7 +37,7 @@ void Async::init_fence() {
     for (auto& bar : mbarriers) bar.fenced |= bar.maker == m.index();
 }
 
-// A phase ends when all have come and all bytes too.
+// A phase ends when all arrivals and all bytes have come.
 void Async::settle(Mbarrier& bar) {
     if (bar.pending || bar.bytes) return;
     bar.phase++;
@@ -54,7 +54,9 @@ void Async::settle(Mbarrier& bar) {
 
 void Async::arrive(uint32_t at, uint32_t bytes, Loc loc) {
     Mbarrier& bar = mbarriers[find(at, loc)];
-    if (!bar.pending) m.fail(m.index(), loc, "too many: %u arrivals at the mbarrier at %u have come", bar.count, at - Shared::BASE);
+    if (!bar.pending) {
+        m.fail(m.index(), loc, "too many: %u arrivals at the mbarrier at %u have come", bar.count, at - Shared::BASE);
+    }
     m.tell(m.index(), bar.gathering);
     bar.pending--;
     bar.bytes += bytes;
@@ -75,7 +77,8 @@ void Async::start(Flight flight, uint32_t at) {
     flight.mbarrier = find(at, flight.loc);
     const Mbarrier& bar = mbarriers[flight.mbarrier];
     if (!bar.fenced) {
-        m.fail(t, flight.loc, "unfenced: no mbar_init_fence after the mbarrier at %u was made (line %u)", at - Shared::BASE, bar.line);
+        m.fail(t, flight.loc, "unfenced: no mbar_init_fence after the mbarrier at %u was made (line %u)",
+               at - Shared::BASE, bar.line);
     }
     m.shared.fly_tile(t, {m.copies_to(flight.mbarrier), 0, flight.loc.line()}, flight.to, flight.bytes, flight.loc);
     flights.push_back(flight);
@@ -109,8 +112,9 @@ bool Async::land() {
     return true;
 }
 
-// Element (x, y, z, w) of the box lies x to the right in row y of page z of w; the 16-byte pieces of a row of 128
-// bytes are at their place XOR the row's number by address. Zero outside the tensor.
+// Copies a box. Its rows of 64 elements (x) are stored one after another: y runs fastest, then z, then w. The 16-byte
+// pieces of a row of 128 bytes are swizzled: bits 7 to 9 of an address are XORed into bits 4 to 6. Elements outside the
+// tensor are zero.
 void Async::bring(const Flight& f) {
     if (f.from) return m.shared.put_bytes(f.to, f.from, f.bytes);
     const Map& map = f.map;
@@ -133,12 +137,16 @@ void Async::bring(const Flight& f) {
     }
 }
 
-// Comes to the barrier; with `stay` waits until all `count` have.
+// Arrives at the barrier; with `stay`, waits until all `count` threads have arrived.
 void Async::meet(uint32_t id, uint32_t count, bool stay, Loc loc) {
     uint32_t t = m.index();
-    if (!id || id >= GROUPS || !count || count % 32 || count > m.size()) m.fail(t, loc, "a barrier %u of %u threads", id, count);
+    if (!id || id >= GROUPS || !count || count % 32 || count > m.size()) {
+        m.fail(t, loc, "a barrier %u of %u threads", id, count);
+    }
     Group& group = groups[id];
-    if (group.came && group.count != count) m.fail(t, loc, "a barrier of %u threads, and of %u for others", count, group.count);
+    if (group.came && group.count != count) {
+        m.fail(t, loc, "a barrier of %u threads, and of %u for others", count, group.count);
+    }
     group.count = count;
     m.tell(t, group.known);
     if (++group.came < count) {

@@ -1,4 +1,4 @@
-// What crosses the border to Rust: how to launch, and what went wrong. `src/ffi.rs` has the same structs.
+// What is passed from and to Rust: how to launch, and what went wrong. `src/ffi.rs` declares the same structs.
 #pragma once
 #include <cstdint>
 
@@ -12,7 +12,7 @@ struct Launch {
 static_assert(sizeof(Launch) == 24, "as in ffi.rs");
 
 struct Report {
-    // Bank conflicts: how many more passes ldmatrix needed than without any.
+    // Bank conflicts: how many more passes ldmatrix needed than it would have needed without conflicts.
     uint64_t conflicts;
     uint64_t switches;
     uint32_t block[3];

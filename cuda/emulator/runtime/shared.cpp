@@ -1,5 +1,5 @@
-// The rules of shared memory: what is read was written, by someone of whom the reader knows; what is written is
-// not under way, and all who read or wrote it before are known to have done so.
+// The rules of shared memory. What a thread reads has been written, and a barrier lies between that write and the read.
+// What a thread writes is not being filled by a copy, and a barrier lies between it and all earlier reads and writes.
 #include "shared.h"
 #include "machine.h"
 #include <cstring>
@@ -8,14 +8,15 @@ namespace emu {
 
 void Shared::inside(uint32_t thread, uint32_t at, uint32_t size, Loc loc) {
     if (at < BASE || uint64_t(at) + size > BASE + bytes.size()) {
-        m.fail(thread, loc, "out of bounds: %u bytes at %d of %zu bytes of shared memory", size, int(at - BASE), bytes.size());
+        m.fail(thread, loc, "out of bounds: %u bytes at %d of %zu bytes of shared memory", size, int(at - BASE),
+               bytes.size());
     }
     if (at % size) m.fail(thread, loc, "misaligned: %u bytes at %u of shared memory", size, at - BASE);
 }
 
 Event Shared::now(uint32_t thread, Loc loc) const { return {thread, m.threads[thread].clock, loc.line()}; }
 
-// Two readers are kept, of two parties where there are two; the threads of a warp are one.
+// A cell remembers two readers, of different warps if more than one warp reads it.
 void Shared::note_read(Cell& cell, Event by) {
     int slot = cell.readers && cell.reader[0] / 32 != by.who / 32;
     cell.readers = cell.readers > slot ? cell.readers : slot + 1;
@@ -28,12 +29,12 @@ void Shared::may_read(uint32_t thread, const Cell& cell, Loc loc) {
     if (cell.state == State::unwritten) m.fail(thread, loc, "unwritten: shared memory at %u is read", place(cell));
     if (cell.state == State::barrier) m.fail(thread, loc, "an mbarrier at %u of shared memory is read", place(cell));
     if (cell.state == State::flying) {
-        m.fail(thread, loc, "in flight: shared memory at %u is read while a copy of %s (line %u) fills it", place(cell),
-               m.name(cell.writer).c_str(), cell.line);
+        m.fail(thread, loc, "in flight: shared memory at %u is read while a copy of %s (line %u) fills it",
+               place(cell), m.name(cell.writer).c_str(), cell.line);
     }
     if (!m.knows(thread, cell.writer, cell.clock)) {
-        m.fail(thread, loc, "race: shared memory at %u is read, %s wrote it (line %u), no barrier between", place(cell),
-               m.name(cell.writer).c_str(), cell.line);
+        m.fail(thread, loc, "race: shared memory at %u is read, %s wrote it (line %u), no barrier between",
+               place(cell), m.name(cell.writer).c_str(), cell.line);
     }
 }
 
@@ -51,17 +52,17 @@ void Shared::may_write(uint32_t thread, uint32_t at, uint32_t size, Loc loc) {
         const Cell& cell = cells[i];
         if (cell.state == State::barrier) m.fail(thread, loc, "an mbarrier at %u of shared memory is written", 2 * i);
         if (cell.state == State::flying) {
-            m.fail(thread, loc, "in flight: shared memory at %u is written while a copy of %s (line %u) fills it", 2 * i,
-                   m.name(cell.writer).c_str(), cell.line);
+            m.fail(thread, loc, "in flight: shared memory at %u is written while a copy of %s (line %u) fills it",
+                   2 * i, m.name(cell.writer).c_str(), cell.line);
         }
         if (cell.state == State::written && !m.knows(thread, cell.writer, cell.clock)) {
-            m.fail(thread, loc, "race: shared memory at %u is written, %s wrote it (line %u), no barrier between", 2 * i,
-                   m.name(cell.writer).c_str(), cell.line);
+            m.fail(thread, loc, "race: shared memory at %u is written, %s wrote it (line %u), no barrier between",
+                   2 * i, m.name(cell.writer).c_str(), cell.line);
         }
         for (int r = 0; r < cell.readers; r++) {
             if (!m.knows(thread, cell.reader[r], cell.read_clock[r])) {
-                m.fail(thread, loc, "race: shared memory at %u is written, %s read it (line %u), no barrier between", 2 * i,
-                       m.name(cell.reader[r]).c_str(), cell.read_line[r]);
+                m.fail(thread, loc, "race: shared memory at %u is written, %s read it (line %u), no barrier between",
+                       2 * i, m.name(cell.reader[r]).c_str(), cell.read_line[r]);
             }
         }
     }
@@ -102,17 +103,17 @@ void Shared::make_barrier(uint32_t thread, uint32_t at, Loc loc) {
     mark(now(thread, loc), at, 8, State::barrier);
 }
 
-// What a thread wrote the copy engine may write over only after that thread's proxy fence.
+// The copy engine may overwrite what a thread wrote only after a proxy fence of that thread.
 void Shared::fly_tile(uint32_t thread, Event copy, uint32_t at, uint32_t size, Loc loc) {
     if (at < BASE || uint64_t(at) + size > BASE + bytes.size()) {
-        m.fail(thread, loc, "out of bounds: a tile of %u bytes at %d of %zu bytes of shared memory", size, int(at - BASE),
-               bytes.size());
+        m.fail(thread, loc, "out of bounds: a tile of %u bytes at %d of %zu bytes of shared memory", size,
+               int(at - BASE), bytes.size());
     }
     may_write(thread, at, size, loc);
     for (uint32_t i = (at - BASE) / 2; i < (at - BASE + size) / 2; i++) {
         if (cells[i].state == State::written && !m.fenced(thread, cells[i].writer, cells[i].clock)) {
-            m.fail(thread, loc, "proxy: a copy over what thread %u wrote (line %u), no proxy fence between", cells[i].writer,
-                   cells[i].line);
+            m.fail(thread, loc, "proxy: a copy over what thread %u wrote (line %u), no proxy fence between",
+                   cells[i].writer, cells[i].line);
         }
     }
     mark(copy, at, size, State::flying);
@@ -124,12 +125,12 @@ void Shared::async_read(uint32_t thread, Event reader, uint32_t at, bool all, Lo
     inside(thread, at, 16, loc);
     uint32_t first = (at - BASE) / 2;
     for (uint32_t i = first; i < first + (all ? 8 : 1); i++) {
-        // Most pieces are one party's, written at once.
+        // Usually one party has written the whole piece at once: equal cells need no second check.
         bool known = i > first && cells[i].is_like(cells[i - 1]);
         if (!known) may_read(thread, cells[i], loc);
         if (!known && !m.fenced(thread, cells[i].writer, cells[i].clock)) {
-            m.fail(thread, loc, "proxy: a product reads what thread %u wrote (line %u), no proxy fence between", cells[i].writer,
-                   cells[i].line);
+            m.fail(thread, loc, "proxy: a product reads what thread %u wrote (line %u), no proxy fence between",
+                   cells[i].writer, cells[i].line);
         }
         if (all) note_read(cells[i], reader);
     }

@@ -1,5 +1,5 @@
-// Shared memory with a shadow: each two bytes know whether they were written, by whom and when, who read them
-// since, and whether a copy still fills them.
+// Shared memory with a shadow cell for each two bytes, which records whether they were written, by whom and when, who
+// has read them since, and whether a copy is still filling them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -10,14 +10,14 @@ namespace emu {
 
 struct Machine;
 
-// A cp.async under way: sixteen bytes, of which `bytes` come from `from` and the rest is zero.
+// A cp.async under way: it writes sixteen bytes, of which `bytes` are copied from `from` and the rest are zero.
 struct Copying {
     uint32_t to;
     const char* from;
     uint32_t bytes;
 };
 
-// Something that a party did: at which of its clocks, in which line.
+// An access by a party: at which of its clocks, and in which line.
 struct Event {
     uint32_t who, clock, line;
 };
@@ -25,7 +25,7 @@ struct Event {
 class Shared {
   public:
     using Loc = std::source_location;
-    // What device code gets as the first address: not 0, for it need not be 0 on a device.
+    // The first address that device code gets: not 0, because it need not be 0 on a device.
     static constexpr uint32_t BASE = 1024;
 
     Shared(Machine& m, uint32_t size) : m(m), bytes(size), cells((size + 1) / 2) {}
@@ -44,8 +44,8 @@ class Shared {
     void land_tile(Event copy, uint32_t at, uint32_t size);
     void put_bytes(uint32_t at, const char* from, uint32_t size) { memcpy(&bytes[at - BASE], from, size); }
     void put(uint32_t at, uint16_t value) { memcpy(&bytes[at - BASE], &value, 2); }
-    // Sixteen bytes that a product will read on behalf of this thread; with `all` every cell is looked at and marked as
-    // read by `reader`, without only the first.
+    // Sixteen bytes that a product will read on behalf of this thread. With `all`, every cell is checked and marked as
+    // read by `reader`; without, only the first is checked.
     void async_read(uint32_t thread, Event reader, uint32_t at, bool all, Loc loc);
     const uint16_t* get(uint32_t at) const { return reinterpret_cast<const uint16_t*>(&bytes[at - BASE]); }
 
@@ -57,7 +57,7 @@ class Shared {
         uint16_t writer = 0;
         uint32_t clock = 0;
         uint32_t line = 0;
-        // Two readers since the last write, of two warps where there are two.
+        // Two readers since the last write, of different warps if more than one warp has read it.
         uint16_t reader[2] = {};
         uint32_t read_clock[2] = {}, read_line[2] = {};
         bool is_like(const Cell& o) const { return state == o.state && writer == o.writer && clock == o.clock; }

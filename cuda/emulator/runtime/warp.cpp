@@ -40,7 +40,7 @@ struct Warp {
         }
     }
 
-    // The eight rows of a matrix are read at once, each from four of the 32 banks.
+    // The eight rows of a matrix are read in one pass if each lies in other banks; a row takes four of the 32.
     void count_conflicts(uint32_t matrix) {
         uint32_t rows[8] = {}, most = 0;
         for (uint32_t r = 0; r < 8; r++) {
@@ -95,7 +95,7 @@ void together(WarpOp& op, Loc loc) {
     Machine& m = *machine;
     uint32_t me = m.index(), first = me / 32 * 32;
     m.threads[me].op = &op;
-    // Lanes that wait at two places wait for ever: only those that are where the first to come is are counted.
+    // Only lanes that are at the same place as the first to arrive are counted: lanes at other places wait for ever.
     Thread& chief = m.threads[first];
     if (chief.come == 0) chief.earliest = me;
     const Thread& other = m.threads[chief.earliest];

@@ -1,4 +1,4 @@
-// What the 32 lanes of a warp do together: they meet, and the last to come does it for all.
+// The collective operations of a warp's 32 lanes: the last lane to arrive carries them out for all.
 #pragma once
 #include "machine.h"
 
@@ -14,7 +14,7 @@ struct WarpOp {
     uint32_t a[4] = {}, b[2] = {};
 };
 
-// Returns when all lanes came to the same place with the same kind, and it is done.
+// Returns once all lanes have reached the same place with the same kind of operation and it is complete.
 void together(WarpOp& op, Loc loc);
 
 }  // namespace emu

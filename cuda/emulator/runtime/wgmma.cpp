@@ -1,5 +1,5 @@
-// Products of a warpgroup (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions"): run when they are waited
-// for, no sooner; their operands must have been there when they were issued.
+// Products of a warpgroup (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions"): they run only when they are
+// waited for, but their operands must have been written when they were issued.
 #include "machine.h"
 #include <cstring>
 
@@ -14,24 +14,26 @@ float wide(uint32_t bits) {
     return x;
 }
 
-// Where a matrix descriptor puts the operand's 16-byte pieces. With `across` a piece is 8 neighbours of m or n, 64 of
-// which lie in a row of 128 bytes for one k; 64 more are `leading` away, 8 k more `stride`. Else a piece is 8
-// neighbours of k in the row of one m or n, and 8 rows more are `stride` away.
+// Where a matrix descriptor places the operand's 16-byte pieces. With `across`, a piece holds 8 consecutive m or n; a
+// row of 128 bytes holds 64 of them for one k; the next 64 are `leading` bytes away, and the next 8 k `stride` bytes.
+// Otherwise a piece holds 8 consecutive k in the row of one m or n, and the next 8 rows are `stride` bytes away.
 struct Operand {
     uint32_t start, leading, stride;
     bool across;
 
     Operand(uint64_t bits, bool across, const Product& p)
-        : start((bits & 0x3fff) << 4), leading((bits >> 16 & 0x3fff) << 4), stride((bits >> 32 & 0x3fff) << 4), across(across) {
+        : start((bits & 0x3fff) << 4), leading((bits >> 16 & 0x3fff) << 4), stride((bits >> 32 & 0x3fff) << 4),
+          across(across) {
         if (bits >> 62 != 1 || (bits >> 49 & 7)) {
-            machine->fail(machine->index(), p.loc, "a descriptor %llx: only rows of 128 bytes, swizzled, from a multiple of 1024",
+            machine->fail(machine->index(), p.loc,
+                          "a descriptor %llx: only rows of 128 bytes, swizzled, from a multiple of 1024",
                           static_cast<unsigned long long>(bits));
         }
     }
 
     uint32_t pieces(uint32_t mn) const { return across ? 16 * mn / 8 : mn * 2; }
 
-    // The address of piece i, and which (mn, k) its first element is.
+    // The address of piece i; sets mn and k to the indices of its first element.
     uint32_t piece(uint32_t i, uint32_t mn_size, uint32_t& mn, uint32_t& k) const {
         mn = across ? i % (mn_size / 8) * 8 : i / 2;
         k = across ? i / (mn_size / 8) : i % 2 * 8;
@@ -54,7 +56,7 @@ struct Operand {
 __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
 #endif
 void multiply(float* __restrict c, const float* __restrict a, const float* __restrict b, uint32_t n) {
-    // So many sums stay in the host's registers.
+    // As many sums as the host keeps in registers.
     constexpr uint32_t AT_ONCE = 32;
     for (uint32_t row = 0; row < 64; row++) {
         for (uint32_t col = 0; col < n; col += AT_ONCE) {
@@ -79,14 +81,17 @@ struct Warpgroup {
         for (uint32_t t = 1; t < 128; t++) {
             bool there = thread(t).product_groups.front().size() > i;
             const Product* p = there ? &product(t, i) : nullptr;
-            if (!p || p->loc.line() != all.loc.line() || p->a_at != all.a_at || p->b_at != all.b_at || p->add != all.add) {
-                machine->fail(first + t, all.loc, "divergence: thread %u hands the product other operands than thread %u",
-                              first + t, first);
+            bool same = p && p->loc.line() == all.loc.line() && p->a_at == all.a_at && p->b_at == all.b_at &&
+                        p->add == all.add;
+            if (!same) {
+                machine->fail(first + t, all.loc,
+                              "divergence: thread %u hands the product other operands than thread %u", first + t,
+                              first);
             }
         }
     }
 
-    // a [16, 64] from the lanes' fragments.
+    // Collects a [16, 64] from the lanes' fragments.
     void gather(float* a, size_t i) {
         for (uint32_t t = 0; t < 128; t++) {
             uint32_t row = t / 32 * 16 + t % 32 / 4, col = t % 4 * 2;
@@ -97,7 +102,7 @@ struct Warpgroup {
         }
     }
 
-    // Calls f with each of the lanes' accumulators and its place in c [64, n].
+    // Calls f with each accumulator of the lanes and its index in c [64, n].
     template <class F> void each_sum(size_t i, F f) {
         uint32_t n = product(0, i).n;
         for (uint32_t t = 0; t < 128; t++) {
@@ -109,7 +114,7 @@ struct Warpgroup {
         }
     }
 
-    // c stays where it is between products that add to the same sums.
+    // c is kept between consecutive products that add to the same sums: `first` loads it, `last` stores it.
     void run(size_t i, bool first, bool last) {
         static thread_local float a[16 * 64], b[16 * 128], c[64 * 128];
         check_same(i);
@@ -143,7 +148,7 @@ struct Warpgroup {
 
 }  // namespace
 
-// The first lane of each warp looks whether the operands are there, that of the first warp at every byte.
+// The first lane of each warp checks that the operands have been written, that of the first warp for every byte.
 void issue_product(Product p) {
     Machine& m = *machine;
     uint32_t t = m.index();
@@ -159,7 +164,7 @@ void issue_product(Product p) {
         }
     };
     look(p.b_at, p.across, 0, p.n * 2, p.n);
-    // A warp reads its own 16 rows of a; the first marks all.
+    // A warp checks its own 16 rows of a; the first warp checks and marks all 64.
     if (!p.a_lock) look(p.a_at, false, t % 128, t % 128 ? t % 128 + 32 : 128, 64);
 }
 
@@ -167,7 +172,9 @@ void wait_products(uint32_t left, Loc loc) {
     Machine& m = *machine;
     uint32_t t = m.index(), first = t / 128 * 128;
     if (first + 128 > m.size()) m.fail(t, loc, "a product of a warpgroup that has fewer than 128 threads");
-    auto here = [&](const Thread& o) { return o.at == At::products && o.loc.line() == loc.line() && o.loc.column() == loc.column(); };
+    auto here = [&](const Thread& o) {
+        return o.at == At::products && o.loc.line() == loc.line() && o.loc.column() == loc.column();
+    };
     uint32_t came = 1;
     for (uint32_t o = first; o < first + 128; o++) came += o != t && here(m.threads[o]);
     if (came < 128) return m.wait(At::products, loc);
