@@ -26,6 +26,14 @@ fn inputs(path: PathBuf) -> Inputs {
     Inputs { paths: vec![path], format: None, key: "text".into() }
 }
 
+/// A visitor that keeps every document.
+fn keep(documents: &mut Vec<String>) -> impl FnMut(&str) -> Result<()> {
+    |text| {
+        documents.push(text.to_string());
+        Ok(())
+    }
+}
+
 /// Every text, or the first error.
 fn texts(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     let mut all = Vec::new();
@@ -67,7 +75,7 @@ fn pipes_need_no_ending() {
             move || std::fs::write(path, bytes).unwrap()
         });
         let mut documents = Vec::new();
-        inputs.for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+        inputs.for_each_document(keep(&mut documents)).unwrap();
         writer.join().unwrap();
         assert_eq!(documents, expected);
         std::fs::remove_file(path).unwrap();
@@ -85,7 +93,7 @@ fn unusual_endings_take_a_format() {
     assert!(error.to_string().contains("--input-format jsonl"), "{error}");
     inputs.format = Some(Format::JsonLines);
     let mut documents = Vec::new();
-    inputs.for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+    inputs.for_each_document(keep(&mut documents)).unwrap();
     assert_eq!(documents, ["one"]);
     std::fs::write(&inputs.paths[0], b"\xfd7zXZ\0rest").unwrap();
     let error = inputs.for_each_document(|_| Ok(())).unwrap_err().to_string();
@@ -101,7 +109,7 @@ fn documents_come_whole_however_long() {
     let text = "あいう".repeat(700_000);
     std::fs::write(&path, &text).unwrap();
     let mut documents = Vec::new();
-    inputs(path).for_each_document(|text| Ok(documents.push(text.to_string()))).unwrap();
+    inputs(path).for_each_document(keep(&mut documents)).unwrap();
     assert!(documents == [text]);
 }
 
