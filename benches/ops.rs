@@ -124,8 +124,10 @@ impl<A: Float> Bench<'_, '_, A> {
         self.flops("attention", 2 * product, |b| drop(b.attention(&qkv, &starts, h)));
         self.flops("attention backward", 5 * product, |b| drop(b.attention_bwd(&o, &o, &lse, &qkv, &starts, h)));
         let table = self.acc(h.seq, h.dim);
+        let positions: Vec<u32> = (0..t).map(|row| (row % h.seq) as u32).collect();
+        let positions = self.b.upload(&positions, t, 1);
         let bytes = 2 * size_of::<A>() * t * (h.query + h.kv) * h.dim;
-        self.in_place("rope", bytes, qkv, |b, qkv| b.rope(qkv, &table, h));
+        self.in_place("rope", bytes, qkv, |b, qkv| b.rope(qkv, &table, &positions, h));
     }
 
     fn rows_of_a_layer(&mut self) {

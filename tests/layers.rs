@@ -191,7 +191,10 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
     let rope = b.upload(&rows.collect::<Vec<_>>(), HEADS.seq, HEADS.dim);
     // The second sequence has two documents.
     let starts = b.upload(&[0u32, 0, 0, 0, 0, 0, 0, 2, 2, 2], T, 1);
-    let cx = Ctx { b: &b, region: &region, heads: HEADS, eps: 1e-5, vocab_start: 0, rope: &rope, starts: &starts };
+    let positions = b.upload(&[0u32, 1, 2, 3, 4, 0, 1, 0, 1, 2], T, 1);
+    let (heads, eps, vocab_start) = (HEADS, 1e-5, 0);
+    let cx =
+        Ctx { b: &b, region: &region, heads, eps, vocab_start, rope: &rope, positions: &positions, starts: &starts };
     check_block(&cx, |saved| saved);
     check_block(&cx, block::Saved::slim);
     check_embedding(&cx);

@@ -206,9 +206,11 @@ impl<'a, A: Float> Bench<'a, A> {
         let table = self.numbers(h.seq, h.dim);
         let (qkv, own) = (self.act(rows, h.qkv_cols()), self.own(rows, h.qkv_cols()));
         let starts = self.b.upload(&vec![0; rows], rows, 1);
+        let positions: Vec<u32> = (0..rows).map(|row| (row % h.seq) as u32).collect();
+        let positions = self.b.upload(&positions, rows, 1);
         match op {
-            Op::Rope => self.timed(|b| b.rope(own, &table, h)),
-            Op::RopeBwd => self.timed(|b| b.rope_bwd(own, &table, h)),
+            Op::Rope => self.timed(|b| b.rope(own, &table, &positions, h)),
+            Op::RopeBwd => self.timed(|b| b.rope_bwd(own, &table, &positions, h)),
             Op::Attention => self.timed(|b| b.attention(&qkv, &starts, h)),
             Op::AttentionBwd => {
                 let (o, lse) = self.b.attention(&qkv, &starts, h);

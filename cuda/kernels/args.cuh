@@ -47,10 +47,11 @@ static_assert(sizeof(SwiGlu) == 40, "as in cuda/src/ops");
 struct Rope {
     View<bf16> qkv;
     View<const float> table;
-    u32 rows, cols, heads, dim, seq;
+    View<const u32> positions;
+    u32 rows, cols, heads, dim;
     float sign;
 };
-static_assert(sizeof(Rope) == 56, "as in cuda/src/ops");
+static_assert(sizeof(Rope) == 72, "as in cuda/src/ops");
 
 // y = x rounded.
 struct Round {

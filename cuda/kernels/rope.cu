@@ -1,5 +1,5 @@
 // RoPE in place on the packed projection, in the halves layout: the pair (x_j, x_{j + d/2}) of a head is rotated by
-// its row's angle from the table; sign -1 rotates back. A thread processes eight pairs of a head of a row.
+// the angle of its row's position in the table; sign -1 rotates back. A thread processes eight pairs of a head of a row.
 #include "args.cuh"
 #include "common.cuh"
 
@@ -8,7 +8,7 @@ KERNEL(rope, Rope, 256) {
     u32 at = block() * threads() + thread(), row = at / items;
     if (row >= a.rows) return;
     u32 item = at % items, j = item % vectors * 8, left = half - j;
-    u64 angles = static_cast<u64>(row % a.seq) * a.dim;
+    u64 angles = static_cast<u64>(ld(a.positions, row)) * a.dim;
     bool wide = a.cols % 8 == 0 && half % 8 == 0 && aligned(a.qkv), wide_table = half % 4 == 0 && aligned(a.table);
     u64 first = static_cast<u64>(row) * a.cols + static_cast<u64>(item / vectors) * a.dim + j, second = first + half;
     V16 x1 = load8(a.qkv, first, left, wide), x2 = load8(a.qkv, second, left, wide), y1, y2;

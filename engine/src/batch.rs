@@ -15,6 +15,8 @@ pub struct MicroBatch {
     pub weights: Vec<f32>,
     /// The first position of its sequence that a row attends to: its document's start, or 0.
     pub starts: Vec<u32>,
+    /// The position of each row, which rotary embeddings see.
+    pub positions: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,7 @@ impl Samples for Blank {
     fn micro_batch(&self, _: Split, samples: Range<u64>) -> Result<MicroBatch> {
         let rows = (samples.end - samples.start) as usize * self.0;
         let (ids, targets, starts) = (vec![0; rows], vec![0; rows], vec![0; rows]);
-        Ok(MicroBatch { seq: self.0, ids, targets, weights: vec![1.0; rows], starts })
+        let positions = (0..rows as u32).map(|row| row % self.0 as u32).collect();
+        Ok(MicroBatch { seq: self.0, ids, targets, weights: vec![1.0; rows], starts, positions })
     }
 }

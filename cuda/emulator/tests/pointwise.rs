@@ -43,13 +43,16 @@ fn rope_turns_to_the_same_bits_and_back() {
         let (qkv, table) = tables(h, rows);
         let on_cpu = || act(&cpu, &qkv, rows, h.qkv_cols());
         let uploaded = cpu.upload(&table, seq, dim);
-        let turned = cpu.download(&cpu.rope(on_cpu(), &uploaded, h));
-        let back = cpu.download(&cpu.rope_bwd(on_cpu(), &uploaded, h));
+        // Positions need not ascend.
+        let at: Vec<u32> = (0..rows).map(|row| ((row * 7 + row / seq) % seq) as u32).collect();
+        let positions = cpu.upload(&at, rows, 1);
+        let turned = cpu.download(&cpu.rope(on_cpu(), &uploaded, &positions, h));
+        let back = cpu.download(&cpu.rope_bwd(on_cpu(), &uploaded, &positions, h));
         for place in places() {
             for (sign, right) in [(1.0, &turned), (-1.0, &back)] {
                 let mut x = qkv.clone();
-                let turn = Turn { heads: query + kv, dim, cols: h.qkv_cols(), seq, sign };
-                on(place, |m, l| ops::rope(m, l.write(&mut x), l.read(&table), turn));
+                let turn = Turn { heads: query + kv, dim, cols: h.qkv_cols(), sign };
+                on(place, |m, l| ops::rope(m, l.write(&mut x), l.read(&table), l.read(&at), turn));
                 assert_eq!(&x, right, "{h:?}, {rows} rows, sign {sign}");
             }
         }

@@ -94,7 +94,7 @@ fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
 /// The rotation of all heads of q and k.
 fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
     assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
-    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, seq: h.seq, sign }
+    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, sign }
 }
 
 fn step(hp: AdamW) -> ops::Step {
@@ -240,13 +240,13 @@ impl Backend for Cuda {
         dy
     }
 
-    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
-        self.note(ops::rope(self.machine(), view(&qkv), view(table), turn(qkv.cols(), h, 1.0)));
+    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+        self.note(ops::rope(self.machine(), view(&qkv), view(table), view(positions), turn(qkv.cols(), h, 1.0)));
         qkv
     }
 
-    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
-        self.note(ops::rope(self.machine(), view(&dqkv), view(table), turn(dqkv.cols(), h, -1.0)));
+    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+        self.note(ops::rope(self.machine(), view(&dqkv), view(table), view(positions), turn(dqkv.cols(), h, -1.0)));
         dqkv
     }
 

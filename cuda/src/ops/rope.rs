@@ -10,18 +10,18 @@ kernels! {
     }
 }
 
-sized! { Rope: 56 }
+sized! { Rope: 72 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Rope {
     pub qkv: View,
     pub table: View,
+    pub positions: View,
     pub rows: u32,
     pub cols: u32,
     pub heads: u32,
     pub dim: u32,
-    pub seq: u32,
     pub sign: f32,
 }
 
@@ -41,19 +41,17 @@ pub struct Turn {
     pub dim: usize,
     /// Columns of a row, including those that are not rotated.
     pub cols: usize,
-    /// Rows of a sequence.
-    pub seq: usize,
     /// 1 rotates forward, -1 back.
     pub sign: f32,
 }
 
-/// Rotates the leading heads of qkv `[T, cols]` in place, by table `[positions, dim]`.
-pub fn rope(m: &dyn Machine, qkv: View, table: View, t: Turn) -> Done {
+/// Rotates the leading heads of qkv `[T, cols]` in place, by the rows `positions` `[T, 1]` of table `[longest, dim]`.
+pub fn rope(m: &dyn Machine, qkv: View, table: View, positions: View, t: Turn) -> Done {
     let rows = qkv.len() / t.cols;
     assert!(qkv.len() == rows * t.cols && t.heads * t.dim <= t.cols, "{} elements as {t:?}", qkv.len());
-    assert!(table.len() >= t.seq.min(rows) * t.dim, "a table of {} elements for {t:?}", table.len());
-    let (cols, heads, dim, seq) = (t.cols as u32, t.heads as u32, t.dim as u32, t.seq as u32);
-    let args = Rope { qkv, table, rows: rows as u32, cols, heads, dim, seq, sign: t.sign };
-    // SAFETY: the views are checked against rows x cols and the positions of a sequence.
+    assert_eq!(positions.len(), rows, "positions of rows");
+    let (cols, heads, dim) = (t.cols as u32, t.heads as u32, t.dim as u32);
+    let args = Rope { qkv, table, positions, rows: rows as u32, cols, heads, dim, sign: t.sign };
+    // SAFETY: the views are checked against rows x cols; a batch has no position beyond the table.
     unsafe { launch(m, ROPE, &args, rope_geometry(rows, t.heads, t.dim)) }
 }

@@ -86,6 +86,7 @@ impl Samples for Feed {
             }
             batch.ids.extend_from_slice(&ids[..self.seq]);
             batch.targets.extend_from_slice(&ids[1..]);
+            batch.positions.extend(0..self.seq as u32);
             batch.starts.extend(if self.data.mask_document_boundaries {
                 document_starts(&pieces, self.seq)
             } else {

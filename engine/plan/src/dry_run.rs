@@ -258,7 +258,7 @@ pub fn stages(mesh: &Mesh) -> Vec<usize> {
 /// Classes of ranks with the same memory and traffic; the first rank of each has data-parallel rank 0.
 pub fn classes(mesh: &Mesh) -> Vec<Vec<usize>> {
     let of_first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Data) == 0);
-    of_first.map(|rank| mesh.group(rank, Axis::Data)).collect()
+    of_first.map(|rank| mesh.group(rank, &[Axis::Data])).collect()
 }
 
 #[cfg(test)]

@@ -62,6 +62,22 @@ pub struct Xent {
     pub z_loss: f32,
 }
 
+/// The columns of a step's totals `[1, Total::COUNT]`, each a sum over the rows that the losses are computed for. Further
+/// losses add columns behind these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Total {
+    /// Cross-entropy of the counted targets.
+    Loss,
+    /// log(Z)^2 of the counted targets.
+    ZLoss,
+    /// Weights of the targets: the number of counted ones, by which gradients are divided.
+    Weight,
+}
+
+impl Total {
+    pub const COUNT: usize = 3;
+}
+
 /// Hyper-parameters of one AdamW step (Loshchilov & Hutter 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -209,11 +225,11 @@ pub trait Backend: Sized + 'static {
 
     // -- attention: qkv [T, (H + 2G) d] packed as Heads::qkv_cols says --
 
-    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[positions, d]` holds
-    /// cos in its first d/2 columns and sin in the rest; a row's position is its index in its sequence.
-    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self>;
+    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[longest, d]` has cos in its first d/2 columns and
+    /// sin in the rest; `positions` `[T, 1]` has the row of the table for each row of qkv.
+    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
     /// The inverse rotation of the gradients of q and k, in place.
-    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self>;
+    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
     /// o = softmax(q k^T / sqrt(d)) v, causal (Dao 2023): (o `[T, H d]`, logsumexp `[T, H]`).
     /// A query at position t of its sequence sees the positions `starts[t] ..= t`; `starts` `[T, 1]`
     /// ascends within a sequence, so it says both documents and sliding windows.
@@ -253,7 +269,8 @@ pub trait Backend: Sized + 'static {
     fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
     /// The ranks' statistics `[n C, 3]`, rank after rank, combined in rank order -> `[C, 3]`.
     fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self>;
-    /// totals `[1, 3]` += (sum of w loss, sum of w log(Z)^2, sum of w) over the rows.
+    /// totals `[1, Total::COUNT]` += (sum of w loss, sum of w log(Z)^2, sum of w) over the rows, in the columns of
+    /// [`Total`].
     fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>);
     /// The gradient of `sum of w (loss + z_loss log(Z)^2)`, in place of the logits.
     fn xent_grad(

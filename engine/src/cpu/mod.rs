@@ -23,7 +23,7 @@ pub use pool::Block;
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, HostCopy, Label, Scope, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, HostCopy, Label, Scope, Span, Tensor, Total, Track, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -252,17 +252,17 @@ impl<A: Float> Backend for Cpu<A> {
         dy
     }
 
-    fn rope(&self, mut qkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+    fn rope(&self, mut qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         expect_heads(&qkv, h);
         assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
-        ops::rope::rope(self.workers(), data_mut(&mut qkv), data(table), h);
+        ops::rope::rope(self.workers(), data_mut(&mut qkv), data(table), data(positions), h);
         qkv
     }
 
-    fn rope_bwd(&self, mut dqkv: Act<Self>, table: &Acc<Self>, h: Heads) -> Act<Self> {
+    fn rope_bwd(&self, mut dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         expect_heads(&dqkv, h);
         assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
-        ops::rope::rope_bwd(self.workers(), data_mut(&mut dqkv), data(table), h);
+        ops::rope::rope_bwd(self.workers(), data_mut(&mut dqkv), data(table), data(positions), h);
         dqkv
     }
 
@@ -342,7 +342,7 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>) {
         expect("statistics", stats, weights.len(), 3);
-        expect("totals", totals, 1, 3);
+        expect("totals", totals, 1, Total::COUNT);
         ops::xent::xent_totals(data(stats), data(weights), data_mut(totals));
     }
 
@@ -380,8 +380,8 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self> {
         expect("the squared norm", square, 1, 1);
-        expect("totals", totals, 1, 3);
-        self.scalars(&ops::adamw::clip_factor(data(square)[0], data(totals)[2], clip))
+        expect("totals", totals, 1, Total::COUNT);
+        self.scalars(&ops::adamw::clip_factor(data(square)[0], data(totals)[Total::Weight as usize], clip))
     }
 
     fn adamw(

@@ -13,7 +13,8 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Scope, Span, Tensor, Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Scope, Span, Tensor, Total,
+    Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -167,14 +168,14 @@ impl<A: Elem> Backend for Dry<A> {
         dy
     }
 
-    fn rope(&self, qkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
-        expect("qkv", &qkv, qkv.rows(), h.qkv_cols());
+    fn rope(&self, qkv: Act<Self>, _: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+        expect("qkv", &qkv, positions.rows(), h.qkv_cols());
         self.op(Op::Rope, Operands::Matrix(qkv.rows(), (h.query + h.kv) * h.dim));
         qkv
     }
 
-    fn rope_bwd(&self, dqkv: Act<Self>, _: &Acc<Self>, h: Heads) -> Act<Self> {
-        expect("dqkv", &dqkv, dqkv.rows(), h.qkv_cols());
+    fn rope_bwd(&self, dqkv: Act<Self>, _: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+        expect("dqkv", &dqkv, positions.rows(), h.qkv_cols());
         self.op(Op::RopeBwd, Operands::Matrix(dqkv.rows(), (h.query + h.kv) * h.dim));
         dqkv
     }
@@ -271,7 +272,7 @@ impl<A: Elem> Backend for Dry<A> {
     }
 
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, _: f32) -> Acc<Self> {
-        expect("totals", totals, 1, 3);
+        expect("totals", totals, 1, Total::COUNT);
         self.over(Op::ClipFactor, square);
         self.alloc(1, 2)
     }

@@ -25,7 +25,7 @@ pub struct Saved<B: Backend> {
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
     let (_, qkv) = cx.region.gather(b, x).nt(b, &w.qkv); // [T/tp, D] -> [T, D] -> [T, (H + 2G) d]
-    let qkv = b.rope(qkv, cx.rope, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
+    let qkv = b.rope(qkv, cx.rope, cx.positions, cx.heads); // q, k = R_t x Wq^T, R_t x Wk^T; v = x Wv^T
     let (o, lse) = b.attention(&qkv, cx.starts, cx.heads); // o = softmax(q k^T / sqrt(d)) v
     let y = cx.region.nt_scatter(b, &o, &w.out).wait(); // y = sum over tp of o Wo^T, [T, D] -> [T/tp, D]
     (y, Saved { qkv, o, lse })
@@ -49,7 +49,7 @@ pub fn backward<B: Backend>(
         b.attention_bwd(&do_, &o, &lse, &qkv, cx.starts, cx.heads)
     };
     drop((qkv, o, lse));
-    let dqkv = b.rope_bwd(dqkv, cx.rope, cx.heads);
+    let dqkv = b.rope_bwd(dqkv, cx.rope, cx.positions, cx.heads);
     let x = cx.region.collect(b, x); // x in flight ...
     let dx = b.matmul_nn(&dqkv, &w.qkv); // ... behind dx = dqkv Wqkv
     let x = x.wait();

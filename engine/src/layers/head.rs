@@ -23,7 +23,7 @@ pub struct Targets<'a, B: Backend> {
     pub z_loss: f32,
 }
 
-/// x `[T/tp, D]` -> dx `[T/tp, D]`. Adds the sums of loss, log(Z)^2 and w to `totals` `[1, 3]`.
+/// x `[T/tp, D]` -> dx `[T/tp, D]`. Adds the sums of loss, log(Z)^2 and w to `totals` `[1, Total::COUNT]`.
 pub fn forward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,

@@ -23,8 +23,10 @@ pub struct Ctx<'a, B: Backend> {
     pub eps: f32,
     /// The id of the first vocabulary row that this rank holds.
     pub vocab_start: usize,
-    /// cos and sin by position, `[positions, d]`.
+    /// cos and sin by position, `[longest, d]`.
     pub rope: &'a Acc<B>,
+    /// The position of each row, `[T, 1]`.
+    pub positions: &'a Tensor<B, u32>,
     /// The first position that each row attends to, `[T, 1]`.
     pub starts: &'a Tensor<B, u32>,
 }

@@ -106,24 +106,28 @@ impl Mesh {
         rank / stride % size
     }
 
-    /// The ranks that differ from `rank` along `axis` only, in the axis' order.
-    pub fn group(&self, rank: usize, axis: Axis) -> Vec<usize> {
-        let (stride, size) = self.place(axis);
-        let first = rank - self.coord(rank, axis) * stride;
-        (0..size).map(|i| first + i * stride).collect()
+    /// The ranks that differ from `rank` along these axes only, the first axis varying fastest.
+    pub fn group(&self, rank: usize, axes: &[Axis]) -> Vec<usize> {
+        let mut ranks = vec![rank];
+        for &axis in axes {
+            let (stride, size) = self.place(axis);
+            let offset = self.coord(rank, axis) * stride;
+            ranks = (0..size).flat_map(|i| ranks.iter().map(move |rank| rank - offset + i * stride)).collect();
+        }
+        ranks
     }
 
     /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same
     /// key/value head.
     pub fn members(&self, rank: usize, kind: GroupKind, kv_copies: usize) -> Vec<usize> {
-        let stages = self.group(rank, Axis::Pipeline);
+        let stages = self.group(rank, &[Axis::Pipeline]);
         match kind {
-            GroupKind::Tensor => self.group(rank, Axis::Tensor),
+            GroupKind::Tensor => self.group(rank, &[Axis::Tensor]),
             GroupKind::KvHeads => {
                 let first = self.coord(rank, Axis::Tensor) / kv_copies * kv_copies;
-                self.group(rank, Axis::Tensor)[first..first + kv_copies].to_vec()
+                self.group(rank, &[Axis::Tensor])[first..first + kv_copies].to_vec()
             }
-            GroupKind::Data | GroupKind::Optimizer => self.group(rank, Axis::Data),
+            GroupKind::Data | GroupKind::Optimizer => self.group(rank, &[Axis::Data]),
             GroupKind::Activations | GroupKind::Gradients => stages,
             GroupKind::Tied => match self.coord(rank, Axis::Pipeline) {
                 stage if stage == 0 || stage + 1 == stages.len() => {
@@ -244,10 +248,10 @@ mod tests {
             prop_assert_eq!(mesh.size(Axis::Data), data);
             for axis in AXES {
                 for rank in 0..mesh.ranks() {
-                    let group = mesh.group(rank, axis);
+                    let group = mesh.group(rank, &[axis]);
                     prop_assert_eq!(group[mesh.coord(rank, axis)], rank);
                     for &other in &group {
-                        prop_assert_eq!(&mesh.group(other, axis), &group);
+                        prop_assert_eq!(&mesh.group(other, &[axis]), &group);
                         for a in AXES.into_iter().filter(|&a| a != axis) {
                             prop_assert_eq!(mesh.coord(other, a), mesh.coord(rank, a));
                         }
@@ -261,9 +265,11 @@ mod tests {
     fn megatron_order_puts_tensor_ranks_side_by_side() {
         let p = Parallel { tensor: 2, pipeline: 2, order: AXES, ..Parallel::default() };
         let mesh = Mesh::new(16, &p).unwrap();
-        assert_eq!(mesh.group(5, Axis::Tensor), [4, 5]);
-        assert_eq!(mesh.group(5, Axis::Data), [1, 3, 5, 7]);
-        assert_eq!(mesh.group(5, Axis::Pipeline), [5, 13]);
+        assert_eq!(mesh.group(5, &[Axis::Tensor]), [4, 5]);
+        assert_eq!(mesh.group(5, &[Axis::Data]), [1, 3, 5, 7]);
+        assert_eq!(mesh.group(5, &[Axis::Pipeline]), [5, 13]);
+        assert_eq!(mesh.group(5, &[Axis::Tensor, Axis::Pipeline]), [4, 5, 12, 13]);
+        assert_eq!(mesh.group(5, &[Axis::Pipeline, Axis::Tensor]), [4, 12, 5, 13]);
         assert_eq!(Mesh::new(6, &p), None);
     }
 }

@@ -40,7 +40,7 @@ pub fn reorder_ranks(nodes: &[usize], mesh: &Mesh) -> Vec<usize> {
 
 /// The number of consecutive ranks that make whole tensor-parallel groups.
 fn block(mesh: &Mesh) -> usize {
-    let group = mesh.group(0, Axis::Tensor);
+    let group = mesh.group(0, &[Axis::Tensor]);
     group.get(1).map_or(1, |next| next * group.len())
 }
 
@@ -70,7 +70,7 @@ pub fn round_robin(nodes: &[usize]) -> Vec<usize> {
 /// The tensor-parallel groups on more than one node, as ranks of the mesh; `nodes` has the node of each rank.
 pub fn split_tensor_groups(mesh: &Mesh, nodes: &[usize]) -> Vec<Vec<usize>> {
     let first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) == 0);
-    let groups = first.map(|rank| mesh.group(rank, Axis::Tensor));
+    let groups = first.map(|rank| mesh.group(rank, &[Axis::Tensor]));
     groups.filter(|group| group.iter().any(|&rank| nodes[rank] != nodes[group[0]])).collect()
 }
 

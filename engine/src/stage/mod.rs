@@ -17,6 +17,7 @@ pub mod params;
 /// The parts of a micro-batch that a chunk reads, in the backend's memory.
 pub struct DeviceBatch<B: Backend> {
     starts: Tensor<B, u32>,
+    positions: Tensor<B, u32>,
     /// For the embedding.
     ids: Option<Tensor<B, u32>>,
     /// For the head: the next tokens and their weights in the loss.
@@ -33,6 +34,7 @@ impl<B: Backend> DeviceBatch<B> {
         let (embeds, heads) = (units.contains(&Unit::Embedding), units.contains(&Unit::Head));
         DeviceBatch {
             starts: b.upload(&host.starts, rows, 1),
+            positions: b.upload(&host.positions, rows, 1),
             ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
             targets: heads.then(|| (b.upload(&host.targets, rows, 1), b.upload(&host.weights, rows, 1))),
             seq,
@@ -73,7 +75,7 @@ pub struct Stage<B: Backend> {
 struct Shared<B: Backend> {
     model: Model,
     region: Region<B>,
-    /// cos and sin by position, `[positions, d]`.
+    /// cos and sin by position, `[longest, d]`.
     rope: Acc<B>,
     /// The id of the first vocabulary row that this rank holds.
     vocab_start: usize,
@@ -223,7 +225,7 @@ impl<B: Backend> Shared<B> {
             seq: batch.seq,
         };
         let (eps, vocab_start) = (model.rms_norm_eps as f32, *vocab_start);
-        Ctx { b, region, heads, eps, vocab_start, rope, starts: &batch.starts }
+        Ctx { b, region, heads, eps, vocab_start, rope, positions: &batch.positions, starts: &batch.starts }
     }
 }
 

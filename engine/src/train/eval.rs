@@ -1,6 +1,6 @@
 //! The mean loss of a model on texts, without training: what `evaluate` prints.
 
-use crate::backend::{Backend, Pending};
+use crate::backend::{Backend, Pending, Total};
 use crate::batch::MicroBatch;
 use crate::config::Model;
 use crate::error::{Error, Result};
@@ -98,13 +98,14 @@ impl<B: Backend> Scorer<B> {
             targets: windows.iter().flat_map(|w| w.1).copied().collect(),
             weights: vec![1.0; rows],
             starts: vec![0; rows],
+            positions: (0..rows as u32).map(|row| row % seq as u32).collect(),
         };
-        let mut totals = self.b.alloc(1, 3);
+        let mut totals = self.b.alloc(1, Total::COUNT);
         self.b.zero(&mut totals);
         let batch = self.stage.upload(&self.b, 0, &host);
         self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
         let totals =
             self.b.wait_host(self.b.copy_to_host_async(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
-        Ok(Score { nats: totals[0] as f64, tokens: rows as u64 })
+        Ok(Score { nats: totals[Total::Loss as usize] as f64, tokens: rows as u64 })
     }
 }

@@ -11,7 +11,7 @@ use crate::train::clock::Clock;
 /// What the micro-batches of a step accumulate into.
 pub struct StepAccumulators<'a, B: Backend> {
     pub grads: &'a mut Grads<B>,
-    /// The losses, `[1, 3]`.
+    /// The sums of the losses, `[1, Total::COUNT]`.
     pub totals: &'a mut Acc<B>,
     /// How gradients are reduced after the last backward of a chunk.
     pub reduce: &'a Reduce<B>,

@@ -1,6 +1,6 @@
 //! One step of training, generic over the backend.
 
-use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Scope};
+use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Scope, Total};
 use crate::batch::{Samples, Split};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -147,18 +147,19 @@ impl<B: Backend> Trainer<B> {
         let PendingStep { step, totals, norm, lr } = pending;
         let receive = |fetch| self.b.wait_host(fetch).map_err(|fault| faulty(step, fault));
         let (totals, norm) = (receive(totals)?, receive(norm)?);
-        let tokens = totals[2] as f64;
+        let total = |column: Total| totals[column as usize];
+        let tokens = total(Total::Weight) as f64;
         Ok(StepStats {
-            loss: totals[0] as f64 / tokens,
-            z_loss: self.config.train.z_loss * totals[1] as f64 / tokens,
+            loss: total(Total::Loss) as f64 / tokens,
+            z_loss: self.config.train.z_loss * total(Total::ZLoss) as f64 / tokens,
             grad_norm: norm[0] as f64,
             lr,
-            tokens: totals[2] as u64,
+            tokens: total(Total::Weight) as u64,
         })
     }
 
     /// Forward and backward of all micro-batches. The gradients' reductions are in flight afterwards. Also returns this
-    /// rank's part of the loss totals, `[1, 3]`.
+    /// rank's part of the loss totals, `[1, Total::COUNT]`.
     pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
         let mut grads = Grads::new(&self.b, self.layout.clone());
         let mut totals = zeros(&self.b);
@@ -188,7 +189,7 @@ impl<B: Backend> Trainer<B> {
         self.count_once_per_tp(&mut totals);
         let totals = self.b.copy_to_host_async(&self.world.all_reduce(&self.b, totals).wait());
         let totals = self.b.wait_host(totals).map_err(|fault| faulty(self.step, fault))?;
-        Ok(totals[0] as f64 / totals[2] as f64)
+        Ok(totals[Total::Loss as usize] as f64 / totals[Total::Weight as usize] as f64)
     }
 
     /// All tensor-parallel ranks have the totals of the same rows: only the first one's are summed.
@@ -238,7 +239,7 @@ fn faulty(step: u64, fault: Fault) -> Error {
 }
 
 fn zeros<B: Backend>(b: &B) -> Acc<B> {
-    let mut totals = b.alloc(1, 3);
+    let mut totals = b.alloc(1, Total::COUNT);
     b.zero(&mut totals);
     totals
 }

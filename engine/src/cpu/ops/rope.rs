@@ -8,29 +8,29 @@ use crate::cpu::float::Float;
 use crate::cpu::simd::vectorized;
 use crate::cpu::workers::Workers;
 
-/// Rotates q and k of qkv `[T, (H + 2G) d]` by the table `[positions, d]` of cosines and sines.
-pub fn rope<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], h: Heads) {
-    rotate_all(workers, qkv, table, h, 1.0);
+/// Rotates q and k of qkv `[T, (H + 2G) d]` by the rows `positions` `[T, 1]` of the table of cosines and sines.
+pub fn rope<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], positions: &[u32], h: Heads) {
+    rotate_all(workers, qkv, table, positions, h, 1.0);
 }
 
 /// The gradient: rotates by the negative angles.
-pub fn rope_bwd<A: Float>(workers: &Workers, dqkv: &mut [A], table: &[f32], h: Heads) {
-    rotate_all(workers, dqkv, table, h, -1.0);
+pub fn rope_bwd<A: Float>(workers: &Workers, dqkv: &mut [A], table: &[f32], positions: &[u32], h: Heads) {
+    rotate_all(workers, dqkv, table, positions, h, -1.0);
 }
 
-fn rotate_all<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], h: Heads, sign: f32) {
+fn rotate_all<A: Float>(workers: &Workers, qkv: &mut [A], table: &[f32], positions: &[u32], h: Heads, sign: f32) {
     let rows = task_rows(h.qkv_cols());
-    workers.each(qkv.chunks_mut(rows * h.qkv_cols()).enumerate(), |(n, qkv)| {
-        rotate(qkv, n * rows, table, h, sign);
+    workers.each(qkv.chunks_mut(rows * h.qkv_cols()).zip(positions.chunks(rows)), |(qkv, positions)| {
+        rotate(qkv, positions, table, h, sign);
     });
 }
 
 vectorized! {
-    /// Rows `first ..` of the matrix.
-    fn rotate<A: Float>(qkv: &mut [A], first: usize, table: &[f32], h: Heads, sign: f32) {
+    /// Some rows of the matrix, with their positions.
+    fn rotate<A: Float>(qkv: &mut [A], positions: &[u32], table: &[f32], h: Heads, sign: f32) {
         let half = h.dim / 2;
-        for (row, qkv) in qkv.chunks_exact_mut(h.qkv_cols()).enumerate() {
-            let angles = &table[(first + row) % h.seq * h.dim..][..h.dim];
+        for (qkv, position) in qkv.chunks_exact_mut(h.qkv_cols()).zip(positions) {
+            let angles = &table[*position as usize * h.dim..][..h.dim];
             let (cos, sin) = angles.split_at(half);
             for head in qkv[..(h.query + h.kv) * h.dim].chunks_exact_mut(h.dim) {
                 let (low, high) = head.split_at_mut(half);

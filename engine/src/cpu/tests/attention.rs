@@ -70,10 +70,13 @@ fn rotation<A: Float>() {
         let rows = angles.chunks(h.dim / 2);
         let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
         let (x, on_device) = (qkv::<A>(h, sequences, 1), acc(&b, &table, h.seq + 3));
-        let turned = b.rope(act(&b, &x, sequences * h.seq), &on_device, h);
-        close::<A>("rope", &values(&b, &turned), &rope(&x, &table, h, 1.0));
-        let back = b.rope_bwd(act(&b, &x, sequences * h.seq), &on_device, h);
-        close::<A>("rope_bwd", &values(&b, &back), &rope(&x, &table, h, -1.0));
+        // Not in order: positions are whatever the batch says.
+        let at: Vec<u32> = (0..sequences * h.seq).map(|row| (row % h.seq + row / h.seq % 4) as u32).collect();
+        let positions = column(&b, &at);
+        let turned = b.rope(act(&b, &x, sequences * h.seq), &on_device, &positions, h);
+        close::<A>("rope", &values(&b, &turned), &rope(&x, &table, &at, h, 1.0));
+        let back = b.rope_bwd(act(&b, &x, sequences * h.seq), &on_device, &positions, h);
+        close::<A>("rope_bwd", &values(&b, &back), &rope(&x, &table, &at, h, -1.0));
     }
 }
 
@@ -84,8 +87,9 @@ fn the_rotation_of_gradients_is_the_inverse() {
     let rows = angles.chunks(3);
     let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
     let (x, table) = (qkv::<f32>(h, 1, 2), acc(&b, &table, 9));
-    let there = b.rope(act(&b, &x, 9), &table, h);
-    close::<f32>("there and back", &values(&b, &b.rope_bwd(there, &table, h)), &x);
+    let positions = column(&b, &[0, 1, 2, 3, 0, 1, 2, 8, 7]);
+    let there = b.rope(act(&b, &x, 9), &table, &positions, h);
+    close::<f32>("there and back", &values(&b, &b.rope_bwd(there, &table, &positions, h)), &x);
 }
 
 #[test]

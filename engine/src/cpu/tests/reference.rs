@@ -29,12 +29,12 @@ pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
     gate_up.chunks(2 * f).flat_map(row).collect()
 }
 
-/// Rotates q and k; `sign` is -1 to turn back.
-pub fn rope(qkv: &[f64], table: &[f64], h: Heads, sign: f64) -> Vec<f64> {
+/// Rotates q and k by the rows `positions` of the table; `sign` is -1 to rotate back.
+pub fn rope(qkv: &[f64], table: &[f64], positions: &[u32], h: Heads, sign: f64) -> Vec<f64> {
     let mut y = qkv.to_vec();
     let half = h.dim / 2;
-    for (t, row) in y.chunks_mut(h.qkv_cols()).enumerate() {
-        let angles = &table[t % h.seq * h.dim..];
+    for (row, position) in y.chunks_mut(h.qkv_cols()).zip(positions) {
+        let angles = &table[*position as usize * h.dim..];
         for head in row.chunks_mut(h.dim).take(h.query + h.kv) {
             for j in 0..half {
                 let (x1, x2, cos, sin) = (head[j], head[j + half], angles[j], sign * angles[j + half]);

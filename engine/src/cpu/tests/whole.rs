@@ -17,12 +17,13 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     let weight = |rows: usize, cols: usize, seed| act(b, &random::<A>(rows * cols, seed), rows);
     let ids: Vec<u32> = (0..ROWS).map(|row| (row * row % V) as u32).collect();
     let (ids, starts) = (column(b, &ids), column(b, &vec![0; ROWS]));
+    let positions = column(b, &(0..ROWS).map(|row| (row % H.seq) as u32).collect::<Vec<_>>());
     let (table, norm) = (weight(V, D, 1), weight(1, D, 2));
     let angles = acc(b, &random::<f32>(H.seq * H.dim, 3), H.seq);
 
     let x = b.embed(&ids, &table, 0);
     let (y, rstd) = b.rmsnorm(&x, &norm, 1e-5);
-    let qkv = b.rope(b.matmul_nt(&y, &weight(H.qkv_cols(), D, 4)), &angles, H);
+    let qkv = b.rope(b.matmul_nt(&y, &weight(H.qkv_cols(), D, 4)), &angles, &positions, H);
     let (o, lse) = b.attention(&qkv, &starts, H);
     let (h, y2, rstd2) = b.add_rmsnorm(&x, b.matmul_nt(&o, &weight(D, H.out_cols(), 5)), &norm, 1e-5);
     let (up, down) = (weight(2 * F, D, 6), weight(D, F, 7));
@@ -44,7 +45,7 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     b.matmul_tn_acc(&dgate_up, &y2, &mut dup);
     let dh = b.rmsnorm_bwd_add(&dlast, b.matmul_nn(&dgate_up, &up), &h, &rstd2, &norm, &mut dw);
     let do_ = b.matmul_nn(&dh, &weight(D, H.out_cols(), 5));
-    let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, H), &angles, H);
+    let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, H), &angles, &positions, H);
     let dy = b.matmul_nn(&dqkv, &weight(H.qkv_cols(), D, 4));
     let again = b.rmsnorm_recompute(&x, &rstd, &norm);
     let dx = b.rmsnorm_bwd(b.add(dy, &again), &x, &rstd, &norm, &mut dw);
