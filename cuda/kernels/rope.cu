@@ -1,5 +1,6 @@
 // RoPE in place on the packed projection, in the halves layout: the pair (x_j, x_{j + d/2}) of a head is rotated by
-// the angle of its row's position in the table; sign -1 rotates back. A thread processes eight pairs of a head of a row.
+// the angle of its row's position in the table; sign -1 rotates back. A thread processes eight pairs of one head of a
+// row.
 #include "args.cuh"
 #include "common.cuh"
 

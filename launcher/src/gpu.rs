@@ -14,6 +14,7 @@ use engine::config::{Config, Precision};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
+use engine::memory::table::GIB;
 use engine::mpi::{Comm, host};
 use engine::train::state::copy_bytes;
 use half::bf16;
@@ -182,7 +183,7 @@ pub fn reserve(ranks: usize) -> usize {
 }
 
 fn gib(bytes: usize) -> f64 {
-    bytes as f64 / (1u64 << 30) as f64
+    bytes as f64 / GIB
 }
 
 /// The ordinal of this rank's device on its node.

@@ -8,14 +8,13 @@ use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
 use engine::memory::free_list::Usage;
+use engine::memory::table::GIB;
 use engine::model::flops;
 use engine::mpi::{Comm, host};
 use engine::train::state;
 use plan::dry_run::{self, Held};
 use report::records::memory::{Bytes, Memory, RankMemory};
 use std::path::Path;
-
-const GIB: f64 = (1u64 << 30) as f64;
 
 /// The memory that a rank takes.
 #[derive(Debug, Clone, Copy)]

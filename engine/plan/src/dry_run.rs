@@ -17,7 +17,7 @@ use engine::batch::Blank;
 use engine::config::{Axis, Config, Train, samples};
 use engine::dry::{Dry, Keep, Log, Peak, Totals};
 use engine::error::Result;
-use engine::layout::mesh::Mesh;
+use engine::layout::mesh::{GroupKind, Mesh};
 use engine::layout::rank_layout::RankLayout;
 use engine::memory::arena::{AllocTrace, ArenaSpec};
 use engine::memory::free_list::{Allocator, FreeList, Usage};
@@ -56,7 +56,7 @@ pub struct Held {
 
 impl Held {
     pub fn of<A: Elem>(config: &Config, rank_layout: &RankLayout, scratch: &dyn Scratch) -> Held {
-        let (buckets, ranks) = (rank_layout.buckets(config), rank_layout.optimizer_members(config).len());
+        let (buckets, ranks) = (rank_layout.buckets(config), rank_layout.members(GroupKind::Optimizer).len());
         let of = |bytes: usize, times: usize, ranks: usize| -> usize {
             buckets.iter().map(|bucket| times * scratch.block(bucket.len / ranks * bytes)).sum()
         };
@@ -79,6 +79,21 @@ impl DryRun {
     pub fn activations(&self) -> usize {
         let Peak { workspace, logits, communication } = self.peak;
         self.beside_held().saturating_sub(workspace + logits + communication)
+    }
+
+    /// The reserved bytes by use.
+    pub fn uses(&self) -> [(&'static str, usize); 8] {
+        let Held { weights, gradients, optimizer } = self.held;
+        [
+            ("weights", weights),
+            ("gradients", gradients),
+            ("optimizer", optimizer),
+            ("activations", self.activations()),
+            ("logits", self.peak.logits),
+            ("workspace", self.peak.workspace),
+            ("communication", self.peak.communication),
+            ("between blocks", self.usage.reserved - self.usage.peak),
+        ]
     }
 
     /// The arena that the run needs.

@@ -62,8 +62,8 @@ pub struct Xent {
     pub z_loss: f32,
 }
 
-/// The columns of a step's totals `[1, Total::COUNT]`, each a sum over the rows that the losses are computed for. Further
-/// losses add columns behind these.
+/// The columns of a step's totals `[1, Total::COUNT]`, each a sum over the rows that the losses are computed for.
+/// Further losses add columns behind these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
     /// Cross-entropy of the counted targets.
@@ -225,8 +225,8 @@ pub trait Backend: Sized + 'static {
 
     // -- attention: qkv [T, (H + 2G) d] packed as Heads::qkv_cols says --
 
-    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[longest, d]` has cos in its first d/2 columns and
-    /// sin in the rest; `positions` `[T, 1]` has the row of the table for each row of qkv.
+    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[longest, d]` has cos in its first d/2
+    /// columns and sin in the rest; `positions` `[T, 1]` has the row of the table for each row of qkv.
     fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
     /// The inverse rotation of the gradients of q and k, in place.
     fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;

@@ -9,6 +9,8 @@ use crate::error::{Error, Result, counted};
 pub struct Mesh {
     /// Axes and sizes, fastest-varying first.
     axes: [(Axis, usize); 5],
+    /// Whether the data-parallel ranks shard the optimizer state, or each has all of it.
+    sharded_optimizer: bool,
 }
 
 /// The purpose of a group of ranks. Each kind has communicators of its own.
@@ -89,7 +91,8 @@ impl Mesh {
             Axis::Data => ranks / used,
             Axis::Pipeline => p.pipeline,
         };
-        Some(Mesh { axes: p.order.map(|axis| (axis, size(axis))) })
+        let axes = p.order.map(|axis| (axis, size(axis)));
+        Some(Mesh { axes, sharded_optimizer: p.distributed_optimizer })
     }
 
     pub fn ranks(&self) -> usize {
@@ -117,8 +120,7 @@ impl Mesh {
         ranks
     }
 
-    /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same
-    /// key/value head.
+    /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same key/value head.
     pub fn members(&self, rank: usize, kind: GroupKind, kv_copies: usize) -> Vec<usize> {
         let stages = self.group(rank, &[Axis::Pipeline]);
         match kind {
@@ -127,6 +129,7 @@ impl Mesh {
                 let first = self.coord(rank, Axis::Tensor) / kv_copies * kv_copies;
                 self.group(rank, &[Axis::Tensor])[first..first + kv_copies].to_vec()
             }
+            GroupKind::Optimizer if !self.sharded_optimizer => vec![rank],
             GroupKind::Data | GroupKind::Optimizer => self.group(rank, &[Axis::Data]),
             GroupKind::Activations | GroupKind::Gradients => stages,
             GroupKind::Tied => match self.coord(rank, Axis::Pipeline) {

@@ -52,32 +52,26 @@ impl RankLayout {
         self.mesh.members(self.rank, kind, self.kv_copies)
     }
 
-    /// The ranks that shard a bucket's optimizer state: the data-parallel ones, or this one alone.
-    pub fn optimizer_members(&self, config: &Config) -> Vec<usize> {
-        match config.parallel.distributed_optimizer {
-            true => self.members(GroupKind::Data),
-            false => vec![self.rank],
-        }
-    }
-
     /// Whether this rank saves its shards and counts them in the gradient norm. Where each data-parallel rank holds all
     /// of them (`distributed_optimizer = false`), only the first one does.
-    pub fn owns(&self, config: &Config) -> bool {
-        config.parallel.distributed_optimizer || self.dp.0 == 0
+    pub fn owns_shards(&self) -> bool {
+        self.dp.0 == 0 || self.members(GroupKind::Optimizer).len() == self.dp.1
     }
 
     /// The number of elements that this rank saves.
     pub fn saved(&self, config: &Config) -> usize {
-        let members = self.optimizer_members(config);
-        let rank_layout =
-            members.iter().position(|&rank| rank == self.rank).expect("a rank is among those it shares with");
-        let owned = self.buckets(config).into_iter().filter(|_| self.owns(config));
-        owned.flat_map(|bucket| bucket.owned(&bucket.shard(rank_layout, members.len()))).map(|range| range.len()).sum()
+        if !self.owns_shards() {
+            return 0;
+        }
+        let members = self.members(GroupKind::Optimizer);
+        let index = members.iter().position(|&rank| rank == self.rank).expect("a rank is in its group");
+        let owned = |bucket: Bucket| bucket.owned(&bucket.shard(index, members.len()));
+        self.buckets(config).into_iter().flat_map(owned).map(|range| range.len()).sum()
     }
 
     /// The buckets of all chunks.
     pub fn buckets(&self, config: &Config) -> Vec<Bucket> {
-        let ranks = self.optimizer_members(config).len();
+        let ranks = self.members(GroupKind::Optimizer).len();
         let held = self.chunks.iter().map(|units| self.held(config, units));
         held.flat_map(|held| buckets::plan(&held, self.tp, |_| ranks, MIN_BUCKET)).collect()
     }
@@ -110,11 +104,11 @@ impl RankLayout {
         (rows / ranks, config.model.hidden_size)
     }
 
-    /// The samples of micro-batch `mb` in a step that starts at sample `first`, in Megatron-LM's order: micro-batch
-    /// after micro-batch, rank after rank.
-    pub fn samples(&self, config: &Config, first: u64, mb: usize) -> Range<u64> {
+    /// The samples of micro-batch `mb` of global batch `batch`, in Megatron-LM's order: micro-batch after micro-batch,
+    /// rank after rank.
+    pub fn samples(&self, config: &Config, batch: u64, mb: usize) -> Range<u64> {
         let size = config.train.micro_batch_size as u64;
-        let start = first + (mb * self.dp.1 + self.dp.0) as u64 * size;
+        let start = batch * config.train.global_batch_size as u64 + (mb * self.dp.1 + self.dp.0) as u64 * size;
         start..start + size
     }
 }

@@ -1,5 +1,8 @@
 //! Tables of bytes, the same for `train --dry-run`, `plan` and `report`.
 
+/// Bytes of a GiB.
+pub const GIB: f64 = (1u64 << 30) as f64;
+
 /// The unit that the numbers of a table have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ByteUnit {

@@ -4,6 +4,7 @@ use super::assemble::assemble;
 use super::compare::{Reference, Run, outcome};
 use super::{Layout, Outcome};
 use crate::config::Config;
+use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::init;
 use crate::model::param_specs::all_tensors;
@@ -26,7 +27,7 @@ fn masters(config: &Config, ranks: usize, seed: u32) -> Vec<Vec<f32>> {
     let mesh = config.mesh(ranks).unwrap();
     let rank = |rank| {
         let rank_layout = RankLayout::new(config, mesh.clone(), rank);
-        let members = rank_layout.optimizer_members(config);
+        let members = rank_layout.members(GroupKind::Optimizer);
         let me = members.iter().position(|&member| member == rank).unwrap();
         let shard = |bucket: crate::layout::buckets::Bucket| {
             let shard = bucket.shard(me, members.len());

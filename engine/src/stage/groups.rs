@@ -44,7 +44,7 @@ impl<B: Backend> Groups<B> {
         let replicas = ReplicaGroups(vec![(GroupKind::Data, group(GroupKind::Data))]);
         let [activations, gradients, tied] = [GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied].map(group);
         let world = group(GroupKind::World);
-        let optimizer = b.group(GroupKind::Optimizer, &rank_layout.optimizer_members(config));
+        let optimizer = group(GroupKind::Optimizer);
         let optimizer = ReplicaGroups(vec![(GroupKind::Data, optimizer)]);
         let norms = config.parallel.sequence_parallel.then(|| group(GroupKind::Tensor));
         Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms }

@@ -86,7 +86,7 @@ impl<B: Backend> Trainer<B> {
         let stage = Stage::new(&b, &config.model, rank_layout.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
-        let ownership = if rank_layout.owns(&config) { Ownership::Owner } else { Ownership::Replica };
+        let ownership = if rank_layout.owns_shards() { Ownership::Owner } else { Ownership::Replica };
         let optim = Optim::new(&b, layout.clone(), optimizer, ownership);
         let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
         Trainer { config, b, rank_layout, world, tied, reduce, schedule, comm, layout, stage, optim, step: 0 }
@@ -108,12 +108,11 @@ impl<B: Backend> Trainer<B> {
             Action::Forward(work) => Some(work.mb),
             _ => None,
         });
-        let (order, rank_layout, config): (Vec<usize>, _, _) =
-            (forwards.collect(), self.rank_layout.clone(), self.config.clone());
-        let per_step = config.train.global_batch_size as u64;
+        let micro_batches: Vec<usize> = forwards.collect();
+        let (rank_layout, config) = (self.rank_layout.clone(), self.config.clone());
         (self.step..config.train.steps).flat_map(move |step| {
-            let samples = |&mb: &usize| rank_layout.samples(&config, step * per_step, mb);
-            order.iter().map(samples).collect::<Vec<_>>()
+            let samples = |&mb: &usize| rank_layout.samples(&config, step, mb);
+            micro_batches.iter().map(samples).collect::<Vec<_>>()
         })
     }
 
@@ -163,9 +162,8 @@ impl<B: Backend> Trainer<B> {
     pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
         let mut grads = Grads::new(&self.b, self.layout.clone());
         let mut totals = zeros(&self.b);
-        let (rank_layout, config) = (&self.rank_layout, &self.config);
-        let first = self.step * config.train.global_batch_size as u64;
-        let batch = |mb| data.micro_batch(Split::Train, rank_layout.samples(config, first, mb));
+        let (rank_layout, config, step) = (&self.rank_layout, &self.config, self.step);
+        let batch = |mb| data.micro_batch(Split::Train, rank_layout.samples(config, step, mb));
         let sums = StepAccumulators { grads: &mut grads, totals: &mut totals, reduce: &self.reduce };
         pipeline::run(&self.b, &self.schedule, &mut self.stage, &mut self.comm, sums, clock, batch)?;
         self.count_once_per_tp(&mut totals);
@@ -176,14 +174,12 @@ impl<B: Backend> Trainer<B> {
     pub fn validate(&mut self, data: &dyn Samples) -> Result<f64> {
         let mut totals = zeros(&self.b);
         let schedule = schedule::forward_only(self.rank_layout.stage, &self.rank_layout.pipe);
-        let t = &self.config.train;
-        let per_batch = t.global_batch_size as u64;
         // Each validation takes the next batches of the split, as Megatron-LM's does.
-        let validations_before = self.step.saturating_sub(1) / t.eval_interval;
-        let first = validations_before * t.eval_steps * per_batch;
-        for step in 0..t.eval_steps {
+        let validations_before = self.step.saturating_sub(1) / self.config.train.eval_interval;
+        let first = validations_before * self.config.train.eval_steps;
+        for batch in first..first + self.config.train.eval_steps {
             let (rank_layout, config) = (&self.rank_layout, &self.config);
-            let batch = |mb| data.micro_batch(Split::Valid, rank_layout.samples(config, first + step * per_batch, mb));
+            let batch = |mb| data.micro_batch(Split::Valid, rank_layout.samples(config, batch, mb));
             pipeline::evaluate(&self.b, &schedule, &mut self.stage, &mut self.comm, &mut totals, batch)?;
         }
         self.count_once_per_tp(&mut totals);

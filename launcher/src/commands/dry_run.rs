@@ -17,6 +17,7 @@ use engine::layout::mesh::Mesh;
 use engine::layout::placement::spans;
 use engine::layout::rank_layout::{RankLayout, layers_of_chunks};
 use engine::layout::split;
+use engine::memory::table::{ByteUnit, GIB};
 use engine::train::state::copy_bytes;
 use half::bf16;
 use plan::dry_run::{DryRun, Held, classes, dry_run_step, on_all_cores, refusal};
@@ -115,7 +116,7 @@ fn memory(rows: &[Row], mesh: &Mesh) -> String {
         let Held { weights, gradients, optimizer } = of.held;
         [weights, gradients, optimizer, of.beside_held(), of.usage.peak, *copy].map(|bytes| bytes as f64)
     };
-    let unit = Unit::of(rows.iter().map(|row| row.of.usage.peak as f64));
+    let unit = ByteUnit::of(rows.iter().map(|row| row.of.usage.peak as f64));
     let cells = |row: &Row| parts(row).map(|bytes| unit.show(bytes)).to_vec();
     let header = ["weights", "gradients", "optimizer", "activations", "peak", "checkpoint"];
     lines(&format!("{} a rank", unit.name), &header, rows, mesh, cells)
@@ -129,7 +130,7 @@ fn traffic(rows: &[Row], mesh: &Mesh) -> String {
             among.map(|(_, traffic)| traffic.bytes).sum::<u64>() as f64
         })
     };
-    let unit = Unit::of(rows.iter().map(|row| sent(row)[PARTS.len() - 1]));
+    let unit = ByteUnit::of(rows.iter().map(|row| sent(row)[PARTS.len() - 1]));
     let cells = |row: &Row| {
         let calls = row.of.step.traffic.values().map(|traffic| traffic.calls).sum::<u64>();
         sent(row).map(|bytes| unit.show(bytes)).into_iter().chain([calls.to_string()]).collect()
@@ -185,31 +186,10 @@ fn named(ranks: &[usize]) -> String {
     }
 }
 
-/// The unit that the numbers of a table have in common.
-struct Unit {
-    name: &'static str,
-    bytes: f64,
-}
-
-impl Unit {
-    /// The largest unit in which the largest number is at least 1.
-    fn of(bytes: impl Iterator<Item = f64>) -> Unit {
-        let most = bytes.fold(0.0, f64::max);
-        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)].map(|(name, log2)| Unit { name, bytes: 2f64.powi(log2) });
-        let [.., smallest] = &units;
-        let Unit { name, bytes } = units.iter().find(|unit| most >= unit.bytes).unwrap_or(smallest);
-        Unit { name, bytes: *bytes }
-    }
-
-    fn show(&self, bytes: f64) -> String {
-        format!("{:.2}", bytes / self.bytes)
-    }
-}
-
 fn foot(rows: &[Row], rules: &Rules) -> String {
     let largest = most(rows);
     let usage = largest.of.usage;
-    let unit = Unit::of([usage.reserved as f64].into_iter());
+    let unit = ByteUnit::of([usage.reserved as f64]);
     let [peak, reserved, free] = [usage.peak, usage.reserved, usage.reserved - usage.peak].map(|n| unit.show(n as f64));
     let (name, rank) = (unit.name, named(&largest.ranks));
     let (most, by) = match rules {
@@ -248,12 +228,12 @@ fn most(rows: &[Row]) -> &Row {
 /// Whether the run fits the cluster's GPUs, and what would fit if it does not.
 fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<String> {
     let Rules::Cuda { scratch, cluster: Some(cluster) } = rules else { return Ok(String::new()) };
-    let (gib, needed) = ((1u64 << 30) as f64, most(rows).of.usage.reserved);
-    let limit = (cluster.memory_gib * gib) as usize;
+    let needed = most(rows).of.usage.reserved;
+    let limit = (cluster.memory_gib * GIB) as usize;
     if needed > limit {
         return Ok(format!("{}: {}\n", cluster.name, refusal::<bf16>(config, mesh, (needed, limit), scratch)?));
     }
-    let left = (limit - needed) as f64 / gib;
+    let left = (limit - needed) as f64 / GIB;
     Ok(format!("{}: {left:.2} GiB of the {:.2} GiB of a GPU are left\n", cluster.name, cluster.memory_gib))
 }
 
@@ -267,13 +247,5 @@ mod tests {
         assert_eq!(named(&[0, 2, 4]), "0, 2, 4");
         let odd: Vec<usize> = (0..512).filter(|rank| rank % 2 == 1).collect();
         assert_eq!(named(&odd), "1, 3, ... 511 (256)");
-    }
-
-    #[test]
-    fn the_largest_number_chooses_the_unit() {
-        let shown = |bytes: &[f64]| Unit::of(bytes.iter().copied()).show(bytes[0]);
-        assert_eq!(shown(&[1.5 * 2f64.powi(30), 7.0]), "1.50");
-        assert_eq!(shown(&[512.0, 2048.0]), "0.50");
-        assert_eq!((Unit::of([0.0].into_iter()).name, shown(&[0.0])), ("KiB", "0.00".to_string()));
     }
 }

@@ -28,6 +28,8 @@ impl HuggingFace {
             true => format!("not a tokenizer: {e}"),
             false => format!("not JSON: {e}"),
         })?;
+        // serde skips what `Rules` does not read without a look at its encoding; `tokenizers` panics there.
+        std::str::from_utf8(bytes).map_err(|e| format!("not JSON: {e}"))?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
         // A file may ask for every text to be cut or filled up to a length; a corpus must not be.
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);

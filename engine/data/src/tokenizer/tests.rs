@@ -205,6 +205,17 @@ fn damaged_models_are_named() {
     }
 }
 
+/// Also where nothing that the engine reads of the file is wrong.
+#[test]
+fn a_byte_that_is_no_utf8_is_refused() {
+    let json = std::fs::read(TRAINED_JSON.as_path()).unwrap();
+    let decoder = json.windows(9).position(|text| text == b"\"decoder\"").expect("the golden file has a decoder");
+    let kind = decoder + json[decoder..].windows(6).position(|text| text == b"\"type\"").unwrap();
+    let mut broken = json.clone();
+    broken[kind + 2] = 128;
+    assert!(open("t.json", &broken).err().unwrap().to_string().contains("not JSON"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]

@@ -6,9 +6,8 @@ use engine::config::{Config, Recompute, Train, by_distance, degrees};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
+use engine::memory::table::GIB;
 use std::fmt::{Display, Formatter};
-
-const GIB: f64 = (1u64 << 30) as f64;
 
 /// How many other layouts a message names.
 const LAYOUTS: usize = 2;

@@ -3,6 +3,7 @@
 use super::Efficiency;
 use crate::run::Run;
 use engine::config::{Model, Named};
+use engine::memory::table::GIB;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,7 +83,7 @@ fn waits(this: &Efficiency, other: &Efficiency) -> Vec<Compared> {
 
 fn most_memory(of: &Efficiency) -> Option<f64> {
     let most = of.memory.as_ref()?.iter().map(|rank| rank.used_bytes).max()?;
-    Some(most as f64 / (1u64 << 30) as f64)
+    Some(most as f64 / GIB)
 }
 
 fn warnings(this: &Run, other: &Run) -> Vec<String> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::layout::buckets::{Bucket, Part};
+use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 use proptest::prelude::*;
 use std::ops::Range;
@@ -61,7 +62,7 @@ type State = Vec<[Vec<f32>; 3]>;
 impl Held {
     fn new(config: &Config, ranks: usize, rank: usize) -> Held {
         let rank_layout = RankLayout::new(config, config.mesh(ranks).unwrap(), rank);
-        let members = rank_layout.optimizer_members(config);
+        let members = rank_layout.members(GroupKind::Optimizer);
         let at = members.iter().position(|&member| member == rank).unwrap();
         let shards = rank_layout.buckets(config).into_iter().map(|bucket| {
             let range = bucket.shard(at, members.len());

@@ -4,11 +4,10 @@ use crate::gpu::reserve;
 use engine::config::{Cluster, Config, Precision};
 use engine::error::{Error, Result};
 use engine::layout::mesh::Mesh;
+use engine::memory::table::GIB;
 use plan::Profile;
 use report::peak;
 use std::path::Path;
-
-pub const GIB: f64 = (1u64 << 30) as f64;
 
 pub struct Machine {
     pub name: String,

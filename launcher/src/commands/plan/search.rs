@@ -1,6 +1,5 @@
 //! `plan --search`: the fastest layouts of a number of GPUs, and why the others were rejected.
 
-use super::machine::GIB;
 use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::table::render;
@@ -8,6 +7,7 @@ use cuda::backend::CudaScratch;
 use engine::config::{Axis, Config, Named};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
+use engine::memory::table::GIB;
 use engine::model::flops::Formula;
 use half::bf16;
 use plan::search::{Candidate, Outcome, Reason, Rejected, SIMULATED, SearchSpace, search};

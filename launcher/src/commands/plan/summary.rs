@@ -1,13 +1,14 @@
 //! The output of a plan, as text and as JSON.
 
-use super::machine::{GIB, Machine};
+use super::machine::Machine;
 use crate::table::render;
 use engine::config::{Axis, Config, Named};
 use engine::error::counted;
 use engine::layout::mesh::Mesh;
+use engine::memory::table::GIB;
 use engine::model::flops::{self, Formula};
 use engine::time::TimeCategory;
-use plan::dry_run::{DryRun, Held};
+use plan::dry_run::DryRun;
 use plan::search::Candidate;
 use plan::{Change, Forecast, Speed, Step, bottleneck};
 use report::records::settings::settings;
@@ -63,9 +64,9 @@ impl Summary<'_> {
     fn memory(&self) -> String {
         let (ranks, machine) = (&self.forecast.memory, &self.machine);
         let header = format!("GiB a {}, stage", machine.unit);
-        let names = uses(&ranks[0]).map(|(name, _)| name);
+        let names = ranks[0].uses().map(|(name, _)| name);
         let row = |(stage, rank): (usize, &DryRun)| {
-            let bytes = uses(rank).map(|(_, bytes)| bytes).into_iter().chain([rank.usage.reserved]);
+            let bytes = rank.uses().map(|(_, bytes)| bytes).into_iter().chain([rank.usage.reserved]);
             let cells = bytes.map(|bytes| format!("{:.2}", bytes as f64 / GIB));
             [stage.to_string()].into_iter().chain(cells).collect()
         };
@@ -141,7 +142,7 @@ impl Summary<'_> {
     pub fn json(&self) -> Value {
         let (mesh, machine) = (self.mesh, &self.machine);
         let memory = |rank: &DryRun| {
-            let uses: Map<_, _> = uses(rank).iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
+            let uses: Map<_, _> = rank.uses().iter().map(|(name, bytes)| (name.to_string(), json!(bytes))).collect();
             json!({ "bytes": rank.usage.reserved, "uses": uses })
         };
         json!({
@@ -203,21 +204,6 @@ fn seconds(x: f64) -> String {
 /// Cores need more decimals than GPUs.
 fn digits(tflops: f64) -> String {
     if tflops < 1.0 { format!("{tflops:.3}") } else { format!("{tflops:.1}") }
-}
-
-/// The bytes of a rank by use.
-fn uses(rank: &DryRun) -> [(&'static str, usize); 8] {
-    let Held { weights, gradients, optimizer } = rank.held;
-    [
-        ("weights", weights),
-        ("gradients", gradients),
-        ("optimizer", optimizer),
-        ("activations", rank.activations()),
-        ("logits", rank.peak.logits),
-        ("workspace", rank.peak.workspace),
-        ("communication", rank.peak.communication),
-        ("between blocks", rank.usage.reserved - rank.usage.peak),
-    ]
 }
 
 fn time(step: &Step) -> String {

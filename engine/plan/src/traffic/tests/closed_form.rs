@@ -71,7 +71,7 @@ fn layers(config: &Config, rank_layout: &RankLayout, act: u64) -> Vec<Volume> {
 /// Gradients and weights, bucket by bucket with the padding.
 fn buckets(config: &Config, rank_layout: &RankLayout, act: u64) -> Vec<Volume> {
     let buckets = rank_layout.buckets(config);
-    let ranks = rank_layout.optimizer_members(config).len();
+    let ranks = rank_layout.members(GroupKind::Optimizer).len();
     let elements = |which: &dyn Fn(&Span) -> bool| -> u64 {
         buckets.iter().flat_map(|bucket| bucket.ranges(which)).map(|range| range.len() as u64).sum()
     };
