@@ -446,15 +446,19 @@ fn a_wrong_command_line_is_seen() {
 
 // -- links --
 
-/// A Markdown text without its code.
-fn prose(text: &str) -> String {
+/// The lines of a Markdown text outside its blocks of code.
+fn unfenced(text: &str) -> impl Iterator<Item = &str> {
     let mut fenced = false;
-    let lines = text.lines().filter(|line| {
+    text.lines().filter(move |line| {
         let fence = line.trim_start().starts_with("```");
         fenced ^= fence;
         !fence && !fenced
-    });
-    let lines = lines.map(|line| line.split('`').step_by(2).collect::<Vec<_>>().join("`"));
+    })
+}
+
+/// A Markdown text without its code.
+fn prose(text: &str) -> String {
+    let lines = unfenced(text).map(|line| line.split('`').step_by(2).collect::<Vec<_>>().join("`"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -495,6 +499,35 @@ fn every_link_leads_somewhere() {
     assert!(seen > 60, "{seen} links only");
     let here = root().join("README.md");
     assert!(broken(&here, "docs/none.md") && broken(&here, "docs/data.md#none") && !broken(&here, "docs/data.md#data"));
+}
+
+/// The source files and folders that a text names in backquotes.
+fn sources(text: &str) -> impl Iterator<Item = &str> {
+    let named = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
+    let folders = ["engine/", "cuda/", "launcher/", "configs/", "benches/", "tests/", "scripts/"];
+    named.filter(move |name| {
+        let file = [".rs", ".cu", ".cuh", ".sh", ".py"].iter().any(|extension| name.ends_with(extension));
+        (file || folders.iter().any(|folder| name.starts_with(folder))) && !name.contains(['*', '{', '<', '$', '='])
+    })
+}
+
+#[test]
+fn every_source_file_that_documents_name_exists() {
+    let mut paths = Vec::new();
+    ["rs", "cu", "cuh", "sh", "py"].iter().for_each(|extension| walk(root(), extension, &mut paths));
+    let exists = |name: &str| root().join(name).exists() || paths.iter().any(|path| path.ends_with(name));
+    let (mut complaints, mut seen) = (Vec::new(), 0);
+    for (path, text) in files("md") {
+        let text = unfenced(&text).collect::<Vec<_>>().join("\n");
+        // The results of `tests/gpu.sh` and an example of a path are not in every checkout.
+        for name in sources(&text).filter(|name| !["benches/results/", "foo/tests.rs"].contains(name)) {
+            seen += 1;
+            complaints.extend((!exists(name)).then(|| format!("{}: there is no {name}", path.display())));
+        }
+    }
+    none(complaints);
+    assert!(seen > 80, "{seen} names only");
+    assert!(!exists("none.rs") && !exists("engine/src/none"));
 }
 
 // -- lists --

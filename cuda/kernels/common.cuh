@@ -46,19 +46,7 @@ DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     }
 }
 
-// The two words of an f64.
-union Words {
-    double v;
-    u32 w[2];
-};
-
 DEVICE float shfl_xor(float v, u32 mask HERE) { return f32_of(shfl_xor(bits_of(v), mask AT)); }
-DEVICE double shfl_xor(double v, u32 mask HERE) {
-    Words bits = {v};
-    bits.w[0] = shfl_xor(bits.w[0], mask AT);
-    bits.w[1] = shfl_xor(bits.w[1], mask AT);
-    return bits.v;
-}
 
 // The sum over the warp, on every lane.
 template <class T> DEVICE T warp_sum(T v HERE) {
@@ -77,14 +65,11 @@ DEVICE float block_sum(float v, u32 at HERE) {
 }
 // The same in f64, with 256 bytes.
 DEVICE double block_sum(double v, u32 at HERE) {
-    Words sum = {warp_sum(v AT)};
-    u32 lane = thread() % 32, mine = at + thread() / 32 * 8;
-    if (lane == 0) {
-        sts(mine, sum.w[0] AT);
-        sts(mine + 4, sum.w[1] AT);
-    }
+    v = warp_sum(v AT);
+    u32 lane = thread() % 32;
+    if (lane == 0) sts(at + thread() / 32 * 8, v AT);
     sync(AT_ONLY);
-    sum.v = 0;
+    Words sum = {0.0};
     if (lane < threads() / 32) {
         sum.w[0] = lds(at + lane * 8 AT);
         sum.w[1] = lds(at + lane * 8 + 4 AT);

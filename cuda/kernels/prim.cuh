@@ -20,6 +20,12 @@ struct alignas(16) V16 {
     u32 w[4];
 };
 
+// The two words of an f64.
+union Words {
+    double v;
+    u32 w[2];
+};
+
 // `n` elements of global memory.
 template <class T> struct View {
     T* p;
@@ -165,6 +171,12 @@ DEVICE u32 shfl_xor(u32 v, u32 mask) {
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(d) : "r"(v), "r"(mask));
     return d;
 }
+DEVICE double shfl_xor(double v, u32 mask) {
+    Words bits = {v};
+    bits.w[0] = shfl_xor(bits.w[0], mask);
+    bits.w[1] = shfl_xor(bits.w[1], mask);
+    return bits.v;
+}
 DEVICE u32 shfl(u32 v, u32 lane) {
     u32 d;
     asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(d) : "r"(v), "r"(lane));
@@ -186,6 +198,11 @@ DEVICE u32 lds(u32 at) {
     return d;
 }
 DEVICE void sts(u32 at, u32 v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory"); }
+DEVICE void sts(u32 at, double v) {
+    Words bits = {v};
+    sts(at, bits.w[0]);
+    sts(at + 4, bits.w[1]);
+}
 DEVICE V16 lds16(u32 at) {
     V16 d;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -173,13 +173,22 @@ DEVICE void warp_sync(HERE_ONLY) {
     emu::WarpOp op{emu::WarpOp::sync};
     emu::together(op, at_);
 }
-DEVICE u32 shfl(u32 v, u32 lane HERE) {
-    set(v, at_);
+DEVICE u32 shfl_bits(u32 v, u32 lane HERE) {
     emu::WarpOp op{emu::WarpOp::shuffle, v, lane};
     emu::together(op, at_);
     return op.value;
 }
+DEVICE u32 shfl(u32 v, u32 lane HERE) {
+    set(v, at_);
+    return shfl_bits(v, lane AT);
+}
 DEVICE u32 shfl_xor(u32 v, u32 mask HERE) { return shfl(v, thread() % 32 ^ mask AT); }
+// The words of an f64 may have any bits, those of an unset register too.
+DEVICE double shfl_xor(double v, u32 mask HERE) {
+    Words bits = {v};
+    for (u32& w : bits.w) w = shfl_bits(w, thread() % 32 ^ mask AT);
+    return bits.v;
+}
 DEVICE bool warp_any(bool so HERE) {
     u32 any = so;
     for (u32 mask = 16; mask; mask /= 2) any |= shfl_xor(any, mask AT);
@@ -197,6 +206,11 @@ DEVICE u32 lds(u32 at HERE) {
 DEVICE void sts(u32 at, u32 v HERE) {
     set(v, at_);
     emu::machine->shared.write(thread(), at, &v, 4, at_);
+}
+DEVICE void sts(u32 at, double v HERE) {
+    Words bits = {v};
+    emu::machine->shared.write(thread(), at, &bits.w[0], 4, at_);
+    emu::machine->shared.write(thread(), at + 4, &bits.w[1], 4, at_);
 }
 DEVICE V16 lds16(u32 at HERE) {
     V16 v;
