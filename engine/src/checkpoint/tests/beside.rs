@@ -1,4 +1,4 @@
-//! Asynchronous saving: what a reader sees while the threads write.
+//! Asynchronous saving: the checkpoints that a reader sees while the threads write.
 
 use super::*;
 use std::fs;
@@ -63,7 +63,7 @@ fn latest_waits_for_the_slowest_rank() {
     assert_eq!(files, ["manifest.json"]);
 }
 
-/// A killed process leaves what a reader sees at that moment.
+/// A killed process leaves the files that a reader sees at that time.
 #[test]
 fn at_every_moment_latest_is_whole() {
     let run = tempfile::tempdir().unwrap();
