@@ -259,7 +259,7 @@ pub trait Backend: Sized + 'static {
     /// dtable `[V, D]` += the rows of dy, added in row order.
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>);
 
-    // -- cross-entropy, over the columns of the vocabulary held here --
+    // -- cross-entropy, over the vocabulary columns of this rank --
 
     /// C: the number of rows of logits that are computed at once if this rank holds `cols` columns of the vocabulary.
     fn logits_rows(&self, cols: usize) -> usize;

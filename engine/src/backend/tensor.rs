@@ -108,7 +108,7 @@ impl<'a, B: Backend, T: Elem> TensorViewMut<'a, B, T> {
     /// A mutable view, for callers that make several views of one block.
     ///
     /// # Safety
-    /// During all of 'a the block must live, nothing else may use it, and no two views may share an element.
+    /// During all of 'a the block must stay allocated, nothing else may use it, and no two views may share an element.
     pub unsafe fn of(block: &mut Tensor<B, T>, at: usize, rows: usize, cols: usize) -> Self {
         // SAFETY: by this function's contract; `alias` checks the range.
         let mem = unsafe { B::alias(&block.mem, at..at + rows * cols) };

@@ -47,7 +47,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
-/// The names in a directory; none where it does not exist.
+/// The names in a directory; none if it does not exist.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -168,8 +168,8 @@ fn refuse_latest(run: &Path, name: &str, what: &str) -> Error {
     Error::user(format!("{}: {name:.100?} {what}{}", path.display(), hint(run, name)))
 }
 
-/// The directory that `latest` names; `None` where the run has no checkpoint. Complete checkpoints without a
-/// `latest` are refused: a run that ignored them would start over.
+/// The directory that `latest` names; `None` if the run has no checkpoint. Complete checkpoints without a `latest` are
+/// refused: a run that ignored them would start over.
 pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let Some(step) = latest_step(run)? else {
         return match steps(run)?.is_empty() {

@@ -84,7 +84,7 @@ fn target(to: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The files that the export of this mark lists; empty where the mark lists none.
+/// The files that the export of this mark lists; empty if the mark lists none.
 fn listed(mark: &Path) -> Vec<String> {
     let mark = fs::read(mark).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()).unwrap_or_default();
     serde_json::from_value(mark["files"].clone()).unwrap_or_default()

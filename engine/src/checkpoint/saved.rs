@@ -25,7 +25,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// The checkpoint that the run's `latest` names; `None` where the run has no checkpoint.
+    /// The checkpoint that the run's `latest` names; `None` if the run has no checkpoint.
     pub fn latest(run: &Path) -> Result<Option<Saved>> {
         directory::latest(run)?.map(|dir| Saved::open(&dir)).transpose()
     }

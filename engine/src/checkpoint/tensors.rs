@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// The longest header that safetensors itself reads.
 const MAX_HEADER: u64 = 100_000_000;
-/// Bytes of one read where the elements are converted or only hashed.
+/// Bytes per read if the elements are converted or only hashed.
 const CHUNK: usize = 1 << 20;
 /// Bytes of one read that covers many rows.
 const BLOCK: usize = 4 << 20;

@@ -10,7 +10,7 @@ const SHOWN: usize = 80;
 
 #[derive(Debug, Clone)]
 pub struct Origins {
-    /// The file that a missing key is missing from; empty where there is no file.
+    /// The file that a missing key is missing from; empty if there is no file.
     file: String,
     /// The label of each key in messages, such as `a.toml line 3: train.steps`, by the key's dotted path.
     labels: HashMap<String, String>,
@@ -93,7 +93,7 @@ pub fn shorten(text: &str) -> String {
     }
 }
 
-/// `table.key`, or `key` where the table is the file itself.
+/// `table.key`, or `key` if the table is the file itself.
 pub fn join(table: &str, key: &str) -> String {
     if table.is_empty() { key.to_string() } else { format!("{table}.{key}") }
 }

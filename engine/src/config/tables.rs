@@ -22,7 +22,7 @@ const MOST_SOURCES: usize = 32_766;
 section! {
     /// The `[train]` table: batch sizes, steps, precision and where the weights come from.
     pub struct Train {
-        /// `None`: CUDA where there is a device, else the CPU; the launcher decides.
+        /// `None`: CUDA if there is a device, else the CPU; the launcher decides.
         pub backend: Option<BackendKind> = optional(),
         /// `None`: bf16 on CUDA, f32 on the CPU.
         pub precision: Option<Precision> = optional(),
@@ -292,7 +292,7 @@ section! {
 }
 
 section! {
-    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` where the user gave none.
+    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` if the user gave none.
     pub struct Source {
         pub prefix: PathBuf = need("prefix = \"data/text\""),
         pub weight: Option<f64> = optional().real("must be positive; leave out a source without weight", |x| x > 0.0),

@@ -48,7 +48,7 @@ impl Request {
 
     fn wait(&self) {
         let mut request = self.0.get();
-        // SAFETY: as in `test`; the buffers live in the `Pending` that holds the ticket of this request.
+        // SAFETY: as in `test`; the buffers are owned by the `Pending` that holds the ticket of this request.
         unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
         self.0.set(request);
     }

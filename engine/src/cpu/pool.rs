@@ -93,7 +93,7 @@ impl<T: Elem> Block<T> {
 
     pub fn as_slice(&self) -> &[T] {
         // SAFETY: `len` initialised elements (`from_system` wrote them, and any bits are a valid `Elem`),
-        // aligned to 64 bytes or to T inside such a block; a view lives no longer than its block (`alias`).
+        // aligned to 64 bytes or to T inside such a block; a view does not outlive its block (`alias`).
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 

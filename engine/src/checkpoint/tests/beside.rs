@@ -114,7 +114,7 @@ fn what_does_not_read_back_is_no_checkpoint() {
         drop(queue);
         let error = saver.finish(comm).unwrap_err().to_string();
         assert!(!saver.is_saving());
-        // Rank 0 has removed the files before it comes here.
+        // Rank 0 has removed the files before it reaches this call.
         comm.all_gather_bytes(&[]);
         assert_eq!((latest_step(run), listing(run)), (1, vec!["latest".into(), "step-00000001".into()]));
         // The next save succeeds.

@@ -21,7 +21,7 @@ struct Family {
     architecture: Architecture,
     /// Its language model class in transformers.
     class: &'static str,
-    /// (key of `[model]`, name in the file), where the two differ.
+    /// (key of `[model]`, name in the file), for keys whose two names differ.
     names: &'static [(&'static str, &'static str)],
     /// Defaults of its configuration class in transformers for fields that the file lacks.
     defaults: &'static [(&'static str, Toml)],

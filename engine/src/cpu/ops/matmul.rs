@@ -167,7 +167,7 @@ fn strip(depth: usize) -> (usize, usize) {
     ((STRIP / depth).next_multiple_of(Shape::here().cols), depth)
 }
 
-/// Panels of the left operand, and the sums of a tile where they are rounded.
+/// Panels of the left operand, and the sums of a tile if they are rounded.
 fn tile_scratch<O: Float>() -> usize {
     ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 })
 }
