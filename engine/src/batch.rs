@@ -1,4 +1,4 @@
-//! The interface between the data side and the trainer: one micro-batch of one rank, on the host.
+//! The interface between the data pipeline and the trainer: one micro-batch of one rank, on the host.
 
 use crate::error::Result;
 use std::ops::Range;
@@ -11,11 +11,11 @@ pub struct MicroBatch {
     pub seq: usize,
     pub ids: Vec<u32>,
     pub targets: Vec<u32>,
-    /// 1 where the token counts in the loss, else 0.
+    /// 1 if the row's target counts in the loss, else 0.
     pub weights: Vec<f32>,
     /// The first position of its sequence that a row attends to: its document's start, or 0.
     pub starts: Vec<u32>,
-    /// The position of each row, which rotary embeddings see.
+    /// The position of each row, for the rotary embedding.
     pub positions: Vec<u32>,
 }
 
@@ -36,7 +36,7 @@ impl Split {
 
 /// A source of micro-batches.
 pub trait Samples {
-    /// The samples with these numbers in the split's order, end to end.
+    /// The samples with these indices in the split's order, laid end to end.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch>;
 }
 

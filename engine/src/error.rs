@@ -23,7 +23,7 @@ pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { plural })
 }
 
-/// Errors of files that only the user can mend.
+/// Errors of files that only the user can fix.
 const USER_ACTS: [ErrorKind; 8] = [
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
@@ -44,8 +44,8 @@ impl Error {
         Error::Run(what.into())
     }
 
-    /// A file that could not be read or written. Where the user has to act (a path that does not exist, a read-only
-    /// file system) it is the user's mistake; anything else, such as a full disk, is a failed run.
+    /// A file that could not be read or written. If the user has to act (a path that does not exist, a read-only file
+    /// system), it is the user's mistake; anything else, such as a full disk, is a failed run.
     pub fn io(path: &Path, error: std::io::Error) -> Self {
         let what = format!("{}: {error}", path.display());
         if USER_ACTS.contains(&error.kind()) { Error::User(what) } else { Error::Run(what) }

@@ -1,6 +1,6 @@
-//! The training core: everything between a configuration and a trained checkpoint but CUDA, in the order in which
-//! a token meets it. Floors from bottom to top; imports only point down (`tests/floors.rs`). `ARCHITECTURE.md`
-//! follows a token through them.
+//! The training core: everything but CUDA between a configuration and a trained checkpoint, in the order in which a
+//! token passes through it. The modules are listed by floor, from bottom to top; no module imports from a higher floor
+//! (`tests/floors.rs`). `ARCHITECTURE.md` follows a token through them.
 
 // Floor 0: numbers only. No tensors, no MPI, nothing generic.
 pub mod batch;
@@ -11,7 +11,7 @@ pub mod memory;
 pub mod model;
 pub mod schedule;
 pub mod time;
-// Floor 1: the contract between the engine and what computes and communicates.
+// Floor 1: the interface between the engine and the backends, and MPI.
 pub mod backend;
 pub mod mpi;
 // Floor 2: backends.
@@ -23,7 +23,7 @@ pub mod layers;
 pub mod stage;
 // Floor 5: checkpoints.
 pub mod checkpoint;
-// Floor 6: a training step, and what surrounds it.
+// Floor 6: a training step, its optimizer, and evaluation.
 pub mod train;
-// Floor 7: every layout against one rank.
+// Floor 7: the comparison of every layout with one rank.
 pub mod parity;

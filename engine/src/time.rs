@@ -62,7 +62,7 @@ impl Phase {
         self.key().trim_end_matches("_s")
     }
 
-    /// Whether every step goes through it; the others lie between steps.
+    /// Whether every step goes through this phase; the other phases lie between steps.
     pub fn is_in_step(self) -> bool {
         !matches!(self, Phase::Validation | Phase::Report | Phase::Checkpoint)
     }
@@ -131,7 +131,7 @@ pub enum TimeCategory {
     Messages,
     /// Exposed communication of data parallelism.
     Data,
-    /// Time of the host beside the ops.
+    /// Time of the host, beyond that of the ops.
     Software,
 }
 
@@ -161,7 +161,7 @@ impl TimeCategory {
     }
 }
 
-/// The step and phase that a rank is in, for the message of whatever ends it.
+/// The step and phase that a rank is in, for the message of an error that ends the run.
 #[derive(Debug, Default)]
 pub struct RankProgress {
     rank: AtomicUsize,
@@ -179,7 +179,7 @@ impl RankProgress {
         self.rank.load(Relaxed)
     }
 
-    /// `step` begins.
+    /// Records that `step` begins.
     pub fn step(&self, step: u64) {
         self.step.store(step, Relaxed);
     }
@@ -205,7 +205,7 @@ impl Display for RankProgress {
 mod tests {
     use super::*;
 
-    /// They are keys of `metrics.jsonl`, `ranks.jsonl` and of what `plan --json` writes.
+    /// The names are keys of `metrics.jsonl`, `ranks.jsonl` and of the output of `plan --json`.
     #[test]
     fn keys_of_files_stay() {
         let keys = Phase::ALL.map(Phase::key).join(" ");

@@ -8,9 +8,9 @@ use std::ops::Range;
 /// so that a gathered chunk is contiguous and can be multiplied while the next one is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkedRows {
-    /// n.
+    /// The number of ranks, n.
     pub ranks: usize,
-    /// r.
+    /// The rows of each rank, r.
     pub rows: usize,
     pub chunks: usize,
 }
@@ -24,8 +24,8 @@ impl ChunkedRows {
     }
 }
 
-/// One communicator's collectives. A `Pending` owns its buffers until it is waited for: forgetting one leaks memory and
-/// never races. A group of one returns its input.
+/// The collectives of one communicator. A `Pending` owns its buffers until it is waited for; a forgotten one leaks
+/// memory, but causes no race. In a group of one rank, a collective returns its input.
 pub trait Collectives<B: Backend> {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
@@ -33,29 +33,30 @@ pub trait Collectives<B: Backend> {
     /// Starts an all-gather of the ranks' rows, in rank order: `from` `[r, c]` -> `to` `[n r, c]`.
     ///
     /// # Safety
-    /// Until the ticket has been waited for, both must live, and nothing else may use `to` or write to `from`.
+    /// Until the ticket has been waited for, both matrices must stay allocated, and nothing else may use `to` or write
+    /// to `from`.
     unsafe fn gather<T: Elem>(&self, b: &B, from: &Tensor<B, T>, to: &Tensor<B, T>) -> B::Ticket;
     /// Starts a reduce-scatter (sum); this rank gets its rows: `from` `[n r, c]` -> `to` `[r, c]`.
     ///
     /// # Safety
-    /// As for `gather`.
+    /// The same as for [`Collectives::gather`].
     unsafe fn scatter<T: Elem>(&self, b: &B, from: &Tensor<B, T>, to: &Tensor<B, T>) -> B::Ticket;
 
-    /// The sum over the ranks, on every rank.
+    /// An all-reduce: the sum over the ranks, on every rank.
     fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// An all-gather in place: x `[n r, c]` holds this rank's rows already.
+    /// An in-place all-gather: x `[n r, c]` holds this rank's rows already.
     fn all_gather_within<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
-    /// Point to point: `send` is a matrix and the group rank that it goes to, `recv` a matrix that another group rank
-    /// sends. Both are one group call where both are given. Messages between two ranks arrive in the order in which
-    /// they were sent. The sent matrix is returned when its block may be reused.
+    /// Point-to-point send and receive: `send` is a matrix and the group rank that receives it, `recv` describes a
+    /// matrix that another group rank sends. If both are given, they form one group call. Messages between two ranks
+    /// arrive in the order in which they were sent. The sent matrix is returned when its block may be reused.
     fn exchange(&self, b: &B, send: Option<(Act<B>, usize)>, recv: Option<Expected>) -> Exchanged<B>;
 
-    /// The ranks' rows in rank order: `[r, c]` -> `[n r, c]`.
+    /// An all-gather: the ranks' rows in rank order, `[r, c]` -> `[n r, c]`.
     fn all_gather<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T> {
         self.all_gather_chunked(b, x, 1)
     }
 
-    /// All-gather of chunk-interleaved rows, one call a chunk: `[r, c]` -> `[n r, c]`.
+    /// An all-gather of chunk-interleaved rows, one call per chunk: `[r, c]` -> `[n r, c]`.
     fn all_gather_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         let (ranks, rows) = (self.size(), x.rows());
         if ranks == 1 {
@@ -70,12 +71,12 @@ pub trait Collectives<B: Backend> {
         pending
     }
 
-    /// This rank's rows of the sum: `[n r, c]` -> `[r, c]`.
+    /// A reduce-scatter: this rank's rows of the sum, `[n r, c]` -> `[r, c]`.
     fn reduce_scatter<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T> {
         self.reduce_scatter_chunked(b, x, 1)
     }
 
-    /// Reduce-scatter to chunk-interleaved rows, one call a chunk: `[n r, c]` -> `[r, c]`.
+    /// A reduce-scatter to chunk-interleaved rows, one call per chunk: `[n r, c]` -> `[r, c]`.
     fn reduce_scatter_chunked<T: Elem>(&self, b: &B, x: Tensor<B, T>, chunks: usize) -> Pending<B, T> {
         if self.size() == 1 {
             return Pending::ready(x);
@@ -83,8 +84,8 @@ pub trait Collectives<B: Backend> {
         self.reduce_scatter_as_computed(b, x, chunks, |_, _| ())
     }
 
-    /// As `reduce_scatter_chunked`, where `compute(rows, chunk)` fills the chunks of x one after another: a chunk is
-    /// reduced while the next one is computed.
+    /// Like [`Collectives::reduce_scatter_chunked`], but `compute(rows, chunk)` fills the chunks of x one after
+    /// another, and a chunk is reduced while the next one is computed.
     fn reduce_scatter_as_computed<T: Elem>(
         &self,
         b: &B,

@@ -1,12 +1,12 @@
 //! The interface between the engine and a backend: layer-sized ops and collectives on the matrices of `tensor.rs`.
 //! CUDA streams, CUDA events and MPI requests do not appear here.
 //!
-//! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments.
-//! Ops do not fail: a wrong shape is a bug and asserts, a device fault is returned by
-//! [`Backend::wait_host`], when a step is looked at.
+//! Every tensor is a row-major matrix; heads, sequences and vocabulary ranges are arguments. Ops do not return errors:
+//! a wrong shape is a bug and fails an assertion; a device fault is returned by [`Backend::wait_host`], when the
+//! results of a step are read.
 //!
-//! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V rows of the
-//! vocabulary held here, H query heads, G key/value heads, d head size, C rows of a chunk.
+//! Legend of shapes: T tokens of a micro-batch, D hidden size, F intermediate size, V vocabulary rows of this rank, H
+//! query heads, G key/value heads, d head size, C rows of a chunk.
 
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -28,12 +28,12 @@ pub use scratch::Scratch;
 pub use span::{Detail, Label, Span, Track};
 pub use tensor::{Acc, Act, Elem, Tensor, TensorView, TensorViewMut};
 
-/// The heads of this rank and how rows form sequences.
+/// The attention heads of this rank, and the length of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
-    /// H: query heads here.
+    /// H: query heads of this rank.
     pub query: usize,
-    /// G: key/value heads here; H is a multiple of G.
+    /// G: key/value heads of this rank; H is a multiple of G.
     pub kv: usize,
     /// d: elements of a head.
     pub dim: usize,
@@ -56,21 +56,21 @@ impl Heads {
 /// Parameters of the cross-entropy besides logits and targets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Xent {
-    /// Vocabulary id of the first column held here.
+    /// Vocabulary id of the first column that this rank holds.
     pub first: usize,
     /// Coefficient of log(Z)^2.
     pub z_loss: f32,
 }
 
 /// The columns of a step's totals `[1, Total::COUNT]`, each a sum over the rows that the losses are computed for.
-/// Further losses add columns behind these.
+/// Additional losses append columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Total {
     /// Cross-entropy of the counted targets.
     Loss,
     /// log(Z)^2 of the counted targets.
     ZLoss,
-    /// Weights of the targets: the number of counted ones, by which gradients are divided.
+    /// Weights of the targets: the number of counted targets, by which gradients are divided.
     Weight,
 }
 
@@ -127,38 +127,38 @@ pub trait Backend: Sized + 'static {
     /// See [`Backend::record_event`].
     type Event: Clone;
 
-    /// Whether ops are only enqueued when they return. A step is then evaluated after the next one was enqueued. The
-    /// same on all ranks.
+    /// Whether ops return when they are enqueued, before they have run. If so, the results of a step are read after the
+    /// next step was enqueued. The value is the same on all ranks.
     const RUNS_AHEAD: bool;
 
     /// Makes a communicator of the ranks `members`, in this order; this rank is one of them. All ranks of the run call
     /// this together, each with the list that contains it. The lists are disjoint.
     fn group(&self, kind: GroupKind, members: &[usize]) -> Self::Group;
 
-    /// The vendor's name of the device, by which peak figures are looked up.
+    /// The device's name as its vendor gives it; peak figures are looked up by this name.
     fn device(&self) -> String;
 
     // -- memory --
 
-    /// Memory in use and its peak, scratch of ops included.
+    /// Memory in use and its peak, including the scratch of ops.
     fn usage(&self) -> Usage;
     /// A matrix with unspecified contents.
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T>;
     /// A view of `range` of a block. Dropping it does not free the block.
     ///
     /// # Safety
-    /// The view must not outlive the block nor be written while another view of the same elements lives.
+    /// The view must not outlive the block, nor be written while another view of the same elements exists.
     unsafe fn alias<T: Elem>(mem: &Self::Mem<T>, range: Range<usize>) -> Self::Mem<T>;
     fn upload<T: Elem>(&self, host: &[T], rows: usize, cols: usize) -> Tensor<Self, T>;
-    /// As `upload`, into an existing matrix.
+    /// Like [`Backend::upload`], but into an existing matrix.
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>);
-    /// Starts a copy of x, as it is after all ops enqueued so far, to the host. Until the copy is complete, x may be
-    /// dropped, and overwritten by [`Backend::adamw`] and [`Backend::write`], but by no other op.
+    /// Starts a copy to the host of x as it is after all ops enqueued so far. Until the copy is complete, x may be
+    /// dropped, or overwritten by [`Backend::adamw`] and [`Backend::write`], but not by any other op.
     fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
     /// Blocks until the copy is complete. Returns the first fault since the last call, if there was one.
     fn wait_host<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
-    /// As `copy`, into an existing matrix.
+    /// Like [`Backend::copy`], but into an existing matrix.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
     fn zero(&self, x: &mut Acc<Self>);
     /// y = x rounded to the activations' precision, element by element.
@@ -183,11 +183,11 @@ pub trait Backend: Sized + 'static {
         out
     }
 
-    /// As `matmul_nt`, into an existing matrix.
+    /// Like [`Backend::matmul_nt`], but into an existing matrix.
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// As `matmul_nn`, into an existing matrix.
+    /// Like [`Backend::matmul_nn`], but into an existing matrix.
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>);
-    /// Number of chunks into which a collective over `rows` rows a rank is split, so that it overlaps with the GEMM
+    /// Number of chunks into which a collective with `rows` rows per rank is split, so that it overlaps with the GEMM
     /// that reads or writes its rows: see [`ChunkedRows`].
     fn comm_chunks(&self, rows: usize) -> usize;
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
@@ -201,9 +201,9 @@ pub trait Backend: Sized + 'static {
     fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>);
     /// h = x + r (rounded), y = RMSNorm(h): (h, y, rstd).
     fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>);
-    /// y, recomputed from what forward saved.
+    /// y, recomputed from the tensors that forward saved.
     fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
-    /// dx from dy; dw `[1, D]` is accumulated into.
+    /// Computes dx from dy, and accumulates into dw `[1, D]`.
     fn rmsnorm_bwd(
         &self,
         dy: Act<Self>,
@@ -226,13 +226,13 @@ pub trait Backend: Sized + 'static {
     // -- attention: qkv [T, (H + 2G) d] packed as Heads::qkv_cols says --
 
     /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[longest, d]` has cos in its first d/2
-    /// columns and sin in the rest; `positions` `[T, 1]` has the row of the table for each row of qkv.
+    /// columns and sin in the rest; `positions` `[T, 1]` has the table row of each row of qkv.
     fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
     /// The inverse rotation of the gradients of q and k, in place.
     fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
-    /// o = softmax(q k^T / sqrt(d)) v, causal (Dao 2023): (o `[T, H d]`, logsumexp `[T, H]`).
-    /// A query at position t of its sequence sees the positions `starts[t] ..= t`; `starts` `[T, 1]`
-    /// ascends within a sequence, so it says both documents and sliding windows.
+    /// o = softmax(q k^T / sqrt(d)) v, causal (Dao 2023): (o `[T, H d]`, logsumexp `[T, H]`). A query at position t of
+    /// its sequence attends to the positions `starts[t] ..= t`; `starts` `[T, 1]` ascends within a sequence and
+    /// expresses both document boundaries and sliding windows.
     fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>);
     /// dqkv from do.
     fn attention_bwd(
@@ -254,14 +254,14 @@ pub trait Backend: Sized + 'static {
 
     // -- embedding: the table holds the ids `first .. first + V` --
 
-    /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`. An id that is not held here gives a row of zeros.
+    /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`. An id outside of the table gives a row of zeros.
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self>;
-    /// dtable `[V, D]` += the rows of dy, in the order of the rows.
+    /// dtable `[V, D]` += the rows of dy, added in row order.
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>);
 
-    // -- cross-entropy, over the columns of the vocabulary held here --
+    // -- cross-entropy, over the vocabulary columns of this rank --
 
-    /// C: the rows of logits that are computed at once where this rank holds `cols` columns of the vocabulary.
+    /// C: the number of rows of logits that are computed at once if this rank holds `cols` columns of the vocabulary.
     fn logits_rows(&self, cols: usize) -> usize;
 
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
@@ -293,9 +293,9 @@ pub trait Backend: Sized + 'static {
 
     /// out `[1, 1]` += sum of squares of g over the range, in a fixed order.
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>);
-    /// From the squared norm `[1, 1]` of the summed gradients and the totals of the loss:
-    /// `[1, 2]` = (norm of the mean's gradient, factor for the summed gradients), the factor being
-    /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` where clip is 0.
+    /// Computes, from the squared norm `[1, 1]` of the summed gradients and the totals of the loss, `[1, 2]` = (norm of
+    /// the gradient of the mean loss, factor for the summed gradients). The factor is
+    /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` if clip is 0.
     fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self>;
     /// One AdamW step on a shard: g is scaled by `factor[0, 1]`; master, m and v are updated; `weights` is the new
     /// master, rounded.

@@ -1,22 +1,23 @@
-//! The operations of [`super::Backend`]: name, cost and scratch of each, declared once. The dry run logs them, plans
-//! price them, `benches/figures` times them.
+//! The operations of [`super::Backend`]: the name, cost and scratch of each, declared once. The dry run logs them,
+//! plans estimate their time, and `benches/figures` measures it.
 
 use super::{Heads, Scratch};
 
-/// What an operation does, by the sizes that the dry run logs for it.
+/// The work of an operation, as a function of the sizes that the dry run logs for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
     /// A matrix product `[m, n, k]`.
     Product(Form),
-    /// Causal attention `[T, s, H d]` by so many products, each over the half of the scores that is seen.
+    /// Causal attention `[T, s, H d]` with this number of matrix products, each over the unmasked half of the scores.
     Attention { products: f64 },
-    /// Elementwise or by rows, bound by memory: for each element so many activations, and so many further bytes.
+    /// A memory-bound elementwise or row-wise op: for each element it moves `acts` activations and `bytes` further
+    /// bytes.
     Rows { acts: f64, bytes: f64 },
-    /// As `Rows`, over the flat shards of gradients and optimizer state.
+    /// Like `Rows`, but over the flat shards of gradients and optimizer state.
     Flat { acts: f64, bytes: f64 },
 }
 
-/// How a product reads its operands.
+/// The form of a product: which operand it transposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
     /// a b^T
@@ -27,7 +28,7 @@ pub enum Form {
     TnAcc,
 }
 
-/// The function of [`Scratch`] that says what an operation holds beside its result.
+/// The function of [`Scratch`] that gives the scratch of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
@@ -40,14 +41,14 @@ enum Takes {
     SumSquares,
 }
 
-/// What an operation is called on.
+/// The operands of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operands {
-    /// A matrix of so many rows and columns.
+    /// A matrix with this number of rows and columns.
     Matrix(usize, usize),
     /// A product `[m, n, k]`.
     Product([usize; 3]),
-    /// So many rows of `[q | k | v]`.
+    /// This number of rows of `[q | k | v]`.
     Heads(usize, Heads),
 }
 
@@ -73,7 +74,7 @@ macro_rules! ops {
         impl Op {
             pub const ALL: &[Op] = &[$(Op::$op),*];
 
-            /// As tables, logs and files of figures write it.
+            /// The name in tables, logs and files of measured op times.
             pub fn name(self) -> &'static str {
                 match self { $(Op::$op => $name),* }
             }
@@ -89,7 +90,7 @@ macro_rules! ops {
     };
 }
 
-/// Bytes of a row op: activations an element, and f32 or other bytes an element.
+/// A row op that moves `acts` activations, and `bytes` bytes of f32 or other types, per element.
 const fn rows(acts: f64, bytes: f64) -> Work {
     Work::Rows { acts, bytes }
 }
@@ -98,9 +99,9 @@ const fn flat(acts: f64, bytes: f64) -> Work {
     Work::Flat { acts, bytes }
 }
 
-// In the order of their names, which is the order of tables.
+// Sorted by name; tables list the ops in this order.
 ops! {
-    // g, master, m and v are read, the last three and the weights written.
+    // g, master, m and v are read; the last three and the weights are written.
     Adamw, "adamw", flat(1.0, 28.0), Nothing;
     Add, "add", rows(3.0, 0.0), Nothing;
     AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
@@ -148,7 +149,7 @@ impl Form {
 }
 
 impl Op {
-    /// Floating-point operations; of causal attention those of the positions that are seen.
+    /// Floating-point operations. For causal attention only the unmasked positions count.
     pub fn flops(self, [a, b, c]: [usize; 3]) -> f64 {
         let product = a as f64 * b as f64 * c as f64;
         match self.work() {
@@ -158,8 +159,8 @@ impl Op {
         }
     }
 
-    /// Bytes that are read and written, where an activation has `act` bytes. Attention counts none: it is bound by its
-    /// products.
+    /// Bytes that are read and written if an activation has `act` bytes. Attention counts none, since it is
+    /// compute-bound.
     pub fn bytes(self, [rows, cols, depth]: [usize; 3], act: usize) -> f64 {
         match self.work() {
             Work::Product(form) => {
@@ -174,7 +175,7 @@ impl Op {
         }
     }
 
-    /// Bytes of the blocks that the op holds at once beside its result.
+    /// Sizes in bytes of the blocks that the op holds at once besides its result.
     pub fn scratch(self, on: Operands, scratch: &dyn Scratch) -> Vec<usize> {
         match (self.takes(), on) {
             (Takes::Nothing, _) => Vec::new(),
@@ -206,7 +207,8 @@ mod tests {
         assert_eq!(Op::MatmulNt.bytes([8, 4, 2], 2), (2 * (16 + 8 + 32)) as f64);
         // dw [4, 2] += dy^T x, in f32: read and written.
         assert_eq!(Op::MatmulTnAcc.bytes([4, 2, 8], 2), (2 * (32 + 16) + 8 * 8) as f64);
-        // 16 positions of one sequence, 3 columns: q k^T and p v of half of the 16 x 16 scores, each 2 x 3 a score.
+        // 16 positions of one sequence, 3 columns: q k^T and p v of half of the 16 x 16 scores, each 2 x 3 operations
+        // per score.
         assert_eq!(Op::Attention.flops([16, 16, 3]), 2.0 * 2.0 * 3.0 * 128.0);
         assert_eq!(Op::AttentionBwd.flops([16, 16, 3]), 2.5 * Op::Attention.flops([16, 16, 3]));
         // x and r are read, h and y written.

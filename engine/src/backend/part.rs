@@ -1,4 +1,4 @@
-//! Parts of a step, by which traces and error messages say where something happened.
+//! Parts of a step. Traces and error messages use them to name the place of an event.
 
 use crate::model::param_specs::Unit;
 use crate::time::Phase;
@@ -15,7 +15,7 @@ pub enum Scope {
         chunk: usize,
         mb: usize,
     },
-    /// The forward pass of a micro-batch of a validation.
+    /// The forward pass of a validation micro-batch through a chunk of layers.
     Validation {
         chunk: usize,
         mb: usize,
@@ -25,7 +25,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The phase in which it runs; `None` for layers, which run in several.
+    /// The phase that the part belongs to; `None` for layers, which run in several phases.
     pub fn phase(self) -> Option<Phase> {
         match self {
             Scope::Forward { .. } => Some(Phase::Forward),

@@ -14,7 +14,7 @@ pub struct Pending<B: Backend, T: Elem> {
 }
 
 impl<B: Backend, T: Elem> Pending<B, T> {
-    /// Already complete: a group of one.
+    /// A collective that is already complete, in a group of one rank.
     pub fn ready(output: Tensor<B, T>) -> Self {
         Pending { tickets: VecDeque::new(), input: None, output: Some(output) }
     }
@@ -25,7 +25,7 @@ impl<B: Backend, T: Elem> Pending<B, T> {
         Pending { tickets: VecDeque::from([(ticket, rows)]), input: Some(input), output: Some(output) }
     }
 
-    /// No call has started yet; see [`Pending::start`].
+    /// A collective without calls so far; see [`Pending::start`].
     pub(super) fn of(input: Tensor<B, T>, output: Tensor<B, T>) -> Self {
         Pending { tickets: VecDeque::new(), input: Some(input), output: Some(output) }
     }

@@ -1,25 +1,26 @@
-//! Memory that a backend's ops allocate besides their results, without running them: with these sizes a dry run
-//! allocates exactly what the run does.
+//! Sizes of the memory that a backend's ops allocate besides their results, known without running the ops: with these
+//! sizes a dry run allocates exactly what the run does.
 
 use super::Heads;
 use crate::memory::free_list::Allocator;
 
-/// A backend's memory in numbers. A list has the bytes of the blocks that an op holds at once, besides its result,
-/// until it is done. An op that is not listed here allocates none.
+/// The memory requirements of a backend. A list has the sizes in bytes of the blocks that an op holds at once, besides
+/// its result, until it is done. An op without a function here allocates no such blocks.
 pub trait Scratch {
-    /// An empty allocator of the backend's kind. An arena puts blocks of up to `small` bytes at its far end.
+    /// An empty allocator of the kind that the backend uses. An arena puts blocks of up to `small` bytes at its far
+    /// end.
     fn allocator(&self, small: usize) -> Box<dyn Allocator>;
     /// Bytes of the blocks that the backend allocates first and keeps.
     fn fixed(&self) -> Vec<usize>;
-    /// Bytes that a block of `bytes` takes with its alignment.
+    /// Bytes that a block of `bytes` bytes takes, including its alignment.
     fn block(&self, bytes: usize) -> usize;
-    /// As [`super::Backend::logits_rows`].
+    /// The same as [`super::Backend::logits_rows`].
     fn logits_rows(&self, cols: usize) -> usize;
-    /// As [`super::Backend::comm_chunks`].
+    /// The same as [`super::Backend::comm_chunks`].
     fn comm_chunks(&self, rows: usize) -> usize;
     /// `matmul_nt`, `matmul_nn` and their `_into` forms: `[m, n, k]` of the product of m x k and k x n.
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
-    /// `matmul_tn_acc`, as `matmul`.
+    /// `matmul_tn_acc`, with `shape` as in [`Scratch::matmul`].
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `rmsnorm_bwd` and `rmsnorm_bwd_add` of `[rows, cols]`.
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
@@ -28,6 +29,6 @@ pub trait Scratch {
     fn attention_bwd(&self, rows: usize, h: Heads) -> Vec<usize>;
     /// `embed_bwd` of `[tokens, cols]`.
     fn embed_bwd(&self, tokens: usize, cols: usize) -> Vec<usize>;
-    /// `sum_squares` over so many elements.
+    /// `sum_squares` over this number of elements.
     fn sum_squares(&self, elements: usize) -> Vec<usize>;
 }

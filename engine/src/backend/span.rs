@@ -4,12 +4,12 @@ use super::Scope;
 use crate::layout::mesh::GroupKind;
 use std::fmt::{Display, Formatter, Result};
 
-/// A stretch of time on a track.
+/// An interval of time on a track.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     pub track: Track,
     pub label: Label,
-    /// Seconds since the trace began, as is `end`.
+    /// Seconds since the trace began, like `end`.
     pub start: f64,
     pub end: f64,
 }

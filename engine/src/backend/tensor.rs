@@ -34,7 +34,7 @@ pub type Act<B> = Tensor<B, <B as Backend>::Act>;
 pub type Acc<B> = Tensor<B, f32>;
 
 impl<B: Backend, T: Elem> Tensor<B, T> {
-    /// A block with a shape. Only backends call this.
+    /// A tensor that owns this block. Only backends call this.
     pub fn from_mem(mem: B::Mem<T>, rows: usize, cols: usize) -> Self {
         Tensor { mem, rows, cols }
     }
@@ -105,10 +105,10 @@ impl<B: Backend, T: Elem> Tensor<B, T> {
 }
 
 impl<'a, B: Backend, T: Elem> TensorViewMut<'a, B, T> {
-    /// A mutable view, for callers that make several of one block.
+    /// A mutable view, for callers that make several views of one block.
     ///
     /// # Safety
-    /// During all of 'a the block must live, nothing else may use it, and no two views may share an element.
+    /// During all of 'a the block must stay allocated, nothing else may use it, and no two views may share an element.
     pub unsafe fn of(block: &mut Tensor<B, T>, at: usize, rows: usize, cols: usize) -> Self {
         // SAFETY: by this function's contract; `alias` checks the range.
         let mem = unsafe { B::alias(&block.mem, at..at + rows * cols) };

@@ -1,5 +1,5 @@
 //! Directories that appear whole or not at all: temporary names, renames, the `latest` file, and the removal of old
-//! checkpoints and of what dead saves left.
+//! checkpoints and of leftovers of killed saves.
 
 use super::source;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub(super) fn temporary(dir: &Path) -> PathBuf {
     beside(dir, "tmp")
 }
 
-/// The name that an existing `dir` has while a new one takes its place.
+/// The name of an existing `dir` while a new one takes its place.
 fn set_aside(dir: &Path) -> PathBuf {
     beside(dir, "old")
 }
@@ -47,7 +47,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
-/// The names in a directory; none where it does not exist.
+/// The names in a directory; none if it does not exist.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -56,7 +56,7 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(|e| Error::io(dir, e))).collect()
 }
 
-/// Creates an empty directory in place of whatever a killed process left under its name.
+/// Creates an empty directory, and removes leftovers of a killed process under its name.
 pub(super) fn create_empty(dir: &Path) -> Result<()> {
     remove(dir)?;
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))
@@ -69,12 +69,12 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes a directory that appears whole or not at all: `fill` writes its files into a temporary directory, which
-/// then takes the place of `dir`. Nothing is left over where it fails.
+/// Writes a directory that appears whole or not at all: `fill` writes its files into a temporary directory, which then
+/// takes the place of `dir`. If this fails, nothing is left over.
 pub(super) fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(dir);
     create_empty(&temporary).and_then(|()| fill(&temporary)).and_then(|()| publish(dir)).inspect_err(|_| {
-        // The failure that is reported is the one that led here.
+        // The earlier error is reported, not one of this removal.
         let _ = remove(&temporary);
     })
 }
@@ -87,7 +87,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.sync_all().map_err(io)
 }
 
-/// Flushes the names in a directory to the disk.
+/// Flushes the entries of a directory to the disk.
 pub(super) fn sync(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io(dir, e))
 }
@@ -106,8 +106,8 @@ pub(super) fn publish(dir: &Path) -> Result<()> {
     remove(&old)
 }
 
-/// Removes what dead saves left in a run's directory; a directory that was set aside and not replaced gets its name
-/// back. Only the process that holds the run's lock may call it.
+/// Removes leftovers of killed saves from a run's directory; a directory that was set aside and not replaced gets its
+/// name back. Only the process that holds the run's lock may call it.
 pub fn clean(run: &Path) -> Result<()> {
     let dir = checkpoints(run);
     let unfinished = dir.join(LATEST_TMP);
@@ -145,7 +145,7 @@ pub(super) fn set_latest(run: &Path, step: u64) -> Result<()> {
     sync(&dir)
 }
 
-/// The step that `latest` names, whether or not that checkpoint is there; `None` where there is no `latest`.
+/// The step that `latest` names, whether or not that checkpoint exists; `None` if there is no `latest`.
 pub fn latest_step(run: &Path) -> Result<Option<u64>> {
     let Some(name) = latest_name(run)? else { return Ok(None) };
     match parse_step(&name) {
@@ -154,7 +154,7 @@ pub fn latest_step(run: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// The text of `latest`; `None` where there is no such file.
+/// The text of `latest`; `None` if there is no such file.
 fn latest_name(run: &Path) -> Result<Option<String>> {
     let path = checkpoints(run).join(LATEST);
     match fs::read(&path) {
@@ -168,8 +168,8 @@ fn refuse_latest(run: &Path, name: &str, what: &str) -> Error {
     Error::user(format!("{}: {name:.100?} {what}{}", path.display(), hint(run, name)))
 }
 
-/// The directory that `latest` names; `None` where the run has no checkpoint. Complete checkpoints without a
-/// `latest` are refused: a run that ignored them would start over.
+/// The directory that `latest` names; `None` if the run has no checkpoint. Complete checkpoints without a `latest` are
+/// refused: a run that ignored them would start over.
 pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let Some(step) = latest_step(run)? else {
         return match steps(run)?.is_empty() {
@@ -189,7 +189,7 @@ pub(super) fn latest(run: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The checkpoints that the user can ask for where the one named `refused` is refused.
+/// A hint that names the other checkpoints, for the message that refuses the one named `refused`.
 pub(super) fn hint(run: &Path, refused: &str) -> String {
     let others = steps(run).unwrap_or_default().into_iter().filter(|&step| step_name(step) != refused);
     let others: Vec<String> = others.map(|step| step.to_string()).collect();

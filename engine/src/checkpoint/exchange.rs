@@ -1,11 +1,11 @@
-//! The communication that checkpoints need: an all-gather of a few bytes, and agreement on a result. A trait, so that
-//! tests run ranks as threads.
+//! The communication that checkpoints need: an all-gather of a few bytes, and agreement on a result. It is a trait, so
+//! that tests can run ranks as threads.
 
 use crate::error::{Error, Result};
 use crate::mpi::Comm;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The ranks that save together.
+/// The ranks that save a checkpoint together.
 pub trait Exchange {
     fn rank(&self) -> usize;
     fn size(&self) -> usize;
@@ -51,7 +51,7 @@ enum Verdict<T> {
     Run(String),
 }
 
-/// Every rank's result, in rank order; where any rank failed, all ranks get the first failure instead.
+/// Every rank's result, in rank order; if any rank failed, all ranks get the first failure instead.
 pub(super) fn agree<T: Serialize + DeserializeOwned>(comm: &impl Exchange, mine: Result<T>) -> Result<Vec<T>> {
     let mine = match mine {
         Ok(value) => Verdict::Done(value),

@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 const SHARD: usize = 5_000_000_000;
 /// Elements in memory at a time.
 const BAND: usize = 4 << 20;
-/// The file that marks a directory as an export, which another export may replace, and lists the files of it.
+/// The file that marks a directory as an export, which another export may replace, and lists the files of the export.
 const MARK: &str = "swallow_engine.json";
 
 /// Fills the last argument with a rectangle of a tensor, row-major.
 pub type Read<'a> = dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
 
-/// What an export writes besides the weights.
+/// The contents of an export besides the weights.
 pub struct Export<'a> {
     pub model: &'a Model,
     /// The whole `config.json`.
@@ -57,7 +57,7 @@ pub(super) fn export_in_shards(
     directory::write_whole(&to, |temporary| write_all(shard_bytes, read, what, temporary, progress))
 }
 
-/// The full path of `to`, where an export may write it.
+/// The full path of `to`, if an export may write to it.
 fn target(to: &Path) -> Result<PathBuf> {
     let refuse = |what: &str| Err(Error::user(format!("{}: {what}", to.display())));
     if to.exists() {
@@ -84,7 +84,7 @@ fn target(to: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The files that the export of this mark lists; empty where the mark lists none.
+/// The files that the export of this mark lists; empty if the mark lists none.
 fn listed(mark: &Path) -> Vec<String> {
     let mark = fs::read(mark).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()).unwrap_or_default();
     serde_json::from_value(mark["files"].clone()).unwrap_or_default()

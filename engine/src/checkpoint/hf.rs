@@ -29,7 +29,7 @@ pub struct HuggingFace {
     files: Vec<TensorFile>,
     /// Tensor -> index of its file in `files`.
     file_of: HashMap<String, usize>,
-    /// A tied model whose file holds the shared weight as `lm_head.weight` only.
+    /// Whether the model is tied and its file holds the shared weight as `lm_head.weight` only.
     embedding_is_head: bool,
 }
 
@@ -39,8 +39,8 @@ struct Index {
 }
 
 impl HuggingFace {
-    /// Opens the files and checks that they are this model's: all tensors are present with the right shape and a
-    /// dtype that is read, and there are no others.
+    /// Opens the files and checks that they fit the model: every tensor is present with the right shape and a supported
+    /// dtype, and there are no other tensors.
     ///
     /// Older versions of transformers also wrote rotary frequencies, which are ignored. A tied model may hold its
     /// shared weight as the embedding, as `lm_head.weight`, or as both if they are equal.
@@ -159,7 +159,8 @@ impl HuggingFace {
         found.ok_or_else(|| Error::user(format!("{}: {name}: missing", self.dir.display())))
     }
 
-    /// A hash that tells checkpoints apart without reading them: the length, the header and the ends of every file.
+    /// A hash that distinguishes checkpoints without reading them in full: it covers the length, the header and the
+    /// ends of every file.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = blake3::Hasher::new();
         self.files.iter().try_for_each(|file| file.fingerprint(&mut hash))?;

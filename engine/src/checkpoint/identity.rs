@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-/// A key whose values differ; `None` where a side lacks the key.
+/// A key whose values differ; `None` if a side lacks the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub key: String,

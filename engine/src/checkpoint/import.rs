@@ -36,12 +36,12 @@ pub fn import(
     });
     let writer = format!("checkpoint import on {}", host());
     Saver::new(run, None, writer).save(&Solo, header, pieces).inspect_err(|_| {
-        // The failure that is reported is the save's.
+        // The error of the save is reported, not one of this removal.
         let _ = source::remove(run).map(|()| std::fs::remove_dir(directory::checkpoints(run)));
     })
 }
 
-/// A tensor in bands of whole rows, of about `len` elements at most.
+/// The bands of whole rows of a tensor, each of about `len` elements at most.
 pub(super) fn bands(spec: &TensorSpec, len: usize) -> impl Iterator<Item = Rect> {
     let [rows, cols] = spec.shape();
     let each = (len / cols).max(1);

@@ -1,5 +1,5 @@
-//! `manifest.json`: the position, configuration and identity of a checkpoint, and the file and checksum of every
-//! piece. It is written last, carries its own checksum, and is used only after all of it was checked.
+//! `manifest.json`: the position, configuration and identity of a checkpoint, and the file and checksum of every piece.
+//! It is written last, contains its own checksum, and is used only after all of it was checked.
 
 use super::shard::{Shard, Written};
 use super::{Header, Position, StateKind};
@@ -12,12 +12,12 @@ use std::fs;
 use std::path::Path;
 
 const FORMAT: &str = "swallow-engine checkpoint 2";
-/// An older format that is still read; it does not record who wrote the files.
+/// An older format that is still read; it does not record which rank wrote each file.
 const FORMAT_1: &str = "swallow-engine checkpoint 1";
 /// The longest manifest that is read; a million pieces take about 200 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// The complaint, without the file's path.
+/// The result of a check; its error message lacks the file's path.
 type Check = std::result::Result<(), String>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,10 +26,10 @@ pub struct Manifest {
     pub position: Position,
     pub identity: Vec<(String, String)>,
     pub config: String,
-    /// The states saved of every tensor; moments that are not saved are zero.
+    /// The kinds of state that are saved for every tensor; moments that are not saved are zero.
     pub kinds: Vec<StateKind>,
     pub tensors: Vec<TensorEntry>,
-    /// file -> who wrote it.
+    /// The writer of each file, by file name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub writers: BTreeMap<String, String>,
     /// blake3 of the manifest with this field empty.
@@ -82,7 +82,7 @@ impl TensorEntry {
         matrix_shape(&self.dims).expect("the dimensions were checked when the manifest was read")
     }
 
-    /// The dimensions are sane and the pieces of each kind cover the tensor exactly once.
+    /// Checks that the dimensions are valid and that the pieces of each kind cover the tensor exactly once.
     fn check(&self, kinds: &[StateKind]) -> Check {
         let len = matrix_shape(&self.dims).map(|[rows, cols]| rows * cols);
         let Some(len) = len.filter(|&len| len > 0 && len < 1 << 60) else {
@@ -102,7 +102,7 @@ impl TensorEntry {
     }
 }
 
-/// Rectangles cover the whole if they lie inside it, do not overlap and have its area in total.
+/// Checks that rectangles cover the whole exactly once: they lie inside it, do not overlap and have its area in total.
 fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
     let show = |r: &Rect| format!("rows {}..{}, columns {}..{}", r.rows.start, r.rows.end, r.cols.start, r.cols.end);
     for rect in &rects {
@@ -125,7 +125,7 @@ fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
 }
 
 impl Manifest {
-    /// Assembles the lists of all ranks: pieces of any tensors in any order.
+    /// Assembles a manifest from the lists of all ranks, which name pieces of any tensors in any order.
     pub(super) fn new(header: &Header, shards: Vec<Shard>) -> Result<Manifest> {
         let mut writers = BTreeMap::new();
         for Shard { writer, pieces } in &shards {
@@ -205,7 +205,7 @@ impl Manifest {
     }
 }
 
-/// Pieces by tensor, the tensors in the order of the layers.
+/// The pieces by tensor, with the tensors in the order of the layers.
 fn gather(written: impl Iterator<Item = Written>) -> Result<Vec<TensorEntry>> {
     let mut tensors: BTreeMap<(Vec<String>, String), TensorEntry> = BTreeMap::new();
     for (name, dims, piece) in written {

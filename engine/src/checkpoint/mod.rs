@@ -10,10 +10,10 @@
 //! source/                               config.json and tokenizer of the Hugging Face model that the run started from
 //! ```
 //!
-//! A piece is a rectangle of an unpadded Hugging Face tensor, in one of three [`StateKind`]s. Nothing here knows
-//! layouts, padding or buckets: a reader asks for any rectangle. A checkpoint's directory becomes visible by a
-//! rename, after each of its files was flushed and read back; all of that runs in the background ([`Saver`]). A
-//! checkpoint without moments (an imported one) reads as zeros for them.
+//! A piece is a rectangle of an unpadded Hugging Face tensor, in one of three [`StateKind`]s. This module does not
+//! depend on layouts, padding or buckets: a reader asks for any rectangle. A checkpoint's directory becomes visible by
+//! a rename, after each of its files was flushed and read back; all of that runs in the background ([`Saver`]). If a
+//! checkpoint has no moments (an imported one), they are read as zeros.
 //!
 //! Deliberately absent: memory-mapped files (a positional read needs no `unsafe`, and a file that shrinks becomes an
 //! error instead of SIGBUS), and anything generic over the backend.
@@ -109,7 +109,7 @@ pub struct Position {
     pub consumed_samples: u64,
 }
 
-/// What a checkpoint records besides its tensors.
+/// The metadata of a checkpoint, besides its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     pub position: Position,

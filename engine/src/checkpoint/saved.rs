@@ -20,12 +20,12 @@ pub struct Saved {
     manifest: Manifest,
     index: HashMap<String, usize>,
     files: Mutex<HashMap<String, Arc<TensorFile>>>,
-    /// (file, key) of the pieces whose checksum was found right.
+    /// (file, key) of the pieces whose checksum was verified.
     verified: Mutex<HashSet<(String, String)>>,
 }
 
 impl Saved {
-    /// The checkpoint that the run's `latest` names; `None` where the run has no checkpoint.
+    /// The checkpoint that the run's `latest` names; `None` if the run has no checkpoint.
     pub fn latest(run: &Path) -> Result<Option<Saved>> {
         directory::latest(run)?.map(|dir| Saved::open(&dir)).transpose()
     }
@@ -139,7 +139,7 @@ impl Saved {
         info.filter(right).ok_or_else(|| self.damaged(tensor, piece, "the file's header has no such piece"))
     }
 
-    /// The error of a file that cannot be opened; where files are missing, it names all that are.
+    /// The error for a file that cannot be opened; if files are missing, it names all of them.
     fn unreadable(&self, piece: &PieceEntry, error: Error) -> Error {
         let mut missing: Vec<&str> = self.manifest.files().into_iter().filter(|f| !self.dir.join(f).exists()).collect();
         if missing.is_empty() {
@@ -155,7 +155,7 @@ impl Saved {
         with_hint(&self.dir, Error::User(lines.join("\n")))
     }
 
-    /// Who wrote a file, where the manifest records it.
+    /// The writer of a file, if the manifest records it.
     fn writer(&self, file: &str) -> String {
         self.manifest.writers.get(file).map_or(String::new(), |writer| format!("; written by {writer}"))
     }
@@ -168,7 +168,7 @@ impl Saved {
     }
 }
 
-/// Appends the other checkpoints that the user could ask for.
+/// Appends a list of the run's other checkpoints.
 fn with_hint(dir: &Path, error: Error) -> Error {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let run = dir.parent().and_then(Path::parent);

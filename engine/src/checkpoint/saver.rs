@@ -3,7 +3,7 @@
 //! renames the directory and sets `latest`. The threads make no MPI calls: the ranks compare their progress in
 //! [`Saver::poll`], on their main threads.
 //!
-//! Where a save fails, all ranks get the error, its files are removed, and `latest` stays as it was.
+//! If a save fails, all ranks get the error, its files are removed, and `latest` stays as it was.
 
 use super::exchange::agree;
 use super::manifest::Manifest;
@@ -88,8 +88,8 @@ impl Saver {
         Ok(())
     }
 
-    /// A whole save of pieces that are read from somewhere, with a few of them in memory at a time.
-    /// The checkpoint's directory comes back.
+    /// Saves a whole checkpoint of pieces that are read one after another, a few of them in memory at a time. Returns
+    /// the checkpoint's directory.
     pub fn save(
         &mut self,
         comm: &impl Exchange,
@@ -185,13 +185,13 @@ fn send(queue: Sender<Result<Piece>>, mut pieces: impl Iterator<Item = Result<Pi
     let _ = pieces.try_for_each(|piece| queue.send(piece));
 }
 
-/// Removes what was written so far. A failure of this is not reported, since the save's own error is; the next save
-/// tries again.
+/// Removes the files written so far. An error of this removal is not reported, since the save's own error is; the next
+/// save tries again.
 fn discard(dir: &Path) {
     let _ = directory::remove(&directory::temporary(dir));
 }
 
-/// Rank 0's part: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists.
+/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists.
 fn commit(run: &Path, dir: &Path, header: &Header, shards: &[String], keep: Option<usize>) -> Result<()> {
     let step = header.position.step;
     assemble(dir, header, shards).inspect_err(|_| discard(dir))?;

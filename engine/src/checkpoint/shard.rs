@@ -17,8 +17,8 @@ const HEADER_ROOM: usize = 64 << 10;
 /// One written piece: the tensor's name and dimensions, and the entry of the manifest.
 pub(super) type Written = (String, Vec<usize>, PieceEntry);
 
-/// The list of what one rank wrote. Rank 0 gets it as a file: with hundreds of ranks it is too long to send between
-/// two steps, and a background thread must not call MPI.
+/// The list of the pieces that one rank wrote. Rank 0 gets it as a file: with hundreds of ranks it is too long to send
+/// between two steps, and a background thread must not call MPI.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Shard {
     pub writer: String,

@@ -42,8 +42,8 @@ pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::V
     fields.map(Some).map_err(|e| Error::user(format!("{}: not a JSON object: {e}", path.display())))
 }
 
-/// Copies configuration and tokenizer of a Hugging Face directory into the run's `source/`, all or none, in place of
-/// what is there. Only rank 0 calls it.
+/// Copies configuration and tokenizer of a Hugging Face directory into the run's `source/`, all files or none, and
+/// replaces existing files. Only rank 0 calls it.
 pub fn keep(from: &Path, run: &Path) -> Result<()> {
     let names = [CONFIG].into_iter().chain(FILES);
     keep_files(names.map(|name| from.join(name)), run)

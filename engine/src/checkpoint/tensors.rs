@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// The longest header that safetensors itself reads.
 const MAX_HEADER: u64 = 100_000_000;
-/// Bytes of one read where the elements are converted or only hashed.
+/// Bytes per read if the elements are converted or only hashed.
 const CHUNK: usize = 1 << 20;
 /// Bytes of one read that covers many rows.
 const BLOCK: usize = 4 << 20;
@@ -110,7 +110,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// The elements `first ..` of a tensor.
+    /// Reads the elements `first ..` of a tensor into `out`.
     fn read_run(&self, info: &TensorInfo, first: usize, out: &mut [f32]) -> Result<()> {
         let size = info.dtype.bitsize() / 8;
         let at = self.data + (info.data_offsets.0 + first * size) as u64;
@@ -161,8 +161,9 @@ impl TensorFile {
     }
 }
 
-/// How many rows of `common` one read of the tensor `stored` covers, with the bytes between them. Otherwise a
-/// tensor-parallel rank's columns of a wide matrix would take thousands of reads of a few kB.
+/// The number of rows of `common` that one read of the tensor `stored` covers, including the bytes between them.
+/// Reading each row alone would take thousands of reads of a few kB for a tensor-parallel rank's columns of a wide
+/// matrix.
 fn rows_a_read(stored: &Rect, common: &Rect, size: usize) -> usize {
     let (row, wanted) = (stored.cols.len() * size, common.cols.len() * size);
     if row - wanted <= GAP { (BLOCK / row).max(1) } else { 1 }
@@ -244,7 +245,7 @@ mod tests {
             let stored = Rect::whole(whole);
             rows_a_read(&stored, &Rect { cols, ..stored.clone() }, 2)
         };
-        // down_proj of 70 billion parameters over 8 ranks, in bf16: 113 reads, not 8192.
+        // down_proj of a 70B model over 8 ranks, in bf16: 113 reads, not 8192.
         assert_eq!(rows([8192, 28672], 3584..7168), 73);
         assert_eq!(rows([8192, 28672], 0..1), 73);
         // Rows far from each other are read one by one.
@@ -254,7 +255,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
-        /// For matrices that take several blocks and for narrow ones, in both widths.
+        /// Covers matrices that take several blocks, narrow matrices, and both element sizes.
         #[test]
         fn any_rectangle_of_a_matrix(
             rows in 1usize..700, cols in prop_oneof![1usize..20, 2000usize..9000, Just(80_000)],

@@ -1,4 +1,4 @@
-//! What the tests of checkpoints share: a small model, states to save, ranks as threads.
+//! Helpers of the checkpoint tests: a small model, states to save, ranks as threads.
 
 mod beside;
 mod crashes;
@@ -84,7 +84,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The message of a user's mistake.
+/// The message of an error that is the user's mistake.
 fn refusal<T>(result: crate::error::Result<T>) -> String {
     match result {
         Err(Error::User(what)) => what,
@@ -93,20 +93,21 @@ fn refusal<T>(result: crate::error::Result<T>) -> String {
     }
 }
 
-/// Ranks as threads.
+/// A rank that runs as a thread.
 struct Threads<'a> {
     rank: usize,
     meeting: &'a Meeting,
 }
 
-/// Where the threads exchange bytes: the bytes of each, and how many have arrived and left so far.
+/// The buffer through which threads exchange bytes: the bytes of each, and how many threads have arrived and left so
+/// far.
 struct Meeting {
     bytes: Mutex<(Vec<Vec<u8>>, usize)>,
     changed: Condvar,
 }
 
 impl Meeting {
-    /// Counts this rank and waits for the others of its round, with a limit in case one panicked.
+    /// Counts this rank and waits for the other ranks of its round, with a limit in case one panicked.
     fn wait(&self, mut bytes: MutexGuard<(Vec<Vec<u8>>, usize)>) {
         let ranks = bytes.0.len();
         let all = bytes.1 / ranks * ranks + ranks;

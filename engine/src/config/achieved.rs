@@ -18,7 +18,7 @@ pub struct Achieved {
     pub attention_backward_tflops: f64,
     /// Memory-bound kernels, bytes read plus bytes written.
     pub memory_gb_s: f64,
-    /// From the end of one kernel to the start of the next.
+    /// Time from the end of one kernel to the start of the next.
     pub launch_us: f64,
     /// Rings inside a node, per GPU.
     pub ring_gb_s: f64,
@@ -29,7 +29,7 @@ pub struct Achieved {
     /// Latency of a call inside a node and over the network.
     pub latency_us: f64,
     pub network_latency_us: f64,
-    /// The share of a collective's time that overlapped compute loses.
+    /// The share of the time of an overlapped collective that concurrent compute loses.
     pub slowdown: f64,
 }
 
@@ -41,7 +41,7 @@ pub struct Software {
     pub overlap: Vec<Overlap>,
     /// Traffic multiplier for unfused elementwise ops.
     pub elementwise: f64,
-    /// Memory traffic of the loss in bytes a logit; 0: as this engine's ops.
+    /// Memory traffic of the loss in bytes per logit; 0: the traffic of this engine's ops.
     pub logit_bytes: f64,
     /// How often the backward pass recomputes the forward pass of attention.
     pub attention_again: f64,

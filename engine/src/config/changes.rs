@@ -3,14 +3,14 @@
 use super::{Config, Named, Parallel};
 
 impl Config {
-    /// This configuration with its layers balanced by cost; `None` where they are already.
+    /// This configuration with its layers balanced by cost; `None` if they already are.
     pub fn with_layers_by_cost(&self) -> Option<Config> {
         self.parallel.layers.as_ref()?;
         Some(Config { parallel: Parallel { layers: None, ..self.parallel.clone() }, ..self.clone() })
     }
 
-    /// The keys that turn this configuration into `to`, as a file has them. The two differ in nothing else but speed
-    /// and memory.
+    /// The changes of keys, as lines of a file, that turn this configuration into `to`, which may differ only in keys
+    /// that change speed and memory.
     pub fn changes_to(&self, to: &Config) -> Vec<String> {
         let mut all = Vec::new();
         let mut note = |differs: bool, change: String| all.extend(differs.then_some(change));

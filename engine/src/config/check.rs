@@ -8,13 +8,13 @@ pub fn need<T>(value: Option<T>, key: &str, example: &str, at: &Origins) -> Resu
     value.ok_or_else(|| at.missing(key, format!("write {example}")))
 }
 
-/// A whole number of `range`, of what is counted in memory.
+/// A count in `range`, as a `usize`.
 pub fn size(value: u64, range: std::ops::RangeInclusive<u64>, key: &str, at: &Origins) -> Result<usize> {
     let remedy = || format!("must lie in {} ..= {}", range.start(), range.end());
     if range.contains(&value) { Ok(value as usize) } else { Err(at.bad(key, value, remedy())) }
 }
 
-/// A number that `allowed` holds for; `rule` says it in words.
+/// A number for which `allowed` holds; `rule` states the condition for the message.
 pub fn number(value: f64, allowed: impl Fn(f64) -> bool, rule: &str, key: &str, at: &Origins) -> Result<f64> {
     if allowed(value) { Ok(value) } else { Err(at.bad(key, value, rule)) }
 }

@@ -26,11 +26,11 @@ pub struct Cluster {
     pub memory_gib: f64,
     /// Dense bf16 peak of a GPU.
     pub peak_tflops: f64,
-    /// From a GPU to the others of its node; `None` without NVLink.
+    /// Bandwidth from a GPU to the others of its node; `None` without NVLink.
     pub nvlink_gb_s: Option<f64>,
-    /// From a GPU to its host.
+    /// Bandwidth from a GPU to its host.
     pub pcie_gb_s: f64,
-    /// All adapters of a node together; `None` with one node.
+    /// Bandwidth of all adapters of a node together; `None` with one node.
     pub network_gb_s: Option<f64>,
     /// Achieved rates; `None`: step times are unavailable.
     pub achieved: Option<Achieved>,
@@ -52,12 +52,12 @@ table!(RawCluster {
 });
 
 impl Cluster {
-    /// The file that `--cluster` names.
+    /// Loads the file that `--cluster` names.
     pub fn load(path: &Path) -> Result<Cluster> {
         settle(Document::open(path, "--cluster")?)
     }
 
-    /// Nodes for `ranks` ranks, one rank a GPU; `None` if the cluster has fewer.
+    /// The number of nodes for `ranks` ranks, one rank per GPU; `None` if the cluster has fewer.
     pub fn nodes_for(&self, ranks: usize) -> Option<usize> {
         let needed = ranks.div_ceil(self.gpus_per_node);
         (needed <= self.nodes.unwrap_or(usize::MAX)).then_some(needed)

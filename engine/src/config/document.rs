@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// Parts of the longest key that a flag may name, such as `model.rope_scaling.factor`.
+/// The largest number of parts of a key that a flag may name, such as `model.rope_scaling.factor`.
 const MOST_PARTS: usize = 3;
 
 pub struct Document {
@@ -15,7 +15,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// The file at `path`, which must be UTF-8 TOML, overridden by each `KEY=VALUE` of `overrides`.
+    /// Loads the file at `path`, which must be UTF-8 TOML, overridden by each `KEY=VALUE` of `overrides`.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let mut document = Document::open(path, "--config")?;
         for flag in overrides {
@@ -24,7 +24,7 @@ impl Document {
         Ok(document)
     }
 
-    /// The file at `path`, which the command line gave with `flag`.
+    /// Opens the file at `path`, which the command line gave with `flag`.
     pub fn open(path: &Path, flag: &str) -> Result<Self> {
         let unread = |e| Error::user(format!("{flag} {}: {e}; name a TOML file that can be read", path.display()));
         let bytes = std::fs::read(path).map_err(unread)?;
@@ -46,8 +46,9 @@ impl Document {
         Ok(Document { table, origins })
     }
 
-    /// Applies a flag such as `train.steps=5`. The value is TOML, and where it is not, a text; where the key needs a
-    /// text, what was typed is one anyway, so that a directory may be named `20240401` or `true`.
+    /// Applies a flag such as `train.steps=5`. The value is parsed as TOML; if that fails, it is a string. If the key
+    /// needs a string, the value is the text as typed in any case, so that a directory may be named `20240401` or
+    /// `true`.
     pub fn set(&mut self, flag: &str) -> Result<()> {
         let wrong = |why: &str| Error::user(format!("--set {}: {why}, as in --set train.steps=5", shorten(flag)));
         let (key, text) = flag.split_once('=').ok_or_else(|| wrong("must be KEY=VALUE"))?;

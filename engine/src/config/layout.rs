@@ -1,6 +1,6 @@
-//! Layouts: the one enumerator, the one rule for what is valid, and the messages that refuse a layout no number of
-//! ranks can have. A message names the nearest valid values: those that run on the ranks at hand, if there are any.
-//! Messages about the number of ranks are in `mesh.rs`.
+//! Layouts: their enumeration, the rules for valid layouts, and the messages that refuse a layout that is invalid on
+//! every number of ranks. A message names the nearest valid values: those that run on the given number of ranks, if
+//! there are any. Messages about the number of ranks are in `mesh.rs`.
 
 use super::near::{near, near_multiples, near_pairs};
 use super::origins::Origins;
@@ -51,7 +51,7 @@ pub fn chunk_counts(pipeline: usize, layers: usize) -> impl Iterator<Item = usiz
 
 impl Config {
     /// This configuration in another layout. Sequence parallelism is off on one tensor-parallel rank, and on by default
-    /// where the configuration has only one; layers that were assigned by hand stay only with the same chunks.
+    /// if this configuration has only one; layers that were assigned by hand are kept only if the chunks stay the same.
     pub fn with_layout(&self, tensor: usize, pipeline: usize, virtual_pipeline: usize) -> Config {
         let own = &self.parallel;
         let sequence_parallel = tensor > 1 && (own.sequence_parallel || own.tensor == 1);
@@ -61,8 +61,8 @@ impl Config {
         Config { parallel, ..self.clone() }
     }
 
-    /// Whether `ranks` ranks can train in this layout: exactly where reading the configuration and [`Config::mesh`]
-    /// refuse nothing.
+    /// Whether `ranks` ranks can train in this layout: true exactly if reading the configuration and [`Config::mesh`]
+    /// both succeed.
     pub fn runs_on(&self, ranks: usize) -> bool {
         can_be(&self.model, &self.train, &self.parallel) && run_on(ranks, &self.train, &self.parallel)
     }
@@ -74,7 +74,8 @@ fn run_on(ranks: usize, train: &Train, p: &Parallel) -> bool {
     ranks.is_multiple_of(used) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))
 }
 
-/// The result of `search` among what the ranks at hand can run, or else among everything; with the words for which.
+/// The result of `search` among the values that the given ranks can run, or else among all valid values; and the words
+/// that tell a message which of the two it is.
 fn nearest<T>(
     hand: Option<usize>,
     search: impl Fn(&dyn Fn(&Train, &Parallel) -> bool) -> Option<T>,
@@ -120,7 +121,7 @@ fn check_tensor(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>,
     Err(at.bad("parallel.tensor", p.tensor, remedy))
 }
 
-/// Why the weights cannot be split over `tensor` ranks.
+/// The reason why the weights cannot be split over `tensor` ranks, if there is one.
 fn tensor_fault(tensor: usize, model: &Model) -> Option<String> {
     let (heads, kv_heads) = (model.num_attention_heads, model.num_key_value_heads);
     if !heads.is_multiple_of(tensor) {
@@ -146,7 +147,7 @@ fn rows(train: &Train) -> usize {
     train.micro_batch_size * train.seq_length
 }
 
-/// The nearest micro-batch sizes whose rows the tensor-parallel ranks can share, in the words of a remedy.
+/// The nearest micro-batch sizes whose rows the tensor-parallel ranks can share, as part of a remedy.
 fn near_micro_batch(train: &Train, p: &Parallel, hand: Option<usize>) -> String {
     let batch = train.global_batch_size;
     let fits = |micro| batch.is_multiple_of(micro) && (micro * train.seq_length).is_multiple_of(p.tensor);
@@ -183,7 +184,7 @@ fn check_chunks(model: &Model, train: &Train, p: &Parallel, hand: Option<usize>,
     Err(at.bad("parallel.pipeline", pipeline, remedy))
 }
 
-/// Whether each chunk has a layer; several chunks a stage need several stages.
+/// Whether each chunk has a layer; several chunks per stage need several stages.
 fn chunks_fit(pipeline: usize, chunks: usize, layers: usize) -> bool {
     pipeline * chunks <= layers && (pipeline > 1 || chunks == 1)
 }
@@ -208,7 +209,7 @@ fn check_interleaving(train: &Train, p: &Parallel, hand: Option<usize>, at: &Ori
     Err(at.bad("parallel.virtual_pipeline", p.virtual_pipeline, remedy))
 }
 
-/// Whether micro-batches make whole groups of as many as there are stages, as interleaving needs.
+/// Whether the number of micro-batches is a multiple of the number of stages, as interleaving needs.
 fn interleaves(pipeline: usize, chunks: usize, train: &Train) -> bool {
     chunks == 1 || (train.global_batch_size / train.micro_batch_size).is_multiple_of(pipeline)
 }

@@ -8,45 +8,46 @@ use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 impl Config {
-    /// The file at `path`, overridden by the `KEY=VALUE` of each `--set`; the files that it names must exist.
+    /// Loads the file at `path`, overridden by the `KEY=VALUE` of each `--set`; the files that it names must exist.
     ///
     /// Relative paths in it are relative to the current directory.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::load_for(Ranks::Its, path, overrides)
     }
 
-    /// [`Config::load`] for these ranks: the refusal of a layout names one that they can run.
+    /// Like [`Config::load`], but for these ranks: the refusal of a layout names one that they can run.
     pub fn load_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
         let config = Config::read_for(ranks, path, overrides)?;
         config.check_files()?;
         Ok(config)
     }
 
-    /// [`Config::load`], but the files that it names need not exist: to plan on a machine that lacks them.
+    /// Like [`Config::load`], but the files that it names need not exist, so that a machine that lacks them can plan.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Config> {
         Config::read_for(Ranks::Its, path, overrides)
     }
 
-    /// [`Config::read`] as [`Config::load_for`].
+    /// Like [`Config::read`], but for these ranks, as in [`Config::load_for`].
     pub fn read_for(ranks: Ranks, path: &Path, overrides: &[String]) -> Result<Config> {
         let mut document = Document::load(path, overrides)?;
         fill_from_hf(&mut document)?;
         Config::read_table(document.table, ranks, &document.origins)
     }
 
-    /// Reads the text that [`Config::to_toml`] wrote. It is complete, so that no other file is read.
+    /// Reads the text that [`Config::to_toml`] wrote. The text is complete, so that no other file is read.
     pub fn from_resolved(text: &str) -> Result<Config> {
         let Document { table, origins } = Document::parse("config.toml".into(), text)?;
         Config::read_table(table, Ranks::Its, &origins)
     }
 
-    /// Validates a configuration that the program changed, as if a file said the same.
+    /// Validates a configuration that the program changed, as if it were read from a file.
     pub fn checked(&self) -> Result<Config> {
         let Document { table, .. } = Document::parse(String::new(), &self.to_toml())?;
         Config::read_table(table, Ranks::Its, &Origins::nowhere())
     }
 
-    /// Do the files that the configuration names exist, and do the weights fit the model? An error names the key.
+    /// Checks that the files that the configuration names exist, and that the weights fit the model. An error names the
+    /// key.
     pub fn check_files(&self) -> Result<()> {
         for (key, sources) in [("data.train", &self.data.train), ("data.valid", &self.data.valid)] {
             for (i, source) in sources.iter().enumerate() {
@@ -105,7 +106,7 @@ fn fill_from_hf(document: &mut Document) -> Result<()> {
     Ok(())
 }
 
-/// The `[model]` table that a run with a checkpoint wrote when it started: it continues from its own files where the
+/// The `[model]` table that a run with a checkpoint wrote when it started. The run continues from its own files if the
 /// directory of its base model is gone.
 fn model_of_run(run: &Path) -> Result<Option<(toml::Table, Origins)>> {
     let (resolved, source) = (run.join("config.toml"), run.join("source"));
@@ -118,7 +119,7 @@ fn model_of_run(run: &Path) -> Result<Option<(toml::Table, Origins)>> {
         model.remove("hf");
         return Ok(Some((model, origins)));
     }
-    // An imported checkpoint that no run has continued yet.
+    // This is an imported checkpoint that no run has continued yet.
     source.join("config.json").is_file().then(|| hf::model_table(&source)).transpose()
 }
 

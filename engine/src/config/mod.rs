@@ -1,5 +1,5 @@
-//! The configuration: every table is declared once ([`section`]); a text becomes a valid [`Config`] once, before
-//! anything is built, and nothing below has defaults of its own.
+//! The configuration: every table is declared once ([`section`]). A text is parsed into a valid [`Config`] once, before
+//! anything is built, and no later code has defaults of its own.
 
 mod achieved;
 mod changes;
@@ -35,7 +35,7 @@ use origins::Origins;
 use section::{Section, all_defaults, need, or, table_text};
 use toml::{Table, Value};
 
-/// Everything a run is made of. Every field is valid and consistent with the others.
+/// The complete configuration of a run. Every field is valid and consistent with the others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub model: Model,
@@ -61,8 +61,8 @@ pub fn tables() -> [(&'static str, Vec<&'static str>); 7] {
 }
 
 impl Config {
-    /// The text that loads back as this configuration, with every default written out. What has no value
-    /// (`train.backend`, `checkpoint.keep`, ...) is left out.
+    /// The text that loads back as this configuration, with every default written out. Keys without a value
+    /// (`train.backend`, `checkpoint.keep`, ...) are left out.
     pub fn to_toml(&self) -> String {
         let tables = [
             ("model", self.model.entries()),
@@ -81,7 +81,7 @@ impl Config {
         [self.model.identity(), self.train.identity()].concat()
     }
 
-    /// `table` as a valid configuration for these ranks.
+    /// Reads `table` as a valid configuration for these ranks.
     fn read_table(table: Table, ranks: Ranks, at: &Origins) -> Result<Config> {
         refuse_misplaced(&table, at)?;
         let file = Value::Table(table);
@@ -106,7 +106,7 @@ impl Config {
     }
 }
 
-/// Refuses a key that stands above the first table header and belongs below one.
+/// Refuses a key that is above the first table header and belongs below one.
 fn refuse_misplaced(file: &Table, at: &Origins) -> Result<()> {
     let tables = tables();
     for key in file.keys().filter(|key| tables.iter().all(|(table, _)| table != key)) {

@@ -1,6 +1,6 @@
 //! The model's shape, and the one place that lists its fields. The `[model]` table, `config.json` (see [`super::hf`]),
 //! the identity of a checkpoint and the check of loaded weights all follow from the declaration of [`Model`]: a new
-//! field is one line there. It needs a default, which counts for older checkpoints, that do not have the field.
+//! field is one line there. It needs a default, which is used for older checkpoints without the field.
 
 use super::document::Document;
 use super::names::{Named, named};
@@ -27,7 +27,7 @@ section! {
         pub hidden_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
         pub intermediate_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
         pub num_hidden_layers: usize [InWeights] = need(SIZE).within(1..=DEEPEST),
-        // The engine could do without where head_dim is given, but transformers loads no such Llama.
+        // The engine does not need this if head_dim is given, but transformers cannot load such a Llama.
         pub num_attention_heads: usize [InWeights] = need(SIZE).within(1..=WIDEST)
             .must(format!("must divide hidden_size ({hidden_size})"), |&heads| hidden_size.is_multiple_of(heads)),
         pub num_key_value_heads: usize [InWeights] = or(num_attention_heads).within(1..=WIDEST)
@@ -150,7 +150,7 @@ impl Write for RopeScaling {
     }
 }
 
-/// The properties that may differ from layer to layer. Today all layers of a model are alike; a window of attention or
+/// The properties that may differ from layer to layer. Today all layers of a model are the same; an attention window or
 /// another kind of MLP becomes a field here, and [`Model::layers`] gives each layer its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
@@ -177,8 +177,8 @@ impl Model {
         Model::from_toml("Model::tiny".into(), text).expect("it is a valid model")
     }
 
-    /// The `[model]` table of a complete text, [`super::Config::to_toml`]'s or [`Model::to_toml`]'s; `file` is where it
-    /// comes from, for messages.
+    /// Reads the `[model]` table of a complete text that [`super::Config::to_toml`] or [`Model::to_toml`] wrote;
+    /// messages name `file` as its source.
     pub fn from_toml(file: String, text: &str) -> Result<Model> {
         let Document { table, origins } = Document::parse(file, text)?;
         let model = table.get("model").ok_or_else(|| origins.missing("model", "write a [model] table"))?;

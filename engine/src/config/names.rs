@@ -1,4 +1,4 @@
-//! Values that are one of a fixed list, each with its name in the file.
+//! Values from a fixed list, each with its name in the file.
 
 use super::origins::{Origins, nearest};
 use crate::error::Result;
@@ -33,7 +33,7 @@ macro_rules! named {
 
 pub(super) use named;
 
-/// The value that `word` names, or what would be right.
+/// The value that `word` names; an error says which names are valid.
 pub fn by_name<T: Copy>(names: &[(&'static str, T)], not_built: &[&str], word: &str) -> std::result::Result<T, String> {
     if let Some((_, value)) = names.iter().find(|(name, _)| *name == word) {
         return Ok(*value);

@@ -1,4 +1,4 @@
-//! The valid values nearest to an invalid one, in the words of a message.
+//! The valid values nearest to an invalid one, formatted for a message.
 
 /// The nearest allowed values of 1 ..= `most` below and above `value`; `None` if there are none.
 pub fn near(value: usize, most: usize, allowed: impl Fn(usize) -> bool) -> Option<String> {
@@ -20,7 +20,7 @@ pub fn near_multiples(value: u64, unit: u64) -> String {
     }
 }
 
-/// The pairs by the number of halvings and doublings between them and `pair`, the fewest first.
+/// Sorts the pairs by the number of halvings and doublings between them and `pair`, the fewest first.
 pub fn by_distance(pair: (usize, usize), pairs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
     let octaves = |a: usize, b: usize| (a as f64 / b as f64).log2().abs();
     let far = |&(a, b): &(usize, usize)| octaves(a, pair.0) + octaves(b, pair.1);

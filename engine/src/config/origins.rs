@@ -1,20 +1,20 @@
-//! Where each value of a configuration was written, so that a message about it can say so: a line of the file, a flag
-//! of the command line, a field of a `config.json`.
+//! The origin of each value of a configuration, for messages about it: a line of the file, a flag of the command line,
+//! or a field of a `config.json`.
 
 use crate::error::Error;
 use std::collections::HashMap;
 use std::fmt::Display;
 
-/// Characters of the longest value that a message repeats.
+/// The largest number of characters of a value that a message shows.
 const SHOWN: usize = 80;
 
 #[derive(Debug, Clone)]
 pub struct Origins {
-    /// The file that a missing key is missing from; empty where there is no file.
+    /// The file that a missing key is missing from; empty if there is no file.
     file: String,
-    /// A key's dotted path -> how to name it, such as `a.toml line 3: train.steps`.
+    /// The label of each key in messages, such as `a.toml line 3: train.steps`, by the key's dotted path.
     labels: HashMap<String, String>,
-    /// A key's dotted path -> the text after the `=` of its flag.
+    /// The text after the `=` of each flag, by the key's dotted path.
     typed: HashMap<String, String>,
 }
 
@@ -23,7 +23,7 @@ impl Origins {
         Origins { file, labels: HashMap::new(), typed: HashMap::new() }
     }
 
-    /// For a configuration that no file holds: messages name the keys alone.
+    /// The origins of a configuration that no file holds: messages name the keys alone.
     pub fn nowhere() -> Self {
         Origins::new(String::new())
     }
@@ -32,60 +32,60 @@ impl Origins {
         &self.file
     }
 
-    /// The value at `key` comes from `label`.
+    /// Records that the value at `key` comes from `label`.
     pub fn put(&mut self, key: &str, label: String) {
         self.labels.insert(key.to_string(), label);
     }
 
-    /// The value at `key` comes from a flag that gave it as `text`.
+    /// Records that the value at `key` comes from a flag that gave it as `text`.
     pub fn put_typed(&mut self, key: &str, text: &str) {
         self.put(key, format!("--set {key}"));
         self.typed.insert(key.to_string(), text.to_string());
     }
 
-    /// The value at `key` as its flag gave it; `None` where it comes from a file.
+    /// The text of the value at `key` in its flag; `None` if the value comes from a file.
     pub fn typed(&self, key: &str) -> Option<&str> {
         self.typed.get(key).map(String::as_str)
     }
 
-    /// The value at `key`, and those inside it, come from where `other` says.
+    /// Takes the origins of the value at `key`, and of those inside it, from `other`.
     pub fn adopt(&mut self, other: &Origins, key: &str) {
         let theirs = other.labels.iter().filter(|(k, _)| *k == key || inside(key, k));
         self.labels.extend(theirs.map(|(k, label)| (k.clone(), label.clone())));
     }
 
-    /// The values inside `key` were replaced.
+    /// Removes the origins of the values inside `key`, which were replaced.
     pub fn forget_below(&mut self, key: &str) {
         self.labels.retain(|k, _| !inside(key, k));
         self.typed.retain(|k, _| !inside(key, k));
     }
 
-    /// How a message names `key`.
+    /// The label of `key` in messages.
     pub fn label(&self, key: &str) -> String {
         let bare = || if self.file.is_empty() { key.to_string() } else { format!("{}: {key}", self.file) };
         self.labels.get(key).cloned().unwrap_or_else(bare)
     }
 
-    /// The refusal of the value at `key`; `remedy` says what would be right.
+    /// The error that refuses the value at `key`; `remedy` says what would be right.
     pub fn bad(&self, key: &str, value: impl Display, remedy: impl Display) -> Error {
         Error::user(format!("{} = {}: {remedy}", self.label(key), shorten(&value.to_string())))
     }
 
-    /// The refusal of a configuration without `key`, which has no default.
+    /// The error that refuses a configuration without `key`, which has no default.
     pub fn missing(&self, key: &str, remedy: impl Display) -> Error {
-        // A table that two files make up lacks the key in both.
+        // If two files make up a table, the key is missing in both.
         let both = |(table, rest)| Some(format!("{}.{rest}", self.labels.get(&format!("{table}/hf"))?));
         let table = key.split_once('.').and_then(both);
         Error::user(format!("{} is missing: {remedy}", table.unwrap_or_else(|| self.label(key))))
     }
 }
 
-/// Is the value at `path` inside the one at `key`?
+/// Whether the value at `path` is inside the one at `key`.
 fn inside(key: &str, path: &str) -> bool {
     path.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-/// `text`, or its beginning where it is long.
+/// `text`, or its beginning if it is long.
 pub fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -93,7 +93,7 @@ pub fn shorten(text: &str) -> String {
     }
 }
 
-/// `table.key`, or `key` where the table is the file itself.
+/// `table.key`, or `key` if the table is the file itself.
 pub fn join(table: &str, key: &str) -> String {
     if table.is_empty() { key.to_string() } else { format!("{table}.{key}") }
 }

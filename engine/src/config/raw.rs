@@ -1,4 +1,5 @@
-//! The tables of a cluster file as they are typed: every key optional, every type checked, no key unknown.
+//! The tables of a cluster file as they are written: every key is optional, types are checked, and unknown keys are
+//! refused.
 
 use super::origins::{Origins, join};
 use super::section::Section;
@@ -28,7 +29,7 @@ macro_rules! table {
 
 pub(super) use table;
 
-/// The table at `path`, with no keys but these.
+/// The table at `path`; keys other than these are refused.
 pub(super) fn known<'a>(value: &'a Value, path: &str, keys: &[&str], at: &'a Origins) -> Result<&'a Table> {
     Section::open(value, path, keys, at).map(|section| section.table)
 }

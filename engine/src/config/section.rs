@@ -1,6 +1,6 @@
-//! The tables of a configuration file. Each is declared once by [`section!`]: its keys with their types, what stands
-//! for a key that is left out, what the value must be, and what a checkpoint holds fixed. Reading, writing, messages
-//! and the identity of a checkpoint follow from the declaration.
+//! The tables of a configuration file. Each is declared once by [`section!`]: its keys with their types, their
+//! defaults, the rules for their values, and which values a checkpoint fixes. Reading, writing, messages and the
+//! identity of a checkpoint follow from the declaration.
 
 use super::names::{Named, by_name};
 use super::origins::{Origins, join, nearest, shorten};
@@ -17,7 +17,7 @@ pub trait Read: Sized {
 
 /// A value that can be written as TOML.
 pub trait Write {
-    /// `None`: its key is left out.
+    /// Returns `None` if the key is left out.
     fn write(&self) -> Option<Value>;
 
     /// The value in the identity of a checkpoint. Checkpoints keep this text: it must not change.
@@ -63,14 +63,15 @@ pub fn fixed_in_run(table: &str, entries: &[Entry<'_>]) -> Vec<(String, String)>
     fixed.map(|entry| (join(table, entry.key), entry.value.show())).collect()
 }
 
-/// A table with every key left out, where all have defaults.
+/// The table with the default of every key; every key must have one.
 pub fn all_defaults<T: Read>() -> T {
     T::read(&Table::new().into(), "", &Origins::nowhere()).expect("every key has a default")
 }
 
-/// Declares a table: a struct with, for each key, its documentation, its type, how long it is fixed (in brackets; left
-/// out: not at all) and its [`Rule`]. A rule may use the fields above it, and the arguments after the struct's name.
-/// Keys under `refuses` are known and checked, but not stored: what the engine does not have yet.
+/// Declares a table: a struct with, for each key, its documentation, its type, how long it is fixed (in brackets;
+/// omitted if it is not fixed) and its [`Rule`]. A rule may use the fields above it, and the arguments after the
+/// struct's name. Keys under `refuses` are known and checked, but not stored: they belong to features that the engine
+/// does not have yet.
 macro_rules! section {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* } $($refuses:tt)*) => {
         $crate::config::section::section! { $(#[$doc])* $vis struct $name() { $($fields)* } $($refuses)* }
@@ -139,7 +140,7 @@ pub struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The table at `path`, with no keys but `keys`.
+    /// Opens the table at `path`; keys other than `keys` are refused.
     pub fn open(value: &'a Value, path: &str, keys: &[&str], at: &'a Origins) -> Result<Self> {
         let table = value.as_table().ok_or_else(|| wrong_type(value, path, "a table", at))?;
         match table.keys().find(|key| !keys.contains(&key.as_str())) {
@@ -174,7 +175,7 @@ impl<'a> Field<'a> {
         join(&self.section.path, self.key)
     }
 
-    /// The value, which must be there, as a table with no keys but `keys`; `example` says what to write.
+    /// The value, which is required, as a table; keys other than `keys` are refused. `example` says what to write.
     pub fn section(&self, example: &str, keys: &[&str]) -> Result<Section<'a>> {
         let value = self.value().ok_or_else(|| self.missing(example))?;
         Section::open(value, &self.path(), keys, self.section.at)
@@ -184,7 +185,7 @@ impl<'a> Field<'a> {
         self.value().map(|value| T::read(value, &self.path(), self.section.at)).transpose()
     }
 
-    /// The refusal of a value, shown as the user wrote it, or of a default.
+    /// The error that refuses a value, shown as the user wrote it, or a default.
     pub fn bad(&self, value: &dyn Write, remedy: &str) -> Error {
         let shown = self.value().cloned().or_else(|| value.write()).map(|value| value.to_string());
         self.section.at.bad(&self.path(), shown.unwrap_or_default(), remedy)
@@ -209,12 +210,12 @@ pub fn need<'r, T: Read>(example: &'r str) -> Rule<'r, T> {
     Rule(Box::new(move |field| field.read()?.ok_or_else(|| field.missing(example))))
 }
 
-/// The key may be left out for this value.
+/// The key is optional and has this default.
 pub fn or<'r, T: Read + 'r>(default: T) -> Rule<'r, T> {
     Rule(Box::new(move |field| Ok(field.read()?.unwrap_or(default))))
 }
 
-/// The key may be left out for none.
+/// The key is optional; its default is `None`.
 pub fn optional<'r, T: Read + 'r>() -> Rule<'r, Option<T>> {
     or(None)
 }
@@ -224,7 +225,7 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
         (self.0)(field)
     }
 
-    /// `remedy` says what would be right where `holds` is not.
+    /// Requires that `holds` is true of the value; `remedy` says what would be right.
     pub fn must(self, remedy: impl Into<String>, holds: impl Fn(&T) -> bool + 'r) -> Self {
         let remedy = remedy.into();
         Rule(Box::new(move |field| {
@@ -233,14 +234,14 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
         }))
     }
 
-    /// A whole number, where there is one, lies in `range`.
+    /// Requires that a whole number, if there is one, lies in `range`.
     pub fn within(self, range: RangeInclusive<u64>) -> Self {
         let remedy = format!("must lie in {} ..= {}", range.start(), range.end());
         let whole = |value: &T| value.write().and_then(|value| value.as_integer());
         self.must(remedy, move |value| whole(value).is_none_or(|n| range.contains(&(n as u64))))
     }
 
-    /// `holds` for a real number, where there is one.
+    /// Requires that `holds` is true of a real number, if there is one.
     pub fn real(self, remedy: &str, holds: impl Fn(f64) -> bool + 'r) -> Self {
         let real = |value: &T| value.write().and_then(|value| value.as_float());
         self.must(remedy, move |value| real(value).is_none_or(&holds))
@@ -254,7 +255,7 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
         self.real("must not be negative, and must fit 32 bits", |x| (0.0..=f32::MAX as f64).contains(&x))
     }
 
-    /// Added to a denominator in f32, where it must not vanish.
+    /// Requires a number that does not vanish when it is added to a denominator in f32.
     pub fn epsilon(self) -> Self {
         self.real("must lie between 1e-37 and 1e38", |x| (x as f32).is_normal() && x > 0.0)
     }
@@ -264,7 +265,7 @@ fn wrong_type(value: &Value, key: &str, wanted: &str, at: &Origins) -> Error {
     at.bad(key, value, format!("must be {wanted}"))
 }
 
-/// Values that TOML has itself: how a message calls them, how they are read, and how they are written.
+/// Native values of TOML: their names in messages, and how they are read and written.
 macro_rules! values {
     ($($type:ty, $wanted:literal, $read:expr, $write:expr;)*) => {$(
         impl Read for $type {
@@ -299,15 +300,15 @@ fn integer(n: u64) -> Value {
     Value::Integer(i64::try_from(n).expect("a number that was read from TOML fits it"))
 }
 
-/// A value that is a text in the file.
+/// A value that is a string in the file.
 pub trait Text: Sized {
-    /// The value, or what would be right.
+    /// Parses the value; an error says what would be right.
     fn parse(text: &str) -> std::result::Result<Self, String>;
 
     fn text(&self) -> String;
 }
 
-/// What a flag gave is a text even where TOML would take it for a number, a date or a table.
+/// The text of a flag is a string even if TOML would parse it as a number, a date or a table.
 impl<T: Text> Read for T {
     fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
         let text = value.as_str().or_else(|| at.typed(key));

@@ -1,5 +1,5 @@
-//! The tables of a configuration beside `[model]`, and what must hold between their keys. What depends on the number of
-//! ranks is checked in `mesh.rs`.
+//! The tables of a configuration besides `[model]`, and the rules between their keys. Rules that depend on the number
+//! of ranks are checked in `mesh.rs`.
 
 use super::layout::{self, Ranks};
 use super::model::Model;
@@ -11,18 +11,18 @@ use crate::error::Result;
 use std::path::PathBuf;
 use toml::Value;
 
-/// More samples in a step than this are a typing error.
+/// A larger number of samples in a step is a typing error.
 const MOST_SAMPLES: u64 = 1 << 22;
 const MOST_STEPS: u64 = 1 << 40;
-/// More ranks than any machine has.
+/// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
-/// Megatron's blend keeps the number of a source in 16 bits.
+/// Megatron-LM's blend stores the index of a source in 16 bits.
 const MOST_SOURCES: usize = 32_766;
 
 section! {
     /// The `[train]` table: batch sizes, steps, precision and where the weights come from.
     pub struct Train {
-        /// `None`: CUDA where there is a device, else the CPU; the launcher decides.
+        /// `None`: CUDA if there is a device, else the CPU; the launcher decides.
         pub backend: Option<BackendKind> = optional(),
         /// `None`: bf16 on CUDA, f32 on the CPU.
         pub precision: Option<Precision> = optional(),
@@ -96,7 +96,7 @@ named! {
         /// Outputs of the norms and SwiGLU products. (Megatron's "selective" means core attention, whose scores are
         /// never kept here.)
         Selective = "selective",
-        /// All of a layer but its input.
+        /// All activations of a layer except its input.
         Full = "full",
     }
 }
@@ -126,7 +126,7 @@ impl Text for Load {
 }
 
 section! {
-    /// The degrees of parallelism; data parallelism is what is left of the ranks.
+    /// The degrees of parallelism. The data-parallel degree follows from the number of ranks.
     pub struct Parallel {
         pub tensor: usize = or(1).within(1..=MOST_RANKS),
         pub pipeline: usize = or(1).within(1..=MOST_RANKS),
@@ -142,7 +142,7 @@ section! {
         pub distributed_optimizer: bool = or(true),
         /// Data-parallel ranks sum their gradients in this precision; each rank accumulates its own in f32.
         pub gradient_precision: Precision = or(Precision::F32),
-        /// Fastest-varying first, each axis once.
+        /// The order of the axes, fastest-varying first, each axis once.
         pub order: [Axis; 5] = or([Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline]),
         /// The number of ranks that the run is meant for, for commands that run without `mpirun`; `None`: any.
         pub ranks: Option<usize> = optional().within(1..=MOST_RANKS),
@@ -207,10 +207,10 @@ section! {
         pub min_lr: f64 = or(0.0).not_negative()
             .real(&format!("must be at most optimizer.lr ({lr})"), |min_lr| min_lr <= lr),
         pub schedule: Schedule = or(Schedule::Cosine),
-        /// The last steps, in which the rate of `wsd` decays; `None` with another schedule.
+        /// The number of last steps, in which the schedule `wsd` decays the rate; `None` with another schedule.
         pub decay_steps: Option<u64> = or(with_wsd(schedule, (steps / 10).max(1)))
             .must(only_with_wsd(schedule), |steps| steps.is_none() || schedule == Schedule::Wsd),
-        /// How it decays.
+        /// The shape of this decay.
         pub decay_shape: Option<DecayShape> = or(with_wsd(schedule, DecayShape::Linear))
             .must(only_with_wsd(schedule), |shape| shape.is_none() || schedule == Schedule::Wsd),
         pub warmup_steps: u64 = or(0),
@@ -232,7 +232,8 @@ fn only_with_wsd(schedule: Schedule) -> String {
 }
 
 impl Optimizer {
-    /// A warm-up may outlast a short trial run; a decay that begins inside it would jump.
+    /// A warm-up may be longer than a short trial run, but a decay that begins during the warm-up would make the rate
+    /// jump.
     pub(super) fn check(&self, steps: u64, at: &Origins) -> Result<()> {
         let most = if self.warmup_steps < steps { steps - self.warmup_steps } else { steps };
         match self.decay_steps {
@@ -291,7 +292,7 @@ section! {
 }
 
 section! {
-    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` where the user gave none.
+    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` if the user gave none.
     pub struct Source {
         pub prefix: PathBuf = need("prefix = \"data/text\""),
         pub weight: Option<f64> = optional().real("must be positive; leave out a source without weight", |x| x > 0.0),
@@ -344,7 +345,7 @@ section! {
         pub dir: PathBuf = need("the run's directory"),
         /// Steps between checkpoints; 0: none before the last step.
         pub interval: u64 = or(0),
-        /// Whether the last step is saved; a benchmark leaves no checkpoint.
+        /// Whether the last step is saved; a benchmark saves no checkpoint.
         pub at_end: bool = or(true),
         /// The number of complete checkpoints to keep; `None`: all.
         pub keep: Option<usize> = optional().within(1..=MOST_STEPS),
@@ -355,7 +356,7 @@ section! {
     pub struct Report {
         /// `None`: looked up by the device's name.
         pub peak_tflops: Option<f64> = optional().positive(),
-        /// Steps from one sample of all ranks' time to the next; 0: there are none. `None`: by the number of ranks.
+        /// Steps between two samples of the times of all ranks; 0: no samples. `None`: chosen by the number of ranks.
         pub interval: Option<u64> = optional(),
     }
 }

@@ -1,4 +1,4 @@
-//! The loader from outside: files in, a [`Config`] or a message out.
+//! Tests of the loader: files are the input, a [`Config`] or a message the output.
 
 mod fuzz;
 mod layouts;
@@ -38,7 +38,7 @@ train = [ { prefix = "data/text" } ]
 dir = "runs/tiny"
 "#;
 
-/// Every key that a file may have, none with its default value except where no other is built.
+/// Every key that a file may have, none with its default value unless no other value is built.
 const MOST: &str = r#"
 [model]
 architecture = "llama"
@@ -238,7 +238,7 @@ fn a_flag_is_a_text_as_typed_where_the_key_needs_one() {
         assert_eq!(dir(value), Path::new(value));
     }
     assert_eq!((dir(" 5 "), dir("\"5\""), dir("'a b'")), ("5".into(), "5".into(), "a b".into()));
-    // The last of several flags counts; a file has to write a text as one.
+    // The last of several flags counts; a file has to quote a string.
     let flags = ["checkpoint.dir=1", "checkpoint.dir=abc", "checkpoint.dir=2"];
     assert_eq!(read(LEAST.as_bytes(), &flags).unwrap().checkpoint.dir, Path::new("2"));
     let refusal = read(LEAST.replace("\"runs/tiny\"", "5").as_bytes(), &[]).unwrap_err().to_string();
@@ -339,7 +339,7 @@ fn the_resolved_text_loads_back() {
     }
 }
 
-/// Every model is alike in all its layers today.
+/// Today all layers of a model are the same.
 #[test]
 fn a_model_describes_its_layers() {
     let model = Model::tiny();

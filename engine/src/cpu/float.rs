@@ -11,9 +11,9 @@ pub trait Float: Elem + Copy {
     fn load(self) -> f32;
     /// To nearest, ties to even.
     fn store(x: f32) -> Self;
-    /// The elements themselves where they are f32 already, so that nothing is converted.
+    /// The elements themselves if they are f32 already, so that nothing is converted.
     fn as_f32(x: &[Self]) -> Option<&[f32]>;
-    /// `as_f32` for a tile to write to.
+    /// Like [`Float::as_f32`], but for a tile to write to.
     fn as_f32_tile<'a, 'b>(x: &'a mut Tile<'b, Self>) -> Option<&'a mut Tile<'b, f32>>;
 }
 
@@ -35,7 +35,7 @@ impl Float for f32 {
     }
 }
 
-// Not `half`'s conversions: these have no branch, so loops around them vectorise.
+// `half`'s conversions are not used: these have no branch, so that loops around them vectorize.
 impl Float for bf16 {
     const ROUNDS: bool = true;
     #[inline(always)]
@@ -46,7 +46,7 @@ impl Float for bf16 {
     fn store(x: f32) -> bf16 {
         let bits = x.to_bits();
         let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        // Rounding could carry a NaN's payload into infinity: keep it, quiet.
+        // Rounding could carry a NaN's payload over into infinity, so a NaN is truncated and made quiet instead.
         let nan = (bits >> 16) | 0x40;
         bf16::from_bits(if x.is_nan() { nan } else { nearest } as u16)
     }
@@ -58,7 +58,7 @@ impl Float for bf16 {
     }
 }
 
-/// x as the activations would hold it, in f32.
+/// x rounded to the activations' precision, as f32.
 #[inline(always)]
 pub fn rounded<A: Float>(x: f32) -> f32 {
     A::store(x).load()

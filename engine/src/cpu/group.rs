@@ -22,7 +22,7 @@ pub struct Progress(Rc<RefCell<Vec<Weak<Request>>>>);
 struct Request(Cell<ffi::MPI_Request>);
 
 impl Progress {
-    /// Tests the requests in flight, in which MPI moves data.
+    /// Tests the requests in flight, so that MPI moves their data.
     pub fn poke(&self) {
         if self.0.borrow().is_empty() {
             return;
@@ -48,7 +48,7 @@ impl Request {
 
     fn wait(&self) {
         let mut request = self.0.get();
-        // SAFETY: as in `test`; the buffers live in the `Pending` that holds the ticket of this request.
+        // SAFETY: as in `test`; the buffers are owned by the `Pending` that holds the ticket of this request.
         unsafe { ffi::MPI_Wait(&mut request, ffi::RSMPI_STATUS_IGNORE) };
         self.0.set(request);
     }
@@ -68,9 +68,9 @@ impl Ticket for MpiTicket {
     }
 }
 
-/// One communicator and where its requests are tracked.
+/// A communicator, and the list that tracks its requests.
 pub struct MpiGroup {
-    /// `None` for a rank alone.
+    /// `None` in a group of one rank.
     comm: Option<Comm>,
     kind: GroupKind,
     progress: Progress,
@@ -104,7 +104,7 @@ impl MpiGroup {
         self.comm.as_ref().expect("a group of one rank makes no MPI call").raw()
     }
 
-    /// MPI's type and operation for the sum of such elements.
+    /// MPI's type and operation for a sum of these elements.
     fn sum<T: Elem>(&self) -> (ffi::MPI_Datatype, ffi::MPI_Op) {
         // SAFETY: reads constants of the MPI library.
         unsafe {
@@ -138,7 +138,7 @@ fn block<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> *mut c_void {
     x.mem.as_ptr().cast_mut().cast()
 }
 
-/// MPI has no bf16: its bits travel as 16-bit integers, and [`Bf16Sum`] adds them.
+/// MPI has no bf16: its bits are sent as 16-bit integers, and [`Bf16Sum`] adds them.
 fn datatype<T: Elem>() -> ffi::MPI_Datatype {
     // SAFETY: reads constants of the MPI library.
     unsafe {
@@ -198,8 +198,8 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
     unsafe fn gather<T: Elem>(&self, _: &Cpu<A>, from: &Tensor<Cpu<A>, T>, to: &Tensor<Cpu<A>, T>) -> MpiTicket {
         let (n, ty) = (count(from.len()), datatype::<T>());
         assert_eq!(to.len(), from.len() * self.ranks(), "elements gathered from {} ranks", self.ranks());
-        // SAFETY (this call and those below): both blocks hold the counts given and live, unmoved, in a `Pending`
-        // until the request is waited for; no two requests share an element that either writes.
+        // SAFETY (this call and those below): both blocks hold the given numbers of elements and stay, unmoved, in a
+        // `Pending` until the request is waited for; no two requests share an element that either writes.
         self.ticket(vec![self.track(|comm, request| unsafe {
             ffi::MPI_Iallgather(block(from).cast_const(), n, ty, block(to), n, ty, comm, request)
         })])
@@ -236,7 +236,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         assert_eq!(x.rows() % ranks, 0, "{} rows of {ranks} ranks", x.rows());
         let (each, ty) = (x.len() / ranks, datatype::<T>());
         let from = |root: usize| {
-            // SAFETY: `x` holds `ranks` times `each` elements, so that this one's begin inside it or at its end.
+            // SAFETY: `x` holds `ranks` times `each` elements, so that the pointer is inside it or at its end.
             let rows = unsafe { block(&x).cast::<T>().add(root * each) }.cast();
             // SAFETY: as above; no two of the broadcasts share an element.
             self.track(|comm, request| unsafe { ffi::MPI_Ibcast(rows, count(each), ty, root as i32, comm, request) })

@@ -94,7 +94,7 @@ impl Product<'_, '_, '_> {
     }
 }
 
-/// The product of a panel `[ROWS, depth]` and one of the right.
+/// The product of a panel `[ROWS, depth]` and a panel of the right operand.
 #[inline(always)]
 fn rows_by_cols<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -113,7 +113,7 @@ fn rows_by_cols<S: Simd, const ROWS: usize, const VECTORS: usize>(
     sums
 }
 
-/// The product of a panel `[depth, ROWS]` and one of the right.
+/// The product of a panel `[depth, ROWS]` and a panel of the right operand.
 #[inline(always)]
 fn cols_by_cols<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -156,7 +156,7 @@ fn put_some(add: bool, sums: &[f32], out: &mut [f32]) {
 mod tests {
     use super::*;
 
-    /// 7 x 40 = 7 x 9 times 9 x 40 by panels of `shape`, twice added.
+    /// 7 x 40 = 7 x 9 times 9 x 40 by panels of `shape`, added twice.
     fn product(shape: Shape, left: Left, run: impl Fn(Product)) -> Vec<f32> {
         let (m, n, k) = (7, 40, 9);
         let a = |i: usize, p: usize| if i < m { ((i * 31 + p * 17) % 23) as f32 / 7.0 - 1.5 } else { 0.0 };

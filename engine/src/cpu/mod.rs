@@ -1,6 +1,6 @@
 //! The CPU backend: every op on the cores of this rank, in f32 or in bf16. The formulas are specified by the plain f64
-//! loops of `tests/reference.rs`, to which each op is held; `ops/` are the optimized versions on slices, and this file
-//! gives them their tensors and checks the shapes.
+//! loops of `tests/reference.rs`, against which each op is tested; `ops/` has the optimized versions on slices, and
+//! this file calls them with the data of tensors and checks the shapes.
 
 pub mod cores;
 mod float;
@@ -42,28 +42,28 @@ pub struct Cpu<A: Float> {
     pool: Rc<Pool>,
     workers: Workers,
     progress: Progress,
-    /// All ranks in the mesh's order; `None` for a rank alone.
+    /// All ranks in the mesh's order; `None` without other ranks.
     world: Option<Rc<Comm>>,
-    /// See [`Backend::pieces`].
+    /// See [`Backend::comm_chunks`].
     pieces: usize,
     spans: Spans,
     act: PhantomData<A>,
 }
 
 impl<A: Float> Cpu<A> {
-    /// A backend without other ranks that computes on `threads` cores, the calling thread's among them.
+    /// A backend without other ranks that computes on `threads` cores, including the calling thread's.
     pub fn new(threads: usize) -> Self {
         let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
         Cpu { pool, workers, progress, world: None, pieces: 1, spans: Spans::default(), act: PhantomData }
     }
 
-    /// One of the ranks of `world`.
+    /// The backend of one of the ranks of `world`.
     pub fn of(world: Rc<Comm>, threads: usize) -> Self {
         Cpu { world: Some(world), ..Cpu::new(threads) }
     }
 
-    /// Splits a collective that overlaps a matmul into this many chunks, as the CUDA backend does. Here it gains
-    /// nothing; the results are the same bits.
+    /// Splits a collective that overlaps with a matmul into this number of chunks, as the CUDA backend does. On the CPU
+    /// this is no faster; the results are bit-identical.
     pub fn in_pieces(self, pieces: usize) -> Self {
         Cpu { pieces, ..self }
     }
@@ -73,7 +73,7 @@ impl<A: Float> Cpu<A> {
         data(x).to_vec()
     }
 
-    /// The threads for an op. Open MPI progresses only inside its calls, so every op begins with one.
+    /// The threads for an op. Open MPI makes progress only inside its calls, so every op begins with one.
     fn workers(&self) -> &Workers {
         self.progress.poke();
         &self.workers
@@ -83,7 +83,7 @@ impl<A: Float> Cpu<A> {
         self.upload(values, 1, values.len())
     }
 
-    /// The backward of RMSNorm, which adds the residual's gradient `dres` where it is given.
+    /// The backward pass of RMSNorm, which adds the residual's gradient `dres` if it is given.
     fn norm_gradients(
         &self,
         dres: Option<&[A]>,

@@ -1,5 +1,5 @@
-//! The caching allocator of the CPU backend: a dropped block returns to a free list, so that after the first step
-//! nothing is taken from the system. One thread owns a pool; ops lend slices of its blocks to other threads.
+//! The caching allocator of the CPU backend: a dropped block returns to a free list, so that after the first step no
+//! memory is taken from the system. One thread owns a pool; ops lend slices of its blocks to other threads.
 
 use crate::backend::Elem;
 use crate::memory::free_list::{FreeList, Usage};
@@ -14,7 +14,7 @@ const ALIGN: usize = 64;
 /// Blocks from this size on are aligned to huge pages and ask for them.
 const HUGE: usize = 2 << 20;
 
-/// The free blocks, and the statistics of all.
+/// The free blocks, and the statistics of all blocks.
 #[derive(Default)]
 pub struct Pool {
     allocator: RefCell<FreeList<NonNull<u8>>>,
@@ -93,7 +93,7 @@ impl<T: Elem> Block<T> {
 
     pub fn as_slice(&self) -> &[T] {
         // SAFETY: `len` initialised elements (`from_system` wrote them, and any bits are a valid `Elem`),
-        // aligned to 64 bytes or to T inside such a block; a view lives no longer than its block (`alias`).
+        // aligned to 64 bytes or to T inside such a block; a view does not outlive its block (`alias`).
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 

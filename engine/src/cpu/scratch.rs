@@ -1,12 +1,12 @@
-//! Scratch sizes of the ops without running them, by the functions that the ops allocate with.
+//! Scratch sizes of the ops, computed without running them, by the functions that the ops allocate with.
 
 use super::{Float, ops, pool};
 use crate::backend::{Heads, Scratch};
 use crate::memory::free_list::{Allocator, FreeList};
 use std::marker::PhantomData;
 
-/// Logits that are computed at once. Fewer would stay in the cache between the passes over them, but the head's weights
-/// are packed, and its gradient is read and written, once per chunk: that costs more.
+/// The number of logits that are computed at once. Fewer would stay in the cache between the passes over them, but the
+/// head's weights are packed, and its gradient is read and written, once per chunk, which would cost more.
 const LOGITS: usize = 1 << 24;
 
 /// See [`crate::backend::Backend::logits_rows`].
@@ -77,7 +77,7 @@ impl<A: Float> Scratch for CpuScratch<A> {
     }
 }
 
-/// Bytes of so many f32 elements.
+/// The sizes in bytes of blocks of f32 elements.
 fn bytes(lens: &[usize]) -> Vec<usize> {
     lens.iter().map(|len| len * size_of::<f32>()).collect()
 }

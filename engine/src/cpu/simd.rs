@@ -1,6 +1,6 @@
-//! Loops compiled once for each instruction set and chosen at run time, so that one binary runs on
-//! any x86-64 and uses AVX-512 or AVX2 where they are. Lanes are fixed in number and every multiply-add
-//! is fused, so that the results are the same on all of them.
+//! Loops compiled once for each instruction set and chosen at run time, so that one binary runs on any x86-64 and uses
+//! AVX-512 or AVX2 where available. The number of lanes is fixed and every multiply-add is fused, so that the results
+//! are the same on all instruction sets.
 
 /// Lanes of a reduction: four 512-bit registers, enough to hide an addition's latency.
 pub const LANES: usize = 64;
@@ -87,8 +87,8 @@ pub fn transpose16(square: &mut [[f32; 16]; 16]) {
     }
 }
 
-/// In registers, by four exchanges of ever larger parts. Without closures: the compiler would not compile them for the
-/// same features.
+/// Transposes in registers, by four exchanges of ever larger parts. It uses no closures, because the compiler would not
+/// compile them for the same features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]
@@ -99,7 +99,8 @@ fn transpose16_avx512(rows: &mut [[f32; 16]; 16]) {
         // SAFETY: a row is 16 numbers.
         r[i] = unsafe { _mm512_loadu_ps(rows[i].as_ptr()) };
     }
-    // Pairs of rows, then fours: `u[4 g + c]` holds columns c, 4 + c, 8 + c, 12 + c of rows 4 g ..
+    // Exchanges within pairs of rows, then within groups of four: `u[4 g + c]` holds columns c, 4 + c, 8 + c, 12 + c of
+    // rows 4 g ..
     let (mut t, mut u) = (r, r);
     for i in 0..8 {
         t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -146,7 +147,7 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * scale }
 }
 
-/// The lanes' sum, by halves.
+/// The sum of the lanes, by halving.
 #[inline(always)]
 pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut n = LANES / 2;
@@ -159,7 +160,7 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The lanes' maximum; a NaN lane may be lost.
+/// The maximum of the lanes; a NaN lane may be lost.
 #[inline(always)]
 pub fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut n = LANES / 2;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The trace under way, if any; groups and tickets record into it.
+/// The current trace, if any; groups and tickets record into it.
 #[derive(Clone, Default)]
 pub struct Spans(Rc<RefCell<Option<Trace>>>);
 
@@ -24,7 +24,7 @@ impl Spans {
         self.0.borrow_mut().take().map_or(Vec::new(), |trace| trace.spans)
     }
 
-    /// Runs `work`, and records a span of it if the trace under way has at least this detail.
+    /// Runs `work`, and records a span of it if the current trace has at least this detail.
     pub fn around<T>(&self, least: Detail, track: Track, label: impl FnOnce() -> Label, work: impl FnOnce() -> T) -> T {
         let begun = self.0.borrow().as_ref().filter(|trace| trace.detail >= least).map(|trace| trace.begun);
         let Some(begun) = begun else { return work() };

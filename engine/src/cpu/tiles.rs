@@ -36,13 +36,13 @@ pub fn cut<'a, T>(matrix: &'a mut [T], cols: usize, tile_rows: usize, widths: &[
     tiles
 }
 
-/// Widths that cut `cols` columns into pieces of `width`, the last one narrower.
+/// Widths that cut `cols` columns into tiles of `width`, the last one narrower.
 pub fn widths(cols: usize, width: usize) -> Vec<usize> {
     (0..cols).step_by(width).map(|at| width.min(cols - at)).collect()
 }
 
 impl<'a, T> Tile<'a, T> {
-    /// A whole matrix.
+    /// A whole matrix as one tile.
     pub fn whole(matrix: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert_eq!(matrix.len(), rows * cols, "a matrix of {} elements as {rows} x {cols}", matrix.len());
         Tile { at: matrix.as_mut_ptr(), rows, cols, stride: cols, owner: PhantomData }

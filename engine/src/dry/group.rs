@@ -1,4 +1,4 @@
-//! Collectives that move nothing: results have the right shapes, and the log has the bytes.
+//! Collectives that move no data: results have the right shapes, and the log records the bytes.
 
 use super::Dry;
 use super::log::{Call, Log, Operation};
@@ -15,7 +15,7 @@ pub struct DryGroup {
     number: usize,
     kind: GroupKind,
     members: Arc<[usize]>,
-    /// Place of this rank among the members.
+    /// Index of this rank among the members.
     place: usize,
     log: Rc<RefCell<Log>>,
     memory: Memory,
@@ -54,7 +54,7 @@ impl DryGroup {
         DryTicket { start, log: self.log.clone(), bytes: held, memory: self.memory.clone() }
     }
 
-    /// Bytes of an input that exists only for the call: gradients live all through the step and are counted elsewhere.
+    /// Bytes of an input that exists only for the call. Gradients exist all through the step and are counted elsewhere.
     fn own(&self, input: usize) -> usize {
         if self.kind == GroupKind::Data { 0 } else { input }
     }
@@ -99,7 +99,7 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         if ranks == 1 {
             return Pending::ready(x);
         }
-        // Weights, which stay where they are.
+        // The weights are gathered in place.
         Pending::in_place(self.collective(Operation::AllGather, bytes(&x), 0), x)
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// How much of a run is logged. Totals always are.
+/// How much of a run is logged. Totals are always logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
     Totals,
@@ -18,7 +18,7 @@ pub enum Keep {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum LogEntry {
-    /// An op with its sizes, as [`crate::backend::Operands::sizes`].
+    /// An op with its sizes; see [`crate::backend::Operands::sizes`].
     Op {
         op: Op,
         sizes: [usize; 3],
@@ -27,7 +27,7 @@ pub enum LogEntry {
     Start(Call),
     /// Compute waits for the rank's n-th `Start`.
     Wait(usize),
-    /// The events up to the matching `Leave` belong to a part of the step.
+    /// The events up to the matching `Leave` belong to this part of the step.
     Enter(Scope),
     Leave,
 }
@@ -59,9 +59,9 @@ pub enum Operation {
     AllReduce,
     AllGather,
     ReduceScatter,
-    /// To this rank of the run.
+    /// A send to this rank of the run.
     Send(usize),
-    /// From this rank of the run.
+    /// A receive from this rank of the run.
     Receive(usize),
 }
 
@@ -94,11 +94,11 @@ impl fmt::Display for Operation {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
     pub calls: u64,
-    /// As [`Call::sent`].
+    /// See [`Call::sent`].
     pub bytes: u64,
 }
 
-/// Counts of what a rank did.
+/// Counts of the ops and collectives of a rank.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
     /// How often each op ran.
@@ -107,7 +107,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// The difference to `before`.
+    /// The counts since `before`.
     pub fn since(&self, before: &Totals) -> Totals {
         let mut new = self.clone();
         new.ops.iter_mut().for_each(|(op, n)| *n -= before.ops.get(op).copied().unwrap_or_default());
@@ -120,7 +120,7 @@ impl Totals {
         new
     }
 
-    /// This plus `times` times `each`.
+    /// The sum of these counts and `times` times `each`.
     pub fn and(mut self, each: &Totals, times: u64) -> Totals {
         for (op, n) in &each.ops {
             *self.ops.entry(*op).or_default() += n * times;

@@ -1,4 +1,4 @@
-//! Blocks without memory: their lengths, the allocator of the real backend, and what the blocks are used for.
+//! Blocks without memory: their lengths, the real backend's allocator, and the uses of the blocks.
 
 use crate::backend::Elem;
 use crate::memory::free_list::{Allocator, Live, Usage};
@@ -29,7 +29,7 @@ pub(super) enum Use {
     Other,
 }
 
-/// An allocator, and the bytes in use by what they are used for.
+/// An allocator, and the bytes in use by purpose.
 pub(super) struct Tracker {
     allocator: Box<dyn Allocator>,
     now: Peak,
@@ -90,7 +90,7 @@ impl Tracker {
 /// A block, or a view of one.
 pub struct DryMem<T: Elem> {
     len: usize,
-    /// Where it is freed; `None` for a view.
+    /// The allocation that is freed with the block; `None` for a view.
     home: Option<Home>,
     elem: PhantomData<T>,
 }

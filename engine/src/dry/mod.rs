@@ -1,6 +1,6 @@
-//! A backend that allocates nothing and computes nothing. It runs the allocator of the backend that it stands for,
-//! scratch of the ops included, and logs every op and every collective. One process can be any rank of any mesh:
-//! collectives bring zeros.
+//! A backend that allocates nothing and computes nothing. It runs the allocator of the backend that it stands in for,
+//! including the scratch of the ops, and logs every op and every collective. One process can be any rank of any mesh,
+//! since collectives need no other rank.
 
 mod group;
 mod log;
@@ -48,7 +48,7 @@ impl<A: Elem> Backend for Dry<A> {
         self.take(rows, cols, Use::Other)
     }
 
-    // No memory is behind a view.
+    // A view has no memory.
     unsafe fn alias<T: Elem>(mem: &DryMem<T>, range: Range<usize>) -> DryMem<T> {
         mem.alias(range)
     }
@@ -313,7 +313,7 @@ impl<A: Elem> Backend for Dry<A> {
     }
 }
 
-/// A copy to the host: as many zeros as elements would have come.
+/// A copy to the host, which returns as many zeros as there are elements.
 pub struct Zeros<T>(usize, PhantomData<fn() -> T>);
 
 impl<T: Elem> HostCopy<T> for Zeros<T> {

@@ -10,17 +10,17 @@ use std::rc::Rc;
 
 /// One rank of a dry run. `A` is the type of activations and weights.
 pub struct Dry<A: Elem> {
-    /// The memory rules of the backend that would run.
+    /// The scratch sizes of the backend that this one stands in for.
     pub(super) scratch: Box<dyn Scratch>,
     pub(super) memory: Memory,
     pub(super) log: Rc<RefCell<Log>>,
-    /// Whether the ops that come belong to the head.
+    /// Whether the next ops belong to the head.
     pub(super) in_head: Cell<bool>,
     act: PhantomData<A>,
 }
 
 impl<A: Elem> Dry<A> {
-    /// Rank `rank` of a mesh, with the memory rules `scratch`; `allocator` is the allocator of that backend.
+    /// Rank `rank` of a mesh, with the scratch sizes `scratch`; `allocator` is the allocator of that backend.
     pub fn new(rank: usize, scratch: impl Scratch + 'static, allocator: Box<dyn Allocator>, keep: Keep) -> Self {
         let (memory, log) = (Tracker::new(allocator), Rc::new(RefCell::new(Log::new(rank, keep))));
         let take = |bytes| memory.borrow_mut().take(scratch.block(bytes), Use::Workspace);
@@ -43,7 +43,7 @@ impl<A: Elem> Dry<A> {
         self.log.borrow().totals.clone()
     }
 
-    /// The blocks that are allocated, as [`Allocator::live`].
+    /// The allocated blocks; see [`Allocator::live`].
     pub fn live(&self) -> Option<Vec<Live>> {
         self.memory.borrow().live()
     }
@@ -63,7 +63,8 @@ impl<A: Elem> Dry<A> {
         Tensor::from_mem(mem, rows, cols)
     }
 
-    /// Logs an op and holds its scratch for a moment. Its result has been allocated: both are there at once.
+    /// Logs an op, and allocates and frees its scratch. The op's result is already allocated, so that both count at the
+    /// same time.
     pub(super) fn op(&self, op: Op, on: Operands) {
         self.log.borrow_mut().op(op, on.sizes());
         let blocks = op.scratch(on, &*self.scratch).into_iter();

@@ -11,7 +11,7 @@ pub type Weights<'a, B> = Attention<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Attention<TensorViewMut<'a, B, f32>>;
 
-/// What backward needs besides the input.
+/// The tensors that backward needs besides the input.
 pub struct Saved<B: Backend> {
     /// After the rotation, `[T, (H + 2G) d]`.
     qkv: Act<B>,
@@ -31,7 +31,8 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, 
     (y, Saved { qkv, o, lse })
 }
 
-/// dx from dy, whose all-gather may be in flight. `saved` is taken by value: each field is freed after its last use.
+/// Computes dx from dy, whose all-gather may be in flight. `saved` is taken by value: each field is freed after its
+/// last use.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,
@@ -51,9 +52,9 @@ pub fn backward<B: Backend>(
     drop((qkv, o, lse));
     let dqkv = b.rope_bwd(dqkv, cx.rope, cx.positions, cx.heads);
     let x = cx.region.collect(b, x); // x in flight ...
-    let dx = b.matmul_nn(&dqkv, &w.qkv); // ... behind dx = dqkv Wqkv
+    let dx = b.matmul_nn(&dqkv, &w.qkv); // ... while computing dx = dqkv Wqkv
     let x = x.wait();
     let dx = cx.region.scatter(b, dx); // dx in flight ...
-    b.matmul_tn_acc(&dqkv, &x, &mut g.qkv); // ... behind dWqkv += dqkv^T x
+    b.matmul_tn_acc(&dqkv, &x, &mut g.qkv); // ... while computing dWqkv += dqkv^T x
     dx.wait()
 }

@@ -8,7 +8,7 @@ pub type Weights<'a, B> = Block<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Block<TensorViewMut<'a, B, f32>>;
 
-/// What backward needs. The norms' outputs are recomputed where they were dropped.
+/// The tensors that backward needs. The norms' outputs are recomputed if they were dropped.
 pub struct Saved<B: Backend> {
     /// The layer's input, `[T/tp, D]`.
     x: Act<B>,
@@ -23,7 +23,8 @@ pub struct Saved<B: Backend> {
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops what is cheap to recompute (`recompute = "selective"`): the norms' outputs and the SwiGLU product.
+    /// Drops the tensors that are cheap to recompute (`recompute = "selective"`): the norms' outputs and the SwiGLU
+    /// product.
     pub fn slim(mut self) -> Self {
         self.xn = None;
         self.hn = None;
@@ -43,7 +44,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, S
     (y, Saved { x, rstd1, xn: Some(xn), attention, h, rstd2, hn: Some(hn), mlp })
 }
 
-/// dx from dy.
+/// Computes dx from dy.
 pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Saved<B>, g: &mut Grads<B>) -> Act<B> {
     let b = cx.b;
     let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;

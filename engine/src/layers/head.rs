@@ -1,15 +1,15 @@
 //! The final norm, the output layer and the loss: logits = RMSNorm(x) E^T,
 //! loss = sum over rows of w (log Z - logit[target]) + z w log(Z)^2, Z = sum of exp(logits).
 //!
-//! Logits are computed for a chunk of rows at a time, and loss, dlogits, dx and dE with them, so that the whole matrix
-//! of logits never exists and forward already returns dx. The tensor-parallel ranks exchange three floats a row,
+//! Logits are computed for a chunk of rows at a time, together with loss, dlogits, dx and dE, so that the whole matrix
+//! of logits never exists and forward already returns dx. The tensor-parallel ranks exchange three floats per row,
 //! never logits.
 
 use super::Ctx;
 use crate::backend::{Acc, Act, Backend, Collectives, Tensor, TensorView, TensorViewMut, Xent};
 use crate::model::param_specs::Head;
 
-/// Norm and this rank's rows of the output layer: `lm_head`, or the embedding's table where they are tied.
+/// Norm and this rank's rows of the output layer: `lm_head`, or the embedding's table if they are tied.
 pub type Weights<'a, B> = Head<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Head<TensorViewMut<'a, B, f32>>;
@@ -49,7 +49,7 @@ pub fn forward<B: Backend>(
     b.rmsnorm_bwd(dxn, x, &rstd, &w.norm, &mut g.norm)
 }
 
-/// The loss alone.
+/// Computes the loss alone.
 pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets<B>, totals: &mut Acc<B>) {
     let b = cx.b;
     let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
@@ -62,7 +62,7 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
     }
 }
 
-/// logits `[C, V/tp]` and the statistics over the whole vocabulary `[C, 3]`.
+/// Returns logits `[C, V/tp]` and the statistics over the whole vocabulary `[C, 3]`.
 fn logits<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, ids: &Tensor<B, u32>) -> (Act<B>, Acc<B>) {
     let (b, group) = (cx.b, cx.region.group());
     let logits = b.matmul_nt(x, &w.table);

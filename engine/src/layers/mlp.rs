@@ -10,16 +10,16 @@ pub type Weights<'a, B> = Mlp<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Mlp<TensorViewMut<'a, B, f32>>;
 
-/// What backward needs besides the input.
+/// The tensors that backward needs besides the input.
 pub struct Saved<B: Backend> {
     /// x Wg^T and x Wu^T side by side, `[T, 2F]`.
     gate_up: Act<B>,
-    /// silu(gate) * up, `[T, F]`; recomputed where it was dropped.
+    /// silu(gate) * up, `[T, F]`; recomputed if it was dropped.
     product: Option<Act<B>>,
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops what is cheap to recompute.
+    /// Drops the tensor that is cheap to recompute.
     pub fn slim(&mut self) {
         self.product = None;
     }
@@ -34,7 +34,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, 
     (y, Saved { gate_up, product: Some(product) })
 }
 
-/// dx from dy, whose all-gather may be in flight.
+/// Computes dx from dy, whose all-gather may be in flight.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     w: &Weights<B>,
@@ -54,9 +54,9 @@ pub fn backward<B: Backend>(
     let dgate_up = b.swiglu_bwd(&da, gate_up);
     drop(da);
     let x = cx.region.collect(b, x); // x in flight ...
-    let dx = b.matmul_nn(&dgate_up, &w.gate_up); // ... behind dx = dgate Wg + dup Wu
+    let dx = b.matmul_nn(&dgate_up, &w.gate_up); // ... while computing dx = dgate Wg + dup Wu
     let x = x.wait();
     let dx = cx.region.scatter(b, dx); // dx in flight ...
-    b.matmul_tn_acc(&dgate_up, &x, &mut g.gate_up); // ... behind dWg += dgate^T x, dWu += dup^T x
+    b.matmul_tn_acc(&dgate_up, &x, &mut g.gate_up); // ... while computing dWg += dgate^T x, dWu += dup^T x
     dx.wait()
 }

@@ -1,4 +1,4 @@
-//! The maths of a Llama, layer by layer: weights, what forward saves, forward, backward. There is no autograd.
+//! The maths of a Llama, layer by layer: weights, saved tensors, forward, backward. There is no autograd.
 //!
 //! Shapes: T tokens of a micro-batch, T/tp those of this rank under sequence parallelism, D hidden
 //! size, H query heads, G key/value heads and F intermediate size of this rank, d head size.
@@ -14,7 +14,7 @@ pub mod rope;
 use crate::backend::{Acc, Backend, Heads, Tensor};
 use region::Region;
 
-/// What every layer of a stage shares for one micro-batch.
+/// The context that all layers of a stage share for one micro-batch.
 pub struct Ctx<'a, B: Backend> {
     pub b: &'a B,
     /// Enters and leaves the tensor-parallel region.

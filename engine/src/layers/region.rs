@@ -1,5 +1,5 @@
-//! Entering and leaving a tensor-parallel region. This is the only file that knows whether rows are sharded outside of
-//! the region (sequence parallelism, Korthikanti et al. 2022) or replicated.
+//! Entering and leaving a tensor-parallel region. This is the only file that depends on whether rows are sharded
+//! outside of the region (sequence parallelism, Korthikanti et al. 2022) or replicated.
 //!
 //! `gather` gives a column-parallel GEMM its input, and is the backward of `scatter`; `scatter` takes a row-parallel
 //! GEMM's output, and is the backward of `gather`. In a group of one both return their input.
@@ -40,7 +40,7 @@ impl<B: Backend> Region<B> {
         }
     }
 
-    /// `[T/tp, D] -> [T, D]`. The collective owns its buffers, so x is copied.
+    /// All-gather on entry: `[T/tp, D] -> [T, D]`. The collective owns its buffers, so x is copied.
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
@@ -50,7 +50,7 @@ impl<B: Backend> Region<B> {
         }
     }
 
-    /// As `gather`, for an x that has no other reader.
+    /// Like [`Region::gather`], but for an x that has no other reader.
     pub fn collect(&self, b: &B, x: Act<B>) -> Pending<B, B::Act> {
         let chunks = b.comm_chunks(x.rows());
         match self {
@@ -93,13 +93,14 @@ impl<'a, B: Backend> Gather<'a, B> {
         }
     }
 
-    /// All rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it is
-    /// here.
+    /// Returns all rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it
+    /// has arrived.
     pub fn nt(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
         self.multiplied(b, w.rows(), |x, y| b.matmul_nt_into(x, w, y))
     }
 
-    /// All rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. A chunk of rows is multiplied as soon as it is here.
+    /// Returns all rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. A chunk of rows is multiplied as soon as it
+    /// has arrived.
     pub fn nn(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
         self.multiplied(b, w.cols(), |x, y| b.matmul_nn_into(x, w, y))
     }

@@ -1,5 +1,5 @@
-//! The angles of the rotary embedding (Su et al. 2021): theta_i = base^(-2i/d), position t turns
-//! pair i by t theta_i. Llama 3's scaling stretches the slow ones (Grattafiori et al. 2024).
+//! The angles of the rotary embedding (Su et al. 2021): theta_i = base^(-2i/d), and position t rotates pair i by t
+//! theta_i. Llama 3's scaling slows down the slow pairs (Grattafiori et al. 2024).
 
 use crate::config::{Llama3, Model, RopeScaling};
 
@@ -8,7 +8,7 @@ pub fn table(model: &Model, rows: usize) -> Vec<f32> {
     let frequencies = frequencies(model);
     let mut table = Vec::with_capacity(rows * model.head_dim);
     for t in 0..rows {
-        // In f32 as in the model's reference implementation.
+        // Computed in f32, as in the model's reference implementation.
         let angle = |f: &f32| t as f32 * f;
         table.extend(frequencies.iter().map(|f| angle(f).cos()));
         table.extend(frequencies.iter().map(|f| angle(f).sin()));
@@ -30,8 +30,8 @@ fn frequencies(model: &Model) -> Vec<f32> {
         .collect()
 }
 
-/// Pairs that turn less than `low_freq_factor` times over the original context are slowed by `factor`, those
-/// that turn more than `high_freq_factor` times are kept, those between are blended.
+/// Pairs that make less than `low_freq_factor` turns over the original context are slowed by `factor`, those that make
+/// more than `high_freq_factor` turns are kept, and those between are blended.
 fn llama3(f: f64, scaling: &Llama3) -> f64 {
     let Llama3 { factor, low_freq_factor: low, high_freq_factor: high, .. } = *scaling;
     let turns = scaling.original_max_position_embeddings as f64 * f / std::f64::consts::TAU;

@@ -1,5 +1,5 @@
-//! Parameters laid out in flat buckets: what one reduce-scatter of gradients and one all-gather of weights move. A
-//! bucket holds whole units. Its decayed tensors come first, then those without weight decay, then frozen ones, so
+//! Parameters laid out in flat buckets. One reduce-scatter of gradients and one all-gather of weights move one bucket.
+//! A bucket holds whole units. Its decayed tensors come first, then those without weight decay, then frozen ones, so
 //! that each kind is one range of any shard. Its length is padded to whole vectors of each rank that shards it.
 
 use super::mesh::GroupKind;
@@ -16,13 +16,13 @@ pub struct Held {
     pub unit: Unit,
     pub tensors: Vec<TensorSpec>,
     pub tie: Tie,
-    /// The ranks that hold the same weights and see other samples: gradients are summed, and the optimizer's state is
-    /// sharded, over them.
+    /// The ranks that hold the same weights and train on other samples: gradients are summed, and the optimizer's state
+    /// is sharded, over them.
     pub replicas: GroupKind,
 }
 
-/// Does another stage hold the same tensors (the table of a model with tied embeddings)? Then they
-/// have a bucket of their own, with the same spans on both stages.
+/// Whether another stage holds the same tensors (the table of a model with tied embeddings). If so, they have a bucket
+/// of their own, with the same spans on both stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tie {
     Free,
@@ -36,13 +36,13 @@ pub enum Tie {
 pub struct Span {
     pub unit: Unit,
     pub tensor: TensorSpec,
-    /// The rectangle of the true tensor that is held here, row-major.
+    /// The rectangle of the unpadded tensor that this rank holds, row-major.
     pub held: Rect,
     /// First element in the bucket.
     pub at: usize,
     /// Tensor-parallel ranks that hold the same elements, this rank among them.
     pub copies: usize,
-    /// Whether this rank, of all that hold these elements, counts them in the gradient norm and saves them.
+    /// Whether this rank, of all ranks that hold these elements, counts them in the gradient norm and saves them.
     pub owned: bool,
 }
 
@@ -58,8 +58,8 @@ pub struct Bucket {
     pub spans: Vec<Span>,
     /// Elements of decayed tensors, the first ones of the bucket.
     pub decayed: usize,
-    /// Elements that the optimizer updates, decayed or not: all up to the first frozen one, or the whole bucket with
-    /// its padding (whose gradients are zero) where nothing is frozen.
+    /// Elements that the optimizer updates, decayed or not: all up to the first frozen one, or, if nothing is frozen,
+    /// the whole bucket with its padding (whose gradients are zero).
     pub trained: usize,
     /// Elements with the padding.
     pub len: usize,
@@ -74,7 +74,7 @@ pub struct Part<'a> {
     pub at: usize,
     pub tensor: &'a TensorSpec,
     pub rect: Rect,
-    /// As [`Span::owned`].
+    /// See [`Span::owned`].
     pub owned: bool,
 }
 
@@ -112,7 +112,7 @@ impl Bucket {
         rank * each..(rank + 1) * each
     }
 
-    /// The rectangles of tensors that the elements `shard` are. Padding is in no part.
+    /// The rectangles of tensors that make up the elements `shard`. Padding belongs to no part.
     pub fn parts(&self, shard: &Range<usize>) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
         for span in &self.spans {
@@ -149,7 +149,7 @@ fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     start..a.end.min(b.end).max(start)
 }
 
-/// Ascending ranges with neighbours made one and empty ones left out.
+/// Merges adjacent ranges of an ascending list, and drops empty ones.
 fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     let mut out: Vec<Range<usize>> = Vec::new();
     for range in ranges.filter(|range| !range.is_empty()) {
@@ -161,11 +161,12 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     out
 }
 
-/// Groups what a chunk of layers holds, in order, into buckets of at least `min_len` elements (a chunk's
-/// last one may be shorter). A tied table has a bucket of its own; units with other replicas share no bucket.
+/// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last one may
+/// be shorter). A tied table has a bucket of its own; units with other replicas share no bucket.
 ///
-/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(replicas)` shard a bucket. The
-/// borders are those of tensor-parallel rank 0, whose shards are the longest, so that all ranks have as many buckets.
+/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(replicas)` is the number of ranks
+/// that shard a bucket. The bucket boundaries are those of tensor-parallel rank 0, whose shards of the tensors are the
+/// longest, so that all ranks have the same number of buckets.
 pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usize, min_len: usize) -> Vec<Bucket> {
     let (mut buckets, mut open, mut len) = (Vec::new(), Vec::<&Held>::new(), 0);
     let close = |open: &mut Vec<&Held>| {
@@ -216,8 +217,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over all ranks and buckets the parts are every element of every tensor exactly once, the
-        /// decayed ones first and the frozen ones last.
+        /// Over all ranks and buckets, the parts cover every element of every tensor exactly once, the decayed ones
+        /// first and the frozen ones last.
         #[test]
         fn shards_hold_every_element_once(
             units in 1usize..6,
@@ -253,8 +254,8 @@ mod tests {
             prop_assert!(seen.values().all(|&n| n == 1));
         }
 
-        /// Over the ranks of a layout, whatever is copied, what is owned is every element of the model once,
-        /// and the tensor-parallel ranks have as many buckets.
+        /// Over the ranks of a layout, every element of the model has exactly one owner, however many copies there are,
+        /// and the tensor-parallel ranks have the same number of buckets.
         #[test]
         fn ranks_own_every_element_once(
             tp_log in 0usize..4,
@@ -290,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Experts, say, are reduced over fewer ranks than the layers around them.
+    /// Experts, for example, are reduced over fewer ranks than the layers around them.
     #[test]
     fn units_with_other_replicas_share_no_bucket() {
         let mut units = specs(3, 4, 4);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, counted};
 pub struct Mesh {
     /// Axes and sizes, fastest-varying first.
     axes: [(Axis, usize); 5],
-    /// Whether the data-parallel ranks shard the optimizer state, or each has all of it.
+    /// Whether the data-parallel ranks shard the optimizer state; otherwise each of them has all of it.
     sharded_optimizer: bool,
 }
 
@@ -35,7 +35,7 @@ pub enum GroupKind {
 }
 
 impl Mesh {
-    /// `[tensor, pipeline, data]`, as the files of a run have it.
+    /// `[tensor, pipeline, data]`, as it is written to the files of a run.
     pub fn layout(&self) -> [usize; 3] {
         [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.size(axis))
     }
@@ -53,7 +53,8 @@ impl GroupKind {
         GroupKind::World,
     ];
 
-    /// The kind whose stream its calls use: kinds with few calls share one, since a device has few queues.
+    /// The kind whose stream this kind's calls use: kinds with few calls share one stream, since a device has few
+    /// queues.
     pub fn lane(self) -> GroupKind {
         match self {
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => GroupKind::World,
@@ -61,7 +62,7 @@ impl GroupKind {
         }
     }
 
-    /// For messages.
+    /// The name in messages and files.
     pub fn name(self) -> &'static str {
         match self {
             GroupKind::Tensor => "tensor",
@@ -158,13 +159,13 @@ impl Mesh {
 }
 
 impl Config {
-    /// The mesh of `ranks` ranks. Each must have the same whole number of micro-batches a step, with interleaving a
-    /// multiple of the stages. At most [`crate::config::MOST_RANKS`].
+    /// The mesh of `ranks` ranks, at most [`crate::config::MOST_RANKS`]. Each must have the same whole number of
+    /// micro-batches a step; with interleaving, this number must be a multiple of the stages.
     pub fn mesh(&self, ranks: usize) -> Result<Mesh> {
         self.mesh_as_asked(ranks, &format!("mpirun -n {ranks}"))
     }
 
-    /// [`Config::mesh`]; `asked` says in a message how the user gave the number of ranks.
+    /// Like [`Config::mesh`], but `asked` says in a message how the user gave the number of ranks.
     pub fn mesh_as_asked(&self, ranks: usize, asked: &str) -> Result<Mesh> {
         let p = &self.parallel;
         let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks, asked))?;

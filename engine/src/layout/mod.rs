@@ -1,5 +1,5 @@
-//! Which rank does what: the mesh of ranks, ranks on nodes, layers on pipeline stages, tensors in buckets. Pure
-//! functions of integers.
+//! The distribution of work over ranks: the mesh of ranks, ranks on nodes, layers on pipeline stages, tensors in
+//! buckets. All of it is computed by pure functions of integers.
 
 pub mod buckets;
 pub mod mesh;

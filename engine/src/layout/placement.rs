@@ -5,7 +5,7 @@
 use crate::config::Axis;
 use crate::layout::mesh::Mesh;
 
-/// Where a process runs.
+/// The place where a process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankSlot {
     pub host: String,
@@ -44,7 +44,7 @@ fn block(mesh: &Mesh) -> usize {
     group.get(1).map_or(1, |next| next * group.len())
 }
 
-/// The processes of each node, nodes in order of their first process.
+/// The processes of each node, with the nodes in the order of their first process.
 fn by_node(nodes: &[usize]) -> Vec<Vec<usize>> {
     let mut out: Vec<Vec<usize>> = Vec::new();
     for (process, node) in nodes.iter().enumerate() {
@@ -82,12 +82,12 @@ pub fn ranks_a_node(mesh: &Mesh, room: usize) -> Option<usize> {
     (fitting > 0).then_some(fitting)
 }
 
-/// The most processes that a node has.
+/// The largest number of processes on a node.
 pub fn fullest(nodes: &[usize]) -> usize {
     by_node(nodes).iter().map(Vec::len).max().unwrap_or_default()
 }
 
-/// A warning with a remedy if tensor-parallel groups span nodes; arguments as above.
+/// A warning with a remedy if tensor-parallel groups span nodes; the arguments are those of the functions above.
 pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
     let split = split_tensor_groups(mesh, nodes);
     let first = split.first()?;
@@ -107,7 +107,7 @@ pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String
     ))
 }
 
-/// `0-3, 8` of any order of these numbers.
+/// These numbers, in any order, as text such as `0-3, 8`.
 pub fn spans(numbers: impl Iterator<Item = usize>) -> String {
     let mut numbers: Vec<usize> = numbers.collect();
     numbers.sort_unstable();
@@ -135,7 +135,8 @@ mod tests {
         reorder_ranks(nodes, mesh).iter().map(|&process| nodes[process]).collect()
     }
 
-    /// `shuffle` of the processes of `counts` nodes, and with the nodes named by first appearance.
+    /// The node of each process, with `counts` processes on the nodes, in the order `shuffle`; nodes are numbered by
+    /// first appearance.
     fn started(counts: &[usize], shuffle: &[prop::sample::Index]) -> Vec<usize> {
         let mut nodes: Vec<usize> = counts.iter().enumerate().flat_map(|(n, &count)| vec![n; count]).collect();
         for i in (1..nodes.len()).rev() {
@@ -160,7 +161,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the counts: a permutation that begins with process 0 and splits no more groups than it must.
+        /// For any counts, the result is a permutation that begins with process 0 and splits no more groups than it
+        /// must.
         #[test]
         fn as_many_groups_are_whole_as_nodes_have_room_for(
             mut counts in prop::collection::vec(1usize..9, 1..6), tensor in 1usize..5, shuffle in shuffles(),
@@ -178,7 +180,8 @@ mod tests {
             prop_assert_eq!(split.len(), ranks / tensor - whole);
         }
 
-        /// Nodes of one size: the order in which the processes were started does not matter but for names.
+        /// If all nodes have the same size, the order in which the processes were started changes only the nodes'
+        /// numbers.
         #[test]
         fn the_start_order_does_not_matter(
             nodes in 1usize..5, groups in 1usize..4, tensor in 1usize..5, shuffle in shuffles(),
@@ -193,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn the_naive_mapping_deals_one_each() {
+    fn the_naive_mapping_is_round_robin() {
         assert_eq!(round_robin(&[0, 0, 0, 1, 2, 2]), [0, 1, 2, 0, 2, 0]);
         let mesh = mesh(4, 2, 1);
         assert_eq!(split_tensor_groups(&mesh, &round_robin(&[0, 0, 1, 1])), [vec![0, 1], vec![2, 3]]);
     }
 
     #[test]
-    fn a_split_group_is_told_with_its_remedy() {
+    fn a_split_group_is_reported_with_its_remedy() {
         let mesh = mesh(6, 2, 1);
         let nodes = placed(&[0, 0, 0, 1, 1, 1], &mesh);
         assert_eq!(fullest(&nodes), 3);
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_splits_small_groups_is_what_is_to_change() {
+    fn the_remedy_for_an_order_that_splits_small_groups_is_another_order() {
         let order = [Axis::Data, Axis::Tensor, Axis::Context, Axis::Expert, Axis::Pipeline];
         let mesh = Mesh::new(32, &Parallel { tensor: 2, order, ..Parallel::default() }).unwrap();
         let nodes: Vec<usize> = (0..32).map(|rank| rank / 8).collect();

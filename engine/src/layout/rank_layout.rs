@@ -1,5 +1,5 @@
-//! What one rank holds: its coordinates in the mesh, its layers, buckets and samples, as a pure function of the
-//! configuration, the mesh and the rank.
+//! The part of a run that one rank holds: its coordinates in the mesh, its layers, buckets and samples, as a pure
+//! function of the configuration, the mesh and the rank.
 
 use crate::config::{Axis, Config};
 use crate::layout::buckets::{self, Bucket, Held, Tie};
@@ -9,7 +9,7 @@ use crate::model::param_specs::{self, Unit};
 use crate::schedule::Pipe;
 use std::ops::Range;
 
-/// A bucket with fewer elements than this takes in the next unit too: small messages waste the network.
+/// A bucket with fewer elements than this also takes in the next unit, since small messages use the network poorly.
 const MIN_BUCKET: usize = 1 << 24;
 
 /// A rank's coordinates in the mesh and what follows from them.
@@ -76,7 +76,7 @@ impl RankLayout {
         held.flat_map(|held| buckets::plan(&held, self.tp, |_| ranks, MIN_BUCKET)).collect()
     }
 
-    /// What a chunk holds: the tensors of its units, and, on the last stage of a model with tied embeddings, the
+    /// The tensors that a chunk holds: those of its units, and, on the last stage of a model with tied embeddings, the
     /// embedding's table.
     fn held(&self, config: &Config, units: &[Unit]) -> Vec<Held> {
         let tied = config.model.tie_word_embeddings && self.pipe.stages > 1;

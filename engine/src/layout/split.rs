@@ -144,14 +144,14 @@ mod tests {
         let counts = balanced(30, 4, &costs);
         let text = "30 layers over 4 stages as 8 + 8 + 8 + 6 (the output layer costs as much as 1.9 layers)";
         assert_eq!(describe(&counts, 4, &costs), text);
-        // The remainder goes to the later stages where the head does not tell.
+        // If the head costs nothing, the remainder goes to the later stages.
         assert_eq!(balanced(30, 4, &Costs { head: 0.0, ..costs }), [7, 7, 8, 8]);
-        // A head dearer than all layers leaves its chunk the one it must have.
+        // If the head costs more than all layers, its chunk has only the one layer that it must have.
         assert_eq!(balanced(10, 3, &Costs { head: 20.0, ..costs }), [4, 5, 1]);
     }
 
     #[test]
-    fn the_chunks_of_a_stage_are_told_apart() {
+    fn the_chunks_of_a_stage_are_in_parentheses() {
         let costs = Costs::of(&model(32), 4096);
         let counts = balanced(32, 8, &costs);
         let text = "32 layers over 4 stages as (4 + 4) + (4 + 4) + (4 + 4) + (4 + 4) \

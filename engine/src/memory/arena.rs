@@ -1,8 +1,8 @@
 //! An allocator over one contiguous range of memory. It computes addresses only, and an address depends on nothing but
-//! the blocks taken and given back before it: a dry run lays out memory exactly as the run does.
+//! the earlier allocations and frees: a dry run lays out memory exactly as the run does.
 //!
-//! Small and large blocks grow from opposite ends to limit fragmentation: a small block that took a freed large block's
-//! place would make it useless for the next large one. [`AllocTrace`] finds the size that separates them best.
+//! Small and large blocks grow from opposite ends to limit fragmentation: a small block in the place of a freed large
+//! block would make that place useless for the next large one. [`AllocTrace`] finds the size that separates them best.
 
 mod trace;
 
@@ -31,9 +31,9 @@ impl ArenaSpec {
 #[derive(Debug, Default, Clone)]
 pub struct Arena {
     spec: ArenaSpec,
-    /// Free ranges between the blocks of one side: start -> bytes. No two of them touch.
+    /// Free ranges between the blocks of one side: start -> bytes. No two of them are adjacent.
     gaps: BTreeMap<usize, usize>,
-    /// The same as (bytes, start), by side.
+    /// The same ranges as (bytes, start), by side.
     by_size: [BTreeSet<(usize, usize)>; 2],
     /// start -> (bytes, number of blocks taken before it).
     live: BTreeMap<usize, (usize, u64)>,
@@ -86,7 +86,7 @@ impl Arena {
 }
 
 impl Allocator for Arena {
-    /// Panics where the arena is too small. `bytes` must not be 0.
+    /// Panics if the arena is too small. `bytes` must not be 0.
     fn take(&mut self, bytes: usize) -> usize {
         assert!(bytes > 0, "a block of an arena has bytes");
         let at = self.best_fit(bytes);

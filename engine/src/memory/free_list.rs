@@ -1,5 +1,5 @@
 //! Free blocks by exact size, and how much memory is in use. The CPU backend's pool and its dry run, which has no
-//! memory, use the same list: the same takes and gives result in the same usage. `arena.rs` is the allocator of
+//! memory, use the same list: the same allocations and frees result in the same usage. `arena.rs` is the allocator of
 //! devices.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub struct Usage {
 pub struct Live {
     pub at: usize,
     pub bytes: usize,
-    /// The number of blocks that were taken before it.
+    /// The number of blocks that were allocated before it.
     pub number: u64,
 }
 
@@ -78,7 +78,7 @@ impl<P> FreeList<P> {
     }
 }
 
-/// Without addresses: every block is at 0.
+/// An allocator without addresses: every block is at 0.
 impl Allocator for FreeList<()> {
     fn take(&mut self, size: usize) -> usize {
         FreeList::take(self, size, || ());

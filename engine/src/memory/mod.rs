@@ -1,4 +1,4 @@
-//! Allocators as pure functions of the blocks taken and given back. They hold addresses, not memory: a backend and its
+//! Allocators as pure functions of the blocks allocated and freed. They hold addresses, not memory: a backend and its
 //! dry run use the same allocator, so that the planned bytes are the used bytes.
 
 pub mod arena;

@@ -5,16 +5,16 @@
 use crate::config::{Model, Named, Recompute};
 use crate::model::param_specs::all_tensors;
 
-/// Forward and backward: the forward pass's operations three times.
+/// The factor for forward and backward together, relative to the forward pass.
 const PASSES: f64 = 3.0;
 
-/// Every weight once; a tied head is the embedding.
+/// The number of parameters; a tied head is counted as the embedding only.
 pub fn parameters(model: &Model) -> u64 {
     all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
 }
 
-/// Per token of a sequence of `seq`: a causal query's dot products counted for the half of the
-/// positions that it sees on average.
+/// Model FLOPs per token of a sequence of `seq` tokens. A causal query's dot products are counted for the half of the
+/// positions that it attends to on average.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
     model.num_hidden_layers as f64 * layer_flops(model, seq) + head_flops(model)
 }
@@ -29,24 +29,25 @@ pub fn head_flops(m: &Model) -> f64 {
     PASSES * 2.0 * m.hidden_size as f64 * m.vocab_size as f64
 }
 
-/// What is counted. A figure in TFLOPS or a share of a peak says nothing without the name of its formula: the same
-/// tokens a second are 134 TFLOPS by one and 115 by another.
+/// The formulas that count operations. A figure in TFLOPS or a share of a peak means nothing without the name of its
+/// formula: the same tokens per second are 134 TFLOPS by one formula and 115 by another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Formula {
-    /// Causal attention counted for the half that is seen, nothing for recomputation: what Megatron-LM counts today.
+    /// Causal attention counted for its unmasked half, nothing for recomputation: what Megatron-LM counts today.
     Model,
     /// Attention counted for all positions, nothing for recomputation: what llm-recipes counts.
     Full,
     /// `3.5 (8 + 6 f/h) l h^2 (1 + s/6h + V/16lh)`: what the fork of Megatron-LM that trained Swallow logged from
-    /// December 2023 on. Half a pass more for recomputation, and grouped key/value heads counted as if they were not.
+    /// December 2023 on. It counts half a forward pass more for recomputation, and treats grouped-query attention as
+    /// multi-head attention.
     Swallow2023,
-    /// `96 l h^2 (1 + s/6h + V/16lh)` (Narayanan et al. 2021, appendix): GPT's layers, all computed again.
+    /// `96 l h^2 (1 + s/6h + V/16lh)` (Narayanan et al. 2021, appendix): GPT's layers with full recomputation.
     Narayanan2021,
-    /// No source, but a fit to the totals that the Swallow paper prints: grouped heads save in the scores and not in
+    /// A fit, without a source, to the totals that the Swallow paper prints: grouped heads reduce the scores and not
     /// the projections, and half of the attention's forward pass is counted once more.
     PaperTotals,
-    /// `Model`, and what is computed again: layers where the run says so, and of attention the product that flash
-    /// attention's backward pass cannot do without (q k^T).
+    /// `Model`, plus recomputation: the layers if the run recomputes them, and the product of attention (q k^T) that
+    /// flash attention's backward pass always recomputes.
     Hardware,
 }
 
@@ -62,7 +63,7 @@ impl Named for Formula {
 }
 
 impl Formula {
-    /// Operations of a token of a sequence of `seq`, forward and backward.
+    /// Operations per token of a sequence of `seq` tokens, forward and backward.
     pub fn per_token(self, m: &Model, seq: usize, recompute: Recompute) -> f64 {
         let (layers, linear, scores) =
             (m.num_hidden_layers as f64, layer_matmul_flops(m), layer_attention_flops(m, seq));
@@ -91,7 +92,7 @@ fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
     each * l * h * h * (1.0 + seq as f64 / (6.0 * h) + m.vocab_size as f64 / (16.0 * l * h))
 }
 
-/// Multiplications of a layer by weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
+/// Operations of a layer's matrix products with weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
 fn layer_matmul_flops(m: &Model) -> f64 {
     let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
     let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
@@ -99,7 +100,7 @@ fn layer_matmul_flops(m: &Model) -> f64 {
     2.0 * (attention + mlp)
 }
 
-/// `q k^T` and `p v` of a layer, forward, per token: `2 * 2 * seq * heads * head_dim`.
+/// Operations of `q k^T` and `p v` of a layer, forward, per token: `2 * 2 * seq * heads * head_dim`.
 fn layer_attention_flops(m: &Model, seq: usize) -> f64 {
     4.0 * seq as f64 * (m.num_attention_heads * m.head_dim) as f64
 }
@@ -153,7 +154,7 @@ mod tests {
         }
     }
 
-    /// 25,000 steps of 1024 sequences: what the paper prints, and what is exact.
+    /// 25,000 steps of 1024 sequences: the totals that the paper prints, and the exact ones.
     #[test]
     fn totals_of_the_paper() {
         let totals = |formula: Formula| {

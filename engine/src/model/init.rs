@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// From an odd element on, over more than one task.
+    /// The elements start at an odd index and take more than one task.
     #[test]
     fn many_threads_give_what_one_gives() {
         let mut together = vec![0.0; 3 * TASK + 7];

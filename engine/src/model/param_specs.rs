@@ -1,9 +1,10 @@
 //! The model's parameters, declared once: their names in a Hugging Face checkpoint, their shapes, how tensor
 //! parallelism shards them, and which of them a layer multiplies as one matrix (q, k, v; gate, up).
 //!
-//! A layer's parameters are a struct that is generic in what stands for each: the tensors of the checkpoint
-//! (`Vec<TensorSpec>`), a view into a bucket, a weight, a gradient. Buckets, checkpoints, export and the optimizer
-//! take the tensors from here; `stage/params.rs` turns the same structs into views, and layers into their equations.
+//! A layer's parameters are a struct that is generic in the representation of each parameter: the tensors of the
+//! checkpoint (`Vec<TensorSpec>`), a view into a bucket, a weight, a gradient. Buckets, checkpoints, export and the
+//! optimizer take the tensors from here; `stage/params.rs` turns the same structs into views, and layers use them in
+//! their equations.
 
 use super::rect::Rect;
 use crate::config::Model;
@@ -30,7 +31,7 @@ pub enum TpShard {
     Whole,
 }
 
-/// What the optimizer does with a tensor.
+/// How the optimizer updates a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Update {
     /// AdamW with weight decay: matrices.
@@ -99,8 +100,8 @@ impl TensorSpec {
     }
 }
 
-/// A tensor of one to three dimensions as a matrix: a vector is one row, `[E, r, c]` is E matrices one below the
-/// other. `None` for any other number of dimensions, and where the sizes overflow.
+/// A tensor of one to three dimensions as a matrix: a vector is one row, `[E, r, c]` is E matrices stacked along the
+/// rows. `None` for any other number of dimensions, and if the sizes overflow.
 pub fn matrix_shape(dims: &[usize]) -> Option<[usize; 2]> {
     let shape = match *dims {
         [len] => [1, len],
@@ -111,13 +112,13 @@ pub fn matrix_shape(dims: &[usize]) -> Option<[usize; 2]> {
     shape[0].checked_mul(shape[1]).map(|_| shape)
 }
 
-/// The consecutive part of `0 .. len` that falls to `rank`; the last ranks' parts may be shorter.
+/// The consecutive part of `0 .. len` that `rank` holds; the last ranks' parts may be shorter.
 fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     let each = len.div_ceil(ranks);
     (rank * each).min(len)..((rank + 1) * each).min(len)
 }
 
-/// Declares a layer's parameters. A field is a parameter, or (`name: Struct`) the parameters of a layer inside.
+/// Declares a layer's parameters. A field is a parameter, or (`name: Struct`) the parameters of a nested layer.
 macro_rules! params {
     (
         $(#[$doc:meta])*
@@ -134,7 +135,7 @@ macro_rules! params {
         }
 
         impl<T> $name<T> {
-            /// `f` of each parameter, in the order of the declaration.
+            /// Applies `f` to each parameter, in the order of the declaration.
             pub fn map<U>(self, f: &mut impl FnMut(T) -> U) -> $name<U> {
                 $name { $($inner: self.$inner.map(f),)* $($field: f(self.$field),)* }
             }
@@ -160,7 +161,7 @@ params!(
 params!(
     /// Attention with packed projections.
     Attention { ;
-        /// `[(H + 2G) d, D]`: Wq, Wk, Wv one below the other.
+        /// `[(H + 2G) d, D]`: Wq, Wk, Wv stacked along the rows.
         qkv,
         /// `[D, H d]`.
         out,
@@ -193,7 +194,7 @@ params!(
 params!(
     /// Final norm and output layer.
     Head { ;
-        /// `[V/tp, D]`. Tied to the embedding: no tensor of its own.
+        /// `[V/tp, D]`. If tied to the embedding, it has no tensor of its own.
         table,
         /// `[1, D]`.
         norm,
@@ -205,7 +206,7 @@ pub fn embedding(model: &Model) -> Embedding<Vec<TensorSpec>> {
     Embedding { table: vec![TensorSpec::matrix("model.embed_tokens.weight".into(), v, d, TpShard::Rows)] }
 }
 
-/// Transformer layer `l`; the tensors of a list stand one below the other in the matrix that the layer reads.
+/// Transformer layer `l`; the tensors of a list are stacked along the rows of the matrix that the layer reads.
 pub fn layer(model: &Model, l: usize) -> Block<Vec<TensorSpec>> {
     use TpShard::{Cols, Heads, Rows};
     let (d, f) = (model.hidden_size, model.intermediate_size);

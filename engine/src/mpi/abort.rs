@@ -1,8 +1,8 @@
 //! How a rank that failed ends all ranks: ranks that fail with the same message print it once, and no rank is left
 //! hanging.
 //!
-//! The other ranks may be anywhere, so every wait has a limit. A failing rank sends a hash of its message to all
-//! others and listens for a moment: if a lower rank has the same message, it stays silent.
+//! The other ranks may be anywhere, so every wait has a limit. A failing rank sends a hash of its message to all others
+//! and receives theirs for a short time: if a lower rank has the same message, this rank does not print it.
 
 use super::host;
 use crate::time::RankProgress;
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 /// How long ranks that fail together wait for each other's messages.
 const LISTEN: Duration = Duration::from_secs(1);
-/// After this a rank ends itself, whatever MPI does.
+/// After this time a rank ends itself, whatever MPI does.
 const LIMIT: Duration = Duration::from_secs(10);
 const TAG: i32 = 1;
 
-/// What a failing rank sends: its rank in the run, and the hash of its message.
+/// The notice that a failing rank sends: its rank in the run, and the hash of its message.
 type Notice = [u64; 2];
 
 /// Prints the message of this rank unless a lower rank prints the same one, and ends all ranks. Main thread only.
@@ -27,14 +27,15 @@ pub(super) fn end_all(progress: &RankProgress, what: &str, print: impl FnOnce(),
         end_this(code)
     });
     let mine = [progress.rank() as u64, hash(what)];
-    let moment = if send_to_all(mine) { LISTEN } else { Duration::ZERO };
+    let pause = if send_to_all(mine) { LISTEN } else { Duration::ZERO };
     let start = Instant::now();
-    let printed_elsewhere = listen(mine, start + moment);
+    let printed_elsewhere = listen(mine, start + pause);
     if !printed_elsewhere {
         print();
     }
-    // Ranks with another message get time to print it; a silent rank leaves the abort to the one that prints.
-    listen(mine, start + if printed_elsewhere { 4 * moment } else { 2 * moment });
+    // Ranks with another message get time to print it; a rank that does not print leaves the abort to the one that
+    // does.
+    listen(mine, start + if printed_elsewhere { 4 * pause } else { 2 * pause });
     // SAFETY: MPI is initialized while this module is in use, and this is the thread that did it.
     unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code) };
     end_this(code)
@@ -69,7 +70,7 @@ fn hash(what: &str) -> u64 {
     hasher.finish()
 }
 
-/// Starts a send to every other process of the run without waiting for it; false where there is no other process.
+/// Starts a send to every other process of the run without waiting for it; false if there is no other process.
 fn send_to_all(mine: Notice) -> bool {
     // Leaked: the buffer must outlive the sends, which last until the process ends.
     let notice: &'static Notice = Box::leak(Box::new(mine));

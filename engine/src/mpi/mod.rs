@@ -1,5 +1,5 @@
-//! MPI for the host side: start, abort, communicators and small messages. The non-blocking collectives on tensors
-//! live in `cpu/group.rs`.
+//! MPI for the host side: start, abort, communicators and small messages. The non-blocking collectives on tensors are
+//! in `cpu/group.rs`.
 //!
 //! All MPI calls are made on the main thread (`MPI_THREAD_FUNNELED`); [`Comm`] is not `Send`.
 
@@ -43,7 +43,7 @@ impl World {
         &self.comm
     }
 
-    /// The step and phase that this rank is in, which the message of a panic or an abort names.
+    /// The step and phase that this rank is in, named by the message of a panic or an abort.
     pub fn whereabouts(&self) -> Arc<RankProgress> {
         self.progress.clone()
     }
@@ -57,8 +57,8 @@ impl World {
         self.progress.is_rank(rank);
     }
 
-    /// Ends every rank, for a failure that the other ranks do not know of. Where several ranks fail with the same
-    /// message, one of them prints it.
+    /// Ends every rank, for a failure that the other ranks do not know of. If several ranks fail with the same message,
+    /// one of them prints it.
     pub fn abort(&self, error: &Error) -> ! {
         let what = error.to_string();
         let print = || abort::print_line(format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.progress));
@@ -97,7 +97,8 @@ impl Comm {
         Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
     }
 
-    /// The ranks of this rank's node (those that can share memory with it), in their order here.
+    /// The ranks of this rank's node (those that can share memory with it), in the order that they have in this
+    /// communicator.
     pub fn split_node(&self) -> Comm {
         Comm(self.0.split_shared(self.0.rank()))
     }
@@ -147,8 +148,8 @@ impl Comm {
         bytes
     }
 
-    /// Ok only where every rank is; otherwise every rank gets the error of the first rank that failed, with that
-    /// rank and its host. Rank 0's error is not prefixed: it reads as in a run of one rank.
+    /// Returns `Ok` only if every rank passes `Ok`; otherwise every rank gets the error of the first rank that failed,
+    /// prefixed with that rank and its host. An error of rank 0 has no prefix: it reads as in a run of one rank.
     pub fn agree<T>(&self, mine: Result<T>) -> Result<T> {
         let verdict = match &mine {
             Ok(_) => Vec::new(),
@@ -165,7 +166,7 @@ impl Comm {
         }
     }
 
-    /// Work that only rank 0 does; every rank gets its result.
+    /// Runs `work` on rank 0 only; every rank gets its result.
     pub fn on_first(&self, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let mine = if self.rank() == 0 { work() } else { Ok(Vec::new()) };
         self.agree(mine).map(|bytes| self.broadcast_bytes(bytes))

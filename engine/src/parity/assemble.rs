@@ -14,7 +14,7 @@ pub struct Assembled {
     pub fault: Option<String>,
 }
 
-/// One element, by the ranks looked at so far.
+/// The state of one element after the ranks visited so far.
 #[derive(Clone, Copy, Default)]
 struct Element {
     value: f32,

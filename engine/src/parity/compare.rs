@@ -1,5 +1,5 @@
-//! Compares a layout's run with the one-rank run: losses, gradient norms and final weights within bounds. What several
-//! ranks hold redundantly must be equal bit for bit.
+//! Compares a layout's run with the one-rank run: losses, gradient norms and final weights must be within bounds.
+//! Values that several ranks hold must be equal bit for bit.
 
 use super::assemble::assemble;
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub struct Outcome {
 }
 
 impl Run {
-    /// The number of steps, the steps, then the weights.
+    /// Serializes the number of steps, the steps, and the weights, in this order.
     pub fn to_bytes(&self) -> Vec<u8> {
         let steps = (self.steps.len() as u64).to_le_bytes();
         [&steps, bytemuck::cast_slice(&self.steps), bytemuck::cast_slice(&self.masters)].concat()
@@ -63,8 +63,8 @@ impl Run {
 }
 
 impl Reference {
-    /// The reference on all ranks of `comm`, from rank 0's `one`: the master weights before the one-rank run of
-    /// `config`, and that run. Collective.
+    /// Broadcasts the reference to all ranks of `comm` from rank 0's `one`: the master weights before the one-rank run
+    /// of `config`, and that run. Collective.
     pub fn broadcast(comm: &Comm, config: &Config, one: Option<(Vec<f32>, Run)>) -> Result<Reference> {
         let bytes = |one: (Vec<f32>, Run)| (bytemuck::cast_slice(&one.0).to_vec(), one.1.to_bytes());
         let (first, run) = one.map(bytes).unwrap_or_default();
@@ -123,7 +123,7 @@ fn weights(config: &Config, got: &[Vec<f32>], reference: &Reference, faults: &mu
     offs[worst]
 }
 
-/// |difference / size|; infinite where that is not a number.
+/// |difference / size|; infinite if that is not a number.
 fn off(difference: f64, size: f64) -> f64 {
     match difference == 0.0 {
         true => 0.0,

@@ -1,4 +1,4 @@
-//! The layouts that parity tries, and which ranks train which: pure functions, the same on every rank.
+//! The layouts that parity tries, and the ranks that train each of them: pure functions, the same on every rank.
 
 use crate::config::{self, Config, Recompute};
 use crate::error::Result;
@@ -63,7 +63,7 @@ impl Layout {
         [self.tensor, self.pipeline, self.virtual_pipeline, self.data, sequence, optimizer, self.recompute as usize]
     }
 
-    /// `base` at this layout, with the largest micro-batch size up to its own that is valid; an error where none is.
+    /// `base` with this layout and the largest valid micro-batch size up to `base`'s own; an error if no size is valid.
     pub fn config(&self, base: &Config) -> Result<Config> {
         let own = self.checked(base, base.train.micro_batch_size);
         let smaller = (1..base.train.micro_batch_size).rev();
@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    /// Search and advice ask [`Config::runs_on`]; parity shows the reason of a refusal.
+    /// The layout search and the advice use [`Config::runs_on`]; parity shows the reason of a refusal.
     #[test]
     fn a_layout_is_refused_exactly_where_the_rule_says_so() {
         let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(different.len(), all.len());
         assert!(!all.contains(&Layout::ONE), "compared with itself");
         assert!(all.iter().all(|layout| layout.ranks() <= 8));
-        // About 20 cover all pairs.
+        // About 20 layouts cover all pairs.
         let few = pairwise(&all.iter().map(Layout::axes).collect::<Vec<_>>());
         assert!((12..=24).contains(&few.len()), "{} of {}", few.len(), all.len());
     }

@@ -24,8 +24,8 @@ use crate::mpi::Comm;
 /// Trains every layout, several at once where the ranks allow it, and returns the outcomes in the order of `layouts`,
 /// the same on all ranks. No layout may have more ranks than `comm`; the layout of `config` is not used. Collective.
 ///
-/// `done(n, total)` is called at the start and after each layout: n of the `total` layouts that this rank takes part
-/// in are done. An error is known to this rank only, while the others wait for it.
+/// `done(n, total)` is called at the start and after each layout: n of the `total` layouts that this rank takes part in
+/// are done. An error is returned on this rank only, while the others wait for it.
 pub fn run(
     comm: &Comm,
     config: &Config,

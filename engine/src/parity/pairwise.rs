@@ -1,13 +1,14 @@
 //! Pairwise (all-pairs) testing: chooses a few rows of a table such that every pair of values of any two columns that
-//! occurs in the table occurs in a chosen row. Most bugs of a combination need two features at once, seldom three.
+//! occurs in the table occurs in a chosen row. Most bugs that depend on a combination of features need two of them,
+//! seldom three.
 
 use std::collections::HashSet;
 
 /// (column, its value, another column, its value).
 type Pair = (usize, usize, usize, usize);
 
-/// Indices of rows that together have all pairs, chosen greedily: each next row has the most uncovered pairs, the
-/// first such row on a tie.
+/// Indices of rows that together cover all pairs, chosen greedily: each next row has the most uncovered pairs; on a tie
+/// it is the first such row.
 pub fn pairwise<const N: usize>(rows: &[[usize; N]]) -> Vec<usize> {
     let mut open: HashSet<Pair> = rows.iter().flat_map(pairs).collect();
     let mut chosen = Vec::new();

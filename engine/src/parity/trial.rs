@@ -1,4 +1,4 @@
-//! Trains one layout from the initial weights to the last step, and collects what is compared.
+//! Trains one layout from the initial weights to the last step, and collects the results to compare.
 
 use super::compare::{self, Outcome, Reference, Run};
 use crate::batch::Samples;

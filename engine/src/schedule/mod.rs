@@ -25,9 +25,9 @@ pub struct Work {
 pub enum Action {
     Forward(Work),
     Backward(Work),
-    /// Starts a send, a receive or both as one non-blocking group call: `send` is the output of that work here, `recv`
-    /// the input of that work here. The work that reads the input waits for the receive; the direction's next
-    /// `SendRecv` waits for the send.
+    /// Starts a send, a receive or both as one non-blocking group call: `send` is the work of this stage whose output
+    /// is sent, `recv` the work of this stage whose input is received. The work that reads the input waits for the
+    /// receive; the direction's next `SendRecv` waits for the send.
     SendRecv {
         direction: Direction,
         send: Option<Work>,
@@ -36,7 +36,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The work and the direction of its input; none for transfers.
+    /// The work and the direction of its input; `None` for transfers.
     fn work(self) -> Option<(Direction, Work)> {
         match self {
             Action::Forward(work) => Some((Direction::Activations, work)),
@@ -56,13 +56,13 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// (stage, chunk) of the model's previous chunk; none before the embedding's.
+    /// (stage, chunk) of the model's previous chunk; `None` for the first chunk, which has the embedding.
     pub fn before(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         let number = self.number(stage, chunk);
         number.checked_sub(1).map(|before| (before % self.stages, before / self.stages))
     }
 
-    /// (stage, chunk) of the model's next chunk; none after the head's.
+    /// (stage, chunk) of the model's next chunk; `None` for the last chunk, which has the head.
     pub fn after(&self, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         let after = self.number(stage, chunk) + 1;
         (after < self.stages * self.chunks).then_some((after % self.stages, after / self.stages))
@@ -101,8 +101,8 @@ impl Pipe {
     }
 }
 
-/// Forwards and backwards of one step: 1F1B where a stage holds one chunk (any number of micro-batches),
-/// else interleaved 1F1B (a multiple of the stages).
+/// Forwards and backwards of one step: 1F1B if a stage holds one chunk (with any number of micro-batches), else
+/// interleaved 1F1B (with a multiple of the stages).
 pub fn train(stage: usize, pipe: &Pipe) -> Vec<Action> {
     let order = match pipe.chunks {
         1 => order::one_f_one_b(stage, pipe),
@@ -111,7 +111,7 @@ pub fn train(stage: usize, pipe: &Pipe) -> Vec<Action> {
     posts::insert(stage, pipe, &order)
 }
 
-/// The forwards alone, for validation: any number of micro-batches.
+/// The forwards alone, for validation, with any number of micro-batches.
 pub fn forward_only(stage: usize, pipe: &Pipe) -> Vec<Action> {
     posts::insert(stage, pipe, &order::forwards(stage, pipe))
 }

@@ -1,9 +1,10 @@
-//! Where a stage starts its sends and receives: one rule for every schedule.
+//! The places in a schedule where a stage starts its sends and receives: one rule for every schedule.
 
 use super::{Action, Direction, Pipe, Work};
 
 /// The first input of a direction is received just before its work. After each work, one group call sends its output
-/// and receives the input of the direction's next work here: at most one send and one receive are open a direction.
+/// and receives the input of the direction's next work on this stage: at most one send and one receive per direction
+/// are in flight.
 ///
 /// A receive could start earlier, but a waiting NCCL kernel occupies SMs and a buffer, and training loses nothing as
 /// long as a transfer is shorter than a forward (`tests.rs`).

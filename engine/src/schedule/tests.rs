@@ -1,4 +1,5 @@
-//! Schedules of every shape of pipeline: that they can be carried out, how long they take, and what stops wrong ones.
+//! Tests of schedules for every shape of pipeline: that they complete, how long they take, and that wrong ones are
+//! detected.
 
 mod show;
 mod simulate;
@@ -17,7 +18,7 @@ fn all(pipe: &Pipe, schedule: fn(usize, &Pipe) -> Vec<Action>) -> Vec<Vec<Action
     (0..pipe.stages).map(|stage| schedule(stage, pipe)).collect()
 }
 
-/// Up to 16 stages and 48 micro-batches; with chunks where interleaving can be.
+/// Up to 16 stages and 48 micro-batches, with several chunks if interleaving is possible.
 fn trainable() -> impl Iterator<Item = Pipe> {
     let plain = (1..=16).flat_map(|stages| (1..=48).map(move |n_mbs| pipe(stages, 1, n_mbs)));
     let chunked = (2..=16).flat_map(|stages| {
@@ -35,7 +36,7 @@ fn training_takes_as_long_and_holds_as_much_as_the_theory_says() {
     for pipe in trainable() {
         let Pipe { stages, chunks, n_mbs } = pipe;
         let time = run(&pipe, &all(&pipe, train), COST);
-        // Every stage works on m v forwards and backwards and idles while the first comes and the last leaves.
+        // Every stage runs m v forwards and backwards, and idles while the pipeline fills and drains.
         assert_eq!(time.makespan as usize, 3 * (n_mbs * chunks + stages - 1), "{pipe:?}");
         for (stage, &held) in time.held.iter().enumerate() {
             let ahead = match chunks {
@@ -54,15 +55,15 @@ fn validation_takes_any_number_of_micro_batches_through_any_chunks() {
     for pipe in pipes {
         let Pipe { stages, chunks, n_mbs } = pipe;
         let time = run(&pipe, &all(&pipe, forward_only), COST);
-        // A last group that is not full goes round once a chunk; nothing fills the gaps.
+        // A last group that is not full takes one round per chunk; nothing fills the gaps.
         let missing = n_mbs.next_multiple_of(stages) - n_mbs;
         let turns = n_mbs * chunks + (chunks - 1) * missing;
         assert_eq!(time.makespan as usize, turns + stages - 1, "{pipe:?}");
     }
 }
 
-/// The time if inputs were sent as soon as they are made, to whoever is not ready as well: no order of
-/// posts can do better.
+/// The time if inputs were sent as soon as they are computed, even to stages that are not ready: no placement of the
+/// posts can be faster.
 fn bound(pipe: &Pipe, plans: &[Vec<Action>], cost: Cost) -> u64 {
     let mut made = std::collections::HashMap::new();
     let (mut next, mut clock) = (vec![0; pipe.stages], vec![0; pipe.stages]);
@@ -81,7 +82,7 @@ fn bound(pipe: &Pipe, plans: &[Vec<Action>], cost: Cost) -> u64 {
             }
         }
     }
-    // The embedding's gradient goes nowhere: the last to end is a work.
+    // The embedding's gradient is not sent, so that the last action to end is a work.
     clock.into_iter().max().unwrap_or(0)
 }
 
@@ -158,9 +159,9 @@ fn a_timeline_by_hand() {
     assert_eq!(show(&plans[0]), "F0 >+0 F1 F2 >+1 >+2");
     assert_eq!(show(&plans[1]), ">-0 F0 >+0-1 F1 >+1-2 F2 >+2");
     let time = run(&pipe, &plans, Cost { forward: 10, backward: 20, transfer: 1 });
-    // Output 1 leaves at 30, and the post of output 2 waits for it.
+    // Output 1 is sent at 30, and the post of output 2 waits for it.
     assert_eq!(time.spans[0], [(0, 10), (10, 11), (10, 20), (20, 30), (30, 31), (31, 42)]);
-    // Output 0 is gone at 22, but its group is through only with input 1.
+    // Output 0 is sent at 22, but its group is complete only with input 1.
     assert_eq!(time.spans[1], [(0, 11), (11, 21), (21, 31), (31, 41), (41, 42), (42, 52), (52, 53)]);
     assert_eq!(time.spans[2], [(0, 22), (22, 32), (32, 42), (42, 52), (52, 53), (53, 63)]);
     assert_eq!((time.makespan, time.held), (63, vec![3, 3, 3]));
@@ -182,7 +183,7 @@ fn orders(plan: &[Action]) -> [Vec<Action>; 3] {
     [works, of(Direction::Activations), of(Direction::Gradients)]
 }
 
-/// A post may move past works and posts that it has nothing to do with; nothing else may.
+/// A post may move past works and posts that do not depend on it; no other two actions may be swapped.
 #[test]
 fn two_swapped_actions_are_caught() {
     for (pipe, plans) in to_mutate() {
@@ -233,7 +234,7 @@ fn the_wrong_work_is_caught() {
     }
 }
 
-/// Consistent on both sides, so that every transfer meets: the last output is sent once more.
+/// The last output is sent once more, consistently on both sides, so that every transfer is matched.
 #[test]
 fn a_transfer_too_many_is_caught() {
     let pipe = pipe(2, 1, 2);

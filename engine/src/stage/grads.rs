@@ -1,5 +1,5 @@
-//! Main gradients: flat f32 buckets that the micro-batches accumulate into. When the last gradient of a
-//! bucket is in, its reduce-scatter over the data-parallel ranks starts, inside the backward pass.
+//! Main gradients: flat f32 buckets that the micro-batches accumulate into. When the last gradient of a bucket is
+//! complete, its reduce-scatter over the data-parallel ranks starts, inside the backward pass.
 
 use crate::backend::{Acc, Backend, Collectives, Elem, Pending, Tensor};
 use crate::config::Precision;
@@ -19,9 +19,9 @@ pub struct Grads<B: Backend> {
 
 /// One bucket, `[len, 1]`.
 enum Bucket<B: Backend> {
-    /// Added to; `open` of its slots still expect gradients.
+    /// Accumulates gradients, which `open` of the bucket's units still have to complete.
     Open { sum: Acc<B>, open: usize },
-    /// Between the two.
+    /// Taken out while its reduction is started.
     Leaving,
     /// Its reduction has begun.
     Reducing(Sum<B>),
@@ -30,7 +30,7 @@ enum Bucket<B: Backend> {
 /// A sum over the ranks in flight.
 enum Sum<B: Backend> {
     Exact(Pending<B, f32>),
-    /// Summed in the activations' precision.
+    /// The sum is computed in the activations' precision.
     Rounded(Pending<B, B::Act>),
 }
 
@@ -48,34 +48,34 @@ impl<B: Backend> Sum<B> {
     }
 }
 
-/// How the ranks sum a bucket: first, over tensor-parallel ranks, the tensors of which they hold copies; then
-/// everything over the bucket's replicas.
+/// How the ranks sum a bucket: first the tensors that several tensor-parallel ranks hold, over these ranks; then the
+/// whole bucket, over its replicas.
 pub struct Reduce<B: Backend> {
     layout: Rc<ParamLayout>,
     copies: Vec<Copies<B>>,
     replicas: ReplicaGroups<B>,
-    /// Each replica keeps its shard of the sum (the distributed optimizer), or all of it.
+    /// Whether each replica keeps its shard of the sum (the distributed optimizer), or all of it.
     sharded: bool,
     /// The precision in which replicas are summed.
     precision: Precision,
 }
 
-/// Elements that the ranks of `group` all hold while each has seen a part of their gradient: norm
-/// weights under sequence parallelism (other rows), key/value heads of which there are fewer than
-/// ranks (other query heads).
+/// Elements that all ranks of `group` hold while each rank has only a part of their gradient: norm weights under
+/// sequence parallelism (from its rows), and key/value heads if there are fewer of them than ranks (from its query
+/// heads).
 struct Copies<B: Backend> {
     group: B::Group,
-    /// By bucket.
+    /// The ranges of these elements in each bucket.
     ranges: Vec<Vec<Range<usize>>>,
 }
 
 impl<B: Backend> Reduce<B> {
-    /// A reduce-scatter over the replicas, each keeping its shard.
+    /// A reduce-scatter over the replicas: each keeps its shard.
     pub fn scatter(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
         Reduce { layout, copies: Vec::new(), replicas, sharded: true, precision: Precision::F32 }
     }
 
-    /// An all-reduce over the replicas, each keeping the whole sum.
+    /// An all-reduce over the replicas: each keeps the whole sum.
     pub fn all(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
         Reduce { sharded: false, ..Reduce::scatter(layout, replicas) }
     }
@@ -85,7 +85,7 @@ impl<B: Backend> Reduce<B> {
         Reduce { precision, ..self }
     }
 
-    /// Sums the tensors that `which` selects over `group` first.
+    /// First sums the tensors that `which` selects over `group`.
     pub fn copies(mut self, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
         if group.size() > 1 {
             let ranges = self.layout.buckets.iter().map(|bucket| bucket.ranges(&which)).collect();
@@ -152,7 +152,8 @@ impl<B: Backend> Grads<B> {
         GradViews { layout: &self.layout, buckets: buckets.collect() }
     }
 
-    /// The last micro-batch's gradients of `unit` are in: a bucket that expects no others starts its reduction.
+    /// Marks the gradients of `unit` as complete after the last micro-batch. When all units of a bucket are complete,
+    /// its reduction starts.
     pub fn unit_done(&mut self, b: &B, unit: Unit, reduce: &Reduce<B>) {
         let layout = self.layout.clone();
         layout.finished_by(unit).for_each(|unit| self.close(b, unit, reduce));
@@ -172,8 +173,8 @@ impl<B: Backend> Grads<B> {
         }
     }
 
-    /// The sums over the ranks, bucket by bucket: this rank's shards. Those of a tied table are also summed over its
-    /// two stages, the group `tied`.
+    /// Waits for the sums over the ranks and returns this rank's shards, bucket by bucket. The shard of a tied table is
+    /// also summed over its two stages, the group `tied`.
     pub fn wait(self, b: &B, tied: &B::Group) -> Vec<Acc<B>> {
         let wait = |bucket| match bucket {
             Bucket::Reducing(sum) => sum.wait(b),

@@ -1,4 +1,4 @@
-//! All groups of ranks that a rank is in, made before anything else takes of a device's memory.
+//! All groups of ranks that a rank is in, created before anything else allocates memory on a device.
 
 use crate::backend::Backend;
 use crate::config::Config;
@@ -6,7 +6,7 @@ use crate::layout::buckets::Bucket;
 use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 
-/// A communicator for each use of a group, so that no collective waits for another use's.
+/// One communicator for each use of a group, so that no collective waits for one of another use.
 pub struct Groups<B: Backend> {
     pub tensor: B::Group,
     /// Ranks that hold the same key/value heads.
@@ -20,12 +20,12 @@ pub struct Groups<B: Backend> {
     pub world: B::Group,
     /// The ranks among which a bucket's optimizer state is sharded.
     pub optimizer: ReplicaGroups<B>,
-    /// The tensor-parallel ranks once more, for the gradients of norm weights under sequence parallelism, where each
-    /// rank has seen other rows.
+    /// A second communicator of the tensor-parallel ranks, for the gradients of norm weights under sequence
+    /// parallelism, where each rank has other rows.
     pub norms: Option<B::Group>,
 }
 
-/// A group by the kind of replicas that a bucket has.
+/// The groups of a rank, by the kind of replicas that a bucket has.
 pub struct ReplicaGroups<B: Backend>(Vec<(GroupKind, B::Group)>);
 
 impl<B: Backend> ReplicaGroups<B> {
@@ -37,7 +37,7 @@ impl<B: Backend> ReplicaGroups<B> {
 }
 
 impl<B: Backend> Groups<B> {
-    /// All ranks call it together: making a group takes all of them, in the same order everywhere.
+    /// All ranks call this together: creating a group takes all ranks, in the same order everywhere.
     pub fn new(b: &B, config: &Config, rank_layout: &RankLayout) -> Self {
         let group = |kind| b.group(kind, &rank_layout.members(kind));
         let [tensor, kv] = [GroupKind::Tensor, GroupKind::KvHeads].map(group);

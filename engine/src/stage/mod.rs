@@ -1,4 +1,5 @@
-//! One pipeline stage: forward and backward of a micro-batch through this rank's layers, and what is kept in between.
+//! One pipeline stage: forward and backward of a micro-batch through this rank's layers, and the tensors kept in
+//! between.
 
 use crate::backend::{Acc, Act, Backend, Collectives, Heads, Scope, Tensor};
 use crate::batch::MicroBatch;
@@ -18,16 +19,16 @@ pub mod params;
 pub struct DeviceBatch<B: Backend> {
     starts: Tensor<B, u32>,
     positions: Tensor<B, u32>,
-    /// For the embedding.
+    /// The token ids, for the embedding.
     ids: Option<Tensor<B, u32>>,
-    /// For the head: the next tokens and their weights in the loss.
+    /// The next tokens and their weights in the loss, for the head.
     targets: Option<(Tensor<B, u32>, Acc<B>)>,
     /// Rows of one sequence.
     seq: usize,
 }
 
 impl<B: Backend> DeviceBatch<B> {
-    /// Uploads what `units` read.
+    /// Uploads the parts of a micro-batch that `units` read.
     fn upload(b: &B, host: &MicroBatch, units: &[Unit]) -> Self {
         let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
@@ -51,12 +52,12 @@ impl<B: Backend> DeviceBatch<B> {
     }
 }
 
-/// What a unit's forward leaves for its backward.
+/// The tensors that a unit's forward keeps for its backward.
 enum Kept<B: Backend> {
     /// The embedding: its ids are in the batch.
     Nothing,
     Layer(block::Saved<B>),
-    /// A layer's input, where the layer is recomputed (`recompute = "full"`).
+    /// A layer's input, if the layer is recomputed (`recompute = "full"`).
     Input(Act<B>),
     /// The head's dx, which was computed together with the loss.
     Gradient(Act<B>),
@@ -71,7 +72,7 @@ pub struct Stage<B: Backend> {
     pub params: Params<B>,
 }
 
-/// What all layers and micro-batches share.
+/// The state that all layers and micro-batches share.
 struct Shared<B: Backend> {
     model: Model,
     region: Region<B>,
@@ -89,7 +90,7 @@ struct Chunk<B: Backend> {
 }
 
 impl<B: Backend> Stage<B> {
-    /// `positions`: rows of the longest sequence that will be seen.
+    /// `positions` is the number of rows of the longest sequence that the stage will run.
     pub fn new(
         b: &B,
         model: &Model,
@@ -119,8 +120,8 @@ impl<B: Backend> Stage<B> {
         DeviceBatch::upload(b, host, &self.chunks[chunk].units)
     }
 
-    /// Forward through the units of a chunk. `x` is the output of the chunk before, the result the input of the chunk
-    /// after. The head adds the losses to `totals` and its gradients to `grads`.
+    /// Forward through the units of a chunk. `x` is the output of the previous chunk, the result is the input of the
+    /// next chunk. The head adds the losses to `totals` and its gradients to `grads`.
     pub fn forward(
         &mut self,
         b: &B,
@@ -154,8 +155,8 @@ impl<B: Backend> Stage<B> {
         x
     }
 
-    /// Backward through the units of a chunk for its oldest micro-batch in flight. `dx` comes from the chunk after, the
-    /// result goes to the chunk before. `reduce` is given for the chunk's last micro-batch of the step: the reduction
+    /// Backward through the units of a chunk for its oldest micro-batch in flight. `dx` comes from the next chunk, the
+    /// result goes to the previous chunk. `reduce` is given for the chunk's last micro-batch of the step: the reduction
     /// of a bucket starts as soon as its gradients are complete.
     pub fn backward(
         &mut self,
@@ -246,7 +247,7 @@ fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, reco
     }
 }
 
-/// What backward needs, recomputed where only the input was kept.
+/// The tensors that backward needs, recomputed if only the input was kept.
 fn saved<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
     match kept {
         Kept::Layer(saved) => saved,

@@ -9,12 +9,12 @@ use crate::model::param_specs::{self, Block, Embedding, Head, TensorSpec, Unit};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// This rank's buckets, and where in them each layer's matrices are.
+/// This rank's buckets, and the positions of each layer's matrices in them.
 pub struct ParamLayout {
     pub buckets: Vec<Bucket>,
     embedding: Option<Embedding<ParamView>>,
     layers: BTreeMap<usize, Block<ParamView>>,
-    /// The table is the embedding's where they are tied.
+    /// With tied embeddings, the head's table is the embedding's.
     head: Option<Head<ParamView>>,
 }
 
@@ -55,14 +55,14 @@ impl ParamLayout {
         bucket_of(&self.buckets, unit)
     }
 
-    /// The units whose gradients are complete when those of `unit` are. A tied table on the last stage serves the
-    /// head alone, which therefore completes it.
+    /// The units whose gradients are complete when those of `unit` are. Only the head uses a tied table on the last
+    /// stage, so that the head completes it.
     pub fn finished_by(&self, unit: Unit) -> impl Iterator<Item = Unit> {
         let completes_table = unit == Unit::Head && self.buckets.iter().any(|bucket| bucket.tie == Tie::Last);
         std::iter::once(unit).chain(completes_table.then_some(Unit::Embedding))
     }
 
-    /// The bucket of the table that another stage holds too.
+    /// The bucket of the tied table, which another stage holds too.
     pub fn tied_bucket(&self) -> Option<usize> {
         self.buckets.iter().position(|bucket| bucket.tie != Tie::Free)
     }
@@ -85,7 +85,7 @@ fn bucket_of(buckets: &[Bucket], unit: Unit) -> usize {
     found.unwrap_or_else(|| panic!("{unit:?} is not held here"))
 }
 
-/// Tensors that stand one below the other, as one matrix.
+/// The view of several tensors, stacked along the rows, as one matrix.
 fn view_of(buckets: &[Bucket], unit: Unit, tensors: &[TensorSpec]) -> ParamView {
     let bucket = bucket_of(buckets, unit);
     let spans: Vec<&Span> = tensors.iter().map(|tensor| buckets[bucket].span(&tensor.name)).collect();
@@ -106,7 +106,7 @@ pub struct Params<B: Backend> {
 enum Weights<B: Backend> {
     Here(Act<B>),
     Gathering(Pending<B, B::Act>),
-    /// Being written.
+    /// The bucket was taken out to be written.
     Taken,
 }
 
@@ -149,7 +149,7 @@ impl<B: Backend> Params<B> {
         views.map(&mut |view| self.view(view))
     }
 
-    /// Waits for the all-gathers of these views' buckets where they are still in flight.
+    /// Waits for the all-gathers of these views' buckets if they are still in flight.
     fn wait_for(&mut self, views: &[ParamView]) {
         for view in views {
             if let Weights::Gathering(_) = self.buckets[view.bucket] {
@@ -166,7 +166,7 @@ impl<B: Backend> Params<B> {
     }
 }
 
-/// The gradients inside flat buckets `[len, 1]`; `None` where a bucket's reduction has begun.
+/// The gradients inside flat buckets `[len, 1]`; `None` if a bucket's reduction has begun.
 pub struct GradViews<'a, B: Backend> {
     pub layout: &'a ParamLayout,
     pub buckets: Vec<Option<&'a mut Tensor<B, f32>>>,

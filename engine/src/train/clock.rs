@@ -21,7 +21,7 @@ impl<B: Backend> Clock<B> {
         Clock::of(b, Arc::default(), phase)
     }
 
-    /// A clock that notes every phase in `place`.
+    /// A clock that records every phase in `place`.
     pub fn of(b: &B, place: Arc<RankProgress>, phase: Phase) -> Self {
         place.enter(phase);
         Clock { marks: vec![(phase, b.record_event())], place }
@@ -32,14 +32,14 @@ impl<B: Backend> Clock<B> {
         self.place.enter(phase);
     }
 
-    /// Enters the phase of `part` and does `work` as that part, so that metrics and traces have the same borders.
+    /// Enters the phase of `part` and runs `work` as that part, so that metrics and traces have the same borders.
     pub fn scope<T>(&mut self, b: &B, part: Scope, work: impl FnOnce() -> T) -> T {
         let phase = part.phase().unwrap_or_else(|| panic!("{part} belongs to no phase"));
         self.enter(b, phase);
         b.scope(part, work)
     }
 
-    /// Notes that `step` begins.
+    /// Records that `step` begins.
     pub fn step(&self, step: u64) {
         self.place.step(step);
     }

@@ -12,7 +12,7 @@ use crate::model::rect::Rect;
 use crate::stage::Stage;
 use crate::stage::params::{ParamLayout, Params};
 
-/// Rows that are scored at once where texts are long enough.
+/// The number of rows that are scored at once if texts are long enough.
 const ROWS: usize = 4096;
 /// Elements of a bucket: weights are read a bucket at a time.
 const BUCKET: usize = 1 << 24;
@@ -66,14 +66,14 @@ impl<B: Backend> Scorer<B> {
             params.finish_write(i, Pending::ready(weights));
         }
         let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
-        // The table of angles is as long as what is read, not as what config.json claims.
+        // The table of angles has as many rows as the longest text needs, not as many as config.json allows.
         let positions = model.max_position_embeddings.min(longest.max(1));
         let stage = Stage::new(&b, model, vec![units], region, params, positions);
         Ok(Scorer { b, stage, positions })
     }
 
-    /// Scores each text alone: every token but its first, in windows that do not overlap where the
-    /// text is longer than the model's positions.
+    /// Scores each text alone: every token but its first, in windows that do not overlap if the text is longer than the
+    /// model's positions.
     pub fn score(&mut self, texts: &[Vec<u32>]) -> Result<Score> {
         let mut windows: Vec<(&[u32], &[u32])> = Vec::new();
         for ids in texts.iter().filter(|ids| ids.len() > 1) {

@@ -1,5 +1,5 @@
-//! A training step: the schedule's execution, the optimizer, the trainer that puts them together, and what moves
-//! between a trainer and its checkpoints.
+//! A training step: the schedule's execution, the optimizer, the trainer that puts them together, and the transfer of
+//! state between a trainer and its checkpoints.
 
 pub mod clock;
 pub mod eval;

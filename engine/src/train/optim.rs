@@ -13,14 +13,14 @@ use std::rc::Rc;
 pub struct Shard<B: Backend> {
     /// The elements of the bucket.
     pub range: Range<usize>,
-    /// Each part by its name, `[shard, 1]`: those of [`STATE`], in that order.
+    /// Each part with its name, `[shard, 1]`: the parts of [`STATE`], in that order.
     pub state: Vec<(StateKind, Acc<B>)>,
 }
 
-/// What AdamW keeps of each parameter.
+/// The state that AdamW keeps for each parameter.
 pub const STATE: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
-/// The state of all buckets. A group has one rank where there is nothing to shard.
+/// The state of all buckets. If there is nothing to shard, a group has one rank.
 pub struct Optim<B: Backend> {
     layout: Rc<ParamLayout>,
     pub shards: Vec<Shard<B>>,
@@ -30,7 +30,8 @@ pub struct Optim<B: Backend> {
     pub ownership: Ownership,
 }
 
-/// Which data-parallel rank counts a shard in the norm and saves it, where several may hold the same one.
+/// Whether this data-parallel rank counts its shards in the gradient norm and saves them, since several may hold the
+/// same shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     Owner,
@@ -38,8 +39,8 @@ pub enum Ownership {
 }
 
 impl<B: Backend> Optim<B> {
-    /// Zeros. The main parameters are loaded next, and [`Optim::cast_main_params`] makes the weights of them.
-    /// `ownership` says whether another data-parallel rank holds the same shards and owns them.
+    /// Creates state of zeros. The main parameters are loaded next, and [`Optim::cast_main_params`] makes the weights
+    /// from them. `ownership` says whether another data-parallel rank holds the same shards and owns them.
     pub fn new(b: &B, layout: Rc<ParamLayout>, groups: ReplicaGroups<B>, ownership: Ownership) -> Self {
         let zeros = |len| {
             let mut x = b.alloc(len, 1);

@@ -1,4 +1,4 @@
-//! Executes a schedule: one loop with one match. One rank runs the same loop as many.
+//! Executes a schedule, action by action. One rank runs the same loop as many.
 
 use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending, Scope};
 use crate::batch::MicroBatch;
@@ -8,7 +8,7 @@ use crate::stage::grads::{Grads, Reduce};
 use crate::time::Phase;
 use crate::train::clock::Clock;
 
-/// What the micro-batches of a step accumulate into.
+/// The buffers that the micro-batches of a step accumulate into.
 pub struct StepAccumulators<'a, B: Backend> {
     pub grads: &'a mut Grads<B>,
     /// The sums of the losses, `[1, Total::COUNT]`.
@@ -140,14 +140,14 @@ impl<B: Backend> Channel<B> {
         Channel { group, receiving: None, ready: None, sending: None }
     }
 
-    /// The input of a work; `None` where it comes from no other stage.
+    /// The input of a work; `None` if it does not come from another stage.
     fn input(&mut self, work: Work) -> Option<Act<B>> {
         let (expected, pending) = self.receiving.take()?;
         assert_eq!(expected, work, "the input that was received and the work that reads it");
         Some(pending.wait())
     }
 
-    /// The output of a work.
+    /// The output of a work, which has not been sent yet.
     fn output(&mut self, work: Work) -> Act<B> {
         let (made, y) = self.ready.take().unwrap_or_else(|| panic!("no output is ready for {work:?}"));
         assert_eq!(made, work, "the output that is ready and the one to send");

@@ -26,7 +26,8 @@ pub fn load_weights<B: Backend>(
     fill(trainer, StateKind::Master, &mut read)
 }
 
-/// Restores the state and the step of a checkpoint. Not collective; [`Trainer::cast_main_params`] follows here, too.
+/// Restores the state and the step of a checkpoint. Not collective; call [`Trainer::cast_main_params`] afterwards, as
+/// for [`load_weights`].
 pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()> {
     for kind in STATE {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
@@ -50,7 +51,7 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
     )
 }
 
-/// Bytes of all [`pieces`] of the rank at `rank_layout`; 0 where the run makes no checkpoint.
+/// Bytes of all [`pieces`] of the rank at `rank_layout`; 0 if the run makes no checkpoint.
 pub fn copy_bytes(config: &Config, rank_layout: &RankLayout) -> usize {
     let c = &config.checkpoint;
     let saves = c.at_end || (1..=config.train.steps).contains(&c.interval);
@@ -62,7 +63,7 @@ pub fn is_saved(config: &Config, step: u64) -> bool {
     is_due(config, step) || (config.checkpoint.at_end && step == config.train.steps)
 }
 
-/// Whether it follows by `checkpoint.interval`.
+/// Whether `checkpoint.interval` demands a checkpoint after this step.
 pub fn is_due(config: &Config, step: u64) -> bool {
     let interval = config.checkpoint.interval;
     interval > 0 && step.is_multiple_of(interval)
@@ -75,19 +76,19 @@ pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> 
 }
 
 /// The keys and values that a resumed run must share with the one before: the model, the length and number of samples
-/// of a step, the seed, and (`data`) the fingerprint of the samples. A key that is added has a default, by which older
-/// checkpoints count (see [`saved_identity`]); one of `data` is left out where it has its default.
+/// of a step, the seed, and (`data`) the fingerprint of the samples. A new key needs a default, which is used for older
+/// checkpoints (see [`saved_identity`]); a key of `data` is left out if it has its default.
 pub fn identity(config: &Config, data: Vec<(String, String)>) -> Vec<(String, String)> {
     [config.identity(), data].concat()
 }
 
-/// The identity of a checkpoint. An older program may have written it, whose configuration had fewer keys: those that
-/// the identity lacks count as today's defaults, which are what the older program did.
+/// The identity of a checkpoint. If an older program with fewer keys wrote its configuration, the missing keys get
+/// today's defaults, which are what the older program did.
 pub fn saved_identity(header: &Header) -> Vec<(String, String)> {
     let file = || "manifest.json, config".to_string();
     let today = match Config::from_resolved(&header.config) {
         Ok(config) => config.identity(),
-        // An imported checkpoint has a model and no more.
+        // An imported checkpoint has only a model.
         Err(_) => Model::from_toml(file(), &header.config).map_or(vec![], |model| model.identity()),
     };
     let section = |key: &str| key.split('.').next().unwrap_or_default().to_string();
@@ -126,9 +127,9 @@ mod tests {
         list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
     }
 
-    /// Every checkpoint on a disk has these keys and these spellings: neither may change.
+    /// Every checkpoint on a disk has these keys and spellings, which must not change.
     #[test]
-    fn the_identity_is_spelled_as_ever() {
+    fn the_identity_keeps_its_keys_and_spelling() {
         let llama3 = "[model.rope_scaling]\nrope_type = \"llama3\"\nfactor = 8\nlow_freq_factor = 1.0\n\
             high_freq_factor = 4.0\noriginal_max_position_embeddings = 8192\n";
         let scaled = "Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, \
@@ -158,7 +159,7 @@ mod tests {
         }
     }
 
-    /// A checkpoint of a program that did not have two of today's keys yet.
+    /// A checkpoint of a program that did not have two of today's keys.
     #[test]
     fn keys_that_an_older_checkpoint_lacks_count_as_their_defaults() {
         let config = Config::from_resolved(TEXT).unwrap();
@@ -176,7 +177,7 @@ mod tests {
             differences,
             ["model.tie_word_embeddings: was false, is now true", "train.seed: was 1234, is now 5"]
         );
-        // An imported one has a model alone, and leaves the rest to the run.
+        // An imported checkpoint has only a model, and the run chooses the rest.
         let mut imported = older(&config, config.model.to_toml());
         imported.identity.retain(|(key, _)| key.starts_with("model."));
         let saved = saved_identity(&imported);

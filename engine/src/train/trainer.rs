@@ -35,7 +35,7 @@ pub struct StepStats {
     pub tokens: u64,
 }
 
-/// A step that was enqueued; its results are on their way to the host.
+/// A step that was enqueued; the copy of its results to the host is in flight.
 pub struct PendingStep<B: Backend> {
     /// Its number; the first is 1.
     pub step: u64,
@@ -57,19 +57,19 @@ pub struct Trainer<B: Backend> {
     pub layout: Rc<ParamLayout>,
     stage: Stage<B>,
     pub optim: Optim<B>,
-    /// Steps done.
+    /// The number of steps done.
     pub step: u64,
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Everything but the weights, which are zeros until they are loaded. All ranks call it together.
+    /// Creates everything but the weights, which are zeros until they are loaded. All ranks call this together.
     pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
         let rank_layout = RankLayout::new(&config, mesh, rank);
         let groups = Groups::new(&b, &config, &rank_layout);
         Trainer::of(b, groups, config, rank_layout)
     }
 
-    /// As `new`, with groups that were made before.
+    /// Like [`Trainer::new`], but with groups that exist already.
     pub fn of(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
         let Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms } = groups;
         let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
@@ -188,7 +188,7 @@ impl<B: Backend> Trainer<B> {
         Ok(totals[Total::Loss as usize] as f64 / totals[Total::Weight as usize] as f64)
     }
 
-    /// All tensor-parallel ranks have the totals of the same rows: only the first one's are summed.
+    /// All tensor-parallel ranks have the totals of the same rows, so that only those of the first rank are summed.
     fn count_once_per_tp(&self, totals: &mut Acc<B>) {
         if self.rank_layout.tp.0 > 0 {
             self.b.zero(totals);
@@ -210,7 +210,7 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// How the gradients are summed. Under sequence parallelism each rank's norm gradients are of its own rows only.
+/// How the gradients are summed. Under sequence parallelism each rank has the norm gradients of its own rows only.
 fn reduce<B: Backend>(
     config: &Config,
     layout: Rc<ParamLayout>,

@@ -1,4 +1,4 @@
-//! Asynchronous saving: what a reader sees while the threads write.
+//! Asynchronous saving: the checkpoints that a reader sees while the threads write.
 
 use super::*;
 use std::fs;
@@ -63,7 +63,7 @@ fn latest_waits_for_the_slowest_rank() {
     assert_eq!(files, ["manifest.json"]);
 }
 
-/// A killed process leaves what a reader sees at that moment.
+/// A killed process leaves the files that a reader sees at that time.
 #[test]
 fn at_every_moment_latest_is_whole() {
     let run = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn what_does_not_read_back_is_no_checkpoint() {
         drop(queue);
         let error = saver.finish(comm).unwrap_err().to_string();
         assert!(!saver.is_saving());
-        // Rank 0 has removed the files before it comes here.
+        // Rank 0 has removed the files before it reaches this call.
         comm.all_gather_bytes(&[]);
         assert_eq!((latest_step(run), listing(run)), (1, vec!["latest".into(), "step-00000001".into()]));
         // The next save succeeds.

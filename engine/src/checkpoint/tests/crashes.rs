@@ -33,7 +33,7 @@ fn a_killed_save_leaves_the_one_before() {
     fs::create_dir(at.join(".step-00000002.tmp")).unwrap();
     fs::write(at.join(".step-00000002.tmp/rank-00000-0.safetensors"), "half of").unwrap();
     assert_eq!(latest_step(run), 1);
-    // Renamed, but `latest` not written.
+    // The directory was renamed, but `latest` was not written.
     copy(&first, &at.join("step-00000003"));
     fs::write(at.join(".latest.tmp"), "step-00").unwrap();
     assert_eq!(latest_step(run), 1);
@@ -42,7 +42,8 @@ fn a_killed_save_leaves_the_one_before() {
     assert_eq!(listing(run), ["latest", "step-00000001", "step-00000003", "step-00000004"]);
 }
 
-/// A step that is saved again replaces the old one; killed between the renames, the old one counts.
+/// A step that is saved again replaces the old checkpoint; if the save is killed between the renames, the old one is
+/// used.
 #[test]
 fn a_killed_replacement_leaves_the_old_one() {
     let run = tempfile::tempdir().unwrap();
@@ -83,7 +84,7 @@ fn keep_removes_the_oldest() {
         save(run, &Solo, &header(step), whole_pieces(), Some(2)).unwrap();
     }
     assert_eq!(steps(run).unwrap(), [15, 20]);
-    // Continued from step 15: step 20 belongs to an abandoned branch.
+    // The run was continued from step 15: step 20 belongs to an abandoned branch.
     save(run, &Solo, &header(16), whole_pieces(), Some(1)).unwrap();
     assert_eq!(steps(run).unwrap(), [16, 20]);
     assert_eq!(latest_step(run), 16);
@@ -114,7 +115,7 @@ fn latest_is_not_followed_blindly() {
     );
 }
 
-/// A run whose `latest` was lost does not start over, and no import goes over it.
+/// A run whose `latest` was lost does not start over, and no import overwrites it.
 #[test]
 fn a_lost_latest_is_refused() {
     let run = tempfile::tempdir().unwrap();
@@ -170,13 +171,13 @@ fn a_checkpoint_whose_latest_cannot_be_written_is_taken_back() {
     assert_eq!(latest_step(run), 4);
 }
 
-/// A disk that fills up during an import leaves nothing of it.
+/// If the disk fills up during an import, nothing of the import is left.
 #[test]
 fn a_failed_import_leaves_no_source() {
     let dir = tempfile::tempdir().unwrap();
     let (from, run) = (dir.path().join("hf"), dir.path().join("run"));
     super::huggingface::export_small_shards(&from);
-    // The directory that is being written is removed under the import.
+    // The directory that is being written is removed during the import.
     let mut first = true;
     let error = import(&from, &run, &model(), &header(0), &mut |_| {
         if std::mem::take(&mut first) {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 
-/// Reads everything; an error must be one that names what is damaged.
+/// Reads everything; an error must name the damaged file.
 fn read_all(dir: &Path) -> crate::error::Result<()> {
     let saved = Saved::open(dir)?;
     saved.verify(&mut |_| ())?;
@@ -53,7 +53,7 @@ fn a_damaged_shard_is_named_and_refused() {
         assert!(what.contains(&*file.to_string_lossy()) && what.contains(message), "{what}");
         assert!(what.contains("; written by rank 0 on a test; "), "{what}");
         assert!(what.ends_with("--from-step N, N of 1"), "{what}");
-        // Nothing falls back on its own.
+        // There is no automatic fallback to an older checkpoint.
         assert_eq!(Saved::latest(run.path()).unwrap().unwrap().header().position.step, 2);
     }
     fs::remove_file(&file).unwrap();
@@ -96,7 +96,7 @@ fn the_first_format_is_still_read() {
     assert!(!refusal(read_all(&dir)).contains("written by"));
 }
 
-/// Damage elsewhere does not keep a rank from the pieces that it needs.
+/// Damage elsewhere does not keep a rank from reading the pieces that it needs.
 #[test]
 fn only_what_is_read_is_verified() {
     let run = tempfile::tempdir().unwrap();
@@ -167,7 +167,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// Changes one of the first `within` bytes, or what follows it.
+/// Flips a bit of, cuts off at, or inserts digits before one of the first `within` bytes.
 fn mutate(bytes: &mut Vec<u8>, within: usize, mutation: Mutation) {
     let within = within.min(bytes.len());
     match mutation {
@@ -189,7 +189,7 @@ proptest! {
         SAVED.with(|(_, dir, file)| {
             let path = if manifest { dir.join("manifest.json") } else { file.clone() };
             let good = fs::read(&path).unwrap();
-            // Mostly the header of a shard, whose reserved space is longer than its text.
+            // For a shard this is mostly the header, whose reserved space is longer than its text.
             let within = if manifest { good.len() } else { 9000 };
             let mut bad = good.clone();
             mutate(&mut bad, within, mutation);

@@ -1,6 +1,6 @@
-//! A Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5: read as a `[model]` table, and
-//! written. Which fields there are is the declaration of [`Model`]; what a family names or fills otherwise is a
-//! [`Family`]. Features that the engine lacks are refused by name. Weights are not here.
+//! Reads a Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5, as a `[model]` table, and
+//! writes it. The fields follow from the declaration of [`Model`]; [`Family`] describes the names and defaults that
+//! differ in a family of models. Features that the engine lacks are refused by name. This module does not read weights.
 
 #[cfg(test)]
 mod tests;
@@ -19,11 +19,11 @@ use toml::Value as Toml;
 /// The differences between the `config.json` of a family of models and a `[model]` table.
 struct Family {
     architecture: Architecture,
-    /// Its class of language models in transformers.
+    /// Its language model class in transformers.
     class: &'static str,
-    /// (key of `[model]`, name in the file), where the two differ.
+    /// (key of `[model]`, name in the file), for keys whose two names differ.
     names: &'static [(&'static str, &'static str)],
-    /// Values that its configuration class in transformers takes for fields that the file lacks.
+    /// Defaults of its configuration class in transformers for fields that the file lacks.
     defaults: &'static [(&'static str, Toml)],
 }
 
@@ -68,7 +68,7 @@ impl Family {
         self.names.iter().find(|(ours, _)| *ours == key).map_or(key, |(_, theirs)| theirs)
     }
 
-    /// `source`, which `file` holds, in the form of a `[model]` table, and where each of its keys stands.
+    /// `source`, the contents of `file`, as a `[model]` table, and the origin of each of its keys.
     fn table(&self, file: String, source: &Map<String, Value>) -> Result<(toml::Table, Origins)> {
         let reader = Reader { file: file.clone(), source };
         reader.refuse_the_unknown(self)?;
@@ -96,7 +96,7 @@ impl Family {
         Ok((table, at))
     }
 
-    /// The fields of `model` that the engine uses, in the spellings of transformers 4 and 5 side by side.
+    /// The fields of `model` that the engine uses, in the spellings of both transformers 4 and 5.
     fn fields(&self, model: &Model) -> Vec<(&'static str, Value)> {
         let plain = model.entries().into_iter().filter(|entry| !OTHER_FORM.contains(&entry.key));
         let mut fields: Vec<_> = plain.map(|entry| (self.name(entry.key), json!(entry.value.write()))).collect();
@@ -112,24 +112,24 @@ impl Family {
     }
 }
 
-/// The shape of the checkpoint in `dir`.
+/// Reads the model's shape from the checkpoint in `dir`.
 pub fn read_model(dir: &Path) -> Result<Model> {
     let (mut table, at) = model_table(dir)?;
     table.insert("hf".into(), dir.display().to_string().into());
     Model::read(&table.into(), "model", &at)
 }
 
-/// All fields of `dir/config.json`, as they stand.
+/// All fields of `dir/config.json`, unchanged.
 pub fn read_source(dir: &Path) -> Result<Map<String, Value>> {
     let path = dir.join("config.json");
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::user(format!("{}: not a JSON object: {e}", path.display())))
 }
 
-/// `dir/config.json` in the form of a `[model]` table, and where each of its keys stands.
+/// `dir/config.json` as a `[model]` table, and the origin of each of its keys.
 pub fn model_table(dir: &Path) -> Result<(toml::Table, Origins)> {
     let mut source = read_source(dir)?;
-    // A null is the same as nothing.
+    // A null counts as an absent field.
     source.retain(|_, value| !value.is_null());
     let file = file(dir);
     let mut at = Origins::new(file.clone());
@@ -141,7 +141,7 @@ pub fn model_table(dir: &Path) -> Result<(toml::Table, Origins)> {
     Family::of(Architecture::read(&kind, "model_type", &at)?).table(file, &source)
 }
 
-/// The `config.json` of an export: the fields of `source` that the engine does not use, and those that it does.
+/// The `config.json` of an export: the fields of `source` that the engine does not use, and the fields of `model`.
 pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
     let family = Family::of(model.architecture);
     let mut out = source.unwrap_or_default();
@@ -158,14 +158,14 @@ pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Pre
     };
     let dtypes = ["torch_dtype", "dtype"].map(|key| (key, json!(dtype)));
     out.extend(family.fields(model).into_iter().chain(dtypes).map(|(key, value)| (key.to_string(), value)));
-    // A Llama 3 file may have it outside `rope_scaling`, where transformers prefers it.
+    // A Llama 3 file may have this field outside of `rope_scaling`, where transformers would prefer it.
     out.shift_remove(ORIGINAL_LENGTH);
     Value::Object(out)
 }
 
-/// Can `model` start from the checkpoint in `dir`? An error names the first field that differs. What only changes the
-/// computation may differ where the model was itself read from a checkpoint (`hf = "DIR"`): it was overridden on
-/// purpose.
+/// Checks that `model` can start from the checkpoint in `dir`. An error names the first field that differs. Fields that
+/// only change the computation may differ if the model was itself read from a checkpoint (`hf = "DIR"`): then they were
+/// overridden on purpose.
 pub fn must_fit(model: &Model, dir: &Path) -> Result<()> {
     let theirs = read_model(dir)?;
     let least = if model.hf.is_some() { Fixed::InWeights } else { Fixed::InModel };
@@ -183,7 +183,7 @@ pub fn must_fit(model: &Model, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Are two values equal? serde_json may read the last digit of a long number differently from toml.
+/// Whether two values are equal. serde_json may read the last digit of a long number differently from toml.
 fn alike(values: &[Option<Toml>; 2]) -> bool {
     match values {
         [Some(Toml::Float(a)), Some(Toml::Float(b))] => (a - b).abs() <= 1e-12 * b.abs(),
@@ -206,7 +206,7 @@ struct Rope {
 
 struct Reader<'a> {
     file: String,
-    /// Without nulls.
+    /// The fields of the file, without nulls.
     source: &'a Map<String, Value>,
 }
 
@@ -242,12 +242,13 @@ impl Reader<'_> {
         }
     }
 
-    /// A value as TOML has it.
+    /// Converts a value to TOML.
     fn toml(&self, key: &str, value: &Value) -> Result<Toml> {
         Toml::deserialize(value).map_err(|e| self.bad(key, value, &format!("cannot be used: {e}")))
     }
 
-    /// `rope_theta` and `rope_scaling` side by side (4.x), or both within `rope_parameters` (5.x).
+    /// Reads the rotary embedding from `rope_theta` and `rope_scaling` (4.x), or from `rope_parameters`, which holds
+    /// both (5.x).
     fn rope(&self, length: &Toml) -> Result<Rope> {
         let old = self.rope_table("rope_scaling")?;
         let new = self.rope_table("rope_parameters")?;
@@ -270,7 +271,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The object at `key`; an empty one is none.
+    /// The object at `key`; an empty object counts as absent.
     fn rope_table(&self, key: &str) -> Result<Option<&Map<String, Value>>> {
         match self.source.get(key) {
             None => Ok(None),
@@ -279,7 +280,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The value, if all present entries agree.
+    /// The common value of all present entries; an error if they differ.
     fn agreed(&self, key: &str, values: [Option<Value>; 3]) -> Result<Option<Value>> {
         let mut said = values.into_iter().flatten().filter(|value| !value.is_null());
         let first = said.next();
@@ -289,7 +290,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The keys of a `[model]` table's `rope_scaling`; `length` is the model's.
+    /// The keys of a `[model]` table's `rope_scaling`; `length` is the default of the original context length.
     fn scaling(&self, table: &Map<String, Value>, name: &str, length: &Toml) -> Result<toml::Table> {
         let given = |key: &str| table.get(key).filter(|value| !value.is_null());
         let key = |inner: &str| format!("{name}.{inner}");

@@ -1,4 +1,4 @@
-//! `config.json` files of both spellings in, models and messages out, and back again.
+//! Tests that read `config.json` files of both spellings, check models and messages, and write the files back.
 
 use super::*;
 use crate::config::{Config, Llama3};
@@ -165,7 +165,7 @@ fn an_export_reads_back_and_keeps_fields_that_the_engine_does_not_use() {
     }
 }
 
-/// A configuration with this `[model]` and all else that must be.
+/// A configuration with this `[model]` table and the other required keys.
 fn config(dir: &Path, model: &str, load: &str) -> Result<Config> {
     let file = dir.join("a.toml");
     let rest = "[train]\nseq_length = 64\nglobal_batch_size = 2\nsteps = 3\n[optimizer]\nlr = 1e-3\n\
@@ -218,7 +218,7 @@ fn weights_of_another_shape_or_rotary_embedding_are_refused() {
     assert!(must_fit(&Model { hf: Some(dir.path().into()), ..other }, dir.path()).is_ok());
 }
 
-/// Where, how many bytes are cut there, and what is put in their place.
+/// An edit: its position, the number of bytes that are removed there, and the text that is inserted instead.
 fn edit() -> impl Strategy<Value = (prop::sample::Index, usize, String)> {
     (any::<prop::sample::Index>(), 0usize..9, "[-0-9e.\\[\\]{}\",: a-z日]{0,4}")
 }

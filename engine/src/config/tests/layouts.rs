@@ -1,4 +1,4 @@
-//! A layout is refused exactly where the arithmetic says that it cannot be, and what a refusal names instead can.
+//! A layout is refused exactly if it is arithmetically impossible, and the values that a refusal suggests are possible.
 
 use super::{LEAST, Ranks, read_for};
 use crate::error::counted;
@@ -62,7 +62,7 @@ impl Wish {
         flags
     }
 
-    /// Does the arithmetic allow the tensor parallelism?
+    /// Whether the tensor parallelism is arithmetically possible.
     fn tensor_can_be(&self) -> bool {
         let owners = (0..self.vocab).map(|id| id / self.vocab.div_ceil(self.tensor));
         let shards_rows = self.sequence_parallel.unwrap_or(self.tensor > 1);
@@ -73,7 +73,7 @@ impl Wish {
             && (!shards_rows || divides(self.tensor, self.micro * self.seq))
     }
 
-    /// Does the arithmetic allow it, whatever the number of ranks?
+    /// Whether the layout is arithmetically possible on some number of ranks.
     fn can_be(&self) -> bool {
         let interleaved = self.chunks > 1;
         self.tensor_can_be()
@@ -82,7 +82,7 @@ impl Wish {
             && (!interleaved || divides(self.pipeline, self.batch / self.micro))
     }
 
-    /// Does it fit its number of ranks?
+    /// Whether the layout fits its number of ranks.
     fn fits(&self) -> bool {
         let used = self.tensor * self.pipeline;
         let micro_batches = self.batch / self.micro;
@@ -92,14 +92,14 @@ impl Wish {
             && (self.chunks == 1 || divides(self.pipeline, micro_batches / dp))
     }
 
-    /// This wish with `change` where the arithmetic of the change allows it and its ranks can run it.
+    /// Whether, after `change`, the tensor parallelism is possible and the ranks can run the layout.
     fn runs(&self, change: impl FnOnce(&mut Wish)) -> bool {
         let mut wish = self.clone();
         change(&mut wish);
         wish.tensor_can_be() && wish.fits()
     }
 
-    /// What the program says of it: `Err` holds the message.
+    /// The verdict of the program; `Err` holds its message.
     fn judged(&self) -> Result<(), String> {
         let flags = self.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -107,7 +107,7 @@ impl Wish {
         config.mesh(self.ranks).map(|_| ()).map_err(|e| e.to_string())
     }
 
-    /// What the refusal of this wish names in its place.
+    /// The layouts that the refusal of this one suggests.
     fn remedies(&self, message: &str) -> Vec<Wish> {
         let here = format!("on {} the nearest", counted(self.ranks, "rank"));
         let message = &message.replace(&format!("{here} that fit"), "here fit").replace(&here, "the nearest");
@@ -149,14 +149,14 @@ fn divides(d: usize, n: usize) -> bool {
     n.checked_rem(d) == Some(0)
 }
 
-/// The numbers of `message` between `marker` and the next mark of punctuation.
+/// The numbers in `message` between `marker` and the next punctuation mark.
 fn numbers(message: &str, marker: &str) -> Vec<usize> {
     let Some((_, rest)) = message.split_once(marker) else { return Vec::new() };
     let end = rest.find([',', ';', ')']).unwrap_or(rest.len());
     rest[..end].split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The key that a refusal is about; empty where it is about the number of ranks.
+/// The key that a refusal is about; empty if it is about the number of ranks.
 fn key(message: &str) -> &str {
     let rest = message.strip_prefix("--set ").unwrap_or("");
     rest.split(' ').next().unwrap_or("")
@@ -166,7 +166,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn refused_are_those_that_cannot_be_and_the_nearest_can(wish in wish()) {
+    fn impossible_layouts_are_refused_and_suggestions_are_possible(wish in wish()) {
         let judged = wish.judged();
         prop_assert_eq!(judged.is_ok(), wish.can_be() && wish.fits(), "{:?}", judged);
         let Err(message) = judged else { return Ok(()) };
@@ -177,7 +177,7 @@ proptest! {
             prop_assert_eq!(here, some, "{}", message);
         }
         let remedies = wish.remedies(&message);
-        // All that are named for a degree on these ranks can run there.
+        // All values that are suggested for a degree on these ranks can run there.
         if here && ["parallel.tensor", "parallel.pipeline"].contains(&key(&message)) {
             let same = |w: &&Wish| (w.micro, w.sequence_parallel) == (wish.micro, wish.sequence_parallel);
             prop_assert!(remedies.iter().filter(same).all(Wish::fits), "{}", message);
@@ -186,7 +186,7 @@ proptest! {
         for remedy in remedies {
             match remedy.judged() {
                 Ok(()) => {}
-                // A second mistake is told after the first is mended.
+                // A second mistake is reported after the first is fixed.
                 Err(next) if !wish.can_be() => {
                     prop_assert!(key(&next) != key(&message), "{}\n{:?}\n{}", message, remedy, next);
                 }

@@ -8,7 +8,7 @@ use crate::cpu::workers::Workers;
 /// Elements of a task, and of a part of the sum of squares.
 const TASK: usize = 64 * 1024;
 
-/// A shard's f32 state, all of one length.
+/// The f32 state of a shard; all slices have the same length.
 pub struct State<'a> {
     pub master: &'a mut [f32],
     pub m: &'a mut [f32],
@@ -62,7 +62,7 @@ vectorized! {
     }
 }
 
-/// The sum of squares, in f64: parts of fixed size, added in order.
+/// The sum of squares, in f64: sums of parts of fixed size, added in order.
 pub fn sum_squares(workers: &Workers, g: &[f32]) -> f64 {
     let mut sums = vec![0.0f64; g.len().div_ceil(TASK)];
     workers.each(g.chunks(TASK).zip(&mut sums), |(g, sum)| *sum = squares(g));

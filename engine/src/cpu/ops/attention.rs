@@ -12,10 +12,10 @@ use crate::cpu::workers::Workers;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Queries, and keys, of a tile.
+/// The number of queries, and of keys, in a tile.
 pub(super) const TILE: usize = 64;
 
-/// Which keys of a tile each query of a tile sees.
+/// The keys of a tile that each query of a tile attends to.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a> {
     /// First visible position of each query of the sequence.
@@ -163,7 +163,7 @@ vectorized! {
                 scores.fill(0.0);
                 continue;
             }
-            // Whole rows are computed, in whole vectors: e^-inf is 0.
+            // Whole rows are computed, in whole vectors: masked scores are -inf, and e^-inf is 0.
             scores[..seen.start].fill(f32::NEG_INFINITY);
             scores[seen.end..].fill(f32::NEG_INFINITY);
             let max = max_of(scores, m[row]);

@@ -163,7 +163,7 @@ impl<A: Float> Sequence<'_, A> {
 }
 
 impl Scratch<'_> {
-    /// Adds what one loaded tile of queries and one of keys contribute to dq, dk and dv.
+    /// Adds the contribution of one loaded tile of queries and one of keys to dq, dk and dv.
     fn pair<A: Float>(&mut self, rows: usize, d: usize, window: Window<'_>) {
         let keys = window.keys;
         let (q, do_) = (Mat::new(self.q, rows, d, d), Mat::new(self.do_, rows, d, d));
@@ -186,7 +186,7 @@ vectorized! {
         let rows = p.chunks_exact_mut(window.keys).zip(ds.chunks_exact_mut(window.keys));
         for (row, (p, ds)) in rows.enumerate() {
             let seen = window.seen(row);
-            // Whole rows are computed, in whole vectors: e^-inf is 0, and so is its dS.
+            // Whole rows are computed, in whole vectors: masked scores are -inf, so that P = e^-inf is 0, and so is dS.
             p[..seen.start].fill(f32::NEG_INFINITY);
             p[seen.end..].fill(f32::NEG_INFINITY);
             for (p, ds) in p.iter_mut().zip(ds) {

@@ -12,13 +12,13 @@ use crate::cpu::workers::Workers;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Greatest depth of the panels that the kernel gets.
+/// The largest depth of the panels that the kernel gets.
 const DEPTH: usize = 512;
 /// Rows of a tile, whole panels on every machine: the left panels of 192 x 512 stay in the L2 cache.
 const ROWS: usize = 192;
-/// Most columns of a tile.
+/// The largest number of columns of a tile.
 const COLS: usize = 512;
-/// Most elements of a packed strip, and its greatest depth: 8 MiB, near a core's share of the L3 cache.
+/// The largest number of elements of a packed strip, and its largest depth: 8 MiB, near a core's share of the L3 cache.
 const STRIP: usize = 2 << 20;
 const STRIP_DEPTH: usize = 4096;
 
@@ -114,7 +114,8 @@ fn pack_by_sixteen<A: Float>(from: &[A], stride: usize, panel: &mut [f32]) {
     pack_some(&from[blocks.len() * 16..], [1, stride], 32, 32, rest);
 }
 
-/// Any width, with zeros from column n on; `steps` are those of a row and of a column.
+/// Packs a panel of any width, with zeros from column n on; `steps` are the distances between its rows and columns in
+/// `from`.
 #[inline(always)]
 fn pack_some<A: Float>(from: &[A], steps: [usize; 2], n: usize, width: usize, panel: &mut [f32]) {
     for (p, panel) in panel.chunks_exact_mut(width).enumerate() {
@@ -148,7 +149,7 @@ pub fn scratch_acc([_, n, k]: [usize; 3], threads: usize) -> [usize; 2] {
     product_scratch::<f32>(n, k, threads)
 }
 
-/// Whether sums go to f32 scratch first: those of several strips must be added up before they are rounded.
+/// Whether sums go to f32 scratch first: the sums of several strips must be added up before they are rounded.
 fn sums_apart<A: Float>(depth: usize) -> bool {
     depth > STRIP_DEPTH && A::ROUNDS
 }
@@ -160,13 +161,13 @@ fn product_scratch<O: Float>(n: usize, depth: usize, threads: usize) -> [usize; 
     [packed, tile_scratch::<O>() * threads]
 }
 
-/// Most columns and greatest depth of a strip.
+/// The largest number of columns of a strip, and its depth.
 fn strip(depth: usize) -> (usize, usize) {
     let depth = depth.min(STRIP_DEPTH);
     ((STRIP / depth).next_multiple_of(Shape::here().cols), depth)
 }
 
-/// Panels of the left operand, and the sums of a tile where they are rounded.
+/// Panels of the left operand, and the sums of a tile if they are rounded.
 fn tile_scratch<O: Float>() -> usize {
     ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 })
 }
@@ -264,10 +265,11 @@ impl<A: Float> Strip<'_, A> {
     /// Computes the tile of the rows `top ..`; `b` are its panels of the right operand.
     fn tile(&self, top: usize, b: &[f32], a_packed: &mut [f32], out: &mut Tile<'_, f32>) {
         let (rows, deep) = (top..top + out.rows(), self.deep.len());
-        // Pieces of nearly equal depth: a shallow one would read and write the output for few multiplications.
-        let piece = deep.div_ceil(deep.div_ceil(DEPTH));
-        for from in (0..deep).step_by(piece) {
-            let depth = piece.min(deep - from);
+        // The depth is split into nearly equal parts: a shallow part would read and write the output for few
+        // multiplications.
+        let part = deep.div_ceil(deep.div_ceil(DEPTH));
+        for from in (0..deep).step_by(part) {
+            let depth = part.min(deep - from);
             let a = &mut a_packed[..rows.len().next_multiple_of(self.shape.rows) * depth];
             let first = self.deep.start + from;
             let left = self.a.pack_left(rows.clone(), first..first + depth, self.shape.rows, a);
@@ -277,7 +279,7 @@ impl<A: Float> Strip<'_, A> {
     }
 }
 
-/// Tiles of the columns `left ..` of the output, as wide as `across` says.
+/// Tiles of the columns `left ..` of the output, with the widths `across`.
 fn cut_columns<'a, O>(out: &'a mut [O], n: usize, left: usize, across: &[usize]) -> Vec<Tile<'a, O>> {
     let right = n - left - across.iter().sum::<usize>();
     let all = [&[left][..], across, &[right]].concat();

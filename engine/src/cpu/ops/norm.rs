@@ -111,7 +111,7 @@ pub fn scratch(rows: usize, d: usize) -> usize {
     rows.div_ceil(BLOCK) * d
 }
 
-/// Replaces dy by dx, plus `dres` where it is given; adds to dw `[D]`.
+/// Replaces dy by dx, plus `dres` if it is given; adds to dw `[D]`.
 pub fn rmsnorm_bwd<A: Float>(
     workers: &Workers,
     pool: &Rc<Pool>,

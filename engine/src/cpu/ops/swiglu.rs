@@ -54,8 +54,7 @@ vectorized! {
     }
 }
 
-/// (dgate, dup) of a few elements, by value, so that the compiler need not prove that nothing that is written is still
-/// to be read.
+/// (dgate, dup) of a few elements, by value, so that the compiler need not prove that outputs do not alias inputs.
 #[inline(always)]
 fn gradients<A: Float, const N: usize>(dy: &[A; N], gate: &[A; N], up: &[A; N]) -> ([A; N], [A; N]) {
     let (mut dgate, mut dup) = ([A::default(); N], [A::default(); N]);

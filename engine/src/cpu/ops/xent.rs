@@ -6,7 +6,7 @@ use crate::cpu::float::Float;
 use crate::cpu::simd::{LANES, exp, max_lanes, sum_lanes, vectorized};
 use crate::cpu::workers::Workers;
 
-/// Rows of a task: a row is long.
+/// Rows of a task; a row is long.
 const ROWS: usize = 4;
 
 /// The statistics `[C, 3]` of the logits `[C, V]`.
@@ -76,7 +76,7 @@ pub fn xent_totals(stats: &[f32], weights: &[f32], totals: &mut [f32]) {
     totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum as f32);
 }
 
-/// Inputs of the gradient of C rows beside their logits.
+/// Inputs of the gradient of C rows besides their logits.
 pub struct Rows<'a> {
     /// `[C, 3]`, of the whole vocabulary.
     pub stats: &'a [f32],

@@ -18,7 +18,8 @@ const HEADS: [(usize, Heads); 8] = [
     (3, Heads { query: 7, kv: 7, dim: 10, seq: 33 }),
 ];
 
-/// Rules of visibility: a query sees everything before it, itself alone, 70 positions, documents of 1, 2, 3, .. tokens.
+/// Masks: a query attends to everything before it, to itself alone, to 70 positions, or to documents of 1, 2, 3, ..
+/// tokens.
 fn starts(h: Heads, sequences: usize) -> [Vec<u32>; 4] {
     let document = |t: usize| (0..).map(|n| n * (n + 1) / 2).take_while(|&start| start <= t).last().unwrap_or(0);
     let rules: [&dyn Fn(usize) -> usize; 4] = [&|_| 0, &|t| t, &|t| t.saturating_sub(69), &document];
@@ -29,7 +30,7 @@ fn qkv<A: Float>(h: Heads, sequences: usize, seed: u64) -> Vec<f64> {
     random::<A>(sequences * h.seq * h.qkv_cols(), seed).into_iter().map(|x| 2.0 * x).collect()
 }
 
-/// P is rounded before its product: half a unit of the largest value, over and above the result's.
+/// The tolerance beyond the result's own: P is rounded before its product, by up to half a unit of the largest value.
 fn slack<A: Float>() -> f64 {
     if A::ROUNDS { 1.0 / 256.0 } else { 1e-5 }
 }
@@ -70,7 +71,7 @@ fn rotation<A: Float>() {
         let rows = angles.chunks(h.dim / 2);
         let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
         let (x, on_device) = (qkv::<A>(h, sequences, 1), acc(&b, &table, h.seq + 3));
-        // Not in order: positions are whatever the batch says.
+        // The positions are not in order: an op takes any positions of the batch.
         let at: Vec<u32> = (0..sequences * h.seq).map(|row| (row % h.seq + row / h.seq % 4) as u32).collect();
         let positions = column(&b, &at);
         let turned = b.rope(act(&b, &x, sequences * h.seq), &on_device, &positions, h);

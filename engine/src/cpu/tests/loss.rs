@@ -37,7 +37,7 @@ fn loss_and_gradient<A: Float>() {
         let whole = values(&b, &b.xent_grad(act(&b, &logits, rows), &stats, &ids, &w, x));
         close_to_differences::<A>("dlogits", &whole, &right, 2e-6);
 
-        // The same from two ranks that hold a part of the vocabulary each.
+        // Two ranks that hold a part of the vocabulary each give the same.
         let at = cols / 3;
         let parts = [(0, at), (at, cols)].map(|(from, to)| (from, cut_columns(&logits, cols, from, to)));
         let parts = parts.iter().filter(|(_, part)| !part.is_empty());

@@ -1,5 +1,5 @@
-//! Products over shapes with one row, odd sizes, more than one tile each way, several pieces of the depth
-//! and several strips.
+//! Products over shapes with one row, odd sizes, more than one tile each way, several parts of the depth and several
+//! strips.
 
 use super::reference::{matmul, transpose};
 use super::{THREADS, acc, act, close, random, values};

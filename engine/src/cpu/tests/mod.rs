@@ -15,7 +15,7 @@ use crate::backend::{Acc, Act, Backend, Tensor};
 /// Threads of the backends under test: more than one, so that tasks are handed out.
 const THREADS: usize = 2;
 
-/// Numbers in -1 .. 1 from a seed, as the activations hold them.
+/// Numbers in -1 .. 1 from a seed, rounded to the activations' precision.
 fn random<A: Float>(len: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
     let mut next = || {
@@ -43,13 +43,13 @@ fn values<A: Float, T: Float>(b: &Cpu<A>, x: &Tensor<Cpu<A>, T>) -> Vec<f64> {
     b.download(x).into_iter().map(|x| x.load() as f64).collect()
 }
 
-/// How far a result of one rounding to `T` may be: half a unit of each value, and the sums' error.
+/// Asserts that a result differs by one rounding to `T` at most: half a unit of each value, and the error of the sums.
 fn close<T: Float>(what: &str, got: &[f64], right: &[f64]) {
     within(what, got, right, if T::ROUNDS { 1.0 / 256.0 } else { 1e-6 }, 1e-5);
 }
 
-/// |got - right| <= relative |right| + absolute max(|right|, 0.1), everywhere. Inputs are about 1, so what
-/// is much smaller than 0.1 is left from a cancellation.
+/// Asserts that |got - right| <= relative |right| + absolute max(|right|, 0.1), everywhere. Inputs are about 1, so that
+/// values much smaller than 0.1 are left over from a cancellation.
 fn within(what: &str, got: &[f64], right: &[f64], relative: f64, absolute: f64) {
     assert_eq!(got.len(), right.len(), "{what}: elements");
     let max = right.iter().fold(0.1f64, |max, x| max.max(x.abs()));

@@ -69,7 +69,7 @@ pub fn attention(qkv: &[f64], starts: &[u32], h: Heads) -> (Vec<f64>, Vec<f64>) 
     (o, lse)
 }
 
-/// The sum over the rows of w (loss + z log(Z)^2); a target outside the columns is no row's.
+/// The sum over the rows of w (loss + z log(Z)^2).
 pub fn cross_entropy(logits: &[f64], targets: &[u32], weights: &[f64], z_loss: f64) -> f64 {
     let cols = logits.len() / targets.len();
     let row = |((x, &target), w): ((&[f64], &u32), &f64)| {

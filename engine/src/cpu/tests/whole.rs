@@ -1,5 +1,5 @@
-//! All ops one after another, as a training step has them: the same bits on any number of threads, and
-//! no block taken from the system once the first round is over.
+//! All ops one after another, in the order of a training step: the results have the same bits on any number of threads,
+//! and no block is taken from the system after the first round.
 
 use super::{acc, act, column, random};
 use crate::backend::{AdamW, Backend, Heads, Tensor, Xent};
@@ -12,7 +12,7 @@ const D: usize = 72;
 const F: usize = 203;
 const V: usize = 1109;
 
-/// Runs every op and gives the bytes of what they made.
+/// Runs every op and returns the bytes of the results.
 fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     let weight = |rows: usize, cols: usize, seed| act(b, &random::<A>(rows * cols, seed), rows);
     let ids: Vec<u32> = (0..ROWS).map(|row| (row * row % V) as u32).collect();

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A arena without small blocks that has blocks of these bytes, and where they are.
+/// An arena without small blocks that has blocks of these sizes, and their addresses.
 fn filled<const N: usize>(bytes: [usize; N]) -> (Arena, [usize; N]) {
     let mut arena = Arena::new(ArenaSpec::boundless(0));
     let at = bytes.map(|bytes| arena.take(bytes));
@@ -35,7 +35,7 @@ fn small_blocks_lie_at_the_end() {
     let mut arena = Arena::new(ArenaSpec { bytes: 100, small: 10 });
     assert_eq!([30, 10, 5, 11, 10].map(|bytes| arena.take(bytes)), [0, 90, 85, 30, 75]);
     [(5, 85), (30, 0)].into_iter().for_each(|(bytes, at)| arena.give(bytes, at));
-    // Room of the other side is not taken, and the middle is all of it.
+    // A block takes no gap of the other side, and the last one fills the middle exactly.
     assert_eq!([6, 20, 4, 28].map(|bytes| arena.take(bytes)), [69, 0, 85, 41]);
     assert_eq!(arena.usage(), Usage { allocations: 7, reserved: 100, in_use: 89, peak: 89 });
 }
@@ -49,12 +49,12 @@ fn an_arena_is_not_longer_than_planned() {
 
 #[test]
 #[should_panic(expected = "bytes of the block at 0")]
-fn a_block_goes_back_as_it_came() {
+fn a_block_is_freed_with_its_own_size() {
     let (mut arena, [at]) = filled([8]);
     arena.give(4, at);
 }
 
-/// What is to be done: so many bytes taken, or the block given back that is the n-th of those that live.
+/// An operation: allocates this number of bytes, or frees the live block with this index.
 type Work = Result<usize, usize>;
 
 fn works() -> impl Strategy<Value = Vec<Work>> {
@@ -62,7 +62,7 @@ fn works() -> impl Strategy<Value = Vec<Work>> {
     prop::collection::vec(one, 1..200)
 }
 
-/// Does it to an allocator and to a list of the blocks that live, (place, bytes) by places.
+/// Applies an operation to an allocator and to a list of the live blocks, (address, bytes), sorted by address.
 fn work(allocator: &mut impl Allocator, blocks: &mut Vec<(usize, usize)>, work: Work) {
     match work {
         Ok(bytes) => blocks.push((allocator.take(bytes), bytes)),
@@ -75,7 +75,7 @@ fn work(allocator: &mut impl Allocator, blocks: &mut Vec<(usize, usize)>, work: 
     blocks.sort_unstable();
 }
 
-/// Where a block belongs among `blocks`, looked for by hand.
+/// The expected address of a new block among `blocks`, found by a plain search.
 fn by_the_rule(blocks: &[(usize, usize)], cut: ArenaSpec, bytes: usize) -> usize {
     let (large, small): (Vec<_>, Vec<_>) = blocks.iter().partition(|(_, bytes)| *bytes > cut.small);
     let large_end = large.last().map_or(0, |(at, bytes)| at + bytes);
@@ -89,8 +89,8 @@ fn by_the_rule(blocks: &[(usize, usize)], cut: ArenaSpec, bytes: usize) -> usize
 }
 
 proptest! {
-    /// Where a block goes follows from the blocks that live, and no two of them overlap: so gaps are whole, and the
-    /// same takes and gives lead to the same places.
+    /// The address of a block follows from the live blocks, and no two blocks overlap: so adjacent gaps are merged, and
+    /// the same allocations and frees lead to the same addresses.
     #[test]
     fn blocks_lie_where_the_rule_says(todo in works(), small in 0usize..3000) {
         let cut = ArenaSpec { bytes: 1 << 20, small };
@@ -114,9 +114,9 @@ proptest! {
         }
     }
 
-    /// A arena that is as long as was planned is laid out as the boundless one was.
+    /// An arena of the planned size has the same layout as the boundless one.
     #[test]
-    fn the_plan_is_the_run(todo in works(), small in 0usize..3000) {
+    fn an_arena_of_the_planned_size_has_the_planned_layout(todo in works(), small in 0usize..3000) {
         let plan = |cut: ArenaSpec| {
             let (mut arena, mut blocks, mut places) = (Arena::new(cut), Vec::new(), Vec::new());
             for &step in &todo {
@@ -127,15 +127,15 @@ proptest! {
         };
         let boundless = ArenaSpec::boundless(small);
         let (usage, mut planned) = plan(boundless);
-        // What lies at the end lies at the other's end.
+        // Addresses of small blocks are relative to the end of the arena.
         let shorter = boundless.bytes - usage.reserved;
         planned.iter_mut().flatten().filter(|(_, bytes)| *bytes <= small).for_each(|(at, _)| *at -= shorter);
         prop_assert_eq!(plan(ArenaSpec { bytes: usage.reserved, small }), (usage, planned));
     }
 }
 
-/// Each layer works in a place of 4, and leaves 3, which fit in there, and a bit behind it: the next finds no such
-/// place.
+/// Each layer allocates and frees a block of 4 units, and leaves a block of 3 units in that place and a small block
+/// behind it, so that the next layer finds no place for its 4 units.
 #[test]
 fn a_trace_finds_the_border_that_needs_least() {
     let mut trace = Rc::new(RefCell::new(AllocTrace::default()));

@@ -1,4 +1,4 @@
-//! The takes and gives of a dry run, recorded so that several arena layouts can be tried on them.
+//! The allocations and frees of a dry run, recorded so that several arena layouts can be tried on them.
 
 use super::{Arena, ArenaSpec};
 use crate::memory::free_list::{Allocator, Live, Usage};
@@ -8,10 +8,10 @@ use std::rc::Rc;
 
 /// The smallest border that is tried between small and large blocks.
 const SMALL: usize = 1 << 20;
-/// The number of takes and gives by which borders are ranked before all are tried.
+/// The number of allocations and frees by which borders are ranked before all are tried.
 const BEGINNING: usize = 1 << 12;
 
-/// All takes and gives so far. A block is identified by the number of blocks taken before it.
+/// All allocations and frees so far. A block is identified by the number of blocks allocated before it.
 #[derive(Debug, Default)]
 pub struct AllocTrace {
     works: Vec<Work>,
@@ -27,7 +27,7 @@ enum Work {
 
 impl AllocTrace {
     /// The border between small and large blocks that needs the fewest bytes; the smallest among equals. Borders that
-    /// are good for the beginning of the trace are tried first: the others are then abandoned early.
+    /// are good for the beginning of the trace are tried first, so that the others are abandoned early.
     pub fn border(&self) -> usize {
         let beginning = &self.works[..self.works.len().min(BEGINNING)];
         let mut borders: Vec<(usize, usize)> = self
@@ -49,7 +49,7 @@ impl AllocTrace {
         needed(&self.works, small, limit)
     }
 
-    /// Candidates: no border, and one at each size of large blocks.
+    /// The candidate borders: none, and one at each size of large blocks.
     fn borders(&self) -> impl Iterator<Item = usize> {
         let sizes = self.works.iter().filter_map(|work| match work {
             Work::Take(bytes) => Some(*bytes).filter(|&bytes| bytes >= SMALL),
@@ -61,7 +61,7 @@ impl AllocTrace {
     }
 }
 
-/// As [`AllocTrace::needed`], for a part of a trace.
+/// Like [`AllocTrace::needed`], but for a part of a trace.
 fn needed(works: &[Work], small: usize, limit: usize) -> Option<usize> {
     let (mut arena, mut blocks) = (Arena::new(ArenaSpec::boundless(small)), Vec::new());
     for work in works {

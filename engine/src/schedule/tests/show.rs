@@ -11,7 +11,7 @@ pub fn show(actions: &[Action]) -> String {
     words(actions).join(" ")
 }
 
-/// The actions in one line with an arrow before action `at`, or at the end where all are done.
+/// The actions in one line with an arrow before action `at`, or at the end if all are done.
 pub fn show_at(actions: &[Action], at: usize) -> String {
     let mut words = words(actions);
     words.insert(at, "-->".into());

@@ -31,7 +31,7 @@ pub struct Timeline {
     pub held: Vec<usize>,
 }
 
-/// The schedules cannot complete. Displays them with an arrow at the action where each stage stands.
+/// The schedules cannot complete. Displays them with an arrow at the current action of each stage.
 #[derive(Debug, Clone)]
 pub struct Stuck {
     pub why: String,
@@ -83,7 +83,7 @@ fn run(pipe: &Pipe, stages: &mut [Stage], cost: Cost) -> Result<(), String> {
     stages.iter().try_for_each(|stage| stage.complete(training))
 }
 
-/// Lets what `stage` sends in its open group of `direction` meet the other side's, if it is there.
+/// Matches the send in `stage`'s open group of `direction` with the receive of the other side, if that is posted.
 fn meet(pipe: &Pipe, stages: &mut [Stage], stage: usize, direction: Direction, transfer: u64) -> bool {
     let group = |stages: &[Stage], stage: usize| stages[stage].lane(direction).open.clone();
     let Some(from) = group(stages, stage) else { return false };
@@ -113,11 +113,11 @@ struct Group {
 /// A stage's side of one direction: activations or gradients.
 struct Lane {
     open: Option<Group>,
-    /// When the last group was complete.
+    /// The time at which the last group was complete.
     free: u64,
     /// Inputs that have arrived and are not used yet, with their times.
     arrived: Vec<(Work, u64)>,
-    /// Micro-batches done, by chunk. They go in order, so a count says which.
+    /// The number of micro-batches done, by chunk. They are done in order, so that the number identifies them.
     done: Vec<usize>,
 }
 
@@ -147,7 +147,7 @@ impl<'a> Stage<'a> {
         &mut self.lanes[direction as usize]
     }
 
-    /// Does the next action, if there is one and it need not wait.
+    /// Runs the next action, if there is one and it need not wait.
     fn step(&mut self, cost: Cost) -> Result<bool, String> {
         let Some(&action) = self.plan.get(self.spans.len()) else { return Ok(false) };
         match action {
@@ -216,7 +216,7 @@ impl<'a> Stage<'a> {
         Ok(true)
     }
 
-    /// Completes a transfer of the open group, and the group with its last one.
+    /// Completes a transfer of the open group, and also the group if this was its last transfer.
     fn pass(&mut self, direction: Direction, through: u64, strike: impl Fn(&mut Group)) {
         let mut group = self.lane_mut(direction).open.take().expect("the group that met");
         strike(&mut group);
@@ -238,7 +238,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Every micro-batch went through every chunk, forward and, in training, backward; every input was used.
+    /// Checks that every micro-batch went through every chunk, forward and, in training, backward, and that every input
+    /// was used.
     fn complete(&self, training: bool) -> Result<(), String> {
         for (direction, wanted) in [(Direction::Activations, true), (Direction::Gradients, training)] {
             let wanted = if wanted { self.pipe.n_mbs } else { 0 };
