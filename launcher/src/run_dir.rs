@@ -51,7 +51,7 @@ impl RunDir {
 }
 
 impl Drop for RunDir {
-    /// A run that failed before it wrote anything leaves no directory behind.
+    /// Removes the directory of a run that failed before it wrote anything.
     fn drop(&mut self) {
         let is_empty = || fs::read_dir(&self.path).is_ok_and(|entries| entries.count() == 1);
         if self.created && is_empty() {

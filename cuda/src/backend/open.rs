@@ -1,4 +1,4 @@
-//! How a rank sets up its device: `open`, then the communicators, then `settle`, which allocates the arena from what
+//! The setup of a rank's device: `open`, then the communicators, then `settle`, which allocates the arena from what
 //! NCCL has left, then `tune`.
 
 use super::rank::{Error, Outlook, Rank};

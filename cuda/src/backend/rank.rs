@@ -27,7 +27,7 @@ const FIRST_REPORTS: Duration = Duration::from_secs(2);
 /// Time for all ranks to agree that one of them cannot start. Others may be blocked in NCCL waiting for it.
 const AGREE: Duration = Duration::from_secs(10);
 
-/// How a rank reaches the others.
+/// The settings for communication with other ranks.
 pub struct Outlook {
     /// Required for several ranks.
     pub nccl: Option<Rc<Nccl>>,

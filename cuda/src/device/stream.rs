@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 type Done<T> = Result<T, DriverError>;
 
-/// Work in order, concurrent with other streams.
+/// A queue of work that runs in order, concurrently with other streams.
 pub struct Stream(sys::CUstream);
 
 /// A stream's scheduling priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     Normal,
-    /// The device's greatest: for work that other streams wait for.
+    /// The device's greatest priority, for work that other streams wait for.
     High,
 }
 

@@ -36,7 +36,7 @@ impl Loader {
 }
 
 impl Samples for Loader {
-    /// The same as the feed gives.
+    /// Returns the same micro-batch as the feed.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         if split != Split::Train {
             return self.feed.micro_batch(split, samples);

@@ -105,7 +105,7 @@ impl SampleOrder {
         self.walk(file, sample * self.seq).ok_or_else(|| file.changed())
     }
 
-    /// The pieces of the tokens from `position` of the stream on; `None` where the lengths are not those counted.
+    /// The pieces of the tokens from `position` of the stream on; `None` if the lengths have changed.
     fn walk(&self, file: &IndexedFile, position: u64) -> Option<Vec<Piece>> {
         let (mut at, mut offset) = self.locate(file, position)?;
         let mut left = self.seq + 1;
@@ -130,7 +130,7 @@ impl SampleOrder {
         }
     }
 
-    /// Where token `position` of the stream lies: an index into the document order and an offset in that document.
+    /// The location of token `position` of the stream: an index into the document order and an offset in that document.
     fn locate(&self, file: &IndexedFile, position: u64) -> Option<(usize, u64)> {
         let stride = self.sums.partition_point(|&sum| sum <= position) - 1;
         let (mut at, mut left) = (stride * STRIDE, position - self.sums[stride]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use engine::error::{Error, Result};
 
 /// A file that is written as `PATH.partial` and gets its name at the end. Until then it is locked against other
-/// writers; dropped before, it is removed.
+/// writers, and dropping it removes it.
 pub struct PartialFile {
     file: File,
     path: PathBuf,

@@ -9,9 +9,10 @@ use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::time::{OpClass, TimeCategory};
 
-/// How many changes are simulated at once.
+/// The number of changes that are simulated at once.
 const BATCH: usize = 4;
-/// The closed form is right within 8 %: a change that it puts further behind the best simulated one is not simulated.
+/// The closed form is accurate within 8 %. A change that it estimates to be slower than the best simulated one by more
+/// than this factor is not simulated.
 const BEHIND: f64 = 1.1;
 /// The closed form may overstate memory by up to a quarter.
 const ROUGHLY: f64 = 1.25;
@@ -19,7 +20,7 @@ const ROUGHLY: f64 = 1.25;
 /// A configuration that differs in one key.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// With exact bytes.
+    /// The changed configuration, with exact bytes.
     pub to: Candidate,
     /// The share of the step's time that it saves; negative if it is slower.
     pub saves: f64,

@@ -1,4 +1,5 @@
-//! What a run will take before it is queued: memory, step time and where it goes, on a cluster that need not be there.
+//! Predicts a run before it is queued: its memory, its step time and the breakdown of that, on a cluster that need not
+//! be available.
 //!
 //! Nothing here knows what a layer is. The trainer runs a step on the dry backend; a [`CostModel`] gives the ops and
 //! calls of its log their seconds, and `replay` runs the ranks' logs against each other.
