@@ -25,13 +25,13 @@ fn pack() -> Option<&'static (PathBuf, String)> {
         if none { None } else { Some((dir, outcome.succeeded().stdout)) }
     });
     if pack.is_none() {
-        tell("the CUDA kernels are NOT CHECKED: `pip install nvidia-cuda-nvrtc==13.0.88`, or see scripts/nvrtc.sh");
+        note("the CUDA kernels are NOT CHECKED: `pip install nvidia-cuda-nvrtc==13.0.88`, or see scripts/nvrtc.sh");
     }
     pack.as_ref()
 }
 
 /// Prints although the test passes, which hides the output of `eprintln!`.
-fn tell(what: &str) {
+fn note(what: &str) {
     let line = format!("\n{}: {what}\n", std::thread::current().name().unwrap_or("kernels"));
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
@@ -155,7 +155,7 @@ mod exhaustive {
 
         let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/README.md")).unwrap();
         if !readme.contains(&format!("NVRTC {}.", built.compiler)) {
-            return tell(&format!("cuda/README.md's table is not of NVRTC {} and was NOT CHECKED", built.compiler));
+            return note(&format!("cuda/README.md's table is not of NVRTC {} and was NOT CHECKED", built.compiler));
         }
         let wrong = complaints(&lines(printed), &lines(&readme));
         assert!(wrong.is_empty(), "cuda/README.md:\n{}", wrong.join("\n"));

@@ -81,7 +81,7 @@ fn read(trace: &str) -> Vec<Span> {
     spans.filter(|span| span.row != "parts" && !span.row.starts_with("waits for ")).collect()
 }
 
-/// What a rank does in a step, as far as collectives are concerned.
+/// The actions of a rank in a step that the order of collectives depends on.
 #[derive(PartialEq)]
 enum Did {
     Compute,
