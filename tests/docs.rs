@@ -86,7 +86,7 @@ const NESTED: [(&str, &str); 2] = [
     ("data.valid", "[ { prefix = \"data/valid\" } ]"),
 ];
 
-/// Defaults that depend on other keys: the key, what is set beside it, and what it is then.
+/// Defaults that depend on other keys: the key, the other key and its value, and the default that results.
 const COMPUTED: [(&str, &str, &str, &str); 4] = [
     ("model.num_key_value_heads", "model.num_attention_heads", "8", "8"),
     ("model.head_dim", "model.num_attention_heads", "8", "16"),
@@ -273,7 +273,7 @@ fn complaint(row: &Row, read: &Read, base: &Table, complete: &Table) -> Option<S
     wrong.map(|wrong| format!("{key}: {stated}, {default}: {wrong}"))
 }
 
-/// Compares a page with what `read` knows.
+/// Compares a page with the keys that `read` knows.
 #[track_caller]
 fn hold(page: &str, read: &Read, base: &str, nested: &[(&str, &str)]) {
     let rows = rows(&text(page));
@@ -314,7 +314,7 @@ fn every_key_of_a_cluster_file_is_documented_with_its_default() {
     hold("docs/planning.md", &read_cluster, CLUSTER, &NETWORK);
 }
 
-/// The comparison above is worth something only if it sees what is wrong.
+/// The comparison above is worth something only if it sees errors.
 #[test]
 fn a_wrong_default_and_a_wrong_type_are_seen() {
     let base: Table = MINIMAL.parse().unwrap();

@@ -202,7 +202,7 @@ fn imports_point_down_the_floors() {
     }
 }
 
-/// The checks are worth something only if they see what is wrong.
+/// The checks are worth something only if they see violations.
 #[test]
 fn an_upward_import_and_a_cycle_are_found() {
     let floors = floors("// Floor 0: numbers\npub mod a;\npub mod b;\n// Floor 1: more\npub mod c;\n");

@@ -15,7 +15,7 @@ use cuda::search::Search;
 
 use crate::common::{engine, finish};
 
-/// A pack of all kernels, built once, and what the build printed; `None`, with a message, where there is no compiler.
+/// A pack of all kernels, built once, and the output of the build; `None`, with a message, where there is no compiler.
 fn pack() -> Option<&'static (PathBuf, String)> {
     static PACK: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     let pack = PACK.get_or_init(|| {
@@ -54,7 +54,7 @@ fn lines(text: &str) -> BTreeMap<String, Vec<String>> {
     table.map(|line| (cells(line)[0].clone(), cells(line))).filter(|(name, _)| !name.starts_with("---")).collect()
 }
 
-/// The changes that `stated` needs to be true of what was `built`.
+/// The changes that the `stated` rows need to agree with the `built` ones.
 fn complaints(built: &BTreeMap<String, Vec<String>>, stated: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     // Columns: name, threads and shared memory of a block; then, for each architecture, registers and resident threads.
     let worse = |column: usize, built: &str, stated: &str| match (built.parse::<u32>(), stated.parse::<u32>()) {

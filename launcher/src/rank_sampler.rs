@@ -60,7 +60,7 @@ impl RankSampler {
         self.interval > 0 && step.is_multiple_of(self.interval)
     }
 
-    /// Gathers what every rank measured of the step, and returns warnings to print. Collective.
+    /// Gathers the measurements of the step from all ranks, and returns warnings to print. Collective.
     pub fn sample(
         &mut self,
         comm: &Comm,

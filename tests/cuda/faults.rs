@@ -1,4 +1,4 @@
-//! Devices, libraries and ranks that fail during a run: one rank reports what, where and when, and all ranks end.
+//! Devices, libraries and ranks that fail during a run: one rank reports the fault with its place, and all ranks end.
 
 use std::time::{Duration, Instant};
 

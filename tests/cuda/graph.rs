@@ -1,5 +1,5 @@
 //! The order of events in a traced step: the collectives are those of the dry run, one by one, and nothing begins
-//! before what it waits for has ended.
+//! before the operation that it waits for has ended.
 
 use std::collections::BTreeMap;
 

@@ -142,7 +142,7 @@ impl Rank {
         })
     }
 
-    /// The timeout has passed without progress: names the oldest collective, or else what the device is doing.
+    /// The timeout has passed without progress: names the oldest collective, or else the work of the device.
     fn stuck(&self) -> Fault {
         let waited = format!("no progress for {} s", self.outlook.patience.as_secs());
         let links = self.links();

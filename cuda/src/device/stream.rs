@@ -1,4 +1,4 @@
-//! Streams and events: what overlaps, and what waits for what. The host blocks only in `Event::wait` and
+//! Streams and events: concurrency, and waits between streams. The host blocks only in `Event::wait` and
 //! `Stream::synchronize`.
 
 use cudarc::driver::{DriverError, result, sys};

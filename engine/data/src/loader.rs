@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Micro-batches that are read ahead.
 const AHEAD: usize = 4;
 
-/// A feed whose training samples are read before they are asked for.
+/// A feed that reads training samples before they are requested.
 pub struct Loader {
     feed: Arc<Feed>,
     ready: Receiver<(Range<u64>, Result<MicroBatch>)>,

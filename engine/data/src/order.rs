@@ -95,7 +95,7 @@ impl SampleOrder {
         Ok(Self { documents: Documents::InOrder(range), sums, seq, shuffle: Shuffle::None, plan })
     }
 
-    /// The pieces of sample `k`, `seq + 1` tokens together. Errors where `file` is no longer what was indexed.
+    /// The pieces of sample `k`, `seq + 1` tokens together. An error if `file` has changed since it was indexed.
     pub fn pieces(&self, file: &IndexedFile, k: u64) -> Result<Vec<Piece>> {
         let sample = match &self.shuffle {
             Shuffle::None => k % self.plan.samples,

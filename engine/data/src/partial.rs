@@ -39,7 +39,7 @@ impl PartialFile {
         Ok(Self { file, path: path.to_path_buf(), partial, renamed: false })
     }
 
-    /// Removes what was written behind byte `len`.
+    /// Removes the bytes from `len` on.
     pub fn truncate(&mut self, len: u64) -> Result<()> {
         let cut = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
         cut.map(drop).map_err(|e| self.error(e))

@@ -198,7 +198,7 @@ impl Open {
         Ok(self.hand_out(rest, done, None))
     }
 
-    /// Makes a chunk of what was read, except for `rest`.
+    /// Makes a chunk of the bytes that were read, except for `rest`.
     fn hand_out(&mut self, rest: Vec<u8>, last: bool, problem: Option<String>) -> Chunk {
         let bytes = std::mem::replace(&mut self.rest, rest);
         let (first, lines, offset) = (self.offset == 0, self.lines, self.offset);
@@ -346,7 +346,7 @@ fn is_blank(c: char) -> bool {
     c.is_whitespace() || c == '\u{feff}'
 }
 
-/// The format asked for, else the one of the name's ending; `None` for a pipe, whose first byte decides.
+/// The requested format, else that of the file extension; `None` for a pipe, whose first byte decides.
 fn format_of(path: &Path, asked: Option<Format>) -> Result<Option<Format>> {
     if asked.is_some() {
         return Ok(asked);
@@ -421,7 +421,7 @@ fn open(path: &Path, asked: Option<Format>, read: &Arc<AtomicU64>) -> Result<Ope
     Ok(open)
 }
 
-/// Counts what is read, for the progress bar.
+/// Counts the bytes that are read, for the progress bar.
 struct Counted {
     file: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

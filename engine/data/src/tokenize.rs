@@ -50,7 +50,7 @@ pub struct Progress {
     pub tokens: u64,
     /// Documents without any token, which are left out.
     pub empty: u64,
-    /// Bad records, and what is wrong with the first ten.
+    /// The number of bad records, and the errors of the first ten.
     pub bad: u64,
     pub first_bad: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Advice on a step: what it spends most on beside its products, and the one key whose change gains most.
+//! Advice on a step: its largest cost beside its products, and the one key whose change gains most.
 
 use super::replay::RankTimeline;
 use super::search::{Candidate, Outcome, SearchSpace, candidates};
@@ -58,7 +58,7 @@ pub(super) fn one_key_away<S>(config: &Config, space: &SearchSpace<S>) -> Vec<Co
     all
 }
 
-/// A sentence for the user: what a step spends most on beside matmul and attention, and what would reduce it.
+/// A sentence for the user: the largest cost of a step beside matmul and attention, and how to reduce it.
 pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
     let work = |share: &TimeCategory| matches!(share, TimeCategory::Computes(OpClass::Matmul | OpClass::Attention));
     let others = step.shares.iter().filter(|(share, _)| !work(share));

@@ -265,8 +265,8 @@ pub fn on_all_cores<T: Send, R: Send>(
     items.into_par_iter().with_max_len(1).map(one).collect::<Vec<_>>().into_iter().collect()
 }
 
-/// One rank of each stage, which stands for the ranks that do the same at the same time. Of tensor-parallel ranks the
-/// first has the largest share of the memory.
+/// One rank of each stage, which stands for the ranks that do the same at the same time. Among tensor-parallel ranks,
+/// the first has the largest share of the memory.
 pub fn stages(mesh: &Mesh) -> Vec<usize> {
     (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
 }

@@ -225,7 +225,7 @@ fn most(rows: &[Row]) -> &Row {
     rows.iter().max_by_key(|row| row.of.usage.reserved).expect("a mesh has ranks")
 }
 
-/// Whether the run fits the cluster's GPUs, and what would fit if it does not.
+/// A message that says whether the run fits the cluster's GPUs, and which changes would make it fit.
 fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<String> {
     let Rules::Cuda { scratch, cluster: Some(cluster) } = rules else { return Ok(String::new()) };
     let needed = most(rows).of.usage.reserved;

@@ -50,7 +50,7 @@ pub struct Comm {
     pub size: usize,
     /// The ordinal of its device in this process.
     pub device: i32,
-    /// Whether calls wait for what they start.
+    /// Whether calls wait for the operations that they start.
     pub blocking: bool,
     links: OnceLock<Vec<Option<Link>>>,
     state: Mutex<State>,

@@ -1,4 +1,4 @@
-//! The pipeline: what is stored, in which order, and what is left behind when it fails.
+//! The pipeline: the stored tokens, their order, and the files that are left when it fails.
 
 use super::super::checkout;
 use super::super::idx::IndexedFile;

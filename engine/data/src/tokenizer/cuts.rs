@@ -301,7 +301,7 @@ impl LineCuts {
         before_last.iter().rposition(|&b| b == b'\n').map(|at| at + 1)
     }
 
-    /// The ids of what follows a newline.
+    /// The ids of the text after a newline.
     pub fn encode_rest(
         &self,
         rest: &str,

@@ -425,7 +425,7 @@ fn texts_of_both_scripts_are_cut() {
     }
 }
 
-/// BOS and EOS are what the files beside a tokenizer say, and an ordinary piece with a usual name is neither.
+/// The files beside a tokenizer decide BOS and EOS, and an ordinary piece with a usual name is neither.
 #[test]
 fn special_tokens_are_not_invented() {
     let folder = tempfile::tempdir().unwrap();

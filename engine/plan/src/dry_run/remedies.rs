@@ -27,7 +27,8 @@ impl Display for Remedy {
     }
 }
 
-/// The refusal of a run that needs `needed` bytes of a device where `limit` are available, with what would fit.
+/// The refusal of a run that needs `needed` bytes of a device where `limit` are available, with the changes that would
+/// make it fit.
 pub fn refusal<A: Elem>(
     config: &Config,
     mesh: &Mesh,

@@ -1,4 +1,4 @@
-//! `timeline.json`: what each rank does during one step, as a Gantt chart shows it. A measured step and a simulated one
+//! `timeline.json`: the activities of each rank during one step, for a Gantt chart. A measured step and a simulated one
 //! have the same kind of timeline.
 
 use super::settings::layout;
