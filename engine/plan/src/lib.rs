@@ -1,8 +1,8 @@
 //! Predicts a run before it is queued: its memory, its step time and the breakdown of that, on a cluster that need not
 //! be available.
 //!
-//! The simulation does not depend on the structure of the layers. The trainer runs a step on the dry backend; a
-//! [`CostModel`] gives the ops and calls of its log their seconds, and `replay` runs the ranks' logs against each other.
+//! The simulation does not depend on the structure of the layers. The trainer runs a step on the dry backend, a
+//! [`CostModel`] gives the ops and calls of its log their seconds, and `replay` runs the logs against each other.
 
 pub mod advice;
 pub mod analytic;
