@@ -1,5 +1,5 @@
 //! The f32 FMA peak of this machine's cores: a loop of fused multiply-adds on registers, on all threads at once. A
-//! claim about the speed of the CPU backend stands beside this number of the same run (`benches/compare.sh`).
+//! claim about the speed of the CPU backend is given together with this number of the same run (`benches/compare.sh`).
 //!
 //! `cargo bench --bench peak [-- THREADS]` prints GFLOP/s of all threads together. The default number of threads is
 //! that of the process's cores.

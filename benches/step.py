@@ -143,9 +143,9 @@ def theirs(case, a, limit, log):
             case.ways.pop(0)
             failed.append(f"{compiled}, {heads}: {error}")
             continue
-        told = json.loads(next(text for _, text in lines if text.startswith('{"step_s"')))
-        return dict(rates(case, told["step_s"]), start_s=told["start_s"], peak_used=told["peak"], loss=told["loss"],
-                    torch=told["torch"], compiled=f"{compiled}, kv heads {heads}", failed=failed)
+        data = json.loads(next(text for _, text in lines if text.startswith('{"step_s"')))
+        return dict(rates(case, data["step_s"]), start_s=data["start_s"], peak_used=data["peak"], loss=data["loss"],
+                    torch=data["torch"], compiled=f"{compiled}, kv heads {heads}", failed=failed)
     raise RuntimeError("; ".join(failed) or "none of its ways worked before")
 
 

@@ -50,7 +50,7 @@ class Bench:
         return x.to(dtype or self.torch.bfloat16)
 
     def sets(self, bytes_each, make):
-        """So many sets of tensors that none is still in the cache when its turn comes again."""
+        """Enough sets of tensors that none is still in the cache when its turn comes again."""
         return [make() for _ in range(max(2, math.ceil(4 * self.l2 / bytes_each) if self.cuda else 2))]
 
     def write(self, **line):

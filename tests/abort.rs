@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{finish, is_inside, mpirun_this_test};
 
 const TEST: &str = "abort::ranks_with_the_same_error_report_it_once";
-/// Tells the ranks which of them fail, and how.
+/// The environment variable that names the case, from which a rank derives whether and how it fails.
 const CASE: &str = "ENDING";
 const FULL: &str = "disk full";
 
@@ -45,13 +45,13 @@ fn ends(case: &str, code: i32, said: &[(usize, &str)]) {
         assert_eq!(outcome.stderr.matches(what).count(), wanted, "{case}: {what}");
     }
     for rank in 0..4 {
-        let wanted = said.iter().filter(|(speaker, _)| *speaker == rank).count();
+        let wanted = said.iter().filter(|(from, _)| *from == rank).count();
         let found = outcome.stderr.matches(&format!("rank {rank} on ")).count();
         assert_eq!(found, wanted, "{case}: rank {rank}");
     }
 }
 
-/// What one rank does. Ranks that do not fail wait for the others in a collective.
+/// The body of one rank. Ranks that do not fail wait for the others in a collective.
 fn fail(case: &str) -> ! {
     let mut world = World::start().unwrap();
     if case == "renumbered" {

@@ -180,10 +180,10 @@ fn the_fastest_algorithm_is_chosen_once_and_cached() {
         let choices = tuned(device, &blas, &products);
         for choice in &choices {
             // The fake cuBLASLt's numbers for its algorithms.
-            let told = serde_json::to_value(choice).unwrap();
+            let json = serde_json::to_value(choice).unwrap();
             assert!(
-                told["algorithm"].as_str().unwrap().starts_with("0000005ca1ab1e02") && choice.seconds > 0.0,
-                "{told}"
+                json["algorithm"].as_str().unwrap().starts_with("0000005ca1ab1e02") && choice.seconds > 0.0,
+                "{json}"
             );
         }
         assert_eq!(choices.iter().map(|c| c.product).collect::<Vec<_>>(), products);
@@ -203,8 +203,8 @@ fn the_fastest_algorithm_is_chosen_once_and_cached() {
         // Another rank has no file, and adopts the choices of the first.
         let other = opened(device, None);
         assert_eq!(bits(device, &other, exact), first);
-        let told: Vec<Choice> = serde_json::from_slice(&serde_json::to_vec(&blas.choices()).unwrap()).unwrap();
-        other.adopt(&told).unwrap_or_else(|e| panic!("{e}"));
+        let sent: Vec<Choice> = serde_json::from_slice(&serde_json::to_vec(&blas.choices()).unwrap()).unwrap();
+        other.adopt(&sent).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((bits(device, &other, exact), other.timed()), (best.clone(), 0));
         assert_eq!(other.choices(), blas.choices());
 
@@ -230,9 +230,9 @@ fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], bes
         tuned(device, &after, products);
         assert_eq!((after.timed(), after.notes().len()), (0, 0));
     }
-    let told = foreign.split_once("\"choices\": ").unwrap().1.trim_end().trim_end_matches('}');
-    let told: Vec<Choice> = serde_json::from_str(told).unwrap();
-    let Err(refused @ Error::Mixed { .. }) = opened(device, None).adopt(&told) else { panic!("{told:?} was taken") };
+    let list = foreign.split_once("\"choices\": ").unwrap().1.trim_end().trim_end_matches('}');
+    let list: Vec<Choice> = serde_json::from_str(list).unwrap();
+    let Err(refused @ Error::Mixed { .. }) = opened(device, None).adopt(&list) else { panic!("{list:?} was taken") };
     for said in ["another rank", "unsupported value", "one kind", "Stand-in"] {
         assert!(refused.to_string().contains(said), "no {said} in {refused}");
     }

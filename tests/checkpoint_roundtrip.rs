@@ -66,7 +66,7 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
         state::resume(&mut back, &Saved::latest(&at).unwrap().unwrap()).unwrap();
         back
     };
-    let (mut back, mut dealt) = (resumed(1), resumed(3));
+    let (mut back, mut chunked) = (resumed(1), resumed(3));
     assert_eq!((back.step, back.consumed_samples()), (first.step, first.consumed_samples()));
     assert!(bits(&back) == bits(&first), "the state differs");
     back.cast_main_params();
@@ -76,10 +76,10 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
 
     // With several chunks a collective, a rank holds other rows, and the gradients of norms are summed in another
     // order.
-    dealt.cast_main_params();
-    let of_pieces = step(&mut dealt);
-    assert_eq!((of_pieces.loss, of_pieces.tokens), (after.loss, after.tokens), "the step in pieces differs");
-    for (x, y) in values(&dealt).into_iter().zip(values(&back)) {
+    chunked.cast_main_params();
+    let in_chunks = step(&mut chunked);
+    assert_eq!((in_chunks.loss, in_chunks.tokens), (after.loss, after.tokens), "the step in pieces differs");
+    for (x, y) in values(&chunked).into_iter().zip(values(&back)) {
         assert!((x - y).abs() <= 1e-6 + 1e-4 * y.abs(), "{x} after a step in pieces, {y} after one in one");
     }
 }

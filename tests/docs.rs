@@ -41,7 +41,7 @@ fn files(extension: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), text(path))).collect()
 }
 
-/// All complaints at once.
+/// Fails with all complaints at once.
 #[track_caller]
 fn none(complaints: Vec<String>) {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -49,7 +49,7 @@ fn none(complaints: Vec<String>) {
 
 // -- keys and their defaults --
 
-/// A key of no table.
+/// A key that no table has.
 const NO_KEY: &str = "zzzzzzzz";
 
 /// Everything that a configuration needs, and nothing else.
@@ -86,7 +86,7 @@ const NESTED: [(&str, &str); 2] = [
     ("data.valid", "[ { prefix = \"data/valid\" } ]"),
 ];
 
-/// Defaults that depend on other keys: the key, what is set beside it, and what it is then.
+/// Defaults that depend on other keys: the key, the other key and its value, and the default that results.
 const COMPUTED: [(&str, &str, &str, &str); 4] = [
     ("model.num_key_value_heads", "model.num_attention_heads", "8", "8"),
     ("model.head_dim", "model.num_attention_heads", "8", "16"),
@@ -128,7 +128,7 @@ const NETWORK: [(&str, &str); 4] = [
     ("reached.network_latency_us", "30.0"),
 ];
 
-/// What a file of this text is read as, or what is wrong with it.
+/// Reads a file with this text: returns its value as text, or the error.
 type Read = dyn Fn(&str) -> Result<String, String>;
 
 fn on_disk<T: std::fmt::Debug>(text: &str, load: impl Fn(&Path) -> engine::error::Result<T>) -> Result<String, String> {
@@ -142,8 +142,8 @@ fn read_config(text: &str) -> Result<String, String> {
 }
 
 fn read_cluster(text: &str) -> Result<String, String> {
-    let told = if text.contains("[cluster]") { text.to_string() } else { format!("{text}\n[cluster]\n") };
-    on_disk(&told, Cluster::load)
+    let file = if text.contains("[cluster]") { text.to_string() } else { format!("{text}\n[cluster]\n") };
+    on_disk(&file, Cluster::load)
 }
 
 /// A row of a table of keys.
@@ -171,7 +171,7 @@ fn rows(page: &str) -> Vec<Row> {
     rows
 }
 
-/// The keys that the program lists where `label` is none of them; `None` where it takes no such table there.
+/// The keys that the program lists in its error about the unknown `label`; `None` if it takes no such table there.
 fn listed(read: &Read, text: &str, label: &str) -> Option<Vec<String>> {
     let error = read(text).unwrap_err();
     let list = error.split_once(&format!("{label}:"))?.1;
@@ -203,7 +203,7 @@ fn value(text: &str) -> Value {
     table["value"].clone()
 }
 
-/// The table that holds a dotted key, made where it is not there, and the key's last part.
+/// The table that holds a dotted key, created if it is missing, and the key's last part.
 fn holder<'a, 'k>(root: &'a mut Table, key: &'k str) -> (&'a mut Table, &'k str) {
     let (path, last) = key.rsplit_once('.').expect("a key stands in a table");
     let table = path.split('.').fold(root, |table, part| match part.strip_suffix("[]") {
@@ -241,9 +241,9 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// What is wrong with a row's default. `complete`: a file with every required key.
+/// The complaint about a row's type or default, if it is wrong. `complete`: a file with every required key.
 fn complaint(row: &Row, read: &Read, base: &Table, complete: &Table) -> Option<String> {
-    let Row { key, kind: told, default } = row;
+    let Row { key, kind: stated, default } = row;
     let load = |table: &Table| read(&table.to_string());
     let last = key.rsplit('.').next().unwrap();
     let same = |base: &Table, value: Value| {
@@ -255,7 +255,7 @@ fn complaint(row: &Row, read: &Read, base: &Table, complete: &Table) -> Option<S
             let is = kind(&holder(&mut complete.clone(), key).0[last]);
             let error = load(&without(complete, key)).err().unwrap_or_else(|| "it may be left out".into());
             let is_missed = error.contains(last);
-            (is != told).then(|| format!("its type is {is}")).or_else(|| (!is_missed).then_some(error))
+            (is != stated).then(|| format!("its type is {is}")).or_else(|| (!is_missed).then_some(error))
         }
         ("none", _) => load(&without(complete, key)).or_else(|_| load(&without(base, key))).err(),
         (_, Some(text)) => {
@@ -263,17 +263,17 @@ fn complaint(row: &Row, read: &Read, base: &Table, complete: &Table) -> Option<S
             let base = condition.map_or(base.clone(), |(_, other, with_it)| with(base, other, value(with_it)));
             let is = kind(&value(text));
             let empty = value(text).as_array().is_some_and(Vec::is_empty);
-            same(&base, value(text)).or_else(|| (is != told && !empty).then(|| format!("its type is {is}")))
+            same(&base, value(text)).or_else(|| (is != stated && !empty).then(|| format!("its type is {is}")))
         }
         _ => match COMPUTED.iter().find(|(of, ..)| of == key) {
             Some((_, other, set, is)) => same(&with(base, other, value(set)), value(is)),
             None => Some("this default is not in COMPUTED of the test".into()),
         },
     };
-    wrong.map(|wrong| format!("{key}: {told}, {default}: {wrong}"))
+    wrong.map(|wrong| format!("{key}: {stated}, {default}: {wrong}"))
 }
 
-/// Compares a page with what `read` knows.
+/// Compares a page with the keys that `read` knows.
 #[track_caller]
 fn hold(page: &str, read: &Read, base: &str, nested: &[(&str, &str)]) {
     let rows = rows(&text(page));
@@ -314,7 +314,7 @@ fn every_key_of_a_cluster_file_is_documented_with_its_default() {
     hold("docs/planning.md", &read_cluster, CLUSTER, &NETWORK);
 }
 
-/// The comparison above is worth something only if it sees what is wrong.
+/// The comparison above is worth something only if it sees errors.
 #[test]
 fn a_wrong_default_and_a_wrong_type_are_seen() {
     let base: Table = MINIMAL.parse().unwrap();
@@ -350,8 +350,8 @@ impl Helps {
         self.0.borrow_mut().entry(key).or_insert_with(ask).clone()
     }
 
-    /// What is wrong with the words after the program's name. An example must be `whole`; a mention in a sentence may
-    /// leave out required flags.
+    /// The complaint about the words after the program's name, if they are wrong. An example must be `whole`; a mention
+    /// in a sentence may leave out required flags.
     fn complaint(&self, words: &[&str], whole: bool) -> Option<String> {
         let asks = words.contains(&"--help") || words.contains(&"--version");
         // `swallow-engine COMMAND --help` is about all of them.
@@ -375,7 +375,7 @@ impl Helps {
             return Some(format!("`{}` has no {unknown}", path.join(" ")));
         }
         let usage = help.lines().find(|line| line.starts_with("Usage:")).unwrap_or_default();
-        // What stands in brackets may be left out.
+        // Arguments in brackets may be left out.
         let needed = usage.split(['[', ']']).step_by(2).flat_map(names).find(|name| !flags.contains(&name.as_str()));
         needed.filter(|_| whole && !asks).map(|name| format!("`{}` wants {name}", path.join(" ")))
     }
@@ -400,7 +400,7 @@ fn command_lines(text: &str) -> Vec<(String, bool)> {
     found
 }
 
-/// What stands after the last mention of the program, without a comment.
+/// The words after the last mention of the program, without a comment.
 fn after_program(line: &str) -> Option<String> {
     let line = line.split(" #").next().unwrap_or_default();
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -476,7 +476,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(slug).collect()
 }
 
-/// What a link of the file at `path` leads to, if that is not there.
+/// Whether a link of the file at `path` leads to something that does not exist.
 fn broken(path: &Path, link: &str) -> bool {
     let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
     let target = if file.is_empty() { path.to_path_buf() } else { path.parent().unwrap().join(file) };
@@ -538,7 +538,7 @@ fn the_readme_is_short() {
     assert!(lines < 150, "README.md has {lines} lines; the rest belongs into docs/");
 }
 
-/// The names, and patterns of names, of environment variables that stand in the product's sources as texts.
+/// The names, and patterns of names, of environment variables in the string literals of the product's sources.
 #[test]
 fn every_environment_variable_is_documented() {
     let page = text("docs/environment.md");

@@ -25,7 +25,7 @@ const WITH_FLOORS: [&str; 1] = ["engine"];
 /// Crates that read no environment variables: `launcher` does, and passes on what it read.
 const WITHOUT_ENVIRONMENT: [&str; 4] = ["engine", "engine/data", "engine/plan", "engine/report"];
 
-/// Where `unsafe` may stand; a folder ends with a slash. `ARCHITECTURE.md` gives the reason for each.
+/// The files and folders in which `unsafe` is allowed; a folder ends with a slash. `ARCHITECTURE.md` gives the reasons.
 const UNSAFE: [&str; 18] = [
     "engine/src/backend/",
     "engine/src/stage/params.rs",
@@ -77,7 +77,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All source code and text, but for golden data and what is built or downloaded.
+/// All source code and text, without golden data and files that are built or downloaded.
 fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
     walk(root(), &mut paths);
@@ -202,7 +202,7 @@ fn imports_point_down_the_floors() {
     }
 }
 
-/// The checks are worth something only if they see what is wrong.
+/// The checks are worth something only if they see violations.
 #[test]
 fn an_upward_import_and_a_cycle_are_found() {
     let floors = floors("// Floor 0: numbers\npub mod a;\npub mod b;\n// Floor 1: more\npub mod c;\n");
@@ -275,7 +275,8 @@ fn heads(path: &str) -> Vec<String> {
     out
 }
 
-/// What is wrong: a module may import from lower floors, and from its own floor where it is not imported back.
+/// The violations of this rule: a module may import from lower floors, and from its own floor if it is not imported
+/// back.
 fn upward(floors: &BTreeMap<&str, usize>, imports: &[(String, String)]) -> Vec<String> {
     let mut out = Vec::new();
     for (from, to) in imports {

@@ -1,5 +1,5 @@
-//! `tests/gpu.sh` on a machine without a device: it says what it skips, and makes its table of what was measured
-//! elsewhere.
+//! `tests/gpu.sh` on a machine without a device: it reports the parts that it skips, and makes its table of results
+//! that were measured elsewhere.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -53,8 +53,8 @@ fn an_unknown_part_is_refused() {
 mod exhaustive {
     use super::*;
 
-    /// The program and the scripts on the fake device: what a part leaves, what is not done twice, and what is taken to
-    /// another machine.
+    /// The program and the scripts on the fake device: the results that a part leaves, the parts that are not run
+    /// twice, and the results that are taken to another machine.
     #[test]
     fn a_full_step_and_its_trace_are_measured() {
         if !has_python() {
@@ -108,7 +108,7 @@ fn script(path: &Path, text: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// What passed is not run again unless the programs change; what failed is named.
+/// Tests that passed are not run again unless the programs change; tests that failed are named.
 #[test]
 fn a_part_continues_where_it_stopped() {
     let tmp = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use cuda::search::Search;
 
 use crate::common::{engine, finish};
 
-/// A pack of all kernels, built once, and what the build printed; `None`, with a message, where there is no compiler.
+/// A pack of all kernels, built once, and the output of the build; `None`, with a message, where there is no compiler.
 fn pack() -> Option<&'static (PathBuf, String)> {
     static PACK: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     let pack = PACK.get_or_init(|| {
@@ -25,13 +25,13 @@ fn pack() -> Option<&'static (PathBuf, String)> {
         if none { None } else { Some((dir, outcome.succeeded().stdout)) }
     });
     if pack.is_none() {
-        tell("the CUDA kernels are NOT CHECKED: `pip install nvidia-cuda-nvrtc==13.0.88`, or see scripts/nvrtc.sh");
+        note("the CUDA kernels are NOT CHECKED: `pip install nvidia-cuda-nvrtc==13.0.88`, or see scripts/nvrtc.sh");
     }
     pack.as_ref()
 }
 
 /// Prints although the test passes, which hides the output of `eprintln!`.
-fn tell(what: &str) {
+fn note(what: &str) {
     let line = format!("\n{}: {what}\n", std::thread::current().name().unwrap_or("kernels"));
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
@@ -54,7 +54,7 @@ fn lines(text: &str) -> BTreeMap<String, Vec<String>> {
     table.map(|line| (cells(line)[0].clone(), cells(line))).filter(|(name, _)| !name.starts_with("---")).collect()
 }
 
-/// The changes that `stated` needs to be true of what was `built`.
+/// The changes that the `stated` rows need to agree with the `built` ones.
 fn complaints(built: &BTreeMap<String, Vec<String>>, stated: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     // Columns: name, threads and shared memory of a block; then, for each architecture, registers and resident threads.
     let worse = |column: usize, built: &str, stated: &str| match (built.parse::<u32>(), stated.parse::<u32>()) {
@@ -155,7 +155,7 @@ mod exhaustive {
 
         let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/README.md")).unwrap();
         if !readme.contains(&format!("NVRTC {}.", built.compiler)) {
-            return tell(&format!("cuda/README.md's table is not of NVRTC {} and was NOT CHECKED", built.compiler));
+            return note(&format!("cuda/README.md's table is not of NVRTC {} and was NOT CHECKED", built.compiler));
         }
         let wrong = complaints(&lines(printed), &lines(&readme));
         assert!(wrong.is_empty(), "cuda/README.md:\n{}", wrong.join("\n"));

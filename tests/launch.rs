@@ -1,4 +1,4 @@
-//! How the program is started, and what a person sees of it: launchers that give no ranks, help, progress in a log.
+//! The start of the program and its output for users: launchers that pass no ranks, help, progress in a log.
 
 use crate::common::{Case, Outcome, engine, finish, set, write_config};
 

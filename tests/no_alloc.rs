@@ -42,7 +42,7 @@ mod exhaustive {
     }
 }
 
-/// What each rank does.
+/// The body of each rank.
 fn every_layout() {
     let world = World::start().unwrap();
     let ranks = world.comm().size();

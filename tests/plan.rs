@@ -50,8 +50,8 @@ fn a_plan_has_every_section() {
 /// The planned TFLOPS of a GPU, by the formula of this name.
 fn tflops(config: &str, cluster: &str, args: &[&str], formula: &str) -> f64 {
     let outcome = finish(&mut plan(config, cluster, &[&["--json"], args].concat())).succeeded();
-    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    told["step"]["formulas"][formula]["tflops"].as_f64().unwrap()
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    json["step"]["formulas"][formula]["tflops"].as_f64().unwrap()
 }
 
 /// A row of Megatron-LM's table: 48 replicas, sequences of 4096, a vocabulary of 131072, heads of 128 elements.
@@ -61,7 +61,7 @@ struct Row {
     tensor: usize,
     pipeline: usize,
     published: f64,
-    /// The table does not have this and the two that follow: they are assumed.
+    /// This and the next two values are not in the table, but assumed.
     chunks: usize,
     micro_batch: usize,
     batch: usize,
@@ -150,14 +150,14 @@ mod exhaustive {
 fn json_has_the_bytes_of_the_dry_run() {
     let args = ["--set", "train.global_batch_size=64", "--json"];
     let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args)).succeeded();
-    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    let sum: f64 = told["step"]["shares"].as_object().unwrap().values().map(|s| s.as_f64().unwrap()).sum();
-    assert!((sum / told["step"]["seconds"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{told}");
-    for stage in told["stages"].as_array().unwrap() {
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let sum: f64 = json["step"]["shares"].as_object().unwrap().values().map(|s| s.as_f64().unwrap()).sum();
+    assert!((sum / json["step"]["seconds"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{json}");
+    for stage in json["stages"].as_array().unwrap() {
         let uses: u64 = stage["uses"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
         assert_eq!(Some(uses), stage["bytes"].as_u64(), "{stage}");
     }
-    let gib = told["stages"][0]["bytes"].as_f64().unwrap() / (1u64 << 30) as f64;
+    let gib = json["stages"][0]["bytes"].as_f64().unwrap() / (1u64 << 30) as f64;
     let mut dry = engine();
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     dry.arg("train").arg("--config").arg(configs.join("swallow-7b.toml")).arg("--dry-run");
@@ -177,10 +177,10 @@ fn what_does_not_fit_is_refused_with_what_does() {
 #[test]
 fn a_search_ranks_layouts() {
     let outcome = finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &["--search", "--json"])).succeeded();
-    let told: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    let seconds: Vec<f64> = told["found"].as_array().unwrap().iter().map(|f| f["seconds"].as_f64().unwrap()).collect();
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let seconds: Vec<f64> = json["found"].as_array().unwrap().iter().map(|f| f["seconds"].as_f64().unwrap()).collect();
     assert!(seconds.len() > 5 && seconds.is_sorted(), "{seconds:?}");
-    let (room, left) = (told["room_bytes"].as_u64().unwrap(), told["left"].as_array().unwrap());
+    let (room, left) = (json["room_bytes"].as_u64().unwrap(), json["left"].as_array().unwrap());
     let bytes = |left: &&Value| left["bytes"].as_u64().unwrap();
     let (large, behind): (Vec<&Value>, Vec<&Value>) = left.iter().partition(|left| left["why"] == "too large");
     assert!(large.iter().all(|left| bytes(left) > room) && behind.iter().all(|left| bytes(left) <= room), "{left:?}");

@@ -87,15 +87,15 @@ fn a_report_is_complete_and_reproducible() {
     for forbidden in ["<script", "http://", "https://", "url(", "@import"] {
         assert!(!html.contains(forbidden), "{forbidden}");
     }
-    let told: Value = serde_json::from_str(&json).unwrap();
-    let setup = &told["setup"];
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let setup = &json["setup"];
     assert_eq!((&setup["ranks"], &setup["pipeline"], &setup["worker"]), (&2.into(), &2.into(), &"rank".into()));
-    assert_eq!(told["done"]["step"], 12);
-    assert_eq!((&told["speed"]["first_step"], &told["time"]["samples"]), (&3.into(), &4.into()));
-    let bubble = told["time"]["bubble"]["measured"].as_f64().unwrap();
+    assert_eq!(json["done"]["step"], 12);
+    assert_eq!((&json["speed"]["first_step"], &json["time"]["samples"]), (&3.into(), &4.into()));
+    let bubble = json["time"]["bubble"]["measured"].as_f64().unwrap();
     assert!(bubble > 0.0 && bubble < 1.0, "{bubble}");
     let mfu = "is unknown: set `report.peak_tflops` in the configuration or pass `--peak-tflops N`";
-    assert!(text.contains(mfu) && told["formulas"][0]["mfu"].is_null(), "{text}");
+    assert!(text.contains(mfu) && json["formulas"][0]["mfu"].is_null(), "{text}");
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn a_peak_a_plan_and_a_torn_line_are_reported() {
     }
     assert!(html.contains("Planned on &lt;two&gt;") && html.matches("<svg ").count() == 9);
     assert!(!run.dir().join("efficiency.html").exists());
-    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    let model = &told["formulas"][0];
+    let json: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    let model = &json["formulas"][0];
     assert_eq!(model["mfu"].as_f64().unwrap(), model["tflops_per_rank"].as_f64().unwrap() / 0.5);
 }
 
@@ -157,9 +157,9 @@ fn a_run_at_a_new_layout_is_reported_at_that_one() {
     ] {
         assert!(outcome.stdout.contains(needle), "{needle}: {}", outcome.stdout);
     }
-    let told: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
-    assert_eq!((&told["speed"]["first_step"], &told["speed"]["steps"]), (&15.into(), &3.into()));
-    assert!(told["time"].is_null(), "the samples are of two stages");
+    let json: Value = serde_json::from_str(&read(&run.dir(), "efficiency.json")).unwrap();
+    assert_eq!((&json["speed"]["first_step"], &json["speed"]["steps"]), (&15.into(), &3.into()));
+    assert!(json["time"].is_null(), "the samples are of two stages");
     assert!(!read(&run.dir(), "efficiency.md").contains("There is no `timeline.json`"));
 }
 

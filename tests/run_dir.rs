@@ -1,4 +1,4 @@
-//! The run's directory: who may write to it, and what failed runs leave there.
+//! The run's directory: the one process that may write to it, and the files that failed runs leave there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,7 @@ fn a_run_continues_without_its_base_model() {
     assert!(outcome.stderr.contains("note: model.hf = ") && outcome.stderr.contains("after step 2"), "{outcome:?}");
     train(&run.join("config.toml"), "train.steps=4").succeeded();
     assert_eq!(metrics(&run).len(), 4);
-    // Without a checkpoint the directory is needed.
+    // Without a checkpoint, the run needs the base model's directory.
     std::fs::remove_dir_all(run.join("checkpoints")).unwrap();
     train(&config, "train.steps=3").refused(2, &["model.hf = ", "there is no config.json in this directory"]);
 }

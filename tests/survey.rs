@@ -37,10 +37,10 @@ fn samples_of_all_ranks_are_kept() {
         // The time of a step does not include the checkpoint's copy and the report.
         let within = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
         for rank in 0..2 {
-            let told: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
-            assert!(told > 0.9 * seconds[rank], "{told} of {} s are told: {sample}", seconds[rank]);
+            let total: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
+            assert!(total > 0.9 * seconds[rank], "{total} of {} s are told: {sample}", seconds[rank]);
             let waits = sample["waits"].as_object().unwrap().values().map(|of| numbers(of)[rank]).sum::<f64>();
-            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * told, "{sample}");
+            assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * total, "{sample}");
         }
         for group in ["activations", "gradients", "world"] {
             assert_eq!(numbers(&sample["waits"][group]).len(), 2, "{group}: {sample}");

@@ -41,7 +41,7 @@ impl Desk {
         command
     }
 
-    /// What `evaluate` prints of a text.
+    /// Runs `evaluate` on a text.
     fn evaluate(&self, mut command: Command, text: &Path, more: &[&str]) -> Outcome {
         command.arg("evaluate").arg("--model").arg(self.path("model")).arg("--text").arg(text).args(more);
         finish(&mut command)
@@ -138,7 +138,7 @@ fn bad_records_are_counted_and_named() {
     }
 }
 
-/// Where no byte more can be written the command fails, and leaves nothing half-written.
+/// If the disk is full, the command fails and leaves no incomplete file.
 #[test]
 fn a_full_disk_leaves_nothing() {
     let desk = Desk::new();
@@ -162,12 +162,13 @@ fn sources(desk: &Desk, names: &[&str]) -> Value {
     names.iter().map(source).collect::<Vec<_>>().into()
 }
 
-/// Sources of two tokenizers, or of another than the model's, are refused by name; a run that has begun is only warned.
+/// Sources made by two tokenizers, or by another than the model's, are refused by name; a run that has begun only gets
+/// a warning.
 #[test]
 fn tokenizers_are_not_mixed_unseen() {
     let desk = Desk::new();
     let text = desk.write("a.txt", "Once upon a time there was a cat, and a hat. ".repeat(100));
-    // Its ids fit the model's vocabulary, so that only the tokenizer tells it apart.
+    // Its ids fit the model's vocabulary, so that only its recorded tokenizer shows the difference.
     let mut train = engine();
     train.args(["tokenizer", "train", "--vocab-size", "270", "--input"]).arg(&text).arg("--output");
     finish(train.arg(desk.path("small.json"))).succeeded();

@@ -194,7 +194,7 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
     }
 }
 
-/// Where PyTorch has `key`, the run must have it too, and agree.
+/// If PyTorch's step has `key`, the run's must have it too, and agree.
 #[track_caller]
 fn near(name: &str, got: &Value, want: &Value, key: &str, bound: f64) {
     let Some(expected) = want[key].as_f64() else { return };

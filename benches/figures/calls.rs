@@ -11,7 +11,7 @@ use plan::profile::{CallTime, call_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// How often each call is measured.
+/// The number of measurements of each call.
 const TURNS: usize = 21;
 const KINDS: [GroupKind; 8] = [
     GroupKind::Tensor,

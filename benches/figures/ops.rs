@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// How often each op is measured; all other ops run in between.
+/// The number of measurements of each op; all other ops run in between.
 const TURNS: usize = 9;
 /// This many matrices of a shape take turns, because a step seldom uses the same one again.
 const ALIKE: usize = 4;

@@ -29,7 +29,7 @@ pub enum Data {
     Empty(usize),
 }
 
-/// How the kernel uses a tensor.
+/// The use of a tensor by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Read,
@@ -82,7 +82,7 @@ pub struct Case {
     /// The op's name, also used in `cuda/peers.py`.
     pub name: &'static str,
     pub shape: String,
-    /// Which of several implementations; empty if there is one.
+    /// The name of the implementation; empty if there is only one.
     pub variant: &'static str,
     pub work: Work,
     pub tensors: Vec<Tensor>,

@@ -143,14 +143,14 @@ fn copy_rate(device: &Device) -> Outcome<f64> {
 
 /// Seconds per launch: the median over the samples. The launches of a sample cycle through the sets.
 fn measure(criterion: &mut Criterion, device: &Device, case: &Case, pool: &Pool) -> Outcome<f64> {
-    // So many sets that a launch finds none of its data in the cache.
+    // Enough sets that a launch finds none of its data in the cache.
     let count = (4 * device.l2()).div_ceil(case.bytes()).max(2);
     let mut sets = (0..count).map(|n| Set::new(device, case, pool, n)).collect::<Result<Vec<_>, _>>()?;
     for set in &mut sets {
         set.prepare(case)?;
         set.keep(case)?;
     }
-    // So many launches that the overhead between the events is negligible.
+    // Enough launches that the overhead between the events is negligible.
     let few = sample(device, case, &mut sets, 2 * count)?;
     let launches = ((SAMPLE / few) as usize).clamp(count, 1 << 16);
     let (mut samples, mut fault) = (Vec::new(), Ok(()));

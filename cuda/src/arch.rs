@@ -14,9 +14,9 @@ pub struct Arch {
 /// The instructions of an architecture that the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Features {
-    /// Only those that later architectures support, too.
+    /// Only instructions that later architectures support, too.
     Common,
-    /// Also architecture-specific ones: `wgmma` and `setmaxnreg` of 9.0.
+    /// Also architecture-specific instructions: `wgmma` and `setmaxnreg` of 9.0.
     Own,
 }
 

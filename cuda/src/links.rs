@@ -4,7 +4,7 @@
 use nvml_wrapper::Nvml;
 use std::path::Path;
 
-/// Where sysfs lists InfiniBand and RoCE adapters.
+/// The folder in which sysfs lists InfiniBand and RoCE adapters.
 pub const INFINIBAND: &str = "/sys/class/infiniband";
 /// More NVLinks than any GPU has.
 const MOST_NVLINKS: u32 = 18;
@@ -25,7 +25,7 @@ pub struct Gpu {
 pub struct Port {
     /// Adapter and port, such as `mlx5_0:1`.
     pub name: String,
-    /// As in sysfs, such as `200 Gb/sec (4X HDR)`.
+    /// The rate as sysfs writes it, such as `200 Gb/sec (4X HDR)`.
     pub rate: String,
     /// `InfiniBand` or `Ethernet` (RoCE).
     pub layer: String,

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 /// The instruction sets that kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// An A100's, supported by every later device.
+    /// The A100's instructions, which every later device supports.
     Sm80,
     /// H100 and H200 only: the copy engine (TMA) with mbarriers, and warpgroup matrix multiplication (wgmma).
     Sm90a,

@@ -5,17 +5,17 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where to look for a library, in this order.
+/// The places that are searched for a library, in this order.
 #[derive(Debug, Clone)]
 pub struct Search {
     folders: Vec<PathBuf>,
     last: Last,
 }
 
-/// Where to look after the folders.
+/// The place that is searched after the folders.
 #[derive(Debug, Clone)]
 enum Last {
-    /// Wherever the system's loader looks.
+    /// The places where the system's loader looks.
     Loader,
     /// Only this file.
     File(PathBuf),
@@ -23,12 +23,12 @@ enum Last {
 }
 
 impl Search {
-    /// From environment variables: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
+    /// The search by environment variables: SWALLOW_CUDA_LIBS, VIRTUAL_ENV, PATH, HOME, CUDA_HOME and CUDA_PATH.
     pub fn of(var: impl Fn(&str) -> Option<OsString>) -> Search {
         Search { folders: folders(var, Path::new("/")), last: Last::Loader }
     }
 
-    /// Only this file, or only this folder.
+    /// A search of only this file or folder.
     pub fn only(path: &Path) -> Search {
         match path.is_dir() {
             true => Search { folders: vec![path.to_path_buf()], last: Last::Nowhere },

@@ -1,7 +1,7 @@
 //! Before the first step all ranks agree on everything that decides the numbers of a run: the program, the environment
 //! variables below, the configuration and the data. (`resume.rs` adds the checkpoint or the initial weights.) A rank
-//! that differs from rank 0 ends the run with one message that names it and its host: otherwise it would train on other
-//! numbers without a sign of it.
+//! that differs from rank 0 ends the run with one message that names it and its host: otherwise it would silently
+//! train on other numbers.
 
 use data::feed::Feed;
 use engine::config::Config;
@@ -29,7 +29,7 @@ const VARIABLES: [(&str, &str); 20] = [
     ("NCCL_ALGO", "selects NCCL's algorithm"),
     ("NCCL_PROTO", "selects NCCL's protocol"),
     ("NCCL_TUNER_PLUGIN", "selects NCCL's algorithms"),
-    // NCCL: the pieces that a reduction is cut into.
+    // NCCL: the chunks that a reduction is split into.
     ("NCCL_M*_NCHANNELS", "sets NCCL's number of channels"),
     ("NCCL_M*_CTAS", "sets NCCL's number of channels"),
     ("NCCL_NTHREADS", "sets the threads of NCCL's reductions"),
@@ -121,7 +121,7 @@ fn same_process(mine: &Process, first: &Process) -> Result<()> {
     )))
 }
 
-/// What a variable changes; `None` for a variable that does not change results.
+/// The effect of a variable on results; `None` if it has none.
 fn effect(name: &str) -> Option<&'static str> {
     let matches = |pattern: &str| match pattern.split_once('*') {
         None => name == pattern,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_change_results_are_told_from_others() {
+    fn variables_that_change_results_are_known() {
         for name in ["NCCL_ALGO", "OMPI_MCA_coll_tuned_allreduce_algorithm", "NCCL_MAX_NCHANNELS"] {
             assert!(effect(name).is_some(), "{name}");
         }

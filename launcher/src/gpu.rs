@@ -25,14 +25,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a rank waits for others that make no progress.
+/// The timeout of a rank that waits for others which make no progress.
 const PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
 /// The name by which NCCL tells nodes apart. Ranks with different ones may share a GPU, which is slow, but lets tests
 /// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
 
-/// What the ranks compare about their devices.
+/// The properties of their devices that the ranks compare.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Facts {
     host: String,

@@ -1,4 +1,4 @@
-//! What the process launcher (mpirun, mpiexec, srun) says about this process in its environment, before MPI is
+//! Reads what the process launcher (mpirun, mpiexec, srun) says about this process in its environment, before MPI is
 //! initialized: the rank, the number of ranks, and whether MPI agrees with it.
 
 use engine::error::{Error, Result, counted};
@@ -12,8 +12,8 @@ const RANK: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM
 /// among them: a batch script that runs as one process has it too.
 const SIZE: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
 
-/// What the launcher said. It is read before MPI is initialized, because Open MPI then sets the variables of rank 0 in
-/// a process that it believes to be alone.
+/// The information from the launcher. It is read before MPI is initialized, because Open MPI then sets the variables of
+/// rank 0 in a process that it believes to be alone.
 pub struct Launch {
     is_first_rank: bool,
     /// The number of processes that the launcher started, and the variable that gives it.

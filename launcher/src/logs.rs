@@ -1,5 +1,5 @@
-//! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. With them goes
-//! what the user sees of the steps.
+//! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. Also shows
+//! the progress of the steps to the user.
 
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};

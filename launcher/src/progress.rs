@@ -1,5 +1,5 @@
-//! What a person sees of a long command. On a terminal that is a bar. Otherwise training prints a line per step, and
-//! every other long command prints a line at once and then one every half minute ([`LogLines`]).
+//! The progress of long commands. On a terminal it is a bar. Otherwise training prints a line per step, and every other
+//! long command prints a line at once and then one every half minute ([`LogLines`]).
 //!
 //! Only one process shows progress. Training's figures are those of `metrics.jsonl`; nothing is measured here.
 
@@ -66,7 +66,7 @@ impl Progress {
         }
     }
 
-    /// The run is over; the bar stays on the screen.
+    /// Ends the progress; the bar stays on the screen.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.abandon();
@@ -146,7 +146,7 @@ impl Count {
         }
     }
 
-    /// Nothing of the progress stays on a terminal.
+    /// Ends the progress; nothing of it stays on a terminal.
     pub fn finish(self) {
         self.shown.finish();
     }
@@ -174,7 +174,7 @@ impl Drop for Waiting {
     }
 }
 
-/// How progress is shown.
+/// The form in which progress is shown.
 enum Shown {
     Bar(ProgressBar),
     Log(LogLines),
@@ -186,7 +186,7 @@ impl Shown {
         match on_a_terminal() {
             true => {
                 let bar = bar(total, template).with_prefix(what.to_string());
-                // So that a bar moves whose position does not.
+                // So that the bar is redrawn even while its position stays the same.
                 bar.enable_steady_tick(Duration::from_millis(500));
                 Shown::Bar(bar)
             }

@@ -1,4 +1,4 @@
-//! Every few steps, where the step's time went on all ranks: rank 0 gathers it, writes it to `ranks.jsonl` and
+//! Every few steps, rank 0 gathers the breakdown of the step's time on all ranks, writes it to `ranks.jsonl` and
 //! `timeline.json`, and warns of ranks that the others wait for.
 
 use engine::backend::Span;
@@ -12,7 +12,7 @@ use report::stragglers::{Straggler, Stragglers};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The most rows of a chart that can be told apart.
+/// The most rows of a chart that a reader can distinguish.
 const ROWS: usize = 64;
 /// The most boxes of a chart, which are the forward and backward passes of all rows: a file of about a megabyte.
 const BOXES: usize = 16_384;
@@ -60,7 +60,7 @@ impl RankSampler {
         self.interval > 0 && step.is_multiple_of(self.interval)
     }
 
-    /// Gathers what every rank measured of the step, and returns warnings to print. Collective.
+    /// Gathers the measurements of the step from all ranks, and returns warnings to print. Collective.
     pub fn sample(
         &mut self,
         comm: &Comm,
@@ -102,7 +102,7 @@ impl Aggregator {
     }
 }
 
-/// Rare enough that a run of 25,000 steps leaves tens of megabytes, whatever its number of ranks.
+/// An interval at which a run of 25,000 steps leaves tens of megabytes, whatever its number of ranks.
 fn default_interval(ranks: usize) -> u64 {
     (ranks as u64 / 10).max(10)
 }

@@ -15,7 +15,7 @@ use engine::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What the user said about resuming.
+/// The user's options for resuming.
 pub struct Resume {
     /// The step to continue from, instead of the newest checkpoint's.
     pub from_step: Option<u64>,

@@ -1,4 +1,4 @@
-//! The training loop: what happens in a step, what is written about it, and how a run ends.
+//! The training loop: the phases of a step, the records that are written about it, and the end of a run.
 
 use crate::logs::Logs;
 use crate::memory::{self, Taken};
@@ -217,7 +217,7 @@ impl<B: Backend> Run<B> {
         Ok(())
     }
 
-    /// Gathers where the step's time went on all ranks. Collective.
+    /// Gathers the breakdown of the step's time on all ranks. Collective.
     fn sample(&mut self, comm: &Comm, step: u64, span: &[B::Event; 2], lap: &Lap<B>, spans: &[Span]) -> Outcome<()> {
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
         let warnings = self.sampler.sample(comm, step, seconds, phases, spans).map_err(Stop::ThisRank)?;
@@ -286,7 +286,7 @@ fn sampler<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<RankSampler>
     RankSampler::new(config, mesh, hosts, comm.rank())
 }
 
-/// How a checkpoint's manifest describes this rank.
+/// The description of this rank in a checkpoint's manifest.
 fn writer(rank_layout: &RankLayout) -> String {
     let RankLayout { rank, tp, stage, dp, .. } = rank_layout;
     format!("rank {rank} (tp {}, pp {stage}, dp {}) on {}", tp.0, dp.0, host())

@@ -19,7 +19,7 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Creates and locks the directory `path`; `name` is what the user called it, such as `checkpoint.dir`.
+    /// Creates and locks the directory `path`; `name` is its name for messages, such as `checkpoint.dir`.
     pub fn lock(path: &Path, name: &str) -> Result<RunDir> {
         let refuse = |e| match Error::io(path, e) {
             Error::User(what) => Error::User(format!("{name} = {what}; name a directory that can be written")),
@@ -38,7 +38,7 @@ impl RunDir {
         }
     }
 
-    /// Removes what dead processes left unfinished: it may fill the disk that this run needs.
+    /// Removes the unfinished files of dead processes, which may fill the disk that this run needs.
     pub fn clean(&self) -> Result<()> {
         for entry in fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, e))? {
             let path = entry.map_err(|e| Error::io(&self.path, e))?.path();
@@ -51,7 +51,7 @@ impl RunDir {
 }
 
 impl Drop for RunDir {
-    /// A run that failed before it wrote anything leaves no directory behind.
+    /// Removes the directory of a run that failed before it wrote anything.
     fn drop(&mut self) {
         let is_empty = || fs::read_dir(&self.path).is_ok_and(|entries| entries.count() == 1);
         if self.created && is_empty() {

@@ -55,7 +55,7 @@ dir = "{folder}/run"
 
 
 class Tokenizer:
-    """What GPTDatasetConfig asks for."""
+    """The attributes that GPTDatasetConfig requires."""
     vocab_size, eod, pad, unique_identifiers = None, -2, -3, {}
 
 
@@ -163,7 +163,7 @@ def round_of_orders(binary, folder, seed):
         lengths = [len(built[0]), len(built[1])]
         assert lengths[0] >= total and lengths[1] >= total_valid, "too little data for one pass"
     except (AssertionError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as e:
-        # megatron-core cannot lay this out; what the engine does then is its own affair, but it must say so or train.
+        # megatron-core cannot lay this out; the engine need not either, but it must report that or train.
         done = subprocess.run([binary, "data", "preview", "--config", str(path)], capture_output=True, text=True)
         assert done.returncode in (0, 2), done.stderr
         return f"refused by megatron-core ({type(e).__name__}); the engine: {done.stderr.strip()[:160] or 'accepts'}"

@@ -29,7 +29,7 @@ def engine(*args):
 
 
 def load(path):
-    """The model, after it has been loaded in silence."""
+    """The model, which must load without a warning."""
     SAID.clear()
     model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, dtype=torch.float32)
     wrong = {k: v for k, v in info.items() if v}

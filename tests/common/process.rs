@@ -35,8 +35,8 @@ fn absolute(path: OsString) -> PathBuf {
     std::path::absolute(path).unwrap()
 }
 
-/// Has Open MPI start and end programs on this machine in no time. By default it looks for networks, which takes 0.2 s
-/// a start, and waits for one or two seconds before it kills the other ranks of a run that was aborted.
+/// Has Open MPI start and end programs on this machine without delay. By default it looks for networks, which takes
+/// 0.2 s a start, and waits for one or two seconds before it kills the other ranks of a run that was aborted.
 pub fn locally(mut command: Command) -> Command {
     command.env("OMPI_MCA_pml", "ob1").env("OMPI_MCA_odls_base_sigkill_timeout", "0");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");

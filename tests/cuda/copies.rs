@@ -1,4 +1,4 @@
-//! Asynchronous copies to the host, on a stream beside the compute stream: they see the values of the moment when they
+//! Asynchronous copies to the host, on a stream beside the compute stream: they see the values at the time when they
 //! were requested, however far one stream is behind the other.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Devices, libraries and ranks that fail during a run: one rank reports what, where and when, and all ranks end.
+//! Devices, libraries and ranks that fail during a run: one rank reports the fault with its place, and all ranks end.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn long(site: &Site) -> Table {
     with(&small(site.tmp.path()), &[("train.steps", 1_000_000.into()), ("parallel.tensor", 2.into())])
 }
 
-/// Trains on two ranks, of which `whom` has a variable that makes it fail.
+/// Trains on two ranks, of which rank `whom` has a variable that makes it fail.
 fn fail(whom: usize, name: &'static str, value: &str) -> Outcome {
     let site = Site::with_fake_cuda();
     let vars = |rank| -> Vars {
@@ -61,7 +61,7 @@ fn a_hanging_setup_of_a_communicator() {
     says(outcome, 0, &["the tensor group of ranks [0, 1] was not connected by NCCL within 3 s"]);
 }
 
-/// The first rank of a group cannot create the communicator: it tells the others, and nobody waits.
+/// The first rank of a group cannot create the communicator: it notifies the others, and no rank waits.
 #[test]
 fn a_machine_without_a_network() {
     let outcome = fail(0, "FAKE_CUDA_NCCL_ALONE", "1");

@@ -7,7 +7,7 @@ use super::{Left, Site, apart_and, on_device, with};
 use crate::common::{Case, distance, read_tensors};
 use crate::trajectories::BF16;
 
-/// The backend's error may be so many times PyTorch's.
+/// The largest allowed ratio of the backend's error to PyTorch's.
 const TIMES: f64 = 2.0;
 
 /// A real device has kernels of its own.

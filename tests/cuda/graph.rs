@@ -1,5 +1,5 @@
 //! The order of events in a traced step: the collectives are those of the dry run, one by one, and nothing begins
-//! before what it waits for has ended.
+//! before the operation that it waits for has ended.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ fn read(trace: &str) -> Vec<Span> {
     spans.filter(|span| span.row != "parts" && !span.row.starts_with("waits for ")).collect()
 }
 
-/// What a rank does in a step, as far as collectives are concerned.
+/// The actions of a rank in a step that the order of collectives depends on.
 #[derive(PartialEq)]
 enum Did {
     Compute,

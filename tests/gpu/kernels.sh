@@ -49,7 +49,7 @@ sanitize() {
         "$program" --tool "$1" --error-exitcode 9 < <(modules)
 }
 
-# Whether compute-sanitizer does not work on this device, tried on the shortest test.
+# Succeeds if compute-sanitizer does not work on this device, tried on the shortest test.
 refused() {
     local log=$results/$2-first.log said
     logged "$log" 120 "${carried[@]}" KERNELS_ON=device "$1" --tool "$2" "$gpu/kernel-tests" every_thread_knows \

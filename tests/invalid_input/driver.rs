@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::common::{Outcome, engine, finish};
 
-/// As many bytes of a cubin as that driver reads.
+/// The bytes of a cubin that the fake driver reads.
 const CUBIN: &[u8] = b"\x7fELF";
 
 /// A machine whose driver is `driver.c`, and a pack whose cubins are only their first bytes.

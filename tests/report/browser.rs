@@ -91,7 +91,7 @@ fn look(chromium: &Path, dir: &Path, width: u32) -> Value {
     command.args(["--virtual-time-budget=5000", "--window-size=1400,1000", "--dump-dom"]);
     command.arg(format!("--user-data-dir={}", dir.join("chromium").display()));
     let dom = finish(command.arg(format!("file://{}", page.display()))).succeeded().stdout;
-    let told = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).expect("the frame's page").0;
-    let told = told.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {dom}"))
+    let json = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).expect("the frame's page").0;
+    let json = json.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}: {dom}"))
 }

@@ -1,5 +1,5 @@
 // Kernels of sm_90a with one bug each, for the emulator's own tests: the line that it must name ends in `BUG` and the
-// kernel's name. The first two have none.
+// kernel's name. `pipeline_of_tiles` and `cube_of_tile` have none.
 #include "tile_sm90.cuh"
 
 struct PlantedTiles {
@@ -10,7 +10,7 @@ struct PlantedTiles {
 
 constexpr u32 TURNS = 3;
 
-// What is wrong with a pipeline; the enumerators are the names of its kernels.
+// The bug of a pipeline; the enumerators are the names of its kernels.
 enum Bug {
     pipeline,
     no_full_wait,
@@ -44,7 +44,7 @@ template <Bug BUG> DEVICE void produce(const PlantedTiles& a, Places p) {
         } else {
             mbar_expect(p.full, bytes);  // BUG no_empty_wait
         }
-        // Line by line, for the reports differ.
+        // The calls are on separate lines, because the reports differ.
         if (BUG == no_init_fence) {
             tma_load(p.tile, a.x, p.full, 0, i * 64, 0, 0);  // BUG no_init_fence
         } else if (BUG == no_empty_wait || BUG == freed_early) {
@@ -131,7 +131,7 @@ KERNEL(no_init_fence, PlantedTiles, 256, 1) { run<no_init_fence>(a); }
 KERNEL(left_copy, PlantedTiles, 256, 1) { run<left_copy>(a); }
 KERNEL(lost_warp, PlantedTiles, 256, 1) { run<lost_warp>(a); }
 
-// The last two and those that follow need no pipeline: one tile of x, brought by the first warp.
+// The kernels below need no pipeline. Loads one tile of x.
 DEVICE Places bring(const PlantedTiles& a) {
     Places p;
     if (thread() == 0) {
@@ -191,7 +191,7 @@ KERNEL(no_proxy_fence, PlantedTiles, 256, 1) {
     store(a, s);
 }
 
-// What a thread wrote is handed to the copy engine without a fence.
+// The copy engine overwrites data that a thread wrote, without a fence.
 KERNEL(copy_over_stores, PlantedTiles, 256, 1) {
     Places p;
     if (thread() == 0) {

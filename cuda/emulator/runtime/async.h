@@ -1,5 +1,5 @@
-// What runs asynchronously to the threads on sm_90a: the copy engine and the products of warpgroups; and the barriers
-// that synchronise threads with it or with each other: mbarriers, and named barriers of some warps.
+// The parts of sm_90a that run asynchronously to the threads (the copy engine and the products of warpgroups), and the
+// barriers that synchronise threads with them or with each other (mbarriers, and named barriers of some warps).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -77,7 +77,8 @@ class Async {
         uint32_t phase = 0;
         bool fenced = false;
         uint32_t maker, made, line;
-        // What the threads that have arrived in this phase knew, and what a thread learns from the end of the last one.
+        // The clocks that the threads which have arrived in this phase knew, and the clocks that a thread learns from
+        // the end of the last phase.
         Known gathering, known;
     };
     struct Flight {

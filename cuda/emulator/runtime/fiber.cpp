@@ -33,7 +33,7 @@ emu_switch:
 void Fiber::start(void (*entry)(), char* stack, size_t size) {
     auto top = reinterpret_cast<uintptr_t>(stack + size) & ~uintptr_t(15);
     auto words = reinterpret_cast<void**>(top);
-    // As after a call: the stack pointer is a multiple of 16 plus 8 when `entry` begins.
+    // The stack is as after a call: its pointer is a multiple of 16 plus 8 when `entry` begins.
     *--words = nullptr;
     *--words = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; i++) *--words = nullptr;

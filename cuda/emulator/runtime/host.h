@@ -22,7 +22,7 @@ using emu::Loc;
 // The thread bound of a kernel's declaration; its second number, blocks on a multiprocessor, matters to a device only.
 constexpr u32 most_threads(u32 threads, u32 = 1) { return threads; }
 
-// What registers hold before they are set: a NaN, which arithmetic propagates.
+// The content of registers before they are set: a NaN, which arithmetic propagates.
 constexpr u32 POISON = 0xffdeadbeu;
 
 DEVICE float f32_of(u32 bits) {
@@ -91,7 +91,7 @@ DEVICE double fmadd(double a, double b, double c) { return fma(a, b, c); }
 DEVICE float div_rn(float a, float b) { return a / b; }
 DEVICE float sqrt_rn(float a) { return sqrtf(a); }
 DEVICE float ln(float a) { return logf(a); }
-// As `.ftz`: subnormal inputs and results become zero.
+// Like `.ftz`: subnormal inputs and results become zero.
 DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
 DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 DEVICE float fast_exp2(float a) { return flushed(exp2f(flushed(a))); }

@@ -140,7 +140,7 @@ void Machine::know_warp(uint32_t warp) {
     for (uint32_t t = warp * 32; t < warp * 32 + 32; t++) seen[warp][t] = threads[t].clock++;
 }
 
-// Of the other threads of its warp, a thread passes on only what the warp had learnt at a barrier.
+// About the other threads of its warp, a thread passes on only what the warp has learnt at a barrier.
 void Machine::tell(uint32_t thread, Known& known) {
     merge(known, seen[thread / 32]);
     known[thread] = threads[thread].clock++;

@@ -54,7 +54,7 @@ struct Machine {
     Thread& me() { return threads[current]; }
     // Lets other threads run until this one is ready again.
     void wait(At at, Loc loc);
-    // Whether what `who` did at `clock` is visible to `by`.
+    // Whether the accesses of `who` at `clock` are visible to `by`.
     bool knows(uint32_t by, uint32_t who, uint32_t clock) const {
         return by == who || clock <= seen[by / 32][who];
     }
@@ -63,8 +63,8 @@ struct Machine {
     // Reports and abandons the launch; does not return to the thread.
     [[noreturn]] void fail(uint32_t thread, Loc loc, const char* format, ...) __attribute__((format(printf, 4, 5)));
     void know_warp(uint32_t warp);
-    // `tell` adds what the thread knows and did to `known`, and ticks its clock; `learn` adds `known` to what its warp
-    // knows.
+    // `tell` merges the clocks that the thread knows, and its own, into `known`, and ticks its clock; `learn` merges
+    // `known` into the clocks that its warp knows.
     void tell(uint32_t thread, Known& known);
     void learn(uint32_t thread, const Known& known);
     std::string name(uint32_t party) const;

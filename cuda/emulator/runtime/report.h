@@ -1,4 +1,4 @@
-// What is passed from and to Rust: how to launch, and what went wrong. `src/ffi.rs` declares the same structs.
+// The structs passed from and to Rust: the launch, and the report of an error. `src/ffi.rs` declares the same structs.
 #pragma once
 #include <cstdint>
 

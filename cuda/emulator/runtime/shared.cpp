@@ -1,5 +1,5 @@
-// The rules of shared memory. What a thread reads has been written, and a barrier lies between that write and the read.
-// What a thread writes is not being filled by a copy, and a barrier lies between it and all earlier reads and writes.
+// The rules of shared memory. A thread reads only data that has been written, and a barrier lies between the write and
+// the read. It writes only where no copy is in flight, and a barrier lies between all earlier accesses and the write.
 #include "shared.h"
 #include "machine.h"
 #include <cstring>

@@ -1,5 +1,5 @@
-// Shared memory with a shadow cell for each two bytes, which records whether they were written, by whom and when, who
-// has read them since, and whether a copy is still filling them.
+// Shared memory with a shadow cell for each two bytes, which records whether they were written, by which party and
+// when, the parties that have read them since, and whether a copy is still filling them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -39,7 +39,7 @@ class Shared {
 
     // Eight bytes become an mbarrier, which only its own operations touch from then on.
     void make_barrier(uint32_t thread, uint32_t at, Loc loc);
-    // The start and the end of a tile's copy by the copy engine, which `put`s what it brings.
+    // The start and the end of a tile's copy by the copy engine, which `put`s the data.
     void fly_tile(uint32_t thread, Event copy, uint32_t at, uint32_t size, Loc loc);
     void land_tile(Event copy, uint32_t at, uint32_t size);
     void put_bytes(uint32_t at, const char* from, uint32_t size) { memcpy(&bytes[at - BASE], from, size); }

@@ -40,7 +40,7 @@ struct Warp {
         }
     }
 
-    // The eight rows of a matrix are read in one pass if each lies in other banks; a row takes four of the 32.
+    // The eight rows of a matrix are read in one pass if all lie in different banks; a row takes four of the 32.
     void count_conflicts(uint32_t matrix) {
         uint32_t rows[8] = {}, most = 0;
         for (uint32_t r = 0; r < 8; r++) {

@@ -14,8 +14,8 @@ float wide(uint32_t bits) {
     return x;
 }
 
-// Where a matrix descriptor places the operand's 16-byte pieces. With `across`, a piece holds 8 consecutive m or n; a
-// row of 128 bytes holds 64 of them for one k; the next 64 are `leading` bytes away, and the next 8 k `stride` bytes.
+// The locations of an operand's 16-byte pieces by its descriptor. With `across`, a piece holds 8 consecutive m or n; a
+// row of 128 bytes holds 64 of them for one k; the next 64 are `leading` bytes away, the next 8 k `stride` bytes.
 // Otherwise a piece holds 8 consecutive k in the row of one m or n, and the next 8 rows are `stride` bytes away.
 struct Operand {
     uint32_t start, leading, stride;
@@ -56,7 +56,7 @@ struct Operand {
 __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
 #endif
 void multiply(float* __restrict c, const float* __restrict a, const float* __restrict b, uint32_t n) {
-    // As many sums as the host keeps in registers.
+    // The number of sums that the host keeps in registers.
     constexpr uint32_t AT_ONCE = 32;
     for (uint32_t row = 0; row < 64; row++) {
         for (uint32_t col = 0; col < n; col += AT_ONCE) {

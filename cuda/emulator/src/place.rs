@@ -1,5 +1,5 @@
-//! What a test runs kernels on, and the slices that it passes to them. The emulator works on the slices in place, a
-//! device on copies.
+//! The machines that tests run kernels on, and the slices that tests pass to the kernels. The emulator works on the
+//! slices in place, a device on copies.
 
 use crate::Emulator;
 use bytemuck::Pod;
@@ -8,7 +8,7 @@ use cuda::tensor::View;
 use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
 
-/// Whether arithmetic is the emulator's or a device's.
+/// The kind of machine, which decides the rounding of its arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Emulator,

@@ -26,7 +26,7 @@ struct List {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mutant {
-    /// What is wrong.
+    /// A description of the bug.
     bug: String,
     /// The file that is changed.
     file: String,
@@ -125,7 +125,7 @@ impl Kernels {
         Kernels(files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect())
     }
 
-    /// With the bug of a mutant.
+    /// The texts with the bug of a mutant.
     fn with(&self, mutant: &Mutant) -> Self {
         let mut changed = self.clone();
         let text = changed.0.get_mut(&mutant.file).unwrap_or_else(|| panic!("there is no {}", mutant.file));
@@ -141,7 +141,7 @@ impl Kernels {
     }
 }
 
-/// Where libraries are compiled, and kept with their results.
+/// The folder in which libraries are compiled, and kept with their results.
 struct Workshop {
     dir: PathBuf,
     /// The hash of everything that all libraries have in common: the compiler, its flags, and the emulator.

@@ -2,7 +2,8 @@
 //! without a device: streams are threads, kernels run in the emulator, and ranks communicate by sockets.
 //!
 //! Where the real libraries leave a choice, this makes the one that exposes bugs: memory is never zeroed, a copy reads
-//! pinned memory as late as possible, a send completes only when it was received. `settings` lists what tests can set.
+//! pinned memory as late as possible, a send completes only when it has been received. `settings` lists what tests can
+//! set.
 
 // The safety contracts are those of NVIDIA's manuals.
 #![allow(clippy::missing_safety_doc)]

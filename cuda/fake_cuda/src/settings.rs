@@ -22,8 +22,8 @@ pub struct Settings {
     pub memory: usize,
     /// FAKE_CUDA_DELAY, a seed: every operation is delayed by 0 to 300 us.
     pub delay: Option<u64>,
-    /// FAKE_CUDA_SLOW, `streams@ms`: the operations of these streams, a list of numbers from 1 on, are delayed by so
-    /// long.
+    /// FAKE_CUDA_SLOW, `streams@ms`: the operations of these streams, a list of numbers from 1 on, are delayed by
+    /// this time.
     pub slow: Option<Slow>,
     /// FAKE_CUDA_FAULT, `code@n`: the n-th launch of the process fails with this error, which is sticky.
     pub fault: Option<(Code, usize)>,

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How often a waiting thread checks whether the device has failed.
+/// The interval at which a waiting thread checks whether the device has failed.
 const POLL: Duration = Duration::from_millis(10);
 /// The most jobs in a stream's queue.
 const QUEUE_LIMIT: usize = 1024;
@@ -18,7 +18,7 @@ pub type Work = Box<dyn FnOnce() + Send>;
 
 struct Job {
     work: Work,
-    /// Whether it also runs on a device that has failed: only what signals the stream's progress to others does.
+    /// Whether it also runs on a device that has failed: only work that signals the stream's progress to others does.
     always: bool,
 }
 
@@ -140,7 +140,7 @@ impl Record {
         self.passed.notify_all();
     }
 
-    /// When it was reached.
+    /// The time at which it was reached.
     pub fn at(&self) -> Option<Instant> {
         *self.at.lock().expect("no holder panics")
     }

@@ -90,7 +90,7 @@ fn a_fault_on_demand_stays() {
     alone(&[("FAKE_CUDA_FAULT", "719@2")], body).well();
 }
 
-/// What the emulator finds is reported, and the device fails for good. Whoever waits for a stream is released.
+/// An error that the emulator finds is reported, and the device stays failed. Waits for a stream return.
 #[test]
 fn a_kernel_that_goes_too_far_is_found() {
     let body = || {

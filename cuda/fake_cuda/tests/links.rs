@@ -138,7 +138,7 @@ fn one_after_another_on_any_stream() {
 
 /// The stream blocks until the communicator is aborted.
 #[test]
-fn a_peer_that_dies_is_told_of() {
+fn a_dead_peer_is_reported() {
     let [first, second] = two_processes(["a", "b"], |rank, id| {
         let mut r = Rank { rank, comm: join(id, 2, rank), stream: stream() };
         let x = r.floats(&[1.0]);
@@ -162,7 +162,7 @@ fn a_peer_that_dies_is_told_of() {
 }
 
 #[test]
-fn what_does_not_match_is_told_of() {
+fn mismatched_calls_are_reported() {
     let here = Barrier::new(3);
     let body = |r: &mut Rank| {
         let x = r.floats(&[1.0; 4]);

@@ -35,7 +35,7 @@ fn what_is_freed_twice_ends_the_process() {
     let body = || {
         open(0);
         let at = device_memory(16);
-        // SAFETY: it is wrong, which is what is tested: nothing is freed that is not there.
+        // SAFETY: the second call is invalid, which is what is tested: it frees nothing.
         unsafe {
             ok(cuMemFree_v2(at));
             cuMemFree_v2(at);

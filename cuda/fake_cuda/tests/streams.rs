@@ -1,4 +1,4 @@
-//! What streams guarantee, and what they do not.
+//! The order that streams guarantee, and the order that they do not.
 
 use crate::alone::alone;
 use crate::play::*;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Streams do not wait for each other without an event: the copy reads bytes that are not written yet.
 #[test]
-fn a_copy_waits_only_for_what_it_is_told_to() {
+fn a_copy_waits_only_for_events() {
     open(0);
     let (one, two, done, at) = (stream(), stream(), event(), device_memory(64));
     let (from, to) = (pinned(64), pinned(64));

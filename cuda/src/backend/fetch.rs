@@ -19,11 +19,11 @@ const CHUNKS: usize = 4;
 /// Copies to the host of up to this size use the compute stream; larger ones a stream beside it.
 const SMALL: usize = 64 << 10;
 
-/// How long the host only polls the event: steps of small models are short.
+/// The time for which the host polls the event without a pause: steps of small models are short.
 const SPIN: Duration = Duration::from_micros(200);
 /// The pause between polls after that.
 const PAUSE: Duration = Duration::from_micros(50);
-/// How often NCCL is asked for errors.
+/// The interval at which NCCL is asked for errors.
 const CHECK: Duration = Duration::from_millis(20);
 
 /// Copies bytes into a block, in the order of the compute stream. The bytes are read before this returns.
@@ -56,7 +56,7 @@ pub struct Fetch<T> {
 struct Copy {
     pinned: Pinned,
     done: Arc<Event>,
-    /// For threads that wait.
+    /// The context, for threads that wait for the event.
     context: ContextHandle,
 }
 
@@ -142,7 +142,7 @@ impl Rank {
         })
     }
 
-    /// The timeout has passed without progress: names the oldest collective, or else what the device is doing.
+    /// The timeout has passed without progress: names the oldest collective, or else the work of the device.
     fn stuck(&self) -> Fault {
         let waited = format!("no progress for {} s", self.outlook.patience.as_secs());
         let links = self.links();

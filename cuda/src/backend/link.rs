@@ -14,9 +14,9 @@ pub(super) struct Link {
     pub kind: GroupKind,
     communicator: RefCell<Option<Communicator>>,
     stream: Rc<Stream>,
-    /// For reports of calls that do not complete.
+    /// The unfinished calls, for reports of calls that do not complete.
     pub pending: Arc<PendingCalls>,
-    /// Whether a rank has failed since: then no rank can be waited for.
+    /// Whether a rank has failed. Then this rank must not wait for any other.
     broken: Cell<bool>,
 }
 

@@ -43,7 +43,7 @@ impl<T: Elem> Block<T> {
     }
 
     /// # Safety
-    /// As [`engine::backend::Backend::alias`].
+    /// The same contract as [`engine::backend::Backend::alias`].
     pub(super) unsafe fn alias(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "view {range:?} of a block of {}", self.len);
         let at = self.at + (range.start * size_of::<T>()) as u64;

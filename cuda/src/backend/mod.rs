@@ -84,14 +84,14 @@ impl Cuda {
     }
 }
 
-/// The view that kernels take of a matrix.
+/// The view of a matrix, as kernels take it.
 fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
     // SAFETY: the block lives while the tensor is borrowed. After that only ops later on the compute stream, or streams
     // that wait for it, use the memory. `&mut` in the ops' signatures excludes other uses of what is written.
     unsafe { View::new(x.mem.at(), x.len()) }
 }
 
-/// The rotation of all heads of q and k.
+/// The arguments of the rotation of all heads of q and k.
 fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
     assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
     ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, sign }

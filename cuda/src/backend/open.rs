@@ -1,5 +1,5 @@
-//! How a rank sets up its device: `open`, then the communicators, then `settle`, which allocates the arena from what
-//! NCCL has left, then `tune`.
+//! The setup of a rank's device: `open`, then the communicators, then `settle`, which allocates the arena from the
+//! memory that NCCL has left, then `tune`.
 
 use super::rank::{Error, Outlook, Rank};
 use super::{Cuda, CudaScratch};

@@ -27,7 +27,7 @@ const FIRST_REPORTS: Duration = Duration::from_secs(2);
 /// Time for all ranks to agree that one of them cannot start. Others may be blocked in NCCL waiting for it.
 const AGREE: Duration = Duration::from_secs(10);
 
-/// How a rank reaches the others.
+/// The settings for communication with other ranks.
 pub struct Outlook {
     /// Required for several ranks.
     pub nccl: Option<Rc<Nccl>>,
@@ -55,7 +55,7 @@ pub enum Error {
 type Reads = RefCell<Vec<(Range<u64>, Arc<Event>)>>;
 
 pub(super) struct Rank {
-    // Dropped in this order: what uses memory before the memory, and everything before the device.
+    // Dropped in this order: users of memory before the memory, and everything before the device.
     links: RefCell<Vec<Weak<Link>>>,
     lanes: RefCell<Vec<(GroupKind, Rc<Stream>)>>,
     joined: Joined,
@@ -222,8 +222,8 @@ impl Rank {
         self.links.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Ends the process if what follows exceeds the timeout, because other ranks may never arrive. MPI is not called:
-    /// mpirun ends the others. Group rank 0 reports; the others only if it cannot.
+    /// Ends the process if the code that follows exceeds the timeout, because other ranks may never arrive. MPI is not
+    /// called: mpirun ends the others. Group rank 0 reports; the others only if it cannot.
     pub fn deadline(&self, group_rank: usize, what: &str) -> Deadline {
         let time = self.outlook.patience + if group_rank == 0 { Duration::ZERO } else { FIRST_REPORTS };
         let (rank, seconds) = (self.world_rank(), self.outlook.patience.as_secs());

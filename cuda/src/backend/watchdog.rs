@@ -9,11 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-/// How often the watchdog looks.
+/// The interval of the watchdog's checks.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Added to the timeout: a host that is not blocked in a call reports first, and ends all ranks in an orderly way.
 const GRACE: Duration = Duration::from_secs(5);
-/// Added on ranks other than 0, so that of ranks that wait for each other only the first reports.
+/// Added on ranks other than 0, so that only the first of several ranks that wait for each other reports.
 const OTHER_RANKS: Duration = Duration::from_secs(4);
 
 /// The calls of one communicator, in stream order.
@@ -34,7 +34,7 @@ struct Call {
     since: Instant,
 }
 
-/// Lives until the host returns from a call.
+/// Held until the host returns from a call.
 pub(super) struct HostCall<'a>(&'a PendingCalls);
 
 impl Drop for HostCall<'_> {
@@ -91,7 +91,7 @@ fn is_completed(number: u32, completed: u32) -> bool {
     completed.wrapping_sub(number) < u32::MAX / 2
 }
 
-/// Of several communicators' unfinished calls the one that was enqueued first: the others wait for it.
+/// The unfinished call that was enqueued first, over several communicators: the others wait for it.
 pub(super) fn first_unfinished<'a>(all: impl Iterator<Item = &'a PendingCalls>) -> Option<String> {
     let (since, what) = all.filter_map(PendingCalls::unfinished).min_by_key(|(since, _)| *since)?;
     let seconds = since.elapsed().as_secs();
@@ -146,7 +146,7 @@ fn report(joined: &Joined, rank: usize, waited: Duration) {
     eprint!("{line}");
 }
 
-/// Met when it is dropped.
+/// A deadline, met when this is dropped.
 pub(super) struct Deadline {
     _met: Sender<()>,
 }

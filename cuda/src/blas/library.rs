@@ -40,7 +40,7 @@ pub(super) struct Proposal {
 const _: () = assert!(size_of::<Proposal>() == size_of::<sys::cublasLtMatmulHeuristicResult_t>());
 
 functions! {
-    /// As declared in `cublasLt.h` of CUDA 12, with enums as numbers.
+    /// The functions as `cublasLt.h` of CUDA 12 declares them, with enums as numbers.
     pub(super) struct Api {
         version: "cublasLtGetVersion" () -> usize,
         cuda: "cublasLtGetCudartVersion" () -> usize,
@@ -140,12 +140,12 @@ impl CublasLt {
         &self.loaded.api
     }
 
-    /// The status of a call; an error in the library's words.
+    /// Checks the status of a call; the error is the library's message.
     pub fn checked(&self, status: Status) -> Result<(), String> {
         if status == 0 { Ok(()) } else { Err(self.loaded.words(status)) }
     }
 
-    /// Creates a handle; an error in the library's words.
+    /// Creates a handle; the error is the library's message.
     ///
     /// # Safety
     /// `destroy` destroys what `create` creates.

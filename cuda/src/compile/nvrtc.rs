@@ -33,7 +33,7 @@ type Handle = *mut c_void;
 type Texts = *const *const c_char;
 
 functions! {
-    /// As declared in `nvrtc.h` of CUDA 11.2 and later.
+    /// The functions as `nvrtc.h` of CUDA 11.2 and later declares them.
     struct Api {
         version: "nvrtcVersion" (*mut c_int, *mut c_int) -> Code,
         count_archs: "nvrtcGetNumSupportedArchs" (*mut c_int) -> Code,
@@ -51,7 +51,7 @@ functions! {
 }
 
 impl Nvrtc {
-    /// The first that works, and whose cubins a driver of major CUDA version `driver` loads.
+    /// The first compiler that works and whose cubins a driver of major CUDA version `driver` loads.
     pub fn find(search: &Search, driver: Option<u32>) -> Result<Nvrtc> {
         let against = |nvrtc: &Nvrtc| Some(format!("NVRTC {}, {}", nvrtc.version, unfit(nvrtc.version, driver)?));
         search.first(&SONAMES, Nvrtc::open, against).map_err(|tried| Error::NoCompiler { tried, driver })

@@ -1,4 +1,4 @@
-//! Where a process gets its kernels: from a pack, else from this machine's cache, else from the compiler.
+//! The sources of the kernels of a process: a pack, else from this machine's cache, else from the compiler.
 
 use super::{Cache, Error, Nvrtc, Pack, Result, key};
 use crate::arch::Arch;
@@ -38,8 +38,8 @@ pub struct Cubin {
 }
 
 impl Places {
-    /// From environment variables (those of `Search::of`, and SWALLOW_KERNELS, XDG_CACHE_HOME, HOME, TMPDIR) and the
-    /// path of the program.
+    /// The places named by environment variables (those of `Search::of`, and SWALLOW_KERNELS, XDG_CACHE_HOME, HOME,
+    /// TMPDIR) and by the path of the program.
     pub fn of(var: impl Fn(&str) -> Option<OsString>, program: Option<&Path>) -> Places {
         let set = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let bin = program.and_then(Path::parent);

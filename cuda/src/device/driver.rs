@@ -1,4 +1,4 @@
-//! The driver's devices, its version, and what its errors mean.
+//! The driver's devices, its version, and the descriptions of its errors.
 
 use super::Error;
 use crate::compile::Version;

@@ -80,7 +80,7 @@ impl<D: Deref<Target = Device>> Memory<D> {
         self.at
     }
 
-    /// Bytes.
+    /// The length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }

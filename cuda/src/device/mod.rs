@@ -168,7 +168,7 @@ impl Device {
         self.log.scope(label, |number| _ = self.progress.enqueue(&self.stream, number), work)
     }
 
-    /// Seconds that the device takes for what `work` enqueues. Blocks.
+    /// Seconds that the device takes for the operations that `work` enqueues. Blocks.
     pub fn seconds(&self, work: impl FnOnce()) -> Result<f64> {
         let start = self.checked(self.events.record(&self.stream, Timing::Enabled))?;
         work();

@@ -19,7 +19,7 @@ pub struct PinnedPool(Arc<Mutex<Lists>>);
 #[derive(Default)]
 struct Lists {
     free: Vec<Raw>,
-    /// Blocks that the device still reads, until the event.
+    /// Blocks that the device reads until the event.
     busy: VecDeque<(Arc<Event>, Raw)>,
 }
 
@@ -108,7 +108,7 @@ impl Drop for Lists {
     }
 }
 
-/// How far a stream has come. The device writes numbers, in stream order, into host memory, which outlives a fault and
+/// The progress of a stream. The device writes numbers, in stream order, into host memory, which outlives a fault and
 /// which any thread may read.
 #[derive(Clone)]
 pub struct Progress(Arc<Cell>);
@@ -121,7 +121,7 @@ struct Cell {
 }
 
 impl Progress {
-    /// Starts at 0.
+    /// A counter that starts at 0.
     pub fn new(mut memory: Pinned) -> Result<Self, DriverError> {
         memory.bytes_mut()[..4].fill(0);
         let mut at = 0;
@@ -130,7 +130,7 @@ impl Progress {
         Ok(Progress(Arc::new(Cell { memory, at, enqueued: AtomicU32::new(0) })))
     }
 
-    /// Enqueues `number`: the device writes it when the stream comes here.
+    /// Enqueues `number`: the device writes it when the stream reaches this point.
     pub fn enqueue(&self, stream: &Stream, number: u32) -> Result<(), DriverError> {
         self.0.enqueued.store(number, Relaxed);
         // SAFETY: the cell is four bytes of pinned memory that live as long as the stream's owner.

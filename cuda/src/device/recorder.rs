@@ -23,7 +23,7 @@ struct Raw {
 }
 
 impl Device {
-    /// Starts recording what is enqueued, at this level of detail.
+    /// Starts recording the operations that are enqueued, at this level of detail.
     pub fn begin_trace(&self, detail: Detail) {
         let begun = self.events.record(&self.stream, Timing::Enabled).ok();
         *self.recorder.0.borrow_mut() = begun.map(|begun| Trace { detail, begun, spans: Vec::new() });

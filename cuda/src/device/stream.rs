@@ -1,4 +1,4 @@
-//! Streams and events: what overlaps, and what waits for what. The host blocks only in `Event::wait` and
+//! Streams and events: concurrency, and waits between streams. The host blocks only in `Event::wait` and
 //! `Stream::synchronize`.
 
 use cudarc::driver::{DriverError, result, sys};
@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 type Done<T> = Result<T, DriverError>;
 
-/// Work in order, concurrent with other streams.
+/// A queue of work that runs in order, concurrently with other streams.
 pub struct Stream(sys::CUstream);
 
 /// A stream's scheduling priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     Normal,
-    /// The device's greatest: for work that other streams wait for.
+    /// The device's greatest priority, for work that other streams wait for.
     High,
 }
 

@@ -24,7 +24,7 @@ type To = *mut c_void;
 type From = *const c_void;
 
 functions! {
-    /// As declared in `nccl.h` of 2.18 and later.
+    /// The functions as `nccl.h` of 2.18 and later declares them.
     pub(super) struct Api {
         get_version: "ncclGetVersion" (*mut c_int) -> Code,
         unique_id: "ncclGetUniqueId" (*mut UniqueId) -> Code,
@@ -76,7 +76,7 @@ impl Nccl {
         &self.path
     }
 
-    /// The result of a call; an error in NCCL's words.
+    /// Checks the result of a call; the error is NCCL's message.
     pub(super) fn checked(&self, code: Code, comm: Comm) -> Result<(), String> {
         if code == 0 || code == IN_PROGRESS {
             return Ok(());

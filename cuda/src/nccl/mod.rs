@@ -88,8 +88,8 @@ impl Communicator {
     }
 
     /// # Safety
-    /// (This and the functions below.) The addresses are device memory of the given lengths. Until the stream has
-    /// completed the call, nothing else accesses what it writes, and nothing writes what it reads.
+    /// The addresses are device memory of the given lengths. Until the stream has completed the call, nothing else
+    /// accesses what it writes, and nothing writes what it reads.
     pub unsafe fn all_reduce(&self, f: Buffers, stream: &Stream) -> Done {
         let (from, to, raw) = (f.from as *const c_void, f.to as *mut c_void, stream.raw().cast());
         // SAFETY: by this function's contract; communicator and stream are alive.
@@ -97,7 +97,7 @@ impl Communicator {
     }
 
     /// # Safety
-    /// As above.
+    /// The same contract as [`Self::all_reduce`].
     pub unsafe fn all_gather(&self, f: Buffers, stream: &Stream) -> Done {
         let (from, to, raw) = (f.from as *const c_void, f.to as *mut c_void, stream.raw().cast());
         // SAFETY: as above.
@@ -105,7 +105,7 @@ impl Communicator {
     }
 
     /// # Safety
-    /// As above.
+    /// The same contract as [`Self::all_reduce`].
     pub unsafe fn reduce_scatter(&self, f: Buffers, stream: &Stream) -> Done {
         let (from, to, raw) = (f.from as *const c_void, f.to as *mut c_void, stream.raw().cast());
         // SAFETY: as above.
@@ -115,7 +115,7 @@ impl Communicator {
     /// A send, a receive, or both at once.
     ///
     /// # Safety
-    /// As above.
+    /// The same contract as [`Self::all_reduce`].
     pub unsafe fn exchange(&self, send: Option<Message>, recv: Option<Message>, stream: &Stream) -> Done {
         let raw = stream.raw().cast();
         // SAFETY: as above; the group is ended whatever the calls in it return.

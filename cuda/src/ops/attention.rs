@@ -175,7 +175,7 @@ pub fn attention_sm80(m: &dyn Machine, qkv: View, starts: View, o: View, lse: Vi
     unsafe { launch(m, kernel, &args, forward_geometry(s)) }
 }
 
-/// The kernels support the shape, and the views have its lengths.
+/// Asserts that the kernels support the shape, and that the views have its lengths.
 pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     assert!(HEAD_DIMS.contains(&s.dim), "heads of {}, not of {HEAD_DIMS:?}", s.dim);
     assert!(s.kv > 0 && s.query.is_multiple_of(s.kv) && s.rows() > 0, "attention over {s:?}");
@@ -185,7 +185,7 @@ pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     check_aligned(&[qkv, o]);
 }
 
-/// Kernels access these views in vectors of 16 bytes.
+/// Asserts that these views are aligned for vectors of 16 bytes.
 fn check_aligned(views: &[View]) {
     let beside = views.iter().map(|view| view.at() % 16).collect::<Vec<_>>();
     assert!(beside.iter().all(|&b| b == 0), "views start {beside:?} bytes past a multiple of 16");

@@ -1,6 +1,6 @@
-//! Which source each sample comes from (`build_blending_indices` of megatron/core/datasets/helpers.cpp): the one that
-//! lags farthest behind its share, without randomness. A choice depends on all choices before it, so the counts are
-//! kept every [`STRIDE`] samples and the choices since then are made again.
+//! The source of each sample (`build_blending_indices` of megatron/core/datasets/helpers.cpp): the one that lags
+//! farthest behind its share, without randomness. A choice depends on all choices before it, so the counts are stored
+//! every [`STRIDE`] samples, and the choices since the last stored counts are recomputed.
 //!
 //! Memory: 8 bytes per source and `STRIDE` samples.
 
@@ -11,7 +11,7 @@ const STRIDE: u64 = 1024;
 /// A mixture of sources over a fixed number of samples.
 #[derive(Debug)]
 pub struct Blend {
-    /// These sum to 1.
+    /// The normalized weights, which sum to 1.
     shares: Vec<f64>,
     size: u64,
     /// `[size / STRIDE, sources]`: samples taken from each source before sample `STRIDE * i`.
@@ -44,7 +44,7 @@ impl Blend {
         &self.totals
     }
 
-    /// For each of these samples its source, and its number within that source.
+    /// The source of each of these samples, and the sample's number within that source.
     pub fn choices(&self, samples: Range<u64>) -> Vec<(usize, u64)> {
         if samples.is_empty() {
             return Vec::new();

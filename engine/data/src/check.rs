@@ -16,7 +16,7 @@ pub struct Limits {
     pub vocab_size: Option<u64>,
 }
 
-/// What [`check`] found.
+/// The findings of [`check`], and the counts of the files.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     pub sequences: usize,
@@ -25,7 +25,7 @@ pub struct Report {
     pub kind: &'static str,
     /// `None` in a file without tokens.
     pub largest_id: Option<i64>,
-    /// One line each; the files are sound where there is none.
+    /// One line for each; the files are sound if there are none.
     pub findings: Vec<String>,
 }
 

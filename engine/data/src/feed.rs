@@ -16,8 +16,8 @@ use engine::batch::{MicroBatch, Samples};
 use engine::config::{Config, Order, Source, Train};
 use engine::error::{Error, Result};
 
-/// The part by which the samples of a blended source exceed its share, so that the blend never runs dry (Megatron's
-/// `mid_level_dataset_surplus`).
+/// The fraction by which the samples of a blended source exceed its share, so that the blend never runs out of samples
+/// (Megatron's `mid_level_dataset_surplus`).
 const SURPLUS: f64 = 0.005;
 /// The most samples of a split, whose index is in the memory of every rank.
 const MOST: u64 = 1 << 32;
@@ -56,9 +56,9 @@ pub struct SourceReport {
     pub plan: Plan,
     /// Samples that the run takes from it.
     pub samples: u64,
-    /// How many times the run reads each of its tokens.
+    /// The number of times that the run reads each of the source's tokens.
     pub epochs: f64,
-    /// Its part of the split's samples, 0 to 1.
+    /// The source's share of the split's samples, 0 to 1.
     pub share: f64,
 }
 
@@ -119,7 +119,8 @@ impl Feed {
         self.mixture(split).wanted
     }
 
-    /// Where the tokens of these samples lie: for each sample the index of its source in the split, and the pieces.
+    /// The locations of the tokens of these samples: for each sample, the index of its source in the split, and the
+    /// pieces.
     pub fn places(&self, split: Split, samples: Range<u64>) -> Result<Vec<(usize, Vec<Piece>)>> {
         let mixture = self.mixture(split);
         let number = |part: &Part| mixture.parts.iter().position(|p| std::ptr::eq(p, part)).expect("its own part");
@@ -168,7 +169,7 @@ impl Feed {
 }
 
 impl Mixture {
-    /// For each of the samples the index of its part, and the sample's number in that part's order.
+    /// The index of each sample's part, and the sample's number in the order of that part.
     fn choices(&self, samples: Range<u64>) -> Vec<(usize, u64)> {
         assert!(samples.end <= self.wanted, "samples {samples:?} of a run that takes {}", self.wanted);
         match &self.blend {
@@ -197,7 +198,7 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The weights, where the user gave them. All sources have one, or none has.
+    /// The weights, if the user gave them: either all sources have one or none has.
     fn weights(&self) -> Result<Option<Vec<f64>>> {
         let given: Vec<f64> = self.sources.iter().filter_map(|s| s.weight).collect();
         if !given.is_empty() && given.len() < self.sources.len() {
@@ -250,7 +251,8 @@ impl<'a> Recipe<'a> {
         Ok(Mixture { parts, blend, wanted: self.wanted })
     }
 
-    /// Builds the order of every source. `samples`: how many of each Megatron's order must offer; `None` is one epoch.
+    /// Builds the order of every source. `samples` gives the number of samples that Megatron's order of a source must
+    /// offer; `None` is one epoch.
     fn parts(&self, samples: impl Fn(usize) -> Option<u64> + Sync) -> Result<Vec<Part>> {
         let part = |i: usize| {
             let file = &self.files[self.indices[i]];
@@ -319,7 +321,7 @@ impl<'a> Recipe<'a> {
         ))
     }
 
-    /// As Megatron checks: the blend must not take more samples of a source than it offers.
+    /// Checks, as Megatron does, that the blend takes no more samples of a source than the source offers.
     fn check_supply(&self, mixture: Mixture) -> Result<Mixture> {
         let totals = mixture.blend.as_ref().map_or(&[][..], |b| b.totals());
         for (part, &taken) in mixture.parts.iter().zip(totals) {
@@ -356,7 +358,7 @@ fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
     Ok((of_train, of_valid))
 }
 
-/// For every position of a sample the position where its document starts.
+/// For every position of a sample, the position at which its document starts.
 fn document_starts(pieces: &[Piece], seq: usize) -> Vec<u32> {
     let mut starts = Vec::with_capacity(seq + 1);
     for piece in pieces {

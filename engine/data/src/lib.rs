@@ -22,7 +22,7 @@ pub mod tokenize;
 pub mod tokenizer;
 pub mod writer;
 
-/// The checkout that these tests are of.
+/// The root of the checkout under test.
 #[cfg(test)]
 fn checkout() -> std::path::PathBuf {
     let mut folders = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();

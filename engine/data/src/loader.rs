@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Micro-batches that are read ahead.
 const AHEAD: usize = 4;
 
-/// A feed whose training samples are read before they are asked for.
+/// A feed that reads training samples before they are requested.
 pub struct Loader {
     feed: Arc<Feed>,
     ready: Receiver<(Range<u64>, Result<MicroBatch>)>,
@@ -36,7 +36,7 @@ impl Loader {
 }
 
 impl Samples for Loader {
-    /// The same as the feed gives.
+    /// Returns the same micro-batch as the feed.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         if split != Split::Train {
             return self.feed.micro_batch(split, samples);

@@ -21,7 +21,7 @@ pub struct Meta {
     /// The ids put before and after every document.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
-    /// Stays the same where the tokenizer's file is saved again.
+    /// The tokenizer's identity, which stays the same if its file is saved again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
 }

@@ -95,7 +95,7 @@ impl SampleOrder {
         Ok(Self { documents: Documents::InOrder(range), sums, seq, shuffle: Shuffle::None, plan })
     }
 
-    /// The pieces of sample `k`, `seq + 1` tokens together. Errors where `file` is no longer what was indexed.
+    /// The pieces of sample `k`, `seq + 1` tokens together. An error if `file` has changed since it was indexed.
     pub fn pieces(&self, file: &IndexedFile, k: u64) -> Result<Vec<Piece>> {
         let sample = match &self.shuffle {
             Shuffle::None => k % self.plan.samples,
@@ -105,7 +105,7 @@ impl SampleOrder {
         self.walk(file, sample * self.seq).ok_or_else(|| file.changed())
     }
 
-    /// The pieces of the tokens from `position` of the stream on; `None` where the lengths are not those counted.
+    /// The pieces of the tokens from `position` of the stream on; `None` if the lengths have changed.
     fn walk(&self, file: &IndexedFile, position: u64) -> Option<Vec<Piece>> {
         let (mut at, mut offset) = self.locate(file, position)?;
         let mut left = self.seq + 1;
@@ -130,7 +130,7 @@ impl SampleOrder {
         }
     }
 
-    /// Where token `position` of the stream lies: an index into the document order and an offset in that document.
+    /// The location of token `position` of the stream: an index into the document order and an offset in that document.
     fn locate(&self, file: &IndexedFile, position: u64) -> Option<(usize, u64)> {
         let stride = self.sums.partition_point(|&sum| sum <= position) - 1;
         let (mut at, mut left) = (stride * STRIDE, position - self.sums[stride]);

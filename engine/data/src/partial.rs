@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use engine::error::{Error, Result};
 
 /// A file that is written as `PATH.partial` and gets its name at the end. Until then it is locked against other
-/// writers; dropped before, it is removed.
+/// writers, and dropping it removes it.
 pub struct PartialFile {
     file: File,
     path: PathBuf,
@@ -39,7 +39,7 @@ impl PartialFile {
         Ok(Self { file, path: path.to_path_buf(), partial, renamed: false })
     }
 
-    /// Removes what was written behind byte `len`.
+    /// Removes the bytes from `len` on.
     pub fn truncate(&mut self, len: u64) -> Result<()> {
         let cut = self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len)));
         cut.map(drop).map_err(|e| self.error(e))

@@ -1,4 +1,4 @@
-//! Which tokenizer made each source, and which one the model has: ids of another tokenizer stand for other text.
+//! The tokenizer that made each source, and the model's: ids of another tokenizer stand for other text.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ struct Origin {
     owner: String,
     /// The tokenizer's file, for messages.
     file: String,
-    /// The hashes of its file and of those that lie with it.
+    /// The hashes of its file and, for a model, of all tokenizer files in the folder.
     hashes: Vec<String>,
     identities: Vec<Identity>,
 }
 
 impl Feed {
-    /// The tokenizer that made the training data, where all sources say the same and its file is unchanged.
+    /// The tokenizer that made the training data, if all sources name the same one and its file is unchanged.
     pub fn tokenizer(&self) -> Option<PathBuf> {
         let files = &self.files[..self.data.train.len()];
         let metas = files.iter().map(|file| Meta::read(file.prefix())).collect::<Option<Vec<_>>>()?;
@@ -31,7 +31,7 @@ impl Feed {
     }
 
     /// Refuses sources made by different tokenizers, or by another than the model's, where both are known and
-    /// `data.allow_mixed_tokenizers` does not allow it. The model's is that of the folder which `load` names.
+    /// `data.allow_mixed_tokenizers` does not allow it. The model's tokenizer is in the folder that `load` names.
     pub fn check_tokenizers(&self, load: &Load) -> Result<()> {
         if self.data.allow_mixed_tokenizers {
             return Ok(());
@@ -57,7 +57,7 @@ impl Feed {
 }
 
 impl Origin {
-    /// `None` where nothing is known of the tokenizer.
+    /// `None` if the source does not identify its tokenizer.
     fn of_source(key: &str, prefix: &Path) -> Option<Self> {
         let meta = Meta::read(prefix)?;
         let identity = meta.identity();

@@ -122,7 +122,7 @@ fn last_character(text: &[u8]) -> Option<usize> {
     text.iter().rposition(|b| b & 0xc0 != 0x80).filter(|&at| at > 0)
 }
 
-/// Returns after how many of its bytes, but not all of them, a text may be cut.
+/// Returns the number of bytes after which a text may be cut, less than the length of the text.
 pub type Cut<'a> = &'a (dyn Fn(&[u8]) -> Option<usize> + Sync);
 
 /// Reads files one after the other.
@@ -198,7 +198,7 @@ impl Open {
         Ok(self.hand_out(rest, done, None))
     }
 
-    /// Makes a chunk of what was read, except for `rest`.
+    /// Makes a chunk of the bytes that were read, except for `rest`.
     fn hand_out(&mut self, rest: Vec<u8>, last: bool, problem: Option<String>) -> Chunk {
         let bytes = std::mem::replace(&mut self.rest, rest);
         let (first, lines, offset) = (self.offset == 0, self.lines, self.offset);
@@ -237,7 +237,7 @@ impl Open {
         }
     }
 
-    /// JSON lines where the first byte that is not blank is a brace, else text.
+    /// The format by content: JSON lines if the first byte that is not blank is a brace, else text.
     fn format_by_content(&mut self) -> Result<Format> {
         let mut target = 64;
         loop {
@@ -250,7 +250,7 @@ impl Open {
         }
     }
 
-    /// Reads until `target` bytes are there; whether the file ended before.
+    /// Reads until `target` bytes are there. Returns whether the file ended before that.
     fn fill(&mut self, target: usize) -> Result<bool> {
         let missing = target.saturating_sub(self.rest.len()) as u64;
         let read = self.source.by_ref().take(missing).read_to_end(&mut self.rest);
@@ -289,7 +289,7 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// The documents, or the part of one, in this chunk: of JSON lines the string under `key`.
+    /// The documents, or the part of one, in this chunk. A document of JSON lines is the string under `key`.
     pub fn parts(&self, key: &str) -> Vec<Part<'_>> {
         let (first, last, line) = (self.first, self.last, self.lines + 1);
         if let Some(problem) = &self.problem {
@@ -346,7 +346,7 @@ fn is_blank(c: char) -> bool {
     c.is_whitespace() || c == '\u{feff}'
 }
 
-/// The format asked for, else the one of the name's ending; `None` for a pipe, whose first byte decides.
+/// The requested format, else that of the file extension; `None` for a pipe, whose first byte decides.
 fn format_of(path: &Path, asked: Option<Format>) -> Result<Option<Format>> {
     if asked.is_some() {
         return Ok(asked);
@@ -421,7 +421,7 @@ fn open(path: &Path, asked: Option<Format>, read: &Arc<AtomicU64>) -> Result<Ope
     Ok(open)
 }
 
-/// Counts what is read, for the progress bar.
+/// Counts the bytes that are read, for the progress bar.
 struct Counted {
     file: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

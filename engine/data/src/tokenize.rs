@@ -1,7 +1,7 @@
 //! `data tokenize`: texts in, one indexed token file out, on all cores.
 //!
-//! A reader hands chunks to the workers, and in the same order the places where their results will come to the writer,
-//! so the output does not depend on the number of workers. Memory is bounded: at most `2 * workers + 2` chunks and
+//! A reader hands chunks to the workers and, in the same order, the receivers of their results to the writer, so the
+//! output does not depend on the number of workers. Memory is bounded: at most `2 * workers + 2` chunks and
 //! [`IN_FLIGHT`] bytes of text are between reader and writer, and the tokenizer bounds what it encodes as a whole.
 
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use super::writer::IndexWriter;
 use engine::error::{Error, Result};
 
 /// Bytes of text between reader and writer. A byte takes up to 10 bytes of memory: itself, as decoded from JSON, and
-/// its ids. The help of `data tokenize` states what follows for the memory.
+/// its ids. The help of `data tokenize` states the resulting memory.
 const IN_FLIGHT: usize = LONGEST_LINE;
 
 /// Bad records beyond this many are only counted.
@@ -50,7 +50,7 @@ pub struct Progress {
     pub tokens: u64,
     /// Documents without any token, which are left out.
     pub empty: u64,
-    /// Bad records, and what is wrong with the first ten.
+    /// The number of bad records, and the errors of the first ten.
     pub bad: u64,
     pub first_bad: Vec<String>,
 }

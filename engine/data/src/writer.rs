@@ -1,6 +1,6 @@
-//! Megatron's indexed token files, for writing: tokens stream through to a temporary name, only the lengths
-//! stay in memory (four bytes a sequence). The pair appears whole or not at all: the `.bin` is renamed first,
-//! the `.idx`, without which nothing reads the `.bin`, last.
+//! Writes Megatron's indexed token files. Tokens are written to a file with a temporary name; only the lengths stay in
+//! memory (four bytes a sequence). The pair appears whole or not at all: the `.bin` is renamed first, and last the
+//! `.idx`, without which nothing reads the `.bin`.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -23,7 +23,7 @@ pub struct IndexWriter {
     open: u64,
 }
 
-/// What [`IndexWriter::finish`] wrote.
+/// The counts that [`IndexWriter::finish`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     pub documents: u64,
@@ -85,7 +85,7 @@ impl IndexWriter {
         self.close(None)
     }
 
-    /// As [`Self::finish`], with a `PREFIX.meta.json`.
+    /// Like [`Self::finish`], with a `PREFIX.meta.json`.
     pub fn finish_with(self, meta: &Meta) -> Result<Written> {
         self.close(Some(meta))
     }

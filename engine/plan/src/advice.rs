@@ -1,4 +1,4 @@
-//! Advice on a step: what it spends most on beside its products, and the one key whose change gains most.
+//! Advice on a step: its largest cost beside its products, and the one key whose change gains most.
 
 use super::replay::RankTimeline;
 use super::search::{Candidate, Outcome, SearchSpace, candidates};
@@ -9,9 +9,10 @@ use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::time::{OpClass, TimeCategory};
 
-/// How many changes are simulated at once.
+/// The number of changes that are simulated at once.
 const BATCH: usize = 4;
-/// The closed form is right within 8 %: a change that it puts further behind the best simulated one is not simulated.
+/// The closed form is accurate within 8 %. A change that it estimates to be slower than the best simulated one by more
+/// than this factor is not simulated.
 const BEHIND: f64 = 1.1;
 /// The closed form may overstate memory by up to a quarter.
 const ROUGHLY: f64 = 1.25;
@@ -19,7 +20,7 @@ const ROUGHLY: f64 = 1.25;
 /// A configuration that differs in one key.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// With exact bytes.
+    /// The changed configuration, with exact bytes.
     pub to: Candidate,
     /// The share of the step's time that it saves; negative if it is slower.
     pub saves: f64,
@@ -57,7 +58,7 @@ pub(super) fn one_key_away<S>(config: &Config, space: &SearchSpace<S>) -> Vec<Co
     all
 }
 
-/// A sentence for the user: what a step spends most on beside matmul and attention, and what would reduce it.
+/// A sentence for the user: the largest cost of a step beside matmul and attention, and how to reduce it.
 pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
     let work = |share: &TimeCategory| matches!(share, TimeCategory::Computes(OpClass::Matmul | OpClass::Attention));
     let others = step.shares.iter().filter(|(share, _)| !work(share));

@@ -111,7 +111,7 @@ impl CostModel for AnalyticCosts<'_> {
             }
             _ => 0.0,
         };
-        // Each is entered twice, forward and backward.
+        // Each part is entered twice, in forward and in backward.
         ms / 2.0 / 1e3
     }
 

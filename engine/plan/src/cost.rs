@@ -4,7 +4,7 @@ use engine::backend::{Op, Work};
 use engine::config::{Achieved, Software};
 use engine::time::OpClass;
 
-/// The class that an op's time counts to.
+/// The class that an op's time counts towards.
 pub fn class(op: Op) -> OpClass {
     match op.work() {
         Work::Product(_) => OpClass::Matmul,
@@ -14,7 +14,7 @@ pub fn class(op: Op) -> OpClass {
     }
 }
 
-/// Seconds of an op with activations of `act` bytes, at the rates `r`, in software that behaves as `s` says.
+/// Seconds of an op with activations of `act` bytes, at the rates `r`, in software with the properties `s`.
 pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software) -> f64 {
     let flops = op.flops(sizes) / 1e12;
     let moved = op.bytes(sizes, act) / 1e9 / r.memory_gb_s;
@@ -28,7 +28,7 @@ pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software
         // The forward pass has two products, the backward pass five.
         Op::AttentionBwd => flops / r.attention_backward_tflops + s.attention_again * 0.4 * flops / r.attention_tflops,
         Op::Adamw | Op::SumSquares => moved,
-        // With `logit_bytes` the whole loss is priced at its gradient.
+        // With `logit_bytes`, the op of the gradient has the cost of the whole loss.
         Op::XentStats if s.logit_bytes > 0.0 => 0.0,
         Op::XentGrad if s.logit_bytes > 0.0 => logits,
         Op::Add | Op::AddRmsnorm | Op::Rmsnorm | Op::RmsnormRecompute | Op::RmsnormBwd | Op::RmsnormBwdAdd => {
@@ -57,7 +57,7 @@ mod tests {
         let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} s, not {wanted}");
         let (square, thin) = ([4096, 4096, 4096], [1, 4096, 4096]);
         near(busy(Op::MatmulNt, square), Op::MatmulNt.flops(square) / 1e12 / r.matmul_tflops);
-        // A product with one row is as slow as its weights are read.
+        // A product with one row takes as long as reading its weights.
         near(busy(Op::MatmulNt, thin), Op::MatmulNt.bytes(thin, 2) / 1e9 / r.memory_gb_s);
         near(busy(Op::Rmsnorm, [4096, 4096, 1]), 2.0 * 2.0 * 4096.0 * 4096.0 / 1e9 / r.memory_gb_s);
         let others = Software { elementwise: 5.0, efficiency: 0.5, ..own.clone() };

@@ -1,5 +1,5 @@
-//! A dry run of one rank: the memory that it takes, block by block, and its collectives. The trainer is the one that
-//! trains, on the dry backend.
+//! A dry run of one rank: the memory that it takes, block by block, and its collectives. It runs the real trainer
+//! on the dry backend.
 //!
 //! A step leaves the blocks of an arena as it found them: weights, optimizer state and tables stay where they are, and
 //! all others are allocated and freed within it. A dry run asserts that, so one step and one validation stand for all.
@@ -34,7 +34,7 @@ use std::rc::Rc;
 #[derive(Debug, Clone)]
 pub struct DryRun {
     pub usage: Usage,
-    /// Blocks of up to so many bytes are placed at the end of the arena, if the backend has one.
+    /// Blocks of up to this many bytes are placed at the end of the arena, if the backend has one.
     pub small: usize,
     pub held: Held,
     /// The rest of the peak by use.
@@ -46,7 +46,7 @@ pub struct DryRun {
     pub last: Range<usize>,
 }
 
-/// Bytes of the blocks that live all through a forward and backward pass.
+/// Bytes of the blocks that stay allocated throughout a forward and backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub weights: usize,
@@ -116,7 +116,7 @@ pub fn run_rank<A: Elem>(
     keeping::<A>(allocator, config, mesh, rank, scratch, keep, steps)
 }
 
-/// As [`run_rank`] with every op logged; blocks are counted without addresses, which is faster.
+/// Like [`run_rank`], with every op logged; blocks are counted without addresses, which is faster.
 pub fn dry_run_ops<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -129,8 +129,9 @@ pub fn dry_run_ops<A: Elem>(
 
 /// The memory that a run of rank `rank` takes, whatever its length.
 ///
-/// Without an arena a few micro-batches need as much as a whole step. With one, addresses drift from one micro-batch to
-/// the next, so whole steps are run: once to find the best limit between small and large blocks, and once with it.
+/// Without an arena, a few micro-batches need as much memory as a whole step. With one, addresses drift from one
+/// micro-batch to the next, so whole steps are run: once to find the best limit between small and large blocks, and
+/// once with that limit.
 pub fn plan<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -149,7 +150,7 @@ pub fn plan<A: Elem>(
     Ok(DryRun { small, ..with(config, scratch.allocator(small))? })
 }
 
-/// As [`plan`], for a step just long enough that each stage reaches its most micro-batches in flight, and without a
+/// Like [`plan`], for a step just long enough that each stage reaches its most micro-batches in flight, and without a
 /// limit for small blocks. Overstates memory by a few percent.
 pub fn plan_shortly<A: Elem>(
     config: &Config,
@@ -164,7 +165,7 @@ pub fn plan_shortly<A: Elem>(
     keeping::<A>(allocator, &few, mesh, rank, scratch, Keep::Totals, 1)
 }
 
-/// As [`run_rank`], with this allocator.
+/// Like [`run_rank`], with this allocator.
 fn keeping<A: Elem>(
     allocator: Box<dyn Allocator>,
     config: &Config,
@@ -201,7 +202,7 @@ fn keeping<A: Elem>(
     Ok(DryRun { usage, small: 0, held, peak, step, log, last })
 }
 
-/// The memory of a rank by [`plan`] and the counts of a whole step; the log may be of a shorter one.
+/// The memory of a rank by [`plan`] and the counts of a whole step; the log may be that of a shorter step.
 pub fn dry_run_step<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -264,8 +265,8 @@ pub fn on_all_cores<T: Send, R: Send>(
     items.into_par_iter().with_max_len(1).map(one).collect::<Vec<_>>().into_iter().collect()
 }
 
-/// One rank of each stage, which stands for the ranks that do the same at the same time. Of tensor-parallel ranks the
-/// first has the largest share of the memory.
+/// One rank of each stage, which stands for the ranks that do the same at the same time. Among tensor-parallel ranks,
+/// the first has the largest share of the memory.
 pub fn stages(mesh: &Mesh) -> Vec<usize> {
     (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
 }

@@ -14,8 +14,8 @@ pub struct Estimate {
     pub bytes: f64,
 }
 
-/// With m micro-batches, p stages of v chunks, and `busiest` and `mean` seconds of a micro-batch in a stage:
-/// seconds = m busiest + (p - 1) / v mean + gradients + optimizer.
+/// The estimate is seconds = m busiest + (p - 1) / v mean + gradients + optimizer, with m micro-batches, p stages of v
+/// chunks, and `busiest` and `mean` seconds of a micro-batch in a stage.
 pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -> Estimate {
     let p = &config.parallel;
     let [stages, d] = [Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis) as f64);

@@ -21,8 +21,8 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// `config` on `mesh` of a cluster, with the memory rules of the backend that will run. `done` is called after each
-    /// of the [`Forecast::dry_runs`].
+    /// The forecast of `config` on `mesh` of a cluster, with the memory rules of the backend that will run. `done` is
+    /// called after each of the [`Forecast::dry_runs`].
     pub fn of<A: Elem>(
         config: &Config,
         mesh: &Mesh,
@@ -35,7 +35,7 @@ impl Forecast {
         Self::by::<A>(config, mesh, costs.as_ref().map(|costs| costs as &dyn CostModel), scratch, done)
     }
 
-    /// As `of`, by a cost model.
+    /// Like [`Self::of`], with the times of a cost model.
     pub fn by<A: Elem>(
         config: &Config,
         mesh: &Mesh,

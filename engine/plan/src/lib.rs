@@ -1,7 +1,8 @@
-//! What a run will take before it is queued: memory, step time and where it goes, on a cluster that need not be there.
+//! Predicts a run before it is queued: its memory, its step time and the breakdown of that, on a cluster that need not
+//! be available.
 //!
-//! Nothing here knows what a layer is. The trainer runs a step on the dry backend; a [`CostModel`] gives the ops and
-//! calls of its log their seconds, and `replay` runs the ranks' logs against each other.
+//! The simulation does not depend on the structure of the layers. The trainer runs a step on the dry backend, a
+//! [`CostModel`] gives the ops and calls of its log their seconds, and `replay` runs the logs against each other.
 
 pub mod advice;
 pub mod analytic;

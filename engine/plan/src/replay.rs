@@ -15,11 +15,11 @@ use std::ops::Range;
 /// Seconds of ops, calls and host overhead.
 pub trait CostModel {
     fn op(&self, op: Op, sizes: [usize; 3]) -> f64;
-    /// From when all ranks are there to the last byte; `rank` is one of them.
+    /// Seconds of a call from the arrival of all its ranks to the last byte; `rank` is one of them.
     fn call(&self, rank: usize, call: &Call) -> f64;
     /// Host overhead when a part of the step begins.
     fn host(&self, part: Scope) -> f64;
-    /// How calls of a kind run.
+    /// The mode of communication in this kind of group.
     fn mode(&self, kind: GroupKind) -> CommMode;
 
     /// Ops and calls of the log without a cost, as words of a message.
@@ -28,7 +28,7 @@ pub trait CostModel {
     }
 }
 
-/// How communication runs beside compute.
+/// The way in which communication runs beside compute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CommMode {
     /// On a stream of its own; compute beside it loses this share of the time.
@@ -87,7 +87,7 @@ struct Key {
 #[derive(Default)]
 struct Arrived(Vec<(usize, usize)>);
 
-/// What runs on a stream at one time: a collective, or the send and the receive of an exchange.
+/// A unit of work on a stream: a collective, or the send and the receive of an exchange.
 struct Post {
     number: usize,
     starts: Vec<usize>,
@@ -116,7 +116,7 @@ struct Rank<'a> {
     from: usize,
     next: usize,
     clock: f64,
-    /// Slowdown by overlapped calls that the next op has to pay for.
+    /// Slowdown by overlapped calls, which is added to the next op.
     debt: f64,
     starts: Vec<Start<'a>>,
     streams: HashMap<GroupKind, Stream>,
@@ -179,7 +179,7 @@ impl<'a> All<'a> {
             Some(number) => number,
             None => {
                 if blocking && matches!(call.what, Operation::Send(_)) {
-                    // The sender waits for as long as its message travels.
+                    // The sender waits until its message has arrived.
                     let cost = self.costs.call(self.ranks[at].rank, call);
                     self.ranks[at].expose(call.kind, cost);
                 }

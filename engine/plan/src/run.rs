@@ -51,9 +51,9 @@ fn last_steps(stages: &[DryRun]) -> Vec<(&Log, Range<usize>)> {
     stages.iter().map(|stage| (&stage.log, stage.last.clone())).collect()
 }
 
-/// Shorter steps from which a step is extrapolated: two with p and 2p micro-batches, p being the number of stages, and
-/// how many times their difference comes on top of the first. From p micro-batches on each costs the same. A short step
-/// is its own.
+/// The shorter steps from which a step is extrapolated, with p and 2p micro-batches for p stages, and how many times
+/// their difference is added to the first: from p micro-batches on, each costs the same. A step of up to 2p
+/// micro-batches is returned unchanged.
 pub fn short_steps(config: &Config, mesh: &Mesh) -> (Vec<Config>, f64) {
     let samples = config.train.micro_batch_size * mesh.size(Axis::Data);
     let (stages, n_mbs) = (mesh.size(Axis::Pipeline), config.train.global_batch_size / samples);

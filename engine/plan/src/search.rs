@@ -1,4 +1,4 @@
-//! Which layout of a number of ranks is the fastest: all valid ones are estimated in closed form, the best are
+//! Searches for the fastest layout of a number of ranks: all valid ones are estimated in closed form, the best are
 //! simulated.
 
 use super::analytic::{AnalyticCosts, NodeMap};
@@ -12,18 +12,20 @@ use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use std::collections::{BTreeSet, HashMap};
 
-/// How many layouts a search simulates.
+/// The number of layouts that a search simulates.
 pub const SIMULATED: usize = 20;
-/// How many are simulated at once. A constant, so that the outcome does not depend on the number of cores.
+/// The number of layouts that are simulated at once. A constant, so that the outcome does not depend on the number of
+/// cores.
 const BATCH: usize = 8;
-/// How many layouts that differ only in virtual stages are simulated.
+/// The number of layouts that are simulated among those that differ only in virtual stages.
 const ALIKE: usize = 2;
-/// A short dry run overstates memory by a few percent: what exceeds the limit by no more than this is run whole.
+/// A short dry run overstates memory by a few percent: a candidate that exceeds the limit by no more than this factor
+/// gets a dry run of whole steps.
 const NEARLY: f64 = 1.05;
 const MICRO_BATCHES: [usize; 4] = [1, 2, 4, 8];
 const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
-/// A valid configuration with what it takes: by the closed form, then as it was simulated.
+/// A valid configuration with its time and memory: by the closed form, and later as simulated.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub config: Config,
@@ -106,7 +108,7 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     Ok(outcome)
 }
 
-/// The properties that layouts have in common which differ in their virtual stages alone.
+/// The properties shared by layouts that differ only in their virtual stages.
 fn family(config: &Config) -> (usize, usize, usize, &'static str) {
     let (p, t) = (&config.parallel, &config.train);
     (p.tensor, p.pipeline, t.micro_batch_size, t.recompute.name())
@@ -213,7 +215,7 @@ impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
         Ok(stages.iter().map(|stage| stage.usage.reserved).max().unwrap_or_default())
     }
 
-    /// A configuration as it is: exact memory, and where the time of a step goes.
+    /// Simulates a configuration without changes: its exact memory, and the breakdown of its step time.
     pub fn as_it_is<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<(Candidate, Step)> {
         let bytes = self.bytes::<A>(config, mesh)?;
         let (map, (short, times)) = (self.map(config, mesh), short_steps(config, mesh));

@@ -1,4 +1,4 @@
-//! The time of a simulated step, split by what it is spent on.
+//! The time of a simulated step, split by category.
 
 use super::replay::{CommMode, CostModel, RankTimeline, replay};
 use engine::backend::{Op, Scope, Span};

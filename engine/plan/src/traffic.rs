@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 /// Bytes that a rank sends in a step, by kind of group.
 pub type Sent = BTreeMap<GroupKind, u64>;
 
-/// What each rank of the mesh sends in a step, but for the scalars of loss and gradient norm. Collectives are rings: of
-/// a tensor of S bytes each of n ranks sends S (n - 1) / n to the next, twice that for an all-reduce.
+/// The bytes that each rank of the mesh sends in a step, without the scalars of loss and gradient norm. Collectives are
+/// rings: for a tensor of S bytes, each of n ranks sends S (n - 1) / n to the next, and twice that for an all-reduce.
 pub fn sent<A: Elem>(
     config: &Config,
     mesh: &Mesh,

@@ -28,7 +28,7 @@ pub struct Run {
     pub machine: Found<Machine>,
     /// At least one ran with these settings.
     pub steps: Lines<StepRecord>,
-    /// Those with these settings.
+    /// The samples with these settings.
     pub samples: Lines<Sample>,
     pub timeline: Found<Timeline>,
     pub memory: Found<Memory>,

@@ -25,7 +25,7 @@ pub struct Straggler {
 }
 
 impl Straggler {
-    /// How much longer it computes, as a share of the usual time.
+    /// The extra time that it computes, as a share of the usual time.
     pub fn by(&self) -> f64 {
         self.seconds / self.usual - 1.0
     }

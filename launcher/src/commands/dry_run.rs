@@ -148,8 +148,8 @@ fn lines(what: &str, header: &[&str], rows: &[Row], mesh: &Mesh, cells: impl Fn(
     render(&[&[what, "stage", "tp"], header].concat(), 3, alike(rows, cells).into_iter().map(row))
 }
 
-/// How often a step runs each op on the first tensor-parallel rank of a stage, with one column for stages that are
-/// alike.
+/// The number of times that a step runs each op on the first tensor-parallel rank of a stage, with one column for
+/// stages that are alike.
 fn ops(rows: &[Row], mesh: &Mesh) -> String {
     let first = rows.iter().filter(|row| mesh.coord(row.ranks[0], Axis::Tensor) == 0);
     let columns = alike(first, |row| row.of.step.ops.clone());
@@ -177,7 +177,7 @@ fn alike<'a, T: PartialEq>(rows: impl IntoIterator<Item = &'a Row>, of: impl Fn(
     all
 }
 
-/// The ranks, abbreviated where they are many.
+/// The ranks, abbreviated if there are many.
 fn named(ranks: &[usize]) -> String {
     let all = spans(ranks.iter().copied());
     match all.split(", ").collect::<Vec<_>>()[..] {
@@ -225,7 +225,7 @@ fn most(rows: &[Row]) -> &Row {
     rows.iter().max_by_key(|row| row.of.usage.reserved).expect("a mesh has ranks")
 }
 
-/// Whether the run fits the cluster's GPUs, and what would fit if it does not.
+/// A message that says whether the run fits the cluster's GPUs, and which changes would make it fit.
 fn room(rows: &[Row], rules: &Rules, config: &Config, mesh: &Mesh) -> Result<String> {
     let Rules::Cuda { scratch, cluster: Some(cluster) } = rules else { return Ok(String::new()) };
     let needed = most(rows).of.usage.reserved;

@@ -86,7 +86,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Rank 0 reads, since standard input is its alone.
+/// Rank 0 reads the texts, since only rank 0 has standard input.
 fn read_on_first(inputs: &Inputs, separator: &str, comm: &Comm) -> Result<Texts> {
     let read = || Ok(serde_json::to_vec(&read(inputs, separator)?).expect("strings are JSON"));
     let pieces: Vec<String> = serde_json::from_slice(&comm.on_first(read)?).expect("rank 0 sent strings");

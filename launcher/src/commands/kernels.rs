@@ -148,7 +148,7 @@ fn check(args: &Check) -> Result<()> {
         return or_broken_pipe(writeln!(std::io::stdout(), "{}: {}", kernels.arch, kernels.origin));
     }
     let devices = cuda::devices().map_err(Error::run)?;
-    // Without a device, opening the first one gives the reason.
+    // If there is no device, opening the first one returns the reason.
     for ordinal in 0..devices.len().max(1) {
         let (device, notes) = Device::open(ordinal, &places).map_err(device_error)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));

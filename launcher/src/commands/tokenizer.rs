@@ -1,4 +1,4 @@
-//! `swallow-engine tokenizer`: vocabularies trained, texts to ids and back.
+//! `swallow-engine tokenizer`: trains vocabularies, encodes texts and decodes ids.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;

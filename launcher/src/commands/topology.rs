@@ -52,7 +52,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
 /// The nodes, and the links between them.
 struct Machine {
     name: String,
-    /// By process, in MPI's order.
+    /// The slot of each process, in MPI's order.
     seats: Vec<RankSlot>,
     /// Processes that fit on a node.
     room: usize,

@@ -1,4 +1,4 @@
-//! `train`: everything up to the first step, in agreement of all ranks, and then the training loop (`run.rs`).
+//! `train`: everything up to the first step, on which all ranks agree, and then the training loop (`run.rs`).
 
 use crate::memory::{self, Taken};
 use crate::progress::Waiting;

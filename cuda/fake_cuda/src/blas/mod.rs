@@ -1,5 +1,5 @@
-//! cuBLASLt: bf16 times bf16 with f32 sums, in stream order. It rejects what the real library rejects, with the reason
-//! on standard error.
+//! cuBLASLt: bf16 times bf16 with f32 sums, in stream order. It rejects the calls that the real library rejects,
+//! with the reason on standard error.
 
 mod algorithms;
 mod descriptors;

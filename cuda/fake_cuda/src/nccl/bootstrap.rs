@@ -8,10 +8,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
-/// How often a waiting thread checks whether the connection is still wanted.
+/// The interval at which a waiting thread checks whether the connection is still wanted.
 const POLL: Duration = Duration::from_millis(2);
 
-/// What a rank sends to the others.
+/// The message with which a rank introduces itself to the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     pub rank: usize,

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-/// How often a waiting thread checks whether the device has failed.
+/// The interval at which a waiting thread checks whether the device has failed.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The communicator was aborted, or the device has failed.
@@ -50,7 +50,7 @@ pub struct Comm {
     pub size: usize,
     /// The ordinal of its device in this process.
     pub device: i32,
-    /// Whether calls wait for what they start.
+    /// Whether calls wait for the operations that they start.
     pub blocking: bool,
     links: OnceLock<Vec<Option<Link>>>,
     state: Mutex<State>,
@@ -148,7 +148,7 @@ impl Comm {
         }
     }
 
-    /// Sends to a peer, or to this rank itself. That a peer is gone is detected by waiting for it.
+    /// Sends to a peer, or to this rank itself. A peer that is gone is detected when a thread waits for it.
     pub fn send(&self, peer: usize, message: Message) {
         if peer == self.rank {
             let mut state = self.lock();
@@ -175,7 +175,7 @@ impl Comm {
         Ok(state.issued - 1)
     }
 
-    /// Success, an error, or that it is still in progress.
+    /// The status: success, an error, or in progress.
     pub fn status(&self) -> Code {
         let state = self.lock();
         match state.error {
@@ -184,7 +184,7 @@ impl Comm {
         }
     }
 
-    /// Blocks until it is ready or has failed.
+    /// Blocks until the communicator is ready or has failed.
     pub fn wait_ready(&self) -> Outcome<()> {
         let ended = self.wait(|state| match state.error {
             0 => state.ready.then_some(Ok(())),
@@ -203,7 +203,7 @@ impl Comm {
         _ = self.wait(|state| (state.done == state.issued).then_some(()));
     }
 
-    /// Leaves in an orderly way, which the other ranks are told.
+    /// Leaves in an orderly way and notifies the other ranks.
     pub fn leave(&self) {
         for peer in (0..self.size).filter(|peer| *peer != self.rank) {
             self.send(peer, Message::Bye);

@@ -15,7 +15,7 @@ pub struct Op {
     pub send: u64,
     pub recv: u64,
     pub peer: usize,
-    /// It never completes, at a test's request.
+    /// The operation never completes, at a test's request.
     pub hangs: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Mixtures, splits, document starts, and what is said when the data does not fit the run.
+//! Mixtures, splits, document starts, and the errors for data that does not fit the run.
 
 use std::path::Path;
 
@@ -187,7 +187,7 @@ fn too_little_is_refused() {
     assert!(refusal(&no_share).contains("data.valid: "));
 }
 
-/// Before anything is laid out in memory, and before the product overflows.
+/// The refusal comes before anything is allocated, and before the product overflows.
 #[test]
 fn more_samples_than_an_index_holds_are_refused() {
     let folder = tempfile::tempdir().unwrap();

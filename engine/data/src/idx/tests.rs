@@ -1,4 +1,4 @@
-//! Golden bytes (megatron-core's own), and files that are wrong in every way.
+//! Golden bytes (megatron-core's own), and files with every kind of damage.
 
 use std::fs;
 
@@ -105,7 +105,7 @@ fn every_integer_kind_reads() {
     assert_eq!(TokenKind::for_vocab(65500), TokenKind::I32);
 }
 
-/// Opens a golden file with one change; returns what is said about it.
+/// Opens a golden file with one change; returns the error message.
 fn refusal(change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let prefix = golden(folder.path());

@@ -90,7 +90,7 @@ fn little_data_for_many_steps_is_refused() {
     assert!(error.to_string().contains("tokens would be read"), "{error}");
 }
 
-/// Writes over the length of sequence `i` in a file that is mapped.
+/// Overwrites the length of sequence `i` in a file that is mapped.
 fn bend(folder: &std::path::Path, i: usize, length: i32) {
     use std::os::unix::fs::FileExt;
     let idx = std::fs::OpenOptions::new().write(true).open(folder.join("tokens.idx")).unwrap();
@@ -114,7 +114,7 @@ fn a_file_that_changes_under_its_order_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path(), &LENGTHS);
         let orders = [
-            // All of two epochs.
+            // All samples of two epochs.
             SampleOrder::megatron(&file, 0..6, 59, 1234, Some(1)).unwrap(),
             SampleOrder::sequential(&file, 0..6, 29).unwrap(),
         ];

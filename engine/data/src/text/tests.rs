@@ -1,4 +1,4 @@
-//! Cutting, formats, compression, and what is said about text that is none.
+//! Cutting, formats, compression, and the errors for input that is not text.
 
 use std::io::Write;
 
@@ -57,7 +57,7 @@ fn a_txt_is_one_document_and_a_jsonl_one_a_line() {
     assert_eq!(texts("A.Txt", b"one").unwrap(), ["one"]);
 }
 
-/// A pipe is told from a file by what it is, and what it holds by its first byte.
+/// A pipe is recognized by its file type, and its format by its first byte.
 #[test]
 fn pipes_need_no_ending() {
     let folder = tempfile::tempdir().unwrap();

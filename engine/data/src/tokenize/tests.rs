@@ -1,4 +1,4 @@
-//! The pipeline: what is stored, in which order, and what is left behind when it fails.
+//! The pipeline: the stored tokens, their order, and the files that are left when it fails.
 
 use super::super::checkout;
 use super::super::idx::IndexedFile;
@@ -74,7 +74,7 @@ fn no_text_is_an_error() {
     assert!(error.to_string().contains("hold no text"));
 }
 
-/// Bad records of every kind, and texts of which a later part is bad, are left out and counted; the rest is whole.
+/// Bad records of every kind, and texts of which a later part is bad, are left out and counted; the others are whole.
 #[test]
 fn bad_records_are_skipped_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 //! A `tokenizer.json` splits a text into words by regular expressions. A cut between a character of one class and one
 //! of another is safe if no word can hold both side by side, and if the words on each side are found without looking at
 //! the other side. [`can_hold`] derives the first from the expression. The second holds for expressions without
-//! look-around; the only one accepted is the `\s+(?!\S)` with which those of GPT-2 and its successors end.
+//! look-around; the only one accepted is `\s+(?!\S)`, with which the expressions of GPT-2 and its successors end.
 
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind};
 use serde::Deserialize;
@@ -23,7 +23,7 @@ pub struct Cuts {
     pub before_space: bool,
     /// Between a visible character and a newline.
     pub before_newline: bool,
-    /// Between a newline and a visible character other than `/`, which GPT-4o's expression puts behind newlines.
+    /// Between a newline and a visible character other than `/`, which GPT-4o's expression may join to a newline.
     pub after_newline: bool,
 }
 
@@ -79,7 +79,7 @@ impl Cuts {
         rules.added_tokens.iter().fold(splitters.cuts, Cuts::without_those_in)
     }
 
-    /// The last place where `text` may be cut, if there is one. A character behind it is needed, so the end of `text`
+    /// The last place where `text` may be cut, if there is one. A cut needs a character after it, so the end of `text`
     /// is never one.
     pub fn last(self, text: &[u8]) -> Option<usize> {
         let allowed = |at: usize| match (text[at - 1], text[at]) {
@@ -96,7 +96,7 @@ impl Cuts {
         let content = &token.content;
         let pairs = || content.chars().zip(content.chars().skip(1));
         let holds = |white: char| pairs().any(|(a, b)| is_visible(a) && b == white);
-        // Such a token looks at its neighbours, which a cut would take away.
+        // Such a token depends on its neighbours, which a cut would remove.
         let looks = token.single_word && content.trim() != content;
         Cuts {
             before_space: self.before_space && !token.rstrip && !looks && !holds(' '),
@@ -112,12 +112,12 @@ impl Cuts {
 /// The cuts that all splitters so far allow.
 struct Splitters {
     cuts: Cuts,
-    /// One of them makes every white space a word or the beginning of one.
+    /// One of the splitters makes every white space a word or the beginning of one.
     splits_at_space: bool,
 }
 
 impl Splitters {
-    /// Takes in one pre-tokenizer; `None` where it is not understood.
+    /// Adds one pre-tokenizer; `None` if it is of an unknown kind.
     fn add(&mut self, splitter: &Value) -> Option<()> {
         match splitter["type"].as_str()? {
             "Sequence" => splitter["pretokenizers"].as_array()?.iter().try_for_each(|part| self.add(part)),
@@ -155,7 +155,7 @@ impl Splitters {
             head => head.strip_suffix('|'),
         };
         // At the end of a part `\s+(?!\S)` matches all white space; inside a text it leaves the last for the next word.
-        // Behind a newline that makes a difference unless lines are matched before.
+        // After a newline that makes a difference, unless an earlier alternative matches line ends.
         let (head, lines_first) = match (strip(LINES_FIRST), strip(ANY_SPACE)) {
             (Some(head), _) => (head, true),
             (None, Some(head)) => (head, false),
@@ -183,20 +183,20 @@ fn is_canonical(normalizer: &Value) -> bool {
     }
 }
 
-/// Where the matches of an expression can have characters of the classes `left` and `right`.
+/// The positions in which the matches of an expression can have characters of the classes `left` and `right`.
 #[derive(Clone, Copy)]
 struct Matches {
-    /// One may begin with a character of the class `right`.
+    /// A match may begin with a character of the class `right`.
     right_first: bool,
-    /// One may end with a character of the class `left`.
+    /// A match may end with a character of the class `left`.
     left_last: bool,
-    /// One may be empty.
+    /// A match may be empty.
     empty: bool,
-    /// One may hold a character of `left` with one of `right` behind it.
+    /// A match may hold a character of `left` followed by one of `right`.
     pair: bool,
 }
 
-/// Whether a match may hold a character of `left` with one of `right` behind it; `None` where the expression looks
+/// Whether a match may hold a character of `left` followed by one of `right`; `None` where the expression looks
 /// around or matches nothing.
 fn can_hold(hir: &Hir, left: &ClassUnicode, right: &ClassUnicode) -> Option<bool> {
     let all = matches(hir, left, right)?;
@@ -263,7 +263,7 @@ fn is_visible(c: char) -> bool {
     !c.is_whitespace()
 }
 
-/// `None` where the last character is cut.
+/// The last character of a text; `None` if it is incomplete.
 fn last_char(text: &[u8]) -> Option<char> {
     let start = (text.len().saturating_sub(4)..text.len()).rev().find(|&at| text[at] & 0xc0 != 0x80)?;
     std::str::from_utf8(&text[start..]).ok()?.chars().next()
@@ -301,7 +301,7 @@ impl LineCuts {
         before_last.iter().rposition(|&b| b == b'\n').map(|at| at + 1)
     }
 
-    /// The ids of what follows a newline.
+    /// The ids of the text after a newline.
     pub fn encode_rest(
         &self,
         rest: &str,

@@ -28,10 +28,10 @@ impl HuggingFace {
             true => format!("not a tokenizer: {e}"),
             false => format!("not JSON: {e}"),
         })?;
-        // serde skips what `Rules` does not read without a look at its encoding; `tokenizers` panics there.
+        // serde does not check the encoding of what `Rules` does not read; `tokenizers` panics if it is invalid.
         std::str::from_utf8(bytes).map_err(|e| format!("not JSON: {e}"))?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
-        // A file may ask for every text to be cut or filled up to a length; a corpus must not be.
+        // A file may ask for truncation and padding of every text; a corpus must have neither.
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
         let largest = tokenizer.get_vocab(true).into_values().max();
         let vocab_size = largest.ok_or("its vocabulary is empty")? as usize + 1;
@@ -47,8 +47,8 @@ impl HuggingFace {
     }
 }
 
-/// The id of BOS or EOS. The files beside the tokenizer decide, also where they say that there is none. Without them it
-/// is the special token of a usual name; an ordinary piece may be spelled the same.
+/// The id of BOS or EOS. The files beside the tokenizer decide, even if they say that there is none. Without them, it
+/// is the special token with a usual name; an ordinary piece with that name does not count.
 fn special(
     path: &Path,
     key: &str,

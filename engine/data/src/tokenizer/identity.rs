@@ -1,4 +1,4 @@
-//! The identity of a tokenizer, which a copy that was saved again shares.
+//! The identity of a tokenizer, which stays the same if its file is saved again.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
-//! Neither adds BOS or EOS by itself here; who wants them asks for [`Tokenizer::bos`] and [`Tokenizer::eos`].
+//! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
 mod cuts;
 mod hf;
@@ -40,7 +40,7 @@ pub struct Tokenizer {
 /// The operations of both kinds of tokenizers. Their errors do not name the file.
 trait Kind: Send + Sync {
     fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
-    /// The ids of a text's further part, cut off at a place that [`Kind::cut`] gave.
+    /// The ids of a later part of a text, which begins at a place that [`Kind::cut`] returned.
     fn encode_rest(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
     fn decode(&self, ids: &[u32]) -> std::result::Result<String, String>;
     fn vocab_size(&self) -> usize;
@@ -51,8 +51,8 @@ trait Kind: Send + Sync {
 }
 
 impl Tokenizer {
-    /// Opens a `.model` or `.json` file, or the one of them that a folder holds. What is wrong with the file is the
-    /// user's mistake, with the place.
+    /// Opens a `.model` or `.json` file, or the one of them that a folder holds. An error in the file is
+    /// reported as the user's mistake.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Self::in_folder(path);
@@ -95,7 +95,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The ids of a text, without BOS and EOS: what Python's `sentencepiece` and `tokenizers` give.
+    /// The ids of a text, without BOS and EOS: those that Python's `sentencepiece` and `tokenizers` return.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.name_file(self.kind.encode(text))
     }
@@ -141,8 +141,8 @@ impl Tokenizer {
         Ok(end)
     }
 
-    /// The last place where `text` may be cut without changing its ids, if there is one. A place past which the
-    /// text goes on is needed, so the end of `text` is never one.
+    /// The last place where `text` may be cut without changing its ids, if there is one. A cut needs text
+    /// after it, so the end of `text` is never one.
     pub fn cut(&self, text: &[u8]) -> Option<usize> {
         self.kind.cut(text)
     }

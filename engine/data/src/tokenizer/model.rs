@@ -117,9 +117,9 @@ impl ModelProto {
         Ok(())
     }
 
-    /// Whether every newline is a piece of its own, and the pieces on one side do not depend on the other side: in
-    /// byte-pair encoding where no longer piece holds a newline, the text is not normalized, and the library puts its
-    /// dummy space before a text and not after it.
+    /// Whether every newline is a piece of its own, and the pieces on one side of it do not depend on the other side.
+    /// This holds for byte-pair encoding if no longer piece holds a newline, the text is not normalized, and the
+    /// library puts its dummy space before a text and not after it.
     pub fn keeps_newlines_apart(&self) -> bool {
         let longer = |p: &Piece| p.piece.as_deref().is_some_and(|s| s.len() > 1 && s.contains('\n'));
         // The library splits an unused piece like its last occurrence in the whole text.

@@ -154,7 +154,7 @@ fn models_that_must_not_be_cut_are_not() {
     assert_eq!(cut(&|m| m.pieces.push(piece("bb", -9.0, PieceKind::Unused))), None);
 }
 
-/// With every option of SentencePiece's trainer a long text has the ids of the whole.
+/// With every option of SentencePiece's trainer, the parts of a long text have the ids of the whole text.
 #[test]
 fn long_texts_have_the_ids_of_the_whole_with_every_option() {
     let text = "ab ba\nあ\n\n 猫\n".repeat(4000);
@@ -205,7 +205,7 @@ fn damaged_models_are_named() {
     }
 }
 
-/// Also where nothing that the engine reads of the file is wrong.
+/// This holds also for parts of the file that the engine does not read.
 #[test]
 fn a_byte_that_is_no_utf8_is_refused() {
     let json = std::fs::read(TRAINED_JSON.as_path()).unwrap();
@@ -395,7 +395,7 @@ fn llama2_json() -> serde_json::Value {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// At every place where a splitter may be cut, and not only at the last.
+    /// Checks every place where a splitter may be cut, not only the last one.
     #[test]
     fn no_splitter_minds_its_cuts(
         before in "[ab1 .,'/#猫あ\u{3000}\u{301}\u{a0}\r\t\n\n  ]{0,40}(<x>|<s>)?",
@@ -425,7 +425,7 @@ fn texts_of_both_scripts_are_cut() {
     }
 }
 
-/// BOS and EOS are what the files beside a tokenizer say, and an ordinary piece of a usual name is none.
+/// The files beside a tokenizer decide BOS and EOS, and an ordinary piece with a usual name is neither.
 #[test]
 fn special_tokens_are_not_invented() {
     let folder = tempfile::tempdir().unwrap();
@@ -463,7 +463,7 @@ fn a_folder_gives_the_file_that_is_good() {
     assert!(open().unwrap().path().ends_with("tokenizer.model"));
 }
 
-/// A file that was saved again is the same tokenizer, and one of the same size is not.
+/// A file that was saved again is the same tokenizer; a different one with a vocabulary of the same size is not.
 #[test]
 fn identities_survive_another_spelling() {
     let of = |json: &serde_json::Value| Identity::of(json.to_string().as_bytes()).unwrap();

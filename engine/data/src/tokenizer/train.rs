@@ -45,7 +45,7 @@ pub fn train(inputs: &Inputs, vocab_size: usize, output: &Path) -> Result<usize>
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
         .build();
-    // The trainer accepts only texts, so the first error ends them and is returned afterwards.
+    // The trainer accepts only texts, so the first error ends the iteration and is returned afterwards.
     let failed = Mutex::new(None);
     let any = AtomicBool::new(false);
     // GPT-2's splitter ends a word at these places.

@@ -1,4 +1,4 @@
-//! Changes with which a run fits that does not, each found by a dry run.
+//! Changes that make a run fit that needs too much memory, each checked by a dry run.
 
 use super::{Held, plan, stages};
 use engine::backend::{Elem, Scratch};
@@ -9,7 +9,7 @@ use engine::layout::rank_layout::RankLayout;
 use engine::memory::table::GIB;
 use std::fmt::{Display, Formatter};
 
-/// How many other layouts a message names.
+/// The number of other layouts that a message names.
 const LAYOUTS: usize = 2;
 
 /// A configuration that fits.
@@ -27,7 +27,8 @@ impl Display for Remedy {
     }
 }
 
-/// The refusal of a run that needs `needed` bytes of a device where `limit` are available, with what would fit.
+/// The refusal of a run that needs `needed` bytes of a device where `limit` are available, with the changes that would
+/// make it fit.
 pub fn refusal<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -50,7 +51,7 @@ pub fn refusal<A: Elem>(
     )))
 }
 
-/// Changes with which no rank takes more than `limit` bytes, on the same number of ranks: a smaller micro-batch, more
+/// Changes after which no rank takes more than `limit` bytes, on the same number of ranks: a smaller micro-batch, more
 /// recomputation (or both, where neither is enough), layers balanced by cost, and the nearest layouts.
 pub fn remedies<A: Elem>(
     config: &Config,

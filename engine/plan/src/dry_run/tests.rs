@@ -1,5 +1,5 @@
-//! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and what ranks have in
-//! common.
+//! All ranks of many layouts: the order of their collectives, the closed form of their traffic, and the classes of
+//! equal ranks.
 
 mod arena;
 mod deadlocks;

@@ -97,7 +97,7 @@ fn the_send_and_the_receive_of_an_exchange_run_together() {
     let first = vec![op(1), receive(1, 3, 1), send(1, 3, 1), LogEntry::Wait(0), LogEntry::Wait(1)];
     let second = vec![op(4), receive(0, 3, 1), send(0, 3, 1), LogEntry::Wait(0), op(2)];
     assert_eq!(seconds([first, second], OVERLAPPED), [7.0, 9.0]);
-    // Blocking: the sender waits while its message travels, and the receiver finds it there.
+    // Blocking: the sender waits until its message has arrived, so the late receiver does not wait.
     let sends = vec![op(1), send(1, 3, 1), op(1)];
     let receives = vec![op(6), receive(0, 3, 1), LogEntry::Wait(0)];
     assert_eq!(seconds([sends, receives], CommMode::Blocking), [5.0, 6.0]);

@@ -1,4 +1,4 @@
-//! Curves over the steps, and the pipeline as it ran.
+//! The charts: curves over the steps, and the timeline of the pipeline.
 
 use super::number::whole;
 use super::{Block, Chart, Curve, Drawing, Gantt, Scale, Section, Tone};
@@ -17,7 +17,7 @@ const LARGEST: f64 = 1e30;
 /// One point of a curve, which may stand for several steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
-    /// The middle one.
+    /// The middle of these steps.
     pub step: f64,
     pub mean: f64,
     pub least: f64,
@@ -109,7 +109,7 @@ fn utilization(e: &Efficiency, run: &Run) -> Chart {
     Chart { keys, ..curve(title, caption, Curve { lines, marks: Vec::new(), scale: Scale::Zero }) }
 }
 
-/// Without the warm-up, which would flatten all other steps.
+/// Step times without the warm-up, which would flatten all other steps.
 fn seconds(e: &Efficiency, run: &Run) -> Chart {
     let steps = steady(run).into_iter().map(|step| (step.step, step.step_time_s));
     let lines = vec![(Tone::This, buckets(steps, POINTS))];

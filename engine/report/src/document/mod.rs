@@ -77,7 +77,7 @@ pub struct Curve {
     pub scale: Scale,
 }
 
-/// Where the vertical axis begins.
+/// The start of the vertical axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Zero,
@@ -193,7 +193,7 @@ impl Block {
     }
 }
 
-/// How to get samples of the ranks' time.
+/// A text about how to get samples of the ranks' time.
 fn no_samples() -> Block {
     Block::Text(
         "`ranks.jsonl` has no sample of this layout. A run samples every `report.interval` steps; 0 turns samples off."

@@ -80,7 +80,7 @@ fn exponent(x: f64) -> String {
     format!("{}e{exponent}", trimmed(digits.into()))
 }
 
-/// Without trailing zeros of its decimals.
+/// The number without trailing zeros in its decimals.
 fn trimmed(text: String) -> String {
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),

@@ -48,7 +48,7 @@ pub struct Done {
     pub tokens: u64,
     /// Training loss of the last step.
     pub loss: f64,
-    /// The newest, after its step.
+    /// The step and the value of the newest validation loss.
     pub valid_loss: Option<(u64, f64)>,
 }
 
@@ -81,7 +81,7 @@ impl Efficiency {
         Efficiency { against: Some(against), ..self }
     }
 
-    /// By a formula's name.
+    /// The values by the formula of this name.
     pub fn formula(&self, name: &str) -> &ByFormula {
         self.formulas.iter().find(|by| by.formula == name).expect("every formula is listed")
     }

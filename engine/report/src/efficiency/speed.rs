@@ -28,7 +28,7 @@ pub struct Speed {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Peak {
     pub tflops: Option<f64>,
-    /// Where the number comes from; where there is none, how to give one.
+    /// The source of the number; if there is none, a hint on how to give one.
     pub source: String,
 }
 

@@ -229,7 +229,7 @@ fn a_plan_of_something_else_is_not_compared() {
     assert!(layout.starts_with("it plans tensor 1 x pipeline 2 x data 4, but the run has tensor 1 x "), "{layout}");
 }
 
-/// Such a line once made the axis of losses endless.
+/// A damaged loss once made the axis of the chart endless.
 #[test]
 fn damaged_losses_are_not_drawn_and_are_written_in_short() {
     let mut run = run();

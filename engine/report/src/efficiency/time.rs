@@ -1,4 +1,4 @@
-//! Where the time of a step goes: the phases of each rank, the pipeline bubble, exposed communication and stragglers.
+//! The breakdown of a step's time: the phases of each rank, the pipeline bubble, exposed communication and stragglers.
 //!
 //! All of it comes from the sampled steps, except for the phases between steps. Few steps validate or save, and sampled
 //! ones may do so more often than others; so these are means over all steps, measured on rank 0.
@@ -188,7 +188,7 @@ fn stragglers(run: &Run, stages: &[usize], samples: &[&Sample]) -> Vec<Slow> {
     slow(stages, &busy).into_iter().map(one).collect()
 }
 
-/// 0 of no numbers.
+/// The mean; 0 if there are no numbers.
 pub fn mean(xs: impl IntoIterator<Item = f64>) -> f64 {
     let (sum, n) = xs.into_iter().fold((0.0, 0), |(sum, n), x| (sum + x, n + 1));
     if n == 0 { 0.0 } else { sum / n as f64 }

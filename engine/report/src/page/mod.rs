@@ -115,7 +115,7 @@ fn figure(chart: &Chart) -> String {
     )
 }
 
-/// Escaped text, with what stands between backticks as code.
+/// Escaped text, with the parts between backticks as code.
 fn inline(text: &str) -> String {
     let part = |(at, part): (usize, &str)| match at % 2 {
         0 => escape(part),

@@ -39,7 +39,7 @@ impl<T: Serialize> Log<T> {
     }
 }
 
-/// Appends the whole line or nothing: what a full disk took of it is cut off again.
+/// Appends the whole line or nothing: a part that was written before the disk was full is cut off again.
 fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
     let len = file.metadata()?.len();
     file.write_all(line).inspect_err(|_| {

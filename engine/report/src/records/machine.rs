@@ -1,4 +1,4 @@
-//! `machine.json`: what a run ran on.
+//! `machine.json`: the hardware and software of a run.
 
 use super::write_pretty;
 use engine::error::{Result, counted};

@@ -1,4 +1,5 @@
-//! `plan.json`: what `plan --json` predicted for the run. The user puts it there; only what a report compares is read.
+//! `plan.json`: the prediction of `plan --json` for the run. The user puts it there; only the values that a report
+//! compares are read.
 
 use super::settings::layout;
 use super::timeline::Timeline;

@@ -89,7 +89,7 @@ impl Record for Sample {
         self.step
     }
 
-    /// Shares of a step are divided by these seconds.
+    /// A sample is sound if its seconds, by which shares of a step are divided, are positive.
     fn is_sound(&self) -> bool {
         self.step <= LAST_STEP && self.seconds.iter().all(|&seconds| seconds > 0.0)
     }

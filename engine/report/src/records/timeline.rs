@@ -1,4 +1,4 @@
-//! `timeline.json`: what each rank does during one step, as a Gantt chart shows it. A measured step and a simulated one
+//! `timeline.json`: the activities of each rank during one step, for a Gantt chart. A measured step and a simulated one
 //! have the same kind of timeline.
 
 use super::settings::layout;
@@ -126,13 +126,13 @@ fn stretch(span: &Span) -> Option<Stretch> {
     Some(Stretch { what: Activity::of(span)?, start: span.start, end: span.end })
 }
 
-/// When a rank ended its last wait for all others. They ended theirs at the same time, so clocks are aligned by it.
+/// The end of a rank's last wait for all others, by its clock. It is the same time on all ranks, so it aligns clocks.
 pub fn met(spans: &[Span]) -> Option<f64> {
     spans.iter().rev().find(|span| span.track == Track::Wait(GroupKind::World)).map(|span| span.end)
 }
 
 impl Timeline {
-    /// `rows` with the times of [`met`] by their own clocks, which are aligned by them. A row without keeps its clock.
+    /// Aligns the clocks of `rows` by the times of [`met`]. A row without such a time keeps its clock.
     pub fn of(step: u64, layout: [usize; 3], rows: Vec<(Row, Option<f64>)>) -> Timeline {
         let rows: Vec<Row> = rows.into_iter().map(|(row, met)| row.moved(-met.unwrap_or(0.0))).collect();
         let all = || rows.iter().flat_map(|row| &row.stretches);

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// How much of a traced step the compute stream was busy, in seconds.
+/// The seconds of a traced step, and those in which the compute stream was busy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Busy {
     /// From the first op to the last.
     pub step: f64,
-    /// While an op ran.
+    /// The time in which an op ran.
     pub compute: f64,
 }
 

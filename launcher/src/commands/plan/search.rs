@@ -15,7 +15,7 @@ use plan::{Speed, bottleneck};
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// How many layouts the table has.
+/// The number of layouts in the table.
 const SHOWN: usize = 10;
 
 type Space<'a> = SearchSpace<'a, CudaScratch>;
@@ -46,7 +46,7 @@ struct Own {
 }
 
 impl Own {
-    /// How it compares with the best layout.
+    /// The comparison with the best layout.
     fn verdict(&self, best: &Candidate, limit: usize) -> String {
         let faster = 100.0 * (self.own.seconds / best.seconds - 1.0);
         let changes = || self.own.config.changes_to(&best.config).join(", ");

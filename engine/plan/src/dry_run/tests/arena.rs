@@ -71,7 +71,7 @@ fn one_step_lays_out_all_of_them() {
 }
 
 #[test]
-fn a_plan_of_a_slab_is_of_whole_steps() {
+fn a_plan_of_an_arena_is_of_whole_steps() {
     for (mut config, ranks, name) in layouts() {
         config.train.global_batch_size = 96;
         let mesh = config.mesh(ranks).unwrap();
@@ -146,7 +146,7 @@ fn what_fits_is_found_and_does_fit() {
     }
     assert_eq!(found[0].changes, ["train.micro_batch_size = 2"]);
     assert_eq!(found[1].changes, ["train.recompute = \"selective\""]);
-    // Where neither is enough, both together are.
+    // Neither change alone is enough, but both together are.
     let smallest = [most(&changed("train.micro_batch_size = 1"), 4), most(&changed("train.recompute = \"full\""), 4)];
     let both = &at(smallest.into_iter().min().unwrap() - 1)[0];
     assert_eq!(both.changes.len(), 2, "{both:?}");

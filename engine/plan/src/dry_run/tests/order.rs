@@ -1,5 +1,5 @@
-//! Whether the collectives of all ranks can complete, whatever the timing: the union of the orders in which ranks start
-//! and wait for them must have no cycle.
+//! Checks that the collectives of all ranks can complete, whatever the timing: the union of the orders in which ranks
+//! start and wait for them must have no cycle.
 //!
 //! A collective is one node for all its ranks, a message one node for its two ends, and each rank is a chain of
 //! points, one after each wait. A point comes before every call that is started at it; a call comes before the point
@@ -11,7 +11,7 @@ use engine::layout::mesh::GroupKind;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Why not all ranks can complete.
+/// The reason why some ranks cannot complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disorder {
     /// The n-th call of a group is not the same on two of its ranks.
@@ -152,7 +152,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Removes nodes that nothing comes before, one after another; what is left has a cycle.
+    /// Removes nodes without a predecessor, one after another. If any nodes are left, they contain a cycle.
     fn acyclic(&self) -> Result<(), Disorder> {
         let mut before = vec![0usize; self.nodes.len()];
         self.edges.iter().for_each(|edge| before[edge.1] += 1);
