@@ -66,13 +66,8 @@ DEVICE float block_sum(float v, u32 at HERE) {
 // The same in f64, with 256 bytes.
 DEVICE double block_sum(double v, u32 at HERE) {
     v = warp_sum(v AT);
-    u32 lane = thread() % 32;
-    if (lane == 0) sts(at + thread() / 32 * 8, v AT);
+    if (thread() % 32 == 0) sts8(at + thread() / 32 * 8, v AT);
     sync(AT_ONLY);
-    Words sum = {0.0};
-    if (lane < threads() / 32) {
-        sum.w[0] = lds(at + lane * 8 AT);
-        sum.w[1] = lds(at + lane * 8 + 4 AT);
-    }
-    return warp_sum(sum.v AT);
+    u32 lane = thread() % 32;
+    return warp_sum(lane < threads() / 32 ? lds8(at + lane * 8 AT) : 0.0 AT);
 }

@@ -198,11 +198,12 @@ DEVICE u32 lds(u32 at) {
     return d;
 }
 DEVICE void sts(u32 at, u32 v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory"); }
-DEVICE void sts(u32 at, double v) {
-    Words bits = {v};
-    sts(at, bits.w[0]);
-    sts(at + 4, bits.w[1]);
+DEVICE double lds8(u32 at) {
+    double d;
+    asm volatile("ld.shared.f64 %0, [%1];" : "=d"(d) : "r"(at) : "memory");
+    return d;
 }
+DEVICE void sts8(u32 at, double v) { asm volatile("st.shared.f64 [%0], %1;" ::"r"(at), "d"(v) : "memory"); }
 DEVICE V16 lds16(u32 at) {
     V16 d;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -70,6 +70,16 @@ KERNEL(probe_shared, Probe, 64) {
     st(a.y, me(), lds(shared_base() + (63 - thread()) * 4));
 }
 
+// An f64 of any two words is handed to another lane, then to a thread of the other warp.
+KERNEL(probe_words64, Probe, 64) {
+    Words given = {0.0}, taken;
+    for (u32 i = 0; i < 2; i++) given.w[i] = ld(a.x, me() * 2 + i);
+    sts8(shared_base() + thread() * 8, shfl_xor(given.v, 5));
+    sync();
+    taken.v = lds8(shared_base() + (63 - thread()) * 8);
+    for (u32 i = 0; i < 2; i++) st(a.y, me() * 2 + i, taken.w[i]);
+}
+
 KERNEL(probe_shared16, Probe, 64) {
     sts16(shared_base() + thread() * 16, ld16(a.x, me() * 4));
     sync();

@@ -207,11 +207,12 @@ DEVICE void sts(u32 at, u32 v HERE) {
     set(v, at_);
     emu::machine->shared.write(thread(), at, &v, 4, at_);
 }
-DEVICE void sts(u32 at, double v HERE) {
-    Words bits = {v};
-    emu::machine->shared.write(thread(), at, &bits.w[0], 4, at_);
-    emu::machine->shared.write(thread(), at + 4, &bits.w[1], 4, at_);
+DEVICE double lds8(u32 at HERE) {
+    double v;
+    emu::machine->shared.read(thread(), at, &v, 8, at_);
+    return v;
 }
+DEVICE void sts8(u32 at, double v HERE) { emu::machine->shared.write(thread(), at, &v, 8, at_); }
 DEVICE V16 lds16(u32 at HERE) {
     V16 v;
     emu::machine->shared.read(thread(), at, &v, 16, at_);

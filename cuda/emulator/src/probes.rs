@@ -38,6 +38,7 @@ pub const FILE: File = File {
         "probe_indices",
         "probe_wide",
         "probe_shared",
+        "probe_words64",
         "probe_shared16",
         "probe_cp_async16",
         "probe_shfl",

@@ -179,6 +179,9 @@ fn memory_keeps_what_it_is_given() {
     let wide = |b: &[u32]| b.chunks_exact(4).rev().flatten().copied().collect::<Vec<_>>();
     let right: Vec<u32> = x.chunks_exact(4 * THREADS).flat_map(wide).collect();
     each("probe_shared16", grid, &x, 4 * N, |what, y| assert_eq!(y, right, "{what}"));
+    let lane = |t: usize| t / THREADS * THREADS + ((THREADS - 1 - t % THREADS) ^ 5);
+    let right: Vec<u32> = (0..N).flat_map(|t| x[2 * lane(t)..][..2].to_vec()).collect();
+    each("probe_words64", grid, &x[..2 * N], 2 * N, |what, y| assert_eq!(y, right, "{what}"));
     each("probe_fresh", grid, &x[..N], N, |what, y| assert_eq!(y, &x[..N], "{what}"));
     each("probe_shared_base", grid, &[0], N, |what, y| assert_eq!(y, [0; N], "{what}"));
     let warps: Vec<u32> = x[..N].chunks_exact(32).flat_map(|w| w.iter().rev().copied()).collect();
