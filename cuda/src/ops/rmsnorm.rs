@@ -7,7 +7,7 @@ use crate::tensor::View;
 kernels! {
     RMSNORM_CU = "rmsnorm.cu" {
         RMSNORM = "rmsnorm": RmsNorm;
-        RMSNORM_AGAIN = "rmsnorm_recompute": RmsNorm;
+        RMSNORM_RECOMPUTE = "rmsnorm_recompute": RmsNorm;
         RMSNORM_BWD = "rmsnorm_bwd": RmsNormBwd;
         RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
@@ -101,7 +101,7 @@ pub fn rmsnorm(m: &dyn Machine, x: View, h: View, w: View, eps: f32, y: View, rs
 pub fn rmsnorm_recompute(m: &dyn Machine, x: View, rstd: View, w: View, y: View) -> Done {
     let args = args(x, View::NONE, w, y, rstd, 0.0);
     // SAFETY: as above.
-    unsafe { launch(m, RMSNORM_AGAIN, &args, rmsnorm_geometry(rstd.len(), w.len())) }
+    unsafe { launch(m, RMSNORM_RECOMPUTE, &args, rmsnorm_geometry(rstd.len(), w.len())) }
 }
 
 fn args(x: View, h: View, w: View, y: View, rstd: View, eps: f32) -> RmsNorm {
