@@ -87,7 +87,10 @@ fn peaks(c: &Cluster, r: &Achieved) -> Vec<(&'static str, f64, f64, &'static str
         None if c.gpus_per_node > 1 => all.push(("reached.ring_gb_s", r.ring_gb_s, c.pcie_gb_s, "cluster.pcie_gb_s")),
         None => {}
     }
-    if let Some(network) = c.network_gb_s {
+    // Nothing crosses the network of a single node, and its rates may be left out.
+    if let Some(network) = c.network_gb_s
+        && c.nodes != Some(1)
+    {
         all.push(("reached.network_gb_s", r.network_gb_s, network, "cluster.network_gb_s"));
         all.push(("reached.message_gb_s", r.message_gb_s, network, "cluster.network_gb_s"));
     }
@@ -210,5 +213,10 @@ mod tests {
     fn one_node_needs_no_network() {
         let one = GOOD.replace("network_gb_s = 100\n", "nodes = 1\n");
         assert_eq!(read(&one).unwrap().network_gb_s, None);
+        let rates = REACHED.replace("network_gb_s = 80\nmessage_gb_s = 10\n", "");
+        let rates = rates.replace("network_latency_us = 30\n", "");
+        for cluster in [one, format!("{GOOD}nodes = 1\n")] {
+            assert!(read(&format!("{cluster}{rates}")).unwrap().achieved.is_some());
+        }
     }
 }
