@@ -115,6 +115,30 @@ fn ranks_do_not_continue_from_different_checkpoints() {
     is_refused(ranks.train(&[]), &["newest checkpoint is of step 4", "sees no checkpoint"]);
 }
 
+/// Shards that ranks save to directories of their own would never make a checkpoint.
+#[test]
+fn a_new_run_does_not_begin_where_ranks_have_directories_of_their_own() {
+    let ranks = Ranks::new();
+    is_refused(
+        ranks.train(&[]),
+        &["checkpoint.dir = run: this is not the directory of rank 0 on ", "same file system"],
+    );
+    assert!(!ranks.path("second/run").exists());
+}
+
+/// Rank 0's flags hold for all ranks, so those of another rank would have no effect.
+#[test]
+fn ranks_are_not_started_with_different_flags() {
+    let ranks = Ranks::new();
+    let program = program();
+    let wrapper = ranks.path("wrapper.sh");
+    std::fs::write(&wrapper, format!("#!/bin/sh\nexec {} \"$@\" --set optimizer.lr=2e-3\n", program.display()))
+        .unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let outcome = ranks.start([(&[], &program), (&[], &wrapper)], &[]);
+    is_refused(outcome, &["optimizer.lr=2e-3\", but rank 0 on ", "the same command line"]);
+}
+
 /// A network file system may serve an old `latest` for a while: the run continues from rank 0's checkpoint.
 #[test]
 fn an_outdated_latest_alone_changes_nothing() {

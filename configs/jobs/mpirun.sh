@@ -30,17 +30,22 @@ if [[ -n $hostfile ]]; then
     flags+=(-hostfile "$hostfile" --map-by "ppr:$per_node:node")
 fi
 
-# Environment variables that are passed to the ranks of other nodes, if they are set.
+# Environment variables that are passed to the ranks of other nodes, if they are set: those that change results, on
+# which all ranks must agree (docs/environment.md), where the engine finds libraries, kernels and its cache, and NCCL's.
 #   NCCL_DEBUG                   WARN: NCCL prints why it fails
-#   SWALLOW_*, XDG_CACHE_HOME    where the engine finds libraries and kernels, and caches compiled kernels
 #   NCCL_IB_GID_INDEX, NCCL_IB_TC, NCCL_IB_HCA   needed on RoCE networks (the first two are 3 and 106 at mdx and Sakura)
+# NCCL_HOSTID and CUDA_VISIBLE_DEVICES may differ between nodes and are not passed.
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-passed=(PATH LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME SWALLOW_CUDA_LIBS SWALLOW_KERNELS SWALLOW_PATIENCE_S NCCL_DEBUG)
-passed+=(NCCL_IB_GID_INDEX NCCL_IB_TC NCCL_IB_HCA)
-for name in "${passed[@]}"; do
-    if [[ -n ${!name:-} ]]; then
-        flags+=(-x "$name")
-    fi
+for name in $(compgen -e); do
+    case $name in
+    NCCL_HOSTID) ;;
+    PATH | LD_LIBRARY_PATH | VIRTUAL_ENV | XDG_CACHE_HOME | GLIBC_TUNABLES | NVIDIA_TF32_OVERRIDE | \
+        SWALLOW_* | NCCL_* | CUBLAS_* | UCC_* | MPIR_CVAR_* | CUDA_FORCE_* | CUDA_DISABLE_* | OMPI_MCA_coll*)
+        if [[ -n ${!name} ]]; then
+            flags+=(-x "$name")
+        fi
+        ;;
+    esac
 done
 
 exec mpirun "${flags[@]}" ${more[@]+"${more[@]}"} "$engine" train --config "$config"

@@ -1,10 +1,9 @@
-//! Before the first step all ranks agree on everything that decides the numbers of a run: the program, the environment
-//! variables below, the configuration and the data. (`resume.rs` adds the checkpoint or the initial weights.) A rank
-//! that differs from rank 0 ends the run with one message that names it and its host: otherwise it would silently
-//! train on other numbers.
+//! Before the first step all ranks agree on everything that decides the numbers of a run: the program, its command
+//! line, the environment variables below, and the data. (Rank 0 reads the configuration and sends it to all ranks;
+//! `resume.rs` adds the checkpoint or the initial weights.) A rank that differs from rank 0 ends the run with one
+//! message that names it and its host: otherwise it would silently train on other numbers.
 
 use data::feed::Feed;
-use engine::config::Config;
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, host};
 use serde::de::DeserializeOwned;
@@ -48,17 +47,19 @@ const VARIABLES: [(&str, &str); 20] = [
     ("GLIBC_TUNABLES", "selects variants of the mathematical functions"),
 ];
 
-/// The program and environment of one rank.
+/// The program, command line and environment of one rank.
 #[derive(Serialize, Deserialize)]
 struct Process {
     host: String,
     /// Identifies the executable.
     program: String,
+    /// The command line after the program's name.
+    arguments: Vec<String>,
     /// The variables of [`VARIABLES`] that are set.
     environment: BTreeMap<String, String>,
 }
 
-/// All ranks must run the same executable with the same [`VARIABLES`]. Collective.
+/// All ranks must run the same executable with the same command line and [`VARIABLES`]. Collective.
 pub fn on_program(comm: &Comm) -> Result<()> {
     if comm.size() == 1 {
         return Ok(());
@@ -67,19 +68,20 @@ pub fn on_program(comm: &Comm) -> Result<()> {
         let name = name.into_string().ok().filter(|name| effect(name).is_some())?;
         Some((name, value.to_string_lossy().into_owned()))
     });
-    let mine = program().map(|program| Process { host: host(), program, environment: environment.collect() });
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let mine =
+        program().map(|program| Process { host: host(), program, arguments, environment: environment.collect() });
     let mine = comm.agree(mine)?;
     let first: Process = from_first(comm, &mine);
     comm.agree(same_process(&mine, &first))
 }
 
-/// All ranks must have the same configuration and the same data. Collective.
-pub fn on_data(config: &Config, feed: &Feed, comm: &Comm) -> Result<()> {
+/// All ranks must have the same data. Collective.
+pub fn on_data(feed: &Feed, comm: &Comm) -> Result<()> {
     if comm.size() == 1 {
         return Ok(());
     }
-    let mut mine = vec![("configuration".to_string(), hash(config.to_toml().as_bytes()))];
-    mine.extend(feed.fingerprint());
+    let mine = feed.fingerprint();
     let (first_host, first): (String, Vec<(String, String)>) = from_first(comm, &(host(), mine.clone()));
     let differs = mine.iter().zip(&first).find(|(mine, first)| mine != first);
     comm.agree(differs.map_or(Ok(()), |((key, mine), (_, first))| {
@@ -101,6 +103,15 @@ fn same_process(mine: &Process, first: &Process) -> Result<()> {
         return Err(Error::user(format!(
             "this rank runs another build of swallow-engine than rank 0 on {}; all ranks need the same executable",
             first.host
+        )));
+    }
+    if mine.arguments != first.arguments {
+        return Err(Error::user(format!(
+            "this rank was started as \"swallow-engine {}\", but rank 0 on {} as \"swallow-engine {}\"; all ranks need \
+             the same command line",
+            mine.arguments.join(" "),
+            first.host,
+            first.arguments.join(" ")
         )));
     }
     let names = mine.environment.keys().chain(first.environment.keys());
@@ -164,7 +175,8 @@ mod tests {
 
     fn process(program: &str, variables: &[(&str, &str)]) -> Process {
         let environment = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        Process { host: "node1".into(), program: program.into(), environment: environment.collect() }
+        let arguments = vec!["train".into()];
+        Process { host: "node1".into(), program: program.into(), arguments, environment: environment.collect() }
     }
 
     #[test]
@@ -185,6 +197,8 @@ mod tests {
         let other = message(process("a", &[("NCCL_ALGO", "Tree")]));
         assert!(other.contains("NCCL_ALGO is \"Tree\"") && other.contains("rank 0 (node1) it is \"Ring\""), "{other}");
         assert!(message(process("a", &[])).contains("NCCL_ALGO is not set"));
+        let flags = message(Process { arguments: vec!["train".into(), "--set".into()], ..process("a", &[]) });
+        assert!(flags.contains("as \"swallow-engine train --set\", but rank 0 on node1 as"), "{flags}");
         assert!(same_process(&first, &first).is_ok());
     }
 

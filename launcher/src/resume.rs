@@ -3,6 +3,7 @@
 
 use crate::agreement::from_first;
 use crate::progress::Waiting;
+use crate::run_dir::{self, RunDir};
 use data::feed::Feed;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
@@ -15,11 +16,13 @@ use engine::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The user's options for resuming.
-pub struct Resume {
+/// The user's options for resuming, and where from.
+pub struct Resume<'a> {
     /// The step to continue from, instead of the newest checkpoint's.
     pub from_step: Option<u64>,
     pub accept_data_change: bool,
+    /// Rank 0's lock of the run's directory.
+    pub run_dir: Option<&'a RunDir>,
 }
 
 /// The checkpoint that rank 0 continues from.
@@ -33,10 +36,10 @@ struct Resolved {
 }
 
 /// Loads the run's newest checkpoint, or the one asked for, or else the initial weights. Collective.
-pub fn load<B: Backend>(how: &Resume, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
+pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
     let Some(saved) = open(&dir, how.from_step, comm)? else {
-        return load_initial(trainer, feed, comm);
+        return load_initial(how, trainer, feed, comm);
     };
     comm.agree(must_match(how, trainer, feed, &saved))?;
     if comm.rank() == 0 {
@@ -88,14 +91,29 @@ fn open_as_first(dir: &Path, latest: Option<u64>, first: &Resolved) -> Result<Op
     Ok(Some(saved))
 }
 
+/// A new run that will save must save to one directory: every rank must see rank 0's. (A run that continues has a
+/// checkpoint in it that all ranks can read.) Collective.
+fn must_share(run_dir: Option<&RunDir>, config: &Config, comm: &Comm) -> Result<()> {
+    let (c, owner) = (&config.checkpoint, run_dir.map_or(String::new(), |dir| dir.owner().to_string()));
+    let (host, owner) = from_first(comm, &(host(), owner));
+    if comm.rank() == 0 || (c.interval == 0 && !c.at_end) || run_dir::is_shared(&c.dir, &owner) {
+        return comm.agree(Ok(()));
+    }
+    let dir = c.dir.display();
+    comm.agree(Err(Error::user(format!(
+        "checkpoint.dir = {dir}: this is not the directory of rank 0 on {host}; {REMEDY}"
+    ))))
+}
+
 const REMEDY: &str = "all ranks need the same file system at checkpoint.dir";
 
 /// The weights that `train.load` names; rank 0 keeps the model's configuration and tokenizer in the run's directory.
-fn load_initial<B: Backend>(trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
+fn load_initial<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
     let on_first = |keep: &dyn Fn() -> Result<()>| comm.agree(if comm.rank() == 0 { keep() } else { Ok(()) });
     match trainer.config.train.load.clone() {
         Load::Random => {
+            must_share(how.run_dir, &trainer.config, comm)?;
             on_first(&|| feed.tokenizer().map_or(Ok(()), |tokenizer| source::keep_tokenizer(&tokenizer, &dir)))?;
             let (model, seed) = (trainer.config.model.clone(), trainer.config.train.seed);
             comm.agree(state::load_weights(trainer, |tensor, rect, out| {
@@ -106,6 +124,7 @@ fn load_initial<B: Backend>(trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) 
         Load::HuggingFace(from) => {
             let weights = comm.agree(HuggingFace::open(&from, &trainer.config.model))?;
             same_weights(&weights, &from, comm)?;
+            must_share(how.run_dir, &trainer.config, comm)?;
             on_first(&|| source::keep(&from, &dir))?;
             let _waiting = waiting(&format!("loading the weights of {}", from.display()), comm);
             comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out)))
@@ -142,7 +161,7 @@ fn warn_of_another_order(now: &Feed, saved: &Saved) {
 }
 
 /// A changed model, data plan or batch would make it another run.
-fn must_match<B: Backend>(how: &Resume, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
+fn must_match<B: Backend>(how: &Resume<'_>, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
     let header = saved.header();
     let (saved, now) = (state::saved_identity(&header), state::identity(&trainer.config, feed.fingerprint()));
     let mut differences = checkpoint::compare(&saved, &now);

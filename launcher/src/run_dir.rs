@@ -3,10 +3,15 @@
 
 use engine::checkpoint;
 use engine::error::{Error, Result};
-use std::fs::{self, File, TryLockError};
+use engine::mpi::host;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOCK: &str = "lock";
+/// Time that a network file system may take to show a file to another node.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The ending of a file that [`replace`] is writing.
 const PARTIAL: &str = "partial";
 
@@ -15,6 +20,8 @@ pub struct RunDir {
     path: PathBuf,
     /// Whether this process made the directory.
     created: bool,
+    /// The line in the lock's file, of this process alone.
+    owner: String,
     _lock: File,
 }
 
@@ -27,15 +34,27 @@ impl RunDir {
         };
         let created = !path.exists();
         fs::create_dir_all(path).map_err(refuse)?;
-        let lock = File::create(path.join(LOCK)).map_err(refuse)?;
+        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
+        let mut lock = open().map_err(refuse)?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => Err(Error::user(format!(
                 "{name} = {}: another run is using this directory; wait for it, or name another directory",
                 path.display()
             ))),
             // Some network file systems have no locks.
-            Err(TryLockError::Error(_)) | Ok(()) => Ok(RunDir { path: path.into(), created, _lock: lock }),
+            Err(TryLockError::Error(_)) | Ok(()) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let owner = format!("process {} on {} since {:?}\n", std::process::id(), host(), now);
+                let written = lock.set_len(0).and_then(|()| lock.write_all(owner.as_bytes()));
+                written.and_then(|()| lock.sync_all()).map_err(refuse)?;
+                Ok(RunDir { path: path.into(), created, owner, _lock: lock })
+            }
         }
+    }
+
+    /// The line by which other ranks recognise the directory: see [`is_shared`].
+    pub fn owner(&self) -> &str {
+        &self.owner
     }
 
     /// Removes the unfinished files of dead processes, which may fill the disk that this run needs.
@@ -58,6 +77,20 @@ impl Drop for RunDir {
             // At worst an empty directory stays.
             let _ = fs::remove_file(self.path.join(LOCK)).and_then(|()| fs::remove_dir(&self.path));
         }
+    }
+}
+
+/// Whether `path` is the directory that `owner` has locked on another node.
+pub fn is_shared(path: &Path, owner: &str) -> bool {
+    let start = Instant::now();
+    loop {
+        if fs::read_to_string(path.join(LOCK)).is_ok_and(|line| line == owner) {
+            return true;
+        }
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

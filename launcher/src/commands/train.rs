@@ -131,7 +131,8 @@ impl Start<'_> {
     fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
         let Start { args, world, config, feed, dir, .. } = self;
         let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, rank_layout));
-        let how = Resume { from_step: args.from_step, accept_data_change: args.accept_data_change };
+        let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
+        let how = Resume { from_step, accept_data_change, run_dir: dir.as_ref() };
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();
@@ -182,7 +183,7 @@ fn assign_ranks(world: &mut World, mesh: &Mesh) {
 /// Opens the data on all ranks, which must see the same files, and checks all token ids. Collective.
 pub fn open_data(config: &Config, comm: &Comm) -> Result<Feed> {
     let feed = comm.agree(Feed::open(config))?;
-    agreement::on_data(config, &feed, comm)?;
+    agreement::on_data(&feed, comm)?;
     comm.agree(check_tokenizers(&feed, config))?;
     let waiting = (comm.rank() == 0).then(|| Waiting::new("checking the token ids of the data"));
     comm.agree(check_ids(&feed, config, comm))?;
