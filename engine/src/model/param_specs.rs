@@ -82,8 +82,8 @@ impl TensorSpec {
             TpShard::Whole => whole,
             TpShard::Rows => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
             TpShard::Cols => Rect { cols: share(whole.cols.end, rank, ranks), ..whole },
-            TpShard::Heads(dim) if self.copies(ranks) > 1 => {
-                let head = rank / self.copies(ranks);
+            TpShard::Heads(dim) if self.replicas(ranks) > 1 => {
+                let head = rank / self.replicas(ranks);
                 Rect { rows: head * dim..(head + 1) * dim, ..whole }
             }
             TpShard::Heads(_) => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
@@ -91,7 +91,7 @@ impl TensorSpec {
     }
 
     /// The number of neighbouring tensor-parallel ranks, of `ranks`, that hold the same elements.
-    pub fn copies(&self, ranks: usize) -> usize {
+    pub fn replicas(&self, ranks: usize) -> usize {
         match self.tp_shard {
             TpShard::Rows | TpShard::Cols => 1,
             TpShard::Heads(dim) => ranks.div_ceil(self.shape()[0] / dim),
