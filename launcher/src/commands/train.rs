@@ -170,7 +170,7 @@ fn print_layout(config: &Config, mesh: &Mesh) {
 
 /// Assigns the ranks of the mesh to the processes, according to the nodes that these run on.
 fn assign_ranks(world: &mut World, mesh: &Mesh) {
-    let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
+    let started: Vec<usize> = nodes::slots(world.comm()).iter().map(|slot| slot.node).collect();
     let order = reorder_ranks(&started, mesh);
     let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
     if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {
