@@ -39,8 +39,8 @@ pub struct StepStats {
 pub struct PendingStep<B: Backend> {
     /// Its number; the first is 1.
     pub step: u64,
-    totals: B::Fetch<f32>,
-    norm: B::Fetch<f32>,
+    totals: B::HostCopy<f32>,
+    norm: B::HostCopy<f32>,
     lr: f64,
 }
 
@@ -66,11 +66,11 @@ impl<B: Backend> Trainer<B> {
     pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
         let rank_layout = RankLayout::new(&config, mesh, rank);
         let groups = Groups::new(&b, &config, &rank_layout);
-        Trainer::of(b, groups, config, rank_layout)
+        Trainer::with_groups(b, groups, config, rank_layout)
     }
 
     /// Like [`Trainer::new`], but with groups that exist already.
-    pub fn of(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
+    pub fn with_groups(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
         let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
         let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
         let reduce = reduce(&config, layout.clone(), kv, data, norms);
@@ -144,8 +144,8 @@ impl<B: Backend> Trainer<B> {
     /// Waits for the results of a step.
     pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
         let PendingStep { step, totals, norm, lr } = pending;
-        let receive = |fetch| self.b.wait_host(fetch).map_err(|fault| faulty(step, fault));
-        let (totals, norm) = (receive(totals)?, receive(norm)?);
+        let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
+        let (totals, norm) = (wait(totals)?, wait(norm)?);
         let total = |column: Total| totals[column as usize];
         let tokens = total(Total::Weight) as f64;
         Ok(StepStats {

@@ -123,14 +123,14 @@ impl Start<'_> {
     fn on_cuda(self) -> Result<()> {
         let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.ranks)?);
         let groups = Groups::new(&b, &self.config, &rank_layout);
-        let planned = gpu::settle(&b, &self.config, &rank_layout, &self.ranks)?;
+        let planned = gpu::allocate_arena(&b, &self.config, &rank_layout, &self.ranks)?;
         self.train(b, groups, rank_layout, planned)
     }
 
     /// Loads the state with all ranks in agreement, then trains; a failure that only this rank knows of ends all ranks.
     fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
         let Start { args, world, config, feed, dir, .. } = self;
-        let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, rank_layout));
+        let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let how = Resume { from_step: args.from_step, accept_data_change: args.accept_data_change };
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
@@ -142,7 +142,7 @@ impl Start<'_> {
             }
             return Ok(());
         }
-        let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
+        let clock = Clock::of(&trainer.b, world.progress(), Phase::Checkpoint);
         match Run::begin(trainer, feed, planned, dir, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error),
             Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => Err(error),
