@@ -4,7 +4,7 @@
 use crate::memory::{self, Taken};
 use cuda::Device;
 use cuda::arch::Arch;
-use cuda::backend::{Cuda, Error as CudaError, Outlook, Tuning, product_of};
+use cuda::backend::{CommOptions, Cuda, Error as CudaError, Tuning, product_of};
 use cuda::blas::Product;
 use cuda::compile::Places;
 use cuda::device::{Error as DeviceError, devices};
@@ -132,12 +132,12 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     let facts: Vec<Facts> = facts.iter().map(read).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
     let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
-    comm.agree(Cuda::open(device, world, Outlook { nccl, patience }).map_err(at_start))
+    comm.agree(Cuda::open(device, world, CommOptions { nccl, patience }).map_err(at_start))
 }
 
-/// Reserves the memory that the run needs according to a dry run, and chooses the algorithms of its matrix products.
+/// Allocates the arena that the run needs according to a dry run, and chooses the algorithms of its matrix products.
 /// Collective.
-pub fn settle(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
+pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
     let planned = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
     let (blocks, copy) = (planned.usage, copy_bytes(config, rank_layout));
     memory::must_fit(config, comm, copy)?;
@@ -147,7 +147,7 @@ pub fn settle(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) 
     // The run keeps its own choices: those of another machine's cache could round differently.
     let cache = if own.is_dir() { Some(own.clone()) } else { cache() };
     let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
-    comm.agree(b.settle(planned.cut(), &tuning).map_err(at_start))?;
+    comm.agree(b.allocate_arena(planned.cut(), &tuning).map_err(at_start))?;
     let notes = comm.agree(b.tune(&tuning).map_err(at_start))?;
     if comm.rank() == 0 {
         notes.iter().for_each(|note| eprintln!("note: {note}"));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cuda::Device;
-use cuda::backend::{Cuda, CudaScratch, Outlook, Tuning};
+use cuda::backend::{CommOptions, Cuda, CudaScratch, Tuning};
 use cuda::compile::Places;
 use engine::backend::{Acc, Backend, Scratch};
 use engine::memory::arena::ArenaSpec;
@@ -18,10 +18,10 @@ const LEN: usize = 1 << 16;
 fn alone() -> Cuda {
     let places = Places::of(|name| std::env::var_os(name), None);
     let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
-    let b = Cuda::open(device, None, Outlook { nccl: None, patience: Duration::from_secs(60) }).unwrap();
+    let b = Cuda::open(device, None, CommOptions { nccl: None, patience: Duration::from_secs(60) }).unwrap();
     let fixed: usize = CudaScratch::of("any").fixed().iter().sum();
     let tuning = Tuning { search: places.search(), cache: None, products: &[] };
-    b.settle(ArenaSpec { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning)
+    b.allocate_arena(ArenaSpec { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning)
         .unwrap_or_else(|e| panic!("{e}"));
     b
 }

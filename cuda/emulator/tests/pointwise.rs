@@ -1,7 +1,7 @@
 //! SwiGLU, rotary embedding and the elementwise kernels, compared with the CPU's ops.
 
 use crate::common::{Random, act, close, cpus, near, on, places};
-use cuda::ops::{self, Turn, squares_parts};
+use cuda::ops::{self, RopeShape, squares_parts};
 use engine::backend::{Backend, Heads};
 use engine::cpu::Cpu;
 use half::bf16;
@@ -51,8 +51,8 @@ fn rope_turns_to_the_same_bits_and_back() {
         for place in places() {
             for (sign, right) in [(1.0, &turned), (-1.0, &back)] {
                 let mut x = qkv.clone();
-                let turn = Turn { heads: query + kv, dim, cols: h.qkv_cols(), sign };
-                on(place, |m, l| ops::rope(m, l.write(&mut x), l.read(&table), l.read(&at), turn));
+                let shape = RopeShape { heads: query + kv, dim, cols: h.qkv_cols(), sign };
+                on(place, |m, l| ops::rope(m, l.write(&mut x), l.read(&table), l.read(&at), shape));
                 assert_eq!(&x, right, "{h:?}, {rows} rows, sign {sign}");
             }
         }

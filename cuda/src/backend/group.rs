@@ -114,7 +114,7 @@ impl Rank {
     }
 
     fn try_join(&self, kind: GroupKind, name: &str, first: usize, comm: &Comm) -> Result<Rc<Link>, String> {
-        let nccl = self.outlook.nccl.as_ref().ok_or("there is no NCCL")?;
+        let nccl = self.options.nccl.as_ref().ok_or("there is no NCCL")?;
         let (rank, size) = (comm.rank(), comm.size());
         let made = if rank == 0 { nccl.unique_id().map(|id| id.0.to_vec()) } else { Ok(Vec::new()) };
         // An empty id tells the other ranks that there is none.

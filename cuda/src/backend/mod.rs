@@ -5,8 +5,8 @@
 //! [`CudaScratch`] lays out exactly what the run will. A freed block may be reused at once: its next use comes later on
 //! the compute stream, and for other streams a `Pending` owns the block, or `Rank::add_read` has noted the read.
 
-mod fetch;
 mod group;
+mod host_copy;
 mod link;
 mod memory;
 mod open;
@@ -14,11 +14,11 @@ mod rank;
 mod scratch;
 mod watchdog;
 
-pub use fetch::Fetch;
 pub use group::{NcclGroup, NcclTicket};
+pub use host_copy::Copied;
 pub use memory::Block;
 pub use open::{Tuning, product_of};
-pub use rank::{Error, Outlook};
+pub use rank::{CommOptions, Error};
 pub use scratch::CudaScratch;
 
 use crate::blas::{Form, Product};
@@ -91,10 +91,10 @@ fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
     unsafe { View::new(x.mem.at(), x.len()) }
 }
 
-/// The arguments of the rotation of all heads of q and k.
-fn turn(cols: usize, h: Heads, sign: f32) -> ops::Turn {
+/// The rotation of all heads of q and k.
+fn rope_shape(cols: usize, h: Heads, sign: f32) -> ops::RopeShape {
     assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
-    ops::Turn { heads: h.query + h.kv, dim: h.dim, cols, sign }
+    ops::RopeShape { heads: h.query + h.kv, dim: h.dim, cols, sign }
 }
 
 fn step(hp: AdamW) -> ops::Step {
@@ -107,7 +107,7 @@ impl Backend for Cuda {
     type Mem<T: Elem> = Block<T>;
     type Ticket = NcclTicket;
     type Group = NcclGroup;
-    type Fetch<T: Elem> = Fetch<T>;
+    type HostCopy<T: Elem> = Copied<T>;
     type Event = Option<Rc<Event>>;
     const RUNS_AHEAD: bool = true;
 
@@ -140,17 +140,17 @@ impl Backend for Cuda {
 
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>) {
         assert_eq!(host.len(), to.len(), "elements of a matrix {:?}", to.shape());
-        self.0.must(fetch::write(&self.0, bytemuck::cast_slice(host), &to.mem));
+        self.0.must(host_copy::write(&self.0, bytemuck::cast_slice(host), &to.mem));
     }
 
-    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Fetch<T> {
-        Fetch::start(&self.0, &x.mem)
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Copied<T> {
+        Copied::start(&self.0, &x.mem)
     }
 
-    fn wait_host<T: Elem>(&self, fetch: Fetch<T>) -> Result<Vec<T>, Fault> {
-        self.0.wait_for(&fetch)?;
+    fn wait_host<T: Elem>(&self, copy: Copied<T>) -> Result<Vec<T>, Fault> {
+        self.0.wait_for(&copy)?;
         self.0.first_fault()?;
-        Ok(fetch.elements())
+        Ok(copy.elements())
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
@@ -241,12 +241,14 @@ impl Backend for Cuda {
     }
 
     fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
-        self.note(ops::rope(self.machine(), view(&qkv), view(table), view(positions), turn(qkv.cols(), h, 1.0)));
+        let shape = rope_shape(qkv.cols(), h, 1.0);
+        self.note(ops::rope(self.machine(), view(&qkv), view(table), view(positions), shape));
         qkv
     }
 
     fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
-        self.note(ops::rope(self.machine(), view(&dqkv), view(table), view(positions), turn(dqkv.cols(), h, -1.0)));
+        let shape = rope_shape(dqkv.cols(), h, -1.0);
+        self.note(ops::rope(self.machine(), view(&dqkv), view(table), view(positions), shape));
         dqkv
     }
 

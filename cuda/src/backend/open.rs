@@ -1,7 +1,7 @@
-//! The setup of a rank's device: `open`, then the communicators, then `settle`, which allocates the arena from the
+//! The setup of a rank's device: `open`, then the communicators, then `allocate_arena`, which takes the arena from the
 //! memory that NCCL has left, then `tune`.
 
-use super::rank::{Error, Outlook, Rank};
+use super::rank::{CommOptions, Error, Rank};
 use super::{Cuda, CudaScratch};
 use crate::blas::{Choice, Form, Platform, Product};
 use crate::device::Device;
@@ -35,8 +35,8 @@ pub struct Tuning<'a> {
 
 impl Cuda {
     /// Opens the backend on this device, as one of the ranks of `world`, or as a single rank.
-    pub fn open(device: Device, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Cuda, Error> {
-        Ok(Cuda(Rc::new(Rank::new(Rc::new(device), world, outlook)?)))
+    pub fn open(device: Device, world: Option<Rc<Comm>>, options: CommOptions) -> Result<Cuda, Error> {
+        Ok(Cuda(Rc::new(Rank::new(Rc::new(device), world, options)?)))
     }
 
     /// The sizes of the backend's buffers, for a dry run.
@@ -51,8 +51,8 @@ impl Cuda {
     }
 
     /// Allocates the arena that a dry run has sized. Not collective.
-    pub fn settle(&self, cut: ArenaSpec, tuning: &Tuning) -> Result<(), Error> {
-        self.0.settle(cut, tuning.search, tuning.cache)
+    pub fn allocate_arena(&self, cut: ArenaSpec, tuning: &Tuning) -> Result<(), Error> {
+        self.0.allocate_arena(cut, tuning.search, tuning.cache)
     }
 
     /// Chooses the algorithms of all ranks' products: rank 0 times those that it has no choice for, and all ranks use

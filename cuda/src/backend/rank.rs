@@ -28,7 +28,7 @@ const FIRST_REPORTS: Duration = Duration::from_secs(2);
 const AGREE: Duration = Duration::from_secs(10);
 
 /// The settings for communication with other ranks.
-pub struct Outlook {
+pub struct CommOptions {
     /// Required for several ranks.
     pub nccl: Option<Rc<Nccl>>,
     /// Timeout after which a rank that makes no progress is given up.
@@ -70,20 +70,20 @@ pub(super) struct Rank {
     /// Set on a rank that cannot start.
     lost: RefCell<Option<Deadline>>,
     pub scratch: CudaScratch,
-    pub outlook: Outlook,
+    pub options: CommOptions,
     /// All ranks in the mesh's order; None for a single rank.
     pub world: Option<Rc<Comm>>,
     pub device: Rc<Device>,
 }
 
 impl Rank {
-    pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, outlook: Outlook) -> Result<Rank, Error> {
+    pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, options: CommOptions) -> Result<Rank, Error> {
         let side = Stream::new(Priority::Normal).map_err(device::Error::from)?;
         let (rank, joined) = (world.as_ref().map_or(0, |world| world.rank()), Joined::default());
         Ok(Rank {
             links: RefCell::default(),
             lanes: RefCell::default(),
-            _watchdog: Watchdog::start(device.progress().clone(), joined.clone(), rank, outlook.patience),
+            _watchdog: Watchdog::start(device.progress().clone(), joined.clone(), rank, options.patience),
             joined,
             blas: OnceCell::new(),
             allocator: RefCell::default(),
@@ -93,14 +93,14 @@ impl Rank {
             fault: RefCell::default(),
             lost: RefCell::default(),
             scratch: CudaScratch { processors: device.processors(), target: device.target() },
-            outlook,
+            options,
             world,
             device,
         })
     }
 
     /// Allocates the arena and the buffers that stay in it for the whole run.
-    pub fn settle(&self, cut: ArenaSpec, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
+    pub fn allocate_arena(&self, cut: ArenaSpec, search: &Search, cache: Option<&Path>) -> Result<(), Error> {
         self.lost.take();
         self.first_fault()?;
         let arena = Memory::of(self.device.clone(), cut.bytes)?;
@@ -140,11 +140,11 @@ impl Rank {
     }
 
     pub fn arena(&self) -> &Memory<Rc<Device>> {
-        self.arena.get().expect("a rank settles before it allocates blocks")
+        self.arena.get().expect("a rank has its arena before it allocates blocks")
     }
 
     pub fn blas(&self) -> &Blas {
-        self.blas.get().expect("a rank settles before it multiplies matrices")
+        self.blas.get().expect("a rank has its arena before it multiplies matrices")
     }
 
     /// Notes that a stream beside the compute stream reads these bytes until `done`.
@@ -225,8 +225,8 @@ impl Rank {
     /// Ends the process if the code that follows exceeds the timeout, because other ranks may never arrive. MPI is not
     /// called: mpirun ends the others. Group rank 0 reports; the others only if it cannot.
     pub fn deadline(&self, group_rank: usize, what: &str) -> Deadline {
-        let time = self.outlook.patience + if group_rank == 0 { Duration::ZERO } else { FIRST_REPORTS };
-        let (rank, seconds) = (self.world_rank(), self.outlook.patience.as_secs());
+        let time = self.options.patience + if group_rank == 0 { Duration::ZERO } else { FIRST_REPORTS };
+        let (rank, seconds) = (self.world_rank(), self.options.patience.as_secs());
         Deadline::start(time, format!("rank {rank} on {}: {what} within {seconds} s\n", host()))
     }
 }

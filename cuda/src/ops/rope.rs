@@ -34,7 +34,7 @@ pub(super) fn rope_geometry(rows: usize, heads: usize, dim: usize) -> Geometry {
 
 /// A rotation of the leading heads of each row.
 #[derive(Debug, Clone, Copy)]
-pub struct Turn {
+pub struct RopeShape {
     /// Rotated heads.
     pub heads: usize,
     /// Elements of a head.
@@ -46,7 +46,7 @@ pub struct Turn {
 }
 
 /// Rotates the leading heads of qkv `[T, cols]` in place, by the rows `positions` `[T, 1]` of table `[longest, dim]`.
-pub fn rope(m: &dyn Machine, qkv: View, table: View, positions: View, t: Turn) -> Done {
+pub fn rope(m: &dyn Machine, qkv: View, table: View, positions: View, t: RopeShape) -> Done {
     let rows = qkv.len() / t.cols;
     assert!(qkv.len() == rows * t.cols && t.heads * t.dim <= t.cols, "{} elements as {t:?}", qkv.len());
     assert_eq!(positions.len(), rows, "positions of rows");

@@ -37,11 +37,11 @@ impl NodeMap {
     /// Ranks fill one node after another.
     pub fn filled(config: &Config, mesh: &Mesh, ranks_per_node: usize) -> NodeMap {
         let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / ranks_per_node).collect();
-        let kv_copies = RankLayout::new(config, mesh.clone(), 0).kv_copies();
+        let kv_replicas = RankLayout::new(config, mesh.clone(), 0).kv_replicas;
         let flows = |&kind: &GroupKind| {
             let mut leaving: HashMap<usize, usize> = HashMap::new();
             for (rank, node) in nodes.iter().enumerate() {
-                let group = mesh.members(rank, kind, kv_copies);
+                let group = mesh.members(rank, kind, kv_replicas);
                 let at = group.iter().position(|&member| member == rank).expect("a rank is in its group");
                 let next = group[(at + 1) % group.len()];
                 *leaving.entry(*node).or_default() += usize::from(nodes[next] != *node);

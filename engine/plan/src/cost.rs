@@ -1,6 +1,6 @@
 //! Seconds of an op, by its FLOPs and bytes and the rates that a cluster achieves.
 
-use engine::backend::{Op, Work};
+use engine::backend::{Form, Op, Work};
 use engine::config::{Achieved, Software};
 use engine::time::OpClass;
 
@@ -20,24 +20,20 @@ pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software
     let moved = op.bytes(sizes, act) / 1e9 / r.memory_gb_s;
     let outputs = sizes[0] as f64 * sizes[1] as f64;
     let logits = outputs * s.logit_bytes / 1e9 / r.memory_gb_s;
-    let busy = match op {
-        Op::MatmulNt | Op::MatmulNn => (flops / r.matmul_tflops).max(moved),
+    let busy = match (op, op.work()) {
         // Half of the traffic of the f32 sums does not hide behind the arithmetic.
-        Op::MatmulTnAcc => (flops / r.matmul_tflops + 4.0 * outputs / 1e9 / r.memory_gb_s).max(moved),
-        Op::Attention => flops / r.attention_tflops,
+        (_, Work::Product(Form::TnAcc)) => (flops / r.matmul_tflops + 4.0 * outputs / 1e9 / r.memory_gb_s).max(moved),
+        (_, Work::Product(Form::Nt | Form::Nn)) => (flops / r.matmul_tflops).max(moved),
         // The forward pass has two products, the backward pass five.
-        Op::AttentionBwd => flops / r.attention_backward_tflops + s.attention_again * 0.4 * flops / r.attention_tflops,
-        Op::Adamw | Op::SumSquares => moved,
-        // With `logit_bytes`, the op of the gradient has the cost of the whole loss.
-        Op::XentStats if s.logit_bytes > 0.0 => 0.0,
-        Op::XentGrad if s.logit_bytes > 0.0 => logits,
-        Op::Add | Op::AddRmsnorm | Op::Rmsnorm | Op::RmsnormRecompute | Op::RmsnormBwd | Op::RmsnormBwdAdd => {
-            s.elementwise * moved
+        (Op::AttentionBwd, _) => {
+            flops / r.attention_backward_tflops + s.attention_again * 0.4 * flops / r.attention_tflops
         }
-        Op::Rope | Op::RopeBwd | Op::Swiglu | Op::SwigluBwd | Op::Embed | Op::EmbedBwd => s.elementwise * moved,
-        Op::XentStats | Op::XentCombine | Op::XentTotals | Op::XentGrad => s.elementwise * moved,
-        Op::Copy | Op::Round | Op::Widen | Op::Zero | Op::Pick | Op::Put | Op::ClipFactor => s.elementwise * moved,
-        Op::Upload | Op::Write | Op::Fetch => s.elementwise * moved,
+        (_, Work::Attention { .. }) => flops / r.attention_tflops,
+        (Op::Adamw | Op::SumSquares, _) => moved,
+        // With `logit_bytes`, the op of the gradient has the cost of the whole loss.
+        (Op::XentStats, _) if s.logit_bytes > 0.0 => 0.0,
+        (Op::XentGrad, _) if s.logit_bytes > 0.0 => logits,
+        (_, Work::Rows { .. } | Work::Flat { .. }) => s.elementwise * moved,
     };
     (busy + r.launch_us / 1e6) / s.efficiency
 }

@@ -71,11 +71,11 @@ fn sum<'a>(crossings: impl Iterator<Item = &'a Crossing>) -> Crossing {
 
 /// The links that the traffic takes; `nodes` has the node of each rank of the mesh.
 pub fn links(config: &Config, mesh: &Mesh, sent: &[Sent], nodes: &[usize]) -> Links {
-    let (mut links, kv_copies) = (Links::default(), RankLayout::new(config, mesh.clone(), 0).kv_copies());
+    let (mut links, kv_replicas) = (Links::default(), RankLayout::new(config, mesh.clone(), 0).kv_replicas);
     for (rank, sent) in sent.iter().enumerate() {
         for (&kind, &bytes) in sent {
             let crossing = links.by_kind.entry(kind).or_default();
-            if nodes[rank] == nodes[next(mesh, rank, kind, kv_copies)] {
+            if nodes[rank] == nodes[next(mesh, rank, kind, kv_replicas)] {
                 crossing.inside += bytes;
             } else {
                 crossing.network += bytes;
@@ -87,8 +87,8 @@ pub fn links(config: &Config, mesh: &Mesh, sent: &[Sent], nodes: &[usize]) -> Li
 }
 
 /// The rank that `rank` sends to in its group of `kind`.
-fn next(mesh: &Mesh, rank: usize, kind: GroupKind, kv_copies: usize) -> usize {
-    let members = mesh.members(rank, kind, kv_copies);
+fn next(mesh: &Mesh, rank: usize, kind: GroupKind, kv_replicas: usize) -> usize {
+    let members = mesh.members(rank, kind, kv_replicas);
     let at = members.iter().position(|&member| member == rank).expect("a rank is in its group");
     let step = if kind == GroupKind::Gradients { members.len() - 1 } else { 1 };
     members[(at + step) % members.len()]

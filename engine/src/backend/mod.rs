@@ -123,7 +123,7 @@ pub trait Backend: Sized + 'static {
     type Ticket: Ticket;
     type Group: Collectives<Self>;
     /// See [`Backend::copy_to_host_async`].
-    type Fetch<T: Elem>: HostCopy<T>;
+    type HostCopy<T: Elem>: HostCopy<T>;
     /// See [`Backend::record_event`].
     type Event: Clone;
 
@@ -154,9 +154,9 @@ pub trait Backend: Sized + 'static {
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>);
     /// Starts a copy to the host of x as it is after all ops enqueued so far. Until the copy is complete, x may be
     /// dropped, or overwritten by [`Backend::adamw`] and [`Backend::write`], but not by any other op.
-    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::Fetch<T>;
+    fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::HostCopy<T>;
     /// Blocks until the copy is complete. Returns the first fault since the last call, if there was one.
-    fn wait_host<T: Elem>(&self, fetch: Self::Fetch<T>) -> Result<Vec<T>, Fault>;
+    fn wait_host<T: Elem>(&self, copy: Self::HostCopy<T>) -> Result<Vec<T>, Fault>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
     /// Like [`Backend::copy`], but into an existing matrix.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);

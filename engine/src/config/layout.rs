@@ -68,7 +68,7 @@ impl Config {
     }
 }
 
-/// Whether `ranks` ranks make whole replicas, each with the same whole number of micro-batches.
+/// Whether `ranks` ranks make whole model replicas, each with the same whole number of micro-batches.
 fn run_on(ranks: usize, train: &Train, p: &Parallel) -> bool {
     let used = ranks_used(p);
     ranks.is_multiple_of(used) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))

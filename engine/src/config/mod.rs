@@ -22,7 +22,7 @@ mod tests;
 pub use achieved::{Achieved, Overlap, Software};
 pub use cluster::Cluster;
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
-pub use model::{Architecture, Layer, Llama3, Mlp, Model, RopeScaling};
+pub use model::{Architecture, Layer, Llama3, MlpKind, Model, RopeScaling};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{

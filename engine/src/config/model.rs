@@ -150,23 +150,29 @@ impl Write for RopeScaling {
     }
 }
 
-/// The properties that may differ from layer to layer. Today all layers of a model are the same; an attention window or
-/// another kind of MLP becomes a field here, and [`Model::layers`] gives each layer its own.
+/// The properties that may differ from layer to layer. Parameters and FLOPs are taken from here: an attention window
+/// becomes a field, another kind of MLP a variant, and [`Model::layer`] chooses for each layer. Today all layers of a
+/// model are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
-    pub mlp: Mlp,
+    pub mlp: MlpKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mlp {
+pub enum MlpKind {
     SwiGlu { intermediate_size: usize },
 }
 
 impl Model {
+    /// Layer `l`, counted in the order of the forward pass.
+    pub fn layer(&self, l: usize) -> Layer {
+        assert!(l < self.num_hidden_layers, "layer {l} of {}", self.num_hidden_layers);
+        Layer { mlp: MlpKind::SwiGlu { intermediate_size: self.intermediate_size } }
+    }
+
     /// The layers in the order of the forward pass.
-    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> {
-        let mlp = Mlp::SwiGlu { intermediate_size: self.intermediate_size };
-        (0..self.num_hidden_layers).map(move |_| Layer { mlp })
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> + '_ {
+        (0..self.num_hidden_layers).map(|l| self.layer(l))
     }
 
     /// The small model of tests and examples: two layers, three query heads that share one key/value head.

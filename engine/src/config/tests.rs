@@ -339,12 +339,12 @@ fn the_resolved_text_loads_back() {
     }
 }
 
-/// Today all layers of a model are the same.
+/// All layers of a Llama are the same.
 #[test]
 fn a_model_describes_its_layers() {
     let model = Model::tiny();
     let layers: Vec<Layer> = model.layers().collect();
-    assert_eq!(layers, [Layer { mlp: Mlp::SwiGlu { intermediate_size: 20 } }; 2]);
+    assert_eq!(layers, [Layer { mlp: MlpKind::SwiGlu { intermediate_size: 20 } }; 2]);
     assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 

@@ -107,7 +107,7 @@ impl<A: Float> Backend for Cpu<A> {
     type Mem<T: Elem> = Block<T>;
     type Ticket = MpiTicket;
     type Group = MpiGroup;
-    type Fetch<T: Elem> = Copied<T>;
+    type HostCopy<T: Elem> = Copied<T>;
     type Event = Instant;
     const RUNS_AHEAD: bool = false;
 
@@ -148,8 +148,8 @@ impl<A: Float> Backend for Cpu<A> {
         Copied(self.download(x))
     }
 
-    fn wait_host<T: Elem>(&self, fetch: Copied<T>) -> Result<Vec<T>, Fault> {
-        fetch.wait()
+    fn wait_host<T: Elem>(&self, copy: Copied<T>) -> Result<Vec<T>, Fault> {
+        copy.wait()
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {

@@ -28,7 +28,7 @@ impl<A: Elem> Backend for Dry<A> {
     type Mem<T: Elem> = DryMem<T>;
     type Ticket = DryTicket;
     type Group = DryGroup;
-    type Fetch<T: Elem> = Zeros<T>;
+    type HostCopy<T: Elem> = Zeros<T>;
     type Event = ();
     const RUNS_AHEAD: bool = false;
 
@@ -69,8 +69,8 @@ impl<A: Elem> Backend for Dry<A> {
         Zeros(x.len(), PhantomData)
     }
 
-    fn wait_host<T: Elem>(&self, fetch: Zeros<T>) -> Result<Vec<T>, Fault> {
-        fetch.wait()
+    fn wait_host<T: Elem>(&self, copy: Zeros<T>) -> Result<Vec<T>, Fault> {
+        copy.wait()
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {

@@ -16,9 +16,9 @@ pub struct Held {
     pub unit: Unit,
     pub tensors: Vec<TensorSpec>,
     pub tie: Tie,
-    /// The ranks that hold the same weights and train on other samples: gradients are summed, and the optimizer's state
-    /// is sharded, over them.
-    pub replicas: GroupKind,
+    /// The data-parallel ranks, which hold the same weights and train on other samples: gradients are summed, and the
+    /// optimizer's state is sharded, over them.
+    pub reduced_over: GroupKind,
 }
 
 /// Whether another stage holds the same tensors (the table of a model with tied embeddings). If so, they have a bucket
@@ -40,8 +40,8 @@ pub struct Span {
     pub held: Rect,
     /// First element in the bucket.
     pub at: usize,
-    /// Tensor-parallel ranks that hold the same elements, this rank among them.
-    pub copies: usize,
+    /// The number of tensor-parallel ranks that hold the same elements, this rank among them.
+    pub replicas: usize,
     /// Whether this rank, of all ranks that hold these elements, counts them in the gradient norm and saves them.
     pub owned: bool,
 }
@@ -64,8 +64,8 @@ pub struct Bucket {
     /// Elements with the padding.
     pub len: usize,
     pub tie: Tie,
-    /// See [`Held::replicas`]: the same for all units of a bucket.
-    pub replicas: GroupKind,
+    /// See [`Held::reduced_over`]: the same for all units of a bucket.
+    pub reduced_over: GroupKind,
 }
 
 /// A part of a shard: consecutive elements that are a rectangle of a tensor.
@@ -85,10 +85,10 @@ impl Bucket {
         for (kind, end) in [Update::Decayed, Update::Plain, Update::Frozen].into_iter().zip(&mut ends) {
             let tensors = held.iter().flat_map(|held| held.tensors.iter().map(move |tensor| (held, tensor)));
             for (held, tensor) in tensors.filter(|(_, tensor)| tensor.update == kind) {
-                let (rect, copies) = (tensor.held(tp.0, tp.1), tensor.copies(tp.1));
-                let owned = tp.0.is_multiple_of(copies) && held.tie != Tie::Last;
+                let (rect, replicas) = (tensor.held(tp.0, tp.1), tensor.replicas(tp.1));
+                let owned = tp.0.is_multiple_of(replicas) && held.tie != Tie::Last;
                 let at = spans.last().map_or(0, |span| span.range().end);
-                spans.push(Span { unit: held.unit, tensor: tensor.clone(), at, copies, owned, held: rect });
+                spans.push(Span { unit: held.unit, tensor: tensor.clone(), at, replicas, owned, held: rect });
             }
             *end = spans.last().map_or(0, |span| span.range().end);
         }
@@ -96,8 +96,8 @@ impl Bucket {
         let len = used.next_multiple_of(ranks * VECTOR);
         let trained = if trained == used { len } else { trained };
         let units = held.iter().map(|held| held.unit).collect();
-        let (tie, replicas) = (held[0].tie, held[0].replicas);
-        Bucket { units, spans, decayed, trained, len, tie, replicas }
+        let (tie, reduced_over) = (held[0].tie, held[0].reduced_over);
+        Bucket { units, spans, decayed, trained, len, tie, reduced_over }
     }
 
     /// The elements that are not padding.
@@ -162,23 +162,23 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
 }
 
 /// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last one may
-/// be shorter). A tied table has a bucket of its own; units with other replicas share no bucket.
+/// be shorter). A tied table has a bucket of its own; units that are reduced over other groups share no bucket.
 ///
-/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(replicas)` is the number of ranks
-/// that shard a bucket. The bucket boundaries are those of tensor-parallel rank 0, whose shards of the tensors are the
+/// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(kind)` is the number of ranks that
+/// shard a bucket. The bucket boundaries are those of tensor-parallel rank 0, whose shards of the tensors are the
 /// longest, so that all ranks have the same number of buckets.
 pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usize, min_len: usize) -> Vec<Bucket> {
     let (mut buckets, mut open, mut len) = (Vec::new(), Vec::<&Held>::new(), 0);
     let close = |open: &mut Vec<&Held>| {
         let held = std::mem::take(open);
-        Bucket::new(&held, tp, ranks(held[0].replicas))
+        Bucket::new(&held, tp, ranks(held[0].reduced_over))
     };
     for held in held {
         if held.tie != Tie::Free {
-            buckets.push(Bucket::new(&[held], tp, ranks(held.replicas)));
+            buckets.push(Bucket::new(&[held], tp, ranks(held.reduced_over)));
             continue;
         }
-        if open.first().is_some_and(|first| first.replicas != held.replicas) {
+        if open.first().is_some_and(|first| first.reduced_over != held.reduced_over) {
             buckets.push(close(&mut open));
             len = 0;
         }
@@ -211,7 +211,7 @@ mod tests {
                 spec(format!("{l}.b"), vec![cols, rows], Update::Decayed),
                 spec(format!("{l}.fixed"), vec![2, rows, cols], Update::Frozen),
             ];
-            Held { unit: Unit::Layer(l), tensors, tie: Tie::Free, replicas: GroupKind::Data }
+            Held { unit: Unit::Layer(l), tensors, tie: Tie::Free, reduced_over: GroupKind::Data }
         };
         (0..units).map(unit).collect()
     }
@@ -254,8 +254,8 @@ mod tests {
             prop_assert!(seen.values().all(|&n| n == 1));
         }
 
-        /// Over the ranks of a layout, every element of the model has exactly one owner, however many copies there are,
-        /// and the tensor-parallel ranks have the same number of buckets.
+        /// Over the ranks of a layout, every element of the model has exactly one owner, however many replicas there
+        /// are, and the tensor-parallel ranks have the same number of buckets.
         #[test]
         fn ranks_own_every_element_once(
             tp_log in 0usize..4,
@@ -265,10 +265,11 @@ mod tests {
             min_len in 1usize..4000,
         ) {
             let (tp, model) = (1 << tp_log, model(1 << kv_log, vocab));
-            let held: Vec<Held> = units(&model)
-                .into_iter()
-                .map(|unit| Held { unit, tensors: tensors(&model, unit), tie: Tie::Free, replicas: GroupKind::Data })
-                .collect();
+            let held = |unit| {
+                let tensors = tensors(&model, unit);
+                Held { unit, tensors, tie: Tie::Free, reduced_over: GroupKind::Data }
+            };
+            let held: Vec<Held> = units(&model).into_iter().map(held).collect();
             let buckets: Vec<Vec<Bucket>> = (0..tp).map(|rank| plan(&held, (rank, tp), |_| dp, min_len)).collect();
             let mut seen = std::collections::HashMap::<(String, usize, usize), usize>::new();
             for bucket in buckets.iter().flatten() {
@@ -293,12 +294,12 @@ mod tests {
 
     /// Experts, for example, are reduced over fewer ranks than the layers around them.
     #[test]
-    fn units_with_other_replicas_share_no_bucket() {
+    fn units_reduced_over_other_groups_share_no_bucket() {
         let mut units = specs(3, 4, 4);
-        units[1].replicas = GroupKind::Tensor;
+        units[1].reduced_over = GroupKind::Tensor;
         let ranks = |kind| if kind == GroupKind::Data { 4 } else { 2 };
         let buckets = plan(&units, (0, 1), ranks, usize::MAX);
-        let found: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.replicas, b.len % (4 * VECTOR))).collect();
+        let found: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.reduced_over, b.len % (4 * VECTOR))).collect();
         let used = buckets[0].used();
         assert_eq!(
             found.iter().map(|f| f.1).collect::<Vec<_>>(),

@@ -121,14 +121,15 @@ impl Mesh {
         ranks
     }
 
-    /// The group of `kind` that `rank` is in. `kv_copies`: tensor-parallel ranks that hold the same key/value head.
-    pub fn members(&self, rank: usize, kind: GroupKind, kv_copies: usize) -> Vec<usize> {
+    /// The group of `kind` that `rank` is in. `kv_replicas`: the number of tensor-parallel ranks that
+    /// hold the same key/value head.
+    pub fn members(&self, rank: usize, kind: GroupKind, kv_replicas: usize) -> Vec<usize> {
         let stages = self.group(rank, &[Axis::Pipeline]);
         match kind {
             GroupKind::Tensor => self.group(rank, &[Axis::Tensor]),
             GroupKind::KvHeads => {
-                let first = self.coord(rank, Axis::Tensor) / kv_copies * kv_copies;
-                self.group(rank, &[Axis::Tensor])[first..first + kv_copies].to_vec()
+                let first = self.coord(rank, Axis::Tensor) / kv_replicas * kv_replicas;
+                self.group(rank, &[Axis::Tensor])[first..first + kv_replicas].to_vec()
             }
             GroupKind::Optimizer if !self.sharded_optimizer => vec![rank],
             GroupKind::Data | GroupKind::Optimizer => self.group(rank, &[Axis::Data]),

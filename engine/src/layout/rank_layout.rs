@@ -25,8 +25,8 @@ pub struct RankLayout {
     pub pipe: Pipe,
     /// The units that the stage runs, chunk by chunk.
     pub chunks: Vec<Vec<Unit>>,
-    /// Tensor-parallel ranks that hold the same key/value head.
-    kv_copies: usize,
+    /// The number of tensor-parallel ranks that hold the same key/value head.
+    pub kv_replicas: usize,
 }
 
 impl RankLayout {
@@ -38,18 +38,13 @@ impl RankLayout {
         let pipe = Pipe { stages, chunks: config.parallel.virtual_pipeline, n_mbs };
         let all = split::chunks(&config.model, &layers_of_chunks(config));
         let chunks = all.into_iter().skip(stage).step_by(stages).collect();
-        let kv_copies = tp.1.div_ceil(config.model.num_key_value_heads);
-        RankLayout { mesh, rank, tp, dp, stage, pipe, chunks, kv_copies }
-    }
-
-    /// Tensor-parallel ranks that hold the same key/value head.
-    pub fn kv_copies(&self) -> usize {
-        self.kv_copies
+        let kv_replicas = tp.1.div_ceil(config.model.num_key_value_heads);
+        RankLayout { mesh, rank, tp, dp, stage, pipe, chunks, kv_replicas }
     }
 
     /// The group of `kind` that this rank is in.
     pub fn members(&self, kind: GroupKind) -> Vec<usize> {
-        self.mesh.members(self.rank, kind, self.kv_copies)
+        self.mesh.members(self.rank, kind, self.kv_replicas)
     }
 
     /// Whether this rank saves its shards and counts them in the gradient norm. Where each data-parallel rank holds all
@@ -84,7 +79,7 @@ impl RankLayout {
             unit,
             tensors: param_specs::tensors(&config.model, unit),
             tie,
-            replicas: GroupKind::Data,
+            reduced_over: GroupKind::Data,
         };
         let mut all: Vec<Held> = Vec::new();
         for unit in units {

@@ -13,7 +13,8 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// FLOPs per token at sequence length `seq`. An embedding lookup has none.
+    /// FLOPs per token at sequence length `seq`. An embedding lookup has none. `layer` is the mean of the model's
+    /// layers: [`balanced`] counts layers and takes them as equal.
     pub fn of(model: &Model, seq: usize) -> Self {
         Costs { embedding: 0.0, layer: flops::layer_flops(model, seq), head: flops::head_flops(model) }
     }

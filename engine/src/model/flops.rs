@@ -2,7 +2,7 @@
 //! an add are two operations; the backward pass is twice the forward; nothing is counted for
 //! norms, rotary embedding, softmax or the lookup of embeddings.
 
-use crate::config::{Model, Named, Recompute};
+use crate::config::{Layer, MlpKind, Model, Named, Recompute};
 use crate::model::param_specs::all_tensors;
 
 /// The factor for forward and backward together, relative to the forward pass.
@@ -16,12 +16,21 @@ pub fn parameters(model: &Model) -> u64 {
 /// Model FLOPs per token of a sequence of `seq` tokens. A causal query's dot products are counted for the half of the
 /// positions that it attends to on average.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
-    model.num_hidden_layers as f64 * layer_flops(model, seq) + head_flops(model)
+    let (linear, scores) = layers_flops(model, seq);
+    PASSES * (linear + scores / 2.0) + head_flops(model)
 }
 
-/// One layer's part of [`model_flops`].
+/// One layer's part of [`model_flops`], the mean of all layers.
 pub fn layer_flops(model: &Model, seq: usize) -> f64 {
-    PASSES * (layer_matmul_flops(model) + layer_attention_flops(model, seq) / 2.0)
+    let (linear, scores) = layers_flops(model, seq);
+    PASSES * (linear + scores / 2.0) / model.num_hidden_layers as f64
+}
+
+/// Operations of all layers, forward, per token: of the products with weights, and of `q k^T` and `p v`. The sums are
+/// exact, since the counts are whole numbers far below 2^53.
+fn layers_flops(m: &Model, seq: usize) -> (f64, f64) {
+    let add = |(linear, scores), layer| (linear + layer_matmul_flops(m, layer), scores + layer_attention_flops(m, seq));
+    m.layers().fold((0.0, 0.0), add)
 }
 
 /// The output layer's part of [`model_flops`].
@@ -65,22 +74,21 @@ impl Named for Formula {
 impl Formula {
     /// Operations per token of a sequence of `seq` tokens, forward and backward.
     pub fn per_token(self, m: &Model, seq: usize, recompute: Recompute) -> f64 {
-        let (layers, linear, scores) =
-            (m.num_hidden_layers as f64, layer_matmul_flops(m), layer_attention_flops(m, seq));
+        let (linear, scores) = layers_flops(m, seq);
         match self {
             Formula::Model => model_flops(m, seq),
-            Formula::Full => PASSES * layers * (linear + scores) + head_flops(m),
+            Formula::Full => PASSES * (linear + scores) + head_flops(m),
             Formula::Swallow2023 => gpt(m, seq, 3.5 * (8.0 + 6.0 * m.intermediate_size as f64 / m.hidden_size as f64)),
             Formula::Narayanan2021 => gpt(m, seq, 96.0),
             Formula::PaperTotals => {
                 let every_head = Model { num_key_value_heads: m.num_attention_heads, ..m.clone() };
                 let grouped = scores * m.num_key_value_heads as f64 / m.num_attention_heads as f64;
-                layers * (PASSES * layer_matmul_flops(&every_head) + (PASSES + 0.5) * grouped) + head_flops(m)
+                PASSES * layers_flops(&every_head, seq).0 + (PASSES + 0.5) * grouped + head_flops(m)
             }
             Formula::Hardware => {
                 let seen = scores / 2.0;
                 let again = if recompute == Recompute::Full { linear + seen } else { 0.0 };
-                model_flops(m, seq) + layers * (again + seen / 2.0)
+                model_flops(m, seq) + again + seen / 2.0
             }
         }
     }
@@ -93,10 +101,11 @@ fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
 }
 
 /// Operations of a layer's matrix products with weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
-fn layer_matmul_flops(m: &Model) -> f64 {
+fn layer_matmul_flops(m: &Model, layer: Layer) -> f64 {
     let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
     let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
-    let mlp = 3.0 * m.hidden_size as f64 * m.intermediate_size as f64;
+    let MlpKind::SwiGlu { intermediate_size } = layer.mlp;
+    let mlp = 3.0 * m.hidden_size as f64 * intermediate_size as f64;
     2.0 * (attention + mlp)
 }
 

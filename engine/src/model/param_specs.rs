@@ -7,7 +7,7 @@
 //! their equations.
 
 use super::rect::Rect;
-use crate::config::Model;
+use crate::config::{MlpKind, Model};
 use std::ops::Range;
 
 /// A part of the model whose weights are gathered together and whose gradients are complete at the same time.
@@ -82,8 +82,8 @@ impl TensorSpec {
             TpShard::Whole => whole,
             TpShard::Rows => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
             TpShard::Cols => Rect { cols: share(whole.cols.end, rank, ranks), ..whole },
-            TpShard::Heads(dim) if self.copies(ranks) > 1 => {
-                let head = rank / self.copies(ranks);
+            TpShard::Heads(dim) if self.replicas(ranks) > 1 => {
+                let head = rank / self.replicas(ranks);
                 Rect { rows: head * dim..(head + 1) * dim, ..whole }
             }
             TpShard::Heads(_) => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
@@ -91,7 +91,7 @@ impl TensorSpec {
     }
 
     /// The number of neighbouring tensor-parallel ranks, of `ranks`, that hold the same elements.
-    pub fn copies(&self, ranks: usize) -> usize {
+    pub fn replicas(&self, ranks: usize) -> usize {
         match self.tp_shard {
             TpShard::Rows | TpShard::Cols => 1,
             TpShard::Heads(dim) => ranks.div_ceil(self.shape()[0] / dim),
@@ -209,7 +209,8 @@ pub fn embedding(model: &Model) -> Embedding<Vec<TensorSpec>> {
 /// Transformer layer `l`; the tensors of a list are stacked along the rows of the matrix that the layer reads.
 pub fn layer(model: &Model, l: usize) -> Block<Vec<TensorSpec>> {
     use TpShard::{Cols, Heads, Rows};
-    let (d, f) = (model.hidden_size, model.intermediate_size);
+    let d = model.hidden_size;
+    let MlpKind::SwiGlu { intermediate_size: f } = model.layer(l).mlp;
     let q = model.num_attention_heads * model.head_dim;
     let kv = model.num_key_value_heads * model.head_dim;
     let name = |name: &str| format!("model.layers.{l}.{name}.weight");

@@ -44,7 +44,7 @@ impl World {
     }
 
     /// The step and phase that this rank is in, named by the message of a panic or an abort.
-    pub fn whereabouts(&self) -> Arc<RankProgress> {
+    pub fn progress(&self) -> Arc<RankProgress> {
         self.progress.clone()
     }
 

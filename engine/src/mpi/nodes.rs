@@ -4,7 +4,7 @@ use crate::layout::placement::RankSlot;
 use crate::mpi::{Comm, host};
 
 /// The node and local rank of every process of `comm`, by rank, on every process. Collective.
-pub fn seats(comm: &Comm) -> Vec<RankSlot> {
+pub fn slots(comm: &Comm) -> Vec<RankSlot> {
     let node = comm.split_node();
     let first = node.broadcast_bytes(comm.rank().to_string().into_bytes());
     let mine = format!("{} {} {}", String::from_utf8_lossy(&first), node.rank(), host());
@@ -15,7 +15,7 @@ pub fn seats(comm: &Comm) -> Vec<RankSlot> {
 /// (first process of the node, local rank on it, host)
 fn parse(text: &str) -> (usize, usize, String) {
     let mut words = text.splitn(3, ' ');
-    let mut number = || words.next().and_then(|word| word.parse().ok()).expect("`seats` wrote it");
+    let mut number = || words.next().and_then(|word| word.parse().ok()).expect("`slots` wrote it");
     let (first, local) = (number(), number());
     (first, local, words.next().unwrap_or_default().to_string())
 }
@@ -36,9 +36,9 @@ mod tests {
     #[test]
     fn nodes_are_numbered_by_their_first_process() {
         let all = ["0 0 a", "1 0 b c", "0 1 a", "3 0 a", "1 1 b c"].map(parse).to_vec();
-        let seats = numbered(all);
-        assert_eq!(seats.iter().map(|seat| seat.node).collect::<Vec<_>>(), [0, 1, 0, 2, 1]);
-        assert_eq!(seats.iter().map(|seat| seat.local).collect::<Vec<_>>(), [0, 0, 1, 0, 1]);
-        assert_eq!(seats[4], RankSlot { host: "b c".into(), node: 1, local: 1 });
+        let slots = numbered(all);
+        assert_eq!(slots.iter().map(|slot| slot.node).collect::<Vec<_>>(), [0, 1, 0, 2, 1]);
+        assert_eq!(slots.iter().map(|slot| slot.local).collect::<Vec<_>>(), [0, 0, 1, 0, 1]);
+        assert_eq!(slots[4], RankSlot { host: "b c".into(), node: 1, local: 1 });
     }
 }

@@ -68,16 +68,6 @@ impl Pipe {
         (after < self.stages * self.chunks).then_some((after % self.stages, after / self.stages))
     }
 
-    /// Whether the chunk begins with the embedding.
-    pub fn holds_first(&self, stage: usize, chunk: usize) -> bool {
-        self.before(stage, chunk).is_none()
-    }
-
-    /// Whether the chunk ends with the head.
-    pub fn holds_last(&self, stage: usize, chunk: usize) -> bool {
-        self.after(stage, chunk).is_none()
-    }
-
     /// (stage, chunk) that sends the chunk's input in this direction.
     pub fn source(&self, direction: Direction, stage: usize, chunk: usize) -> Option<(usize, usize)> {
         match direction {

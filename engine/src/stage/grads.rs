@@ -6,7 +6,7 @@ use crate::config::Precision;
 use crate::layers::{block, embedding, head};
 use crate::layout::buckets::Span;
 use crate::model::param_specs::Unit;
-use crate::stage::groups::ReplicaGroups;
+use crate::stage::groups::BucketGroups;
 use crate::stage::params::{GradViews, ParamLayout};
 use std::ops::Range;
 use std::rc::Rc;
@@ -48,72 +48,72 @@ impl<B: Backend> Sum<B> {
     }
 }
 
-/// How the ranks sum a bucket: first the tensors that several tensor-parallel ranks hold, over these ranks; then the
-/// whole bucket, over its replicas.
+/// How the ranks sum a bucket: first the replicas that tensor-parallel ranks hold, over these ranks; then the whole
+/// bucket, over its data-parallel ranks ([`BucketGroups`]).
 pub struct Reduce<B: Backend> {
     layout: Rc<ParamLayout>,
-    copies: Vec<Copies<B>>,
-    replicas: ReplicaGroups<B>,
-    /// Whether each replica keeps its shard of the sum (the distributed optimizer), or all of it.
+    replicas: Vec<Replicas<B>>,
+    groups: BucketGroups<B>,
+    /// Whether each data-parallel rank keeps its shard of the sum (the distributed optimizer), or all of it.
     sharded: bool,
-    /// The precision in which replicas are summed.
+    /// The precision of the sum over data-parallel ranks.
     precision: Precision,
 }
 
 /// Elements that all ranks of `group` hold while each rank has only a part of their gradient: norm weights under
 /// sequence parallelism (from its rows), and key/value heads if there are fewer of them than ranks (from its query
 /// heads).
-struct Copies<B: Backend> {
+struct Replicas<B: Backend> {
     group: B::Group,
     /// The ranges of these elements in each bucket.
     ranges: Vec<Vec<Range<usize>>>,
 }
 
 impl<B: Backend> Reduce<B> {
-    /// A reduce-scatter over the replicas: each keeps its shard.
-    pub fn scatter(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
-        Reduce { layout, copies: Vec::new(), replicas, sharded: true, precision: Precision::F32 }
+    /// A reduce-scatter over the data-parallel ranks: each keeps its shard.
+    pub fn scatter(layout: Rc<ParamLayout>, groups: BucketGroups<B>) -> Self {
+        Reduce { layout, replicas: Vec::new(), groups, sharded: true, precision: Precision::F32 }
     }
 
-    /// An all-reduce over the replicas: each keeps the whole sum.
-    pub fn all(layout: Rc<ParamLayout>, replicas: ReplicaGroups<B>) -> Self {
-        Reduce { sharded: false, ..Reduce::scatter(layout, replicas) }
+    /// An all-reduce over the data-parallel ranks: each keeps the whole sum.
+    pub fn all(layout: Rc<ParamLayout>, groups: BucketGroups<B>) -> Self {
+        Reduce { sharded: false, ..Reduce::scatter(layout, groups) }
     }
 
-    /// Sums over the replicas in this precision: bf16 halves the traffic.
+    /// Sums over the data-parallel ranks in this precision: bf16 halves the traffic.
     pub fn precision(self, precision: Precision) -> Self {
         Reduce { precision, ..self }
     }
 
-    /// First sums the tensors that `which` selects over `group`.
-    pub fn copies(mut self, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
+    /// First sums the tensors that `which` selects over `group`, whose ranks hold replicas of them.
+    pub fn replicas(mut self, group: B::Group, which: impl Fn(&Span) -> bool) -> Self {
         if group.size() > 1 {
             let ranges = self.layout.buckets.iter().map(|bucket| bucket.ranges(&which)).collect();
-            self.copies.push(Copies { group, ranges });
+            self.replicas.push(Replicas { group, ranges });
         }
         self
     }
 
     fn start(&self, b: &B, bucket: usize, mut sum: Acc<B>) -> Sum<B> {
-        for Copies { group, ranges } in &self.copies {
+        for Replicas { group, ranges } in &self.replicas {
             let ranges = &ranges[bucket];
             if !ranges.is_empty() {
                 let part = group.all_reduce(b, b.pick(&sum, ranges)).wait();
                 b.put(&part, ranges, &mut sum);
             }
         }
-        let group = self.replicas.of(&self.layout.buckets[bucket]);
-        // A single replica sends nothing, so nothing is rounded.
+        let group = self.groups.of(&self.layout.buckets[bucket]);
+        // A single rank sends nothing, so nothing is rounded.
         if self.precision == Precision::F32 || group.size() == 1 {
-            return Sum::Exact(self.over_replicas(b, group, sum));
+            return Sum::Exact(self.over_group(b, group, sum));
         }
         let mut rounded = b.alloc(sum.rows(), sum.cols());
         b.round(&sum, &mut rounded);
         drop(sum);
-        Sum::Rounded(self.over_replicas(b, group, rounded))
+        Sum::Rounded(self.over_group(b, group, rounded))
     }
 
-    fn over_replicas<T: Elem>(&self, b: &B, group: &B::Group, sum: Tensor<B, T>) -> Pending<B, T> {
+    fn over_group<T: Elem>(&self, b: &B, group: &B::Group, sum: Tensor<B, T>) -> Pending<B, T> {
         match self.sharded {
             true => group.reduce_scatter(b, sum),
             false => group.all_reduce(b, sum),

@@ -9,30 +9,30 @@ use crate::layout::rank_layout::RankLayout;
 /// One communicator for each use of a group, so that no collective waits for one of another use.
 pub struct Groups<B: Backend> {
     pub tensor: B::Group,
-    /// Ranks that hold the same key/value heads.
+    /// Ranks that hold replicas of the same key/value heads.
     pub kv: B::Group,
-    /// The ranks over which a bucket's gradients are summed.
-    pub replicas: ReplicaGroups<B>,
+    /// The ranks over which a bucket's gradients are reduced.
+    pub data: BucketGroups<B>,
     pub activations: B::Group,
     pub gradients: B::Group,
     /// The two stages of a tied table.
     pub tied: B::Group,
     pub world: B::Group,
     /// The ranks among which a bucket's optimizer state is sharded.
-    pub optimizer: ReplicaGroups<B>,
+    pub optimizer: BucketGroups<B>,
     /// A second communicator of the tensor-parallel ranks, for the gradients of norm weights under sequence
     /// parallelism, where each rank has other rows.
     pub norms: Option<B::Group>,
 }
 
-/// The groups of a rank, by the kind of replicas that a bucket has.
-pub struct ReplicaGroups<B: Backend>(Vec<(GroupKind, B::Group)>);
+/// The groups of a rank for its buckets, by the kind of group that a bucket names.
+pub struct BucketGroups<B: Backend>(Vec<(GroupKind, B::Group)>);
 
-impl<B: Backend> ReplicaGroups<B> {
+impl<B: Backend> BucketGroups<B> {
     /// The group of `bucket`.
     pub fn of(&self, bucket: &Bucket) -> &B::Group {
-        let found = self.0.iter().find(|(kind, _)| *kind == bucket.replicas);
-        &found.unwrap_or_else(|| panic!("there is no group for replicas of kind {:?}", bucket.replicas)).1
+        let found = self.0.iter().find(|(kind, _)| *kind == bucket.reduced_over);
+        &found.unwrap_or_else(|| panic!("there is no group of kind {:?} for a bucket", bucket.reduced_over)).1
     }
 }
 
@@ -41,12 +41,12 @@ impl<B: Backend> Groups<B> {
     pub fn new(b: &B, config: &Config, rank_layout: &RankLayout) -> Self {
         let group = |kind| b.group(kind, &rank_layout.members(kind));
         let [tensor, kv] = [GroupKind::Tensor, GroupKind::KvHeads].map(group);
-        let replicas = ReplicaGroups(vec![(GroupKind::Data, group(GroupKind::Data))]);
+        let data = BucketGroups(vec![(GroupKind::Data, group(GroupKind::Data))]);
         let [activations, gradients, tied] = [GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied].map(group);
         let world = group(GroupKind::World);
         let optimizer = group(GroupKind::Optimizer);
-        let optimizer = ReplicaGroups(vec![(GroupKind::Data, optimizer)]);
+        let optimizer = BucketGroups(vec![(GroupKind::Data, optimizer)]);
         let norms = config.parallel.sequence_parallel.then(|| group(GroupKind::Tensor));
-        Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms }
+        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms }
     }
 }

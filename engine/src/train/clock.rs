@@ -57,7 +57,7 @@ impl<B: Backend> Lap<B> {
     /// Seconds of each phase. Blocks until the lap is over.
     pub fn seconds(&self, b: &B) -> [(Phase, f64); Phase::ALL.len()] {
         let mut seconds = [0.0; Phase::ALL.len()];
-        let ends = self.marks.iter().skip(1).map(|(_, moment)| moment).chain([&self.end]);
+        let ends = self.marks.iter().skip(1).map(|(_, start)| start).chain([&self.end]);
         for ((phase, from), to) in self.marks.iter().zip(ends) {
             seconds[*phase as usize] += b.elapsed(from, to);
         }

@@ -51,7 +51,7 @@ impl<B: Backend> Scorer<B> {
             unit,
             tensors: param_specs::tensors(model, unit),
             tie: Tie::Free,
-            replicas: GroupKind::Data,
+            reduced_over: GroupKind::Data,
         };
         let held: Vec<Held> = units.iter().map(held).collect();
         let layout = ParamLayout::new(model, buckets::plan(&held, (0, 1), |_| 1, BUCKET));

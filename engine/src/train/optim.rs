@@ -4,7 +4,7 @@
 use crate::backend::{Acc, Act, AdamW, Backend, Collectives};
 use crate::checkpoint::StateKind;
 use crate::layout::buckets::Bucket;
-use crate::stage::groups::ReplicaGroups;
+use crate::stage::groups::BucketGroups;
 use crate::stage::params::{ParamLayout, Params};
 use std::ops::Range;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ pub struct Optim<B: Backend> {
     pub shards: Vec<Shard<B>>,
     /// The elements of each shard that this rank counts in the gradient norm.
     counted: Vec<Vec<Range<usize>>>,
-    groups: ReplicaGroups<B>,
+    groups: BucketGroups<B>,
     pub ownership: Ownership,
 }
 
@@ -35,13 +35,14 @@ pub struct Optim<B: Backend> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     Owner,
-    Replica,
+    /// Another data-parallel rank holds the same shards and owns them.
+    Other,
 }
 
 impl<B: Backend> Optim<B> {
     /// Creates state of zeros. The main parameters are loaded next, and [`Optim::cast_main_params`] makes the weights
     /// from them. `ownership` says whether another data-parallel rank holds the same shards and owns them.
-    pub fn new(b: &B, layout: Rc<ParamLayout>, groups: ReplicaGroups<B>, ownership: Ownership) -> Self {
+    pub fn new(b: &B, layout: Rc<ParamLayout>, groups: BucketGroups<B>, ownership: Ownership) -> Self {
         let zeros = |len| {
             let mut x = b.alloc(len, 1);
             b.zero(&mut x);
@@ -55,7 +56,7 @@ impl<B: Backend> Optim<B> {
         let shards: Vec<Shard<B>> = layout.buckets.iter().map(shard).collect();
         let counted = |(bucket, shard): (&Bucket, &Shard<B>)| match ownership {
             Ownership::Owner => bucket.owned(&shard.range),
-            Ownership::Replica => Vec::new(),
+            Ownership::Other => Vec::new(),
         };
         let counted = layout.buckets.iter().zip(&shards).map(counted).collect();
         Optim { shards, counted, layout, groups, ownership }

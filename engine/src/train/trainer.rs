@@ -11,7 +11,7 @@ use crate::model::param_specs::TpShard;
 use crate::schedule::{self, Action};
 use crate::stage::Stage;
 use crate::stage::grads::{Grads, Reduce};
-use crate::stage::groups::{Groups, ReplicaGroups};
+use crate::stage::groups::{BucketGroups, Groups};
 use crate::stage::params::{ParamLayout, Params};
 use crate::time::Phase;
 use crate::train::clock::Clock;
@@ -39,8 +39,8 @@ pub struct StepStats {
 pub struct PendingStep<B: Backend> {
     /// Its number; the first is 1.
     pub step: u64,
-    totals: B::Fetch<f32>,
-    norm: B::Fetch<f32>,
+    totals: B::HostCopy<f32>,
+    norm: B::HostCopy<f32>,
     lr: f64,
 }
 
@@ -66,14 +66,14 @@ impl<B: Backend> Trainer<B> {
     pub fn new(b: B, config: Config, mesh: Mesh, rank: usize) -> Self {
         let rank_layout = RankLayout::new(&config, mesh, rank);
         let groups = Groups::new(&b, &config, &rank_layout);
-        Trainer::of(b, groups, config, rank_layout)
+        Trainer::with_groups(b, groups, config, rank_layout)
     }
 
     /// Like [`Trainer::new`], but with groups that exist already.
-    pub fn of(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
-        let Groups { tensor, kv, replicas, activations, gradients, tied, world, optimizer, norms } = groups;
+    pub fn with_groups(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
+        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
         let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
-        let reduce = reduce(&config, layout.clone(), kv, replicas, norms);
+        let reduce = reduce(&config, layout.clone(), kv, data, norms);
         let comm = PipelineComm {
             stage: rank_layout.stage,
             pipe: rank_layout.pipe,
@@ -86,7 +86,7 @@ impl<B: Backend> Trainer<B> {
         let stage = Stage::new(&b, &config.model, rank_layout.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
             .z_loss(config.train.z_loss as f32);
-        let ownership = if rank_layout.owns_shards() { Ownership::Owner } else { Ownership::Replica };
+        let ownership = if rank_layout.owns_shards() { Ownership::Owner } else { Ownership::Other };
         let optim = Optim::new(&b, layout.clone(), optimizer, ownership);
         let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
         Trainer { config, b, rank_layout, world, tied, reduce, schedule, comm, layout, stage, optim, step: 0 }
@@ -144,8 +144,8 @@ impl<B: Backend> Trainer<B> {
     /// Waits for the results of a step.
     pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
         let PendingStep { step, totals, norm, lr } = pending;
-        let receive = |fetch| self.b.wait_host(fetch).map_err(|fault| faulty(step, fault));
-        let (totals, norm) = (receive(totals)?, receive(norm)?);
+        let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
+        let (totals, norm) = (wait(totals)?, wait(norm)?);
         let total = |column: Total| totals[column as usize];
         let tokens = total(Total::Weight) as f64;
         Ok(StepStats {
@@ -215,17 +215,17 @@ fn reduce<B: Backend>(
     config: &Config,
     layout: Rc<ParamLayout>,
     kv: B::Group,
-    replicas: ReplicaGroups<B>,
+    data: BucketGroups<B>,
     norms: Option<B::Group>,
 ) -> Reduce<B> {
     let reduce = match config.parallel.distributed_optimizer {
-        true => Reduce::scatter(layout, replicas),
-        false => Reduce::all(layout, replicas),
+        true => Reduce::scatter(layout, data),
+        false => Reduce::all(layout, data),
     };
     let reduce = reduce.precision(config.parallel.gradient_precision);
-    let reduce = reduce.copies(kv, |span| matches!(span.tensor.tp_shard, TpShard::Heads(_)));
+    let reduce = reduce.replicas(kv, |span| matches!(span.tensor.tp_shard, TpShard::Heads(_)));
     match norms {
-        Some(norms) => reduce.copies(norms, |span| span.tensor.tp_shard == TpShard::Whole),
+        Some(norms) => reduce.replicas(norms, |span| span.tensor.tp_shard == TpShard::Whole),
         None => reduce,
     }
 }

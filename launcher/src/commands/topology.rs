@@ -44,7 +44,7 @@ const EXAMPLES: &str = "Examples:
 const SHOWN: usize = 32;
 
 pub fn run(args: Args, world: &World) -> Result<()> {
-    let found = nodes::seats(world.comm());
+    let found = nodes::slots(world.comm());
     let work = || print(&args, &found).map(|()| Vec::new());
     world.comm().on_first(work).map(|_| ())
 }
@@ -53,7 +53,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
 struct Machine {
     name: String,
     /// The slot of each process, in MPI's order.
-    seats: Vec<RankSlot>,
+    slots: Vec<RankSlot>,
     /// Processes that fit on a node.
     room: usize,
     inside: Inside,
@@ -77,11 +77,11 @@ fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
         Some(path) => on_cluster(&Cluster::load(path)?, wanted(args, &config), path)?,
         None => at_hand(args, &config, found)?,
     };
-    let mesh = super::mesh(&config, args.ranks, machine.seats.len())?;
-    let started: Vec<usize> = machine.seats.iter().map(|seat| seat.node).collect();
+    let mesh = super::mesh(&config, args.ranks, machine.slots.len())?;
+    let started: Vec<usize> = machine.slots.iter().map(|slot| slot.node).collect();
     let order = reorder_ranks(&started, &mesh);
-    let seats: Vec<&RankSlot> = order.iter().map(|&process| &machine.seats[process]).collect();
-    let nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
+    let slots: Vec<&RankSlot> = order.iter().map(|&process| &machine.slots[process]).collect();
+    let nodes: Vec<usize> = slots.iter().map(|slot| slot.node).collect();
 
     let sent = match config.backend(machine.inside != Inside::Memory)?.1 {
         Precision::F32 => sent::<f32>(&config, &mesh, &CpuScratch::<f32>::new(1)),
@@ -94,10 +94,10 @@ fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
         std::io::stdout(),
         "{}\n{at_hand}{}{}{}\n",
         title(args, &config, &mesh, &machine, nodes.iter().max().map_or(1, |last| last + 1)),
-        if seats.len() <= SHOWN {
-            rank_by_rank(&mesh, &seats, &order, machine.inside)
+        if slots.len() <= SHOWN {
+            rank_by_rank(&mesh, &slots, &order, machine.inside)
         } else {
-            node_by_node(&mesh, &seats)
+            node_by_node(&mesh, &slots)
         },
         bytes_table(&ours, &naive, machine.inside),
         busiest(&ours, &naive, machine.network),
@@ -118,12 +118,12 @@ fn wanted(args: &Args, config: &Config) -> usize {
 fn on_cluster(cluster: &Cluster, ranks: usize, path: &Path) -> Result<Machine> {
     must_hold(cluster, ranks, path)?;
     let (gpus, name) = (cluster.gpus_per_node, cluster.name.clone());
-    let seat = |rank| RankSlot { host: String::new(), node: rank / gpus, local: rank % gpus };
+    let slot = |rank| RankSlot { host: String::new(), node: rank / gpus, local: rank % gpus };
     let inside = if cluster.nvlink_gb_s.is_some() { Inside::NvLink } else { Inside::Pcie };
-    let seats = (0..ranks).map(seat).collect();
+    let slots = (0..ranks).map(slot).collect();
     Ok(Machine {
         name: format!("{name} ({})", cluster.device),
-        seats,
+        slots,
         room: gpus,
         inside,
         network: cluster.network_gb_s,
@@ -160,18 +160,18 @@ fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Machine> 
                 "--ranks {ranks}: mpirun started {started} ranks; leave the flag out, or add --cluster"
             )));
         }
-        let room = fullest(&found.iter().map(|seat| seat.node).collect::<Vec<_>>());
+        let room = fullest(&found.iter().map(|slot| slot.node).collect::<Vec<_>>());
         return Ok(Machine {
             name: "the nodes of this mpirun".into(),
-            seats: found.to_vec(),
+            slots: found.to_vec(),
             room,
             inside,
             network: None,
         });
     }
     let ranks = wanted(args, config);
-    let seats = (0..ranks).map(|local| RankSlot { local, ..found[0].clone() }).collect();
-    Ok(Machine { name: "this machine, as if all ranks ran here".into(), seats, room: ranks, inside, network: None })
+    let slots = (0..ranks).map(|local| RankSlot { local, ..found[0].clone() }).collect();
+    Ok(Machine { name: "this machine, as if all ranks ran here".into(), slots, room: ranks, inside, network: None })
 }
 
 fn title(args: &Args, config: &Config, mesh: &Mesh, machine: &Machine, nodes: usize) -> String {
@@ -206,32 +206,32 @@ fn links_at_hand() -> String {
     gpus.iter().enumerate().map(gpu).chain(ports.iter().map(port)).collect()
 }
 
-fn rank_by_rank(mesh: &Mesh, seats: &[&RankSlot], order: &[usize], inside: Inside) -> String {
-    let slot = if inside == Inside::Memory { "slot" } else { "GPU" };
-    let row = |(rank, seat): (usize, &&RankSlot)| {
+fn rank_by_rank(mesh: &Mesh, slots: &[&RankSlot], order: &[usize], inside: Inside) -> String {
+    let column = if inside == Inside::Memory { "slot" } else { "GPU" };
+    let row = |(rank, slot): (usize, &&RankSlot)| {
         let at = [Axis::Tensor, Axis::Data, Axis::Pipeline].map(|axis| mesh.coord(rank, axis));
-        let numbers = [seat.local, rank, order[rank], at[0], at[1], at[2]].map(|n| n.to_string());
-        [named(seat)].into_iter().chain(numbers).collect()
+        let numbers = [slot.local, rank, order[rank], at[0], at[1], at[2]].map(|n| n.to_string());
+        [named(slot)].into_iter().chain(numbers).collect()
     };
-    render(&["node", slot, "rank", "MPI rank", "tp", "dp", "pp"], 1, seats.iter().enumerate().map(row))
+    render(&["node", column, "rank", "MPI rank", "tp", "dp", "pp"], 1, slots.iter().enumerate().map(row))
 }
 
-fn node_by_node(mesh: &Mesh, seats: &[&RankSlot]) -> String {
-    let mut nodes: Vec<usize> = seats.iter().map(|seat| seat.node).collect();
+fn node_by_node(mesh: &Mesh, slots: &[&RankSlot]) -> String {
+    let mut nodes: Vec<usize> = slots.iter().map(|slot| slot.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
     let row = |node| {
-        let ranks: Vec<usize> = (0..seats.len()).filter(|&rank| seats[rank].node == node).collect();
+        let ranks: Vec<usize> = (0..slots.len()).filter(|&rank| slots[rank].node == node).collect();
         let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
         let (tp, dp, pp) = (along(Axis::Tensor), along(Axis::Data), along(Axis::Pipeline));
-        vec![named(seats[ranks[0]]), spans(ranks.iter().copied()), tp, dp, pp]
+        vec![named(slots[ranks[0]]), spans(ranks.iter().copied()), tp, dp, pp]
     };
     render(&["node", "ranks", "tp", "dp", "pp"], 1, nodes.into_iter().map(row))
 }
 
 /// A node's number and, if it is at hand, its name.
-fn named(seat: &RankSlot) -> String {
-    format!("{} {}", seat.node, seat.host).trim_end().to_string()
+fn named(slot: &RankSlot) -> String {
+    format!("{} {}", slot.node, slot.host).trim_end().to_string()
 }
 
 /// Network traffic passes PCIe on its way to the adapter and is counted there as well.

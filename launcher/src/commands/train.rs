@@ -123,14 +123,14 @@ impl Start<'_> {
     fn on_cuda(self) -> Result<()> {
         let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.ranks)?);
         let groups = Groups::new(&b, &self.config, &rank_layout);
-        let planned = gpu::settle(&b, &self.config, &rank_layout, &self.ranks)?;
+        let planned = gpu::allocate_arena(&b, &self.config, &rank_layout, &self.ranks)?;
         self.train(b, groups, rank_layout, planned)
     }
 
     /// Loads the state with all ranks in agreement, then trains; a failure that only this rank knows of ends all ranks.
     fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
         let Start { args, world, config, feed, dir, .. } = self;
-        let (comm, mut trainer) = (world.comm(), Trainer::of(b, groups, config, rank_layout));
+        let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
         let how = Resume { from_step, accept_data_change, run_dir: dir.as_ref() };
         resume::load(&how, &mut trainer, &feed, comm)?;
@@ -143,7 +143,7 @@ impl Start<'_> {
             }
             return Ok(());
         }
-        let clock = Clock::of(&trainer.b, world.whereabouts(), Phase::Checkpoint);
+        let clock = Clock::of(&trainer.b, world.progress(), Phase::Checkpoint);
         match Run::begin(trainer, feed, planned, dir, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error),
             Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => Err(error),
@@ -171,7 +171,7 @@ fn print_layout(config: &Config, mesh: &Mesh) {
 
 /// Assigns the ranks of the mesh to the processes, according to the nodes that these run on.
 fn assign_ranks(world: &mut World, mesh: &Mesh) {
-    let started: Vec<usize> = nodes::seats(world.comm()).iter().map(|seat| seat.node).collect();
+    let started: Vec<usize> = nodes::slots(world.comm()).iter().map(|slot| slot.node).collect();
     let order = reorder_ranks(&started, mesh);
     let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
     if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {

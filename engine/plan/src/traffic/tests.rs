@@ -35,7 +35,7 @@ fn expected(config: &Config, mesh: &Mesh) -> Vec<Sent> {
         let mut sent = Sent::new();
         for volume in closed_form::volumes(config, &RankLayout::new(config, mesh.clone(), rank), 2) {
             let n =
-                mesh.members(rank, volume.kind, RankLayout::new(config, mesh.clone(), rank).kv_copies()).len() as u64;
+                mesh.members(rank, volume.kind, RankLayout::new(config, mesh.clone(), rank).kv_replicas).len() as u64;
             *sent.entry(volume.kind).or_default() += match volume.op {
                 Collective::AllGather | Collective::ReduceScatter => volume.bytes * (n - 1) / n,
                 Collective::AllReduce => 2 * volume.bytes * (n - 1) / n,

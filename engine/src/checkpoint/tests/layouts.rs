@@ -85,7 +85,7 @@ fn shards_of_buckets_cover_the_model() {
                 unit,
                 tensors: param_specs::tensors(&model(), unit),
                 tie: Tie::Free,
-                replicas: GroupKind::Data,
+                reduced_over: GroupKind::Data,
             };
             let held: Vec<Held> = units(&model()).into_iter().map(held).collect();
             let mut pieces = Vec::new();

@@ -46,7 +46,7 @@ pub(super) fn write<T: Elem>(rank: &Rank, bytes: &[u8], to: &Block<T>) -> Result
 }
 
 /// A copy of a block's elements to the host.
-pub struct Fetch<T> {
+pub struct Copied<T> {
     /// None if the device already had a fault, which is recorded.
     copy: Option<Copy>,
     len: usize,
@@ -60,11 +60,11 @@ struct Copy {
     context: ContextHandle,
 }
 
-impl<T: Elem> Fetch<T> {
+impl<T: Elem> Copied<T> {
     pub(super) fn start(rank: &Rank, block: &Block<T>) -> Self {
         let bytes = block.bytes();
         let len = (bytes.end - bytes.start) as usize / size_of::<T>();
-        Fetch { copy: rank.must(Copy::start(rank, bytes)), len, elem: PhantomData }
+        Copied { copy: rank.must(Copy::start(rank, bytes)), len, elem: PhantomData }
     }
 
     /// The elements, once the copy is done.
@@ -92,7 +92,7 @@ impl Copy {
     }
 }
 
-impl<T: Elem> HostCopy<T> for Fetch<T> {
+impl<T: Elem> HostCopy<T> for Copied<T> {
     fn wait(self) -> Result<Vec<T>, Fault> {
         let Some(copy) = &self.copy else {
             return Err(Fault("a copy to the host was not started".into()));
@@ -105,8 +105,8 @@ impl<T: Elem> HostCopy<T> for Fetch<T> {
 
 impl Rank {
     /// Blocks until the copy is done, for as long as the device makes progress.
-    pub(super) fn wait_for<T: Elem>(&self, fetch: &Fetch<T>) -> Result<(), Fault> {
-        let Some(copy) = &fetch.copy else {
+    pub(super) fn wait_for<T: Elem>(&self, copied: &Copied<T>) -> Result<(), Fault> {
+        let Some(copy) = &copied.copy else {
             return self.first_fault();
         };
         let (start, reached) = (Instant::now(), || self.device.progress().reached());
@@ -125,7 +125,7 @@ impl Rank {
             self.check_links()?;
             if reached() != progress {
                 (progress, since) = (reached(), Instant::now());
-            } else if since.elapsed() > self.outlook.patience {
+            } else if since.elapsed() > self.options.patience {
                 return Err(self.stuck());
             }
         }
@@ -144,7 +144,7 @@ impl Rank {
 
     /// The timeout has passed without progress: names the oldest collective, or else the work of the device.
     fn stuck(&self) -> Fault {
-        let waited = format!("no progress for {} s", self.outlook.patience.as_secs());
+        let waited = format!("no progress for {} s", self.options.patience.as_secs());
         let links = self.links();
         match first_unfinished(links.iter().map(|link| &*link.pending)) {
             None => self.fault(&self.device.locate(&waited)),
