@@ -35,6 +35,21 @@ const USER_ACTS: [ErrorKind; 8] = [
     ErrorKind::InvalidData,
 ];
 
+/// What is wrong with a path, and what to do about it, where the kind of the error says so.
+fn remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::NotFound => Some("it does not exist; check the path"),
+        ErrorKind::NotADirectory => Some("a part of this path is a file, not a directory; check the path"),
+        ErrorKind::IsADirectory => Some("it is a directory, not a file; check the path"),
+        ErrorKind::PermissionDenied => Some("permission denied; change its permissions, or name another path"),
+        ErrorKind::ReadOnlyFilesystem => Some("its file system is read-only; name a path that can be written"),
+        ErrorKind::InvalidFilename => Some("its name is too long; name another path"),
+        ErrorKind::AlreadyExists => Some("it exists already; remove it, or name another path"),
+        ErrorKind::InvalidData => Some("it is not UTF-8 text, or damaged; check the file"),
+        _ => None,
+    }
+}
+
 impl Error {
     pub fn user(what: impl Into<String>) -> Self {
         Error::User(what.into())
@@ -47,7 +62,10 @@ impl Error {
     /// A file that could not be read or written. If the user has to act (a path that does not exist, a read-only file
     /// system), it is the user's mistake; anything else, such as a full disk, is a failed run.
     pub fn io(path: &Path, error: std::io::Error) -> Self {
-        let what = format!("{}: {error}", path.display());
+        let what = match remedy(error.kind()) {
+            Some(remedy) => format!("{}: {remedy}", path.display()),
+            None => format!("{}: {error}", path.display()),
+        };
         if USER_ACTS.contains(&error.kind()) { Error::User(what) } else { Error::Run(what) }
     }
 
@@ -70,6 +88,18 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_error_that_the_user_mends_has_a_remedy() {
+        for kind in USER_ACTS {
+            let message = Error::io(Path::new("a/b"), kind.into()).to_string();
+            assert!(message.starts_with("a/b: ") && message.contains("; "), "{message}");
+        }
+        let absent = std::fs::File::open("/nowhere/a").unwrap_err();
+        assert_eq!(Error::io(Path::new("a"), absent).to_string(), "a: it does not exist; check the path");
+        let below_a_file = std::fs::File::open("/proc/self/exe/a").unwrap_err();
+        assert!(Error::io(Path::new("a"), below_a_file).to_string().contains("is a file, not a directory"));
+    }
 
     #[test]
     fn the_user_acts_on_paths_and_the_run_fails_on_full_disks() {

@@ -25,24 +25,27 @@ pub struct Report {
     pub kind: &'static str,
     /// `None` in a file without tokens.
     pub largest_id: Option<i64>,
-    /// One line for each; the files are sound if there are none.
+    /// One line for each, except that findings of one kind beyond the first few share a line; the files are sound if
+    /// there are none.
     pub findings: Vec<String>,
+    /// The number of findings, those that share a line included.
+    pub count: usize,
 }
 
 /// Reads both files from end to end. A file that does not even open is an error; everything else is a finding.
 pub fn check(prefix: &Path, limits: Limits) -> Result<Report> {
     let file = IndexedFile::open(prefix)?;
     let tokens = (0..file.sequences()).map(|i| file.length(i)).sum();
-    let mut findings = layout(&file);
-    findings.extend(documents(&file));
     let (largest_id, ids) = ids(&file, limits);
-    findings.extend(ids);
+    let found = [layout(&file), documents(&file), ids];
+    let count = found.iter().map(|findings| findings.count).sum();
+    let findings = found.into_iter().flat_map(Findings::lines).collect();
     let (sequences, documents, kind) = (file.sequences(), file.documents(), file.kind().name());
-    Ok(Report { sequences, documents, tokens, kind, largest_id, findings })
+    Ok(Report { sequences, documents, tokens, kind, largest_id, findings, count })
 }
 
 /// Lengths and pointers: every sequence begins where the one before it ends, and the last ends with the file.
-fn layout(file: &IndexedFile) -> Vec<String> {
+fn layout(file: &IndexedFile) -> Findings {
     let mut found = Findings::new("lengths or pointers");
     let mut expected = 0i64;
     for i in 0..file.sequences() {
@@ -68,10 +71,10 @@ fn layout(file: &IndexedFile) -> Vec<String> {
         let bin = file.bin().len();
         found.add(|| format!("the sequences end at byte {expected} but the .bin has {bin} bytes"));
     }
-    found.lines()
+    found
 }
 
-fn documents(file: &IndexedFile) -> Vec<String> {
+fn documents(file: &IndexedFile) -> Findings {
     let mut found = Findings::new("document indices");
     for i in 0..file.documents() {
         let (start, end) = (file.document_start(i), file.document_start(i + 1));
@@ -79,11 +82,11 @@ fn documents(file: &IndexedFile) -> Vec<String> {
             found.add(|| format!("document {i}: the document index does not ascend: {start}, then {end}"));
         }
     }
-    found.lines()
+    found
 }
 
 /// The largest id, and every sequence that holds an id outside the vocabulary.
-fn ids(file: &IndexedFile, limits: Limits) -> (Option<i64>, Vec<String>) {
+fn ids(file: &IndexedFile, limits: Limits) -> (Option<i64>, Findings) {
     let limit = limits.vocab_size.map_or(i64::from(u32::MAX), |n| i64::try_from(n).unwrap_or(i64::MAX) - 1);
     let scan = |i: usize| {
         let ids = file.kind().tokens(file.bytes(i).unwrap_or_default());
@@ -114,7 +117,7 @@ fn ids(file: &IndexedFile, limits: Limits) -> (Option<i64>, Vec<String>) {
         }
         found.count += count - shown.len();
     }
-    (scanned.iter().map(|s| s.0).max().flatten(), found.lines())
+    (scanned.iter().map(|s| s.0).max().flatten(), found)
 }
 
 /// Sequences that one task scans.

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::blend::{Blend, normalize};
 use super::idx::IndexedFile;
 use super::order::{Piece, Plan, SampleOrder, split_range};
+use super::partial::with_suffix;
 pub use engine::batch::Split;
 use engine::batch::{MicroBatch, Samples};
 use engine::config::{Config, Order, Source, Train};
@@ -99,15 +100,19 @@ impl Samples for Feed {
 }
 
 impl Feed {
-    /// Opens and indexes all sources. Errors name the file.
+    /// Opens and indexes all sources. Errors name the key and the file.
     pub fn open(config: &Config) -> Result<Self> {
         let (train, data) = (&config.train, &config.data);
         if data.train.is_empty() {
             return Err(Error::user("data.train is empty: name at least one { prefix = \"...\" }"));
         }
         let (wanted_train, wanted_valid) = wanted(train)?;
-        let sources: Vec<&Source> = data.train.iter().chain(&data.valid).collect();
-        let files = sources.par_iter().map(|s| IndexedFile::open(&s.prefix)).collect::<Result<Vec<_>>>()?;
+        let open = |key: &str, sources: &[Source]| {
+            let opened = sources.par_iter().enumerate().map(|(i, s)| open_source(&format!("{key}[{i}].prefix"), s));
+            opened.collect::<Result<Vec<_>>>()
+        };
+        let mut files = open("data.train", &data.train)?;
+        files.extend(open("data.valid", &data.valid)?);
         let recipe = |split, wanted| Recipe::new(config, &files, split, wanted);
         let train_mixture = recipe(Split::Train, wanted_train).build()?;
         let valid = wanted_valid.map(|wanted| recipe(Split::Valid, wanted).build()).transpose()?;
@@ -356,6 +361,13 @@ fn wanted(train: &Train) -> Result<(u64, Option<u64>)> {
         return refuse(&format!("train.steps = {steps}, train.eval_interval = {interval}, train.eval_steps = {each}"));
     }
     Ok((of_train, of_valid))
+}
+
+/// Opens the source at `key`. A source that one node lacks may be there on the others.
+fn open_source(key: &str, source: &Source) -> Result<IndexedFile> {
+    let is_there = ["idx", "bin"].iter().all(|ending| with_suffix(&source.prefix, ending).exists());
+    let remedy = if is_there { "" } else { "; every node must have both files of a source under this path" };
+    IndexedFile::open(&source.prefix).map_err(|e| e.map(|what| format!("{key}: {what}{remedy}")))
 }
 
 /// For every position of a sample, the position at which its document starts.

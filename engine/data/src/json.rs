@@ -20,7 +20,7 @@ pub fn string_under<'a>(key: &str, line: &'a str) -> Result<Cow<'a, str>, String
     match found {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(others)) => Err(format!("no key \"{key}\" (it has {others}); --key names the one to read")),
-        Err(e) => Err(explain(&e, line)),
+        Err(e) => Err(explain(&e, line, key)),
     }
 }
 
@@ -56,7 +56,8 @@ fn without_nan(line: &str) -> Option<String> {
     found.then(|| String::from_utf8(out).expect("only ASCII was replaced"))
 }
 
-fn explain(e: &serde_json::Error, line: &str) -> String {
+/// What is wrong with the line, and how to write it; `key` is that of the text.
+fn explain(e: &serde_json::Error, line: &str, key: &str) -> String {
     let what = e.to_string().replace(" at line 1 column ", " at column ");
     if what.contains("surrogate") || what.contains("unexpected end of hex escape") {
         return format!(
@@ -64,9 +65,13 @@ fn explain(e: &serde_json::Error, line: &str) -> String {
              that belongs to it): {what}; write the line again, or leave such records out with --skip-bad"
         );
     }
-    match line.trim_start().starts_with('[') {
-        true => format!("{what}; one object a line is expected, as `jq -c '.[]'` makes of a JSON array"),
-        false => what,
+    if line.trim_start().starts_with('[') {
+        return format!("{what}; one object a line is expected, as `jq -c '.[]'` makes of a JSON array");
+    }
+    let remedy = format!("each line must be like {{\"{key}\": \"...\"}}");
+    match e.is_data() {
+        true => format!("{what}; {remedy}"),
+        false => format!("is not a JSON object ({what}); {remedy}"),
     }
 }
 
@@ -164,6 +169,11 @@ mod tests {
         assert!(error(r#"{"text": null}"#).contains("expected a string"));
         assert!(error(r#"{"text": NaN}"#).contains("expected a string"));
         assert!(error(r#"{"text": "x""#).contains("EOF"));
+        assert_eq!(
+            error("not JSON"),
+            r#"is not a JSON object (expected ident at column 2); each line must be like {"text": "..."}"#
+        );
+        assert!(error(r#"{"text": 5}"#).ends_with(r#"; each line must be like {"text": "..."}"#));
         assert!(error(r#"{"text": "x"} 7"#).contains("trailing"));
         assert!(error(r#"{"a": NaN5, "text": "x"}"#).contains("at column 10"));
         assert!(error("{\"text\": \"a\tb\"}").contains("control character"));

@@ -58,7 +58,7 @@ impl Run {
         let others: BTreeSet<u64> = steps.records.iter().filter(other).map(|step| step.step).collect();
         Ok(Run {
             name: name_of(dir),
-            samples: samples_of(dir, &mesh, &others)?,
+            samples: samples_of(dir, &mesh, last.step, &others)?,
             timeline: find(dir, "timeline.json", |timeline: &Timeline| timeline.unfit(&mesh, &others))?,
             machine: find(dir, "machine.json", |machine: &Machine| machine.unfit(ranks))?,
             memory: find(dir, "memory.json", |memory: &Memory| memory.unfit(ranks))?,
@@ -92,7 +92,7 @@ fn ran_with(step: &StepRecord, settings: &str, mesh: &Mesh) -> bool {
 }
 
 /// The mesh of the newest step that ran with the current configuration. That need not be the last one: a run that
-/// resumed from an earlier step still has the later ones from before.
+/// resumed with the settings of earlier steps may not have finished a step since.
 fn current_mesh(config: &Config, steps: &[StepRecord]) -> Option<Mesh> {
     let mut ranks: Vec<usize> = steps.iter().rev().map(StepRecord::ranks).collect();
     ranks.dedup();
@@ -122,8 +122,9 @@ fn name_of(dir: &Path) -> String {
     whole.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// `others`: the steps that ran with other settings.
-fn samples_of(dir: &Path, mesh: &Mesh, others: &BTreeSet<u64>) -> Result<Lines<Sample>> {
+/// `last`: the last step of the run; later samples are of steps that it abandoned. `others`: the steps that ran with
+/// other settings.
+fn samples_of(dir: &Path, mesh: &Mesh, last: u64, others: &BTreeSet<u64>) -> Result<Lines<Sample>> {
     let path = dir.join("ranks.jsonl");
     if !path.exists() {
         return Ok(Lines { records: Vec::new(), skipped: Vec::new() });
@@ -133,7 +134,7 @@ fn samples_of(dir: &Path, mesh: &Mesh, others: &BTreeSet<u64>) -> Result<Lines<S
         let lists = s.phases.values().chain(s.waits.values()).chain([&s.seconds, &s.busy]);
         s.layout == mesh.layout() && lists.map(Vec::len).all(|len| len == mesh.ranks())
     };
-    samples.records.retain(|sample| is_whole(sample) && !others.contains(&sample.step));
+    samples.records.retain(|s| is_whole(s) && s.step <= last && !others.contains(&s.step));
     Ok(samples)
 }
 
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_resumed_from_an_earlier_step_has_the_settings_of_now() {
+    fn a_run_that_resumed_with_earlier_settings_has_the_settings_of_now() {
         let (dir, read) = resumed();
         let path = dir.path().join("metrics.jsonl");
         let mut line: Value =

@@ -60,10 +60,15 @@ impl Origins {
         self.typed.retain(|k, _| !inside(key, k));
     }
 
-    /// The label of `key` in messages.
+    /// The label of `key` in messages. A value without a label of its own has that of the flag that gave the value
+    /// around it.
     pub fn label(&self, key: &str) -> String {
         let bare = || if self.file.is_empty() { key.to_string() } else { format!("{}: {key}", self.file) };
-        self.labels.get(key).cloned().unwrap_or_else(bare)
+        let of_flag = || {
+            let flag = self.typed.keys().find(|flag| inside(flag, key))?;
+            Some(format!("{}{}", self.labels.get(flag)?, &key[flag.len()..]))
+        };
+        self.labels.get(key).cloned().or_else(of_flag).unwrap_or_else(bare)
     }
 
     /// The error that refuses the value at `key`; `remedy` says what would be right.

@@ -265,9 +265,12 @@ fn wrong_type(value: &Value, key: &str, wanted: &str, at: &Origins) -> Error {
     at.bad(key, value, format!("must be {wanted}"))
 }
 
+/// The bound is that of TOML's integers.
+const WHOLE: &str = "a whole number from 0 to 9223372036854775807";
+
 /// Native values of TOML: their names in messages, and how they are read and written.
 macro_rules! values {
-    ($($type:ty, $wanted:literal, $read:expr, $write:expr;)*) => {$(
+    ($($type:ty, $wanted:expr, $read:expr, $write:expr;)*) => {$(
         impl Read for $type {
             fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
                 let read: fn(&Value) -> Option<$type> = $read;
@@ -287,8 +290,8 @@ macro_rules! values {
 values! {
     bool, "true or false", |value| value.as_bool(), Value::Boolean;
     f64, "a finite number", |value| real(value).filter(|x| x.is_finite()), Value::Float;
-    u64, "a whole number, not negative", |value| u64::try_from(value.as_integer()?).ok(), |n| integer(n);
-    usize, "a whole number, not negative", |value| usize::try_from(value.as_integer()?).ok(), |n| integer(n as u64);
+    u64, WHOLE, |value| u64::try_from(value.as_integer()?).ok(), |n| integer(n);
+    usize, WHOLE, |value| usize::try_from(value.as_integer()?).ok(), |n| integer(n as u64);
     u32, "a whole number from 0 to 4294967295", |value| u32::try_from(value.as_integer()?).ok(), |n| n.into();
 }
 

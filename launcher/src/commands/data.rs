@@ -245,8 +245,7 @@ fn run_check(args: Check) -> Result<()> {
         or_broken_pipe(writeln!(out, "{}: {finding}", args.prefix.display()))?;
     }
     if !report.findings.is_empty() {
-        let n = report.findings.len();
-        let (prefix, findings) = (args.prefix.display(), counted(n, "finding"));
+        let (prefix, findings) = (args.prefix.display(), counted(report.count, "finding"));
         return Err(Error::user(format!("{prefix}: {findings}; tokenize the text again")));
     }
     or_broken_pipe(writeln!(

@@ -38,11 +38,15 @@ pub fn run(args: Args) -> Result<()> {
     let efficiency = efficiency(&run, other.as_ref(), args.peak_tflops);
     let document = Document::of(&efficiency, &run, other.as_ref());
     let [json, md, html] = ["json", "md", "html"].map(|kind| args.run.join("efficiency").with_extension(kind));
-    let html = args.html.unwrap_or(html);
+    let copy = "report on a copy of the run's directory that can be written to";
+    let (html, remedy) = match args.html {
+        Some(html) => (html, "name a file in a directory that exists and can be written to"),
+        None => (html, copy),
+    };
     let numbers = serde_json::to_string_pretty(&efficiency).expect("text and numbers") + "\n";
-    write(&json, &numbers)?;
-    write(&md, &markdown::write(&document))?;
-    write(&html, &page::write(&document))?;
+    write(&json, &numbers, copy)?;
+    write(&md, &markdown::write(&document), copy)?;
+    write(&html, &page::write(&document), remedy)?;
     let summary = format!("{}\n{}\n{}\n{}\n", markdown::head(&document), html.display(), md.display(), json.display());
     or_broken_pipe(std::io::stdout().write_all(summary.as_bytes()))
 }
@@ -56,8 +60,7 @@ fn efficiency(run: &Run, other: Option<&Run>, peak: Option<f64>) -> Efficiency {
     this.against(run, &other_efficiency, other)
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    let remedy = "report on a copy of the run's directory that can be written to";
+fn write(path: &Path, text: &str, remedy: &str) -> Result<()> {
     replace(path, text.as_bytes()).map_err(|error| match error {
         Error::User(what) => Error::User(format!("{what}; {remedy}")),
         failed => failed,

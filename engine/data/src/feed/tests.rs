@@ -246,3 +246,14 @@ fn a_negative_id_is_named() {
     assert!(error.contains("a.bin: sequence 1, token 3: the id -7"), "{error}");
     assert!(feed.micro_batch(Split::Train, 8..9).unwrap_err().to_string().contains("the id -7 at token"));
 }
+
+#[test]
+fn a_source_that_a_node_lacks_is_named_with_its_key() {
+    let absent = Source { prefix: "/nowhere/ja".into(), weight: None };
+    let error = refusal(&config(vec![absent], Order::Sequential));
+    assert_eq!(
+        error,
+        "data.train[0].prefix: /nowhere/ja.idx: it does not exist; check the path; every node must have both files of \
+         a source under this path"
+    );
+}

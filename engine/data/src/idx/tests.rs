@@ -161,6 +161,21 @@ fn check_says_where() {
     assert!(report.findings.iter().zip(expected).all(|(f, e)| f.starts_with(e)), "{:?}", report.findings);
 }
 
+#[test]
+fn check_counts_the_findings_that_it_does_not_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("a");
+    let mut writer = IndexWriter::create(&prefix, TokenKind::U16).unwrap();
+    for _ in 0..30 {
+        writer.push(&[9]).unwrap();
+        writer.end_document().unwrap();
+    }
+    writer.finish().unwrap();
+    let report = check(&prefix, Limits { vocab_size: Some(9) }).unwrap();
+    assert_eq!((report.findings.len(), report.count), (21, 30));
+    assert_eq!(report.findings[20], "and 10 more findings about ids");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]

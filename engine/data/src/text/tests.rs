@@ -175,7 +175,7 @@ fn other_encodings_are_named_with_place_and_remedy() {
 #[test]
 fn bad_lines_are_named() {
     let error = texts("a.jsonl", b"{\"text\": \"a\"}\n\n{\"text\": \"b\"\n").unwrap_err().to_string();
-    assert!(error.contains("a.jsonl: line 3: EOF"), "{error}");
+    assert!(error.contains("a.jsonl: line 3: is not a JSON object (EOF"), "{error}");
     let error = texts("a.jsonl", b"{\"body\": \"a\"}\n").unwrap_err().to_string();
     assert!(error.contains("line 1: no key \"text\" (it has \"body\")"), "{error}");
     let error = texts("a.jsonl", b"[\n{\"text\": \"a\"}\n]\n").unwrap_err().to_string();

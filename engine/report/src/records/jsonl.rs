@@ -1,12 +1,12 @@
 //! JSON Lines: files with one JSON object per line, only ever appended to.
 //!
-//! A resumed run may write a step a second time: the last line of a step counts. A killed run may leave a torn line at
-//! the end: the next run ends it with a newline before it appends, and the reader skips it.
+//! A run that continues from an earlier step writes that step again: its line replaces those of this step and of all
+//! later ones, which the run abandoned. A killed run may leave a torn line at the end: the next run ends it with a
+//! newline before it appends, and the reader skips it.
 
 use engine::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
@@ -71,7 +71,7 @@ fn end_torn_line(file: &mut File) -> std::io::Result<()> {
 
 /// The object of a line.
 pub trait Record: DeserializeOwned {
-    /// The last one of several lines with the same step counts.
+    /// Its line replaces the earlier lines of this step and of later ones.
     fn step(&self) -> u64;
 
     /// Whether its values are possible; a line with impossible ones is damaged and skipped.
@@ -84,7 +84,7 @@ pub const LAST_STEP: u64 = 1 << 53;
 /// The contents of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lines<T> {
-    /// Sorted by step, one per step.
+    /// Sorted by step, one per step, without the steps that the run abandoned.
     pub records: Vec<T>,
     /// Numbers of the lines that hold no sound record; the first line is 1.
     pub skipped: Vec<usize>,
@@ -93,14 +93,19 @@ pub struct Lines<T> {
 /// Reads a file. Blank lines count neither as records nor as skipped.
 pub fn read<T: Record>(path: &Path) -> Result<Lines<T>> {
     let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
-    let (mut by_step, mut skipped) = (BTreeMap::new(), Vec::new());
+    let (mut records, mut skipped) = (Vec::<T>::new(), Vec::new());
     for (at, line) in lines.enumerate() {
         let line = line.map_err(|e| Error::io(path, e))?;
         match serde_json::from_slice::<T>(&line) {
-            Ok(record) if record.is_sound() => _ = by_step.insert(record.step(), record),
+            Ok(record) if record.is_sound() => {
+                while records.last().is_some_and(|last| last.step() >= record.step()) {
+                    records.pop();
+                }
+                records.push(record);
+            }
             _ if line.trim_ascii().is_empty() => {}
             _ => skipped.push(at + 1),
         }
     }
-    Ok(Lines { records: by_step.into_values().collect(), skipped })
+    Ok(Lines { records, skipped })
 }

@@ -148,6 +148,18 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_continues_from_an_earlier_step_abandons_the_later_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path).unwrap();
+        for (step, loss) in [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (2, 20.0), (3, 30.0)] {
+            log.append(&record(step, loss)).unwrap();
+        }
+        let records = read(&path).unwrap().records;
+        assert_eq!(records, [record(1, 1.0), record(2, 20.0), record(3, 30.0)]);
+    }
+
+    #[test]
     fn a_whole_line_without_its_newline_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");

@@ -19,9 +19,13 @@ fn refusal(text: &str, overrides: &[&str]) -> String {
 #[test]
 fn refusals_name_place_value_and_remedy() {
     let cases = [
-        ("train.steps=1.5", "--set train.steps = 1.5: must be a whole number, not negative"),
+        ("train.steps=1.5", "--set train.steps = 1.5: must be a whole number from 0 to 9223372036854775807"),
         ("train.steps=abc", "--set train.steps = \"abc\": must be a whole number"),
         ("train.steps=-1", "--set train.steps = -1: must be a whole number"),
+        (
+            "train.global_batch_size=99999999999999999999",
+            "= \"99999999999999999999\": must be a whole number from 0 to 9223372036854775807",
+        ),
         ("train.steps=0", "--set train.steps = 0: must lie in 1 ..= "),
         ("train.stepz=5", "--set train.stepz: [train] has no key \"stepz\"; did you mean \"steps\"?"),
         ("trian.steps=5", "--set trian.steps: a configuration has no key \"trian\"; did you mean \"train\"?"),
@@ -70,7 +74,7 @@ fn refusals_name_place_value_and_remedy() {
         ("parallel.layers=[4]", "[4]: each must be at least 1, and their sum num_hidden_layers (5)"),
         ("parallel.ranks=0", "--set parallel.ranks = 0: must lie in 1 ..= 1048576"),
         ("data.train=[]", "must name a source"),
-        ("data.train=[{prefix=\"a\",weight=-1}]", "data.train[0].weight = -1: must be positive"),
+        ("data.train=[{prefix=\"a\",weight=-1}]", "--set data.train[0].weight = -1: must be positive"),
         ("data.train=[{prefix=\"a\",weight=nan}]", "weight = nan: must be a finite number"),
         (
             "data.train=[{prefix=\"a\",weight=1},{prefix=\"b\"}]",
@@ -160,7 +164,7 @@ fn refusals_in_the_file_name_its_line() {
     let edit = |old: &str, new: &str| refusal(&LEAST.replace(old, new), &[]);
     assert_eq!(
         edit("steps = 100", "steps = 1e2"),
-        "a.toml line 17: train.steps = 100.0: must be a whole number, not negative"
+        "a.toml line 17: train.steps = 100.0: must be a whole number from 0 to 9223372036854775807"
     );
     assert_eq!(
         edit("lr =", "learning_rate ="),
