@@ -5,7 +5,6 @@ use engine::checkpoint;
 use engine::error::{Error, Result};
 use engine::mpi::host;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,7 +34,7 @@ impl RunDir {
         let created = !path.exists();
         fs::create_dir_all(path).map_err(refuse)?;
         let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
-        let mut lock = open().map_err(refuse)?;
+        let lock = open().map_err(refuse)?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => Err(Error::user(format!(
                 "{name} = {}: another run is using this directory; wait for it, or name another directory",
@@ -45,8 +44,6 @@ impl RunDir {
             Err(TryLockError::Error(_)) | Ok(()) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let owner = format!("process {} on {} since {:?}\n", std::process::id(), host(), now);
-                let written = lock.set_len(0).and_then(|()| lock.write_all(owner.as_bytes()));
-                written.and_then(|()| lock.sync_all()).map_err(refuse)?;
                 Ok(RunDir { path: path.into(), created, owner, _lock: lock })
             }
         }
@@ -55,6 +52,12 @@ impl RunDir {
     /// The line by which other ranks recognise the directory: see [`is_shared`].
     pub fn owner(&self) -> &str {
         &self.owner
+    }
+
+    /// Writes that line into the lock's file, and closes it, so that a network file system shows it to other nodes.
+    pub fn announce(&self) -> Result<()> {
+        let path = self.path.join(LOCK);
+        fs::write(&path, &self.owner).map_err(|e| Error::io(&path, e))
     }
 
     /// Removes the unfinished files of dead processes, which may fill the disk that this run needs.
