@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOCK: &str = "lock";
 /// Time that a network file system may take to show a file to another node.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The ending of a file that [`replace`] is writing.
 const PARTIAL: &str = "partial";
 
