@@ -254,14 +254,16 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn rope(&self, mut qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         expect_heads(&qkv, h);
-        assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
+        expect("positions", positions, qkv.rows(), 1);
+        assert_eq!(table.cols(), h.dim, "columns of the rotary table");
         ops::rope::rope(self.workers(), data_mut(&mut qkv), data(table), data(positions), h);
         qkv
     }
 
     fn rope_bwd(&self, mut dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         expect_heads(&dqkv, h);
-        assert!(table.cols() == h.dim && table.rows() >= h.seq, "a table {:?} for {h:?}", table.shape());
+        expect("positions", positions, dqkv.rows(), 1);
+        assert_eq!(table.cols(), h.dim, "columns of the rotary table");
         ops::rope::rope_bwd(self.workers(), data_mut(&mut dqkv), data(table), data(positions), h);
         dqkv
     }

@@ -29,9 +29,13 @@ pub struct DeviceBatch<B: Backend> {
 
 impl<B: Backend> DeviceBatch<B> {
     /// Uploads the parts of a micro-batch that `units` read.
-    fn upload(b: &B, host: &MicroBatch, units: &[Unit]) -> Self {
+    /// `longest` is the number of rows of the rotary table. A device reads the table without a check, so positions are
+    /// checked here.
+    fn upload(b: &B, host: &MicroBatch, units: &[Unit], longest: usize) -> Self {
         let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
+        let last = host.positions.iter().max().map_or(0, |&position| position as usize);
+        assert!(last < longest, "position {last} in a rotary table of {longest} rows");
         let (embeds, heads) = (units.contains(&Unit::Embedding), units.contains(&Unit::Head));
         DeviceBatch {
             starts: b.upload(&host.starts, rows, 1),
@@ -117,7 +121,7 @@ impl<B: Backend> Stage<B> {
 
     /// Uploads the parts of a micro-batch that `chunk` reads.
     pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
-        DeviceBatch::upload(b, host, &self.chunks[chunk].units)
+        DeviceBatch::upload(b, host, &self.chunks[chunk].units, self.shared.rope.rows())
     }
 
     /// Forward through the units of a chunk. `x` is the output of the previous chunk, the result is the input of the
