@@ -23,19 +23,7 @@ pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { plural })
 }
 
-/// Errors of files that only the user can fix.
-const USER_ACTS: [ErrorKind; 8] = [
-    ErrorKind::NotFound,
-    ErrorKind::AlreadyExists,
-    ErrorKind::PermissionDenied,
-    ErrorKind::ReadOnlyFilesystem,
-    ErrorKind::IsADirectory,
-    ErrorKind::NotADirectory,
-    ErrorKind::InvalidFilename,
-    ErrorKind::InvalidData,
-];
-
-/// What is wrong with a path, and what to do about it, where the kind of the error says so.
+/// The fault of a path and its remedy, for the kinds of errors that only the user can fix.
 fn remedy(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::NotFound => Some("it does not exist; check the path"),
@@ -45,7 +33,7 @@ fn remedy(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::ReadOnlyFilesystem => Some("its file system is read-only; name a path that can be written"),
         ErrorKind::InvalidFilename => Some("its name is too long; name another path"),
         ErrorKind::AlreadyExists => Some("it exists already; remove it, or name another path"),
-        ErrorKind::InvalidData => Some("it is not UTF-8 text, or damaged; check the file"),
+        ErrorKind::InvalidData => Some("its contents are damaged, or not UTF-8 where text is expected; check the file"),
         _ => None,
     }
 }
@@ -62,11 +50,13 @@ impl Error {
     /// A file that could not be read or written. If the user has to act (a path that does not exist, a read-only file
     /// system), it is the user's mistake; anything else, such as a full disk, is a failed run.
     pub fn io(path: &Path, error: std::io::Error) -> Self {
-        let what = match remedy(error.kind()) {
-            Some(remedy) => format!("{}: {remedy}", path.display()),
-            None => format!("{}: {error}", path.display()),
-        };
-        if USER_ACTS.contains(&error.kind()) { Error::User(what) } else { Error::Run(what) }
+        let path = path.display();
+        match remedy(error.kind()) {
+            // The error has the detail, such as a decompressor's.
+            Some(remedy) if error.kind() == ErrorKind::InvalidData => Error::User(format!("{path}: {error}; {remedy}")),
+            Some(remedy) => Error::User(format!("{path}: {remedy}")),
+            None => Error::Run(format!("{path}: {error}")),
+        }
     }
 
     /// The same kind of error with another message.
@@ -91,8 +81,19 @@ mod tests {
 
     #[test]
     fn every_error_that_the_user_mends_has_a_remedy() {
-        for kind in USER_ACTS {
-            let message = Error::io(Path::new("a/b"), kind.into()).to_string();
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::AlreadyExists,
+            ErrorKind::PermissionDenied,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::IsADirectory,
+            ErrorKind::NotADirectory,
+            ErrorKind::InvalidFilename,
+            ErrorKind::InvalidData,
+        ] {
+            let error = Error::io(Path::new("a/b"), kind.into());
+            let message = error.to_string();
+            assert_eq!(error.exit_code(), 2, "{message}");
             assert!(message.starts_with("a/b: ") && message.contains("; "), "{message}");
         }
         let absent = std::fs::File::open("/nowhere/a").unwrap_err();
