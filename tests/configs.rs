@@ -75,6 +75,31 @@ fn job_scripts_are_bash() {
     }
 }
 
+/// The script passes on every variable on which all ranks must agree, and none that differs between nodes.
+#[test]
+fn the_mpirun_script_passes_on_what_ranks_must_agree_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mpirun = tmp.path().join("mpirun");
+    std::fs::write(&mpirun, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    std::fs::set_permissions(&mpirun, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/environment.md")).unwrap();
+    let table = page.split_once("## Variables on which all ranks must agree").unwrap().1.split_once("\n## ").unwrap().0;
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" |")).map(|(names, _)| names);
+    let names = rows.flat_map(|names| names.split('`').step_by(2)).map(|name| name.replace('*', "X"));
+    let agreed: Vec<String> = names.filter(|name| !name.is_empty() && !name.starts_with("OMPI_MCA_")).collect();
+    assert!(agreed.len() > 10, "{agreed:?}");
+    let mut script = Command::new(root.join("configs/jobs/mpirun.sh"));
+    let path = format!("{}:{}", tmp.path().display(), std::env::var("PATH").unwrap());
+    script.args(["run.toml", "2"]).env("PATH", path).envs(agreed.iter().map(|name| (name, "1")));
+    let outcome = finish(script.env("NCCL_HOSTID", "a").env("CUDA_VISIBLE_DEVICES", "0")).succeeded();
+    let passed: Vec<&str> = outcome.stdout.lines().collect();
+    let is_passed = |name: &str| passed.windows(2).any(|pair| pair == ["-x", name]);
+    let missing: Vec<&String> = agreed.iter().filter(|name| !is_passed(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} in {passed:?}");
+    assert!(!is_passed("NCCL_HOSTID") && !is_passed("CUDA_VISIBLE_DEVICES"), "{passed:?}");
+}
+
 /// The script that all others call: a run, and the same command again, which continues it.
 #[test]
 fn the_mpirun_script_runs_and_continues() {

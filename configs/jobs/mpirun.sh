@@ -32,6 +32,7 @@ fi
 
 # Environment variables that are passed to the ranks of other nodes, if they are set: those that change results, on
 # which all ranks must agree (docs/environment.md), where the engine finds libraries, kernels and its cache, and NCCL's.
+# Open MPI passes on OMPI_MCA_* itself.
 #   NCCL_DEBUG                   WARN: NCCL prints why it fails
 #   NCCL_IB_GID_INDEX, NCCL_IB_TC, NCCL_IB_HCA   needed on RoCE networks (the first two are 3 and 106 at mdx and Sakura)
 # NCCL_HOSTID and CUDA_VISIBLE_DEVICES may differ between nodes and are not passed.
@@ -40,7 +41,7 @@ for name in $(compgen -e); do
     case $name in
     NCCL_HOSTID) ;;
     PATH | LD_LIBRARY_PATH | VIRTUAL_ENV | XDG_CACHE_HOME | GLIBC_TUNABLES | NVIDIA_TF32_OVERRIDE | \
-        SWALLOW_* | NCCL_* | CUBLAS_* | UCC_* | MPIR_CVAR_* | CUDA_FORCE_* | CUDA_DISABLE_* | OMPI_MCA_coll*)
+        SWALLOW_* | NCCL_* | CUBLAS_* | UCC_* | MPIR_CVAR_* | CUDA_FORCE_* | CUDA_DISABLE_*)
         if [[ -n ${!name} ]]; then
             flags+=(-x "$name")
         fi
