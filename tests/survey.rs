@@ -38,7 +38,7 @@ fn samples_of_all_ranks_are_kept() {
         let within = |name: &str| !["checkpoint_s", "report_s", "validation_s"].contains(&name);
         for rank in 0..2 {
             let total: f64 = phases.iter().filter(|(name, _)| within(name)).map(|(_, of)| numbers(of)[rank]).sum();
-            assert!(total > 0.9 * seconds[rank], "{total} of {} s are told: {sample}", seconds[rank]);
+            assert!(total > 0.9 * seconds[rank], "{total} of {} s are in the phases: {sample}", seconds[rank]);
             let waits = sample["waits"].as_object().unwrap().values().map(|of| numbers(of)[rank]).sum::<f64>();
             assert!(busy[rank] > 0.0 && busy[rank] + waits < 1.05 * total, "{sample}");
         }

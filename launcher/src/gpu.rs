@@ -28,7 +28,7 @@ use std::time::Duration;
 /// The timeout of a rank that waits for others which make no progress.
 const PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
-/// The name by which NCCL tells nodes apart. Ranks with different ones may share a GPU, which is slow, but lets tests
+/// The name by which NCCL identifies a node. Ranks with different ones may share a GPU, which is slow, but lets tests
 /// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
 

@@ -16,7 +16,7 @@ use engine::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The user's options for resuming, and where from.
+/// The user's options for resuming, and rank 0's hold on the run's directory.
 pub struct Resume<'a> {
     /// The step to continue from, instead of the newest checkpoint's.
     pub from_step: Option<u64>,

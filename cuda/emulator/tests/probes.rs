@@ -104,7 +104,7 @@ fn the_larger_of_two() {
         }
         (true, false) => exactly(b, y),
         (false, true) => exactly(a, y),
-        // Of two zeros the maximum is the positive one.
+        // The maximum of two zeros is the positive one.
         _ if a == b => exactly(if a.is_sign_negative() { b } else { a }, y),
         _ => exactly(if a > b { a } else { b }, y),
     });

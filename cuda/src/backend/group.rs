@@ -117,7 +117,7 @@ impl Rank {
         let nccl = self.options.nccl.as_ref().ok_or("there is no NCCL")?;
         let (rank, size) = (comm.rank(), comm.size());
         let made = if rank == 0 { nccl.unique_id().map(|id| id.0.to_vec()) } else { Ok(Vec::new()) };
-        // An empty id tells the other ranks that there is none.
+        // An empty id informs the other ranks that there is none.
         let id = comm.broadcast_bytes(made.clone().unwrap_or_default());
         made?;
         let id: [u8; 128] = id.try_into().map_err(|_| format!("rank {first} has no unique id"))?;

@@ -56,7 +56,7 @@ fn without_nan(line: &str) -> Option<String> {
     found.then(|| String::from_utf8(out).expect("only ASCII was replaced"))
 }
 
-/// What is wrong with the line, and how to write it; `key` is that of the text.
+/// The message for a line that is not JSON, with an example of a right one; `key` holds the document's text.
 fn explain(e: &serde_json::Error, line: &str, key: &str) -> String {
     let what = e.to_string().replace(" at line 1 column ", " at column ");
     if what.contains("surrogate") || what.contains("unexpected end of hex escape") {

@@ -21,7 +21,7 @@ pub struct Peak {
     pub communication: usize,
 }
 
-/// What a block is used for.
+/// The use of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Workspace,
