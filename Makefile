@@ -9,7 +9,7 @@ endif
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build demo test test-exhaustive test-all bench lint
+.PHONY: help setup build demo test test-exhaustive campaigns test-all bench lint
 .DEFAULT_GOAL := help
 
 help:          ## This list
@@ -24,15 +24,19 @@ build: setup   ## The program, as target/release/swallow-engine
 demo: build    ## Train a small Llama on real Japanese and English text (CORPUS=dir: on your own .txt files)
 	@scripts/demo.sh
 
-# Tests whose path contains `exhaustive` take longer than one waits for; docs/testing.md says which they are.
+# Tests whose path contains `exhaustive` take longer than one waits for, and those of a `campaign` longer than continuous
+# integration waits for; docs/testing.md says which they are.
 test: setup    ## The tests: every kind of thing once, the program under mpirun too
-	cargo test --release --workspace -- --skip exhaustive
+	cargo test --release --workspace -- --skip exhaustive --skip campaign
 
-test-exhaustive: setup   ## What `make test` leaves out: every layout, every planted bug, another MPI
+test-exhaustive: setup   ## What `make test` leaves out: every layout, killed runs, another MPI
 	cargo test --release --workspace -- exhaustive
 	tests/mpich.sh
 
-test-all: test test-exhaustive   ## Both
+campaigns: setup   ## Every planted bug, delayed streams; writes a dated table into benches/results
+	tests/campaigns.sh
+
+test-all: test test-exhaustive campaigns   ## All of them
 
 bench: setup   ## Criterion benchmarks; benches/README.md has the figures
 	cargo bench

@@ -10,8 +10,8 @@ use toml::Table;
 
 use crate::common::{Case, Outcome, engine, finish, metrics, program, set, write_config, write_tokens};
 
-/// Two ranks that split the data, the tensors, or the layers.
-const LAYOUTS: [&str; 3] = ["parallel.order=tp-cp-ep-dp-pp", "parallel.tensor=2", "parallel.pipeline=2"];
+/// Two ranks that split the data.
+const DATA: &str = "parallel.order=tp-cp-ep-dp-pp";
 
 /// Two ranks, each with a directory of its own, to which the configuration's paths are relative.
 struct Ranks {
@@ -88,11 +88,22 @@ fn is_refused(outcome: Outcome, needles: &[&str]) {
 #[test]
 fn ranks_do_not_continue_from_different_checkpoints() {
     let ranks = Ranks::new();
+    are_refused_other_checkpoints(&ranks, &[DATA]);
+    // A file system that is not mounted on one node.
+    std::fs::remove_dir_all(ranks.path("second/run")).unwrap();
+    is_refused(ranks.train(&[]), &["no checkpoint of step 4"]);
+    ranks.give("base", "second");
+    std::fs::remove_dir_all(ranks.path("first/run")).unwrap();
+    is_refused(ranks.train(&[]), &["newest checkpoint is of step 4", "sees no checkpoint"]);
+}
+
+/// At each layout, ranks whose checkpoints differ are refused. Leaves one and the same run for both.
+fn are_refused_other_checkpoints(ranks: &Ranks, layouts: &[&str]) {
     ranks.train_alone("base", &[]);
     ranks.train_alone("other", &["--set", "optimizer.lr=1e-4"]);
     ranks.give("base", "longer");
     ranks.train_alone("longer", &["--set", "train.steps=6"]);
-    for layout in LAYOUTS {
+    for layout in layouts {
         let refused = |needles: &[&str]| is_refused(ranks.train(&["--set", layout, "--set", "train.steps=6"]), needles);
         ranks.give("base", "first");
         // An outdated view that lacks the newest checkpoint.
@@ -107,12 +118,6 @@ fn ranks_do_not_continue_from_different_checkpoints() {
         ranks.give("longer", "second");
         refused(&["newest checkpoint is of step 6, but rank 0 on ", "sees step 4"]);
     }
-    // A file system that is not mounted on one node.
-    std::fs::remove_dir_all(ranks.path("second/run")).unwrap();
-    is_refused(ranks.train(&[]), &["no checkpoint of step 4"]);
-    ranks.give("base", "second");
-    std::fs::remove_dir_all(ranks.path("first/run")).unwrap();
-    is_refused(ranks.train(&[]), &["newest checkpoint is of step 4", "sees no checkpoint"]);
 }
 
 /// Rank 0's flags hold for all ranks, so those of another rank would have no effect.
@@ -131,9 +136,13 @@ fn ranks_are_not_started_with_different_flags() {
 /// A network file system may serve an old `latest` for a while: the run continues from rank 0's checkpoint.
 #[test]
 fn an_outdated_latest_alone_changes_nothing() {
+    continues_with_an_outdated_latest(&[DATA]);
+}
+
+fn continues_with_an_outdated_latest(layouts: &[&str]) {
     let ranks = Ranks::new();
     ranks.train_alone("base", &[]);
-    for layout in LAYOUTS {
+    for layout in layouts {
         // No saves, since the ranks' directories are not the same.
         let args = ["--set", layout, "--set", "train.steps=6"];
         let args = [&args[..], &["--set", "checkpoint.interval=0", "--set", "checkpoint.at_end=false"]].concat();
@@ -210,6 +219,19 @@ fn ranks_do_not_run_different_programs() {
 
 mod exhaustive {
     use super::*;
+
+    /// Two ranks that split the tensors, or the layers.
+    const MODEL: [&str; 2] = ["parallel.tensor=2", "parallel.pipeline=2"];
+
+    #[test]
+    fn ranks_that_split_the_model_do_not_continue_from_different_checkpoints() {
+        are_refused_other_checkpoints(&Ranks::new(), &MODEL);
+    }
+
+    #[test]
+    fn an_outdated_latest_changes_nothing_where_ranks_split_the_model() {
+        continues_with_an_outdated_latest(&MODEL);
+    }
 
     /// Shards that ranks save to directories of their own would never make a checkpoint.
     #[test]

@@ -1,7 +1,7 @@
 //! Whole-program tests: the built `swallow-engine`, alone and under `mpirun`, compared with PyTorch's golden runs, with
 //! itself, and on broken input; the engine's layers and checkpoints on ranks; and the rules of the source tree.
 //!
-//! Modules named `exhaustive` are left out of `make test`; `make test-all` runs everything.
+//! Modules named `exhaustive` or `campaign` are left out of `make test`; `make test-all` runs everything.
 
 mod abort;
 mod agreement;

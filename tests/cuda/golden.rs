@@ -25,6 +25,11 @@ mod exhaustive {
     fn heads_of_64() {
         follows("head_dim_64", "80");
     }
+}
+
+/// Each family of kernels and each size of heads has one run in the tests above; these are the other two pairs.
+mod campaign {
+    use super::*;
 
     #[test]
     fn heads_of_128() {

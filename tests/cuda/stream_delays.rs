@@ -18,17 +18,21 @@ mod exhaustive {
     fn tensor_and_data_parallel() {
         is_unchanged_by_delays(&[("parallel.tensor", 2.into())]);
     }
+}
 
-    #[test]
-    fn tensor_and_pipeline_parallel() {
-        let tied = ("model.tie_word_embeddings", true.into());
-        is_unchanged_by_delays(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
-    }
+mod campaign {
+    use super::*;
 
     /// Collectives in chunks have events of their own for each chunk.
     #[test]
     fn collectives_in_chunks() {
         is_unchanged_by_delays(&[&[("parallel.tensor", 2.into())], &in_pieces()[..]].concat());
+    }
+
+    #[test]
+    fn tensor_and_pipeline_parallel() {
+        let tied = ("model.tie_word_embeddings", true.into());
+        is_unchanged_by_delays(&[("parallel.tensor", 2.into()), ("parallel.pipeline", 2.into()), tied]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The emulator's own tests, and each kernel compared with its op on the CPU. One target, so that it is linked once.
 //!
-//! Modules named `exhaustive` are left out of `make test`; `make test-all` runs everything.
+//! Modules named `exhaustive` or `campaign` are left out of `make test`; `make test-all` runs everything.
 
 mod adamw;
 mod alike;

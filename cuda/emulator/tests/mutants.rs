@@ -76,7 +76,7 @@ fn a_library_without_a_bug_passes() {
     assert!(!fails(&library, "norm::") && !fails(&library, "pointwise::"), "kernels without a bug fail");
 }
 
-mod exhaustive {
+mod campaign {
     use super::*;
 
     #[test]
