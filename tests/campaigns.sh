@@ -22,7 +22,7 @@ cargo test --release --workspace -- campaign --nocapture | tee "$log"
     echo
     echo "| kernel | bug | seen by a test |"
     echo "| --- | --- | --- |"
-    sed -nE 's/^.*(seen  |UNSEEN) ([a-z0-9_]+\.cuh?): (.*)$/| `\2` | \3 | \1 |/p' "$log" | sed 's/| seen   |$/| yes |/; s/| UNSEEN |$/| no, as listed |/' |
-        sort
+    sed -nE 's/^.*(seen  |UNSEEN) ([a-z0-9_]+\.cuh?): (.*)$/| `\2` | \3 | \1 |/p' "$log" |
+        sed 's/| seen   |$/| yes |/; s/| UNSEEN |$/| no, as listed |/' | sort
 } >"$table"
 echo "wrote $table"
