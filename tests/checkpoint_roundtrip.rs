@@ -78,7 +78,7 @@ fn relay(comm: &Comm, dir: &Path, model: &str) {
     // order.
     chunked.cast_main_params();
     let in_chunks = step(&mut chunked);
-    assert_eq!((in_chunks.loss, in_chunks.tokens), (after.loss, after.tokens), "the step in pieces differs");
+    assert_eq!((in_chunks.loss, in_chunks.loss_tokens), (after.loss, after.loss_tokens), "the step in pieces differs");
     for (x, y) in values(&chunked).into_iter().zip(values(&back)) {
         assert!((x - y).abs() <= 1e-6 + 1e-4 * y.abs(), "{x} after a step in pieces, {y} after one in one");
     }

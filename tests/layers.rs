@@ -160,9 +160,12 @@ fn check_embedding(cx: &Ctx<C>) {
 fn check_head(cx: &Ctx<C>, z_loss: f32) {
     let b = cx.b;
     let inputs = vec![input("x", T, D, 1.0), norm("norm"), input("head", V, D, 0.5)];
-    let ids = b.upload(&[3u32, 1, 4, 1, 5, 9, 2, 6, 5, 12], T, 1);
-    let weights = b.upload(&[1.0f32, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0], T, 1);
-    let targets = head::Targets { ids: &ids, weights: &weights, z_loss };
+    // The targets of rows 2 and 6 do not count.
+    let rows = b.upload(&[0u32, 1, 3, 4, 5, 7, 8, 9, 2, 6], T, 1);
+    let places = b.upload(&[0u32, 1, T as u32, 2, 3, 4, T as u32, 5, 6, 7], T, 1);
+    let ids = b.upload(&[3u32, 1, 1, 5, 9, 6, 5, 12, 4, 2], T, 1);
+    let weights = b.upload(&[1.0f32, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], T, 1);
+    let targets = head::Targets { rows: &rows, places: &places, ids: &ids, weights: &weights, counted: T - 2, z_loss };
     let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
     let (mut norm, mut table) = (zeros(b, 1, D), zeros(b, V, D));
     let dx = {

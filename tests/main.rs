@@ -21,6 +21,7 @@ mod kernels;
 mod launch;
 mod layers;
 mod layouts;
+mod masks;
 mod memory;
 mod no_alloc;
 mod parity;

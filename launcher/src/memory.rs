@@ -12,7 +12,7 @@ use engine::memory::table::GIB;
 use engine::model::flops;
 use engine::mpi::{Comm, host};
 use engine::train::state;
-use plan::dry_run::{self, Held};
+use plan::dry_run::{self, HeldBytes};
 use report::records::memory::{Bytes, Memory, RankMemory};
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize)
     // First without a dry run, which would take long for a model that is far too large.
     let rank_layout = RankLayout::new(config, mesh.clone(), comm.rank());
     let copy = state::copy_bytes(config, &rank_layout);
-    must_fit(config, comm, Held::of::<A>(config, &rank_layout, &scratch as &dyn Scratch).sum() + copy)?;
+    must_fit(config, comm, HeldBytes::of::<A>(config, &rank_layout, &scratch as &dyn Scratch).sum() + copy)?;
     let blocks = dry_run::plan::<A>(config, mesh, comm.rank(), scratch)?.usage;
     must_fit(config, comm, blocks.reserved + copy)?;
     Ok(Taken { blocks, copy })

@@ -8,7 +8,7 @@ use toml::{Table, Value as Toml};
 use super::checkout;
 
 /// Every case that `make.py` makes.
-pub const CASES: [&str; 8] = [
+pub const CASES: [&str; 9] = [
     "mha_odd_vocab",
     "gqa_masked",
     "llama3_rope",
@@ -17,6 +17,7 @@ pub const CASES: [&str; 8] = [
     "head_dim_128",
     "parity",
     "parity_tied",
+    "loss_mask",
 ];
 
 /// A folder of `tests/golden`.

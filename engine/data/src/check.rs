@@ -37,7 +37,7 @@ pub fn check(prefix: &Path, limits: Limits) -> Result<Report> {
     let file = IndexedFile::open(prefix)?;
     let tokens = (0..file.sequences()).map(|i| file.length(i)).sum();
     let (largest_id, ids) = ids(&file, limits);
-    let found = [layout(&file), documents(&file), ids];
+    let found = [layout(&file), documents(&file), ids, mask(&file)];
     let count = found.iter().map(|findings| findings.count).sum();
     let findings = found.into_iter().flat_map(Findings::lines).collect();
     let (sequences, documents, kind) = (file.sequences(), file.documents(), file.kind().name());
@@ -70,6 +70,15 @@ fn layout(file: &IndexedFile) -> Findings {
     if expected != file.bin().len() as i64 {
         let bin = file.bin().len();
         found.add(|| format!("the sequences end at byte {expected} but the .bin has {bin} bytes"));
+    }
+    found
+}
+
+/// The first byte of the mask that is neither 0 nor 1.
+fn mask(file: &IndexedFile) -> Findings {
+    let mut found = Findings::new("mask");
+    if let Some(Err(wrong)) = file.mask().map(|mask| mask.check(0, 1)) {
+        found.add(|| wrong.to_string());
     }
     found
 }

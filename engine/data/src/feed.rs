@@ -82,11 +82,14 @@ impl Samples for Feed {
             let (part, pieces) = part_and_pieces?;
             let file = &self.files[part.file];
             let mut ids = Vec::with_capacity(self.seq + 1);
-            for piece in &pieces {
-                file.read(piece.document as usize, piece.offset, piece.count, &mut ids)?;
+            let mut weights = Vec::with_capacity(self.seq + 1);
+            for &Piece { document, offset, count } in &pieces {
+                file.read(document as usize, offset, count, &mut ids)?;
+                file.read_weights(document as usize, offset, count, &mut weights)?;
             }
             batch.ids.extend_from_slice(&ids[..self.seq]);
             batch.targets.extend_from_slice(&ids[1..]);
+            batch.weights.extend_from_slice(&weights[1..]);
             batch.positions.extend(0..self.seq as u32);
             batch.starts.extend(if self.data.mask_document_boundaries {
                 document_starts(&pieces, self.seq)
@@ -94,7 +97,6 @@ impl Samples for Feed {
                 vec![0; self.seq]
             });
         }
-        batch.weights = vec![1.0; batch.ids.len()];
         Ok(batch)
     }
 }

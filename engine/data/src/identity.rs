@@ -59,8 +59,11 @@ impl Feed {
     }
 
     /// The largest id in share `part` of `parts` of the tokens of all sources; `None` where the share is empty. A
-    /// negative id, or one above 32 bits, is an error.
+    /// negative id, one above 32 bits, or an invalid byte of a mask is an error.
     pub fn largest_id(&self, part: usize, parts: usize) -> Result<Option<IdAt>> {
+        for mask in self.files.iter().filter_map(IndexedFile::mask) {
+            mask.check(part, parts)?;
+        }
         let shares = self.files.iter().map(|file| largest_in(file, part, parts)).collect::<Result<Vec<_>>>()?;
         Ok(shares.into_iter().flatten().reduce(|a, b| if b.id > a.id { b } else { a }))
     }
@@ -72,13 +75,15 @@ fn describe(split: &str, sources: &[Source], files: &[IndexedFile]) -> Vec<(Stri
     let one = |(i, file): (usize, &IndexedFile)| {
         let key = |name: &str| format!("data.{split}[{i}].{name}");
         let tokens = file.bin().len() / file.kind().size();
-        vec![
+        let mut pairs = vec![
             (key("documents"), file.sequences().to_string()),
             (key("tokens"), tokens.to_string()),
             (key("idx"), short_hash(&[file.idx()])),
             (key("bin"), short_hash(&[head(file.bin()), tail(file.bin())])),
             (key("weight"), shares.get(i).map_or("none".to_string(), |w| w.to_string())),
-        ]
+        ];
+        pairs.extend(file.mask().map(|mask| (key("mask"), mask.hash()[..16].to_string())));
+        pairs
     };
     files.iter().enumerate().flat_map(one).collect()
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::mask::Mask;
 use super::partial::with_suffix;
 use engine::error::{Error, Result};
 
@@ -97,10 +98,11 @@ pub struct IndexedFile {
     kind: TokenKind,
     sequences: usize,
     documents: usize,
+    mask: Option<Mask>,
 }
 
 impl IndexedFile {
-    /// Opens `PREFIX.bin` and `PREFIX.idx`; the prefix may also be given as either file's name.
+    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if there is one, `PREFIX.mask.bin`; the prefix may also be given as either file's name.
     pub fn open(prefix: &Path) -> Result<Self> {
         let prefix = match prefix.extension().and_then(|e| e.to_str()) {
             Some("bin" | "idx") => prefix.with_extension(""),
@@ -109,8 +111,9 @@ impl IndexedFile {
         let idx = map(&with_suffix(&prefix, "idx"))?;
         let bin = map(&with_suffix(&prefix, "bin"))?;
         let (kind, sequences, documents) = header(&idx, &with_suffix(&prefix, "idx"))?;
-        let file = Self { prefix, bin, idx, kind, sequences, documents };
+        let mut file = Self { prefix, bin, idx, kind, sequences, documents, mask: None };
         file.check_ends()?;
+        file.mask = Mask::open(&file.prefix, file.bin.len() / kind.size())?;
         Ok(file)
     }
 
@@ -164,6 +167,11 @@ impl IndexedFile {
     /// All bytes of the `.bin`.
     pub fn bin(&self) -> &[u8] {
         &self.bin
+    }
+
+    /// Which tokens count in the loss; `None`: all.
+    pub fn mask(&self) -> Option<&Mask> {
+        self.mask.as_ref()
     }
 
     /// All bytes of the `.idx`.
@@ -244,6 +252,20 @@ impl IndexedFile {
         Ok(())
     }
 
+    /// Appends the weights in the loss of tokens `offset .. offset + count` of sequence `i`, as targets, to `out`.
+    pub fn read_weights(&self, i: usize, offset: u64, count: usize, out: &mut Vec<f32>) -> Result<()> {
+        let Some(mask) = &self.mask else {
+            out.resize(out.len() + count, 1.0);
+            return Ok(());
+        };
+        let sequence = self.bytes(i)?;
+        let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(count));
+        if end.is_none_or(|end| end * self.kind.size() > sequence.len()) {
+            return Err(self.changed());
+        }
+        mask.read(self.stored_pointer(i) as usize / self.kind.size() + offset as usize, count, out)
+    }
+
     /// The error where the mapped files were written to after they were opened.
     pub(super) fn changed(&self) -> Error {
         Error::user(format!(
@@ -264,7 +286,7 @@ impl IndexedFile {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap> {
+pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     if !file.metadata().map_err(|e| Error::io(path, e))?.is_file() {
         return Err(Error::user(format!("{}: not a file", path.display())));

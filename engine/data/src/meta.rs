@@ -21,6 +21,9 @@ pub struct Meta {
     /// The ids put before and after every document.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// Whether `PREFIX.mask.bin` says which tokens count in the loss.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mask: bool,
     /// The tokenizer's identity, which stays the same if its file is saved again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -37,6 +40,7 @@ impl Meta {
             vocab_size: Some(tokenizer.vocab_size()),
             bos,
             eos,
+            mask: false,
             identity: Identity::of(&bytes).ok(),
         })
     }

@@ -36,7 +36,7 @@ pub struct DryRun {
     pub usage: Usage,
     /// Blocks of up to this many bytes are placed at the end of the arena, if the backend has one.
     pub small: usize,
-    pub held: Held,
+    pub held: HeldBytes,
     /// The rest of the peak by use.
     pub peak: Peak,
     /// Counts of the last step.
@@ -48,20 +48,20 @@ pub struct DryRun {
 
 /// Bytes of the blocks that stay allocated throughout a forward and backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldBytes {
     pub weights: usize,
     pub gradients: usize,
     pub optimizer: usize,
 }
 
-impl Held {
-    pub fn of<A: Elem>(config: &Config, rank_layout: &RankLayout, scratch: &dyn Scratch) -> Held {
+impl HeldBytes {
+    pub fn of<A: Elem>(config: &Config, rank_layout: &RankLayout, scratch: &dyn Scratch) -> HeldBytes {
         let (buckets, ranks) = (rank_layout.buckets(config), rank_layout.members(GroupKind::Optimizer).len());
         let of = |bytes: usize, times: usize, ranks: usize| -> usize {
             buckets.iter().map(|bucket| times * scratch.block(bucket.len / ranks * bytes)).sum()
         };
         let acc = size_of::<f32>();
-        Held { weights: of(size_of::<A>(), 1, 1), gradients: of(acc, 1, 1), optimizer: of(acc, 3, ranks) }
+        HeldBytes { weights: of(size_of::<A>(), 1, 1), gradients: of(acc, 1, 1), optimizer: of(acc, 3, ranks) }
     }
 
     pub fn sum(&self) -> usize {
@@ -83,7 +83,7 @@ impl DryRun {
 
     /// The reserved bytes by use.
     pub fn uses(&self) -> [(&'static str, usize); 8] {
-        let Held { weights, gradients, optimizer } = self.held;
+        let HeldBytes { weights, gradients, optimizer } = self.held;
         [
             ("weights", weights),
             ("gradients", gradients),
@@ -175,7 +175,7 @@ fn keeping<A: Elem>(
     keep: Keep,
     steps: u64,
 ) -> Result<DryRun> {
-    let held = Held::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), &scratch);
+    let held = HeldBytes::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), &scratch);
     let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, allocator, keep), config.clone(), mesh.clone(), rank);
     // Loading main parameters allocates nothing.
     trainer.cast_main_params();

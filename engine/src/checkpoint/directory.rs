@@ -107,7 +107,7 @@ pub(super) fn publish(dir: &Path) -> Result<()> {
 }
 
 /// Removes leftovers of killed saves from a run's directory; a directory that was set aside and not replaced gets its
-/// name back. Only the process that holds the run's lock may call it.
+/// name back, and a run's only checkpoint its `latest`, which a killed first save did not write. Only the process that holds the run's lock may call it.
 pub fn clean(run: &Path) -> Result<()> {
     let dir = checkpoints(run);
     let unfinished = dir.join(LATEST_TMP);
@@ -122,7 +122,10 @@ pub fn clean(run: &Path) -> Result<()> {
             recover(&dir.join(step))?;
         }
     }
-    Ok(())
+    match (latest_name(run)?, &steps(run)?[..]) {
+        (None, &[only]) => set_latest(run, only),
+        _ => Ok(()),
+    }
 }
 
 /// Undoes a [`publish`] of `dir` that was killed before it was done.

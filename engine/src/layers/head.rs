@@ -2,8 +2,8 @@
 //! loss = sum over rows of w (log Z - logit[target]) + z w log(Z)^2, Z = sum of exp(logits).
 //!
 //! Logits are computed for a chunk of rows at a time, together with loss, dlogits, dx and dE, so that the whole matrix
-//! of logits never exists and forward already returns dx. The tensor-parallel ranks exchange three floats per row,
-//! never logits.
+//! of logits never exists and forward already returns dx. Rows whose target does not count come last, and chunks of
+//! them are left out. The tensor-parallel ranks exchange three floats per row, never logits.
 
 use super::Ctx;
 use crate::backend::{Acc, Act, Backend, Collectives, Tensor, TensorView, TensorViewMut, Xent};
@@ -14,12 +14,18 @@ pub type Weights<'a, B> = Head<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Head<TensorViewMut<'a, B, f32>>;
 
-/// The targets of the loss.
+/// The targets of the loss: those that count first, in the order of their rows, then the others.
 pub struct Targets<'a, B: Backend> {
-    /// The next token of each row, `[T, 1]`.
+    /// The row of x that predicts each target, `[T, 1]`.
+    pub rows: &'a Tensor<B, u32>,
+    /// The inverse of `rows`: for each row of x the index of its target, or T where the target does not count, `[T, 1]`.
+    pub places: &'a Tensor<B, u32>,
+    /// The next token of each of `rows`, `[T, 1]`.
     pub ids: &'a Tensor<B, u32>,
-    /// w, `[T, 1]`.
+    /// w, `[T, 1]`: 0 for the targets that do not count.
     pub weights: &'a Acc<B>,
+    /// The number of targets that count. No logits are computed for chunks beyond them.
+    pub counted: usize,
     pub z_loss: f32,
 }
 
@@ -35,8 +41,9 @@ pub fn forward<B: Backend>(
     let b = cx.b;
     let (xn, rstd) = b.rmsnorm(x, &w.norm, cx.eps);
     let xn = cx.region.collect(b, xn).wait(); // [T/tp, D] -> [T, D]
+    let xn = b.embed(t.rows, &xn, 0); // the rows of the targets
     let mut dxn = b.alloc(xn.rows(), xn.cols());
-    for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
+    for rows in chunks(t.counted, xn.rows(), b.logits_rows(w.table.rows())) {
         let xc = xn.view_rows(rows.clone());
         let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows.clone()));
         let (logits, stats) = logits(cx, w, &xc, &ids);
@@ -45,6 +52,8 @@ pub fn forward<B: Backend>(
         b.matmul_nn_into(&dlogits, &w.table, &mut dxn.view_rows_mut(rows)); // dxn = dlogits E
         b.matmul_tn_acc(&dlogits, &xc, &mut g.table); // dE += dlogits^T xn
     }
+    drop(xn);
+    let dxn = b.embed(t.places, &dxn, 0); // in the order of x; zeros where the target does not count
     let dxn = cx.region.scatter(b, dxn).wait(); // sum over tp, [T, D] -> [T/tp, D]
     b.rmsnorm_bwd(dxn, x, &rstd, &w.norm, &mut g.norm)
 }
@@ -54,7 +63,8 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
     let b = cx.b;
     let (xn, _) = b.rmsnorm(x, &w.norm, cx.eps);
     let xn = cx.region.collect(b, xn).wait();
-    for rows in chunks(xn.rows(), b.logits_rows(w.table.rows())) {
+    let xn = b.embed(t.rows, &xn, 0);
+    for rows in chunks(t.counted, xn.rows(), b.logits_rows(w.table.rows())) {
         let xc = xn.view_rows(rows.clone());
         let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows));
         let (_, stats) = logits(cx, w, &xc, &ids);
@@ -71,6 +81,8 @@ fn logits<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, ids: &Tensor<B, u
     (logits, stats)
 }
 
-fn chunks(rows: usize, each: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..rows).step_by(each).map(move |at| at..(at + each).min(rows))
+/// Chunks of `each` rows that hold the first `counted` of `rows` rows. The sizes of the chunks do not depend on
+/// `counted`, so that the memory plan of a step holds for all of them.
+fn chunks(counted: usize, rows: usize, each: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..counted).step_by(each).map(move |at| at..(at + each).min(rows))
 }

@@ -178,7 +178,7 @@ impl<B: Backend> Grads<B> {
     pub fn wait(self, b: &B, tied: &B::Group) -> Vec<Acc<B>> {
         let wait = |bucket| match bucket {
             Bucket::Reducing(sum) => sum.wait(b),
-            Bucket::Open { open, .. } => panic!("{open} slots of a bucket are not done"),
+            Bucket::Open { open, .. } => panic!("{open} units of a bucket are not done"),
             Bucket::Leaving => unreachable!("a bucket starts its reduction in one call"),
         };
         let sum = |(i, shard)| match self.layout.tied_bucket() == Some(i) {

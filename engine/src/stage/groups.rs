@@ -6,7 +6,7 @@ use crate::layout::buckets::Bucket;
 use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 
-/// One communicator for each use of a group, so that no collective waits for one of another use.
+/// One communicator for each use of a group. Uses with few calls share a stream (`GroupKind::lane`).
 pub struct Groups<B: Backend> {
     pub tensor: B::Group,
     /// Ranks that hold replicas of the same key/value heads.

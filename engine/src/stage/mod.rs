@@ -21,10 +21,41 @@ pub struct DeviceBatch<B: Backend> {
     positions: Tensor<B, u32>,
     /// The token ids, for the embedding.
     ids: Option<Tensor<B, u32>>,
-    /// The next tokens and their weights in the loss, for the head.
-    targets: Option<(Tensor<B, u32>, Acc<B>)>,
+    /// For the head.
+    targets: Option<DeviceTargets<B>>,
     /// Rows of one sequence.
     seq: usize,
+}
+
+/// [`head::Targets`] in the backend's memory.
+struct DeviceTargets<B: Backend> {
+    rows: Tensor<B, u32>,
+    places: Tensor<B, u32>,
+    ids: Tensor<B, u32>,
+    weights: Acc<B>,
+    counted: usize,
+}
+
+impl<B: Backend> DeviceTargets<B> {
+    /// Sorts the targets: those that count first.
+    fn upload(b: &B, host: &MicroBatch) -> Self {
+        let all = host.ids.len();
+        let (mut rows, others): (Vec<u32>, Vec<u32>) =
+            (0..all as u32).partition(|&row| host.weights[row as usize] != 0.0);
+        let counted = rows.len();
+        let mut places = vec![all as u32; all];
+        rows.iter().zip(0..).for_each(|(&row, place)| places[row as usize] = place);
+        rows.extend(others);
+        let ids: Vec<u32> = rows.iter().map(|&row| host.targets[row as usize]).collect();
+        let weights: Vec<f32> = rows.iter().map(|&row| host.weights[row as usize]).collect();
+        DeviceTargets {
+            rows: b.upload(&rows, all, 1),
+            places: b.upload(&places, all, 1),
+            ids: b.upload(&ids, all, 1),
+            weights: b.upload(&weights, all, 1),
+            counted,
+        }
+    }
 }
 
 impl<B: Backend> DeviceBatch<B> {
@@ -41,7 +72,7 @@ impl<B: Backend> DeviceBatch<B> {
             starts: b.upload(&host.starts, rows, 1),
             positions: b.upload(&host.positions, rows, 1),
             ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
-            targets: heads.then(|| (b.upload(&host.targets, rows, 1), b.upload(&host.weights, rows, 1))),
+            targets: heads.then(|| DeviceTargets::upload(b, host)),
             seq,
         }
     }
@@ -51,8 +82,9 @@ impl<B: Backend> DeviceBatch<B> {
     }
 
     fn targets(&self, z_loss: f32) -> head::Targets<'_, B> {
-        let (ids, weights) = self.targets.as_ref().expect("the chunk of the head uploads the targets");
-        head::Targets { ids, weights, z_loss }
+        let DeviceTargets { rows, places, ids, weights, counted } =
+            self.targets.as_ref().expect("the chunk of the head uploads the targets");
+        head::Targets { rows, places, ids, weights, counted: *counted, z_loss }
     }
 }
 

@@ -24,15 +24,15 @@ use std::rc::Rc;
 /// The results of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStats {
-    /// Mean over the tokens of the global batch, without z-loss.
+    /// Mean over the counted targets of the global batch, without z-loss; 0 where none counts.
     pub loss: f64,
     /// Coefficient times the mean of log(Z)^2.
     pub z_loss: f64,
     /// L2 norm of the gradient of the mean loss, before clipping.
     pub grad_norm: f64,
     pub lr: f64,
-    /// Unmasked tokens of the step.
-    pub tokens: u64,
+    /// Counted targets of the step.
+    pub loss_tokens: u64,
 }
 
 /// A step that was enqueued; the copy of its results to the host is in flight.
@@ -147,13 +147,14 @@ impl<B: Backend> Trainer<B> {
         let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
         let (totals, norm) = (wait(totals)?, wait(norm)?);
         let total = |column: Total| totals[column as usize];
-        let tokens = total(Total::Weight) as f64;
+        // A step without counted targets has no loss: both sums are 0.
+        let tokens = f64::max(total(Total::Weight) as f64, 1.0);
         Ok(StepStats {
             loss: total(Total::Loss) as f64 / tokens,
             z_loss: self.config.train.z_loss * total(Total::ZLoss) as f64 / tokens,
             grad_norm: norm[0] as f64,
             lr,
-            tokens: total(Total::Weight) as u64,
+            loss_tokens: total(Total::Weight) as u64,
         })
     }
 

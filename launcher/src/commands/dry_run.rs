@@ -20,7 +20,7 @@ use engine::layout::split;
 use engine::memory::table::{ByteUnit, GIB};
 use engine::train::state::copy_bytes;
 use half::bf16;
-use plan::dry_run::{DryRun, Held, classes, dry_run_step, on_all_cores, refusal};
+use plan::dry_run::{DryRun, HeldBytes, classes, dry_run_step, on_all_cores, refusal};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -113,7 +113,7 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
 
 fn memory(rows: &[Row], mesh: &Mesh) -> String {
     let parts = |Row { of, copy, .. }: &Row| {
-        let Held { weights, gradients, optimizer } = of.held;
+        let HeldBytes { weights, gradients, optimizer } = of.held;
         [weights, gradients, optimizer, of.beside_held(), of.usage.peak, *copy].map(|bytes| bytes as f64)
     };
     let unit = ByteUnit::of(rows.iter().map(|row| row.of.usage.peak as f64));

@@ -1,6 +1,6 @@
 //! Changes that make a run fit that needs too much memory, each checked by a dry run.
 
-use super::{Held, plan, stages};
+use super::{HeldBytes, plan, stages};
 use engine::backend::{Elem, Scratch};
 use engine::config::{Config, Recompute, Train, by_distance, degrees};
 use engine::error::{Error, Result, counted};
@@ -121,7 +121,7 @@ fn fits<A: Elem>(
     }
     let mesh = config.mesh(ranks)?;
     let stages = stages(&mesh);
-    let held = |&rank: &usize| Held::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), scratch).sum();
+    let held = |&rank: &usize| HeldBytes::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), scratch).sum();
     if stages.iter().map(held).max() > Some(limit) {
         return Ok(None);
     }

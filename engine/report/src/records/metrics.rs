@@ -12,7 +12,7 @@ use std::path::Path;
 pub struct StepRecord {
     /// The first step is 1.
     pub step: u64,
-    /// Nats per unmasked token, without the z-loss.
+    /// Nats per counted target, without the z-loss; 0 where none counts.
     #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
     /// Coefficient times the mean of log(Z)^2.
@@ -23,8 +23,11 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// The learning rate used in this step.
     pub lr: f64,
-    /// Unmasked tokens of this step, over all ranks.
+    /// Positions of this step, over all ranks.
     pub tokens: u64,
+    /// The targets among them that count in the loss. Older versions of this engine wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_tokens: Option<u64>,
     /// Samples of all steps up to this one.
     pub consumed_samples: u64,
     pub step_time_s: f64,
@@ -43,7 +46,7 @@ pub struct StepRecord {
     /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
-    /// Nats per unmasked token on the validation data, where the step was followed by a validation.
+    /// Nats per counted target on the validation data, where the step was followed by a validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
 }
@@ -104,7 +107,7 @@ mod tests {
             let value = serde_json::to_value(r).unwrap();
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        let promised = "step loss z_loss grad_norm lr tokens consumed_samples step_time_s tokens_per_s \
+        let promised = "step loss z_loss grad_norm lr tokens loss_tokens consumed_samples step_time_s tokens_per_s \
                         tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full settings data_s";
         assert_eq!(keys(&r), promised);
         r.valid_loss = Some(2.0);

@@ -130,6 +130,22 @@ fn a_lost_latest_is_refused() {
     assert_holds_the_state(&Saved::at_step(run, 3).unwrap());
 }
 
+/// A first save that is killed between its rename and `latest` is complete, and the next start continues from it.
+#[test]
+fn a_first_checkpoint_without_latest_gets_it() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path();
+    save_whole(run, 3);
+    fs::remove_file(run.join("checkpoints/latest")).unwrap();
+    clean(run).unwrap();
+    assert_eq!(latest_step(run), 3);
+    // Of several the newest may not be the one to continue from.
+    save_whole(run, 6);
+    fs::remove_file(run.join("checkpoints/latest")).unwrap();
+    clean(run).unwrap();
+    assert!(refusal(Saved::latest(run)).contains("there is no such file"));
+}
+
 /// A full disk or a kill may leave any of these; a run that starts again needs their space.
 #[test]
 fn leftovers_of_dead_saves_are_removed() {

@@ -1,0 +1,108 @@
+//! Loss masks: which targets count in training, in what a resume compares, and masks that do not fit.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::common::{Case, Outcome, engine, export, finish, metrics, set, write_config};
+
+/// A copy of the golden case with a mask, whose files a test changes.
+struct Masked {
+    tmp: TempDir,
+    config: Table,
+}
+
+impl Masked {
+    /// Samples of the case's run, and tokens of a sample.
+    const SAMPLES: usize = 64;
+    const SEQ: usize = 40;
+
+    fn new() -> Masked {
+        let (case, tmp) = (Case::open("loss_mask"), tempfile::tempdir().unwrap());
+        for name in ["train.bin", "train.idx", "train.mask.bin", "train.meta.json"] {
+            std::fs::copy(case.dir.join(name), tmp.path().join(name)).unwrap();
+        }
+        let mut config = case.config(&tmp.path().join("run"));
+        let prefix = tmp.path().join("train").to_str().unwrap().to_string();
+        let source = Table::from_iter([("prefix".to_string(), prefix.into())]);
+        set(&mut config, "data.train", vec![toml::Value::from(source)]);
+        set(&mut config, "train.eval_interval", 0);
+        Masked { tmp, config }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.tmp.path().join(name)
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(self.path(name)).unwrap();
+        change(&mut bytes);
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// Trains into the directory `run`.
+    fn train(&self, run: &str, args: &[&str]) -> Outcome {
+        let mut config = self.config.clone();
+        set(&mut config, "checkpoint.dir", self.path(run).to_str().unwrap());
+        let config = write_config(self.tmp.path(), "config.toml", &config);
+        finish(engine().args(["train", "--config"]).arg(config).args(args))
+    }
+
+    /// Loss and gradient norm of each step.
+    fn figures(&self, run: &str) -> Vec<[Value; 2]> {
+        metrics(&self.path(run)).iter().map(|step| ["loss", "grad_norm"].map(|key| step[key].clone())).collect()
+    }
+}
+
+#[test]
+fn each_byte_of_a_mask_decides_over_its_target() {
+    let masked = Masked::new();
+    masked.change("train.mask.bin", |mask| mask[Masked::SAMPLES * Masked::SEQ] = 0);
+    masked.train("first", &[]).succeeded();
+    // The run's last target is no input: where it does not count, it changes no bit.
+    masked.change("train.bin", |tokens| {
+        let id = &mut tokens[2 * Masked::SAMPLES * Masked::SEQ];
+        *id = (*id + 1) % 100;
+    });
+    masked.train("second", &[]).succeeded();
+    assert_eq!(masked.figures("first"), masked.figures("second"));
+    let weights = |run: &str| export(&masked.path(run), &masked.path(&format!("{run}-hf")));
+    assert!(weights("first") == weights("second"), "a target that does not count changed the weights");
+    // Where it counts, it changes the last step.
+    masked.change("train.mask.bin", |mask| mask[Masked::SAMPLES * Masked::SEQ] = 1);
+    masked.train("third", &[]).succeeded();
+    let (first, third) = (masked.figures("first"), masked.figures("third"));
+    assert_eq!(first[..7], third[..7]);
+    assert_ne!(first[7], third[7]);
+}
+
+#[test]
+fn another_mask_is_refused_at_resume() {
+    let masked = Masked::new();
+    masked.train("run", &["--set", "train.steps=2"]).succeeded();
+    masked.change("train.mask.bin", |mask| mask[1234] ^= 1);
+    masked.train("run", &[]).refused(2, &["data.train[0].mask", "--accept-data-change"]);
+}
+
+#[test]
+fn masks_that_do_not_fit_are_refused() {
+    let masked = Masked::new();
+    let dry = |masked: &Masked| masked.train("run", &["--set", "train.steps=1"]);
+    masked.change("train.mask.bin", |mask| mask[77] = 7);
+    dry(&masked).refused(2, &["train.mask.bin: byte 77 is 7", "0 and 1 only"]);
+    let found = check(&masked.path("train")).refused(2, &["1 finding"]);
+    assert!(found.stdout.contains("byte 77 is 7"), "{}", found.stdout);
+    masked.change("train.mask.bin", |mask| mask.truncate(99));
+    dry(&masked).refused(2, &["data.train[0].prefix", "train.mask.bin: 99 bytes for the ", "one byte a token"]);
+    std::fs::remove_file(masked.path("train.mask.bin")).unwrap();
+    dry(&masked).refused(2, &["train.mask.bin: no such file", "\"mask\": true"]);
+    std::fs::write(masked.path("train.mask.bin"), "").unwrap();
+    std::fs::write(masked.path("train.meta.json"), "{}").unwrap();
+    dry(&masked).refused(2, &["train.mask.bin: a loss mask that ", "does not mention"]);
+}
+
+fn check(prefix: &Path) -> Outcome {
+    finish(engine().args(["data", "check"]).arg(prefix))
+}
