@@ -1,36 +1,30 @@
 #!/usr/bin/env bash
-# From text to a trained model in Hugging Face's format, on one rank a GPU, or on two CPU ranks where there is no GPU:
-# fetch, tokenize, train, evaluate, export. Every command of the engine is printed. Everything is left in runs/demo.
+# The Swallow recipe in miniature, with this program alone: an English model, a Japanese vocabulary, and continual
+# pre-training on a 90:10 mixture with parallel text, with and without the new vocabulary. Every command of the engine
+# is printed. Everything is left in runs/demo.
 #
-#   CORPUS=DIR  train on the .txt files of DIR (UTF-8) instead of the Debian Reference
-#   RANKS=N     ranks to train on, which must divide the batch of 8 sequences
+#   CORPUS=DIR  train on DIR/ja.txt and DIR/en.txt instead of the Debian Reference: UTF-8, documents closed by a line
+#               <|endoftext|>; sections of equal numbers of lines in both give pairs
+#   STEPS=N     steps of the English model (default 250)
+#   EPOCHS=N    how often the Japanese text is read (default 2)
+#   OUT=DIR     where everything is left (default runs/demo)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 engine=target/release/swallow-engine
-config=configs/demo.toml
-demo=runs/demo
-number() { awk -v key="$1" '$1 == key { print $3 }' "$config"; }
-vocab=$(number vocab_size)
+demo=${OUT:-runs/demo}
+data=$demo/data
+pieces=2000 # of each language
+seq=256
+batch=8
 export LC_ALL=C # awk counts bytes
 
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# One rank a GPU, as many as divide the batch; two ranks without a GPU.
-count_ranks() {
-    local batch gpus ranks
-    batch=$(number global_batch_size)
-    gpus=$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU ' || true)
-    [ "$gpus" -gt 0 ] || gpus=2
-    ranks=$((gpus < batch ? gpus : batch))
-    while [ $((batch % ranks)) != 0 ]; do ranks=$((ranks - 1)); done
-    echo "$ranks"
-}
-
-# One book in Japanese and English, packaged by Debian and Ubuntu.
+# One book in Japanese and English, packaged by Debian and Ubuntu -> runs/demo/corpus/{ja,en}.txt
 fetch_debian_reference() {
-    local hint="take your own text instead: make demo CORPUS=dir_of_txt_files"
+    local hint="take your own text instead: make demo CORPUS=directory of ja.txt and en.txt"
     command -v apt-get >/dev/null || die "there is no apt-get to fetch the Debian Reference with; $hint"
     mkdir -p "$demo/corpus"
     (
@@ -44,67 +38,173 @@ fetch_debian_reference() {
         }
     ) || die "apt-get could not download debian-reference-ja and -en; $hint"
     for package in "$demo"/corpus/*.deb; do dpkg-deb -x "$package" "$demo/corpus"; done
+    for language in ja en; do
+        awk -f scripts/debian-reference.awk "$demo"/corpus/usr/share/debian-reference/{pr,ch,ap}*."$language".html \
+            >"$demo/corpus/$language.txt"
+    done
 }
 
-# LANGUAGE FILE... -> runs/demo/data/LANGUAGE/{train.jsonl,valid.jsonl,held-out.txt}
+# LANGUAGE -> data/LANGUAGE/{train.jsonl,valid.jsonl,held-out.txt}
 split() {
-    local language=$1 out="$demo/data/$1"
-    shift
+    local text="$corpus/$1.txt" out="$data/$1"
+    [ -s "$text" ] || die "$text: there is no such text"
     mkdir -p "$out"
-    awk -v out="$out" -v total="$(cat "$@" | wc -c)" -f scripts/split.awk "$@"
-    [ -s "$out/valid.jsonl" ] || die "$language: too little text to hold some of it out: $(cat "$@" | wc -c) bytes"
+    awk -v out="$out" -v total="$(wc -c <"$text")" -f scripts/split.awk "$text"
+    [ -s "$out/valid.jsonl" ] || die "$text: too little text to hold some of it out: $(wc -c <"$text") bytes"
     printf '%s: %s documents to train on, %s held out\n' \
-        "$language" "$(wc -l <"$out/train.jsonl")" "$(wc -l <"$out/valid.jsonl")"
+        "$1" "$(wc -l <"$out/train.jsonl")" "$(wc -l <"$out/valid.jsonl")"
+}
+
+# VOCABULARY TOKENIZER: tokenizes all parts into data/VOCABULARY.
+tokenize() {
+    mkdir -p "$data/$1"
+    for language in ja en; do
+        for part in train valid; do
+            run $engine data tokenize --input "$data/$language/$part.jsonl" --tokenizer "$2/tokenizer.model" \
+                --output "$data/$1/$language-$part" --bos --eos
+        done
+    done
+    run $engine data tokenize --pairs "$data/pairs.ja" "$data/pairs.en" --tokenizer "$2/tokenizer.model" \
+        --output "$data/$1/pairs" --bos --eos
+}
+
+# PREFIX: the tokens of a token file of 16-bit ids.
+tokens() { echo $(($(wc -c <"$1.bin") / 2)); }
+
+# NAME STEPS TENSOR PIPELINE, and [model] and [data] from standard input: the configuration of a run.
+configure() {
+    cat - <<EOF >"$demo/$1.toml"
+
+[train]
+seq_length = $seq
+micro_batch_size = 2
+global_batch_size = $batch
+steps = $2
+seed = 1234
+eval_interval = $(($2 < 4 ? $2 : $2 / 4))
+eval_steps = 2
+${load:-}
+
+[parallel]
+tensor = $3
+pipeline = $4
+
+[optimizer]
+lr = 1.5e-3
+min_lr = 1.5e-4
+schedule = "cosine"
+warmup_steps = $(($2 < 40 ? 1 : 20))
+betas = [0.9, 0.95]
+weight_decay = 0.1
+clip_grad = 1.0
+
+[checkpoint]
+dir = "$demo/$1"
+interval = 0
+EOF
+}
+
+# NAME RANKS: trains. Ranks share all cores: Open MPI would bind each of two ranks to one.
+train() {
+    run mpirun -n "$2" --oversubscribe --bind-to none $engine train --config "$demo/$1.toml"
+    run $engine checkpoint export --from "$demo/$1" --to "$demo/$1-hf"
+}
+
+# VOCABULARY MODEL: continual pre-training of MODEL on the tokens of VOCABULARY, for EPOCHS of the Japanese text.
+continue_training() {
+    local at="$data/$1" steps tensor=2 pipeline=2 ranks=4
+    steps=$(awk -v n="$(tokens "$at/ja-train")" -v epochs="${EPOCHS:-2}" -v each=$((seq * batch)) \
+        'BEGIN { steps = int(n * epochs / 0.75 / each); print steps < 2 ? 2 : steps }')
+    if [ "$gpus" -gt 0 ]; then ranks=$gpus tensor=1 pipeline=1; fi
+    load="load = \"hf:$2\"" configure "$1" "$steps" "$tensor" "$pipeline" <<EOF
+# 90 % Japanese, a sixth of it as pairs of paragraphs with their translations, and 10 % English, so that English is
+# not forgotten. Validation is reported for each language.
+[data]
+train = [
+    { prefix = "$at/ja-train", weight = 0.75 },
+    { prefix = "$at/pairs", weight = 0.15 },
+    { prefix = "$at/en-train", weight = 0.10 },
+]
+valid = [ { prefix = "$at/ja-valid", name = "ja" }, { prefix = "$at/en-valid", name = "en" } ]
+
+[model]
+hf = "$2"
+EOF
+    train "$1" "$ranks"
+}
+
+# MODEL: the values of `evaluate` that the table shows, of each language: characters a token, bits a byte.
+measure() {
+    for language in ja en; do
+        $engine evaluate --model "$1" --text "$data/$language/held-out.txt" |
+            awk '/^bits per byte/ { bits = $NF } /^tokens/ { tokens = $NF } /^characters/ { characters = $NF }
+                END { printf "%.2f %.3f ", characters / tokens, bits }'
+    done
 }
 
 [ -x "$engine" ] || die "$engine is not there; run: make demo"
-rm -rf "$demo/data" "$demo/run" "$demo/hf"
-overrides=()
-if [ -n "${CORPUS:-}" ]; then
-    mapfile -d '' files < <(find "$CORPUS" -name '*.txt' -size +0 -print0 | sort -z)
-    [ ${#files[@]} -gt 0 ] || die "CORPUS=$CORPUS: there are no .txt files in it"
-    languages=own
-    split own "${files[@]}"
-    overrides=(
-        --set "data.train=[{prefix=\"$demo/data/own/train\"}]"
-        --set "data.valid=[{prefix=\"$demo/data/own/valid\"}]"
-    )
-else
-    fetch_debian_reference
-    languages="ja en"
-    for language in $languages; do
-        awk -f scripts/debian-reference.awk "$demo"/corpus/usr/share/debian-reference/{pr,ch,ap}*."$language".html \
-            >"$demo/corpus/$language.txt"
-        split "$language" "$demo/corpus/$language.txt"
-    done
-fi
-
-tokenizer=$demo/data/tokenizer.json
-run $engine tokenizer train --input "$demo"/data/*/train.jsonl --vocab-size "$vocab" --output "$tokenizer"
-for language in $languages; do
-    for part in train valid; do
-        run $engine data tokenize --input "$demo/data/$language/$part.jsonl" --tokenizer "$tokenizer" \
-            --output "$demo/data/$language/$part" --bos --eos
-    done
+gpus=$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU ' || true)
+while [ "$gpus" -gt 0 ] && [ $((batch % gpus)) != 0 ]; do gpus=$((gpus - 1)); done
+corpus=${CORPUS:-$demo/corpus}
+for part in data base base-hf start-hf expanded expanded-hf unexpanded unexpanded-hf tokenizers; do
+    rm -rf "${demo:?}/$part"
 done
+mkdir -p "$data"
+[ -n "${CORPUS:-}" ] || fetch_debian_reference
+split ja
+split en
+awk -v ja="$data/pairs.ja" -v en="$data/pairs.en" -f scripts/pairs.awk "$corpus/ja.txt" "$corpus/en.txt"
 
-ranks=${RANKS:-$(count_ranks)}
-share=$(($(number global_batch_size) / ranks))
-if [ "$share" -lt "$(number micro_batch_size)" ]; then overrides+=(--set "train.micro_batch_size=$share"); fi
-# Ranks share all cores: Open MPI would bind each of two ranks to one.
-run mpirun -n "$ranks" --oversubscribe --bind-to none $engine train --config "$config" "${overrides[@]}"
+# 1. An English model with an English vocabulary: the model to continue from.
+english=$demo/tokenizers/english japanese=$demo/tokenizers/japanese both=$demo/tokenizers/both
+run $engine tokenizer train --model-type bpe --vocab-size $pieces --input "$data/en/train.jsonl" --output "$english"
+tokenize unexpanded "$english"
+vocab=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' "$data/unexpanded/en-train.meta.json")
+configure base "${STEPS:-250}" 1 1 <<EOF
+# The English model: a Llama of about 4 million parameters.
+[data]
+train = [ { prefix = "$data/unexpanded/en-train" } ]
+valid = [ { prefix = "$data/unexpanded/en-valid" } ]
 
-run $engine checkpoint export --from "$demo/run" --to "$demo/hf"
-for language in $languages; do
-    run $engine evaluate --model "$demo/hf" --text "$demo/data/$language/held-out.txt"
-done
+[model]
+architecture = "llama"
+hidden_size = 192
+intermediate_size = 512
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 2
+vocab_size = $vocab
+max_position_embeddings = $seq
+tie_word_embeddings = false
+EOF
+train base "$((gpus > 0 ? gpus : 2))"
 
-field() { sed -n "$1s/.*\"$2\": *\([^,}]*\).*/\1/p" "$demo/run/metrics.jsonl"; }
+# 2. Japanese pieces are added to its vocabulary, and rows to its embedding and output layer.
+run $engine tokenizer train --model-type bpe --vocab-size $pieces --input "$data/ja/train.jsonl" --output "$japanese"
+run $engine tokenizer expand "$english/tokenizer.model" --add "$japanese/tokenizer.model" --output "$both" \
+    --held-out "$data/ja/held-out.txt" "$data/en/held-out.txt"
+run $engine checkpoint expand-vocab --model "$demo/base-hf" --tokenizer "$both" --output "$demo/start-hf"
+tokenize expanded "$both"
+
+# 3. Continual pre-training with the new vocabulary and, for comparison, without it.
+continue_training expanded "$demo/start-hf"
+continue_training unexpanded "$demo/base-hf"
+run $engine report "$demo/expanded" --against "$demo/unexpanded"
+
+{
+    echo "                                    characters a token   bits a byte      "
+    echo "                                    ja        en         ja        en     "
+    for row in "the English model:base" "  continued without expansion:unexpanded" \
+        "expanded, before training:start" "  continued with expansion:expanded"; do
+        # shellcheck disable=SC2046  # four numbers
+        set -- $(measure "$demo/${row##*:}-hf")
+        printf '%-35s %-9s %-10s %-9s %-7s\n' "${row%:*}" "$1" "$3" "$2" "$4"
+    done
+} | tee "$demo/table.txt"
 cat <<EOF
 
-The training loss went from $(field 1 loss) to $(field '$' loss) nats a token in $(field '$' step) steps.
-  $demo/data            the text, the tokenizer, the token files
-  $demo/run             metrics.jsonl, config.toml, checkpoints/, tensorboard/
-  $demo/hf              the model: transformers.AutoModelForCausalLM.from_pretrained("$demo/hf")
-The numbers are in $config; train on your own text with: make demo CORPUS=dir_of_txt_files
+  $demo/table.txt       this table, measured on text that no training saw
+  $demo/expanded        metrics.jsonl, efficiency.html with both runs, tensorboard/
+  $demo/expanded-hf     the model: transformers.AutoModelForCausalLM.from_pretrained("$demo/expanded-hf")
+docs/recipe.md has the same path for Llama 3.1 8B and Swallow 7B on GPUs.
 EOF

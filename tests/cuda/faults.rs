@@ -38,11 +38,11 @@ fn says(outcome: Outcome, rank: usize, needles: &[&str]) {
     }
 }
 
-/// Launch 1010 is inside a layer; when the kernels of a step change, the number must too.
+/// Launch 1003 is inside a layer; when the kernels of a step change, the number must too.
 #[test]
 fn an_illegal_address_in_a_kernel() {
     let needles = ["step ", "layer ", "ILLEGAL_ADDRESS", "Xid 13 or 31", "launched there:", " threads, "];
-    says(fail(1, "FAKE_CUDA_FAULT", "700@1010"), 1, &needles);
+    says(fail(1, "FAKE_CUDA_FAULT", "700@1003"), 1, &needles);
 }
 
 /// The message names the oldest collective: the others wait behind it. From the 32nd one on fewer launches follow than
