@@ -68,9 +68,16 @@ CASES = {
         dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=127, num_hidden_layers=4),
         dict(train=dict(seq_length=40, steps=8, z_loss=1e-2, eval_interval=4, eval_steps=1), data=dict(mask_document_boundaries=True)),
     ),
+    # Documents packed into rows, the longer ones cut, with a mask as of conversations.
+    "packed": (
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=109, num_hidden_layers=4),
+        dict(train=dict(seq_length=48, steps=8)),
+    ),
 }
 # The cases with PREFIX.mask.bin.
-MASKED = ("loss_mask",)
+MASKED = ("loss_mask", "packed")
+# The cases with pack = true.
+PACKED = ("packed",)
 # Heads of 64 and 128.
 BF16 = ("head_dim_64", "head_dim_128")
 
@@ -132,6 +139,7 @@ class Tokens:
         self.ids, self.lengths = markov(n, vocab, rng), documents(n, rng)
         self.doc = np.repeat(np.arange(len(self.lengths)), self.lengths)
         self.counts = None  # whether each token counts as a target
+        self.rows = None  # of a packed source
 
     def mask(self, t, rng):
         """Stretches that count and that do not; the targets of samples 8 to 11, of sample 17 and of step 4 do not count."""
@@ -147,6 +155,8 @@ class Tokens:
 
     def batch(self, first, count, seq, masked, dtype):
         """Inputs and labels, [count, seq] each, and the additive attention mask, if any."""
+        if self.rows is not None:
+            return self.packed_batch(first, count, seq, dtype)
         at = (np.arange(first, first + count)[:, None] * seq) + np.arange(seq)
         mask = None
         if masked:
@@ -154,13 +164,48 @@ class Tokens:
             open_ = (doc[:, :, None] == doc[:, None, :]) & torch.ones(seq, seq, dtype=torch.bool).tril()
             mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
         labels = self.ids[at + 1] if self.counts is None else np.where(self.counts[at + 1] > 0, self.ids[at + 1], -100)
-        return torch.from_numpy(self.ids[at]), torch.from_numpy(labels), mask
+        return torch.from_numpy(self.ids[at]), torch.from_numpy(labels), mask, None
+
+    def pack(self, seq):
+        """Rows of documents by best fit, in the order of the file: each (start, tokens) of a piece of the stream."""
+        self.rows = []
+        units = [(start + cut, min(seq, n - cut)) for start, n in zip(np.cumsum(self.lengths) - self.lengths, self.lengths) for cut in range(0, n, seq)]
+        for first in range(0, len(units), 4096):
+            rows, room = [], []
+            for start, n in units[first:first + 4096]:
+                fits = [(left, i) for i, left in enumerate(room) if left >= n]
+                if not fits:
+                    rows.append([])
+                    room.append(seq)
+                i = min(fits)[1] if fits else len(rows) - 1
+                rows[i].append((start, n))
+                room[i] -= n
+            self.rows += rows
+
+    def packed_batch(self, first, count, seq, dtype):
+        """As `batch`, of rows: padding is id 0, and the last token of a unit predicts nothing. Also the positions."""
+        ids, labels = np.zeros((count, seq), np.int64), np.full((count, seq), -100)
+        unit, positions = np.zeros((count, seq), np.int64), np.zeros((count, seq), np.int64)
+        for row in range(count):
+            at = 0
+            pieces = self.rows[(first + row) % len(self.rows)]
+            for k, (start, n) in enumerate(pieces):
+                ids[row, at:at + n] = self.ids[start:start + n]
+                counts = self.counts[start + 1:start + n] > 0
+                labels[row, at:at + n - 1] = np.where(counts, self.ids[start + 1:start + n], -100)
+                unit[row, at:at + n], positions[row, at:at + n] = k, np.arange(n)
+                at += n
+            unit[row, at:], positions[row, at:] = len(pieces), np.arange(seq - at)
+        unit = torch.from_numpy(unit)
+        open_ = (unit[:, :, None] == unit[:, None, :]) & torch.ones(seq, seq, dtype=torch.bool).tril()
+        mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
+        return torch.from_numpy(ids), torch.from_numpy(labels), mask, torch.from_numpy(positions)
 
 
 def losses(model, batch):
     """Mean cross-entropy, and the mean of log(Z)^2."""
-    ids, labels, mask = batch
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    ids, labels, mask, positions = batch
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # as transformers' own loss
     if (labels < 0).any():
         counted = (labels >= 0).flatten()
@@ -197,7 +242,7 @@ def train(model, config, tokens, valid, dtype):
         opt.step()
         row.update(loss=ce.item(), grad_norm=norm.item())
         if tokens.counts is not None:
-            row["loss_tokens"] = int(tokens.counts[(step - 1) * G * S + 1:step * G * S + 1].sum())
+            row["loss_tokens"] = int((tokens.batch((step - 1) * G, G, S, masked, dtype)[1] >= 0).sum())
         if t["z_loss"]:
             row["z_loss"] = t["z_loss"] * z.item()
         if t.get("eval_interval") and step % t["eval_interval"] == 0:
@@ -289,10 +334,12 @@ def make(case):
     tokens = Tokens(samples * t["seq_length"] + 17, hf.vocab_size, rng)
     valid = Tokens(t.get("eval_steps", 0) * t["global_batch_size"] * t["seq_length"] + 1, hf.vocab_size, rng)
     if case in MASKED:
-        for name, part in (("train", tokens), ("valid", valid)):
+        for name, part in (("train", tokens), ("valid", valid))[:2 if t.get("eval_interval") else 1]:
             part.mask(t, rng)
             part.counts.tofile(out / f"{name}.mask.bin")
             (out / f"{name}.meta.json").write_text('{ "mask": true }\n')
+    if case in PACKED:
+        tokens.pack(t["seq_length"])
     write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
     if t.get("eval_interval"):
         write_tokens(out / "valid", valid.ids, valid.lengths, np.uint16)
@@ -306,7 +353,7 @@ def make(case):
     final = {n: p.detach().float() for n, p in model.named_parameters()}
     save_file({n: g.contiguous() for n, g in grads.items()}, out / "grads.safetensors")
     save_file({n: p.contiguous() for n, p in final.items()}, out / "final.safetensors")
-    expected = dict(config=engine, steps=rows)
+    expected = dict(config=engine, steps=rows, **({"pack": True} if case in PACKED else {}))
     if case in BF16:
         expected["expected_bf16"] = [rounded(hf, init, engine, tokens, final, micro) for micro in (1, 2, 4, 8)]
     (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
