@@ -34,3 +34,4 @@ mod texts;
 mod threads;
 mod topology;
 mod trajectories;
+mod vocabulary;

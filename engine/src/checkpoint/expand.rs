@@ -330,3 +330,6 @@ fn carry_over(plan: &Plan, dir: &Path) -> Result<Vec<String>> {
     }
     Ok(left_out)
 }
+
+#[cfg(test)]
+mod tests;

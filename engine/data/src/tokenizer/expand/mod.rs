@@ -12,6 +12,9 @@ mod model;
 mod normalizer;
 mod pieces;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use engine::checkpoint::{new_directory, write_directory};
