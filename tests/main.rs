@@ -35,3 +35,4 @@ mod texts;
 mod threads;
 mod topology;
 mod trajectories;
+mod vocabulary;

@@ -71,12 +71,28 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
 
 /// Writes a directory that appears whole or not at all: `fill` writes its files into a temporary directory, which then
 /// takes the place of `dir`. If this fails, nothing is left over.
-pub(super) fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(dir);
     create_empty(&temporary).and_then(|()| fill(&temporary)).and_then(|()| publish(dir)).inspect_err(|_| {
         // The earlier error is reported, not one of this removal.
         let _ = remove(&temporary);
     })
+}
+
+/// The full path of a directory that is to be written: it must be absent or empty. `flag` named it.
+pub fn new_path(dir: &Path, flag: &str) -> Result<PathBuf> {
+    let refuse = |what: &str| Err(Error::user(format!("{flag} {}: {what}", dir.display())));
+    if dir.is_dir() {
+        return match names(dir)?.is_empty() {
+            true => dir.canonicalize().map_err(|e| Error::io(dir, e)),
+            false => refuse("this directory is not empty; name a new one"),
+        };
+    }
+    match dir.file_name() {
+        _ if dir.exists() => refuse("this is a file; name a new directory"),
+        Some(_) => std::path::absolute(dir).map_err(|e| Error::io(dir, e)),
+        None => refuse("this is not a name for a directory"),
+    }
 }
 
 /// Writes a whole file and flushes it to the disk.
@@ -85,6 +101,12 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     file.sync_all().map_err(io)
+}
+
+/// Writes a JSON file, in lines that people can read.
+pub(super) fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("numbers and strings are JSON");
+    write(path, format!("{text}\n").as_bytes())
 }
 
 /// Flushes the entries of a directory to the disk.

@@ -22,7 +22,7 @@ const SHARD: usize = 5_000_000_000;
 /// Elements in memory at a time.
 const BAND: usize = 4 << 20;
 /// The file that marks a directory as an export, which another export may replace, and lists the files of the export.
-const MARK: &str = "swallow_engine.json";
+pub(super) const MARK: &str = "swallow_engine.json";
 
 /// Fills the last argument with a rectangle of a tensor, row-major.
 pub type Read<'a> = dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
@@ -108,14 +108,17 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
     }
     if shards.len() > 1 {
         let bytes = shards.iter().flatten().map(TensorSpec::len).sum::<usize>() * dtype.bitsize() / 8;
-        write_json(&dir.join(INDEX), &json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map }))?;
+        directory::write_json(
+            &dir.join(INDEX),
+            &json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map }),
+        )?;
     }
-    write_json(&dir.join("config.json"), &what.config)?;
+    directory::write_json(&dir.join("config.json"), &what.config)?;
     source::copy(&what.files, dir)?;
     let mut files = directory::names(dir)?;
     files.push(MARK.to_string());
     files.sort_unstable();
-    write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype, "files": files }))?;
+    directory::write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype, "files": files }))?;
     HuggingFace::open(dir, what.model).map(|_| ())
 }
 
@@ -171,9 +174,4 @@ fn infos(shard: &[TensorSpec], dtype: Dtype) -> Vec<(String, TensorInfo)> {
         (tensor.name.clone(), TensorInfo { dtype, shape: tensor.dims.clone(), data_offsets: (start, end) })
     };
     shard.iter().map(info).collect()
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).expect("numbers and strings are JSON");
-    directory::write(path, format!("{text}\n").as_bytes())
 }

@@ -15,17 +15,19 @@ use std::path::{Path, PathBuf};
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// The longest index that is read; it has one line per tensor.
-const MAX_INDEX: u64 = 1 << 28;
+pub(super) const MAX_INDEX: u64 = 1 << 28;
 /// Elements compared at a time.
 const CHUNK: usize = 1 << 20;
 
 /// The embedding, and the output layer, which a tied model shares with it.
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
 
 /// An open Hugging Face checkpoint.
 pub struct HuggingFace {
     dir: PathBuf,
+    /// The names of the files, in the order of `files`.
+    names: Vec<String>,
     files: Vec<TensorFile>,
     /// Tensor -> index of its file in `files`.
     file_of: HashMap<String, usize>,
@@ -52,7 +54,8 @@ impl HuggingFace {
         Ok(files)
     }
 
-    fn open_files(dir: &Path) -> Result<HuggingFace> {
+    /// Opens the files, whatever model they hold.
+    pub(super) fn open_files(dir: &Path) -> Result<HuggingFace> {
         let index = match dir.join(SINGLE).exists() {
             true => None,
             false => Some(read_index(dir)?),
@@ -81,7 +84,8 @@ impl HuggingFace {
                 )));
             }
         }
-        Ok(HuggingFace { dir: dir.into(), files, file_of, embedding_is_head: false })
+        let names = names.into_iter().collect();
+        Ok(HuggingFace { dir: dir.into(), names, files, file_of, embedding_is_head: false })
     }
 
     fn check(&self, model: &Model) -> Result<()> {
@@ -150,6 +154,16 @@ impl HuggingFace {
         };
         assert_eq!(whole.intersect(rect), *rect, "a part of {name}");
         file.copy(info, &whole, rect, out)
+    }
+
+    /// The files and their names.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &TensorFile)> {
+        self.names.iter().map(String::as_str).zip(&self.files)
+    }
+
+    /// A tensor's dtype and shape, if there is one of that name.
+    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.file_of.get(name).and_then(|&i| self.files[i].info(name))
     }
 
     fn find(&self, name: &str) -> Result<(&TensorFile, &TensorInfo)> {

@@ -20,11 +20,13 @@
 
 mod directory;
 mod exchange;
+mod expand;
 mod export;
 mod hf;
 mod identity;
 mod import;
 mod manifest;
+mod round;
 mod saved;
 mod saver;
 mod shard;
@@ -34,8 +36,9 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{clean, latest_step, steps};
+pub use directory::{clean, latest_step, new_path as new_directory, steps, write_whole as write_directory};
 pub use exchange::{Exchange, Solo};
+pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
 pub use export::{Export, export};
 pub use hf::HuggingFace;
 pub use identity::{Difference, compare};

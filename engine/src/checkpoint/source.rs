@@ -31,6 +31,18 @@ pub fn files(run: &Path) -> Vec<PathBuf> {
     FILES.iter().map(|name| dir(run).join(name)).filter(|path| path.is_file()).collect()
 }
 
+/// Whether a file of this name is a tokenizer's vocabulary, or says which of its tokens are special.
+pub(super) fn is_tokenizer(name: &str) -> bool {
+    let vocabulary = FILES.iter().filter(|file| !file.contains("template") && !file.contains("config.json"));
+    name == "tokenizer_config.json" || vocabulary.into_iter().any(|file| *file == name)
+}
+
+/// The tokenizer's files of a directory.
+pub fn tokenizer_files(dir: &Path) -> Vec<PathBuf> {
+    let names = FILES.into_iter().filter(|name| is_tokenizer(name) || name.contains("template"));
+    names.map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
+}
+
 /// The source's `config.json`, if the run has one.
 pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
     let path = dir(run).join(CONFIG);

@@ -68,6 +68,22 @@ impl TensorFile {
         self.header.info(name)
     }
 
+    /// Bytes of all tensors.
+    pub fn data_len(&self) -> usize {
+        self.header.data_len()
+    }
+
+    /// What the writer of the file noted beside the tensors.
+    pub fn metadata(&self) -> Option<HashMap<String, String>> {
+        self.header.metadata().clone()
+    }
+
+    /// Fills `out` with a tensor's bytes from `first` on.
+    pub fn read_bytes(&self, info: &TensorInfo, first: usize, out: &mut [u8]) -> Result<()> {
+        let at = self.data + (info.data_offsets.0 + first) as u64;
+        self.file.read_exact_at(out, at).map_err(|e| Error::io(&self.path, e))
+    }
+
     /// The tensors' names in the order of their bytes.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()

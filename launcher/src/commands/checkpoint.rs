@@ -1,5 +1,6 @@
-//! `checkpoint`: imports and exports Hugging Face checkpoints, and inspects and verifies a run's own.
+//! `checkpoint`: imports, exports and expands Hugging Face checkpoints, and inspects and verifies a run's own.
 
+use super::expand_vocab;
 use crate::output::or_broken_pipe;
 use crate::progress::Bytes;
 use crate::run_dir::RunDir;
@@ -52,6 +53,9 @@ enum Command {
         #[arg(long)]
         dtype: Option<Dtype>,
     },
+    /// Give a Hugging Face model rows for the new pieces of an expanded tokenizer
+    #[command(after_help = expand_vocab::EXAMPLES)]
+    ExpandVocab(expand_vocab::Args),
     /// Print the tensors, files and step of a checkpoint
     #[command(after_help = "Examples:
   swallow-engine checkpoint inspect runs/7b
@@ -82,6 +86,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Import { from, to } => import(&from, &to),
         Command::Export { from, to, dtype } => export(&from, &to, dtype),
+        Command::ExpandVocab(args) => expand_vocab::run(args),
         Command::Inspect { from } => inspect(&open(&from)?),
         Command::Verify { from } => verify(&open(&from)?),
     }

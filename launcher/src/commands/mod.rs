@@ -4,6 +4,8 @@ pub mod checkpoint;
 pub mod data;
 pub mod dry_run;
 pub mod evaluate;
+mod expand;
+mod expand_vocab;
 pub mod kernels;
 pub mod parity;
 pub mod plan;

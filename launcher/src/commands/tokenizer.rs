@@ -1,4 +1,4 @@
-//! `swallow-engine tokenizer`: trains vocabularies, encodes texts and decodes ids.
+//! `swallow-engine tokenizer`: trains and expands vocabularies, encodes texts and decodes ids.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use data::json::string_under;
 use data::tokenizer::{Tokenizer, train};
 use engine::error::{Error, Result};
 
+use super::expand;
 use super::texts::TextFlags;
 use crate::output::or_broken_pipe;
 
@@ -26,6 +27,9 @@ enum Command {
         swallow-engine tokenizer train --input ja.txt en.jsonl --vocab-size 8000 --output tokenizer.json"
     )]
     Train(Train),
+    /// Append the pieces of one vocabulary to another, without moving an old id
+    #[command(after_help = expand::EXAMPLES)]
+    Expand(expand::Args),
     /// Encode texts: prints the ids of each as a JSON array
     #[command(after_help = "Examples:\n  \
         swallow-engine tokenizer encode --tokenizer tokenizer.model --text 'Once upon a time'\n  \
@@ -85,6 +89,7 @@ struct Decode {
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Train(args) => run_train(args),
+        Command::Expand(args) => expand::run(args),
         Command::Encode(args) => encode(args),
         Command::Decode(args) => decode(args),
     }

@@ -2,6 +2,8 @@
 //! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
 mod cuts;
+pub mod expand;
+mod extension;
 mod hf;
 mod identity;
 mod model;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::budget::Budget;
 use engine::error::{Error, Result};
+pub use extension::Extension;
 pub use identity::Identity;
 
 /// Files above this are not read as a tokenizer.

@@ -61,12 +61,16 @@ pub struct TrainerSpec {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct NormalizerSpec {
+    #[prost(string, optional, tag = "1")]
+    pub name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "2")]
     pub charsmap: Option<Vec<u8>>,
     #[prost(bool, optional, tag = "3")]
     pub add_dummy_prefix: Option<bool>,
     #[prost(bool, optional, tag = "4")]
     pub remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    pub escape_whitespaces: Option<bool>,
 }
 
 /// `model_type` of byte-pair encoding.

@@ -1,0 +1,155 @@
+//! `tokenizer expand`: a vocabulary to which the pieces of another one are appended. Every old id stays, and a text to
+//! which no new piece applies keeps its ids. SentencePiece models ([`pieces`], [`model`]) and byte-level BPE
+//! ([`bytes`]); the expanded tokenizer is a new folder in which all files agree.
+
+mod bytes;
+mod convert;
+mod files;
+mod held_out;
+mod json;
+mod merges;
+mod model;
+mod normalizer;
+mod pieces;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use engine::checkpoint::{new_directory, write_directory};
+use engine::error::{Error, Result};
+use serde_json::Value;
+
+use super::model::ModelProto;
+use super::{Tokenizer, is_json, read};
+pub use held_out::{HeldOut, count};
+pub(super) use json::is_byte_level;
+pub(super) use model::without_self_test;
+
+/// What to expand, and how.
+pub struct Expand<'a> {
+    /// A tokenizer's file or folder.
+    pub base: &'a Path,
+    /// The tokenizer whose pieces are appended.
+    pub add: &'a Path,
+    /// The folder to write, which must be new or empty.
+    pub output: &'a Path,
+    /// The size of the expanded vocabulary is a multiple of it.
+    pub multiple_of: usize,
+    /// Normalize texts by NFKC, whatever BASE does.
+    pub nfkc: bool,
+}
+
+/// What an expansion did, in numbers of pieces.
+#[derive(Debug, Default, PartialEq)]
+pub struct Expanded {
+    pub base: usize,
+    pub size: usize,
+    /// Text pieces, or results of merges, of the other tokenizer that BASE has already.
+    pub known: usize,
+    /// New pieces that were left out so that the size is a multiple.
+    pub left_out: usize,
+    /// Remarks for the user.
+    pub notes: Vec<String>,
+}
+
+/// A file of the output: its name and its bytes.
+type File = (String, Vec<u8>);
+
+/// Expands and writes the folder, whole or not at all. Errors name the file and the piece.
+pub fn expand(request: &Expand) -> Result<Expanded> {
+    let output = new_directory(request.output, "--output")?;
+    let (base, new) = (Source::open(request.base)?, Source::open(request.add)?);
+    let (mut files, mut expanded) = match (&base.kind, &new.kind) {
+        (Kind::Model(model), Kind::Model(added)) => model::expand(request, (&base, model), (&new, added))?,
+        (Kind::Json(json), Kind::Json(added)) => bytes::expand(request, (&base, json), (&new, added))?,
+        _ => {
+            let what = "BASE and --add must be of one kind, both SentencePiece models or both byte-level BPE; train \
+                        one with: swallow-engine tokenizer train";
+            return Err(Error::user(format!("{} and {}: {what}", base.named(), new.named())));
+        }
+    };
+    expanded.notes.extend(files::complete(&base, &mut files)?);
+    write_directory(&output, |folder| {
+        for (name, bytes) in &files {
+            std::fs::write(folder.join(name), bytes).map_err(|e| Error::io(&folder.join(name), e))?;
+        }
+        check(folder, &files, &base, expanded.size)
+    })?;
+    Ok(expanded)
+}
+
+/// Opens what was written: every tokenizer file has the new size and the old ids.
+fn check(folder: &Path, files: &[File], base: &Source, size: usize) -> Result<()> {
+    for name in super::NAMES.iter().filter(|name| files.iter().any(|(file, _)| file == *name)) {
+        let written = Tokenizer::open(&folder.join(name))?;
+        assert_eq!(written.vocab_size(), size, "pieces of the expanded {name}");
+        let moved = (0..base.tokenizer.vocab_size() as u32).find(|&id| written.piece(id) != base.tokenizer.piece(id));
+        assert_eq!(moved, None, "an old id of the expanded {name} has another piece");
+    }
+    Ok(())
+}
+
+/// A tokenizer that was given, with what its folder has beside it.
+struct Source {
+    tokenizer: Tokenizer,
+    kind: Kind,
+    bytes: Vec<u8>,
+}
+
+enum Kind {
+    Model(Box<ModelProto>),
+    Json(Value),
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self> {
+        let tokenizer = Tokenizer::open(path)?;
+        let bytes = read(tokenizer.path())?;
+        let refuse = |what: String| Error::user(format!("{}: {what}", tokenizer.path().display()));
+        let kind = match is_json(&bytes) {
+            true => Kind::Json(serde_json::from_slice(&bytes).map_err(|e| refuse(format!("not JSON: {e}")))?),
+            false => Kind::Model(Box::new(ModelProto::parse(&bytes).map_err(refuse)?)),
+        };
+        Ok(Self { tokenizer, kind, bytes })
+    }
+
+    fn path(&self) -> &Path {
+        self.tokenizer.path()
+    }
+
+    /// Path and kind, for messages.
+    fn named(&self) -> String {
+        let kind = match &self.kind {
+            Kind::Model(_) => "a SentencePiece model",
+            Kind::Json(json) if json::is_byte_level(json) => "byte-level BPE",
+            Kind::Json(_) => "a tokenizer.json of another kind",
+        };
+        format!("{} ({kind})", self.path().display())
+    }
+
+    /// An error of this file.
+    fn error(&self, what: impl std::fmt::Display) -> Error {
+        Error::user(format!("{}: {what}", self.path().display()))
+    }
+
+    /// A file of the tokenizer's folder. A tokenizer under a name that is not Hugging Face's has no folder of its own.
+    fn beside(&self, name: &str) -> Option<PathBuf> {
+        let named = self.path().file_name().is_some_and(|file| super::NAMES.iter().any(|known| file == *known));
+        Some(self.path().with_file_name(name)).filter(|path| named && path.is_file())
+    }
+}
+
+/// How many of `new` pieces are kept so that `base` and they are a multiple.
+fn kept(base: &Source, new: usize, multiple_of: usize) -> Result<usize> {
+    let size = base.tokenizer.vocab_size();
+    let kept = new - new.min((size + new) % multiple_of);
+    match kept {
+        0 if new == 0 => Err(base.error("it has all pieces of --add already; there is nothing to add")),
+        0 => Err(base.error(format!(
+            "its {size} pieces and {new} new ones reach no multiple of --multiple-of {multiple_of}; give a smaller one"
+        ))),
+        kept => Ok(kept),
+    }
+}

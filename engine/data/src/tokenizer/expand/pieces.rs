@@ -1,0 +1,107 @@
+//! Which pieces of one SentencePiece model are appended to another: normal and user-defined ones, without their
+//! whitespace escapes, that the other lacks. Those of the lowest scores are left out until the size is a multiple.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::model::{Kind, ModelProto, Piece};
+use super::{Expanded, Source, kept};
+use engine::error::Result;
+
+/// SentencePiece's stand-in for a space.
+pub const ESCAPE: char = '\u{2581}';
+
+/// The pieces to append, in the order of `new`, each once.
+pub fn choose(
+    (base, model): (&Source, &ModelProto),
+    (new, added): (&Source, &ModelProto),
+    multiple_of: usize,
+) -> Result<(Vec<Piece>, Expanded)> {
+    let old: HashMap<&str, Kind> = model.pieces.iter().map(|piece| (text(piece), piece.kind())).collect();
+    let (mut chosen, mut seen, mut known) = (Vec::new(), HashSet::new(), 0);
+    for piece in added.pieces.iter().filter(|piece| is_text(piece.kind())) {
+        let bare = text(piece).replace(ESCAPE, "");
+        match old.get(bare.as_str()) {
+            _ if bare.is_empty() || seen.contains(&bare) => {}
+            Some(kind) if *kind != piece.kind() => return Err(conflict(new, &bare, piece.kind(), base, *kind)),
+            Some(_) => known += 1,
+            None => chosen.push(Piece { piece: Some(bare.clone()), ..piece.clone() }),
+        }
+        seen.insert(bare);
+    }
+    let mut notes: Vec<String> = control_note(&old, added).into_iter().collect();
+    notes.extend(drop_unreachable(&old, &mut chosen));
+    let offered = chosen.len();
+    leave_out(&old, &mut chosen, kept(base, offered, multiple_of)?);
+    let size = model.pieces.len() + chosen.len();
+    Ok((chosen.clone(), Expanded { base: model.pieces.len(), size, known, left_out: offered - chosen.len(), notes }))
+}
+
+fn text(piece: &Piece) -> &str {
+    piece.piece.as_deref().unwrap_or_default()
+}
+
+fn is_text(kind: Kind) -> bool {
+    matches!(kind, Kind::Normal | Kind::UserDefined)
+}
+
+fn conflict(new: &Source, piece: &str, kind: Kind, base: &Source, other: Kind) -> engine::error::Error {
+    new.error(format!(
+        "its piece {piece:?} is of the type {kind:?}, but {} has it as {other:?}; train --add again without that text",
+        base.path().display()
+    ))
+}
+
+/// Control pieces are a matter of BASE, since its model was trained with them.
+fn control_note(old: &HashMap<&str, Kind>, added: &ModelProto) -> Option<String> {
+    let control = |piece: &&Piece| piece.kind() == Kind::Control && !old.contains_key(text(piece));
+    let names: Vec<&str> = added.pieces.iter().filter(control).map(text).collect();
+    (!names.is_empty()).then(|| format!("control pieces of --add are not taken over: {}", names.join(", ")))
+}
+
+/// A piece with a character that is no piece itself is out of `tokenizer.json`'s reach, which knows only merges of
+/// pieces. Models that SentencePiece trains have none.
+fn drop_unreachable(old: &HashMap<&str, Kind>, chosen: &mut Vec<Piece>) -> Option<String> {
+    let single: HashSet<char> = chosen.iter().filter_map(|piece| only_char(text(piece))).collect();
+    let reachable = |c: char| single.contains(&c) || old.contains_key(c.encode_utf8(&mut [0; 4]) as &str);
+    let before = chosen.len();
+    chosen.retain(|piece| piece.kind() == Kind::UserDefined || text(piece).chars().all(reachable));
+    let dropped = before - chosen.len();
+    (dropped > 0).then(|| format!("{dropped} pieces of --add have a character that is no piece; they are left out"))
+}
+
+/// Leaves out the pieces of the lowest scores, later ones first, until `n` are left. A character that a longer piece
+/// needs stays as long as that piece does.
+fn leave_out(old: &HashMap<&str, Kind>, chosen: &mut Vec<Piece>, n: usize) {
+    let mut uses: HashMap<char, usize> = HashMap::new();
+    let needs = |piece: &Piece| -> HashSet<char> {
+        let longer = only_char(text(piece)).is_none() && piece.kind() == Kind::Normal;
+        text(piece).chars().filter(|_| longer).collect()
+    };
+    chosen.iter().flat_map(needs).filter(|c| !old.contains_key(c.encode_utf8(&mut [0; 4]) as &str)).for_each(|c| {
+        *uses.entry(c).or_default() += 1;
+    });
+    let mut order: Vec<usize> = (0..chosen.len()).collect();
+    let score = |i: &usize| chosen[*i].score.unwrap_or_default();
+    order.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.cmp(a)));
+    let mut gone = HashSet::new();
+    while chosen.len() - gone.len() > n {
+        let free = |i: &&usize| {
+            !gone.contains(*i)
+                && only_char(text(&chosen[**i])).is_none_or(|c| uses.get(&c).is_none_or(|&uses| uses == 0))
+        };
+        // A piece that no other one needs is always left: the longest.
+        let &next = order.iter().find(free).expect("not every piece is a part of another");
+        needs(&chosen[next]).iter().for_each(|c| _ = uses.get_mut(c).map(|uses| *uses -= 1));
+        gone.insert(next);
+    }
+    let mut i = 0;
+    chosen.retain(|_| {
+        i += 1;
+        !gone.contains(&(i - 1))
+    });
+}
+
+fn only_char(text: &str) -> Option<char> {
+    let mut chars = text.chars();
+    chars.next().filter(|_| chars.next().is_none())
+}
