@@ -12,6 +12,7 @@ mod configs;
 mod cuda;
 mod device;
 mod docs;
+mod exports;
 mod faults;
 mod floors;
 mod gpu;

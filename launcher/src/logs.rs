@@ -60,7 +60,7 @@ impl Logs {
     pub fn warn_of_slow_save(&mut self, step: u64, interval: u64) {
         if !std::mem::replace(&mut self.warned_of_slow_save, true) {
             self.progress.warn(&format!(
-                "step {step}: the previous checkpoint is not yet on the disk, and training waits for it; \
+                "step {step}: the previous checkpoint or export is not yet on the disk, and training waits for it; \
                  the disk is slower than checkpoint.interval = {interval}"
             ));
         }

@@ -8,6 +8,7 @@ use data::feed::Feed;
 use data::loader::Loader;
 use engine::backend::{Backend, Detail, Elem, Span};
 use engine::checkpoint::Saver;
+use engine::config::Config;
 use engine::error::{Error, Result};
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, host};
@@ -75,7 +76,8 @@ impl<B: Backend> Run<B> {
         let open = |dir| Logs::open(dir, config, mesh, &trainer.b.device(), trainer.step);
         let logs = comm.agree(dir.map(open).transpose())?;
         let sampler = comm.agree(sampler(&trainer, comm))?;
-        let saver = Saver::new(&config.checkpoint.dir, config.checkpoint.keep, writer(&trainer.rank_layout));
+        let mut saver = saver(config, writer(&trainer.rank_layout));
+        saver.export_missing(comm, trainer.step)?;
         let feed = Arc::new(feed);
         let loader = Loader::start(feed.clone(), trainer.requests());
         Ok(Run { trainer, feed, loader, saver, planned, logs, trace, sampler })
@@ -260,13 +262,26 @@ impl<B: Backend> Run<B> {
             return Ok(());
         }
         let (step, interval) = (self.trainer.step, self.trainer.config.checkpoint.interval);
-        let is_slow = state::is_due(&self.trainer.config, step) && self.saver.is_saving();
+        let is_slow = state::is_due(&self.trainer.config, step) && self.saver.must_wait(step);
         if let Some(logs) = self.logs.as_mut().filter(|_| is_slow) {
             logs.warn_of_slow_save(step, interval);
         }
         let header = state::header(&self.trainer, self.feed.fingerprint());
         self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
+}
+
+fn saver(config: &Config, writer: String) -> Saver {
+    let c = &config.checkpoint;
+    Saver::new(&c.dir, c.keep, writer).with_exports(c.export_interval)
+}
+
+/// Makes the export that a run was killed at after its last step. Collective.
+pub fn finish_export(config: &Config, step: u64, comm: &Comm) -> Result<()> {
+    // No file of a checkpoint is written, so no writer is recorded.
+    let mut saver = saver(config, String::new());
+    saver.export_missing(comm, step)?;
+    saver.finish(comm)
 }
 
 /// The sampler of this rank. Rank 0 also records the machine that the run is on.

@@ -42,7 +42,12 @@ fn beside(dir: &Path, ending: &str) -> PathBuf {
 
 /// The steps of the complete checkpoints of a run, ascending.
 pub fn steps(run: &Path) -> Result<Vec<u64>> {
-    let mut steps: Vec<u64> = names(&checkpoints(run))?.iter().filter_map(|name| parse_step(name)).collect();
+    steps_in(&checkpoints(run))
+}
+
+/// The steps whose directories `dir` holds, ascending.
+fn steps_in(dir: &Path) -> Result<Vec<u64>> {
+    let mut steps: Vec<u64> = names(dir)?.iter().filter_map(|name| parse_step(name)).collect();
     steps.sort_unstable();
     Ok(steps)
 }
@@ -129,8 +134,9 @@ pub(super) fn publish(dir: &Path) -> Result<()> {
 }
 
 /// Removes leftovers of killed saves from a run's directory; a directory that was set aside and not replaced gets its
-/// name back, and a run's only checkpoint its `latest`, which a killed first save did not write. Only the process that holds the run's lock may call it.
-pub fn clean(run: &Path) -> Result<()> {
+/// name back, and a run's only checkpoint its `latest`, which a killed first save did not write. Only the process that
+/// holds the run's lock may call it.
+pub(super) fn clean(run: &Path) -> Result<()> {
     let dir = checkpoints(run);
     let unfinished = dir.join(LATEST_TMP);
     match fs::remove_file(&unfinished) {
@@ -138,7 +144,12 @@ pub fn clean(run: &Path) -> Result<()> {
         _ => {}
     }
     recover(&source::dir(run))?;
-    for name in names(&dir)? {
+    recover_in(&dir)
+}
+
+/// Undoes every [`publish`] of a step's directory in `dir` that was killed before it was done.
+pub(super) fn recover_in(dir: &Path) -> Result<()> {
+    for name in names(dir)? {
         let hidden = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp").or(n.strip_suffix(".old")));
         if let Some(step) = hidden.filter(|step| parse_step(step).is_some()) {
             recover(&dir.join(step))?;
@@ -226,10 +237,16 @@ pub(super) fn hint(run: &Path, refused: &str) -> String {
     }
 }
 
-/// Keeps the newest `keep` checkpoints up to `step`, which is one of them. Later steps belong to a branch that the
-/// user abandoned with `--from-step`; they are the user's to delete.
-pub(super) fn prune(run: &Path, step: u64, keep: usize) -> Result<()> {
-    let old: Vec<u64> = steps(run)?.into_iter().filter(|&s| s < step).collect();
+/// Keeps the newest `keep` checkpoints up to `step`, which is one of them, and the one of the step `spared`. Later
+/// steps belong to a branch that the user abandoned with `--from-step`; they are the user's to delete.
+pub(super) fn prune(run: &Path, step: u64, keep: usize, spared: Option<u64>) -> Result<()> {
+    prune_in(&checkpoints(run), step, keep, spared)
+}
+
+/// [`prune`] for any directory that holds one for each of several steps.
+pub(super) fn prune_in(dir: &Path, step: u64, keep: usize, spared: Option<u64>) -> Result<()> {
+    let old: Vec<u64> = steps_in(dir)?.into_iter().filter(|&s| s < step).collect();
     let n_removed = (old.len() + 1).saturating_sub(keep.max(1));
-    old[..n_removed].iter().try_for_each(|&s| remove(&checkpoints(run).join(step_name(s))))
+    let removed = old[..n_removed].iter().filter(|&&s| Some(s) != spared);
+    removed.into_iter().try_for_each(|&s| remove(&dir.join(step_name(s))))
 }

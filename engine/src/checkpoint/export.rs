@@ -36,8 +36,9 @@ pub struct Export<'a> {
     pub dtype: Precision,
     /// Files that are copied unchanged.
     pub files: Vec<PathBuf>,
-    /// The checkpoint that the weights come from, recorded beside them.
+    /// The checkpoint that the weights come from, recorded beside them: its directory, and its manifest's checksum.
     pub origin: String,
+    pub checkpoint: String,
 }
 
 /// Writes the weights that `read` gives into the directory `to`, which appears whole or not at all. It must be new,
@@ -86,8 +87,17 @@ fn target(to: &Path) -> Result<PathBuf> {
 
 /// The files that the export of this mark lists; empty if the mark lists none.
 fn listed(mark: &Path) -> Vec<String> {
-    let mark = fs::read(mark).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()).unwrap_or_default();
-    serde_json::from_value(mark["files"].clone()).unwrap_or_default()
+    serde_json::from_value(read_mark(mark)["files"].clone()).unwrap_or_default()
+}
+
+/// The manifest's checksum of the checkpoint that the export in `dir` was made from, if one is recorded.
+pub(super) fn recorded_checkpoint(dir: &Path) -> Option<String> {
+    Some(read_mark(&dir.join(MARK))["checkpoint"].as_str()?.to_string())
+}
+
+/// The contents of a mark; null if there is none that can be read.
+fn read_mark(mark: &Path) -> Value {
+    fs::read(mark).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
@@ -118,7 +128,8 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
     let mut files = directory::names(dir)?;
     files.push(MARK.to_string());
     files.sort_unstable();
-    directory::write_json(&dir.join(MARK), &json!({ "origin": what.origin, "dtype": dtype, "files": files }))?;
+    let mark = json!({ "origin": what.origin, "checkpoint": what.checkpoint, "dtype": dtype, "files": files });
+    directory::write_json(&dir.join(MARK), &mark)?;
     HuggingFace::open(dir, what.model).map(|_| ())
 }
 

@@ -8,6 +8,7 @@
 //!     manifest.json                     position, configuration, identity; file, checksum and writer of every piece
 //!     rank-00000-0.safetensors          the pieces of one rank, f32; a second file after 4 GiB
 //! source/                               config.json and tokenizer of the Hugging Face model that the run started from
+//! exports/step-00000500/                a checkpoint in Hugging Face's format
 //! ```
 //!
 //! A piece is a rectangle of an unpadded Hugging Face tensor, in one of three [`StateKind`]s. This module does not
@@ -22,6 +23,8 @@ mod directory;
 mod exchange;
 mod expand;
 mod export;
+mod exports;
+mod from_saved;
 mod hf;
 mod identity;
 mod import;
@@ -36,10 +39,11 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{clean, latest_step, new_path as new_directory, steps, write_whole as write_directory};
+pub use directory::{latest_step, new_path as new_directory, steps, write_whole as write_directory};
 pub use exchange::{Exchange, Solo};
 pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
 pub use export::{Export, export};
+pub use from_saved::FromSaved;
 pub use hf::HuggingFace;
 pub use identity::{Difference, compare};
 pub use import::import;
@@ -51,6 +55,14 @@ use crate::backend::HostCopy;
 use crate::error::{Error, Result};
 use crate::model::rect::Rect;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Removes what killed saves and exports left in a run's directory. Only the process that holds the run's lock may call
+/// it, before the run saves anything.
+pub fn clean(run: &Path) -> Result<()> {
+    directory::clean(run)?;
+    exports::clean(run)
+}
 
 /// The states of a tensor that a checkpoint holds: the f32 master weight, and AdamW's first and second moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -4,10 +4,13 @@
 //! [`Saver::poll`], on their main threads.
 //!
 //! If a save fails, all ranks get the error, its files are removed, and `latest` stays as it was.
+//!
+//! Where an export of a checkpoint is due, another thread of rank 0 makes it once the checkpoint is complete, beside the
+//! saves that follow. One export is made at a time.
 
 use super::exchange::agree;
 use super::manifest::Manifest;
-use super::{Exchange, Header, Piece, directory, shard};
+use super::{Exchange, Header, Piece, directory, exports, shard};
 use crate::error::Result;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::path::{Path, PathBuf};
@@ -20,6 +23,16 @@ pub struct Saver {
     writer: String,
     copied: usize,
     in_progress: Option<Save>,
+    /// Steps between exports; 0: none.
+    export_interval: u64,
+    exporting: Option<Exporting>,
+}
+
+/// An export that is being written.
+struct Exporting {
+    step: u64,
+    /// Only rank 0 has it.
+    task: Option<Task<()>>,
 }
 
 /// A checkpoint that is being written.
@@ -40,7 +53,13 @@ impl Saver {
     /// Saves into the directory `run` and keeps its newest `keep` checkpoints (`None`: all). `writer` describes this
     /// rank in messages about its files: "rank 3 (tp 1, pp 0, dp 1) on gpu042".
     pub fn new(run: &Path, keep: Option<usize>, writer: String) -> Saver {
-        Saver { run: run.into(), keep, writer, copied: 0, in_progress: None }
+        let run = run.into();
+        Saver { run, keep, writer, copied: 0, in_progress: None, export_interval: 0, exporting: None }
+    }
+
+    /// Also exports the checkpoints of the steps that are multiples of `interval` (0: none), each once it is complete.
+    pub fn with_exports(self, interval: u64) -> Saver {
+        Saver { export_interval: interval, ..self }
     }
 
     /// Bytes of the largest host copy that [`Saver::begin`] made.
@@ -51,6 +70,29 @@ impl Saver {
     /// Whether a checkpoint is being written; the same on all ranks.
     pub fn is_saving(&self) -> bool {
         self.in_progress.is_some()
+    }
+
+    /// Whether the checkpoint of `step` has to wait for an earlier save, or for an earlier export where it is to be
+    /// exported itself; the same on all ranks.
+    pub fn must_wait(&self, step: u64) -> bool {
+        self.is_saving() || (self.exports(step) && self.exporting.is_some())
+    }
+
+    fn exports(&self, step: u64) -> bool {
+        self.export_interval > 0 && step > 0 && step.is_multiple_of(self.export_interval)
+    }
+
+    /// Starts the export that a run which was killed after `step` left undone, if there is one. Collective.
+    pub fn export_missing(&mut self, comm: &impl Exchange, step: u64) -> Result<()> {
+        if self.export_interval == 0 {
+            return Ok(());
+        }
+        let find = || exports::missing(&self.run, step, self.export_interval);
+        let missing = agree(comm, if comm.rank() == 0 { find() } else { Ok(None) })?[0];
+        if let Some(step) = missing {
+            self.start_export(comm, step);
+        }
+        Ok(())
     }
 
     /// Starts the checkpoint of `header.position.step`. Returns when the host copies of `pieces` are made, or started
@@ -68,24 +110,55 @@ impl Saver {
         Ok(())
     }
 
-    /// Called between two steps: moves the save to its next stage once all ranks are done with this one. Collective.
+    /// Called between two steps: moves save and export to their next stages once all ranks are done with these ones.
+    /// Collective.
     pub fn poll(&mut self, comm: &impl Exchange) -> Result<()> {
-        let Some(save) = &self.in_progress else {
-            return Ok(());
-        };
-        let done = [save.stage.is_done() as u8];
-        if comm.all_gather_bytes(&done).contains(&vec![0]) {
+        if self.in_progress.is_none() && self.exporting.is_none() {
             return Ok(());
         }
-        self.advance(comm)
+        let saved = self.in_progress.as_ref().is_some_and(|save| save.stage.is_done());
+        let exported = self.exporting.as_ref().is_some_and(|export| is_done(export.task.as_ref()));
+        let done = comm.all_gather_bytes(&[saved as u8, exported as u8]);
+        let all_done = |part: usize| done.iter().all(|rank| rank[part] == 1);
+        if all_done(1) {
+            self.finish_export(comm)?;
+        }
+        if all_done(0) { self.advance(comm) } else { Ok(()) }
     }
 
-    /// Waits for the save in progress. Collective.
+    /// Waits for the save and the export in progress. Collective.
     pub fn finish(&mut self, comm: &impl Exchange) -> Result<()> {
+        self.finish_save(comm)?;
+        if self.exporting.is_none() {
+            return Ok(());
+        }
+        self.finish_export(comm)?;
+        // The checkpoint that was exported may be older than those to keep.
+        let prune = |keep| match directory::latest_step(&self.run)? {
+            Some(step) => directory::prune(&self.run, step, keep, None),
+            None => Ok(()),
+        };
+        let keep = self.keep.filter(|_| comm.rank() == 0);
+        agree(comm, keep.map_or(Ok(()), prune)).map(drop)
+    }
+
+    fn finish_save(&mut self, comm: &impl Exchange) -> Result<()> {
         while self.is_saving() {
             self.advance(comm)?;
         }
         Ok(())
+    }
+
+    fn finish_export(&mut self, comm: &impl Exchange) -> Result<()> {
+        let Some(Exporting { task, .. }) = self.exporting.take() else { return Ok(()) };
+        agree(comm, task.map_or(Ok(()), Task::wait)).map(drop)
+    }
+
+    /// Starts the export of a complete checkpoint, when no other is being made.
+    fn start_export(&mut self, comm: &impl Exchange, step: u64) {
+        let (run, keep) = (self.run.clone(), self.keep);
+        let task = (comm.rank() == 0).then(|| Task::start(move || exports::write(&run, step, keep)));
+        self.exporting = Some(Exporting { step, task });
     }
 
     /// Saves a whole checkpoint of pieces that are read one after another, a few of them in memory at a time. Returns
@@ -109,7 +182,10 @@ impl Saver {
         header: &Header,
         room: Option<usize>,
     ) -> Result<Sender<Result<Piece>>> {
-        self.finish(comm)?;
+        self.finish_save(comm)?;
+        if self.exports(header.position.step) {
+            self.finish_export(comm)?;
+        }
         let (dir, rank, writer) = (self.dir(header), comm.rank(), self.writer.clone());
         let temporary = directory::temporary(&dir);
         let create = || directory::clean(&self.run).and_then(|()| directory::create_empty(&temporary));
@@ -141,12 +217,20 @@ impl Saver {
                         discard(&dir);
                     }
                 })?;
-                let (run, keep, target, head) = (self.run.clone(), self.keep, dir.clone(), header.clone());
+                let (run, target, head) = (self.run.clone(), dir.clone(), header.clone());
+                // The checkpoint that is being exported is still read.
+                let keep = self.keep.map(|n| (n, self.exporting.as_ref().map(|export| export.step)));
                 let first = comm.rank() == 0;
                 let task = first.then(|| Task::start(move || commit(&run, &target, &head, &shards, keep)));
                 self.in_progress = Some(Save { dir, header, stage: Stage::Committing(task) });
             }
-            Stage::Committing(task) => drop(agree(comm, task.map_or(Ok(()), Task::wait))?),
+            Stage::Committing(task) => {
+                agree(comm, task.map_or(Ok(()), Task::wait))?;
+                let step = header.position.step;
+                if self.exports(step) {
+                    self.start_export(comm, step);
+                }
+            }
         }
         Ok(())
     }
@@ -157,9 +241,14 @@ impl Stage {
     fn is_done(&self) -> bool {
         match self {
             Stage::Writing(task) => task.is_done(),
-            Stage::Committing(task) => task.as_ref().is_none_or(Task::is_done),
+            Stage::Committing(task) => is_done(task.as_ref()),
         }
     }
+}
+
+/// Whether this rank has nothing left to do for a task that only rank 0 has.
+fn is_done(task: Option<&Task<()>>) -> bool {
+    task.is_none_or(Task::is_done)
 }
 
 /// Work on a background thread.
@@ -191,8 +280,15 @@ fn discard(dir: &Path) {
     let _ = directory::remove(&directory::temporary(dir));
 }
 
-/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists.
-fn commit(run: &Path, dir: &Path, header: &Header, shards: &[String], keep: Option<usize>) -> Result<()> {
+/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists; `keep` is
+/// the number of checkpoints to keep, and the step of one more.
+fn commit(
+    run: &Path,
+    dir: &Path,
+    header: &Header,
+    shards: &[String],
+    keep: Option<(usize, Option<u64>)>,
+) -> Result<()> {
     let step = header.position.step;
     assemble(dir, header, shards).inspect_err(|_| discard(dir))?;
     directory::set_latest(run, step).inspect_err(|_| {
@@ -201,7 +297,7 @@ fn commit(run: &Path, dir: &Path, header: &Header, shards: &[String], keep: Opti
             let _ = directory::remove(dir);
         }
     })?;
-    keep.map_or(Ok(()), |keep| directory::prune(run, step, keep))
+    keep.map_or(Ok(()), |(keep, spared)| directory::prune(run, step, keep, spared))
 }
 
 fn assemble(dir: &Path, header: &Header, shards: &[String]) -> Result<()> {

@@ -3,6 +3,7 @@
 mod beside;
 mod crashes;
 mod damage;
+mod exports;
 mod huggingface;
 mod layouts;
 mod roundtrip;

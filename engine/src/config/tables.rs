@@ -349,6 +349,16 @@ section! {
         pub at_end: bool = or(true),
         /// The number of complete checkpoints to keep; `None`: all.
         pub keep: Option<usize> = optional().within(1..=MOST_STEPS),
+        /// Steps between checkpoints that are also exported in Hugging Face's format; 0: none.
+        pub export_interval: u64 = or(0).must(export_remedy(interval), move |n: &u64| n.is_multiple_of(interval)),
+    }
+}
+
+/// An export is made from a checkpoint.
+fn export_remedy(interval: u64) -> String {
+    match interval {
+        0 => "an export is made from a checkpoint, and checkpoint.interval is 0; set that too".to_string(),
+        _ => format!("must be a multiple of checkpoint.interval ({interval})"),
     }
 }
 

@@ -172,7 +172,8 @@ fn defaults_are_as_documented() {
     let (mask_document_boundaries, allow_mixed_tokenizers) = (false, false);
     let train = vec![source];
     assert_eq!(config.data, Data { train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers });
-    assert_eq!(config.checkpoint, Checkpoint { dir: "runs/tiny".into(), interval: 0, at_end: true, keep: None });
+    let (dir, interval, at_end, keep, export_interval) = ("runs/tiny".into(), 0, true, None, 0);
+    assert_eq!(config.checkpoint, Checkpoint { dir, interval, at_end, keep, export_interval });
     assert_eq!(config.report, Report { peak_tflops: None, interval: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;
     assert_eq!((wsd.decay_steps, wsd.decay_shape), (Some(10), Some(DecayShape::Linear)));
@@ -316,6 +317,7 @@ allow_mixed_tokenizers = false
 dir = "runs/tiny"
 interval = 0
 at_end = true
+export_interval = 0
 
 [report]
 "#;

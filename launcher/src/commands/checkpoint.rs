@@ -6,11 +6,10 @@ use crate::progress::Bytes;
 use crate::run_dir::RunDir;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use engine::checkpoint::{self, Export, Header, Position, Saved, StateKind, TensorEntry, source};
+use engine::checkpoint::{self, FromSaved, Header, Position, Saved, TensorEntry};
 use engine::config::{Model, Precision, hf};
 use engine::error::{Error, Result};
-use engine::model::param_specs::{TensorSpec, all_tensors};
-use engine::model::rect::Rect;
+use engine::model::param_specs::all_tensors;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -110,51 +109,25 @@ fn import(from: &Path, run: &Path) -> Result<()> {
 }
 
 fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
-    let saved = open(from)?;
-    let manifest = saved.dir().join("manifest.json").display().to_string();
-    let model = Model::from_toml(format!("{manifest}, config"), &saved.manifest().config)?;
-    let source = saved.run().map(source::config).transpose()?.flatten();
-    let dtype = match dtype {
-        Some(Dtype::Bf16) => Precision::Bf16,
-        Some(Dtype::F32) => Precision::F32,
-        None => dtype_of(source.as_ref()),
-    };
-    let size = match dtype {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
-    };
-    let what = Export {
-        model: &model,
-        config: hf::config_json(&model, source, dtype),
-        dtype,
-        files: saved.run().map(source::files).unwrap_or_default(),
-        origin: saved.dir().display().to_string(),
-    };
-    let read =
-        |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
-    let (bar, mut done) = (Bytes::new("export", elements(&model) * size), 0);
-    checkpoint::export(&read, &what, to, &mut |n| {
-        done += n * size;
+    let dtype = dtype.map(|dtype| match dtype {
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::F32 => Precision::F32,
+    });
+    let export = FromSaved::new(open(from)?, dtype)?;
+    let (bar, mut done) = (Bytes::new("export", export.bytes()), 0);
+    export.write(to, &mut |n| {
+        done += n;
         bar.at(done);
     })?;
     bar.finish();
-    let step = saved.manifest().position.step;
     or_broken_pipe(writeln!(
         std::io::stdout(),
-        "{}: {} parameters in {} after step {step}",
+        "{}: {} parameters in {} after step {}",
         to.display(),
-        elements(&model),
-        if size == 4 { "f32" } else { "bf16" }
+        export.parameters(),
+        if export.dtype() == Precision::F32 { "f32" } else { "bf16" },
+        export.step()
     ))
-}
-
-/// The dtype of the model that the run started from, where exports support it.
-fn dtype_of(source: Option<&serde_json::Map<String, serde_json::Value>>) -> Precision {
-    let field = source.and_then(|fields| fields.get("dtype").or(fields.get("torch_dtype")));
-    match field.and_then(|value| value.as_str()) {
-        Some("float32") => Precision::F32,
-        _ => Precision::Bf16,
-    }
 }
 
 /// Opens the checkpoint at a path: a checkpoint's own directory, or a run's, whose latest one is opened.

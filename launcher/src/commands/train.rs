@@ -3,7 +3,7 @@
 use crate::memory::{self, Taken};
 use crate::progress::Waiting;
 use crate::resume::{self, Resume};
-use crate::run::{Run, Stop};
+use crate::run::{self, Run, Stop};
 use crate::run_dir::RunDir;
 use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
@@ -141,7 +141,7 @@ impl Start<'_> {
                 let dir = trainer.config.checkpoint.dir.display();
                 eprintln!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
             }
-            return Ok(());
+            return run::finish_export(&trainer.config, trainer.step, comm);
         }
         let clock = Clock::of(&trainer.b, world.progress(), Phase::Checkpoint);
         match Run::begin(trainer, feed, planned, dir, args.trace, comm)?.finish(comm, clock) {

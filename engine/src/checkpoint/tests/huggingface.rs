@@ -18,7 +18,8 @@ fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::R
 }
 
 fn request(model: &Model, dtype: Precision) -> Export<'_> {
-    Export { model, config: json!({"model_type": "llama"}), dtype, files: Vec::new(), origin: "a test".into() }
+    let (config, origin, checkpoint) = (json!({"model_type": "llama"}), "a test".into(), "none".into());
+    Export { model, config, dtype, files: Vec::new(), origin, checkpoint }
 }
 
 /// The small model in five files.

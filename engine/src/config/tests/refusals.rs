@@ -86,6 +86,7 @@ fn refusals_name_place_value_and_remedy() {
         ("data.split=1,-2,1", "must be three shares"),
         ("data.split=1,nan,1", "must be three shares"),
         ("checkpoint.keep=0", "must lie in 1 ..= "),
+        ("checkpoint.export_interval=4", "= 4: an export is made from a checkpoint, and checkpoint.interval is 0"),
         ("checkpoint.dir=", "must be a path"),
         ("report.peak_tflops=0", "must be positive"),
     ];
@@ -93,6 +94,8 @@ fn refusals_name_place_value_and_remedy() {
         let got = refusal(LEAST, &[flag]);
         assert!(got.contains(want), "--set {flag} said\n{got}\nwithout\n{want}");
     }
+    let got = refusal(LEAST, &["checkpoint.interval=4", "checkpoint.export_interval=6"]);
+    assert!(got.ends_with("checkpoint.export_interval = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
     assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
     let layouts: [(&[&str], &str); _] = [

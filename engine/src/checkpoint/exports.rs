@@ -1,0 +1,44 @@
+//! `exports/` in a run's directory: checkpoints of the run in Hugging Face's format, which rank 0 makes in the
+//! background from the files of a complete checkpoint. So training waits for nothing, and a checkpoint of any layout
+//! is read.
+
+use super::export::recorded_checkpoint;
+use super::{FromSaved, Saved, directory};
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+fn dir(run: &Path) -> PathBuf {
+    run.join("exports")
+}
+
+fn of_step(run: &Path, step: u64) -> PathBuf {
+    dir(run).join(directory::step_name(step))
+}
+
+/// Exports the run's checkpoint of `step`, unless its export stands, and removes all but the newest `keep` exports.
+pub(super) fn write(run: &Path, step: u64, keep: Option<usize>) -> Result<()> {
+    let name = |error: Error| error.map(|what| format!("exporting the checkpoint of step {step}: {what}"));
+    let saved = Saved::at_step(run, step).map_err(name)?;
+    let to = of_step(run, step);
+    if !stands(&to, &saved) {
+        FromSaved::new(saved, None).and_then(|export| export.write(&to, &mut |_| ())).map_err(name)?;
+    }
+    keep.map_or(Ok(()), |keep| directory::prune_in(&dir(run), step, keep, None))
+}
+
+/// The newest checkpoint up to `step` that is due for an export and has none: the run was killed before it was made.
+pub(super) fn missing(run: &Path, step: u64, interval: u64) -> Result<Option<u64>> {
+    let due = |&saved: &u64| saved > 0 && saved <= step && saved.is_multiple_of(interval);
+    let Some(newest) = directory::steps(run)?.into_iter().rfind(due) else { return Ok(None) };
+    Ok((!of_step(run, newest).exists()).then_some(newest))
+}
+
+/// Whether `to` is the export of this very checkpoint, and not of one that had its step before.
+fn stands(to: &Path, saved: &Saved) -> bool {
+    recorded_checkpoint(to).is_some_and(|checkpoint| checkpoint == saved.manifest().checksum())
+}
+
+/// Removes what a killed export left.
+pub(super) fn clean(run: &Path) -> Result<()> {
+    directory::recover_in(&dir(run))
+}
