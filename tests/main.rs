@@ -29,6 +29,7 @@ mod real_model;
 mod report;
 mod resume;
 mod run_dir;
+mod stages;
 mod survey;
 mod texts;
 mod threads;

@@ -5,6 +5,7 @@ mod cuts;
 mod hf;
 mod identity;
 mod model;
+mod piece_bytes;
 mod spm;
 pub mod train;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::budget::Budget;
 use engine::error::{Error, Result};
 pub use identity::Identity;
+pub use piece_bytes::PieceBytes;
 
 /// Files above this are not read as a tokenizer.
 const LARGEST: u64 = 1 << 30;
