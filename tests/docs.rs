@@ -86,6 +86,10 @@ const NESTED: [(&str, &str); 2] = [
     ("data.valid", "[ { prefix = \"data/valid\" } ]"),
 ];
 
+/// Keys that stand instead of others: the key, the key that it replaces, and its value.
+const INSTEAD: [(&str, &str, &str); 1] =
+    [("data.stage", "data.train", "[ { train = [ { prefix = \"data/text\" } ] } ]")];
+
 /// Defaults that depend on other keys: the key, the other key and its value, and the default that results.
 const COMPUTED: [(&str, &str, &str, &str); 4] = [
     ("model.num_key_value_heads", "model.num_attention_heads", "8", "8"),
@@ -289,7 +293,15 @@ fn hold(page: &str, read: &Read, base: &str, nested: &[(&str, &str)]) {
     );
     assert_eq!(read(&base.to_string()).err(), None);
     let complete = nested.iter().fold(base.clone(), |table, (key, text)| with(&table, key, value(text)));
-    none(rows.iter().filter_map(|row| complaint(row, read, &base, &complete)).collect());
+    // A key inside a list needs the list.
+    let of = |row: &Row, base: &Table| {
+        let inside = |list: &str| row.key.starts_with(&format!("{list}["));
+        let lists = nested.iter().filter(|(list, _)| inside(list));
+        let base = lists.fold(base.clone(), |table, (list, text)| with(&table, list, value(text)));
+        let instead = INSTEAD.iter().filter(|(list, ..)| inside(list));
+        instead.fold(base, |table, (list, other, text)| with(&without(&table, other), list, value(text)))
+    };
+    none(rows.iter().filter_map(|row| complaint(row, read, &of(row, &base), &of(row, &complete))).collect());
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod real_model;
 mod report;
 mod resume;
 mod run_dir;
+mod stages;
 mod survey;
 mod texts;
 mod threads;

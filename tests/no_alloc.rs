@@ -116,7 +116,7 @@ fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
             trainer.step(&blank, &mut clock).unwrap()
         };
         assert!(report.loss.is_finite(), "{what}: {report:?}");
-        trainer.validate(&blank).unwrap();
+        trainer.validate(&blank, 0).unwrap();
         trainer.b.usage()
     });
     assert!(usages[0].allocations > 0);

@@ -14,9 +14,21 @@ use crate::common::{
     Case, Outcome, Running, Shared, copy, engine, export, fake_cuda, finish, metrics, mpirun, set, write_config,
 };
 
+/// Across the border of two stages, with two validation sets.
 #[test]
 fn killed_twice_on_two_ranks_continues_bit_for_bit() {
-    killed_twice(|| mpirun(2), 4, |_| true);
+    let staged = |run: &Path| {
+        let mut config = Case::open("two_stages").config(run);
+        let first = config["data"]["stage"].as_array_mut().unwrap()[0].as_table_mut().unwrap();
+        first.insert("until_step".into(), 70.into());
+        set(&mut config, "data.order", "megatron");
+        config
+    };
+    killed_twice(|| mpirun(2), staged, 4, |_| true);
+}
+
+fn one_mixture(run: &Path) -> Table {
+    Case::open("mha_odd_vocab").config(run)
 }
 
 mod exhaustive {
@@ -24,13 +36,14 @@ mod exhaustive {
 
     #[test]
     fn killed_twice_continues_bit_for_bit() {
-        killed_twice(engine, 4, |_| true);
+        killed_twice(engine, one_mixture, 4, |_| true);
     }
 
     #[test]
     fn killed_while_a_checkpoint_is_written_continues_bit_for_bit() {
         killed_twice(
             || mpirun(2),
+            one_mixture,
             1,
             |run| {
                 let names = std::fs::read_dir(run.join("checkpoints"))
@@ -45,10 +58,15 @@ mod exhaustive {
 
 /// Trains once undisturbed and once with two power cuts, each at the next good `moment` after a random step, and
 /// compares everything.
-fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Path) -> bool) {
+fn killed_twice(
+    start: impl Fn() -> Command,
+    config: impl Fn(&Path) -> Table,
+    interval: i64,
+    moment: impl Fn(&Path) -> bool,
+) {
     let tmp = tempfile::tempdir().unwrap();
     let [alone, cut] = ["alone", "cut"].map(|name| {
-        let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join(name));
+        let mut config = config(&tmp.path().join(name));
         set(&mut config, "train.steps", 150);
         set(&mut config, "checkpoint.interval", interval);
         set(&mut config, "checkpoint.keep", 2);
@@ -69,7 +87,7 @@ fn killed_twice(start: impl Fn() -> Command, interval: i64, moment: impl Fn(&Pat
     let (want, got) = (metrics(&alone.0), metrics(&cut.0));
     assert_eq!(got.len(), 150);
     for (want, got) in want.iter().zip(&got) {
-        for key in ["step", "loss", "grad_norm", "lr", "valid_loss", "tokens", "consumed_samples"] {
+        for key in ["step", "loss", "grad_norm", "lr", "valid_loss", "valid", "tokens", "consumed_samples"] {
             assert_eq!(want.get(key), got.get(key), "{key} of step {}", want["step"]);
         }
     }

@@ -53,6 +53,12 @@ fn a_loss_mask_at_tensor_and_pipeline_parallel() {
     });
 }
 
+/// Every rank finds the stage of a sample by itself.
+#[test]
+fn two_stages() {
+    follows("two_stages", 2, &F32, |c| set(c, "train.micro_batch_size", 2));
+}
+
 #[test]
 fn bf16() {
     follows("gqa_masked", 2, &BF16, |c| set(c, "train.precision", "bf16"));
@@ -80,6 +86,14 @@ mod exhaustive {
     #[test]
     fn bf16() {
         CASES.iter().for_each(|case| follows(case, 2, &BF16, |c| set(c, "train.precision", "bf16")));
+    }
+
+    #[test]
+    fn two_stages_at_tensor_and_pipeline_parallel() {
+        follows("two_stages", 4, &F32, |c| {
+            set(c, "parallel.tensor", 2);
+            set(c, "parallel.pipeline", 2);
+        });
     }
 
     #[test]
@@ -204,6 +218,11 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
         near(name, got, want, "valid_loss", bounds.loss);
         near(name, got, want, "z_loss", bounds.loss.max(1e-4));
         near(name, got, want, "loss_tokens", f64::MIN_POSITIVE);
+        for (set, want) in want["valid"].as_object().into_iter().flatten() {
+            let got = &got["valid"][set];
+            near(name, got, want, "loss", bounds.loss);
+            assert_eq!((&got["loss_tokens"], &got["bits_per_byte"]), (&want["loss_tokens"], &Value::Null), "{name}");
+        }
     }
     let weights = export(&run, &tmp.path().join("hf"));
     let (init, want) =

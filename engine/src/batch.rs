@@ -19,17 +19,33 @@ pub struct MicroBatch {
     pub positions: Vec<u32>,
 }
 
+impl MicroBatch {
+    /// The number of targets that count in the loss.
+    pub fn counted(&self) -> u64 {
+        self.weights.iter().filter(|&&weight| weight > 0.0).count() as u64
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     Train,
-    Valid,
+    /// The validation set of this index.
+    Valid(usize),
 }
 
 impl Split {
     pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
-            Split::Valid => "valid",
+            Split::Valid(_) => "valid",
+        }
+    }
+
+    /// Its place among the shares of `data.split`.
+    pub fn share(self) -> usize {
+        match self {
+            Split::Train => 0,
+            Split::Valid(_) => 1,
         }
     }
 }
@@ -38,6 +54,12 @@ impl Split {
 pub trait Samples {
     /// The samples with these indices in the split's order, laid end to end.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch>;
+
+    /// The bytes of text that the counted targets of a micro-batch of this split stand for; `None` where the split's
+    /// tokenizer is unknown.
+    fn text_bytes(&self, _split: Split, _batch: &MicroBatch) -> Option<u64> {
+        None
+    }
 }
 
 /// Samples of this many zeros, for runs in which only the shapes matter.

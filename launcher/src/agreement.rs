@@ -81,13 +81,14 @@ pub fn on_data(feed: &Feed, comm: &Comm) -> Result<()> {
     if comm.size() == 1 {
         return Ok(());
     }
-    let mine = feed.fingerprint();
+    let mine = feed.fingerprint(u64::MAX);
     let (first_host, first): (String, Vec<(String, String)>) = from_first(comm, &(host(), mine.clone()));
     let differs = mine.iter().zip(&first).find(|(mine, first)| mine != first);
     comm.agree(differs.map_or(Ok(()), |((key, mine), (_, first))| {
         Err(Error::user(format!(
-            "{key} is {mine}, but {first} on rank 0 ({first_host}): the ranks read different files; all ranks need the \
-             same data"
+            "{} is {mine}, but {first} on rank 0 ({first_host}): the ranks read different files; all ranks need the \
+             same data",
+            feed.spelled(key)
         )))
     }))
 }

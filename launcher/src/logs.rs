@@ -3,6 +3,7 @@
 
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};
+use crate::validation::Validation;
 use engine::config::Config;
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
@@ -40,16 +41,19 @@ impl Logs {
         })
     }
 
-    /// Writes a step: its results, its time in seconds and by phase, and the loss of a validation that followed it.
+    /// Writes a step: its results, its time in seconds and by phase, and the validation that followed it.
     pub fn append(
         &mut self,
         step: u64,
         results: &StepStats,
         seconds: f64,
         phases: BTreeMap<String, f64>,
-        valid_loss: Option<f64>,
+        validation: Option<Validation>,
     ) -> Result<()> {
-        let record = StepRecord { parts: phases, valid_loss, ..self.recorder.record(step, results, seconds) };
+        let mut record = StepRecord { parts: phases, ..self.recorder.record(step, results, seconds) };
+        if let Some(Validation { loss, sets }) = validation {
+            (record.valid_loss, record.valid) = (Some(loss), sets);
+        }
         self.metrics.append(&record)?;
         self.events.append(&record)?;
         self.progress.step(&record);

@@ -14,6 +14,7 @@ mod resume;
 mod run;
 mod run_dir;
 mod table;
+mod validation;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use engine::error::Result;

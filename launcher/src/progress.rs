@@ -4,7 +4,7 @@
 //! Only one process shows progress. Training's figures are those of `metrics.jsonl`; nothing is measured here.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use report::records::metrics::StepRecord;
+use report::records::metrics::{SetRecord, StepRecord};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -45,8 +45,8 @@ impl Progress {
             Some(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));
-                if let Some(valid) = r.valid_loss {
-                    bar.suspend(|| print(&format!("step {}/{}  validation loss {valid:.4}", r.step, self.total)));
+                if let Some(valid) = validation(r) {
+                    bar.suspend(|| print(&format!("step {}/{}  {valid}", r.step, self.total)));
                 }
             }
         }
@@ -280,7 +280,7 @@ fn waiting_line(what: &str, elapsed: Duration) -> String {
 
 /// The line of a step in a log file.
 fn line(r: &StepRecord, total: u64, eta: &str) -> String {
-    let valid = r.valid_loss.map_or(String::new(), |loss| format!("  valid {loss:.4}"));
+    let valid = validation(r).map_or(String::new(), |valid| format!("  {valid}"));
     format!(
         "step {}/{total}  loss {:.4}  grad {:.2}  lr {:.1e}  {} tok/s  {:.2} TFLOPS(model){valid}  eta {eta}",
         r.step,
@@ -290,6 +290,20 @@ fn line(r: &StepRecord, total: u64, eta: &str) -> String {
         thousands(r.tokens_per_s),
         r.tflops_model,
     )
+}
+
+/// The losses of a validation, with those of each set where there are several; `None` where the step had none.
+fn validation(r: &StepRecord) -> Option<String> {
+    let bits = |set: &SetRecord| set.bits_per_byte.map_or(String::new(), |bits| format!(" {bits:.4} bits/byte"));
+    let each = match r.valid.len() {
+        0 => String::new(),
+        1 => r.valid.values().map(bits).collect(),
+        _ => {
+            let set = |(name, set): (&String, &SetRecord)| format!("{name} {:.4}{}", set.loss, bits(set));
+            format!(" ({})", r.valid.iter().map(set).collect::<Vec<_>>().join(", "))
+        }
+    };
+    Some(format!("valid {:.4}{each}", r.valid_loss?))
 }
 
 /// The text beside the bar.
@@ -341,6 +355,11 @@ mod tests {
         assert_eq!(line(&r, 100, "3m12s"), format!("step 12/100  {rest}  eta 3m12s"));
         r.valid_loss = Some(3.5);
         assert_eq!(line(&r, 100, "3m12s"), format!("step 12/100  {rest}  valid 3.5000  eta 3m12s"));
+        let set = |loss, bits_per_byte| SetRecord { loss, bits_per_byte, loss_tokens: 8 };
+        r.valid.insert("ja".into(), set(3.25, Some(1.5)));
+        assert_eq!(validation(&r).unwrap(), "valid 3.5000 1.5000 bits/byte");
+        r.valid.insert("en".into(), set(3.75, None));
+        assert_eq!(validation(&r).unwrap(), "valid 3.5000 (en 3.7500, ja 3.2500 1.5000 bits/byte)");
     }
 
     #[test]

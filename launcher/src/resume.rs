@@ -5,6 +5,7 @@ use crate::agreement::from_first;
 use crate::progress::Waiting;
 use crate::run_dir::{self, RunDir};
 use data::feed::Feed;
+use data::identity;
 use engine::backend::Backend;
 use engine::checkpoint::{self, HuggingFace, Saved, source};
 use engine::config::{Config, Load};
@@ -14,6 +15,7 @@ use engine::mpi::{Comm, host};
 use engine::train::state;
 use engine::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The user's options for resuming, and rank 0's hold on the run's directory.
@@ -145,25 +147,30 @@ fn same_weights(weights: &HuggingFace, from: &Path, comm: &Comm) -> Result<()> {
     })
 }
 
-/// Megatron's sample order depends on the number of epochs, and so on the steps: with more steps a source may be
-/// shuffled differently.
+/// Megatron's sample order depends on the number of epochs, and so on the steps and on all stages: with more steps or
+/// with another stage a source may be shuffled differently.
 fn warn_of_another_order(now: &Feed, saved: &Saved) {
     let before = Config::from_resolved(&saved.header().config).and_then(|config| Feed::open(&config));
     let Ok(before) = before else {
         return;
     };
-    for ((key, was), (_, is)) in before.epochs().into_iter().zip(now.epochs()).filter(|(a, b)| a != b) {
-        eprintln!(
-            "warning: {key}: was {was}, is now {is}: the remaining samples are in another order, and some will be seen \
-             twice or not at all"
-        );
+    let before: BTreeMap<String, String> = before.epochs().into_iter().collect();
+    for (key, is) in now.epochs() {
+        if let Some(was) = before.get(&key).filter(|was| **was != is) {
+            eprintln!(
+                "warning: {}: was {was}, is now {is}: the remaining samples are in another order, and some will be \
+                 seen twice or not at all",
+                now.spelled(&key)
+            );
+        }
     }
 }
 
 /// A changed model, data plan or batch would make it another run.
 fn must_match<B: Backend>(how: &Resume<'_>, trainer: &Trainer<B>, feed: &Feed, saved: &Saved) -> Result<()> {
     let header = saved.header();
-    let (saved, now) = (state::saved_identity(&header), state::identity(&trainer.config, feed.fingerprint()));
+    let saved = identity::comparable(state::saved_identity(&header));
+    let now = state::identity(&trainer.config, feed.fingerprint(header.position.step));
     let mut differences = checkpoint::compare(&saved, &now);
     if how.accept_data_change {
         differences.retain(|d| !d.key.starts_with("data."));
@@ -172,6 +179,7 @@ fn must_match<B: Backend>(how: &Resume<'_>, trainer: &Trainer<B>, feed: &Feed, s
         return Ok(());
     }
     let data = differences.iter().any(|d| d.key.starts_with("data."));
+    differences.iter_mut().for_each(|d| d.key = feed.spelled(&d.key));
     let lines: Vec<String> = differences.iter().map(|d| format!("  {d}")).collect();
     Err(Error::user(format!(
         "{}: this run was started with other settings:\n{}\nrestore them, or choose another checkpoint.dir{}",

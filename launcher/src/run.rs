@@ -4,6 +4,7 @@ use crate::logs::Logs;
 use crate::memory::{self, Taken};
 use crate::rank_sampler::RankSampler;
 use crate::run_dir::RunDir;
+use crate::validation::{Validation, validate};
 use data::feed::Feed;
 use data::loader::Loader;
 use engine::backend::{Backend, Detail, Elem, Span};
@@ -158,9 +159,9 @@ impl<B: Backend> Run<B> {
             self.write_trace(spans, host).map_err(Stop::ThisRank)?;
         }
         let (step, results) = (results.step, self.finite(results)?);
-        let valid_loss = self.validate(clock).map_err(Stop::ThisRank)?;
+        let validation = self.validate(comm, clock).map_err(Stop::ThisRank)?;
         let lap = clock.lap(&self.trainer.b, Phase::Report);
-        self.write(step, &results, &span, &lap, valid_loss)?;
+        self.write(step, &results, &span, &lap, validation)?;
         match self.sampler.samples(step) {
             true => self.sample(comm, step, &span, &lap, spans.unwrap_or_default()),
             false => Ok(()),
@@ -193,13 +194,13 @@ impl<B: Backend> Run<B> {
         results: &StepStats,
         span: &[B::Event; 2],
         lap: &Lap<B>,
-        valid_loss: Option<f64>,
+        validation: Option<Validation>,
     ) -> Outcome<()> {
         if self.logs.is_none() {
             return Ok(());
         }
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
-        let append = |logs: &mut Logs| logs.append(step, results, seconds, phases, valid_loss);
+        let append = |logs: &mut Logs| logs.append(step, results, seconds, phases, validation);
         self.logs.as_mut().map_or(Ok(()), append).map_err(Stop::ThisRank)
     }
 
@@ -248,12 +249,12 @@ impl<B: Backend> Run<B> {
         state::is_saved(&self.trainer.config, self.trainer.step)
     }
 
-    fn validate(&mut self, clock: &mut Clock<B>) -> Result<Option<f64>> {
+    fn validate(&mut self, comm: &Comm, clock: &mut Clock<B>) -> Result<Option<Validation>> {
         if !self.validates() {
             return Ok(None);
         }
         clock.enter(&self.trainer.b, Phase::Validation);
-        self.trainer.validate(&self.loader).map(Some)
+        validate(&mut self.trainer, &self.feed, &self.loader, comm).map(Some)
     }
 
     fn save(&mut self, comm: &Comm) -> Result<()> {
@@ -266,7 +267,7 @@ impl<B: Backend> Run<B> {
         if let Some(logs) = self.logs.as_mut().filter(|_| is_slow) {
             logs.warn_of_slow_save(step, interval);
         }
-        let header = state::header(&self.trainer, self.feed.fingerprint());
+        let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step));
         self.saver.begin(comm, &header, state::pieces(&self.trainer))
     }
 }

@@ -139,38 +139,43 @@ def round_of_orders(binary, folder, seed):
     # megatron-core does not blend a lone weighted source where each split has its own sources; the engine always does.
     if own_valid and len(train) == 1:
         train = [(train[0][0], None)]
-    valid = mixture(folder, rng, "valid", weighted) if own_valid else []
-    if own_valid and len(valid) == 1:
-        valid = [(valid[0][0], None)]
+    valid = mixture(folder, rng, "valid", False) if own_valid else []
     t = dict(seq=int(rng.integers(2, 40)), batch=int(rng.integers(1, 8)), steps=int(rng.integers(1, 120)),
              seed=int(rng.integers(0, 2**31)), eval_interval=int(rng.integers(1, 20)),
              eval_steps=int(rng.integers(1, 3)))
     split = random.Random(seed).choice(["90,10,0", "80,20,0", "0.5,0.3,0.2"])
     total = t["steps"] * t["batch"]
-    if own_valid:
-        blends = dict(blend_per_split=[blend(train), blend(valid), None])
-    else:
-        blends = dict(blend=blend(train), split=split)
     total_valid = (t["steps"] // t["eval_interval"] + 1) * t["eval_steps"] * t["batch"]
-    config = GPTDatasetConfig(
-        random_seed=t["seed"], sequence_length=t["seq"], tokenizer=Tokenizer(), reset_position_ids=False,
-        reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False, path_to_cache=None,
-        **blends)
+
+    def build(train, valid, sizes):
+        """megatron-core's datasets; without `valid` its samples are the split's share of `train`."""
+        own = dict(blend_per_split=[blend(train), blend(valid), None]) if valid else dict(blend=blend(train), split=split)
+        config = GPTDatasetConfig(
+            random_seed=t["seed"], sequence_length=t["seq"], tokenizer=Tokenizer(), reset_position_ids=False,
+            reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False, path_to_cache=None, **own)
+        return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
+
     path = folder / "c.toml"
     path.write_text(CONFIG.format(vocab=65536, train=toml(train), valid=toml(valid), split=split, folder=folder, **t))
     try:
-        built = BlendedMegatronDatasetBuilder(GPTDataset, [total, total_valid, 0], lambda: True, config).build()
-        lengths = [len(built[0]), len(built[1])]
-        assert lengths[0] >= total and lengths[1] >= total_valid, "too little data for one pass"
+        built = build(train, valid, [total, total_valid, 0])[0]
+        # The engine evaluates each validation source by itself.
+        if own_valid:
+            sets = [build([(prefix, None)], [(prefix, None)], [1, total_valid, 0])[1] for prefix, _ in valid]
+        else:
+            sets = [build([(prefix, None)], [], [1, total_valid, 0])[1] for prefix, _ in train]
+        long_enough = len(built) >= total and all(len(one) >= total_valid for one in sets)
+        assert long_enough, "too little data for one pass"
     except (AssertionError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as e:
         # megatron-core cannot lay this out; the engine need not either, but it must report that or train.
         done = subprocess.run([binary, "data", "preview", "--config", str(path)], capture_output=True, text=True)
         assert done.returncode in (0, 2), done.stderr
         return f"refused by megatron-core ({type(e).__name__}); the engine: {done.stderr.strip()[:160] or 'accepts'}"
-    for name, n, dataset in [("train", total, built[0]), ("valid", total_valid, built[1])]:
+    for name, n, datasets in [("train", total, [built]), ("valid", total_valid, sets)]:
         out = engine(binary, "data", "preview", "--config", path, "--split", name, "--samples", n).splitlines()
-        assert len(out) == n, f"{name}: {len(out)} of {n} samples"
-        for k, (line, expected) in enumerate(zip(out, samples(dataset, n))):
+        assert len(out) == n * len(datasets), f"{name}: {len(out)} of {n} samples from each of {len(datasets)}"
+        wanted = (ids for dataset in datasets for ids in samples(dataset, n))
+        for k, (line, expected) in enumerate(zip(out, wanted)):
             assert json.loads(line)["ids"] == expected, f"seed {seed}: {name} sample {k} differs"
     return f"{total} + {total_valid} samples of {len(train)} + {len(valid)} sources agree"
 

@@ -8,7 +8,7 @@ use toml::{Table, Value as Toml};
 use super::checkout;
 
 /// Every case that `make.py` makes.
-pub const CASES: [&str; 9] = [
+pub const CASES: [&str; 11] = [
     "mha_odd_vocab",
     "gqa_masked",
     "llama3_rope",
@@ -18,6 +18,8 @@ pub const CASES: [&str; 9] = [
     "parity",
     "parity_tied",
     "loss_mask",
+    "packed",
+    "two_stages",
 ];
 
 /// A folder of `tests/golden`.
@@ -53,12 +55,29 @@ impl Case {
         set(&mut config, "train.load", format!("hf:{}", self.dir.join("init").display()));
         set(&mut config, "train.backend", "cpu");
         set(&mut config, "train.precision", "f32");
-        set(&mut config, "data.train", source("train"));
-        if self.dir.join("valid.idx").exists() {
-            set(&mut config, "data.valid", source("valid"));
+        let data = config["data"].as_table_mut().unwrap();
+        if data.contains_key("stage") {
+            self.find(data);
+        } else {
+            set(&mut config, "data.train", source("train"));
+            if self.dir.join("valid.idx").exists() {
+                set(&mut config, "data.valid", source("valid"));
+            }
         }
         set(&mut config, "checkpoint.dir", run.to_str().unwrap());
         config
+    }
+
+    /// Puts the case's folder before the prefix of every source in the stages and among the validation sets.
+    fn find(&self, data: &mut Table) {
+        let place = |sources: &mut Toml| {
+            for source in sources.as_array_mut().unwrap() {
+                let path = self.dir.join(source["prefix"].as_str().unwrap());
+                source["prefix"] = path.to_str().unwrap().into();
+            }
+        };
+        data["stage"].as_array_mut().unwrap().iter_mut().for_each(|stage| place(&mut stage["train"]));
+        place(&mut data["valid"]);
     }
 }
 

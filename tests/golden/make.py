@@ -73,11 +73,25 @@ CASES = {
         dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=109, num_hidden_layers=4),
         dict(train=dict(seq_length=48, steps=8)),
     ),
+    # Two stages: a source goes on where the first stage left it, one ends, one begins. Each validation set has its own loss.
+    "two_stages": (
+        dict(hidden_size=48, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, vocab_size=127, num_hidden_layers=3),
+        dict(
+            train=dict(seq_length=40, steps=12, eval_interval=4, eval_steps=2),
+            data=dict(
+                stage=[dict(until_step=5, train=[dict(prefix="ja", weight=0.7), dict(prefix="en", weight=0.3)]),
+                       dict(train=[dict(prefix="code", weight=2.0), dict(prefix="ja", weight=5.0)])],
+                valid=[dict(prefix="valid_ja", name="ja"), dict(prefix="valid_en", name="en")],
+            ),
+        ),
+    ),
 }
 # The cases with PREFIX.mask.bin.
 MASKED = ("loss_mask", "packed")
 # The cases with pack = true.
 PACKED = ("packed",)
+# The seed of a case is its place above plus 7, but for these.
+SEEDS = {"two_stages": 41}
 # Heads of 64 and 128.
 BF16 = ("head_dim_64", "head_dim_128")
 
@@ -136,7 +150,7 @@ class Tokens:
     """A stream of documents and its samples in sequential order."""
 
     def __init__(self, n, vocab, rng):
-        self.ids, self.lengths = markov(n, vocab, rng), documents(n, rng)
+        self.n, self.ids, self.lengths = n, markov(n, vocab, rng), documents(n, rng)
         self.doc = np.repeat(np.arange(len(self.lengths)), self.lengths)
         self.counts = None  # whether each token counts as a target
         self.rows = None  # of a packed source
@@ -202,6 +216,38 @@ class Tokens:
         return torch.from_numpy(ids), torch.from_numpy(labels), mask, torch.from_numpy(positions)
 
 
+class Mixture:
+    """Streams mixed in stages by Megatron's blend, which starts anew at each stage; the streams go on."""
+
+    def __init__(self, stages, streams, samples_of_stages):
+        self.streams, self.order, used = streams, [], {name: 0 for name in streams}
+        for stage, samples in zip(stages, samples_of_stages):
+            names, weights = [s["prefix"] for s in stage["train"]], np.array([s["weight"] for s in stage["train"]])
+            shares, taken = weights / weights.sum(), np.zeros(len(names))
+            for i in range(samples):
+                chosen = int(np.argmax(shares * max(i, 1) - taken))
+                taken[chosen] += 1
+                self.order.append((names[chosen], used[names[chosen]]))
+                used[names[chosen]] += 1
+
+    def batch(self, first, count, seq, masked, dtype):
+        chosen = [(self.streams[name], k) for name, k in self.order[first : first + count]]
+        # A stream starts over at its end.
+        parts = [stream.batch(k % ((stream.n - 1) // seq), 1, seq, masked, dtype) for stream, k in chosen]
+        return tuple(None if p[0] is None else torch.cat(p) for p in zip(*parts))
+
+
+def validation(model, sets, step, t, masked, dtype):
+    """The mean loss over the next batches of all sets, and that of each set where there are several."""
+    count, S = t["eval_steps"] * t["global_batch_size"], t["seq_length"]
+    with torch.no_grad():
+        # Every validation takes the next samples of each set, which starts over at its end.
+        first = {name: (step // t["eval_interval"] - 1) * count % ((stream.n - 1) // S) for name, stream in sets.items()}
+        each = {name: losses(model, stream.batch(first[name], count, S, masked, dtype))[0].item() for name, stream in sets.items()}
+    row = dict(valid_loss=sum(each.values()) / len(each))
+    return row if len(each) == 1 else dict(row, valid={name: dict(loss=loss, loss_tokens=count * S) for name, loss in each.items()})
+
+
 def losses(model, batch):
     """Mean cross-entropy, and the mean of log(Z)^2."""
     ids, labels, mask, positions = batch
@@ -224,7 +270,7 @@ def optimizer(model, o):
 
 
 def train(model, config, tokens, valid, dtype):
-    """A row for each step, and the gradients of the first."""
+    """A row for each step, and the gradients of the first; `valid`: the validation sets by name."""
     t, o = config["train"], config["optimizer"]
     opt, rows, grads = optimizer(model, o), [], {}
     masked = config["data"].get("mask_document_boundaries", False)
@@ -246,8 +292,7 @@ def train(model, config, tokens, valid, dtype):
         if t["z_loss"]:
             row["z_loss"] = t["z_loss"] * z.item()
         if t.get("eval_interval") and step % t["eval_interval"] == 0:
-            with torch.no_grad():
-                row["valid_loss"] = losses(model, valid.batch(0, t["eval_steps"] * G, S, masked, dtype))[0].item()
+            row.update(validation(model, valid, step, t, masked, dtype))
         rows.append(row)
     return rows, grads
 
@@ -313,12 +358,25 @@ def distance(a, b):
     return max(float((a[n].double() - b[n].double()).norm() / b[n].double().norm()) for n in b)
 
 
+def staged(engine, out, vocab, rng):
+    """The mixture of a case with stages and its validation sets, whose files are written."""
+    t, data = engine["train"], engine["data"]
+    G, S = t["global_batch_size"], t["seq_length"]
+    ends = [stage.get("until_step", t["steps"]) for stage in data["stage"]]
+    samples = [(end - start) * G for start, end in zip([0] + ends, ends)]
+    streams = {s["prefix"]: Tokens(60 * S + 17, vocab, rng) for stage in data["stage"] for s in stage["train"]}
+    valid = {s["name"]: (s["prefix"], Tokens(t["eval_steps"] * G * 2 * S + 1, vocab, rng)) for s in data["valid"]}
+    for prefix, stream in [*streams.items(), *valid.values()]:
+        write_tokens(out / prefix, stream.ids, stream.lengths, np.uint16)
+    return Mixture(data["stage"], streams, samples), {name: stream for name, (_, stream) in valid.items()}
+
+
 def make(case):
     engine, hf = configs(case)
     t = engine["train"]
     out = HERE / case
     shutil.rmtree(out, ignore_errors=True)
-    seed = 7 + list(CASES).index(case)
+    seed = SEEDS.get(case, 7 + list(CASES).index(case))
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(hf).float()
@@ -331,18 +389,22 @@ def make(case):
     init = {n: p.detach().clone() for n, p in model.named_parameters()}
 
     samples = t["steps"] * t["global_batch_size"]
-    tokens = Tokens(samples * t["seq_length"] + 17, hf.vocab_size, rng)
-    valid = Tokens(t.get("eval_steps", 0) * t["global_batch_size"] * t["seq_length"] + 1, hf.vocab_size, rng)
-    if case in MASKED:
-        for name, part in (("train", tokens), ("valid", valid))[:2 if t.get("eval_interval") else 1]:
-            part.mask(t, rng)
-            part.counts.tofile(out / f"{name}.mask.bin")
-            (out / f"{name}.meta.json").write_text('{ "mask": true }\n')
-    if case in PACKED:
-        tokens.pack(t["seq_length"])
-    write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
-    if t.get("eval_interval"):
-        write_tokens(out / "valid", valid.ids, valid.lengths, np.uint16)
+    if "stage" in engine["data"]:
+        tokens, valid = staged(engine, out, hf.vocab_size, rng)
+    else:
+        tokens = Tokens(samples * t["seq_length"] + 17, hf.vocab_size, rng)
+        valid = Tokens(t.get("eval_steps", 0) * t["global_batch_size"] * t["seq_length"] + 1, hf.vocab_size, rng)
+        if case in MASKED:
+            for name, part in (("train", tokens), ("valid", valid))[:2 if t.get("eval_interval") else 1]:
+                part.mask(t, rng)
+                part.counts.tofile(out / f"{name}.mask.bin")
+                (out / f"{name}.meta.json").write_text('{ "mask": true }\n')
+        if case in PACKED:
+            tokens.pack(t["seq_length"])
+        write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
+        if t.get("eval_interval"):
+            write_tokens(out / "valid", valid.ids, valid.lengths, np.uint16)
+        valid = dict(valid=valid)
 
     plain_rows, plain_grads = train(model, engine, tokens, valid, torch.float32)
     plain_final = {n: p.detach() for n, p in model.named_parameters()}

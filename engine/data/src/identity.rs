@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::blend::normalize;
-use super::feed::{Feed, Mixture};
+use super::feed::Feed;
+use super::feed::mixture::Part;
 use super::idx::{IndexedFile, TokenKind};
-use engine::config::{Order, Source};
+use engine::config::{Order, TrainSource};
 use engine::error::{Error, Result};
 
 /// Bytes that one task scans; a multiple of every token size.
@@ -24,9 +25,11 @@ pub struct IdAt {
 }
 
 impl Feed {
-    /// Everything that decides which tokens the run reads, as keys and values that a resume compares. Weights are
-    /// normalized, so that other units change nothing; paths are left out, so that files may move.
-    pub fn fingerprint(&self) -> Vec<(String, String)> {
+    /// Everything that decides which tokens the run reads up to `step` and in the stage that this is in, as keys and
+    /// values that a resume compares; later stages may still change. Weights are normalized, so that other units change
+    /// nothing; paths are left out, so that files may move, and so are names. The first stage has the keys of
+    /// `data.train`, which is one stage.
+    pub fn fingerprint(&self, step: u64) -> Vec<(String, String)> {
         let order = match self.data.order {
             Order::Megatron => "megatron",
             Order::Sequential => "sequential",
@@ -36,26 +39,71 @@ impl Feed {
             ("data.split".to_string(), format!("{:?}", normalize(&self.data.split))),
             ("data.mask_document_boundaries".to_string(), self.data.mask_document_boundaries.to_string()),
         ];
-        let (train, valid) = self.files.split_at(self.data.train.len());
-        pairs.extend(describe("train", &self.data.train, train));
-        pairs.extend(describe("valid", &self.data.valid, valid));
+        let hashed: Vec<Vec<(&str, String)>> = self.files.par_iter().map(describe).collect();
+        let (train, valid) = hashed.split_at(self.sources.len());
+        pairs.extend(self.describe_stages(step, train));
+        for (i, values) in valid.iter().enumerate() {
+            pairs.extend(values.iter().map(|(name, value)| (format!("data.valid[{i}].{name}"), value.clone())));
+        }
         pairs
     }
 
-    /// The epochs of each source, which decide how it is shuffled. They follow from the number of steps: a resume with
-    /// other steps may change them, and with them the order of the samples still to come.
-    pub fn epochs(&self) -> Vec<(String, String)> {
-        let name = |split: &'static str| {
-            move |(i, part): (usize, &super::feed::Part)| {
-                let plan = part.order.plan;
-                let apart = if plan.separate { ", the last shuffled apart" } else { "" };
-                (format!("data.{split}[{i}].epochs"), format!("{}{apart}", plan.epochs))
+    /// The stages that begin before `step` or at the start, each with its sources, and with its end where the next one
+    /// has begun.
+    fn describe_stages(&self, step: u64, files: &[Vec<(&str, String)>]) -> Vec<(String, String)> {
+        let (mut pairs, mut first) = (Vec::new(), vec![None; files.len()]);
+        let stages = self.data.stages();
+        let starts = stages
+            .iter()
+            .map(|stage| stage.until_step)
+            .scan(0, |start, end| Some(std::mem::replace(start, end.unwrap_or(*start))));
+        let begun = starts.take_while(|&start| start == 0 || start < step).count();
+        for (number, stage) in stages.iter().enumerate().take(begun) {
+            let list = canonical(number);
+            let weights: Vec<f64> = stage.sources.iter().filter_map(|source| source.weight).collect();
+            let shares = normalize(&weights);
+            for (i, &source) in self.train.stages[number].members.iter().enumerate() {
+                let key = |name: &str| format!("{list}[{i}].{name}");
+                pairs.extend(files[source].iter().map(|(name, value)| (key(name), value.clone())));
+                let weight = shares.get(i).map_or("none".to_string(), |weight| weight.to_string());
+                pairs.push((key("weight"), weight));
+                // A source that goes on where an earlier stage left it reads other tokens than a copy of it would.
+                match &first[source] {
+                    None => first[source] = Some(format!("{list}[{i}]")),
+                    Some(first) => pairs.push((key("continues"), first.clone())),
+                }
             }
-        };
-        let of = |mixture: &Mixture, split| mixture.parts.iter().enumerate().map(name(split)).collect::<Vec<_>>();
-        let mut pairs = of(&self.train, "train");
-        pairs.extend(self.valid.iter().flat_map(|m| of(m, "valid")));
+            if let Some(end) = stage.until_step.filter(|_| number + 1 < begun) {
+                pairs.push((format!("data.stage[{number}].until_step"), end.to_string()));
+            }
+        }
         pairs
+    }
+
+    /// A key of [`Feed::fingerprint`] or [`Feed::epochs`] as this run's configuration spells it.
+    pub fn spelled(&self, key: &str) -> String {
+        match key.strip_prefix("data.train[") {
+            Some(rest) if !self.data.stage.is_empty() => format!("data.stage[0].train[{rest}"),
+            _ => key.to_string(),
+        }
+    }
+
+    /// The epochs of each source, which decide how it is shuffled, by the key of its first entry. They follow from the
+    /// number of steps and from the stages: a resume with others may change them, and with them the order of the
+    /// samples still to come.
+    pub fn epochs(&self) -> Vec<(String, String)> {
+        let value = |part: &Part| {
+            let plan = part.order.plan;
+            let apart = if plan.separate { ", the last shuffled apart" } else { "" };
+            format!("{}{apart}", plan.epochs)
+        };
+        let key = |source: &TrainSource| source.key.replace("data.stage[0].train", "data.train");
+        let train = self.sources.iter().zip(&self.train.parts);
+        let train = train.map(|(source, part)| (format!("{}.epochs", key(source)), value(part)));
+        let valid = self.valid.iter().enumerate().flat_map(|(i, valid)| {
+            valid.mixture.parts.iter().map(move |part| (format!("data.valid[{i}].epochs"), value(part)))
+        });
+        train.chain(valid).collect()
     }
 
     /// The largest id in share `part` of `parts` of the tokens of all sources; `None` where the share is empty. A
@@ -69,23 +117,29 @@ impl Feed {
     }
 }
 
-fn describe(split: &str, sources: &[Source], files: &[IndexedFile]) -> Vec<(String, String)> {
-    let weights: Vec<f64> = sources.iter().filter_map(|s| s.weight).collect();
-    let shares = normalize(&weights);
-    let one = |(i, file): (usize, &IndexedFile)| {
-        let key = |name: &str| format!("data.{split}[{i}].{name}");
-        let tokens = file.bin().len() / file.kind().size();
-        let mut pairs = vec![
-            (key("documents"), file.sequences().to_string()),
-            (key("tokens"), tokens.to_string()),
-            (key("idx"), short_hash(&[file.idx()])),
-            (key("bin"), short_hash(&[head(file.bin()), tail(file.bin())])),
-            (key("weight"), shares.get(i).map_or("none".to_string(), |w| w.to_string())),
-        ];
-        pairs.extend(file.mask().map(|mask| (key("mask"), mask.hash()[..16].to_string())));
-        pairs
-    };
-    files.iter().enumerate().flat_map(one).collect()
+/// The key of a stage's sources in a fingerprint.
+fn canonical(stage: usize) -> String {
+    if stage == 0 { "data.train".to_string() } else { format!("data.stage[{stage}].train") }
+}
+
+/// The fingerprint of a checkpoint, without keys that older programs wrote and that decide nothing any more: the weights
+/// of validation sets.
+pub fn comparable(saved: Vec<(String, String)>) -> Vec<(String, String)> {
+    let decides = |key: &str| !(key.starts_with("data.valid[") && key.ends_with("].weight"));
+    saved.into_iter().filter(|(key, _)| decides(key)).collect()
+}
+
+/// What tells one file from another.
+fn describe(file: &IndexedFile) -> Vec<(&'static str, String)> {
+    let tokens = file.bin().len() / file.kind().size();
+    let mut pairs = vec![
+        ("documents", file.sequences().to_string()),
+        ("tokens", tokens.to_string()),
+        ("idx", short_hash(&[file.idx()])),
+        ("bin", short_hash(&[head(file.bin()), tail(file.bin())])),
+    ];
+    pairs.extend(file.mask().map(|mask| ("mask", mask.hash()[..16].to_string())));
+    pairs
 }
 
 /// The first and the last mebibyte are enough to tell corpora apart without reading them whole.

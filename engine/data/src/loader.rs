@@ -45,4 +45,8 @@ impl Samples for Loader {
         assert_eq!(made, samples, "the samples that were read ahead and those asked for");
         batch
     }
+
+    fn text_bytes(&self, split: Split, batch: &MicroBatch) -> Option<u64> {
+        self.feed.text_bytes(split, batch)
+    }
 }

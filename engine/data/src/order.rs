@@ -145,6 +145,11 @@ impl SampleOrder {
     }
 }
 
+/// One epoch of `range`'s sequences.
+pub fn epoch(file: &IndexedFile, range: &Range<u32>, seq: u64) -> Result<Plan> {
+    Ok(plan(u64::from(range.end - range.start), tokens(file, range)?, seq, None))
+}
+
 /// The sequences of a split: `shares` cuts `0 .. sequences` at the rounded cumulative shares (the bookends of
 /// megatron-core; older versions differ). `None` where the split's share is zero.
 pub fn split_range(sequences: usize, shares: [f64; 3], split: usize) -> Option<Range<u32>> {

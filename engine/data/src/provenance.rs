@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::feed::Feed;
-use super::idx::IndexedFile;
 use super::meta::{self, Meta};
-use super::tokenizer::Identity;
+use super::tokenizer::{Identity, PieceBytes};
 use engine::config::Load;
 use engine::error::{Error, Result};
 
@@ -23,7 +22,7 @@ struct Origin {
 impl Feed {
     /// The tokenizer that made the training data, if all sources name the same one and its file is unchanged.
     pub fn tokenizer(&self) -> Option<PathBuf> {
-        let files = &self.files[..self.data.train.len()];
+        let files = &self.files[..self.sources.len()];
         let metas = files.iter().map(|file| Meta::read(file.prefix())).collect::<Option<Vec<_>>>()?;
         let first = metas.first()?;
         let same = metas.iter().all(|meta| meta.blake3 == first.blake3);
@@ -36,10 +35,11 @@ impl Feed {
         if self.data.allow_mixed_tokenizers {
             return Ok(());
         }
-        let (train, valid) = self.files.split_at(self.data.train.len());
-        let of = |key| move |(i, file): (usize, &IndexedFile)| Origin::of_source(&format!("{key}[{i}]"), file.prefix());
-        let sources = train.iter().enumerate().filter_map(of("data.train"));
-        let sources: Vec<Origin> = sources.chain(valid.iter().enumerate().filter_map(of("data.valid"))).collect();
+        let (train, valid) = self.files.split_at(self.sources.len());
+        let keys = self.sources.iter().map(|source| source.key.clone());
+        let keys = keys.chain((0..valid.len()).map(|i| format!("data.valid[{i}]")));
+        let files = keys.zip(train.iter().chain(valid));
+        let sources: Vec<Origin> = files.filter_map(|(key, file)| Origin::of_source(&key, file.prefix())).collect();
         let model = match load {
             Load::HuggingFace(folder) => Origin::of_model(folder),
             Load::Random => None,
@@ -54,6 +54,36 @@ impl Feed {
             None => Ok(()),
         }
     }
+}
+
+impl Feed {
+    /// For each validation set, the bytes that each id stands for, by the tokenizer that made it: the file that it
+    /// names, or the same tokenizer in one of `folders`. `None` where it is not known.
+    pub fn read_piece_bytes(&self, folders: &[PathBuf]) -> Vec<Option<PieceBytes>> {
+        let of_set = |prefix: &Path| {
+            let meta = Meta::read(prefix)?;
+            let named = meta.unchanged_tokenizer().map(PathBuf::from);
+            let path = named.or_else(|| folders.iter().find_map(|folder| same_tokenizer(&meta, folder)))?;
+            PieceBytes::of(&std::fs::read(path).ok()?).ok()
+        };
+        self.valid.iter().map(|valid| of_set(&valid.set.prefix)).collect()
+    }
+
+    /// Sets what [`Feed::read_piece_bytes`] returned, on this rank or on another.
+    pub fn set_piece_bytes(&mut self, tables: Vec<Option<PieceBytes>>) {
+        assert_eq!(tables.len(), self.valid.len(), "a table for each validation set");
+        self.valid.iter_mut().zip(tables).for_each(|(valid, table)| valid.bytes = table);
+    }
+}
+
+/// A file in `folder` with the tokenizer that `meta` identifies.
+fn same_tokenizer(meta: &Meta, folder: &Path) -> Option<PathBuf> {
+    let is_same = |path: &PathBuf| {
+        let Ok(bytes) = std::fs::read(path) else { return false };
+        let same = |identity: &Identity| Identity::of(&bytes).is_ok_and(|theirs| theirs.agrees(identity));
+        meta.blake3.as_ref() == Some(&meta::hash(&bytes)) || meta.identity.as_ref().is_some_and(same)
+    };
+    tokenizers(folder)?.into_iter().find(is_same)
 }
 
 impl Origin {
@@ -71,9 +101,7 @@ impl Origin {
 
     /// `None` where the folder has no tokenizer.
     fn of_model(folder: &Path) -> Option<Self> {
-        let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut paths: Vec<PathBuf> = entries.filter(|path| is_tokenizer(path)).collect();
-        paths.sort();
+        let paths = tokenizers(folder)?;
         let contents: Vec<Vec<u8>> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
         Some(Self {
             owner: format!("the model of train.load = \"hf:{}\"", folder.display()),
@@ -87,6 +115,14 @@ impl Origin {
         self.hashes.iter().any(|hash| other.hashes.contains(hash))
             || self.identities.iter().any(|a| other.identities.iter().any(|b| a.agrees(b)))
     }
+}
+
+/// The files of tokenizers in a folder, in the order of their names.
+fn tokenizers(folder: &Path) -> Option<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths: Vec<PathBuf> = entries.filter(|path| is_tokenizer(path)).collect();
+    paths.sort();
+    Some(paths)
 }
 
 fn is_tokenizer(path: &Path) -> bool {

@@ -195,7 +195,7 @@ fn keeping<A: Elem>(
     if config.train.eval_interval > 0 {
         // The first batch finds the all-gather of weights in flight, the second does not.
         trainer.config.train.eval_steps = config.train.eval_steps.min(2);
-        trainer.validate(&blank)?;
+        trainer.validate(&blank, 0)?;
         as_found(&trainer.b, "a validation");
     }
     let (usage, peak, log) = (trainer.b.usage(), trainer.b.peak(), trainer.b.log());

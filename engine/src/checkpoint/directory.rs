@@ -144,7 +144,11 @@ pub(super) fn clean(run: &Path) -> Result<()> {
         _ => {}
     }
     recover(&source::dir(run))?;
-    recover_in(&dir)
+    recover_in(&dir)?;
+    match (latest_name(run)?, &steps(run)?[..]) {
+        (None, &[only]) => set_latest(run, only),
+        _ => Ok(()),
+    }
 }
 
 /// Undoes every [`publish`] of a step's directory in `dir` that was killed before it was done.
@@ -155,10 +159,7 @@ pub(super) fn recover_in(dir: &Path) -> Result<()> {
             recover(&dir.join(step))?;
         }
     }
-    match (latest_name(run)?, &steps(run)?[..]) {
-        (None, &[only]) => set_latest(run, only),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Undoes a [`publish`] of `dir` that was killed before it was done.

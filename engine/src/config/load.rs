@@ -49,7 +49,7 @@ impl Config {
     /// Checks that the files that the configuration names exist, and that the weights fit the model. An error names the
     /// key.
     pub fn check_files(&self) -> Result<()> {
-        for (key, sources) in [("data.train", &self.data.train), ("data.valid", &self.data.valid)] {
+        for (key, sources) in self.data.lists() {
             for (i, source) in sources.iter().enumerate() {
                 check_source(source, &format!("{key}[{i}].prefix"))?;
             }

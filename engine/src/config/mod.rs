@@ -5,6 +5,7 @@ mod achieved;
 mod changes;
 mod check;
 mod cluster;
+mod data;
 mod document;
 pub mod hf;
 mod layout;
@@ -21,13 +22,14 @@ mod tests;
 
 pub use achieved::{Achieved, Overlap, Software};
 pub use cluster::Cluster;
+pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use model::{Architecture, Layer, Llama3, MlpKind, Model, RopeScaling};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
-    Axis, BackendKind, Checkpoint, Data, DecayShape, Load, MOST_RANKS, Optimizer, Order, Parallel, Precision,
-    Recompute, Report, Schedule, Source, Train,
+    Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Optimizer, Parallel, Precision, Recompute, Report,
+    Schedule, Train,
 };
 
 use crate::error::{Error, Result};
@@ -99,6 +101,9 @@ impl Config {
         if train.eval_interval > 0 && data.valid.is_empty() && data.split[1] == 0.0 {
             let remedy = "there is no validation data; name data.valid, or give data.split a second share";
             return Err(at.bad("train.eval_interval", train.eval_interval, remedy));
+        }
+        if train.eval_interval > 0 {
+            data.check_valid_names(at)?;
         }
         let checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
         let report = or(all_defaults()).apply(&file.field("report"))?;

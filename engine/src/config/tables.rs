@@ -13,11 +13,9 @@ use toml::Value;
 
 /// A larger number of samples in a step is a typing error.
 const MOST_SAMPLES: u64 = 1 << 22;
-const MOST_STEPS: u64 = 1 << 40;
+pub(super) const MOST_STEPS: u64 = 1 << 40;
 /// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
-/// Megatron-LM's blend stores the index of a source in 16 bits.
-const MOST_SOURCES: usize = 32_766;
 
 section! {
     /// The `[train]` table: batch sizes, steps, precision and where the weights come from.
@@ -274,69 +272,6 @@ impl Read for [f64; 2] {
 impl Write for [f64; 2] {
     fn write(&self) -> Option<Value> {
         self.to_vec().write()
-    }
-}
-
-section! {
-    pub struct Data {
-        pub train: Vec<Source> = need("train = [ { prefix = \"data/text\" } ]")
-            .must("must name a source, as [ { prefix = \"data/text\" } ]", |train: &Vec<Source>| !train.is_empty()),
-        pub valid: Vec<Source> = or(vec![]),
-        /// Shares of train, validation and test, as given.
-        pub split: [f64; 3] = or([1.0, 0.0, 0.0]),
-        pub order: Order = or(Order::Megatron),
-        pub mask_document_boundaries: bool = or(false),
-        /// Whether sources may be made by different tokenizers, or by another one than the model's.
-        pub allow_mixed_tokenizers: bool = or(false),
-    }
-}
-
-section! {
-    /// One pair of `.bin` / `.idx` files and its weight in the mixture, `None` if the user gave none.
-    pub struct Source {
-        pub prefix: PathBuf = need("prefix = \"data/text\""),
-        pub weight: Option<f64> = optional().real("must be positive; leave out a source without weight", |x| x > 0.0),
-    }
-}
-
-impl Data {
-    pub(super) fn check(&self, at: &Origins) -> Result<()> {
-        for (key, sources) in [("data.train", &self.train), ("data.valid", &self.valid)] {
-            if sources.len() > MOST_SOURCES {
-                let remedy = format!("must be at most {MOST_SOURCES}");
-                return Err(at.bad(key, format!("{} sources", sources.len()), remedy));
-            }
-            let weighted = sources.iter().any(|source| source.weight.is_some());
-            if let Some(first) = sources.iter().position(|source| weighted && source.weight.is_none()) {
-                return Err(at.missing(&format!("{key}[{first}].weight"), "give every source a weight, or none"));
-            }
-        }
-        Ok(())
-    }
-}
-
-named! {
-    pub enum Order {
-        Megatron = "megatron",
-        Sequential = "sequential",
-    }
-}
-
-/// Shares of train, validation and test in Megatron's spelling: "949,50,1".
-impl Text for [f64; 3] {
-    fn parse(text: &str) -> std::result::Result<Self, String> {
-        let parts: Option<Vec<f64>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
-        let parts = parts.filter(|parts| parts.iter().all(|share| share.is_finite() && *share >= 0.0));
-        match parts.as_deref() {
-            Some(&[train, valid, test]) if train > 0.0 && (train + valid + test).is_finite() => {
-                Ok([train, valid, test])
-            }
-            _ => Err("must be three shares, none negative, the first positive, as \"949,50,1\"".to_string()),
-        }
-    }
-
-    fn text(&self) -> String {
-        self.map(|share| share.to_string()).join(",")
     }
 }
 

@@ -167,11 +167,14 @@ fn defaults_are_as_documented() {
         clip_grad: 1.0,
     };
     assert_eq!(config.optimizer, optimizer);
-    let source = Source { prefix: "data/text".into(), weight: None };
+    let source = entry("data/text", None);
     let (valid, split, order) = (vec![], [1.0, 0.0, 0.0], Order::Megatron);
     let (mask_document_boundaries, allow_mixed_tokenizers) = (false, false);
-    let train = vec![source];
-    assert_eq!(config.data, Data { train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers });
+    let (stage, train) = (vec![], vec![source]);
+    assert_eq!(
+        config.data,
+        Data { stage, train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers }
+    );
     let (dir, interval, at_end, keep, export_interval) = ("runs/tiny".into(), 0, true, None, 0);
     assert_eq!(config.checkpoint, Checkpoint { dir, interval, at_end, keep, export_interval });
     assert_eq!(config.report, Report { peak_tflops: None, interval: None });
@@ -198,12 +201,16 @@ fn every_key_is_taken() {
     let o = &config.optimizer;
     assert_eq!((o.schedule, o.decay_steps, o.decay_shape), (Schedule::Wsd, Some(20), Some(DecayShape::OneMinusSqrt)));
     assert_eq!(o.betas, [0.8, 0.99]);
-    assert_eq!(config.data.train[1], Source { prefix: "data/\"en\"".into(), weight: Some(7.0) });
+    assert_eq!(config.data.train[1], entry("data/\"en\"", Some(7.0)));
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
     assert_eq!(
         (config.checkpoint.keep, config.report),
         (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0) })
     );
+}
+
+fn entry(prefix: &str, weight: Option<f64>) -> Source {
+    Source { prefix: prefix.into(), weight, name: None, max_epochs: None, pack: false }
 }
 
 #[test]
@@ -224,7 +231,7 @@ fn flags_override_the_file() {
     assert_eq!(config.train.load, Load::HuggingFace("/x".into()));
     assert_eq!((config.checkpoint.dir, config.report.peak_tflops), ("2024-01-01".into(), Some(1.5)));
     assert_eq!(config.model.rope_scaling, RopeScaling::Default);
-    assert_eq!(config.data.train, [Source { prefix: "b".into(), weight: None }]);
+    assert_eq!(config.data.train, [entry("b", None)]);
 }
 
 #[test]

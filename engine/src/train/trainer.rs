@@ -18,6 +18,7 @@ use crate::train::clock::Clock;
 use crate::train::lr::learning_rate;
 use crate::train::optim::{Optim, Ownership};
 use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -33,6 +34,36 @@ pub struct StepStats {
     pub lr: f64,
     /// Counted targets of the step.
     pub loss_tokens: u64,
+}
+
+/// The sums of a validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Validated {
+    /// Over the counted targets of all ranks.
+    pub nats: f64,
+    /// This rank's share of the counted targets; the shares of all ranks add up to all targets.
+    pub counted: Counted,
+}
+
+/// Counted targets. Integers, so that their sum over ranks is exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub tokens: u64,
+    /// The bytes of text that they stand for; `None` where the tokenizer is unknown.
+    pub bytes: Option<u64>,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Counted { tokens: 0, bytes: Some(0) }
+    }
+}
+
+impl Counted {
+    pub fn add(&mut self, other: Counted) {
+        self.tokens += other.tokens;
+        self.bytes = self.bytes.zip(other.bytes).map(|(a, b)| a + b);
+    }
 }
 
 /// A step that was enqueued; the copy of its results to the host is in flight.
@@ -171,22 +202,34 @@ impl<B: Backend> Trainer<B> {
         Ok((grads, totals))
     }
 
-    /// Mean loss over `eval_steps` global batches of the validation set.
-    pub fn validate(&mut self, data: &dyn Samples) -> Result<f64> {
-        let mut totals = zeros(&self.b);
+    /// The loss over the next `eval_steps` global batches of the validation set of this index.
+    pub fn validate(&mut self, data: &dyn Samples, set: usize) -> Result<Validated> {
+        let (mut totals, split) = (zeros(&self.b), Split::Valid(set));
         let schedule = schedule::forward_only(self.rank_layout.stage, &self.rank_layout.pipe);
-        // Each validation takes the next batches of the split, as Megatron-LM's does.
+        // Each validation takes the next batches of the set, as Megatron-LM's does.
         let validations_before = self.step.saturating_sub(1) / self.config.train.eval_interval;
         let first = validations_before * self.config.train.eval_steps;
+        let mut counted = Counted::default();
         for batch in first..first + self.config.train.eval_steps {
             let (rank_layout, config) = (&self.rank_layout, &self.config);
-            let batch = |mb| data.micro_batch(Split::Valid, rank_layout.samples(config, batch, mb));
+            let mut read = BTreeSet::new();
+            let batch = |mb| {
+                let batch = data.micro_batch(split, rank_layout.samples(config, batch, mb))?;
+                // With several chunks of layers, a stage reads each micro-batch several times.
+                if read.insert(mb) {
+                    counted.add(Counted { tokens: batch.counted(), bytes: data.text_bytes(split, &batch) });
+                }
+                Ok(batch)
+            };
             pipeline::evaluate(&self.b, &schedule, &mut self.stage, &mut self.comm, &mut totals, batch)?;
         }
         self.count_once_per_tp(&mut totals);
         let totals = self.b.copy_to_host_async(&self.world.all_reduce(&self.b, totals).wait());
         let totals = self.b.wait_host(totals).map_err(|fault| faulty(self.step, fault))?;
-        Ok(totals[Total::Loss as usize] as f64 / totals[Total::Weight as usize] as f64)
+        // The tensor-parallel ranks and the stages of a replica read the same samples; one of them counts.
+        let counts = (self.rank_layout.tp.0, self.rank_layout.stage) == (0, 0);
+        let counted = if counts { counted } else { Counted::default() };
+        Ok(Validated { nats: totals[Total::Loss as usize] as f64, counted })
     }
 
     /// All tensor-parallel ranks have the totals of the same rows, so that only those of the first rank are summed.

@@ -1,18 +1,16 @@
 //! `swallow-engine data`: makes token files, shows them and checks them.
 
+mod preview;
+
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use comfy_table::{CellAlignment, Table, presets};
+use clap::{Args as ClapArgs, Subcommand};
 use data::check::{Limits, check};
-use data::feed::{Feed, Split};
 use data::idx::IndexedFile;
 use data::meta::Meta;
 use data::tokenize::{Job, tokenize};
 use data::tokenizer::{Special, Tokenizer};
-use engine::batch::Samples;
-use engine::config::Config;
 use engine::error::{Error, Result, counted};
 
 use super::texts::TextFlags;
@@ -39,7 +37,7 @@ enum Command {
     /// Show tokens, epochs and share of every source, before a run
     #[command(after_help = "Examples:\n  swallow-engine data preview --config configs/swallow-7b.toml\n  \
         swallow-engine data preview --config run.toml --samples 3")]
-    Preview(Preview),
+    Preview(preview::Args),
 }
 
 const TOKENIZE_HELP: &str = "\
@@ -110,48 +108,12 @@ struct Check {
     vocab_size: Option<u64>,
 }
 
-#[derive(ClapArgs, Debug)]
-struct Preview {
-    /// The run's configuration (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Replace one key, such as train.steps=100
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Print this many samples as JSON lines instead of the table: number, source, pieces [document, offset, tokens],
-    /// ids
-    #[arg(long, value_name = "N")]
-    samples: Option<u64>,
-    /// Show only this split [default: the table has both, the samples are of train]
-    #[arg(long, value_enum)]
-    split: Option<WhichSplit>,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum WhichSplit {
-    Train,
-    Valid,
-}
-
-impl WhichSplit {
-    fn of_run(self, feed: &Feed) -> Result<Split> {
-        let split = match self {
-            WhichSplit::Train => Split::Train,
-            WhichSplit::Valid => Split::Valid,
-        };
-        match feed.sources().iter().any(|source| source.split == split) {
-            true => Ok(split),
-            false => Err(Error::user("--split valid: the run never validates (train.eval_interval = 0)")),
-        }
-    }
-}
-
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Tokenize(args) => run_tokenize(args),
         Command::Inspect(args) => inspect(args),
         Command::Check(args) => run_check(args),
-        Command::Preview(args) => preview(args),
+        Command::Preview(args) => preview::preview(args),
     }
 }
 
@@ -257,66 +219,4 @@ fn run_check(args: Check) -> Result<()> {
         report.kind,
         report.largest_id.map_or("none".to_string(), |id| id.to_string())
     ))
-}
-
-fn preview(args: Preview) -> Result<()> {
-    let config = Config::load(&args.config, &args.set)?;
-    let feed = Feed::open(&config)?;
-    feed.check_tokenizers(&config.train.load)?;
-    let split = args.split.map(|split| split.of_run(&feed)).transpose()?;
-    match args.samples {
-        Some(n) => print_samples(&config, &feed, split.unwrap_or(Split::Train), n),
-        None => print_sources(&config, &feed, split),
-    }
-}
-
-/// Only the sources of the split `only`, where it is given.
-fn print_sources(config: &Config, feed: &Feed, only: Option<Split>) -> Result<()> {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["split", "source", "documents", "tokens", "samples taken", "share", "epochs"]);
-    for source in feed.sources().into_iter().filter(|source| only.is_none_or(|split| source.split == split)) {
-        table.add_row([
-            format!("{:?}", source.split).to_lowercase(),
-            source.prefix.display().to_string(),
-            source.plan.documents.to_string(),
-            source.plan.tokens.to_string(),
-            source.samples.to_string(),
-            format!("{:.2} %", 100.0 * source.share),
-            format!("{:.3}", source.epochs),
-        ]);
-    }
-    table.column_iter_mut().skip(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    let train = &config.train;
-    or_broken_pipe(writeln!(
-        std::io::stdout(),
-        "{table}\n{} steps of {} samples of {} tokens: {} tokens",
-        train.steps,
-        train.global_batch_size,
-        train.seq_length,
-        u128::from(train.steps) * (train.global_batch_size * train.seq_length) as u128
-    ))
-}
-
-fn print_samples(config: &Config, feed: &Feed, split: Split, n: u64) -> Result<()> {
-    let key = match split {
-        Split::Train => "data.train",
-        Split::Valid => "data.valid",
-    };
-    let of_split: Vec<_> = feed.sources().into_iter().filter(|s| s.split == split).collect();
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for sample in 0..n.min(feed.samples(split)) {
-        let (source, pieces) = feed.places(split, sample..sample + 1)?.remove(0);
-        let batch = feed.micro_batch(split, sample..sample + 1)?;
-        let mut ids = batch.ids;
-        ids.extend(batch.targets.last());
-        assert_eq!(ids.len(), config.train.seq_length + 1);
-        let pieces: Vec<_> = pieces.iter().map(|p| (p.document, p.offset, p.count)).collect();
-        let line = serde_json::json!({
-            "sample": sample, "source": format!("{key}[{source}]"),
-            "prefix": of_split[source].prefix.display().to_string(), "pieces": pieces, "ids": ids,
-        });
-        or_broken_pipe(writeln!(out, "{line}"))?;
-    }
-    or_broken_pipe(out.flush())
 }

@@ -10,7 +10,7 @@ use crate::ranks_of_mpirun;
 use crate::table::render;
 use cuda::backend::CudaScratch;
 use engine::backend::Op;
-use engine::config::{Axis, BackendKind, Cluster, Config, Named, Precision, Ranks, ranks_used};
+use engine::config::{Axis, BackendKind, Cluster, Config, Named, Precision, Ranks, TrainStage, ranks_used};
 use engine::cpu::CpuScratch;
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
@@ -35,6 +35,7 @@ pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Pa
     let rows = rows(&config, &mesh, &rules)?;
     let text = [
         head(path, &config, &mesh, precision),
+        stages(&config),
         memory(&rows, &mesh),
         traffic(&rows, &mesh),
         ops(&rows, &mesh),
@@ -109,6 +110,25 @@ fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> Stri
         config.train.seq_length,
         split::describe(&layers_of_chunks(config), pp, &costs)
     )
+}
+
+/// The stages of training, where there are several, and notes about the data.
+fn stages(config: &Config) -> String {
+    let (steps, mut start) = (config.train.steps, 0);
+    let stages = config.data.stages();
+    let line = |stage: &TrainStage| {
+        let end = stage.until_step.unwrap_or(steps).min(steps);
+        let first = std::mem::replace(&mut start, end) + 1;
+        let sources = stage.sources.iter().map(|source| source.prefix.display().to_string());
+        let reached = if first > end { "not reached".to_string() } else { format!("steps {first} to {end}") };
+        format!(
+            "{}: {reached}, from {}\n",
+            stage.key().trim_end_matches(".train"),
+            sources.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let lines: Vec<String> = stages.iter().filter(|stage| stage.number.is_some()).map(line).collect();
+    lines.into_iter().chain(config.data.notes(steps).iter().map(|note| format!("note: {note}\n"))).collect()
 }
 
 fn memory(rows: &[Row], mesh: &Mesh) -> String {

@@ -1,5 +1,6 @@
 //! `train`: everything up to the first step, on which all ranks agree, and then the training loop (`run.rs`).
 
+use crate::agreement::from_first;
 use crate::memory::{self, Taken};
 use crate::progress::Waiting;
 use crate::resume::{self, Resume};
@@ -9,7 +10,7 @@ use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
 use engine::backend::Backend;
 use engine::checkpoint;
-use engine::config::{BackendKind, Config, Precision, Ranks};
+use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
@@ -78,7 +79,8 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     assign_ranks(world, &mesh);
     let comm = world.comm();
     let chosen = choose_backend(&config, comm)?;
-    let feed = open_data(&config, comm)?;
+    let mut feed = open_data(&config, comm)?;
+    learn_bytes(&mut feed, &config, comm);
     let dir = lock_run_dir(&config, comm)?;
     let ranks = Rc::new(comm.split(0, comm.rank()));
     let start = Start { args: &args, world, ranks, config, feed, dir };
@@ -162,6 +164,9 @@ fn print_layout(config: &Config, mesh: &Mesh) {
         let (dir, run) = (dir.display(), config.checkpoint.dir.display());
         eprintln!("note: model.hf = {dir}: there is no config.json in this directory; using the model of {run}");
     }
+    for note in config.data.notes(config.train.steps) {
+        eprintln!("note: {note}");
+    }
     let stages = config.parallel.pipeline;
     if stages > 1 {
         let costs = split::Costs::of(&config.model, config.train.seq_length);
@@ -189,6 +194,18 @@ pub fn open_data(config: &Config, comm: &Comm) -> Result<Feed> {
     comm.agree(check_ids(&feed, config, comm))?;
     drop(waiting);
     Ok(feed)
+}
+
+/// All ranks learn from rank 0 which bytes the ids of each validation set stand for, since the tokenizers may be on its
+/// node alone. Collective.
+fn learn_bytes(feed: &mut Feed, config: &Config, comm: &Comm) {
+    let model = match &config.train.load {
+        Load::HuggingFace(folder) => Some(folder.clone()),
+        Load::Random => None,
+    };
+    let folders: Vec<PathBuf> = model.into_iter().chain([config.checkpoint.dir.join("source")]).collect();
+    let mine = if comm.rank() == 0 { feed.read_piece_bytes(&folders) } else { Vec::new() };
+    feed.set_piece_bytes(from_first(comm, &mine));
 }
 
 /// Rank 0 locks the run's directory and removes what dead processes left there. Collective.

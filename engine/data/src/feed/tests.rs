@@ -1,6 +1,8 @@
 //! Mixtures, splits, document starts, and the errors for data that does not fit the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+mod staged;
 
 use super::super::idx::TokenKind;
 use super::super::writer::IndexWriter;
@@ -18,12 +20,17 @@ fn source(folder: &Path, name: &str, lengths: &[usize], first: u32, weight: Opti
         next += length as u32;
     }
     writer.finish().unwrap();
-    Source { prefix, weight }
+    entry(prefix, weight)
+}
+
+fn entry(prefix: impl Into<PathBuf>, weight: Option<f64>) -> Source {
+    Source { prefix: prefix.into(), weight, name: None, max_epochs: None, pack: false }
 }
 
 /// Two samples of four tokens a step, five steps.
 fn config(train: Vec<Source>, order: Order) -> Config {
     let data = Data {
+        stage: vec![],
         train,
         valid: vec![],
         split: [1.0, 0.0, 0.0],
@@ -145,7 +152,7 @@ fn splits_share_the_documents() {
     config.train.eval_interval = 2;
     let feed = Feed::open(&config).unwrap();
     // (5 / 2 + 1) validations of one batch of two.
-    let valid = feed.micro_batch(Split::Valid, 0..6).unwrap();
+    let valid = feed.micro_batch(Split::Valid(0), 0..6).unwrap();
     assert!(valid.ids.iter().all(|&id| (80..100).contains(&id)));
     let train = feed.micro_batch(Split::Train, 0..10).unwrap();
     assert!(train.ids.iter().all(|&id| id < 80));
@@ -153,7 +160,7 @@ fn splits_share_the_documents() {
     assert!(refusal(&config).contains("data.split = \"1,0,0\""));
     config.data.valid = vec![source(folder.path(), "v", &[50], 500, None)];
     let feed = Feed::open(&config).unwrap();
-    assert!(feed.micro_batch(Split::Valid, 0..1).unwrap().ids[0] >= 500);
+    assert!(feed.micro_batch(Split::Valid(0), 0..1).unwrap().ids[0] >= 500);
     assert_eq!(feed.sources()[0].plan.documents, 10, "with its own sources for validation, training takes all");
 }
 
@@ -208,7 +215,7 @@ fn the_fingerprint_sees_what_matters() {
     let two = |w: [f64; 2], tokens: u32| {
         let a = source(folder.path(), "a", &[30, 5], 0, Some(w[0]));
         let b = source(folder.path(), "b", &[15], tokens, Some(w[1]));
-        Feed::open(&config(vec![a, b], Order::Megatron)).unwrap().fingerprint()
+        Feed::open(&config(vec![a, b], Order::Megatron)).unwrap().fingerprint(5)
     };
     let first = two([0.9, 0.1], 1000);
     assert_eq!(first, two([90.0, 10.0], 1000), "the same shares");
@@ -249,7 +256,7 @@ fn a_negative_id_is_named() {
 
 #[test]
 fn a_source_that_a_node_lacks_is_named_with_its_key() {
-    let absent = Source { prefix: "/nowhere/ja".into(), weight: None };
+    let absent = entry("/nowhere/ja", None);
     let error = refusal(&config(vec![absent], Order::Sequential));
     assert_eq!(
         error,

@@ -31,7 +31,7 @@ struct Model {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Vocabulary {
+pub(super) enum Vocabulary {
     Ids(HashMap<String, u32>),
     Scores(Vec<(String, f32)>),
 }

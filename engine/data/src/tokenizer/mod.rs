@@ -7,6 +7,7 @@ mod extension;
 mod hf;
 mod identity;
 mod model;
+mod piece_bytes;
 mod spm;
 pub mod train;
 
@@ -16,6 +17,7 @@ use super::budget::Budget;
 use engine::error::{Error, Result};
 pub use extension::Extension;
 pub use identity::Identity;
+pub use piece_bytes::PieceBytes;
 
 /// Files above this are not read as a tokenizer.
 const LARGEST: u64 = 1 << 30;

@@ -44,7 +44,12 @@ pub fn over_steps(e: &Efficiency, run: &Run) -> Section {
 }
 
 pub fn line(run: &Run, of: impl Fn(&StepRecord) -> f64) -> Vec<Bucket> {
-    buckets(run.steps.records.iter().map(|step| (step.step, of(step))), POINTS)
+    line_of(run.steps.records.iter().map(|step| (step.step, of(step))))
+}
+
+/// The line through these steps and values.
+pub fn line_of(points: impl IntoIterator<Item = (u64, f64)>) -> Vec<Bucket> {
+    buckets(points, POINTS)
 }
 
 pub fn curve(title: impl Into<String>, caption: impl Into<String>, curve: Curve) -> Chart {

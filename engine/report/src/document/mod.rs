@@ -6,6 +6,7 @@ mod compare;
 mod head;
 pub mod number;
 mod ranks;
+mod validation;
 
 use super::efficiency::Efficiency;
 use super::records::timeline::{Activity, Timeline};
@@ -116,10 +117,17 @@ pub enum Tone {
     This,
     /// A second line, or the line of the other run.
     Other,
+    /// Validation sets.
+    SetA,
+    SetB,
+    SetC,
+    SetD,
+    SetE,
+    SetF,
 }
 
 impl Tone {
-    pub const ALL: [(Tone, &'static str); 8] = [
+    pub const ALL: [(Tone, &'static str); 14] = [
         (Tone::Forward, "forward"),
         (Tone::Backward, "backward"),
         (Tone::Optimizer, "optimizer"),
@@ -128,6 +136,12 @@ impl Tone {
         (Tone::Data, "data"),
         (Tone::This, "this"),
         (Tone::Other, "other"),
+        (Tone::SetA, "set-a"),
+        (Tone::SetB, "set-b"),
+        (Tone::SetC, "set-c"),
+        (Tone::SetD, "set-d"),
+        (Tone::SetE, "set-e"),
+        (Tone::SetF, "set-f"),
     ];
 
     /// Its name in the style sheet.
@@ -158,9 +172,9 @@ impl Tone {
 impl Document {
     /// `other`: the run that `efficiency` is compared with.
     pub fn of(efficiency: &Efficiency, run: &Run, other: Option<&Run>) -> Document {
-        let mut sections = vec![
-            head::setup(efficiency),
-            charts::over_steps(efficiency, run),
+        let mut sections = vec![head::setup(efficiency), charts::over_steps(efficiency, run)];
+        sections.extend(validation::by_set(efficiency, run));
+        sections.extend([
             charts::pipeline(efficiency, run),
             ranks::time(efficiency),
             ranks::waits(efficiency),
@@ -168,7 +182,7 @@ impl Document {
             ranks::memory(efficiency, run),
             compare::plan(efficiency, run),
             compare::formulas(efficiency),
-        ];
+        ]);
         sections.extend(other.and_then(|other| compare::runs(efficiency, run, other)));
         Document {
             title: format!("Efficiency of {}", efficiency.run),

@@ -13,11 +13,13 @@ pub use setup::Setup;
 pub use speed::{ByFormula, Peak, Speed, per_token, steady};
 pub use time::{Bubble, PhaseTime, Slow, Time, WaitTime, mean};
 
+use super::records::metrics::SetRecord;
 use super::run::Run;
 use engine::config::Named;
 use engine::error::counted;
 use engine::model::flops::Formula;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The fields of `efficiency.json`, in this order.
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +52,16 @@ pub struct Done {
     pub loss: f64,
     /// The step and the value of the newest validation loss.
     pub valid_loss: Option<(u64, f64)>,
+    /// The first and the last validation of each set, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub valid: BTreeMap<String, SetChange>,
+}
+
+/// The step and the loss of two validations of a set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SetChange {
+    pub first: (u64, SetRecord),
+    pub last: (u64, SetRecord),
 }
 
 impl Efficiency {
@@ -97,8 +109,20 @@ impl Done {
             tokens: last.consumed_samples.saturating_mul(train.seq_length as u64),
             loss: last.loss,
             valid_loss: validated,
+            valid: changes(run),
         }
     }
+}
+
+fn changes(run: &Run) -> BTreeMap<String, SetChange> {
+    let mut changes: BTreeMap<String, SetChange> = BTreeMap::new();
+    let sets = run.steps.records.iter().flat_map(|step| step.valid.iter().map(|(name, set)| (name, (step.step, set))));
+    for (name, (step, set)) in sets {
+        let now = || (step, set.clone());
+        let change = changes.entry(name.clone()).or_insert_with(|| SetChange { first: now(), last: now() });
+        change.last = now();
+    }
+    changes
 }
 
 fn notes(run: &Run, speed: &Speed) -> Vec<String> {

@@ -6,7 +6,7 @@ use crate::records::Found;
 use crate::records::jsonl::Lines;
 use crate::records::machine::Machine;
 use crate::records::memory::{Bytes, Memory, RankMemory};
-use crate::records::metrics::StepRecord;
+use crate::records::metrics::{SetRecord, StepRecord};
 use crate::records::plan::Plan;
 use crate::records::ranks::Sample;
 use crate::records::settings::settings;
@@ -286,4 +286,24 @@ fn a_document_is_complete_whatever_is_missing() {
     assert!(text.contains("Note: `memory.json` is ignored: it lists 2 ranks\n"), "{text}");
     assert!(html.contains("no data") && json.contains("\"time\":null"));
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+}
+
+/// English is forgotten while Japanese is learned: both have a curve, a row and their numbers.
+#[test]
+fn each_validation_set_has_its_curve() {
+    let mut run = run();
+    let set = |loss, bits_per_byte| SetRecord { loss, bits_per_byte, loss_tokens: 64 };
+    for (step, ja, en) in [(2, 5.0, 3.0), (4, 4.0, 3.5)] {
+        let valid = [("en".to_string(), set(en, None)), ("ja <b>".to_string(), set(ja, Some(ja / 2.0)))];
+        run.steps.records[step - 1].valid = valid.into();
+    }
+    let e = Efficiency::of(&run, None);
+    let en = SetChange { first: (2, set(3.0, None)), last: (4, set(3.5, None)) };
+    assert_eq!(e.done.valid["en"], en);
+    let document = Document::of(&e, &run, None);
+    let (text, html) = (markdown::write(&document), page::write(&document));
+    assert!(text.contains("| en | 2 | 3.0000 | unknown | 4 | 3.5000 | unknown | +0.5000 |"), "{text}");
+    assert!(text.contains("| ja &lt;b> | 2 | 5.0000 | 2.5000 | 4 | 4.0000 | 2.0000 | -1.0000 |"), "{text}");
+    assert!(text.contains("Charts in the HTML report: Validation loss; Bits per byte."), "{text}");
+    assert!(html.contains("ja &lt;b&gt;") && html.contains("key-set-a") && html.contains("key-set-b"));
 }

@@ -46,9 +46,24 @@ pub struct StepRecord {
     /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
-    /// Nats per counted target on the validation data, where the step was followed by a validation.
+    /// Nats per counted target of all validation sets, where the step was followed by a validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
+    /// The loss on each validation set, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub valid: BTreeMap<String, SetRecord>,
+}
+
+/// The loss on one validation set.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SetRecord {
+    /// Nats per counted target; NaN where none counts.
+    #[serde(deserialize_with = "number_or_null")]
+    pub loss: f64,
+    /// Bits per byte of the text that the counted targets stand for; `None` where the tokenizer is unknown.
+    pub bits_per_byte: Option<f64>,
+    /// The targets that count in the loss, over all ranks.
+    pub loss_tokens: u64,
 }
 
 fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
@@ -112,6 +127,11 @@ mod tests {
         assert_eq!(keys(&r), promised);
         r.valid_loss = Some(2.0);
         assert_eq!(keys(&r), format!("{promised} valid_loss"));
+        r.valid.insert("ja".into(), SetRecord { loss: 2.5, bits_per_byte: None, loss_tokens: 7 });
+        assert_eq!(keys(&r), format!("{promised} valid_loss valid"));
+        let value = serde_json::to_value(&r).unwrap();
+        assert_eq!(value["valid"]["ja"].to_string(), r#"{"loss":2.5,"bits_per_byte":null,"loss_tokens":7}"#);
+        assert_eq!(serde_json::from_value::<StepRecord>(value).unwrap(), r);
     }
 
     #[test]

@@ -98,10 +98,13 @@ fn step_event(record: &StepRecord, wall_time: f64) -> Event {
         ("tflops_full", Some(record.tflops_full)),
         ("valid_loss", record.valid_loss),
     ];
-    let value = |(tag, number): (&str, Option<f64>)| {
-        number.map(|number| Value { tag: tag.into(), simple_value: Some(number as f32) })
-    };
-    let summary = Summary { value: scalars.into_iter().filter_map(value).collect() };
+    let scalars = scalars.into_iter().map(|(tag, number)| (tag.to_string(), number));
+    let sets = record.valid.iter().flat_map(|(name, set)| {
+        [(format!("valid_loss/{name}"), Some(set.loss)), (format!("valid_bits_per_byte/{name}"), set.bits_per_byte)]
+    });
+    let value =
+        |(tag, number): (String, Option<f64>)| number.map(|number| Value { tag, simple_value: Some(number as f32) });
+    let summary = Summary { value: scalars.chain(sets).filter_map(value).collect() };
     Event { wall_time, step: record.step as i64, summary: Some(summary), ..Default::default() }
 }
 
@@ -131,6 +134,7 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::metrics::SetRecord;
     use prost::Message;
 
     fn bytes(hex: &str) -> Vec<u8> {
@@ -177,7 +181,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = EventLog::create(dir.path(), 41).unwrap();
         log.append(&StepRecord { step: 41, loss: 2.5, ..Default::default() }).unwrap();
-        log.append(&StepRecord { step: 42, loss: f64::NAN, valid_loss: Some(3.0), ..Default::default() }).unwrap();
+        let mut last = StepRecord { step: 42, loss: f64::NAN, valid_loss: Some(3.0), ..Default::default() };
+        let set = |loss, bits_per_byte| SetRecord { loss, bits_per_byte, loss_tokens: 8 };
+        last.valid = [("en".into(), set(2.0, None)), ("ja".into(), set(4.0, Some(1.5)))].into();
+        log.append(&last).unwrap();
 
         let name = log.path.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with("events.out.tfevents."), "{name}");
@@ -194,7 +201,9 @@ mod tests {
         assert_eq!(scalars(&events[2])[0], ("loss".into(), 2.5));
         assert_eq!(scalars(&events[2]).len(), 6);
         assert!(scalars(&events[3])[0].1.is_nan());
-        assert_eq!(scalars(&events[3])[6], ("valid_loss".into(), 3.0));
+        let valid =
+            [("valid_loss", 3.0), ("valid_loss/en", 2.0), ("valid_loss/ja", 4.0), ("valid_bits_per_byte/ja", 1.5)];
+        assert_eq!(scalars(&events[3])[6..], valid.map(|(tag, number)| (tag.to_string(), number)));
         assert_eq!(events.len(), 4);
     }
 }
