@@ -44,13 +44,17 @@ fn tensor_and_pipeline_parallel() {
     layout(4, &[("tensor", 2), ("pipeline", 2)]);
 }
 
-/// Targets that do not count, at every way to split the work.
+/// The cases in which targets do not count: by a mask, and by packing too.
+const MASKED: [&str; 2] = ["loss_mask", "packed"];
+
 #[test]
-fn a_loss_mask_at_tensor_and_pipeline_parallel() {
-    follows("loss_mask", 4, &F32, |c| {
-        set(c, "parallel.tensor", 2);
-        set(c, "parallel.pipeline", 2);
-    });
+fn masks_at_tensor_and_pipeline_parallel() {
+    for case in MASKED {
+        follows(case, 4, &F32, |c| {
+            set(c, "parallel.tensor", 2);
+            set(c, "parallel.pipeline", 2);
+        });
+    }
 }
 
 /// Every rank finds the stage of a sample by itself.
@@ -149,11 +153,11 @@ mod exhaustive {
     }
 
     #[test]
-    fn a_loss_mask_at_other_layouts() {
+    fn masks_at_other_layouts() {
         let layouts: [(usize, &[(&str, i64)]); 3] =
             [(2, &[("virtual_pipeline", 2), ("pipeline", 2)]), (4, &[("tensor", 4)]), (4, &[("pipeline", 2)])];
-        for (ranks, degrees) in layouts {
-            follows("loss_mask", ranks, &F32, |c| {
+        for (case, (ranks, degrees)) in MASKED.iter().flat_map(|case| layouts.map(|layout| (case, layout))) {
+            follows(case, ranks, &F32, |c| {
                 degrees.iter().for_each(|(key, degree)| set(c, &format!("parallel.{key}"), *degree));
             });
         }

@@ -50,7 +50,9 @@ impl Case {
     pub fn config(&self, run: &Path) -> Table {
         let mut config: Table = serde_json::from_value(self.expected["config"].clone()).unwrap();
         let path = |name: &str| Toml::from(self.dir.join(name).to_str().unwrap());
-        let source = |name: &str| Toml::from(vec![Toml::from(Table::from_iter([("prefix".to_string(), path(name))]))]);
+        let pack = Toml::from(self.expected["pack"] == true);
+        let keys = |name: &str| [("prefix".to_string(), path(name)), ("pack".to_string(), pack.clone())];
+        let source = |name: &str| Toml::from(vec![Toml::from(Table::from_iter(keys(name)))]);
         set(&mut config, "model.hf", path("init"));
         set(&mut config, "train.load", format!("hf:{}", self.dir.join("init").display()));
         set(&mut config, "train.backend", "cpu");

@@ -6,6 +6,7 @@
 
 pub(super) mod mixture;
 mod recipe;
+mod rows;
 mod sources;
 
 use std::ops::Range;
@@ -21,9 +22,10 @@ pub use engine::batch::Split;
 use engine::batch::{MicroBatch, Samples};
 use engine::config::{Config, TrainSource, ValidSet};
 use engine::error::{Error, Result};
-use mixture::{Choice, Mixture};
+use mixture::{Choice, Mixture, Part, PartOrder};
 use recipe::{Recipe, wanted};
-pub use sources::SourceReport;
+use rows::{Boundaries, append_packed, append_stream};
+pub use sources::{Packing, SourceReport};
 
 /// All samples of a run.
 pub struct Feed {
@@ -52,22 +54,16 @@ impl Samples for Feed {
     /// An error where a file is damaged, or is written to while the run reads it.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
-        for (file, pieces) in self.pieces(split, samples)? {
-            let mut ids = Vec::with_capacity(self.seq + 1);
-            let mut weights = Vec::with_capacity(self.seq + 1);
-            for &Piece { document, offset, count } in &pieces {
-                file.read(document as usize, offset, count, &mut ids)?;
-                file.read_weights(document as usize, offset, count, &mut weights)?;
+        let boundaries = match self.data.mask_document_boundaries {
+            true => Boundaries::Masked,
+            false => Boundaries::Open,
+        };
+        for (part, pieces) in self.pieces(split, samples)? {
+            let file = &self.files[part.file];
+            match &part.order {
+                PartOrder::Stream(_) => append_stream(&mut batch, file, &pieces, boundaries)?,
+                PartOrder::Packed(_) => append_packed(&mut batch, file, &pieces)?,
             }
-            batch.ids.extend_from_slice(&ids[..self.seq]);
-            batch.targets.extend_from_slice(&ids[1..]);
-            batch.weights.extend_from_slice(&weights[1..]);
-            batch.positions.extend(0..self.seq as u32);
-            batch.starts.extend(if self.data.mask_document_boundaries {
-                document_starts(&pieces, self.seq)
-            } else {
-                vec![0; self.seq]
-            });
         }
         Ok(batch)
     }
@@ -104,7 +100,7 @@ impl Feed {
         };
         let valid = |wanted: u64| {
             let set = |(i, set): (usize, ValidSet)| {
-                Ok(Validation { mixture: recipe.valid(i, file(i, &set), wanted)?, set, bytes: None })
+                Ok(Validation { mixture: recipe.valid(i, file(i, &set), set.pack, wanted)?, set, bytes: None })
             };
             sets.into_par_iter().enumerate().map(set).collect::<Result<Vec<_>>>()
         };
@@ -133,13 +129,12 @@ impl Feed {
         Ok(choices.iter().zip(pieces).map(|(c, (_, pieces))| (before(c.stage) + c.member, pieces)).collect())
     }
 
-    /// The file of each of these samples, and where its tokens lie.
-    fn pieces(&self, split: Split, samples: Range<u64>) -> Result<Vec<(&IndexedFile, Vec<Piece>)>> {
+    /// The source of each of these samples, and where its tokens lie.
+    fn pieces(&self, split: Split, samples: Range<u64>) -> Result<Vec<(&Part, Vec<Piece>)>> {
         let mixture = self.mixture(split);
         let place = |choice: Choice| {
             let part = mixture.part(choice);
-            let file = &self.files[part.file];
-            Ok((file, part.order.pieces(file, choice.sample)?))
+            Ok((part, part.order.pieces(&self.files[part.file], choice.sample)?))
         };
         mixture.choices(samples).into_iter().map(place).collect()
     }
@@ -159,17 +154,6 @@ fn open_source(key: &str, prefix: &Path) -> Result<IndexedFile> {
     let is_there = ["idx", "bin"].iter().all(|ending| with_suffix(prefix, ending).exists());
     let remedy = if is_there { "" } else { "; every node must have both files of a source under this path" };
     IndexedFile::open(prefix).map_err(|e| e.map(|what| format!("{key}.prefix: {what}{remedy}")))
-}
-
-/// For every position of a sample, the position at which its document starts.
-fn document_starts(pieces: &[Piece], seq: usize) -> Vec<u32> {
-    let mut starts = Vec::with_capacity(seq + 1);
-    for piece in pieces {
-        let start = starts.len() as u32;
-        starts.resize(starts.len() + piece.count, start);
-    }
-    starts.truncate(seq);
-    starts
 }
 
 #[cfg(test)]

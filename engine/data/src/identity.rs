@@ -44,6 +44,7 @@ impl Feed {
         pairs.extend(self.describe_stages(step, train));
         for (i, values) in valid.iter().enumerate() {
             pairs.extend(values.iter().map(|(name, value)| (format!("data.valid[{i}].{name}"), value.clone())));
+            pairs.extend(self.data.valid[i].pack.then(|| (format!("data.valid[{i}].pack"), true.to_string())));
         }
         pairs
     }
@@ -67,6 +68,7 @@ impl Feed {
                 pairs.extend(files[source].iter().map(|(name, value)| (key(name), value.clone())));
                 let weight = shares.get(i).map_or("none".to_string(), |weight| weight.to_string());
                 pairs.push((key("weight"), weight));
+                pairs.extend(self.sources[source].pack.then(|| (key("pack"), true.to_string())));
                 // A source that goes on where an earlier stage left it reads other tokens than a copy of it would.
                 match &first[source] {
                     None => first[source] = Some(format!("{list}[{i}]")),
@@ -93,7 +95,7 @@ impl Feed {
     /// samples still to come.
     pub fn epochs(&self) -> Vec<(String, String)> {
         let value = |part: &Part| {
-            let plan = part.order.plan;
+            let plan = part.order.plan();
             let apart = if plan.separate { ", the last shuffled apart" } else { "" };
             format!("{}{apart}", plan.epochs)
         };

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::idx::IndexedFile;
 use super::mt19937::RandomState;
-use super::order::Piece;
+use super::order::{Piece, Plan};
 use engine::error::{Error, Result};
 
 /// Units that are laid together.
@@ -60,6 +60,13 @@ impl PackedPlan {
     /// The share of the positions of the first epoch that hold no token.
     pub fn padding(&self, seq: u64) -> f64 {
         1.0 - self.tokens as f64 / (self.rows_of_epoch * seq).max(1) as f64
+    }
+}
+
+impl From<PackedPlan> for Plan {
+    fn from(plan: PackedPlan) -> Plan {
+        let PackedPlan { documents, tokens, epochs, rows, .. } = plan;
+        Plan { documents, tokens, epochs, separate: false, samples: rows }
     }
 }
 

@@ -55,7 +55,7 @@ section! {
         /// The most times that the run may read its tokens, over all stages.
         pub max_epochs: Option<f64> = optional().positive(),
         /// Whether its sequences are packed into rows.
-        pub pack: bool = or(false).must("packing is not built yet; leave it out", |&pack| !pack),
+        pub pack: bool = or(false),
     }
 }
 
@@ -102,6 +102,7 @@ pub struct TrainSource {
     pub prefix: PathBuf,
     pub name: String,
     pub max_epochs: Option<f64>,
+    pub pack: bool,
 }
 
 /// A set of validation samples with a loss of its own.
@@ -111,6 +112,7 @@ pub struct ValidSet {
     pub key: String,
     pub prefix: PathBuf,
     pub name: String,
+    pub pack: bool,
 }
 
 impl TrainStage<'_> {
@@ -165,6 +167,7 @@ impl Data {
             prefix: source.prefix.clone(),
             name,
             max_epochs,
+            pack: source.pack,
         };
         (first.into_iter().zip(names).map(source).collect(), stages)
     }
@@ -177,7 +180,7 @@ impl Data {
             // Held-out documents are the same for every entry of a file.
             let mut seen = HashSet::new();
             sources.retain(|source| seen.insert(plain(&source.prefix)));
-            let set = |TrainSource { key, prefix, name, .. }| ValidSet { key, prefix, name };
+            let set = |TrainSource { key, prefix, name, pack, .. }| ValidSet { key, prefix, name, pack };
             return sources.into_iter().map(set).collect();
         }
         let names = names(self.valid.iter().map(|source| (source.name.as_deref(), &source.prefix)));
@@ -185,6 +188,7 @@ impl Data {
             key: format!("data.valid[{i}]"),
             prefix: source.prefix.clone(),
             name,
+            pack: source.pack,
         };
         self.valid.iter().zip(names).enumerate().map(set).collect()
     }
@@ -246,6 +250,9 @@ impl Data {
                 let (source, key) = (&sources[index], |name| format!("{}[{i}].{name}", stage.key()));
                 if let Some(name) = entry.name.as_ref().filter(|name| **name != source.name) {
                     return differ(&key("name"), format!("{name:?}"), source, format!("{:?}", source.name));
+                }
+                if entry.pack != source.pack {
+                    return differ(&key("pack"), entry.pack.to_string(), source, source.pack.to_string());
                 }
                 let other = source.max_epochs.filter(|epochs| entry.max_epochs.is_some_and(|own| own != *epochs));
                 if let (Some(own), Some(epochs)) = (entry.max_epochs, other) {

@@ -5,7 +5,10 @@
 use std::ops::Range;
 
 use super::super::blend::Blend;
-use super::super::order::SampleOrder;
+use super::super::idx::IndexedFile;
+use super::super::order::{Piece, Plan, SampleOrder};
+use super::super::pack::PackedOrder;
+use engine::error::Result;
 
 /// The samples of training, or those of one validation set, which has one stage.
 pub struct Mixture {
@@ -17,7 +20,41 @@ pub struct Mixture {
 pub struct Part {
     /// An index into [`super::Feed::files`].
     pub file: usize,
-    pub order: SampleOrder,
+    pub order: PartOrder,
+}
+
+/// The order of a source's samples.
+pub enum PartOrder {
+    /// Samples are stretches of the documents laid end to end.
+    Stream(SampleOrder),
+    /// Samples are rows of whole documents.
+    Packed(PackedOrder),
+}
+
+impl PartOrder {
+    /// The tokens of sample `k`: of a stream `seq + 1`, of which the last is only a target; of a packed source at most
+    /// `seq`, in units that do not see each other.
+    pub fn pieces(&self, file: &IndexedFile, k: u64) -> Result<Vec<Piece>> {
+        match self {
+            PartOrder::Stream(order) => order.pieces(file, k),
+            PartOrder::Packed(order) => order.pieces(file, k),
+        }
+    }
+
+    pub fn plan(&self) -> Plan {
+        match self {
+            PartOrder::Stream(order) => order.plan,
+            PartOrder::Packed(order) => order.plan.into(),
+        }
+    }
+
+    /// How often `samples` samples of `seq` positions read each token.
+    pub fn epochs(&self, samples: u64, seq: usize) -> f64 {
+        match self {
+            PartOrder::Stream(order) => samples as f64 * seq as f64 / order.plan.tokens as f64,
+            PartOrder::Packed(order) => samples as f64 / order.plan.rows_of_epoch as f64,
+        }
+    }
 }
 
 /// A stage of a mixture.

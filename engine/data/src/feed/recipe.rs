@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use super::super::blend::{Blend, normalize};
 use super::super::idx::IndexedFile;
 use super::super::order::{Plan, SampleOrder, epoch, split_range};
-use super::mixture::{Draft, Mixture, Part};
+use super::super::pack::{PackedOrder, Shuffle};
+use super::mixture::{Draft, Mixture, Part, PartOrder};
 use engine::batch::Split;
 use engine::config::{Config, Order, Source, Train, TrainSource, TrainStage};
 use engine::error::{Error, Result};
@@ -39,7 +40,7 @@ impl Recipe<'_> {
         let stages = self.config.data.stages();
         let samples = self.samples_of_stages(&stages, wanted);
         let demands = stages.iter().zip(members).zip(samples);
-        let demands = demands.map(|((stage, members), samples)| self.demand(stage, members, samples));
+        let demands = demands.map(|((stage, members), samples)| self.demand(stage, members, sources, samples));
         let demands = demands.collect::<Result<Vec<_>>>()?;
         let mut asked = vec![0u64; sources.len()];
         for Demand { asked: of_stage, draft } in &demands {
@@ -47,8 +48,8 @@ impl Recipe<'_> {
                 asked[part] = asked[part].saturating_add(samples);
             }
         }
-        let part = |(file, &samples)| self.part(Split::Train, file, samples);
-        let parts = asked.par_iter().enumerate().map(|(file, samples)| part((file, samples))).collect::<Result<_>>()?;
+        let part = |(file, &samples): (usize, &u64)| self.part(Split::Train, file, sources[file].pack, samples);
+        let parts = asked.par_iter().enumerate().map(part).collect::<Result<_>>()?;
         let mixture = Mixture::new(parts, demands.into_iter().map(|demand| demand.draft).collect());
         self.check_supply(&mixture)?;
         self.check_epochs(sources, &mixture)?;
@@ -56,8 +57,8 @@ impl Recipe<'_> {
     }
 
     /// A validation set of one file.
-    pub fn valid(&self, set: usize, file: usize, wanted: u64) -> Result<Mixture> {
-        Ok(Mixture::of_one(self.part(Split::Valid(set), file, wanted)?, wanted))
+    pub fn valid(&self, set: usize, file: usize, pack: bool, wanted: u64) -> Result<Mixture> {
+        Ok(Mixture::of_one(self.part(Split::Valid(set), file, pack, wanted)?, wanted))
     }
 
     /// The samples of each stage; none where the run ends before it.
@@ -71,7 +72,13 @@ impl Recipe<'_> {
         stages.iter().map(&mut of).collect()
     }
 
-    fn demand(&self, stage: &TrainStage<'_>, members: &[usize], samples: Range<u64>) -> Result<Demand> {
+    fn demand(
+        &self,
+        stage: &TrainStage<'_>,
+        members: &[usize],
+        sources: &[TrainSource],
+        samples: Range<u64>,
+    ) -> Result<Demand> {
         let (wanted, key) = (samples.end - samples.start, stage.key());
         let weights = weights(&key, stage.sources)?;
         let (asked, shares) = match (self.config.data.order, weights) {
@@ -82,11 +89,11 @@ impl Recipe<'_> {
                 (shares.iter().map(|share| offered(wanted, *share)).collect(), Some(shares))
             }
             (Order::Megatron, None) if members.len() == 1 => (vec![wanted], None),
-            (Order::Megatron, None) => self.exhaustive(&key, members, wanted)?,
+            (Order::Megatron, None) => self.exhaustive(&key, members, sources, wanted)?,
             // In this order every source starts over at its end, whatever is asked of it.
             (Order::Sequential, None) if members.len() == 1 => (vec![0], None),
             (Order::Sequential, weights) => {
-                let weights = weights.map_or_else(|| self.sizes(members), Ok)?;
+                let weights = weights.map_or_else(|| self.sizes(members, sources), Ok)?;
                 (vec![0; members.len()], Some(normalize(&weights)))
             }
         };
@@ -95,8 +102,14 @@ impl Recipe<'_> {
     }
 
     /// Without weights each source is read once, in proportion to its size: all its samples are asked for.
-    fn exhaustive(&self, key: &str, members: &[usize], wanted: u64) -> Result<(Vec<u64>, Option<Vec<f64>>)> {
-        let sizes = self.sizes(members)?;
+    fn exhaustive(
+        &self,
+        key: &str,
+        members: &[usize],
+        sources: &[TrainSource],
+        wanted: u64,
+    ) -> Result<(Vec<u64>, Option<Vec<f64>>)> {
+        let sizes = self.sizes(members, sources)?;
         let asked: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
         let all: u64 = asked.iter().sum();
         if wanted > all {
@@ -110,10 +123,13 @@ impl Recipe<'_> {
     }
 
     /// The samples of an epoch of each member, which are below 2^53.
-    fn sizes(&self, members: &[usize]) -> Result<Vec<f64>> {
+    fn sizes(&self, members: &[usize], sources: &[TrainSource]) -> Result<Vec<f64>> {
         let size = |&file: &usize| {
             let range = self.range(Split::Train, &self.files[file])?;
-            let plan = epoch(&self.files[file], &range, self.config.train.seq_length as u64)?;
+            let plan = match sources[file].pack {
+                false => epoch(&self.files[file], &range, self.config.train.seq_length as u64)?,
+                true => self.packed(file, range, None)?.plan.into(),
+            };
             match plan.samples {
                 0 => Err(self.too_short(Split::Train, &self.files[file], plan)),
                 samples => Ok(samples as f64),
@@ -123,18 +139,29 @@ impl Recipe<'_> {
     }
 
     /// A source with an order that offers at least `samples` samples.
-    fn part(&self, split: Split, file: usize, samples: u64) -> Result<Part> {
+    fn part(&self, split: Split, file: usize, pack: bool, samples: u64) -> Result<Part> {
         let (seq, seed) = (self.config.train.seq_length as u64, self.config.train.seed);
         let of = &self.files[file];
         let range = self.range(split, of)?;
-        let order = match self.config.data.order {
-            Order::Megatron => SampleOrder::megatron(of, range, seq, seed, Some(samples))?,
-            Order::Sequential => SampleOrder::sequential(of, range, seq)?,
+        let order = match (pack, self.config.data.order) {
+            (true, _) => PartOrder::Packed(self.packed(file, range, Some(samples))?),
+            (false, Order::Megatron) => PartOrder::Stream(SampleOrder::megatron(of, range, seq, seed, Some(samples))?),
+            (false, Order::Sequential) => PartOrder::Stream(SampleOrder::sequential(of, range, seq)?),
         };
-        match order.plan.samples {
-            0 => Err(self.too_short(split, of, order.plan)),
+        match order.plan().samples {
+            0 => Err(self.too_short(split, of, order.plan())),
             _ => Ok(Part { file, order }),
         }
+    }
+
+    /// The rows of a packed source, at least `rows` of them; `None`: one epoch.
+    fn packed(&self, file: usize, range: Range<u32>, rows: Option<u64>) -> Result<PackedOrder> {
+        let (seq, seed) = (self.config.train.seq_length as u64, self.config.train.seed);
+        let shuffle = match self.config.data.order {
+            Order::Megatron => Shuffle::Epochs { seed, rows },
+            Order::Sequential => Shuffle::No,
+        };
+        PackedOrder::new(&self.files[file], range, seq, shuffle)
     }
 
     /// The sequences of `file` that belong to this split.
@@ -195,11 +222,11 @@ impl Recipe<'_> {
             return Ok(());
         }
         for (part, taken) in mixture.parts.iter().zip(mixture.taken()) {
-            if taken > part.order.plan.samples {
+            if taken > part.order.plan().samples {
                 return Err(Error::user(format!(
                     "{}: the blend takes {taken} samples but the source offers {}; change train.steps or the weights",
                     self.files[part.file].prefix().display(),
-                    part.order.plan.samples
+                    part.order.plan().samples
                 )));
             }
         }
@@ -210,8 +237,8 @@ impl Recipe<'_> {
     fn check_epochs(&self, sources: &[TrainSource], mixture: &Mixture) -> Result<()> {
         let seq = self.config.train.seq_length;
         for ((source, part), taken) in sources.iter().zip(&mixture.parts).zip(mixture.taken()) {
-            let tokens = part.order.plan.tokens;
-            let epochs = taken as f64 * seq as f64 / tokens as f64;
+            let tokens = part.order.plan().tokens;
+            let epochs = part.order.epochs(taken, seq);
             let Some(most) = source.max_epochs.filter(|most| epochs > *most) else { continue };
             return Err(Error::user(format!(
                 "{}.max_epochs = {most}: {}: the run takes {taken} samples of {seq} tokens from its {tokens} tokens, \

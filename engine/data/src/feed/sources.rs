@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::super::order::Plan;
-use super::mixture::{Mixture, Stage};
+use super::mixture::{Mixture, PartOrder, Stage};
 use super::{Feed, Split};
+use engine::error::Result;
 
 /// One source of a split, or of one of its stages.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct SourceReport {
     pub prefix: PathBuf,
     /// The order of the split's part of the source.
     pub plan: Plan,
+    /// `None` where the source is not packed.
+    pub packing: Option<Packing>,
     /// Samples that the stage takes from it.
     pub samples: u64,
     /// The number of times that the stage reads each of the source's tokens.
@@ -26,7 +29,25 @@ pub struct SourceReport {
     pub share: f64,
 }
 
+/// What packing does to a source.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Packing {
+    /// The share of the positions of its rows that hold no token.
+    pub padding: f64,
+    /// Documents that are longer than a row and were cut.
+    pub cut: u64,
+}
+
 impl Feed {
+    /// The share of a source's tokens that do not count in the loss, by its mask; `None` where it has none. Reads the
+    /// whole mask.
+    pub fn masked(&self, source: &SourceReport) -> Result<Option<f64>> {
+        let file = self.files.iter().find(|file| file.prefix() == source.prefix).expect("a source of the feed");
+        let Some(mask) = file.mask() else { return Ok(None) };
+        let tokens = file.tokens()?.max(1);
+        Ok(Some(1.0 - mask.check(0, 1)? as f64 / tokens as f64))
+    }
+
     /// Tokens, epochs and share of every source in every stage, train first, and then those of each validation set.
     pub fn sources(&self) -> Vec<SourceReport> {
         let stages = self.train.stages.iter().enumerate();
@@ -77,16 +98,22 @@ impl Feed {
         (samples, of): (u64, u64),
     ) -> SourceReport {
         let part = &mixture.parts[part];
-        let plan = part.order.plan;
+        let (plan, file) = (part.order.plan(), &self.files[part.file]);
         SourceReport {
             split,
             stage: None,
             key,
             name,
-            prefix: self.files[part.file].prefix().to_path_buf(),
+            prefix: file.prefix().to_path_buf(),
             plan,
+            packing: match &part.order {
+                PartOrder::Stream(_) => None,
+                PartOrder::Packed(order) => {
+                    Some(Packing { padding: order.plan.padding(self.seq as u64), cut: order.plan.cut })
+                }
+            },
             samples,
-            epochs: samples as f64 * self.seq as f64 / plan.tokens as f64,
+            epochs: part.order.epochs(samples, self.seq),
             share: if of == 0 { 0.0 } else { samples as f64 / of as f64 },
         }
     }

@@ -62,7 +62,7 @@ pub fn preview(args: Args) -> Result<()> {
         Some(n) => {
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());
             for split in splits.unwrap_or(vec![Split::Train]) {
-                print_samples(&config, &feed, split, n, &mut out)?;
+                print_samples(&feed, split, n, &mut out)?;
             }
             or_broken_pipe(out.flush())
         }
@@ -74,7 +74,19 @@ pub fn preview(args: Args) -> Result<()> {
 fn print_sources(config: &Config, feed: &Feed, only: Option<Vec<Split>>) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["split", "name", "source", "documents", "tokens", "samples taken", "share", "epochs"]);
+    table.set_header([
+        "split",
+        "name",
+        "source",
+        "documents",
+        "tokens",
+        "masked",
+        "samples taken",
+        "padding",
+        "share",
+        "epochs",
+    ]);
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
     let steps = feed.steps_of_stages();
     let name = |source: &SourceReport| match (source.stage, source.split) {
         (None, split) => split.name().to_string(),
@@ -93,10 +105,22 @@ fn print_sources(config: &Config, feed: &Feed, only: Option<Vec<Split>>) -> Resu
             source.prefix.display().to_string(),
             source.plan.documents.to_string(),
             source.plan.tokens.to_string(),
+            feed.masked(source)?.map_or(String::new(), percent),
             source.samples.to_string(),
-            format!("{:.2} %", 100.0 * source.share),
+            source.packing.map_or(String::new(), |packing| percent(packing.padding)),
+            percent(source.share),
             format!("{:.3}", source.epochs),
         ]);
+    }
+    for source in train.iter().chain(&valid) {
+        if let Some(cut) = source.packing.map(|packing| packing.cut).filter(|&cut| cut > 0) {
+            eprintln!(
+                "note: {}: {cut} of {} documents are longer than a row of {} tokens and are cut",
+                source.prefix.display(),
+                source.plan.documents,
+                config.train.seq_length
+            );
+        }
     }
     table.column_iter_mut().skip(3).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     let train = &config.train;
@@ -111,14 +135,14 @@ fn print_sources(config: &Config, feed: &Feed, only: Option<Vec<Split>>) -> Resu
 }
 
 /// The first `n` samples of a split.
-fn print_samples(config: &Config, feed: &Feed, split: Split, n: u64, out: &mut impl Write) -> Result<()> {
+fn print_samples(feed: &Feed, split: Split, n: u64, out: &mut impl Write) -> Result<()> {
     let of_split: Vec<SourceReport> = feed.sources().into_iter().filter(|s| s.split == split).collect();
     for sample in 0..n.min(feed.samples(split)) {
         let (source, pieces) = feed.places(split, sample..sample + 1)?.remove(0);
         let batch = feed.micro_batch(split, sample..sample + 1)?;
         let mut ids = batch.ids;
-        ids.extend(batch.targets.last());
-        assert_eq!(ids.len(), config.train.seq_length + 1);
+        // A packed row has a target for each of its tokens but the last of a unit.
+        ids.extend(batch.targets.last().filter(|_| of_split[source].packing.is_none()));
         let pieces: Vec<_> = pieces.iter().map(|p| (p.document, p.offset, p.count)).collect();
         let source = &of_split[source];
         let key = match split {

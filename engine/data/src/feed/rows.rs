@@ -1,0 +1,74 @@
+//! One sample as the rows of a micro-batch.
+
+use super::super::idx::IndexedFile;
+use super::super::order::Piece;
+use engine::batch::MicroBatch;
+use engine::error::Result;
+
+/// Whether a row attends to earlier documents of its sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundaries {
+    Open,
+    Masked,
+}
+
+/// Appends a sample of a stream, `seq + 1` tokens: each predicts the next one, across documents too, and positions count
+/// through the sample.
+pub fn append_stream(
+    batch: &mut MicroBatch,
+    file: &IndexedFile,
+    pieces: &[Piece],
+    boundaries: Boundaries,
+) -> Result<()> {
+    let seq = batch.seq;
+    let (mut ids, mut weights) = (Vec::with_capacity(seq + 1), Vec::with_capacity(seq + 1));
+    for &Piece { document, offset, count } in pieces {
+        file.read(document as usize, offset, count, &mut ids)?;
+        file.read_weights(document as usize, offset, count, &mut weights)?;
+    }
+    batch.ids.extend_from_slice(&ids[..seq]);
+    batch.targets.extend_from_slice(&ids[1..]);
+    batch.weights.extend_from_slice(&weights[1..]);
+    batch.positions.extend(0..seq as u32);
+    batch.starts.extend(match boundaries {
+        Boundaries::Masked => document_starts(pieces, seq),
+        Boundaries::Open => vec![0; seq],
+    });
+    Ok(())
+}
+
+/// Appends a row of packed units, at most `seq` tokens. A unit attends to itself alone, its positions count from 0, and
+/// its last token predicts nothing. What is left of the row is padding: id 0 with weight 0.
+pub fn append_packed(batch: &mut MicroBatch, file: &IndexedFile, units: &[Piece]) -> Result<()> {
+    let (seq, first) = (batch.seq, batch.ids.len());
+    for &Piece { document, offset, count } in units {
+        let start = (batch.ids.len() - first) as u32;
+        let at = batch.ids.len();
+        file.read(document as usize, offset, count, &mut batch.ids)?;
+        batch.targets.extend_from_slice(&batch.ids[at + 1..]);
+        batch.targets.push(0);
+        file.read_weights(document as usize, offset + 1, count - 1, &mut batch.weights)?;
+        batch.weights.push(0.0);
+        batch.positions.extend(0..count as u32);
+        batch.starts.resize(batch.starts.len() + count, start);
+    }
+    let start = (batch.ids.len() - first) as u32;
+    let end = first + seq;
+    batch.positions.extend(0..seq as u32 - start);
+    batch.ids.resize(end, 0);
+    batch.targets.resize(end, 0);
+    batch.weights.resize(end, 0.0);
+    batch.starts.resize(end, start);
+    Ok(())
+}
+
+/// For every position of a sample, the position at which its document starts.
+fn document_starts(pieces: &[Piece], seq: usize) -> Vec<u32> {
+    let mut starts = Vec::with_capacity(seq + 1);
+    for piece in pieces {
+        let start = starts.len() as u32;
+        starts.resize(starts.len() + piece.count, start);
+    }
+    starts.truncate(seq);
+    starts
+}
