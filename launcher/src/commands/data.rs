@@ -34,7 +34,7 @@ enum Command {
     /// Look for truncation, wrong pointers and ids outside the vocabulary; print a line for each and exit with 2
     #[command(after_help = "Example:\n  swallow-engine data check data/ja --vocab-size 43176")]
     Check(Check),
-    /// Show tokens, epochs and share of every source, before a run
+    /// Show tokens, epochs and share of every source, in every stage, before a run
     #[command(after_help = "Examples:\n  swallow-engine data preview --config configs/swallow-7b.toml\n  \
         swallow-engine data preview --config run.toml --samples 3")]
     Preview(preview::Args),
