@@ -45,7 +45,7 @@ fn a_source_goes_on_where_the_stage_before_left_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
 
     /// In every order and with any stages, the samples of a source, in the order in which the run takes them, are its
     /// first ones; and the order is that of one run which asks for as much.
