@@ -1,10 +1,12 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
 //! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
+mod convert;
 mod cuts;
 mod hf;
 mod identity;
 mod model;
+mod nfkc;
 mod spm;
 pub mod train;
 
