@@ -2,7 +2,18 @@
 # Installs what the build needs beside cargo: a C and C++ compiler, CMake and pkg-config (SentencePiece is
 # compiled and linked statically), libclang (the MPI bindings are made from mpi.h) and Open MPI.
 # Prints nothing and takes no time where everything is installed.
+#
+#   scripts/setup.sh          what the build needs
+#   scripts/setup.sh mecab    MeCab and its dictionary too, for `tokenizer train --segment mecab` and its tests
 set -eu
+
+case "$*" in
+    "" | mecab) ;;
+    *)
+        echo "setup: $*: the only argument is mecab" >&2
+        exit 2
+        ;;
+esac
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -27,6 +38,10 @@ have cmake || missing="$missing cmake"
 have pkg-config || missing="$missing pkg-config"
 have_libclang || missing="$missing libclang-dev"
 { have mpicc && have mpirun; } || missing="$missing libopenmpi-dev openmpi-bin"
+if [ "${1:-}" = mecab ]; then
+    have mecab || missing="$missing mecab"
+    [ -e /var/lib/mecab/dic/ipadic-utf8/sys.dic ] || missing="$missing mecab-ipadic-utf8"
+fi
 [ -z "$missing" ] && exit 0
 
 if ! have apt-get; then

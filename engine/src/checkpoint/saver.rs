@@ -5,8 +5,8 @@
 //!
 //! If a save fails, all ranks get the error, its files are removed, and `latest` stays as it was.
 //!
-//! Where an export of a checkpoint is due, another thread of rank 0 makes it once the checkpoint is complete, beside the
-//! saves that follow. One export is made at a time.
+//! Where an export of a checkpoint is due, another thread of rank 0 makes it once the checkpoint is complete, beside
+//! the saves that follow. One export is made at a time.
 
 use super::exchange::agree;
 use super::manifest::Manifest;
@@ -280,8 +280,8 @@ fn discard(dir: &Path) {
     let _ = directory::remove(&directory::temporary(dir));
 }
 
-/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists; `keep` is
-/// the number of checkpoints to keep, and the step of one more.
+/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists; `keep`
+/// is the number of checkpoints to keep, and the step of one more.
 fn commit(
     run: &Path,
     dir: &Path,

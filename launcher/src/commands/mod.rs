@@ -12,6 +12,7 @@ pub mod plan;
 pub mod report;
 mod texts;
 pub mod tokenizer;
+mod tokenizer_train;
 pub mod topology;
 pub mod train;
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 use data::json::string_under;
-use data::tokenizer::{Tokenizer, train};
+use data::tokenizer::Tokenizer;
 use engine::error::{Error, Result};
 
 use super::expand;
-use super::texts::TextFlags;
+use super::tokenizer_train::{self, Train};
 use crate::output::or_broken_pipe;
 
 #[derive(ClapArgs, Debug)]
@@ -20,12 +20,8 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Train a byte-level BPE vocabulary on text and write it as a Hugging Face tokenizer.json
-    #[command(
-        after_help = "The ids 0, 1, 2 are <unk>, <s>, </s>. A tokenizer_config.json for transformers is written beside \
-        the output where there is none.\n\nExample:\n  \
-        swallow-engine tokenizer train --input ja.txt en.jsonl --vocab-size 8000 --output tokenizer.json"
-    )]
+    /// Train a vocabulary on text: byte-level BPE, or BPE in SentencePiece's form
+    #[command(after_help = tokenizer_train::EXAMPLES)]
     Train(Train),
     /// Append the pieces of one vocabulary to another, without moving an old id
     #[command(after_help = expand::EXAMPLES)]
@@ -41,21 +37,6 @@ enum Command {
         echo '[9038, 2501]' | swallow-engine tokenizer decode --tokenizer tokenizer.model --jsonl"
     )]
     Decode(Decode),
-}
-
-#[derive(ClapArgs, Debug)]
-struct Train {
-    /// Text files (.txt, .jsonl; also .gz, .zst), or - for standard input
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    input: Vec<PathBuf>,
-    /// Pieces of the vocabulary, the 256 bytes and 3 special tokens among them
-    #[arg(long, value_name = "N")]
-    vocab_size: usize,
-    /// The tokenizer.json to write
-    #[arg(long, value_name = "FILE")]
-    output: PathBuf,
-    #[command(flatten)]
-    texts: TextFlags,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -88,22 +69,11 @@ struct Decode {
 
 pub fn run(args: Args) -> Result<()> {
     match args.command {
-        Command::Train(args) => run_train(args),
+        Command::Train(args) => tokenizer_train::run(args),
         Command::Expand(args) => expand::run(args),
         Command::Encode(args) => encode(args),
         Command::Decode(args) => decode(args),
     }
-}
-
-fn run_train(args: Train) -> Result<()> {
-    let size = train::train(&args.texts.inputs(args.input), args.vocab_size, &args.output)?;
-    if size < args.vocab_size {
-        let asked = args.vocab_size;
-        eprintln!(
-            "note: --vocab-size {asked}: the text yields only {size} pieces; set model.vocab_size to that, or add text"
-        );
-    }
-    or_broken_pipe(writeln!(std::io::stdout(), "{}: a vocabulary of {size} pieces", args.output.display()))
 }
 
 fn encode(args: Encode) -> Result<()> {

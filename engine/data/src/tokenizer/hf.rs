@@ -87,17 +87,19 @@ fn keeps_newlines_apart(rules: &Rules, tokenizer: &tokenizers::Tokenizer) -> boo
         && known
         && rules.model.kind.as_deref() == Some("BPE")
         && rules.model.dropout.is_null()
-        && only_escapes_spaces(&rules.normalizer)
+        && changes_no_line(&rules.normalizer)
         && !vocabulary.keys().any(longer)
         && !rules.added_tokens.iter().any(|token| token.lstrip || token.rstrip || token.content.contains('\n'))
 }
 
-fn only_escapes_spaces(normalizer: &Value) -> bool {
+/// Whether the normalizer makes of a newline a newline, whatever stands beside it, and of nothing else.
+fn changes_no_line(normalizer: &Value) -> bool {
+    let in_a_line = |text: &Value| text.as_str().is_some_and(|text| !text.contains('\n'));
     match normalizer["type"].as_str() {
         None => normalizer.is_null(),
-        Some("Prepend") => true,
-        Some("Replace") => normalizer["pattern"]["String"] == " ",
-        Some("Sequence") => normalizer["normalizers"].as_array().is_some_and(|all| all.iter().all(only_escapes_spaces)),
+        Some("Prepend" | "NFKC") => true,
+        Some("Replace") => in_a_line(&normalizer["pattern"]["String"]) && in_a_line(&normalizer["content"]),
+        Some("Sequence") => normalizer["normalizers"].as_array().is_some_and(|all| all.iter().all(changes_no_line)),
         Some(_) => false,
     }
 }

@@ -1,12 +1,14 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
 //! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
+mod convert;
 mod cuts;
 pub mod expand;
 mod extension;
 mod hf;
 mod identity;
 mod model;
+mod nfkc;
 mod piece_bytes;
 mod spm;
 pub mod train;

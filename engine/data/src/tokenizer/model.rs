@@ -4,7 +4,9 @@
 
 use prost::Message;
 
-/// The fields that are checked or asked for; the others pass through to the library unread.
+use super::nfkc;
+
+/// The fields that are checked, asked for, or written; the others pass through to the library unread.
 #[derive(Clone, PartialEq, Message)]
 pub struct ModelProto {
     #[prost(message, repeated, tag = "1")]
@@ -43,8 +45,20 @@ pub enum Kind {
 pub struct TrainerSpec {
     #[prost(int32, optional, tag = "3")]
     pub model_type: Option<i32>,
+    #[prost(int32, optional, tag = "4")]
+    pub vocab_size: Option<i32>,
+    #[prost(float, optional, tag = "10")]
+    pub character_coverage: Option<f32>,
+    #[prost(int32, optional, tag = "20")]
+    pub max_sentencepiece_length: Option<i32>,
+    #[prost(bool, optional, tag = "21")]
+    pub split_by_unicode_script: Option<bool>,
     #[prost(bool, optional, tag = "24")]
     pub treat_whitespace_as_suffix: Option<bool>,
+    #[prost(bool, optional, tag = "25")]
+    pub split_digits: Option<bool>,
+    #[prost(bool, optional, tag = "26")]
+    pub allow_whitespace_only_pieces: Option<bool>,
     #[prost(bool, optional, tag = "35")]
     pub byte_fallback: Option<bool>,
     #[prost(string, optional, tag = "44")]
@@ -122,8 +136,8 @@ impl ModelProto {
     }
 
     /// Whether every newline is a piece of its own, and the pieces on one side of it do not depend on the other side.
-    /// This holds for byte-pair encoding if no longer piece holds a newline, the text is not normalized, and the
-    /// library puts its dummy space before a text and not after it.
+    /// This holds for byte-pair encoding if no longer piece holds a newline, the text is not normalized or only by
+    /// NFKC, in which a newline joins nothing, and the library puts its dummy space before a text and not after it.
     pub fn keeps_newlines_apart(&self) -> bool {
         let longer = |p: &Piece| p.piece.as_deref().is_some_and(|s| s.len() > 1 && s.contains('\n'));
         // The library splits an unused piece like its last occurrence in the whole text.
@@ -135,8 +149,15 @@ impl ModelProto {
             && trainer.and_then(|t| t.byte_fallback) == Some(true)
             && !suffix
             && normalizer.and_then(|n| n.remove_extra_whitespaces) == Some(false)
-            && normalizer.is_none_or(|n| n.charsmap.as_deref().unwrap_or_default().is_empty())
+            && normalizer.is_none_or(|n| n.is_identity() || n.charsmap == Some(nfkc::charsmap()))
             && !self.pieces.iter().any(|p| longer(p) || unused(p))
+    }
+}
+
+impl NormalizerSpec {
+    /// Whether it changes nothing but white space.
+    fn is_identity(&self) -> bool {
+        self.charsmap.as_deref().unwrap_or_default().is_empty()
     }
 }
 

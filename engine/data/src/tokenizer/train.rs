@@ -1,87 +1,114 @@
-//! `tokenizer train`: a byte-level BPE vocabulary like GPT-2's, in which every text can be spelled, from text files of
-//! any size. Memory grows with the number of different words, not with the text.
+//! `tokenizer train`: learns a vocabulary by byte-pair encoding, through `tokenizers`' trainer, from a sample of the
+//! text: byte-level like GPT-2's ([`byte_level`]), or in SentencePiece's form ([`pieces`]). Either can be bound to the
+//! words of MeCab ([`mecab`]).
+
+mod byte_level;
+mod files;
+mod learn;
+mod lines;
+mod mecab;
+mod pieces;
+mod sample;
+mod words;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
-};
-
-use super::super::partial::write_whole;
-use super::super::text::{Chunk, Chunks, Inputs};
-use super::cuts::Cuts;
+use super::super::text::Inputs;
 use engine::error::{Error, Result};
+pub use sample::Taken;
 
+/// The most pieces: the trainer allocates all of them at once.
+const MOST: usize = 1 << 24;
+/// The most bytes of a sample: the trainer counts pairs in 32 bits.
+const LARGEST_SAMPLE: u64 = (1 << 31) - 1;
 /// Ids 0, 1 and 2.
 const SPECIALS: [&str; 3] = ["<unk>", "<s>", "</s>"];
-/// The trainer allocates the whole size at once.
-const MOST: usize = 1 << 24;
 
-type Untrained = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+/// The form of a vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelType {
+    /// GPT-2's: pieces are bytes, and a text is split into words by an expression.
+    ByteBpe,
+    /// SentencePiece's: pieces are characters, with bytes for those that are not in the vocabulary.
+    Bpe,
+}
 
-/// Trains on `inputs` and writes a `tokenizer.json`, and a `tokenizer_config.json` for `transformers` beside it where
-/// there is none. Returns the vocabulary's true size, which is smaller than asked for where there is too little text.
-pub fn train(inputs: &Inputs, vocab_size: usize, output: &Path) -> Result<usize> {
+/// What bounds a piece besides the rules of its [`ModelType`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segmenter {
+    None,
+    /// The words of the program `mecab`.
+    Mecab,
+}
+
+/// Whether texts are normalized, in training and by the tokenizer that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Normalization {
+    None,
+    Nfkc,
+}
+
+/// What to train on, and what to write.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub inputs: &'a Inputs,
+    pub model_type: ModelType,
+    pub segmenter: Segmenter,
+    pub normalization: Normalization,
+    pub vocab_size: usize,
+    /// Bytes of text to train on. Where the inputs have more, lines (or parts of a text, for [`ModelType::ByteBpe`])
+    /// are drawn from all of them with equal chances, the same ones in each run.
+    pub sample_bytes: u64,
+    /// The share of the text's characters that are pieces of their own, the most frequent ones, for
+    /// [`ModelType::Bpe`].
+    pub character_coverage: f64,
+    /// A `tokenizer.json`, or a folder that does not exist yet or is empty.
+    pub output: &'a Path,
+}
+
+/// What was trained.
+#[derive(Debug, PartialEq)]
+pub struct Trained {
+    /// The pieces of the vocabulary, fewer than asked for where there is too little text.
+    pub size: usize,
+    pub taken: Taken,
+    /// MeCab's dictionary, where it was used.
+    pub dictionary: Option<String>,
+}
+
+/// Trains and writes. Nothing is written before the training is done, and the output appears whole.
+pub fn train(plan: &Plan) -> Result<Trained> {
+    let size = plan.vocab_size;
     let least = 256 + SPECIALS.len();
-    if !(least..=MOST).contains(&vocab_size) {
+    if !(least..=MOST).contains(&size) {
         return Err(Error::user(format!(
-            "--vocab-size {vocab_size}: must be at least {least} (256 bytes and {SPECIALS:?}) and at most {MOST}"
+            "--vocab-size {size}: must be at least {least} (256 bytes and {SPECIALS:?}) and at most {MOST}"
         )));
     }
-    inputs.check()?;
-    let mut tokenizer = Untrained::new(BPE::default());
-    let bytes = ByteLevel::new(false, false, true);
-    tokenizer.with_pre_tokenizer(Some(bytes)).with_decoder(Some(ByteLevel::default()));
-    let specials = SPECIALS.map(|name| AddedToken::from(name, true)).to_vec();
-    let mut trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size)
-        .min_frequency(2)
-        .special_tokens(specials)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .show_progress(false)
-        .build();
-    // The trainer accepts only texts, so the first error ends the iteration and is returned afterwards.
-    let failed = Mutex::new(None);
-    let any = AtomicBool::new(false);
-    // GPT-2's splitter ends a word at these places.
-    let cut = |text: &[u8]| Cuts { after_newline: false, ..Cuts::ALL }.last(text);
-    let texts = Chunks::new(inputs, &cut, Arc::default()).map(|chunk| texts(&chunk?, &inputs.key));
-    let texts = texts.map_while(|texts: Result<_>| texts.map_err(|e| *failed.lock().expect("no panic") = Some(e)).ok());
-    let texts = texts.flatten().inspect(|text| {
-        any.fetch_or(!text.is_empty(), Ordering::Relaxed);
-    });
-    let trained = tokenizer.train(&mut trainer, texts).map(|_| ());
-    if let Some(e) = failed.into_inner().expect("no panic") {
-        return Err(e);
+    if !(1..=LARGEST_SAMPLE).contains(&plan.sample_bytes) {
+        let bytes = plan.sample_bytes;
+        return Err(Error::user(format!("--sample-bytes {bytes}: must lie in 1 ..= {LARGEST_SAMPLE}")));
     }
-    if !any.into_inner() {
-        return Err(Error::user(format!("--input {}: there is no text to train on", inputs.paths[0].display())));
+    let coverage = plan.character_coverage;
+    if !(coverage > 0.0 && coverage <= 1.0) {
+        return Err(Error::user(format!("--character-coverage {coverage}: must be more than 0 and at most 1")));
     }
-    trained.map_err(|e| Error::run(format!("training the tokenizer: {e}")))?;
-    save(&tokenizer, output)?;
-    Ok(tokenizer.get_vocab_size(true))
+    files::must_be_free(plan.output)?;
+    plan.inputs.check()?;
+    match plan.model_type {
+        ModelType::ByteBpe => byte_level::train(plan),
+        ModelType::Bpe if files::is_json(plan.output) => Err(Error::user(format!(
+            "--output {}: a vocabulary of --model-type bpe has several files, such as tokenizer.model; name a folder",
+            plan.output.display()
+        ))),
+        ModelType::Bpe => pieces::train(plan),
+    }
 }
 
-fn texts(chunk: &Chunk, key: &str) -> Result<Vec<String>> {
-    let texts = chunk.parts(key).into_iter().map(|part| part.text.map(|text| text.into_owned()));
-    texts.collect::<std::result::Result<_, String>>().map_err(Error::user)
+/// The error for inputs without a character.
+fn no_text(plan: &Plan) -> Error {
+    Error::user(format!("--input {}: there is no text to train on", plan.inputs.paths[0].display()))
 }
 
-fn save(tokenizer: &Untrained, output: &Path) -> Result<()> {
-    let text = tokenizer.to_string(true).map_err(|e| Error::run(format!("{}: {e}", output.display())))?;
-    write_whole(output, &text)?;
-    let config = output.with_file_name("tokenizer_config.json");
-    if config.exists() {
-        return Ok(());
-    }
-    let [unk, bos, eos] = SPECIALS;
-    let text = serde_json::json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": unk, "bos_token": bos, "eos_token": eos,
-    });
-    write_whole(&config, &format!("{text:#}\n"))
-}
+#[cfg(test)]
+mod tests;

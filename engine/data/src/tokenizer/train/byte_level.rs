@@ -1,87 +1,110 @@
-//! `tokenizer train`: a byte-level BPE vocabulary like GPT-2's, in which every text can be spelled, from text files of
-//! any size. Memory grows with the number of different words, not with the text.
+//! A byte-level vocabulary like GPT-2's, in which every text can be spelled. Memory grows with the number of different
+//! words of the sample.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use rayon::prelude::*;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::normalizers::NFKC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, DecoderWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, TokenizerImpl,
 };
 
-use super::super::partial::write_whole;
-use super::super::text::{Chunk, Chunks, Inputs};
-use super::cuts::Cuts;
+use super::super::super::text::Chunks;
+use super::super::cuts::Cuts;
+use super::super::nfkc::Nfkc;
+use super::files::Files;
+use super::learn::{self, Counts};
+use super::lines::{cut_at, in_parts};
+use super::mecab::Mecab;
+use super::sample::{Sample, sample};
+use super::{Normalization, Plan, SPECIALS, Segmenter, Trained, no_text};
 use engine::error::{Error, Result};
-
-/// Ids 0, 1 and 2.
-const SPECIALS: [&str; 3] = ["<unk>", "<s>", "</s>"];
-/// The trainer allocates the whole size at once.
-const MOST: usize = 1 << 24;
 
 type Untrained = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
-/// Trains on `inputs` and writes a `tokenizer.json`, and a `tokenizer_config.json` for `transformers` beside it where
-/// there is none. Returns the vocabulary's true size, which is smaller than asked for where there is too little text.
-pub fn train(inputs: &Inputs, vocab_size: usize, output: &Path) -> Result<usize> {
-    let least = 256 + SPECIALS.len();
-    if !(least..=MOST).contains(&vocab_size) {
-        return Err(Error::user(format!(
-            "--vocab-size {vocab_size}: must be at least {least} (256 bytes and {SPECIALS:?}) and at most {MOST}"
-        )));
+pub fn train(plan: &Plan) -> Result<Trained> {
+    let mecab = match plan.segmenter {
+        Segmenter::None => None,
+        Segmenter::Mecab => Some(Mecab::find()?),
+    };
+    let Sample { units, taken } = texts(plan)?;
+    if units.is_empty() {
+        return Err(no_text(plan));
     }
-    inputs.check()?;
     let mut tokenizer = Untrained::new(BPE::default());
     let bytes = ByteLevel::new(false, false, true);
     tokenizer.with_pre_tokenizer(Some(bytes)).with_decoder(Some(ByteLevel::default()));
-    let specials = SPECIALS.map(|name| AddedToken::from(name, true)).to_vec();
+    if plan.normalization == Normalization::Nfkc {
+        tokenizer.with_normalizer(Some(NFKC));
+    }
+    let specials = SPECIALS.map(|name| AddedToken::from(name, true));
     let mut trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size)
+        .vocab_size(plan.vocab_size)
         .min_frequency(2)
-        .special_tokens(specials)
+        .special_tokens(specials.to_vec())
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
         .build();
-    // The trainer accepts only texts, so the first error ends the iteration and is returned afterwards.
-    let failed = Mutex::new(None);
-    let any = AtomicBool::new(false);
+    let trained = match &mecab {
+        None => tokenizer.train(&mut trainer, units.into_iter()).map(|_| ()),
+        Some(mecab) => {
+            let (words, mut model) = (words(plan, units, mecab)?, BPE::default());
+            trainer.do_train(&words.into_iter().map(|(word, count)| (word.into(), count)).collect(), &mut model).map(
+                |_| {
+                    tokenizer.with_model(model).add_special_tokens(&specials);
+                },
+            )
+        }
+    };
+    trained.map_err(|e| Error::run(format!("training the tokenizer: {e}")))?;
+    let json = tokenizer.to_string(false).map_err(|e| Error::run(format!("{}: {e}", plan.output.display())))?;
+    let json = serde_json::from_str(&json).expect("a tokenizer is written as JSON");
+    Files::new(&json, SPECIALS).write(plan.output)?;
+    let dictionary = mecab.map(|mecab| mecab.dictionary);
+    Ok(Trained { size: tokenizer.get_vocab_size(true), taken, dictionary })
+}
+
+/// A sample of the parts of all texts.
+fn texts(plan: &Plan) -> Result<Sample> {
     // GPT-2's splitter ends a word at these places.
     let cut = |text: &[u8]| Cuts { after_newline: false, ..Cuts::ALL }.last(text);
-    let texts = Chunks::new(inputs, &cut, Arc::default()).map(|chunk| texts(&chunk?, &inputs.key));
-    let texts = texts.map_while(|texts: Result<_>| texts.map_err(|e| *failed.lock().expect("no panic") = Some(e)).ok());
-    let texts = texts.flatten().inspect(|text| {
-        any.fetch_or(!text.is_empty(), Ordering::Relaxed);
-    });
-    let trained = tokenizer.train(&mut trainer, texts).map(|_| ());
-    if let Some(e) = failed.into_inner().expect("no panic") {
-        return Err(e);
-    }
-    if !any.into_inner() {
-        return Err(Error::user(format!("--input {}: there is no text to train on", inputs.paths[0].display())));
-    }
-    trained.map_err(|e| Error::run(format!("training the tokenizer: {e}")))?;
-    save(&tokenizer, output)?;
-    Ok(tokenizer.get_vocab_size(true))
+    sample(plan.sample_bytes, |add| {
+        for chunk in Chunks::new(plan.inputs, &cut, Arc::default()) {
+            for part in chunk?.parts(&plan.inputs.key) {
+                add(&part.text.map_err(Error::user)?);
+            }
+        }
+        Ok(())
+    })
 }
 
-fn texts(chunk: &Chunk, key: &str) -> Result<Vec<String>> {
-    let texts = chunk.parts(key).into_iter().map(|part| part.text.map(|text| text.into_owned()));
-    texts.collect::<std::result::Result<_, String>>().map_err(Error::user)
-}
-
-fn save(tokenizer: &Untrained, output: &Path) -> Result<()> {
-    let text = tokenizer.to_string(true).map_err(|e| Error::run(format!("{}: {e}", output.display())))?;
-    write_whole(output, &text)?;
-    let config = output.with_file_name("tokenizer_config.json");
-    if config.exists() {
-        return Ok(());
+/// How often each word of GPT-2's splitter occurs inside MeCab's words, and the newlines between lines, all spelled in
+/// the letters of bytes.
+fn words(plan: &Plan, texts: Vec<String>, mecab: &Mecab) -> Result<Counts> {
+    let nfkc = (plan.normalization == Normalization::Nfkc).then(Nfkc::new);
+    let mut lines = Vec::new();
+    let mut counts = Counts::new();
+    for text in texts {
+        text.lines().for_each(|line| in_parts(line, &mut |part| lines.push(part.to_string())));
+        for newlines in text.split(|c| c != '\n').filter(|run| !run.is_empty()) {
+            *counts.entry(newlines.to_string()).or_default() += 1;
+        }
     }
-    let [unk, bos, eos] = SPECIALS;
-    let text = serde_json::json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": unk, "bos_token": bos, "eos_token": eos,
-    });
-    write_whole(&config, &format!("{text:#}\n"))
+    if let Some(nfkc) = nfkc {
+        lines.par_iter_mut().for_each(|line| *line = nfkc.apply(line));
+    }
+    learn::add(&mut counts, mecab.count(&lines, |line, lengths, add| cut_at(line, lengths).for_each(add))?);
+    let bytes = ByteLevel::new(false, false, true);
+    let mut spelled = Counts::new();
+    for (word, count) in counts {
+        let mut split = PreTokenizedString::from(word);
+        bytes.pre_tokenize(&mut split).map_err(|e| Error::run(e.to_string()))?;
+        for (part, ..) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+            *spelled.entry(part.to_string()).or_default() += count;
+        }
+    }
+    Ok(spelled)
 }
