@@ -118,13 +118,15 @@ fn mistakes_are_named() {
 #[test]
 fn real_tokenizers_expand() {
     let data = checkout().join("../shared/data");
-    let models = ["llama2_tokenizer/tokenizer.model", "mistral_tokenizer/tokenizer.model.v1"].map(|name| data.join(name));
+    let models =
+        ["llama2_tokenizer/tokenizer.model", "mistral_tokenizer/tokenizer.model.v1"].map(|name| data.join(name));
     let text = data.join("rust_book_ja_en/book_ja.jsonl");
     if let Some(absent) = models.iter().chain([&text]).find(|path| !path.exists()) {
         return println!("skipped: no {}", absent.display());
     }
     let desk = Desk::new();
-    let lines: String = std::fs::read_to_string(text).unwrap().lines().take(8).map(|line| format!("{line}\n")).collect();
+    let lines: String =
+        std::fs::read_to_string(text).unwrap().lines().take(8).map(|line| format!("{line}\n")).collect();
     let input = desk.write("lines.jsonl", lines);
     for (i, (base, add)) in [(&models[0], &models[1]), (&models[1], &models[0])].into_iter().enumerate() {
         let out = format!("out{i}");
