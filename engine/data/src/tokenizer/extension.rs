@@ -172,7 +172,7 @@ fn remove_prefixes(json: &mut Value) {
         _ => {}
     }
     let splitter = &mut json["pre_tokenizer"];
-    match splitter["pretokenizers"].as_array_mut() {
+    match splitter.get_mut("pretokenizers").and_then(Value::as_array_mut) {
         Some(parts) => parts.iter_mut().for_each(remove_space),
         None => remove_space(splitter),
     }
