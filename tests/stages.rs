@@ -1,5 +1,5 @@
-//! Stages of training and validation by name, in whole runs: a run gets a stage while it goes on, what was passed may not
-//! change, and every validation set has its loss and its bits per byte.
+//! Stages of training and validation by name, in whole runs: a run gets a stage while it goes on, what was passed may
+//! not change, and every validation set has its loss and its bits per byte.
 
 use std::path::{Path, PathBuf};
 

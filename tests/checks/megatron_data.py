@@ -149,7 +149,8 @@ def round_of_orders(binary, folder, seed):
 
     def build(train, valid, sizes):
         """megatron-core's datasets; without `valid` its samples are the split's share of `train`."""
-        own = dict(blend_per_split=[blend(train), blend(valid), None]) if valid else dict(blend=blend(train), split=split)
+        own = dict(blend_per_split=[blend(train), blend(valid), None])
+        own = own if valid else dict(blend=blend(train), split=split)
         config = GPTDatasetConfig(
             random_seed=t["seed"], sequence_length=t["seq"], tokenizer=Tokenizer(), reset_position_ids=False,
             reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False, path_to_cache=None, **own)

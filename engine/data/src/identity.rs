@@ -124,8 +124,8 @@ fn canonical(stage: usize) -> String {
     if stage == 0 { "data.train".to_string() } else { format!("data.stage[{stage}].train") }
 }
 
-/// The fingerprint of a checkpoint, without keys that older programs wrote and that decide nothing any more: the weights
-/// of validation sets.
+/// The fingerprint of a checkpoint, without keys that older programs wrote and that decide nothing any more: the
+/// weights of validation sets.
 pub fn comparable(saved: Vec<(String, String)>) -> Vec<(String, String)> {
     let decides = |key: &str| !(key.starts_with("data.valid[") && key.ends_with("].weight"));
     saved.into_iter().filter(|(key, _)| decides(key)).collect()

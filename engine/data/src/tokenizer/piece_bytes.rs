@@ -1,5 +1,5 @@
-//! The bytes of text that each id stands for, read from a tokenizer's file: losses by byte compare models with different
-//! tokenizers, as losses by token do not.
+//! The bytes of text that each id stands for, read from a tokenizer's file: losses by byte compare models with
+//! different tokenizers, as losses by token do not.
 //!
 //! The escaped space `▁` is one byte, a byte piece is one, and a control token or the unknown piece stands for none.
 

@@ -25,8 +25,10 @@ fn refused(text: &str, needles: &[&str]) {
     assert!(needles.iter().all(|needle| error.contains(needle)), "{error}\nlacks one of {needles:?}");
 }
 
-const TWO: &str = "[[data.stage]]\nuntil_step = 5\ntrain = [ { prefix = \"a\", weight = 1 }, { prefix = \"b/x\", weight = 2 } ]\n\
-    [[data.stage]]\ntrain = [ { prefix = \"c/x\", weight = 3, name = \"c\" }, { prefix = \"./a\", weight = 1, max_epochs = 2 } ]\n";
+const TWO: &str = "[[data.stage]]\nuntil_step = 5\n\
+    train = [ { prefix = \"a\", weight = 1 }, { prefix = \"b/x\", weight = 2 } ]\n\
+    [[data.stage]]\ntrain = [ { prefix = \"c/x\", weight = 3, name = \"c\" }, \
+    { prefix = \"./a\", weight = 1, max_epochs = 2 } ]\n";
 
 #[test]
 fn a_prefix_in_several_stages_is_one_source() {

@@ -1,5 +1,5 @@
-//! `data preview`: what a run will read, before it: tokens, epochs and share of every source in every stage, or the first
-//! samples.
+//! `data preview`: what a run will read, before it: tokens, epochs and share of every source in every stage, or the
+//! first samples.
 
 use std::io::Write;
 use std::path::PathBuf;
