@@ -32,5 +32,6 @@ mod run_dir;
 mod survey;
 mod texts;
 mod threads;
+mod tokenize;
 mod topology;
 mod trajectories;
