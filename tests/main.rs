@@ -35,6 +35,7 @@ mod stages;
 mod survey;
 mod texts;
 mod threads;
+mod tokenize;
 mod topology;
 mod trajectories;
 mod vocabulary;

@@ -1,35 +1,95 @@
-//! One string out of a JSON object, without building the rest of it.
+//! One value out of a JSON object, without building the rest of it.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-/// The string under `key` of the object in `line`. The error does not name the file. Like Python's `json`, this accepts
-/// NaN and infinities as numbers, and takes the last value of a repeated key.
+/// The value that a command reads from each line, for its messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'k> {
+    pub key: &'k str,
+    /// The flag that names the key.
+    pub flag: &'static str,
+    /// What stands under the key, as JSON.
+    pub example: &'static str,
+}
+
+/// The string under `key` of the object in `line`, for commands with the flag `--key`.
 pub fn string_under<'a>(key: &str, line: &'a str) -> Result<Cow<'a, str>, String> {
-    // A concatenation of files has the byte-order mark of the second one inside.
-    let line = line.strip_prefix('\u{feff}').unwrap_or(line);
-    let found = match pick(key, line) {
-        Err(e) => match without_nan(line) {
-            Some(line) => pick(key, &line).map(|found| found.map(|text| Cow::Owned(text.into_owned()))),
-            None => Err(e),
-        },
-        found => found,
-    };
-    match found {
-        Ok(Ok(text)) => Ok(text),
-        Ok(Err(others)) => Err(format!("no key \"{key}\" (it has {others}); --key names the one to read")),
-        Err(e) => Err(explain(&e, line, key)),
+    Field { key, flag: "--key", example: "\"...\"" }.string(line)
+}
+
+impl Field<'_> {
+    /// The string under the key of the object in `line`. The error does not name the file. Like Python's `json`, this
+    /// accepts NaN and infinities as numbers, and takes the last value of a repeated key.
+    pub fn string<'a>(&self, line: &'a str) -> Result<Cow<'a, str>, String> {
+        let line = without_mark(line);
+        let found = match pick::<Text>(self.key, line) {
+            Err(e) => match without_nan(line) {
+                Some(line) => pick::<Text>(self.key, &line).map(|found| found.map(|text| text.0.into_owned().into())),
+                None => Err(e),
+            },
+            found => found.map(|found| found.map(|text| text.0)),
+        };
+        self.explained(found, line)
+    }
+
+    /// The value under the key, of any kind; else like [`Self::string`].
+    pub fn value(&self, line: &str) -> Result<serde_json::Value, String> {
+        let line = without_mark(line);
+        let found = match pick(self.key, line) {
+            Err(e) => without_nan(line).map_or(Err(e), |line| pick(self.key, &line)),
+            found => found,
+        };
+        self.explained(found, line)
+    }
+
+    fn explained<T>(&self, found: serde_json::Result<Found<T>>, line: &str) -> Result<T, String> {
+        match found {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(others)) => {
+                let (key, flag) = (self.key, self.flag);
+                Err(format!("no key \"{key}\" (it has {others}); {flag} names the one to read"))
+            }
+            Err(e) => Err(self.explain(&e, line)),
+        }
+    }
+
+    /// The message for a line that is not JSON, with an example of a right one.
+    fn explain(&self, e: &serde_json::Error, line: &str) -> String {
+        let what = e.to_string().replace(" at line 1 column ", " at column ");
+        if what.contains("surrogate") || what.contains("unexpected end of hex escape") {
+            return format!(
+                "a lone surrogate, which is half of a character and no text (an escape such as \\ud83d without the \
+                 \\ude00 that belongs to it): {what}; write the line again, or leave such records out with --skip-bad"
+            );
+        }
+        if line.trim_start().starts_with('[') {
+            return format!("{what}; one object a line is expected, as `jq -c '.[]'` makes of a JSON array");
+        }
+        let remedy = format!("each line must be like {{\"{}\": {}}}", self.key, self.example);
+        match e.is_data() {
+            true => format!("{what}; {remedy}"),
+            false => format!("is not a JSON object ({what}); {remedy}"),
+        }
     }
 }
 
-type Found<'a> = Result<Cow<'a, str>, String>;
+/// The value, or the keys that are there instead.
+type Found<T> = Result<T, String>;
 
-fn pick<'a>(key: &str, line: &'a str) -> serde_json::Result<Found<'a>> {
+fn pick<'a, T: Deserialize<'a>>(key: &str, line: &'a str) -> serde_json::Result<Found<T>> {
     let mut json = serde_json::Deserializer::from_str(line);
-    let found = json.deserialize_map(Pick { key })?;
+    let found = json.deserialize_map(Pick { key, value: PhantomData })?;
     json.end().map(|()| found)
+}
+
+/// A concatenation of files has the byte-order mark of the second one inside.
+fn without_mark(line: &str) -> &str {
+    line.strip_prefix('\u{feff}').unwrap_or(line)
 }
 
 /// The line with 0 in place of `NaN`, `Infinity` and `-Infinity`, which Python writes although JSON has no such
@@ -56,44 +116,25 @@ fn without_nan(line: &str) -> Option<String> {
     found.then(|| String::from_utf8(out).expect("only ASCII was replaced"))
 }
 
-/// The message for a line that is not JSON, with an example of a right one; `key` holds the document's text.
-fn explain(e: &serde_json::Error, line: &str, key: &str) -> String {
-    let what = e.to_string().replace(" at line 1 column ", " at column ");
-    if what.contains("surrogate") || what.contains("unexpected end of hex escape") {
-        return format!(
-            "a lone surrogate, which is half of a character and no text (an escape such as \\ud83d without the \\ude00 \
-             that belongs to it): {what}; write the line again, or leave such records out with --skip-bad"
-        );
-    }
-    if line.trim_start().starts_with('[') {
-        return format!("{what}; one object a line is expected, as `jq -c '.[]'` makes of a JSON array");
-    }
-    let remedy = format!("each line must be like {{\"{key}\": \"...\"}}");
-    match e.is_data() {
-        true => format!("{what}; {remedy}"),
-        false => format!("is not a JSON object ({what}); {remedy}"),
-    }
-}
-
-struct Pick<'k> {
+struct Pick<'k, T> {
     key: &'k str,
+    value: PhantomData<T>,
 }
 
-impl<'de> Visitor<'de> for Pick<'_> {
-    /// The text, or the keys that are there instead.
-    type Value = Found<'de>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Pick<'_, T> {
+    type Value = Found<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "an object with the text under \"{}\"", self.key)
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-        let mut text = None;
+        let mut found = None;
         let mut others = Vec::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             if key == self.key {
-                let value = map.next_value::<Text<'de>>();
-                text = Some(value.map_err(|e| M::Error::custom(format!("the value of \"{key}\": {e}")))?.0);
+                let value = map.next_value::<T>();
+                found = Some(value.map_err(|e| M::Error::custom(format!("the value of \"{key}\": {e}")))?);
             } else {
                 map.next_value::<IgnoredAny>()?;
                 if others.len() < 8 {
@@ -101,14 +142,14 @@ impl<'de> Visitor<'de> for Pick<'_> {
                 }
             }
         }
-        Ok(text.ok_or_else(|| if others.is_empty() { "none".into() } else { others.join(", ") }))
+        Ok(found.ok_or_else(|| if others.is_empty() { "none".into() } else { others.join(", ") }))
     }
 }
 
 /// A string, borrowed where it has no escapes.
 struct Text<'de>(Cow<'de, str>);
 
-impl<'de> serde::Deserialize<'de> for Text<'de> {
+impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Borrow;
         impl<'de> Visitor<'de> for Borrow {

@@ -1,11 +1,12 @@
 //! From text to micro-batches: Megatron's indexed token files, its sample order and blend, tokenizers.
 //!
 //! A text: [`text`] reads the files, [`tokenizer`] makes ids, [`tokenize`] does so on all cores, [`writer`] stores
-//! them. A sample: [`feed`] asks [`blend`] for its source, [`order`] for the places of its tokens, [`idx`] for the
-//! tokens.
+//! them; [`pairs`] and [`chat`] make texts of parallel texts and of conversations, and say which of their bytes count.
+//! A sample: [`feed`] asks [`blend`] for its source, [`order`] for the places of its tokens, [`idx`] for the tokens.
 
 pub mod blend;
 mod budget;
+pub mod chat;
 pub mod check;
 pub mod feed;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod meta;
 pub mod mt19937;
 pub mod order;
 pub mod pack;
+pub mod pairs;
 mod partial;
 mod provenance;
 pub mod text;

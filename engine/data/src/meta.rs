@@ -21,6 +21,15 @@ pub struct Meta {
     /// The ids put before and after every document.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// What control tokens became that a text spells out: `text` or `parse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<String>,
+    /// What the documents were made of: `pairs` or `chats`; texts where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<String>,
+    /// The text around the pairs, or the BLAKE3 hash of the chat template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Whether `PREFIX.mask.bin` says which tokens count in the loss.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mask: bool,
@@ -42,6 +51,7 @@ impl Meta {
             eos,
             mask: false,
             identity: Identity::of(&bytes).ok(),
+            ..Self::default()
         })
     }
 

@@ -74,6 +74,21 @@ pub struct Part<'a> {
     pub last: bool,
 }
 
+/// A line of a file, with its end.
+#[derive(Debug, Clone)]
+pub struct Line<'a> {
+    /// The error names file and line.
+    pub text: std::result::Result<&'a str, String>,
+    /// Counted from 1.
+    pub number: u64,
+}
+
+impl Line<'_> {
+    pub fn is_blank(&self) -> bool {
+        self.text.as_ref().is_ok_and(|text| text.trim_matches(is_blank).is_empty())
+    }
+}
+
 impl Inputs {
     /// Checks that every input can be read and is of a known kind; returns the bytes of the files together. Pipes
     /// count as none.
@@ -304,19 +319,30 @@ impl Chunk {
 
     fn json_lines(&self, key: &str) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
-        let mut at = 0;
-        for (number, bytes) in (self.lines + 1..).zip(self.bytes.split_inclusive(|&b| b == b'\n')) {
-            let text = self.utf8(bytes, at);
-            at += bytes.len();
-            if text.as_ref().is_ok_and(|text| text.trim_matches(is_blank).is_empty()) {
-                continue;
-            }
-            let string = |text| {
-                json::string_under(key, text).map_err(|what| format!("{}: line {number}: {what}", self.file.display()))
-            };
-            parts.push(Part { text: text.and_then(string), line: number, first: true, last: true });
+        for line in self.lines().into_iter().filter(|line| !line.is_blank()) {
+            let string = |text| json::string_under(key, text).map_err(|what| self.at_line(line.number, &what));
+            parts.push(Part { text: line.text.and_then(string), line: line.number, first: true, last: true });
         }
         parts
+    }
+
+    /// The lines in this chunk, with their ends, blank ones too.
+    pub fn lines(&self) -> Vec<Line<'_>> {
+        if let Some(problem) = &self.problem {
+            return vec![Line { text: Err(problem.clone()), number: self.lines + 1 }];
+        }
+        let mut at = 0;
+        let line = |(number, bytes): (u64, &[u8])| {
+            let text = self.utf8(&self.bytes[at..at + bytes.len()], at);
+            at += bytes.len();
+            Line { text, number }
+        };
+        (self.lines + 1..).zip(self.bytes.split_inclusive(|&b| b == b'\n')).map(line).collect()
+    }
+
+    /// A message about a line.
+    pub fn at_line(&self, number: u64, what: &str) -> String {
+        format!("{}: line {number}: {what}", self.file.display())
     }
 
     /// `bytes`, which begin at `at`, as text.

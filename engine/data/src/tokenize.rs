@@ -1,8 +1,10 @@
-//! `data tokenize`: texts in, one indexed token file out, on all cores.
+//! `data tokenize`: texts, pairs or chats in, one indexed token file out, on all cores.
 //!
 //! A reader hands chunks to the workers and, in the same order, the receivers of their results to the writer, so the
 //! output does not depend on the number of workers. Memory is bounded: at most `2 * workers + 2` chunks and
 //! [`IN_FLIGHT`] bytes of text are between reader and writer, and the tokenizer bounds what it encodes as a whole.
+
+mod records;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +15,13 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::budget::{Budget, Share};
 use super::idx::TokenKind;
 use super::meta::Meta;
-use super::text::{Chunk, Chunks, Inputs, LONGEST_LINE};
+use super::text::LONGEST_LINE;
 use super::tokenizer::Tokenizer;
 use super::writer::IndexWriter;
 use engine::error::{Error, Result};
+pub(crate) use records::Document;
+pub use records::Records;
+use records::{Chunk, Encoded, EncodedPart};
 
 /// Bytes of text between reader and writer. A byte takes up to 10 bytes of memory: itself, as decoded from JSON, and
 /// its ids. The help of `data tokenize` states the resulting memory.
@@ -27,7 +32,7 @@ const NAMED: usize = 10;
 
 /// The inputs and settings of a tokenization.
 pub struct Job<'a> {
-    pub inputs: &'a Inputs,
+    pub records: Records<'a>,
     pub output: PathBuf,
     pub tokenizer: &'a Tokenizer,
     /// The id put before every document, and the one put after it.
@@ -50,35 +55,26 @@ pub struct Progress {
     pub tokens: u64,
     /// Documents without any token, which are left out.
     pub empty: u64,
+    /// Tokens that count in the loss; all of them where there is no mask.
+    pub counted: u64,
     /// The number of bad records, and the errors of the first ten.
     pub bad: u64,
     pub first_bad: Vec<String>,
 }
 
-/// The ids of a chunk, and the documents or parts of one that they belong to.
-struct Encoded<'a> {
-    ids: Vec<u32>,
-    parts: Vec<EncodedPart>,
-    text: u64,
-    _share: Share<'a>,
-}
-
-struct EncodedPart {
-    /// The index in the chunk's ids where the part ends.
-    end: usize,
-    first: bool,
-    last: bool,
-    problem: Option<String>,
-}
-
 /// Tokenizes; calls `progress` after every chunk. Nothing stands under the output's name before the end.
 pub fn tokenize(job: &Job, mut progress: impl FnMut(&Progress)) -> Result<Progress> {
-    job.inputs.check()?;
-    let writer = IndexWriter::create(&job.output, TokenKind::for_vocab(job.tokenizer.vocab_size()))?;
-    let mut output = Output { writer, job, in_bad_document: false, done: Progress::default() };
+    job.records.check()?;
+    let kind = TokenKind::for_vocab(job.tokenizer.vocab_size());
+    let writer = match job.records.have_masks() {
+        true => IndexWriter::create_masked(&job.output, kind)?,
+        false => IndexWriter::create(&job.output, kind)?,
+    };
+    let mut output = Output { writer, job, in_bad_document: false, open_counted: 0, done: Progress::default() };
     let read = Arc::new(AtomicU64::new(0));
     let cut = |text: &[u8]| job.tokenizer.cut(text);
-    let chunks = Chunks::new(job.inputs, &cut, read.clone());
+    let files = job.records.files();
+    let chunks = job.records.chunks(&files, &cut, &read);
     let in_flight = Budget::new(IN_FLIGHT);
     std::thread::scope(|scope| {
         let (to_workers, work) = bounded(job.workers);
@@ -103,7 +99,10 @@ pub fn tokenize(job: &Job, mut progress: impl FnMut(&Progress)) -> Result<Progre
     if done.documents == 0 {
         return Err(Error::user("the inputs hold no text: there is nothing to write"));
     }
-    writer.finish_with(&Meta::new(job.tokenizer, job.bos, job.eos)?)?;
+    let mut meta = Meta::new(job.tokenizer, job.bos, job.eos)?;
+    job.records.describe(&mut meta);
+    meta.special_tokens = job.tokenizer.reads_control_tokens().map(str::to_string);
+    writer.finish_with(&meta)?;
     Ok(done)
 }
 
@@ -112,7 +111,7 @@ type Work<'a> = (Chunk, Share<'a>, Sender<Result<Encoded<'a>>>);
 /// Returns after the last chunk, at the first error, or when the receivers are gone.
 fn hand_out<'a>(
     job: &Job,
-    chunks: Chunks,
+    chunks: records::Chunks,
     in_flight: &'a Budget,
     to_workers: &Sender<Work<'a>>,
     to_writer: &Sender<Receiver<Result<Encoded<'a>>>>,
@@ -142,32 +141,8 @@ fn hand_out<'a>(
 fn encode_all<'a>(job: &Job, work: &Receiver<Work<'a>>) {
     for (chunk, share, answer) in work {
         // The writer may have stopped at an earlier error.
-        answer.send(Ok(encode(job, &chunk, share))).ok();
+        answer.send(Ok(job.records.encode(job, &chunk, share))).ok();
     }
-}
-
-fn encode<'a>(job: &Job, chunk: &Chunk, share: Share<'a>) -> Encoded<'a> {
-    let mut out = Encoded { ids: Vec::new(), parts: Vec::new(), text: 0, _share: share };
-    for part in chunk.parts(&job.inputs.key) {
-        let (first, last) = (part.first, part.last);
-        let ids = part.text.and_then(|text| {
-            out.text += text.len() as u64;
-            let ids = if first { job.tokenizer.encode_long(&text) } else { job.tokenizer.encode_long_rest(&text) };
-            ids.map_err(|e| format!("{}: line {}: {e}", chunk.file().display(), part.line))
-        });
-        let problem = match ids {
-            Ok(ids) if ids.is_empty() && first && last => None,
-            Ok(ids) => {
-                out.ids.extend(job.bos.filter(|_| first));
-                out.ids.extend(ids);
-                out.ids.extend(job.eos.filter(|_| last));
-                None
-            }
-            Err(problem) => Some(problem),
-        };
-        out.parts.push(EncodedPart { end: out.ids.len(), first, last, problem });
-    }
-    out
 }
 
 /// The state of the writing thread.
@@ -176,6 +151,8 @@ struct Output<'a> {
     job: &'a Job<'a>,
     /// A part of the document that is being written was bad, so its further parts are left out.
     in_bad_document: bool,
+    /// Tokens of the document that is being written that count.
+    open_counted: u64,
     done: Progress,
 }
 
@@ -183,21 +160,23 @@ impl Output<'_> {
     fn write(&mut self, encoded: Encoded) -> Result<()> {
         let mut start = 0;
         for part in encoded.parts {
-            let ids = &encoded.ids[start..part.end];
+            let range = start..part.end;
             start = part.end;
-            self.write_part(ids, part)?;
+            self.write_part(&encoded.ids[range.clone()], encoded.mask.get(range), part)?;
         }
         self.done.text += encoded.text;
         Ok(())
     }
 
-    fn write_part(&mut self, ids: &[u32], part: EncodedPart) -> Result<()> {
+    /// `mask` is given where the records have masks.
+    fn write_part(&mut self, ids: &[u32], mask: Option<&[u8]>, part: EncodedPart) -> Result<()> {
         self.in_bad_document &= !part.first;
         if let Some(problem) = part.problem {
             if !self.job.skip_bad {
                 return Err(Error::user(problem));
             }
             self.writer.discard_document()?;
+            self.open_counted = 0;
             if !self.in_bad_document {
                 self.done.bad += 1;
                 self.done.first_bad.extend(Some(problem).filter(|_| self.done.bad <= NAMED as u64));
@@ -206,13 +185,27 @@ impl Output<'_> {
         } else if ids.is_empty() && part.first && part.last {
             self.done.empty += 1;
         } else if !self.in_bad_document {
-            self.writer.push(ids)?;
+            self.push(ids, mask)?;
             if part.last {
                 self.done.tokens += self.writer.end_document()?;
+                self.done.counted += std::mem::take(&mut self.open_counted);
                 self.done.documents += 1;
             }
         }
         Ok(())
+    }
+
+    fn push(&mut self, ids: &[u32], mask: Option<&[u8]>) -> Result<()> {
+        match mask.filter(|_| self.job.records.have_masks()) {
+            Some(mask) => {
+                self.open_counted += mask.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+                self.writer.push_masked(ids, mask)
+            }
+            None => {
+                self.open_counted += ids.len() as u64;
+                self.writer.push(ids)
+            }
+        }
     }
 }
 

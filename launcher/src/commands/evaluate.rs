@@ -12,7 +12,7 @@ use engine::error::{Error, Result};
 use engine::mpi::{Comm, World};
 use engine::train::eval::{Score, Scorer};
 
-use super::texts::TextFlags;
+use super::texts::{SpecialTokens, TextFlags};
 use crate::output::or_broken_pipe;
 
 /// Score a text with a Hugging Face checkpoint: nats per token and character, bits per byte, perplexity
@@ -33,6 +33,9 @@ pub struct Args {
     /// SentencePiece .model or tokenizer.json [default: the one in the model's directory]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// What a special (control) token becomes that the text spells out
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = SpecialTokens::Text)]
+    special_tokens: SpecialTokens,
     /// Score longer pieces in windows of this many tokens, which do not overlap [default: the model's positions, or the
     /// longest piece where that is shorter]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -62,7 +65,8 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let ready = || -> Result<_> {
         let model = hf::read_model(&args.model)?;
         let window = window(args.window, &model)?;
-        let tokenizer = Tokenizer::open(args.tokenizer.as_ref().unwrap_or(&args.model))?;
+        let controls = args.special_tokens.control_tokens();
+        let tokenizer = Tokenizer::open_with(args.tokenizer.as_ref().unwrap_or(&args.model), controls)?;
         let mine = texts.pieces.iter().skip(comm.rank()).step_by(comm.size());
         let ids = mine.map(|piece| encode(piece, &tokenizer, &model)).collect::<Result<Vec<_>>>()?;
         let longest = ids.iter().map(Vec::len).max().unwrap_or_default();

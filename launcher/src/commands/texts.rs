@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use data::text::{Format, Inputs};
+use data::tokenizer::ControlTokens;
 
 #[derive(Args, Debug)]
 pub struct TextFlags {
@@ -29,5 +30,23 @@ impl TextFlags {
             InputFormat::Jsonl => Format::JsonLines,
         });
         Inputs { paths, format, key: self.key }
+    }
+}
+
+/// What a control token becomes that a text spells out, such as <|endoftext|>.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// Tokens of its letters
+    Text,
+    /// The control token itself
+    Parse,
+}
+
+impl SpecialTokens {
+    pub fn control_tokens(self) -> ControlTokens {
+        match self {
+            SpecialTokens::Text => ControlTokens::Text,
+            SpecialTokens::Parse => ControlTokens::Parsed,
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 use data::json::string_under;
-use data::tokenizer::Tokenizer;
+use data::tokenizer::{ControlTokens, Tokenizer};
 use engine::error::{Error, Result};
 
 use super::expand;
+use super::texts::SpecialTokens;
 use super::tokenizer_train::{self, Train};
 use crate::output::or_broken_pipe;
 
@@ -53,6 +54,10 @@ struct Encode {
     /// The key of the text in JSON lines
     #[arg(long, default_value = "text")]
     key: String,
+    /// What a special (control) token becomes that a text spells out [default: as in Python: parse for a
+    /// tokenizer.json, text for a SentencePiece .model]
+    #[arg(long, value_enum, value_name = "HOW")]
+    special_tokens: Option<SpecialTokens>,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -77,7 +82,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn encode(args: Encode) -> Result<()> {
-    let tokenizer = Tokenizer::open(&args.tokenizer)?;
+    let controls = args.special_tokens.map_or(ControlTokens::AsInPython, SpecialTokens::control_tokens);
+    let tokenizer = Tokenizer::open_with(&args.tokenizer, controls)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut print = |text: &str| {
         let ids = tokenizer.encode(text)?;

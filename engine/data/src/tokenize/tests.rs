@@ -2,6 +2,7 @@
 
 use super::super::checkout;
 use super::super::idx::IndexedFile;
+use super::super::text::Inputs;
 use super::super::tokenizer::LONGEST_UNCUT;
 use super::*;
 
@@ -15,7 +16,7 @@ fn inputs(paths: impl IntoIterator<Item = PathBuf>) -> Inputs {
 
 fn job<'a>(tokenizer: &'a Tokenizer, inputs: &'a Inputs, output: PathBuf, workers: usize) -> Job<'a> {
     let (bos, eos) = (tokenizer.bos().ok(), tokenizer.eos().ok());
-    Job { inputs, output, tokenizer, bos, eos, skip_bad: false, workers }
+    Job { records: Records::Texts(inputs), output, tokenizer, bos, eos, skip_bad: false, workers }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
 //! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
+pub mod config;
+mod controls;
 mod convert;
 mod cuts;
 pub mod expand;
@@ -10,6 +12,7 @@ mod identity;
 mod model;
 mod nfkc;
 mod piece_bytes;
+mod spans;
 mod spm;
 pub mod train;
 
@@ -20,6 +23,7 @@ use engine::error::{Error, Result};
 pub use extension::Extension;
 pub use identity::Identity;
 pub use piece_bytes::PieceBytes;
+pub use spans::Spans;
 
 /// Files above this are not read as a tokenizer.
 const LARGEST: u64 = 1 << 30;
@@ -37,9 +41,24 @@ const NAMES: [&str; 2] = ["tokenizer.model", "tokenizer.json"];
 /// The id of a special token, or the reason why the tokenizer has none.
 pub type Special = std::result::Result<u32, String>;
 
+/// What a control token becomes that a text spells out, such as `<|endoftext|>`. Added tokens that are no control
+/// tokens are found in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlTokens {
+    /// What Python's libraries make of it: `tokenizers` its id, `sentencepiece` the pieces of its letters.
+    AsInPython,
+    /// Ids of its letters. A document cannot end itself.
+    Text,
+    /// Its id.
+    Parsed,
+    /// Its id, and everything else that `transformers` takes from the `tokenizer_config.json` beside the tokenizer.
+    Chat,
+}
+
 /// A tokenizer of either kind; safe to share between threads.
 pub struct Tokenizer {
     path: PathBuf,
+    controls: ControlTokens,
     kind: Box<dyn Kind>,
     encoding: Budget,
 }
@@ -49,11 +68,16 @@ trait Kind: Send + Sync {
     fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
     /// The ids of a later part of a text, which begins at a place that [`Kind::cut`] returned.
     fn encode_rest(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
+    /// The ids of [`Kind::encode`], each with its bytes of the text.
+    fn encode_spans(&self, text: &str) -> std::result::Result<Spans, String>;
     fn decode(&self, ids: &[u32]) -> std::result::Result<String, String>;
     fn vocab_size(&self) -> usize;
     fn bos(&self) -> Special;
     fn eos(&self) -> Special;
     fn piece(&self, id: u32) -> Option<String>;
+    fn id(&self, piece: &str) -> Option<u32>;
+    /// The ids of the control tokens, ascending.
+    fn controls(&self) -> &[u32];
     fn cut(&self, text: &[u8]) -> Option<usize>;
 }
 
@@ -61,13 +85,18 @@ impl Tokenizer {
     /// Opens a `.model` or `.json` file, or the one of them that a folder holds. An error in the file is
     /// reported as the user's mistake.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, ControlTokens::AsInPython)
+    }
+
+    /// Like [`Self::open`], for texts in which control tokens are read in another way.
+    pub fn open_with(path: &Path, controls: ControlTokens) -> Result<Self> {
         if path.is_dir() {
-            return Self::in_folder(path);
+            return Self::in_folder(path, controls);
         }
         let bytes = read(path)?;
         let kind = match is_json(&bytes) {
-            true => hf::HuggingFace::open(path, &bytes).map(|t| Box::new(t) as Box<dyn Kind>),
-            false => spm::SentencePiece::open(&bytes).map(|t| Box::new(t) as Box<dyn Kind>),
+            true => hf::HuggingFace::open(path, &bytes, controls).map(|t| Box::new(t) as Box<dyn Kind>),
+            false => spm::SentencePiece::open(path, &bytes, controls).map(|t| Box::new(t) as Box<dyn Kind>),
         };
         let kind = kind.map_err(|what| {
             let expected = match is_tiktoken(&bytes) {
@@ -76,14 +105,19 @@ impl Tokenizer {
             };
             Error::user(format!("{}: {what}; {expected}", path.display()))
         })?;
-        Ok(Self { path: path.to_path_buf(), kind, encoding: Budget::new(LONGEST_UNCUT) })
+        Ok(Self { path: path.to_path_buf(), controls, kind, encoding: Budget::new(LONGEST_UNCUT) })
     }
 
     /// The tokenizer of a model's folder. One that cannot be opened is passed over where there is another, such as
-    /// Llama 3's `tokenizer.model` in tiktoken's format beside its `tokenizer.json`.
-    pub fn in_folder(folder: &Path) -> Result<Self> {
-        let files = NAMES.map(|name| folder.join(name));
-        let mut opened = files.iter().filter(|path| path.is_file()).map(|path| Self::open(path)).peekable();
+    /// Llama 3's `tokenizer.model` in tiktoken's format beside its `tokenizer.json`. For chats the `tokenizer.json`
+    /// comes first, as in `transformers`.
+    fn in_folder(folder: &Path, controls: ControlTokens) -> Result<Self> {
+        let mut files = NAMES.map(|name| folder.join(name));
+        if controls == ControlTokens::Chat {
+            files.reverse();
+        }
+        let open = |path: &PathBuf| Self::open_with(path, controls);
+        let mut opened = files.iter().filter(|path| path.is_file()).map(open).peekable();
         if opened.peek().is_none() {
             let [model, json] = NAMES;
             return Err(Error::user(format!("{}: has no {model} and no {json}", folder.display())));
@@ -100,6 +134,15 @@ impl Tokenizer {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What became of control tokens in texts, as `PREFIX.meta.json` notes it; `None`: what Python makes of them.
+    pub fn reads_control_tokens(&self) -> Option<&'static str> {
+        match self.controls {
+            ControlTokens::AsInPython => None,
+            ControlTokens::Text => Some("text"),
+            ControlTokens::Parsed | ControlTokens::Chat => Some("parse"),
+        }
     }
 
     /// The ids of a text, without BOS and EOS: those that Python's `sentencepiece` and `tokenizers` return.
@@ -124,6 +167,19 @@ impl Tokenizer {
         let mut ids = Vec::new();
         self.extend(&mut ids, text, SEGMENT)?;
         Ok(ids)
+    }
+
+    /// The ids of [`Self::encode`], each with its bytes of the text. The text is encoded as a whole, and refused above
+    /// [`LONGEST_UNCUT`].
+    pub fn encode_spans(&self, text: &str) -> Result<Spans> {
+        if text.len() > LONGEST_UNCUT {
+            let [all, most] = [text.len(), LONGEST_UNCUT].map(|bytes| bytes as f64 / f64::from(1 << 20));
+            return Err(Error::user(format!(
+                "a text of {all:.1} MiB, more than the {most} MiB that are encoded as a whole; split it"
+            )));
+        }
+        let _share = self.encoding.take(text.len());
+        self.name_file(self.kind.encode_spans(text))
     }
 
     fn extend(&self, ids: &mut Vec<u32>, mut text: &str, size: usize) -> Result<()> {
@@ -196,6 +252,35 @@ impl Tokenizer {
     /// The piece of an id, as the vocabulary spells it.
     pub fn piece(&self, id: u32) -> Option<String> {
         self.kind.piece(id)
+    }
+
+    /// The id of a piece or of an added token, as the vocabulary spells it; the reason where there is none names the
+    /// control tokens.
+    pub fn id(&self, piece: &str) -> Special {
+        const NAMED: usize = 12;
+        self.kind.id(piece).ok_or_else(|| {
+            let controls = self.kind.controls();
+            let names: Vec<_> = controls.iter().take(NAMED).filter_map(|&id| self.kind.piece(id)).collect();
+            let more = if controls.len() > NAMED { ", ..." } else { "" };
+            format!("{} has no token {piece:?}; its control tokens are {}{more}", self.path.display(), names.join(", "))
+        })
+    }
+
+    /// Whether an id is a control token's, such as BOS.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.kind.controls().binary_search(&id).is_ok()
+    }
+
+    /// [`Self::decode`], with the control tokens as they are spelled.
+    pub fn decode_with_controls(&self, ids: &[u32]) -> Result<String> {
+        let mut text = String::new();
+        for run in ids.chunk_by(|&a, &b| self.is_control(a) == self.is_control(b)) {
+            match self.is_control(run[0]) {
+                true => run.iter().filter_map(|&id| self.piece(id)).for_each(|piece| text += &piece),
+                false => text += &self.decode(run)?,
+            }
+        }
+        Ok(text)
     }
 
     /// Puts the file's name before an error.

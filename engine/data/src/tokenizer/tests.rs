@@ -8,6 +8,8 @@ use super::super::text::Inputs;
 use super::model::{BPE, Kind as PieceKind, ModelProto, NormalizerSpec, Piece, TrainerSpec};
 use super::*;
 
+mod controls;
+
 fn piece(text: &str, score: f32, kind: PieceKind) -> Piece {
     Piece { piece: Some(text.into()), score: Some(score), kind: Some(kind as i32) }
 }

@@ -1,0 +1,263 @@
+//! The chat template of a tokenizer, in Jinja, rendered as `transformers` does: its settings, filters and functions.
+//!
+//! `{% generation %}` blocks, which only `transformers` knows, become call blocks of a function that puts a mark on each
+//! side of what they render. The marks are noncharacters, which are in no text.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{Environment, Error as Jinja, ErrorKind, State, UndefinedBehavior};
+use serde_json::Value as Json;
+
+use super::super::meta;
+use super::super::tokenizer::Tokenizer;
+use super::super::tokenizer::config::{TokenizerConfig, spelling};
+use super::python;
+use engine::error::{Error, Result};
+
+/// Stands before and after what a `{% generation %}` block rendered.
+const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// Marks the end of a message's content.
+pub const END: char = '\u{fdd2}';
+
+const NAME: &str = "chat";
+const GENERATION: &str = "__generation";
+
+/// The special tokens that a template sees, as `transformers` names them.
+const TOKENS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A compiled template.
+pub struct Template {
+    environment: Environment<'static>,
+    source: String,
+    file: PathBuf,
+    has_generation: bool,
+    /// The special tokens, by name.
+    tokens: Vec<(&'static str, String)>,
+}
+
+/// Whether the rendering ends with what comes before an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt {
+    Without,
+    WithGenerationPrompt,
+}
+
+impl Template {
+    /// The template beside a tokenizer: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`.
+    pub fn beside(tokenizer: &Tokenizer) -> Result<Self> {
+        let user = |e: String| Error::user(format!("{}: {e}", tokenizer.path().display()));
+        let config = TokenizerConfig::beside(tokenizer.path()).map_err(user)?;
+        let (file, source) = find(tokenizer.path(), &config)?;
+        let token = |name: &'static str| (name, token(name, &config, tokenizer));
+        Self::compile(source, file, TOKENS.map(token).to_vec())
+    }
+
+    /// `file` is for messages.
+    pub fn compile(source: String, file: PathBuf, tokens: Vec<(&'static str, String)>) -> Result<Self> {
+        let (translated, has_generation) = translate(&source);
+        let mut environment = environment();
+        environment.add_template_owned(NAME, translated).map_err(|e| {
+            let what = e.detail().map_or_else(|| e.kind().to_string(), str::to_string);
+            let line = e.line().map_or(String::new(), |line| format!("line {line} of "));
+            Error::user(format!("{}: {line}the chat template cannot be read: {what}", file.display()))
+        })?;
+        Ok(Self { environment, source, file, has_generation, tokens })
+    }
+
+    /// The BLAKE3 hash of the template.
+    pub fn hash(&self) -> String {
+        meta::hash(self.source.as_bytes())
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Whether what it renders depends on the day.
+    pub fn asks_for_the_date(&self) -> bool {
+        self.source.contains("strftime_now")
+    }
+
+    /// Whether the template has this role as a string.
+    pub fn mentions(&self, role: &str) -> bool {
+        ['\'', '"'].iter().any(|quote| self.source.contains(&format!("{quote}{role}{quote}")))
+    }
+
+    /// The text of a conversation.
+    pub fn render(&self, messages: &[Json], prompt: Prompt) -> std::result::Result<String, String> {
+        let mut text = self.render_with_marks(messages, prompt)?;
+        if self.has_generation {
+            text.retain(|c| !MARKS.contains(&c));
+        }
+        Ok(text)
+    }
+
+    /// The text of a conversation, and the bytes that `{% generation %}` blocks rendered, where the template has such
+    /// blocks.
+    pub fn render_marked(&self, messages: &[Json]) -> std::result::Result<(String, Option<Vec<Range<usize>>>), String> {
+        if let Some(mark) = messages.iter().find_map(noncharacter) {
+            let code = u32::from(mark);
+            return Err(format!("holds U+{code:X}, which is no character; remove it"));
+        }
+        let marked = self.render_with_marks(messages, Prompt::Without)?;
+        if !self.has_generation {
+            return Ok((marked, None));
+        }
+        let (mut text, mut stretches, mut start) = (String::with_capacity(marked.len()), Vec::new(), None);
+        for c in marked.chars() {
+            match MARKS.iter().position(|&mark| mark == c) {
+                Some(0) => start = Some(text.len()),
+                Some(_) => stretches.extend(start.take().map(|start| start..text.len())),
+                None => text.push(c),
+            }
+        }
+        Ok((text, Some(stretches)))
+    }
+
+    fn render_with_marks(&self, messages: &[Json], prompt: Prompt) -> std::result::Result<String, String> {
+        let template = self.environment.get_template(NAME).expect("was added");
+        let mut names: Vec<(&str, Value)> =
+            self.tokens.iter().map(|(name, token)| (*name, Value::from(token.as_str()))).collect();
+        names.push(("messages", Value::from(Serde(messages))));
+        names.push(("add_generation_prompt", Value::from(prompt == Prompt::WithGenerationPrompt)));
+        names.push(("tools", Value::from(())));
+        names.push(("documents", Value::from(())));
+        template.render(names.into_iter().collect::<Value>()).map_err(|e| self.explain(&e))
+    }
+
+    /// The reason why the template does not render a conversation, with the line where it stops.
+    fn explain(&self, e: &Jinja) -> String {
+        let e = std::iter::successors(Some(e), |e| std::error::Error::source(*e)?.downcast_ref()).last().unwrap_or(e);
+        let detail = e.detail().map(str::to_string);
+        let at = e.line().map_or(String::new(), |number| {
+            let line = self.source.lines().nth(number - 1).unwrap_or_default().trim();
+            let shown: String = line.chars().take(100).collect();
+            let more = if shown.len() < line.len() { "..." } else { "" };
+            format!(" (line {number} of the template: {shown}{more})")
+        });
+        match e.kind() {
+            ErrorKind::UndefinedError => format!(
+                "the chat template uses a value that this conversation does not have{}{at}; add it to the messages",
+                detail.map_or(String::new(), |what| format!(": {what}"))
+            ),
+            ErrorKind::InvalidOperation if detail.as_deref().is_some_and(|d| d.starts_with(python::RAISED)) => {
+                let said = detail.unwrap_or_default().split_off(python::RAISED.len());
+                format!("the chat template refuses the conversation: {said}")
+            }
+            kind => format!("the chat template fails: {}{at}", detail.unwrap_or_else(|| kind.to_string())),
+        }
+    }
+}
+
+/// The template's file and text.
+fn find(tokenizer: &Path, config: &TokenizerConfig) -> Result<(PathBuf, String)> {
+    let file = tokenizer.with_file_name("chat_template.jinja");
+    if file.is_file() {
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        return Ok((file, text));
+    }
+    let file = tokenizer.with_file_name("tokenizer_config.json");
+    let (text, names) = match config.get("chat_template").map(|(_, value)| value) {
+        Some(Json::String(text)) => (Some(text.clone()), Vec::new()),
+        Some(Json::Array(all)) => {
+            let is_default = |entry: &&Json| entry["name"] == "default";
+            let text = all.iter().find(is_default).and_then(|entry| entry["template"].as_str());
+            (text.map(str::to_string), all.iter().filter_map(|entry| entry["name"].as_str()).collect())
+        }
+        _ => (None, Vec::new()),
+    };
+    let has = match names[..] {
+        [] => "has no chat template: there is neither a chat_template.jinja nor \"chat_template\" in a \
+               tokenizer_config.json beside it; copy the model's there"
+            .to_string(),
+        _ => format!(
+            "has the chat templates {} but none named \"default\"; write the one to use into chat_template.jinja \
+             beside it",
+            names.join(", ")
+        ),
+    };
+    let text = text.ok_or_else(|| Error::user(format!("{}: {has}", tokenizer.display())))?;
+    Ok((file, text))
+}
+
+/// A special token; empty where the tokenizer has none.
+fn token(name: &str, config: &TokenizerConfig, tokenizer: &Tokenizer) -> String {
+    if let Some((_, token)) = config.get(name) {
+        return spelling(token).unwrap_or_default().to_string();
+    }
+    let id = match name {
+        "bos_token" => tokenizer.bos(),
+        "eos_token" => tokenizer.eos(),
+        _ => Err(String::new()),
+    };
+    id.ok().and_then(|id| tokenizer.piece(id)).unwrap_or_default()
+}
+
+/// The template with call blocks in place of `{% generation %}` blocks, and whether there were any.
+fn translate(source: &str) -> (String, bool) {
+    let tag = |words: &str| {
+        let (open, close) = (["{%", "{%-", "{%+"], ["%}", "-%}", "+%}"]);
+        let all = open.into_iter().flat_map(|o| close.into_iter().map(move |c| (o, c)));
+        all.flat_map(|(o, c)| ["", " "].map(|space| format!("{o}{space}{words}{space}{c}"))).collect::<Vec<_>>()
+    };
+    let starts = tag("generation");
+    let all = [starts.clone(), tag("endgeneration")].concat();
+    let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&all).expect("a few words");
+    let (mut out, mut at, mut found_any) = (String::new(), 0, false);
+    for found in search.find_iter(source) {
+        let is_start = found.pattern().as_usize() < starts.len();
+        let word = if is_start { format!("call {GENERATION}()") } else { "endcall".into() };
+        out += &source[at..found.start()];
+        out += &source[found.range()].replace(if is_start { "generation" } else { "endgeneration" }, &word);
+        at = found.end();
+        found_any |= is_start;
+    }
+    (out + &source[at..], found_any)
+}
+
+/// A character in one of the message's strings that this module uses as a mark.
+fn noncharacter(message: &Json) -> Option<char> {
+    match message {
+        Json::String(text) => text.chars().find(|c| (MARKS[0]..=END).contains(c)),
+        Json::Array(all) => all.iter().find_map(noncharacter),
+        Json::Object(all) => all.values().find_map(noncharacter),
+        _ => None,
+    }
+}
+
+/// What `transformers` gives to a template. Printing an undefined value is an error, where Jinja prints nothing.
+fn environment() -> Environment<'static> {
+    let mut strict = Environment::empty();
+    strict.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the usual delimiters"));
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_formatter(move |out, state, value| {
+        if value.is_undefined() {
+            // This accepts an `if` expression without `else`, which is undefined too but meant.
+            strict.empty_state().format(value.clone())?;
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
+    environment.set_unknown_method_callback(python::methods);
+    environment.add_filter("tojson", python::tojson);
+    environment.add_function("raise_exception", python::raise_exception);
+    let now = jiff::ZonedDateTime::now();
+    environment.add_function("strftime_now", move |format: &str| python::strftime(format, &now));
+    environment.add_function(GENERATION, generation);
+    environment
+}
+
+/// What the body of a `{% generation %}` block renders, between marks.
+fn generation(state: &mut State, kwargs: Kwargs) -> std::result::Result<Value, Jinja> {
+    let caller: Value = kwargs.get("caller")?;
+    let text = caller.call(state, &[])?;
+    let [start, end] = MARKS;
+    Ok(Value::from(format!("{start}{text}{end}")))
+}
