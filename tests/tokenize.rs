@@ -1,5 +1,5 @@
-//! `data tokenize` beyond plain texts: which tokens end a document, control tokens in texts, pairs and chats, and the mask
-//! of what counts.
+//! `data tokenize` beyond plain texts: which tokens end a document, control tokens in texts, pairs and chats, and the
+//! mask of what counts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! The chat template of a tokenizer, in Jinja, rendered as `transformers` does: its settings, filters and functions.
 //!
-//! `{% generation %}` blocks, which only `transformers` knows, become call blocks of a function that puts a mark on each
-//! side of what they render. The marks are noncharacters, which are in no text.
+//! `{% generation %}` blocks, which only `transformers` knows, become call blocks of a function that puts a mark on
+//! each side of what they render. The marks are noncharacters, which are in no text.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ impl Template {
         names.push(("add_generation_prompt", Value::from(prompt == Prompt::WithGenerationPrompt)));
         names.push(("tools", Value::from(())));
         names.push(("documents", Value::from(())));
-        template.render(names.into_iter().collect::<Value>()).map_err(|e| self.explain(&e))
+        template.render(Value::from_pairs(names)).map_err(|e| self.explain(&e))
     }
 
     /// The reason why the template does not render a conversation, with the line where it stops.

@@ -158,7 +158,7 @@ fn conversations_that_cannot_be_learned_are_refused() {
         (json!([{"from": "human", "value": "a"}]), vec!["message 1 has no \"role\"", "ShareGPT"]),
         (json!([{"role": 7, "content": "a"}]), vec!["message 1 has the role 7"]),
         (json!([{"role": "gpt", "content": "a"}]), vec!["the role \"gpt\", which the chat template does not know"]),
-        (json!([{"role": "user", "text": "a"}]), vec!["message 1 (of the role user) has no \"content\""]),
+        (json!([{"role": "user", "text": "a"}]), vec!["message 1 (of the role \"user\") has no \"content\""]),
     ] {
         let error = encode(&chats, &messages).err().unwrap();
         assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");

@@ -1,8 +1,8 @@
 //! Which bytes of a conversation's text the assistant's turns added, for templates without `{% generation %}` blocks.
 //!
 //! A turn begins where the rendering of the messages before it ends, with the generation prompt: the model is given
-//! that much. It ends with its end-of-turn token. To find that token, the content of the message is rendered with a mark
-//! at its end. What the template puts behind the mark where the conversation ends with this message is the turn's own,
+//! that much. It ends with its end-of-turn token. To find that token, the content of the message is rendered with a
+//! mark at its end. What the template puts behind the mark where the conversation ends with this message is the turn's own,
 //! and the first control token in it is the token that ends the turn.
 
 use std::ops::Range;
@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::super::tokenizer::Spans;
 use super::template::{END, Prompt, Template};
 
-const UNKNOWN_START: &str = "where this turn begins is not known, because the chat template renders the messages before \
-                             it in another way when they stand alone; put {% generation %} blocks into the template";
+const UNKNOWN_START: &str = "where this turn begins is not known, because the chat template renders the messages \
+                             before it in another way when they stand alone; put {% generation %} blocks into the \
+                             template";
 
 /// The stretches of `text` that the turns of the role `assistant` added. `spans` are the tokens of `text`.
 pub fn stretches(
