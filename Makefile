@@ -21,7 +21,7 @@ setup:
 build: setup   ## The program, as target/release/swallow-engine
 	cargo build --release
 
-demo: build    ## Train a small Llama on real Japanese and English text (CORPUS=dir: on your own .txt files)
+demo: build    ## Teach a small English model Japanese (CORPUS=dir: on your own dir/ja.txt and dir/en.txt)
 	@scripts/demo.sh
 
 # Tests whose path contains `exhaustive` take longer than one waits for, and those of a `campaign` longer than continuous
