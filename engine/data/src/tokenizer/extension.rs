@@ -10,7 +10,7 @@ use tokenizers::Model;
 
 use super::model::{ModelProto, NormalizerSpec};
 use super::spm::SentencePiece;
-use super::{Kind, Tokenizer, is_json, read};
+use super::{ControlTokens, Kind, Tokenizer, is_json, read};
 use engine::error::{Error, Result};
 
 /// SentencePiece's stand-in for a space.
@@ -29,7 +29,7 @@ impl Extension {
     /// Compares the tokenizer of the folder `model` with `tokenizer`, a file or folder. One that does not extend the
     /// model's is the user's mistake.
     pub fn open(model: &Path, tokenizer: &Path) -> Result<Self> {
-        let (old, new) = (Tokenizer::in_folder(model)?, Tokenizer::open(tokenizer)?);
+        let (old, new) = (Tokenizer::in_folder(model, ControlTokens::AsInPython)?, Tokenizer::open(tokenizer)?);
         let (old_size, new_size) = (old.vocab_size(), new.vocab_size());
         let refuse = |what: String| {
             let (new, old) = (new.path().display(), old.path().display());
@@ -138,7 +138,9 @@ impl Splitter {
         };
         let change = ModelProto { normalizer: Some(normalizer), ..Default::default() };
         let bytes = [super::expand::without_self_test(&bytes).map_err(refuse)?, change.encode_to_vec()].concat();
-        Ok(Self::Model(Box::new(SentencePiece::open(&bytes).map_err(refuse)?)))
+        Ok(Self::Model(Box::new(
+            SentencePiece::open(tokenizer.path(), &bytes, ControlTokens::AsInPython).map_err(refuse)?,
+        )))
     }
 
     fn split(&self, surface: &Surface) -> std::result::Result<Vec<u32>, String> {

@@ -330,7 +330,17 @@ impl Desk {
         let inputs = Inputs { paths: vec![text], format: None, key: "text".into() };
         let json = self.path(&format!("{name}/tokenizer.json"));
         std::fs::create_dir_all(json.parent().unwrap()).unwrap();
-        train::train(&inputs, size, &json).unwrap();
+        let plan = train::Plan {
+            inputs: &inputs,
+            model_type: train::ModelType::ByteBpe,
+            segmenter: train::Segmenter::None,
+            normalization: train::Normalization::None,
+            vocab_size: size,
+            sample_bytes: 1 << 20,
+            character_coverage: 1.0,
+            output: &json,
+        };
+        train::train(&plan).unwrap();
         json
     }
 
