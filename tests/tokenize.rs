@@ -110,7 +110,7 @@ fn pairs_of_two_files_are_documents_in_both_orders() {
         said.contains(expected) && said.contains("\"<s>Please translate the following English text into "),
         "{said}"
     );
-    assert!(said.contains("Japanese.\\nA dog\"\n  [loss] ") && said.contains(": \" 犬</s>\"\n"), "{said}");
+    assert!(said.contains("Japanese.\\nA dog \"\n  [loss] ") && said.contains(": \"犬</s>\"\n"), "{said}");
     assert_eq!((&desk.meta()["mask"], &desk.meta()["records"]), (&true.into(), &"pairs".into()));
     let mask = std::fs::read(desk.path("out.mask.bin")).unwrap();
     assert_eq!((mask.len(), mask[0], mask[mask.len() - 1]), (desk.ids().len(), 0, 1));
@@ -135,8 +135,8 @@ fn pairs_of_json_lines_take_a_template() {
         "{}",
         outcome.stderr
     );
-    assert!(desk.inspect().contains("\"JA: 猫\\nEN:\"\n  [loss]"), "{}", desk.inspect());
-    assert!(desk.inspect().contains("\" cat\"\n  [----]"), "{}", desk.inspect());
+    assert!(desk.inspect().contains("\"JA: 猫\\nEN: \"\n  [loss]"), "{}", desk.inspect());
+    assert!(desk.inspect().contains("\"cat\"\n  [----]"), "{}", desk.inspect());
     desk.write("t.txt", "no sides");
     desk.tokenize(&args).refused(2, &["--template t.txt: has no {A}"]);
     desk.tokenize(&["--pairs", "p.jsonl", "--pair-keys", "ja"]).refused(2, &["--pair-keys ja: two keys"]);

@@ -77,7 +77,7 @@ pub struct Tokenize {
     /// The key of the messages in JSON lines
     #[arg(long, value_name = "KEY", default_value = "messages", requires = "chat")]
     messages_key: String,
-    /// Leave out records that are no text instead of stopping at the first: count them and name the first ten
+    /// Leave out records that cannot be used instead of stopping at the first: count them and name the first ten
     #[arg(long)]
     skip_bad: bool,
     /// Threads that encode; the output does not depend on it [default: the cores of this process]
@@ -272,7 +272,7 @@ fn warn_of_bad(done: &Progress) {
     if done.bad == 0 {
         return;
     }
-    eprintln!("warning: {} left out, which are no text:", counted(done.bad as usize, "record"));
+    eprintln!("warning: {} left out:", counted(done.bad as usize, "record"));
     done.first_bad.iter().for_each(|what| eprintln!("  {what}"));
     let more = done.bad - done.first_bad.len() as u64;
     if more > 0 {
