@@ -80,13 +80,21 @@ pub fn expand(request: &Expand) -> Result<Expanded> {
     Ok(expanded)
 }
 
-/// Opens what was written: every tokenizer file has the new size and the old ids.
+/// Opens what was written: every tokenizer file must have the new size and the old ids. One that has not was made from
+/// a tokenizer with settings that the other form of the file cannot express.
 fn check(folder: &Path, files: &[File], base: &Source, size: usize) -> Result<()> {
     for name in super::NAMES.iter().filter(|name| files.iter().any(|(file, _)| file == *name)) {
-        let written = Tokenizer::open(&folder.join(name))?;
-        assert_eq!(written.vocab_size(), size, "pieces of the expanded {name}");
-        let moved = (0..base.tokenizer.vocab_size() as u32).find(|&id| written.piece(id) != base.tokenizer.piece(id));
-        assert_eq!(moved, None, "an old id of the expanded {name} has another piece");
+        let written =
+            Tokenizer::open(&folder.join(name)).map_err(|e| base.error(format!("its expanded {name}: {e}")))?;
+        let old = &base.tokenizer;
+        let moved = (0..old.vocab_size() as u32).find(|&id| written.piece(id) != old.piece(id));
+        if let Some((id, piece)) = moved.and_then(|id| Some((id, old.piece(id)?))) {
+            return Err(base.error(format!("its piece {piece:?} would lose the id {id} in {name}; train it without")));
+        }
+        if written.vocab_size() != size {
+            let beyond = written.piece(size as u32).unwrap_or_default();
+            return Err(base.error(format!("{beyond:?} would get an id beyond the {size} pieces in {name}; remove it")));
+        }
     }
     Ok(())
 }

@@ -108,6 +108,9 @@ fn extend(json: &mut Value, model: &ModelProto, old: usize) -> std::result::Resu
     if let Some((id, piece)) = differs {
         return Err(format!("{other}: it does not have {:?} under the id {id}; move it away", text(piece)));
     }
+    if vocab.len() != old {
+        return Err(format!("{other}: it has {} pieces, not {old}; move it away", vocab.len()));
+    }
     for (id, piece) in (old..).zip(&model.pieces[old..]) {
         vocab.insert(text(piece), json!(id));
     }

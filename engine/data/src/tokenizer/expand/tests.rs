@@ -238,6 +238,16 @@ fn a_tokenizer_json_beside_the_model_is_extended() {
     desk.refused(desk.expand(&path, &new, 1), &["\"<pad>\"", "id 265"]);
 }
 
+/// A user-defined piece with a space has no counterpart in a `tokenizer.json`, which would give it another id.
+#[test]
+fn what_a_tokenizer_json_cannot_express_is_named() {
+    let desk = Desk::new();
+    let mut old = proto(&OLD);
+    old.pieces.push(piece("\u{2581}x", 0.0, PieceKind::UserDefined));
+    let result = desk.models(&old, &proto(&[("京", -1.0)]), 1);
+    desk.refused(result, &["base/tokenizer.model", "tokenizer.json", "beyond the 267 pieces"]);
+}
+
 /// Both libraries on one model.
 struct Both(Tokenizer, Tokenizer);
 
