@@ -34,7 +34,7 @@ fn assert_are_of_the_command(run: &Path, scratch: &Path) {
 /// A model to start from, with a file in place of a tokenizer.
 fn source(dir: &Path) -> PathBuf {
     let (run, model) = (dir.join("source-run"), dir.join("model"));
-    let mut config = Case::open("head_dim_128").config(&run);
+    let mut config = Case::open("mha_odd_vocab").config(&run);
     set(&mut config, "train.steps", 1);
     let config = write_config(dir, "source.toml", &config);
     finish(engine().args(["train", "--config"]).arg(config)).succeeded();
@@ -44,7 +44,7 @@ fn source(dir: &Path) -> PathBuf {
 }
 
 fn config(model: &Path, run: &Path) -> Table {
-    let mut config = Case::open("head_dim_128").config(run);
+    let mut config = Case::open("mha_odd_vocab").config(run);
     set(&mut config, "train.load", format!("hf:{}", model.display()));
     set(&mut config, "checkpoint.interval", 2);
     set(&mut config, "checkpoint.export_interval", 4);
@@ -61,8 +61,6 @@ fn exports_beside_checkpoints_are_those_of_the_command() {
         let run = tmp.path().join(format!("run-{i}"));
         let mut config = config(&model, &run);
         set(&mut config, split, if i == 0 { 1 } else { 2 });
-        // A sequence of 65 does not divide.
-        set(&mut config, "parallel.sequence_parallel", false);
         let config = write_config(tmp.path(), "config.toml", &config);
         finish(start().args(["train", "--config"]).arg(config)).succeeded();
         assert_eq!(exports(&run), ["step-00000004", "step-00000008", "step-00000012"]);

@@ -102,7 +102,8 @@ pub struct IndexedFile {
 }
 
 impl IndexedFile {
-    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if there is one, `PREFIX.mask.bin`; the prefix may also be given as either file's name.
+    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if there is one, `PREFIX.mask.bin`; the prefix may also be given as
+    /// either file's name.
     pub fn open(prefix: &Path) -> Result<Self> {
         let prefix = match prefix.extension().and_then(|e| e.to_str()) {
             Some("bin" | "idx") => prefix.with_extension(""),

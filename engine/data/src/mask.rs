@@ -31,8 +31,8 @@ impl Mask {
             (false, false) => return Ok(None),
             (false, true) => {
                 return wrong(format!(
-                    "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the mask \
-                     to train on every token",
+                    "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the \
+                     mask to train on every token",
                     meta.display()
                 ));
             }

@@ -110,7 +110,8 @@ impl PackedOrder {
         while !units.is_empty() && (self.plan.epochs == 0 || self.plan.rows < wanted) {
             if (self.plan.epochs + 1).saturating_mul(units.len() as u64) > MOST_UNITS {
                 return Err(Error::user(format!(
-                    "{}: its {} tokens would be read more than {} times; use more data, fewer steps or a smaller weight",
+                    "{}: its {} tokens would be read more than {} times; use more data, fewer steps or a smaller \
+                     weight",
                     file.prefix().display(),
                     self.plan.tokens,
                     self.plan.epochs

@@ -18,7 +18,8 @@ pub type Grads<'a, B> = Head<TensorViewMut<'a, B, f32>>;
 pub struct Targets<'a, B: Backend> {
     /// The row of x that predicts each target, `[T, 1]`.
     pub rows: &'a Tensor<B, u32>,
-    /// The inverse of `rows`: for each row of x the index of its target, or T where the target does not count, `[T, 1]`.
+    /// The inverse of `rows`: for each row of x the index of its target, or T where the target does not count,
+    /// `[T, 1]`.
     pub places: &'a Tensor<B, u32>,
     /// The next token of each of `rows`, `[T, 1]`.
     pub ids: &'a Tensor<B, u32>,

@@ -2,8 +2,8 @@
 //!
 //! A turn begins where the rendering of the messages before it ends, with the generation prompt: the model is given
 //! that much. It ends with its end-of-turn token. To find that token, the content of the message is rendered with a
-//! mark at its end. What the template puts behind the mark where the conversation ends with this message is the turn's own,
-//! and the first control token in it is the token that ends the turn.
+//! mark at its end. What the template puts behind the mark where the conversation ends with this message is the turn's
+//! own, and the first control token in it is the token that ends the turn.
 
 use std::ops::Range;
 

@@ -12,8 +12,8 @@ pub enum Boundaries {
     Masked,
 }
 
-/// Appends a sample of a stream, `seq + 1` tokens: each predicts the next one, across documents too, and positions count
-/// through the sample.
+/// Appends a sample of a stream, `seq + 1` tokens: each predicts the next one, across documents too, and positions
+/// count through the sample.
 pub fn append_stream(
     batch: &mut MicroBatch,
     file: &IndexedFile,
