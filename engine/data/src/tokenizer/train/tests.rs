@@ -140,7 +140,7 @@ fn nfkc_is_in_the_training_and_in_both_files() {
     };
     assert_eq!(pieces("ＡＢ㍿か\u{3099}　x"), "▁AB株式会社が▁x".replace('x', "<0x78>"));
     let learned: HashSet<String> = made.model().pieces.into_iter().filter_map(|piece| piece.piece).collect();
-    assert!(learned.contains("アイウ") && !learned.iter().any(|piece| piece.contains('Ａ')));
+    assert!(learned.iter().any(|piece| piece.contains('ア')) && !learned.iter().any(|piece| piece.contains('Ａ')));
 }
 
 /// What is below the coverage falls back to bytes, and nothing is joined over it.
@@ -201,7 +201,7 @@ fn words_of_mecab_bound_the_pieces() {
 fn bad_plans_are_refused() {
     let of = |change: fn(&mut Plan)| refusal(change, TEXT);
     let too_small = of(|plan| plan.vocab_size = 280);
-    assert!(too_small.starts_with("--vocab-size 280: must be at least 3"), "{too_small}");
+    assert!(too_small.starts_with("--vocab-size 280: must be at least 2"), "{too_small}");
     assert!(too_small.contains("characters that make up 100 % of the text; raise it, or lower"), "{too_small}");
     assert!(of(|plan| plan.vocab_size = 258).contains("at least 259"));
     assert!(of(|plan| plan.sample_bytes = 0).contains("--sample-bytes 0: must lie in 1 ..="));
