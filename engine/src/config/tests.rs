@@ -313,7 +313,8 @@ weight_decay = 0.1
 clip_grad = 1.0
 
 [data]
-train = [{ prefix = "data/text" }]
+stage = []
+train = [{ pack = false, prefix = "data/text" }]
 valid = []
 split = "1,0,0"
 order = "megatron"

@@ -170,7 +170,7 @@ fn source(mut files: Vec<PathBuf>, keys: Option<&str>, format: Option<Format>) -
 enum Source {
     Texts(Inputs),
     Pairs(Pairs),
-    Chats(Chats),
+    Chats(Box<Chats>),
 }
 
 impl Source {
@@ -203,7 +203,7 @@ pub fn run(args: Tokenize) -> Result<()> {
     let tokenizer = Tokenizer::open_with(&args.tokenizer, controls)?;
     let source = match (args.pairs.pairs.is_empty(), args.chat) {
         (false, _) => Source::Pairs(args.pairs.pairs(inputs.format)?),
-        (true, true) => Source::Chats(chats(inputs, &tokenizer)?),
+        (true, true) => Source::Chats(Box::new(chats(inputs, &tokenizer)?)),
         (true, false) => Source::Texts(inputs),
     };
     let total = source.records().check()?;

@@ -18,6 +18,9 @@ use super::super::tokenizer::config::{TokenizerConfig, spelling};
 use super::python;
 use engine::error::{Error, Result};
 
+/// A text, and the bytes of it that `{% generation %}` blocks rendered, where the template has such blocks.
+type Marked = (String, Option<Vec<Range<usize>>>);
+
 /// Stands before and after what a `{% generation %}` block rendered.
 const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
@@ -99,7 +102,7 @@ impl Template {
 
     /// The text of a conversation, and the bytes that `{% generation %}` blocks rendered, where the template has such
     /// blocks.
-    pub fn render_marked(&self, messages: &[Json]) -> std::result::Result<(String, Option<Vec<Range<usize>>>), String> {
+    pub fn render_marked(&self, messages: &[Json]) -> std::result::Result<Marked, String> {
         if let Some(mark) = messages.iter().find_map(noncharacter) {
             let code = u32::from(mark);
             return Err(format!("holds U+{code:X}, which is no character; remove it"));

@@ -44,7 +44,7 @@ mod tests {
             spans.push(7, bytes);
         }
         assert_eq!(spans.mask(&[4..7, 12..13]), [0, 0, 1, 0, 1, 1, 0, 1]);
-        assert_eq!(spans.mask(&[0..6]), [0, 1, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(spans.mask(std::slice::from_ref(&(0..6))), [0, 1, 1, 0, 0, 0, 0, 0]);
         assert_eq!(spans.mask(&[]), [0; 8]);
         assert_eq!(spans.mask(&[5..5, 6..20]), [0, 0, 0, 0, 1, 1, 1, 1]);
     }

@@ -19,7 +19,7 @@ fn data(text: &str) -> Data {
 
 #[track_caller]
 fn refused(text: &str, needles: &[&str]) {
-    let error = read(text).err().expect("refused");
+    let error = read(text).expect_err("refused");
     assert_eq!(error.exit_code(), 2);
     let error = error.to_string();
     assert!(needles.iter().all(|needle| error.contains(needle)), "{error}\nlacks one of {needles:?}");

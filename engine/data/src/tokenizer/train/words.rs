@@ -64,8 +64,11 @@ fn escape(line: &str) -> String {
     format!("{SPACE}{}", line.replace(' ', "▁"))
 }
 
+/// Calls its second argument with the words of its first.
+type Split<'s> = dyn for<'a> FnMut(&'a str, &mut dyn FnMut(&'a str)) + 's;
+
 /// Calls `each` with the words of spaces and what follows them. `split` splits that further.
-fn of_stretch(text: &str, split: &mut dyn for<'a> FnMut(&'a str, &mut dyn FnMut(&'a str)), each: &mut dyn FnMut(&str)) {
+fn of_stretch(text: &str, split: &mut Split<'_>, each: &mut dyn FnMut(&str)) {
     let body = text.trim_start_matches(SPACE);
     let (spaces, _) = text.split_at(text.len() - body.len());
     if body.is_empty() {
