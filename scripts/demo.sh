@@ -6,15 +6,17 @@
 #   CORPUS=DIR  train on DIR/ja.txt and DIR/en.txt instead of the Debian Reference: UTF-8, documents closed by a line
 #               <|endoftext|>; sections of equal numbers of lines in both give pairs
 #   STEPS=N     steps of the English model (default 250)
-#   EPOCHS=N    how often the Japanese text is read (default 2)
+#   EPOCHS=N    how often the Japanese text is read (default 0.7)
+#   PIECES=N    size of each vocabulary (default 2000)
 #   OUT=DIR     where everything is left (default runs/demo)
+#   ENGINE=FILE the program (default target/release/swallow-engine)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-engine=target/release/swallow-engine
+engine=${ENGINE:-target/release/swallow-engine}
 demo=${OUT:-runs/demo}
 data=$demo/data
-pieces=2000 # of each language
+pieces=${PIECES:-2000}
 seq=256
 batch=8
 export LC_ALL=C # awk counts bytes
@@ -73,7 +75,8 @@ tokens() { echo $(($(wc -c <"$1.bin") / 2)); }
 
 # NAME STEPS TENSOR PIPELINE, and [model] and [data] from standard input: the configuration of a run.
 configure() {
-    cat - <<EOF >"$demo/$1.toml"
+    cat >"$demo/$1.toml"
+    cat <<EOF >>"$demo/$1.toml"
 
 [train]
 seq_length = $seq
@@ -113,7 +116,7 @@ train() {
 # VOCABULARY MODEL: continual pre-training of MODEL on the tokens of VOCABULARY, for EPOCHS of the Japanese text.
 continue_training() {
     local at="$data/$1" steps tensor=2 pipeline=2 ranks=4
-    steps=$(awk -v n="$(tokens "$at/ja-train")" -v epochs="${EPOCHS:-2}" -v each=$((seq * batch)) \
+    steps=$(awk -v n="$(tokens "$at/ja-train")" -v epochs="${EPOCHS:-0.7}" -v each=$((seq * batch)) \
         'BEGIN { steps = int(n * epochs / 0.75 / each); print steps < 2 ? 2 : steps }')
     if [ "$gpus" -gt 0 ]; then ranks=$gpus tensor=1 pipeline=1; fi
     load="load = \"hf:$2\"" configure "$1" "$steps" "$tensor" "$pipeline" <<EOF
@@ -175,6 +178,8 @@ num_attention_heads = 4
 num_key_value_heads = 2
 vocab_size = $vocab
 max_position_embeddings = $seq
+rope_theta = 10000.0
+rms_norm_eps = 1e-5
 tie_word_embeddings = false
 EOF
 train base "$((gpus > 0 ? gpus : 2))"

@@ -10,6 +10,7 @@ mod checkpoint_roundtrip;
 mod common;
 mod configs;
 mod cuda;
+mod demo;
 mod device;
 mod docs;
 mod exports;

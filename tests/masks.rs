@@ -86,6 +86,48 @@ fn another_mask_is_refused_at_resume() {
     masked.train("run", &[]).refused(2, &["data.train[0].mask", "--accept-data-change"]);
 }
 
+/// A first stage with a mask, and a second one of packed documents with a mask.
+fn staged(masked: &Masked) -> Table {
+    let prefix = |path: &Path| ("prefix".to_string(), toml::Value::from(path.to_str().unwrap()));
+    let first = Table::from_iter([prefix(&masked.path("train"))]);
+    let packed = Table::from_iter([prefix(&Case::open("packed").dir.join("train")), ("pack".to_string(), true.into())]);
+    let stage = |sources: Table, until: Option<i64>| {
+        let until = until.map(|step| ("until_step".to_string(), step.into()));
+        let train = ("train".to_string(), toml::Value::from(vec![toml::Value::from(sources)]));
+        toml::Value::from(Table::from_iter(until.into_iter().chain([train])))
+    };
+    let mut config = masked.config.clone();
+    config["data"].as_table_mut().unwrap().remove("train");
+    set(&mut config, "data.stage", vec![stage(first, Some(3)), stage(packed, None)]);
+    set(&mut config, "data.order", "megatron");
+    set(&mut config, "checkpoint.interval", 2);
+    config
+}
+
+/// A run that continues before a stage's border, and one inside packed documents, are the run that was not interrupted.
+#[test]
+fn a_run_continues_across_stages_of_masked_and_packed_data() {
+    let mut masked = Masked::new();
+    masked.config = staged(&masked);
+    masked.train("whole", &[]).succeeded();
+    let shards = |run: &str| {
+        let dir = masked.path(run).join("checkpoints/step-00000008");
+        std::fs::read(dir.join("rank-00000-0.safetensors")).unwrap()
+    };
+    for step in ["2", "6"] {
+        let run = format!("from-{step}");
+        crate::common::copy(&masked.path("whole"), &masked.path(&run));
+        masked.train(&run, &["--from-step", step]).succeeded();
+        assert_eq!(masked.figures(&run), masked.figures("whole"));
+        assert!(shards(&run) == shards("whole"), "the weights differ after step {step}");
+    }
+    let args = ["--set", "data.stage=[]", "--from-step", "6"];
+    masked.train("whole", &args).refused(2, &["data.train"]);
+    let stages = masked.config["data"]["stage"].as_array_mut().unwrap();
+    stages[1]["train"][0]["pack"] = false.into();
+    masked.train("whole", &["--from-step", "6"]).refused(2, &["data.stage[1].train[0].pack", "--accept-data-change"]);
+}
+
 #[test]
 fn masks_that_do_not_fit_are_refused() {
     let masked = Masked::new();

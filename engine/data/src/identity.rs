@@ -131,7 +131,7 @@ pub fn comparable(saved: Vec<(String, String)>) -> Vec<(String, String)> {
     saved.into_iter().filter(|(key, _)| decides(key)).collect()
 }
 
-/// What tells one file from another.
+/// The values by which a resume tells one file from another.
 fn describe(file: &IndexedFile) -> Vec<(&'static str, String)> {
     let tokens = file.bin().len() / file.kind().size();
     let mut pairs = vec![

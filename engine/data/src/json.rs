@@ -13,7 +13,7 @@ pub struct Field<'k> {
     pub key: &'k str,
     /// The flag that names the key.
     pub flag: &'static str,
-    /// What stands under the key, as JSON.
+    /// The value under the key, as JSON.
     pub example: &'static str,
 }
 

@@ -21,10 +21,10 @@ pub struct Meta {
     /// The ids put before and after every document.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
-    /// What control tokens became that a text spells out: `text` or `parse`.
+    /// How control tokens that a text spells out were encoded: `text` or `parse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub special_tokens: Option<String>,
-    /// What the documents were made of: `pairs` or `chats`; texts where it is missing.
+    /// The kind of records: `pairs` or `chats`; plain texts where it is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<String>,
     /// The text around the pairs, or the BLAKE3 hash of the chat template.

@@ -36,7 +36,7 @@ pub enum Direction {
     EnJa,
 }
 
-/// What counts in the loss.
+/// The part of a document whose tokens count in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     Everything,

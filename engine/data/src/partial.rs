@@ -90,35 +90,14 @@ pub fn write_whole(path: &Path, text: &str) -> Result<()> {
     sync_folder_of(path)
 }
 
-/// Writes a folder of small files: it appears whole, in place of an empty folder or of none. Refused where another
-/// process writes it.
-pub fn write_folder(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    // Its name without a slash at its end.
-    let path = &path.components().collect::<PathBuf>();
-    let folder = with_suffix(path, "partial");
-    // The lock, which is the writer's own, is dropped and its file removed at the end, however that comes.
-    let _lock = PartialFile::create(&with_suffix(path, "lock"))?;
-    let written = write_files(&folder, files).and_then(|()| {
-        fs::rename(&folder, path).map_err(|e| Error::io(path, e))?;
-        sync_folder_of(path)
-    });
-    written.inspect_err(|_| {
-        // The earlier error is reported, not one of this removal.
-        fs::remove_dir_all(&folder).ok();
-    })
-}
-
-fn write_files(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(folder, e)),
-        _ => fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?,
-    }
+/// Writes files into a folder, and flushes them to the disk.
+pub fn write_files<'a>(folder: &Path, files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
     for (name, bytes) in files {
         let file = folder.join(name);
         let written = File::create(&file).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
         written.map_err(|e| Error::io(&file, e))?;
     }
-    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, e))
+    Ok(())
 }
 
 /// Makes the names in the folder of `path` survive a crash of the machine.

@@ -31,7 +31,7 @@ pub enum Init {
     Pieces(Vec<Vec<u32>>),
     /// The mean of the rows of the old vocabulary, without padding.
     Mean,
-    /// What training from scratch gives the tensor's elements.
+    /// The values that the tensor's elements get when a model is trained from scratch.
     Random { seed: u32 },
 }
 
@@ -48,7 +48,7 @@ pub struct ExpandVocab<'a> {
     pub tokenizer: Vec<PathBuf>,
 }
 
-/// What was written.
+/// The result of an expansion.
 #[derive(Debug, PartialEq)]
 pub struct Rows {
     /// Rows of the embedding before and after.
@@ -90,7 +90,7 @@ pub fn expand_vocab(what: &ExpandVocab, progress: &mut dyn FnMut(u64, u64)) -> R
     Ok(Rows { before, after, width, dtype: plan.grown[0].1.dtype, tensors, left_out })
 }
 
-/// What grows, and to what.
+/// The tensors that grow, and their new number of rows.
 struct Plan<'a> {
     what: &'a ExpandVocab<'a>,
     hf: HuggingFace,
@@ -289,7 +289,7 @@ fn random(plan: &Plan, name: &str, seed: u32, first: usize, out: &mut [f64]) {
 /// Copies the index with its sums brought up to date; a checkpoint in one file has none.
 fn write_index(plan: &Plan, dir: &Path) -> Result<()> {
     let path = plan.what.from.join(INDEX);
-    // A model in one file may have a leftover index, which nobody reads.
+    // A model in one file may have a leftover index, which is not used.
     if plan.hf.files().any(|(name, _)| name == super::hf::SINGLE) || !path.exists() {
         return Ok(());
     }

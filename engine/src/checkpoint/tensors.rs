@@ -73,7 +73,7 @@ impl TensorFile {
         self.header.data_len()
     }
 
-    /// What the writer of the file noted beside the tensors.
+    /// The metadata of the file's header.
     pub fn metadata(&self) -> Option<HashMap<String, String>> {
         self.header.metadata().clone()
     }

@@ -278,7 +278,7 @@ impl Data {
         Ok(())
     }
 
-    /// What the user may not expect of this table, in sentences without their full stops; `steps`: those of the run.
+    /// Remarks on settings of this table that have no effect, without a final dot; `steps`: those of the run.
     pub fn notes(&self, steps: u64) -> Vec<String> {
         let weights = self.valid.iter().any(|source| source.weight.is_some());
         let weights = weights.then(|| {

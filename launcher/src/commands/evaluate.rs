@@ -33,7 +33,7 @@ pub struct Args {
     /// SentencePiece .model or tokenizer.json [default: the one in the model's directory]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// What a special (control) token becomes that the text spells out
+    /// How to encode a special (control) token that the text spells out
     #[arg(long, value_enum, value_name = "HOW", default_value_t = SpecialTokens::Text)]
     special_tokens: SpecialTokens,
     /// Score longer pieces in windows of this many tokens, which do not overlap [default: the model's positions, or the

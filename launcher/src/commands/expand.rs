@@ -33,7 +33,7 @@ pub struct Args {
     /// Leave out new pieces, those of the lowest scores or the last merges, until the size is a multiple of N
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     multiple_of: u32,
-    /// Normalize texts by Unicode's NFKC; a SentencePiece NEW must have been trained so
+    /// Normalize texts by Unicode's NFKC; NEW must have been trained so, or without a normalizer
     #[arg(long)]
     nfkc: bool,
     /// Text files by which characters a token are counted, before and after

@@ -33,7 +33,7 @@ impl TextFlags {
     }
 }
 
-/// What a control token becomes that a text spells out, such as <|endoftext|>.
+/// How to encode a control token that a text spells out, such as <|endoftext|>.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
     /// Tokens of its letters

@@ -65,7 +65,7 @@ pub struct Tokenize {
     /// EOS <|im_end|> ends a turn of a chat
     #[arg(long, value_name = "TOKEN")]
     eos_token: Option<String>,
-    /// What a special (control) token becomes that a text spells out [default: text; with --chat always parse]
+    /// How to encode a special (control) token that a text spells out [default: text; with --chat always parse]
     #[arg(long, value_enum, value_name = "HOW")]
     special_tokens: Option<SpecialTokens>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ struct PairFlags {
     /// The keys of the two sides in JSON lines, Japanese first [default: ja,en]
     #[arg(long, value_name = "JA,EN", requires = "pairs")]
     pair_keys: Option<String>,
-    /// What a document is: `A B`, all of which counts in the loss, or an instruction, A and B, of which B counts
+    /// The form of a document: `A B`, all of which counts in the loss, or an instruction, A and B, of which B counts
     /// [default: ntp; with --template translation]
     #[arg(long, value_enum, value_name = "FORMAT", requires = "pairs")]
     pair_format: Option<PairFormat>,
@@ -166,7 +166,7 @@ fn source(mut files: Vec<PathBuf>, keys: Option<&str>, format: Option<Format>) -
     Ok(PairSource::Json(inputs, sides))
 }
 
-/// What the command reads; [`Records`] borrow it.
+/// The inputs of the command; [`Records`] borrow them.
 enum Source {
     Texts(Inputs),
     Pairs(Pairs),
@@ -247,7 +247,7 @@ enum Edge {
 }
 
 impl Edge {
-    /// The token to put there: the named one, or the tokenizer's own where that is asked for.
+    /// The token to put there: the named one, or the tokenizer's own where its flag is given.
     fn id(self, tokenizer: &Tokenizer, asked: bool, named: Option<&str>) -> Result<Option<u32>> {
         let (flag, own) = match self {
             Edge::Bos => ("--bos", tokenizer.bos()),

@@ -54,7 +54,7 @@ struct Encode {
     /// The key of the text in JSON lines
     #[arg(long, default_value = "text")]
     key: String,
-    /// What a special (control) token becomes that a text spells out [default: as in Python: parse for a
+    /// How to encode a special (control) token that a text spells out [default: as in Python: parse for a
     /// tokenizer.json, text for a SentencePiece .model]
     #[arg(long, value_enum, value_name = "HOW")]
     special_tokens: Option<SpecialTokens>,

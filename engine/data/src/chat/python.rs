@@ -1,4 +1,4 @@
-//! What templates expect of Python: `json.dumps`, `strftime`, methods of strings and dictionaries.
+//! The parts of Python that chat templates use: `json.dumps`, `strftime`, methods of strings and dictionaries.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};

@@ -233,7 +233,8 @@ fn noncharacter(message: &Json) -> Option<char> {
     }
 }
 
-/// What `transformers` gives to a template. Printing an undefined value is an error, where Jinja prints nothing.
+/// The environment of a template: the filters, tests and globals that `transformers` defines. Printing an undefined
+/// value is an error, where Jinja prints nothing.
 fn environment() -> Environment<'static> {
     let mut strict = Environment::empty();
     strict.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -257,7 +258,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// What the body of a `{% generation %}` block renders, between marks.
+/// Renders the body of a `{% generation %}` block between marks.
 fn generation(state: &mut State, kwargs: Kwargs) -> std::result::Result<Value, Jinja> {
     let caller: Value = kwargs.get("caller")?;
     let text = caller.call(state, &[])?;

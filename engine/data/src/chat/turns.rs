@@ -38,7 +38,7 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// What message `i` added.
+    /// The bytes that message `i` adds to the text.
     fn stretch(&self, i: usize) -> Result<Range<usize>, String> {
         let start = self.start(i)?;
         match self.after_content(i) {
@@ -65,8 +65,8 @@ impl Conversation<'_> {
         after_message().ok_or_else(|| UNKNOWN_START.into())
     }
 
-    /// What the turn has after the content of message `i`; `None` where the template does not print the content as it
-    /// is.
+    /// The bytes of the turn after the content of message `i`; `None` where the template does not print the content
+    /// unchanged.
     fn after_content(&self, i: usize) -> Option<Range<usize>> {
         let (messages, at, rest) = self.mark(i)?;
         // The template may refuse a conversation that ends here.

@@ -26,7 +26,7 @@ pub struct Recipe<'a> {
     pub files: &'a [IndexedFile],
 }
 
-/// What a stage asks of its members.
+/// The samples that a stage needs from its members.
 struct Demand {
     /// Samples that the order of each member must offer for this stage.
     asked: Vec<u64>,
@@ -101,7 +101,7 @@ impl Recipe<'_> {
         Ok(Demand { asked, draft: Draft { samples, members: members.to_vec(), blend } })
     }
 
-    /// Without weights each source is read once, in proportion to its size: all its samples are asked for.
+    /// Without weights each source is read once, in proportion to its size: it offers all its samples.
     fn exhaustive(
         &self,
         key: &str,

@@ -29,7 +29,7 @@ pub struct SourceReport {
     pub share: f64,
 }
 
-/// What packing does to a source.
+/// The effect of packing on a source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Packing {
     /// The share of the positions of its rows that hold no token.
@@ -60,7 +60,7 @@ impl Feed {
         train.chain(valid).collect()
     }
 
-    /// What all stages together take of every training source.
+    /// The samples that all stages together take from each training source.
     pub fn totals(&self) -> Vec<SourceReport> {
         let all = self.train.wanted();
         let taken = self.train.taken().into_iter().zip(&self.sources).enumerate();

@@ -12,7 +12,7 @@ fn texts(pairs: &Pairs) -> Vec<String> {
     pairs.documents("日本", "Japan").unwrap().into_iter().map(|filled| filled.text).collect()
 }
 
-/// What of a document counts.
+/// The tokens of a document that count in the loss.
 fn counted(filled: &Filled) -> Vec<&str> {
     filled.second.iter().map(|bytes| &filled.text[bytes.clone()]).collect()
 }

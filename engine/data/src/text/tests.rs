@@ -189,7 +189,7 @@ fn bad_lines_are_named() {
 fn shift_jis_files_of_aozora() {
     let folder = super::super::checkout().join("../shared/data/aozora/raw_sample");
     let Ok(files) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: {} is not here", folder.display());
+        eprintln!("skipped: there is no {}", folder.display());
         return;
     };
     for file in files {

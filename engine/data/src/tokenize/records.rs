@@ -1,5 +1,4 @@
-//! What the inputs of a tokenization are: texts, pairs or chats; how they are read in chunks, and how a chunk becomes
-//! documents.
+//! The records of a tokenization: texts, pairs or chats. They are read in chunks, and each chunk becomes documents.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -86,7 +85,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Notes what the documents were made of.
+    /// Records the kind of records that the documents come from.
     pub fn describe(&self, meta: &mut Meta) {
         (meta.records, meta.template) = match self {
             Records::Texts(_) => (None, None),

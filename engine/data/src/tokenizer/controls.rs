@@ -9,7 +9,7 @@ use sentencepiece::SentencePieceProcessor;
 use super::config::DummySpace;
 use super::model::{Kind, ModelProto, NormalizerSpec};
 
-/// Finds control pieces, and encodes what stands between them.
+/// Finds control pieces, and encodes the text between them.
 pub struct Controls {
     search: AhoCorasick,
     ids: Vec<u32>,
@@ -44,7 +44,7 @@ impl Controls {
         Ok(Self { search: search.map_err(|e| e.to_string())?, ids, rest, first })
     }
 
-    /// The text in parts: control pieces with their ids, and what stands between them.
+    /// The text in parts: control pieces with their ids, and the text between them.
     pub fn split(&self, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
         let mut parts = Vec::new();
         let mut at = 0;

@@ -1,5 +1,5 @@
-//! What a tokenizer adds to an older one, and how the older one splits the texts of the new pieces: the rows that the
-//! embeddings of the new pieces are made of.
+//! The pieces that a tokenizer adds to an older one, and how the older one splits their texts: the embeddings of the new
+//! pieces are computed from those rows.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -8,13 +8,10 @@ use prost::Message;
 use serde_json::{Value, json};
 use tokenizers::Model;
 
-use super::model::{ModelProto, NormalizerSpec};
+use super::model::{ESCAPE, ModelProto, NormalizerSpec};
 use super::spm::SentencePiece;
 use super::{ControlTokens, Kind, Tokenizer, is_json, read};
 use engine::error::{Error, Result};
-
-/// SentencePiece's stand-in for a space.
-const ESCAPE: char = '\u{2581}';
 
 /// The pieces that a tokenizer has beyond those of a model's own tokenizer.
 pub struct Extension {
@@ -65,7 +62,7 @@ impl Extension {
     }
 }
 
-/// What a piece stands for.
+/// The text or bytes of a piece.
 enum Surface {
     Text(String),
     /// Bytes that are no text by themselves, in the letters of byte-level BPE.

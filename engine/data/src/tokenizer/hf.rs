@@ -193,7 +193,7 @@ fn keeps_newlines_apart(rules: &Rules, tokenizer: &tokenizers::Tokenizer) -> boo
         && !rules.added_tokens.iter().any(|token| token.lstrip || token.rstrip || token.content.contains('\n'))
 }
 
-/// Whether the normalizer makes of a newline a newline, whatever stands beside it, and of nothing else.
+/// Whether the normalizer keeps every newline, whatever its neighbours are, and makes no new ones.
 fn changes_no_line(normalizer: &Value) -> bool {
     let in_a_line = |text: &Value| text.as_str().is_some_and(|text| !text.contains('\n'));
     match normalizer["type"].as_str() {

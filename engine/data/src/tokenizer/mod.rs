@@ -9,6 +9,7 @@ pub mod expand;
 mod extension;
 mod hf;
 mod identity;
+mod merges;
 mod model;
 mod nfkc;
 mod piece_bytes;
@@ -41,11 +42,11 @@ const NAMES: [&str; 2] = ["tokenizer.model", "tokenizer.json"];
 /// The id of a special token, or the reason why the tokenizer has none.
 pub type Special = std::result::Result<u32, String>;
 
-/// What a control token becomes that a text spells out, such as `<|endoftext|>`. Added tokens that are no control
+/// How a control token that a text spells out, such as `<|endoftext|>`, is encoded. Added tokens that are no control
 /// tokens are found in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlTokens {
-    /// What Python's libraries make of it: `tokenizers` its id, `sentencepiece` the pieces of its letters.
+    /// As in Python's libraries: `tokenizers` gives its id, `sentencepiece` the pieces of its letters.
     AsInPython,
     /// Ids of its letters. A document cannot end itself.
     Text,
@@ -136,7 +137,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// What became of control tokens in texts, as `PREFIX.meta.json` notes it; `None`: what Python makes of them.
+    /// How control tokens in texts are encoded, as `PREFIX.meta.json` records it; `None`: as in Python.
     pub fn reads_control_tokens(&self) -> Option<&'static str> {
         match self.controls {
             ControlTokens::AsInPython => None,

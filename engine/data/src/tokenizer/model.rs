@@ -4,6 +4,9 @@
 
 use prost::Message;
 
+/// SentencePiece's stand-in for a space.
+pub const ESCAPE: char = '\u{2581}';
+
 use super::nfkc;
 
 /// The fields that are checked, asked for, or written; the others pass through to the library unread.
@@ -85,6 +88,16 @@ pub struct NormalizerSpec {
     pub remove_extra_whitespaces: Option<bool>,
     #[prost(bool, optional, tag = "5")]
     pub escape_whitespaces: Option<bool>,
+}
+
+impl NormalizerSpec {
+    /// The name of its rule, `identity` for one that changes nothing.
+    pub fn rule(&self) -> &str {
+        match self.charsmap.as_deref() {
+            None | Some([]) => "identity",
+            Some(_) => self.name.as_deref().filter(|name| !name.is_empty()).unwrap_or("a custom one"),
+        }
+    }
 }
 
 /// `model_type` of byte-pair encoding.

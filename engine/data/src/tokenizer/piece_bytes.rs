@@ -139,7 +139,7 @@ mod tests {
         table.of_counted(&MicroBatch { weights: vec![1.0; ids.len()], targets: ids, ..MicroBatch::default() })
     }
 
-    /// What the pieces of a text stand for is the text, and the space that SentencePiece puts before it.
+    /// The bytes of a text's pieces sum to those of the text, and one for SentencePiece's space before it.
     #[test]
     fn the_pieces_of_a_text_are_its_bytes() {
         for (name, dummy) in [("tokenizer.model", 1), ("tokenizer.json", 0)] {

@@ -33,7 +33,7 @@ pub enum ModelType {
     Bpe,
 }
 
-/// What bounds a piece besides the rules of its [`ModelType`].
+/// The bounds of a piece besides the rules of its [`ModelType`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segmenter {
     None,
@@ -48,7 +48,7 @@ pub enum Normalization {
     Nfkc,
 }
 
-/// What to train on, and what to write.
+/// The inputs, settings and output of a training.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub inputs: &'a Inputs,
@@ -66,7 +66,7 @@ pub struct Plan<'a> {
     pub output: &'a Path,
 }
 
-/// What was trained.
+/// The result of a training.
 #[derive(Debug, PartialEq)]
 pub struct Trained {
     /// The pieces of the vocabulary, fewer than asked for where there is too little text.

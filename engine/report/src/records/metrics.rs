@@ -106,6 +106,7 @@ mod tests {
             step,
             loss,
             lr: 1e-4,
+            loss_tokens: Some(60),
             step_time_s: 0.5,
             tokens_per_s: 200.0,
             tokens_per_s_per_rank: 100.0,

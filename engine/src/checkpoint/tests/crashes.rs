@@ -139,7 +139,7 @@ fn a_first_checkpoint_without_latest_gets_it() {
     fs::remove_file(run.join("checkpoints/latest")).unwrap();
     clean(run).unwrap();
     assert_eq!(latest_step(run), 3);
-    // Of several the newest may not be the one to continue from.
+    // With several checkpoints the newest may not be the one to continue from.
     save_whole(run, 6);
     fs::remove_file(run.join("checkpoints/latest")).unwrap();
     clean(run).unwrap();

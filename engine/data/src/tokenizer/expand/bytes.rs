@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::merges::Merge;
+use super::super::merges::Merge;
 use super::{Expand, Expanded, File, Source, files, json, kept, normalizer};
 use engine::error::Result;
 
@@ -29,7 +29,7 @@ pub fn expand(request: &Expand, base: (&Source, &Value), new: (&Source, &Value))
     (size..).zip(&pieces).for_each(|(id, piece)| _ = vocab.insert(piece.clone(), json!(id)));
     json::set_merges(&mut json, old_merges.into_iter().chain(merges).collect());
     if request.nfkc {
-        normalizer::set_nfkc(&mut json);
+        normalizer::set_nfkc(&mut json, [json!({ "type": "NFKC" })]);
     }
     let mut files = vec![("tokenizer.json".to_string(), json::bytes(&json))];
     files.extend(separate(base, &json));

@@ -1,4 +1,4 @@
-//! What an expansion gains: characters a token of held-out text, before and after.
+//! The gain of an expansion: characters a token of held-out text, before and after.
 
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use engine::error::{Error, Result};
 use serde_json::{Value, json};
 
+use super::super::merges::Merge;
 use super::super::read as read_file;
-use super::merges::Merge;
 
 pub fn read(path: &Path) -> Result<Value> {
     let refuse = |e| Error::user(format!("{}: not JSON: {e}", path.display()));

@@ -3,11 +3,9 @@
 //! ([`bytes`]); the expanded tokenizer is a new folder in which all files agree.
 
 mod bytes;
-mod convert;
 mod files;
 mod held_out;
 mod json;
-mod merges;
 mod model;
 mod normalizer;
 mod pieces;
@@ -21,13 +19,14 @@ use engine::checkpoint::{new_directory, write_directory};
 use engine::error::{Error, Result};
 use serde_json::Value;
 
+use super::super::partial::write_files;
 use super::model::ModelProto;
 use super::{Tokenizer, is_json, read};
 pub use held_out::{HeldOut, count};
 pub(super) use json::is_byte_level;
 pub(super) use model::without_self_test;
 
-/// What to expand, and how.
+/// The inputs and settings of an expansion.
 pub struct Expand<'a> {
     /// A tokenizer's file or folder.
     pub base: &'a Path,
@@ -41,7 +40,7 @@ pub struct Expand<'a> {
     pub nfkc: bool,
 }
 
-/// What an expansion did, in numbers of pieces.
+/// The result of an expansion, in numbers of pieces.
 #[derive(Debug, Default, PartialEq)]
 pub struct Expanded {
     pub base: usize,
@@ -72,9 +71,7 @@ pub fn expand(request: &Expand) -> Result<Expanded> {
     };
     expanded.notes.extend(files::complete(&base, &mut files)?);
     write_directory(&output, |folder| {
-        for (name, bytes) in &files {
-            std::fs::write(folder.join(name), bytes).map_err(|e| Error::io(&folder.join(name), e))?;
-        }
+        write_files(folder, files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())))?;
         check(folder, &files, &base, expanded.size)
     })?;
     Ok(expanded)

@@ -1,14 +1,15 @@
 //! The expansion of a SentencePiece model: its `tokenizer.model` with pieces appended, and the `tokenizer.json` that
 //! gives the same ids.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use serde_json::{Value, json};
 
 use super::super::model::{BPE, Kind, ModelProto, NormalizerSpec, Piece};
-use super::{Expand, Expanded, File, Source, convert, files, json, merges, normalizer, pieces};
+use super::super::{convert, merges};
+use super::{Expand, Expanded, File, Source, files, json, normalizer, pieces};
 use engine::error::{Error, Result};
 
 /// The field of a model with texts and the pieces that they must give.
@@ -28,13 +29,13 @@ pub fn expand(
     let whole = ModelProto::parse(&bytes).map_err(|e| base.error(e))?;
     let mut files = vec![("tokenizer.model".to_string(), bytes)];
     let json = match base.beside("tokenizer.json") {
-        None => convert::tokenizer_json(&whole, &base.tokenizer).map_err(|e| base.error(e))?,
+        None => convert::tokenizer_json(&whole).map_err(|e| base.error(e))?,
         Some(path) => {
             let refuse = |what: String| Error::user(format!("{}: {what}", path.display()));
             let mut json = json::read(&path)?;
             extend(&mut json, &whole, model.pieces.len()).map_err(refuse)?;
             if normalizer.is_some() {
-                normalizer::set_nfkc(&mut json);
+                normalizer::set_nfkc(&mut json, convert::nfkc());
             }
             json
         }
@@ -62,8 +63,8 @@ fn check_type(source: &Source, model: &ModelProto) -> Result<()> {
 }
 
 /// The model's bytes with pieces appended, and with the fields of `normalizer` that are set. A protobuf message may
-/// come in parts: repeated fields grow, and later values replace earlier ones. So everything else stays, fields that
-/// nobody reads here among it.
+/// come in parts: repeated fields grow, and later values replace earlier ones. So all other fields stay,
+/// also those that this program does not read.
 pub fn append(
     base: &[u8],
     pieces: &[Piece],
@@ -89,13 +90,6 @@ pub fn without_self_test(model: &[u8]) -> std::result::Result<Vec<u8>, String> {
     Ok(kept)
 }
 
-/// The scores of the pieces that merges may join.
-pub fn scores(model: &ModelProto) -> HashMap<String, f32> {
-    let normal = model.pieces.iter().filter(|piece| piece.kind() == Kind::Normal);
-    // Zero is added so that -0 becomes 0, which SentencePiece does not tell apart.
-    normal.map(|p| (p.piece.clone().unwrap_or_default(), p.score.unwrap_or_default() + 0.0)).collect()
-}
-
 /// Adds the pieces of `model` from `old` on to the `tokenizer.json` that was converted from its first `old` pieces.
 fn extend(json: &mut Value, model: &ModelProto, old: usize) -> std::result::Result<(), String> {
     let other = "it does not belong to the tokenizer.model beside it";
@@ -114,8 +108,8 @@ fn extend(json: &mut Value, model: &ModelProto, old: usize) -> std::result::Resu
     for (id, piece) in (old..).zip(&model.pieces[old..]) {
         vocab.insert(text(piece), json!(id));
     }
-    let new: std::collections::HashSet<String> = model.pieces[old..].iter().map(text).collect();
-    let merges = merges::extended(json::merges(json)?, &scores(model), |piece| new.contains(piece));
+    let new: HashSet<String> = model.pieces[old..].iter().map(text).collect();
+    let merges = merges::extended(json::merges(json)?, &merges::scores(model), |piece| new.contains(piece));
     json::set_merges(json, merges);
     let user_defined = (old..).zip(&model.pieces[old..]).filter(|(_, piece)| piece.kind() == Kind::UserDefined);
     let user_defined: Vec<Value> = user_defined.map(|(id, piece)| convert::added_token(id, piece)).collect();

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::model::{ModelProto, NormalizerSpec};
+use super::super::nfkc;
 use super::{Expand, Source};
 use engine::error::Result;
 
@@ -11,25 +12,26 @@ const NFKC: &str = "nfkc";
 
 const DIFFERS: &str = "its pieces were learned from other text than BASE sees; train it with BASE's normalizer";
 
-/// What changes in the normalizer of a SentencePiece model, if anything does.
+/// The changes of the normalizer of a SentencePiece model; `None` if there are none.
 pub fn of_models(
     request: &Expand,
     (base, model): (&Source, &ModelProto),
     (new, added): (&Source, &ModelProto),
 ) -> Result<Option<NormalizerSpec>> {
     let [old, donor] = [model, added].map(|model| model.normalizer.clone().unwrap_or_default());
-    let [old_name, donor_name] = [&old, &donor].map(name);
+    let [old_name, donor_name] = [&old, &donor].map(NormalizerSpec::rule);
     let same = old.charsmap.clone().unwrap_or_default() == donor.charsmap.clone().unwrap_or_default();
     match (request.nfkc, same) {
         (false, true) => Ok(None),
         (true, _) if old_name == NFKC => Ok(None),
-        (true, _) if donor_name == NFKC => {
-            let (name, charsmap) = (Some(NFKC.to_string()), donor.charsmap);
+        (true, _) if [NFKC, "identity"].contains(&donor_name) => {
+            let charsmap = donor.charsmap.clone().filter(|_| donor_name == NFKC).unwrap_or_else(nfkc::charsmap);
+            let (name, charsmap) = (Some(NFKC.to_string()), Some(charsmap));
             Ok(Some(NormalizerSpec { name, charsmap, ..Default::default() }))
         }
         (true, _) => Err(new.error(format!(
-            "--nfkc takes the normalizer of --add, but that is {donor_name}; train it with NFKC \
-             (--normalization_rule_name=nfkc of spm_train)"
+            "its normalizer is {donor_name}; with --nfkc its pieces must come from text that was normalized by NFKC \
+             (tokenizer train --nfkc) or not at all"
         ))),
         (false, false) => {
             let remedy = if donor_name == NFKC { ", or give --nfkc" } else { "" };
@@ -39,24 +41,16 @@ pub fn of_models(
     }
 }
 
-/// The name of a normalizer, `identity` for one that changes nothing.
-pub fn name(spec: &NormalizerSpec) -> &str {
-    match spec.charsmap.as_deref() {
-        None | Some([]) => "identity",
-        Some(_) => spec.name.as_deref().filter(|name| !name.is_empty()).unwrap_or("a custom one"),
-    }
-}
-
-/// Puts NFKC before the other normalizers of a `tokenizer.json`, in place of an NFC.
-pub fn set_nfkc(json: &mut Value) {
-    let nfkc = json!({ "type": "NFKC" });
+/// Puts the steps of NFKC before the other normalizers of a `tokenizer.json`, in place of an NFC.
+pub fn set_nfkc(json: &mut Value, nfkc: impl IntoIterator<Item = Value>) {
+    let nfkc: Vec<Value> = nfkc.into_iter().collect();
     let mut steps = match json["normalizer"].take() {
         Value::Null => Vec::new(),
         sequence if sequence["type"] == "Sequence" => sequence["normalizers"].as_array().cloned().unwrap_or_default(),
         one => vec![one],
     };
-    steps.retain(|step| step["type"] != "NFC" && step["type"] != "NFKC");
-    steps.insert(0, nfkc);
+    steps.retain(|step| step["type"] != "NFC" && !nfkc.contains(step));
+    steps.splice(0..0, nfkc);
     json["normalizer"] = match steps.len() {
         1 => steps.remove(0),
         _ => json!({ "type": "Sequence", "normalizers": steps }),

@@ -3,12 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::model::{Kind, ModelProto, Piece};
+use super::super::model::{ESCAPE, Kind, ModelProto, Piece};
 use super::{Expanded, Source, kept};
 use engine::error::Result;
-
-/// SentencePiece's stand-in for a space.
-pub const ESCAPE: char = '\u{2581}';
 
 /// The pieces to append, in the order of `new`, each once.
 pub fn choose(

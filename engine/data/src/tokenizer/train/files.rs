@@ -6,9 +6,13 @@ use std::path::Path;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::super::super::partial::{write_folder, write_whole};
+use super::super::super::partial::{write_files, write_whole};
 use super::super::model::ModelProto;
+use engine::checkpoint::{new_directory, write_directory};
 use engine::error::{Error, Result};
+
+/// The flag that names the output.
+const FLAG: &str = "--output";
 
 /// Whether the output is to be one file.
 pub fn is_json(output: &Path) -> bool {
@@ -17,16 +21,13 @@ pub fn is_json(output: &Path) -> bool {
 
 /// Refuses a folder that has files in it, and a file where a folder is to be.
 pub fn must_be_free(output: &Path) -> Result<()> {
-    let refuse = |what: &str| Err(Error::user(format!("--output {}: {what}", output.display())));
-    if is_json(output) || !output.exists() {
-        return Ok(());
-    }
-    if !output.is_dir() {
-        return refuse("is a file that does not end in .json; name such a file, or a folder");
-    }
-    match std::fs::read_dir(output).map_err(|e| Error::io(output, e))?.next() {
-        Some(_) => refuse("this folder is not empty; name another, or remove it"),
-        None => Ok(()),
+    match output {
+        output if is_json(output) => Ok(()),
+        output if output.is_file() => Err(Error::user(format!(
+            "--output {}: is a file that does not end in .json; name such a file, or a folder",
+            output.display()
+        ))),
+        output => new_directory(output, FLAG).map(drop),
     }
 }
 
@@ -66,7 +67,7 @@ impl Files {
             ("special_tokens_map.json", self.specials.as_bytes()),
         ];
         files.extend(self.model.as_deref().map(|model| ("tokenizer.model", model)));
-        write_folder(output, &files)
+        write_directory(&new_directory(output, FLAG)?, |folder| write_files(folder, files))
     }
 }
 

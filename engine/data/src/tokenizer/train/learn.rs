@@ -43,7 +43,7 @@ pub fn learn(plan: &Plan, words: &Counts) -> Result<Learned> {
             100.0 * plan.character_coverage
         )));
     }
-    // The trainer leaves characters out that it does not know, and so would join what stands on both sides.
+    // The trainer leaves out characters that it does not know, and so would join their neighbours.
     let known = |word: &str| word.chars().all(|c| characters.contains_key(&c));
     let stretches = |word: &str| -> Vec<String> {
         let parts = word.split(|c| !characters.contains_key(&c)).filter(|part| !part.is_empty());

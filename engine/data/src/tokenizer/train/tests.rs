@@ -143,7 +143,7 @@ fn nfkc_is_in_the_training_and_in_both_files() {
     assert!(learned.iter().any(|piece| piece.contains('ア')) && !learned.iter().any(|piece| piece.contains('Ａ')));
 }
 
-/// What is below the coverage falls back to bytes, and nothing is joined over it.
+/// Characters below the coverage fall back to bytes, and nothing is joined across them.
 #[test]
 fn rare_characters_are_spelled_in_bytes() {
     let made = make(|plan| plan.character_coverage = 0.8);
@@ -207,7 +207,7 @@ fn bad_plans_are_refused() {
     assert!(of(|plan| plan.sample_bytes = 0).contains("--sample-bytes 0: must lie in 1 ..="));
     assert!(of(|plan| plan.character_coverage = 1.1).contains("--character-coverage 1.1: must be more than 0"));
     assert!(of(|plan| plan.output = Path::new("x.json")).contains("name a folder"));
-    assert!(of(|plan| plan.output = Path::new("src")).contains("--output src: this folder is not empty"));
+    assert!(of(|plan| plan.output = Path::new("src")).contains("--output src: this directory is not empty"));
     assert!(of(|plan| plan.output = Path::new("Cargo.toml")).contains("does not end in .json"));
     assert!(refusal(|_| (), "").contains("there is no text to train on"));
     assert!(refusal(|_| (), "\n\n\n").contains("there is no text to train on"));
@@ -219,7 +219,7 @@ fn both_files_agree_on_real_text() {
     let data = crate::checkout().join("../shared/data");
     let files = ["aozora/ja_books.jsonl", "gutenberg_en/en_books.jsonl"].map(|name| data.join(name));
     if let Some(missing) = files.iter().find(|path| !path.exists()) {
-        eprintln!("skipped: {} is not here", missing.display());
+        eprintln!("skipped: there is no {}", missing.display());
         return;
     }
     let mut lines = Vec::new();

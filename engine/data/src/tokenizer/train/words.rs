@@ -115,7 +115,7 @@ impl<'a> Iterator for Digits<'a> {
     }
 }
 
-/// Those that SentencePiece's `split_digits` takes apart.
+/// The characters that SentencePiece's `split_digits` takes apart.
 fn is_digit(c: char) -> bool {
     c.is_ascii_digit() || ('０'..='９').contains(&c)
 }

@@ -10,6 +10,8 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
+use super::model::{Kind, ModelProto};
+
 /// Above so many pairs of one score only their lengths decide.
 const MOST_TIED: usize = 300;
 
@@ -21,6 +23,13 @@ struct Scored {
     score: f32,
     /// It comes from the list of the old tokenizer, whose order stays.
     given: bool,
+}
+
+/// The scores of the pieces that merges may join.
+pub fn scores(model: &ModelProto) -> HashMap<String, f32> {
+    let normal = model.pieces.iter().filter(|piece| piece.kind() == Kind::Normal);
+    // Zero is added so that -0 becomes 0, which SentencePiece does not tell apart.
+    normal.map(|p| (p.piece.clone().unwrap_or_default(), p.score.unwrap_or_default() + 0.0)).collect()
 }
 
 /// All merges of the pieces with these scores, by SentencePiece's rule.
