@@ -1,5 +1,5 @@
-//! The pieces that a tokenizer adds to an older one, and how the older one splits their texts: the embeddings of the new
-//! pieces are computed from those rows.
+//! The pieces that a tokenizer adds to an older one, and how the older one splits their texts: the embeddings of the
+//! new pieces are computed from those rows.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
