@@ -82,13 +82,21 @@ impl Cuts {
     /// The last place where `text` may be cut, if there is one. A cut needs a character after it, so the end of `text`
     /// is never one.
     pub fn last(self, text: &[u8]) -> Option<usize> {
-        let allowed = |at: usize| match (text[at - 1], text[at]) {
+        (1..text.len()).rev().find(|&at| self.allow(text, at))
+    }
+
+    /// The first place after the byte `start` where `text` may be cut, else its end.
+    pub fn next(self, text: &[u8], start: usize) -> usize {
+        (start + 1..text.len()).find(|&at| self.allow(text, at)).unwrap_or(text.len())
+    }
+
+    fn allow(self, text: &[u8], at: usize) -> bool {
+        match (text[at - 1], text[at]) {
             (_, b' ') if self.before_space => last_char(&text[..at]).is_some_and(is_visible),
             (_, b'\n') if self.before_newline => last_char(&text[..at]).is_some_and(is_visible),
             (b'\n', _) if self.after_newline => first_char(&text[at..]).is_some_and(|c| is_visible(c) && c != '/'),
             _ => false,
-        };
-        (1..text.len()).rev().find(|&at| allowed(at))
+        }
     }
 
     /// Added tokens are looked for before the text is split into words.

@@ -6,8 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Model, PostProcessorWrapper};
 
+use super::bigrams::Bigrams;
 use super::config::{DummySpace, TokenizerConfig};
 use super::cuts::{Cuts, LineCuts, Rules};
+use super::fragments::{Ends, Fragments};
 use super::{ControlTokens, Kind, Spans, Special};
 
 /// Usual names of BOS and EOS, for files without `tokenizer_config.json` and `special_tokens_map.json`.
@@ -28,6 +30,7 @@ pub struct HuggingFace {
     cuts: Cuts,
     /// Cuts at newlines, where the tokenizer does not split texts into words.
     line_cuts: Option<LineCuts>,
+    fragments: Option<Fragments>,
 }
 
 impl HuggingFace {
@@ -70,7 +73,12 @@ impl HuggingFace {
             false => None,
         };
         let cuts = Cuts::of(&rules);
-        Ok(Self { vocab_size, bos, eos, controls: control_ids, letters, cuts, line_cuts, tokenizer })
+        let ends = match &line_cuts {
+            Some(_) => serde_json::from_slice(bytes).ok().as_ref().and_then(Bigrams::of_json).map(Ends::Bigrams),
+            None => Some(Ends::Words(cuts)).filter(|_| cuts != Cuts::default()),
+        };
+        let fragments = ends.map(Fragments::new);
+        Ok(Self { vocab_size, bos, eos, controls: control_ids, letters, cuts, line_cuts, fragments, tokenizer })
     }
 }
 
@@ -288,5 +296,9 @@ impl Kind for HuggingFace {
             Some(_) => LineCuts::last(text),
             None => self.cuts.last(text),
         }
+    }
+
+    fn fragments(&self) -> Option<&Fragments> {
+        self.fragments.as_ref()
     }
 }

@@ -1,12 +1,14 @@
 //! Text to ids and back: SentencePiece `.model` files (Google's own library) and Hugging Face `tokenizer.json`.
 //! Neither adds BOS or EOS by itself here; callers add [`Tokenizer::bos`] and [`Tokenizer::eos`] where needed.
 
+mod bigrams;
 pub mod config;
 mod controls;
 mod convert;
 mod cuts;
 pub mod expand;
 mod extension;
+mod fragments;
 mod hf;
 mod identity;
 mod merges;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use super::budget::Budget;
 use engine::error::{Error, Result};
 pub use extension::Extension;
+use fragments::Fragments;
 pub use identity::Identity;
 pub use piece_bytes::PieceBytes;
 pub use spans::Spans;
@@ -80,6 +83,8 @@ trait Kind: Send + Sync {
     /// The ids of the control tokens, ascending.
     fn controls(&self) -> &[u32];
     fn cut(&self, text: &[u8]) -> Option<usize>;
+    /// Where texts may be cut into short parts that are encoded by [`Kind::encode_rest`], all but a text's first.
+    fn fragments(&self) -> Option<&Fragments>;
 }
 
 impl Tokenizer {
@@ -154,7 +159,9 @@ impl Tokenizer {
     /// The same ids as [`Self::encode`], faster and in bounded memory: the text is cut where that changes nothing, and
     /// refused where more than [`LONGEST_UNCUT`] bytes allow no cut.
     pub fn encode_long(&self, text: &str) -> Result<Vec<u32>> {
-        let first = self.segment(text, SEGMENT)?;
+        let segment = self.segment(text, SEGMENT)?;
+        // Only the first fragment may get the space that some tokenizers put before a text.
+        let first = self.kind.fragments().map_or(segment, |fragments| fragments.end(&text[..segment], 0));
         let mut ids = {
             let _share = self.encoding.take(first);
             self.encode(&text[..first])?
@@ -187,7 +194,10 @@ impl Tokenizer {
         while !text.is_empty() {
             let (part, rest) = text.split_at(self.segment(text, size)?);
             let _share = self.encoding.take(part.len());
-            ids.extend(self.name_file(self.kind.encode_rest(part))?);
+            self.name_file(match self.kind.fragments() {
+                Some(fragments) => fragments.encode(part, ids, |text| self.kind.encode_rest(text)),
+                None => self.kind.encode_rest(part).map(|part| ids.extend(part)),
+            })?;
             text = rest;
         }
         Ok(())

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use sentencepiece::{PieceWithId, SentencePieceProcessor};
 
+use super::bigrams::Bigrams;
 use super::config::TokenizerConfig;
 use super::controls::Controls;
 use super::cuts::LineCuts;
+use super::fragments::{Ends, Fragments};
 use super::model::{Kind as PieceKind, ModelProto};
 use super::{ControlTokens, Kind, Spans, Special};
 
@@ -19,6 +21,8 @@ pub struct SentencePiece {
     /// For each id whether it stands for one byte.
     is_byte: Vec<bool>,
     line_cuts: Option<LineCuts>,
+    /// Not where control pieces are read: the text after one begins anew.
+    fragments: Option<Fragments>,
     /// Where control pieces in a text are to be read.
     controls: Option<Controls>,
 }
@@ -41,13 +45,15 @@ impl SentencePiece {
             true => LineCuts::of(|text| ids(&processor, text))?,
             false => None,
         };
+        let bigrams = line_cuts.as_ref().filter(|_| controls.is_none()).and_then(|_| Bigrams::of_model(&model));
+        let fragments = bigrams.map(|bigrams| Fragments::new(Ends::Bigrams(bigrams)));
         let is_kind = |kind: PieceKind| move |p: &super::model::Piece| p.kind == Some(kind as i32);
         let is_byte = model.pieces.iter().map(is_kind(PieceKind::Byte)).collect();
         let is_control = is_kind(PieceKind::Control);
         let control_ids = (0..).zip(&model.pieces).filter(|(_, p)| is_control(p)).map(|(id, _)| id).collect();
         let pieces: Vec<String> = model.pieces.into_iter().map(|p| p.piece.unwrap_or_default()).collect();
         let by_piece = pieces.iter().cloned().zip(0..).collect();
-        Ok(Self { processor, pieces, by_piece, control_ids, is_byte, line_cuts, controls })
+        Ok(Self { processor, pieces, by_piece, control_ids, is_byte, line_cuts, fragments, controls })
     }
 
     /// The library's spans. Of the bytes of a character that is no piece, only the last has the character's span; here
@@ -152,6 +158,10 @@ impl Kind for SentencePiece {
     fn cut(&self, text: &[u8]) -> Option<usize> {
         self.line_cuts.as_ref()?;
         LineCuts::last(text)
+    }
+
+    fn fragments(&self) -> Option<&Fragments> {
+        self.fragments.as_ref()
     }
 }
 

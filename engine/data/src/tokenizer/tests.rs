@@ -122,7 +122,7 @@ fn fixtures_open_if_they_are_there() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn a_cut_changes_nothing(text in "[ab 猫あ\u{3000}'.\t\n]{0,60}", end in 0usize..200) {
+    fn a_cut_changes_nothing(text in "[ab \u{2581}猫あ\u{3000}'.\t\n]{0,60}", end in 0usize..200) {
         for tokenizer in [&*SMALL, &*TRAINED] {
             let end = end.min(text.len());
             if let Some(at) = tokenizer.cut(&text.as_bytes()[..end]) {
@@ -130,6 +130,10 @@ proptest! {
                 let mut ids = tokenizer.encode(&text[..at]).unwrap();
                 ids.extend(tokenizer.kind.encode_rest(&text[at..]).unwrap());
                 prop_assert_eq!(ids, tokenizer.encode(&text).unwrap(), "{:?} cut at {}", text, at);
+            }
+            // The third time all fragments are known.
+            for _ in 0..3 {
+                prop_assert_eq!(tokenizer.encode_long(&text).unwrap(), tokenizer.encode(&text).unwrap(), "{:?}", text);
             }
         }
     }
@@ -426,6 +430,9 @@ proptest! {
                 let mut ids = tokenizer.encode(&text[..at]).unwrap();
                 ids.extend(tokenizer.kind.encode_rest(&text[at..]).unwrap());
                 prop_assert_eq!(&ids, &whole, "{}: {:?} cut at {}", name, text, at);
+            }
+            for _ in 0..3 {
+                prop_assert_eq!(&tokenizer.encode_long(&text).unwrap(), &whole, "{}: {:?}", name, text);
             }
         }
     }
