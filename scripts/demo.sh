@@ -62,11 +62,11 @@ tokenize() {
     mkdir -p "$data/$1"
     for language in ja en; do
         for part in train valid; do
-            run $engine data tokenize --input "$data/$language/$part.jsonl" --tokenizer "$2/tokenizer.model" \
+            run "$engine" data tokenize --input "$data/$language/$part.jsonl" --tokenizer "$2/tokenizer.model" \
                 --output "$data/$1/$language-$part" --bos --eos
         done
     done
-    run $engine data tokenize --pairs "$data/pairs.ja" "$data/pairs.en" --tokenizer "$2/tokenizer.model" \
+    run "$engine" data tokenize --pairs "$data/pairs.ja" "$data/pairs.en" --tokenizer "$2/tokenizer.model" \
         --output "$data/$1/pairs" --bos --eos
 }
 
@@ -109,8 +109,8 @@ EOF
 
 # NAME RANKS: trains. Ranks share all cores: Open MPI would bind each of two ranks to one.
 train() {
-    run mpirun -n "$2" --oversubscribe --bind-to none $engine train --config "$demo/$1.toml"
-    run $engine checkpoint export --from "$demo/$1" --to "$demo/$1-hf"
+    run mpirun -n "$2" --oversubscribe --bind-to none "$engine" train --config "$demo/$1.toml"
+    run "$engine" checkpoint export --from "$demo/$1" --to "$demo/$1-hf"
 }
 
 # VOCABULARY MODEL: continual pre-training of MODEL on the tokens of VOCABULARY, for EPOCHS of the Japanese text.
@@ -139,7 +139,7 @@ EOF
 # MODEL: the values of `evaluate` that the table shows, of each language: characters a token, bits a byte.
 measure() {
     for language in ja en; do
-        $engine evaluate --model "$1" --text "$data/$language/held-out.txt" |
+        "$engine" evaluate --model "$1" --text "$data/$language/held-out.txt" |
             awk '/^bits per byte/ { bits = $NF } /^tokens/ { tokens = $NF } /^characters/ { characters = $NF }
                 END { printf "%.2f %.3f ", characters / tokens, bits }'
     done
@@ -160,7 +160,7 @@ awk -v ja="$data/pairs.ja" -v en="$data/pairs.en" -f scripts/pairs.awk "$corpus/
 
 # 1. An English model with an English vocabulary: the model to continue from.
 english=$demo/tokenizers/english japanese=$demo/tokenizers/japanese both=$demo/tokenizers/both
-run $engine tokenizer train --model-type bpe --vocab-size $pieces --input "$data/en/train.jsonl" --output "$english"
+run "$engine" tokenizer train --model-type bpe --vocab-size $pieces --input "$data/en/train.jsonl" --output "$english"
 tokenize unexpanded "$english"
 vocab=$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' "$data/unexpanded/en-train.meta.json")
 configure base "${STEPS:-250}" 1 1 <<EOF
@@ -185,16 +185,16 @@ EOF
 train base "$((gpus > 0 ? gpus : 2))"
 
 # 2. Japanese pieces are added to its vocabulary, and rows to its embedding and output layer.
-run $engine tokenizer train --model-type bpe --vocab-size $pieces --input "$data/ja/train.jsonl" --output "$japanese"
-run $engine tokenizer expand "$english/tokenizer.model" --add "$japanese/tokenizer.model" --output "$both" \
+run "$engine" tokenizer train --model-type bpe --vocab-size $pieces --input "$data/ja/train.jsonl" --output "$japanese"
+run "$engine" tokenizer expand "$english/tokenizer.model" --add "$japanese/tokenizer.model" --output "$both" \
     --held-out "$data/ja/held-out.txt" "$data/en/held-out.txt"
-run $engine checkpoint expand-vocab --model "$demo/base-hf" --tokenizer "$both" --output "$demo/start-hf"
+run "$engine" checkpoint expand-vocab --model "$demo/base-hf" --tokenizer "$both" --output "$demo/start-hf"
 tokenize expanded "$both"
 
 # 3. Continual pre-training with the new vocabulary and, for comparison, without it.
 continue_training expanded "$demo/start-hf"
 continue_training unexpanded "$demo/base-hf"
-run $engine report "$demo/expanded" --against "$demo/unexpanded"
+run "$engine" report "$demo/expanded" --against "$demo/unexpanded"
 
 {
     echo "                                    characters a token   bits a byte      "

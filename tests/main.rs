@@ -29,6 +29,7 @@ mod no_alloc;
 mod parity;
 mod plan;
 mod real_model;
+mod recipe;
 mod report;
 mod resume;
 mod run_dir;

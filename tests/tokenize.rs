@@ -84,7 +84,7 @@ fn the_token_that_ends_a_document_can_be_named() {
     desk.tokenize(&["--input", "a.txt", "--special-tokens", "parse"]).succeeded();
     assert_eq!((desk.ids()[1], desk.ids().len(), &desk.meta()["special_tokens"]), (1, 3, &"parse".into()));
     desk.tokenize(&["--input", "a.txt", "--eos-token", "<eod>"])
-        .refused(2, &["--eos-token <eod>", "has no token \"<eod>\"", "<|im_end|>"]);
+        .refused(2, &["--eos-token \"<eod>\"", "has no token \"<eod>\"", "<|im_end|>"]);
     desk.tokenize(&["--input", "a.txt", "--bos"]).refused(2, &["--bos", "has no such token", "--bos-token"]);
 }
 
@@ -127,7 +127,7 @@ fn pairs_of_json_lines_take_a_template() {
     desk.write("p.jsonl", "{\"ja\": \"猫\", \"en\": \"cat\"}\n\n{\"ja\": \"\", \"en\": \"x\"}\n{\"ja\": \"犬\"}\n");
     desk.write("t.txt", "JA: {A}\nEN: {B}!\n");
     let args = ["--pairs", "p.jsonl", "--pair-keys", "ja,en", "--direction", "ja-en", "--template", "t.txt"];
-    desk.tokenize(&args).refused(2, &["p.jsonl: line 3: the first side of the pair is empty", "--skip-bad"]);
+    desk.tokenize(&args).refused(2, &["p.jsonl: line 3: the side \"ja\" of the pair is empty", "--skip-bad"]);
     assert!(desk.outputs().is_empty(), "{:?}", desk.outputs());
     let outcome = desk.tokenize(&[&args[..], &["--skip-bad"]].concat()).succeeded();
     assert!(
@@ -141,6 +141,37 @@ fn pairs_of_json_lines_take_a_template() {
     desk.tokenize(&args).refused(2, &["--template t.txt: has no {A}"]);
     desk.tokenize(&["--pairs", "p.jsonl", "--pair-keys", "ja"]).refused(2, &["--pair-keys ja: two keys"]);
     desk.tokenize(&["--pairs", "p.jsonl", "p.jsonl"]).refused(2, &["both sides in one file"]);
+}
+
+/// A flag that would have no effect is refused, and so is an output that is a folder.
+#[test]
+fn flags_of_other_records_are_refused() {
+    let desk = Desk::new();
+    desk.write("a.txt", "a");
+    desk.write("t.ja", "一\n");
+    let of_pairs =
+        [["--pair-format", "translation"], ["--direction", "ja-en"], ["--pair-keys", "ja,en"], ["--template", "a.txt"]];
+    for [flag, value] in of_pairs {
+        for records in [&["--input", "a.txt"][..], &["--chat", "--input", "a.txt"]] {
+            desk.tokenize(&[records, &[flag, value]].concat()).refused(2, &[flag, "cannot be used with"]);
+        }
+    }
+    let keyed = ["--pairs", "t.ja", "t.ja", "--messages-key", "turns"];
+    desk.tokenize(&keyed).refused(2, &["--messages-key", "cannot be used with"]);
+    assert!(desk.outputs().is_empty(), "{:?}", desk.outputs());
+    for folder in ["d/", "."] {
+        let mut command = desk.command(&["--input", "a.txt", "--output", folder]);
+        finish(&mut command).refused(2, &["a prefix needs a file name"]);
+    }
+}
+
+/// Where no record can be used, the reasons are given.
+#[test]
+fn bad_records_alone_are_named() {
+    let desk = Desk::new();
+    desk.write("p.jsonl", "{\"ja\": \"猫\", \"en\": \"cat\"}\n".repeat(12));
+    let args = ["--pairs", "p.jsonl", "--pair-keys", "x,y", "--skip-bad"];
+    desk.tokenize(&args).refused(2, &["12 bad records left out", "p.jsonl: line 10:", "no key \"x\""]);
 }
 
 #[test]

@@ -108,12 +108,16 @@ fn mistakes_are_named() {
     desk.expand(&model, &spm, "new", &[]).refused(2, &["tokenizer.json", "tokenizer.model", "one kind"]);
     desk.expand(&model, &add, "new", &["--held-out", "absent.txt"]).refused(2, &["absent.txt", "does not exist"]);
     desk.expand(&model, &add, "new", &["--multiple-of", "0"]).refused(2, &["--multiple-of"]);
+    let lines = desk.write("held.jsonl", "{\"text\": \"東京\"}\n");
+    let other_key = ["--held-out", lines.to_str().unwrap(), "--key", "body"];
+    desk.expand(&model, &add, "new", &other_key).refused(2, &["held.jsonl: line 1", "\"body\""]);
     assert!(!desk.path("new").exists(), "nothing is written");
     desk.expand(&model, &add, "new", &[]).succeeded();
     desk.expand(&model, &add, "new", &[]).refused(2, &["--output", "new", "not empty"]);
     desk.expand_vocab("ja.json", "bigger", &[]).refused(2, &["--tokenizer", "ja.json", "not a directory"]);
     desk.expand_vocab("model", "bigger", &[]).refused(2, &["does not extend", "tokenizer expand"]);
     desk.expand_vocab("new", "model", &[]).refused(2, &["--output", "model", "not empty"]);
+    desk.expand_vocab("new", "bigger", &["--seed", "5"]).refused(2, &["--seed", "--init random"]);
     assert!(!desk.path("bigger").exists());
 }
 

@@ -179,7 +179,10 @@ fn must_match<B: Backend>(how: &Resume<'_>, trainer: &Trainer<B>, feed: &Feed, s
         return Ok(());
     }
     let data = differences.iter().any(|d| d.key.starts_with("data."));
-    differences.iter_mut().for_each(|d| d.key = feed.spelled(&d.key));
+    for difference in &mut differences {
+        let values = [&mut difference.was, &mut difference.now].into_iter().flatten();
+        values.chain([&mut difference.key]).for_each(|text| *text = feed.spelled(text));
+    }
     let lines: Vec<String> = differences.iter().map(|d| format!("  {d}")).collect();
     Err(Error::user(format!(
         "{}: this run was started with other settings:\n{}\nrestore them, or choose another checkpoint.dir{}",

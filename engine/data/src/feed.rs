@@ -21,7 +21,7 @@ use super::tokenizer::PieceBytes;
 pub use engine::batch::Split;
 use engine::batch::{MicroBatch, Samples};
 use engine::config::{Config, TrainSource, ValidSet};
-use engine::error::{Error, Result};
+use engine::error::Result;
 use mixture::{Choice, Mixture, Part, PartOrder};
 use recipe::{Recipe, wanted};
 use rows::{Boundaries, append_packed, append_stream};
@@ -80,10 +80,6 @@ impl Feed {
     /// Opens and indexes all sources. Errors name the key and the file.
     pub fn open(config: &Config) -> Result<Self> {
         let (train, data) = (&config.train, &config.data);
-        if let Some(stage) = data.stages().iter().find(|stage| stage.sources.is_empty()) {
-            let key = stage.key();
-            return Err(Error::user(format!("{key} is empty: name at least one {{ prefix = \"...\" }}")));
-        }
         let (wanted_train, wanted_valid) = wanted(train)?;
         let ((sources, members), sets) = (data.train_sources(), data.valid_sets());
         let mut keys: Vec<(&str, &Path)> = sources.iter().map(|s| (s.key.as_str(), s.prefix.as_path())).collect();

@@ -72,7 +72,7 @@ impl Feed {
                 // A source that goes on where an earlier stage left it reads other tokens than a copy of it would.
                 match &first[source] {
                     None => first[source] = Some(format!("{list}[{i}]")),
-                    Some(first) => pairs.push((key("continues"), first.clone())),
+                    Some(first) => pairs.push((key("same_source_as"), first.clone())),
                 }
             }
             if let Some(end) = stage.until_step.filter(|_| number + 1 < begun) {
@@ -82,7 +82,8 @@ impl Feed {
         pairs
     }
 
-    /// A key of [`Feed::fingerprint`] or [`Feed::epochs`] as this run's configuration spells it.
+    /// A key of [`Feed::fingerprint`] or [`Feed::epochs`], or a value that is one, as this run's configuration spells
+    /// it.
     pub fn spelled(&self, key: &str) -> String {
         match key.strip_prefix("data.train[") {
             Some(rest) if !self.data.stage.is_empty() => format!("data.stage[0].train[{rest}"),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::mask::Mask;
+use super::meta::Meta;
 use super::partial::with_suffix;
 use engine::error::{Error, Result};
 
@@ -98,12 +99,13 @@ pub struct IndexedFile {
     kind: TokenKind,
     sequences: usize,
     documents: usize,
+    meta: Option<Meta>,
     mask: Option<Mask>,
 }
 
 impl IndexedFile {
-    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if there is one, `PREFIX.mask.bin`; the prefix may also be given as
-    /// either file's name.
+    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if they are there, `PREFIX.meta.json` and `PREFIX.mask.bin`; the prefix may
+    /// also be given as the name of one of the first two.
     pub fn open(prefix: &Path) -> Result<Self> {
         let prefix = match prefix.extension().and_then(|e| e.to_str()) {
             Some("bin" | "idx") => prefix.with_extension(""),
@@ -112,9 +114,10 @@ impl IndexedFile {
         let idx = map(&with_suffix(&prefix, "idx"))?;
         let bin = map(&with_suffix(&prefix, "bin"))?;
         let (kind, sequences, documents) = header(&idx, &with_suffix(&prefix, "idx"))?;
-        let mut file = Self { prefix, bin, idx, kind, sequences, documents, mask: None };
+        let meta = Meta::read(&prefix)?;
+        let mut file = Self { prefix, bin, idx, kind, sequences, documents, meta, mask: None };
         file.check_ends()?;
-        file.mask = Mask::open(&file.prefix, file.bin.len() / kind.size())?;
+        file.mask = Mask::open(&file.prefix, file.meta.as_ref(), file.bin.len() / kind.size())?;
         Ok(file)
     }
 
@@ -168,6 +171,11 @@ impl IndexedFile {
     /// All bytes of the `.bin`.
     pub fn bin(&self) -> &[u8] {
         &self.bin
+    }
+
+    /// The content of `PREFIX.meta.json`, if there is one.
+    pub fn meta(&self) -> Option<&Meta> {
+        self.meta.as_ref()
     }
 
     /// Which tokens count in the loss; `None`: all.

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::idx::map;
 use super::meta::Meta;
 use super::partial::with_suffix;
+use super::writer::MASK;
 use engine::error::{Error, Result};
 
 /// Bytes that one task scans.
@@ -21,28 +22,29 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask of the token file `prefix` of `tokens` tokens, where its `.meta.json` says that it has one. An error
-    /// where the mask is missing or of another length, or where there is a mask that `.meta.json` does not mention.
-    pub fn open(prefix: &Path, tokens: usize) -> Result<Option<Self>> {
-        let path = with_suffix(prefix, "mask.bin");
+    /// The mask of the token file `prefix` of `tokens` tokens, where its `.meta.json`, `meta`, says that it has one. An
+    /// error where the mask is missing or of another length, or where there is a mask that `.meta.json` does not
+    /// mention.
+    pub fn open(prefix: &Path, meta: Option<&Meta>, tokens: usize) -> Result<Option<Self>> {
+        let path = with_suffix(prefix, MASK);
         let wrong = |what: String| Err(Error::user(format!("{}: {what}", path.display())));
-        let meta = with_suffix(prefix, "meta.json");
-        match (Meta::read(prefix).is_some_and(|meta| meta.mask), path.exists()) {
-            (false, false) => return Ok(None),
-            (false, true) => {
-                return wrong(format!(
-                    "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the \
-                     mask to train on every token",
-                    meta.display()
-                ));
-            }
-            (true, false) => {
-                return wrong(format!(
-                    "no such file, but {} has \"mask\": true; copy the mask beside the .bin, or tokenize again",
-                    meta.display()
-                ));
-            }
-            (true, true) => {}
+        let file = with_suffix(prefix, "meta.json");
+        let (is_mentioned, exists) = (meta.is_some_and(|meta| meta.mask), path.exists());
+        if !is_mentioned && exists {
+            return wrong(format!(
+                "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the mask to \
+                 train on every token",
+                file.display()
+            ));
+        }
+        if is_mentioned && !exists {
+            return wrong(format!(
+                "no such file, but {} has \"mask\": true; copy the mask beside the .bin, or tokenize again",
+                file.display()
+            ));
+        }
+        if !exists {
+            return Ok(None);
         }
         let bytes = map(&path)?;
         if bytes.len() != tokens {
@@ -113,7 +115,10 @@ mod tests {
     #[test]
     fn a_mask_is_read_and_checked() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |mask: Option<&[u8]>, meta: &str| Mask::open(&prefix(dir.path(), mask, meta), 4);
+        let open = |mask: Option<&[u8]>, meta: &str| {
+            let prefix = prefix(dir.path(), mask, meta);
+            Mask::open(&prefix, Meta::read(&prefix)?.as_ref(), 4)
+        };
         let refused = |mask: Option<&[u8]>, meta: &str| match open(mask, meta) {
             Err(Error::User(what)) => what,
             _ => panic!("not refused: {mask:?}, {meta}"),
@@ -122,6 +127,8 @@ mod tests {
         assert!(open(None, without).unwrap().is_none());
         assert!(refused(Some(&[1; 4]), without).contains("does not mention"));
         assert!(refused(None, with).contains("no such file"));
+        assert!(refused(None, "{ \"mask\": tru").contains("tokens.meta.json: the file is damaged: "));
+        assert!(refused(Some(&[1; 4]), "{ \"mask\": \"yes\" }").contains("expected a boolean"));
         assert!(refused(Some(&[1; 3]), with).contains("3 bytes for the 4 tokens"));
         let mask = open(Some(&[1, 0, 0, 1]), with).unwrap().unwrap();
         let mut weights = Vec::new();

@@ -59,10 +59,18 @@ impl Meta {
         serde_json::to_string_pretty(self).expect("strings and numbers are JSON") + "\n"
     }
 
-    /// `None` where there is no such file, or where it cannot be read.
-    pub fn read(prefix: &Path) -> Option<Self> {
-        let bytes = std::fs::read(with_suffix(prefix, "meta.json")).ok()?;
-        serde_json::from_slice(&bytes).ok()
+    /// `None` where there is no such file. A file that is damaged is the user's mistake: without it a mask would count
+    /// for nothing.
+    pub fn read(prefix: &Path) -> Result<Option<Self>> {
+        let path = with_suffix(prefix, "meta.json");
+        let bytes = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|e| Error::io(&path, e))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            let remedy = "tokenize again, or remove the file where the token file has no mask";
+            Error::user(format!("{}: the file is damaged: {e}; {remedy}", path.display()))
+        })
     }
 
     /// The tokenizer's path, if the file is still there and still the same.

@@ -116,11 +116,12 @@ impl Pairs {
     /// The documents of a pair; the error says which side is empty. White space around a side is left out.
     pub fn documents(&self, ja: &str, en: &str) -> std::result::Result<Vec<Filled>, String> {
         let (ja, en) = (ja.trim(), en.trim());
-        if let Some(side) = [("first", ja), ("second", en)].iter().find(|(_, text)| text.is_empty()) {
-            let side = side.0;
-            return Err(format!(
-                "the {side} side of the pair is empty; remove the pair, or leave it out by --skip-bad"
-            ));
+        if let Some(side) = [ja, en].iter().position(|text| text.is_empty()) {
+            let name = match &self.source {
+                PairSource::Lines(_) => ["the first side", "the second side"][side].to_string(),
+                PairSource::Json(_, keys) => format!("the side {:?}", keys[side]),
+            };
+            return Err(format!("{name} of the pair is empty; remove the pair, or leave it out by --skip-bad"));
         }
         let [ja_en, en_ja] = &self.templates;
         let filled = [ja_en.as_ref().map(|t| t.fill(ja, en)), en_ja.as_ref().map(|t| t.fill(en, ja))];
@@ -141,9 +142,9 @@ impl Pairs {
 }
 
 impl Template {
-    /// A newline at the end of the text is not part of it.
+    /// A line's end at the end of the text is not part of it.
     fn parse(text: &str) -> std::result::Result<Self, String> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(at) = [rest.find("{A}"), rest.find("{B}")].into_iter().flatten().min() {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::feed::Feed;
+use super::idx::IndexedFile;
 use super::meta::{self, Meta};
 use super::tokenizer::{Identity, PieceBytes};
 use engine::config::Load;
@@ -23,7 +24,7 @@ impl Feed {
     /// The tokenizer that made the training data, if all sources name the same one and its file is unchanged.
     pub fn tokenizer(&self) -> Option<PathBuf> {
         let files = &self.files[..self.sources.len()];
-        let metas = files.iter().map(|file| Meta::read(file.prefix())).collect::<Option<Vec<_>>>()?;
+        let metas = files.iter().map(IndexedFile::meta).collect::<Option<Vec<_>>>()?;
         let first = metas.first()?;
         let same = metas.iter().all(|meta| meta.blake3 == first.blake3);
         first.unchanged_tokenizer().filter(|_| same).map(PathBuf::from)
@@ -39,7 +40,7 @@ impl Feed {
         let keys = self.sources.iter().map(|source| source.key.clone());
         let keys = keys.chain((0..valid.len()).map(|i| format!("data.valid[{i}]")));
         let files = keys.zip(train.iter().chain(valid));
-        let sources: Vec<Origin> = files.filter_map(|(key, file)| Origin::of_source(&key, file.prefix())).collect();
+        let sources: Vec<Origin> = files.filter_map(|(key, file)| Origin::of_source(&key, file)).collect();
         let model = match load {
             Load::HuggingFace(folder) => Origin::of_model(folder),
             Load::Random => None,
@@ -61,9 +62,10 @@ impl Feed {
     /// names, or the same tokenizer in one of `folders`. `None` where it is not known.
     pub fn read_piece_bytes(&self, folders: &[PathBuf]) -> Vec<Option<PieceBytes>> {
         let of_set = |prefix: &Path| {
-            let meta = Meta::read(prefix)?;
+            let file = self.files.iter().find(|file| file.prefix() == prefix).expect("a file of the feed");
+            let meta = file.meta()?;
             let named = meta.unchanged_tokenizer().map(PathBuf::from);
-            let path = named.or_else(|| folders.iter().find_map(|folder| same_tokenizer(&meta, folder)))?;
+            let path = named.or_else(|| folders.iter().find_map(|folder| same_tokenizer(meta, folder)))?;
             PieceBytes::of(&std::fs::read(path).ok()?).ok()
         };
         self.valid.iter().map(|valid| of_set(&valid.set.prefix)).collect()
@@ -88,13 +90,13 @@ fn same_tokenizer(meta: &Meta, folder: &Path) -> Option<PathBuf> {
 
 impl Origin {
     /// `None` if the source does not identify its tokenizer.
-    fn of_source(key: &str, prefix: &Path) -> Option<Self> {
-        let meta = Meta::read(prefix)?;
+    fn of_source(key: &str, file: &IndexedFile) -> Option<Self> {
+        let meta = file.meta()?;
         let identity = meta.identity();
         (meta.blake3.is_some() || identity.is_some()).then(|| Self {
-            owner: format!("{key} ({})", prefix.display()),
-            file: meta.tokenizer.unwrap_or_else(|| "whose path its .meta.json lacks".into()),
-            hashes: meta.blake3.into_iter().collect(),
+            owner: format!("{key} ({})", file.prefix().display()),
+            file: meta.tokenizer.clone().unwrap_or_else(|| "whose path its .meta.json lacks".into()),
+            hashes: meta.blake3.iter().cloned().collect(),
             identities: identity.into_iter().collect(),
         })
     }

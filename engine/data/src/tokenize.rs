@@ -18,7 +18,7 @@ use super::meta::Meta;
 use super::text::LONGEST_LINE;
 use super::tokenizer::Tokenizer;
 use super::writer::IndexWriter;
-use engine::error::{Error, Result};
+use engine::error::{Error, Result, counted};
 pub(crate) use records::Document;
 pub use records::Records;
 use records::{Chunk, Encoded, EncodedPart};
@@ -97,13 +97,25 @@ pub fn tokenize(job: &Job, mut progress: impl FnMut(&Progress)) -> Result<Progre
     })?;
     let Output { writer, done, .. } = output;
     if done.documents == 0 {
-        return Err(Error::user("the inputs hold no text: there is nothing to write"));
+        return Err(nothing(&done));
     }
     let mut meta = Meta::new(job.tokenizer, job.bos, job.eos)?;
     job.records.describe(&mut meta);
     meta.special_tokens = job.tokenizer.reads_control_tokens().map(str::to_string);
     writer.finish_with(&meta)?;
     Ok(done)
+}
+
+fn nothing(done: &Progress) -> Error {
+    let Progress { bad, first_bad, .. } = done;
+    match *bad {
+        0 => Error::user("the inputs hold no text: there is nothing to write"),
+        _ => Error::user(format!(
+            "the inputs hold no text that can be used: there is nothing to write. {} left out:\n  {}",
+            counted(*bad as usize, "bad record"),
+            first_bad.join("\n  ")
+        )),
+    }
 }
 
 type Work<'a> = (Chunk, Share<'a>, Sender<Result<Encoded<'a>>>);

@@ -29,11 +29,6 @@ pub struct IndexWriter {
     open: u64,
 }
 
-/// The path of a file beside a token file: `PREFIX.suffix`.
-pub fn beside(prefix: &Path, suffix: &str) -> PathBuf {
-    with_suffix(prefix, suffix)
-}
-
 /// The counts that [`IndexWriter::finish`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -45,7 +40,8 @@ impl IndexWriter {
     /// Starts `PREFIX.bin.partial`, making the folder where it is missing. Refused where another process writes
     /// the same prefix.
     pub fn create(prefix: &Path, kind: TokenKind) -> Result<Self> {
-        if prefix.file_name().is_none() {
+        let is_folder = prefix.as_os_str().as_encoded_bytes().ends_with(b"/") || prefix.is_dir();
+        if is_folder || prefix.file_name().is_none() {
             return Err(Error::user(format!("{}: a prefix needs a file name, such as data/corpus", prefix.display())));
         }
         let bin = buffered(prefix, "bin")?;

@@ -116,6 +116,9 @@ impl<'a> Plan<'a> {
         let &[rows, width] = &first.shape[..] else {
             return refuse(format!("the embedding's shape is {:?}; it must have rows and columns", first.shape));
         };
+        if config.get("tie_word_embeddings") == Some(&json!(false)) && hf.info(HEAD).is_none() {
+            return refuse(format!("it has no {HEAD}, and {CONFIG} has \"tie_word_embeddings\": false"));
+        }
         if hf.info("lm_head.bias").is_some() {
             return refuse("it has lm_head.bias; output layers with a bias are not expanded".into());
         }

@@ -51,12 +51,18 @@ section! {
         /// Its share in the mixture, in any unit; `None` if the user gave none.
         pub weight: Option<f64> = optional().real("must be positive; leave out a source without weight", |x| x > 0.0),
         /// `None`: the name of its file.
-        pub name: Option<String> = optional().must("must not be empty", |name| name.as_deref() != Some("")),
+        pub name: Option<String> = optional()
+            .must("must have visible characters only", |name| name.as_deref().is_none_or(is_printable)),
         /// The most times that the run may read its tokens, over all stages.
         pub max_epochs: Option<f64> = optional().positive(),
         /// Whether its sequences are packed into rows.
         pub pack: bool = or(false),
     }
+}
+
+/// Names are printed in tables, progress lines and charts.
+fn is_printable(name: &str) -> bool {
+    !name.trim().is_empty() && !name.contains(char::is_control)
 }
 
 named! {

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 use data::check::{Limits, check};
 use data::idx::IndexedFile;
-use data::meta::Meta;
 use engine::error::{Error, Result, counted};
 
 use super::{inspect, tokenize};
@@ -56,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn run_check(args: Check) -> Result<()> {
-    let noted = || Some(Meta::read(IndexedFile::open(&args.prefix).ok()?.prefix())?.vocab_size? as u64);
+    let noted = || Some(IndexedFile::open(&args.prefix).ok()?.meta()?.vocab_size? as u64);
     let vocab_size = args.vocab_size.or_else(noted);
     let report = check(&args.prefix, Limits { vocab_size })?;
     let mut out = std::io::stdout().lock();

@@ -46,22 +46,26 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let Args { base, add, output, multiple_of, nfkc, held_out, texts } = args;
     let inputs = texts.inputs(held_out);
-    // A file that cannot be read is reported before anything is written.
     let total = inputs.check()?;
     let request = Expand { base: &base, add: &add, output: &output, multiple_of: multiple_of as usize, nfkc };
-    let expanded = {
-        let _waiting = Waiting::new("expand");
-        expand::expand(&request)?
-    };
+    let waiting = Waiting::new("expand");
+    // A text that cannot be used fails before the folder has its name.
+    let (expanded, counted) = expand::expand(&request, |folder| {
+        drop(waiting);
+        if inputs.paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bar = Bytes::new("held out", total);
+        let counted = expand::count(&base, folder, &inputs, &|done| bar.at(done.min(total)))?;
+        bar.finish();
+        Ok(counted)
+    })?;
     expanded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let line = summary(&expanded, multiple_of);
     or_broken_pipe(writeln!(std::io::stdout(), "{}: {line}", output.display()))?;
-    if inputs.paths.is_empty() {
+    if counted.is_empty() {
         return Ok(());
     }
-    let bar = Bytes::new("held out", total);
-    let counted = expand::count(&base, &output, &inputs, &|done| bar.at(done.min(total)))?;
-    bar.finish();
     or_broken_pipe(writeln!(std::io::stdout(), "{}", table(&counted)))
 }
 

@@ -33,9 +33,9 @@ pub struct Args {
     /// Values of the new rows, in the embedding and the output layer alike
     #[arg(long, value_enum, default_value_t = Rows::MeanOfPieces)]
     init: Rows,
-    /// Seed of --init random
-    #[arg(long, value_name = "N", default_value_t = 1234)]
-    seed: u32,
+    /// Seed of --init random [default: 1234]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -49,6 +49,13 @@ enum Rows {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if !args.model.is_dir() {
+        let what = "this is not a directory; give the one of a Hugging Face model";
+        return Err(Error::user(format!("--model {}: {what}", args.model.display())));
+    }
+    if args.seed.is_some() && !matches!(args.init, Rows::Random) {
+        return Err(Error::user("--seed: only --init random draws random rows; leave it out, or give --init random"));
+    }
     if !args.tokenizer.is_dir() {
         let what = "this is not a directory; give the one that `tokenizer expand` wrote";
         return Err(Error::user(format!("--tokenizer {}: {what}", args.tokenizer.display())));
@@ -58,7 +65,10 @@ pub fn run(args: Args) -> Result<()> {
     let (init, how) = match args.init {
         Rows::MeanOfPieces => (Init::Pieces(splits), format!("each the mean of {pieces:.2} old ones on average")),
         Rows::Mean => (Init::Mean, "all the mean of the old ones".into()),
-        Rows::Random => (Init::Random { seed: args.seed }, format!("random by the seed {}", args.seed)),
+        Rows::Random => {
+            let seed = args.seed.unwrap_or(1234);
+            (Init::Random { seed }, format!("random by the seed {seed}"))
+        }
     };
     let tokenizer = source::tokenizer_files(&args.tokenizer);
     let what = ExpandVocab { from: &args.model, to: &args.output, old_size, new_size, init, tokenizer };

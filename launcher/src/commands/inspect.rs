@@ -1,15 +1,12 @@
 //! `swallow-engine data inspect`: what is in a token file, decoded, and which tokens count in the loss.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use data::idx::IndexedFile;
 use data::meta::Meta;
 use data::tokenizer::Tokenizer;
-use data::writer::MASK;
 use engine::error::{Error, Result};
 
 use crate::output::or_broken_pipe;
@@ -38,20 +35,20 @@ pub fn run(args: Inspect) -> Result<()> {
         let (from, prefix, n) = (args.from, file.prefix().display(), file.sequences());
         return Err(Error::user(format!("--from {from}: {prefix} has {n} documents; the first is 0")));
     }
-    let meta = Meta::read(file.prefix()).unwrap_or_default();
+    let meta = file.meta().cloned().unwrap_or_default();
     let path = args.tokenizer.or_else(|| meta.unchanged_tokenizer().map(PathBuf::from));
     let tokenizer = path.as_deref().map(Tokenizer::open).transpose()?;
-    let mask = if meta.mask { Some(Mask::open(file.prefix())?) } else { None };
     let mut out = std::io::stdout().lock();
     let mut text = heading(&file, &meta)?;
     for i in args.from..file.sequences().min(args.from.saturating_add(args.documents)) {
         let mut ids = Vec::new();
         file.read(i, 0, (file.length(i) as usize).min(args.tokens), &mut ids)?;
         text += &format!("\ndocument {i}: {} tokens: {:?}\n", file.length(i), &ids[..ids.len().min(16)]);
-        match (&mask, &tokenizer) {
+        match (file.mask(), &tokenizer) {
             (Some(mask), tokenizer) => {
-                let first = file.stored_pointer(i) as u64 / file.kind().size() as u64;
-                text += &runs(&ids, &mask.read(first, ids.len())?, tokenizer.as_ref())?;
+                let (first, mut weights) = (file.stored_pointer(i) as usize / file.kind().size(), Vec::new());
+                mask.read(first, ids.len(), &mut weights)?;
+                text += &runs(&ids, &weights, tokenizer.as_ref())?;
             }
             (None, Some(tokenizer)) => text += &format!("{}\n", tokenizer.decode(&ids)?),
             (None, None) => {}
@@ -82,50 +79,18 @@ fn heading(file: &IndexedFile, meta: &Meta) -> Result<String> {
 }
 
 /// The tokens in runs that count and runs that do not, a line each, decoded where the tokenizer is known.
-fn runs(ids: &[u32], mask: &[u8], tokenizer: Option<&Tokenizer>) -> Result<String> {
+fn runs(ids: &[u32], weights: &[f32], tokenizer: Option<&Tokenizer>) -> Result<String> {
     let mut text = String::new();
     let mut start = 0;
-    for run in mask.chunk_by(|a, b| a == b) {
+    for run in weights.chunk_by(|a, b| a == b) {
         let ids = &ids[start..start + run.len()];
         let shown = match tokenizer {
             Some(tokenizer) => format!("{:?}", tokenizer.decode_with_controls(ids)?),
             None => format!("{ids:?}"),
         };
-        let sign = if run[0] == 1 { "[loss]" } else { "[----]" };
+        let sign = if run[0] > 0.0 { "[loss]" } else { "[----]" };
         text += &format!("  {sign} {start}..{}: {shown}\n", start + run.len());
         start += run.len();
     }
     Ok(text)
-}
-
-/// `PREFIX.mask.bin`.
-struct Mask {
-    file: File,
-    path: PathBuf,
-}
-
-impl Mask {
-    fn open(prefix: &Path) -> Result<Self> {
-        let path = data::writer::beside(prefix, MASK);
-        let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-        Ok(Self { file, path })
-    }
-
-    /// The bytes of `count` tokens.
-    fn read(&self, first: u64, count: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; count];
-        self.file.read_exact_at(&mut bytes, first).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::user(format!("{}: is shorter than the .bin has tokens; tokenize again", self.path.display()))
-            }
-            _ => Error::io(&self.path, e),
-        })?;
-        match bytes.iter().find(|&&byte| byte > 1) {
-            Some(byte) => {
-                let path = self.path.display();
-                Err(Error::user(format!("{path}: has the byte {byte}, but a mask holds 0 and 1; tokenize again")))
-            }
-            None => Ok(bytes),
-        }
-    }
 }

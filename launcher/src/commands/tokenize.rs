@@ -1,6 +1,6 @@
 //! `swallow-engine data tokenize`: token files out of texts, pairs and chats.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -75,7 +75,7 @@ pub struct Tokenize {
     #[arg(long, conflicts_with_all = ["pairs", "bos", "eos", "bos_token", "eos_token", "key"])]
     chat: bool,
     /// The key of the messages in JSON lines
-    #[arg(long, value_name = "KEY", default_value = "messages", requires = "chat")]
+    #[arg(long, value_name = "KEY", default_value = "messages", requires = "chat", conflicts_with = "pairs")]
     messages_key: String,
     /// Leave out records that cannot be used instead of stopping at the first: count them and name the first ten
     #[arg(long)]
@@ -85,23 +85,24 @@ pub struct Tokenize {
     workers: Option<u16>,
 }
 
+/// clap drops a `requires` whose argument conflicts with one that is given, so the flags name the conflict too.
 #[derive(Args, Debug)]
 struct PairFlags {
     /// Make documents of pairs: two files whose lines belong together, Japanese first, or one file of JSON lines
     #[arg(long, num_args = 1..=2, value_names = ["JA", "EN"], conflicts_with_all = ["input", "key"])]
     pairs: Vec<PathBuf>,
     /// The keys of the two sides in JSON lines, Japanese first [default: ja,en]
-    #[arg(long, value_name = "JA,EN", requires = "pairs")]
+    #[arg(long, value_name = "JA,EN", requires = "pairs", conflicts_with_all = ["input", "chat"])]
     pair_keys: Option<String>,
     /// The form of a document: `A B`, all of which counts in the loss, or an instruction, A and B, of which B counts
     /// [default: ntp; with --template translation]
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "pairs")]
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "pairs", conflicts_with_all = ["input", "chat"])]
     pair_format: Option<PairFormat>,
     /// Which side comes first; both makes two documents of each pair, Japanese first
-    #[arg(long, value_enum, default_value_t = Order::Both, requires = "pairs")]
+    #[arg(long, value_enum, default_value_t = Order::Both, requires = "pairs", conflicts_with_all = ["input", "chat"])]
     direction: Order,
     /// A file with the text of a document, with {A} for the side that comes first and {B} for the other
-    #[arg(long, value_name = "FILE", requires = "pairs")]
+    #[arg(long, value_name = "FILE", requires = "pairs", conflicts_with_all = ["input", "chat"])]
     template: Option<PathBuf>,
 }
 
@@ -136,9 +137,20 @@ impl PairFlags {
             Some(PairFormat::Ntp) => Loss::Everything,
             None | Some(PairFormat::Translation) => Loss::SecondSide,
         };
-        let text = std::fs::read_to_string(&template).map_err(|e| Error::io(&template, e))?;
         let named = |e: String| Error::user(format!("--template {}: {e}", template.display()));
+        let text = read_template(&template)?;
         Pairs::templated(source, direction, loss, &text).map_err(named)
+    }
+}
+
+/// A template is short; a longer file is something else.
+fn read_template(path: &Path) -> Result<String> {
+    const LONGEST: u64 = 1 << 20;
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
+    match read.map_err(|e| Error::io(path, e))? as u64 {
+        ..=LONGEST => Ok(text),
+        _ => Err(Error::user(format!("--template {}: more than 1 MiB is no template", path.display()))),
     }
 }
 
@@ -255,7 +267,7 @@ impl Edge {
         };
         match (named, asked) {
             (Some(token), _) => {
-                tokenizer.id(token).map(Some).map_err(|why| Error::user(format!("{flag}-token {token}: {why}")))
+                tokenizer.id(token).map(Some).map_err(|why| Error::user(format!("{flag}-token {token:?}: {why}")))
             }
             (None, true) => own.map(Some).map_err(|why| {
                 let name = tokenizer.path().display();
@@ -288,9 +300,9 @@ fn print(job: &Job, done: &Progress) -> Result<()> {
     };
     or_broken_pipe(writeln!(
         std::io::stdout(),
-        "{}: {} documents{empty}, {} tokens{loss}, {:.2} bytes of text a token",
+        "{}: {}{empty}, {} tokens{loss}, {:.2} bytes of text a token",
         job.output.display(),
-        done.documents,
+        counted(done.documents as usize, "document"),
         done.tokens,
         done.text as f64 / done.tokens as f64
     ))

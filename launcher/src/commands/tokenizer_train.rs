@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use data::tokenizer::train::{self, ModelType, Normalization, Plan, Segmenter, Taken};
-use engine::error::Result;
+use engine::error::{Error, Result};
 
 use super::texts::TextFlags;
 use crate::output::or_broken_pipe;
@@ -53,9 +53,9 @@ pub struct Train {
     /// The most bytes of text to train on, such as 500M or 2000000000 [suffixes: K, M, G]
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
     sample_bytes: u64,
-    /// With bpe: the share of the text's characters that become pieces; the rest are spelled in bytes
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9995)]
-    character_coverage: f64,
+    /// With bpe: the share of the text's characters that become pieces; the rest are spelled in bytes [default: 0.9995]
+    #[arg(long, value_name = "SHARE")]
+    character_coverage: Option<f64>,
     #[command(flatten)]
     texts: TextFlags,
 }
@@ -73,6 +73,10 @@ enum Segment {
 }
 
 pub fn run(args: Train) -> Result<()> {
+    if args.character_coverage.is_some() && matches!(args.model_type, Type::ByteBpe) {
+        let what = "the pieces of byte-bpe are bytes, which cover every character; leave it out, or give";
+        return Err(Error::user(format!("--character-coverage: {what} --model-type bpe")));
+    }
     let asked = args.vocab_size;
     let plan = Plan {
         inputs: &args.texts.inputs(args.input),
@@ -87,7 +91,7 @@ pub fn run(args: Train) -> Result<()> {
         normalization: if args.nfkc { Normalization::Nfkc } else { Normalization::None },
         vocab_size: asked,
         sample_bytes: args.sample_bytes,
-        character_coverage: args.character_coverage,
+        character_coverage: args.character_coverage.unwrap_or(0.9995),
         output: &args.output,
     };
     let trained = train::train(&plan)?;

@@ -11,7 +11,7 @@ use super::super::order::{Plan, SampleOrder, epoch, split_range};
 use super::super::pack::{PackedOrder, Shuffle};
 use super::mixture::{Draft, Mixture, Part, PartOrder};
 use engine::batch::Split;
-use engine::config::{Config, Order, Source, Train, TrainSource, TrainStage};
+use engine::config::{Config, Order, Train, TrainSource, TrainStage};
 use engine::error::{Error, Result};
 
 /// The fraction by which the samples of a blended source exceed its share, so that the blend never runs out of samples
@@ -80,7 +80,8 @@ impl Recipe<'_> {
         samples: Range<u64>,
     ) -> Result<Demand> {
         let (wanted, key) = (samples.end - samples.start, stage.key());
-        let weights = weights(&key, stage.sources)?;
+        // Either all sources have a weight or none has.
+        let weights: Option<Vec<f64>> = stage.sources.iter().map(|source| source.weight).collect();
         let (asked, shares) = match (self.config.data.order, weights) {
             // A stage that the run does not reach asks for nothing, so that it changes no order.
             _ if wanted == 0 => (vec![0; members.len()], Some(normalize(&vec![1.0; members.len()]))),
@@ -207,7 +208,7 @@ impl Recipe<'_> {
         };
         Error::user(format!(
             "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 \
-             = {}; {remedy}",
+             = {}, and a packed row at least one; {remedy}",
             file.prefix().display(),
             plan.documents,
             file.sequences(),
@@ -238,11 +239,12 @@ impl Recipe<'_> {
         let seq = self.config.train.seq_length;
         for ((source, part), taken) in sources.iter().zip(&mixture.parts).zip(mixture.taken()) {
             let tokens = part.order.plan().tokens;
+            let samples = if source.pack { "packed rows" } else { "samples" };
             let epochs = part.order.epochs(taken, seq);
             let Some(most) = source.max_epochs.filter(|most| epochs > *most) else { continue };
             return Err(Error::user(format!(
-                "{}.max_epochs = {most}: {}: the run takes {taken} samples of {seq} tokens from its {tokens} tokens, \
-                 which are {epochs:.3} epochs; lower its weight or train.steps, add text to it, or allow {:.3} epochs",
+                "{}.max_epochs = {most}: {}: the run takes {taken} {samples} of {seq} positions, which are {epochs:.3} \
+                 epochs of its {tokens} tokens; lower its weight or train.steps, add text to it, or allow {:.3} epochs",
                 source.key,
                 source.prefix.display(),
                 (1e3 * epochs).ceil() / 1e3
@@ -250,18 +252,6 @@ impl Recipe<'_> {
         }
         Ok(())
     }
-}
-
-/// The weights, if the user gave them: either all sources have one or none has.
-fn weights(key: &str, sources: &[Source]) -> Result<Option<Vec<f64>>> {
-    let given: Vec<f64> = sources.iter().filter_map(|s| s.weight).collect();
-    if !given.is_empty() && given.len() < sources.len() {
-        return Err(Error::user(format!("{key}: some sources have a weight and some none; give one to all")));
-    }
-    if let Some(wrong) = given.iter().find(|w| !(w.is_finite() && **w > 0.0)) {
-        return Err(Error::user(format!("{key}: weight = {wrong} must be above 0")));
-    }
-    Ok((!given.is_empty()).then_some(given))
 }
 
 /// Every source offers half a percent more than its share; Megatron's blend is a few samples longer than the run.

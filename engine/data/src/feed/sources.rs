@@ -39,8 +39,8 @@ pub struct Packing {
 }
 
 impl Feed {
-    /// The share of a source's tokens that do not count in the loss, by its mask; `None` where it has none. Reads the
-    /// whole mask.
+    /// The share of the tokens of a source's file that do not count in the loss, by its mask; `None` where it has none.
+    /// Reads the whole mask.
     pub fn masked(&self, source: &SourceReport) -> Result<Option<f64>> {
         let file = self.files.iter().find(|file| file.prefix() == source.prefix).expect("a source of the feed");
         let Some(mask) = file.mask() else { return Ok(None) };

@@ -148,8 +148,9 @@ impl Chunk {
 }
 
 impl Encoded<'_> {
-    fn end_part(&mut self, first: bool, last: bool, problem: Option<String>) {
-        self.parts.push(EncodedPart { end: self.ids.len(), first, last, problem });
+    /// Ends a document whose tokens are all in this chunk.
+    fn end_document(&mut self, problem: Option<String>) {
+        self.parts.push(EncodedPart { end: self.ids.len(), first: true, last: true, problem });
     }
 
     /// Adds whole documents, which BOS and EOS are put around, or the problem of the record that they come from.
@@ -161,9 +162,9 @@ impl Encoded<'_> {
                     let (bos, eos) = (job.bos.map(|_| 0), job.eos.map(|_| 1));
                     self.mask.extend(bos.into_iter().chain(document.mask).chain(eos));
                 }
-                self.end_part(true, true, None);
+                self.end_document(None);
             }),
-            Err(problem) => self.end_part(true, true, Some(problem)),
+            Err(problem) => self.end_document(Some(problem)),
         }
     }
 }
@@ -186,7 +187,7 @@ fn encode_texts(job: &Job, chunk: &text::Chunk, key: &str, out: &mut Encoded) {
             }
             Err(problem) => Some(problem),
         };
-        out.end_part(first, last, problem);
+        out.parts.push(EncodedPart { end: out.ids.len(), first, last, problem });
     }
 }
 

@@ -48,7 +48,7 @@ fn the_output_is_the_same_with_any_number_of_workers() {
         let expected = [vec![1], tokenizer.encode(document).unwrap(), vec![2]].concat();
         assert!(ids == expected, "document {i}");
     }
-    let meta = Meta::read(&one.2).unwrap();
+    let meta = Meta::read(&one.2).unwrap().unwrap();
     assert_eq!((meta.vocab_size, meta.bos), (Some(tokenizer.vocab_size()), Some(1)));
     assert!(meta.unchanged_tokenizer().is_some());
 }

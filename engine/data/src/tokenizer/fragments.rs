@@ -25,11 +25,14 @@ const LONGEST: usize = 48;
 const PER_SHARD: usize = 4096;
 const SHARDS: usize = 64;
 
+/// The ids of fragments.
+type Shard = HashMap<Box<str>, Box<[u32]>>;
+
 pub struct Fragments {
     ends: Ends,
     /// A fragment's shard is found by its bytes, so that threads seldom wait for each other. A fragment that was met
     /// once has no ids yet.
-    shards: Vec<Mutex<HashMap<Box<str>, Box<[u32]>>>>,
+    shards: Vec<Mutex<Shard>>,
 }
 
 /// Whether a fragment was met before.
@@ -109,7 +112,7 @@ impl Fragments {
         shard.insert(fragment.into(), ids.into());
     }
 
-    fn shard(&self, fragment: &str) -> &Mutex<HashMap<Box<str>, Box<[u32]>>> {
+    fn shard(&self, fragment: &str) -> &Mutex<Shard> {
         let hash = fragment.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31) ^ u32::from(byte));
         &self.shards[hash as usize % SHARDS]
     }

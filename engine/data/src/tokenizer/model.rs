@@ -2,6 +2,8 @@
 //! the library trusts a model's strings and its normalization trie, so what could make it read outside its memory
 //! or hand back text that is not UTF-8 is refused here.
 
+use std::collections::HashMap;
+
 use prost::Message;
 
 /// SentencePiece's stand-in for a space.
@@ -127,8 +129,9 @@ impl ModelProto {
         self.trainer.as_ref().and_then(|t| t.model_type).unwrap_or(UNIGRAM)
     }
 
+    /// The library refuses most of it too, but without naming the piece.
     fn check_pieces(&self) -> Result<(), String> {
-        let mut unknown = 0;
+        let (mut unknown, mut bytes, mut seen) = (0, 0, HashMap::new());
         for (id, piece) in self.pieces.iter().enumerate() {
             let text = piece.piece.as_deref().unwrap_or_default();
             if text.is_empty() || text.contains('\0') {
@@ -140,7 +143,17 @@ impl ModelProto {
             if Kind::try_from(piece.kind.unwrap_or(1)).is_err() {
                 return Err(format!("piece {id} has the unknown type {}", piece.kind.unwrap_or(1)));
             }
-            unknown += usize::from(piece.kind == Some(Kind::Unknown as i32));
+            // Control pieces, bytes and the unknown piece may be spelled as a piece of text is.
+            let is_text = matches!(piece.kind(), Kind::Normal | Kind::UserDefined | Kind::Unused);
+            if let Some(other) = seen.insert((text, is_text), id) {
+                return Err(format!("{text:?} is there twice, as piece {other} and as piece {id}; train it again"));
+            }
+            unknown += usize::from(piece.kind() == Kind::Unknown);
+            bytes += usize::from(piece.kind() == Kind::Byte);
+        }
+        let falls_back = self.trainer.as_ref().and_then(|trainer| trainer.byte_fallback) == Some(true);
+        if bytes != if falls_back { 256 } else { 0 } {
+            return Err(format!("byte_fallback = {falls_back}, but {bytes} pieces are bytes; train it again"));
         }
         if unknown != 1 {
             return Err(format!("{unknown} pieces have the type \"unknown\"; there must be one"));

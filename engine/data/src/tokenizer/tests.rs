@@ -209,7 +209,9 @@ fn damaged_models_are_named() {
     assert!(refusal(&|m| m.pieces[260].score = Some(f32::NAN)).contains("piece 260 has the score NaN"));
     assert!(refusal(&|m| m.pieces[260].piece = None).contains("piece 260 is empty"));
     assert!(refusal(&|m| m.pieces[0].kind = None).contains("0 pieces have the type \"unknown\""));
-    assert!(refusal(&|m| m.pieces[5].kind = None).contains("m.model"));
+    assert!(refusal(&|m| m.pieces[5].kind = None).contains("byte_fallback = true, but 255 pieces are bytes"));
+    let twice = |m: &mut ModelProto| m.pieces.push(m.pieces[260].clone());
+    assert!(refusal(&twice).contains("is there twice, as piece 260 and as piece "));
     let map = |map: Vec<u8>| move |m: &mut ModelProto| m.normalizer.as_mut().unwrap().charsmap = Some(map.clone());
     assert!(refusal(&map(vec![0; 3])).contains("character map is damaged"));
     assert!(refusal(&map([&1024u32.to_le_bytes()[..], &[0xff; 1024], b"a"].concat())).contains("its strings"));

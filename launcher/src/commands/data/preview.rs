@@ -1,8 +1,9 @@
 //! `data preview`: what a run will read, before it: tokens, epochs and share of every source in every stage, or the
 //! first samples.
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
@@ -98,14 +99,19 @@ fn print_sources(config: &Config, feed: &Feed, only: Option<Vec<Split>>) -> Resu
     let rows = train.iter().map(|s| (name(s), s));
     let rows = rows.chain(all_stages.iter().map(|s| ("all stages".to_string(), s)));
     let rows = rows.chain(valid.iter().map(|s| (name(s), s)));
+    let mut masked: HashMap<&Path, Option<f64>> = HashMap::new();
     for (split, source) in rows.filter(|(_, s)| only.as_ref().is_none_or(|only| only.contains(&s.split))) {
+        let masked = match masked.get(source.prefix.as_path()) {
+            Some(&share) => share,
+            None => *masked.entry(&source.prefix).or_insert(feed.masked(source)?),
+        };
         table.add_row([
             split,
             source.name.clone(),
             source.prefix.display().to_string(),
             source.plan.documents.to_string(),
             source.plan.tokens.to_string(),
-            feed.masked(source)?.map_or(String::new(), percent),
+            masked.map_or(String::new(), percent),
             source.samples.to_string(),
             source.packing.map_or(String::new(), |packing| percent(packing.padding)),
             percent(source.share),

@@ -200,7 +200,8 @@ fn more_epochs_than_allowed_are_refused() {
     // Ten samples of four tokens from twenty tokens are two epochs.
     assert!(Feed::open(&stages(2.0)).is_ok());
     let what = refusal(&stages(1.5));
-    let needles = ["data.stage[0].train[0].max_epochs = 1.5", "10 samples of 4 tokens", "20 tokens", "2.000 epochs"];
+    let needles =
+        ["data.stage[0].train[0].max_epochs = 1.5", "10 samples of 4 positions", "2.000 epochs of its 20 tokens"];
     assert!(needles.iter().all(|needle| what.contains(needle)), "{what}");
     assert!(refusal(&config(vec![of(1.9)], Order::Sequential)).contains("data.train[0].max_epochs = 1.9"));
 }

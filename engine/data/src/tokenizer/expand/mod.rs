@@ -56,8 +56,9 @@ pub struct Expanded {
 /// A file of the output: its name and its bytes.
 type File = (String, Vec<u8>);
 
-/// Expands and writes the folder, whole or not at all. Errors name the file and the piece.
-pub fn expand(request: &Expand) -> Result<Expanded> {
+/// Expands and writes the folder, whole or not at all. `examine` gets the finished folder before it has its name; if it
+/// fails, nothing is left. Errors name the file and the piece.
+pub fn expand<T>(request: &Expand, examine: impl FnOnce(&Path) -> Result<T>) -> Result<(Expanded, T)> {
     let output = new_directory(request.output, "--output")?;
     let (base, new) = (Source::open(request.base)?, Source::open(request.add)?);
     let (mut files, mut expanded) = match (&base.kind, &new.kind) {
@@ -70,11 +71,14 @@ pub fn expand(request: &Expand) -> Result<Expanded> {
         }
     };
     expanded.notes.extend(files::complete(&base, &mut files)?);
+    let mut examined = None;
     write_directory(&output, |folder| {
         write_files(folder, files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())))?;
-        check(folder, &files, &base, expanded.size)
+        check(folder, &files, &base, expanded.size)?;
+        examined = Some(examine(folder)?);
+        Ok(())
     })?;
-    Ok(expanded)
+    Ok((expanded, examined.expect("the folder was written")))
 }
 
 /// Opens what was written: every tokenizer file must have the new size and the old ids. One that has not was made from

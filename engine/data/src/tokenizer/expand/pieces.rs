@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::model::{ESCAPE, Kind, ModelProto, Piece};
 use super::{Expanded, Source, kept};
-use engine::error::Result;
+use engine::error::{Result, counted};
 
 /// The pieces to append, in the order of `new`, each once.
 pub fn choose(
@@ -60,10 +60,14 @@ fn control_note(old: &HashMap<&str, Kind>, added: &ModelProto) -> Option<String>
 fn drop_unreachable(old: &HashMap<&str, Kind>, chosen: &mut Vec<Piece>) -> Option<String> {
     let single: HashSet<char> = chosen.iter().filter_map(|piece| only_char(text(piece))).collect();
     let reachable = |c: char| single.contains(&c) || old.contains_key(c.encode_utf8(&mut [0; 4]) as &str);
-    let before = chosen.len();
-    chosen.retain(|piece| piece.kind() == Kind::UserDefined || text(piece).chars().all(reachable));
-    let dropped = before - chosen.len();
-    (dropped > 0).then(|| format!("{dropped} pieces of --add have a character that is no piece; they are left out"))
+    const NAMED: usize = 5;
+    let is_reached = |piece: &mut Piece| piece.kind() == Kind::UserDefined || text(piece).chars().all(reachable);
+    let dropped: Vec<Piece> = chosen.extract_if(.., |piece| !is_reached(piece)).collect();
+    let names: Vec<&str> = dropped.iter().take(NAMED).map(text).collect();
+    let more = if dropped.len() > NAMED { ", ..." } else { "" };
+    let of = counted(dropped.len(), "piece");
+    (!dropped.is_empty())
+        .then(|| format!("{of} of --add left out for a character that is no piece: {}{more}", names.join(", ")))
 }
 
 /// Leaves out the pieces of the lowest scores, later ones first, until `n` are left. A character that a longer piece
@@ -80,22 +84,16 @@ fn leave_out(old: &HashMap<&str, Kind>, chosen: &mut Vec<Piece>, n: usize) {
     let mut order: Vec<usize> = (0..chosen.len()).collect();
     let score = |i: &usize| chosen[*i].score.unwrap_or_default();
     order.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.cmp(a)));
-    let mut gone = HashSet::new();
-    while chosen.len() - gone.len() > n {
-        let free = |i: &&usize| {
-            !gone.contains(*i)
-                && only_char(text(&chosen[**i])).is_none_or(|c| uses.get(&c).is_none_or(|&uses| uses == 0))
-        };
+    while order.len() > n {
+        let is_free =
+            |i: &usize| only_char(text(&chosen[*i])).is_none_or(|c| uses.get(&c).is_none_or(|&uses| uses == 0));
         // A piece that no other one needs is always left: the longest.
-        let &next = order.iter().find(free).expect("not every piece is a part of another");
-        needs(&chosen[next]).iter().for_each(|c| _ = uses.get_mut(c).map(|uses| *uses -= 1));
-        gone.insert(next);
+        let next = order.iter().position(is_free).expect("not every piece is a part of another");
+        let left_out = order.remove(next);
+        needs(&chosen[left_out]).iter().for_each(|c| _ = uses.get_mut(c).map(|uses| *uses -= 1));
     }
-    let mut i = 0;
-    chosen.retain(|_| {
-        i += 1;
-        !gone.contains(&(i - 1))
-    });
+    order.sort_unstable();
+    *chosen = order.into_iter().map(|i| chosen[i].clone()).collect();
 }
 
 fn only_char(text: &str) -> Option<char> {

@@ -13,6 +13,7 @@ use engine::error::{Error, Result};
 
 /// The flag that names the output.
 const FLAG: &str = "--output";
+const MODEL: &str = "tokenizer.model";
 
 /// Whether the output is to be one file.
 pub fn is_json(output: &Path) -> bool {
@@ -22,6 +23,10 @@ pub fn is_json(output: &Path) -> bool {
 /// Refuses a folder that has files in it, and a file where a folder is to be.
 pub fn must_be_free(output: &Path) -> Result<()> {
     match output {
+        output if is_json(output) && output.with_file_name(MODEL).exists() => Err(Error::user(format!(
+            "--output {}: a {MODEL} is beside it, which would belong to another vocabulary; name another folder",
+            output.display()
+        ))),
         output if is_json(output) => Ok(()),
         output if output.is_file() => Err(Error::user(format!(
             "--output {}: is a file that does not end in .json; name such a file, or a folder",
@@ -66,7 +71,7 @@ impl Files {
             ("tokenizer_config.json", self.config.as_bytes()),
             ("special_tokens_map.json", self.specials.as_bytes()),
         ];
-        files.extend(self.model.as_deref().map(|model| ("tokenizer.model", model)));
+        files.extend(self.model.as_deref().map(|model| (MODEL, model)));
         write_directory(&new_directory(output, FLAG)?, |folder| write_files(folder, files))
     }
 }

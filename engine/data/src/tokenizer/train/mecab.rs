@@ -32,8 +32,8 @@ impl Mecab {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let field = |key: &str| out.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_string()));
         let Some(charset) = field("charset:") else {
-            let why = err.trim();
-            return Err(Error::user(format!("--segment mecab: {PROGRAM} has no dictionary ({why}); {REMEDY}")));
+            let why = if err.trim().is_empty() { output.status.to_string() } else { err.trim().to_string() };
+            return Err(Error::user(format!("--segment mecab: {PROGRAM} names no dictionary ({why}); {REMEDY}")));
         };
         if !["UTF-8", "UTF8"].iter().any(|utf8| charset.eq_ignore_ascii_case(utf8)) {
             return Err(Error::user(format!(
