@@ -1,8 +1,11 @@
-//! The recipe on real data: stories260K, a trained English model, learns Japanese from Aozora Bunko with a vocabulary
-//! of its own, replayed English and parallel sentences. Skipped where the data is not there.
+//! The document of the recipe names what its configurations need; and the recipe on real data: stories260K, a trained
+//! English model, learns Japanese from Aozora Bunko with a vocabulary of its own, replayed English and parallel
+//! sentences, skipped where the data is not there.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use engine::config::Config;
 use serde_json::{Value, json};
 
 use crate::common::{checkout, engine, finish, metrics};
@@ -13,6 +16,41 @@ const JAPANESE: usize = 1_200_000;
 const PAIRS: usize = 5000;
 const SEQ: usize = 256;
 const BATCH: usize = 8;
+
+/// Every token file that the configurations of the recipe name is made by one of its commands.
+#[test]
+fn the_recipe_makes_the_files_of_its_configurations() {
+    let recipe = std::fs::read_to_string(checkout().join("docs/recipe.md")).unwrap();
+    let chapter = |from: &str, to: &str| {
+        let rest = &recipe[recipe.find(from).unwrap()..];
+        rest[..rest.find(to).unwrap_or(rest.len())].to_string()
+    };
+    for (name, from, to) in [
+        ("swallow-7b", "## Swallow 7B", "## Llama 3.1 8B"),
+        ("llama-3.1-swallow-8b", "## Llama 3.1 8B", "## no further chapter"),
+    ] {
+        let (mut made, mut variable, mut values) = (BTreeSet::new(), String::new(), Vec::new());
+        for line in chapter(from, to).lines() {
+            if let Some((name, list)) = line.strip_prefix("for ").and_then(|rest| rest.split_once(" in ")) {
+                variable = format!("${name}");
+                values = list.trim_end_matches("; do").split(' ').map(str::to_string).collect();
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            for output in words.windows(2).filter(|words| words[0] == "--output").map(|words| words[1]) {
+                match output.contains('$') {
+                    true => made.extend(values.iter().map(|value| output.replace(&variable, value))),
+                    false => _ = made.insert(output.to_string()),
+                }
+            }
+        }
+        let config =
+            Config::read(&checkout().join(format!("configs/{name}.toml")), &[]).unwrap_or_else(|e| panic!("{e}"));
+        let lists = config.data.lists();
+        let sources = lists.iter().flat_map(|(_, sources)| sources.iter()).map(|s| s.prefix.display().to_string());
+        let missing: Vec<String> = sources.filter(|prefix| !made.contains(prefix)).collect();
+        assert!(missing.is_empty(), "{name}: no command makes {missing:?}");
+    }
+}
 
 /// A folder with the texts, in which all commands run.
 struct Desk {

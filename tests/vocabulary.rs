@@ -66,8 +66,8 @@ fn a_model_gets_new_pieces() {
     let add = desk.train("340");
     let held_out = desk.write("held.txt", "東京で猫と会った。\n");
     let said = desk.expand(&desk.path("model"), &add, "new", &["--held-out", held_out.to_str().unwrap()]).succeeded();
-    let first = said.stdout.lines().next().unwrap();
-    assert!(first.contains("300 old and ") && first.contains("for a multiple of 8"), "{}", said.stdout);
+    let line = said.stdout.lines().find(|line| line.contains(" pieces, ")).unwrap();
+    assert!(line.contains("300 old and ") && line.contains("for a multiple of 8"), "{}", said.stdout);
     assert!(said.stdout.contains("held.txt") && said.stdout.contains("characters a token"), "{}", said.stdout);
 
     let said = desk.expand_vocab("new", "bigger", &[]).succeeded();

@@ -104,8 +104,8 @@ pub struct IndexedFile {
 }
 
 impl IndexedFile {
-    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if they are there, `PREFIX.meta.json` and `PREFIX.mask.bin`; the prefix may
-    /// also be given as the name of one of the first two.
+    /// Opens `PREFIX.bin`, `PREFIX.idx` and, if they are there, `PREFIX.meta.json` and `PREFIX.mask.bin`; the prefix
+    /// may also be given as the name of one of the first two.
     pub fn open(prefix: &Path) -> Result<Self> {
         let prefix = match prefix.extension().and_then(|e| e.to_str()) {
             Some("bin" | "idx") => prefix.with_extension(""),

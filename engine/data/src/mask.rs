@@ -22,8 +22,8 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask of the token file `prefix` of `tokens` tokens, where its `.meta.json`, `meta`, says that it has one. An
-    /// error where the mask is missing or of another length, or where there is a mask that `.meta.json` does not
+    /// The mask of the token file `prefix` of `tokens` tokens, where its `.meta.json` (`meta`) says that it has one.
+    /// An error where the mask is missing or of another length, or where there is a mask that `.meta.json` does not
     /// mention.
     pub fn open(prefix: &Path, meta: Option<&Meta>, tokens: usize) -> Result<Option<Self>> {
         let path = with_suffix(prefix, MASK);
@@ -32,8 +32,8 @@ impl Mask {
         let (is_mentioned, exists) = (meta.is_some_and(|meta| meta.mask), path.exists());
         if !is_mentioned && exists {
             return wrong(format!(
-                "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the mask to \
-                 train on every token",
+                "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the mask \
+                 to train on every token",
                 file.display()
             ));
         }

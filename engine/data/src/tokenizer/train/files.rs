@@ -14,6 +14,7 @@ use engine::error::{Error, Result};
 /// The flag that names the output.
 const FLAG: &str = "--output";
 const MODEL: &str = "tokenizer.model";
+const JSON: &str = "tokenizer.json";
 
 /// Whether the output is to be one file.
 pub fn is_json(output: &Path) -> bool {
@@ -23,7 +24,7 @@ pub fn is_json(output: &Path) -> bool {
 /// Refuses a folder that has files in it, and a file where a folder is to be.
 pub fn must_be_free(output: &Path) -> Result<()> {
     match output {
-        output if is_json(output) && output.with_file_name(MODEL).exists() => Err(Error::user(format!(
+        output if output.ends_with(JSON) && output.with_file_name(MODEL).exists() => Err(Error::user(format!(
             "--output {}: a {MODEL} is beside it, which would belong to another vocabulary; name another folder",
             output.display()
         ))),
@@ -67,7 +68,7 @@ impl Files {
             return if config.exists() { Ok(()) } else { write_whole(&config, &self.config) };
         }
         let mut files = vec![
-            ("tokenizer.json", self.json.as_bytes()),
+            (JSON, self.json.as_bytes()),
             ("tokenizer_config.json", self.config.as_bytes()),
             ("special_tokens_map.json", self.specials.as_bytes()),
         ];
