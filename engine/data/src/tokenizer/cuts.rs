@@ -5,6 +5,8 @@
 //! the other side. [`can_hold`] derives the first from the expression. The second holds for expressions without
 //! look-around; the only one accepted is `\s+(?!\S)`, with which the expressions of GPT-2 and its successors end.
 
+use std::ops::RangeInclusive;
+
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind};
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,7 +27,23 @@ pub struct Cuts {
     pub before_newline: bool,
     /// Between a newline and a visible character other than `/`, which GPT-4o's expression may join to a newline.
     pub after_newline: bool,
+    /// Between a letter of [`LETTERS`] and a mark of [`MARKS`].
+    pub before_mark: bool,
 }
+
+/// Letters and marks between which words of English and Japanese end; the apostrophe is none of them.
+const LETTERS: [RangeInclusive<char>; 5] = ['A'..='Z', 'a'..='z', 'ぁ'..='ゖ', 'ァ'..='ヺ', '一'..='鿿'];
+const MARKS: [char; 16] = [',', '.', ';', ':', '!', '?', ')', '"', '、', '。', '，', '！', '？', '）', '」', '』'];
+
+/// Whether a mark of [`MARKS`] begins with a byte.
+const MARKS_BEGIN: [bool; 256] = {
+    let (mut begin, mut i) = ([false; 256], 0);
+    while i < MARKS.len() {
+        begin[MARKS[i].encode_utf8(&mut [0; 4]).as_bytes()[0] as usize] = true;
+        i += 1;
+    }
+    begin
+};
 
 /// The parts of a `tokenizer.json` that decide the cuts.
 #[derive(Deserialize)]
@@ -63,7 +81,7 @@ pub struct ModelRules {
 }
 
 impl Cuts {
-    pub const ALL: Cuts = Cuts { before_space: true, before_newline: true, after_newline: true };
+    pub const ALL: Cuts = Cuts { before_space: true, before_newline: true, after_newline: true, before_mark: true };
 
     /// The cuts of a tokenizer that splits texts into words and encodes each word by itself.
     pub fn of(rules: &Rules) -> Cuts {
@@ -95,6 +113,10 @@ impl Cuts {
             (_, b' ') if self.before_space => last_char(&text[..at]).is_some_and(is_visible),
             (_, b'\n') if self.before_newline => last_char(&text[..at]).is_some_and(is_visible),
             (b'\n', _) if self.after_newline => first_char(&text[at..]).is_some_and(|c| is_visible(c) && c != '/'),
+            (_, first) if self.before_mark && MARKS_BEGIN[first as usize] => {
+                let mark = first_char(&text[at..]).filter(|c| MARKS.contains(c));
+                mark.and(last_char(&text[..at])).is_some_and(is_letter)
+            }
             _ => false,
         }
     }
@@ -107,6 +129,9 @@ impl Cuts {
         // Such a token depends on its neighbours, which a cut would remove.
         let looks = token.single_word && content.trim() != content;
         Cuts {
+            before_mark: self.before_mark
+                && !token.single_word
+                && !pairs().any(|(a, b)| is_letter(a) && MARKS.contains(&b)),
             before_space: self.before_space && !token.rstrip && !looks && !holds(' '),
             before_newline: self.before_newline && !token.rstrip && !looks && !holds('\n'),
             after_newline: self.after_newline
@@ -132,7 +157,7 @@ impl Splitters {
             "ByteLevel" => {
                 if splitter["add_prefix_space"].as_bool() != Some(false) {
                     // The splitter puts a space before a text that begins without one.
-                    (self.cuts.before_newline, self.cuts.after_newline) = (false, false);
+                    self.cuts = Cuts { before_space: self.cuts.before_space, ..Cuts::default() };
                 }
                 match splitter["use_regex"].as_bool() {
                     Some(false) => Some(()),
@@ -174,6 +199,7 @@ impl Splitters {
         let (visible, space, newline) = (visible(), only(' '), only('\n'));
         self.cuts.before_space &= !can_hold(&hir, &visible, &space)?;
         self.cuts.before_newline &= !can_hold(&hir, &visible, &newline)?;
+        self.cuts.before_mark &= !can_hold(&hir, &letters(), &marks())?;
         let mut no_slash = visible;
         no_slash.difference(&only('/'));
         self.cuts.after_newline &= lines_first && !can_hold(&hir, &newline, &no_slash)?;
@@ -265,6 +291,18 @@ fn visible() -> ClassUnicode {
         HirKind::Class(Class::Unicode(class)) => class.clone(),
         other => unreachable!("a class is parsed as {other:?}"),
     }
+}
+
+fn letters() -> ClassUnicode {
+    ClassUnicode::new(LETTERS.map(|range| ClassUnicodeRange::new(*range.start(), *range.end())))
+}
+
+fn marks() -> ClassUnicode {
+    ClassUnicode::new(MARKS.map(|c| ClassUnicodeRange::new(c, c)))
+}
+
+fn is_letter(c: char) -> bool {
+    LETTERS.iter().any(|range| range.contains(&c))
 }
 
 fn is_visible(c: char) -> bool {

@@ -296,8 +296,8 @@ fn with_splitter(splitter: &serde_json::Value, normalizer: &str, added: serde_js
 }
 
 /// Splitters of models that are in use, their normalizer, and where they may be cut: before a space, before a newline,
-/// after a newline.
-fn splitters() -> Vec<(&'static str, serde_json::Value, &'static str, [bool; 3])> {
+/// after a newline, before a mark.
+fn splitters() -> Vec<(&'static str, serde_json::Value, &'static str, [bool; 4])> {
     use serde_json::json;
     let split = |pattern: &str| {
         let pattern = json!({ "Regex": pattern });
@@ -333,29 +333,30 @@ fn splitters() -> Vec<(&'static str, serde_json::Value, &'static str, [bool; 3])
     let (none, nfc) = ("null", "{\"type\": \"NFC\"}");
     let look_behind = split(r"(?<=a)b|\s+(?!\S)|\s+");
     vec![
-        ("GPT-2", bytes(true), none, [true, true, false]),
-        ("GPT-2 with a space before every text", prefixed, none, [true, false, false]),
-        ("StarCoder", sequence, none, [true, true, false]),
-        ("Llama 3", then_bytes(vec![split(llama3)]), none, [true, false, true]),
-        ("Qwen", then_bytes(vec![split(&llama3.replace("{1,3}", ""))]), nfc, [true, false, true]),
-        ("GPT-4o", then_bytes(vec![split(gpt4o)]), none, [true, false, true]),
-        ("DeepSeek", then_bytes(deepseek), none, [true, false, true]),
-        ("no words", bytes(false), none, [false; 3]),
-        ("words that hold spaces", then_bytes(vec![split(r"\w+ \w+|\s+(?!\S)|\s+")]), none, [false, true, false]),
-        ("words that look around", then_bytes(vec![look_behind]), none, [false; 3]),
-        ("another normal form", bytes(true), "{\"type\": \"NFKC\"}", [false; 3]),
+        ("GPT-2", bytes(true), none, [true, true, false, true]),
+        ("GPT-2 with a space before every text", prefixed, none, [true, false, false, false]),
+        ("StarCoder", sequence, none, [true, true, false, true]),
+        ("Llama 3", then_bytes(vec![split(llama3)]), none, [true, false, true, true]),
+        ("Qwen", then_bytes(vec![split(&llama3.replace("{1,3}", ""))]), nfc, [true, false, true, true]),
+        ("GPT-4o", then_bytes(vec![split(gpt4o)]), none, [true, false, true, true]),
+        ("DeepSeek", then_bytes(deepseek), none, [true, false, true, true]),
+        ("no words", bytes(false), none, [false; 4]),
+        ("words that hold spaces", then_bytes(vec![split(r"\w+ \w+|\s+(?!\S)|\s+")]), none, [false, true, false, true]),
+        ("words that look around", then_bytes(vec![look_behind]), none, [false; 4]),
+        ("another normal form", bytes(true), "{\"type\": \"NFKC\"}", [false; 4]),
     ]
 }
 
 #[test]
 fn the_rules_of_a_splitter_say_where_to_cut() {
-    for (name, splitter, normalizer, [before_space, before_newline, after_newline]) in splitters() {
+    for (name, splitter, normalizer, [before_space, before_newline, after_newline, before_mark]) in splitters() {
         let json = serde_json::json!({
             "normalizer": serde_json::from_str::<serde_json::Value>(normalizer).unwrap(),
             "pre_tokenizer": splitter, "model": {"type": "BPE", "dropout": null},
         });
         let rules = serde_json::from_value(json).unwrap();
-        assert_eq!(cuts::Cuts::of(&rules), cuts::Cuts { before_space, before_newline, after_newline }, "{name}");
+        let cuts = cuts::Cuts { before_space, before_newline, after_newline, before_mark };
+        assert_eq!(cuts::Cuts::of(&rules), cuts, "{name}");
     }
 }
 
@@ -368,13 +369,15 @@ fn added_tokens_limit_the_cuts() {
             "model": {"type": "BPE"}, "added_tokens": [token],
         });
         let cuts = cuts::Cuts::of(&serde_json::from_value(json).unwrap());
-        [cuts.before_space, cuts.before_newline]
+        [cuts.before_space, cuts.before_newline, cuts.before_mark]
     };
-    assert_eq!(cuts(serde_json::json!({"content": "<x>", "lstrip": true})), [true, true]);
-    assert_eq!(cuts(serde_json::json!({"content": "  "})), [true, true]);
-    assert_eq!(cuts(serde_json::json!({"content": "<x>", "rstrip": true})), [false, false]);
-    assert_eq!(cuts(serde_json::json!({"content": "a b"})), [false, true]);
-    assert_eq!(cuts(serde_json::json!({"content": "a\n"})), [true, false]);
+    assert_eq!(cuts(serde_json::json!({"content": "<x>", "lstrip": true})), [true, true, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "  "})), [true, true, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "<x>", "rstrip": true})), [false, false, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "a b"})), [false, true, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "a\n"})), [true, false, true]);
+    assert_eq!(cuts(serde_json::json!({"content": "猫。"})), [true, true, false]);
+    assert_eq!(cuts(serde_json::json!({"content": ".x", "single_word": true})), [true, true, false]);
 }
 
 static SPLITTERS: std::sync::LazyLock<Vec<(&'static str, Tokenizer)>> = std::sync::LazyLock::new(|| {
@@ -421,8 +424,8 @@ proptest! {
     /// Checks every place where a splitter may be cut, not only the last one.
     #[test]
     fn no_splitter_minds_its_cuts(
-        before in "[ab1 .,'/#猫あ\u{3000}\u{301}\u{a0}\r\t\n\n  ]{0,40}(<x>|<s>)?",
-        after in "[ab1 .,'/#猫あ\n\n  ]{0,20}",
+        before in "[ab1 .,'/#猫あ。」\u{3000}\u{301}\u{a0}\r\t\n\n  ]{0,40}(<x>|<s>)?",
+        after in "[ab1 .,'/#猫あ。」\n\n  ]{0,20}",
     ) {
         let text = before + &after;
         for (name, tokenizer) in SPLITTERS.iter() {
