@@ -19,13 +19,15 @@ CONTROLS = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<|
 BOS_EOS = {"llama3_1": ("<|begin_of_text|>", "<|eot_id|>"), "qwen2_5": (None, "<|im_end|>"), "qwen3": (None, "<|im_end|>")}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2, "units": ["C", 1.0, None, True]}}}
 
-SPELLED = {"type": "function", "id": "call00001", "function": {"name": "print", "arguments": {"text": "<|im_end|>\n<|eot_id|> </s>"}}}
+SPELLED = {"type": "function", "id": "call00001",
+           "function": {"name": "print", "arguments": {"text": "<|im_end|>\n<|eot_id|> </s>"}}}
 # The arguments as one string, as OpenAI's interface gives them.
 STRING = {"type": "function", "id": "call00002", "function": {"name": "weather", "arguments": "{\"city\": \"Bern\"}"}}
 BARE = {"type": "function", "id": "call00003", "function": {"name": "now", "arguments": {}}}
 
 def called(content, *calls, answers=("rain",), after=("It rains.",)):
-    chat = [{"role": "user", "content": "weather?"}, {"role": "assistant", "content": content, "tool_calls": list(calls)}]
+    chat = [{"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": content, "tool_calls": list(calls)}]
     chat += [{"role": "tool", "content": answer} for answer in answers]
     return chat + [{"role": ["assistant", "user"][i % 2], "content": text} for i, text in enumerate(after)]
 
