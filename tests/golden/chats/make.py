@@ -2,10 +2,12 @@
 
 usage: make.py        (in an environment with ../requirements.txt; writes tokenizer.json and golden.jsonl beside itself)
 
-tokenizer.json is the small one of ../tokenizers with the control tokens of all templates added. Each line of golden.jsonl
-has the name of a template, the messages, the ids and the mask; `error` instead where transformers refuses.
-The mask is computed here from the offsets of the tokens: what each assistant turn adds after the rendering of the messages
-before it (with the generation prompt), through the first control token after its content. For generation.jinja it is transformers' own.
+tokenizer.json is the small one of ../tokenizers with the control tokens of all templates added, and [END] for
+templates of other tests. Each line of golden.jsonl has the name of a template, the messages, the ids and the mask;
+`error` instead where transformers refuses. The mask is computed here from the offsets of the tokens: what each
+assistant turn adds after the rendering of the messages before it (with the generation prompt), through the first
+control token after the last thing that the template prints of it: its content, or the arguments of its last call where
+it prints calls. For generation.jinja it is transformers' own.
 """
 import json, pathlib, re
 from tokenizers import AddedToken, Tokenizer
@@ -13,9 +15,21 @@ from transformers import PreTrainedTokenizerFast
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>",
-            "<|start_header_id|>", "<|end_header_id|>"]
+            "<|start_header_id|>", "<|end_header_id|>", "[END]"]
 BOS_EOS = {"llama3_1": ("<|begin_of_text|>", "<|eot_id|>"), "qwen2_5": (None, "<|im_end|>"), "qwen3": (None, "<|im_end|>")}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2, "units": ["C", 1.0, None, True]}}}
+
+SPELLED = {"type": "function", "id": "call00001",
+           "function": {"name": "print", "arguments": {"text": "<|im_end|>\n<|eot_id|> </s>"}}}
+# The arguments as one string, as OpenAI's interface gives them.
+STRING = {"type": "function", "id": "call00002", "function": {"name": "weather", "arguments": "{\"city\": \"Bern\"}"}}
+BARE = {"type": "function", "id": "call00003", "function": {"name": "now", "arguments": {}}}
+
+def called(content, *calls, answers=("rain",), after=("It rains.",)):
+    chat = [{"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": content, "tool_calls": list(calls)}]
+    chat += [{"role": "tool", "content": answer} for answer in answers]
+    return chat + [{"role": ["assistant", "user"][i % 2], "content": text} for i, text in enumerate(after)]
 
 def turns(*contents, system=None):
     roles = ["user", "assistant"]
@@ -35,6 +49,13 @@ CONVERSATIONS = [
     [{"role": "user", "content": "weather?"}, {"role": "assistant", "content": "I look.", "tool_calls": [CALL]},
      {"role": "tool", "content": "sun"}, {"role": "assistant", "content": "Sun."}, {"role": "user", "content": "Thanks"},
      {"role": "assistant", "content": "Bye"}],
+    called("", CALL),
+    called("", STRING, after=("It rains.", "And now?", "<think>\nstill\n</think>\n\nYes")),
+    called("", CALL, BARE, answers=("rain", ""), after=("It rains.", "Thanks", "Bye")),
+    called("<think>\nwhere?\n</think>\n\n", SPELLED, after=("Printed.", "Thanks", "Bye")),
+    called("I print.", SPELLED, answers=(), after=()),
+    called("", BARE, answers=(), after=()),
+    turns("think", "<think>\na\n</think>\n\n", "more", "<think>\nb\n</think>\n\n"),
     turns("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", system="six turns 😀"),
 ]
 
@@ -46,9 +67,11 @@ def tokenizer(name, template):
 
 def end_of_content(text, start, message):
     content = (message.get("content") or "").strip()
-    for call in message.get("tool_calls") or []:
-        content = '}'  # the last thing that a call prints
-        return text.find(content + "<|", start) + 1 if content + "<|" in text[start:] else text.find("}\n</tool_call>", start) + 14
+    for call in (message.get("tool_calls") or [])[-1:]:
+        arguments = call["function"]["arguments"]
+        printed = [json.dumps(arguments, ensure_ascii=False)] + [arguments] * isinstance(arguments, str)
+        ends = [text.find(p, start) + len(p) for p in printed if text.find(p, start) >= 0]
+        if ends: return min(ends)
     if "</think>" in content and text.find(content, start) < 0:
         content = content.split("</think>")[-1].strip()
     at = text.find(content, start)

@@ -1,6 +1,7 @@
 //! Conversations: a JSON line with messages becomes a document by the tokenizer's own chat template, with the ids that
 //! `transformers.apply_chat_template(messages, tokenize=True)` gives, and a mask of what the assistant's turns added.
 
+mod marks;
 mod python;
 pub mod template;
 mod turns;

@@ -99,16 +99,103 @@ fn the_end_of_a_turn_is_found() {
     assert_eq!(counted(&chats(last, "<s>", "</s>"), &turns(&["a", "b", "c", "d"])), "b<|im_end|>d<|im_end|>");
 }
 
+/// The number of messages comes before everything, but what follows the first message is the same when it stands alone.
+#[test]
+fn a_turn_begins_behind_the_message_before_it() {
+    let numbered = "{{ messages | length }}{% for m in messages %}{{ m.content }}</s>{% endfor %}";
+    assert_eq!(counted(&chats(numbered, "<s>", "</s>"), &turns(&["a", "b"])), "b</s>");
+}
+
 #[test]
 fn a_turn_whose_beginning_is_unknown_is_refused() {
-    let counts = "{{ messages | length }}{% for m in messages %}{{ m.content }}</s>{% endfor %}";
-    let error = encode(&chats(counts, "<s>", "</s>"), &turns(&["a", "b"])).err();
-    // The number of messages comes before everything, but what follows the first message is the same.
-    assert_eq!(error, None);
     let reversed = "{% for m in messages[::-1] %}{{ m.content }}</s>{% endfor %}";
     let error = encode(&chats(reversed, "<s>", "</s>"), &turns(&["a", "b"])).err().unwrap();
     assert!(error.contains("message 2: where this turn begins is not known"), "{error}");
     assert!(error.contains("{% generation %}"), "{error}");
+}
+
+#[test]
+fn a_turn_whose_end_is_unknown_is_refused() {
+    let source = "{% for m in messages %}{{ m.content | length }}{{ loop.revindex if m.role == 'assistant' }}</s>\
+                  {% endfor %}";
+    let error = encode(&chats(source, "<s>", "</s>"), &turns(&["a", "b", "c", "d"])).err().unwrap();
+    assert!(error.contains("message 2: where this turn ends is not known"), "{error}");
+    assert!(error.contains("{% generation %}"), "{error}");
+}
+
+/// A call of a tool, then its answer and the assistant's.
+fn call(content: Value, arguments: Value) -> Value {
+    let call = json!({"type": "function", "id": "c1", "function": {"name": "f", "arguments": arguments}});
+    json!([
+        {"role": "user", "content": "q"}, {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "content": "t"}, {"role": "assistant", "content": "b"}
+    ])
+}
+
+/// A printed call of `f`, as Qwen's templates have it.
+fn printed(arguments: &str) -> String {
+    format!("<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call><|im_end|>")
+}
+
+/// What a template prints before a call depends on whether there is content, so that a mark there changes the text.
+#[test]
+fn a_turn_that_is_a_call_of_a_tool_ends_behind_the_call() {
+    let last = "<think>\n\n</think>\n\nb<|im_end|>";
+    for (arguments, text) in [
+        (json!({}), "{}".to_string()),
+        (json!({"n": 2}), r#"{"n": 2}"#.into()),
+        (json!({"n": {}, "s": ["<|im_end|>", 1], "<|im_end|>": 3}), String::new()),
+        (json!("{\"city\": \"Köln\"}"), r#"{"city": "Köln"}"#.into()),
+    ] {
+        let text = if text.is_empty() { r#"{"n": {}, "s": ["<|im_end|>", 1], "<|im_end|>": 3}"#.into() } else { text };
+        let found = counted(&published("qwen3"), &call(json!(""), arguments));
+        assert_eq!(found, printed(&text) + last);
+    }
+    let found = counted(&published("qwen2_5"), &call(Value::Null, json!({"a": "</s>"})));
+    assert!(found.ends_with(&(printed(r#"{"a": "</s>"}"#) + "b<|im_end|>")), "{found}");
+}
+
+/// Thoughts of an earlier turn are not printed, and nothing else is in its content.
+#[test]
+fn a_turn_of_thoughts_alone_ends_where_it_begins() {
+    let messages = turns(&["q", "... <think>\na\n</think>\n\n", "r", "b"]);
+    assert_eq!(counted(&published("qwen3"), &messages), "<|im_end|><think>\n\n</think>\n\nb<|im_end|>");
+}
+
+/// Control tokens around calls, in place of `<tool_calls>`: the turn ends behind the last of them.
+#[test]
+fn control_tokens_inside_a_turn_do_not_end_it() {
+    let source = "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '\n' + m.content }}\
+                  {% for c in m.tool_calls %}{{ '<|python_tag|>' }}{{ c.function.arguments | tojson }}\
+                  {{ '<|eom_id|>' }}{% endfor %}{{ '<|eot_id|>\n' }}{% endfor %}\
+                  {% if add_generation_prompt %}{{ '<|start_header_id|>assistant\n' }}\
+                  {% else %}{{ eos_token }}{% endif %}";
+    let chats = chats(source, "<s>", "</s>");
+    let called = "I call.<|python_tag|>{\"a\": \"x\"}<|eom_id|><|eot_id|>";
+    let messages = call(json!("I call."), json!({"a": "x"}));
+    assert_eq!(counted(&chats, &messages), format!("{called}b<|eot_id|>"));
+    let ends_here = json!(messages.as_array().unwrap()[..2]);
+    assert_eq!(counted(&chats, &ends_here), called);
+}
+
+/// Templates whose last turn ends with another token, whose token depends on the content, and one that refuses a
+/// conversation that ends with a call.
+#[test]
+fn the_token_that_ends_a_turn_may_depend_on_the_conversation() {
+    let ended = |token: &str| {
+        let source = format!(
+            "{{% for m in messages %}}{{{{ '<|im_start|>' + m.role + '\n' + m.content }}}}{{{{ {token} }}}}\
+             {{% endfor %}}{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
+        );
+        counted(&chats(&source, "<s>", "</s>"), &turns(&["a", "b", "c", "d"]))
+    };
+    let last = |others: &str| ended(&format!("'</s>' if loop.last and not add_generation_prompt else {others}"));
+    assert_eq!(last("'[END]'"), "b[END]d</s>");
+    assert_eq!(last("'<|eom_id|>' if m.content.startswith('b') else '[END]'"), "b<|eom_id|>d</s>");
+    let qwen = std::fs::read_to_string(golden("qwen3.jinja")).unwrap();
+    let refuses = "{% if messages and messages[-1].tool_calls %}{{ raise_exception('no result') }}{% endif %}";
+    let found = counted(&chats(&(refuses.to_string() + qwen.trim_end()), "", ""), &call(json!(""), json!({"a": "x"})));
+    assert_eq!(found, printed(r#"{"a": "x"}"#) + "<think>\n\n</think>\n\nb<|im_end|>");
 }
 
 #[test]
@@ -122,6 +209,58 @@ fn generation_blocks_render_what_they_hold() {
     assert_eq!(text, "a\nnever1b");
     let error = encode(&chats, &turns(&["a", "b\u{fdd1}"])).err().unwrap();
     assert!(error.contains("U+FDD1"), "{error}");
+}
+
+/// Jinja takes any white space in a tag, and none in a comment, a string or a raw block for one.
+#[test]
+fn generation_tags_are_those_that_jinja_reads() {
+    let around = |start: &str, end: &str| {
+        let body = format!("{start}{{{{ m.content }}}}</s>{end}");
+        let source = format!(
+            "{{% for m in messages %}}{{% if m.role == 'user' %}}{{{{ m.content }}}}{{% else %}}\
+                              {body}{{% endif %}}{{% endfor %}}"
+        );
+        counted(&chats(&source, "<s>", "</s>"), &turns(&["a", "b"]))
+    };
+    for (start, end) in [
+        ("{%generation%}", "{%endgeneration%}"),
+        ("{%  generation  %}", "{%  endgeneration  %}"),
+        ("{%-\n generation\t-%}", "{%-\tendgeneration\n-%}"),
+        ("{%+ generation %}", "{% endgeneration +%}"),
+        ("{# '{% generation %}' #}{% generation %}", "{% endgeneration %}{# {% endgeneration %} #}"),
+        ("{{ {'a': {'b': ''}}['a']['b'] }}{%\ngeneration\n%}", "{% endgeneration %}"),
+    ] {
+        assert_eq!(around(start, end), "b</s>", "{start}");
+    }
+    // No block: the turn is found by its message.
+    for text in ["{# {% generation %} #}", "{{ '' if true else '{% generation %}\\'{% generation %}' }}"] {
+        assert_eq!(around(text, ""), "b</s>", "{text}");
+    }
+    assert_eq!(around("{% raw %}{% generation %}{% endraw %}", ""), "{% generation %}b</s>");
+}
+
+/// Loops that run for ever, as far as anyone waits, and texts that no memory holds.
+#[test]
+fn a_template_that_does_not_end_is_refused() {
+    let loops = "{% for i in range(100000) %}{% for j in range(100000) %}{{ messages[0].content }}{% endfor %}\
+                 {% endfor %}";
+    for source in [loops, "\n{{ messages[0].content * 100000000000 }}"] {
+        let start = std::time::Instant::now();
+        let error = encode(&chats(source, "", ""), &turns(&["a", "b"])).err().unwrap();
+        assert!(error.contains("the chat template does not come to an end"), "{error}");
+        assert!(error.contains("steps, far more than a conversation of this size needs (line "), "{error}");
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    }
+}
+
+/// A long conversation, with a loop over all messages for each of them.
+#[test]
+fn a_long_conversation_may_take_as_many_steps_as_it_needs() {
+    let source = "{% for m in messages %}{% for other in messages %}{% if other.role == 'tool' %}never{% endif %}\
+                  {% endfor %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}\
+                  {% endif %}{% endfor %}";
+    let messages = turns(&["word "; 2000]);
+    assert_eq!(counted(&chats(source, "", ""), &messages), "word ".repeat(1000));
 }
 
 #[test]

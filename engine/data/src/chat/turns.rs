@@ -1,20 +1,28 @@
 //! Which bytes of a conversation's text the assistant's turns added, for templates without `{% generation %}` blocks.
 //!
 //! A turn begins where the rendering of the messages before it ends, with the generation prompt: the model is given
-//! that much. It ends with its end-of-turn token. To find that token, the content of the message is rendered with a
-//! mark at its end. What the template puts behind the mark where the conversation ends with this message is the turn's
-//! own, and the first control token in it is the token that ends the turn.
+//! that much. It ends with its end-of-turn token. To find that token, the conversation is rendered with a mark at the
+//! end of the message. What the template puts behind the mark where the conversation ends with this message is the
+//! turn's own, and the last control token in it is the token that ends the turn: nothing of the message is behind the
+//! mark, so that the template wrote this token, not the message.
 
 use std::ops::Range;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::tokenizer::Spans;
-use super::template::{END, Prompt, Template};
+use super::marks;
+use super::template::{Prompt, Template};
 
 const UNKNOWN_START: &str = "where this turn begins is not known, because the chat template renders the messages \
                              before it in another way when they stand alone; put {% generation %} blocks into the \
                              template";
+
+const UNKNOWN_END: &str = "where this turn ends is not known, because the chat template prints nothing of the message \
+                           as it is; put {% generation %} blocks into the template";
+
+/// The roles that may follow an assistant's turn.
+const FOLLOWING: [&str; 2] = ["user", "tool"];
 
 /// The stretches of `text` that the turns of the role `assistant` added. `spans` are the tokens of `text`.
 pub fn stretches(
@@ -37,14 +45,30 @@ struct Conversation<'a> {
     is_control: &'a dyn Fn(u32) -> bool,
 }
 
+/// A place in the text that is known by a mark.
+struct Mark {
+    /// The messages with the mark in one of them.
+    messages: Vec<Value>,
+    /// Where the mark is in the text.
+    at: usize,
+    /// What follows it, to the end of the text.
+    rest: String,
+}
+
 impl Conversation<'_> {
     /// The bytes that message `i` adds to the text.
     fn stretch(&self, i: usize) -> Result<Range<usize>, String> {
         let start = self.start(i)?;
-        match self.after_content(i) {
-            Some(after) if after.start < start => Err(UNKNOWN_START.into()),
-            Some(after) => Ok(start..self.end_in(&after, |tokens| tokens.next())),
-            None => Ok(start..self.end_in_whole_turn(i, start)?),
+        let mut is_before = false;
+        for mark in self.marks(i) {
+            if mark.at >= start {
+                return Ok(start..self.end(i, &mark));
+            }
+            is_before = true;
+        }
+        match is_before {
+            true => Err(UNKNOWN_START.into()),
+            false => Ok(start..self.end_in_whole_turn(i, start)?),
         }
     }
 
@@ -56,74 +80,78 @@ impl Conversation<'_> {
             return Ok(before.len());
         }
         // Mistral's templates move the system prompt to the last turn. The end of the message before is the same.
-        let after_message = || {
-            let (messages, at, rest) = self.mark(i.checked_sub(1)?)?;
-            let alone = self.template.render(&messages[..i], Prompt::WithGenerationPrompt).ok()?;
-            let (_, own) = split_at_mark(&alone)?;
-            rest.starts_with(&own).then_some(at + own.len())
+        let after_message = |mark: Mark| {
+            let own = self.after_mark(&mark.messages[..i], Prompt::WithGenerationPrompt)?;
+            mark.rest.starts_with(&own).then_some(mark.at + own.len())
         };
-        after_message().ok_or_else(|| UNKNOWN_START.into())
+        i.checked_sub(1).and_then(|i| self.marks(i).find_map(after_message)).ok_or_else(|| UNKNOWN_START.into())
     }
 
-    /// The bytes of the turn after the content of message `i`; `None` where the template does not print the content
-    /// unchanged.
-    fn after_content(&self, i: usize) -> Option<Range<usize>> {
-        let (messages, at, rest) = self.mark(i)?;
-        // The template may refuse a conversation that ends here.
-        let alone = self.template.render(&messages[..=i], Prompt::Without).ok();
-        let own = alone.and_then(|alone| Some(common_prefix(&split_at_mark(&alone)?.1, &rest)));
-        Some(at..at + own.unwrap_or(0))
+    /// The places in message `i` that a mark finds, the one nearest to the end of the turn first.
+    fn marks(&self, i: usize) -> impl Iterator<Item = Mark> {
+        marks::marked(&self.messages[i]).into_iter().filter_map(move |message| {
+            let mut messages = self.messages.to_vec();
+            messages[i] = message;
+            let rest = self.after_mark(&messages, Prompt::Without)?;
+            // Else the template prints other things around the mark than it does in the text.
+            let at = self.text.strip_suffix(&rest)?.len();
+            Some(Mark { messages, at, rest })
+        })
     }
 
-    /// The messages with a mark at the end of the content of message `i`, where the mark is in the whole text, and what
-    /// follows it. `None` where the mark changes what is rendered.
-    fn mark(&self, i: usize) -> Option<(Vec<Value>, usize, String)> {
-        let mut messages = self.messages.to_vec();
-        messages[i] = marked(&messages[i])?;
-        let (before, rest) = split_at_mark(&self.template.render(&messages, Prompt::Without).ok()?)?;
-        (self.text.strip_prefix(&before) == Some(&rest)).then_some((messages, before.len(), rest))
+    /// What follows the one mark in the text of `messages`; `None` where the template refuses them too.
+    fn after_mark(&self, messages: &[Value], prompt: Prompt) -> Option<String> {
+        marks::after(&self.template.render(messages, prompt).ok()?)
+    }
+
+    /// The end of the turn of message `i`, in which `mark` is.
+    fn end(&self, i: usize, mark: &Mark) -> usize {
+        let Some(alone) = self.after_mark(&mark.messages[..=i], Prompt::Without) else {
+            // The template refuses a conversation that ends here.
+            return self.controls(mark.at..self.text.len()).next().unwrap_or(mark.at);
+        };
+        let own = mark.at + common_prefix(&alone, &mark.rest);
+        let ends: Vec<usize> = self.controls(mark.at..own).collect();
+        match ends[..] {
+            // Where the turn is the last one, another token may end it.
+            [] if own < mark.at + alone.len() => self.control_at(own).unwrap_or(own),
+            [] => own,
+            [.., last] if ends.len() == 1 || i + 1 < self.messages.len() => last,
+            [.., last] => self.end_if_followed(mark).unwrap_or(last),
+        }
+    }
+
+    /// The end of the last turn, in which `mark` is, without what a template puts behind a conversation: the turn's own
+    /// control tokens are there too when a message follows.
+    fn end_if_followed(&self, mark: &Mark) -> Option<usize> {
+        FOLLOWING.iter().find_map(|role| {
+            let next = json!({"role": role, "content": "..."});
+            let followed = self.after_mark(&[&mark.messages[..], &[next]].concat(), Prompt::Without)?;
+            self.controls(mark.at..mark.at + common_prefix(&followed, &mark.rest)).last()
+        })
     }
 
     /// The end of the turn of message `i`, which begins at `start`, by all that the message adds.
     fn end_in_whole_turn(&self, i: usize, start: usize) -> Result<usize, String> {
         let through = self.template.render(&self.messages[..=i], Prompt::Without)?;
         match self.text.starts_with(&through) && through.len() >= start {
-            true => Ok(self.end_in(&(start..through.len()), |tokens| tokens.last())),
-            false => Err("where this turn ends is not known, because the chat template does not print its content as \
-                          it is; put {% generation %} blocks into the template"
-                .into()),
+            true => Ok(self.controls(start..through.len()).last().unwrap_or(through.len())),
+            false => Err(UNKNOWN_END.into()),
         }
     }
 
-    /// The end of the control token in `bytes` that `choose` takes; that of `bytes` where there is none.
-    fn end_in(&self, bytes: &Range<usize>, choose: impl Fn(&mut dyn Iterator<Item = usize>) -> Option<usize>) -> usize {
+    /// The ends of the control tokens that lie in `bytes`.
+    fn controls(&self, bytes: Range<usize>) -> impl Iterator<Item = usize> {
         let tokens = self.spans.ids.iter().zip(&self.spans.bytes);
-        let inside = |token: &Range<usize>| token.end > bytes.start && token.end <= bytes.end;
-        let mut ends =
-            tokens.filter(|(id, token)| (self.is_control)(**id) && inside(token)).map(|(_, token)| token.end);
-        choose(&mut ends).unwrap_or(bytes.end)
+        let inside = move |token: &Range<usize>| token.start >= bytes.start && token.end <= bytes.end;
+        tokens.filter(move |(id, token)| (self.is_control)(**id) && inside(token)).map(|(_, token)| token.end)
     }
-}
 
-/// The message with the mark at the end of its content, before white space that a template may strip. `None` where the
-/// content is no text.
-fn marked(message: &Value) -> Option<Value> {
-    let mut message = message.clone();
-    let content = message.get_mut("content")?;
-    let text = match content {
-        Value::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text"))?,
-        content => content,
-    };
-    let old = text.as_str()?;
-    let end = old.trim_end().len();
-    *text = format!("{}{END}{}", &old[..end], &old[end..]).into();
-    Some(message)
-}
-
-/// The text on both sides of the one mark in it.
-fn split_at_mark(text: &str) -> Option<(String, String)> {
-    let (before, after) = text.split_once(END)?;
-    (!after.contains(END)).then(|| (before.to_string(), after.to_string()))
+    /// The end of the control token that holds the byte `at`.
+    fn control_at(&self, at: usize) -> Option<usize> {
+        let mut tokens = self.spans.ids.iter().zip(&self.spans.bytes);
+        tokens.find(|(id, token)| (self.is_control)(**id) && token.contains(&at)).map(|(_, token)| token.end)
+    }
 }
 
 /// The number of bytes that both texts begin with.
