@@ -182,7 +182,8 @@ fn the_mean_leaves_padding_out() {
 #[test]
 fn random_rows_are_those_of_training_from_scratch() {
     for (name, tied, known_as) in [(EMBEDDING, false, EMBEDDING), (HEAD, false, HEAD), (HEAD, true, EMBEDDING)] {
-        let desk = Desk::new(&[(SINGLE, &[name])], Dtype::F32, tied);
+        let names: &[&str] = if tied { &[HEAD] } else { &[EMBEDDING, HEAD] };
+        let desk = Desk::new(&[(SINGLE, names)], Dtype::F32, tied);
         desk.expand(15, Init::Random { seed: 5 }).unwrap();
         let mut wanted = vec![0.0; 5 * WIDTH];
         init::normal(5, known_as, 0.02, OLD * WIDTH, &mut wanted);
@@ -222,7 +223,8 @@ fn bad_input_is_named_and_leaves_nothing() {
     desk.write("model/config.json", r#"{"vocab_size": 13}"#);
     refused(&desk, &["\"vocab_size\": 13", "12 rows"]);
     refused(&Desk::new(&[(SINGLE, &[LAYER])], Dtype::F32, false), &[EMBEDDING]);
-    refused(&Desk::new(&[(SINGLE, &[EMBEDDING])], Dtype::I16, false), &[EMBEDDING, "I16"]);
+    refused(&Desk::new(&[(SINGLE, &[EMBEDDING])], Dtype::I16, true), &[EMBEDDING, "I16"]);
+    refused(&Desk::new(&[(SINGLE, &[EMBEDDING])], Dtype::F32, false), &[HEAD, "\"tie_word_embeddings\": false"]);
     let desk = usual();
     fs::remove_file(desk.path("model/config.json")).unwrap();
     refused(&desk, &["config.json", "does not exist"]);

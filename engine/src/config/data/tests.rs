@@ -112,7 +112,10 @@ fn entries_that_contradict_each_other_are_refused() {
     refused(&stages("max_epochs = 1", "max_epochs = 2"), &["data.stage[1].train[0].max_epochs = 2", "has 1"]);
     assert!(read(&stages("name = \"x\"", "max_epochs = 2")).is_ok());
     refused(&stages("pack = true", "pack = false"), &["data.stage[1].train[0].pack = false", "has true"]);
-    refused("train = [ { prefix = \"a\", name = \"\" } ]", &["data.train[0].name = \"\"", "must not be empty"]);
+    for name in ["", " ", "a\\u001b[31m"] {
+        let source = format!("train = [ {{ prefix = \"a\", name = \"{name}\" }} ]");
+        refused(&source, &["data.train[0].name", "must have visible characters only"]);
+    }
     let valid = "train = [ { prefix = \"a\" } ]\nvalid = [ { prefix = \"b\", max_epochs = 1 } ]";
     refused(valid, &["data.valid[0].max_epochs = 1", "leave it out"]);
 }
