@@ -70,9 +70,13 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn summary(expanded: &Expanded, multiple_of: u32) -> String {
-    let Expanded { base, size, known, left_out, .. } = expanded;
+    let Expanded { base, size, known, repeated, left_out, .. } = expanded;
+    let repeated = match repeated {
+        0 => String::new(),
+        n => format!("{n} that are others without \u{2581}, "),
+    };
     format!(
-        "{size} pieces, {base} old and {} new; left out: {known} that BASE has, {left_out} for a multiple of \
+        "{size} pieces, {base} old and {} new; left out: {known} that BASE has, {repeated}{left_out} for a multiple of \
          {multiple_of}",
         size - base
     )

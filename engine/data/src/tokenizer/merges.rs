@@ -37,7 +37,8 @@ pub fn all(scores: &HashMap<String, f32>) -> Vec<Merge> {
     ordered(fresh(scores, |_| true))
 }
 
-/// The merges `given`, and all that have to do with a new piece, at the places that their scores give them.
+/// The merges `given`, and all that have to do with a new piece, at the places that their scores give them. The given
+/// ones keep their order, also where their scores do not fall: such a merge stands where those behind it belong.
 pub fn extended(given: Vec<Merge>, scores: &HashMap<String, f32>, is_new: impl Fn(&str) -> bool) -> Vec<Merge> {
     let has_new = |merge: &Merge| is_new(&merge.0) || is_new(&merge.1) || is_new(&union(merge));
     let known: HashSet<&Merge> = given.iter().collect();
@@ -46,6 +47,10 @@ pub fn extended(given: Vec<Merge>, scores: &HashMap<String, f32>, is_new: impl F
         let score = scores.get(&union(&merge)).copied().unwrap_or(f32::NEG_INFINITY);
         Scored { merge, score, given: true }
     });
+    let mut old: Vec<Scored> = old.collect();
+    for i in (1..old.len()).rev() {
+        old[i - 1].score = old[i - 1].score.max(old[i].score);
+    }
     let mut all = Vec::with_capacity(old.len() + new.len());
     let mut new = new.into_iter().peekable();
     for old in old {

@@ -33,7 +33,10 @@ pub fn expand(request: &Expand, base: (&Source, &Value), new: (&Source, &Value))
     }
     let mut files = vec![("tokenizer.json".to_string(), json::bytes(&json))];
     files.extend(separate(base, &json));
-    let expanded = Expanded { base: size, size: size + pieces.len(), known, left_out, notes: Vec::new() };
+    if request.nfkc {
+        files.extend(files::with_own_normalizer(base)?);
+    }
+    let expanded = Expanded { base: size, size: size + pieces.len(), known, left_out, ..Expanded::default() };
     Ok((files, expanded))
 }
 

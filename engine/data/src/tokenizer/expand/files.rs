@@ -85,3 +85,12 @@ pub fn check_added(base: &Source, size: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// BASE's `tokenizer_config.json` with a class of `transformers` that takes the normalizer from the `tokenizer.json`;
+/// its class for Llama has none, and its class for Qwen another one.
+pub fn with_own_normalizer(base: &Source) -> Result<Option<File>> {
+    let Some(path) = base.beside("tokenizer_config.json") else { return Ok(None) };
+    let mut config = tokenizer_json::read(&path)?;
+    config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+    Ok(Some(("tokenizer_config.json".into(), tokenizer_json::bytes(&config))))
+}

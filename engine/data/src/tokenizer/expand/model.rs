@@ -42,7 +42,7 @@ pub fn expand(
     };
     files.push(("tokenizer.json".into(), json::bytes(&json)));
     if normalizer.is_some() {
-        files.extend(with_own_normalizer(base)?);
+        files.extend(files::with_own_normalizer(base)?);
     }
     Ok((files, expanded))
 }
@@ -118,13 +118,4 @@ fn extend(json: &mut Value, model: &ModelProto, old: usize) -> std::result::Resu
         None => json["added_tokens"] = user_defined.into(),
     }
     Ok(())
-}
-
-/// BASE's `tokenizer_config.json` with a class of `transformers` that takes the normalizer from the `tokenizer.json`;
-/// its class for Llama has none.
-fn with_own_normalizer(base: &Source) -> Result<Option<File>> {
-    let Some(path) = base.beside("tokenizer_config.json") else { return Ok(None) };
-    let mut config = json::read(&path)?;
-    config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
-    Ok(Some(("tokenizer_config.json".into(), json::bytes(&config))))
 }

@@ -14,11 +14,11 @@ pub fn choose(
     multiple_of: usize,
 ) -> Result<(Vec<Piece>, Expanded)> {
     let old: HashMap<&str, Kind> = model.pieces.iter().map(|piece| (text(piece), piece.kind())).collect();
-    let (mut chosen, mut seen, mut known) = (Vec::new(), HashSet::new(), 0);
+    let (mut chosen, mut seen, mut known, mut repeated) = (Vec::new(), HashSet::new(), 0, 0);
     for piece in added.pieces.iter().filter(|piece| is_text(piece.kind())) {
         let bare = text(piece).replace(ESCAPE, "");
         match old.get(bare.as_str()) {
-            _ if bare.is_empty() || seen.contains(&bare) => {}
+            _ if bare.is_empty() || seen.contains(&bare) => repeated += 1,
             Some(kind) if *kind != piece.kind() => return Err(conflict(new, &bare, piece.kind(), base, *kind)),
             Some(_) => known += 1,
             None => chosen.push(Piece { piece: Some(bare.clone()), ..piece.clone() }),
@@ -30,7 +30,8 @@ pub fn choose(
     let offered = chosen.len();
     leave_out(&old, &mut chosen, kept(base, offered, multiple_of)?);
     let size = model.pieces.len() + chosen.len();
-    Ok((chosen.clone(), Expanded { base: model.pieces.len(), size, known, left_out: offered - chosen.len(), notes }))
+    let left_out = offered - chosen.len();
+    Ok((chosen, Expanded { base: model.pieces.len(), size, known, repeated, left_out, notes }))
 }
 
 fn text(piece: &Piece) -> &str {

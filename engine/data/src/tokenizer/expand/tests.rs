@@ -94,7 +94,7 @@ fn pieces_are_appended_without_escapes_and_duplicates() {
         ("\u{2581}", -6.0),
     ];
     let expanded = desk.models(&proto(&OLD), &proto(&new), 1).unwrap();
-    let wanted = Expanded { base: 265, size: 268, known: 2, left_out: 0, notes: Vec::new() };
+    let wanted = Expanded { base: 265, size: 268, known: 2, repeated: 2, left_out: 0, notes: Vec::new() };
     assert_eq!(expanded, wanted);
     for name in ["tokenizer.model", "tokenizer.json"] {
         let tokenizer = desk.out(name);
@@ -343,6 +343,11 @@ fn given_merges_keep_their_order() {
     // ("b", "b") comes before ("b", "a"), to whose left it may lie; the given ones keep their order.
     let wanted = [pair("ba", "a"), pair("b", "aa"), pair("b", "b"), pair("a", "a"), pair("b", "a"), pair("a", "b")];
     assert_eq!(extended, wanted);
+    // transformers writes such a list: the first merge has the lowest score of all.
+    let all = HashMap::from_iter(all.into_iter().chain(scores(&[("c", -9.0), ("cc", -100.0), ("bab", -5.0)])));
+    let given = vec![pair("c", "c"), pair("a", "a"), pair("b", "a"), pair("a", "b")];
+    let extended = merges::extended(given.clone(), &all, |piece| piece == "bab");
+    assert_eq!(extended, [given, vec![pair("ba", "b"), pair("b", "ab")]].concat());
 }
 
 // -- byte-level BPE --
@@ -400,6 +405,20 @@ fn merges_are_appended_and_ids_stay() {
     assert_eq!(json::read(&desk.path("out/vocab.json")).unwrap(), json["model"]["vocab"]);
     let lines = std::fs::read_to_string(desk.path("out/merges.txt")).unwrap();
     assert_eq!(lines.lines().count(), 1 + json["model"]["merges"].as_array().unwrap().len());
+}
+
+/// Qwen's class in `transformers` would set NFC.
+#[test]
+fn nfkc_is_left_to_the_json() {
+    let desk = Desk::new();
+    let (old, new) = (desk.trained("old", ENGLISH, 270), desk.trained("new", JAPANESE, 280));
+    desk.write("old/tokenizer_config.json", r#"{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "</s>"}"#);
+    let request = Expand { base: &old, add: &new, output: &desk.path("out"), multiple_of: 1, nfkc: true };
+    expand(&request, |_| Ok(())).unwrap();
+    let config = json::read(&desk.path("out/tokenizer_config.json")).unwrap();
+    assert_eq!((&config["tokenizer_class"], &config["eos_token"]), (&"PreTrainedTokenizerFast".into(), &"</s>".into()));
+    let tokenizer = desk.out("tokenizer.json");
+    assert_eq!(tokenizer.encode("ｔｈｅ").unwrap(), tokenizer.encode("the").unwrap());
 }
 
 #[test]
