@@ -41,7 +41,7 @@ for name in $(compgen -e); do
     case $name in
     NCCL_HOSTID) ;;
     PATH | LD_LIBRARY_PATH | VIRTUAL_ENV | XDG_CACHE_HOME | GLIBC_TUNABLES | NVIDIA_TF32_OVERRIDE | \
-        SWALLOW_* | NCCL_* | CUBLAS_* | UCC_* | MPIR_CVAR_* | CUDA_FORCE_* | CUDA_DISABLE_*)
+        SWALLOW_* | NCCL_* | CUBLAS_* | UCC_* | MPIR_CVAR_* | CUDA_FORCE_* | CUDA_DISABLE_* | CUDA_DEVICE_*)
         if [[ -n ${!name} ]]; then
             flags+=(-x "$name")
         fi

@@ -1,6 +1,7 @@
 //! The GPU of every rank: which device it takes, whether the devices of all ranks fit together, and whether they fit
 //! the run.
 
+use crate::hardware_queues;
 use crate::memory::{self, Taken};
 use cuda::Device;
 use cuda::arch::Arch;
@@ -114,7 +115,7 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     node.barrier();
     let (device, notes) = comm.agree(first.unwrap_or_else(|| device(ordinal)))?;
     if comm.rank() == 0 {
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().chain([&hardware_queues::note()]).for_each(|note| eprintln!("note: {note}"));
     }
     let places = places();
     let nccl = (comm.size() > 1).then(|| Nccl::find(places.search()).map_err(Error::user)).transpose();
@@ -140,6 +141,7 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
 pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
     let planned = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
     let (blocks, copy) = (planned.usage, copy_bytes(config, rank_layout));
+    comm.agree(b.check_queues().map_err(at_start))?;
     memory::must_fit(config, comm, copy)?;
     must_fit(b, config, &rank_layout.mesh, blocks.reserved, comm)?;
     let products: Vec<Product> = planned.log.products.iter().map(product_of).collect();
@@ -277,7 +279,7 @@ fn patience() -> Result<Duration> {
 /// An error of the backend before the first step: where something is missing, the user has to act.
 pub fn at_start(error: CudaError) -> Error {
     match error {
-        CudaError::Products(_) | CudaError::Mixed { .. } => Error::user(format!("{}: {error}", host())),
+        CudaError::Products(_) | CudaError::Mixed { .. } | CudaError::SharedQueues { .. } => Error::user(format!("{}: {error}", host())),
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
     }
 }

@@ -4,6 +4,7 @@
 mod agreement;
 mod commands;
 mod gpu;
+mod hardware_queues;
 mod launch;
 mod logs;
 mod memory;
@@ -58,6 +59,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    hardware_queues::request();
     let launch = Launch::of_this_process();
     let mut command = Cli::command();
     command.build();

@@ -46,6 +46,14 @@ fn devices_and_libraries_that_differ() {
     refused(&site, 2, &[], old, &["NCCL 2.18.0 or newer", "is 2.17.0, too old", "pip install nvidia-nccl-cu12"]);
 }
 
+/// A wait on one stream would hold up the work of another.
+#[test]
+fn streams_that_share_a_hardware_queue() {
+    let site = Site::with_fake_cuda();
+    let few = |rank| apart(rank).into_iter().chain([("CUDA_DEVICE_MAX_CONNECTIONS", "2".to_string())]).collect();
+    refused(&site, 2, &[], few, &["streams of this rank share hardware queues", "CUDA_DEVICE_MAX_CONNECTIONS", "32"]);
+}
+
 #[test]
 fn libraries_that_are_not_there() {
     for (name, ranks, needles) in [

@@ -16,5 +16,6 @@ mod handles;
 mod memory;
 pub mod nccl;
 pub mod nvrtc;
+mod queues;
 mod settings;
 mod stream;

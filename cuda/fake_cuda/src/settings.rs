@@ -20,6 +20,8 @@ pub struct Settings {
     pub processors: i32,
     /// FAKE_CUDA_MEMORY: bytes of a device (8 GiB).
     pub memory: usize,
+    /// CUDA_DEVICE_MAX_CONNECTIONS: the hardware queues over which streams are dealt, 1 to 32 (8).
+    pub queues: usize,
     /// FAKE_CUDA_DELAY, a seed: every operation is delayed by 0 to 300 us.
     pub delay: Option<u64>,
     /// FAKE_CUDA_SLOW, `streams@ms`: the operations of these streams, a list of numbers from 1 on, are delayed by
@@ -63,6 +65,7 @@ pub fn settings() -> &'static Settings {
             cuda: number("FAKE_CUDA_CUDA").unwrap_or(12090),
             processors: number("FAKE_CUDA_PROCESSORS").unwrap_or(2),
             memory: number("FAKE_CUDA_MEMORY").unwrap_or(8 << 30),
+            queues: number("CUDA_DEVICE_MAX_CONNECTIONS").unwrap_or(8usize).clamp(1, 32),
             delay: number("FAKE_CUDA_DELAY"),
             slow: at("FAKE_CUDA_SLOW").map(|(streams, ms)| Slow::of(&streams, ms)),
             fault: at("FAKE_CUDA_FAULT").map(|(code, n)| (parsed("FAKE_CUDA_FAULT", &code), n)),

@@ -2,6 +2,7 @@
 
 use crate::code::{Outcome, abort};
 use crate::fault;
+use crate::queues::HardwareQueue;
 use crate::settings::settings;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,8 +19,19 @@ pub type Work = Box<dyn FnOnce() + Send>;
 
 struct Job {
     work: Work,
-    /// Whether it also runs on a device that has failed: only work that signals the stream's progress to others does.
-    always: bool,
+    kind: Kind,
+    /// Its place in the hardware queue.
+    ticket: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A kernel or a copy, which is left out on a device that has failed.
+    Operation,
+    /// A signal of the stream's progress.
+    Signal,
+    /// A wait, which holds up its hardware queue.
+    Wait,
 }
 
 #[derive(Default)]
@@ -31,6 +43,7 @@ struct Queue {
 
 pub struct Stream {
     pub device: i32,
+    hardware: &'static HardwareQueue,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -38,7 +51,8 @@ pub struct Stream {
 impl Stream {
     /// Starts stream number `number` of the process.
     pub fn start(number: usize, device: i32) -> Arc<Stream> {
-        let stream = Arc::new(Stream { device, queue: Mutex::default(), changed: Condvar::new() });
+        let hardware = HardwareQueue::of(number);
+        let stream = Arc::new(Stream { device, hardware, queue: Mutex::default(), changed: Condvar::new() });
         let own = stream.clone();
         let thread = std::thread::Builder::new().name(format!("stream {number}"));
         thread
@@ -50,8 +64,16 @@ impl Stream {
     fn run(&self, mut delay: Delay) {
         while let Some(job) = self.next() {
             delay.wait();
-            if (job.always || fault::check().is_ok()) && catch_unwind(AssertUnwindSafe(job.work)).is_err() {
+            self.hardware.wait_for_turn(job.ticket);
+            if job.kind != Kind::Wait {
+                self.hardware.pass();
+            }
+            let runs = job.kind != Kind::Operation || fault::check().is_ok();
+            if runs && catch_unwind(AssertUnwindSafe(job.work)).is_err() {
                 abort("a stream's work panicked");
+            }
+            if job.kind == Kind::Wait {
+                self.hardware.pass();
             }
             self.lock().busy = false;
             self.changed.notify_all();
@@ -77,32 +99,42 @@ impl Stream {
         self.queue.lock().expect("no holder panics")
     }
 
-    fn add(&self, work: Work, always: bool) {
+    fn add(&self, work: Work, kind: Kind) {
         let mut queue = self.lock();
         // Like the driver, blocks while the queue is full, unless the device has failed.
         while queue.jobs.len() >= QUEUE_LIMIT && fault::check().is_ok() {
             queue = self.changed.wait_timeout(queue, POLL).expect("no holder panics").0;
         }
-        queue.jobs.push_back(Job { work, always });
+        queue.jobs.push_back(Job { work, kind, ticket: self.hardware.enqueue() });
         self.changed.notify_all();
     }
 
     /// Enqueues work.
     pub fn push(&self, work: impl FnOnce() + Send + 'static) {
-        self.add(Box::new(work), false);
+        self.add(Box::new(work), Kind::Operation);
     }
 
     /// Records that all work enqueued so far has completed.
     pub fn record(&self) -> Arc<Record> {
         let record = Arc::new(Record::default());
         let own = record.clone();
-        self.add(Box::new(move || own.pass()), true);
+        self.add(Box::new(move || own.pass()), Kind::Signal);
         record
     }
 
     /// Makes work that is enqueued from now on wait for `record`.
     pub fn follow(&self, record: Arc<Record>) {
-        self.add(Box::new(move || _ = record.wait()), true);
+        self.add(Box::new(move || _ = record.wait()), Kind::Wait);
+    }
+
+    /// Makes work that is enqueued from now on wait until `is_reached`, or until the device has failed.
+    pub fn hold(&self, is_reached: impl Fn() -> bool + Send + 'static) {
+        let wait = move || {
+            while !is_reached() && fault::check().is_ok() {
+                std::thread::sleep(POLL / 100);
+            }
+        };
+        self.add(Box::new(wait), Kind::Wait);
     }
 
     pub fn idle(&self) -> bool {

@@ -10,6 +10,7 @@ mod host_copy;
 mod link;
 mod memory;
 mod open;
+mod queues;
 mod rank;
 mod scratch;
 mod watchdog;

@@ -50,6 +50,11 @@ impl Cuda {
         Ok(self.0.device.memory()?)
     }
 
+    /// Checks that all streams run beside each other, once the groups are there. Not collective.
+    pub fn check_queues(&self) -> Result<(), Error> {
+        self.0.check_queues()
+    }
+
     /// Allocates the arena that a dry run has sized. Not collective.
     pub fn allocate_arena(&self, cut: ArenaSpec, tuning: &Tuning) -> Result<(), Error> {
         self.0.allocate_arena(cut, tuning.search, tuning.cache)

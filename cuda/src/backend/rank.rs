@@ -47,6 +47,11 @@ pub enum Error {
          requires the same kind of device, cuBLASLt and driver on every rank"
     )]
     Mixed { first: Box<blas::Platform>, rank: usize, other: Box<blas::Platform> },
+    #[error(
+        "the {streams} streams of this rank share hardware queues of the GPU, so that a receive could hold up the work \
+         that its sender waits for, for ever: leave CUDA_DEVICE_MAX_CONNECTIONS unset, or set it to {most}, the most"
+    )]
+    SharedQueues { streams: usize, most: usize },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -212,6 +217,11 @@ impl Rank {
         let stream = Rc::new(Stream::new(priority)?);
         lanes.push((lane, stream.clone()));
         Ok(stream)
+    }
+
+    /// The streams of all kinds of groups so far.
+    pub fn lanes(&self) -> Vec<Rc<Stream>> {
+        self.lanes.borrow().iter().map(|(_, stream)| stream.clone()).collect()
     }
 
     pub fn world_rank(&self) -> usize {

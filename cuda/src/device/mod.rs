@@ -2,6 +2,7 @@
 //! quote. Only the driver API is used. Functions that block say so.
 
 mod driver;
+mod gate;
 mod launches;
 mod memory;
 mod pinned;
@@ -10,6 +11,7 @@ mod stream;
 
 pub(crate) use driver::describe;
 pub use driver::{Info, devices};
+pub use gate::Gate;
 pub use memory::Memory;
 pub use pinned::{Pinned, PinnedPool, Progress};
 pub use stream::{Event, Events, Priority, Stream, Timing};

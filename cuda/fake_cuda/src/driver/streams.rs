@@ -101,3 +101,19 @@ pub unsafe extern "C" fn cuStreamWriteValue32_v2(handle: *mut c_void, at: u64, v
     };
     status_of(stream(handle).and_then(write))
 }
+
+/// The wait for a value that is at least `value` (CU_STREAM_WAIT_VALUE_GEQ, whose code is 0).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamWaitValue32_v2(handle: *mut c_void, at: u64, value: u32, flags: c_uint) -> Code {
+    let wait = |stream: Arc<Stream>| {
+        memory::known(at, 4)?;
+        if !at.is_multiple_of(4) || flags != 0 {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: as for writes. The comparison is cyclic.
+        let reached = move || unsafe { &*(at as *const AtomicU32) }.load(Ordering::Acquire).wrapping_sub(value) as i32 >= 0;
+        stream.hold(reached);
+        Ok(())
+    };
+    status_of(stream(handle).and_then(wait))
+}
