@@ -36,7 +36,8 @@ DEVICE Pair pair_of(View<const u32> starts, const Head& h, u32 first HERE) {
 
 // Scores with the keys from `key` on become -infinity where a query does not see a key.
 DEVICE void mask(Reg<float, ROWS / 2>& s, const Pair& q, u32 key) {
-    if (key + ROWS <= q.query + 1 && q.start[1] <= key) return;
+    // All lanes or none, because warp-wide products follow.
+    if (!warp_any(key + ROWS > q.query + 1 || q.start[1] > key)) return;
     UNROLL for (int r = 0; r < 2; r++) {
         // For keys before the start the difference wraps around.
         u32 start = q.start[r], span = q.query + 8 * r - start, offset = fresh(key + sum_column(0) - start);

@@ -113,12 +113,14 @@ pub fn device_map(tiles: Tiles) -> Result<TensorMap, String> {
     let dims = tiles.dims().map(|d| d as u64);
     let bytes = tiles.strides().map(|s| s as u64 * 2);
     let (tile, each) = (tiles.tile().map(|t| t as u32), [1; 4]);
-    let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    // SAFETY: the arrays have the stated four dimensions (three strides) and outlive the call. The address is only
-    // stored, and `View` guarantees the memory behind it.
+    // Encoded in place: CUDA 12 wants 64 bytes of alignment, and CUDA 13 the 128 of `TensorMap`.
+    let mut map = TensorMap([0; 16]);
+    // SAFETY: the map has the size of the driver's, and at least its alignment. The arrays have the stated four
+    // dimensions (three strides) and outlive the call. The address is only stored, and `View` guarantees the memory
+    // behind it.
     let status = unsafe {
         sys::cuTensorMapEncodeTiled(
-            &mut map,
+            (&raw mut map).cast(),
             sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             4,
             tiles.of.at() as *mut c_void,
@@ -133,7 +135,7 @@ pub fn device_map(tiles: Tiles) -> Result<TensorMap, String> {
         )
     };
     match status {
-        sys::CUresult::CUDA_SUCCESS => Ok(TensorMap(map.opaque)),
+        sys::CUresult::CUDA_SUCCESS => Ok(map),
         error => Err(format!("the driver cannot encode a tensor map of {tiles:?}: {error:?}")),
     }
 }

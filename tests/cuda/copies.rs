@@ -46,6 +46,20 @@ fn a_copy_sees_earlier_writes() {
     });
 }
 
+/// The pinned memory of a copy that is dropped is not used again before the copy is done.
+#[test]
+fn a_dropped_copy_writes_into_no_other() {
+    on_fake_cuda("cuda::copies::a_dropped_copy_writes_into_no_other", &[("FAKE_CUDA_SLOW", "2@100")], || {
+        let b = alone();
+        let (x, y) = (all(&b, 1.0), b.upload(&vec![0.0; LEN], LEN, 1));
+        drop(b.copy_to_host_async(&x));
+        let mut z: Acc<Cuda> = y;
+        // It is written by way of pinned memory of the same size.
+        b.write(&vec![2.0; LEN], &mut z);
+        holds(b.wait_host(b.copy_to_host_async(&z)).unwrap(), 2.0);
+    });
+}
+
 #[test]
 fn later_writes_wait_for_the_copy() {
     on_fake_cuda("cuda::copies::later_writes_wait_for_the_copy", &[("FAKE_CUDA_SLOW", "2@100")], || {

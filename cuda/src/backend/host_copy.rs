@@ -54,7 +54,8 @@ pub struct Copied<T> {
 }
 
 struct Copy {
-    pinned: Pinned,
+    /// None once it has been given back.
+    pinned: Option<Pinned>,
     done: Arc<Event>,
     /// The context, for threads that wait for the event.
     context: ContextHandle,
@@ -70,8 +71,8 @@ impl<T: Elem> Copied<T> {
     /// The elements, once the copy is done.
     pub(super) fn elements(self) -> Vec<T> {
         let copy = self.copy.expect("a copy that did not start is a fault");
-        let bytes = &copy.pinned.bytes()[..self.len * size_of::<T>()];
-        bytemuck::pod_collect_to_vec(bytes)
+        let pinned = copy.pinned.as_ref().expect("it is given back when the copy is dropped");
+        bytemuck::pod_collect_to_vec(&pinned.bytes()[..self.len * size_of::<T>()])
     }
 }
 
@@ -88,7 +89,16 @@ impl Copy {
         if len > SMALL {
             rank.add_read(bytes, done.clone());
         }
-        Ok(Copy { pinned, done, context: device.context() })
+        Ok(Copy { pinned: Some(pinned), done, context: device.context() })
+    }
+}
+
+impl Drop for Copy {
+    /// A copy that nobody has waited for may still write into its memory.
+    fn drop(&mut self) {
+        if let Some(pinned) = self.pinned.take() {
+            pinned.busy_until(self.done.clone());
+        }
     }
 }
 

@@ -17,6 +17,15 @@ pub struct Compiled {
     pub warnings: Vec<String>,
 }
 
+impl Compiled {
+    /// The compiler's warnings, and the kernels that it made slow.
+    pub fn complaints(&self) -> Vec<String> {
+        let spills = self.kernels.iter().filter(|kernel| kernel.spill_stores > 0);
+        let spills = spills.map(|kernel| format!("{} spills {} bytes a thread", kernel.kernel, kernel.spill_stores));
+        self.warnings.iter().cloned().chain(spills).collect()
+    }
+}
+
 /// A loaded compiler.
 pub struct Nvrtc {
     api: Api,

@@ -1,6 +1,6 @@
 //! The sources of the kernels of a process: a pack, else from this machine's cache, else from the compiler.
 
-use super::{Cache, Error, Nvrtc, Pack, Result, key};
+use super::{Cache, Error, Nvrtc, Pack, Result, Version, key};
 use crate::arch::Arch;
 use crate::kernels::{File, files_for};
 use crate::search::Search;
@@ -101,7 +101,12 @@ impl Places {
         let (cache, mut notes) = Cache::open(&self.caches);
         let mut cubins = Vec::new();
         for file in files_for(arch.target()) {
-            let make = || nvrtc.compile(file, arch).map(|compiled| compiled.cubin);
+            let mut complaints = Vec::new();
+            let make = || {
+                let compiled = nvrtc.compile(file, arch)?;
+                complaints = compiled.complaints();
+                Ok(compiled.cubin)
+            };
             let image = match &cache {
                 None => make()?,
                 Some(cache) => {
@@ -111,12 +116,21 @@ impl Places {
                     image
                 }
             };
+            notes.extend(slow(file, nvrtc.version(), &complaints));
             cubins.push(Cubin { kernels: file.kernels, image });
         }
         let kept = cache.map_or(String::new(), |cache| format!(", cached in {}", cache.dir().display()));
         let origin = format!("NVRTC {} ({}){kept}", nvrtc.version(), nvrtc.path().display());
         Ok(Kernels { arch, cubins, origin, notes })
     }
+}
+
+/// A note for kernels that a compiler made slow. Their results are right.
+fn slow(file: &File, version: Version, complaints: &[String]) -> Option<String> {
+    let first = complaints.first()?;
+    let more = if complaints.len() > 1 { format!(" (and {} more)", complaints.len() - 1) } else { String::new() };
+    let install = "pip install nvidia-cuda-nvrtc-cu12==12.9.*";
+    Some(format!("{}: NVRTC {version} makes slow kernels: {first}{more}; use NVRTC 12.9 ({install})", file.name))
 }
 
 fn from_pack(pack: &Pack, arch: Arch) -> Result<Kernels> {
