@@ -43,7 +43,7 @@ const UNSAFE: [&str; 19] = [
     "cuda/emulator/tests/",
     "cuda/fake_cuda/src/",
     "cuda/fake_cuda/tests/",
-    "launcher/src/hardware_queues.rs",
+    "launcher/src/library_settings.rs",
     "benches/kernels/",
     "tests/blas.rs",
 ];

@@ -1,7 +1,7 @@
 //! The GPU of every rank: which device it takes, whether the devices of all ranks fit together, and whether they fit
 //! the run.
 
-use crate::hardware_queues;
+use crate::library_settings;
 use crate::memory::{self, Taken};
 use cuda::Device;
 use cuda::arch::Arch;
@@ -115,7 +115,7 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     node.barrier();
     let (device, notes) = comm.agree(first.unwrap_or_else(|| device(ordinal)))?;
     if comm.rank() == 0 {
-        notes.iter().chain([&hardware_queues::note()]).for_each(|note| eprintln!("note: {note}"));
+        notes.iter().chain([&library_settings::note()]).for_each(|note| eprintln!("note: {note}"));
     }
     let places = places();
     let nccl = (comm.size() > 1).then(|| Nccl::find(places.search()).map_err(Error::user)).transpose();

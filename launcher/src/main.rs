@@ -4,8 +4,8 @@
 mod agreement;
 mod commands;
 mod gpu;
-mod hardware_queues;
 mod launch;
+mod library_settings;
 mod logs;
 mod memory;
 mod output;
@@ -59,7 +59,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    hardware_queues::request();
+    library_settings::request();
     let launch = Launch::of_this_process();
     let mut command = Cli::command();
     command.build();

@@ -54,6 +54,16 @@ fn streams_that_share_a_hardware_queue() {
     refused(&site, 2, &[], few, &["streams of this rank share hardware queues", "CUDA_DEVICE_MAX_CONNECTIONS", "32"]);
 }
 
+/// NCCL takes its memory before the run plans what is left, not at its first large call.
+#[test]
+fn memory_that_nccl_takes_is_known_at_the_start() {
+    let site = Site::with_fake_cuda();
+    let memory = [("FAKE_CUDA_MEMORY", 2usize << 30), ("FAKE_CUDA_NCCL_MEMORY", (2 << 30) - (16 << 20))];
+    let vars = |rank| apart(rank).into_iter().chain(memory.map(|(name, bytes)| (name, bytes.to_string()))).collect();
+    let wide = [("model.vocab_size", 8192.into())];
+    refused(&site, 2, &wide, vars, &["GiB of device memory a rank, and 0.00 GiB are available"]);
+}
+
 #[test]
 fn libraries_that_are_not_there() {
     for (name, ranks, needles) in [

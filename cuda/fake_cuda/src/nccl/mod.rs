@@ -11,7 +11,7 @@ mod wire;
 
 use crate::driver::{current, uuid};
 use crate::handles::Handles;
-use crate::memory::known;
+use crate::memory::{self, known};
 use crate::settings::settings;
 use bootstrap::Hello;
 use code::*;
@@ -19,7 +19,7 @@ use comm::Comm;
 use data_type::{DataType, ReduceOp};
 use plan::Op;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 use wire::{Kind, Signature};
@@ -39,6 +39,9 @@ pub struct Config {
     pub version: c_uint,
     pub blocking: c_int,
 }
+
+/// Calls of more bytes need connections of their own.
+const LARGE: usize = 1 << 20;
 
 /// The magic number of NCCL_CONFIG_INITIALIZER.
 const MAGIC: c_uint = 0xcafe_beef;
@@ -107,6 +110,17 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     }
 }
 
+/// Takes the memory of NCCL's connections, once in a process.
+fn take_memory(device: c_int) -> Outcome<()> {
+    static TAKEN: OnceLock<bool> = OnceLock::new();
+    let bytes = settings().nccl_memory;
+    let take = || bytes == 0 || memory::allocate(bytes, memory::Kind::Device(device)).is_ok();
+    match TAKEN.get_or_init(take) {
+        true => Ok(()),
+        false => Err(fail(UNHANDLED_CUDA_ERROR, &format!("out of memory: {bytes} bytes for connections"))),
+    }
+}
+
 unsafe fn init(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int, blocking: bool) -> Outcome<()> {
     let text = CStr::from_bytes_until_nul(&id.0).ok().and_then(|text| text.to_str().ok());
     let (Some(id), true) = (text.filter(|text| !text.is_empty()), (0..size).contains(&rank)) else {
@@ -115,6 +129,9 @@ unsafe fn init(to: *mut *mut c_void, size: c_int, id: Id, rank: c_int, blocking:
     let device =
         current().map_err(|_| fail(UNHANDLED_CUDA_ERROR, "a thread without a device initializes a communicator"))?;
     let uuid = uuid(device).map_err(|_| UNHANDLED_CUDA_ERROR)?;
+    if !settings().connects_late {
+        take_memory(device)?;
+    }
     let comm = Comm::start(id.to_string(), Hello::new(rank as usize, size as usize, uuid), device, blocking);
     let made = group::make(comm.clone());
     // SAFETY: the caller passes a valid pointer.
@@ -201,6 +218,10 @@ impl Call {
         let go = || {
             let comm = comm(handle)?;
             let op = self.op(&comm)?;
+            let (sent, got) = op.what.counts(comm.size);
+            if sent.max(got) * op.what.data_type.bytes() > LARGE {
+                take_memory(comm.device)?;
+            }
             if op.what.count == 0 && op.what.is_collective() { Ok(()) } else { group::call(comm, op, stream) }
         };
         status_of(go())
