@@ -68,10 +68,14 @@ const THREADS: u32 = 384;
 /// Bytes of two mbarriers.
 const BARRIERS: usize = 16;
 
+/// Blocks a multiprocessor, of which one runs at a time. NCCL's kernels hold some multiprocessors; with one block for
+/// each, those blocks would begin when all others end, and the kernel would take twice as long.
+const SHARES: usize = 4;
+
 /// Persistent blocks, each of which loops over tiles of 128 queries of a head.
 fn over_queries(s: Shape, processors: usize, shared: usize) -> Geometry {
     let items = s.seq.div_ceil(ROWS) * s.query * s.sequences;
-    Geometry { grid: [items.min(processors) as u32, 1, 1], block: THREADS, shared: shared as u32 }
+    Geometry { grid: [items.min(SHARES * processors) as u32, 1, 1], block: THREADS, shared: shared as u32 }
 }
 
 /// Blocks are ordered by head first and along a sequence second, so that those with the most work start first.
