@@ -24,39 +24,54 @@ DEVICE void add(Squares& sums, float g, float master, float lost, float m, float
 }
 DEVICE void add(None&, float, float, float, float, float) {}
 
-// Updates four elements from i on, of which `n` exist. Words k and k + 1 of `out` become their new weights, rounded.
-template <class Sums>
-DEVICE void update4(const AdamW& a, u64 i, u32 n, bool wide, float factor, Sums& sums, V16& out, int k) {
+// Four elements from i on, of which `n` exist.
+struct Four {
+    u64 i;
+    u32 n;
+    V16 g, master, m, v;
+};
+
+DEVICE Four read4(const AdamW& a, u64 i, bool wide) {
+    u32 n = i >= a.g.n ? 0 : a.g.n - i < 4 ? static_cast<u32>(a.g.n - i) : 4;
     V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
     V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
-    UNROLL for (int e = 0; e < 4; e++) {
-        float decay = i + e < a.decayed ? a.decay : 0.0f, scaled = f32_of(g.w[e]) * factor;
-        float next_m = f32_of(m.w[e]), next_v = f32_of(v.w[e]);
-        float lost = change(a, scaled, decay, f32_of(master.w[e]), next_m, next_v);
-        float next = f32_of(master.w[e]) - lost;
-        master.w[e] = bits_of(next);
-        m.w[e] = bits_of(next_m);
-        v.w[e] = bits_of(next_v);
-        // Beyond the last element the change may be 0 / 0.
-        if (static_cast<u32>(e) < n) add(sums, scaled, next, lost, next_m, next_v);
-    }
-    store4(a.master, i, n, wide, master);
-    store4(a.m, i, n, wide, m);
-    store4(a.v, i, n, wide, v);
-    out.w[k] = pack2(f32_of(master.w[0]), f32_of(master.w[1]));
-    out.w[k + 1] = pack2(f32_of(master.w[2]), f32_of(master.w[3]));
+    return {i, n, g, master, m, v};
 }
 
+template <class Sums> DEVICE void update4(const AdamW& a, float factor, Four& x, Sums& sums) {
+    UNROLL for (int e = 0; e < 4; e++) {
+        float decay = x.i + e < a.decayed ? a.decay : 0.0f, scaled = f32_of(x.g.w[e]) * factor;
+        float m = f32_of(x.m.w[e]), v = f32_of(x.v.w[e]);
+        float lost = change(a, scaled, decay, f32_of(x.master.w[e]), m, v);
+        float next = f32_of(x.master.w[e]) - lost;
+        x.master.w[e] = bits_of(next);
+        x.m.w[e] = bits_of(m);
+        x.v.w[e] = bits_of(v);
+        // Beyond the last element the change may be 0 / 0.
+        if (static_cast<u32>(e) < x.n) add(sums, scaled, next, lost, m, v);
+    }
+}
+
+DEVICE void write4(const AdamW& a, const Four& x, bool wide, bool wide_out) {
+    store4(a.master, x.i, x.n, wide, x.master);
+    store4(a.m, x.i, x.n, wide, x.m);
+    store4(a.v, x.i, x.n, wide, x.v);
+    u32 low = pack2(f32_of(x.master.w[0]), f32_of(x.master.w[1]));
+    store4_rounded(a.out, x.i, x.n, wide_out, low, pack2(f32_of(x.master.w[2]), f32_of(x.master.w[3])));
+}
+
+// A thread has four elements, and four others `threads()` groups on: a warp's loads and stores are whole sectors, and
+// all loads come before the first store.
 template <class Sums> DEVICE void update(const AdamW& a, Sums& sums) {
     bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v), wide_out = aligned(a.out);
     float factor = ld(a.factor, 1);
-    u64 stride = static_cast<u64>(blocks()) * threads() * 8;
-    for (u64 i = (static_cast<u64>(block()) * threads() + thread()) * 8; i < a.g.n; i += stride) {
-        u32 n = a.g.n - i < 8 ? static_cast<u32>(a.g.n - i) : 8;
-        V16 out;
-        update4(a, i, n, wide, factor, sums, out, 0);
-        update4(a, i + 4, n > 4 ? n - 4 : 0, wide, factor, sums, out, 2);
-        store8(a.out, i, n, wide_out, out);
+    u64 group = threads() * 4, stride = static_cast<u64>(blocks()) * group * 2;
+    for (u64 i = static_cast<u64>(block()) * group * 2 + thread() * 4; i < a.g.n; i += stride) {
+        Four first = read4(a, i, wide), second = read4(a, i + group, wide);
+        update4(a, factor, first, sums);
+        update4(a, factor, second, sums);
+        write4(a, first, wide, wide_out);
+        write4(a, second, wide, wide_out);
     }
 }
 

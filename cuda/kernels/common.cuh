@@ -46,6 +46,14 @@ DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     }
 }
 
+// Stores four bf16 from i on, of which `n` exist. `wide`: element i is aligned to 8 bytes.
+DEVICE void store4_rounded(View<bf16> x, u64 i, u32 n, bool wide, u32 low, u32 high HERE) {
+    if (wide && n >= 4) return st8(x, i, V8{low, high} AT);
+    UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k < n) st(x, i + k, bf16{static_cast<u16>((k < 2 ? low : high) >> 16 * (k % 2))} AT);
+    }
+}
+
 DEVICE float shfl_xor(float v, u32 mask HERE) { return f32_of(shfl_xor(bits_of(v), mask AT)); }
 
 // The sum over the warp, on every lane.

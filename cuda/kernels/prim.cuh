@@ -16,6 +16,9 @@ struct bf16 {
 };
 
 // A vector of sixteen bytes: 8 bf16 or 4 f32.
+struct alignas(8) V8 {
+    u32 w[2];
+};
 struct alignas(16) V16 {
     u32 w[4];
 };
@@ -153,6 +156,8 @@ template <class T> DEVICE void st(View<T> x, u64 i, T v) { x.p[i] = v; }
 // Sixteen bytes from element i on, whose address is a multiple of 16.
 template <class T> DEVICE V16 ld16(View<T> x, u64 i) { return *reinterpret_cast<const V16*>(x.p + i); }
 template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast<V16*>(x.p + i) = v; }
+// Eight bytes from element i on, whose address is a multiple of 8.
+template <class T> DEVICE void st8(View<T> x, u64 i, V8 v) { *reinterpret_cast<V8*>(x.p + i) = v; }
 
 // -- the block --
 

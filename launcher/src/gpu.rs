@@ -279,7 +279,9 @@ fn patience() -> Result<Duration> {
 /// An error of the backend before the first step: where something is missing, the user has to act.
 pub fn at_start(error: CudaError) -> Error {
     match error {
-        CudaError::Products(_) | CudaError::Mixed { .. } | CudaError::SharedQueues { .. } => Error::user(format!("{}: {error}", host())),
+        CudaError::Products(_) | CudaError::Mixed { .. } | CudaError::SharedQueues { .. } => {
+            Error::user(format!("{}: {error}", host()))
+        }
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
     }
 }

@@ -39,6 +39,9 @@ DEVICE void set(u32 v, Loc at) {
     if (v == POISON) emu::machine->fail(emu::machine->index(), at, "unset: a register is used that was never set");
 }
 DEVICE void set(float v, Loc at) { set(bits_of(v), at); }
+DEVICE void set(const V8& v, Loc at) {
+    for (u32 w : v.w) set(w, at);
+}
 DEVICE void set(const V16& v, Loc at) {
     for (u32 w : v.w) set(w, at);
 }
@@ -139,10 +142,10 @@ template <class T> DEVICE void inside(View<T> x, u64 i, u64 n, Loc at) {
         emu::machine->fail(emu::machine->index(), at, "out of bounds: elements %llu .. %llu of %llu", i, i + n, x.n);
     }
 }
-template <class T> DEVICE void wide(View<T> x, u64 i, Loc at) {
-    inside(x, i, 16 / sizeof(T), at);
-    if (reinterpret_cast<u64>(x.p + i) % 16) {
-        emu::machine->fail(emu::machine->index(), at, "misaligned: sixteen bytes from element %llu on", i);
+template <class T> DEVICE void wide(View<T> x, u64 i, u32 bytes, Loc at) {
+    inside(x, i, bytes / sizeof(T), at);
+    if (reinterpret_cast<u64>(x.p + i) % bytes) {
+        emu::machine->fail(emu::machine->index(), at, "misaligned: %u bytes from element %llu on", bytes, i);
     }
 }
 template <class T> DEVICE T ld(View<T> x, u64 i HERE) {
@@ -155,15 +158,20 @@ template <class T> DEVICE void st(View<T> x, u64 i, T v HERE) {
     x.p[i] = v;
 }
 template <class T> DEVICE V16 ld16(View<T> x, u64 i HERE) {
-    wide(x, i, at_);
+    wide(x, i, 16, at_);
     V16 v;
     memcpy(&v, x.p + i, 16);
     return v;
 }
 template <class T> DEVICE void st16(View<T> x, u64 i, V16 v HERE) {
-    wide(x, i, at_);
+    wide(x, i, 16, at_);
     set(v, at_);
     memcpy(x.p + i, &v, 16);
+}
+template <class T> DEVICE void st8(View<T> x, u64 i, V8 v HERE) {
+    wide(x, i, 8, at_);
+    set(v, at_);
+    memcpy(x.p + i, &v, 8);
 }
 
 // -- the block --

@@ -111,7 +111,8 @@ pub unsafe extern "C" fn cuStreamWaitValue32_v2(handle: *mut c_void, at: u64, va
             return Err(INVALID_VALUE);
         }
         // SAFETY: as for writes. The comparison is cyclic.
-        let reached = move || unsafe { &*(at as *const AtomicU32) }.load(Ordering::Acquire).wrapping_sub(value) as i32 >= 0;
+        let reached =
+            move || unsafe { &*(at as *const AtomicU32) }.load(Ordering::Acquire).wrapping_sub(value) as i32 >= 0;
         stream.hold(reached);
         Ok(())
     };

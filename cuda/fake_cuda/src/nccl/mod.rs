@@ -19,8 +19,8 @@ use comm::Comm;
 use data_type::{DataType, ReduceOp};
 use plan::Op;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use wire::{Kind, Signature};
 
