@@ -102,7 +102,7 @@ impl Places {
         let mut cubins = Vec::new();
         for file in files_for(arch.target()) {
             let mut complaints = Vec::new();
-            let make = || {
+            let mut make = || {
                 let compiled = nvrtc.compile(file, arch)?;
                 complaints = compiled.complaints();
                 Ok(compiled.cubin)
