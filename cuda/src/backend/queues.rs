@@ -1,7 +1,7 @@
-//! Whether the streams of a rank run beside each other. The driver deals streams over hardware queues, by default eight.
-//! A receive or a wait on one stream of a queue holds up what the others of that queue enqueue behind it. If that is the
-//! work that the sending rank waits for, both wait for ever. So each stream has a queue of its own, or the run is
-//! refused.
+//! Whether the streams of a rank run beside each other. The driver deals streams over hardware queues, by default
+//! eight. A receive or a wait on one stream of a queue holds up what the others of that queue enqueue behind it. If
+//! that is the work that the sending rank waits for, both wait for ever. So each stream has a queue of its own, or the
+//! run is refused.
 
 use super::rank::{Error, Rank};
 use crate::device::{Event, Gate, Stream, Timing};

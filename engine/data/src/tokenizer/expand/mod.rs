@@ -47,7 +47,8 @@ pub struct Expanded {
     pub size: usize,
     /// Text pieces, or results of merges, of the other tokenizer that BASE has already.
     pub known: usize,
-    /// Text pieces of the other tokenizer that are the same as another one, or nothing, without the stand-in for a space.
+    /// Text pieces of the other tokenizer that are the same as another one, or nothing, without the stand-in for a
+    /// space.
     pub repeated: usize,
     /// New pieces that were left out so that the size is a multiple.
     pub left_out: usize,
