@@ -32,7 +32,7 @@ struct Four {
 };
 
 DEVICE Four read4(const AdamW& a, u64 i, bool wide) {
-    u32 n = i >= a.g.n ? 0 : a.g.n - i < 4 ? static_cast<u32>(a.g.n - i) : 4;
+    u32 n = a.g.n - i < 4 ? static_cast<u32>(a.g.n - i) : 4;
     V16 g = load4(a.g, i, n, wide), master = load4(a.master, i, n, wide);
     V16 m = load4(a.m, i, n, wide), v = load4(a.v, i, n, wide);
     return {i, n, g, master, m, v};
@@ -60,18 +60,16 @@ DEVICE void write4(const AdamW& a, const Four& x, bool wide, bool wide_out) {
     store4_rounded(a.out, x.i, x.n, wide_out, low, pack2(f32_of(x.master.w[2]), f32_of(x.master.w[3])));
 }
 
-// A thread has four elements, and four others `threads()` groups on: a warp's loads and stores are whole sectors, and
-// all loads come before the first store.
+// A thread has four elements at a time: a warp's loads and stores are whole sectors, and all loads come before the
+// first store.
 template <class Sums> DEVICE void update(const AdamW& a, Sums& sums) {
     bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v), wide_out = aligned(a.out);
     float factor = ld(a.factor, 1);
-    u64 group = threads() * 4, stride = static_cast<u64>(blocks()) * group * 2;
-    for (u64 i = static_cast<u64>(block()) * group * 2 + thread() * 4; i < a.g.n; i += stride) {
-        Four first = read4(a, i, wide), second = read4(a, i + group, wide);
-        update4(a, factor, first, sums);
-        update4(a, factor, second, sums);
-        write4(a, first, wide, wide_out);
-        write4(a, second, wide, wide_out);
+    u64 stride = static_cast<u64>(blocks()) * threads() * 4;
+    for (u64 i = (static_cast<u64>(block()) * threads() + thread()) * 4; i < a.g.n; i += stride) {
+        Four x = read4(a, i, wide);
+        update4(a, factor, x, sums);
+        write4(a, x, wide, wide_out);
     }
 }
 

@@ -46,6 +46,15 @@ DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     }
 }
 
+// Loads four bf16 from i on, of which `n` exist; the others are zero. `wide`: element i is aligned to 8 bytes.
+template <class T> DEVICE V8 load4_rounded(View<T> x, u64 i, u32 n, bool wide HERE) {
+    if (wide && n >= 4) return ld8(x, i AT);
+    V8 v = {};
+    UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
+    }
+    return v;
+}
 // Stores four bf16 from i on, of which `n` exist. `wide`: element i is aligned to 8 bytes.
 DEVICE void store4_rounded(View<bf16> x, u64 i, u32 n, bool wide, u32 low, u32 high HERE) {
     if (wide && n >= 4) return st8(x, i, V8{low, high} AT);

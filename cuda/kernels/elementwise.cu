@@ -23,17 +23,15 @@ KERNEL(round_bf16, Round, 256) {
 
 KERNEL(widen_bf16, Widen, 256) {
     bool wide_x = aligned(a.x), wide_y = aligned(a.y);
-    for (u64 i = first(8); i < a.y.n; i += stride(8)) {
+    for (u64 i = first(4); i < a.y.n; i += stride(4)) {
         u32 n = left(a.y.n, i);
-        V16 x = load8(a.x, i, n, wide_x), y, next;
+        V8 x = load4_rounded(a.x, i, n, wide_x);
+        V16 y;
         UNROLL for (int k = 0; k < 2; k++) {
             y.w[2 * k] = bits_of(low(x.w[k]));
             y.w[2 * k + 1] = bits_of(high(x.w[k]));
-            next.w[2 * k] = bits_of(low(x.w[k + 2]));
-            next.w[2 * k + 1] = bits_of(high(x.w[k + 2]));
         }
         store4(a.y, i, n, wide_y, y);
-        if (n > 4) store4(a.y, i + 4, n - 4, wide_y, next);
     }
 }
 

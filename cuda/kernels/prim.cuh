@@ -157,6 +157,7 @@ template <class T> DEVICE void st(View<T> x, u64 i, T v) { x.p[i] = v; }
 template <class T> DEVICE V16 ld16(View<T> x, u64 i) { return *reinterpret_cast<const V16*>(x.p + i); }
 template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast<V16*>(x.p + i) = v; }
 // Eight bytes from element i on, whose address is a multiple of 8.
+template <class T> DEVICE V8 ld8(View<T> x, u64 i) { return *reinterpret_cast<const V8*>(x.p + i); }
 template <class T> DEVICE void st8(View<T> x, u64 i, V8 v) { *reinterpret_cast<V8*>(x.p + i) = v; }
 
 // -- the block --

@@ -65,7 +65,10 @@ KERNEL(probe_indices, Probe, 64) {
 KERNEL(probe_wide, Probe, 64) { st16(a.y, me() * 4, ld16(a.x, (blocks() * threads() - 1 - me()) * 4)); }
 
 // Copies eight bytes per thread, with their words exchanged.
-KERNEL(probe_eight, Probe, 64) { st8(a.y, me() * 2, V8{ld(a.x, me() * 2 + 1), ld(a.x, me() * 2)}); }
+KERNEL(probe_eight, Probe, 64) {
+    V8 v = ld8(a.x, me() * 2);
+    st8(a.y, me() * 2, V8{v.w[1], v.w[0]});
+}
 
 KERNEL(probe_shared, Probe, 64) {
     sts(shared_base() + thread() * 4, ld(a.x, me()));

@@ -168,6 +168,12 @@ template <class T> DEVICE void st16(View<T> x, u64 i, V16 v HERE) {
     set(v, at_);
     memcpy(x.p + i, &v, 16);
 }
+template <class T> DEVICE V8 ld8(View<T> x, u64 i HERE) {
+    wide(x, i, 8, at_);
+    V8 v;
+    memcpy(&v, x.p + i, 8);
+    return v;
+}
 template <class T> DEVICE void st8(View<T> x, u64 i, V8 v HERE) {
     wide(x, i, 8, at_);
     set(v, at_);

@@ -90,7 +90,7 @@ pub struct State {
 pub fn adamw(m: &dyn Machine, g: View, factor: View, s: State, out: View, step: Step) -> Done {
     let args = args(g, factor, s, out, View::NONE, step);
     // SAFETY: `args` checks that all views have one length.
-    unsafe { launch(m, ADAMW, &args, elementwise_geometry(g.len(), 8, m.processors())) }
+    unsafe { launch(m, ADAMW, &args, elementwise_geometry(g.len(), 4, m.processors())) }
 }
 
 /// Squared norms of a shard.

@@ -88,7 +88,7 @@ pub fn round(m: &dyn Machine, x: View, y: View) -> Done {
 pub fn widen(m: &dyn Machine, x: View, y: View) -> Done {
     assert_eq!(x.len(), y.len(), "widening");
     // SAFETY: both views have the same length.
-    unsafe { launch(m, WIDEN, &Widen { x, y }, elementwise_geometry(x.len(), 8, m.processors())) }
+    unsafe { launch(m, WIDEN, &Widen { x, y }, elementwise_geometry(x.len(), 4, m.processors())) }
 }
 
 /// x += y, both bf16.
