@@ -33,6 +33,7 @@ mod recipe;
 mod report;
 mod resume;
 mod run_dir;
+mod sass;
 mod stages;
 mod survey;
 mod texts;

@@ -9,18 +9,19 @@
 constexpr int QUERIES = 64;
 constexpr u32 RECORD_BYTES = RECORD * 4;
 
-// k and v, and the pipeline of tiles of q, do and stats.
+// k and v, the pipeline of tiles of q, do and stats, and a word for each consumer's thread.
 template <int D> struct Tiles {
     static constexpr u32 HALF = TILE_BYTES<QUERIES, D>, STATS = 2 * HALF;
     Ring<1, TILE_BYTES<ROWS, D>> k, v;
     // Stats are padded to a multiple of 1024 bytes.
     Ring<3, STATS + 1024> queries;
+    u32 words;
 };
 
 template <int D> DEVICE Tiles<D> make_tiles() {
     constexpr u32 TILE = TILE_BYTES<ROWS, D>;
     u32 base = shared_base(), queries = base + 2 * TILE, bars = queries + 3 * (TILE + 1024);
-    Tiles<D> tiles = {{base, bars, 0}, {base + TILE, bars + 16, 0}, {queries, bars + 32, 0}};
+    Tiles<D> tiles = {{base, bars, 0}, {base + TILE, bars + 16, 0}, {queries, bars + 32, 0}, bars + 80};
     if (thread() == 0) {
         make_ring(tiles.k);
         make_ring(tiles.v);
@@ -78,15 +79,18 @@ DEVICE void mask_transposed(Reg<float, 32>& s, u32 stats, u32 query, u32 key) {
     }
 }
 
-// Computes P^T from the scores.
-template <int D> DEVICE void probabilities(Reg<float, 32>& s, u32 stats) {
+// Computes P^T from the scores; returns the XOR of its words, which needs all of them.
+template <int D> DEVICE u32 probabilities(Reg<float, 32>& s, u32 stats) {
+    u32 all = 0;
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
         V16 lse = stats_of(stats, LSE, k);
         UNROLL for (int i = 0; i < 8; i++) {
             float x = fmadd(s[8 * k + i], inverse_root<D>(), -f32_of(lse.w[i / 4 * 2 + i % 2]));
             s[8 * k + i] = fast_exp2(x * LOG2_E);
+            all ^= bits_of(s[8 * k + i]);
         }
     }
+    return all;
 }
 
 // dS^T = P^T * (dP^T - D).
@@ -118,11 +122,11 @@ struct Factors {
 };
 
 // Computes the factors of the tile of queries from `query` on. Only s and dp are in flight.
-template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 key) {
+template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 key, u32 word) {
     wgmma_wait<1>();
     pin(f.s);
     mask_transposed(f.s, stats, query, key);
-    probabilities<D>(f.s, stats);
+    before_wait(word, probabilities<D>(f.s, stats));
     wgmma_wait<0>();
     pin(f.dp);
     score_gradients(f.dp, f.s, stats);
@@ -134,7 +138,7 @@ template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 
 template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const Walk& walk, u32 key) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 k = await(from.k) + (key - walk.key) * ROW, v = await(from.v) + (key - walk.key) * ROW;
-    u32 q = await(from.queries), steps = walk.tiles * walk.heads;
+    u32 q = await(from.queries), steps = walk.tiles * walk.heads, word = word_of(from.words);
     Factors f;
     wgmma_fence(g.dk, g.dv);
     // s = k q^T, dp = v do^T
@@ -142,7 +146,7 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
     wgmma_commit();
     product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
     wgmma_commit();
-    make_factors<D>(f, q + 2 * HALF, walk.first, key);
+    make_factors<D>(f, q + 2 * HALF, walk.first, key, word);
     for (u32 i = 1; i < steps; i++) {
         // dv += P^T do, dk += dS^T q; then, when the factors' registers are free, s and dp of the next tile.
         wgmma_fence(f.p, f.ds);
@@ -158,7 +162,7 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
         wgmma_commit();
         product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
         wgmma_commit();
-        make_factors<D>(f, q + 2 * HALF, walk.first + i % walk.tiles * QUERIES, key);
+        make_factors<D>(f, q + 2 * HALF, walk.first + i % walk.tiles * QUERIES, key, word);
     }
     wgmma_fence(f.p, f.ds);
     add_product_across<D, QUERIES>(g.dv, f.p, q + HALF);

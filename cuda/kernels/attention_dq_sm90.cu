@@ -5,17 +5,18 @@
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
-// q and do, and the pipeline of tiles of k and v.
+// q and do, the pipeline of tiles of k and v, and a word for each consumer's thread.
 template <int D> struct Tiles {
     static constexpr u32 HALF = TILE_BYTES<ROWS, D>;
     Ring<1, 2 * HALF> queries;
     Ring<2, 2 * HALF> keys;
+    u32 words;
 };
 
 template <int D> DEVICE Tiles<D> make_tiles() {
     constexpr u32 BOTH = 2 * Tiles<D>::HALF;
     u32 base = shared_base(), bars = base + 3 * BOTH;
-    Tiles<D> tiles = {{base, bars, 0}, {base + BOTH, bars + 16, 0}};
+    Tiles<D> tiles = {{base, bars, 0}, {base + BOTH, bars + 16, 0}, bars + 48};
     if (thread() == 0) {
         make_ring(tiles.queries);
         make_ring(tiles.keys);
@@ -59,11 +60,14 @@ DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 firs
     return n;
 }
 
-// Computes P from the scores.
-template <int D> DEVICE void probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
+// Computes P from the scores; returns its largest element, which needs all of it.
+template <int D> DEVICE float probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
+    float most = 0;
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
         s[i] = fast_exp2(fmadd(s[i], inverse_root<D>(), -n.lse[i / 2 % 2]) * LOG2_E);
+        most = larger(most, s[i]);
     }
+    return most;
 }
 
 // dS = P * (dP - D).
@@ -79,11 +83,11 @@ struct Factor {
 
 // Computes the factor of the tile of keys from `key` on. Only s and dp are in flight.
 template <int D>
-DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 key) {
+DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 key, u32 word) {
     wgmma_wait<1>();
     pin(f.s);
     mask(f.s, queries, key);
-    probabilities<D>(f.s, n);
+    before_wait(word, bits_of(probabilities<D>(f.s, n)));
     wgmma_wait<0>();
     pin(f.dp);
     score_gradients(f.dp, f.s, n);
@@ -99,14 +103,14 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
     Factor f;
     Reg<float, D / 2> dq;
     UNROLL for (int i = 0; i < D / 2; i++) dq[i] = 0;
-    u32 q = await(from.queries) + mine * 64 * ROW, k = await(from.keys);
+    u32 q = await(from.queries) + mine * 64 * ROW, k = await(from.keys), word = word_of(from.words);
     wgmma_fence(dq);
     // s = q k^T, dp = do v^T
     product_along<D, ROWS, ROWS>(f.s, q, k);
     wgmma_commit();
     product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
     wgmma_commit();
-    make_factor<D>(f, queries, numbers, item.last_tile * ROWS);
+    make_factor<D>(f, queries, numbers, item.last_tile * ROWS, word);
     for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
         // dq += dS k; then, when the factor's registers are free, s and dp of the next tile.
         wgmma_fence(f.ds);
@@ -120,7 +124,7 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
         wgmma_commit();
         product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
         wgmma_commit();
-        make_factor<D>(f, queries, numbers, tile * ROWS);
+        make_factor<D>(f, queries, numbers, tile * ROWS, word);
     }
     release(from.queries);
     wgmma_fence(f.ds);

@@ -5,16 +5,17 @@
 // tile's P from scores that were started before.
 #include "attention_sm90.cuh"
 
-// The kernel's tiles in shared memory, followed by their mbarriers.
+// The kernel's tiles in shared memory, followed by their mbarriers and a word for each consumer's thread.
 template <int D> struct Tiles {
     Ring<1, TILE_BYTES<ROWS, D>> q;
     Ring<2, TILE_BYTES<ROWS, D>> k, v;
+    u32 words;
 };
 
 template <int D> DEVICE Tiles<D> make_tiles() {
     constexpr u32 TILE = TILE_BYTES<ROWS, D>;
     u32 base = shared_base(), bars = base + 5 * TILE;
-    Tiles<D> tiles = {{base, bars, 0}, {base + TILE, bars + 16, 0}, {base + 3 * TILE, bars + 48, 0}};
+    Tiles<D> tiles = {{base, bars, 0}, {base + TILE, bars + 16, 0}, {base + 3 * TILE, bars + 48, 0}, bars + 80};
     if (thread() == 0) {
         make_ring(tiles.q);
         make_ring(tiles.k);
@@ -127,6 +128,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
         mask(s, queries, tile * ROWS);
         Reg<float, 2> shrink = move_maximum<D>(run, s);
         exponentials<D>(run, s);
+        before_wait(word_of(from.words), bits_of(run.l[0] + run.l[1]));
         wgmma_wait<0>();
         pin(o);
         pin(p);

@@ -67,6 +67,8 @@ const QUERIES: usize = 64;
 const THREADS: u32 = 384;
 /// Bytes of two mbarriers.
 const BARRIERS: usize = 16;
+/// Bytes of a word for each thread of the two consumers.
+const WORDS: usize = 256 * size_of::<u32>();
 
 /// Blocks a multiprocessor, of which one runs at a time. NCCL's kernels hold some multiprocessors; with one block for
 /// each, those blocks would begin when all others end, and the kernel would take twice as long.
@@ -83,15 +85,16 @@ fn over_keys(heads: usize, s: Shape, block: u32, shared: usize) -> Geometry {
     Geometry { grid: [heads as u32, s.seq.div_ceil(ROWS) as u32, 1], block, shared: shared as u32 }
 }
 
-/// `attention_sm90_64` and `_128`: one tile of q, two each of k and v.
+/// `attention_sm90_64` and `_128`: one tile of q, two each of k and v, and the words.
 pub(super) fn forward_sm90_geometry(s: Shape, processors: usize) -> Geometry {
-    over_queries(s, processors, 5 * (tile_bytes(ROWS, s.dim) + BARRIERS))
+    over_queries(s, processors, 5 * (tile_bytes(ROWS, s.dim) + BARRIERS) + WORDS)
 }
 
-/// `attention_dkv_sm90_64` and `_128` (part of a key/value head, keys): k and v; three stages of q, do and statistics.
+/// `attention_dkv_sm90_64` and `_128` (part of a key/value head, keys): k and v; three stages of q, do and statistics;
+/// the words.
 pub(super) fn dkv_sm90_geometry(s: Shape, parts: usize) -> Geometry {
     let stage = 2 * tile_bytes(QUERIES, s.dim) + 1024 + BARRIERS;
-    over_keys(s.kv * s.sequences * parts, s, THREADS, 2 * (tile_bytes(ROWS, s.dim) + BARRIERS) + 3 * stage)
+    over_keys(s.kv * s.sequences * parts, s, THREADS, 2 * (tile_bytes(ROWS, s.dim) + BARRIERS) + 3 * stage + WORDS)
 }
 
 /// `attention_dkv_sum_sm90_64` and `_128`: (key/value head, keys).
@@ -99,9 +102,9 @@ pub(super) fn dkv_sum_sm90_geometry(s: Shape) -> Geometry {
     over_keys(s.kv * s.sequences, s, 256, 0)
 }
 
-/// `attention_dq_sm90_64` and `_128`: q and do, and two stages of k and v.
+/// `attention_dq_sm90_64` and `_128`: q and do, two stages of k and v, and the words.
 pub(super) fn dq_sm90_geometry(s: Shape, processors: usize) -> Geometry {
-    over_queries(s, processors, 3 * (2 * tile_bytes(ROWS, s.dim) + BARRIERS))
+    over_queries(s, processors, 3 * (2 * tile_bytes(ROWS, s.dim) + BARRIERS) + WORDS)
 }
 
 /// [`super::attention`] on sm_90a.
