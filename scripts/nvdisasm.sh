@@ -1,7 +1,8 @@
 #!/bin/sh
 # Fetches NVIDIA's disassembler (nvdisasm 13.5.37, which reads the cubins of NVRTC 12 and 13) from PyPI into
 # target/nvdisasm, and prints its path: `NVDISASM=$(scripts/nvdisasm.sh) make test-exhaustive` then checks the order of
-# the kernels' instructions. Needs python3 with pip, no root and no GPU. Without a network it says so and prints nothing.
+# the kernels' instructions. Needs python3 with pip, no root and no GPU. Without a network it says so, and prints
+# nothing.
 set -eu
 cd "$(dirname "$0")/.."
 
