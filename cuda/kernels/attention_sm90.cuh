@@ -24,8 +24,8 @@ template <class Args> DEVICE Item item_at(const Args& a, u32 i HERE) {
     return {h, i % heads / a.heads, block * ROWS, first_tile, block};
 }
 
-// A consumer thread's word of shared memory, the first of which is at `words`.
-DEVICE u32 word_of(u32 words) { return words + (thread() - WARPGROUP) * 4; }
+// A consumer thread's word of shared memory, the first of which is at `words`. The two consumers are neighbours.
+DEVICE u32 word_of(u32 words) { return words + thread() % (2 * WARPGROUP) * 4; }
 
 // Keeps what `bits` depends on before the wait for a product that follows: ptxas moves a wait above arithmetic, but not
 // above a store. Nobody reads the word.
