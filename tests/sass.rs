@@ -1,5 +1,5 @@
-//! What the compiler made of the kernels: the order of instructions on which their speed depends. NVRTC compiles them,
-//! and nvdisasm, which NVDISASM names, shows them (`scripts/nvdisasm.sh`).
+//! Checks the order of instructions in the SASS that NVRTC generates for the kernels, on which their speed depends. The
+//! variable NVDISASM names the disassembler (`scripts/nvdisasm.sh`).
 
 use std::process::Command;
 

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 
 /// Variables, their values, and what they do.
 const SETTINGS: [(&str, &str, &str); 2] = [
-    ("CUDA_DEVICE_MAX_CONNECTIONS", "32", "a hardware queue for each stream"),
-    ("NCCL_RUNTIME_CONNECT", "0", "NCCL connects all ranks at the start"),
+    ("CUDA_DEVICE_MAX_CONNECTIONS", "32", "hardware queues for the streams of a rank"),
+    ("NCCL_RUNTIME_CONNECT", "0", "0: NCCL connects all ranks at the start"),
 ];
 
 /// Sets the variables that the user has not set. Called first in `main`.

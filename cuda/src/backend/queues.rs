@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// The most hardware queues that the driver makes.
 const MOST: usize = 32;
-/// Time for idle streams to reach an event.
-const LIMIT: Duration = Duration::from_secs(2);
+/// Time for idle streams to reach an event, also where several ranks share a device.
+const LIMIT: Duration = Duration::from_secs(10);
 
 impl Rank {
     /// Holds each stream in turn, and checks that all others reach an event meanwhile. Nothing else runs on the device.

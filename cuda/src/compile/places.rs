@@ -129,8 +129,11 @@ impl Places {
 fn slow(file: &File, version: Version, complaints: &[String]) -> Option<String> {
     let first = complaints.first()?;
     let more = if complaints.len() > 1 { format!(" (and {} more)", complaints.len() - 1) } else { String::new() };
-    let install = "pip install nvidia-cuda-nvrtc-cu12==12.9.*";
-    Some(format!("{}: NVRTC {version} makes slow kernels: {first}{more}; use NVRTC 12.9 ({install})", file.name))
+    let remedy = match (version.major, version.minor) < (12, 9) {
+        true => "; use NVRTC 12.9 (pip install nvidia-cuda-nvrtc-cu12==12.9.*)",
+        false => "",
+    };
+    Some(format!("{}: NVRTC {version} makes slow kernels: {first}{more}{remedy}", file.name))
 }
 
 fn from_pack(pack: &Pack, arch: Arch) -> Result<Kernels> {

@@ -7,7 +7,8 @@ use cudarc::driver::{DriverError, sys};
 /// The value that opens the gate.
 const OPEN: u32 = 1;
 
-/// A word of pinned memory on which a stream waits. Its owner synchronizes the stream between opening and dropping it.
+/// A word of pinned memory on which a stream waits. Its owner synchronizes the stream between opening and dropping it;
+/// where an error keeps it from that, dropping the gate opens it, so that no stream waits for ever.
 pub struct Gate {
     memory: Pinned,
     /// The memory's device address.
@@ -34,5 +35,11 @@ impl Gate {
         let word = self.memory.bytes_mut().as_mut_ptr().cast::<u32>();
         // SAFETY: four aligned bytes of this block, which the device only reads.
         unsafe { word.write_volatile(OPEN) }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
     }
 }

@@ -16,7 +16,7 @@ pub fn marked(message: &Value) -> Vec<Value> {
     ways.into_iter().filter_map(marked).collect()
 }
 
-/// What follows the one mark in a text.
+/// The text after the mark; `None` unless the text holds exactly one mark.
 pub fn after(text: &str) -> Option<String> {
     let (_, after) = text.split_once(END)?;
     (!after.contains(END)).then(|| after.to_string())

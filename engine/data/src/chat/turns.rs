@@ -51,7 +51,7 @@ struct Mark {
     messages: Vec<Value>,
     /// Where the mark is in the text.
     at: usize,
-    /// What follows it, to the end of the text.
+    /// The text from the mark to the end.
     rest: String,
 }
 
@@ -99,7 +99,8 @@ impl Conversation<'_> {
         })
     }
 
-    /// What follows the one mark in the text of `messages`; `None` where the template refuses them too.
+    /// Renders `messages` and returns the text after the mark; `None` if the template refuses them, or prints the mark
+    /// not exactly once.
     fn after_mark(&self, messages: &[Value], prompt: Prompt) -> Option<String> {
         marks::after(&self.template.render(messages, prompt).ok()?)
     }

@@ -208,7 +208,7 @@ impl Recipe<'_> {
         };
         Error::user(format!(
             "{key}: {}: the {split} split has {} of {} documents, with {} tokens; a sample takes train.seq_length + 1 \
-             = {}, and a packed row at least one; {remedy}",
+             = {} of them, and a packed row at least one; {remedy}",
             file.prefix().display(),
             plan.documents,
             file.sequences(),

@@ -49,7 +49,7 @@ pub type Special = std::result::Result<u32, String>;
 /// tokens are found in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlTokens {
-    /// As in Python's libraries: `tokenizers` gives its id, `sentencepiece` the pieces of its letters.
+    /// Python's defaults: `tokenizers` returns the token's id, `sentencepiece` encodes its letters as text.
     AsInPython,
     /// Ids of its letters. A document cannot end itself.
     Text,
