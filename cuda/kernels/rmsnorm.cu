@@ -4,8 +4,7 @@
 #include "args.cuh"
 #include "common.cuh"
 
-// Vectors of eight elements that a thread keeps: 1024 threads cover the maximum of 16384 columns. The backward pass
-// needs more registers: it has at most 512 threads, and a second kernel that keeps four vectors.
+// Vectors of eight elements that a thread keeps: 1024 threads cover the maximum of 16384 columns.
 constexpr int KEPT = 2;
 
 // The first column of this thread's vector k.
@@ -77,70 +76,128 @@ KERNEL(rmsnorm_recompute, RmsNorm, 1024) {
     write_row(a, start, kept, ld(a.rstd, block()));
 }
 
-// dx of one row, which stays in registers; accumulates this thread's columns of the weight's gradient.
-template <int K>
-DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 * K>& w, Reg<float, 8 * K>& dw) {
-    // One flag for all three, because registers are scarce here.
-    bool wide = rows_aligned(a.x, a.d) && aligned(a.dy) && aligned(a.dres);
-    float rstd = ld(a.rstd, row), dot = 0;
-    Reg<u32, 4 * K> xs, dys;
-    UNROLL for (int k = 0; k < K; k++) {
+// -- backward --
+
+// The sum of dy w x, continued by two elements.
+DEVICE float with_pair(float dot, u32 x, u32 dy, u32 w) {
+    dot = fmadd(low(dy) * low(w), low(x), dot);
+    return fmadd(high(dy) * high(w), high(x), dot);
+}
+
+// Two elements of dx + dres. `c`: rstd^2 mean(dy w x).
+DEVICE u32 dx_pair(u32 x, u32 dy, u32 w, u32 dres, float rstd, float c) {
+    float first = fmadd(-c, low(x), low(dy) * low(w)), second = fmadd(-c, high(x), high(dy) * high(w));
+    return pack2(fmadd(rstd, first, low(dres)), fmadd(rstd, second, high(dres)));
+}
+
+struct RowBwd {
+    float rstd;
+    Reg<u32, 4 * KEPT> x, dy, dres;
+};
+
+// Loads all of a row before the first arithmetic, so that a thread waits for memory once a row.
+DEVICE void read_row(const RmsNormBwd& a, u64 row, RowBwd& r) {
+    UNROLL for (int k = 0; k < KEPT; k++) {
         u32 i = column(k);
-        if (i >= a.d) continue;
-        V16 x = load8(a.x, row * a.d + i, a.d - i, wide), dy = load8(a.dy, row * a.d + i, a.d - i, wide);
+        V16 x = {}, dy = {}, dres = {};
+        if (i < a.d) {
+            x = ld16(a.x, row * a.d + i);
+            dy = ld16(a.dy, row * a.d + i);
+            if (a.dres.n) dres = ld16(a.dres, row * a.d + i);
+        }
         UNROLL for (int j = 0; j < 4; j++) {
-            float low_dy = low(dy.w[j]), high_dy = high(dy.w[j]), low_x = low(x.w[j]), high_x = high(x.w[j]);
-            dot = fmadd(low_dy * low(w[4 * k + j]), low_x, dot);
-            dot = fmadd(high_dy * high(w[4 * k + j]), high_x, dot);
-            dw[8 * k + 2 * j] = fmadd(low_dy * rstd, low_x, dw[8 * k + 2 * j]);
-            dw[8 * k + 2 * j + 1] = fmadd(high_dy * rstd, high_x, dw[8 * k + 2 * j + 1]);
-            xs[4 * k + j] = x.w[j];
-            dys[4 * k + j] = dy.w[j];
+            r.x[4 * k + j] = x.w[j];
+            r.dy[4 * k + j] = dy.w[j];
+            r.dres[4 * k + j] = dres.w[j];
         }
     }
-    float c = rstd * rstd * div_rn(block_sum(dot, shared), static_cast<float>(a.d));
-    UNROLL for (int k = 0; k < K; k++) {
-        u32 i = column(k);
-        if (i >= a.d) continue;
-        V16 res = {}, dx;
-        if (a.dres.n) res = load8(a.dres, row * a.d + i, a.d - i, wide);
+    // `fresh` keeps the compiler from moving it to a uniform register, for which it would wait before it loads more.
+    r.rstd = f32_of(fresh(bits_of(ld(a.rstd, row))));
+}
+
+// dx of one row; accumulates this thread's columns of the weight's gradient, dw += dy x rstd. With `fresh` a pair is
+// unpacked where it is needed: kept as floats, w, dy w and x would take twice the registers.
+DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 * KEPT>& w, Reg<float, 8 * KEPT>& dw) {
+    RowBwd r;
+    read_row(a, row, r);
+    float dot = 0;
+    UNROLL for (int j = 0; j < 4 * KEPT; j++) {
+        u32 x = r.x[j], dy = r.dy[j];
+        dot = with_pair(dot, x, dy, fresh(w[j]));
+        dw[2 * j] = fmadd(low(dy) * r.rstd, low(x), dw[2 * j]);
+        dw[2 * j + 1] = fmadd(high(dy) * r.rstd, high(x), dw[2 * j + 1]);
+    }
+    float c = r.rstd * r.rstd * div_rn(block_sum(dot, shared), static_cast<float>(a.d));
+    UNROLL for (int k = 0; k < KEPT; k++) {
+        if (column(k) >= a.d) continue;
+        V16 dx;
         UNROLL for (int j = 0; j < 4; j++) {
-            u32 x = xs[4 * k + j], dy = dys[4 * k + j], ws = w[4 * k + j];
-            float first = fmadd(-c, low(x), low(dy) * low(ws)), second = fmadd(-c, high(x), high(dy) * high(ws));
-            dx.w[j] = pack2(fmadd(rstd, first, low(res.w[j])), fmadd(rstd, second, high(res.w[j])));
+            int at = 4 * k + j;
+            dx.w[j] = dx_pair(fresh(r.x[at]), fresh(r.dy[at]), fresh(w[at]), r.dres[at], r.rstd, c);
         }
-        store8(a.dy, row * a.d + i, a.d - i, wide, dx);
+        st16(a.dy, row * a.d + column(k), dx);
     }
 }
 
-// Each block loops over rows with a grid stride and writes a partial sum of the weight's gradient. Shared memory: 256
-// bytes, in two halves that rows alternate between, so that one barrier per row is enough.
-template <int K> DEVICE void gradients(const RmsNormBwd& a) {
-    Reg<u32, 4 * K> w;
-    Reg<float, 8 * K> dw;
-    bool wide = aligned(a.w), wide_parts = a.d % 4 == 0 && aligned(a.parts);
-    UNROLL for (int k = 0; k < K; k++) {
+// Overwrites dy with dx (+ dres). Each block loops over rows with a grid stride and writes a partial sum of the
+// weight's gradient. d is a multiple of 8, and everything is aligned to 16 bytes. Shared memory: 256 bytes, in two
+// halves that rows alternate between, so that one barrier per row is enough.
+KERNEL(rmsnorm_bwd, RmsNormBwd, 1024) {
+    Reg<u32, 4 * KEPT> w;
+    Reg<float, 8 * KEPT> dw;
+    UNROLL for (int k = 0; k < KEPT; k++) {
         V16 v = {};
-        if (column(k) < a.d) v = load8(a.w, column(k), a.d - column(k), wide);
+        if (column(k) < a.d) v = ld16(a.w, column(k));
         UNROLL for (int j = 0; j < 4; j++) w[4 * k + j] = v.w[j];
         UNROLL for (int j = 0; j < 8; j++) dw[8 * k + j] = 0;
     }
     u32 half = 0;
     for (u64 row = block(); row < a.rows; row += blocks()) {
-        gradient<K>(a, row, shared_base() + half, w, dw);
+        gradient(a, row, shared_base() + half, w, dw);
         half ^= 128;
     }
-    UNROLL for (int k = 0; k < 2 * K; k++) {
+    UNROLL for (int k = 0; k < 2 * KEPT; k++) {
         u32 i = column(k / 2) + k % 2 * 4;
         if (i >= a.d) continue;
         V16 v = {bits_of(dw[4 * k]), bits_of(dw[4 * k + 1]), bits_of(dw[4 * k + 2]), bits_of(dw[4 * k + 3])};
-        store4(a.parts, static_cast<u64>(block()) * a.d + i, a.d - i, wide_parts, v);
+        st16(a.parts, static_cast<u64>(block()) * a.d + i, v);
     }
 }
 
-// Up to 8192 columns, and up to 16384.
-KERNEL(rmsnorm_bwd, RmsNormBwd, 512) { gradients<2>(a); }
-KERNEL(rmsnorm_bwd_long, RmsNormBwd, 512) { gradients<4>(a); }
+// Two elements of this block's partial sum of dw, which is kept in memory; starts it at the block's first row.
+DEVICE void add_to_parts(const RmsNormBwd& a, u64 row, u32 i, u32 x, u32 dy, float rstd) {
+    u64 at = static_cast<u64>(block()) * a.d + i;
+    bool first = row == block();
+    st(a.parts, at, fmadd(low(dy) * rstd, low(x), first ? 0.0f : ld(a.parts, at)));
+    if (i + 1 < a.d) st(a.parts, at + 1, fmadd(high(dy) * rstd, high(x), first ? 0.0f : ld(a.parts, at + 1)));
+}
+
+// The same bits for any d and any alignment, slower: element by element, and read again where it is needed again.
+KERNEL(rmsnorm_bwd_unaligned, RmsNormBwd, 1024) {
+    u32 half = 0;
+    for (u64 row = block(); row < a.rows; row += blocks()) {
+        u64 start = row * a.d;
+        float rstd = ld(a.rstd, row), dot = 0;
+        for (u32 i = thread() * 8; i < a.d; i += threads() * 8) {
+            u32 n = a.d - i;
+            V16 x = load8(a.x, start + i, n, false), dy = load8(a.dy, start + i, n, false), w = load8(a.w, i, n, false);
+            UNROLL for (u32 j = 0; j < 4; j++) {
+                dot = with_pair(dot, x.w[j], dy.w[j], w.w[j]);
+                if (2 * j < n) add_to_parts(a, row, i + 2 * j, x.w[j], dy.w[j], rstd);
+            }
+        }
+        float c = rstd * rstd * div_rn(block_sum(dot, shared_base() + half), static_cast<float>(a.d));
+        for (u32 i = thread() * 8; i < a.d; i += threads() * 8) {
+            u32 n = a.d - i;
+            V16 x = load8(a.x, start + i, n, false), dy = load8(a.dy, start + i, n, false), w = load8(a.w, i, n, false);
+            V16 dres = {}, dx;
+            if (a.dres.n) dres = load8(a.dres, start + i, n, false);
+            UNROLL for (int j = 0; j < 4; j++) dx.w[j] = dx_pair(x.w[j], dy.w[j], w.w[j], dres.w[j], rstd, c);
+            store8(a.dy, start + i, n, false, dx);
+        }
+        half ^= 128;
+    }
+}
 
 // to += the rows of parts: a block of 8 warps processes 32 columns; each warp sums a range of rows in order, then the
 // warps are summed in order. Shared memory: 1024 bytes.

@@ -126,6 +126,23 @@ fn unaligned_rows_of_a_flat_block() {
 }
 
 #[test]
+fn unaligned_rows_have_the_same_gradients() {
+    // With as many rows a block processes several.
+    for (rows, d) in [(37, 64), (3, 4104)] {
+        let [x, dy, dres, w] = inputs(rows, d, 1.0);
+        let (late, rstd) = ([&[NAN], &x[..]].concat(), vec![0.5; rows]);
+        for place in places() {
+            let [aligned, moved] = [&x[..], &late[1..]].map(|x| {
+                let (mut dx, mut dw) = (dy.clone(), vec![0.0; d]);
+                gradients(place, [&dres, x, &w], &rstd, &mut dx, &mut dw);
+                (dx, dw)
+            });
+            assert_eq!(aligned, moved, "{rows} x {d}");
+        }
+    }
+}
+
+#[test]
 fn the_weights_gradient_does_not_depend_on_the_order_of_blocks() {
     let [x, dy, _, w] = inputs(37, 264, 1.0);
     let rstd = vec![1.0; 37];

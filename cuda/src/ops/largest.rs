@@ -10,8 +10,7 @@ const MANY: usize = 1 << 20;
 pub fn largest(kernel: &str) -> Option<Geometry> {
     Some(match kernel {
         "rmsnorm" | "rmsnorm_recompute" => rmsnorm_geometry(1, NORM_COLUMNS),
-        "rmsnorm_bwd" => rmsnorm_bwd_geometry(1, NORM_BWD_COLUMNS, 1),
-        "rmsnorm_bwd_long" => rmsnorm_bwd_geometry(1, NORM_COLUMNS, 1),
+        "rmsnorm_bwd" | "rmsnorm_bwd_unaligned" => rmsnorm_bwd_geometry(1, NORM_COLUMNS, 1),
         "sum_rows" => sum_rows_geometry(MANY),
         "embed" => embed_geometry(1, MANY),
         "embed_sort" => embed_sort_geometry(MANY),

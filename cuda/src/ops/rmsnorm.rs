@@ -9,7 +9,7 @@ kernels! {
         RMSNORM = "rmsnorm": RmsNorm;
         RMSNORM_RECOMPUTE = "rmsnorm_recompute": RmsNorm;
         RMSNORM_BWD = "rmsnorm_bwd": RmsNormBwd;
-        RMSNORM_BWD_LONG = "rmsnorm_bwd_long": RmsNormBwd;
+        RMSNORM_BWD_UNALIGNED = "rmsnorm_bwd_unaligned": RmsNormBwd;
         SUM_ROWS = "sum_rows": SumRows;
     }
 }
@@ -55,26 +55,23 @@ pub struct SumRows {
 /// The most columns that the kernels support: 1024 threads with two vectors of eight elements in registers.
 pub const NORM_COLUMNS: usize = 16384;
 
-/// The most columns of `rmsnorm_bwd`; longer rows take `rmsnorm_bwd_long`.
-pub(super) const NORM_BWD_COLUMNS: usize = 8192;
-
-/// Whole warps with `each` columns per thread.
-fn norm_block(d: usize, each: usize) -> u32 {
+/// Whole warps with 16 columns per thread.
+fn norm_block(d: usize) -> u32 {
     assert!(d > 0 && d <= NORM_COLUMNS, "RMSNorm over {d} columns, more than {NORM_COLUMNS}");
-    (d.div_ceil(each).next_multiple_of(32)) as u32
+    (d.div_ceil(16).next_multiple_of(32)) as u32
 }
 
 /// `rmsnorm` and `rmsnorm_recompute`: one block per row.
 pub(super) fn rmsnorm_geometry(rows: usize, d: usize) -> Geometry {
-    Geometry { grid: [rows as u32, 1, 1], block: norm_block(d, 16), shared: 128 }
+    Geometry { grid: [rows as u32, 1, 1], block: norm_block(d), shared: 128 }
 }
 
-/// `rmsnorm_bwd` and `rmsnorm_bwd_long`: as many blocks as `processors` run at once. Each loops over rows and writes
+/// `rmsnorm_bwd` and `rmsnorm_bwd_unaligned`: as many blocks as `processors` run at once. Each loops over rows and writes
 /// one row of partial sums.
 pub(super) fn rmsnorm_bwd_geometry(rows: usize, d: usize, processors: usize) -> Geometry {
-    let block = norm_block(d, if d > NORM_BWD_COLUMNS { 32 } else { 16 });
-    // With up to 83 registers per thread, 768 threads fit on a multiprocessor.
-    let at_once = processors * (768 / block as usize).clamp(1, 6);
+    let block = norm_block(d);
+    // With 64 registers per thread, 1024 threads fit on a multiprocessor.
+    let at_once = processors * (1024 / block as usize).clamp(1, 8);
     Geometry { grid: [rows.min(at_once) as u32, 1, 1], block, shared: 256 }
 }
 
@@ -128,7 +125,8 @@ pub fn rmsnorm_bwd(m: &dyn Machine, saved: NormBwd, dy: View, dw: View, parts: V
     assert_eq!((x.len(), dy.len(), dw.len()), (rows * d, rows * d, d), "RMSNorm's gradient of {rows} x {d}");
     assert!(dres.is_empty() || dres.len() == rows * d, "{} elements of dres, {rows} x {d}", dres.len());
     assert_eq!(parts.len(), norm_parts(rows, d, m.processors()), "partial sums of {blocks} blocks");
-    let kernel = if d > NORM_BWD_COLUMNS { RMSNORM_BWD_LONG } else { RMSNORM_BWD };
+    let whole = d % 8 == 0 && [dres, dy, x, w, parts].iter().all(|view| view.at() % 16 == 0);
+    let kernel = if whole { RMSNORM_BWD } else { RMSNORM_BWD_UNALIGNED };
     let args = RmsNormBwd { dres, dy, x, rstd, w, parts, rows: rows as u32, d: d as u32 };
     let sum = SumRows { parts, to: dw, rows: blocks as u32, cols: d as u32 };
     // SAFETY: the views are checked just above against rows x d, and `parts` against one row per block.
