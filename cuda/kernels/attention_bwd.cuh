@@ -6,16 +6,16 @@
 constexpr float P_BITS = 12;
 constexpr float P_UNIT = 1.0f / 4096;
 
-// P = e^(s / sqrt(d) - lse), times 2^12.
-template <int D> DEVICE float probability(float score, float lse) {
-    return fast_exp2(fmadd(fmadd(score, inverse_root<D>(), -lse), LOG2_E, P_BITS));
+// P = e^(s / sqrt(d) - lse) = 2^(s log2(e) / sqrt(d) - lse2) with lse2 = lse log2(e), times 2^bits.
+template <int D> DEVICE float probability(float score, float bits_less_lse2) {
+    return fast_exp2(fmadd(score, LOG2_E * inverse_root<D>(), bits_less_lse2));
 }
 
 // -- stats --
 
-// A record of 64 queries of a head: lse, D = rowsum(do * o) and the starts, 64 numbers each.
+// A record of 64 queries of a head: lse2, D = rowsum(do * o) and the starts, 64 numbers each.
 constexpr u32 RECORD = 3 * 64;
-enum Stat : u32 { LSE = 0, DELTA = 64, START = 128 };
+enum Stat : u32 { LSE2 = 0, DELTA = 64, START = 128 };
 
 // The index of query q of 64: so that the columns 2 (lane % 4), + 1 of two adjacent pieces of `Sums` are 16 bytes.
 DEVICE u32 stat_place(u32 q) { return q / 16 * 16 + q % 8 / 2 * 4 + q / 8 % 2 * 2 + q % 2; }

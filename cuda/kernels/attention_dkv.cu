@@ -81,14 +81,14 @@ template <int N> DEVICE void mask_transposed(Sums<2, N>& s, u32 stats, u32 query
 // Computes P^T of the scores, rounded, and passes it as f16 to the lane of the other warp that has the same elements.
 template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& to, Sums<2, N>& s, u32 stats, u32 exchange) {
     UNROLL for (int k = 0; k < N / 2; k++) {
-        V16 lse = stats_of(stats, LSE, k);
+        V16 lse2 = stats_of(stats, LSE2, k);
         UNROLL for (int m = 0; m < 2; m++) {
             V16 pairs;
             UNROLL for (int w = 0; w < 4; w++) {
                 Reg<float, 4>& piece = s.at[m][2 * k + w / 2];
                 UNROLL for (int e = 0; e < 2; e++) {
                     float& x = piece[w % 2 * 2 + e];
-                    x = probability<D>(x, f32_of(lse.w[w / 2 * 2 + e]));
+                    x = probability<D>(x, P_BITS - f32_of(lse2.w[w / 2 * 2 + e]));
                 }
                 pairs.w[w] = pack2_f16(piece[w % 2 * 2], piece[w % 2 * 2 + 1]);
             }

@@ -83,10 +83,9 @@ DEVICE void mask_transposed(Reg<float, 32>& s, u32 stats, u32 query, u32 key) {
 template <int D> DEVICE u32 probabilities(Reg<float, 32>& s, u32 stats) {
     u32 all = 0;
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
-        V16 lse = stats_of(stats, LSE, k);
+        V16 lse2 = stats_of(stats, LSE2, k);
         UNROLL for (int i = 0; i < 8; i++) {
-            float x = fmadd(s[8 * k + i], inverse_root<D>(), -f32_of(lse.w[i / 4 * 2 + i % 2]));
-            s[8 * k + i] = fast_exp2(x * LOG2_E);
+            s[8 * k + i] = probability<D>(s[8 * k + i], -f32_of(lse2.w[i / 4 * 2 + i % 2]));
             all ^= bits_of(s[8 * k + i]);
         }
     }

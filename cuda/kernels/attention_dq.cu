@@ -30,14 +30,14 @@ template <int QUERIES> DEVICE void load_stats(u32 to, const AttentionBwd& a, u32
 
 // Computes P, as pairs of f16.
 template <int D, int N> DEVICE void probabilities(Left<2, N / 2>& p, const Sums<2, N>& s, u32 stats) {
-    Reg<float, 4> lses = stats_of(stats, LSE);
+    Reg<float, 4> lse2 = stats_of(stats, LSE2);
     UNROLL for (int k = 0; k < N / 2; k++) {
         UNROLL for (int m = 0; m < 2; m++) {
             UNROLL for (int w = 0; w < 4; w++) {
                 const Reg<float, 4>& piece = s.at[m][2 * k + w / 2];
-                float lse = lses[2 * m + w % 2];
-                float first = probability<D>(piece[w % 2 * 2], lse), second = probability<D>(piece[w % 2 * 2 + 1], lse);
-                p.at[m][k][w] = pack2_f16(first, second);
+                float less = P_BITS - lse2[2 * m + w % 2];
+                p.at[m][k][w] =
+                    pack2_f16(probability<D>(piece[w % 2 * 2], less), probability<D>(piece[w % 2 * 2 + 1], less));
             }
         }
     }

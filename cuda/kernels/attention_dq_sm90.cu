@@ -44,9 +44,9 @@ template <int D> DEVICE void produce(const AttentionTilesBwd& a, Tiles<D> to) {
     }
 }
 
-// lse and D of the lane's two queries.
+// lse2 and D of the lane's two queries.
 struct Numbers {
-    float lse[2], delta[2];
+    float lse2[2], delta[2];
 };
 
 DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 first) {
@@ -54,7 +54,7 @@ DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 firs
     Numbers n;
     UNROLL for (int r = 0; r < 2; r++) {
         u64 at = record + stat_place(sum_row(2 * r));
-        n.lse[r] = f32_of(ld(a.stats, at + LSE));
+        n.lse2[r] = f32_of(ld(a.stats, at + LSE2));
         n.delta[r] = f32_of(ld(a.stats, at + DELTA));
     }
     return n;
@@ -64,7 +64,7 @@ DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 firs
 template <int D> DEVICE float probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
     float most = 0;
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
-        s[i] = fast_exp2(fmadd(s[i], inverse_root<D>(), -n.lse[i / 2 % 2]) * LOG2_E);
+        s[i] = probability<D>(s[i], -n.lse2[i / 2 % 2]);
         most = larger(most, s[i]);
     }
     return most;

@@ -1,4 +1,4 @@
-// Statistics of every query for attention's backward pass: the logsumexp, D = rowsum(do * o) and the start, in the
+// Statistics of every query for attention's backward pass: the logsumexp to base 2, D = rowsum(do * o) and the start, in the
 // order in which the other kernels read them. Queries beyond the end of a sequence get zeros.
 #include "attention_bwd.cuh"
 
@@ -29,7 +29,7 @@ template <int D> DEVICE void stats(const AttentionBwd& a) {
         if (lane) continue;
         u64 lse = static_cast<u64>(h.row + first + row) * h.heads + h.query;
         u64 at = record + stat_place(row);
-        st(a.stats, at + LSE, row < rows.rows ? bits_of(ld(a.lse, lse)) : 0u);
+        st(a.stats, at + LSE2, row < rows.rows ? bits_of(ld(a.lse, lse) * LOG2_E) : 0u);
         st(a.stats, at + DELTA, bits_of(delta));
         st(a.stats, at + START, start_of(a.starts, h, first + row));
     }

@@ -102,6 +102,12 @@ DEVICE float larger(float a, float b) {
     asm("max.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
     return d;
 }
+// The same for each of two bf16.
+DEVICE u32 larger2(u32 a, u32 b) {
+    u32 d;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
 // The natural logarithm, with an error of at most 1 ulp.
 DEVICE float ln(float a) { return logf(a); }
 // An error of at most 2 ulp; subnormals are flushed to zero.

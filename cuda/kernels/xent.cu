@@ -8,9 +8,12 @@
 constexpr int AT_ONCE = 4;
 // The bits of -infinity in bf16.
 constexpr u32 MINUS_INFINITY = 0xff80u;
+constexpr float LOG2_E = 1.442695041f;
 
 DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
-DEVICE float exp_of(float x) { return fast_exp2(x * 1.442695041f); }
+DEVICE float exp_of(float x) { return fast_exp2(x * LOG2_E); }
+// exp(x - base), of which the caller has base log2(e): one instruction less.
+DEVICE float exp_of(float x, float base2) { return fast_exp2(fmadd(x, LOG2_E, -base2)); }
 
 // -- a row as vectors: the first ends at a multiple of 16 bytes, so all but the first and the last are whole --
 
@@ -34,11 +37,22 @@ DEVICE u32 count(const Row& r, u32 v) {
     return (end < r.cols ? end : r.cols) - column(r, v);
 }
 
-// Reads this thread's vectors from v on, a block apart; elements out of bounds are zero.
+// Whether this thread's vectors from v on, a block apart, are all whole.
+DEVICE bool inside(const Row& r, u32 v) { return v > 0 && v + (AT_ONCE - 1) * threads() + 1 < r.vectors; }
+
+// Reads these vectors; elements out of bounds are zero.
 template <class T> DEVICE void read(View<T> x, const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         u32 at = v + k * threads();
         V16 l = load8(x, r.start + column(r, at), count(r, at), true);
+        UNROLL for (int j = 0; j < 4; j++) logits[4 * k + j] = l.w[j];
+    }
+}
+
+// The same where all are whole.
+template <class T> DEVICE void read_whole(View<T> x, const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        V16 l = ld16(x, r.start + (8 * (v + k * threads()) - r.lead));
         UNROLL for (int j = 0; j < 4; j++) logits[4 * k + j] = l.w[j];
     }
 }
@@ -93,16 +107,17 @@ DEVICE Sum block_joined(Sum s, u32 at HERE) {
 
 // Adds logits to the thread's sum, which is rescaled at most once.
 DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
-    float max = s.max;
-    UNROLL for (int i = 0; i < 4 * AT_ONCE; i++) max = larger(larger(low(logits[i]), high(logits[i])), max);
+    u32 most = logits[0];
+    UNROLL for (int i = 1; i < 4 * AT_ONCE; i++) most = larger2(most, logits[i]);
+    float max = larger(larger(low(most), high(most)), s.max);
     float sum = shrunk(s, max);
     // If all are -infinity each term is 0, not exp(NaN).
-    float base = max == minus_infinity() ? 0 : max;
+    float base2 = max == minus_infinity() ? 0 : max * LOG2_E;
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         float part = 0;
         UNROLL for (int j = 0; j < 4; j++) {
             u32 pair = logits[4 * k + j];
-            part += exp_of(low(pair) - base) + exp_of(high(pair) - base);
+            part += exp_of(low(pair), base2) + exp_of(high(pair), base2);
         }
         sum += part;
     }
@@ -125,8 +140,12 @@ KERNEL(xent_stats, XentStats, 512) {
     float target = thread() == 0 ? target_logit(a, r) : 0;
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
-        read(a.logits, r, v, logits);
-        mask(r, v, logits);
+        if (inside(r, v)) {
+            read_whole(a.logits, r, v, logits);
+        } else {
+            read(a.logits, r, v, logits);
+            mask(r, v, logits);
+        }
         s = with(s, logits);
     }
     s = block_joined(s, shared_base());
@@ -179,14 +198,15 @@ KERNEL(xent_totals, XentTotals, 256) {
 
 // The inputs of a row's gradient besides its logits.
 struct Grad {
-    float log_z, factor, w;
+    // log Z log2(e)
+    float log_z2, factor, w;
 };
 
 // The gradient of two logits. `target`: the index of the target among them; any other value if it is neither.
 DEVICE u32 gradient(u32 pair, u32 target, const Grad& g) {
     // If p is near 1, the target's element is a small difference of two numbers, so it is rounded last.
-    float first = g.factor * exp_of(low(pair) - g.log_z) - (target == 0 ? g.w : 0.0f);
-    float second = g.factor * exp_of(high(pair) - g.log_z) - (target == 1 ? g.w : 0.0f);
+    float first = g.factor * exp_of(low(pair), g.log_z2) - (target == 0 ? g.w : 0.0f);
+    float second = g.factor * exp_of(high(pair), g.log_z2) - (target == 1 ? g.w : 0.0f);
     return pack2(first, second);
 }
 
@@ -195,7 +215,7 @@ KERNEL(xent_grad, XentGrad, 512) {
     Row r = row_of(a.logits, row, a.cols);
     u32 target = ld(a.targets, row) - a.first;
     float w = ld(a.weights, row), log_z = ld(a.stats, 3 * row) + ln(ld(a.stats, 3 * row + 1));
-    Grad g = {log_z, w * (1.0f + 2.0f * a.z_loss * log_z), w};
+    Grad g = {log_z * LOG2_E, w * (1.0f + 2.0f * a.z_loss * log_z), w};
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
         if (w != 0) read(a.logits, r, v, logits);

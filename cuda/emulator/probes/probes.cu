@@ -22,6 +22,7 @@ KERNEL(probe_halves_f16, Probe, 64) {
     st(a.y, 2 * me() + 1, bits_of(high_f16(ld(a.x, me()))));
 }
 KERNEL(probe_larger, Probe, 64) { result(a, larger(arg(a, 0, 2), arg(a, 1, 2))); }
+KERNEL(probe_larger2, Probe, 64) { st(a.y, me(), larger2(ld(a.x, 2 * me()), ld(a.x, 2 * me() + 1))); }
 KERNEL(probe_fresh, Probe, 64) { st(a.y, me(), fresh(ld(a.x, me()))); }
 KERNEL(probe_fmadd, Probe, 64) { result(a, fmadd(arg(a, 0, 3), arg(a, 1, 3), arg(a, 2, 3))); }
 // Two roundings: the compiler must not fuse them.

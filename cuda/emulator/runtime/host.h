@@ -97,6 +97,13 @@ DEVICE float ln(float a) { return logf(a); }
 // Like `.ftz`: subnormal inputs and results become zero.
 DEVICE float flushed(float a) { return fabsf(a) < 0x1p-126f ? copysignf(0.0f, a) : a; }
 DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+DEVICE u32 larger2(u32 a, u32 b) {
+    auto half = [&](u32 shift) {
+        float larger_one = larger(f32_of(a >> shift << 16), f32_of(b >> shift << 16));
+        return larger_one != larger_one ? 0x7fffu : bits_of(larger_one) >> 16;
+    };
+    return half(0) | half(16) << 16;
+}
 DEVICE float fast_exp2(float a) { return flushed(exp2f(flushed(a))); }
 DEVICE float fast_log2(float a) { return log2f(flushed(a)); }
 DEVICE float fast_rcp(float a) { return flushed(1.0f / flushed(a)); }

@@ -23,6 +23,7 @@ pub const FILE: File = File {
         "probe_pack2_f16",
         "probe_halves_f16",
         "probe_larger",
+        "probe_larger2",
         "probe_fresh",
         "probe_fmadd",
         "probe_unfused",

@@ -111,6 +111,25 @@ fn the_larger_of_two() {
 }
 
 #[test]
+fn the_larger_of_each_half() {
+    let x = Random::new(16).bits(2 * N);
+    let larger = |a: u32, b: u32| {
+        let (x, y) = (bf16::from_bits(a as u16), bf16::from_bits(b as u16));
+        match (x.is_nan(), y.is_nan()) {
+            (true, true) => 0x7fff,
+            (true, false) => u32::from(y.to_bits()),
+            (false, true) => u32::from(x.to_bits()),
+            // The maximum of two zeros is the positive one.
+            _ => u32::from(if x > y || (x == y && y.is_sign_negative()) { x } else { y }.to_bits()),
+        }
+    };
+    each("probe_larger2", [BLOCKS as u32, 1, 1], &x, N, |what, y| {
+        let of = |x: &[u32]| larger(x[0], x[1]) | larger(x[0] >> 16, x[1] >> 16) << 16;
+        assert_eq!(y, x.chunks_exact(2).map(of).collect::<Vec<_>>(), "{what}");
+    });
+}
+
+#[test]
 fn sums_products_and_quotients_are_rounded_once() {
     let x = any(2, 3 * N);
     numbers("probe_fmadd", &x, |[a, b, c], y| exactly(a.mul_add(b, c), y));
