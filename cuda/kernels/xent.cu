@@ -12,8 +12,6 @@ constexpr float LOG2_E = 1.442695041f;
 
 DEVICE float minus_infinity() { return f32_of(MINUS_INFINITY << 16); }
 DEVICE float exp_of(float x) { return fast_exp2(x * LOG2_E); }
-// exp(x - base), of which the caller has base log2(e): one instruction less.
-DEVICE float exp_of(float x, float base2) { return fast_exp2(fmadd(x, LOG2_E, -base2)); }
 
 // -- a row as vectors: the first ends at a multiple of 16 bytes, so all but the first and the last are whole --
 
@@ -110,18 +108,19 @@ DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     u32 most = logits[0];
     UNROLL for (int i = 1; i < 4 * AT_ONCE; i++) most = larger2(most, logits[i]);
     float max = larger(larger(low(most), high(most)), s.max);
-    float sum = shrunk(s, max);
     // If all are -infinity each term is 0, not exp(NaN).
-    float base2 = max == minus_infinity() ? 0 : max * LOG2_E;
+    float base = max == minus_infinity() ? 0 : max;
+    // exp(x - base) = 2^(x log2(e) - base2 - lost), where `lost` is what rounding took from base2.
+    float base2 = base * LOG2_E, lost = fmadd(base, LOG2_E, -base2), sum = 0;
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
         float part = 0;
         UNROLL for (int j = 0; j < 4; j++) {
             u32 pair = logits[4 * k + j];
-            part += exp_of(low(pair), base2) + exp_of(high(pair), base2);
+            part += fast_exp2(fmadd(low(pair), LOG2_E, -base2)) + fast_exp2(fmadd(high(pair), LOG2_E, -base2));
         }
         sum += part;
     }
-    return {max, sum};
+    return {max, fmadd(sum, fast_exp2(-lost), shrunk(s, max))};
 }
 
 // The target's logit; -infinity if it is not in this shard.
@@ -198,15 +197,14 @@ KERNEL(xent_totals, XentTotals, 256) {
 
 // The inputs of a row's gradient besides its logits.
 struct Grad {
-    // log Z log2(e)
-    float log_z2, factor, w;
+    float log_z, factor, w;
 };
 
 // The gradient of two logits. `target`: the index of the target among them; any other value if it is neither.
 DEVICE u32 gradient(u32 pair, u32 target, const Grad& g) {
     // If p is near 1, the target's element is a small difference of two numbers, so it is rounded last.
-    float first = g.factor * exp_of(low(pair), g.log_z2) - (target == 0 ? g.w : 0.0f);
-    float second = g.factor * exp_of(high(pair), g.log_z2) - (target == 1 ? g.w : 0.0f);
+    float first = g.factor * exp_of(low(pair) - g.log_z) - (target == 0 ? g.w : 0.0f);
+    float second = g.factor * exp_of(high(pair) - g.log_z) - (target == 1 ? g.w : 0.0f);
     return pack2(first, second);
 }
 
@@ -215,7 +213,7 @@ KERNEL(xent_grad, XentGrad, 512) {
     Row r = row_of(a.logits, row, a.cols);
     u32 target = ld(a.targets, row) - a.first;
     float w = ld(a.weights, row), log_z = ld(a.stats, 3 * row) + ln(ld(a.stats, 3 * row + 1));
-    Grad g = {log_z * LOG2_E, w * (1.0f + 2.0f * a.z_loss * log_z), w};
+    Grad g = {log_z, w * (1.0f + 2.0f * a.z_loss * log_z), w};
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
         if (w != 0) read(a.logits, r, v, logits);

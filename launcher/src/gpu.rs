@@ -7,10 +7,11 @@ use cuda::Device;
 use cuda::arch::Arch;
 use cuda::backend::{CommOptions, Cuda, Error as CudaError, Tuning, product_of};
 use cuda::blas::Product;
-use cuda::compile::Places;
+use cuda::compile::{Places, Version};
 use cuda::device::{Error as DeviceError, devices};
 use cuda::limits::{Shape, refusal as refusal_of_shape};
 use cuda::nccl::{Nccl, shown};
+use engine::backend::Backend;
 use engine::config::{Config, Precision};
 use engine::error::{Error, Result, counted};
 use engine::layout::mesh::Mesh;
@@ -32,6 +33,8 @@ const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
 /// The name by which NCCL identifies a node. Ranks with different ones may share a GPU, which is slow, but lets tests
 /// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
+/// The variable that has NCCL order the kernels of all communicators. This engine does not need that.
+const LAUNCH_ORDER: &str = "NCCL_LAUNCH_ORDER_IMPLICIT";
 
 /// The properties of their devices that the ranks compare.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +110,7 @@ fn shape(config: &Config) -> Shape {
 }
 
 /// Opens this rank's device as a backend. The ranks of `comm` are in the mesh's order. Collective.
-pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
+pub fn open(config: &Config, comm: &Rc<Comm>) -> Result<Cuda> {
     let node = comm.split_node();
     let ordinal = comm.agree(ordinal(&node))?;
     // The first rank of a node compiles the kernels that are not cached yet, for all ranks of the node.
@@ -133,15 +136,17 @@ pub fn open(comm: &Rc<Comm>) -> Result<Cuda> {
     let facts: Vec<Facts> = facts.iter().map(read).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
     let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
-    comm.agree(Cuda::open(device, world, CommOptions { nccl, patience }).map_err(at_start))
+    comm.agree(nccl.as_ref().map_or(Ok(()), |nccl| launch_order(nccl.version(), device.driver())))?;
+    let options = CommOptions { nccl, ctas: config.nccl.clone(), patience };
+    comm.agree(Cuda::open(device, world, options).map_err(at_start))
 }
 
 /// Allocates the arena that the run needs according to a dry run, and chooses the algorithms of its matrix products.
 /// Collective.
 pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<Taken> {
     let planned = comm.agree(dry_run::plan::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
-    let (blocks, copy) = (planned.usage, copy_bytes(config, rank_layout));
-    comm.agree(b.check_queues().map_err(at_start))?;
+    let (blocks, copy, others) = (planned.usage, copy_bytes(config, rank_layout), b.taken_by_others());
+    comm.agree(b.check_streams().map_err(at_start))?;
     memory::must_fit(config, comm, copy)?;
     must_fit(b, config, &rank_layout.mesh, blocks.reserved, comm)?;
     let products: Vec<Product> = planned.log.products.iter().map(product_of).collect();
@@ -159,7 +164,8 @@ pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm:
     {
         eprintln!("note: {why}; a run that continues this one may choose other algorithms, which round differently");
     }
-    Ok(Taken { blocks, copy })
+    let others = others.map(|taken| taken + reserve(comm.size()));
+    Ok(Taken { blocks, copy, others })
 }
 
 /// Every rank's `bytes` must be free on its device. Collective.
@@ -267,6 +273,21 @@ fn is_other(a: usize, b: usize) -> bool {
     a.abs_diff(b) > a.max(b) / 32
 }
 
+/// NCCL's implicit launch order waits for whole kernels on drivers before CUDA 12.3. Then a receive holds up the work
+/// that its sender waits for.
+fn launch_order(nccl: i32, driver: Version) -> Result<()> {
+    let asked = std::env::var_os(LAUNCH_ORDER).is_some_and(|value| !value.is_empty() && value != "0");
+    let (has_it, waits) = (nccl >= 22600, driver < Version { major: 12, minor: 3 });
+    if !(asked && has_it && waits) {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "{LAUNCH_ORDER}: with this driver (CUDA {driver}) NCCL {} runs one communicator at a time, so that pipeline \
+         stages can wait for each other for ever: unset it, or install a driver of CUDA 12.3 or newer",
+        shown(nccl)
+    )))
+}
+
 fn patience() -> Result<Duration> {
     let Some(value) = std::env::var_os(PATIENCE_VARIABLE) else { return Ok(PATIENCE) };
     let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
@@ -279,9 +300,10 @@ fn patience() -> Result<Duration> {
 /// An error of the backend before the first step: where something is missing, the user has to act.
 pub fn at_start(error: CudaError) -> Error {
     match error {
-        CudaError::Products(_) | CudaError::Mixed { .. } | CudaError::SharedQueues { .. } => {
-            Error::user(format!("{}: {error}", host()))
-        }
+        CudaError::Products(_)
+        | CudaError::Mixed { .. }
+        | CudaError::SharedQueues { .. }
+        | CudaError::NoProcessor { .. } => Error::user(format!("{}: {error}", host())),
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
     }
 }

@@ -23,6 +23,8 @@ pub struct Taken {
     pub blocks: Usage,
     /// Bytes of the host copy from which a checkpoint is written in the background.
     pub copy: usize,
+    /// Bytes of the device beside these blocks: the context, libraries and other processes; `None` on the CPU.
+    pub others: Option<usize>,
 }
 
 /// The memory that this rank will take on the CPU with `threads` threads; an error where the ranks of a machine
@@ -35,7 +37,7 @@ pub fn plan<A: Float>(config: &Config, mesh: &Mesh, comm: &Comm, threads: usize)
     must_fit(config, comm, HeldBytes::of::<A>(config, &rank_layout, &scratch as &dyn Scratch).sum() + copy)?;
     let blocks = dry_run::plan::<A>(config, mesh, comm.rank(), scratch)?.usage;
     must_fit(config, comm, blocks.reserved + copy)?;
-    Ok(Taken { blocks, copy })
+    Ok(Taken { blocks, copy, others: None })
 }
 
 /// The `bytes` of all ranks of a machine together must fit its memory. Collective.
@@ -71,10 +73,11 @@ fn have() -> Option<f64> {
 
 /// Leaves `memory.json` in the run's directory. All ranks call it together.
 pub fn write(dir: &Path, comm: &Comm, planned: Taken, used: Taken) -> Result<()> {
-    let bytes = |Taken { blocks, copy }: Taken| Bytes {
+    let bytes = |Taken { blocks, copy, others }: Taken| Bytes {
         peak_bytes: blocks.peak as u64,
         reserved_bytes: blocks.reserved as u64,
         checkpoint_copy_bytes: copy as u64,
+        others_bytes: others.map(|bytes| bytes as u64),
     };
     let mine = RankMemory { rank: comm.rank(), host: host(), planned: bytes(planned), used: bytes(used) };
     let all = comm.all_gather_bytes(&serde_json::to_vec(&mine).expect("text and numbers"));

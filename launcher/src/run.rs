@@ -100,7 +100,8 @@ impl<B: Backend> Run<B> {
             logs.progress.finish();
         }
         ended.and(saved)?;
-        let used = Taken { blocks: self.trainer.b.usage(), copy: self.saver.copied() };
+        let b = &self.trainer.b;
+        let used = Taken { blocks: b.usage(), copy: self.saver.copied(), others: b.taken_by_others() };
         memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used).map_err(Stop::AllRanks)
     }
 

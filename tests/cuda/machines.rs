@@ -54,6 +54,20 @@ fn streams_that_share_a_hardware_queue() {
     refused(&site, 2, &[], few, &["streams of this rank share hardware queues", "CUDA_DEVICE_MAX_CONNECTIONS", "32"]);
 }
 
+/// Calls of NCCL that wait for a peer must leave a processor to the work that the peer waits for.
+#[test]
+fn calls_that_would_take_all_processors() {
+    let site = Site::with_fake_cuda();
+    let small = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_PROCESSORS", "28".to_string())]).collect();
+    let needles = ["may take 28 multiprocessors of the GPU's 28 at once", "data 8, optimizer 16, world 4", "[nccl]"];
+    refused(&site, 2, &[("nccl.data_ctas", 12.into())], small, &needles);
+    let order = |rank| {
+        let more = [("NCCL_LAUNCH_ORDER_IMPLICIT", "1"), ("FAKE_CUDA_CUDA", "12020")];
+        apart(rank).into_iter().chain(more.map(|(name, value)| (name, value.to_string()))).collect()
+    };
+    refused(&site, 2, &[], order, &["NCCL_LAUNCH_ORDER_IMPLICIT", "CUDA 12.2", "CUDA 12.3 or newer"]);
+}
+
 /// NCCL takes its memory before the run plans what is left, not at its first large call.
 #[test]
 fn memory_that_nccl_takes_is_known_at_the_start() {

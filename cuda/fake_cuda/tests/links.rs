@@ -208,10 +208,20 @@ fn one_device_is_for_ranks_that_are_said_to_be_on_other_hosts() {
 #[test]
 fn a_communicator_is_made_meanwhile() {
     open(0);
-    let config = Config { size: size_of::<Config>(), magic: 0xcafe_beef, version: 22703, blocking: 0 };
+    let (size, unset) = (size_of::<Config>(), i32::MIN);
+    let config = |max_ctas| Config {
+        size,
+        magic: 0xcafe_beef,
+        version: 22703,
+        blocking: 0,
+        cga_cluster_size: unset,
+        min_ctas: unset,
+        max_ctas,
+    };
     let mut comm = null_mut();
     // SAFETY: there is a place for the handle.
-    assert_eq!(unsafe { ncclCommInitRankConfig(&mut comm, 2, id(), 0, &config) }, 7);
+    let mut init = |ctas| unsafe { ncclCommInitRankConfig(&mut comm, 2, id(), 0, &config(ctas)) };
+    assert_eq!([init(0), init(33), init(unset)], [4, 4, 7]);
     let mut r = Rank { rank: 0, comm, stream: stream() };
     assert_eq!(r.async_error(), 7);
     let x = r.floats(&[1.0]);

@@ -124,7 +124,7 @@ impl Rank {
         let failed = |error: DriverError| self.device.fault(error);
         let stream = self.stream_of(kind).map_err(failed)?;
         let completed = self.device.pinned().take(size_of::<u32>()).and_then(Progress::new).map_err(failed)?;
-        let communicator = Communicator::join(nccl, UniqueId(id), rank, size)?;
+        let communicator = Communicator::join(nccl, UniqueId(id), rank, size, kind.ctas(&self.options.ctas))?;
         let link = Link::new(kind, communicator, stream, PendingCalls::new(name.into(), completed));
         self.warm_up(&link, rank, size).inspect_err(|_| link.mark_broken())?;
         Ok(Rc::new(link))

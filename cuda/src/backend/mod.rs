@@ -124,6 +124,11 @@ impl Backend for Cuda {
         self.0.allocator.borrow().usage()
     }
 
+    fn taken_by_others(&self) -> Option<usize> {
+        let (free, total) = self.memory().ok()?;
+        Some(total.saturating_sub(free + self.0.arena_bytes()))
+    }
+
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T> {
         Tensor::from_mem(Block::take(&self.0, rows * cols), rows, cols)
     }

@@ -51,7 +51,8 @@ impl Cuda {
     }
 
     /// Checks that all streams run beside each other, once the groups are there. Not collective.
-    pub fn check_queues(&self) -> Result<(), Error> {
+    pub fn check_streams(&self) -> Result<(), Error> {
+        self.0.check_processors()?;
         self.0.check_queues()
     }
 

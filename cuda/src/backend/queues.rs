@@ -1,11 +1,18 @@
-//! Whether the streams of a rank run beside each other. The driver deals streams over hardware queues, by default
-//! eight. A receive or a wait on one stream of a queue holds up what the others of that queue enqueue behind it. If
-//! that is the work that the sending rank waits for, both wait for ever. So each stream has a queue of its own, or the
-//! run is refused.
+//! Whether the streams of a rank run beside each other, whatever order they are called in.
+//!
+//! The driver deals streams over hardware queues, by default eight. A receive or a wait on one stream of a queue holds
+//! up what the others of that queue enqueue behind it. If that is the work that the sending rank waits for, both wait
+//! for ever. Likewise a call of NCCL holds multiprocessors until its peers have come, and no kernel runs on them. So
+//! each stream has a queue of its own, and the calls of all streams together leave a multiprocessor free, or the run is
+//! refused. Then what is first in its stream always starts, and the order in which a rank calls its communicators
+//! cannot stall it.
 
 use super::rank::{Error, Rank};
 use crate::device::{Event, Gate, Stream, Timing};
+use crate::machine::Machine;
 use cudarc::driver::DriverError;
+use engine::layout::mesh::GroupKind;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The most hardware queues that the driver makes.
@@ -14,12 +21,24 @@ const MOST: usize = 32;
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Rank {
+    /// Checks that one call of each stream leaves processors to the kernels that it may wait for.
+    pub fn check_processors(&self) -> Result<(), Error> {
+        let of_lane = |(lane, _): &(GroupKind, Rc<Stream>)| (*lane, lane.ctas(&self.options.ctas));
+        let lanes: Vec<(GroupKind, usize)> = self.lanes().iter().map(of_lane).collect();
+        let (ctas, processors) = (lanes.iter().map(|(_, ctas)| ctas).sum(), self.device.processors());
+        if ctas < processors {
+            return Ok(());
+        }
+        let each = lanes.iter().map(|(lane, ctas)| format!("{} {ctas}", lane.name())).collect::<Vec<_>>().join(", ");
+        Err(Error::NoProcessor { ctas, processors, each })
+    }
+
     /// Holds each stream in turn, and checks that all others reach an event meanwhile. Nothing else runs on the device.
     pub fn check_queues(&self) -> Result<(), Error> {
         self.first_fault()?;
         let lanes = self.lanes();
         let mut streams: Vec<&Stream> = vec![self.device.stream(), &self.side];
-        streams.extend(lanes.iter().map(|lane| &**lane));
+        streams.extend(lanes.iter().map(|(_, stream)| &**stream));
         for held in 0..streams.len() {
             let others = streams.iter().enumerate().filter(|(i, _)| *i != held).map(|(_, stream)| *stream);
             if !self.run_beside(streams[held], others).map_err(crate::device::Error::from)? {

@@ -11,6 +11,7 @@ use crate::search::Search;
 use crate::tensor::View;
 use cudarc::driver::DriverError;
 use engine::backend::{Fault, Scratch};
+use engine::config;
 use engine::layout::mesh::GroupKind;
 use engine::memory::arena::{Arena, ArenaSpec};
 use engine::memory::free_list::Allocator;
@@ -31,6 +32,8 @@ const AGREE: Duration = Duration::from_secs(10);
 pub struct CommOptions {
     /// Required for several ranks.
     pub nccl: Option<Rc<Nccl>>,
+    /// The thread blocks of a call by the kind of its group.
+    pub ctas: config::Nccl,
     /// Timeout after which a rank that makes no progress is given up.
     pub patience: Duration,
 }
@@ -52,6 +55,11 @@ pub enum Error {
          that its sender waits for, for ever: leave CUDA_DEVICE_MAX_CONNECTIONS unset, or set it to {most}, the most"
     )]
     SharedQueues { streams: usize, most: usize },
+    #[error(
+        "NCCL's calls may take {ctas} multiprocessors of the GPU's {processors} at once ({each}), so that they could \
+         hold up the work that they wait for, for ever: lower the keys of [nccl]"
+    )]
+    NoProcessor { ctas: usize, processors: usize, each: String },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -137,6 +145,11 @@ impl Rank {
         Ok(self.device.sync()?)
     }
 
+    /// Bytes of the arena; 0 before it is allocated.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.get().map_or(0, |arena| arena.len())
+    }
+
     /// The free middle of the arena.
     fn free(&self) -> View {
         let middle = self.allocator.borrow().middle();
@@ -219,9 +232,9 @@ impl Rank {
         Ok(stream)
     }
 
-    /// The streams of all kinds of groups so far.
-    pub fn lanes(&self) -> Vec<Rc<Stream>> {
-        self.lanes.borrow().iter().map(|(_, stream)| stream.clone()).collect()
+    /// The streams of all kinds of groups so far, with the kind that names each.
+    pub fn lanes(&self) -> Vec<(GroupKind, Rc<Stream>)> {
+        self.lanes.borrow().clone()
     }
 
     pub fn world_rank(&self) -> usize {

@@ -3,7 +3,7 @@
 
 use crate::search::functions;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,40 @@ type Stream = *mut c_void;
 #[derive(Clone, Copy)]
 pub struct UniqueId(pub [u8; 128]);
 
+/// `ncclConfig_t` of `nccl.h` 2.18. Later versions accept it by its size and version.
+#[repr(C)]
+pub(super) struct Config {
+    size: usize,
+    magic: c_uint,
+    version: c_uint,
+    blocking: c_int,
+    cga_cluster_size: c_int,
+    min_ctas: c_int,
+    max_ctas: c_int,
+    net_name: *const c_char,
+    split_share: c_int,
+}
+
+impl Config {
+    /// NCCL_CONFIG_INITIALIZER, with at most `ctas` thread blocks a call.
+    pub fn with_ctas(ctas: usize) -> Config {
+        const MAGIC: c_uint = 0xcafe_beef;
+        // NCCL_CONFIG_UNDEF_INT: NCCL chooses.
+        const UNDEFINED: c_int = c_int::MIN;
+        Config {
+            size: size_of::<Config>(),
+            magic: MAGIC,
+            version: super::OLDEST as c_uint,
+            blocking: UNDEFINED,
+            cga_cluster_size: UNDEFINED,
+            min_ctas: UNDEFINED,
+            max_ctas: ctas as c_int,
+            net_name: std::ptr::null(),
+            split_share: UNDEFINED,
+        }
+    }
+}
+
 type To = *mut c_void;
 type From = *const c_void;
 
@@ -28,7 +62,7 @@ functions! {
     pub(super) struct Api {
         get_version: "ncclGetVersion" (*mut c_int) -> Code,
         unique_id: "ncclGetUniqueId" (*mut UniqueId) -> Code,
-        init: "ncclCommInitRank" (*mut Comm, c_int, UniqueId, c_int) -> Code,
+        init: "ncclCommInitRankConfig" (*mut Comm, c_int, UniqueId, c_int, *mut Config) -> Code,
         finalize: "ncclCommFinalize" (Comm) -> Code,
         destroy: "ncclCommDestroy" (Comm) -> Code,
         abort: "ncclCommAbort" (Comm) -> Code,

@@ -142,6 +142,11 @@ pub trait Backend: Sized + 'static {
 
     /// Memory in use and its peak, including the scratch of ops.
     fn usage(&self) -> Usage;
+    /// Bytes of the device's memory that are taken beside the backend's own, by the context, libraries and other
+    /// processes; `None` on a host, or where the device does not answer.
+    fn taken_by_others(&self) -> Option<usize> {
+        None
+    }
     /// A matrix with unspecified contents.
     fn alloc<T: Elem>(&self, rows: usize, cols: usize) -> Tensor<Self, T>;
     /// A view of `range` of a block. Dropping it does not free the block.

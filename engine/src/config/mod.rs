@@ -28,8 +28,8 @@ pub use model::{Architecture, Layer, Llama3, MlpKind, Model, RopeScaling};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
-    Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Optimizer, Parallel, Precision, Recompute, Report,
-    Schedule, Train,
+    Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Nccl, Optimizer, Parallel, Precision, Recompute,
+    Report, Schedule, Train,
 };
 
 use crate::error::{Error, Result};
@@ -43,6 +43,7 @@ pub struct Config {
     pub model: Model,
     pub train: Train,
     pub parallel: Parallel,
+    pub nccl: Nccl,
     pub optimizer: Optimizer,
     pub data: Data,
     pub checkpoint: Checkpoint,
@@ -50,11 +51,12 @@ pub struct Config {
 }
 
 /// The tables of a file and their keys.
-pub fn tables() -> [(&'static str, Vec<&'static str>); 7] {
+pub fn tables() -> [(&'static str, Vec<&'static str>); 8] {
     [
         ("model", Model::known()),
         ("train", Train::known()),
         ("parallel", Parallel::known()),
+        ("nccl", Nccl::known()),
         ("optimizer", Optimizer::known()),
         ("data", Data::known()),
         ("checkpoint", Checkpoint::known()),
@@ -70,6 +72,7 @@ impl Config {
             ("model", self.model.entries()),
             ("train", self.train.entries()),
             ("parallel", self.parallel.entries()),
+            ("nccl", self.nccl.entries()),
             ("optimizer", self.optimizer.entries()),
             ("data", self.data.entries()),
             ("checkpoint", self.checkpoint.entries()),
@@ -93,6 +96,7 @@ impl Config {
         train.check(&model, at)?;
         let parallel: Parallel = or(all_defaults()).apply(&file.field("parallel"))?;
         parallel.check(&model, &train, ranks, at)?;
+        let nccl = or(all_defaults()).apply(&file.field("nccl"))?;
         let optimizer = file.field("optimizer").section("an [optimizer] table", &Optimizer::known())?;
         let optimizer = Optimizer::from_section(&optimizer, train.steps)?;
         optimizer.check(train.steps, at)?;
@@ -107,7 +111,7 @@ impl Config {
         }
         let checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
         let report = or(all_defaults()).apply(&file.field("report"))?;
-        Ok(Config { model, train, parallel, optimizer, data, checkpoint, report })
+        Ok(Config { model, train, parallel, nccl, optimizer, data, checkpoint, report })
     }
 }
 

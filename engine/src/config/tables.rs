@@ -16,6 +16,8 @@ const MOST_SAMPLES: u64 = 1 << 22;
 pub(super) const MOST_STEPS: u64 = 1 << 40;
 /// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
+/// The most channels of a communicator in all versions of NCCL.
+const MOST_CTAS: u64 = 32;
 
 section! {
     /// The `[train]` table: batch sizes, steps, precision and where the weights come from.
@@ -195,6 +197,24 @@ impl Text for [Axis; 5] {
 
     fn text(&self) -> String {
         self.map(Named::name).join("-")
+    }
+}
+
+section! {
+    /// NCCL's thread blocks (CTAs) for one call, by the kind of its group. Each occupies a multiprocessor.
+    pub struct Nccl {
+        /// Tensor-parallel ranks.
+        pub tensor_ctas: usize = or(16).within(1..=MOST_CTAS),
+        /// Data-parallel ranks.
+        pub data_ctas: usize = or(8).within(1..=MOST_CTAS),
+        /// Neighbouring pipeline stages, each direction; also groups with few and small calls.
+        pub pipeline_ctas: usize = or(4).within(1..=MOST_CTAS),
+    }
+}
+
+impl Default for Nccl {
+    fn default() -> Self {
+        all_defaults()
     }
 }
 

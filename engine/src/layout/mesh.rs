@@ -1,7 +1,7 @@
 //! The device mesh: ranks as points of a grid with tensor, context, expert, data and pipeline axes, the fastest-varying
 //! axis first. A group is the ranks that differ along one axis only.
 
-use crate::config::{Axis, Config, Parallel, degrees, near_multiples, near_pairs, ranks_used, samples};
+use crate::config::{Axis, Config, Nccl, Parallel, degrees, near_multiples, near_pairs, ranks_used, samples};
 use crate::error::{Error, Result, counted};
 
 /// The grid of all ranks.
@@ -59,6 +59,16 @@ impl GroupKind {
         match self {
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => GroupKind::World,
             kind => kind,
+        }
+    }
+
+    /// The thread blocks of NCCL, and so multiprocessors, that a call of this kind takes.
+    pub fn ctas(self, nccl: &Nccl) -> usize {
+        match self {
+            GroupKind::Tensor => nccl.tensor_ctas,
+            GroupKind::Data | GroupKind::Optimizer => nccl.data_ctas,
+            GroupKind::Activations | GroupKind::Gradients => nccl.pipeline_ctas,
+            GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => nccl.pipeline_ctas,
         }
     }
 

@@ -123,7 +123,7 @@ impl Start<'_> {
 
     /// The groups are made first, so that NCCL takes its memory before the engine reserves the rest.
     fn on_cuda(self) -> Result<()> {
-        let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.ranks)?);
+        let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.config, &self.ranks)?);
         let groups = Groups::new(&b, &self.config, &rank_layout);
         let planned = gpu::allocate_arena(&b, &self.config, &rank_layout, &self.ranks)?;
         self.train(b, groups, rank_layout, planned)

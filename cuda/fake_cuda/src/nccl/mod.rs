@@ -19,6 +19,7 @@ use comm::Comm;
 use data_type::{DataType, ReduceOp};
 use plan::Op;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -38,7 +39,15 @@ pub struct Config {
     pub magic: c_uint,
     pub version: c_uint,
     pub blocking: c_int,
+    pub cga_cluster_size: c_int,
+    pub min_ctas: c_int,
+    pub max_ctas: c_int,
 }
+
+/// NCCL_CONFIG_UNDEF_INT.
+const UNDEFINED: c_int = c_int::MIN;
+/// The thread blocks that a communicator may have.
+const CTAS: RangeInclusive<c_int> = 1..=32;
 
 /// Calls of more bytes need connections of their own.
 const LARGE: usize = 1 << 20;
@@ -101,6 +110,10 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     let config = unsafe { config.as_ref() };
     if config.is_some_and(|config| config.magic != MAGIC) {
         return fail(INVALID_ARGUMENT, "a configuration that was not initialized");
+    }
+    let bad = |ctas: c_int| ctas != UNDEFINED && !CTAS.contains(&ctas);
+    if let Some(config) = config.filter(|config| bad(config.min_ctas) || bad(config.max_ctas)) {
+        return fail(INVALID_ARGUMENT, &format!("{} to {} thread blocks", config.min_ctas, config.max_ctas));
     }
     let blocking = config.is_none_or(|config| config.blocking != 0);
     // SAFETY: the caller passes a valid pointer.

@@ -68,6 +68,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             order: axes,
             ranks: None,
         },
+        nccl: Nccl::default(),
         optimizer: Optimizer {
             lr: 1e-4,
             min_lr: 0.0,

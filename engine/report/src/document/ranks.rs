@@ -4,7 +4,7 @@ use super::number::{counted, percent, seconds, whole};
 use super::{Bars, Block, Chart, Drawing, Section, Tone, no_samples};
 use crate::efficiency::{Efficiency, MemoryUse, PhaseTime, Slow, Time, WaitTime, mean};
 use crate::run::Run;
-use engine::memory::table::MemoryTable;
+use engine::memory::table::{GIB, MemoryTable};
 
 /// The most rows of a chart or table; larger runs show their stages instead.
 const ROWS: usize = 64;
@@ -111,10 +111,10 @@ pub fn stragglers(e: &Efficiency) -> Section {
 }
 
 pub fn memory(e: &Efficiency, run: &Run) -> Section {
-    let section = |block| Section::new("memory", "Memory", vec![block]);
+    let section = |blocks| Section::new("memory", "Memory", blocks);
     let Some(memory) = &e.memory else {
         let absent = "There is no `memory.json`: a run writes it when it ends without an error.";
-        return section(Block::Text(run.memory.instead(absent)));
+        return section(vec![Block::Text(run.memory.instead(absent))]);
     };
     let (caption, shown) = match memory.len() <= ROWS {
         true => ("Planned and used memory by rank", memory.iter().collect()),
@@ -139,7 +139,21 @@ pub fn memory(e: &Efficiency, run: &Run) -> Section {
         &format!("used - planned, {}", differences.unit),
         &format!("checkpoint copy on the host, {unit}"),
     ];
-    section(Block::table(caption, &head, shown.iter().enumerate().map(row).collect()))
+    let table = Block::table(caption, &head, shown.iter().enumerate().map(row).collect());
+    section([table].into_iter().chain(others(memory)).collect())
+}
+
+/// The memory of a device beside the engine's, where it was measured.
+fn others(memory: &[MemoryUse]) -> Option<Block> {
+    let measured = memory.iter().filter_map(|of| Some((of.rank, of.others_bytes?)));
+    let (rank, [planned, used]) = measured.max_by_key(|(_, [_, used])| *used)?;
+    let gib = |bytes: u64| bytes as f64 / GIB;
+    Some(Block::Text(format!(
+        "Beside that, CUDA's context, libraries and other processes had taken up to {:.2} GiB of a GPU at the end \
+         (rank {rank}); {:.2} GiB were planned for them.",
+        gib(used),
+        gib(planned)
+    )))
 }
 
 /// The rank of each stage that uses most.

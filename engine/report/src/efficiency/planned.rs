@@ -17,6 +17,8 @@ pub struct MemoryUse {
     pub used_bytes: u64,
     /// On the host, while a checkpoint is written.
     pub checkpoint_copy_bytes: u64,
+    /// Of the device, by the context, libraries and other processes, planned and used.
+    pub others_bytes: Option<[u64; 2]>,
 }
 
 /// The step of `plan --json` and that of the run.
@@ -49,6 +51,7 @@ impl MemoryUse {
             planned_bytes: rank.planned.reserved_bytes,
             used_bytes: rank.used.reserved_bytes,
             checkpoint_copy_bytes: rank.used.checkpoint_copy_bytes,
+            others_bytes: rank.planned.others_bytes.zip(rank.used.others_bytes).map(|(plan, used)| [plan, used]),
         };
         Some(run.memory.present()?.ranks.iter().map(one).collect())
     }

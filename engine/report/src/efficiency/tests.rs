@@ -184,7 +184,10 @@ fn steps_with_other_settings_are_excluded() {
 #[test]
 fn memory_and_plan_are_compared_with_the_measurement() {
     let mut run = run();
-    let bytes = |reserved_bytes| Bytes { peak_bytes: 0, reserved_bytes, checkpoint_copy_bytes: 7 };
+    let bytes = |reserved_bytes| {
+        let others_bytes = Some(reserved_bytes / 4);
+        Bytes { peak_bytes: 0, reserved_bytes, checkpoint_copy_bytes: 7, others_bytes }
+    };
     let of_rank = |rank| RankMemory {
         rank,
         host: "a".into(),
@@ -206,6 +209,7 @@ fn memory_and_plan_are_compared_with_the_measurement() {
     assert!(text.contains("| step time, s | 0.500 | 1.00 | 2.00 |"), "{text}");
     assert!(text.contains("| planned, GiB | used, GiB | used - planned, KiB | "), "{text}");
     assert!(text.contains("| rank 3 (stage 1) | 1.00 | 1.00 | 3.00 | 0.00 |"), "{text}");
+    assert!(text.contains("had taken up to 0.25 GiB of a GPU at the end (rank 3); 0.25 GiB were planned"), "{text}");
 }
 
 #[test]

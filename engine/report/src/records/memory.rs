@@ -31,6 +31,10 @@ pub struct Bytes {
     pub reserved_bytes: u64,
     /// The copy on the host that a checkpoint is written from.
     pub checkpoint_copy_bytes: u64,
+    /// Bytes of the device beside these blocks: CUDA's context, the libraries, other processes. Planned is what they
+    /// had taken before the blocks were, and a reserve. Absent on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others_bytes: Option<u64>,
 }
 
 impl Memory {
