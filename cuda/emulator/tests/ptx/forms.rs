@@ -113,7 +113,7 @@ impl Kind {
             Floats(n) => all(n, &["f32"]),
             Words(n) => all(n, &word),
             Immediate(first, last, step) => {
-                matches!(operand, Operand::Constant(x) if (first..=last).contains(x) && (x - first).is_multiple_of(step))
+                matches!(operand, Operand::Constant(x) if (first..=last).contains(x) && (x - first) % step == 0)
             }
         }
     }
@@ -178,8 +178,8 @@ fn wrong_descriptors(entry: &Entry) -> Result<Vec<String>, String> {
         for (operand, tile, across) in operands.into_iter().filter(|(o, ..)| matches!(o, Operand::Register(_))) {
             let bits = folded(&program, operand).ok_or_else(|| format!("line {}: no value", product.line))?;
             let descriptor = Descriptor::of(bits)?;
-            // "Strides": eight rows of 128 bytes from the next eight. Along k the leading dimension counts as 1; across,
-            // it is the distance to the next 64 columns, in the next tile.
+            // "Strides": eight rows of 128 bytes from the next eight. Along k the leading dimension counts as 1;
+            // across, it is the distance to the next 64 columns, in the next tile.
             let (leading, within) = if across == 1 { (TILE, step * ROWS) } else { (16, step * COLUMNS) };
             let (start, stride) = (SHARED + tile + within, 8 * 128);
             let right = Descriptor { start, leading, stride, base: 0, swizzle: Swizzle::Bytes128 };
@@ -207,4 +207,25 @@ fn instructions_and_descriptors_have_the_forms_of_the_isa() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let unused = FORMS.iter().zip(used).filter(|(_, n)| *n == 0).map(|(form, _)| form.0).collect::<Vec<_>>();
     assert!(unused.is_empty(), "no probe has {unused:?}");
+}
+
+mod exhaustive {
+    use super::*;
+    use crate::ptx::{compiled, compiler};
+    use cuda::kernels::files_for;
+    use cuda::machine::Target;
+
+    #[test]
+    fn instructions_of_the_kernels_of_sm_90a_have_the_forms_too() {
+        if compiler().is_err() {
+            return;
+        }
+        let mut used = Used::default();
+        for file in files_for(Target::Sm90a).filter(|file| file.only.is_some()) {
+            let module = Module::read(&compiled(file, &[]).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", file.name));
+            let wrong = module.entries.iter().flat_map(|e| complaints(e, &mut used)).collect::<Vec<_>>();
+            assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        }
+        assert!(used.iter().sum::<usize>() > 500, "{used:?}");
+    }
 }

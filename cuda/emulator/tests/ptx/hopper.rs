@@ -1,9 +1,10 @@
-//! The instructions of sm_90a (PTX ISA, "mbarrier", "cp.async.bulk", "cp.async.bulk.tensor", "Asynchronous warpgroup level
-//! matrix instructions"): their effects, as late as the ISA allows. Fences have none here.
+//! The instructions of sm_90a (PTX ISA, "mbarrier", "cp.async.bulk", "cp.async.bulk.tensor", "Asynchronous warpgroup
+//! level matrix instructions"): their effects, as late as the ISA allows. Fences have none here.
 
 use super::descriptor::Descriptor;
 use super::machine::{Block, Done, State as Progress, list};
-use super::memory::{PARAM_WINDOW, SHARED, aligned, number};
+use super::memory::{PARAM_WINDOW, aligned, number};
+use super::program;
 use super::text::Operand;
 use super::warp::LANES;
 use cuda::tensor::{TensorMap, Tiles};
@@ -49,13 +50,22 @@ struct Flight {
     bar: u64,
 }
 
+/// A product that was started: its instruction, and the values of its operands after d. Registers are read when it is
+/// executed, so a is None if it is in registers.
+struct Product {
+    at: usize,
+    a: Option<Descriptor>,
+    b: Descriptor,
+    flags: Vec<u64>,
+}
+
 #[derive(Default)]
 pub struct State {
     mbarriers: HashMap<u64, Mbarrier>,
     flights: VecDeque<Flight>,
-    /// By warpgroup: the products of the open group and of the closed ones, as instructions.
-    open: HashMap<usize, Vec<usize>>,
-    closed: HashMap<usize, VecDeque<Vec<usize>>>,
+    /// By warpgroup: the products of the open group and of the closed ones.
+    open: HashMap<usize, Vec<Product>>,
+    closed: HashMap<usize, VecDeque<Vec<Product>>>,
 }
 
 impl Action {
@@ -223,7 +233,10 @@ impl Block<'_> {
         }
         let operands = &self.program.code[next].operands;
         match action {
-            Action::Multiply(_) => self.hopper.open.entry(group).or_default().push(next),
+            Action::Multiply(_) => {
+                let product = self.started(threads.start, next)?;
+                self.hopper.open.entry(group).or_default().push(product);
+            }
             Action::CloseProducts => {
                 let products = self.hopper.open.remove(&group).unwrap_or_default();
                 self.hopper.closed.entry(group).or_default().push_back(products);
@@ -244,73 +257,73 @@ impl Block<'_> {
         Ok(true)
     }
 
-    /// `wgmma.mma_async`: d [64, n] = a [64, 16] b [16, n], plus d where the predicate is set.
-    fn multiply(&mut self, first: usize, product: usize) -> Done<()> {
-        let instruction = &self.program.code[product];
-        let super::program::Action::Hopper(Action::Multiply(n)) = instruction.action else { unreachable!() };
-        let (d, a, b, more) = match &instruction.operands[..] {
-            [d, a, b, more @ ..] => (list(d)?, a, b, more),
-            _ => return Err("operands are missing".into()),
+    /// `wgmma.mma_async d, a, b, scale-d, ...`, which a warpgroup starts.
+    fn started(&self, first: usize, at: usize) -> Done<Product> {
+        let [_, a, b, flags @ ..] = &self.program.code[at].operands[..] else {
+            return Err("operands are missing".into());
         };
-        let flags = more.iter().map(|o| self.value(first, o)).collect::<Done<Vec<_>>>()?;
-        let registers = matches!(a, Operand::List(_));
-        let (add, across_a, across_b) = match (registers, &flags[..]) {
-            (true, [add, 1, 1, across]) => (*add, 0, *across),
-            (false, [add, 1, 1, a, b]) => (*add, *a, *b),
-            _ => return Err(format!("flags {flags:?}")),
-        };
-        let mut left = vec![[0.0; 16]; 64];
-        for (row, left) in left.iter_mut().enumerate() {
-            for (k, left) in left.iter_mut().enumerate() {
-                *left = match registers {
-                    true => {
-                        // Element i of lane l: as in the fragment of `mma.m16n8k16`, per warp of 16 rows.
-                        let lane = row / 16 * LANES + row % 8 * 4 + k % 8 / 2;
-                        let register = row / 8 % 2 + k / 8 * 2;
-                        let word = self.value(first + lane, &list(a)?[register])? as u32;
-                        f64::from(f32::from_bits(word >> (16 * (k % 2)) << 16))
-                    }
-                    false => self.element(first, a, across_a == 1, row, k)?,
-                };
-            }
-        }
-        let mut right = vec![[0.0; 16]; n];
-        for (column, right) in right.iter_mut().enumerate() {
-            for (k, right) in right.iter_mut().enumerate() {
-                *right = self.element(first, b, across_b == 1, column, k)?;
-            }
-        }
+        let descriptor = |o: &Operand| Descriptor::of(self.value(first, o)?);
+        let a = if matches!(a, Operand::List(_)) { None } else { Some(descriptor(a)?) };
+        let flags = flags.iter().map(|o| self.value(first, o)).collect::<Done<_>>()?;
+        Ok(Product { at, a, b: descriptor(b)?, flags })
+    }
+
+    /// d [64, n] = a [64, 16] b [16, n], plus d where the predicate is set.
+    fn multiply(&mut self, first: usize, product: Product) -> Done<()> {
+        let instruction = &self.program.code[product.at];
+        let program::Action::Hopper(Action::Multiply(n)) = instruction.action else { unreachable!("no product") };
+        let d = list(&instruction.operands[0])?;
         if d.len() != n / 2 {
             return Err(format!("{} accumulators for {n} columns", d.len()));
         }
+        // The scales of a and b are 1.
+        let (add, left, across) = match (product.a, &product.flags[..]) {
+            (None, [add, 1, 1, across]) => {
+                (*add == 1, self.left(first, list(&instruction.operands[1])?)?, *across == 1)
+            }
+            (Some(a), [add, 1, 1, across_a, across]) => (*add == 1, self.matrix(a, *across_a == 1, 64)?, *across == 1),
+            (_, flags) => return Err(format!("flags {flags:?}")),
+        };
+        let right = self.matrix(product.b, across, n)?;
         for (row, left) in left.iter().enumerate() {
             for (column, right) in right.iter().enumerate() {
                 let lane = row / 16 * LANES + row % 8 * 4 + column % 8 / 2;
                 let register = &d[column / 8 * 4 + row / 8 % 2 * 2 + column % 2];
-                let sum = if add == 1 { number_of(self.value(first + lane, register)?) } else { 0.0 };
-                let sum = left.iter().zip(right).fold(sum, |sum, (a, b)| sum + a * b);
+                let old = if add { self.value(first + lane, register)? as u32 } else { 0 };
+                let sum = left.iter().zip(right).fold(f32::from_bits(old).into(), |sum: f64, (a, b)| sum + a * b);
                 self.set(first + lane, register, (sum as f32).to_bits().into())?;
             }
         }
         Ok(())
     }
 
-    /// Element (row, k) of an operand in shared memory, where row runs over m or n.
-    fn element(&mut self, first: usize, operand: &Operand, across: bool, row: usize, k: usize) -> Done<f64> {
-        let descriptor = Descriptor::of(self.value(first, operand)?)?;
-        let at = swizzled(descriptor.offset(row as u64, k as u64, across));
-        let bytes = self.shared.bytes(at, 2)?;
-        Ok(bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64())
+    /// The left operand in registers: per warp of 16 rows the fragment of `mma.m16n8k16`.
+    fn left(&self, first: usize, words: &[Operand]) -> Done<Vec<[f64; 16]>> {
+        let mut left = vec![[0.0; 16]; 64];
+        for (at, x) in left.iter_mut().flatten().enumerate() {
+            let (row, k) = (at / 16, at % 16);
+            let lane = row / 16 * LANES + row % 8 * 4 + k % 8 / 2;
+            let word = words.get(row / 8 % 2 + k / 8 * 2).ok_or("four registers hold the left operand")?;
+            let word = self.value(first + lane, word)? as u32;
+            *x = f32::from_bits(word >> (16 * (k % 2)) << 16).into();
+        }
+        Ok(left)
     }
-}
 
-fn number_of(x: u64) -> f64 {
-    f32::from_bits(x as u32).into()
+    /// An operand in shared memory, with rows of m or n.
+    fn matrix(&mut self, descriptor: Descriptor, across: bool, rows: usize) -> Done<Vec<[f64; 16]>> {
+        let mut matrix = vec![[0.0; 16]; rows];
+        for (at, x) in matrix.iter_mut().flatten().enumerate() {
+            let at = swizzled(descriptor.offset((at / 16) as u64, (at % 16) as u64, across));
+            let bytes = self.shared.bytes(at, 2)?;
+            *x = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64();
+        }
+        Ok(matrix)
+    }
 }
 
 /// The 128-byte swizzle: the chunk of 16 bytes in a row of 128 is XORed with the row modulo 8, by the address's bits.
 fn swizzled(at: u64) -> u64 {
-    debug_assert!(SHARED.is_multiple_of(1024), "the pattern repeats every 1024 bytes");
     at ^ (at >> 7 & 7) << 4
 }
 

@@ -129,60 +129,53 @@ impl Block<'_> {
             self.threads[t].next += 1;
             return Ok(());
         }
+        let thread = &mut self.threads[t];
         match *action {
-            Action::Branch(to) => {
-                self.threads[t].next = to;
-                return Ok(());
+            Action::Branch(to) => thread.next = to,
+            Action::Exit => thread.state = State::Done,
+            Action::Warp(_) | Action::Barrier { .. } => thread.state = State::Together,
+            Action::Hopper(action) => self.hopper_step(t, action)?,
+            action => {
+                self.perform(t, action, operands)?;
+                self.threads[t].next += 1;
             }
-            Action::Exit => {
-                self.threads[t].state = State::Done;
-                return Ok(());
-            }
-            Action::Warp(_) | Action::Barrier { .. } => {
-                self.threads[t].state = State::Together;
-                return Ok(());
-            }
-            Action::Hopper(action) => return self.hopper_step(t, action),
+        }
+        Ok(())
+    }
+
+    /// Executes an instruction that concerns one thread alone.
+    fn perform(&mut self, t: usize, action: Action, operands: &[Operand]) -> Done<()> {
+        match action {
             Action::Compute(scalar) => {
                 let x = operands[1..].iter().map(|o| self.value(t, o)).collect::<Done<Vec<_>>>()?;
-                self.set(t, &operands[0], scalar.of(&x))?;
+                self.set(t, &operands[0], scalar.of(&x))
             }
             Action::Join => {
                 let bits = self.width(&operands[0])? / list(&operands[1])?.len() as u32;
                 let parts = list(&operands[1])?.iter().map(|o| self.value(t, o)).collect::<Done<Vec<_>>>()?;
-                self.set(t, &operands[0], parts.iter().rev().fold(0, |x, part| x << bits | part))?;
+                self.set(t, &operands[0], parts.iter().rev().fold(0, |x, part| x << bits | part))
             }
             Action::Split => {
                 let parts = list(&operands[0])?;
                 let (whole, bits) = (self.value(t, &operands[1])?, self.width(&parts[0])?);
-                for (i, part) in parts.iter().enumerate() {
-                    self.set(t, part, whole >> (bits * i as u32))?;
-                }
+                (0..).zip(parts).try_for_each(|(i, part)| self.set(t, part, whole >> (bits * i)))
             }
-            Action::Load(space, ty) => self.load(t, space, ty, &operands[0], &operands[1])?,
-            Action::Store(space, ty) => self.store(t, space, ty, &operands[0], &operands[1])?,
+            Action::Load(space, ty) => self.load(t, space, ty, &operands[0], &operands[1]),
+            Action::Store(space, ty) => self.store(t, space, ty, &operands[0], &operands[1]),
             Action::ToGeneric(space) => {
                 let at = self.value(t, &operands[1])?;
-                self.set(t, &operands[0], at + window(space))?;
+                self.set(t, &operands[0], at + window(space))
             }
             Action::FromGeneric(space) => {
                 let at = self.value(t, &operands[1])?;
                 let inside = at.checked_sub(window(space)).ok_or("the address is of another space")?;
-                self.set(t, &operands[0], inside)?;
+                self.set(t, &operands[0], inside)
             }
-            Action::Copy => {
-                let (to, from) = (self.address(t, &operands[0])?, self.address(t, &operands[1])?);
-                let sizes = operands[2..].iter().map(|o| self.value(t, o)).collect::<Done<Vec<_>>>()?;
-                let read = *sizes.get(1).unwrap_or(&16) as usize;
-                if sizes[0] != 16 || read > 16 {
-                    return Err(format!("a copy of {read} of {} bytes", sizes[0]));
-                }
-                aligned(to, 16).and(aligned(from, 16))?;
-                self.threads[t].open.push((to, from, read));
-            }
+            Action::Copy => self.start_copy(t, operands),
             Action::CloseCopies => {
                 let group = std::mem::take(&mut self.threads[t].open);
                 self.threads[t].closed.push_back(group);
+                Ok(())
             }
             Action::WaitForCopies => {
                 let in_flight = self.value(t, &operands[0])? as usize;
@@ -190,9 +183,22 @@ impl Block<'_> {
                     let group = self.threads[t].closed.pop_front().expect("there is a group");
                     group.into_iter().try_for_each(|copy| self.copy(copy))?;
                 }
+                Ok(())
             }
+            other => unreachable!("{other:?} does not concern one thread alone"),
         }
-        self.threads[t].next += 1;
+    }
+
+    /// `cp.async.cg [to], [from], 16{, read}`
+    fn start_copy(&mut self, t: usize, operands: &[Operand]) -> Done<()> {
+        let (to, from) = (self.address(t, &operands[0])?, self.address(t, &operands[1])?);
+        let sizes = operands[2..].iter().map(|o| self.value(t, o)).collect::<Done<Vec<_>>>()?;
+        let read = *sizes.get(1).unwrap_or(&16) as usize;
+        if sizes[0] != 16 || read > 16 {
+            return Err(format!("a copy of {read} of {} bytes", sizes[0]));
+        }
+        aligned(to, 16).and(aligned(from, 16))?;
+        self.threads[t].open.push((to, from, read));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 /// Shared memory begins here, at a multiple of 1024 that is not 0 so that a lost base shows.
 pub const SHARED: u64 = 3 << 10;
+const _: () = assert!(SHARED.is_multiple_of(1024), "swizzles repeat every 1024 bytes");
 
 /// Where shared and parameter memory lie among generic addresses (PTX ISA, "Generic addressing"). Global addresses are
 /// generic ones as they are.

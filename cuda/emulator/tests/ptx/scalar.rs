@@ -1,6 +1,6 @@
-//! Instructions that compute one value from others, without memory and without other lanes (PTX ISA, "Integer arithmetic
-//! instructions", "Floating point instructions", "Comparison and selection instructions", "Data movement and conversion
-//! instructions"). Values are bits, in the low part of 64.
+//! Instructions that compute one value from others, without memory and without other lanes (PTX ISA, "Integer
+//! arithmetic instructions", "Floating point instructions", "Comparison and selection instructions", "Data movement and
+//! conversion instructions"). Values are bits, in the low part of 64.
 //!
 //! The approximations are the exact functions, rounded once: the PTX ISA bounds their errors only, and so do the tests.
 
@@ -139,7 +139,8 @@ impl Type {
     }
 }
 
-/// The value of a number of 1 sign bit, `e` bits of exponent and `m` of fraction (IEEE 754, binary interchange formats).
+/// The value of a number of 1 sign bit, `e` bits of exponent and `m` of fraction (IEEE 754, binary interchange
+/// formats).
 fn small(x: u64, e: u32, m: u32) -> f64 {
     let (sign, exponent, fraction) = (x >> (e + m) & 1, x >> m & ((1 << e) - 1), x & ((1 << m) - 1));
     let bias = (1i32 << (e - 1)) - 1;

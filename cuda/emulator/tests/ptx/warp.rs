@@ -88,8 +88,8 @@ fn halves(words: &[Word], lane: usize, i: usize) -> f64 {
     f64::from(f32::from_bits(half << 16))
 }
 
-/// `mma.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c`, with the fragments of the ISA's section on m16n8k16. The order of
-/// the sum is not defined there: here it is exact and rounded once.
+/// `mma.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c`, with the fragments of the ISA's section on m16n8k16. The order
+/// and the precision of the sum are not defined there: here it is one in f64, rounded once.
 pub fn multiplied(a: &[Word], b: &[Word], c: &[Word]) -> [Word; 4] {
     let (mut left, mut right, mut sums) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
     // The row and the column of element i of c and d.
@@ -97,21 +97,18 @@ pub fn multiplied(a: &[Word], b: &[Word], c: &[Word]) -> [Word; 4] {
         let (group, in_group) = (lane / 4, lane % 4);
         (if i < 2 { group } else { group + 8 }, 2 * in_group + (i & 1))
     };
-    for lane in 0..LANES {
+    let elements = |n: usize| (0..LANES).flat_map(move |lane| (0..n).map(move |i| (lane, i)));
+    for (lane, i) in elements(8) {
         let (group, in_group) = (lane / 4, lane % 4);
-        for i in 0..8 {
-            let row = if i < 2 || (4..6).contains(&i) { group } else { group + 8 };
-            let column = 2 * in_group + (i & 1) + if i < 4 { 0 } else { 8 };
-            left[row][column] = halves(a, lane, i);
-        }
-        for i in 0..4 {
-            let row = 2 * in_group + (i & 1) + if i < 2 { 0 } else { 8 };
-            right[row][group] = halves(b, lane, i);
-        }
-        for i in 0..4 {
-            let (row, column) = place(lane, i);
-            sums[row][column] = f64::from(f32::from_bits(c[i][lane]));
-        }
+        let row = if i < 2 || (4..6).contains(&i) { group } else { group + 8 };
+        let column = 2 * in_group + (i & 1) + if i < 4 { 0 } else { 8 };
+        left[row][column] = halves(a, lane, i);
+    }
+    for (lane, i) in elements(4) {
+        let (group, in_group) = (lane / 4, lane % 4);
+        right[2 * in_group + (i & 1) + if i < 2 { 0 } else { 8 }][group] = halves(b, lane, i);
+        let (row, column) = place(lane, i);
+        sums[row][column] = f64::from(f32::from_bits(c[i][lane]));
     }
     std::array::from_fn(|i| {
         std::array::from_fn(|lane| {

@@ -1,5 +1,5 @@
-//! Tensor maps for the emulator, from the driver's description of tiles. What the driver would refuse is refused, and so
-//! is what the kernels do not expect.
+//! Tensor maps for the emulator, from the driver's description of tiles. What the driver would refuse is refused, and
+//! so is what the kernels do not expect.
 
 use crate::code::*;
 use crate::memory;
