@@ -185,6 +185,7 @@ fn must_be_seen(header: &'static str, file: &'static File, bugs: &[Bug]) {
         MACHINE.set(None);
         let Err(complaint) = outcome else { panic!("{header}: {what} is not seen") };
         let complaint = complaint.downcast_ref::<String>().map_or("", String::as_str);
+        println!("{header}: {what}: {}", complaint.lines().next().unwrap_or(""));
         let by_result = complaint.contains(ptx::NAME) && !complaint.contains("is not known");
         assert!(by_result, "{header}: {what} fails otherwise: {complaint}");
     }
