@@ -10,6 +10,7 @@ use super::warp::LANES;
 use cuda::tensor::{TensorMap, Tiles};
 use half::bf16;
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -68,6 +69,14 @@ pub struct State {
     closed: HashMap<usize, VecDeque<Vec<Product>>>,
 }
 
+impl State {
+    /// Whether nothing was started that nobody has waited for.
+    pub fn is_idle(&self) -> bool {
+        let products = self.closed.values().flatten().chain(self.open.values());
+        self.flights.is_empty() && products.flatten().next().is_none()
+    }
+}
+
 impl Action {
     pub fn named(words: &[&str]) -> Option<Action> {
         Some(match words {
@@ -90,6 +99,18 @@ impl Action {
             ["wgmma", "fence", "sync", "aligned"] => Action::FenceProducts,
             _ => return None,
         })
+    }
+
+    /// How many operands it has.
+    pub fn operands(self) -> RangeInclusive<usize> {
+        match self {
+            Action::Fence | Action::CloseProducts | Action::FenceProducts => 0..=0,
+            Action::Registers | Action::WaitForProducts => 1..=1,
+            Action::Init | Action::Arrive => 2..=2,
+            Action::Announce | Action::Wait | Action::Tile => 3..=3,
+            Action::Bulk => 4..=4,
+            Action::Multiply(_) => 7..=8,
+        }
     }
 }
 

@@ -108,6 +108,7 @@ impl Block<'_> {
         let left = self.threads.iter().position(|t| !t.open.is_empty() || t.closed.iter().any(|c| !c.is_empty()));
         match left {
             Some(t) => Err(format!("thread {t} ends before its copies are waited for")),
+            None if !self.hopper.is_idle() => Err("the block ends before a copy or a product is waited for".into()),
             None => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 use super::scalar::{Kind, Scalar, Type};
 use super::text::{Entry, Operand, Statement};
 use super::warp::Collective;
+use std::ops::RangeInclusive;
 
 /// The state spaces of loads and stores (PTX ISA, "State spaces").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,29 @@ pub enum Action {
     Hopper(super::hopper::Action),
 }
 
+impl Action {
+    /// How many operands it has.
+    fn operands(self) -> RangeInclusive<usize> {
+        match self {
+            Action::CloseCopies | Action::Exit => 0..=0,
+            Action::WaitForCopies | Action::Branch(_) => 1..=1,
+            Action::Barrier { waits } => {
+                if waits {
+                    1..=2
+                } else {
+                    2..=2
+                }
+            }
+            Action::Join | Action::Split | Action::Load(..) | Action::Store(..) => 2..=2,
+            Action::ToGeneric(_) | Action::FromGeneric(_) => 2..=2,
+            Action::Copy => 3..=4,
+            Action::Compute(scalar) => scalar.operands + 1..=scalar.operands + 1,
+            Action::Warp(collective) => collective.operands()..=collective.operands(),
+            Action::Hopper(action) => action.operands(),
+        }
+    }
+}
+
 pub struct Instruction {
     pub line: usize,
     pub guard: Option<(usize, bool)>,
@@ -61,9 +85,7 @@ impl Program {
                 ("bra", [Operand::Name(label)]) => Action::Branch(*entry.labels.get(label).ok_or_else(|| unknown(s))?),
                 _ => action(s).ok_or_else(|| unknown(s))?,
             };
-            if let Action::Compute(scalar) = action
-                && s.operands.len() != scalar.operands + 1
-            {
+            if !action.operands().contains(&s.operands.len()) {
                 return Err(format!("line {}: {} has {} operands", s.line, s.name(), s.operands.len()));
             }
             Ok(Instruction { line: s.line, guard: s.guard, action, operands: s.operands.clone() })

@@ -48,14 +48,24 @@ impl Collective {
             _ => return None,
         })
     }
+
+    /// How many operands it has.
+    pub fn operands(self) -> usize {
+        match self {
+            Collective::Sync => 1,
+            Collective::Load { .. } => 2,
+            Collective::Any | Collective::All => 3,
+            Collective::Multiply => 4,
+            Collective::Shuffle(_) => 5,
+        }
+    }
 }
 
 /// `shfl.sync d, a, b, c`, by the pseudocode of the ISA.
 pub fn shuffled(shuffle: Shuffle, a: &Word, b: &Word, c: &Word) -> Word {
     std::array::from_fn(|lane| {
-        let (lane, b, clamp, segment) =
-            (lane as i64, i64::from(b[lane] & 31), i64::from(c[lane] & 31), c[lane] >> 8 & 31);
-        let segment = i64::from(segment);
+        let [b, clamp, segment] = [b[lane] & 31, c[lane] & 31, c[lane] >> 8 & 31].map(i64::from);
+        let lane = lane as i64;
         let (least, most) = (lane & segment, lane & segment | clamp & !segment);
         let (from, valid) = match shuffle {
             Shuffle::Up => (lane - b, lane - b >= most),
