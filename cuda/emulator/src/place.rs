@@ -13,6 +13,8 @@ use std::marker::PhantomData;
 pub enum Kind {
     Emulator,
     Device,
+    /// A device's instructions, interpreted on the host.
+    Interpreter,
 }
 
 /// A machine that accepts slices of the host.

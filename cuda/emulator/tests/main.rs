@@ -14,5 +14,6 @@ mod norm;
 mod pointwise;
 mod probes;
 mod probes_hopper;
+mod ptx;
 mod reports;
 mod xent;

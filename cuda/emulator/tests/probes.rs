@@ -2,6 +2,7 @@
 //! within the error that the PTX ISA states.
 
 use crate::common::{Random, on, places};
+use crate::ptx::with_interpreter;
 use cuda::kernels::HEADERS;
 use emulator::probes::{FILE, HOPPER, THREADS, probe};
 use half::{bf16, f16};
@@ -13,7 +14,7 @@ const N: usize = BLOCKS * THREADS;
 /// Runs a probe on `x` on every machine in turn; `judge` checks the `n` words of its result.
 #[track_caller]
 fn each(name: &'static str, grid: [u32; 3], x: &[u32], n: usize, judge: impl Fn(&str, &[u32])) {
-    for place in places() {
+    for place in with_interpreter(places()) {
         let mut y = vec![0xdead_0000; n];
         on(place, |m, l| probe(m, name, l.read(x), l.write(&mut y), grid));
         judge(&format!("{name} on {}", place.name()), &y);
@@ -55,7 +56,7 @@ fn any(seed: u64, n: usize) -> Vec<f32> {
 }
 
 #[test]
-fn packing_rounds_to_nearest_even() {
+pub fn packing_rounds_to_nearest_even() {
     let x = Random::new(1).bits(2 * N);
     // Every NaN becomes the same NaN.
     let round = |x: u32| {
@@ -69,7 +70,7 @@ fn packing_rounds_to_nearest_even() {
 }
 
 #[test]
-fn halves_of_words_as_f16() {
+pub fn halves_of_words_as_f16() {
     let x = Random::new(14).bits(2 * N);
     let round = |x: u32| {
         let x = f32::from_bits(x);
@@ -91,7 +92,7 @@ fn halves_of_words_as_f16() {
 }
 
 #[test]
-fn the_larger_of_two() {
+pub fn the_larger_of_two() {
     let mut x = any(15, 2 * N);
     (0..2 * N).step_by(5).for_each(|i| x[i] = f32::NAN);
     numbers("probe_larger", &x, |[a, b], y| match (a.is_nan(), b.is_nan()) {
@@ -111,7 +112,7 @@ fn the_larger_of_two() {
 }
 
 #[test]
-fn the_larger_of_each_half() {
+pub fn the_larger_of_each_half() {
     let x = Random::new(16).bits(2 * N);
     let larger = |a: u32, b: u32| {
         let (x, y) = (bf16::from_bits(a as u16), bf16::from_bits(b as u16));
@@ -130,7 +131,7 @@ fn the_larger_of_each_half() {
 }
 
 #[test]
-fn sums_products_and_quotients_are_rounded_once() {
+pub fn sums_products_and_quotients_are_rounded_once() {
     let x = any(2, 3 * N);
     numbers("probe_fmadd", &x, |[a, b, c], y| exactly(a.mul_add(b, c), y));
     numbers("probe_unfused", &x, |[a, b, c], y| exactly(a * b + c, y));
@@ -147,7 +148,7 @@ fn sums_products_and_quotients_are_rounded_once() {
 }
 
 #[test]
-fn sums_in_f64() {
+pub fn sums_in_f64() {
     let x = Random::new(6).f32(3 * N, 1e3);
     let bits: Vec<u32> = x.iter().map(|x| x.to_bits()).collect();
     let sum = |x: &[f32]| f64::from(x[0]).mul_add(x[1].into(), x[2].into()).to_bits();
@@ -156,7 +157,7 @@ fn sums_in_f64() {
 }
 
 #[test]
-fn what_is_approximate_is_near() {
+pub fn what_is_approximate_is_near() {
     let flushed = |x: f32| if x.is_subnormal() { 0.0 * x } else { x };
     let (wide, near) = (any(7, N), Random::new(8).f32(N, 20.0));
     for x in [&wide, &near] {
@@ -177,7 +178,7 @@ fn what_is_approximate_is_near() {
 }
 
 #[test]
-fn every_thread_knows_where_it_is() {
+pub fn every_thread_knows_where_it_is() {
     let (grid, threads) = ([3, 2, 2], THREADS as u32);
     let mut right = Vec::new();
     for at in 0..3 * 2 * 2 * threads {
@@ -188,7 +189,7 @@ fn every_thread_knows_where_it_is() {
 }
 
 #[test]
-fn memory_keeps_what_it_is_given() {
+pub fn memory_keeps_what_it_is_given() {
     let x = Random::new(9).bits(4 * N);
     let grid = [BLOCKS as u32, 1, 1];
     let reversed: Vec<u32> = x.chunks_exact(4).rev().flatten().copied().collect();
@@ -210,7 +211,7 @@ fn memory_keeps_what_it_is_given() {
 }
 
 #[test]
-fn copies_bring_their_bytes_and_zeros() {
+pub fn copies_bring_their_bytes_and_zeros() {
     let x = Random::new(10).bits(4 * N);
     let piece = |thread: usize, bytes: usize| {
         let mut piece = bytemuck::pod_collect_to_vec::<u32, u8>(&x[4 * thread..][..4]);
@@ -223,7 +224,7 @@ fn copies_bring_their_bytes_and_zeros() {
 }
 
 #[test]
-fn lanes_hand_each_other_their_values() {
+pub fn lanes_hand_each_other_their_values() {
     let mut random = Random::new(11);
     let (values, wanted) = (random.bits(N), random.bits(N).iter().map(|l| l % 32).collect::<Vec<_>>());
     let grid = [BLOCKS as u32, 1, 1];
@@ -241,7 +242,7 @@ fn lanes_hand_each_other_their_values() {
 }
 
 #[test]
-fn matrices_come_in_fragments() {
+pub fn matrices_come_in_fragments() {
     let x = Random::new(12).bits(4 * N);
     let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&x);
     // Element (r, c) of matrix m of the warp of thread t: lane 8 m + r has the address of the row.
@@ -296,7 +297,7 @@ impl Product {
 }
 
 #[test]
-fn products_of_warps() {
+pub fn products_of_warps() {
     for integers in [true, false] {
         let mut random = Random::new(13);
         let products: Vec<Product> = (0..N / 32).map(|_| Product::random(&mut random, integers)).collect();

@@ -1,6 +1,7 @@
 //! The primitives of sm_90a by themselves, on every machine that has them, compared with the definition of the PTX ISA.
 
 use crate::common::{Random, on, places_for};
+use crate::ptx::with_interpreter;
 use cuda::machine::Target;
 use emulator::probes::{Tile, probe_tiles};
 use half::bf16;
@@ -12,7 +13,7 @@ const TILE_WORDS: usize = 64 * 64 / 2;
 #[track_caller]
 fn each(name: &'static str, x: &[bf16], tile: Tile, threads: u32, n: usize, judge: impl Fn(&str, &[u32])) {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(x);
-    for place in places_for(Target::Sm90a) {
+    for place in with_interpreter(places_for(Target::Sm90a)) {
         let mut y = vec![0xdead_0000; n];
         on(place, |m, l| probe_tiles(m, name, [l.read(x), l.read(&words), l.write(&mut y)], tile, threads));
         judge(&format!("{name} on {}", place.name()), &y);
@@ -24,7 +25,7 @@ fn tile(seq: usize, row: u32, page: u32, sequence: u32) -> Tile {
 }
 
 #[test]
-fn the_copy_engine_swizzles_and_fills_with_zeros() {
+pub fn the_copy_engine_swizzles_and_fills_with_zeros() {
     let (seq, sequences) = (150, 2);
     let x = Random::new(1).bf16(seq * sequences * COLS, 1.0);
     for t in [tile(seq, 0, 0, 0), tile(seq, 37, 2, 1), tile(seq, 128, 1, 0), tile(seq, 149, 0, 1), tile(seq, 150, 0, 0)]
@@ -45,7 +46,7 @@ fn the_copy_engine_swizzles_and_fills_with_zeros() {
 }
 
 #[test]
-fn a_piece_of_memory_comes_whole() {
+pub fn a_piece_of_memory_comes_whole() {
     let x = Random::new(5).bf16(64 * COLS, 1.0);
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
     let mut right: Vec<u32> = (0..128).collect();
@@ -54,7 +55,7 @@ fn a_piece_of_memory_comes_whole() {
 }
 
 #[test]
-fn mbarriers_and_barriers_of_warps_order_what_threads_write() {
+pub fn mbarriers_and_barriers_of_warps_order_what_threads_write() {
     let x = Random::new(2).bf16(64 * COLS, 1.0);
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
     let reversed: Vec<u32> = words[..7 * 64].chunks_exact(64).flat_map(|w| w.iter().rev().copied()).collect();
@@ -65,7 +66,7 @@ fn mbarriers_and_barriers_of_warps_order_what_threads_write() {
 }
 
 #[test]
-fn registers_keep_their_values_when_they_change_hands() {
+pub fn registers_keep_their_values_when_they_change_hands() {
     let x = Random::new(3).bf16(64 * COLS, 1.0);
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&x);
     let sum = |t: usize| (0..160).fold(0u32, |sum, i| sum.wrapping_mul(3).wrapping_add(words[(t + i) % 384]));
@@ -98,7 +99,7 @@ const PRODUCTS: [Product; 9] = [
 ];
 
 #[test]
-fn products_of_warpgroups() {
+pub fn products_of_warpgroups() {
     for (scale, whole) in [(4.0, true), (1.0, false)] {
         let numbers = Random::new(4).f32(192 * COLS, scale);
         let x: Vec<bf16> = numbers.iter().map(|&x| bf16::from_f32(if whole { x.round() } else { x })).collect();

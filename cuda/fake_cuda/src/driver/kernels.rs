@@ -1,14 +1,13 @@
-//! Modules, functions, launches and tensor maps. Kernels run in the emulator, whatever the image contains.
+//! Modules, functions and launches. Kernels run in the emulator, whatever the image contains.
 
 use super::device::{current, most_shared};
 use super::streams::stream;
 use crate::code::*;
+use crate::fault;
 use crate::handles::Handles;
 use crate::nvrtc::target_of;
 use crate::settings::settings;
-use crate::{fault, memory};
 use cuda::machine::{Geometry, Machine};
-use cuda::tensor::{PAGE, Tiles, View};
 use cudarc::driver::sys::CUfunction_attribute as Attribute;
 use emulator::{Emulator, Schedule, args_size};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -157,46 +156,4 @@ fn run(function: &Function, args: Vec<Line>, geometry: Geometry) {
         eprintln!("fake CUDA: {what}");
         fault::set(ILLEGAL_ADDRESS);
     }
-}
-
-/// Encodes a tensor map for the emulator, from the driver's description of the tiles.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapEncodeTiled(
-    to: *mut [u64; 16],
-    _kind: c_uint,
-    rank: u32,
-    at: *mut c_void,
-    dims: *const u64,
-    strides: *const u64,
-    tile: *const u32,
-    _each: *const u32,
-    _interleave: c_uint,
-    _swizzle: c_uint,
-    _promotion: c_uint,
-    _fill: c_uint,
-) -> Code {
-    if settings().capability < 90 {
-        return NOT_SUPPORTED;
-    }
-    if rank != 4 {
-        return INVALID_VALUE;
-    }
-    // SAFETY: the caller passes one number per dimension, and one stride less.
-    let (dims, strides, tile) =
-        unsafe { (&*dims.cast::<[u64; 4]>(), &*strides.cast::<[u64; 3]>(), &*tile.cast::<[u32; 4]>()) };
-    let len = (dims[3] * strides[2] / 2) as usize;
-    // SAFETY: the view is only stored; the map's user guarantees the memory.
-    let of = unsafe { View::new(at as u64, len) };
-    let (cols, dim) = ((strides[0] / 2) as usize, tile[2] as usize * PAGE);
-    let tiles = Tiles { of, cols, seq: dims[1] as usize, rows: tile[1] as usize, dim };
-    let given = (dims.map(|d| d as usize), strides.map(|s| s as usize / 2), tile.map(|t| t as usize));
-    let map = || {
-        memory::known(at as u64, len * 2)?;
-        if given != (tiles.dims(), tiles.strides(), tiles.tile()) {
-            return Err(INVALID_VALUE);
-        }
-        Emulator::new(Schedule::Forward).tensor_map(tiles).map_err(|_| INVALID_VALUE)
-    };
-    // SAFETY: the caller passes a valid pointer.
-    status_of(map().map(|map| unsafe { *to = map.0 }))
 }

@@ -6,6 +6,7 @@ mod events;
 mod kernels;
 mod memory;
 mod streams;
+mod tensor_map;
 
 pub use copies::*;
 pub use device::*;
@@ -15,6 +16,7 @@ pub use kernels::*;
 pub use memory::*;
 pub(crate) use streams::stream;
 pub use streams::*;
+pub use tensor_map::*;
 
 use crate::code::{Code, INVALID_VALUE, description, status_of};
 use std::ffi::c_char;
