@@ -40,10 +40,10 @@ struct Worth {
     narrow: Reverse<u32>,
 }
 
-/// The accesses of the way, in the order of the code, through an iteration of the loop that accesses the most whole
+/// The accesses of the way, in the order of the code, through an iteration of the loop that accesses the most by whole
 /// vectors, else through the whole kernel. They are grouped: loads that are in flight together, stores, barriers.
-/// `4 LDG.128 > 3 STG.128 + STG.64` are four loads, none of which is waited for before the last, then four stores. `BAR` is
-/// a barrier, and `2 x (LDG.128 > STG.128)` comes twice.
+/// `4 LDG.128 > 3 STG.128 + STG.64` are four loads, none of which is waited for before the last, then four stores;
+/// `BAR` is a barrier, and `2 x (LDG.128 > STG.128)` comes twice in a row.
 pub fn accesses(function: &Function) -> String {
     let loops = function.loops();
     let ways = loops.iter().map(|(first, body)| widest(function, *first, body));
