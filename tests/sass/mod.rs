@@ -82,12 +82,10 @@ const SINGLE: [&str; 6] = ["sum_rows", "embed_sort", "embed_merge", "xent_combin
 fn broken(function: &Function) -> Vec<String> {
     let (name, mut broken) = (function.name, Vec::new());
     let row = |table: &[(&str, &'static str)]| table.iter().find(|(kernel, _)| *kernel == name).map(|(_, row)| *row);
-    let mut differs = |promised: Option<&str>, found: String| match promised {
-        Some(promised) if promised != found => broken.push(format!("{name}: {found:?}, promised {promised:?}")),
-        _ => {}
-    };
-    differs(row(&VECTORS), path::accesses(function));
-    differs(row(&STORES), path::stores(function));
+    let accesses = row(&VECTORS).map(|promised| (promised, path::accesses(function)));
+    let stores = row(&STORES).map(|promised| (promised, path::stores(function)));
+    let differing = accesses.into_iter().chain(stores).filter(|(promised, found)| promised != found);
+    broken.extend(differing.map(|(promised, found)| format!("{name}: {found:?}, promised {promised:?}")));
     if let Some((_, exponentials)) = OVERLAPPED.iter().find(|(kernel, _)| *kernel == name) {
         let counts = overlaps(function);
         if counts.iter().min().is_none_or(|fewest| fewest < exponentials) {
