@@ -29,8 +29,10 @@ demo: build    ## Teach a small English model Japanese (CORPUS=dir: on your own 
 test: setup    ## The tests: every kind of thing once, the program under mpirun too
 	cargo test --release --workspace -- --skip exhaustive --skip campaign
 
-test-exhaustive: setup   ## What `make test` leaves out: every layout, killed runs, another MPI
-	cargo test --release --workspace -- exhaustive
+# The kernels' instructions are checked with compilers and a disassembler from PyPI, unless the variables are set.
+test-exhaustive: setup   ## What `make test` leaves out: every layout, killed runs, the kernels' SASS, another MPI
+	NVRTCS="$${NVRTCS-$$(scripts/nvrtc.sh all)}" NVDISASM="$${NVDISASM-$$(scripts/nvdisasm.sh)}" \
+		cargo test --release --workspace -- exhaustive
 	tests/mpich.sh
 
 campaigns: setup   ## Every planted bug, delayed streams; writes a dated table into benches/results

@@ -31,7 +31,7 @@ fn pack() -> Option<&'static (PathBuf, String)> {
 }
 
 /// Prints although the test passes, which hides the output of `eprintln!`.
-fn note(what: &str) {
+pub fn note(what: &str) {
     let line = format!("\n{}: {what}\n", std::thread::current().name().unwrap_or("kernels"));
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }

@@ -165,7 +165,7 @@ DEVICE void store_rows(View<bf16> to, Strip s, u32 tile, const Sums<M, D / 8>& c
         if (row >= s.rows) continue;
         UNROLL for (u32 page = 0; page < D / PAGE_COLUMNS; page++) {
             V16 v = lds16(tile + page * ROWS * ROW_BYTES + row * ROW_BYTES + (chunk ^ row % 8) * 16 AT);
-            st16(to, s.from + static_cast<u64>(row) * s.cols + page * PAGE_COLUMNS + chunk * 8, v AT);
+            st16_whole(to, s.from + static_cast<u64>(row) * s.cols + page * PAGE_COLUMNS + chunk * 8, v AT);
         }
     }
 }

@@ -70,7 +70,7 @@ DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<
             UNROLL for (int i = 0; i < 4; i++) w[i] = pack2(s[j + 4 * i + half], s[j + 4 * i + half + 1] AT);
             turn_quad(w AT);
             u32 row = sum_row(half), column = j * 2 + thread() % 4 * 8;
-            if (row < rows) st16(to, start + row * pitch + column, V16{w[0], w[1], w[2], w[3]} AT);
+            if (row < rows) st16_whole(to, start + row * pitch + column, V16{w[0], w[1], w[2], w[3]} AT);
         }
     }
 }

@@ -65,6 +65,9 @@ KERNEL(probe_indices, Probe, 64) {
 // Copies sixteen bytes per thread, in reverse order of the threads.
 KERNEL(probe_wide, Probe, 64) { st16(a.y, me() * 4, ld16(a.x, (blocks() * threads() - 1 - me()) * 4)); }
 
+// The same with the other store.
+KERNEL(probe_whole, Probe, 64) { st16_whole(a.y, me() * 4, ld16(a.x, (blocks() * threads() - 1 - me()) * 4)); }
+
 // Copies eight bytes per thread, with their words exchanged.
 KERNEL(probe_eight, Probe, 64) {
     V8 v = ld8(a.x, me() * 2);

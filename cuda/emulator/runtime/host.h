@@ -175,6 +175,7 @@ template <class T> DEVICE void st16(View<T> x, u64 i, V16 v HERE) {
     set(v, at_);
     memcpy(x.p + i, &v, 16);
 }
+template <class T> DEVICE void st16_whole(View<T> x, u64 i, V16 v HERE) { st16(x, i, v AT); }
 template <class T> DEVICE V8 ld8(View<T> x, u64 i HERE) {
     wide(x, i, 8, at_);
     V8 v;

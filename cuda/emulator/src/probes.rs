@@ -38,6 +38,7 @@ pub const FILE: File = File {
         "probe_shared_base",
         "probe_indices",
         "probe_wide",
+        "probe_whole",
         "probe_eight",
         "probe_shared",
         "probe_words64",

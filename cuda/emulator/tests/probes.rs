@@ -193,7 +193,9 @@ pub fn memory_keeps_what_it_is_given() {
     let x = Random::new(9).bits(4 * N);
     let grid = [BLOCKS as u32, 1, 1];
     let reversed: Vec<u32> = x.chunks_exact(4).rev().flatten().copied().collect();
-    each("probe_wide", grid, &x, 4 * N, |what, y| assert_eq!(y, reversed, "{what}"));
+    for kernel in ["probe_wide", "probe_whole"] {
+        each(kernel, grid, &x, 4 * N, |what, y| assert_eq!(y, reversed, "{what}"));
+    }
     let exchanged: Vec<u32> = x[..2 * N].chunks_exact(2).flat_map(|pair| [pair[1], pair[0]]).collect();
     each("probe_eight", grid, &x[..2 * N], 2 * N, |what, y| assert_eq!(y, exchanged, "{what}"));
     let words: Vec<u32> = x[..N].chunks_exact(THREADS).flat_map(|b| b.iter().rev().copied()).collect();

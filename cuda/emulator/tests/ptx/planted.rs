@@ -17,7 +17,7 @@ use probes::{
     copies_bring_their_bytes_and_zeros as copies, halves_of_words_as_f16 as f16,
     lanes_hand_each_other_their_values as lanes, matrices_come_in_fragments as fragments,
     memory_keeps_what_it_is_given as memory, packing_rounds_to_nearest_even as packing, products_of_warps as products,
-    sums_in_f64 as f64s, sums_products_and_quotients_are_rounded_once as sums, the_larger_of_two as largest,
+    sums_in_f64 as f64s, sums_products_and_quotients_are_rounded_once as sums, the_larger_of_each_half as halves, the_larger_of_two as largest,
     what_is_approximate_is_near as approximate,
 };
 use std::panic::catch_unwind;
@@ -36,7 +36,7 @@ const OFTEN: [Bug; 7] = [
     ("bar.sync lost", "bar.sync 0;", "", memory),
 ];
 
-const PRIMITIVES: [Bug; 33] = [
+const PRIMITIVES: [Bug; 36] = [
     ("mma: sums exchanged", "bf16.f32 {%0, %1, %2, %3}, {%4", "bf16.f32 {%0, %2, %1, %3}, {%4", products),
     ("mma: sums not added to", "{%0, %1, %2, %3};", "{%0, %1, %1, %3};", products),
     ("mma: registers of a exchanged", r#""r"(a[1]), "r"(a[2])"#, r#""r"(a[2]), "r"(a[1])"#, products),
@@ -66,6 +66,9 @@ const PRIMITIVES: [Bug; 33] = [
     ("div: operands exchanged", "div.rn.f32 %0, %1, %2", "div.rn.f32 %0, %2, %1", sums),
     ("fma of f64: operands exchanged", "fma.rn.f64 %0, %1, %2, %3", "fma.rn.f64 %0, %3, %2, %1", f64s),
     ("max: the smaller of two", "max.f32", "min.f32", largest),
+    ("max: the smaller of each half", "max.bf16x2", "min.bf16x2", halves),
+    ("max: of one operand", "max.bf16x2 %0, %1, %2", "max.bf16x2 %0, %1, %1", halves),
+    ("st.global: words exchanged", "[to], {%1, %2, %3, %4}", "[to], {%2, %1, %3, %4}", memory),
     ("rcp: another function", "rcp.approx", "rsqrt.approx", approximate),
     ("sqrt lost", "sqrt.rn.f32", "mov.f32", sums),
     ("rsqrt: another function", "rsqrt.approx", "rcp.approx", approximate),

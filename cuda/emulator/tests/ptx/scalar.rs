@@ -14,6 +14,8 @@ pub struct Scalar {
     of: Type,
     /// The type of the result.
     to: Type,
+    /// `x2`: the operands are pairs, and each half is computed by itself.
+    pairs: bool,
     /// `.ftz`: subnormal operands and results are zeros of the same sign.
     flush: bool,
     /// The number of operands.
@@ -187,7 +189,8 @@ impl Scalar {
             Some(name) => (name, &words[..]),
             None => words.split_first()?,
         };
-        let of = Type::named(mods.last()?.trim_end_matches("x2"));
+        let single = mods.last()?.trim_end_matches("x2");
+        let (of, pairs) = (Type::named(single), single != *mods.last()?);
         let (op, operands) = match (name, mods) {
             ("cvt", [to, from]) => return Scalar::conversion(to, from, nearest && !flush),
             ("setp", [comparison, _]) => (Op::Compare(Comparison::named(comparison, of?)?), 2),
@@ -231,7 +234,7 @@ impl Scalar {
             Op::MulWide => Type { bits: 2 * of.bits, ..of },
             _ => of,
         };
-        (approx == approximates && rounds).then_some(Scalar { op, of, to, flush, operands })
+        (approx == approximates && rounds && (!pairs || [Op::Min, Op::Max].contains(&op))).then_some(Scalar { op, of, to, pairs, flush, operands })
     }
 
     fn conversion(to: &str, from: &str, nearest: bool) -> Option<Scalar> {
@@ -242,6 +245,7 @@ impl Scalar {
                 op: Op::Pack,
                 of,
                 to,
+                pairs: false,
                 flush: false,
                 operands: 2,
             });
@@ -254,6 +258,7 @@ impl Scalar {
             op: Op::Convert,
             of,
             to,
+            pairs: false,
             flush: false,
             operands: 1,
         })
@@ -276,6 +281,11 @@ impl Scalar {
                 u64::from(comparison.holds(order))
             }
             Op::Select => (if x[2] & 1 == 1 { x[0] } else { x[1] }) & self.of.mask(),
+            Op::Min | Op::Max if self.pairs => {
+                let halves = |shift: u32| x.iter().map(move |&x| self.of.float(x >> shift) as f32);
+                let [low, high] = [0, 16].map(|shift| self.single(&halves(shift).collect::<Vec<_>>()));
+                self.of.rounded(low.into()) | self.of.rounded(high.into()) << 16
+            }
             Op::Pack => self.to.rounded(self.of.float(x[0])) << 16 | self.to.rounded(self.of.float(x[1])),
             Op::Convert if self.of.is_float() => self.to.rounded(self.of.float(x[0])),
             Op::Convert if self.to.is_float() => self.to.rounded(self.of.integer(x[0]) as f64),
