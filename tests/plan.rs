@@ -109,6 +109,23 @@ mod exhaustive {
         assert!((found / 184.9 - 1.0).abs() < 0.07, "{found:.1}, published 184.9");
     }
 
+    /// The page of measurements has what the program prints for this engine's own runs.
+    #[test]
+    fn the_simulated_column_is_the_program_s() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/measurements.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for (config, run) in [("swallow-7b", "7B"), ("swallow-13b", "13B"), ("swallow-70b", "70B")] {
+            let outcome = finish(&mut plan(&format!("{config}.toml"), "abci-a100-40.toml", &["--json"])).succeeded();
+            let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+            let per_s = json["step"]["tokens_per_s_per_gpu"].as_f64().unwrap().round() as u64;
+            let per_s = if per_s < 1000 { per_s.to_string() } else { format!("{},{:03}", per_s / 1000, per_s % 1000) };
+            let mfu = |formula: &str| 100.0 * json["step"]["formulas"][formula]["mfu"].as_f64().unwrap();
+            let cell = format!("| {per_s}, {:.0} %, {:.0} % |", mfu("model"), mfu("full"));
+            let row = page.lines().find(|line| line.starts_with(&format!("| Swallow {run}, "))).unwrap();
+            assert!(row.ends_with(&cell), "{row}\nbut {cell}");
+        }
+    }
+
     /// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the
     /// published sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's
     /// kernel does not take.
