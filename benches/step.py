@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A full training step of the engine compared with PyTorch's, on the same device, in turns: ours, theirs, ours, theirs.
+"""A full training step of the engine compared with PyTorch's, on the same device, in turns: ours, theirs, theirs in its
+deterministic mode, ours, theirs.
 
 usage: step.py [--json FILE] [--trace FILE] [--engine PROGRAM] [--runs FOLDER] [--seconds 480] [--smoke] CASE...
 
@@ -20,9 +21,9 @@ import argparse, json, os, pathlib, random, re, shutil, signal, statistics, stru
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEAK = 989e12
-WARM_UP, TURNS = 5, 2
+WARM_UP = 5
 # The most seconds of one side's turn, and the seconds that must be left for a case to be started.
-TURN, LEAST = 240, 300
+TURN, LEAST = 240, 400
 TINY = {"model": dict(hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2,
                       num_key_value_heads=1, vocab_size=512, max_position_embeddings=64),
         "train": dict(seq_length=64, micro_batch_size=1, global_batch_size=2, steps=7)}
@@ -36,7 +37,8 @@ class Case:
             sys.exit(f"step: there is no case {name}: a file of configs/bench and a micro-batch, as wide-8b-2")
         self.name, self.smoke = name, smoke
         # The ways to compile PyTorch's model, the fastest first; if one fails with this PyTorch, the next is tried.
-        self.ways = [("whole", "grouped"), ("whole", "expanded"), ("blocks", "expanded")]
+        ways = [("whole", "grouped"), ("whole", "expanded"), ("blocks", "expanded")]
+        self.ways = {"default": list(ways), "deterministic": list(ways)}
         self.config = tomllib.loads(self.path.read_text())
         self.changes = {"train": {"micro_batch_size": int(found[2])}}
         if smoke:
@@ -125,22 +127,26 @@ PHASES = {"data_s", "forward_s", "backward_s", "pipeline_s", "reduce_s", "optimi
           "checkpoint_s"}
 
 
-def theirs(case, a, limit, log):
+def theirs(case, a, limit, log, mode="default"):
+    ways = case.ways[mode]
     spec = a.runs / f"{case.name}.json"
     spec.write_text(json.dumps({table: case.config[table] for table in ("model", "train", "optimizer")}))
     until, failed = time.monotonic() + limit, []
-    while case.ways:
-        compiled, heads = case.ways[0]
+    while ways:
+        compiled, heads = ways[0]
         command = [sys.executable, str(ROOT / "cuda/peers.py"), "step", str(spec), "--compile", compiled]
-        command += ["--heads", heads] + ["--smoke"] * case.smoke
+        command += ["--heads", heads, "--mode", mode] + ["--smoke"] * case.smoke
         # Each case and way has its own compiler cache: a process that was killed may leave incomplete files in it.
-        cache = a.runs / f"inductor-{case.name}-{compiled}-{heads}"
+        cache = a.runs / f"inductor-{case.name}-{mode}-{compiled}-{heads}"
         variables = dict(TORCHINDUCTOR_CACHE_DIR=str(cache), PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
+        if mode == "deterministic":
+            # Without it PyTorch refuses cuBLAS in this mode.
+            variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         try:
             lines = run(command, f"{log}-{compiled}-{heads}", until - time.monotonic(), **variables)
         except RuntimeError as error:
             shutil.rmtree(cache, ignore_errors=True)
-            case.ways.pop(0)
+            ways.pop(0)
             failed.append(f"{compiled}, {heads}: {error}")
             continue
         data = json.loads(next(text for _, text in lines if text.startswith('{"step_s"')))
@@ -149,18 +155,28 @@ def theirs(case, a, limit, log):
     raise RuntimeError("; ".join(failed) or "none of its ways worked before")
 
 
+def deterministic(case, a, limit, log):
+    return theirs(case, a, limit, log, "deterministic")
+
+
+# The sides of each turn, in this order; there is time for one turn of the deterministic mode.
+SIDES = [("engine", ours), ("torch.compile", theirs)]
+TURNS = [SIDES + [("torch.compile, deterministic", deterministic)], SIDES]
+
+
 def measure(case, a, file, until):
     """Measures both sides in turns, and writes a line for each turn to `file`."""
     steps = case.config["train"]["steps"]
     write_tokens(a.runs / "tokens", case.config["model"]["vocab_size"], steps * case.tokens + 1)
-    for turn in range(1, TURNS + 1):
-        for who, side in (("engine", ours), ("torch.compile", theirs)):
+    for turn, sides in enumerate(TURNS, 1):
+        for who, side in sides:
             line = dict(case=case.name, turn=turn, who=who, smoke=case.smoke)
             try:
                 limit = min(TURN, until - time.monotonic())
                 if limit < 20:
                     raise RuntimeError("no time was left")
-                line.update(side(case, a, limit, a.runs / f"{case.name}-{who}-{turn}.log"))
+                log = a.runs / f"{case.name}-{who.replace(', ', '-')}-{turn}.log"
+                line.update(side(case, a, limit, log))
                 memory = f"{line['peak_used'] / 2**30:.1f} GiB, " if line["peak_used"] else ""
                 print(f"{case.name:12} {turn} {who:14} {line['tokens_per_s']:10.0f} tokens/s  "
                       f"{line['mfu_full'] * 100:5.1f} % of the peak (full), "

@@ -6,8 +6,9 @@ usage: table.py RESULTS FOLDER       writes FOLDER/<date>-<device>.md and prints
 
 RESULTS holds `about` and `status` of tests/gpu.sh (lines of a key, a tab and a value), `bench.jsonl` of
 benches/kernels, `peers.jsonl` of cuda/peers.py, `step.jsonl` of benches/step.py and `idle`, the summary printed with a
-trace. Each of these files may be missing. For every goal (`goals.py`) the table reports whether it was met, missed or
-not measured. Needs no GPU and no packages beside Python's standard library.
+trace, `rates.json` and `simulated.json` of benches/rates.py. Each of these files may be missing. For every goal
+(`goals.py`) the table reports whether it was met, missed or not measured. Needs no GPU and no packages beside Python's
+standard library.
 """
 import json, pathlib, re, sys
 
@@ -32,6 +33,8 @@ class Results:
         self.failed = [line for line in peers if "error" in line]
         self.steps = [line for line in read(folder / "step.jsonl", json.loads) if not line["smoke"]]
         self.idle = " ".join(read(folder / "idle", str))
+        whole = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        self.rates, self.simulated = whole("rates.json"), whole("simulated.json")
 
     def peers_of(self, line):
         return [p for p in self.peers if (p["name"], p["shape"]) == (line["name"], line["shape"])]
@@ -116,6 +119,19 @@ def steps(r):
     return lines
 
 
+def rates(r):
+    """The rates for `plan --calibrate`, and the steps that are simulated with them."""
+    if not r.rates:
+        return []
+    lines = ["", "## Rates", "", "For `plan --calibrate`, from the same run (`benches/rates.py`).", ""]
+    lines += [f"- {key} = {rate:.4g}" for key, rate in r.rates["rates"].items()]
+    for case, seconds in r.rates["steps"].items():
+        by_plan = r.simulated.get(case)
+        off = f"simulated {by_plan:.4g} s, {100 * (by_plan / seconds - 1):+.1f} %" if by_plan else "not simulated"
+        lines.append(f"- a step of {case}: measured {seconds:.4g} s, {off}")
+    return lines
+
+
 def verdict(r):
     """The goals and whether they were met, then the kernels that are slow, wrong or not compared."""
     lines = ["", "## Beside the goals", ""] + goals(r) + ["", "In detail:", ""]
@@ -140,7 +156,7 @@ def main(results, folder):
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     path = pathlib.Path(folder) / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(head(r) + steps(r) + table(r) + verdict(r)) + "\n")
+    path.write_text("\n".join(head(r) + steps(r) + table(r) + verdict(r) + rates(r)) + "\n")
     print(path)
 
 

@@ -162,6 +162,8 @@ def main(words):
     p.add_argument("--compile", choices=("whole", "blocks"), default="whole")
     p.add_argument("--heads", choices=("grouped", "expanded"), default="grouped",
                    help="how attention gets the heads of keys and values")
+    p.add_argument("--mode", choices=("default", "deterministic"), default="default",
+                   help="whether the same inputs must give the same bits")
     p.add_argument("--smoke", action="store_true", help="on the CPU: a test of this file, not a measurement")
     a = p.parse_args(words)
     try:
@@ -170,6 +172,11 @@ def main(words):
         sys.exit(f"error: no PyTorch here: {error}")
     if not a.smoke and not torch.cuda.is_available():
         sys.exit("error: no GPU here")
+    if a.mode == "deterministic":
+        import torch.utils.deterministic
+        torch.use_deterministic_algorithms(True)
+        # Deterministic means the same bits here; it need not fill uninitialised tensors too.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     with open(a.config) as file:
         config = json.load(file)
     print(json.dumps(train(torch, config, a.compile, a.heads, not a.smoke)), flush=True)

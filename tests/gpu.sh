@@ -22,7 +22,8 @@ usage: tests/gpu.sh [--again] [--seconds N] [PART...]      default: all parts th
   trace      one step as a trace for Perfetto, with the share of time in which nothing was computed
   bench      every kernel's time (benches/kernels)
   peers      PyTorch's time at the same shapes (cuda/peers.py; needs a python3 with PyTorch)
-  table      benches/results/<date>-<device>.md: all measurements beside the goals (needs python3, no GPU)
+  table      benches/results/<date>-<device>.md: all measurements beside the goals; results/rates.json: the rates of the
+             device for `swallow-engine plan --calibrate` (needs python3, no GPU)
 
 A part that is done is skipped until the programs change; --again repeats it. A part that runs out of time fails, and
 continues where it stopped when it is started again. Results are written to target/gpu/results. If OUT names a folder,
@@ -37,7 +38,7 @@ If a machine is only available for ten minutes at a time, --seconds ends a call 
   tests/gpu.sh --seconds 570 train layouts resume probes kernels        correctness
   tests/gpu.sh --seconds 570 step                                       8B's width at micro-batch 2; call it again for
                                                                         the 1B model, and again for micro-batch 1
-                                                                        (about 5 minutes each)
+                                                                        (about 7 minutes each)
   tests/gpu.sh --seconds 570 trace sm80 bench                           where time goes, the A100's kernels, all kernels
   tests/gpu.sh --seconds 570 peers memcheck racecheck                   PyTorch's kernels; out of bounds, races
 
@@ -53,7 +54,7 @@ work=$gpu/work
 tables=${GPU_TABLES:-benches/results}
 # The time limit of a part in seconds, and the least time left with which a long measurement is started.
 LIMIT=520
-least=330
+least=420
 # The end of the whole call.
 deadline=$((1 << 30))
 again=
@@ -166,9 +167,15 @@ part_table() {
     have python3 || { skip "this machine has no python3"; return; }
     [ -n "$(cat "$results"/{bench,peers,step}.jsonl 2>/dev/null)" ] ||
         { skip "$results contains no measurements"; return; }
-    local path
+    local path program=()
+    # The steps that were measured are simulated where the program is at hand.
+    if [ -x "$gpu/swallow-engine" ]; then mkdir -p "$work" && program=("$(engine)"); fi
+    if grep -qs '"machine"' "$results/bench.jsonl"; then
+        python3 benches/rates.py "$results" "${program[@]}" || { fail "benches/rates.py"; return; }
+    fi
     path=$(python3 benches/table.py "$results" "$tables") || { fail "benches/table.py"; return; }
     cp "$path" "$results/"
+    python3 benches/goals.py "$results" || { fail "benches/goals.py"; return; }
     why=$path
 }
 
@@ -218,7 +225,7 @@ state_of() {
 # Copies the results to $OUT, where only a few files may be brought back.
 bring_back() {
     [ -n "${OUT:-}" ] && [ -d "$results" ] || return 0
-    cp "$results"/{about,status,{bench,peers,step}.jsonl} "$results"/*.md "$OUT/" 2>/dev/null || true
+    cp "$results"/{about,status,rates.json,{bench,peers,step}.jsonl} "$results"/*.md "$OUT/" 2>/dev/null || true
     tar -czf "$OUT/results.tar.gz" -C "$results" . 2>/dev/null || true
 }
 

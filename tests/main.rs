@@ -18,6 +18,7 @@ mod faults;
 mod floors;
 mod gpu;
 mod gradients;
+mod ideal;
 mod invalid_input;
 mod kernels;
 mod launch;

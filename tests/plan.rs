@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::common::{engine, finish};
+use crate::common::{Outcome, engine, finish};
 
 fn plan(config: &str, cluster: &str, args: &[&str]) -> Command {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
@@ -109,6 +109,23 @@ mod exhaustive {
         assert!((found / 184.9 - 1.0).abs() < 0.07, "{found:.1}, published 184.9");
     }
 
+    /// The page of measurements has what the program prints for this engine's own runs.
+    #[test]
+    fn the_simulated_column_is_the_program_s() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/measurements.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for (config, run) in [("swallow-7b", "7B"), ("swallow-13b", "13B"), ("swallow-70b", "70B")] {
+            let outcome = finish(&mut plan(&format!("{config}.toml"), "abci-a100-40.toml", &["--json"])).succeeded();
+            let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+            let per_s = json["step"]["tokens_per_s_per_gpu"].as_f64().unwrap().round() as u64;
+            let per_s = if per_s < 1000 { per_s.to_string() } else { format!("{},{:03}", per_s / 1000, per_s % 1000) };
+            let mfu = |formula: &str| 100.0 * json["step"]["formulas"][formula]["mfu"].as_f64().unwrap();
+            let cell = format!("| {per_s}, {:.0} %, {:.0} % |", mfu("model"), mfu("full"));
+            let row = page.lines().find(|line| line.starts_with(&format!("| Swallow {run}, "))).unwrap();
+            assert!(row.ends_with(&cell), "{row}\nbut {cell}");
+        }
+    }
+
     /// Weak scaling on H100 by Megatron-LM's README of 2024: tensor and pipeline degrees as published, shapes of the
     /// published sizes. The largest has 16,384 columns and more layers instead of 18,432 columns, which RMSNorm's
     /// kernel does not take.
@@ -190,6 +207,57 @@ fn a_search_ranks_layouts() {
     {
         assert!(text.contains(needle), "{needle}: {text}");
     }
+}
+
+/// The rates that `tests/gpu.sh` writes: of a device alone, and in place of a cluster file's.
+#[test]
+fn a_device_s_own_rates_are_planned_with() {
+    let tmp = tempfile::tempdir().unwrap();
+    let rates = tmp.path().join("rates.json");
+    let write = |device: &str, matmul: f64| {
+        let rates_of = json!({
+            "matmul_tflops": matmul,
+            "attention_tflops": 400.0,
+            "attention_backward_tflops": 300.0,
+            "memory_gb_s": 3000.0,
+        });
+        let file = json!({ "device": device, "memory_gib": 139.7, "rates": rates_of, "steps": { "wide-8b-2": 1.6 } });
+        std::fs::write(&rates, file.to_string()).unwrap();
+    };
+    let alone = |args: &[&str]| {
+        let mut command = engine();
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/bench/wide-8b.toml");
+        command.arg("plan").arg("--config").arg(config).args(["--calibrate", rates.to_str().unwrap()]).args(args);
+        finish(&mut command)
+    };
+    let matmul = |outcome: Outcome| {
+        let json: Value = serde_json::from_str(&outcome.succeeded().stdout).unwrap();
+        (json["step"]["shares"]["matmul"].as_f64().unwrap(), json["cluster"].clone())
+    };
+    let calibrated = |config: &str, cluster: &str, args: &[&str]| {
+        finish(&mut plan(config, cluster, &[&["--calibrate", rates.to_str().unwrap()], args].concat()))
+    };
+    write("NVIDIA H200", 600.0);
+    let (slow, name) = matmul(alone(&["--json"]));
+    assert_eq!(name, "one NVIDIA H200");
+    write("NVIDIA H200", 800.0);
+    let (fast, _) = matmul(alone(&["--json"]));
+    assert!((1.2..1.34).contains(&(slow / fast)), "{slow} s and {fast} s");
+    let (beside, name) = matmul(calibrated("bench/wide-8b.toml", "h200.toml", &["--json"]));
+    assert!((beside / fast - 1.0).abs() < 0.05 && name == "one H200", "{beside} s of {name}");
+    calibrated("bench/wide-8b.toml", "h200.toml", &["--search"]).succeeded();
+
+    let two = ["--set", "parallel.tensor=2"];
+    alone(&two).refused(2, &["--calibrate ", "no links, and this run has 2 ranks; give --cluster FILE too"]);
+    calibrated("bench/wide-8b.toml", "dgx-h100.toml", &[])
+        .refused(2, &["it was measured on \"NVIDIA H200\", and the cluster has \"NVIDIA H100 80GB HBM3\""]);
+    write("an unknown device", 800.0);
+    alone(&[]).refused(2, &["the peak of \"an unknown device\" is not known; give --cluster FILE too"]);
+    write("NVIDIA H200", -1.0);
+    alone(&[]).refused(2, &["rates.matmul_tflops = -1; benches/rates.py writes such a file"]);
+    std::fs::write(&rates, "{\"ops\": []}").unwrap();
+    let profile = calibrated("bench/wide-8b.toml", "h200.toml", &[]);
+    profile.refused(2, &["it is the profile of a CPU", "leave --cluster out"]);
 }
 
 #[test]

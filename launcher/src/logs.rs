@@ -1,6 +1,7 @@
 //! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. Also shows
 //! the progress of the steps to the user.
 
+use crate::ideal::Ideal;
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};
 use crate::validation::Validation;
@@ -27,16 +28,27 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Opens the logs of a run that continues after `step`, on ranks whose device is called `device`.
-    pub fn open(dir: RunDir, config: &Config, mesh: &Mesh, device: &str, step: u64) -> Result<Logs> {
+    /// Opens the logs of a run that continues after `step`, on ranks whose device is called `device`, where a step
+    /// ideally takes as long as `ideal`.
+    pub fn open(
+        dir: RunDir,
+        config: &Config,
+        mesh: &Mesh,
+        (device, ideal): (&str, Option<Ideal>),
+        step: u64,
+    ) -> Result<Logs> {
         let path = &config.checkpoint.dir;
         replace(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        let progress = Progress::new(config.train.steps, step + 1);
+        if let Some(warning) = ideal.as_ref().and_then(|ideal| ideal.warning(device)) {
+            progress.warn(&warning);
+        }
         Ok(Logs {
             _dir: dir,
             metrics: MetricsLog::open(&path.join("metrics.jsonl"))?,
             events: EventLog::create(path, step + 1)?,
-            progress: Progress::new(config.train.steps, step + 1),
-            recorder: Recorder::new(config, mesh, device),
+            progress,
+            recorder: Recorder::new(config, mesh, device, ideal),
             warned_of_slow_save: false,
         })
     }
@@ -82,10 +94,11 @@ struct Recorder {
     flops: [f64; 2],
     /// The peak TFLOPS of a rank's device; `None` where it is not known.
     peak: Option<f64>,
+    ideal: Option<Ideal>,
 }
 
 impl Recorder {
-    fn new(config: &Config, mesh: &Mesh, device: &str) -> Recorder {
+    fn new(config: &Config, mesh: &Mesh, device: &str, ideal: Option<Ideal>) -> Recorder {
         let t = &config.train;
         let flops = |formula: Formula| formula.per_token(&config.model, t.seq_length, t.recompute);
         Recorder {
@@ -95,6 +108,7 @@ impl Recorder {
             settings: settings(config, mesh),
             flops: [Formula::Model, Formula::Full].map(flops),
             peak: config.report.peak_tflops.or_else(|| peak::bf16_tflops(device)),
+            ideal,
         }
     }
 
@@ -119,6 +133,7 @@ impl Recorder {
             tflops_full,
             mfu_model: mfu(tflops_model),
             mfu_full: mfu(tflops_full),
+            sol: self.ideal.as_ref().map(|ideal| ideal.seconds / seconds),
             settings: self.settings.clone(),
             ..Default::default()
         }

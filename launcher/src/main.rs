@@ -4,6 +4,7 @@
 mod agreement;
 mod commands;
 mod gpu;
+mod ideal;
 mod launch;
 mod library_settings;
 mod logs;

@@ -1,5 +1,6 @@
 //! The training loop: the phases of a step, the records that are written about it, and the end of a run.
 
+use crate::ideal::Ideal;
 use crate::logs::Logs;
 use crate::memory::{self, Taken};
 use crate::rank_sampler::RankSampler;
@@ -64,17 +65,19 @@ struct Unwritten<B: Backend> {
 }
 
 impl<B: Backend> Run<B> {
-    /// Opens the logs and starts loading data. `dir` is rank 0's lock of the run's directory. Collective.
+    /// Opens the logs and starts loading data. `dir` is rank 0's lock of the run's directory, `ideal` its ideal step.
+    /// Collective.
     pub fn begin(
         trainer: Trainer<B>,
         feed: Feed,
         planned: Taken,
         dir: Option<RunDir>,
+        ideal: Option<Ideal>,
         trace: Option<u64>,
         comm: &Comm,
     ) -> Result<Self> {
         let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
-        let open = |dir| Logs::open(dir, config, mesh, &trainer.b.device(), trainer.step);
+        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step);
         let logs = comm.agree(dir.map(open).transpose())?;
         let sampler = comm.agree(sampler(&trainer, comm))?;
         let mut saver = saver(config, writer(&trainer.rank_layout));

@@ -18,7 +18,8 @@ const LEN: usize = 1 << 16;
 fn alone() -> Cuda {
     let places = Places::of(|name| std::env::var_os(name), None);
     let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
-    let b = Cuda::open(device, None, CommOptions { nccl: None, patience: Duration::from_secs(60) }).unwrap();
+    let options = CommOptions { nccl: None, ctas: Nccl::default(), patience: Duration::from_secs(60) };
+    let b = Cuda::open(device, None, options).unwrap();
     let fixed: usize = CudaScratch::of("any").fixed().iter().sum();
     let tuning = Tuning { search: places.search(), cache: None, products: &[] };
     b.allocate_arena(ArenaSpec { bytes: fixed + 8 * LEN * size_of::<f32>(), small: 0 }, &tuning)

@@ -17,7 +17,7 @@ pub fn class(op: Op) -> OpClass {
 /// Seconds of an op with activations of `act` bytes, at the rates `r`, in software with the properties `s`.
 pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software) -> f64 {
     let flops = op.flops(sizes) / 1e12;
-    let moved = op.bytes(sizes, act) / 1e9 / r.memory_gb_s;
+    let moved = op.bytes(sizes, act) / 1e9 / memory_rate(op, r);
     let outputs = sizes[0] as f64 * sizes[1] as f64;
     let logits = outputs * s.logit_bytes / 1e9 / r.memory_gb_s;
     let busy = match (op, op.work()) {
@@ -38,6 +38,16 @@ pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software
     (busy + r.launch_us / 1e6) / s.efficiency
 }
 
+/// GB/s of an op where memory bounds it.
+fn memory_rate(op: Op, r: &Achieved) -> f64 {
+    match op {
+        Op::Adamw => r.adamw_gb_s,
+        Op::RmsnormBwd | Op::RmsnormBwdAdd => r.rmsnorm_backward_gb_s,
+        Op::XentStats => r.xent_stats_gb_s,
+        _ => r.memory_gb_s,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +66,18 @@ mod tests {
         // A product with one row takes as long as reading its weights.
         near(busy(Op::MatmulNt, thin), Op::MatmulNt.bytes(thin, 2) / 1e9 / r.memory_gb_s);
         near(busy(Op::Rmsnorm, [4096, 4096, 1]), 2.0 * 2.0 * 4096.0 * 4096.0 / 1e9 / r.memory_gb_s);
+        let own_rates =
+            Achieved { adamw_gb_s: 100.0, rmsnorm_backward_gb_s: 200.0, xent_stats_gb_s: 300.0, ..r.clone() };
+        for (op, rate) in [
+            (Op::Adamw, 100.0),
+            (Op::RmsnormBwd, 200.0),
+            (Op::RmsnormBwdAdd, 200.0),
+            (Op::XentStats, 300.0),
+            (Op::XentGrad, r.memory_gb_s),
+        ] {
+            let found = seconds(op, [4096, 4096, 1], 2, &own_rates, own) - r.launch_us / 1e6;
+            near(found, op.bytes([4096, 4096, 1], 2) / 1e9 / rate);
+        }
         let others = Software { elementwise: 5.0, efficiency: 0.5, ..own.clone() };
         let slow = seconds(Op::Rmsnorm, [4096, 4096, 1], 2, r, &others);
         near(slow, (5.0 * busy(Op::Rmsnorm, [4096, 4096, 1]) + r.launch_us / 1e6) / 0.5);

@@ -26,7 +26,7 @@ pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -
     let link = if crosses { r.network_gb_s / cluster.gpus_per_node as f64 } else { r.ring_gb_s } * 1e9;
     // Two thirds of it overlap with compute.
     let gradients = if d > 1.0 { 6.0 * parameters / link / 3.0 } else { 0.0 };
-    let optimizer = 30.0 * parameters / d / (r.memory_gb_s * 1e9);
+    let optimizer = 30.0 * parameters / d / (r.adamw_gb_s * 1e9);
     let mean = stage(config, stages, cluster, r);
     let seconds = (n_mbs * imbalance(config, mesh) + bubble) * mean + gradients + optimizer;
     let shared = if p.distributed_optimizer { d } else { 1.0 };
@@ -53,9 +53,11 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     // Full recomputation runs one more forward pass.
     let passes = if train.recompute == Recompute::Full { 4.0 / 3.0 } else { 1.0 };
     let work = passes * layers * flops::layer_flops(model, train.seq_length) + flops::head_flops(model);
-    // Attention achieves less than products do, and gradient sums are read and written.
-    let scores = passes * 6.0 * (model.num_attention_heads * model.head_dim * train.seq_length) as f64 * layers;
-    let slower = scores * (1.0 / r.attention_backward_tflops - 1.0 / r.matmul_tflops) / 1e12;
+    // Attention achieves less than products do, its backward pass has five products instead of the four that count, and
+    // gradient sums are read and written.
+    let product = (model.num_attention_heads * model.head_dim * train.seq_length) as f64 * layers;
+    let forward = (3.0 * passes - 2.0) * 2.0 / r.attention_tflops;
+    let slower = product * (forward + 5.0 / r.attention_backward_tflops - 6.0 * passes / r.matmul_tflops) / 1e12;
     let sums = 4.0 * flops::parameters(model) as f64 / (r.memory_gb_s * 1e9);
     let compute = work * tokens / (r.matmul_tflops * 1e12) + slower * tokens + sums;
     // Norms, rotary and SwiGLU move about 40 h + 16 f bytes a token and layer, and recomputation adds to that.

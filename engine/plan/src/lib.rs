@@ -11,6 +11,7 @@ pub mod dry_run;
 pub mod estimate;
 pub mod forecast;
 pub mod profile;
+pub mod rates;
 pub mod replay;
 pub mod run;
 pub mod search;
@@ -21,6 +22,7 @@ pub use advice::{Change, best_change, bottleneck};
 pub use analytic::{AnalyticCosts, NodeMap};
 pub use forecast::{Forecast, Speed};
 pub use profile::{Profile, ProfiledCosts};
+pub use rates::DeviceRates;
 pub use replay::{CommMode, CostModel, RankTimeline, replay};
 pub use step::Step;
 

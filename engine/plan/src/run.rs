@@ -47,6 +47,19 @@ pub fn seconds<A: Elem>(
     Ok(Step::seconds_of(&last_steps(&stages), costs))
 }
 
+/// A step of any number of micro-batches, extrapolated from [`short_steps`].
+pub fn whole_step<A: Elem>(
+    config: &Config,
+    mesh: &Mesh,
+    costs: &dyn CostModel,
+    scratch: &(impl Scratch + Clone + Sync + 'static),
+) -> Result<Step> {
+    let (short, times) = short_steps(config, mesh);
+    let step = |config| Ok(simulate(&two_steps::<A>(config, mesh, scratch, &|| ())?, costs));
+    let steps: Vec<Step> = short.iter().map(step).collect::<Result<_>>()?;
+    Ok(steps[0].extrapolated(&steps[steps.len() - 1], times))
+}
+
 fn last_steps(stages: &[DryRun]) -> Vec<(&Log, Range<usize>)> {
     stages.iter().map(|stage| (&stage.log, stage.last.clone())).collect()
 }

@@ -3,7 +3,7 @@
 
 use super::analytic::{AnalyticCosts, NodeMap};
 use super::estimate::estimate;
-use super::run::{memory, seconds, short_steps, simulate, two_steps};
+use super::run::{memory, seconds, short_steps, whole_step};
 use super::step::Step;
 use crate::dry_run::{on_all_cores, plan, plan_shortly, stages};
 use engine::backend::{Elem, Scratch};
@@ -218,11 +218,8 @@ impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
     /// Simulates a configuration without changes: its exact memory, and the breakdown of its step time.
     pub fn as_it_is<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<(Candidate, Step)> {
         let bytes = self.bytes::<A>(config, mesh)?;
-        let (map, (short, times)) = (self.map(config, mesh), short_steps(config, mesh));
-        let costs = self.costs(&map, size_of::<A>());
-        let step = |config| Ok(simulate(&two_steps::<A>(config, mesh, self.scratch, &|| ())?, &costs));
-        let steps: Vec<Step> = short.iter().map(step).collect::<Result<_>>()?;
-        let step = steps[0].extrapolated(&steps[steps.len() - 1], times);
+        let map = self.map(config, mesh);
+        let step = whole_step::<A>(config, mesh, &self.costs(&map, size_of::<A>()), self.scratch)?;
         Ok((Candidate { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
     }
 }

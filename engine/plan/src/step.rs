@@ -4,7 +4,7 @@ use super::replay::{CommMode, CostModel, RankTimeline, replay};
 use engine::backend::{Op, Scope, Span};
 use engine::dry::{Call, Log};
 use engine::layout::mesh::GroupKind;
-use engine::time::{CommClass, TimeCategory};
+use engine::time::{CommClass, OpClass, TimeCategory};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -21,6 +21,11 @@ impl Step {
     /// (rank, spans), for a trace.
     pub fn tracks(&self) -> Vec<(usize, &[Span])> {
         self.ranks.iter().map(|rank| (rank.rank, &rank.spans[..])).collect()
+    }
+
+    /// The seconds in which the mean rank computes: the step without bubble and without exposed communication.
+    pub fn ideal(&self) -> f64 {
+        OpClass::ALL.iter().map(|class| self.shares[&TimeCategory::Computes(*class)]).sum()
     }
 
     /// The seconds alone, by a single replay.

@@ -37,6 +37,21 @@ fn the_bubble_is_that_of_theory() {
     assert!((bubble / work / (3.0 / 32.0) - 1.0).abs() < 0.1, "a bubble of {bubble} s beside {work} s");
 }
 
+/// The ideal step of each of four stages is a quarter of one rank's, whatever the bubble and the messages between them.
+#[test]
+fn the_ideal_step_has_neither_bubble_nor_communication() {
+    let set = ["train.micro_batch_size=1", "model.num_hidden_layers=16", "train.global_batch_size=8"];
+    let ideal = |layout: [&str; 3]| {
+        let step = step("swallow-7b.toml", &[&set[..], &layout].concat(), "clusters/abci-a100-40.toml");
+        assert!(step.ideal() < step.seconds, "{step:?}");
+        (step.ideal(), step.shares[&TimeCategory::Bubble])
+    };
+    let (one, _) = ideal(["parallel.pipeline=1", "parallel.tensor=1", "parallel.ranks=1"]);
+    let (four, bubble) = ideal(["parallel.pipeline=4", "parallel.tensor=1", "parallel.ranks=4"]);
+    assert!((one / four / 4.0 - 1.0).abs() < 0.02, "{one} s on one rank, {four} s on each of four stages");
+    assert!(bubble > 0.2 * four, "a bubble of {bubble} s");
+}
+
 #[test]
 fn a_search_finds_a_layout_at_least_as_fast() {
     let config = Config::read(&configs("swallow-13b.toml"), &[]).unwrap();

@@ -18,6 +18,10 @@ pub struct Achieved {
     pub attention_backward_tflops: f64,
     /// Memory-bound kernels, bytes read plus bytes written.
     pub memory_gb_s: f64,
+    /// Memory-bound kernels that achieve another rate: AdamW, RMSNorm's backward pass, and the statistics of the loss.
+    pub adamw_gb_s: f64,
+    pub rmsnorm_backward_gb_s: f64,
+    pub xent_stats_gb_s: f64,
     /// Time from the end of one kernel to the start of the next.
     pub launch_us: f64,
     /// Rings inside a node, per GPU.
@@ -71,6 +75,9 @@ table!(RawReached {
     attention_tflops: f64,
     attention_backward_tflops: f64,
     memory_gb_s: f64,
+    adamw_gb_s: f64,
+    rmsnorm_backward_gb_s: f64,
+    xent_stats_gb_s: f64,
     launch_us: f64,
     ring_gb_s: f64,
     network_gb_s: f64,
@@ -106,7 +113,8 @@ impl Default for Software {
     }
 }
 
-/// Validates `[reached]`. All keys are required, those of the network only with more than one node.
+/// Validates `[reached]`. All keys are required, but those of the network only with more than one node, and single
+/// memory-bound kernels have the rate of all.
 pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<Achieved> {
     let positive = |value, key: &str| number(value, |x| x > 0.0, "must be positive", key, at);
     let figure = |value, key: &str, what: &str| positive(need(value, key, what, at)?, key);
@@ -118,6 +126,9 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
         None if one_node => Ok(f64::INFINITY),
         value => figure(value, key, what),
     };
+    let memory = "reached.memory_gb_s";
+    let memory_gb_s = figure(raw.memory_gb_s, memory, "GB/s of memory-bound kernels, read plus written")?;
+    let kernel = |value: Option<f64>, key: &str| positive(value.unwrap_or(memory_gb_s), key);
     let key = "reached.network_latency_us";
     Ok(Achieved {
         matmul_tflops: figure(raw.matmul_tflops, "reached.matmul_tflops", "TFLOPS of large bf16 products")?,
@@ -127,7 +138,10 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
             "reached.attention_backward_tflops",
             "TFLOPS of the backward pass of causal attention",
         )?,
-        memory_gb_s: figure(raw.memory_gb_s, "reached.memory_gb_s", "GB/s of memory-bound kernels, read plus written")?,
+        memory_gb_s,
+        adamw_gb_s: kernel(raw.adamw_gb_s, "reached.adamw_gb_s")?,
+        rmsnorm_backward_gb_s: kernel(raw.rmsnorm_backward_gb_s, "reached.rmsnorm_backward_gb_s")?,
+        xent_stats_gb_s: kernel(raw.xent_stats_gb_s, "reached.xent_stats_gb_s")?,
         launch_us: delay(raw.launch_us, "reached.launch_us")?,
         ring_gb_s: figure(raw.ring_gb_s, "reached.ring_gb_s", "GB/s of a ring inside a node, per GPU")?,
         network_gb_s: network(raw.network_gb_s, "reached.network_gb_s", "GB/s of rings over the network, per node")?,

@@ -54,7 +54,12 @@ table!(RawCluster {
 impl Cluster {
     /// Loads the file that `--cluster` names.
     pub fn load(path: &Path) -> Result<Cluster> {
-        settle(Document::open(path, "--cluster")?)
+        Cluster::load_as(path, "--cluster")
+    }
+
+    /// Loads the file that the user named by `flag`, or by a key and its equals sign.
+    pub fn load_as(path: &Path, flag: &str) -> Result<Cluster> {
+        settle(Document::open(path, flag)?)
     }
 
     /// The number of nodes for `ranks` ranks, one rank per GPU; `None` if the cluster has fewer.
@@ -178,11 +183,15 @@ mod tests {
         let cluster = read(&good).unwrap();
         assert_eq!(cluster.achieved.as_ref().map(|rates| rates.message_gb_s), Some(10.0));
         assert_eq!((cluster.software, read(GOOD).unwrap().achieved), (Software::default(), None));
+        let slower = good.replace("launch_us", "adamw_gb_s = 1100\nlaunch_us");
+        let rates = |text: &str| read(text).unwrap().achieved.map(|r| [r.adamw_gb_s, r.xent_stats_gb_s]).unwrap();
+        assert_eq!((rates(&good), rates(&slower)), ([1300.0; 2], [1100.0, 1300.0]), "the rate of all, or its own");
         let software = "[software]\nname = \"M\"\noverlap = [\"data\"]\nelementwise = 5\n";
         let other = read(&format!("{good}{software}")).unwrap().software;
         assert_eq!((other.overlap.len(), other.elementwise, other.efficiency), (1, 5.0, 1.0));
         let cases = [
             (good.replace("ring_gb_s = 215\n", ""), "c.toml: reached.ring_gb_s is missing: write GB/s of a ring"),
+            (slower.replace("= 1100", "= 0"), "c.toml line 15: reached.adamw_gb_s = 0: must be positive"),
             (good.replace("= 0.05", "= 1.5"), "c.toml line 21: reached.slowdown = 1.5: must lie in [0, 1)"),
             (
                 good.replace("ring_gb_s = 215", "ring_gb_s = -1"),

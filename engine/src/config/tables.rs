@@ -323,5 +323,7 @@ section! {
         pub peak_tflops: Option<f64> = optional().positive(),
         /// Steps between two samples of the times of all ranks; 0: no samples. `None`: chosen by the number of ranks.
         pub interval: Option<u64> = optional(),
+        /// The cluster file by which each step is compared with its ideal time; `None`: it is not.
+        pub cluster: Option<PathBuf> = optional(),
     }
 }

@@ -117,6 +117,7 @@ keep = 3
 [report]
 peak_tflops = 312
 interval = 0
+cluster = "c.toml"
 "#;
 
 /// `text` as a file named `a.toml` in a directory of its own.
@@ -177,7 +178,7 @@ fn defaults_are_as_documented() {
     );
     let (dir, interval, at_end, keep, export_interval) = ("runs/tiny".into(), 0, true, None, 0);
     assert_eq!(config.checkpoint, Checkpoint { dir, interval, at_end, keep, export_interval });
-    assert_eq!(config.report, Report { peak_tflops: None, interval: None });
+    assert_eq!(config.report, Report { peak_tflops: None, interval: None, cluster: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;
     assert_eq!((wsd.decay_steps, wsd.decay_shape), (Some(10), Some(DecayShape::Linear)));
 }
@@ -205,7 +206,7 @@ fn every_key_is_taken() {
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
     assert_eq!(
         (config.checkpoint.keep, config.report),
-        (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0) })
+        (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0), cluster: Some("c.toml".into()) })
     );
 }
 

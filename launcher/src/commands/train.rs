@@ -1,6 +1,7 @@
 //! `train`: everything up to the first step, on which all ranks agree, and then the training loop (`run.rs`).
 
 use crate::agreement::from_first;
+use crate::ideal::Ideal;
 use crate::memory::{self, Taken};
 use crate::progress::Waiting;
 use crate::resume::{self, Resume};
@@ -79,11 +80,12 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     assign_ranks(world, &mesh);
     let comm = world.comm();
     let chosen = choose_backend(&config, comm)?;
+    let ideal = comm.agree(if comm.rank() == 0 { Ideal::of(&config, &mesh, chosen.1) } else { Ok(None) })?;
     let mut feed = open_data(&config, comm)?;
     learn_bytes(&mut feed, &config, comm);
     let dir = lock_run_dir(&config, comm)?;
     let ranks = Rc::new(comm.split(0, comm.rank()));
-    let start = Start { args: &args, world, ranks, config, feed, dir };
+    let start = Start { args: &args, world, ranks, config, feed, dir, ideal };
     match chosen {
         (BackendKind::Cpu, Precision::F32) => start.on_cpu::<f32>(),
         (BackendKind::Cpu, Precision::Bf16) => start.on_cpu::<bf16>(),
@@ -106,6 +108,8 @@ struct Start<'a> {
     feed: Feed,
     /// Rank 0's lock of the run's directory.
     dir: Option<RunDir>,
+    /// Of rank 0, where the configuration names a cluster.
+    ideal: Option<Ideal>,
 }
 
 impl Start<'_> {
@@ -131,7 +135,7 @@ impl Start<'_> {
 
     /// Loads the state with all ranks in agreement, then trains; a failure that only this rank knows of ends all ranks.
     fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
-        let Start { args, world, config, feed, dir, .. } = self;
+        let Start { args, world, config, feed, dir, ideal, .. } = self;
         let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
         let how = Resume { from_step, accept_data_change, run_dir: dir.as_ref() };
@@ -146,7 +150,7 @@ impl Start<'_> {
             return run::finish_export(&trainer.config, trainer.step, comm);
         }
         let clock = Clock::of(&trainer.b, world.progress(), Phase::Checkpoint);
-        match Run::begin(trainer, feed, planned, dir, args.trace, comm)?.finish(comm, clock) {
+        match Run::begin(trainer, feed, planned, dir, ideal, args.trace, comm)?.finish(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error),
             Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => Err(error),
             Ok(()) => Ok(()),

@@ -83,7 +83,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
         },
         data,
         checkpoint: Checkpoint { dir: "run".into(), interval: 0, at_end: true, keep: None, export_interval: 0 },
-        report: Report { peak_tflops: None, interval: None },
+        report: Report { peak_tflops: None, interval: None, cluster: None },
     }
 }
 

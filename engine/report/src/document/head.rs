@@ -83,7 +83,7 @@ pub fn setup(e: &Efficiency) -> Section {
     );
     let progress =
         format!("step {} of {}, {} tokens", whole(e.done.step), whole(e.done.of_steps), large(e.done.tokens as f64));
-    let facts = vec![
+    let mut facts = vec![
         ("model", model),
         ("layout", layout),
         ("global batch", batch),
@@ -91,6 +91,8 @@ pub fn setup(e: &Efficiency) -> Section {
         ("precision", s.precision.clone().unwrap_or("unknown".into())),
         ("progress", progress),
     ];
+    let ideal = |sol| format!("{} of the step's, without bubble and exposed communication", percent(sol));
+    facts.extend(e.speed.sol.map(|sol| ("ideal time", ideal(sol))));
     let mut blocks = vec![Block::Facts(facts)];
     if e.peak.tflops.is_none() {
         blocks.push(Block::Note(sentence(&e.peak.source)));

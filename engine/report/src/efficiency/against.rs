@@ -50,6 +50,8 @@ fn rows(this: Both, other: Both) -> Vec<Compared> {
     ];
     rows.extend(loss(this.1, other.1));
     rows.push(row("MFU (`model`), %", |e| Some(100.0 * e.formula("model").mfu?)));
+    let sol = row("ideal time, % of step", |e| Some(100.0 * e.speed.sol?));
+    rows.extend((sol.this.is_some() || sol.other.is_some()).then_some(sol));
     rows.push(row("pipeline bubble, % of step", |e| Some(100.0 * e.time.as_ref()?.bubble.measured)));
     rows.extend(waits(this.0, other.0));
     rows.push(row("GiB on the rank that uses most", most_memory));

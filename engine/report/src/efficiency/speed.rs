@@ -22,6 +22,9 @@ pub struct Speed {
     pub step_s: f64,
     pub tokens_per_s_per_rank: f64,
     pub tokens_per_s: f64,
+    /// The median share of the planner's ideal time, where the run has a cluster file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sol: Option<f64>,
 }
 
 /// The peak of one rank's device.
@@ -73,8 +76,15 @@ impl Speed {
             step_s,
             tokens_per_s_per_rank: tokens_per_s / ranks as f64,
             tokens_per_s,
+            sol: sol(&steps),
         }
     }
+}
+
+/// `None` where no step has one.
+fn sol(steps: &[&StepRecord]) -> Option<f64> {
+    let known: Vec<f64> = steps.iter().filter_map(|step| step.sol).collect();
+    (!known.is_empty()).then(|| median(known))
 }
 
 impl Peak {

@@ -158,6 +158,20 @@ fn time_comes_from_the_samples_after_the_warm_up() {
 }
 
 #[test]
+fn the_share_of_the_ideal_time_is_the_median_of_the_steps_that_have_it() {
+    let mut run = run();
+    let ideal = |run: &Run| {
+        let page = markdown::write(&Document::of(&Efficiency::of(run, None), run, None));
+        (Efficiency::of(run, None).speed.sol, page.contains("ideal time"))
+    };
+    assert_eq!(ideal(&run), (None, false));
+    for (step, sol) in run.steps.records.iter_mut().skip(2).zip([Some(0.5), None, Some(0.7), Some(0.9)]) {
+        step.sol = sol;
+    }
+    assert_eq!(ideal(&run), (Some(0.7), true));
+}
+
+#[test]
 fn steps_with_other_ranks_are_excluded() {
     let mut run = run();
     run.steps.records.iter_mut().take(3).for_each(|step| step.tokens_per_s_per_rank = step.tokens_per_s / 2.0);

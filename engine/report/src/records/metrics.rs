@@ -39,6 +39,10 @@ pub struct StepRecord {
     /// The same as a fraction of the device's peak; `None` where the peak is unknown.
     pub mfu_model: Option<f64>,
     pub mfu_full: Option<f64>,
+    /// The share of the planner's ideal time, without bubble and exposed communication, in the time of the step; only
+    /// where the run has a cluster file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sol: Option<f64>,
     /// The settings that its time depends on (`settings.rs`), which may change when a run resumes. Older versions of
     /// this engine wrote none.
     #[serde(default)]
@@ -125,6 +129,9 @@ mod tests {
         };
         let promised = "step loss z_loss grad_norm lr tokens loss_tokens consumed_samples step_time_s tokens_per_s \
                         tokens_per_s_per_rank tflops_model tflops_full mfu_model mfu_full settings data_s";
+        assert_eq!(keys(&r), promised);
+        r.sol = Some(0.5);
+        let promised = promised.replace("mfu_full", "mfu_full sol");
         assert_eq!(keys(&r), promised);
         r.valid_loss = Some(2.0);
         assert_eq!(keys(&r), format!("{promised} valid_loss"));

@@ -96,6 +96,7 @@ fn step_event(record: &StepRecord, wall_time: f64) -> Event {
         ("tokens_per_s", Some(record.tokens_per_s)),
         ("tflops_model", Some(record.tflops_model)),
         ("tflops_full", Some(record.tflops_full)),
+        ("sol", record.sol),
         ("valid_loss", record.valid_loss),
     ];
     let scalars = scalars.into_iter().map(|(tag, number)| (tag.to_string(), number));

@@ -5,7 +5,7 @@ use engine::config::{Cluster, Config, Precision};
 use engine::error::{Error, Result};
 use engine::layout::mesh::Mesh;
 use engine::memory::table::GIB;
-use plan::Profile;
+use plan::{DeviceRates, Profile};
 use report::peak;
 use std::path::Path;
 
@@ -56,6 +56,32 @@ impl Machine {
 /// Bytes of a GPU that a run may take; the rest is reserved for CUDA and NCCL.
 pub fn room(cluster: &Cluster, mesh: &Mesh) -> usize {
     ((cluster.memory_gib * GIB) as usize).saturating_sub(reserve(mesh.ranks()))
+}
+
+/// The device of measured rates by itself. It has no links, so it runs one rank.
+pub fn alone(rates: &DeviceRates, path: &Path, mesh: &Mesh) -> Result<Cluster> {
+    let (file, device, ranks) = (path.display(), &rates.device, mesh.ranks());
+    if ranks > 1 {
+        return Err(Error::user(format!(
+            "--calibrate {file}: it has the rates of one device and of no links, and this run has {ranks} ranks; give \
+             --cluster FILE too"
+        )));
+    }
+    let peak = peak::bf16_tflops(device).ok_or_else(|| {
+        Error::user(format!("--calibrate {file}: the peak of \"{device}\" is not known; give --cluster FILE too"))
+    })?;
+    rates.alone(peak, path)
+}
+
+/// Refuses flags that the profile of a CPU does not go with: it has the ops of one layout on one machine.
+pub fn must_stand_alone(path: &Path, with_cluster: bool, with_search: bool) -> Result<()> {
+    let flag = match (with_cluster, with_search) {
+        (true, _) => "--cluster",
+        (_, true) => "--search",
+        _ => return Ok(()),
+    };
+    let what = "it is the profile of a CPU, which has one layout and one machine";
+    Err(Error::user(format!("--calibrate {}: {what}; leave {flag} out", path.display())))
 }
 
 /// Refuses a profile of another precision, or of fewer ranks than the run has.

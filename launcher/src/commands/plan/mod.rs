@@ -16,10 +16,10 @@ use engine::error::{Error, Result};
 use engine::layout::mesh::Mesh;
 use engine::layout::placement::split_warning;
 use half::bf16;
-use machine::{Machine, must_cover, room};
+use machine::{Machine, alone, must_cover, must_stand_alone, room};
 use plan::dry_run::refusal;
 use plan::search::SearchSpace;
-use plan::{CostModel, Forecast, Profile, ProfiledCosts, best_change};
+use plan::{CostModel, DeviceRates, Forecast, Profile, ProfiledCosts, best_change};
 use report::records::trace;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,8 +38,9 @@ pub struct Args {
     /// Cluster file with the nodes to run on (configs/clusters)
     #[arg(long, value_name = "FILE", required_unless_present = "calibrate")]
     cluster: Option<PathBuf>,
-    /// Plan for this machine's CPU instead, with the profile that benches/figures.sh measured
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "search"])]
+    /// Use what was measured: the profile of this machine's CPU by benches/figures.sh, in place of a cluster; or a
+    /// device's rates.json by tests/gpu.sh, in place of the cluster file's rates, or alone for one device
+    #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// Number of GPUs [default: parallel.ranks, else the least that the layout needs]
     #[arg(long, value_name = "N", value_parser = super::ranks_flag())]
@@ -60,21 +61,32 @@ const EXAMPLES: &str = "Examples:
   swallow-engine plan --config configs/swallow-70b.toml --cluster configs/clusters/abci-a100-40.toml --search
   swallow-engine plan --config run.toml --cluster configs/clusters/dgx-h100.toml --ranks 64 --trace step.json
   benches/figures.sh figures.json 2 configs/demo.toml parallel.pipeline=2
-  swallow-engine plan --config configs/demo.toml --set parallel.pipeline=2 --calibrate figures.json";
+  swallow-engine plan --config configs/demo.toml --set parallel.pipeline=2 --calibrate figures.json
+  swallow-engine plan --config configs/bench/wide-8b.toml --calibrate target/gpu/results/rates.json
+  swallow-engine plan --config run.toml --cluster configs/clusters/dgx-h100.toml --calibrate rates.json";
 
 pub fn run(args: Args) -> Result<()> {
     let config = Config::read_for(args.ranks.map_or(Ranks::Its, Ranks::AtHand), &args.config, &args.set)?;
     let ranks = args.ranks.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel));
     let mesh = mesh(&config, args.ranks, ranks)?;
-    match (&args.calibrate, &args.cluster) {
-        (Some(path), _) => by_profile(&args, path, &config, &mesh),
-        (None, Some(path)) => on_cluster(&args, path, &config, &mesh),
-        (None, None) => unreachable!("one of the two is required"),
+    let cluster = args.cluster.as_ref().map(|path| Ok((Cluster::load(path)?, path.as_path()))).transpose()?;
+    let rates = args.calibrate.as_ref().map(|path| DeviceRates::read(path)).transpose()?.flatten();
+    match (cluster, &args.calibrate, rates) {
+        (Some((cluster, path)), Some(file), Some(rates)) => {
+            on_cluster(&args, rates.on(cluster, file)?, path, &config, &mesh)
+        }
+        (None, Some(file), Some(rates)) => on_cluster(&args, alone(&rates, file, &mesh)?, file, &config, &mesh),
+        (cluster, Some(file), None) => {
+            must_stand_alone(file, cluster.is_some(), args.search)?;
+            by_profile(&args, file, &config, &mesh)
+        }
+        (Some((cluster, path)), None, _) => on_cluster(&args, cluster, path, &config, &mesh),
+        (None, None, _) => unreachable!("one of the two is required"),
     }
 }
 
-fn on_cluster(args: &Args, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
-    let cluster = Cluster::load(path)?;
+/// `path`: the file that names the cluster in messages.
+fn on_cluster(args: &Args, cluster: Cluster, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
     must_hold(&cluster, mesh.ranks(), path)?;
     crate::gpu::must_fit_kernels(config)?;
     on_gpus(config)?;

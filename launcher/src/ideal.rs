@@ -1,0 +1,55 @@
+//! The ideal time of a step: what the planner gives its computation on the cluster of `report.cluster`. The step's
+//! `sol` in the metrics is the share that this is of the time it took.
+
+use engine::backend::Elem;
+use engine::config::{Cluster, Config, Precision};
+use engine::cpu::{CpuScratch, Float};
+use engine::error::{Error, Result};
+use engine::layout::mesh::Mesh;
+use half::bf16;
+use plan::run::whole_step;
+use plan::{AnalyticCosts, NodeMap};
+use std::path::PathBuf;
+
+pub struct Ideal {
+    pub seconds: f64,
+    /// The cluster file and the device that it describes.
+    path: PathBuf,
+    device: String,
+}
+
+impl Ideal {
+    /// `None` without `report.cluster`.
+    pub fn of(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Option<Ideal>> {
+        let Some(path) = &config.report.cluster else { return Ok(None) };
+        let cluster = Cluster::load_as(path, "report.cluster =")?;
+        let no_rates = || {
+            let remedy = "it has no [reached] table, from which step times are computed; add it or leave the key out";
+            Error::user(format!("report.cluster = {}: {remedy}", path.display()))
+        };
+        let seconds = match precision {
+            Precision::F32 => seconds::<f32>(config, mesh, &cluster)?,
+            Precision::Bf16 => seconds::<bf16>(config, mesh, &cluster)?,
+        };
+        let seconds = seconds.ok_or_else(no_rates)?;
+        Ok(Some(Ideal { seconds, path: path.clone(), device: cluster.device }))
+    }
+
+    /// A warning where the run is on another device than the file describes.
+    pub fn warning(&self, device: &str) -> Option<String> {
+        (device != self.device).then(|| {
+            let (path, other) = (self.path.display(), &self.device);
+            format!(
+                "report.cluster = {path} describes \"{other}\", and this run is on \"{device}\": sol compares the two"
+            )
+        })
+    }
+}
+
+/// `None` where the cluster file has no achieved rates.
+fn seconds<A: Elem + Float>(config: &Config, mesh: &Mesh, cluster: &Cluster) -> Result<Option<f64>> {
+    let map = NodeMap::filled(config, mesh, cluster.gpus_per_node);
+    let Some(costs) = AnalyticCosts::of(cluster, &map, size_of::<A>()) else { return Ok(None) };
+    // Scratch takes memory, which does not matter here, and no time.
+    Ok(Some(whole_step::<A>(config, mesh, &costs, &CpuScratch::<A>::new(1))?.ideal()))
+}
