@@ -1,5 +1,5 @@
-// Statistics of every query for attention's backward pass: the logsumexp to base 2, D = rowsum(do * o) and the start, in the
-// order in which the other kernels read them. Queries beyond the end of a sequence get zeros.
+// Statistics of every query for attention's backward pass: the logsumexp to base 2, D = rowsum(do * o) and the start,
+// in the order in which the other kernels read them. Queries beyond the end of a sequence get zeros.
 #include "attention_bwd.cuh"
 
 constexpr int THREADS = 256;

@@ -49,7 +49,7 @@ impl Ideal {
 /// `None` where the cluster file has no achieved rates.
 fn seconds<A: Elem + Float>(config: &Config, mesh: &Mesh, cluster: &Cluster) -> Result<Option<f64>> {
     let map = NodeMap::filled(config, mesh, cluster.gpus_per_node);
-    let Some(costs) = AnalyticCosts::of(cluster, &map, size_of::<A>()) else { return Ok(None) };
+    let Some(costs) = AnalyticCosts::of(cluster, config, &map, size_of::<A>()) else { return Ok(None) };
     // Scratch takes memory, which does not matter here, and no time.
     Ok(Some(whole_step::<A>(config, mesh, &costs, &CpuScratch::<A>::new(1))?.ideal()))
 }

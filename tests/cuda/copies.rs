@@ -7,6 +7,7 @@ use cuda::Device;
 use cuda::backend::{CommOptions, Cuda, CudaScratch, Tuning};
 use cuda::compile::Places;
 use engine::backend::{Acc, Backend, Scratch};
+use engine::config::Nccl;
 use engine::memory::arena::ArenaSpec;
 
 use crate::common::on_fake_cuda;

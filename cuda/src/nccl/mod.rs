@@ -79,13 +79,7 @@ type Done = Result<(), String>;
 impl Communicator {
     /// Joins a communicator of `size` ranks, which all call this with the id of the first. Blocks until all have. The
     /// device's context must be current. A call takes at most `ctas` thread blocks.
-    pub fn join(
-        nccl: &Rc<Nccl>,
-        id: UniqueId,
-        rank: usize,
-        size: usize,
-        ctas: usize,
-    ) -> Result<Communicator, String> {
+    pub fn join(nccl: &Rc<Nccl>, id: UniqueId, rank: usize, size: usize, ctas: usize) -> Result<Communicator, String> {
         let (mut raw, mut config) = (null_mut(), library::Config::with_ctas(ctas));
         // SAFETY: the call sets the handle and reads the configuration; the id is from NCCL.
         let code = unsafe { (nccl.api.init)(&mut raw, size as c_int, id, rank as c_int, &mut config) };

@@ -66,8 +66,8 @@ pub(super) fn rmsnorm_geometry(rows: usize, d: usize) -> Geometry {
     Geometry { grid: [rows as u32, 1, 1], block: norm_block(d), shared: 128 }
 }
 
-/// `rmsnorm_bwd` and `rmsnorm_bwd_unaligned`: as many blocks as `processors` run at once. Each loops over rows and writes
-/// one row of partial sums.
+/// `rmsnorm_bwd` and `rmsnorm_bwd_unaligned`: as many blocks as `processors` run at once. Each loops over rows and
+/// writes one row of partial sums.
 pub(super) fn rmsnorm_bwd_geometry(rows: usize, d: usize, processors: usize) -> Geometry {
     let block = norm_block(d);
     // With 64 registers per thread, 1024 threads fit on a multiprocessor.

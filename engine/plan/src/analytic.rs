@@ -3,7 +3,7 @@
 use super::cost;
 use super::replay::{CommMode, CostModel};
 use engine::backend::{Op, Scope};
-use engine::config::{Achieved, Axis, Cluster, Config, Overlap, Software};
+use engine::config::{Achieved, Axis, Cluster, Config, Nccl, Overlap, Slowdown, Software};
 use engine::dry::{Call, Operation};
 use engine::layout::mesh::{GroupKind, Mesh};
 use engine::layout::rank_layout::RankLayout;
@@ -63,15 +63,16 @@ pub struct AnalyticCosts<'a> {
     pub achieved: &'a Achieved,
     pub software: &'a Software,
     pub map: &'a NodeMap,
+    pub nccl: &'a Nccl,
     /// Bytes of an activation.
     pub act: usize,
 }
 
 impl<'a> AnalyticCosts<'a> {
     /// `None` where the cluster file has no `[reached]` table.
-    pub fn of(cluster: &'a Cluster, map: &'a NodeMap, act: usize) -> Option<AnalyticCosts<'a>> {
+    pub fn of(cluster: &'a Cluster, config: &'a Config, map: &'a NodeMap, act: usize) -> Option<AnalyticCosts<'a>> {
         let achieved = cluster.achieved.as_ref()?;
-        Some(AnalyticCosts { achieved, software: &cluster.software, map, act })
+        Some(AnalyticCosts { achieved, software: &cluster.software, map, nccl: &config.nccl, act })
     }
 }
 
@@ -121,8 +122,12 @@ impl CostModel for AnalyticCosts<'_> {
             CommClass::Pipeline => Overlap::Pipeline,
             CommClass::Data | CommClass::StepEnd => Overlap::Data,
         };
+        let slowdown = match self.achieved.slowdown {
+            Slowdown::Share(share) => share,
+            Slowdown::Multiprocessors(all) => (kind.ctas(self.nccl) as f64 / all as f64).min(1.0),
+        };
         match self.software.overlap.contains(&overlap) {
-            true => CommMode::Overlapped { slowdown: self.achieved.slowdown },
+            true => CommMode::Overlapped { slowdown },
             false => CommMode::Blocking,
         }
     }
@@ -148,7 +153,7 @@ mod tests {
         let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
         let mesh = config.mesh(64).unwrap();
         let map = NodeMap::filled(&config, &mesh, 8);
-        let costs = AnalyticCosts::of(&cluster, &map, 2).unwrap();
+        let costs = AnalyticCosts::of(&cluster, &config, &map, 2).unwrap();
         let r = costs.achieved;
         let seconds = |call: &Call| costs.call(call.members[0], call);
         let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} s, not {wanted}");
@@ -176,10 +181,14 @@ mod tests {
         let map = NodeMap::filled(&config, &mesh, 8);
         let mode = |cluster: &str, kind| {
             let cluster = Cluster::load(&configs(cluster)).unwrap();
-            AnalyticCosts::of(&cluster, &map, 2).unwrap().mode(kind)
+            AnalyticCosts::of(&cluster, &config, &map, 2).unwrap().mode(kind)
         };
         assert_eq!(mode("clusters/abci-a100-40-2023.toml", GroupKind::Tensor), CommMode::Blocking);
-        assert!(matches!(mode("clusters/abci-a100-40.toml", GroupKind::Tensor), CommMode::Overlapped { .. }));
-        assert!(matches!(mode("clusters/abci-a100-40.toml", GroupKind::Data), CommMode::Overlapped { .. }));
+        // NCCL's thread blocks take 16 and 8 of the 108 multiprocessors.
+        let slowed = |ctas: f64| CommMode::Overlapped { slowdown: ctas / 108.0 };
+        assert_eq!(mode("clusters/abci-a100-40.toml", GroupKind::Tensor), slowed(16.0));
+        assert_eq!(mode("clusters/abci-a100-40.toml", GroupKind::Data), slowed(8.0));
+        let constant = CommMode::Overlapped { slowdown: 0.05 };
+        assert_eq!(mode("clusters/abci-a100-40-2024.toml", GroupKind::Tensor), constant);
     }
 }

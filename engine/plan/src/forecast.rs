@@ -31,7 +31,7 @@ impl Forecast {
         done: &(dyn Fn() + Sync),
     ) -> Result<Forecast> {
         let map = NodeMap::filled(config, mesh, cluster.gpus_per_node);
-        let costs = AnalyticCosts::of(cluster, &map, size_of::<A>());
+        let costs = AnalyticCosts::of(cluster, config, &map, size_of::<A>());
         Self::by::<A>(config, mesh, costs.as_ref().map(|costs| costs as &dyn CostModel), scratch, done)
     }
 

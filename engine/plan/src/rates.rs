@@ -1,7 +1,7 @@
 //! The rates that a device measured of its kernels, in a file that `benches/rates.py` makes of the results of
 //! `tests/gpu.sh`. They replace those of a cluster file; without one, they describe a device that is alone.
 
-use engine::config::{Achieved, Cluster, Software};
+use engine::config::{Achieved, Cluster, Slowdown, Software};
 use engine::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -111,7 +111,7 @@ impl DeviceRates {
             message_gb_s: f64::INFINITY,
             latency_us: 0.0,
             network_latency_us: 0.0,
-            slowdown: 0.0,
+            slowdown: Slowdown::Share(0.0),
         };
         self.replace(&mut achieved);
         let cluster = Cluster {

@@ -134,8 +134,8 @@ pub(super) fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Ve
 
 impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
     /// The cost model; `act`: bytes of an activation.
-    fn costs<'a>(&'a self, map: &'a NodeMap, act: usize) -> AnalyticCosts<'a> {
-        AnalyticCosts { achieved: self.achieved, software: &self.cluster.software, map, act }
+    fn costs<'a>(&'a self, config: &'a Config, map: &'a NodeMap, act: usize) -> AnalyticCosts<'a> {
+        AnalyticCosts { achieved: self.achieved, software: &self.cluster.software, map, nccl: &config.nccl, act }
     }
 
     fn map(&self, config: &Config, mesh: &Mesh) -> NodeMap {
@@ -203,7 +203,7 @@ impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
     /// Seconds of a step, extrapolated where it has many micro-batches.
     pub(super) fn seconds<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<f64> {
         let (map, (short, times)) = (self.map(config, mesh), short_steps(config, mesh));
-        let costs = self.costs(&map, size_of::<A>());
+        let costs = self.costs(config, &map, size_of::<A>());
         let step = |config| seconds::<A>(config, mesh, &costs, self.scratch);
         let seconds: Vec<f64> = short.iter().map(step).collect::<Result<_>>()?;
         Ok(seconds[0] + (seconds[seconds.len() - 1] - seconds[0]) * times)
@@ -219,7 +219,7 @@ impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
     pub fn as_it_is<A: Elem>(&self, config: &Config, mesh: &Mesh) -> Result<(Candidate, Step)> {
         let bytes = self.bytes::<A>(config, mesh)?;
         let map = self.map(config, mesh);
-        let step = whole_step::<A>(config, mesh, &self.costs(&map, size_of::<A>()), self.scratch)?;
+        let step = whole_step::<A>(config, mesh, &self.costs(config, &map, size_of::<A>()), self.scratch)?;
         Ok((Candidate { config: config.clone(), mesh: mesh.clone(), seconds: step.seconds, bytes }, step))
     }
 }

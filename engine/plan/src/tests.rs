@@ -96,7 +96,7 @@ fn the_closed_form_leaves_out_nothing_that_is_faster() {
     let seconds = |config: &Config| {
         let mesh = config.mesh(8).unwrap();
         let map = NodeMap::filled(config, &mesh, cluster.gpus_per_node);
-        let costs = AnalyticCosts::of(&cluster, &map, 2).unwrap();
+        let costs = AnalyticCosts::of(&cluster, config, &map, 2).unwrap();
         run::seconds::<bf16>(config, &mesh, &costs, &scratch).unwrap()
     };
     let least = all.iter().map(seconds).fold(f64::INFINITY, f64::min);

@@ -1,7 +1,7 @@
 //! The tables `[reached]` and `[software]` of a cluster file: the rates that kernels and links achieve, and how the
 //! training software uses them. The files cite the source of each number.
 
-use super::check::{need, not_negative, number};
+use super::check::{need, not_negative, number, size};
 use super::names::{Named, choose};
 use super::origins::Origins;
 use super::raw::{Read, known, optional, table};
@@ -33,8 +33,16 @@ pub struct Achieved {
     /// Latency of a call inside a node and over the network.
     pub latency_us: f64,
     pub network_latency_us: f64,
-    /// The share of the time of an overlapped collective that concurrent compute loses.
-    pub slowdown: f64,
+    pub slowdown: Slowdown,
+}
+
+/// What compute loses of the time of a collective that overlaps with it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Slowdown {
+    /// This share.
+    Share(f64),
+    /// The share of a GPU's multiprocessors, of which there are so many, that NCCL's thread blocks take.
+    Multiprocessors(usize),
 }
 
 /// How the training software uses a cluster. The default is this engine.
@@ -85,6 +93,7 @@ table!(RawReached {
     latency_us: f64,
     network_latency_us: f64,
     slowdown: f64,
+    multiprocessors: u64,
 });
 
 table!(RawSoftware {
@@ -148,8 +157,18 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
         message_gb_s: network(raw.message_gb_s, "reached.message_gb_s", "GB/s of a message to another node")?,
         latency_us: delay(raw.latency_us, "reached.latency_us")?,
         network_latency_us: if one_node { 0.0 } else { delay(raw.network_latency_us, key)? },
-        slowdown: share(need(raw.slowdown, "reached.slowdown", "0.05", at)?, "reached.slowdown", at)?,
+        slowdown: slowdown(raw.slowdown, raw.multiprocessors, at)?,
     })
+}
+
+fn slowdown(share_of_time: Option<f64>, multiprocessors: Option<u64>, at: &Origins) -> Result<Slowdown> {
+    let key = "reached.multiprocessors";
+    match (share_of_time, multiprocessors) {
+        (Some(value), None) => Ok(Slowdown::Share(share(value, "reached.slowdown", at)?)),
+        (None, Some(number)) => Ok(Slowdown::Multiprocessors(size(number, 1..=4096, key, at)?)),
+        (None, None) => Err(at.missing(key, "write the number of a GPU's multiprocessors, or reached.slowdown")),
+        (Some(_), Some(number)) => Err(at.bad(key, number, "reached.slowdown says the same; leave one of the two out")),
+    }
 }
 
 /// Validates `[software]`. The defaults describe this engine.

@@ -20,7 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use achieved::{Achieved, Overlap, Software};
+pub use achieved::{Achieved, Overlap, Slowdown, Software};
 pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};

@@ -17,8 +17,8 @@ use probes::{
     copies_bring_their_bytes_and_zeros as copies, halves_of_words_as_f16 as f16,
     lanes_hand_each_other_their_values as lanes, matrices_come_in_fragments as fragments,
     memory_keeps_what_it_is_given as memory, packing_rounds_to_nearest_even as packing, products_of_warps as products,
-    sums_in_f64 as f64s, sums_products_and_quotients_are_rounded_once as sums, the_larger_of_each_half as halves, the_larger_of_two as largest,
-    what_is_approximate_is_near as approximate,
+    sums_in_f64 as f64s, sums_products_and_quotients_are_rounded_once as sums, the_larger_of_each_half as halves,
+    the_larger_of_two as largest, what_is_approximate_is_near as approximate,
 };
 use std::panic::catch_unwind;
 

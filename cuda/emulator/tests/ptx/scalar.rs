@@ -234,7 +234,14 @@ impl Scalar {
             Op::MulWide => Type { bits: 2 * of.bits, ..of },
             _ => of,
         };
-        (approx == approximates && rounds && (!pairs || [Op::Min, Op::Max].contains(&op))).then_some(Scalar { op, of, to, pairs, flush, operands })
+        (approx == approximates && rounds && (!pairs || [Op::Min, Op::Max].contains(&op))).then_some(Scalar {
+            op,
+            of,
+            to,
+            pairs,
+            flush,
+            operands,
+        })
     }
 
     fn conversion(to: &str, from: &str, nearest: bool) -> Option<Scalar> {
