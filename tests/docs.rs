@@ -122,7 +122,7 @@ const CLUSTER: &str = r#"
     launch_us = 3.0
     ring_gb_s = 20.0
     latency_us = 15.0
-    slowdown = 0.05
+    multiprocessors = 108
     [software]
     name = "a program"
 "#;

@@ -162,8 +162,8 @@ template <class T> DEVICE void st(View<T> x, u64 i, T v) { x.p[i] = v; }
 // Sixteen bytes from element i on, whose address is a multiple of 16.
 template <class T> DEVICE V16 ld16(View<T> x, u64 i) { return *reinterpret_cast<const V16*>(x.p + i); }
 template <class T> DEVICE void st16(View<T> x, u64 i, V16 v) { *reinterpret_cast<V16*>(x.p + i) = v; }
-// The same in one instruction. The compiler splits st16 into four where the words come from asm, as those from shared
-// memory and shuffles do.
+// The same in one instruction. The compiler splits st16 into four where the words come from instructions that it does
+// not look into, as those from shared memory and shuffles do.
 template <class T> DEVICE void st16_whole(View<T> x, u64 i, V16 v) {
     asm volatile("{ .reg .u64 to; cvta.to.global.u64 to, %0; st.global.v4.u32 [to], {%1, %2, %3, %4}; }" ::"l"(x.p + i),
                  "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])

@@ -59,7 +59,7 @@ fn streams_that_share_a_hardware_queue() {
 fn calls_that_would_take_all_processors() {
     let site = Site::with_fake_cuda();
     let small = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_PROCESSORS", "28".to_string())]).collect();
-    let needles = ["may take 28 multiprocessors of the GPU's 28 at once", "data 8, optimizer 16, world 4", "[nccl]"];
+    let needles = ["may take 28 multiprocessors of the GPU's 28 at once", "data 12, world 4, optimizer 12", "[nccl]"];
     refused(&site, 2, &[("nccl.data_ctas", 12.into())], small, &needles);
     let order = |rank| {
         let more = [("NCCL_LAUNCH_ORDER_IMPLICIT", "1"), ("FAKE_CUDA_CUDA", "12020")];

@@ -164,10 +164,9 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
 fn slowdown(share_of_time: Option<f64>, multiprocessors: Option<u64>, at: &Origins) -> Result<Slowdown> {
     let key = "reached.multiprocessors";
     match (share_of_time, multiprocessors) {
-        (Some(value), None) => Ok(Slowdown::Share(share(value, "reached.slowdown", at)?)),
+        (Some(value), _) => Ok(Slowdown::Share(share(value, "reached.slowdown", at)?)),
         (None, Some(number)) => Ok(Slowdown::Multiprocessors(size(number, 1..=4096, key, at)?)),
         (None, None) => Err(at.missing(key, "write the number of a GPU's multiprocessors, or reached.slowdown")),
-        (Some(_), Some(number)) => Err(at.bad(key, number, "reached.slowdown says the same; leave one of the two out")),
     }
 }
 

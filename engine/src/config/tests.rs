@@ -88,6 +88,11 @@ distributed_optimizer = false
 order = "pp-dp-ep-cp-tp"
 ranks = 12
 
+[nccl]
+tensor_ctas = 24
+data_ctas = 6
+pipeline_ctas = 1
+
 [optimizer]
 lr = 1e-4
 min_lr = 3.3e-6
@@ -204,6 +209,7 @@ fn every_key_is_taken() {
     assert_eq!(o.betas, [0.8, 0.99]);
     assert_eq!(config.data.train[1], entry("data/\"en\"", Some(7.0)));
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
+    assert_eq!(config.nccl, Nccl { tensor_ctas: 24, data_ctas: 6, pipeline_ctas: 1 });
     assert_eq!(
         (config.checkpoint.keep, config.report),
         (Some(3), Report { peak_tflops: Some(312.0), interval: Some(0), cluster: Some("c.toml".into()) })
@@ -300,6 +306,11 @@ sequence_parallel = false
 distributed_optimizer = true
 gradient_precision = "f32"
 order = "tp-cp-ep-dp-pp"
+
+[nccl]
+tensor_ctas = 16
+data_ctas = 8
+pipeline_ctas = 4
 
 [optimizer]
 lr = 0.001
