@@ -142,3 +142,23 @@ fn from_pack(pack: &Pack, arch: Arch) -> Result<Kernels> {
     let origin = format!("the pack {} (NVRTC {})", pack.dir().display(), pack.version());
     Ok(Kernels { arch, cubins, origin, notes: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::FILES;
+
+    #[test]
+    fn slow_kernels_are_reported_once_with_a_better_compiler() {
+        let said = |minor, complaints: &[&str]| {
+            let complaints: Vec<String> = complaints.iter().map(|text| text.to_string()).collect();
+            slow(&FILES[0], Version { major: 12, minor }, &complaints)
+        };
+        assert_eq!(said(4, &[]), None);
+        let note = said(4, &["C7510: wgmma is serialized", "8 bytes spill stores"]).unwrap();
+        let wanted = "NVRTC 12.4 makes slow kernels: C7510: wgmma is serialized (and 1 more); use NVRTC 12.9";
+        assert!(note.starts_with(&format!("{}: {wanted}", FILES[0].name)), "{note}");
+        // There is no better one to name.
+        assert!(!said(9, &["C7510"]).unwrap().contains("pip install"));
+    }
+}
