@@ -27,7 +27,10 @@ FIGURES = [("A100", "attention_both", 4096, 173, "FlashAttention-2"),
 # `full`; each with the higher value that is aimed for.
 STEP, STEP_AIM = 1.0, 1.15
 MFU, MFU_AIM = 0.55, 0.62
-PEAK = 989e12
+# The dense bf16 peaks of the devices, operations a second.
+PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+# The peak by which benches/step.py computes the MFU.
+STEP_PEAK = 989e12
 # The share of a step's time to stay below, in which the device computes nothing.
 GAPS = 0.03
 # MFU by the formula `full` on many A100-40GB, which one device cannot measure.
@@ -134,9 +137,10 @@ def bandwidth(r):
         if line["name"] not in worst or r.share(line) < r.share(worst[line["name"]]):
             worst[line["name"]] = line
     # The share of the copies' rate is the speed of light.
-    lines = [at_least(f"{name} of the copies' rate, the speed of light", r.share(line), SHARE, share,
+    of_copies = "share of the copies' rate, the speed of light"
+    lines = [at_least(f"{name}, {of_copies}", r.share(line), SHARE, share,
                       [f"at {line['shape']}", both_modes(r, line)]) for name, line in worst.items()]
-    return lines or [at_least("memory-bound kernels of the copies' rate, the speed of light", None, SHARE, share)]
+    return lines or [at_least(f"memory-bound kernels, {of_copies}", None, SHARE, share)]
 
 
 def measured(r, who):
@@ -146,6 +150,11 @@ def measured(r, who):
         if s["who"] == who and "error" not in s:
             by_case.setdefault(s["case"], []).append(s)
     return by_case
+
+
+def peak(r):
+    """The peak of the device; that of an H200 where it has another name."""
+    return next((peak for word, peak in PEAKS.items() if word in r.about.get("device", "")), PEAKS["H200"])
 
 
 def full_steps(r):
@@ -161,16 +170,18 @@ def full_steps(r):
         if case not in ours or case not in theirs:
             return at_least(what, None, STEP, times, aim=STEP_AIM)
         ratio = median(ours[case], "tokens_per_s") / median(theirs[case], "tokens_per_s")
-        part = light(median(ours[case], "mfu_full") * PEAK / matmul if matmul else None)
+        part = light(median(ours[case], "mfu_full") * STEP_PEAK / matmul if matmul else None)
         return at_least(what, ratio, STEP, times, [part], STEP_AIM)
 
     return [line(case, who) for case in cases for who in ("torch.compile, deterministic", "torch.compile")]
 
 
 def mfu(r):
-    cases = {case: statistics.median(s["mfu_full"] for s in turns) for case, turns in measured(r, "engine").items()}
+    of_device = lambda step: step["mfu_full"] * STEP_PEAK / peak(r)
+    cases = {case: statistics.median(map(of_device, turns)) for case, turns in measured(r, "engine").items()}
     value, case = max(((value, case) for case, value in cases.items()), default=(None, ""))
-    return at_least("MFU of a full step (formula full, of 989 TFLOP/s)", value, MFU, share, [f"by {case}"], MFU_AIM)
+    what = f"MFU of a full step (formula full, of {peak(r) / 1e12:.0f} TFLOP/s)"
+    return at_least(what, value, MFU, share, [f"by {case}"], MFU_AIM)
 
 
 def cluster():
@@ -201,10 +212,10 @@ def memory(r):
 
 def main(results):
     import pathlib
-    from table import Results
+    from table import Results, stop
     r = Results(pathlib.Path(results))
     if not r.ours and not r.peers and not r.steps:
-        sys.exit(f"goals: nothing was measured in {results}")
+        stop(f"{results} has no measurements: name the results of tests/gpu.sh, target/gpu/results")
     print("\n".join(goals(r)))
 
 

@@ -19,7 +19,7 @@ A rate is the sum of operations or bytes over the sum of seconds. `steps` comes 
 import json, pathlib, re, statistics, subprocess, sys
 
 from goals import fastest, measured
-from table import Results
+from table import Results, stop
 
 # The kernels that a rate is made of; the names are those of benches/kernels.
 KERNELS = {
@@ -79,7 +79,7 @@ def main(results, engine=None):
     results = pathlib.Path(results)
     r = Results(results)
     if "memory" not in r.machine:
-        sys.exit(f"rates: {results}/bench.jsonl does not describe the device: measure with benches/kernels first")
+        stop(f"{results}/bench.jsonl does not describe the device: measure with the part bench of tests/gpu.sh")
     path = results / "rates.json"
     about = {key: r.about[key] for key in ("date", "commit") if key in r.about}
     line = dict(device=r.machine["device"], memory_gib=r.machine["memory"] / 2**30, **about,

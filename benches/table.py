@@ -15,23 +15,45 @@ import json, pathlib, re, sys
 from goals import SHARE, goals
 
 
+def stop(why):
+    """Ends the program with a message for the user's mistakes."""
+    print(f"error: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
 def read(path, parse):
     """The parsed lines of a file, or an empty list if there is no such file."""
-    return [parse(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        return [parse(line) for line in lines if line]
+    except ValueError as error:
+        stop(f"{path}: {error}: not a result of tests/gpu.sh; delete it and measure again")
+
+
+def objects(path):
+    """The lines of a file as JSON objects."""
+    def parse(line):
+        value = json.loads(line)
+        if not isinstance(value, dict):
+            raise ValueError(f"{line} is no object")
+        return value
+    return read(path, parse)
 
 
 class Results:
     def __init__(self, folder):
+        if not folder.is_dir():
+            stop(f"{folder} is no folder: name the results of tests/gpu.sh, target/gpu/results")
         pairs = lambda name: dict(read(folder / name, lambda line: line.split("\t", 1)))
         self.about, self.status = pairs("about"), pairs("status")
-        bench, peers = read(folder / "bench.jsonl", json.loads), read(folder / "peers.jsonl", json.loads)
+        bench, peers = objects(folder / "bench.jsonl"), objects(folder / "peers.jsonl")
         machine = lambda lines: next((line["machine"] for line in lines if "machine" in line), {})
         self.machine, self.torch = machine(bench), machine(peers)
         self.ours = [line for line in bench if "seconds" in line]
         self.wrong = [line for line in bench if "error" in line]
         self.peers = [line for line in peers if "seconds" in line]
         self.failed = [line for line in peers if "error" in line]
-        self.steps = [line for line in read(folder / "step.jsonl", json.loads) if not line["smoke"]]
+        self.steps = [line for line in objects(folder / "step.jsonl") if not line.get("smoke")]
         self.idle = " ".join(read(folder / "idle", str))
         whole = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         self.rates, self.simulated = whole("rates.json"), whole("simulated.json")

@@ -21,6 +21,6 @@ if [ ! -e "$folder" ]; then
         exit 0
     fi
     # Another process may have been faster.
-    [ -e "$folder" ] || mv "$part/wheel" "$folder"
+    mv -T "$part/wheel" "$folder" 2>/dev/null || [ -e "$folder" ]
 fi
 echo "$folder"

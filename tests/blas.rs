@@ -215,7 +215,7 @@ fn the_fastest_algorithm_is_chosen_once_and_cached() {
 /// A file that is cut short, and one with an algorithm that the library does not know, are reported and written anew.
 fn damaged(device: &'static Rc<Device>, folder: &Path, products: &[Product], best: &[u32]) {
     let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
-    assert!(path.to_str().unwrap().contains("Stand-in-64-cublaslt-"), "{path:?}");
+    assert!(path.to_str().unwrap().contains("Stand-in-108-cublaslt-"), "{path:?}");
     let whole = std::fs::read_to_string(&path).unwrap();
     let foreign = whole.replace("\"algorithm\": \"0", "\"algorithm\": \"7");
     assert_ne!(foreign, whole);

@@ -15,6 +15,19 @@ fn plan(config: &str, cluster: &str, args: &[&str]) -> Command {
     command
 }
 
+/// What a run would refuse at its start, after it has waited in a queue.
+#[test]
+fn a_plan_refuses_what_the_run_would_refuse() {
+    let with = |set: &[&str]| {
+        let args: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+        finish(&mut plan("swallow-7b.toml", "abci-a100-40.toml", &args))
+    };
+    let needles = ["ABCI (A): NCCL's calls may take 92 of the GPU's 108 multiprocessors at once", "[nccl]"];
+    with(&["nccl.tensor_ctas=32", "nccl.data_ctas=24"]).refused(2, &needles);
+    with(&["nccl.pipeline_ctas=5"]).refused(2, &["nccl.pipeline_ctas = 5", "a power of two"]);
+    with(&["report.cluster=\"nothing.toml\""]).refused(2, &["report.cluster", "nothing.toml"]);
+}
+
 #[test]
 fn a_plan_has_every_section() {
     let tmp = tempfile::tempdir().unwrap();

@@ -103,7 +103,7 @@ DEVICE Sum block_joined(Sum s, u32 at HERE) {
     return warp_joined(s AT);
 }
 
-// Adds logits to the thread's sum, which is rescaled at most once.
+// Adds logits to the thread's sum, which is rescaled at most once. Beyond 2.3e38, where base2 is infinite, it is NaN.
 DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     u32 most = logits[0];
     UNROLL for (int i = 1; i < 4 * AT_ONCE; i++) most = larger2(most, logits[i]);

@@ -33,6 +33,8 @@ const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
 /// The name by which NCCL identifies a node. Ranks with different ones may share a GPU, which is slow, but lets tests
 /// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
+/// The variables that override NCCL's configuration of a communicator, or raise its number of channels.
+const CHANNELS: [&str; 3] = ["NCCL_MAX_CTAS", "NCCL_MIN_CTAS", "NCCL_MIN_NCHANNELS"];
 /// The variable that has NCCL order the kernels of all communicators. This engine does not need that.
 const LAUNCH_ORDER: &str = "NCCL_LAUNCH_ORDER_IMPLICIT";
 
@@ -136,7 +138,8 @@ pub fn open(config: &Config, comm: &Rc<Comm>) -> Result<Cuda> {
     let facts: Vec<Facts> = facts.iter().map(read).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
     let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
-    comm.agree(nccl.as_ref().map_or(Ok(()), |nccl| launch_order(nccl.version(), device.driver())))?;
+    let allowed = |nccl: &Rc<Nccl>| counted_ctas().and(launch_order(nccl.version(), device.driver()));
+    comm.agree(nccl.as_ref().map_or(Ok(()), allowed))?;
     let options = CommOptions { nccl, ctas: config.nccl.clone(), patience };
     comm.agree(Cuda::open(device, world, options).map_err(at_start))
 }
@@ -184,8 +187,8 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
     comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
 }
 
-/// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks NCCL's buffers for
-/// large calls. A generous estimate, not yet measured on a device.
+/// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks what NCCL does not
+/// take when it connects them. A generous estimate, not yet measured on a device.
 pub fn reserve(ranks: usize) -> usize {
     if ranks > 1 { 1 << 30 } else { 256 << 20 }
 }
@@ -273,6 +276,18 @@ fn is_other(a: usize, b: usize) -> bool {
     a.abs_diff(b) > a.max(b) / 32
 }
 
+/// Refuses variables by which NCCL would take other thread blocks than `[nccl]` says.
+fn counted_ctas() -> Result<()> {
+    let set = |name: &&'static str| Some((*name, std::env::var_os(name).filter(|value| !value.is_empty())?));
+    match CHANNELS.iter().find_map(set) {
+        None => Ok(()),
+        Some((name, value)) => Err(Error::user(format!(
+            "{name} = {value:?}: NCCL would take another number of multiprocessors than this run counts on; unset it, \
+             and write [nccl] in the configuration"
+        ))),
+    }
+}
+
 /// NCCL's implicit launch order waits for whole kernels on drivers before CUDA 12.3. Then a receive holds up the work
 /// that its sender waits for.
 fn launch_order(nccl: i32, driver: Version) -> Result<()> {
@@ -303,7 +318,7 @@ pub fn at_start(error: CudaError) -> Error {
         CudaError::Products(_)
         | CudaError::Mixed { .. }
         | CudaError::SharedQueues { .. }
-        | CudaError::NoProcessor { .. } => Error::user(format!("{}: {error}", host())),
+        | CudaError::NoProcessor(_) => Error::user(format!("{}: {error}", host())),
         CudaError::Device(_) | CudaError::Fault(_) => Error::run(format!("{}: {error}", host())),
     }
 }

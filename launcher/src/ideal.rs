@@ -18,20 +18,25 @@ pub struct Ideal {
     device: String,
 }
 
+/// The cluster of `report.cluster`, which has rates; `None` without that key.
+pub fn cluster(config: &Config) -> Result<Option<Cluster>> {
+    let Some(path) = &config.report.cluster else { return Ok(None) };
+    let cluster = Cluster::load_as(path, "report.cluster =")?;
+    if cluster.achieved.is_none() {
+        let remedy = "it has no [reached] table, from which step times are computed; add it or leave the key out";
+        return Err(Error::user(format!("report.cluster = {}: {remedy}", path.display())));
+    }
+    Ok(Some(cluster))
+}
+
 impl Ideal {
     /// `None` without `report.cluster`.
     pub fn of(config: &Config, mesh: &Mesh, precision: Precision) -> Result<Option<Ideal>> {
-        let Some(path) = &config.report.cluster else { return Ok(None) };
-        let cluster = Cluster::load_as(path, "report.cluster =")?;
-        let no_rates = || {
-            let remedy = "it has no [reached] table, from which step times are computed; add it or leave the key out";
-            Error::user(format!("report.cluster = {}: {remedy}", path.display()))
-        };
+        let (Some(cluster), Some(path)) = (cluster(config)?, &config.report.cluster) else { return Ok(None) };
         let seconds = match precision {
             Precision::F32 => seconds::<f32>(config, mesh, &cluster)?,
             Precision::Bf16 => seconds::<bf16>(config, mesh, &cluster)?,
         };
-        let seconds = seconds.ok_or_else(no_rates)?;
         Ok(Some(Ideal { seconds, path: path.clone(), device: cluster.device }))
     }
 
@@ -46,10 +51,9 @@ impl Ideal {
     }
 }
 
-/// `None` where the cluster file has no achieved rates.
-fn seconds<A: Elem + Float>(config: &Config, mesh: &Mesh, cluster: &Cluster) -> Result<Option<f64>> {
+fn seconds<A: Elem + Float>(config: &Config, mesh: &Mesh, cluster: &Cluster) -> Result<f64> {
     let map = NodeMap::filled(config, mesh, cluster.gpus_per_node);
-    let Some(costs) = AnalyticCosts::of(cluster, config, &map, size_of::<A>()) else { return Ok(None) };
+    let costs = AnalyticCosts::of(cluster, config, &map, size_of::<A>()).expect("the cluster has rates");
     // Scratch takes memory, which does not matter here, and no time.
-    Ok(Some(whole_step::<A>(config, mesh, &costs, &CpuScratch::<A>::new(1))?.ideal()))
+    Ok(whole_step::<A>(config, mesh, &costs, &CpuScratch::<A>::new(1))?.ideal())
 }

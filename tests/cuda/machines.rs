@@ -58,14 +58,16 @@ fn streams_that_share_a_hardware_queue() {
 #[test]
 fn calls_that_would_take_all_processors() {
     let site = Site::with_fake_cuda();
-    let small = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_PROCESSORS", "28".to_string())]).collect();
-    let needles = ["may take 28 multiprocessors of the GPU's 28 at once", "data 12, world 4, optimizer 12", "[nccl]"];
+    let small = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_PROCESSORS", "52".to_string())]).collect();
+    let needles = ["may take 28 of the GPU's 52 multiprocessors at once", "data 12, world 4, optimizer 12", "[nccl]"];
     refused(&site, 2, &[("nccl.data_ctas", 12.into())], small, &needles);
     let order = |rank| {
         let more = [("NCCL_LAUNCH_ORDER_IMPLICIT", "1"), ("FAKE_CUDA_CUDA", "12020")];
         apart(rank).into_iter().chain(more.map(|(name, value)| (name, value.to_string()))).collect()
     };
     refused(&site, 2, &[], order, &["NCCL_LAUNCH_ORDER_IMPLICIT", "CUDA 12.2", "CUDA 12.3 or newer"]);
+    let channels = |rank| apart(rank).into_iter().chain([("NCCL_MAX_CTAS", "64".to_string())]).collect();
+    refused(&site, 2, &[], channels, &["NCCL_MAX_CTAS = \"64\"", "unset it", "[nccl]"]);
 }
 
 /// NCCL takes its memory before the run plans what is left, not at its first large call.

@@ -147,8 +147,14 @@ fn repeated(mut groups: &[String]) -> String {
 
 /// The numbers of the registers among operands: `R4, desc[UR4][R2.64+0x4]` names 4 and 2.
 fn registers(operands: &str) -> impl Iterator<Item = u32> + '_ {
-    let words = operands.split(|c: char| !c.is_ascii_alphanumeric());
-    words.filter_map(|word| word.strip_prefix('R')?.parse().ok())
+    let words = operands.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+    words.flat_map(|word| {
+        let (name, modifiers) = word.split_once('.').unwrap_or((word, ""));
+        let register: Option<u32> = name.strip_prefix('R').and_then(|number| number.parse().ok());
+        // `R2.64` is R2 and R3.
+        let next = register.filter(|_| modifiers.split('.').any(|of| of == "64")).map(|register| register + 1);
+        register.into_iter().chain(next)
+    })
 }
 
 #[cfg(test)]

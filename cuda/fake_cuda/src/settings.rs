@@ -16,7 +16,7 @@ pub struct Settings {
     pub capability: i32,
     /// FAKE_CUDA_CUDA: the driver's CUDA version (12090).
     pub cuda: i32,
-    /// FAKE_CUDA_PROCESSORS: multiprocessors of a device (64).
+    /// FAKE_CUDA_PROCESSORS: multiprocessors of a device (108).
     pub processors: i32,
     /// FAKE_CUDA_MEMORY: bytes of a device (8 GiB).
     pub memory: usize,
@@ -67,7 +67,7 @@ pub fn settings() -> &'static Settings {
             name: text("FAKE_CUDA_NAME").unwrap_or("Stand-in".into()),
             capability: number("FAKE_CUDA_CAPABILITY").unwrap_or(80),
             cuda: number("FAKE_CUDA_CUDA").unwrap_or(12090),
-            processors: number("FAKE_CUDA_PROCESSORS").unwrap_or(64),
+            processors: number("FAKE_CUDA_PROCESSORS").unwrap_or(108),
             memory: number("FAKE_CUDA_MEMORY").unwrap_or(8 << 30),
             queues: number("CUDA_DEVICE_MAX_CONNECTIONS").unwrap_or(8usize).clamp(1, 32),
             delay: number("FAKE_CUDA_DELAY"),

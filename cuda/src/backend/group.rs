@@ -96,8 +96,8 @@ impl NcclGroup {
 
 impl Rank {
     /// Creates a communicator of these ranks, whose MPI communicator is `comm`, and runs a few calls on it: so it is
-    /// known to work, and has allocated its buffers before the arena takes the rest of the memory. NCCL may still
-    /// connect some ranks when it first needs to.
+    /// known to work, and has allocated its buffers before the arena takes the rest of the memory. (With
+    /// NCCL_RUNTIME_CONNECT = 1 NCCL may still connect some ranks when it first needs to.)
     fn join(self: &Rc<Self>, kind: GroupKind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
         let name = format!("the {} group of ranks {members:?}", kind.name());
         let _deadline = self.deadline(comm.rank(), &format!("{name} was not connected by NCCL"));

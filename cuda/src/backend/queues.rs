@@ -3,16 +3,15 @@
 //! The driver deals streams over hardware queues, by default eight. A receive or a wait on one stream of a queue holds
 //! up what the others of that queue enqueue behind it. If that is the work that the sending rank waits for, both wait
 //! for ever. Likewise a call of NCCL holds multiprocessors until its peers have come, and no kernel runs on them. So
-//! each stream has a queue of its own, and the calls of all streams together leave a multiprocessor free, or the run is
-//! refused. Then what is first in its stream always starts, and the order in which a rank calls its communicators
-//! cannot stall it.
+//! each stream has a queue of its own, and the calls of all streams together leave enough multiprocessors free for any
+//! kernel to start, or the run is refused. Then what is first in its stream always starts, and the order in which a
+//! rank calls its communicators cannot stall it.
 
 use super::rank::{Error, Rank};
 use crate::device::{Event, Gate, Stream, Timing};
 use crate::machine::Machine;
 use cudarc::driver::DriverError;
 use engine::layout::mesh::GroupKind;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The most hardware queues that the driver makes.
@@ -23,14 +22,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 impl Rank {
     /// Checks that one call of each stream leaves processors to the kernels that it may wait for.
     pub fn check_processors(&self) -> Result<(), Error> {
-        let of_lane = |(lane, _): &(GroupKind, Rc<Stream>)| (*lane, lane.ctas(&self.options.ctas));
-        let lanes: Vec<(GroupKind, usize)> = self.lanes().iter().map(of_lane).collect();
-        let (ctas, processors) = (lanes.iter().map(|(_, ctas)| ctas).sum(), self.device.processors());
-        if ctas < processors {
-            return Ok(());
-        }
-        let each = lanes.iter().map(|(lane, ctas)| format!("{} {ctas}", lane.name())).collect::<Vec<_>>().join(", ");
-        Err(Error::NoProcessor { ctas, processors, each })
+        let lanes: Vec<GroupKind> = self.lanes().iter().map(|(lane, _)| *lane).collect();
+        GroupKind::must_leave_processors(&lanes, &self.options.ctas, self.device.processors())
+            .map_err(Error::NoProcessor)
     }
 
     /// Holds each stream in turn, and checks that all others reach an event meanwhile. Nothing else runs on the device.

@@ -55,11 +55,8 @@ pub enum Error {
          that its sender waits for, for ever: leave CUDA_DEVICE_MAX_CONNECTIONS unset, or set it to {most}, the most"
     )]
     SharedQueues { streams: usize, most: usize },
-    #[error(
-        "NCCL's calls may take {ctas} multiprocessors of the GPU's {processors} at once ({each}), so that they could \
-         hold up the work that they wait for, for ever: lower the keys of [nccl]"
-    )]
-    NoProcessor { ctas: usize, processors: usize, each: String },
+    #[error("{0}")]
+    NoProcessor(String),
     #[error(transparent)]
     Fault(#[from] Fault),
 }

@@ -94,6 +94,7 @@ impl CostModel for AnalyticCosts<'_> {
             (false, true) => (r.message_gb_s.min(r.network_gb_s / flows), r.network_latency_us),
             (false, false) => (r.ring_gb_s.min(r.network_gb_s / flows), r.network_latency_us),
         };
+        let gb_s = gb_s.min(call.kind.ctas(self.nccl) as f64 * r.cta_gb_s);
         let others = (call.members.len() - 1) as f64 / call.members.len() as f64;
         let moved = match call.what {
             Operation::AllReduce => 2.0 * others,
@@ -172,6 +173,11 @@ mod tests {
         let peer = mesh.members(0, GroupKind::Activations, 1)[1];
         let message = 1.0 / r.message_gb_s.min(r.network_gb_s / 8.0) + r.network_latency_us / 1e6;
         near(seconds(&call(GroupKind::Activations, Operation::Send(peer), &[0, peer])), message);
+        // Few thread blocks move fewer bytes a second.
+        let few = Nccl { tensor_ctas: 2, ..config.nccl.clone() };
+        let costs = AnalyticCosts { nccl: &few, ..costs };
+        let pair = call(GroupKind::Tensor, Operation::AllGather, &[0, 1]);
+        near(costs.call(0, &pair), 0.5 / (2.0 * r.cta_gb_s) + r.latency_us / 1e6);
     }
 
     #[test]

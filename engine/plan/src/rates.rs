@@ -46,10 +46,14 @@ impl DeviceRates {
         let bad = |what: String| {
             Error::user(format!("--calibrate {}: {what}; benches/rates.py writes such a file", path.display()))
         };
-        // What is no JSON is a profile's error to report.
-        let Ok(value) = serde_json::from_str::<Value>(&text) else { return Ok(None) };
-        if value.get("rates").is_none() {
-            return Ok(None);
+        let value: Value = serde_json::from_str(&text).map_err(|e| {
+            let who = "benches/rates.py writes such a file for a GPU, benches/figures.sh for a CPU";
+            Error::user(format!("--calibrate {}: not JSON: {e}; {who}", path.display()))
+        })?;
+        let Some(rates) = value.get("rates") else { return Ok(None) };
+        let pairs = rates.as_object().into_iter().flatten();
+        if let Some((key, value)) = pairs.into_iter().find(|(_, value)| !value.is_number()) {
+            return Err(bad(format!("rates.{key} = {value}: must be a number")));
         }
         let rates: DeviceRates = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
         rates.fault().map_or(Ok(Some(rates)), |what| Err(bad(what)))
@@ -109,6 +113,7 @@ impl DeviceRates {
             ring_gb_s: f64::INFINITY,
             network_gb_s: f64::INFINITY,
             message_gb_s: f64::INFINITY,
+            cta_gb_s: f64::INFINITY,
             latency_us: 0.0,
             network_latency_us: 0.0,
             slowdown: Slowdown::Share(0.0),
@@ -212,10 +217,13 @@ mod tests {
         };
         let good = r#"{"device": "NVIDIA H200", "memory_gib": 139.7, "rates": {"adamw_gb_s": 5.0}, "commit": "abc"}"#;
         assert_eq!(read(good), Ok(Some(rates(&[("adamw_gb_s", 5.0)]))));
-        assert_eq!((read(r#"{"ops": []}"#), read("{")), (Ok(None), Ok(None)));
+        assert_eq!(read(r#"{"ops": []}"#), Ok(None));
+        let cut = read("{").unwrap_err();
+        assert!(cut.contains("not JSON: EOF") && cut.contains("rates.py") && cut.contains("figures.sh"), "{cut}");
         for (from, to, complaint) in [
             ("5.0", "-5.0", "rates.adamw_gb_s = -5; benches/rates.py writes such a file"),
             ("5.0", "1e9", "rates.adamw_gb_s = 1000000000; "),
+            ("5.0", "\"5\"", "rates.adamw_gb_s = \"5\": must be a number; "),
             ("adamw_gb_s", "adam_gb_s", "rates.adam_gb_s is none of matmul_tflops, attention_tflops, "),
             ("139.7", "0", "memory_gib = 0; "),
             ("\"device\"", "\"devise\"", "missing field `device`; "),

@@ -47,6 +47,8 @@ pub struct RankTimeline {
     pub spans: Vec<Span>,
     /// Seconds of ops.
     pub busy: BTreeMap<OpClass, f64>,
+    /// Seconds of these that ops lost beside overlapped communication.
+    pub slowed: f64,
     /// Seconds of host overhead.
     pub host: f64,
     /// Seconds in which compute waited, by the kind of the calls that it waited for.
@@ -295,7 +297,9 @@ impl<'a> Rank<'a> {
     }
 
     fn compute(&mut self, class: OpClass, seconds: f64) {
-        let seconds = seconds + std::mem::take(&mut self.debt);
+        let slowed = std::mem::take(&mut self.debt);
+        let seconds = seconds + slowed;
+        self.result.slowed += slowed;
         *self.result.busy.entry(class).or_default() += seconds;
         self.clock += seconds;
     }

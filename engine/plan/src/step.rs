@@ -14,6 +14,8 @@ pub struct Step {
     pub seconds: f64,
     /// Seconds of the mean rank; their sum is `seconds`.
     pub shares: BTreeMap<TimeCategory, f64>,
+    /// Seconds of the mean rank's ops that they lost beside overlapped communication.
+    pub slowed: f64,
     pub ranks: Vec<RankTimeline>,
 }
 
@@ -23,9 +25,10 @@ impl Step {
         self.ranks.iter().map(|rank| (rank.rank, &rank.spans[..])).collect()
     }
 
-    /// The seconds in which the mean rank computes: the step without bubble and without exposed communication.
+    /// The seconds in which the mean rank computes, as if there were no communication and no bubble.
     pub fn ideal(&self) -> f64 {
-        OpClass::ALL.iter().map(|class| self.shares[&TimeCategory::Computes(*class)]).sum()
+        let busy: f64 = OpClass::ALL.iter().map(|class| self.shares[&TimeCategory::Computes(*class)]).sum();
+        busy - self.slowed
     }
 
     /// The seconds alone, by a single replay.
@@ -38,7 +41,8 @@ impl Step {
         let more = |this: f64, other: f64| (this + (other - this) * times).max(0.0);
         let share = |(share, seconds): (&TimeCategory, &f64)| (*share, more(*seconds, other.shares[share]));
         let shares = self.shares.iter().map(share).collect();
-        Step { seconds: more(self.seconds, other.seconds), shares, ranks: other.ranks.clone() }
+        let slowed = more(self.slowed, other.slowed);
+        Step { seconds: more(self.seconds, other.seconds), shares, slowed, ranks: other.ranks.clone() }
     }
 
     pub fn simulate(logs: &[(&Log, Range<usize>)], costs: &dyn CostModel) -> Step {
@@ -63,7 +67,8 @@ impl Step {
             (TimeCategory::Messages, messages),
             (TimeCategory::Data, all - bubble - messages),
         ]);
-        Step { seconds: mean(&ranks, |rank| rank.seconds), shares, ranks }
+        let (seconds, slowed) = (mean(&ranks, |rank| rank.seconds), mean(&ranks, |rank| rank.slowed));
+        Step { seconds, shares, slowed, ranks }
     }
 }
 

@@ -26,6 +26,20 @@ fn step(name: &str, set: &[&str], cluster: &str) -> Step {
     step
 }
 
+/// NCCL's thread blocks slow a step down where it computes beside them, and where they are few; not its computation.
+#[test]
+fn the_ideal_step_does_not_depend_on_nccl() {
+    let with = |ctas: &str| {
+        let set = ["model.num_hidden_layers=4", "train.global_batch_size=64", &format!("nccl.tensor_ctas={ctas}")];
+        step("swallow-7b.toml", &set, "clusters/abci-a100-40.toml")
+    };
+    let [one, some, many] = ["1", "16", "32"].map(with);
+    assert!(some.seconds < one.seconds && some.seconds < many.seconds, "{} {}", one.seconds, many.seconds);
+    for other in [&one, &many] {
+        assert!((other.ideal() / some.ideal() - 1.0).abs() < 1e-9, "{} s and {} s", other.ideal(), some.ideal());
+    }
+}
+
 /// With equal stages and negligible messages, waits are (p - 1) / m of the work.
 #[test]
 fn the_bubble_is_that_of_theory() {

@@ -30,6 +30,8 @@ pub struct Achieved {
     pub network_gb_s: f64,
     /// A point-to-point message to another node, per GPU.
     pub message_gb_s: f64,
+    /// What one of NCCL's thread blocks moves.
+    pub cta_gb_s: f64,
     /// Latency of a call inside a node and over the network.
     pub latency_us: f64,
     pub network_latency_us: f64,
@@ -90,6 +92,7 @@ table!(RawReached {
     ring_gb_s: f64,
     network_gb_s: f64,
     message_gb_s: f64,
+    cta_gb_s: f64,
     latency_us: f64,
     network_latency_us: f64,
     slowdown: f64,
@@ -155,6 +158,7 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
         ring_gb_s: figure(raw.ring_gb_s, "reached.ring_gb_s", "GB/s of a ring inside a node, per GPU")?,
         network_gb_s: network(raw.network_gb_s, "reached.network_gb_s", "GB/s of rings over the network, per node")?,
         message_gb_s: network(raw.message_gb_s, "reached.message_gb_s", "GB/s of a message to another node")?,
+        cta_gb_s: raw.cta_gb_s.map_or(Ok(f64::INFINITY), |value| positive(value, "reached.cta_gb_s"))?,
         latency_us: delay(raw.latency_us, "reached.latency_us")?,
         network_latency_us: if one_node { 0.0 } else { delay(raw.network_latency_us, key)? },
         slowdown: slowdown(raw.slowdown, raw.multiprocessors, at)?,
@@ -164,8 +168,9 @@ pub(super) fn achieved(raw: RawReached, one_node: bool, at: &Origins) -> Result<
 fn slowdown(share_of_time: Option<f64>, multiprocessors: Option<u64>, at: &Origins) -> Result<Slowdown> {
     let key = "reached.multiprocessors";
     match (share_of_time, multiprocessors) {
-        (Some(value), _) => Ok(Slowdown::Share(share(value, "reached.slowdown", at)?)),
+        (Some(value), None) => Ok(Slowdown::Share(share(value, "reached.slowdown", at)?)),
         (None, Some(number)) => Ok(Slowdown::Multiprocessors(size(number, 1..=4096, key, at)?)),
+        (Some(_), Some(number)) => Err(at.bad(key, number, "reached.slowdown says the same; leave one of the two out")),
         (None, None) => Err(at.missing(key, "write the number of a GPU's multiprocessors, or reached.slowdown")),
     }
 }

@@ -193,6 +193,10 @@ mod tests {
             (good.replace("ring_gb_s = 215\n", ""), "c.toml: reached.ring_gb_s is missing: write GB/s of a ring"),
             (slower.replace("= 1100", "= 0"), "c.toml line 15: reached.adamw_gb_s = 0: must be positive"),
             (good.replace("= 0.05", "= 1.5"), "c.toml line 21: reached.slowdown = 1.5: must lie in [0, 1)"),
+            (
+                good.replace("slowdown", "multiprocessors = 108\nslowdown"),
+                "c.toml line 21: reached.multiprocessors = 108: reached.slowdown says the same",
+            ),
             (good.replace("slowdown = 0.05", ""), "c.toml: reached.multiprocessors is missing: write the number"),
             (
                 good.replace("ring_gb_s = 215", "ring_gb_s = -1"),

@@ -16,7 +16,7 @@ const MOST_SAMPLES: u64 = 1 << 22;
 pub(super) const MOST_STEPS: u64 = 1 << 40;
 /// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
-/// The most channels of a communicator in all versions of NCCL.
+/// The most channels of a communicator that every version of NCCL accepts.
 const MOST_CTAS: u64 = 32;
 
 section! {
@@ -208,7 +208,8 @@ section! {
         /// Data-parallel ranks.
         pub data_ctas: usize = or(8).within(1..=MOST_CTAS),
         /// Neighbouring pipeline stages, each direction; also groups with few and small calls.
-        pub pipeline_ctas: usize = or(4).within(1..=MOST_CTAS),
+        pub pipeline_ctas: usize = or(4).within(1..=MOST_CTAS)
+            .must("must be a power of two: NCCL rounds its channels up to one", |n: &usize| n.is_power_of_two()),
     }
 }
 

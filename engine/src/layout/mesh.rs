@@ -41,6 +41,11 @@ impl Mesh {
     }
 }
 
+/// Multiprocessors that NCCL's calls must leave free. On H100 and H200 the thread blocks of NCCL and of cuBLASLt may
+/// come in clusters of four, which need four free multiprocessors in one of at most eight groups (GPCs): if 25 are
+/// free, one group has four.
+const FREE_PROCESSORS: usize = 25;
+
 impl GroupKind {
     pub const ALL: [GroupKind; 8] = [
         GroupKind::Tensor,
@@ -70,6 +75,25 @@ impl GroupKind {
             GroupKind::Activations | GroupKind::Gradients => nccl.pipeline_ctas,
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => nccl.pipeline_ctas,
         }
+    }
+
+    /// Whether one call of each of these lanes leaves multiprocessors to the kernels that it may wait for; the error
+    /// says what they take.
+    pub fn must_leave_processors(
+        lanes: &[GroupKind],
+        nccl: &Nccl,
+        processors: usize,
+    ) -> std::result::Result<(), String> {
+        let taken: usize = lanes.iter().map(|lane| lane.ctas(nccl)).sum();
+        if taken + FREE_PROCESSORS <= processors {
+            return Ok(());
+        }
+        let each = lanes.iter().map(|lane| format!("{} {}", lane.name(), lane.ctas(nccl))).collect::<Vec<_>>();
+        Err(format!(
+            "NCCL's calls may take {taken} of the GPU's {processors} multiprocessors at once ({}), and \
+             {FREE_PROCESSORS} must stay free for the work that they wait for: lower the keys of [nccl]",
+            each.join(", ")
+        ))
     }
 
     /// The name in messages and files.
@@ -129,6 +153,18 @@ impl Mesh {
             ranks = (0..size).flat_map(|i| ranks.iter().map(move |rank| rank - offset + i * stride)).collect();
         }
         ranks
+    }
+
+    /// The lanes of all kinds of groups with several ranks.
+    pub fn lanes(&self, kv_replicas: usize) -> Vec<GroupKind> {
+        let several = |kind: &GroupKind| self.members(0, *kind, kv_replicas).len() > 1;
+        let mut lanes: Vec<GroupKind> = vec![];
+        for lane in GroupKind::ALL.into_iter().filter(several).map(GroupKind::lane) {
+            if !lanes.contains(&lane) {
+                lanes.push(lane);
+            }
+        }
+        lanes
     }
 
     /// The group of `kind` that `rank` is in. `kv_replicas`: the number of tensor-parallel ranks that
@@ -250,6 +286,19 @@ mod tests {
     use proptest::prelude::*;
 
     const AXES: [Axis; 5] = [Axis::Tensor, Axis::Context, Axis::Expert, Axis::Data, Axis::Pipeline];
+
+    #[test]
+    fn one_call_of_each_lane_leaves_processors_free() {
+        let p = Parallel { tensor: 2, pipeline: 2, ..Parallel::default() };
+        let lanes = Mesh::new(8, &p).unwrap().lanes(1);
+        assert_eq!(lanes.len(), 6, "tensor, data, optimizer, activations, gradients, world: {lanes:?}");
+        assert!(Mesh::new(1, &Parallel::default()).unwrap().lanes(1).is_empty());
+        // 16 + 2 x 8 + 3 x 4.
+        let fits = |processors| GroupKind::must_leave_processors(&lanes, &Nccl::default(), processors);
+        assert_eq!(fits(44 + 25), Ok(()));
+        let message = fits(44 + 24).unwrap_err();
+        assert!(message.contains("44 of the GPU's 68") && message.contains("tensor 16, data 8"), "{message}");
+    }
 
     proptest! {
         #[test]

@@ -39,8 +39,8 @@ pub struct StepRecord {
     /// The same as a fraction of the device's peak; `None` where the peak is unknown.
     pub mfu_model: Option<f64>,
     pub mfu_full: Option<f64>,
-    /// The share of the planner's ideal time, without bubble and exposed communication, in the time of the step; only
-    /// where the run has a cluster file.
+    /// The planner's time of the step's computation alone, divided by the step's time; only where the run has a
+    /// cluster file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sol: Option<f64>,
     /// The settings that its time depends on (`settings.rs`), which may change when a run resumes. Older versions of

@@ -1,9 +1,10 @@
 //! The machine that a plan is for: the nodes of a cluster file, or the profiled host.
 
 use crate::gpu::reserve;
-use engine::config::{Cluster, Config, Precision};
+use engine::config::{Cluster, Config, Precision, Slowdown};
 use engine::error::{Error, Result};
-use engine::layout::mesh::Mesh;
+use engine::layout::mesh::{GroupKind, Mesh};
+use engine::layout::rank_layout::RankLayout;
 use engine::memory::table::GIB;
 use plan::{DeviceRates, Profile};
 use report::peak;
@@ -56,6 +57,16 @@ impl Machine {
 /// Bytes of a GPU that a run may take; the rest is reserved for CUDA and NCCL.
 pub fn room(cluster: &Cluster, mesh: &Mesh) -> usize {
     ((cluster.memory_gib * GIB) as usize).saturating_sub(reserve(mesh.ranks()))
+}
+
+/// Refuses thread blocks of NCCL that a run on these GPUs would refuse.
+pub fn must_leave_processors(cluster: &Cluster, config: &Config, mesh: &Mesh) -> Result<()> {
+    let Some(Slowdown::Multiprocessors(processors)) = cluster.achieved.as_ref().map(|rates| rates.slowdown) else {
+        return Ok(());
+    };
+    let lanes = mesh.lanes(RankLayout::new(config, mesh.clone(), 0).kv_replicas);
+    let fits = GroupKind::must_leave_processors(&lanes, &config.nccl, processors);
+    fits.map_err(|why| Error::user(format!("{}: {why}", cluster.name)))
 }
 
 /// The device of measured rates by itself. It has no links, so it runs one rank.

@@ -6,6 +6,7 @@ mod summary;
 
 use super::mesh;
 use super::topology::must_hold;
+use crate::ideal;
 use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
@@ -16,7 +17,7 @@ use engine::error::{Error, Result};
 use engine::layout::mesh::Mesh;
 use engine::layout::placement::split_warning;
 use half::bf16;
-use machine::{Machine, alone, must_cover, must_stand_alone, room};
+use machine::{Machine, alone, must_cover, must_leave_processors, must_stand_alone, room};
 use plan::dry_run::refusal;
 use plan::search::SearchSpace;
 use plan::{CostModel, DeviceRates, Forecast, Profile, ProfiledCosts, best_change};
@@ -67,6 +68,7 @@ const EXAMPLES: &str = "Examples:
 
 pub fn run(args: Args) -> Result<()> {
     let config = Config::read_for(args.ranks.map_or(Ranks::Its, Ranks::AtHand), &args.config, &args.set)?;
+    ideal::cluster(&config)?;
     let ranks = args.ranks.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel));
     let mesh = mesh(&config, args.ranks, ranks)?;
     let cluster = args.cluster.as_ref().map(|path| Ok((Cluster::load(path)?, path.as_path()))).transpose()?;
@@ -88,6 +90,7 @@ pub fn run(args: Args) -> Result<()> {
 /// `path`: the file that names the cluster in messages.
 fn on_cluster(args: &Args, cluster: Cluster, path: &Path, config: &Config, mesh: &Mesh) -> Result<()> {
     must_hold(&cluster, mesh.ranks(), path)?;
+    must_leave_processors(&cluster, config, mesh)?;
     crate::gpu::must_fit_kernels(config)?;
     on_gpus(config)?;
     let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / cluster.gpus_per_node).collect();
