@@ -85,7 +85,7 @@ impl GroupKind {
         processors: usize,
     ) -> std::result::Result<(), String> {
         let taken: usize = lanes.iter().map(|lane| lane.ctas(nccl)).sum();
-        if taken + FREE_PROCESSORS <= processors {
+        if lanes.is_empty() || taken + FREE_PROCESSORS <= processors {
             return Ok(());
         }
         let each = lanes.iter().map(|lane| format!("{} {}", lane.name(), lane.ctas(nccl))).collect::<Vec<_>>();
@@ -295,7 +295,7 @@ mod tests {
         assert!(Mesh::new(1, &Parallel::default()).unwrap().lanes(1).is_empty());
         // 16 + 2 x 8 + 3 x 4.
         let fits = |processors| GroupKind::must_leave_processors(&lanes, &Nccl::default(), processors);
-        assert_eq!(fits(44 + 25), Ok(()));
+        assert_eq!((fits(44 + 25), GroupKind::must_leave_processors(&[], &Nccl::default(), 2)), (Ok(()), Ok(())));
         let message = fits(44 + 24).unwrap_err();
         assert!(message.contains("44 of the GPU's 68") && message.contains("tensor 16, data 8"), "{message}");
     }
