@@ -64,6 +64,7 @@ fn a_dry_run_plans_the_arena_of_a_gpu_that_is_not_there() {
     {
         assert!(large.contains(needle), "no `{needle}` in: {large}");
     }
+    on("abci-a100-40", &["--set", "report.cluster=\"nothing.toml\""]).refused(2, &["report.cluster", "nothing.toml"]);
     on("abci-a100-40", &["--set", "train.backend=\"cpu\""]).refused(2, &["--cluster ", "leave one of the two out"]);
     on("h200", &[]).refused(2, &["64 ranks take 64 nodes with 1 a node"]);
 }

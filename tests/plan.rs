@@ -15,7 +15,7 @@ fn plan(config: &str, cluster: &str, args: &[&str]) -> Command {
     command
 }
 
-/// What a run would refuse at its start, after it has waited in a queue.
+/// The run itself would be refused only at its start, after it has waited in the queue of a cluster.
 #[test]
 fn a_plan_refuses_what_the_run_would_refuse() {
     let with = |set: &[&str]| {

@@ -14,20 +14,29 @@ template <class T> DEVICE u32 past16(View<T> x, u64 i) { return reinterpret_cast
 template <class T> DEVICE bool aligned(View<T> x) { return past16(x, 0) == 0; }
 template <class T> DEVICE bool rows_aligned(View<T> x, u32 d) { return d % 8 == 0 && aligned(x); }
 
+// Loads bf16 from i on into the words of v, which are zero: the first n of at most N.
+template <int N, class T, class V> DEVICE void load_tail(View<T> x, u64 i, u32 n, V& v HERE) {
+    UNROLL for (u32 k = 0; k < N; k++) {
+        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
+    }
+}
+// Stores the first n of at most N bf16 in the words of v from i on.
+template <int N, class V> DEVICE void store_tail(View<bf16> x, u64 i, u32 n, const V& v HERE) {
+    UNROLL for (u32 k = 0; k < N; k++) {
+        if (k < n) st(x, i + k, bf16{static_cast<u16>(v.w[k / 2] >> 16 * (k % 2))} AT);
+    }
+}
+
 // Loads eight elements from i on, of which `n` exist; the others are zero. `wide`: element i is aligned to 16 bytes.
 template <class T> DEVICE V16 load8(View<T> x, u64 i, u32 n, bool wide HERE) {
     if (wide && n >= 8) return ld16(x, i AT);
     V16 v = {};
-    UNROLL for (u32 k = 0; k < 8; k++) {
-        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
-    }
+    load_tail<8>(x, i, n, v AT);
     return v;
 }
 DEVICE void store8(View<bf16> x, u64 i, u32 n, bool wide, const V16& v HERE) {
     if (wide && n >= 8) return st16(x, i, v AT);
-    UNROLL for (u32 k = 0; k < 8; k++) {
-        if (k < n) st(x, i + k, bf16{static_cast<u16>(v.w[k / 2] >> 16 * (k % 2))} AT);
-    }
+    store_tail<8>(x, i, n, v AT);
 }
 
 // The same as load8 and store8 for four f32.
@@ -50,17 +59,13 @@ DEVICE void store4(View<float> x, u64 i, u32 n, bool wide, const V16& v HERE) {
 template <class T> DEVICE V8 load4_rounded(View<T> x, u64 i, u32 n, bool wide HERE) {
     if (wide && n >= 4) return ld8(x, i AT);
     V8 v = {};
-    UNROLL for (u32 k = 0; k < 4; k++) {
-        if (k < n) v.w[k / 2] |= static_cast<u32>(ld(x, i + k AT).bits) << 16 * (k % 2);
-    }
+    load_tail<4>(x, i, n, v AT);
     return v;
 }
 // Stores four bf16 from i on, of which `n` exist. `wide`: element i is aligned to 8 bytes.
 DEVICE void store4_rounded(View<bf16> x, u64 i, u32 n, bool wide, u32 low, u32 high HERE) {
     if (wide && n >= 4) return st8(x, i, V8{low, high} AT);
-    UNROLL for (u32 k = 0; k < 4; k++) {
-        if (k < n) st(x, i + k, bf16{static_cast<u16>((k < 2 ? low : high) >> 16 * (k % 2))} AT);
-    }
+    store_tail<4>(x, i, n, V8{low, high} AT);
 }
 
 DEVICE float shfl_xor(float v, u32 mask HERE) { return f32_of(shfl_xor(bits_of(v), mask AT)); }

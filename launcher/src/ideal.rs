@@ -1,5 +1,5 @@
-//! The ideal time of a step: what the planner gives its computation on the cluster of `report.cluster`. The step's
-//! `sol` in the metrics is the share that this is of the time it took.
+//! The ideal time of a step: the time of its computation alone, by the rates in the cluster file of `report.cluster`.
+//! `sol` in the metrics is the ideal time divided by the step's time.
 
 use engine::backend::Elem;
 use engine::config::{Cluster, Config, Precision};

@@ -54,6 +54,18 @@ fn streams_that_share_a_hardware_queue() {
     refused(&site, 2, &[], few, &["streams of this rank share hardware queues", "CUDA_DEVICE_MAX_CONNECTIONS", "32"]);
 }
 
+/// The thread blocks of `[nccl]` reach NCCL.
+#[test]
+fn more_thread_blocks_than_nccl_has() {
+    let site = Site::with_fake_cuda();
+    let few = |rank| apart(rank).into_iter().chain([("FAKE_CUDA_NCCL_CTAS", "7".to_string())]).collect::<Vars>();
+    let config =
+        |ctas: i64| with(&small(site.tmp.path()), &[("train.steps", 1.into()), ("nccl.data_ctas", ctas.into())]);
+    let outcome = finish(&mut site.train("run", 2, &config(8), few, &[]));
+    outcome.refused(1, &["was not connected by NCCL", "8 thread blocks, not 1 to 7"]);
+    finish(&mut site.train("run", 2, &config(7), few, &[])).succeeded();
+}
+
 /// Calls of NCCL that wait for a peer must leave a processor to the work that the peer waits for.
 #[test]
 fn calls_that_would_take_all_processors() {

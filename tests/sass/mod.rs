@@ -14,7 +14,7 @@ use self::code::Function;
 const COMPILERS: [&str; 3] = ["12.4", "12.9", "13.0"];
 const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 
-/// What kernels promise of their accesses to global memory, on both architectures and with each compiler: the widths,
+/// The accesses to global memory that kernels promise, on both architectures and with each compiler: the widths,
 /// and which loads are in flight before the first of them is waited for, or a store follows. `path::accesses` explains
 /// the notation; it shows the way that whole vectors take. By design, four bf16 are 64 bits (AdamW's weights, the input
 /// of `widen_bf16`), and single numbers of a row or a warp are 32 or 64.

@@ -36,6 +36,8 @@ pub struct Settings {
     /// FAKE_CUDA_NCCL_HANG, `kind@n`: the n-th operation of this kind (`AllReduce`, ..., `any`) that the process starts
     /// as rank 0 of a communicator never completes.
     pub hang: Option<(String, usize)>,
+    /// FAKE_CUDA_NCCL_CTAS: the most thread blocks that a communicator may ask for (32).
+    pub nccl_ctas: i32,
     /// FAKE_CUDA_NCCL_MEMORY: bytes of a device that NCCL takes (0).
     pub nccl_memory: usize,
     /// NCCL_RUNTIME_CONNECT: whether it takes them at the first large call (1), or with the first communicator (0).
@@ -76,6 +78,7 @@ pub fn settings() -> &'static Settings {
             fastest: text("FAKE_CUDA_FASTEST"),
             nccl: number("FAKE_CUDA_NCCL").unwrap_or(22703),
             hang: at("FAKE_CUDA_NCCL_HANG"),
+            nccl_ctas: number("FAKE_CUDA_NCCL_CTAS").unwrap_or(32),
             nccl_memory: number("FAKE_CUDA_NCCL_MEMORY").unwrap_or(0),
             connects_late: text("NCCL_RUNTIME_CONNECT").as_deref() != Some("0"),
             alone: text("FAKE_CUDA_NCCL_ALONE").is_some(),

@@ -30,7 +30,7 @@ pub struct Achieved {
     pub network_gb_s: f64,
     /// A point-to-point message to another node, per GPU.
     pub message_gb_s: f64,
-    /// What one of NCCL's thread blocks moves.
+    /// The bandwidth of one of NCCL's thread blocks (CTAs); infinite where the file does not limit it.
     pub cta_gb_s: f64,
     /// Latency of a call inside a node and over the network.
     pub latency_us: f64,
@@ -38,12 +38,12 @@ pub struct Achieved {
     pub slowdown: Slowdown,
 }
 
-/// What compute loses of the time of a collective that overlaps with it.
+/// How much computation slows down while a collective overlaps with it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Slowdown {
-    /// This share.
+    /// It loses this share of the overlapped time.
     Share(f64),
-    /// The share of a GPU's multiprocessors, of which there are so many, that NCCL's thread blocks take.
+    /// It loses the multiprocessors that NCCL's thread blocks occupy; the value is the number of the GPU's.
     Multiprocessors(usize),
 }
 

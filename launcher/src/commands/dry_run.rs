@@ -4,6 +4,7 @@
 use super::mesh;
 use super::topology::{PARTS, must_hold};
 use crate::gpu::must_fit_kernels;
+use crate::ideal;
 use crate::output::or_broken_pipe;
 use crate::progress::Count;
 use crate::ranks_of_mpirun;
@@ -30,6 +31,7 @@ use std::path::Path;
 pub fn run(path: &Path, set: &[String], flag: Option<usize>, cluster: Option<&Path>) -> Result<()> {
     let asked = flag.or_else(ranks_of_mpirun);
     let config = Config::read_for(asked.map_or(Ranks::Its, Ranks::AtHand), path, set)?;
+    ideal::cluster(&config)?;
     let mesh = mesh(&config, flag, asked.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel)))?;
     let (rules, precision) = rules(&config, &mesh, cluster)?;
     let rows = rows(&config, &mesh, &rules)?;

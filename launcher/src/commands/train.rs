@@ -108,7 +108,7 @@ struct Start<'a> {
     feed: Feed,
     /// Rank 0's lock of the run's directory.
     dir: Option<RunDir>,
-    /// Of rank 0, where the configuration names a cluster.
+    /// The ideal step time, on rank 0 if `report.cluster` is set.
     ideal: Option<Ideal>,
 }
 

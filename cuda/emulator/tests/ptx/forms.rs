@@ -119,7 +119,7 @@ impl Kind {
     }
 }
 
-/// What is wrong with a kernel's instructions; `used` counts the instructions of each form.
+/// Checks a kernel's instructions and returns the errors found; `used` counts the instructions of each form.
 fn complaints(entry: &Entry, used: &mut Used) -> Vec<String> {
     let checked = |s: &&Statement| CHECKED.contains(&s.op[0].as_str()) || s.name().starts_with("cp.async.bulk");
     let mut out = Vec::new();
@@ -164,8 +164,8 @@ const TILE: u64 = 64 * 128;
 const COLUMNS: u64 = 16 * 2;
 const ROWS: u64 = 16 * 128;
 
-/// What is wrong with the descriptors of a probe, which multiplies 64 columns in four steps. Its shared memory holds a,
-/// then b in tiles (`product` in `probes_hopper.cu`).
+/// Checks the descriptors of a probe and returns the errors found. The probe multiplies 64 columns in four steps; its
+/// shared memory holds a, then b in tiles (`product` in `probes_hopper.cu`).
 fn wrong_descriptors(entry: &Entry) -> Result<Vec<String>, String> {
     let program = Program::of(entry)?;
     let products = entry.body.iter().filter(|s| s.name().starts_with("wgmma.mma_async"));

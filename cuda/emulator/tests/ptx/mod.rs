@@ -3,7 +3,7 @@
 //! its results are held to the definitions in those tests, and to the emulator's bits where the arithmetic is exact.
 //! Where it is not (`APPROXIMATE_PROBES` in `alike.rs`), both are held to the bounds of the ISA.
 //!
-//! What ptxas and the hardware make of the PTX is not seen here, nor how long it takes.
+//! These tests do not cover how ptxas translates PTX into machine code, nor the hardware, nor speed.
 
 mod descriptor;
 mod forms;

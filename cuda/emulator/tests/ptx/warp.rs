@@ -1,5 +1,5 @@
-//! What the 32 lanes of a warp do together (PTX ISA, "shfl.sync", "vote.sync", "bar.warp.sync", "ldmatrix", "mma"),
-//! written from the ISA's text and figures alone.
+//! Instructions in which the 32 lanes of a warp take part together: shfl.sync, vote.sync, ldmatrix and mma. They are
+//! written from the text and figures of the PTX ISA alone.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collective {

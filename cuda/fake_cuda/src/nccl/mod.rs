@@ -19,7 +19,6 @@ use comm::Comm;
 use data_type::{DataType, ReduceOp};
 use plan::Op;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -46,8 +45,6 @@ pub struct Config {
 
 /// NCCL_CONFIG_UNDEF_INT.
 const UNDEFINED: c_int = c_int::MIN;
-/// The thread blocks that a communicator may have.
-const CTAS: RangeInclusive<c_int> = 1..=32;
 
 /// Calls of more bytes need connections of their own.
 const LARGE: usize = 1 << 20;
@@ -111,9 +108,11 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     if config.is_some_and(|config| config.magic != MAGIC) {
         return fail(INVALID_ARGUMENT, "a configuration that was not initialized");
     }
-    let bad = |ctas: c_int| ctas != UNDEFINED && !CTAS.contains(&ctas);
-    if let Some(config) = config.filter(|config| bad(config.min_ctas) || bad(config.max_ctas)) {
-        return fail(INVALID_ARGUMENT, &format!("{} to {} thread blocks", config.min_ctas, config.max_ctas));
+    let most = settings().nccl_ctas;
+    for ctas in config.into_iter().flat_map(|config| [config.min_ctas, config.max_ctas]) {
+        if ctas != UNDEFINED && !(1..=most).contains(&ctas) {
+            return fail(INVALID_ARGUMENT, &format!("{ctas} thread blocks, not 1 to {most}"));
+        }
     }
     let blocking = config.is_none_or(|config| config.blocking != 0);
     // SAFETY: the caller passes a valid pointer.

@@ -17,7 +17,7 @@ pub struct MemoryUse {
     pub used_bytes: u64,
     /// On the host, while a checkpoint is written.
     pub checkpoint_copy_bytes: u64,
-    /// Of the device, by the context, libraries and other processes, planned and used.
+    /// The device memory of CUDA's context, the libraries and other processes: `[planned, used]`. `None` on the CPU.
     pub others_bytes: Option<[u64; 2]>,
 }
 
