@@ -93,6 +93,17 @@ pub fn on_data(feed: &Feed, comm: &Comm) -> Result<()> {
     }))
 }
 
+/// All ranks must have the files that rank 0 has where `name` says; `mine` identifies their contents. Collective.
+pub fn on_files(name: &str, mine: &str, comm: &Comm) -> Result<()> {
+    let (first_host, first): (String, String) = from_first(comm, &(host(), mine.to_string()));
+    comm.agree(match mine == first {
+        true => Ok(()),
+        false => Err(Error::user(format!(
+            "{name}: the files differ from those on rank 0 ({first_host}); all ranks need the same files"
+        ))),
+    })
+}
+
 /// Rank 0's value on all ranks. Collective.
 pub fn from_first<T: Serialize + DeserializeOwned>(comm: &Comm, mine: &T) -> T {
     let text = serde_json::to_vec(mine).expect("text and numbers are JSON");

@@ -266,6 +266,8 @@ impl<B: Backend> Run<B> {
         if !self.saves() {
             return Ok(());
         }
+        // Every rank looks: the files may be copies on the disks of the nodes. A few `stat` calls a save cost nothing.
+        comm.agree(self.feed.unchanged())?;
         let (step, interval) = (self.trainer.step, self.trainer.config.checkpoint.interval);
         let is_slow = state::is_due(&self.trainer.config, step) && self.saver.must_wait(step);
         if let Some(logs) = self.logs.as_mut().filter(|_| is_slow) {

@@ -14,17 +14,20 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::data_file::{DataFile, allow_open};
+use super::identity::{Description, describe};
 use super::idx::IndexedFile;
 use super::order::Piece;
 use super::partial::with_suffix;
 use super::tokenizer::PieceBytes;
+use super::watch::Watched;
 pub use engine::batch::Split;
 use engine::batch::{MicroBatch, Samples};
-use engine::config::{Config, TrainSource, ValidSet};
+use engine::config::{Config, Spike, TrainSource, ValidSet};
 use engine::error::Result;
 use mixture::{Choice, Mixture, Part, PartOrder};
 use recipe::{Recipe, wanted};
-use rows::{Boundaries, append_packed, append_stream};
+use rows::{Boundaries, Tokens, append_packed, append_stream};
 pub use sources::{Packing, SourceReport};
 
 /// All samples of a run.
@@ -37,6 +40,12 @@ pub struct Feed {
     /// The sources of training.
     pub(super) sources: Vec<TrainSource>,
     pub(super) data: engine::config::Data,
+    /// What tells each of `files` from another, and their state, when the feed was opened.
+    pub(super) described: Vec<Description>,
+    pub(super) watched: Vec<Watched>,
+    /// Ranges of training samples whose targets do not count.
+    spike: Spike,
+    vocab_size: usize,
     pub(super) seq: usize,
     /// Samples of a step.
     pub(super) batch: u64,
@@ -51,18 +60,22 @@ pub(super) struct Validation {
 }
 
 impl Samples for Feed {
-    /// An error where a file is damaged, or is written to while the run reads it.
+    /// An error where a file is damaged, is written to while the run reads it, or has an id outside the vocabulary.
     fn micro_batch(&self, split: Split, samples: Range<u64>) -> Result<MicroBatch> {
         let mut batch = MicroBatch { seq: self.seq, ..MicroBatch::default() };
         let boundaries = match self.data.mask_document_boundaries {
             true => Boundaries::Masked,
             false => Boundaries::Open,
         };
-        for (part, pieces) in self.pieces(split, samples)? {
-            let file = &self.files[part.file];
+        for (sample, (part, pieces)) in samples.clone().zip(self.pieces(split, samples)?) {
+            let tokens = Tokens { file: &self.files[part.file], vocab_size: self.vocab_size };
             match &part.order {
-                PartOrder::Stream(_) => append_stream(&mut batch, file, &pieces, boundaries)?,
-                PartOrder::Packed(_) => append_packed(&mut batch, file, &pieces)?,
+                PartOrder::Stream(_) => append_stream(&mut batch, tokens, &pieces, boundaries)?,
+                PartOrder::Packed(_) => append_packed(&mut batch, tokens, &pieces)?,
+            }
+            if self.skips(split, sample) {
+                let first = batch.weights.len() - self.seq;
+                batch.weights[first..].fill(0.0);
             }
         }
         Ok(batch)
@@ -85,6 +98,7 @@ impl Feed {
         let mut keys: Vec<(&str, &Path)> = sources.iter().map(|s| (s.key.as_str(), s.prefix.as_path())).collect();
         let own = !data.valid.is_empty();
         keys.extend(sets.iter().filter(|_| own).map(|set| (set.key.as_str(), set.prefix.as_path())));
+        allow_open(3 * keys.len() as u64);
         let files: Vec<IndexedFile> =
             keys.par_iter().map(|(key, prefix)| open_source(key, prefix)).collect::<Result<_>>()?;
         let recipe = Recipe { config, files: &files };
@@ -101,8 +115,26 @@ impl Feed {
             sets.into_par_iter().enumerate().map(set).collect::<Result<Vec<_>>>()
         };
         let valid = wanted_valid.map_or(Ok(Vec::new()), valid)?;
-        let (seq, batch) = (train.seq_length, train.global_batch_size as u64);
-        Ok(Self { train: train_mixture, valid, files, sources, data: data.clone(), seq, batch })
+        let described = files.par_iter().map(describe).collect::<Result<_>>()?;
+        let all: Vec<&DataFile> = files.iter().flat_map(IndexedFile::files).collect();
+        Ok(Self {
+            train: train_mixture,
+            valid,
+            described,
+            watched: all.into_par_iter().map(Watched::new).collect::<Result<_>>()?,
+            files,
+            sources,
+            data: data.clone(),
+            spike: config.spike.clone(),
+            vocab_size: config.model.vocab_size,
+            seq: train.seq_length,
+            batch: train.global_batch_size as u64,
+        })
+    }
+
+    /// Whether the targets of a sample have weight 0, by `spike.skip`.
+    pub fn skips(&self, split: Split, sample: u64) -> bool {
+        split == Split::Train && self.spike.skips(sample)
     }
 
     /// The samples of a split that the run takes.

@@ -1,10 +1,12 @@
 //! The identity of a run's data: the fingerprint that a resume compares, and the largest id of all sources.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use super::blend::normalize;
+use super::data_file::{DataFile, blocks, changed};
 use super::feed::Feed;
 use super::feed::mixture::Part;
 use super::idx::{IndexedFile, TokenKind};
@@ -12,7 +14,9 @@ use engine::config::{Order, TrainSource};
 use engine::error::{Error, Result};
 
 /// Bytes that one task scans; a multiple of every token size.
-const CHUNK: usize = 4 << 20;
+const CHUNK: u64 = 1 << 20;
+/// The first and the last mebibyte are enough to tell corpora apart without reading them whole.
+const END: u64 = 1 << 20;
 
 /// A token and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +32,7 @@ impl Feed {
     /// Everything that decides which tokens the run reads up to `step` and in the stage that this is in, as keys and
     /// values that a resume compares; later stages may still change. Weights are normalized, so that other units change
     /// nothing; paths are left out, so that files may move, and so are names. The first stage has the keys of
-    /// `data.train`, which is one stage.
+    /// `data.train`, which is one stage. The files are described as they were when the feed was opened.
     pub fn fingerprint(&self, step: u64) -> Vec<(String, String)> {
         let order = match self.data.order {
             Order::Megatron => "megatron",
@@ -39,8 +43,7 @@ impl Feed {
             ("data.split".to_string(), format!("{:?}", normalize(&self.data.split))),
             ("data.mask_document_boundaries".to_string(), self.data.mask_document_boundaries.to_string()),
         ];
-        let hashed: Vec<Vec<(&str, String)>> = self.files.par_iter().map(describe).collect();
-        let (train, valid) = hashed.split_at(self.sources.len());
+        let (train, valid) = self.described.split_at(self.sources.len());
         pairs.extend(self.describe_stages(step, train));
         for (i, values) in valid.iter().enumerate() {
             pairs.extend(values.iter().map(|(name, value)| (format!("data.valid[{i}].{name}"), value.clone())));
@@ -51,7 +54,7 @@ impl Feed {
 
     /// The stages that begin before `step` or at the start, each with its sources, and with its end where the next one
     /// has begun.
-    fn describe_stages(&self, step: u64, files: &[Vec<(&str, String)>]) -> Vec<(String, String)> {
+    fn describe_stages(&self, step: u64, files: &[Description]) -> Vec<(String, String)> {
         let (mut pairs, mut first) = (Vec::new(), vec![None; files.len()]);
         let stages = self.data.stages();
         let starts = stages
@@ -132,66 +135,67 @@ pub fn comparable(saved: Vec<(String, String)>) -> Vec<(String, String)> {
     saved.into_iter().filter(|(key, _)| decides(key)).collect()
 }
 
-/// The values by which a resume tells one file from another.
-fn describe(file: &IndexedFile) -> Vec<(&'static str, String)> {
-    let tokens = file.bin().len() / file.kind().size();
+/// The values by which a resume tells one file from another, by their names.
+pub(super) type Description = Vec<(&'static str, String)>;
+
+/// Reads what tells this file from another.
+pub(super) fn describe(file: &IndexedFile) -> Result<Description> {
+    let (idx, bin) = (file.idx(), file.bin());
+    let ends = [0..bin.bytes().min(END), bin.bytes().saturating_sub(END)..bin.bytes()];
     let mut pairs = vec![
         ("documents", file.sequences().to_string()),
-        ("tokens", tokens.to_string()),
-        ("idx", short_hash(&[file.idx()])),
-        ("bin", short_hash(&[head(file.bin()), tail(file.bin())])),
+        ("tokens", file.stored_tokens().to_string()),
+        ("idx", short_hash(idx, blocks(0..idx.bytes(), CHUNK))?),
+        ("bin", short_hash(bin, ends)?),
     ];
-    pairs.extend(file.mask().map(|mask| ("mask", mask.hash()[..16].to_string())));
-    pairs
+    let mask = file.mask().map(|mask| mask.hash()).transpose()?;
+    pairs.extend(mask.map(|hash| ("mask", hash[..16].to_string())));
+    Ok(pairs)
 }
 
-/// The first and the last mebibyte are enough to tell corpora apart without reading them whole.
-fn head(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.len().min(1 << 20)]
-}
-
-fn tail(bytes: &[u8]) -> &[u8] {
-    &bytes[bytes.len().saturating_sub(1 << 20)..]
-}
-
-fn short_hash(parts: &[&[u8]]) -> String {
+fn short_hash(file: &DataFile, parts: impl IntoIterator<Item = Range<u64>>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    parts.iter().for_each(|part| _ = hasher.update(part));
-    hasher.finalize().to_hex()[..16].to_string()
+    for part in parts {
+        hasher.update(&file.range(part)?);
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_string())
 }
 
 fn largest_in(file: &IndexedFile, part: usize, parts: usize) -> Result<Option<IdAt>> {
     assert!(part < parts, "part {part} of {parts}");
-    let (kind, size) = (file.kind(), file.kind().size());
-    let tokens = file.bin().len() / size;
-    let bound = |p: usize| (tokens as u128 * p as u128 / parts as u128) as usize;
-    let (first, end) = (bound(part), bound(part + 1));
-    let bytes = &file.bin()[first * size..end * size];
-    let extremes = bytes.par_chunks(CHUNK).map(|chunk| extremes(kind, chunk)).collect::<Vec<_>>();
+    let (kind, size) = (file.kind(), file.kind().size() as u64);
+    let bound = |p: usize| (u128::from(file.stored_tokens()) * p as u128 / parts as u128) as u64 * size;
+    let chunks: Vec<_> = blocks(bound(part)..bound(part + 1), CHUNK).collect();
+    let scan = |bytes: &mut Vec<u8>, chunk: &Range<u64>| {
+        bytes.resize((chunk.end - chunk.start) as usize, 0);
+        file.bin().read(chunk.start, bytes).map(|()| extremes(kind, bytes))
+    };
+    let extremes = chunks.par_iter().map_init(Vec::new, scan).collect::<Result<Vec<_>>>()?;
+    // The token with this id that is the first of its chunk.
     let place = |chunk: usize, id: i64| {
-        let start = chunk * CHUNK;
-        let bytes = &bytes[start..(start + CHUNK).min(bytes.len())];
-        let at = kind.tokens(bytes).position(|x| x == id).expect("the extreme was found in this chunk");
-        document_of(file, first + start / size + at)
+        let bytes = file.bin().range(chunks[chunk].clone())?;
+        let at = kind.tokens(&bytes).position(|x| x == id);
+        let at = at.ok_or_else(|| changed(file.bin().path(), "its content has changed while it was read"))?;
+        document_of(file, chunks[chunk].start / size + at as u64)
     };
     for (chunk, &(least, most)) in extremes.iter().enumerate() {
         let wrong = if least < 0 { least } else { most };
         if u32::try_from(wrong).is_err() {
-            let (document, offset) = place(chunk, wrong);
-            let name = file.bin_path();
+            let (document, offset) = place(chunk, wrong)?;
             return Err(Error::user(format!(
                 "{}: sequence {document}, token {offset}: the id {wrong} is in no vocabulary; see `swallow-engine data \
                  check {}`",
-                name.display(),
+                file.bin().path().display(),
                 file.prefix().display()
             )));
         }
     }
     let best = extremes.iter().enumerate().reduce(|a, b| if b.1.1 > a.1.1 { b } else { a });
-    Ok(best.map(|(chunk, &(_, id))| {
-        let (document, offset) = place(chunk, id);
-        IdAt { id: id as u32, file: file.bin_path(), document, offset }
-    }))
+    let found = |(chunk, &(_, id)): (usize, &(i64, i64))| {
+        let (document, offset) = place(chunk, id)?;
+        Ok(IdAt { id: id as u32, file: file.bin().path().to_path_buf(), document, offset })
+    };
+    best.map(found).transpose()
 }
 
 /// Smallest and largest id of a chunk that is not empty.
@@ -216,18 +220,19 @@ fn extremes(kind: TokenKind, bytes: &[u8]) -> (i64, i64) {
 }
 
 /// Sequence and offset of token number `token` of the `.bin`, by the pointers of a sound file.
-fn document_of(file: &IndexedFile, token: usize) -> (usize, u64) {
-    let byte = (token * file.kind().size()) as i64;
+fn document_of(file: &IndexedFile, token: u64) -> Result<(usize, u64)> {
+    let size = file.kind().size() as u64;
+    let byte = (token * size) as i64;
     let (mut low, mut high) = (0, file.sequences());
     while low < high {
         let middle = (low + high) / 2;
-        if file.stored_pointer(middle) <= byte {
+        if file.stored_pointer(middle)? <= byte {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
     let document = low.saturating_sub(1);
-    let start = if file.sequences() == 0 { 0 } else { file.stored_pointer(document) };
-    (document, ((byte - start).max(0) as u64) / file.kind().size() as u64)
+    let start = if file.sequences() == 0 { 0 } else { file.stored_pointer(document)? };
+    Ok((document, (byte - start).max(0) as u64 / size))
 }

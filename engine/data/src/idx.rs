@@ -6,15 +6,14 @@
 //! 34  i32[S] lengths in tokens, i64[S] byte offsets in .bin, i64[D] first sequence of each document, then S
 //! ```
 //!
-//! Both files are mapped, never copied. The arrays of the `.idx` start at byte 34, so they are not aligned and every
-//! number is read as bytes. Opening checks only the header, the sizes and the last document index, so it takes the same
-//! time for any corpus; the content of the arrays is checked where it is used, and all of it by [`super::check`].
+//! Both files are read at positions ([`super::data_file`]), and neither is held in memory. Opening checks only the
+//! header, the sizes and both ends of the document array, so it takes the same time for any corpus; the content of the
+//! arrays is checked where it is used, and all of it by [`super::check`].
 
-use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
+use super::data_file::{DataFile, blocks, changed};
 use super::mask::Mask;
 use super::meta::Meta;
 use super::partial::with_suffix;
@@ -22,6 +21,9 @@ use engine::error::{Error, Result};
 
 pub(super) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
 pub(super) const HEADER: usize = 34;
+
+/// Sequences whose entries are read at a time: 3 MiB.
+const ENTRIES: u64 = 1 << 18;
 
 /// The integer type of the stored tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +92,12 @@ impl TokenKind {
     }
 }
 
-/// One pair of files, mapped. A "sequence" is what the engine calls a document: Megatron's sample order and
-/// splits count sequences too.
+/// One pair of files. A "sequence" is what the engine calls a document: Megatron's sample order and splits count
+/// sequences too.
 pub struct IndexedFile {
     prefix: PathBuf,
-    bin: Mmap,
-    idx: Mmap,
+    bin: DataFile,
+    idx: DataFile,
     kind: TokenKind,
     sequences: usize,
     documents: usize,
@@ -111,32 +113,32 @@ impl IndexedFile {
             Some("bin" | "idx") => prefix.with_extension(""),
             _ => prefix.to_path_buf(),
         };
-        let idx = map(&with_suffix(&prefix, "idx"))?;
-        let bin = map(&with_suffix(&prefix, "bin"))?;
-        let (kind, sequences, documents) = header(&idx, &with_suffix(&prefix, "idx"))?;
+        let idx = DataFile::open(&with_suffix(&prefix, "idx"))?;
+        let bin = DataFile::open(&with_suffix(&prefix, "bin"))?;
+        let (kind, sequences, documents) = header(&idx)?;
         let meta = Meta::read(&prefix)?;
         let mut file = Self { prefix, bin, idx, kind, sequences, documents, meta, mask: None };
         file.check_ends()?;
-        file.mask = Mask::open(&file.prefix, file.meta.as_ref(), file.bin.len() / kind.size())?;
+        file.mask = Mask::open(&file.prefix, file.meta.as_ref(), file.stored_tokens())?;
         Ok(file)
     }
 
     /// Checks both ends of the document array, which costs nothing.
     fn check_ends(&self) -> Result<()> {
-        let (first, last) = (self.document_start(0), self.document_start(self.documents));
+        let (first, last) = (self.document_start(0)?, self.document_start(self.documents)?);
         if first != 0 || last != self.sequences as i64 {
             return Err(Error::user(format!(
                 "{}: the document index goes from {first} to {last} but should go from 0 to the {} sequences: \
                  the file is damaged or incomplete; tokenize the text again",
-                self.idx_path().display(),
+                self.idx.path().display(),
                 self.sequences
             )));
         }
-        if !self.bin.len().is_multiple_of(self.kind.size()) {
+        if !self.bin.bytes().is_multiple_of(self.kind.size() as u64) {
             return Err(Error::user(format!(
                 "{}: {} bytes are no whole number of {} tokens: the file is truncated; tokenize the text again",
-                self.bin_path().display(),
-                self.bin.len(),
+                self.bin.path().display(),
+                self.bin.bytes(),
                 self.kind.name()
             )));
         }
@@ -147,12 +149,17 @@ impl IndexedFile {
         &self.prefix
     }
 
-    pub fn bin_path(&self) -> PathBuf {
-        with_suffix(&self.prefix, "bin")
+    pub fn bin(&self) -> &DataFile {
+        &self.bin
     }
 
-    pub fn idx_path(&self) -> PathBuf {
-        with_suffix(&self.prefix, "idx")
+    pub fn idx(&self) -> &DataFile {
+        &self.idx
+    }
+
+    /// The `.bin`, the `.idx` and, if there is one, the mask.
+    pub fn files(&self) -> impl Iterator<Item = &DataFile> {
+        [&self.bin, &self.idx].into_iter().chain(self.mask.as_ref().map(Mask::file))
     }
 
     pub fn kind(&self) -> TokenKind {
@@ -168,9 +175,9 @@ impl IndexedFile {
         self.documents
     }
 
-    /// All bytes of the `.bin`.
-    pub fn bin(&self) -> &[u8] {
-        &self.bin
+    /// The number of tokens that the `.bin` has room for.
+    pub fn stored_tokens(&self) -> u64 {
+        self.bin.bytes() / self.kind.size() as u64
     }
 
     /// The content of `PREFIX.meta.json`, if there is one.
@@ -183,77 +190,87 @@ impl IndexedFile {
         self.mask.as_ref()
     }
 
-    /// All bytes of the `.idx`.
-    pub fn idx(&self) -> &[u8] {
-        &self.idx
+    /// The length in tokens of sequence `i` and its byte offset in the `.bin`, as stored: negative in a damaged file.
+    pub fn stored(&self, i: usize) -> Result<(i32, i64)> {
+        let length = self.idx.array((HEADER + 4 * i) as u64)?;
+        Ok((i32::from_le_bytes(length), self.stored_pointer(i)?))
     }
 
-    /// The length of sequence `i` in tokens, as stored: negative in a damaged file.
-    pub fn stored_length(&self, i: usize) -> i32 {
-        let at = HEADER + 4 * i;
-        i32::from_le_bytes(self.idx[at..at + 4].try_into().expect("four bytes"))
+    /// [`Self::stored`] of every sequence, in blocks.
+    pub fn all_stored(&self) -> impl Iterator<Item = Result<(Range<usize>, Vec<(i32, i64)>)>> {
+        let pointers = (HEADER + 4 * self.sequences) as u64;
+        blocks(0..self.sequences as u64, ENTRIES).map(move |Range { start, end }| {
+            let lengths = self.idx.range(HEADER as u64 + 4 * start..HEADER as u64 + 4 * end)?;
+            let pointers = self.idx.range(pointers + 8 * start..pointers + 8 * end)?;
+            let (lengths, pointers) = (lengths.as_chunks().0.iter(), pointers.as_chunks().0.iter());
+            let entries = lengths.zip(pointers).map(|(&l, &p)| (i32::from_le_bytes(l), i64::from_le_bytes(p)));
+            Ok((start as usize..end as usize, entries.collect()))
+        })
     }
 
     /// The byte offset of sequence `i` in the `.bin`, as stored.
-    pub fn stored_pointer(&self, i: usize) -> i64 {
-        self.i64_at(HEADER + 4 * self.sequences + 8 * i)
+    pub fn stored_pointer(&self, i: usize) -> Result<i64> {
+        self.idx.array((HEADER + 4 * self.sequences + 8 * i) as u64).map(i64::from_le_bytes)
     }
 
     /// The first sequence of document `i`; `i == documents()` gives the number of sequences.
-    pub fn document_start(&self, i: usize) -> i64 {
-        self.i64_at(HEADER + 12 * self.sequences + 8 * i)
+    pub fn document_start(&self, i: usize) -> Result<i64> {
+        self.idx.array((HEADER + 12 * self.sequences + 8 * i) as u64).map(i64::from_le_bytes)
     }
 
-    fn i64_at(&self, at: usize) -> i64 {
-        i64::from_le_bytes(self.idx[at..at + 8].try_into().expect("eight bytes"))
+    /// Tokens of sequence `i`; a negative length, which [`Self::lengths`] refuses, counts as none.
+    pub fn length(&self, i: usize) -> Result<u64> {
+        let length = self.idx.array((HEADER + 4 * i) as u64).map(i32::from_le_bytes)?;
+        Ok(length.max(0) as u64)
     }
 
-    /// Tokens of sequence `i`; a negative length, which [`Self::tokens`] refuses, counts as none.
-    pub fn length(&self, i: usize) -> u64 {
-        self.stored_length(i).max(0) as u64
-    }
-
-    /// The number of tokens. Passes over all lengths and pointers and refuses a damaged pair.
+    /// The number of tokens. Refuses a damaged pair.
     pub fn tokens(&self) -> Result<u64> {
-        let lengths = &self.idx[HEADER..HEADER + 4 * self.sequences];
-        let length = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let (sum, all) =
-            lengths.chunks_exact(4).fold((0i64, 0i32), |(s, all), b| (s + i64::from(length(b)), all | length(b)));
-        if all < 0 {
-            let i = (0..self.sequences).find(|&i| self.stored_length(i) < 0).expect("one of them is negative");
-            return Err(self.damaged(i, &format!("a length of {} tokens", self.stored_length(i))));
+        Ok(self.lengths()?.into_iter().map(u64::from).sum())
+    }
+
+    /// Tokens of every sequence. Passes over all lengths and pointers and refuses a damaged pair.
+    pub fn lengths(&self) -> Result<Vec<u32>> {
+        let (mut lengths, mut outside) = (Vec::with_capacity(self.sequences), None);
+        for block in self.all_stored() {
+            let (sequences, entries) = block?;
+            for (i, (length, pointer)) in sequences.zip(entries) {
+                let tokens = u32::try_from(length);
+                lengths.push(tokens.map_err(|_| self.damaged(i, &format!("a length of {length} tokens")))?);
+                outside = outside.or_else(|| self.bytes_of(length, pointer).is_none().then_some((i, length, pointer)));
+            }
         }
-        if sum as u64 > (self.bin.len() / self.kind.size()) as u64 {
+        let sum: u64 = lengths.iter().copied().map(u64::from).sum();
+        if sum > self.stored_tokens() {
             return Err(Error::user(format!(
                 "{}: holds {} {} tokens but its .idx counts {sum}: the file is truncated; tokenize the text again",
-                self.bin_path().display(),
-                self.bin.len() / self.kind.size(),
+                self.bin.path().display(),
+                self.stored_tokens(),
                 self.kind.name()
             )));
         }
         // A pointer outside the file is refused before the first step, not when its sample comes up.
-        (0..self.sequences).try_for_each(|i| self.bytes(i).map(drop))?;
-        Ok(sum as u64)
+        outside.map_or(Ok(lengths), |(i, length, pointer)| Err(self.outside(i, length, pointer)))
     }
 
-    /// The bytes of sequence `i`.
-    pub fn bytes(&self, i: usize) -> Result<&[u8]> {
-        let (length, pointer) = (self.stored_length(i), self.stored_pointer(i));
-        let at = usize::try_from(pointer).ok().filter(|at| at.is_multiple_of(self.kind.size()));
-        let range = usize::try_from(length).ok().zip(at);
-        let range = range.and_then(|(n, at)| Some(at..at.checked_add(n * self.kind.size())?));
-        range.and_then(|r| self.bin.get(r)).ok_or_else(|| {
-            self.damaged(i, &format!("{length} tokens at byte {pointer} of a .bin of {} bytes", self.bin.len()))
-        })
+    /// The bytes of sequence `i` in the `.bin`.
+    pub fn bytes(&self, i: usize) -> Result<Range<u64>> {
+        let (length, pointer) = self.stored(i)?;
+        self.bytes_of(length, pointer).ok_or_else(|| self.outside(i, length, pointer))
+    }
+
+    /// The bytes of a sequence of this length at this pointer; `None` where they do not lie in the `.bin`.
+    pub fn bytes_of(&self, length: i32, pointer: i64) -> Option<Range<u64>> {
+        let size = self.kind.size() as u64;
+        let at = u64::try_from(pointer).ok().filter(|at| at.is_multiple_of(size))?;
+        let end = at.checked_add(u64::try_from(length).ok()? * size)?;
+        (end <= self.bin.bytes()).then_some(at..end)
     }
 
     /// Appends tokens `offset .. offset + count` of sequence `i` to `out`.
     pub fn read(&self, i: usize, offset: u64, count: usize, out: &mut Vec<u32>) -> Result<()> {
-        let bytes = self.bytes(i)?;
-        let size = self.kind.size();
-        let part = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset * size..)?.get(..count * size));
-        let part = part.ok_or_else(|| self.changed())?;
-        for (k, id) in self.kind.tokens(part).enumerate() {
+        let bytes = self.bin.range(self.part(i, offset, count)?)?;
+        for (k, id) in self.kind.tokens(&bytes).enumerate() {
             out.push(u32::try_from(id).map_err(|_| {
                 self.damaged(i, &format!("the id {id} at token {}, which is in no vocabulary", offset + k as u64))
             })?);
@@ -267,64 +284,59 @@ impl IndexedFile {
             out.resize(out.len() + count, 1.0);
             return Ok(());
         };
-        let sequence = self.bytes(i)?;
-        let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(count));
-        if end.is_none_or(|end| end * self.kind.size() > sequence.len()) {
-            return Err(self.changed());
-        }
-        mask.read(self.stored_pointer(i) as usize / self.kind.size() + offset as usize, count, out)
+        mask.read(self.part(i, offset, count)?.start / self.kind.size() as u64, count, out)
     }
 
-    /// The error where the mapped files were written to after they were opened.
+    /// The bytes of tokens `offset .. offset + count` of sequence `i`.
+    fn part(&self, i: usize, offset: u64, count: usize) -> Result<Range<u64>> {
+        let (sequence, size) = (self.bytes(i)?, self.kind.size() as u64);
+        let end = offset.checked_add(count as u64).and_then(|end| end.checked_mul(size)?.checked_add(sequence.start));
+        match end.filter(|&end| end <= sequence.end) {
+            Some(end) => Ok(sequence.start + offset * size..end),
+            None => Err(self.changed()),
+        }
+    }
+
+    /// The error where the lengths of the `.idx` are not those that the order of the samples was made for.
     pub(super) fn changed(&self) -> Error {
-        Error::user(format!(
-            "{}: its lengths have changed since the run began: another program wrote to the file; restore it, or \
-             tokenize again (`swallow-engine data check {}` lists what is wrong), then start the run again: it \
-             continues from the last checkpoint",
-            self.idx_path().display(),
-            self.prefix.display()
-        ))
+        changed(self.idx.path(), "its lengths have changed since the run began")
+    }
+
+    fn outside(&self, i: usize, length: i32, pointer: i64) -> Error {
+        self.damaged(i, &format!("{length} tokens at byte {pointer} of a .bin of {} bytes", self.bin.bytes()))
     }
 
     fn damaged(&self, i: usize, what: &str) -> Error {
         Error::user(format!(
             "{}: sequence {i} has {what}; see `swallow-engine data check {}`",
-            self.idx_path().display(),
+            self.idx.path().display(),
             self.prefix.display()
         ))
     }
 }
 
-pub(super) fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    if !file.metadata().map_err(|e| Error::io(path, e))?.is_file() {
-        return Err(Error::user(format!("{}: not a file", path.display())));
-    }
-    // SAFETY: the mapping is private to readers and token files are written under another name and renamed, so
-    // nothing writes into or shortens a file under its final name while a run reads it.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
-}
-
 /// Checks the header against the file's real size; returns dtype, sequences, documents.
-fn header(idx: &[u8], path: &Path) -> Result<(TokenKind, usize, usize)> {
-    let wrong = |what: String| Error::user(format!("{}: {what}", path.display()));
-    if idx.len() < HEADER || &idx[..9] != MAGIC {
+fn header(idx: &DataFile) -> Result<(TokenKind, usize, usize)> {
+    let wrong = |what: String| Error::user(format!("{}: {what}", idx.path().display()));
+    let bytes: [u8; HEADER] = if idx.bytes() < HEADER as u64 { [0; HEADER] } else { idx.array(0)? };
+    if &bytes[..9] != MAGIC {
         return Err(wrong("not a Megatron .idx file (it does not begin with MMIDIDX and a header of 34 bytes)".into()));
     }
-    let u64_at = |at: usize| u64::from_le_bytes(idx[at..at + 8].try_into().expect("eight bytes"));
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     if u64_at(9) != 1 {
         return Err(wrong(format!("its version is {}; only version 1 is known", u64_at(9))));
     }
-    let kind = TokenKind::of_code(idx[17])
-        .ok_or_else(|| wrong(format!("dtype code {} is no integer type; 1, 2, 3, 4, 5 and 8 are", idx[17])))?;
+    let kind = TokenKind::of_code(bytes[17])
+        .ok_or_else(|| wrong(format!("dtype code {} is no integer type; 1, 2, 3, 4, 5 and 8 are", bytes[17])))?;
     let (sequences, entries) = (u64_at(18), u64_at(26));
     let expected = HEADER as u128 + 12 * u128::from(sequences) + 8 * u128::from(entries);
-    if entries == 0 || expected != idx.len() as u128 {
-        let modes = if expected + u128::from(sequences) == idx.len() as u128 { " (a multimodal index?)" } else { "" };
+    if entries == 0 || expected != u128::from(idx.bytes()) {
+        let with_modes = expected + u128::from(sequences);
+        let modes = if with_modes == u128::from(idx.bytes()) { " (a multimodal index?)" } else { "" };
         return Err(wrong(format!(
             "the file has {} bytes, but {sequences} sequences and {entries} document entries take {expected}{modes}: \
              it is truncated or damaged; tokenize the text again",
-            idx.len()
+            idx.bytes()
         )));
     }
     Ok((kind, sequences as usize, entries as usize - 1))

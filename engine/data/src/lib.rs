@@ -2,12 +2,14 @@
 //!
 //! A text: [`text`] reads the files, [`tokenizer`] makes ids, [`tokenize`] does so on all cores, [`writer`] stores
 //! them; [`pairs`] and [`chat`] make texts of parallel texts and of conversations, and say which of their bytes count.
-//! A sample: [`feed`] asks [`blend`] for its source, [`order`] for the places of its tokens, [`idx`] for the tokens.
+//! A sample: [`feed`] asks [`blend`] for its source, [`order`] for the places of its tokens, [`idx`] for the tokens,
+//! which [`data_file`] reads.
 
 pub mod blend;
 mod budget;
 pub mod chat;
 pub mod check;
+pub mod data_file;
 pub mod feed;
 pub mod identity;
 pub mod idx;
@@ -24,6 +26,7 @@ mod provenance;
 pub mod text;
 pub mod tokenize;
 pub mod tokenizer;
+mod watch;
 pub mod writer;
 
 /// The root of the checkout under test.

@@ -1,77 +1,82 @@
 //! `PREFIX.mask.bin`: one byte for each token of the `.bin`, 1 if the token counts as a target of the loss, else 0.
 //! `PREFIX.meta.json` has `"mask": true` then.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
-use memmap2::Mmap;
 use rayon::prelude::*;
 
-use super::idx::map;
+use super::data_file::{DataFile, blocks};
 use super::meta::Meta;
 use super::partial::with_suffix;
 use super::writer::MASK;
 use engine::error::{Error, Result};
 
 /// Bytes that one task scans.
-const CHUNK: usize = 4 << 20;
+const CHUNK: u64 = 4 << 20;
+/// Bytes that are hashed at a time, by all threads.
+const HASHED: u64 = 16 << 20;
 
-/// The mask of a token file, mapped.
+/// The mask of a token file.
 pub struct Mask {
-    path: PathBuf,
-    bytes: Mmap,
+    file: DataFile,
 }
 
 impl Mask {
     /// The mask of the token file `prefix` of `tokens` tokens, where its `.meta.json` (`meta`) says that it has one.
     /// An error where the mask is missing or of another length, or where there is a mask that `.meta.json` does not
     /// mention.
-    pub fn open(prefix: &Path, meta: Option<&Meta>, tokens: usize) -> Result<Option<Self>> {
+    pub fn open(prefix: &Path, meta: Option<&Meta>, tokens: u64) -> Result<Option<Self>> {
         let path = with_suffix(prefix, MASK);
         let wrong = |what: String| Err(Error::user(format!("{}: {what}", path.display())));
-        let file = with_suffix(prefix, "meta.json");
+        let mention = with_suffix(prefix, "meta.json");
         let (is_mentioned, exists) = (meta.is_some_and(|meta| meta.mask), path.exists());
         if !is_mentioned && exists {
             return wrong(format!(
                 "a loss mask that {} does not mention: its \"mask\" must be true; tokenize again, or remove the mask \
                  to train on every token",
-                file.display()
+                mention.display()
             ));
         }
         if is_mentioned && !exists {
             return wrong(format!(
                 "no such file, but {} has \"mask\": true; copy the mask beside the .bin, or tokenize again",
-                file.display()
+                mention.display()
             ));
         }
         if !exists {
             return Ok(None);
         }
-        let bytes = map(&path)?;
-        if bytes.len() != tokens {
+        let file = DataFile::open(&path)?;
+        if file.bytes() != tokens {
             return wrong(format!(
                 "{} bytes for the {tokens} tokens of the .bin; a mask has one byte a token: tokenize again",
-                bytes.len()
+                file.bytes()
             ));
         }
-        Ok(Some(Self { path, bytes }))
+        Ok(Some(Self { file }))
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn file(&self) -> &DataFile {
+        &self.file
     }
 
     /// The BLAKE3 hash of all bytes.
-    pub fn hash(&self) -> String {
-        blake3::Hasher::new().update_rayon(&self.bytes).finalize().to_hex().to_string()
+    pub fn hash(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for block in blocks(0..self.file.bytes(), HASHED) {
+            hasher.update_rayon(&self.file.range(block)?);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Appends the weights of tokens `first .. first + count` of the file to `out`.
-    pub fn read(&self, first: usize, count: usize, out: &mut Vec<f32>) -> Result<()> {
-        for (i, &byte) in self.bytes[first..first + count].iter().enumerate() {
+    pub fn read(&self, first: u64, count: usize, out: &mut Vec<f32>) -> Result<()> {
+        for (token, byte) in (first..).zip(self.file.range(first..first + count as u64)?) {
             out.push(match byte {
                 0 => 0.0,
                 1 => 1.0,
-                _ => return Err(self.invalid(first + i)),
+                _ => return Err(self.invalid(token, byte)),
             });
         }
         Ok(())
@@ -79,18 +84,20 @@ impl Mask {
 
     /// Checks share `part` of `parts`: each byte is 0 or 1. Returns the tokens of the share that count.
     pub fn check(&self, part: usize, parts: usize) -> Result<u64> {
-        let bound = |p: usize| (self.bytes.len() as u128 * p as u128 / parts as u128) as usize;
-        let (first, end) = (bound(part), bound(part + 1));
-        let counted = |(chunk, bytes): (usize, &[u8])| match bytes.iter().position(|&byte| byte > 1) {
-            Some(at) => Err(self.invalid(first + chunk * CHUNK + at)),
-            None => Ok(bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>()),
+        let bound = |p: usize| (u128::from(self.file.bytes()) * p as u128 / parts as u128) as u64;
+        let chunks: Vec<_> = blocks(bound(part)..bound(part + 1), CHUNK).collect();
+        let counted = |chunk: &Range<u64>| {
+            let bytes = self.file.range(chunk.clone())?;
+            match bytes.iter().position(|&byte| byte > 1) {
+                Some(at) => Err(self.invalid(chunk.start + at as u64, bytes[at])),
+                None => Ok(bytes.into_iter().map(u64::from).sum::<u64>()),
+            }
         };
-        let chunks = self.bytes[first..end].par_chunks(CHUNK).enumerate().map(counted);
-        chunks.collect::<Vec<Result<u64>>>().into_iter().sum()
+        chunks.par_iter().map(counted).collect::<Vec<Result<u64>>>().into_iter().sum()
     }
 
-    fn invalid(&self, token: usize) -> Error {
-        let (path, byte) = (self.path.display(), self.bytes[token]);
+    fn invalid(&self, token: u64, byte: u8) -> Error {
+        let path = self.file.path().display();
         Error::user(format!("{path}: byte {token} is {byte}; a mask holds 0 and 1 only: tokenize again"))
     }
 }
@@ -99,6 +106,7 @@ impl Mask {
 mod tests {
     use super::*;
     use engine::error::Error;
+    use std::path::PathBuf;
 
     /// A prefix with this mask, and a `.meta.json` with this text.
     fn prefix(dir: &Path, mask: Option<&[u8]>, meta: &str) -> PathBuf {
@@ -136,10 +144,10 @@ mod tests {
         mask.read(3, 1, &mut weights).unwrap();
         assert_eq!(weights, [1.0, 0.0, 1.0]);
         assert_eq!((0..3).map(|part| mask.check(part, 3).unwrap()).sum::<u64>(), 2);
-        let hash = mask.hash();
+        let hash = mask.hash().unwrap();
         let wrong = open(Some(&[1, 0, 7, 1]), with).unwrap().unwrap();
         assert!(wrong.check(0, 1).unwrap_err().to_string().contains("byte 2 is 7"));
         assert!(wrong.read(1, 3, &mut weights).unwrap_err().to_string().contains("byte 2 is 7"));
-        assert_ne!(hash, wrong.hash());
+        assert_ne!(hash, wrong.hash().unwrap());
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Memory: 4 bytes per document and epoch, 8 more per `STRIDE` of those, 4 bytes per sample (8 where there are
 //! more than 2^32 - 3); in sequential order 8 bytes per `STRIDE` documents. 10 billion tokens in documents of
-//! 500, read once in samples of 4096, take 93 MB.
+//! 500, read once in samples of 4096, take 93 MB. While an order is built, the lengths of all documents are in memory,
+//! 4 bytes each; later they are read from the `.idx`.
 
 use std::ops::Range;
 
@@ -71,7 +72,8 @@ enum Shuffle {
 impl SampleOrder {
     /// Megatron's order of `range`'s sequences for at least `samples` samples; `None`: one epoch.
     pub fn megatron(file: &IndexedFile, range: Range<u32>, seq: u64, seed: u32, samples: Option<u64>) -> Result<Self> {
-        let tokens = tokens(file, &range)?;
+        let lengths = file.lengths()?;
+        let tokens = tokens(&lengths, &range);
         let plan = plan(u64::from(range.end - range.start), tokens, seq, samples);
         if plan.epochs.saturating_mul(plan.documents) > MOST_DOCUMENTS {
             return Err(Error::user(format!(
@@ -83,15 +85,15 @@ impl SampleOrder {
         let mut random = RandomState::new(seed);
         let documents = document_index(&range, plan, &mut random);
         let shuffle = shuffle_index(plan, seq, &mut random);
-        let sums = running_sums(file, documents.iter().copied());
+        let sums = running_sums(&lengths, documents.iter().copied());
         Ok(Self { documents: Documents::Shuffled(documents), sums, seq, shuffle, plan })
     }
 
     /// The sequences end to end as they lie in the file, starting over after the last full sample.
     pub fn sequential(file: &IndexedFile, range: Range<u32>, seq: u64) -> Result<Self> {
-        let tokens = tokens(file, &range)?;
-        let plan = plan(u64::from(range.end - range.start), tokens, seq, None);
-        let sums = running_sums(file, range.clone());
+        let lengths = file.lengths()?;
+        let plan = plan(u64::from(range.end - range.start), tokens(&lengths, &range), seq, None);
+        let sums = running_sums(&lengths, range.clone());
         Ok(Self { documents: Documents::InOrder(range), sums, seq, shuffle: Shuffle::None, plan })
     }
 
@@ -102,24 +104,25 @@ impl SampleOrder {
             Shuffle::Narrow(index) => u64::from(index[k as usize]),
             Shuffle::Wide(index) => index[k as usize],
         };
-        self.walk(file, sample * self.seq).ok_or_else(|| file.changed())
+        self.walk(file, sample * self.seq)?.ok_or_else(|| file.changed())
     }
 
     /// The pieces of the tokens from `position` of the stream on; `None` if the lengths have changed.
-    fn walk(&self, file: &IndexedFile, position: u64) -> Option<Vec<Piece>> {
-        let (mut at, mut offset) = self.locate(file, position)?;
+    fn walk(&self, file: &IndexedFile, position: u64) -> Result<Option<Vec<Piece>>> {
+        let Some((mut at, mut offset)) = self.locate(file, position)? else { return Ok(None) };
         let mut left = self.seq + 1;
         let mut pieces = Vec::new();
         while left > 0 {
-            let document = self.document(at)?;
-            let count = left.min(file.length(document as usize).checked_sub(offset)?);
+            let Some(document) = self.document(at) else { return Ok(None) };
+            let Some(rest) = file.length(document as usize)?.checked_sub(offset) else { return Ok(None) };
+            let count = left.min(rest);
             if count > 0 {
                 pieces.push(Piece { document, offset, count: count as usize });
             }
             left -= count;
             (at, offset) = (at + 1, 0);
         }
-        Some(pieces)
+        Ok(Some(pieces))
     }
 
     /// `None` after the last document.
@@ -130,24 +133,26 @@ impl SampleOrder {
         }
     }
 
-    /// The location of token `position` of the stream: an index into the document order and an offset in that document.
-    fn locate(&self, file: &IndexedFile, position: u64) -> Option<(usize, u64)> {
+    /// The location of token `position` of the stream: an index into the document order and an offset in that document;
+    /// `None` if the lengths have changed.
+    fn locate(&self, file: &IndexedFile, position: u64) -> Result<Option<(usize, u64)>> {
         let stride = self.sums.partition_point(|&sum| sum <= position) - 1;
         let (mut at, mut left) = (stride * STRIDE, position - self.sums[stride]);
-        loop {
-            let length = file.length(self.document(at)? as usize);
+        while let Some(document) = self.document(at) {
+            let length = file.length(document as usize)?;
             if left < length {
-                return Some((at, left));
+                return Ok(Some((at, left)));
             }
             left -= length;
             at += 1;
         }
+        Ok(None)
     }
 }
 
 /// One epoch of `range`'s sequences.
 pub fn epoch(file: &IndexedFile, range: &Range<u32>, seq: u64) -> Result<Plan> {
-    Ok(plan(u64::from(range.end - range.start), tokens(file, range)?, seq, None))
+    Ok(plan(u64::from(range.end - range.start), tokens(&file.lengths()?, range), seq, None))
 }
 
 /// The sequences of a split: `shares` cuts `0 .. sequences` at the rounded cumulative shares (the bookends of
@@ -162,12 +167,8 @@ pub fn split_range(sequences: usize, shares: [f64; 3], split: usize) -> Option<R
     (ends[split] < ends[split + 1]).then(|| bound(ends[split])..bound(ends[split + 1]))
 }
 
-fn tokens(file: &IndexedFile, range: &Range<u32>) -> Result<u64> {
-    if (range.start, range.end as usize) == (0, file.sequences()) {
-        return file.tokens();
-    }
-    file.tokens()?;
-    Ok((range.start..range.end).map(|i| file.length(i as usize)).sum())
+fn tokens(lengths: &[u32], range: &Range<u32>) -> u64 {
+    lengths[range.start as usize..range.end as usize].iter().copied().map(u64::from).sum()
 }
 
 /// Epochs and samples. The last epoch is shuffled apart where less than 80 % of it is needed.
@@ -212,14 +213,14 @@ fn shuffle_parts<T>(index: &mut [T], together: u64, random: &mut RandomState) {
     random.shuffle(last);
 }
 
-fn running_sums(file: &IndexedFile, documents: impl Iterator<Item = u32>) -> Vec<u64> {
+fn running_sums(lengths: &[u32], documents: impl Iterator<Item = u32>) -> Vec<u64> {
     let mut sums = Vec::with_capacity(documents.size_hint().0 / STRIDE + 1);
     let mut sum = 0;
     for (i, document) in documents.enumerate() {
         if i % STRIDE == 0 {
             sums.push(sum);
         }
-        sum += file.length(document as usize);
+        sum += u64::from(lengths[document as usize]);
     }
     sums
 }

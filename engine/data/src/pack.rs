@@ -81,9 +81,8 @@ pub enum Shuffle {
 
 impl PackedOrder {
     pub fn new(file: &IndexedFile, range: Range<u32>, seq: u64, shuffle: Shuffle) -> Result<Self> {
-        // Refuses a damaged file.
-        file.tokens()?;
-        let length = |document: u32| file.length(document as usize);
+        let lengths = file.lengths()?;
+        let length = |document: u32| u64::from(lengths[document as usize]);
         let units: Vec<Unit> = range
             .clone()
             .flat_map(|document| {
@@ -97,12 +96,12 @@ impl PackedOrder {
             ..PackedPlan::default()
         };
         let mut order = Self { units: Vec::new(), rows: vec![0], seq, cyclic: matches!(shuffle, Shuffle::No), plan };
-        order.lay(file, units, shuffle)?;
+        order.lay(file, &lengths, units, shuffle)?;
         Ok(order)
     }
 
     /// Lays epoch after epoch. A source without tokens has no rows.
-    fn lay(&mut self, file: &IndexedFile, units: Vec<Unit>, shuffle: Shuffle) -> Result<()> {
+    fn lay(&mut self, file: &IndexedFile, lengths: &[u32], units: Vec<Unit>, shuffle: Shuffle) -> Result<()> {
         let (mut random, wanted) = match shuffle {
             Shuffle::Epochs { seed, rows } => (Some(RandomState::new(seed)), rows.unwrap_or(0)),
             Shuffle::No => (None, 0),
@@ -121,7 +120,7 @@ impl PackedOrder {
             if let Some(random) = &mut random {
                 random.shuffle(&mut epoch);
             }
-            epoch.chunks(WINDOW).for_each(|window| self.lay_window(file, window));
+            epoch.chunks(WINDOW).for_each(|window| self.lay_window(lengths, window));
             self.plan.epochs += 1;
             self.plan.rows = self.rows.len() as u64 - 1;
             if self.plan.epochs == 1 {
@@ -132,12 +131,12 @@ impl PackedOrder {
     }
 
     /// Lays the units of a window by best fit into new rows.
-    fn lay_window(&mut self, file: &IndexedFile, window: &[Unit]) {
+    fn lay_window(&mut self, lengths: &[u32], window: &[Unit]) {
         let mut rows: Vec<Vec<Unit>> = Vec::new();
         // (room, row) of all rows; of equal room the oldest row is taken.
         let mut open: BTreeSet<(u64, usize)> = BTreeSet::new();
         for &unit in window {
-            let tokens = self.piece(file, unit).count as u64;
+            let tokens = self.piece(u64::from(lengths[unit.document as usize]), unit).count as u64;
             let (room, row) = match open.range((tokens, 0)..).next() {
                 Some(&fit) => {
                     open.remove(&fit);
@@ -157,9 +156,9 @@ impl PackedOrder {
         }
     }
 
-    fn piece(&self, file: &IndexedFile, unit: Unit) -> Piece {
+    fn piece(&self, length: u64, unit: Unit) -> Piece {
         let offset = u64::from(unit.part) * self.seq;
-        let count = file.length(unit.document as usize).saturating_sub(offset).min(self.seq);
+        let count = length.saturating_sub(offset).min(self.seq);
         Piece { document: unit.document, offset, count: count as usize }
     }
 
@@ -167,7 +166,8 @@ impl PackedOrder {
     pub fn pieces(&self, file: &IndexedFile, k: u64) -> Result<Vec<Piece>> {
         let k = if self.cyclic { k % self.plan.rows } else { k } as usize;
         let units = &self.units[self.rows[k] as usize..self.rows[k + 1] as usize];
-        let pieces: Vec<Piece> = units.iter().map(|&unit| self.piece(file, unit)).collect();
+        let piece = |&unit: &Unit| Ok(self.piece(file.length(unit.document as usize)?, unit));
+        let pieces = units.iter().map(piece).collect::<Result<Vec<Piece>>>()?;
         let tokens: usize = pieces.iter().map(|piece| piece.count).sum();
         match tokens <= self.seq as usize && pieces.iter().all(|piece| piece.count > 0) {
             true => Ok(pieces),

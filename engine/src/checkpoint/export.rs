@@ -2,6 +2,7 @@
 //! index, and the source's other files. Tensors are sorted by name as the safetensors library does, so that an
 //! unchanged model gives an unchanged file.
 
+use super::finite::Watch;
 use super::hf::{INDEX, SINGLE};
 use super::import::bands;
 use super::tensors::{TensorWriter, header};
@@ -42,7 +43,8 @@ pub struct Export<'a> {
 }
 
 /// Writes the weights that `read` gives into the directory `to`, which appears whole or not at all. It must be new,
-/// empty, or an earlier export to which no file was added. `progress` gets the number of elements just written.
+/// empty, or an earlier export to which no file was added. An error where a weight is not finite, also after rounding.
+/// `progress` gets the number of elements just written.
 pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
     export_in_shards(SHARD, read, what, to, progress)
 }
@@ -113,7 +115,7 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
             1 => SINGLE.to_string(),
             n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
         };
-        write_shard(read, shard, dtype, &dir.join(&name), progress)?;
+        write_shard(read, shard, what, dtype, &dir.join(&name), progress)?;
         weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
     }
     if shards.len() > 1 {
@@ -151,6 +153,7 @@ fn shards(tensors: Vec<TensorSpec>, size: usize, limit: usize) -> Vec<Vec<Tensor
 fn write_shard(
     read: &Read,
     shard: &[TensorSpec],
+    what: &Export,
     dtype: Dtype,
     path: &Path,
     progress: &mut dyn FnMut(u64),
@@ -160,17 +163,25 @@ fn write_shard(
     let (mut band, mut rounded) = (Vec::new(), Vec::new());
     for tensor in shard {
         file.begin(tensor.name.clone(), dtype, tensor.dims.clone());
+        let mut values = Watch::default();
         for rect in bands(tensor, BAND) {
             band.resize(rect.len(), 0.0);
             read(tensor, &rect, &mut band)?;
             if dtype == Dtype::BF16 {
                 rounded.resize(band.len(), half::bf16::ZERO);
                 rounded.convert_from_f32_slice(&band);
+                values.look(&rounded, half::bf16::to_f32);
                 file.write(bytemuck::cast_slice(&rounded))?;
             } else {
+                values.look(&band, |x| x);
                 file.write(bytemuck::cast_slice(&band))?;
             }
             progress(rect.len() as u64);
+        }
+        if let Some(found) = values.found(&tensor.name, &Rect::whole(tensor.shape())) {
+            let remedy =
+                "these weights cannot be used; export an earlier checkpoint, with --from RUN/checkpoints/step-N";
+            return Err(Error::user(format!("{}: {found} (as {dtype}); {remedy}", what.origin)));
         }
     }
     file.finish(metadata())

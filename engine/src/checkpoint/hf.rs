@@ -1,6 +1,7 @@
 //! Reads a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Reads any rectangle of any tensor,
 //! widened to f32, and needs no more memory than that rectangle.
 
+use super::finite::{NotFinite, Watch};
 use super::tensors::TensorFile;
 use crate::config::Model;
 use crate::error::{Error, Result};
@@ -144,14 +145,43 @@ impl HuggingFace {
         Ok(())
     }
 
-    /// Fills `out` with a rectangle of a tensor, row-major.
+    /// Fills `out` with a rectangle of a tensor, row-major. An error where one of its values is not finite.
     pub fn read(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        self.fill(name, rect, out)?;
+        let mut values = Watch::default();
+        values.look(out, |x| x);
+        values.found(name, rect).map_or(Ok(()), |found| Err(self.not_finite(found)?))
+    }
+
+    /// The refusal of a tensor of which a rectangle has such values. Reads all of it, to count them.
+    fn not_finite(&self, found: NotFinite) -> Result<Error> {
+        let NotFinite { tensor: name, .. } = &found;
+        let whole = self.whole(name)?;
+        let rows = (CHUNK / whole.cols.len()).max(1);
+        let (mut values, mut out) = (Watch::default(), Vec::new());
+        for first in whole.rows.clone().step_by(rows) {
+            let rect = Rect { rows: first..(first + rows).min(whole.rows.end), cols: whole.cols.clone() };
+            out.resize(rect.len(), 0.0);
+            self.fill(name, &rect, &mut out)?;
+            values.look(&out, |x| x);
+        }
+        let found = values.found(name, &whole).unwrap_or(found);
+        let dir = self.dir.display();
+        Ok(Error::user(format!("{dir}: {found}; these weights cannot be trained or used; take other ones")))
+    }
+
+    /// All of a tensor, as a rectangle.
+    fn whole(&self, name: &str) -> Result<Rect> {
+        match self.find(name)?.1.shape[..] {
+            [len] => Ok(Rect::whole([1, len])),
+            [rows, cols] => Ok(Rect::whole([rows, cols])),
+            _ => Err(Error::user(format!("{}: {name} is not a matrix or vector", self.dir.display()))),
+        }
+    }
+
+    fn fill(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {
         let (file, info) = self.find(name)?;
-        let whole = match info.shape[..] {
-            [len] => Rect::whole([1, len]),
-            [rows, cols] => Rect::whole([rows, cols]),
-            _ => return Err(Error::user(format!("{}: {name} is not a matrix or vector", self.dir.display()))),
-        };
+        let whole = self.whole(name)?;
         assert_eq!(whole.intersect(rect), *rect, "a part of {name}");
         file.copy(info, &whole, rect, out)
     }

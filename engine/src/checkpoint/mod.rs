@@ -24,6 +24,7 @@ mod exchange;
 mod expand;
 mod export;
 mod exports;
+mod finite;
 mod from_saved;
 mod hf;
 mod identity;
@@ -43,6 +44,7 @@ pub use directory::{latest_step, new_path as new_directory, steps, write_whole a
 pub use exchange::{Exchange, Solo};
 pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
 pub use export::{Export, export};
+pub use finite::NotFinite;
 pub use from_saved::FromSaved;
 pub use hf::HuggingFace;
 pub use identity::{Difference, compare};

@@ -1,13 +1,14 @@
 //! Reads a run's checkpoint at any layout. The bytes of a piece are compared with its checksum once, before any of
 //! them is used.
 
+use super::finite::{NotFinite, Watch};
 use super::manifest::{Manifest, PieceEntry, TensorEntry};
 use super::tensors::TensorFile;
 use super::{Header, StateKind, directory};
 use crate::error::{Error, Result, counted};
 use crate::model::rect::Rect;
 use safetensors::tensor::{Dtype, TensorInfo};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -89,14 +90,27 @@ impl Saved {
         Ok(())
     }
 
-    /// Compares all pieces with their checksums; `progress` gets the number of bytes just read.
-    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// Compares all pieces with their checksums, and returns the states whose values are not all finite; `progress` gets
+    /// the number of bytes just read.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Vec<NotFinite>> {
+        let mut all = Vec::new();
         for tensor in &self.manifest.tensors {
+            let mut found: BTreeMap<StateKind, NotFinite> = BTreeMap::new();
             for piece in &tensor.pieces {
-                self.verify_piece(tensor, piece, progress)?;
+                let mut values = Watch::default();
+                self.verify_piece(tensor, piece, &mut |bytes| {
+                    values.look_at_bytes(bytes);
+                    progress(bytes.len() as u64);
+                })?;
+                if let Some(new) = values.found(&tensor.name, &piece.rect()) {
+                    let new = NotFinite { kind: piece.kind, ..new };
+                    let both = found.remove(&piece.kind).map_or(new.clone(), |old| old.and(new));
+                    found.insert(piece.kind, both);
+                }
             }
+            all.extend(found.into_values());
         }
-        Ok(())
+        Ok(all)
     }
 
     /// The total bytes of all pieces.
@@ -109,14 +123,14 @@ impl Saved {
         &self,
         tensor: &TensorEntry,
         piece: &PieceEntry,
-        progress: &mut dyn FnMut(u64),
+        look: &mut dyn FnMut(&[u8]),
     ) -> Result<Arc<TensorFile>> {
         let file = self.file(piece)?;
         let id = (piece.file.clone(), piece.key(&tensor.name));
         if self.verified.lock().expect("no reader panicked").contains(&id) {
             return Ok(file);
         }
-        if file.checksum(self.info(&file, tensor, piece)?, progress)? != piece.blake3 {
+        if file.checksum(self.info(&file, tensor, piece)?, look)? != piece.blake3 {
             return Err(self.damaged(tensor, piece, "its bytes do not match the manifest's checksum"));
         }
         self.verified.lock().expect("no reader panicked").insert(id);

@@ -29,7 +29,7 @@ pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
     Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Nccl, Optimizer, Parallel, Precision, Recompute,
-    Report, Schedule, Train,
+    Report, Schedule, Spike, SpikeAction, Train,
 };
 
 use crate::error::{Error, Result};
@@ -46,12 +46,13 @@ pub struct Config {
     pub nccl: Nccl,
     pub optimizer: Optimizer,
     pub data: Data,
+    pub spike: Spike,
     pub checkpoint: Checkpoint,
     pub report: Report,
 }
 
 /// The tables of a file and their keys.
-pub fn tables() -> [(&'static str, Vec<&'static str>); 8] {
+pub fn tables() -> [(&'static str, Vec<&'static str>); 9] {
     [
         ("model", Model::known()),
         ("train", Train::known()),
@@ -59,6 +60,7 @@ pub fn tables() -> [(&'static str, Vec<&'static str>); 8] {
         ("nccl", Nccl::known()),
         ("optimizer", Optimizer::known()),
         ("data", Data::known()),
+        ("spike", Spike::known()),
         ("checkpoint", Checkpoint::known()),
         ("report", Report::known()),
     ]
@@ -75,6 +77,7 @@ impl Config {
             ("nccl", self.nccl.entries()),
             ("optimizer", self.optimizer.entries()),
             ("data", self.data.entries()),
+            ("spike", self.spike.entries()),
             ("checkpoint", self.checkpoint.entries()),
             ("report", self.report.entries()),
         ];
@@ -84,6 +87,18 @@ impl Config {
     /// The keys and values that a run which resumes must share with the checkpoint, apart from its data.
     pub fn identity(&self) -> Vec<(String, String)> {
         [self.model.identity(), self.train.identity()].concat()
+    }
+
+    /// Remarks on settings that have no effect, or one that a user may have forgotten, without a final dot.
+    pub fn notes(&self) -> Vec<String> {
+        let samples = self.train.steps * self.train.global_batch_size as u64;
+        let skipped = match self.spike.skipped(samples) {
+            0 => None,
+            skipped => Some(format!(
+                "spike.skip: the targets of {skipped} of the {samples} samples of this run do not count in the loss"
+            )),
+        };
+        self.data.notes(self.train.steps).into_iter().chain(skipped).collect()
     }
 
     /// Reads `table` as a valid configuration for these ranks.
@@ -109,9 +124,10 @@ impl Config {
         if train.eval_interval > 0 {
             data.check_valid_names(at)?;
         }
+        let spike = or(all_defaults()).apply(&file.field("spike"))?;
         let checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
         let report = or(all_defaults()).apply(&file.field("report"))?;
-        Ok(Config { model, train, parallel, nccl, optimizer, data, checkpoint, report })
+        Ok(Config { model, train, parallel, nccl, optimizer, data, spike, checkpoint, report })
     }
 }
 

@@ -16,6 +16,8 @@ const MOST_SAMPLES: u64 = 1 << 22;
 pub(super) const MOST_STEPS: u64 = 1 << 40;
 /// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
+/// A longer window of steps is a typing error.
+const MOST_WINDOW: u64 = 1 << 20;
 /// The most channels of a communicator that every version of NCCL accepts.
 const MOST_CTAS: u64 = 32;
 
@@ -291,6 +293,67 @@ impl Read for [f64; 2] {
 }
 
 impl Write for [f64; 2] {
+    fn write(&self) -> Option<Value> {
+        self.to_vec().write()
+    }
+}
+
+section! {
+    /// What is done about a step whose loss or gradient norm is far above that of the steps before it, and the samples
+    /// that are left out of the loss.
+    pub struct Spike {
+        /// Accepted steps over which mean and standard deviation are taken.
+        pub window: u64 = or(128).within(2..=MOST_WINDOW),
+        /// Standard deviations above the mean from which on a step is a spike; 0: none is.
+        pub threshold: f64 = or(6.0).not_negative(),
+        pub action: SpikeAction = or(SpikeAction::Log),
+        /// Ranges `[first, end)` of absolute samples of training whose targets have weight 0.
+        pub skip: Vec<[u64; 2]> = or(vec![]).must(
+            "must be ranges [first, end) of samples, ascending and apart, as [[1000, 1024], [4096, 4104]]; \
+             `data inspect --step N` shows the samples of a step",
+            |ranges: &Vec<[u64; 2]>| ranges.as_flattened().is_sorted() && ranges.iter().all(|[first, end]| first < end),
+        ),
+    }
+}
+
+impl Spike {
+    /// Whether the targets of this sample have weight 0.
+    pub fn skips(&self, sample: u64) -> bool {
+        self.skip.iter().any(|[first, end]| (*first..*end).contains(&sample))
+    }
+
+    /// The number of the first `samples` samples that are skipped.
+    pub fn skipped(&self, samples: u64) -> u64 {
+        self.skip.iter().map(|[first, end]| end.min(&samples) - first.min(&samples)).sum()
+    }
+}
+
+impl Default for Spike {
+    fn default() -> Self {
+        all_defaults()
+    }
+}
+
+named! {
+    pub enum SpikeAction {
+        /// The step is noted in the metrics.
+        Log = "log",
+        /// It updates nothing, too.
+        Skip = "skip",
+    }
+}
+
+/// A range of samples: its first, and the one after its last.
+impl Read for [u64; 2] {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        let range = Vec::<u64>::read(value, key, at)?;
+        range
+            .try_into()
+            .map_err(|_| at.bad(key, value, "must be two numbers: the first sample, and the one after the last"))
+    }
+}
+
+impl Write for [u64; 2] {
     fn write(&self) -> Option<Value> {
         self.to_vec().write()
     }

@@ -8,11 +8,14 @@ use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use engine::checkpoint::{self, FromSaved, Header, Position, Saved, TensorEntry};
 use engine::config::{Model, Precision, hf};
-use engine::error::{Error, Result};
+use engine::error::{Error, Result, counted};
 use engine::model::param_specs::all_tensors;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+/// Tensors with values that are not finite that `verify` lists.
+const MOST_FINDINGS: usize = 20;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -64,7 +67,7 @@ enum Command {
         #[arg(value_name = "RUN_DIR[/checkpoints/step-N]")]
         from: PathBuf,
     },
-    /// Read a whole checkpoint and compare it with its checksums
+    /// Read a whole checkpoint, compare it with its checksums, and look for values that are not finite
     #[command(after_help = "Examples:
   swallow-engine checkpoint verify runs/7b
   swallow-engine checkpoint verify runs/7b/checkpoints/step-00000500")]
@@ -187,13 +190,27 @@ fn row(tensor: &TensorEntry) -> [String; 5] {
 
 fn verify(saved: &Saved) -> Result<()> {
     let (bar, mut done) = (Bytes::new("verify", saved.bytes()), 0);
-    saved.verify(&mut |n| {
+    let not_finite = saved.verify(&mut |n| {
         done += n;
         bar.at(done);
     })?;
     bar.finish();
     let pieces: usize = saved.manifest().tensors.iter().map(|tensor| tensor.pieces.len()).sum();
-    or_broken_pipe(writeln!(std::io::stdout(), "{}: all {pieces} pieces match their checksums", saved.dir().display()))
+    let mut out = std::io::stdout();
+    or_broken_pipe(writeln!(out, "{}: all {pieces} pieces match their checksums", saved.dir().display()))?;
+    for found in not_finite.iter().take(MOST_FINDINGS) {
+        or_broken_pipe(writeln!(out, "{found}"))?;
+    }
+    match not_finite.first() {
+        None => Ok(()),
+        // The files are as the run wrote them: it is the run that failed.
+        Some(first) => Err(Error::run(format!(
+            "{}: {} with values that are not finite ({first}): training had diverged; continue from an earlier \
+             checkpoint, with `train --from-step`",
+            saved.dir().display(),
+            counted(not_finite.len(), "tensor")
+        ))),
+    }
 }
 
 fn elements(model: &Model) -> u64 {

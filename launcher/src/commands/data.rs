@@ -24,8 +24,11 @@ enum Command {
     /// Tokenize text into Megatron-LM's .bin and .idx, on all cores
     #[command(after_help = tokenize::HELP)]
     Tokenize(tokenize::Tokenize),
-    /// Show what is in a token file, decoded where the tokenizer is known
-    #[command(after_help = "Example:\n  swallow-engine data inspect data/ja --documents 2 --tokenizer tokenizer.model")]
+    /// Show what is in a token file, or the samples of a step, decoded where the tokenizer is known
+    #[command(
+        after_help = "Examples:\n  swallow-engine data inspect data/ja --documents 2 --tokenizer tokenizer.model\n  \
+        swallow-engine data inspect --step 1234 --config run.toml --tokens 50"
+    )]
     Inspect(inspect::Inspect),
     /// Look for truncation, wrong pointers and ids outside the vocabulary; print a line for each and exit with 2
     #[command(after_help = "Example:\n  swallow-engine data check data/ja --vocab-size 43176")]

@@ -13,6 +13,7 @@ use engine::mpi::{Comm, World};
 use engine::train::eval::{Score, Scorer};
 
 use super::texts::{SpecialTokens, TextFlags};
+use crate::agreement;
 use crate::output::or_broken_pipe;
 
 /// Score a text with a Hugging Face checkpoint: nats per token and character, bits per byte, perplexity
@@ -60,17 +61,14 @@ struct Texts {
 pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
     let share = cores::share(comm);
+    let Opened { model, weights, tokenizer } = Opened::on_all_ranks(&args, comm)?;
     let inputs = args.texts.inputs(vec![args.text]);
     let texts = read_on_first(&inputs, &args.separator, comm)?;
     let ready = || -> Result<_> {
-        let model = hf::read_model(&args.model)?;
         let window = window(args.window, &model)?;
-        let controls = args.special_tokens.control_tokens();
-        let tokenizer = Tokenizer::open_with(args.tokenizer.as_ref().unwrap_or(&args.model), controls)?;
         let mine = texts.pieces.iter().skip(comm.rank()).step_by(comm.size());
         let ids = mine.map(|piece| encode(piece, &tokenizer, &model)).collect::<Result<Vec<_>>>()?;
         let longest = ids.iter().map(Vec::len).max().unwrap_or_default();
-        let weights = HuggingFace::open(&args.model, &model)?;
         let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest.min(window), |tensor, rect, out| {
             weights.read(&tensor.name, rect, out)
         })?;
@@ -90,7 +88,33 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Rank 0 reads the texts, since only rank 0 has standard input.
+/// The files of a model.
+struct Opened {
+    model: Model,
+    weights: HuggingFace,
+    tokenizer: Tokenizer,
+}
+
+impl Opened {
+    /// All ranks must read the same files, else the score would be that of no model. Collective.
+    fn on_all_ranks(args: &Args, comm: &Comm) -> Result<Self> {
+        let path = args.tokenizer.as_ref().unwrap_or(&args.model);
+        let open = || -> Result<_> {
+            let model = hf::read_model(&args.model)?;
+            let weights = HuggingFace::open(&args.model, &model)?;
+            let tokenizer = Tokenizer::open_with(path, args.special_tokens.control_tokens())?;
+            let identities = [format!("{:?} {}", model.identity(), weights.fingerprint()?), tokenizer.fingerprint()?];
+            Ok((Self { model, weights, tokenizer }, identities))
+        };
+        let (opened, [of_model, of_tokenizer]) = comm.agree(open())?;
+        agreement::on_files(&format!("--model {}", args.model.display()), &of_model, comm)?;
+        let flag = if args.tokenizer.is_some() { "--tokenizer" } else { "the tokenizer of --model" };
+        agreement::on_files(&format!("{flag} {}", path.display()), &of_tokenizer, comm)?;
+        Ok(opened)
+    }
+}
+
+/// Rank 0 reads the texts for all, since only rank 0 has standard input.
 fn read_on_first(inputs: &Inputs, separator: &str, comm: &Comm) -> Result<Texts> {
     let read = || Ok(serde_json::to_vec(&read(inputs, separator)?).expect("strings are JSON"));
     let pieces: Vec<String> = serde_json::from_slice(&comm.on_first(read)?).expect("rank 0 sent strings");

@@ -1,7 +1,10 @@
-//! `swallow-engine data inspect`: what is in a token file, decoded, and which tokens count in the loss.
+//! `swallow-engine data inspect`: what is in a token file, or in the samples of a step, decoded, and which tokens count
+//! in the loss.
+
+mod step;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data::idx::IndexedFile;
@@ -14,41 +17,59 @@ use crate::output::or_broken_pipe;
 #[derive(Args, Debug)]
 pub struct Inspect {
     /// The token file, without .bin or .idx
-    prefix: PathBuf,
+    #[arg(required_unless_present = "step", conflicts_with_all = ["step", "config", "set"])]
+    prefix: Option<PathBuf>,
+    /// Show the samples of this step of the run that --config describes, instead of a file
+    #[arg(long, value_name = "N", requires = "config")]
+    step: Option<u64>,
+    /// The run's configuration (TOML)
+    #[arg(long, value_name = "FILE", requires = "step")]
+    config: Option<PathBuf>,
+    /// Replace one key of the configuration, such as train.steps=100
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
     /// Decode with this tokenizer [default: the one that made the file, where PREFIX.meta.json names it]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// How many documents to show
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", conflicts_with = "step")]
     documents: usize,
     /// The first document to show
-    #[arg(long, default_value_t = 0, value_name = "I")]
+    #[arg(long, default_value_t = 0, value_name = "I", conflicts_with = "step")]
     from: usize,
-    /// How many tokens of each to show
+    /// How many tokens of each document or sample to show
     #[arg(long, default_value_t = 200, value_name = "N")]
     tokens: usize,
 }
 
 pub fn run(args: Inspect) -> Result<()> {
-    let file = IndexedFile::open(&args.prefix)?;
+    match (&args.prefix, &args.config, args.step) {
+        (Some(prefix), _, _) => inspect_file(prefix, &args),
+        (None, Some(config), Some(step)) => step::inspect(step, config, &args),
+        (None, _, _) => unreachable!("the command line has a prefix, or a step and a configuration"),
+    }
+}
+
+fn inspect_file(prefix: &Path, args: &Inspect) -> Result<()> {
+    let file = IndexedFile::open(prefix)?;
     if args.from > 0 && args.from >= file.sequences() {
         let (from, prefix, n) = (args.from, file.prefix().display(), file.sequences());
         return Err(Error::user(format!("--from {from}: {prefix} has {n} documents; the first is 0")));
     }
     let meta = file.meta().cloned().unwrap_or_default();
-    let path = args.tokenizer.or_else(|| meta.unchanged_tokenizer().map(PathBuf::from));
-    let tokenizer = path.as_deref().map(Tokenizer::open).transpose()?;
+    let path = args.tokenizer.as_deref().or_else(|| meta.unchanged_tokenizer());
+    let tokenizer = path.map(Tokenizer::open).transpose()?;
     let mut out = std::io::stdout().lock();
     let mut text = heading(&file, &meta)?;
     for i in args.from..file.sequences().min(args.from.saturating_add(args.documents)) {
-        let mut ids = Vec::new();
-        file.read(i, 0, (file.length(i) as usize).min(args.tokens), &mut ids)?;
-        text += &format!("\ndocument {i}: {} tokens: {:?}\n", file.length(i), &ids[..ids.len().min(16)]);
+        let (mut ids, length) = (Vec::new(), file.length(i)?);
+        file.read(i, 0, (length as usize).min(args.tokens), &mut ids)?;
+        text += &format!("\ndocument {i}: {length} tokens: {:?}\n", &ids[..ids.len().min(16)]);
         match (file.mask(), &tokenizer) {
-            (Some(mask), tokenizer) => {
-                let (first, mut weights) = (file.stored_pointer(i) as usize / file.kind().size(), Vec::new());
-                mask.read(first, ids.len(), &mut weights)?;
-                text += &runs(&ids, &weights, tokenizer.as_ref())?;
+            (Some(_), tokenizer) => {
+                let mut weights = Vec::new();
+                file.read_weights(i, 0, ids.len(), &mut weights)?;
+                text += &runs(&ids, &weights, tokenizer.as_ref(), "  ")?;
             }
             (None, Some(tokenizer)) => text += &format!("{}\n", tokenizer.decode(&ids)?),
             (None, None) => {}
@@ -78,19 +99,24 @@ fn heading(file: &IndexedFile, meta: &Meta) -> Result<String> {
     Ok(text)
 }
 
-/// The tokens in runs that count and runs that do not, a line each, decoded where the tokenizer is known.
-fn runs(ids: &[u32], weights: &[f32], tokenizer: Option<&Tokenizer>) -> Result<String> {
+/// The tokens in runs that count and runs that do not, a line each after `indent`, decoded where the tokenizer is known.
+fn runs(ids: &[u32], weights: &[f32], tokenizer: Option<&Tokenizer>, indent: &str) -> Result<String> {
     let mut text = String::new();
     let mut start = 0;
     for run in weights.chunk_by(|a, b| a == b) {
         let ids = &ids[start..start + run.len()];
-        let shown = match tokenizer {
-            Some(tokenizer) => format!("{:?}", tokenizer.decode_with_controls(ids)?),
-            None => format!("{ids:?}"),
-        };
+        let shown = shown(ids, tokenizer)?;
         let sign = if run[0] > 0.0 { "[loss]" } else { "[----]" };
-        text += &format!("  {sign} {start}..{}: {shown}\n", start + run.len());
+        text += &format!("{indent}{sign} {start}..{}: {shown}\n", start + run.len());
         start += run.len();
     }
     Ok(text)
+}
+
+/// The ids as quoted text, or as they are where the tokenizer is unknown.
+fn shown(ids: &[u32], tokenizer: Option<&Tokenizer>) -> Result<String> {
+    match tokenizer {
+        Some(tokenizer) => Ok(format!("{:?}", tokenizer.decode_with_controls(ids)?)),
+        None => Ok(format!("{ids:?}")),
+    }
 }

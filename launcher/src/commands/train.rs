@@ -168,7 +168,7 @@ fn print_layout(config: &Config, mesh: &Mesh) {
         let (dir, run) = (dir.display(), config.checkpoint.dir.display());
         eprintln!("note: model.hf = {dir}: there is no config.json in this directory; using the model of {run}");
     }
-    for note in config.data.notes(config.train.steps) {
+    for note in config.notes() {
         eprintln!("note: {note}");
     }
     let stages = config.parallel.pipeline;

@@ -171,7 +171,7 @@ impl Recipe<'_> {
         let sequences = u32::try_from(file.sequences()).ok().filter(|&n| n <= i32::MAX as u32).ok_or_else(|| {
             Error::user(format!(
                 "{}: the file has {} sequences; Megatron's sample order allows {}",
-                file.idx_path().display(),
+                file.idx().path().display(),
                 file.sequences(),
                 i32::MAX
             ))

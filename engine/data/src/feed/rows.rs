@@ -3,7 +3,36 @@
 use super::super::idx::IndexedFile;
 use super::super::order::Piece;
 use engine::batch::MicroBatch;
-use engine::error::Result;
+use engine::error::{Error, Result};
+
+/// A file whose ids are read for a model with this vocabulary.
+#[derive(Clone, Copy)]
+pub struct Tokens<'a> {
+    pub file: &'a IndexedFile,
+    pub vocab_size: usize,
+}
+
+impl Tokens<'_> {
+    /// Appends the ids of a piece, which must be below the vocabulary's size: an embedding has no row for others, and
+    /// all ids were checked at the start of the run.
+    fn read(&self, piece: Piece, ids: &mut Vec<u32>) -> Result<()> {
+        let (first, Piece { document, offset, count }) = (ids.len(), piece);
+        self.file.read(document as usize, offset, count, ids)?;
+        let most = ids[first..].iter().fold(0, |most, &id| id.max(most));
+        if (most as usize) < self.vocab_size {
+            return Ok(());
+        }
+        let at = offset + ids[first..].iter().position(|&id| id == most).expect("the largest id is one of them") as u64;
+        Err(Error::user(format!(
+            "{}: document {document} has the id {most} at token {at}, but model.vocab_size = {}: the file was made with \
+             another tokenizer, or another program has written to it since its ids were checked (see `swallow-engine \
+             data check {}`); restore it, then start the run again: it continues from the last checkpoint",
+            self.file.bin().path().display(),
+            self.vocab_size,
+            self.file.prefix().display()
+        )))
+    }
+}
 
 /// Whether a row attends to earlier documents of its sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,17 +43,12 @@ pub enum Boundaries {
 
 /// Appends a sample of a stream, `seq + 1` tokens: each predicts the next one, across documents too, and positions
 /// count through the sample.
-pub fn append_stream(
-    batch: &mut MicroBatch,
-    file: &IndexedFile,
-    pieces: &[Piece],
-    boundaries: Boundaries,
-) -> Result<()> {
+pub fn append_stream(batch: &mut MicroBatch, tokens: Tokens, pieces: &[Piece], boundaries: Boundaries) -> Result<()> {
     let seq = batch.seq;
     let (mut ids, mut weights) = (Vec::with_capacity(seq + 1), Vec::with_capacity(seq + 1));
-    for &Piece { document, offset, count } in pieces {
-        file.read(document as usize, offset, count, &mut ids)?;
-        file.read_weights(document as usize, offset, count, &mut weights)?;
+    for &piece in pieces {
+        tokens.read(piece, &mut ids)?;
+        tokens.file.read_weights(piece.document as usize, piece.offset, piece.count, &mut weights)?;
     }
     batch.ids.extend_from_slice(&ids[..seq]);
     batch.targets.extend_from_slice(&ids[1..]);
@@ -39,15 +63,16 @@ pub fn append_stream(
 
 /// Appends a row of packed units, at most `seq` tokens. A unit attends to itself alone, its positions count from 0, and
 /// its last token predicts nothing. What is left of the row is padding: id 0 with weight 0.
-pub fn append_packed(batch: &mut MicroBatch, file: &IndexedFile, units: &[Piece]) -> Result<()> {
+pub fn append_packed(batch: &mut MicroBatch, tokens: Tokens, units: &[Piece]) -> Result<()> {
     let (seq, first) = (batch.seq, batch.ids.len());
-    for &Piece { document, offset, count } in units {
+    for &unit in units {
+        let Piece { document, offset, count } = unit;
         let start = (batch.ids.len() - first) as u32;
         let at = batch.ids.len();
-        file.read(document as usize, offset, count, &mut batch.ids)?;
+        tokens.read(unit, &mut batch.ids)?;
         batch.targets.extend_from_slice(&batch.ids[at + 1..]);
         batch.targets.push(0);
-        file.read_weights(document as usize, offset + 1, count - 1, &mut batch.weights)?;
+        tokens.file.read_weights(document as usize, offset + 1, count - 1, &mut batch.weights)?;
         batch.weights.push(0.0);
         batch.positions.extend(0..count as u32);
         batch.starts.resize(batch.starts.len() + count, start);

@@ -82,6 +82,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             clip_grad: 1.0,
         },
         data,
+        spike: Spike::default(),
         checkpoint: Checkpoint { dir: "run".into(), interval: 0, at_end: true, keep: None, export_interval: 0 },
         report: Report { peak_tflops: None, interval: None, cluster: None },
     }

@@ -88,7 +88,7 @@ fn the_golden_file_reads() {
     assert_eq!(out, [5, 7, 2, 1, 9, 2]);
     assert!(check(file.prefix(), Limits { vocab_size: Some(10) }).unwrap().findings.is_empty());
     assert_eq!(check(file.prefix(), Limits { vocab_size: Some(9) }).unwrap().findings.len(), 1);
-    IndexedFile::open(&file.idx_path()).unwrap();
+    IndexedFile::open(file.idx().path()).unwrap();
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn refusal(change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) -> String {
     fs::write(with_suffix(&prefix, "bin"), bin).unwrap();
     let read_all = |file: IndexedFile| {
         file.tokens()?;
-        (0..file.sequences()).try_for_each(|i| file.read(i, 0, file.length(i) as usize, &mut Vec::new()))
+        (0..file.sequences()).try_for_each(|i| file.read(i, 0, file.length(i)? as usize, &mut Vec::new()))
     };
     let error = IndexedFile::open(&prefix).and_then(read_all).expect_err("damaged");
     assert_eq!(error.exit_code(), 2);
@@ -195,7 +195,7 @@ proptest! {
         if let Ok(file) = IndexedFile::open(&prefix) {
             file.tokens().ok();
             for i in 0..file.sequences() {
-                file.read(i, 0, file.length(i) as usize, &mut Vec::new()).ok();
+                file.read(i, 0, file.length(i).unwrap() as usize, &mut Vec::new()).ok();
             }
         }
     }

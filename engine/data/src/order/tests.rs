@@ -35,7 +35,7 @@ fn one_epoch() {
     let order = golden(5, &[2, 1, 5, 0, 4, 3], &[5, 0, 3, 4, 2, 6, 1], false);
     let folder = tempfile::tempdir().unwrap();
     let file = file(folder.path(), &LENGTHS);
-    let starts: Vec<_> = (0..=7).map(|j| order.locate(&file, 4 * j).unwrap()).collect();
+    let starts: Vec<_> = (0..=7).map(|j| order.locate(&file, 4 * j).unwrap().unwrap()).collect();
     assert_eq!(starts, [(0, 0), (0, 4), (1, 1), (2, 2), (3, 2), (4, 1), (4, 5), (5, 0)]);
     // Sample 0 is the sixth of the stream: document 4 from token 1.
     assert_eq!(order.pieces(&file, 0).unwrap(), [Piece { document: 4, offset: 1, count: 5 }]);
@@ -90,7 +90,7 @@ fn little_data_for_many_steps_is_refused() {
     assert!(error.to_string().contains("tokens would be read"), "{error}");
 }
 
-/// Overwrites the length of sequence `i` in a file that is mapped.
+/// Overwrites the length of sequence `i` in a file that is open.
 fn bend(folder: &std::path::Path, i: usize, length: i32) {
     use std::os::unix::fs::FileExt;
     let idx = std::fs::OpenOptions::new().write(true).open(folder.join("tokens.idx")).unwrap();

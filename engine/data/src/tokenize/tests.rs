@@ -44,7 +44,7 @@ fn the_output_is_the_same_with_any_number_of_workers() {
     let file = IndexedFile::open(&one.2).unwrap();
     for (i, document) in [(0, &documents[0]), (7_345, &documents[7_345]), (14_000, &documents.concat())] {
         let mut ids = Vec::new();
-        file.read(i, 0, file.length(i) as usize, &mut ids).unwrap();
+        file.read(i, 0, file.length(i).unwrap() as usize, &mut ids).unwrap();
         let expected = [vec![1], tokenizer.encode(document).unwrap(), vec![2]].concat();
         assert!(ids == expected, "document {i}");
     }
@@ -99,7 +99,7 @@ fn bad_records_are_skipped_where_that_is_asked_for() {
     let file = IndexedFile::open(&output).unwrap();
     assert_eq!(file.tokens().unwrap(), done.tokens);
     let mut ids = Vec::new();
-    file.read(21, 0, file.length(21) as usize, &mut ids).unwrap();
+    file.read(21, 0, file.length(21).unwrap() as usize, &mut ids).unwrap();
     assert_eq!(ids, [vec![1], tokenizer.encode("three").unwrap(), vec![2]].concat());
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 /// The files that may name BOS and EOS, in the order in which they are asked.
-const NAMES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+pub(super) const NAMES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// The parsed files; those that are missing are left out.
 pub struct TokenizerConfig {

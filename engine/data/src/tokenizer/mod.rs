@@ -250,6 +250,17 @@ impl Tokenizer {
         self.kind.vocab_size()
     }
 
+    /// A hash of the files that decide the ids: the tokenizer's, and those beside it that name its tokens.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&read(&self.path)?);
+        for name in config::NAMES {
+            let beside = std::fs::read(self.path.with_file_name(name)).unwrap_or_default();
+            hasher.update(&(beside.len() as u64).to_le_bytes()).update(&beside);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
     /// The id of BOS, or why the tokenizer has none.
     pub fn bos(&self) -> Special {
         self.kind.bos()

@@ -55,7 +55,7 @@ pub fn preview(args: Args) -> Result<()> {
     let config = Config::load(&args.config, &args.set)?;
     let feed = Feed::open(&config)?;
     feed.check_tokenizers(&config.train.load)?;
-    for note in config.data.notes(config.train.steps) {
+    for note in config.notes() {
         eprintln!("note: {note}");
     }
     let splits = args.split.map(|split| split.of_run(&feed)).transpose()?;
