@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, engine, finish, metrics, program, set, write_config, write_tokens};
+use crate::common::{Case, Outcome, checkout, engine, finish, metrics, program, set, write_config, write_tokens};
 
 /// Two ranks that split the data.
 const DATA: &str = "parallel.order=tp-cp-ep-dp-pp";
@@ -186,6 +186,47 @@ fn ranks_do_not_start_from_different_weights() {
     *weights.last_mut().unwrap() ^= 1;
     std::fs::write(&file, weights).unwrap();
     is_refused(ranks.train(&[]), &["train.load = \"hf:init\": the files differ from those on rank 0 ("]);
+}
+
+/// A score of several models, or of texts cut by several tokenizers, would be none.
+#[test]
+fn ranks_do_not_evaluate_different_models() {
+    let ranks = Ranks::new();
+    for rank in ["first", "second"] {
+        let (init, tokenizer) = (Case::open("parity").dir.join("init"), checkout().join("tests/golden/tokenizers"));
+        assert!(Command::new("cp").arg("-r").arg(init).arg(ranks.path(rank)).status().unwrap().success());
+        std::fs::copy(tokenizer.join("tokenizer.json"), ranks.path(rank).join("init/tokenizer.json")).unwrap();
+        std::fs::write(ranks.path(rank).join("a.txt"), "Once upon a time.<|endoftext|>There was a cat.").unwrap();
+    }
+    let evaluate = || {
+        let mut command = Command::new("mpirun");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").arg("--oversubscribe");
+        for rank in ["first", "second"] {
+            command.args([":"].iter().skip(usize::from(rank == "first"))).args(["-n", "1", "--wdir"]);
+            command.arg(ranks.path(rank)).arg(program()).args(["evaluate", "--model", "init", "--text", "a.txt"]);
+        }
+        finish(&mut command)
+    };
+    let change = |file: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let path = ranks.path("second/init").join(file);
+        let whole = std::fs::read(&path).unwrap_or_default();
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+        (path, whole)
+    };
+    // Rank 0 reads the text for all.
+    std::fs::write(ranks.path("second/a.txt"), "Another text.").unwrap();
+    let said = evaluate().succeeded().stdout;
+    assert!(said.contains("characters          33"), "{said}");
+    let (path, whole) = change("model.safetensors", &|bytes| *bytes.last_mut().unwrap() ^= 1);
+    is_refused(evaluate(), &["--model init: the files differ from those on rank 0 ("]);
+    std::fs::write(path, whole).unwrap();
+    let (path, whole) = change("tokenizer.json", &|bytes| bytes.push(b' '));
+    is_refused(evaluate(), &["the tokenizer of --model init: the files differ from those on rank 0 ("]);
+    std::fs::write(path, whole).unwrap();
+    change("tokenizer_config.json", &|bytes| bytes.extend(b"{ \"bos_token\": null }"));
+    is_refused(evaluate(), &["the tokenizer of --model init: "]);
 }
 
 /// Variables that change results must agree; paths, devices and node names may differ.

@@ -1,5 +1,6 @@
 //! Runs that fail: all ranks end, at once, with one message.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{Case, Running, engine, finish, kill_process, metrics, mpirun, set, write_config, write_tokens};
@@ -48,29 +49,72 @@ fn a_run_that_diverges_ends_with_one_message_and_the_last_good_checkpoint() {
     finish(engine().args(["checkpoint", "verify"]).arg(&run)).succeeded();
 }
 
-/// Both ranks read the same samples, and meet the damage at the same time.
-#[test]
-fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
+/// A run on two ranks that both read the same samples, and whose token files another program changes after two steps.
+/// It must end with one message, exit code 2 and the needles.
+fn changed_under_a_run(tokens: &[Vec<u32>], interval: i64, change: impl FnOnce(&Path), needles: &[&str]) {
     let tmp = tempfile::tempdir().unwrap();
     let (run, data) = (tmp.path().join("run"), tmp.path().join("data"));
     let mut config = Case::open("gqa_masked").config(&run);
-    write_tokens(&data, &[vec![5; 400], vec![7; 300], vec![9; 300]]);
+    write_tokens(&data, tokens);
     let source = toml::Table::from_iter([("prefix".to_string(), data.to_str().unwrap().into())]);
     set(&mut config, "data.train", vec![toml::Value::from(source)]);
     set(&mut config, "data.order", "sequential");
     set(&mut config, "train.steps", 1_000_000);
     set(&mut config, "train.eval_interval", 0);
+    set(&mut config, "checkpoint.interval", interval);
     set(&mut config, "parallel.tensor", 2);
     let config = write_config(tmp.path(), "config.toml", &config);
 
     let mut running = Running::start(mpirun(2).args(["train", "--config"]).arg(config));
     let ended = running.wait_until(|_| metrics(&run).len() >= 2);
     assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", running.outcome());
-    let idx = std::fs::OpenOptions::new().write(true).open(data.with_extension("idx")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&idx, &[0; 12], 34).unwrap();
-    let outcome =
-        running.outcome().refused(2, &["data.idx: ", "another program wrote to the file", "data check", ", data: "]);
-    assert_eq!(outcome.stderr.matches("data.idx").count(), 1, "{}", outcome.stderr);
+    change(&data);
+    let outcome = running.outcome().refused(2, needles);
+    assert_eq!(outcome.stderr.matches(needles[0]).count(), 1, "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("inf"), "{}", outcome.stderr);
+}
+
+/// Both ranks meet the damage at the same time.
+#[test]
+fn a_token_file_written_to_during_a_run_ends_it_with_one_message() {
+    let change = |data: &Path| {
+        let idx = std::fs::OpenOptions::new().write(true).open(data.with_extension("idx")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&idx, &[0; 12], 34).unwrap();
+    };
+    let needles = ["data.idx: ", "another program wrote to the file", "data check", ", data: "];
+    changed_under_a_run(&[vec![5; 400], vec![7; 300], vec![9; 300]], 0, change, &needles);
+}
+
+/// The file has many pages, of which all but the first are gone: reading them through a map would be a SIGBUS.
+#[test]
+fn a_token_file_cut_during_a_run_ends_it_with_one_message() {
+    let change = |data: &Path| {
+        let bin = std::fs::OpenOptions::new().write(true).open(data.with_extension("bin")).unwrap();
+        bin.set_len(4096).unwrap();
+    };
+    changed_under_a_run(&[vec![5; 400_000]], 0, change, &["data.bin: ", "it has become shorter", ", data: "]);
+}
+
+#[test]
+fn ids_outside_the_vocabulary_end_a_run_before_they_are_trained_on() {
+    let change = |data: &Path| {
+        let bytes = std::fs::metadata(data.with_extension("bin")).unwrap().len();
+        let bin = std::fs::OpenOptions::new().write(true).open(data.with_extension("bin")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&bin, &[1, 1, 0, 0].repeat(bytes as usize / 4), 0).unwrap();
+    };
+    let needles = ["data.bin: ", "has the id 257 at token", "model.vocab_size = ", ", data: "];
+    changed_under_a_run(&[vec![5; 400_000]], 0, change, &needles);
+}
+
+/// Other ids of the vocabulary are seen before a checkpoint is saved of what was trained on them.
+#[test]
+fn a_checkpoint_of_other_tokens_is_not_saved() {
+    let change = |data: &Path| {
+        let bytes = std::fs::metadata(data.with_extension("bin")).unwrap().len();
+        let bin = std::fs::OpenOptions::new().write(true).open(data.with_extension("bin")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&bin, &[6, 0, 0, 0].repeat(bytes as usize / 4), 0).unwrap();
+    };
+    changed_under_a_run(&[vec![5; 400_000]], 10, change, &["data.bin: ", "its content has changed"]);
 }
 
 /// `/dev/full` refuses every write: the first line of metrics fails, and the message does not blame the checkpoint.

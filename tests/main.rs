@@ -34,6 +34,7 @@ mod recipe;
 mod report;
 mod resume;
 mod run_dir;
+mod samples;
 mod sass;
 mod stages;
 mod survey;

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use engine::checkpoint::{Header, Piece, Position, Saver, Solo, StateKind};
+use engine::config::hf;
+use engine::model::param_specs::all_tensors;
+use engine::model::rect::Rect;
 use serde_json::{Value, json};
 
 use super::{copy_dir, is_refused, train};
@@ -39,6 +43,41 @@ impl Model {
             .refused(2, needles);
         assert!(!run.join("checkpoints/latest").exists());
     }
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    let model = Model::new();
+    let mut bytes = std::fs::read(model.path("model.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(model.path("model.safetensors"), bytes).unwrap();
+    model.is_refused(&["model.norm.weight: 1 value is not finite, the first is NaN in row 0, column"]);
+}
+
+/// A checkpoint whose files are as they were written, but with an infinity in a weight.
+#[test]
+fn a_checkpoint_of_weights_that_are_not_finite() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (run, model) = (tmp.path().join("run"), hf::read_model(&Case::open("mha_odd_vocab").dir.join("init")).unwrap());
+    let position = Position { step: 5, consumed_samples: 40 };
+    let header = Header { position, config: model.to_toml(), identity: model.identity() };
+    let pieces = all_tensors(&model).into_iter().map(|tensor| {
+        let mut data = vec![0.5; tensor.len()];
+        if tensor.name == "lm_head.weight" {
+            data[3] = f32::INFINITY;
+        }
+        let (rect, kind) = (Rect::whole(tensor.shape()), StateKind::Master);
+        Ok(Piece { name: tensor.name, dims: tensor.dims, rect, kind, data: data.into() })
+    });
+    Saver::new(&run, None, "a test".into()).save(&Solo, &header, pieces).unwrap();
+    let what = "lm_head.weight: 1 value is not finite, the first is inf in row 0, column 3";
+    let verified = finish(engine().args(["checkpoint", "verify"]).arg(&run));
+    let verified = verified.refused(1, &["step-00000005: 1 tensor with values that are not finite", what]);
+    assert!(verified.stdout.contains("pieces match their checksums\n") && verified.stdout.contains(what));
+    let to = tmp.path().join("out");
+    finish(engine().args(["checkpoint", "export", "--from"]).arg(&run).arg("--to").arg(&to)).refused(2, &[what]);
+    assert!(!to.exists());
 }
 
 #[test]

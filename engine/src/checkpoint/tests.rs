@@ -6,6 +6,7 @@ mod damage;
 mod exports;
 mod huggingface;
 mod layouts;
+mod not_finite;
 mod roundtrip;
 
 use super::*;
@@ -30,14 +31,18 @@ fn header(step: u64) -> Header {
     }
 }
 
-/// The state of a tensor: random bits, among them NaNs, which no arithmetic would preserve.
+/// The state of a tensor: random bits. Among those of the moments are NaNs, which no arithmetic would preserve; weights
+/// are finite, in bf16 too, since others are refused.
 fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     let mut bytes = vec![0; tensor.len() * 4];
     hash.update(tensor.name.as_bytes()).update(kind.name().as_bytes()).finalize_xof().fill(&mut bytes);
     let width = tensor.shape()[1];
     let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| (row * width + col) * 4));
-    places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())).collect()
+    let values = places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
+    let finite =
+        |x: f32| if kind == StateKind::Master && !(x.abs() < 1e38) { f32::from_bits(x.to_bits() >> 2) } else { x };
+    values.map(finite).collect()
 }
 
 fn piece(tensor: &TensorSpec, kind: StateKind, rect: Rect) -> Piece {

@@ -113,6 +113,12 @@ order = "sequential"
 mask_document_boundaries = true
 allow_mixed_tokenizers = true
 
+[spike]
+window = 32
+threshold = 0
+action = "skip"
+skip = [ [0, 8], [8, 9], [100, 124] ]
+
 [checkpoint]
 dir = "runs/all"
 interval = 50
@@ -209,6 +215,10 @@ fn every_key_is_taken() {
     assert_eq!(o.betas, [0.8, 0.99]);
     assert_eq!(config.data.train[1], entry("data/\"en\"", Some(7.0)));
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
+    let spike = Spike { window: 32, threshold: 0.0, action: SpikeAction::Skip, skip: vec![[0, 8], [8, 9], [100, 124]] };
+    assert_eq!(config.spike, spike);
+    assert_eq!([0, 5, 8, 9, 110, 1000].map(|samples| spike.skipped(samples)), [0, 5, 8, 9, 19, 33]);
+    assert_eq!([0, 8, 9, 99, 100, 124].map(|sample| spike.skips(sample)), [true, true, false, false, true, false]);
     assert_eq!(config.nccl, Nccl { tensor_ctas: 24, data_ctas: 6, pipeline_ctas: 1 });
     assert_eq!(
         (config.checkpoint.keep, config.report),
@@ -332,6 +342,12 @@ split = "1,0,0"
 order = "megatron"
 mask_document_boundaries = false
 allow_mixed_tokenizers = false
+
+[spike]
+window = 128
+threshold = 6.0
+action = "log"
+skip = []
 
 [checkpoint]
 dir = "runs/tiny"

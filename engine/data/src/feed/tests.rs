@@ -254,6 +254,72 @@ fn a_negative_id_is_named() {
     assert!(feed.micro_batch(Split::Train, 8..9).unwrap_err().to_string().contains("the id -7 at token"));
 }
 
+/// Ids are checked at the start; what another program writes later must not reach the embedding.
+#[test]
+fn an_id_outside_the_vocabulary_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(vec![source(folder.path(), "a", &[30, 5, 20], 10, None)], Order::Sequential);
+    (config.model.vocab_size, config.train.steps) = (50, 6);
+    for pack in [false, true] {
+        config.data.train[0].pack = pack;
+        let feed = Feed::open(&config).unwrap();
+        feed.micro_batch(Split::Train, 0..9).unwrap();
+        let error = feed.micro_batch(Split::Train, 9..11).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let message = error.to_string();
+        assert!(message.contains("a.bin: document 2 has the id 5"), "{message}");
+        assert!(message.contains("but model.vocab_size = 50: "), "{message}");
+    }
+}
+
+/// A file that is cut while it is open is an error with its name; a mapped file would end the process.
+#[test]
+fn a_file_that_is_cut_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let masked = source(folder.path(), "a", &[5000], 0, None);
+    std::fs::write(folder.path().join("a.mask.bin"), [1; 5000]).unwrap();
+    std::fs::write(folder.path().join("a.meta.json"), r#"{ "mask": true }"#).unwrap();
+    for (name, bytes) in [("a.mask.bin", 4000), ("a.bin", 16_384), ("a.idx", 40)] {
+        let mut config = config(vec![masked.clone()], Order::Sequential);
+        config.train.steps = 600;
+        let feed = Feed::open(&config).unwrap();
+        feed.unchanged().unwrap();
+        let read = |sample| feed.micro_batch(Split::Train, sample..sample + 1);
+        read(1199).unwrap();
+        let path = folder.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+        let errors: Vec<String> = (0..1200).filter_map(|sample| Some(read(sample).err()?.to_string())).collect();
+        let expected = format!("{name}: it has become shorter since it was opened");
+        assert!(!errors.is_empty() && errors.iter().all(|error| error.contains(&expected)), "{name}: {errors:?}");
+        let message = feed.unchanged().unwrap_err().to_string();
+        assert!(message.contains(&format!("{name}: it had {} bytes", whole.len())), "{message}");
+        std::fs::write(&path, whole).unwrap();
+        feed.unchanged().unwrap();
+        read(1199).unwrap();
+    }
+}
+
+/// Only the weights of the ranges are zero: order, ids and validation stay, and so does the identity of the data.
+#[test]
+fn skipped_samples_keep_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(vec![source(folder.path(), "a", &[100; 5], 0, Some(1.0))], Order::Megatron);
+    config.data.valid = vec![source(folder.path(), "v", &[50], 500, None)];
+    config.train.eval_interval = 2;
+    let plain = Feed::open(&config).unwrap();
+    config.spike.skip = vec![[1, 3], [9, 1000]];
+    let feed = Feed::open(&config).unwrap();
+    let (was, is) = (plain.micro_batch(Split::Train, 0..10).unwrap(), feed.micro_batch(Split::Train, 0..10).unwrap());
+    let weights: Vec<f32> = (0..10).flat_map(|sample| [f32::from(![1, 2, 9].contains(&sample)); 4]).collect();
+    assert_eq!(is, MicroBatch { weights, ..was });
+    let valid = feed.micro_batch(Split::Valid(0), 0..6).unwrap();
+    assert_eq!(valid, plain.micro_batch(Split::Valid(0), 0..6).unwrap());
+    assert_eq!(feed.fingerprint(5), plain.fingerprint(5));
+    let note = "spike.skip: the targets of 3 of the 10 samples of this run do not count in the loss";
+    assert_eq!(config.notes(), [note]);
+}
+
 #[test]
 fn a_source_that_a_node_lacks_is_named_with_its_key() {
     let absent = entry("/nowhere/ja", None);
