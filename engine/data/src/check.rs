@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::data_file::blocks;
-use super::idx::IndexedFile;
+use super::idx::{IndexedFile, Stored};
 use engine::error::Result;
 
 /// Findings of one kind beyond this many are only counted.
@@ -52,7 +52,7 @@ fn layout(file: &IndexedFile) -> Result<(u64, Findings)> {
     let mut found = Findings::new("lengths or pointers");
     let (mut expected, mut before, mut tokens) = (0i64, None, 0);
     let bin = file.bin().bytes();
-    let mut look = |i: usize, (length, pointer): (i32, i64)| {
+    let mut look = |i: usize, (length, pointer): Stored| {
         tokens += length.max(0) as u64;
         if length < 0 {
             found.add(|| format!("sequence {i}: a negative length, {length}"));
@@ -72,8 +72,7 @@ fn layout(file: &IndexedFile) -> Result<(u64, Findings)> {
         before = Some(pointer);
     };
     for block in file.all_stored() {
-        let (sequences, entries) = block?;
-        sequences.zip(entries).for_each(|(i, entry)| look(i, entry));
+        block?.into_iter().for_each(|(i, entry)| look(i, entry));
     }
     if expected != bin as i64 {
         found.add(|| format!("the sequences end at byte {expected} but the .bin has {bin} bytes"));
@@ -127,9 +126,12 @@ fn ids(file: &IndexedFile, limits: Limits) -> Result<(Option<i64>, Findings)> {
     Ok((scanned.iter().map(|s| s.0).max().flatten(), found))
 }
 
-/// The largest id of sequence `i`, and the first one that is negative or above `limit`: the sequence, the token's number
-/// in it, and the id. A sequence that does not lie in the file has none.
-fn scan(file: &IndexedFile, i: usize, limit: i64) -> Result<(Option<i64>, Option<(usize, u64, i64)>)> {
+/// An id outside the limits: its sequence, the token's number in it, and the id.
+type Outside = (usize, u64, i64);
+
+/// The largest id of sequence `i`, and the first one that is negative or above `limit`. A sequence that does not lie in
+/// the file has none.
+fn scan(file: &IndexedFile, i: usize, limit: i64) -> Result<(Option<i64>, Option<Outside>)> {
     let (length, pointer) = file.stored(i)?;
     let (mut largest, mut first) = (None, None);
     let bytes = file.bytes_of(length, pointer).unwrap_or_default();

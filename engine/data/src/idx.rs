@@ -92,6 +92,9 @@ impl TokenKind {
     }
 }
 
+/// A sequence's length in tokens and its byte offset in the `.bin`, as stored: negative in a damaged file.
+pub type Stored = (i32, i64);
+
 /// One pair of files. A "sequence" is what the engine calls a document: Megatron's sample order and splits count
 /// sequences too.
 pub struct IndexedFile {
@@ -190,21 +193,21 @@ impl IndexedFile {
         self.mask.as_ref()
     }
 
-    /// The length in tokens of sequence `i` and its byte offset in the `.bin`, as stored: negative in a damaged file.
-    pub fn stored(&self, i: usize) -> Result<(i32, i64)> {
+    /// The entry of sequence `i`.
+    pub fn stored(&self, i: usize) -> Result<Stored> {
         let length = self.idx.array((HEADER + 4 * i) as u64)?;
         Ok((i32::from_le_bytes(length), self.stored_pointer(i)?))
     }
 
-    /// [`Self::stored`] of every sequence, in blocks.
-    pub fn all_stored(&self) -> impl Iterator<Item = Result<(Range<usize>, Vec<(i32, i64)>)>> {
+    /// Every sequence with its entry, in blocks.
+    pub fn all_stored(&self) -> impl Iterator<Item = Result<Vec<(usize, Stored)>>> {
         let pointers = (HEADER + 4 * self.sequences) as u64;
         blocks(0..self.sequences as u64, ENTRIES).map(move |Range { start, end }| {
             let lengths = self.idx.range(HEADER as u64 + 4 * start..HEADER as u64 + 4 * end)?;
             let pointers = self.idx.range(pointers + 8 * start..pointers + 8 * end)?;
             let (lengths, pointers) = (lengths.as_chunks().0.iter(), pointers.as_chunks().0.iter());
             let entries = lengths.zip(pointers).map(|(&l, &p)| (i32::from_le_bytes(l), i64::from_le_bytes(p)));
-            Ok((start as usize..end as usize, entries.collect()))
+            Ok((start as usize..).zip(entries).collect())
         })
     }
 
@@ -233,8 +236,7 @@ impl IndexedFile {
     pub fn lengths(&self) -> Result<Vec<u32>> {
         let (mut lengths, mut outside) = (Vec::with_capacity(self.sequences), None);
         for block in self.all_stored() {
-            let (sequences, entries) = block?;
-            for (i, (length, pointer)) in sequences.zip(entries) {
+            for (i, (length, pointer)) in block? {
                 let tokens = u32::try_from(length);
                 lengths.push(tokens.map_err(|_| self.damaged(i, &format!("a length of {length} tokens")))?);
                 outside = outside.or_else(|| self.bytes_of(length, pointer).is_none().then_some((i, length, pointer)));

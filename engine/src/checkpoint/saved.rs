@@ -90,8 +90,8 @@ impl Saved {
         Ok(())
     }
 
-    /// Compares all pieces with their checksums, and returns the states whose values are not all finite; `progress` gets
-    /// the number of bytes just read.
+    /// Compares all pieces with their checksums, and returns the states whose values are not all finite; `progress`
+    /// gets the number of bytes just read.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Vec<NotFinite>> {
         let mut all = Vec::new();
         for tensor in &self.manifest.tensors {

@@ -40,8 +40,11 @@ fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let width = tensor.shape()[1];
     let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| (row * width + col) * 4));
     let values = places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
-    let finite =
-        |x: f32| if kind == StateKind::Master && !(x.abs() < 1e38) { f32::from_bits(x.to_bits() >> 2) } else { x };
+    let is_small = |x: f32| x.is_finite() && x.abs() < 1e38;
+    let finite = |x: f32| match kind == StateKind::Master && !is_small(x) {
+        true => f32::from_bits(x.to_bits() >> 2),
+        false => x,
+    };
     values.map(finite).collect()
 }
 

@@ -99,7 +99,8 @@ fn heading(file: &IndexedFile, meta: &Meta) -> Result<String> {
     Ok(text)
 }
 
-/// The tokens in runs that count and runs that do not, a line each after `indent`, decoded where the tokenizer is known.
+/// The tokens in runs that count and runs that do not, a line each after `indent`, decoded where the tokenizer is
+/// known.
 fn runs(ids: &[u32], weights: &[f32], tokenizer: Option<&Tokenizer>, indent: &str) -> Result<String> {
     let mut text = String::new();
     let mut start = 0;

@@ -22,12 +22,13 @@ impl Tokens<'_> {
         if (most as usize) < self.vocab_size {
             return Ok(());
         }
-        let at = offset + ids[first..].iter().position(|&id| id == most).expect("the largest id is one of them") as u64;
+        let at = ids[first..].iter().position(|&id| id == most).expect("the largest id is one of them");
         Err(Error::user(format!(
-            "{}: document {document} has the id {most} at token {at}, but model.vocab_size = {}: the file was made with \
+            "{}: document {document} has the id {most} at token {}, but model.vocab_size = {}: the file was made with \
              another tokenizer, or another program has written to it since its ids were checked (see `swallow-engine \
              data check {}`); restore it, then start the run again: it continues from the last checkpoint",
             self.file.bin().path().display(),
+            offset + at as u64,
             self.vocab_size,
             self.file.prefix().display()
         )))
