@@ -9,6 +9,7 @@ pub mod error;
 pub mod layout;
 pub mod memory;
 pub mod model;
+pub mod retry;
 pub mod schedule;
 pub mod time;
 // Floor 1: the interface between the engine and the backends, and MPI.

@@ -56,7 +56,7 @@ pub(super) fn agree<T: Serialize + DeserializeOwned>(comm: &impl Exchange, mine:
     let mine = match mine {
         Ok(value) => Verdict::Done(value),
         Err(Error::User(what)) => Verdict::User(what),
-        Err(Error::Run(what)) => Verdict::Run(what),
+        Err(Error::Run(what) | Error::Disk(what)) => Verdict::Run(what),
     };
     let mine = serde_json::to_vec(&mine).expect("numbers and strings are JSON");
     let all = comm.all_gather_bytes(&mine);

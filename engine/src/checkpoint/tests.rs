@@ -3,9 +3,11 @@
 mod beside;
 mod crashes;
 mod damage;
+mod disks;
 mod exports;
 mod huggingface;
 mod layouts;
+mod newest;
 mod roundtrip;
 
 use super::*;
@@ -14,7 +16,7 @@ use crate::error::Error;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KINDS: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
@@ -63,7 +65,15 @@ fn save(
 }
 
 fn saver(run: &Path, comm: &impl Exchange, keep: Option<usize>) -> Saver {
-    Saver::new(run, keep, format!("rank {} on a test", comm.rank()))
+    saver_with(run, comm, Options { retention: keeping(keep), ..Options::default() })
+}
+
+fn saver_with(run: &Path, comm: &impl Exchange, options: Options) -> Saver {
+    Saver::new(run, options, format!("rank {} on a test", comm.rank()))
+}
+
+fn keeping(keep: Option<usize>) -> Retention {
+    Retention { keep, keep_every: 0 }
 }
 
 fn save_whole(run: &Path, step: u64) -> std::path::PathBuf {
@@ -89,8 +99,16 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn refusal<T>(result: crate::error::Result<T>) -> String {
     match result {
         Err(Error::User(what)) => what,
-        Err(Error::Run(what)) => panic!("a failed run: {what}"),
+        Err(Error::Run(what) | Error::Disk(what)) => panic!("a failed run: {what}"),
         Ok(_) => panic!("it was accepted"),
+    }
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -306,14 +306,27 @@ section! {
         /// The number of complete checkpoints to keep; `None`: all.
         pub keep: Option<usize> = optional().within(1..=MOST_STEPS),
         /// Steps between checkpoints that are also exported in Hugging Face's format; 0: none.
-        pub export_interval: u64 = or(0).must(export_remedy(interval), move |n: &u64| n.is_multiple_of(interval)),
+        pub export_interval: u64 =
+            or(0).must(interval_remedy("an export is made from a checkpoint", interval), multiple_of(interval)),
+        /// The checkpoints and exports of multiples of this step are never removed; 0: `keep` alone decides.
+        pub keep_every: u64 =
+            or(0).must(interval_remedy("only checkpoints can be kept", interval), multiple_of(interval)),
+        /// Seconds for which a write is tried again that fails in a way that may pass; 0: not.
+        pub retry_seconds: u64 = or(60).within(0..=MOST_SECONDS),
     }
 }
 
-/// An export is made from a checkpoint.
-fn export_remedy(interval: u64) -> String {
+/// The longest time that a key may ask for: a week.
+const MOST_SECONDS: u64 = 7 * 24 * 3600;
+
+fn multiple_of(interval: u64) -> impl Fn(&u64) -> bool {
+    move |n: &u64| n.is_multiple_of(interval)
+}
+
+/// The remedy for a number of steps between some of the checkpoints; `why` says what it has to do with them.
+fn interval_remedy(why: &str, interval: u64) -> String {
     match interval {
-        0 => "an export is made from a checkpoint, and checkpoint.interval is 0; set that too".to_string(),
+        0 => format!("{why}, and checkpoint.interval is 0; set that too"),
         _ => format!("must be a multiple of checkpoint.interval ({interval})"),
     }
 }

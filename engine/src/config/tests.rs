@@ -182,7 +182,9 @@ fn defaults_are_as_documented() {
         Data { stage, train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers }
     );
     let (dir, interval, at_end, keep, export_interval) = ("runs/tiny".into(), 0, true, None, 0);
-    assert_eq!(config.checkpoint, Checkpoint { dir, interval, at_end, keep, export_interval });
+    let (keep_every, retry_seconds) = (0, 60);
+    let checkpoint = Checkpoint { dir, interval, at_end, keep, export_interval, keep_every, retry_seconds };
+    assert_eq!(config.checkpoint, checkpoint);
     assert_eq!(config.report, Report { peak_tflops: None, interval: None, cluster: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;
     assert_eq!((wsd.decay_steps, wsd.decay_shape), (Some(10), Some(DecayShape::Linear)));
@@ -338,6 +340,8 @@ dir = "runs/tiny"
 interval = 0
 at_end = true
 export_interval = 0
+keep_every = 0
+retry_seconds = 60
 
 [report]
 "#;

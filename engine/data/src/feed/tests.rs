@@ -82,7 +82,15 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             clip_grad: 1.0,
         },
         data,
-        checkpoint: Checkpoint { dir: "run".into(), interval: 0, at_end: true, keep: None, export_interval: 0 },
+        checkpoint: Checkpoint {
+            dir: "run".into(),
+            interval: 0,
+            at_end: true,
+            keep: None,
+            export_interval: 0,
+            keep_every: 0,
+            retry_seconds: 0,
+        },
         report: Report { peak_tflops: None, interval: None, cluster: None },
     }
 }
