@@ -5,6 +5,7 @@ mod agreement;
 mod commands;
 mod gpu;
 mod ideal;
+mod informative;
 mod launch;
 mod library_settings;
 mod logs;
@@ -19,6 +20,7 @@ mod table;
 mod validation;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use engine::checkpoint;
 use engine::error::Result;
 use engine::mpi::World;
 use launch::{Launch, ranks_of_mpirun, under_mpirun};
@@ -61,6 +63,7 @@ enum Command {
 
 fn main() -> ExitCode {
     library_settings::request();
+    checkpoint::report_file_size_limits();
     let launch = Launch::of_this_process();
     let mut command = Cli::command();
     command.build();

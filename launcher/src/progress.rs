@@ -252,7 +252,7 @@ fn print(line: &str) {
 }
 
 /// Prints a line to stderr, which may be closed, too.
-fn print_err(line: &str) {
+pub fn print_err(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -7,7 +7,7 @@ use crate::run_dir::{self, RunDir};
 use data::feed::Feed;
 use data::identity;
 use engine::backend::Backend;
-use engine::checkpoint::{self, HuggingFace, Saved, source};
+use engine::checkpoint::{self, HuggingFace, IfDamaged, Newest, Saved, source};
 use engine::config::{Config, Load};
 use engine::error::{Error, Result};
 use engine::model::init;
@@ -22,6 +22,7 @@ use std::path::Path;
 pub struct Resume<'a> {
     /// The step to continue from, instead of the newest checkpoint's.
     pub from_step: Option<u64>,
+    pub if_damaged: IfDamaged,
     pub accept_data_change: bool,
     /// Rank 0's lock of the run's directory.
     pub run_dir: Option<&'a RunDir>,
@@ -40,7 +41,7 @@ struct Resolved {
 /// Loads the run's newest checkpoint, or the one asked for, or else the initial weights. Collective.
 pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
-    let Some(saved) = open(&dir, how.from_step, comm)? else {
+    let Some(saved) = open(&dir, how, comm)? else {
         return load_initial(how, trainer, feed, comm);
     };
     comm.agree(must_match(how, trainer, feed, &saved))?;
@@ -61,16 +62,29 @@ fn waiting(what: &str, comm: &Comm) -> Option<Waiting> {
 }
 
 /// Opens the checkpoint that rank 0 resolves, on all ranks. `None`: the run has no checkpoint. Collective.
-fn open(dir: &Path, from_step: Option<u64>, comm: &Comm) -> Result<Option<Saved>> {
-    let find = || match from_step {
+fn open(dir: &Path, how: &Resume<'_>, comm: &Comm) -> Result<Option<Saved>> {
+    let find = || match how.from_step {
         Some(step) => Saved::at_step(dir, step).map(Some),
-        None => Saved::latest(dir),
+        None => newest(dir, how.if_damaged),
     };
     let found = comm.agree(if comm.rank() == 0 { find() } else { Ok(None) })?;
-    let latest = comm.agree(checkpoint::latest_step(dir))?;
+    // Rank 0 has mended a `latest` that it could not read.
+    let latest = checkpoint::latest_step(dir).unwrap_or(None);
     let identify = |saved: &Saved| (saved.header().position.step, saved.manifest().checksum().to_string());
     let first = from_first(comm, &Resolved { host: host(), checkpoint: found.as_ref().map(identify), latest });
     comm.agree(if comm.rank() == 0 { Ok(found) } else { open_as_first(dir, latest, &first) })
+}
+
+/// The run's newest checkpoint, with a warning for each thing that is wrong with those before it.
+fn newest(dir: &Path, if_damaged: IfDamaged) -> Result<Option<Saved>> {
+    let steps = checkpoint::steps(dir)?;
+    let named = checkpoint::latest_step(dir).unwrap_or(None).is_some_and(|step| steps.contains(&step));
+    let reads_all = !steps.is_empty() && (if_damaged == IfDamaged::FallBack || !named);
+    let waiting = reads_all.then(|| Waiting::new("verifying the newest checkpoint"));
+    let Newest { saved, warnings } = checkpoint::newest(dir, if_damaged)?;
+    drop(waiting);
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(saved)
 }
 
 /// Opens rank 0's checkpoint on another rank, whose own `latest` may name an older step: a network file system may

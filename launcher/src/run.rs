@@ -1,19 +1,22 @@
 //! The training loop: the phases of a step, the records that are written about it, and the end of a run.
 
 use crate::ideal::Ideal;
-use crate::logs::Logs;
+use crate::informative;
+use crate::logs::{Logs, METRICS};
 use crate::memory::{self, Taken};
+use crate::progress::print_err;
 use crate::rank_sampler::RankSampler;
 use crate::run_dir::RunDir;
 use crate::validation::{Validation, validate};
 use data::feed::Feed;
 use data::loader::Loader;
 use engine::backend::{Backend, Detail, Elem, Span};
-use engine::checkpoint::Saver;
+use engine::checkpoint::{Ahead, Options, Retention, Saver, Space};
 use engine::config::Config;
 use engine::error::{Error, Result};
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, host};
+use engine::retry::Retry;
 use engine::time::Phase;
 use engine::train::clock::{Clock, Lap};
 use engine::train::state;
@@ -77,10 +80,13 @@ impl<B: Backend> Run<B> {
         comm: &Comm,
     ) -> Result<Self> {
         let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
-        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step);
+        let writer = writer(&trainer.rank_layout);
+        let retry = retry(config, &writer);
+        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step, retry);
         let logs = comm.agree(dir.map(open).transpose())?;
-        let sampler = comm.agree(sampler(&trainer, comm))?;
-        let mut saver = saver(config, writer(&trainer.rank_layout));
+        let sampler = sampler(&trainer, comm);
+        let space = logs.as_ref().and_then(|logs| space(config, trainer.step, logs));
+        let mut saver = saver(config, writer, space);
         saver.export_missing(comm, trainer.step)?;
         let feed = Arc::new(feed);
         let loader = Loader::start(feed.clone(), trainer.requests());
@@ -93,6 +99,7 @@ impl<B: Backend> Run<B> {
         if let Err(Stop::ThisRank(_)) = ended
             && comm.size() > 1
         {
+            self.saver.abandon();
             // Dropping the run would wait for communication with ranks that may never take part.
             std::mem::forget(self);
             return ended;
@@ -105,7 +112,8 @@ impl<B: Backend> Run<B> {
         ended.and(saved)?;
         let b = &self.trainer.b;
         let used = Taken { blocks: b.usage(), copy: self.saver.copied(), others: b.taken_by_others() };
-        memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used).map_err(Stop::AllRanks)
+        memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used);
+        Ok(())
     }
 
     /// All steps. A step is in the metrics before it is in a checkpoint, so that the metrics have every step. The time
@@ -160,16 +168,16 @@ impl<B: Backend> Run<B> {
     ) -> Outcome<()> {
         let Enqueued { results, span, host } = step;
         if let Some(spans) = spans.filter(|_| self.trace == Some(results.step)) {
-            self.write_trace(spans, host).map_err(Stop::ThisRank)?;
+            informative::warn_of_failure(self.write_trace(spans, host));
         }
         let (step, results) = (results.step, self.finite(results)?);
         let validation = self.validate(comm, clock).map_err(Stop::ThisRank)?;
         let lap = clock.lap(&self.trainer.b, Phase::Report);
         self.write(step, &results, &span, &lap, validation)?;
-        match self.sampler.samples(step) {
-            true => self.sample(comm, step, &span, &lap, spans.unwrap_or_default()),
-            false => Ok(()),
+        if self.sampler.samples(step) {
+            self.sample(comm, step, &span, &lap, spans.unwrap_or_default());
         }
+        Ok(())
     }
 
     fn write_late(&mut self, Unwritten { step, lap }: Unwritten<B>) -> Outcome<()> {
@@ -225,13 +233,12 @@ impl<B: Backend> Run<B> {
     }
 
     /// Gathers the breakdown of the step's time on all ranks. Collective.
-    fn sample(&mut self, comm: &Comm, step: u64, span: &[B::Event; 2], lap: &Lap<B>, spans: &[Span]) -> Outcome<()> {
+    fn sample(&mut self, comm: &Comm, step: u64, span: &[B::Event; 2], lap: &Lap<B>, spans: &[Span]) {
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
-        let warnings = self.sampler.sample(comm, step, seconds, phases, spans).map_err(Stop::ThisRank)?;
+        let warnings = self.sampler.sample(comm, step, seconds, phases, spans);
         if let Some(logs) = &self.logs {
             warnings.iter().for_each(|warning| logs.progress.warn(warning));
         }
-        Ok(())
     }
 
     fn seconds(&self, [start, end]: &[B::Event; 2]) -> f64 {
@@ -276,21 +283,49 @@ impl<B: Backend> Run<B> {
     }
 }
 
-fn saver(config: &Config, writer: String) -> Saver {
+/// `writer` describes this rank. Where `space` is given, each save is compared with what is free.
+fn saver(config: &Config, writer: String, space: Option<Space>) -> Saver {
     let c = &config.checkpoint;
-    Saver::new(&c.dir, c.keep, writer).with_exports(c.export_interval)
+    let options = Options {
+        retention: retention(config),
+        export_interval: c.export_interval,
+        records: vec![c.dir.join(METRICS)],
+        retry: retry(config, &writer),
+        space,
+    };
+    Saver::new(&c.dir, options, writer)
+}
+
+fn retention(config: &Config) -> Retention {
+    Retention { keep: config.checkpoint.keep, keep_every: config.checkpoint.keep_every }
+}
+
+/// Repeats the writes of the rank that `writer` describes.
+fn retry(config: &Config, writer: &str) -> Retry {
+    Retry::new(Duration::from_secs(config.checkpoint.retry_seconds), writer, Arc::new(print_err))
+}
+
+/// The space that saves need, on rank 0, which warns where the disk has less than all of them. What is not known ends
+/// no run.
+fn space(config: &Config, step: u64, logs: &Logs) -> Option<Space> {
+    let (c, last) = (&config.checkpoint, config.train.steps);
+    let space = Space::of(&config.model, &c.dir).ok()?;
+    let (interval, export_interval, at_end) = (c.interval, c.export_interval, c.at_end);
+    let ahead = Ahead { step, last, interval, export_interval, at_end };
+    let warning = space.shortage(&c.dir, &ahead, retention(config)).ok()?;
+    warning.into_iter().for_each(|warning| logs.progress.warn(&warning));
+    Some(space)
 }
 
 /// Makes the export that a run was killed at after its last step. Collective.
 pub fn finish_export(config: &Config, step: u64, comm: &Comm) -> Result<()> {
-    // No file of a checkpoint is written, so no writer is recorded.
-    let mut saver = saver(config, String::new());
+    let mut saver = saver(config, format!("rank {} on {}", comm.rank(), host()), None);
     saver.export_missing(comm, step)?;
     saver.finish(comm)
 }
 
 /// The sampler of this rank. Rank 0 also records the machine that the run is on.
-fn sampler<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<RankSampler> {
+fn sampler<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> RankSampler {
     let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
     let hosts = comm.all_gather_bytes(host().as_bytes());
     let hosts: Vec<String> = hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
@@ -301,7 +336,7 @@ fn sampler<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<RankSampler>
             precision: <B::Act as Elem>::NAME.to_lowercase(),
             hosts: hosts.clone(),
         };
-        machine.write(&config.checkpoint.dir.join("machine.json"))?;
+        informative::warn_of_failure(machine.write(&config.checkpoint.dir.join("machine.json")));
     }
     RankSampler::new(config, mesh, hosts, comm.rank())
 }

@@ -10,7 +10,7 @@ use crate::run_dir::RunDir;
 use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
 use engine::backend::Backend;
-use engine::checkpoint;
+use engine::checkpoint::{self, IfDamaged};
 use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::error::{Error, Result, counted};
@@ -41,6 +41,9 @@ pub struct Args {
     /// Continue from the checkpoint of this step instead of the newest one
     #[arg(long, value_name = "STEP")]
     from_step: Option<u64>,
+    /// Continue from the newest checkpoint that is not damaged, where the newest one is
+    #[arg(long, conflicts_with = "from_step")]
+    fall_back: bool,
     /// Continue although [data] has changed
     #[arg(long)]
     accept_data_change: bool,
@@ -48,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     trace: Option<u64>,
     /// Print the memory and communication of every rank without training; needs no data, ranks or devices
-    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change", "trace"])]
+    #[arg(long, conflicts_with_all = ["from_step", "fall_back", "accept_data_change", "trace"])]
     pub dry_run: bool,
     /// Number of ranks of the dry run [default: mpirun's, else parallel.ranks, else the fewest of the layout]
     #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
@@ -138,7 +141,8 @@ impl Start<'_> {
         let Start { args, world, config, feed, dir, ideal, .. } = self;
         let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
-        let how = Resume { from_step, accept_data_change, run_dir: dir.as_ref() };
+        let if_damaged = if args.fall_back { IfDamaged::FallBack } else { IfDamaged::Refuse };
+        let how = Resume { from_step, if_damaged, accept_data_change, run_dir: dir.as_ref() };
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();
@@ -282,9 +286,9 @@ fn nothing_left(done: u64, steps: u64) -> String {
 
 /// A new run refuses sources of mixed tokenizers. A run that resumes only warns of them ([`resume::load`]).
 fn check_tokenizers(feed: &Feed, config: &Config) -> Result<()> {
-    match checkpoint::latest_step(&config.checkpoint.dir)? {
-        None => feed.check_tokenizers(&config.train.load),
-        Some(_) => Ok(()),
+    match checkpoint::steps(&config.checkpoint.dir)?.is_empty() {
+        true => feed.check_tokenizers(&config.train.load),
+        false => Ok(()),
     }
 }
 
