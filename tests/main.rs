@@ -12,6 +12,7 @@ mod configs;
 mod cuda;
 mod demo;
 mod device;
+mod disks;
 mod docs;
 mod exports;
 mod faults;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -163,6 +164,14 @@ impl Running {
         });
         let status = ended.unwrap_or_else(|| panic!("no end in {LIMIT:?}\n{stdout}\n{stderr}"));
         Outcome { status, stdout, stderr }
+    }
+
+    /// What the command has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        let mut text = vec![0; self.stderr.metadata().unwrap().len() as usize];
+        // At a position, since the command shares the file's own.
+        self.stderr.read_exact_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Waits until `done`, the end of the command (then it returns the status), or the limit.
