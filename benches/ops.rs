@@ -166,7 +166,7 @@ impl<A: Float> Bench<'_, '_, A> {
         let len = self.m.vocab * self.m.hidden;
         let [g, mut master, mut m, mut v] = std::array::from_fn(|_| self.acc(1, len));
         self.b.zero(&mut v);
-        let (factor, mut square, mut weights) = (self.acc(1, 2), self.acc(1, 1), self.act(1, len));
+        let (factor, mut square, mut weights) = (self.acc(1, 3), self.acc(1, 1), self.act(1, len));
         let hp = AdamW {
             lr: 1e-3,
             beta1: 0.9,

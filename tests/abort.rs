@@ -59,10 +59,10 @@ fn fail(case: &str) -> ! {
     }
     let rank = world.comm().rank();
     world.comm().barrier();
-    let full = || world.abort(&Error::user(FULL));
+    let full = || world.abort(&Error::user(FULL), |_| String::new());
     match (case, rank) {
         ("all" | "renumbered", _) | ("the last two", 2..) | ("one", 3) | ("two by two", ..2) => full(),
-        ("two by two", _) => world.abort(&Error::user("no network")),
+        ("two by two", _) => world.abort(&Error::user("no network"), |_| String::new()),
         ("panics", _) | ("panic of one", 2) => panic!("a bug"),
         _ => {}
     }

@@ -2,7 +2,7 @@
 //! bit, optimizer state included.
 
 use data::feed::Feed;
-use engine::checkpoint::{Saved, Saver};
+use engine::checkpoint::{Options, Saved, Saver};
 use engine::config::Config;
 use engine::cpu::Cpu;
 use engine::model::init;
@@ -96,8 +96,8 @@ fn in_pieces(comm: &Comm, config: &Config, layout: Layout, pieces: usize) -> Tra
 }
 
 fn save(comm: &Comm, trainer: &Trainer<Cpu<f32>>, dir: &Path) {
-    let mut saver = Saver::new(dir, None, format!("rank {}", comm.rank()));
-    saver.begin(comm, &state::header(trainer, Vec::new()), state::pieces(trainer)).unwrap();
+    let mut saver = Saver::new(dir, Options::default(), format!("rank {}", comm.rank()));
+    saver.begin(comm, &state::header(trainer, Vec::new()).unwrap(), state::pieces(trainer)).unwrap();
     saver.finish(comm).unwrap();
 }
 

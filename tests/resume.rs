@@ -229,6 +229,34 @@ fn ranks_may_change() {
     }
 }
 
+/// A job script that says `--from-step` goes back once, and so does one that stops before its first save.
+#[test]
+fn going_back_is_remembered() {
+    let run = Run::new();
+    let steps = |n: i64| move |c: &mut Table| set(c, "train.steps", n);
+    let last = || {
+        let text = std::fs::read_to_string(run.dir().join("metrics.jsonl")).unwrap();
+        serde_json::from_str::<Value>(text.lines().last().unwrap()).unwrap()["step"].as_u64().unwrap()
+    };
+    run.train(|c| set(c, "data.order", "megatron"), &["--from-step", "5"]).refused(2, &["order"]);
+    let latest = || std::fs::read_to_string(run.dir().join("checkpoints/latest")).unwrap();
+    assert_eq!(latest(), "step-00000014\n", "a run that is refused does not go back");
+    let nothing_saved = |c: &mut Table| {
+        set(c, "train.steps", 7);
+        set(c, "checkpoint.interval", 0);
+        set(c, "checkpoint.at_end", false);
+    };
+    run.train(nothing_saved, &["--from-step", "5"]).succeeded();
+    assert_eq!((latest(), last()), ("step-00000005\n".to_string(), 7));
+    let outcome = run.train(steps(8), &["--from-step", "5"]).succeeded();
+    assert!(outcome.stderr.contains("went back to that step before"), "{}", outcome.stderr);
+    assert_eq!((latest(), last()), ("step-00000008\n".to_string(), 8));
+    let outcome = run.train(steps(9), &["--from-step", "5"]).succeeded();
+    assert!(outcome.stderr.contains("continuing") && outcome.stderr.contains("after step 8"), "{}", outcome.stderr);
+    let outcome = run.train(steps(9), &["--from-step", "5", "--again"]).succeeded();
+    assert!(outcome.stderr.contains("after step 5"), "{}", outcome.stderr);
+}
+
 #[test]
 fn a_torn_line_of_metrics_is_closed() {
     let run = Run::new();
@@ -283,9 +311,37 @@ fn a_broken_manifest_or_latest_is_named() {
     std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
     refused(run.train(longer, &[]), "manifest.json");
     std::fs::write(&manifest, whole).unwrap();
-    std::fs::write(checkpoints.join("latest"), "step-00000999\n").unwrap();
-    refused(run.train(longer, &[]), "step-00000999");
     refused(run.train(longer, &["--from-step", "7"]), "7");
+    std::fs::write(checkpoints.join("latest"), "step-00000999\n").unwrap();
+    let outcome = run.train(longer, &[]).succeeded();
+    assert!(outcome.stderr.contains("step-00000999\" does not exist; the run continues from step-00000014"));
+    assert_eq!(std::fs::read_to_string(checkpoints.join("latest")).unwrap(), "step-00000015\n");
+}
+
+/// Damage is refused unless the user allows to fall back, and then every rank goes back to the same step.
+#[test]
+fn a_damaged_checkpoint_is_fallen_back_from_when_asked_for() {
+    let run = Run::new();
+    let mut bytes = std::fs::read(run.shard()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(run.shard(), bytes).unwrap();
+    let mut config = run.config();
+    set(&mut config, "train.steps", 15);
+    set(&mut config, "checkpoint.keep", 1);
+    let config = write_config(run.tmp.path(), "config.toml", &config);
+    let train = |more: &[&str]| finish(mpirun(2).args(["train", "--config"]).arg(&config).args(more));
+    train(&[]).refused(2, &["step-00000014/rank-00000-0.safetensors", "train --fall-back"]);
+    let outcome = train(&["--fall-back"]).succeeded();
+    let warned = "warning: ";
+    let lines: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with(warned)).collect();
+    assert!(lines[0].contains("its bytes do not match the manifest's checksum"), "{lines:?}");
+    assert!(lines[0].ends_with("step-00000014.damaged, and the run goes back to step 10"), "{lines:?}");
+    assert!(outcome.stderr.contains("after step 10"), "{}", outcome.stderr);
+    assert_eq!(metrics(&run.dir()).len(), 15);
+    let checkpoints = run.dir().join("checkpoints");
+    let mut names: Vec<_> = std::fs::read_dir(checkpoints).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["latest", "step-00000014.damaged", "step-00000015"]);
 }
 
 /// The folder of a checkpoint that a killed run did not finish is not a checkpoint.

@@ -1,7 +1,7 @@
 //! Measures ops by their sizes, on matrices that were not just written.
 
 use super::median;
-use engine::backend::{Acc, Act, AdamW, Backend, Heads, Op, Tensor, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, Heads, Op, Rule, Tensor, Xent};
 use engine::config::{Axis, Config};
 use engine::cpu::{Cpu, Float};
 use engine::layout::rank_layout::RankLayout;
@@ -197,7 +197,7 @@ impl<'a, A: Float> Bench<'a, A> {
                 let host = vec![0u32; rows * cols];
                 self.timed(|b| b.upload(&host, rows, cols))
             }
-            Op::Adamw | Op::SumSquares | Op::ClipFactor | Op::Pick | Op::Put => self.optimizer(op, rows * cols),
+            Op::Adamw | Op::SumSquares | Op::Judge | Op::Pick | Op::Put => self.optimizer(op, rows * cols),
         }
     }
 
@@ -245,16 +245,19 @@ impl<'a, A: Float> Bench<'a, A> {
         let (part, ranges) = (self.numbers(len, 1), Vec::from_iter(std::iter::once(0..len)));
         match op {
             Op::SumSquares => self.adding(1, 1, |b, out| b.sum_squares(&part, 0..len, out)),
-            Op::ClipFactor => {
+            Op::Judge => {
                 let (square, totals) = (self.numbers(1, 1), self.numbers(1, 3));
-                self.timed(|b| b.clip_factor(&square, &totals, 1.0))
+                let rule = Rule { clip: 1.0, window: 128, threshold: 6.0, skips: false };
+                let mut state = self.numbers(1, Rule::state_len(rule.window));
+                self.b.zero(&mut state);
+                self.timed(|b| b.judge(&square, &totals, &mut state, rule))
             }
             Op::Pick => self.adding(2 * len, 1, |b, x| drop(b.pick(x, &ranges))),
             Op::Put => self.adding(2 * len, 1, |b, x| b.put(&part, &ranges, x)),
             Op::Adamw => {
                 let [g, mut master, mut m, mut v] = std::array::from_fn(|_| self.numbers(1, len));
                 self.b.zero(&mut v);
-                let (factor, mut weights) = (self.b.upload(&[1.0, 1.0], 1, 2), self.own(1, len));
+                let (factor, mut weights) = (self.b.upload(&[1.0, 1.0, 0.0], 1, 3), self.own(1, len));
                 let (beta1, beta2, eps, weight_decay) = (0.9, 0.95, 1e-8, 0.1);
                 let (lr, correction1, correction2) = (1e-3, 0.1, 0.05);
                 let hp = AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed: len };

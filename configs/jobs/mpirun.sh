@@ -6,6 +6,8 @@
 #   configs/jobs/mpirun.sh configs/demo.toml 2                     # on this machine
 #   configs/jobs/mpirun.sh configs/swallow-7b.toml 64 hostfile     # on the hosts of the file, 8 ranks each
 #
+# A signal stops the run after its step, with a checkpoint: kill -USR1 the mpirun that this starts.
+#
 # HOSTFILE has a line `HOST slots=8` for each node. The same command continues a run that has ended or was interrupted:
 # the engine finds its newest checkpoint itself.
 set -euo pipefail
@@ -48,5 +50,8 @@ for name in $(compgen -e); do
         ;;
     esac
 done
+
+# After SIGTERM or SIGINT, Open MPI gives its ranks this many seconds to save before it kills them.
+export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-300}
 
 exec mpirun "${flags[@]}" ${more[@]+"${more[@]}"} "$engine" train --config "$config"

@@ -4,7 +4,10 @@
 #   qsub configs/jobs/pbs.sh
 #   qsub -v CONFIG=configs/swallow-70b.toml -l select=32:ngpus=8 configs/jobs/pbs.sh
 #
-# Submitted again, it continues from the newest checkpoint. Sites differ in `select` (ABCI 3.0: -q rt_HF -l select=8).
+# PBS sends SIGTERM when the time is over, and most sites kill the job soon after: set train.stop_before in the
+# configuration to ten minutes less than walltime. The run then saves and stops, and the job is submitted again;
+# submitted at any other time, it continues from the newest checkpoint. Sites differ in `select` (ABCI 3.0: -q rt_HF
+# -l select=8).
 #PBS -N swallow
 #PBS -l select=8:ngpus=8:mpiprocs=8
 #PBS -l walltime=72:00:00
@@ -23,4 +26,6 @@ trap 'rm -f "$hostfile"' EXIT
 sort -u "$PBS_NODEFILE" | sed 's/$/ slots=8/' >"$hostfile"
 nodes=$(wc -l <"$hostfile")
 
-configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"
+source configs/jobs/requeue.sh
+run_and_requeue "$config" "qsub -v CONFIG=$config configs/jobs/pbs.sh" \
+    configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"

@@ -4,13 +4,17 @@
 #   sbatch configs/jobs/slurm.sh
 #   sbatch --nodes=64 configs/jobs/slurm.sh configs/llm-jp-172b.toml
 #
-# Submitted again, it continues from the newest checkpoint.
+# Ten minutes before its time is over the run saves and stops, and the job is queued again; submitted again at any other
+# time, it continues from the newest checkpoint. `scancel --signal=USR1 --batch JOB` stops it with a checkpoint, too.
 #SBATCH --job-name=swallow
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --time=72:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
@@ -24,4 +28,6 @@ trap 'rm -f "$hostfile"' EXIT
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=8/' >"$hostfile"
 
 # Open MPI starts the ranks through its own daemons on the nodes; srun is not used.
-configs/jobs/mpirun.sh "$config" $((SLURM_JOB_NUM_NODES * 8)) "$hostfile"
+source configs/jobs/requeue.sh
+run_and_requeue "$config" "scontrol requeue $SLURM_JOB_ID" \
+    configs/jobs/mpirun.sh "$config" $((SLURM_JOB_NUM_NODES * 8)) "$hostfile"

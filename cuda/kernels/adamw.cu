@@ -1,6 +1,6 @@
 // AdamW in one pass over a shard: updates f32 master weights and moments in place, writes new weights rounded to bf16.
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, master -= rate m / (sqrt(v scale) + eps) + decay master.
-// `adamw_norms` also computes the squared norms that a run may log. `clip_factor` computes the clipping factor.
+// `adamw_norms` also computes the squared norms that a run may log. `judge` decides about a step.
 #include "args.cuh"
 #include "common.cuh"
 
@@ -65,6 +65,8 @@ DEVICE void write4(const AdamW& a, const Four& x, bool wide, bool wide_out) {
 template <class Sums> DEVICE void update(const AdamW& a, Sums& sums) {
     bool wide = aligned(a.g) && aligned(a.master) && aligned(a.m) && aligned(a.v), wide_out = aligned(a.out);
     float factor = ld(a.factor, 1);
+    // A step that is skipped leaves everything as it is.
+    if (!(factor == factor)) return;
     u64 stride = static_cast<u64>(blocks()) * threads() * 4;
     for (u64 i = (static_cast<u64>(block()) * threads() + thread()) * 4; i < a.g.n; i += stride) {
         Four x = read4(a, i, wide);
@@ -90,12 +92,54 @@ KERNEL(adamw_norms, AdamW, 256) {
     }
 }
 
-// norm = sqrt(square) / tokens, factor = min(1, clip / (norm + 1e-6)) / tokens. One thread does the work.
-KERNEL(clip_factor, Clip, 32) {
+// Judgements of a step, as the engine numbers them.
+enum { ACCEPTED, LOSS_SPIKE, NORM_SPIKE, NOT_FINITE };
+
+// Whether x > mean + threshold * population standard deviation of the n values from `first` on. With their sum S and
+// sum of squares Q that is n x - S > 0 and (n x - S)^2 > threshold^2 (n Q - S^2), without a division or a root.
+DEVICE bool is_above(const Judge& a, u32 first, float x) {
+    double sum = 0, squares = 0, n = a.window, t = a.threshold;
+    ROLLED for (u32 i = 0; i < a.window; i++) {
+        double v = ld(a.state, first + i);
+        sum = sum + v;
+        squares = fmadd(v, v, squares);
+    }
+    double above = fmadd(n, static_cast<double>(x), -sum), spread = fmadd(n, squares, -(sum * sum));
+    return above > 0 && above * above > t * t * spread;
+}
+
+// Compares a step with the last accepted ones, and adds it to them if it is accepted.
+DEVICE u32 compare(const Judge& a, float loss, float norm) {
+    u32 held = static_cast<u32>(ld(a.state, 0)), next = static_cast<u32>(ld(a.state, 1));
+    bool full = held == a.window && a.threshold > 0;
+    if (full && is_above(a, 2, loss)) return LOSS_SPIKE;
+    if (full && is_above(a, 2 + a.window, norm)) return NORM_SPIKE;
+    st(a.state, 2 + next, loss);
+    st(a.state, 2 + a.window + next, norm);
+    st(a.state, 0, static_cast<float>(held < a.window ? held + 1 : held));
+    st(a.state, 1, static_cast<float>(next + 1 < a.window ? next + 1 : 0));
+    return ACCEPTED;
+}
+
+DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
+
+// norm = sqrt(square) / tokens, factor = min(1, clip / (norm + 1e-6)) / tokens, or NaN if the step is to update
+// nothing. One thread does the work.
+KERNEL(judge, Judge, 32) {
     if (thread()) return;
     float tokens = ld(a.totals, 2), per_token = tokens > 0 ? div_rn(1.0f, tokens) : 0.0f;
-    float norm = sqrt_rn(ld(a.square, 0)) * per_token, ratio = div_rn(a.clip, norm + 1e-6f);
-    float shrink = a.clip > 0 && ratio < 1 ? ratio : 1.0f;
+    float loss = ld(a.totals, 0) * per_token, norm = sqrt_rn(ld(a.square, 0)) * per_token;
+    float ratio = div_rn(a.clip, norm + 1e-6f), shrink = a.clip > 0 && ratio < 1 ? ratio : 1.0f;
+    u32 judgement = NOT_FINITE;
+    // After a step that is not finite none updates: the next one may be on its way before the host knows.
+    if (is_finite(loss) && is_finite(norm) && ld(a.state, 0) >= 0) {
+        judgement = ACCEPTED;
+        if (tokens > 0) judgement = compare(a, loss, norm);
+    } else {
+        st(a.state, 0, -1.0f);
+    }
+    bool updates = judgement == ACCEPTED || (judgement != NOT_FINITE && !a.skips);
     st(a.out, 0, norm);
-    st(a.out, 1, shrink * per_token);
+    st(a.out, 1, updates ? shrink * per_token : f32_of(0x7fc00000u));
+    st(a.out, 2, static_cast<float>(judgement));
 }

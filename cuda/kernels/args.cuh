@@ -107,15 +107,17 @@ struct AdamW {
 };
 static_assert(sizeof(AdamW) == 152, "as in cuda/src/ops");
 
-// square `[1]`, the squared norm of the summed gradients, and the loss totals `[3]` -> out `[2]` = (norm, factor).
-struct Clip {
+// square `[1]`, the squared norm of the summed gradients, and the loss totals `[3]` -> out `[3]` = (norm, factor,
+// judgement). state `[2 + 2 window]`: the number of accepted steps in it, the place of the next one, losses, norms.
+struct Judge {
     View<const float> square;
     View<const float> totals;
+    View<float> state;
     View<float> out;
-    float clip;
-    u32 unused;
+    float clip, threshold;
+    u32 window, skips;
 };
-static_assert(sizeof(Clip) == 56, "as in cuda/src/ops");
+static_assert(sizeof(Judge) == 80, "as in cuda/src/ops");
 
 // logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
 // exp(logit - max), and the target's logit.

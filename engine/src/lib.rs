@@ -6,10 +6,13 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod flight;
 pub mod layout;
 pub mod memory;
 pub mod model;
+pub mod retry;
 pub mod schedule;
+pub mod scope;
 pub mod time;
 // Floor 1: the interface between the engine and the backends, and MPI.
 pub mod backend;

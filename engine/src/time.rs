@@ -8,8 +8,6 @@
 //!   split by their cause.
 
 use crate::layout::mesh::GroupKind;
-use std::fmt::{Display, Formatter};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A phase of a rank's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,46 +155,6 @@ impl TimeCategory {
             TimeCategory::Messages => "between stages (exposed)",
             TimeCategory::Data => "data-parallel communication (exposed)",
             TimeCategory::Software => "launches and waits of the host",
-        }
-    }
-}
-
-/// The step and phase that a rank is in, for the message of an error that ends the run.
-#[derive(Debug, Default)]
-pub struct RankProgress {
-    rank: AtomicUsize,
-    /// 0 before the first step.
-    step: AtomicU64,
-    phase: AtomicUsize,
-}
-
-impl RankProgress {
-    pub fn is_rank(&self, rank: usize) {
-        self.rank.store(rank, Relaxed);
-    }
-
-    pub fn rank(&self) -> usize {
-        self.rank.load(Relaxed)
-    }
-
-    /// Records that `step` begins.
-    pub fn step(&self, step: u64) {
-        self.step.store(step, Relaxed);
-    }
-
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as usize, Relaxed);
-    }
-}
-
-impl Display for RankProgress {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        match self.step.load(Relaxed) {
-            0 => write!(f, "before the first step"),
-            step => {
-                let phase = Phase::ALL[self.phase.load(Relaxed)];
-                write!(f, "step {step}, {}", phase.label())
-            }
         }
     }
 }

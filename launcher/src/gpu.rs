@@ -3,6 +3,7 @@
 
 use crate::library_settings;
 use crate::memory::{self, Taken};
+use crate::output::say;
 use cuda::Device;
 use cuda::arch::Arch;
 use cuda::backend::{CommOptions, Cuda, Error as CudaError, Tuning, product_of};
@@ -25,11 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
-/// The timeout of a rank that waits for others which make no progress.
-const PATIENCE: Duration = Duration::from_secs(600);
-const PATIENCE_VARIABLE: &str = "SWALLOW_PATIENCE_S";
 /// The name by which NCCL identifies a node. Ranks with different ones may share a GPU, which is slow, but lets tests
 /// run several ranks on one device.
 const HOSTID: &str = "NCCL_HOSTID";
@@ -120,7 +117,7 @@ pub fn open(config: &Config, comm: &Rc<Comm>) -> Result<Cuda> {
     node.barrier();
     let (device, notes) = comm.agree(first.unwrap_or_else(|| device(ordinal)))?;
     if comm.rank() == 0 {
-        notes.iter().chain([&library_settings::note()]).for_each(|note| eprintln!("note: {note}"));
+        notes.iter().chain([&library_settings::note()]).for_each(|note| say!("note: {note}"));
     }
     let places = places();
     let nccl = (comm.size() > 1).then(|| Nccl::find(places.search()).map_err(Error::user)).transpose();
@@ -137,10 +134,10 @@ pub fn open(config: &Config, comm: &Rc<Comm>) -> Result<Cuda> {
     let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("every rank wrote it with this program");
     let facts: Vec<Facts> = facts.iter().map(read).collect();
     check(&facts).map_or(Ok(()), |why| Err(Error::user(why)))?;
-    let (world, patience) = ((comm.size() > 1).then(|| comm.clone()), comm.agree(patience())?);
+    let world = (comm.size() > 1).then(|| comm.clone());
     let allowed = |nccl: &Rc<Nccl>| counted_ctas().and(launch_order(nccl.version(), device.driver()));
     comm.agree(nccl.as_ref().map_or(Ok(()), allowed))?;
-    let options = CommOptions { nccl, ctas: config.nccl.clone(), patience };
+    let options = CommOptions { nccl, ctas: config.nccl.clone() };
     comm.agree(Cuda::open(device, world, options).map_err(at_start))
 }
 
@@ -160,12 +157,12 @@ pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm:
     comm.agree(b.allocate_arena(planned.cut(), &tuning).map_err(at_start))?;
     let notes = comm.agree(b.tune(&tuning).map_err(at_start))?;
     if comm.rank() == 0 {
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| say!("note: {note}"));
     }
     if comm.rank() == 0
         && let Err(why) = b.keep_choices(&own)
     {
-        eprintln!("note: {why}; a run that continues this one may choose other algorithms, which round differently");
+        say!("note: {why}; a run that continues this one may choose other algorithms, which round differently");
     }
     let others = others.map(|taken| taken + reserve(comm.size()));
     Ok(Taken { blocks, copy, others })
@@ -301,15 +298,6 @@ fn launch_order(nccl: i32, driver: Version) -> Result<()> {
          stages can wait for each other for ever: unset it, or install a driver of CUDA 12.3 or newer",
         shown(nccl)
     )))
-}
-
-fn patience() -> Result<Duration> {
-    let Some(value) = std::env::var_os(PATIENCE_VARIABLE) else { return Ok(PATIENCE) };
-    let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| {
-        let remedy = "it must be a number of seconds, 1 or more; the default is 600";
-        Error::user(format!("{PATIENCE_VARIABLE} = {value:?}: {remedy}"))
-    })
 }
 
 /// An error of the backend before the first step: where something is missing, the user has to act.

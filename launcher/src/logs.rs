@@ -2,6 +2,7 @@
 //! the progress of the steps to the user.
 
 use crate::ideal::Ideal;
+use crate::informative::Informative;
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};
 use crate::validation::Validation;
@@ -9,19 +10,26 @@ use engine::config::Config;
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
+use engine::retry::Retry;
 use engine::train::trainer::StepStats;
 use report::peak;
-use report::records::metrics::{MetricsLog, StepRecord};
+use report::records::metrics::{MetricsLog, SpikeRecord, StepRecord};
 use report::records::settings::settings;
 use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
+
+/// The name of the metrics in the run's directory.
+pub const METRICS: &str = "metrics.jsonl";
 
 /// The open logs of a run. Only rank 0 has them.
 pub struct Logs {
     /// Held as long as the logs are written: a second run in the directory would tear them.
     _dir: RunDir,
     metrics: MetricsLog,
-    events: EventLog,
+    /// For the metrics, without which no step is complete.
+    retry: Retry,
+    events: Option<EventLog>,
+    events_file: Informative,
     pub progress: Progress,
     recorder: Recorder,
     warned_of_slow_save: bool,
@@ -36,6 +44,7 @@ impl Logs {
         mesh: &Mesh,
         (device, ideal): (&str, Option<Ideal>),
         step: u64,
+        retry: Retry,
     ) -> Result<Logs> {
         let path = &config.checkpoint.dir;
         replace(&path.join("config.toml"), config.to_toml().as_bytes())?;
@@ -43,10 +52,15 @@ impl Logs {
         if let Some(warning) = ideal.as_ref().and_then(|ideal| ideal.warning(device)) {
             progress.warn(&warning);
         }
+        let mut events_file = Informative::default();
+        let (events, warning) = events_file.check(EventLog::create(path, step + 1));
+        warning.into_iter().for_each(|warning| progress.warn(&warning));
         Ok(Logs {
             _dir: dir,
-            metrics: MetricsLog::open(&path.join("metrics.jsonl"))?,
-            events: EventLog::create(path, step + 1)?,
+            metrics: MetricsLog::open(&path.join(METRICS))?,
+            retry,
+            events,
+            events_file,
             progress,
             recorder: Recorder::new(config, mesh, device, ideal),
             warned_of_slow_save: false,
@@ -66,9 +80,22 @@ impl Logs {
         if let Some(Validation { loss, sets }) = validation {
             (record.valid_loss, record.valid) = (Some(loss), sets);
         }
-        self.metrics.append(&record)?;
-        self.events.append(&record)?;
+        self.retry.of(&format!("metrics of step {step}")).run(|| self.metrics.append(&record))?;
+        if let Some(events) = &mut self.events {
+            let warning = self.events_file.check(events.append(&record)).1;
+            warning.into_iter().for_each(|warning| self.progress.warn(&warning));
+        }
         self.progress.step(&record);
+        if let Some(spike) = record.spike {
+            let what = if record.skipped { "; it updated nothing" } else { "" };
+            self.progress.warn(&format!(
+                "step {step}: the {} is a spike (loss {:.4}, gradient norm {:.2}){what}; `data inspect --step {step}` \
+                 shows its samples",
+                spike.name(),
+                record.loss,
+                record.grad_norm
+            ));
+        }
         Ok(())
     }
 
@@ -135,6 +162,8 @@ impl Recorder {
             mfu_full: mfu(tflops_full),
             sol: self.ideal.as_ref().map(|ideal| ideal.seconds / seconds),
             settings: self.settings.clone(),
+            spike: SpikeRecord::of(results.judgement),
+            skipped: results.skipped,
             ..Default::default()
         }
     }

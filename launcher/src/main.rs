@@ -4,25 +4,35 @@
 mod agreement;
 mod commands;
 mod gpu;
+mod history;
 mod ideal;
+mod informative;
 mod launch;
 mod library_settings;
 mod logs;
 mod memory;
+mod origin;
 mod output;
 mod progress;
 mod rank_sampler;
 mod resume;
 mod run;
 mod run_dir;
+mod status;
+mod stops;
 mod table;
 mod validation;
+mod watchdog;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use engine::checkpoint;
 use engine::error::Result;
 use engine::mpi::World;
 use launch::{Launch, ranks_of_mpirun, under_mpirun};
+use output::say;
 use std::process::ExitCode;
+use std::time::Instant;
+use stops::StopRequests;
 
 /// Trains Llama-family models under mpirun.
 #[derive(Parser)]
@@ -48,6 +58,7 @@ enum Command {
     Parity(commands::parity::Args),
     Plan(commands::plan::Args),
     Report(commands::report::Args),
+    Status(commands::status::Args),
     Topology(commands::topology::Args),
     /// Write token files, inspect and check them
     Data(commands::data::Args),
@@ -60,7 +71,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let started = Instant::now();
     library_settings::request();
+    checkpoint::report_file_size_limits();
     let launch = Launch::of_this_process();
     let mut command = Cli::command();
     command.build();
@@ -76,11 +89,16 @@ fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Train(args) if args.dry_run => on_one_process(&launch, || commands::train::dry_run(args)),
-        Command::Train(args) => on_all_ranks(&launch, |world| commands::train::run(args, world)),
+        // Signals are received before MPI starts threads of its own.
+        Command::Train(args) => match StopRequests::listen(started) {
+            Ok(stops) => on_all_ranks(&launch, |world| commands::train::run(args, world, stops)),
+            Err(error) => exit_code(&launch, Err(error)),
+        },
         Command::Evaluate(args) => on_all_ranks(&launch, |world| commands::evaluate::run(args, world)),
         Command::Parity(args) => on_all_ranks(&launch, |world| commands::parity::run(args, world)),
         Command::Plan(args) => on_one_process(&launch, || commands::plan::run(args)),
         Command::Report(args) => on_one_process(&launch, || commands::report::run(args)),
+        Command::Status(args) => on_one_process(&launch, || commands::status::run(args)),
         Command::Topology(args) => on_all_ranks(&launch, |world| commands::topology::run(args, world)),
         Command::Data(args) => on_one_process(&launch, || commands::data::run(args)),
         Command::Tokenizer(args) => on_one_process(&launch, || commands::tokenizer::run(args)),
@@ -132,7 +150,7 @@ fn exit_code(launch: &Launch, result: Result<()>) -> u8 {
         return 0;
     };
     if launch.is_first_rank() {
-        eprintln!("error: {error}");
+        say!("error: {error}");
     }
     error.exit_code() as u8
 }

@@ -1,6 +1,7 @@
-//! Standard output.
+//! Standard output and standard error.
 
 use engine::error::{Error, Result};
+use std::io::Write;
 
 /// The result of writing to standard output. If the reader has closed the pipe, it has seen enough, and the program
 /// ends without an error.
@@ -10,3 +11,16 @@ pub fn or_broken_pipe(written: std::io::Result<()>) -> Result<()> {
         written => written.map_err(|e| Error::run(format!("standard output: {e}"))),
     }
 }
+
+/// Prints a line to standard error in one write, so that lines of several ranks do not mix. It may be closed: a run
+/// does not end because nobody reads its messages.
+pub fn to_stderr(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Formats a line and prints it to standard error ([`to_stderr`]).
+macro_rules! say {
+    ($($part:tt)*) => { $crate::output::to_stderr(&format!($($part)*)) };
+}
+
+pub(crate) use say;

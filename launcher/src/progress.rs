@@ -3,6 +3,7 @@
 //!
 //! Only one process shows progress. Training's figures are those of `metrics.jsonl`; nothing is measured here.
 
+use crate::output::to_stderr;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use report::records::metrics::{SetRecord, StepRecord};
 use std::io::{IsTerminal, Write};
@@ -41,7 +42,7 @@ impl Progress {
         self.pace = Some(pace);
         let eta = duration(pace * self.total.saturating_sub(r.step) as f64);
         match &self.bar {
-            None => print(&line(r, self.total, &eta)),
+            None => print(&dated(&line(r, self.total, &eta))),
             Some(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));
@@ -52,6 +53,15 @@ impl Progress {
         }
     }
 
+    /// Says that the checkpoint of `step` is complete.
+    pub fn saved(&self, step: u64, bytes: u64, time: Duration) {
+        let line = format!("saved step {step} ({}, {:.1} s)", size(bytes), time.as_secs_f64());
+        match &self.bar {
+            None => print(&dated(&line)),
+            Some(bar) => bar.suspend(|| print(&line)),
+        }
+    }
+
     /// Prints a warning to stderr.
     pub fn warn(&self, what: &str) {
         self.note(&format!("warning: {what}"));
@@ -59,7 +69,7 @@ impl Progress {
 
     /// Prints a line to stderr, without tearing the bar.
     pub fn note(&self, what: &str) {
-        let print = || print_err(what);
+        let print = || to_stderr(what);
         match &self.bar {
             None => print(),
             Some(bar) => bar.suspend(print),
@@ -190,7 +200,7 @@ impl Shown {
                 bar.enable_steady_tick(Duration::from_millis(500));
                 Shown::Bar(bar)
             }
-            false => Shown::Log(LogLines::start(LOG_INTERVAL, move || print_err(&line()))),
+            false => Shown::Log(LogLines::start(LOG_INTERVAL, move || to_stderr(&line()))),
         }
     }
 
@@ -251,9 +261,18 @@ fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Prints a line to stderr, which may be closed, too.
-fn print_err(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// A line of a log, with the time.
+fn dated(line: &str) -> String {
+    format!("{line}  {}", jiff::ZonedDateTime::now().strftime("%F %T"))
+}
+
+/// 1234567890 -> `1.23 GB`.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
 }
 
 /// The line of a log about a number of bytes: how many are done, how fast, and how long the rest will take.
@@ -312,7 +331,7 @@ fn summary(r: &StepRecord, eta: &str) -> String {
 }
 
 /// 12345.6 -> `12,346`.
-fn thousands(x: f64) -> String {
+pub fn thousands(x: f64) -> String {
     let digits = format!("{x:.0}");
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -325,7 +344,7 @@ fn thousands(x: f64) -> String {
 }
 
 /// 192.4 -> `3m12s`.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
         0 => format!("{seconds:.1}s"),

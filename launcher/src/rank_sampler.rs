@@ -1,9 +1,10 @@
 //! Every few steps, rank 0 gathers the breakdown of the step's time on all ranks, writes it to `ranks.jsonl` and
 //! `timeline.json`, and warns of ranks that the others wait for.
 
+use crate::informative::Informative;
+use crate::output::to_stderr;
 use engine::backend::Span;
 use engine::config::{Axis, Config};
-use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::mpi::Comm;
 use report::records::ranks::{RankTime, Sample, SampleLog};
@@ -34,8 +35,10 @@ pub struct RankSampler {
 
 /// Receives the samples of all ranks.
 struct Aggregator {
-    log: SampleLog,
+    log: Option<SampleLog>,
+    log_file: Informative,
     timeline: PathBuf,
+    timeline_file: Informative,
     /// The host of each rank.
     hosts: Vec<String>,
     stragglers: Stragglers,
@@ -43,16 +46,10 @@ struct Aggregator {
 
 impl RankSampler {
     /// `hosts`: the host of each rank.
-    pub fn new(config: &Config, mesh: &Mesh, hosts: Vec<String>, rank: usize) -> Result<RankSampler> {
-        let dir = &config.checkpoint.dir;
-        let aggregator = || {
-            let stages = (0..mesh.ranks()).map(|rank| mesh.coord(rank, Axis::Pipeline)).collect();
-            let (log, stragglers) = (SampleLog::open(&dir.join("ranks.jsonl"))?, Stragglers::new(stages));
-            Ok(Aggregator { log, timeline: dir.join("timeline.json"), hosts, stragglers })
-        };
-        let aggregator = (rank == 0).then(aggregator).transpose()?;
+    pub fn new(config: &Config, mesh: &Mesh, hosts: Vec<String>, rank: usize) -> RankSampler {
+        let aggregator = (rank == 0).then(|| Aggregator::new(config, mesh, hosts));
         let interval = config.report.interval.unwrap_or(default_interval(mesh.ranks()));
-        Ok(RankSampler { interval, layout: mesh.layout(), shown: shown(config, mesh, rank), aggregator })
+        RankSampler { interval, layout: mesh.layout(), shown: shown(config, mesh, rank), aggregator }
     }
 
     /// Whether this step is sampled.
@@ -68,11 +65,11 @@ impl RankSampler {
         seconds: f64,
         phases: BTreeMap<String, f64>,
         spans: &[Span],
-    ) -> Result<Vec<String>> {
+    ) -> Vec<String> {
         let mine = RankTime::of(seconds, phases, spans);
         let row = self.shown.then(|| (Row::of(comm.rank(), spans), met(spans)));
         let mine = serde_json::to_vec(&(mine, row)).expect("text and numbers are JSON");
-        let Some(all) = comm.gather_bytes(&mine) else { return Ok(Vec::new()) };
+        let Some(all) = comm.gather_bytes(&mine) else { return Vec::new() };
         let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).expect("every rank wrote it with this program");
         let (ranks, rows): (Vec<RankTime>, Vec<Option<Met>>) = all.iter().map(read).unzip();
         let aggregator = self.aggregator.as_mut().expect("rank 0, which gathers, has the aggregator");
@@ -84,10 +81,22 @@ impl RankSampler {
 }
 
 impl Aggregator {
-    fn add(&mut self, sample: &Sample, timeline: &Timeline) -> Result<Vec<String>> {
-        self.log.append(sample)?;
-        timeline.write(&self.timeline)?;
-        Ok(self.stragglers.see(&sample.busy).iter().map(|straggler| self.warning(sample.step, straggler)).collect())
+    fn new(config: &Config, mesh: &Mesh, hosts: Vec<String>) -> Aggregator {
+        let dir = &config.checkpoint.dir;
+        let stages = (0..mesh.ranks()).map(|rank| mesh.coord(rank, Axis::Pipeline)).collect();
+        let (mut log_file, timeline_file) = (Informative::default(), Informative::default());
+        let (log, warning) = log_file.check(SampleLog::open(&dir.join("ranks.jsonl")));
+        warning.into_iter().for_each(|warning| to_stderr(&format!("warning: {warning}")));
+        let (timeline, stragglers) = (dir.join("timeline.json"), Stragglers::new(stages));
+        Aggregator { log, log_file, timeline, timeline_file, hosts, stragglers }
+    }
+
+    fn add(&mut self, sample: &Sample, timeline: &Timeline) -> Vec<String> {
+        let logged = self.log.as_mut().map_or(Ok(()), |log| log.append(sample));
+        let failures = [self.log_file.check(logged).1, self.timeline_file.check(timeline.write(&self.timeline)).1];
+        let stragglers = self.stragglers.see(&sample.busy);
+        let stragglers = stragglers.iter().map(|straggler| self.warning(sample.step, straggler));
+        failures.into_iter().flatten().chain(stragglers).collect()
     }
 
     fn warning(&self, step: u64, straggler: &Straggler) -> String {

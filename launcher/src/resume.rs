@@ -2,18 +2,20 @@
 //! that `train.load` names.
 
 use crate::agreement::from_first;
+use crate::output::say;
 use crate::progress::Waiting;
 use crate::run_dir::{self, RunDir};
 use data::feed::Feed;
 use data::identity;
 use engine::backend::Backend;
-use engine::checkpoint::{self, HuggingFace, Saved, source};
+use engine::checkpoint::{self, HuggingFace, IfDamaged, Newest, Saved, source};
 use engine::config::{Config, Load};
 use engine::error::{Error, Result};
 use engine::model::init;
 use engine::mpi::{Comm, host};
 use engine::train::state;
 use engine::train::trainer::Trainer;
+use report::records::history::{self, What};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +24,9 @@ use std::path::Path;
 pub struct Resume<'a> {
     /// The step to continue from, instead of the newest checkpoint's.
     pub from_step: Option<u64>,
+    /// Whether to go back to that step although the run has done so before.
+    pub again: bool,
+    pub if_damaged: IfDamaged,
     pub accept_data_change: bool,
     /// Rank 0's lock of the run's directory.
     pub run_dir: Option<&'a RunDir>,
@@ -40,19 +45,51 @@ struct Resolved {
 /// Loads the run's newest checkpoint, or the one asked for, or else the initial weights. Collective.
 pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed, comm: &Comm) -> Result<()> {
     let dir = trainer.config.checkpoint.dir.clone();
-    let Some(saved) = open(&dir, how.from_step, comm)? else {
+    let Some(saved) = open(&dir, how, comm)? else {
         return load_initial(how, trainer, feed, comm);
     };
     comm.agree(must_match(how, trainer, feed, &saved))?;
     if comm.rank() == 0 {
-        eprintln!("continuing {} after step {}", dir.display(), saved.header().position.step);
+        say!("continuing {} after step {}", dir.display(), saved.header().position.step);
         warn_of_another_order(feed, &saved);
         if let Err(mixed) = feed.check_tokenizers(&trainer.config.train.load) {
-            eprintln!("warning: {mixed}");
+            say!("warning: {mixed}");
         }
     }
-    let _waiting = waiting("loading the checkpoint", comm);
-    comm.agree(state::resume(trainer, &saved))
+    let loaded = {
+        let _waiting = waiting("loading the checkpoint", comm);
+        comm.agree(state::resume(trainer, &saved))
+    };
+    loaded?;
+    let step = saved.header().position.step;
+    comm.agree(if comm.rank() == 0 { remember(&dir, how.from_step, step) } else { Ok(()) })
+}
+
+/// A run that goes back to an earlier step remembers it at once: the same command without `--from-step`, or with it as
+/// in a job script, then goes on with the new branch. Rank 0 only.
+fn remember(dir: &Path, from_step: Option<u64>, step: u64) -> Result<()> {
+    let latest = checkpoint::latest_step(dir)?;
+    if from_step != Some(step) || latest == Some(step) {
+        return Ok(());
+    }
+    history::append(dir, What::Rollback { from: latest.unwrap_or_default(), to: step })?;
+    checkpoint::go_back(dir, step)
+}
+
+/// The step of `--from-step`, unless the run has gone back to it before and has not been told to do so again. Rank 0
+/// only.
+fn to_go_back(dir: &Path, how: &Resume<'_>) -> Result<Option<u64>> {
+    let Some(step) = how.from_step else { return Ok(None) };
+    match history::last_rollback(&history::read(dir)?) {
+        Some((to, _)) if to == step && !how.again => {
+            say!(
+                "note: --from-step {step}: this run went back to that step before, and continues after its newest \
+                 checkpoint; --again goes back once more"
+            );
+            Ok(None)
+        }
+        _ => Ok(Some(step)),
+    }
 }
 
 /// Rank 0 shows that it waits for the disk.
@@ -61,16 +98,29 @@ fn waiting(what: &str, comm: &Comm) -> Option<Waiting> {
 }
 
 /// Opens the checkpoint that rank 0 resolves, on all ranks. `None`: the run has no checkpoint. Collective.
-fn open(dir: &Path, from_step: Option<u64>, comm: &Comm) -> Result<Option<Saved>> {
-    let find = || match from_step {
+fn open(dir: &Path, how: &Resume<'_>, comm: &Comm) -> Result<Option<Saved>> {
+    let find = || match to_go_back(dir, how)? {
         Some(step) => Saved::at_step(dir, step).map(Some),
-        None => Saved::latest(dir),
+        None => newest(dir, how.if_damaged),
     };
     let found = comm.agree(if comm.rank() == 0 { find() } else { Ok(None) })?;
-    let latest = comm.agree(checkpoint::latest_step(dir))?;
+    // Rank 0 has mended a `latest` that it could not read.
+    let latest = checkpoint::latest_step(dir).unwrap_or(None);
     let identify = |saved: &Saved| (saved.header().position.step, saved.manifest().checksum().to_string());
     let first = from_first(comm, &Resolved { host: host(), checkpoint: found.as_ref().map(identify), latest });
     comm.agree(if comm.rank() == 0 { Ok(found) } else { open_as_first(dir, latest, &first) })
+}
+
+/// The run's newest checkpoint, with a warning for each thing that is wrong with those before it.
+fn newest(dir: &Path, if_damaged: IfDamaged) -> Result<Option<Saved>> {
+    let steps = checkpoint::steps(dir)?;
+    let named = checkpoint::latest_step(dir).unwrap_or(None).is_some_and(|step| steps.contains(&step));
+    let reads_all = !steps.is_empty() && (if_damaged == IfDamaged::FallBack || !named);
+    let waiting = reads_all.then(|| Waiting::new("verifying the newest checkpoint"));
+    let Newest { saved, warnings } = checkpoint::newest(dir, if_damaged)?;
+    drop(waiting);
+    warnings.iter().for_each(|warning| say!("warning: {warning}"));
+    Ok(saved)
 }
 
 /// Opens rank 0's checkpoint on another rank, whose own `latest` may name an older step: a network file system may
@@ -157,7 +207,7 @@ fn warn_of_another_order(now: &Feed, saved: &Saved) {
     let before: BTreeMap<String, String> = before.epochs().into_iter().collect();
     for (key, is) in now.epochs() {
         if let Some(was) = before.get(&key).filter(|was| **was != is) {
-            eprintln!(
+            say!(
                 "warning: {}: was {was}, is now {is}: the remaining samples are in another order, and some will be \
                  seen twice or not at all",
                 now.spelled(&key)

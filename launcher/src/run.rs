@@ -1,19 +1,26 @@
 //! The training loop: the phases of a step, the records that are written about it, and the end of a run.
 
+use crate::history;
 use crate::ideal::Ideal;
-use crate::logs::Logs;
+use crate::informative;
+use crate::logs::{Logs, METRICS};
 use crate::memory::{self, Taken};
+use crate::origin;
+use crate::output::to_stderr;
 use crate::rank_sampler::RankSampler;
 use crate::run_dir::RunDir;
+use crate::status::RunStatus;
+use crate::stops::{StopReason, StopRequests, TimeLimit};
 use crate::validation::{Validation, validate};
 use data::feed::Feed;
 use data::loader::Loader;
-use engine::backend::{Backend, Detail, Elem, Span};
-use engine::checkpoint::Saver;
+use engine::backend::{Backend, Detail, Elem, Judgement, Span};
+use engine::checkpoint::{self, Ahead, Options, Retention, Saver, Space};
 use engine::config::Config;
 use engine::error::{Error, Result};
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, host};
+use engine::retry::Retry;
 use engine::time::Phase;
 use engine::train::clock::{Clock, Lap};
 use engine::train::state;
@@ -47,6 +54,33 @@ pub struct Run<B: Backend> {
     /// The step to trace op by op, if any.
     trace: Option<u64>,
     sampler: RankSampler,
+    stops: StopRequests,
+    /// Of `train.stop_before`, by rank 0's clock.
+    limit: Option<TimeLimit>,
+    status: Arc<RunStatus>,
+    /// The step that the run began after.
+    first: u64,
+    /// The step of the newest checkpoint, complete or not.
+    saved: Option<u64>,
+    /// The step of the last checkpoint that was announced.
+    announced: Option<u64>,
+    /// Steps in a row up to the last one that were skipped as spikes.
+    skipped: u64,
+}
+
+/// What a run begins with, besides its trainer.
+pub struct Beginning<'a> {
+    pub feed: Feed,
+    /// The memory that this rank is expected to take.
+    pub planned: Taken,
+    /// Rank 0's lock of the run's directory.
+    pub dir: Option<RunDir>,
+    /// The ideal step, on rank 0 where the configuration names a cluster.
+    pub ideal: Option<Ideal>,
+    /// The step to trace op by op, if any.
+    pub trace: Option<u64>,
+    pub stops: StopRequests,
+    pub status: &'a Arc<RunStatus>,
 }
 
 /// A step whose ops are enqueued.
@@ -65,61 +99,88 @@ struct Unwritten<B: Backend> {
 }
 
 impl<B: Backend> Run<B> {
-    /// Opens the logs and starts loading data. `dir` is rank 0's lock of the run's directory, `ideal` its ideal step.
-    /// Collective.
-    pub fn begin(
-        trainer: Trainer<B>,
-        feed: Feed,
-        planned: Taken,
-        dir: Option<RunDir>,
-        ideal: Option<Ideal>,
-        trace: Option<u64>,
-        comm: &Comm,
-    ) -> Result<Self> {
+    /// Opens the logs and starts loading data. Collective.
+    pub fn begin(trainer: Trainer<B>, with: Beginning<'_>, comm: &Comm) -> Result<Self> {
+        let Beginning { feed, planned, dir, ideal, trace, stops, status } = with;
         let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
-        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step);
+        let hosts = hosts(comm);
+        if comm.rank() == 0 {
+            history::started(config, mesh, &hosts, trainer.step);
+        }
+        let writer = writer(&trainer.rank_layout);
+        let retry = retry(config, &writer);
+        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step, retry);
         let logs = comm.agree(dir.map(open).transpose())?;
-        let sampler = comm.agree(sampler(&trainer, comm))?;
-        let mut saver = saver(config, writer(&trainer.rank_layout));
+        let sampler = sampler(&trainer, hosts, comm.rank());
+        let space = logs.as_ref().and_then(|logs| space(config, trainer.step, logs));
+        let mut saver = saver(config, writer, space);
         saver.export_missing(comm, trainer.step)?;
         let feed = Arc::new(feed);
         let loader = Loader::start(feed.clone(), trainer.requests());
-        Ok(Run { trainer, feed, loader, saver, planned, logs, trace, sampler })
+        let limit = trainer.config.train.stop_before.filter(|_| comm.rank() == 0).map(|time| TimeLimit::new(time.0));
+        let (status, first, saved) = (status.clone(), trainer.step, Some(trainer.step).filter(|&step| step > 0));
+        status.begin(first, saved);
+        let (saved, announced) = (saved, None);
+        Ok(Run {
+            trainer,
+            feed,
+            loader,
+            saver,
+            planned,
+            logs,
+            trace,
+            sampler,
+            stops,
+            limit,
+            status,
+            first,
+            saved,
+            announced,
+            skipped: 0,
+        })
     }
 
-    /// Trains to the last step and waits for the last checkpoint. Collective.
-    pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> Outcome<()> {
+    /// Trains to the last step, or until the run is asked to stop, and waits for the last checkpoint. Returns why the
+    /// run stopped early, if it did. Collective.
+    pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> Outcome<Option<StopReason>> {
         let ended = self.steps(comm, clock);
         if let Err(Stop::ThisRank(_)) = ended
             && comm.size() > 1
         {
+            self.saver.abandon();
             // Dropping the run would wait for communication with ranks that may never take part.
             std::mem::forget(self);
             return ended;
         }
         // A failed run finishes its last save, too: that step was good.
         let saved = self.saver.finish(comm).map_err(Stop::AllRanks);
+        self.announce_save();
         if let Some(logs) = self.logs {
             logs.progress.finish();
         }
-        ended.and(saved)?;
+        let stopped = ended.and_then(|stopped| saved.map(|()| stopped))?;
         let b = &self.trainer.b;
         let used = Taken { blocks: b.usage(), copy: self.saver.copied(), others: b.taken_by_others() };
-        memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used).map_err(Stop::AllRanks)
+        memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used);
+        Ok(stopped)
     }
 
     /// All steps. A step is in the metrics before it is in a checkpoint, so that the metrics have every step. The time
     /// of writing a step's line and of a save's host copy counts towards the next step; writing the save counts
     /// towards none. Where the backend runs ahead, a step's line is written while the next step runs, unless something
     /// needs its results first.
-    fn steps(&mut self, comm: &Comm, mut clock: Clock<B>) -> Outcome<()> {
-        let mut previous = None;
+    fn steps(&mut self, comm: &Comm, mut clock: Clock<B>) -> Outcome<Option<StopReason>> {
+        let (mut previous, mut stopped) = (None, None);
         while self.trainer.step < self.trainer.config.train.steps {
+            stopped = self.asked_to_stop(comm)?;
+            if stopped.is_some() {
+                break;
+            }
             clock.step(self.trainer.step + 1);
             clock.enter(&self.trainer.b, Phase::Data);
             let detail = self.detail(self.trainer.step + 1);
             let step = self.enqueue(detail, &mut clock)?;
-            previous.take().map_or(Ok(()), |step| self.write_late(step))?;
+            previous.take().map_or(Ok(()), |step| self.write_late(step, comm))?;
             let spans = detail.map(|_| self.trainer.b.end_trace());
             if B::RUNS_AHEAD && spans.is_none() && !self.validates() && !self.saves() {
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
@@ -128,9 +189,39 @@ impl<B: Backend> Run<B> {
                 self.complete(step, spans.as_deref(), comm, &mut clock)?;
             }
             clock.enter(&self.trainer.b, Phase::Checkpoint);
-            self.save(comm).map_err(Stop::AllRanks)?;
+            self.save_if_due(comm).map_err(Stop::AllRanks)?;
         }
-        previous.map_or(Ok(()), |step| self.write_late(step))
+        previous.map_or(Ok(()), |step| self.write_late(step, comm))?;
+        if stopped.is_some() && self.saved != Some(self.trainer.step) && self.trainer.step > self.first {
+            clock.enter(&self.trainer.b, Phase::Checkpoint);
+            self.save_to_stop(comm).map_err(Stop::AllRanks)?;
+        }
+        Ok(stopped)
+    }
+
+    /// Whether any rank was asked to stop, or the time is up: the same on all ranks. Collective.
+    fn asked_to_stop(&mut self, comm: &Comm) -> Outcome<Option<StopReason>> {
+        let signal = self.stops.signal().map(|signal| StopReason::Signal(signal, comm.rank()));
+        let (elapsed, save) = (self.stops.elapsed(), self.time_of_a_save());
+        let time_is_up = self.limit.as_mut().is_some_and(|limit| limit.is_near(elapsed, save));
+        let mine = signal.or(time_is_up.then_some(StopReason::Time));
+        let reason = StopReason::decode(comm.max(StopReason::encode(mine)));
+        if let Some(reason) = reason {
+            self.status.stopping(&format!("the run stops, since {}", reason.describe()));
+        }
+        if reason == Some(StopReason::Time) && self.trainer.step == self.first {
+            let limit = self.trainer.config.train.stop_before.map_or(String::new(), |time| time.to_string());
+            return Err(Stop::AllRanks(Error::run(format!(
+                "train.stop_before = \"{limit}\": the time was up before the first step; give the job more time"
+            ))));
+        }
+        Ok(reason)
+    }
+
+    /// How long a save begun now would take to complete, as far as one was measured; rank 0 knows.
+    fn time_of_a_save(&self) -> Duration {
+        let last = self.saver.completed().map_or(Duration::ZERO, |save| save.time);
+        last + self.saver.saving_since().map_or(Duration::ZERO, |since| last.saturating_sub(since))
     }
 
     /// The detail in which a step is traced, if it is.
@@ -160,34 +251,38 @@ impl<B: Backend> Run<B> {
     ) -> Outcome<()> {
         let Enqueued { results, span, host } = step;
         if let Some(spans) = spans.filter(|_| self.trace == Some(results.step)) {
-            self.write_trace(spans, host).map_err(Stop::ThisRank)?;
+            informative::warn_of_failure(self.write_trace(spans, host));
         }
-        let (step, results) = (results.step, self.finite(results)?);
+        let (step, results) = (results.step, self.finite(results, comm)?);
         let validation = self.validate(comm, clock).map_err(Stop::ThisRank)?;
         let lap = clock.lap(&self.trainer.b, Phase::Report);
         self.write(step, &results, &span, &lap, validation)?;
-        match self.sampler.samples(step) {
-            true => self.sample(comm, step, &span, &lap, spans.unwrap_or_default()),
-            false => Ok(()),
+        if self.sampler.samples(step) {
+            self.sample(comm, step, &span, &lap, spans.unwrap_or_default());
         }
+        Ok(())
     }
 
-    fn write_late(&mut self, Unwritten { step, lap }: Unwritten<B>) -> Outcome<()> {
-        let (span, step, results) = (step.span, step.results.step, self.finite(step.results)?);
+    fn write_late(&mut self, Unwritten { step, lap }: Unwritten<B>, comm: &Comm) -> Outcome<()> {
+        let (span, step, results) = (step.span, step.results.step, self.finite(step.results, comm)?);
         self.write(step, &results, &span, &lap, None)
     }
 
     /// The results of a step; an error where they are not finite.
-    fn finite(&self, results: PendingStep<B>) -> Outcome<StepStats> {
+    fn finite(&mut self, results: PendingStep<B>, comm: &Comm) -> Outcome<StepStats> {
         let step = results.step;
         let results = self.trainer.finish(results).map_err(Stop::ThisRank)?;
-        if results.loss.is_finite() && results.grad_norm.is_finite() {
+        if results.judgement != Judgement::NotFinite {
             return Ok(results);
         }
+        let origin = origin::find(&mut self.trainer, &*self.feed, step, comm).map_err(Stop::ThisRank)?;
+        let others = checkpoint::steps(&self.trainer.config.checkpoint.dir).unwrap_or_default();
         Err(Stop::AllRanks(Error::run(format!(
-            "step {step}: the loss is {} and the gradient norm {}, not both finite: training has diverged; nothing was \
-             saved since the last checkpoint",
-            results.loss, results.grad_norm
+            "step {step}: the loss is {} and the gradient norm {}, not both finite: training has diverged{origin}; the \
+             step updated nothing, and nothing was saved since the last checkpoint{}",
+            results.loss,
+            results.grad_norm,
+            origin::earlier(&others)
         ))))
     }
 
@@ -200,12 +295,29 @@ impl<B: Backend> Run<B> {
         lap: &Lap<B>,
         validation: Option<Validation>,
     ) -> Outcome<()> {
+        self.status.step(step, results.loss);
         if self.logs.is_none() {
-            return Ok(());
+            return self.count_skipped(step, results);
         }
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
         let append = |logs: &mut Logs| logs.append(step, results, seconds, phases, validation);
-        self.logs.as_mut().map_or(Ok(()), append).map_err(Stop::ThisRank)
+        self.logs.as_mut().map_or(Ok(()), append).map_err(Stop::ThisRank)?;
+        self.count_skipped(step, results)
+    }
+
+    /// Ends a run that skips one step after another: its loss no longer comes down to what it was.
+    fn count_skipped(&mut self, step: u64, results: &StepStats) -> Outcome<()> {
+        self.skipped = if results.skipped { self.skipped + 1 } else { 0 };
+        let window = self.trainer.config.spike.window;
+        if self.skipped < window {
+            return Ok(());
+        }
+        Err(Stop::AllRanks(Error::run(format!(
+            "step {step}: the last {window} steps were all skipped as spikes (loss {}, gradient norm {}): continue \
+             from an earlier checkpoint (--from-step), with a lower optimizer.lr or without the samples of these \
+             steps (spike.skip)",
+            results.loss, results.grad_norm
+        ))))
     }
 
     fn write_trace(&self, spans: &[Span], host: Duration) -> Result<()> {
@@ -225,13 +337,12 @@ impl<B: Backend> Run<B> {
     }
 
     /// Gathers the breakdown of the step's time on all ranks. Collective.
-    fn sample(&mut self, comm: &Comm, step: u64, span: &[B::Event; 2], lap: &Lap<B>, spans: &[Span]) -> Outcome<()> {
+    fn sample(&mut self, comm: &Comm, step: u64, span: &[B::Event; 2], lap: &Lap<B>, spans: &[Span]) {
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
-        let warnings = self.sampler.sample(comm, step, seconds, phases, spans).map_err(Stop::ThisRank)?;
+        let warnings = self.sampler.sample(comm, step, seconds, phases, spans);
         if let Some(logs) = &self.logs {
             warnings.iter().for_each(|warning| logs.progress.warn(warning));
         }
-        Ok(())
     }
 
     fn seconds(&self, [start, end]: &[B::Event; 2]) -> f64 {
@@ -261,8 +372,9 @@ impl<B: Backend> Run<B> {
         validate(&mut self.trainer, &self.feed, &self.loader, comm).map(Some)
     }
 
-    fn save(&mut self, comm: &Comm) -> Result<()> {
+    fn save_if_due(&mut self, comm: &Comm) -> Result<()> {
         self.saver.poll(comm)?;
+        self.announce_save();
         if !self.saves() {
             return Ok(());
         }
@@ -273,39 +385,96 @@ impl<B: Backend> Run<B> {
         if let Some(logs) = self.logs.as_mut().filter(|_| is_slow) {
             logs.warn_of_slow_save(step, interval);
         }
-        let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step));
-        self.saver.begin(comm, &header, state::pieces(&self.trainer))
+        self.save(comm)
+    }
+
+    fn save_to_stop(&mut self, comm: &Comm) -> Result<()> {
+        match state::saves(&self.trainer.config) {
+            true => self.save(comm),
+            false => Ok(()),
+        }
+    }
+
+    /// Starts the checkpoint of the last step.
+    fn save(&mut self, comm: &Comm) -> Result<()> {
+        let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step))?;
+        let begun = self.saver.begin(comm, &header, state::pieces(&self.trainer));
+        self.saved = Some(self.trainer.step);
+        self.announce_save();
+        begun
+    }
+
+    /// Says that a checkpoint is complete, once.
+    fn announce_save(&mut self) {
+        let Some(save) = self.saver.completed().filter(|save| self.announced != Some(save.step)) else { return };
+        self.announced = Some(save.step);
+        self.status.saved(save.step);
+        if let Some(logs) = &self.logs {
+            logs.progress.saved(save.step, save.bytes, save.time);
+        }
     }
 }
 
-fn saver(config: &Config, writer: String) -> Saver {
+/// `writer` describes this rank. Where `space` is given, each save is compared with what is free.
+fn saver(config: &Config, writer: String, space: Option<Space>) -> Saver {
     let c = &config.checkpoint;
-    Saver::new(&c.dir, c.keep, writer).with_exports(c.export_interval)
+    let options = Options {
+        retention: retention(config),
+        export_interval: c.export_interval,
+        records: vec![c.dir.join(METRICS)],
+        retry: retry(config, &writer),
+        space,
+    };
+    Saver::new(&c.dir, options, writer)
+}
+
+fn retention(config: &Config) -> Retention {
+    Retention { keep: config.checkpoint.keep, keep_every: config.checkpoint.keep_every }
+}
+
+/// Repeats the writes of the rank that `writer` describes.
+fn retry(config: &Config, writer: &str) -> Retry {
+    Retry::new(Duration::from_secs(config.checkpoint.retry_seconds), writer, Arc::new(to_stderr))
+}
+
+/// The space that saves need, on rank 0, which warns where the disk has less than all of them. What is not known ends
+/// no run.
+fn space(config: &Config, step: u64, logs: &Logs) -> Option<Space> {
+    let (c, last) = (&config.checkpoint, config.train.steps);
+    let space = Space::of(&config.model, &c.dir).ok()?;
+    let (interval, export_interval, at_end) = (c.interval, c.export_interval, c.at_end);
+    let ahead = Ahead { step, last, interval, export_interval, at_end };
+    let warning = space.shortage(&c.dir, &ahead, retention(config)).ok()?;
+    warning.into_iter().for_each(|warning| logs.progress.warn(&warning));
+    Some(space)
 }
 
 /// Makes the export that a run was killed at after its last step. Collective.
 pub fn finish_export(config: &Config, step: u64, comm: &Comm) -> Result<()> {
-    // No file of a checkpoint is written, so no writer is recorded.
-    let mut saver = saver(config, String::new());
+    let mut saver = saver(config, format!("rank {} on {}", comm.rank(), host()), None);
     saver.export_missing(comm, step)?;
     saver.finish(comm)
 }
 
-/// The sampler of this rank. Rank 0 also records the machine that the run is on.
-fn sampler<B: Backend>(trainer: &Trainer<B>, comm: &Comm) -> Result<RankSampler> {
-    let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
+/// The host of every rank. Collective.
+fn hosts(comm: &Comm) -> Vec<String> {
     let hosts = comm.all_gather_bytes(host().as_bytes());
-    let hosts: Vec<String> = hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    if comm.rank() == 0 {
+    hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+/// The sampler of this rank. Rank 0 also records the machine that the run is on.
+fn sampler<B: Backend>(trainer: &Trainer<B>, hosts: Vec<String>, rank: usize) -> RankSampler {
+    let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
+    if rank == 0 {
         let machine = Machine {
             version: env!("CARGO_PKG_VERSION").into(),
             device: trainer.b.device(),
             precision: <B::Act as Elem>::NAME.to_lowercase(),
             hosts: hosts.clone(),
         };
-        machine.write(&config.checkpoint.dir.join("machine.json"))?;
+        informative::warn_of_failure(machine.write(&config.checkpoint.dir.join("machine.json")));
     }
-    RankSampler::new(config, mesh, hosts, comm.rank())
+    RankSampler::new(config, mesh, hosts, rank)
 }
 
 /// The description of this rank in a checkpoint's manifest.

@@ -33,6 +33,10 @@ impl RunDir {
         };
         let created = !path.exists();
         fs::create_dir_all(path).map_err(refuse)?;
+        if created {
+            // So that the directory outlasts a power cut. Some file systems cannot, and the run goes on.
+            let _ = File::open(path.join("..")).and_then(|parent| parent.sync_all());
+        }
         let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = open().map_err(refuse)?;
         match lock.try_lock() {
@@ -62,14 +66,23 @@ impl RunDir {
 
     /// Removes the unfinished files of dead processes, which may fill the disk that this run needs.
     pub fn clean(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, e))? {
-            let path = entry.map_err(|e| Error::io(&self.path, e))?.path();
-            if path.extension().is_some_and(|ending| ending == PARTIAL) {
-                fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
-            }
+        remove_partial(&self.path)?;
+        let traces = self.path.join("traces");
+        if traces.is_dir() {
+            remove_partial(&traces)?;
         }
         checkpoint::clean(&self.path)
     }
+}
+
+fn remove_partial(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
+        let path = entry.map_err(|e| Error::io(dir, e))?.path();
+        if path.extension().is_some_and(|ending| ending == PARTIAL) {
+            fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for RunDir {

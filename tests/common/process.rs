@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -165,6 +166,14 @@ impl Running {
         Outcome { status, stdout, stderr }
     }
 
+    /// What the command has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        let mut text = vec![0; self.stderr.metadata().unwrap().len() as usize];
+        // At a position, since the command shares the file's own.
+        self.stderr.read_exact_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// Waits until `done`, the end of the command (then it returns the status), or the limit.
     pub fn wait_until(&mut self, mut done: impl FnMut(&Running) -> bool) -> Option<ExitStatus> {
         let start = Instant::now();
@@ -192,7 +201,7 @@ impl Running {
     }
 
     /// This process and its descendants.
-    fn family(&self) -> Vec<i32> {
+    pub fn family(&self) -> Vec<i32> {
         let parents = parents();
         let mut family = vec![self.child.id() as i32];
         let mut at = 0;

@@ -1,8 +1,6 @@
 //! Asynchronous copies to the host, on a stream beside the compute stream: they see the values at the time when they
 //! were requested, however far one stream is behind the other.
 
-use std::time::Duration;
-
 use cuda::Device;
 use cuda::backend::{CommOptions, Cuda, CudaScratch, Tuning};
 use cuda::compile::Places;
@@ -19,7 +17,7 @@ const LEN: usize = 1 << 16;
 fn alone() -> Cuda {
     let places = Places::of(|name| std::env::var_os(name), None);
     let (device, _) = Device::open(0, &places).unwrap_or_else(|e| panic!("{e}"));
-    let options = CommOptions { nccl: None, ctas: Nccl::default(), patience: Duration::from_secs(60) };
+    let options = CommOptions { nccl: None, ctas: Nccl::default() };
     let b = Cuda::open(device, None, options).unwrap();
     let fixed: usize = CudaScratch::of("any").fixed().iter().sum();
     let tuning = Tuning { search: places.search(), cache: None, products: &[] };

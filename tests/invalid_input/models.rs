@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::checkpoint::{Header, Piece, Position, Saver, Solo, StateKind};
+use engine::checkpoint::{AcceptedSteps, Header, Options, Piece, Position, Saver, Solo, StateKind};
 use engine::config::hf;
 use engine::model::param_specs::all_tensors;
 use engine::model::rect::Rect;
@@ -61,7 +61,8 @@ fn a_checkpoint_of_weights_that_are_not_finite() {
     let tmp = tempfile::tempdir().unwrap();
     let (run, model) = (tmp.path().join("run"), hf::read_model(&Case::open("mha_odd_vocab").dir.join("init")).unwrap());
     let position = Position { step: 5, consumed_samples: 40 };
-    let header = Header { position, config: model.to_toml(), identity: model.identity() };
+    let (config, identity) = (model.to_toml(), model.identity());
+    let header = Header { position, config, identity, accepted: AcceptedSteps::default() };
     let pieces = all_tensors(&model).into_iter().map(|tensor| {
         let mut data = vec![0.5; tensor.len()];
         if tensor.name == "lm_head.weight" {
@@ -70,7 +71,7 @@ fn a_checkpoint_of_weights_that_are_not_finite() {
         let (rect, kind) = (Rect::whole(tensor.shape()), StateKind::Master);
         Ok(Piece { name: tensor.name, dims: tensor.dims, rect, kind, data: data.into() })
     });
-    Saver::new(&run, None, "a test".into()).save(&Solo, &header, pieces).unwrap();
+    Saver::new(&run, Options::default(), "a test".into()).save(&Solo, &header, pieces).unwrap();
     let what = "lm_head.weight: 1 value is not finite, the first is inf in row 0, column 3";
     let verified = finish(engine().args(["checkpoint", "verify"]).arg(&run));
     let verified = verified.refused(1, &["step-00000005: 1 tensor with values that are not finite", what]);

@@ -76,7 +76,7 @@ const OVERLAPPED: [(&str, usize); 6] = [
 
 /// The kernels that access single elements.
 const SINGLE: [&str; 7] =
-    ["rmsnorm_bwd_unaligned", "sum_rows", "embed_sort", "embed_merge", "xent_combine", "xent_totals", "clip_factor"];
+    ["rmsnorm_bwd_unaligned", "sum_rows", "embed_sort", "embed_merge", "xent_combine", "xent_totals", "judge"];
 
 /// The promises that a function breaks.
 fn broken(function: &Function) -> Vec<String> {

@@ -1,5 +1,5 @@
 //! The cases: the kernels at the shapes of Llama 3 8B and of a 7B model with Swallow's vocabulary, 8192 tokens. Small
-//! versions of these cases are compared with the emulator. Kernels that work on a few numbers (`clip_factor`,
+//! versions of these cases are compared with the emulator. Kernels that work on a few numbers (`judge`,
 //! `xent_combine`, `xent_totals`) are left out, since their time is that of an empty launch.
 
 mod attention;

@@ -3,7 +3,7 @@
 use crate::common::{Random, close, cpus, emulators, on, places};
 use cuda::ops::{self, NORMS, Norms, State, Step, adamw_parts};
 use emulator::place::Place;
-use engine::backend::{AdamW, Backend};
+use engine::backend::{AdamW, Backend, Rule};
 use half::bf16;
 
 const HP: Step = Step {
@@ -17,7 +17,7 @@ const HP: Step = Step {
     decayed: 0,
 };
 
-const FACTOR: [f32; 2] = [7.0, 0.37];
+const FACTOR: [f32; 3] = [7.0, 0.37, 0.0];
 
 /// The main parameters, m and v.
 type Shard = [Vec<f32>; 3];
@@ -48,7 +48,7 @@ fn a_step_gives_the_same_bits() {
         let [mut master, mut m, mut v] = state.clone().map(|x| cpu.upload(&x, n, 1));
         let Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, .. } = HP;
         let hp = AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed };
-        let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&FACTOR, 1, 2));
+        let (on_g, on_factor) = (cpu.upload(&g, n, 1), cpu.upload(&FACTOR, 1, 3));
         let mut weights = cpu.alloc(n, 1);
         cpu.adamw(&on_g, &on_factor, &mut master, &mut m, &mut v, &mut weights, hp);
         for place in places() {
@@ -121,13 +121,69 @@ fn the_factor_that_clips_has_the_same_bits() {
         .flat_map(|s| [0.0, 1.0, 3.0, 4096.0, 1e7].map(|t| (s, t)))
         .flat_map(|s| [0.0, 1.0, 0.1, 1e-6, 1e30].map(|c| (s, c)))
     {
-        let (square, totals) = ([square], [f32::NAN, 5.0, tokens]);
-        let right = cpu.download(&cpu.clip_factor(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), clip));
+        let (square, totals) = ([square], [2.0, 5.0, tokens]);
+        let rule = Rule { clip, window: 2, threshold: 6.0, skips: false };
+        let mut state = cpu.upload(&[0.0; 6], 1, 6);
+        let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), &mut state, rule);
+        let right = cpu.download(&judged);
         for place in places() {
-            let mut out = [f32::NAN; 2];
-            on(place, |m, l| ops::clip_factor(m, l.read(&square), l.read(&totals), clip, l.write(&mut out)));
+            let (mut out, mut state) = ([f32::NAN; 3], [0.0; 6]);
+            on(place, |m, l| {
+                ops::judge(m, l.read(&square), l.read(&totals), l.write(&mut state), rule, l.write(&mut out))
+            });
             let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
             assert!(out.iter().zip(&right).all(same), "{square:?}, {tokens}, {clip}: {out:?}, not {right:?}");
         }
+    }
+}
+
+/// A series of steps with spikes of both kinds and numbers that are not finite, judged alike by every machine, with the
+/// same window afterwards.
+#[test]
+fn judgements_and_the_window_have_the_same_bits() {
+    let (cpu, _) = cpus();
+    let noise = Random::new(7).f32(40, 1.0);
+    let mut steps: Vec<[f32; 2]> = noise.chunks(2).map(|x| [5.0 + 0.1 * x[0], 2.0 + 0.2 * x[1]]).collect();
+    for (at, spike) in [(9, [9.0, 2.0]), (11, [5.0, 7.0]), (13, [5.0, f32::INFINITY])] {
+        steps[at] = spike;
+    }
+    for (threshold, skips) in [(3.0, true), (3.0, false), (0.0, true)] {
+        let rule = Rule { clip: 1.0, window: 5, threshold, skips };
+        let mut right = cpu.upload(&[0.0; 12], 1, 12);
+        let places = places();
+        let mut states = vec![[0.0; 12]; places.len()];
+        let mut seen = Vec::new();
+        for [loss, norm] in &steps {
+            let (square, totals) = ([norm * norm * 64.0], [loss * 8.0, 0.0, 8.0]);
+            let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), &mut right, rule);
+            let judged = cpu.download(&judged).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            seen.push(f32::from_bits(judged[2]));
+            for (place, state) in places.iter().zip(&mut states) {
+                let place = *place;
+                let mut out = [f32::NAN; 3];
+                on(place, |m, l| {
+                    ops::judge(m, l.read(&square), l.read(&totals), l.write(state), rule, l.write(&mut out))
+                });
+                assert_eq!(out.map(f32::to_bits).to_vec(), judged, "{loss}, {norm}, {}", place.name());
+                assert_eq!(state.to_vec(), cpu.download(&right), "{loss}, {norm}, {}", place.name());
+            }
+        }
+        // After a step that is not finite none is accepted.
+        let wanted = if threshold > 0.0 { [1.0, 2.0, 3.0, 3.0] } else { [0.0, 0.0, 3.0, 3.0] };
+        assert_eq!([9, 11, 13, 14].map(|at| seen[at]), wanted);
+    }
+}
+
+#[test]
+fn a_step_that_is_skipped_changes_nothing() {
+    let (g, before) = inputs(1025, 1.0);
+    for place in places() {
+        let ([mut a, mut b, mut c], mut out) = (before.clone(), vec![bf16::ONE; g.len()]);
+        on(place, |m, l| {
+            let s = State { master: l.write(&mut a), m: l.write(&mut b), v: l.write(&mut c) };
+            ops::adamw(m, l.read(&g), l.read(&[1.0, f32::NAN, 3.0]), s, l.write(&mut out), HP)
+        });
+        assert_eq!([a, b, c], before, "{}", place.name());
+        assert!(out.iter().all(|&w| w == bf16::ONE));
     }
 }

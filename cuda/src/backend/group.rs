@@ -3,8 +3,8 @@
 
 use super::Cuda;
 use super::link::Link;
+use super::pending::PendingCalls;
 use super::rank::Rank;
-use super::watchdog::PendingCalls;
 use crate::device::{Event, Memory, Progress, Stream};
 use crate::nccl::{Buffers, Communicator, Message, Type, UniqueId};
 use cudarc::driver::DriverError;
@@ -100,7 +100,8 @@ impl Rank {
     /// NCCL_RUNTIME_CONNECT = 1 NCCL may still connect some ranks when it first needs to.)
     fn join(self: &Rc<Self>, kind: GroupKind, members: &[usize], comm: &Comm) -> Option<Rc<Link>> {
         let name = format!("the {} group of ranks {members:?}", kind.name());
-        let _deadline = self.deadline(comm.rank(), &format!("{name} was not connected by NCCL"));
+        // NCCL waits here until all ranks of the group have come.
+        let _connecting = self.recorder.work(&format!("NCCL: {}", kind.name()));
         match self.try_join(kind, &name, members[0], comm) {
             Ok(link) => {
                 self.add_link(&link);
@@ -124,8 +125,9 @@ impl Rank {
         let failed = |error: DriverError| self.device.fault(error);
         let stream = self.stream_of(kind).map_err(failed)?;
         let completed = self.device.pinned().take(size_of::<u32>()).and_then(Progress::new).map_err(failed)?;
+        let recorder = self.recorder.clone();
         let communicator = Communicator::join(nccl, UniqueId(id), rank, size, kind.ctas(&self.options.ctas))?;
-        let link = Link::new(kind, communicator, stream, PendingCalls::new(name.into(), completed));
+        let link = Link::new(kind, communicator, stream, PendingCalls::new(name.into(), kind, completed), recorder);
         self.warm_up(&link, rank, size).inspect_err(|_| link.mark_broken())?;
         Ok(Rc::new(link))
     }

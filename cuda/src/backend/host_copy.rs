@@ -3,7 +3,6 @@
 
 use super::memory::Block;
 use super::rank::Rank;
-use super::watchdog::first_unfinished;
 use crate::device::{ContextHandle, Event, Pinned, Stream, Timing, describe};
 use cudarc::driver::DriverError;
 use engine::backend::{Elem, Fault, HostCopy};
@@ -25,6 +24,8 @@ const SPIN: Duration = Duration::from_micros(200);
 const PAUSE: Duration = Duration::from_micros(50);
 /// The interval at which NCCL is asked for errors.
 const CHECK: Duration = Duration::from_millis(20);
+/// A device that has not moved for this long is looked at: the flight recorder gets the scope that it has reached.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Copies bytes into a block, in the order of the compute stream. The bytes are read before this returns.
 pub(super) fn write<T: Elem>(rank: &Rank, bytes: &[u8], to: &Block<T>) -> Result<(), DriverError> {
@@ -114,13 +115,13 @@ impl<T: Elem> HostCopy<T> for Copied<T> {
 }
 
 impl Rank {
-    /// Blocks until the copy is done, for as long as the device makes progress.
+    /// Blocks until the copy is done. The launcher's watchdog ends a run whose device makes no progress.
     pub(super) fn wait_for<T: Elem>(&self, copied: &Copied<T>) -> Result<(), Fault> {
         let Some(copy) = &copied.copy else {
             return self.first_fault();
         };
         let (start, reached) = (Instant::now(), || self.device.progress().reached());
-        let (mut checked, mut progress, mut since) = (start, reached(), start);
+        let (mut checked, mut progress, mut since, mut looked) = (start, reached(), start, false);
         while !copy.done.is_past().map_err(|error| self.fault(&self.device.fault(error)))? {
             if start.elapsed() < SPIN {
                 std::hint::spin_loop();
@@ -135,9 +136,13 @@ impl Rank {
             self.check_links()?;
             if reached() != progress {
                 (progress, since) = (reached(), Instant::now());
-            } else if since.elapsed() > self.options.patience {
-                return Err(self.stuck());
+            } else if since.elapsed() > LOOK && !looked {
+                self.recorder.device_is_at(&self.device.reached_scope().unwrap_or_default());
+                looked = true;
             }
+        }
+        if looked {
+            self.recorder.device_is_at("");
         }
         Ok(())
     }
@@ -146,19 +151,9 @@ impl Rank {
     fn check_links(&self) -> Result<(), Fault> {
         self.links().iter().try_for_each(|link| {
             link.error().map_err(|what| {
-                let call = link.pending.unfinished().map_or(link.pending.name.clone(), |(_, call)| call);
+                let call = link.pending.unfinished().unwrap_or_else(|| link.pending.name.clone());
                 self.fault(&format!("{call}: {what}"))
             })
         })
-    }
-
-    /// The timeout has passed without progress: names the oldest collective, or else the work of the device.
-    fn stuck(&self) -> Fault {
-        let waited = format!("no progress for {} s", self.options.patience.as_secs());
-        let links = self.links();
-        match first_unfinished(links.iter().map(|link| &*link.pending)) {
-            None => self.fault(&self.device.locate(&waited)),
-            Some(late) => self.fault(&format!("{waited}: {late}")),
-        }
     }
 }

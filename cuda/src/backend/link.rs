@@ -1,10 +1,11 @@
 //! This rank's end of a communicator, with the stream that its calls run on.
 
-use super::watchdog::PendingCalls;
+use super::pending::{PendingCalls, without_article};
 use crate::device::{Device, Event, Stream, Timing};
 use crate::nccl::Communicator;
 use cudarc::driver::DriverError;
 use engine::backend::{Detail, Label, Track};
+use engine::flight::{Channel, Recorder};
 use engine::layout::mesh::GroupKind;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,14 +17,21 @@ pub(super) struct Link {
     stream: Rc<Stream>,
     /// The unfinished calls, for reports of calls that do not complete.
     pub pending: Arc<PendingCalls>,
+    recorder: Arc<Recorder>,
     /// Whether a rank has failed. Then this rank must not wait for any other.
     broken: Cell<bool>,
 }
 
 impl Link {
-    pub fn new(kind: GroupKind, communicator: Communicator, stream: Rc<Stream>, pending: PendingCalls) -> Link {
+    pub fn new(
+        kind: GroupKind,
+        communicator: Communicator,
+        stream: Rc<Stream>,
+        pending: PendingCalls,
+        recorder: Arc<Recorder>,
+    ) -> Link {
         let (communicator, pending) = (RefCell::new(Some(communicator)), Arc::new(pending));
-        Link { kind, communicator, stream, pending, broken: Cell::new(false) }
+        Link { kind, communicator, stream, pending, recorder, broken: Cell::new(false) }
     }
 
     /// Enqueues a call after everything enqueued so far on the compute stream; the event marks its completion.
@@ -39,12 +47,16 @@ impl Link {
         self.stream.wait(&ready).map_err(failed)?;
         let communicator = self.communicator.borrow();
         let communicator = communicator.as_ref().expect("a link has its communicator until it is dropped");
-        let _host_call = self.pending.enter(what, bytes);
+        let channel = Channel::Group(self.kind);
+        let number = self.recorder.start(channel, without_article(what), bytes);
+        // NCCL may block here until all ranks are connected.
+        let in_call = self.recorder.wait(channel, number, None);
         let label = || Label::Op(format!("{what} of {bytes} bytes"));
         let track = Track::Group(self.kind);
         device.recorded(Detail::Ops, track, label, &self.stream, || call(communicator, &self.stream))?;
+        drop(in_call);
         let done = Rc::new(device.events().record(&self.stream, Timing::Disabled).map_err(failed)?);
-        self.pending.enqueued(&self.stream, what, bytes).map_err(failed)?;
+        self.pending.enqueued(&self.stream, number, what, bytes).map_err(failed)?;
         Ok(done)
     }
 

@@ -10,10 +10,10 @@ mod host_copy;
 mod link;
 mod memory;
 mod open;
+mod pending;
 mod queues;
 mod rank;
 mod scratch;
-mod watchdog;
 
 pub use group::{NcclGroup, NcclTicket};
 pub use host_copy::Copied;
@@ -28,7 +28,8 @@ use crate::machine::{Done, Machine};
 use crate::ops;
 use crate::tensor::View;
 use engine::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Scope, Scratch, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Origin, Rule, Scope, Scratch, Span, Tensor, Track,
+    Xent,
 };
 use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
@@ -53,6 +54,12 @@ impl Cuda {
         }
     }
 
+    /// The op of this name is enqueued. While a search for numbers that are not finite goes on, it is waited for.
+    fn made<T: Elem>(&self, op: &'static str, result: &Tensor<Self, T>) {
+        // A device with a fault has no numbers; the fault is returned at the end of the step.
+        self.0.checks.made(op, || self.wait_host(self.copy_to_host_async(result)).unwrap_or_default());
+    }
+
     /// Allocates `len` elements of scratch. It may be dropped as soon as the op that uses it is enqueued.
     fn scratch_of<T: Elem>(&self, len: usize) -> Acc<Self> {
         self.alloc(1, len * size_of::<T>() / size_of::<f32>())
@@ -67,6 +74,7 @@ impl Cuda {
         };
         let depth = if form == Form::Nt { b.cols() } else { b.rows() };
         assert_eq!((depth, out.shape()), (k, (m, n)), "the product {form:?} of {:?} and {:?}", a.shape(), b.shape());
+        self.0.device.about_to_launch("matmul");
         self.note(self.0.blas().run(Product::new(form, m, n, k), view(a), view(b), view(out)));
     }
 
@@ -82,6 +90,8 @@ impl Cuda {
         let parts = self.scratch_of::<f32>(ops::norm_parts(x.rows(), x.cols(), self.machine().processors()));
         let saved = ops::NormBwd { dres, x: view(x), rstd: view(rstd), w: view(w) };
         self.note(ops::rmsnorm_bwd(self.machine(), saved, view(dy), view(dw), view(&parts)));
+        self.made("rmsnorm_bwd", dy);
+        self.made("rmsnorm_bwd", dw);
     }
 }
 
@@ -200,18 +210,22 @@ impl Backend for Cuda {
 
     fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self> {
         self.note(ops::add(self.machine(), view(&x), view(y)));
+        self.made("add", &x);
         x
     }
 
     fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
         let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
         self.note(ops::rmsnorm(self.machine(), view(x), View::NONE, view(w), eps, view(&y), view(&rstd)));
+        self.made("rmsnorm", &y);
         (y, rstd)
     }
 
     fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
         let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
         self.note(ops::rmsnorm(self.machine(), view(x), view(&r), view(w), eps, view(&y), view(&rstd)));
+        self.made("add_rmsnorm", &r);
+        self.made("add_rmsnorm", &y);
         (r, y, rstd)
     }
 
@@ -249,12 +263,14 @@ impl Backend for Cuda {
     fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         let shape = rope_shape(qkv.cols(), h, 1.0);
         self.note(ops::rope(self.machine(), view(&qkv), view(table), view(positions), shape));
+        self.made("rope", &qkv);
         qkv
     }
 
     fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
         let shape = rope_shape(dqkv.cols(), h, -1.0);
         self.note(ops::rope(self.machine(), view(&dqkv), view(table), view(positions), shape));
+        self.made("rope_bwd", &dqkv);
         dqkv
     }
 
@@ -262,6 +278,7 @@ impl Backend for Cuda {
         let (o, lse) = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
         let s = shape(qkv.rows(), h);
         self.note(ops::attention(self.machine(), view(qkv), view(starts), view(&o), view(&lse), s));
+        self.made("attention", &o);
         (o, lse)
     }
 
@@ -281,23 +298,27 @@ impl Backend for Cuda {
         let saved = ops::AttentionSaved { qkv: view(qkv), o: view(o), lse: view(lse), starts: view(starts) };
         let scratch = ops::Scratch { stats: view(&stats), sums: view(&sums), parts };
         self.note(ops::attention_bwd(self.machine(), view(do_), saved, view(&dqkv), scratch, s));
+        self.made("attention_bwd", &dqkv);
         dqkv
     }
 
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
         let y = self.alloc(gate_up.rows(), gate_up.cols() / 2);
         self.note(ops::swiglu(self.machine(), view(gate_up), view(&y), y.cols()));
+        self.made("swiglu", &y);
         y
     }
 
     fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self> {
         self.note(ops::swiglu_bwd(self.machine(), view(dy), view(&gate_up), dy.cols()));
+        self.made("swiglu_bwd", &gate_up);
         gate_up
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
         let y = self.alloc(ids.len(), table.cols());
         self.note(ops::embed(self.machine(), view(ids), view(table), first, view(&y)));
+        self.made("embed", &y);
         y
     }
 
@@ -306,6 +327,7 @@ impl Backend for Cuda {
         let parts = self.scratch_of::<f32>(ops::embed_parts(ids.len(), dy.cols()));
         let scratch = ops::EmbedScratch { words: view(&words), parts: view(&parts) };
         self.note(ops::embed_bwd(self.machine(), view(ids), view(dy), first, view(dtable), scratch));
+        self.made("embed_bwd", dtable);
     }
 
     fn logits_rows(&self, cols: usize) -> usize {
@@ -326,6 +348,7 @@ impl Backend for Cuda {
 
     fn xent_totals(&self, stats: &Acc<Self>, weights: &Acc<Self>, totals: &mut Acc<Self>) {
         self.note(ops::xent_totals(self.machine(), view(stats), view(weights), view(totals)));
+        self.made("xent_totals", totals);
     }
 
     fn xent_grad(
@@ -338,6 +361,7 @@ impl Backend for Cuda {
     ) -> Act<Self> {
         let rows = ops::Rows { stats: view(stats), targets: view(targets), weights: view(weights) };
         self.note(ops::xent_grad(self.machine(), view(&logits), rows, x.first, x.z_loss));
+        self.made("xent_grad", &logits);
         logits
     }
 
@@ -358,9 +382,9 @@ impl Backend for Cuda {
         self.note(ops::sum_squares(self.machine(), view(g).part::<f32>(range), view(out), parts));
     }
 
-    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self> {
-        let out = self.alloc(1, 2);
-        self.note(ops::clip_factor(self.machine(), view(square), view(totals), clip, view(&out)));
+    fn judge(&self, square: &Acc<Self>, totals: &Acc<Self>, state: &mut Acc<Self>, rule: Rule) -> Acc<Self> {
+        let out = self.alloc(1, 3);
+        self.note(ops::judge(self.machine(), view(square), view(totals), view(state), rule, view(&out)));
         out
     }
 
@@ -379,9 +403,19 @@ impl Backend for Cuda {
         self.note(ops::adamw(self.machine(), view(g), view(factor), state, view(weights), step(hp)));
     }
 
+    fn begin_checks(&self) {
+        self.0.checks.begin();
+    }
+
+    fn end_checks(&self) -> Option<Origin> {
+        self.0.checks.end()
+    }
+
     fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {
         let device = &self.0.device;
         let name = part.to_string();
+        self.0.recorder.scope(part);
+        self.0.checks.enter(part);
         let label = || Label::Scope(part);
         device.recorded(Detail::of(part), Track::Parts, label, device.stream(), || device.scope(&name, work))
     }

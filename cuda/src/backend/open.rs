@@ -1,6 +1,7 @@
 //! The setup of a rank's device: `open`, then the communicators, then `allocate_arena`, which takes the arena from the
 //! memory that NCCL has left, then `tune`.
 
+use super::pending::probe;
 use super::rank::{CommOptions, Error, Rank};
 use super::{Cuda, CudaScratch};
 use crate::blas::{Choice, Form, Platform, Product};
@@ -8,6 +9,7 @@ use crate::device::Device;
 use crate::search::Search;
 use engine::backend;
 use engine::dry::Product as Seen;
+use engine::layout::mesh::GroupKind;
 use engine::memory::arena::ArenaSpec;
 use engine::mpi::Comm;
 use std::path::Path;
@@ -37,6 +39,13 @@ impl Cuda {
     /// Opens the backend on this device, as one of the ranks of `world`, or as a single rank.
     pub fn open(device: Device, world: Option<Rc<Comm>>, options: CommOptions) -> Result<Cuda, Error> {
         Ok(Cuda(Rc::new(Rank::new(Rc::new(device), world, options)?)))
+    }
+
+    /// For a watchdog's thread: a counter that grows while the device works, and the first call between ranks that it
+    /// has not completed, by its group, its number in the flight recorder and its name.
+    pub fn probe(&self) -> impl Fn() -> (u64, Option<(GroupKind, u32, &'static str)>) + Send + use<> {
+        let (progress, joined) = (self.0.device.progress().clone(), self.0.joined.clone());
+        move || probe(&progress, &joined)
     }
 
     /// The sizes of the backend's buffers, for a dry run.

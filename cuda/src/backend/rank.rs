@@ -2,7 +2,7 @@
 
 use super::CudaScratch;
 use super::link::Link;
-use super::watchdog::{Deadline, Joined, Watchdog};
+use super::pending::{Deadline, Joined};
 use crate::blas::{self, Blas, Choice, Product, scratch_len};
 use crate::device::{self, Device, Event, Memory, Priority, Stream};
 use crate::machine::Machine;
@@ -10,8 +10,9 @@ use crate::nccl::Nccl;
 use crate::search::Search;
 use crate::tensor::View;
 use cudarc::driver::DriverError;
-use engine::backend::{Fault, Scratch};
+use engine::backend::{Checks, Fault, Scratch};
 use engine::config;
+use engine::flight::Recorder;
 use engine::layout::mesh::GroupKind;
 use engine::memory::arena::{Arena, ArenaSpec};
 use engine::memory::free_list::Allocator;
@@ -23,8 +24,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Head start of a group's first rank, which reports for all.
-const FIRST_REPORTS: Duration = Duration::from_secs(2);
 /// Time for all ranks to agree that one of them cannot start. Others may be blocked in NCCL waiting for it.
 const AGREE: Duration = Duration::from_secs(10);
 
@@ -34,8 +33,6 @@ pub struct CommOptions {
     pub nccl: Option<Rc<Nccl>>,
     /// The thread blocks of a call by the kind of its group.
     pub ctas: config::Nccl,
-    /// Timeout after which a rank that makes no progress is given up.
-    pub patience: Duration,
 }
 
 /// Why a device cannot be used for a run.
@@ -68,8 +65,7 @@ pub(super) struct Rank {
     // Dropped in this order: users of memory before the memory, and everything before the device.
     links: RefCell<Vec<Weak<Link>>>,
     lanes: RefCell<Vec<(GroupKind, Rc<Stream>)>>,
-    joined: Joined,
-    _watchdog: Watchdog,
+    pub joined: Joined,
     blas: OnceCell<Blas>,
     pub allocator: RefCell<Arena>,
     arena: OnceCell<Memory<Rc<Device>>>,
@@ -81,6 +77,8 @@ pub(super) struct Rank {
     lost: RefCell<Option<Deadline>>,
     pub scratch: CudaScratch,
     pub options: CommOptions,
+    pub recorder: Arc<Recorder>,
+    pub checks: Checks,
     /// All ranks in the mesh's order; None for a single rank.
     pub world: Option<Rc<Comm>>,
     pub device: Rc<Device>,
@@ -89,12 +87,14 @@ pub(super) struct Rank {
 impl Rank {
     pub fn new(device: Rc<Device>, world: Option<Rc<Comm>>, options: CommOptions) -> Result<Rank, Error> {
         let side = Stream::new(Priority::Normal).map_err(device::Error::from)?;
-        let (rank, joined) = (world.as_ref().map_or(0, |world| world.rank()), Joined::default());
+        let recorder = world.as_ref().map_or_else(Arc::default, |world| world.recorder());
+        device.record_into(recorder.clone());
         Ok(Rank {
             links: RefCell::default(),
             lanes: RefCell::default(),
-            _watchdog: Watchdog::start(device.progress().clone(), joined.clone(), rank, options.patience),
-            joined,
+            joined: Joined::default(),
+            recorder,
+            checks: Checks::default(),
             blas: OnceCell::new(),
             allocator: RefCell::default(),
             arena: OnceCell::new(),
@@ -240,13 +240,5 @@ impl Rank {
 
     pub fn links(&self) -> Vec<Rc<Link>> {
         self.links.borrow().iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Ends the process if the code that follows exceeds the timeout, because other ranks may never arrive. MPI is not
-    /// called: mpirun ends the others. Group rank 0 reports; the others only if it cannot.
-    pub fn deadline(&self, group_rank: usize, what: &str) -> Deadline {
-        let time = self.options.patience + if group_rank == 0 { Duration::ZERO } else { FIRST_REPORTS };
-        let (rank, seconds) = (self.world_rank(), self.options.patience.as_secs());
-        Deadline::start(time, format!("rank {rank} on {}: {what} within {seconds} s\n", host()))
     }
 }

@@ -68,6 +68,11 @@ impl LaunchLog {
         launches.push_back(Entry { number: self.number.get(), scope: self.scope.borrow().clone(), launch });
     }
 
+    /// The scope of this number, where one of its launches is still known.
+    pub fn scope_of(&self, number: u32) -> Option<Rc<str>> {
+        self.launches.borrow().iter().find(|launch| launch.number == number).map(|launch| launch.scope.clone())
+    }
+
     /// The error with the current scope and the last launches, the newest first.
     pub fn explain(&self, error: &str) -> String {
         let scope = self.scope.borrow();

@@ -25,10 +25,14 @@ use crate::search::Search;
 use crate::tensor::{TensorMap, Tiles, device_map};
 use cudarc::driver::{DriverError, result, sys};
 use engine::backend::{Detail, Label, Track};
+use engine::flight::Recorder as FlightRecorder;
 use launches::{Launch, LaunchLog};
 use recorder::Recorder;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::rc::Rc;
+use std::sync::Arc;
 
 /// Why a device cannot be used, or a fault on it.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +76,8 @@ pub struct Device {
     modules: Vec<Module>,
     context: Context,
     log: LaunchLog,
+    /// Records each launch before it is made, since a launch blocks when the driver's queue is full.
+    flight: OnceCell<Arc<FlightRecorder>>,
     info: Info,
     version: Version,
     arch: Arch,
@@ -114,6 +120,7 @@ impl Device {
             context,
             version,
             log: LaunchLog::default(),
+            flight: OnceCell::new(),
             info,
             arch: kernels.arch,
             origin: kernels.origin,
@@ -199,6 +206,23 @@ impl Device {
         self.log.explain(error)
     }
 
+    /// Records launches from now on. A device has one recorder.
+    pub fn record_into(&self, recorder: Arc<FlightRecorder>) {
+        assert!(self.flight.set(recorder).is_ok(), "a device has one recorder");
+    }
+
+    /// Records that something is about to be launched.
+    pub(crate) fn about_to_launch(&self, name: &str) {
+        if let Some(recorder) = self.flight.get() {
+            recorder.op(name);
+        }
+    }
+
+    /// The scope of a step that the device has reached.
+    pub fn reached_scope(&self) -> Option<Rc<str>> {
+        self.log.scope_of(self.progress.reached())
+    }
+
     /// Logs that a matrix multiplication was enqueued on the stream.
     pub(crate) fn log_product(&self, product: Product) {
         self.log.add(Launch::Product(product));
@@ -263,6 +287,7 @@ impl Machine for Device {
         let mut parameters = [args.cast_mut()];
         // SAFETY: the function's module lives as long as the device, on whose stream it is launched; the caller
         // guarantees the arguments.
+        self.about_to_launch(kernel);
         let launch = || unsafe {
             result::launch_kernel(function, grid, block, geometry.shared, self.stream.raw(), &mut parameters)
         };

@@ -1,18 +1,19 @@
-//! AdamW on a shard, with the squared norms that a run may log, and the factor that clips gradients.
+//! AdamW on a shard, with the squared norms that a run may log, and the judgement of a step.
 
 use super::elementwise::{SQUARES_TOTAL, SumSquares, elementwise_geometry, squares_total_geometry};
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::View;
+use engine::backend::Rule;
 
 kernels! {
     ADAMW_CU = "adamw.cu" {
         ADAMW = "adamw": AdamW;
         ADAMW_NORMS = "adamw_norms": AdamW;
-        CLIP_FACTOR = "clip_factor": Clip;
+        JUDGE = "judge": Judge;
     }
 }
 
-sized! { AdamW: 152, Clip: 56 }
+sized! { AdamW: 152, Judge: 80 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -37,12 +38,15 @@ pub struct AdamW {
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct Clip {
+pub struct Judge {
     pub square: View,
     pub totals: View,
+    pub state: View,
     pub out: View,
     pub clip: f32,
-    pub padding: u32,
+    pub threshold: f32,
+    pub window: u32,
+    pub skips: u32,
 }
 
 /// Squared norms that `adamw_norms` computes.
@@ -60,8 +64,8 @@ pub fn adamw_parts(n: usize) -> usize {
     NORMS * (g.grid[0] * g.block / 32) as usize
 }
 
-/// `clip_factor`: a single thread does the work.
-pub(super) fn clip_factor_geometry() -> Geometry {
+/// `judge`: a single thread does the work.
+pub(super) fn judge_geometry() -> Geometry {
     Geometry { grid: [1, 1, 1], block: 32, shared: 0 }
 }
 
@@ -86,7 +90,8 @@ pub struct State {
     pub v: View,
 }
 
-/// One step: scales g by `factor[1]`, updates the state, and writes the new weights to `out`, rounded to bf16.
+/// One step: scales g by `factor[1]`, updates the state, and writes the new weights to `out`, rounded to bf16; nothing
+/// if the factor is NaN.
 pub fn adamw(m: &dyn Machine, g: View, factor: View, s: State, out: View, step: Step) -> Done {
     let args = args(g, factor, s, out, View::NONE, step);
     // SAFETY: `args` checks that all views have one length.
@@ -117,7 +122,7 @@ pub fn adamw_norms(m: &dyn Machine, g: View, factor: View, s: State, out: View, 
 
 fn args(g: View, factor: View, s: State, out: View, parts: View, step: Step) -> AdamW {
     let (n, State { master, m, v }) = (g.len(), s);
-    assert_eq!([master.len(), m.len(), v.len(), out.len(), factor.len()], [n, n, n, n, 2], "a step of AdamW");
+    assert_eq!([master.len(), m.len(), v.len(), out.len(), factor.len()], [n, n, n, n, 3], "a step of AdamW");
     AdamW {
         g,
         factor,
@@ -138,10 +143,14 @@ fn args(g: View, factor: View, s: State, out: View, parts: View, step: Step) -> 
     }
 }
 
-/// out `[2]` = (the norm of the mean gradient, the factor that scales and clips the summed gradients), from their
-/// squared norm `[1]` and the loss totals `[3]`.
-pub fn clip_factor(m: &dyn Machine, square: View, totals: View, clip: f32, out: View) -> Done {
-    assert_eq!((square.len(), totals.len(), out.len()), (1, 3, 2), "a clipping factor");
+/// out `[3]` = (the norm of the mean gradient, the factor that scales and clips the summed gradients, the judgement),
+/// from their squared norm `[1]`, the loss totals `[3]` and the last accepted steps, `state`; see
+/// [`engine::backend::Backend::judge`].
+pub fn judge(m: &dyn Machine, square: View, totals: View, state: View, rule: Rule, out: View) -> Done {
+    assert_eq!((square.len(), totals.len(), out.len()), (1, 3, 3), "a judgement");
+    assert_eq!(state.len(), Rule::state_len(rule.window), "the last accepted steps");
+    let Rule { clip, threshold, window, skips } = rule;
+    let args = Judge { square, totals, state, out, clip, threshold, window: window as u32, skips: skips.into() };
     // SAFETY: the lengths are checked just above.
-    unsafe { launch(m, CLIP_FACTOR, &Clip { square, totals, out, clip, padding: 0 }, clip_factor_geometry()) }
+    unsafe { launch(m, JUDGE, &args, judge_geometry()) }
 }

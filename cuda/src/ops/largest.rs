@@ -26,7 +26,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "squares" => squares_geometry(MANY),
         "squares_total" => squares_total_geometry(1),
         "adamw_norms" => adamw_norms_geometry(MANY),
-        "clip_factor" => clip_factor_geometry(),
+        "judge" => judge_geometry(),
         _ => return largest_of_attention(kernel),
     })
 }

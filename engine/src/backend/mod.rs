@@ -12,17 +12,18 @@ use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
 use std::ops::Range;
 
+mod checks;
 mod collectives;
 mod op;
-mod part;
 mod pending;
 mod scratch;
 mod span;
 mod tensor;
 
+pub use crate::scope::Scope;
+pub use checks::{Checks, Origin, all_finite};
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
 pub use op::{Form, Op, Operands, Work};
-pub use part::Scope;
 pub use pending::Pending;
 pub use scratch::Scratch;
 pub use span::{Detail, Label, Span, Track};
@@ -76,6 +77,48 @@ pub enum Total {
 
 impl Total {
     pub const COUNT: usize = 3;
+}
+
+/// How a step is judged before it updates anything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// Largest global L2 norm of the gradient; 0: no clipping.
+    pub clip: f32,
+    /// Accepted steps over which mean and standard deviation are taken.
+    pub window: usize,
+    /// Standard deviations above the mean from which on a loss or a gradient norm is a spike; 0: never.
+    pub threshold: f32,
+    /// Whether a step with a spike updates nothing.
+    pub skips: bool,
+}
+
+impl Rule {
+    /// Elements of the state: the number of steps in it, the place of the next one, and the losses and the gradient
+    /// norms of the last `window` accepted steps.
+    pub fn state_len(window: usize) -> usize {
+        2 + 2 * window
+    }
+}
+
+/// The judgement of a step, a number in the results of [`Backend::judge`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    Accepted,
+    LossSpike,
+    NormSpike,
+    /// The loss or the norm is not finite: the step updates nothing, whatever the rule.
+    NotFinite,
+}
+
+impl Judgement {
+    pub const ALL: [Judgement; 4] =
+        [Judgement::Accepted, Judgement::LossSpike, Judgement::NormSpike, Judgement::NotFinite];
+
+    /// The judgement of this number, which is its place in [`Judgement::ALL`].
+    pub fn of(number: f32) -> Judgement {
+        let found = Judgement::ALL.get(number as usize);
+        *found.unwrap_or_else(|| panic!("{number} is no judgement"))
+    }
 }
 
 /// Hyper-parameters of one AdamW step (Loshchilov & Hutter 2019).
@@ -298,12 +341,15 @@ pub trait Backend: Sized + 'static {
 
     /// out `[1, 1]` += sum of squares of g over the range, in a fixed order.
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>);
-    /// Computes, from the squared norm `[1, 1]` of the summed gradients and the totals of the loss, `[1, 2]` = (norm of
-    /// the gradient of the mean loss, factor for the summed gradients). The factor is
-    /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` if clip is 0.
-    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self>;
+    /// Computes, from the squared norm `[1, 1]` of the summed gradients and the totals of the loss, `[1, 3]` = (norm of
+    /// the gradient of the mean loss, factor for the summed gradients, [`Judgement`]). The factor is
+    /// `min(1, clip / (norm + 1e-6)) / tokens`, or `1 / tokens` if clip is 0, and NaN where the step is to update
+    /// nothing. A value is a spike if it lies above mean + threshold * population standard deviation of the `state`
+    /// `[1, Rule::state_len]`, once that has `window` steps; an accepted step with counted targets replaces the oldest
+    /// one in it.
+    fn judge(&self, square: &Acc<Self>, totals: &Acc<Self>, state: &mut Acc<Self>, rule: Rule) -> Acc<Self>;
     /// One AdamW step on a shard: g is scaled by `factor[0, 1]`; master, m and v are updated; `weights` is the new
-    /// master, rounded.
+    /// master, rounded. Nothing changes if the factor is NaN.
     #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
@@ -315,6 +361,13 @@ pub trait Backend: Sized + 'static {
         weights: &mut Act<Self>,
         hp: AdamW,
     );
+
+    // -- numbers that are not finite --
+
+    /// From now on the result of every op is looked at, which waits for each of them.
+    fn begin_checks(&self);
+    /// Stops looking. Returns the first op whose result was not finite, if there was one.
+    fn end_checks(&self) -> Option<Origin>;
 
     // -- profiling --
 

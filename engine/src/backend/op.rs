@@ -107,11 +107,11 @@ ops! {
     AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
     Attention, "attention", Work::Attention { products: 2.0 }, Attention;
     AttentionBwd, "attention_bwd", Work::Attention { products: 5.0 }, AttentionBwd;
-    ClipFactor, "clip_factor", flat(0.0, 4.0), Nothing;
     Copy, "copy", rows(2.0, 0.0), Nothing;
     Embed, "embed", rows(2.0, 0.0), Nothing;
     EmbedBwd, "embed_bwd", rows(1.0, 8.0), EmbedBwd;
     Fetch, "fetch", rows(0.0, 4.0), Nothing;
+    Judge, "judge", flat(0.0, 4.0), Nothing;
     MatmulNn, "matmul_nn", Work::Product(Form::Nn), Matmul;
     MatmulNt, "matmul_nt", Work::Product(Form::Nt), Matmul;
     MatmulTnAcc, "matmul_tn_acc", Work::Product(Form::TnAcc), MatmulAcc;

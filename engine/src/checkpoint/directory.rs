@@ -1,10 +1,14 @@
 //! Directories that appear whole or not at all: temporary names, renames, the `latest` file, and the removal of old
 //! checkpoints and of leftovers of killed saves.
 
-use super::source;
+use super::{Retention, source};
 use crate::error::{Error, Result};
+use crate::retry::Retry;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The marker of the newest complete checkpoint.
@@ -30,9 +34,15 @@ pub(super) fn temporary(dir: &Path) -> PathBuf {
     beside(dir, "tmp")
 }
 
-/// The name of an existing `dir` while a new one takes its place.
-fn set_aside(dir: &Path) -> PathBuf {
+/// The name of an existing `dir` while a new one takes its place, where the two cannot be exchanged.
+pub(super) fn set_aside(dir: &Path) -> PathBuf {
     beside(dir, "old")
+}
+
+/// The name of a directory that is being removed: a removal that is stopped midway leaves nothing under the name of a
+/// complete one.
+fn condemned(dir: &Path) -> PathBuf {
+    beside(dir, "pruned")
 }
 
 fn beside(dir: &Path, ending: &str) -> PathBuf {
@@ -46,7 +56,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>> {
 }
 
 /// The steps whose directories `dir` holds, ascending.
-fn steps_in(dir: &Path) -> Result<Vec<u64>> {
+pub(super) fn steps_in(dir: &Path) -> Result<Vec<u64>> {
     let mut steps: Vec<u64> = names(dir)?.iter().filter_map(|name| parse_step(name)).collect();
     steps.sort_unstable();
     Ok(steps)
@@ -61,9 +71,12 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(|e| Error::io(dir, e))).collect()
 }
 
-/// Creates an empty directory, and removes leftovers of a killed process under its name.
-pub(super) fn create_empty(dir: &Path) -> Result<()> {
-    remove(dir)?;
+/// Creates a directory. Those above it that do not exist are flushed to the disk; the caller will rename this one.
+pub(super) fn create(dir: &Path) -> Result<()> {
+    if let Some(parent) = dir.parent().filter(|parent| !parent.is_dir() && !parent.as_os_str().is_empty()) {
+        create(parent)?;
+        parent.parent().filter(|above| !above.as_os_str().is_empty()).map_or(Ok(()), sync)?;
+    }
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))
 }
 
@@ -74,11 +87,22 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
     }
 }
 
+/// Removes a complete directory, under another name: see [`condemned`].
+pub(super) fn remove_whole(dir: &Path) -> Result<()> {
+    let hidden = condemned(dir);
+    remove(&hidden)?;
+    match fs::rename(dir, &hidden) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(dir, e)),
+        _ => remove(&hidden),
+    }
+}
+
 /// Writes a directory that appears whole or not at all: `fill` writes its files into a temporary directory, which then
 /// takes the place of `dir`. If this fails, nothing is left over.
 pub fn write_whole(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(dir);
-    create_empty(&temporary).and_then(|()| fill(&temporary)).and_then(|()| publish(dir)).inspect_err(|_| {
+    let written = remove(&temporary).and_then(|()| create(&temporary)).and_then(|()| fill(&temporary));
+    written.and_then(|()| publish(dir, &Retry::never())).inspect_err(|_| {
         // The earlier error is reported, not one of this removal.
         let _ = remove(&temporary);
     })
@@ -119,23 +143,45 @@ pub(super) fn sync(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io(dir, e))
 }
 
-/// Renames the finished directory at [`temporary`] to `dir`, in place of an existing one.
-pub(super) fn publish(dir: &Path) -> Result<()> {
-    let (new, old, parent) = (temporary(dir), set_aside(dir), dir.parent().expect("a directory in a directory"));
-    let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(|e| Error::io(to, e));
-    sync(&new)?;
-    if dir.exists() {
-        remove(&old)?;
-        rename(dir, &old)?;
+/// Gives the finished directory at [`temporary`] the name `dir`, in place of an existing one.
+pub(super) fn publish(dir: &Path, retry: &Retry) -> Result<()> {
+    let (new, parent) = (temporary(dir), dir.parent().expect("a directory in a directory"));
+    retry.run(|| sync(&new))?;
+    let inode = |dir: &Path| fs::metadata(dir).map(|data| data.ino()).map_err(|e| Error::io(dir, e));
+    let finished = retry.run(|| inode(&new))?;
+    // A file server may report an error of a rename that it did: repeating an exchange would undo it.
+    retry.run(|| if inode(dir).is_ok_and(|at| at == finished) { Ok(()) } else { take_place(&new, dir) })?;
+    retry.run(|| sync(parent))?;
+    // One of these is what had the name before.
+    retry.run(|| remove(&new).and_then(|()| remove(&set_aside(dir))))
+}
+
+/// Renames `new` to `dir`. A directory that has this name is exchanged for it, so that at every moment a complete one
+/// has it; file systems without that (NFS) get two renames, and [`recover`] undoes the first where the second did not
+/// follow.
+fn take_place(new: &Path, dir: &Path) -> Result<()> {
+    if !dir.try_exists().map_err(|e| Error::io(dir, e))? {
+        return rename(new, dir);
     }
-    rename(&new, dir)?;
-    sync(parent)?;
-    remove(&old)
+    match renameat2(AT_FDCWD, new, AT_FDCWD, dir, RenameFlags::RENAME_EXCHANGE) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => rename_twice(new, dir),
+        exchanged => exchanged.map_err(|errno| Error::io(dir, errno.into())),
+    }
+}
+
+pub(super) fn rename_twice(new: &Path, dir: &Path) -> Result<()> {
+    let old = set_aside(dir);
+    remove(&old)?;
+    rename(dir, &old)?;
+    rename(new, dir)
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|e| Error::io(to, e))
 }
 
 /// Removes leftovers of killed saves from a run's directory; a directory that was set aside and not replaced gets its
-/// name back, and a run's only checkpoint its `latest`, which a killed first save did not write. Only the process that
-/// holds the run's lock may call it.
+/// name back. Only the process that holds the run's lock may call it.
 pub(super) fn clean(run: &Path) -> Result<()> {
     let dir = checkpoints(run);
     let unfinished = dir.join(LATEST_TMP);
@@ -144,17 +190,14 @@ pub(super) fn clean(run: &Path) -> Result<()> {
         _ => {}
     }
     recover(&source::dir(run))?;
-    recover_in(&dir)?;
-    match (latest_name(run)?, &steps(run)?[..]) {
-        (None, &[only]) => set_latest(run, only),
-        _ => Ok(()),
-    }
+    recover_in(&dir)
 }
 
-/// Undoes every [`publish`] of a step's directory in `dir` that was killed before it was done.
+/// Undoes every [`publish`] and completes every removal of a step's directory in `dir` that was killed midway.
 pub(super) fn recover_in(dir: &Path) -> Result<()> {
     for name in names(dir)? {
-        let hidden = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp").or(n.strip_suffix(".old")));
+        let endings = [".tmp", ".old", ".pruned"].into_iter();
+        let hidden = name.strip_prefix('.').and_then(|name| endings.into_iter().find_map(|end| name.strip_suffix(end)));
         if let Some(step) = hidden.filter(|step| parse_step(step).is_some()) {
             recover(&dir.join(step))?;
         }
@@ -162,13 +205,14 @@ pub(super) fn recover_in(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Undoes a [`publish`] of `dir` that was killed before it was done.
+/// Undoes a [`publish`] of `dir` that was killed before it was done, and completes a [`remove_whole`].
 fn recover(dir: &Path) -> Result<()> {
     remove(&temporary(dir))?;
+    remove(&condemned(dir))?;
     let old = set_aside(dir);
     match (old.exists(), dir.exists()) {
         (true, true) => remove(&old),
-        (true, false) => fs::rename(&old, dir).map_err(|e| Error::io(dir, e)),
+        (true, false) => rename(&old, dir),
         (false, _) => Ok(()),
     }
 }
@@ -178,7 +222,7 @@ pub(super) fn set_latest(run: &Path, step: u64) -> Result<()> {
     let dir = checkpoints(run);
     let (new, latest) = (dir.join(LATEST_TMP), dir.join(LATEST));
     write(&new, format!("{}\n", step_name(step)).as_bytes())?;
-    fs::rename(&new, &latest).map_err(|e| Error::io(&latest, e))?;
+    rename(&new, &latest)?;
     sync(&dir)
 }
 
@@ -232,22 +276,25 @@ pub(super) fn hint(run: &Path, refused: &str) -> String {
     let others: Vec<String> = others.map(|step| step.to_string()).collect();
     match others.is_empty() {
         true => "; this run has no other checkpoint".into(),
-        false => {
-            format!("; to continue from another complete checkpoint: train --from-step N, N of {}", others.join(", "))
-        }
+        false => format!(
+            "; to continue from another complete checkpoint: train --from-step N, N of {}, or train --fall-back for \
+             the newest that is not damaged",
+            others.join(", ")
+        ),
     }
 }
 
-/// Keeps the newest `keep` checkpoints up to `step`, which is one of them, and the one of the step `spared`. Later
-/// steps belong to a branch that the user abandoned with `--from-step`; they are the user's to delete.
-pub(super) fn prune(run: &Path, step: u64, keep: usize, spared: Option<u64>) -> Result<()> {
-    prune_in(&checkpoints(run), step, keep, spared)
+/// Removes the checkpoints before `step` that `retention` does not keep, except the one of the step `read`. Later ones
+/// belong to a branch that the user abandoned with `--from-step`; they are the user's to delete.
+pub(super) fn prune(run: &Path, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
+    prune_in(&checkpoints(run), step, retention, read)
 }
 
 /// [`prune`] for any directory that holds one for each of several steps.
-pub(super) fn prune_in(dir: &Path, step: u64, keep: usize, spared: Option<u64>) -> Result<()> {
+pub(super) fn prune_in(dir: &Path, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
+    let Some(keep) = retention.keep else { return Ok(()) };
     let old: Vec<u64> = steps_in(dir)?.into_iter().filter(|&s| s < step).collect();
     let n_removed = (old.len() + 1).saturating_sub(keep.max(1));
-    let removed = old[..n_removed].iter().filter(|&&s| Some(s) != spared);
-    removed.into_iter().try_for_each(|&s| remove(&dir.join(step_name(s))))
+    let mut removed = old[..n_removed].iter().filter(|&&s| Some(s) != read && !retention.spares(s));
+    removed.try_for_each(|&s| remove_whole(&dir.join(step_name(s))))
 }

@@ -2,6 +2,7 @@
 //! that tests can run ranks as threads.
 
 use crate::error::{Error, Result};
+use crate::flight::Working;
 use crate::mpi::Comm;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -11,6 +12,10 @@ pub trait Exchange {
     fn size(&self) -> usize;
     /// Every rank's bytes, in rank order, on every rank.
     fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>>;
+    /// Records that this rank waits for work of its own, until the guard is dropped.
+    fn working(&self, _what: &str) -> Option<Working<'_>> {
+        None
+    }
 }
 
 impl Exchange for Comm {
@@ -24,6 +29,10 @@ impl Exchange for Comm {
 
     fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         Comm::all_gather_bytes(self, mine)
+    }
+
+    fn working(&self, what: &str) -> Option<Working<'_>> {
+        Some(self.working(what))
     }
 }
 
@@ -56,7 +65,7 @@ pub(super) fn agree<T: Serialize + DeserializeOwned>(comm: &impl Exchange, mine:
     let mine = match mine {
         Ok(value) => Verdict::Done(value),
         Err(Error::User(what)) => Verdict::User(what),
-        Err(Error::Run(what)) => Verdict::Run(what),
+        Err(Error::Run(what) | Error::Disk(what)) => Verdict::Run(what),
     };
     let mine = serde_json::to_vec(&mine).expect("numbers and strings are JSON");
     let all = comm.all_gather_bytes(&mine);

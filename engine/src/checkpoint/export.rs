@@ -56,8 +56,18 @@ pub(super) fn export_in_shards(
     to: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
+    put_back(to)?;
     let to = target(to)?;
     directory::write_whole(&to, |temporary| write_all(shard_bytes, read, what, temporary, progress))
+}
+
+/// Gives an earlier export at `to` its name back, where an export over it was stopped between its two renames.
+fn put_back(to: &Path) -> Result<()> {
+    if to.file_name().is_none() {
+        return Ok(());
+    }
+    let old = directory::set_aside(to);
+    if to.exists() || !old.join(MARK).exists() { Ok(()) } else { directory::rename(&old, to) }
 }
 
 /// The full path of `to`, if an export may write to it.

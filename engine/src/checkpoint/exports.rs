@@ -3,8 +3,9 @@
 //! is read.
 
 use super::export::recorded_checkpoint;
-use super::{FromSaved, Saved, directory};
+use super::{FromSaved, Retention, Saved, directory};
 use crate::error::{Error, Result};
+use crate::retry::Retry;
 use std::path::{Path, PathBuf};
 
 fn dir(run: &Path) -> PathBuf {
@@ -15,15 +16,22 @@ fn of_step(run: &Path, step: u64) -> PathBuf {
     dir(run).join(directory::step_name(step))
 }
 
-/// Exports the run's checkpoint of `step`, unless its export stands, and removes all but the newest `keep` exports.
-pub(super) fn write(run: &Path, step: u64, keep: Option<usize>) -> Result<()> {
+/// Exports the run's checkpoint of `step`, unless its export stands, and removes the exports that `retention` does not
+/// keep. An export that a full disk stops is made anew from its beginning.
+pub(super) fn write(run: &Path, step: u64, retention: Retention, retry: &Retry) -> Result<()> {
     let name = |error: Error| error.map(|what| format!("exporting the checkpoint of step {step}: {what}"));
     let saved = Saved::at_step(run, step).map_err(name)?;
     let to = of_step(run, step);
     if !stands(&to, &saved) {
-        FromSaved::new(saved, None).and_then(|export| export.write(&to, &mut |_| ())).map_err(name)?;
+        let export = FromSaved::new(saved, None).map_err(name)?;
+        retry.run(|| export.write(&to, &mut |_| ())).map_err(name)?;
     }
-    keep.map_or(Ok(()), |keep| directory::prune_in(&dir(run), step, keep, None))
+    retry.run(|| directory::prune_in(&dir(run), step, retention, None))
+}
+
+/// The steps that have an export, ascending.
+pub(super) fn steps(run: &Path) -> Result<Vec<u64>> {
+    directory::steps_in(&dir(run))
 }
 
 /// The newest checkpoint up to `step` that is due for an export and has none: the run was killed before it was made.

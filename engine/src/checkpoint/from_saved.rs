@@ -44,14 +44,7 @@ impl FromSaved {
 
     /// Bytes of all weights in the export.
     pub fn bytes(&self) -> u64 {
-        self.parameters() * self.bytes_each()
-    }
-
-    fn bytes_each(&self) -> u64 {
-        match self.dtype {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
-        }
+        self.parameters() * bytes_of(self.dtype)
     }
 
     /// Writes the directory `to`, whole or not at all: see [`export()`]. `progress` gets the number of bytes of weights
@@ -69,16 +62,24 @@ impl FromSaved {
         };
         let read =
             |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
-        let each = self.bytes_each();
+        let each = bytes_of(self.dtype);
         export(&read, &what, to, &mut |elements| progress(elements * each))
     }
 }
 
 /// The dtype of the model that the run started from, where exports support it.
-fn dtype_of(source: Option<&Map<String, Value>>) -> Precision {
+pub(super) fn dtype_of(source: Option<&Map<String, Value>>) -> Precision {
     let field = source.and_then(|fields| fields.get("dtype").or(fields.get("torch_dtype")));
     match field.and_then(|value| value.as_str()) {
         Some("float32") => Precision::F32,
         _ => Precision::Bf16,
+    }
+}
+
+/// Bytes of a number.
+pub(super) fn bytes_of(dtype: Precision) -> u64 {
+    match dtype {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
     }
 }

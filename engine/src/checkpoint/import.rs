@@ -1,7 +1,7 @@
 //! Makes a run's checkpoint of step 0 from a Hugging Face checkpoint. It holds master weights only; the moments of
 //! step 0 are zero.
 
-use super::{Header, HuggingFace, Piece, Saver, Solo, StateKind, directory, source};
+use super::{Header, HuggingFace, Options, Piece, Saver, Solo, StateKind, directory, source};
 use crate::config::Model;
 use crate::error::{Error, Result};
 use crate::model::param_specs::{TensorSpec, all_tensors};
@@ -35,7 +35,7 @@ pub fn import(
         Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: StateKind::Master, data: data.into() })
     });
     let writer = format!("checkpoint import on {}", host());
-    Saver::new(run, None, writer).save(&Solo, header, pieces).inspect_err(|_| {
+    Saver::new(run, Options::default(), writer).save(&Solo, header, pieces).inspect_err(|_| {
         // The error of the save is reported, not one of this removal.
         let _ = source::remove(run).map(|()| std::fs::remove_dir(directory::checkpoints(run)));
     })

@@ -2,7 +2,7 @@
 //! It is written last, contains its own checksum, and is used only after all of it was checked.
 
 use super::shard::{Shard, Written};
-use super::{Header, Position, StateKind};
+use super::{AcceptedSteps, Header, Position, StateKind};
 use crate::error::{Error, Result};
 use crate::model::param_specs::matrix_shape;
 use crate::model::rect::Rect;
@@ -32,6 +32,9 @@ pub struct Manifest {
     /// The writer of each file, by file name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub writers: BTreeMap<String, String>,
+    /// Older checkpoints have none.
+    #[serde(default, skip_serializing_if = "AcceptedSteps::is_empty")]
+    pub accepted: AcceptedSteps,
     /// blake3 of the manifest with this field empty.
     checksum: String,
 }
@@ -125,6 +128,12 @@ fn check_tiling(whole: &Rect, len: usize, mut rects: Vec<Rect>) -> Check {
 }
 
 impl Manifest {
+    /// The total bytes of all pieces.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.tensors.iter().flat_map(|tensor| &tensor.pieces);
+        pieces.map(|piece| piece.rect().len() as u64 * 4).sum()
+    }
+
     /// Assembles a manifest from the lists of all ranks, which name pieces of any tensors in any order.
     pub(super) fn new(header: &Header, shards: Vec<Shard>) -> Result<Manifest> {
         let mut writers = BTreeMap::new();
@@ -135,9 +144,9 @@ impl Manifest {
         let mut kinds: Vec<StateKind> = tensors.iter().flat_map(|t| t.pieces.iter().map(|piece| piece.kind)).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        let Header { position, config, identity } = header.clone();
+        let Header { position, config, identity, accepted } = header.clone();
         let (format, checksum) = (FORMAT.into(), String::new());
-        let mut manifest = Manifest { format, position, identity, config, kinds, tensors, writers, checksum };
+        let mut manifest = Manifest { format, position, identity, config, kinds, tensors, writers, accepted, checksum };
         manifest.check().map_err(|what| Error::run(format!("this checkpoint would be incomplete: {what}")))?;
         manifest.checksum = manifest.digest();
         Ok(manifest)
@@ -179,6 +188,10 @@ impl Manifest {
     }
 
     fn check(&self) -> Check {
+        let AcceptedSteps { losses, grad_norms } = &self.accepted;
+        if losses.len() != grad_norms.len() || !losses.iter().chain(grad_norms).all(|x| x.is_finite()) {
+            return Err("its accepted steps are not pairs of finite numbers".into());
+        }
         if !self.kinds.contains(&StateKind::Master) {
             return Err("it has no master weights".into());
         }

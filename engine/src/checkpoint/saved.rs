@@ -28,7 +28,14 @@ pub struct Saved {
 impl Saved {
     /// The checkpoint that the run's `latest` names; `None` if the run has no checkpoint.
     pub fn latest(run: &Path) -> Result<Option<Saved>> {
-        directory::latest(run)?.map(|dir| Saved::open(&dir)).transpose()
+        loop {
+            let Some(dir) = directory::latest(run)? else { return Ok(None) };
+            match Saved::open(&dir) {
+                // A live run has saved a newer one and removed this one.
+                Err(_) if !dir.exists() && directory::latest(run)?.is_some_and(|newer| newer != dir) => {}
+                opened => return opened.map(Some),
+            }
+        }
     }
 
     /// The run's checkpoint after `step` steps.
@@ -36,13 +43,21 @@ impl Saved {
         let dir = directory::checkpoints(run).join(directory::step_name(step));
         match dir.exists() {
             true => Saved::open(&dir),
-            false => Err(with_hint(&dir, Error::user(format!("{}: there is no such checkpoint", dir.display())))),
+            false => {
+                let what = format!("{}: there is no such checkpoint", dir.display());
+                Err(Error::user(what + &directory::hint(run, &directory::step_name(step))))
+            }
         }
     }
 
     /// Opens a checkpoint's own directory, `.../step-N`.
     pub fn open(dir: &Path) -> Result<Saved> {
-        let manifest = Manifest::read(dir).map_err(|error| with_hint(dir, error))?;
+        Saved::open_unadvised(dir).map_err(|error| advise(dir, error))
+    }
+
+    /// [`Saved::open`] with errors that do not name the run's other checkpoints.
+    pub(super) fn open_unadvised(dir: &Path) -> Result<Saved> {
+        let manifest = Manifest::read(dir)?;
         let index = manifest.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Saved { dir: dir.into(), manifest, index, files: Mutex::default(), verified: Mutex::default() })
     }
@@ -61,8 +76,9 @@ impl Saved {
     }
 
     pub fn header(&self) -> Header {
-        let Manifest { position, config, identity, .. } = &self.manifest;
-        Header { position: *position, config: config.clone(), identity: identity.clone() }
+        let Manifest { position, config, identity, accepted, .. } = &self.manifest;
+        let (config, identity, accepted) = (config.clone(), identity.clone(), accepted.clone());
+        Header { position: *position, config, identity, accepted }
     }
 
     /// Fills `out` with a rectangle of a tensor, row-major, from the saved pieces that overlap it. Moments that were
@@ -83,16 +99,21 @@ impl Saved {
         }
         // The manifest was checked: the pieces of a kind cover the tensor.
         let wanted = tensor.pieces.iter().filter(|p| p.kind == kind && !p.rect().intersect(rect).is_empty());
-        for piece in wanted {
+        let mut read = |piece| {
             let file = self.verify_piece(tensor, piece, &mut |_| ())?;
-            file.copy(self.info(&file, tensor, piece)?, &piece.rect(), rect, out)?;
-        }
-        Ok(())
+            file.copy(self.info(&file, tensor, piece)?, &piece.rect(), rect, out)
+        };
+        wanted.into_iter().try_for_each(&mut read).map_err(|error| advise(&self.dir, error))
     }
 
     /// Compares all pieces with their checksums, and returns the states whose values are not all finite; `progress`
     /// gets the number of bytes just read.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Vec<NotFinite>> {
+        self.check(progress).map_err(|error| advise(&self.dir, error))
+    }
+
+    /// [`Saved::verify`] with errors that do not name the run's other checkpoints.
+    pub(super) fn check(&self, progress: &mut dyn FnMut(u64)) -> Result<Vec<NotFinite>> {
         let mut all = Vec::new();
         for tensor in &self.manifest.tensors {
             let mut found: BTreeMap<StateKind, NotFinite> = BTreeMap::new();
@@ -115,8 +136,7 @@ impl Saved {
 
     /// The total bytes of all pieces.
     pub fn bytes(&self) -> u64 {
-        let pieces = self.manifest.tensors.iter().flat_map(|tensor| &tensor.pieces);
-        pieces.map(|piece| piece.rect().len() as u64 * 4).sum()
+        self.manifest.bytes()
     }
 
     fn verify_piece(
@@ -157,7 +177,7 @@ impl Saved {
     fn unreadable(&self, piece: &PieceEntry, error: Error) -> Error {
         let mut missing: Vec<&str> = self.manifest.files().into_iter().filter(|f| !self.dir.join(f).exists()).collect();
         if missing.is_empty() {
-            return with_hint(&self.dir, error.map(|what| what + &self.writer(&piece.file)));
+            return error.map(|what| what + &self.writer(&piece.file));
         }
         let n_more = missing.len().saturating_sub(MAX_NAMED);
         missing.truncate(MAX_NAMED);
@@ -166,7 +186,7 @@ impl Saved {
         if n_more > 0 {
             lines.push(format!("and {} more", counted(n_more, "file")));
         }
-        with_hint(&self.dir, Error::User(lines.join("\n")))
+        Error::User(lines.join("\n"))
     }
 
     /// The writer of a file, if the manifest records it.
@@ -177,15 +197,19 @@ impl Saved {
     fn damaged(&self, tensor: &TensorEntry, piece: &PieceEntry, what: &str) -> Error {
         let (path, Rect { rows, cols }) = (self.dir.join(&piece.file), piece.rect());
         let place = format!("{} of {}, rows {rows:?}, columns {cols:?}", piece.kind.name(), tensor.name);
-        let what = format!("{}: {place}: {what}; the file is damaged{}", path.display(), self.writer(&piece.file));
-        with_hint(&self.dir, Error::user(what))
+        Error::user(format!("{}: {place}: {what}; the file is damaged{}", path.display(), self.writer(&piece.file)))
     }
 }
 
-/// Appends a list of the run's other checkpoints.
-fn with_hint(dir: &Path, error: Error) -> Error {
+/// The error of a reader, with a list of the run's other checkpoints. Where a live run has removed the checkpoint in
+/// the meantime, nothing is damaged.
+fn advise(dir: &Path, error: Error) -> Error {
+    let Some(run) = dir.parent().and_then(Path::parent) else { return error };
+    if matches!(dir.try_exists(), Ok(false)) {
+        let what =
+            "the run removed this checkpoint while it was read, since it keeps only the newest (checkpoint.keep)";
+        return Error::user(format!("{}: {what}; give the command again, for a newer one", dir.display()));
+    }
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let run = dir.parent().and_then(Path::parent);
-    let hint = run.map(|run| directory::hint(run, &name)).unwrap_or_default();
-    error.map(|what| what + &hint)
+    error.map(|what| what + &directory::hint(run, &name))
 }

@@ -3,28 +3,51 @@
 //! renames the directory and sets `latest`. The threads make no MPI calls: the ranks compare their progress in
 //! [`Saver::poll`], on their main threads.
 //!
-//! If a save fails, all ranks get the error, its files are removed, and `latest` stays as it was.
+//! Where a disk fails in a way that may pass, the thread tries again for a while ([`Retry`]): each file of pieces is
+//! written anew as a whole, and each rename or flush that follows is repeated by itself. If a save fails for good, all
+//! ranks get the error, its files are removed, and `latest` stays as it was.
 //!
 //! Where an export of a checkpoint is due, another thread of rank 0 makes it once the checkpoint is complete, beside
 //! the saves that follow. One export is made at a time.
 
+use super::commit::{self, Commit};
 use super::exchange::agree;
-use super::manifest::Manifest;
-use super::{Exchange, Header, Piece, directory, exports, shard};
+use super::{Exchange, Header, Piece, Retention, Space, directory, exports, shard};
 use crate::error::Result;
+use crate::retry::Retry;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How a run saves. The default keeps every checkpoint, exports none and repeats nothing.
+pub struct Options {
+    pub retention: Retention,
+    /// Steps between checkpoints that are also exported, each once it is complete; 0: none.
+    pub export_interval: u64,
+    /// Files of the run that are flushed before a checkpoint is complete: they have what led to it.
+    pub records: Vec<PathBuf>,
+    pub retry: Retry,
+    /// The space that each save takes; `None`: it is not compared with what is free.
+    pub space: Option<Space>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let (retention, retry) = (Retention::default(), Retry::never());
+        Options { retention, export_interval: 0, records: Vec::new(), retry, space: None }
+    }
+}
 
 /// Makes a run's checkpoints. Every rank has one, and all ranks call its methods together.
 pub struct Saver {
     run: PathBuf,
-    keep: Option<usize>,
+    options: Options,
     writer: String,
     copied: usize,
     in_progress: Option<Save>,
-    /// Steps between exports; 0: none.
-    export_interval: u64,
+    /// See [`Saver::completed`].
+    completed: Option<Completed>,
     exporting: Option<Exporting>,
 }
 
@@ -35,10 +58,21 @@ struct Exporting {
     task: Option<Task<()>>,
 }
 
+/// A complete checkpoint. Only rank 0 knows its size and time; elsewhere both are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    pub step: u64,
+    pub bytes: u64,
+    /// From the start of the save until `latest` named it.
+    pub time: Duration,
+}
+
 /// A checkpoint that is being written.
 struct Save {
+    begun: Instant,
     dir: PathBuf,
     header: Header,
+    retry: Retry,
     stage: Stage,
 }
 
@@ -46,25 +80,29 @@ enum Stage {
     /// Every rank writes its files; the task returns the checksum of their list.
     Writing(Task<String>),
     /// Rank 0 makes a checkpoint of all ranks' files.
-    Committing(Option<Task<()>>),
+    Committing(Option<Task<Completed>>),
 }
 
 impl Saver {
-    /// Saves into the directory `run` and keeps its newest `keep` checkpoints (`None`: all). `writer` describes this
-    /// rank in messages about its files: "rank 3 (tp 1, pp 0, dp 1) on gpu042".
-    pub fn new(run: &Path, keep: Option<usize>, writer: String) -> Saver {
-        let run = run.into();
-        Saver { run, keep, writer, copied: 0, in_progress: None, export_interval: 0, exporting: None }
-    }
-
-    /// Also exports the checkpoints of the steps that are multiples of `interval` (0: none), each once it is complete.
-    pub fn with_exports(self, interval: u64) -> Saver {
-        Saver { export_interval: interval, ..self }
+    /// Saves into the directory `run`. `writer` describes this rank in messages about its files: "rank 3 (tp 1, pp 0,
+    /// dp 1) on gpu042".
+    pub fn new(run: &Path, options: Options, writer: String) -> Saver {
+        Saver { run: run.into(), options, writer, copied: 0, in_progress: None, completed: None, exporting: None }
     }
 
     /// Bytes of the largest host copy that [`Saver::begin`] made.
     pub fn copied(&self) -> usize {
         self.copied
+    }
+
+    /// The last checkpoint that this run completed; its step is the same on all ranks.
+    pub fn completed(&self) -> Option<Completed> {
+        self.completed
+    }
+
+    /// Time since the start of the save in progress.
+    pub fn saving_since(&self) -> Option<Duration> {
+        self.in_progress.as_ref().map(|save| save.begun.elapsed())
     }
 
     /// Whether a checkpoint is being written; the same on all ranks.
@@ -79,15 +117,17 @@ impl Saver {
     }
 
     fn exports(&self, step: u64) -> bool {
-        self.export_interval > 0 && step > 0 && step.is_multiple_of(self.export_interval)
+        let interval = self.options.export_interval;
+        interval > 0 && step > 0 && step.is_multiple_of(interval)
     }
 
     /// Starts the export that a run which was killed after `step` left undone, if there is one. Collective.
     pub fn export_missing(&mut self, comm: &impl Exchange, step: u64) -> Result<()> {
-        if self.export_interval == 0 {
+        let interval = self.options.export_interval;
+        if interval == 0 {
             return Ok(());
         }
-        let find = || exports::missing(&self.run, step, self.export_interval);
+        let find = || exports::missing(&self.run, step, interval);
         let missing = agree(comm, if comm.rank() == 0 { find() } else { Ok(None) })?[0];
         if let Some(step) = missing {
             self.start_export(comm, step);
@@ -98,9 +138,8 @@ impl Saver {
     /// Starts the checkpoint of `header.position.step`. Returns when the host copies of `pieces` are made, or started
     /// where the backend copies asynchronously. Collective.
     ///
-    /// The pieces of all ranks cover every tensor once in each kind that is saved. Each piece is dropped as soon as it
-    /// is written, which returns a device's pinned memory for the next save. A save still in progress is finished
-    /// first.
+    /// The pieces of all ranks cover every tensor once in each kind that is saved. A device's pinned memory is returned
+    /// for the next save piece by piece, as they are written. A save still in progress is finished first.
     pub fn begin(&mut self, comm: &impl Exchange, header: &Header, pieces: impl Iterator<Item = Piece>) -> Result<()> {
         let queue = self.start(comm, header, None)?;
         // All copies are made before any is written: a thread that writes would slow them down, and training waits.
@@ -134,12 +173,19 @@ impl Saver {
         }
         self.finish_export(comm)?;
         // The checkpoint that was exported may be older than those to keep.
-        let prune = |keep| match directory::latest_step(&self.run)? {
-            Some(step) => directory::prune(&self.run, step, keep, None),
+        let prune = || match directory::latest_step(&self.run)? {
+            Some(step) => directory::prune(&self.run, step, self.options.retention, None),
             None => Ok(()),
         };
-        let keep = self.keep.filter(|_| comm.rank() == 0);
-        agree(comm, keep.map_or(Ok(()), prune)).map(drop)
+        agree(comm, if comm.rank() == 0 { self.options.retry.run(prune) } else { Ok(()) }).map(drop)
+    }
+
+    /// Removes what was written of a save that cannot become complete, because this rank ends the run without the
+    /// others. Not collective.
+    pub fn abandon(&self) {
+        if let Some(Save { dir, stage: Stage::Writing(_), .. }) = &self.in_progress {
+            commit::discard(dir);
+        }
     }
 
     fn finish_save(&mut self, comm: &impl Exchange) -> Result<()> {
@@ -151,13 +197,14 @@ impl Saver {
 
     fn finish_export(&mut self, comm: &impl Exchange) -> Result<()> {
         let Some(Exporting { task, .. }) = self.exporting.take() else { return Ok(()) };
-        agree(comm, task.map_or(Ok(()), Task::wait)).map(drop)
+        agree(comm, task.map_or(Ok(()), |task| wait(comm, task, "export"))).map(drop)
     }
 
     /// Starts the export of a complete checkpoint, when no other is being made.
     fn start_export(&mut self, comm: &impl Exchange, step: u64) {
-        let (run, keep) = (self.run.clone(), self.keep);
-        let task = (comm.rank() == 0).then(|| Task::start(move || exports::write(&run, step, keep)));
+        let (run, retention) = (self.run.clone(), self.options.retention);
+        let retry = self.options.retry.of(&format!("export of step {step}"));
+        let task = (comm.rank() == 0).then(|| Task::start(move || exports::write(&run, step, retention, &retry)));
         self.exporting = Some(Exporting { step, task });
     }
 
@@ -183,20 +230,26 @@ impl Saver {
         room: Option<usize>,
     ) -> Result<Sender<Result<Piece>>> {
         self.finish_save(comm)?;
+        let begun = Instant::now();
         if self.exports(header.position.step) {
             self.finish_export(comm)?;
         }
-        let (dir, rank, writer) = (self.dir(header), comm.rank(), self.writer.clone());
-        let temporary = directory::temporary(&dir);
-        let create = || directory::clean(&self.run).and_then(|()| directory::create_empty(&temporary));
-        agree(comm, if rank == 0 { create() } else { Ok(()) })?;
+        let (dir, rank, writer, step) = (self.dir(header), comm.rank(), self.writer.clone(), header.position.step);
+        let retry = self.options.retry.of(&format!("checkpoint of step {step}"));
+        let clean = || retry.run(|| directory::clean(&self.run));
+        agree(comm, if rank == 0 { clean() } else { Ok(()) })?;
         let (queue, pieces) = room.map_or_else(unbounded, bounded);
-        let alone = comm.size() == 1;
+        let (temporary, alone) = (directory::temporary(&dir), comm.size() == 1);
+        let short = self.options.space.filter(|_| rank == 0).map(|space| (space, self.run.clone(), self.exports(step)));
+        let repeated = retry.clone();
         let task = Task::start(move || {
-            let written = shard::write(&temporary, rank, writer.clone(), pieces.into_iter());
+            if let Some((space, run, exports)) = short {
+                space.warn_before(&run, step, exports, &repeated);
+            }
+            let written = shard::write(&temporary, rank, writer.clone(), pieces.into_iter(), &repeated);
             written.map_err(|error| if alone { error } else { error.map(|what| format!("{writer}: {what}")) })
         });
-        self.in_progress = Some(Save { dir, header: header.clone(), stage: Stage::Writing(task) });
+        self.in_progress = Some(Save { begun, dir, header: header.clone(), retry, stage: Stage::Writing(task) });
         Ok(queue)
     }
 
@@ -207,26 +260,43 @@ impl Saver {
 
     /// Waits for this stage on all ranks, and starts the next one.
     fn advance(&mut self, comm: &impl Exchange) -> Result<()> {
-        let Some(Save { dir, header, stage }) = self.in_progress.take() else {
+        let Some(Save { begun, dir, header, retry, stage }) = self.in_progress.take() else {
             return Ok(());
         };
         match stage {
             Stage::Writing(task) => {
-                let shards = agree(comm, task.wait()).inspect_err(|_| {
+                let shards = agree(comm, wait(comm, task, "checkpoint files")).inspect_err(|_| {
                     if comm.rank() == 0 {
-                        discard(&dir);
+                        commit::discard(&dir);
                     }
                 })?;
-                let (run, target, head) = (self.run.clone(), dir.clone(), header.clone());
-                // The checkpoint that is being exported is still read.
-                let keep = self.keep.map(|n| (n, self.exporting.as_ref().map(|export| export.step)));
-                let first = comm.rank() == 0;
-                let task = first.then(|| Task::start(move || commit(&run, &target, &head, &shards, keep)));
-                self.in_progress = Some(Save { dir, header, stage: Stage::Committing(task) });
+                let commit = || Commit {
+                    run: self.run.clone(),
+                    dir: dir.clone(),
+                    header: header.clone(),
+                    shards,
+                    records: self.options.records.clone(),
+                    retention: self.options.retention,
+                    // The checkpoint that is being exported is still read.
+                    read: self.exporting.as_ref().map(|export| export.step),
+                    retry: retry.clone(),
+                };
+                let commit = (comm.rank() == 0).then(commit);
+                let run = move |commit: Commit| {
+                    let (step, bytes) = (commit.header.position.step, commit.run()?);
+                    Ok(Completed { step, bytes, time: begun.elapsed() })
+                };
+                let task = commit.map(|commit| Task::start(move || run(commit)));
+                self.in_progress = Some(Save { begun, dir, header, retry, stage: Stage::Committing(task) });
             }
             Stage::Committing(task) => {
-                agree(comm, task.map_or(Ok(()), Task::wait))?;
                 let step = header.position.step;
+                let elsewhere = Completed { step, bytes: 0, time: Duration::ZERO };
+                let (mine, completed) = task
+                    .map_or(Ok(elsewhere), |task| wait(comm, task, "manifest"))
+                    .map_or_else(|error| (Err(error), None), |completed| (Ok(()), Some(completed)));
+                agree(comm, mine)?;
+                self.completed = completed;
                 if self.exports(step) {
                     self.start_export(comm, step);
                 }
@@ -247,7 +317,7 @@ impl Stage {
 }
 
 /// Whether this rank has nothing left to do for a task that only rank 0 has.
-fn is_done(task: Option<&Task<()>>) -> bool {
+fn is_done<T: Send + 'static>(task: Option<&Task<T>>) -> bool {
     task.is_none_or(Task::is_done)
 }
 
@@ -268,43 +338,14 @@ impl<T: Send + 'static> Task<T> {
     }
 }
 
+/// The result of a task, while the flight recorder says what this rank waits for.
+fn wait<T: Send + 'static>(comm: &impl Exchange, task: Task<T>, what: &str) -> Result<T> {
+    let _working = comm.working(what);
+    task.wait()
+}
+
 /// Fills the queue and closes it. A writer that failed accepts no more pieces; its error is returned when it is waited
 /// for.
 fn send(queue: Sender<Result<Piece>>, mut pieces: impl Iterator<Item = Result<Piece>>) {
     let _ = pieces.try_for_each(|piece| queue.send(piece));
-}
-
-/// Removes the files written so far. An error of this removal is not reported, since the save's own error is; the next
-/// save tries again.
-fn discard(dir: &Path) {
-    let _ = directory::remove(&directory::temporary(dir));
-}
-
-/// Rank 0's part of a save: the manifest, the rename, `latest`. `shards` are the checksums of the ranks' lists; `keep`
-/// is the number of checkpoints to keep, and the step of one more.
-fn commit(
-    run: &Path,
-    dir: &Path,
-    header: &Header,
-    shards: &[String],
-    keep: Option<(usize, Option<u64>)>,
-) -> Result<()> {
-    let step = header.position.step;
-    assemble(dir, header, shards).inspect_err(|_| discard(dir))?;
-    directory::set_latest(run, step).inspect_err(|_| {
-        // A complete checkpoint that no `latest` names would keep the same command from starting again.
-        if directory::latest_step(run).is_ok_and(|latest| latest != Some(step)) {
-            let _ = directory::remove(dir);
-        }
-    })?;
-    keep.map_or(Ok(()), |(keep, spared)| directory::prune(run, step, keep, spared))
-}
-
-fn assemble(dir: &Path, header: &Header, shards: &[String]) -> Result<()> {
-    let temporary = directory::temporary(dir);
-    let shards = shards.iter().enumerate().map(|(rank, checksum)| shard::take_list(&temporary, rank, checksum));
-    let manifest = Manifest::new(header, shards.collect::<Result<_>>()?)?;
-    directory::write(&temporary.join("manifest.json"), &manifest.to_json())?;
-    assert_eq!(Manifest::read(&temporary)?, manifest, "the manifest reads back as it was written");
-    directory::publish(dir)
 }

@@ -203,15 +203,6 @@ impl TensorWriter {
         Ok(TensorWriter { path: path.into(), file, room, tensors: Vec::new(), end: 0 })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Bytes of tensors written so far.
-    pub fn len(&self) -> usize {
-        self.end
-    }
-
     /// Declares the next tensor; the calls of [`Self::write`] that follow must write exactly its bytes.
     pub fn begin(&mut self, name: String, dtype: Dtype, shape: Vec<usize>) {
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;

@@ -3,9 +3,11 @@
 mod beside;
 mod crashes;
 mod damage;
+mod disks;
 mod exports;
 mod huggingface;
 mod layouts;
+mod newest;
 mod not_finite;
 mod roundtrip;
 
@@ -15,7 +17,7 @@ use crate::error::Error;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KINDS: [StateKind; 3] = [StateKind::Master, StateKind::M, StateKind::V];
 
@@ -28,11 +30,11 @@ fn header(step: u64) -> Header {
         position: Position { step, consumed_samples: step * 8 },
         config: "[model]\nvocab_size = 23\n".into(),
         identity: vec![("model.vocab_size".into(), "23".into())],
+        accepted: AcceptedSteps { losses: vec![2.5, 2.25], grad_norms: vec![1.0, 0.5] },
     }
 }
 
-/// The state of a tensor: random bits. Among those of the moments are NaNs, which no arithmetic would preserve; weights
-/// are finite, in bf16 too, since others are refused.
+/// The state of a tensor: random bits of finite numbers, in bf16 too, since others are refused.
 fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     let mut bytes = vec![0; tensor.len() * 4];
@@ -41,10 +43,7 @@ fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| (row * width + col) * 4));
     let values = places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
     let is_small = |x: f32| x.is_finite() && x.abs() < 1e38;
-    let finite = |x: f32| match kind == StateKind::Master && !is_small(x) {
-        true => f32::from_bits(x.to_bits() >> 2),
-        false => x,
-    };
+    let finite = |x: f32| if is_small(x) { x } else { f32::from_bits(x.to_bits() >> 2) };
     values.map(finite).collect()
 }
 
@@ -71,7 +70,15 @@ fn save(
 }
 
 fn saver(run: &Path, comm: &impl Exchange, keep: Option<usize>) -> Saver {
-    Saver::new(run, keep, format!("rank {} on a test", comm.rank()))
+    saver_with(run, comm, Options { retention: keeping(keep), ..Options::default() })
+}
+
+fn saver_with(run: &Path, comm: &impl Exchange, options: Options) -> Saver {
+    Saver::new(run, options, format!("rank {} on a test", comm.rank()))
+}
+
+fn keeping(keep: Option<usize>) -> Retention {
+    Retention { keep, keep_every: 0 }
 }
 
 fn save_whole(run: &Path, step: u64) -> std::path::PathBuf {
@@ -97,8 +104,16 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn refusal<T>(result: crate::error::Result<T>) -> String {
     match result {
         Err(Error::User(what)) => what,
-        Err(Error::Run(what)) => panic!("a failed run: {what}"),
+        Err(Error::Run(what) | Error::Disk(what)) => panic!("a failed run: {what}"),
         Ok(_) => panic!("it was accepted"),
+    }
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

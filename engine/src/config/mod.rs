@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod data;
 mod document;
+mod elapsed;
 pub mod hf;
 mod layout;
 mod load;
@@ -23,13 +24,14 @@ mod tests;
 pub use achieved::{Achieved, Overlap, Slowdown, Software};
 pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
+pub use elapsed::Elapsed;
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use model::{Architecture, Layer, Llama3, MlpKind, Model, RopeScaling};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
     Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Nccl, Optimizer, Parallel, Precision, Recompute,
-    Report, Schedule, Spike, SpikeAction, Train,
+    Report, Schedule, Spike, SpikeAction, Train, Watchdog,
 };
 
 use crate::error::{Error, Result};
@@ -48,11 +50,12 @@ pub struct Config {
     pub data: Data,
     pub spike: Spike,
     pub checkpoint: Checkpoint,
+    pub watchdog: Watchdog,
     pub report: Report,
 }
 
 /// The tables of a file and their keys.
-pub fn tables() -> [(&'static str, Vec<&'static str>); 9] {
+pub fn tables() -> [(&'static str, Vec<&'static str>); 10] {
     [
         ("model", Model::known()),
         ("train", Train::known()),
@@ -62,6 +65,7 @@ pub fn tables() -> [(&'static str, Vec<&'static str>); 9] {
         ("data", Data::known()),
         ("spike", Spike::known()),
         ("checkpoint", Checkpoint::known()),
+        ("watchdog", Watchdog::known()),
         ("report", Report::known()),
     ]
 }
@@ -79,6 +83,7 @@ impl Config {
             ("data", self.data.entries()),
             ("spike", self.spike.entries()),
             ("checkpoint", self.checkpoint.entries()),
+            ("watchdog", self.watchdog.entries()),
             ("report", self.report.entries()),
         ];
         tables.map(|(name, entries)| table_text(name, &entries)).join("\n")
@@ -126,8 +131,9 @@ impl Config {
         }
         let spike = or(all_defaults()).apply(&file.field("spike"))?;
         let checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
+        let watchdog = or(all_defaults()).apply(&file.field("watchdog"))?;
         let report = or(all_defaults()).apply(&file.field("report"))?;
-        Ok(Config { model, train, parallel, nccl, optimizer, data, spike, checkpoint, report })
+        Ok(Config { model, train, parallel, nccl, optimizer, data, spike, checkpoint, watchdog, report })
     }
 }
 

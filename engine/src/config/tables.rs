@@ -1,6 +1,7 @@
 //! The tables of a configuration besides `[model]`, and the rules between their keys. Rules that depend on the number
 //! of ranks are checked in `mesh.rs`.
 
+use super::elapsed::Elapsed;
 use super::layout::{self, Ranks};
 use super::model::Model;
 use super::names::{Named, named};
@@ -16,6 +17,8 @@ const MOST_SAMPLES: u64 = 1 << 22;
 pub(super) const MOST_STEPS: u64 = 1 << 40;
 /// This is more ranks than any machine has.
 pub const MOST_RANKS: u64 = 1 << 20;
+/// A longer wait is a typing error: this is a week.
+const MOST_SECONDS: u64 = 7 * 86_400;
 /// A longer window of steps is a typing error.
 const MOST_WINDOW: u64 = 1 << 20;
 /// The most channels of a communicator that every version of NCCL accepts.
@@ -44,6 +47,8 @@ section! {
         pub eval_interval: u64 = or(0),
         /// Global batches of a validation.
         pub eval_steps: u64 = or(10).within(1..=MOST_STEPS),
+        /// The time since the start of the process by which the run is to have stopped and saved; `None`: no limit.
+        pub stop_before: Option<Elapsed> = optional(),
     }
 }
 
@@ -369,15 +374,39 @@ section! {
         /// The number of complete checkpoints to keep; `None`: all.
         pub keep: Option<usize> = optional().within(1..=MOST_STEPS),
         /// Steps between checkpoints that are also exported in Hugging Face's format; 0: none.
-        pub export_interval: u64 = or(0).must(export_remedy(interval), move |n: &u64| n.is_multiple_of(interval)),
+        pub export_interval: u64 =
+            or(0).must(interval_remedy("an export is made from a checkpoint", interval), multiple_of(interval)),
+        /// The checkpoints and exports of multiples of this step are never removed; 0: `keep` alone decides.
+        pub keep_every: u64 =
+            or(0).must(interval_remedy("only checkpoints can be kept", interval), multiple_of(interval)),
+        /// Seconds for which a write is tried again that fails in a way that may pass; 0: not.
+        pub retry_seconds: u64 = or(60).within(0..=MOST_SECONDS),
     }
 }
 
-/// An export is made from a checkpoint.
-fn export_remedy(interval: u64) -> String {
+fn multiple_of(interval: u64) -> impl Fn(&u64) -> bool {
+    move |n: &u64| n.is_multiple_of(interval)
+}
+
+/// The remedy for a number of steps between some of the checkpoints; `why` says what it has to do with them.
+fn interval_remedy(why: &str, interval: u64) -> String {
     match interval {
-        0 => "an export is made from a checkpoint, and checkpoint.interval is 0; set that too".to_string(),
+        0 => format!("{why}, and checkpoint.interval is 0; set that too"),
         _ => format!("must be a multiple of checkpoint.interval ({interval})"),
+    }
+}
+
+section! {
+    /// The watchdog, which ends a run that makes no progress.
+    pub struct Watchdog {
+        /// Seconds without progress after which a run counts as hanging; 0: never. `None`: the launcher's default.
+        pub seconds: Option<u64> = optional().within(0..=MOST_SECONDS),
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        all_defaults()
     }
 }
 

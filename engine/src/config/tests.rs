@@ -75,6 +75,7 @@ load = "random"
 z_loss = 1e-4
 eval_interval = 10
 eval_steps = 3
+stop_before = "71:50:00"
 
 [parallel]
 tensor = 1
@@ -125,6 +126,9 @@ interval = 50
 at_end = false
 keep = 3
 
+[watchdog]
+seconds = 120
+
 [report]
 peak_tflops = 312
 interval = 0
@@ -163,6 +167,7 @@ fn defaults_are_as_documented() {
         z_loss: 0.0,
         eval_interval: 0,
         eval_steps: 10,
+        stop_before: None,
     };
     assert_eq!(config.train, train);
     assert_eq!(config.parallel, Parallel::default());
@@ -188,7 +193,9 @@ fn defaults_are_as_documented() {
         Data { stage, train, valid, split, order, mask_document_boundaries, allow_mixed_tokenizers }
     );
     let (dir, interval, at_end, keep, export_interval) = ("runs/tiny".into(), 0, true, None, 0);
-    assert_eq!(config.checkpoint, Checkpoint { dir, interval, at_end, keep, export_interval });
+    let (keep_every, retry_seconds) = (0, 60);
+    let checkpoint = Checkpoint { dir, interval, at_end, keep, export_interval, keep_every, retry_seconds };
+    assert_eq!(config.checkpoint, checkpoint);
     assert_eq!(config.report, Report { peak_tflops: None, interval: None, cluster: None });
     let wsd = read(LEAST.as_bytes(), &["optimizer.schedule=wsd"]).unwrap().optimizer;
     assert_eq!((wsd.decay_steps, wsd.decay_shape), (Some(10), Some(DecayShape::Linear)));
@@ -354,6 +361,10 @@ dir = "runs/tiny"
 interval = 0
 at_end = true
 export_interval = 0
+keep_every = 0
+retry_seconds = 60
+
+[watchdog]
 
 [report]
 "#;

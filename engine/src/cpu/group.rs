@@ -7,6 +7,7 @@ use super::{Cpu, Float};
 use crate::backend::{
     Act, Backend, Collectives, Detail, Elem, Exchanged, Expected, Label, Pending, Tensor, Ticket, Track,
 };
+use crate::flight::{Channel, Recorder};
 use crate::layout::mesh::GroupKind;
 use crate::mpi::Comm;
 use half::bf16;
@@ -14,6 +15,7 @@ use mpi::ffi;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 /// The requests that have not been waited for.
 #[derive(Clone, Default)]
@@ -58,12 +60,30 @@ impl Request {
 pub struct MpiTicket {
     requests: Vec<Rc<Request>>,
     kind: GroupKind,
-    spans: Spans,
+    call: Call,
+    watch: Watch,
+}
+
+/// A call among those of its group.
+#[derive(Clone, Copy)]
+struct Call {
+    number: u32,
+    /// The other rank of a message, by its number in the run.
+    peer: Option<usize>,
+}
+
+/// What sees the calls of a rank: MPI's progress, the trace of a step, and the flight recorder.
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub progress: Progress,
+    pub spans: Spans,
+    pub recorder: Arc<Recorder>,
 }
 
 impl Ticket for MpiTicket {
     fn wait(self) {
-        let MpiTicket { requests, kind, spans } = self;
+        let MpiTicket { requests, kind, call: Call { number, peer }, watch: Watch { spans, recorder, .. } } = self;
+        let _waiting = recorder.wait(Channel::Group(kind), number, peer);
         spans.around(Detail::Parts, Track::Wait(kind), || Label::Wait, || requests.iter().for_each(|r| r.wait()));
     }
 }
@@ -73,26 +93,21 @@ pub struct MpiGroup {
     /// `None` in a group of one rank.
     comm: Option<Comm>,
     kind: GroupKind,
-    progress: Progress,
-    spans: Spans,
+    /// The ranks of the group, by their numbers in the run.
+    members: Vec<usize>,
+    watch: Watch,
     bf16_sum: OnceCell<Bf16Sum>,
 }
 
 impl MpiGroup {
     /// The ranks `members` of `world`. A collective call: all ranks of `world` make it together.
-    pub(super) fn new(
-        world: Option<&Comm>,
-        kind: GroupKind,
-        members: &[usize],
-        progress: Progress,
-        spans: Spans,
-    ) -> Self {
+    pub(super) fn new(world: Option<&Comm>, kind: GroupKind, members: &[usize], watch: Watch) -> Self {
         assert!(world.is_some() || members.len() == 1, "{} members of a group without a communicator", members.len());
         let comm = world.map(|world| {
             let mine = members.iter().position(|&rank| rank == world.rank());
             world.split(members[0], mine.unwrap_or_else(|| panic!("rank {} is not in {members:?}", world.rank())))
         });
-        MpiGroup { comm, kind, progress, spans, bf16_sum: OnceCell::new() }
+        MpiGroup { comm, kind, members: members.to_vec(), watch, bf16_sum: OnceCell::new() }
     }
 
     fn ranks(&self) -> usize {
@@ -123,11 +138,17 @@ impl MpiGroup {
         let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };
         let code = call(self.raw(), &mut request);
         assert_eq!(code, 0, "an MPI call among {} ranks failed with code {code}", self.ranks());
-        self.progress.track(request)
+        self.watch.progress.track(request)
     }
 
-    fn ticket(&self, requests: Vec<Rc<Request>>) -> MpiTicket {
-        MpiTicket { requests, kind: self.kind, spans: self.spans.clone() }
+    /// Records a call that is about to be started.
+    fn call<T: Elem>(&self, what: &str, elements: usize) -> Call {
+        let number = self.watch.recorder.start(Channel::Group(self.kind), what, elements * size_of::<T>());
+        Call { number, peer: None }
+    }
+
+    fn ticket(&self, call: Call, requests: Vec<Rc<Request>>) -> MpiTicket {
+        MpiTicket { requests, kind: self.kind, call, watch: self.watch.clone() }
     }
 }
 
@@ -200,18 +221,24 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         assert_eq!(to.len(), from.len() * self.ranks(), "elements gathered from {} ranks", self.ranks());
         // SAFETY (this call and those below): both blocks hold the given numbers of elements and stay, unmoved, in a
         // `Pending` until the request is waited for; no two requests share an element that either writes.
-        self.ticket(vec![self.track(|comm, request| unsafe {
-            ffi::MPI_Iallgather(block(from).cast_const(), n, ty, block(to), n, ty, comm, request)
-        })])
+        self.ticket(
+            self.call::<T>("all-gather", to.len()),
+            vec![self.track(|comm, request| unsafe {
+                ffi::MPI_Iallgather(block(from).cast_const(), n, ty, block(to), n, ty, comm, request)
+            })],
+        )
     }
 
     unsafe fn scatter<T: Elem>(&self, _: &Cpu<A>, from: &Tensor<Cpu<A>, T>, to: &Tensor<Cpu<A>, T>) -> MpiTicket {
         let (n, (ty, sum)) = (count(to.len()), self.sum::<T>());
         assert_eq!(from.len(), to.len() * self.ranks(), "elements scattered over {} ranks", self.ranks());
         // SAFETY: as above.
-        self.ticket(vec![self.track(|comm, request| unsafe {
-            ffi::MPI_Ireduce_scatter_block(block(from).cast_const(), block(to), n, ty, sum, comm, request)
-        })])
+        self.ticket(
+            self.call::<T>("reduce-scatter", from.len()),
+            vec![self.track(|comm, request| unsafe {
+                ffi::MPI_Ireduce_scatter_block(block(from).cast_const(), block(to), n, ty, sum, comm, request)
+            })],
+        )
     }
 
     fn all_reduce<T: Elem>(&self, b: &Cpu<A>, x: Tensor<Cpu<A>, T>) -> Pending<Cpu<A>, T> {
@@ -219,12 +246,12 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             return Pending::ready(x);
         }
         let (n, out) = (count(x.len()), b.alloc(x.rows(), x.cols()));
-        let (ty, sum) = self.sum::<T>();
+        let ((ty, sum), call) = (self.sum::<T>(), self.call::<T>("all-reduce", x.len()));
         // SAFETY: as above.
         let request = self.track(|comm, request| unsafe {
             ffi::MPI_Iallreduce(block(&x).cast_const(), block(&out), n, ty, sum, comm, request)
         });
-        Pending::in_flight(self.ticket(vec![request]), x, out)
+        Pending::in_flight(self.ticket(call, vec![request]), x, out)
     }
 
     /// In place, by a broadcast from each rank.
@@ -234,7 +261,7 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             return Pending::ready(x);
         }
         assert_eq!(x.rows() % ranks, 0, "{} rows of {ranks} ranks", x.rows());
-        let (each, ty) = (x.len() / ranks, datatype::<T>());
+        let (each, ty, call) = (x.len() / ranks, datatype::<T>(), self.call::<T>("all-gather", x.len()));
         let from = |root: usize| {
             // SAFETY: `x` holds `ranks` times `each` elements, so that the pointer is inside it or at its end.
             let rows = unsafe { block(&x).cast::<T>().add(root * each) }.cast();
@@ -242,25 +269,28 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
             self.track(|comm, request| unsafe { ffi::MPI_Ibcast(rows, count(each), ty, root as i32, comm, request) })
         };
         let requests = (0..ranks).map(from).collect();
-        Pending::in_place(self.ticket(requests), x)
+        Pending::in_place(self.ticket(call, requests), x)
     }
 
     fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {
         let ty = datatype::<A>();
+        let elements = send.as_ref().map_or(0, |(x, _)| x.len());
+        let call = self.call::<A>("exchange", elements);
+        let with = |peer: usize| Call { peer: Some(self.members[peer]), ..call };
         let received = recv.map(|expected| {
             let to = b.alloc(expected.rows, expected.cols);
             // SAFETY: as above; nothing else writes the block until the request is waited for.
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Irecv(block(&to), count(to.len()), ty, expected.from as i32, TAG, comm, request)
             });
-            Pending::in_place(self.ticket(vec![request]), to)
+            Pending::in_place(self.ticket(with(expected.from), vec![request]), to)
         });
         let sent = send.map(|(x, to)| {
             // SAFETY: as above; MPI only reads the block.
             let request = self.track(|comm, request| unsafe {
                 ffi::MPI_Isend(block(&x), count(x.len()), ty, to as i32, TAG, comm, request)
             });
-            Pending::in_place(self.ticket(vec![request]), x)
+            Pending::in_place(self.ticket(with(to), vec![request]), x)
         });
         Exchanged { sent, received }
     }

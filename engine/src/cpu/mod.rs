@@ -18,13 +18,16 @@ mod workers;
 mod tests;
 
 pub use float::Float;
+use group::Watch;
 pub use group::{MpiGroup, MpiTicket, Progress};
 pub use pool::Block;
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, HostCopy, Label, Scope, Span, Tensor, Total, Track, Xent,
+    Acc, Act, AdamW, Backend, Checks, Detail, Elem, Fault, Heads, HostCopy, Label, Origin, Rule, Scope, Span, Tensor,
+    Total, Track, Xent,
 };
+use crate::flight::Recorder;
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
 use crate::mpi::Comm;
@@ -34,6 +37,7 @@ use spans::Spans;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 use workers::Workers;
 
@@ -47,6 +51,8 @@ pub struct Cpu<A: Float> {
     /// See [`Backend::comm_chunks`].
     pieces: usize,
     spans: Spans,
+    recorder: Arc<Recorder>,
+    checks: Checks,
     act: PhantomData<A>,
 }
 
@@ -54,12 +60,13 @@ impl<A: Float> Cpu<A> {
     /// A backend without other ranks that computes on `threads` cores, including the calling thread's.
     pub fn new(threads: usize) -> Self {
         let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
-        Cpu { pool, workers, progress, world: None, pieces: 1, spans: Spans::default(), act: PhantomData }
+        let (spans, recorder, checks) = (Spans::default(), Arc::default(), Checks::default());
+        Cpu { pool, workers, progress, world: None, pieces: 1, spans, recorder, checks, act: PhantomData }
     }
 
     /// The backend of one of the ranks of `world`.
     pub fn of(world: Rc<Comm>, threads: usize) -> Self {
-        Cpu { world: Some(world), ..Cpu::new(threads) }
+        Cpu { recorder: world.recorder(), world: Some(world), ..Cpu::new(threads) }
     }
 
     /// Splits a collective that overlaps with a matmul into this number of chunks, as the CUDA backend does. On the CPU
@@ -73,10 +80,16 @@ impl<A: Float> Cpu<A> {
         data(x).to_vec()
     }
 
-    /// The threads for an op. Open MPI makes progress only inside its calls, so every op begins with one.
-    fn workers(&self) -> &Workers {
+    /// The threads for the op of this name. Open MPI makes progress only inside its calls, so every op begins with one.
+    fn workers(&self, op: &'static str) -> &Workers {
+        self.recorder.op(op);
         self.progress.poke();
         &self.workers
+    }
+
+    /// The result of the op of this name is there.
+    fn made<T: Elem>(&self, op: &'static str, result: &Tensor<Self, T>) {
+        self.checks.made(op, || self.download(result));
     }
 
     fn scalars(&self, values: &[f32]) -> Acc<Self> {
@@ -98,7 +111,9 @@ impl<A: Float> Cpu<A> {
         expect("w", w, 1, x.cols());
         expect("dw", dw, 1, x.cols());
         let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
-        ops::norm::rmsnorm_bwd(self.workers(), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
+        ops::norm::rmsnorm_bwd(self.workers("rmsnorm_bwd"), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
+        self.made("rmsnorm_bwd", dy);
+        self.made("rmsnorm_bwd", dw);
     }
 }
 
@@ -112,7 +127,9 @@ impl<A: Float> Backend for Cpu<A> {
     const RUNS_AHEAD: bool = false;
 
     fn group(&self, kind: GroupKind, members: &[usize]) -> MpiGroup {
-        MpiGroup::new(self.world.as_deref(), kind, members, self.progress.clone(), self.spans.clone())
+        let watch =
+            Watch { progress: self.progress.clone(), spans: self.spans.clone(), recorder: self.recorder.clone() };
+        MpiGroup::new(self.world.as_deref(), kind, members, watch)
     }
 
     fn device(&self) -> String {
@@ -141,7 +158,7 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn write<T: Elem>(&self, host: &[T], to: &mut Tensor<Self, T>) {
         assert_eq!(host.len(), to.len(), "elements of a matrix {:?}", to.shape());
-        ops::elementwise::copy(self.workers(), host, data_mut(to));
+        ops::elementwise::copy(self.workers("upload"), host, data_mut(to));
     }
 
     fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Copied<T> {
@@ -161,29 +178,31 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn zero(&self, x: &mut Acc<Self>) {
-        ops::elementwise::zero(self.workers(), data_mut(x));
+        ops::elementwise::zero(self.workers("zero"), data_mut(x));
     }
 
     fn round(&self, x: &Acc<Self>, y: &mut Act<Self>) {
         expect("y", y, x.rows(), x.cols());
-        ops::elementwise::round(self.workers(), data(x), data_mut(y));
+        ops::elementwise::round(self.workers("round"), data(x), data_mut(y));
     }
 
     fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>) {
         assert_eq!(x.len(), y.len(), "elements of a matrix {:?}", y.shape());
-        ops::elementwise::widen(self.workers(), data(x), data_mut(y));
+        ops::elementwise::widen(self.workers("widen"), data(x), data_mut(y));
     }
 
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
         expect("a b^T", out, a.rows(), b.rows());
-        ops::matmul::matmul(self.workers(), &self.pool, plain(a), transposed(b), data_mut(out));
+        ops::matmul::matmul(self.workers("matmul_nt"), &self.pool, plain(a), transposed(b), data_mut(out));
+        self.made("matmul_nt", out);
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
         expect("a b", out, a.rows(), b.cols());
-        ops::matmul::matmul(self.workers(), &self.pool, plain(a), plain(b), data_mut(out));
+        ops::matmul::matmul(self.workers("matmul_nn"), &self.pool, plain(a), plain(b), data_mut(out));
+        self.made("matmul_nn", out);
     }
 
     fn comm_chunks(&self, rows: usize) -> usize {
@@ -193,19 +212,22 @@ impl<A: Float> Backend for Cpu<A> {
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>) {
         assert_eq!(a.rows(), b.rows(), "rows of {:?} and {:?}", a.shape(), b.shape());
         expect("a^T b", out, a.cols(), b.cols());
-        ops::matmul::matmul_acc(self.workers(), &self.pool, transposed(a), plain(b), data_mut(out));
+        ops::matmul::matmul_acc(self.workers("matmul_tn_acc"), &self.pool, transposed(a), plain(b), data_mut(out));
+        self.made("matmul_tn_acc", out);
     }
 
     fn add(&self, mut x: Act<Self>, y: &Act<Self>) -> Act<Self> {
         expect("y", y, x.rows(), x.cols());
-        ops::elementwise::add(self.workers(), data_mut(&mut x), data(y));
+        ops::elementwise::add(self.workers("add"), data_mut(&mut x), data(y));
+        self.made("add", &x);
         x
     }
 
     fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
         expect("w", w, 1, x.cols());
         let (mut y, mut rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
-        ops::norm::rmsnorm(self.workers(), data(x), data(w), eps, data_mut(&mut y), data_mut(&mut rstd));
+        ops::norm::rmsnorm(self.workers("rmsnorm"), data(x), data(w), eps, data_mut(&mut y), data_mut(&mut rstd));
+        self.made("rmsnorm", &y);
         (y, rstd)
     }
 
@@ -214,7 +236,9 @@ impl<A: Float> Backend for Cpu<A> {
         expect("w", w, 1, x.cols());
         let (mut h, mut y, mut rstd) = (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
         let (to_h, to_y, to_rstd) = (data_mut(&mut h), data_mut(&mut y), data_mut(&mut rstd));
-        ops::norm::add_rmsnorm(self.workers(), data(x), to_h, data(w), eps, to_y, to_rstd);
+        ops::norm::add_rmsnorm(self.workers("add_rmsnorm"), data(x), to_h, data(w), eps, to_y, to_rstd);
+        self.made("add_rmsnorm", &h);
+        self.made("add_rmsnorm", &y);
         (h, y, rstd)
     }
 
@@ -222,7 +246,7 @@ impl<A: Float> Backend for Cpu<A> {
         expect("rstd", rstd, x.rows(), 1);
         expect("w", w, 1, x.cols());
         let mut y = self.alloc(x.rows(), x.cols());
-        ops::norm::rmsnorm_recompute(self.workers(), data(x), data(rstd), data(w), data_mut(&mut y));
+        ops::norm::rmsnorm_recompute(self.workers("rmsnorm_again"), data(x), data(rstd), data(w), data_mut(&mut y));
         y
     }
 
@@ -256,7 +280,8 @@ impl<A: Float> Backend for Cpu<A> {
         expect_heads(&qkv, h);
         expect("positions", positions, qkv.rows(), 1);
         assert_eq!(table.cols(), h.dim, "columns of the rotary table");
-        ops::rope::rope(self.workers(), data_mut(&mut qkv), data(table), data(positions), h);
+        ops::rope::rope(self.workers("rope"), data_mut(&mut qkv), data(table), data(positions), h);
+        self.made("rope", &qkv);
         qkv
     }
 
@@ -264,7 +289,8 @@ impl<A: Float> Backend for Cpu<A> {
         expect_heads(&dqkv, h);
         expect("positions", positions, dqkv.rows(), 1);
         assert_eq!(table.cols(), h.dim, "columns of the rotary table");
-        ops::rope::rope_bwd(self.workers(), data_mut(&mut dqkv), data(table), data(positions), h);
+        ops::rope::rope_bwd(self.workers("rope_bwd"), data_mut(&mut dqkv), data(table), data(positions), h);
+        self.made("rope_bwd", &dqkv);
         dqkv
     }
 
@@ -273,7 +299,8 @@ impl<A: Float> Backend for Cpu<A> {
         expect("starts", starts, qkv.rows(), 1);
         let (mut o, mut lse) = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
         let (to_o, to_lse) = (data_mut(&mut o), data_mut(&mut lse));
-        ops::attention::attention(self.workers(), &self.pool, data(qkv), data(starts), h, to_o, to_lse);
+        ops::attention::attention(self.workers("attention"), &self.pool, data(qkv), data(starts), h, to_o, to_lse);
+        self.made("attention", &o);
         (o, lse)
     }
 
@@ -293,7 +320,15 @@ impl<A: Float> Backend for Cpu<A> {
         expect("starts", starts, qkv.rows(), 1);
         let mut dqkv = self.alloc(qkv.rows(), qkv.cols());
         let saved = ops::attention_bwd::Saved { qkv: data(qkv), o: data(o), lse: data(lse), starts: data(starts) };
-        ops::attention_bwd::attention_bwd(self.workers(), &self.pool, data(do_), saved, h, data_mut(&mut dqkv));
+        ops::attention_bwd::attention_bwd(
+            self.workers("attention_bwd"),
+            &self.pool,
+            data(do_),
+            saved,
+            h,
+            data_mut(&mut dqkv),
+        );
+        self.made("attention_bwd", &dqkv);
         dqkv
     }
 
@@ -301,26 +336,30 @@ impl<A: Float> Backend for Cpu<A> {
         let f = gate_up.cols() / 2;
         expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
         let mut y = self.alloc(gate_up.rows(), f);
-        ops::swiglu::swiglu(self.workers(), data(gate_up), f, data_mut(&mut y));
+        ops::swiglu::swiglu(self.workers("swiglu"), data(gate_up), f, data_mut(&mut y));
+        self.made("swiglu", &y);
         y
     }
 
     fn swiglu_bwd(&self, dy: &Act<Self>, mut gate_up: Act<Self>) -> Act<Self> {
         expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
-        ops::swiglu::swiglu_bwd(self.workers(), data(dy), dy.cols(), data_mut(&mut gate_up));
+        ops::swiglu::swiglu_bwd(self.workers("swiglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
+        self.made("swiglu_bwd", &gate_up);
         gate_up
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
         let mut y = self.alloc(ids.len(), table.cols());
-        ops::embed::embed(self.workers(), data(ids), data(table), table.cols(), first, data_mut(&mut y));
+        ops::embed::embed(self.workers("embed"), data(ids), data(table), table.cols(), first, data_mut(&mut y));
+        self.made("embed", &y);
         y
     }
 
     fn embed_bwd(&self, ids: &Tensor<Self, u32>, dy: &Act<Self>, first: usize, dtable: &mut Acc<Self>) {
         expect("dy", dy, ids.len(), dtable.cols());
         let cols = dtable.cols();
-        ops::embed::embed_bwd(self.workers(), data(ids), data(dy), cols, first, data_mut(dtable));
+        ops::embed::embed_bwd(self.workers("embed_bwd"), data(ids), data(dy), cols, first, data_mut(dtable));
+        self.made("embed_bwd", dtable);
     }
 
     fn logits_rows(&self, cols: usize) -> usize {
@@ -331,7 +370,7 @@ impl<A: Float> Backend for Cpu<A> {
         expect("targets", targets, logits.rows(), 1);
         let mut stats = self.alloc(logits.rows(), 3);
         let (cols, to) = (logits.cols(), data_mut(&mut stats));
-        ops::xent::xent_stats(self.workers(), data(logits), cols, data(targets), first, to);
+        ops::xent::xent_stats(self.workers("xent_stats"), data(logits), cols, data(targets), first, to);
         stats
     }
 
@@ -346,6 +385,7 @@ impl<A: Float> Backend for Cpu<A> {
         expect("statistics", stats, weights.len(), 3);
         expect("totals", totals, 1, Total::COUNT);
         ops::xent::xent_totals(data(stats), data(weights), data_mut(totals));
+        self.made("xent_totals", totals);
     }
 
     fn xent_grad(
@@ -361,7 +401,8 @@ impl<A: Float> Backend for Cpu<A> {
         expect("weights", weights, logits.rows(), 1);
         let rows = ops::xent::Rows { stats: data(stats), targets: data(targets), weights: data(weights) };
         let cols = logits.cols();
-        ops::xent::xent_grad(self.workers(), data_mut(&mut logits), cols, rows, x);
+        ops::xent::xent_grad(self.workers("xent_grad"), data_mut(&mut logits), cols, rows, x);
+        self.made("xent_grad", &logits);
         logits
     }
 
@@ -377,13 +418,15 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {
-        data_mut(out)[0] += ops::adamw::sum_squares(self.workers(), &data(g)[range]) as f32;
+        data_mut(out)[0] += ops::adamw::sum_squares(self.workers("sum_squares"), &data(g)[range]) as f32;
     }
 
-    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, clip: f32) -> Acc<Self> {
+    fn judge(&self, square: &Acc<Self>, totals: &Acc<Self>, state: &mut Acc<Self>, rule: Rule) -> Acc<Self> {
         expect("the squared norm", square, 1, 1);
         expect("totals", totals, 1, Total::COUNT);
-        self.scalars(&ops::adamw::clip_factor(data(square)[0], data(totals)[Total::Weight as usize], clip))
+        expect("the state", state, 1, Rule::state_len(rule.window));
+        self.recorder.op("judge");
+        self.scalars(&ops::judge::judge(data(square)[0], data(totals), data_mut(state), rule))
     }
 
     fn adamw(
@@ -396,14 +439,27 @@ impl<A: Float> Backend for Cpu<A> {
         weights: &mut Act<Self>,
         hp: AdamW,
     ) {
-        expect("factor", factor, 1, 2);
+        expect("factor", factor, 1, 3);
         let lens = [g.len(), m.len(), v.len(), weights.len()];
         assert_eq!(lens, [master.len(); 4], "elements of g, m, v and the weights for master {:?}", master.shape());
+        if data(factor)[1].is_nan() {
+            return;
+        }
         let state = ops::adamw::State { master: data_mut(master), m: data_mut(m), v: data_mut(v) };
-        ops::adamw::adamw(self.workers(), data(g), data(factor)[1], state, hp, data_mut(weights));
+        ops::adamw::adamw(self.workers("adamw"), data(g), data(factor)[1], state, hp, data_mut(weights));
+    }
+
+    fn begin_checks(&self) {
+        self.checks.begin();
+    }
+
+    fn end_checks(&self) -> Option<Origin> {
+        self.checks.end()
     }
 
     fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {
+        self.recorder.scope(part);
+        self.checks.enter(part);
         self.spans.around(Detail::of(part), Track::Parts, || Label::Scope(part), work)
     }
 

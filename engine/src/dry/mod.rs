@@ -13,8 +13,8 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Scope, Span, Tensor, Total,
-    Xent,
+    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Origin, Rule, Scope, Span,
+    Tensor, Total, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -271,10 +271,11 @@ impl<A: Elem> Backend for Dry<A> {
         self.op(Op::SumSquares, Operands::Matrix(range.len(), 1));
     }
 
-    fn clip_factor(&self, square: &Acc<Self>, totals: &Acc<Self>, _: f32) -> Acc<Self> {
+    fn judge(&self, square: &Acc<Self>, totals: &Acc<Self>, state: &mut Acc<Self>, rule: Rule) -> Acc<Self> {
         expect("totals", totals, 1, Total::COUNT);
-        self.over(Op::ClipFactor, square);
-        self.alloc(1, 2)
+        expect("the state", state, 1, Rule::state_len(rule.window));
+        self.over(Op::Judge, square);
+        self.alloc(1, 3)
     }
 
     fn adamw(
@@ -289,6 +290,13 @@ impl<A: Elem> Backend for Dry<A> {
     ) {
         assert_eq!([g.len(), weights.len()], [master.len(); 2], "elements of g and of the weights for their master");
         self.over(Op::Adamw, master);
+    }
+
+    fn begin_checks(&self) {}
+
+    /// A dry run has no numbers.
+    fn end_checks(&self) -> Option<Origin> {
+        None
     }
 
     fn scope<T>(&self, part: Scope, work: impl FnOnce() -> T) -> T {

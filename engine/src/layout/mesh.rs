@@ -3,6 +3,7 @@
 
 use crate::config::{Axis, Config, Nccl, Parallel, degrees, near_multiples, near_pairs, ranks_used, samples};
 use crate::error::{Error, Result, counted};
+use serde::{Deserialize, Serialize};
 
 /// The grid of all ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Mesh {
 }
 
 /// The purpose of a group of ranks. Each kind has communicators of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GroupKind {
     /// Tensor-parallel ranks.
     Tensor,

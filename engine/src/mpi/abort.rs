@@ -5,7 +5,7 @@
 //! and receives theirs for a short time: if a lower rank has the same message, this rank does not print it.
 
 use super::host;
-use crate::time::RankProgress;
+use crate::flight::Recorder;
 use mpi::ffi;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -21,12 +21,15 @@ const TAG: i32 = 1;
 type Notice = [u64; 2];
 
 /// Prints the message of this rank unless a lower rank prints the same one, and ends all ranks. Main thread only.
-pub(super) fn end_all(progress: &RankProgress, what: &str, print: impl FnOnce(), code: i32) -> ! {
-    std::thread::spawn(move || {
+pub(super) fn end_all(recorder: &Recorder, what: &str, print: impl FnOnce(), code: i32) -> ! {
+    recorder.leave();
+    let end_late = move || {
         std::thread::sleep(LIMIT);
         end_this(code)
-    });
-    let mine = [progress.rank() as u64, hash(what)];
+    };
+    // Where no thread can be made, MPI has to end the process.
+    let _ = std::thread::Builder::new().spawn(end_late);
+    let mine = [recorder.rank() as u64, hash(what)];
     let pause = if send_to_all(mine) { LISTEN } else { Duration::ZERO };
     let start = Instant::now();
     let printed_elsewhere = listen(mine, start + pause);
@@ -43,17 +46,18 @@ pub(super) fn end_all(progress: &RankProgress, what: &str, print: impl FnOnce(),
 
 /// A panic on the main thread ends all ranks. Another thread must not call MPI: its panic ends the process, and
 /// mpirun ends the rest.
-pub(super) fn end_all_on_panic(progress: Arc<RankProgress>) {
+pub(super) fn end_all_on_panic(recorder: Arc<Recorder>) {
     let main = std::thread::current().id();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let print = || {
-            print_line(format!("rank {} on {}, {progress}:", progress.rank(), host()));
+            print_line(format!("rank {} on {}, {recorder}:", recorder.rank(), host()));
             hook(info);
         };
         if std::thread::current().id() == main {
-            end_all(&progress, &info.to_string(), print, 1);
+            end_all(&recorder, &info.to_string(), print, 1);
         }
+        recorder.leave();
         print();
         end_this(1)
     }));
@@ -61,7 +65,8 @@ pub(super) fn end_all_on_panic(progress: Arc<RankProgress>) {
 
 /// Prints to stderr in one write, so that lines of several ranks do not mix.
 pub(super) fn print_line(text: String) {
-    eprint!("{}", text + "\n");
+    // Standard error may be closed.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), (text + "\n").as_bytes());
 }
 
 fn hash(what: &str) -> u64 {

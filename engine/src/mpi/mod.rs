@@ -7,7 +7,8 @@ mod abort;
 pub mod nodes;
 
 use crate::error::{Error, Result};
-use crate::time::RankProgress;
+use crate::flight::{Channel, Recorder, Waiting, Working};
+use mpi::collective::SystemOperation;
 use mpi::datatype::PartitionMut;
 use mpi::environment::{Threading, Universe};
 use mpi::raw::AsRaw;
@@ -18,12 +19,18 @@ use std::sync::Arc;
 /// All ranks of the run. The fields are in drop order: the communicator is freed before MPI is finalized.
 pub struct World {
     comm: Comm,
-    progress: Arc<RankProgress>,
+    recorder: Arc<Recorder>,
     _universe: Universe,
 }
 
 /// An MPI communicator.
-pub struct Comm(SimpleCommunicator);
+pub struct Comm {
+    raw: SimpleCommunicator,
+    /// Records each call, and that the host waits in it.
+    recorder: Arc<Recorder>,
+    /// Whether it has all ranks of the run.
+    channel: Channel,
+}
 
 impl World {
     /// Initializes MPI; without mpirun the world has one rank. From here on a panic ends all ranks.
@@ -33,19 +40,20 @@ impl World {
         if level < Threading::Funneled {
             return Err(Error::run(format!("this MPI library gives thread level {level:?}; Funneled is needed")));
         }
-        let (comm, progress) = (Comm(universe.world()), Arc::<RankProgress>::default());
-        progress.is_rank(comm.rank());
-        abort::end_all_on_panic(Arc::clone(&progress));
-        Ok(World { comm, progress, _universe: universe })
+        let recorder = Arc::<Recorder>::default();
+        let comm = Comm { raw: universe.world(), recorder: recorder.clone(), channel: Channel::Host };
+        recorder.is_rank(comm.rank());
+        abort::end_all_on_panic(recorder.clone());
+        Ok(World { comm, recorder, _universe: universe })
     }
 
     pub fn comm(&self) -> &Comm {
         &self.comm
     }
 
-    /// The step and phase that this rank is in, named by the message of a panic or an abort.
-    pub fn progress(&self) -> Arc<RankProgress> {
-        self.progress.clone()
+    /// The recorder of what this rank does. A panic and an abort name its step and phase.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        self.recorder.clone()
     }
 
     /// Renumbers the ranks: rank r becomes the process that was rank `order[r]`. Collective; every rank passes the
@@ -54,15 +62,18 @@ impl World {
         let me = self.comm.rank();
         let rank = order.iter().position(|&process| process == me).expect("an order names every rank");
         self.comm = self.comm.split(0, rank);
-        self.progress.is_rank(rank);
+        self.recorder.is_rank(rank);
     }
 
     /// Ends every rank, for a failure that the other ranks do not know of. If several ranks fail with the same message,
-    /// one of them prints it.
-    pub fn abort(&self, error: &Error) -> ! {
+    /// one of them prints it, and what `report` adds to it.
+    pub fn abort(&self, error: &Error, report: impl FnOnce(&str) -> String) -> ! {
         let what = error.to_string();
-        let print = || abort::print_line(format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.progress));
-        abort::end_all(&self.progress, &what, print, error.exit_code())
+        let print = || {
+            let message = format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.recorder);
+            abort::print_line(format!("{message}{}", report(&message)));
+        };
+        abort::end_all(&self.recorder, &what, print, error.exit_code())
     }
 }
 
@@ -84,46 +95,63 @@ pub fn host() -> String {
 
 impl Comm {
     pub fn rank(&self) -> usize {
-        self.0.rank() as usize
+        self.raw.rank() as usize
     }
 
     pub fn size(&self) -> usize {
-        self.0.size() as usize
+        self.raw.size() as usize
     }
 
     /// The ranks that give the same `color`, ordered by `key`.
     pub fn split(&self, color: usize, key: usize) -> Comm {
         let color = Color::with_value(color as i32);
-        Comm(self.0.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
+        let _call = self.call("split");
+        self.part(self.raw.split_by_color_with_key(color, key as i32).expect("a rank with a colour is in some group"))
     }
 
     /// The ranks of this rank's node (those that can share memory with it), in the order that they have in this
     /// communicator.
     pub fn split_node(&self) -> Comm {
-        Comm(self.0.split_shared(self.0.rank()))
+        let _call = self.call("split");
+        self.part(self.raw.split_shared(self.raw.rank()))
+    }
+
+    /// A communicator of some of these ranks, or of all of them.
+    fn part(&self, raw: SimpleCommunicator) -> Comm {
+        let whole = raw.size() == self.raw.size();
+        let channel = if whole { self.channel } else { Channel::HostGroup };
+        Comm { raw, recorder: self.recorder.clone(), channel }
+    }
+
+    /// Records a collective of the host, until it is dropped.
+    fn call(&self, what: &str) -> Waiting<'_> {
+        self.recorder.call(self.channel, what, 0)
     }
 
     pub fn barrier(&self) {
-        self.0.barrier();
+        let _call = self.call("barrier");
+        self.raw.barrier();
     }
 
     /// Every rank's bytes, in rank order, on every rank.
     pub fn all_gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        let _call = self.call("all-gather");
         // One byte of padding: the address of an empty slice is 1, which Open MPI takes for MPI_IN_PLACE.
         let mine = &[mine, &[0]].concat()[..];
         let mut counts = vec![0i32; self.size()];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
-        self.0.all_gather_into(&len, &mut counts[..]);
+        self.raw.all_gather_into(&len, &mut counts[..]);
         let (starts, mut all) = space(&counts);
-        self.0.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
+        self.raw.all_gather_varcount_into(mine, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
         parts(&all, &starts, &counts)
     }
 
     /// Every rank's bytes, in rank order, on rank 0; `None` on the others.
     pub fn gather_bytes(&self, mine: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let _call = self.call("gather");
         let mine = &[mine, &[0]].concat()[..];
         let len = i32::try_from(mine.len()).expect("a message between ranks is smaller than 2 GiB");
-        let root = self.0.process_at_rank(0);
+        let root = self.raw.process_at_rank(0);
         if self.rank() != 0 {
             root.gather_into(&len);
             root.gather_varcount_into(mine);
@@ -138,7 +166,8 @@ impl Comm {
 
     /// Rank 0's bytes on every rank.
     pub fn broadcast_bytes(&self, mine: Vec<u8>) -> Vec<u8> {
-        let root = self.0.process_at_rank(0);
+        let _call = self.call("broadcast");
+        let root = self.raw.process_at_rank(0);
         let mut len = mine.len() as u64;
         root.broadcast_into(&mut len);
         let mut bytes = if self.rank() == 0 { mine } else { vec![0; len as usize] };
@@ -146,6 +175,14 @@ impl Comm {
             root.broadcast_into(&mut bytes[..]);
         }
         bytes
+    }
+
+    /// The largest of all ranks' numbers.
+    pub fn max(&self, mine: u64) -> u64 {
+        let _call = self.call("all-reduce");
+        let mut most = mine;
+        self.raw.all_reduce_into(&mine, &mut most, SystemOperation::max());
+        most
     }
 
     /// Returns `Ok` only if every rank passes `Ok`; otherwise every rank gets the error of the first rank that failed,
@@ -172,8 +209,18 @@ impl Comm {
         self.agree(mine).map(|bytes| self.broadcast_bytes(bytes))
     }
 
+    /// Records work that is neither an op nor a call, until the guard is dropped.
+    pub fn working(&self, what: &str) -> Working<'_> {
+        self.recorder.work(what)
+    }
+
+    /// The recorder of this rank.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        self.recorder.clone()
+    }
+
     pub(crate) fn raw(&self) -> mpi::ffi::MPI_Comm {
-        self.0.as_raw()
+        self.raw.as_raw()
     }
 }
 

@@ -1,13 +1,14 @@
 //! The time of a step by phase, from the backend's events: on a device it is the device's time, not the host's.
 
 use crate::backend::{Backend, Scope};
-use crate::time::{Phase, RankProgress};
+use crate::flight::Recorder;
+use crate::time::Phase;
 use std::sync::Arc;
 
 /// When each phase began. Entering a phase ends the one before.
 pub struct Clock<B: Backend> {
     marks: Vec<(Phase, B::Event)>,
-    place: Arc<RankProgress>,
+    recorder: Arc<Recorder>,
 }
 
 /// The phases from one lap to the next.
@@ -21,15 +22,15 @@ impl<B: Backend> Clock<B> {
         Clock::of(b, Arc::default(), phase)
     }
 
-    /// A clock that records every phase in `place`.
-    pub fn of(b: &B, place: Arc<RankProgress>, phase: Phase) -> Self {
-        place.enter(phase);
-        Clock { marks: vec![(phase, b.record_event())], place }
+    /// A clock that records every phase.
+    pub fn of(b: &B, recorder: Arc<Recorder>, phase: Phase) -> Self {
+        recorder.enter(phase);
+        Clock { marks: vec![(phase, b.record_event())], recorder }
     }
 
     pub fn enter(&mut self, b: &B, phase: Phase) {
         self.marks.push((phase, b.record_event()));
-        self.place.enter(phase);
+        self.recorder.enter(phase);
     }
 
     /// Enters the phase of `part` and runs `work` as that part, so that metrics and traces have the same borders.
@@ -41,13 +42,13 @@ impl<B: Backend> Clock<B> {
 
     /// Records that `step` begins.
     pub fn step(&self, step: u64) {
-        self.place.step(step);
+        self.recorder.step(step);
     }
 
     /// Ends the last phase and starts again in `phase`.
     pub fn lap(&mut self, b: &B, phase: Phase) -> Lap<B> {
         let end = b.record_event();
-        self.place.enter(phase);
+        self.recorder.enter(phase);
         let marks = std::mem::replace(&mut self.marks, vec![(phase, end.clone())]);
         Lap { marks, end }
     }
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_clock_notes_the_phase_and_starts_again() {
-        let (b, place) = (Cpu::<f32>::new(1), Arc::new(RankProgress::default()));
+        let (b, place) = (Cpu::<f32>::new(1), Arc::new(Recorder::default()));
         let mut clock = Clock::of(&b, place.clone(), Phase::Data);
         assert_eq!(place.to_string(), "before the first step");
         clock.step(7);
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_scope_is_a_phase_and_a_span() {
-        let (b, place) = (Cpu::<f32>::new(1), Arc::new(RankProgress::default()));
+        let (b, place) = (Cpu::<f32>::new(1), Arc::new(Recorder::default()));
         let mut clock = Clock::of(&b, place.clone(), Phase::Data);
         clock.step(1);
         b.begin_trace(Detail::Parts);

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod eval;
 pub mod lr;
 pub mod optim;
+mod origin;
 pub mod pipeline;
 pub mod state;
 pub mod trainer;

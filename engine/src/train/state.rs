@@ -32,7 +32,9 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
     for kind in STATE {
         fill(trainer, kind, &mut |tensor, rect, out| saved.read(&tensor.name, kind, rect, out))?;
     }
-    trainer.step = saved.header().position.step;
+    let Header { position, accepted, .. } = saved.header();
+    trainer.step = position.step;
+    trainer.set_accepted_steps(&accepted);
     Ok(())
 }
 
@@ -43,7 +45,8 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
     shards.flat_map(move |(shard, bucket)| shard.state.iter().map(move |part| (shard, bucket, part))).flat_map(
         move |(shard, bucket, (kind, state))| {
             let piece = move |Part { at, tensor, rect, .. }: Part| {
-                let data = Data::pending(trainer.b.copy_to_host_async(&state.view(at, rect.len(), 1)));
+                let copy = trainer.b.copy_to_host_async(&state.view(at, rect.len(), 1));
+                let data = Data::finite(copy, tensor.name.clone(), *kind, rect.clone());
                 Piece { name: tensor.name.clone(), dims: tensor.dims.clone(), rect, kind: *kind, data }
             };
             bucket.parts(&shard.range).into_iter().filter(|part| part.owned).map(piece)
@@ -53,9 +56,13 @@ pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> +
 
 /// Bytes of all [`pieces`] of the rank at `rank_layout`; 0 if the run makes no checkpoint.
 pub fn copy_bytes(config: &Config, rank_layout: &RankLayout) -> usize {
+    if saves(config) { STATE.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
+}
+
+/// Whether the run makes checkpoints. Where it does not, it does not save when it is stopped, either.
+pub fn saves(config: &Config) -> bool {
     let c = &config.checkpoint;
-    let saves = c.at_end || (1..=config.train.steps).contains(&c.interval);
-    if saves { STATE.len() * size_of::<f32>() * rank_layout.saved(config) } else { 0 }
+    c.at_end || (1..=config.train.steps).contains(&c.interval)
 }
 
 /// Whether a checkpoint follows this step.
@@ -70,9 +77,10 @@ pub fn is_due(config: &Config, step: u64) -> bool {
 }
 
 /// The manifest's record of this run; `data` is the fingerprint of the samples.
-pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> Header {
+pub fn header<B: Backend>(trainer: &Trainer<B>, data: Vec<(String, String)>) -> Result<Header> {
     let position = Position { step: trainer.step, consumed_samples: trainer.consumed_samples() };
-    Header { position, config: trainer.config.to_toml(), identity: identity(&trainer.config, data) }
+    let (config, identity) = (trainer.config.to_toml(), identity(&trainer.config, data));
+    Ok(Header { position, config, identity, accepted: trainer.accepted_steps()? })
 }
 
 /// The keys and values that a resumed run must share with the one before: the model, the length and number of samples
@@ -115,7 +123,7 @@ fn fill<B: Backend>(trainer: &mut Trainer<B>, kind: StateKind, read: &mut Read) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::compare;
+    use crate::checkpoint::{AcceptedSteps, compare};
 
     const TEXT: &str = "[model]\narchitecture = \"llama\"\nhidden_size = 64\nintermediate_size = 172\n\
         num_hidden_layers = 5\nnum_attention_heads = 8\nnum_key_value_heads = 4\nvocab_size = 512\n\
@@ -166,7 +174,8 @@ mod tests {
         let older = |config: &Config, text: String| {
             let mut identity = config.identity();
             identity.retain(|(key, _)| key != "model.tie_word_embeddings" && key != "train.seed");
-            Header { position: Position { step: 5, consumed_samples: 60 }, config: text, identity }
+            let (position, accepted) = (Position { step: 5, consumed_samples: 60 }, AcceptedSteps::default());
+            Header { position, config: text, identity, accepted }
         };
         let saved = saved_identity(&older(&config, TEXT.to_string()));
         assert_eq!(compare(&saved, &config.identity()), []);

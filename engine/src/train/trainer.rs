@@ -1,8 +1,9 @@
 //! One step of training, generic over the backend.
 
-use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Scope, Total};
+use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Judgement, Rule, Scope, Total};
 use crate::batch::{Samples, Split};
-use crate::config::Config;
+use crate::checkpoint::AcceptedSteps;
+use crate::config::{Config, SpikeAction};
 use crate::error::{Error, Result};
 use crate::layers::region::Region;
 use crate::layout::mesh::Mesh;
@@ -34,6 +35,9 @@ pub struct StepStats {
     pub lr: f64,
     /// Counted targets of the step.
     pub loss_tokens: u64,
+    pub judgement: Judgement,
+    /// Whether the step updated nothing.
+    pub skipped: bool,
 }
 
 /// The sums of a validation.
@@ -71,7 +75,7 @@ pub struct PendingStep<B: Backend> {
     /// Its number; the first is 1.
     pub step: u64,
     totals: B::HostCopy<f32>,
-    norm: B::HostCopy<f32>,
+    judged: B::HostCopy<f32>,
     lr: f64,
 }
 
@@ -88,6 +92,9 @@ pub struct Trainer<B: Backend> {
     pub layout: Rc<ParamLayout>,
     stage: Stage<B>,
     pub optim: Optim<B>,
+    rule: Rule,
+    /// The last accepted steps, by which spikes are judged; see [`Rule::state_len`].
+    pub accepted: Acc<B>,
     /// The number of steps done.
     pub step: u64,
 }
@@ -120,7 +127,25 @@ impl<B: Backend> Trainer<B> {
         let ownership = if rank_layout.owns_shards() { Ownership::Owner } else { Ownership::Other };
         let optim = Optim::new(&b, layout.clone(), optimizer, ownership);
         let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
-        Trainer { config, b, rank_layout, world, tied, reduce, schedule, comm, layout, stage, optim, step: 0 }
+        let rule = rule(&config);
+        let mut accepted = b.alloc(1, Rule::state_len(rule.window));
+        b.zero(&mut accepted);
+        Trainer {
+            config,
+            b,
+            rank_layout,
+            world,
+            tied,
+            reduce,
+            schedule,
+            comm,
+            layout,
+            stage,
+            optim,
+            rule,
+            accepted,
+            step: 0,
+        }
     }
 
     /// Casts the main parameters to the model's precision and starts the all-gather of the weights.
@@ -162,28 +187,30 @@ impl<B: Backend> Trainer<B> {
         let totals = self.world.all_reduce(&self.b, totals).wait();
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
-        let norm = clock.scope(&self.b, Scope::Optimizer, || {
+        let judged = clock.scope(&self.b, Scope::Optimizer, || {
             let square = self.world.all_reduce(&self.b, self.optim.square(&self.b, &shards)).wait();
-            let norm_factor = self.b.clip_factor(&square, &totals, self.config.optimizer.clip_grad as f32);
-            self.optim.update(&self.b, &mut self.stage.params, shards, &norm_factor, hp);
-            self.b.copy_to_host_async(&norm_factor)
+            let judged = self.b.judge(&square, &totals, &mut self.accepted, self.rule);
+            self.optim.update(&self.b, &mut self.stage.params, shards, &judged, hp);
+            self.b.copy_to_host_async(&judged)
         });
         self.step += 1;
-        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), norm, lr })
+        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), judged, lr })
     }
 
     /// Waits for the results of a step.
     pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
-        let PendingStep { step, totals, norm, lr } = pending;
+        let PendingStep { step, totals, judged, lr } = pending;
         let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
-        let (totals, norm) = (wait(totals)?, wait(norm)?);
+        let (totals, judged) = (wait(totals)?, wait(judged)?);
         let total = |column: Total| totals[column as usize];
         // A step without counted targets has no loss: both sums are 0.
         let tokens = f64::max(total(Total::Weight) as f64, 1.0);
         Ok(StepStats {
             loss: total(Total::Loss) as f64 / tokens,
             z_loss: self.config.train.z_loss * total(Total::ZLoss) as f64 / tokens,
-            grad_norm: norm[0] as f64,
+            grad_norm: judged[0] as f64,
+            judgement: Judgement::of(judged[2]),
+            skipped: judged[1].is_nan(),
             lr,
             loss_tokens: total(Total::Weight) as u64,
         })
@@ -239,6 +266,34 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
+    /// Waits for the reductions of gradients that nobody needs.
+    pub(super) fn drop_gradients(&self, grads: Grads<B>) {
+        grads.wait(&self.b, &self.tied);
+    }
+
+    /// The last accepted steps, by which spikes are judged. Blocks until the steps enqueued so far are done.
+    pub fn accepted_steps(&self) -> Result<AcceptedSteps> {
+        let copy = self.b.copy_to_host_async(&self.accepted);
+        let state = self.b.wait_host(copy).map_err(|fault| faulty(self.step, fault))?;
+        let (window, held, next) = (self.rule.window, state[0] as usize, state[1] as usize);
+        // The oldest one is where the next one goes, once the window is full.
+        let oldest = if held == window { next } else { 0 };
+        let series = |from: usize| (0..held).map(|i| state[from + (oldest + i) % window]).collect();
+        Ok(AcceptedSteps { losses: series(2), grad_norms: series(2 + window) })
+    }
+
+    /// Judges by these steps from now on; those that the window does not hold are the oldest.
+    pub fn set_accepted_steps(&mut self, steps: &AcceptedSteps) {
+        let window = self.rule.window;
+        let held = steps.losses.len().min(window);
+        let mut state = vec![0.0; Rule::state_len(window)];
+        (state[0], state[1]) = (held as f32, (held % window) as f32);
+        for (series, from) in [(&steps.losses, 2), (&steps.grad_norms, 2 + window)] {
+            state[from..from + held].copy_from_slice(&series[series.len() - held..]);
+        }
+        self.b.write(&state, &mut self.accepted);
+    }
+
     fn adamw(&self, lr: f64) -> AdamW {
         let (o, t) = (&self.config.optimizer, (self.step + 1) as f64);
         AdamW {
@@ -251,6 +306,17 @@ impl<B: Backend> Trainer<B> {
             correction2: (1.0 - o.betas[1].powf(t)) as f32,
             decayed: 0,
         }
+    }
+}
+
+/// The rule by which the configuration judges steps.
+fn rule(config: &Config) -> Rule {
+    let spike = &config.spike;
+    Rule {
+        clip: config.optimizer.clip_grad as f32,
+        window: spike.window as usize,
+        threshold: spike.threshold as f32,
+        skips: spike.action == SpikeAction::Skip,
     }
 }
 

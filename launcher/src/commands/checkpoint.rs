@@ -6,7 +6,7 @@ use crate::progress::Bytes;
 use crate::run_dir::RunDir;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use engine::checkpoint::{self, FromSaved, Header, Position, Saved, TensorEntry};
+use engine::checkpoint::{self, AcceptedSteps, FromSaved, Header, Position, Saved, TensorEntry};
 use engine::config::{Model, Precision, hf};
 use engine::error::{Error, Result, counted};
 use engine::model::param_specs::all_tensors;
@@ -100,6 +100,7 @@ fn import(from: &Path, run: &Path) -> Result<()> {
         position: Position { step: 0, consumed_samples: 0 },
         config: model.to_toml(),
         identity: model.identity(),
+        accepted: AcceptedSteps::default(),
     };
     let _lock = RunDir::lock(run, "--to")?;
     let (bar, mut done) = (Bytes::new("import", elements(&model) * 4), 0);

@@ -9,7 +9,7 @@ use data::tokenizer::expand::{self, Expand, Expanded, HeldOut};
 use engine::error::Result;
 
 use super::texts::TextFlags;
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::progress::{Bytes, Waiting};
 
 /// The examples of `--help`.
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
         bar.finish();
         Ok(counted)
     })?;
-    expanded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    expanded.notes.iter().for_each(|note| say!("note: {note}"));
     let line = summary(&expanded, multiple_of);
     or_broken_pipe(writeln!(std::io::stdout(), "{}: {line}", output.display()))?;
     if counted.is_empty() {

@@ -8,7 +8,7 @@ use data::tokenizer::Extension;
 use engine::checkpoint::{ExpandVocab, Init, expand_vocab, source};
 use engine::error::{Error, Result};
 
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::progress::Bytes;
 
 /// The examples of `--help`.
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     bar.into_iter().for_each(Bytes::finish);
     if !rows.left_out.is_empty() {
-        eprintln!("note: not carried over: {}", rows.left_out.join(", "));
+        say!("note: not carried over: {}", rows.left_out.join(", "));
     }
     or_broken_pipe(writeln!(
         std::io::stdout(),

@@ -1,6 +1,6 @@
 //! `kernels`: compiles the CUDA kernels ahead of time, and shows which kernels this machine would use.
 
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::progress::Count;
 use crate::table::{aligned, table};
 use clap::{Args as ClapArgs, Subcommand};
@@ -82,7 +82,7 @@ fn build(args: &Build) -> Result<()> {
     count.finish();
     let built = built.map_err(compile_error)?;
     for cubin in &built.cubins {
-        cubin.warnings.iter().for_each(|warning| eprintln!("warning: {}, {}: {warning}", cubin.file, cubin.arch));
+        cubin.warnings.iter().for_each(|warning| say!("warning: {}, {}: {warning}", cubin.file, cubin.arch));
     }
     let (out, cubins, version) = (args.out.display(), built.cubins.len(), nvrtc.version());
     let summary = format!("{out}: {cubins} cubins by NVRTC {version} ({})", nvrtc.path().display());
@@ -144,14 +144,14 @@ fn check(args: &Check) -> Result<()> {
     let places = Places::of(|name| std::env::var_os(name), program.as_deref());
     if let Some(name) = &args.arch {
         let kernels = places.kernels(arch(name)?, None).map_err(compile_error)?;
-        kernels.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        kernels.notes.iter().for_each(|note| say!("note: {note}"));
         return or_broken_pipe(writeln!(std::io::stdout(), "{}: {}", kernels.arch, kernels.origin));
     }
     let devices = cuda::devices().map_err(Error::run)?;
     // If there is no device, opening the first one returns the reason.
     for ordinal in 0..devices.len().max(1) {
         let (device, notes) = Device::open(ordinal, &places).map_err(device_error)?;
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| say!("note: {note}"));
         let (name, arch, origin) = (&device.info().name, device.arch(), device.origin());
         or_broken_pipe(writeln!(std::io::stdout(), "device {ordinal}, {name}: {arch}, {origin}"))?;
     }

@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod parity;
 pub mod plan;
 pub mod report;
+pub mod status;
 mod texts;
 mod tokenize;
 pub mod tokenizer;

@@ -1,6 +1,7 @@
 //! `parity`: trains a small model at every layout and compares each with one rank.
 
 use super::train::open_data;
+use crate::output::say;
 use crate::progress::Count;
 use crate::{output::or_broken_pipe, under_mpirun};
 use comfy_table::{CellAlignment, Table, presets};
@@ -47,7 +48,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
     let config = comm.agree(Config::from_resolved(&String::from_utf8_lossy(&text)))?;
     let feed = open_data(&config, comm)?;
     if comm.rank() == 0 {
-        ignored(&config).iter().for_each(|what| eprintln!("note: {what}"));
+        ignored(&config).iter().for_each(|what| say!("note: {what}"));
     }
     let start = Instant::now();
     let (layouts, refused) = choose(&config, ranks, args.all);
@@ -56,7 +57,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         true => try_all(&taking_part, &config, &feed, &layouts),
         false => Ok(Vec::new()),
     };
-    let outcomes = outcomes.unwrap_or_else(|error| world.abort(&error));
+    let outcomes = outcomes.unwrap_or_else(|error| world.abort(&error, |_| String::new()));
     if comm.rank() == 0 {
         let refused = if args.all || args.verbose { refused } else { BTreeMap::new() };
         or_broken_pipe(print(&layouts, &outcomes, &refused, start))?;

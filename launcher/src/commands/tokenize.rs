@@ -12,7 +12,7 @@ use data::tokenizer::{ControlTokens, Tokenizer};
 use engine::error::{Error, Result, counted};
 
 use super::texts::{SpecialTokens, TextFlags};
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::progress;
 
 pub const HELP: &str = "\
@@ -246,7 +246,7 @@ fn chats(inputs: Inputs, tokenizer: &Tokenizer) -> Result<Chats> {
     let chats = Chats::open(inputs, tokenizer)?;
     if chats.template.asks_for_the_date() {
         let file = chats.template.file().display();
-        eprintln!("note: {file}: the chat template may print today's date, so that the ids depend on the day");
+        say!("note: {file}: the chat template may print today's date, so that the ids depend on the day");
     }
     Ok(chats)
 }
@@ -284,11 +284,11 @@ fn warn_of_bad(done: &Progress) {
     if done.bad == 0 {
         return;
     }
-    eprintln!("warning: {} left out:", counted(done.bad as usize, "record"));
-    done.first_bad.iter().for_each(|what| eprintln!("  {what}"));
+    say!("warning: {} left out:", counted(done.bad as usize, "record"));
+    done.first_bad.iter().for_each(|what| say!("  {what}"));
     let more = done.bad - done.first_bad.len() as u64;
     if more > 0 {
-        eprintln!("  and {more} more");
+        say!("  and {more} more");
     }
 }
 

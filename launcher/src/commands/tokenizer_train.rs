@@ -8,7 +8,7 @@ use data::tokenizer::train::{self, ModelType, Normalization, Plan, Segmenter, Ta
 use engine::error::{Error, Result};
 
 use super::texts::TextFlags;
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 
 pub const EXAMPLES: &str = "The ids 0, 1, 2 are <unk>, <s>, </s>. With --model-type bpe the next 256 are the bytes, \
 the rest are pieces with falling scores and then single characters, as in Llama 2's tokenizer.model; --output is a \
@@ -95,13 +95,13 @@ pub fn run(args: Train) -> Result<()> {
         output: &args.output,
     };
     let trained = train::train(&plan)?;
-    eprintln!("note: {}", sample(trained.taken));
+    say!("note: {}", sample(trained.taken));
     if let Some(dictionary) = &trained.dictionary {
-        eprintln!("note: words by MeCab's dictionary {dictionary}");
+        say!("note: words by MeCab's dictionary {dictionary}");
     }
     let size = trained.size;
     if size < asked {
-        eprintln!(
+        say!(
             "note: --vocab-size {asked}: the text yields only {size} pieces; set model.vocab_size to that, or add text"
         );
     }

@@ -1,7 +1,7 @@
 //! `topology`: the node of each rank, and the bytes that a step sends over each link, for the engine's placement and
 //! the naive one; on the nodes of mpirun or those of a cluster file.
 
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::table::render;
 use crate::under_mpirun;
 use cuda::links;
@@ -103,7 +103,7 @@ fn print(args: &Args, found: &[RankSlot]) -> Result<()> {
         busiest(&ours, &naive, machine.network),
     ))?;
     if let Some(warning) = split_warning(&mesh, &nodes, machine.room) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     Ok(())
 }

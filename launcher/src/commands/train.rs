@@ -3,14 +3,18 @@
 use crate::agreement::from_first;
 use crate::ideal::Ideal;
 use crate::memory::{self, Taken};
+use crate::output::say;
 use crate::progress::Waiting;
 use crate::resume::{self, Resume};
-use crate::run::{self, Run, Stop};
+use crate::run::{self, Beginning, Run, Stop};
 use crate::run_dir::RunDir;
+use crate::status::RunStatus;
+use crate::stops::StopRequests;
+use crate::watchdog::{Watchdog, Watched, patience};
 use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
 use engine::backend::Backend;
-use engine::checkpoint;
+use engine::checkpoint::{self, IfDamaged};
 use engine::config::{BackendKind, Config, Load, Precision, Ranks};
 use engine::cpu::{Cpu, Float, cores};
 use engine::error::{Error, Result, counted};
@@ -27,6 +31,7 @@ use engine::train::trainer::Trainer;
 use half::bf16;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Train a model, or continue a run that has a checkpoint
 #[derive(clap::Args)]
@@ -41,6 +46,12 @@ pub struct Args {
     /// Continue from the checkpoint of this step instead of the newest one
     #[arg(long, value_name = "STEP")]
     from_step: Option<u64>,
+    /// Go back to the step of --from-step although the run has done so before
+    #[arg(long, requires = "from_step")]
+    again: bool,
+    /// Continue from the newest checkpoint that is not damaged, where the newest one is
+    #[arg(long, conflicts_with = "from_step")]
+    fall_back: bool,
     /// Continue although [data] has changed
     #[arg(long)]
     accept_data_change: bool,
@@ -48,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     trace: Option<u64>,
     /// Print the memory and communication of every rank without training; needs no data, ranks or devices
-    #[arg(long, conflicts_with_all = ["from_step", "accept_data_change", "trace"])]
+    #[arg(long, conflicts_with_all = ["from_step", "fall_back", "accept_data_change", "trace"])]
     pub dry_run: bool,
     /// Number of ranks of the dry run [default: mpirun's, else parallel.ranks, else the fewest of the layout]
     #[arg(long, value_name = "N", requires = "dry_run", value_parser = super::ranks_flag())]
@@ -68,7 +79,7 @@ const EXAMPLES: &str = "Examples:
   swallow-engine train --config configs/swallow-7b.toml --dry-run \\
       --cluster configs/clusters/abci-a100-40.toml";
 
-pub fn run(args: Args, world: &mut World) -> Result<()> {
+pub fn run(args: Args, world: &mut World, stops: StopRequests) -> Result<()> {
     let comm = world.comm();
     let load = || Config::load_for(Ranks::AtHand(comm.size()), &args.config, &args.set);
     let text = comm.on_first(|| Ok(load()?.to_toml().into_bytes()))?;
@@ -79,17 +90,27 @@ pub fn run(args: Args, world: &mut World) -> Result<()> {
     }
     assign_ranks(world, &mesh);
     let comm = world.comm();
+    let status = Arc::new(RunStatus::new(&config.checkpoint.dir, comm.rank(), config.train.steps));
+    stops.report_to(status.clone());
+    status.end_on_panic();
+    let watchdog = watch(&config, mesh.clone(), &status, comm)?;
     let chosen = choose_backend(&config, comm)?;
     let ideal = comm.agree(if comm.rank() == 0 { Ideal::of(&config, &mesh, chosen.1) } else { Ok(None) })?;
     let mut feed = open_data(&config, comm)?;
     learn_bytes(&mut feed, &config, comm);
     let dir = lock_run_dir(&config, comm)?;
     let ranks = Rc::new(comm.split(0, comm.rank()));
-    let start = Start { args: &args, world, ranks, config, feed, dir, ideal };
-    match chosen {
-        (BackendKind::Cpu, Precision::F32) => start.on_cpu::<f32>(),
-        (BackendKind::Cpu, Precision::Bf16) => start.on_cpu::<bf16>(),
-        (BackendKind::Cuda, _) => start.on_cuda(),
+    let start = Start { args: &args, world, ranks, config, feed, dir, ideal, stops, status: status.clone(), watchdog };
+    start.on_backend(chosen).inspect_err(|error| status.refused(&error.to_string()))
+}
+
+impl Start<'_> {
+    fn on_backend(self, chosen: (BackendKind, Precision)) -> Result<()> {
+        match chosen {
+            (BackendKind::Cpu, Precision::F32) => self.on_cpu::<f32>(),
+            (BackendKind::Cpu, Precision::Bf16) => self.on_cpu::<bf16>(),
+            (BackendKind::Cuda, _) => self.on_cuda(),
+        }
     }
 }
 
@@ -110,6 +131,9 @@ struct Start<'a> {
     dir: Option<RunDir>,
     /// The ideal step time, on rank 0 if `report.cluster` is set.
     ideal: Option<Ideal>,
+    stops: StopRequests,
+    status: Arc<RunStatus>,
+    watchdog: Watchdog,
 }
 
 impl Start<'_> {
@@ -128,6 +152,7 @@ impl Start<'_> {
     /// The groups are made first, so that NCCL takes its memory before the engine reserves the rest.
     fn on_cuda(self) -> Result<()> {
         let (rank_layout, b) = (self.rank_layout()?, gpu::open(&self.config, &self.ranks)?);
+        self.watchdog.also_watch(Box::new(b.probe()));
         let groups = Groups::new(&b, &self.config, &rank_layout);
         let planned = gpu::allocate_arena(&b, &self.config, &rank_layout, &self.ranks)?;
         self.train(b, groups, rank_layout, planned)
@@ -135,25 +160,38 @@ impl Start<'_> {
 
     /// Loads the state with all ranks in agreement, then trains; a failure that only this rank knows of ends all ranks.
     fn train<B: Backend>(self, b: B, groups: Groups<B>, rank_layout: RankLayout, planned: Taken) -> Result<()> {
-        let Start { args, world, config, feed, dir, ideal, .. } = self;
+        let Start { args, world, config, feed, dir, ideal, stops, status, .. } = self;
         let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
-        let how = Resume { from_step, accept_data_change, run_dir: dir.as_ref() };
+        let if_damaged = if args.fall_back { IfDamaged::FallBack } else { IfDamaged::Refuse };
+        let how = Resume { from_step, again: args.again, if_damaged, accept_data_change, run_dir: dir.as_ref() };
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();
         if trainer.step >= trainer.config.train.steps {
             if comm.rank() == 0 {
                 let dir = trainer.config.checkpoint.dir.display();
-                eprintln!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
+                say!("{dir}: {}", nothing_left(trainer.step, trainer.config.train.steps));
             }
-            return run::finish_export(&trainer.config, trainer.step, comm);
+            run::finish_export(&trainer.config, trainer.step, comm)?;
+            status.nothing_left(trainer.step);
+            return Ok(());
         }
-        let clock = Clock::of(&trainer.b, world.progress(), Phase::Checkpoint);
-        match Run::begin(trainer, feed, planned, dir, ideal, args.trace, comm)?.finish(comm, clock) {
-            Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error),
-            Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => Err(error),
-            Ok(()) => Ok(()),
+        let clock = Clock::of(&trainer.b, world.recorder(), Phase::Checkpoint);
+        let with = Beginning { feed, planned, dir, ideal, trace: args.trace, stops, status: &status };
+        match Run::begin(trainer, with, comm)?.finish(comm, clock) {
+            Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error, |what| status.failed_alone(what)),
+            Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => {
+                let standing = status.failed(&error.to_string());
+                Err(error.map(|what| what + &standing))
+            }
+            Ok(stopped) => {
+                let line = status.ended(stopped);
+                if comm.rank() == 0 {
+                    say!("{line}");
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -162,19 +200,19 @@ impl Start<'_> {
 fn print_layout(config: &Config, mesh: &Mesh) {
     let ranks = mesh.ranks();
     if let Some(meant) = config.parallel.ranks.filter(|&meant| meant != ranks) {
-        eprintln!("warning: parallel.ranks = {meant}, but this run has {}", counted(ranks, "rank"));
+        say!("warning: parallel.ranks = {meant}, but this run has {}", counted(ranks, "rank"));
     }
     if let Some(dir) = config.model.hf.as_ref().filter(|dir| !dir.join("config.json").is_file()) {
         let (dir, run) = (dir.display(), config.checkpoint.dir.display());
-        eprintln!("note: model.hf = {dir}: there is no config.json in this directory; using the model of {run}");
+        say!("note: model.hf = {dir}: there is no config.json in this directory; using the model of {run}");
     }
     for note in config.notes() {
-        eprintln!("note: {note}");
+        say!("note: {note}");
     }
     let stages = config.parallel.pipeline;
     if stages > 1 {
         let costs = split::Costs::of(&config.model, config.train.seq_length);
-        eprintln!("{}", split::describe(&layers_of_chunks(config), stages, &costs));
+        say!("{}", split::describe(&layers_of_chunks(config), stages, &costs));
     }
 }
 
@@ -184,9 +222,17 @@ fn assign_ranks(world: &mut World, mesh: &Mesh) {
     let order = reorder_ranks(&started, mesh);
     let nodes: Vec<usize> = order.iter().map(|&process| started[process]).collect();
     if let Some(warning) = split_warning(mesh, &nodes, fullest(&nodes)).filter(|_| world.comm().rank() == 0) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     world.reorder(&order);
+}
+
+/// Starts the watchdog of all ranks. Collective.
+fn watch(config: &Config, mesh: Mesh, status: &Arc<RunStatus>, comm: &Comm) -> Result<Watchdog> {
+    let limit = patience::of(config, comm)?;
+    let rank_layout = RankLayout::new(config, mesh, comm.rank());
+    let (places, dir) = (nodes::slots(comm), config.checkpoint.dir.clone());
+    Watchdog::start(Watched { places, rank_layout, limit, dir, status: status.clone() }, comm)
 }
 
 /// Opens the data on all ranks, which must see the same files, and checks all token ids. Collective.
@@ -233,7 +279,7 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precisio
         && let Some(why) = gpu::unsuitable(config, comm)
     {
         if comm.rank() == 0 {
-            eprintln!("note: this run uses the CPU although there is a CUDA device: {why}");
+            say!("note: this run uses the CPU although there is a CUDA device: {why}");
         }
         has_device = false;
     }
@@ -250,7 +296,7 @@ fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precisio
 fn threads(comm: &Comm) -> usize {
     let share = cores::share(comm);
     if comm.rank() == 0 && share.idle > 0 && under_mpirun() {
-        eprintln!(
+        say!(
             "warning: no rank uses {} cores of this node, because mpirun bound the ranks to cores; \
              `mpirun --bind-to none` lets them use all",
             share.idle
@@ -282,9 +328,9 @@ fn nothing_left(done: u64, steps: u64) -> String {
 
 /// A new run refuses sources of mixed tokenizers. A run that resumes only warns of them ([`resume::load`]).
 fn check_tokenizers(feed: &Feed, config: &Config) -> Result<()> {
-    match checkpoint::latest_step(&config.checkpoint.dir)? {
-        None => feed.check_tokenizers(&config.train.load),
-        Some(_) => Ok(()),
+    match checkpoint::steps(&config.checkpoint.dir)?.is_empty() {
+        true => feed.check_tokenizers(&config.train.load),
+        false => Ok(()),
     }
 }
 

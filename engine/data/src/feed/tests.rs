@@ -54,6 +54,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             z_loss: 0.0,
             eval_interval: 0,
             eval_steps: 1,
+            stop_before: None,
         },
         parallel: Parallel {
             tensor: 1,
@@ -83,7 +84,16 @@ fn config(train: Vec<Source>, order: Order) -> Config {
         },
         data,
         spike: Spike::default(),
-        checkpoint: Checkpoint { dir: "run".into(), interval: 0, at_end: true, keep: None, export_interval: 0 },
+        checkpoint: Checkpoint {
+            dir: "run".into(),
+            interval: 0,
+            at_end: true,
+            keep: None,
+            export_interval: 0,
+            keep_every: 0,
+            retry_seconds: 0,
+        },
+        watchdog: engine::config::Watchdog::default(),
         report: Report { peak_tflops: None, interval: None, cluster: None },
     }
 }

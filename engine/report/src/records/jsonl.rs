@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// A file open for appending.
 pub struct Log<T> {
     path: PathBuf,
-    file: File,
+    file: Appended,
     of: PhantomData<T>,
 }
 
@@ -28,24 +28,45 @@ impl<T: Serialize> Log<T> {
             Ok(file)
         };
         let file = open().map_err(|e| Error::io(path, e))?;
-        Ok(Log { path: path.to_path_buf(), file, of: PhantomData })
+        Ok(Log { path: path.to_path_buf(), file: Appended::new(file), of: PhantomData })
     }
 
-    /// Writes one line with a single `write`, so that a program that follows the file sees whole lines.
+    /// Writes one line with a single `write`, so that a program that follows the file sees whole lines. Where it fails,
+    /// it may be called again with the same line.
     pub fn append(&mut self, record: &T) -> Result<()> {
         let mut line = serde_json::to_vec(record).expect("a record has string keys only");
         line.push(b'\n');
-        append_whole(&mut self.file, &line).map_err(|e| Error::io(&self.path, e))
+        self.file.append(&line).map_err(|e| Error::io(&self.path, e))
     }
 }
 
-/// Appends the whole line or nothing: a part that was written before the disk was full is cut off again.
-fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
-    let len = file.metadata()?.len();
-    file.write_all(line).inspect_err(|_| {
-        // The failure that is reported is the write's.
-        let _ = file.set_len(len);
-    })
+/// A file that only this process appends to, each time all bytes or none.
+pub(super) struct Appended {
+    file: File,
+    /// The length to which it must be cut before anything is appended, after a write of which a part got through.
+    whole: Option<u64>,
+}
+
+impl Appended {
+    pub fn new(file: File) -> Appended {
+        Appended { file, whole: None }
+    }
+
+    pub fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Some(len) = self.whole {
+            self.cut(len)?;
+            self.whole = None;
+        }
+        let len = self.file.metadata()?.len();
+        self.file.write_all(bytes).inspect_err(|_| {
+            // The failure that is reported is the write's.
+            self.whole = self.cut(len).is_err().then_some(len);
+        })
+    }
+
+    fn cut(&self, len: u64) -> std::io::Result<()> {
+        if self.file.metadata()?.len() > len { self.file.set_len(len) } else { Ok(()) }
+    }
 }
 
 /// Cuts off a last line that a killed process left torn; a whole one that lacks its newline gets it.

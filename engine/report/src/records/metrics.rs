@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one JSON object per step.
 
 use super::jsonl::{LAST_STEP, Lines, Log, Record};
+use engine::backend::Judgement;
 use engine::config::MOST_RANKS;
 use engine::error::Result;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -47,6 +48,12 @@ pub struct StepRecord {
     /// this engine wrote none.
     #[serde(default)]
     pub settings: String,
+    /// The value that was a spike, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spike: Option<SpikeRecord>,
+    /// Whether the step updated nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
@@ -56,6 +63,32 @@ pub struct StepRecord {
     /// The loss on each validation set, by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, SetRecord>,
+}
+
+/// The value of a step that lies far above those of the steps before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpikeRecord {
+    Loss,
+    GradNorm,
+}
+
+impl SpikeRecord {
+    pub fn of(judgement: Judgement) -> Option<SpikeRecord> {
+        match judgement {
+            Judgement::LossSpike => Some(SpikeRecord::Loss),
+            Judgement::NormSpike => Some(SpikeRecord::GradNorm),
+            Judgement::Accepted | Judgement::NotFinite => None,
+        }
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            SpikeRecord::Loss => "loss",
+            SpikeRecord::GradNorm => "gradient norm",
+        }
+    }
 }
 
 /// The loss on one validation set.

@@ -3,6 +3,7 @@
 //! A report may find files of the run as it was before it resumed at another layout; each record says whether it fits
 //! the run as it is now.
 
+pub mod history;
 pub mod jsonl;
 pub mod machine;
 pub mod memory;
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod plan;
 pub mod ranks;
 pub mod settings;
+pub mod status;
 pub mod tensorboard;
 pub mod timeline;
 pub mod trace;
@@ -17,7 +19,7 @@ pub mod trace;
 use engine::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file that a run need not have.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +69,20 @@ pub fn find<T: DeserializeOwned>(dir: &Path, name: &str, unfit: impl Fn(&T) -> O
 /// Writes a record to `path` for people to read.
 fn write_pretty(path: &Path, record: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(record).expect("text and numbers") + "\n";
-    std::fs::write(path, text).map_err(|e| Error::io(path, e))
+    replace(path, text.as_bytes())
+}
+
+/// Writes a whole file in place of `path` at once, so that a reader never finds half of one, nor a full disk leaves it.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|e| {
+        // The failure that is reported is the write's.
+        let _ = std::fs::remove_file(&partial);
+        Error::io(path, e)
+    })
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //!
 //! They are not read back: `metrics.jsonl` has the same numbers and more.
 
+use super::jsonl::Appended;
 use super::metrics::StepRecord;
 use engine::error::{Error, Result};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -53,7 +53,7 @@ const START: i32 = 1;
 /// An event file open for appending, on rank 0.
 pub struct EventLog {
     path: PathBuf,
-    file: File,
+    file: Appended,
 }
 
 impl EventLog {
@@ -64,7 +64,7 @@ impl EventLog {
         let now = now();
         let path = dir.join(format!("events.out.tfevents.{}.{}.{}", now as u64, host(), std::process::id()));
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(|e| Error::io(&path, e))?;
-        let mut log = EventLog { path, file };
+        let mut log = EventLog { path, file: Appended::new(file) };
         log.write(&[
             Event { wall_time: now, file_version: Some("brain.Event:2".into()), ..Default::default() },
             Event {
@@ -77,14 +77,14 @@ impl EventLog {
         Ok(log)
     }
 
-    /// Writes the scalars of one step.
+    /// Writes the scalars of one step. A failed write leaves no part of them, which would end the file for its readers.
     pub fn append(&mut self, record: &StepRecord) -> Result<()> {
         self.write(&[step_event(record, now())])
     }
 
     fn write(&mut self, events: &[Event]) -> Result<()> {
         let bytes: Vec<u8> = events.iter().flat_map(|e| framed(&prost::Message::encode_to_vec(e))).collect();
-        self.file.write_all(&bytes).map_err(|e| Error::io(&self.path, e))
+        self.file.append(&bytes).map_err(|e| Error::io(&self.path, e))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::settings::layout;
 use engine::backend::{Label, Scope, Span, Track};
-use engine::error::{Error, Result};
+use engine::error::Result;
 use engine::layout::mesh::{GroupKind, Mesh};
 use engine::time::{CommClass, Phase};
 use serde::{Deserialize, Serialize};
@@ -144,10 +144,7 @@ impl Timeline {
 
     /// Replaces the timeline at `path` at once, so that a reader never finds half of one.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let partial = path.with_extension("json.partial");
-        let text = serde_json::to_vec(self).expect("text and numbers");
-        std::fs::write(&partial, text).map_err(|e| Error::io(&partial, e))?;
-        std::fs::rename(&partial, path).map_err(|e| Error::io(path, e))
+        super::replace(path, &serde_json::to_vec(self).expect("text and numbers"))
     }
 
     /// Why it shows no step of the run on `mesh`; `None` where it does. `others`: steps that ran with other settings.

@@ -42,7 +42,7 @@ pub fn write(run: &Path, step: u64, rank: usize, spans: &[Span]) -> Result<PathB
     let dir = run.join("traces");
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
     let path = dir.join(format!("step-{step:08}-rank-{rank:05}.json"));
-    std::fs::write(&path, document(events(rank, spans)).to_string()).map_err(|e| Error::io(&path, e))?;
+    super::replace(&path, document(events(rank, spans)).to_string().as_bytes())?;
     Ok(path)
 }
 

@@ -4,7 +4,6 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// Every third piece, from the `rank`-th on.
 fn third(rank: usize) -> impl Iterator<Item = Piece> {
@@ -21,14 +20,6 @@ fn listing(run: &Path) -> Vec<String> {
     let mut names = directory::names(&run.join("checkpoints")).unwrap();
     names.sort();
     names
-}
-
-fn wait_until(what: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !what() {
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -52,7 +52,10 @@ fn a_damaged_shard_is_named_and_refused() {
         let what = refusal(read_all(&dir));
         assert!(what.contains(&*file.to_string_lossy()) && what.contains(message), "{what}");
         assert!(what.contains("; written by rank 0 on a test; "), "{what}");
-        assert!(what.ends_with("--from-step N, N of 1"), "{what}");
+        assert!(
+            what.ends_with("--from-step N, N of 1, or train --fall-back for the newest that is not damaged"),
+            "{what}"
+        );
         // There is no automatic fallback to an older checkpoint.
         assert_eq!(Saved::latest(run.path()).unwrap().unwrap().header().position.step, 2);
     }
@@ -73,7 +76,8 @@ fn missing_shards_are_named_with_their_writers() {
     let file = |rank: usize| dirs[0].join(format!("rank-{rank:05}-0.safetensors"));
     let line = |rank| format!("{}: the file is missing; written by rank {rank} on a test", file(rank).display());
     fs::remove_file(file(3)).unwrap();
-    let hint = "; to continue from another complete checkpoint: train --from-step N, N of 1";
+    let hint = "; to continue from another complete checkpoint: train --from-step N, N of 1, or train --fall-back for \
+                the newest that is not damaged";
     assert_eq!(refusal(read_all(&dirs[0])), format!("{}{hint}", line(3)));
     (4..12).for_each(|rank| fs::remove_file(file(rank)).unwrap());
     let lines: Vec<String> = (3..11).map(line).collect();

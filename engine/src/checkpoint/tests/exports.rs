@@ -10,7 +10,7 @@ fn header(step: u64) -> Header {
 }
 
 fn exporter(run: &Path, comm: &impl Exchange, keep: Option<usize>) -> Saver {
-    saver(run, comm, keep).with_exports(2)
+    saver_with(run, comm, Options { retention: keeping(keep), export_interval: 2, ..Options::default() })
 }
 
 /// Saves these steps, one rank's share of the pieces.
@@ -64,10 +64,22 @@ fn keep_holds_for_both() {
     assert_eq!(listing(run), ["step-00000006", "step-00000008"]);
     on_ranks(2, |comm| save_steps(&mut exporter(run, comm, Some(1)), comm, 10..11));
     assert_eq!((steps(run).unwrap(), listing(run)), (vec![10], vec!["step-00000010".into()]));
-    directory::prune(run, 11, 1, Some(10)).unwrap();
+    directory::prune(run, 11, keeping(Some(1)), Some(10)).unwrap();
     assert_eq!(steps(run).unwrap(), [10]);
-    directory::prune(run, 11, 1, None).unwrap();
+    directory::prune(run, 11, keeping(Some(1)), None).unwrap();
     assert!(steps(run).unwrap().is_empty());
+}
+
+/// What is never removed stays, whatever `keep` says.
+#[test]
+fn keep_every_spares_checkpoints_and_exports() {
+    let run = tempfile::tempdir().unwrap();
+    let run = run.path();
+    let retention = Retention { keep: Some(1), keep_every: 4 };
+    let options = || Options { retention, export_interval: 2, ..Options::default() };
+    on_ranks(2, |comm| save_steps(&mut saver_with(run, comm, options()), comm, 1..12));
+    assert_eq!(steps(run).unwrap(), [4, 8, 11]);
+    assert_eq!(listing(run), ["step-00000004", "step-00000008", "step-00000010"]);
 }
 
 /// The next process removes what a killed export left, makes that export, and no other again.

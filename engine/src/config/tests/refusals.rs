@@ -94,6 +94,11 @@ fn refusals_name_place_value_and_remedy() {
         ("data.split=1,nan,1", "must be three shares"),
         ("checkpoint.keep=0", "must lie in 1 ..= "),
         ("checkpoint.export_interval=4", "= 4: an export is made from a checkpoint, and checkpoint.interval is 0"),
+        (
+            "checkpoint.keep_every=4",
+            "keep_every = 4: only checkpoints can be kept, and checkpoint.interval is 0; set that",
+        ),
+        ("checkpoint.retry_seconds=1000000", "checkpoint.retry_seconds = 1000000: must lie in 0 ..= 604800"),
         ("checkpoint.dir=", "must be a path"),
         ("report.peak_tflops=0", "must be positive"),
     ];
@@ -103,6 +108,8 @@ fn refusals_name_place_value_and_remedy() {
     }
     let got = refusal(LEAST, &["checkpoint.interval=4", "checkpoint.export_interval=6"]);
     assert!(got.ends_with("checkpoint.export_interval = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
+    let got = refusal(LEAST, &["checkpoint.interval=4", "checkpoint.keep_every=6"]);
+    assert!(got.ends_with("checkpoint.keep_every = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
     assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
     let layouts: [(&[&str], &str); _] = [

@@ -81,12 +81,3 @@ vectorized! {
         sums.iter().sum::<f64>() + rest.iter().map(|&g| g as f64 * g as f64).sum::<f64>()
     }
 }
-
-/// (norm of the mean loss's gradient, factor for the summed gradients). Without tokens there is no gradient, and the
-/// factor is 0.
-pub fn clip_factor(square: f32, tokens: f32, clip: f32) -> [f32; 2] {
-    let per_token = if tokens > 0.0 { 1.0 / tokens } else { 0.0 };
-    let norm = square.sqrt() * per_token;
-    let shrink = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-    [norm, shrink * per_token]
-}

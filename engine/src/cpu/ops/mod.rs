@@ -6,6 +6,7 @@ pub mod attention;
 pub mod attention_bwd;
 pub mod elementwise;
 pub mod embed;
+pub mod judge;
 pub mod matmul;
 pub mod norm;
 pub mod rope;

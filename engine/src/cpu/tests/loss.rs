@@ -2,7 +2,7 @@
 
 use super::reference::cross_entropy;
 use super::{THREADS, acc, act, close, close_to_differences, column, differences, random, values, within};
-use crate::backend::{Acc, AdamW, Backend, Xent};
+use crate::backend::{Acc, AdamW, Backend, Rule, Xent};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
@@ -109,7 +109,7 @@ fn adamw<A: Float>() {
             decayed,
         };
         let (mut new_master, mut new_m, mut new_v) = (acc(&b, &master, 1), acc(&b, &m, 1), acc(&b, &v, 1));
-        let factor = acc(&b, &[9.0, 0.25], 1);
+        let factor = acc(&b, &[9.0, 0.25, 0.0], 1);
         let [mut weights, mut right_weights] = [(); 2].map(|()| b.alloc(1, len));
         b.adamw(&acc(&b, &g, 1), &factor, &mut new_master, &mut new_m, &mut new_v, &mut weights, hp);
         b.round(&new_master, &mut right_weights);
@@ -147,7 +147,10 @@ fn squares_of_a_range_and_the_factor() {
     let right = 2.0 + g[3..200_000].iter().map(|g| g * g).sum::<f64>();
     within("sum", &values(&b, &out), &[right], 1e-6, 0.0);
     let factor = |square: f64, tokens: f64, clip: f32| {
-        values(&b, &b.clip_factor(&acc(&b, &[square], 1), &acc(&b, &[0.0, 0.0, tokens], 1), clip))
+        let rule = Rule { clip, window: 2, threshold: 6.0, skips: false };
+        let (square, totals, mut state) =
+            (acc(&b, &[square], 1), acc(&b, &[0.0, 0.0, tokens], 1), acc(&b, &[0.0; 6], 1));
+        values(&b, &b.judge(&square, &totals, &mut state, rule))[..2].to_vec()
     };
     within("clipped", &factor(10_000.0, 10.0, 2.0), &[10.0, 0.02], 1e-6, 0.0);
     within("not clipped", &factor(100.0, 10.0, 2.0), &[1.0, 0.1], 1e-6, 0.0);

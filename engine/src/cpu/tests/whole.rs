@@ -2,7 +2,7 @@
 //! and no block is taken from the system after the first round.
 
 use super::{acc, act, column, random};
-use crate::backend::{AdamW, Backend, Heads, Tensor, Xent};
+use crate::backend::{AdamW, Backend, Heads, Rule, Tensor, Xent};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
@@ -53,7 +53,8 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
 
     let mut square = acc(b, &[0.0], 1);
     b.sum_squares(&dtable, 0..V * D, &mut square);
-    let factor = b.clip_factor(&square, &totals, 1.0);
+    let rule = Rule { clip: 1.0, window: 2, threshold: 6.0, skips: false };
+    let factor = b.judge(&square, &totals, &mut acc(b, &[0.0; 6], 1), rule);
     let [mut master, mut m, mut v] = [8, 9, 10].map(|seed| acc(b, &random::<f32>(V * D, seed), V));
     b.zero(&mut v);
     let hp = AdamW {

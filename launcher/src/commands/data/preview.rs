@@ -12,7 +12,7 @@ use engine::batch::Samples;
 use engine::config::Config;
 use engine::error::{Error, Result};
 
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -56,7 +56,7 @@ pub fn preview(args: Args) -> Result<()> {
     let feed = Feed::open(&config)?;
     feed.check_tokenizers(&config.train.load)?;
     for note in config.notes() {
-        eprintln!("note: {note}");
+        say!("note: {note}");
     }
     let splits = args.split.map(|split| split.of_run(&feed)).transpose()?;
     match args.samples {
@@ -120,7 +120,7 @@ fn print_sources(config: &Config, feed: &Feed, only: Option<Vec<Split>>) -> Resu
     }
     for source in train.iter().chain(&valid) {
         if let Some(cut) = source.packing.map(|packing| packing.cut).filter(|&cut| cut > 0) {
-            eprintln!(
+            say!(
                 "note: {}: {cut} of {} documents are longer than a row of {} tokens and are cut",
                 source.prefix.display(),
                 source.plan.documents,

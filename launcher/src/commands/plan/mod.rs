@@ -7,7 +7,7 @@ mod summary;
 use super::mesh;
 use super::topology::must_hold;
 use crate::ideal;
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, say};
 use crate::progress::Count;
 use cuda::backend::CudaScratch;
 use engine::backend::{Elem, Scratch};
@@ -95,7 +95,7 @@ fn on_cluster(args: &Args, cluster: Cluster, path: &Path, config: &Config, mesh:
     on_gpus(config)?;
     let nodes: Vec<usize> = (0..mesh.ranks()).map(|rank| rank / cluster.gpus_per_node).collect();
     if let Some(warning) = split_warning(mesh, &nodes, cluster.gpus_per_node) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     let scratch = CudaScratch::of(&cluster.device);
     let space = cluster.achieved.as_ref().map(|achieved| SearchSpace {

@@ -1,0 +1,29 @@
+# For the job scripts of this folder, which source it: runs a command for a batch system that signals the job before its
+# time is over, and starts the job again if the run then stopped.
+#
+#   run_and_requeue CONFIG 'COMMAND THAT STARTS THE JOB AGAIN' COMMAND...
+#
+# SIGUSR1, SIGUSR2 and SIGTERM are passed on to COMMAND, whose run finishes its step, saves and leaves `stopped` in the
+# status.json of its directory. A run that failed or is finished is not started again.
+run_and_requeue() {
+    local config=$1 again=$2 run code=0 dir signal
+    shift 2
+    "$@" &
+    run=$!
+    for signal in USR1 USR2 TERM; do
+        # shellcheck disable=SC2064 # the process is the one of now
+        trap "kill -$signal $run 2>/dev/null || true" "$signal"
+    done
+    wait "$run" || code=$?
+    # A signal ends `wait`, while the run goes on saving.
+    while kill -0 "$run" 2>/dev/null; do
+        code=0
+        wait "$run" || code=$?
+    done
+    dir=$(sed -n '/^\[checkpoint\]/,/^\[/s/^dir *= *"\(.*\)".*/\1/p' "$config")
+    if [[ $code -eq 0 ]] && grep -q '"state": "stopped"' "$dir/status.json" 2>/dev/null; then
+        echo "the run in $dir stopped before its last step; the job is started again"
+        eval "$again"
+    fi
+    return "$code"
+}

@@ -1,0 +1,291 @@
+//! Runs that are asked to stop, that hang, and that lose a rank: what they leave, and what they say last.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::common::{
+    Case, Outcome, Running, checkout, engine, export, finish, kill_process, locally, metrics, mpirun, program, set,
+    write_config,
+};
+
+/// A run of a golden case that does not end by itself.
+struct Site {
+    tmp: TempDir,
+    config: Table,
+}
+
+impl Site {
+    fn new() -> Site {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
+        set(&mut config, "train.steps", 1_000_000);
+        set(&mut config, "train.eval_interval", 0);
+        // So that rates and samples do not depend on the number of steps.
+        set(&mut config, "optimizer.schedule", "constant");
+        set(&mut config, "data.order", "sequential");
+        Site { tmp, config }
+    }
+
+    fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Site {
+        set(&mut self.config, key, value);
+        self
+    }
+
+    fn run(&self) -> PathBuf {
+        self.tmp.path().join("run")
+    }
+
+    fn command(&self, mut start: Command) -> Command {
+        start.args(["train", "--config"]).arg(write_config(self.tmp.path(), "config.toml", &self.config));
+        start
+    }
+
+    /// Starts the run, and returns when some steps are done.
+    fn start(&self, command: Command) -> Running {
+        let mut running = Running::start(&mut self.command(command));
+        let before = metrics(&self.run()).len();
+        let ended = running.wait_until(|_| metrics(&self.run()).len() >= before + 3);
+        assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", running.outcome());
+        running
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.run().join("status.json")).unwrap()).unwrap()
+    }
+
+    fn latest(&self) -> u64 {
+        let name = std::fs::read_to_string(self.run().join("checkpoints/latest")).unwrap();
+        name.trim().trim_start_matches("step-").parse().unwrap()
+    }
+}
+
+/// `mpirun`, which grants its ranks two seconds before it kills them.
+fn patient_mpirun(ranks: usize) -> Command {
+    let mut command = mpirun(ranks);
+    command.env("OMPI_MCA_odls_base_sigkill_timeout", "2");
+    command
+}
+
+fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// The run has stopped with a checkpoint of its last step, and says so in its last line and in `status.json`.
+#[track_caller]
+fn stopped(site: &Site, outcome: &Outcome, signal: &str) {
+    assert_eq!(outcome.status.code(), Some(0), "{signal}: {outcome:?}");
+    let last = metrics(&site.run()).len() as u64;
+    let status = site.status();
+    let got = ["state", "step", "checkpoint"].map(|key| status[key].clone());
+    assert_eq!(got, [Value::from("stopped"), last.into(), last.into()], "{signal}: {status}");
+    assert_eq!(site.latest(), last, "{signal}");
+    assert!(outcome.stdout.contains(&format!("saved step {last} (")), "{}", outcome.stdout);
+    let line = format!("stopped, since {signal} was received by rank ");
+    let found = outcome.stderr.lines().filter(|found| found.starts_with(&line)).count();
+    assert_eq!(found, 1, "{signal}: {}", outcome.stderr);
+}
+
+/// A run that was stopped twice continues to the weights of one that was not.
+#[test]
+fn a_signal_to_mpirun_saves_and_the_same_command_continues() {
+    let site = Site::new();
+    let mpirun_pid = |running: &Running| running.family()[0];
+    for (signal, name) in [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGUSR2, "SIGUSR2")] {
+        let running = site.start(mpirun(2));
+        send(mpirun_pid(&running), signal);
+        stopped(&site, &running.outcome(), name);
+    }
+    let steps = metrics(&site.run()).len() as i64 + 2;
+    let site = site.with("train.steps", steps).with("watchdog.seconds", 77);
+    let outcome = finish(&mut site.command(mpirun(2))).succeeded();
+    assert!(outcome.stderr.contains(&format!("finished: step {steps} of {steps} is done")), "{}", outcome.stderr);
+    assert_eq!(site.status()["state"], "finished");
+    assert!(outcome.stderr.contains("changed: watchdog.seconds was not set, is now 77"), "{}", outcome.stderr);
+    assert_eq!(events(&site.run()), ["start", "stopped", "start", "stopped", "start", "finished"]);
+    let shown = finish(engine().arg("status").arg(site.run())).succeeded().stdout;
+    assert!(shown.contains(&format!("{steps} of {steps} (100.0 %)")), "{shown}");
+    assert!(shown.contains(": finished on ") && shown.contains(&format!("of step {steps}, ")), "{shown}");
+    let alone = Site::new().with("train.steps", steps);
+    finish(&mut alone.command(mpirun(2))).succeeded();
+    let [cut, whole] = [&site, &alone].map(|site| export(&site.run(), &site.tmp.path().join("out")));
+    assert!(cut == whole, "the weights differ");
+}
+
+/// One rank of two, and a run without mpirun.
+#[test]
+fn every_signal_to_a_rank_stops_the_run() {
+    for (signal, name) in [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT"), (Signal::SIGHUP, "SIGHUP")] {
+        let site = Site::new();
+        let running = site.start(mpirun(2));
+        send(running.ranks()[1], signal);
+        stopped(&site, &running.outcome(), name);
+        let running = site.start(engine());
+        send(running.ranks()[0], signal);
+        stopped(&site, &running.outcome(), name);
+    }
+}
+
+/// The first signal cannot be followed, since the other rank is stopped.
+#[test]
+fn a_second_signal_ends_the_run_at_once() {
+    let site = Site::new().with("watchdog.seconds", 0);
+    let running = site.start(mpirun(2));
+    let ranks = running.ranks();
+    send(ranks[1], Signal::SIGSTOP);
+    let start = Instant::now();
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(300));
+        send(ranks[0], Signal::SIGTERM);
+    }
+    let outcome = running.outcome();
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
+    assert!(outcome.stderr.contains("a second signal (SIGTERM) ended the run at once"), "{}", outcome.stderr);
+    assert_eq!(site.status()["state"], "failed");
+    assert_eq!(events(&site.run()), ["start", "failed"]);
+}
+
+#[test]
+fn a_run_stops_before_its_time_is_up() {
+    let site = Site::new().with("train.stop_before", "0:00:03");
+    let outcome = finish(&mut site.command(mpirun(2)));
+    assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
+    let last = metrics(&site.run()).len() as u64;
+    assert_eq!((site.latest(), &site.status()["state"]), (last, &Value::from("stopped")));
+    assert!(outcome.stderr.contains("stopped, since train.stop_before is near"), "{}", outcome.stderr);
+}
+
+/// Without a step, so that a job that is started again does not loop.
+#[test]
+fn a_run_without_time_for_a_step_fails() {
+    let site = Site::new().with("train.stop_before", "0:00:01");
+    // The program waits for its configuration until the time is over.
+    let pipe = site.tmp.path().join("pipe.toml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let running = Running::start(mpirun(2).args(["train", "--config"]).arg(&pipe));
+    std::thread::sleep(Duration::from_millis(2500));
+    std::fs::write(&pipe, toml::to_string(&site.config).unwrap()).unwrap();
+    running.outcome().refused(1, &["train.stop_before = \"0:00:01\"", "before the first step"]);
+    assert_eq!(metrics(&site.run()).len(), 0);
+}
+
+/// The batch system signals the job's script, which passes it on and starts the job again.
+#[test]
+fn a_job_script_that_is_signalled_saves_and_starts_itself_again() {
+    let site = Site::new();
+    let script = "source configs/jobs/requeue.sh; config=$3; again=$4; \
+                  run_and_requeue $config \"touch $again\" configs/jobs/mpirun.sh $config 2";
+    let mut bash = locally(Command::new("bash"));
+    bash.current_dir(checkout()).env("SWALLOW_ENGINE", program()).env("MPIRUN_FLAGS", "--oversubscribe");
+    bash.args(["-c", script, "bash"]);
+    let again = site.tmp.path().join("again");
+    let mut command = site.command(bash);
+    command.arg(&again);
+    let mut running = Running::start(&mut command);
+    assert!(running.wait_until(|_| metrics(&site.run()).len() >= 3).is_none());
+    send(running.family()[0], Signal::SIGUSR1);
+    stopped(&site, &running.outcome(), "SIGUSR1");
+    assert!(again.exists());
+}
+
+/// Expects the end of a run that hung or lost rank 1, within the time that the watchdog has.
+#[track_caller]
+fn reported(site: &Site, outcome: Outcome, since: Instant, needles: &[&str]) {
+    assert!(!outcome.status.success(), "{outcome:?}");
+    assert!(since.elapsed() < Duration::from_secs(20), "it took {:?}: {}", since.elapsed(), outcome.stderr);
+    for needle in needles {
+        assert!(outcome.stderr.contains(needle), "no `{needle}` in: {}", outcome.stderr);
+    }
+    let (state, reason) = (site.status()["state"].clone(), site.status()["reason"].to_string());
+    assert_eq!(state, "failed", "{reason}");
+    assert!(reason.contains(needles[0]), "{reason}");
+    assert_eq!(outcome.stderr.matches(needles[0]).count(), 1, "one rank reports: {}", outcome.stderr);
+}
+
+fn alive(ranks: &[i32]) -> Vec<i32> {
+    let lives = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    ranks.iter().filter(lives).copied().collect()
+}
+
+fn stop_rank_1(site: &Site, ranks: usize, needles: &[&str]) {
+    let running = site.start(mpirun(ranks));
+    let pids = running.ranks();
+    let since = Instant::now();
+    send(pids[1], Signal::SIGSTOP);
+    let outcome = running.outcome();
+    let [report, of_mpirun] = [needles[0], "-------"].map(|text| outcome.stderr.find(text));
+    assert!(report < of_mpirun, "mpirun spoke first: {}", outcome.stderr);
+    reported(site, outcome, since, needles);
+    assert_eq!(alive(&pids), Vec::<i32>::new());
+    let copies = copies(&site.run());
+    assert_eq!(copies.len(), ranks, "{copies:?}");
+}
+
+/// The events of the run's history, ends by their state.
+fn events(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("history.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.map(|line| line.get("state").unwrap_or(&line["event"]).as_str().unwrap().to_string()).collect()
+}
+
+/// The copies of the ranks' last operations.
+fn copies(run: &Path) -> Vec<PathBuf> {
+    let start = std::fs::read_dir(run.join("hangs")).unwrap().next().unwrap().unwrap().path();
+    std::fs::read_dir(start).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_stopped_rank_is_named_with_its_place() {
+    let site = Site::new().with("watchdog.seconds", 2).with("parallel.tensor", 2);
+    let needles =
+        ["rank 1 (tp 1, pp 0, dp 0) on ", "is stopped by a signal or a debugger at step ", "rank 0 waits for it"];
+    stop_rank_1(&site, 2, &needles);
+}
+
+#[test]
+fn a_rank_that_was_killed_is_named_by_those_that_remain() {
+    let site = Site::new();
+    let running = site.start(patient_mpirun(2));
+    let ranks = running.ranks();
+    let since = Instant::now();
+    kill_process(ranks[1]);
+    let needles = ["rank 1 (tp 0, pp 0, dp 1) on ", "has died without a message at step ", "there is no checkpoint"];
+    reported(&site, running.outcome(), since, &needles);
+    assert_eq!(alive(&ranks), Vec::<i32>::new());
+}
+
+/// A rank that stands still for a while, and then goes on, is not taken for one that hangs.
+#[test]
+fn a_rank_that_pauses_is_waited_for() {
+    let site = Site::new().with("watchdog.seconds", 4);
+    let running = site.start(mpirun(2));
+    let rank = running.ranks()[1];
+    send(rank, Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(2000));
+    send(rank, Signal::SIGCONT);
+    let before = metrics(&site.run()).len();
+    let mut running = running;
+    assert!(running.wait_until(|_| metrics(&site.run()).len() > before + 3).is_none());
+    send(running.family()[0], Signal::SIGUSR1);
+    stopped(&site, &running.outcome(), "SIGUSR1");
+}
+
+mod exhaustive {
+    use super::*;
+
+    #[test]
+    fn a_stopped_rank_is_named_at_every_kind_of_layout() {
+        let site = || Site::new().with("watchdog.seconds", 2);
+        stop_rank_1(&site(), 2, &["rank 1 (tp 0, pp 0, dp 1) on ", "is stopped"]);
+        stop_rank_1(&site().with("parallel.pipeline", 2), 2, &["rank 1 (tp 0, pp 1, dp 0) on ", "is stopped"]);
+        let both = site().with("parallel.pipeline", 2).with("parallel.tensor", 2);
+        stop_rank_1(&both, 4, &["rank 1 (tp 1, pp 0, dp 0) on ", "is stopped"]);
+    }
+}
