@@ -1,7 +1,7 @@
 //! The state that a run starts from, the same on all ranks: the checkpoint that rank 0 resolved, or else the weights
 //! that `train.load` names.
 
-use crate::agreement::from_first;
+use crate::agreement::{self, from_first};
 use crate::output::say;
 use crate::progress::Waiting;
 use crate::run_dir::{self, RunDir};
@@ -175,26 +175,14 @@ fn load_initial<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &F
         }
         Load::HuggingFace(from) => {
             let weights = comm.agree(HuggingFace::open(&from, &trainer.config.model))?;
-            same_weights(&weights, &from, comm)?;
+            let mine = comm.agree(weights.fingerprint())?;
+            agreement::on_files(&format!("train.load = \"hf:{}\"", from.display()), &mine, comm)?;
             must_share(how.run_dir, &trainer.config, comm)?;
             on_first(&|| source::keep(&from, &dir))?;
             let _waiting = waiting(&format!("loading the weights of {}", from.display()), comm);
             comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out)))
         }
     }
-}
-
-/// All ranks must read the same Hugging Face checkpoint. Collective.
-fn same_weights(weights: &HuggingFace, from: &Path, comm: &Comm) -> Result<()> {
-    let mine = comm.agree(weights.fingerprint())?;
-    let (host, first): (String, String) = from_first(comm, &(host(), mine.clone()));
-    comm.agree(match mine == first {
-        true => Ok(()),
-        false => Err(Error::user(format!(
-            "train.load = \"hf:{}\": the files differ from those on rank 0 ({host}); all ranks need the same files",
-            from.display()
-        ))),
-    })
 }
 
 /// Megatron's sample order depends on the number of epochs, and so on the steps and on all stages: with more steps or

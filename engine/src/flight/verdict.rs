@@ -72,10 +72,13 @@ fn blocked(seen: &Option<Seen>) -> Option<Blocked> {
     seen.as_ref().and_then(|seen| seen.snapshot.blocked)
 }
 
-/// From the first rank that waits to one that waits for nobody.
+/// From the first rank that waits to one that waits for nobody; where none waits, from the one that has been without
+/// progress for longest.
 fn follow(ranks: &[Option<Seen>], members: &dyn Fn(usize, Channel) -> Vec<usize>) -> Cause {
+    let idle = |rank: &usize| ranks[*rank].as_ref().map_or(0.0, |seen| seen.idle);
+    let longest = || (0..ranks.len()).max_by(|a, b| idle(a).total_cmp(&idle(b))).expect("a run has ranks");
     let first = ranks.iter().position(|seen| blocked(seen).is_some());
-    let mut path = vec![first.unwrap_or(0)];
+    let mut path = vec![first.unwrap_or_else(longest)];
     loop {
         let rank = *path.last().expect("the path has a first rank");
         if ranks[rank].is_none() {
@@ -205,6 +208,14 @@ mod tests {
         assert_eq!(decide(&ranks).waiting, [0, 2, 3]);
         ranks[2].as_mut().unwrap().condition = Condition::Died;
         assert_eq!(decide(&ranks).cause, Cause::Died(2));
+    }
+
+    #[test]
+    fn where_nobody_waits_the_rank_without_progress_is_the_cause() {
+        let mut ranks = [(); 4].map(|()| rank(1, 1, None));
+        ranks.iter_mut().flatten().for_each(|seen| seen.idle = 0.5);
+        ranks[2].as_mut().unwrap().idle = 9.0;
+        assert_eq!(decide(&ranks).cause, Cause::Busy(2));
     }
 
     #[test]

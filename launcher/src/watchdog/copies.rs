@@ -1,90 +1,111 @@
-//! Copies of the flight recorders in the run's directory: `hangs/START/rank-00003.json`. The ranks of a host are
-//! written by whichever of them reports. A first copy asks the other hosts for theirs.
+//! Copies of the flight recorders in the run's directory, `hangs/START/rank-00003.json`: evidence for people, and the
+//! way in which hosts learn of each other's ranks. A host that asks writes `request`; the others answer with copies.
 //!
-//! A disk that does not answer must not hold up the report, so files are written and read by a thread of their own.
+//! A disk that does not answer must not hold up the report, so files are written and read by threads of their own.
 
-use engine::flight::Seen;
+use super::decision::RankCopy;
 use engine::mpi::Comm;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How often another host's request is looked for.
+/// How often the request of another host is looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// The time that the disk has to take the copies of a host.
-const WRITE: Duration = Duration::from_secs(2);
+/// The time that the disk has to write or read the copies.
+const DISK: Duration = Duration::from_secs(2);
+const REQUEST: &str = "request";
 
 pub struct Copies {
     /// Of this start of the run.
     dir: PathBuf,
-    /// Whether another host has asked, seen by a thread that looks for it; `None` on a single host.
-    wanted: Option<Arc<AtomicBool>>,
-    written: AtomicBool,
+    /// The last request, as a thread reads it; `None` on a single host.
+    request: Option<Arc<Mutex<String>>>,
+    /// The request that was answered last, or was this host's own.
+    answered: String,
+    written: bool,
 }
 
 impl Copies {
     /// Collective.
     pub fn new(run: &Path, comm: &Comm) -> Copies {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let start = comm.broadcast_bytes(now.to_string().into_bytes());
+        let start = comm.broadcast_bytes((now() / 1_000_000_000).to_string().into_bytes());
         let dir = run.join("hangs").join(String::from_utf8_lossy(&start).into_owned());
-        let wanted = (comm.split_node().size() < comm.size()).then(|| look_for(&dir));
-        Copies { dir, wanted, written: AtomicBool::new(false) }
+        let several_hosts = comm.split_node().size() < comm.size();
+        // Hosts may have different numbers of ranks.
+        let request = (comm.max(several_hosts.into()) == 1).then(|| look_for(&dir));
+        Copies { dir, request, answered: String::new(), written: false }
     }
 
-    /// Whether another host has asked for copies that this rank has not written.
+    /// Whether the run has other hosts.
+    pub fn are_exchanged(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Whether another host asks for copies.
     pub fn are_wanted(&self) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.load(Relaxed)) && !self.written.load(Relaxed)
+        let request = self.request();
+        !request.is_empty() && request != self.answered
     }
 
-    /// Writes the ranks of this host, for as long as the disk takes no longer than [`WRITE`].
-    pub fn write(&self, seen: &[Seen]) {
-        let (dir, seen) = (self.dir.clone(), seen.to_vec());
-        let written = within(WRITE, move || write_all(&dir, &seen).is_ok());
-        self.written.store(written == Some(true), Relaxed);
+    fn request(&self) -> String {
+        let text = |request: &Arc<Mutex<String>>| request.lock().expect("no thread panics with this lock").clone();
+        self.request.as_ref().map_or(String::new(), text)
     }
 
-    /// The ranks that all hosts have written, once they are all there or the time is over.
-    pub fn gather(&self, ranks: usize, time: Duration) -> Vec<Seen> {
-        let start = Instant::now();
-        loop {
-            let dir = self.dir.clone();
-            let seen = within(WRITE, move || read_all(&dir)).unwrap_or_default();
-            if seen.len() >= ranks || start.elapsed() >= time {
-                return seen;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Takes the copies back: the run goes on.
-    pub fn remove(&self) {
+    /// Writes the copies of this host, for as long as the disk takes no longer than [`DISK`].
+    pub fn write(&mut self, copies: Vec<RankCopy>) {
+        self.answered = self.request();
         let dir = self.dir.clone();
-        within(WRITE, move || std::fs::remove_dir_all(&dir).is_ok());
-        self.written.store(false, Relaxed);
+        self.written = within(DISK, move || write_all(&dir, &copies).is_ok()) == Some(true);
     }
 
-    /// Where the copies are, if the disk took them.
+    /// Asks the other hosts for copies.
+    pub fn ask(&mut self) {
+        let (dir, text) = (self.dir.clone(), format!("{} {}", std::process::id(), now()));
+        self.answered = text.clone();
+        within(DISK, move || replace(&dir.join(REQUEST), text.as_bytes()).is_ok());
+    }
+
+    /// The copies of all hosts.
+    pub fn read(&self) -> Vec<RankCopy> {
+        let dir = self.dir.clone();
+        within(DISK, move || read_all(&dir)).unwrap_or_default()
+    }
+
+    /// Removes the copies of a run that goes on.
+    pub fn remove(&mut self) {
+        let dir = self.dir.clone();
+        within(DISK, move || std::fs::remove_dir_all(&dir).is_ok());
+        self.written = false;
+    }
+
+    /// The directory of the copies, if the disk took them.
     pub fn place(&self) -> Option<String> {
-        self.written.load(Relaxed).then(|| self.dir.display().to_string())
+        self.written.then(|| self.dir.display().to_string())
     }
 }
 
-/// A flag that is set while the folder exists. The thread ends with the process.
-fn look_for(dir: &Path) -> Arc<AtomicBool> {
-    let (dir, wanted) = (dir.to_path_buf(), Arc::new(AtomicBool::new(false)));
-    let flag = wanted.clone();
+/// Nanoseconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}
+
+/// The text of the last request. The thread ends with the process.
+fn look_for(dir: &Path) -> Arc<Mutex<String>> {
+    let (path, request) = (dir.join(REQUEST), Arc::<Mutex<String>>::default());
+    let found = request.clone();
     let look = move || {
         loop {
-            flag.store(dir.exists(), Relaxed);
+            if let Ok(text) = std::fs::read_to_string(&path) {
+                *found.lock().expect("no thread panics with this lock") = text;
+            }
             std::thread::sleep(LOOK);
         }
     };
     // Without the thread this host does not answer others, and still reports itself.
     let _ = std::thread::Builder::new().name("hang-requests".into()).spawn(look);
-    wanted
+    request
 }
 
 /// Runs `work` on a thread of its own; `None` where it takes longer, or no thread can be made.
@@ -94,18 +115,21 @@ fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + '
     wait.recv_timeout(time).ok()
 }
 
-fn write_all(dir: &Path, seen: &[Seen]) -> std::io::Result<()> {
+fn write_all(dir: &Path, copies: &[RankCopy]) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    for one in seen {
-        let path = dir.join(format!("rank-{:05}.json", one.snapshot.rank));
-        let partial = path.with_extension("partial");
-        std::fs::write(&partial, serde_json::to_vec_pretty(one).expect("text and numbers are JSON"))?;
-        std::fs::rename(&partial, &path)?;
+    for copy in copies {
+        let text = serde_json::to_vec_pretty(copy).expect("text and numbers are JSON");
+        replace(&dir.join(format!("rank-{:05}.json", copy.seen.snapshot.rank)), &text)?;
     }
     Ok(())
 }
 
-fn read_all(dir: &Path) -> Vec<Seen> {
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path))
+}
+
+fn read_all(dir: &Path) -> Vec<RankCopy> {
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "json"));
     files.filter_map(|path| serde_json::from_slice(&std::fs::read(path).ok()?).ok()).collect()

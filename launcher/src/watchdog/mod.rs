@@ -7,11 +7,12 @@
 //!               no progress for the limit -> the host's claim ──┴─> copies of all rings -> verdict -> message, exit 1
 //! ```
 //!
-//! Only one rank of a host reports (the claim is a word in the shared memory), and only the host of the lowest rank
-//! that has left a copy. A rank that waits for one which makes progress waits on.
+//! Only one rank of a host decides (the claim is a word in the shared memory), and of several hosts that of the lowest
+//! rank reports (`decision.rs`). A rank that waits for one which makes progress waits on.
 
 mod activity;
 mod copies;
+mod decision;
 pub mod patience;
 mod rings;
 mod sentence;
@@ -20,13 +21,15 @@ use crate::output::to_stderr;
 use crate::status::RunStatus;
 use activity::{Activity, Expected};
 use copies::Copies;
+use decision::{Decision, RankCopy, decide};
 use engine::error::{Error, Result};
-use engine::flight::{Cause, Channel, Recorder, Seen, SharedRings, verdict};
+use engine::flight::{Channel, Recorder, Seen, SharedRings, verdict};
 use engine::layout::mesh::GroupKind;
 use engine::layout::placement::RankSlot;
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, end_process};
 use report::records::status::State;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::channel;
@@ -40,7 +43,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// A neighbour counts as dead only if this rank still lives so much later: mpirun ends the ranks of a failed run one
 /// after another.
 const CONFIRM: Duration = Duration::from_millis(350);
-/// The time that the run's directory has to take a copy of the rings, and other hosts to leave theirs.
+/// The time that other hosts have to answer with copies of their ranks.
 const COPY: Duration = Duration::from_secs(3);
 /// After this time a rank ends itself although another one has claimed to report.
 const REPORT: Duration = Duration::from_secs(15);
@@ -101,6 +104,15 @@ impl Drop for Watchdog {
     }
 }
 
+/// The reason of a host's copies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copied {
+    /// It counts the run as hanging.
+    Hanging,
+    /// Another host has asked for them.
+    Asked,
+}
+
 /// How long a rank of this host has been without progress.
 #[derive(Clone, Default)]
 struct Age {
@@ -142,7 +154,7 @@ impl Watcher {
                 self.end();
             }
             if self.copies.are_wanted() {
-                self.copies.write(&self.seen());
+                self.write_copies(Copied::Asked);
             }
         }
     }
@@ -209,13 +221,13 @@ impl Watcher {
         };
         self.dead = Some((index, since));
         if since.elapsed() >= CONFIRM && self.claim() {
-            self.copies.write(&self.seen());
+            self.write_copies(Copied::Hanging);
             self.report(&self.by_rank(self.seen()));
         }
     }
 
     /// The ranks of the run, as far as they are known.
-    fn by_rank(&self, seen: Vec<Seen>) -> Vec<Option<Seen>> {
+    fn by_rank(&self, seen: impl IntoIterator<Item = Seen>) -> Vec<Option<Seen>> {
         let mut ranks = vec![None; self.watched.places.len()];
         for one in seen {
             let rank = one.snapshot.rank;
@@ -225,33 +237,70 @@ impl Watcher {
         ranks
     }
 
-    /// This rank has claimed to report for its host: either the run hangs, or somebody that it waits for makes
+    /// This rank has claimed to decide for its host: either the run hangs, or somebody that it waits for makes
     /// progress.
     fn decide(&mut self) {
-        self.copies.write(&self.seen());
-        let others = self.watched.places.iter().any(|place| place.node != self.watched.places[self.rank()].node);
-        let seen = if others { self.copies.gather(self.watched.places.len(), COPY) } else { Vec::new() };
-        let local = self.seen();
-        let first = seen.iter().map(|seen| seen.snapshot.rank).min().unwrap_or(usize::MAX);
-        if others && local.iter().all(|seen| seen.snapshot.rank > first) {
-            // The host of a lower rank reports.
-            std::thread::sleep(COPY);
-            self.end();
+        self.write_copies(Copied::Hanging);
+        let copies = if self.copies.are_exchanged() { self.gather() } else { self.own_copies(Copied::Hanging) };
+        let ranks = self.by_rank(copies.iter().map(|copy| copy.seen.clone()));
+        let verdict = verdict(&ranks, &|rank, channel| self.members(rank, channel));
+        match decide(self.rank(), &verdict, &copies, self.watched.limit) {
+            Decision::Report => self.report(&ranks),
+            Decision::LeaveTo(first) => self.leave_to(first),
+            Decision::GoOn(idle) => self.go_on(idle),
         }
-        let ranks = self.by_rank(seen.into_iter().chain(local).collect());
-        let busy = match verdict(&ranks, &|rank, channel| self.members(rank, channel)).cause {
-            Cause::Busy(rank) => ranks[rank].as_ref().map(|seen| Duration::from_secs_f64(seen.idle)),
-            _ => None,
-        };
-        match busy {
-            // It has waited no longer than the rank that it waits for has been busy with one thing.
-            Some(idle) if idle < self.watched.limit => {
-                self.ages[self.index].idle = idle;
-                self.copies.remove();
-                self.rings.slot(0).release();
+    }
+
+    fn own_copies(&self, why: Copied) -> Vec<RankCopy> {
+        let (written, hangs) = (copies::now(), why == Copied::Hanging);
+        self.seen().into_iter().map(|seen| RankCopy { written, hangs, seen }).collect()
+    }
+
+    fn write_copies(&mut self, why: Copied) {
+        self.copies.write(self.own_copies(why));
+    }
+
+    /// Asks all hosts for their ranks, and returns those whose copies are newer than the question.
+    fn gather(&mut self) -> Vec<RankCopy> {
+        let written = |copies: &[RankCopy]| copies.iter().map(|c| (c.seen.snapshot.rank, c.written)).collect();
+        let before: BTreeMap<usize, u64> = written(&self.copies.read());
+        self.copies.ask();
+        let start = Instant::now();
+        loop {
+            // Another host that asks must not wait for this one to decide. Its own ranks are fresh in any case.
+            self.write_copies(Copied::Hanging);
+            let mut copies = self.copies.read();
+            copies.retain(|copy| before.get(&copy.seen.snapshot.rank) != Some(&copy.written));
+            if copies.len() >= self.watched.places.len() || start.elapsed() >= COPY {
+                // Also where the disk does not answer.
+                copies.extend(self.own_copies(Copied::Hanging));
+                return copies;
             }
-            _ => self.report(&ranks),
+            std::thread::sleep(INTERVAL);
         }
+    }
+
+    /// The host of a lower rank reports, unless it finds that the run does not hang.
+    fn leave_to(&mut self, first: usize) {
+        let start = Instant::now();
+        while start.elapsed() < 2 * COPY {
+            std::thread::sleep(INTERVAL);
+            let copies = self.copies.read();
+            if copies.iter().any(|copy| copy.seen.snapshot.rank == first && !copy.hangs) {
+                return self.go_on(Duration::ZERO);
+            }
+        }
+        self.end()
+    }
+
+    /// The run does not hang: this host decides again when that rank has been idle for the limit.
+    fn go_on(&mut self, idle: Duration) {
+        self.ages[self.index].idle = idle;
+        match self.copies.are_exchanged() {
+            true => self.write_copies(Copied::Asked),
+            false => self.copies.remove(),
+        }
+        self.rings.slot(0).release();
     }
 
     fn members(&self, rank: usize, channel: Channel) -> Vec<usize> {

@@ -9,55 +9,49 @@ use std::time::Duration;
 const LISTED: usize = 8;
 
 pub fn of(verdict: &Verdict, ranks: &[Option<Seen>], watched: &Watched, idle: Duration) -> String {
-    let Verdict { cause, missing, waiting } = verdict;
-    let says = Says { ranks, watched };
-    let since = format!("no progress for {} s: ", idle.as_secs());
-    match cause {
+    let says = Says { verdict, ranks, watched };
+    let since = format!("no progress for {} s", idle.as_secs());
+    match &verdict.cause {
+        // Known at once, not for want of progress.
         Cause::Died(rank) => format!(
             "{} has died without a message{}: a signal killed it, perhaps the kernel's for want of memory (dmesg \
              tells){}",
             says.rank(*rank),
-            says.was_at(*rank),
-            says.waiting(missing, waiting)
+            says.place(*rank, " at "),
+            says.waiting()
         ),
-        Cause::Stopped(rank) => format!(
-            "{since}{}{} is stopped by a signal or a debugger{}{}",
-            says.rank(*rank),
-            says.missing(missing),
-            says.was_at(*rank),
-            says.waiting(missing, waiting)
-        ),
-        Cause::Silent(rank) => format!(
-            "{since}{}{} does not answer, nor does any other rank of its host: the host, its network or its disk is \
-             gone{}",
-            says.rank(*rank),
-            says.missing(missing),
-            says.waiting(missing, waiting)
-        ),
-        Cause::Busy(rank) => format!(
-            "{since}{}{} does not go on{}{}",
-            says.rank(*rank),
-            says.missing(missing),
-            says.is_at(*rank),
-            says.waiting(missing, waiting)
-        ),
+        Cause::Stopped(rank) => says.missing(&since, *rank, "is stopped by a signal or a debugger", " at "),
+        Cause::Silent(rank) => {
+            let silent =
+                "does not answer, nor does any other rank of its host: the host, its network or its disk is gone";
+            says.missing(&since, *rank, silent, "")
+        }
+        Cause::Busy(rank) => says.missing(&since, *rank, "does not go on", ": it is at "),
         Cause::Call(call) => format!(
-            "{since}{} does not complete, although ranks {} have all reached it: a network or a device between their \
+            "{since}: {} does not complete, although ranks {} have all reached it: a network or a device between their \
              hosts does not answer{}",
             says.call(call),
-            listed(waiting),
-            waiting.first().map_or(String::new(), |rank| format!("; rank {rank} was{}", says.was_at(*rank))),
+            listed(&verdict.waiting),
+            verdict.waiting.first().map_or(String::new(), |rank| says.place(*rank, &format!("; rank {rank} was at "))),
         ),
-        Cause::Circle(circle) => format!("{since}ranks {} wait for each other in a circle", listed(circle)),
+        Cause::Circle(circle) => format!("{since}: ranks {} wait for each other in a circle", listed(circle)),
     }
 }
 
 struct Says<'a> {
+    verdict: &'a Verdict,
     ranks: &'a [Option<Seen>],
     watched: &'a Watched,
 }
 
 impl Says<'_> {
+    /// What holds up the run is this rank, which `does` something at its place.
+    fn missing(&self, since: &str, rank: usize, does: &str, at: &str) -> String {
+        let missing = self.verdict.missing.as_ref().map(|call| format!(", missing in {},", self.call(call)));
+        let place = if at.is_empty() { String::new() } else { self.place(rank, at) };
+        format!("{since}: {}{} {does}{place}{}", self.rank(rank), missing.unwrap_or_default(), self.waiting())
+    }
+
     /// "rank 3 (tp 1, pp 0, dp 1) on gpu042".
     fn rank(&self, rank: usize) -> String {
         let mesh = &self.watched.rank_layout.mesh;
@@ -77,29 +71,19 @@ impl Says<'_> {
         }
     }
 
-    fn missing(&self, missing: &Option<Blocked>) -> String {
-        missing.as_ref().map_or(String::new(), |call| format!(", missing in {},", self.call(call)))
-    }
-
-    fn is_at(&self, rank: usize) -> String {
-        self.place(rank).map_or(String::new(), |place| format!(": it is at {place}"))
-    }
-
-    fn was_at(&self, rank: usize) -> String {
-        self.place(rank).map_or(String::new(), |place| format!(" at {place}"))
-    }
-
-    fn place(&self, rank: usize) -> Option<String> {
-        let seen = self.ranks[rank].as_ref()?;
+    /// Where the rank is, after `before`; empty where it is not known.
+    fn place(&self, rank: usize, before: &str) -> String {
+        let Some(seen) = &self.ranks[rank] else { return String::new() };
         let disk = match seen.condition {
             Condition::InKernel => ", in a system call that does not return, most often of a disk",
             _ => "",
         };
-        Some(format!("{}{disk}", seen.snapshot.place))
+        format!("{before}{}{disk}", seen.snapshot.place)
     }
 
-    fn waiting(&self, missing: &Option<Blocked>, waiting: &[usize]) -> String {
-        match (missing, waiting) {
+    /// Who waits for the rank that is missing.
+    fn waiting(&self) -> String {
+        match (self.verdict.missing, &self.verdict.waiting[..]) {
             (None, _) | (_, []) => String::new(),
             (_, [one]) => format!("; rank {one} waits for it there"),
             (_, several) => format!("; ranks {} wait for it there", listed(several)),
