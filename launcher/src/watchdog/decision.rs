@@ -24,9 +24,9 @@ pub enum Decision {
     GoOn(Duration),
 }
 
-/// The decision of the host of `rank`. All hosts that count the run as hanging come to the same verdict; the one with
+/// The decision of the host whose lowest rank is `lowest`. All hosts that count the run as hanging come to the same verdict; the one with
 /// the lowest rank reports it.
-pub fn decide(rank: usize, verdict: &Verdict, copies: &[RankCopy], limit: Duration) -> Decision {
+pub fn decide(lowest: usize, verdict: &Verdict, copies: &[RankCopy], limit: Duration) -> Decision {
     let busy = match verdict.cause {
         Cause::Busy(busy) => copies.iter().find(|copy| copy.seen.snapshot.rank == busy),
         _ => None,
@@ -36,7 +36,7 @@ pub fn decide(rank: usize, verdict: &Verdict, copies: &[RankCopy], limit: Durati
     }
     let hanging = copies.iter().filter(|copy| copy.hangs).map(|copy| copy.seen.snapshot.rank);
     match hanging.min() {
-        Some(first) if first < rank => Decision::LeaveTo(first),
+        Some(first) if first < lowest => Decision::LeaveTo(first),
         _ => Decision::Report,
     }
 }

@@ -244,7 +244,8 @@ impl Watcher {
         let copies = if self.copies.are_exchanged() { self.gather() } else { self.own_copies(Copied::Hanging) };
         let ranks = self.by_rank(copies.iter().map(|copy| copy.seen.clone()));
         let verdict = verdict(&ranks, &|rank, channel| self.members(rank, channel));
-        match decide(self.rank(), &verdict, &copies, self.watched.limit) {
+        let lowest = self.seen().iter().map(|seen| seen.snapshot.rank).min().unwrap_or(self.rank());
+        match decide(lowest, &verdict, &copies, self.watched.limit) {
             Decision::Report => self.report(&ranks),
             Decision::LeaveTo(first) => self.leave_to(first),
             Decision::GoOn(idle) => self.go_on(idle),
