@@ -197,7 +197,9 @@ impl<'a, A: Float> Bench<'a, A> {
                 let host = vec![0u32; rows * cols];
                 self.timed(|b| b.upload(&host, rows, cols))
             }
-            Op::Adamw | Op::SumSquares | Op::Judge | Op::Pick | Op::Put => self.optimizer(op, rows * cols),
+            Op::Adamw | Op::SumSquares | Op::Checksum | Op::Judge | Op::Pick | Op::Put => {
+                self.optimizer(op, rows * cols)
+            }
         }
     }
 
@@ -245,6 +247,7 @@ impl<'a, A: Float> Bench<'a, A> {
         let (part, ranges) = (self.numbers(len, 1), Vec::from_iter(std::iter::once(0..len)));
         match op {
             Op::SumSquares => self.adding(1, 1, |b, out| b.sum_squares(&part, 0..len, out)),
+            Op::Checksum => self.adding(len, 1, |b, x| drop(b.checksum(x, &ranges))),
             Op::Judge => {
                 let (square, totals) = (self.numbers(1, 1), self.numbers(1, 3));
                 let rule = Rule { clip: 1.0, window: 128, threshold: 6.0, skips: false };

@@ -89,6 +89,15 @@ struct SumSquares {
 };
 static_assert(sizeof(SumSquares) == 48, "as in cuda/src/ops");
 
+// parts: one per warp, whose sum modulo 2^32 is the checksum of x.
+template <class T> struct Checksum {
+    View<const T> x;
+    View<u32> parts;
+};
+using ChecksumF32 = Checksum<float>;
+using ChecksumBf16 = Checksum<bf16>;
+static_assert(sizeof(ChecksumF32) == 32, "as in cuda/src/ops");
+
 // One step on a shard; all views have one length. `out` receives the new weights. factor `[1, 2]`: the second scales g.
 // parts `[5, warps]`: partial sums of squares of `adamw_norms`.
 struct AdamW {

@@ -1,4 +1,4 @@
-// Elementwise casts, adds and fills, and the sum of squares in a fixed order. The kernels use grid-stride
+// Elementwise casts, adds and fills, checksums, and the sum of squares in a fixed order. The kernels use grid-stride
 // loops.
 #include "args.cuh"
 #include "common.cuh"
@@ -80,4 +80,36 @@ KERNEL(squares_total, SumSquares, 32) {
     for (u64 i = begin; i < begin + each && i < parts; i++) sum += ld(a.parts, block() * parts + i);
     sum = warp_sum(sum);
     if (thread() == 0) st(a.out, block(), ld(a.out, block()) + static_cast<float>(sum));
+}
+
+// What element i adds to a checksum, as `mixed` in engine/src/backend/mod.rs.
+DEVICE u32 mixed(u32 bits, u64 i) {
+    u32 h = bits ^ static_cast<u32>(i) * 0x9e3779b9u;
+    h = (h ^ h >> 16) * 0x85ebca6bu;
+    h = (h ^ h >> 13) * 0xc2b2ae35u;
+    return h ^ h >> 16;
+}
+
+KERNEL(checksum_f32, ChecksumF32, 256) {
+    bool wide = aligned(a.x);
+    u32 sum = 0;
+    for (u64 i = first(4); i < a.x.n; i += stride(4)) {
+        u32 n = left(a.x.n, i);
+        V16 x = load4(a.x, i, n, wide);
+        UNROLL for (u32 k = 0; k < 4; k++) sum += k < n ? mixed(x.w[k], i + k) : 0;
+    }
+    sum = warp_sum(sum);
+    if (thread() % 32 == 0) st(a.parts, (block() * threads() + thread()) / 32, sum);
+}
+
+KERNEL(checksum_bf16, ChecksumBf16, 256) {
+    bool wide = aligned(a.x);
+    u32 sum = 0;
+    for (u64 i = first(8); i < a.x.n; i += stride(8)) {
+        u32 n = left(a.x.n, i);
+        V16 x = load8(a.x, i, n, wide);
+        UNROLL for (u32 k = 0; k < 8; k++) sum += k < n ? mixed(x.w[k / 2] >> 16 * (k % 2) & 0xffff, i + k) : 0;
+    }
+    sum = warp_sum(sum);
+    if (thread() % 32 == 0) st(a.parts, (block() * threads() + thread()) / 32, sum);
 }

@@ -23,6 +23,7 @@ use engine::mpi::{Comm, host};
 use engine::retry::Retry;
 use engine::time::Phase;
 use engine::train::clock::{Clock, Lap};
+use engine::train::copies;
 use engine::train::state;
 use engine::train::trainer::{PendingStep, StepStats, Trainer};
 use report::records::machine::Machine;
@@ -395,8 +396,9 @@ impl<B: Backend> Run<B> {
         }
     }
 
-    /// Starts the checkpoint of the last step.
+    /// Starts the checkpoint of the last step, once all copies of weights and state are seen to be equal.
     fn save(&mut self, comm: &Comm) -> Result<()> {
+        copies::must_be_equal(&mut self.trainer, comm, &format!("after step {}", self.trainer.step))?;
         let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step))?;
         let begun = self.saver.begin(comm, &header, state::pieces(&self.trainer));
         self.saved = Some(self.trainer.step);

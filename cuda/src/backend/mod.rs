@@ -28,8 +28,8 @@ use crate::machine::{Done, Machine};
 use crate::ops;
 use crate::tensor::View;
 use engine::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Heads, Label, Origin, Rule, Scope, Scratch, Span, Tensor, Track,
-    Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Heads, Label, Origin, Rule, Scope, Scratch, Span,
+    Tensor, Track, Xent,
 };
 use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
@@ -373,6 +373,12 @@ impl Backend for Cuda {
 
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>) {
         self.note(ops::put(self.machine(), view(part), ranges, view(x)));
+    }
+
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32> {
+        let parts = self.alloc(ranges.len(), CHECKSUM_PARTS);
+        self.note(ops::checksum::<T>(self.machine(), view(x), ranges, view(&parts)));
+        parts
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {

@@ -3,6 +3,7 @@
 use super::BLOCK;
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::View;
+use engine::backend::{CHECKSUM_PARTS, Elem};
 use std::ops::Range;
 
 kernels! {
@@ -13,10 +14,12 @@ kernels! {
         FILL = "copy_f32": Fill;
         SQUARES = "squares": SumSquares;
         pub(super) SQUARES_TOTAL = "squares_total": SumSquares;
+        CHECKSUM = "checksum_f32": Checksum;
+        CHECKSUM_BF16 = "checksum_bf16": Checksum;
     }
 }
 
-sized! { Round: 32, Widen: 32, Add: 32, Fill: 32, SumSquares: 48 }
+sized! { Round: 32, Widen: 32, Add: 32, Fill: 32, SumSquares: 48, Checksum: 32 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +57,13 @@ pub struct SumSquares {
     pub out: View,
 }
 
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Checksum {
+    pub x: View,
+    pub parts: View,
+}
+
 /// The elementwise kernels, `each` elements per thread at once.
 pub(super) fn elementwise_geometry(n: usize, each: usize, processors: usize) -> Geometry {
     let blocks = n.div_ceil(each * BLOCK as usize).clamp(1, processors * 8);
@@ -70,6 +80,11 @@ pub(super) fn squares_geometry(n: usize) -> Geometry {
 pub fn squares_parts(n: usize) -> usize {
     let g = squares_geometry(n);
     (g.grid[0] * g.block / 32) as usize
+}
+
+/// The checksums: one part per warp.
+pub(super) fn checksum_geometry() -> Geometry {
+    Geometry { grid: [(CHECKSUM_PARTS * 32) as u32 / BLOCK, 1, 1], block: BLOCK, shared: 0 }
 }
 
 /// `squares_total`: one warp per sum.
@@ -129,6 +144,17 @@ fn slices(ranges: &[Range<usize>], part: View) -> impl Iterator<Item = (Range<us
 pub fn zero(m: &dyn Machine, to: View) -> Done {
     // SAFETY: the kernel goes by the length of its only view.
     unsafe { launch(m, FILL, &Fill { from: View::NONE, to }, elementwise_geometry(to.len(), 4, m.processors())) }
+}
+
+/// parts `[ranges, CHECKSUM_PARTS]` (u32) = those of the checksums of the `ranges` of x, whose elements are `T`.
+pub fn checksum<T: Elem>(m: &dyn Machine, x: View, ranges: &[Range<usize>], parts: View) -> Done {
+    assert_eq!(parts.len(), ranges.len() * CHECKSUM_PARTS, "parts of checksums");
+    let kernel = if size_of::<T>() == 2 { CHECKSUM_BF16 } else { CHECKSUM };
+    ranges.iter().enumerate().try_for_each(|(i, range)| {
+        let parts = parts.part::<u32>(i * CHECKSUM_PARTS..(i + 1) * CHECKSUM_PARTS);
+        // SAFETY: the range lies within x, as `part` checks, and each warp has a part of its own.
+        unsafe { launch(m, kernel, &Checksum { x: x.part::<T>(range.clone()), parts }, checksum_geometry()) }
+    })
 }
 
 /// out `[1]` += the sum of squares of x (f32). `parts` is scratch of [`squares_parts`] f64.

@@ -29,7 +29,7 @@ pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software
             flops / r.attention_backward_tflops + s.attention_again * 0.4 * flops / r.attention_tflops
         }
         (_, Work::Attention { .. }) => flops / r.attention_tflops,
-        (Op::Adamw | Op::SumSquares, _) => moved,
+        (Op::Adamw | Op::SumSquares | Op::Checksum, _) => moved,
         // With `logit_bytes`, the op of the gradient has the cost of the whole loss.
         (Op::XentStats, _) if s.logit_bytes > 0.0 => 0.0,
         (Op::XentGrad, _) if s.logit_bytes > 0.0 => logits,

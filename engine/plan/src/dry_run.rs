@@ -23,6 +23,7 @@ use engine::memory::arena::{AllocTrace, ArenaSpec};
 use engine::memory::free_list::{Allocator, FreeList, Usage};
 use engine::time::Phase;
 use engine::train::clock::Clock;
+use engine::train::copies;
 use engine::train::trainer::Trainer;
 use rayon::prelude::*;
 pub use remedies::{Remedy, refusal, remedies};
@@ -179,6 +180,7 @@ fn keeping<A: Elem>(
     let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, allocator, keep), config.clone(), mesh.clone(), rank);
     // Loading main parameters allocates nothing.
     trainer.cast_main_params();
+    copies::checksums(&mut trainer)?;
     let blank = Blank(config.train.seq_length);
     let (found, mut step, mut last) = (trainer.b.live(), Totals::default(), 0..0);
     // Then later steps have the same addresses.

@@ -121,6 +121,18 @@ impl Judgement {
     }
 }
 
+/// Columns of the result of [`Backend::checksum`].
+pub const CHECKSUM_PARTS: usize = 512;
+
+/// The contribution of an element to a checksum: a mix of its bits and its place, by MurmurHash3's finalizer (Appleby
+/// 2008), which is a bijection.
+pub fn mixed(bits: u32, place: usize) -> u32 {
+    let h = bits ^ (place as u32).wrapping_mul(0x9e37_79b9);
+    let h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
+    let h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
 /// Hyper-parameters of one AdamW step (Loshchilov & Hutter 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -336,6 +348,11 @@ pub trait Backend: Sized + 'static {
     fn pick(&self, x: &Acc<Self>, ranges: &[Range<usize>]) -> Acc<Self>;
     /// Overwrites these elements of x with `part`.
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>);
+
+    /// Parts of the checksums of the elements `ranges` of x, `[ranges, CHECKSUM_PARTS]`: those of a row add up to the
+    /// checksum of its range, modulo 2^32. An element adds [`mixed`] of its bits and of its place in the range, so that
+    /// one element with other bits always changes the checksum.
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32>;
 
     // -- optimizer --
 

@@ -107,6 +107,7 @@ ops! {
     AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
     Attention, "attention", Work::Attention { products: 2.0 }, Attention;
     AttentionBwd, "attention_bwd", Work::Attention { products: 5.0 }, AttentionBwd;
+    Checksum, "checksum", flat(0.0, 4.0), Nothing;
     Copy, "copy", rows(2.0, 0.0), Nothing;
     Embed, "embed", rows(2.0, 0.0), Nothing;
     EmbedBwd, "embed_bwd", rows(1.0, 8.0), EmbedBwd;

@@ -120,6 +120,14 @@ impl StateKind {
             StateKind::V => "v",
         }
     }
+
+    pub fn in_words(self) -> &'static str {
+        match self {
+            StateKind::Master => "main parameters",
+            StateKind::M => "first moments",
+            StateKind::V => "second moments",
+        }
+    }
 }
 
 /// A rectangle of one tensor's state.

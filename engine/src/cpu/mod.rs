@@ -24,8 +24,8 @@ pub use pool::Block;
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Checks, Detail, Elem, Fault, Heads, HostCopy, Label, Origin, Rule, Scope, Span, Tensor,
-    Total, Track, Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Checks, Detail, Elem, Fault, Heads, HostCopy, Label, Origin, Rule, Scope,
+    Span, Tensor, Total, Track, Xent,
 };
 use crate::flight::Recorder;
 use crate::layout::mesh::GroupKind;
@@ -415,6 +415,15 @@ impl<A: Float> Backend for Cpu<A> {
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>) {
         expect("the part", part, ranges.iter().map(Range::len).sum(), 1);
         ops::elementwise::put(data(part), ranges, data_mut(x));
+    }
+
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32> {
+        let mut parts = self.alloc(ranges.len(), CHECKSUM_PARTS);
+        let workers = self.workers("checksum");
+        for (range, parts) in ranges.iter().zip(data_mut(&mut parts).chunks_mut(CHECKSUM_PARTS)) {
+            ops::checksum::checksum(workers, &data(x)[range.clone()], parts);
+        }
+        parts
     }
 
     fn sum_squares(&self, g: &Acc<Self>, range: Range<usize>, out: &mut Acc<Self>) {

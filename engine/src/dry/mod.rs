@@ -13,8 +13,8 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Origin, Rule, Scope, Span,
-    Tensor, Total, Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Origin, Rule,
+    Scope, Span, Tensor, Total, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -265,6 +265,11 @@ impl<A: Elem> Backend for Dry<A> {
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], _: &mut Acc<Self>) {
         expect("the part", part, ranges.iter().map(Range::len).sum(), 1);
         self.over(Op::Put, part);
+    }
+
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32> {
+        self.over(Op::Checksum, x);
+        self.alloc(ranges.len(), CHECKSUM_PARTS)
     }
 
     fn sum_squares(&self, _: &Acc<Self>, range: Range<usize>, _: &mut Acc<Self>) {

@@ -131,6 +131,16 @@ impl<B: Backend> Params<B> {
         self.buckets[i] = Weights::Gathering(weights);
     }
 
+    /// The weights of a bucket, `[len, 1]`, once they are here.
+    pub fn bucket(&mut self, i: usize) -> &Act<B> {
+        let weights = self.begin_write(i);
+        self.buckets[i] = Weights::Here(weights);
+        match &self.buckets[i] {
+            Weights::Here(weights) => weights,
+            _ => unreachable!("it was just put there"),
+        }
+    }
+
     pub fn embedding(&mut self) -> embedding::Weights<'_, B> {
         let views = self.layout.embedding();
         self.wait_for(&views.all());

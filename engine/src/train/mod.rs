@@ -2,6 +2,7 @@
 //! state between a trainer and its checkpoints.
 
 pub mod clock;
+pub mod copies;
 pub mod eval;
 pub mod lr;
 pub mod optim;

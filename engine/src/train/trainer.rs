@@ -90,7 +90,7 @@ pub struct Trainer<B: Backend> {
     schedule: Vec<Action>,
     comm: PipelineComm<B>,
     pub layout: Rc<ParamLayout>,
-    stage: Stage<B>,
+    pub(super) stage: Stage<B>,
     pub optim: Optim<B>,
     rule: Rule,
     /// The last accepted steps, by which spikes are judged; see [`Rule::state_len`].

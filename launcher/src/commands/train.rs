@@ -27,6 +27,7 @@ use engine::mpi::{Comm, World};
 use engine::stage::groups::Groups;
 use engine::time::Phase;
 use engine::train::clock::Clock;
+use engine::train::copies;
 use engine::train::trainer::Trainer;
 use half::bf16;
 use std::path::PathBuf;
@@ -168,6 +169,7 @@ impl Start<'_> {
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();
+        copies::must_be_equal(&mut trainer, comm, "after the weights were loaded")?;
         if trainer.step >= trainer.config.train.steps {
             if comm.rank() == 0 {
                 let dir = trainer.config.checkpoint.dir.display();

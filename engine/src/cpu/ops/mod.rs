@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod attention_bwd;
+pub mod checksum;
 pub mod elementwise;
 pub mod embed;
 pub mod judge;
