@@ -9,6 +9,7 @@ mod blas;
 mod checkpoint_roundtrip;
 mod common;
 mod configs;
+mod copies;
 mod cuda;
 mod demo;
 mod device;

@@ -10,6 +10,7 @@ use engine::model::init;
 use engine::mpi::World;
 use engine::time::Phase;
 use engine::train::clock::Clock;
+use engine::train::copies;
 use engine::train::state;
 use engine::train::trainer::Trainer;
 use half::bf16;
@@ -96,7 +97,7 @@ fn config(parallel: &str, train: &str, intermediate: usize, tied: bool) -> Confi
     Config::from_resolved(&text).unwrap()
 }
 
-/// Trains three steps and validates after each.
+/// Trains three steps; validates, and compares what several ranks hold, after each.
 fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
     let (comm, rank) = (world.comm(), world.comm().rank());
     let (mesh, what) = (config.mesh(comm.size()).unwrap(), format!("rank {rank}, {threads} threads, {config:?}"));
@@ -109,6 +110,7 @@ fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
     };
     state::load_weights(&mut trainer, fill).unwrap();
     trainer.cast_main_params();
+    copies::must_be_equal(&mut trainer, comm).unwrap();
     let blank = Blank(config.train.seq_length);
     let usages = [(); 3].map(|()| {
         let report = {
@@ -117,6 +119,7 @@ fn hold<A: Float>(world: &World, config: &Config, threads: usize) {
         };
         assert!(report.loss.is_finite(), "{what}: {report:?}");
         trainer.validate(&blank, 0).unwrap();
+        copies::must_be_equal(&mut trainer, comm).unwrap();
         trainer.b.usage()
     });
     assert!(usages[0].allocations > 0);

@@ -99,7 +99,8 @@ KERNEL(checksum_f32, ChecksumF32, 256) {
         UNROLL for (u32 k = 0; k < 4; k++) sum += k < n ? mixed(x.w[k], i + k) : 0;
     }
     sum = warp_sum(sum);
-    if (thread() % 32 == 0) st(a.parts, (block() * threads() + thread()) / 32, sum);
+    u32 i = block() * threads() + thread();
+    if (i % 32 == 0) st(a.parts, i / 32, sum);
 }
 
 KERNEL(checksum_bf16, ChecksumBf16, 256) {
@@ -111,5 +112,6 @@ KERNEL(checksum_bf16, ChecksumBf16, 256) {
         UNROLL for (u32 k = 0; k < 8; k++) sum += k < n ? mixed(x.w[k / 2] >> 16 * (k % 2) & 0xffff, i + k) : 0;
     }
     sum = warp_sum(sum);
-    if (thread() % 32 == 0) st(a.parts, (block() * threads() + thread()) / 32, sum);
+    u32 i = block() * threads() + thread();
+    if (i % 32 == 0) st(a.parts, i / 32, sum);
 }

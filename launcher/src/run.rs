@@ -398,7 +398,7 @@ impl<B: Backend> Run<B> {
 
     /// Starts the checkpoint of the last step, once all copies of weights and state are seen to be equal.
     fn save(&mut self, comm: &Comm) -> Result<()> {
-        copies::must_be_equal(&mut self.trainer, comm, &format!("after step {}", self.trainer.step))?;
+        copies::must_be_equal(&mut self.trainer, comm)?;
         let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step))?;
         let begun = self.saver.begin(comm, &header, state::pieces(&self.trainer));
         self.saved = Some(self.trainer.step);

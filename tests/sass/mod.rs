@@ -18,7 +18,7 @@ const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 /// and which loads are in flight before the first of them is waited for, or a store follows. `path::accesses` explains
 /// the notation; it shows the way that whole vectors take. By design, four bf16 are 64 bits (AdamW's weights, the input
 /// of `widen_bf16`), and single numbers of a row or a warp are 32 or 64.
-const VECTORS: [(&str, &str); 21] = [
+const VECTORS: [(&str, &str); 23] = [
     ("rmsnorm", "2 x (2 LDG.128 > STG.128) > BAR > STG.32 > 2 x (LDG.128 > STG.128)"),
     ("rmsnorm_recompute", "2 x (2 LDG.128 > STG.128) > LDG.128 + LDG.32 > STG.128 > LDG.128 > STG.128"),
     ("rmsnorm_bwd", "6 LDG.128 + LDG.32 > BAR > 2 STG.128"),
@@ -38,6 +38,8 @@ const VECTORS: [(&str, &str); 21] = [
     ("copy_f32", "LDG.128 > STG.128"),
     ("squares", "LDG.128"),
     ("squares_total", "4 LDG.64"),
+    ("checksum_f32", "LDG.128"),
+    ("checksum_bf16", "LDG.128"),
     ("adamw", "4 LDG.128 > 3 STG.128 + STG.64"),
     ("adamw_norms", "4 LDG.128 > 3 STG.128 + STG.64"),
 ];

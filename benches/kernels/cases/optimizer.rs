@@ -3,9 +3,23 @@
 use super::{BF16, F32, NEW_BF16, NEW_F32};
 use crate::case::{Case, Data, Tensor, Work};
 use cuda::ops::{self, Norms, State, Step};
+use engine::backend::CHECKSUM_PARTS;
+use half::bf16;
 
 pub fn cases(n: usize) -> Vec<Case> {
-    vec![adamw(n), adamw_norms(n), sum_squares(n), round(n), add(n), copy(n), zero(n), pick(n), put(n)]
+    vec![
+        adamw(n),
+        adamw_norms(n),
+        sum_squares(n),
+        checksum(n),
+        checksum_bf16(n),
+        round(n),
+        add(n),
+        copy(n),
+        zero(n),
+        pick(n),
+        put(n),
+    ]
 }
 
 fn step(n: usize) -> Step {
@@ -52,6 +66,20 @@ fn sum_squares(n: usize) -> Case {
     let parts = Tensor::scratch(ops::squares_parts(n), 8);
     let tensors = vec![Tensor::read(n, F32), Tensor::written(1, F32), parts];
     Case::new("sum_squares", n.to_string(), Work::Bytes(4 * n), tensors, |m, v| ops::sum_squares(m, v[0], v[1], v[2]))
+}
+
+fn checksum(n: usize) -> Case {
+    let tensors = vec![Tensor::read(n, F32), Tensor::scratch(CHECKSUM_PARTS, 4)];
+    Case::new("checksum_f32", n.to_string(), Work::Bytes(4 * n), tensors, move |m, v| {
+        ops::checksum::<f32>(m, v[0], std::slice::from_ref(&(0..n)), v[1])
+    })
+}
+
+fn checksum_bf16(n: usize) -> Case {
+    let tensors = vec![Tensor::read(n, BF16), Tensor::scratch(CHECKSUM_PARTS, 4)];
+    Case::new("checksum_bf16", n.to_string(), Work::Bytes(2 * n), tensors, move |m, v| {
+        ops::checksum::<bf16>(m, v[0], std::slice::from_ref(&(0..n)), v[1])
+    })
 }
 
 fn round(n: usize) -> Case {

@@ -2,7 +2,7 @@
 
 use crate::common::{Random, act, close, cpus, near, on, places};
 use cuda::ops::{self, RopeShape, squares_parts};
-use engine::backend::{Backend, Heads};
+use engine::backend::{Backend, CHECKSUM_PARTS, Heads};
 use engine::cpu::Cpu;
 use half::bf16;
 
@@ -174,4 +174,28 @@ fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
         assert!(all.iter().all(|o| o == &all[0]), "{all:?}");
         close("sum of squares", &all[0], &cpu.download(&right), 1e-7);
     }
+}
+
+/// Ranges that begin and end at any element, and one that gives every thread several vectors.
+#[test]
+fn checksums_are_those_of_the_cpu() {
+    let (cpu, _) = cpus();
+    let ranges = [0..40_001, 5..5, 3..4, 7..16, 8..1032, 1..2050];
+    let mut random = Random::new(11);
+    let (wide, x) = (random.f32(40_001, 1.0), random.bf16(40_001, 1.0));
+    let right_wide = sums(&cpu.download(&cpu.checksum(&cpu.upload(&wide, 40_001, 1), &ranges)));
+    let right = sums(&cpu.download(&cpu.checksum(&act(&cpu, &x, 40_001, 1), &ranges)));
+    for place in places() {
+        let mut parts = vec![7; ranges.len() * CHECKSUM_PARTS];
+        on(place, |m, l| ops::checksum::<f32>(m, l.read(&wide), &ranges, l.write(&mut parts)));
+        assert_eq!(sums(&parts), right_wide);
+        parts.fill(7);
+        on(place, |m, l| ops::checksum::<bf16>(m, l.read(&x), &ranges, l.write(&mut parts)));
+        assert_eq!(sums(&parts), right);
+    }
+}
+
+/// The checksum of each range.
+fn sums(parts: &[u32]) -> Vec<u32> {
+    parts.chunks(CHECKSUM_PARTS).map(|parts| parts.iter().fold(0, |sum: u32, &part| sum.wrapping_add(part))).collect()
 }

@@ -24,9 +24,8 @@ type Groups = Vec<Vec<usize>>;
 /// Bytes of one checksum in a message: a hash of the name, and the checksum.
 const ENTRY: usize = size_of::<u64>() + size_of::<u32>();
 
-/// An error of all ranks where copies of weights or of the optimizer's state differ; `when` says at what time. Waits
-/// for the device. Collective.
-pub fn must_be_equal<B: Backend>(trainer: &mut Trainer<B>, comm: &Comm, when: &str) -> Result<()> {
+/// An error of all ranks where copies of weights or of the optimizer's state differ. Waits for the device. Collective.
+pub fn must_be_equal<B: Backend>(trainer: &mut Trainer<B>, comm: &Comm) -> Result<()> {
     if comm.size() == 1 {
         return Ok(());
     }
@@ -45,8 +44,9 @@ pub fn must_be_equal<B: Backend>(trainer: &mut Trainer<B>, comm: &Comm, when: &s
     let name = text(&names[groups[0][0]]);
     let hosts: Vec<String> = hosts.iter().map(text).collect();
     Err(Error::run(format!(
-        "{when}, {}; memory or a link of these hosts has changed numbers, so nothing is saved: the same command \
+        "step {}: {}; memory or a link of these hosts has changed numbers, so nothing is saved: the same command \
          continues from the newest checkpoint, on other hosts if this comes again",
+        trainer.step,
         difference(&name, &groups, &hosts)
     )))
 }

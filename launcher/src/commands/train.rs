@@ -169,7 +169,7 @@ impl Start<'_> {
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();
-        copies::must_be_equal(&mut trainer, comm, "after the weights were loaded")?;
+        copies::must_be_equal(&mut trainer, comm)?;
         if trainer.step >= trainer.config.train.steps {
             if comm.rank() == 0 {
                 let dir = trainer.config.checkpoint.dir.display();

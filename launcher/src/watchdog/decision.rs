@@ -24,8 +24,8 @@ pub enum Decision {
     GoOn(Duration),
 }
 
-/// The decision of the host whose lowest rank is `lowest`. All hosts that count the run as hanging come to the same verdict; the one with
-/// the lowest rank reports it.
+/// The decision of the host whose lowest rank is `lowest`. All hosts that count the run as hanging come to the same
+/// verdict; the one with the lowest rank reports it.
 pub fn decide(lowest: usize, verdict: &Verdict, copies: &[RankCopy], limit: Duration) -> Decision {
     let busy = match verdict.cause {
         Cause::Busy(busy) => copies.iter().find(|copy| copy.seen.snapshot.rank == busy),
