@@ -1,52 +1,19 @@
 //! Steps that are not finite, and spikes: what is found, said and left alone.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
-use tempfile::TempDir;
-use toml::Table;
 
-use crate::common::{Case, Outcome, engine, finish, metrics, mpirun, set, write_config};
+use crate::common::{Site, engine, finish, metrics, mpirun};
 
-struct Site {
-    tmp: TempDir,
-    config: Table,
-}
-
-impl Site {
-    fn new() -> Site {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
-        set(&mut config, "train.eval_interval", 0);
-        set(&mut config, "optimizer.warmup_steps", 0);
-        set(&mut config, "optimizer.schedule", "constant");
-        Site { tmp, config }
-    }
-
-    fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Site {
-        set(&mut self.config, key, value);
-        self
-    }
-
-    fn run(&self) -> PathBuf {
-        self.tmp.path().join("run")
-    }
-
-    fn train(&self, mut start: std::process::Command) -> Outcome {
-        finish(start.args(["train", "--config"]).arg(write_config(self.tmp.path(), "config.toml", &self.config)))
-    }
-
-    fn manifest(&self, step: u64) -> Value {
-        let path = self.run().join(format!("checkpoints/step-{step:08}/manifest.json"));
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-    }
+/// A run with the full rate from its first step on.
+fn at_once() -> Site {
+    Site::new().with("optimizer.warmup_steps", 0)
 }
 
 /// A rate that throws the weights far away makes an infinity in the next step, and the step's op is found again.
 #[test]
 fn the_op_and_layer_of_a_number_that_is_not_finite_are_named() {
     for ranks in [1, 2] {
-        let site = Site::new().with("optimizer.lr", 1e30).with("optimizer.clip_grad", 0.0);
+        let site = at_once().with("optimizer.lr", 1e30).with("optimizer.clip_grad", 0.0);
         let site = site.with("parallel.tensor", ranks).with("checkpoint.interval", 1);
         let outcome = site.train(mpirun(ranks as usize));
         let outcome = outcome.refused(1, &["training has diverged", "the step updated nothing"]);
@@ -59,10 +26,22 @@ fn the_op_and_layer_of_a_number_that_is_not_finite_are_named() {
     }
 }
 
+/// The loss of the last step is finite, its update is not, and no further step would show that.
+#[test]
+fn weights_that_are_not_finite_are_not_published() {
+    let site = at_once().with("train.steps", 1).with("optimizer.lr", 1e38).with("optimizer.clip_grad", 1e30);
+    let outcome = site.train(mpirun(2));
+    let outcome = outcome.refused(1, &["training has diverged, and this step is not saved"]);
+    assert!(outcome.stderr.contains("model."), "the tensor is named: {}", outcome.stderr);
+    assert!(!site.run().join("checkpoints/latest").exists());
+    let left = std::fs::read_dir(site.run().join("checkpoints")).map_or(0, |entries| entries.count());
+    assert_eq!(left, 0, "files of the save stay");
+}
+
 /// At a rate that makes the loss rise, steps with a spike update nothing; when no other step comes, the run ends.
 #[test]
 fn spikes_are_skipped_until_there_are_too_many() {
-    let site = Site::new().with("optimizer.lr", 0.5).with("train.steps", 200).with("checkpoint.interval", 1);
+    let site = at_once().with("optimizer.lr", 0.5).with("train.steps", 200).with("checkpoint.interval", 1);
     let site = site.with("spike.window", 4).with("spike.threshold", 1.5).with("spike.action", "skip");
     let outcome = site.train(engine());
     let outcome =
@@ -89,7 +68,7 @@ fn spikes_are_skipped_until_there_are_too_many() {
 #[test]
 fn spikes_that_are_logged_leave_the_run_as_it_is() {
     let losses = |threshold: f64| {
-        let site = Site::new().with("train.steps", 8).with("spike.window", 2).with("spike.threshold", threshold);
+        let site = at_once().with("train.steps", 8).with("spike.window", 2).with("spike.threshold", threshold);
         site.train(engine()).succeeded();
         let steps = metrics(&site.run());
         let spikes = steps.iter().filter(|step| step.get("spike").is_some()).count();

@@ -142,7 +142,13 @@ fn a_second_run_on_the_same_directory_is_refused() {
     let config = write_config(tmp.path(), "config.toml", &config);
     let mut first = Running::start(engine().args(["train", "--config"]).arg(&config));
     assert!(first.wait_until(|_| metrics(&run).len() >= 2).is_none());
-    finish(engine().args(["train", "--config"]).arg(&config)).refused(2, &["checkpoint.dir", "another run"]);
-    kill_process(first.ranks()[0]);
+    finish(engine().args(["train", "--config"]).arg(&config))
+        .refused(2, &["checkpoint.dir", "another run is using this directory (process ", " on ", " since "]);
+    let killed = first.ranks()[0];
+    kill_process(killed);
     first.outcome();
+    // The kernel has ended the lock of the dead process; its line is still there.
+    let next = finish(engine().args(["train", "--set", "train.steps=3", "--config"]).arg(&config)).succeeded();
+    let gone = next.stderr.lines().find(|line| line.contains("takes over its lock")).unwrap();
+    assert!(gone.contains(&format!("process {killed} on ")) && gone.contains("is gone"), "{gone}");
 }

@@ -21,6 +21,7 @@ mod faults;
 mod floors;
 mod gpu;
 mod gradients;
+mod hosts;
 mod ideal;
 mod invalid_input;
 mod kernels;

@@ -7,64 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
-use toml::Table;
 
 use crate::common::{
-    Case, Outcome, Running, checkout, engine, export, finish, kill_process, locally, metrics, mpirun, program, set,
-    write_config,
+    Outcome, Running, Site, checkout, engine, export, finish, kill_process, locally, metrics, mpirun, program,
 };
-
-/// A run of a golden case that does not end by itself.
-struct Site {
-    tmp: TempDir,
-    config: Table,
-}
-
-impl Site {
-    fn new() -> Site {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut config = Case::open("mha_odd_vocab").config(&tmp.path().join("run"));
-        set(&mut config, "train.steps", 1_000_000);
-        set(&mut config, "train.eval_interval", 0);
-        // So that rates and samples do not depend on the number of steps.
-        set(&mut config, "optimizer.schedule", "constant");
-        set(&mut config, "data.order", "sequential");
-        Site { tmp, config }
-    }
-
-    fn with(mut self, key: &str, value: impl Into<toml::Value>) -> Site {
-        set(&mut self.config, key, value);
-        self
-    }
-
-    fn run(&self) -> PathBuf {
-        self.tmp.path().join("run")
-    }
-
-    fn command(&self, mut start: Command) -> Command {
-        start.args(["train", "--config"]).arg(write_config(self.tmp.path(), "config.toml", &self.config));
-        start
-    }
-
-    /// Starts the run, and returns when some steps are done.
-    fn start(&self, command: Command) -> Running {
-        let mut running = Running::start(&mut self.command(command));
-        let before = metrics(&self.run()).len();
-        let ended = running.wait_until(|_| metrics(&self.run()).len() >= before + 3);
-        assert!(ended.is_none(), "the run ended before it was disturbed: {:?}", running.outcome());
-        running
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_slice(&std::fs::read(self.run().join("status.json")).unwrap()).unwrap()
-    }
-
-    fn latest(&self) -> u64 {
-        let name = std::fs::read_to_string(self.run().join("checkpoints/latest")).unwrap();
-        name.trim().trim_start_matches("step-").parse().unwrap()
-    }
-}
 
 /// `mpirun`, which grants its ranks two seconds before it kills them.
 fn patient_mpirun(ranks: usize) -> Command {
@@ -95,7 +41,7 @@ fn stopped(site: &Site, outcome: &Outcome, signal: &str) {
 /// A run that was stopped twice continues to the weights of one that was not.
 #[test]
 fn a_signal_to_mpirun_saves_and_the_same_command_continues() {
-    let site = Site::new();
+    let site = Site::endless();
     let mpirun_pid = |running: &Running| running.family()[0];
     for (signal, name) in [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGUSR2, "SIGUSR2")] {
         let running = site.start(mpirun(2));
@@ -112,7 +58,7 @@ fn a_signal_to_mpirun_saves_and_the_same_command_continues() {
     let shown = finish(engine().arg("status").arg(site.run())).succeeded().stdout;
     assert!(shown.contains(&format!("{steps} of {steps} (100.0 %)")), "{shown}");
     assert!(shown.contains(": finished on ") && shown.contains(&format!("of step {steps}, ")), "{shown}");
-    let alone = Site::new().with("train.steps", steps);
+    let alone = Site::endless().with("train.steps", steps);
     finish(&mut alone.command(mpirun(2))).succeeded();
     let [cut, whole] = [&site, &alone].map(|site| export(&site.run(), &site.tmp.path().join("out")));
     assert!(cut == whole, "the weights differ");
@@ -122,7 +68,7 @@ fn a_signal_to_mpirun_saves_and_the_same_command_continues() {
 #[test]
 fn every_signal_to_a_rank_stops_the_run() {
     for (signal, name) in [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT"), (Signal::SIGHUP, "SIGHUP")] {
-        let site = Site::new();
+        let site = Site::endless();
         let running = site.start(mpirun(2));
         send(running.ranks()[1], signal);
         stopped(&site, &running.outcome(), name);
@@ -135,7 +81,7 @@ fn every_signal_to_a_rank_stops_the_run() {
 /// The first signal cannot be followed, since the other rank is stopped.
 #[test]
 fn a_second_signal_ends_the_run_at_once() {
-    let site = Site::new().with("watchdog.seconds", 0);
+    let site = Site::endless().with("watchdog.seconds", 0);
     let running = site.start(mpirun(2));
     let ranks = running.ranks();
     send(ranks[1], Signal::SIGSTOP);
@@ -154,7 +100,7 @@ fn a_second_signal_ends_the_run_at_once() {
 
 #[test]
 fn a_run_stops_before_its_time_is_up() {
-    let site = Site::new().with("train.stop_before", "0:00:03");
+    let site = Site::endless().with("train.stop_before", "0:00:03");
     let outcome = finish(&mut site.command(mpirun(2)));
     assert_eq!(outcome.status.code(), Some(0), "{outcome:?}");
     let last = metrics(&site.run()).len() as u64;
@@ -165,7 +111,7 @@ fn a_run_stops_before_its_time_is_up() {
 /// Without a step, so that a job that is started again does not loop.
 #[test]
 fn a_run_without_time_for_a_step_fails() {
-    let site = Site::new().with("train.stop_before", "0:00:01");
+    let site = Site::endless().with("train.stop_before", "0:00:01");
     // The program waits for its configuration until the time is over.
     let pipe = site.tmp.path().join("pipe.toml");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -179,7 +125,7 @@ fn a_run_without_time_for_a_step_fails() {
 /// The batch system signals the job's script, which passes it on and starts the job again.
 #[test]
 fn a_job_script_that_is_signalled_saves_and_starts_itself_again() {
-    let site = Site::new();
+    let site = Site::endless();
     let script = "source configs/jobs/requeue.sh; config=$3; again=$4; \
                   run_and_requeue $config \"touch $again\" configs/jobs/mpirun.sh $config 2";
     let mut bash = locally(Command::new("bash"));
@@ -243,7 +189,7 @@ fn copies(run: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_stopped_rank_is_named_with_its_place() {
-    let site = Site::new().with("watchdog.seconds", 2).with("parallel.tensor", 2);
+    let site = Site::endless().with("watchdog.seconds", 2).with("parallel.tensor", 2);
     let needles =
         ["rank 1 (tp 1, pp 0, dp 0) on ", "is stopped by a signal or a debugger at step ", "rank 0 waits for it"];
     stop_rank_1(&site, 2, &needles);
@@ -251,7 +197,7 @@ fn a_stopped_rank_is_named_with_its_place() {
 
 #[test]
 fn a_rank_that_was_killed_is_named_by_those_that_remain() {
-    let site = Site::new();
+    let site = Site::endless();
     let running = site.start(patient_mpirun(2));
     let ranks = running.ranks();
     let since = Instant::now();
@@ -264,7 +210,7 @@ fn a_rank_that_was_killed_is_named_by_those_that_remain() {
 /// A rank that stands still for a while, and then goes on, is not taken for one that hangs.
 #[test]
 fn a_rank_that_pauses_is_waited_for() {
-    let site = Site::new().with("watchdog.seconds", 4);
+    let site = Site::endless().with("watchdog.seconds", 4);
     let running = site.start(mpirun(2));
     let rank = running.ranks()[1];
     send(rank, Signal::SIGSTOP);
@@ -282,7 +228,7 @@ mod exhaustive {
 
     #[test]
     fn a_stopped_rank_is_named_at_every_kind_of_layout() {
-        let site = || Site::new().with("watchdog.seconds", 2);
+        let site = || Site::endless().with("watchdog.seconds", 2);
         stop_rank_1(&site(), 2, &["rank 1 (tp 0, pp 0, dp 1) on ", "is stopped"]);
         stop_rank_1(&site().with("parallel.pipeline", 2), 2, &["rank 1 (tp 0, pp 1, dp 0) on ", "is stopped"]);
         let both = site().with("parallel.pipeline", 2).with("parallel.tensor", 2);

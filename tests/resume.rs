@@ -375,3 +375,18 @@ fn a_run_that_has_its_steps_says_so_and_does_nothing() {
         assert_eq!(metrics(&tmp.path().join("run")).len(), 2);
     }
 }
+
+/// The checkpoint is whole, and the run goes on with it, but its reports will have gaps.
+#[test]
+fn metrics_that_lack_steps_are_named_when_a_run_continues() {
+    let run = Run::new();
+    let path = run.dir().join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let left = text.lines().enumerate().filter(|(i, _)| ![2, 6, 7, 8].contains(i));
+    let left: Vec<&str> = left.map(|(i, line)| if i == 11 { "{\"step\": 12" } else { line }).collect();
+    std::fs::write(&path, left.join("\n") + "\n").unwrap();
+    let outcome = run.train(|config| set(config, "train.steps", 15), &[]).succeeded();
+    let lacks = "metrics.jsonl: 5 of the 14 steps before this start are missing (step 3, 7 to 9, 12); the file has 1 \
+                 damaged line; reports leave them out";
+    assert!(outcome.stderr.contains(lacks), "{}", outcome.stderr);
+}

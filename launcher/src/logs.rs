@@ -7,16 +7,18 @@ use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};
 use crate::validation::Validation;
 use engine::config::Config;
-use engine::error::Result;
+use engine::error::{Result, counted};
 use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
 use engine::retry::Retry;
 use engine::train::trainer::StepStats;
 use report::peak;
-use report::records::metrics::{MetricsLog, SpikeRecord, StepRecord};
+use report::records::jsonl::Lines;
+use report::records::metrics::{self, MetricsLog, SpikeRecord, StepRecord};
 use report::records::settings::settings;
 use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The name of the metrics in the run's directory.
 pub const METRICS: &str = "metrics.jsonl";
@@ -49,6 +51,9 @@ impl Logs {
         let path = &config.checkpoint.dir;
         replace(&path.join("config.toml"), config.to_toml().as_bytes())?;
         let progress = Progress::new(config.train.steps, step + 1);
+        if let Some(warning) = missing_metrics(&path.join(METRICS), step) {
+            progress.warn(&warning);
+        }
         if let Some(warning) = ideal.as_ref().and_then(|ideal| ideal.warning(device)) {
             progress.warn(&warning);
         }
@@ -167,4 +172,28 @@ impl Recorder {
             ..Default::default()
         }
     }
+}
+/// A warning where the metrics of a run that continues after `step` lack lines of earlier steps.
+fn missing_metrics(path: &Path, step: u64) -> Option<String> {
+    // A file that cannot be read is an error of the line that is appended next.
+    let lines = if path.exists() { metrics::read(path).ok()? } else { Lines { records: vec![], skipped: vec![] } };
+    let missing = lines.missing(step);
+    if missing.is_empty() {
+        return None;
+    }
+    let listed = missing.iter().take(5).map(|steps| match (steps.start(), steps.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first} to {last}"),
+    });
+    let more = if missing.len() > 5 { ", ..." } else { "" };
+    let damaged = match lines.skipped.len() {
+        0 => String::new(),
+        damaged => format!("; the file has {}", counted(damaged, "damaged line")),
+    };
+    let steps: u64 = missing.iter().map(|steps| steps.end() - steps.start() + 1).sum();
+    Some(format!(
+        "{}: {steps} of the {step} steps before this start are missing (step {}{more}){damaged}; reports leave them out",
+        path.display(),
+        listed.collect::<Vec<_>>().join(", ")
+    ))
 }

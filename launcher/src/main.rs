@@ -9,6 +9,7 @@ mod ideal;
 mod informative;
 mod launch;
 mod library_settings;
+mod lock;
 mod logs;
 mod memory;
 mod origin;

@@ -7,7 +7,7 @@ use engine::mpi::{Comm, host};
 use engine::train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 
-/// What one rank has found.
+/// The findings of one rank.
 #[derive(Serialize, Deserialize)]
 struct Found {
     host: String,

@@ -2,9 +2,10 @@
 //! that `train.load` names.
 
 use crate::agreement::{self, from_first};
+use crate::lock;
 use crate::output::say;
 use crate::progress::Waiting;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::RunDir;
 use data::feed::Feed;
 use data::identity;
 use engine::backend::Backend;
@@ -146,9 +147,9 @@ fn open_as_first(dir: &Path, latest: Option<u64>, first: &Resolved) -> Result<Op
 /// A new run that will save must save to one directory: every rank must see rank 0's. (A run that continues has a
 /// checkpoint in it that all ranks can read.) Collective.
 fn must_share(run_dir: Option<&RunDir>, config: &Config, comm: &Comm) -> Result<()> {
-    let (c, owner) = (&config.checkpoint, run_dir.map_or(String::new(), |dir| dir.owner().to_string()));
+    let (c, owner) = (&config.checkpoint, run_dir.map_or(String::new(), |dir| dir.lock.owner().to_string()));
     let (host, owner) = from_first(comm, &(host(), owner));
-    if comm.rank() == 0 || (c.interval == 0 && !c.at_end) || run_dir::is_shared(&c.dir, &owner) {
+    if comm.rank() == 0 || (c.interval == 0 && !c.at_end) || lock::is_shared(&c.dir, &owner) {
         return comm.agree(Ok(()));
     }
     let dir = c.dir.display();

@@ -56,7 +56,7 @@ pub struct Run<B: Backend> {
     trace: Option<u64>,
     sampler: RankSampler,
     stops: StopRequests,
-    /// Of `train.stop_before`, by rank 0's clock.
+    /// The limit of `train.stop_before`, by rank 0's clock.
     limit: Option<TimeLimit>,
     status: Arc<RunStatus>,
     /// The step that the run began after.
@@ -69,7 +69,7 @@ pub struct Run<B: Backend> {
     skipped: u64,
 }
 
-/// What a run begins with, besides its trainer.
+/// All that a run begins with besides its trainer.
 pub struct Beginning<'a> {
     pub feed: Feed,
     /// The memory that this rank is expected to take.

@@ -28,7 +28,7 @@ struct Current {
 }
 
 impl RunStatus {
-    /// Of a run that has not taken a step. Nothing is written yet.
+    /// The status of a run that has not taken a step. Nothing is written yet.
     pub fn new(dir: &Path, rank: usize, steps: u64) -> RunStatus {
         let status = Status {
             state: State::Running,

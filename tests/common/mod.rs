@@ -5,6 +5,7 @@ mod files;
 mod golden;
 mod process;
 mod shared;
+mod site;
 
 pub use fake_cuda::{FakeCuda, fake_cuda, on_fake_cuda};
 pub use files::{Tensors, distance, export, metrics, read_tensors, write_tokens};
@@ -14,3 +15,4 @@ pub use process::{
     mpirun_this_test, on_ranks, program,
 };
 pub use shared::{Shared, copy};
+pub use site::Site;

@@ -166,7 +166,7 @@ impl Running {
         Outcome { status, stdout, stderr }
     }
 
-    /// What the command has written to standard error so far.
+    /// The text that the command has written to standard error so far.
     pub fn stderr(&self) -> String {
         let mut text = vec![0; self.stderr.metadata().unwrap().len() as usize];
         // At a position, since the command shares the file's own.

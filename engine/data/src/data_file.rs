@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use engine::error::{Error, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// What to do about a file that another program wrote to.
+/// The remedy for a file that another program wrote to.
 const REMEDY: &str = "another program wrote to the file; restore it, or tokenize again (`swallow-engine data check \
                       PREFIX` lists what is wrong), then start the run again: it continues from the last checkpoint";
 
@@ -31,7 +31,7 @@ pub struct DataFile {
     stamp: Stamp,
 }
 
-/// What the file system knows about a file without reading it.
+/// Size and times of a file, which tell without reading it whether it was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub bytes: u64,
@@ -46,7 +46,7 @@ impl Stamp {
         Self { bytes: metadata.len(), modified, inode: metadata.ino() }
     }
 
-    /// Of the file that has this name now.
+    /// The state of the file that has this name now.
     pub fn at(path: &Path) -> Result<Self> {
         std::fs::metadata(path).map(|metadata| Self::of(&metadata)).map_err(|e| Error::io(path, e))
     }

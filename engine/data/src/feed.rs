@@ -40,7 +40,7 @@ pub struct Feed {
     /// The sources of training.
     pub(super) sources: Vec<TrainSource>,
     pub(super) data: engine::config::Data,
-    /// What tells each of `files` from another, and their state, when the feed was opened.
+    /// Identity and state of each of `files` when the feed was opened.
     pub(super) described: Vec<Description>,
     pub(super) watched: Vec<Watched>,
     /// Ranges of training samples whose targets do not count.

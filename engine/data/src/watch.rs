@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(watched.check().unwrap_err().exit_code(), 2);
         fs::remove_file(&path).unwrap();
         assert!(refused().contains("tokens.bin: it does not exist"), "{}", refused());
-        // What is open still reads; a cut file ends in an error.
+        // A file that is open can still be read; one that was cut gives an error.
         assert_eq!(opened.range(0..4).unwrap(), bytes[..4]);
         file.set_len(2).unwrap();
         let error = opened.range(0..4).unwrap_err();

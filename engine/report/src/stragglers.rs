@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 const MARGIN: f64 = 0.1;
 /// A warning needs this many slow samples in a row, since a single one may have been disturbed.
 const IN_A_ROW: u32 = 3;
+/// Seconds of computing below which the scheduling of the operating system makes larger differences than a slow rank.
+const TOO_SHORT: f64 = 0.05;
+/// A warning is repeated when a rank lags by this many times the share of its last warning.
+const WORSE: f64 = 2.0;
 
 /// Watches the samples of a run as they come.
 #[derive(Debug, Clone)]
@@ -14,6 +18,8 @@ pub struct Stragglers {
     stages: Vec<usize>,
     /// The number of latest samples in a row in which each rank was slow.
     slow: Vec<u32>,
+    /// The share by which each rank lagged when it was last reported; 0: never.
+    reported: Vec<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,17 +39,20 @@ impl Straggler {
 
 impl Stragglers {
     pub fn new(stages: Vec<usize>) -> Self {
-        Stragglers { slow: vec![0; stages.len()], stages }
+        Stragglers { slow: vec![0; stages.len()], reported: vec![0.0; stages.len()], stages }
     }
 
     /// Takes a sample, the busy seconds of each rank, and returns the ranks that have now been slow for long enough.
-    /// Each is returned once until it recovers.
+    /// Each is returned once, and again when it lags by twice as much.
     pub fn see(&mut self, busy: &[f64]) -> Vec<Straggler> {
-        let slow = slow(&self.stages, busy);
+        let mut slow = slow(&self.stages, busy);
+        slow.retain(|straggler| straggler.usual >= TOO_SHORT);
         for (rank, times) in self.slow.iter_mut().enumerate() {
             *times = if slow.iter().any(|s| s.rank == rank) { *times + 1 } else { 0 };
         }
-        slow.into_iter().filter(|s| self.slow[s.rank] == IN_A_ROW).collect()
+        slow.retain(|s| self.slow[s.rank] >= IN_A_ROW && s.by() >= WORSE * self.reported[s.rank]);
+        slow.iter().for_each(|s| self.reported[s.rank] = s.by());
+        slow
     }
 }
 
@@ -84,10 +93,17 @@ mod tests {
     }
 
     #[test]
-    fn a_straggler_is_reported_once_until_it_recovers() {
+    fn a_straggler_is_reported_once_and_again_when_it_is_twice_as_slow() {
         let mut stragglers = Stragglers::new(vec![0, 0]);
         let mut reported = |second: f64| stragglers.see(&[1.0, second]).len();
-        let found: Vec<usize> = [2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0].map(&mut reported).into();
-        assert_eq!(found, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
+        let found: Vec<usize> = [1.5, 1.5, 1.0, 1.5, 1.5, 1.5, 1.5, 1.0, 1.9, 1.9, 1.9].map(&mut reported).into();
+        assert_eq!(found, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+        assert_eq!([2.1, 2.1, 3.3, 3.3].map(&mut reported), [1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn steps_too_short_to_tell_are_ignored() {
+        let mut stragglers = Stragglers::new(vec![0, 0]);
+        assert!((0..9).all(|_| stragglers.see(&[0.04, 0.4]).is_empty()));
     }
 }

@@ -31,7 +31,7 @@ impl Watch {
         self.look(bytes.as_chunks().0, f32::from_le_bytes);
     }
 
-    /// What was found in this rectangle of a tensor, whose elements passed by row after row; `None`: all are finite.
+    /// The first value that is not finite in this rectangle of a tensor, whose elements passed by row after row, if any.
     pub fn found(self, tensor: &str, rect: &Rect) -> Option<NotFinite> {
         let (at, value) = self.first?;
         let first = [rect.rows.start + at / rect.cols.len(), rect.cols.start + at % rect.cols.len()];

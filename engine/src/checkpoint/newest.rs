@@ -7,7 +7,7 @@ use super::{NotFinite, Saved, directory::checkpoints};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// What happens where the newest checkpoint is damaged.
+/// The choice that the user has made for a newest checkpoint that is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfDamaged {
     /// The run does not continue.

@@ -304,7 +304,7 @@ impl Write for [f64; 2] {
 }
 
 section! {
-    /// What is done about a step whose loss or gradient norm is far above that of the steps before it, and the samples
+    /// The policy for steps whose loss or gradient norm is far above that of the steps before it, and the samples
     /// that are left out of the loss.
     pub struct Spike {
         /// Accepted steps over which mean and standard deviation are taken.

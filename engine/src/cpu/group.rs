@@ -72,7 +72,7 @@ struct Call {
     peer: Option<usize>,
 }
 
-/// What sees the calls of a rank: MPI's progress, the trace of a step, and the flight recorder.
+/// The observers of a rank's calls: MPI's progress, the trace of a step, and the flight recorder.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub progress: Progress,

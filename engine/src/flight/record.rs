@@ -6,7 +6,7 @@ use crate::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display};
 
-/// What ranks wait for each other in: each channel counts its calls.
+/// A group of calls in which ranks wait for each other; each channel counts its calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Channel {
     /// Small messages of the host, among all ranks.

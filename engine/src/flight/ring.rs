@@ -48,7 +48,7 @@ pub(super) mod at {
     pub const DEVICE_WHAT: usize = 22;
     pub const STARTED: usize = 24;
     pub const FINISHED: usize = STARTED + Channel::COUNT;
-    /// What the device works on, in words.
+    /// The work of the device, in words.
     pub const DEVICE_AT: usize = FINISHED + Channel::COUNT;
     pub const DEVICE_AT_END: usize = DEVICE_AT + 8;
     /// The ring of the last calls begins here: ops push them out of the other one before they are waited for.
@@ -63,7 +63,7 @@ pub(super) const ENTRY: usize = 5;
 pub(super) const ENTRIES: usize = (WORDS - at::RING) / ENTRY;
 pub(super) const CALL_ENTRIES: usize = 48;
 
-/// Where a rank's records go: memory of this process alone, until the host's rings are mapped.
+/// The memory that a rank's records go to: memory of this process alone, until the host's rings are mapped.
 pub struct Recorder {
     own: Box<[AtomicU64]>,
     shared: OnceLock<Slot>,

@@ -74,7 +74,7 @@ impl SharedRings {
         Ok(SharedRings { map: Arc::new(MmapRaw::from(map)), slots: 1 })
     }
 
-    /// What the rank of this slot has recorded; `None` where no rank has taken it.
+    /// The records of the rank of this slot; `None` where no rank has taken it.
     pub fn read(&self, index: usize) -> Option<Snapshot> {
         Snapshot::read(self.slot(index).words())
     }

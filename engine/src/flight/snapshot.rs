@@ -20,7 +20,7 @@ pub struct Snapshot {
     pub progress: u64,
     /// 0 before the first step.
     pub step: u64,
-    /// What the rank does, in words.
+    /// The present work of the rank, in words.
     pub place: String,
     pub blocked: Option<Blocked>,
     /// Calls started and finished, by [`Channel::index`].

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What a rank holds of a tensor, in words that are the same on all ranks that hold it.
+/// The name of a part of a tensor, the same on all ranks that hold it.
 type Name = String;
 
 /// The ranks that hold each checksum of one thing; the largest group of ranks is first.

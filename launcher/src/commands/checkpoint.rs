@@ -102,7 +102,8 @@ fn import(from: &Path, run: &Path) -> Result<()> {
         identity: model.identity(),
         accepted: AcceptedSteps::default(),
     };
-    let _lock = RunDir::lock(run, "--to")?;
+    let locked = RunDir::lock(run, "--to")?;
+    locked.lock.announce()?;
     let (bar, mut done) = (Bytes::new("import", elements(&model) * 4), 0);
     let dir = checkpoint::import(from, run, &model, &header, &mut |n| {
         done += n * 4;

@@ -265,7 +265,7 @@ fn lock_run_dir(config: &Config, comm: &Comm) -> Result<Option<RunDir>> {
     let lock = || {
         let dir = RunDir::lock(&config.checkpoint.dir, "checkpoint.dir")?;
         dir.clean()?;
-        dir.announce()?;
+        dir.lock.announce()?;
         Ok(Some(dir))
     };
     comm.agree(if comm.rank() == 0 { lock() } else { Ok(None) })

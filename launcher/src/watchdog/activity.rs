@@ -13,7 +13,7 @@ pub struct Activity {
     disk: u64,
 }
 
-/// What a rank may do without a record.
+/// The work that a rank may do without a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// To compute, and to read and write files: before the first step.

@@ -17,7 +17,7 @@ const DISK: Duration = Duration::from_secs(2);
 const REQUEST: &str = "request";
 
 pub struct Copies {
-    /// Of this start of the run.
+    /// The directory of this start of the run.
     dir: PathBuf,
     /// The last request, as a thread reads it; `None` on a single host.
     request: Option<Arc<Mutex<String>>>,

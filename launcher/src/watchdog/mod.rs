@@ -48,12 +48,12 @@ const COPY: Duration = Duration::from_secs(3);
 /// After this time a rank ends itself although another one has claimed to report.
 const REPORT: Duration = Duration::from_secs(15);
 
-/// What a device says of itself: a counter that grows while it works, and the first call that has not completed.
+/// The state that a device reports: a counter that grows while it works, and the first call that has not completed.
 pub type Probe = Box<dyn Fn() -> (u64, Option<(GroupKind, u32, &'static str)>) + Send>;
 
-/// What the watchdog needs to know of the run.
+/// The parts of the run that the watchdog needs to know.
 pub struct Watched {
-    /// Where each rank of the mesh runs.
+    /// The host and process slot of each rank of the mesh.
     pub places: Vec<RankSlot>,
     /// The layout of this rank.
     pub rank_layout: RankLayout,
@@ -125,7 +125,7 @@ struct Watcher {
     rings: SharedRings,
     /// This rank's slot.
     index: usize,
-    /// Of each slot of this host.
+    /// The age of each slot of this host.
     ages: Vec<Age>,
     copies: Copies,
     shared: Arc<Shared>,

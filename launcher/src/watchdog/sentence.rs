@@ -45,7 +45,7 @@ struct Says<'a> {
 }
 
 impl Says<'_> {
-    /// What holds up the run is this rank, which `does` something at its place.
+    /// The sentence for a rank that holds up the run, and `does` something at its place.
     fn missing(&self, since: &str, rank: usize, does: &str, at: &str) -> String {
         let missing = self.verdict.missing.as_ref().map(|call| format!(", missing in {},", self.call(call)));
         let place = if at.is_empty() { String::new() } else { self.place(rank, at) };
@@ -71,7 +71,7 @@ impl Says<'_> {
         }
     }
 
-    /// Where the rank is, after `before`; empty where it is not known.
+    /// The rank's place, after `before`; empty where it is not known.
     fn place(&self, rank: usize, before: &str) -> String {
         let Some(seen) = &self.ranks[rank] else { return String::new() };
         let disk = match seen.condition {

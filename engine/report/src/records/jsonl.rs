@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// A file open for appending.
@@ -109,6 +110,21 @@ pub struct Lines<T> {
     pub records: Vec<T>,
     /// Numbers of the lines that hold no sound record; the first line is 1.
     pub skipped: Vec<usize>,
+}
+
+impl<T: Record> Lines<T> {
+    /// The steps from 1 to `last` without a record, as ranges.
+    pub fn missing(&self, last: u64) -> Vec<RangeInclusive<u64>> {
+        let present = self.records.iter().map(Record::step).filter(|step| (1..=last).contains(step));
+        let (mut missing, mut next) = (Vec::new(), 1);
+        for step in present.chain([last + 1]) {
+            if step > next {
+                missing.push(next..=step - 1);
+            }
+            next = step + 1;
+        }
+        missing
+    }
 }
 
 /// Reads a file. Blank lines count neither as records nor as skipped.

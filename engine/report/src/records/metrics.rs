@@ -255,6 +255,18 @@ mod tests {
     }
 
     #[test]
+    fn missing_steps_are_ranges() {
+        let missing = |steps: &[u64], last| {
+            let records = steps.iter().map(|&step| record(step, 1.0)).collect();
+            Lines { records, skipped: vec![] }.missing(last)
+        };
+        assert_eq!(missing(&[1, 2, 3], 3), []);
+        assert_eq!(missing(&[2, 5, 6, 9], 7), [1..=1, 3..=4, 7..=7]);
+        assert_eq!(missing(&[], 4), [1..=4]);
+        assert_eq!(missing(&[], 0), []);
+    }
+
+    #[test]
     fn a_path_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = MetricsLog::open(dir.path()).err().unwrap();

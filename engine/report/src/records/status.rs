@@ -15,7 +15,7 @@ pub struct Status {
     pub step: u64,
     /// Steps of the whole run.
     pub steps: u64,
-    /// Of that step; `None` before the first one of this process.
+    /// The loss of that step; `None` before the first one of this process.
     pub loss: Option<f64>,
     /// The newest complete checkpoint's step.
     pub checkpoint: Option<u64>,

@@ -150,7 +150,7 @@ fn a_directory_that_is_replaced_is_there_at_every_moment() {
     assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1);
 }
 
-/// Where directories cannot be exchanged.
+/// For file systems that cannot exchange directories.
 #[test]
 fn two_renames_put_the_new_directory_in_place() {
     let tmp = tempfile::tempdir().unwrap();

@@ -70,7 +70,7 @@ fn keep_holds_for_both() {
     assert!(steps(run).unwrap().is_empty());
 }
 
-/// What is never removed stays, whatever `keep` says.
+/// Checkpoints that are never removed stay, whatever `keep` says.
 #[test]
 fn keep_every_spares_checkpoints_and_exports() {
     let run = tempfile::tempdir().unwrap();

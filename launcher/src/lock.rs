@@ -1,0 +1,178 @@
+//! The lock of a run's directory: a file with a line about the process that holds it, which that process locks and
+//! touches every few seconds.
+//!
+//! The kernel ends a lock with its process, on this host and, where the file system passes locks on, for others. Where
+//! it does not, or where a host is gone and its file server does not know, the touches tell whether the holder lives:
+//! the lock of a dead one is taken over.
+
+use crate::output::say;
+use engine::error::{Error, Result};
+use engine::mpi::host;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+const NAME: &str = "lock";
+/// The time between two touches.
+const TOUCH: Duration = Duration::from_secs(5);
+/// The time without a touch after which a holder on another host counts as dead.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Time that a network file system may take to show a file to another node.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A held lock. It ends with the process, however that ends.
+pub struct Lock {
+    path: PathBuf,
+    /// The line about this process.
+    owner: String,
+    ended: Arc<AtomicBool>,
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `dir`; `name` is the directory's name for messages, such as `checkpoint.dir`.
+    pub fn take(dir: &Path, name: &str) -> Result<Lock> {
+        let path = dir.join(NAME);
+        let holder = fs::read_to_string(&path).unwrap_or_default().trim_end().to_string();
+        let is_elsewhere = host_of(&holder).is_some_and(|at| at != host());
+        let lives = || {
+            say!(
+                "note: {} is held by {holder}; waiting up to {} s for a sign of it",
+                path.display(),
+                SILENCE.as_secs()
+            );
+            is_touched(&path, SILENCE)
+        };
+        let mut file = open(&path)?;
+        let is_locked = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        if if is_elsewhere { lives() } else { is_locked } {
+            return Err(in_use(dir, name, &holder));
+        }
+        if is_locked {
+            // The file server still holds the lock of a host that is gone. A new file has none.
+            fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+            file = open(&path)?;
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Err(in_use(dir, name, "a process that came first"));
+            }
+        }
+        if !holder.is_empty() {
+            say!("note: {}: {holder}, is gone; this process takes over its lock", path.display());
+        }
+        let owner = format!("process {} on {} since {}", std::process::id(), host(), jiff::Timestamp::now());
+        Ok(Lock { path, owner, ended: Arc::default(), file })
+    }
+
+    /// The line by which other ranks recognise the directory: see [`is_shared`].
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Writes the line into the file, closes it, so that a network file system shows it to other nodes, and begins to
+    /// touch the file.
+    pub fn announce(&self) -> Result<()> {
+        fs::write(&self.path, format!("{}\n", self.owner)).map_err(|e| Error::io(&self.path, e))?;
+        let (path, ended) = (self.path.clone(), self.ended.clone());
+        let touch = move || {
+            while !ended.load(Relaxed) {
+                // A disk that fails is reported by whoever writes something else.
+                let _ = OpenOptions::new().write(true).open(&path).and_then(|f| f.set_modified(SystemTime::now()));
+                std::thread::sleep(TOUCH);
+            }
+        };
+        let made = std::thread::Builder::new().name("lock".into()).spawn(touch);
+        made.map(drop).map_err(|e| Error::run(format!("a thread cannot be made: {e}; raise `ulimit -u`")))
+    }
+
+    /// Removes the file.
+    pub fn remove(&self) -> std::io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+impl Drop for Lock {
+    /// A file without a line has no holder that may have died.
+    fn drop(&mut self) {
+        self.ended.store(true, Relaxed);
+        let _ = self.file.set_len(0);
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    file.map_err(|e| Error::io(path, e))
+}
+
+fn in_use(dir: &Path, name: &str, holder: &str) -> Error {
+    let holder = if holder.is_empty() { String::new() } else { format!(" ({holder})") };
+    Error::user(format!(
+        "{name} = {}: another run is using this directory{holder}; wait for it, or name another directory",
+        dir.display()
+    ))
+}
+
+/// The host in a holder's line.
+fn host_of(holder: &str) -> Option<&str> {
+    holder.split_once(" on ")?.1.split_once(" since ").map(|(host, _)| host)
+}
+
+/// Whether the file at `path` is touched within this time.
+fn is_touched(path: &Path, within: Duration) -> bool {
+    // Opening a file makes a network file system ask for its times.
+    let touched = || File::open(path).and_then(|file| file.metadata()?.modified()).ok();
+    let (before, start) = (touched(), Instant::now());
+    while start.elapsed() < within {
+        std::thread::sleep(Duration::from_millis(200));
+        if touched() != before {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether `dir` is the directory whose lock `owner` holds on another node.
+pub fn is_shared(dir: &Path, owner: &str) -> bool {
+    let start = Instant::now();
+    loop {
+        if fs::read_to_string(dir.join(NAME)).is_ok_and(|line| line.trim_end() == owner) {
+            return true;
+        }
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_is_refused_and_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path(), "checkpoint.dir").unwrap();
+        lock.announce().unwrap();
+        assert!(is_shared(dir.path(), lock.owner()));
+        let refused = Lock::take(dir.path(), "checkpoint.dir").err().unwrap().to_string();
+        let holder = format!("(process {} on {} since ", std::process::id(), host());
+        assert!(refused.contains(&holder), "{refused}");
+        // The first touch may already have been.
+        assert!(is_touched(&dir.path().join(NAME), 2 * TOUCH));
+        drop(lock);
+        assert_eq!(fs::read_to_string(dir.path().join(NAME)).unwrap(), "");
+        Lock::take(dir.path(), "checkpoint.dir").unwrap();
+    }
+
+    #[test]
+    fn a_holder_that_is_silent_is_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        fs::write(&path, "process 7 on gpu042 since 2026-11-30T01:02:03Z\n").unwrap();
+        assert!(!is_touched(&path, Duration::from_millis(300)));
+        assert_eq!(host_of(&fs::read_to_string(&path).unwrap()), Some("gpu042"));
+        assert_eq!(host_of(""), None);
+    }
+}
