@@ -49,7 +49,8 @@ impl Logs {
         retry: Retry,
     ) -> Result<Logs> {
         let path = &config.checkpoint.dir;
-        replace(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        let opening = retry.of("logs");
+        opening.run(|| replace(&path.join("config.toml"), config.to_toml().as_bytes()))?;
         let progress = Progress::new(config.train.steps, step + 1);
         if let Some(warning) = missing_metrics(&path.join(METRICS), step) {
             progress.warn(&warning);
@@ -62,7 +63,7 @@ impl Logs {
         warning.into_iter().for_each(|warning| progress.warn(&warning));
         Ok(Logs {
             _dir: dir,
-            metrics: MetricsLog::open(&path.join(METRICS))?,
+            metrics: opening.run(|| MetricsLog::open(&path.join(METRICS)))?,
             retry,
             events,
             events_file,
@@ -192,7 +193,8 @@ fn missing_metrics(path: &Path, step: u64) -> Option<String> {
     };
     let steps: u64 = missing.iter().map(|steps| steps.end() - steps.start() + 1).sum();
     Some(format!(
-        "{}: {steps} of the {step} steps before this start are missing (step {}{more}){damaged}; reports leave them out",
+        "{}: {steps} of the {step} steps before this start are missing (step {}{more}){damaged}; reports leave them \
+         out",
         path.display(),
         listed.collect::<Vec<_>>().join(", ")
     ))

@@ -5,8 +5,8 @@ use crate::model::param_specs::Unit;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
-/// The place at which a rank first had a number that is not finite. Origins are ordered as the micro-batches of a step compute, so
-/// that the least one of all ranks is the one that the others followed from.
+/// The place at which a rank first had a number that is not finite. Origins are ordered as the micro-batches of a step
+/// compute, so that the least one of all ranks is the one that the others followed from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
     mb: usize,

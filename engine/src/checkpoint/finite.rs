@@ -31,7 +31,8 @@ impl Watch {
         self.look(bytes.as_chunks().0, f32::from_le_bytes);
     }
 
-    /// The first value that is not finite in this rectangle of a tensor, whose elements passed by row after row, if any.
+    /// The first value that is not finite, if any, in this rectangle of a tensor, whose elements passed by row after
+    /// row.
     pub fn found(self, tensor: &str, rect: &Rect) -> Option<NotFinite> {
         let (at, value) = self.first?;
         let first = [rect.rows.start + at / rect.cols.len(), rect.cols.start + at % rect.cols.len()];
