@@ -1,6 +1,7 @@
-//! One flipped bit in what several ranks hold is found, with the tensor and the rank, wherever copies are.
+//! Numbers of one rank that are not what they should be: one flipped bit of a copy, and a NaN, are found with the
+//! tensor or layer and the rank.
 
-use engine::backend::Backend;
+use engine::backend::{Backend, Judgement, Origin};
 use engine::batch::Blank;
 use engine::checkpoint::StateKind;
 use engine::config::Config;
@@ -35,7 +36,8 @@ fn a_flipped_bit_in_one_copy_is_found() {
             let mut trainer = trained(&world, layout, tied);
             copies::must_be_equal(&mut trainer, world.comm()).unwrap();
             if world.comm().rank() == rank {
-                flip(&mut trainer, tensor);
+                let flip = |x: f32| f32::from_bits(x.to_bits() ^ 1);
+                change(&mut trainer, tensor, StateKind::V, flip);
             }
             let error = copies::must_be_equal(&mut trainer, world.comm()).unwrap_err();
             let what = error.to_string();
@@ -75,17 +77,42 @@ fn trained(world: &World, layout: &str, tied: bool) -> Trainer<Cpu<bf16>> {
     trainer
 }
 
-/// Flips the lowest bit of an element of a tensor's second moments.
-fn flip(trainer: &mut Trainer<Cpu<bf16>>, tensor: &str) {
+/// Changes an element of a tensor's state on this rank.
+fn change(trainer: &mut Trainer<Cpu<bf16>>, tensor: &str, kind: StateKind, change: impl Fn(f32) -> f32) {
     let layout = trainer.layout.clone();
     for (shard, bucket) in trainer.optim.shards.iter_mut().zip(&layout.buckets) {
         let parts = bucket.parts(&shard.range);
         let Some(part) = parts.iter().find(|part| part.tensor.name == tensor) else { continue };
-        let (_, v) = shard.state.iter_mut().find(|(kind, _)| *kind == StateKind::V).unwrap();
-        let mut values = trainer.b.wait_host(trainer.b.copy_to_host_async(v)).unwrap();
+        let (_, state) = shard.state.iter_mut().find(|(of, _)| *of == kind).unwrap();
+        let mut values = trainer.b.wait_host(trainer.b.copy_to_host_async(state)).unwrap();
         let value = &mut values[part.at + part.rect.len() / 2];
-        *value = f32::from_bits(value.to_bits() ^ 1);
-        return trainer.b.write(&values, v);
+        *value = change(*value);
+        return trainer.b.write(&values, state);
     }
     panic!("rank {} holds no {tensor}", trainer.rank_layout.rank);
+}
+
+/// A collective spreads it to the other rank, where it comes up later in the same layer.
+#[test]
+fn a_nan_of_one_rank_is_traced_to_its_layer_and_rank() {
+    on_ranks("copies::a_nan_of_one_rank_is_traced_to_its_layer_and_rank", 4, |_| {
+        let world = World::start().unwrap();
+        let comm = world.comm();
+        let mut trainer = trained(&world, "tensor = 2\npipeline = 2", false);
+        if comm.rank() == 3 {
+            change(&mut trainer, "model.layers.1.mlp.down_proj.weight", StateKind::Master, |_| f32::NAN);
+        }
+        trainer.cast_main_params();
+        let mut clock = Clock::start(&trainer.b, Phase::Data);
+        let results = trainer.step(&Blank(16), &mut clock).unwrap();
+        assert_eq!(results.judgement, Judgement::NotFinite);
+        let weights = trainer.weights_not_finite().unwrap();
+        assert_eq!(weights.is_some(), comm.rank() == 3, "{weights:?}");
+        let origin = trainer.origin_of(2, &Blank(16)).unwrap();
+        let all = comm.all_gather_bytes(&serde_json::to_vec(&origin).unwrap());
+        let all: Vec<Option<Origin>> = all.iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect();
+        let first = (0..4).filter(|&rank| all[rank].is_some()).min_by_key(|&rank| all[rank].clone()).unwrap();
+        let what = &all[first].as_ref().unwrap().what;
+        assert_eq!((first, what.as_str()), (3, "matmul_nt in layer 1, forward of micro-batch 0"), "{all:?}");
+    });
 }
