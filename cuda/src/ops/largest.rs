@@ -23,6 +23,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "xent_totals" => xent_totals_geometry(),
         "xent_grad" => xent_grad_geometry(1, MANY),
         "round_bf16" | "widen_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise_geometry(MANY, 4, 1),
+        "checksum_f32" | "checksum_bf16" => checksum_geometry(),
         "squares" => squares_geometry(MANY),
         "squares_total" => squares_total_geometry(1),
         "adamw_norms" => adamw_norms_geometry(MANY),

@@ -21,6 +21,7 @@ pub fn import(
     header: &Header,
     progress: &mut dyn FnMut(u64),
 ) -> Result<PathBuf> {
+    remove_unfinished(run)?;
     if let Some(latest) = directory::latest(run)? {
         let what = "this run has a checkpoint already; import into another directory";
         return Err(Error::user(format!("{}: {what}", latest.display())));
@@ -39,6 +40,14 @@ pub fn import(
         // The error of the save is reported, not one of this removal.
         let _ = source::remove(run).map(|()| std::fs::remove_dir(directory::checkpoints(run)));
     })
+}
+
+/// Removes the checkpoint of an import that ended before `latest` named it. A run in training has later ones.
+fn remove_unfinished(run: &Path) -> Result<()> {
+    match (directory::latest_step(run)?, &directory::steps(run)?[..]) {
+        (None, [0]) => directory::remove_whole(&directory::checkpoints(run).join(directory::step_name(0))),
+        _ => Ok(()),
+    }
 }
 
 /// The bands of whole rows of a tensor, each of about `len` elements at most.

@@ -17,22 +17,22 @@ pub fn of(verdict: &Verdict, ranks: &[Option<Seen>], watched: &Watched, idle: Du
             "{} has died without a message{}: a signal killed it, perhaps the kernel's for want of memory (dmesg \
              tells){}",
             says.rank(*rank),
-            says.place(*rank, " at "),
+            says.place(*rank, " "),
             says.waiting()
         ),
-        Cause::Stopped(rank) => says.missing(&since, *rank, "is stopped by a signal or a debugger", " at "),
+        Cause::Stopped(rank) => says.missing(&since, *rank, "is stopped by a signal or a debugger", " "),
         Cause::Silent(rank) => {
             let silent =
                 "does not answer, nor does any other rank of its host: the host, its network or its disk is gone";
             says.missing(&since, *rank, silent, "")
         }
-        Cause::Busy(rank) => says.missing(&since, *rank, "does not go on", ": it is at "),
+        Cause::Busy(rank) => says.missing(&since, *rank, "does not go on", ": it is "),
         Cause::Call(call) => format!(
             "{since}: {} does not complete, although ranks {} have all reached it: a network or a device between their \
              hosts does not answer{}",
             says.call(call),
             listed(&verdict.waiting),
-            verdict.waiting.first().map_or(String::new(), |rank| says.place(*rank, &format!("; rank {rank} was at "))),
+            verdict.waiting.first().map_or(String::new(), |rank| says.place(*rank, &format!("; rank {rank} was "))),
         ),
         Cause::Circle(circle) => format!("{since}: ranks {} wait for each other in a circle", listed(circle)),
     }
@@ -71,14 +71,16 @@ impl Says<'_> {
         }
     }
 
-    /// The rank's place, after `before`; empty where it is not known.
+    /// "at step 12, ...", after `before`: the rank's place; empty where it is not known.
     fn place(&self, rank: usize, before: &str) -> String {
         let Some(seen) = &self.ranks[rank] else { return String::new() };
         let disk = match seen.condition {
             Condition::InKernel => ", in a system call that does not return, most often of a disk",
             _ => "",
         };
-        format!("{before}{}{disk}", seen.snapshot.place)
+        // "step 12, ...", or "before the first step, ...".
+        let at = if seen.snapshot.place.starts_with("step ") { "at " } else { "" };
+        format!("{before}{at}{}{disk}", seen.snapshot.place)
     }
 
     /// Who waits for the rank that is missing.

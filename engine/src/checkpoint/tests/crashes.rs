@@ -172,6 +172,18 @@ fn a_checkpoint_whose_latest_cannot_be_written_is_taken_back() {
     assert_eq!(latest_step(run), 4);
 }
 
+/// The checkpoint is there, `latest` is not: only an import leaves that at step 0, and the same import succeeds.
+#[test]
+fn an_import_that_ended_before_latest_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, run) = (dir.path().join("hf"), dir.path().join("run"));
+    super::huggingface::export_small_shards(&from);
+    import(&from, &run, &model(), &header(0), &mut |_| ()).unwrap();
+    fs::remove_file(run.join("checkpoints/latest")).unwrap();
+    import(&from, &run, &model(), &header(0), &mut |_| ()).unwrap();
+    assert_eq!(latest_step(&run), 0);
+}
+
 /// If the disk fills up during an import, nothing of the import is left.
 #[test]
 fn a_failed_import_leaves_no_source() {
