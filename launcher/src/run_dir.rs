@@ -5,6 +5,7 @@ use crate::lock::Lock;
 use engine::checkpoint;
 use engine::error::{Error, Result};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The ending of a file that [`replace`] is writing.
@@ -69,14 +70,21 @@ impl Drop for RunDir {
     }
 }
 
-/// Writes a whole file in place of `path`, atomically: a reader finds the old or the new one. A write that fails
-/// leaves the old file as it was, and nothing else.
+/// Writes a whole file in place of `path`, atomically: a reader finds the old or the new one, also after a power cut. A
+/// write that fails leaves the old file as it was, and nothing else.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{PARTIAL}"));
     let partial = PathBuf::from(partial);
-    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
-    written.map_err(|e| {
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        // Before the name: after a power cut some file systems have the new name, but not yet the bytes.
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|e| {
         // The failure that is reported is the write's.
         let _ = fs::remove_file(&partial);
         Error::io(path, e)
