@@ -311,7 +311,10 @@ section! {
         pub window: u64 = or(128).within(2..=MOST_WINDOW),
         /// Standard deviations above the mean from which on a step is a spike; 0: none is.
         pub threshold: f64 = or(6.0).not_negative(),
-        pub action: SpikeAction = or(SpikeAction::Log),
+        pub action: SpikeAction = or(SpikeAction::Log).must(
+            "skips nothing, since spike.threshold is 0; set spike.threshold above 0, or spike.action = \"log\"",
+            |action: &SpikeAction| threshold > 0.0 || *action == SpikeAction::Log,
+        ),
         /// Ranges `[first, end)` of absolute samples of training whose targets have weight 0.
         pub skip: Vec<[u64; 2]> = or(vec![]).must(
             "must be ranges [first, end) of samples, ascending and apart, as [[1000, 1024], [4096, 4104]]; \

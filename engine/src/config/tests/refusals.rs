@@ -110,6 +110,8 @@ fn refusals_name_place_value_and_remedy() {
     assert!(got.ends_with("checkpoint.export_interval = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
     let got = refusal(LEAST, &["checkpoint.interval=4", "checkpoint.keep_every=6"]);
     assert!(got.ends_with("checkpoint.keep_every = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
+    let got = refusal(LEAST, &["spike.threshold=0", "spike.action=skip"]);
+    assert!(got.contains("spike.action = \"skip\": skips nothing, since spike.threshold is 0; set"), "{got}");
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);
     assert_eq!(decay, "--set optimizer.decay_steps = 99: must lie in 1 ..= 98 (train.steps less the warm-up)");
     let layouts: [(&[&str], &str); _] = [
