@@ -89,7 +89,7 @@ mod exhaustive {
 
     #[test]
     fn a_killed_rank_of_another_host_is_named() {
-        reported(&[], Signal::SIGKILL, &[2], &["rank 2 (tp 0, pp 0, dp 2) on n2, ", "has died without a message"]);
+        reported(&[], Signal::SIGKILL, &[2], &["rank 2 (tp 0, pp 0, dp 2) on n2 has died without a message"]);
     }
 
     #[test]

@@ -177,7 +177,9 @@ impl Recorder {
 /// A warning where the metrics of a run that continues after `step` lack lines of earlier steps.
 fn missing_metrics(path: &Path, step: u64) -> Option<String> {
     // A file that cannot be read is an error of the line that is appended next.
-    let lines = if path.exists() { metrics::read(path).ok()? } else { Lines { records: vec![], skipped: vec![] } };
+    let nothing = Lines { records: vec![], skipped: vec![] };
+    // A device, such as /dev/full, may be read without end.
+    let lines = if step > 0 && path.is_file() { metrics::read(path).ok()? } else { nothing };
     let missing = lines.missing(step);
     if missing.is_empty() {
         return None;
