@@ -226,6 +226,16 @@ pub(super) fn set_latest(run: &Path, step: u64) -> Result<()> {
     sync(&dir)
 }
 
+/// Removes the checkpoint of a run that has no other one, and `latest` before it. Either may be missing.
+pub(super) fn remove_only(run: &Path, step: u64) -> Result<()> {
+    let (latest, dir) = (checkpoints(run).join(LATEST), checkpoints(run).join(step_name(step)));
+    match fs::remove_file(&latest) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&latest, e)),
+        _ => {}
+    }
+    if dir.exists() { remove_whole(&dir) } else { Ok(()) }
+}
+
 /// The step that `latest` names, whether or not that checkpoint exists; `None` if there is no `latest`.
 pub fn latest_step(run: &Path) -> Result<Option<u64>> {
     let Some(name) = latest_name(run)? else { return Ok(None) };

@@ -38,7 +38,8 @@ pub fn import(
     let writer = format!("checkpoint import on {}", host());
     Saver::new(run, Options::default(), writer).save(&Solo, header, pieces).inspect_err(|_| {
         // The error of the save is reported, not one of this removal.
-        let _ = source::remove(run).map(|()| std::fs::remove_dir(directory::checkpoints(run)));
+        let _ = directory::remove_only(run, 0).and_then(|()| source::remove(run));
+        let _ = std::fs::remove_dir(directory::checkpoints(run));
     })
 }
 
