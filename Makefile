@@ -9,7 +9,7 @@ endif
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build demo test test-exhaustive campaigns test-all bench lint
+.PHONY: help setup build demo test test-exhaustive campaigns test-all fuzz bench lint
 .DEFAULT_GOAL := help
 
 help:          ## This list
@@ -39,6 +39,11 @@ campaigns: setup   ## Every planted bug, delayed streams; writes a dated table i
 	tests/campaigns.sh
 
 test-all: test test-exhaustive campaigns   ## All of them
+
+# It runs beside the program, which some targets start; both are built with checks of sums that overflow.
+fuzz: setup    ## Damaged files for every parser, two hours (MINUTES=n: another time)
+	cargo build --profile fuzz -p fuzz -p swallow-engine
+	cargo run --profile fuzz -p fuzz -- --minutes $(or $(MINUTES),120)
 
 bench: setup   ## Criterion benchmarks; benches/README.md has the figures
 	cargo bench

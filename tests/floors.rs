@@ -8,7 +8,7 @@ use toml::Table;
 
 /// Every crate of the workspace by its folder, with the crates of the workspace that its `[dependencies]` name. The
 /// product never depends on what only tests use.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     (".", &["cuda", "data", "engine", "plan", "report"]),
     ("engine", &[]),
     ("engine/data", &["engine"]),
@@ -17,6 +17,7 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("cuda", &["engine"]),
     ("cuda/emulator", &["cuda"]),
     ("cuda/fake_cuda", &["cuda", "emulator"]),
+    ("tests/fuzz", &["data", "engine", "plan", "report"]),
 ];
 
 /// Crates whose `lib.rs` sorts its modules onto floors by comments `// Floor N: ...`.
@@ -78,7 +79,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All source code and text, without golden data and files that are built or downloaded.
+/// All source code and text, without golden data, the inputs of fuzzing, and files that are built or downloaded.
 fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
     walk(root(), &mut paths);
@@ -96,7 +97,7 @@ fn walk(dir: &Path, out: &mut Vec<String>) {
     for path in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() && !path.is_symlink() {
-            if !name.starts_with('.') && !["target", "runs", "golden", "venv"].contains(&name) {
+            if !name.starts_with('.') && !["target", "runs", "golden", "venv", "seeds", "found"].contains(&name) {
                 walk(&path, out);
             }
         } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| CODE.contains(&e) || TEXT.contains(&e)) {
