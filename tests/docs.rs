@@ -24,7 +24,8 @@ fn walk(dir: &Path, extension: &str, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap()) {
         let (path, name) = (entry.path(), entry.file_name());
         let hidden = name.to_string_lossy().starts_with('.');
-        let foreign = ["target", "runs", "shared", "vendor", "venv", "seeds", "found"].iter().any(|skipped| name == *skipped);
+        let foreign =
+            ["target", "runs", "shared", "vendor", "venv", "seeds", "found"].iter().any(|skipped| name == *skipped);
         if path.is_dir() && !hidden && !foreign {
             walk(&path, extension, out);
         } else if path.extension().is_some_and(|e| e == extension) {

@@ -5,6 +5,7 @@ mod campaign;
 mod case;
 mod mutate;
 mod targets;
+mod trees;
 mod worker;
 
 use clap::Parser;

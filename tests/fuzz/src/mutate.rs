@@ -3,6 +3,7 @@
 
 use crate::case::Case;
 use crate::targets::Target;
+use crate::trees;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,11 @@ impl Rng {
     }
 
     /// A number below `n`, which is not 0.
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
+    pub fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
         &of[self.below(of.len())]
     }
 
@@ -73,7 +74,10 @@ impl<'t> Cases<'t> {
         let paths: Vec<PathBuf> = case.0.keys().filter(|path| !self.is_fixed(path)).cloned().collect();
         let edits = 1 + rng.next().trailing_zeros().min(7);
         for _ in 0..edits {
-            let bytes = case.0.get_mut(rng.pick(&paths)).expect("a file of the case");
+            // Mostly the longer one of two, since more can be wrong in it.
+            let [one, other] = [0; 2].map(|_| rng.pick(&paths));
+            let path = if case.0[one].len() > case.0[other].len() { one } else { other };
+            let bytes = case.0.get_mut(path).expect("a file of the case");
             self.edit(&mut rng, bytes);
             bytes.truncate(LONGEST);
         }
@@ -88,6 +92,9 @@ impl<'t> Cases<'t> {
     }
 
     fn edit(&self, rng: &mut Rng, bytes: &mut Vec<u8>) {
+        if rng.below(4) > 0 && trees::edit(rng, bytes, &self.words) {
+            return;
+        }
         let words = words(bytes);
         match rng.below(10) {
             0 if !bytes.is_empty() => *at(rng, bytes) ^= 1 << rng.below(8),
