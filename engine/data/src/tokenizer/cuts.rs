@@ -45,13 +45,15 @@ const MARKS_BEGIN: [bool; 256] = {
     begin
 };
 
-/// The parts of a `tokenizer.json` that decide the cuts.
+/// The parts of a `tokenizer.json` that decide the cuts, and what the library can read.
 #[derive(Deserialize)]
 pub struct Rules {
     #[serde(default)]
     pub normalizer: Value,
     #[serde(default)]
     pub pre_tokenizer: Value,
+    #[serde(default)]
+    pub decoder: Value,
     #[serde(default)]
     pub added_tokens: Vec<AddedToken>,
     pub model: ModelRules,
@@ -78,6 +80,8 @@ pub struct ModelRules {
     pub dropout: Value,
     #[serde(default)]
     pub byte_fallback: Option<bool>,
+    #[serde(default)]
+    pub continuing_subword_prefix: Option<String>,
 }
 
 impl Cuts {

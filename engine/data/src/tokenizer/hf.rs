@@ -10,11 +10,15 @@ use super::bigrams::Bigrams;
 use super::config::{DummySpace, TokenizerConfig};
 use super::cuts::{Cuts, LineCuts, Rules};
 use super::fragments::{Ends, Fragments};
+use super::library;
 use super::{ControlTokens, Kind, Spans, Special};
 
 /// Usual names of BOS and EOS, for files without `tokenizer_config.json` and `special_tokens_map.json`.
 const BOS: [&str; 4] = ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>"];
 const EOS: [&str; 5] = ["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "<|im_end|>"];
+
+/// Ids that a tokenizer may have, gaps included: tables over all ids stay small. Published ones have up to a million.
+const MOST_IDS: usize = 1 << 22;
 
 pub struct HuggingFace {
     tokenizer: tokenizers::Tokenizer,
@@ -41,6 +45,7 @@ impl HuggingFace {
         })?;
         // serde does not check the encoding of what `Rules` does not read; `tokenizers` panics if it is invalid.
         std::str::from_utf8(bytes).map_err(|e| format!("not JSON: {e}"))?;
+        library::check(&rules, bytes)?;
         let config = TokenizerConfig::beside(path)?;
         let mut tokenizer = match (controls, llama_spaces(&rules, &config)) {
             (ControlTokens::Chat, Some(dummy)) => with_spaces(bytes, dummy)?,
@@ -55,6 +60,10 @@ impl HuggingFace {
         }
         let largest = tokenizer.get_vocab(true).into_values().max();
         let vocab_size = largest.ok_or("its vocabulary is empty")? as usize + 1;
+        if vocab_size > MOST_IDS {
+            let id = vocab_size - 1;
+            return Err(format!("its largest id is {id}, but ids must be below {MOST_IDS}; the file is damaged"));
+        }
         let (bos, eos) = {
             let special = |key, known: &[&str]| special(&config, key, known, &rules, &tokenizer);
             (special("bos_token", &BOS), special("eos_token", &EOS))
@@ -125,8 +134,10 @@ fn letters(tokenizer: &tokenizers::Tokenizer, controls: &[u32]) -> HashMap<u32, 
 /// are encoded apart.
 fn apart(tokenizer: &tokenizers::Tokenizer, controls: &[u32], text: &str, ids: &mut Vec<u32>) {
     for token in tokenizer.get_model().tokenize(text).unwrap_or_default() {
+        // The token of an unknown character has a name that is not in the text, and no letters.
+        let is_spelled = text.contains(&token.value);
         let first = token.value.chars().next().map_or(0, char::len_utf8);
-        match controls.binary_search(&token.id).is_ok() && first < token.value.len() {
+        match is_spelled && controls.binary_search(&token.id).is_ok() && first < token.value.len() {
             true => {
                 let (first, others) = token.value.split_at(first);
                 apart(tokenizer, controls, first, ids);
@@ -245,6 +256,11 @@ impl Kind for HuggingFace {
     fn encode_spans(&self, text: &str) -> Result<Spans, String> {
         let encoding = self.tokenizer.encode(text, false).map_err(|e| e.to_string())?;
         let mut bytes: Vec<_> = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        if bytes.iter().any(|bytes| bytes.end > text.len()) {
+            return Err("it gives tokens places beyond the end of the text, as end_of_word_suffix together with \
+                        byte_fallback does; remove one of them"
+                .into());
+        }
         drop_dummy_spaces(encoding.get_tokens(), &mut bytes);
         let mut spans = Spans::default();
         for (&id, bytes) in encoding.get_ids().iter().zip(bytes) {

@@ -11,6 +11,7 @@ mod extension;
 mod fragments;
 mod hf;
 mod identity;
+mod library;
 mod merges;
 mod model;
 mod nfkc;

@@ -23,7 +23,7 @@ use super::super::partial::write_files;
 use super::model::ModelProto;
 use super::{Tokenizer, is_json, read};
 pub use held_out::{HeldOut, count};
-pub(super) use json::is_byte_level;
+pub(super) use json::{is_byte_level, merges};
 pub(super) use model::without_self_test;
 
 /// The inputs and settings of an expansion.
