@@ -140,7 +140,9 @@ impl<'t> Tally<'t> {
 
     /// Keeps the next case, which was wrong, and says so.
     fn keep(&mut self, campaign: &Campaign, reason: String) -> Result<()> {
-        let alike = self.wrong.entry(reason.clone()).or_default();
+        // A panic's place, without its message.
+        let kind = reason.split(": ").next().expect("the reason itself").to_string();
+        let alike = self.wrong.entry(kind).or_default();
         *alike += 1;
         if *alike > ALIKE {
             return Ok(());

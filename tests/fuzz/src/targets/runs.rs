@@ -1,7 +1,7 @@
 //! Weights, and the files of a run.
 
 use crate::case::Case;
-use engine::checkpoint::{self, AcceptedSteps, FromSaved, Header, Position, Saved, StateKind};
+use engine::checkpoint::{self, AcceptedSteps, ExpandVocab, FromSaved, Header, Init, Position, Saved, StateKind};
 use engine::config::{Model, hf};
 use engine::error::{Error, Result};
 use engine::model::rect::Rect;
@@ -13,10 +13,14 @@ use report::{markdown, page};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A model in Hugging Face's form becomes a checkpoint and is exported again.
+/// A model in Hugging Face's form gets rows for new tokens, becomes a checkpoint and is exported again.
 pub fn huggingface() -> Result<()> {
     let here = Path::new(".");
     let model = Model { hf: None, ..hf::read_model(here)? };
+    let (from, to, old_size) = (here, Path::new("expanded"), model.vocab_size);
+    let (new_size, init) = (old_size.saturating_add(3), Init::Pieces(vec![vec![0, 1]; 3]));
+    let wider = ExpandVocab { from, to, old_size, new_size, init, tokenizer: Vec::new() };
+    let _ = checkpoint::expand_vocab(&wider, &mut |_, _| ());
     let position = Position { step: 0, consumed_samples: 0 };
     let (config, identity) = (model.to_toml(), model.identity());
     let header = Header { position, config, identity, accepted: AcceptedSteps::default() };

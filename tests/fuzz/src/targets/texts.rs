@@ -71,7 +71,8 @@ fn encode(tokenizer: &Tokenizer) -> Result<()> {
             let inside = spans.bytes.iter().all(|bytes| bytes.start <= bytes.end && bytes.end <= text.len());
             assert!(inside, "places {:?} in {text:?}", spans.bytes);
         }
-        let _ = (tokenizer.encode_long(text), tokenizer.decode(&ids), tokenizer.cut(text.as_bytes()));
+        assert_eq!(tokenizer.encode_long(text).ok(), Some(ids.clone()), "ids in parts of {text:?}");
+        let _ = (tokenizer.decode(&ids), tokenizer.cut(text.as_bytes()));
     }
     for id in [0, 1, tokenizer.vocab_size() as u32, u32::MAX] {
         let _ = (tokenizer.piece(id), tokenizer.decode(&[id]), tokenizer.decode_with_controls(&[id]));
