@@ -140,9 +140,7 @@ impl<'t> Tally<'t> {
 
     /// Keeps the next case, which was wrong, and says so.
     fn keep(&mut self, campaign: &Campaign, reason: String) -> Result<()> {
-        // A panic's place, without its message.
-        let kind = reason.split(": ").next().expect("the reason itself").to_string();
-        let alike = self.wrong.entry(kind).or_default();
+        let alike = self.wrong.entry(kind(&reason)).or_default();
         *alike += 1;
         if *alike > ALIKE {
             return Ok(());
@@ -153,6 +151,12 @@ impl<'t> Tally<'t> {
         campaign.bar.suspend(|| println!("{} {}: {reason}\n  {}", self.target.name, self.next, folder.display()));
         Ok(())
     }
+}
+
+/// The place of a panic, without its message, or the reason without its numbers.
+fn kind(reason: &str) -> String {
+    let place = reason.rfind("panicked at").and_then(|at| reason[at..].split(": ").next());
+    place.map_or_else(|| reason.chars().filter(|c| !c.is_ascii_digit()).collect(), str::to_string)
 }
 
 fn table(all: &[Tally]) -> Table {
