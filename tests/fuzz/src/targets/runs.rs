@@ -50,14 +50,13 @@ pub fn checkpoint() -> Result<()> {
 pub fn sign_manifests(case: &mut Case) {
     for (path, bytes) in &mut case.0 {
         if path.ends_with("manifest.json")
-            && let Ok(mut manifest) = serde_json::from_slice::<Value>(bytes)
+            && let Ok(Value::Object(mut manifest)) = serde_json::from_slice(bytes)
+            && manifest.contains_key("checksum")
         {
-            if let Some(sum) = manifest.get_mut("checksum") {
-                *sum = json!("");
-                let hash = blake3::hash(manifest.to_string().as_bytes()).to_hex().to_string();
-                manifest["checksum"] = json!(hash);
-                *bytes = manifest.to_string().into_bytes();
-            }
+            manifest["checksum"] = json!("");
+            let hash = blake3::hash(Value::Object(manifest.clone()).to_string().as_bytes()).to_hex().to_string();
+            manifest["checksum"] = json!(hash);
+            *bytes = Value::Object(manifest).to_string().into_bytes();
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn feed() -> Result<()> {
     let mut feed = Feed::open(&config)?;
     feed.check_tokenizers(&config.train.load)?;
     feed.set_piece_bytes(feed.read_piece_bytes(&[]));
-    (feed.fingerprint(0), feed.epochs(), feed.sources(), feed.totals());
+    let _ = (feed.fingerprint(0), feed.epochs(), feed.sources(), feed.totals());
     feed.largest_id(0, 1)?;
     let valid = (0..feed.valid_names().len()).map(Split::Valid);
     for split in valid.chain([Split::Train]) {
