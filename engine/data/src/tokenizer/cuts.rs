@@ -82,6 +82,11 @@ pub struct ModelRules {
     pub byte_fallback: Option<bool>,
     #[serde(default)]
     pub continuing_subword_prefix: Option<String>,
+    /// The token of unknown characters, by its name or, in a Unigram model, its id.
+    #[serde(default)]
+    pub unk_token: Option<String>,
+    #[serde(default)]
+    pub unk_id: Option<u32>,
 }
 
 impl Cuts {

@@ -70,7 +70,8 @@ impl HuggingFace {
         let letters = match controls {
             ControlTokens::Text => {
                 tokenizer.set_encode_special_tokens(true);
-                letters(&tokenizer, &control_ids)
+                let named = rules.model.unk_token.as_deref().and_then(|name| tokenizer.token_to_id(name));
+                letters(&tokenizer, &control_ids, named.or(rules.model.unk_id))
             }
             _ => HashMap::new(),
         };
@@ -112,8 +113,8 @@ fn control_ids(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
 }
 
 /// The control tokens whose spelling the model makes into their id even where they are not looked for, as Unigram
-/// models do, each with the ids of its letters.
-fn letters(tokenizer: &tokenizers::Tokenizer, controls: &[u32]) -> HashMap<u32, Vec<u32>> {
+/// models do, each with the ids of its letters. The token of unknown characters stays what the model makes of them.
+fn letters(tokenizer: &tokenizers::Tokenizer, controls: &[u32], unknown: Option<u32>) -> HashMap<u32, Vec<u32>> {
     let spelled = |&id: &u32| Some((id, tokenizer.id_to_token(id)?));
     let found = |(id, text): &(u32, String)| {
         let alone = tokenizer.get_model().tokenize(text).unwrap_or_default();
@@ -124,7 +125,7 @@ fn letters(tokenizer: &tokenizers::Tokenizer, controls: &[u32]) -> HashMap<u32, 
         apart(tokenizer, controls, &text, &mut ids);
         (id, ids)
     };
-    controls.iter().filter_map(spelled).filter(found).map(apart).collect()
+    controls.iter().filter(|id| unknown != Some(**id)).filter_map(spelled).filter(found).map(apart).collect()
 }
 
 /// Appends the ids of a text without those of `controls`: where the model returns one, its first letter and the others

@@ -38,21 +38,37 @@ fn control_tokens_in_a_text() {
     assert_eq!(of("a.json", &json, parsed), ["a", "</s>", "b"]);
 }
 
+fn control_token(id: u32, text: &str) -> serde_json::Value {
+    serde_json::json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true})
+}
+
+/// A `tokenizer.json` with the control tokens `<unk>` and `</s>` and nothing around its model.
+fn bare(model: serde_json::Value) -> String {
+    let json = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "added_tokens": [control_token(0, "<unk>"), control_token(1, "</s>")], "model": model});
+    json.to_string()
+}
+
 /// A Unigram model has its control tokens among its pieces, with a score of 0: the library finds them as pieces.
 #[test]
 fn a_unigram_model_makes_no_control_tokens_of_text() {
-    let token = |id: u32, text: &str| {
-        serde_json::json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true})
-    };
     let vocab = [("<unk>", 0.0), ("</s>", 0.0), ("a", -3.0), ("<", -4.0), ("/", -4.0), ("s", -4.0), (">", -4.0)];
-    let json = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "pre_tokenizer": null, "post_processor": null, "decoder": null,
-        "added_tokens": [token(0, "<unk>"), token(1, "</s>")],
-        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false}});
-    let of = |controls| pieces(&open_with("a.json", json.to_string().as_bytes(), "{}", controls).unwrap(), "a</s>a");
-    assert_eq!(of(ControlTokens::Parsed), ["a", "</s>", "a"]);
-    assert_eq!(of(ControlTokens::Text), ["a", "<", "/", "s", ">", "a"]);
+    let json = bare(serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false}));
+    let of = |controls, text: &str| pieces(&open_with("a.json", json.as_bytes(), "{}", controls).unwrap(), text);
+    assert_eq!(of(ControlTokens::Parsed, "a</s>a"), ["a", "</s>", "a"]);
+    assert_eq!(of(ControlTokens::Text, "a</s>a"), ["a", "<", "/", "s", ">", "a"]);
+    assert_eq!(of(ControlTokens::Text, "猫a"), ["<unk>", "a"]);
+}
+
+/// A model without bytes has a control token for what it does not know, letters of control tokens among it.
+#[test]
+fn unknown_characters_are_no_letters_of_a_control_token() {
+    let vocab = serde_json::json!({"<unk>": 0, "</s>": 1, "a": 2, "<": 3, ">": 4});
+    let json = bare(serde_json::json!({"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []}));
+    let tokenizer = open_with("a.json", json.as_bytes(), "{}", ControlTokens::Text).unwrap();
+    assert_eq!(pieces(&tokenizer, "a猫</s>"), ["a", "<unk>", "<", "<unk>", "<unk>", ">"]);
 }
 
 /// The dummy space of a text with control tokens is where `transformers` puts it.
