@@ -233,7 +233,7 @@ pub(super) fn remove_only(run: &Path, step: u64) -> Result<()> {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&latest, e)),
         _ => {}
     }
-    if dir.exists() { remove_whole(&dir) } else { Ok(()) }
+    remove_whole(&dir)
 }
 
 /// The step that `latest` names, whether or not that checkpoint exists; `None` if there is no `latest`.
