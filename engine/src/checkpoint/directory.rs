@@ -303,6 +303,10 @@ pub(super) fn prune(run: &Path, step: u64, retention: Retention, read: Option<u6
 /// [`prune`] for any directory that holds one for each of several steps.
 pub(super) fn prune_in(dir: &Path, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
     let Some(keep) = retention.keep else { return Ok(()) };
+    // Those whose removal failed when this was tried before.
+    for hidden in names(dir)?.iter().filter(|name| name.starts_with(".step-") && name.ends_with(".pruned")) {
+        remove(&dir.join(hidden))?;
+    }
     let old: Vec<u64> = steps_in(dir)?.into_iter().filter(|&s| s < step).collect();
     let n_removed = (old.len() + 1).saturating_sub(keep.max(1));
     let mut removed = old[..n_removed].iter().filter(|&&s| Some(s) != read && !retention.spares(s));
