@@ -9,7 +9,7 @@ endif
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup build demo test test-exhaustive campaigns test-all fuzz bench lint
+.PHONY: help setup build demo test test-exhaustive mutants campaign fuzz test-all bench lint
 .DEFAULT_GOAL := help
 
 help:          ## This list
@@ -30,15 +30,19 @@ test: setup    ## The tests: every kind of thing once, the program under mpirun 
 	cargo test --release --workspace -- --skip exhaustive --skip campaign
 
 # The kernels' instructions are checked with compilers and a disassembler from PyPI, unless the variables are set.
-test-exhaustive: setup   ## What `make test` leaves out: every layout, killed runs, the kernels' SASS, another MPI
+test-exhaustive: setup   ## What `make test` leaves out: every layout, killed runs, 60 faults, the kernels' SASS, another MPI
 	NVRTCS="$${NVRTCS-$$(scripts/nvrtc.sh all)}" NVDISASM="$${NVDISASM-$$(scripts/nvdisasm.sh)}" \
 		cargo test --release --workspace -- exhaustive
+	tests/campaign.sh --bounded
 	tests/mpich.sh
 
-campaigns: setup   ## Every planted bug, delayed streams; writes a dated table into benches/results
-	tests/campaigns.sh
+mutants: setup   ## Every planted bug, delayed streams; writes a dated table into benches/results
+	tests/mutants.sh
 
-test-all: test test-exhaustive campaigns   ## All of them
+campaign: setup   ## 1,000 faults in runs and commands; writes a dated table into docs/operations.md (FAULTS=N)
+	tests/campaign.sh --table $(or $(FAULTS),1000)
+
+test-all: test test-exhaustive mutants   ## All tests, without the 1,000 faults
 
 # It runs beside the program, which some targets start; both are built with checks of sums that overflow.
 fuzz: setup    ## Damaged files for every parser, two hours (MINUTES=n: another time)

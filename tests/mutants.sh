@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # The tests that take longer than continuous integration waits for: every planted bug of the kernels, streams that are
-# delayed, the remaining golden runs of the CUDA backend. Writes the table benches/results/DATE-campaigns.md.
+# delayed, the remaining golden runs of the CUDA backend. Writes the table benches/results/DATE-mutants.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-table="benches/results/$(date +%F)-campaigns.md"
+table="benches/results/$(date +%F)-mutants.md"
 mkdir -p benches/results
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cargo test --release --workspace -- campaign --nocapture | tee "$log"
 {
-    echo "# Campaigns, $(date +%F)"
+    echo "# Planted bugs and delayed streams, $(date +%F)"
     echo
-    echo "Commit $(git rev-parse --short HEAD). Written by \`tests/campaigns.sh\`."
+    echo "Commit $(git rev-parse --short HEAD). Written by \`tests/mutants.sh\`."
     echo
     echo "| test | result |"
     echo "| --- | --- |"
