@@ -155,9 +155,15 @@ fn reported(site: &Site, outcome: Outcome, since: Instant, needles: &[&str]) {
     assert_eq!(outcome.stderr.matches(needles[0]).count(), 1, "one rank reports: {}", outcome.stderr);
 }
 
+/// The ranks that outlive `mpirun`, which kills them and does not wait for a stopped one.
 fn alive(ranks: &[i32]) -> Vec<i32> {
     let lives = |pid: &&i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-    ranks.iter().filter(lives).copied().collect()
+    let alive = || ranks.iter().filter(lives).copied().collect::<Vec<_>>();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) && !alive().is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    alive()
 }
 
 fn stop_rank_1(site: &Site, ranks: usize, needles: &[&str]) {

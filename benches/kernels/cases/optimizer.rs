@@ -70,16 +70,12 @@ fn sum_squares(n: usize) -> Case {
 
 fn checksum(n: usize) -> Case {
     let tensors = vec![Tensor::read(n, F32), Tensor::scratch(CHECKSUM_PARTS, 4)];
-    Case::new("checksum_f32", n.to_string(), Work::Bytes(4 * n), tensors, move |m, v| {
-        ops::checksum::<f32>(m, v[0], std::slice::from_ref(&(0..n)), v[1])
-    })
+    Case::new("checksum_f32", n.to_string(), Work::Bytes(4 * n), tensors, |m, v| ops::checksum::<f32>(m, v[0], v[1]))
 }
 
 fn checksum_bf16(n: usize) -> Case {
     let tensors = vec![Tensor::read(n, BF16), Tensor::scratch(CHECKSUM_PARTS, 4)];
-    Case::new("checksum_bf16", n.to_string(), Work::Bytes(2 * n), tensors, move |m, v| {
-        ops::checksum::<bf16>(m, v[0], std::slice::from_ref(&(0..n)), v[1])
-    })
+    Case::new("checksum_bf16", n.to_string(), Work::Bytes(2 * n), tensors, |m, v| ops::checksum::<bf16>(m, v[0], v[1]))
 }
 
 fn round(n: usize) -> Case {

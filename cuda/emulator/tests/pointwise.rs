@@ -180,22 +180,18 @@ fn sums_of_squares_do_not_depend_on_the_order_of_blocks() {
 #[test]
 fn checksums_are_those_of_the_cpu() {
     let (cpu, _) = cpus();
-    let ranges = [0..40_001, 5..5, 3..4, 7..16, 8..1032, 1..2050];
     let mut random = Random::new(11);
     let (wide, x) = (random.f32(40_001, 1.0), random.bf16(40_001, 1.0));
-    let right_wide = sums(&cpu.download(&cpu.checksum(&cpu.upload(&wide, 40_001, 1), &ranges)));
-    let right = sums(&cpu.download(&cpu.checksum(&act(&cpu, &x, 40_001, 1), &ranges)));
-    for place in places() {
-        let mut parts = vec![7; ranges.len() * CHECKSUM_PARTS];
-        on(place, |m, l| ops::checksum::<f32>(m, l.read(&wide), &ranges, l.write(&mut parts)));
-        assert_eq!(sums(&parts), right_wide);
-        parts.fill(7);
-        on(place, |m, l| ops::checksum::<bf16>(m, l.read(&x), &ranges, l.write(&mut parts)));
-        assert_eq!(sums(&parts), right);
+    let (on_cpu_wide, on_cpu) = (cpu.upload(&wide, 40_001, 1), act(&cpu, &x, 40_001, 1));
+    let sum = |parts: Vec<u32>| parts.into_iter().fold(0, u32::wrapping_add);
+    for range in [0..40_001, 5..5, 3..4, 7..16, 8..1032, 1..2050] {
+        let right_wide = sum(cpu.download(&cpu.checksum(&on_cpu_wide, range.clone())));
+        let right = sum(cpu.download(&cpu.checksum(&on_cpu, range.clone())));
+        for place in places() {
+            let [mut parts, mut parts_wide] = [(); 2].map(|()| vec![7; CHECKSUM_PARTS]);
+            on(place, |m, l| ops::checksum::<f32>(m, l.read(&wide[range.clone()]), l.write(&mut parts_wide)));
+            on(place, |m, l| ops::checksum::<bf16>(m, l.read(&x[range.clone()]), l.write(&mut parts)));
+            assert_eq!((sum(parts_wide), sum(parts)), (right_wide, right), "{range:?}");
+        }
     }
-}
-
-/// The checksum of each range.
-fn sums(parts: &[u32]) -> Vec<u32> {
-    parts.chunks(CHECKSUM_PARTS).map(|parts| parts.iter().fold(0, |sum: u32, &part| sum.wrapping_add(part))).collect()
 }

@@ -146,15 +146,12 @@ pub fn zero(m: &dyn Machine, to: View) -> Done {
     unsafe { launch(m, FILL, &Fill { from: View::NONE, to }, elementwise_geometry(to.len(), 4, m.processors())) }
 }
 
-/// parts `[ranges, CHECKSUM_PARTS]` (u32) = those of the checksums of the `ranges` of x, whose elements are `T`.
-pub fn checksum<T: Elem>(m: &dyn Machine, x: View, ranges: &[Range<usize>], parts: View) -> Done {
-    assert_eq!(parts.len(), ranges.len() * CHECKSUM_PARTS, "parts of checksums");
+/// parts `[CHECKSUM_PARTS]` (u32) = those of the checksum of x, whose elements are `T`.
+pub fn checksum<T: Elem>(m: &dyn Machine, x: View, parts: View) -> Done {
+    assert_eq!(parts.len(), CHECKSUM_PARTS, "parts of a checksum");
     let kernel = if size_of::<T>() == 2 { CHECKSUM_BF16 } else { CHECKSUM };
-    ranges.iter().enumerate().try_for_each(|(i, range)| {
-        let parts = parts.part::<u32>(i * CHECKSUM_PARTS..(i + 1) * CHECKSUM_PARTS);
-        // SAFETY: the range lies within x, as `part` checks, and each warp has a part of its own.
-        unsafe { launch(m, kernel, &Checksum { x: x.part::<T>(range.clone()), parts }, checksum_geometry()) }
-    })
+    // SAFETY: each warp has a part of its own.
+    unsafe { launch(m, kernel, &Checksum { x, parts }, checksum_geometry()) }
 }
 
 /// out `[1]` += the sum of squares of x (f32). `parts` is scratch of [`squares_parts`] f64.

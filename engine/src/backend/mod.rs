@@ -349,10 +349,10 @@ pub trait Backend: Sized + 'static {
     /// Overwrites these elements of x with `part`.
     fn put(&self, part: &Acc<Self>, ranges: &[Range<usize>], x: &mut Acc<Self>);
 
-    /// Parts of the checksums of the elements `ranges` of x, `[ranges, CHECKSUM_PARTS]`: those of a row add up to the
-    /// checksum of its range, modulo 2^32. An element adds [`mixed`] of its bits and of its place in the range, so that
-    /// one element with other bits always changes the checksum.
-    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32>;
+    /// The parts of the checksum of the elements `range` of x, `[1, CHECKSUM_PARTS]`, which add up to it modulo 2^32.
+    /// An element adds [`mixed`] of its bits and of its place in the range, so that one element with other bits always
+    /// changes the checksum.
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, range: Range<usize>) -> Tensor<Self, u32>;
 
     // -- optimizer --
 

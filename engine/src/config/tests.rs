@@ -116,7 +116,7 @@ allow_mixed_tokenizers = true
 
 [spike]
 window = 32
-threshold = 0
+threshold = 3.5
 action = "skip"
 skip = [ [0, 8], [8, 9], [100, 124] ]
 
@@ -222,7 +222,7 @@ fn every_key_is_taken() {
     assert_eq!(o.betas, [0.8, 0.99]);
     assert_eq!(config.data.train[1], entry("data/\"en\"", Some(7.0)));
     assert_eq!((config.data.split, config.data.order), ([949.0, 50.0, 1.0], Order::Sequential));
-    let spike = Spike { window: 32, threshold: 0.0, action: SpikeAction::Skip, skip: vec![[0, 8], [8, 9], [100, 124]] };
+    let spike = Spike { window: 32, threshold: 3.5, action: SpikeAction::Skip, skip: vec![[0, 8], [8, 9], [100, 124]] };
     assert_eq!(config.spike, spike);
     assert_eq!([0, 5, 8, 9, 110, 1000].map(|samples| spike.skipped(samples)), [0, 5, 8, 9, 19, 33]);
     assert_eq!([0, 8, 9, 99, 100, 124].map(|sample| spike.skips(sample)), [true, true, false, false, true, false]);

@@ -417,12 +417,9 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::put(data(part), ranges, data_mut(x));
     }
 
-    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, ranges: &[Range<usize>]) -> Tensor<Self, u32> {
-        let mut parts = self.alloc(ranges.len(), CHECKSUM_PARTS);
-        let workers = self.workers("checksum");
-        for (range, parts) in ranges.iter().zip(data_mut(&mut parts).chunks_mut(CHECKSUM_PARTS)) {
-            ops::checksum::checksum(workers, &data(x)[range.clone()], parts);
-        }
+    fn checksum<T: Elem>(&self, x: &Tensor<Self, T>, range: Range<usize>) -> Tensor<Self, u32> {
+        let mut parts = self.alloc(1, CHECKSUM_PARTS);
+        ops::checksum::checksum(self.workers("checksum"), &data(x)[range], data_mut(&mut parts));
         parts
     }
 

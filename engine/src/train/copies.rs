@@ -6,7 +6,7 @@
 //!
 //! Rectangles of tensors are compared; shards whose ends lie elsewhere on another rank are not.
 
-use crate::backend::{Backend, CHECKSUM_PARTS};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::layout::buckets::Part;
 use crate::mpi::{Comm, host};
@@ -56,33 +56,29 @@ pub fn checksums<B: Backend>(trainer: &mut Trainer<B>) -> Result<Vec<(Name, u32)
     let (b, layout) = (&trainer.b, trainer.layout.clone());
     let mut copies = Vec::new();
     for (i, (bucket, shard)) in layout.buckets.iter().zip(&trainer.optim.shards).enumerate() {
-        let held = bucket.parts(&(0..bucket.len));
-        let sums = b.checksum(trainer.stage.params.bucket(i), &ranges(&held));
-        copies.push((names("weights", &held), b.copy_to_host_async(&sums)));
-        let held = bucket.parts(&shard.range);
+        let weights = trainer.stage.params.bucket(i);
+        for part in bucket.parts(&(0..bucket.len)) {
+            copies.push((name("weights", &part), b.copy_to_host_async(&b.checksum(weights, range(&part)))));
+        }
         for (kind, state) in &shard.state {
-            let sums = b.checksum(state, &ranges(&held));
-            copies.push((names(kind.in_words(), &held), b.copy_to_host_async(&sums)));
+            for part in bucket.parts(&shard.range) {
+                copies.push((name(kind.in_words(), &part), b.copy_to_host_async(&b.checksum(state, range(&part)))));
+            }
         }
     }
-    let mut found = Vec::new();
-    for (names, copy) in copies {
+    let sum = |(name, copy)| {
         let parts = b.wait_host(copy).map_err(|fault| Error::run(fault.to_string()))?;
-        let sums = parts.chunks(CHECKSUM_PARTS).map(|parts| parts.iter().fold(0, |sum: u32, &x| sum.wrapping_add(x)));
-        found.extend(names.into_iter().zip(sums));
-    }
-    Ok(found)
-}
-
-fn ranges(parts: &[Part]) -> Vec<Range<usize>> {
-    parts.iter().map(|part| part.at..part.at + part.rect.len()).collect()
-}
-
-fn names(what: &str, parts: &[Part]) -> Vec<Name> {
-    let name = |Part { tensor, rect, .. }: &Part| {
-        format!("the {what} of {} (rows {:?}, columns {:?})", tensor.name, rect.rows, rect.cols)
+        Ok((name, parts.into_iter().fold(0, u32::wrapping_add)))
     };
-    parts.iter().map(name).collect()
+    copies.into_iter().map(sum).collect()
+}
+
+fn range(part: &Part) -> Range<usize> {
+    part.at..part.at + part.rect.len()
+}
+
+fn name(what: &str, Part { tensor, rect, .. }: &Part) -> Name {
+    format!("the {what} of {} (rows {:?}, columns {:?})", tensor.name, rect.rows, rect.cols)
 }
 
 fn hash(name: &str) -> u64 {
