@@ -1,8 +1,17 @@
 //! The start of the program and its output for users: launchers that pass no ranks, help, progress in a log.
 
-use crate::common::{Case, Outcome, engine, finish, set, write_config};
+use crate::common::{Case, Outcome, engine, finish, mpirun_alone, program, set, write_config};
 
 /// Another MPI's launcher starts several processes, each of which believes to be the only rank.
+/// A process that never meets the others is started in the place of a rank.
+#[test]
+fn a_rank_that_never_starts_mpi_is_not_waited_for_without_end() {
+    let mut command = mpirun_alone();
+    command.env("SWALLOW_PATIENCE_S", "2").args(["-n", "1"]).arg(program());
+    command.args(["train", "--config", "run.toml", ":", "-n", "1", "sleep", "60"]);
+    finish(&mut command).refused(1, &["no progress for 2 s: MPI does not start on "]);
+}
+
 #[test]
 fn tasks_that_mpi_does_not_see_are_refused() {
     let tmp = tempfile::tempdir().unwrap();

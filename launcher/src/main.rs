@@ -34,6 +34,7 @@ use output::say;
 use std::process::ExitCode;
 use std::time::Instant;
 use stops::StopRequests;
+use watchdog::Starting;
 
 /// Trains Llama-family models under mpirun.
 #[derive(Parser)]
@@ -130,10 +131,12 @@ fn wrap_usage(command: clap::Command) -> clap::Command {
 /// Runs a command under MPI. Every rank has the same error, and the first rank prints it before any rank leaves, since
 /// mpirun ends all ranks as soon as one has left with a code.
 fn on_all_ranks(launch: &Launch, work: impl FnOnce(&mut World) -> Result<()>) -> u8 {
+    let starting = Starting::begin();
     let mut world = match World::start() {
         Ok(world) => world,
         Err(error) => return exit_code(launch, Err(error)),
     };
+    drop(starting);
     let checked = launch.check_world_size(world.comm().size()).and_then(|()| agreement::on_program(world.comm()));
     let code = exit_code(launch, checked.and_then(|()| work(&mut world)));
     world.comm().barrier();

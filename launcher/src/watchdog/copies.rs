@@ -1,5 +1,6 @@
 //! Copies of the flight recorders in the run's directory, `hangs/START/rank-00003.json`: evidence for people, and the
-//! way in which hosts learn of each other's ranks. A host that asks writes `request`; the others answer with copies.
+//! way in which hosts learn of each other's ranks. A host that asks writes `request`; the others answer with copies. The
+//! one that reports creates `reported`, since the ranks of others may live on for a moment.
 //!
 //! A disk that does not answer must not hold up the report, so files are written and read by threads of their own.
 
@@ -15,6 +16,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The time that the disk has to write or read the copies.
 const DISK: Duration = Duration::from_secs(2);
 const REQUEST: &str = "request";
+/// The file of the host that has reported.
+const REPORTED: &str = "reported";
 
 pub struct Copies {
     /// The directory of this start of the run.
@@ -65,6 +68,17 @@ impl Copies {
         let (dir, text) = (self.dir.clone(), format!("{} {}", std::process::id(), now()));
         self.answered = text.clone();
         within(DISK, move || replace(&dir.join(REQUEST), text.as_bytes()).is_ok());
+    }
+
+    /// Whether this host is the first to report the end of the run: not where another one has done so. A disk that does
+    /// not answer keeps nobody from reporting.
+    pub fn are_first_reported(&self) -> bool {
+        let path = self.dir.join(REPORTED);
+        let is_taken = move || {
+            let created = std::fs::File::create_new(path);
+            created.is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
+        };
+        self.request.is_none() || within(DISK, is_taken) != Some(true)
     }
 
     /// The copies of all hosts.

@@ -16,6 +16,7 @@ mod decision;
 pub mod patience;
 mod rings;
 mod sentence;
+mod starting;
 
 use crate::output::to_stderr;
 use crate::status::RunStatus;
@@ -29,6 +30,7 @@ use engine::layout::placement::RankSlot;
 use engine::layout::rank_layout::RankLayout;
 use engine::mpi::{Comm, end_process};
 use report::records::status::State;
+pub use starting::Starting;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -314,6 +316,9 @@ impl Watcher {
 
     /// Says why the run ends, in the log and in `status.json`, and ends it.
     fn report(&self, ranks: &[Option<Seen>]) -> ! {
+        if !self.copies.are_first_reported() {
+            self.end();
+        }
         let verdict = verdict(ranks, &|rank, channel| self.members(rank, channel));
         let idle = self.ages[self.index].idle;
         let sentence = sentence::of(&verdict, ranks, &self.watched, idle);

@@ -14,6 +14,11 @@ pub fn of(config: &Config, comm: &Comm) -> Result<Duration> {
     Ok(Duration::from_secs(crate::agreement::from_first(comm, &mine.as_secs())))
 }
 
+/// For the start of MPI, when no rank knows the configuration. A variable that is no number is refused later.
+pub fn at_start() -> Duration {
+    of_environment().unwrap_or(DEFAULT)
+}
+
 fn of_environment() -> Result<Duration> {
     let Some(value) = std::env::var_os(VARIABLE) else { return Ok(DEFAULT) };
     let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
