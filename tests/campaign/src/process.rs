@@ -25,6 +25,10 @@ const MARK: &str = "CAMPAIGN_SITE";
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What `mpirun` of Open MPI 4.1 says before it waits for ever, though all ranks are gone: some 3 of 1,000 times that a
+/// rank is killed while the two connect, in the first tenth of a second.
+const LOST_RANK: &str = "PMIX ERROR: UNREACHABLE";
+
 /// How a program ended.
 pub struct Outcome {
     /// `None`: a signal killed it.
@@ -85,11 +89,15 @@ impl Running {
             std::thread::sleep(PAUSE);
             left = processes(&self.site);
         }
+        let only_mpirun = left == [self.pid()];
         self.kill();
         let [stdout, stderr] = self
             .output
             .each_ref()
             .map(|path| String::from_utf8_lossy(&fs::read(path).expect("output can be read")).into_owned());
+        if !ended && only_mpirun && stderr.contains(LOST_RANK) {
+            return Ok(Outcome { code: None, stdout, stderr });
+        }
         ensure!(ended, "expected: an end within {limit:?}; seen: none\n{stderr}");
         ensure!(left.is_empty(), "expected: no process after {limit:?}; seen: {left:?}\n{stderr}");
         for word in ["panicked", "Aborted", "Segmentation fault", "Bus error"] {
