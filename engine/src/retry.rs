@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// The pause after the first failure; each further one is twice as long, up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Receives the lines about failures and recoveries. Any thread may call it.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;

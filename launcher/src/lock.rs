@@ -5,9 +5,9 @@
 //! it does not, or where a host is gone and its file server does not know, the touches tell whether the holder lives:
 //! the lock of a dead one is taken over.
 
-use crate::output::say;
+use crate::output::{say, to_stderr};
 use engine::error::{Error, Result};
-use engine::mpi::host;
+use engine::mpi::{end_process, host};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,19 +35,11 @@ impl Lock {
     /// Takes the lock of `dir`; `name` is the directory's name for messages, such as `checkpoint.dir`.
     pub fn take(dir: &Path, name: &str) -> Result<Lock> {
         let path = dir.join(NAME);
-        let holder = fs::read_to_string(&path).unwrap_or_default().trim_end().to_string();
-        let is_elsewhere = host_of(&holder).is_some_and(|at| at != host());
-        let lives = || {
-            say!(
-                "note: {} is held by {holder}; waiting up to {} s for a sign of it",
-                path.display(),
-                SILENCE.as_secs()
-            );
-            is_touched(&path, SILENCE)
-        };
+        let holder = line(&path);
         let mut file = open(&path)?;
         let is_locked = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-        if if is_elsewhere { lives() } else { is_locked } {
+        let is_elsewhere = host_of(&holder).is_some_and(|at| at != host());
+        if is_elsewhere && !is_silent(&path, &holder, is_locked) || is_locked && !is_elsewhere {
             return Err(in_use(dir, name, &holder));
         }
         if is_locked {
@@ -55,14 +47,21 @@ impl Lock {
             fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
             file = open(&path)?;
             if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                return Err(in_use(dir, name, "a process that came first"));
+                return Err(in_use(dir, name, &line(&path)));
             }
         }
         if !holder.is_empty() {
             say!("note: {}: {holder}, is gone; this process takes over its lock", path.display());
         }
         let owner = format!("process {} on {} since {}", std::process::id(), host(), jiff::Timestamp::now());
-        Ok(Lock { path, owner, ended: Arc::default(), file })
+        let lock = Lock { path, owner, ended: Arc::default(), file };
+        // At once, so that others which wait for the same silence see it. A full disk is reported by `announce`.
+        let _ = lock.write();
+        Ok(lock)
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        fs::write(&self.path, format!("{}\n", self.owner))
     }
 
     /// The line by which other ranks recognise the directory: see [`is_shared`].
@@ -71,15 +70,21 @@ impl Lock {
     }
 
     /// Writes the line into the file, closes it, so that a network file system shows it to other nodes, and begins to
-    /// touch the file.
+    /// touch the file. A process that stood still for so long that another one took its lock over ends then: two that
+    /// write would damage each other's files.
     pub fn announce(&self) -> Result<()> {
-        fs::write(&self.path, format!("{}\n", self.owner)).map_err(|e| Error::io(&self.path, e))?;
-        let (path, ended) = (self.path.clone(), self.ended.clone());
+        self.write().map_err(|e| Error::io(&self.path, e))?;
+        let (path, owner, ended) = (self.path.clone(), self.owner.clone(), self.ended.clone());
         let touch = move || {
             while !ended.load(Relaxed) {
                 // A disk that fails is reported by whoever writes something else.
                 let _ = OpenOptions::new().write(true).open(&path).and_then(|f| f.set_modified(SystemTime::now()));
                 std::thread::sleep(TOUCH);
+                let holder = line(&path);
+                if !holder.is_empty() && holder != owner && !ended.load(Relaxed) {
+                    to_stderr(&format!("{}: {holder}, has taken over this run; this process ends", path.display()));
+                    end_process(1);
+                }
             }
         };
         let made = std::thread::Builder::new().name("lock".into()).spawn(touch);
@@ -118,14 +123,27 @@ fn host_of(holder: &str) -> Option<&str> {
     holder.split_once(" on ")?.1.split_once(" since ").map(|(host, _)| host)
 }
 
-/// Whether the file at `path` is touched within this time.
-fn is_touched(path: &Path, within: Duration) -> bool {
+/// The line of the process that holds the lock; empty where there is none.
+fn line(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).trim_end().to_string()
+}
+
+/// Whether the holder on another host gives no sign for long enough. Where a process has the file locked, that may be
+/// one of this host which waits for the same silence and will write its own line.
+fn is_silent(path: &Path, holder: &str, is_locked: bool) -> bool {
+    let wait = if is_locked { 2 * SILENCE } else { SILENCE };
+    say!("note: {} is held by {holder}; waiting up to {} s for a sign of it", path.display(), wait.as_secs());
+    !changes(path, wait)
+}
+
+/// Whether the file at `path` is touched or written within this time.
+fn changes(path: &Path, within: Duration) -> bool {
     // Opening a file makes a network file system ask for its times.
     let touched = || File::open(path).and_then(|file| file.metadata()?.modified()).ok();
-    let (before, start) = (touched(), Instant::now());
+    let (before, start) = ((touched(), line(path)), Instant::now());
     while start.elapsed() < within {
         std::thread::sleep(Duration::from_millis(200));
-        if touched() != before {
+        if (touched(), line(path)) != before {
             return true;
         }
     }
@@ -136,7 +154,7 @@ fn is_touched(path: &Path, within: Duration) -> bool {
 pub fn is_shared(dir: &Path, owner: &str) -> bool {
     let start = Instant::now();
     loop {
-        if fs::read_to_string(dir.join(NAME)).is_ok_and(|line| line.trim_end() == owner) {
+        if line(&dir.join(NAME)) == owner {
             return true;
         }
         if start.elapsed() > PATIENCE {
@@ -160,7 +178,7 @@ mod tests {
         let holder = format!("(process {} on {} since ", std::process::id(), host());
         assert!(refused.contains(&holder), "{refused}");
         // The first touch may already have been.
-        assert!(is_touched(&dir.path().join(NAME), 2 * TOUCH));
+        assert!(changes(&dir.path().join(NAME), 2 * TOUCH));
         drop(lock);
         assert_eq!(fs::read_to_string(dir.path().join(NAME)).unwrap(), "");
         Lock::take(dir.path(), "checkpoint.dir").unwrap();
@@ -171,7 +189,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
         fs::write(&path, "process 7 on gpu042 since 2026-11-30T01:02:03Z\n").unwrap();
-        assert!(!is_touched(&path, Duration::from_millis(300)));
+        assert!(!changes(&path, Duration::from_millis(300)));
         assert_eq!(host_of(&fs::read_to_string(&path).unwrap()), Some("gpu042"));
         assert_eq!(host_of(""), None);
     }

@@ -8,6 +8,7 @@ use crate::run_dir::{RunDir, replace};
 use crate::validation::Validation;
 use engine::config::Config;
 use engine::error::{Result, counted};
+use engine::flight::Recorder as FlightRecorder;
 use engine::layout::mesh::Mesh;
 use engine::model::flops::Formula;
 use engine::retry::Retry;
@@ -19,6 +20,7 @@ use report::records::settings::settings;
 use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The name of the metrics in the run's directory.
 pub const METRICS: &str = "metrics.jsonl";
@@ -30,6 +32,8 @@ pub struct Logs {
     metrics: MetricsLog,
     /// For the metrics, without which no step is complete.
     retry: Retry,
+    /// Notes each of its attempts, so that a disk which refuses them for a while is no hang.
+    flight: Arc<FlightRecorder>,
     events: Option<EventLog>,
     events_file: Informative,
     pub progress: Progress,
@@ -46,7 +50,7 @@ impl Logs {
         mesh: &Mesh,
         (device, ideal): (&str, Option<Ideal>),
         step: u64,
-        retry: Retry,
+        (retry, flight): (Retry, Arc<FlightRecorder>),
     ) -> Result<Logs> {
         let path = &config.checkpoint.dir;
         let opening = retry.of("logs");
@@ -65,6 +69,7 @@ impl Logs {
             _dir: dir,
             metrics: opening.run(|| MetricsLog::open(&path.join(METRICS)))?,
             retry,
+            flight,
             events,
             events_file,
             progress,
@@ -86,7 +91,11 @@ impl Logs {
         if let Some(Validation { loss, sets }) = validation {
             (record.valid_loss, record.valid) = (Some(loss), sets);
         }
-        self.retry.of(&format!("metrics of step {step}")).run(|| self.metrics.append(&record))?;
+        let append = || {
+            self.flight.tick();
+            self.metrics.append(&record)
+        };
+        self.retry.of(&format!("metrics of step {step}")).run(append)?;
         if let Some(events) = &mut self.events {
             let warning = self.events_file.check(events.append(&record)).1;
             warning.into_iter().for_each(|warning| self.progress.warn(&warning));

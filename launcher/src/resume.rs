@@ -70,11 +70,14 @@ pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed,
 /// in a job script, then goes on with the new branch. Rank 0 only.
 fn remember(dir: &Path, from_step: Option<u64>, step: u64) -> Result<()> {
     let latest = checkpoint::latest_step(dir)?;
-    if from_step != Some(step) || latest == Some(step) {
+    if from_step != Some(step) {
         return Ok(());
     }
-    history::append(dir, What::Rollback { from: latest.unwrap_or_default(), to: step })?;
-    checkpoint::go_back(dir, step)
+    if latest != Some(step) {
+        checkpoint::go_back(dir, step)?;
+    }
+    // Also where the newest checkpoint is that one: the next start with the same command goes on from later ones.
+    history::append(dir, What::Rollback { from: latest.unwrap_or_default(), to: step })
 }
 
 /// The step of `--from-step`, unless the run has gone back to it before and has not been told to do so again. Rank 0

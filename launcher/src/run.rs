@@ -110,14 +110,15 @@ impl<B: Backend> Run<B> {
         }
         let writer = writer(&trainer.rank_layout);
         let retry = retry(config, &writer);
-        let open = |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step, retry);
+        let open =
+            |dir| Logs::open(dir, config, mesh, (&trainer.b.device(), ideal), trainer.step, (retry, comm.recorder()));
         let logs = comm.agree(dir.map(open).transpose())?;
         let sampler = sampler(&trainer, hosts, comm.rank());
         let space = logs.as_ref().and_then(|logs| space(config, trainer.step, logs));
         let mut saver = saver(config, writer, space);
         saver.export_missing(comm, trainer.step)?;
         let feed = Arc::new(feed);
-        let loader = Loader::start(feed.clone(), trainer.requests());
+        let loader = comm.agree(Loader::start(feed.clone(), trainer.requests()))?;
         let limit = trainer.config.train.stop_before.filter(|_| comm.rank() == 0).map(|time| TimeLimit::new(time.0));
         let (status, first, saved) = (status.clone(), trainer.step, Some(trainer.step).filter(|&step| step > 0));
         status.begin(first, saved);
@@ -379,8 +380,6 @@ impl<B: Backend> Run<B> {
         if !self.saves() {
             return Ok(());
         }
-        // Every rank looks: the files may be copies on the disks of the nodes. A few `stat` calls a save cost nothing.
-        comm.agree(self.feed.unchanged())?;
         let (step, interval) = (self.trainer.step, self.trainer.config.checkpoint.interval);
         let is_slow = state::is_due(&self.trainer.config, step) && self.saver.must_wait(step);
         if let Some(logs) = self.logs.as_mut().filter(|_| is_slow) {
@@ -396,8 +395,11 @@ impl<B: Backend> Run<B> {
         }
     }
 
-    /// Starts the checkpoint of the last step, once all copies of weights and state are seen to be equal.
+    /// Starts the checkpoint of the last step, once the token files are seen to be as they were, and all copies of
+    /// weights and state to be equal.
     fn save(&mut self, comm: &Comm) -> Result<()> {
+        // Every rank looks: the files may be copies on the disks of the nodes. A few `stat` calls a save cost nothing.
+        comm.agree(self.feed.unchanged())?;
         copies::must_be_equal(&mut self.trainer, comm)?;
         let header = state::header(&self.trainer, self.feed.fingerprint(self.trainer.step))?;
         let begun = self.saver.begin(comm, &header, state::pieces(&self.trainer));

@@ -1,7 +1,7 @@
 //! Requests to stop a run before its last step: signals, and the time of `train.stop_before`.
 //!
 //! The signals are blocked in all threads and received by one thread, so that nothing has to be safe inside a handler.
-//! The ranks agree between two steps whether one of them was asked ([`StopRequests::asked`]); the run then saves and
+//! The ranks agree between two steps whether one of them was asked ([`StopRequests::signal`]); the run then saves and
 //! ends with exit code 0. A second signal ends the process at once.
 
 use crate::status::RunStatus;
@@ -127,7 +127,7 @@ impl StopReason {
         }
     }
 
-    /// "SIGUSR1 (received by rank 3)".
+    /// "SIGUSR1 was received by rank 3".
     pub fn describe(self) -> String {
         match self {
             StopReason::Time => "train.stop_before is near".to_string(),

@@ -3,7 +3,7 @@
 use super::feed::Feed;
 use crossbeam::channel::{Receiver, bounded};
 use engine::batch::{MicroBatch, Samples, Split};
-use engine::error::Result;
+use engine::error::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub struct Loader {
 
 impl Loader {
     /// `requests` are the training samples that will be asked for, in this order. The thread ends with them, or with
-    /// the loader.
-    pub fn start(feed: Arc<Feed>, requests: impl Iterator<Item = Range<u64>> + Send + 'static) -> Loader {
+    /// the loader. It is an error where the system makes no thread.
+    pub fn start(feed: Arc<Feed>, requests: impl Iterator<Item = Range<u64>> + Send + 'static) -> Result<Loader> {
         let (sender, ready) = bounded(AHEAD);
         let source = feed.clone();
-        std::thread::spawn(move || {
+        let read = move || {
             for samples in requests {
                 let batch = source.micro_batch(Split::Train, samples.clone());
                 // The loader was dropped.
@@ -30,8 +30,10 @@ impl Loader {
                     return;
                 }
             }
-        });
-        Loader { feed, ready }
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn(read);
+        thread.map_err(|e| Error::run(format!("a thread cannot be made: {e}; raise `ulimit -u`")))?;
+        Ok(Loader { feed, ready })
     }
 }
 

@@ -37,7 +37,10 @@ impl Commit {
                 let _ = directory::remove_whole(dir);
             }
         })?;
-        retry.run(|| directory::prune(run, step, self.retention, self.read))?;
+        if let Err(error) = retry.run(|| directory::prune(run, step, self.retention, self.read)) {
+            // This checkpoint is complete all the same, and the next save tries the removal again.
+            retry.tell(&format!("warning: an older checkpoint cannot be removed: {error}"));
+        }
         Ok(bytes)
     }
 

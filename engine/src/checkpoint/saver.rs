@@ -321,20 +321,21 @@ fn is_done<T: Send + 'static>(task: Option<&Task<T>>) -> bool {
     task.is_none_or(Task::is_done)
 }
 
-/// Work on a background thread.
-struct Task<T>(JoinHandle<Result<T>>);
+/// Work on a background thread, or the error of making that.
+struct Task<T>(Result<JoinHandle<Result<T>>>);
 
 impl<T: Send + 'static> Task<T> {
     fn start(work: impl FnOnce() -> Result<T> + Send + 'static) -> Task<T> {
-        Task(std::thread::spawn(work))
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
+        Task(thread.map_err(|e| Error::run(format!("a thread cannot be made: {e}; raise `ulimit -u`"))))
     }
 
     fn is_done(&self) -> bool {
-        self.0.is_finished()
+        self.0.as_ref().map_or(true, JoinHandle::is_finished)
     }
 
     fn wait(self) -> Result<T> {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.0?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

@@ -57,7 +57,11 @@ pub fn verdict(ranks: &[Option<Seen>], members: &dyn Fn(usize, Channel) -> Vec<u
         _ => missing,
     };
     let mut waiting = call.map_or(Vec::new(), |call| waiting_in(call, ranks));
-    waiting.retain(|&rank| Some(rank) != rank_of(&cause));
+    // Other groups of the same kind may be in a call of the same number.
+    let of_group = rank_of(&cause).or(waiting.first().copied());
+    let channel = call.map(|call| call.channel);
+    let waits = |rank: usize| channel.zip(of_group).is_some_and(|(c, one)| members(rank, c).contains(&one));
+    waiting.retain(|&rank| Some(rank) != rank_of(&cause) && (waits(rank) || call.is_some_and(|c| c.peer.is_some())));
     Verdict { cause, missing, waiting }
 }
 

@@ -1,6 +1,6 @@
-//! Copies of the flight recorders in the run's directory, `hangs/START/rank-00003.json`: evidence for people, and the
-//! way in which hosts learn of each other's ranks. A host that asks writes `request`; the others answer with copies. The
-//! one that reports creates `reported`, since the ranks of others may live on for a moment.
+//! Copies of the flight recorders in the run's directory, `hangs/START/rank-00003.json`: evidence for people, and
+//! the way in which hosts learn of each other's ranks. A host that asks writes `request`; the others answer with
+//! copies. The one that reports creates `reported`, since the ranks of others may live on for a moment.
 //!
 //! A disk that does not answer must not hold up the report, so files are written and read by threads of their own.
 
