@@ -13,7 +13,7 @@
 use super::commit::{self, Commit};
 use super::exchange::agree;
 use super::{Exchange, Header, Piece, Retention, Space, directory, exports, shard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::retry::Retry;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::path::{Path, PathBuf};
