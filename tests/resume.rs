@@ -255,6 +255,10 @@ fn going_back_is_remembered() {
     assert!(outcome.stderr.contains("continuing") && outcome.stderr.contains("after step 8"), "{}", outcome.stderr);
     let outcome = run.train(steps(9), &["--from-step", "5", "--again"]).succeeded();
     assert!(outcome.stderr.contains("after step 5"), "{}", outcome.stderr);
+    // The newest one is remembered, too.
+    run.train(steps(10), &["--from-step", "9"]).succeeded();
+    let outcome = run.train(steps(11), &["--from-step", "9"]).succeeded();
+    assert!(outcome.stderr.contains("after step 10"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -34,12 +34,21 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock of `dir`; `name` is the directory's name for messages, such as `checkpoint.dir`.
     pub fn take(dir: &Path, name: &str) -> Result<Lock> {
+        Lock::take_after(dir, name, SILENCE)
+    }
+
+    /// Takes over from a holder on another host after this time of silence.
+    fn take_after(dir: &Path, name: &str, silence: Duration) -> Result<Lock> {
         let path = dir.join(NAME);
         let holder = line(&path);
         let mut file = open(&path)?;
         let is_locked = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         let is_elsewhere = host_of(&holder).is_some_and(|at| at != host());
-        if is_elsewhere && !is_silent(&path, &holder, is_locked) || is_locked && !is_elsewhere {
+        // Where a process has the file locked, that may be one of this host which waits for the same silence, and which
+        // writes its own line after that.
+        if is_elsewhere && !is_silent(&path, &holder, if is_locked { 2 * silence } else { silence })
+            || is_locked && !is_elsewhere
+        {
             return Err(in_use(dir, name, &holder));
         }
         if is_locked {
@@ -128,12 +137,11 @@ fn line(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).trim_end().to_string()
 }
 
-/// Whether the holder on another host gives no sign for long enough. Where a process has the file locked, that may be
-/// one of this host which waits for the same silence and will write its own line.
-fn is_silent(path: &Path, holder: &str, is_locked: bool) -> bool {
-    let wait = if is_locked { 2 * SILENCE } else { SILENCE };
-    say!("note: {} is held by {holder}; waiting up to {} s for a sign of it", path.display(), wait.as_secs());
-    !changes(path, wait)
+/// Whether the holder on another host gives no sign for this long.
+fn is_silent(path: &Path, holder: &str, silence: Duration) -> bool {
+    let seconds = silence.as_secs();
+    say!("note: {} is held by {holder}; waiting up to {seconds} s for a sign of it", path.display());
+    !changes(path, silence)
 }
 
 /// Whether the file at `path` is touched or written within this time.
@@ -184,13 +192,37 @@ mod tests {
         Lock::take(dir.path(), "checkpoint.dir").unwrap();
     }
 
+    /// The holder is on another host: it is dead without a touch, and alive with one.
     #[test]
-    fn a_holder_that_is_silent_is_dead() {
+    fn the_lock_of_a_silent_host_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
+        let silence = Duration::from_millis(900);
         fs::write(&path, "process 7 on gpu042 since 2026-11-30T01:02:03Z\n").unwrap();
-        assert!(!changes(&path, Duration::from_millis(300)));
-        assert_eq!(host_of(&fs::read_to_string(&path).unwrap()), Some("gpu042"));
-        assert_eq!(host_of(""), None);
+        let refused = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                OpenOptions::new().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
+            });
+            Lock::take_after(dir.path(), "checkpoint.dir", silence).err().unwrap().to_string()
+        });
+        assert!(refused.contains("(process 7 on gpu042 since "), "{refused}");
+        let lock = Lock::take_after(dir.path(), "checkpoint.dir", silence).unwrap();
+        assert_eq!(line(&path), lock.owner());
+    }
+
+    /// Two processes that find the same silent holder: one of them takes over.
+    #[test]
+    fn a_silent_lock_is_taken_over_once() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NAME), "process 7 on gpu042 since 2026-11-30T01:02:03Z\n").unwrap();
+        let take = || Lock::take_after(dir.path(), "checkpoint.dir", Duration::from_millis(900));
+        let taken = std::thread::scope(|scope| {
+            let first = scope.spawn(take);
+            std::thread::sleep(Duration::from_millis(100));
+            let second = scope.spawn(take);
+            [first, second].map(|thread| thread.join().unwrap().ok()).into_iter().flatten().count()
+        });
+        assert_eq!(taken, 1);
     }
 }
