@@ -1,5 +1,6 @@
 //! Runs that are asked to stop, that hang, and that lose a rank: what they leave, and what they say last.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -122,6 +123,24 @@ fn a_run_without_time_for_a_step_fails() {
     assert_eq!(metrics(&site.run()).len(), 0);
 }
 
+/// A job that is started again after each signal comes to its end, even where the signal always comes early.
+#[test]
+fn a_signal_before_the_first_step_lets_the_run_take_it() {
+    let site = Site::endless();
+    // The program waits for its configuration until it has the signal.
+    let pipe = site.tmp.path().join("pipe.toml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let running = Running::start(engine().args(["train", "--config"]).arg(&pipe));
+    // Its signals are blocked and received before it opens the pipe.
+    let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
+    send(running.ranks()[0], Signal::SIGUSR1);
+    std::thread::sleep(Duration::from_millis(200));
+    writer.write_all(toml::to_string(&site.config).unwrap().as_bytes()).unwrap();
+    drop(writer);
+    stopped(&site, &running.outcome(), "SIGUSR1");
+    assert_eq!(site.latest(), 1);
+}
+
 /// The batch system signals the job's script, which passes it on and starts the job again.
 #[test]
 fn a_job_script_that_is_signalled_saves_and_starts_itself_again() {
@@ -231,6 +250,17 @@ fn a_rank_that_pauses_is_waited_for() {
 
 mod exhaustive {
     use super::*;
+
+    /// Once it has SIGTERM, mpirun reads nothing more: the log of fast steps fills its pipe in a moment.
+    #[test]
+    fn a_run_of_fast_steps_saves_when_mpirun_is_terminated() {
+        let site = Site::endless();
+        let running = site.start(patient_mpirun(2));
+        send(running.family()[0], Signal::SIGTERM);
+        running.outcome();
+        let last = metrics(&site.run()).len() as u64;
+        assert_eq!((site.latest(), &site.status()["state"]), (last, &Value::from("stopped")));
+    }
 
     #[test]
     fn a_stopped_rank_is_named_at_every_kind_of_layout() {

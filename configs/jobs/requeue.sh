@@ -4,7 +4,7 @@
 #   run_and_requeue CONFIG 'COMMAND THAT STARTS THE JOB AGAIN' COMMAND...
 #
 # SIGUSR1, SIGUSR2 and SIGTERM are passed on to COMMAND as SIGUSR1, whose run finishes its step, saves and leaves
-# `stopped` in the status.json of its directory. A run that failed or is finished is not started again.
+# `stopped` in the status.json of its directory. A run that failed, is finished or saved nothing is not started again.
 run_and_requeue() {
     local config=$1 again=$2 run code=0 dir signal began
     shift 2
@@ -24,7 +24,8 @@ run_and_requeue() {
     done
     # Not by the exit code: mpirun has one of its own for some signals.
     dir=$(sed -n '/^\[checkpoint\]/,/^\[/s/^dir *= *"\(.*\)".*/\1/p' "$config")
-    if [[ "$dir/status.json" -nt "$began" ]] && grep -q '"state": "stopped"' "$dir/status.json"; then
+    if [[ "$dir/status.json" -nt "$began" ]] && grep -q '"state": "stopped"' "$dir/status.json" &&
+        grep -q '"checkpoint": [0-9]' "$dir/status.json"; then
         echo "the run in $dir stopped before its last step; the job is started again"
         eval "$again"
     fi

@@ -10,6 +10,7 @@ mod informative;
 mod launch;
 mod library_settings;
 mod lock;
+mod log_writer;
 mod logs;
 mod memory;
 mod origin;
@@ -22,6 +23,7 @@ mod run_dir;
 mod status;
 mod stops;
 mod table;
+mod terminal;
 mod validation;
 mod watchdog;
 

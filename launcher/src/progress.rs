@@ -3,10 +3,12 @@
 //!
 //! Only one process shows progress. Training's figures are those of `metrics.jsonl`; nothing is measured here.
 
+use crate::log_writer::LogWriter;
 use crate::output::to_stderr;
+use crate::terminal;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use report::records::metrics::{SetRecord, StepRecord};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -21,18 +23,27 @@ pub struct Progress {
     total: u64,
     /// Seconds per step, a moving average.
     pace: Option<f64>,
-    bar: Option<ProgressBar>,
+    shown: StepsShown,
+}
+
+/// The form in which steps are shown.
+enum StepsShown {
+    Bar(ProgressBar),
+    Log(LogWriter),
 }
 
 impl Progress {
     /// `first_step` is the next step: 1, or the one after the checkpoint's.
     pub fn new(total_steps: u64, first_step: u64) -> Progress {
-        let bar = on_a_terminal().then(|| {
-            let bar = bar(total_steps, "{pos}/{len} {wide_bar:.green/dim} {msg}");
-            bar.set_position(first_step.saturating_sub(1));
-            bar
-        });
-        Progress { total: total_steps, pace: None, bar }
+        let shown = match terminal::is_shown() {
+            true => {
+                let bar = bar(total_steps, "{pos}/{len} {wide_bar:.green/dim} {msg}");
+                bar.set_position(first_step.saturating_sub(1));
+                StepsShown::Bar(bar)
+            }
+            false => StepsShown::Log(LogWriter::start()),
+        };
+        Progress { total: total_steps, pace: None, shown }
     }
 
     /// Shows a completed step.
@@ -41,9 +52,9 @@ impl Progress {
         let pace = self.pace.map_or(r.step_time_s, |pace| 0.9 * pace + 0.1 * r.step_time_s);
         self.pace = Some(pace);
         let eta = duration(pace * self.total.saturating_sub(r.step) as f64);
-        match &self.bar {
-            None => print(&dated(&line(r, self.total, &eta))),
-            Some(bar) => {
+        match &self.shown {
+            StepsShown::Log(log) => log.line(dated(&line(r, self.total, &eta))),
+            StepsShown::Bar(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));
                 if let Some(valid) = validation(r) {
@@ -56,9 +67,9 @@ impl Progress {
     /// Says that the checkpoint of `step` is complete.
     pub fn saved(&self, step: u64, bytes: u64, time: Duration) {
         let line = format!("saved step {step} ({}, {:.1} s)", size(bytes), time.as_secs_f64());
-        match &self.bar {
-            None => print(&dated(&line)),
-            Some(bar) => bar.suspend(|| print(&line)),
+        match &self.shown {
+            StepsShown::Log(log) => log.line(dated(&line)),
+            StepsShown::Bar(bar) => bar.suspend(|| print(&line)),
         }
     }
 
@@ -70,16 +81,17 @@ impl Progress {
     /// Prints a line to stderr, without tearing the bar.
     pub fn note(&self, what: &str) {
         let print = || to_stderr(what);
-        match &self.bar {
-            None => print(),
-            Some(bar) => bar.suspend(print),
+        match &self.shown {
+            StepsShown::Log(_) => print(),
+            StepsShown::Bar(bar) => bar.suspend(print),
         }
     }
 
-    /// Ends the progress; the bar stays on the screen.
-    pub fn finish(self) {
-        if let Some(bar) = self.bar {
-            bar.abandon();
+    /// Ends the progress: a bar stays on the screen, and the last lines of a log are written.
+    pub fn finish(&mut self) {
+        match &mut self.shown {
+            StepsShown::Bar(bar) => bar.abandon(),
+            StepsShown::Log(log) => log.finish(),
         }
     }
 }
@@ -193,7 +205,7 @@ enum Shown {
 impl Shown {
     /// `template` draws the bar, `line` makes the line of a log.
     fn new(what: &str, total: u64, template: &str, line: impl Fn() -> String + Send + 'static) -> Shown {
-        match on_a_terminal() {
+        match terminal::is_shown() {
             true => {
                 let bar = bar(total, template).with_prefix(what.to_string());
                 // So that the bar is redrawn even while its position stays the same.
@@ -246,14 +258,6 @@ impl Drop for LogLines {
 fn bar(total: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a literal").progress_chars("━━─");
     ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout()).with_style(style)
-}
-
-/// Whether stdout is a terminal that a person sees. Under mpirun a rank's stdout is a pseudo-terminal even where
-/// mpirun writes to a file, so the parent's stdout must be a terminal too.
-fn on_a_terminal() -> bool {
-    let parent = format!("/proc/{}/fd/1", std::os::unix::process::parent_id());
-    let parents = std::fs::read_link(parent).map_or(true, |to| to.starts_with("/dev") && !to.ends_with("null"));
-    std::io::stdout().is_terminal() && parents
 }
 
 /// Prints a line to stdout. A closed pipe is not an error: its reader has seen enough.
@@ -414,7 +418,8 @@ mod tests {
 
     #[test]
     fn the_pace_is_a_moving_average() {
-        let mut progress = Progress { total: 10, pace: None, bar: None };
+        let shown = StepsShown::Bar(ProgressBar::hidden());
+        let mut progress = Progress { total: 10, pace: None, shown };
         progress.step(&StepRecord { step: 1, step_time_s: 2.0, ..Default::default() });
         progress.step(&StepRecord { step: 2, step_time_s: 1.0, ..Default::default() });
         assert!((progress.pace.unwrap() - 1.9).abs() < 1e-12);

@@ -73,10 +73,9 @@ fn remember(dir: &Path, from_step: Option<u64>, step: u64) -> Result<()> {
     if from_step != Some(step) {
         return Ok(());
     }
-    if latest != Some(step) {
-        checkpoint::go_back(dir, step)?;
-    }
-    // Also where the newest checkpoint is that one: the next start with the same command goes on from later ones.
+    // Also where the newest checkpoint is that one: an earlier start may have been killed in the middle of this, and
+    // the next start with the same command goes on from later ones.
+    checkpoint::go_back(dir, step)?;
     history::append(dir, What::Rollback { from: latest.unwrap_or_default(), to: step })
 }
 

@@ -150,6 +150,7 @@ impl<B: Backend> Run<B> {
             && comm.size() > 1
         {
             self.saver.abandon();
+            self.logs.iter_mut().for_each(|logs| logs.progress.finish());
             // Dropping the run would wait for communication with ranks that may never take part.
             std::mem::forget(self);
             return ended;
@@ -157,7 +158,7 @@ impl<B: Backend> Run<B> {
         // A failed run finishes its last save, too: that step was good.
         let saved = self.saver.finish(comm).map_err(Stop::AllRanks);
         self.announce_save();
-        if let Some(logs) = self.logs {
+        if let Some(logs) = &mut self.logs {
             logs.progress.finish();
         }
         let stopped = ended.and_then(|stopped| saved.map(|()| stopped))?;
@@ -194,7 +195,7 @@ impl<B: Backend> Run<B> {
             self.save_if_due(comm).map_err(Stop::AllRanks)?;
         }
         previous.map_or(Ok(()), |step| self.write_late(step, comm))?;
-        if stopped.is_some() && self.saved != Some(self.trainer.step) && self.trainer.step > self.first {
+        if stopped.is_some() && self.saved != Some(self.trainer.step) {
             clock.enter(&self.trainer.b, Phase::Checkpoint);
             self.save_to_stop(comm).map_err(Stop::AllRanks)?;
         }
@@ -203,7 +204,10 @@ impl<B: Backend> Run<B> {
 
     /// Whether any rank was asked to stop, or the time is up: the same on all ranks. Collective.
     fn asked_to_stop(&mut self, comm: &Comm) -> Outcome<Option<StopReason>> {
-        let signal = self.stops.signal().map(|signal| StopReason::Signal(signal, comm.rank()));
+        // A run that was signalled while it started takes one step all the same: a job that is started again each time
+        // comes to its end.
+        let first = self.trainer.step == self.first;
+        let signal = self.stops.signal().filter(|_| !first).map(|signal| StopReason::Signal(signal, comm.rank()));
         let (elapsed, save) = (self.stops.elapsed(), self.time_of_a_save());
         let time_is_up = self.limit.as_mut().is_some_and(|limit| limit.is_near(elapsed, save));
         let mine = signal.or(time_is_up.then_some(StopReason::Time));
@@ -211,7 +215,7 @@ impl<B: Backend> Run<B> {
         if let Some(reason) = reason {
             self.status.stopping(&format!("the run stops, since {}", reason.describe()));
         }
-        if reason == Some(StopReason::Time) && self.trainer.step == self.first {
+        if reason == Some(StopReason::Time) && first {
             let limit = self.trainer.config.train.stop_before.map_or(String::new(), |time| time.to_string());
             return Err(Stop::AllRanks(Error::run(format!(
                 "train.stop_before = \"{limit}\": the time was up before the first step; give the job more time"
@@ -278,7 +282,7 @@ impl<B: Backend> Run<B> {
             return Ok(results);
         }
         let origin = origin::find(&mut self.trainer, &*self.feed, step, comm).map_err(Stop::ThisRank)?;
-        let others = checkpoint::steps(&self.trainer.config.checkpoint.dir).unwrap_or_default();
+        let others = checkpoint::live_steps(&self.trainer.config.checkpoint.dir).unwrap_or_default();
         Err(Stop::AllRanks(Error::run(format!(
             "step {step}: the loss is {} and the gradient norm {}, not both finite: training has diverged{origin}; the \
              step updated nothing, and nothing was saved since the last checkpoint{}",

@@ -54,11 +54,11 @@ impl RunStatus {
 
     /// The step from which the run continues, and its newest checkpoint. Written at once.
     pub fn begin(&self, step: u64, checkpoint: Option<u64>) {
-        self.lock().begun = true;
         self.change(Duration::ZERO, |status| {
             (status.step, status.checkpoint) = (step, checkpoint);
             status.reason = if step == 0 { "the run begins".into() } else { format!("it continues after step {step}") };
         });
+        self.lock().begun = true;
     }
 
     /// A step is done. Written now and then.
@@ -91,11 +91,20 @@ impl RunStatus {
         }
         current.written = Some(Instant::now());
         current.status.time = now();
-        let status = current.status.clone();
+        let (status, begun) = (current.status.clone(), current.begun);
         // Not under the lock: a disk that does not answer must not hold up whoever ends the run.
         drop(current);
+        // Another rank may have reported the end of this run, which is about to reach this one.
+        if begun && Status::read(&self.dir).is_ok_and(|status| status.is_some_and(|s| s.state != State::Running)) {
+            return;
+        }
         // The file only informs: a run goes on without it.
-        let _ = status.write(&self.dir, self.rank);
+        let _ = status.write(&self.dir, &format!("{}.now", self.rank));
+        let current = self.lock();
+        // Another thread has ended the run in the meantime, and its words stand.
+        if current.ended {
+            let _ = current.status.write(&self.dir, &format!("{}.now", self.rank));
+        }
     }
 
     /// The run ends, as all ranks know: rank 0 writes it.
@@ -116,7 +125,7 @@ impl RunStatus {
         let (status, begun) = (current.status.clone(), current.begun);
         drop(current);
         // Both files only inform.
-        let _ = status.write(&self.dir, self.rank);
+        let _ = status.write(&self.dir, &format!("{}.end", self.rank));
         if begun {
             let (step, state, reason) = (status.step, state.name().into(), status.reason);
             let _ = history::append(&self.dir, What::End { step, state, reason });
@@ -139,8 +148,9 @@ impl RunStatus {
         let (state, line) = match stopped {
             None => (State::Finished, format!("finished: {standing}")),
             Some(reason) => {
-                let why = reason.describe();
-                (State::Stopped, format!("stopped, since {why}: {standing}; the same command continues the run"))
+                let (why, saved) = (reason.describe(), self.lock().status.checkpoint.is_some());
+                let next = if saved { "continues the run" } else { "starts over, since nothing was saved" };
+                (State::Stopped, format!("stopped, since {why}: {standing}; the same command {next}"))
             }
         };
         self.end_together(state, &line);

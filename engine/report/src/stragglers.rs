@@ -35,6 +35,11 @@ impl Straggler {
     pub fn by(&self) -> f64 {
         self.seconds / self.usual - 1.0
     }
+
+    /// Whether the step was long enough to tell from a single sample.
+    pub fn is_telling(&self) -> bool {
+        self.usual >= TOO_SHORT
+    }
 }
 
 impl Stragglers {
@@ -46,7 +51,7 @@ impl Stragglers {
     /// Each is returned once, and again when it lags by twice as much.
     pub fn see(&mut self, busy: &[f64]) -> Vec<Straggler> {
         let mut slow = slow(&self.stages, busy);
-        slow.retain(|straggler| straggler.usual >= TOO_SHORT);
+        slow.retain(Straggler::is_telling);
         for (rank, times) in self.slow.iter_mut().enumerate() {
             *times = if slow.iter().any(|s| s.rank == rank) { *times + 1 } else { 0 };
         }

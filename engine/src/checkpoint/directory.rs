@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const LATEST: &str = "latest";
 /// The name under which `latest` is written before it is renamed.
 const LATEST_TMP: &str = ".latest.tmp";
+/// The file in a checkpoint that the run abandoned: it went back to an earlier one with `--from-step`.
+const ABANDONED: &str = "abandoned";
 
 pub(super) fn checkpoints(run: &Path) -> PathBuf {
     run.join("checkpoints")
@@ -53,6 +55,33 @@ fn beside(dir: &Path, ending: &str) -> PathBuf {
 /// The steps of the complete checkpoints of a run, ascending.
 pub fn steps(run: &Path) -> Result<Vec<u64>> {
     steps_in(&checkpoints(run))
+}
+
+/// The steps of the complete checkpoints that lead to the run's present state, ascending: those that `--from-step`
+/// abandoned are not among them.
+pub fn live_steps(run: &Path) -> Result<Vec<u64>> {
+    let mut steps = steps(run)?;
+    steps.retain(|&step| !abandoned(run, step).exists());
+    Ok(steps)
+}
+
+/// The mark of an abandoned checkpoint. It is in the checkpoint's directory, so that a new checkpoint of that step
+/// takes its place as well.
+fn abandoned(run: &Path, step: u64) -> PathBuf {
+    checkpoints(run).join(step_name(step)).join(ABANDONED)
+}
+
+/// Marks the checkpoints after `step` as abandoned, and that of `step` as not.
+pub(super) fn abandon_after(run: &Path, step: u64) -> Result<()> {
+    for later in steps(run)?.into_iter().filter(|&later| later > step) {
+        write(&abandoned(run, later), format!("The run went back to step {step}.\n").as_bytes())?;
+        sync(&checkpoints(run).join(step_name(later)))?;
+    }
+    let path = abandoned(run, step);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&path, e)),
+        _ => Ok(()),
+    }
 }
 
 /// The steps whose directories `dir` holds, ascending.
@@ -294,20 +323,20 @@ pub(super) fn hint(run: &Path, refused: &str) -> String {
     }
 }
 
-/// Removes the checkpoints before `step` that `retention` does not keep, except the one of the step `read`. Later ones
-/// belong to a branch that the user abandoned with `--from-step`; they are the user's to delete.
+/// Removes the checkpoints before `step` that `retention` does not keep, except the one of the step `read`. Those of a
+/// branch that the user abandoned with `--from-step` are neither counted nor removed; they are the user's to delete.
 pub(super) fn prune(run: &Path, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
-    prune_in(&checkpoints(run), step, retention, read)
+    prune_in(&checkpoints(run), live_steps(run)?, step, retention, read)
 }
 
-/// [`prune`] for any directory that holds one for each of several steps.
-pub(super) fn prune_in(dir: &Path, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
+/// [`prune`] for any directory that holds one for each of `steps`.
+pub(super) fn prune_in(dir: &Path, steps: Vec<u64>, step: u64, retention: Retention, read: Option<u64>) -> Result<()> {
     let Some(keep) = retention.keep else { return Ok(()) };
     // Those whose removal failed when this was tried before.
     for hidden in names(dir)?.iter().filter(|name| name.starts_with(".step-") && name.ends_with(".pruned")) {
         remove(&dir.join(hidden))?;
     }
-    let old: Vec<u64> = steps_in(dir)?.into_iter().filter(|&s| s < step).collect();
+    let old: Vec<u64> = steps.into_iter().filter(|&s| s < step).collect();
     let n_removed = (old.len() + 1).saturating_sub(keep.max(1));
     let mut removed = old[..n_removed].iter().filter(|&&s| Some(s) != read && !retention.spares(s));
     removed.try_for_each(|&s| remove_whole(&dir.join(step_name(s))))

@@ -26,7 +26,7 @@ pub(super) fn write(run: &Path, step: u64, retention: Retention, retry: &Retry) 
         let export = FromSaved::new(saved, None).map_err(name)?;
         retry.run(|| export.write(&to, &mut |_| ())).map_err(name)?;
     }
-    retry.run(|| directory::prune_in(&dir(run), step, retention, None))
+    retry.run(|| directory::prune_in(&dir(run), steps(run)?, step, retention, None))
 }
 
 /// The steps that have an export, ascending.
@@ -37,7 +37,7 @@ pub(super) fn steps(run: &Path) -> Result<Vec<u64>> {
 /// The newest checkpoint up to `step` that is due for an export and has none: the run was killed before it was made.
 pub(super) fn missing(run: &Path, step: u64, interval: u64) -> Result<Option<u64>> {
     let due = |&saved: &u64| saved > 0 && saved <= step && saved.is_multiple_of(interval);
-    let Some(newest) = directory::steps(run)?.into_iter().rfind(due) else { return Ok(None) };
+    let Some(newest) = directory::live_steps(run)?.into_iter().rfind(due) else { return Ok(None) };
     Ok((!of_step(run, newest).exists()).then_some(newest))
 }
 

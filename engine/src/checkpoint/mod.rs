@@ -44,7 +44,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{latest_step, new_path as new_directory, steps, write_whole as write_directory};
+pub use directory::{latest_step, live_steps, new_path as new_directory, steps, write_whole as write_directory};
 pub use exchange::{Exchange, Solo};
 pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
 pub use export::{Export, export};
@@ -97,9 +97,11 @@ impl Retention {
     }
 }
 
-/// Makes the checkpoint of `step` the run's newest one, in place of later ones. Only the process that holds the run's
-/// lock may call it.
+/// Makes the checkpoint of `step` the run's newest one. Later ones are marked as abandoned: they stay, and the run
+/// takes them no more unless the user names one. Only the process that holds the run's lock may call it.
 pub fn go_back(run: &Path, step: u64) -> Result<()> {
+    // A run that is killed in between finds them after the checkpoint that `latest` names, and may repeat this.
+    directory::abandon_after(run, step)?;
     directory::set_latest(run, step)
 }
 

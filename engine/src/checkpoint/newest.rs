@@ -56,16 +56,17 @@ fn search(run: &Path, refused: Option<Error>) -> Result<Newest> {
     Err(Error::user(format!("{dir}: {what}:\n{}", all.join("\n"))))
 }
 
-/// The steps to try, the newest first. Those after the one that `latest` names belong to a branch that the user
-/// abandoned with `--from-step`, unless there are no others.
+/// The steps to try, the newest first: those that led to the one that `latest` names, or else any that the user has not
+/// abandoned, or else all.
 fn candidates(run: &Path) -> Result<Vec<u64>> {
     let last = directory::latest_step(run).ok().flatten().unwrap_or(u64::MAX);
-    let mut steps = directory::steps(run)?;
-    steps.reverse();
-    match steps.iter().position(|&step| step <= last) {
-        Some(first) => Ok(steps.split_off(first)),
-        None => Ok(steps),
+    let live = directory::live_steps(run)?;
+    let mut steps: Vec<u64> = live.iter().copied().filter(|&step| step <= last).collect();
+    if steps.is_empty() {
+        steps = if live.is_empty() { directory::steps(run)? } else { live };
     }
+    steps.reverse();
+    Ok(steps)
 }
 
 /// Makes the checkpoint that was found the run's newest.

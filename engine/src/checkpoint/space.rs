@@ -57,7 +57,7 @@ impl Space {
         let saves = ahead.saves();
         let (spared, exports) = (ahead.multiples(retention.keep_every), ahead.multiples(ahead.export_interval));
         let here = |steps: Vec<u64>| steps.into_iter().filter(|&step| step <= ahead.step).count() as u64;
-        let checkpoints = growth(saves, here(directory::steps(run)?), spared, retention.keep);
+        let checkpoints = growth(saves, here(directory::live_steps(run)?), spared, retention.keep);
         let exports = growth(exports, here(exports::steps(run)?), spared, retention.keep);
         let need = checkpoints * self.checkpoint + exports * self.export;
         let what = if saves == 1 { "the next save needs".to_string() } else { format!("the next {saves} saves need") };

@@ -19,5 +19,5 @@ mod verdict;
 pub use record::{Channel, Record};
 pub use ring::{Recorder, Waiting, Working};
 pub use shared::{SharedRings, Slot};
-pub use snapshot::{Blocked, Condition, Snapshot};
+pub use snapshot::{Blocked, Condition, Snapshot, lives};
 pub use verdict::{Cause, Seen, Verdict, verdict};

@@ -207,6 +207,11 @@ fn state_in(path: &Path) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// Whether a process of this host has this number; one that has ended and is not yet waited for does not live.
+pub fn lives(pid: u32) -> bool {
+    process(pid as i32).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
 /// When the process of this number was started, in the kernel's ticks.
 pub(super) fn born(pid: i32) -> Option<u64> {
     process(pid).map(|(_, born)| born)

@@ -56,12 +56,7 @@ pub fn verdict(ranks: &[Option<Seen>], members: &dyn Fn(usize, Channel) -> Vec<u
         Cause::Call(call) => Some(call),
         _ => missing,
     };
-    let mut waiting = call.map_or(Vec::new(), |call| waiting_in(call, ranks));
-    // Other groups of the same kind may be in a call of the same number.
-    let of_group = rank_of(&cause).or(waiting.first().copied());
-    let channel = call.map(|call| call.channel);
-    let waits = |rank: usize| channel.zip(of_group).is_some_and(|(c, one)| members(rank, c).contains(&one));
-    waiting.retain(|&rank| Some(rank) != rank_of(&cause) && (waits(rank) || call.is_some_and(|c| c.peer.is_some())));
+    let waiting = call.map_or(Vec::new(), |call| waiting_in(call, rank_of(&cause), ranks, members));
     Verdict { cause, missing, waiting }
 }
 
@@ -136,8 +131,19 @@ fn missing_in(rank: usize, ranks: &[Option<Seen>], members: &dyn Fn(usize, Chann
     (0..ranks.len()).filter_map(waits).min_by_key(|(has_started, _)| *has_started).map(|(_, call)| call)
 }
 
-fn waiting_in(call: Blocked, ranks: &[Option<Seen>]) -> Vec<usize> {
-    (0..ranks.len()).filter(|&rank| blocked(&ranks[rank]) == Some(call)).collect()
+/// The ranks that wait in `call`, for `missing` if that is known.
+fn waiting_in(
+    call: Blocked,
+    missing: Option<usize>,
+    ranks: &[Option<Seen>],
+    members: &dyn Fn(usize, Channel) -> Vec<usize>,
+) -> Vec<usize> {
+    let in_call = |&rank: &usize| blocked(&ranks[rank]) == Some(call) && Some(rank) != missing;
+    let mut waiting: Vec<usize> = (0..ranks.len()).filter(in_call).collect();
+    // Other groups of the same kind may be in a call of the same number.
+    let of_group = missing.or(waiting.first().copied());
+    waiting.retain(|&rank| call.peer.is_some() || of_group.is_some_and(|r| members(rank, call.channel).contains(&r)));
+    waiting
 }
 
 #[cfg(test)]

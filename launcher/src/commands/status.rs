@@ -4,8 +4,9 @@
 use crate::output::or_broken_pipe;
 use crate::progress::{duration, size, thousands};
 use engine::checkpoint;
-use engine::config::Config;
+use engine::config::{Axis, Config};
 use engine::error::{Error, Result};
+use engine::flight::lives;
 use engine::mpi::host;
 use nix::sys::statvfs::statvfs;
 use report::records::find;
@@ -13,7 +14,7 @@ use report::records::machine::Machine;
 use report::records::metrics::{self, StepRecord};
 use report::records::ranks;
 use report::records::status::{State, Status, now};
-use report::stragglers::slow;
+use report::stragglers::{Straggler, slow};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub fn run(args: Args) -> Result<()> {
         let clear = if args.follow && std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
         or_broken_pipe(write!(std::io::stdout(), "{clear}{}", screen.text()))?;
         or_broken_pipe(std::io::stdout().flush())?;
-        if !args.follow || screen.status.state != State::Running {
+        if !args.follow || screen.status.state != State::Running || screen.is_gone() {
             return Ok(());
         }
         std::thread::sleep(INTERVAL);
@@ -71,16 +72,17 @@ impl Screen {
             Error::user(format!("{}: {what}", run.display()))
         };
         let status = Status::read(run)?.ok_or_else(none)?;
-        let steps = metrics::read(&run.join("metrics.jsonl")).map_or(Vec::new(), |lines| lines.records);
+        let steps = metrics::read_last(&run.join("metrics.jsonl")).unwrap_or_default();
         let text = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
         let bytes = |step| checkpoint::Saved::at_step(run, step).ok().map(|saved| saved.bytes());
+        let config = Config::from_resolved(&text).ok();
         Ok(Screen {
             run: run.into(),
             bytes: status.checkpoint.and_then(bytes),
             status,
             steps: steps[steps.len().saturating_sub(RECENT)..].to_vec(),
-            config: Config::from_resolved(&text).ok(),
-            straggler: straggler(run),
+            straggler: config.as_ref().and_then(|config| straggler(run, config)),
+            config,
             free: statvfs(run).ok().map(|fs| fs.blocks_available() * fs.fragment_size()),
         })
     }
@@ -147,15 +149,19 @@ impl Screen {
         Some(format!("{} free{room}", size(free)))
     }
 
+    /// Whether the run's process was on this host and is no more.
+    fn is_gone(&self) -> bool {
+        self.status.host == host() && !lives(self.status.pid)
+    }
+
     /// The reason, how old it is, and whether the process may be dead.
     fn last(&self) -> String {
-        let Status { state, host: writer, reason, pid, time, .. } = &self.status;
+        let Status { state, reason, time, .. } = &self.status;
         let age = now().saturating_sub(*time);
         let ago = duration(age as f64);
         let silent = age > SILENT_S && age as f64 > 10.0 * self.pace().unwrap_or_default();
-        let gone = *writer == host() && !Path::new(&format!("/proc/{pid}")).exists();
-        let dead = match *state == State::Running && (silent || gone) {
-            true if gone => "; its process is gone: it was killed, and the same command continues it",
+        let dead = match *state == State::Running && (silent || self.is_gone()) {
+            true if self.is_gone() => "; its process is gone: it was killed, and the same command continues it",
             true => "; nothing was written since then: the run hangs or was killed",
             false => "",
         };
@@ -164,14 +170,13 @@ impl Screen {
 }
 
 /// The slowest rank of the last sample, where it holds up the others.
-fn straggler(run: &Path) -> Option<String> {
-    let sample = ranks::read(&run.join("ranks.jsonl")).ok()?.records.pop()?;
-    let [tensor, pipeline, data] = sample.layout;
-    let ranks = sample.busy.len();
-    // The stage of each rank in the default order of axes; another order only changes which ranks are compared.
-    let stage = |rank: usize| rank / (tensor * data).max(1) % pipeline.max(1);
-    let stages: Vec<usize> = (0..ranks).map(stage).collect();
-    let worst = slow(&stages, &sample.busy).into_iter().max_by(|a, b| a.by().total_cmp(&b.by()))?;
+fn straggler(run: &Path, config: &Config) -> Option<String> {
+    let sample = ranks::read_last(&run.join("ranks.jsonl")).ok()??;
+    // A sample of an earlier start may have another layout.
+    let mesh = config.mesh(sample.busy.len()).ok().filter(|mesh| mesh.layout() == sample.layout)?;
+    let stages: Vec<usize> = (0..mesh.ranks()).map(|rank| mesh.coord(rank, Axis::Pipeline)).collect();
+    let slow = slow(&stages, &sample.busy).into_iter().filter(Straggler::is_telling);
+    let worst = slow.max_by(|a, b| a.by().total_cmp(&b.by()))?;
     let hosts = find::<Machine>(run, "machine.json", |_| None).ok();
     let hosts = hosts.and_then(|found| found.present().cloned()).map_or(Vec::new(), |machine| machine.hosts);
     let host = hosts.get(worst.rank).map_or(String::new(), |host| format!(" on {host}"));

@@ -51,10 +51,13 @@ pub fn append(dir: &Path, what: What) -> Result<()> {
 /// All events; a line that is torn or of another version is left out.
 pub fn read(dir: &Path) -> Result<Vec<Event>> {
     let path = dir.join(NAME);
-    match std::fs::read_to_string(&path) {
+    match std::fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(Error::io(&path, e)),
-        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Ok(text) => {
+            let lines = text.split(|&byte| byte == b'\n');
+            Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        }
     }
 }
 
@@ -105,7 +108,8 @@ mod tests {
         );
         assert_eq!(text[1], "{\"time\":7,\"event\":\"rollback\",\"from\":8,\"to\":4}");
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(NAME), text.join("\n") + "\n{\"time\": 8, \"ev").unwrap();
+        let damaged = [&b"\xff\xfe\n"[..], text.join("\n").as_bytes(), b"\n{\"time\": 8, \"ev"].concat();
+        std::fs::write(dir.path().join(NAME), damaged).unwrap();
         let read = read(dir.path()).unwrap();
         assert_eq!((&read[..], last_rollback(&read)), (&events[..], Some((4, 7))));
     }

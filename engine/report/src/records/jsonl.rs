@@ -127,9 +127,30 @@ impl<T: Record> Lines<T> {
     }
 }
 
+/// Bytes from the end of a file that [`read_last`] reads.
+const TAIL: u64 = 1 << 20;
+
 /// Reads a file. Blank lines count neither as records nor as skipped.
 pub fn read<T: Record>(path: &Path) -> Result<Lines<T>> {
-    let lines = File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?.split(b'\n');
+    read_lines(path, File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e))?)
+}
+
+/// The records of the last megabyte of a file, the newest last; earlier ones may be left out.
+pub fn read_last<T: Record>(path: &Path) -> Result<Vec<T>> {
+    let io = |e| Error::io(path, e);
+    let mut file = File::open(path).map_err(io)?;
+    let start = file.metadata().map_err(io)?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start)).map_err(io)?;
+    let mut tail = BufReader::new(file);
+    if start > 0 {
+        // The rest of a line that begins before.
+        tail.read_until(b'\n', &mut Vec::new()).map_err(io)?;
+    }
+    Ok(read_lines(path, tail)?.records)
+}
+
+fn read_lines<T: Record>(path: &Path, text: impl BufRead) -> Result<Lines<T>> {
+    let lines = text.split(b'\n');
     let (mut records, mut skipped) = (Vec::<T>::new(), Vec::new());
     for (at, line) in lines.enumerate() {
         let line = line.map_err(|e| Error::io(path, e))?;

@@ -134,6 +134,11 @@ pub fn read(path: &Path) -> Result<Lines<StepRecord>> {
     super::jsonl::read(path)
 }
 
+/// The newest steps, as many as the end of the file has.
+pub fn read_last(path: &Path) -> Result<Vec<StepRecord>> {
+    super::jsonl::read_last(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,6 +102,11 @@ pub fn read(path: &Path) -> Result<Lines<Sample>> {
     super::jsonl::read(path)
 }
 
+/// The newest sample.
+pub fn read_last(path: &Path) -> Result<Option<Sample>> {
+    Ok(super::jsonl::read_last(path)?.pop())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,8 +53,8 @@ impl State {
 }
 
 impl Status {
-    /// Replaces `dir/status.json`. `writer` tells apart ranks that write it at the same time.
-    pub fn write(&self, dir: &Path, writer: usize) -> Result<()> {
+    /// Replaces `dir/status.json`. `writer` tells apart ranks and threads that write it at the same time.
+    pub fn write(&self, dir: &Path, writer: &str) -> Result<()> {
         let partial = dir.join(format!("{NAME}.{writer}.partial"));
         let text = serde_json::to_string_pretty(self).expect("text and numbers") + "\n";
         let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, dir.join(NAME)));

@@ -100,6 +100,27 @@ fn no_abandoned_branch_is_fallen_back_to() {
     assert_eq!(listing(run.path()), ["latest", "step-00000003", "step-00000005.damaged", "step-00000009"]);
 }
 
+/// The run went back from 9 to 3, saved 5 and 10 there, and keeps two: 6 and 9 are neither counted nor removed, nor
+/// fallen back to, until the user names one.
+#[test]
+fn a_branch_stays_abandoned_when_the_run_has_passed_it() {
+    let run = run_of(&[3, 6, 9]);
+    let run = run.path();
+    go_back(run, 3).unwrap();
+    assert_eq!((live_steps(run).unwrap(), steps(run).unwrap()), (vec![3], vec![3, 6, 9]));
+    for step in [5, 10] {
+        save(run, &Solo, &header(step), whole_pieces(), Some(2)).unwrap();
+    }
+    assert_eq!((live_steps(run).unwrap(), steps(run).unwrap()), (vec![5, 10], vec![5, 6, 9, 10]));
+    damage(run, 10);
+    assert_eq!(found(run, IfDamaged::FallBack).0, 5);
+    go_back(run, 9).unwrap();
+    assert_eq!((found(run, IfDamaged::Refuse).0, live_steps(run).unwrap()), (9, vec![5, 9]));
+    // A new checkpoint of the step takes the place of the abandoned one.
+    save_whole(run, 6);
+    assert_eq!(live_steps(run).unwrap(), [5, 6, 9]);
+}
+
 #[test]
 fn where_all_are_damaged_nothing_changes() {
     let run = run_of(&[3, 6]);
