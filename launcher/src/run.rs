@@ -142,30 +142,30 @@ impl<B: Backend> Run<B> {
         })
     }
 
-    /// Trains to the last step, or until the run is asked to stop, and waits for the last checkpoint. Returns why the
-    /// run stopped early, if it did. Collective.
-    pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> Outcome<Option<StopReason>> {
-        let ended = self.steps(comm, clock);
-        if let Err(Stop::ThisRank(_)) = ended
-            && comm.size() > 1
-        {
-            self.saver.abandon();
-            self.logs.iter_mut().for_each(|logs| logs.progress.finish());
-            // Dropping the run would wait for communication with ranks that may never take part.
-            std::mem::forget(self);
-            return ended;
-        }
+    /// Trains to the last step, or until the run is asked to stop, waits for the last checkpoint, and writes how the run
+    /// ended into its directory. Returns the last line of the log. Collective.
+    pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> Outcome<String> {
+        let ended = match self.steps(comm, clock) {
+            Err(Stop::ThisRank(error)) if comm.size() > 1 => {
+                self.saver.abandon();
+                self.logs.iter_mut().for_each(|logs| logs.progress.finish());
+                // Dropping the run would wait for communication with ranks that may never take part.
+                std::mem::forget(self);
+                return Err(Stop::ThisRank(error));
+            }
+            ended => ended,
+        };
         // A failed run finishes its last save, too: that step was good.
         let saved = self.saver.finish(comm).map_err(Stop::AllRanks);
         self.announce_save();
-        if let Some(logs) = &mut self.logs {
-            logs.progress.finish();
-        }
-        let stopped = ended.and_then(|stopped| saved.map(|()| stopped))?;
+        let ended = ended.and_then(|stopped| saved.map(|()| stopped)).map(|stopped| self.status.ended(stopped));
+        // Last, since it waits for whoever reads the log, and mpirun may be about to end this process.
+        self.logs.iter_mut().for_each(|logs| logs.progress.finish());
+        let line = ended?;
         let b = &self.trainer.b;
         let used = Taken { blocks: b.usage(), copy: self.saver.copied(), others: b.taken_by_others() };
         memory::write(&self.trainer.config.checkpoint.dir, comm, self.planned, used);
-        Ok(stopped)
+        Ok(line)
     }
 
     /// All steps. A step is in the metrics before it is in a checkpoint, so that the metrics have every step. The time

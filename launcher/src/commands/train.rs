@@ -187,8 +187,7 @@ impl Start<'_> {
                 let standing = status.failed(&error.to_string());
                 Err(error.map(|what| what + &standing))
             }
-            Ok(stopped) => {
-                let line = status.ended(stopped);
+            Ok(line) => {
                 if comm.rank() == 0 {
                     say!("{line}");
                 }
