@@ -142,8 +142,8 @@ impl<B: Backend> Run<B> {
         })
     }
 
-    /// Trains to the last step, or until the run is asked to stop, waits for the last checkpoint, and writes how the run
-    /// ended into its directory. Returns the last line of the log. Collective.
+    /// Trains to the last step, or until the run is asked to stop, waits for the last checkpoint, and writes how the
+    /// run ended into its directory. Returns the last line of the log. Collective.
     pub fn finish(mut self, comm: &Comm, clock: Clock<B>) -> Outcome<String> {
         let ended = match self.steps(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => {
