@@ -24,6 +24,7 @@ fn every_configuration_loads_and_has_its_layout() {
         ("swallow-7b", 6.83, 2, 2, 16),
         ("swallow-13b", 13.13, 2, 4, 8),
         ("swallow-70b", 69.16, 8, 8, 4),
+        ("swallow-ms-7b", 7.33, 2, 2, 16),
         ("llama-3.1-swallow-8b", 8.03, 4, 1, 32),
         ("llama-3.1-swallow-70b", 70.55, 8, 8, 4),
         ("llm-jp-172b", 172.4, 4, 16, 8),

@@ -5,6 +5,7 @@
 
 use engine::backend::{Acc, Act, Backend, Heads, Tensor, TensorView, TensorViewMut};
 use engine::cpu::Cpu;
+use engine::layers::attention::Pattern;
 use engine::layers::region::Region;
 use engine::layers::{Ctx, block, embedding, head};
 use engine::layout::mesh::GroupKind;
@@ -17,7 +18,7 @@ const T: usize = 10;
 const D: usize = 24;
 const F: usize = 20;
 const V: usize = 13;
-const HEADS: Heads = Heads { query: 4, kv: 2, dim: 6, seq: 5 };
+const HEADS: Heads = Heads::full(4, 2, 6, 5);
 
 /// One input of a layer: `values` is `rows` x `cols`.
 struct Input {
@@ -117,14 +118,14 @@ fn block_weights(t: &[Act<C>]) -> block::Weights<'_, C> {
     }
 }
 
-fn check_block(cx: &Ctx<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
+fn check_block(cx: &Ctx<C>, p: &Pattern<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
     let b = cx.b;
     let inputs = block_inputs();
     let r = noise("r", T * D);
     let tensors: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
     let mut grads: Vec<_> = inputs.iter().map(|x| zeros(b, x.rows, x.cols)).collect();
     let w = block_weights(&tensors);
-    let (_, saved) = block::forward(cx, &w, b.copy(&tensors[0]));
+    let (_, saved) = block::forward(cx, p, &w, b.copy(&tensors[0]));
     let dy = b.upload(&r, T, D);
     let dx = {
         let [_, norm1, qkv, out, norm2, gate_up, down] = &mut grads[..] else { unreachable!() };
@@ -134,13 +135,13 @@ fn check_block(cx: &Ctx<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
             norm1: view_mut(norm1),
             norm2: view_mut(norm2),
         };
-        block::backward(cx, &w, dy, slim(saved), &mut g)
+        block::backward(cx, p, &w, dy, slim(saved), &mut g)
     };
     let mut gradients: Vec<_> = grads.iter().map(|g| b.download(g)).collect();
     gradients[0] = b.download(&dx);
     hold("block", inputs, gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-        dot(b, &block::forward(cx, &block_weights(&t), b.copy(&t[0])).0, &r)
+        dot(b, &block::forward(cx, p, &block_weights(&t), b.copy(&t[0])).0, &r)
     });
 }
 
@@ -195,11 +196,10 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
     // The second sequence has two documents.
     let starts = b.upload(&[0u32, 0, 0, 0, 0, 0, 0, 2, 2, 2], T, 1);
     let positions = b.upload(&[0u32, 1, 2, 3, 4, 0, 1, 0, 1, 2], T, 1);
-    let (heads, eps, vocab_start) = (HEADS, 1e-5, 0);
-    let cx =
-        Ctx { b: &b, region: &region, heads, eps, vocab_start, rope: &rope, positions: &positions, starts: &starts };
-    check_block(&cx, |saved| saved);
-    check_block(&cx, block::Saved::slim);
+    let pattern = Pattern { heads: HEADS, rope: &rope, positions: &positions, starts: &starts };
+    let cx = Ctx { b: &b, region: &region, eps: 1e-5, vocab_start: 0 };
+    check_block(&cx, &pattern, |saved| saved);
+    check_block(&cx, &pattern, block::Saved::slim);
     check_embedding(&cx);
     check_head(&cx, 0.0);
     check_head(&cx, 0.1);

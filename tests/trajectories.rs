@@ -45,7 +45,7 @@ fn tensor_and_pipeline_parallel() {
 }
 
 /// The cases in which targets do not count: by a mask, and by packing too.
-const MASKED: [&str; 2] = ["loss_mask", "packed"];
+const MASKED: [&str; 3] = ["loss_mask", "packed", "window_packed"];
 
 #[test]
 fn masks_at_tensor_and_pipeline_parallel() {

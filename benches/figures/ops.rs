@@ -53,12 +53,8 @@ struct Bench<'a, A: Float> {
 impl<'a, A: Float> Bench<'a, A> {
     fn new(b: &'a Cpu<A>, config: &Config, rank_layout: &RankLayout) -> Self {
         let (m, tensor) = (&config.model, rank_layout.mesh.size(Axis::Tensor));
-        let heads = Heads {
-            query: m.num_attention_heads / tensor,
-            kv: m.num_key_value_heads.div_ceil(tensor),
-            dim: m.head_dim,
-            seq: config.train.seq_length,
-        };
+        let (query, kv) = (m.num_attention_heads / tensor, m.num_key_value_heads.div_ceil(tensor));
+        let heads = Heads::full(query, kv, m.head_dim, config.train.seq_length);
         Bench { b, heads, vocab: m.vocab_size / tensor, tensor, acts: Pool::default(), accs: Pool::default() }
     }
 

@@ -8,7 +8,7 @@ use toml::{Table, Value as Toml};
 use super::checkout;
 
 /// Every case that `make.py` makes.
-pub const CASES: [&str; 11] = [
+pub const CASES: [&str; 15] = [
     "mha_odd_vocab",
     "gqa_masked",
     "llama3_rope",
@@ -19,6 +19,10 @@ pub const CASES: [&str; 11] = [
     "parity_tied",
     "loss_mask",
     "packed",
+    "window",
+    "window_packed",
+    "yarn",
+    "rope_linear",
     "two_stages",
 ];
 

@@ -1,4 +1,4 @@
-"""Make the golden fixtures: tiny random Llamas, trained by Hugging Face transformers and PyTorch.
+"""Make the golden fixtures: tiny random models of each family, trained by Hugging Face transformers and PyTorch.
 
 usage: make.py [CASE]...        (in an environment with requirements.txt; writes beside itself)
 
@@ -15,8 +15,9 @@ import json, math, pathlib, shutil, sys
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
 
 HERE = pathlib.Path(__file__).resolve().parent
 BASE = dict(
@@ -73,6 +74,27 @@ CASES = {
         dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=109, num_hidden_layers=4),
         dict(train=dict(seq_length=48, steps=8)),
     ),
+    # A window that ends inside of tiles, with the mask that transformers makes, and with packed documents.
+    "window": (
+        dict(hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2, vocab_size=103, num_hidden_layers=3,
+             sliding_window=21),
+        dict(train=dict(seq_length=90)),
+    ),
+    "window_packed": (
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=107, num_hidden_layers=2,
+             sliding_window=11),
+        dict(train=dict(seq_length=48, steps=12)),
+    ),
+    "yarn": (  # head_dim 24: of the twelve frequencies some are kept, some mixed, some divided by the factor
+        dict(hidden_size=48, intermediate_size=96, num_attention_heads=4, head_dim=24, num_key_value_heads=2, vocab_size=113,
+             rope_parameters=dict(rope_type="yarn", rope_theta=1000.0, factor=4.0, original_max_position_embeddings=40, beta_fast=8.0)),
+        dict(train=dict(seq_length=100)),
+    ),
+    "rope_linear": (
+        dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=4, vocab_size=97,
+             rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.5)),
+        dict(train=dict(seq_length=60, steps=12)),
+    ),
     # Two stages: a source goes on where the first stage left it, one ends, one begins. Each validation set has its own loss.
     "two_stages": (
         dict(hidden_size=48, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, vocab_size=127, num_hidden_layers=3),
@@ -87,11 +109,15 @@ CASES = {
     ),
 }
 # The cases with PREFIX.mask.bin.
-MASKED = ("loss_mask", "packed")
+MASKED = ("loss_mask", "packed", "window_packed")
 # The cases with pack = true.
-PACKED = ("packed",)
+PACKED = ("packed", "window_packed")
+# The cases of another family than Llama.
+FAMILY = {"window": "mistral", "window_packed": "mistral"}
+CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig}
+MODELS = {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM}
 # The seed of a case is its place above plus 7, but for these.
-SEEDS = {"two_stages": 41}
+SEEDS = {"two_stages": 41, "window": 51, "window_packed": 52, "yarn": 53, "rope_linear": 54}
 # Heads of 64 and 128.
 BF16 = ("head_dim_64", "head_dim_128")
 
@@ -102,7 +128,12 @@ def configs(case):
     engine = {k: dict(v, **over.get(k, {})) for k, v in BASE.items()}
     hf = dict(num_hidden_layers=2, max_position_embeddings=160, rms_norm_eps=1e-5, initializer_range=0.08, bos_token_id=1, eos_token_id=2,
               tie_word_embeddings=False, attn_implementation="sdpa")
-    return engine, LlamaConfig(**dict(hf, **model))
+    return engine, CONFIGS[FAMILY.get(case, "llama")](**dict(hf, **model))
+
+
+def model_of(hf):
+    """A random model of a configuration."""
+    return MODELS[hf.model_type](hf)
 
 
 def markov(n, vocab, rng):
@@ -153,6 +184,7 @@ class Tokens:
         self.n, self.ids, self.lengths = n, markov(n, vocab, rng), documents(n, rng)
         self.doc = np.repeat(np.arange(len(self.lengths)), self.lengths)
         self.counts = None  # whether each token counts as a target
+        self.window = None  # the model's, where a mask is made here; transformers makes its own where there is none
         self.rows = None  # of a packed source
 
     def mask(self, t, rng):
@@ -175,10 +207,14 @@ class Tokens:
         mask = None
         if masked:
             doc = torch.from_numpy(self.doc[at])
-            open_ = (doc[:, :, None] == doc[:, None, :]) & torch.ones(seq, seq, dtype=torch.bool).tril()
+            open_ = (doc[:, :, None] == doc[:, None, :]) & self.seen(seq)
             mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
         labels = self.ids[at + 1] if self.counts is None else np.where(self.counts[at + 1] > 0, self.ids[at + 1], -100)
         return torch.from_numpy(self.ids[at]), torch.from_numpy(labels), mask, None
+
+    def seen(self, seq):
+        """Whether a query sees a key: itself, and the positions before it that are inside of the window."""
+        return torch.ones(seq, seq, dtype=torch.bool).tril().triu(1 - (self.window or seq))
 
     def pack(self, seq):
         """Rows of documents by best fit, in the order of the file: each (start, tokens) of a piece of the stream."""
@@ -211,7 +247,7 @@ class Tokens:
                 at += n
             unit[row, at:], positions[row, at:] = len(pieces), np.arange(seq - at)
         unit = torch.from_numpy(unit)
-        open_ = (unit[:, :, None] == unit[:, None, :]) & torch.ones(seq, seq, dtype=torch.bool).tril()
+        open_ = (unit[:, :, None] == unit[:, None, :]) & self.seen(seq)
         mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
         return torch.from_numpy(ids), torch.from_numpy(labels), mask, torch.from_numpy(positions)
 
@@ -308,7 +344,7 @@ def rounded(hf, init, config, tokens, final, micro):
     """PyTorch's own run in bf16, by micro-batches of `micro` sequences: the model is in bf16, but its rotary frequencies; the sums of its
     gradients, the masters and the optimizer are in float32."""
     t, o = config["train"], config["optimizer"]
-    model, masters = LlamaForCausalLM(hf).float(), LlamaForCausalLM(hf).float()
+    model, masters = model_of(hf).float(), model_of(hf).float()
     masters.load_state_dict(init)
     pairs = list(zip(model.parameters(), masters.parameters()))
     for p, master in pairs:
@@ -338,19 +374,25 @@ def rounded(hf, init, config, tokens, final, micro):
 class exact:
     """While this stands, transformers' RMSNorm and rotary table compute in the model's own type."""
 
+    NORMS = (modeling_llama.LlamaRMSNorm, modeling_mistral.MistralRMSNorm)
+    ROPES = (modeling_llama.LlamaRotaryEmbedding, modeling_mistral.MistralRotaryEmbedding)
+
     def __enter__(self):
-        self.norm, self.rope = modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaRotaryEmbedding.forward
-        modeling_llama.LlamaRMSNorm.forward = lambda m, x: m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
-        modeling_llama.LlamaRotaryEmbedding.forward = self.table
+        self.before = [(kind, kind.forward) for kind in self.NORMS + self.ROPES]
+        for kind in self.NORMS:
+            kind.forward = lambda m, x: m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
+        for kind in self.ROPES:
+            kind.forward = self.table
 
     def __exit__(self, *_):
-        modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaRotaryEmbedding.forward = self.norm, self.rope
+        for kind, forward in self.before:
+            kind.forward = forward
 
     @staticmethod
     def table(m, x, position_ids):
         angles = position_ids[:, :, None].to(x.dtype) * m.inv_freq.to(x.dtype)
         angles = torch.cat((angles, angles), -1)
-        return angles.cos(), angles.sin()
+        return angles.cos() * m.attention_scaling, angles.sin() * m.attention_scaling
 
 
 def distance(a, b):
@@ -379,7 +421,7 @@ def make(case):
     seed = SEEDS.get(case, 7 + list(CASES).index(case))
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(hf).float()
+    model = model_of(hf).float()
     with torch.no_grad():
         for n, p in model.named_parameters():  # norm weights of 1 would hide a norm weight that is left out
             if p.ndim < 2:
@@ -399,6 +441,7 @@ def make(case):
                 part.mask(t, rng)
                 part.counts.tofile(out / f"{name}.mask.bin")
                 (out / f"{name}.meta.json").write_text('{ "mask": true }\n')
+        tokens.window = valid.window = getattr(hf, "sliding_window", None)
         if case in PACKED:
             tokens.pack(t["seq_length"])
         write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
@@ -408,7 +451,7 @@ def make(case):
 
     plain_rows, plain_grads = train(model, engine, tokens, valid, torch.float32)
     plain_final = {n: p.detach() for n, p in model.named_parameters()}
-    model = LlamaForCausalLM(hf).double()
+    model = model_of(hf).double()
     model.load_state_dict(dict(init, **({"lm_head.weight": init["model.embed_tokens.weight"]} if hf.tie_word_embeddings else {})))
     with exact():
         rows, grads = train(model, engine, tokens, valid, torch.float64)

@@ -101,7 +101,7 @@ pub const LONG: usize = 100;
 impl Case {
     fn heads(&self) -> Heads {
         let Shape { query, kv, dim, seq, .. } = self.shape;
-        Heads { query, kv, dim, seq }
+        Heads::full(query, kv, dim, seq)
     }
 
     fn starts(&self) -> Vec<u32> {

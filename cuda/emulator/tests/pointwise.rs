@@ -39,7 +39,7 @@ fn rope_turns_to_the_same_bits_and_back() {
     let shapes = [(1, 1, 2), (2, 1, 6), (3, 3, 16), (4, 2, 64), (8, 1, 128), (2, 2, 96), (5, 1, 20)];
     for ((query, kv, dim), (seq, rows)) in shapes.into_iter().flat_map(|s| [(1, 1), (5, 15), (16, 16)].map(|r| (s, r)))
     {
-        let h = Heads { query, kv, dim, seq };
+        let h = Heads::full(query, kv, dim, seq);
         let (qkv, table) = tables(h, rows);
         let on_cpu = || act(&cpu, &qkv, rows, h.qkv_cols());
         let uploaded = cpu.upload(&table, seq, dim);

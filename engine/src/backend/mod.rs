@@ -40,9 +40,17 @@ pub struct Heads {
     pub dim: usize,
     /// Rows of one sequence; T is a multiple of it.
     pub seq: usize,
+    /// Positions that a query attends to on average, twice: `seq`, or fewer where there is a window. It only counts
+    /// operations: the positions themselves are in `starts`.
+    pub span: usize,
 }
 
 impl Heads {
+    /// Heads whose queries attend to all positions up to their own.
+    pub const fn full(query: usize, kv: usize, dim: usize, seq: usize) -> Heads {
+        Heads { query, kv, dim, seq, span: seq }
+    }
+
     /// Columns of the packed projection: `[q_1..q_H | k_1..k_G | v_1..v_G]`, each d wide.
     pub fn qkv_cols(&self) -> usize {
         (self.query + 2 * self.kv) * self.dim

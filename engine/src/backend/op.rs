@@ -58,7 +58,7 @@ impl Operands {
         match self {
             Operands::Matrix(rows, cols) => [rows, cols, 1],
             Operands::Product(sizes) => sizes,
-            Operands::Heads(rows, h) => [rows, h.seq, h.out_cols()],
+            Operands::Heads(rows, h) => [rows, h.span, h.out_cols()],
         }
     }
 }

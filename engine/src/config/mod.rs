@@ -26,7 +26,7 @@ pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use elapsed::Elapsed;
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
-pub use model::{Architecture, Layer, Llama3, MlpKind, Model, RopeScaling};
+pub use model::{Architecture, AttentionKind, Layer, Linear, Llama3, MlpKind, Model, RopeScaling, Yarn};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{

@@ -44,12 +44,16 @@ section! {
         pub rope_theta: f64 [InModel] = need("rope_theta = 10000.0 (Llama 2) or what the model was trained with")
             .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
         pub rope_scaling: RopeScaling [InModel] = or(RopeScaling::Default),
+        /// W: a query attends to itself and to the W - 1 positions before it.
+        pub sliding_window: Option<usize> [InModel] = optional().within(1..=LONGEST)
+            .must(architecture.without("sliding windows", Architecture::Mistral), |window| {
+                window.is_none() || architecture == Architecture::Mistral
+            }),
         pub rms_norm_eps: f64 [InModel] = need("rms_norm_eps = 1e-5 or what the model was trained with").epsilon(),
         pub tie_word_embeddings: bool [InWeights] = or(false),
         pub initializer_range: f64 = or(0.02).real("must lie between 0 and 1", |x| (0.0..=1.0).contains(&x)),
     }
     refuses {
-        sliding_window: Option<u64> = not_built("sliding windows"),
         num_local_experts: Option<u64> = not_built("experts"),
         num_experts_per_tok: Option<u64> = not_built("experts"),
         embedding_scale: f64 = or(1.0).must("scaled embeddings are not built yet; leave it out", |&scale| scale == 1.0),
@@ -63,29 +67,50 @@ fn not_built<'r>(what: &str) -> Rule<'r, Option<u64>> {
 named! {
     pub enum Architecture {
         Llama = "llama",
+        Mistral = "mistral",
     }
-    not_built ["mistral", "mixtral"]
+    not_built ["mixtral"]
+}
+
+impl Architecture {
+    /// The remedy for a key that only `other` has.
+    fn without(self, what: &str, other: Architecture) -> String {
+        let [own, other] = [self, other].map(|architecture| architecture.name());
+        format!("a {own} has no {what}; leave it out, or write architecture = \"{other}\"")
+    }
 }
 
 /// The scaling of the rotary frequencies for contexts longer than those of pre-training.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     Default,
+    Linear(Linear),
     Llama3(Llama3),
+    Yarn(Yarn),
 }
 
 named! {
     /// The kinds of [`RopeScaling`].
     pub enum RopeType {
         Default = "default",
+        Linear = "linear",
         Llama3 = "llama3",
+        Yarn = "yarn",
+    }
+    not_built ["dynamic", "longrope"]
+}
+
+section! {
+    /// All frequencies are divided by a factor (Chen et al. 2023).
+    pub struct Linear {
+        pub factor: f64 = need("its value: how many times as long as before the context is").factor(),
     }
 }
 
 section! {
     /// Llama 3's rotary scaling (Grattafiori et al. 2024).
     pub struct Llama3 {
-        pub factor: f64 = need(FACTOR).real("must lie between 1 and 1e9", |x| (1.0..=1e9).contains(&x)),
+        pub factor: f64 = need(FACTOR).factor(),
         pub low_freq_factor: f64 = need(FACTOR).real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
         pub high_freq_factor: f64 = need(FACTOR)
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x))
@@ -94,6 +119,39 @@ section! {
     }
 }
 
+section! {
+    /// YaRN (Peng et al. 2023): slow frequencies are divided by a factor, fast ones are kept, those between are mixed,
+    /// and all scores of attention are scaled.
+    pub struct Yarn {
+        pub factor: f64 = need(LONGER).factor(),
+        pub original_max_position_embeddings: usize = need("the positions of the original training").within(1..=LONGEST),
+        /// Turns over the original context from which on a frequency is kept, and up to which it is slowed.
+        pub beta_fast: f64 = or(32.0).real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
+        pub beta_slow: f64 = or(1.0)
+            .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x))
+            .real(&format!("must be below beta_fast ({beta_fast})"), |x| x < beta_fast),
+        /// The factor of cos and sin; by default it follows from `factor` and the next two.
+        pub attention_factor: Option<f64> = optional().positive(),
+        pub mscale: Option<f64> = optional().not_negative(),
+        pub mscale_all_dim: Option<f64> = optional().not_negative(),
+        /// Whether the ends of the mixed range are rounded to whole pairs.
+        pub truncate: bool = or(true),
+    }
+}
+
+impl Yarn {
+    /// The factor of cos and sin, and so of the square root of the scores.
+    pub fn attention(&self) -> f64 {
+        let g = |mscale: f64| if self.factor <= 1.0 { 1.0 } else { 0.1 * mscale * self.factor.ln() + 1.0 };
+        match (self.attention_factor, self.mscale, self.mscale_all_dim) {
+            (Some(factor), _, _) => factor,
+            (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => g(one) / g(all),
+            _ => g(1.0),
+        }
+    }
+}
+
+const LONGER: &str = "its value: how many times as long as before the context is";
 const FACTOR: &str = "its value: llama3 scaling has no defaults";
 const ROPE_TYPE: &str = "rope_type";
 
@@ -102,7 +160,9 @@ impl RopeType {
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             RopeType::Default => &[],
+            RopeType::Linear => Linear::KEYS,
             RopeType::Llama3 => Llama3::KEYS,
+            RopeType::Yarn => Yarn::KEYS,
         }
     }
 }
@@ -112,7 +172,9 @@ impl RopeScaling {
     pub(super) fn keys_and_values(&self) -> Vec<(&'static str, Option<Value>)> {
         let (kind, entries) = match self {
             RopeScaling::Default => (RopeType::Default, vec![]),
+            RopeScaling::Linear(scaling) => (RopeType::Linear, scaling.entries()),
             RopeScaling::Llama3(scaling) => (RopeType::Llama3, scaling.entries()),
+            RopeScaling::Yarn(scaling) => (RopeType::Yarn, scaling.entries()),
         };
         let values = entries.into_iter().map(|entry| (entry.key, entry.value.write()));
         std::iter::once((ROPE_TYPE, kind.write())).chain(values).collect()
@@ -124,14 +186,16 @@ impl Read for RopeScaling {
         let keys = RopeType::NAMES.iter().flat_map(|(_, kind)| kind.keys()).chain([&ROPE_TYPE]);
         let section = Section::open(value, key, &keys.copied().collect::<Vec<_>>(), at)?;
         let kind = section.field(ROPE_TYPE);
-        let scaling: RopeType = need("rope_type = \"llama3\" or \"default\"").apply(&kind)?;
+        let scaling: RopeType = need("rope_type = \"default\", \"linear\", \"llama3\" or \"yarn\"").apply(&kind)?;
         let takes = |key: &str| key == ROPE_TYPE || scaling.keys().contains(&key);
         if let Some(other) = section.table.keys().find(|key| !takes(key)) {
             return Err(kind.bad(&scaling, &format!("takes no {other}; leave it out")));
         }
         match scaling {
             RopeType::Default => Ok(RopeScaling::Default),
+            RopeType::Linear => Linear::from_section(&section).map(RopeScaling::Linear),
             RopeType::Llama3 => Llama3::from_section(&section).map(RopeScaling::Llama3),
+            RopeType::Yarn => Yarn::from_section(&section).map(RopeScaling::Yarn),
         }
     }
 }
@@ -145,17 +209,46 @@ impl Write for RopeScaling {
     fn show(&self) -> String {
         match self {
             RopeScaling::Default => "Default".to_string(),
+            RopeScaling::Linear(scaling) => format!("{scaling:?}"),
             RopeScaling::Llama3(scaling) => format!("{scaling:?}"),
+            RopeScaling::Yarn(scaling) => format!("{scaling:?}"),
         }
     }
 }
 
-/// The properties that may differ from layer to layer. Parameters and FLOPs are taken from here: an attention window
-/// becomes a field, another kind of MLP a variant, and [`Model::layer`] chooses for each layer. Today all layers of a
-/// model are the same.
+/// The properties that may differ from layer to layer, which [`Model::layer`] chooses. Parameters, FLOPs and the
+/// positions that a query attends to are taken from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
+    pub attention: AttentionKind,
     pub mlp: MlpKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// To all positions up to the query's own.
+    Full,
+    /// To the last W of them.
+    Window(usize),
+}
+
+impl AttentionKind {
+    /// The first position that a query at `position` attends to.
+    pub fn first(self, position: u32) -> u32 {
+        match self {
+            AttentionKind::Full => 0,
+            AttentionKind::Window(window) => (position + 1).saturating_sub(window as u32),
+        }
+    }
+
+    /// Positions, in twice their number, that a query of a sequence of `seq` attends to on average: `seq` without a
+    /// window, `2 W - W^2 / seq` with one.
+    pub fn span(self, seq: usize) -> usize {
+        match self {
+            AttentionKind::Window(window) if window < seq => 2 * window - window * window / seq,
+            _ => seq,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +260,10 @@ impl Model {
     /// Layer `l`, counted in the order of the forward pass.
     pub fn layer(&self, l: usize) -> Layer {
         assert!(l < self.num_hidden_layers, "layer {l} of {}", self.num_hidden_layers);
-        Layer { mlp: MlpKind::SwiGlu { intermediate_size: self.intermediate_size } }
+        Layer {
+            attention: self.sliding_window.map_or(AttentionKind::Full, AttentionKind::Window),
+            mlp: MlpKind::SwiGlu { intermediate_size: self.intermediate_size },
+        }
     }
 
     /// The layers in the order of the forward pass.

@@ -255,6 +255,11 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
         self.real("must not be negative, and must fit 32 bits", |x| (0.0..=f32::MAX as f64).contains(&x))
     }
 
+    /// Requires a factor by which a context was made longer.
+    pub fn factor(self) -> Self {
+        self.real("must lie between 1 and 1e9", |x| (1.0..=1e9).contains(&x))
+    }
+
     /// Requires a number that does not vanish when it is added to a denominator in f32.
     pub fn epsilon(self) -> Self {
         self.real("must lie between 1e-37 and 1e38", |x| (x as f32).is_normal() && x > 0.0)

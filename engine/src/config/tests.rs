@@ -393,7 +393,7 @@ fn the_resolved_text_loads_back() {
 fn a_model_describes_its_layers() {
     let model = Model::tiny();
     let layers: Vec<Layer> = model.layers().collect();
-    assert_eq!(layers, [Layer { mlp: MlpKind::SwiGlu { intermediate_size: 20 } }; 2]);
+    assert_eq!(layers, [Layer { attention: AttentionKind::Full, mlp: MlpKind::SwiGlu { intermediate_size: 20 } }; 2]);
     assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 

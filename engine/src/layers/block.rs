@@ -1,6 +1,7 @@
 //! One transformer layer, pre-norm: h = x + Attention(RMSNorm(x)), y = h + MLP(RMSNorm(h)).
 
-use super::{Ctx, attention, mlp};
+use super::attention::{self, Pattern};
+use super::{Ctx, mlp};
 use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
 use crate::model::param_specs::Block;
 
@@ -34,10 +35,10 @@ impl<B: Backend> Saved<B> {
 }
 
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
-pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, Saved<B>) {
+pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, Saved<B>) {
     let b = cx.b;
     let (xn, rstd1) = b.rmsnorm(&x, &w.norm1, cx.eps);
-    let (a, attention) = attention::forward(cx, &w.attention, &xn);
+    let (a, attention) = attention::forward(cx, p, &w.attention, &xn);
     let (h, hn, rstd2) = b.add_rmsnorm(&x, a, &w.norm2, cx.eps); // h = x + Attention(xn)
     let (m, mlp) = mlp::forward(cx, &w.mlp, &hn);
     let y = b.add(m, &h); // y = h + MLP(hn)
@@ -45,7 +46,14 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, S
 }
 
 /// Computes dx from dy.
-pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Saved<B>, g: &mut Grads<B>) -> Act<B> {
+pub fn backward<B: Backend>(
+    cx: &Ctx<B>,
+    p: &Pattern<B>,
+    w: &Weights<B>,
+    dy: Act<B>,
+    saved: Saved<B>,
+    g: &mut Grads<B>,
+) -> Act<B> {
     let b = cx.b;
     let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;
     let coming = cx.region.gather(b, &dy); // dy in flight during the recomputation
@@ -55,6 +63,6 @@ pub fn backward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, dy: Act<B>, saved: Save
     drop((dy, h, rstd2));
     let coming = cx.region.gather(b, &dh); // dh in flight
     let xn = xn.unwrap_or_else(|| b.rmsnorm_recompute(&x, &rstd1, &w.norm1));
-    let dxn = attention::backward(cx, &w.attention, coming, xn, attention, &mut g.attention);
+    let dxn = attention::backward(cx, p, &w.attention, coming, xn, attention, &mut g.attention);
     b.rmsnorm_bwd_add(&dh, dxn, &x, &rstd1, &w.norm1, &mut g.norm1) // dx = dh + dRMSNorm(dxn)
 }

@@ -11,7 +11,7 @@ pub mod mlp;
 pub mod region;
 pub mod rope;
 
-use crate::backend::{Acc, Backend, Heads, Tensor};
+use crate::backend::Backend;
 use region::Region;
 
 /// The context that all layers of a stage share for one micro-batch.
@@ -19,14 +19,7 @@ pub struct Ctx<'a, B: Backend> {
     pub b: &'a B,
     /// Enters and leaves the tensor-parallel region.
     pub region: &'a Region<B>,
-    pub heads: Heads,
     pub eps: f32,
     /// The id of the first vocabulary row that this rank holds.
     pub vocab_start: usize,
-    /// cos and sin by position, `[longest, d]`.
-    pub rope: &'a Acc<B>,
-    /// The position of each row, `[T, 1]`.
-    pub positions: &'a Tensor<B, u32>,
-    /// The first position that each row attends to, `[T, 1]`.
-    pub starts: &'a Tensor<B, u32>,
 }

@@ -1,17 +1,23 @@
 //! The angles of the rotary embedding (Su et al. 2021): theta_i = base^(-2i/d), and position t rotates pair i by t
-//! theta_i. Llama 3's scaling slows down the slow pairs (Grattafiori et al. 2024).
+//! theta_i. For contexts longer than those of pre-training, pairs are slowed down: all of them (Chen et al. 2023), or
+//! the slow ones (Llama 3, Grattafiori et al. 2024; YaRN, Peng et al. 2023).
 
-use crate::config::{Llama3, Model, RopeScaling};
+use crate::config::{Llama3, Model, RopeScaling, Yarn};
 
-/// cos in the first d/2 columns, sin in the rest, for positions `0 .. rows`: `[rows, d]`.
+/// cos in the first d/2 columns, sin in the rest, for positions `0 .. rows`: `[rows, d]`. YaRN multiplies both by its
+/// attention factor.
 pub fn table(model: &Model, rows: usize) -> Vec<f32> {
     let frequencies = frequencies(model);
+    let factor = match &model.rope_scaling {
+        RopeScaling::Yarn(scaling) => scaling.attention() as f32,
+        RopeScaling::Default | RopeScaling::Linear(_) | RopeScaling::Llama3(_) => 1.0,
+    };
     let mut table = Vec::with_capacity(rows * model.head_dim);
     for t in 0..rows {
         // Computed in f32, as in the model's reference implementation.
         let angle = |f: &f32| t as f32 * f;
-        table.extend(frequencies.iter().map(|f| angle(f).cos()));
-        table.extend(frequencies.iter().map(|f| angle(f).sin()));
+        table.extend(frequencies.iter().map(|f| factor * angle(f).cos()));
+        table.extend(frequencies.iter().map(|f| factor * angle(f).sin()));
     }
     table
 }
@@ -24,7 +30,9 @@ fn frequencies(model: &Model) -> Vec<f32> {
             let f = 1.0 / (model.rope_theta as f32).powf((2 * i) as f32 / d as f32);
             match &model.rope_scaling {
                 RopeScaling::Default => f,
+                RopeScaling::Linear(scaling) => (f as f64 / scaling.factor) as f32,
                 RopeScaling::Llama3(scaling) => llama3(f as f64, scaling) as f32,
+                RopeScaling::Yarn(scaling) => yarn(f as f64, i, model, scaling) as f32,
             }
         })
         .collect()
@@ -43,4 +51,24 @@ fn llama3(f: f64, scaling: &Llama3) -> f64 {
         let smooth = (turns - low) / (high - low);
         (1.0 - smooth) * f / factor + smooth * f
     }
+}
+
+/// Pair i is slowed by `factor` if it makes at most `beta_slow` turns over the original context, kept if it makes
+/// `beta_fast` or more, and mixed in proportion to i between the two.
+fn yarn(f: f64, i: usize, model: &Model, scaling: &Yarn) -> f64 {
+    let d = model.head_dim as f64;
+    // The pair that makes so many turns, from theta_i L = 2 pi turns.
+    let pair = |turns: f64| {
+        let context = scaling.original_max_position_embeddings as f64;
+        d * (context / (turns * std::f64::consts::TAU)).ln() / (2.0 * model.rope_theta.ln())
+    };
+    let (mut low, mut high) = (pair(scaling.beta_fast), pair(scaling.beta_slow));
+    if scaling.truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    // As in transformers, whose upper bound is d - 1 although there are d/2 pairs.
+    (low, high) = (low.max(0.0), high.min(d - 1.0));
+    let width = if low == high { 0.001 } else { high - low };
+    let slowed = ((i as f64 - low) / width).clamp(0.0, 1.0);
+    slowed * f / scaling.factor + (1.0 - slowed) * f
 }

@@ -13,24 +13,31 @@ pub fn parameters(model: &Model) -> u64 {
     all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
 }
 
-/// Model FLOPs per token of a sequence of `seq` tokens. A causal query's dot products are counted for the half of the
-/// positions that it attends to on average.
+/// Model FLOPs per token of a sequence of `seq` tokens. A causal query's dot products are counted for the positions
+/// that it attends to on average: half of them, or fewer where a layer has a window.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
-    let (linear, scores) = layers_flops(model, seq);
-    PASSES * (linear + scores / 2.0) + head_flops(model)
+    PASSES * (linear_flops(model) + seen_flops(model, seq)) + head_flops(model)
 }
 
 /// One layer's part of [`model_flops`], the mean of all layers.
 pub fn layer_flops(model: &Model, seq: usize) -> f64 {
-    let (linear, scores) = layers_flops(model, seq);
-    PASSES * (linear + scores / 2.0) / model.num_hidden_layers as f64
+    PASSES * (linear_flops(model) + seen_flops(model, seq)) / model.num_hidden_layers as f64
 }
 
-/// Operations of all layers, forward, per token: of the products with weights, and of `q k^T` and `p v`. The sums are
-/// exact, since the counts are whole numbers far below 2^53.
-fn layers_flops(m: &Model, seq: usize) -> (f64, f64) {
-    let add = |(linear, scores), layer| (linear + layer_matmul_flops(m, layer), scores + layer_attention_flops(m, seq));
-    m.layers().fold((0.0, 0.0), add)
+/// Operations of all layers, forward, per token: of the products with weights. This sum and the next two are exact,
+/// since the counts are whole numbers far below 2^53.
+fn linear_flops(m: &Model) -> f64 {
+    m.layers().map(|layer| layer_matmul_flops(m, layer)).sum()
+}
+
+/// Operations of `q k^T` and `p v` of all layers, forward, per token, for all positions.
+fn score_flops(m: &Model, seq: usize) -> f64 {
+    m.num_hidden_layers as f64 * layer_attention_flops(m, seq)
+}
+
+/// [`score_flops`] for the positions that are attended to.
+fn seen_flops(m: &Model, seq: usize) -> f64 {
+    m.layers().map(|layer| layer_attention_flops(m, layer.attention.span(seq)) / 2.0).sum()
 }
 
 /// The output layer's part of [`model_flops`].
@@ -74,7 +81,7 @@ impl Named for Formula {
 impl Formula {
     /// Operations per token of a sequence of `seq` tokens, forward and backward.
     pub fn per_token(self, m: &Model, seq: usize, recompute: Recompute) -> f64 {
-        let (linear, scores) = layers_flops(m, seq);
+        let (linear, scores) = (linear_flops(m), score_flops(m, seq));
         match self {
             Formula::Model => model_flops(m, seq),
             Formula::Full => PASSES * (linear + scores) + head_flops(m),
@@ -83,10 +90,10 @@ impl Formula {
             Formula::PaperTotals => {
                 let every_head = Model { num_key_value_heads: m.num_attention_heads, ..m.clone() };
                 let grouped = scores * m.num_key_value_heads as f64 / m.num_attention_heads as f64;
-                PASSES * layers_flops(&every_head, seq).0 + (PASSES + 0.5) * grouped + head_flops(m)
+                PASSES * linear_flops(&every_head) + (PASSES + 0.5) * grouped + head_flops(m)
             }
             Formula::Hardware => {
-                let seen = scores / 2.0;
+                let seen = seen_flops(m, seq);
                 let again = if recompute == Recompute::Full { linear + seen } else { 0.0 };
                 model_flops(m, seq) + again + seen / 2.0
             }
@@ -109,14 +116,16 @@ fn layer_matmul_flops(m: &Model, layer: Layer) -> f64 {
     2.0 * (attention + mlp)
 }
 
-/// Operations of `q k^T` and `p v` of a layer, forward, per token: `2 * 2 * seq * heads * head_dim`.
-fn layer_attention_flops(m: &Model, seq: usize) -> f64 {
-    4.0 * seq as f64 * (m.num_attention_heads * m.head_dim) as f64
+/// Operations of `q k^T` and `p v` of a layer, forward, per token, for so many positions: `2 * 2 * positions * heads *
+/// head_dim`.
+fn layer_attention_flops(m: &Model, positions: usize) -> f64 {
+    4.0 * positions as f64 * (m.num_attention_heads * m.head_dim) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Architecture, AttentionKind};
 
     /// Llama 2 with Swallow's vocabulary.
     fn swallow(hidden: usize, intermediate: usize, layers: usize, heads: usize, kv_heads: usize) -> Model {
@@ -161,6 +170,24 @@ mod tests {
         ] {
             assert_eq!(giga(figures(formula), 2), expected, "{formula:?}");
         }
+    }
+
+    /// A window counts the positions that queries see, against a count of them one by one; the first of a sequence see
+    /// fewer.
+    #[test]
+    fn a_window_counts_what_is_seen() {
+        for (window, seq) in [(1, 64), (16, 64), (63, 64), (64, 64), (90, 64)] {
+            let kind = AttentionKind::Window(window);
+            let seen: u32 = (0..seq).map(|position| position + 1 - kind.first(position)).sum();
+            let mean = 2.0 * seen as f64 / seq as f64;
+            // A sequence without a window sees (seq + 1) / 2 on average, which is counted as seq / 2.
+            assert!((kind.span(seq as usize) as f64 - mean).abs() <= 1.0, "{window} of {seq}: {mean}");
+        }
+        let windowed = Model { architecture: Architecture::Mistral, sliding_window: Some(1024), ..three()[0].clone() };
+        let [full, less] = [&three()[0], &windowed].map(|m| model_flops(m, 4096));
+        // 2 x 1024 - 1024^2 / 4096 of 4096 positions.
+        let scores = PASSES * score_flops(&windowed, 4096) / 2.0;
+        assert_eq!(full - less, scores * (1.0 - 1792.0 / 4096.0));
     }
 
     /// 25,000 steps of 1024 sequences: the totals that the paper prints, and the exact ones.

@@ -3,7 +3,8 @@
 
 use crate::backend::{Acc, Act, Backend, Collectives, Heads, Scope, Tensor};
 use crate::batch::MicroBatch;
-use crate::config::{Model, Recompute};
+use crate::config::{AttentionKind, Model, Recompute};
+use crate::layers::attention::Pattern;
 use crate::layers::region::Region;
 use crate::layers::{Ctx, block, embedding, head, rope};
 use crate::model::param_specs::{self, Unit};
@@ -17,7 +18,8 @@ pub mod params;
 
 /// The parts of a micro-batch that a chunk reads, in the backend's memory.
 pub struct DeviceBatch<B: Backend> {
-    starts: Tensor<B, u32>,
+    /// The first position that each row attends to, for each kind of attention of the chunk's layers.
+    starts: Vec<(AttentionKind, Tensor<B, u32>)>,
     positions: Tensor<B, u32>,
     /// The token ids, for the embedding.
     ids: Option<Tensor<B, u32>>,
@@ -62,19 +64,25 @@ impl<B: Backend> DeviceBatch<B> {
     /// Uploads the parts of a micro-batch that `units` read.
     /// `longest` is the number of rows of the rotary table. A device reads the table without a check, so positions are
     /// checked here.
-    fn upload(b: &B, host: &MicroBatch, units: &[Unit], longest: usize) -> Self {
+    fn upload(b: &B, host: &MicroBatch, units: &[Unit], kinds: &[AttentionKind], longest: usize) -> Self {
         let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
         let last = host.positions.iter().max().map_or(0, |&position| position as usize);
         assert!(last < longest, "position {last} in a rotary table of {longest} rows");
         let (embeds, heads) = (units.contains(&Unit::Embedding), units.contains(&Unit::Head));
+        let starts = |&kind: &AttentionKind| (kind, b.upload(&first_seen(host, kind), rows, 1));
         DeviceBatch {
-            starts: b.upload(&host.starts, rows, 1),
+            starts: kinds.iter().map(starts).collect(),
             positions: b.upload(&host.positions, rows, 1),
             ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
             targets: heads.then(|| DeviceTargets::upload(b, host)),
             seq,
         }
+    }
+
+    fn starts(&self, kind: AttentionKind) -> &Tensor<B, u32> {
+        let found = self.starts.iter().find(|(of, _)| *of == kind);
+        &found.unwrap_or_else(|| panic!("no layer of the chunk has {kind:?}")).1
     }
 
     fn ids(&self) -> &Tensor<B, u32> {
@@ -86,6 +94,12 @@ impl<B: Backend> DeviceBatch<B> {
             self.targets.as_ref().expect("the chunk of the head uploads the targets");
         head::Targets { rows, places, ids, weights, counted: *counted, z_loss }
     }
+}
+
+/// The first position of its sequence that each row attends to: its document's start, or that of the window.
+fn first_seen(host: &MicroBatch, kind: AttentionKind) -> Vec<u32> {
+    let position = |row: usize| (row % host.seq) as u32;
+    host.starts.iter().enumerate().map(|(row, &start)| start.max(kind.first(position(row)))).collect()
 }
 
 /// The tensors that a unit's forward keeps for its backward.
@@ -121,6 +135,8 @@ struct Shared<B: Backend> {
 /// Consecutive units of the model.
 struct Chunk<B: Backend> {
     units: Vec<Unit>,
+    /// The kinds of attention of its layers, each once.
+    kinds: Vec<AttentionKind>,
     /// The micro-batches between forward and backward, oldest first.
     in_flight: VecDeque<(DeviceBatch<B>, Vec<Kept<B>>)>,
 }
@@ -139,7 +155,8 @@ impl<B: Backend> Stage<B> {
         let (rank, ranks) = (region.group().rank(), region.group().size());
         let vocab_start = param_specs::embedding(model).table[0].held(rank, ranks).rows.start;
         let shared = Shared { model: model.clone(), region, rope, vocab_start };
-        let chunks = chunks.into_iter().map(|units| Chunk { units, in_flight: VecDeque::new() }).collect();
+        let chunk = |units: Vec<Unit>| Chunk { kinds: kinds(model, &units), units, in_flight: VecDeque::new() };
+        let chunks = chunks.into_iter().map(chunk).collect();
         Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
     }
 
@@ -153,7 +170,8 @@ impl<B: Backend> Stage<B> {
 
     /// Uploads the parts of a micro-batch that `chunk` reads.
     pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
-        DeviceBatch::upload(b, host, &self.chunks[chunk].units, self.shared.rope.rows())
+        let Chunk { units, kinds, .. } = &self.chunks[chunk];
+        DeviceBatch::upload(b, host, units, kinds, self.shared.rope.rows())
     }
 
     /// Forward through the units of a chunk. `x` is the output of the previous chunk, the result is the input of the
@@ -167,7 +185,7 @@ impl<B: Backend> Stage<B> {
         grads: &mut Grads<B>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
-        let cx = self.shared.context(b, &batch);
+        let cx = self.shared.context(b);
         let chunk = &mut self.chunks[chunk];
         let mut kept = Vec::with_capacity(chunk.units.len());
         for &unit in &chunk.units {
@@ -177,7 +195,8 @@ impl<B: Backend> Stage<B> {
                     Kept::Nothing
                 }
                 Unit::Layer(l) => {
-                    let (y, kept) = forward_layer(&cx, &self.params.layer(l), take(&mut x), self.recompute);
+                    let pattern = self.shared.pattern(&batch, l);
+                    let (y, kept) = forward_layer(&cx, &pattern, &self.params.layer(l), take(&mut x), self.recompute);
                     x = Some(y);
                     kept
                 }
@@ -204,14 +223,14 @@ impl<B: Backend> Stage<B> {
     ) -> Option<Act<B>> {
         let chunk = &mut self.chunks[chunk];
         let (batch, kept) = chunk.in_flight.pop_front().expect("a backward follows its forward");
-        let cx = self.shared.context(b, &batch);
+        let cx = self.shared.context(b);
         for (&unit, kept) in chunk.units.iter().zip(kept).rev() {
             dx = b.scope(Scope::Unit(unit), || match (unit, kept) {
                 (Unit::Head, Kept::Gradient(dx)) => Some(dx),
                 (Unit::Layer(l), kept) => {
-                    let (w, mut g) = (self.params.layer(l), grads.layer(l));
-                    let saved = saved(&cx, &w, kept);
-                    Some(block::backward(&cx, &w, take(&mut dx), saved, &mut g))
+                    let (w, mut g, pattern) = (self.params.layer(l), grads.layer(l), self.shared.pattern(&batch, l));
+                    let saved = saved(&cx, &pattern, &w, kept);
+                    Some(block::backward(&cx, &pattern, &w, take(&mut dx), saved, &mut g))
                 }
                 (Unit::Embedding, _) => {
                     let mut g = grads.embedding();
@@ -236,11 +255,14 @@ impl<B: Backend> Stage<B> {
         mut x: Option<Act<B>>,
         totals: &mut Acc<B>,
     ) -> Option<Act<B>> {
-        let cx = self.shared.context(b, batch);
+        let cx = self.shared.context(b);
         for &unit in &self.chunks[chunk].units {
             x = b.scope(Scope::Unit(unit), || match unit {
                 Unit::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
-                Unit::Layer(l) => Some(block::forward(&cx, &self.params.layer(l), take(&mut x)).0),
+                Unit::Layer(l) => {
+                    let pattern = self.shared.pattern(batch, l);
+                    Some(block::forward(&cx, &pattern, &self.params.layer(l), take(&mut x)).0)
+                }
                 Unit::Head => {
                     head::evaluate(&cx, &self.params.head(), &take(&mut x), &batch.targets(self.z_loss), totals);
                     None
@@ -252,42 +274,67 @@ impl<B: Backend> Stage<B> {
 }
 
 impl<B: Backend> Shared<B> {
-    fn context<'a>(&'a self, b: &'a B, batch: &'a DeviceBatch<B>) -> Ctx<'a, B> {
-        let Shared { model, region, rope, vocab_start } = self;
-        let ranks = region.group().size();
+    fn context<'a>(&'a self, b: &'a B) -> Ctx<'a, B> {
+        let (region, eps) = (&self.region, self.model.rms_norm_eps as f32);
+        Ctx { b, region, eps, vocab_start: self.vocab_start }
+    }
+
+    /// The heads of layer `l` on this rank, and the positions of a micro-batch.
+    fn pattern<'a>(&'a self, batch: &'a DeviceBatch<B>, l: usize) -> Pattern<'a, B> {
+        let (model, ranks, kind) = (&self.model, self.region.group().size(), self.model.layer(l).attention);
         let heads = Heads {
             query: model.num_attention_heads / ranks,
             kv: model.num_key_value_heads.div_ceil(ranks),
             dim: model.head_dim,
             seq: batch.seq,
+            span: kind.span(batch.seq),
         };
-        let (eps, vocab_start) = (model.rms_norm_eps as f32, *vocab_start);
-        Ctx { b, region, heads, eps, vocab_start, rope, positions: &batch.positions, starts: &batch.starts }
+        Pattern { heads, rope: &self.rope, positions: &batch.positions, starts: batch.starts(kind) }
     }
 }
 
-fn forward_layer<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, x: Act<B>, recompute: Recompute) -> (Act<B>, Kept<B>) {
+/// The kinds of attention of the layers among `units`, each once.
+fn kinds(model: &Model, units: &[Unit]) -> Vec<AttentionKind> {
+    let mut kinds = Vec::new();
+    for unit in units {
+        if let Unit::Layer(l) = unit
+            && let kind = model.layer(*l).attention
+            && !kinds.contains(&kind)
+        {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+fn forward_layer<B: Backend>(
+    cx: &Ctx<B>,
+    p: &Pattern<B>,
+    w: &block::Weights<B>,
+    x: Act<B>,
+    recompute: Recompute,
+) -> (Act<B>, Kept<B>) {
     match recompute {
         Recompute::None => {
-            let (y, saved) = block::forward(cx, w, x);
+            let (y, saved) = block::forward(cx, p, w, x);
             (y, Kept::Layer(saved))
         }
         Recompute::Selective => {
-            let (y, saved) = block::forward(cx, w, x);
+            let (y, saved) = block::forward(cx, p, w, x);
             (y, Kept::Layer(saved.slim()))
         }
         Recompute::Full => {
             let input = cx.b.copy(&x);
-            (block::forward(cx, w, x).0, Kept::Input(input))
+            (block::forward(cx, p, w, x).0, Kept::Input(input))
         }
     }
 }
 
 /// The tensors that backward needs, recomputed if only the input was kept.
-fn saved<B: Backend>(cx: &Ctx<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
+fn saved<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &block::Weights<B>, kept: Kept<B>) -> block::Saved<B> {
     match kept {
         Kept::Layer(saved) => saved,
-        Kept::Input(x) => block::forward(cx, w, x).1,
+        Kept::Input(x) => block::forward(cx, p, w, x).1,
         Kept::Nothing | Kept::Gradient(_) => unreachable!("a layer keeps its input or what backward needs"),
     }
 }

@@ -156,6 +156,7 @@ mod tests {
                 ("model.max_position_embeddings", "512"),
                 ("model.rope_theta", "10000"),
                 ("model.rope_scaling", scaling),
+                ("model.sliding_window", "none"),
                 ("model.rms_norm_eps", "0.00001"),
                 ("model.tie_word_embeddings", "false"),
                 ("train.seq_length", "128"),

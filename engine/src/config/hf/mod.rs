@@ -1,7 +1,10 @@
 //! Reads a Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5, as a `[model]` table, and
-//! writes it. The fields follow from the declaration of [`Model`]; [`Family`] describes the names and defaults that
-//! differ in a family of models. Features that the engine lacks are refused by name. This module does not read weights.
+//! writes it. The fields follow from the declaration of [`Model`]; a file for each family of models describes the names
+//! and defaults that differ ([`Family`]). Features that the engine lacks are refused by name. This module does not read
+//! weights.
 
+mod llama;
+mod mistral;
 #[cfg(test)]
 mod tests;
 
@@ -25,24 +28,18 @@ struct Family {
     names: &'static [(&'static str, &'static str)],
     /// Defaults of its configuration class in transformers for fields that the file lacks.
     defaults: &'static [(&'static str, Toml)],
+    /// Keys of `[model]` that its file does not have, or that it ignores.
+    lacks: &'static [&'static str],
 }
-
-static LLAMA: Family = Family {
-    architecture: Architecture::Llama,
-    class: "LlamaForCausalLM",
-    names: &[],
-    defaults: &[
-        (LENGTH, Toml::Integer(2048)),
-        ("rms_norm_eps", Toml::Float(1e-6)),
-        ("initializer_range", Toml::Float(0.02)),
-    ],
-};
 
 const LENGTH: &str = "max_position_embeddings";
 const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
 
 /// Keys of `[model]` that have another form in the file, or none.
 const OTHER_FORM: [&str; 4] = ["hf", "architecture", "rope_theta", "rope_scaling"];
+
+/// Keys whose null is not the default of a field that is left out: no window, and as many heads as queries have.
+const NULL_IS_A_VALUE: [&str; 2] = ["sliding_window", "num_key_value_heads"];
 
 /// Features that the engine has in one form only: the field, the values that mean this form (an export writes the
 /// first), and the remedy for another value.
@@ -59,8 +56,14 @@ fn only_form() -> [(&'static str, Vec<Value>, &'static str); 4] {
 impl Family {
     fn of(architecture: Architecture) -> &'static Family {
         match architecture {
-            Architecture::Llama => &LLAMA,
+            Architecture::Llama => &llama::LLAMA,
+            Architecture::Mistral => &mistral::MISTRAL,
         }
+    }
+
+    /// The keys of `[model]` that the file has in the same form.
+    fn keys(&self) -> impl Iterator<Item = &'static str> {
+        Model::KEYS.iter().copied().filter(|key| !OTHER_FORM.contains(key) && !self.lacks.contains(key))
     }
 
     /// The name in the file of a key of `[model]`.
@@ -70,16 +73,19 @@ impl Family {
 
     /// `source`, the contents of `file`, as a `[model]` table, and the origin of each of its keys.
     fn table(&self, file: String, source: &Map<String, Value>) -> Result<(toml::Table, Origins)> {
-        let reader = Reader { file: file.clone(), source };
+        // A null counts as an absent field.
+        let present: Map<_, _> = source.clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+        let reader = Reader { file: file.clone(), source: &present };
         reader.refuse_the_unknown(self)?;
         let mut at = Origins::new(file);
         let mut table = toml::Table::from_iter([("architecture".to_string(), self.architecture.name().into())]);
         at.put("model.architecture", reader.label("model_type"));
-        for &key in Model::KEYS.iter().filter(|key| !OTHER_FORM.contains(key)) {
+        for key in self.keys() {
             let name = self.name(key);
             at.put(&join("model", key), reader.label(name));
-            let default = self.defaults.iter().find(|(known, _)| *known == key);
-            if let Some(value) = source.get(name) {
+            let is_null = NULL_IS_A_VALUE.contains(&key) && source.contains_key(name);
+            let default = self.defaults.iter().find(|(known, _)| *known == key).filter(|_| !is_null);
+            if let Some(value) = present.get(name) {
                 table.insert(key.into(), reader.toml(name, value)?);
             } else if let Some((_, value)) = default {
                 table.insert(key.into(), value.clone());
@@ -98,10 +104,10 @@ impl Family {
 
     /// The fields of `model` that the engine uses, in the spellings of both transformers 4 and 5.
     fn fields(&self, model: &Model) -> Vec<(&'static str, Value)> {
-        let plain = model.entries().into_iter().filter(|entry| !OTHER_FORM.contains(&entry.key));
+        let plain = model.entries().into_iter().filter(|entry| self.keys().any(|key| key == entry.key));
         let mut fields: Vec<_> = plain.map(|entry| (self.name(entry.key), json!(entry.value.write()))).collect();
         let pairs = model.rope_scaling.keys_and_values().into_iter();
-        let scaling: Map<_, _> = pairs.map(|(key, value)| (key.to_string(), json!(value))).collect();
+        let scaling: Map<_, _> = pairs.filter_map(|(key, value)| Some((key.to_string(), json!(value?)))).collect();
         let mut parameters = scaling.clone();
         parameters.insert("rope_theta".into(), json!(model.rope_theta));
         let plain = model.rope_scaling == RopeScaling::Default;
@@ -128,13 +134,11 @@ pub fn read_source(dir: &Path) -> Result<Map<String, Value>> {
 
 /// `dir/config.json` as a `[model]` table, and the origin of each of its keys.
 pub fn model_table(dir: &Path) -> Result<(toml::Table, Origins)> {
-    let mut source = read_source(dir)?;
-    // A null counts as an absent field.
-    source.retain(|_, value| !value.is_null());
+    let source = read_source(dir)?;
     let file = file(dir);
     let mut at = Origins::new(file.clone());
     at.put("model_type", format!("{file}: model_type"));
-    let Some(kind) = source.get("model_type") else {
+    let Some(kind) = source.get("model_type").filter(|kind| !kind.is_null()) else {
         return Err(at.missing("model_type", "a Llama has \"llama\""));
     };
     let kind = Toml::deserialize(kind).map_err(|_| at.bad("model_type", kind, "must be a text"))?;
@@ -303,18 +307,24 @@ impl Reader<'_> {
         let kind = given("rope_type").or(given("type")).cloned().unwrap_or(json!(RopeType::Default.name()));
         let Some((_, known)) = RopeType::NAMES.iter().find(|(name, _)| kind.as_str() == Some(name)) else {
             let names: Vec<_> = RopeType::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
-            let remedy = format!("this rotary embedding is not supported; {} are", names.join(" and "));
+            let remedy = format!("this rotary embedding is not supported; {} are", names.join(", "));
             return Err(self.bad(&key("rope_type"), &kind, &remedy));
         };
         let mut out = toml::Table::from_iter([("rope_type".to_string(), known.name().into())]);
         for &inner in known.keys() {
             // transformers looks for the length in these places, in this order.
             let outside = self.source.get(inner).filter(|_| inner == ORIGINAL_LENGTH);
-            if let Some(value) = outside.or(given(inner)) {
+            // transformers takes YaRN's defaults for zeros.
+            let unset = |value: &&Value| inner.starts_with("beta_") && value.as_f64() == Some(0.0);
+            if let Some(value) = outside.or(given(inner)).filter(|value| !unset(value)) {
                 out.insert(inner.into(), self.toml(&key(inner), value)?);
             } else if inner == ORIGINAL_LENGTH {
                 out.insert(inner.into(), length.clone());
             }
+        }
+        if *known == RopeType::Yarn && !out.contains_key("factor") {
+            let [length, original] = [length, &out[ORIGINAL_LENGTH]].map(|n| n.as_integer().unwrap_or_default() as f64);
+            out.insert("factor".into(), (length / original).into());
         }
         Ok(out)
     }

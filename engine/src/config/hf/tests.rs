@@ -1,7 +1,7 @@
 //! Tests that read `config.json` files of both spellings, check models and messages, and write the files back.
 
 use super::*;
-use crate::config::{Config, Llama3};
+use crate::config::{AttentionKind, Config, Linear, Llama3};
 use proptest::prelude::*;
 
 /// Llama 2's file as transformers 4.31 wrote it, made small.
@@ -84,7 +84,7 @@ fn a_family_has_names_and_defaults_of_its_own() {
     let family = Family {
         names: &[("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"), ("rms_norm_eps", "layer_norm_epsilon")],
         defaults: &[("rms_norm_eps", Toml::Float(1e-3)), (LENGTH, Toml::Integer(77))],
-        ..LLAMA
+        ..llama::LLAMA
     };
     let mut source: Map<String, Value> = serde_json::from_str(FOUR).unwrap();
     source.retain(|_, value| !value.is_null());
@@ -104,24 +104,75 @@ fn a_family_has_names_and_defaults_of_its_own() {
 }
 
 #[test]
+fn a_window_that_is_left_out_is_4096_and_null_is_none() {
+    let window = |fields: Value| {
+        let mistral = json!({ "model_type": "mistral", "architectures": ["MistralForCausalLM"] });
+        read(&with(&with(FOUR, mistral), fields)).unwrap()
+    };
+    assert_eq!(window(json!({})).sliding_window, Some(4096));
+    assert_eq!(window(json!({ "sliding_window": null })).sliding_window, None);
+    assert_eq!(window(json!({ "sliding_window": 7 })).layer(4).attention, AttentionKind::Window(7));
+    assert_eq!(window(json!({ "num_key_value_heads": null })).num_key_value_heads, 8);
+    let out = config_json(&window(json!({ "sliding_window": null })), None, Precision::F32);
+    assert_eq!((&out["model_type"], out.get("sliding_window")), (&json!("mistral"), Some(&Value::Null)));
+    // Llama's file has no such field; transformers ignores it there.
+    let llama = read(&with(FOUR, json!({ "sliding_window": 7 }))).unwrap();
+    assert_eq!(llama.layer(0).attention, AttentionKind::Full);
+    assert_eq!(config_json(&llama, None, Precision::F32).get("sliding_window"), None);
+}
+
+#[test]
+fn rotary_scalings_have_transformers_defaults() {
+    let scaling = |fields: Value| read(&with(FOUR, json!({ "rope_parameters": fields }))).unwrap().rope_scaling;
+    let linear = json!({ "rope_type": "linear", "factor": 2.5 });
+    assert_eq!(scaling(linear), RopeScaling::Linear(Linear { factor: 2.5 }));
+    let RopeScaling::Yarn(yarn) = scaling(json!({ "rope_type": "yarn", "original_max_position_embeddings": 64 }))
+    else {
+        panic!("not yarn")
+    };
+    assert_eq!((yarn.factor, yarn.beta_fast, yarn.beta_slow, yarn.truncate), (8.0, 32.0, 1.0, true));
+    assert!((yarn.attention() - (0.1 * 8f64.ln() + 1.0)).abs() < 1e-12);
+    let RopeScaling::Yarn(yarn) = scaling(json!({ "rope_type": "yarn", "factor": 4.0, "beta_fast": 0, "mscale": 0.5,
+        "beta_slow": null, "mscale_all_dim": 2.0 }))
+    else {
+        panic!("not yarn")
+    };
+    assert_eq!((yarn.original_max_position_embeddings, yarn.beta_fast, yarn.beta_slow), (512, 32.0, 1.0));
+    assert!((yarn.attention() - (0.05 * 4f64.ln() + 1.0) / (0.2 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    // Values that are not set are left out of the file.
+    let model = read(&with(FOUR, json!({ "rope_parameters": { "rope_type": "yarn", "factor": 4.0 } }))).unwrap();
+    let out = config_json(&model, None, Precision::F32);
+    assert_eq!(out["rope_parameters"].get("mscale"), None);
+    assert_eq!(out["rope_parameters"]["truncate"], true);
+}
+
+#[test]
 fn features_that_the_engine_lacks_are_refused_by_name() {
     let cases = [
         (json!({ "attention_bias": true }), "attention_bias = true: biases are not supported"),
         (json!({ "mlp_bias": true }), "mlp_bias = true"),
         (json!({ "attention_dropout": 0.1 }), "attention_dropout = 0.1"),
         (json!({ "hidden_act": "gelu" }), "hidden_act = \"gelu\": this activation is not supported; \"silu\" is"),
-        (json!({ "model_type": "gpt2" }), "model_type = \"gpt2\": must be one of llama"),
+        (json!({ "model_type": "gpt2" }), "model_type = \"gpt2\": must be one of llama, mistral"),
         (json!({ "model_type": null }), "model_type is missing"),
-        (json!({ "model_type": "mistral" }), "model_type = \"mistral\": is not built yet; must be one of llama"),
+        (json!({ "model_type": "mixtral" }), "model_type = \"mixtral\": is not built yet; must be one of llama"),
+        (json!({ "model_type": "mistral", "sliding_window": 0 }), "sliding_window = 0: must lie in 1 ..= "),
         (json!({ "architectures": ["LlamaForSequenceClassification"] }), "must hold \"LlamaForCausalLM\""),
         (json!({ "quantization_config": { "bits": 4 } }), "quantized weights are not supported"),
         (json!({ "partial_rotary_factor": 0.5 }), "partial rotary embedding is not supported"),
         (
-            json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }),
-            "rope_scaling.rope_type = \"linear\": this rotary",
+            json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }),
+            "rope_scaling.rope_type = \"dynamic\": this rotary embedding is not supported; \"default\", \"linear\", ",
         ),
-        (json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } }), "\"dynamic\""),
-        (json!({ "rope_parameters": { "rope_type": "yarn" } }), "rope_parameters.rope_type = \"yarn\""),
+        (
+            json!({ "rope_scaling": { "type": "linear", "factor": 0.5 } }),
+            "rope_scaling.factor = 0.5: must lie between 1",
+        ),
+        (json!({ "rope_scaling": { "type": "linear" } }), "rope_scaling.factor is missing"),
+        (
+            json!({ "rope_parameters": { "rope_type": "yarn", "factor": 2.0, "beta_slow": 40 } }),
+            "rope_parameters.beta_slow = 40: must be below beta_fast (32)",
+        ),
         (json!({ "rope_parameters": { "rope_type": "longrope" } }), "\"longrope\""),
         (
             json!({ "rope_parameters": { "partial_rotary_factor": 0.25 } }),

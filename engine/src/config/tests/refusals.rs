@@ -65,7 +65,7 @@ fn refusals_name_place_value_and_remedy() {
         ("model.rope_theta=0", "must lie between 1 and 1e30"),
         ("model.rms_norm_eps=1e-50", "must lie between 1e-37 and 1e38"),
         ("model.rope_scaling=yarn", "must be a table"),
-        ("model.rope_scaling.rope_type=yarn", "must be one of default, llama3"),
+        ("model.rope_scaling.rope_type=longrope", "is not built yet; must be one of default, linear, llama3, yarn"),
         ("model.rope_scaling.factor=8", "rope_scaling.rope_type is missing"),
         ("model.tie_word_embeddings=1", "must be true or false"),
         ("optimizer.min_lr=1", "--set optimizer.min_lr = 1: must be at most optimizer.lr (0.001)"),
@@ -212,9 +212,14 @@ fn refusals_in_the_file_name_its_line() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let cases = [
-        ("model.architecture=mistral", "model.architecture = \"mistral\": is not built yet; must be one of llama"),
-        ("model.architecture=mixtral", "is not built yet"),
-        ("model.sliding_window=4096", "sliding windows are not built yet"),
+        (
+            "model.architecture=mixtral",
+            "model.architecture = \"mixtral\": is not built yet; must be one of llama, mistral",
+        ),
+        (
+            "model.sliding_window=4096",
+            "a llama has no sliding windows; leave it out, or write architecture = \"mistral\"",
+        ),
         ("model.num_local_experts=8", "experts are not built yet"),
         ("model.num_experts_per_tok=2", "experts are not built yet"),
         ("model.embedding_scale=2.0", "scaled embeddings are not built yet"),

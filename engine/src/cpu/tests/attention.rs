@@ -8,14 +8,14 @@ use crate::cpu::{Cpu, Float};
 use half::bf16;
 
 const HEADS: [(usize, Heads); 8] = [
-    (1, Heads { query: 1, kv: 1, dim: 2, seq: 1 }),
-    (2, Heads { query: 2, kv: 1, dim: 6, seq: 9 }),
-    (1, Heads { query: 3, kv: 3, dim: 48, seq: 64 }),
-    (2, Heads { query: 4, kv: 2, dim: 16, seq: 65 }),
-    (1, Heads { query: 8, kv: 1, dim: 8, seq: 130 }),
-    (1, Heads { query: 6, kv: 2, dim: 64, seq: 100 }),
-    (1, Heads { query: 1, kv: 1, dim: 128, seq: 70 }),
-    (3, Heads { query: 7, kv: 7, dim: 10, seq: 33 }),
+    (1, Heads::full(1, 1, 2, 1)),
+    (2, Heads::full(2, 1, 6, 9)),
+    (1, Heads::full(3, 3, 48, 64)),
+    (2, Heads::full(4, 2, 16, 65)),
+    (1, Heads::full(8, 1, 8, 130)),
+    (1, Heads::full(6, 2, 64, 100)),
+    (1, Heads::full(1, 1, 128, 70)),
+    (3, Heads::full(7, 7, 10, 33)),
 ];
 
 /// Masks: a query attends to everything before it, to itself alone, to 70 positions, or to documents of 1, 2, 3, ..
@@ -83,7 +83,7 @@ fn rotation<A: Float>() {
 
 #[test]
 fn the_rotation_of_gradients_is_the_inverse() {
-    let (h, b) = (Heads { query: 2, kv: 1, dim: 6, seq: 9 }, Cpu::<f32>::new(1));
+    let (h, b) = (Heads::full(2, 1, 6, 9), Cpu::<f32>::new(1));
     let angles = random::<f32>(27, 1);
     let rows = angles.chunks(3);
     let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
@@ -95,7 +95,7 @@ fn the_rotation_of_gradients_is_the_inverse() {
 
 #[test]
 fn large_scores_neither_overflow_nor_lose_the_maximum() {
-    let (h, b) = (Heads { query: 1, kv: 1, dim: 16, seq: 80 }, Cpu::<f32>::new(1));
+    let (h, b) = (Heads::full(1, 1, 16, 80), Cpu::<f32>::new(1));
     let x: Vec<f64> = qkv::<f32>(h, 1, 1).into_iter().map(|x| 20.0 * x).collect();
     let all = vec![0; 80];
     let (o, lse) = b.attention(&act(&b, &x, 80), &column(&b, &all), h);

@@ -6,7 +6,7 @@ use crate::backend::{AdamW, Backend, Heads, Rule, Tensor, Xent};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
-const H: Heads = Heads { query: 4, kv: 2, dim: 18, seq: 150 };
+const H: Heads = Heads::full(4, 2, 18, 150);
 const ROWS: usize = 300;
 const D: usize = 72;
 const F: usize = 203;
