@@ -103,7 +103,14 @@ const COMPUTED: [(&str, &str, &str, &str); 7] = [
 ];
 
 /// Keys that belong to a value of another key.
-const ONLY_WITH: [(&str, &str, &str); 1] = [("optimizer.decay_shape", "optimizer.schedule", "\"wsd\"")];
+const ONLY_WITH: [(&str, &str, &str); 4] = [
+    ("optimizer.decay_shape", "optimizer.schedule", "\"wsd\""),
+    ("model.rope_scaling.beta_fast", "model.rope_scaling", YARN),
+    ("model.rope_scaling.beta_slow", "model.rope_scaling", YARN),
+    ("model.rope_scaling.truncate", "model.rope_scaling", YARN),
+];
+
+const YARN: &str = "{ rope_type = \"yarn\", factor = 8.0, original_max_position_embeddings = 32 }";
 
 /// One node, which needs no network.
 const CLUSTER: &str = r#"
@@ -317,8 +324,9 @@ fn every_key_of_a_configuration_is_documented_with_its_default() {
     let resolved: Table = Config::read(file.path(), &[]).unwrap().to_toml().parse().unwrap();
     let set = |row: &&Row| {
         row.default == "none" && !row.key.contains("[]") && {
-            let (table, last) = row.key.rsplit_once('.').unwrap();
-            resolved[table].get(last).is_some()
+            let (first, rest) = row.key.split_once('.').unwrap();
+            let found = rest.split('.').try_fold(&resolved[first], |table, key| table.get(key));
+            found.is_some()
         }
     };
     let rows = rows(&text("docs/configuration.md"));

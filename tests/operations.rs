@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -108,6 +108,41 @@ fn a_second_signal_ends_the_run_at_once() {
     assert!(outcome.stderr.contains("a second signal (SIGTERM) ended the run at once"), "{}", outcome.stderr);
     assert_eq!(site.status()["state"], "failed");
     assert_eq!(events(&site.run()), ["start", "failed"]);
+}
+
+/// A pipe that is full from the start: nobody reads the run's messages.
+#[test]
+fn a_full_standard_error_holds_up_nothing() {
+    let site = Site::endless();
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    full.write_all(&[b'.'; 1 << 16]).unwrap();
+    let mut child = site.command(engine()).stdout(Stdio::null()).stderr(full).spawn().unwrap();
+    let start = Instant::now();
+    let patient = || assert!(start.elapsed() < Duration::from_secs(60), "the run hangs");
+    while metrics(&site.run()).len() < 3 {
+        std::thread::sleep(Duration::from_millis(50));
+        patient();
+    }
+    send(child.id() as i32, Signal::SIGUSR1);
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        patient();
+    };
+    assert_eq!((ended.code(), &site.status()["state"]), (Some(0), &Value::from("stopped")));
+}
+
+/// The directory is another run's: only its own run writes how that stands.
+#[test]
+fn a_start_that_is_refused_leaves_the_status_of_a_live_run_alone() {
+    let site = Site::endless();
+    let running = site.start(engine());
+    finish(&mut site.command(engine())).refused(2, &["another run is using this directory"]);
+    assert_eq!(site.status()["state"], "running");
+    send(running.ranks()[0], Signal::SIGUSR1);
+    stopped(&site, &running.outcome(), "SIGUSR1");
 }
 
 #[test]

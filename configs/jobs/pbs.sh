@@ -26,6 +26,10 @@ trap 'rm -f "$hostfile"' EXIT
 sort -u "$PBS_NODEFILE" | sed 's/$/ slots=8/' >"$hostfile"
 nodes=$(wc -l <"$hostfile")
 
+# The next job gets what this one was given, by its flags or by the lines above.
+given() { qstat -f -w "$PBS_JOBID" | sed -n "s/^ *Resource_List\.$1 = //p"; }
+again="qsub -q $PBS_QUEUE -l select=$(given select) -l walltime=$(given walltime) -v CONFIG=$config configs/jobs/pbs.sh"
+
 source configs/jobs/requeue.sh
-run_and_requeue "$config" "qsub -v CONFIG=$config configs/jobs/pbs.sh" \
+run_and_requeue "$config" "$again" \
     configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"

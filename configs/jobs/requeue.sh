@@ -23,7 +23,10 @@ run_and_requeue() {
         wait "$run" || code=$?
     done
     # Not by the exit code: mpirun has one of its own for some signals.
-    dir=$(sed -n '/^\[checkpoint\]/,/^\[/s/^dir *= *"\(.*\)".*/\1/p' "$config")
+    dir=$(sed -n '/^ *\[checkpoint\]/,/^ *\[/p' "$config" | sed -nE "s/^ *dir *= *[\"']([^\"']*)[\"'].*/\1/p")
+    if [[ ! -d "$dir" ]]; then
+        echo "the job is not started again: $config has no line dir = \"...\" of the run under [checkpoint]" >&2
+    fi
     if [[ "$dir/status.json" -nt "$began" ]] && grep -q '"state": "stopped"' "$dir/status.json" &&
         grep -q '"checkpoint": [0-9]' "$dir/status.json"; then
         echo "the run in $dir stopped before its last step; the job is started again"

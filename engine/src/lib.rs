@@ -13,6 +13,7 @@ pub mod model;
 pub mod retry;
 pub mod schedule;
 pub mod scope;
+pub mod stderr;
 pub mod time;
 // Floor 1: the interface between the engine and the backends, and MPI.
 pub mod backend;

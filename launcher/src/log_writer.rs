@@ -2,22 +2,24 @@
 //! them. mpirun reads nothing more once it has been told to end its ranks: a rank that waited for it could not save
 //! before it is killed.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// Lines that wait to be written; further ones are left out.
+/// Lines that wait to be written; further lines of steps are left out.
 const WAITING: usize = 1000;
 /// The time that the last lines have to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Writes lines in their order. Dropping it waits for the last ones, but not for a reader that takes none.
 pub struct LogWriter {
-    lines: Option<SyncSender<String>>,
+    lines: Option<Sender<String>>,
+    waiting: Arc<AtomicUsize>,
     /// Lines left out since the last one that was taken.
-    left_out: Arc<AtomicU64>,
+    left_out: Cell<usize>,
     /// Closed when the thread has written everything.
     done: Receiver<()>,
 }
@@ -29,32 +31,42 @@ impl LogWriter {
     }
 
     fn to(mut out: impl Write + Send + 'static) -> LogWriter {
-        let (lines, taken) = sync_channel::<String>(WAITING);
+        let (lines, taken) = channel::<String>();
         let (ended, done) = channel::<()>();
-        let left_out = Arc::new(AtomicU64::new(0));
-        let missed = left_out.clone();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counter = waiting.clone();
         let write = move || {
             let _ended = ended;
             for line in taken {
                 // A closed pipe is not an error: its reader has seen enough.
                 let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-                let missed = missed.swap(0, Relaxed);
-                if missed > 0 {
-                    let _ = writeln!(out, "({missed} lines were not read in time; metrics.jsonl has every step)");
-                }
+                counter.fetch_sub(1, Relaxed);
             }
         };
         let made = std::thread::Builder::new().name("log".into()).spawn(write);
         // A process that cannot have one more thread trains without these lines.
-        LogWriter { lines: made.is_ok().then_some(lines), left_out, done }
+        LogWriter { lines: made.is_ok().then_some(lines), waiting, left_out: Cell::new(0), done }
     }
 
-    /// Adds a line. Returns at once.
+    /// Adds the line of a step, unless too many wait: `metrics.jsonl` has every step. Returns at once.
+    pub fn step(&self, line: String) {
+        if self.waiting.load(Relaxed) < WAITING {
+            self.line(line);
+        } else {
+            self.left_out.set(self.left_out.get() + 1);
+        }
+    }
+
+    /// Adds a line, of which a run has few. Returns at once.
     pub fn line(&self, line: String) {
         let Some(lines) = &self.lines else { return };
-        if let Err(TrySendError::Full(_)) = lines.try_send(line) {
-            self.left_out.fetch_add(1, Relaxed);
-        }
+        let line = match self.left_out.take() {
+            0 => line,
+            missed => format!("({missed} steps were not read in time; metrics.jsonl has every step)\n{line}"),
+        };
+        self.waiting.fetch_add(1, Relaxed);
+        // The thread ends only after this sender.
+        let _ = lines.send(line);
     }
 
     /// Waits until all lines are written, for a limited time.
@@ -94,15 +106,29 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut log = LogWriter::to(writer);
         let start = Instant::now();
-        (0..8000).for_each(|i| log.line(format!("{i:01000}")));
+        for i in 0..8000 {
+            log.step(format!("{i:01000}"));
+            if i % 100 == 0 {
+                log.line(format!("saved {i}"));
+            }
+        }
         log.finish();
         assert!(start.elapsed() < 10 * LAST_LINES, "{:?}", start.elapsed());
         drop(log);
-        let lines: Vec<String> = BufReader::new(reader).lines().map(Result::unwrap).collect();
-        let written = lines.iter().filter(|line| line.len() == 1000).count();
-        let note = |line: &String| line.strip_prefix('(')?.split_once(" lines were not read in time")?.0.parse().ok();
-        let missed: Vec<usize> = lines.iter().filter_map(note).collect();
-        assert_eq!(written + missed.iter().sum::<usize>(), 8000, "{missed:?}");
-        assert!(!missed.is_empty());
+        // Every gap has a note, which stands where the steps are missing.
+        let (mut next, mut saved) = (0, 0);
+        for line in BufReader::new(reader).lines().map(Result::unwrap) {
+            if let Some(step) = line.strip_prefix("saved ") {
+                assert_eq!(step.parse::<usize>().unwrap(), 100 * saved);
+                saved += 1;
+            } else if let Some((missed, _)) = line.strip_prefix('(').and_then(|line| line.split_once(' ')) {
+                next += missed.parse::<usize>().unwrap();
+            } else {
+                assert_eq!(line.parse::<usize>().unwrap(), next);
+                next += 1;
+            }
+        }
+        assert_eq!(saved, 80, "no save is left out");
+        assert!(next <= 8000, "{next}");
     }
 }

@@ -1,7 +1,7 @@
 //! Standard output and standard error.
 
 use engine::error::{Error, Result};
-use std::io::Write;
+pub use engine::stderr::print as to_stderr;
 
 /// The result of writing to standard output. If the reader has closed the pipe, it has seen enough, and the program
 /// ends without an error.
@@ -10,12 +10,6 @@ pub fn or_broken_pipe(written: std::io::Result<()>) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => written.map_err(|e| Error::run(format!("standard output: {e}"))),
     }
-}
-
-/// Prints a line to standard error in one write, so that lines of several ranks do not mix. It may be closed: a run
-/// does not end because nobody reads its messages.
-pub fn to_stderr(line: &str) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Formats a line and prints it to standard error ([`to_stderr`]).

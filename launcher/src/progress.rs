@@ -53,7 +53,7 @@ impl Progress {
         self.pace = Some(pace);
         let eta = duration(pace * self.total.saturating_sub(r.step) as f64);
         match &self.shown {
-            StepsShown::Log(log) => log.line(dated(&line(r, self.total, &eta))),
+            StepsShown::Log(log) => log.step(dated(&line(r, self.total, &eta))),
             StepsShown::Bar(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));

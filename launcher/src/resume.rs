@@ -69,10 +69,11 @@ pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed,
 /// A run that goes back to an earlier step remembers it at once: the same command without `--from-step`, or with it as
 /// in a job script, then goes on with the new branch. Rank 0 only.
 fn remember(dir: &Path, from_step: Option<u64>, step: u64) -> Result<()> {
-    let latest = checkpoint::latest_step(dir)?;
     if from_step != Some(step) {
-        return Ok(());
+        return checkpoint::continues_after(dir, step);
     }
+    // A damaged `latest` is written anew.
+    let latest = checkpoint::latest_step(dir).unwrap_or(None);
     // Also where the newest checkpoint is that one: an earlier start may have been killed in the middle of this, and
     // the next start with the same command goes on from later ones.
     checkpoint::go_back(dir, step)?;
@@ -91,6 +92,12 @@ fn to_go_back(dir: &Path, how: &Resume<'_>) -> Result<Option<u64>> {
             );
             Ok(None)
         }
+        // It would abandon what the run has done since, if it went back before.
+        None if history::is_damaged(dir) && !how.again => Err(Error::user(format!(
+            "--from-step {step}: {} has lines that cannot be read, so it cannot be told whether this run went back to \
+             that step before; add --again to go back, or leave --from-step out to go on after the newest checkpoint",
+            dir.join(history::NAME).display()
+        ))),
         _ => Ok(Some(step)),
     }
 }

@@ -3,7 +3,7 @@
 use crate::stops::StopReason;
 use engine::mpi::host;
 use report::records::history::{self, What};
-use report::records::status::{NAME, State, Status, now};
+use report::records::status::{State, Status, now};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub struct RunStatus {
 struct Current {
     status: Status,
     written: Option<Instant>,
+    /// Whether this run has locked the directory. Before that the file may be another run's.
+    locked: bool,
     /// Whether the run has begun; one that has not leaves no end in the history.
     begun: bool,
     /// The first end stands: what follows from it is no news.
@@ -44,12 +46,17 @@ impl RunStatus {
         RunStatus {
             dir: dir.into(),
             rank,
-            now: Mutex::new(Current { status, written: None, begun: false, ended: false }),
+            now: Mutex::new(Current { status, written: None, locked: false, begun: false, ended: false }),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.now.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// The run has locked its directory, and may write there from now on.
+    pub fn locked(&self) {
+        self.lock().locked = true;
     }
 
     /// The step from which the run continues, and its newest checkpoint. Written at once.
@@ -86,7 +93,7 @@ impl RunStatus {
         }
         change(&mut current.status);
         let is_due = current.written.is_none_or(|at| at.elapsed() >= interval);
-        if self.rank != 0 || !is_due {
+        if self.rank != 0 || !is_due || !current.locked {
             return;
         }
         current.written = Some(Instant::now());
@@ -122,8 +129,11 @@ impl RunStatus {
             return;
         }
         (current.status.state, current.status.reason, current.status.time) = (state, reason.into(), now());
-        let (status, begun) = (current.status.clone(), current.begun);
+        let (status, locked, begun) = (current.status.clone(), current.locked, current.begun);
         drop(current);
+        if !locked {
+            return;
+        }
         // Both files only inform.
         let _ = status.write(&self.dir, &format!("{}.end", self.rank));
         if begun {
@@ -178,9 +188,13 @@ impl RunStatus {
     /// The run was refused before its first step. An earlier end is no longer how it stands, but a directory that had
     /// no run does not get a file of one.
     pub fn refused(&self, what: &str) {
-        if self.rank == 0 && self.dir.join(NAME).exists() {
-            self.end(State::Failed, what);
+        let Ok(Some(before)) = Status::read(&self.dir) else { return };
+        if self.rank == 0 {
+            let Status { step, loss, checkpoint, .. } = before;
+            let now = &mut self.lock().status;
+            (now.step, now.loss, now.checkpoint) = (step, loss, checkpoint);
         }
+        self.end_together(State::Failed, what);
     }
 
     /// The run had all its steps when it was started.

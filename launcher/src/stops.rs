@@ -4,12 +4,12 @@
 //! The ranks agree between two steps whether one of them was asked ([`StopRequests::signal`]); the run then saves and
 //! ends with exit code 0. A second signal ends the process at once.
 
+use crate::output::to_stderr;
 use crate::status::RunStatus;
 use engine::error::{Error, Result};
 use engine::mpi::{end_process, host};
 use nix::sys::signal::{SigSet, Signal};
 use report::records::status::State;
-use std::io::Write;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -88,12 +88,12 @@ impl StopRequests {
         let status = self.status.get();
         let standing = status.map_or(String::new(), |status| format!("; {}", status.standing()));
         let reason = format!("a second signal ({signal}) ended the run at once on {}{standing}", host());
-        let _ = writeln!(std::io::stderr(), "{reason}");
         // A disk that does not answer must not keep the process alive.
         let _ = std::thread::Builder::new().spawn(|| {
             std::thread::sleep(Duration::from_secs(2));
             end_process(1)
         });
+        to_stderr(&reason);
         if let Some(status) = status {
             status.end(State::Failed, &reason);
         }

@@ -12,7 +12,7 @@ pub fn is_shown() -> bool {
 }
 
 fn is_terminal(stdout: String) -> bool {
-    stdout.starts_with("/dev/") && !stdout.ends_with("null")
+    ["/dev/pts/", "/dev/tty", "/dev/console"].iter().any(|terminal| stdout.starts_with(terminal))
 }
 
 struct Process {
@@ -69,5 +69,6 @@ mod tests {
         ]));
         assert!(shown(&[shell, ("mpirun", "/dev/pts/0"), ("wrapper.sh", "/dev/pts/5"), rank]));
         assert!(!shown(&[("orted", "/dev/null"), rank]), "a rank on another host");
+        assert!(!shown(&[shell, ("mpirun", "/dev/shm/log"), rank]));
     }
 }

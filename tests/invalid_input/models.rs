@@ -87,7 +87,7 @@ fn configs_that_the_engine_does_not_have() {
         ("hidden_act", json!("gelu"), &["config.json", "hidden_act", "gelu"][..]),
         ("attention_bias", json!(true), &["config.json", "attention_bias", "true"]),
         ("mlp_bias", json!(true), &["config.json", "mlp_bias", "true"]),
-        ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}), &["config.json", "yarn"]),
+        ("rope_parameters", json!({"rope_type": "longrope", "rope_theta": 1e4}), &["config.json", "longrope"]),
         ("model_type", json!("gpt_neox"), &["config.json", "gpt_neox"]),
         ("hidden_size", json!("wide"), &["config.json", "hidden_size", "wide"]),
         ("hidden_size", json!(-4), &["config.json", "hidden_size", "-4"]),

@@ -95,8 +95,7 @@ impl Deadline {
         let (met, wait) = channel::<()>();
         let wait = move || {
             if wait.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
-                // One write, so that lines of several ranks do not mix.
-                let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+                engine::stderr::print(line.trim_end());
                 end_process(1);
             }
         };

@@ -73,14 +73,15 @@ fn abandoned(run: &Path, step: u64) -> PathBuf {
 
 /// Marks the checkpoints after `step` as abandoned, and that of `step` as not.
 pub(super) fn abandon_after(run: &Path, step: u64) -> Result<()> {
-    for later in steps(run)?.into_iter().filter(|&later| later > step) {
+    for later in live_steps(run)?.into_iter().filter(|&later| later > step) {
         write(&abandoned(run, later), format!("The run went back to step {step}.\n").as_bytes())?;
         sync(&checkpoints(run).join(step_name(later)))?;
     }
     let path = abandoned(run, step);
     match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&path, e)),
-        _ => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(&path, e)),
+        Ok(()) => sync(&checkpoints(run).join(step_name(step))),
     }
 }
 

@@ -100,9 +100,15 @@ impl Retention {
 /// Makes the checkpoint of `step` the run's newest one. Later ones are marked as abandoned: they stay, and the run
 /// takes them no more unless the user names one. Only the process that holds the run's lock may call it.
 pub fn go_back(run: &Path, step: u64) -> Result<()> {
-    // A run that is killed in between finds them after the checkpoint that `latest` names, and may repeat this.
-    directory::abandon_after(run, step)?;
-    directory::set_latest(run, step)
+    directory::set_latest(run, step)?;
+    continues_after(run, step)
+}
+
+/// Marks the checkpoints after the one that the run continues from: they are of a branch that it abandoned, also where
+/// it was killed before it could say so, or of a save that was killed before `latest` named it. Only the process that
+/// holds the run's lock may call it.
+pub fn continues_after(run: &Path, step: u64) -> Result<()> {
+    directory::abandon_after(run, step)
 }
 
 /// The states of a tensor that a checkpoint holds: the f32 master weight, and AdamW's first and second moments.

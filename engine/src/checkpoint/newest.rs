@@ -5,6 +5,8 @@
 use super::directory::{self, step_name};
 use super::{NotFinite, Saved, directory::checkpoints};
 use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The choice that the user has made for a newest checkpoint that is damaged.
@@ -47,13 +49,38 @@ fn search(run: &Path, refused: Option<Error>) -> Result<Newest> {
         match checked.map(|(not_finite, saved)| (not_finite.first().map(NotFinite::to_string), saved)) {
             Ok((None, saved)) => return settle(run, step, saved, refused, damaged),
             Ok((Some(what), _)) => damaged.push((dir.clone(), format!("{}: {what}", dir.display()))),
+            // It may be sound: a disk that fails now, or files that this user may not read.
+            Err(error) if !matches!(error, Error::User(_)) || !can_be_read(&dir) => {
+                let name = step_name(step);
+                let more = format!("; {name} cannot be read, which does not mean that it is damaged");
+                return Err(error.map(|what| what + &more));
+            }
             Err(error) => damaged.push((dir, error.to_string())),
         }
     }
-    let all: Vec<String> = damaged.into_iter().map(|(_, what)| format!("  {what}")).collect();
+    let all: Vec<String> = damaged.iter().map(|(_, what)| format!("  {what}")).collect();
     let dir = run.display();
     let what = "every checkpoint of this run is damaged; restore one, or choose another checkpoint.dir";
-    Err(Error::user(format!("{dir}: {what}:\n{}", all.join("\n"))))
+    Err(Error::user(format!("{dir}: {what}{}:\n{}", others(run, damaged.len())?, all.join("\n"))))
+}
+
+/// Whether all files of a checkpoint can be opened; those that are missing count as damage.
+fn can_be_read(dir: &Path) -> bool {
+    let readable = |name: &String| match File::open(dir.join(name)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    directory::names(dir).is_ok_and(|names| names.iter().all(readable))
+}
+
+/// Names the checkpoints that the run abandoned, which are not among the `tried` ones.
+fn others(run: &Path, tried: usize) -> Result<String> {
+    let (all, live) = (directory::steps(run)?, directory::live_steps(run)?);
+    if tried == all.len() {
+        return Ok(String::new());
+    }
+    let rest: Vec<String> = all.iter().filter(|step| !live.contains(step)).map(u64::to_string).collect();
+    Ok(format!(", or take one that it abandoned with --from-step: {}", rest.join(", ")))
 }
 
 /// The steps to try, the newest first: those that led to the one that `latest` names, or else any that the user has not

@@ -124,7 +124,7 @@ section! {
     /// and all scores of attention are scaled.
     pub struct Yarn {
         pub factor: f64 = need(LONGER).factor(),
-        pub original_max_position_embeddings: usize = need("the positions of the original training").within(1..=LONGEST),
+        pub original_max_position_embeddings: usize = need("the original context's length").within(1..=LONGEST),
         /// Turns over the original context from which on a frequency is kept, and up to which it is slowed.
         pub beta_fast: f64 = or(32.0).real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
         pub beta_slow: f64 = or(1.0)

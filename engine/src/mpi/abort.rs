@@ -51,7 +51,7 @@ pub(super) fn end_all_on_panic(recorder: Arc<Recorder>) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let print = || {
-            print_line(format!("rank {} on {}, {recorder}:", recorder.rank(), host()));
+            crate::stderr::print(&format!("rank {} on {}, {recorder}:", recorder.rank(), host()));
             hook(info);
         };
         if std::thread::current().id() == main {
@@ -61,12 +61,6 @@ pub(super) fn end_all_on_panic(recorder: Arc<Recorder>) {
         print();
         end_this(1)
     }));
-}
-
-/// Prints to stderr in one write, so that lines of several ranks do not mix.
-pub(super) fn print_line(text: String) {
-    // Standard error may be closed.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), (text + "\n").as_bytes());
 }
 
 fn hash(what: &str) -> u64 {

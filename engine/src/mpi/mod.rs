@@ -71,7 +71,7 @@ impl World {
         let what = error.to_string();
         let print = || {
             let message = format!("rank {} on {}, {}: {what}", self.comm.rank(), host(), self.recorder);
-            abort::print_line(format!("{message}{}", report(&message)));
+            crate::stderr::print(&format!("{message}{}", report(&message)));
         };
         abort::end_all(&self.recorder, &what, print, error.exit_code())
     }

@@ -100,6 +100,7 @@ pub fn run(args: Args, world: &mut World, stops: StopRequests) -> Result<()> {
     let mut feed = open_data(&config, comm)?;
     learn_bytes(&mut feed, &config, comm);
     let dir = lock_run_dir(&config, comm)?;
+    status.locked();
     let ranks = Rc::new(comm.split(0, comm.rank()));
     let start = Start { args: &args, world, ranks, config, feed, dir, ideal, stops, status: status.clone(), watchdog };
     start.on_backend(chosen).inspect_err(|error| status.refused(&error.to_string()))

@@ -5,6 +5,7 @@ use super::status::now;
 use engine::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 pub const NAME: &str = "history.jsonl";
@@ -43,9 +44,19 @@ pub enum What {
     Rollback { from: u64, to: u64 },
 }
 
-/// Appends an event that happens now.
+/// Appends an event that happens now, and flushes it: whether a run went back must outlast a power cut.
 pub fn append(dir: &Path, what: What) -> Result<()> {
-    Log::open(&dir.join(NAME))?.append(&Event { time: now(), what })
+    let path = dir.join(NAME);
+    Log::open(&path)?.append(&Event { time: now(), what })?;
+    File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::io(&path, e))
+}
+
+/// Whether the file has lines that [`read`] leaves out, beside a torn last one.
+pub fn is_damaged(dir: &Path) -> bool {
+    let text = std::fs::read(dir.join(NAME)).unwrap_or_default();
+    let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+    let unreadable = |line: &[u8]| !line.is_empty() && serde_json::from_slice::<Event>(line).is_err();
+    text[..whole].split(|&byte| byte == b'\n').any(unreadable)
 }
 
 /// All events; a line that is torn or of another version is left out.
@@ -112,6 +123,9 @@ mod tests {
         std::fs::write(dir.path().join(NAME), damaged).unwrap();
         let read = read(dir.path()).unwrap();
         assert_eq!((&read[..], last_rollback(&read)), (&events[..], Some((4, 7))));
+        assert!(is_damaged(dir.path()));
+        std::fs::write(dir.path().join(NAME), text.join("\n") + "\n{\"time\": 8, \"ev").unwrap();
+        assert!(!is_damaged(dir.path()), "the last line of a killed run may be torn");
     }
 
     #[test]
