@@ -14,6 +14,7 @@ use engine::config::{Config, Load};
 use engine::error::{Error, Result};
 use engine::model::init;
 use engine::mpi::{Comm, host};
+use engine::retry::Retry;
 use engine::train::state;
 use engine::train::trainer::Trainer;
 use report::records::history::{self, What};
@@ -29,6 +30,8 @@ pub struct Resume<'a> {
     pub again: bool,
     pub if_damaged: IfDamaged,
     pub accept_data_change: bool,
+    /// Repeats what a disk refuses for a moment.
+    pub retry: Retry,
     /// Rank 0's lock of the run's directory.
     pub run_dir: Option<&'a RunDir>,
 }
@@ -63,7 +66,8 @@ pub fn load<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &Feed,
     };
     loaded?;
     let step = saved.header().position.step;
-    comm.agree(if comm.rank() == 0 { remember(&dir, how.from_step, step) } else { Ok(()) })
+    let remember = || how.retry.of("the step to continue from").run(|| remember(&dir, how.from_step, step));
+    comm.agree(if comm.rank() == 0 { remember() } else { Ok(()) })
 }
 
 /// A run that goes back to an earlier step remembers it at once: the same command without `--from-step`, or with it as
@@ -113,6 +117,7 @@ fn open(dir: &Path, how: &Resume<'_>, comm: &Comm) -> Result<Option<Saved>> {
         Some(step) => Saved::at_step(dir, step).map(Some),
         None => newest(dir, how.if_damaged),
     };
+    let find = || how.retry.of("the checkpoint to continue from").run(find);
     let found = comm.agree(if comm.rank() == 0 { find() } else { Ok(None) })?;
     // Rank 0 has mended a `latest` that it could not read.
     let latest = checkpoint::latest_step(dir).unwrap_or(None);

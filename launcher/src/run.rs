@@ -441,7 +441,7 @@ fn retention(config: &Config) -> Retention {
 }
 
 /// Repeats the writes of the rank that `writer` describes.
-fn retry(config: &Config, writer: &str) -> Retry {
+pub fn retry(config: &Config, writer: &str) -> Retry {
     Retry::new(Duration::from_secs(config.checkpoint.retry_seconds), writer, Arc::new(to_stderr))
 }
 
@@ -486,7 +486,7 @@ fn sampler<B: Backend>(trainer: &Trainer<B>, hosts: Vec<String>, rank: usize) ->
 }
 
 /// The description of this rank in a checkpoint's manifest.
-fn writer(rank_layout: &RankLayout) -> String {
+pub fn writer(rank_layout: &RankLayout) -> String {
     let RankLayout { rank, tp, stage, dp, .. } = rank_layout;
     format!("rank {rank} (tp {}, pp {stage}, dp {}) on {}", tp.0, dp.0, host())
 }

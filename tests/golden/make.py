@@ -81,7 +81,7 @@ CASES = {
         dict(train=dict(seq_length=90)),
     ),
     "window_packed": (
-        dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=107, num_hidden_layers=2,
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=4, num_key_value_heads=2, vocab_size=107, num_hidden_layers=4,
              sliding_window=11),
         dict(train=dict(seq_length=48, steps=12)),
     ),

@@ -31,6 +31,11 @@ fn parse_step(name: &str) -> Option<u64> {
     if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
+/// The step in the name of a checkpoint's directory; `None` where it has another name.
+pub(super) fn step_of(dir: &Path) -> Option<u64> {
+    parse_step(dir.file_name()?.to_str()?)
+}
+
 /// The name under which a directory is written before it is renamed to `dir`.
 pub(super) fn temporary(dir: &Path) -> PathBuf {
     beside(dir, "tmp")

@@ -58,6 +58,11 @@ impl Saved {
     /// [`Saved::open`] with errors that do not name the run's other checkpoints.
     pub(super) fn open_unadvised(dir: &Path) -> Result<Saved> {
         let manifest = Manifest::read(dir)?;
+        if let Some(named) = directory::step_of(dir).filter(|&step| step != manifest.position.step) {
+            let (dir, step) = (dir.display(), manifest.position.step);
+            let what = format!("its manifest.json is of step {step}, not {named}; the folders were mixed up");
+            return Err(Error::user(format!("{dir}: {what}")));
+        }
         let index = manifest.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Saved { dir: dir.into(), manifest, index, files: Mutex::default(), verified: Mutex::default() })
     }

@@ -166,7 +166,8 @@ impl Start<'_> {
         let (comm, mut trainer) = (world.comm(), Trainer::with_groups(b, groups, config, rank_layout));
         let (from_step, accept_data_change) = (args.from_step, args.accept_data_change);
         let if_damaged = if args.fall_back { IfDamaged::FallBack } else { IfDamaged::Refuse };
-        let how = Resume { from_step, again: args.again, if_damaged, accept_data_change, run_dir: dir.as_ref() };
+        let retry = run::retry(&trainer.config, &run::writer(&trainer.rank_layout));
+        let how = Resume { from_step, again: args.again, if_damaged, accept_data_change, retry, run_dir: dir.as_ref() };
         resume::load(&how, &mut trainer, &feed, comm)?;
         comm.agree(trace_is_to_come(args.trace, trainer.step, trainer.config.train.steps))?;
         trainer.cast_main_params();

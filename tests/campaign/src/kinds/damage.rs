@@ -133,11 +133,26 @@ pub fn misplace(site: &mut Site) -> Verdict {
         3 => (fs::remove_file(&latest), &latest),
         4 => (fs::remove_dir_all(&newest), &newest),
         5 => (fs::copy(older.join("manifest.json"), &manifest).map(|_| ()), &newest),
-        6 => (exchange(&older, &newest), &newest),
+        6 => return are_exchanged(site, &older, &newest, before),
         _ => (fs::copy(foreign, &first).map(|_| ()), &first),
     };
     done.expect("a site can be written");
     is_noticed(site, file, || (), before)
+}
+
+/// Where the folders of both checkpoints have been exchanged, neither is what its name says: the run is refused, also
+/// with `--fall-back`, changes nothing, and continues once they are exchanged back.
+fn are_exchanged(site: &Site, older: &Path, newest: &Path, before: Option<u64>) -> Verdict {
+    exchange(older, newest).expect("a site can be written");
+    for flags in [&[][..], &["--fall-back"]] {
+        let mut command = site.train();
+        command.args(flags);
+        let outcome = site.finish(command, WHOLE)?.exits(&[2])?;
+        let is_named = names(newest).iter().any(|name| outcome.stderr.contains(name));
+        ensure!(is_named, "expected: a message that names {}; seen: {}", newest.display(), outcome.stderr);
+    }
+    exchange(older, newest).expect("a site can be written");
+    site.recovers(before)
 }
 
 fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
