@@ -23,7 +23,7 @@ use engine::layout::placement::{fullest, reorder_ranks, split_warning};
 use engine::layout::rank_layout::{RankLayout, layers_of_chunks};
 use engine::layout::split;
 use engine::mpi::nodes;
-use engine::mpi::{Comm, World};
+use engine::mpi::{Comm, World, host};
 use engine::stage::groups::Groups;
 use engine::time::Phase;
 use engine::train::clock::Clock;
@@ -265,7 +265,8 @@ fn learn_bytes(feed: &mut Feed, config: &Config, comm: &Comm) {
 fn lock_run_dir(config: &Config, comm: &Comm) -> Result<Option<RunDir>> {
     let lock = || {
         let dir = RunDir::lock(&config.checkpoint.dir, "checkpoint.dir")?;
-        dir.clean()?;
+        let retry = run::retry(config, &format!("rank 0 on {}", host())).of("what an earlier start left");
+        retry.run(|| dir.clean())?;
         dir.lock.announce()?;
         Ok(Some(dir))
     };
