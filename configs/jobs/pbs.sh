@@ -26,10 +26,13 @@ trap 'rm -f "$hostfile"' EXIT
 sort -u "$PBS_NODEFILE" | sed 's/$/ slots=8/' >"$hostfile"
 nodes=$(wc -l <"$hostfile")
 
-# The next job gets what this one was given, by its flags or by the lines above.
-given() { qstat -f -w "$PBS_JOBID" | sed -n "s/^ *Resource_List\.$1 = //p"; }
-again="qsub -q $PBS_QUEUE -l select=$(given select) -l walltime=$(given walltime) -v CONFIG=$config configs/jobs/pbs.sh"
+# The next job gets the resources of this one, which qsub's flags may have set, as far as qstat tells them here.
+flags="-q $PBS_QUEUE"
+for resource in select walltime; do
+    value=$({ qstat -f -w "$PBS_JOBID" 2>/dev/null || true; } | sed -n "s/^ *Resource_List\.$resource = //p")
+    if [[ -n "$value" ]]; then flags+=" -l $resource=$value"; fi
+done
 
 source configs/jobs/requeue.sh
-run_and_requeue "$config" "$again" \
+run_and_requeue "$config" "qsub $flags -v CONFIG=$config configs/jobs/pbs.sh" \
     configs/jobs/mpirun.sh "$config" $((nodes * 8)) "$hostfile"

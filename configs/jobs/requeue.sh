@@ -24,7 +24,7 @@ run_and_requeue() {
     done
     # Not by the exit code: mpirun has one of its own for some signals.
     dir=$(sed -n '/^ *\[checkpoint\]/,/^ *\[/p' "$config" | sed -nE "s/^ *dir *= *[\"']([^\"']*)[\"'].*/\1/p")
-    if [[ ! -d "$dir" ]]; then
+    if [[ -z "$dir" ]]; then
         echo "the job is not started again: $config has no line dir = \"...\" of the run under [checkpoint]" >&2
     fi
     if [[ "$dir/status.json" -nt "$began" ]] && grep -q '"state": "stopped"' "$dir/status.json" &&

@@ -24,8 +24,8 @@ pub fn print(lines: &str) {
         }
         match nix::unistd::write(stderr.as_fd(), &rest[..rest.len().min(AT_ONCE)]) {
             Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => return,
             Ok(written) => rest = &rest[written..],
-            Err(_) => return,
         }
     }
 }

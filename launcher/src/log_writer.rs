@@ -1,6 +1,6 @@
-//! The lines of a run's log, written to standard output by a thread, so that training never waits for whoever reads
-//! them. mpirun reads nothing more once it has been told to end its ranks: a rank that waited for it could not save
-//! before it is killed.
+//! A thread writes the lines of a run's log to standard output, so that training never blocks on a full pipe. After
+//! SIGTERM, mpirun stops reading the output of its ranks; a rank that blocks in a write then cannot save before mpirun
+//! kills it.
 
 use std::cell::Cell;
 use std::io::Write;

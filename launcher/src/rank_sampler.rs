@@ -83,11 +83,10 @@ impl RankSampler {
 impl Aggregator {
     fn new(config: &Config, mesh: &Mesh, hosts: Vec<String>) -> Aggregator {
         let dir = &config.checkpoint.dir;
-        let stages = (0..mesh.ranks()).map(|rank| mesh.coord(rank, Axis::Pipeline)).collect();
         let (mut log_file, timeline_file) = (Informative::default(), Informative::default());
         let (log, warning) = log_file.check(SampleLog::open(&dir.join("ranks.jsonl")));
         warning.into_iter().for_each(|warning| to_stderr(&format!("warning: {warning}")));
-        let (timeline, stragglers) = (dir.join("timeline.json"), Stragglers::new(stages));
+        let (timeline, stragglers) = (dir.join("timeline.json"), Stragglers::new(mesh.coords(Axis::Pipeline)));
         Aggregator { log, log_file, timeline, timeline_file, hosts, stragglers }
     }
 

@@ -98,8 +98,8 @@ fn to_go_back(dir: &Path, how: &Resume<'_>) -> Result<Option<u64>> {
         }
         // It would abandon what the run has done since, if it went back before.
         None if history::is_damaged(dir) && !how.again => Err(Error::user(format!(
-            "--from-step {step}: {} has lines that cannot be read, so it cannot be told whether this run went back to \
-             that step before; add --again to go back, or leave --from-step out to go on after the newest checkpoint",
+            "--from-step {step}: {} has damaged lines, which may have recorded that this run already went back to that \
+             step; add --again to go back, or leave --from-step out to continue after the newest checkpoint",
             dir.join(history::NAME).display()
         ))),
         _ => Ok(Some(step)),

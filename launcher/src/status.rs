@@ -215,3 +215,38 @@ impl RunStatus {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Until the directory is locked, its file is another run's.
+    #[test]
+    fn only_the_run_that_holds_the_lock_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, second) = (RunStatus::new(dir.path(), 0, 10), RunStatus::new(dir.path(), 0, 10));
+        live.locked();
+        live.begin(4, Some(4));
+        let before = Status::read(dir.path()).unwrap();
+        second.begin(0, None);
+        second.end(State::Failed, "a second signal");
+        assert_eq!(Status::read(dir.path()).unwrap(), before);
+        assert_eq!(history::read(dir.path()).unwrap(), []);
+        live.end(State::Failed, "a fault");
+        assert_eq!(Status::read(dir.path()).unwrap().unwrap().state, State::Failed);
+    }
+
+    #[test]
+    fn a_refused_start_keeps_the_step_and_the_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, refused] = [(), ()].map(|()| RunStatus::new(dir.path(), 0, 10));
+        first.refused("a directory without a run gets no file");
+        assert_eq!(Status::read(dir.path()).unwrap(), None);
+        first.locked();
+        first.begin(7, Some(6));
+        refused.locked();
+        refused.refused("another model");
+        let Status { state, step, checkpoint, .. } = Status::read(dir.path()).unwrap().unwrap();
+        assert_eq!((state, step, checkpoint), (State::Failed, 7, Some(6)));
+    }
+}

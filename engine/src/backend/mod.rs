@@ -40,8 +40,8 @@ pub struct Heads {
     pub dim: usize,
     /// Rows of one sequence; T is a multiple of it.
     pub seq: usize,
-    /// Positions that a query attends to on average, twice: `seq`, or fewer where there is a window. It only counts
-    /// operations: the positions themselves are in `starts`.
+    /// Twice the mean number of positions that a query attends to: `seq`, or less with a window. Only the count of
+    /// operations uses it; the positions themselves are in `starts`.
     pub span: usize,
 }
 

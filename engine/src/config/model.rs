@@ -125,7 +125,8 @@ section! {
     pub struct Yarn {
         pub factor: f64 = need(LONGER).factor(),
         pub original_max_position_embeddings: usize = need("the original context's length").within(1..=LONGEST),
-        /// Turns over the original context from which on a frequency is kept, and up to which it is slowed.
+        /// A frequency is kept if it makes at least `beta_fast` turns over the original context, and divided by
+        /// `factor` if it makes at most `beta_slow`.
         pub beta_fast: f64 = or(32.0).real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
         pub beta_slow: f64 = or(1.0)
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x))
@@ -241,7 +242,7 @@ impl AttentionKind {
         }
     }
 
-    /// Positions, in twice their number, that a query of a sequence of `seq` attends to on average: `seq` without a
+    /// Twice the mean number of positions that a query attends to in a sequence of `seq` tokens: `seq` without a
     /// window, `2 W - W^2 / seq` with one.
     pub fn span(self, seq: usize) -> usize {
         match self {

@@ -66,7 +66,7 @@ fn yarn(f: f64, i: usize, model: &Model, scaling: &Yarn) -> f64 {
     if scaling.truncate {
         (low, high) = (low.floor(), high.ceil());
     }
-    // As in transformers, whose upper bound is d - 1 although there are d/2 pairs.
+    // transformers limits the upper end to d - 1, although the last pair is d/2 - 1.
     (low, high) = (low.max(0.0), high.min(d - 1.0));
     let width = if low == high { 0.001 } else { high - low };
     let slowed = ((i as f64 - low) / width).clamp(0.0, 1.0);

@@ -145,6 +145,11 @@ impl Mesh {
         rank / stride % size
     }
 
+    /// The position of every rank along `axis`.
+    pub fn coords(&self, axis: Axis) -> Vec<usize> {
+        (0..self.ranks()).map(|rank| self.coord(rank, axis)).collect()
+    }
+
     /// The ranks that differ from `rank` along these axes only, the first axis varying fastest.
     pub fn group(&self, rank: usize, axes: &[Axis]) -> Vec<usize> {
         let mut ranks = vec![rank];

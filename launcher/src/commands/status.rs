@@ -174,8 +174,7 @@ fn straggler(run: &Path, config: &Config) -> Option<String> {
     let sample = ranks::read_last(&run.join("ranks.jsonl")).ok()??;
     // A sample of an earlier start may have another layout.
     let mesh = config.mesh(sample.busy.len()).ok().filter(|mesh| mesh.layout() == sample.layout)?;
-    let stages: Vec<usize> = (0..mesh.ranks()).map(|rank| mesh.coord(rank, Axis::Pipeline)).collect();
-    let slow = slow(&stages, &sample.busy).into_iter().filter(Straggler::is_telling);
+    let slow = slow(&mesh.coords(Axis::Pipeline), &sample.busy).into_iter().filter(Straggler::is_telling);
     let worst = slow.max_by(|a, b| a.by().total_cmp(&b.by()))?;
     let hosts = find::<Machine>(run, "machine.json", |_| None).ok();
     let hosts = hosts.and_then(|found| found.present().cloned()).map_or(Vec::new(), |machine| machine.hosts);

@@ -265,7 +265,7 @@ fn learn_bytes(feed: &mut Feed, config: &Config, comm: &Comm) {
 fn lock_run_dir(config: &Config, comm: &Comm) -> Result<Option<RunDir>> {
     let lock = || {
         let dir = RunDir::lock(&config.checkpoint.dir, "checkpoint.dir")?;
-        let retry = run::retry(config, &format!("rank 0 on {}", host())).of("what an earlier start left");
+        let retry = run::retry(config, &format!("rank 0 on {}", host())).of("cleaning the run directory");
         retry.run(|| dir.clean())?;
         dir.lock.announce()?;
         Ok(Some(dir))

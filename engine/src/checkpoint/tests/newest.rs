@@ -121,6 +121,29 @@ fn a_branch_stays_abandoned_when_the_run_has_passed_it() {
     assert_eq!(live_steps(run).unwrap(), [5, 6, 9]);
 }
 
+/// A file that cannot be opened may be sound, and a folder of another step was not made by a save.
+#[test]
+fn what_cannot_be_read_is_not_set_aside_and_a_folder_of_another_step_is() {
+    let run = run_of(&[3, 6]);
+    let file = run.path().join("checkpoints/step-00000006/rank-00000-0.safetensors");
+    let aside = run.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let before = listing(run.path());
+    let what = newest(run.path(), IfDamaged::FallBack).err().expect("a link to itself").to_string();
+    assert!(what.contains("step-00000006 cannot be read, which does not mean that it is damaged"), "{what}");
+    assert_eq!(listing(run.path()), before);
+    fs::remove_file(&file).unwrap();
+    fs::rename(&aside, &file).unwrap();
+    assert_eq!(found(run.path(), IfDamaged::FallBack).0, 6);
+    let [six, nine] = [6, 9].map(|step| run.path().join(format!("checkpoints/step-{step:08}")));
+    fs::rename(six, nine).unwrap();
+    fs::write(run.path().join("checkpoints/latest"), "step-00000009\n").unwrap();
+    let what = refusal(newest(run.path(), IfDamaged::Refuse));
+    assert!(what.contains("step-00000009: its manifest.json is of step 6, not 9"), "{what}");
+    assert_eq!(found(run.path(), IfDamaged::FallBack).0, 3);
+}
+
 #[test]
 fn where_all_are_damaged_nothing_changes() {
     let run = run_of(&[3, 6]);
