@@ -3,7 +3,7 @@
 # conditions; and the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is
 # measured first.
 #
-# usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped; default: both
+# usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped | qwen3 | gemma2; default: all
 # PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default:
 # 3), STEPS the number of steps of a turn.
 set -euo pipefail
@@ -15,7 +15,7 @@ tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 shapes=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do shapes+=("$1"); shift; done
 [ $# -gt 0 ] && shift
-[ ${#shapes[@]} -gt 0 ] || shapes=(small grouped)
+[ ${#shapes[@]} -gt 0 ] || shapes=(small grouped qwen3 gemma2)
 
 source benches/shapes.sh
 

@@ -4,7 +4,7 @@
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use engine::backend::{Acc, Act, AdamW, Backend, Heads, Tensor, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, HeadRms, Heads, Rms, Rotary, Tensor, Xent};
 use engine::cpu::{Cpu, Float};
 use half::bf16;
 use std::time::Duration;
@@ -23,26 +23,28 @@ struct Model {
     chunk: usize,
 }
 
-const MODELS: [Model; 2] = [
-    Model {
-        name: "288",
-        hidden: 288,
-        intermediate: 768,
-        heads: Heads::full(6, 6, 48, 256),
-        vocab: 32000,
-        sequences: 4,
-        chunk: 1024,
-    },
-    Model {
-        name: "512",
-        hidden: 512,
-        intermediate: 1376,
-        heads: Heads::full(8, 4, 64, 512),
-        vocab: 8192,
-        sequences: 4,
-        chunk: 1024,
-    },
-];
+fn models() -> [Model; 2] {
+    [
+        Model {
+            name: "288",
+            hidden: 288,
+            intermediate: 768,
+            heads: Heads::full(6, 6, 48, 256),
+            vocab: 32000,
+            sequences: 4,
+            chunk: 1024,
+        },
+        Model {
+            name: "512",
+            hidden: 512,
+            intermediate: 1376,
+            heads: Heads::full(8, 4, 64, 512),
+            vocab: 8192,
+            sequences: 4,
+            chunk: 1024,
+        },
+    ]
+}
 
 /// One model's group of benchmarks on one backend.
 struct Bench<'a, 'b, A: Float> {
@@ -127,25 +129,34 @@ impl<A: Float> Bench<'_, '_, A> {
         let positions: Vec<u32> = (0..t).map(|row| (row % h.seq) as u32).collect();
         let positions = self.b.upload(&positions, t, 1);
         let bytes = 2 * size_of::<A>() * t * (h.query + h.kv) * h.dim;
-        self.in_place("rope", bytes, qkv, |b, qkv| b.rope(qkv, &table, &positions, h));
+        let (r, w) = (Rotary { table: &table, positions: &positions }, self.act(1, h.dim));
+        let n = HeadRms { q: &w, k: &w, eps: 1e-5 };
+        self.bytes("norms of heads, rope", bytes, |b| drop(b.qk_norm_rope(&qkv, n, r, h)));
+        let (mut dq, mut dk, dqkv) = (self.acc(1, h.dim), self.acc(1, h.dim), self.act(t, h.qkv_cols()));
+        self.in_place("norms of heads, rope, backward", bytes * 3 / 2, dqkv, |b, dqkv| {
+            b.qk_norm_rope_bwd(dqkv, &qkv, n, r, h, [&mut dq, &mut dk])
+        });
+        self.in_place("rope", bytes, qkv, |b, qkv| b.rope(qkv, r, h));
     }
 
     fn rows_of_a_layer(&mut self) {
         let (m, t, size) = (self.m, self.rows(), size_of::<A>());
         let (x, w, mut dw) = (self.act(t, m.hidden), self.act(1, m.hidden), self.acc(1, m.hidden));
-        let (_, rstd) = self.b.rmsnorm(&x, &w, 1e-5);
+        let n = Rms { w: &w, eps: 1e-5, offset: 0.0 };
+        let (_, rstd) = self.b.rmsnorm(&x, n);
         let bytes = size * x.len();
-        self.bytes("rmsnorm", 2 * bytes, |b| drop(b.rmsnorm(&x, &w, 1e-5)));
+        self.bytes("rmsnorm", 2 * bytes, |b| drop(b.rmsnorm(&x, n)));
         let r = self.act(t, m.hidden);
-        self.in_place("add, rmsnorm", 4 * bytes, r, |b, r| b.add_rmsnorm(&x, r, &w, 1e-5).0);
+        self.in_place("add, rmsnorm", 4 * bytes, r, |b, r| b.add_rmsnorm(&x, r, n).0);
         let dy = self.act(t, m.hidden);
-        self.in_place("rmsnorm backward, add", 4 * bytes, dy, |b, dy| {
-            b.rmsnorm_bwd_add(&x, dy, &x, &rstd, &w, &mut dw)
-        });
+        self.in_place("rmsnorm backward, add", 4 * bytes, dy, |b, dy| b.rmsnorm_bwd_add(&x, dy, &x, &rstd, n, &mut dw));
 
         let f = m.intermediate;
         let (gate_up, dy) = (self.act(t, 2 * f), self.act(t, f));
         self.bytes("swiglu", 3 * size * t * f, |b| drop(b.swiglu(&gate_up)));
+        self.bytes("geglu", 3 * size * t * f, |b| drop(b.geglu(&gate_up)));
+        let again = self.act(t, 2 * f);
+        self.in_place("geglu backward", 5 * size * t * f, again, |b, gate_up| b.geglu_bwd(&dy, gate_up));
         self.in_place("swiglu backward", 5 * size * t * f, gate_up, |b, gate_up| b.swiglu_bwd(&dy, gate_up));
 
         let (ids, table, mut dtable) = (self.ids(t), self.act(m.vocab, m.hidden), self.acc(m.vocab, m.hidden));
@@ -156,9 +167,9 @@ impl<A: Float> Bench<'_, '_, A> {
     fn loss(&mut self) {
         let (rows, cols) = (self.m.chunk, self.m.vocab);
         let (logits, ids, weights) = (self.act(rows, cols), self.ids(rows), self.acc(rows, 1));
-        let (stats, bytes) = (self.b.xent_stats(&logits, &ids, 0), size_of::<A>() * rows * cols);
-        self.bytes("xent statistics", bytes, |b| drop(b.xent_stats(&logits, &ids, 0)));
-        let x = Xent { first: 0, z_loss: 0.0 };
+        let x = Xent { first: 0, z_loss: 0.0, cap: None };
+        let (stats, bytes) = (self.b.xent_stats(&logits, &ids, x), size_of::<A>() * rows * cols);
+        self.bytes("xent statistics", bytes, |b| drop(b.xent_stats(&logits, &ids, x)));
         self.in_place("xent gradient", 2 * bytes, logits, |b, logits| b.xent_grad(logits, &stats, &ids, &weights, x));
     }
 
@@ -184,7 +195,7 @@ impl<A: Float> Bench<'_, '_, A> {
 }
 
 fn on<A: Float>(criterion: &mut Criterion, precision: &str) {
-    for m in &MODELS {
+    for m in &models() {
         let group = criterion.benchmark_group(format!("{}-{precision}", m.name));
         let mut bench = Bench { group, b: Cpu::<A>::new(THREADS), m };
         bench.products();

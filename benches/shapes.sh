@@ -1,12 +1,21 @@
 # The models that the other scripts of this folder time. A script that sources this sets $tmp, $python and $steps first.
 
-# shape: layers hidden ffn heads kv_heads vocab samples seq (torch_step.py has the same)
-declare -A dims=([small]="6 288 768 6 6 32000 4 256" [grouped]="8 512 1376 8 4 8192 4 512")
+# shape: layers hidden ffn heads kv_heads head_dim vocab samples seq (torch_step.py has the same)
+declare -A dims=([small]="6 288 768 6 6 48 32000 4 256" [grouped]="8 512 1376 8 4 64 8192 4 512"
+  [qwen3]="8 512 1376 8 4 96 8192 4 512" [gemma2]="8 512 1376 4 2 128 8192 4 512")
+# shape: further lines of [model]
+declare -A more=([small]='architecture = "llama"' [grouped]='architecture = "llama"' [qwen3]='architecture = "qwen3"'
+  [gemma2]='architecture = "gemma2"
+sliding_window = 256
+query_pre_attn_scalar = 128
+attn_logit_softcapping = 50.0
+final_logit_softcapping = 30.0
+tie_word_embeddings = true')
 
 # Writes random tokens, drawn as on PyTorch's side, and the configuration of a shape: $tmp/SHAPE.toml, whose run is
 # $tmp/run. $1 is the shape; there are tokens for $2 (default: 1) times the samples of all steps.
 prepare() {
-  read -r layers hidden ffn heads kv vocab samples seq <<<"${dims[$1]}"
+  read -r layers hidden ffn heads kv head_dim vocab samples seq <<<"${dims[$1]}"
   "$python" - "$tmp/$1" "$vocab" $((steps * samples * seq * ${2:-1} + 1)) <<'PY'
 import sys, numpy as np
 prefix, vocab, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -17,12 +26,13 @@ open(prefix + ".idx", "wb").write(head + np.int32(n).tobytes() + u64(0) + u64(0,
 PY
   cat >"$tmp/$1.toml" <<TOML
 [model]
-architecture = "llama"
+${more[$1]}
 num_hidden_layers = $layers
 hidden_size = $hidden
 intermediate_size = $ffn
 num_attention_heads = $heads
 num_key_value_heads = $kv
+head_dim = $head_dim
 vocab_size = $vocab
 max_position_embeddings = $seq
 rope_theta = 10000.0

@@ -1,13 +1,15 @@
 """Tokens/s of a full training step in PyTorch on the CPU, with which the engine's is compared (benches/README.md).
 
-usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile]        SHAPE: small | grouped
+usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile]        SHAPE: small | grouped | qwen3 | gemma2
 
-Hugging Face Llama in float32 with SDPA attention, mean cross-entropy, backward, clipping at 1.0, and fused AdamW with
-weight decay on matrices only. Prints one line: the median over steps. Needs torch==2.11.0 and transformers==5.17.0.
+Hugging Face models in float32 with SDPA attention (Gemma 2: eager, which alone has the soft-cap), mean cross-entropy,
+backward, clipping at 1.0, and fused AdamW with weight decay on matrices only. Prints one line: the median over steps.
+Needs torch==2.11.0 and transformers==5.17.0.
 """
 import argparse, statistics, time
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 # name: (samples, tokens of a sample, model). The engine uses the same shapes: shapes.sh.
 SHAPES = {
@@ -15,15 +17,24 @@ SHAPES = {
                            num_key_value_heads=6, vocab_size=32000)),
     "grouped": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8,
                              num_key_value_heads=4, vocab_size=8192)),
+    "qwen3": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=8,
+                           num_key_value_heads=4, head_dim=96, vocab_size=8192)),
+    "gemma2": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=4,
+                            num_key_value_heads=2, head_dim=128, vocab_size=8192, sliding_window=256,
+                            query_pre_attn_scalar=128, pad_token_id=None)),
 }
+FAMILIES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "gemma2": (Gemma2Config, Gemma2ForCausalLM)}
 
 
 def main(a):
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
     samples, seq, shape = SHAPES[a.shape]
-    config = LlamaConfig(**shape, max_position_embeddings=seq, attn_implementation="sdpa", tie_word_embeddings=False)
-    model = LlamaForCausalLM(config).float().train()
+    settings, kind = FAMILIES.get(a.shape, (LlamaConfig, LlamaForCausalLM))
+    gemma = a.shape == "gemma2"
+    config = settings(**shape, max_position_embeddings=seq, attn_implementation="eager" if gemma else "sdpa",
+                      tie_word_embeddings=gemma)
+    model = kind(config).float().train()
     groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=0.1),
               dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
     opt = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)

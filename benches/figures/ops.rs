@@ -1,7 +1,7 @@
 //! Measures ops by their sizes, on matrices that were not just written.
 
 use super::median;
-use engine::backend::{Acc, Act, AdamW, Backend, Heads, Op, Rule, Tensor, Xent};
+use engine::backend::{Acc, Act, AdamW, Backend, HeadRms, Heads, LayerNorm, Op, Rms, Rotary, Rule, Tensor, Xent};
 use engine::config::{Axis, Config};
 use engine::cpu::{Cpu, Float};
 use engine::layout::rank_layout::RankLayout;
@@ -48,6 +48,13 @@ struct Bench<'a, A: Float> {
     tensor: usize,
     acts: Pool<Rc<Act<Cpu<A>>>>,
     accs: Pool<Acc<Cpu<A>>>,
+}
+
+const EPS: f32 = 1e-5;
+const LOSS: Xent = Xent { first: 0, z_loss: 0.0, cap: None };
+
+fn rms<A: Float>(w: &Act<Cpu<A>>) -> Rms<'_, Cpu<A>> {
+    Rms { w, eps: EPS, offset: 0.0 }
 }
 
 impl<'a, A: Float> Bench<'a, A> {
@@ -140,25 +147,65 @@ impl<'a, A: Float> Bench<'a, A> {
             }
             Op::Rmsnorm => {
                 let (x, _, w) = norm();
-                self.timed(|b| b.rmsnorm(&x, &w, 1e-5))
+                self.timed(|b| b.rmsnorm(&x, rms(&w)))
             }
             Op::AddRmsnorm => {
                 let ((x, _, w), r) = (norm(), self.own(rows, cols));
-                self.timed(|b| b.add_rmsnorm(&x, r, &w, 1e-5))
+                self.timed(|b| b.add_rmsnorm(&x, r, rms(&w)))
             }
             Op::RmsnormRecompute => {
                 let (x, rstd, w) = norm();
-                self.timed(|b| b.rmsnorm_recompute(&x, &rstd, &w))
+                self.timed(|b| b.rmsnorm_recompute(&x, &rstd, rms(&w)))
             }
             Op::RmsnormBwd => {
                 let ((x, rstd, w), dy) = (norm(), self.own(rows, cols));
-                self.adding(1, cols, |b, dw| drop(b.rmsnorm_bwd(dy, &x, &rstd, &w, dw)))
+                self.adding(1, cols, |b, dw| drop(b.rmsnorm_bwd(dy, &x, &rstd, rms(&w), dw)))
             }
             Op::RmsnormBwdAdd => {
                 let ((x, rstd, w), dy, dres) = (norm(), self.own(rows, cols), act(rows, cols));
-                self.adding(1, cols, |b, dw| drop(b.rmsnorm_bwd_add(&dres, dy, &x, &rstd, &w, dw)))
+                self.adding(1, cols, |b, dw| drop(b.rmsnorm_bwd_add(&dres, dy, &x, &rstd, rms(&w), dw)))
             }
-            Op::Rope | Op::RopeBwd | Op::Attention | Op::AttentionBwd => self.attention(op, rows),
+            Op::Layernorm => {
+                let (x, bias, w) = (act(rows, cols), act(1, cols), act(1, cols));
+                self.timed(|b| b.layernorm(&x, LayerNorm { w: &w, bias: &bias, eps: EPS }))
+            }
+            Op::LayernormBwd => {
+                let (x, w, dy) = (act(rows, cols), act(1, cols), self.own(rows, cols));
+                let (n, stats) = (LayerNorm { w: &w, bias: &w, eps: EPS }, self.numbers(rows, 2));
+                let mut dbias = self.sums(1, cols);
+                self.adding(1, cols, |b, dw| drop(b.layernorm_bwd(None, dy, &x, &stats, n, [dw, &mut dbias])))
+            }
+            Op::AddBias => {
+                let (x, bias) = (self.own(rows, cols), act(1, cols));
+                self.timed(|b| b.add_bias(x, &bias))
+            }
+            Op::BiasBwd => {
+                let dy = act(rows, cols);
+                self.adding(1, cols, |b, dbias| b.bias_bwd(&dy, dbias))
+            }
+            Op::Scale => {
+                let x = self.own(rows, cols);
+                self.timed(|b| b.scale(x, 2.0))
+            }
+            Op::Rope | Op::RopeBwd | Op::QkNormRope | Op::QkNormRopeBwd | Op::Attention | Op::AttentionBwd => {
+                self.attention(op, rows)
+            }
+            Op::Geglu => {
+                let x = act(rows, cols);
+                self.timed(|b| b.geglu(&x))
+            }
+            Op::GegluBwd => {
+                let (dy, gate_up) = (act(rows, cols / 2), self.own(rows, cols));
+                self.timed(|b| b.geglu_bwd(&dy, gate_up))
+            }
+            Op::Gelu => {
+                let x = act(rows, cols);
+                self.timed(|b| b.gelu(&x))
+            }
+            Op::GeluBwd => {
+                let (dy, x) = (act(rows, cols), self.own(rows, cols));
+                self.timed(|b| b.gelu_bwd(&dy, x))
+            }
             Op::Swiglu => {
                 let x = act(rows, cols);
                 self.timed(|b| b.swiglu(&x))
@@ -206,9 +253,16 @@ impl<'a, A: Float> Bench<'a, A> {
         let starts = self.b.upload(&vec![0; rows], rows, 1);
         let positions: Vec<u32> = (0..rows).map(|row| (row % h.seq) as u32).collect();
         let positions = self.b.upload(&positions, rows, 1);
+        let (r, w) = (Rotary { table: &table, positions: &positions }, self.act(1, h.dim));
+        let n = HeadRms { q: &w, k: &w, eps: EPS };
         match op {
-            Op::Rope => self.timed(|b| b.rope(own, &table, &positions, h)),
-            Op::RopeBwd => self.timed(|b| b.rope_bwd(own, &table, &positions, h)),
+            Op::QkNormRope => self.timed(|b| b.qk_norm_rope(&qkv, n, r, h)),
+            Op::QkNormRopeBwd => {
+                let (mut dq, mut dk) = (self.sums(1, h.dim), self.sums(1, h.dim));
+                self.timed(|b| b.qk_norm_rope_bwd(own, &qkv, n, r, h, [&mut dq, &mut dk]))
+            }
+            Op::Rope => self.timed(|b| b.rope(own, r, h)),
+            Op::RopeBwd => self.timed(|b| b.rope_bwd(own, r, h)),
             Op::Attention => self.timed(|b| b.attention(&qkv, &starts, h)),
             Op::AttentionBwd => {
                 let (o, lse) = self.b.attention(&qkv, &starts, h);
@@ -222,10 +276,10 @@ impl<'a, A: Float> Bench<'a, A> {
     fn loss(&self, op: Op, rows: usize, cols: usize) -> f64 {
         let (logits, ids, weights) = (self.act(rows, cols), self.ids(rows), self.numbers(rows, 1));
         match op {
-            Op::XentStats => self.timed(|b| b.xent_stats(&logits, &ids, 0)),
+            Op::XentStats => self.timed(|b| b.xent_stats(&logits, &ids, LOSS)),
             Op::XentGrad => {
-                let (own, stats) = (self.own(rows, cols), self.b.xent_stats(&logits, &ids, 0));
-                self.timed(|b| b.xent_grad(own, &stats, &ids, &weights, Xent { first: 0, z_loss: 0.0 }))
+                let (own, stats) = (self.own(rows, cols), self.b.xent_stats(&logits, &ids, LOSS));
+                self.timed(|b| b.xent_grad(own, &stats, &ids, &weights, LOSS))
             }
             Op::XentTotals => {
                 let stats = self.numbers(rows, 3);

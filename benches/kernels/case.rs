@@ -23,8 +23,11 @@ pub enum Data {
     Positive(f32),
     /// Integers below this.
     Ids(u32),
-    /// Zeros: start positions, totals.
-    U32,
+    /// The first position that each row of sequences of `seq` rows sees, if it sees the last `window` ones.
+    Starts {
+        seq: usize,
+        window: usize,
+    },
     /// NaN, since the kernel writes before it reads. The field is the element size in bytes.
     Empty(usize),
 }
@@ -63,7 +66,7 @@ impl Tensor {
     pub fn bytes(&self) -> usize {
         let each = match self.data {
             Data::Bf16(_) => 2,
-            Data::F32(_) | Data::Positive(_) | Data::Ids(_) | Data::U32 => 4,
+            Data::F32(_) | Data::Positive(_) | Data::Ids(_) | Data::Starts { .. } => 4,
             Data::Empty(bytes) => bytes,
         };
         self.len * each
@@ -153,7 +156,10 @@ impl Pool {
             Data::F32(scale) => of(&|x| (x * scale).to_le_bytes(), 4),
             Data::Positive(scale) => of(&|x| (x * scale).abs().to_le_bytes(), 4),
             Data::Ids(below) => of(&|x| (x.to_bits().wrapping_mul(0x9e37_79b1) % below).to_le_bytes(), 4),
-            Data::U32 => vec![0; tensor.bytes()],
+            Data::Starts { seq, window } => {
+                let start = |row: usize| (row % seq + 1).saturating_sub(window) as u32;
+                (0..tensor.len).flat_map(|row| start(row).to_le_bytes()).collect()
+            }
             Data::Empty(_) => vec![0xff; tensor.bytes()],
         }
     }

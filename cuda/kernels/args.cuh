@@ -2,7 +2,8 @@
 #pragma once
 #include "prim.cuh"
 
-// x, h, y `[rows, d]`, w `[d]`, rstd `[rows]`. If h is not empty, the residual is added first: h += x.
+// x, h, y `[rows, d]`, w `[d]`, to which `offset` is added, rstd `[rows]`. If h is not empty, the residual is added
+// first: h += x.
 struct RmsNorm {
     View<const bf16> x;
     View<bf16> h;
@@ -10,8 +11,7 @@ struct RmsNorm {
     View<bf16> y;
     View<float> rstd;
     u32 rows, d;
-    float eps;
-    u32 unused;
+    float eps, offset;
 };
 static_assert(sizeof(RmsNorm) == 96, "as in cuda/src/ops");
 
@@ -24,8 +24,10 @@ struct RmsNormBwd {
     View<const bf16> w;
     View<float> parts;
     u32 rows, d;
+    float offset;
+    u32 unused;
 };
-static_assert(sizeof(RmsNormBwd) == 104, "as in cuda/src/ops");
+static_assert(sizeof(RmsNormBwd) == 112, "as in cuda/src/ops");
 
 // to `[cols]` += the rows of parts `[rows, cols]`, in order.
 struct SumRows {
@@ -35,13 +37,61 @@ struct SumRows {
 };
 static_assert(sizeof(SumRows) == 40, "as in cuda/src/ops");
 
+// x, y `[rows, d]`, w, bias `[d]`, stats `[rows, 2]` = mean, rstd.
+struct LayerNorm {
+    View<const bf16> x;
+    View<const bf16> w;
+    View<const bf16> bias;
+    View<bf16> y;
+    View<float> stats;
+    u32 d;
+    float eps;
+};
+static_assert(sizeof(LayerNorm) == 88, "as in cuda/src/ops");
+
+// dy is overwritten with dx, plus dres if it is not empty; partial sums of the gradients of w and of the bias,
+// parts `[2, blocks, d]`.
+struct LayerNormBwd {
+    View<const bf16> dres;
+    View<bf16> dy;
+    View<const bf16> x;
+    View<const float> stats;
+    View<const bf16> w;
+    View<float> parts;
+    u32 rows, d;
+};
+static_assert(sizeof(LayerNormBwd) == 104, "as in cuda/src/ops");
+
+// x `[rows, n]` += bias `[n]` in every row.
+struct AddBias {
+    View<bf16> x;
+    View<const bf16> bias;
+    u32 n, unused;
+};
+static_assert(sizeof(AddBias) == 40, "as in cuda/src/ops");
+
+// parts `[slabs, n]` = sums over the rows of a slab, `each` rows of dy `[rows, n]`.
+struct BiasBwd {
+    View<const bf16> dy;
+    View<float> parts;
+    u32 rows, n, each, unused;
+};
+static_assert(sizeof(BiasBwd) == 48, "as in cuda/src/ops");
+
 // gate_up `[rows, 2 f]`; y `[rows, f]` is the output of forward, and dy in backward.
-struct SwiGlu {
+struct Gated {
     View<bf16> gate_up;
     View<bf16> y;
     u32 rows, f;
 };
-static_assert(sizeof(SwiGlu) == 40, "as in cuda/src/ops");
+static_assert(sizeof(Gated) == 40, "as in cuda/src/ops");
+
+// y is the output of forward, and dy in backward, which overwrites x.
+struct Gelu {
+    View<bf16> x;
+    View<bf16> y;
+};
+static_assert(sizeof(Gelu) == 32, "as in cuda/src/ops");
 
 // qkv `[rows, cols]`, of which the leading `heads` heads of `dim` are rotated by table `[positions, dim]`.
 struct Rope {
@@ -52,6 +102,38 @@ struct Rope {
     float sign;
 };
 static_assert(sizeof(Rope) == 72, "as in cuda/src/ops");
+
+// qkv, y `[rows, cols]` = the heads of q, then of k, then of v, `dim` columns each; q and k `[dim]` are the weights of
+// their norms, by which the `heads` heads of q and k are scaled before table `[positions, dim]` rotates them. A head is
+// processed by `lanes` threads, a power of two.
+struct QkNormRope {
+    View<const bf16> qkv;
+    View<bf16> y;
+    View<const bf16> q;
+    View<const bf16> k;
+    View<const float> table;
+    View<const u32> positions;
+    u32 rows, cols, query, heads, dim, lanes;
+    float eps;
+    u32 unused;
+};
+static_assert(sizeof(QkNormRope) == 128, "as in cuda/src/ops");
+
+// The gradient dqkv of y is overwritten with that of qkv. The first `q_blocks` blocks process the heads of q, the
+// others those of k; each writes a row of partial sums of its weight's gradient, parts `[blocks, dim]`.
+struct QkNormRopeBwd {
+    View<bf16> dqkv;
+    View<const bf16> qkv;
+    View<const bf16> q;
+    View<const bf16> k;
+    View<const float> table;
+    View<const u32> positions;
+    View<float> parts;
+    u32 rows, cols, query, heads, dim, lanes;
+    float eps;
+    u32 q_blocks;
+};
+static_assert(sizeof(QkNormRopeBwd) == 144, "as in cuda/src/ops");
 
 // y = x rounded.
 struct Round {
@@ -73,6 +155,14 @@ struct Add {
     View<const bf16> y;
 };
 static_assert(sizeof(Add) == 32, "as in cuda/src/ops");
+
+// x *= factor.
+struct Scale {
+    View<bf16> x;
+    float factor;
+    u32 unused;
+};
+static_assert(sizeof(Scale) == 24, "as in cuda/src/ops");
 
 // to = from, or to = 0 if `from` is empty.
 struct Copy {
@@ -129,14 +219,16 @@ struct Judge {
 static_assert(sizeof(Judge) == 80, "as in cuda/src/ops");
 
 // logits `[rows, cols]` of the ids first .. first + cols, targets `[rows]`; stats `[rows, 3]` = max, sum of
-// exp(logit - max), and the target's logit.
+// exp(logit - max), and the target's logit. `cap` is the soft-cap, which only the kernels for one read.
 struct XentStats {
     View<const bf16> logits;
     View<const u32> targets;
     View<float> stats;
     u32 cols, first;
+    float cap;
+    u32 unused;
 };
-static_assert(sizeof(XentStats) == 56, "as in cuda/src/ops");
+static_assert(sizeof(XentStats) == 64, "as in cuda/src/ops");
 
 // Combines the statistics `[ranks, rows, 3]` of all ranks into combined `[rows, 3]`.
 struct XentCombine {
@@ -161,8 +253,7 @@ struct XentGrad {
     View<const u32> targets;
     View<const float> weights;
     u32 cols, first;
-    float z_loss;
-    u32 unused;
+    float z_loss, cap;
 };
 static_assert(sizeof(XentGrad) == 80, "as in cuda/src/ops");
 

@@ -2,6 +2,15 @@
 #pragma once
 #include "prim.cuh"
 
+// Kernels hold the scores s = scale q k^T as x = q k^T, and s = cap tanh(scale q k^T / cap) as x = tanh(..). e^s is two
+// to the power of x `power`, which is scale log2(e), or cap log2(e). `inner`, 2 log2(e) scale / cap, makes q k^T the
+// exponent of two in tanh.
+struct Scores {
+    float scale, power, inner;
+    u32 unused;
+};
+static_assert(sizeof(Scores) == 16, "as in cuda/src/ops");
+
 // qkv [T, (heads + 2 kv_heads) D], starts [T], o [T, heads D], lse [T, heads]; T is a multiple of seq.
 struct Attention {
     View<const bf16> qkv;
@@ -10,8 +19,9 @@ struct Attention {
     View<float> lse;
     u32 seq, heads, kv_heads;
     u32 unused;
+    Scores scores;
 };
-static_assert(sizeof(Attention) == 80, "as in cuda/src/ops");
+static_assert(sizeof(Attention) == 96, "as in cuda/src/ops");
 
 // do, o [T, heads D], lse [T, heads], dqkv as qkv. Scratch between the kernels: stats, 3 numbers per head and query;
 // sums, the gradients of each part where `parts` blocks share a key/value head.
@@ -25,5 +35,6 @@ struct AttentionBwd {
     View<u32> stats;
     View<float> sums;
     u32 seq, heads, kv_heads, parts;
+    Scores scores;
 };
-static_assert(sizeof(AttentionBwd) == 144, "as in cuda/src/ops");
+static_assert(sizeof(AttentionBwd) == 160, "as in cuda/src/ops");

@@ -1,6 +1,7 @@
 // The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold
 // the columns of one head.
 #pragma once
+#include "args_attention.cuh"
 #include "prim_hopper.cuh"
 
 // Like `Attention`, with a map of tiles of 128 rows.
@@ -9,6 +10,7 @@ struct AttentionTiles {
     View<bf16> o;
     View<float> lse;
     u32 seq, heads, kv_heads, sequences;
+    Scores scores;
     TensorMap qkv;
 };
 static_assert(sizeof(AttentionTiles) == 256, "as in cuda/src/ops");
@@ -20,6 +22,7 @@ struct AttentionTilesBwd {
     View<bf16> dqkv;
     View<float> sums;
     u32 seq, heads, kv_heads, sequences, parts;
+    Scores scores;
     TensorMap qkv64, qkv, do64, do_;
 };
 static_assert(sizeof(AttentionTilesBwd) == 640, "as in cuda/src/ops");

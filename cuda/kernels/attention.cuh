@@ -7,10 +7,27 @@
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
 
-// 1 / sqrt(d).
-template <int D> DEVICE constexpr float inverse_root() {
-    static_assert(D == 64 || D == 128, "heads of 64 or 128");
-    return D == 64 ? 0.125f : 0.08838834764831845f;
+// tanh(z / (2 log2(e))), with an error of a few ulp: 1 - 2 / (2^z + 1), and near zero, where that cancels, a polynomial
+// (up to 0.54, with a relative error of 8.4e-8). No operation has two constants, of which one would need a register.
+DEVICE float tanh_of_exponent(float z) {
+    float square = z * z, odd = square - 27.842078f;
+    odd = fmadd(square, odd, 591.04653f);
+    odd = fmadd(square, odd, -12320.270f);
+    odd = fmadd(square, odd, 307723.10f) * (z * 1.1262515e-6f);
+    float whole = 1.0f - fast_rcp(fast_exp2(z - 1.0f) + 0.5f);
+    return square < 3.0f ? odd : whole;
+}
+
+// The derivative of tanh where its value is t. A masked score is -infinity, and the result for it is zero.
+DEVICE float slope_of_tanh(float t) { return larger(fmadd(-t, t, 1.0f), 0.0f); }
+
+// Caps q k^T.
+template <int M, int N> DEVICE void cap(Sums<M, N>& s, float inner) {
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int n = 0; n < N; n++) {
+            UNROLL for (int e = 0; e < 4; e++) s.at[m][n][e] = tanh_of_exponent(s.at[m][n][e] * inner);
+        }
+    }
 }
 
 // A query head of a sequence, and the location of its rows and of its keys' rows. `Args` has qkv and its shape.
@@ -46,14 +63,18 @@ DEVICE u32 start_of(View<const u32> starts, const Head& h, u32 position HERE) {
     return ld(starts, h.row + (position < h.seq ? position : h.seq - 1) AT);
 }
 
-// The 32 queries of a warp: the first one, and the starts of the first and the last.
-struct Queries {
+// The ROWS queries of a warp: the first one, and the starts of the first and the last.
+template <int ROWS> struct Queries {
     u32 first, start, last_start;
 };
 
 // Whether any of them sees any of `keys` keys, and whether each sees all of them.
-DEVICE bool sees(const Queries& q, u32 key, u32 keys) { return key <= q.first + 31 && q.start < key + keys; }
-DEVICE bool sees_all(const Queries& q, u32 key, u32 keys) { return key + keys <= q.first + 1 && q.last_start <= key; }
+template <int ROWS> DEVICE bool sees(const Queries<ROWS>& q, u32 key, u32 keys) {
+    return key <= q.first + (ROWS - 1) && q.start < key + keys;
+}
+template <int ROWS> DEVICE bool sees_all(const Queries<ROWS>& q, u32 key, u32 keys) {
+    return key + keys <= q.first + 1 && q.last_start <= key;
+}
 
 // The current tile of keys and values: the element at which this thread starts copying, and the tile's first key.
 struct Stream {
@@ -77,10 +98,10 @@ template <int KEYS, int D, int THREADS, class Args> DEVICE void load_v(u32 to, c
 }
 
 // Scores of the queries from `first` on with the keys from `key` on become -infinity where a query does not see a key;
-// `start(r)` is the start of the lane's query r of four.
-template <int N, class Start> DEVICE void mask(Sums<2, N>& s, u32 first, u32 key, Start start) {
+// `start(r)` is the start of the lane's query r of 2 M.
+template <int M, int N, class Start> DEVICE void mask(Sums<M, N>& s, u32 first, u32 key, Start start) {
     u32 g = thread() % 32 / 4, t = thread() % 4 * 2;
-    UNROLL for (u32 r = 0; r < 4; r++) {
+    UNROLL for (u32 r = 0; r < 2 * M; r++) {
         // For keys before the start the difference wraps around.
         u32 from = start(r), span = first + 8 * r + g - from, column = key + t - from;
         UNROLL for (u32 n = 0; n < N; n++) {

@@ -6,9 +6,14 @@
 constexpr float P_BITS = 12;
 constexpr float P_UNIT = 1.0f / 4096;
 
-// P = e^(s / sqrt(d) - lse) = 2^(s log2(e) / sqrt(d) - lse2) with lse2 = lse log2(e), times 2^bits.
-template <int D> DEVICE float probability(float score, float bits_less_lse2) {
-    return fast_exp2(fmadd(score, LOG2_E * inverse_root<D>(), bits_less_lse2));
+// P = e^(s - lse) = 2^(x power - lse2) of the score s that is held as x, with lse2 = lse log2(e), times 2^bits.
+DEVICE float probability(float x, float power, float bits_less_lse2) {
+    return fast_exp2(fmadd(x, power, bits_less_lse2));
+}
+// P, times the derivative of the cap if there is one: dS divided by dP - D.
+template <bool CAPPED> DEVICE float sensitivity(float x, float power, float bits_less_lse2) {
+    float p = probability(x, power, bits_less_lse2);
+    return CAPPED ? p * slope_of_tanh(x) : p;
 }
 
 // -- stats --

@@ -1,8 +1,9 @@
-// dk and dv of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse)
-// recomputed, dv = P^T do, dP = do v^T, dS = P * (dP - D) and dk = dS^T q / sqrt(d). A block processes 128 keys of a
-// key/value head. The producer warpgroup loads the tiles of 64 queries that see them, one query head after another.
-// Each of the two consumers has 64 of the keys. It computes P^T = k q^T and dP^T = v do^T, which stay in its registers
-// as the left factors of dv and dk. While one consumer computes its factors, the tensor cores work for the other.
+// dk and dv of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(s - lse) recomputed,
+// dv = P^T do, dP = do v^T, dS = P * (dP - D), times the derivative of the cap if there is one, and dk = scale dS^T q.
+// A block processes 128 keys of a key/value head. The producer warpgroup loads the tiles of 64 queries that see them,
+// one query head after another. Each of the two consumers has 64 of the keys. It computes P^T = k q^T and
+// dP^T = v do^T, which stay in its registers as the left factors of dv and dk. While one consumer computes its factors,
+// the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
@@ -80,13 +81,32 @@ DEVICE void mask_transposed(Reg<float, 32>& s, u32 stats, u32 query, u32 key) {
 }
 
 // Computes P^T from the scores; returns the XOR of its words, which needs all of them.
-template <int D> DEVICE u32 probabilities(Reg<float, 32>& s, u32 stats) {
+DEVICE u32 probabilities(Reg<float, 32>& s, float power, u32 stats) {
     u32 all = 0;
     UNROLL for (int k = 0; k < QUERIES / 16; k++) {
         V16 lse2 = stats_of(stats, LSE2, k);
         UNROLL for (int i = 0; i < 8; i++) {
-            s[8 * k + i] = probability<D>(s[8 * k + i], -f32_of(lse2.w[i / 4 * 2 + i % 2]));
+            s[8 * k + i] = probability(s[8 * k + i], power, -f32_of(lse2.w[i / 4 * 2 + i % 2]));
             all ^= bits_of(s[8 * k + i]);
+        }
+    }
+    return all;
+}
+
+// The same with a cap: P^T is rounded to `p` at once, and its products with the derivative of the cap replace the
+// scores.
+DEVICE u32 capped_probabilities(Reg<u32, 4> (&p)[QUERIES / 16], Reg<float, 32>& s, float power, u32 stats) {
+    u32 all = 0;
+    UNROLL for (int k = 0; k < QUERIES / 16; k++) {
+        V16 lse2 = stats_of(stats, LSE2, k);
+        UNROLL for (int i = 0; i < 8; i += 2) {
+            float first = s[8 * k + i], second = s[8 * k + i + 1];
+            float p0 = probability(first, power, -f32_of(lse2.w[i / 4 * 2]));
+            float p1 = probability(second, power, -f32_of(lse2.w[i / 4 * 2 + 1]));
+            p[k][i / 2] = pack2(p0, p1);
+            s[8 * k + i] = p0 * slope_of_tanh(first);
+            s[8 * k + i + 1] = p1 * slope_of_tanh(second);
+            all ^= p[k][i / 2] ^ bits_of(s[8 * k + i]) ^ bits_of(s[8 * k + i + 1]);
         }
     }
     return all;
@@ -121,20 +141,28 @@ struct Factors {
 };
 
 // Computes the factors of the tile of queries from `query` on. Only s and dp are in flight.
-template <int D> DEVICE void make_factors(Factors& f, u32 stats, u32 query, u32 key, u32 word) {
+template <bool CAPPED>
+DEVICE void make_factors(Factors& f, u32 stats, const Scores& scores, u32 query, u32 key, u32 word) {
     wgmma_wait<1>();
     pin(f.s);
-    mask_transposed(f.s, stats, query, key);
-    before_wait(word, probabilities<D>(f.s, stats));
+    if constexpr (CAPPED) {
+        cap(f.s, scores.inner);
+        mask_transposed(f.s, stats, query, key);
+        before_wait(word, capped_probabilities(f.p, f.s, scores.power, stats));
+    } else {
+        mask_transposed(f.s, stats, query, key);
+        before_wait(word, probabilities(f.s, scores.power, stats));
+    }
     wgmma_wait<0>();
     pin(f.dp);
     score_gradients(f.dp, f.s, stats);
-    round_sums<QUERIES>(f.p, f.s);
+    if constexpr (!CAPPED) round_sums<QUERIES>(f.p, f.s);
     round_sums<QUERIES>(f.ds, f.dp);
 }
 
 // Accumulates over all queries of the walk, for the warpgroup's keys from `key` on.
-template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const Walk& walk, u32 key) {
+template <int D, bool CAPPED>
+DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const Walk& walk, const Scores& scores, u32 key) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 k = await(from.k) + (key - walk.key) * ROW, v = await(from.v) + (key - walk.key) * ROW;
     u32 q = await(from.queries), steps = walk.tiles * walk.heads, word = word_of(from.words);
@@ -145,7 +173,7 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
     wgmma_commit();
     product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
     wgmma_commit();
-    make_factors<D>(f, q + 2 * HALF, walk.first, key, word);
+    make_factors<CAPPED>(f, q + 2 * HALF, scores, walk.first, key, word);
     for (u32 i = 1; i < steps; i++) {
         // dv += P^T do, dk += dS^T q; then, when the factors' registers are free, s and dp of the next tile.
         wgmma_fence(f.p, f.ds);
@@ -157,11 +185,12 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
         pin(f.p);
         pin(f.ds);
         release(from.queries);
-        product_along<D, ROWS, QUERIES>(f.s, k, q);
+        // With a cap, there are no registers for the descriptors of k and v from one iteration to the next.
+        product_along<D, ROWS, QUERIES>(f.s, CAPPED ? fresh(k) : k, q);
         wgmma_commit();
-        product_along<D, ROWS, QUERIES>(f.dp, v, q + HALF);
+        product_along<D, ROWS, QUERIES>(f.dp, CAPPED ? fresh(v) : v, q + HALF);
         wgmma_commit();
-        make_factors<D>(f, q + 2 * HALF, walk.first + i % walk.tiles * QUERIES, key, word);
+        make_factors<CAPPED>(f, q + 2 * HALF, scores, walk.first + i % walk.tiles * QUERIES, key, word);
     }
     wgmma_fence(f.p, f.ds);
     add_product_across<D, QUERIES>(g.dv, f.p, q + HALF);
@@ -172,9 +201,9 @@ template <int D> DEVICE void sum_queries(Gradients<D>& g, Tiles<D>& from, const 
     pin(g.dv);
 }
 
-// Stores dv and dk / sqrt(d) of the warpgroup's keys from `key` on.
+// Stores dv and dk of the warpgroup's keys from `key` on.
 template <int D> DEVICE void store(const AttentionTilesBwd& a, const Head& h, u32 key, Gradients<D>& g) {
-    UNROLL for (int i = 0; i < D / 2; i++) g.dk[i] *= inverse_root<D>();
+    UNROLL for (int i = 0; i < D / 2; i++) g.dk[i] *= a.scores.scale;
     Strip k = k_rows<D>(h, key), v = v_rows<D>(h, key);
     store_sums<D>(a.dqkv, k.from, k.cols, k.rows, g.dk);
     store_sums<D>(a.dqkv, v.from, v.cols, v.rows, g.dv);
@@ -198,7 +227,7 @@ template <int D> DEVICE void store_part(const AttentionTilesBwd& a, const Gradie
     }
 }
 
-template <int D> DEVICE void key_gradients(const AttentionTilesBwd& a) {
+template <int D, bool CAPPED> DEVICE void key_gradients(const AttentionTilesBwd& a) {
     Tiles<D> tiles = make_tiles<D>();
     Walk walk = walk_of(a);
     if (thread() >= 2 * WARPGROUP) {
@@ -209,7 +238,7 @@ template <int D> DEVICE void key_gradients(const AttentionTilesBwd& a) {
         u32 key = walk.key + thread() / WARPGROUP * 64;
         Gradients<D> g;
         clear(g);
-        sum_queries<D>(g, tiles, walk, key);
+        sum_queries<D, CAPPED>(g, tiles, walk, a.scores, key);
         if (a.parts == 1) {
             store<D>(a, walk.h, key, g);
         } else {
@@ -218,8 +247,10 @@ template <int D> DEVICE void key_gradients(const AttentionTilesBwd& a) {
     }
 }
 
-KERNEL(attention_dkv_sm90_64, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<64>(a); }
-KERNEL(attention_dkv_sm90_128, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<128>(a); }
+KERNEL(attention_dkv_sm90_64, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<64, false>(a); }
+KERNEL(attention_dkv_sm90_128, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<128, false>(a); }
+KERNEL(attention_dkv_sm90_64_capped, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<64, true>(a); }
+KERNEL(attention_dkv_sm90_128_capped, AttentionTilesBwd, 3 * WARPGROUP, 1) { key_gradients<128, true>(a); }
 
 // dk and dv from the sums of all parts, in order.
 template <int D> DEVICE void sum_parts(const AttentionTilesBwd& a) {

@@ -1,7 +1,7 @@
-// dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(q k^T / sqrt(d) - lse) recomputed,
-// dP = do v^T, dS = P * (dP - D) and dq = dS k / sqrt(d). As in the forward pass, a block loops over items of 128
-// queries of one head, the producer warpgroup loads tiles, and each of the two consumers has 64 of the queries. While
-// one consumer computes dS, the tensor cores work for the other.
+// dq of attention (Dao 2023; for this architecture Shah et al. 2024): with P = e^(s - lse) recomputed, dP = do v^T,
+// dS = P * (dP - D), times the derivative of the cap if there is one, and dq = scale dS k. As in the forward pass, a
+// block loops over items of 128 queries of one head, the producer warpgroup loads tiles, and each of the two consumers
+// has 64 of the queries. While one consumer computes dS, the tensor cores work for the other.
 #include "attention_bwd.cuh"
 #include "attention_sm90.cuh"
 
@@ -60,11 +60,12 @@ DEVICE Numbers numbers_of(const AttentionTilesBwd& a, const Item& item, u32 firs
     return n;
 }
 
-// Computes P from the scores; returns its largest element, which needs all of it.
-template <int D> DEVICE float probabilities(Reg<float, ROWS / 2>& s, const Numbers& n) {
+// Computes P from the scores, times the derivative of the cap if there is one; returns the largest element, which needs
+// all of them.
+template <bool CAPPED> DEVICE float sensitivities(Reg<float, ROWS / 2>& s, float power, const Numbers& n) {
     float most = 0;
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
-        s[i] = probability<D>(s[i], -n.lse2[i / 2 % 2]);
+        s[i] = sensitivity<CAPPED>(s[i], power, -n.lse2[i / 2 % 2]);
         most = larger(most, s[i]);
     }
     return most;
@@ -82,12 +83,13 @@ struct Factor {
 };
 
 // Computes the factor of the tile of keys from `key` on. Only s and dp are in flight.
-template <int D>
-DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 key, u32 word) {
+template <bool CAPPED>
+DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, const Scores& scores, u32 key, u32 word) {
     wgmma_wait<1>();
     pin(f.s);
+    if constexpr (CAPPED) cap(f.s, scores.inner);
     mask(f.s, queries, key);
-    before_wait(word, bits_of(probabilities<D>(f.s, n)));
+    before_wait(word, bits_of(sensitivities<CAPPED>(f.s, scores.power, n)));
     wgmma_wait<0>();
     pin(f.dp);
     score_gradients(f.dp, f.s, n);
@@ -95,7 +97,8 @@ DEVICE void make_factor(Factor& f, const Pair& queries, const Numbers& n, u32 ke
 }
 
 // Processes the 64 queries of an item that belong to this warpgroup, number `mine` of two.
-template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, const Item& item, u32 mine) {
+template <int D, bool CAPPED>
+DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, const Item& item, u32 mine) {
     constexpr u32 HALF = Tiles<D>::HALF;
     u32 first = item.first + mine * 64;
     Pair queries = pair_of(a.starts, item.h, first);
@@ -110,7 +113,7 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
     wgmma_commit();
     product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
     wgmma_commit();
-    make_factor<D>(f, queries, numbers, item.last_tile * ROWS, word);
+    make_factor<CAPPED>(f, queries, numbers, a.scores, item.last_tile * ROWS, word);
     for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
         // dq += dS k; then, when the factor's registers are free, s and dp of the next tile.
         wgmma_fence(f.ds);
@@ -124,7 +127,7 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
         wgmma_commit();
         product_along<D, ROWS, ROWS>(f.dp, q + HALF, k + HALF);
         wgmma_commit();
-        make_factor<D>(f, queries, numbers, tile * ROWS, word);
+        make_factor<CAPPED>(f, queries, numbers, a.scores, tile * ROWS, word);
     }
     release(from.queries);
     wgmma_fence(f.ds);
@@ -134,12 +137,12 @@ template <int D> DEVICE void attend(const AttentionTilesBwd& a, Tiles<D>& from, 
     pin(dq);
     pin(f.ds);
     release(from.keys);
-    UNROLL for (int i = 0; i < D / 2; i++) dq[i] *= inverse_root<D>();
+    UNROLL for (int i = 0; i < D / 2; i++) dq[i] *= a.scores.scale;
     Strip to = q_rows<D>(item.h, first);
     store_sums<D>(a.dqkv, to.from, to.cols, to.rows, dq);
 }
 
-template <int D> DEVICE void query_gradients(const AttentionTilesBwd& a) {
+template <int D, bool CAPPED> DEVICE void query_gradients(const AttentionTilesBwd& a) {
     Tiles<D> tiles = make_tiles<D>();
     if (thread() < WARPGROUP) {
         give_registers<24>();
@@ -147,9 +150,11 @@ template <int D> DEVICE void query_gradients(const AttentionTilesBwd& a) {
     } else {
         take_registers<240>();
         u32 mine = thread() / WARPGROUP - 1;
-        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D>(a, tiles, item_at(a, i), mine);
+        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D, CAPPED>(a, tiles, item_at(a, i), mine);
     }
 }
 
-KERNEL(attention_dq_sm90_64, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<64>(a); }
-KERNEL(attention_dq_sm90_128, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<128>(a); }
+KERNEL(attention_dq_sm90_64, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<64, false>(a); }
+KERNEL(attention_dq_sm90_128, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<128, false>(a); }
+KERNEL(attention_dq_sm90_64_capped, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<64, true>(a); }
+KERNEL(attention_dq_sm90_128_capped, AttentionTilesBwd, 3 * WARPGROUP, 1) { query_gradients<128, true>(a); }

@@ -1,8 +1,8 @@
-// Causal attention in tiles (Dao 2023; for this architecture Shah et al. 2024): o = softmax(q k^T / sqrt(d)) v. A
-// block loops over items of 128 queries of one head. The producer warpgroup loads q, and tiles of 128 keys from the
-// diagonal back, by TMA with two stages each for k and v. Each of the two consumers has 64 of the queries. While the
-// tensor cores compute o += P v of one tile, and the other consumer's multiplications, a consumer computes the next
-// tile's P from scores that were started before.
+// Causal attention in tiles (Dao 2023; for this architecture Shah et al. 2024): o = softmax(s) v with s = scale q k^T,
+// or cap tanh(scale q k^T / cap). A block loops over items of 128 queries of one head. The producer warpgroup loads q,
+// and tiles of 128 keys from the diagonal back, by TMA with two stages each for k and v. Each of the two consumers has
+// 64 of the queries. While the tensor cores compute o += P v of one tile, and the other consumer's multiplications, a
+// consumer computes the next tile's P from scores that were started before.
 #include "attention_sm90.cuh"
 
 // The kernel's tiles in shared memory, followed by their mbarriers and a word for each consumer's thread.
@@ -45,14 +45,14 @@ struct Running {
 };
 
 // Updates m to the largest score and rescales l. Returns the factor that rescales o.
-template <int D> DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float, ROWS / 2>& s) {
+DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float, ROWS / 2>& s, float power) {
     Reg<float, 2> most, shrink;
     UNROLL for (int r = 0; r < 2; r++) {
         most[r] = s[2 * r];
         UNROLL for (int i = 0; i < ROWS / 2; i++) most[r] = i / 2 % 2 == r ? larger(most[r], s[i]) : most[r];
         most[r] = larger(most[r], shfl_xor(most[r], 1));
         most[r] = larger(most[r], shfl_xor(most[r], 2));
-        float m = larger(run.m[r], most[r] * (LOG2_E * inverse_root<D>()));
+        float m = larger(run.m[r], most[r] * power);
         shrink[r] = fast_exp2(run.m[r] - m);
         run.l[r] *= shrink[r];
         run.m[r] = m;
@@ -60,10 +60,10 @@ template <int D> DEVICE Reg<float, 2> move_maximum(Running& run, const Reg<float
     return shrink;
 }
 
-// P = 2^(s log2(e) / sqrt(d) - m), which l accumulates.
-template <int D> DEVICE void exponentials(Running& run, Reg<float, ROWS / 2>& s) {
+// P = 2^(s power - m), which l accumulates.
+DEVICE void exponentials(Running& run, Reg<float, ROWS / 2>& s, float power) {
     UNROLL for (int i = 0; i < ROWS / 2; i++) {
-        s[i] = fast_exp2(fmadd(s[i], LOG2_E * inverse_root<D>(), -run.m[i / 2 % 2]));
+        s[i] = fast_exp2(fmadd(s[i], power, -run.m[i / 2 % 2]));
         run.l[i / 2 % 2] += s[i];
     }
 }
@@ -88,7 +88,8 @@ DEVICE void finish(const AttentionTiles& a, const Head& h, const Running& run, u
 }
 
 // Processes the 64 queries of an item that belong to this warpgroup, number `mine` of two.
-template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, const Item& item, u32 mine) {
+template <int D, bool CAPPED>
+DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, const Item& item, u32 mine) {
     u32 first = item.first + mine * 64;
     Pair queries = pair_of(a.starts, item.h, first);
     Reg<float, ROWS / 2> s;
@@ -108,9 +109,10 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     wgmma_wait<0>();
     pin(s);
     release(from.k);
+    if constexpr (CAPPED) cap(s, a.scores.inner);
     mask(s, queries, item.last_tile * ROWS);
-    move_maximum<D>(run, s);
-    exponentials<D>(run, s);
+    move_maximum(run, s, a.scores.power);
+    exponentials(run, s, a.scores.power);
     round_sums<ROWS>(p, s);
     for (u32 tile = item.last_tile; tile-- > item.first_tile;) {
         // s = q k^T of this tile, then o += P v of the last, alternating with the other consumer.
@@ -125,9 +127,10 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
         wgmma_wait<1>();
         pin(s);
         release(from.k);
+        if constexpr (CAPPED) cap(s, a.scores.inner);
         mask(s, queries, tile * ROWS);
-        Reg<float, 2> shrink = move_maximum<D>(run, s);
-        exponentials<D>(run, s);
+        Reg<float, 2> shrink = move_maximum(run, s, a.scores.power);
+        exponentials(run, s, a.scores.power);
         before_wait(word_of(from.words), bits_of(run.l[0] + run.l[1]));
         wgmma_wait<0>();
         pin(o);
@@ -148,7 +151,7 @@ template <int D> DEVICE void attend(const AttentionTiles& a, Tiles<D>& from, con
     finish<D>(a, item.h, run, first, o);
 }
 
-template <int D> DEVICE void attention(const AttentionTiles& a) {
+template <int D, bool CAPPED> DEVICE void attention(const AttentionTiles& a) {
     Tiles<D> tiles = make_tiles<D>();
     if (thread() < WARPGROUP) {
         give_registers<24>();
@@ -157,9 +160,11 @@ template <int D> DEVICE void attention(const AttentionTiles& a) {
         take_registers<240>();
         u32 mine = thread() / WARPGROUP - 1;
         if (mine == 1) give_turn(mine);
-        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D>(a, tiles, item_at(a, i), mine);
+        for (u32 i = first_item(); i < items(a); i = next_item(i)) attend<D, CAPPED>(a, tiles, item_at(a, i), mine);
     }
 }
 
-KERNEL(attention_sm90_64, AttentionTiles, 3 * WARPGROUP, 1) { attention<64>(a); }
-KERNEL(attention_sm90_128, AttentionTiles, 3 * WARPGROUP, 1) { attention<128>(a); }
+KERNEL(attention_sm90_64, AttentionTiles, 3 * WARPGROUP, 1) { attention<64, false>(a); }
+KERNEL(attention_sm90_128, AttentionTiles, 3 * WARPGROUP, 1) { attention<128, false>(a); }
+KERNEL(attention_sm90_64_capped, AttentionTiles, 3 * WARPGROUP, 1) { attention<64, true>(a); }
+KERNEL(attention_sm90_128_capped, AttentionTiles, 3 * WARPGROUP, 1) { attention<128, true>(a); }

@@ -41,6 +41,11 @@ DEVICE Pair pair_of(View<const u32> starts, const Head& h, u32 first HERE) {
     return {query, {start_of(starts, h, query AT), start_of(starts, h, query + 8 AT)}};
 }
 
+// Caps q k^T.
+template <int N> DEVICE void cap(Reg<float, N>& s, float inner) {
+    UNROLL for (int i = 0; i < N; i++) s[i] = tanh_of_exponent(s[i] * inner);
+}
+
 // Scores with the keys from `key` on become -infinity where a query does not see a key.
 DEVICE void mask(Reg<float, ROWS / 2>& s, const Pair& q, u32 key) {
     // All lanes or none, because warp-wide products follow.

@@ -37,3 +37,4 @@ template <int D> DEVICE void stats(const AttentionBwd& a) {
 
 KERNEL(attention_stats_64, AttentionBwd, THREADS) { stats<64>(a); }
 KERNEL(attention_stats_128, AttentionBwd, THREADS) { stats<128>(a); }
+KERNEL(attention_stats_256, AttentionBwd, THREADS) { stats<256>(a); }

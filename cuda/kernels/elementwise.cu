@@ -1,5 +1,5 @@
-// Elementwise casts, adds and fills, checksums, and the sum of squares in a fixed order. The kernels use grid-stride
-// loops.
+// Elementwise casts, adds, factors and fills, checksums, and the sum of squares in a fixed order. The kernels use
+// grid-stride loops.
 #include "args.cuh"
 #include "common.cuh"
 
@@ -44,6 +44,16 @@ KERNEL(add_bf16, Add, 256) {
             x.w[k] = pack2(low(x.w[k]) + low(y.w[k]), high(x.w[k]) + high(y.w[k]));
         }
         store8(a.x, i, n, wide_x, x);
+    }
+}
+
+KERNEL(scale_bf16, Scale, 256) {
+    bool wide = aligned(a.x);
+    for (u64 i = first(8); i < a.x.n; i += stride(8)) {
+        u32 n = left(a.x.n, i);
+        V16 x = load8(a.x, i, n, wide);
+        UNROLL for (int k = 0; k < 4; k++) x.w[k] = pack2(low(x.w[k]) * a.factor, high(x.w[k]) * a.factor);
+        store8(a.x, i, n, wide, x);
     }
 }
 

@@ -1,4 +1,5 @@
-// RMSNorm: y = x rstd w with rstd = 1 / sqrt(mean(x^2) + eps), and dx = rstd (dy w - x rstd^2 mean(dy w x)).
+// RMSNorm: y = x rstd w with rstd = 1 / sqrt(mean(x^2) + eps), and dx = rstd (dy w - x rstd^2 mean(dy w x)); w is the
+// weight plus an offset.
 // A block processes a row, which it reads once: each thread keeps its elements in registers between the sum and the
 // scaling. The weight's gradient is summed in registers over the rows of a block, then over the blocks in order.
 #include "args.cuh"
@@ -10,10 +11,11 @@ constexpr int KEPT = 2;
 // The first column of this thread's vector k.
 DEVICE u32 column(int k) { return (k * threads() + thread()) * 8; }
 
-DEVICE V16 scaled(const V16& x, float rstd, const V16& w) {
+DEVICE V16 scaled(const V16& x, float rstd, const V16& w, float offset) {
     V16 y;
     UNROLL for (int i = 0; i < 4; i++) {
-        y.w[i] = pack2(low(x.w[i]) * rstd * low(w.w[i]), high(x.w[i]) * rstd * high(w.w[i]));
+        float first = low(x.w[i]) * rstd * (offset + low(w.w[i]));
+        y.w[i] = pack2(first, high(x.w[i]) * rstd * (offset + high(w.w[i])));
     }
     return y;
 }
@@ -54,7 +56,7 @@ DEVICE void write_row(const RmsNorm& a, u64 start, const Reg<u32, 4 * KEPT>& kep
         if (i >= a.d) continue;
         V16 x = {kept[4 * k], kept[4 * k + 1], kept[4 * k + 2], kept[4 * k + 3]};
         V16 w = load8(a.w, i, a.d - i, wide_w);
-        store8(a.y, start + i, a.d - i, wide_y, scaled(x, rstd, w));
+        store8(a.y, start + i, a.d - i, wide_y, scaled(x, rstd, w, a.offset));
     }
 }
 
@@ -79,14 +81,15 @@ KERNEL(rmsnorm_recompute, RmsNorm, 1024) {
 // -- backward --
 
 // The sum of dy w x, continued by two elements.
-DEVICE float with_pair(float dot, u32 x, u32 dy, u32 w) {
-    dot = fmadd(low(dy) * low(w), low(x), dot);
-    return fmadd(high(dy) * high(w), high(x), dot);
+DEVICE float with_pair(float dot, u32 x, u32 dy, u32 w, float offset) {
+    dot = fmadd(low(dy) * (offset + low(w)), low(x), dot);
+    return fmadd(high(dy) * (offset + high(w)), high(x), dot);
 }
 
 // Two elements of dx + dres. `c`: rstd^2 mean(dy w x).
-DEVICE u32 dx_pair(u32 x, u32 dy, u32 w, u32 dres, float rstd, float c) {
-    float first = fmadd(-c, low(x), low(dy) * low(w)), second = fmadd(-c, high(x), high(dy) * high(w));
+DEVICE u32 dx_pair(u32 x, u32 dy, u32 w, u32 dres, float offset, float rstd, float c) {
+    float first = fmadd(-c, low(x), low(dy) * (offset + low(w)));
+    float second = fmadd(-c, high(x), high(dy) * (offset + high(w)));
     return pack2(fmadd(rstd, first, low(dres)), fmadd(rstd, second, high(dres)));
 }
 
@@ -123,7 +126,7 @@ DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 
     float dot = 0;
     UNROLL for (int j = 0; j < 4 * KEPT; j++) {
         u32 x = r.x[j], dy = r.dy[j];
-        dot = with_pair(dot, x, dy, fresh(w[j]));
+        dot = with_pair(dot, x, dy, fresh(w[j]), a.offset);
         dw[2 * j] = fmadd(low(dy) * r.rstd, low(x), dw[2 * j]);
         dw[2 * j + 1] = fmadd(high(dy) * r.rstd, high(x), dw[2 * j + 1]);
     }
@@ -133,7 +136,7 @@ DEVICE void gradient(const RmsNormBwd& a, u64 row, u32 shared, const Reg<u32, 4 
         V16 dx;
         UNROLL for (int j = 0; j < 4; j++) {
             int at = 4 * k + j;
-            dx.w[j] = dx_pair(fresh(r.x[at]), fresh(r.dy[at]), fresh(w[at]), r.dres[at], r.rstd, c);
+            dx.w[j] = dx_pair(fresh(r.x[at]), fresh(r.dy[at]), fresh(w[at]), r.dres[at], a.offset, r.rstd, c);
         }
         st16(a.dy, row * a.d + column(k), dx);
     }
@@ -182,7 +185,7 @@ KERNEL(rmsnorm_bwd_unaligned, RmsNormBwd, 1024) {
             u32 n = a.d - i;
             V16 x = load8(a.x, start + i, n, false), dy = load8(a.dy, start + i, n, false), w = load8(a.w, i, n, false);
             UNROLL for (u32 j = 0; j < 4; j++) {
-                dot = with_pair(dot, x.w[j], dy.w[j], w.w[j]);
+                dot = with_pair(dot, x.w[j], dy.w[j], w.w[j], a.offset);
                 if (2 * j < n) add_to_parts(a, row, i + 2 * j, x.w[j], dy.w[j], rstd);
             }
         }
@@ -192,7 +195,9 @@ KERNEL(rmsnorm_bwd_unaligned, RmsNormBwd, 1024) {
             V16 x = load8(a.x, start + i, n, false), dy = load8(a.dy, start + i, n, false), w = load8(a.w, i, n, false);
             V16 dres = {}, dx;
             if (a.dres.n) dres = load8(a.dres, start + i, n, false);
-            UNROLL for (int j = 0; j < 4; j++) dx.w[j] = dx_pair(x.w[j], dy.w[j], w.w[j], dres.w[j], rstd, c);
+            UNROLL for (int j = 0; j < 4; j++) {
+                dx.w[j] = dx_pair(x.w[j], dy.w[j], w.w[j], dres.w[j], a.offset, rstd, c);
+            }
             store8(a.dy, start + i, n, false, dx);
         }
         half ^= 128;

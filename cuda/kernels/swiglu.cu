@@ -1,25 +1,12 @@
 // SwiGLU: y = silu(gate) up with silu(x) = x s, s = 1 / (1 + e^-x); dgate = dy up s (1 + gate (1 - s)),
-// dup = dy gate s. Block (row, part) processes a part of a row, eight elements per thread.
-#include "args.cuh"
-#include "common.cuh"
+// dup = dy gate s.
+#include "gated.cuh"
 
 DEVICE float sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(x * -1.44269504f)); }
 
 DEVICE float product(float gate, float up) { return gate * sigmoid(gate) * up; }
 
-// The location of this thread's eight elements, and whether all vectors of a row are aligned.
-struct Place {
-    u64 gate, y;
-    u32 column;
-    bool wide;
-};
-DEVICE Place place(const SwiGlu& a) {
-    u32 column = (block_y() * threads() + thread()) * 8;
-    u64 row = block();
-    return {row * 2 * a.f + column, row * a.f + column, column, a.f % 8 == 0 && aligned(a.gate_up) && aligned(a.y)};
-}
-
-KERNEL(swiglu, SwiGlu, 256) {
+KERNEL(swiglu, Gated, 256) {
     Place p = place(a);
     if (p.column >= a.f) return;
     u32 left = a.f - p.column;
@@ -31,7 +18,7 @@ KERNEL(swiglu, SwiGlu, 256) {
 }
 
 // Overwrites gate with dgate, and up with dup.
-KERNEL(swiglu_bwd, SwiGlu, 256) {
+KERNEL(swiglu_bwd, Gated, 256) {
     Place p = place(a);
     if (p.column >= a.f) return;
     u32 left = a.f - p.column;

@@ -1,6 +1,7 @@
 // Cross-entropy over this rank's shard of the vocabulary: loss = log Z - logit of the target with
 // log Z = max + log(sum of exp(logit - max)), and dlogit = w (p (1 + 2 z log Z) - 1 at the target).
-// A block processes a row, which it reads once. The statistics of a row are (max, sum, the target's logit).
+// A block processes a row, which it reads once. The statistics of a row are (max, sum, the target's logit). With a
+// soft-cap, all this is of c = cap tanh(logit / cap), and the gradient is also multiplied by dc/dlogit.
 #include "args.cuh"
 #include "common.cuh"
 
@@ -66,6 +67,30 @@ DEVICE void mask(const Row& r, u32 v, Reg<u32, 4 * AT_ONCE>& logits) {
     }
 }
 
+// -- the soft-cap --
+
+// No soft-cap.
+struct Plain {};
+
+struct Cap {
+    // The cap, and -2 log2(e) / cap.
+    float cap, rate;
+};
+DEVICE Cap cap_of(float cap) { return {cap, div_rn(-2.0f * LOG2_E, cap)}; }
+
+// t = tanh(x / cap), and its derivative by x / cap. With e = exp(-2 |x| / cap) they are (1 - e) / (1 + e), with x's
+// sign, and 4 e / (1 + e)^2, so that neither overflows and small derivatives keep their bits.
+struct Bent {
+    float t, slope;
+};
+DEVICE Bent bent(float x, const Cap& cap) {
+    u32 sign = bits_of(x) & 0x80000000u;
+    float e = fast_exp2(f32_of(bits_of(x) ^ sign) * cap.rate), r = fast_rcp(1.0f + e);
+    return {f32_of(bits_of((1.0f - e) * r) | sign), 4.0f * e * r * r};
+}
+DEVICE float capped(float x, const Cap& cap) { return cap.cap * bent(x, cap).t; }
+DEVICE float capped(float x, Plain) { return x; }
+
 // -- statistics --
 
 // The maximum of some logits, and the sum of exp(logit - max).
@@ -103,8 +128,11 @@ DEVICE Sum block_joined(Sum s, u32 at HERE) {
     return warp_joined(s AT);
 }
 
+// How many logits of each of a thread's vectors exist.
+using Counts = Reg<u32, AT_ONCE>;
+
 // Adds logits to the thread's sum, which is rescaled at most once. Beyond 2.3e38, where base2 is infinite, it is NaN.
-DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
+DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits, const Counts&, Plain) {
     u32 most = logits[0];
     UNROLL for (int i = 1; i < 4 * AT_ONCE; i++) most = larger2(most, logits[i]);
     float max = larger(larger(low(most), high(most)), s.max);
@@ -123,29 +151,50 @@ DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits) {
     return {max, fmadd(sum, fast_exp2(-lost), shrunk(s, max))};
 }
 
-// The target's logit; -infinity if it is not in this shard.
-DEVICE float target_logit(XentStats a, const Row& r) {
-    // An id below `first` wraps around to one beyond the shard.
-    u32 target = ld(a.targets, block()) - a.first;
-    return target < a.cols ? low(ld(a.logits, r.start + target).bits) : minus_infinity();
+// The same of capped logits, which are never infinite: those that do not exist are left out of the sum. The cap keeps
+// the order, so that the maximum is that of the logits.
+DEVICE Sum with(Sum s, const Reg<u32, 4 * AT_ONCE>& logits, const Counts& counts, const Cap& cap) {
+    u32 most = logits[0];
+    UNROLL for (int i = 1; i < 4 * AT_ONCE; i++) most = larger2(most, logits[i]);
+    float max = larger(capped(larger(low(most), high(most)), cap), s.max);
+    float base2 = max * LOG2_E, lost = fmadd(max, LOG2_E, -base2), sum = 0;
+    UNROLL for (int k = 0; k < AT_ONCE; k++) {
+        float part = 0;
+        UNROLL for (u32 i = 0; i < 8; i++) {
+            u32 pair = logits[4 * k + i / 2];
+            float c = capped(i % 2 ? high(pair) : low(pair), cap), term = fast_exp2(fmadd(c, LOG2_E, -base2));
+            part += i < counts[k] ? term : 0.0f;
+        }
+        sum += part;
+    }
+    return {max, fmadd(sum, fast_exp2(-lost), s.sum * exp_of(s.max - max))};
 }
 
-// Shared memory: 256 bytes.
-KERNEL(xent_stats, XentStats, 512) {
+// The target's logit; -infinity if it is not in this shard.
+template <class C> DEVICE float target_logit(const XentStats& a, const Row& r, const C& cap) {
+    // An id below `first` wraps around to one beyond the shard.
+    u32 target = ld(a.targets, block()) - a.first;
+    return target < a.cols ? capped(low(ld(a.logits, r.start + target).bits), cap) : minus_infinity();
+}
+
+template <class C> DEVICE void statistics(const XentStats& a, const C& cap) {
     u64 row = block();
     Row r = row_of(a.logits, row, a.cols);
     Sum s = {minus_infinity(), 0};
     // Loaded first, so that no thread waits for it at the end.
-    float target = thread() == 0 ? target_logit(a, r) : 0;
+    float target = thread() == 0 ? target_logit(a, r, cap) : 0;
     for (u32 v = thread(); v < r.vectors; v += AT_ONCE * threads()) {
         Reg<u32, 4 * AT_ONCE> logits;
+        Counts counts;
         if (inside(r, v)) {
             read_whole(a.logits, r, v, logits);
+            UNROLL for (int k = 0; k < AT_ONCE; k++) counts[k] = 8;
         } else {
             read(a.logits, r, v, logits);
             mask(r, v, logits);
+            UNROLL for (int k = 0; k < AT_ONCE; k++) counts[k] = count(r, v + k * threads());
         }
-        s = with(s, logits);
+        s = with(s, logits, counts, cap);
     }
     s = block_joined(s, shared_base());
     if (thread()) return;
@@ -153,6 +202,10 @@ KERNEL(xent_stats, XentStats, 512) {
     st(a.stats, 3 * row + 1, s.sum);
     st(a.stats, 3 * row + 2, target);
 }
+
+// Shared memory of both: 256 bytes.
+KERNEL(xent_stats, XentStats, 512) { statistics(a, Plain{}); }
+KERNEL(xent_stats_capped, XentStats, 512) { statistics(a, cap_of(a.cap)); }
 
 // One thread per row; the ranks in order.
 KERNEL(xent_combine, XentCombine, 256) {
@@ -201,14 +254,22 @@ struct Grad {
 };
 
 // The gradient of two logits. `target`: the index of the target among them; any other value if it is neither.
-DEVICE u32 gradient(u32 pair, u32 target, const Grad& g) {
+DEVICE u32 gradient(u32 pair, u32 target, const Grad& g, Plain) {
     // If p is near 1, the target's element is a small difference of two numbers, so it is rounded last.
     float first = g.factor * exp_of(low(pair) - g.log_z) - (target == 0 ? g.w : 0.0f);
     float second = g.factor * exp_of(high(pair) - g.log_z) - (target == 1 ? g.w : 0.0f);
     return pack2(first, second);
 }
 
-KERNEL(xent_grad, XentGrad, 512) {
+// The same with a soft-cap.
+DEVICE u32 gradient(u32 pair, u32 target, const Grad& g, const Cap& cap) {
+    Bent one = bent(low(pair), cap), two = bent(high(pair), cap);
+    float first = g.factor * exp_of(fmadd(cap.cap, one.t, -g.log_z)) - (target == 0 ? g.w : 0.0f);
+    float second = g.factor * exp_of(fmadd(cap.cap, two.t, -g.log_z)) - (target == 1 ? g.w : 0.0f);
+    return pack2(first * one.slope, second * two.slope);
+}
+
+template <class C> DEVICE void write_gradient(const XentGrad& a, const C& cap) {
     u64 row = block();
     Row r = row_of(a.logits, row, a.cols);
     u32 target = ld(a.targets, row) - a.first;
@@ -221,9 +282,12 @@ KERNEL(xent_grad, XentGrad, 512) {
             u32 at = v + k * threads();
             V16 d = {};
             UNROLL for (int j = 0; j < 4; j++) {
-                if (w != 0) d.w[j] = gradient(logits[4 * k + j], target - column(r, at) - 2 * j, g);
+                if (w != 0) d.w[j] = gradient(logits[4 * k + j], target - column(r, at) - 2 * j, g, cap);
             }
             store8(a.logits, r.start + column(r, at), count(r, at), true, d);
         }
     }
 }
+
+KERNEL(xent_grad, XentGrad, 512) { write_gradient(a, Plain{}); }
+KERNEL(xent_grad_capped, XentGrad, 512, 3) { write_gradient(a, cap_of(a.cap)); }

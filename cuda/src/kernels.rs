@@ -8,8 +8,11 @@ use crate::ops::*;
 /// All files, in the order of the layers.
 pub const FILES: &[File] = &[
     RMSNORM_CU,
+    LAYERNORM_CU,
     EMBEDDING_CU,
+    BIAS_CU,
     ROPE_CU,
+    QK_NORM_CU,
     ATTENTION_CU,
     ATTENTION_STATS_CU,
     ATTENTION_DKV_CU,
@@ -18,6 +21,7 @@ pub const FILES: &[File] = &[
     ATTENTION_DKV_SM90_CU,
     ATTENTION_DQ_SM90_CU,
     SWIGLU_CU,
+    GELU_CU,
     XENT_CU,
     ELEMENTWISE_CU,
     ADAMW_CU,
@@ -39,6 +43,7 @@ pub const HEADERS: &[(&str, &str)] = headers![
     "common.cuh",
     "args.cuh",
     "args_attention.cuh",
+    "gated.cuh",
     "attention.cuh",
     "attention_bwd.cuh",
     "tile.cuh",

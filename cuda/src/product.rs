@@ -14,6 +14,8 @@ use std::fmt;
 pub enum Form {
     /// out `[m, n]` = a `[m, k]` b^T, with b `[n, k]`; all bf16.
     Nt,
+    /// The same plus bias `[n]` in every row, which is added before the sum is rounded.
+    NtBias,
     /// out `[m, n]` = a `[m, k]` b, with b `[k, n]`; all bf16.
     Nn,
     /// out `[m, n]` += a^T b, with a `[k, m]` and b `[k, n]` in bf16, out in f32.
@@ -48,6 +50,11 @@ impl Product {
         [2 * a, 2 * b, self.form.out_size() * out]
     }
 
+    /// The product without its bias, if it has one.
+    pub(crate) fn without_bias(self) -> Option<Product> {
+        (self.form == Form::NtBias).then_some(Product { form: Form::Nt, ..self })
+    }
+
     fn shapes(&self) -> String {
         let Product { m, n, k, .. } = *self;
         format!("m x n x k = {m} x {n} x {k}")
@@ -68,7 +75,7 @@ impl Product {
         let Product { form, m, n, k } = *self;
         let of = |cols, rows| Matrix { rows: cols, cols: rows };
         match form {
-            Form::Nt => Operands { transposed: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
+            Form::Nt | Form::NtBias => Operands { transposed: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
             Form::Nn => Operands { transposed: [false, false], b: of(n, k), a: of(k, m), out: of(n, m) },
             Form::TnAcc => Operands { transposed: [false, true], b: of(n, k), a: of(m, k), out: of(n, m) },
         }
@@ -84,6 +91,7 @@ impl Form {
     fn name(self) -> &'static str {
         match self {
             Form::Nt => "matmul a b^T",
+            Form::NtBias => "matmul a b^T + bias",
             Form::Nn => "matmul a b",
             Form::TnAcc => "matmul out += a^T b",
         }
@@ -116,7 +124,8 @@ pub(crate) struct Matrix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub product: Product,
-    /// The alignment of a, b and out in bytes, at most [`ALIGNED`].
+    /// The alignment of a, b and out in bytes, at most [`ALIGNED`]. The library is told of none for the bias, which is
+    /// read with the columns of out: that of out is the less of both.
     pub align: [u32; 3],
 }
 
@@ -126,6 +135,13 @@ pub(crate) const ALIGNED: u32 = 16;
 impl Key {
     pub fn new(product: Product, views: [View; 3]) -> Key {
         Key { product, align: views.map(|view| 1 << view.at().trailing_zeros().min(ALIGNED.ilog2())) }
+    }
+
+    /// The same with a bias.
+    pub fn with_bias(product: Product, views: [View; 3], bias: View) -> Key {
+        let Key { align: [a, b, out], .. } = Key::new(product, views);
+        let [of_bias, ..] = Key::new(product, [bias; 3]).align;
+        Key { product, align: [a, b, out.min(of_bias)] }
     }
 
     /// Blocks are always fully aligned.
@@ -143,6 +159,7 @@ mod tests {
         let of = |rows, cols| Matrix { rows, cols };
         let nt = Product::new(Form::Nt, 2, 3, 5).operands();
         assert_eq!(nt, Operands { transposed: [true, false], b: of(5, 3), a: of(5, 2), out: of(3, 2) });
+        assert_eq!(Product::new(Form::NtBias, 2, 3, 5).operands(), nt);
         let nn = Product::new(Form::Nn, 2, 3, 5).operands();
         assert_eq!(nn, Operands { transposed: [false, false], b: of(3, 5), a: of(5, 2), out: of(3, 2) });
         let tn = Product::new(Form::TnAcc, 2, 3, 5).operands();
@@ -164,5 +181,7 @@ mod tests {
         assert_eq!(key(4096, 256 + 16, 16), Key::aligned(product));
         assert_eq!(key(2, 8, 20).align, [2, 8, 4]);
         assert_eq!(key(4, 6, 16).align, [4, 2, 16]);
+        let with_bias = |out, bias| Key::with_bias(product, [view(16), view(32), view(out)], view(bias)).align;
+        assert_eq!([with_bias(32, 64), with_bias(8, 64), with_bias(32, 66)], [[16; 3], [16, 16, 8], [16, 16, 2]]);
     }
 }

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod commands;
+mod first_step;
 mod gpu;
 mod history;
 mod ideal;
@@ -59,6 +60,7 @@ const USAGE_WIDTH: usize = 80;
 enum Command {
     Train(commands::train::Args),
     Evaluate(commands::evaluate::Args),
+    Compare(commands::compare::Args),
     Parity(commands::parity::Args),
     Plan(commands::plan::Args),
     Report(commands::report::Args),
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
             Err(error) => exit_code(&launch, Err(error)),
         },
         Command::Evaluate(args) => on_all_ranks(&launch, |world| commands::evaluate::run(args, world)),
+        Command::Compare(args) => on_one_process(&launch, || commands::compare::run(args)),
         Command::Parity(args) => on_all_ranks(&launch, |world| commands::parity::run(args, world)),
         Command::Plan(args) => on_one_process(&launch, || commands::plan::run(args)),
         Command::Report(args) => on_one_process(&launch, || commands::report::run(args)),

@@ -195,7 +195,7 @@ fn load_initial<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &F
             must_share(how.run_dir, &trainer.config, comm)?;
             on_first(&|| source::keep(&from, &dir))?;
             let _waiting = waiting(&format!("loading the weights of {}", from.display()), comm);
-            comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out)))
+            comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read_parameter(tensor, rect, out)))
         }
     }
 }

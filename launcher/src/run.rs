@@ -1,5 +1,6 @@
 //! The training loop: the phases of a step, the records that are written about it, and the end of a run.
 
+use crate::first_step;
 use crate::history;
 use crate::ideal::Ideal;
 use crate::informative;
@@ -61,6 +62,8 @@ pub struct Run<B: Backend> {
     status: Arc<RunStatus>,
     /// The step that the run began after.
     first: u64,
+    /// Whether the run begins with the weights of a model.
+    loaded: bool,
     /// The step of the newest checkpoint, complete or not.
     saved: Option<u64>,
     /// The step of the last checkpoint that was announced.
@@ -123,6 +126,7 @@ impl<B: Backend> Run<B> {
         let (status, first, saved) = (status.clone(), trainer.step, Some(trainer.step).filter(|&step| step > 0));
         status.begin(first, saved);
         let (saved, announced) = (saved, None);
+        let loaded = comm.max(u64::from(first_step::is_of_a_model(&trainer.config, first))) > 0;
         Ok(Run {
             trainer,
             feed,
@@ -136,6 +140,7 @@ impl<B: Backend> Run<B> {
             limit,
             status,
             first,
+            loaded,
             saved,
             announced,
             skipped: 0,
@@ -279,6 +284,9 @@ impl<B: Backend> Run<B> {
         let step = results.step;
         let results = self.trainer.finish(results).map_err(Stop::ThisRank)?;
         if results.judgement != Judgement::NotFinite {
+            if self.loaded && step == 1 {
+                first_step::judge(&self.trainer.config, &results, comm.rank() == 0).map_err(Stop::AllRanks)?;
+            }
             return Ok(results);
         }
         let origin = origin::find(&mut self.trainer, &*self.feed, step, comm).map_err(Stop::ThisRank)?;

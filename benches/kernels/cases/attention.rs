@@ -1,9 +1,10 @@
-//! Causal attention of whole sequences, by the kernels of sm_80 and by those of sm_90a.
+//! Causal attention of whole sequences and with Gemma 2's caps and windows, by the kernels of sm_80 and by those of
+//! sm_90a.
 
-use super::{BF16, NEW_BF16, NEW_F32, Sizes};
+use super::{BF16, NEW_BF16, NEW_F32, Sizes, Special};
 use crate::case::{Case, Data, Tensor, Work};
 use cuda::machine::{Done, Machine, Target};
-use cuda::ops::{self, AttentionSaved, Scratch, Shape};
+use cuda::ops::{self, AttentionSaved, HEAD_DIMS, HEAD_DIMS_SM90, Scratch, Shape};
 use cuda::tensor::View;
 
 type Forward = fn(&dyn Machine, View, View, View, View, Shape) -> Done;
@@ -13,48 +14,69 @@ type Backward = fn(&dyn Machine, View, AttentionSaved, View, Scratch, Shape) -> 
 #[derive(Clone, Copy)]
 struct Kernels {
     variant: &'static str,
+    dims: &'static [usize],
     forward: Forward,
     backward: Backward,
 }
 
 const KERNELS: [Kernels; 2] = [
-    Kernels { variant: "sm_80", forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 },
-    Kernels { variant: "sm_90a", forward: ops::attention_sm90, backward: ops::attention_bwd_sm90 },
+    Kernels { variant: "sm_80", dims: &HEAD_DIMS, forward: ops::attention_sm80, backward: ops::attention_bwd_sm80 },
+    Kernels {
+        variant: "sm_90a",
+        dims: &HEAD_DIMS_SM90,
+        forward: ops::attention_sm90,
+        backward: ops::attention_bwd_sm90,
+    },
 ];
 
 pub fn cases(s: &Sizes, target: Target) -> Vec<Case> {
     let there = if target == Target::Sm90a { &KERNELS[..] } else { &KERNELS[..1] };
     let mut all = Vec::new();
     for &(seq, dim) in s.attention {
-        let shape = Shape { query: s.heads, kv: s.kv_heads, dim, seq, sequences: s.tokens.div_ceil(seq) };
-        all.extend(there.iter().flat_map(|&k| [forward(k, shape), backward(k, shape), both(k, shape)]));
+        let shape = Shape::full(s.heads, s.kv_heads, dim, seq, s.tokens.div_ceil(seq));
+        all.extend(there.iter().flat_map(|&k| passes(k, Windowed { shape, window: seq })));
+    }
+    for &Special { seq, window, heads, kv_heads, dim, cap } in s.special {
+        let shape = Shape { cap, ..Shape::full(heads, kv_heads, dim, seq, s.tokens.div_ceil(seq)) };
+        let there = there.iter().filter(|k| k.dims.contains(&dim));
+        all.extend(there.flat_map(|&k| passes(k, Windowed { shape, window })));
     }
     all
 }
 
-/// Floating-point operations of one matrix multiplication, of which the causal mask leaves half.
-fn product(s: Shape) -> usize {
-    s.sequences * s.seq * s.seq * s.query * s.dim
+/// Attention over the last so many positions.
+#[derive(Clone, Copy)]
+struct Windowed {
+    shape: Shape,
+    window: usize,
 }
 
-fn label(s: Shape) -> String {
-    format!("{}, {}/{} x {}", s.seq, s.query, s.kv, s.dim)
+/// Floating-point operations of one matrix multiplication, of which the causal mask leaves half or, of a window, less.
+fn product(Windowed { shape: s, window }: Windowed) -> usize {
+    s.sequences * window * (2 * s.seq - window) * s.query * s.dim
+}
+
+fn label(Windowed { shape: s, window }: Windowed) -> String {
+    let window = if window < s.seq { format!(", window {window}") } else { String::new() };
+    let cap = if s.cap.is_some() { ", capped" } else { "" };
+    format!("{}, {}/{} x {}{cap}{window}", s.seq, s.query, s.kv, s.dim)
 }
 
 /// qkv, starts, o, lse.
-fn forward_tensors(s: Shape) -> Vec<Tensor> {
+fn forward_tensors(Windowed { shape: s, window }: Windowed) -> Vec<Tensor> {
     let rows = s.rows();
     vec![
         Tensor::read(rows * s.qkv_cols(), BF16),
-        Tensor::read(rows, Data::U32),
+        Tensor::read(rows, Data::Starts { seq: s.seq, window }),
         Tensor::written(rows * s.query * s.dim, NEW_BF16),
         Tensor::written(rows * s.query, NEW_F32),
     ]
 }
 
 /// The tensors of the forward pass, do, dqkv, and the scratch.
-fn backward_tensors(s: Shape) -> Vec<Tensor> {
-    let (rows, mut tensors) = (s.rows(), forward_tensors(s));
+fn backward_tensors(w: Windowed) -> Vec<Tensor> {
+    let (s, mut tensors) = (w.shape, forward_tensors(w));
+    let rows = s.rows();
     tensors.extend([
         Tensor::read(rows * s.query * s.dim, BF16),
         Tensor::written(rows * s.qkv_cols(), NEW_BF16),
@@ -76,24 +98,28 @@ impl Kernels {
     }
 }
 
-fn forward(k: Kernels, s: Shape) -> Case {
-    let case = Case::new("attention", label(s), Work::Flops(2 * product(s)), forward_tensors(s), move |m, v| {
-        k.forward(m, v, s)
+fn passes(k: Kernels, w: Windowed) -> [Case; 3] {
+    [forward(k, w), backward(k, w), both(k, w)]
+}
+
+fn forward(k: Kernels, w: Windowed) -> Case {
+    let case = Case::new("attention", label(w), Work::Flops(2 * product(w)), forward_tensors(w), move |m, v| {
+        k.forward(m, v, w.shape)
     });
     case.by(k.variant)
 }
 
-fn backward(k: Kernels, s: Shape) -> Case {
-    let case = Case::new("attention_bwd", label(s), Work::Flops(5 * product(s)), backward_tensors(s), move |m, v| {
-        k.backward(m, v, s)
+fn backward(k: Kernels, w: Windowed) -> Case {
+    let case = Case::new("attention_bwd", label(w), Work::Flops(5 * product(w)), backward_tensors(w), move |m, v| {
+        k.backward(m, v, w.shape)
     });
-    case.by(k.variant).prepared(move |m, v| k.forward(m, v, s))
+    case.by(k.variant).prepared(move |m, v| k.forward(m, v, w.shape))
 }
 
-fn both(k: Kernels, s: Shape) -> Case {
-    let case = Case::new("attention_both", label(s), Work::Flops(7 * product(s)), backward_tensors(s), move |m, v| {
-        k.forward(m, v, s)?;
-        k.backward(m, v, s)
+fn both(k: Kernels, w: Windowed) -> Case {
+    let case = Case::new("attention_both", label(w), Work::Flops(7 * product(w)), backward_tensors(w), move |m, v| {
+        k.forward(m, v, w.shape)?;
+        k.backward(m, v, w.shape)
     });
     case.by(k.variant)
 }

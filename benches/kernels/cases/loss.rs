@@ -5,9 +5,11 @@ use crate::case::{Case, Data, Tensor, Work};
 use cuda::machine::{Done, Machine};
 use cuda::ops::{self, EmbedScratch, Rows};
 use cuda::tensor::View;
+use engine::backend::Xent;
 
 pub fn cases(s: &Sizes) -> Vec<Case> {
-    let mut all: Vec<Case> = s.vocab.iter().flat_map(|&v| [xent_stats(s, v), xent_grad(s, v), xent(s, v)]).collect();
+    let of = |v| [xent_stats(s, v), xent_grad(s, v), xent(s, v), xent_stats_capped(s, v), xent_grad_capped(s, v)];
+    let mut all: Vec<Case> = s.vocab.iter().flat_map(|&v| of(v)).collect();
     let vocab = s.vocab[0];
     all.push(embed(s, vocab));
     // Ids from the whole vocabulary, and so few that each occurs hundreds of times.
@@ -21,12 +23,24 @@ fn logits(s: &Sizes, vocab: usize, logits: Tensor) -> Vec<Tensor> {
     vec![logits, targets, Tensor::written(3 * s.chunk, NEW_F32), Tensor::read(s.chunk, Data::Positive(1.0))]
 }
 
+const PLAIN: Xent = Xent { first: 0, z_loss: 1e-4, cap: None };
+/// With Gemma 2's soft-cap.
+const CAPPED: Xent = Xent { cap: Some(30.0), ..PLAIN };
+
 fn stats(m: &dyn Machine, v: &[View]) -> Done {
-    ops::xent_stats(m, v[0], v[1], 0, v[2])
+    ops::xent_stats(m, v[0], v[1], PLAIN, v[2])
+}
+
+fn stats_capped(m: &dyn Machine, v: &[View]) -> Done {
+    ops::xent_stats(m, v[0], v[1], CAPPED, v[2])
 }
 
 fn grad(m: &dyn Machine, v: &[View]) -> Done {
-    ops::xent_grad(m, v[0], Rows { stats: v[2], targets: v[1], weights: v[3] }, 0, 1e-4)
+    ops::xent_grad(m, v[0], Rows { stats: v[2], targets: v[1], weights: v[3] }, PLAIN)
+}
+
+fn grad_capped(m: &dyn Machine, v: &[View]) -> Done {
+    ops::xent_grad(m, v[0], Rows { stats: v[2], targets: v[1], weights: v[3] }, CAPPED)
 }
 
 fn xent_stats(s: &Sizes, vocab: usize) -> Case {
@@ -41,7 +55,20 @@ fn xent_grad(s: &Sizes, vocab: usize) -> Case {
     Case::new("xent_grad", format!("{}x{vocab}", s.chunk), Work::Bytes(4 * n), tensors, grad).prepared(stats)
 }
 
-/// Both, one after the other.
+fn xent_stats_capped(s: &Sizes, vocab: usize) -> Case {
+    let n = s.chunk * vocab;
+    let tensors = logits(s, vocab, Tensor::read(n, BF16));
+    Case::new("xent_stats_capped", format!("{}x{vocab}", s.chunk), Work::Bytes(2 * n), tensors, stats_capped)
+}
+
+fn xent_grad_capped(s: &Sizes, vocab: usize) -> Case {
+    let n = s.chunk * vocab;
+    let tensors = logits(s, vocab, Tensor::written(n, BF16));
+    let case = Case::new("xent_grad_capped", format!("{}x{vocab}", s.chunk), Work::Bytes(4 * n), tensors, grad_capped);
+    case.prepared(stats_capped)
+}
+
+/// Both, one after the other, without a soft-cap.
 fn xent(s: &Sizes, vocab: usize) -> Case {
     let n = s.chunk * vocab;
     let tensors = logits(s, vocab, Tensor::written(n, BF16));

@@ -15,6 +15,7 @@ pub fn cases(n: usize) -> Vec<Case> {
         checksum_bf16(n),
         round(n),
         add(n),
+        scale(n),
         copy(n),
         zero(n),
         pick(n),
@@ -86,6 +87,13 @@ fn round(n: usize) -> Case {
 fn add(n: usize) -> Case {
     let tensors = vec![Tensor::written(n, BF16), Tensor::read(n, BF16)];
     Case::new("add", n.to_string(), Work::Bytes(6 * n), tensors, |m, v| ops::add(m, v[0], v[1]))
+}
+
+fn scale(n: usize) -> Case {
+    // Close to 1, since it is applied again and again.
+    Case::new("scale", n.to_string(), Work::Bytes(4 * n), vec![Tensor::written(n, BF16)], |m, v| {
+        ops::scale(m, v[0], 0.999)
+    })
 }
 
 fn copy(n: usize) -> Case {

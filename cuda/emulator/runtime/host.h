@@ -252,6 +252,7 @@ template <class T> DEVICE void cp_async16(u32 to, View<T> x, u64 i, u32 bytes HE
     if (reinterpret_cast<u64>(from) % 16) {
         emu::machine->fail(thread(), at_, "misaligned: a cp.async from element %llu on", i);
     }
+    emu::machine->report.copied += bytes;
     emu::Copying copy{to, from, bytes};
     emu::machine->shared.fly(thread(), copy, at_);
     emu::machine->threads[thread()].open.push_back(copy);

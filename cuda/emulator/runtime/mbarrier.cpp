@@ -88,6 +88,7 @@ void Async::copy(uint32_t to, const Map& map, uint32_t at, const uint32_t (&corn
     if (map.box[0] != 64) m.fail(m.index(), loc, "a box of rows of %u elements, not 64", map.box[0]);
     if (to % 1024) m.fail(m.index(), loc, "misaligned: a tile at %u of shared memory", to - Shared::BASE);
     uint32_t bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2;
+    m.report.copied += bytes;
     start({to, map, 0, {corner[0], corner[1], corner[2], corner[3]}, nullptr, bytes, loc}, at);
 }
 
@@ -95,6 +96,7 @@ void Async::copy_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t a
     if (to % 16 || bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) {
         m.fail(m.index(), loc, "misaligned: a copy of %u bytes to %u of shared memory", bytes, to - Shared::BASE);
     }
+    m.report.copied += bytes;
     start({to, Map(), 0, {}, static_cast<const char*>(from), bytes, loc}, at);
 }
 

@@ -15,6 +15,8 @@ struct Report {
     // Bank conflicts: how many more passes ldmatrix needed than it would have needed without conflicts.
     uint64_t conflicts;
     uint64_t switches;
+    // Bytes that asynchronous copies brought from global to shared memory.
+    uint64_t copied;
     uint32_t block[3];
     uint32_t thread;
     uint32_t line;
@@ -22,4 +24,4 @@ struct Report {
     char file[32];
     char text[196];
 };
-static_assert(sizeof(Report) == 296, "as in ffi.rs");
+static_assert(sizeof(Report) == 304, "as in ffi.rs");

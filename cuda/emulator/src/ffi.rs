@@ -16,6 +16,7 @@ pub struct Launch {
 pub struct Report {
     pub conflicts: u64,
     pub switches: u64,
+    pub copied: u64,
     block: [u32; 3],
     thread: u32,
     line: u32,
@@ -24,12 +25,12 @@ pub struct Report {
     text: [u8; 196],
 }
 
-const _: () = assert!(size_of::<Launch>() == 24 && size_of::<Report>() == 296, "as in report.h");
+const _: () = assert!(size_of::<Launch>() == 24 && size_of::<Report>() == 304, "as in report.h");
 
 impl Default for Report {
     fn default() -> Self {
         let (kernel, file, text) = ([0; 32], [0; 32], [0; 196]);
-        Report { conflicts: 0, switches: 0, block: [0; 3], thread: 0, line: 0, kernel, file, text }
+        Report { conflicts: 0, switches: 0, copied: 0, block: [0; 3], thread: 0, line: 0, kernel, file, text }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Stats {
     pub conflicts: u64,
     /// Switches between threads.
     pub switches: u64,
+    /// Bytes that asynchronous copies brought from global to shared memory.
+    pub copied: u64,
 }
 
 /// The first error of a launch. What the kernel wrote before remains.
@@ -116,8 +118,12 @@ impl Emulator {
         if code != 0 {
             return Err(report.fault());
         }
-        let Stats { conflicts, switches } = self.stats.get();
-        self.stats.set(Stats { conflicts: conflicts + report.conflicts, switches: switches + report.switches });
+        let before = self.stats.get();
+        self.stats.set(Stats {
+            conflicts: before.conflicts + report.conflicts,
+            switches: before.switches + report.switches,
+            copied: before.copied + report.copied,
+        });
         Ok(())
     }
 }

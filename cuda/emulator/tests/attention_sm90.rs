@@ -1,30 +1,41 @@
 //! The attention kernels for sm_90a, on the cases of those for sm_80 and some more.
 
 use crate::attention::Sight::{Documents, Past, Window};
-use crate::attention::{CASES, Case, LONG, Ops, SCALES, case};
+use crate::attention::{Case, LONG, Ops, case, cases, single_keys, sizes_of_numbers};
 use crate::common::emulators;
 use cuda::machine::Target;
-use cuda::ops::{attention_bwd_sm90, attention_sm90};
+use cuda::ops::{HEAD_DIMS_SM90, Shape, attention_bwd_sm90, attention_sm90};
 
-const SM90: Ops = Ops { target: Target::Sm90a, forward: attention_sm90, backward: attention_bwd_sm90 };
+pub const SM90: Ops = Ops { target: Target::Sm90a, forward: attention_sm90, backward: attention_bwd_sm90 };
 
 /// Lengths at which the ring of tiles wraps around twice, and a block has several work items.
-const LONGER: [Case; 3] = [
-    case(2, 1, 64, 700, 1, Past),
-    case(1, 1, 128, 700, 1, Documents(&[140, 380, 30])),
-    case(3, 1, 128, 400, 2, Window(200)),
-];
+fn longer() -> Vec<Case> {
+    let windowed = case(3, 1, 128, 400, 2, Window(200));
+    vec![
+        case(2, 1, 64, 700, 1, Past),
+        case(1, 1, 128, 700, 1, Documents(&[140, 380, 30])),
+        windowed,
+        Case { shape: Shape { cap: Some(2.0), query: 2, sequences: 1, ..windowed.shape }, ..windowed },
+    ]
+}
+
+fn all_cases() -> Vec<Case> {
+    [longer(), cases(64), cases(128)].concat()
+}
 
 #[test]
 fn forward_over_shapes() {
-    LONGER.iter().chain(&CASES).for_each(|case| case.forward(&SM90));
+    all_cases().iter().for_each(|case| case.forward(&SM90));
+}
+
+#[test]
+fn forward_scores_are_exact() {
+    single_keys(&HEAD_DIMS_SM90).for_each(|case| case.exact_scores(&SM90));
 }
 
 #[test]
 fn forward_over_sizes_of_numbers() {
-    for (dim, scale) in SCALES {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.forward(&SM90);
-    }
+    sizes_of_numbers(&HEAD_DIMS_SM90).for_each(|case| case.forward(&SM90));
 }
 
 mod backward_over_shapes {
@@ -32,7 +43,7 @@ mod backward_over_shapes {
 
     #[test]
     fn below_100_tokens() {
-        CASES.iter().filter(|case| case.shape.seq < LONG).for_each(|case| case.backward(&SM90));
+        all_cases().iter().filter(|case| case.shape.seq < LONG).for_each(|case| case.backward(&SM90));
     }
 
     mod exhaustive {
@@ -40,23 +51,21 @@ mod backward_over_shapes {
 
         #[test]
         fn from_100_tokens_on() {
-            let long = LONGER.iter().chain(&CASES).filter(|case| case.shape.seq >= LONG);
-            long.for_each(|case| case.backward(&SM90));
+            all_cases().iter().filter(|case| case.shape.seq >= LONG).for_each(|case| case.backward(&SM90));
         }
     }
 }
 
 #[test]
 fn backward_over_sizes_of_numbers_exhaustive() {
-    for (dim, scale) in SCALES {
-        Case { scale, ..case(2, 1, dim, 150, 1, Past) }.backward(&SM90);
-    }
+    sizes_of_numbers(&HEAD_DIMS_SM90).for_each(|case| case.backward(&SM90));
 }
 
 #[test]
 fn the_same_bits_under_every_order() {
-    for dim in [64, 128] {
-        let case = case(2, 1, dim, 300, 1, Window(100));
+    for (dim, cap) in HEAD_DIMS_SM90.into_iter().flat_map(|dim| [(dim, None), (dim, Some(2.0))]) {
+        let plain = case(2, 1, dim, 300, 1, Window(100));
+        let case = Case { shape: Shape { cap, ..plain.shape }, ..plain };
         let all = emulators().map(|place| {
             let (o, lse) = case.ours(&SM90, &place);
             let gradients = [1, 2].map(|parts| case.our_gradients(&SM90, &place, &o, &lse, parts));

@@ -1,9 +1,10 @@
 //! The RMSNorm kernels, compared with the CPU's op.
 
 use crate::common::{Random, act, close, cpus, emulators, near, on, places};
-use cuda::ops::{self, NormBwd, norm_parts};
+use cuda::ops::{self, NormBwd, NormWeight, norm_parts};
 use emulator::place::Place;
-use engine::backend::Backend;
+use engine::backend::{Act, Backend, Rms};
+use engine::cpu::Cpu;
 use half::bf16;
 
 /// Rows and columns: one, odd, around a vector of 8, around the share of a warp and of a block.
@@ -23,7 +24,8 @@ const SHAPES: [(usize, usize); 14] = [
     (1, 8200),
     (2, 16384),
 ];
-const SCALES: [f32; 3] = [1.0, 1e-6, 1e6];
+/// Scales of x, and offsets of the weights.
+const KINDS: [(f32, f32); 4] = [(1.0, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 1.0)];
 const EPS: f32 = 1e-5;
 const NAN: bf16 = bf16::NAN;
 
@@ -34,24 +36,31 @@ fn inputs(rows: usize, d: usize, scale: f32) -> [Vec<bf16>; 4] {
     [x, y, z, random.bf16(d, 1.0)]
 }
 
+fn rms<B: Backend>(w: &Act<B>, offset: f32) -> Rms<'_, B> {
+    Rms { w, eps: EPS, offset }
+}
+
 #[test]
 fn forward_and_again() {
     let (cpu, judge) = cpus();
-    for ((rows, d), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+    for ((rows, d), (scale, offset)) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
         let [x, _, _, w] = inputs(rows, d, scale);
-        let (plain, plain_rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), &act(&cpu, &w, 1, d), EPS);
-        let (exact, _) = judge.rmsnorm(&act(&judge, &x, rows, d), &act(&judge, &w, 1, d), EPS);
+        let (on_cpu, w_on_cpu) = (act(&cpu, &x, rows, d), act(&cpu, &w, 1, d));
+        let (plain, plain_rstd) = cpu.rmsnorm(&on_cpu, rms(&w_on_cpu, offset));
+        let (exact, _) = judge.rmsnorm(&act(&judge, &x, rows, d), rms(&act(&judge, &w, 1, d), offset));
         for place in places() {
             let (mut y, mut rstd) = (vec![NAN; rows * d], vec![f32::NAN; rows]);
-            forward(place, [&x, &w], &mut [], &mut y, &mut rstd);
+            forward(place, [&x, &w], offset, &mut [], &mut y, &mut rstd);
             near("y", &y, &cpu.download(&plain), &judge.download(&exact), d);
             close("rstd", &rstd, &cpu.download(&plain_rstd), 1e-6);
             // The same rstd gives the same bits.
             let mut again = vec![NAN; rows * d];
-            on(place, |m, l| ops::rmsnorm_recompute(m, l.read(&x), l.read(&rstd), l.read(&w), l.write(&mut again)));
+            on(place, |m, l| {
+                let n = NormWeight { w: l.read(&w), eps: 0.0, offset };
+                ops::rmsnorm_recompute(m, l.read(&x), l.read(&rstd), n, l.write(&mut again))
+            });
             assert_eq!(again, y);
-            let theirs =
-                cpu.rmsnorm_recompute(&act(&cpu, &x, rows, d), &cpu.upload(&rstd, rows, 1), &act(&cpu, &w, 1, d));
+            let theirs = cpu.rmsnorm_recompute(&on_cpu, &cpu.upload(&rstd, rows, 1), rms(&w_on_cpu, offset));
             assert_eq!(y, cpu.download(&theirs), "{rows} x {d}");
         }
     }
@@ -63,13 +72,13 @@ fn forward_with_the_residual() {
     for (rows, d) in SHAPES {
         let [x, r, _, w] = inputs(rows, d, 1.0);
         let of = |x: &[bf16]| act(&cpu, x, rows, d);
-        let (h, y, _) = cpu.add_rmsnorm(&of(&x), of(&r), &act(&cpu, &w, 1, d), EPS);
+        let (h, y, _) = cpu.add_rmsnorm(&of(&x), of(&r), rms(&act(&cpu, &w, 1, d), 1.0));
         // The reference starts from the rounded sum, since that is what the forward saves.
         let sum = act(&judge, &cpu.download(&h), rows, d);
-        let (exact, _) = judge.rmsnorm(&sum, &act(&judge, &w, 1, d), EPS);
+        let (exact, _) = judge.rmsnorm(&sum, rms(&act(&judge, &w, 1, d), 1.0));
         for place in places() {
             let (mut to_h, mut to_y, mut rstd) = (r.clone(), vec![NAN; rows * d], vec![f32::NAN; rows]);
-            forward(place, [&x, &w], &mut to_h, &mut to_y, &mut rstd);
+            forward(place, [&x, &w], 1.0, &mut to_h, &mut to_y, &mut rstd);
             assert_eq!(to_h, cpu.download(&h), "{rows} x {d}");
             near("y", &to_y, &cpu.download(&y), &judge.download(&exact), d);
         }
@@ -79,16 +88,16 @@ fn forward_with_the_residual() {
 #[test]
 fn backward_with_and_without_the_residual() {
     let (cpu, judge) = cpus();
-    for ((rows, d), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+    for ((rows, d), (scale, offset)) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
         let [x, dy, dres, w] = inputs(rows, d, scale);
-        let (_, rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), &act(&cpu, &w, 1, d), EPS);
+        let (_, rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), rms(&act(&cpu, &w, 1, d), offset));
         let (rstd, before) = (cpu.download(&rstd), Random::new(1).f32(d, 1.0));
         for with in [&dres[..], &[]] {
-            let (plain, _) = backward(&cpu, [with, &dy, &x, &w], &rstd, &before);
-            let (exact, exact_dw) = backward(&judge, [with, &dy, &x, &w], &rstd, &before);
+            let (plain, _) = backward(&cpu, [with, &dy, &x, &w], offset, &rstd, &before);
+            let (exact, exact_dw) = backward(&judge, [with, &dy, &x, &w], offset, &rstd, &before);
             for place in places() {
                 let (mut dx, mut dw) = (dy.clone(), before.clone());
-                gradients(place, [with, &x, &w], &rstd, &mut dx, &mut dw);
+                gradients(place, [with, &x, &w], offset, &rstd, &mut dx, &mut dw);
                 near(&format!("dx {rows} x {d}, {scale}"), &dx, &plain, &exact, d);
                 close("dw", &dw, &exact_dw, 1e-5);
             }
@@ -98,8 +107,9 @@ fn backward_with_and_without_the_residual() {
 
 /// dx and dw of the CPU's op.
 fn backward<A: engine::cpu::Float>(
-    cpu: &engine::cpu::Cpu<A>,
+    cpu: &Cpu<A>,
     [dres, dy, x, w]: [&[bf16]; 4],
+    offset: f32,
     rstd: &[f32],
     dw: &[f32],
 ) -> (Vec<A>, Vec<f32>) {
@@ -107,8 +117,8 @@ fn backward<A: engine::cpu::Float>(
     let mut dw = cpu.upload(dw, 1, d);
     let (dy, x, w, rstd) = (act(cpu, dy, rows, d), act(cpu, x, rows, d), act(cpu, w, 1, d), cpu.upload(rstd, rows, 1));
     let dx = match dres {
-        [] => cpu.rmsnorm_bwd(dy, &x, &rstd, &w, &mut dw),
-        dres => cpu.rmsnorm_bwd_add(&act(cpu, dres, rows, d), dy, &x, &rstd, &w, &mut dw),
+        [] => cpu.rmsnorm_bwd(dy, &x, &rstd, rms(&w, offset), &mut dw),
+        dres => cpu.rmsnorm_bwd_add(&act(cpu, dres, rows, d), dy, &x, &rstd, rms(&w, offset), &mut dw),
     };
     (cpu.download(&dx), cpu.download(&dw))
 }
@@ -119,8 +129,8 @@ fn unaligned_rows_of_a_flat_block() {
     let (late_x, late_w) = ([&[NAN], &x[..]].concat(), [&[NAN; 5], &w[..]].concat());
     for place in places() {
         let (mut y, mut moved, mut rstd) = (vec![NAN; 256], vec![NAN; 259], [0.0; 4]);
-        forward(place, [&x, &w], &mut [], &mut y, &mut rstd);
-        forward(place, [&late_x[1..], &late_w[5..]], &mut [], &mut moved[3..], &mut rstd);
+        forward(place, [&x, &w], 0.0, &mut [], &mut y, &mut rstd);
+        forward(place, [&late_x[1..], &late_w[5..]], 0.0, &mut [], &mut moved[3..], &mut rstd);
         assert_eq!(moved[3..], y);
     }
 }
@@ -134,7 +144,7 @@ fn unaligned_rows_have_the_same_gradients() {
         for place in places() {
             let [aligned, moved] = [&x[..], &late[1..]].map(|x| {
                 let (mut dx, mut dw) = (dy.clone(), vec![0.0; d]);
-                gradients(place, [&dres, x, &w], &rstd, &mut dx, &mut dw);
+                gradients(place, [&dres, x, &w], 1.0, &rstd, &mut dx, &mut dw);
                 (dx, dw)
             });
             assert_eq!(aligned, moved, "{rows} x {d}");
@@ -148,20 +158,31 @@ fn the_weights_gradient_does_not_depend_on_the_order_of_blocks() {
     let rstd = vec![1.0; 37];
     let all = emulators().map(|place| {
         let (mut dx, mut dw) = (dy.clone(), vec![0.0; 264]);
-        gradients(&place, [&[], &x, &w], &rstd, &mut dx, &mut dw);
+        gradients(&place, [&[], &x, &w], 0.0, &rstd, &mut dx, &mut dw);
         (dx, dw)
     });
     assert!(all.iter().all(|r| *r == all[0]));
 }
 
-fn forward(place: &dyn Place, [x, w]: [&[bf16]; 2], h: &mut [bf16], y: &mut [bf16], rstd: &mut [f32]) {
-    on(place, |m, l| ops::rmsnorm(m, l.read(x), l.write(h), l.read(w), EPS, l.write(y), l.write(rstd)));
+fn forward(place: &dyn Place, [x, w]: [&[bf16]; 2], offset: f32, h: &mut [bf16], y: &mut [bf16], rstd: &mut [f32]) {
+    on(place, |m, l| {
+        let n = NormWeight { w: l.read(w), eps: EPS, offset };
+        ops::rmsnorm(m, l.read(x), l.write(h), n, l.write(y), l.write(rstd))
+    });
 }
 
-fn gradients(place: &dyn Place, [dres, x, w]: [&[bf16]; 3], rstd: &[f32], dx: &mut [bf16], dw: &mut [f32]) {
+fn gradients(
+    place: &dyn Place,
+    [dres, x, w]: [&[bf16]; 3],
+    offset: f32,
+    rstd: &[f32],
+    dx: &mut [bf16],
+    dw: &mut [f32],
+) {
     let mut parts = vec![f32::NAN; norm_parts(rstd.len(), w.len(), place.machine().processors())];
     on(place, |m, l| {
-        let saved = NormBwd { dres: l.read(dres), x: l.read(x), rstd: l.read(rstd), w: l.read(w) };
+        let n = NormWeight { w: l.read(w), eps: EPS, offset };
+        let saved = NormBwd { dres: l.read(dres), x: l.read(x), rstd: l.read(rstd), n };
         ops::rmsnorm_bwd(m, saved, l.write(dx), l.write(dw), l.write(&mut parts))
     });
 }

@@ -1,8 +1,8 @@
-//! SwiGLU, rotary embedding and the elementwise kernels, compared with the CPU's ops.
+//! SwiGLU, GELU, rotary embedding and the elementwise kernels, compared with the CPU's ops.
 
 use crate::common::{Random, act, close, cpus, near, on, places};
 use cuda::ops::{self, RopeShape, squares_parts};
-use engine::backend::{Backend, CHECKSUM_PARTS, Heads};
+use engine::backend::{Backend, CHECKSUM_PARTS, Heads, Rotary};
 use engine::cpu::Cpu;
 use half::bf16;
 
@@ -33,6 +33,88 @@ fn swiglu_forward_and_backward() {
     }
 }
 
+/// gelu(x) and gelu'(x) in f64. The CPU's ops take 1 + t from a tanh t, of which too little is left where gelu(x) is
+/// small for the error of a single number to be judged by theirs.
+fn gelu(x: bf16) -> [f64; 2] {
+    let (x, root) = (x.to_f64(), (2.0 / std::f64::consts::PI).sqrt());
+    let s = 1.0 / (1.0 + (-2.0 * root * (x + 0.044715 * x.powi(3))).exp());
+    [x * s, s + 2.0 * x * s * (1.0 - s) * root * (1.0 + 3.0 * 0.044715 * x * x)]
+}
+
+/// The CPU's op is that function, up to the error of its tanh.
+#[track_caller]
+fn gelu_is_the_cpus(x: &[bf16], values: &[f32], slopes: &[f32]) {
+    for ((x, value), slope) in x.iter().zip(values).zip(slopes) {
+        let [right, right_slope] = gelu(*x);
+        let size = x.to_f64().abs();
+        assert!((*value as f64 - right).abs() <= 4e-7 * size, "gelu({x}) is {right}, and the CPU's {value}");
+        // Both tanh and u' x enter the slope.
+        let allowed = 4e-7 * (2.0 + size.min(8.0).powi(3));
+        assert!((*slope as f64 - right_slope).abs() <= allowed, "gelu'({x}) is {right_slope}, and the CPU's {slope}");
+    }
+}
+
+/// Products with numbers whose value is given in f64.
+fn times(x: &[f64], y: &[bf16]) -> Vec<f32> {
+    x.iter().zip(y).map(|(x, y)| (x * y.to_f64()) as f32).collect()
+}
+
+#[test]
+fn gelu_forward_and_backward() {
+    let (cpu, judge) = cpus();
+    for ((rows, f), scale) in SHAPES.into_iter().flat_map(|s| [1.0, 1e-5, 30.0, 1e4].map(|x| (s, x))) {
+        let (n, mut random) = (rows * f, Random::new((rows * f) as u64));
+        let (x, dy, ones) = (random.bf16(n, scale), random.bf16(n, 1.0), vec![bf16::ONE; n]);
+        let of = |x: &[bf16]| act(&cpu, x, rows, f);
+        let (values, slopes): (Vec<f64>, Vec<f64>) = x.iter().map(|x| gelu(*x)).map(|[a, b]| (a, b)).unzip();
+        let (of_ones, of_x) = (act(&judge, &ones, rows, f), act(&judge, &x, rows, f));
+        let on_cpu = (judge.download(&judge.gelu(&of_x)), judge.download(&judge.gelu_bwd(&of_ones, of_x)));
+        gelu_is_the_cpus(&x, &on_cpu.0, &on_cpu.1);
+        let (plain, back) = (cpu.download(&cpu.gelu(&of(&x))), cpu.download(&cpu.gelu_bwd(&of(&dy), of(&x))));
+        for place in places() {
+            let (mut y, mut dx) = (vec![NAN; n], x.clone());
+            on(place, |m, l| ops::gelu(m, l.read(&x), l.write(&mut y)));
+            near(&format!("y {rows} x {f}, {scale}"), &y, &plain, &times(&values, &ones), f);
+            on(place, |m, l| ops::gelu_bwd(m, l.read(&dy), l.write(&mut dx)));
+            near(&format!("dx {rows} x {f}, {scale}"), &dx, &back, &times(&slopes, &dy), f);
+        }
+    }
+}
+
+#[test]
+fn geglu_forward_and_backward() {
+    let (cpu, _) = cpus();
+    for ((rows, f), scale) in SHAPES.into_iter().flat_map(|s| [1.0, 1e-5, 30.0, 1e4].map(|x| (s, x))) {
+        let mut random = Random::new((rows * f) as u64);
+        let (gate_up, dy) = (random.bf16(rows * 2 * f, scale), random.bf16(rows * f, 1.0));
+        let of_gate_up = || act(&cpu, &gate_up, rows, 2 * f);
+        let plain = cpu.download(&cpu.geglu(&of_gate_up()));
+        let plain_back = cpu.download(&cpu.geglu_bwd(&act(&cpu, &dy, rows, f), of_gate_up()));
+        let (exact, exact_back) = geglu(&gate_up, &dy, f);
+        for place in places() {
+            let (mut y, mut back) = (vec![NAN; rows * f], gate_up.clone());
+            on(place, |m, l| ops::geglu(m, l.read(&gate_up), l.write(&mut y), f));
+            near(&format!("y {rows} x {f}, {scale}"), &y, &plain, &exact, f);
+            on(place, |m, l| ops::geglu_bwd(m, l.read(&dy), l.write(&mut back), f));
+            near(&format!("dgate, dup {rows} x {f}, {scale}"), &back, &plain_back, &exact_back, f);
+        }
+    }
+}
+
+/// y, and `[dgate | dup]`, from f64.
+fn geglu(gate_up: &[bf16], dy: &[bf16], f: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut y, mut back) = (Vec::new(), Vec::new());
+    for (gate_up, dy) in gate_up.chunks(2 * f).zip(dy.chunks(f)) {
+        let (gate, up) = gate_up.split_at(f);
+        let (values, slopes): (Vec<f64>, Vec<f64>) = gate.iter().map(|x| gelu(*x)).map(|[a, b]| (a, b)).unzip();
+        y.extend(times(&values, up));
+        let scaled: Vec<f64> = slopes.iter().zip(dy).map(|(slope, dy)| slope * dy.to_f64()).collect();
+        back.extend(times(&scaled, up));
+        back.extend(times(&values, dy));
+    }
+    (y, back)
+}
+
 #[test]
 fn rope_turns_to_the_same_bits_and_back() {
     let (cpu, _) = cpus();
@@ -46,8 +128,9 @@ fn rope_turns_to_the_same_bits_and_back() {
         // Positions need not ascend.
         let at: Vec<u32> = (0..rows).map(|row| ((row * 7 + row / seq) % seq) as u32).collect();
         let positions = cpu.upload(&at, rows, 1);
-        let turned = cpu.download(&cpu.rope(on_cpu(), &uploaded, &positions, h));
-        let back = cpu.download(&cpu.rope_bwd(on_cpu(), &uploaded, &positions, h));
+        let r = Rotary { table: &uploaded, positions: &positions };
+        let turned = cpu.download(&cpu.rope(on_cpu(), r, h));
+        let back = cpu.download(&cpu.rope_bwd(on_cpu(), r, h));
         for place in places() {
             for (sign, right) in [(1.0, &turned), (-1.0, &back)] {
                 let mut x = qkv.clone();
@@ -60,7 +143,7 @@ fn rope_turns_to_the_same_bits_and_back() {
 }
 
 /// Random rows, and a table of angles.
-fn tables(h: Heads, rows: usize) -> (Vec<bf16>, Vec<f32>) {
+pub fn tables(h: Heads, rows: usize) -> (Vec<bf16>, Vec<f32>) {
     let qkv = Random::new(h.dim as u64).bf16(rows * h.qkv_cols(), 1.0);
     let angle = |i: usize| (i / h.dim) as f32 * 1e4f32.powf(-((i % (h.dim / 2)) as f32) * 2.0 / h.dim as f32);
     let turn = |i: usize| if i % h.dim < h.dim / 2 { angle(i).cos() } else { angle(i).sin() };
@@ -81,8 +164,11 @@ fn rounding_and_sums_give_the_same_bits() {
         let (wide, x, y) = (random.f32(n, 1e3), random.bf16(n, 1.0), random.bf16(n, 0.01));
         let rounded = rounded_by(&cpu, &wide);
         let sum = cpu.download(&cpu.add(act(&cpu, &x, 1, n), &act(&cpu, &y, 1, n)));
+        let by_factor = cpu.download(&cpu.scale(act(&cpu, &x, 1, n), 0.3));
         for place in places() {
-            let (mut r, mut s) = (vec![NAN; n], x.clone());
+            let (mut r, mut s, mut scaled) = (vec![NAN; n], x.clone(), x.clone());
+            on(place, |m, l| ops::scale(m, l.write(&mut scaled), 0.3));
+            assert_eq!(scaled, by_factor, "{n}");
             on(place, |m, l| ops::round(m, l.read(&wide), l.write(&mut r)));
             on(place, |m, l| ops::add(m, l.write(&mut s), l.read(&y)));
             assert_eq!((r, s), (rounded.clone(), sum.clone()), "{n}");

@@ -26,7 +26,10 @@ const SHAPES: [(usize, usize); 13] = [
 const SCALES: [f32; 5] = [1.0, 1e4, 1e-6, 20.0, 0.0];
 /// The id of the first column.
 const FIRST: usize = 1000;
-const Z_LOSS: f32 = 1e-4;
+/// No soft-cap.
+const PLAIN: Xent = Xent { first: FIRST, z_loss: 1e-4, cap: None };
+/// Gemma 2's soft-cap, and one that most logits exceed.
+const CAPPED: [Xent; 2] = [Xent { cap: Some(30.0), ..PLAIN }, Xent { cap: Some(1.5), ..PLAIN }];
 
 /// Logits of about `scale`, shifted by 3.2: with scale 0 they are all equal.
 fn logits(rows: usize, cols: usize, scale: f32) -> Vec<bf16> {
@@ -54,14 +57,14 @@ fn same_statistics(what: &str, got: &[f32], right: &[f32]) {
     }
 }
 
-fn stats_of<A: Float>(cpu: &Cpu<A>, x: &[bf16], targets: &[u32]) -> Vec<f32> {
+fn stats_of<A: Float>(cpu: &Cpu<A>, x: &[bf16], targets: &[u32], of: Xent) -> Vec<f32> {
     let rows = targets.len();
-    cpu.download(&cpu.xent_stats(&act(cpu, x, rows, x.len() / rows), &cpu.upload(targets, rows, 1), FIRST))
+    cpu.download(&cpu.xent_stats(&act(cpu, x, rows, x.len() / rows), &cpu.upload(targets, rows, 1), of))
 }
 
-fn emulated_stats(place: &dyn Place, x: &[bf16], targets: &[u32]) -> Vec<f32> {
+fn emulated_stats(place: &dyn Place, x: &[bf16], targets: &[u32], of: Xent) -> Vec<f32> {
     let mut stats = vec![f32::NAN; 3 * targets.len()];
-    on(place, |m, l| ops::xent_stats(m, l.read(x), l.read(targets), FIRST, l.write(&mut stats)));
+    on(place, |m, l| ops::xent_stats(m, l.read(x), l.read(targets), of, l.write(&mut stats)));
     stats
 }
 
@@ -70,10 +73,66 @@ fn statistics() {
     let (cpu, _) = cpus();
     for ((rows, cols), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
         let (x, targets) = (logits(rows, cols, scale), targets(rows, cols));
-        let right = stats_of(&cpu, &x, &targets);
+        let right = stats_of(&cpu, &x, &targets, PLAIN);
         for place in places() {
             let what = format!("{rows} x {cols}, {scale}, {}", place.name());
-            same_statistics(&what, &emulated_stats(place, &x, &targets), &right);
+            same_statistics(&what, &emulated_stats(place, &x, &targets, PLAIN), &right);
+        }
+    }
+}
+
+/// The statistics of one row of capped logits, in f64.
+fn capped_stats(x: &[bf16], target: u32, cap: f32) -> [f64; 3] {
+    let cap = cap as f64;
+    let c: Vec<f64> = x.iter().map(|x| cap * (x.to_f64() / cap).tanh()).collect();
+    let max = c.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let held = (target as usize).checked_sub(FIRST).and_then(|at| c.get(at));
+    [max, c.iter().map(|c| (c - max).exp()).sum(), held.copied().unwrap_or(f64::NEG_INFINITY)]
+}
+
+/// Within the error of a tanh in f32.
+#[track_caller]
+fn near_capped(what: &str, got: &[f32], right: &[[f64; 3]], cap: f32) {
+    assert_eq!(got.len(), 3 * right.len(), "{what}");
+    for (got, right) in got.chunks(3).zip(right) {
+        for (at, allowed) in [(0, 5e-7 * cap), (1, (2e-6 + 1e-6 * cap) * right[1] as f32), (2, 5e-7 * cap)] {
+            let (got, right) = (got[at] as f64, right[at]);
+            assert!(got == right || (got - right).abs() <= allowed as f64, "{what}: {at} is {got}, not {right}");
+        }
+    }
+}
+
+#[test]
+fn statistics_of_capped_logits() {
+    let (cpu, _) = cpus();
+    for ((rows, cols), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
+        let (x, targets) = (logits(rows, cols, scale), targets(rows, cols));
+        for (of, cap) in CAPPED.map(|of| (of, of.cap.unwrap())) {
+            let rows = x.chunks(cols).zip(&targets);
+            let right: Vec<[f64; 3]> = rows.map(|(x, target)| capped_stats(x, *target, cap)).collect();
+            near_capped("the CPU", &stats_of(&cpu, &x, &targets, of), &right, cap);
+            for place in places() {
+                let what = format!("{} x {cols}, {scale}, {cap}, {}", targets.len(), place.name());
+                near_capped(&what, &emulated_stats(place, &x, &targets, of), &right, cap);
+            }
+        }
+    }
+}
+
+/// A logit that is not finite is capped like any other; what is no number stays none.
+#[test]
+fn infinite_logits_are_capped() {
+    for cols in [9, 300, 20_000] {
+        let mut x = vec![bf16::NEG_INFINITY; cols];
+        x[cols / 2] = bf16::from_f32(-2.0);
+        let of = CAPPED[1];
+        let right = [capped_stats(&x, FIRST as u32 + 1, 1.5)];
+        assert_eq!(right[0][2], -1.5);
+        for place in places() {
+            let got = emulated_stats(place, &x, &[FIRST as u32 + 1], of);
+            near_capped("-infinity", &got, &right, 1.5);
+            let with_nan = [&x[..cols - 1], &[bf16::NAN]].concat();
+            assert!(emulated_stats(place, &with_nan, &[0], of)[1].is_nan());
         }
     }
 }
@@ -85,7 +144,7 @@ fn logits_that_are_masked() {
         let mut x = vec![bf16::NEG_INFINITY; cols];
         (x[cols / 2], x[cols - 1]) = (bf16::from_f32(-2.0), bf16::from_f32(-3.0));
         for place in places() {
-            let stats = emulated_stats(place, &x, &[0]);
+            let stats = emulated_stats(place, &x, &[0], PLAIN);
             same_statistics("masked", &stats, &[-2.0, 1.0 + (-1.0f32).exp(), f32::NEG_INFINITY]);
         }
     }
@@ -96,13 +155,23 @@ fn logits_that_are_masked() {
 fn rows_that_begin_anywhere() {
     for (late, cols) in (0..8).flat_map(|late| [3, 8, 77, 5397].map(|cols| (late, cols))) {
         let x = [vec![bf16::NAN; late], logits(3, cols, 1.0)].concat();
-        let case = Case::of(&x[late..], targets(3, cols), vec![1.0, 0.0, 0.5]);
-        for place in places() {
-            same_statistics("late rows", &emulated_stats(place, &x[late..], &case.targets), &case.stats);
-            let mut moved = x.clone();
-            case.gradient(place, &mut moved[late..]);
-            case.judge(&moved[late..]);
-            assert!(moved[..late].iter().all(|x| x.is_nan()));
+        for of in [PLAIN, CAPPED[0]] {
+            let case = Case::of(&x[late..], targets(3, cols), vec![1.0, 0.0, 0.5], of);
+            for place in places() {
+                let stats = emulated_stats(place, &x[late..], &case.targets, of);
+                match of.cap {
+                    None => same_statistics("late rows", &stats, &case.stats),
+                    Some(cap) => {
+                        let rows = x[late..].chunks(cols).zip(&case.targets);
+                        let right: Vec<[f64; 3]> = rows.map(|(x, target)| capped_stats(x, *target, cap)).collect();
+                        near_capped("late rows", &stats, &right, cap);
+                    }
+                }
+                let mut moved = x.clone();
+                case.gradient(place, &mut moved[late..]);
+                case.judge(&moved[late..]);
+                assert!(moved[..late].iter().all(|x| x.is_nan()));
+            }
         }
     }
 }
@@ -158,21 +227,25 @@ struct Case {
     stats: Vec<f32>,
     plain: Vec<bf16>,
     exact: Vec<f32>,
+    of: Xent,
 }
 
 impl Case {
-    fn of(x: &[bf16], targets: Vec<u32>, weights: Vec<f32>) -> Self {
+    fn of(x: &[bf16], targets: Vec<u32>, weights: Vec<f32>, of: Xent) -> Self {
         let (cpu, judge) = cpus();
-        let stats = stats_of(&cpu, x, &targets);
-        let plain = on_cpu(&cpu, x, &stats, &targets, &weights);
-        let exact = on_cpu(&judge, x, &stats, &targets, &weights);
-        Case { x: x.to_vec(), targets, weights, stats, plain, exact }
+        let stats = stats_of(&cpu, x, &targets, of);
+        let plain = on_cpu(&cpu, x, &stats, &targets, &weights, of);
+        let exact = match of.cap {
+            None => on_cpu(&judge, x, &stats, &targets, &weights, of),
+            Some(cap) => capped_gradient(x, &stats, &targets, &weights, cap),
+        };
+        Case { x: x.to_vec(), targets, weights, stats, plain, exact, of }
     }
 
     fn gradient(&self, place: &dyn Place, x: &mut [bf16]) {
         on(place, |m, l| {
             let (stats, targets, weights) = (l.read(&self.stats), l.read(&self.targets), l.read(&self.weights));
-            ops::xent_grad(m, l.write(x), Rows { stats, targets, weights }, FIRST, Z_LOSS)
+            ops::xent_grad(m, l.write(x), Rows { stats, targets, weights }, self.of)
         });
     }
 
@@ -186,7 +259,8 @@ impl Case {
             let (row, exact, plain) = (at / cols, self.exact[at], self.plain[at].to_f32());
             let (log_z, w) = (self.stats[3 * row] + self.stats[3 * row + 1].ln(), self.weights[row]);
             let p = (exact + if self.targets[row] as usize == FIRST + at % cols { w } else { 0.0 }).abs();
-            let of_p = p * (log_z.abs().max(8.0) * 2f32.powi(-23) + 4e-6) + 1e-37;
+            let of_cap = self.of.cap.map_or(0.0, |cap| 1e-6 * cap);
+            let of_p = p * (log_z.abs().max(8.0) * 2f32.powi(-23) + 4e-6 + of_cap) + 1e-37;
             let allowed = 2.0 * (plain - exact).abs() + exact.abs() / 256.0 + of_p;
             let what = || format!("{}, {cols} columns, row {row}: {got}, not {exact}; bf16 gives {plain}", at % cols);
             assert!((got.to_f32() - exact).abs() <= allowed, "{}", what());
@@ -195,21 +269,38 @@ impl Case {
     }
 }
 
-fn on_cpu<A: Float>(cpu: &Cpu<A>, x: &[bf16], stats: &[f32], targets: &[u32], weights: &[f32]) -> Vec<A> {
+/// The gradient with a soft-cap, in f64.
+fn capped_gradient(x: &[bf16], stats: &[f32], targets: &[u32], weights: &[f32], cap: f32) -> Vec<f32> {
+    let (cols, cap) = (x.len() / targets.len(), cap as f64);
+    let gradient = |(at, x): (usize, &bf16)| {
+        let row = at / cols;
+        let (log_z, w) = (stats[3 * row] as f64 + (stats[3 * row + 1] as f64).ln(), weights[row] as f64);
+        let t = (x.to_f64() / cap).tanh();
+        let p = w * (1.0 + 2.0 * PLAIN.z_loss as f64 * log_z) * (cap * t - log_z).exp();
+        let hit = if targets[row] as usize == FIRST + at % cols { w } else { 0.0 };
+        // 1 - t^2 without cancellation.
+        ((p - hit) * (x.to_f64() / cap).cosh().powi(-2)) as f32
+    };
+    x.iter().enumerate().map(gradient).collect()
+}
+
+fn on_cpu<A: Float>(cpu: &Cpu<A>, x: &[bf16], stats: &[f32], targets: &[u32], weights: &[f32], of: Xent) -> Vec<A> {
     let rows = targets.len();
     let (stats, weights) = (cpu.upload(stats, rows, 3), cpu.upload(weights, rows, 1));
     let (x, targets) = (act(cpu, x, rows, x.len() / rows), cpu.upload(targets, rows, 1));
-    cpu.download(&cpu.xent_grad(x, &stats, &targets, &weights, Xent { first: FIRST, z_loss: Z_LOSS }))
+    cpu.download(&cpu.xent_grad(x, &stats, &targets, &weights, of))
 }
 
 #[test]
 fn gradients() {
     for ((rows, cols), scale) in SHAPES.into_iter().flat_map(|s| SCALES.map(|x| (s, x))) {
-        let case = Case::of(&logits(rows, cols, scale), targets(rows, cols), weights(rows));
-        for place in places() {
-            let mut x = case.x.clone();
-            case.gradient(place, &mut x);
-            case.judge(&x);
+        for of in [PLAIN, CAPPED[0], CAPPED[1]] {
+            let case = Case::of(&logits(rows, cols, scale), targets(rows, cols), weights(rows), of);
+            for place in places() {
+                let mut x = case.x.clone();
+                case.gradient(place, &mut x);
+                case.judge(&x);
+            }
         }
     }
 }
@@ -220,7 +311,7 @@ fn the_targets_gradient_is_rounded_last() {
     let (gap, cols) = (7.0f32, 300);
     let mut x = vec![bf16::ZERO; cols];
     x[17] = bf16::from_f32(gap + (cols as f32).ln());
-    let case = Case::of(&x, vec![FIRST as u32 + 17], vec![1.0]);
+    let case = Case::of(&x, vec![FIRST as u32 + 17], vec![1.0], PLAIN);
     assert!((1e-4..0.003).contains(&case.exact[17].abs()), "{}", case.exact[17]);
     for place in places() {
         let mut x = case.x.clone();
@@ -237,7 +328,7 @@ fn rows_without_weight_become_zeros() {
         let (stats, targets) = ([f32::NAN; 6], [u32::MAX, 0]);
         on(place, |m, l| {
             let rows = Rows { stats: l.read(&stats), targets: l.read(&targets), weights: l.read(&[0.0, 0.0]) };
-            ops::xent_grad(m, l.write(&mut x), rows, FIRST, Z_LOSS)
+            ops::xent_grad(m, l.write(&mut x), rows, PLAIN)
         });
         assert!(x.iter().all(|x| x.to_bits() == 0), "{}", place.name());
     }
@@ -246,9 +337,10 @@ fn rows_without_weight_become_zeros() {
 #[test]
 fn the_order_of_threads_changes_no_bit() {
     let (x, targets, weights) = (logits(5, 40_001, 1.0), targets(5, 40_001), weights(5));
-    let case = Case::of(&x, targets, weights);
+    let case = Case::of(&x, targets, weights, PLAIN);
     let all = emulators().map(|place| {
-        let (stats, mut x, mut totals) = (emulated_stats(&place, &case.x, &case.targets), case.x.clone(), [0.0; 3]);
+        let (stats, mut x, mut totals) =
+            (emulated_stats(&place, &case.x, &case.targets, PLAIN), case.x.clone(), [0.0; 3]);
         case.gradient(&place, &mut x);
         on(&place, |m, l| ops::xent_totals(m, l.read(&stats), l.read(&case.weights), l.write(&mut totals)));
         (stats.iter().map(|s| s.to_bits()).collect::<Vec<_>>(), x, totals.map(f32::to_bits))

@@ -5,6 +5,7 @@
 //! [`CudaScratch`] lays out exactly what the run will. A freed block may be reused at once: its next use comes later on
 //! the compute stream, and for other streams a `Pending` owns the block, or `Rank::add_read` has noted the read.
 
+mod calls;
 mod group;
 mod host_copy;
 mod link;
@@ -22,14 +23,14 @@ pub use open::{Tuning, product_of};
 pub use rank::{CommOptions, Error};
 pub use scratch::CudaScratch;
 
-use crate::blas::{Form, Product};
+use crate::blas::Form;
 use crate::device::{Event, Timing};
-use crate::machine::{Done, Machine};
 use crate::ops;
 use crate::tensor::View;
+use calls::{head_norms, norm, rope_shape, step, view};
 use engine::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Heads, Label, Origin, Rule, Scope, Scratch, Span,
-    Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, HeadRms, Heads, Label, LayerNorm, Origin, Rms,
+    Rotary, Rule, Scope, Scratch, Span, Tensor, Track, Xent,
 };
 use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
@@ -41,77 +42,6 @@ use std::rc::Rc;
 
 /// The backend of one rank.
 pub struct Cuda(Rc<Rank>);
-
-impl Cuda {
-    fn machine(&self) -> &dyn Machine {
-        &*self.0.device
-    }
-
-    /// Records a fault; the first is returned by [`Backend::wait_host`].
-    fn note(&self, done: Done) {
-        if let Err(fault) = done {
-            self.0.note(fault.to_string());
-        }
-    }
-
-    /// The op of this name is enqueued. While a search for numbers that are not finite goes on, it is waited for.
-    fn made<T: Elem>(&self, op: &'static str, result: &Tensor<Self, T>) {
-        // A device with a fault has no numbers; the fault is returned at the end of the step.
-        self.0.checks.made(op, || self.wait_host(self.copy_to_host_async(result)).unwrap_or_default());
-    }
-
-    /// Allocates `len` elements of scratch. It may be dropped as soon as the op that uses it is enqueued.
-    fn scratch_of<T: Elem>(&self, len: usize) -> Acc<Self> {
-        self.alloc(1, len * size_of::<T>() / size_of::<f32>())
-    }
-
-    /// Matrix multiplication by cuBLASLt; the form says whether `out` is overwritten or accumulated.
-    fn product<T: Elem>(&self, form: Form, a: &Act<Self>, b: &Act<Self>, out: &Tensor<Self, T>) {
-        let (m, n, k) = match form {
-            Form::Nt => (a.rows(), b.rows(), a.cols()),
-            Form::Nn => (a.rows(), b.cols(), a.cols()),
-            Form::TnAcc => (a.cols(), b.cols(), a.rows()),
-        };
-        let depth = if form == Form::Nt { b.cols() } else { b.rows() };
-        assert_eq!((depth, out.shape()), (k, (m, n)), "the product {form:?} of {:?} and {:?}", a.shape(), b.shape());
-        self.0.device.about_to_launch("matmul");
-        self.note(self.0.blas().run(Product::new(form, m, n, k), view(a), view(b), view(out)));
-    }
-
-    fn norm_gradients(
-        &self,
-        dres: View,
-        dy: &mut Act<Self>,
-        x: &Act<Self>,
-        rstd: &Acc<Self>,
-        w: &Act<Self>,
-        dw: &mut Acc<Self>,
-    ) {
-        let parts = self.scratch_of::<f32>(ops::norm_parts(x.rows(), x.cols(), self.machine().processors()));
-        let saved = ops::NormBwd { dres, x: view(x), rstd: view(rstd), w: view(w) };
-        self.note(ops::rmsnorm_bwd(self.machine(), saved, view(dy), view(dw), view(&parts)));
-        self.made("rmsnorm_bwd", dy);
-        self.made("rmsnorm_bwd", dw);
-    }
-}
-
-/// The view of a matrix, as kernels take it.
-fn view<T: Elem>(x: &Tensor<Cuda, T>) -> View {
-    // SAFETY: the block lives while the tensor is borrowed. After that only ops later on the compute stream, or streams
-    // that wait for it, use the memory. `&mut` in the ops' signatures excludes other uses of what is written.
-    unsafe { View::new(x.mem.at(), x.len()) }
-}
-
-/// The rotation of all heads of q and k.
-fn rope_shape(cols: usize, h: Heads, sign: f32) -> ops::RopeShape {
-    assert_eq!(cols, h.qkv_cols(), "columns of qkv for {h:?}");
-    ops::RopeShape { heads: h.query + h.kv, dim: h.dim, cols, sign }
-}
-
-fn step(hp: AdamW) -> ops::Step {
-    let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed } = hp;
-    ops::Step { lr, beta1, beta2, eps, weight_decay, correction1, correction2, decayed }
-}
 
 impl Backend for Cuda {
     type Act = bf16;
@@ -192,8 +122,17 @@ impl Backend for Cuda {
         self.note(ops::widen(self.machine(), view(x), view(y)));
     }
 
+    fn rounded(&self, x: f32) -> f32 {
+        bf16::from_f32(x).to_f32()
+    }
+
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         self.product(Form::Nt, a, b, out);
+    }
+
+    fn matmul_nt_bias_into(&self, a: &Act<Self>, b: &Act<Self>, bias: &Act<Self>, out: &mut Act<Self>) {
+        let product = self.about_to_multiply(Form::NtBias, a, b, out);
+        self.note(self.0.blas().run_with_bias(product, view(a), view(b), view(bias), view(out)));
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
@@ -214,24 +153,42 @@ impl Backend for Cuda {
         x
     }
 
-    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
+    fn add_bias(&self, x: Act<Self>, bias: &Act<Self>) -> Act<Self> {
+        self.note(ops::add_bias(self.machine(), view(&x), view(bias)));
+        self.made("add_bias", &x);
+        x
+    }
+
+    fn bias_bwd(&self, dy: &Act<Self>, dbias: &mut Acc<Self>) {
+        let parts = self.scratch_of::<f32>(ops::bias_parts(dy.rows(), dy.cols(), self.machine().processors()));
+        self.note(ops::bias_bwd(self.machine(), view(dy), view(dbias), view(&parts)));
+        self.made("bias_bwd", dbias);
+    }
+
+    fn scale(&self, x: Act<Self>, factor: f32) -> Act<Self> {
+        self.note(ops::scale(self.machine(), view(&x), factor));
+        self.made("scale", &x);
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, n: Rms<Self>) -> (Act<Self>, Acc<Self>) {
         let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
-        self.note(ops::rmsnorm(self.machine(), view(x), View::NONE, view(w), eps, view(&y), view(&rstd)));
+        self.note(ops::rmsnorm(self.machine(), view(x), View::NONE, norm(n), view(&y), view(&rstd)));
         self.made("rmsnorm", &y);
         (y, rstd)
     }
 
-    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, n: Rms<Self>) -> (Act<Self>, Act<Self>, Acc<Self>) {
         let (y, rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
-        self.note(ops::rmsnorm(self.machine(), view(x), view(&r), view(w), eps, view(&y), view(&rstd)));
+        self.note(ops::rmsnorm(self.machine(), view(x), view(&r), norm(n), view(&y), view(&rstd)));
         self.made("add_rmsnorm", &r);
         self.made("add_rmsnorm", &y);
         (r, y, rstd)
     }
 
-    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, n: Rms<Self>) -> Act<Self> {
         let y = self.alloc(x.rows(), x.cols());
-        self.note(ops::rmsnorm_recompute(self.machine(), view(x), view(rstd), view(w), view(&y)));
+        self.note(ops::rmsnorm_recompute(self.machine(), view(x), view(rstd), norm(n), view(&y)));
         y
     }
 
@@ -240,10 +197,10 @@ impl Backend for Cuda {
         mut dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
-        self.norm_gradients(View::NONE, &mut dy, x, rstd, w, dw);
+        self.norm_gradients(View::NONE, &mut dy, x, rstd, n, dw);
         dy
     }
 
@@ -253,24 +210,73 @@ impl Backend for Cuda {
         mut dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
-        self.norm_gradients(view(dres), &mut dy, x, rstd, w, dw);
+        self.norm_gradients(view(dres), &mut dy, x, rstd, n, dw);
         dy
     }
 
-    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+    fn layernorm(&self, x: &Act<Self>, n: LayerNorm<Self>) -> (Act<Self>, Acc<Self>) {
+        let (y, stats) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 2));
+        let weights = ops::LayerWeights { w: view(n.w), bias: view(n.bias), eps: n.eps };
+        self.note(ops::layernorm(self.machine(), view(x), weights, view(&y), view(&stats)));
+        self.made("layernorm", &y);
+        (y, stats)
+    }
+
+    fn layernorm_bwd(
+        &self,
+        dres: Option<&Act<Self>>,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        stats: &Acc<Self>,
+        n: LayerNorm<Self>,
+        [dw, dbias]: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        let parts = self.scratch_of::<f32>(ops::layernorm_parts(x.rows(), x.cols(), self.machine().processors()));
+        let saved = ops::LayerBwd { dres: dres.map_or(View::NONE, view), x: view(x), stats: view(stats), w: view(n.w) };
+        self.note(ops::layernorm_bwd(self.machine(), saved, view(&dy), [view(dw), view(dbias)], view(&parts)));
+        self.made("layernorm_bwd", &dy);
+        [dw, dbias].into_iter().for_each(|gradient| self.made("layernorm_bwd", gradient));
+        dy
+    }
+
+    fn rope(&self, qkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
         let shape = rope_shape(qkv.cols(), h, 1.0);
-        self.note(ops::rope(self.machine(), view(&qkv), view(table), view(positions), shape));
+        self.note(ops::rope(self.machine(), view(&qkv), view(r.table), view(r.positions), shape));
         self.made("rope", &qkv);
         qkv
     }
 
-    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+    fn rope_bwd(&self, dqkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
         let shape = rope_shape(dqkv.cols(), h, -1.0);
-        self.note(ops::rope(self.machine(), view(&dqkv), view(table), view(positions), shape));
+        self.note(ops::rope(self.machine(), view(&dqkv), view(r.table), view(r.positions), shape));
         self.made("rope_bwd", &dqkv);
+        dqkv
+    }
+
+    fn qk_norm_rope(&self, qkv: &Act<Self>, n: HeadRms<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
+        let y = self.alloc(qkv.rows(), qkv.cols());
+        self.note(ops::qk_norm_rope(self.machine(), view(qkv), head_norms(n, r), h, view(&y)));
+        self.made("qk_norm_rope", &y);
+        y
+    }
+
+    fn qk_norm_rope_bwd(
+        &self,
+        dqkv: Act<Self>,
+        qkv: &Act<Self>,
+        n: HeadRms<Self>,
+        r: Rotary<Self>,
+        h: Heads,
+        [dq, dk]: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        let parts = self.scratch_of::<f32>(ops::qk_norm_parts(qkv.rows(), h, self.machine().processors()));
+        let (norms, gradients) = (head_norms(n, r), [view(dq), view(dk)]);
+        self.note(ops::qk_norm_rope_bwd(self.machine(), view(&dqkv), view(qkv), norms, h, gradients, view(&parts)));
+        self.made("qk_norm_rope_bwd", &dqkv);
+        [dq, dk].into_iter().for_each(|gradient| self.made("qk_norm_rope_bwd", gradient));
         dqkv
     }
 
@@ -315,6 +321,32 @@ impl Backend for Cuda {
         gate_up
     }
 
+    fn geglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        let y = self.alloc(gate_up.rows(), gate_up.cols() / 2);
+        self.note(ops::geglu(self.machine(), view(gate_up), view(&y), y.cols()));
+        self.made("geglu", &y);
+        y
+    }
+
+    fn geglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self> {
+        self.note(ops::geglu_bwd(self.machine(), view(dy), view(&gate_up), dy.cols()));
+        self.made("geglu_bwd", &gate_up);
+        gate_up
+    }
+
+    fn gelu(&self, x: &Act<Self>) -> Act<Self> {
+        let y = self.alloc(x.rows(), x.cols());
+        self.note(ops::gelu(self.machine(), view(x), view(&y)));
+        self.made("gelu", &y);
+        y
+    }
+
+    fn gelu_bwd(&self, dy: &Act<Self>, x: Act<Self>) -> Act<Self> {
+        self.note(ops::gelu_bwd(self.machine(), view(dy), view(&x)));
+        self.made("gelu_bwd", &x);
+        x
+    }
+
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
         let y = self.alloc(ids.len(), table.cols());
         self.note(ops::embed(self.machine(), view(ids), view(table), first, view(&y)));
@@ -334,9 +366,9 @@ impl Backend for Cuda {
         self.0.scratch.logits_rows(cols)
     }
 
-    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, x: Xent) -> Acc<Self> {
         let stats = self.alloc(logits.rows(), 3);
-        self.note(ops::xent_stats(self.machine(), view(logits), view(targets), first, view(&stats)));
+        self.note(ops::xent_stats(self.machine(), view(logits), view(targets), x, view(&stats)));
         stats
     }
 
@@ -360,7 +392,7 @@ impl Backend for Cuda {
         x: Xent,
     ) -> Act<Self> {
         let rows = ops::Rows { stats: view(stats), targets: view(targets), weights: view(weights) };
-        self.note(ops::xent_grad(self.machine(), view(&logits), rows, x.first, x.z_loss));
+        self.note(ops::xent_grad(self.machine(), view(&logits), rows, x));
         self.made("xent_grad", &logits);
         logits
     }

@@ -16,7 +16,7 @@ const LOGITS: usize = 1 << 27;
 /// Memory sizes on a kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaScratch {
-    /// Multiprocessors, which determine the partial sums of RMSNorm's gradient.
+    /// Multiprocessors, which determine the partial sums of the gradients of norms and biases.
     pub processors: usize,
     pub target: Target,
 }
@@ -75,6 +75,18 @@ impl Scratch for CudaScratch {
         vec![size_of::<f32>() * ops::norm_parts(rows, cols, self.processors)]
     }
 
+    fn layernorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        vec![size_of::<f32>() * ops::layernorm_parts(rows, cols, self.processors)]
+    }
+
+    fn bias_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        vec![size_of::<f32>() * ops::bias_parts(rows, cols, self.processors)]
+    }
+
+    fn qk_norm_rope_bwd(&self, rows: usize, h: Heads) -> Vec<usize> {
+        vec![size_of::<f32>() * ops::qk_norm_parts(rows, h, self.processors)]
+    }
+
     fn attention(&self, _: usize, _: Heads) -> Vec<usize> {
         Vec::new()
     }
@@ -99,7 +111,8 @@ impl Scratch for CudaScratch {
 /// The attention shape of `rows` rows.
 pub(super) fn shape(rows: usize, h: Heads) -> ops::Shape {
     assert_eq!((rows % h.seq, h.query % h.kv), (0, 0), "{rows} rows for {h:?}");
-    ops::Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences: rows / h.seq }
+    let sequences = rows / h.seq;
+    ops::Shape { query: h.query, kv: h.kv, dim: h.dim, seq: h.seq, sequences, scale: h.scale, cap: h.cap }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::tensor::View;
 use choice::{Choices, Store};
 use engine::backend::{Detail, Label, Track};
 use library::{Algorithm, CublasLt};
-use plan::{Plan, Site};
+use plan::{Plan, Site, Views};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -95,9 +95,17 @@ impl Blas {
     /// Enqueues a product on the compute stream. A product that was not tuned, or whose addresses are not multiples of
     /// 16, uses the library's first proposal.
     pub fn run(&self, product: Product, a: View, b: View, out: View) -> Done {
-        let views = [a, b, out];
-        product.check(views);
-        let key = Key::new(product, views);
+        self.start(product, Views { of: [a, b, out], bias: View::NONE })
+    }
+
+    /// The same for [`Form::NtBias`].
+    pub fn run_with_bias(&self, product: Product, a: View, b: View, bias: View, out: View) -> Done {
+        self.start(product, Views { of: [a, b, out], bias })
+    }
+
+    fn start(&self, product: Product, views: Views) -> Done {
+        views.check(product);
+        let key = views.key(product);
         let mut plans = self.plans.borrow_mut();
         let ready = match plans.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -116,9 +124,9 @@ impl Blas {
 
     fn ready(&self, key: Key) -> std::result::Result<Ready, String> {
         let plan = Plan::new(&self.lt, key)?;
-        let chosen = if key.align == [ALIGNED; 3] { self.choices.borrow().get(&key.product).cloned() } else { None };
+        let chosen = if key.align == [ALIGNED; 3] { self.chosen(&plan, key.product) } else { None };
         let algorithm = match chosen {
-            Some(choice) => choice.algorithm,
+            Some(algorithm) => algorithm,
             None => {
                 let proposals = plan.propose(&self.lt, self.workspace.len())?;
                 let none =
@@ -127,6 +135,15 @@ impl Blas {
             }
         };
         Ok(Ready { plan, algorithm })
+    }
+
+    /// The tuned algorithm of a product. One with a bias that was not tuned itself uses that of the product without,
+    /// which does the same work, if the library supports it there.
+    fn chosen(&self, plan: &Plan, product: Product) -> Option<Algorithm> {
+        let choices = self.choices.borrow();
+        let own = choices.get(&product).map(|choice| choice.algorithm);
+        let plain = || choices.get(&product.without_bias()?).map(|choice| choice.algorithm);
+        own.or_else(|| plain().filter(|found| plan.check(&self.lt, found, self.workspace.len()).is_ok()))
     }
 
     /// Finds the fastest algorithm of each product that has none yet, from the file or by timing the library's
@@ -185,8 +202,7 @@ impl Blas {
 
     /// Runs the product once, in memory that may hold anything.
     pub fn once(&self, product: Product, scratch: View) -> Done {
-        let [a, b, out] = tune::operands(product, scratch);
-        self.run(product, a, b, out)
+        self.start(product, tune::operands(product, scratch))
     }
 
     /// The platform that algorithms are chosen for.
@@ -214,7 +230,11 @@ impl Blas {
     }
 
     fn take(&self, choice: Choice) {
-        self.plans.borrow_mut().remove(&Key::aligned(choice.product));
+        let mut plans = self.plans.borrow_mut();
+        plans.remove(&Key::aligned(choice.product));
+        // One with a bias may use the same algorithm.
+        plans.retain(|key, _| key.product.without_bias() != Some(choice.product));
+        drop(plans);
         self.choices.borrow_mut().insert(choice.product, choice);
     }
 }

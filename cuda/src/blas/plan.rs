@@ -1,7 +1,7 @@
 //! The descriptors of a matrix multiplication, created once.
 
 use super::library::{Algorithm, CublasLt, Owned, Proposal, Status};
-use crate::product::{Form, Key, Matrix};
+use crate::product::{ALIGNED, Form, Key, Matrix, Product};
 use crate::tensor::View;
 use cudarc::cublaslt::sys;
 use std::ffi::{c_int, c_void};
@@ -23,6 +23,27 @@ pub(super) struct Plan {
 }
 
 type Layout = sys::cublasLtMatrixLayoutOpaque_t;
+
+/// a, b and out, and the bias, which is empty where the product has none.
+#[derive(Clone, Copy)]
+pub(super) struct Views {
+    pub of: [View; 3],
+    pub bias: View,
+}
+
+impl Views {
+    /// Asserts that the views have the product's shapes.
+    pub fn check(&self, product: Product) {
+        product.check(self.of);
+        let n = if product.form == Form::NtBias { product.n } else { 0 };
+        assert_eq!(self.bias.len(), n, "elements of the bias of {product}");
+    }
+
+    /// The product with their alignments.
+    pub fn key(&self, product: Product) -> Key {
+        if self.bias.is_empty() { Key::new(product, self.of) } else { Key::with_bias(product, self.of, self.bias) }
+    }
+}
 
 /// The workspace and the stream of a multiplication.
 #[derive(Clone, Copy)]
@@ -47,13 +68,34 @@ impl Plan {
             lt.checked(set(api.desc_set, &desc, attribute as u32, i32::from(transposed)))?;
         }
         let kind = if key.product.form == Form::TnAcc { F32 } else { BF16 };
-        Ok(Plan {
+        let plan = Plan {
             key,
             desc,
             b: layout(lt, BF16, operands.b)?,
             a: layout(lt, BF16, operands.a)?,
             out: layout(lt, kind, operands.out)?,
-        })
+        };
+        plan.add_bias(lt)?;
+        Ok(plan)
+    }
+
+    /// Makes the bias a part of the operation, if the product has one: a number for each row of the library's
+    /// column-major result, which is a column of ours, in the result's type. The library looks at the alignment of its
+    /// address when it proposes algorithms, so that it gets one before the actual address is known; it reads nothing
+    /// there.
+    fn add_bias(&self, lt: &CublasLt) -> Result<(), String> {
+        if self.key.product.form != Form::NtBias {
+            return Ok(());
+        }
+        let epilogue = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE as u32;
+        let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+        lt.checked(set(lt.api().desc_set, &self.desc, epilogue, bias))?;
+        self.set_bias(lt, u64::from(ALIGNED * 256 + self.key.align[2] % ALIGNED))
+    }
+
+    fn set_bias(&self, lt: &CublasLt, at: u64) -> Result<(), String> {
+        let pointer = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER as u32;
+        lt.checked(set(lt.api().desc_set, &self.desc, pointer, at))
     }
 
     /// Algorithms that need at most `workspace` bytes, the library's best first.
@@ -110,7 +152,7 @@ impl Plan {
     fn reductions(&self) -> u32 {
         use sys::cublasLtReductionScheme_t::*;
         match self.key.product.form {
-            Form::Nt | Form::Nn => CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32,
+            Form::Nt | Form::NtBias | Form::Nn => CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32,
             Form::TnAcc => CUBLASLT_REDUCTION_SCHEME_MASK as u32,
         }
     }
@@ -145,10 +187,13 @@ impl Plan {
     pub unsafe fn start(
         &self,
         lt: &CublasLt,
-        [a, b, out]: [View; 3],
+        Views { of: [a, b, out], bias }: Views,
         algorithm: &Algorithm,
         site: Site,
     ) -> Result<(), String> {
+        if self.key.product.form == Form::NtBias {
+            self.set_bias(lt, bias.at())?;
+        }
         let alpha = 1.0f32;
         let beta: f32 = if self.key.product.form == Form::TnAcc { 1.0 } else { 0.0 };
         let number = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();

@@ -2,9 +2,9 @@
 
 use super::choice::Choice;
 use super::library::{Algorithm, CublasLt, Error};
-use super::plan::{Plan, Site};
+use super::plan::{Plan, Site, Views};
 use crate::device::Device;
-use crate::product::{Key, Product};
+use crate::product::{Form, Key, Product};
 use crate::tensor::View;
 
 /// Timed runs per algorithm, of which the median counts, after one warm-up run.
@@ -22,8 +22,8 @@ pub fn scratch_len(products: &[Product]) -> usize {
     products.iter().map(each).max().unwrap_or(0)
 }
 
-/// The views of a, b and out in the scratch.
-pub(super) fn operands(product: Product, scratch: View) -> [View; 3] {
+/// The views of a, b and out in the scratch. A bias shares the first elements of b: only its time matters.
+pub(super) fn operands(product: Product, scratch: View) -> Views {
     assert!(
         scratch.at().is_multiple_of(ALIGN as u64),
         "scratch at an address of {} mod {ALIGN}",
@@ -31,12 +31,14 @@ pub(super) fn operands(product: Product, scratch: View) -> [View; 3] {
     );
     let mut at = 0;
     let (lens, bytes) = (product.lens(), product.bytes());
-    std::array::from_fn(|i| {
+    let of: [View; 3] = std::array::from_fn(|i| {
         let part = scratch.part::<u8>(at..at + bytes[i]);
         at += bytes[i].next_multiple_of(ALIGN);
         // SAFETY: these are bytes of the scratch, whose view guarantees them, as many as the elements have.
         unsafe { View::new(part.at(), lens[i]) }
-    })
+    });
+    let bias = if product.form == Form::NtBias { of[1].part::<u16>(0..product.n) } else { View::NONE };
+    Views { of, bias }
 }
 
 /// Random bf16 numbers of typical magnitude: the values affect power draw, and so the clock.
@@ -112,7 +114,6 @@ fn fastest<A: Copy, E>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::product::Form;
     use std::collections::HashMap;
 
     /// The choice of `fastest`, given the seconds of each algorithm's runs.
@@ -152,13 +153,14 @@ mod tests {
         assert_eq!(scratch_len(&[]), 0);
         assert_eq!(scratch_len(&[small]), 3 * 256);
         assert_eq!(scratch_len(&[small, large]), 1536 + 768 + 20224);
-        for product in [small, large] {
+        for product in [small, large, Product::new(Form::NtBias, 3, 5, 7)] {
             // SAFETY: nothing reads through this view.
             let scratch = unsafe { View::new(1 << 20, scratch_len(&[product])) };
-            let [a, b, out] = operands(product, scratch);
+            let views = operands(product, scratch);
             let [a_bytes, b_bytes, out_bytes] = product.bytes();
-            product.check([a, b, out]);
-            assert_eq!(Key::new(product, [a, b, out]), Key::aligned(product));
+            views.check(product);
+            assert_eq!(views.key(product), Key::aligned(product));
+            let [a, b, out] = views.of;
             assert!(a.at() + a_bytes as u64 <= b.at() && b.at() + b_bytes as u64 <= out.at());
             assert!(out.at() + out_bytes as u64 <= scratch.at() + scratch.len() as u64);
         }

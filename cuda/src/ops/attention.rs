@@ -8,26 +8,49 @@ kernels! {
     ATTENTION_CU = "attention.cu" {
         ATTENTION_64 = "attention_64": Attention;
         ATTENTION_128 = "attention_128": Attention;
+        ATTENTION_256 = "attention_256": Attention;
+        ATTENTION_64_CAPPED = "attention_64_capped": Attention;
+        ATTENTION_128_CAPPED = "attention_128_capped": Attention;
+        ATTENTION_256_CAPPED = "attention_256_capped": Attention;
     }
     ATTENTION_STATS_CU = "attention_stats.cu" {
-        pub(super) ATTENTION_STATS_64 = "attention_stats_64": AttentionBwd;
-        pub(super) ATTENTION_STATS_128 = "attention_stats_128": AttentionBwd;
+        ATTENTION_STATS_64 = "attention_stats_64": AttentionBwd;
+        ATTENTION_STATS_128 = "attention_stats_128": AttentionBwd;
+        ATTENTION_STATS_256 = "attention_stats_256": AttentionBwd;
     }
     ATTENTION_DKV_CU = "attention_dkv.cu" {
         ATTENTION_DKV_64 = "attention_dkv_64": AttentionBwd;
         ATTENTION_DKV_128 = "attention_dkv_128": AttentionBwd;
+        ATTENTION_DKV_256 = "attention_dkv_256": AttentionBwd;
+        ATTENTION_DKV_64_CAPPED = "attention_dkv_64_capped": AttentionBwd;
+        ATTENTION_DKV_128_CAPPED = "attention_dkv_128_capped": AttentionBwd;
+        ATTENTION_DKV_256_CAPPED = "attention_dkv_256_capped": AttentionBwd;
         ATTENTION_DKV_SUM_64 = "attention_dkv_sum_64": AttentionBwd;
         ATTENTION_DKV_SUM_128 = "attention_dkv_sum_128": AttentionBwd;
+        ATTENTION_DKV_SUM_256 = "attention_dkv_sum_256": AttentionBwd;
     }
     ATTENTION_DQ_CU = "attention_dq.cu" {
         ATTENTION_DQ_64 = "attention_dq_64": AttentionBwd;
         ATTENTION_DQ_128 = "attention_dq_128": AttentionBwd;
+        ATTENTION_DQ_256 = "attention_dq_256": AttentionBwd;
+        ATTENTION_DQ_64_CAPPED = "attention_dq_64_capped": AttentionBwd;
+        ATTENTION_DQ_128_CAPPED = "attention_dq_128_capped": AttentionBwd;
+        ATTENTION_DQ_256_CAPPED = "attention_dq_256_capped": AttentionBwd;
     }
 }
 
-sized! { Attention: 80, AttentionBwd: 144 }
+sized! { Scores: 16, Attention: 96, AttentionBwd: 160 }
 
-/// Declared in `kernels/args_attention.cuh`.
+/// The factors of the scores. Declared in `kernels/args_attention.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scores {
+    pub scale: f32,
+    pub power: f32,
+    pub inner: f32,
+    pub padding: u32,
+}
+
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
@@ -39,6 +62,7 @@ pub struct Attention {
     pub heads: u32,
     pub kv_heads: u32,
     pub padding: u32,
+    pub scores: Scores,
 }
 
 #[repr(C)]
@@ -56,18 +80,17 @@ pub struct AttentionBwd {
     pub heads: u32,
     pub kv_heads: u32,
     pub parts: u32,
+    pub scores: Scores,
 }
 
 /// Supported head sizes.
-pub const HEAD_DIMS: [usize; 2] = [64, 128];
+pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
 /// Queries per block of the forward pass.
 const QUERIES: usize = 128;
-/// Keys per block of the backward pass.
-const KEYS: usize = 128;
 
-/// Heads, and how the T rows of a batch form sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Heads, how the T rows of a batch form sequences, and how scores are made of q k^T.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
     /// H, query heads.
     pub query: usize,
@@ -78,9 +101,18 @@ pub struct Shape {
     /// Rows of a sequence.
     pub seq: usize,
     pub sequences: usize,
+    /// The factor of q k^T.
+    pub scale: f32,
+    /// c where the scaled scores s become c tanh(s / c).
+    pub cap: Option<f32>,
 }
 
 impl Shape {
+    /// Scores scaled by d^-1/2, without a cap.
+    pub fn full(query: usize, kv: usize, dim: usize, seq: usize, sequences: usize) -> Shape {
+        Shape { query, kv, dim, seq, sequences, scale: 1.0 / (dim as f32).sqrt(), cap: None }
+    }
+
     /// T.
     pub fn rows(&self) -> usize {
         self.seq * self.sequences
@@ -89,6 +121,19 @@ impl Shape {
     /// Columns of qkv, (H + 2G) d.
     pub fn qkv_cols(&self) -> usize {
         (self.query + 2 * self.kv) * self.dim
+    }
+
+    pub(super) fn scores(&self) -> Scores {
+        const LOG2_E: f32 = std::f32::consts::LOG2_E;
+        let scale = self.scale;
+        let (power, inner) = self.cap.map_or((scale * LOG2_E, 0.0), |cap| (cap * LOG2_E, 2.0 * LOG2_E * (scale / cap)));
+        Scores { scale, power, inner, padding: 0 }
+    }
+
+    /// The kernel for the head size, of those in the order of [`HEAD_DIMS`].
+    pub(super) fn choose<A, const N: usize>(&self, plain: [Kernel<A>; N], capped: [Kernel<A>; N]) -> Kernel<A> {
+        let at = HEAD_DIMS.iter().position(|dim| *dim == self.dim).expect("`check` has checked the head size");
+        if self.cap.is_some() { capped[at] } else { plain[at] }
     }
 }
 
@@ -102,11 +147,17 @@ fn geometry(heads: usize, blocks: usize, block: u32, shared: usize) -> Geometry 
     Geometry { grid: [heads as u32, blocks as u32, 1], block, shared: shared as u32 }
 }
 
-/// `attention_64` and `attention_128`: (query head, queries from the last on).
+/// `attention_64` .. `_256_capped`: (query head, queries from the last on). The cap takes registers, so there are fewer
+/// keys per tile.
 pub(super) fn forward_geometry(s: Shape) -> Geometry {
-    let keys = if s.dim == 64 { 128 } else { 64 };
+    let (keys, block) = match (s.dim, s.cap) {
+        (64, None) => (128, 128),
+        (64, Some(_)) | (128, None) => (64, 128),
+        (128, Some(_)) => (32, 128),
+        _ => (64, 256),
+    };
     let shared = tile_bytes(QUERIES, s.dim) + 2 * tile_bytes(keys, s.dim);
-    geometry(s.query * s.sequences, s.seq.div_ceil(QUERIES), 128, shared)
+    geometry(s.query * s.sequences, s.seq.div_ceil(QUERIES), block, shared)
 }
 
 /// Records of 64 queries per head, padded to whole tiles of 128.
@@ -114,7 +165,7 @@ fn records(s: Shape) -> usize {
     s.seq.div_ceil(128) * 2
 }
 
-/// `attention_stats_64` and `_128`: (query head, 64 queries).
+/// `attention_stats_64` .. `_256`: (query head, 64 queries).
 pub(super) fn stats_geometry(s: Shape) -> Geometry {
     geometry(s.query * s.sequences, records(s), 256, 0)
 }
@@ -132,45 +183,60 @@ fn stats_bytes(queries: usize) -> usize {
     queries / 64 * RECORD * size_of::<u32>()
 }
 
+/// Keys per block of the backward pass.
+fn keys(dim: usize) -> usize {
+    if dim == 256 { 64 } else { 128 }
+}
+
 /// Number of parts into which the query heads of a key/value head are split: enough for two blocks per multiprocessor
 /// of a large device, since the last keys of a sequence have little work. It must not depend on the device, because
 /// the sums depend on it.
 pub fn attention_parts(s: Shape) -> usize {
-    let (group, blocks) = (s.query / s.kv, s.kv * s.sequences * s.seq.div_ceil(KEYS));
+    let (group, blocks) = (s.query / s.kv, s.kv * s.sequences * s.seq.div_ceil(keys(s.dim)));
     let enough = |parts: &usize| group.is_multiple_of(*parts) && blocks * parts >= 256;
     (1..=group).find(enough).unwrap_or(group)
 }
 
 /// Scratch in f32 elements for the gradients of `parts` parts before they are summed.
 pub fn sums_len(s: Shape, parts: usize) -> usize {
-    if parts == 1 { 0 } else { parts * s.kv * s.sequences * s.seq.div_ceil(KEYS) * KEYS * s.dim * 2 }
+    let keys = keys(s.dim);
+    if parts == 1 { 0 } else { parts * s.kv * s.sequences * s.seq.div_ceil(keys) * keys * s.dim * 2 }
 }
 
-/// `attention_dkv_64` and `_128`: (part of a key/value head, keys from the first on).
+/// `attention_dkv_64` .. `_256_capped`: (part of a key/value head, keys from the first on). A tile of 32 queries has
+/// the record of 64.
 pub(super) fn dkv_geometry(s: Shape, parts: usize) -> Geometry {
-    let queries = 8192 / s.dim;
-    let tiles = 2 * tile_bytes(KEYS, s.dim) + 3 * tile_bytes(queries, s.dim) + tile_bytes(KEYS, queries);
-    geometry(s.kv * s.sequences * parts, s.seq.div_ceil(KEYS), 256, tiles + 2 * stats_bytes(queries))
+    let (keys, queries) = (keys(s.dim), 8192 / s.dim);
+    let tiles = 2 * tile_bytes(keys, s.dim) + 3 * tile_bytes(queries, s.dim) + tile_bytes(keys, queries);
+    geometry(s.kv * s.sequences * parts, s.seq.div_ceil(keys), 256, tiles + 2 * stats_bytes(queries.max(64)))
 }
 
-/// `attention_dkv_sum_64` and `_128`: (key/value head, keys).
+/// `attention_dkv_sum_64` .. `_256`: (key/value head, keys).
 pub(super) fn dkv_sum_geometry(s: Shape) -> Geometry {
-    geometry(s.kv * s.sequences, s.seq.div_ceil(KEYS), 256, 2 * tile_bytes(KEYS, s.dim))
+    let keys = keys(s.dim);
+    geometry(s.kv * s.sequences, s.seq.div_ceil(keys), 256, 2 * tile_bytes(keys, s.dim))
 }
 
-/// `attention_dq_64` and `_128`: (query head, queries from the last on).
+/// `attention_dq_64` .. `_256_capped`: (query head, queries from the last on).
 pub(super) fn dq_geometry(s: Shape) -> Geometry {
-    let queries = 2 * s.dim;
-    let shared = 2 * tile_bytes(queries, s.dim) + 2 * tile_bytes(64, s.dim) + stats_bytes(queries);
-    geometry(s.query * s.sequences, s.seq.div_ceil(queries), queries as u32, shared)
+    let (queries, keys, block) = match s.dim {
+        64 => (128, 64, 128),
+        128 => (256, 64, 256),
+        _ => (128, 32, 256),
+    };
+    let shared = 2 * tile_bytes(queries, s.dim) + 2 * tile_bytes(keys, s.dim) + stats_bytes(queries);
+    geometry(s.query * s.sequences, s.seq.div_ceil(queries), block, shared)
 }
 
 /// [`super::attention`] on sm_80 and later.
 pub fn attention_sm80(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s: Shape) -> Done {
     check(s, [qkv, starts, o, lse]);
     let (seq, heads, kv_heads) = (s.seq as u32, s.query as u32, s.kv as u32);
-    let args = Attention { qkv, starts, o, lse, seq, heads, kv_heads, padding: 0 };
-    let kernel = if s.dim == 64 { ATTENTION_64 } else { ATTENTION_128 };
+    let args = Attention { qkv, starts, o, lse, seq, heads, kv_heads, padding: 0, scores: s.scores() };
+    let kernel = s.choose(
+        [ATTENTION_64, ATTENTION_128, ATTENTION_256],
+        [ATTENTION_64_CAPPED, ATTENTION_128_CAPPED, ATTENTION_256_CAPPED],
+    );
     // SAFETY: `check` checks the views against the shape.
     unsafe { launch(m, kernel, &args, forward_geometry(s)) }
 }
@@ -179,6 +245,7 @@ pub fn attention_sm80(m: &dyn Machine, qkv: View, starts: View, o: View, lse: Vi
 pub(super) fn check(s: Shape, [qkv, starts, o, lse]: [View; 4]) {
     assert!(HEAD_DIMS.contains(&s.dim), "heads of {}, not of {HEAD_DIMS:?}", s.dim);
     assert!(s.kv > 0 && s.query.is_multiple_of(s.kv) && s.rows() > 0, "attention over {s:?}");
+    assert!(s.scale > 0.0 && s.cap.is_none_or(|cap| cap > 0.0), "scale and cap of {s:?}");
     assert!(s.rows() < 1 << 31, "attention over {} rows", s.rows());
     let expected = [s.qkv_cols(), 1, s.query * s.dim, s.query].map(|cols| s.rows() * cols);
     assert_eq!([qkv, starts, o, lse].map(|view| view.len()), expected, "qkv, starts, o, lse of {s:?}");
@@ -219,7 +286,13 @@ pub(super) fn backward_args(do_: View, saved: AttentionSaved, dqkv: View, scratc
     assert_eq!((stats.len(), sums.len()), lengths, "scratch of {parts} parts of {s:?}");
     check_aligned(&[stats, sums]);
     let (seq, heads, kv_heads, parts) = (s.seq as u32, s.query as u32, s.kv as u32, parts as u32);
-    AttentionBwd { qkv, do_, o, starts, lse, dqkv, stats, sums, seq, heads, kv_heads, parts }
+    AttentionBwd { qkv, do_, o, starts, lse, dqkv, stats, sums, seq, heads, kv_heads, parts, scores: s.scores() }
+}
+
+/// The kernel that every backward pass launches first.
+pub(super) fn stats_kernel(s: Shape) -> Kernel<AttentionBwd> {
+    let all = [ATTENTION_STATS_64, ATTENTION_STATS_128, ATTENTION_STATS_256];
+    s.choose(all, all)
 }
 
 /// [`super::attention_bwd`] on sm_80 and later.
@@ -232,14 +305,19 @@ pub fn attention_bwd_sm80(
     s: Shape,
 ) -> Done {
     let args = backward_args(do_, saved, dqkv, scratch, s);
-    let [first, dkv, dkv_sum, dq] = if s.dim == 64 {
-        [ATTENTION_STATS_64, ATTENTION_DKV_64, ATTENTION_DKV_SUM_64, ATTENTION_DQ_64]
-    } else {
-        [ATTENTION_STATS_128, ATTENTION_DKV_128, ATTENTION_DKV_SUM_128, ATTENTION_DQ_128]
-    };
+    let dkv = s.choose(
+        [ATTENTION_DKV_64, ATTENTION_DKV_128, ATTENTION_DKV_256],
+        [ATTENTION_DKV_64_CAPPED, ATTENTION_DKV_128_CAPPED, ATTENTION_DKV_256_CAPPED],
+    );
+    let sums = [ATTENTION_DKV_SUM_64, ATTENTION_DKV_SUM_128, ATTENTION_DKV_SUM_256];
+    let dkv_sum = s.choose(sums, sums);
+    let dq = s.choose(
+        [ATTENTION_DQ_64, ATTENTION_DQ_128, ATTENTION_DQ_256],
+        [ATTENTION_DQ_64_CAPPED, ATTENTION_DQ_128_CAPPED, ATTENTION_DQ_256_CAPPED],
+    );
     // SAFETY: `backward_args` checks the views against the shape, and the scratch against shape and parts.
     unsafe {
-        launch(m, first, &args, stats_geometry(s))?;
+        launch(m, stats_kernel(s), &args, stats_geometry(s))?;
         launch(m, dkv, &args, dkv_geometry(s, scratch.parts))?;
         if scratch.parts > 1 {
             launch(m, dkv_sum, &args, dkv_sum_geometry(s))?;
@@ -254,19 +332,33 @@ mod tests {
 
     #[test]
     fn few_keys_split_the_query_heads() {
-        let parts = |query, kv, seq, sequences| attention_parts(Shape { query, kv, dim: 128, seq, sequences });
+        let parts = |query, kv, seq, sequences| attention_parts(Shape::full(query, kv, 128, seq, sequences));
         assert_eq!(parts(32, 8, 4096, 1), 1);
         assert_eq!(parts(32, 8, 2048, 1), 2);
         assert_eq!((parts(8, 1, 4096, 1), parts(8, 1, 4096, 2)), (8, 4));
         assert_eq!((parts(6, 2, 100, 1), parts(2, 2, 100, 1)), (3, 1));
+        // Heads of 256: 64 keys per block.
+        assert_eq!((attention_parts(Shape::full(16, 8, 256, 4096, 1)), parts(16, 8, 4096, 1)), (1, 1));
+        assert_eq!((attention_parts(Shape::full(16, 8, 256, 1024, 1)), parts(16, 8, 2048, 1)), (2, 2));
     }
 
-    /// The limits of a multiprocessor of sm_80: two blocks of the forward pass, one of the other kernels.
+    /// The kernels get the factors that they document; without a cap they are those of 1 / sqrt(d).
+    #[test]
+    fn factors_of_scores() {
+        let plain = Shape { scale: 0.125, ..Shape::full(1, 1, 64, 1, 1) };
+        assert_eq!(plain.scores(), Scores { scale: 0.125, power: 0.18033688, inner: 0.0, padding: 0 });
+        let capped = Shape { scale: 0.0625, cap: Some(50.0), ..plain }.scores();
+        assert_eq!((capped.scale, capped.power), (0.0625, 72.134_75));
+        assert!((capped.inner - 0.0625 / 50.0 * 2.885_39).abs() < 1e-9, "{capped:?}");
+    }
+
+    /// The limits of a multiprocessor of sm_80: 256 threads of the forward pass, one block of the other kernels.
     #[test]
     fn tiles_fit_into_shared_memory() {
-        for dim in HEAD_DIMS {
-            let s = Shape { query: 8, kv: 2, dim, seq: 512, sequences: 1 };
-            assert!(2 * (forward_geometry(s).shared + 1024) <= 164 << 10);
+        for (dim, cap) in HEAD_DIMS.into_iter().flat_map(|dim| [(dim, None), (dim, Some(1.0))]) {
+            let s = Shape { cap, ..Shape::full(8, 2, dim, 512, 1) };
+            let forward = forward_geometry(s);
+            assert!(256 / forward.block * (forward.shared + 1024) <= 164 << 10);
             assert!([dkv_geometry(s, 1), dkv_sum_geometry(s), dq_geometry(s)].iter().all(|g| g.shared <= 163 << 10));
         }
     }

@@ -2,8 +2,7 @@
 //! memory holds tiles with two mbarriers each.
 
 use super::attention::{
-    ATTENTION_STATS_64, ATTENTION_STATS_128, AttentionSaved, Scratch, Shape, backward_args, check, stats_geometry,
-    tile_bytes,
+    AttentionSaved, Scores, Scratch, Shape, backward_args, check, stats_geometry, stats_kernel, tile_bytes,
 };
 use crate::machine::{Done, Fault, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::{TensorMap, Tiles, View};
@@ -12,16 +11,22 @@ kernels! {
     ATTENTION_SM90_CU = "attention_sm90.cu" only Sm90a {
         ATTENTION_SM90_64 = "attention_sm90_64": AttentionTiles;
         ATTENTION_SM90_128 = "attention_sm90_128": AttentionTiles;
+        ATTENTION_SM90_64_CAPPED = "attention_sm90_64_capped": AttentionTiles;
+        ATTENTION_SM90_128_CAPPED = "attention_sm90_128_capped": AttentionTiles;
     }
     ATTENTION_DKV_SM90_CU = "attention_dkv_sm90.cu" only Sm90a {
         ATTENTION_DKV_SM90_64 = "attention_dkv_sm90_64": AttentionTilesBwd;
         ATTENTION_DKV_SM90_128 = "attention_dkv_sm90_128": AttentionTilesBwd;
+        ATTENTION_DKV_SM90_64_CAPPED = "attention_dkv_sm90_64_capped": AttentionTilesBwd;
+        ATTENTION_DKV_SM90_128_CAPPED = "attention_dkv_sm90_128_capped": AttentionTilesBwd;
         ATTENTION_DKV_SUM_SM90_64 = "attention_dkv_sum_sm90_64": AttentionTilesBwd;
         ATTENTION_DKV_SUM_SM90_128 = "attention_dkv_sum_sm90_128": AttentionTilesBwd;
     }
     ATTENTION_DQ_SM90_CU = "attention_dq_sm90.cu" only Sm90a {
         ATTENTION_DQ_SM90_64 = "attention_dq_sm90_64": AttentionTilesBwd;
         ATTENTION_DQ_SM90_128 = "attention_dq_sm90_128": AttentionTilesBwd;
+        ATTENTION_DQ_SM90_64_CAPPED = "attention_dq_sm90_64_capped": AttentionTilesBwd;
+        ATTENTION_DQ_SM90_128_CAPPED = "attention_dq_sm90_128_capped": AttentionTilesBwd;
     }
 }
 
@@ -38,6 +43,7 @@ pub struct AttentionTiles {
     pub heads: u32,
     pub kv_heads: u32,
     pub sequences: u32,
+    pub scores: Scores,
     pub qkv: TensorMap,
 }
 
@@ -53,11 +59,15 @@ pub struct AttentionTilesBwd {
     pub kv_heads: u32,
     pub sequences: u32,
     pub parts: u32,
+    pub scores: Scores,
     pub qkv64: TensorMap,
     pub qkv: TensorMap,
     pub do64: TensorMap,
     pub do_: TensorMap,
 }
+
+/// Supported head sizes. Heads of 256 have the kernels of sm_80 on sm_90a too.
+pub const HEAD_DIMS_SM90: [usize; 2] = [64, 128];
 
 /// Rows of most tiles.
 const ROWS: usize = 128;
@@ -110,10 +120,12 @@ pub(super) fn dq_sm90_geometry(s: Shape, processors: usize) -> Geometry {
 /// [`super::attention`] on sm_90a.
 pub fn attention_sm90(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s: Shape) -> Done {
     check(s, [qkv, starts, o, lse]);
+    assert!(HEAD_DIMS_SM90.contains(&s.dim), "heads of {}, not of {HEAD_DIMS_SM90:?}", s.dim);
     let (seq, heads, kv_heads, sequences) = (s.seq as u32, s.query as u32, s.kv as u32, s.sequences as u32);
-    let kernel = if s.dim == 64 { ATTENTION_SM90_64 } else { ATTENTION_SM90_128 };
+    let kernel =
+        s.choose([ATTENTION_SM90_64, ATTENTION_SM90_128], [ATTENTION_SM90_64_CAPPED, ATTENTION_SM90_128_CAPPED]);
     let qkv = head_map(m, kernel.name, qkv, ROWS, s)?;
-    let args = AttentionTiles { starts, o, lse, seq, heads, kv_heads, sequences, qkv };
+    let args = AttentionTiles { starts, o, lse, seq, heads, kv_heads, sequences, scores: s.scores(), qkv };
     // SAFETY: `check` checks the views against the shape, and a map never reaches beyond its view.
     unsafe { launch(m, kernel, &args, forward_sm90_geometry(s, m.processors())) }
 }
@@ -128,13 +140,17 @@ pub fn attention_bwd_sm90(
     s: Shape,
 ) -> Done {
     let all = backward_args(do_, saved, dqkv, scratch, s);
-    let (first, [dkv, dkv_sum, dq]) = if s.dim == 64 {
-        let own = [ATTENTION_DKV_SM90_64, ATTENTION_DKV_SUM_SM90_64, ATTENTION_DQ_SM90_64];
-        (ATTENTION_STATS_64, own)
-    } else {
-        let own = [ATTENTION_DKV_SM90_128, ATTENTION_DKV_SUM_SM90_128, ATTENTION_DQ_SM90_128];
-        (ATTENTION_STATS_128, own)
-    };
+    assert!(HEAD_DIMS_SM90.contains(&s.dim), "heads of {}, not of {HEAD_DIMS_SM90:?}", s.dim);
+    let dkv = s.choose(
+        [ATTENTION_DKV_SM90_64, ATTENTION_DKV_SM90_128],
+        [ATTENTION_DKV_SM90_64_CAPPED, ATTENTION_DKV_SM90_128_CAPPED],
+    );
+    let sums = [ATTENTION_DKV_SUM_SM90_64, ATTENTION_DKV_SUM_SM90_128];
+    let dkv_sum = s.choose(sums, sums);
+    let dq = s.choose(
+        [ATTENTION_DQ_SM90_64, ATTENTION_DQ_SM90_128],
+        [ATTENTION_DQ_SM90_64_CAPPED, ATTENTION_DQ_SM90_128_CAPPED],
+    );
     let map = |of, rows| head_map(m, dkv.name, of, rows, s);
     let args = AttentionTilesBwd {
         starts: all.starts,
@@ -146,6 +162,7 @@ pub fn attention_bwd_sm90(
         kv_heads: all.kv_heads,
         sequences: s.sequences as u32,
         parts: all.parts,
+        scores: all.scores,
         qkv64: map(all.qkv, QUERIES)?,
         qkv: map(all.qkv, ROWS)?,
         do64: map(do_, QUERIES)?,
@@ -154,7 +171,7 @@ pub fn attention_bwd_sm90(
     // SAFETY: `backward_args` checks the views against the shape, and the scratch against shape and parts; a map never
     // reaches beyond its view.
     unsafe {
-        launch(m, first, &all, stats_geometry(s))?;
+        launch(m, stats_kernel(s), &all, stats_geometry(s))?;
         launch(m, dkv, &args, dkv_sm90_geometry(s, scratch.parts))?;
         if scratch.parts > 1 {
             launch(m, dkv_sum, &args, dkv_sum_sm90_geometry(s))?;
@@ -176,8 +193,8 @@ mod tests {
     /// The limit of a block on sm_90.
     #[test]
     fn tiles_fit_into_shared_memory() {
-        for dim in [64, 128] {
-            let s = Shape { query: 8, kv: 2, dim, seq: 512, sequences: 1 };
+        for dim in HEAD_DIMS_SM90 {
+            let s = Shape::full(8, 2, dim, 512, 1);
             let all = [forward_sm90_geometry(s, 132), dkv_sm90_geometry(s, 1), dq_sm90_geometry(s, 132)];
             assert!(all.iter().all(|g| g.shared <= 227 << 10));
         }

@@ -11,6 +11,7 @@ kernels! {
         ROUND = "round_bf16": Round;
         WIDEN = "widen_bf16": Widen;
         ADD = "add_bf16": Add;
+        SCALE = "scale_bf16": Scale;
         FILL = "copy_f32": Fill;
         SQUARES = "squares": SumSquares;
         pub(super) SQUARES_TOTAL = "squares_total": SumSquares;
@@ -19,7 +20,7 @@ kernels! {
     }
 }
 
-sized! { Round: 32, Widen: 32, Add: 32, Fill: 32, SumSquares: 48, Checksum: 32 }
+sized! { Round: 32, Widen: 32, Add: 32, Scale: 24, Fill: 32, SumSquares: 48, Checksum: 32 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,14 @@ pub struct Widen {
 pub struct Add {
     pub x: View,
     pub y: View,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub x: View,
+    pub factor: f32,
+    pub padding: u32,
 }
 
 #[repr(C)]
@@ -111,6 +120,13 @@ pub fn add(m: &dyn Machine, x: View, y: View) -> Done {
     assert_eq!(x.len(), y.len(), "a sum");
     // SAFETY: both views have the same length.
     unsafe { launch(m, ADD, &Add { x, y }, elementwise_geometry(x.len(), 8, m.processors())) }
+}
+
+/// x (bf16) *= factor.
+pub fn scale(m: &dyn Machine, x: View, factor: f32) -> Done {
+    let args = Scale { x, factor, padding: 0 };
+    // SAFETY: the kernel goes by the length of its only view.
+    unsafe { launch(m, SCALE, &args, elementwise_geometry(x.len(), 8, m.processors())) }
 }
 
 /// to = from, both f32.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::machine::Geometry;
+use engine::backend::Heads;
 
 /// Far more than the threads of a block, for shapes without a bound.
 const MANY: usize = 1 << 20;
@@ -12,17 +13,27 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "rmsnorm" | "rmsnorm_recompute" => rmsnorm_geometry(1, NORM_COLUMNS),
         "rmsnorm_bwd" | "rmsnorm_bwd_unaligned" => rmsnorm_bwd_geometry(1, NORM_COLUMNS, 1),
         "sum_rows" => sum_rows_geometry(MANY),
+        "layernorm" => layernorm_geometry(1, NORM_COLUMNS),
+        "layernorm_bwd" => layernorm_bwd_geometry(1, LAYERNORM_COLUMNS, 1),
+        "layernorm_bwd_unaligned" => layernorm_bwd_geometry(1, NORM_COLUMNS, 1),
+        "add_bias" => add_bias_geometry(1, MANY),
+        "bias_bwd" => bias_bwd_geometry(1, MANY, 1),
         "embed" => embed_geometry(1, MANY),
         "embed_sort" => embed_sort_geometry(MANY),
         "embed_merge" => embed_merge_geometry(MANY),
         "embed_bwd" | "embed_bwd_runs" => embed_bwd_geometry(MANY, 1),
         "rope" => rope_geometry(1, MANY, 128),
-        "swiglu" | "swiglu_bwd" => swiglu_geometry(1, MANY),
-        "xent_stats" => xent_stats_geometry(1, MANY),
+        "qk_norm_rope" => qk_norm_rope_geometry(1, Heads::full(MANY, MANY, 64, 1)),
+        "qk_norm_rope_bwd" => qk_norm_rope_bwd_geometry(1, Heads::full(1, 1, NORM_HEAD, 1), 1).0,
+        "swiglu" | "swiglu_bwd" | "geglu" | "geglu_bwd" => gated_geometry(1, MANY),
+        "gelu" | "gelu_bwd" => gelu_geometry(MANY),
+        "xent_stats" | "xent_stats_capped" => xent_stats_geometry(1, MANY),
         "xent_combine" => xent_combine_geometry(MANY),
         "xent_totals" => xent_totals_geometry(),
-        "xent_grad" => xent_grad_geometry(1, MANY),
-        "round_bf16" | "widen_bf16" | "add_bf16" | "copy_f32" | "adamw" => elementwise_geometry(MANY, 4, 1),
+        "xent_grad" | "xent_grad_capped" => xent_grad_geometry(1, MANY),
+        "round_bf16" | "widen_bf16" | "add_bf16" | "scale_bf16" | "copy_f32" | "adamw" => {
+            elementwise_geometry(MANY, 4, 1)
+        }
         "checksum_f32" | "checksum_bf16" => checksum_geometry(),
         "squares" => squares_geometry(MANY),
         "squares_total" => squares_total_geometry(1),
@@ -32,11 +43,12 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
     })
 }
 
-/// The names of attention's kernels end with the head size.
+/// The names of attention's kernels end with the head size, and those that cap scores say so behind it.
 fn largest_of_attention(kernel: &str) -> Option<Geometry> {
+    let (kernel, cap) = kernel.strip_suffix("_capped").map_or((kernel, None), |kernel| (kernel, Some(1.0)));
     let (kernel, dim) = kernel.rsplit_once('_')?;
     let dim = dim.parse().ok().filter(|dim| HEAD_DIMS.contains(dim))?;
-    let s = Shape { query: 1, kv: 1, dim, seq: MANY, sequences: 1 };
+    let s = Shape { cap, ..Shape::full(1, 1, dim, MANY, 1) };
     Some(match kernel {
         "attention" => forward_geometry(s),
         "attention_stats" => stats_geometry(s),

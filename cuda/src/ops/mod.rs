@@ -34,9 +34,13 @@ macro_rules! sized {
 mod adamw;
 mod attention;
 mod attention_sm90;
+mod bias;
 mod elementwise;
 mod embedding;
+mod gelu;
 mod largest;
+mod layernorm;
+mod qk_norm;
 mod rmsnorm;
 mod rope;
 mod swiglu;
@@ -45,9 +49,13 @@ mod xent;
 pub use adamw::*;
 pub use attention::*;
 pub use attention_sm90::*;
+pub use bias::*;
 pub use elementwise::*;
 pub use embedding::*;
+pub use gelu::*;
 pub use largest::largest;
+pub use layernorm::*;
+pub use qk_norm::*;
 pub use rmsnorm::*;
 pub use rope::*;
 pub use swiglu::*;
@@ -61,11 +69,11 @@ const BLOCK: u32 = 256;
 
 /// Writes o `[T, H d]` and the logsumexp `[T, H]` of qkv `[T, (H + 2G) d]`. A query attends from position `starts[t]`
 /// to its own; starts `[T]` ascend within a sequence and never exceed the query's position. bf16 matrices are aligned
-/// to 16 bytes.
+/// to 16 bytes. Heads of 256 have the kernels of sm_80 on all devices.
 pub fn attention(m: &dyn Machine, qkv: View, starts: View, o: View, lse: View, s: Shape) -> Done {
     match m.target() {
-        Target::Sm80 => attention_sm80(m, qkv, starts, o, lse, s),
-        Target::Sm90a => attention_sm90(m, qkv, starts, o, lse, s),
+        Target::Sm90a if HEAD_DIMS_SM90.contains(&s.dim) => attention_sm90(m, qkv, starts, o, lse, s),
+        Target::Sm80 | Target::Sm90a => attention_sm80(m, qkv, starts, o, lse, s),
     }
 }
 
@@ -79,7 +87,7 @@ pub fn attention_bwd(
     s: Shape,
 ) -> Done {
     match m.target() {
-        Target::Sm80 => attention_bwd_sm80(m, do_, saved, dqkv, scratch, s),
-        Target::Sm90a => attention_bwd_sm90(m, do_, saved, dqkv, scratch, s),
+        Target::Sm90a if HEAD_DIMS_SM90.contains(&s.dim) => attention_bwd_sm90(m, do_, saved, dqkv, scratch, s),
+        Target::Sm80 | Target::Sm90a => attention_bwd_sm80(m, do_, saved, dqkv, scratch, s),
     }
 }

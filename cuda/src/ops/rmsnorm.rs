@@ -14,7 +14,7 @@ kernels! {
     }
 }
 
-sized! { RmsNorm: 96, RmsNormBwd: 104, SumRows: 40 }
+sized! { RmsNorm: 96, RmsNormBwd: 112, SumRows: 40 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,7 @@ pub struct RmsNorm {
     pub rows: u32,
     pub d: u32,
     pub eps: f32,
-    pub padding: u32,
+    pub offset: f32,
 }
 
 #[repr(C)]
@@ -41,6 +41,8 @@ pub struct RmsNormBwd {
     pub parts: View,
     pub rows: u32,
     pub d: u32,
+    pub offset: f32,
+    pub padding: u32,
 }
 
 #[repr(C)]
@@ -56,8 +58,8 @@ pub struct SumRows {
 pub const NORM_COLUMNS: usize = 16384;
 
 /// Whole warps with 16 columns per thread.
-fn norm_block(d: usize) -> u32 {
-    assert!(d > 0 && d <= NORM_COLUMNS, "RMSNorm over {d} columns, more than {NORM_COLUMNS}");
+pub(super) fn norm_block(d: usize) -> u32 {
+    assert!(d > 0 && d <= NORM_COLUMNS, "a norm over {d} columns, more than {NORM_COLUMNS}");
     (d.div_ceil(16).next_multiple_of(32)) as u32
 }
 
@@ -85,26 +87,34 @@ pub(super) fn sum_rows_geometry(cols: usize) -> Geometry {
     Geometry { grid: [cols.div_ceil(32) as u32, 1, 1], block: BLOCK, shared: 1024 }
 }
 
+/// A norm's weight `[D]`, to which `offset` is added, and its eps.
+#[derive(Debug, Clone, Copy)]
+pub struct NormWeight {
+    pub w: View,
+    pub eps: f32,
+    pub offset: f32,
+}
+
 /// Writes y `[T, D]` and rstd `[T]`, normalizing x, or h += x where `h` is not empty.
-pub fn rmsnorm(m: &dyn Machine, x: View, h: View, w: View, eps: f32, y: View, rstd: View) -> Done {
-    let (rows, d) = (rstd.len(), w.len());
+pub fn rmsnorm(m: &dyn Machine, x: View, h: View, n: NormWeight, y: View, rstd: View) -> Done {
+    let (rows, d) = (rstd.len(), n.w.len());
     assert!(h.is_empty() || h.len() == rows * d, "RMSNorm adds {} elements to {rows} x {d}", x.len());
-    let args = args(x, h, w, y, rstd, eps);
+    let args = args(x, h, n, y, rstd);
     // SAFETY: `args` checks the views against rows x d.
     unsafe { launch(m, RMSNORM, &args, rmsnorm_geometry(rows, d)) }
 }
 
 /// Recomputes y from x and rstd.
-pub fn rmsnorm_recompute(m: &dyn Machine, x: View, rstd: View, w: View, y: View) -> Done {
-    let args = args(x, View::NONE, w, y, rstd, 0.0);
+pub fn rmsnorm_recompute(m: &dyn Machine, x: View, rstd: View, n: NormWeight, y: View) -> Done {
+    let args = args(x, View::NONE, n, y, rstd);
     // SAFETY: as above.
-    unsafe { launch(m, RMSNORM_RECOMPUTE, &args, rmsnorm_geometry(rstd.len(), w.len())) }
+    unsafe { launch(m, RMSNORM_RECOMPUTE, &args, rmsnorm_geometry(rstd.len(), n.w.len())) }
 }
 
-fn args(x: View, h: View, w: View, y: View, rstd: View, eps: f32) -> RmsNorm {
-    let (rows, d) = (rstd.len(), w.len());
+fn args(x: View, h: View, n: NormWeight, y: View, rstd: View) -> RmsNorm {
+    let (rows, d) = (rstd.len(), n.w.len());
     assert_eq!((x.len(), y.len()), (rows * d, rows * d), "RMSNorm of {rows} x {d}");
-    RmsNorm { x, h, w, y, rstd, rows: rows as u32, d: d as u32, eps, padding: 0 }
+    RmsNorm { x, h, w: n.w, y, rstd, rows: rows as u32, d: d as u32, eps: n.eps, offset: n.offset }
 }
 
 /// Inputs of the backward pass: x `[T, D]`, rstd `[T]`, w `[D]`; dres `[T, D]` may be empty.
@@ -113,12 +123,12 @@ pub struct NormBwd {
     pub dres: View,
     pub x: View,
     pub rstd: View,
-    pub w: View,
+    pub n: NormWeight,
 }
 
 /// Overwrites dy with dx (+ dres) and accumulates dw `[D]`. `parts` is scratch of [`norm_parts`] f32.
 pub fn rmsnorm_bwd(m: &dyn Machine, saved: NormBwd, dy: View, dw: View, parts: View) -> Done {
-    let NormBwd { dres, x, rstd, w } = saved;
+    let NormBwd { dres, x, rstd, n: NormWeight { w, offset, .. } } = saved;
     let (rows, d) = (rstd.len(), w.len());
     let first = rmsnorm_bwd_geometry(rows, d, m.processors());
     let blocks = first.grid[0] as usize;
@@ -127,11 +137,17 @@ pub fn rmsnorm_bwd(m: &dyn Machine, saved: NormBwd, dy: View, dw: View, parts: V
     assert_eq!(parts.len(), norm_parts(rows, d, m.processors()), "partial sums of {blocks} blocks");
     let whole = d % 8 == 0 && [dres, dy, x, w, parts].iter().all(|view| view.at() % 16 == 0);
     let kernel = if whole { RMSNORM_BWD } else { RMSNORM_BWD_UNALIGNED };
-    let args = RmsNormBwd { dres, dy, x, rstd, w, parts, rows: rows as u32, d: d as u32 };
-    let sum = SumRows { parts, to: dw, rows: blocks as u32, cols: d as u32 };
+    let args = RmsNormBwd { dres, dy, x, rstd, w, parts, rows: rows as u32, d: d as u32, offset, padding: 0 };
     // SAFETY: the views are checked just above against rows x d, and `parts` against one row per block.
-    unsafe {
-        launch(m, kernel, &args, first)?;
-        launch(m, SUM_ROWS, &sum, sum_rows_geometry(d))
-    }
+    unsafe { launch(m, kernel, &args, first)? };
+    sum_rows(m, parts, dw)
+}
+
+/// to `[n]` += the rows of parts `[rows, n]`, in order.
+pub(super) fn sum_rows(m: &dyn Machine, parts: View, to: View) -> Done {
+    let (cols, rows) = (to.len(), parts.len() / to.len());
+    assert_eq!(parts.len(), rows * cols, "rows of {cols} partial sums");
+    let args = SumRows { parts, to, rows: rows as u32, cols: cols as u32 };
+    // SAFETY: the views are checked against rows x cols.
+    unsafe { launch(m, SUM_ROWS, &args, sum_rows_geometry(cols)) }
 }

@@ -3,17 +3,20 @@
 use super::BLOCK;
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::View;
+use engine::backend::Xent;
 
 kernels! {
     XENT_CU = "xent.cu" {
         XENT_STATS = "xent_stats": XentStats;
+        XENT_STATS_CAPPED = "xent_stats_capped": XentStats;
         XENT_COMBINE = "xent_combine": XentCombine;
         XENT_TOTALS = "xent_totals": XentTotals;
         XENT_GRAD = "xent_grad": XentGrad;
+        XENT_GRAD_CAPPED = "xent_grad_capped": XentGrad;
     }
 }
 
-sized! { XentStats: 56, XentCombine: 40, XentTotals: 48, XentGrad: 80 }
+sized! { XentStats: 64, XentCombine: 40, XentTotals: 48, XentGrad: 80 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,8 @@ pub struct XentStats {
     pub stats: View,
     pub cols: u32,
     pub first: u32,
+    pub cap: f32,
+    pub padding: u32,
 }
 
 #[repr(C)]
@@ -52,7 +57,7 @@ pub struct XentGrad {
     pub cols: u32,
     pub first: u32,
     pub z_loss: f32,
-    pub padding: u32,
+    pub cap: f32,
 }
 
 /// `xent_stats`: one block per row, up to four vectors of eight elements per thread at once.
@@ -76,13 +81,14 @@ pub(super) fn xent_totals_geometry() -> Geometry {
     Geometry { grid: [1, 1, 1], block: BLOCK, shared: 768 }
 }
 
-/// stats `[C, 3]` of logits `[C, V]` and targets `[C]`; the first column has the id `first`.
-pub fn xent_stats(m: &dyn Machine, logits: View, targets: View, first: usize, stats: View) -> Done {
+/// stats `[C, 3]` of logits `[C, V]` and targets `[C]`.
+pub fn xent_stats(m: &dyn Machine, logits: View, targets: View, x: Xent, stats: View) -> Done {
     let (rows, cols) = shape(logits, targets);
     assert_eq!(stats.len(), 3 * rows, "statistics of {rows} rows");
-    let args = XentStats { logits, targets, stats, cols: cols as u32, first: first as u32 };
+    let (kernel, cap) = x.cap.map_or((XENT_STATS, 0.0), |cap| (XENT_STATS_CAPPED, cap));
+    let args = XentStats { logits, targets, stats, cols: cols as u32, first: x.first as u32, cap, padding: 0 };
     // SAFETY: the views are checked against rows x cols.
-    unsafe { launch(m, XENT_STATS, &args, xent_stats_geometry(rows, cols)) }
+    unsafe { launch(m, kernel, &args, xent_stats_geometry(rows, cols)) }
 }
 
 /// Combines the statistics `[ranks, C, 3]` of the vocabulary's shards into `combined` `[C, 3]`.
@@ -110,15 +116,16 @@ pub struct Rows {
     pub weights: View,
 }
 
-/// Overwrites logits `[C, V]` with their gradient; the first column has the id `first`.
-pub fn xent_grad(m: &dyn Machine, logits: View, inputs: Rows, first: usize, z_loss: f32) -> Done {
+/// Overwrites logits `[C, V]` with their gradient.
+pub fn xent_grad(m: &dyn Machine, logits: View, inputs: Rows, x: Xent) -> Done {
     let Rows { stats, targets, weights } = inputs;
     let (rows, cols) = shape(logits, targets);
     assert_eq!((stats.len(), weights.len()), (3 * rows, rows), "the gradient of {rows} rows");
-    let (first, padding) = (first as u32, 0);
-    let args = XentGrad { logits, stats, targets, weights, cols: cols as u32, first, z_loss, padding };
+    let (kernel, cap) = x.cap.map_or((XENT_GRAD, 0.0), |cap| (XENT_GRAD_CAPPED, cap));
+    let (first, z_loss) = (x.first as u32, x.z_loss);
+    let args = XentGrad { logits, stats, targets, weights, cols: cols as u32, first, z_loss, cap };
     // SAFETY: the views are checked against rows x cols.
-    unsafe { launch(m, XENT_GRAD, &args, xent_grad_geometry(rows, cols)) }
+    unsafe { launch(m, kernel, &args, xent_grad_geometry(rows, cols)) }
 }
 
 fn shape(logits: View, targets: View) -> (usize, usize) {

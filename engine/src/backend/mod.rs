@@ -29,8 +29,8 @@ pub use scratch::Scratch;
 pub use span::{Detail, Label, Span, Track};
 pub use tensor::{Acc, Act, Elem, Tensor, TensorView, TensorViewMut};
 
-/// The attention heads of this rank, and the length of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The attention heads of this rank, how they score, and the length of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heads {
     /// H: query heads of this rank.
     pub query: usize,
@@ -43,12 +43,16 @@ pub struct Heads {
     /// Twice the mean number of positions that a query attends to: `seq`, or less with a window. Only the count of
     /// operations uses it; the positions themselves are in `starts`.
     pub span: usize,
+    /// The factor of the scores q k^T: d^-1/2, but in Gemma 2.
+    pub scale: f32,
+    /// Soft-cap of the scaled scores s: they become cap tanh(s / cap) before the softmax (Gemma 2).
+    pub cap: Option<f32>,
 }
 
 impl Heads {
-    /// Heads whose queries attend to all positions up to their own.
-    pub const fn full(query: usize, kv: usize, dim: usize, seq: usize) -> Heads {
-        Heads { query, kv, dim, seq, span: seq }
+    /// Heads whose queries attend to all positions up to their own, with scores scaled by d^-1/2.
+    pub fn full(query: usize, kv: usize, dim: usize, seq: usize) -> Heads {
+        Heads { query, kv, dim, seq, span: seq, scale: 1.0 / (dim as f32).sqrt(), cap: None }
     }
 
     /// Columns of the packed projection: `[q_1..q_H | k_1..k_G | v_1..v_G]`, each d wide.
@@ -62,6 +66,51 @@ impl Heads {
     }
 }
 
+/// An RMSNorm (Zhang & Sennrich 2019): y = x * rstd * (offset + w), rstd = 1 / sqrt(mean(x^2) + eps).
+pub struct Rms<'a, B: Backend> {
+    /// `[1, D]`.
+    pub w: &'a Act<B>,
+    pub eps: f32,
+    /// 0, or 1 where the weights are stored as differences from 1 (Gemma).
+    pub offset: f32,
+}
+
+/// A LayerNorm (Ba et al. 2016): y = (x - mean) * rstd * w + bias, rstd = 1 / sqrt(var(x) + eps).
+pub struct LayerNorm<'a, B: Backend> {
+    /// `[1, D]`, as the bias.
+    pub w: &'a Act<B>,
+    pub bias: &'a Act<B>,
+    pub eps: f32,
+}
+
+/// RMSNorms of the heads of q and k: one weight for all heads of q and one for all heads of k, `[1, d]` each.
+pub struct HeadRms<'a, B: Backend> {
+    pub q: &'a Act<B>,
+    pub k: &'a Act<B>,
+    pub eps: f32,
+}
+
+/// The rotary embedding of the rows of a micro-batch (Su et al. 2021, halves layout).
+pub struct Rotary<'a, B: Backend> {
+    /// cos in the first d/2 columns and sin in the rest, by position: `[longest, d]`.
+    pub table: &'a Acc<B>,
+    /// The table's row for each row of the micro-batch, `[T, 1]`.
+    pub positions: &'a Tensor<B, u32>,
+}
+
+/// References are copied whatever the backend is, which a derive would not see.
+macro_rules! copied {
+    ($($name:ident),*) => {
+        $(impl<B: Backend> Clone for $name<'_, B> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+        impl<B: Backend> Copy for $name<'_, B> {})*
+    };
+}
+copied!(Rms, LayerNorm, HeadRms, Rotary);
+
 /// Parameters of the cross-entropy besides logits and targets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Xent {
@@ -69,6 +118,8 @@ pub struct Xent {
     pub first: usize,
     /// Coefficient of log(Z)^2.
     pub z_loss: f32,
+    /// Soft-cap: the loss is that of cap tanh(logits / cap) (Gemma 2).
+    pub cap: Option<f32>,
 }
 
 /// The columns of a step's totals `[1, Total::COUNT]`, each a sum over the rows that the losses are computed for.
@@ -235,6 +286,9 @@ pub trait Backend: Sized + 'static {
     /// y = x, element by element.
     fn widen(&self, x: &Act<Self>, y: &mut Acc<Self>);
 
+    /// A number rounded to the activations' precision.
+    fn rounded(&self, x: f32) -> f32;
+
     // -- linear: a [m, k], products in f32, rounded once --
 
     /// a b^T with b `[n, k]` -> `[m, n]`.
@@ -258,26 +312,34 @@ pub trait Backend: Sized + 'static {
     /// Number of chunks into which a collective with `rows` rows per rank is split, so that it overlaps with the GEMM
     /// that reads or writes its rows: see [`ChunkedRows`].
     fn comm_chunks(&self, rows: usize) -> usize;
+    /// Like [`Backend::matmul_nt_into`], plus bias `[1, n]` in every row; the sum is rounded once.
+    fn matmul_nt_bias_into(&self, a: &Act<Self>, b: &Act<Self>, bias: &Act<Self>, out: &mut Act<Self>);
     /// out += a^T b with a `[k, m]`, b `[k, n]`, out `[m, n]`, in f32.
     fn matmul_tn_acc(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Acc<Self>);
     /// x + y, in place of x.
     fn add(&self, x: Act<Self>, y: &Act<Self>) -> Act<Self>;
+    /// x + bias `[1, n]` in every row, in place of x.
+    fn add_bias(&self, x: Act<Self>, bias: &Act<Self>) -> Act<Self>;
+    /// dbias `[1, n]` += the sum of the rows of dy.
+    fn bias_bwd(&self, dy: &Act<Self>, dbias: &mut Acc<Self>);
+    /// x times a number, in place of x.
+    fn scale(&self, x: Act<Self>, factor: f32) -> Act<Self>;
 
-    // -- RMSNorm (Zhang & Sennrich 2019): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps) --
+    // -- RMSNorm --
 
     /// `[T, D]` -> (y `[T, D]`, rstd `[T, 1]`).
-    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>);
+    fn rmsnorm(&self, x: &Act<Self>, n: Rms<Self>) -> (Act<Self>, Acc<Self>);
     /// h = x + r (rounded), y = RMSNorm(h): (h, y, rstd).
-    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>);
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, n: Rms<Self>) -> (Act<Self>, Act<Self>, Acc<Self>);
     /// y, recomputed from the tensors that forward saved.
-    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self>;
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, n: Rms<Self>) -> Act<Self>;
     /// Computes dx from dy, and accumulates into dw `[1, D]`.
     fn rmsnorm_bwd(
         &self,
         dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self>;
     /// dx + dres: the gradient of the residual stream is added before the result is rounded.
@@ -287,20 +349,47 @@ pub trait Backend: Sized + 'static {
         dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
+    ) -> Act<Self>;
+
+    // -- LayerNorm --
+
+    /// `[T, D]` -> (y `[T, D]`, mean and rstd `[T, 2]`).
+    fn layernorm(&self, x: &Act<Self>, n: LayerNorm<Self>) -> (Act<Self>, Acc<Self>);
+    /// Computes dx from dy, plus `dres` if it is given, and accumulates into dw and dbias, `[1, D]` each.
+    fn layernorm_bwd(
+        &self,
+        dres: Option<&Act<Self>>,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        stats: &Acc<Self>,
+        n: LayerNorm<Self>,
+        dw_dbias: [&mut Acc<Self>; 2],
     ) -> Act<Self>;
 
     // -- attention: qkv [T, (H + 2G) d] packed as Heads::qkv_cols says --
 
-    /// Rotates q and k in place (Su et al. 2021, halves layout). `table` `[longest, d]` has cos in its first d/2
-    /// columns and sin in the rest; `positions` `[T, 1]` has the table row of each row of qkv.
-    fn rope(&self, qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
+    /// Rotates q and k, in place.
+    fn rope(&self, qkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self>;
     /// The inverse rotation of the gradients of q and k, in place.
-    fn rope_bwd(&self, dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self>;
-    /// o = softmax(q k^T / sqrt(d)) v, causal (Dao 2023): (o `[T, H d]`, logsumexp `[T, H]`). A query at position t of
-    /// its sequence attends to the positions `starts[t] ..= t`; `starts` `[T, 1]` ascends within a sequence and
-    /// expresses both document boundaries and sliding windows.
+    fn rope_bwd(&self, dqkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self>;
+    /// RMSNorm of each head of q and k, then the rotation; rounded once. v is copied.
+    fn qk_norm_rope(&self, qkv: &Act<Self>, n: HeadRms<Self>, r: Rotary<Self>, h: Heads) -> Act<Self>;
+    /// The gradient of qkv from that of the result of [`Backend::qk_norm_rope`], in place; adds to the gradients of the
+    /// weights of q and k, `[1, d]` each.
+    fn qk_norm_rope_bwd(
+        &self,
+        dqkv: Act<Self>,
+        qkv: &Act<Self>,
+        n: HeadRms<Self>,
+        r: Rotary<Self>,
+        h: Heads,
+        dw: [&mut Acc<Self>; 2],
+    ) -> Act<Self>;
+    /// o = softmax(s) v with s = q k^T [`Heads::scale`], capped by [`Heads::cap`], causal (Dao 2023): (o `[T, H d]`,
+    /// logsumexp `[T, H]`). A query at position t of its sequence attends to the positions `starts[t] ..= t`; `starts`
+    /// `[T, 1]` ascends within a sequence and expresses both document boundaries and sliding windows.
     fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>);
     /// dqkv from do.
     fn attention_bwd(
@@ -320,6 +409,17 @@ pub trait Backend: Sized + 'static {
     /// `[dgate | dup]` from dy, in place of gate_up.
     fn swiglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self>;
 
+    // -- the same with gelu in its tanh form (Hendrycks & Gimpel 2016): y = gelu(gate) * up --
+
+    /// gate_up `[T, 2F]` = `[gate | up]` -> `[T, F]`.
+    fn geglu(&self, gate_up: &Act<Self>) -> Act<Self>;
+    /// `[dgate | dup]` from dy, in place of gate_up.
+    fn geglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self>;
+    /// y = gelu(x).
+    fn gelu(&self, x: &Act<Self>) -> Act<Self>;
+    /// dx from dy, in place of x.
+    fn gelu_bwd(&self, dy: &Act<Self>, x: Act<Self>) -> Act<Self>;
+
     // -- embedding: the table holds the ids `first .. first + V` --
 
     /// ids `[T, 1]`, table `[V, D]` -> `[T, D]`. An id outside of the table gives a row of zeros.
@@ -333,8 +433,8 @@ pub trait Backend: Sized + 'static {
     fn logits_rows(&self, cols: usize) -> usize;
 
     /// logits `[C, V]`, targets `[C, 1]` -> `[C, 3]`: max, sum of exp(logit - max), the target's
-    /// logit (-inf where another rank holds it).
-    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self>;
+    /// logit (-inf where another rank holds it), all of capped logits if there is a soft-cap.
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, x: Xent) -> Acc<Self>;
     /// The ranks' statistics `[n C, 3]`, rank after rank, combined in rank order -> `[C, 3]`.
     fn xent_combine(&self, stats: &Acc<Self>, ranks: usize) -> Acc<Self>;
     /// totals `[1, Total::COUNT]` += (sum of w loss, sum of w log(Z)^2, sum of w) over the rows, in the columns of

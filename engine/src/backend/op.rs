@@ -35,6 +35,9 @@ enum Takes {
     Matmul,
     MatmulAcc,
     RmsnormBwd,
+    LayernormBwd,
+    BiasBwd,
+    QkNormRopeBwd,
     Attention,
     AttentionBwd,
     EmbedBwd,
@@ -42,14 +45,16 @@ enum Takes {
 }
 
 /// The operands of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operands {
     /// A matrix with this number of rows and columns.
     Matrix(usize, usize),
     /// A product `[m, n, k]`.
     Product([usize; 3]),
-    /// This number of rows of `[q | k | v]`.
+    /// This number of rows of `[q | k | v]`, for attention.
     Heads(usize, Heads),
+    /// The same, for an op over all their elements.
+    Packed(usize, Heads),
 }
 
 impl Operands {
@@ -59,6 +64,7 @@ impl Operands {
             Operands::Matrix(rows, cols) => [rows, cols, 1],
             Operands::Product(sizes) => sizes,
             Operands::Heads(rows, h) => [rows, h.span, h.out_cols()],
+            Operands::Packed(rows, h) => [rows, h.qkv_cols(), 1],
         }
     }
 }
@@ -104,20 +110,31 @@ ops! {
     // g, master, m and v are read; the last three and the weights are written.
     Adamw, "adamw", flat(1.0, 28.0), Nothing;
     Add, "add", rows(3.0, 0.0), Nothing;
+    AddBias, "add_bias", rows(2.0, 0.0), Nothing;
     AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
     Attention, "attention", Work::Attention { products: 2.0 }, Attention;
     AttentionBwd, "attention_bwd", Work::Attention { products: 5.0 }, AttentionBwd;
+    BiasBwd, "bias_bwd", rows(1.0, 0.0), BiasBwd;
     Checksum, "checksum", flat(0.0, 4.0), Nothing;
     Copy, "copy", rows(2.0, 0.0), Nothing;
     Embed, "embed", rows(2.0, 0.0), Nothing;
     EmbedBwd, "embed_bwd", rows(1.0, 8.0), EmbedBwd;
     Fetch, "fetch", rows(0.0, 4.0), Nothing;
+    // Sizes are those of [gate | up], which is twice as wide as the product.
+    Geglu, "geglu", rows(1.5, 0.0), Nothing;
+    GegluBwd, "geglu_bwd", rows(2.5, 0.0), Nothing;
+    Gelu, "gelu", rows(2.0, 0.0), Nothing;
+    GeluBwd, "gelu_bwd", rows(3.0, 0.0), Nothing;
     Judge, "judge", flat(0.0, 4.0), Nothing;
+    Layernorm, "layernorm", rows(2.0, 0.0), Nothing;
+    LayernormBwd, "layernorm_bwd", rows(4.0, 0.0), LayernormBwd;
     MatmulNn, "matmul_nn", Work::Product(Form::Nn), Matmul;
     MatmulNt, "matmul_nt", Work::Product(Form::Nt), Matmul;
     MatmulTnAcc, "matmul_tn_acc", Work::Product(Form::TnAcc), MatmulAcc;
     Pick, "pick", flat(0.0, 8.0), Nothing;
     Put, "put", flat(0.0, 8.0), Nothing;
+    QkNormRope, "qk_norm_rope", rows(2.0, 0.0), Nothing;
+    QkNormRopeBwd, "qk_norm_rope_bwd", rows(3.0, 0.0), QkNormRopeBwd;
     Rmsnorm, "rmsnorm", rows(2.0, 0.0), Nothing;
     RmsnormBwd, "rmsnorm_bwd", rows(3.0, 0.0), RmsnormBwd;
     RmsnormBwdAdd, "rmsnorm_bwd_add", rows(4.0, 0.0), RmsnormBwd;
@@ -125,8 +142,9 @@ ops! {
     Rope, "rope", rows(2.0, 0.0), Nothing;
     RopeBwd, "rope_bwd", rows(2.0, 0.0), Nothing;
     Round, "round", rows(1.0, 4.0), Nothing;
+    Scale, "scale", rows(2.0, 0.0), Nothing;
     SumSquares, "sum_squares", flat(0.0, 4.0), SumSquares;
-    // Sizes are those of [gate | up], which is twice as wide as the product.
+    // Sizes are as for geglu.
     Swiglu, "swiglu", rows(1.5, 0.0), Nothing;
     SwigluBwd, "swiglu_bwd", rows(2.5, 0.0), Nothing;
     Upload, "upload", rows(0.0, 4.0), Nothing;
@@ -183,6 +201,9 @@ impl Op {
             (Takes::Matmul, Operands::Product(sizes)) => scratch.matmul(sizes),
             (Takes::MatmulAcc, Operands::Product(sizes)) => scratch.matmul_acc(sizes),
             (Takes::RmsnormBwd, Operands::Matrix(rows, cols)) => scratch.rmsnorm_bwd(rows, cols),
+            (Takes::LayernormBwd, Operands::Matrix(rows, cols)) => scratch.layernorm_bwd(rows, cols),
+            (Takes::BiasBwd, Operands::Matrix(rows, cols)) => scratch.bias_bwd(rows, cols),
+            (Takes::QkNormRopeBwd, Operands::Packed(rows, h)) => scratch.qk_norm_rope_bwd(rows, h),
             (Takes::Attention, Operands::Heads(rows, h)) => scratch.attention(rows, h),
             (Takes::AttentionBwd, Operands::Heads(rows, h)) => scratch.attention_bwd(rows, h),
             (Takes::EmbedBwd, Operands::Matrix(rows, cols)) => scratch.embed_bwd(rows, cols),

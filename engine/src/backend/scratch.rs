@@ -24,6 +24,12 @@ pub trait Scratch {
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `rmsnorm_bwd` and `rmsnorm_bwd_add` of `[rows, cols]`.
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
+    /// `layernorm_bwd` of `[rows, cols]`.
+    fn layernorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
+    /// `bias_bwd` of `[rows, cols]`.
+    fn bias_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
+    /// `qk_norm_rope_bwd` over `rows` rows.
+    fn qk_norm_rope_bwd(&self, rows: usize, h: Heads) -> Vec<usize>;
     /// `attention` over `rows` rows.
     fn attention(&self, rows: usize, h: Heads) -> Vec<usize>;
     fn attention_bwd(&self, rows: usize, h: Heads) -> Vec<usize>;

@@ -9,8 +9,9 @@ use super::tensors::{TensorWriter, header};
 use super::{HuggingFace, directory, source};
 use crate::config::{Model, Precision};
 use crate::error::{Error, Result};
-use crate::model::param_specs::{TensorSpec, all_tensors};
+use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
+use crate::model::stored::{FileTensor, file_tensors};
 use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde_json::{Value, json};
@@ -113,7 +114,7 @@ fn read_mark(mark: &Path) -> Value {
 }
 
 fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let tensors = all_tensors(what.model);
+    let tensors = file_tensors(what.model);
     let dtype = match what.dtype {
         Precision::F32 => Dtype::F32,
         Precision::Bf16 => Dtype::BF16,
@@ -126,10 +127,10 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
             n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
         };
         write_shard(read, shard, what, dtype, &dir.join(&name), progress)?;
-        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+        weight_map.extend(shard.iter().map(|tensor| (tensor.spec.name.clone(), name.clone())));
     }
     if shards.len() > 1 {
-        let bytes = shards.iter().flatten().map(TensorSpec::len).sum::<usize>() * dtype.bitsize() / 8;
+        let bytes = shards.iter().flatten().map(|tensor| tensor.spec.len()).sum::<usize>() * dtype.bitsize() / 8;
         directory::write_json(
             &dir.join(INDEX),
             &json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map }),
@@ -146,23 +147,23 @@ fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progres
 }
 
 /// The tensors in the order of the model, split into files of at most `limit` bytes, sorted by name in each file.
-fn shards(tensors: Vec<TensorSpec>, size: usize, limit: usize) -> Vec<Vec<TensorSpec>> {
-    let (mut shards, mut bytes) = (vec![Vec::<TensorSpec>::new()], 0);
+fn shards(tensors: Vec<FileTensor>, size: usize, limit: usize) -> Vec<Vec<FileTensor>> {
+    let (mut shards, mut bytes) = (vec![Vec::<FileTensor>::new()], 0);
     for tensor in tensors {
-        if bytes > 0 && bytes + tensor.len() * size > limit {
+        if bytes > 0 && bytes + tensor.spec.len() * size > limit {
             shards.push(Vec::new());
             bytes = 0;
         }
-        bytes += tensor.len() * size;
+        bytes += tensor.spec.len() * size;
         shards.last_mut().expect("there is one from the start").push(tensor);
     }
-    shards.iter_mut().for_each(|shard| shard.sort_by(|a, b| a.name.cmp(&b.name)));
+    shards.iter_mut().for_each(|shard| shard.sort_by(|a, b| a.spec.name.cmp(&b.spec.name)));
     shards
 }
 
 fn write_shard(
     read: &Read,
-    shard: &[TensorSpec],
+    shard: &[FileTensor],
     what: &Export,
     dtype: Dtype,
     path: &Path,
@@ -171,12 +172,13 @@ fn write_shard(
     let metadata = || Some(HashMap::from([("format".to_string(), "pt".to_string())]));
     let mut file = TensorWriter::create(path, header(infos(shard, dtype), metadata()).len())?;
     let (mut band, mut rounded) = (Vec::new(), Vec::new());
-    for tensor in shard {
+    for stored in shard {
+        let tensor = &stored.spec;
         file.begin(tensor.name.clone(), dtype, tensor.dims.clone());
         let mut values = Watch::default();
         for rect in bands(tensor, BAND) {
             band.resize(rect.len(), 0.0);
-            read(tensor, &rect, &mut band)?;
+            stored.read_rows(&rect, &mut band, read)?;
             if dtype == Dtype::BF16 {
                 rounded.resize(band.len(), half::bf16::ZERO);
                 rounded.convert_from_f32_slice(&band);
@@ -198,9 +200,9 @@ fn write_shard(
 }
 
 /// The header entries of tensors stored one after another.
-fn infos(shard: &[TensorSpec], dtype: Dtype) -> Vec<(String, TensorInfo)> {
+fn infos(shard: &[FileTensor], dtype: Dtype) -> Vec<(String, TensorInfo)> {
     let mut end = 0;
-    let info = |tensor: &TensorSpec| {
+    let info = |FileTensor { spec: tensor, .. }: &FileTensor| {
         let start = end;
         end += tensor.len() * dtype.bitsize() / 8;
         (tensor.name.clone(), TensorInfo { dtype, shape: tensor.dims.clone(), data_offsets: (start, end) })

@@ -5,8 +5,9 @@ use super::finite::{NotFinite, Watch};
 use super::tensors::TensorFile;
 use crate::config::Model;
 use crate::error::{Error, Result};
-use crate::model::param_specs::{TensorSpec, all_tensors};
+use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
+use crate::model::stored::file_tensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +21,7 @@ pub(super) const MAX_INDEX: u64 = 1 << 28;
 /// Elements compared at a time.
 const CHUNK: usize = 1 << 20;
 
-/// The embedding, and the output layer, which a tied model shares with it.
+/// The embedding of all families but GPT-2, and the output layer, which a tied model shares with it.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
 
@@ -32,8 +33,8 @@ pub struct HuggingFace {
     files: Vec<TensorFile>,
     /// Tensor -> index of its file in `files`.
     file_of: HashMap<String, usize>,
-    /// Whether the model is tied and its file holds the shared weight as `lm_head.weight` only.
-    embedding_is_head: bool,
+    /// The embedding's name, if the model is tied and its file holds the shared weight as `lm_head.weight` only.
+    embedding_is_head: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +51,8 @@ impl HuggingFace {
     pub fn open(dir: &Path, model: &Model) -> Result<HuggingFace> {
         let mut files = HuggingFace::open_files(dir)?;
         let has = |name: &str| files.file_of.contains_key(name);
-        files.embedding_is_head = model.tie_word_embeddings && has(HEAD) && !has(EMBEDDING);
+        let table = model.tensor_names().table;
+        files.embedding_is_head = Some(table).filter(|_| model.tie_word_embeddings && has(HEAD) && !has(table));
         files.check(model)?;
         Ok(files)
     }
@@ -86,14 +88,17 @@ impl HuggingFace {
             }
         }
         let names = names.into_iter().collect();
-        Ok(HuggingFace { dir: dir.into(), names, files, file_of, embedding_is_head: false })
+        Ok(HuggingFace { dir: dir.into(), names, files, file_of, embedding_is_head: None })
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        let specs = all_tensors(model);
+        let specs: Vec<TensorSpec> = file_tensors(model).into_iter().map(|file| file.spec).collect();
         let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
-            let ignored = name.ends_with("rotary_emb.inv_freq") || (tied_head && name == HEAD);
+            // Buffers that are not weights: rotary frequencies, and GPT-2's causal masks.
+            let buffer =
+                ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
+            let ignored = buffer || (tied_head && name == HEAD);
             ignored || specs.iter().any(|spec| spec.name == name)
         };
         let mut unexpected: Vec<&str> =
@@ -108,7 +113,7 @@ impl HuggingFace {
             }
         }
         specs.iter().try_for_each(|spec| self.check_tensor(spec))?;
-        if tied_head && !self.embedding_is_head { self.check_tied_head(model) } else { Ok(()) }
+        if tied_head && self.embedding_is_head.is_none() { self.check_tied_head(model) } else { Ok(()) }
     }
 
     fn check_tensor(&self, spec: &TensorSpec) -> Result<()> {
@@ -126,18 +131,19 @@ impl HuggingFace {
     /// The head of a tied model that also stores its embedding must be equal to it.
     fn check_tied_head(&self, model: &Model) -> Result<()> {
         let shape = [model.vocab_size, model.hidden_size];
-        let head = TensorSpec { name: HEAD.into(), ..all_tensors(model)[0].clone() };
+        let table = model.tensor_names().table;
+        let head = TensorSpec { name: HEAD.into(), ..file_tensors(model)[0].spec.clone() };
         self.check_tensor(&head)?;
         let rows = (CHUNK / shape[1]).max(1);
         for first in (0..shape[0]).step_by(rows) {
             let rect = Rect { rows: first..(first + rows).min(shape[0]), cols: 0..shape[1] };
-            let mut both = [EMBEDDING, HEAD].map(|name| (name, vec![0.0; rect.len()]));
+            let mut both = [table, HEAD].map(|name| (name, vec![0.0; rect.len()]));
             for (name, out) in &mut both {
                 self.read(name, &rect, out)?;
             }
             if both[0].1.iter().zip(&both[1].1).any(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Err(Error::user(format!(
-                    "{}: {HEAD} differs from {EMBEDDING}, but config.json has tie_word_embeddings = true",
+                    "{}: {HEAD} differs from {table}, but config.json has tie_word_embeddings = true",
                     self.dir.display()
                 )));
             }
@@ -145,7 +151,12 @@ impl HuggingFace {
         Ok(())
     }
 
-    /// Fills `out` with a rectangle of a tensor, row-major. An error where one of its values is not finite.
+    /// Fills `out` with a rectangle of a parameter, row-major. An error where one of its values is not finite.
+    pub fn read_parameter(&self, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        tensor.read_stored(rect, out, |name, rect, out| self.read(name, rect, out))
+    }
+
+    /// Fills `out` with a rectangle of a tensor of the file, row-major. An error where one of its values is not finite.
     pub fn read(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {
         self.fill(name, rect, out)?;
         let mut values = Watch::default();
@@ -197,7 +208,7 @@ impl HuggingFace {
     }
 
     fn find(&self, name: &str) -> Result<(&TensorFile, &TensorInfo)> {
-        let stored = if self.embedding_is_head && name == EMBEDDING { HEAD } else { name };
+        let stored = if self.embedding_is_head == Some(name) { HEAD } else { name };
         let file = self.file_of.get(stored).map(|&i| &self.files[i]);
         let found = file.and_then(|file| Some((file, file.info(stored)?)));
         found.ok_or_else(|| Error::user(format!("{}: {name}: missing", self.dir.display())))

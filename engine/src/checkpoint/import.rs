@@ -31,7 +31,7 @@ pub fn import(
     let specs = all_tensors(model);
     let pieces = specs.iter().flat_map(|spec| bands(spec, PIECE).map(move |rect| (spec, rect))).map(|(spec, rect)| {
         let mut data = vec![0.0; rect.len()];
-        hf.read(&spec.name, &rect, &mut data)?;
+        hf.read_parameter(spec, &rect, &mut data)?;
         progress(rect.len() as u64);
         Ok(Piece { name: spec.name.clone(), dims: spec.dims.clone(), rect, kind: StateKind::Master, data: data.into() })
     });

@@ -8,7 +8,9 @@ mod cluster;
 mod data;
 mod document;
 mod elapsed;
+mod family;
 pub mod hf;
+mod layer;
 mod layout;
 mod load;
 mod model;
@@ -25,8 +27,10 @@ pub use achieved::{Achieved, Overlap, Slowdown, Software};
 pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use elapsed::Elapsed;
+pub use family::TensorNames;
+pub use layer::{Activation, AttentionKind, Biases, Layer, LayerType, Mlp, NormKind};
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
-pub use model::{Architecture, AttentionKind, Layer, Linear, Llama3, MlpKind, Model, RopeScaling, Yarn};
+pub use model::{Architecture, LayerTypes, Linear, Llama3, Model, RopeScaling, Yarn};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
@@ -75,7 +79,7 @@ impl Config {
     /// (`train.backend`, `checkpoint.keep`, ...) are left out.
     pub fn to_toml(&self) -> String {
         let tables = [
-            ("model", self.model.entries()),
+            ("model", self.model.own_entries()),
             ("train", self.train.entries()),
             ("parallel", self.parallel.entries()),
             ("nccl", self.nccl.entries()),
@@ -103,7 +107,8 @@ impl Config {
                 "spike.skip: the targets of {skipped} of the {samples} samples of this run do not count in the loss"
             )),
         };
-        self.data.notes(self.train.steps).into_iter().chain(skipped).collect()
+        let dropout = self.model.hf.as_deref().or(self.train.load.huggingface()).and_then(hf::note);
+        self.data.notes(self.train.steps).into_iter().chain(skipped).chain(dropout).collect()
     }
 
     /// Reads `table` as a valid configuration for these ranks.

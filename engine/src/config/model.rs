@@ -3,9 +3,11 @@
 //! field is one line there. It needs a default, which is used for older checkpoints without the field.
 
 use super::document::Document;
+use super::family;
+use super::layer::LayerType;
 use super::names::{Named, named};
 use super::origins::Origins;
-use super::section::{Read, Rule, Section, Write, fixed_in_run, need, optional, or, section, table_text};
+use super::section::{Entry, Read, Rule, Section, Write, fixed_in_run, need, optional, or, section, table_text};
 use crate::error::Result;
 use std::path::PathBuf;
 use toml::{Table, Value};
@@ -15,6 +17,9 @@ const WIDEST: u64 = 1 << 20;
 const DEEPEST: u64 = 1 << 14;
 /// Token ids and positions are 32-bit in the data files.
 const LONGEST: u64 = i32::MAX as u64;
+/// The remedy for layers that slide without a window.
+const NO_WINDOW: &str = "has sliding_attention without a window; write sliding_window (and use_sliding_window = true \
+    where there is that key)";
 /// The remedy for a missing size.
 const SIZE: &str = "its value, or hf = \"DIR\" to take it from a config.json";
 
@@ -25,38 +30,145 @@ section! {
         pub hf: Option<PathBuf> = optional(),
         pub architecture: Architecture [InWeights] = need("architecture = \"llama\""),
         pub hidden_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
-        pub intermediate_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
+        pub intermediate_size: usize [InWeights] = width_of_mlp(architecture, hidden_size).within(1..=WIDEST),
         pub num_hidden_layers: usize [InWeights] = need(SIZE).within(1..=DEEPEST),
         // The engine does not need this if head_dim is given, but transformers cannot load such a Llama.
         pub num_attention_heads: usize [InWeights] = need(SIZE).within(1..=WIDEST)
-            .must(format!("must divide hidden_size ({hidden_size})"), |&heads| hidden_size.is_multiple_of(heads)),
-        pub num_key_value_heads: usize [InWeights] = or(num_attention_heads).within(1..=WIDEST)
+            .must(format!("must divide hidden_size ({hidden_size})"), |&heads| {
+                architecture != Architecture::Llama || hidden_size.is_multiple_of(heads)
+            }),
+        pub num_key_value_heads: usize [InWeights] =
+            only(architecture, "num_key_value_heads", num_attention_heads).within(1..=WIDEST)
             .must(format!("must divide num_attention_heads ({num_attention_heads})"), |&heads| {
                 num_attention_heads.is_multiple_of(heads)
             }),
-        pub head_dim: usize [InWeights] = or(hidden_size / num_attention_heads).within(1..=WIDEST)
+        pub head_dim: usize [InWeights] = head_dim(architecture, hidden_size, num_attention_heads).within(1..=WIDEST)
             .must("must be even: the rotary embedding rotates pairs", |dim| dim.is_multiple_of(2))
             .must(format!("num_attention_heads ({num_attention_heads}) x head_dim must be at most {WIDEST}"), |&dim| {
                 (num_attention_heads * dim) as u64 <= WIDEST
             }),
         pub vocab_size: usize [InWeights] = need(SIZE).within(1..=LONGEST),
         pub max_position_embeddings: usize [InRun] = need(SIZE).within(1..=LONGEST),
-        pub rope_theta: f64 [InModel] = need("rope_theta = 10000.0 (Llama 2) or what the model was trained with")
-            .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
-        pub rope_scaling: RopeScaling [InModel] = or(RopeScaling::Default),
+        /// The base of the rotary embedding; none where positions are learned.
+        pub rope_theta: Option<f64> [InModel] =
+            needed(architecture, "rope_theta", "rope_theta = 10000.0 (Llama 2) or what the model was trained with")
+                .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
+        pub rope_scaling: RopeScaling [InModel] = only(architecture, "rope_scaling", RopeScaling::Default),
+        /// Whether q, k, v and attention's output have biases; Qwen 2's q, k and v always have.
+        pub attention_bias: bool [InWeights] = only(architecture, "attention_bias", false),
+        /// Whether the MLP's products have biases.
+        pub mlp_bias: bool [InWeights] = only(architecture, "mlp_bias", false),
+        /// Whether Qwen's layers of `layer_types` have a window.
+        pub use_sliding_window: bool [InModel] = only(architecture, "use_sliding_window", false),
         /// W: a query attends to itself and to the W - 1 positions before it.
-        pub sliding_window: Option<usize> [InModel] = optional().within(1..=LONGEST)
-            .must(architecture.without("sliding windows", Architecture::Mistral), |window| {
-                window.is_none() || architecture == Architecture::Mistral
-            }),
-        pub rms_norm_eps: f64 [InModel] = need("rms_norm_eps = 1e-5 or what the model was trained with").epsilon(),
+        pub sliding_window: Option<usize> [InModel] =
+            only(architecture, "sliding_window", None).within(1..=LONGEST),
+        /// The first layers, which have no window where `layer_types` does not say.
+        pub max_window_layers: usize [InModel] = only(architecture, "max_window_layers", family::MAX_WINDOW_LAYERS),
+        /// The attention of each layer.
+        pub layer_types: LayerTypes [InModel] = only(
+            architecture,
+            "layer_types",
+            LayerTypes::of(architecture, num_hidden_layers, use_sliding_window, sliding_window, max_window_layers),
+        )
+        .must(format!("must list num_hidden_layers = {num_hidden_layers} layers"), |types| {
+            !architecture.has("layer_types") || types.0.len() == num_hidden_layers
+        })
+        .must(NO_WINDOW, |types| {
+            let used = use_sliding_window || !architecture.has("use_sliding_window");
+            (used && sliding_window.is_some()) || !types.0.contains(&LayerType::Sliding)
+        }),
+        pub rms_norm_eps: Option<f64> [InModel] =
+            needed(architecture, "rms_norm_eps", "rms_norm_eps = 1e-5 or what the model was trained with").epsilon(),
+        /// The epsilon of LayerNorm.
+        pub layer_norm_epsilon: Option<f64> [InModel] =
+            needed(architecture, "layer_norm_epsilon", "layer_norm_epsilon = 1e-5 or what the model was trained with")
+                .epsilon(),
+        /// Soft-cap of attention's scores s: they become cap tanh(s / cap).
+        pub attn_logit_softcapping: Option<f64> [InModel] =
+            only(architecture, "attn_logit_softcapping", None).soft_cap(),
+        /// Soft-cap of the logits.
+        pub final_logit_softcapping: Option<f64> [InModel] =
+            only(architecture, "final_logit_softcapping", None).soft_cap(),
+        /// Scores are scaled by its -1/2th power; by default by that of head_dim.
+        pub query_pre_attn_scalar: Option<usize> [InModel] =
+            only(architecture, "query_pre_attn_scalar", None).within(1..=WIDEST),
+        /// The factor of the embedding's output.
+        pub embedding_scale: f64 [InModel] = only(architecture, "embedding_scale", 1.0)
+            .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
         pub tie_word_embeddings: bool [InWeights] = or(false),
         pub initializer_range: f64 = or(0.02).real("must lie between 0 and 1", |x| (0.0..=1.0).contains(&x)),
     }
     refuses {
         num_local_experts: Option<u64> = not_built("experts"),
         num_experts_per_tok: Option<u64> = not_built("experts"),
-        embedding_scale: f64 = or(1.0).must("scaled embeddings are not built yet; leave it out", |&scale| scale == 1.0),
+    }
+}
+
+/// A key that only some architectures have; the others have `default`.
+fn only<'r, T: Read + Write + Clone + PartialEq + 'r>(
+    architecture: Architecture,
+    key: &'static str,
+    default: T,
+) -> Rule<'r, T> {
+    let fixed = default.clone();
+    or(default).must(architecture.lacks(key), move |value| architecture.has(key) || *value == fixed)
+}
+
+/// The width of the MLP; GPT-2's is four times that of the model where nothing is said.
+fn width_of_mlp<'r>(architecture: Architecture, hidden_size: usize) -> Rule<'r, usize> {
+    match architecture {
+        Architecture::Gpt2 => or(4 * hidden_size),
+        _ => need(SIZE),
+    }
+}
+
+/// A key that the architectures which have it need.
+fn needed<'r>(architecture: Architecture, key: &'static str, example: &'r str) -> Rule<'r, Option<f64>> {
+    match architecture.has(key) {
+        true => need(example),
+        false => only(architecture, key, None),
+    }
+}
+
+/// By default all heads together are as wide as the model.
+fn head_dim<'r>(architecture: Architecture, hidden_size: usize, heads: usize) -> Rule<'r, usize> {
+    match hidden_size.is_multiple_of(heads) {
+        true => only(architecture, "head_dim", hidden_size / heads),
+        false => need("its value: num_attention_heads does not divide hidden_size"),
+    }
+}
+
+/// `layer_types`: a list of the length of the model, or empty where all layers are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerTypes(pub Vec<LayerType>);
+
+impl LayerTypes {
+    /// transformers' default of a family's list.
+    fn of(architecture: Architecture, layers: usize, used: bool, window: Option<usize>, full: usize) -> LayerTypes {
+        let slides = |l: usize| used && window.is_some() && l >= full;
+        let kind = |l| if slides(l) { LayerType::Sliding } else { LayerType::Full };
+        match architecture {
+            Architecture::Qwen2 | Architecture::Qwen3 => LayerTypes((0..layers).map(kind).collect()),
+            // Even layers slide.
+            Architecture::Gemma2 if window.is_some() => {
+                LayerTypes((0..layers).map(|l| if l % 2 == 0 { LayerType::Sliding } else { LayerType::Full }).collect())
+            }
+            Architecture::Gemma2 => LayerTypes(vec![LayerType::Full; layers]),
+            Architecture::Llama | Architecture::Mistral | Architecture::Gpt2 => LayerTypes(Vec::new()),
+        }
+    }
+}
+
+impl Read for LayerTypes {
+    fn read(value: &Value, key: &str, at: &Origins) -> Result<Self> {
+        Vec::read(value, key, at).map(LayerTypes)
+    }
+}
+
+impl Write for LayerTypes {
+    fn write(&self) -> Option<Value> {
+        Some(self.0.write()?).filter(|_| !self.0.is_empty())
     }
 }
 
@@ -68,16 +180,12 @@ named! {
     pub enum Architecture {
         Llama = "llama",
         Mistral = "mistral",
+        Qwen2 = "qwen2",
+        Qwen3 = "qwen3",
+        Gemma2 = "gemma2",
+        Gpt2 = "gpt2",
     }
-    not_built ["mixtral"]
-}
-
-impl Architecture {
-    /// The remedy for a key that only `other` has.
-    fn without(self, what: &str, other: Architecture) -> String {
-        let [own, other] = [self, other].map(|architecture| architecture.name());
-        format!("a {own} has no {what}; leave it out, or write architecture = \"{other}\"")
-    }
+    not_built ["mixtral", "qwen3_moe", "gpt_oss"]
 }
 
 /// The scaling of the rotary frequencies for contexts longer than those of pre-training.
@@ -217,61 +325,7 @@ impl Write for RopeScaling {
     }
 }
 
-/// The properties that may differ from layer to layer, which [`Model::layer`] chooses. Parameters, FLOPs and the
-/// positions that a query attends to are taken from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layer {
-    pub attention: AttentionKind,
-    pub mlp: MlpKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionKind {
-    /// To all positions up to the query's own.
-    Full,
-    /// To the last W of them.
-    Window(usize),
-}
-
-impl AttentionKind {
-    /// The first position that a query at `position` attends to.
-    pub fn first(self, position: u32) -> u32 {
-        match self {
-            AttentionKind::Full => 0,
-            AttentionKind::Window(window) => (position + 1).saturating_sub(window as u32),
-        }
-    }
-
-    /// Twice the mean number of positions that a query attends to in a sequence of `seq` tokens: `seq` without a
-    /// window, `2 W - W^2 / seq` with one.
-    pub fn span(self, seq: usize) -> usize {
-        match self {
-            AttentionKind::Window(window) if window < seq => 2 * window - window * window / seq,
-            _ => seq,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MlpKind {
-    SwiGlu { intermediate_size: usize },
-}
-
 impl Model {
-    /// Layer `l`, counted in the order of the forward pass.
-    pub fn layer(&self, l: usize) -> Layer {
-        assert!(l < self.num_hidden_layers, "layer {l} of {}", self.num_hidden_layers);
-        Layer {
-            attention: self.sliding_window.map_or(AttentionKind::Full, AttentionKind::Window),
-            mlp: MlpKind::SwiGlu { intermediate_size: self.intermediate_size },
-        }
-    }
-
-    /// The layers in the order of the forward pass.
-    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> + '_ {
-        (0..self.num_hidden_layers).map(|l| self.layer(l))
-    }
-
     /// The small model of tests and examples: two layers, three query heads that share one key/value head.
     pub fn tiny() -> Model {
         let text = "[model]\narchitecture = \"llama\"\nhidden_size = 12\nintermediate_size = 20\n\
@@ -290,7 +344,12 @@ impl Model {
 
     /// The `[model]` table alone; [`Model::from_toml`] reads it back.
     pub fn to_toml(&self) -> String {
-        table_text("model", &self.entries())
+        table_text("model", &self.own_entries())
+    }
+
+    /// The entries of the keys that the model's architecture has.
+    pub(super) fn own_entries(&self) -> Vec<Entry<'_>> {
+        self.entries().into_iter().filter(|entry| self.architecture.has(entry.key)).collect()
     }
 
     /// The model's part of the identity of a checkpoint; an imported checkpoint has no other.

@@ -255,6 +255,11 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
         self.real("must not be negative, and must fit 32 bits", |x| (0.0..=f32::MAX as f64).contains(&x))
     }
 
+    /// Requires a soft-cap, if there is one.
+    pub fn soft_cap(self) -> Self {
+        self.real("must lie between 1e-3 and 1e6; leave it out for no cap", |x| (1e-3..=1e6).contains(&x))
+    }
+
     /// Requires a factor by which a context was made longer.
     pub fn factor(self) -> Self {
         self.real("must lie between 1 and 1e9", |x| (1.0..=1e9).contains(&x))

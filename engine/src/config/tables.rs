@@ -9,7 +9,7 @@ use super::near::near_multiples;
 use super::origins::Origins;
 use super::section::{Read, Text, Write, all_defaults, fixed_in_run, need, optional, or, section};
 use crate::error::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::Value;
 
 /// A larger number of samples in a step is a typing error.
@@ -43,6 +43,8 @@ section! {
         pub load: Load = or(Load::Random),
         /// Coefficient of the mean of log(Z)^2.
         pub z_loss: f64 = or(0.0).not_negative(),
+        /// Whether a loaded model whose first loss is no better than guessing ends the run.
+        pub refuse_untrained: bool = or(false),
         /// Steps between validations; 0: never.
         pub eval_interval: u64 = or(0),
         /// Global batches of a validation.
@@ -113,6 +115,16 @@ named! {
 pub enum Load {
     Random,
     HuggingFace(PathBuf),
+}
+
+impl Load {
+    /// The directory of the checkpoint that the weights are loaded from.
+    pub fn huggingface(&self) -> Option<&Path> {
+        match self {
+            Load::HuggingFace(dir) => Some(dir),
+            Load::Random => None,
+        }
+    }
 }
 
 impl Text for Load {

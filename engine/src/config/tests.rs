@@ -165,6 +165,7 @@ fn defaults_are_as_documented() {
         recompute: Recompute::None,
         load: Load::Random,
         z_loss: 0.0,
+        refuse_untrained: false,
         eval_interval: 0,
         eval_steps: 10,
         stop_before: None,
@@ -210,7 +211,7 @@ fn every_key_is_taken() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     });
-    assert_eq!((config.model.head_dim, config.model.rope_theta), (16, 500_000.0));
+    assert_eq!((config.model.head_dim, config.model.rope_theta), (16, Some(500_000.0)));
     assert_eq!(config.model.rope_scaling, scaling);
     assert_eq!((config.train.backend, config.train.precision), (Some(BackendKind::Cpu), Some(Precision::Bf16)));
     assert_eq!((config.train.seed, config.train.eval_interval, config.train.eval_steps), (u32::MAX, 10, 3));
@@ -296,7 +297,10 @@ vocab_size = 512
 max_position_embeddings = 512
 rope_theta = 10000.0
 rope_scaling = { rope_type = "default" }
+attention_bias = false
+mlp_bias = false
 rms_norm_eps = 0.00001
+embedding_scale = 1.0
 tie_word_embeddings = false
 initializer_range = 0.02
 
@@ -309,6 +313,7 @@ seed = 1234
 recompute = "none"
 load = "hf:/x"
 z_loss = 0.0
+refuse_untrained = false
 eval_interval = 0
 eval_steps = 10
 
@@ -373,7 +378,20 @@ retry_seconds = 60
     let all: Table = read(MOST.as_bytes(), &[]).unwrap().to_toml().parse().unwrap();
     for (table, keys) in tables() {
         let left_out: Vec<&str> = keys.into_iter().filter(|key| all[table].get(key).is_none()).collect();
-        let refused = ["hf", "sliding_window", "num_local_experts", "num_experts_per_tok", "embedding_scale"];
+        // Keys of other families, and of what is not built.
+        let refused = [
+            "hf",
+            "use_sliding_window",
+            "sliding_window",
+            "max_window_layers",
+            "layer_types",
+            "layer_norm_epsilon",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "query_pre_attn_scalar",
+            "num_local_experts",
+            "num_experts_per_tok",
+        ];
         assert_eq!(left_out, if table == "model" { &refused[..] } else { &[] }, "[{table}]");
     }
 }
@@ -393,7 +411,10 @@ fn the_resolved_text_loads_back() {
 fn a_model_describes_its_layers() {
     let model = Model::tiny();
     let layers: Vec<Layer> = model.layers().collect();
-    assert_eq!(layers, [Layer { attention: AttentionKind::Full, mlp: MlpKind::SwiGlu { intermediate_size: 20 } }; 2]);
+    let mlp = Mlp { activation: Activation::SwiGlu, intermediate_size: 20 };
+    let biases = Biases { qkv: false, out: false, mlp: false };
+    let (attention, norm) = (AttentionKind::Full, NormKind::Rms);
+    assert_eq!(layers, [Layer { attention, head_norms: false, biases, norm, post_norms: false, mlp }; 2]);
     assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 

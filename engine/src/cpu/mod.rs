@@ -8,6 +8,7 @@ mod group;
 mod kernel;
 mod ops;
 mod pool;
+mod rank;
 mod scratch;
 mod simd;
 mod spans;
@@ -21,101 +22,20 @@ pub use float::Float;
 use group::Watch;
 pub use group::{MpiGroup, MpiTicket, Progress};
 pub use pool::Block;
+pub use rank::{Copied, Cpu};
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Checks, Detail, Elem, Fault, Heads, HostCopy, Label, Origin, Rule, Scope,
-    Span, Tensor, Total, Track, Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, HeadRms, Heads, HostCopy, Label, LayerNorm, Origin,
+    Rms, Rotary, Rule, Scope, Span, Tensor, Total, Track, Xent,
 };
-use crate::flight::Recorder;
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
-use crate::mpi::Comm;
-use ops::matmul::Operand;
-use pool::Pool;
-use spans::Spans;
-use std::marker::PhantomData;
+use rank::{
+    data, data_mut, expect, expect_heads, expect_rotary, head_params, norm_gradients, params, plain, transposed,
+};
 use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
-use workers::Workers;
-
-/// The backend of one rank: its cores and its memory. `A` is the type of activations and weights.
-pub struct Cpu<A: Float> {
-    pool: Rc<Pool>,
-    workers: Workers,
-    progress: Progress,
-    /// All ranks in the mesh's order; `None` without other ranks.
-    world: Option<Rc<Comm>>,
-    /// See [`Backend::comm_chunks`].
-    pieces: usize,
-    spans: Spans,
-    recorder: Arc<Recorder>,
-    checks: Checks,
-    act: PhantomData<A>,
-}
-
-impl<A: Float> Cpu<A> {
-    /// A backend without other ranks that computes on `threads` cores, including the calling thread's.
-    pub fn new(threads: usize) -> Self {
-        let (pool, workers, progress) = (Rc::default(), Workers::new(threads), Progress::default());
-        let (spans, recorder, checks) = (Spans::default(), Arc::default(), Checks::default());
-        Cpu { pool, workers, progress, world: None, pieces: 1, spans, recorder, checks, act: PhantomData }
-    }
-
-    /// The backend of one of the ranks of `world`.
-    pub fn of(world: Rc<Comm>, threads: usize) -> Self {
-        Cpu { recorder: world.recorder(), world: Some(world), ..Cpu::new(threads) }
-    }
-
-    /// Splits a collective that overlaps with a matmul into this number of chunks, as the CUDA backend does. On the CPU
-    /// this is no faster; the results are bit-identical.
-    pub fn in_pieces(self, pieces: usize) -> Self {
-        Cpu { pieces, ..self }
-    }
-
-    /// The elements of x, row-major.
-    pub fn download<T: Elem>(&self, x: &Tensor<Self, T>) -> Vec<T> {
-        data(x).to_vec()
-    }
-
-    /// The threads for the op of this name. Open MPI makes progress only inside its calls, so every op begins with one.
-    fn workers(&self, op: &'static str) -> &Workers {
-        self.recorder.op(op);
-        self.progress.poke();
-        &self.workers
-    }
-
-    /// The result of the op of this name is there.
-    fn made<T: Elem>(&self, op: &'static str, result: &Tensor<Self, T>) {
-        self.checks.made(op, || self.download(result));
-    }
-
-    fn scalars(&self, values: &[f32]) -> Acc<Self> {
-        self.upload(values, 1, values.len())
-    }
-
-    /// The backward pass of RMSNorm, which adds the residual's gradient `dres` if it is given.
-    fn norm_gradients(
-        &self,
-        dres: Option<&[A]>,
-        dy: &mut Act<Self>,
-        x: &Act<Self>,
-        rstd: &Acc<Self>,
-        w: &Act<Self>,
-        dw: &mut Acc<Self>,
-    ) {
-        expect("dy", dy, x.rows(), x.cols());
-        expect("rstd", rstd, x.rows(), 1);
-        expect("w", w, 1, x.cols());
-        expect("dw", dw, 1, x.cols());
-        let saved = ops::norm::Saved { x: data(x), rstd: data(rstd), w: data(w) };
-        ops::norm::rmsnorm_bwd(self.workers("rmsnorm_bwd"), &self.pool, dres, data_mut(dy), saved, data_mut(dw));
-        self.made("rmsnorm_bwd", dy);
-        self.made("rmsnorm_bwd", dw);
-    }
-}
 
 impl<A: Float> Backend for Cpu<A> {
     type Act = A;
@@ -191,18 +111,31 @@ impl<A: Float> Backend for Cpu<A> {
         ops::elementwise::widen(self.workers("widen"), data(x), data_mut(y));
     }
 
+    fn rounded(&self, x: f32) -> f32 {
+        float::rounded::<A>(x)
+    }
+
     fn matmul_nt_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
         expect("a b^T", out, a.rows(), b.rows());
-        ops::matmul::matmul(self.workers("matmul_nt"), &self.pool, plain(a), transposed(b), data_mut(out));
+        ops::matmul::matmul(self.workers("matmul_nt"), &self.pool, plain(a), transposed(b), None, data_mut(out));
         self.made("matmul_nt", out);
     }
 
     fn matmul_nn_into(&self, a: &Act<Self>, b: &Act<Self>, out: &mut Act<Self>) {
         assert_eq!(a.cols(), b.rows(), "columns of {:?}, rows of {:?}", a.shape(), b.shape());
         expect("a b", out, a.rows(), b.cols());
-        ops::matmul::matmul(self.workers("matmul_nn"), &self.pool, plain(a), plain(b), data_mut(out));
+        ops::matmul::matmul(self.workers("matmul_nn"), &self.pool, plain(a), plain(b), None, data_mut(out));
         self.made("matmul_nn", out);
+    }
+
+    fn matmul_nt_bias_into(&self, a: &Act<Self>, b: &Act<Self>, bias: &Act<Self>, out: &mut Act<Self>) {
+        assert_eq!(a.cols(), b.cols(), "columns of {:?} and {:?}", a.shape(), b.shape());
+        expect("a b^T", out, a.rows(), b.rows());
+        expect("bias", bias, 1, b.rows());
+        let (workers, bias) = (self.workers("matmul_nt"), Some(data(bias)));
+        ops::matmul::matmul(workers, &self.pool, plain(a), transposed(b), bias, data_mut(out));
+        self.made("matmul_nt", out);
     }
 
     fn comm_chunks(&self, rows: usize) -> usize {
@@ -223,30 +156,49 @@ impl<A: Float> Backend for Cpu<A> {
         x
     }
 
-    fn rmsnorm(&self, x: &Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Acc<Self>) {
-        expect("w", w, 1, x.cols());
+    fn add_bias(&self, mut x: Act<Self>, bias: &Act<Self>) -> Act<Self> {
+        expect("bias", bias, 1, x.cols());
+        ops::bias::add_bias(self.workers("add_bias"), data_mut(&mut x), data(bias));
+        self.made("add_bias", &x);
+        x
+    }
+
+    fn bias_bwd(&self, dy: &Act<Self>, dbias: &mut Acc<Self>) {
+        expect("dbias", dbias, 1, dy.cols());
+        ops::bias::bias_bwd(self.workers("bias_bwd"), data(dy), data_mut(dbias));
+        self.made("bias_bwd", dbias);
+    }
+
+    fn scale(&self, mut x: Act<Self>, factor: f32) -> Act<Self> {
+        ops::elementwise::scale(self.workers("scale"), data_mut(&mut x), factor);
+        self.made("scale", &x);
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, n: Rms<Self>) -> (Act<Self>, Acc<Self>) {
+        expect("w", n.w, 1, x.cols());
         let (mut y, mut rstd) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
-        ops::norm::rmsnorm(self.workers("rmsnorm"), data(x), data(w), eps, data_mut(&mut y), data_mut(&mut rstd));
+        ops::norm::rmsnorm(self.workers("rmsnorm"), data(x), params(n), data_mut(&mut y), data_mut(&mut rstd));
         self.made("rmsnorm", &y);
         (y, rstd)
     }
 
-    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, w: &Act<Self>, eps: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, n: Rms<Self>) -> (Act<Self>, Act<Self>, Acc<Self>) {
         expect("r", &r, x.rows(), x.cols());
-        expect("w", w, 1, x.cols());
+        expect("w", n.w, 1, x.cols());
         let (mut h, mut y, mut rstd) = (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1));
         let (to_h, to_y, to_rstd) = (data_mut(&mut h), data_mut(&mut y), data_mut(&mut rstd));
-        ops::norm::add_rmsnorm(self.workers("add_rmsnorm"), data(x), to_h, data(w), eps, to_y, to_rstd);
+        ops::norm::add_rmsnorm(self.workers("add_rmsnorm"), data(x), to_h, params(n), to_y, to_rstd);
         self.made("add_rmsnorm", &h);
         self.made("add_rmsnorm", &y);
         (h, y, rstd)
     }
 
-    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, w: &Act<Self>) -> Act<Self> {
+    fn rmsnorm_recompute(&self, x: &Act<Self>, rstd: &Acc<Self>, n: Rms<Self>) -> Act<Self> {
         expect("rstd", rstd, x.rows(), 1);
-        expect("w", w, 1, x.cols());
+        expect("w", n.w, 1, x.cols());
         let mut y = self.alloc(x.rows(), x.cols());
-        ops::norm::rmsnorm_recompute(self.workers("rmsnorm_again"), data(x), data(rstd), data(w), data_mut(&mut y));
+        ops::norm::rmsnorm_recompute(self.workers("rmsnorm_again"), data(x), data(rstd), params(n), data_mut(&mut y));
         y
     }
 
@@ -255,10 +207,10 @@ impl<A: Float> Backend for Cpu<A> {
         mut dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
-        self.norm_gradients(None, &mut dy, x, rstd, w, dw);
+        norm_gradients(self, None, &mut dy, x, rstd, n, dw);
         dy
     }
 
@@ -268,29 +220,89 @@ impl<A: Float> Backend for Cpu<A> {
         mut dy: Act<Self>,
         x: &Act<Self>,
         rstd: &Acc<Self>,
-        w: &Act<Self>,
+        n: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
         expect("dres", dres, x.rows(), x.cols());
-        self.norm_gradients(Some(data(dres)), &mut dy, x, rstd, w, dw);
+        norm_gradients(self, Some(data(dres)), &mut dy, x, rstd, n, dw);
         dy
     }
 
-    fn rope(&self, mut qkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+    fn layernorm(&self, x: &Act<Self>, n: LayerNorm<Self>) -> (Act<Self>, Acc<Self>) {
+        expect("w", n.w, 1, x.cols());
+        expect("bias", n.bias, 1, x.cols());
+        let (mut y, mut stats) = (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 2));
+        let (to_y, to_stats) = (data_mut(&mut y), data_mut(&mut stats));
+        let workers = self.workers("layernorm");
+        ops::layernorm::layernorm(workers, data(x), data(n.w), data(n.bias), n.eps, to_y, to_stats);
+        self.made("layernorm", &y);
+        (y, stats)
+    }
+
+    fn layernorm_bwd(
+        &self,
+        dres: Option<&Act<Self>>,
+        mut dy: Act<Self>,
+        x: &Act<Self>,
+        stats: &Acc<Self>,
+        n: LayerNorm<Self>,
+        [dw, dbias]: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        expect("dy", &dy, x.rows(), x.cols());
+        expect("statistics", stats, x.rows(), 2);
+        expect("dw", dw, 1, x.cols());
+        expect("dbias", dbias, 1, x.cols());
+        dres.inspect(|dres| expect("dres", dres, x.rows(), x.cols()));
+        let saved = ops::layernorm::Saved { x: data(x), stats: data(stats), w: data(n.w) };
+        let (workers, to) = (self.workers("layernorm_bwd"), [data_mut(dw), data_mut(dbias)]);
+        ops::layernorm::layernorm_bwd(workers, &self.pool, dres.map(data), data_mut(&mut dy), saved, to);
+        self.made("layernorm_bwd", &dy);
+        self.made("layernorm_bwd", dw);
+        dy
+    }
+
+    fn rope(&self, mut qkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
         expect_heads(&qkv, h);
-        expect("positions", positions, qkv.rows(), 1);
-        assert_eq!(table.cols(), h.dim, "columns of the rotary table");
-        ops::rope::rope(self.workers("rope"), data_mut(&mut qkv), data(table), data(positions), h);
+        expect_rotary(r, qkv.rows(), h);
+        ops::rope::rope(self.workers("rope"), data_mut(&mut qkv), data(r.table), data(r.positions), h);
         self.made("rope", &qkv);
         qkv
     }
 
-    fn rope_bwd(&self, mut dqkv: Act<Self>, table: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
+    fn rope_bwd(&self, mut dqkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
         expect_heads(&dqkv, h);
-        expect("positions", positions, dqkv.rows(), 1);
-        assert_eq!(table.cols(), h.dim, "columns of the rotary table");
-        ops::rope::rope_bwd(self.workers("rope_bwd"), data_mut(&mut dqkv), data(table), data(positions), h);
+        expect_rotary(r, dqkv.rows(), h);
+        ops::rope::rope_bwd(self.workers("rope_bwd"), data_mut(&mut dqkv), data(r.table), data(r.positions), h);
         self.made("rope_bwd", &dqkv);
+        dqkv
+    }
+
+    fn qk_norm_rope(&self, qkv: &Act<Self>, n: HeadRms<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
+        expect_heads(qkv, h);
+        let (p, mut y) = (head_params(n, r, qkv.rows(), h), self.alloc(qkv.rows(), qkv.cols()));
+        ops::qk_norm::forward(self.workers("qk_norm_rope"), data(qkv), p, data_mut(&mut y));
+        self.made("qk_norm_rope", &y);
+        y
+    }
+
+    fn qk_norm_rope_bwd(
+        &self,
+        mut dqkv: Act<Self>,
+        qkv: &Act<Self>,
+        n: HeadRms<Self>,
+        r: Rotary<Self>,
+        h: Heads,
+        [dq, dk]: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        expect_heads(qkv, h);
+        expect("dqkv", &dqkv, qkv.rows(), qkv.cols());
+        expect("dw of q", dq, 1, h.dim);
+        expect("dw of k", dk, 1, h.dim);
+        let (p, workers) = (head_params(n, r, qkv.rows(), h), self.workers("qk_norm_rope_bwd"));
+        ops::qk_norm::backward(workers, &self.pool, data_mut(&mut dqkv), data(qkv), p, [data_mut(dq), data_mut(dk)]);
+        self.made("qk_norm_rope_bwd", &dqkv);
+        self.made("qk_norm_rope_bwd", dq);
+        self.made("qk_norm_rope_bwd", dk);
         dqkv
     }
 
@@ -348,6 +360,36 @@ impl<A: Float> Backend for Cpu<A> {
         gate_up
     }
 
+    fn geglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        let f = gate_up.cols() / 2;
+        expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
+        let mut y = self.alloc(gate_up.rows(), f);
+        ops::gelu::geglu(self.workers("geglu"), data(gate_up), f, data_mut(&mut y));
+        self.made("geglu", &y);
+        y
+    }
+
+    fn geglu_bwd(&self, dy: &Act<Self>, mut gate_up: Act<Self>) -> Act<Self> {
+        expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
+        ops::gelu::geglu_bwd(self.workers("geglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
+        self.made("geglu_bwd", &gate_up);
+        gate_up
+    }
+
+    fn gelu(&self, x: &Act<Self>) -> Act<Self> {
+        let mut y = self.alloc(x.rows(), x.cols());
+        ops::gelu::gelu(self.workers("gelu"), data(x), data_mut(&mut y));
+        self.made("gelu", &y);
+        y
+    }
+
+    fn gelu_bwd(&self, dy: &Act<Self>, mut x: Act<Self>) -> Act<Self> {
+        expect("x", &x, dy.rows(), dy.cols());
+        ops::gelu::gelu_bwd(self.workers("gelu_bwd"), data(dy), data_mut(&mut x));
+        self.made("gelu_bwd", &x);
+        x
+    }
+
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {
         let mut y = self.alloc(ids.len(), table.cols());
         ops::embed::embed(self.workers("embed"), data(ids), data(table), table.cols(), first, data_mut(&mut y));
@@ -366,11 +408,11 @@ impl<A: Float> Backend for Cpu<A> {
         scratch::logits_rows(cols)
     }
 
-    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, first: usize) -> Acc<Self> {
+    fn xent_stats(&self, logits: &Act<Self>, targets: &Tensor<Self, u32>, x: Xent) -> Acc<Self> {
         expect("targets", targets, logits.rows(), 1);
         let mut stats = self.alloc(logits.rows(), 3);
         let (cols, to) = (logits.cols(), data_mut(&mut stats));
-        ops::xent::xent_stats(self.workers("xent_stats"), data(logits), cols, data(targets), first, to);
+        ops::xent::xent_stats(self.workers("xent_stats"), data(logits), cols, data(targets), x, to);
         stats
     }
 
@@ -484,41 +526,4 @@ impl<A: Float> Backend for Cpu<A> {
     fn end_trace(&self) -> Vec<Span> {
         self.spans.end()
     }
-}
-
-/// A copy to the host, which the CPU backend makes at once.
-pub struct Copied<T>(Vec<T>);
-
-impl<T: Elem> HostCopy<T> for Copied<T> {
-    fn wait(self) -> Result<Vec<T>, Fault> {
-        Ok(self.0)
-    }
-}
-
-fn data<A: Float, T: Elem>(x: &Tensor<Cpu<A>, T>) -> &[T] {
-    x.mem.as_slice()
-}
-
-fn data_mut<A: Float, T: Elem>(x: &mut Tensor<Cpu<A>, T>) -> &mut [T] {
-    x.mem.as_mut_slice()
-}
-
-fn plain<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    Operand::new(data(x), x.rows(), x.cols())
-}
-
-fn transposed<A: Float>(x: &Act<Cpu<A>>) -> Operand<'_, A> {
-    plain(x).t()
-}
-
-/// Asserts that an op was given a tensor of the right shape.
-#[track_caller]
-fn expect<A: Float, T: Elem>(what: &str, x: &Tensor<Cpu<A>, T>, rows: usize, cols: usize) {
-    assert_eq!(x.shape(), (rows, cols), "the shape of {what}");
-}
-
-#[track_caller]
-fn expect_heads<A: Float>(qkv: &Act<Cpu<A>>, h: Heads) {
-    assert_eq!(qkv.cols(), h.qkv_cols(), "columns of qkv for {h:?}");
-    assert_eq!((qkv.rows() % h.seq, h.query % h.kv, h.dim % 2), (0, 0, 0), "{} rows for {h:?}", qkv.rows());
 }

@@ -60,6 +60,18 @@ impl<A: Float> Scratch for CpuScratch<A> {
         bytes(&[ops::norm::scratch(rows, cols)])
     }
 
+    fn layernorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        bytes(&[ops::layernorm::scratch(rows, cols)])
+    }
+
+    fn bias_bwd(&self, _: usize, _: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn qk_norm_rope_bwd(&self, rows: usize, h: Heads) -> Vec<usize> {
+        bytes(&[ops::qk_norm::scratch(rows, h.dim)])
+    }
+
     fn attention(&self, _: usize, h: Heads) -> Vec<usize> {
         bytes(&[ops::attention::scratch(h, self.threads)])
     }

@@ -147,6 +147,12 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * scale }
 }
 
+/// tanh(x) to 3e-7, from e^x.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
 /// The sum of the lanes, by halving.
 #[inline(always)]
 pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
@@ -201,6 +207,15 @@ mod tests {
         assert_eq!([exp(f32::NEG_INFINITY), exp(-1e9), exp(-88.0)], [0.0; 3]);
         assert!(exp(1e9).is_finite() && exp(f32::INFINITY) > 1e38);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_exact_to_a_rounding_of_one() {
+        for i in -4000..=4000 {
+            let x = i as f32 * 0.01;
+            assert!((tanh(x) as f64 - (x as f64).tanh()).abs() <= 3e-7, "tanh({x}) = {:e}", tanh(x));
+        }
+        assert_eq!([tanh(f32::INFINITY), tanh(f32::NEG_INFINITY), tanh(0.0)], [1.0, -1.0, 0.0]);
     }
 
     #[test]

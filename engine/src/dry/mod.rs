@@ -13,8 +13,8 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Form, Heads, HostCopy, Op, Operands, Origin, Rule,
-    Scope, Span, Tensor, Total, Xent,
+    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Form, HeadRms, Heads, HostCopy, LayerNorm, Op,
+    Operands, Origin, Rms, Rotary, Rule, Scope, Span, Tensor, Total, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -97,6 +97,10 @@ impl<A: Elem> Backend for Dry<A> {
         self.over(Op::Widen, x);
     }
 
+    fn rounded(&self, x: f32) -> f32 {
+        x
+    }
+
     fn matmul_nt(&self, a: &Act<Self>, b: &Act<Self>) -> Act<Self> {
         let what = if self.in_head.get() { Use::Logits } else { Use::Other };
         let mut out = self.take(a.rows(), b.rows(), what);
@@ -114,6 +118,11 @@ impl<A: Elem> Backend for Dry<A> {
         self.product(Form::Nn, [a.rows(), b.cols(), a.cols()], b.rows());
     }
 
+    fn matmul_nt_bias_into(&self, a: &Act<Self>, b: &Act<Self>, bias: &Act<Self>, out: &mut Act<Self>) {
+        expect("bias", bias, 1, b.rows());
+        self.matmul_nt_into(a, b, out);
+    }
+
     fn comm_chunks(&self, rows: usize) -> usize {
         self.scratch.comm_chunks(rows)
     }
@@ -129,23 +138,39 @@ impl<A: Elem> Backend for Dry<A> {
         x
     }
 
-    fn rmsnorm(&self, x: &Act<Self>, _: &Act<Self>, _: f32) -> (Act<Self>, Acc<Self>) {
+    fn add_bias(&self, x: Act<Self>, bias: &Act<Self>) -> Act<Self> {
+        expect("bias", bias, 1, x.cols());
+        self.over(Op::AddBias, &x);
+        x
+    }
+
+    fn bias_bwd(&self, dy: &Act<Self>, dbias: &mut Acc<Self>) {
+        expect("dbias", dbias, 1, dy.cols());
+        self.over(Op::BiasBwd, dy);
+    }
+
+    fn scale(&self, x: Act<Self>, _: f32) -> Act<Self> {
+        self.over(Op::Scale, &x);
+        x
+    }
+
+    fn rmsnorm(&self, x: &Act<Self>, _: Rms<Self>) -> (Act<Self>, Acc<Self>) {
         self.over(Op::Rmsnorm, x);
         (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1))
     }
 
-    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, _: &Act<Self>, _: f32) -> (Act<Self>, Act<Self>, Acc<Self>) {
+    fn add_rmsnorm(&self, x: &Act<Self>, r: Act<Self>, _: Rms<Self>) -> (Act<Self>, Act<Self>, Acc<Self>) {
         expect("r", &r, x.rows(), x.cols());
         self.over(Op::AddRmsnorm, x);
         (r, self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 1))
     }
 
-    fn rmsnorm_recompute(&self, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>) -> Act<Self> {
+    fn rmsnorm_recompute(&self, x: &Act<Self>, _: &Acc<Self>, _: Rms<Self>) -> Act<Self> {
         self.over(Op::RmsnormRecompute, x);
         self.alloc(x.rows(), x.cols())
     }
 
-    fn rmsnorm_bwd(&self, dy: Act<Self>, x: &Act<Self>, _: &Acc<Self>, _: &Act<Self>, dw: &mut Acc<Self>) -> Act<Self> {
+    fn rmsnorm_bwd(&self, dy: Act<Self>, x: &Act<Self>, _: &Acc<Self>, _: Rms<Self>, dw: &mut Acc<Self>) -> Act<Self> {
         expect("dy", &dy, x.rows(), x.cols());
         expect("dw", dw, 1, x.cols());
         self.over(Op::RmsnormBwd, x);
@@ -158,7 +183,7 @@ impl<A: Elem> Backend for Dry<A> {
         dy: Act<Self>,
         x: &Act<Self>,
         _: &Acc<Self>,
-        _: &Act<Self>,
+        _: Rms<Self>,
         dw: &mut Acc<Self>,
     ) -> Act<Self> {
         expect("dres", dres, x.rows(), x.cols());
@@ -168,15 +193,58 @@ impl<A: Elem> Backend for Dry<A> {
         dy
     }
 
-    fn rope(&self, qkv: Act<Self>, _: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
-        expect("qkv", &qkv, positions.rows(), h.qkv_cols());
+    fn layernorm(&self, x: &Act<Self>, n: LayerNorm<Self>) -> (Act<Self>, Acc<Self>) {
+        expect("bias", n.bias, 1, x.cols());
+        self.over(Op::Layernorm, x);
+        (self.alloc(x.rows(), x.cols()), self.alloc(x.rows(), 2))
+    }
+
+    fn layernorm_bwd(
+        &self,
+        _: Option<&Act<Self>>,
+        dy: Act<Self>,
+        x: &Act<Self>,
+        _: &Acc<Self>,
+        _: LayerNorm<Self>,
+        dw_dbias: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        expect("dy", &dy, x.rows(), x.cols());
+        dw_dbias.into_iter().for_each(|gradient| expect("dw and dbias", gradient, 1, x.cols()));
+        self.over(Op::LayernormBwd, x);
+        dy
+    }
+
+    fn rope(&self, qkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
+        expect("qkv", &qkv, r.positions.rows(), h.qkv_cols());
         self.op(Op::Rope, Operands::Matrix(qkv.rows(), (h.query + h.kv) * h.dim));
         qkv
     }
 
-    fn rope_bwd(&self, dqkv: Act<Self>, _: &Acc<Self>, positions: &Tensor<Self, u32>, h: Heads) -> Act<Self> {
-        expect("dqkv", &dqkv, positions.rows(), h.qkv_cols());
+    fn rope_bwd(&self, dqkv: Act<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
+        expect("dqkv", &dqkv, r.positions.rows(), h.qkv_cols());
         self.op(Op::RopeBwd, Operands::Matrix(dqkv.rows(), (h.query + h.kv) * h.dim));
+        dqkv
+    }
+
+    fn qk_norm_rope(&self, qkv: &Act<Self>, _: HeadRms<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
+        expect("qkv", qkv, r.positions.rows(), h.qkv_cols());
+        self.op(Op::QkNormRope, Operands::Packed(qkv.rows(), h));
+        self.alloc(qkv.rows(), qkv.cols())
+    }
+
+    fn qk_norm_rope_bwd(
+        &self,
+        dqkv: Act<Self>,
+        qkv: &Act<Self>,
+        _: HeadRms<Self>,
+        r: Rotary<Self>,
+        h: Heads,
+        dw: [&mut Acc<Self>; 2],
+    ) -> Act<Self> {
+        expect("qkv", qkv, r.positions.rows(), h.qkv_cols());
+        expect("dqkv", &dqkv, qkv.rows(), qkv.cols());
+        dw.into_iter().for_each(|dw| expect("dw", dw, 1, h.dim));
+        self.op(Op::QkNormRopeBwd, Operands::Packed(qkv.rows(), h));
         dqkv
     }
 
@@ -214,6 +282,28 @@ impl<A: Elem> Backend for Dry<A> {
         gate_up
     }
 
+    fn geglu(&self, gate_up: &Act<Self>) -> Act<Self> {
+        self.over(Op::Geglu, gate_up);
+        self.alloc(gate_up.rows(), gate_up.cols() / 2)
+    }
+
+    fn geglu_bwd(&self, dy: &Act<Self>, gate_up: Act<Self>) -> Act<Self> {
+        expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
+        self.over(Op::GegluBwd, &gate_up);
+        gate_up
+    }
+
+    fn gelu(&self, x: &Act<Self>) -> Act<Self> {
+        self.over(Op::Gelu, x);
+        self.alloc(x.rows(), x.cols())
+    }
+
+    fn gelu_bwd(&self, dy: &Act<Self>, x: Act<Self>) -> Act<Self> {
+        expect("x", &x, dy.rows(), dy.cols());
+        self.over(Op::GeluBwd, &x);
+        x
+    }
+
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, _: usize) -> Act<Self> {
         self.op(Op::Embed, Operands::Matrix(ids.len(), table.cols()));
         self.alloc(ids.len(), table.cols())
@@ -228,7 +318,7 @@ impl<A: Elem> Backend for Dry<A> {
         self.scratch.logits_rows(cols)
     }
 
-    fn xent_stats(&self, logits: &Act<Self>, _: &Tensor<Self, u32>, _: usize) -> Acc<Self> {
+    fn xent_stats(&self, logits: &Act<Self>, _: &Tensor<Self, u32>, _: Xent) -> Acc<Self> {
         self.over(Op::XentStats, logits);
         self.alloc(logits.rows(), 3)
     }

@@ -1,7 +1,8 @@
-//! One transformer layer, pre-norm: h = x + Attention(RMSNorm(x)), y = h + MLP(RMSNorm(h)).
+//! One transformer layer, pre-norm: h = x + Attention(Norm(x)), y = h + MLP(Norm(h)). Gemma 2 also norms what it adds:
+//! h = x + Norm(Attention(Norm(x))), y = h + Norm(MLP(Norm(h))).
 
 use super::attention::{self, Pattern};
-use super::{Ctx, mlp};
+use super::{Ctx, mlp, norm};
 use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
 use crate::model::param_specs::Block;
 
@@ -13,22 +14,25 @@ pub type Grads<'a, B> = Block<TensorViewMut<'a, B, f32>>;
 pub struct Saved<B: Backend> {
     /// The layer's input, `[T/tp, D]`.
     x: Act<B>,
-    rstd1: Acc<B>,
+    stats1: Acc<B>,
     xn: Option<Act<B>>,
     attention: attention::Saved<B>,
+    post1: Option<norm::SavedPost<B>>,
     /// Between attention and MLP, `[T/tp, D]`.
     h: Act<B>,
-    rstd2: Acc<B>,
+    stats2: Acc<B>,
     hn: Option<Act<B>>,
     mlp: mlp::Saved<B>,
+    post2: Option<norm::SavedPost<B>>,
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops the tensors that are cheap to recompute (`recompute = "selective"`): the norms' outputs and the SwiGLU
-    /// product.
+    /// Drops the tensors that are cheap to recompute (`recompute = "selective"`): the norms' outputs, normed heads and
+    /// the MLP's activation.
     pub fn slim(mut self) -> Self {
         self.xn = None;
         self.hn = None;
+        self.attention.slim();
         self.mlp.slim();
         self
     }
@@ -36,13 +40,14 @@ impl<B: Backend> Saved<B> {
 
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: Act<B>) -> (Act<B>, Saved<B>) {
-    let b = cx.b;
-    let (xn, rstd1) = b.rmsnorm(&x, &w.norm1, cx.eps);
+    let (xn, stats1) = norm::forward(cx, &w.norm1, &x);
     let (a, attention) = attention::forward(cx, p, &w.attention, &xn);
-    let (h, hn, rstd2) = b.add_rmsnorm(&x, a, &w.norm2, cx.eps); // h = x + Attention(xn)
+    let (a, post1) = norm::post(cx, &w.post1, a);
+    let (h, hn, stats2) = norm::add_forward(cx, &w.norm2, &x, a); // h = x + Attention(xn)
     let (m, mlp) = mlp::forward(cx, &w.mlp, &hn);
-    let y = b.add(m, &h); // y = h + MLP(hn)
-    (y, Saved { x, rstd1, xn: Some(xn), attention, h, rstd2, hn: Some(hn), mlp })
+    let (m, post2) = norm::post(cx, &w.post2, m);
+    let y = cx.b.add(m, &h); // y = h + MLP(hn)
+    (y, Saved { x, stats1, xn: Some(xn), attention, post1, h, stats2, hn: Some(hn), mlp, post2 })
 }
 
 /// Computes dx from dy.
@@ -54,15 +59,18 @@ pub fn backward<B: Backend>(
     saved: Saved<B>,
     g: &mut Grads<B>,
 ) -> Act<B> {
-    let b = cx.b;
-    let Saved { x, rstd1, xn, attention, h, rstd2, hn, mlp } = saved;
-    let coming = cx.region.gather(b, &dy); // dy in flight during the recomputation
-    let hn = hn.unwrap_or_else(|| b.rmsnorm_recompute(&h, &rstd2, &w.norm2));
+    let Saved { x, stats1, xn, attention, post1, h, stats2, hn, mlp, post2 } = saved;
+    let dm = norm::post_backward(cx, &w.post2, &dy, post2, &mut g.post2);
+    let coming = cx.region.gather(cx.b, dm.as_ref().unwrap_or(&dy)); // dm in flight during the recomputation
+    let hn = hn.unwrap_or_else(|| norm::again(cx, &w.norm2, &h, &stats2));
     let dhn = mlp::backward(cx, &w.mlp, coming, hn, mlp, &mut g.mlp);
-    let dh = b.rmsnorm_bwd_add(&dy, dhn, &h, &rstd2, &w.norm2, &mut g.norm2); // dh = dy + dRMSNorm(dhn)
-    drop((dy, h, rstd2));
-    let coming = cx.region.gather(b, &dh); // dh in flight
-    let xn = xn.unwrap_or_else(|| b.rmsnorm_recompute(&x, &rstd1, &w.norm1));
+    drop(dm);
+    let dh = norm::backward_add(cx, &w.norm2, &dy, dhn, &h, &stats2, &mut g.norm2); // dh = dy + dNorm(dhn)
+    drop((dy, h, stats2));
+    let da = norm::post_backward(cx, &w.post1, &dh, post1, &mut g.post1);
+    let coming = cx.region.gather(cx.b, da.as_ref().unwrap_or(&dh)); // da in flight
+    let xn = xn.unwrap_or_else(|| norm::again(cx, &w.norm1, &x, &stats1));
     let dxn = attention::backward(cx, p, &w.attention, coming, xn, attention, &mut g.attention);
-    b.rmsnorm_bwd_add(&dh, dxn, &x, &rstd1, &w.norm1, &mut g.norm1) // dx = dh + dRMSNorm(dxn)
+    drop(da);
+    norm::backward_add(cx, &w.norm1, &dh, dxn, &x, &stats1, &mut g.norm1) // dx = dh + dNorm(dxn)
 }

@@ -1,8 +1,10 @@
-//! y = (silu(x Wg^T) * (x Wu^T)) Wd^T: the SwiGLU feed-forward layer (Shazeer 2020).
+//! y = a(x Wu^T) Wd^T: the feed-forward layer. With a gate (Shazeer 2020), Wu is the gate's weight above that of the
+//! values, and a(g, u) = act(g) * u.
 
-use super::Ctx;
 use super::region::Gather;
+use super::{Ctx, linear};
 use crate::backend::{Act, Backend, TensorView, TensorViewMut};
+use crate::config::Activation;
 use crate::model::param_specs::Mlp;
 
 /// Weights of this rank's columns.
@@ -12,26 +14,25 @@ pub type Grads<'a, B> = Mlp<TensorViewMut<'a, B, f32>>;
 
 /// The tensors that backward needs besides the input.
 pub struct Saved<B: Backend> {
-    /// x Wg^T and x Wu^T side by side, `[T, 2F]`.
-    gate_up: Act<B>,
-    /// silu(gate) * up, `[T, F]`; recomputed if it was dropped.
-    product: Option<Act<B>>,
+    /// x Wu^T, `[T, 2F]` with a gate, `[T, F]` without.
+    up: Act<B>,
+    /// a, `[T, F]`; recomputed if it was dropped.
+    a: Option<Act<B>>,
 }
 
 impl<B: Backend> Saved<B> {
     /// Drops the tensor that is cheap to recompute.
     pub fn slim(&mut self) {
-        self.product = None;
+        self.a = None;
     }
 }
 
 /// x `[T/tp, D]` -> y `[T/tp, D]`.
 pub fn forward<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>) -> (Act<B>, Saved<B>) {
-    let b = cx.b;
-    let (_, gate_up) = cx.region.gather(b, x).nt(b, &w.gate_up); // [T/tp, D] -> [T, D] -> [T, 2F]
-    let product = b.swiglu(&gate_up); // a = silu(gate) * up
-    let y = cx.region.nt_scatter(b, &product, &w.down).wait(); // y = sum over tp of a Wd^T
-    (y, Saved { gate_up, product: Some(product) })
+    let up = linear::columns(cx, &w.up, x); // [T/tp, D] -> [T, 2F]
+    let a = activation(cx, &up); // [T, 2F] -> [T, F]
+    let y = linear::rows(cx, &w.down, &a); // y = sum over tp of a Wd^T, [T, F] -> [T/tp, D]
+    (y, Saved { up, a: Some(a) })
 }
 
 /// Computes dx from dy, whose all-gather may be in flight.
@@ -43,20 +44,27 @@ pub fn backward<B: Backend>(
     saved: Saved<B>,
     g: &mut Grads<B>,
 ) -> Act<B> {
-    let b = cx.b;
-    let Saved { gate_up, product } = saved;
-    let da = {
-        let a = product.unwrap_or_else(|| b.swiglu(&gate_up));
-        let (dy, da) = dy.nn(b, &w.down); // da = dy Wd
-        b.matmul_tn_acc(&dy, &a, &mut g.down); // dWd += dy^T a
-        da
-    };
-    let dgate_up = b.swiglu_bwd(&da, gate_up);
-    drop(da);
-    let x = cx.region.collect(b, x); // x in flight ...
-    let dx = b.matmul_nn(&dgate_up, &w.gate_up); // ... while computing dx = dgate Wg + dup Wu
-    let x = x.wait();
-    let dx = cx.region.scatter(b, dx); // dx in flight ...
-    b.matmul_tn_acc(&dgate_up, &x, &mut g.gate_up); // ... while computing dWg += dgate^T x, dWu += dup^T x
-    dx.wait()
+    let Saved { up, a } = saved;
+    let a = a.unwrap_or_else(|| activation(cx, &up));
+    let da = linear::rows_backward(cx, &w.down, dy, &a, &mut g.down); // da = dy Wd
+    drop(a);
+    let dup = activation_backward(cx, da, up);
+    linear::columns_backward(cx, &w.up, dup, x, &mut g.up) // dx = dup Wu
+}
+
+fn activation<B: Backend>(cx: &Ctx<B>, up: &Act<B>) -> Act<B> {
+    match cx.activation {
+        Activation::SwiGlu => cx.b.swiglu(up),
+        Activation::GeGlu => cx.b.geglu(up),
+        Activation::Gelu => cx.b.gelu(up),
+    }
+}
+
+/// The gradient of `up` from that of its activation.
+fn activation_backward<B: Backend>(cx: &Ctx<B>, da: Act<B>, up: Act<B>) -> Act<B> {
+    match cx.activation {
+        Activation::SwiGlu => cx.b.swiglu_bwd(&da, up),
+        Activation::GeGlu => cx.b.geglu_bwd(&da, up),
+        Activation::Gelu => cx.b.gelu_bwd(&da, up),
+    }
 }

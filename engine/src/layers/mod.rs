@@ -1,4 +1,4 @@
-//! The maths of a Llama, layer by layer: weights, saved tensors, forward, backward. There is no autograd.
+//! The maths of a model, layer by layer: weights, saved tensors, forward, backward. There is no autograd.
 //!
 //! Shapes: T tokens of a micro-batch, T/tp those of this rank under sequence parallelism, D hidden
 //! size, H query heads, G key/value heads and F intermediate size of this rank, d head size.
@@ -7,11 +7,15 @@ pub mod attention;
 pub mod block;
 pub mod embedding;
 pub mod head;
+pub mod linear;
 pub mod mlp;
+pub mod norm;
 pub mod region;
 pub mod rope;
+pub mod rotary;
 
 use crate::backend::Backend;
+use crate::config::Activation;
 use region::Region;
 
 /// The context that all layers of a stage share for one micro-batch.
@@ -19,7 +23,12 @@ pub struct Ctx<'a, B: Backend> {
     pub b: &'a B,
     /// Enters and leaves the tensor-parallel region.
     pub region: &'a Region<B>,
-    pub eps: f32,
+    pub norms: norm::Norms,
+    pub activation: Activation,
+    /// The factor of the embedding's output.
+    pub embedding_scale: Option<f32>,
     /// The id of the first vocabulary row that this rank holds.
     pub vocab_start: usize,
+    /// The first learned position that this rank holds.
+    pub positions_start: usize,
 }

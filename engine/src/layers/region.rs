@@ -17,10 +17,10 @@ pub enum Region<B: Backend> {
     RowsHeld(B::Group),
 }
 
-/// All rows, or an all-gather of them in flight.
-pub enum Gather<'a, B: Backend> {
-    Here(&'a Act<B>),
-    InFlight(Pending<B, B::Act>),
+/// The rows of this rank, and all rows: the same, or an all-gather in flight.
+pub struct Gather<'a, B: Backend> {
+    pub own: &'a Act<B>,
+    coming: Option<Pending<B, B::Act>>,
 }
 
 /// All rows of the region, `[T, D]`.
@@ -44,9 +44,10 @@ impl<B: Backend> Region<B> {
     pub fn gather<'a>(&self, b: &B, x: &'a Act<B>) -> Gather<'a, B> {
         match self {
             Region::RowsSharded(group) if group.size() > 1 => {
-                Gather::InFlight(group.all_gather_chunked(b, b.copy(x), b.comm_chunks(x.rows())))
+                let coming = group.all_gather_chunked(b, b.copy(x), b.comm_chunks(x.rows()));
+                Gather { own: x, coming: Some(coming) }
             }
-            _ => Gather::Here(x),
+            _ => Gather { own: x, coming: None },
         }
     }
 
@@ -87,16 +88,19 @@ impl<B: Backend> Region<B> {
 
 impl<'a, B: Backend> Gather<'a, B> {
     pub fn wait(self) -> Rows<'a, B> {
-        match self {
-            Gather::Here(x) => Rows::Here(x),
-            Gather::InFlight(pending) => Rows::Gathered(pending.wait()),
+        match self.coming {
+            None => Rows::Here(self.own),
+            Some(pending) => Rows::Gathered(pending.wait()),
         }
     }
 
-    /// Returns all rows x, and x w^T: `[T, k]` -> `[T, n]` with w `[n, k]`. A chunk of rows is multiplied as soon as it
-    /// has arrived.
-    pub fn nt(self, b: &B, w: &Act<B>) -> (Rows<'a, B>, Act<B>) {
-        self.multiplied(b, w.rows(), |x, y| b.matmul_nt_into(x, w, y))
+    /// Returns all rows x, and x w^T + bias: `[T, k]` -> `[T, n]` with w `[n, k]`, bias `[1, n]`. A chunk of rows is
+    /// multiplied as soon as it has arrived.
+    pub fn nt(self, b: &B, w: &Act<B>, bias: Option<&Act<B>>) -> (Rows<'a, B>, Act<B>) {
+        self.multiplied(b, w.rows(), |x, y| match bias {
+            Some(bias) => b.matmul_nt_bias_into(x, w, bias, y),
+            None => b.matmul_nt_into(x, w, y),
+        })
     }
 
     /// Returns all rows x, and x w: `[T, k]` -> `[T, n]` with w `[k, n]`. A chunk of rows is multiplied as soon as it
@@ -106,13 +110,14 @@ impl<'a, B: Backend> Gather<'a, B> {
     }
 
     fn multiplied(self, b: &B, n: usize, product: impl Fn(&Act<B>, &mut Act<B>)) -> (Rows<'a, B>, Act<B>) {
-        match self {
-            Gather::Here(x) => {
+        let x = self.own;
+        match self.coming {
+            None => {
                 let mut y = b.alloc(x.rows(), n);
                 product(x, &mut y);
                 (Rows::Here(x), y)
             }
-            Gather::InFlight(mut x) => {
+            Some(mut x) => {
                 let mut y = b.alloc(x.rows(), n);
                 while let Some((rows, chunk)) = x.next_rows() {
                     product(&chunk, &mut y.view_rows_mut(rows));

@@ -22,12 +22,16 @@ pub fn table(model: &Model, rows: usize) -> Vec<f32> {
     table
 }
 
+fn base(model: &Model) -> f64 {
+    model.rope_theta.expect("a model with rotary positions")
+}
+
 /// theta_i for the d/2 pairs.
 fn frequencies(model: &Model) -> Vec<f32> {
     let d = model.head_dim;
     (0..d / 2)
         .map(|i| {
-            let f = 1.0 / (model.rope_theta as f32).powf((2 * i) as f32 / d as f32);
+            let f = 1.0 / (base(model) as f32).powf((2 * i) as f32 / d as f32);
             match &model.rope_scaling {
                 RopeScaling::Default => f,
                 RopeScaling::Linear(scaling) => (f as f64 / scaling.factor) as f32,
@@ -60,7 +64,7 @@ fn yarn(f: f64, i: usize, model: &Model, scaling: &Yarn) -> f64 {
     // The pair that makes so many turns, from theta_i L = 2 pi turns.
     let pair = |turns: f64| {
         let context = scaling.original_max_position_embeddings as f64;
-        d * (context / (turns * std::f64::consts::TAU)).ln() / (2.0 * model.rope_theta.ln())
+        d * (context / (turns * std::f64::consts::TAU)).ln() / (2.0 * base(model).ln())
     };
     let (mut low, mut high) = (pair(scaling.beta_fast), pair(scaling.beta_slow));
     if scaling.truncate {

@@ -199,11 +199,18 @@ pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usiz
 mod tests {
     use super::*;
     use crate::config::Model;
-    use crate::model::param_specs::{TpShard, tensors, units};
+    use crate::model::param_specs::{Init, TpShard, tensors, units};
     use proptest::prelude::*;
 
     fn specs(units: usize, rows: usize, cols: usize) -> Vec<Held> {
-        let spec = |name: String, dims: Vec<usize>, update| TensorSpec { name, dims, tp_shard: TpShard::Whole, update };
+        let spec = |name: String, dims: Vec<usize>, update| TensorSpec {
+            name,
+            dims,
+            tp_shard: TpShard::Whole,
+            update,
+            init: Init::Normal,
+            stored: None,
+        };
         let unit = |l| {
             let tensors = vec![
                 spec(format!("{l}.a"), vec![rows, cols], Update::Decayed),

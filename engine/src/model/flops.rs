@@ -2,7 +2,7 @@
 //! an add are two operations; the backward pass is twice the forward; nothing is counted for
 //! norms, rotary embedding, softmax or the lookup of embeddings.
 
-use crate::config::{Layer, MlpKind, Model, Named, Recompute};
+use crate::config::{Layer, Model, Named, Recompute};
 use crate::model::param_specs::all_tensors;
 
 /// The factor for forward and backward together, relative to the forward pass.
@@ -111,8 +111,8 @@ fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
 fn layer_matmul_flops(m: &Model, layer: Layer) -> f64 {
     let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
     let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
-    let MlpKind::SwiGlu { intermediate_size } = layer.mlp;
-    let mlp = 3.0 * m.hidden_size as f64 * intermediate_size as f64;
+    let products = (layer.mlp.activation.products() + 1) as f64;
+    let mlp = products * m.hidden_size as f64 * layer.mlp.intermediate_size as f64;
     2.0 * (attention + mlp)
 }
 

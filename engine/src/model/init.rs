@@ -3,10 +3,10 @@
 //!
 //! A counter-based generator gives two normal values per block: Philox 4x32 with 10 rounds (Salmon et al., "Parallel
 //! random numbers: as easy as 1, 2, 3", 2011) keyed by a hash of name and seed, then the Box-Muller transform in f64.
-//! Norm weights are 1.
+//! Norm weights are 1 (0 where they are differences from 1), biases 0.
 
 use crate::config::Model;
-use crate::model::param_specs::{TensorSpec, Update};
+use crate::model::param_specs::{Init, TensorSpec};
 use crate::model::rect::Rect;
 use rayon::prelude::*;
 
@@ -21,10 +21,21 @@ pub fn normal(seed: u32, name: &str, std: f64, first: usize, out: &mut [f32]) {
 /// Fills `out` with the initial weights of the rectangle `rect` of a tensor, row-major.
 pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) {
     assert_eq!(out.len(), rect.len(), "{} elements for a rectangle of {}", out.len(), rect.len());
-    if tensor.update != Update::Decayed {
-        return out.fill(1.0);
+    match tensor.init {
+        Init::Normal => {}
+        Init::Zeros => return out.fill(0.0),
+        Init::Ones => return out.fill(1.0),
     }
-    let (normal, width) = (Normal::new(seed, &tensor.name, model.initializer_range), tensor.shape()[1]);
+    // The values are those of the file's tensor.
+    let std = model.initializer_range;
+    let done = tensor.read_stored(rect, out, |name, rect, out| {
+        fill_matrix(&Normal::new(seed, name, std), tensor.in_file().shape()[1], rect, out);
+        Ok(())
+    });
+    done.expect("random values are not read");
+}
+
+fn fill_matrix(normal: &Normal, width: usize, rect: &Rect, out: &mut [f32]) {
     if rect.cols.len() == width {
         return normal.fill((rect.rows.start * width) as u64, out);
     }
@@ -149,7 +160,7 @@ mod tests {
                 .map(|i| whole[i])
                 .collect();
             assert_eq!(part, expected, "{}", tensor.name);
-            assert_eq!(tensor.update == Update::Decayed, whole.iter().any(|&w| w != 1.0), "{}", tensor.name);
+            assert_eq!(tensor.init == Init::Normal, whole.iter().any(|&w| w != 1.0), "{}", tensor.name);
         }
     }
 

@@ -4,3 +4,4 @@ pub mod flops;
 pub mod init;
 pub mod param_specs;
 pub mod rect;
+pub mod stored;

@@ -7,7 +7,8 @@
 //! their equations.
 
 use super::rect::Rect;
-use crate::config::{MlpKind, Model};
+use super::stored::Stored;
+use crate::config::{Model, NormKind};
 use std::ops::Range;
 
 /// A part of the model whose weights are gathered together and whose gradients are complete at the same time.
@@ -21,14 +22,18 @@ pub enum Unit {
 /// How the ranks of a tensor-parallel group share a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TpShard {
-    /// Consecutive rows (column-parallel in Megatron-LM's terms: the output features are sharded).
+    /// Consecutive rows (column-parallel in Megatron-LM's terms: the output features are sharded), and the elements of
+    /// their bias.
     Rows,
     /// Consecutive columns (row-parallel: the input features are sharded).
     Cols,
-    /// Whole heads of this many rows each. With more ranks than heads, neighbouring ranks hold the same head.
+    /// Whole heads of this many rows, or elements of a bias, each. With more ranks than heads, neighbouring ranks hold
+    /// the same head.
     Heads(usize),
     /// Every rank holds the whole tensor.
     Whole,
+    /// Every rank holds the whole tensor and uses it for each of its own heads.
+    PerHead,
 }
 
 /// How the optimizer updates a tensor.
@@ -36,13 +41,22 @@ pub enum TpShard {
 pub enum Update {
     /// AdamW with weight decay: matrices.
     Decayed,
-    /// AdamW without weight decay: norm weights.
+    /// AdamW without weight decay: norm weights and biases.
     Plain,
     /// Not trained: no gradient, no optimizer step; the weights stay as they were loaded.
     Frozen,
 }
 
-/// One tensor of the Hugging Face checkpoint.
+/// A tensor's weights before training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Init {
+    /// Normal, with the deviation `initializer_range`.
+    Normal,
+    Zeros,
+    Ones,
+}
+
+/// One tensor of the model, under its name in a Hugging Face checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     pub name: String,
@@ -50,17 +64,12 @@ pub struct TensorSpec {
     pub dims: Vec<usize>,
     pub tp_shard: TpShard,
     pub update: Update,
+    pub init: Init,
+    /// The tensor's place in a Hugging Face file, if it is not there under its own name and as it is.
+    pub stored: Option<Stored>,
 }
 
 impl TensorSpec {
-    fn matrix(name: String, rows: usize, cols: usize, tp_shard: TpShard) -> Self {
-        TensorSpec { name, dims: vec![rows, cols], tp_shard, update: Update::Decayed }
-    }
-
-    fn norm(name: String, len: usize) -> Self {
-        TensorSpec { name, dims: vec![len], tp_shard: TpShard::Whole, update: Update::Plain }
-    }
-
     /// The tensor as a matrix `[rows, cols]`: see [`matrix_shape`].
     pub fn shape(&self) -> [usize; 2] {
         matrix_shape(&self.dims)
@@ -79,14 +88,23 @@ impl TensorSpec {
     pub fn held(&self, rank: usize, ranks: usize) -> Rect {
         let whole = Rect::whole(self.shape());
         match self.tp_shard {
-            TpShard::Whole => whole,
-            TpShard::Rows => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
+            TpShard::Whole | TpShard::PerHead => whole,
+            TpShard::Rows => self.features(share(self.dims[0], rank, ranks)),
             TpShard::Cols => Rect { cols: share(whole.cols.end, rank, ranks), ..whole },
             TpShard::Heads(dim) if self.replicas(ranks) > 1 => {
                 let head = rank / self.replicas(ranks);
-                Rect { rows: head * dim..(head + 1) * dim, ..whole }
+                self.features(head * dim..(head + 1) * dim)
             }
-            TpShard::Heads(_) => Rect { rows: share(whole.rows.end, rank, ranks), ..whole },
+            TpShard::Heads(_) => self.features(share(self.dims[0], rank, ranks)),
+        }
+    }
+
+    /// The rectangle of these output features: the rows of a matrix, or the elements of its bias.
+    fn features(&self, range: Range<usize>) -> Rect {
+        let whole = Rect::whole(self.shape());
+        match self.dims[..] {
+            [_] => Rect { cols: range, ..whole },
+            _ => Rect { rows: range, ..whole },
         }
     }
 
@@ -94,8 +112,8 @@ impl TensorSpec {
     pub fn replicas(&self, ranks: usize) -> usize {
         match self.tp_shard {
             TpShard::Rows | TpShard::Cols => 1,
-            TpShard::Heads(dim) => ranks.div_ceil(self.shape()[0] / dim),
-            TpShard::Whole => ranks,
+            TpShard::Heads(dim) => ranks.div_ceil(self.dims[0] / dim),
+            TpShard::Whole | TpShard::PerHead => ranks,
         }
     }
 }
@@ -118,26 +136,36 @@ fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     (rank * each).min(len)..((rank + 1) * each).min(len)
 }
 
-/// Declares a layer's parameters. A field is a parameter, or (`name: Struct`) the parameters of a nested layer.
+/// Declares a layer's parameters, in four lists: single parameters, those that some models lack, nested layers, and
+/// those that some models lack.
 macro_rules! params {
     (
         $(#[$doc:meta])*
         $name:ident {
+            $($(#[$field_doc:meta])* $field:ident,)* ;
+            $($(#[$option_doc:meta])* $option:ident?,)* ;
             $($(#[$inner_doc:meta])* $inner:ident: $struct:ident,)* ;
-            $($(#[$field_doc:meta])* $field:ident,)*
+            $($(#[$some_doc:meta])* $some:ident?: $some_struct:ident,)*
         }
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name<T> {
-            $($(#[$inner_doc])* pub $inner: $struct<T>,)*
             $($(#[$field_doc])* pub $field: T,)*
+            $($(#[$option_doc])* pub $option: Option<T>,)*
+            $($(#[$inner_doc])* pub $inner: $struct<T>,)*
+            $($(#[$some_doc])* pub $some: Option<$some_struct<T>>,)*
         }
 
         impl<T> $name<T> {
             /// Applies `f` to each parameter, in the order of the declaration.
             pub fn map<U>(self, f: &mut impl FnMut(T) -> U) -> $name<U> {
-                $name { $($inner: self.$inner.map(f),)* $($field: f(self.$field),)* }
+                $name {
+                    $($field: f(self.$field),)*
+                    $($option: self.$option.map(&mut *f),)*
+                    $($inner: self.$inner.map(f),)*
+                    $($some: self.$some.map(|some| some.map(f)),)*
+                }
             }
 
             /// All parameters, in the order of the declaration.
@@ -151,94 +179,201 @@ macro_rules! params {
 }
 
 params!(
-    /// Token embedding.
-    Embedding { ;
+    /// y = x W^T + b.
+    Linear {
+        /// `[n, k]`.
+        weight, ;
+        /// `[1, n]`.
+        bias?, ; ;
+    }
+);
+
+params!(
+    /// A norm over the hidden size, `[1, D]` each.
+    Norm {
+        weight, ;
+        /// Of LayerNorm; RMSNorm has none.
+        bias?, ; ;
+    }
+);
+
+params!(
+    /// RMSNorms of the heads of q and of k: one weight for all heads, `[1, d]` each.
+    HeadNorms {
+        q, k, ; ; ;
+    }
+);
+
+params!(
+    /// The embedding.
+    Embedding {
         /// `[V/tp, D]`.
-        table,
+        table, ;
+        /// Learned positions, `[positions/tp, D]`.
+        positions?, ; ;
     }
 );
 
 params!(
     /// Attention with packed projections.
-    Attention { ;
+    Attention { ; ;
         /// `[(H + 2G) d, D]`: Wq, Wk, Wv stacked along the rows.
-        qkv,
+        qkv: Linear,
         /// `[D, H d]`.
-        out,
+        out: Linear, ;
+        norms?: HeadNorms,
     }
 );
 
 params!(
-    /// SwiGLU feed-forward layer.
-    Mlp { ;
-        /// `[2F, D]`: Wg above Wu.
-        gate_up,
+    /// Feed-forward layer.
+    Mlp { ; ;
+        /// `[2F, D]`, Wg above Wu, or `[F, D]` where there is no gate.
+        up: Linear,
         /// `[D, F]`.
-        down,
+        down: Linear, ;
     }
 );
 
 params!(
     /// Transformer layer.
-    Block {
+    Block { ; ;
         attention: Attention,
         mlp: Mlp,
-        ;
-        /// Weight of the RMSNorm before attention, `[1, D]`.
-        norm1,
-        /// Weight of the RMSNorm before the MLP, `[1, D]`.
-        norm2,
+        /// Before attention.
+        norm1: Norm,
+        /// Before the MLP.
+        norm2: Norm, ;
+        /// Of attention's output, before the residual sum.
+        post1?: Norm,
+        /// Of the MLP's output, before the residual sum.
+        post2?: Norm,
     }
 );
 
 params!(
     /// Final norm and output layer.
-    Head { ;
+    Head {
         /// `[V/tp, D]`. If tied to the embedding, it has no tensor of its own.
-        table,
-        /// `[1, D]`.
-        norm,
+        table, ; ;
+        norm: Norm, ;
     }
 );
 
 pub fn embedding(model: &Model) -> Embedding<Vec<TensorSpec>> {
-    let (d, v) = (model.hidden_size, model.vocab_size);
-    Embedding { table: vec![TensorSpec::matrix("model.embed_tokens.weight".into(), v, d, TpShard::Rows)] }
+    let (d, v, names) = (model.hidden_size, model.vocab_size, model.tensor_names());
+    let table = |name: &str, rows| vec![matrix(name, rows, d, TpShard::Rows)];
+    let positions = model.learned_positions();
+    Embedding { table: table(names.table, v), positions: positions.map(|rows| table(names.positions, rows)) }
 }
 
 /// Transformer layer `l`; the tensors of a list are stacked along the rows of the matrix that the layer reads.
 pub fn layer(model: &Model, l: usize) -> Block<Vec<TensorSpec>> {
-    use TpShard::{Cols, Heads, Rows};
-    let d = model.hidden_size;
-    let MlpKind::SwiGlu { intermediate_size: f } = model.layer(l).mlp;
-    let q = model.num_attention_heads * model.head_dim;
-    let kv = model.num_key_value_heads * model.head_dim;
-    let name = |name: &str| format!("model.layers.{l}.{name}.weight");
-    let matrix = |module: &str, rows, cols, tp_shard| TensorSpec::matrix(name(module), rows, cols, tp_shard);
+    let (of, names, d) = (model.layer(l), model.tensor_names(), model.hidden_size);
+    let norm = |name: &str| norm(of.norm, &names.of_layer(l, name), d);
     Block {
-        attention: Attention {
-            qkv: vec![
-                matrix("self_attn.q_proj", q, d, Rows),
-                matrix("self_attn.k_proj", kv, d, Heads(model.head_dim)),
-                matrix("self_attn.v_proj", kv, d, Heads(model.head_dim)),
-            ],
-            out: vec![matrix("self_attn.o_proj", d, q, Cols)],
+        attention: attention(model, l),
+        mlp: mlp(model, l),
+        norm1: norm(names.norm1),
+        norm2: norm(names.norm2),
+        post1: of.post_norms.then(|| norm(names.post1)),
+        post2: of.post_norms.then(|| norm(names.post2)),
+    }
+}
+
+fn attention(model: &Model, l: usize) -> Attention<Vec<TensorSpec>> {
+    use TpShard::{Cols, Heads, PerHead, Rows, Whole};
+    let (of, names, dim) = (model.layer(l), model.tensor_names(), model.head_dim);
+    let (d, q, kv) = (model.hidden_size, model.num_attention_heads * dim, model.num_key_value_heads * dim);
+    let [q_name, k_name, v_name] = names.qkv.map(|name| names.of_layer(l, name));
+    let parts = [(q_name, q, Rows), (k_name, kv, Heads(dim)), (v_name, kv, Heads(dim))];
+    let together = names.qkv_together.map(|name| names.of_layer(l, name));
+    let stored = |parts| in_file(names.transposed, together.as_deref(), parts);
+    let of_heads = |name: &str| vec![vector(&format!("{}.weight", names.of_layer(l, name)), dim, PerHead, Init::Ones)];
+    let out = names.of_layer(l, names.out);
+    Attention {
+        qkv: Linear {
+            weight: stored(parts.iter().map(|(name, rows, shard)| weight(name, *rows, d, *shard)).collect()),
+            bias: (of.biases.qkv)
+                .then(|| stored(parts.iter().map(|(name, rows, shard)| bias(name, *rows, *shard)).collect())),
         },
-        mlp: Mlp {
-            gate_up: vec![matrix("mlp.gate_proj", f, d, Rows), matrix("mlp.up_proj", f, d, Rows)],
-            down: vec![matrix("mlp.down_proj", d, f, Cols)],
+        out: Linear {
+            weight: in_file(names.transposed, None, vec![weight(&out, d, q, Cols)]),
+            bias: of.biases.out.then(|| vec![bias(&out, d, Whole)]),
         },
-        norm1: vec![TensorSpec::norm(name("input_layernorm"), d)],
-        norm2: vec![TensorSpec::norm(name("post_attention_layernorm"), d)],
+        norms: of.head_norms.then(|| HeadNorms { q: of_heads(names.head_norms[0]), k: of_heads(names.head_norms[1]) }),
+    }
+}
+
+fn mlp(model: &Model, l: usize) -> Mlp<Vec<TensorSpec>> {
+    use TpShard::{Cols, Rows, Whole};
+    let (of, names, d) = (model.layer(l), model.tensor_names(), model.hidden_size);
+    let f = of.mlp.intermediate_size;
+    let (up, down) = (names.up.iter().map(|name| names.of_layer(l, name)), names.of_layer(l, names.down));
+    Mlp {
+        up: Linear {
+            weight: in_file(names.transposed, None, up.clone().map(|name| weight(&name, f, d, Rows)).collect()),
+            bias: of.biases.mlp.then(|| up.map(|name| bias(&name, f, Rows)).collect()),
+        },
+        down: Linear {
+            weight: in_file(names.transposed, None, vec![weight(&down, d, f, Cols)]),
+            bias: of.biases.mlp.then(|| vec![bias(&down, d, Whole)]),
+        },
     }
 }
 
 pub fn head(model: &Model) -> Head<Vec<TensorSpec>> {
-    let (d, v) = (model.hidden_size, model.vocab_size);
-    let table = TensorSpec::matrix("lm_head.weight".into(), v, d, TpShard::Rows);
+    let (d, v, names) = (model.hidden_size, model.vocab_size, model.tensor_names());
+    let table = matrix(names.head, v, d, TpShard::Rows);
     Head {
+        norm: norm(model.norm_kind(), names.final_norm, d),
         table: if model.tie_word_embeddings { vec![] } else { vec![table] },
-        norm: vec![TensorSpec::norm("model.norm.weight".into(), d)],
+    }
+}
+
+/// Notes how the tensors lie in a file that has them transposed: as parts of one tensor of the module `together`, or
+/// each under its own name.
+fn in_file(transposed: bool, together: Option<&str>, parts: Vec<TensorSpec>) -> Vec<TensorSpec> {
+    if !transposed {
+        return parts;
+    }
+    let of = parts.iter().map(|part| part.dims[0]).sum::<usize>();
+    let mut first = 0;
+    let stored = |part: TensorSpec| {
+        let ending = part.name.rsplit('.').next().unwrap_or_default();
+        let (name, of) = match together {
+            Some(module) => (format!("{module}.{ending}"), of),
+            None => (part.name.clone(), part.dims[0]),
+        };
+        let stored = Stored { name, first: if together.is_some() { first } else { 0 }, of };
+        first += part.dims[0];
+        TensorSpec { stored: Some(stored), ..part }
+    };
+    parts.into_iter().map(stored).collect()
+}
+
+fn matrix(name: &str, rows: usize, cols: usize, tp_shard: TpShard) -> TensorSpec {
+    let (name, dims) = (name.to_string(), vec![rows, cols]);
+    TensorSpec { name, dims, tp_shard, update: Update::Decayed, init: Init::Normal, stored: None }
+}
+
+fn weight(module: &str, rows: usize, cols: usize, tp_shard: TpShard) -> TensorSpec {
+    matrix(&format!("{module}.weight"), rows, cols, tp_shard)
+}
+
+fn vector(name: &str, len: usize, tp_shard: TpShard, init: Init) -> TensorSpec {
+    TensorSpec { name: name.to_string(), dims: vec![len], tp_shard, update: Update::Plain, init, stored: None }
+}
+
+fn bias(module: &str, len: usize, tp_shard: TpShard) -> TensorSpec {
+    vector(&format!("{module}.bias"), len, tp_shard, Init::Zeros)
+}
+
+fn norm(kind: NormKind, module: &str, d: usize) -> Norm<Vec<TensorSpec>> {
+    let init = if kind == NormKind::RmsPlusOne { Init::Zeros } else { Init::Ones };
+    Norm {
+        weight: vec![vector(&format!("{module}.weight"), d, TpShard::Whole, init)],
+        bias: (kind == NormKind::Layer).then(|| vec![bias(module, d, TpShard::Whole)]),
     }
 }
 

@@ -42,7 +42,7 @@ fn trainer(b: Cpu32, config: &Config, ranks: usize, rank: usize) -> Result<Train
         })?,
         Load::HuggingFace(from) => {
             let weights = HuggingFace::open(from, &config.model)?;
-            state::load_weights(&mut trainer, |tensor, rect, out| weights.read(&tensor.name, rect, out))?;
+            state::load_weights(&mut trainer, |tensor, rect, out| weights.read_parameter(tensor, rect, out))?;
         }
     }
     trainer.cast_main_params();

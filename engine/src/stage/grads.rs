@@ -152,6 +152,14 @@ impl<B: Backend> Grads<B> {
         GradViews { layout: &self.layout, buckets: buckets.collect() }
     }
 
+    /// The sums of all buckets, of which no reduction has begun.
+    pub fn sums(&self) -> impl Iterator<Item = &Acc<B>> {
+        self.buckets.iter().map(|bucket| match bucket {
+            Bucket::Open { sum, .. } => sum,
+            Bucket::Leaving | Bucket::Reducing(_) => panic!("the reduction of a bucket has begun"),
+        })
+    }
+
     /// Marks the gradients of `unit` as complete after the last micro-batch. When all units of a bucket are complete,
     /// its reduction starts.
     pub fn unit_done(&mut self, b: &B, unit: Unit, reduce: &Reduce<B>) {

@@ -20,9 +20,9 @@ pub struct Groups<B: Backend> {
     pub world: B::Group,
     /// The ranks among which a bucket's optimizer state is sharded.
     pub optimizer: BucketGroups<B>,
-    /// A second communicator of the tensor-parallel ranks, for the gradients of norm weights under sequence
-    /// parallelism, where each rank has other rows.
-    pub norms: Option<B::Group>,
+    /// A second communicator of the tensor-parallel ranks, for the gradients of tensors that all of them hold whole,
+    /// where each rank has a part: of its rows, under sequence parallelism, or of its heads.
+    pub whole: Option<B::Group>,
 }
 
 /// The groups of a rank for its buckets, by the kind of group that a bucket names.
@@ -46,7 +46,8 @@ impl<B: Backend> Groups<B> {
         let world = group(GroupKind::World);
         let optimizer = group(GroupKind::Optimizer);
         let optimizer = BucketGroups(vec![(GroupKind::Data, optimizer)]);
-        let norms = config.parallel.sequence_parallel.then(|| group(GroupKind::Tensor));
-        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms }
+        let head_norms = config.model.layers().any(|layer| layer.head_norms);
+        let whole = (config.parallel.sequence_parallel || head_norms).then(|| group(GroupKind::Tensor));
+        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, whole }
     }
 }

@@ -1,13 +1,13 @@
 //! One pipeline stage: forward and backward of a micro-batch through this rank's layers, and the tensors kept in
 //! between.
 
-use crate::backend::{Acc, Act, Backend, Collectives, Heads, Scope, Tensor};
+use crate::backend::{Acc, Act, Backend, Collectives, Heads, Rotary, Scope, Tensor};
 use crate::batch::MicroBatch;
 use crate::config::{AttentionKind, Model, Recompute};
 use crate::layers::attention::Pattern;
 use crate::layers::region::Region;
-use crate::layers::{Ctx, block, embedding, head, rope};
-use crate::model::param_specs::{self, Unit};
+use crate::layers::{Ctx, block, embedding, head, norm, rope};
+use crate::model::param_specs::{self, TensorSpec, Unit};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
 use std::collections::VecDeque;
@@ -61,19 +61,20 @@ impl<B: Backend> DeviceTargets<B> {
 }
 
 impl<B: Backend> DeviceBatch<B> {
-    /// Uploads the parts of a micro-batch that `units` read.
-    /// `longest` is the number of rows of the rotary table. A device reads the table without a check, so positions are
-    /// checked here.
-    fn upload(b: &B, host: &MicroBatch, units: &[Unit], kinds: &[AttentionKind], longest: usize) -> Self {
+    /// Uploads the parts of a micro-batch that the chunk reads. A device reads the tables of positions without a check,
+    /// so positions are checked here.
+    fn upload(b: &B, host: &MicroBatch, chunk: &Chunk<B>, shared: &Shared<B>) -> Self {
         let (rows, seq) = (host.ids.len(), host.seq);
         assert_eq!(rows % seq, 0, "{rows} rows in sequences of {seq}");
-        let last = host.positions.iter().max().map_or(0, |&position| position as usize);
-        assert!(last < longest, "position {last} in a rotary table of {longest} rows");
-        let (embeds, heads) = (units.contains(&Unit::Embedding), units.contains(&Unit::Head));
+        let positions = shared.model.learned_positions().map(|_| since_start(host));
+        let positions = positions.as_ref().unwrap_or(&host.positions);
+        let last = positions.iter().max().map_or(0, |&position| position as usize);
+        assert!(last < shared.positions, "position {last} in a table of {} rows", shared.positions);
+        let (embeds, heads) = (chunk.units.contains(&Unit::Embedding), chunk.units.contains(&Unit::Head));
         let starts = |&kind: &AttentionKind| (kind, b.upload(&first_seen(host, kind), rows, 1));
         DeviceBatch {
-            starts: kinds.iter().map(starts).collect(),
-            positions: b.upload(&host.positions, rows, 1),
+            starts: chunk.kinds.iter().map(starts).collect(),
+            positions: b.upload(positions, rows, 1),
             ids: embeds.then(|| b.upload(&host.ids, rows, 1)),
             targets: heads.then(|| DeviceTargets::upload(b, host)),
             seq,
@@ -85,15 +86,21 @@ impl<B: Backend> DeviceBatch<B> {
         &found.unwrap_or_else(|| panic!("no layer of the chunk has {kind:?}")).1
     }
 
-    fn ids(&self) -> &Tensor<B, u32> {
-        self.ids.as_ref().expect("the chunk of the embedding uploads the ids")
+    fn tokens(&self) -> embedding::Tokens<'_, B> {
+        let ids = self.ids.as_ref().expect("the chunk of the embedding uploads the ids");
+        embedding::Tokens { ids, positions: &self.positions }
     }
 
-    fn targets(&self, z_loss: f32) -> head::Targets<'_, B> {
+    fn targets(&self, z_loss: f32, cap: Option<f32>) -> head::Targets<'_, B> {
         let DeviceTargets { rows, places, ids, weights, counted } =
             self.targets.as_ref().expect("the chunk of the head uploads the targets");
-        head::Targets { rows, places, ids, weights, counted: *counted, z_loss }
+        head::Targets { rows, places, ids, weights, counted: *counted, z_loss, cap }
     }
+}
+
+/// The position of each row in its document: learned positions restart where attention does.
+fn since_start(host: &MicroBatch) -> Vec<u32> {
+    host.starts.iter().enumerate().map(|(row, start)| (row % host.seq) as u32 - start).collect()
 }
 
 /// The first position of its sequence that each row attends to: its document's start, or that of the window.
@@ -103,6 +110,8 @@ fn first_seen(host: &MicroBatch, kind: AttentionKind) -> Vec<u32> {
 }
 
 /// The tensors that a unit's forward keeps for its backward.
+// A layer keeps the most, and most units are layers; a box would be allocated in every step.
+#[allow(clippy::large_enum_variant)]
 enum Kept<B: Backend> {
     /// The embedding: its ids are in the batch.
     Nothing,
@@ -126,10 +135,14 @@ pub struct Stage<B: Backend> {
 struct Shared<B: Backend> {
     model: Model,
     region: Region<B>,
-    /// cos and sin by position, `[longest, d]`.
-    rope: Acc<B>,
+    /// cos and sin by position, `[longest, d]`; none where positions are learned.
+    rope: Option<Acc<B>>,
+    /// The number of positions that a micro-batch may have.
+    positions: usize,
     /// The id of the first vocabulary row that this rank holds.
     vocab_start: usize,
+    /// The first learned position that this rank holds.
+    positions_start: usize,
 }
 
 /// Consecutive units of the model.
@@ -151,10 +164,13 @@ impl<B: Backend> Stage<B> {
         params: Params<B>,
         positions: usize,
     ) -> Self {
-        let rope = b.upload(&rope::table(model, positions), positions, model.head_dim);
+        let rotary = model.learned_positions().is_none();
+        let rope = rotary.then(|| b.upload(&rope::table(model, positions), positions, model.head_dim));
         let (rank, ranks) = (region.group().rank(), region.group().size());
-        let vocab_start = param_specs::embedding(model).table[0].held(rank, ranks).rows.start;
-        let shared = Shared { model: model.clone(), region, rope, vocab_start };
+        let tables = param_specs::embedding(model);
+        let first_row = |table: &Vec<TensorSpec>| table[0].held(rank, ranks).rows.start;
+        let (vocab_start, positions_start) = (first_row(&tables.table), tables.positions.as_ref().map_or(0, first_row));
+        let shared = Shared { model: model.clone(), region, rope, positions, vocab_start, positions_start };
         let chunk = |units: Vec<Unit>| Chunk { kinds: kinds(model, &units), units, in_flight: VecDeque::new() };
         let chunks = chunks.into_iter().map(chunk).collect();
         Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
@@ -170,8 +186,7 @@ impl<B: Backend> Stage<B> {
 
     /// Uploads the parts of a micro-batch that `chunk` reads.
     pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
-        let Chunk { units, kinds, .. } = &self.chunks[chunk];
-        DeviceBatch::upload(b, host, units, kinds, self.shared.rope.rows())
+        DeviceBatch::upload(b, host, &self.chunks[chunk], &self.shared)
     }
 
     /// Forward through the units of a chunk. `x` is the output of the previous chunk, the result is the input of the
@@ -191,7 +206,7 @@ impl<B: Backend> Stage<B> {
         for &unit in &chunk.units {
             kept.push(b.scope(Scope::Unit(unit), || match unit {
                 Unit::Embedding => {
-                    x = Some(embedding::forward(&cx, &self.params.embedding(), batch.ids()));
+                    x = Some(embedding::forward(&cx, &self.params.embedding(), &batch.tokens()));
                     Kept::Nothing
                 }
                 Unit::Layer(l) => {
@@ -201,7 +216,8 @@ impl<B: Backend> Stage<B> {
                     kept
                 }
                 Unit::Head => {
-                    let (w, mut g, targets) = (self.params.head(), grads.head(), batch.targets(self.z_loss));
+                    let (w, mut g, targets) =
+                        (self.params.head(), grads.head(), self.shared.targets(&batch, self.z_loss));
                     Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
                 }
             }));
@@ -234,7 +250,7 @@ impl<B: Backend> Stage<B> {
                 }
                 (Unit::Embedding, _) => {
                     let mut g = grads.embedding();
-                    embedding::backward(&cx, batch.ids(), &take(&mut dx), &mut g);
+                    embedding::backward(&cx, &batch.tokens(), take(&mut dx), &mut g);
                     None
                 }
                 (Unit::Head, _) => unreachable!("the head keeps its gradient"),
@@ -258,13 +274,14 @@ impl<B: Backend> Stage<B> {
         let cx = self.shared.context(b);
         for &unit in &self.chunks[chunk].units {
             x = b.scope(Scope::Unit(unit), || match unit {
-                Unit::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), batch.ids())),
+                Unit::Embedding => Some(embedding::forward(&cx, &self.params.embedding(), &batch.tokens())),
                 Unit::Layer(l) => {
                     let pattern = self.shared.pattern(batch, l);
                     Some(block::forward(&cx, &pattern, &self.params.layer(l), take(&mut x)).0)
                 }
                 Unit::Head => {
-                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &batch.targets(self.z_loss), totals);
+                    let targets = self.shared.targets(batch, self.z_loss);
+                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, totals);
                     None
                 }
             });
@@ -273,10 +290,34 @@ impl<B: Backend> Stage<B> {
     }
 }
 
+impl<B: Backend> Stage<B> {
+    /// The logits of all rows, `[T, V]`, before any soft-cap, of a chunk that holds the whole model.
+    pub fn logits(&mut self, b: &B, batch: &DeviceBatch<B>) -> Act<B> {
+        let cx = self.shared.context(b);
+        let mut x = embedding::forward(&cx, &self.params.embedding(), &batch.tokens());
+        for l in 0..self.shared.model.num_hidden_layers {
+            x = block::forward(&cx, &self.shared.pattern(batch, l), &self.params.layer(l), x).0;
+        }
+        head::whole_logits(&cx, &self.params.head(), &x)
+    }
+}
+
 impl<B: Backend> Shared<B> {
     fn context<'a>(&'a self, b: &'a B) -> Ctx<'a, B> {
-        let (region, eps) = (&self.region, self.model.rms_norm_eps as f32);
-        Ctx { b, region, eps, vocab_start: self.vocab_start }
+        let (model, region) = (&self.model, &self.region);
+        Ctx {
+            b,
+            region,
+            norms: norm::Norms { kind: model.norm_kind(), eps: model.norm_eps() as f32 },
+            activation: model.activation(),
+            embedding_scale: model.embedding_factor().map(|factor| b.rounded(factor as f32)),
+            vocab_start: self.vocab_start,
+            positions_start: self.positions_start,
+        }
+    }
+
+    fn targets<'a>(&self, batch: &'a DeviceBatch<B>, z_loss: f32) -> head::Targets<'a, B> {
+        batch.targets(z_loss, self.model.final_logit_softcapping.map(|cap| cap as f32))
     }
 
     /// The heads of layer `l` on this rank, and the positions of a micro-batch.
@@ -288,8 +329,11 @@ impl<B: Backend> Shared<B> {
             dim: model.head_dim,
             seq: batch.seq,
             span: kind.span(batch.seq),
+            scale: model.score_scale() as f32,
+            cap: model.attn_logit_softcapping.map(|cap| cap as f32),
         };
-        Pattern { heads, rope: &self.rope, positions: &batch.positions, starts: batch.starts(kind) }
+        let rotary = self.rope.as_ref().map(|table| Rotary { table, positions: &batch.positions });
+        Pattern { heads, rotary, starts: batch.starts(kind) }
     }
 }
 

@@ -43,10 +43,13 @@ impl ParamLayout {
         let layers = layers.collect();
         let table = |tensors: Vec<TensorSpec>| match (tensors.is_empty(), embedding) {
             (false, _) => view_of(&buckets, Unit::Head, &tensors),
-            (true, Some(Embedding { table })) => table,
+            (true, Some(Embedding { table, .. })) => table,
             (true, None) => panic!("a stage that holds a tied head holds the embedding's table"),
         };
-        let head = has(Unit::Head).then(|| param_specs::head(model).map(&mut { table }));
+        let head = has(Unit::Head).then(|| {
+            let Head { norm, table: tensors } = param_specs::head(model);
+            Head { norm: norm.map(&mut view(Unit::Head)), table: table(tensors) }
+        });
         Rc::new(ParamLayout { embedding, layers, head, buckets })
     }
 
@@ -85,15 +88,18 @@ fn bucket_of(buckets: &[Bucket], unit: Unit) -> usize {
     found.unwrap_or_else(|| panic!("{unit:?} is not held here"))
 }
 
-/// The view of several tensors, stacked along the rows, as one matrix.
+/// The view of several tensors as one: matrices stacked along the rows, or vectors one after another.
 fn view_of(buckets: &[Bucket], unit: Unit, tensors: &[TensorSpec]) -> ParamView {
     let bucket = bucket_of(buckets, unit);
     let spans: Vec<&Span> = tensors.iter().map(|tensor| buckets[bucket].span(&tensor.name)).collect();
     for pair in spans.windows(2) {
         assert_eq!(pair[0].range().end, pair[1].at, "{} does not follow {}", pair[1].tensor.name, pair[0].tensor.name);
     }
-    let rows = spans.iter().map(|span| span.held.rows.len()).sum();
-    ParamView { bucket, at: spans[0].at, rows, cols: spans[0].held.cols.len() }
+    let (at, held) = (spans[0].at, &spans[0].held);
+    match tensors[0].dims[..] {
+        [_] => ParamView { bucket, at, rows: 1, cols: spans.iter().map(|span| span.held.cols.len()).sum() },
+        _ => ParamView { bucket, at, rows: spans.iter().map(|span| span.held.rows.len()).sum(), cols: held.cols.len() },
+    }
 }
 
 /// The weights of a stage. A bucket keeps its address from the first step to the last: each step overwrites it.

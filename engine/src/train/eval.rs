@@ -11,6 +11,7 @@ use crate::model::param_specs::{self, TensorSpec};
 use crate::model::rect::Rect;
 use crate::stage::Stage;
 use crate::stage::params::{ParamLayout, Params};
+use std::rc::Rc;
 
 /// The number of rows that are scored at once if texts are long enough.
 const ROWS: usize = 4096;
@@ -44,31 +45,10 @@ impl<B: Backend> Scorer<B> {
         b: B,
         model: &Model,
         longest: usize,
-        mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+        read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
-        let units = param_specs::units(model);
-        let held = |&unit| Held {
-            unit,
-            tensors: param_specs::tensors(model, unit),
-            tie: Tie::Free,
-            reduced_over: GroupKind::Data,
-        };
-        let held: Vec<Held> = units.iter().map(held).collect();
-        let layout = ParamLayout::new(model, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
-        let mut params = Params::new(&b, layout.clone());
-        for (i, bucket) in layout.buckets.iter().enumerate() {
-            let mut host = vec![0.0; bucket.len];
-            for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
-                read(tensor, &rect, &mut host[at..at + rect.len()])?;
-            }
-            let mut weights = params.begin_write(i);
-            b.round(&b.upload(&host, host.len(), 1), &mut weights);
-            params.finish_write(i, Pending::ready(weights));
-        }
-        let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
-        // The table of angles has as many rows as the longest text needs, not as many as config.json allows.
         let positions = model.max_position_embeddings.min(longest.max(1));
-        let stage = Stage::new(&b, model, vec![units], region, params, positions);
+        let (stage, _) = whole(&b, model, positions, read)?;
         Ok(Scorer { b, stage, positions })
     }
 
@@ -108,4 +88,37 @@ impl<B: Backend> Scorer<B> {
             self.b.wait_host(self.b.copy_to_host_async(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
         Ok(Score { nats: totals[Total::Loss as usize] as f64, tokens: rows as u64 })
     }
+}
+
+/// A stage that holds a whole model in one chunk, for texts of up to `positions` tokens: the table of angles has as
+/// many rows as the longest text needs, not as many as config.json allows. `read(tensor, rectangle, out)` gives the
+/// weights.
+pub(super) fn whole<B: Backend>(
+    b: &B,
+    model: &Model,
+    positions: usize,
+    mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+) -> Result<(Stage<B>, Rc<ParamLayout>)> {
+    let units = param_specs::units(model);
+    let held = |&unit| Held {
+        unit,
+        tensors: param_specs::tensors(model, unit),
+        tie: Tie::Free,
+        reduced_over: GroupKind::Data,
+    };
+    let held: Vec<Held> = units.iter().map(held).collect();
+    let layout = ParamLayout::new(model, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
+    let mut params = Params::new(b, layout.clone());
+    for (i, bucket) in layout.buckets.iter().enumerate() {
+        let mut host = vec![0.0; bucket.len];
+        for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
+            read(tensor, &rect, &mut host[at..at + rect.len()])?;
+        }
+        let mut weights = params.begin_write(i);
+        b.round(&b.upload(&host, host.len(), 1), &mut weights);
+        params.finish_write(i, Pending::ready(weights));
+    }
+    let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
+    let stage = Stage::new(b, model, vec![units], region, params, positions);
+    Ok((stage, layout))
 }

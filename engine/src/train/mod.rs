@@ -8,5 +8,6 @@ pub mod lr;
 pub mod optim;
 mod origin;
 pub mod pipeline;
+pub mod probe;
 pub mod state;
 pub mod trainer;

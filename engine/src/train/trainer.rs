@@ -6,6 +6,7 @@ use crate::checkpoint::AcceptedSteps;
 use crate::config::{Config, SpikeAction};
 use crate::error::{Error, Result};
 use crate::layers::region::Region;
+use crate::layout::buckets::Span;
 use crate::layout::mesh::Mesh;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TpShard;
@@ -109,9 +110,9 @@ impl<B: Backend> Trainer<B> {
 
     /// Like [`Trainer::new`], but with groups that exist already.
     pub fn with_groups(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
-        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, norms } = groups;
+        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, whole } = groups;
         let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
-        let reduce = reduce(&config, layout.clone(), kv, data, norms);
+        let reduce = reduce(&config, layout.clone(), kv, data, whole);
         let comm = PipelineComm {
             stage: rank_layout.stage,
             pipe: rank_layout.pipe,
@@ -320,13 +321,14 @@ fn rule(config: &Config) -> Rule {
     }
 }
 
-/// How the gradients are summed. Under sequence parallelism each rank has the norm gradients of its own rows only.
+/// How the gradients are summed. A rank has the gradients of its own heads' norms only, and under sequence parallelism
+/// those of its own rows for what all ranks apply to their rows: norms, and biases after a region.
 fn reduce<B: Backend>(
     config: &Config,
     layout: Rc<ParamLayout>,
     kv: B::Group,
     data: BucketGroups<B>,
-    norms: Option<B::Group>,
+    whole: Option<B::Group>,
 ) -> Reduce<B> {
     let reduce = match config.parallel.distributed_optimizer {
         true => Reduce::scatter(layout, data),
@@ -334,8 +336,14 @@ fn reduce<B: Backend>(
     };
     let reduce = reduce.precision(config.parallel.gradient_precision);
     let reduce = reduce.replicas(kv, |span| matches!(span.tensor.tp_shard, TpShard::Heads(_)));
-    match norms {
-        Some(norms) => reduce.replicas(norms, |span| span.tensor.tp_shard == TpShard::Whole),
+    let of_rows = config.parallel.sequence_parallel;
+    let partial = |span: &Span| match span.tensor.tp_shard {
+        TpShard::PerHead => true,
+        TpShard::Whole => of_rows,
+        TpShard::Rows | TpShard::Cols | TpShard::Heads(_) => false,
+    };
+    match whole {
+        Some(ranks) => reduce.replicas(ranks, partial),
         None => reduce,
     }
 }

@@ -70,7 +70,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         let ids = mine.map(|piece| encode(piece, &tokenizer, &model)).collect::<Result<Vec<_>>>()?;
         let longest = ids.iter().map(Vec::len).max().unwrap_or_default();
         let scorer = Scorer::new(Cpu::<f32>::new(share.threads), &model, longest.min(window), |tensor, rect, out| {
-            weights.read(&tensor.name, rect, out)
+            weights.read_parameter(tensor, rect, out)
         })?;
         Ok((scorer, ids))
     };

@@ -1,6 +1,7 @@
 //! One file per subcommand: its flags, and how it uses the engine.
 
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod dry_run;
 pub mod evaluate;

@@ -43,6 +43,8 @@ pub(super) struct Problem {
     pub a: Layout,
     pub b: Layout,
     pub d: Layout,
+    /// The address of `m` numbers of D's type that are added to each of its columns.
+    pub bias: Option<usize>,
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -67,20 +69,25 @@ impl Problem {
         if [a, b, d].iter().any(|x| x.ld < x.rows) {
             return reject(INVALID_VALUE, &format!("leading dimensions of {a:?} x {b:?} = {d:?}"));
         }
-        Ok(Problem { transposed: desc.transposed, a, b, d, m, n, k })
+        let bias = desc.adds_bias.then_some(desc.bias);
+        if bias == Some(0) || bias.is_some() && d.kind != BF16 {
+            return reject(INVALID_VALUE, &format!("a bias at {:#x} of D as {d:?}", desc.bias));
+        }
+        Ok(Problem { transposed: desc.transposed, a, b, d, bias, m, n, k })
     }
 
     /// The alignment in bytes of all columns of all matrices at these addresses.
     fn aligned(&self, addresses: [usize; 4]) -> usize {
         let [a, b, c, d] = addresses;
         let of = |at: usize, x: Layout| at | (x.ld * x.size());
-        let all = of(a, self.a) | of(b, self.b) | of(c, self.d) | of(d, self.d);
+        let all = of(a, self.a) | of(b, self.b) | of(c, self.d) | of(d, self.d) | self.bias.unwrap_or(0);
         1 << all.trailing_zeros().min(8)
     }
 
     /// Whether the addresses are aligned to elements.
     fn element_aligned(&self, [a, b, c, d]: [usize; 4]) -> bool {
-        [(a, 2), (b, 2), (c, self.d.size()), (d, self.d.size())].iter().all(|(at, size)| at.is_multiple_of(*size))
+        let all = [(a, 2), (b, 2), (c, self.d.size()), (d, self.d.size()), (self.bias.unwrap_or(0), 2)];
+        all.iter().all(|(at, size)| at.is_multiple_of(*size))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{INVALID_VALUE, NOT_SUPPORTED, Outcome, SUCCESS, Status, reject, status_of};
 use crate::handles::Handles;
 use cudarc::cublaslt::sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+use cudarc::cublaslt::sys::cublasLtEpilogue_t as Epilogue;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Prefer;
 use cudarc::cublaslt::sys::cudaDataType_t;
@@ -17,6 +18,9 @@ pub(super) const F32: u32 = cudaDataType_t::CUDA_R_32F as u32;
 pub(super) struct Desc {
     /// Whether the first and the second operand are transposed.
     pub transposed: [bool; 2],
+    /// Whether a bias is added, and its address; the library reads the address only if one is.
+    pub adds_bias: bool,
+    pub bias: usize,
 }
 
 /// A column-major matrix.
@@ -111,20 +115,34 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     bytes: usize,
 ) -> Status {
     let set = |desc: Arc<Mutex<Desc>>| {
-        let operand = match attribute {
-            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA as u32 => 0,
-            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB as u32 => 1,
+        let mut desc = lock(&desc);
+        // SAFETY: the caller's pointer is passed on, here and below.
+        let small = || unsafe { value::<u32>(from, bytes) };
+        match attribute {
+            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA as u32 => desc.transposed[0] = transposed(small()?)?,
+            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB as u32 => desc.transposed[1] = transposed(small()?)?,
+            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE as u32 => match small()? {
+                e if e == Epilogue::CUBLASLT_EPILOGUE_DEFAULT as u32 => desc.adds_bias = false,
+                e if e == Epilogue::CUBLASLT_EPILOGUE_BIAS as u32 => desc.adds_bias = true,
+                e => return reject(NOT_SUPPORTED, &format!("epilogue {e}")),
+            },
+            a if a == DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER as u32 => {
+                // SAFETY: as above.
+                desc.bias = unsafe { value::<u64>(from, bytes) }? as usize;
+            }
             a => return reject(NOT_SUPPORTED, &format!("attribute {a} of an operation")),
-        };
-        // SAFETY: the caller's pointer is passed on.
-        let operation = unsafe { value::<i32>(from, bytes) }?;
-        if !(0..=1).contains(&operation) {
-            return reject(NOT_SUPPORTED, &format!("operation {operation} of an operand"));
         }
-        lock(&desc).transposed[operand] = operation == 1;
         Ok(())
     };
     status_of(DESCS.get(desc).or_else(|_| reject(INVALID_VALUE, "an unknown operation")).and_then(set))
+}
+
+/// Whether an operand with this `cublasOperation_t` is transposed.
+fn transposed(operation: u32) -> Outcome<bool> {
+    if operation > 1 {
+        return reject(NOT_SUPPORTED, &format!("operation {operation} of an operand"));
+    }
+    Ok(operation == 1)
 }
 
 #[unsafe(no_mangle)]

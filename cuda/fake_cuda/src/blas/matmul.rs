@@ -1,4 +1,4 @@
-//! The multiplication: D = alpha A B + beta C, with f32 sums, the result rounded once.
+//! The multiplication: D = alpha A B + beta C + bias, with f32 sums, the result rounded once.
 
 use super::algorithms::{Algorithm, Opaque, Problem, problem};
 use super::descriptors::{F32, Layout};
@@ -93,7 +93,8 @@ impl Job {
         let Problem { a, b, d, .. } = &self.problem;
         let all = [(self.at[0], a.span() * 2), (self.at[1], b.span() * 2), (self.at[2], d.span() * d.size())];
         let space = (self.workspace, self.algorithm.workspace(&self.problem));
-        for (at, bytes) in all.into_iter().chain([space]) {
+        let bias = self.problem.bias.map(|at| (at, self.problem.m * 2));
+        for (at, bytes) in all.into_iter().chain([space]).chain(bias) {
             if bytes > 0 && memory::known(at as u64, bytes).is_err() {
                 eprintln!("fake CUDA: a matmul accesses {bytes} bytes at {at:#x}, which lie in no block");
                 return fault::set(ILLEGAL_ADDRESS);
@@ -184,19 +185,26 @@ impl Job {
         (0..layout.cols).flat_map(|col| column(col).iter().map(|x| x.to_f32())).collect()
     }
 
+    /// The number that is added to row `row` of D; -0 changes none.
+    fn bias(&self, row: usize) -> f32 {
+        // SAFETY: the bias was checked to lie in a block; the caller guarantees that nothing writes it.
+        self.problem.bias.map_or(-0.0, |at| unsafe { (at as *const bf16).add(row).read() }.to_f32())
+    }
+
     fn store(&self, sums: &[f32]) {
         let Problem { m, d, .. } = self.problem;
         for (at, sum) in sums.iter().enumerate() {
             let element = at / m * d.ld + at % m;
+            let bias = self.bias(at % m);
             // SAFETY: the span of the layout was checked to lie in a block; the caller guarantees that nothing else
             // uses it.
             unsafe {
                 if d.kind == F32 {
                     let to = (self.at[2] as *mut f32).add(element);
-                    to.write(self.value(*sum, || to.read()));
+                    to.write(self.value(*sum, || to.read()) + bias);
                 } else {
                     let to = (self.at[2] as *mut bf16).add(element);
-                    to.write(bf16::from_f32(self.value(*sum, || to.read().to_f32())));
+                    to.write(bf16::from_f32(self.value(*sum, || to.read().to_f32()) + bias));
                 }
             }
         }

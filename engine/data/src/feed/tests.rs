@@ -52,6 +52,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             recompute: Recompute::None,
             load: Load::Random,
             z_loss: 0.0,
+            refuse_untrained: false,
             eval_interval: 0,
             eval_steps: 1,
             stop_before: None,

@@ -1,36 +1,25 @@
 //! Reads a Hugging Face checkpoint's `config.json`, in the spellings of transformers 4 and 5, as a `[model]` table, and
-//! writes it. The fields follow from the declaration of [`Model`]; a file for each family of models describes the names
-//! and defaults that differ ([`Family`]). Features that the engine lacks are refused by name. This module does not read
-//! weights.
+//! writes it. The fields follow from the declaration of [`Model`]; the names and
+//! defaults that differ are in the family's file ([`super::family`]). Features that the engine lacks are refused by
+//! name. This module does not read weights.
 
-mod llama;
-mod mistral;
+mod export;
 #[cfg(test)]
 mod tests;
 
-use super::model::{RopeScaling, RopeType};
+pub use export::config_json;
+
+use super::family::{Family, OneForm};
+use super::model::RopeType;
 use super::names::Named;
 use super::origins::{Origins, join, shorten};
 use super::section::{Fixed, Read};
-use super::{Architecture, Model, Precision};
+use super::{Architecture, Model};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use toml::Value as Toml;
-
-/// The differences between the `config.json` of a family of models and a `[model]` table.
-struct Family {
-    architecture: Architecture,
-    /// Its language model class in transformers.
-    class: &'static str,
-    /// (key of `[model]`, name in the file), for keys whose two names differ.
-    names: &'static [(&'static str, &'static str)],
-    /// Defaults of its configuration class in transformers for fields that the file lacks.
-    defaults: &'static [(&'static str, Toml)],
-    /// Keys of `[model]` that its file does not have, or that it ignores.
-    lacks: &'static [&'static str],
-}
 
 const LENGTH: &str = "max_position_embeddings";
 const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
@@ -38,32 +27,60 @@ const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
 /// Keys of `[model]` that have another form in the file, or none.
 const OTHER_FORM: [&str; 4] = ["hf", "architecture", "rope_theta", "rope_scaling"];
 
-/// Keys whose null is not the default of a field that is left out: no window, and as many heads as queries have.
-const NULL_IS_A_VALUE: [&str; 2] = ["sliding_window", "num_key_value_heads"];
+/// Keys whose null is not the default of a field that is left out: no window or soft-cap, and as many heads as queries
+/// have.
+const NULL_IS_A_VALUE: [&str; 4] =
+    ["sliding_window", "num_key_value_heads", "attn_logit_softcapping", "final_logit_softcapping"];
 
-/// Features that the engine has in one form only: the field, the values that mean this form (an export writes the
-/// first), and the remedy for another value.
-fn only_form() -> [(&'static str, Vec<Value>, &'static str); 4] {
-    let off = || vec![json!(false), json!(0), json!(0.0)];
-    [
-        ("hidden_act", vec![json!("silu"), json!("swish")], "this activation is not supported; \"silu\" is"),
-        ("attention_bias", off(), "biases are not supported; only false is"),
-        ("mlp_bias", off(), "biases are not supported; only false is"),
-        ("attention_dropout", vec![json!(0.0), json!(0), json!(false)], "dropout is not supported; only 0.0 is"),
-    ]
+/// Rates of dropout, which change how a model is trained and not what it computes.
+const DROPOUTS: [&str; 6] =
+    ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout"];
+
+/// Fields that other models have and that change what they compute: where one is set, the engine would compute
+/// something else.
+const OTHER_MATHS: [&str; 28] = [
+    "alibi",
+    "attention_chunk_size",
+    "attention_multiplier",
+    "attn_logit_softcapping",
+    "clip_qkv",
+    "embedding_multiplier",
+    "embedding_scale",
+    "final_logit_softcapping",
+    "first_k_dense_replace",
+    "hidden_size_per_layer_input",
+    "kv_lora_rank",
+    "logit_scale",
+    "logits_scaling",
+    "mtp_num_layers",
+    "n_routed_experts",
+    "n_shared_experts",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+    "num_experts",
+    "num_local_experts",
+    "parallel_residual",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "rope_local_base_freq",
+    "rotary_pct",
+    "use_parallel_residual",
+    "use_qk_norm",
+    "qk_layernorm",
+];
+
+/// Fields of every family that the engine has in one form only.
+fn fixed(family: &Family) -> Vec<OneForm> {
+    let off = || [json!(false), json!(0), json!(0.0)];
+    let biases = ["attention_bias", "mlp_bias"].into_iter().filter(|key| !family.has(key));
+    let biases = biases.map(|key| OneForm::new(key, off(), "this family has no such biases; only false is supported"));
+    (family.fixed)().into_iter().chain(biases).collect()
 }
 
 impl Family {
-    fn of(architecture: Architecture) -> &'static Family {
-        match architecture {
-            Architecture::Llama => &llama::LLAMA,
-            Architecture::Mistral => &mistral::MISTRAL,
-        }
-    }
-
     /// The keys of `[model]` that the file has in the same form.
     fn keys(&self) -> impl Iterator<Item = &'static str> {
-        Model::KEYS.iter().copied().filter(|key| !OTHER_FORM.contains(key) && !self.lacks.contains(key))
+        Model::KEYS.iter().copied().filter(|key| !OTHER_FORM.contains(key) && self.has(key))
     }
 
     /// The name in the file of a key of `[model]`.
@@ -91,6 +108,9 @@ impl Family {
                 table.insert(key.into(), value.clone());
             }
         }
+        if self.learned_positions {
+            return Ok((table, at));
+        }
         let rope = reader.rope(&table[LENGTH])?;
         at.put("model.rope_theta", reader.label("rope_theta"));
         at.put("model.rope_scaling", reader.label(rope.name));
@@ -100,21 +120,6 @@ impl Family {
         table.insert("rope_theta".into(), reader.toml("rope_theta", &rope.theta)?);
         table.insert("rope_scaling".into(), rope.scaling.into());
         Ok((table, at))
-    }
-
-    /// The fields of `model` that the engine uses, in the spellings of both transformers 4 and 5.
-    fn fields(&self, model: &Model) -> Vec<(&'static str, Value)> {
-        let plain = model.entries().into_iter().filter(|entry| self.keys().any(|key| key == entry.key));
-        let mut fields: Vec<_> = plain.map(|entry| (self.name(entry.key), json!(entry.value.write()))).collect();
-        let pairs = model.rope_scaling.keys_and_values().into_iter();
-        let scaling: Map<_, _> = pairs.filter_map(|(key, value)| Some((key.to_string(), json!(value?)))).collect();
-        let mut parameters = scaling.clone();
-        parameters.insert("rope_theta".into(), json!(model.rope_theta));
-        let plain = model.rope_scaling == RopeScaling::Default;
-        fields.push(("rope_theta", json!(model.rope_theta)));
-        fields.push(("rope_scaling", if plain { Value::Null } else { Value::Object(scaling) }));
-        fields.push(("rope_parameters", Value::Object(parameters)));
-        fields
     }
 }
 
@@ -145,26 +150,13 @@ pub fn model_table(dir: &Path) -> Result<(toml::Table, Origins)> {
     Family::of(Architecture::read(&kind, "model_type", &at)?).table(file, &source)
 }
 
-/// The `config.json` of an export: the fields of `source` that the engine does not use, and the fields of `model`.
-pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
-    let family = Family::of(model.architecture);
-    let mut out = source.unwrap_or_default();
-    out.insert("model_type".into(), json!(model.architecture.name()));
-    let only_form = only_form().map(|(key, values, _)| (key, values[0].clone()));
-    for (key, value) in [("architectures", json!([family.class]))].into_iter().chain(only_form) {
-        if out.get(key).is_none_or(Value::is_null) {
-            out.insert(key.into(), value);
-        }
-    }
-    let dtype = match dtype {
-        Precision::F32 => "float32",
-        Precision::Bf16 => "bfloat16",
-    };
-    let dtypes = ["torch_dtype", "dtype"].map(|key| (key, json!(dtype)));
-    out.extend(family.fields(model).into_iter().chain(dtypes).map(|(key, value)| (key.to_string(), value)));
-    // A Llama 3 file may have this field outside of `rope_scaling`, where transformers would prefer it.
-    out.shift_remove(ORIGINAL_LENGTH);
-    Value::Object(out)
+/// A remark on the dropouts of the checkpoint in `dir`, which the engine trains without.
+pub fn note(dir: &Path) -> Option<String> {
+    let source = read_source(dir).ok()?;
+    let drops = |key: &&&str| source.get(**key).and_then(Value::as_f64).is_some_and(|rate| rate != 0.0);
+    let keys: Vec<_> = DROPOUTS.iter().filter(drops).map(|key| format!("{key} = {}", source[*key])).collect();
+    let text = format!("{}: {}: dropout is not applied", file(dir), keys.join(", "));
+    (!keys.is_empty()).then_some(text)
 }
 
 /// Checks that `model` can start from the checkpoint in `dir`. An error names the first field that differs. Fields that
@@ -226,18 +218,31 @@ impl Reader<'_> {
     /// Features that change what the model computes and that the engine does not have.
     fn refuse_the_unknown(&self, family: &Family) -> Result<()> {
         let refused = [
-            ("partial_rotary_factor", vec![json!(1.0), json!(1)], PARTIAL_ROTARY),
-            ("quantization_config", vec![], "quantized weights are not supported; use the original checkpoint"),
+            OneForm::new("partial_rotary_factor", [json!(1.0), json!(1)], PARTIAL_ROTARY),
+            OneForm::new("quantization_config", [], "quantized weights are not supported; use the original checkpoint"),
         ];
-        for (key, allowed, remedy) in only_form().into_iter().chain(refused) {
-            if let Some(value) = self.source.get(key)
-                && !allowed.contains(value)
+        for form in fixed(family).into_iter().chain(refused) {
+            if let Some(value) = self.source.get(form.key)
+                && !form.values.contains(value)
             {
-                return Err(self.bad(key, value, remedy));
+                return Err(self.bad(form.key, value, form.remedy));
+            }
+        }
+        let keys = OTHER_MATHS.iter().filter(|key| !family.has.contains(key));
+        for key in keys {
+            let off = |value: &&Value| !matches!(value, Value::Bool(false));
+            if let Some(value) = self.source.get(*key).filter(off) {
+                let kind = family.architecture.name();
+                return Err(self.bad(
+                    key,
+                    value,
+                    &format!("a {kind} here has no such feature; remove it if it has no effect"),
+                ));
             }
         }
         let classes = self.source.get("architectures").and_then(Value::as_array);
-        let language_model = |class: &Value| class.as_str().is_some_and(|name| name.ends_with("ForCausalLM"));
+        let language_model =
+            |class: &Value| class.as_str().is_some_and(|name| name == family.class || name.ends_with("ForCausalLM"));
         match classes {
             Some(classes) if !classes.iter().any(language_model) => {
                 Err(self.bad("architectures", &json!(classes), &format!("must hold {:?}", family.class)))
@@ -279,8 +284,27 @@ impl Reader<'_> {
     fn rope_table(&self, key: &str) -> Result<Option<&Map<String, Value>>> {
         match self.source.get(key) {
             None => Ok(None),
-            Some(Value::Object(table)) => Ok(Some(table).filter(|table| !table.is_empty())),
+            Some(Value::Object(table)) => {
+                self.alike_for_all_kinds(key, table).map(|t| Some(t).filter(|t| !t.is_empty()))
+            }
             Some(other) => Err(self.bad(key, other, "must be an object")),
+        }
+    }
+
+    /// A table that has one inside for each kind of layer: that one, if it is the same for all kinds. In no family here
+    /// do they differ.
+    fn alike_for_all_kinds<'t>(&self, key: &str, table: &'t Map<String, Value>) -> Result<&'t Map<String, Value>> {
+        let kinds = || table.iter().filter_map(|(kind, inner)| Some((kind, inner.as_object()?)));
+        let Some((_, first)) = kinds().next() else { return Ok(table) };
+        match kinds().find(|(_, other)| *other != first) {
+            None if table.len() == kinds().count() => Ok(first),
+            None => {
+                Err(self.bad(key, &self.source[key], "mixes kinds of layers with keys of its own; keep one of the two"))
+            }
+            Some((kind, other)) => {
+                let what = "rotary embeddings that differ by kind of layer are not supported: no family here has them";
+                Err(self.bad(&join(key, kind), &Value::Object(other.clone()), what))
+            }
         }
     }
 
@@ -300,9 +324,6 @@ impl Reader<'_> {
         let key = |inner: &str| format!("{name}.{inner}");
         if let Some(part) = given("partial_rotary_factor").filter(|part| part.as_f64() != Some(1.0)) {
             return Err(self.bad(&key("partial_rotary_factor"), part, PARTIAL_ROTARY));
-        }
-        if let Some((kind, inner)) = table.iter().find(|(_, inner)| inner.is_object()) {
-            return Err(self.bad(&key(kind), inner, "rotary embeddings by kind of layer are not supported"));
         }
         let kind = given("rope_type").or(given("type")).cloned().unwrap_or(json!(RopeType::Default.name()));
         let Some((_, known)) = RopeType::NAMES.iter().find(|(name, _)| kind.as_str() == Some(name)) else {

@@ -56,7 +56,7 @@ fn refusals_name_place_value_and_remedy() {
         ("spike.skip=[[8,8]]", "--set spike.skip = [[8, 8]]: must be ranges [first, end) of samples, ascending"),
         ("spike.skip=[[0,9],[8,12]]", "must be ranges [first, end) of samples, ascending and apart"),
         ("spike.skip=[[-1,9]]", "must be a whole number"),
-        ("model.architecture=gpt2", "must be one of llama"),
+        ("model.architecture=gptj", "must be one of llama"),
         ("model.hidden_size=60", "model.num_attention_heads = 8: must divide hidden_size (60)"),
         ("model.hidden_size=0", "must lie in 1 ..= "),
         ("model.hidden_size=72", "model.head_dim = 9: must be even"),
@@ -218,11 +218,11 @@ fn what_is_not_built_is_refused_by_name() {
         ),
         (
             "model.sliding_window=4096",
-            "a llama has no sliding windows; leave it out, or write architecture = \"mistral\"",
+            "a llama has no sliding_window; leave it out (it is a key of mistral, qwen2, qwen3, gemma2)",
         ),
         ("model.num_local_experts=8", "experts are not built yet"),
         ("model.num_experts_per_tok=2", "experts are not built yet"),
-        ("model.embedding_scale=2.0", "scaled embeddings are not built yet"),
+        ("model.embedding_scale=0.0", "model.embedding_scale = 0.0: must lie between 1e-9 and 1e9"),
         ("parallel.context=2", "context parallelism is not built yet"),
         ("parallel.expert=2", "expert parallelism is not built yet"),
     ];

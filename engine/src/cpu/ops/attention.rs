@@ -1,12 +1,12 @@
-//! Causal attention in tiles (Dao 2023): o = softmax(q k^T / sqrt(d)) v, where a query at position t sees
-//! the positions `starts[t] ..= t`. A tile of queries goes over its tiles of keys with a running maximum m
-//! and sum l, so that scratch is a few tiles and the logsumexp m + log l is all that backward needs.
+//! Causal attention in tiles (Dao 2023): o = softmax(s) v with s = scale q k^T, or cap tanh(scale q k^T / cap), where
+//! a query at position t sees the positions `starts[t] ..= t`. A tile of queries goes over its tiles of keys with a
+//! running maximum m and sum l, so that scratch is a few tiles and the logsumexp m + log l is all that backward needs.
 
 use super::small::{Mat, gemm};
 use crate::backend::Heads;
 use crate::cpu::float::{Float, rounded};
 use crate::cpu::pool::Pool;
-use crate::cpu::simd::{LANES, exp, max_lanes, sum_lanes, vectorized};
+use crate::cpu::simd::{LANES, exp, max_lanes, sum_lanes, tanh, vectorized};
 use crate::cpu::tiles::{Tile, cut};
 use crate::cpu::workers::Workers;
 use std::ops::Range;
@@ -126,7 +126,7 @@ impl<A: Float> Queries<'_, A> {
         let kv_head = self.head / (h.query / h.kv);
         let (k_left, v_left) = ((h.query + kv_head) * d, (h.query + h.kv + kv_head) * d);
         let load = |first, left, scale, to: &mut [f32]| load_tile(self.qkv, first, h.qkv_cols(), left, d, scale, to);
-        load(self.first, self.head * d, 1.0 / (d as f32).sqrt(), &mut s.q[..rows * d]);
+        load(self.first, self.head * d, h.scale, &mut s.q[..rows * d]);
         s.sums.fill(0.0);
         s.m.fill(f32::NEG_INFINITY);
         s.l.fill(0.0);
@@ -138,6 +138,9 @@ impl<A: Float> Queries<'_, A> {
             let scores = &mut s.scores[..rows * keys];
             let (q, k) = (Mat::new(s.q, rows, d, d), Mat::new(s.k, keys, d, d));
             gemm(&mut Tile::whole(scores, rows, keys), 0.0, q, k.t());
+            if let Some(cap) = h.cap {
+                soft_cap(scores, cap);
+            }
             let window = Window { starts: self.starts, first_query: self.first, first_key, keys };
             softmax_tile::<A>(scores, window, s.m, s.l, s.sums, d);
             let (p, v) = (Mat::new(scores, rows, keys, keys), Mat::new(s.v, keys, d, d));
@@ -147,6 +150,15 @@ impl<A: Float> Queries<'_, A> {
             let sums = &s.sums[row * d..][..d];
             o.row(row).iter_mut().zip(sums).for_each(|(o, sum)| *o = A::store(sum / s.l[row]));
             lse.row(row)[0] = s.m[row] + s.l[row].ln();
+        }
+    }
+}
+
+vectorized! {
+    /// s = cap tanh(s / cap).
+    pub(super) fn soft_cap(scores: &mut [f32], cap: f32) {
+        for s in scores {
+            *s = cap * tanh(*s / cap);
         }
     }
 }

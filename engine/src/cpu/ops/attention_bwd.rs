@@ -1,8 +1,9 @@
-//! The backward pass of attention, tile by tile (Dao 2023): with P = e^(q k^T / sqrt(d) - logsumexp)
-//! recomputed, D = rowsum(do * o): dv = P^T do, dP = do v^T, dS = P * (dP - D), dq = dS k / sqrt(d),
-//! dk = dS^T q / sqrt(d). P and dS are rounded as the activations are before their products.
+//! The backward pass of attention, tile by tile (Dao 2023): with P = e^(s - logsumexp) recomputed from the scores
+//! s = scale q k^T, D = rowsum(do * o): dv = P^T do, dP = do v^T, dS = P * (dP - D), dq = scale dS k, dk = scale dS^T
+//! q. With soft-capped scores c = cap tanh(s / cap), P = e^(c - logsumexp), and dS is also multiplied by 1 - (c /
+//! cap)^2. P and dS are rounded as the activations are before their products.
 
-use super::attention::{TILE, Window, key_tiles, load_tile};
+use super::attention::{TILE, Window, key_tiles, load_tile, soft_cap};
 use super::small::{Mat, gemm};
 use crate::backend::Heads;
 use crate::cpu::float::{Float, rounded};
@@ -127,8 +128,7 @@ impl<A: Float> Sequence<'_, A> {
             for first in (0..h.seq).step_by(TILE) {
                 let rows = TILE.min(h.seq - first);
                 self.queries(kv_head * heads + n, kv_head, first, rows, &mut s);
-                let scale = 1.0 / (d as f32).sqrt();
-                s.dq[..rows * d].iter_mut().for_each(|dq| *dq *= scale);
+                s.dq[..rows * d].iter_mut().for_each(|dq| *dq *= h.scale);
                 (0..rows).for_each(|r| store(&s.dq[r * d..][..d], &mut to.dq.row(first + r)[n * d..][..d]));
             }
         }
@@ -138,12 +138,12 @@ impl<A: Float> Sequence<'_, A> {
         }
     }
 
-    /// One tile of queries against the keys that it sees: computes dq sqrt(d) of the tile, and adds to dk and dv.
+    /// One tile of queries against the keys that it sees: computes dq / scale of the tile, and adds to dk and dv.
     fn queries(&self, head: usize, kv_head: usize, first: usize, rows: usize, s: &mut Scratch<'_>) {
         let (h, d) = (self.h, self.h.dim);
         let (k_left, v_left) = ((h.query + kv_head) * d, (h.query + h.kv + kv_head) * d);
         let load = |first, left, scale, to: &mut [f32]| load_tile(self.qkv, first, h.qkv_cols(), left, d, scale, to);
-        load(first, head * d, 1.0 / (d as f32).sqrt(), &mut s.q[..rows * d]);
+        load(first, head * d, h.scale, &mut s.q[..rows * d]);
         load_tile(self.do_, first, h.out_cols(), head * d, d, 1.0, &mut s.do_[..rows * d]);
         for row in 0..rows {
             let o = &self.o[(first + row) * h.out_cols() + head * d..][..d];
@@ -157,21 +157,27 @@ impl<A: Float> Sequence<'_, A> {
             load(first_key, k_left, 1.0, &mut s.k[..keys * d]);
             load(first_key, v_left, 1.0, &mut s.v[..keys * d]);
             let window = Window { starts: self.starts, first_query: first, first_key, keys };
-            s.pair::<A>(rows, d, window);
+            s.pair::<A>(rows, h, window);
         }
     }
 }
 
 impl Scratch<'_> {
     /// Adds the contribution of one loaded tile of queries and one of keys to dq, dk and dv.
-    fn pair<A: Float>(&mut self, rows: usize, d: usize, window: Window<'_>) {
-        let keys = window.keys;
+    fn pair<A: Float>(&mut self, rows: usize, h: Heads, window: Window<'_>) {
+        let (d, keys) = (h.dim, window.keys);
         let (q, do_) = (Mat::new(self.q, rows, d, d), Mat::new(self.do_, rows, d, d));
         let (k, v) = (Mat::new(self.k, keys, d, d), Mat::new(self.v, keys, d, d));
         let (p, ds) = (&mut self.p[..rows * keys], &mut self.ds[..rows * keys]);
         gemm(&mut Tile::whole(p, rows, keys), 0.0, q, k.t());
         gemm(&mut Tile::whole(ds, rows, keys), 0.0, do_, v.t());
-        score_gradients::<A>(p, ds, window, self.lse, self.delta);
+        match h.cap {
+            None => score_gradients::<A>(p, ds, window, self.lse, self.delta),
+            Some(cap) => {
+                soft_cap(p, cap);
+                capped_score_gradients::<A>(p, ds, window, self.lse, self.delta, cap);
+            }
+        }
         let (p, ds) = (Mat::new(p, rows, keys, keys), Mat::new(ds, rows, keys, keys));
         let (from, to) = (window.first_key * d, (window.first_key + keys) * d);
         gemm(&mut Tile::whole(&mut self.dv[from..to], keys, d), 1.0, p.t(), do_);
@@ -193,6 +199,29 @@ vectorized! {
                 let exact = exp(*p - lse[row]);
                 *p = rounded::<A>(exact);
                 *ds = rounded::<A>(exact * (*ds - delta[row]));
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// [`score_gradients`] of soft-capped scores c: dS = P (dP - D) (1 - (c / cap)^2).
+    fn capped_score_gradients<A: Float>(
+        p: &mut [f32], ds: &mut [f32], window: Window<'_>, lse: &[f32], delta: &[f32], cap: f32,
+    ) {
+        let rows = p.chunks_exact_mut(window.keys).zip(ds.chunks_exact_mut(window.keys));
+        for (row, (p, ds)) in rows.enumerate() {
+            for (c, ds) in p.iter().zip(&mut *ds) {
+                let t = c / cap;
+                *ds = (*ds - delta[row]) * (1.0 - t * t);
+            }
+            let seen = window.seen(row);
+            p[..seen.start].fill(f32::NEG_INFINITY);
+            p[seen.end..].fill(f32::NEG_INFINITY);
+            for (p, ds) in p.iter_mut().zip(ds) {
+                let exact = exp(*p - lse[row]);
+                *p = rounded::<A>(exact);
+                *ds = rounded::<A>(exact * *ds);
             }
         }
     }

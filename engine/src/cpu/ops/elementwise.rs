@@ -21,6 +21,11 @@ vectorized! {
     }
 }
 
+/// x *= factor, rounded.
+pub fn scale<A: Float>(workers: &Workers, x: &mut [A], factor: f32) {
+    workers.each(x.chunks_mut(TASK), |x| x.iter_mut().for_each(|x| *x = A::store(x.load() * factor)));
+}
+
 /// y = x rounded.
 pub fn round<A: Float>(workers: &Workers, x: &[f32], y: &mut [A]) {
     workers.each(x.chunks(TASK).zip(y.chunks_mut(TASK)), |(x, y)| store(x, y));

@@ -172,20 +172,38 @@ fn tile_scratch<O: Float>() -> usize {
     ROWS * (DEPTH + if O::ROUNDS { COLS } else { 0 })
 }
 
-/// out = a b, rounded.
-pub fn matmul<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [A]) {
+/// out = a b, plus the bias, rounded.
+pub fn matmul<A: Float>(
+    workers: &Workers,
+    pool: &Rc<Pool>,
+    a: Operand<A>,
+    b: Operand<A>,
+    bias: Option<&[A]>,
+    out: &mut [A],
+) {
+    let start = bias.map_or(Start::Zero, Start::Bias);
     if sums_apart::<A>(a.cols) {
         let mut sums = pool.take::<f32>(out.len());
-        product(workers, pool, a, b, false, sums.as_mut_slice());
+        product(workers, pool, a, b, start, sums.as_mut_slice());
         super::elementwise::round(workers, sums.as_slice(), out);
     } else {
-        product(workers, pool, a, b, false, out);
+        product(workers, pool, a, b, start, out);
     }
+}
+
+/// What the sums of a product begin with.
+#[derive(Clone, Copy)]
+enum Start<'a, A> {
+    Zero,
+    /// One number for each column.
+    Bias(&'a [A]),
+    /// What the output holds.
+    Output,
 }
 
 /// out += a b, in f32.
 pub fn matmul_acc<A: Float>(workers: &Workers, pool: &Rc<Pool>, a: Operand<A>, b: Operand<A>, out: &mut [f32]) {
-    product(workers, pool, a, b, true, out);
+    product(workers, pool, a, b, Start::Output, out);
 }
 
 fn product<A: Float, O: Float>(
@@ -193,7 +211,7 @@ fn product<A: Float, O: Float>(
     pool: &Rc<Pool>,
     a: Operand<A>,
     b: Operand<A>,
-    add: bool,
+    start: Start<'_, A>,
     out: &mut [O],
 ) {
     assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
@@ -207,7 +225,8 @@ fn product<A: Float, O: Float>(
         let width = cols.len().div_ceil(cols.len().div_ceil(COLS)).next_multiple_of(shape.cols);
         for from in (0..a.cols).step_by(depth) {
             let deep = from..a.cols.min(from + depth);
-            let strip = Strip { a, b, cols: cols.clone(), deep, width, shape, add: add || from > 0 };
+            let start = if from > 0 { Start::Output } else { start };
+            let strip = Strip { a, b, cols: cols.clone(), deep, width, shape, start };
             strip.pack(workers, packed.as_mut_slice());
             let scratch = scratch.as_mut_slice().chunks_mut(tile_scratch::<O>());
             strip.multiply(workers, packed.as_slice(), scratch, out);
@@ -224,7 +243,7 @@ struct Strip<'a, A> {
     /// Columns of a tile.
     width: usize,
     shape: Shape,
-    add: bool,
+    start: Start<'a, A>,
 }
 
 impl<A: Float> Strip<'_, A> {
@@ -251,20 +270,26 @@ impl<A: Float> Strip<'_, A> {
             let (top, b) = (at / across.len() * ROWS, at % across.len() * self.width * self.deep.len());
             let (a_packed, sums) = scratch.split_at_mut(ROWS * DEPTH);
             let (rows, cols) = (tile.rows(), tile.cols());
+            let left = self.cols.start + at % across.len() * self.width;
             match O::as_f32_tile(&mut tile) {
-                Some(tile) => self.tile(top, &packed[b..], a_packed, tile),
+                Some(tile) => self.tile([top, left], &packed[b..], a_packed, tile),
                 None => {
                     let sums = &mut sums[..rows * cols];
-                    self.tile(top, &packed[b..], a_packed, &mut Tile::whole(sums, rows, cols));
+                    self.tile([top, left], &packed[b..], a_packed, &mut Tile::whole(sums, rows, cols));
                     (0..rows).for_each(|r| store(&sums[r * cols..][..cols], tile.row(r)));
                 }
             }
         });
     }
 
-    /// Computes the tile of the rows `top ..`; `b` are its panels of the right operand.
-    fn tile(&self, top: usize, b: &[f32], a_packed: &mut [f32], out: &mut Tile<'_, f32>) {
+    /// Computes the tile of the rows `top ..` and the columns `left ..`; `b` are its panels of the right operand.
+    fn tile(&self, [top, left]: [usize; 2], b: &[f32], a_packed: &mut [f32], out: &mut Tile<'_, f32>) {
         let (rows, deep) = (top..top + out.rows(), self.deep.len());
+        if let Start::Bias(bias) = self.start {
+            let bias = &bias[left..left + out.cols()];
+            (0..out.rows()).for_each(|row| load(bias, out.row(row)));
+        }
+        let add = !matches!(self.start, Start::Zero);
         // The depth is split into nearly equal parts: a shallow part would read and write the output for few
         // multiplications.
         let part = deep.div_ceil(deep.div_ceil(DEPTH));
@@ -274,7 +299,7 @@ impl<A: Float> Strip<'_, A> {
             let first = self.deep.start + from;
             let left = self.a.pack_left(rows.clone(), first..first + depth, self.shape.rows, a);
             let (b, b_step) = (&b[from * self.shape.cols..], deep * self.shape.cols);
-            Product { a, left, b, b_step, depth, add: self.add || from > 0, out }.run();
+            Product { a, left, b, b_step, depth, add: add || from > 0, out }.run();
         }
     }
 }

@@ -4,12 +4,16 @@
 pub mod adamw;
 pub mod attention;
 pub mod attention_bwd;
+pub mod bias;
 pub mod checksum;
 pub mod elementwise;
 pub mod embed;
+pub mod gelu;
 pub mod judge;
+pub mod layernorm;
 pub mod matmul;
 pub mod norm;
+pub mod qk_norm;
 pub mod rope;
 mod small;
 pub mod swiglu;

@@ -1,4 +1,4 @@
-//! RMSNorm (Zhang & Sennrich 2019): y = x * rstd * w with rstd = 1 / sqrt(mean(x^2) + eps), and
+//! RMSNorm (Zhang & Sennrich 2019): y = x * rstd * w, w = offset + weight, with rstd = 1 / sqrt(mean(x^2) + eps), and
 //! dx = rstd * (dy * w - x * rstd^2 * mean(dy * w * x)), dw = sum over the rows of dy * x * rstd.
 //! Statistics and sums are f32; x * rstd is not rounded before it is scaled.
 
@@ -10,36 +10,48 @@ use crate::cpu::tiles::{cut, widths};
 use crate::cpu::workers::Workers;
 use std::rc::Rc;
 
+/// The weight `[D]`, to which `offset` is added, and eps.
+pub struct Params<'a, A> {
+    pub weight: &'a [A],
+    pub offset: f32,
+    pub eps: f32,
+}
+
+impl<A> Copy for Params<'_, A> {}
+impl<A> Clone for Params<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Float> Params<'_, A> {
+    fn len(&self) -> usize {
+        self.weight.len()
+    }
+}
+
 /// Rows of a task of backward. A task sums its rows' part of dw; the parts are then added in order.
 const BLOCK: usize = 32;
 
 /// y and rstd from x `[T, D]`, w `[D]`.
-pub fn rmsnorm<A: Float>(workers: &Workers, x: &[A], w: &[A], eps: f32, y: &mut [A], rstd: &mut [f32]) {
+pub fn rmsnorm<A: Float>(workers: &Workers, x: &[A], w: Params<'_, A>, y: &mut [A], rstd: &mut [f32]) {
     let rows = task_rows(w.len());
     let tasks = x.chunks(rows * w.len()).zip(y.chunks_mut(rows * w.len())).zip(rstd.chunks_mut(rows));
-    workers.each(tasks, |((x, y), rstd)| forward(x, w, eps, y, rstd));
+    workers.each(tasks, |((x, y), rstd)| forward(x, w, y, rstd));
 }
 
 /// h += x, rounded, then [`rmsnorm`] of h.
-pub fn add_rmsnorm<A: Float>(
-    workers: &Workers,
-    x: &[A],
-    h: &mut [A],
-    w: &[A],
-    eps: f32,
-    y: &mut [A],
-    rstd: &mut [f32],
-) {
+pub fn add_rmsnorm<A: Float>(workers: &Workers, x: &[A], h: &mut [A], w: Params<'_, A>, y: &mut [A], rstd: &mut [f32]) {
     let len = task_rows(w.len()) * w.len();
     let tasks = x.chunks(len).zip(h.chunks_mut(len)).zip(y.chunks_mut(len)).zip(rstd.chunks_mut(len / w.len()));
     workers.each(tasks, |(((x, h), y), rstd)| {
         add(x, h);
-        forward(h, w, eps, y, rstd);
+        forward(h, w, y, rstd);
     });
 }
 
 /// y from x and rstd.
-pub fn rmsnorm_recompute<A: Float>(workers: &Workers, x: &[A], rstd: &[f32], w: &[A], y: &mut [A]) {
+pub fn rmsnorm_recompute<A: Float>(workers: &Workers, x: &[A], rstd: &[f32], w: Params<'_, A>, y: &mut [A]) {
     let len = task_rows(w.len()) * w.len();
     let tasks = x.chunks(len).zip(y.chunks_mut(len)).zip(rstd.chunks(len / w.len()));
     workers.each(tasks, |((x, y), rstd)| again(x, rstd, w, y));
@@ -54,17 +66,17 @@ vectorized! {
 }
 
 vectorized! {
-    fn forward<A: Float>(x: &[A], w: &[A], eps: f32, y: &mut [A], rstd: &mut [f32]) {
+    fn forward<A: Float>(x: &[A], w: Params<'_, A>, y: &mut [A], rstd: &mut [f32]) {
         let d = w.len();
         for ((x, y), rstd) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(rstd) {
-            *rstd = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+            *rstd = 1.0 / (dot(x, x) / d as f32 + w.eps).sqrt();
             scale_row(x, *rstd, w, y);
         }
     }
 }
 
 vectorized! {
-    fn again<A: Float>(x: &[A], rstd: &[f32], w: &[A], y: &mut [A]) {
+    fn again<A: Float>(x: &[A], rstd: &[f32], w: Params<'_, A>, y: &mut [A]) {
         let d = w.len();
         for ((x, y), rstd) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(rstd) {
             scale_row(x, *rstd, w, y);
@@ -73,9 +85,9 @@ vectorized! {
 }
 
 #[inline(always)]
-fn scale_row<A: Float>(x: &[A], rstd: f32, w: &[A], y: &mut [A]) {
-    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-        *y = A::store(x.load() * rstd * w.load());
+fn scale_row<A: Float>(x: &[A], rstd: f32, w: Params<'_, A>, y: &mut [A]) {
+    for ((y, x), weight) in y.iter_mut().zip(x).zip(w.weight) {
+        *y = A::store(x.load() * rstd * (w.offset + weight.load()));
     }
 }
 
@@ -102,8 +114,7 @@ pub struct Saved<'a, A> {
     pub x: &'a [A],
     /// `[T]`.
     pub rstd: &'a [f32],
-    /// `[D]`.
-    pub w: &'a [A],
+    pub w: Params<'a, A>,
 }
 
 /// Scratch of [`rmsnorm_bwd`] in f32 elements: the parts of dw.
@@ -140,7 +151,7 @@ pub fn rmsnorm_bwd<A: Float>(
 
 vectorized! {
     fn backward<A: Float>(dres: &[A], dy: &mut [A], saved: Saved<'_, A>, part: &mut [f32]) {
-        let d = saved.w.len();
+        let (d, offset) = (saved.w.len(), saved.w.offset);
         part.fill(0.0);
         let rows = dy.chunks_exact_mut(d).zip(saved.x.chunks_exact(d)).zip(saved.rstd);
         for (row, ((dy, x), &rstd)) in rows.enumerate() {
@@ -150,12 +161,12 @@ vectorized! {
                 *part = (dy.load() * rstd).mul_add(x.load(), *part);
             }
             if dres.is_empty() {
-                for ((dy, x), w) in dy.iter_mut().zip(x).zip(saved.w) {
-                    *dy = A::store(rstd * (-c).mul_add(x.load(), dy.load() * w.load()));
+                for ((dy, x), w) in dy.iter_mut().zip(x).zip(saved.w.weight) {
+                    *dy = A::store(rstd * (-c).mul_add(x.load(), dy.load() * (offset + w.load())));
                 }
             } else {
-                for (((dy, x), w), dres) in dy.iter_mut().zip(x).zip(saved.w).zip(&dres[row * d..]) {
-                    *dy = A::store(rstd.mul_add((-c).mul_add(x.load(), dy.load() * w.load()), dres.load()));
+                for (((dy, x), w), dres) in dy.iter_mut().zip(x).zip(saved.w.weight).zip(&dres[row * d..]) {
+                    *dy = A::store(rstd.mul_add((-c).mul_add(x.load(), dy.load() * (offset + w.load())), dres.load()));
                 }
             }
         }
@@ -164,18 +175,19 @@ vectorized! {
 
 /// The sum of dy w x.
 #[inline(always)]
-fn weighted_dot<A: Float>(dy: &[A], w: &[A], x: &[A]) -> f32 {
+fn weighted_dot<A: Float>(dy: &[A], w: Params<'_, A>, x: &[A]) -> f32 {
+    let (w, offset) = (w.weight, w.offset);
     let mut sums = [0.0f32; LANES];
     let whole = dy.len() / LANES * LANES;
     for at in (0..whole).step_by(LANES) {
         let (dy, w, x) = (&dy[at..at + LANES], &w[at..at + LANES], &x[at..at + LANES]);
         for i in 0..LANES {
-            sums[i] = (dy[i].load() * w[i].load()).mul_add(x[i].load(), sums[i]);
+            sums[i] = (dy[i].load() * (offset + w[i].load())).mul_add(x[i].load(), sums[i]);
         }
     }
     let mut rest = 0.0f32;
     for ((dy, w), x) in dy[whole..].iter().zip(&w[whole..]).zip(&x[whole..]) {
-        rest = (dy.load() * w.load()).mul_add(x.load(), rest);
+        rest = (dy.load() * (offset + w.load())).mul_add(x.load(), rest);
     }
     sum_lanes(sums) + rest
 }

@@ -1,9 +1,10 @@
 //! Cross-entropy over the columns of the vocabulary that this rank holds: loss = log Z - logit of the target,
-//! log Z = max + log(sum of exp(logit - max)). Statistics of a row are (max, sum, target's logit).
+//! log Z = max + log(sum of exp(logit - max)). Statistics of a row are (max, sum, target's logit). With a soft-cap, all
+//! this is of c = cap tanh(logit / cap), and the gradient is also multiplied by dc/dlogit = 1 - (c / cap)^2.
 
 use crate::backend::Xent;
 use crate::cpu::float::Float;
-use crate::cpu::simd::{LANES, exp, max_lanes, sum_lanes, vectorized};
+use crate::cpu::simd::{LANES, exp, max_lanes, sum_lanes, tanh, vectorized};
 use crate::cpu::workers::Workers;
 
 /// Rows of a task; a row is long.
@@ -15,16 +16,19 @@ pub fn xent_stats<A: Float>(
     logits: &[A],
     cols: usize,
     targets: &[u32],
-    first: usize,
+    of: Xent,
     stats: &mut [f32],
 ) {
     let tasks = logits.chunks(ROWS * cols).zip(targets.chunks(ROWS)).zip(stats.chunks_mut(ROWS * 3));
     workers.each(tasks, |((logits, targets), stats)| {
         let rows = logits.chunks_exact(cols).zip(targets).zip(stats.as_chunks_mut().0);
         for ((logits, &target), stats) in rows {
-            let (max, sum) = max_and_sum(logits);
-            let held = (target as usize).checked_sub(first).and_then(|at| logits.get(at));
-            *stats = [max, sum, held.map_or(f32::NEG_INFINITY, |x| x.load())];
+            let (max, sum) = match of.cap {
+                None => max_and_sum(logits),
+                Some(cap) => max_and_sum_capped(logits, cap),
+            };
+            let held = (target as usize).checked_sub(of.first).and_then(|at| logits.get(at));
+            *stats = [max, sum, held.map_or(f32::NEG_INFINITY, |x| capped(x.load(), of.cap))];
         }
     });
 }
@@ -46,6 +50,28 @@ vectorized! {
             }
         }
         let rest: f32 = rest.iter().map(|x| exp(x.load() - max)).sum();
+        (max, sum_lanes(sums) + rest)
+    }
+}
+
+/// The logit that the loss is of.
+fn capped(logit: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(logit, |cap| cap * tanh(logit / cap))
+}
+
+vectorized! {
+    /// The maximum and sum of soft-capped logits: the cap keeps their order, so that the maximum is that of the logits.
+    fn max_and_sum_capped<A: Float>(logits: &[A], cap: f32) -> (f32, f32) {
+        let most = logits.iter().fold(f32::NEG_INFINITY, |most, x| if x.load() > most { x.load() } else { most });
+        let max = cap * tanh(most / cap);
+        let (whole, rest) = logits.as_chunks::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for x in whole {
+            for i in 0..LANES {
+                sums[i] += exp(cap * tanh(x[i].load() / cap) - max);
+            }
+        }
+        let rest: f32 = rest.iter().map(|x| exp(cap * tanh(x.load() / cap) - max)).sum();
         (max, sum_lanes(sums) + rest)
     }
 }
@@ -98,9 +124,13 @@ pub fn xent_grad<A: Float>(workers: &Workers, logits: &mut [A], cols: usize, row
             let factor = w * (1.0 + 2.0 * x.z_loss * log_z);
             let at = (target as usize).checked_sub(x.first).filter(|&at| at < cols);
             let target = at.map(|at| (at, logits[at].load()));
-            scaled_exp(logits, log_z, factor);
+            match x.cap {
+                None => scaled_exp(logits, log_z, factor),
+                Some(cap) => scaled_exp_capped(logits, log_z, factor, cap),
+            }
             if let Some((at, logit)) = target {
-                logits[at] = A::store(factor * exp(logit - log_z) - w);
+                let (c, slope) = (capped(logit, x.cap), slope(logit, x.cap));
+                logits[at] = A::store((factor * exp(c - log_z) - w) * slope);
             }
         }
     });
@@ -111,6 +141,21 @@ vectorized! {
     fn scaled_exp<A: Float>(x: &mut [A], log_z: f32, factor: f32) {
         for x in x {
             *x = A::store(factor * exp(x.load() - log_z));
+        }
+    }
+}
+
+/// dc/dlogit = 1 - (c / cap)^2.
+fn slope(logit: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(1.0, |cap| 1.0 - tanh(logit / cap) * tanh(logit / cap))
+}
+
+vectorized! {
+    /// x = factor e^(c - log_z) (1 - (c / cap)^2) with c = cap tanh(x / cap).
+    fn scaled_exp_capped<A: Float>(x: &mut [A], log_z: f32, factor: f32, cap: f32) {
+        for x in x {
+            let t = tanh(x.load() / cap);
+            *x = A::store(factor * exp(cap.mul_add(t, -log_z)) * (1.0 - t * t));
         }
     }
 }

@@ -1,22 +1,26 @@
-//! Rotary positions, attention and their backwards: ratios of heads 1 to 8, head sizes odd and even,
+//! Norms of heads, rotary positions, attention and their backwards: ratios of heads 1 to 8, head sizes odd and even,
 //! sequences shorter and longer than a tile, full, windowed and packed with documents.
 
-use super::reference::{attention, rope};
+use super::reference::{attention, head_norms, rope};
 use super::{THREADS, acc, act, close, close_to_differences, column, differences, dot, random, values, within};
-use crate::backend::{Backend, Heads};
+use crate::backend::{Backend, HeadRms, Heads, Rotary};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
-const HEADS: [(usize, Heads); 8] = [
-    (1, Heads::full(1, 1, 2, 1)),
-    (2, Heads::full(2, 1, 6, 9)),
-    (1, Heads::full(3, 3, 48, 64)),
-    (2, Heads::full(4, 2, 16, 65)),
-    (1, Heads::full(8, 1, 8, 130)),
-    (1, Heads::full(6, 2, 64, 100)),
-    (1, Heads::full(1, 1, 128, 70)),
-    (3, Heads::full(7, 7, 10, 33)),
-];
+fn heads() -> [(usize, Heads); 10] {
+    [
+        (1, Heads::full(1, 1, 2, 1)),
+        (2, Heads::full(2, 1, 6, 9)),
+        (1, Heads::full(3, 3, 48, 64)),
+        (2, Heads::full(4, 2, 16, 65)),
+        (1, Heads::full(8, 1, 8, 130)),
+        (1, Heads::full(6, 2, 64, 100)),
+        (1, Heads::full(1, 1, 128, 70)),
+        (3, Heads::full(7, 7, 10, 33)),
+        (1, Heads { cap: Some(1.5), ..Heads::full(4, 2, 16, 65) }),
+        (1, Heads { cap: Some(3.0), scale: 0.2, ..Heads::full(2, 1, 256, 70) }),
+    ]
+}
 
 /// Masks: a query attends to everything before it, to itself alone, to 70 positions, or to documents of 1, 2, 3, ..
 /// tokens.
@@ -37,7 +41,7 @@ fn slack<A: Float>() -> f64 {
 
 fn forward<A: Float>() {
     let b = Cpu::<A>::new(THREADS);
-    for (sequences, h) in HEADS {
+    for (sequences, h) in heads() {
         for starts in starts(h, sequences) {
             let x = qkv::<A>(h, sequences, 1);
             let (o, lse) = b.attention(&act(&b, &x, sequences * h.seq), &column(&b, &starts), h);
@@ -51,7 +55,7 @@ fn forward<A: Float>() {
 
 fn backward<A: Float>() {
     let b = Cpu::<A>::new(THREADS);
-    for (sequences, h) in HEADS {
+    for (sequences, h) in heads() {
         for starts in starts(h, sequences) {
             let (rows, x) = (sequences * h.seq, qkv::<A>(h, sequences, 1));
             let do_ = random::<A>(rows * h.out_cols(), 2);
@@ -66,7 +70,7 @@ fn backward<A: Float>() {
 
 fn rotation<A: Float>() {
     let b = Cpu::<A>::new(THREADS);
-    for (sequences, h) in HEADS {
+    for (sequences, h) in heads() {
         let angles = random::<f32>((h.seq + 3) * h.dim / 2, 3);
         let rows = angles.chunks(h.dim / 2);
         let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
@@ -74,11 +78,40 @@ fn rotation<A: Float>() {
         // The positions are not in order: an op takes any positions of the batch.
         let at: Vec<u32> = (0..sequences * h.seq).map(|row| (row % h.seq + row / h.seq % 4) as u32).collect();
         let positions = column(&b, &at);
-        let turned = b.rope(act(&b, &x, sequences * h.seq), &on_device, &positions, h);
+        let rotary = Rotary { table: &on_device, positions: &positions };
+        let turned = b.rope(act(&b, &x, sequences * h.seq), rotary, h);
         close::<A>("rope", &values(&b, &turned), &rope(&x, &table, &at, h, 1.0));
-        let back = b.rope_bwd(act(&b, &x, sequences * h.seq), &on_device, &positions, h);
+        let back = b.rope_bwd(act(&b, &x, sequences * h.seq), rotary, h);
         close::<A>("rope_bwd", &values(&b, &back), &rope(&x, &table, &at, h, -1.0));
+        norm_and_rotation(&b, &x, &table, &at, h);
     }
+}
+
+/// The norms of heads and the rotation, in one op.
+fn norm_and_rotation<A: Float>(b: &Cpu<A>, x: &[f64], table: &[f64], at: &[u32], h: Heads) {
+    let (rows, eps) = (at.len(), 1e-5);
+    let [wq, wk] = [4, 5].map(|seed| random::<A>(h.dim, seed));
+    let dy = random::<A>(x.len(), 6);
+    let (table_here, positions) = (acc(b, table, table.len() / h.dim), column(b, at));
+    let rotary = Rotary { table: &table_here, positions: &positions };
+    let (q, k) = (act(b, &wq, 1), act(b, &wk, 1));
+    let n = HeadRms { q: &q, k: &k, eps: eps as f32 };
+    let right = |x: &[f64], w: [&[f64]; 2]| rope(&head_norms(x, w, eps, h), table, at, h, 1.0);
+
+    let input = act(b, x, rows);
+    let y = b.qk_norm_rope(&input, n, rotary, h);
+    close::<A>(&format!("qk_norm_rope of {h:?}"), &values(b, &y), &right(x, [&wq, &wk]));
+
+    let before = random::<f32>(h.dim, 7);
+    let (mut dq, mut dk) = (acc(b, &before, 1), acc(b, &before, 1));
+    let dx = b.qk_norm_rope_bwd(act(b, &dy, rows), &input, n, rotary, h, [&mut dq, &mut dk]);
+    let slopes = differences(x, |x| dot(&right(x, [&wq, &wk]), &dy));
+    close_to_differences::<A>(&format!("dqkv of {h:?}"), &values(b, &dx), &slopes, 2e-5);
+    let added = |list: Vec<(usize, f64)>| -> Vec<_> { list.iter().map(|&(i, d)| (i, d + before[i])).collect() };
+    let slopes = added(differences(&wq, |w| dot(&right(x, [w, &wk]), &dy)));
+    close_to_differences::<f32>("dw of q", &values(b, &dq), &slopes, 2e-5);
+    let slopes = added(differences(&wk, |w| dot(&right(x, [&wq, w]), &dy)));
+    close_to_differences::<f32>("dw of k", &values(b, &dk), &slopes, 2e-5);
 }
 
 #[test]
@@ -89,8 +122,9 @@ fn the_rotation_of_gradients_is_the_inverse() {
     let table: Vec<f64> = rows.flat_map(|a| a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin()))).collect();
     let (x, table) = (qkv::<f32>(h, 1, 2), acc(&b, &table, 9));
     let positions = column(&b, &[0, 1, 2, 3, 0, 1, 2, 8, 7]);
-    let there = b.rope(act(&b, &x, 9), &table, &positions, h);
-    close::<f32>("there and back", &values(&b, &b.rope_bwd(there, &table, &positions, h)), &x);
+    let rotary = Rotary { table: &table, positions: &positions };
+    let there = b.rope(act(&b, &x, 9), rotary, h);
+    close::<f32>("there and back", &values(&b, &b.rope_bwd(there, rotary, h)), &x);
 }
 
 #[test]

@@ -12,29 +12,34 @@ fn cut_columns(x: &[f64], cols: usize, from: usize, to: usize) -> Vec<f64> {
     x.chunks(cols).flat_map(|row| row[from..to].to_vec()).collect()
 }
 
+/// cap tanh(x / cap).
+fn capped(x: &[f64], cap: Option<f32>) -> Vec<f64> {
+    x.iter().map(|x| cap.map_or(*x, |cap| cap as f64 * (x / cap as f64).tanh())).collect()
+}
+
 fn totals<A: Float>(b: &Cpu<A>, stats: &Acc<Cpu<A>>, weights: &[f64]) -> Vec<f64> {
     let mut totals = acc(b, &[1.0, 2.0, 3.0], 1);
     b.xent_totals(stats, &acc(b, weights, weights.len()), &mut totals);
     values(b, &totals)
 }
 
-fn loss_and_gradient<A: Float>() {
+fn loss_and_gradient<A: Float>(cap: Option<f32>) {
+    let loss = |first| Xent { first, z_loss: 0.01, cap };
     let b = Cpu::<A>::new(THREADS);
     for (rows, cols) in SHAPES {
         let logits: Vec<f64> = random::<A>(rows * cols, 1).into_iter().map(|x| 8.0 * x).collect();
         let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % cols) as u32).collect();
         let weights: Vec<f64> = (0..rows).map(|row| [1.0, 0.5, 0.0][row % 3]).collect();
         let ids = column(&b, &targets);
-        let stats = b.xent_stats(&act(&b, &logits, rows), &ids, 0);
+        let stats = b.xent_stats(&act(&b, &logits, rows), &ids, loss(0));
         let got = totals(&b, &stats, &weights);
-        let plain = cross_entropy(&logits, &targets, &weights, 0.0);
-        let squares = cross_entropy(&logits, &targets, &weights, 1.0) - plain;
+        let plain = cross_entropy(&capped(&logits, cap), &targets, &weights, 0.0);
+        let squares = cross_entropy(&capped(&logits, cap), &targets, &weights, 1.0) - plain;
         within("totals", &got, &[1.0 + plain, 2.0 + squares, 3.0 + weights.iter().sum::<f64>()], 1e-6, 1e-6);
 
-        let right = differences(&logits, |x| cross_entropy(x, &targets, &weights, 0.01));
+        let right = differences(&logits, |x| cross_entropy(&capped(x, cap), &targets, &weights, 0.01));
         let w = acc(&b, &weights, rows);
-        let x = Xent { first: 0, z_loss: 0.01 };
-        let whole = values(&b, &b.xent_grad(act(&b, &logits, rows), &stats, &ids, &w, x));
+        let whole = values(&b, &b.xent_grad(act(&b, &logits, rows), &stats, &ids, &w, loss(0)));
         close_to_differences::<A>("dlogits", &whole, &right, 2e-6);
 
         // Two ranks that hold a part of the vocabulary each give the same.
@@ -43,14 +48,13 @@ fn loss_and_gradient<A: Float>() {
         let parts = parts.iter().filter(|(_, part)| !part.is_empty());
         let mut gathered = Vec::new();
         for (first, part) in parts.clone() {
-            gathered.extend(values(&b, &b.xent_stats(&act(&b, part, rows), &ids, *first)));
+            gathered.extend(values(&b, &b.xent_stats(&act(&b, part, rows), &ids, loss(*first))));
         }
         let ranks = parts.clone().count();
         let combined = b.xent_combine(&acc(&b, &gathered, ranks * rows), ranks);
         close::<f32>("combined", &values(&b, &combined), &values(&b, &stats));
         for (first, part) in parts {
-            let x = Xent { first: *first, z_loss: 0.01 };
-            let got = values(&b, &b.xent_grad(act(&b, part, rows), &combined, &ids, &w, x));
+            let got = values(&b, &b.xent_grad(act(&b, part, rows), &combined, &ids, &w, loss(*first)));
             close::<A>("dlogits of a rank", &got, &cut_columns(&whole, cols, *first, first + part.len() / rows));
         }
     }
@@ -58,12 +62,14 @@ fn loss_and_gradient<A: Float>() {
 
 #[test]
 fn losses_in_f32() {
-    loss_and_gradient::<f32>();
+    loss_and_gradient::<f32>(None);
+    loss_and_gradient::<f32>(Some(5.0));
 }
 
 #[test]
 fn losses_in_bf16() {
-    loss_and_gradient::<bf16>();
+    loss_and_gradient::<bf16>(None);
+    loss_and_gradient::<bf16>(Some(5.0));
 }
 
 #[test]
@@ -71,11 +77,12 @@ fn tied_and_large_logits_are_stable() {
     let b = Cpu::<f32>::new(1);
     let rows = [[1000.0; 8], [-1000.0; 8], [0.0; 8]].concat();
     let ids = column(&b, &[0, 7, 3]);
-    let stats = b.xent_stats(&act(&b, &rows, 3), &ids, 0);
-    let loss = totals(&b, &stats, &[1.0; 3])[0] - 1.0;
-    assert!((loss - 3.0 * 8f64.ln()).abs() < 1e-3, "{loss}");
+    let loss = Xent { first: 0, z_loss: 0.0, cap: None };
+    let stats = b.xent_stats(&act(&b, &rows, 3), &ids, loss);
+    let sum = totals(&b, &stats, &[1.0; 3])[0] - 1.0;
+    assert!((sum - 3.0 * 8f64.ln()).abs() < 1e-3, "{sum}");
     let w = acc(&b, &[1.0; 3], 3);
-    let d = values(&b, &b.xent_grad(act(&b, &rows, 3), &stats, &ids, &w, Xent { first: 0, z_loss: 0.0 }));
+    let d = values(&b, &b.xent_grad(act(&b, &rows, 3), &stats, &ids, &w, loss));
     within("dlogits", &d[..2], &[-0.875, 0.125], 1e-3, 1e-4);
 }
 
@@ -83,12 +90,13 @@ fn tied_and_large_logits_are_stable() {
 fn a_row_without_weight_counts_for_nothing_whatever_its_target() {
     let b = Cpu::<f32>::new(1);
     let ids = column(&b, &[1, u32::MAX]);
-    let stats = b.xent_stats(&act(&b, &[0.0; 8], 2), &ids, 0);
+    let loss = Xent { first: 0, z_loss: 0.5, cap: None };
+    let stats = b.xent_stats(&act(&b, &[0.0; 8], 2), &ids, loss);
     assert_eq!(values(&b, &stats)[5], f64::NEG_INFINITY);
     let got = totals(&b, &stats, &[1.0, 0.0]);
     within("totals", &got, &[1.0 + 4f64.ln(), 2.0 + 4f64.ln().powi(2), 4.0], 1e-6, 0.0);
     let w = acc(&b, &[1.0, 0.0], 2);
-    let d = values(&b, &b.xent_grad(act(&b, &[0.0; 8], 2), &stats, &ids, &w, Xent { first: 0, z_loss: 0.5 }));
+    let d = values(&b, &b.xent_grad(act(&b, &[0.0; 8], 2), &stats, &ids, &w, loss));
     assert_eq!(d[4..], [0.0; 4]);
 }
 

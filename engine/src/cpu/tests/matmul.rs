@@ -28,6 +28,11 @@ fn products<A: Float>() {
         let (xt, yt) = (transpose(&x, m), transpose(&y, k));
         let nt = b.matmul_nt(&act(&b, &x, m), &act(&b, &yt, n));
         close::<A>(&format!("nt {m} {n} {k}"), &values(&b, &nt), &right);
+        let bias = random::<A>(n, 4);
+        let mut biased = b.alloc(m, n);
+        b.matmul_nt_bias_into(&act(&b, &x, m), &act(&b, &yt, n), &act(&b, &bias, 1), &mut biased);
+        let with_bias: Vec<f64> = right.iter().enumerate().map(|(i, x)| x + bias[i % n]).collect();
+        close::<A>(&format!("nt + bias {m} {n} {k}"), &values(&b, &biased), &with_bias);
         let nn = b.matmul_nn(&act(&b, &x, m), &act(&b, &y, k));
         close::<A>(&format!("nn {m} {n} {k}"), &values(&b, &nn), &right);
         let before = random::<f32>(m * n, 3);

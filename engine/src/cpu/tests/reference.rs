@@ -24,6 +24,36 @@ pub fn rmsnorm(x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
     (y, rstd)
 }
 
+pub fn layernorm(x: &[f64], w: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+    let n = w.len() as f64;
+    let row = |x: &[f64]| -> Vec<f64> {
+        let mean = x.iter().sum::<f64>() / n;
+        let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        x.iter().zip(w).zip(bias).map(|((x, w), bias)| (x - mean) / (var + eps).sqrt() * w + bias).collect()
+    };
+    x.chunks(w.len()).flat_map(row).collect()
+}
+
+/// The tanh form.
+pub fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+}
+
+pub fn geglu(gate_up: &[f64], f: usize) -> Vec<f64> {
+    gate_up.chunks(2 * f).flat_map(|row| (0..f).map(|j| gelu(row[j]) * row[f + j]).collect::<Vec<_>>()).collect()
+}
+
+/// RMSNorm of each head of q with `w[0]` and of k with `w[1]`.
+pub fn head_norms(qkv: &[f64], w: [&[f64]; 2], eps: f64, h: Heads) -> Vec<f64> {
+    let mut y = qkv.to_vec();
+    for row in y.chunks_mut(h.qkv_cols()) {
+        for (n, head) in row.chunks_mut(h.dim).take(h.query + h.kv).enumerate() {
+            head.copy_from_slice(&rmsnorm(head, w[(n >= h.query) as usize], eps).0);
+        }
+    }
+    y
+}
+
 pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
     let row = |row: &[f64]| -> Vec<f64> { (0..f).map(|j| row[j] / (1.0 + (-row[j]).exp()) * row[f + j]).collect() };
     gate_up.chunks(2 * f).flat_map(row).collect()
@@ -56,8 +86,9 @@ pub fn attention(qkv: &[f64], starts: &[u32], h: Heads) -> (Vec<f64>, Vec<f64>) 
             let kv = h.query + head / (h.query / h.kv);
             let part = |row: usize, head: usize| &qkv[row * cols + head * d..][..d];
             let seen = sequence + start as usize..=t;
-            let scores: Vec<f64> =
-                seen.clone().map(|s| super::dot(part(t, head), part(s, kv)) / (d as f64).sqrt()).collect();
+            let score = |s| super::dot(part(t, head), part(s, kv)) * h.scale as f64;
+            let capped = |s: f64| h.cap.map_or(s, |cap| cap as f64 * (s / cap as f64).tanh());
+            let scores: Vec<f64> = seen.clone().map(score).map(capped).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let z: f64 = scores.iter().map(|s| (s - max).exp()).sum();
             lse.push(max + z.ln());

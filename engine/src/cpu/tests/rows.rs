@@ -1,6 +1,6 @@
-//! Element-wise ops, SwiGLU, embedding.
+//! Element-wise ops, biases, activations, embedding.
 
-use super::reference::swiglu;
+use super::reference::{geglu, gelu, swiglu};
 use super::{THREADS, acc, act, close, close_to_differences, column, differences, dot, random, values};
 use crate::backend::Backend;
 use crate::cpu::{Cpu, Float};
@@ -13,6 +13,17 @@ fn elementwise<A: Float>() {
         let sum = b.add(act(&b, &x, rows), &act(&b, &y, rows));
         close::<A>("sum", &values(&b, &sum), &x.iter().zip(&y).map(|(x, y)| x + y).collect::<Vec<_>>());
         assert_eq!(values(&b, &b.copy(&act(&b, &x, rows))), x);
+        let scaled = values(&b, &b.scale(act(&b, &x, rows), 1.7));
+        close::<A>("scaled", &scaled, &x.iter().map(|x| x * 1.7f32 as f64).collect::<Vec<_>>());
+
+        let (bias, before) = (random::<A>(cols, 5), random::<f32>(cols, 6));
+        let biased = b.add_bias(act(&b, &x, rows), &act(&b, &bias, 1));
+        let right: Vec<f64> = x.iter().enumerate().map(|(i, x)| x + bias[i % cols]).collect();
+        close::<A>("x + bias", &values(&b, &biased), &right);
+        let mut dbias = acc(&b, &before, 1);
+        b.bias_bwd(&act(&b, &y, rows), &mut dbias);
+        let right: Vec<f64> = (0..cols).map(|i| before[i] + (0..rows).map(|r| y[r * cols + i]).sum::<f64>()).collect();
+        close::<f32>("dbias", &values(&b, &dbias), &right);
         let exact = random::<f32>(rows * cols, 3);
         let mut wide = acc(&b, &exact, rows);
         let right: Vec<A> = exact.iter().map(|&x| A::store(x as f32)).collect();
@@ -33,6 +44,18 @@ fn gates<A: Float>() {
         let right = differences(&x, |x| dot(&swiglu(x, f), &dy));
         let got = b.swiglu_bwd(&act(&b, &dy, rows), act(&b, &x, rows));
         close_to_differences::<A>("dgate, dup", &values(&b, &got), &right, 1e-6);
+
+        close::<A>("geglu", &values(&b, &b.geglu(&act(&b, &x, rows))), &geglu(&x, f));
+        let right = differences(&x, |x| dot(&geglu(x, f), &dy));
+        let got = b.geglu_bwd(&act(&b, &dy, rows), act(&b, &x, rows));
+        close_to_differences::<A>("dgate, dup of GeGLU", &values(&b, &got), &right, 2e-6);
+
+        let x = &x[..rows * f];
+        let all = |x: &[f64]| -> Vec<f64> { x.iter().map(|&x| gelu(x)).collect() };
+        close::<A>("gelu", &values(&b, &b.gelu(&act(&b, x, rows))), &all(x));
+        let right = differences(x, |x| dot(&all(x), &dy));
+        let got = b.gelu_bwd(&act(&b, &dy, rows), act(&b, x, rows));
+        close_to_differences::<A>("dx of gelu", &values(&b, &got), &right, 2e-6);
     }
 }
 

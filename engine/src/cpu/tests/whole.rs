@@ -2,11 +2,14 @@
 //! and no block is taken from the system after the first round.
 
 use super::{acc, act, column, random};
-use crate::backend::{AdamW, Backend, Heads, Rule, Tensor, Xent};
+use crate::backend::{AdamW, Backend, Heads, Rms, Rotary, Rule, Tensor, Xent};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
-const H: Heads = Heads::full(4, 2, 18, 150);
+fn heads() -> Heads {
+    Heads::full(4, 2, 18, 150)
+}
+const LOSS: Xent = Xent { first: 0, z_loss: 1e-3, cap: None };
 const ROWS: usize = 300;
 const D: usize = 72;
 const F: usize = 203;
@@ -14,18 +17,21 @@ const V: usize = 1109;
 
 /// Runs every op and returns the bytes of the results.
 fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
+    let heads = heads();
     let weight = |rows: usize, cols: usize, seed| act(b, &random::<A>(rows * cols, seed), rows);
     let ids: Vec<u32> = (0..ROWS).map(|row| (row * row % V) as u32).collect();
     let (ids, starts) = (column(b, &ids), column(b, &vec![0; ROWS]));
-    let positions = column(b, &(0..ROWS).map(|row| (row % H.seq) as u32).collect::<Vec<_>>());
+    let positions = column(b, &(0..ROWS).map(|row| (row % heads.seq) as u32).collect::<Vec<_>>());
     let (table, norm) = (weight(V, D, 1), weight(1, D, 2));
-    let angles = acc(b, &random::<f32>(H.seq * H.dim, 3), H.seq);
+    let angles = acc(b, &random::<f32>(heads.seq * heads.dim, 3), heads.seq);
+    let rotary = Rotary { table: &angles, positions: &positions };
+    let rms = Rms { w: &norm, eps: 1e-5, offset: 0.0 };
 
     let x = b.embed(&ids, &table, 0);
-    let (y, rstd) = b.rmsnorm(&x, &norm, 1e-5);
-    let qkv = b.rope(b.matmul_nt(&y, &weight(H.qkv_cols(), D, 4)), &angles, &positions, H);
-    let (o, lse) = b.attention(&qkv, &starts, H);
-    let (h, y2, rstd2) = b.add_rmsnorm(&x, b.matmul_nt(&o, &weight(D, H.out_cols(), 5)), &norm, 1e-5);
+    let (y, rstd) = b.rmsnorm(&x, rms);
+    let qkv = b.rope(b.matmul_nt(&y, &weight(heads.qkv_cols(), D, 4)), rotary, heads);
+    let (o, lse) = b.attention(&qkv, &starts, heads);
+    let (h, y2, rstd2) = b.add_rmsnorm(&x, b.matmul_nt(&o, &weight(D, heads.out_cols(), 5)), rms);
     let (up, down) = (weight(2 * F, D, 6), weight(D, F, 7));
     let gate_up = b.matmul_nt(&y2, &up);
     let product = b.swiglu(&gate_up);
@@ -33,9 +39,9 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
 
     let (weights, mut totals) = (acc(b, &[1.0; ROWS], ROWS), acc(b, &[0.0; 3], 1));
     let logits = b.matmul_nt(&last, &table);
-    let stats = b.xent_stats(&logits, &ids, 0);
+    let stats = b.xent_stats(&logits, &ids, LOSS);
     b.xent_totals(&stats, &weights, &mut totals);
-    let dlogits = b.xent_grad(logits, &stats, &ids, &weights, Xent { first: 0, z_loss: 1e-3 });
+    let dlogits = b.xent_grad(logits, &stats, &ids, &weights, LOSS);
 
     let (mut dtable, mut dup, mut dw) = (b.alloc(V, D), b.alloc(2 * F, D), b.alloc(1, D));
     [&mut dtable, &mut dup, &mut dw].into_iter().for_each(|g| b.zero(g));
@@ -43,12 +49,12 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     let dlast = b.matmul_nn(&dlogits, &table);
     let dgate_up = b.swiglu_bwd(&b.matmul_nn(&dlast, &down), gate_up);
     b.matmul_tn_acc(&dgate_up, &y2, &mut dup);
-    let dh = b.rmsnorm_bwd_add(&dlast, b.matmul_nn(&dgate_up, &up), &h, &rstd2, &norm, &mut dw);
-    let do_ = b.matmul_nn(&dh, &weight(D, H.out_cols(), 5));
-    let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, H), &angles, &positions, H);
-    let dy = b.matmul_nn(&dqkv, &weight(H.qkv_cols(), D, 4));
-    let again = b.rmsnorm_recompute(&x, &rstd, &norm);
-    let dx = b.rmsnorm_bwd(b.add(dy, &again), &x, &rstd, &norm, &mut dw);
+    let dh = b.rmsnorm_bwd_add(&dlast, b.matmul_nn(&dgate_up, &up), &h, &rstd2, rms, &mut dw);
+    let do_ = b.matmul_nn(&dh, &weight(D, heads.out_cols(), 5));
+    let dqkv = b.rope_bwd(b.attention_bwd(&do_, &o, &lse, &qkv, &starts, heads), rotary, heads);
+    let dy = b.matmul_nn(&dqkv, &weight(heads.qkv_cols(), D, 4));
+    let again = b.rmsnorm_recompute(&x, &rstd, rms);
+    let dx = b.rmsnorm_bwd(b.add(dy, &again), &x, &rstd, rms, &mut dw);
     b.embed_bwd(&ids, &dx, 0, &mut dtable);
 
     let mut square = acc(b, &[0.0], 1);

@@ -37,6 +37,15 @@ impl Scratch for OnSlab {
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
         self.0.rmsnorm_bwd(rows, cols)
     }
+    fn layernorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        self.0.layernorm_bwd(rows, cols)
+    }
+    fn bias_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
+        self.0.bias_bwd(rows, cols)
+    }
+    fn qk_norm_rope_bwd(&self, rows: usize, h: Heads) -> Vec<usize> {
+        self.0.qk_norm_rope_bwd(rows, h)
+    }
     fn attention(&self, rows: usize, h: Heads) -> Vec<usize> {
         self.0.attention(rows, h)
     }

@@ -1,0 +1,161 @@
+//! The families of models, a file for each: its keys of `[model]`, its `config.json`, the names of its tensors, and its
+//! list of layers. Another family is a file here and a line in [`Family::of`] and [`Architecture`], and, where it has
+//! new maths, a layer and its ops.
+
+mod gemma2;
+mod gpt2;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+
+use super::layer::Layer;
+use super::{Architecture, Model, Named};
+use serde_json::Value;
+use toml::Value as Toml;
+
+/// A family: how its models differ from each other in what the engine does, and how its `config.json` differs from a
+/// `[model]` table.
+#[derive(Clone, Copy)]
+pub struct Family {
+    pub architecture: Architecture,
+    /// Its language model class in transformers.
+    pub class: &'static str,
+    /// The keys of [`OPTIONAL`] that its models have.
+    pub has: &'static [&'static str],
+    /// The other keys of `[model]` that its models do not have.
+    pub lacks: &'static [&'static str],
+    /// (key of `[model]`, name in the file), for keys whose two names differ.
+    pub names: &'static [(&'static str, &'static str)],
+    /// Defaults of its configuration class in transformers for fields that the file lacks.
+    pub defaults: &'static [(&'static str, Toml)],
+    /// Fields of the file that the engine has in one form only.
+    pub fixed: fn() -> Vec<OneForm>,
+    pub tensors: TensorNames,
+    /// Layer l of a model.
+    pub layer: fn(&Model, usize) -> Layer,
+    /// Whether positions are learned (a table that is added to the embedding) instead of rotary.
+    pub learned_positions: bool,
+    /// The factor of the embedding's output where it is no key.
+    pub embedding_factor: Option<fn(&Model) -> f64>,
+}
+
+/// Keys of `[model]` that only some families have.
+pub const OPTIONAL: [&str; 11] = [
+    "attention_bias",
+    "mlp_bias",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "embedding_scale",
+    "layer_norm_epsilon",
+];
+
+/// The default of `max_window_layers`.
+pub const MAX_WINDOW_LAYERS: usize = 28;
+
+/// A field of `config.json` that the engine has in one form only.
+pub struct OneForm {
+    pub key: &'static str,
+    /// The values that mean this form; an export writes the first.
+    pub values: Vec<Value>,
+    /// The remedy for another value.
+    pub remedy: &'static str,
+}
+
+impl OneForm {
+    pub fn new(key: &'static str, values: impl IntoIterator<Item = Value>, remedy: &'static str) -> OneForm {
+        OneForm { key, values: values.into_iter().collect(), remedy }
+    }
+
+    /// The activation of SwiGLU.
+    fn silu() -> OneForm {
+        OneForm::new("hidden_act", ["silu".into(), "swish".into()], "this activation is not supported; \"silu\" is")
+    }
+}
+
+/// The names of a family's tensors, without `.weight` and `.bias`; those of a layer follow `layers` and its number.
+#[derive(Clone, Copy)]
+pub struct TensorNames {
+    /// With its `.weight`, as are the other tables.
+    pub table: &'static str,
+    pub positions: &'static str,
+    pub head: &'static str,
+    pub final_norm: &'static str,
+    pub layers: &'static str,
+    pub norm1: &'static str,
+    pub norm2: &'static str,
+    pub post1: &'static str,
+    pub post2: &'static str,
+    pub qkv: [&'static str; 3],
+    /// The file's tensor that holds all three.
+    pub qkv_together: Option<&'static str>,
+    /// Whether the file has the layers' matrices `[in, out]`.
+    pub transposed: bool,
+    pub head_norms: [&'static str; 2],
+    pub out: &'static str,
+    /// The gate and the values, or the values alone.
+    pub up: &'static [&'static str],
+    pub down: &'static str,
+}
+
+impl TensorNames {
+    /// The full name of a module of layer `l`.
+    pub fn of_layer(&self, l: usize, module: &str) -> String {
+        format!("{}.{l}.{module}", self.layers)
+    }
+}
+
+/// The names that all families after GPT share.
+const LLAMA_NAMES: TensorNames = TensorNames {
+    table: "model.embed_tokens.weight",
+    positions: "",
+    head: "lm_head.weight",
+    final_norm: "model.norm",
+    layers: "model.layers",
+    norm1: "input_layernorm",
+    norm2: "post_attention_layernorm",
+    post1: "",
+    post2: "",
+    qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    qkv_together: None,
+    transposed: false,
+    head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+    out: "self_attn.o_proj",
+    up: &["mlp.gate_proj", "mlp.up_proj"],
+    down: "mlp.down_proj",
+};
+
+impl Family {
+    pub fn of(architecture: Architecture) -> &'static Family {
+        match architecture {
+            Architecture::Llama => &llama::LLAMA,
+            Architecture::Mistral => &mistral::MISTRAL,
+            Architecture::Qwen2 => &qwen2::QWEN2,
+            Architecture::Qwen3 => &qwen3::QWEN3,
+            Architecture::Gemma2 => &gemma2::GEMMA2,
+            Architecture::Gpt2 => &gpt2::GPT2,
+        }
+    }
+
+    /// Whether its models have this key of `[model]`.
+    pub fn has(&self, key: &str) -> bool {
+        if OPTIONAL.contains(&key) { self.has.contains(&key) } else { !self.lacks.contains(&key) }
+    }
+}
+
+impl Architecture {
+    pub fn has(self, key: &str) -> bool {
+        Family::of(self).has(key)
+    }
+
+    /// The remedy for a key that this architecture does not have.
+    pub(super) fn lacks(self, key: &str) -> String {
+        let others: Vec<_> = Self::NAMES.iter().filter(|(_, other)| other.has(key)).map(|(name, _)| *name).collect();
+        format!("a {} has no {key}; leave it out (it is a key of {})", self.name(), others.join(", "))
+    }
+}

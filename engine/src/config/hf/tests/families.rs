@@ -1,0 +1,216 @@
+//! The `config.json` of each family, as transformers 5.17 writes it: what is read, what comes out again, and what is
+//! refused.
+
+use super::*;
+use crate::config::{Activation, LayerType, NormKind};
+
+const MISTRAL: &str = r#"{
+  "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+  "dtype": "bfloat16", "head_dim": 8, "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02,
+  "intermediate_size": 172,
+  "max_position_embeddings": 512, "model_type": "mistral", "num_attention_heads": 8, "num_hidden_layers": 3,
+  "num_key_value_heads": 4, "pad_token_id": null, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "sliding_window": 96,
+  "tie_word_embeddings": false, "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
+}"#;
+
+const QWEN2: &str = r#"{
+  "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": null, "dtype": "bfloat16",
+  "eos_token_id": null, "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 172,
+  "layer_types": ["full_attention", "full_attention", "sliding_attention"], "max_position_embeddings": 512,
+  "max_window_layers": 2, "model_type": "qwen2", "num_attention_heads": 8, "num_hidden_layers": 3,
+  "num_key_value_heads": 4, "pad_token_id": null, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "sliding_window": 96,
+  "tie_word_embeddings": false, "transformers_version": "5.17.0", "use_cache": true, "use_sliding_window": true,
+  "vocab_size": 512
+}"#;
+
+const QWEN3: &str = r#"{
+  "architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": null,
+  "dtype": "bfloat16", "eos_token_id": null, "head_dim": 16, "hidden_act": "silu", "hidden_size": 64,
+  "initializer_range": 0.02, "intermediate_size": 172,
+  "layer_types": ["full_attention", "full_attention", "full_attention"], "max_position_embeddings": 512,
+  "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 5, "num_hidden_layers": 3,
+  "num_key_value_heads": 5, "pad_token_id": null, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}, "sliding_window": null,
+  "tie_word_embeddings": false, "transformers_version": "5.17.0", "use_cache": true, "use_sliding_window": false,
+  "vocab_size": 512
+}"#;
+
+const GEMMA2: &str = r#"{
+  "architectures": ["Gemma2ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+  "attn_logit_softcapping": 50.0, "bos_token_id": 2, "dtype": "bfloat16", "eos_token_id": 1,
+  "final_logit_softcapping": 30.0, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 64,
+  "initializer_range": 0.02, "intermediate_size": 172,
+  "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "max_position_embeddings": 512,
+  "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 3, "num_key_value_heads": 4,
+  "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "sliding_window": 4096,
+  "tie_word_embeddings": true, "transformers_version": "5.17.0", "use_bidirectional_attention": null,
+  "use_cache": true, "vocab_size": 512
+}"#;
+
+const GPT2: &str = r#"{
+  "activation_function": "gelu_new", "add_cross_attention": false, "architectures": ["GPT2LMHeadModel"],
+  "attn_pdrop": 0.1, "bos_token_id": 50256, "dtype": "bfloat16", "embd_pdrop": 0.1, "eos_token_id": 50256,
+  "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": 64, "n_head": 8,
+  "n_inner": null, "n_layer": 3, "n_positions": 512, "pad_token_id": null, "reorder_and_upcast_attn": false,
+  "resid_pdrop": 0.1, "scale_attn_by_inverse_layer_idx": false, "scale_attn_weights": true,
+  "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true,
+  "summary_type": "cls_index", "summary_use_proj": true, "tie_word_embeddings": true,
+  "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
+}"#;
+
+const ALL: [&str; 7] = [FOUR, FIVE, MISTRAL, QWEN2, QWEN3, GEMMA2, GPT2];
+
+fn fields(json: &str) -> Map<String, Value> {
+    serde_json::from_str(json).unwrap()
+}
+
+/// The fields come out as they went in, those that the engine does not use too.
+#[test]
+fn an_export_without_a_change_has_the_fields_of_the_source() {
+    for json in ALL {
+        let (model, source) = (Model { hf: None, ..read(json).unwrap() }, fields(json));
+        // Through the text that a checkpoint keeps.
+        let model = Model::from_toml("manifest".into(), &model.to_toml()).unwrap();
+        let dtype = match source.get("dtype").or(source.get("torch_dtype")).and_then(Value::as_str) {
+            Some("float32") => Precision::F32,
+            _ => Precision::Bf16,
+        };
+        let mut expected = source.clone();
+        if source.contains_key("torch_dtype") {
+            expected.insert("torch_dtype".into(), json!("bfloat16"));
+        }
+        assert_eq!(config_json(&model, Some(source), dtype), Value::Object(expected));
+    }
+}
+
+/// Without a source, what is written describes the same model.
+#[test]
+fn every_family_is_read_back_from_what_is_written() {
+    for json in ALL {
+        let model = Model { hf: None, ..read(json).unwrap() };
+        let written = config_json(&model, None, Precision::F32);
+        assert_eq!(Model { hf: None, ..read(&written.to_string()).unwrap() }, model, "{written}");
+    }
+}
+
+#[test]
+fn a_change_is_written_over_the_source() {
+    let model = Model { hf: None, vocab_size: 600, rope_theta: Some(7e5), ..read(QWEN3).unwrap() };
+    let written = config_json(&model, Some(fields(QWEN3)), Precision::Bf16);
+    assert_eq!((&written["vocab_size"], &written["max_window_layers"]), (&json!(600), &json!(28)));
+    assert_eq!(written["rope_parameters"], json!({ "rope_type": "default", "rope_theta": 7e5 }));
+    assert_eq!(Model { hf: None, ..read(&written.to_string()).unwrap() }, model);
+}
+
+#[test]
+fn windows_of_qwen_follow_layer_types() {
+    let kinds = |json: &str| read(json).unwrap().layers().map(|layer| layer.attention).collect::<Vec<_>>();
+    let (full, window) = (AttentionKind::Full, AttentionKind::Window(96));
+    assert_eq!(kinds(QWEN2), [full, full, window]);
+    let mut old = fields(QWEN2);
+    old.remove("layer_types");
+    assert_eq!(kinds(&Value::Object(old.clone()).to_string()), [full, full, window]);
+    old.insert("max_window_layers".into(), json!(1));
+    assert_eq!(kinds(&Value::Object(old.clone()).to_string()), [full, window, window]);
+    old.insert("use_sliding_window".into(), json!(false));
+    assert_eq!(kinds(&Value::Object(old).to_string()), [full; 3]);
+    assert_eq!(kinds(QWEN3), [full; 3]);
+    let listed = json!({ "layer_types": ["sliding_attention", "full_attention", "full_attention"] });
+    assert_eq!(kinds(&with(QWEN2, listed)), [window, full, full]);
+}
+
+#[test]
+fn each_family_has_its_own_layers() {
+    let [qwen2, qwen3, gemma2, gpt2] = [QWEN2, QWEN3, GEMMA2, GPT2].map(|json| read(json).unwrap());
+    assert!(qwen2.layer(0).biases.qkv && !qwen2.layer(0).biases.out && !qwen2.layer(0).head_norms);
+    assert!(!qwen3.layer(0).biases.qkv && qwen3.layer(0).head_norms);
+    assert_eq!((qwen3.hidden_size, qwen3.num_attention_heads * qwen3.head_dim), (64, 80));
+    assert_eq!(gemma2.norm_kind(), NormKind::RmsPlusOne);
+    assert_eq!(gemma2.activation(), Activation::GeGlu);
+    assert!(gemma2.layer(1).post_norms && gemma2.tie_word_embeddings);
+    let kinds: Vec<_> = gemma2.layers().map(|layer| layer.attention).collect();
+    assert_eq!(kinds, [AttentionKind::Window(4096), AttentionKind::Full, AttentionKind::Window(4096)]);
+    assert_eq!((gemma2.score_scale(), gemma2.embedding_factor()), (1.0 / 16.0, Some(8.0)));
+    assert_eq!((gemma2.attn_logit_softcapping, gemma2.final_logit_softcapping), (Some(50.0), Some(30.0)));
+    let uncapped = json!({ "attn_logit_softcapping": null });
+    assert_eq!(read(&with(GEMMA2, uncapped)).unwrap().attn_logit_softcapping, None);
+    assert_eq!((gpt2.learned_positions(), gpt2.intermediate_size, gpt2.norm_eps()), (Some(512), 256, 1e-5));
+    assert_eq!((gpt2.activation(), gpt2.layer(0).biases.mlp), (Activation::Gelu, true));
+    let types = read(GEMMA2).unwrap().layer_types.0;
+    assert_eq!(types[..2], [LayerType::Sliding, LayerType::Full]);
+}
+
+#[test]
+fn biases_of_llama_and_qwen3_follow_attention_bias() {
+    for json in [FIVE, QWEN3] {
+        let layer = read(&with(json, json!({ "attention_bias": true }))).unwrap().layer(0);
+        assert!(layer.biases.qkv && layer.biases.out && !layer.biases.mlp);
+    }
+    assert!(read(&with(FIVE, json!({ "mlp_bias": true }))).unwrap().layer(0).biases.mlp);
+}
+
+/// Families other than Llama do not need heads that are together as wide as the model.
+#[test]
+fn rotary_tables_by_kind_of_layer_are_read_if_they_agree() {
+    let one = json!({ "rope_type": "default", "rope_theta": 5e4 });
+    let both = json!({ "rope_parameters": { "full_attention": one, "sliding_attention": one } });
+    assert_eq!(read(&with(GEMMA2, both)).unwrap().rope_theta, Some(5e4));
+}
+
+#[test]
+fn what_a_family_does_not_have_here_is_refused() {
+    let other = json!({ "rope_type": "default", "rope_theta": 1e4 });
+    let one = json!({ "rope_type": "default", "rope_theta": 5e4 });
+    let cases = [
+        (QWEN2, json!({ "attention_bias": true }), "attention_bias = true: this family has no such biases"),
+        (
+            QWEN2,
+            json!({ "layer_types": ["full_attention"] }),
+            "layer_types = [\"full_attention\"]: must list num_hidden_layers = 3",
+        ),
+        (
+            QWEN2,
+            json!({ "layer_types": ["full", "full", "full"] }),
+            "layer_types[0] = \"full\": must be one of full_attention",
+        ),
+        (QWEN2, json!({ "use_sliding_window": false }), "has sliding_attention without a window"),
+        (QWEN2, json!({ "sliding_window": 0 }), "sliding_window = 0: must lie in 1 ..= "),
+        (MISTRAL, json!({ "mlp_bias": true }), "mlp_bias = true"),
+        (GEMMA2, json!({ "attn_logit_softcapping": 0 }), "attn_logit_softcapping = 0: must lie between 1e-3 and 1e6"),
+        (GEMMA2, json!({ "final_logit_softcapping": -1.0 }), "final_logit_softcapping = -1.0: must lie"),
+        (GEMMA2, json!({ "query_pre_attn_scalar": 0 }), "query_pre_attn_scalar = 0: must lie in 1 ..= "),
+        (GEMMA2, json!({ "hidden_activation": "gelu" }), "hidden_activation = \"gelu\""),
+        (GEMMA2, json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention = true"),
+        (FIVE, json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping = 30.0: a llama here has no such"),
+        (FIVE, json!({ "num_experts": 8 }), "num_experts = 8: a llama here has no such feature"),
+        (QWEN3, json!({ "no_rope_layers": [1, 0] }), "no_rope_layers = [1,0]: a qwen3 here"),
+        (GPT2, json!({ "scale_attn_weights": false }), "scale_attn_weights = false"),
+        (GPT2, json!({ "activation_function": "relu" }), "activation_function = \"relu\""),
+        (GPT2, json!({ "n_head": 7 }), "head_dim is missing"),
+        (
+            GEMMA2,
+            json!({ "rope_parameters": { "full_attention": one, "sliding_attention": other } }),
+            "rope_parameters.sliding_attention = ",
+        ),
+    ];
+    for (family, fields, want) in cases {
+        let got = read(&with(family, fields.clone())).expect_err(&fields.to_string());
+        let message = got.to_string();
+        assert!(got.exit_code() == 2 && message.contains(want), "{fields} said\n{message}\nwithout\n{want}");
+        assert!(message.contains("config.json: "), "{message}");
+    }
+}
+
+#[test]
+fn dropout_is_a_note() {
+    let dir = checkpoint(GPT2.as_bytes());
+    let note = super::super::note(dir.path()).unwrap();
+    assert!(
+        note.ends_with("config.json: resid_pdrop = 0.1, embd_pdrop = 0.1, attn_pdrop = 0.1: dropout is not applied"),
+        "{note}"
+    );
+    assert_eq!(super::super::note(checkpoint(FIVE.as_bytes()).path()), None);
+}

@@ -1,0 +1,175 @@
+//! The layers of a model, each described by data: what may differ between models, or from layer to layer. A family's
+//! file ([`super::family`]) makes the description; parameters, FLOPs and the layers' equations follow from it.
+
+use super::Model;
+use super::family::{Family, TensorNames};
+use super::names::named;
+
+/// A transformer layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    pub attention: AttentionKind,
+    /// Whether each head of q and k is normed before the rotation.
+    pub head_norms: bool,
+    pub biases: Biases,
+    /// The norms before attention and before the MLP.
+    pub norm: NormKind,
+    /// Whether what attention and the MLP add is normed too.
+    pub post_norms: bool,
+    pub mlp: Mlp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// To all positions up to the query's own.
+    Full,
+    /// To the last W of them.
+    Window(usize),
+}
+
+/// Which products have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Biases {
+    /// q, k and v.
+    pub qkv: bool,
+    /// Attention's output.
+    pub out: bool,
+    /// All of the MLP.
+    pub mlp: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMSNorm.
+    Rms,
+    /// RMSNorm whose weights are stored as differences from 1.
+    RmsPlusOne,
+    /// LayerNorm with a bias.
+    Layer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mlp {
+    pub activation: Activation,
+    pub intermediate_size: usize,
+}
+
+/// The activation of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// silu(gate) * up.
+    SwiGlu,
+    /// gelu(gate) * up, with gelu in its tanh form.
+    GeGlu,
+    /// gelu(up) in its tanh form, without a gate.
+    Gelu,
+}
+
+named! {
+    /// The values of `layer_types`.
+    pub enum LayerType {
+        Full = "full_attention",
+        Sliding = "sliding_attention",
+    }
+}
+
+impl Layer {
+    /// A layer of Llama: full attention, no biases, RMSNorm, SwiGLU.
+    pub(super) fn llama(m: &Model) -> Layer {
+        Layer {
+            attention: AttentionKind::Full,
+            head_norms: false,
+            biases: Biases { qkv: m.attention_bias, out: m.attention_bias, mlp: m.mlp_bias },
+            norm: NormKind::Rms,
+            post_norms: false,
+            mlp: Mlp { activation: Activation::SwiGlu, intermediate_size: m.intermediate_size },
+        }
+    }
+}
+
+impl AttentionKind {
+    /// The first position that a query at `position` attends to.
+    pub fn first(self, position: u32) -> u32 {
+        match self {
+            AttentionKind::Full => 0,
+            AttentionKind::Window(window) => (position + 1).saturating_sub(window as u32),
+        }
+    }
+
+    /// Twice the mean number of positions that a query attends to in a sequence of `seq` tokens: `seq` without a
+    /// window, `2 W - W^2 / seq` with one.
+    pub fn span(self, seq: usize) -> usize {
+        match self {
+            AttentionKind::Window(window) if window < seq => 2 * window - window * window / seq,
+            _ => seq,
+        }
+    }
+}
+
+impl Activation {
+    /// Rows of the MLP's first product for each row of its second: the gate's and the values'.
+    pub fn products(self) -> usize {
+        match self {
+            Activation::SwiGlu | Activation::GeGlu => 2,
+            Activation::Gelu => 1,
+        }
+    }
+}
+
+impl Model {
+    /// Layer `l`, counted in the order of the forward pass.
+    pub fn layer(&self, l: usize) -> Layer {
+        assert!(l < self.num_hidden_layers, "layer {l} of {}", self.num_hidden_layers);
+        (Family::of(self.architecture).layer)(self, l)
+    }
+
+    /// The layers in the order of the forward pass.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> + '_ {
+        (0..self.num_hidden_layers).map(|l| self.layer(l))
+    }
+
+    /// The kind of all norms, the final one too.
+    pub fn norm_kind(&self) -> NormKind {
+        self.layer(0).norm
+    }
+
+    /// The activation of all MLPs.
+    pub fn activation(&self) -> Activation {
+        self.layer(0).mlp.activation
+    }
+
+    /// The attention of layer `l` by `layer_types`; a layer that is not listed has full attention.
+    pub(super) fn attention_by_type(&self, l: usize) -> AttentionKind {
+        match (self.layer_types.0.get(l), self.sliding_window) {
+            (Some(LayerType::Sliding), Some(window)) => AttentionKind::Window(window),
+            _ => AttentionKind::Full,
+        }
+    }
+
+    /// The factor of the scores q k^T.
+    pub fn score_scale(&self) -> f64 {
+        (self.query_pre_attn_scalar.unwrap_or(self.head_dim) as f64).powf(-0.5)
+    }
+
+    /// The number of learned positions, or `None` where positions are rotary.
+    pub fn learned_positions(&self) -> Option<usize> {
+        Family::of(self.architecture).learned_positions.then_some(self.max_position_embeddings)
+    }
+
+    /// The epsilon of all norms.
+    pub fn norm_eps(&self) -> f64 {
+        let eps = self.rms_norm_eps.or(self.layer_norm_epsilon);
+        eps.expect("every family has one of the two")
+    }
+
+    /// The factor of the embedding's output, where there is one.
+    pub fn embedding_factor(&self) -> Option<f64> {
+        let factor = Family::of(self.architecture).embedding_factor.map_or(self.embedding_scale, |factor| factor(self));
+        Some(factor).filter(|&factor| factor != 1.0)
+    }
+
+    /// The names of the model's tensors in a Hugging Face checkpoint.
+    pub fn tensor_names(&self) -> &'static TensorNames {
+        &Family::of(self.architecture).tensors
+    }
+}

@@ -1,0 +1,119 @@
+//! One forward and backward pass of a whole model, with everything kept: the loss, the logits, and the gradient of
+//! every tensor. `compare` holds them to another program's.
+
+use crate::backend::{Backend, Tensor, Total};
+use crate::batch::MicroBatch;
+use crate::config::Model;
+use crate::error::{Error, Result};
+use crate::layout::buckets::Part;
+use crate::model::param_specs::TensorSpec;
+use crate::model::rect::Rect;
+use crate::model::stored::file_tensors;
+use crate::stage::grads::Grads;
+use crate::stage::params::ParamLayout;
+use crate::train::eval::whole;
+use std::collections::BTreeMap;
+
+/// Sequences of the same length, row-major `[sequences, seq]`.
+pub struct Sequences {
+    pub seq: usize,
+    pub ids: Vec<u32>,
+    /// The label of each id's own position, as in transformers: position i predicts label i + 1. `None`: it does not
+    /// count.
+    pub labels: Vec<Option<u32>>,
+}
+
+pub struct Probed {
+    /// The mean over the labels that count.
+    pub loss: f64,
+    /// `[sequences seq, V]`.
+    pub logits: Vec<f32>,
+    /// Of the mean loss, by the name of the tensor in a Hugging Face checkpoint, row-major.
+    pub gradients: BTreeMap<String, Vec<f32>>,
+}
+
+impl Sequences {
+    /// The micro-batch of all sequences, each token predicting the next one's label.
+    fn micro_batch(&self) -> MicroBatch {
+        let rows = self.ids.len();
+        let next = |row: usize| if (row + 1).is_multiple_of(self.seq) { None } else { self.labels[row + 1] };
+        MicroBatch {
+            seq: self.seq,
+            ids: self.ids.clone(),
+            targets: (0..rows).map(|row| next(row).unwrap_or_default()).collect(),
+            weights: (0..rows).map(|row| if next(row).is_some() { 1.0 } else { 0.0 }).collect(),
+            starts: vec![0; rows],
+            positions: (0..rows as u32).map(|row| row % self.seq as u32).collect(),
+        }
+    }
+}
+
+/// Runs the model on all sequences at once. `read(tensor, rectangle, out)` gives its weights.
+pub fn probe<B: Backend>(
+    b: B,
+    model: &Model,
+    of: &Sequences,
+    read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+) -> Result<Probed> {
+    let (mut stage, layout) = whole(&b, model, of.seq, read)?;
+    let host = of.micro_batch();
+    let batch = stage.upload(&b, 0, &host);
+    let logits = stage.logits(&b, &batch);
+    let mut wide = b.alloc(logits.rows(), logits.cols());
+    b.widen(&logits, &mut wide);
+    let mut logits = fetch(&b, &wide)?;
+    if let Some(cap) = model.final_logit_softcapping {
+        logits.iter_mut().for_each(|x| *x = (cap * (*x as f64 / cap).tanh()) as f32);
+    }
+    let (mut grads, mut totals) = (Grads::new(&b, layout.clone()), b.alloc(1, Total::COUNT));
+    b.zero(&mut totals);
+    stage.forward(&b, 0, batch, None, &mut grads, &mut totals);
+    stage.backward(&b, 0, None, &mut grads, None);
+    let totals = fetch(&b, &totals)?;
+    let counted = f64::max(totals[Total::Weight as usize] as f64, 1.0);
+    let loss = totals[Total::Loss as usize] as f64 / counted;
+    Ok(Probed { loss, logits, gradients: gradients(&b, model, &layout, &grads, counted)? })
+}
+
+fn fetch<B: Backend>(b: &B, x: &Tensor<B, f32>) -> Result<Vec<f32>> {
+    b.wait_host(b.copy_to_host_async(x)).map_err(|fault| Error::run(fault.to_string()))
+}
+
+/// The gradients as a Hugging Face checkpoint has the tensors, divided by the number of labels.
+fn gradients<B: Backend>(
+    b: &B,
+    model: &Model,
+    layout: &ParamLayout,
+    grads: &Grads<B>,
+    counted: f64,
+) -> Result<BTreeMap<String, Vec<f32>>> {
+    let mut own = BTreeMap::new();
+    for (bucket, sum) in layout.buckets.iter().zip(grads.sums()) {
+        let host = fetch(b, sum)?;
+        for Part { at, tensor, rect, .. } in bucket.parts(&(0..bucket.len)) {
+            own.entry(tensor.name.clone()).or_insert_with(|| vec![0.0; tensor.len()])[start(tensor, &rect)..]
+                [..rect.len()]
+                .iter_mut()
+                .zip(&host[at..])
+                .for_each(|(to, from)| *to = (*from as f64 / counted) as f32);
+        }
+    }
+    let mut files = BTreeMap::new();
+    for file in file_tensors(model) {
+        let mut whole = vec![0.0; file.spec.len()];
+        let part = |spec: &TensorSpec, rect: &Rect, out: &mut [f32]| {
+            let (width, from) = (spec.shape()[1], &own[&spec.name]);
+            let at = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * width + col));
+            out.iter_mut().zip(at).for_each(|(out, at)| *out = from[at]);
+            Ok(())
+        };
+        file.read_rows(&Rect::whole(file.spec.shape()), &mut whole, part)?;
+        files.insert(file.spec.name, whole);
+    }
+    Ok(files)
+}
+
+/// The index of a rectangle of whole rows, or of a part of one row, in its tensor.
+fn start(tensor: &TensorSpec, rect: &Rect) -> usize {
+    rect.rows.start * tensor.shape()[1] + rect.cols.start
+}
