@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use cuda::Device;
 use cuda::blas::{Blas, Choice, Error, Form, Product, scratch_len};
@@ -67,15 +68,21 @@ fn in_f32(x: &[f32]) -> Vec<u8> {
     x.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// The output before and after a product.
+/// The output before and after a product, and its bias, if it has one.
 struct Ran {
     old: Vec<f32>,
     new: Vec<f32>,
+    bias: Vec<f32>,
 }
 
-/// Runs a product of these numbers. Its views begin `beyond` elements after multiples of 256 bytes.
+/// Runs a product of these numbers. Its views begin `beyond` elements after multiples of 256 bytes, the bias's as that
+/// of b.
 fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f32], beyond: [usize; 3]) -> Ran {
     let lens = product.lens();
+    let bias = if product.form == Form::NtBias { numbers(product.n, 5) } else { Vec::new() };
+    let mut bias_block = block(device, 2 * beyond[1] + 2 * bias.len() + 2);
+    bias_block.write(2 * beyond[1], &in_bf16(&bias)).unwrap();
+    let bias_view = view(&bias_block, 2 * beyond[1], bias.len());
     let old = numbers(lens[2], 77);
     let exact = product.form == Form::TnAcc;
     let out = if exact { in_f32(&old) } else { in_bf16(&old) };
@@ -87,14 +94,18 @@ fn run(device: &'static Device, blas: &Blas, product: Product, a: &[f32], b: &[f
         blocks[i].write(offsets[i], &bytes[i]).unwrap();
     }
     let [a, b, out] = std::array::from_fn(|i| view(&blocks[i], offsets[i], lens[i]));
-    blas.run(product, a, b, out).unwrap_or_else(|fault| panic!("{fault}"));
+    let done = match product.form {
+        Form::NtBias => blas.run_with_bias(product, a, b, bias_view, out),
+        _ => blas.run(product, a, b, out),
+    };
+    done.unwrap_or_else(|fault| panic!("{fault}"));
     let mut read = bytes[2].clone();
     blocks[2].read(offsets[2], &mut read).unwrap();
     let number = |bytes: &[u8]| match exact {
         true => f32::from_le_bytes(bytes.try_into().unwrap()),
         false => bf16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
     };
-    Ran { old, new: read.chunks(size).map(number).collect() }
+    Ran { old, new: read.chunks(size).map(number).collect(), bias }
 }
 
 /// Compares a product with plain loops in f64.
@@ -103,13 +114,17 @@ fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCas
     for i in 0..m {
         for j in 0..n {
             let term = |l: usize| match form {
-                Form::Nt => (a[i * k + l], b[j * k + l]),
+                Form::Nt | Form::NtBias => (a[i * k + l], b[j * k + l]),
                 Form::Nn => (a[i * k + l], b[l * n + j]),
                 Form::TnAcc => (a[l * m + i], b[l * n + j]),
             };
             let terms = || (0..k).map(|l| term(l).0 as f64 * term(l).1 as f64);
             let at = i * n + j;
-            let before = if form == Form::TnAcc { ran.old[at] as f64 } else { 0.0 };
+            let before = match form {
+                Form::TnAcc => ran.old[at] as f64,
+                Form::NtBias => ran.bias[j] as f64,
+                Form::Nt | Form::Nn => 0.0,
+            };
             let size: f64 = terms().map(f64::abs).sum::<f64>() + before.abs();
             // Sums are f32, and a bf16 output is rounded once.
             let exact = before + terms().sum::<f64>();
@@ -124,7 +139,7 @@ fn hold(product: Product, a: &[f32], b: &[f32], ran: &Ran) -> Result<(), TestCas
 
 /// Products of any size, odd ones too, aligned to no more than an element.
 fn any_product() -> impl Strategy<Value = (Product, [usize; 3])> {
-    let form = prop_oneof![Just(Form::Nt), Just(Form::Nn), Just(Form::TnAcc)];
+    let form = prop_oneof![Just(Form::Nt), Just(Form::NtBias), Just(Form::Nn), Just(Form::TnAcc)];
     let size = || prop_oneof![1usize..20, (1usize..9).prop_map(|n| 8 * n)];
     let beyond = prop_oneof![Just([0; 3]), (0usize..9, 0usize..9, 0usize..9).prop_map(|(a, b, out)| [a, b, out])];
     (form, size(), size(), size(), beyond).prop_map(|(form, m, n, k, beyond)| (Product::new(form, m, n, k), beyond))
@@ -209,6 +224,36 @@ fn the_fastest_algorithm_is_chosen_once_and_cached() {
         assert_eq!(other.choices(), blas.choices());
 
         damaged(device, folder.path(), &products, &best);
+    });
+}
+
+/// The least time of a few runs. The fake cuBLASLt waits for 5 ms in all algorithms but the one that is to be the
+/// fastest.
+fn least_time(device: &'static Device, blas: &Blas, product: Product) -> Duration {
+    let time = |_| {
+        let start = Instant::now();
+        bits(device, blas, product);
+        start.elapsed()
+    };
+    (0..20).map(time).min().unwrap()
+}
+
+/// A step's dry run does not tell products with a bias from those without, so that only the latter are tuned. Bits do
+/// not show the algorithm, since a result with a bias is rounded to bf16.
+#[test]
+fn a_product_with_a_bias_uses_the_algorithm_of_the_one_without() {
+    let vars = [("FAKE_CUDA_FASTEST", "split")];
+    on_fake_cuda("blas::a_product_with_a_bias_uses_the_algorithm_of_the_one_without", &vars, || {
+        let (device, slow) = (device(), Duration::from_millis(5));
+        let [plain, biased] = [some()[0], Product { form: Form::NtBias, ..some()[0] }];
+        let blas = opened(device, None);
+        assert!(least_time(device, &blas, biased) >= slow, "the library proposes another algorithm first");
+        tuned(device, &blas, &[plain]);
+        assert!(least_time(device, &blas, biased) < slow, "the choice is not used where the product ran before");
+        // Tuned itself, it has the same fastest algorithm.
+        let other = opened(device, None);
+        assert_eq!(tuned(device, &other, &[biased])[0].product, biased);
+        assert!(least_time(device, &other, biased) < slow && other.timed() == 1);
     });
 }
 

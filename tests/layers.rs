@@ -3,14 +3,16 @@
 //! The scalar is f = sum of r * y with a fixed random r; its derivative along a random direction u of one input is
 //! (f(x + e u) - f(x - e u)) / 2e, and must equal the sum of dx * u.
 
-use engine::backend::{Acc, Act, Backend, Heads, Tensor, TensorView, TensorViewMut};
+use engine::backend::{Acc, Act, Backend, Heads, Rotary, Tensor, TensorView, TensorViewMut};
+use engine::config::{Activation, NormKind};
 use engine::cpu::Cpu;
 use engine::layers::attention::Pattern;
+use engine::layers::norm::Norms;
 use engine::layers::region::Region;
 use engine::layers::{Ctx, block, embedding, head};
 use engine::layout::mesh::GroupKind;
 use engine::model::init;
-use engine::model::param_specs::{Attention, Block, Embedding, Head, Mlp};
+use engine::model::param_specs::{Attention, Block, Embedding, Head, HeadNorms, Linear, Mlp, Norm};
 
 type C = Cpu<f32>;
 
@@ -18,9 +20,12 @@ const T: usize = 10;
 const D: usize = 24;
 const F: usize = 20;
 const V: usize = 13;
-const HEADS: Heads = Heads::full(4, 2, 6, 5);
+fn heads() -> Heads {
+    Heads::full(4, 2, 6, 5)
+}
 
 /// One input of a layer: `values` is `rows` x `cols`.
+#[derive(Clone)]
 struct Input {
     name: &'static str,
     rows: usize,
@@ -96,69 +101,99 @@ fn dot(b: &C, y: &Act<C>, r: &[f32]) -> f64 {
     b.download(y).iter().zip(r).map(|(y, r)| *y as f64 * *r as f64).sum()
 }
 
-/// The tensors of one block in the order of [`block_inputs`].
-fn block_inputs() -> Vec<Input> {
-    vec![
-        input("x", T, D, 1.0),
-        norm("norm1"),
-        input("qkv", HEADS.qkv_cols(), D, 0.3),
-        input("out", D, HEADS.out_cols(), 0.3),
-        norm("norm2"),
-        input("gate_up", 2 * F, D, 0.3),
-        input("down", D, F, 0.3),
-    ]
+/// A kind of block: which of the optional parameters it has, and how many products go into its MLP.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    norms: NormKind,
+    activation: Activation,
+    biases: bool,
+    head_norms: bool,
+    post_norms: bool,
 }
 
-fn block_weights(t: &[Act<C>]) -> block::Weights<'_, C> {
+const LLAMA: Kind = Kind {
+    name: "llama",
+    norms: NormKind::Rms,
+    activation: Activation::SwiGlu,
+    biases: false,
+    head_norms: false,
+    post_norms: false,
+};
+
+/// The parameters of a block: names, sizes and values, in the shape of the block.
+fn block_inputs(kind: Kind) -> Block<Input> {
+    let (up, h) = (kind.activation.products() * F, heads());
+    let linear = |name: &'static str, bias: &'static str, rows, cols| Linear {
+        weight: input(name, rows, cols, 0.3),
+        bias: kind.biases.then(|| input(bias, 1, rows, 0.3)),
+    };
+    let layer = kind.norms == NormKind::Layer;
+    let norm = |name: &'static str, bias: &'static str| Norm {
+        weight: norm(name),
+        bias: layer.then(|| input(bias, 1, D, 0.3)),
+    };
     Block {
-        attention: Attention { qkv: view(&t[2]), out: view(&t[3]) },
-        mlp: Mlp { gate_up: view(&t[5]), down: view(&t[6]) },
-        norm1: view(&t[1]),
-        norm2: view(&t[4]),
+        attention: Attention {
+            qkv: linear("qkv", "qkv bias", h.qkv_cols(), D),
+            out: linear("out", "out bias", D, h.out_cols()),
+            norms: kind
+                .head_norms
+                .then(|| HeadNorms { q: input("q norm", 1, h.dim, 1.0), k: input("k norm", 1, h.dim, 1.0) }),
+        },
+        mlp: Mlp { up: linear("up", "up bias", up, D), down: linear("down", "down bias", D, F) },
+        norm1: norm("norm1", "norm1 bias"),
+        norm2: norm("norm2", "norm2 bias"),
+        post1: kind.post_norms.then(|| norm("post1", "")),
+        post2: kind.post_norms.then(|| norm("post2", "")),
     }
 }
 
-fn check_block(cx: &Ctx<C>, p: &Pattern<C>, slim: fn(block::Saved<C>) -> block::Saved<C>) {
+/// The tensors of a block, in the order of its parameters after x.
+fn weights<'t>(kind: Kind, tensors: &'t [Act<C>]) -> block::Weights<'t, C> {
+    let mut next = tensors.iter();
+    block_inputs(kind).map(&mut |_| view(next.next().expect("a tensor for each parameter")))
+}
+
+fn check_block(cx: &Ctx<C>, p: &Pattern<C>, kind: Kind, slim: fn(block::Saved<C>) -> block::Saved<C>) {
     let b = cx.b;
-    let inputs = block_inputs();
+    let cx = &Ctx { norms: Norms { kind: kind.norms, eps: 1e-5 }, activation: kind.activation, ..*cx };
+    let inputs = || [vec![input("x", T, D, 1.0)], block_inputs(kind).all()].concat();
     let r = noise("r", T * D);
-    let tensors: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-    let mut grads: Vec<_> = inputs.iter().map(|x| zeros(b, x.rows, x.cols)).collect();
-    let w = block_weights(&tensors);
+    let tensors: Vec<_> = inputs().iter().map(|x| up(b, x)).collect();
+    let mut grads: Vec<_> = inputs()[1..].iter().map(|x| zeros(b, x.rows, x.cols)).collect();
+    let w = weights(kind, &tensors[1..]);
     let (_, saved) = block::forward(cx, p, &w, b.copy(&tensors[0]));
     let dy = b.upload(&r, T, D);
     let dx = {
-        let [_, norm1, qkv, out, norm2, gate_up, down] = &mut grads[..] else { unreachable!() };
-        let mut g = Block {
-            attention: Attention { qkv: view_mut(qkv), out: view_mut(out) },
-            mlp: Mlp { gate_up: view_mut(gate_up), down: view_mut(down) },
-            norm1: view_mut(norm1),
-            norm2: view_mut(norm2),
-        };
+        let mut next = grads.iter_mut();
+        let mut g = block_inputs(kind).map(&mut |_| view_mut(next.next().expect("a gradient for each parameter")));
         block::backward(cx, p, &w, dy, slim(saved), &mut g)
     };
-    let mut gradients: Vec<_> = grads.iter().map(|g| b.download(g)).collect();
-    gradients[0] = b.download(&dx);
-    hold("block", inputs, gradients, |inputs| {
+    let gradients = std::iter::once(&dx).chain(&grads).map(|g| b.download(g)).collect();
+    hold(kind.name, inputs(), gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-        dot(b, &block::forward(cx, p, &block_weights(&t), b.copy(&t[0])).0, &r)
+        dot(b, &block::forward(cx, p, &weights(kind, &t[1..]), b.copy(&t[0])).0, &r)
     });
 }
 
-fn check_embedding(cx: &Ctx<C>) {
+fn check_embedding(cx: &Ctx<C>, positions: &Tensor<C, u32>) {
     let b = cx.b;
-    let inputs = vec![input("table", V, D, 1.0)];
+    let inputs = vec![input("table", V, D, 1.0), input("positions", 5, D, 1.0)];
     let r = noise("r", T * D);
     let ids = b.upload(&[3u32, 1, 4, 1, 5, 9, 2, 6, 5, 3], T, 1);
-    let mut dtable = zeros(b, V, D);
-    embedding::backward(cx, &ids, &b.upload(&r, T, D), &mut Embedding { table: view_mut(&mut dtable) });
-    hold("embedding", inputs, vec![b.download(&dtable)], |inputs| {
-        let table = up(b, &inputs[0]);
-        dot(b, &embedding::forward(cx, &Embedding { table: view(&table) }, &ids), &r)
+    let tokens = embedding::Tokens { ids: &ids, positions };
+    let (mut dtable, mut dpositions) = (zeros(b, V, D), zeros(b, 5, D));
+    let mut g = Embedding { table: view_mut(&mut dtable), positions: Some(view_mut(&mut dpositions)) };
+    embedding::backward(cx, &tokens, b.upload(&r, T, D), &mut g);
+    hold("embedding", inputs, vec![b.download(&dtable), b.download(&dpositions)], |inputs| {
+        let [table, positions] = [0, 1].map(|i| up(b, &inputs[i]));
+        let w = Embedding { table: view(&table), positions: Some(view(&positions)) };
+        dot(b, &embedding::forward(cx, &w, &tokens), &r)
     });
 }
 
-fn check_head(cx: &Ctx<C>, z_loss: f32) {
+fn check_head(cx: &Ctx<C>, z_loss: f32, cap: Option<f32>) {
     let b = cx.b;
     let inputs = vec![input("x", T, D, 1.0), norm("norm"), input("head", V, D, 0.5)];
     // The targets of rows 2 and 6 do not count.
@@ -166,18 +201,19 @@ fn check_head(cx: &Ctx<C>, z_loss: f32) {
     let places = b.upload(&[0u32, 1, T as u32, 2, 3, 4, T as u32, 5, 6, 7], T, 1);
     let ids = b.upload(&[3u32, 1, 1, 5, 9, 6, 5, 12, 4, 2], T, 1);
     let weights = b.upload(&[1.0f32, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], T, 1);
-    let targets = head::Targets { rows: &rows, places: &places, ids: &ids, weights: &weights, counted: T - 2, z_loss };
+    let targets =
+        head::Targets { rows: &rows, places: &places, ids: &ids, weights: &weights, counted: T - 2, z_loss, cap };
     let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
     let (mut norm, mut table) = (zeros(b, 1, D), zeros(b, V, D));
     let dx = {
-        let w = Head { table: view(&t[2]), norm: view(&t[1]) };
-        let mut g = Head { table: view_mut(&mut table), norm: view_mut(&mut norm) };
+        let w = Head { table: view(&t[2]), norm: Norm { weight: view(&t[1]), bias: None } };
+        let mut g = Head { table: view_mut(&mut table), norm: Norm { weight: view_mut(&mut norm), bias: None } };
         head::forward(cx, &w, &t[0], &targets, &mut g, &mut zeros(b, 1, 3))
     };
     let gradients = vec![b.download(&dx), b.download(&norm), b.download(&table)];
     hold("head", inputs, gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
-        let w = Head { table: view(&t[2]), norm: view(&t[1]) };
+        let w = Head { table: view(&t[2]), norm: Norm { weight: view(&t[1]), bias: None } };
         let mut totals = zeros(b, 1, 3);
         head::evaluate(cx, &w, &t[0], &targets, &mut totals);
         let totals = b.download(&totals);
@@ -189,18 +225,33 @@ fn check_head(cx: &Ctx<C>, z_loss: f32) {
 fn every_layers_backward_is_the_derivative_of_its_forward() {
     let b = C::new(2);
     let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
-    let angles: Vec<f32> = (0..HEADS.seq * HEADS.dim / 2).map(|i| i as f32 * 0.37).collect();
-    let pairs = HEADS.dim / 2;
+    let angles: Vec<f32> = (0..heads().seq * heads().dim / 2).map(|i| i as f32 * 0.37).collect();
+    let pairs = heads().dim / 2;
     let rows = angles.chunks(pairs).flat_map(|row| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())));
-    let rope = b.upload(&rows.collect::<Vec<_>>(), HEADS.seq, HEADS.dim);
+    let rope = b.upload(&rows.collect::<Vec<_>>(), heads().seq, heads().dim);
     // The second sequence has two documents.
     let starts = b.upload(&[0u32, 0, 0, 0, 0, 0, 0, 2, 2, 2], T, 1);
     let positions = b.upload(&[0u32, 1, 2, 3, 4, 0, 1, 0, 1, 2], T, 1);
-    let pattern = Pattern { heads: HEADS, rope: &rope, positions: &positions, starts: &starts };
-    let cx = Ctx { b: &b, region: &region, eps: 1e-5, vocab_start: 0 };
-    check_block(&cx, &pattern, |saved| saved);
-    check_block(&cx, &pattern, block::Saved::slim);
-    check_embedding(&cx);
-    check_head(&cx, 0.0);
-    check_head(&cx, 0.1);
+    let rotary = Rotary { table: &rope, positions: &positions };
+    let pattern = Pattern { heads: heads(), rotary: Some(rotary), starts: &starts };
+    let norms = Norms { kind: NormKind::Rms, eps: 1e-5 };
+    let activation = Activation::SwiGlu;
+    let cx =
+        Ctx { b: &b, region: &region, norms, activation, embedding_scale: None, vocab_start: 0, positions_start: 0 };
+    let capped = Heads { cap: Some(1.5), scale: 0.3, ..heads() };
+    for slim in [|saved| saved, block::Saved::slim] as [fn(_) -> _; 2] {
+        check_block(&cx, &pattern, LLAMA, slim);
+        check_block(&cx, &pattern, Kind { name: "with biases", biases: true, ..LLAMA }, slim);
+        check_block(&cx, &pattern, Kind { name: "qwen3", head_norms: true, ..LLAMA }, slim);
+        let (norms, activation) = (NormKind::RmsPlusOne, Activation::GeGlu);
+        let gemma = Kind { name: "gemma2", norms, activation, post_norms: true, ..LLAMA };
+        check_block(&cx, &Pattern { heads: capped, ..pattern }, gemma, slim);
+        let (norms, activation) = (NormKind::Layer, Activation::Gelu);
+        let gpt = Kind { name: "gpt2", norms, activation, biases: true, ..LLAMA };
+        check_block(&cx, &Pattern { rotary: None, ..pattern }, gpt, slim);
+    }
+    check_embedding(&cx, &positions);
+    check_embedding(&Ctx { embedding_scale: Some(2.5), ..cx }, &positions);
+    check_head(&cx, 0.0, None);
+    check_head(&cx, 0.1, Some(1.5));
 }

@@ -17,6 +17,7 @@ mod disks;
 mod divergence;
 mod docs;
 mod exports;
+mod families;
 mod faults;
 mod floors;
 mod gpu;

@@ -47,6 +47,9 @@ fn tensor_and_pipeline_parallel() {
 /// The cases in which targets do not count: by a mask, and by packing too.
 const MASKED: [&str; 3] = ["loss_mask", "packed", "window_packed"];
 
+/// A case of each family but Llama, and of Llama's biases: four layers, two key/value heads or, in GPT-2, eight.
+const FAMILIES: [&str; 6] = ["window_packed", "biased", "qwen2", "qwen3", "gemma2", "gpt2"];
+
 #[test]
 fn masks_at_tensor_and_pipeline_parallel() {
     for case in MASKED {
@@ -54,6 +57,14 @@ fn masks_at_tensor_and_pipeline_parallel() {
             set(c, "parallel.tensor", 2);
             set(c, "parallel.pipeline", 2);
         });
+    }
+}
+
+/// A layout of each family whose parts are all new somewhere: norms of heads, biases, and tables of positions.
+#[test]
+fn families_at_tensor_and_pipeline_parallel() {
+    for case in ["biased", "qwen3", "gemma2", "gpt2"] {
+        at(case, 4, &F32, &[("tensor", 2), ("pipeline", 2)]);
     }
 }
 
@@ -76,6 +87,40 @@ fn recompute_changes_nothing() {
 
 mod exhaustive {
     use super::*;
+
+    /// Each family at every kind of layout; four ranks share two key/value heads.
+    #[test]
+    fn families() {
+        for case in FAMILIES {
+            at(case, 2, &F32, &[("tensor", 2)]);
+            at(case, 4, &F32, &[("tensor", 4)]);
+            at(case, 2, &F32, &[("pipeline", 2)]);
+            at(case, 2, &F32, &[("pipeline", 2), ("virtual_pipeline", 2)]);
+            at(case, 8, &F32, &[("tensor", 2), ("pipeline", 2)]);
+            at(case, 8, &F32, &[("tensor", 4), ("pipeline", 2)]);
+            follows(case, 2, &F32, |c| {
+                set(c, "parallel.tensor", 2);
+                set(c, "parallel.sequence_parallel", false);
+            });
+        }
+    }
+
+    #[test]
+    fn families_with_recomputation_and_in_bf16() {
+        for case in FAMILIES {
+            for recompute in ["selective", "full"] {
+                follows(case, 2, &F32, |c| {
+                    set(c, "parallel.tensor", 2);
+                    set(c, "train.recompute", recompute);
+                });
+            }
+            follows(case, 4, &BF16, |c| {
+                set(c, "train.precision", "bf16");
+                set(c, "parallel.tensor", 2);
+                set(c, "parallel.pipeline", 2);
+            });
+        }
+    }
 
     #[test]
     fn two_ranks() {
@@ -189,6 +234,15 @@ mod exhaustive {
 #[track_caller]
 fn layout(ranks: usize, degrees: &[(&str, i64)]) {
     both(ranks, degrees, |_| ());
+}
+
+/// `case` at the parallel degrees `degrees`.
+#[track_caller]
+fn at(case: &str, ranks: usize, bounds: &Bounds, degrees: &[(&str, i64)]) {
+    println!("{case} on {ranks} ranks: {degrees:?}");
+    follows(case, ranks, bounds, |c| {
+        degrees.iter().for_each(|(key, degree)| set(c, &format!("parallel.{key}"), *degree));
+    });
 }
 
 #[track_caller]

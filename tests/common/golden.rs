@@ -8,7 +8,7 @@ use toml::{Table, Value as Toml};
 use super::checkout;
 
 /// Every case that `make.py` makes.
-pub const CASES: [&str; 15] = [
+pub const CASES: [&str; 20] = [
     "mha_odd_vocab",
     "gqa_masked",
     "llama3_rope",
@@ -23,6 +23,11 @@ pub const CASES: [&str; 15] = [
     "window_packed",
     "yarn",
     "rope_linear",
+    "biased",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gpt2",
     "two_stages",
 ];
 

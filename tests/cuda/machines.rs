@@ -127,7 +127,7 @@ fn a_device_that_is_too_small() {
 fn what_kernels_do_not_take() {
     let site = Site::with_fake_cuda();
     let alone = |_| Vars::new();
-    refused(&site, 1, &[("model.head_dim", 96.into())], alone, &["model.head_dim = 96", "64 and 128", "\"cpu\""]);
+    refused(&site, 1, &[("model.head_dim", 96.into())], alone, &["model.head_dim = 96", "64, 128 and 256", "\"cpu\""]);
     let f32 = [("train.precision", "f32".into())];
     refused(&site, 1, &f32, alone, &["train.precision = \"f32\"", "CPU", "bf16"]);
 }

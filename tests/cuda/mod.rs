@@ -4,6 +4,7 @@
 
 mod choice;
 mod copies;
+mod families;
 mod faults;
 mod golden;
 mod graph;

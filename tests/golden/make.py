@@ -15,9 +15,13 @@ import json, math, pathlib, shutil, sys
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig,
+                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
 HERE = pathlib.Path(__file__).resolve().parent
 BASE = dict(
@@ -95,6 +99,34 @@ CASES = {
              rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.5)),
         dict(train=dict(seq_length=60, steps=12)),
     ),
+    # The other families, in four layers. Sizes are chosen for layouts: two key/value heads for up to eight ranks.
+    "biased": (
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=8, num_key_value_heads=2, vocab_size=111, num_hidden_layers=4,
+             attention_bias=True, mlp_bias=True),
+        dict(train=dict(seq_length=40, steps=12)),
+    ),
+    "qwen2": (  # a window in some layers, with packed documents
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=8, num_key_value_heads=2, vocab_size=115, num_hidden_layers=4,
+             use_sliding_window=True, sliding_window=13,
+             layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"]),
+        dict(train=dict(seq_length=48, steps=12)),
+    ),
+    "qwen3": (  # heads that are together wider than the model
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=8, num_key_value_heads=2, head_dim=6, vocab_size=117, num_hidden_layers=4,
+             tie_word_embeddings=True),
+        dict(train=dict(seq_length=70, steps=12)),
+    ),
+    "gemma2": (  # caps that scores and logits reach
+        dict(hidden_size=32, intermediate_size=56, num_attention_heads=8, num_key_value_heads=2, head_dim=6, vocab_size=119, num_hidden_layers=4,
+             sliding_window=19, query_pre_attn_scalar=3, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, pad_token_id=None,
+             tie_word_embeddings=True),
+        dict(train=dict(seq_length=70, steps=12)),
+    ),
+    "gpt2": (  # learned positions restart with packed documents
+        dict(n_embd=32, n_inner=56, n_head=8, vocab_size=121, n_layer=4, n_positions=160, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+             initializer_range=0.08, tie_word_embeddings=True),
+        dict(train=dict(seq_length=48, steps=12)),
+    ),
     # Two stages: a source goes on where the first stage left it, one ends, one begins. Each validation set has its own loss.
     "two_stages": (
         dict(hidden_size=48, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, vocab_size=127, num_hidden_layers=3),
@@ -109,15 +141,17 @@ CASES = {
     ),
 }
 # The cases with PREFIX.mask.bin.
-MASKED = ("loss_mask", "packed", "window_packed")
+MASKED = ("loss_mask", "packed", "window_packed", "qwen2", "gpt2")
 # The cases with pack = true.
-PACKED = ("packed", "window_packed")
+PACKED = ("packed", "window_packed", "qwen2", "gpt2")
 # The cases of another family than Llama.
-FAMILY = {"window": "mistral", "window_packed": "mistral"}
-CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig}
-MODELS = {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM}
+FAMILY = {"window": "mistral", "window_packed": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gpt2": "gpt2"}
+CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma2": Gemma2Config, "gpt2": GPT2Config}
+MODELS = {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM,
+          "gemma2": Gemma2ForCausalLM, "gpt2": GPT2LMHeadModel}
 # The seed of a case is its place above plus 7, but for these.
-SEEDS = {"two_stages": 41, "window": 51, "window_packed": 52, "yarn": 53, "rope_linear": 54}
+SEEDS = {"two_stages": 41, "window": 51, "window_packed": 52, "yarn": 53, "rope_linear": 54, "biased": 61, "qwen2": 62, "qwen3": 63,
+         "gemma2": 64, "gpt2": 65}
 # Heads of 64 and 128.
 BF16 = ("head_dim_64", "head_dim_128")
 
@@ -128,7 +162,12 @@ def configs(case):
     engine = {k: dict(v, **over.get(k, {})) for k, v in BASE.items()}
     hf = dict(num_hidden_layers=2, max_position_embeddings=160, rms_norm_eps=1e-5, initializer_range=0.08, bos_token_id=1, eos_token_id=2,
               tie_word_embeddings=False, attn_implementation="sdpa")
-    return engine, CONFIGS[FAMILY.get(case, "llama")](**dict(hf, **model))
+    family = FAMILY.get(case, "llama")
+    if family == "gpt2":
+        hf = dict(bos_token_id=1, eos_token_id=2, attn_implementation="sdpa")
+    if family == "gemma2":
+        hf["attn_implementation"] = "eager"  # the other implementations have no soft-cap
+    return engine, CONFIGS[family](**dict(hf, **model))
 
 
 def model_of(hf):
@@ -185,6 +224,7 @@ class Tokens:
         self.doc = np.repeat(np.arange(len(self.lengths)), self.lengths)
         self.counts = None  # whether each token counts as a target
         self.window = None  # the model's, where a mask is made here; transformers makes its own where there is none
+        self.by_kind = False  # whether the model's layers differ, so that each kind has a mask of its own
         self.rows = None  # of a packed source
 
     def mask(self, t, rng):
@@ -247,8 +287,11 @@ class Tokens:
                 at += n
             unit[row, at:], positions[row, at:] = len(pieces), np.arange(seq - at)
         unit = torch.from_numpy(unit)
-        open_ = (unit[:, :, None] == unit[:, None, :]) & self.seen(seq)
-        mask = torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf)
+        masks = []
+        for seen in (self.seen(seq), torch.ones(seq, seq, dtype=torch.bool).tril()):
+            open_ = (unit[:, :, None] == unit[:, None, :]) & seen
+            masks.append(torch.zeros(count, 1, seq, seq, dtype=dtype).masked_fill(~open_[:, None], -torch.inf))
+        mask = dict(sliding_attention=masks[0], full_attention=masks[1]) if self.by_kind else masks[0]
         return torch.from_numpy(ids), torch.from_numpy(labels), mask, torch.from_numpy(positions)
 
 
@@ -372,21 +415,34 @@ def rounded(hf, init, config, tokens, final, micro):
 
 
 class exact:
-    """While this stands, transformers' RMSNorm and rotary table compute in the model's own type."""
+    """While this stands, transformers' RMSNorm, rotary table and Gemma's softmax compute in the model's own type."""
 
-    NORMS = (modeling_llama.LlamaRMSNorm, modeling_mistral.MistralRMSNorm)
-    ROPES = (modeling_llama.LlamaRotaryEmbedding, modeling_mistral.MistralRotaryEmbedding)
+    NORMS = (modeling_llama.LlamaRMSNorm, modeling_mistral.MistralRMSNorm, modeling_qwen2.Qwen2RMSNorm, modeling_qwen3.Qwen3RMSNorm)
+    ROPES = (modeling_llama.LlamaRotaryEmbedding, modeling_mistral.MistralRotaryEmbedding, modeling_qwen2.Qwen2RotaryEmbedding,
+             modeling_qwen3.Qwen3RotaryEmbedding, modeling_gemma2.Gemma2RotaryEmbedding)
 
     def __enter__(self):
-        self.before = [(kind, kind.forward) for kind in self.NORMS + self.ROPES]
+        gemma = modeling_gemma2.Gemma2RMSNorm
+        self.before = [(kind, "forward", kind.forward) for kind in (*self.NORMS, *self.ROPES, gemma)]
+        self.before.append((modeling_gemma2, "eager_attention_forward", modeling_gemma2.eager_attention_forward))
         for kind in self.NORMS:
             kind.forward = lambda m, x: m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
+        gemma.forward = lambda m, x: (1 + m.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.eps)
         for kind in self.ROPES:
             kind.forward = self.table
+        modeling_gemma2.eager_attention_forward = self.attention
 
     def __exit__(self, *_):
-        for kind, forward in self.before:
-            kind.forward = forward
+        for kind, name, forward in self.before:
+            setattr(kind, name, forward)
+
+    @staticmethod
+    def attention(m, q, k, v, mask, dropout=0.0, scaling=None, softcap=None, **_):
+        k, v = [modeling_gemma2.repeat_kv(x, m.num_key_value_groups) for x in (k, v)]
+        scores = q @ k.transpose(2, 3) * scaling
+        scores = softcap * torch.tanh(scores / softcap) + mask
+        p = torch.softmax(scores, -1)
+        return (p @ v).transpose(1, 2).contiguous(), p
 
     @staticmethod
     def table(m, x, position_ids):
@@ -425,7 +481,8 @@ def make(case):
     with torch.no_grad():
         for n, p in model.named_parameters():  # norm weights of 1 would hide a norm weight that is left out
             if p.ndim < 2:
-                p.copy_(1 + 0.2 * torch.randn_like(p))
+                zero = n.endswith(".bias") or hf.model_type == "gemma2"  # Gemma has differences from 1
+                p.copy_((0 if zero else 1) + 0.2 * torch.randn_like(p))
     model.save_pretrained(out / "init")
     (out / "init/generation_config.json").unlink()
     init = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -442,6 +499,7 @@ def make(case):
                 part.counts.tofile(out / f"{name}.mask.bin")
                 (out / f"{name}.meta.json").write_text('{ "mask": true }\n')
         tokens.window = valid.window = getattr(hf, "sliding_window", None)
+        tokens.by_kind = len(set(getattr(hf, "layer_types", None) or [])) > 1
         if case in PACKED:
             tokens.pack(t["seq_length"])
         write_tokens(out / "train", tokens.ids, tokens.lengths, np.int32 if case == "llama3_rope" else np.uint16)
@@ -452,7 +510,7 @@ def make(case):
     plain_rows, plain_grads = train(model, engine, tokens, valid, torch.float32)
     plain_final = {n: p.detach() for n, p in model.named_parameters()}
     model = model_of(hf).double()
-    model.load_state_dict(dict(init, **({"lm_head.weight": init["model.embed_tokens.weight"]} if hf.tie_word_embeddings else {})))
+    model.load_state_dict(dict(init, **({"lm_head.weight": init.get("model.embed_tokens.weight", init.get("transformer.wte.weight"))} if hf.tie_word_embeddings else {})))
     with exact():
         rows, grads = train(model, engine, tokens, valid, torch.float64)
     final = {n: p.detach().float() for n, p in model.named_parameters()}

@@ -4,7 +4,7 @@
 # The modules of the kernels' tests that run on a device.
 modules() {
     "${carried[@]}" "$gpu/kernel-tests" --list | sed -n 's/^\([a-z0-9_]*::\).*: test$/\1/p' | sort -u |
-        grep -Evx '(alike|mutants|reports|hopper)::'
+        grep -Evx '(alike|mutants|reports|hopper|windows)::'
 }
 
 part_probes() {

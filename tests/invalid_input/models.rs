@@ -85,8 +85,10 @@ fn a_checkpoint_of_weights_that_are_not_finite() {
 fn configs_that_the_engine_does_not_have() {
     for (key, value, needles) in [
         ("hidden_act", json!("gelu"), &["config.json", "hidden_act", "gelu"][..]),
-        ("attention_bias", json!(true), &["config.json", "attention_bias", "true"]),
-        ("mlp_bias", json!(true), &["config.json", "mlp_bias", "true"]),
+        ("attention_bias", json!(true), &["q_proj.bias and 7 more: missing"]),
+        ("mlp_bias", json!(true), &["gate_proj.bias and 5 more: missing"]),
+        ("num_experts", json!(8), &["config.json", "num_experts", "8"]),
+        ("final_logit_softcapping", json!(30.0), &["config.json", "final_logit_softcapping", "30.0"]),
         ("rope_parameters", json!({"rope_type": "longrope", "rope_theta": 1e4}), &["config.json", "longrope"]),
         ("model_type", json!("gpt_neox"), &["config.json", "gpt_neox"]),
         ("hidden_size", json!("wide"), &["config.json", "hidden_size", "wide"]),

@@ -65,7 +65,7 @@ fn impossible_sizes() {
 fn features_that_are_not_built_are_refused_by_name() {
     refuse(vec![
         ("model.architecture", "mixtral".into(), &["architecture", "mixtral"]),
-        ("model.architecture", "gpt2".into(), &["architecture", "gpt2"]),
+        ("model.architecture", "gptj".into(), &["architecture", "gptj"]),
         ("model.sliding_window", 16.into(), &["sliding_window", "16"]),
         ("model.num_local_experts", 4.into(), &["num_local_experts", "4"]),
         ("parallel.context", 2.into(), &["context", "2"]),

@@ -18,23 +18,37 @@ const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 /// and which loads are in flight before the first of them is waited for, or a store follows. `path::accesses` explains
 /// the notation; it shows the way that whole vectors take. By design, four bf16 are 64 bits (AdamW's weights, the input
 /// of `widen_bf16`), and single numbers of a row or a warp are 32 or 64.
-const VECTORS: [(&str, &str); 23] = [
+const VECTORS: [(&str, &str); 37] = [
     ("rmsnorm", "2 x (2 LDG.128 > STG.128) > BAR > STG.32 > 2 x (LDG.128 > STG.128)"),
     ("rmsnorm_recompute", "2 x (2 LDG.128 > STG.128) > LDG.128 + LDG.32 > STG.128 > LDG.128 > STG.128"),
     ("rmsnorm_bwd", "6 LDG.128 + LDG.32 > BAR > 2 STG.128"),
+    ("layernorm", "2 x (LDG.128) > 2 x (BAR) > 2 STG.32 > 2 x (2 LDG.128 > STG.128)"),
+    ("layernorm_bwd", "6 LDG.128 + 2 LDG.32 > BAR > 2 STG.128"),
     ("embed", "LDG.32 > 4 LDG.128 > 4 STG.128"),
     ("embed_bwd", "4 LDG.128 > 4 x (2 ST.128 > 2 LDG.128)"),
     ("embed_bwd_runs", "2 x (4 LDG.128)"),
+    ("add_bias", "2 LDG.128 > STG.128"),
+    ("bias_bwd", "4 LDG.128"),
     ("rope", "LDG.128 + LDG.32 > 5 LDG.128 > 2 STG.128"),
+    ("qk_norm_rope", "2 LDG.128 + LDG.32 > 4 LDG.128 > 2 LDG.128 > 2 STG.128"),
+    ("qk_norm_rope_bwd", "4 LDG.128 + LDG.32 > 4 LDG.128 > 2 STG.128"),
     ("attention_stats_64", "2 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
     ("attention_stats_128", "4 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
+    ("attention_stats_256", "8 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
     ("swiglu", "2 LDG.128 > STG.128"),
     ("swiglu_bwd", "3 LDG.128 > 2 STG.128"),
+    ("geglu", "2 LDG.128 > STG.128"),
+    ("geglu_bwd", "3 LDG.128 > 2 STG.128"),
+    ("gelu", "LDG.128 > STG.128"),
+    ("gelu_bwd", "2 LDG.128 > STG.128"),
     ("xent_stats", "4 LDG.128"),
+    ("xent_stats_capped", "4 LDG.128"),
     ("xent_grad", "4 LDG.128 > 4 STG.128"),
+    ("xent_grad_capped", "4 LDG.128 > 4 STG.128"),
     ("round_bf16", "2 LDG.128 > STG.128"),
     ("widen_bf16", "LDG.64 > STG.128"),
     ("add_bf16", "2 LDG.128 > STG.128"),
+    ("scale_bf16", "LDG.128 > STG.128"),
     ("copy_f32", "LDG.128 > STG.128"),
     ("squares", "LDG.128"),
     ("squares_total", "4 LDG.64"),
@@ -46,39 +60,72 @@ const VECTORS: [(&str, &str); 23] = [
 
 /// All stores of attention's kernels to global memory, wherever they are: rows have no tails, and those beyond the end
 /// of a sequence are left out. A logsumexp is 32 bits.
-const STORES: [(&str, &str); 16] = [
+const STORES: [(&str, &str); 35] = [
     ("attention_64", "8 STG.128 + 4 STG.32"),
     ("attention_128", "16 STG.128 + 4 STG.32"),
+    ("attention_256", "16 STG.128 + 2 STG.32"),
+    ("attention_64_capped", "8 STG.128 + 4 STG.32"),
+    ("attention_128_capped", "16 STG.128 + 4 STG.32"),
+    ("attention_256_capped", "16 STG.128 + 2 STG.32"),
     ("attention_dkv_64", "24 STG.128"),
     ("attention_dkv_128", "48 STG.128"),
+    ("attention_dkv_256", "48 STG.128"),
+    ("attention_dkv_64_capped", "24 STG.128"),
+    ("attention_dkv_128_capped", "48 STG.128"),
+    ("attention_dkv_256_capped", "48 STG.128"),
     ("attention_dkv_sum_64", "8 STG.128"),
     ("attention_dkv_sum_128", "16 STG.128"),
+    ("attention_dkv_sum_256", "16 STG.128"),
     ("attention_dq_64", "8 STG.128"),
     ("attention_dq_128", "16 STG.128"),
+    ("attention_dq_256", "16 STG.128"),
+    ("attention_dq_64_capped", "8 STG.128"),
+    ("attention_dq_128_capped", "16 STG.128"),
+    ("attention_dq_256_capped", "16 STG.128"),
     ("attention_sm90_64", "4 STG.128 + 2 STG.32"),
     ("attention_sm90_128", "8 STG.128 + 2 STG.32"),
+    ("attention_sm90_64_capped", "4 STG.128 + 2 STG.32"),
+    ("attention_sm90_128_capped", "8 STG.128 + 2 STG.32"),
     ("attention_dkv_sm90_64", "24 STG.128"),
     ("attention_dkv_sm90_128", "48 STG.128"),
+    ("attention_dkv_sm90_64_capped", "24 STG.128"),
+    ("attention_dkv_sm90_128_capped", "48 STG.128"),
     ("attention_dkv_sum_sm90_64", "8 STG.128"),
     ("attention_dkv_sum_sm90_128", "16 STG.128"),
     ("attention_dq_sm90_64", "4 STG.128"),
     ("attention_dq_sm90_128", "8 STG.128"),
+    ("attention_dq_sm90_64_capped", "4 STG.128"),
+    ("attention_dq_sm90_128_capped", "8 STG.128"),
 ];
 
 /// The kernels of sm_90a that compute exponentials while the tensor cores work, and how many: a thread's elements of P,
-/// and in the forward pass two factors that rescale its sums.
-const OVERLAPPED: [(&str, usize); 6] = [
+/// and in the forward pass two factors that rescale its sums. A cap takes another exponential for each element.
+const OVERLAPPED: [(&str, usize); 12] = [
     ("attention_sm90_64", 66),
     ("attention_sm90_128", 66),
     ("attention_dq_sm90_64", 64),
     ("attention_dq_sm90_128", 64),
     ("attention_dkv_sm90_64", 32),
     ("attention_dkv_sm90_128", 32),
+    ("attention_sm90_64_capped", 130),
+    ("attention_sm90_128_capped", 130),
+    ("attention_dq_sm90_64_capped", 128),
+    ("attention_dq_sm90_128_capped", 128),
+    ("attention_dkv_sm90_64_capped", 64),
+    ("attention_dkv_sm90_128_capped", 64),
 ];
 
 /// The kernels that access single elements.
-const SINGLE: [&str; 7] =
-    ["rmsnorm_bwd_unaligned", "sum_rows", "embed_sort", "embed_merge", "xent_combine", "xent_totals", "judge"];
+const SINGLE: [&str; 8] = [
+    "rmsnorm_bwd_unaligned",
+    "layernorm_bwd_unaligned",
+    "sum_rows",
+    "embed_sort",
+    "embed_merge",
+    "xent_combine",
+    "xent_totals",
+    "judge",
+];
 
 /// The promises that a function breaks.
 fn broken(function: &Function) -> Vec<String> {

@@ -1,0 +1,63 @@
+//! The families of models train on the device as on the CPU, within the rounding of bf16, and use the memory that was
+//! planned for them: whole steps with the ops that Llama has no use for.
+
+use toml::Value as Toml;
+
+use super::{Site, apart, small, with};
+use crate::common::{engine, finish, metrics, set, write_config};
+use crate::trajectories::BF16;
+
+/// Trains a small model with these settings on both.
+#[track_caller]
+fn trains_alike(name: &str, settings: &[(&str, Toml)]) {
+    let site = Site::new();
+    let config = with(&small(site.tmp.path()), settings);
+    let mut on_cpu = with(&config, &[("train.backend", "cpu".into())]);
+    set(&mut on_cpu, "checkpoint.dir", site.dir("cpu").to_str().unwrap());
+    let on_cpu = write_config(site.tmp.path(), "cpu.toml", &on_cpu);
+    finish(engine().args(["train", "--config"]).arg(on_cpu)).succeeded();
+    let (right, left) = (metrics(&site.dir("cpu")), site.run("cuda", 1, &config, apart));
+    assert_eq!(left.metrics.len(), right.len());
+    for (got, want) in left.metrics.iter().zip(&right) {
+        for (key, bound) in [("loss", BF16.loss), ("grad_norm", BF16.grad_norm)] {
+            let [is, cpu] = [got, want].map(|step| step[key].as_f64().unwrap());
+            let off = (is / cpu - 1.0).abs();
+            assert!(off <= bound, "{name}, step {}: {key} is {is}, on the CPU {cpu}: {off:.1e}", got["step"]);
+        }
+    }
+}
+
+/// Norms of the heads of q and k.
+#[test]
+fn qwen3() {
+    trains_alike("qwen3", &[("model.architecture", "qwen3".into()), ("train.recompute", "selective".into())]);
+}
+
+mod exhaustive {
+    use super::*;
+
+    /// Biases of q, k and v.
+    #[test]
+    fn qwen2() {
+        trains_alike("qwen2", &[("model.architecture", "qwen2".into())]);
+    }
+
+    /// Biases of all products.
+    #[test]
+    fn llama_with_biases() {
+        trains_alike("llama", &[("model.attention_bias", true.into()), ("model.mlp_bias", true.into())]);
+    }
+
+    /// Norms with an offset, GeGLU, a scaled embedding, a soft-cap of the logits.
+    #[test]
+    fn gemma2() {
+        trains_alike(
+            "gemma2",
+            &[
+                ("model.architecture", "gemma2".into()),
+                ("model.final_logit_softcapping", 3.0.into()),
+                ("model.tie_word_embeddings", true.into()),
+            ],
+        );
+    }
+}
