@@ -34,7 +34,7 @@ mod exhaustive {
             agree_at(case, 2, &[("parallel.pipeline", 2), ("parallel.virtual_pipeline", 2)]);
         }
         for case in ["biased", "qwen2", "qwen3", "gemma2", "gpt2"] {
-            agree_at(case, 4, &[("parallel.tensor", 4)]);
+            agree_at(case, 4, &[("parallel.tensor", 4), ("train.micro_batch_size", 2)]);
             agree_at(case, 4, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);
         }
         agree_at("tied_z_loss", 4, &[("parallel.tensor", 2), ("parallel.pipeline", 2), ("train.micro_batch_size", 2)]);

@@ -11,10 +11,12 @@ pub struct Bounds {
     pub loss: f64,
     pub grad_norm: f64,
     pub weights: f64,
+    /// The same for the biases of keys.
+    pub key_biases: f64,
 }
 
-const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2 };
-pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15 };
+const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2, key_biases: 2e-2 };
+pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15, key_biases: 0.5 };
 
 /// The cases for layouts: one of five layers with two key/value heads, one of four layers with tied embeddings.
 const LAYOUTS: [&str; 2] = ["parity", "parity_tied"];
@@ -241,6 +243,7 @@ fn layout(ranks: usize, degrees: &[(&str, i64)]) {
 fn at(case: &str, ranks: usize, bounds: &Bounds, degrees: &[(&str, i64)]) {
     println!("{case} on {ranks} ranks: {degrees:?}");
     follows(case, ranks, bounds, |c| {
+        set(c, "train.micro_batch_size", 2);
         degrees.iter().for_each(|(key, degree)| set(c, &format!("parallel.{key}"), *degree));
     });
 }
@@ -288,7 +291,11 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
     assert_eq!(weights.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}");
     for (tensor, want) in &want {
         let off = distance(&weights[tensor], want) / distance(&init[tensor], want);
-        assert!(off < bounds.weights, "{name}: {tensor} is off by {off:.2e} of the distance trained");
+        // A bias of the keys shifts all scores of a query alike, but for the rotation: of its small gradient, rounding
+        // to bf16 is a large part. In f32 it has the bound of all tensors.
+        let of_keys = ["k_proj.bias", "c_attn.bias"].iter().any(|end| tensor.ends_with(end));
+        let most = if of_keys { bounds.key_biases } else { bounds.weights };
+        assert!(off < most, "{name}: {tensor} is off by {off:.2e} of the distance trained");
     }
 }
 
