@@ -16,7 +16,7 @@ pub struct Bounds {
 }
 
 const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2, key_biases: 2e-2 };
-pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15, key_biases: 0.5 };
+pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15, key_biases: 1.0 };
 
 /// The cases for layouts: one of five layers with two key/value heads, one of four layers with tied embeddings.
 const LAYOUTS: [&str; 2] = ["parity", "parity_tied"];
@@ -292,7 +292,8 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
     for (tensor, want) in &want {
         let off = distance(&weights[tensor], want) / distance(&init[tensor], want);
         // A bias of the keys shifts all scores of a query alike, but for the rotation: of its small gradient, rounding
-        // to bf16 is a large part. In f32 it has the bound of all tensors.
+        // to bf16 is a large part. Without a rotation, in GPT-2, it is zero but for rounding, of which AdamW makes
+        // steps of full size. In f32 it has the bound of all tensors.
         let of_keys = ["k_proj.bias", "c_attn.bias"].iter().any(|end| tensor.ends_with(end));
         let most = if of_keys { bounds.key_biases } else { bounds.weights };
         assert!(off < most, "{name}: {tensor} is off by {off:.2e} of the distance trained");
