@@ -31,6 +31,8 @@ use crate::backend::{
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
+use ops::gelu::GeGlu;
+use ops::swiglu::SwiGlu;
 use rank::{
     data, data_mut, expect, expect_heads, expect_rotary, head_params, norm_gradients, params, plain, transposed,
 };
@@ -348,14 +350,14 @@ impl<A: Float> Backend for Cpu<A> {
         let f = gate_up.cols() / 2;
         expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
         let mut y = self.alloc(gate_up.rows(), f);
-        ops::swiglu::swiglu(self.workers("swiglu"), data(gate_up), f, data_mut(&mut y));
+        ops::gated::gated::<A, SwiGlu>(self.workers("swiglu"), data(gate_up), f, data_mut(&mut y));
         self.made("swiglu", &y);
         y
     }
 
     fn swiglu_bwd(&self, dy: &Act<Self>, mut gate_up: Act<Self>) -> Act<Self> {
         expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
-        ops::swiglu::swiglu_bwd(self.workers("swiglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
+        ops::gated::gated_bwd::<A, SwiGlu>(self.workers("swiglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
         self.made("swiglu_bwd", &gate_up);
         gate_up
     }
@@ -364,14 +366,14 @@ impl<A: Float> Backend for Cpu<A> {
         let f = gate_up.cols() / 2;
         expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
         let mut y = self.alloc(gate_up.rows(), f);
-        ops::gelu::geglu(self.workers("geglu"), data(gate_up), f, data_mut(&mut y));
+        ops::gated::gated::<A, GeGlu>(self.workers("geglu"), data(gate_up), f, data_mut(&mut y));
         self.made("geglu", &y);
         y
     }
 
     fn geglu_bwd(&self, dy: &Act<Self>, mut gate_up: Act<Self>) -> Act<Self> {
         expect("[gate | up]", &gate_up, dy.rows(), 2 * dy.cols());
-        ops::gelu::geglu_bwd(self.workers("geglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
+        ops::gated::gated_bwd::<A, GeGlu>(self.workers("geglu_bwd"), data(dy), dy.cols(), data_mut(&mut gate_up));
         self.made("geglu_bwd", &gate_up);
         gate_up
     }

@@ -38,33 +38,33 @@ pub fn level() -> Level {
 /// Defines a function whose body is compiled for each [`Level`] and dispatched. Functions that the body calls must be
 /// `#[inline(always)]`, to be compiled with it.
 macro_rules! vectorized {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident $(<$gen:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?)
+    ($(#[$doc:meta])* $vis:vis fn $name:ident $(<$($gen:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?)
         $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
-        $vis fn $name $(<$gen: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($gen: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body $(<$gen: $bound>)? ($($arg: $ty),*) $(-> $ret)? $body
+            fn body $(<$($gen: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512 $(<$gen: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
-                body $(::<$gen>)? ($($arg),*)
+            fn avx512 $(<$($gen: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                body $(::<$($gen),+>)? ($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2 $(<$gen: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
-                body $(::<$gen>)? ($($arg),*)
+            fn avx2 $(<$($gen: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                body $(::<$($gen),+>)? ($($arg),*)
             }
 
             match $crate::cpu::simd::level() {
                 // SAFETY: `level` found the features that the function is compiled for.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Level::Avx512 => unsafe { avx512 $(::<$gen>)? ($($arg),*) },
+                $crate::cpu::simd::Level::Avx512 => unsafe { avx512 $(::<$($gen),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Level::Avx2 => unsafe { avx2 $(::<$gen>)? ($($arg),*) },
-                _ => body $(::<$gen>)? ($($arg),*),
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2 $(::<$($gen),+>)? ($($arg),*) },
+                _ => body $(::<$($gen),+>)? ($($arg),*),
             }
         }
     };

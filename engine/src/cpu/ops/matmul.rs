@@ -191,13 +191,13 @@ pub fn matmul<A: Float>(
     }
 }
 
-/// What the sums of a product begin with.
+/// The initial value of a product's sums.
 #[derive(Clone, Copy)]
 enum Start<'a, A> {
     Zero,
     /// One number for each column.
     Bias(&'a [A]),
-    /// What the output holds.
+    /// The output, to which the product is added.
     Output,
 }
 

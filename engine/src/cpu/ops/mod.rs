@@ -8,6 +8,7 @@ pub mod bias;
 pub mod checksum;
 pub mod elementwise;
 pub mod embed;
+pub mod gated;
 pub mod gelu;
 pub mod judge;
 pub mod layernorm;
