@@ -124,8 +124,8 @@ pub(crate) struct Matrix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub product: Product,
-    /// The alignment of a, b and out in bytes, at most [`ALIGNED`]. The library is told of none for the bias, which is
-    /// read with the columns of out: that of out is the less of both.
+    /// The alignment of a, b and out in bytes, at most [`ALIGNED`]. The library has no setting for the alignment of a
+    /// bias. It is read with the columns of out, so the alignment of out is the smaller one of the two.
     pub align: [u32; 3],
 }
 

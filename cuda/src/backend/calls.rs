@@ -1,4 +1,5 @@
-//! What the `Backend` methods share: the machine, views and scratch of tensors, and the arguments of ops.
+//! Helpers of the `Backend` methods: they give access to the machine, make views and scratch of tensors, and build the
+//! arguments of ops.
 
 use super::Cuda;
 use crate::blas::{Form, Product};

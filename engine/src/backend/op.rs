@@ -8,7 +8,8 @@ use super::{Heads, Scratch};
 pub enum Work {
     /// A matrix product `[m, n, k]`.
     Product(Form),
-    /// Causal attention `[T, s, H d]` with this number of matrix products, each over the unmasked half of the scores.
+    /// Causal attention `[T, s, c]` with this number of matrix products, each over the unmasked half of the scores; c
+    /// is H d, or more with a soft-cap ([`Heads::timed_cols`]).
     Attention { products: f64 },
     /// A memory-bound elementwise or row-wise op: for each element it moves `acts` activations and `bytes` further
     /// bytes.
@@ -58,12 +59,12 @@ pub enum Operands {
 }
 
 impl Operands {
-    /// `[m, n, k]` of a product, `[T, s, H d]` of attention, else rows, columns and 1.
+    /// `[m, n, k]` of a product, `[T, s, c]` of attention, else rows, columns and 1.
     pub fn sizes(self) -> [usize; 3] {
         match self {
             Operands::Matrix(rows, cols) => [rows, cols, 1],
             Operands::Product(sizes) => sizes,
-            Operands::Heads(rows, h) => [rows, h.span, h.out_cols()],
+            Operands::Heads(rows, h) => [rows, h.span, h.timed_cols()],
             Operands::Packed(rows, h) => [rows, h.qkv_cols(), 1],
         }
     }
@@ -233,6 +234,11 @@ mod tests {
         // per score.
         assert_eq!(Op::Attention.flops([16, 16, 3]), 2.0 * 2.0 * 3.0 * 128.0);
         assert_eq!(Op::AttentionBwd.flops([16, 16, 3]), 2.5 * Op::Attention.flops([16, 16, 3]));
+        // A window sees fewer positions, and a soft-cap takes the time of 64 more columns a head.
+        let full = Heads::full(4, 2, 128, 64);
+        let sizes = |h| Operands::Heads(64, h).sizes();
+        assert_eq!(sizes(full), [64, 64, 512]);
+        assert_eq!(sizes(Heads { span: 30, cap: Some(50.0), ..full }), [64, 30, 768]);
         // x and r are read, h and y written.
         assert_eq!(Op::AddRmsnorm.bytes([10, 10, 1], 2), 4.0 * 2.0 * 100.0);
         // [gate | up] of 10 columns each: both read, one written.

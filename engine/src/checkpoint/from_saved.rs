@@ -47,6 +47,17 @@ impl FromSaved {
         self.parameters() * bytes_of(self.dtype)
     }
 
+    /// A remark on what transformers computes otherwise from the files.
+    pub fn note(&self) -> Option<String> {
+        let scale = self.model.embedding_scale;
+        (scale != 1.0).then(|| {
+            format!(
+                "config.json has embedding_scale = {scale}, which transformers does not read: it computes another \
+                 model from these files, unless the rows of the embedding are multiplied by that factor"
+            )
+        })
+    }
+
     /// Writes the directory `to`, whole or not at all: see [`export()`]. `progress` gets the number of bytes of weights
     /// just written.
     pub fn write(&self, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {

@@ -46,8 +46,8 @@ impl HuggingFace {
     /// Opens the files and checks that they fit the model: every tensor is present with the right shape and a supported
     /// dtype, and there are no other tensors.
     ///
-    /// Older versions of transformers also wrote rotary frequencies, which are ignored. A tied model may hold its
-    /// shared weight as the embedding, as `lm_head.weight`, or as both if they are equal.
+    /// Older versions of transformers also wrote buffers (rotary frequencies, causal masks), which are ignored. A tied
+    /// model may hold its shared weight as the embedding, as `lm_head.weight`, or as both if they are equal.
     pub fn open(dir: &Path, model: &Model) -> Result<HuggingFace> {
         let mut files = HuggingFace::open_files(dir)?;
         let has = |name: &str| files.file_of.contains_key(name);
@@ -95,9 +95,7 @@ impl HuggingFace {
         let specs: Vec<TensorSpec> = file_tensors(model).into_iter().map(|file| file.spec).collect();
         let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
-            // Buffers that are not weights: rotary frequencies, and GPT-2's causal masks.
-            let buffer =
-                ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
+            let buffer = model.tensor_names().buffers.iter().any(|end| name.ends_with(end));
             let ignored = buffer || (tied_head && name == HEAD);
             ignored || specs.iter().any(|spec| spec.name == name)
         };

@@ -192,7 +192,7 @@ params!(
     /// A norm over the hidden size, `[1, D]` each.
     Norm {
         weight, ;
-        /// Of LayerNorm; RMSNorm has none.
+        /// LayerNorm has a bias, RMSNorm has none.
         bias?, ; ;
     }
 );

@@ -101,11 +101,11 @@ impl FileTensor {
             if part.stored.is_none() {
                 return read(part, rect, out);
             }
-            let [features, transposed] = [part.dims[0], usize::from(part.is_transposed())];
-            // A vector is one row of the file's, a matrix has the file's rows as its columns.
-            let wanted = match transposed {
-                1 => Rect { rows: 0..features, cols: rect.rows.clone() },
-                _ => Rect { rows: 0..1, cols: 0..features },
+            let features = part.dims[0];
+            // A matrix has the file's rows as its columns; a vector is one row, as in the file.
+            let wanted = match part.is_transposed() {
+                true => Rect { rows: 0..features, cols: rect.rows.clone() },
+                false => Rect { rows: 0..1, cols: 0..features },
             };
             let mut values = vec![0.0; wanted.len()];
             read(part, &wanted, &mut values)?;

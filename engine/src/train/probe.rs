@@ -117,3 +117,37 @@ fn gradients<B: Backend>(
 fn start(tensor: &TensorSpec, rect: &Rect) -> usize {
     rect.rows.start * tensor.shape()[1] + rect.cols.start
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+    use crate::model::init;
+
+    /// The logits are those of the loss, also behind a soft-cap, and labels that do not count are left out.
+    #[test]
+    fn the_loss_is_the_cross_entropy_of_the_logits() {
+        let tiny = Model::tiny();
+        let capped = Model { final_logit_softcapping: Some(0.05), initializer_range: 0.3, ..tiny.clone() };
+        let (seq, ids) = (4, vec![3, 1, 4, 1, 5, 9, 2, 6]);
+        let labels = ids.iter().map(|&id| Some(id).filter(|id| *id != 4)).collect();
+        let of = Sequences { seq, ids, labels };
+        for model in [tiny, capped] {
+            let probed = probe(Cpu::<f32>::new(1), &model, &of, |tensor, rect, out| {
+                init::fill(&model, 5, tensor, rect, out);
+                Ok(())
+            });
+            let Probed { loss, logits, gradients } = probed.unwrap();
+            let batch = of.micro_batch();
+            let of_row = |(row, logits): (usize, &[f32])| {
+                let z = logits.iter().map(|x| (*x as f64).exp()).sum::<f64>().ln();
+                batch.weights[row] as f64 * (z - logits[batch.targets[row] as usize] as f64)
+            };
+            let sum: f64 = logits.chunks(model.vocab_size).enumerate().map(of_row).sum();
+            let counted = batch.weights.iter().sum::<f32>();
+            assert_eq!(counted, 5.0);
+            assert!((sum / counted as f64 - loss).abs() < 1e-6, "{loss}, not {}", sum / counted as f64);
+            assert_eq!(gradients.len(), file_tensors(&model).len());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! `checkpoint`: imports, exports and expands Hugging Face checkpoints, and inspects and verifies a run's own.
 
 use super::expand_vocab;
-use crate::output::or_broken_pipe;
+use crate::output::{or_broken_pipe, to_stderr};
 use crate::progress::Bytes;
 use crate::run_dir::RunDir;
 use clap::{Subcommand, ValueEnum};
@@ -125,6 +125,9 @@ fn export(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<()> {
         bar.at(done);
     })?;
     bar.finish();
+    if let Some(note) = export.note() {
+        to_stderr(&format!("note: {}: {note}", to.display()));
+    }
     or_broken_pipe(writeln!(
         std::io::stdout(),
         "{}: {} parameters in {} after step {}",

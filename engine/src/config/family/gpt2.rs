@@ -45,6 +45,7 @@ pub const GPT2: Family = Family {
         qkv: ["attn.c_attn.q", "attn.c_attn.k", "attn.c_attn.v"],
         qkv_together: Some("attn.c_attn"),
         transposed: true,
+        buffers: &[".attn.bias", ".attn.masked_bias"],
         head_norms: ["", ""],
         out: "attn.c_proj",
         up: &["mlp.c_fc"],

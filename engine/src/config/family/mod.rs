@@ -96,6 +96,8 @@ pub struct TensorNames {
     pub qkv_together: Option<&'static str>,
     /// Whether the file has the layers' matrices `[in, out]`.
     pub transposed: bool,
+    /// Endings of tensors that older files have beside the weights, and that are not read.
+    pub buffers: &'static [&'static str],
     pub head_norms: [&'static str; 2],
     pub out: &'static str,
     /// The gate and the values, or the values alone.
@@ -124,6 +126,7 @@ const LLAMA_NAMES: TensorNames = TensorNames {
     qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     qkv_together: None,
     transposed: false,
+    buffers: &["rotary_emb.inv_freq"],
     head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
     out: "self_attn.o_proj",
     up: &["mlp.gate_proj", "mlp.up_proj"],

@@ -152,7 +152,6 @@ fn biases_of_llama_and_qwen3_follow_attention_bias() {
     assert!(read(&with(FIVE, json!({ "mlp_bias": true }))).unwrap().layer(0).biases.mlp);
 }
 
-/// Families other than Llama do not need heads that are together as wide as the model.
 #[test]
 fn rotary_tables_by_kind_of_layer_are_read_if_they_agree() {
     let one = json!({ "rope_type": "default", "rope_theta": 5e4 });
