@@ -39,6 +39,18 @@ mod exhaustive {
         let Outcome { stdout, .. } = dry_run("swallow-7b.toml", &["--ranks", "128"]).succeeded();
         assert!(stdout.contains("128 ranks"), "{stdout}");
     }
+
+    /// The layouts of the families' files are for nodes of A100 with 40 GB.
+    #[test]
+    fn every_family_fits_a100_of_40_gb() {
+        let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/clusters/abci-a100-40.toml");
+        let files =
+            ["swallow-ms-7b", "qwen2.5-7b", "qwen3-8b", "gemma-2-9b", "llm-jp-3-13b", "llm-jp-4-8b", "llm-jp-13b-v1"];
+        for name in files {
+            let Outcome { stdout, .. } = dry_run(&format!("{name}.toml"), &["--cluster", cluster]).succeeded();
+            assert!(stdout.contains("GiB of the 39.50 GiB of a GPU are left"), "{name}: {stdout}");
+        }
+    }
 }
 
 /// The dry run follows the backend that the configuration names, on the GPU that the cluster's file names.
