@@ -8,7 +8,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::common::{Case, Outcome, checkout, engine, finish, metrics, program, set, write_config, write_tokens};
+use crate::common::{
+    Case, Outcome, checkout, engine, finish, metrics, mpirun_alone, program, set, write_config, write_tokens,
+};
 
 /// Two ranks that split the data.
 const DATA: &str = "parallel.order=tp-cp-ep-dp-pp";
@@ -59,9 +61,7 @@ impl Ranks {
     /// Trains on two ranks: each with variables of its own and a program.
     fn start(&self, ranks: [(&[&str], &Path); 2], args: &[&str]) -> Outcome {
         let config = write_config(self.tmp.path(), "config.toml", &self.config);
-        let mut command = Command::new("mpirun");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.arg("--oversubscribe");
+        let mut command = mpirun_alone();
         for (name, (variables, program)) in ["first", "second"].into_iter().zip(ranks) {
             command.args([":"].iter().skip(usize::from(name == "first"))).args(["-n", "1", "--wdir"]);
             command.arg(self.path(name)).arg("env").args(variables).arg(program).args(["train", "--config"]);
@@ -199,8 +199,7 @@ fn ranks_do_not_evaluate_different_models() {
         std::fs::write(ranks.path(rank).join("a.txt"), "Once upon a time.<|endoftext|>There was a cat.").unwrap();
     }
     let evaluate = || {
-        let mut command = Command::new("mpirun");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").arg("--oversubscribe");
+        let mut command = mpirun_alone();
         for rank in ["first", "second"] {
             command.args([":"].iter().skip(usize::from(rank == "first"))).args(["-n", "1", "--wdir"]);
             command.arg(ranks.path(rank)).arg(program()).args(["evaluate", "--model", "init", "--text", "a.txt"]);

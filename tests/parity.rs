@@ -19,11 +19,12 @@ mod exhaustive {
 
     #[test]
     fn representative_layouts_agree() {
-        for model in MODELS {
-            let outcome = parity(model, &["--verbose"]).succeeded();
+        // Eight ranks have twice as many layouts as four, and the second model differs by few ops.
+        for (model, ranks, expected) in [(MODELS[0], "8", 12..40), (MODELS[1], "4", 8..20)] {
+            let outcome = parity(model, &["--verbose", "--ranks", ranks]).succeeded();
             println!("{}", outcome.stdout);
             let agree = lines(&outcome, "agrees").len();
-            assert!((12..40).contains(&agree), "{agree} layouts");
+            assert!(expected.contains(&agree), "{agree} layouts");
             assert!(outcome.stdout.contains(&format!("{agree} of {agree} layouts train like one rank")));
             // One stage cannot interleave, and four layers are not enough for eight chunks.
             let skipped =

@@ -71,11 +71,8 @@ fn and(mut layout: Vec<(&'static str, Toml)>, key: &'static str, value: impl Int
 }
 
 #[test]
-fn tensor_pipeline_and_data_parallel() {
-    let alone = Alone::with(&[]);
-    for (name, ranks, layout) in [("dp2", 2, degrees(1, 1, 1)), ("tp2-pp2", 4, degrees(2, 2, 1))] {
-        alone.trains_like(name, ranks, &layout);
-    }
+fn tensor_and_pipeline_parallel() {
+    Alone::with(&[]).trains_like("tp2-pp2", 4, &degrees(2, 2, 1));
 }
 
 mod exhaustive {
@@ -87,7 +84,6 @@ mod exhaustive {
         let plain = and(degrees(2, 1, 1), "parallel.sequence_parallel", false);
         let whole = and(degrees(1, 1, 1), "parallel.distributed_optimizer", false);
         for (name, ranks, layout) in [
-            ("tp2", 2, degrees(2, 1, 1)),
             ("tp2-rows-held", 2, plain),
             ("pp2", 2, degrees(1, 2, 1)),
             ("dp2-whole", 2, whole),

@@ -9,7 +9,7 @@
 
 namespace emu {
 
-thread_local Machine* machine = nullptr;
+constinit thread_local Machine* machine = nullptr;
 
 namespace {
 constexpr size_t STACK = 64 << 10;

@@ -17,6 +17,18 @@ float half_of(uint32_t pair, int i) {
 // The eight columns of b and of c.
 using Row = float __attribute__((vector_size(32)));
 
+// All sums of a row at once, each in the order of k.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+void add_products(Row* sums, const float (*a)[16], const Row* b) {
+    for (uint32_t row = 0; row < 16; row++) {
+        Row sum = sums[row];
+        for (uint32_t k = 0; k < 16; k++) sum += a[row][k] * b[k];
+        sums[row] = sum;
+    }
+}
+
 struct Warp {
     uint32_t first;
     WarpOp& op(uint32_t lane) { return *machine->threads[first + lane].op; }
@@ -69,10 +81,7 @@ struct Warp {
                 sums[g + 8][t + i] = o.c[2 + i];
             }
         }
-        // All sums of a row at once, each in the order of k.
-        for (uint32_t row = 0; row < 16; row++) {
-            for (uint32_t k = 0; k < 16; k++) sums[row] += a[row][k] * b[k];
-        }
+        add_products(sums, a, b);
         for (uint32_t l = 0; l < 32; l++) {
             for (uint32_t e = 0; e < 4; e++) op(l).c[e] = sums[l / 4 + e / 2 * 8][l % 4 * 2 + e % 2];
         }

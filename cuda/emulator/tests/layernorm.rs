@@ -31,6 +31,12 @@ const KINDS: [(f32, f32); 4] = [(1.0, 0.0), (1e-6, 1.0), (1e6, -1.0), (1.0, 20.0
 const EPS: f32 = 1e-5;
 const NAN: bf16 = bf16::NAN;
 
+/// Every shape with every kind; one kind for each of the widest, which take most of the time.
+fn shapes_and_kinds() -> impl Iterator<Item = ((usize, usize), (f32, f32))> {
+    let kinds = |at, d| if d < 4096 { &KINDS[..] } else { &KINDS[at % KINDS.len()..][..1] };
+    SHAPES.iter().enumerate().flat_map(move |(at, &shape)| kinds(at, shape.1).iter().map(move |&kind| (shape, kind)))
+}
+
 /// x, dy, dres, w and bias of a shape.
 fn inputs(rows: usize, d: usize, (scale, mean): (f32, f32)) -> [Vec<bf16>; 5] {
     let mut random = Random::new((rows * 37 + d) as u64);
@@ -50,7 +56,7 @@ fn on_cpu<A: Float>(cpu: &Cpu<A>, [x, w, bias]: [&[bf16]; 3]) -> (Vec<A>, Vec<f3
 #[test]
 fn forward_and_statistics() {
     let (cpu, judge) = cpus();
-    for ((rows, d), kind) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
+    for ((rows, d), kind) in shapes_and_kinds() {
         let [x, _, _, w, bias] = inputs(rows, d, kind);
         let (plain, stats) = on_cpu(&cpu, [&x, &w, &bias]);
         let (exact, _) = on_cpu(&judge, [&x, &w, &bias]);
@@ -72,7 +78,7 @@ fn forward_and_statistics() {
 #[test]
 fn backward_with_and_without_the_residual() {
     let (cpu, judge) = cpus();
-    for ((rows, d), kind) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
+    for ((rows, d), kind) in shapes_and_kinds() {
         let [x, dy, dres, w, bias] = inputs(rows, d, kind);
         let (_, stats) = on_cpu(&cpu, [&x, &w, &bias]);
         let before = [1, 2].map(|seed| Random::new(seed).f32(d, 1.0));

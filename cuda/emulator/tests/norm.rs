@@ -29,6 +29,12 @@ const KINDS: [(f32, f32); 4] = [(1.0, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 1.0)]
 const EPS: f32 = 1e-5;
 const NAN: bf16 = bf16::NAN;
 
+/// Every shape with every kind; one kind for each of the widest, which take most of the time.
+fn shapes_and_kinds() -> impl Iterator<Item = ((usize, usize), (f32, f32))> {
+    let kinds = |at, d| if d < 4096 { &KINDS[..] } else { &KINDS[at % KINDS.len()..][..1] };
+    SHAPES.iter().enumerate().flat_map(move |(at, &shape)| kinds(at, shape.1).iter().map(move |&kind| (shape, kind)))
+}
+
 /// x, r or dy, dres, and w of a shape.
 fn inputs(rows: usize, d: usize, scale: f32) -> [Vec<bf16>; 4] {
     let mut random = Random::new((rows * 31 + d) as u64);
@@ -43,7 +49,7 @@ fn rms<B: Backend>(w: &Act<B>, offset: f32) -> Rms<'_, B> {
 #[test]
 fn forward_and_again() {
     let (cpu, judge) = cpus();
-    for ((rows, d), (scale, offset)) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
+    for ((rows, d), (scale, offset)) in shapes_and_kinds() {
         let [x, _, _, w] = inputs(rows, d, scale);
         let (on_cpu, w_on_cpu) = (act(&cpu, &x, rows, d), act(&cpu, &w, 1, d));
         let (plain, plain_rstd) = cpu.rmsnorm(&on_cpu, rms(&w_on_cpu, offset));
@@ -88,7 +94,7 @@ fn forward_with_the_residual() {
 #[test]
 fn backward_with_and_without_the_residual() {
     let (cpu, judge) = cpus();
-    for ((rows, d), (scale, offset)) in SHAPES.into_iter().flat_map(|s| KINDS.map(|x| (s, x))) {
+    for ((rows, d), (scale, offset)) in shapes_and_kinds() {
         let [x, dy, dres, w] = inputs(rows, d, scale);
         let (_, rstd) = cpu.rmsnorm(&act(&cpu, &x, rows, d), rms(&act(&cpu, &w, 1, d), offset));
         let (rstd, before) = (cpu.download(&rstd), Random::new(1).f32(d, 1.0));
