@@ -1,6 +1,6 @@
 //! The program's `parity` command, on the models made for it: every layout trains as one rank does.
 
-use crate::common::{Outcome, engine, finish, mpirun};
+use crate::common::{Case, Outcome, engine, finish, mpirun, write_config};
 
 /// One model has nine layers, enough for every layout; the other has four, and tied embeddings.
 const MODELS: [&str; 2] = ["configs/parity.toml", "configs/parity-tied.toml"];
@@ -33,6 +33,15 @@ mod exhaustive {
             assert!(!outcome.stdout.contains(".toml"), "the layouts are in no file: {}", outcome.stdout);
             assert_eq!(skipped("more chunks than model.num_hidden_layers"), model == MODELS[1]);
         }
+    }
+
+    /// The biases of its keys are rounding alone.
+    #[test]
+    fn layouts_of_a_gpt2_agree() {
+        let (case, tmp) = (Case::open("gpt2"), tempfile::tempdir().unwrap());
+        let config = write_config(tmp.path(), "config.toml", &case.config(&tmp.path().join("run")));
+        let outcome = parity(config.to_str().unwrap(), &["--ranks", "4"]).succeeded();
+        assert!(lines(&outcome, "agrees").len() > 5, "{}", outcome.stdout);
     }
 
     /// A learning rate that diverges magnifies the rounding of a sum until no layout has the losses of another.

@@ -11,7 +11,7 @@ DEVICE float share(float x) { return fast_rcp(1.0f + fast_exp2(x * fmadd(EXPONEN
 
 DEVICE float value(float x) { return x * share(x); }
 
-// gelu(x) and gelu'(x). s (1 - s) is multiplied first: where it is 0, so is the product, however large x is.
+// gelu(x) and gelu'(x). s (1 - s) is multiplied first: where it is 0, so is the product, while x^2 is finite.
 struct Both {
     float value, slope;
 };

@@ -18,7 +18,7 @@ pub fn refusal(shape: Shape) -> Option<String> {
         return Some(format!("model.head_dim = {head_dim}: attention on CUDA supports {dims}"));
     }
     if hidden_size > NORM_COLUMNS {
-        return Some(format!("model.hidden_size = {hidden_size}: RMSNorm on CUDA supports up to {NORM_COLUMNS}"));
+        return Some(format!("model.hidden_size = {hidden_size}: norms on CUDA support up to {NORM_COLUMNS}"));
     }
     None
 }
@@ -37,6 +37,6 @@ mod tests {
             let said = said(head_dim, 4096).unwrap();
             assert!(said.contains(&format!("head_dim = {head_dim}: ")) && said.ends_with("64, 128 and 256"), "{said}");
         }
-        assert!(said(64, NORM_COLUMNS + 1).unwrap().contains("16385: RMSNorm on CUDA supports up to 16384"));
+        assert!(said(64, NORM_COLUMNS + 1).unwrap().contains("16385: norms on CUDA support up to 16384"));
     }
 }

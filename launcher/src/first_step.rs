@@ -33,9 +33,9 @@ fn finding(loss: f64, tokens: u64, vocabulary: usize) -> Option<String> {
     (tokens > 0 && loss >= guessing).then(|| {
         format!(
             "the loss of the loaded model is {loss:.4}, no better than guessing among {vocabulary} tokens, \
-             {guessing:.4}: likely causes are data of another tokenizer, weights that do not fit model.rope_theta or \
-             model.rope_scaling, or a checkpoint that was never trained; `swallow-engine compare` compares the model \
-             with another program's numbers"
+             {guessing:.4}: likely causes are data of another tokenizer, weights that do not fit [model] \
+             (rope_theta and rope_scaling, where it has them), or a checkpoint that was never trained; \
+             `swallow-engine compare` compares the model with another program's numbers"
         )
     })
 }

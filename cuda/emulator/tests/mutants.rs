@@ -64,6 +64,12 @@ fn the_list_covers_every_file_of_kernels() {
     let missing = cuda::kernels::FILES.iter().filter(|f| !files.contains(f.name)).map(|f| f.name);
     assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "no bug is planted there");
     mutants.iter().for_each(|mutant| _ = kernels.with(mutant));
+    // A test that was renamed would see nothing.
+    let list = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
+    let names = String::from_utf8(list.stdout).unwrap();
+    let gone =
+        mutants.iter().map(|mutant| &mutant.tests).filter(|tests| !names.lines().any(|name| name.contains(*tests)));
+    assert_eq!(gone.collect::<Vec<_>>(), [""; 0], "there are no such tests");
 }
 
 mod campaign {

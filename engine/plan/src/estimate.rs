@@ -1,6 +1,7 @@
 //! A step and its memory in closed form, accurate enough to leave out layouts that cannot be among the best.
 
-use engine::config::{Achieved, Axis, Cluster, Config, Overlap, Recompute};
+use engine::backend::Heads;
+use engine::config::{Achieved, Axis, Cluster, Config, Layer, Model, Overlap, Recompute};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::layers_of_chunks;
 use engine::layout::split::Costs;
@@ -55,16 +56,17 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     let work = passes * layers * flops::layer_flops(model, train.seq_length) + flops::head_flops(model);
     // Attention achieves less than products do, its backward pass has five products instead of the four that count, and
     // gradient sums are read and written.
-    let product = (model.num_attention_heads * model.head_dim * train.seq_length) as f64 * layers;
+    let [counted, timed] = products(model, train.seq_length);
     let forward = (3.0 * passes - 2.0) * 2.0 / r.attention_tflops;
-    let slower = product * (forward + 5.0 / r.attention_backward_tflops - 6.0 * passes / r.matmul_tflops) / 1e12;
+    let attention = timed * (forward + 5.0 / r.attention_backward_tflops);
+    let slower = (attention - counted * 6.0 * passes / r.matmul_tflops) / 1e12;
     let sums = 4.0 * flops::parameters(model) as f64 / (r.memory_gb_s * 1e9);
     let compute = work * tokens / (r.matmul_tflops * 1e12) + slower * tokens + sums;
     // Norms, rotary and SwiGLU move about 40 h + 16 f bytes a token and layer, and recomputation adds to that.
-    let inner = model.intermediate_size as f64;
-    let again = if train.recompute == Recompute::None { 0.0 } else { 8.0 * hidden + 6.0 * inner };
+    let (inner, gated) = (model.intermediate_size as f64, model.activation().products() as f64);
+    let again = if train.recompute == Recompute::None { 0.0 } else { 8.0 * hidden + (2.0 + 2.0 * gated) * inner };
     let software = &cluster.software;
-    let moved = (40.0 * hidden + 16.0 * inner + again) * tokens * layers * software.elementwise;
+    let moved = (40.0 * hidden + (4.0 + 6.0 * gated) * inner + again) * tokens * layers * software.elementwise;
     let logits = software.logit_bytes.max(6.0) * tokens * model.vocab_size as f64;
     let elementwise = (moved + logits) / (r.memory_gb_s * 1e9);
     // Ten all-gathers and reduce-scatters of [T, h] a layer, half of their time overlapped.
@@ -73,6 +75,15 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     let collectives = if t > 1.0 { exposed * layers * one } else { 0.0 };
     let host = software.layer_ms / 1e3 * layers + if stages > 1.0 { software.wait_ms / 1e3 * stages } else { 0.0 };
     (((compute + elementwise) / t + host) / software.efficiency + collectives) / stages + messages(config, stages, r)
+}
+
+/// Multiply-adds of `q k^T` of all layers for a token, for the positions that are attended to, twice: those that FLOPs
+/// count, and those that take attention's time.
+fn products(model: &Model, seq: usize) -> [f64; 2] {
+    let heads = Heads::full(model.num_attention_heads, model.num_key_value_heads, model.head_dim, seq);
+    let heads = Heads { cap: model.attn_logit_softcapping.map(|cap| cap as f32), ..heads };
+    let seen: f64 = model.layers().map(|layer| layer.attention.span(seq) as f64).sum();
+    [heads.out_cols(), heads.timed_cols()].map(|cols| cols as f64 * seen)
 }
 
 /// The exposed time of a micro-batch's messages: a few percent of their duration, for every chunk.
@@ -87,14 +98,26 @@ fn messages(config: &Config, stages: f64, r: &Achieved) -> f64 {
 /// activations of all layers for one micro-batch; a little more with several chunks.
 fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
     let (model, p) = (&config.model, &config.parallel);
-    let (hidden, inner) = (model.hidden_size as f64, model.intermediate_size as f64);
-    let kv = (model.num_key_value_heads * model.head_dim) as f64;
-    let row = match config.train.recompute {
-        Recompute::None => 12.0 * hidden + 4.0 * kv + 6.0 * inner,
-        Recompute::Selective => 8.0 * hidden + 4.0 * kv + 4.0 * inner,
-        Recompute::Full => 2.0 * hidden,
-    };
+    let rows: f64 = model.layers().map(|layer| kept(model, layer, config.train.recompute)).sum();
     let tokens = (config.train.micro_batch_size * config.train.seq_length) as f64;
     let chunks = if p.virtual_pipeline > 1 { 1.0 + (stages - 1.0) / (stages * p.virtual_pipeline as f64) } else { 1.0 };
-    row * tokens * model.num_hidden_layers as f64 / p.tensor as f64 * chunks * n_mbs.min(stages) / stages
+    rows * tokens / p.tensor as f64 * chunks * n_mbs.min(stages) / stages
+}
+
+/// Bytes that a layer keeps of a row for its backward pass: its input and the sum after attention, the outputs of both
+/// norms, q, k and v, attention's output, the MLP's products and their activation, in bf16; norms after attention and
+/// the MLP keep their inputs, norms of heads theirs.
+fn kept(model: &Model, layer: Layer, recompute: Recompute) -> f64 {
+    let (hidden, inner) = (model.hidden_size, layer.mlp.intermediate_size);
+    let (out, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
+    let qkv = out + 2 * kv;
+    let post_norms = if layer.post_norms { 2 * hidden } else { 0 };
+    let always = 2 * hidden + qkv + out + layer.mlp.activation.products() * inner + post_norms;
+    let dropped = 2 * hidden + inner + if layer.head_norms { qkv } else { 0 };
+    let elements = match recompute {
+        Recompute::None => always + dropped,
+        Recompute::Selective => always,
+        Recompute::Full => hidden,
+    };
+    2.0 * elements as f64
 }

@@ -95,6 +95,34 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);
 }
 
+/// The closed form knows the layers of other families: windows, soft-caps, MLPs without a gate, norms of heads.
+#[test]
+fn the_closed_form_is_near_for_every_family() {
+    let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
+    let (achieved, scratch) = (cluster.achieved.as_ref().unwrap(), CpuScratch::<bf16>::new(1));
+    for name in ["swallow-ms-7b", "qwen3-8b", "gemma-2-9b", "llm-jp-13b-v1"] {
+        let config = Config::read(&configs(&format!("{name}.toml")), &[]).unwrap();
+        let ranks = config.parallel.ranks.unwrap();
+        let mesh = config.mesh(ranks).unwrap();
+        let space = SearchSpace { ranks, cluster: &cluster, achieved, limit: usize::MAX, scratch: &scratch };
+        let (one, _) = space.as_it_is::<bf16>(&config, &mesh).unwrap();
+        let near = estimate(&config, &mesh, &cluster, achieved);
+        println!(
+            "{name}: {} s, simulated {} s; {} bytes, planned {}",
+            near.seconds, one.seconds, near.bytes, one.bytes
+        );
+        assert!(
+            (near.seconds / one.seconds - 1.0).abs() < 0.1,
+            "{name}: {} s, simulated {} s",
+            near.seconds,
+            one.seconds
+        );
+        // It leaves out the logits and buffers, so that no layout that fits is left out.
+        let part = near.bytes / one.bytes as f64;
+        assert!((0.75..1.0).contains(&part), "{name}: {} bytes, planned {}", near.bytes, one.bytes);
+    }
+}
+
 /// On few ranks all layouts can be simulated.
 #[test]
 fn the_closed_form_leaves_out_nothing_that_is_faster() {

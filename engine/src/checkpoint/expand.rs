@@ -19,8 +19,9 @@ const BAND: usize = 1 << 20;
 /// Bytes copied at a time.
 const CHUNK: usize = 4 << 20;
 const CONFIG: &str = "config.json";
-/// GPT-2's embedding, with the names of both of its classes.
-const EMBEDDINGS: [&str; 3] = [EMBEDDING, "transformer.wte.weight", "wte.weight"];
+/// GPT-2's embedding, and its name in files of its class without an output layer.
+const GPT2_EMBEDDING: &str = "transformer.wte.weight";
+const EMBEDDINGS: [&str; 3] = [EMBEDDING, GPT2_EMBEDDING, "wte.weight"];
 /// Endings of weights in other formats, which would keep the old vocabulary.
 const WEIGHTS: [&str; 9] = [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".index.json"];
 
@@ -111,7 +112,8 @@ impl<'a> Plan<'a> {
         let grown: Vec<(String, TensorInfo)> =
             names.filter_map(|name| Some((name.to_string(), hf.info(name)?.clone()))).collect();
         let Some((_, first)) = grown.first() else {
-            return refuse(format!("it has no {EMBEDDING}; only models with that embedding are expanded"));
+            let names = EMBEDDINGS.join(" or ");
+            return refuse(format!("it has no {names}; only models with such an embedding are expanded"));
         };
         let &[rows, width] = &first.shape[..] else {
             return refuse(format!("the embedding's shape is {:?}; it must have rows and columns", first.shape));
@@ -159,8 +161,15 @@ impl<'a> Plan<'a> {
 
     /// The name by which the engine initialises a tensor: a tied model may hold its embedding as its head.
     fn initialised_as<'n>(&self, name: &'n str) -> &'n str {
-        let tied = self.config.get("tie_word_embeddings") == Some(&json!(true));
-        if tied && name == HEAD { EMBEDDING } else { name }
+        let gpt2 = self.config.get("model_type") == Some(&json!("gpt2"));
+        // Where the file says nothing, GPT-2's are tied.
+        let tied = self.config.get("tie_word_embeddings").map_or(gpt2, |tied| tied == &json!(true));
+        match name {
+            HEAD if !tied => HEAD,
+            HEAD | GPT2_EMBEDDING | "wte.weight" if gpt2 => GPT2_EMBEDDING,
+            HEAD => EMBEDDING,
+            _ => name,
+        }
     }
 
     fn row(&self, name: &str, row: usize, out: &mut [f32]) -> Result<()> {

@@ -78,12 +78,12 @@ impl FromSaved {
     }
 }
 
-/// The dtype of the model that the run started from, where exports support it.
+/// The dtype of the model that the run started from, where exports support it: f32 if its file names none, as
+/// transformers 4 takes it.
 pub(super) fn dtype_of(source: Option<&Map<String, Value>>) -> Precision {
-    let field = source.and_then(|fields| fields.get("dtype").or(fields.get("torch_dtype")));
-    match field.and_then(|value| value.as_str()) {
-        Some("float32") => Precision::F32,
-        _ => Precision::Bf16,
+    match source.map(hf::dtype_of) {
+        Some(None | Some("float32")) => Precision::F32,
+        Some(Some(_)) | None => Precision::Bf16,
     }
 }
 

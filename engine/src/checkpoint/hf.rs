@@ -107,11 +107,26 @@ impl HuggingFace {
         for (names, what) in [(missing, "missing"), (unexpected, "not part of the model that config.json describes")] {
             if let [first, ..] = names[..] {
                 let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-                return Err(Error::user(format!("{}: {first}{more}: {what}", self.dir.display())));
+                let remedy = self.remedy(first, model);
+                return Err(Error::user(format!("{}: {first}{more}: {what}; {remedy}", self.dir.display())));
             }
         }
         specs.iter().try_for_each(|spec| self.check_tensor(spec))?;
         if tied_head && self.embedding_is_head.is_none() { self.check_tied_head(model) } else { Ok(()) }
+    }
+
+    /// What to do about a tensor that is missing, or that should not be there.
+    fn remedy(&self, name: &str, model: &Model) -> &'static str {
+        let (table, has) = (model.tensor_names().table, |name: &str| self.file_of.contains_key(name));
+        match name {
+            _ if !has(table) && table.split_once('.').is_some_and(|(_, bare)| has(bare)) => {
+                "its tensors are those of the class without an output layer; load it in transformers with \
+                 AutoModelForCausalLM, and save it again"
+            }
+            HEAD => "correct tie_word_embeddings in config.json, or take the checkpoint's other files too",
+            _ if name.ends_with(".bias") => "correct attention_bias or mlp_bias in config.json",
+            _ => "take the config.json that was saved with these tensors, and all of their files",
+        }
     }
 
     fn check_tensor(&self, spec: &TensorSpec) -> Result<()> {

@@ -48,7 +48,11 @@ impl Reference {
             IGNORED => Ok(None),
             label => self.id("labels", label, vocabulary).map(Some),
         };
-        labels.into_iter().map(label).collect()
+        let labels: Vec<_> = labels.into_iter().map(label).collect::<Result<_>>()?;
+        match labels.iter().any(Option::is_some) {
+            true => Ok(labels),
+            false => Err(self.bad("labels", &format!("all are {IGNORED}; there is no loss to compare"))),
+        }
     }
 
     fn id(&self, name: &str, id: i64, vocabulary: usize) -> Result<u32> {

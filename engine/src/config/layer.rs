@@ -128,14 +128,22 @@ impl Model {
         (0..self.num_hidden_layers).map(|l| self.layer(l))
     }
 
-    /// The kind of all norms, the final one too.
+    /// The kind of all norms, the final one too: no family has layers that differ in it.
     pub fn norm_kind(&self) -> NormKind {
-        self.layer(0).norm
+        self.of_all(|layer| layer.norm)
     }
 
     /// The activation of all MLPs.
     pub fn activation(&self) -> Activation {
-        self.layer(0).mlp.activation
+        self.of_all(|layer| layer.mlp.activation)
+    }
+
+    fn of_all<T: PartialEq + std::fmt::Debug>(&self, what: impl Fn(Layer) -> T) -> T {
+        let first = what(self.layer(0));
+        for (l, layer) in self.layers().enumerate() {
+            assert_eq!(what(layer), first, "layer {l} is unlike the first, and the stage has one kind for all");
+        }
+        first
     }
 
     /// The attention of layer `l` by `layer_types`; a layer that is not listed has full attention.
@@ -162,10 +170,11 @@ impl Model {
         eps.expect("every family has one of the two")
     }
 
-    /// The factor of the embedding's output, where there is one.
-    pub fn embedding_factor(&self) -> Option<f64> {
-        let factor = Family::of(self.architecture).embedding_factor.map_or(self.embedding_scale, |factor| factor(self));
-        Some(factor).filter(|&factor| factor != 1.0)
+    /// The factor of the embedding's output, where there is one. That of a family is a tensor of the activations' type
+    /// in transformers, hence `rounded`; that of the key is a number.
+    pub fn embedding_factor(&self, rounded: impl Fn(f32) -> f32) -> Option<f32> {
+        let of_family = Family::of(self.architecture).embedding_factor.map(|factor| rounded(factor(self) as f32));
+        Some(of_family.unwrap_or(self.embedding_scale as f32)).filter(|&factor| factor != 1.0)
     }
 
     /// The names of the model's tensors in a Hugging Face checkpoint.

@@ -3,7 +3,7 @@
 //! field is one line there. It needs a default, which is used for older checkpoints without the field.
 
 use super::document::Document;
-use super::family;
+use super::family::{self, Family};
 use super::layer::LayerType;
 use super::names::{Named, named};
 use super::origins::Origins;
@@ -32,10 +32,12 @@ section! {
         pub hidden_size: usize [InWeights] = need(SIZE).within(1..=WIDEST),
         pub intermediate_size: usize [InWeights] = width_of_mlp(architecture, hidden_size).within(1..=WIDEST),
         pub num_hidden_layers: usize [InWeights] = need(SIZE).within(1..=DEEPEST),
-        // The engine does not need this if head_dim is given, but transformers cannot load such a Llama.
+        // The engine does not need this if head_dim is given, but transformers cannot load such a Llama, and GPT-2 has
+        // no head_dim.
         pub num_attention_heads: usize [InWeights] = need(SIZE).within(1..=WIDEST)
             .must(format!("must divide hidden_size ({hidden_size})"), |&heads| {
-                architecture != Architecture::Llama || hidden_size.is_multiple_of(heads)
+                let free = architecture != Architecture::Llama && architecture.has("head_dim");
+                free || hidden_size.is_multiple_of(heads)
             }),
         pub num_key_value_heads: usize [InWeights] =
             only(architecture, "num_key_value_heads", num_attention_heads).within(1..=WIDEST)
@@ -43,7 +45,9 @@ section! {
                 num_attention_heads.is_multiple_of(heads)
             }),
         pub head_dim: usize [InWeights] = head_dim(architecture, hidden_size, num_attention_heads).within(1..=WIDEST)
-            .must("must be even: the rotary embedding rotates pairs", |dim| dim.is_multiple_of(2))
+            .must("must be even: the rotary embedding rotates pairs", |dim| {
+                dim.is_multiple_of(2) || !architecture.has("rope_theta")
+            })
             .must(format!("num_attention_heads ({num_attention_heads}) x head_dim must be at most {WIDEST}"), |&dim| {
                 (num_attention_heads * dim) as u64 <= WIDEST
             }),
@@ -61,8 +65,7 @@ section! {
         /// Whether Qwen's layers of `layer_types` have a window.
         pub use_sliding_window: bool [InModel] = only(architecture, "use_sliding_window", false),
         /// W: a query attends to itself and to the W - 1 positions before it.
-        pub sliding_window: Option<usize> [InModel] =
-            only(architecture, "sliding_window", None).within(1..=LONGEST),
+        pub sliding_window: Option<usize> [InModel] = window(architecture).within(1..=LONGEST),
         /// The first layers, which have no window where `layer_types` does not say.
         pub max_window_layers: usize [InModel] = only(architecture, "max_window_layers", family::MAX_WINDOW_LAYERS),
         /// The attention of each layer.
@@ -90,9 +93,13 @@ section! {
         /// Soft-cap of the logits.
         pub final_logit_softcapping: Option<f64> [InModel] =
             only(architecture, "final_logit_softcapping", None).soft_cap(),
-        /// Scores are scaled by its -1/2th power; by default by that of head_dim.
-        pub query_pre_attn_scalar: Option<usize> [InModel] =
-            only(architecture, "query_pre_attn_scalar", None).within(1..=WIDEST),
+        /// Scores are scaled by its -1/2th power, and by that of head_dim in families without it.
+        pub query_pre_attn_scalar: Option<usize> [InModel] = only(
+            architecture,
+            "query_pre_attn_scalar",
+            Some(head_dim).filter(|_| architecture.has("query_pre_attn_scalar")),
+        )
+        .within(1..=WIDEST),
         /// The factor of the embedding's output.
         pub embedding_scale: f64 [InModel] = only(architecture, "embedding_scale", 1.0)
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
@@ -131,6 +138,14 @@ fn needed<'r>(architecture: Architecture, key: &'static str, example: &'r str) -
     }
 }
 
+/// Some families cannot do without a window, even where no layer has it.
+fn window<'r>(architecture: Architecture) -> Rule<'r, Option<usize>> {
+    match Family::of(architecture).needs.contains(&"sliding_window") {
+        true => need("sliding_window = 4096 or what the model was trained with; layer_types says which layers have it"),
+        false => only(architecture, "sliding_window", None),
+    }
+}
+
 /// By default all heads together are as wide as the model.
 fn head_dim<'r>(architecture: Architecture, hidden_size: usize, heads: usize) -> Rule<'r, usize> {
     match hidden_size.is_multiple_of(heads) {
@@ -151,10 +166,9 @@ impl LayerTypes {
         match architecture {
             Architecture::Qwen2 | Architecture::Qwen3 => LayerTypes((0..layers).map(kind).collect()),
             // Even layers slide.
-            Architecture::Gemma2 if window.is_some() => {
+            Architecture::Gemma2 => {
                 LayerTypes((0..layers).map(|l| if l % 2 == 0 { LayerType::Sliding } else { LayerType::Full }).collect())
             }
-            Architecture::Gemma2 => LayerTypes(vec![LayerType::Full; layers]),
             Architecture::Llama | Architecture::Mistral | Architecture::Gpt2 => LayerTypes(Vec::new()),
         }
     }

@@ -56,11 +56,12 @@ pub enum Init {
     Ones,
 }
 
-/// One tensor of the model, under its name in a Hugging Face checkpoint.
+/// One tensor of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
+    /// Its name in a Hugging Face checkpoint; where `stored` says that the file has another form, a name beside it.
     pub name: String,
-    /// One to three dimensions, as in the file.
+    /// One to three dimensions. Matrices are `[out, in]`, as `torch.nn.Linear` has them.
     pub dims: Vec<usize>,
     pub tp_shard: TpShard,
     pub update: Update,

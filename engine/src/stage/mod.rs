@@ -310,7 +310,7 @@ impl<B: Backend> Shared<B> {
             region,
             norms: norm::Norms { kind: model.norm_kind(), eps: model.norm_eps() as f32 },
             activation: model.activation(),
-            embedding_scale: model.embedding_factor().map(|factor| b.rounded(factor as f32)),
+            embedding_scale: model.embedding_factor(|factor| b.rounded(factor)),
             vocab_start: self.vocab_start,
             positions_start: self.positions_start,
         }

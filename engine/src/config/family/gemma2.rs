@@ -16,6 +16,7 @@ pub const GEMMA2: Family = Family {
         "query_pre_attn_scalar",
     ],
     lacks: &[],
+    needs: &["sliding_window"],
     names: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(8192)),

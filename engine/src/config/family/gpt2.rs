@@ -9,6 +9,7 @@ pub const GPT2: Family = Family {
     class: "GPT2LMHeadModel",
     has: &["layer_norm_epsilon"],
     lacks: &["num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "rms_norm_eps"],
+    needs: &[],
     names: &[
         ("hidden_size", "n_embd"),
         ("intermediate_size", "n_inner"),

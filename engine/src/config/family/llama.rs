@@ -7,6 +7,7 @@ pub const LLAMA: Family = Family {
     class: "LlamaForCausalLM",
     has: &["attention_bias", "mlp_bias", "embedding_scale"],
     lacks: &[],
+    needs: &[],
     names: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(2048)),

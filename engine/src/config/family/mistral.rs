@@ -9,6 +9,7 @@ pub const MISTRAL: Family = Family {
     class: "MistralForCausalLM",
     has: &["sliding_window", "embedding_scale"],
     lacks: &[],
+    needs: &[],
     names: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(131_072)),
@@ -17,7 +18,10 @@ pub const MISTRAL: Family = Family {
         ("num_key_value_heads", Toml::Integer(8)),
         ("sliding_window", Toml::Integer(4096)),
     ],
-    fixed: || vec![OneForm::silu()],
+    fixed: || {
+        let types = "transformers loads a Mistral with this key as a Ministral, which is not supported; remove it";
+        vec![OneForm::silu(), OneForm::new("layer_types", [], types)]
+    },
     tensors: LLAMA_NAMES,
     layer: |m, _| Layer {
         attention: m.sliding_window.map_or(AttentionKind::Full, AttentionKind::Window),

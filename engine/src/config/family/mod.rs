@@ -25,6 +25,8 @@ pub struct Family {
     pub has: &'static [&'static str],
     /// The other keys of `[model]` that its models do not have.
     pub lacks: &'static [&'static str],
+    /// Keys of [`OPTIONAL`] that transformers cannot do without.
+    pub needs: &'static [&'static str],
     /// (key of `[model]`, name in the file), for keys whose two names differ.
     pub names: &'static [(&'static str, &'static str)],
     /// Defaults of its configuration class in transformers for fields that the file lacks.

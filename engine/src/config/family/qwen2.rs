@@ -9,6 +9,7 @@ pub const QWEN2: Family = Family {
     class: "Qwen2ForCausalLM",
     has: &["sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "embedding_scale"],
     lacks: &[],
+    needs: &[],
     names: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(32_768)),

@@ -15,6 +15,7 @@ pub const QWEN3: Family = Family {
         "embedding_scale",
     ],
     lacks: &[],
+    needs: &[],
     names: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(32_768)),

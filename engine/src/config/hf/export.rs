@@ -1,23 +1,30 @@
 //! Writes a `config.json`: the fields of the model that a run started from, changed where they no longer hold.
 
 use super::ORIGINAL_LENGTH;
-use crate::config::family::Family;
+use crate::config::family::{Family, OneForm};
 use crate::config::model::RopeScaling;
 use crate::config::section::{Entry, Read};
 use crate::config::{Model, Named, Precision};
 use serde_json::{Map, Value, json};
+
+/// The keys of the weights' type, in transformers 4 and 5.
+const DTYPES: [&str; 2] = ["torch_dtype", "dtype"];
 
 /// The `config.json` of an export: the fields of `source`, and in their place those of `model` that differ from them. A
 /// model without a source has all of its fields written, in the spellings of both transformers 4 and 5.
 pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
     let family = Family::of(model.architecture);
     let theirs = source.as_ref().and_then(|source| family.model(source));
+    let untyped = source.as_ref().is_some_and(|source| dtype_of(source).is_none());
     let mut out = source.unwrap_or_default();
     match theirs {
         Some(theirs) => family.change(&mut out, model, &theirs),
         None => family.write(&mut out, model),
     }
-    set_dtype(&mut out, dtype);
+    // A file that names no type is of f32.
+    if !(untyped && dtype == Precision::F32) {
+        set_dtype(&mut out, dtype);
+    }
     Value::Object(out)
 }
 
@@ -46,7 +53,8 @@ impl Family {
     fn write(&self, out: &mut Map<String, Value>, model: &Model) {
         out.insert("model_type".into(), json!(model.architecture.name()));
         out.insert("architectures".into(), json!([self.class]));
-        out.extend((self.fixed)().into_iter().map(|form| (form.key.to_string(), form.values[0].clone())));
+        let only = |form: OneForm| Some((form.key.to_string(), form.values.first()?.clone()));
+        out.extend((self.fixed)().into_iter().filter_map(only));
         out.extend(self.fields(model).into_iter().map(|(key, value)| (key.to_string(), value)));
     }
 
@@ -87,15 +95,19 @@ fn alike(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// The name of the weights' type, where the fields have one.
+pub fn dtype_of(source: &Map<String, Value>) -> Option<&str> {
+    DTYPES.iter().find_map(|key| source.get(*key)?.as_str())
+}
+
 /// Names the weights' type, under the keys that are there, or else under those of both spellings.
 fn set_dtype(out: &mut Map<String, Value>, dtype: Precision) {
     let name = match dtype {
         Precision::F32 => "float32",
         Precision::Bf16 => "bfloat16",
     };
-    let keys = ["torch_dtype", "dtype"];
-    let there: Vec<_> = keys.into_iter().filter(|key| out.get(*key).is_some_and(|value| !value.is_null())).collect();
-    for key in if there.is_empty() { keys.to_vec() } else { there } {
+    let there: Vec<_> = DTYPES.into_iter().filter(|key| out.get(*key).is_some_and(|value| !value.is_null())).collect();
+    for key in if there.is_empty() { DTYPES.to_vec() } else { there } {
         out.insert(key.to_string(), json!(name));
     }
 }

@@ -7,7 +7,7 @@ mod export;
 #[cfg(test)]
 mod tests;
 
-pub use export::config_json;
+pub use export::{config_json, dtype_of};
 
 use super::family::{Family, OneForm};
 use super::model::RopeType;
@@ -31,6 +31,9 @@ const OTHER_FORM: [&str; 4] = ["hf", "architecture", "rope_theta", "rope_scaling
 /// have.
 const NULL_IS_A_VALUE: [&str; 4] =
     ["sliding_window", "num_key_value_heads", "attn_logit_softcapping", "final_logit_softcapping"];
+
+/// Keys of `[model]` that say which layers have a window; different values may describe the same layers.
+const WINDOWS: [&str; 4] = ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types"];
 
 /// Rates of dropout, which change how a model is trained and not what it computes.
 const DROPOUTS: [&str; 6] =
@@ -73,7 +76,7 @@ const OTHER_MATHS: [&str; 28] = [
 fn fixed(family: &Family) -> Vec<OneForm> {
     let off = || [json!(false), json!(0), json!(0.0)];
     let biases = ["attention_bias", "mlp_bias"].into_iter().filter(|key| !family.has(key));
-    let biases = biases.map(|key| OneForm::new(key, off(), "this family has no such biases; only false is supported"));
+    let biases = biases.map(|key| OneForm::new(key, off(), "this family has no such key; only false is supported"));
     (family.fixed)().into_iter().chain(biases).collect()
 }
 
@@ -165,7 +168,9 @@ pub fn note(dir: &Path) -> Option<String> {
 pub fn must_fit(model: &Model, dir: &Path) -> Result<()> {
     let theirs = read_model(dir)?;
     let least = if model.hf.is_some() { Fixed::InWeights } else { Fixed::InModel };
-    let fixed = model.entries().into_iter().zip(theirs.entries()).filter(|(ours, _)| ours.fixed >= least);
+    let same_layers = model.layers().eq(theirs.layers());
+    let fixed = model.entries().into_iter().zip(theirs.entries());
+    let fixed = fixed.filter(|(ours, _)| ours.fixed >= least && !(same_layers && WINDOWS.contains(&ours.key)));
     for (ours, theirs) in fixed {
         let (key, values) = (ours.key, [ours, theirs].map(|entry| entry.value.write()));
         if !alike(&values) {
@@ -219,6 +224,7 @@ impl Reader<'_> {
     fn refuse_the_unknown(&self, family: &Family) -> Result<()> {
         let refused = [
             OneForm::new("partial_rotary_factor", [json!(1.0), json!(1)], PARTIAL_ROTARY),
+            OneForm::new("is_causal", [json!(true)], "attention to later positions is not supported; only true is"),
             OneForm::new("quantization_config", [], "quantized weights are not supported; use the original checkpoint"),
         ];
         for form in fixed(family).into_iter().chain(refused) {

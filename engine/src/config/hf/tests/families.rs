@@ -2,6 +2,7 @@
 //! refused.
 
 use super::*;
+use crate::config::model::LayerTypes;
 use crate::config::{Activation, LayerType, NormKind};
 
 const MISTRAL: &str = r#"{
@@ -86,6 +87,17 @@ fn an_export_without_a_change_has_the_fields_of_the_source() {
     }
 }
 
+/// A file that names no type of its weights is of f32, and still names none.
+#[test]
+fn a_file_without_a_type_keeps_none() {
+    let mut source = fields(GPT2);
+    source.shift_remove("dtype");
+    let model = read(GPT2).unwrap();
+    assert_eq!(config_json(&model, Some(source.clone()), Precision::F32), Value::Object(source.clone()));
+    let out = config_json(&model, Some(source), Precision::Bf16);
+    assert_eq!([&out["dtype"], &out["torch_dtype"]], ["bfloat16"; 2]);
+}
+
 /// Without a source, what is written describes the same model.
 #[test]
 fn every_family_is_read_back_from_what_is_written() {
@@ -133,7 +145,7 @@ fn each_family_has_its_own_layers() {
     assert!(gemma2.layer(1).post_norms && gemma2.tie_word_embeddings);
     let kinds: Vec<_> = gemma2.layers().map(|layer| layer.attention).collect();
     assert_eq!(kinds, [AttentionKind::Window(4096), AttentionKind::Full, AttentionKind::Window(4096)]);
-    assert_eq!((gemma2.score_scale(), gemma2.embedding_factor()), (1.0 / 16.0, Some(8.0)));
+    assert_eq!((gemma2.score_scale(), gemma2.embedding_factor(|x| x)), (1.0 / 16.0, Some(8.0)));
     assert_eq!((gemma2.attn_logit_softcapping, gemma2.final_logit_softcapping), (Some(50.0), Some(30.0)));
     let uncapped = json!({ "attn_logit_softcapping": null });
     assert_eq!(read(&with(GEMMA2, uncapped)).unwrap().attn_logit_softcapping, None);
@@ -159,12 +171,58 @@ fn rotary_tables_by_kind_of_layer_are_read_if_they_agree() {
     assert_eq!(read(&with(GEMMA2, both)).unwrap().rope_theta, Some(5e4));
 }
 
+/// Only Gemma's factor is rounded to the activations' type.
+#[test]
+fn the_factor_of_the_key_is_not_rounded() {
+    let scaled = read(&with(FIVE, json!({ "embedding_scale": 110.85125 }))).unwrap();
+    let gemma2 = read(&with(GEMMA2, json!({ "hidden_size": 72, "head_dim": 8 }))).unwrap();
+    let factors = [&scaled, &gemma2].map(|model| model.embedding_factor(|_| 111.0));
+    assert_eq!(factors, [Some(110.85125), Some(111.0)]);
+}
+
+/// Scores are scaled by the power of head_dim where nothing is said, and an export says it.
+#[test]
+fn a_gemma_without_a_scale_of_scores_has_that_of_its_heads() {
+    let text = Model { query_pre_attn_scalar: None, ..read(GEMMA2).unwrap() }.to_toml();
+    let model = Model::from_toml("model".into(), &text).unwrap();
+    assert_eq!((model.head_dim, model.score_scale()), (16, 0.25));
+    assert_eq!(config_json(&model, None, Precision::Bf16)["query_pre_attn_scalar"], json!(16));
+}
+
+/// GPT-2's heads are rotated by nothing, so that their size may be odd; it is no key.
+#[test]
+fn the_heads_of_a_gpt2_have_any_size_that_divides() {
+    assert_eq!(read(&with(GPT2, json!({ "n_embd": 36, "n_head": 4 }))).unwrap().head_dim, 9);
+    let text = format!("{}head_dim = 5\n", read(&with(GPT2, json!({ "n_head": 8 }))).unwrap().to_toml());
+    let message = Model::from_toml("model".into(), &text).unwrap_err().to_string();
+    assert!(message.contains("a gpt2 has no head_dim"), "{message}");
+}
+
+/// Published files say in several ways that no layer has a window.
+#[test]
+fn a_model_without_windows_fits_a_file_whose_windows_are_not_used() {
+    let unused = json!({
+        "use_sliding_window": false, "sliding_window": 131_072, "max_window_layers": 36,
+        "layer_types": ["full_attention", "full_attention", "full_attention"],
+    });
+    for family in [QWEN2, QWEN3] {
+        let dir = checkpoint(with(family, unused.clone()).as_bytes());
+        let plain = Model { sliding_window: None, max_window_layers: 28, hf: None, ..read_model(dir.path()).unwrap() };
+        must_fit(&plain, dir.path()).unwrap();
+        let slides = Model { sliding_window: Some(96), use_sliding_window: true, max_window_layers: 1, ..plain };
+        let slides =
+            Model { layer_types: LayerTypes([&[LayerType::Full; 1][..], &[LayerType::Sliding; 2]].concat()), ..slides };
+        let message = must_fit(&slides, dir.path()).unwrap_err().to_string();
+        assert!(message.contains("model.use_sliding_window = true: "), "{message}");
+    }
+}
+
 #[test]
 fn what_a_family_does_not_have_here_is_refused() {
     let other = json!({ "rope_type": "default", "rope_theta": 1e4 });
     let one = json!({ "rope_type": "default", "rope_theta": 5e4 });
     let cases = [
-        (QWEN2, json!({ "attention_bias": true }), "attention_bias = true: this family has no such biases"),
+        (QWEN2, json!({ "attention_bias": true }), "attention_bias = true: this family has no such key"),
         (
             QWEN2,
             json!({ "layer_types": ["full_attention"] }),
@@ -178,6 +236,9 @@ fn what_a_family_does_not_have_here_is_refused() {
         (QWEN2, json!({ "use_sliding_window": false }), "has sliding_attention without a window"),
         (QWEN2, json!({ "sliding_window": 0 }), "sliding_window = 0: must lie in 1 ..= "),
         (MISTRAL, json!({ "mlp_bias": true }), "mlp_bias = true"),
+        (MISTRAL, json!({ "layer_types": ["full_attention"] }), "loads a Mistral with this key as a Ministral"),
+        (QWEN3, json!({ "is_causal": false }), "is_causal = false: attention to later positions"),
+        (GEMMA2, json!({ "sliding_window": null }), "sliding_window is missing: write sliding_window = 4096"),
         (GEMMA2, json!({ "attn_logit_softcapping": 0 }), "attn_logit_softcapping = 0: must lie between 1e-3 and 1e6"),
         (GEMMA2, json!({ "final_logit_softcapping": -1.0 }), "final_logit_softcapping = -1.0: must lie"),
         (GEMMA2, json!({ "query_pre_attn_scalar": 0 }), "query_pre_attn_scalar = 0: must lie in 1 ..= "),
@@ -188,7 +249,7 @@ fn what_a_family_does_not_have_here_is_refused() {
         (QWEN3, json!({ "no_rope_layers": [1, 0] }), "no_rope_layers = [1,0]: a qwen3 here"),
         (GPT2, json!({ "scale_attn_weights": false }), "scale_attn_weights = false"),
         (GPT2, json!({ "activation_function": "relu" }), "activation_function = \"relu\""),
-        (GPT2, json!({ "n_head": 7 }), "head_dim is missing"),
+        (GPT2, json!({ "n_head": 7 }), "n_head = 7: must divide hidden_size (64)"),
         (
             GEMMA2,
             json!({ "rope_parameters": { "full_attention": one, "sliding_attention": other } }),
