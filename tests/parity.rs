@@ -35,7 +35,7 @@ mod exhaustive {
         }
     }
 
-    /// The biases of its keys are rounding alone.
+    /// The gradients of its key biases are zero but for rounding, so `parity` leaves their weights out.
     #[test]
     fn layouts_of_a_gpt2_agree() {
         let (case, tmp) = (Case::open("gpt2"), tempfile::tempdir().unwrap());

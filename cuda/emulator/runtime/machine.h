@@ -104,7 +104,7 @@ struct Machine {
     std::vector<uint32_t> order;
 };
 
-// The launch that runs on this thread of the host; `constinit` spares each access a question whether it was made.
+// The launch that runs on this thread of the host. With `constinit` no access checks whether it was initialised.
 extern constinit thread_local Machine* machine;
 
 // A kernel that can be launched by its name; `KERNEL` defines one. `limit`: the most threads of a block; `size`: bytes

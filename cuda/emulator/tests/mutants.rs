@@ -64,7 +64,7 @@ fn the_list_covers_every_file_of_kernels() {
     let missing = cuda::kernels::FILES.iter().filter(|f| !files.contains(f.name)).map(|f| f.name);
     assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "no bug is planted there");
     mutants.iter().for_each(|mutant| _ = kernels.with(mutant));
-    // A test that was renamed would see nothing.
+    // No test would run for a bug whose test was renamed.
     let list = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
     let names = String::from_utf8(list.stdout).unwrap();
     let gone =

@@ -115,7 +115,7 @@ impl HuggingFace {
         if tied_head && self.embedding_is_head.is_none() { self.check_tied_head(model) } else { Ok(()) }
     }
 
-    /// What to do about a tensor that is missing, or that should not be there.
+    /// The remedy that is printed for a missing or an unexpected tensor.
     fn remedy(&self, name: &str, model: &Model) -> &'static str {
         let (table, has) = (model.tensor_names().table, |name: &str| self.file_of.contains_key(name));
         match name {

@@ -130,20 +130,12 @@ impl Model {
 
     /// The kind of all norms, the final one too: no family has layers that differ in it.
     pub fn norm_kind(&self) -> NormKind {
-        self.of_all(|layer| layer.norm)
+        self.layer(0).norm
     }
 
-    /// The activation of all MLPs.
+    /// The activation of all MLPs: likewise.
     pub fn activation(&self) -> Activation {
-        self.of_all(|layer| layer.mlp.activation)
-    }
-
-    fn of_all<T: PartialEq + std::fmt::Debug>(&self, what: impl Fn(Layer) -> T) -> T {
-        let first = what(self.layer(0));
-        for (l, layer) in self.layers().enumerate() {
-            assert_eq!(what(layer), first, "layer {l} is unlike the first, and the stage has one kind for all");
-        }
-        first
+        self.layer(0).mlp.activation
     }
 
     /// The attention of layer `l` by `layer_types`; a layer that is not listed has full attention.

@@ -1,6 +1,6 @@
 //! Writes a `config.json`: the fields of the model that a run started from, changed where they no longer hold.
 
-use super::ORIGINAL_LENGTH;
+use super::{ORIGINAL_LENGTH, WINDOWS};
 use crate::config::family::{Family, OneForm};
 use crate::config::model::RopeScaling;
 use crate::config::section::{Entry, Read};
@@ -39,8 +39,10 @@ impl Family {
     /// Writes the fields of `model` that differ from those of `theirs`, which `out` describes.
     fn change(&self, out: &mut Map<String, Value>, model: &Model, theirs: &Model) {
         let before = self.fields(theirs);
+        let same_layers = model.layers().eq(theirs.layers());
+        let holds = |key: &str| same_layers && WINDOWS.contains(&key);
         let pairs = self.fields(model).into_iter().zip(&before);
-        let changed: Vec<_> = pairs.filter(|(ours, was)| !alike(&ours.1, &was.1)).collect();
+        let changed: Vec<_> = pairs.filter(|(ours, was)| !holds(ours.0) && !alike(&ours.1, &was.1)).collect();
         // A Llama 3 file may have this field outside of `rope_scaling`, where transformers would prefer it.
         if changed.iter().any(|(ours, _)| ours.0.starts_with("rope_")) {
             out.shift_remove(ORIGINAL_LENGTH);

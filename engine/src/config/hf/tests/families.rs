@@ -198,6 +198,16 @@ fn the_heads_of_a_gpt2_have_any_size_that_divides() {
     assert!(message.contains("a gpt2 has no head_dim"), "{message}");
 }
 
+/// The stage takes the norms and the activation of the first layer for all.
+#[test]
+fn the_layers_of_a_family_have_one_kind_of_norm_and_activation() {
+    for json in ALL {
+        let model = read(json).unwrap();
+        let kinds = (model.norm_kind(), model.activation());
+        assert!(model.layers().all(|layer| (layer.norm, layer.mlp.activation) == kinds), "{json}");
+    }
+}
+
 /// Published files say in several ways that no layer has a window.
 #[test]
 fn a_model_without_windows_fits_a_file_whose_windows_are_not_used() {
@@ -209,6 +219,9 @@ fn a_model_without_windows_fits_a_file_whose_windows_are_not_used() {
         let dir = checkpoint(with(family, unused.clone()).as_bytes());
         let plain = Model { sliding_window: None, max_window_layers: 28, hf: None, ..read_model(dir.path()).unwrap() };
         must_fit(&plain, dir.path()).unwrap();
+        // An export keeps the fields as they were.
+        let source = read_source(dir.path()).unwrap();
+        assert_eq!(config_json(&plain, Some(source.clone()), Precision::Bf16), Value::Object(source));
         let slides = Model { sliding_window: Some(96), use_sliding_window: true, max_window_layers: 1, ..plain };
         let slides =
             Model { layer_types: LayerTypes([&[LayerType::Full; 1][..], &[LayerType::Sliding; 2]].concat()), ..slides };
