@@ -49,6 +49,7 @@ impl Display for Scope {
             Scope::Validation { chunk, mb } => chunk_of("validation", chunk, mb),
             Scope::Unit(Unit::Embedding) => write!(f, "the embedding"),
             Scope::Unit(Unit::Layer(layer)) => write!(f, "layer {layer}"),
+            Scope::Unit(Unit::Experts(layer)) => write!(f, "the experts of layer {layer}"),
             Scope::Unit(Unit::Head) => write!(f, "the head"),
             Scope::Optimizer => write!(f, "the optimizer"),
         }

@@ -104,9 +104,9 @@ pub enum CommClass {
 impl CommClass {
     pub fn of(kind: GroupKind) -> CommClass {
         match kind {
-            GroupKind::Tensor | GroupKind::KvHeads => CommClass::Tensor,
+            GroupKind::Tensor | GroupKind::KvHeads | GroupKind::Experts => CommClass::Tensor,
             GroupKind::Activations | GroupKind::Gradients => CommClass::Pipeline,
-            GroupKind::Data | GroupKind::Optimizer => CommClass::Data,
+            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => CommClass::Data,
             GroupKind::Tied | GroupKind::World => CommClass::StepEnd,
         }
     }

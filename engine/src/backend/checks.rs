@@ -77,7 +77,7 @@ impl Search {
         };
         let up = match self.unit {
             None | Some(Unit::Embedding) => 0,
-            Some(Unit::Layer(layer)) => layer + 1,
+            Some(Unit::Layer(layer) | Unit::Experts(layer)) => layer + 1,
             Some(Unit::Head) => usize::MAX,
         };
         let depth = if pass == 1 { usize::MAX - up } else { up };

@@ -46,6 +46,16 @@ pub trait Collectives<B: Backend> {
     fn all_reduce<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
     /// An in-place all-gather: x `[n r, c]` holds this rank's rows already.
     fn all_gather_within<T: Elem>(&self, b: &B, x: Tensor<B, T>) -> Pending<B, T>;
+    /// An all-to-all of rows: rank i gets the rows `send[i]` of x, and its rows come to the rows `receive[i]` of `to`,
+    /// which is returned. All ranges are apart; this rank's own rows are copied. Only in groups of several ranks.
+    fn all_to_all<T: Elem>(
+        &self,
+        b: &B,
+        x: Tensor<B, T>,
+        send: &[Range<usize>],
+        to: Tensor<B, T>,
+        receive: &[Range<usize>],
+    ) -> Pending<B, T>;
     /// Point-to-point send and receive: `send` is a matrix and the group rank that receives it, `recv` describes a
     /// matrix that another group rank sends. If both are given, they form one group call. Messages between two ranks
     /// arrive in the order in which they were sent. The sent matrix is returned when its block may be reused.

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 mod checks;
 mod collectives;
+mod experts;
 mod op;
 mod pending;
 mod scratch;
@@ -22,6 +23,7 @@ mod tensor;
 
 pub use crate::scope::Scope;
 pub use checks::{Checks, Origin, all_finite};
+pub use experts::{Balance, Choices, Groups, Router, Sorted};
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
 pub use op::{Form, Op, Operands, Work};
 pub use pending::Pending;
@@ -140,10 +142,14 @@ pub enum Total {
     ZLoss,
     /// Weights of the targets: the number of counted targets, by which gradients are divided.
     Weight,
+    /// The balancing loss of each sequence in each layer with experts.
+    AuxLoss,
+    /// log(sum exp)^2 of the router's logits of each token in each layer with experts.
+    RouterZLoss,
 }
 
 impl Total {
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 5;
 }
 
 /// How a step is judged before it updates anything.
@@ -284,6 +290,10 @@ pub trait Backend: Sized + 'static {
     fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::HostCopy<T>;
     /// Blocks until the copy is complete. Returns the first fault since the last call, if there was one.
     fn wait_host<T: Elem>(&self, copy: Self::HostCopy<T>) -> Result<Vec<T>, Fault>;
+    /// Numbers of rows, on the host, which waits for them. A dry run takes those of `planned(imbalance)`, where the most
+    /// loaded rank gets `imbalance` times the mean; so does a device that is at fault, which the next
+    /// [`Backend::wait_host`] returns.
+    fn counts_on_host(&self, counts: &Tensor<Self, u32>, planned: impl FnOnce(f64) -> Vec<u32>) -> Vec<u32>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;
     /// Like [`Backend::copy`], but into an existing matrix.
     fn copy_to<T: Elem>(&self, x: &Tensor<Self, T>, to: &mut Tensor<Self, T>);
@@ -427,6 +437,53 @@ pub trait Backend: Sized + 'static {
     fn gelu(&self, x: &Act<Self>) -> Act<Self>;
     /// dx from dy, in place of x.
     fn gelu_bwd(&self, dy: &Act<Self>, x: Act<Self>) -> Act<Self>;
+
+    // -- experts: T tokens choose k of E experts each, R rows that are grouped by expert --
+
+    /// The router's logits in f32: x w^T + bias with x `[T, D]`, w `[E, D]`, bias `[1, E]` -> `[T, E]`.
+    fn router_logits(&self, x: &Act<Self>, w: &Act<Self>, bias: Option<&Act<Self>>) -> Acc<Self>;
+    /// The experts of each token and their weights, from logits `[T, E]`.
+    fn route(&self, logits: &Acc<Self>, r: Router) -> Choices<Self>;
+    /// dlogits `[T, E]` from dweights `[T, k]`, plus the gradients of the auxiliary losses. Adds those losses to their
+    /// columns of totals `[1, Total::COUNT]`, and the number of choices of each expert to load `[1, E]`.
+    fn route_bwd(
+        &self,
+        dweights: &Acc<Self>,
+        logits: &Acc<Self>,
+        choices: &Choices<Self>,
+        r: Router,
+        balance: Balance<Self>,
+        sums: [&mut Acc<Self>; 2],
+    ) -> Acc<Self>;
+    /// Sorts choices `[T, k]` of `experts` experts.
+    fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self>;
+    /// Row i of y is row `index[i] / per` of x: x `[m, c]`, index `[n, 1]` -> y `[n, c]`.
+    fn take_rows<T: Elem>(
+        &self,
+        x: &Tensor<Self, T>,
+        index: &Tensor<Self, u32>,
+        per: usize,
+        y: &mut Tensor<Self, T>,
+    );
+    /// Row t of the result is the sum of the rows `places[t, ..]` of x, in this order and rounded once: x `[T k, D]`,
+    /// places `[T, k]` -> `[T, D]`.
+    fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self>;
+    /// y = x w^T, each row with the weights of its expert: x `[R, K]`, w `[E N, K]` -> y `[R, N]`.
+    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
+    /// y = x w, each row with the weights of its expert: x `[R, N]`, w `[E N, K]` -> y `[R, K]`.
+    fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
+    /// Of each expert, dw += dy^T x over its rows, in f32: dy `[R, N]`, x `[R, K]`, dw `[E N, K]`.
+    fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>);
+    /// y = weight * silu(gate) * up: gate_up `[R, 2F]` = `[gate | up]`, weights `[R, 1]` -> y `[R, F]`.
+    fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>);
+    /// `[dgate | dup]` from dy `[R, F]`, in place of gate_up, and dweights `[R, 1]`.
+    fn swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    );
 
     // -- embedding: the table holds the ids `first .. first + V` --
 

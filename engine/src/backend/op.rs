@@ -38,6 +38,8 @@ enum Takes {
     RmsnormBwd,
     LayernormBwd,
     BiasBwd,
+    Grouped,
+    GroupedAcc,
     QkNormRopeBwd,
     Attention,
     AttentionBwd,
@@ -126,6 +128,9 @@ ops! {
     GegluBwd, "geglu_bwd", rows(2.5, 0.0), Nothing;
     Gelu, "gelu", rows(2.0, 0.0), Nothing;
     GeluBwd, "gelu_bwd", rows(3.0, 0.0), Nothing;
+    GroupedNn, "grouped_nn", Work::Product(Form::Nn), Grouped;
+    GroupedNt, "grouped_nt", Work::Product(Form::Nt), Grouped;
+    GroupedTnAcc, "grouped_tn_acc", Work::Product(Form::TnAcc), GroupedAcc;
     Judge, "judge", flat(0.0, 4.0), Nothing;
     Layernorm, "layernorm", rows(2.0, 0.0), Nothing;
     LayernormBwd, "layernorm_bwd", rows(4.0, 0.0), LayernormBwd;
@@ -143,11 +148,21 @@ ops! {
     Rope, "rope", rows(2.0, 0.0), Nothing;
     RopeBwd, "rope_bwd", rows(2.0, 0.0), Nothing;
     Round, "round", rows(1.0, 4.0), Nothing;
+    Route, "route", rows(0.0, 4.0), Nothing;
+    RouteBwd, "route_bwd", rows(0.0, 8.0), Nothing;
+    // Activations are read, logits in f32 are written.
+    RouterLogits, "router_logits", Work::Product(Form::Nt), MatmulAcc;
     Scale, "scale", rows(2.0, 0.0), Nothing;
+    SortChoices, "sort_choices", rows(0.0, 16.0), Nothing;
+    // Sizes are those of the rows that are added up.
+    SumRows, "sum_rows", rows(1.0, 0.0), Nothing;
     SumSquares, "sum_squares", flat(0.0, 4.0), SumSquares;
     // Sizes are as for geglu.
     Swiglu, "swiglu", rows(1.5, 0.0), Nothing;
     SwigluBwd, "swiglu_bwd", rows(2.5, 0.0), Nothing;
+    SwigluWeighted, "swiglu_weighted", rows(1.5, 0.0), Nothing;
+    SwigluWeightedBwd, "swiglu_weighted_bwd", rows(2.5, 0.0), Nothing;
+    TakeRows, "take_rows", rows(2.0, 0.0), Nothing;
     Upload, "upload", rows(0.0, 4.0), Nothing;
     Widen, "widen", rows(1.0, 4.0), Nothing;
     Write, "write", rows(0.0, 4.0), Nothing;
@@ -201,6 +216,8 @@ impl Op {
             (Takes::Nothing, _) => Vec::new(),
             (Takes::Matmul, Operands::Product(sizes)) => scratch.matmul(sizes),
             (Takes::MatmulAcc, Operands::Product(sizes)) => scratch.matmul_acc(sizes),
+            (Takes::Grouped, Operands::Product([_, n, k])) => scratch.grouped(n, k),
+            (Takes::GroupedAcc, Operands::Product([n, k, _])) => scratch.grouped_acc(n, k),
             (Takes::RmsnormBwd, Operands::Matrix(rows, cols)) => scratch.rmsnorm_bwd(rows, cols),
             (Takes::LayernormBwd, Operands::Matrix(rows, cols)) => scratch.layernorm_bwd(rows, cols),
             (Takes::BiasBwd, Operands::Matrix(rows, cols)) => scratch.bias_bwd(rows, cols),

@@ -22,6 +22,10 @@ pub trait Scratch {
     fn matmul(&self, shape: [usize; 3]) -> Vec<usize>;
     /// `matmul_tn_acc`, with `shape` as in [`Scratch::matmul`].
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize>;
+    /// `grouped_nt` and `grouped_nn` of matrices with `k` columns to ones with `n`, whatever their rows.
+    fn grouped(&self, n: usize, k: usize) -> Vec<usize>;
+    /// `grouped_tn_acc` of matrices with `n` and `k` columns, whatever their rows.
+    fn grouped_acc(&self, n: usize, k: usize) -> Vec<usize>;
     /// `rmsnorm_bwd` and `rmsnorm_bwd_add` of `[rows, cols]`.
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize>;
     /// `layernorm_bwd` of `[rows, cols]`.

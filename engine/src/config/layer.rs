@@ -16,7 +16,38 @@ pub struct Layer {
     pub norm: NormKind,
     /// Whether what attention and the MLP add is normed too.
     pub post_norms: bool,
+    pub feed_forward: FeedForward,
+}
+
+/// What follows attention in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedForward {
+    Dense(Mlp),
+    Experts(Experts),
+}
+
+/// A mixture of experts (Shazeer et al. 2017): a router chooses some of the experts for each token, and the layer's
+/// output is the sum of theirs, weighted by the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    /// E: the number of experts.
+    pub count: usize,
+    /// k: the experts of a token.
+    pub per_token: usize,
+    pub weights: RouterWeights,
+    /// Whether the router's product has a bias.
+    pub router_bias: bool,
+    /// Each expert.
     pub mlp: Mlp,
+}
+
+/// How the router weights the experts of a token, which are those with the largest logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterWeights {
+    /// By the softmax over all experts, so that the weights of a token add up to less than 1.
+    OfAll,
+    /// By the softmax over the chosen experts; the same as `OfAll` divided by its sum over them.
+    OfChosen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +94,8 @@ pub enum Activation {
     GeGlu,
     /// gelu(up) in its tanh form, without a gate.
     Gelu,
+    /// (up + 1) * gate * sigmoid(1.702 gate) with a clamped gate and clamped values (GPT-OSS).
+    ClampedSwiGlu,
 }
 
 named! {
@@ -82,7 +115,21 @@ impl Layer {
             biases: Biases { qkv: m.attention_bias, out: m.attention_bias, mlp: m.mlp_bias },
             norm: NormKind::Rms,
             post_norms: false,
-            mlp: Mlp { activation: Activation::SwiGlu, intermediate_size: m.intermediate_size },
+            feed_forward: FeedForward::Dense(Mlp { activation: Activation::SwiGlu, intermediate_size: m.intermediate_size }),
+        }
+    }
+
+    /// The feed-forward layer, or one of its experts.
+    pub fn mlp(self) -> Mlp {
+        match self.feed_forward {
+            FeedForward::Dense(mlp) | FeedForward::Experts(Experts { mlp, .. }) => mlp,
+        }
+    }
+
+    pub fn experts(self) -> Option<Experts> {
+        match self.feed_forward {
+            FeedForward::Dense(_) => None,
+            FeedForward::Experts(experts) => Some(experts),
         }
     }
 }
@@ -110,7 +157,7 @@ impl Activation {
     /// Rows of the MLP's first product for each row of its second: the gate's and the values'.
     pub fn products(self) -> usize {
         match self {
-            Activation::SwiGlu | Activation::GeGlu => 2,
+            Activation::SwiGlu | Activation::GeGlu | Activation::ClampedSwiGlu => 2,
             Activation::Gelu => 1,
         }
     }
@@ -133,9 +180,19 @@ impl Model {
         self.layer(0).norm
     }
 
-    /// The activation of all MLPs: likewise.
+    /// The activation of all feed-forward layers and experts: likewise.
     pub fn activation(&self) -> Activation {
-        self.layer(0).mlp.activation
+        self.layer(0).mlp().activation
+    }
+
+    /// The numbers of the layers that have experts.
+    pub fn expert_layers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.layers().enumerate().filter(|(_, layer)| layer.experts().is_some()).map(|(l, _)| l)
+    }
+
+    /// E, the same in all layers that have experts; 0 where none has.
+    pub fn experts(&self) -> usize {
+        self.num_local_experts
     }
 
     /// The attention of layer `l` by `layer_types`; a layer that is not listed has full attention.

@@ -28,7 +28,9 @@ pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use elapsed::Elapsed;
 pub use family::TensorNames;
-pub use layer::{Activation, AttentionKind, Biases, Layer, LayerType, Mlp, NormKind};
+pub use layer::{
+    Activation, AttentionKind, Biases, Experts, FeedForward, Layer, LayerType, Mlp, NormKind, RouterWeights,
+};
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use model::{Architecture, LayerTypes, Linear, Llama3, Model, RopeScaling, Yarn};
 pub use names::Named;

@@ -15,12 +15,18 @@ use toml::{Table, Value};
 /// Widths and counts of heads; any product of two, times the layers, still fits 64 bits.
 const WIDEST: u64 = 1 << 20;
 const DEEPEST: u64 = 1 << 14;
+/// A layer with more experts, or more of them for each token, is a typing error.
+const MOST_EXPERTS: u64 = 1 << 12;
+const MOST_CHOICES: u64 = 64;
+/// GPT-OSS's, which transformers has as a constant.
+const SWIGLU_LIMIT: f64 = 7.0;
 /// Token ids and positions are 32-bit in the data files.
 const LONGEST: u64 = i32::MAX as u64;
 /// The remedy for layers that slide without a window.
 const NO_WINDOW: &str = "has sliding_attention without a window; write sliding_window (and use_sliding_window = true \
     where there is that key)";
-/// The remedy for a missing size.
+/// The remedies for a missing number of experts and for a missing size.
+const EXPERTS: &str = "how many, or hf = \"DIR\" to take it from a config.json";
 const SIZE: &str = "its value, or hf = \"DIR\" to take it from a config.json";
 
 section! {
@@ -103,12 +109,39 @@ section! {
         /// The factor of the embedding's output.
         pub embedding_scale: f64 [InModel] = only(architecture, "embedding_scale", 1.0)
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
+        /// E: the number of experts of a layer that has experts; 0 where no layer has.
+        pub num_local_experts: usize [InWeights] = expert_key(architecture, "num_local_experts", EXPERTS, 0)
+            .alias("num_experts")
+            .within(least(architecture, "num_local_experts")..=MOST_EXPERTS),
+        /// k: the experts of a token.
+        pub num_experts_per_tok: usize [InModel] = expert_key(architecture, "num_experts_per_tok", EXPERTS, 0)
+            .within(least(architecture, "num_experts_per_tok")..=MOST_CHOICES)
+            .must(format!("must be at most num_local_experts ({num_local_experts})"), |&k| k <= num_local_experts),
+        /// The width of an expert where layers without experts have another.
+        pub moe_intermediate_size: usize [InWeights] = expert_key(architecture, "moe_intermediate_size", SIZE, 0)
+            .within(least(architecture, "moe_intermediate_size")..=WIDEST),
+        /// Whether the weights of a token's experts are divided by their sum.
+        pub norm_topk_prob: bool [InModel] = only(architecture, "norm_topk_prob", false),
+        /// Every layer whose number, counted from 1, is a multiple of it has experts.
+        pub decoder_sparse_step: usize [InWeights] =
+            only(architecture, "decoder_sparse_step", 1).within(1..=DEEPEST),
+        /// Layers, counted from 0, that have no experts.
+        pub mlp_only_layers: Vec<usize> [InWeights] = only(architecture, "mlp_only_layers", Vec::new())
+            .must(format!("must be numbers of layers below num_hidden_layers ({num_hidden_layers})"), |layers| {
+                layers.iter().all(|&layer| layer < num_hidden_layers)
+            }),
+        /// The bound of the gate and of the values in a clamped SwiGLU.
+        pub swiglu_limit: f64 [InModel] = only(architecture, "swiglu_limit", SWIGLU_LIMIT)
+            .real("must lie between 1e-3 and 1e6", |x| (1e-3..=1e6).contains(&x)),
+        /// The coefficient of the loss that balances the load of experts.
+        pub router_aux_loss_coef: f64 = only(architecture, "router_aux_loss_coef", 0.0).not_negative(),
+        /// The coefficient of the mean of the square of the router's log-sum-exp.
+        pub router_z_loss_coef: f64 = only(architecture, "router_z_loss_coef", 0.0).not_negative(),
         pub tie_word_embeddings: bool [InWeights] = or(false),
         pub initializer_range: f64 = or(0.02).real("must lie between 0 and 1", |x| (0.0..=1.0).contains(&x)),
     }
-    refuses {
-        num_local_experts: Option<u64> = not_built("experts"),
-        num_experts_per_tok: Option<u64> = not_built("experts"),
+    aliases {
+        num_experts,
     }
 }
 
@@ -169,7 +202,11 @@ impl LayerTypes {
             Architecture::Gemma2 => {
                 LayerTypes((0..layers).map(|l| if l % 2 == 0 { LayerType::Sliding } else { LayerType::Full }).collect())
             }
-            Architecture::Llama | Architecture::Mistral | Architecture::Gpt2 => LayerTypes(Vec::new()),
+            Architecture::Llama
+            | Architecture::Mistral
+            | Architecture::Gpt2
+            | Architecture::Mixtral
+            | Architecture::Qwen3Moe => LayerTypes(Vec::new()),
         }
     }
 }
@@ -186,8 +223,17 @@ impl Write for LayerTypes {
     }
 }
 
-fn not_built<'r>(what: &str) -> Rule<'r, Option<u64>> {
-    optional().must(format!("{what} are not built yet; leave it out"), Option::is_none)
+/// A size that the architectures which have it need; the others have `none`.
+fn expert_key<'r>(architecture: Architecture, key: &'static str, example: &'r str, none: usize) -> Rule<'r, usize> {
+    match architecture.has(key) {
+        true => need(example),
+        false => only(architecture, key, none),
+    }
+}
+
+/// The least value of such a size.
+fn least(architecture: Architecture, key: &str) -> u64 {
+    u64::from(architecture.has(key))
 }
 
 named! {
@@ -198,8 +244,10 @@ named! {
         Qwen3 = "qwen3",
         Gemma2 = "gemma2",
         Gpt2 = "gpt2",
+        Mixtral = "mixtral",
+        Qwen3Moe = "qwen3_moe",
     }
-    not_built ["mixtral", "qwen3_moe", "gpt_oss"]
+    not_built ["gpt_oss"]
 }
 
 /// The scaling of the rotary frequencies for contexts longer than those of pre-training.

@@ -70,11 +70,10 @@ pub fn all_defaults<T: Read>() -> T {
 
 /// Declares a table: a struct with, for each key, its documentation, its type, how long it is fixed (in brackets;
 /// omitted if it is not fixed) and its [`Rule`]. A rule may use the fields above it, and the arguments after the
-/// struct's name. Keys under `refuses` are known and checked, but not stored: they belong to features that the engine
-/// does not have yet.
+/// struct's name. Keys under `aliases` are other names of fields ([`Rule::alias`]).
 macro_rules! section {
-    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* } $($refuses:tt)*) => {
-        $crate::config::section::section! { $(#[$doc])* $vis struct $name() { $($fields)* } $($refuses)* }
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* } $($aliases:tt)*) => {
+        $crate::config::section::section! { $(#[$doc])* $vis struct $name() { $($fields)* } $($aliases)* }
 
         impl $crate::config::section::Read for $name {
             fn read(
@@ -86,7 +85,7 @@ macro_rules! section {
     };
     ($(#[$doc:meta])* $vis:vis struct $name:ident($($arg:ident: $arg_type:ty),*) {
         $($(#[$field_doc:meta])* pub $field:ident: $type:ty $([$fixed:ident])? = $rule:expr),* $(,)?
-    } $(refuses { $($key:ident: $key_type:ty = $refusal:expr),* $(,)? })?) => {
+    } $(aliases { $($alias:ident),* $(,)? })?) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq)]
         $vis struct $name { $($(#[$field_doc])* pub $field: $type),* }
@@ -97,8 +96,8 @@ macro_rules! section {
 
             /// Every key that the table may have.
             pub(in $crate::config) fn known() -> Vec<&'static str> {
-                let refused: &[&str] = &[$($(stringify!($key)),*)?];
-                [Self::KEYS, refused].concat()
+                let aliases: &[&str] = &[$($(stringify!($alias)),*)?];
+                [Self::KEYS, aliases].concat()
             }
 
             pub(in $crate::config) fn from_section(
@@ -106,7 +105,6 @@ macro_rules! section {
             ) -> $crate::error::Result<Self> {
                 use $crate::config::section::Rule;
                 $(let rule: Rule<'_, $type> = $rule; let $field = rule.apply(&section.field(stringify!($field)))?;)*
-                $($(let rule: Rule<'_, $key_type> = $refusal; rule.apply(&section.field(stringify!($key)))?;)*)?
                 Ok(Self { $($field),* })
             }
 
@@ -245,6 +243,23 @@ impl<'r, T: Write + 'r> Rule<'r, T> {
     pub fn real(self, remedy: &str, holds: impl Fn(f64) -> bool + 'r) -> Self {
         let real = |value: &T| value.write().and_then(|value| value.as_float());
         self.must(remedy, move |value| real(value).is_none_or(&holds))
+    }
+
+    /// The key has another name too: a value under that name counts. Both may be given if they agree.
+    pub fn alias(self, other: &'static str) -> Self
+    where
+        T: Read + PartialEq,
+    {
+        Rule(Box::new(move |field| {
+            let other = field.section.field(other);
+            match (field.read::<T>()?, other.read::<T>()?) {
+                (None, Some(_)) => self.apply(&other),
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    Err(other.bad(&theirs, &format!("differs from {}, its other name; keep one of the two", field.key)))
+                }
+                _ => self.apply(field),
+            }
+        }))
     }
 
     pub fn positive(self) -> Self {

@@ -151,8 +151,11 @@ section! {
         pub pipeline: usize = or(1).within(1..=MOST_RANKS),
         pub context: usize = or(1).within(1..=MOST_RANKS)
             .must("context parallelism is not built yet; write 1", |&degree| degree == 1),
-        pub expert: usize = or(1).within(1..=MOST_RANKS)
-            .must("expert parallelism is not built yet; write 1", |&degree| degree == 1),
+        /// Data-parallel ranks that share the experts of each layer.
+        pub expert: usize = or(1).within(1..=MOST_RANKS),
+        /// Rows that a rank has memory for in the layers with experts, as a multiple of those of even routing; what is
+        /// more is computed in further rounds.
+        pub expert_buffer: f64 = or(1.5).real("must lie between 1e-3 and 1e6", |x| (1e-3..=1e6).contains(&x)),
         /// Chunks of layers that a stage holds.
         pub virtual_pipeline: usize = or(1).within(1..=MOST_RANKS),
         /// Layers of each chunk in pipeline order; `None`: balanced by cost.

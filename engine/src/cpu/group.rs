@@ -14,6 +14,7 @@ use half::bf16;
 use mpi::ffi;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -270,6 +271,37 @@ impl<A: Float> Collectives<Cpu<A>> for MpiGroup {
         };
         let requests = (0..ranks).map(from).collect();
         Pending::in_place(self.ticket(call, requests), x)
+    }
+
+    fn all_to_all<T: Elem>(
+        &self,
+        _: &Cpu<A>,
+        x: Tensor<Cpu<A>, T>,
+        send: &[Range<usize>],
+        to: Tensor<Cpu<A>, T>,
+        receive: &[Range<usize>],
+    ) -> Pending<Cpu<A>, T> {
+        let (ty, cols) = (datatype::<T>(), x.cols());
+        let call = self.call::<T>("all-to-all", send.iter().map(Range::len).sum::<usize>() * cols);
+        let rows = |of: &Tensor<Cpu<A>, T>, rows: &Range<usize>| {
+            assert!(rows.end <= of.rows(), "rows {rows:?} of a matrix {:?}", of.shape());
+            // SAFETY: the rows are inside the block, or at its end where there are none.
+            let first = unsafe { block(of).cast::<T>().add(rows.start * cols) };
+            (first.cast::<c_void>(), count(rows.len() * cols))
+        };
+        let with_rows = |(_, rows): &(i32, &Range<usize>)| !rows.is_empty();
+        let mut requests = Vec::new();
+        for (peer, range) in (0..).zip(receive).filter(with_rows) {
+            let (at, n) = rows(&to, range);
+            // SAFETY: as above; the received ranges are apart, and `Pending` owns the block until the request is done.
+            requests.push(self.track(|comm, request| unsafe { ffi::MPI_Irecv(at, n, ty, peer, TAG, comm, request) }));
+        }
+        for (peer, range) in (0..).zip(send).filter(with_rows) {
+            let (at, n) = rows(&x, range);
+            // SAFETY: as above; MPI only reads the rows.
+            requests.push(self.track(|comm, request| unsafe { ffi::MPI_Isend(at, n, ty, peer, TAG, comm, request) }));
+        }
+        Pending::in_flight(self.ticket(call, requests), x, to)
     }
 
     fn exchange(&self, b: &Cpu<A>, send: Option<(Act<Cpu<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Cpu<A>> {

@@ -3,6 +3,7 @@
 //! this file calls them with the data of tensors and checks the shapes.
 
 pub mod cores;
+mod experts;
 mod float;
 mod group;
 mod kernel;
@@ -26,8 +27,8 @@ pub use rank::{Copied, Cpu};
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, HeadRms, Heads, HostCopy, Label, LayerNorm, Origin,
-    Rms, Rotary, Rule, Scope, Span, Tensor, Total, Track, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Groups, HeadRms, Heads, HostCopy,
+    Label, LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total, Track, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -89,6 +90,10 @@ impl<A: Float> Backend for Cpu<A> {
 
     fn wait_host<T: Elem>(&self, copy: Copied<T>) -> Result<Vec<T>, Fault> {
         copy.wait()
+    }
+
+    fn counts_on_host(&self, counts: &Tensor<Self, u32>, _: impl FnOnce(f64) -> Vec<u32>) -> Vec<u32> {
+        self.download(counts)
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
@@ -390,6 +395,65 @@ impl<A: Float> Backend for Cpu<A> {
         ops::gelu::gelu_bwd(self.workers("gelu_bwd"), data(dy), data_mut(&mut x));
         self.made("gelu_bwd", &x);
         x
+    }
+
+    fn router_logits(&self, x: &Act<Self>, w: &Act<Self>, bias: Option<&Act<Self>>) -> Acc<Self> {
+        experts::router_logits(self, x, w, bias)
+    }
+
+    fn route(&self, logits: &Acc<Self>, r: Router) -> Choices<Self> {
+        experts::route(self, logits, r)
+    }
+
+    fn route_bwd(
+        &self,
+        dweights: &Acc<Self>,
+        logits: &Acc<Self>,
+        choices: &Choices<Self>,
+        r: Router,
+        balance: Balance<Self>,
+        sums: [&mut Acc<Self>; 2],
+    ) -> Acc<Self> {
+        experts::route_bwd(self, dweights, logits, choices, r, balance, sums)
+    }
+
+    fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self> {
+        experts::sort(self, choices, experts)
+    }
+
+    fn take_rows<T: Elem>(&self, x: &Tensor<Self, T>, index: &Tensor<Self, u32>, per: usize, y: &mut Tensor<Self, T>) {
+        expect("y", y, index.len(), x.cols());
+        ops::experts::take(self.workers("take_rows"), data(x), data(index), per, data_mut(y));
+    }
+
+    fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self> {
+        experts::sum_rows(self, x, places)
+    }
+
+    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        experts::grouped(self, "grouped_nt", x, w, |w| w.t(), g, y);
+    }
+
+    fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        experts::grouped(self, "grouped_nn", x, w, |w| w, g, y);
+    }
+
+    fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
+        experts::grouped_tn_acc(self, dy, x, g, dw);
+    }
+
+    fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        experts::swiglu_weighted(self, gate_up, weights, y);
+    }
+
+    fn swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        experts::swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {

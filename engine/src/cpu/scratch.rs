@@ -56,6 +56,14 @@ impl<A: Float> Scratch for CpuScratch<A> {
         bytes(&ops::matmul::scratch_acc(shape, self.threads))
     }
 
+    fn grouped(&self, n: usize, k: usize) -> Vec<usize> {
+        bytes(&ops::grouped::scratch::<A>(n, k, self.threads))
+    }
+
+    fn grouped_acc(&self, _: usize, k: usize) -> Vec<usize> {
+        bytes(&ops::grouped::scratch_acc(k, self.threads))
+    }
+
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
         bytes(&[ops::norm::scratch(rows, cols)])
     }

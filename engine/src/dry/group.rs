@@ -6,6 +6,7 @@ use super::memory::Memory;
 use crate::backend::{Act, Backend, Collectives, Elem, Exchanged, Expected, Pending, Tensor, Ticket};
 use crate::layout::mesh::GroupKind;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -101,6 +102,22 @@ impl<A: Elem> Collectives<Dry<A>> for DryGroup {
         }
         // The weights are gathered in place.
         Pending::in_place(self.collective(Operation::AllGather, bytes(&x), 0), x)
+    }
+
+    fn all_to_all<T: Elem>(
+        &self,
+        _: &Dry<A>,
+        x: Tensor<Dry<A>, T>,
+        send: &[Range<usize>],
+        to: Tensor<Dry<A>, T>,
+        receive: &[Range<usize>],
+    ) -> Pending<Dry<A>, T> {
+        let others = |rows: &[Range<usize>]| {
+            let others = rows.iter().enumerate().filter(|(rank, _)| *rank != self.place);
+            others.map(|(_, rows)| rows.len()).sum::<usize>() * x.cols() * size_of::<T>()
+        };
+        let moved = others(send).max(others(receive));
+        Pending::in_flight(self.collective(Operation::AllToAll, moved, bytes(&x) + bytes(&to)), x, to)
     }
 
     fn exchange(&self, b: &Dry<A>, send: Option<(Act<Dry<A>>, usize)>, recv: Option<Expected>) -> Exchanged<Dry<A>> {

@@ -48,7 +48,8 @@ pub struct Call {
     /// The ranks of the group, as ranks of the run.
     pub members: Arc<[usize]>,
     pub what: Operation,
-    /// Bytes of the full matrix: the input of a reduce-scatter, the output of an all-gather.
+    /// Bytes of the full matrix: the input of a reduce-scatter, the output of an all-gather. Of an all-to-all
+    /// those that the rank exchanges with the others, the larger of both directions.
     pub bytes: usize,
     /// The send and the receive of one exchange have the same number and no order between them.
     pub post: usize,
@@ -59,6 +60,7 @@ pub enum Operation {
     AllReduce,
     AllGather,
     ReduceScatter,
+    AllToAll,
     /// A send to this rank of the run.
     Send(usize),
     /// A receive from this rank of the run.
@@ -72,7 +74,7 @@ impl Call {
         match self.what {
             Operation::AllReduce => 2 * self.bytes * others / self.members.len(),
             Operation::AllGather | Operation::ReduceScatter => self.bytes * others / self.members.len(),
-            Operation::Send(_) => self.bytes,
+            Operation::Send(_) | Operation::AllToAll => self.bytes,
             Operation::Receive(_) => 0,
         }
     }
@@ -84,6 +86,7 @@ impl fmt::Display for Operation {
             Operation::AllReduce => write!(f, "all-reduce"),
             Operation::AllGather => write!(f, "all-gather"),
             Operation::ReduceScatter => write!(f, "reduce-scatter"),
+            Operation::AllToAll => write!(f, "all-to-all"),
             Operation::Send(to) => write!(f, "send to rank {to}"),
             Operation::Receive(from) => write!(f, "receive from rank {from}"),
         }

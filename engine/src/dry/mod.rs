@@ -13,8 +13,8 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, Form, HeadRms, Heads, HostCopy, LayerNorm, Op,
-    Operands, Origin, Rms, Rotary, Rule, Scope, Span, Tensor, Total, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Form, Groups, HeadRms, Heads,
+    HostCopy, LayerNorm, Op, Operands, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -71,6 +71,11 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn wait_host<T: Elem>(&self, copy: Zeros<T>) -> Result<Vec<T>, Fault> {
         copy.wait()
+    }
+
+    fn counts_on_host(&self, counts: &Tensor<Self, u32>, planned: impl FnOnce(f64) -> Vec<u32>) -> Vec<u32> {
+        self.over(Op::Fetch, counts);
+        planned(self.imbalance)
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
@@ -302,6 +307,84 @@ impl<A: Elem> Backend for Dry<A> {
         expect("x", &x, dy.rows(), dy.cols());
         self.over(Op::GeluBwd, &x);
         x
+    }
+
+    fn router_logits(&self, x: &Act<Self>, w: &Act<Self>, _: Option<&Act<Self>>) -> Acc<Self> {
+        let logits = self.alloc(x.rows(), w.rows());
+        self.op(Op::RouterLogits, Operands::Product([x.rows(), w.rows(), x.cols()]));
+        logits
+    }
+
+    fn route(&self, logits: &Acc<Self>, r: Router) -> Choices<Self> {
+        self.over(Op::Route, logits);
+        let (rows, k) = (logits.rows(), r.per_token);
+        Choices { experts: self.alloc(rows, k), weights: self.alloc(rows, k) }
+    }
+
+    fn route_bwd(
+        &self,
+        dweights: &Acc<Self>,
+        logits: &Acc<Self>,
+        _: &Choices<Self>,
+        r: Router,
+        _: Balance<Self>,
+        [totals, load]: [&mut Acc<Self>; 2],
+    ) -> Acc<Self> {
+        expect("dweights", dweights, logits.rows(), r.per_token);
+        expect("totals", totals, 1, Total::COUNT);
+        expect("the load", load, 1, logits.cols());
+        self.over(Op::RouteBwd, logits);
+        self.alloc(logits.rows(), logits.cols())
+    }
+
+    fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self> {
+        self.over(Op::SortChoices, choices);
+        let (rows, k) = choices.shape();
+        Sorted { order: self.alloc(rows * k, 1), places: self.alloc(rows, k), counts: self.alloc(1, experts) }
+    }
+
+    fn take_rows<T: Elem>(&self, x: &Tensor<Self, T>, index: &Tensor<Self, u32>, _: usize, y: &mut Tensor<Self, T>) {
+        expect("y", y, index.len(), x.cols());
+        self.over(Op::TakeRows, y);
+    }
+
+    fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self> {
+        expect("x", x, places.len(), x.cols());
+        self.over(Op::SumRows, x);
+        self.alloc(places.rows(), x.cols())
+    }
+
+    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        expect("w", w, g.counts.len() * y.cols(), x.cols());
+        self.op(Op::GroupedNt, Operands::Product([x.rows(), y.cols(), x.cols()]));
+    }
+
+    fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        expect("w", w, g.counts.len() * x.cols(), y.cols());
+        self.op(Op::GroupedNn, Operands::Product([x.rows(), y.cols(), x.cols()]));
+    }
+
+    fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
+        expect("dw", dw, g.counts.len() * dy.cols(), x.cols());
+        self.op(Op::GroupedTnAcc, Operands::Product([dy.cols(), x.cols(), x.rows()]));
+    }
+
+    fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        expect("weights", weights, y.rows(), 1);
+        expect("[gate | up]", gate_up, y.rows(), 2 * y.cols());
+        self.over(Op::SwigluWeighted, gate_up);
+    }
+
+    fn swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
+        expect("dweights", dweights, weights.rows(), 1);
+        self.over(Op::SwigluWeightedBwd, gate_up);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, _: usize) -> Act<Self> {

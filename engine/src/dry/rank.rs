@@ -16,6 +16,8 @@ pub struct Dry<A: Elem> {
     pub(super) log: Rc<RefCell<Log>>,
     /// Whether the next ops belong to the head.
     pub(super) in_head: Cell<bool>,
+    /// The rows of the most loaded rank that shares experts, as a multiple of the mean.
+    pub(super) imbalance: f64,
     act: PhantomData<A>,
 }
 
@@ -25,7 +27,12 @@ impl<A: Elem> Dry<A> {
         let (memory, log) = (Tracker::new(allocator), Rc::new(RefCell::new(Log::new(rank, keep))));
         let take = |bytes| memory.borrow_mut().take(scratch.block(bytes), Use::Workspace);
         scratch.fixed().into_iter().for_each(|bytes| _ = take(bytes));
-        Dry { scratch: Box::new(scratch), memory, log, in_head: Cell::new(false), act: PhantomData }
+        Dry { scratch: Box::new(scratch), memory, log, in_head: Cell::new(false), imbalance: 1.0, act: PhantomData }
+    }
+
+    /// Experts of this rank get `imbalance` times as many rows as on average.
+    pub fn imbalance(self, imbalance: f64) -> Self {
+        Dry { imbalance, ..self }
     }
 
     /// A copy of the log so far.

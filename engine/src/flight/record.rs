@@ -116,6 +116,7 @@ pub(super) fn scope(scope: Scope) -> Packed {
         Scope::Unit(Unit::Embedding) => (4, 0, 0),
         Scope::Unit(Unit::Layer(layer)) => (5, layer, 0),
         Scope::Unit(Unit::Head) => (6, 0, 0),
+        Scope::Unit(Unit::Experts(layer)) => (8, layer, 0),
         Scope::Optimizer => (7, 0, 0),
     };
     [SCOPE, which, index as u64, chunk as u64]

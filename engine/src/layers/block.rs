@@ -2,7 +2,7 @@
 //! h = x + Norm(Attention(Norm(x))), y = h + Norm(MLP(Norm(h))).
 
 use super::attention::{self, Pattern};
-use super::{Ctx, mlp, norm};
+use super::{Ctx, feed_forward, moe, norm};
 use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
 use crate::model::param_specs::Block;
 
@@ -22,7 +22,7 @@ pub struct Saved<B: Backend> {
     h: Act<B>,
     stats2: Acc<B>,
     hn: Option<Act<B>>,
-    mlp: mlp::Saved<B>,
+    feed_forward: feed_forward::Saved<B>,
     post2: Option<norm::SavedPost<B>>,
 }
 
@@ -33,7 +33,7 @@ impl<B: Backend> Saved<B> {
         self.xn = None;
         self.hn = None;
         self.attention.slim();
-        self.mlp.slim();
+        self.feed_forward.slim();
         self
     }
 }
@@ -44,13 +44,13 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: Act<B
     let (a, attention) = attention::forward(cx, p, &w.attention, &xn);
     let (a, post1) = norm::post(cx, &w.post1, a);
     let (h, hn, stats2) = norm::add_forward(cx, &w.norm2, &x, a); // h = x + Attention(xn)
-    let (m, mlp) = mlp::forward(cx, &w.mlp, &hn);
+    let (m, feed_forward) = feed_forward::forward(cx, w, &hn);
     let (m, post2) = norm::post(cx, &w.post2, m);
     let y = cx.b.add(m, &h); // y = h + MLP(hn)
-    (y, Saved { x, stats1, xn: Some(xn), attention, post1, h, stats2, hn: Some(hn), mlp, post2 })
+    (y, Saved { x, stats1, xn: Some(xn), attention, post1, h, stats2, hn: Some(hn), feed_forward, post2 })
 }
 
-/// Computes dx from dy.
+/// Computes dx from dy. `losses` is there if the model has experts.
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     p: &Pattern<B>,
@@ -58,12 +58,13 @@ pub fn backward<B: Backend>(
     dy: Act<B>,
     saved: Saved<B>,
     g: &mut Grads<B>,
+    losses: Option<moe::Losses<B>>,
 ) -> Act<B> {
-    let Saved { x, stats1, xn, attention, post1, h, stats2, hn, mlp, post2 } = saved;
+    let Saved { x, stats1, xn, attention, post1, h, stats2, hn, feed_forward, post2 } = saved;
     let dm = norm::post_backward(cx, &w.post2, &dy, post2, &mut g.post2);
     let coming = cx.region.gather(cx.b, dm.as_ref().unwrap_or(&dy)); // dm in flight during the recomputation
     let hn = hn.unwrap_or_else(|| norm::again(cx, &w.norm2, &h, &stats2));
-    let dhn = mlp::backward(cx, &w.mlp, coming, hn, mlp, &mut g.mlp);
+    let dhn = feed_forward::backward(cx, w, coming, hn, feed_forward, g, losses);
     drop(dm);
     let dh = norm::backward_add(cx, &w.norm2, &dy, dhn, &h, &stats2, &mut g.norm2); // dh = dy + dNorm(dhn)
     drop((dy, h, stats2));

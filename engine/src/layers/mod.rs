@@ -5,14 +5,19 @@
 
 pub mod attention;
 pub mod block;
+pub mod dispatch;
 pub mod embedding;
+pub mod experts;
+pub mod feed_forward;
 pub mod head;
 pub mod linear;
 pub mod mlp;
+pub mod moe;
 pub mod norm;
 pub mod region;
 pub mod rope;
 pub mod rotary;
+pub mod router;
 
 use crate::backend::Backend;
 use crate::config::Activation;
@@ -25,6 +30,8 @@ pub struct Ctx<'a, B: Backend> {
     pub region: &'a Region<B>,
     pub norms: norm::Norms,
     pub activation: Activation,
+    /// Where the model has experts.
+    pub moe: Option<moe::Shape<'a, B>>,
     /// The factor of the embedding's output.
     pub embedding_scale: Option<f32>,
     /// The id of the first vocabulary row that this rank holds.

@@ -5,6 +5,7 @@
 use super::mesh::GroupKind;
 use crate::model::param_specs::{TensorSpec, Unit, Update};
 use crate::model::rect::Rect;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Elements of bf16 that a device loads at once: every shard begins on such a vector.
@@ -100,6 +101,11 @@ impl Bucket {
         Bucket { units, spans, decayed, trained, len, tie, reduced_over }
     }
 
+    /// The ranks over which the optimizer's state of this bucket is sharded.
+    pub fn sharded_over(&self) -> GroupKind {
+        sharded_over(self.reduced_over)
+    }
+
     /// The elements that are not padding.
     pub fn used(&self) -> usize {
         self.spans.last().map_or(0, |span| span.range().end)
@@ -161,37 +167,37 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     out
 }
 
-/// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last one may
-/// be shorter). A tied table has a bucket of its own; units that are reduced over other groups share no bucket.
+/// The ranks over which the optimizer's state of weights is sharded whose gradients are summed over `reduced_over`.
+pub fn sharded_over(reduced_over: GroupKind) -> GroupKind {
+    match reduced_over {
+        GroupKind::ExpertData => GroupKind::ExpertOptimizer,
+        _ => GroupKind::Optimizer,
+    }
+}
+
+/// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last ones may
+/// be shorter). A tied table has a bucket of its own; units that are reduced over different groups share no bucket.
 ///
 /// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(kind)` is the number of ranks that
 /// shard a bucket. The bucket boundaries are those of tensor-parallel rank 0, whose shards of the tensors are the
 /// longest, so that all ranks have the same number of buckets.
 pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usize, min_len: usize) -> Vec<Bucket> {
-    let (mut buckets, mut open, mut len) = (Vec::new(), Vec::<&Held>::new(), 0);
-    let close = |open: &mut Vec<&Held>| {
-        let held = std::mem::take(open);
-        Bucket::new(&held, tp, ranks(held[0].reduced_over))
-    };
+    let (mut buckets, mut open) = (Vec::new(), BTreeMap::<GroupKind, (Vec<&Held>, usize)>::new());
+    let close = |held: &[&Held]| Bucket::new(held, tp, ranks(held[0].reduced_over));
     for held in held {
         if held.tie != Tie::Free {
-            buckets.push(Bucket::new(&[held], tp, ranks(held.reduced_over)));
+            buckets.push(close(&[held]));
             continue;
         }
-        if open.first().is_some_and(|first| first.reduced_over != held.reduced_over) {
-            buckets.push(close(&mut open));
-            len = 0;
-        }
-        open.push(held);
-        len += held.tensors.iter().map(|t| t.held(0, tp.1).len()).sum::<usize>();
-        if len >= min_len {
-            buckets.push(close(&mut open));
-            len = 0;
+        let (units, len) = open.entry(held.reduced_over).or_default();
+        units.push(held);
+        *len += held.tensors.iter().map(|t| t.held(0, tp.1).len()).sum::<usize>();
+        if *len >= min_len {
+            buckets.push(close(units));
+            open.remove(&held.reduced_over);
         }
     }
-    if !open.is_empty() {
-        buckets.push(close(&mut open));
-    }
+    buckets.extend(open.into_values().map(|(units, _)| close(&units)));
     buckets
 }
 
@@ -199,7 +205,7 @@ pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usiz
 mod tests {
     use super::*;
     use crate::config::Model;
-    use crate::model::param_specs::{Init, TpShard, tensors, units};
+    use crate::model::param_specs::{Init, ExpertShare, TpShard, tensors, units};
     use proptest::prelude::*;
 
     fn specs(units: usize, rows: usize, cols: usize) -> Vec<Held> {
@@ -273,7 +279,7 @@ mod tests {
         ) {
             let (tp, model) = (1 << tp_log, model(1 << kv_log, vocab));
             let held = |unit| {
-                let tensors = tensors(&model, unit);
+                let tensors = tensors(&model, unit, ExpertShare::ALL);
                 Held { unit, tensors, tie: Tie::Free, reduced_over: GroupKind::Data }
             };
             let held: Vec<Held> = units(&model).into_iter().map(held).collect();
@@ -306,16 +312,10 @@ mod tests {
         units[1].reduced_over = GroupKind::Tensor;
         let ranks = |kind| if kind == GroupKind::Data { 4 } else { 2 };
         let buckets = plan(&units, (0, 1), ranks, usize::MAX);
-        let found: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.reduced_over, b.len % (4 * VECTOR))).collect();
-        let used = buckets[0].used();
-        assert_eq!(
-            found.iter().map(|f| f.1).collect::<Vec<_>>(),
-            [GroupKind::Data, GroupKind::Tensor, GroupKind::Data]
-        );
-        assert_eq!(
-            buckets.iter().map(|b| b.len).collect::<Vec<_>>(),
-            [used.next_multiple_of(32), used.next_multiple_of(16), used.next_multiple_of(32)]
-        );
+        let kinds: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.reduced_over)).collect();
+        assert_eq!(kinds, [(1, GroupKind::Tensor), (2, GroupKind::Data)]);
+        let padded: Vec<_> = buckets.iter().map(|b| b.used().next_multiple_of(ranks(b.reduced_over) * VECTOR)).collect();
+        assert_eq!(buckets.iter().map(|b| b.len).collect::<Vec<_>>(), padded);
     }
 
     fn model(kv_heads: usize, vocab: usize) -> Model {

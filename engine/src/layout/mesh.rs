@@ -25,6 +25,12 @@ pub enum GroupKind {
     Data,
     /// The ranks over which the optimizer state of the same weights is sharded.
     Optimizer,
+    /// Data-parallel ranks that together hold all experts of a layer.
+    Experts,
+    /// Data-parallel ranks that hold the same experts.
+    ExpertData,
+    /// The ranks over which the optimizer state of the same experts is sharded.
+    ExpertOptimizer,
     /// Pipeline stages, for activations of the forward pass.
     Activations,
     /// Pipeline stages, for gradients of the backward pass.
@@ -38,7 +44,7 @@ pub enum GroupKind {
 impl Mesh {
     /// `[tensor, pipeline, data]`, as it is written to the files of a run.
     pub fn layout(&self) -> [usize; 3] {
-        [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.size(axis))
+        [self.size(Axis::Tensor), self.size(Axis::Pipeline), self.replicas()]
     }
 }
 
@@ -48,11 +54,14 @@ impl Mesh {
 const FREE_PROCESSORS: usize = 25;
 
 impl GroupKind {
-    pub const ALL: [GroupKind; 8] = [
+    pub const ALL: [GroupKind; 11] = [
         GroupKind::Tensor,
         GroupKind::KvHeads,
         GroupKind::Data,
         GroupKind::Optimizer,
+        GroupKind::Experts,
+        GroupKind::ExpertData,
+        GroupKind::ExpertOptimizer,
         GroupKind::Activations,
         GroupKind::Gradients,
         GroupKind::Tied,
@@ -64,6 +73,8 @@ impl GroupKind {
     pub fn lane(self) -> GroupKind {
         match self {
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => GroupKind::World,
+            GroupKind::ExpertData => GroupKind::Data,
+            GroupKind::ExpertOptimizer => GroupKind::Optimizer,
             kind => kind,
         }
     }
@@ -71,8 +82,10 @@ impl GroupKind {
     /// The thread blocks of NCCL, and so multiprocessors, that a call of this kind takes.
     pub fn ctas(self, nccl: &Nccl) -> usize {
         match self {
-            GroupKind::Tensor => nccl.tensor_ctas,
-            GroupKind::Data | GroupKind::Optimizer => nccl.data_ctas,
+            GroupKind::Tensor | GroupKind::Experts => nccl.tensor_ctas,
+            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => {
+                nccl.data_ctas
+            }
             GroupKind::Activations | GroupKind::Gradients => nccl.pipeline_ctas,
             GroupKind::KvHeads | GroupKind::Tied | GroupKind::World => nccl.pipeline_ctas,
         }
@@ -104,6 +117,9 @@ impl GroupKind {
             GroupKind::KvHeads => "key/value heads",
             GroupKind::Data => "data",
             GroupKind::Optimizer => "optimizer",
+            GroupKind::Experts => "experts",
+            GroupKind::ExpertData => "data of experts",
+            GroupKind::ExpertOptimizer => "optimizer of experts",
             GroupKind::Activations => "activations",
             GroupKind::Gradients => "gradients",
             GroupKind::Tied => "tied embeddings",
@@ -113,18 +129,19 @@ impl GroupKind {
 }
 
 impl Mesh {
-    /// `None` unless `ranks` is a multiple of the ranks that the other axes use.
+    /// `None` unless `ranks` is a multiple of the ranks that the other axes use, and the data-parallel ranks one of
+    /// the expert-parallel ones. Expert parallelism divides the data-parallel ranks and takes none of its own: the axis
+    /// `Expert` runs over the ranks that share the experts, `Data` over those that hold the same ones.
     pub fn new(ranks: usize, p: &Parallel) -> Option<Mesh> {
-        // Expert parallelism divides the data-parallel ranks and takes none of its own.
         let used = ranks_used(p);
-        if ranks == 0 || !ranks.is_multiple_of(used) {
+        if ranks == 0 || !ranks.is_multiple_of(used * p.expert) {
             return None;
         }
         let size = |axis| match axis {
             Axis::Tensor => p.tensor,
             Axis::Context => p.context,
-            Axis::Expert => 1,
-            Axis::Data => ranks / used,
+            Axis::Expert => p.expert,
+            Axis::Data => ranks / (used * p.expert),
             Axis::Pipeline => p.pipeline,
         };
         let axes = p.order.map(|axis| (axis, size(axis)));
@@ -143,6 +160,21 @@ impl Mesh {
     pub fn coord(&self, rank: usize, axis: Axis) -> usize {
         let (stride, size) = self.place(axis);
         rank / stride % size
+    }
+
+    /// The number of data-parallel ranks: of replicas of all weights but the experts'.
+    pub fn replicas(&self) -> usize {
+        self.size(Axis::Expert) * self.size(Axis::Data)
+    }
+
+    /// The replica that `rank` is a part of.
+    pub fn replica(&self, rank: usize) -> usize {
+        self.coord(rank, Axis::Expert) + self.size(Axis::Expert) * self.coord(rank, Axis::Data)
+    }
+
+    /// The data-parallel ranks that `rank` is one of, replica after replica.
+    pub fn replicas_of(&self, rank: usize) -> Vec<usize> {
+        self.group(rank, &[Axis::Expert, Axis::Data])
     }
 
     /// The position of every rank along `axis`.
@@ -183,8 +215,10 @@ impl Mesh {
                 let first = self.coord(rank, Axis::Tensor) / kv_replicas * kv_replicas;
                 self.group(rank, &[Axis::Tensor])[first..first + kv_replicas].to_vec()
             }
-            GroupKind::Optimizer if !self.sharded_optimizer => vec![rank],
-            GroupKind::Data | GroupKind::Optimizer => self.group(rank, &[Axis::Data]),
+            GroupKind::Optimizer | GroupKind::ExpertOptimizer if !self.sharded_optimizer => vec![rank],
+            GroupKind::Data | GroupKind::Optimizer => self.replicas_of(rank),
+            GroupKind::Experts => self.group(rank, &[Axis::Expert]),
+            GroupKind::ExpertData | GroupKind::ExpertOptimizer => self.group(rank, &[Axis::Data]),
             GroupKind::Activations | GroupKind::Gradients => stages,
             GroupKind::Tied => match self.coord(rank, Axis::Pipeline) {
                 stage if stage == 0 || stage + 1 == stages.len() => {
@@ -222,7 +256,7 @@ impl Config {
     pub fn mesh_as_asked(&self, ranks: usize, asked: &str) -> Result<Mesh> {
         let p = &self.parallel;
         let mesh = Mesh::new(ranks, p).ok_or_else(|| self.wrong_ranks(ranks, asked))?;
-        let (batch, dp) = (self.train.global_batch_size, mesh.size(Axis::Data));
+        let (batch, dp) = (self.train.global_batch_size, mesh.replicas());
         match batch.is_multiple_of(samples(&self.train, p, dp)) {
             true => Ok(mesh),
             false => Err(self.wrong_batch(dp)),

@@ -5,4 +5,5 @@ pub mod buckets;
 pub mod mesh;
 pub mod placement;
 pub mod rank_layout;
+pub mod rounds;
 pub mod split;

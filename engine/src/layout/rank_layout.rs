@@ -5,7 +5,7 @@ use crate::config::{Axis, Config};
 use crate::layout::buckets::{self, Bucket, Held, Tie};
 use crate::layout::mesh::{GroupKind, Mesh};
 use crate::layout::split;
-use crate::model::param_specs::{self, Unit};
+use crate::model::param_specs::{self, ExpertShare, Unit};
 use crate::schedule::Pipe;
 use std::ops::Range;
 
@@ -21,6 +21,8 @@ pub struct RankLayout {
     pub tp: (usize, usize),
     /// Index among the data-parallel ranks, and their number.
     pub dp: (usize, usize),
+    /// The experts that this rank holds.
+    pub experts: ExpertShare,
     pub stage: usize,
     pub pipe: Pipe,
     /// The units that the stage runs, chunk by chunk.
@@ -32,14 +34,16 @@ pub struct RankLayout {
 impl RankLayout {
     pub fn new(config: &Config, mesh: Mesh, rank: usize) -> Self {
         let along = |axis| (mesh.coord(rank, axis), mesh.size(axis));
-        let (tp, dp, (stage, stages)) = (along(Axis::Tensor), along(Axis::Data), along(Axis::Pipeline));
+        let (tp, (stage, stages)) = (along(Axis::Tensor), along(Axis::Pipeline));
+        let dp = (mesh.replica(rank), mesh.replicas());
+        let experts = ExpertShare { rank: mesh.coord(rank, Axis::Expert), ranks: mesh.size(Axis::Expert) };
         let t = &config.train;
         let n_mbs = t.global_batch_size / (t.micro_batch_size * dp.1);
         let pipe = Pipe { stages, chunks: config.parallel.virtual_pipeline, n_mbs };
         let all = split::chunks(&config.model, &layers_of_chunks(config));
         let chunks = all.into_iter().skip(stage).step_by(stages).collect();
         let kv_replicas = tp.1.div_ceil(config.model.num_key_value_heads);
-        RankLayout { mesh, rank, tp, dp, stage, pipe, chunks, kv_replicas }
+        RankLayout { mesh, rank, tp, dp, experts, stage, pipe, chunks, kv_replicas }
     }
 
     /// The group of `kind` that this rank is in.
@@ -47,49 +51,57 @@ impl RankLayout {
         self.mesh.members(self.rank, kind, self.kv_replicas)
     }
 
-    /// Whether this rank saves its shards and counts them in the gradient norm. Where each data-parallel rank holds all
-    /// of them (`distributed_optimizer = false`), only the first one does.
-    pub fn owns_shards(&self) -> bool {
-        self.dp.0 == 0 || self.members(GroupKind::Optimizer).len() == self.dp.1
+    /// Whether this rank saves its shard of a bucket and counts it in the gradient norm. Where each data-parallel rank
+    /// holds all of it (`distributed_optimizer = false`), only the first one does.
+    pub fn owns_shard(&self, bucket: &Bucket) -> bool {
+        let [all, sharding] = [bucket.reduced_over, bucket.sharded_over()].map(|kind| self.members(kind));
+        all == sharding || all[0] == self.rank
     }
 
     /// The number of elements that this rank saves.
     pub fn saved(&self, config: &Config) -> usize {
-        if !self.owns_shards() {
-            return 0;
-        }
-        let members = self.members(GroupKind::Optimizer);
-        let index = members.iter().position(|&rank| rank == self.rank).expect("a rank is in its group");
-        let owned = |bucket: Bucket| bucket.owned(&bucket.shard(index, members.len()));
+        let owned = |bucket: Bucket| {
+            let members = self.members(bucket.sharded_over());
+            let index = members.iter().position(|&rank| rank == self.rank).expect("a rank is in its group");
+            if self.owns_shard(&bucket) { bucket.owned(&bucket.shard(index, members.len())) } else { Vec::new() }
+        };
         self.buckets(config).into_iter().flat_map(owned).map(|range| range.len()).sum()
     }
 
     /// The buckets of all chunks.
     pub fn buckets(&self, config: &Config) -> Vec<Bucket> {
-        let ranks = self.members(GroupKind::Optimizer).len();
+        let ranks = |kind| self.members(buckets::sharded_over(kind)).len();
         let held = self.chunks.iter().map(|units| self.held(config, units));
-        held.flat_map(|held| buckets::plan(&held, self.tp, |_| ranks, MIN_BUCKET)).collect()
+        held.flat_map(|held| buckets::plan(&held, self.tp, ranks, MIN_BUCKET)).collect()
     }
 
     /// The tensors that a chunk holds: those of its units, and, on the last stage of a model with tied embeddings, the
     /// embedding's table.
     fn held(&self, config: &Config, units: &[Unit]) -> Vec<Held> {
         let tied = config.model.tie_word_embeddings && self.pipe.stages > 1;
-        let held = |&unit: &Unit, tie| Held {
+        let held = |unit: Unit, tie| Held {
             unit,
-            tensors: param_specs::tensors(&config.model, unit),
+            tensors: param_specs::tensors(&config.model, unit, self.experts),
             tie,
-            reduced_over: GroupKind::Data,
+            reduced_over: self.reduced_over(unit),
         };
         let mut all: Vec<Held> = Vec::new();
         for unit in units {
             let tie = if tied && *unit == Unit::Embedding { Tie::First } else { Tie::Free };
-            all.push(held(unit, tie));
+            all.extend(param_specs::with_experts(&config.model, *unit).map(|unit| held(unit, tie)));
             if tied && *unit == Unit::Head {
-                all.push(held(&Unit::Embedding, Tie::Last));
+                all.push(held(Unit::Embedding, Tie::Last));
             }
         }
         all
+    }
+
+    /// The ranks that hold the same weights.
+    fn reduced_over(&self, unit: Unit) -> GroupKind {
+        match unit {
+            Unit::Experts(_) if self.experts.ranks > 1 => GroupKind::ExpertData,
+            _ => GroupKind::Data,
+        }
     }
 
     /// Shape of a message between stages: `[T/tp, D]` under sequence parallelism, else `[T, D]`.

@@ -13,6 +13,16 @@ pub fn parameters(model: &Model) -> u64 {
     all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
 }
 
+/// The number of parameters that a token uses: all but those of the experts that are not its own.
+pub fn active_parameters(model: &Model) -> u64 {
+    let idle = |layer: Layer| {
+        let experts = layer.experts()?;
+        let each = (experts.mlp.activation.products() + 1) * model.hidden_size * experts.mlp.intermediate_size;
+        Some(((experts.count - experts.per_token) * each) as u64)
+    };
+    parameters(model) - model.layers().filter_map(idle).sum::<u64>()
+}
+
 /// Model FLOPs per token of a sequence of `seq` tokens. A causal query's dot products are counted for the positions
 /// that it attends to on average: half of them, or fewer where a layer has a window.
 pub fn model_flops(model: &Model, seq: usize) -> f64 {
@@ -107,13 +117,15 @@ fn gpt(m: &Model, seq: usize, each: f64) -> f64 {
     each * l * h * h * (1.0 + seq as f64 / (6.0 * h) + m.vocab_size as f64 / (16.0 * l * h))
 }
 
-/// Operations of a layer's matrix products with weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`.
+/// Operations of a layer's matrix products with weights, forward, per token: `2 * (q, k, v, o, gate, up, down)`, with
+/// experts the last three of those that a token uses, and the router.
 fn layer_matmul_flops(m: &Model, layer: Layer) -> f64 {
     let heads = 2 * m.num_attention_heads + 2 * m.num_key_value_heads;
     let attention = m.hidden_size as f64 * (heads * m.head_dim) as f64;
-    let products = (layer.mlp.activation.products() + 1) as f64;
-    let mlp = products * m.hidden_size as f64 * layer.mlp.intermediate_size as f64;
-    2.0 * (attention + mlp)
+    let products = (layer.mlp().activation.products() + 1) as f64;
+    let mlp = products * m.hidden_size as f64 * layer.mlp().intermediate_size as f64;
+    let [used, routed] = layer.experts().map_or([1, 0], |experts| [experts.per_token, experts.count]);
+    2.0 * (attention + used as f64 * mlp + (routed * m.hidden_size) as f64)
 }
 
 /// Operations of `q k^T` and `p v` of a layer, forward, per token, for so many positions: `2 * 2 * positions * heads *

@@ -8,7 +8,7 @@
 
 use super::rect::Rect;
 use super::stored::Stored;
-use crate::config::{Model, NormKind};
+use crate::config::{self, Model, NormKind};
 use std::ops::Range;
 
 /// A part of the model whose weights are gathered together and whose gradients are complete at the same time.
@@ -16,6 +16,8 @@ use std::ops::Range;
 pub enum Unit {
     Embedding,
     Layer(usize),
+    /// The experts of a layer: a unit of the parameters alone, since their gradients are summed over fewer ranks.
+    Experts(usize),
     Head,
 }
 
@@ -32,8 +34,10 @@ pub enum TpShard {
     Heads(usize),
     /// Every rank holds the whole tensor.
     Whole,
-    /// Every rank holds the whole tensor and uses it for each of its own heads.
-    PerHead,
+    /// Every rank holds the whole tensor and computes a part of its gradient, whether rows are sharded or not: norms of
+    /// heads, which each rank applies to its own heads, and routers, whose gradients come from a rank's own columns of
+    /// the experts.
+    Partial,
 }
 
 /// How the optimizer updates a tensor.
@@ -54,6 +58,23 @@ pub enum Init {
     Normal,
     Zeros,
     Ones,
+}
+
+/// A rank's part of the experts of every layer: its index among the expert-parallel ranks, and their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertShare {
+    pub rank: usize,
+    pub ranks: usize,
+}
+
+impl ExpertShare {
+    pub const ALL: ExpertShare = ExpertShare { rank: 0, ranks: 1 };
+
+    /// The experts of this part, of `experts`, which the number of ranks divides.
+    pub fn of(self, experts: usize) -> Range<usize> {
+        let each = experts / self.ranks;
+        self.rank * each..(self.rank + 1) * each
+    }
 }
 
 /// One tensor of the model.
@@ -89,7 +110,7 @@ impl TensorSpec {
     pub fn held(&self, rank: usize, ranks: usize) -> Rect {
         let whole = Rect::whole(self.shape());
         match self.tp_shard {
-            TpShard::Whole | TpShard::PerHead => whole,
+            TpShard::Whole | TpShard::Partial => whole,
             TpShard::Rows => self.features(share(self.dims[0], rank, ranks)),
             TpShard::Cols => Rect { cols: share(whole.cols.end, rank, ranks), ..whole },
             TpShard::Heads(dim) if self.replicas(ranks) > 1 => {
@@ -114,7 +135,7 @@ impl TensorSpec {
         match self.tp_shard {
             TpShard::Rows | TpShard::Cols => 1,
             TpShard::Heads(dim) => ranks.div_ceil(self.dims[0] / dim),
-            TpShard::Whole | TpShard::PerHead => ranks,
+            TpShard::Whole | TpShard::Partial => ranks,
         }
     }
 }
@@ -237,14 +258,35 @@ params!(
 );
 
 params!(
+    /// The experts that a rank holds, one below the other.
+    Experts { ; ;
+        /// `[E 2F, D]`: of each expert Wg above Wu.
+        up: Linear,
+        /// `[E D, F]`.
+        down: Linear, ;
+    }
+);
+
+params!(
+    /// Feed-forward layer with experts.
+    Moe { ; ;
+        /// `[E, D]`, of all experts.
+        router: Linear,
+        experts: Experts, ;
+    }
+);
+
+params!(
     /// Transformer layer.
     Block { ; ;
         attention: Attention,
-        mlp: Mlp,
         /// Before attention.
         norm1: Norm,
         /// Before the MLP.
         norm2: Norm, ;
+        mlp?: Mlp,
+        /// In place of the MLP.
+        moe?: Moe,
         /// Of attention's output, before the residual sum.
         post1?: Norm,
         /// Of the MLP's output, before the residual sum.
@@ -268,29 +310,31 @@ pub fn embedding(model: &Model) -> Embedding<Vec<TensorSpec>> {
     Embedding { table: table(names.table, v), positions: positions.map(|rows| table(names.positions, rows)) }
 }
 
-/// Transformer layer `l`; the tensors of a list are stacked along the rows of the matrix that the layer reads.
-pub fn layer(model: &Model, l: usize) -> Block<Vec<TensorSpec>> {
+/// Transformer layer `l` with this share of its experts; the tensors of a list are stacked along the rows of the matrix
+/// that the layer reads.
+pub fn layer(model: &Model, l: usize, share: ExpertShare) -> Block<Vec<TensorSpec>> {
     let (of, names, d) = (model.layer(l), model.tensor_names(), model.hidden_size);
     let norm = |name: &str| norm(of.norm, &names.of_layer(l, name), d);
     Block {
         attention: attention(model, l),
-        mlp: mlp(model, l),
         norm1: norm(names.norm1),
         norm2: norm(names.norm2),
+        mlp: of.experts().is_none().then(|| mlp(model, l)),
+        moe: of.experts().map(|experts| moe(model, l, experts, share)),
         post1: of.post_norms.then(|| norm(names.post1)),
         post2: of.post_norms.then(|| norm(names.post2)),
     }
 }
 
 fn attention(model: &Model, l: usize) -> Attention<Vec<TensorSpec>> {
-    use TpShard::{Cols, Heads, PerHead, Rows, Whole};
+    use TpShard::{Cols, Heads, Partial, Rows, Whole};
     let (of, names, dim) = (model.layer(l), model.tensor_names(), model.head_dim);
     let (d, q, kv) = (model.hidden_size, model.num_attention_heads * dim, model.num_key_value_heads * dim);
     let [q_name, k_name, v_name] = names.qkv.map(|name| names.of_layer(l, name));
     let parts = [(q_name, q, Rows), (k_name, kv, Heads(dim)), (v_name, kv, Heads(dim))];
     let together = names.qkv_together.map(|name| names.of_layer(l, name));
     let stored = |parts| in_file(names.transposed, together.as_deref(), parts);
-    let of_heads = |name: &str| vec![vector(&format!("{}.weight", names.of_layer(l, name)), dim, PerHead, Init::Ones)];
+    let of_heads = |name: &str| vec![vector(&format!("{}.weight", names.of_layer(l, name)), dim, Partial, Init::Ones)];
     let out = names.of_layer(l, names.out);
     Attention {
         qkv: Linear {
@@ -309,7 +353,7 @@ fn attention(model: &Model, l: usize) -> Attention<Vec<TensorSpec>> {
 fn mlp(model: &Model, l: usize) -> Mlp<Vec<TensorSpec>> {
     use TpShard::{Cols, Rows, Whole};
     let (of, names, d) = (model.layer(l), model.tensor_names(), model.hidden_size);
-    let f = of.mlp.intermediate_size;
+    let f = of.mlp().intermediate_size;
     let (up, down) = (names.up.iter().map(|name| names.of_layer(l, name)), names.of_layer(l, names.down));
     Mlp {
         up: Linear {
@@ -319,6 +363,27 @@ fn mlp(model: &Model, l: usize) -> Mlp<Vec<TensorSpec>> {
         down: Linear {
             weight: in_file(names.transposed, None, vec![weight(&down, d, f, Cols)]),
             bias: of.biases.mlp.then(|| vec![bias(&down, d, Whole)]),
+        },
+    }
+}
+
+fn moe(model: &Model, l: usize, of: config::Experts, share: ExpertShare) -> Moe<Vec<TensorSpec>> {
+    use TpShard::{Cols, Partial, Rows};
+    let (names, d, f) = (model.tensor_names(), model.hidden_size, of.mlp.intermediate_size);
+    let name = |e, module: &str| names.of_expert(l, e, module);
+    let up = |e| names.expert_up.iter().map(move |module| weight(&name(e, module), f, d, Rows));
+    let router = names.of_layer(l, names.router);
+    Moe {
+        router: Linear {
+            weight: vec![weight(&router, of.count, d, Partial)],
+            bias: of.router_bias.then(|| vec![bias(&router, of.count, Partial)]),
+        },
+        experts: Experts {
+            up: Linear { weight: share.of(of.count).flat_map(up).collect(), bias: None },
+            down: Linear {
+                weight: share.of(of.count).map(|e| weight(&name(e, names.expert_down), d, f, Cols)).collect(),
+                bias: None,
+            },
         },
     }
 }
@@ -378,24 +443,39 @@ fn norm(kind: NormKind, module: &str, d: usize) -> Norm<Vec<TensorSpec>> {
     }
 }
 
-/// The units in the order of the forward pass.
+/// The units that a stage runs, in the order of the forward pass.
 pub fn units(model: &Model) -> Vec<Unit> {
     let layers = (0..model.num_hidden_layers).map(Unit::Layer);
     std::iter::once(Unit::Embedding).chain(layers).chain([Unit::Head]).collect()
 }
 
-/// The tensors of one unit, in the order in which a bucket packs them.
-pub fn tensors(model: &Model, unit: Unit) -> Vec<TensorSpec> {
+/// The units of parameters that make up a unit that a stage runs: a layer, and its experts.
+pub fn with_experts(model: &Model, unit: Unit) -> impl Iterator<Item = Unit> {
+    let experts = match unit {
+        Unit::Layer(l) => model.layer(l).experts().map(|_| Unit::Experts(l)),
+        _ => None,
+    };
+    std::iter::once(unit).chain(experts)
+}
+
+/// The tensors of one unit that a rank with this share of the experts holds, in the order in which a bucket packs them.
+pub fn tensors(model: &Model, unit: Unit, share: ExpertShare) -> Vec<TensorSpec> {
     match unit {
         Unit::Embedding => embedding(model).all().concat(),
-        Unit::Layer(l) => layer(model, l).all().concat(),
+        Unit::Layer(l) => {
+            let block = layer(model, l, share);
+            let router = block.moe.clone().map_or(Vec::new(), |moe| moe.router.all());
+            [Block { moe: None, ..block }.all(), router].concat().concat()
+        }
+        Unit::Experts(l) => layer(model, l, share).moe.map_or(Vec::new(), |moe| moe.experts.all().concat()),
         Unit::Head => head(model).all().concat(),
     }
 }
 
 /// Every tensor of the model, in the order of the units.
 pub fn all_tensors(model: &Model) -> Vec<TensorSpec> {
-    units(model).into_iter().flat_map(|unit| tensors(model, unit)).collect()
+    let units = units(model).into_iter().flat_map(|unit| with_experts(model, unit));
+    units.flat_map(|unit| tensors(model, unit, ExpertShare::ALL)).collect()
 }
 
 #[cfg(test)]

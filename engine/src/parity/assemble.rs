@@ -2,7 +2,7 @@
 //! and is equal on all ranks that hold it.
 
 use crate::config::Config;
-use crate::layout::mesh::{GroupKind, Mesh};
+use crate::layout::mesh::Mesh;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use crate::model::rect::Rect;
@@ -56,11 +56,11 @@ fn for_each_shard(
     mut each: impl FnMut(&str, &Rect, bool, &[f32]),
 ) {
     let rank_layout = RankLayout::new(config, mesh.clone(), rank);
-    let members = rank_layout.members(GroupKind::Optimizer);
-    let me = members.iter().position(|&member| member == rank).expect("a rank is in its own group");
-    let owns = rank_layout.owns_shards();
     let mut rest = masters;
     for bucket in rank_layout.buckets(config) {
+        let members = rank_layout.members(bucket.sharded_over());
+        let me = members.iter().position(|&member| member == rank).expect("a rank is in its own group");
+        let owns = rank_layout.owns_shard(&bucket);
         let shard = bucket.shard(me, members.len());
         let (values, after) = rest.split_at(shard.len());
         for part in bucket.parts(&shard) {

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::layout::buckets::Bucket;
+use crate::layout::buckets::{self, Bucket};
 use crate::layout::mesh::GroupKind;
 use crate::layout::rank_layout::RankLayout;
 
@@ -20,6 +20,8 @@ pub struct Groups<B: Backend> {
     pub world: B::Group,
     /// The ranks among which a bucket's optimizer state is sharded.
     pub optimizer: BucketGroups<B>,
+    /// Data-parallel ranks that together hold all experts.
+    pub experts: B::Group,
     /// A second communicator of the tensor-parallel ranks, for the gradients of tensors that all of them hold whole,
     /// where each rank has a part: of its rows, under sequence parallelism, or of its heads.
     pub whole: Option<B::Group>,
@@ -41,13 +43,14 @@ impl<B: Backend> Groups<B> {
     pub fn new(b: &B, config: &Config, rank_layout: &RankLayout) -> Self {
         let group = |kind| b.group(kind, &rank_layout.members(kind));
         let [tensor, kv] = [GroupKind::Tensor, GroupKind::KvHeads].map(group);
-        let data = BucketGroups(vec![(GroupKind::Data, group(GroupKind::Data))]);
+        let kinds = || [GroupKind::Data].into_iter().chain((rank_layout.experts.ranks > 1).then_some(GroupKind::ExpertData));
+        let data = BucketGroups(kinds().map(|kind| (kind, group(kind))).collect());
         let [activations, gradients, tied] = [GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied].map(group);
         let world = group(GroupKind::World);
-        let optimizer = group(GroupKind::Optimizer);
-        let optimizer = BucketGroups(vec![(GroupKind::Data, optimizer)]);
-        let head_norms = config.model.layers().any(|layer| layer.head_norms);
-        let whole = (config.parallel.sequence_parallel || head_norms).then(|| group(GroupKind::Tensor));
-        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, whole }
+        let optimizer = BucketGroups(kinds().map(|kind| (kind, group(buckets::sharded_over(kind)))).collect());
+        let experts = group(GroupKind::Experts);
+        let partial = config.model.layers().any(|layer| layer.head_norms || layer.experts().is_some());
+        let whole = (config.parallel.sequence_parallel || partial).then(|| group(GroupKind::Tensor));
+        Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, experts, whole }
     }
 }

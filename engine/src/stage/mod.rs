@@ -1,12 +1,12 @@
 //! One pipeline stage: forward and backward of a micro-batch through this rank's layers, and the tensors kept in
 //! between.
 
-use crate::backend::{Acc, Act, Backend, Collectives, Heads, Rotary, Scope, Tensor};
+use crate::backend::{Acc, Act, Backend, Balance, Collectives, Heads, Rotary, Router, Scope, Tensor, Total};
 use crate::batch::MicroBatch;
 use crate::config::{AttentionKind, Model, Recompute};
 use crate::layers::attention::Pattern;
 use crate::layers::region::Region;
-use crate::layers::{Ctx, block, embedding, head, norm, rope};
+use crate::layers::{Ctx, block, embedding, head, moe, norm, rope};
 use crate::model::param_specs::{self, TensorSpec, Unit};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
@@ -122,6 +122,40 @@ enum Kept<B: Backend> {
     Gradient(Act<B>),
 }
 
+/// The sums that the micro-batches of a step add to, besides gradients.
+pub struct Sums<B: Backend> {
+    /// `[1, Total::COUNT]`.
+    pub totals: Acc<B>,
+    /// The choices of each expert in each layer, `[L, E]`, if the model has experts.
+    pub load: Option<Acc<B>>,
+    /// The number of counted targets of the step over all ranks, `[1, 1]`: what the gradients of auxiliary losses are
+    /// multiplied with, since all gradients are divided by it later.
+    pub targets: Acc<B>,
+}
+
+impl<B: Backend> Sums<B> {
+    /// Zeros for a step with this number of counted targets, `[1, 1]`.
+    pub fn new(b: &B, model: &Model, targets: Acc<B>) -> Self {
+        let zeros = |rows, cols| {
+            let mut x = b.alloc(rows, cols);
+            b.zero(&mut x);
+            x
+        };
+        let load = (model.experts() > 0).then(|| zeros(model.num_hidden_layers, model.experts()));
+        Sums { totals: zeros(1, Total::COUNT), load, targets }
+    }
+}
+
+/// How the experts are shared, and how their auxiliary losses count.
+pub struct ExpertSharing<B: Backend> {
+    /// The ranks that share the experts.
+    pub group: B::Group,
+    /// `parallel.expert_buffer`.
+    pub buffer: f64,
+    /// See [`Balance::factors`].
+    pub factors: [f32; 2],
+}
+
 /// One pipeline stage: one chunk of layers, or several with interleaved 1F1B.
 pub struct Stage<B: Backend> {
     recompute: Recompute,
@@ -135,6 +169,8 @@ pub struct Stage<B: Backend> {
 struct Shared<B: Backend> {
     model: Model,
     region: Region<B>,
+    /// Where the model has experts.
+    experts: Option<ExpertSharing<B>>,
     /// cos and sin by position, `[longest, d]`; none where positions are learned.
     rope: Option<Acc<B>>,
     /// The number of positions that a micro-batch may have.
@@ -170,7 +206,7 @@ impl<B: Backend> Stage<B> {
         let tables = param_specs::embedding(model);
         let first_row = |table: &Vec<TensorSpec>| table[0].held(rank, ranks).rows.start;
         let (vocab_start, positions_start) = (first_row(&tables.table), tables.positions.as_ref().map_or(0, first_row));
-        let shared = Shared { model: model.clone(), region, rope, positions, vocab_start, positions_start };
+        let shared = Shared { model: model.clone(), region, experts: None, rope, positions, vocab_start, positions_start };
         let chunk = |units: Vec<Unit>| Chunk { kinds: kinds(model, &units), units, in_flight: VecDeque::new() };
         let chunks = chunks.into_iter().map(chunk).collect();
         Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
@@ -184,13 +220,19 @@ impl<B: Backend> Stage<B> {
         Stage { z_loss, ..self }
     }
 
+    /// Needed if the model has experts.
+    pub fn experts(mut self, experts: ExpertSharing<B>) -> Self {
+        self.shared.experts = Some(experts);
+        self
+    }
+
     /// Uploads the parts of a micro-batch that `chunk` reads.
     pub fn upload(&self, b: &B, chunk: usize, host: &MicroBatch) -> DeviceBatch<B> {
         DeviceBatch::upload(b, host, &self.chunks[chunk], &self.shared)
     }
 
     /// Forward through the units of a chunk. `x` is the output of the previous chunk, the result is the input of the
-    /// next chunk. The head adds the losses to `totals` and its gradients to `grads`.
+    /// next chunk. The head adds the losses to `sums` and its gradients to `grads`.
     pub fn forward(
         &mut self,
         b: &B,
@@ -198,7 +240,7 @@ impl<B: Backend> Stage<B> {
         batch: DeviceBatch<B>,
         mut x: Option<Act<B>>,
         grads: &mut Grads<B>,
-        totals: &mut Acc<B>,
+        sums: &mut Sums<B>,
     ) -> Option<Act<B>> {
         let cx = self.shared.context(b);
         let chunk = &mut self.chunks[chunk];
@@ -218,8 +260,9 @@ impl<B: Backend> Stage<B> {
                 Unit::Head => {
                     let (w, mut g, targets) =
                         (self.params.head(), grads.head(), self.shared.targets(&batch, self.z_loss));
-                    Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, totals))
+                    Kept::Gradient(head::forward(&cx, &w, &take(&mut x), &targets, &mut g, &mut sums.totals))
                 }
+                Unit::Experts(_) => unreachable!("experts are a part of their layer"),
             }));
         }
         chunk.in_flight.push_back((batch, kept));
@@ -227,7 +270,7 @@ impl<B: Backend> Stage<B> {
     }
 
     /// Backward through the units of a chunk for its oldest micro-batch in flight. `dx` comes from the next chunk, the
-    /// result goes to the previous chunk. `reduce` is given for the chunk's last micro-batch of the step: the reduction
+    /// result goes to the previous chunk. Layers with experts add their auxiliary losses and load to `sums`. `reduce` is given for the chunk's last micro-batch of the step: the reduction
     /// of a bucket starts as soon as its gradients are complete.
     pub fn backward(
         &mut self,
@@ -235,6 +278,7 @@ impl<B: Backend> Stage<B> {
         chunk: usize,
         mut dx: Option<Act<B>>,
         grads: &mut Grads<B>,
+        sums: &mut Sums<B>,
         reduce: Option<&Reduce<B>>,
     ) -> Option<Act<B>> {
         let chunk = &mut self.chunks[chunk];
@@ -246,14 +290,16 @@ impl<B: Backend> Stage<B> {
                 (Unit::Layer(l), kept) => {
                     let (w, mut g, pattern) = (self.params.layer(l), grads.layer(l), self.shared.pattern(&batch, l));
                     let saved = saved(&cx, &pattern, &w, kept);
-                    Some(block::backward(&cx, &pattern, &w, take(&mut dx), saved, &mut g))
+                    self.shared.with_losses(sums, &batch, l, |losses| {
+                        Some(block::backward(&cx, &pattern, &w, take(&mut dx), saved, &mut g, losses))
+                    })
                 }
                 (Unit::Embedding, _) => {
                     let mut g = grads.embedding();
                     embedding::backward(&cx, &batch.tokens(), take(&mut dx), &mut g);
                     None
                 }
-                (Unit::Head, _) => unreachable!("the head keeps its gradient"),
+                (Unit::Head | Unit::Experts(_), _) => unreachable!("the head keeps its gradient; experts are in layers"),
             });
             if let Some(reduce) = reduce {
                 grads.unit_done(b, unit, reduce);
@@ -284,6 +330,7 @@ impl<B: Backend> Stage<B> {
                     head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, totals);
                     None
                 }
+                Unit::Experts(_) => unreachable!("experts are a part of their layer"),
             });
         }
         x
@@ -310,10 +357,37 @@ impl<B: Backend> Shared<B> {
             region,
             norms: norm::Norms { kind: model.norm_kind(), eps: model.norm_eps() as f32 },
             activation: model.activation(),
+            moe: self.experts.as_ref().map(|sharing| self.expert_shape(sharing)),
             embedding_scale: model.embedding_factor(|factor| b.rounded(factor)),
             vocab_start: self.vocab_start,
             positions_start: self.positions_start,
         }
+    }
+
+    fn expert_shape<'a>(&'a self, sharing: &'a ExpertSharing<B>) -> moe::Shape<'a, B> {
+        let of = self.model.layers().find_map(|layer| layer.experts()).expect("a model with experts");
+        moe::Shape {
+            router: Router { per_token: of.per_token, weights: of.weights },
+            experts: of.count,
+            group: &sharing.group,
+            buffer: sharing.buffer,
+        }
+    }
+
+    /// Calls `work` with the sums of auxiliary losses of layer `l`, if it has experts.
+    fn with_losses<T>(
+        &self,
+        sums: &mut Sums<B>,
+        batch: &DeviceBatch<B>,
+        l: usize,
+        work: impl FnOnce(Option<moe::Losses<B>>) -> T,
+    ) -> T {
+        let (Some(sharing), Some(_), Some(load)) = (&self.experts, self.model.layer(l).experts(), &mut sums.load) else {
+            return work(None);
+        };
+        let balance = Balance { seq: batch.seq, factors: sharing.factors, targets: &sums.targets };
+        let mut load = load.view_rows_mut(l..l + 1);
+        work(Some(moe::Losses { balance, totals: &mut sums.totals, load: &mut load }))
     }
 
     fn targets<'a>(&self, batch: &'a DeviceBatch<B>, z_loss: f32) -> head::Targets<'a, B> {

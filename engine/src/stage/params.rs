@@ -5,7 +5,7 @@ use crate::backend::{Act, Backend, Pending, Tensor, TensorView, TensorViewMut};
 use crate::config::Model;
 use crate::layers::{block, embedding, head};
 use crate::layout::buckets::{Bucket, Span, Tie};
-use crate::model::param_specs::{self, Block, Embedding, Head, TensorSpec, Unit};
+use crate::model::param_specs::{self, Block, Embedding, Head, ExpertShare, TensorSpec, Unit};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -29,8 +29,8 @@ struct ParamView {
 }
 
 impl ParamLayout {
-    /// `buckets` hold whole units of `model`.
-    pub fn new(model: &Model, buckets: Vec<Bucket>) -> Rc<ParamLayout> {
+    /// `buckets` hold whole units of `model`, with this share of the experts.
+    pub fn new(model: &Model, share: ExpertShare, buckets: Vec<Bucket>) -> Rc<ParamLayout> {
         let held: Vec<Unit> = buckets.iter().flat_map(|bucket| bucket.units.iter().copied()).collect();
         let view = |unit| {
             let buckets = &buckets;
@@ -38,7 +38,13 @@ impl ParamLayout {
         };
         let has = |unit| held.contains(&unit);
         let embedding = has(Unit::Embedding).then(|| param_specs::embedding(model).map(&mut view(Unit::Embedding)));
-        let layer = |l| (l, param_specs::layer(model, l).map(&mut view(Unit::Layer(l))));
+        let layer = |l| {
+            let view = |tensors: Vec<TensorSpec>| {
+                let experts = !has_tensor(&buckets, Unit::Layer(l), &tensors[0]);
+                view_of(&buckets, if experts { Unit::Experts(l) } else { Unit::Layer(l) }, &tensors)
+            };
+            (l, param_specs::layer(model, l, share).map(&mut { view }))
+        };
         let layers = held.iter().filter_map(|unit| if let Unit::Layer(l) = unit { Some(layer(*l)) } else { None });
         let layers = layers.collect();
         let table = |tensors: Vec<TensorSpec>| match (tensors.is_empty(), embedding) {
@@ -58,11 +64,13 @@ impl ParamLayout {
         bucket_of(&self.buckets, unit)
     }
 
-    /// The units whose gradients are complete when those of `unit` are. Only the head uses a tied table on the last
-    /// stage, so that the head completes it.
+    /// The units whose gradients are complete when those of `unit` are: a layer completes its experts, and the head a
+    /// tied table on the last stage, which only it uses there.
     pub fn finished_by(&self, unit: Unit) -> impl Iterator<Item = Unit> {
         let completes_table = unit == Unit::Head && self.buckets.iter().any(|bucket| bucket.tie == Tie::Last);
-        std::iter::once(unit).chain(completes_table.then_some(Unit::Embedding))
+        let holds = |unit: &Unit| self.buckets.iter().any(|bucket| bucket.units.contains(unit));
+        let experts = if let Unit::Layer(l) = unit { Some(Unit::Experts(l)).filter(holds) } else { None };
+        std::iter::once(unit).chain(completes_table.then_some(Unit::Embedding)).chain(experts)
     }
 
     /// The bucket of the tied table, which another stage holds too.
@@ -86,6 +94,11 @@ impl ParamLayout {
 fn bucket_of(buckets: &[Bucket], unit: Unit) -> usize {
     let found = buckets.iter().position(|bucket| bucket.units.contains(&unit));
     found.unwrap_or_else(|| panic!("{unit:?} is not held here"))
+}
+
+/// Whether the bucket of `unit` holds this tensor.
+fn has_tensor(buckets: &[Bucket], unit: Unit, tensor: &TensorSpec) -> bool {
+    buckets[bucket_of(buckets, unit)].spans.iter().any(|span| span.unit == unit && span.tensor.name == tensor.name)
 }
 
 /// The view of several tensors as one: matrices stacked along the rows, or vectors one after another.

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::layers::region::Region;
 use crate::layout::buckets::{self, Held, Part, Tie};
 use crate::layout::mesh::GroupKind;
-use crate::model::param_specs::{self, TensorSpec};
+use crate::model::param_specs::{self, ExpertShare, TensorSpec};
 use crate::model::rect::Rect;
-use crate::stage::Stage;
+use crate::stage::{ExpertSharing, Stage};
 use crate::stage::params::{ParamLayout, Params};
 use std::rc::Rc;
 
@@ -100,14 +100,14 @@ pub(super) fn whole<B: Backend>(
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
 ) -> Result<(Stage<B>, Rc<ParamLayout>)> {
     let units = param_specs::units(model);
-    let held = |&unit| Held {
+    let held = |unit| Held {
         unit,
-        tensors: param_specs::tensors(model, unit),
+        tensors: param_specs::tensors(model, unit, ExpertShare::ALL),
         tie: Tie::Free,
         reduced_over: GroupKind::Data,
     };
-    let held: Vec<Held> = units.iter().map(held).collect();
-    let layout = ParamLayout::new(model, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
+    let held: Vec<Held> = units.iter().flat_map(|&unit| param_specs::with_experts(model, unit)).map(held).collect();
+    let layout = ParamLayout::new(model, ExpertShare::ALL, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
     let mut params = Params::new(b, layout.clone());
     for (i, bucket) in layout.buckets.iter().enumerate() {
         let mut host = vec![0.0; bucket.len];
@@ -119,6 +119,8 @@ pub(super) fn whole<B: Backend>(
         params.finish_write(i, Pending::ready(weights));
     }
     let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
-    let stage = Stage::new(b, model, vec![units], region, params, positions);
+    // Other texts have other numbers of tokens; on one rank no buffer is planned for, since all rows fit.
+    let sharing = ExpertSharing { group: b.group(GroupKind::Experts, &[0]), buffer: 1.0, factors: [0.0; 2] };
+    let stage = Stage::new(b, model, vec![units], region, params, positions).experts(sharing);
     Ok((stage, layout))
 }

@@ -13,6 +13,8 @@ use std::rc::Rc;
 pub struct Shard<B: Backend> {
     /// The elements of the bucket.
     pub range: Range<usize>,
+    /// Whether this data-parallel rank counts it in the gradient norm and saves it, since several may hold the same.
+    pub owned: bool,
     /// Each part with its name, `[shard, 1]`: the parts of [`STATE`], in that order.
     pub state: Vec<(StateKind, Acc<B>)>,
 }
@@ -27,22 +29,12 @@ pub struct Optim<B: Backend> {
     /// The elements of each shard that this rank counts in the gradient norm.
     counted: Vec<Vec<Range<usize>>>,
     groups: BucketGroups<B>,
-    pub ownership: Ownership,
-}
-
-/// Whether this data-parallel rank counts its shards in the gradient norm and saves them, since several may hold the
-/// same shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    Owner,
-    /// Another data-parallel rank holds the same shards and owns them.
-    Other,
 }
 
 impl<B: Backend> Optim<B> {
     /// Creates state of zeros. The main parameters are loaded next, and [`Optim::cast_main_params`] makes the weights
-    /// from them. `ownership` says whether another data-parallel rank holds the same shards and owns them.
-    pub fn new(b: &B, layout: Rc<ParamLayout>, groups: BucketGroups<B>, ownership: Ownership) -> Self {
+    /// from them. `owns(bucket)` says whether this rank, of those that hold the same shard, owns it.
+    pub fn new(b: &B, layout: Rc<ParamLayout>, groups: BucketGroups<B>, owns: impl Fn(&Bucket) -> bool) -> Self {
         let zeros = |len| {
             let mut x = b.alloc(len, 1);
             b.zero(&mut x);
@@ -51,20 +43,20 @@ impl<B: Backend> Optim<B> {
         let shard = |bucket: &Bucket| {
             let group = groups.of(bucket);
             let range = bucket.shard(group.rank(), group.size());
-            Shard { state: STATE.map(|part| (part, zeros(range.len()))).into(), range }
+            Shard { state: STATE.map(|part| (part, zeros(range.len()))).into(), range, owned: owns(bucket) }
         };
         let shards: Vec<Shard<B>> = layout.buckets.iter().map(shard).collect();
-        let counted = |(bucket, shard): (&Bucket, &Shard<B>)| match ownership {
-            Ownership::Owner => bucket.owned(&shard.range),
-            Ownership::Other => Vec::new(),
+        let counted = |(bucket, shard): (&Bucket, &Shard<B>)| match shard.owned {
+            true => bucket.owned(&shard.range),
+            false => Vec::new(),
         };
         let counted = layout.buckets.iter().zip(&shards).map(counted).collect();
-        Optim { shards, counted, layout, groups, ownership }
+        Optim { shards, counted, layout, groups }
     }
 
     /// Casts the main parameters to the weights' precision and starts their all-gather.
     pub fn cast_main_params(&self, b: &B, params: &mut Params<B>) {
-        for (i, Shard { range, state }) in self.shards.iter().enumerate() {
+        for (i, Shard { range, state, .. }) in self.shards.iter().enumerate() {
             let (group, main) = (self.groups.of(&self.layout.buckets[i]), &state[0].1);
             write_and_gather(b, group, params, (i, range.clone()), |weights| b.round(main, weights));
         }

@@ -3,7 +3,7 @@
 use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending, Scope};
 use crate::batch::MicroBatch;
 use crate::schedule::{Action, Direction, Pipe, Work};
-use crate::stage::Stage;
+use crate::stage::{Stage, Sums};
 use crate::stage::grads::{Grads, Reduce};
 use crate::time::Phase;
 use crate::train::clock::Clock;
@@ -11,8 +11,7 @@ use crate::train::clock::Clock;
 /// The buffers that the micro-batches of a step accumulate into.
 pub struct StepAccumulators<'a, B: Backend> {
     pub grads: &'a mut Grads<B>,
-    /// The sums of the losses, `[1, Total::COUNT]`.
-    pub totals: &'a mut Acc<B>,
+    pub sums: &'a mut Sums<B>,
     /// How gradients are reduced after the last backward of a chunk.
     pub reduce: &'a Reduce<B>,
 }
@@ -47,7 +46,7 @@ pub fn run<B: Backend, E>(
     clock: &mut Clock<B>,
     mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
 ) -> Result<(), E> {
-    let StepAccumulators { grads, totals, reduce } = sums;
+    let StepAccumulators { grads, sums, reduce } = sums;
     let mut last = last_backwards(actions, comm.pipe.chunks);
     for (i, action) in actions.iter().enumerate() {
         match *action {
@@ -57,7 +56,7 @@ pub fn run<B: Backend, E>(
                 clock.enter(b, Phase::Pipeline);
                 let x = comm.activations.input(work);
                 let Work { chunk, mb } = work;
-                let forward = || stage.forward(b, chunk, batch, x, grads, totals);
+                let forward = || stage.forward(b, chunk, batch, x, grads, sums);
                 let y = clock.scope(b, Scope::Forward { chunk, mb }, forward);
                 comm.activations.ready = y.map(|y| (work, y));
             }
@@ -66,7 +65,7 @@ pub fn run<B: Backend, E>(
                 let dy = comm.gradients.input(work);
                 let reduce = (last[work.chunk].take_if(|last| *last == i)).map(|_| reduce);
                 let Work { chunk, mb } = work;
-                let backward = || stage.backward(b, chunk, dy, grads, reduce);
+                let backward = || stage.backward(b, chunk, dy, grads, sums, reduce);
                 let dx = clock.scope(b, Scope::Backward { chunk, mb }, backward);
                 comm.gradients.ready = dx.map(|dx| (work, dx));
             }

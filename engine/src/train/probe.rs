@@ -10,6 +10,7 @@ use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
 use crate::model::stored::file_tensors;
 use crate::stage::grads::Grads;
+use crate::stage::Sums;
 use crate::stage::params::ParamLayout;
 use crate::train::eval::whole;
 use std::collections::BTreeMap;
@@ -65,11 +66,10 @@ pub fn probe<B: Backend>(
     if let Some(cap) = model.final_logit_softcapping {
         logits.iter_mut().for_each(|x| *x = (cap * (*x as f64 / cap).tanh()) as f32);
     }
-    let (mut grads, mut totals) = (Grads::new(&b, layout.clone()), b.alloc(1, Total::COUNT));
-    b.zero(&mut totals);
-    stage.forward(&b, 0, batch, None, &mut grads, &mut totals);
-    stage.backward(&b, 0, None, &mut grads, None);
-    let totals = fetch(&b, &totals)?;
+    let (mut grads, mut sums) = (Grads::new(&b, layout.clone()), Sums::new(&b, model, b.upload(&[0.0], 1, 1)));
+    stage.forward(&b, 0, batch, None, &mut grads, &mut sums);
+    stage.backward(&b, 0, None, &mut grads, &mut sums, None);
+    let totals = fetch(&b, &sums.totals)?;
     let counted = f64::max(totals[Total::Weight as usize] as f64, 1.0);
     let loss = totals[Total::Loss as usize] as f64 / counted;
     Ok(Probed { loss, logits, gradients: gradients(&b, model, &layout, &grads, counted)? })

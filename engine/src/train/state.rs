@@ -9,7 +9,7 @@ use crate::layout::buckets::Part;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
-use crate::train::optim::{Ownership, STATE};
+use crate::train::optim::STATE;
 use crate::train::trainer::Trainer;
 
 /// Fills its last argument with a rectangle of a tensor, row-major.
@@ -40,8 +40,7 @@ pub fn resume<B: Backend>(trainer: &mut Trainer<B>, saved: &Saved) -> Result<()>
 
 /// The pieces that this rank owns, with their copies to the host started.
 pub fn pieces<B: Backend>(trainer: &Trainer<B>) -> impl Iterator<Item = Piece> + '_ {
-    let mine = trainer.optim.ownership == Ownership::Owner;
-    let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(move |_| mine);
+    let shards = trainer.optim.shards.iter().zip(&trainer.layout.buckets).filter(|(shard, _)| shard.owned);
     shards.flat_map(move |(shard, bucket)| shard.state.iter().map(move |part| (shard, bucket, part))).flat_map(
         move |(shard, bucket, (kind, state))| {
             let piece = move |Part { at, tensor, rect, .. }: Part| {

@@ -1,7 +1,7 @@
 //! One step of training, generic over the backend.
 
 use crate::backend::{Acc, AdamW, Backend, Collectives, Fault, Judgement, Rule, Scope, Total};
-use crate::batch::{Samples, Split};
+use crate::batch::{MicroBatch, Samples, Split};
 use crate::checkpoint::AcceptedSteps;
 use crate::config::{Config, SpikeAction};
 use crate::error::{Error, Result};
@@ -11,21 +11,21 @@ use crate::layout::mesh::Mesh;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TpShard;
 use crate::schedule::{self, Action};
-use crate::stage::Stage;
+use crate::stage::{ExpertSharing, Stage, Sums};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::groups::{BucketGroups, Groups};
 use crate::stage::params::{ParamLayout, Params};
 use crate::time::Phase;
 use crate::train::clock::Clock;
 use crate::train::lr::learning_rate;
-use crate::train::optim::{Optim, Ownership};
+use crate::train::optim::Optim;
 use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
 /// The results of a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepStats {
     /// Mean over the counted targets of the global batch, without z-loss; 0 where none counts.
     pub loss: f64,
@@ -37,8 +37,22 @@ pub struct StepStats {
     /// Counted targets of the step.
     pub loss_tokens: u64,
     pub judgement: Judgement,
+    /// Of a model with experts.
+    pub experts: Option<ExpertStats>,
     /// Whether the step updated nothing.
     pub skipped: bool,
+}
+
+/// The experts of a step. Sequences count as a whole, masked targets included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertStats {
+    /// Mean of the balancing loss over the global batch's sequences and the layers with experts, without its
+    /// coefficient.
+    pub aux_loss: f64,
+    /// Mean of log(sum exp)^2 of the router's logits over tokens and layers with experts, without its coefficient.
+    pub router_z_loss: f64,
+    /// The choices of each expert of each layer of the model, `[L, E]`; zeros in layers without experts.
+    pub load: Vec<u64>,
 }
 
 /// The sums of a validation.
@@ -77,6 +91,7 @@ pub struct PendingStep<B: Backend> {
     pub step: u64,
     totals: B::HostCopy<f32>,
     judged: B::HostCopy<f32>,
+    load: Option<B::HostCopy<f32>>,
     lr: f64,
 }
 
@@ -110,8 +125,8 @@ impl<B: Backend> Trainer<B> {
 
     /// Like [`Trainer::new`], but with groups that exist already.
     pub fn with_groups(b: B, groups: Groups<B>, config: Config, rank_layout: RankLayout) -> Self {
-        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, whole } = groups;
-        let layout = ParamLayout::new(&config.model, rank_layout.buckets(&config));
+        let Groups { tensor, kv, data, activations, gradients, tied, world, optimizer, experts, whole } = groups;
+        let layout = ParamLayout::new(&config.model, rank_layout.experts, rank_layout.buckets(&config));
         let reduce = reduce(&config, layout.clone(), kv, data, whole);
         let comm = PipelineComm {
             stage: rank_layout.stage,
@@ -124,9 +139,13 @@ impl<B: Backend> Trainer<B> {
             (Region::new(tensor, config.parallel.sequence_parallel), Params::new(&b, layout.clone()));
         let stage = Stage::new(&b, &config.model, rank_layout.chunks.clone(), region, params, config.train.seq_length)
             .recompute(config.train.recompute)
-            .z_loss(config.train.z_loss as f32);
-        let ownership = if rank_layout.owns_shards() { Ownership::Owner } else { Ownership::Other };
-        let optim = Optim::new(&b, layout.clone(), optimizer, ownership);
+            .z_loss(config.train.z_loss as f32)
+            .experts(ExpertSharing {
+                group: experts,
+                buffer: config.parallel.expert_buffer,
+                factors: if rank_layout.tp.0 == 0 { balance_factors(&config) } else { [0.0; 2] },
+            });
+        let optim = Optim::new(&b, layout.clone(), optimizer, |bucket| rank_layout.owns_shard(bucket));
         let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
         let rule = rule(&config);
         let mut accepted = b.alloc(1, Rule::state_len(rule.window));
@@ -182,10 +201,11 @@ impl<B: Backend> Trainer<B> {
     /// tokens -> batch -> schedule -> gradients -> shards -> AdamW -> weights. On a device all of it is only
     /// enqueued when this returns.
     pub fn start(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<PendingStep<B>> {
-        let (grads, totals) = self.gradients(data, clock)?;
+        let (grads, Sums { totals, load, .. }) = self.gradients(data, clock)?;
         clock.enter(&self.b, Phase::Reduce);
         let shards = grads.wait(&self.b, &self.tied);
         let totals = self.world.all_reduce(&self.b, totals).wait();
+        let load = load.map(|load| self.b.copy_to_host_async(&self.world.all_reduce(&self.b, load).wait()));
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
         let judged = clock.scope(&self.b, Scope::Optimizer, || {
@@ -195,14 +215,15 @@ impl<B: Backend> Trainer<B> {
             self.b.copy_to_host_async(&judged)
         });
         self.step += 1;
-        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), judged, lr })
+        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), judged, load, lr })
     }
 
     /// Waits for the results of a step.
     pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
-        let PendingStep { step, totals, judged, lr } = pending;
+        let PendingStep { step, totals, judged, load, lr } = pending;
         let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
         let (totals, judged) = (wait(totals)?, wait(judged)?);
+        let load = load.map(wait).transpose()?;
         let total = |column: Total| totals[column as usize];
         // A step without counted targets has no loss: both sums are 0.
         let tokens = f64::max(total(Total::Weight) as f64, 1.0);
@@ -214,20 +235,65 @@ impl<B: Backend> Trainer<B> {
             skipped: judged[1].is_nan(),
             lr,
             loss_tokens: total(Total::Weight) as u64,
+            experts: load.map(|load| self.expert_stats(&totals, &load)),
         })
     }
 
     /// Forward and backward of all micro-batches. The gradients' reductions are in flight afterwards. Also returns this
-    /// rank's part of the loss totals, `[1, Total::COUNT]`.
-    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Acc<B>)> {
+    /// rank's part of the sums.
+    pub fn gradients(&mut self, data: &dyn Samples, clock: &mut Clock<B>) -> Result<(Grads<B>, Sums<B>)> {
+        let mut ahead = self.read_ahead(data)?;
         let mut grads = Grads::new(&self.b, self.layout.clone());
-        let mut totals = zeros(&self.b);
+        let mut sums = Sums::new(&self.b, &self.config.model, self.targets(&ahead));
         let (rank_layout, config, step) = (&self.rank_layout, &self.config, self.step);
-        let batch = |mb| data.micro_batch(Split::Train, rank_layout.samples(config, step, mb));
-        let sums = StepAccumulators { grads: &mut grads, totals: &mut totals, reduce: &self.reduce };
-        pipeline::run(&self.b, &self.schedule, &mut self.stage, &mut self.comm, sums, clock, batch)?;
-        self.count_once_per_tp(&mut totals);
-        Ok((grads, totals))
+        let batch = |mb| match ahead.pop_front() {
+            Some((_, batch)) => Ok(batch),
+            None => data.micro_batch(Split::Train, rank_layout.samples(config, step, mb)),
+        };
+        let step_sums = StepAccumulators { grads: &mut grads, sums: &mut sums, reduce: &self.reduce };
+        pipeline::run(&self.b, &self.schedule, &mut self.stage, &mut self.comm, step_sums, clock, batch)?;
+        self.count_once_per_tp(&mut sums.totals);
+        sums.load.iter_mut().for_each(|load| self.count_once_per_tp(load));
+        Ok((grads, sums))
+    }
+
+    /// The step's micro-batches in the order in which they are read, if the number of counted targets must be known
+    /// before the first backward: auxiliary losses of experts are means over all positions, and the gradients of them
+    /// and of the loss are summed together and divided by the number of counted targets.
+    fn read_ahead(&self, data: &dyn Samples) -> Result<VecDeque<(usize, MicroBatch)>> {
+        if balance_factors(&self.config) == [0.0; 2] {
+            return Ok(VecDeque::new());
+        }
+        let read = |action: &Action| match action {
+            Action::Forward(work) => Some(work.mb),
+            _ => None,
+        };
+        let samples = |mb| self.rank_layout.samples(&self.config, self.step, mb);
+        let batch = |mb| Ok((mb, data.micro_batch(Split::Train, samples(mb))?));
+        self.schedule.iter().filter_map(read).map(batch).collect()
+    }
+
+    /// The number of counted targets of the step over all ranks, `[1, 1]`, from the micro-batches of this one.
+    fn targets(&self, ahead: &VecDeque<(usize, MicroBatch)>) -> Acc<B> {
+        let mut counted = 0;
+        let mut seen = BTreeSet::new();
+        for (mb, batch) in ahead {
+            // With several chunks of layers, a stage reads each micro-batch several times.
+            counted += if seen.insert(*mb) { batch.counted() } else { 0 };
+        }
+        // The tensor-parallel ranks and the stages of a replica read the same samples; one of them counts.
+        let counts = (self.rank_layout.tp.0, self.rank_layout.stage) == (0, 0);
+        let counted = self.b.upload(&[if counts { counted as f32 } else { 0.0 }], 1, 1);
+        if ahead.is_empty() { counted } else { self.world.all_reduce(&self.b, counted).wait() }
+    }
+
+    fn expert_stats(&self, totals: &[f32], load: &[f32]) -> ExpertStats {
+        let [sequences, tokens] = balanced_over(&self.config);
+        ExpertStats {
+            aux_loss: totals[Total::AuxLoss as usize] as f64 / sequences,
+            router_z_loss: totals[Total::RouterZLoss as usize] as f64 / tokens,
+            load: load.iter().map(|&n| n as u64).collect(),
+        }
     }
 
     /// The loss over the next `eval_steps` global batches of the validation set of this index.
@@ -310,6 +376,19 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
+/// The sequences and the tokens of a step, each counted once for each layer with experts.
+fn balanced_over(config: &Config) -> [f64; 2] {
+    let sequences = (config.train.global_batch_size * config.model.expert_layers().count()) as f64;
+    [sequences, sequences * config.train.seq_length as f64]
+}
+
+/// See [`Balance::factors`](crate::backend::Balance::factors).
+fn balance_factors(config: &Config) -> [f32; 2] {
+    let coefficients = [config.model.router_aux_loss_coef, config.model.router_z_loss_coef];
+    let [aux, z] = std::array::from_fn(|i| coefficients[i] / balanced_over(config)[i].max(1.0));
+    [aux as f32, z as f32]
+}
+
 /// The rule by which the configuration judges steps.
 fn rule(config: &Config) -> Rule {
     let spike = &config.spike;
@@ -321,8 +400,9 @@ fn rule(config: &Config) -> Rule {
     }
 }
 
-/// How the gradients are summed. A rank has the gradients of its own heads' norms only, and under sequence parallelism
-/// those of its own rows for what all ranks apply to their rows: norms, and biases after a region.
+/// How the gradients are summed. A rank has the gradients of its own heads' norms only, and those of routers from its
+/// own columns of the experts; under sequence parallelism it has those of its own rows for what all ranks apply to their
+/// rows: norms, and biases after a region.
 fn reduce<B: Backend>(
     config: &Config,
     layout: Rc<ParamLayout>,
@@ -338,7 +418,7 @@ fn reduce<B: Backend>(
     let reduce = reduce.replicas(kv, |span| matches!(span.tensor.tp_shard, TpShard::Heads(_)));
     let of_rows = config.parallel.sequence_parallel;
     let partial = |span: &Span| match span.tensor.tp_shard {
-        TpShard::PerHead => true,
+        TpShard::Partial => true,
         TpShard::Whole => of_rows,
         TpShard::Rows | TpShard::Cols | TpShard::Heads(_) => false,
     };

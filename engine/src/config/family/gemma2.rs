@@ -1,7 +1,7 @@
 //! Gemma 2 (Gemma Team 2024): soft-caps of scores and logits, a window in every other layer, norms (1 + w) before and
 //! after attention and MLP, GeGLU, and an embedding scaled by sqrt(hidden_size).
 
-use super::{Architecture, Family, LLAMA_NAMES, Layer, OneForm, TensorNames, Toml};
+use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, TensorNames, Toml};
 use crate::config::layer::{Activation, Mlp, NormKind};
 
 pub const GEMMA2: Family = Family {
@@ -18,6 +18,7 @@ pub const GEMMA2: Family = Family {
     lacks: &[],
     needs: &["sliding_window"],
     names: &[],
+    also: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(8192)),
         ("rms_norm_eps", Toml::Float(1e-6)),
@@ -48,7 +49,7 @@ pub const GEMMA2: Family = Family {
         attention: m.attention_by_type(l),
         norm: NormKind::RmsPlusOne,
         post_norms: true,
-        mlp: Mlp { activation: Activation::GeGlu, intermediate_size: m.intermediate_size },
+        feed_forward: FeedForward::Dense(Mlp { activation: Activation::GeGlu, intermediate_size: m.intermediate_size }),
         ..Layer::llama(m)
     },
     learned_positions: false,

@@ -1,7 +1,7 @@
 //! GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases everywhere, a tied head. LLM-jp's first
 //! models are of this family. The file has q, k and v as one tensor, and its matrices transposed.
 
-use super::{Architecture, Family, Layer, OneForm, TensorNames, Toml};
+use super::{Architecture, Family, FeedForward, Layer, OneForm, TensorNames, Toml};
 use crate::config::layer::{Activation, Biases, Mlp, NormKind};
 
 pub const GPT2: Family = Family {
@@ -17,6 +17,7 @@ pub const GPT2: Family = Family {
         ("num_attention_heads", "n_head"),
         ("max_position_embeddings", "n_positions"),
     ],
+    also: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(1024)),
         ("layer_norm_epsilon", Toml::Float(1e-5)),
@@ -51,11 +52,15 @@ pub const GPT2: Family = Family {
         out: "attn.c_proj",
         up: &["mlp.c_fc"],
         down: "mlp.c_proj",
+        router: "",
+        experts: "",
+        expert_up: &[],
+        expert_down: "",
     },
     layer: |m, _| Layer {
         biases: Biases { qkv: true, out: true, mlp: true },
         norm: NormKind::Layer,
-        mlp: Mlp { activation: Activation::Gelu, intermediate_size: m.intermediate_size },
+        feed_forward: FeedForward::Dense(Mlp { activation: Activation::Gelu, intermediate_size: m.intermediate_size }),
         ..Layer::llama(m)
     },
     learned_positions: true,

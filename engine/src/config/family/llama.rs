@@ -9,6 +9,7 @@ pub const LLAMA: Family = Family {
     lacks: &[],
     needs: &[],
     names: &[],
+    also: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(2048)),
         ("rms_norm_eps", Toml::Float(1e-6)),

@@ -11,6 +11,7 @@ pub const MISTRAL: Family = Family {
     lacks: &[],
     needs: &[],
     names: &[],
+    also: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(131_072)),
         ("rms_norm_eps", Toml::Float(1e-6)),

@@ -6,10 +6,12 @@ mod gemma2;
 mod gpt2;
 mod llama;
 mod mistral;
+mod mixtral;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
-use super::layer::Layer;
+use super::layer::{FeedForward, Layer};
 use super::{Architecture, Model, Named};
 use serde_json::Value;
 use toml::Value as Toml;
@@ -29,6 +31,8 @@ pub struct Family {
     pub needs: &'static [&'static str],
     /// (key of `[model]`, name in the file), for keys whose two names differ.
     pub names: &'static [(&'static str, &'static str)],
+    /// (key of `[model]`, second name in the file) of keys that transformers 4 and 5 name differently.
+    pub also: &'static [(&'static str, &'static str)],
     /// Defaults of its configuration class in transformers for fields that the file lacks.
     pub defaults: &'static [(&'static str, Toml)],
     /// Fields of the file that the engine has in one form only.
@@ -43,7 +47,7 @@ pub struct Family {
 }
 
 /// Keys of `[model]` that only some families have.
-pub const OPTIONAL: [&str; 11] = [
+pub const OPTIONAL: [&str; 20] = [
     "attention_bias",
     "mlp_bias",
     "sliding_window",
@@ -55,6 +59,15 @@ pub const OPTIONAL: [&str; 11] = [
     "query_pre_attn_scalar",
     "embedding_scale",
     "layer_norm_epsilon",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "swiglu_limit",
+    "router_aux_loss_coef",
+    "router_z_loss_coef",
 ];
 
 /// The default of `max_window_layers`.
@@ -105,12 +118,22 @@ pub struct TensorNames {
     /// The gate and the values, or the values alone.
     pub up: &'static [&'static str],
     pub down: &'static str,
+    pub router: &'static str,
+    /// The module of the experts; those of one expert follow it and its number.
+    pub experts: &'static str,
+    pub expert_up: &'static [&'static str],
+    pub expert_down: &'static str,
 }
 
 impl TensorNames {
     /// The full name of a module of layer `l`.
     pub fn of_layer(&self, l: usize, module: &str) -> String {
         format!("{}.{l}.{module}", self.layers)
+    }
+
+    /// The full name of a module of expert `e` in layer `l`.
+    pub fn of_expert(&self, l: usize, e: usize, module: &str) -> String {
+        self.of_layer(l, &format!("{}.{e}.{module}", self.experts))
     }
 }
 
@@ -133,6 +156,10 @@ const LLAMA_NAMES: TensorNames = TensorNames {
     out: "self_attn.o_proj",
     up: &["mlp.gate_proj", "mlp.up_proj"],
     down: "mlp.down_proj",
+    router: "",
+    experts: "",
+    expert_up: &[],
+    expert_down: "",
 };
 
 impl Family {
@@ -144,6 +171,8 @@ impl Family {
             Architecture::Qwen3 => &qwen3::QWEN3,
             Architecture::Gemma2 => &gemma2::GEMMA2,
             Architecture::Gpt2 => &gpt2::GPT2,
+            Architecture::Mixtral => &mixtral::MIXTRAL,
+            Architecture::Qwen3Moe => &qwen3_moe::QWEN3_MOE,
         }
     }
 

@@ -11,6 +11,7 @@ pub const QWEN2: Family = Family {
     lacks: &[],
     needs: &[],
     names: &[],
+    also: &[],
     defaults: &[
         ("max_position_embeddings", Toml::Integer(32_768)),
         ("rms_norm_eps", Toml::Float(1e-6)),

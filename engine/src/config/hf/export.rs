@@ -64,8 +64,12 @@ impl Family {
     pub(super) fn fields(&self, model: &Model) -> Vec<(&'static str, Value)> {
         let own = |entry: &Entry<'_>| self.keys().any(|key| key == entry.key);
         let plain = model.entries().into_iter().filter(own);
-        let plain = plain.map(|entry| (self.name(entry.key), json!(entry.value.write())));
-        plain.chain(self.rotary_fields(model)).collect()
+        let named = |entry: Entry<'_>| {
+            let second = self.also.iter().filter(move |(ours, _)| *ours == entry.key).map(|(_, theirs)| *theirs);
+            let value = json!(entry.value.write());
+            std::iter::once(self.name(entry.key)).chain(second).map(move |name| (name, value.clone()))
+        };
+        plain.flat_map(named).chain(self.rotary_fields(model)).collect()
     }
 
     fn rotary_fields(&self, model: &Model) -> Vec<(&'static str, Value)> {

@@ -25,7 +25,12 @@ const LENGTH: &str = "max_position_embeddings";
 const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
 
 /// Keys of `[model]` that have another form in the file, or none.
-const OTHER_FORM: [&str; 4] = ["hf", "architecture", "rope_theta", "rope_scaling"];
+const OTHER_FORM: [&str; 6] =
+    ["hf", "architecture", "rope_theta", "rope_scaling", BALANCE, "router_z_loss_coef"];
+
+/// The coefficient of the loss that balances experts, and the field without which transformers does not add that loss.
+const BALANCE: &str = "router_aux_loss_coef";
+const BALANCES: &str = "output_router_logits";
 
 /// Keys whose null is not the default of a field that is left out: no window or soft-cap, and as many heads as queries
 /// have.
@@ -35,9 +40,16 @@ const NULL_IS_A_VALUE: [&str; 4] =
 /// Keys of `[model]` that say which layers have a window; different values may describe the same layers.
 const WINDOWS: [&str; 4] = ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types"];
 
-/// Rates of dropout, which change how a model is trained and not what it computes.
-const DROPOUTS: [&str; 6] =
-    ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout"];
+/// Rates of dropout and of noise, which change how a model is trained and not what it computes.
+const DROPOUTS: [&str; 7] = [
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout",
+    "router_jitter_noise",
+];
 
 /// Fields that other models have and that change what they compute: where one is set, the engine would compute
 /// something else.
@@ -105,16 +117,29 @@ impl Family {
             at.put(&join("model", key), reader.label(name));
             let is_null = NULL_IS_A_VALUE.contains(&key) && source.contains_key(name);
             let default = self.defaults.iter().find(|(known, _)| *known == key).filter(|_| !is_null);
+            let second = self.also.iter().find_map(|&(ours, theirs)| (ours == key).then_some(theirs));
+            let second = second.and_then(|name| Some((name, present.get(name)?)));
+            if let Some((name, value)) = second {
+                table.insert(name.into(), reader.toml(name, value)?);
+                at.put(&join("model", name), reader.label(name));
+            }
             if let Some(value) = present.get(name) {
                 table.insert(key.into(), reader.toml(name, value)?);
+            } else if second.is_some() {
+                continue;
             } else if let Some((_, value)) = default {
                 table.insert(key.into(), value.clone());
             }
         }
+        let balances = present.get(BALANCES) == Some(&json!(true));
+        if let Some(value) = present.get(BALANCE).filter(|_| balances && self.has(BALANCE)) {
+            table.insert(BALANCE.into(), reader.toml(BALANCE, value)?);
+            at.put(&join("model", BALANCE), reader.label(BALANCE));
+        }
         if self.learned_positions {
             return Ok((table, at));
         }
-        let rope = reader.rope(&table[LENGTH])?;
+        let rope = reader.rope(&table[LENGTH], self)?;
         at.put("model.rope_theta", reader.label("rope_theta"));
         at.put("model.rope_scaling", reader.label(rope.name));
         for key in RopeType::NAMES.iter().flat_map(|(_, kind)| kind.keys()).chain([&"rope_type"]) {
@@ -234,7 +259,8 @@ impl Reader<'_> {
                 return Err(self.bad(form.key, value, form.remedy));
             }
         }
-        let keys = OTHER_MATHS.iter().filter(|key| !family.has.contains(key));
+        let has = |key: &str| family.has.contains(&key) || family.also.iter().any(|(_, other)| *other == key);
+        let keys = OTHER_MATHS.iter().filter(|key| !has(key));
         for key in keys {
             let off = |value: &&Value| !matches!(value, Value::Bool(false));
             if let Some(value) = self.source.get(*key).filter(off) {
@@ -264,12 +290,14 @@ impl Reader<'_> {
 
     /// Reads the rotary embedding from `rope_theta` and `rope_scaling` (4.x), or from `rope_parameters`, which holds
     /// both (5.x).
-    fn rope(&self, length: &Toml) -> Result<Rope> {
+    fn rope(&self, length: &Toml, family: &Family) -> Result<Rope> {
         let old = self.rope_table("rope_scaling")?;
         let new = self.rope_table("rope_parameters")?;
         let theta = |table: Option<&Map<String, Value>>| table.and_then(|table| table.get("rope_theta")).cloned();
         let thetas = [theta(new), theta(old), self.source.get("rope_theta").cloned()];
-        let theta = self.agreed("rope_theta", thetas)?.unwrap_or(json!(10_000.0));
+        let default = family.defaults.iter().find(|(key, _)| *key == "rope_theta");
+        let default = default.and_then(|(_, theta)| theta.as_float()).unwrap_or(10_000.0);
+        let theta = self.agreed("rope_theta", thetas)?.unwrap_or(json!(default));
         let read = |table: Option<&Map<String, Value>>, name| table.map(|t| self.scaling(t, name, length)).transpose();
         match (read(old, "rope_scaling")?, read(new, "rope_parameters")?) {
             (Some(old), Some(new)) if old != new => Err(self.bad(

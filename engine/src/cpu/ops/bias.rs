@@ -24,6 +24,15 @@ vectorized! {
     }
 }
 
+/// x `[T, n]` += bias `[n]` in every row, in f32.
+pub fn add_to_sums<A: Float>(workers: &Workers, x: &mut [f32], bias: &[A]) {
+    workers.each(x.chunks_mut(task_rows(bias.len()) * bias.len()), |x| {
+        for x in x.chunks_exact_mut(bias.len()) {
+            x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.load());
+        }
+    });
+}
+
 /// dbias `[n]` += the rows of dy `[T, n]`, in order.
 pub fn bias_bwd<A: Float>(workers: &Workers, dy: &[A], dbias: &mut [f32]) {
     let n = dbias.len();

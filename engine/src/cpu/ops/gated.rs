@@ -27,6 +27,30 @@ pub fn gated_bwd<A: Float, G: Gate>(workers: &Workers, dy: &[A], f: usize, gate_
     workers.each(tasks, |(dy, gate_up)| backward::<A, G>(dy, f, gate_up));
 }
 
+/// y `[R, F]` = weight * act(gate) * up, with a weight for each row.
+pub fn weighted<A: Float, G: Gate>(workers: &Workers, gate_up: &[A], weights: &[f32], f: usize, y: &mut [A]) {
+    let rows = task_rows(2 * f);
+    let tasks = gate_up.chunks(rows * 2 * f).zip(weights.chunks(rows)).zip(y.chunks_mut(rows * f));
+    workers.each(tasks, |((gate_up, weights), y)| forward_weighted::<A, G>(gate_up, weights, f, y));
+}
+
+/// Replaces gate_up by `[dgate | dup]`, from dy `[R, F]`; dweight of each row is the sum of dy act(gate) up.
+pub fn weighted_bwd<A: Float, G: Gate>(
+    workers: &Workers,
+    dy: &[A],
+    weights: &[f32],
+    f: usize,
+    gate_up: &mut [A],
+    dweights: &mut [f32],
+) {
+    let rows = task_rows(2 * f);
+    let of_rows = weights.chunks(rows).zip(dweights.chunks_mut(rows));
+    let tasks = dy.chunks(rows * f).zip(of_rows).zip(gate_up.chunks_mut(rows * 2 * f));
+    workers.each(tasks, |((dy, (weights, dweights)), gate_up)| {
+        backward_weighted::<A, G>(dy, weights, f, gate_up, dweights);
+    });
+}
+
 /// Elements that backward computes at once.
 const WIDTH: usize = 32;
 
@@ -37,6 +61,45 @@ vectorized! {
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
                 *y = A::store(G::value(gate.load()) * up.load());
             }
+        }
+    }
+}
+
+vectorized! {
+    fn forward_weighted<A: Float, G: Gate>(gate_up: &[A], weights: &[f32], f: usize, y: &mut [A]) {
+        for ((gate_up, weight), y) in gate_up.chunks_exact(2 * f).zip(weights).zip(y.chunks_exact_mut(f)) {
+            let (gate, up) = gate_up.split_at(f);
+            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                *y = A::store(weight * G::value(gate.load()) * up.load());
+            }
+        }
+    }
+}
+
+/// Sums of dweights that are kept apart, so that they can be added side by side.
+const LANES: usize = 16;
+
+vectorized! {
+    fn backward_weighted<A: Float, G: Gate>(
+        dy: &[A],
+        weights: &[f32],
+        f: usize,
+        gate_up: &mut [A],
+        dweights: &mut [f32],
+    ) {
+        let rows = dy.chunks_exact(f).zip(gate_up.chunks_exact_mut(2 * f));
+        for ((dy, gate_up), (&weight, dweight)) in rows.zip(weights.iter().zip(dweights)) {
+            let (gate, up) = gate_up.split_at_mut(f);
+            let mut sums = [0.0; LANES];
+            for ((dy, gate), up) in dy.chunks(LANES).zip(gate.chunks_mut(LANES)).zip(up.chunks_mut(LANES)) {
+                for (((dy, gate), up), sum) in dy.iter().zip(gate).zip(up).zip(&mut sums) {
+                    let (dy, g, u) = (dy.load(), gate.load(), up.load());
+                    *sum += dy * G::value(g) * u;
+                    let (of_gate, of_up) = G::gradients(weight * dy, g, u);
+                    (*gate, *up) = (A::store(of_gate), A::store(of_up));
+                }
+            }
+            *dweight = sums.iter().sum();
         }
     }
 }

@@ -15,12 +15,12 @@ use std::rc::Rc;
 /// The largest depth of the panels that the kernel gets.
 const DEPTH: usize = 512;
 /// Rows of a tile, whole panels on every machine: the left panels of 192 x 512 stay in the L2 cache.
-const ROWS: usize = 192;
+pub(super) const ROWS: usize = 192;
 /// The largest number of columns of a tile.
 const COLS: usize = 512;
 /// The largest number of elements of a packed strip, and its largest depth: 8 MiB, near a core's share of the L3 cache.
 const STRIP: usize = 2 << 20;
-const STRIP_DEPTH: usize = 4096;
+pub(super) const STRIP_DEPTH: usize = 4096;
 
 /// An operand of a product, `rows x cols`: the matrix in memory, or its transpose.
 #[derive(Clone, Copy)]
@@ -150,12 +150,19 @@ pub fn scratch_acc([_, n, k]: [usize; 3], threads: usize) -> [usize; 2] {
 }
 
 /// Whether sums go to f32 scratch first: the sums of several strips must be added up before they are rounded.
-fn sums_apart<A: Float>(depth: usize) -> bool {
+pub(super) fn sums_apart<A: Float>(depth: usize) -> bool {
     depth > STRIP_DEPTH && A::ROUNDS
 }
 
+/// [`product_scratch`] of an f32 output that is enough whatever the depth.
+pub(super) fn deepest_scratch(n: usize, threads: usize) -> [usize; 2] {
+    let cols = Shape::here().cols;
+    let packed = (n.next_multiple_of(cols) * STRIP_DEPTH).min(STRIP + cols * STRIP_DEPTH);
+    [packed, tile_scratch::<f32>() * threads]
+}
+
 /// Elements of the packed strip, and of the tile scratch of all threads.
-fn product_scratch<O: Float>(n: usize, depth: usize, threads: usize) -> [usize; 2] {
+pub(super) fn product_scratch<O: Float>(n: usize, depth: usize, threads: usize) -> [usize; 2] {
     let (strip, depth) = strip(depth);
     let packed = n.min(strip).next_multiple_of(Shape::here().cols) * depth;
     [packed, tile_scratch::<O>() * threads]
@@ -193,7 +200,7 @@ pub fn matmul<A: Float>(
 
 /// The initial value of a product's sums.
 #[derive(Clone, Copy)]
-enum Start<'a, A> {
+pub(super) enum Start<'a, A> {
     Zero,
     /// One number for each column.
     Bias(&'a [A]),
@@ -214,11 +221,24 @@ fn product<A: Float, O: Float>(
     start: Start<'_, A>,
     out: &mut [O],
 ) {
+    let [mut packed, mut scratch] =
+        product_scratch::<O>(b.cols, a.cols, workers.threads()).map(|len| pool.take::<f32>(len));
+    product_within(workers, [packed.as_mut_slice(), scratch.as_mut_slice()], a, b, start, out);
+}
+
+/// [`product`] in this scratch, of at least [`product_scratch`] elements.
+pub(super) fn product_within<A: Float, O: Float>(
+    workers: &Workers,
+    [packed, scratch]: [&mut [f32]; 2],
+    a: Operand<A>,
+    b: Operand<A>,
+    start: Start<'_, A>,
+    out: &mut [O],
+) {
     assert_eq!(a.cols, b.rows, "product of {} x {} and {} x {}", a.rows, a.cols, b.rows, b.cols);
     assert!(a.cols > 0, "a product of depth 0");
     let (n, shape) = (b.cols, Shape::here());
     let (strip, depth) = strip(a.cols);
-    let [mut packed, mut scratch] = product_scratch::<O>(n, a.cols, workers.threads()).map(|len| pool.take::<f32>(len));
     for left in (0..n).step_by(strip) {
         let cols = left..n.min(left + strip);
         // Tiles of nearly one width, each of whole panels.
@@ -227,9 +247,9 @@ fn product<A: Float, O: Float>(
             let deep = from..a.cols.min(from + depth);
             let start = if from > 0 { Start::Output } else { start };
             let strip = Strip { a, b, cols: cols.clone(), deep, width, shape, start };
-            strip.pack(workers, packed.as_mut_slice());
-            let scratch = scratch.as_mut_slice().chunks_mut(tile_scratch::<O>());
-            strip.multiply(workers, packed.as_slice(), scratch, out);
+            strip.pack(workers, packed);
+            let scratch = scratch.chunks_mut(tile_scratch::<O>());
+            strip.multiply(workers, packed, scratch, out);
         }
     }
 }
