@@ -181,6 +181,6 @@ mod tests {
     fn a_group_has_the_class_of_its_kind() {
         let classes = GroupKind::ALL.map(|kind| CommClass::of_group(kind.name()) == Some(CommClass::of(kind)));
         assert_eq!(classes, [true; GroupKind::ALL.len()]);
-        assert_eq!(CommClass::of_group("experts"), None);
+        assert_eq!(CommClass::of_group("gossip"), None);
     }
 }

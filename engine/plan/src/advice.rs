@@ -4,7 +4,7 @@ use super::replay::RankTimeline;
 use super::search::{Candidate, Outcome, SearchSpace, candidates};
 use super::step::Step;
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Config, Parallel, Precision, Recompute, chunk_counts};
+use engine::config::{Config, Parallel, Precision, Recompute, chunk_counts};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::time::{OpClass, TimeCategory};

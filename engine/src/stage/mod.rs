@@ -357,21 +357,19 @@ impl<B: Backend> Shared<B> {
             region,
             norms: norm::Norms { kind: model.norm_kind(), eps: model.norm_eps() as f32 },
             activation: model.activation(),
-            moe: self.experts.as_ref().map(|sharing| self.expert_shape(sharing)),
+            moe: self.expert_shape(),
             embedding_scale: model.embedding_factor(|factor| b.rounded(factor)),
             vocab_start: self.vocab_start,
             positions_start: self.positions_start,
         }
     }
 
-    fn expert_shape<'a>(&'a self, sharing: &'a ExpertSharing<B>) -> moe::Shape<'a, B> {
-        let of = self.model.layers().find_map(|layer| layer.experts()).expect("a model with experts");
-        moe::Shape {
-            router: Router { per_token: of.per_token, weights: of.weights },
-            experts: of.count,
-            group: &sharing.group,
-            buffer: sharing.buffer,
-        }
+    /// What the layers with experts share, if there are any: no family has layers that differ in it.
+    fn expert_shape(&self) -> Option<moe::Shape<'_, B>> {
+        let of = self.model.layers().find_map(|layer| layer.experts())?;
+        let sharing = self.experts.as_ref()?;
+        let router = Router { per_token: of.per_token, weights: of.weights };
+        Some(moe::Shape { router, experts: of.count, group: &sharing.group, buffer: sharing.buffer })
     }
 
     /// Calls `work` with the sums of auxiliary losses of layer `l`, if it has experts.
