@@ -70,6 +70,14 @@ struct AddBias {
 };
 static_assert(sizeof(AddBias) == 40, "as in cuda/src/ops");
 
+// The same for x in f32.
+struct AddBiasF32 {
+    View<float> x;
+    View<const bf16> bias;
+    u32 n, unused;
+};
+static_assert(sizeof(AddBiasF32) == 40, "as in cuda/src/ops");
+
 // parts `[slabs, n]` = sums over the rows of a slab, `each` rows of dy `[rows, n]`.
 struct BiasBwd {
     View<const bf16> dy;
@@ -85,6 +93,16 @@ struct Gated {
     u32 rows, f;
 };
 static_assert(sizeof(Gated) == 40, "as in cuda/src/ops");
+
+// The same with weights `[rows]`; backward writes dweights `[rows]`.
+struct GatedWeighted {
+    View<bf16> gate_up;
+    View<bf16> y;
+    View<const float> weights;
+    View<float> dweights;
+    u32 rows, f;
+};
+static_assert(sizeof(GatedWeighted) == 72, "as in cuda/src/ops");
 
 // y is the output of forward, and dy in backward, which overwrites x.
 struct Gelu {
@@ -206,7 +224,7 @@ struct AdamW {
 };
 static_assert(sizeof(AdamW) == 152, "as in cuda/src/ops");
 
-// square `[1]`, the squared norm of the summed gradients, and the loss totals `[3]` -> out `[3]` = (norm, factor,
+// square `[1]`, the squared norm of the summed gradients, and the loss totals `[5]` -> out `[3]` = (norm, factor,
 // judgement). state `[2 + 2 window]`: the number of accepted steps in it, the place of the next one, losses, norms.
 struct Judge {
     View<const float> square;
@@ -238,7 +256,8 @@ struct XentCombine {
 };
 static_assert(sizeof(XentCombine) == 40, "as in cuda/src/ops");
 
-// totals `[3]` += sums over rows of w loss, w log(Z)^2 and w, from stats `[rows, 3]` and weights `[rows]`.
+// totals `[5]`: the first three += sums over rows of w loss, w log(Z)^2 and w, from stats `[rows, 3]` and weights
+// `[rows]`.
 struct XentTotals {
     View<const float> stats;
     View<const float> weights;

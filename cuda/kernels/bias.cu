@@ -17,6 +17,14 @@ KERNEL(add_bias, AddBias, 256) {
     store8(a.x, at, left, wide, x);
 }
 
+// One element per thread: rows have as many elements as a router has experts.
+KERNEL(add_bias_f32, AddBiasF32, 256) {
+    u64 i = static_cast<u64>(block()) * threads() + thread();
+    if (i >= a.x.n) return;
+    float bias = f32_of(static_cast<u32>(ld(a.bias, i % a.n).bits) << 16);
+    st(a.x, i, ld(a.x, i) + bias);
+}
+
 // Rows that a warp of `bias_bwd` reads at once.
 constexpr u32 AT_ONCE = 4;
 // Columns of a block of `bias_bwd`, and its warps.

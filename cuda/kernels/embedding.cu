@@ -7,6 +7,7 @@
 // bounded, a frequent id is distributed over warps, and the order of every sum depends only on the ids.
 #include "args.cuh"
 #include "common.cuh"
+#include "sort.cuh"
 
 // Vectors of eight columns that a thread has in flight at once.
 constexpr int AT_ONCE = 4;
@@ -33,45 +34,14 @@ KERNEL(embed, Embed, 256) {
 
 // -- sorting --
 
-// Tokens of a chunk. A key is the table's row and ten bits of the token's index in its chunk, so keys are unique.
-constexpr u32 CHUNK = 1024;
-// The key and the row of a token whose id is not in this table: sorted last.
-constexpr u32 NOWHERE = 0xffffffffu;
-
-// Sorts the keys of each chunk by a bitonic network (Batcher 1968), one key per thread, and sets all rows to NOWHERE.
-// Shared memory: 8192 bytes, in two halves that exchanges alternate between, so that one barrier each is enough.
+// Sorts the keys of each chunk, one key per thread, and sets all rows to NOWHERE. A key is the table's row and the
+// token's index in its chunk; NOWHERE is the key and the row of a token whose id is not in this table.
 KERNEL(embed_sort, EmbedSort, 1024) {
-    u32 me = thread(), half = 0;
-    u64 token = static_cast<u64>(block()) * CHUNK + me;
+    u64 token = static_cast<u64>(block()) * CHUNK + thread();
     u32 row = token < a.ids.n ? ld(a.ids, token) - a.first : NOWHERE;
-    u32 key = row < a.held ? row * CHUNK + me : NOWHERE;
-    for (u32 size = 2; size <= CHUNK; size *= 2) {
-        for (u32 step = size / 2; step; step /= 2) {
-            u32 other;
-            if (step < 32) {
-                other = shfl_xor(key, step);
-            } else {
-                sts(shared_base() + half + me * 4, key);
-                sync();
-                other = lds(shared_base() + half + (me ^ step) * 4);
-                half ^= CHUNK * 4;
-            }
-            // Merges pairs of runs, one ascending and one descending, into runs of `size`.
-            bool first = !(me & step), ascending = !(me & size);
-            key = (first == ascending) == (key < other) ? key : other;
-        }
-    }
+    u32 key = sorted_chunk(row < a.held ? row * CHUNK + thread() : NOWHERE);
     st(a.keys, token, key);
     if (token < a.ids.n) st(a.rows, token, NOWHERE);
-}
-
-// The number of keys in a chunk that are less than `key`.
-DEVICE u32 below(View<u32> keys, u64 chunk, u32 key) {
-    u32 n = 0;
-    UNROLL for (u32 step = CHUNK / 2; step; step /= 2) {
-        if (ld(keys, chunk + n + step - 1) < key) n += step;
-    }
-    return n + (ld(keys, chunk + n) < key);
 }
 
 // Moves each key to its global position; among equal rows, those of earlier chunks come first.

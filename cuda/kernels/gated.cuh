@@ -9,8 +9,10 @@ struct Place {
     u32 column;
     bool wide;
 };
-DEVICE Place place(const Gated& a) {
-    u32 column = (block_y() * threads() + thread()) * 8;
+template <class Args> DEVICE Place place(const Args& a, u32 column) {
     u64 row = block();
     return {row * 2 * a.f + column, row * a.f + column, column, a.f % 8 == 0 && aligned(a.gate_up) && aligned(a.y)};
+}
+template <class Args> DEVICE Place place(const Args& a) {
+    return place(a, (block_y() * threads() + thread()) * 8);
 }

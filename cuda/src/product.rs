@@ -16,6 +16,8 @@ pub enum Form {
     Nt,
     /// The same plus bias `[n]` in every row, which is added before the sum is rounded.
     NtBias,
+    /// The same as `Nt`, but out is f32.
+    NtF32,
     /// out `[m, n]` = a `[m, k]` b, with b `[k, n]`; all bf16.
     Nn,
     /// out `[m, n]` += a^T b, with a `[k, m]` and b `[k, n]` in bf16, out in f32.
@@ -75,7 +77,9 @@ impl Product {
         let Product { form, m, n, k } = *self;
         let of = |cols, rows| Matrix { rows: cols, cols: rows };
         match form {
-            Form::Nt | Form::NtBias => Operands { transposed: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) },
+            Form::Nt | Form::NtBias | Form::NtF32 => {
+                Operands { transposed: [true, false], b: of(k, n), a: of(k, m), out: of(n, m) }
+            }
             Form::Nn => Operands { transposed: [false, false], b: of(n, k), a: of(k, m), out: of(n, m) },
             Form::TnAcc => Operands { transposed: [false, true], b: of(n, k), a: of(m, k), out: of(n, m) },
         }
@@ -83,15 +87,21 @@ impl Product {
 }
 
 impl Form {
+    /// Whether out is f32.
+    pub(crate) fn is_wide(self) -> bool {
+        matches!(self, Form::NtF32 | Form::TnAcc)
+    }
+
     /// Bytes of an element of out.
     fn out_size(self) -> usize {
-        if self == Form::TnAcc { 4 } else { 2 }
+        if self.is_wide() { 4 } else { 2 }
     }
 
     fn name(self) -> &'static str {
         match self {
             Form::Nt => "matmul a b^T",
             Form::NtBias => "matmul a b^T + bias",
+            Form::NtF32 => "matmul a b^T in f32",
             Form::Nn => "matmul a b",
             Form::TnAcc => "matmul out += a^T b",
         }
@@ -160,6 +170,7 @@ mod tests {
         let nt = Product::new(Form::Nt, 2, 3, 5).operands();
         assert_eq!(nt, Operands { transposed: [true, false], b: of(5, 3), a: of(5, 2), out: of(3, 2) });
         assert_eq!(Product::new(Form::NtBias, 2, 3, 5).operands(), nt);
+        assert_eq!(Product::new(Form::NtF32, 2, 3, 5).operands(), nt);
         let nn = Product::new(Form::Nn, 2, 3, 5).operands();
         assert_eq!(nn, Operands { transposed: [false, false], b: of(3, 5), a: of(5, 2), out: of(3, 2) });
         let tn = Product::new(Form::TnAcc, 2, 3, 5).operands();
@@ -169,6 +180,7 @@ mod tests {
     #[test]
     fn gradients_of_weights_are_f32() {
         assert_eq!(Product::new(Form::Nt, 12, 5, 7).bytes(), [168, 70, 120]);
+        assert_eq!(Product::new(Form::NtF32, 12, 5, 7).bytes(), [168, 70, 240]);
         assert_eq!(Product::new(Form::TnAcc, 12, 5, 7).bytes(), [168, 70, 240]);
     }
 

@@ -121,10 +121,10 @@ fn the_factor_that_clips_has_the_same_bits() {
         .flat_map(|s| [0.0, 1.0, 3.0, 4096.0, 1e7].map(|t| (s, t)))
         .flat_map(|s| [0.0, 1.0, 0.1, 1e-6, 1e30].map(|c| (s, c)))
     {
-        let (square, totals) = ([square], [2.0, 5.0, tokens]);
+        let (square, totals) = ([square], [2.0, 5.0, tokens, 7.0, 8.0]);
         let rule = Rule { clip, window: 2, threshold: 6.0, skips: false };
         let mut state = cpu.upload(&[0.0; 6], 1, 6);
-        let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), &mut state, rule);
+        let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 5), &mut state, rule);
         let right = cpu.download(&judged);
         for place in places() {
             let (mut out, mut state) = ([f32::NAN; 3], [0.0; 6]);
@@ -154,8 +154,8 @@ fn judgements_and_the_window_have_the_same_bits() {
         let mut states = vec![[0.0; 12]; places.len()];
         let mut seen = Vec::new();
         for [loss, norm] in &steps {
-            let (square, totals) = ([norm * norm * 64.0], [loss * 8.0, 0.0, 8.0]);
-            let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 3), &mut right, rule);
+            let (square, totals) = ([norm * norm * 64.0], [loss * 8.0, 0.0, 8.0, 0.0, 0.0]);
+            let judged = cpu.judge(&cpu.upload(&square, 1, 1), &cpu.upload(&totals, 1, 5), &mut right, rule);
             let judged = cpu.download(&judged).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             seen.push(f32::from_bits(judged[2]));
             for (place, state) in places.iter().zip(&mut states) {

@@ -206,8 +206,8 @@ fn totals_leave_out_rows_without_weight() {
                 s.copy_from_slice(&[f32::NAN, 0.0, f32::NEG_INFINITY]);
             }
         }
-        let before = [0.25, 0.5, 0.125];
-        let mut right = cpu.upload(&before, 1, 3);
+        let before = [0.25, 0.5, 0.125, 3.0, 4.0];
+        let mut right = cpu.upload(&before, 1, 5);
         cpu.xent_totals(&cpu.upload(&stats, rows, 3), &cpu.upload(&weights, rows, 1), &mut right);
         for place in places() {
             let mut totals = before;

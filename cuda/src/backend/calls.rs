@@ -46,11 +46,11 @@ impl Cuda {
         out: &Tensor<Self, T>,
     ) -> Product {
         let (m, n, k) = match form {
-            Form::Nt | Form::NtBias => (a.rows(), b.rows(), a.cols()),
+            Form::Nt | Form::NtBias | Form::NtF32 => (a.rows(), b.rows(), a.cols()),
             Form::Nn => (a.rows(), b.cols(), a.cols()),
             Form::TnAcc => (a.cols(), b.cols(), a.rows()),
         };
-        let depth = if matches!(form, Form::Nt | Form::NtBias) { b.cols() } else { b.rows() };
+        let depth = if matches!(form, Form::Nn | Form::TnAcc) { b.rows() } else { b.cols() };
         assert_eq!((depth, out.shape()), (k, (m, n)), "the product {form:?} of {:?} and {:?}", a.shape(), b.shape());
         self.0.device.about_to_launch("matmul");
         Product::new(form, m, n, k)

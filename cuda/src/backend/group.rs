@@ -14,6 +14,7 @@ use engine::backend::{
 use engine::layout::mesh::GroupKind;
 use engine::mpi::Comm;
 use half::bf16;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Bytes of the calls that make connections: enough for NCCL to choose the protocol of large calls.
@@ -144,12 +145,22 @@ impl Rank {
             communicator.all_reduce(buffers(all), stream)?;
             communicator.all_gather(buffers(all / size), stream)?;
             communicator.reduce_scatter(buffers(all / size), stream)?;
-            if !matches!(link.kind, GroupKind::Activations | GroupKind::Gradients) {
-                return Ok(());
+            match link.kind {
+                GroupKind::Activations | GroupKind::Gradients => {
+                    let message = |at, peer| [Message { at, len: 1, of: Type::Bf16, peer: peer % size }];
+                    communicator.exchange(&message(from, rank + 1), &message(to, rank + size - 1), stream)?;
+                    communicator.exchange(&message(from, rank + size - 1), &message(to, rank + 1), stream)
+                }
+                GroupKind::Experts => {
+                    let (len, of) = (all / size, Type::F32);
+                    let part = |at: u64, peer: usize| at + (peer * len * size_of::<f32>()) as u64;
+                    let others = || (0..size).filter(|&peer| peer != rank);
+                    let messages = |at| others().map(|peer| Message { at: part(at, peer), len, of, peer }).collect();
+                    let [sends, receives]: [Vec<Message>; 2] = [messages(from), messages(to)];
+                    communicator.exchange(&sends, &receives, stream)
+                }
+                _ => Ok(()),
             }
-            let message = |at, peer| Some(Message { at, len: 1, of: Type::Bf16, peer: peer % size });
-            communicator.exchange(message(from, rank + 1), message(to, rank + size - 1), stream)?;
-            communicator.exchange(message(from, rank + size - 1), message(to, rank + 1), stream)
         })?;
         done.wait().map_err(|error| self.device.fault(error))?;
         link.error()
@@ -212,6 +223,45 @@ impl Collectives<Cuda> for NcclGroup {
         Pending::in_place(self.ticket(b, done), x)
     }
 
+    /// This rank's own rows are copied on the compute stream, beside the call.
+    fn all_to_all<T: Elem>(
+        &self,
+        b: &Cuda,
+        x: Tensor<Cuda, T>,
+        send: &[Range<usize>],
+        to: Tensor<Cuda, T>,
+        receive: &[Range<usize>],
+    ) -> Pending<Cuda, T> {
+        assert_eq!((send.len(), receive.len()), (self.size, self.size), "ranges of rows");
+        assert_eq!((x.cols(), send[self.rank].len()), (to.cols(), receive[self.rank].len()), "rows of this rank");
+        let row = x.cols() * size_of::<T>();
+        let part = |of: &Tensor<Cuda, T>, rows: &Range<usize>| {
+            assert!(rows.end <= of.rows(), "rows {rows:?} of {:?}", of.shape());
+            of.mem.at() + (rows.start * row) as u64
+        };
+        let messages = |of: &Tensor<Cuda, T>, rows: &[Range<usize>]| -> Vec<Message> {
+            let others = rows.iter().enumerate().filter(|(peer, rows)| *peer != self.rank && !rows.is_empty());
+            let message = |(peer, rows): (usize, &Range<usize>)| Message {
+                at: part(of, rows),
+                len: rows.len() * of.cols(),
+                of: type_of::<T>(),
+                peer,
+            };
+            others.map(message).collect()
+        };
+        let (sends, receives) = (messages(&x, send), messages(&to, receive));
+        let moved = |of: &[Message]| of.iter().map(|m| m.len).sum::<usize>() * size_of::<T>();
+        let bytes = moved(&sends).max(moved(&receives));
+        // SAFETY: as above; the ranges are rows of the matrices, and are apart.
+        let call = |c: &Communicator, stream: &Stream| unsafe { c.exchange(&sends, &receives, stream) };
+        let done = self.enqueue(b, "an all-to-all", bytes, call);
+        let [from, into] = [part(&x, &send[self.rank]), part(&to, &receive[self.rank])];
+        if !send[self.rank].is_empty() {
+            b.0.must(b.0.device.copy_within(from, into, send[self.rank].len() * row));
+        }
+        Pending::in_flight(self.ticket(b, done), x, to)
+    }
+
     fn exchange(&self, b: &Cuda, send: Option<(Act<Cuda>, usize)>, recv: Option<Expected>) -> Exchanged<Cuda> {
         let coming = recv.map(|Expected { rows, cols, from }| (b.alloc::<bf16>(rows, cols), from));
         let message =
@@ -219,7 +269,9 @@ impl Collectives<Cuda> for NcclGroup {
         let (sending, receiving) = (send.as_ref().map(message), coming.as_ref().map(message));
         let bytes = [sending, receiving].into_iter().flatten().map(|m| 2 * m.len).max().unwrap_or_default();
         // SAFETY: as above.
-        let done = self.enqueue(b, "an exchange", bytes, |c, stream| unsafe { c.exchange(sending, receiving, stream) });
+        let done = self.enqueue(b, "an exchange", bytes, |c, stream| unsafe {
+            c.exchange(sending.as_slice(), receiving.as_slice(), stream)
+        });
         let ticket = || self.ticket(b, done.clone());
         Exchanged {
             received: coming.map(|(x, _)| Pending::in_place(ticket(), x)),

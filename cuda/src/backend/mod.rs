@@ -6,6 +6,7 @@
 //! the compute stream, and for other streams a `Pending` owns the block, or `Rank::add_read` has noted the read.
 
 mod calls;
+mod experts;
 mod group;
 mod host_copy;
 mod link;
@@ -29,8 +30,8 @@ use crate::ops;
 use crate::tensor::View;
 use calls::{head_norms, norm, rope_shape, step, view};
 use engine::backend::{
-    Acc, Act, AdamW, Backend, CHECKSUM_PARTS, Detail, Elem, Fault, HeadRms, Heads, Label, LayerNorm, Origin, Rms,
-    Rotary, Rule, Scope, Scratch, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Groups, HeadRms, Heads, Label,
+    LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Scratch, Sorted, Span, Tensor, Track, Xent,
 };
 use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
@@ -97,6 +98,11 @@ impl Backend for Cuda {
         self.0.wait_for(&copy)?;
         self.0.first_fault()?;
         Ok(copy.elements())
+    }
+
+    /// A fault is recorded.
+    fn counts_on_host(&self, counts: &Tensor<Self, u32>, planned: impl FnOnce(f64) -> Vec<u32>) -> Vec<u32> {
+        self.wait_host(self.copy_to_host_async(counts)).unwrap_or_else(|_| planned(1.0))
     }
 
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T> {
@@ -345,6 +351,64 @@ impl Backend for Cuda {
         self.note(ops::gelu_bwd(self.machine(), view(dy), view(&x)));
         self.made("gelu_bwd", &x);
         x
+    }
+
+    fn router_logits(&self, x: &Act<Self>, w: &Act<Self>, bias: Option<&Act<Self>>) -> Acc<Self> {
+        experts::router_logits(self, x, w, bias)
+    }
+
+    fn route(&self, logits: &Acc<Self>, r: Router) -> Choices<Self> {
+        experts::route(self, logits, r)
+    }
+
+    fn route_bwd(
+        &self,
+        dweights: &Acc<Self>,
+        logits: &Acc<Self>,
+        choices: &Choices<Self>,
+        r: Router,
+        balance: Balance<Self>,
+        sums: [&mut Acc<Self>; 2],
+    ) -> Acc<Self> {
+        experts::route_bwd(self, dweights, logits, choices, r, balance, sums)
+    }
+
+    fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self> {
+        experts::sort_choices(self, choices, experts)
+    }
+
+    fn take_rows<T: Elem>(&self, x: &Tensor<Self, T>, index: &Tensor<Self, u32>, per: usize, y: &mut Tensor<Self, T>) {
+        experts::take_rows(self, x, index, per, y);
+    }
+
+    fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self> {
+        experts::sum_rows(self, x, places)
+    }
+
+    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        experts::grouped_nt(self, x, w, g, y);
+    }
+
+    fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+        experts::grouped_nn(self, x, w, g, y);
+    }
+
+    fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
+        experts::grouped_tn_acc(self, dy, x, g, dw);
+    }
+
+    fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        experts::swiglu_weighted(self, gate_up, weights, y);
+    }
+
+    fn swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        experts::swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {

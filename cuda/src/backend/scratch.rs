@@ -71,6 +71,14 @@ impl Scratch for CudaScratch {
         Vec::new()
     }
 
+    fn grouped(&self, _: usize, _: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn grouped_acc(&self, _: usize, _: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
         vec![size_of::<f32>() * ops::norm_parts(rows, cols, self.processors)]
     }
@@ -101,6 +109,10 @@ impl Scratch for CudaScratch {
     /// The words of the sort, and the partial sums.
     fn embed_bwd(&self, tokens: usize, cols: usize) -> Vec<usize> {
         vec![size_of::<u32>() * ops::embed_words(tokens), size_of::<f32>() * ops::embed_parts(tokens, cols)]
+    }
+
+    fn route_bwd(&self, rows: usize, experts: usize) -> Vec<usize> {
+        vec![size_of::<f32>() * ops::route_parts(rows, experts)]
     }
 
     fn sum_squares(&self, elements: usize) -> Vec<usize> {

@@ -67,7 +67,7 @@ impl Plan {
             // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
             lt.checked(set(api.desc_set, &desc, attribute as u32, i32::from(transposed)))?;
         }
-        let kind = if key.product.form == Form::TnAcc { F32 } else { BF16 };
+        let kind = if key.product.form.is_wide() { F32 } else { BF16 };
         let plan = Plan {
             key,
             desc,
@@ -153,7 +153,7 @@ impl Plan {
         use sys::cublasLtReductionScheme_t::*;
         match self.key.product.form {
             Form::Nt | Form::NtBias | Form::Nn => CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32,
-            Form::TnAcc => CUBLASLT_REDUCTION_SCHEME_MASK as u32,
+            Form::NtF32 | Form::TnAcc => CUBLASLT_REDUCTION_SCHEME_MASK as u32,
         }
     }
 

@@ -112,23 +112,22 @@ impl Communicator {
         self.checked(unsafe { (self.nccl.api.reduce_scatter)(from, to, f.len, f.of as c_int, SUM, self.raw, raw) })
     }
 
-    /// A send, a receive, or both at once.
+    /// Sends and receives, all at once.
     ///
     /// # Safety
     /// The same contract as [`Self::all_reduce`].
-    pub unsafe fn exchange(&self, send: Option<Message>, recv: Option<Message>, stream: &Stream) -> Done {
-        let raw = stream.raw().cast();
+    pub unsafe fn exchange(&self, sends: &[Message], receives: &[Message], stream: &Stream) -> Done {
+        let (api, raw) = (&self.nccl.api, stream.raw().cast());
         // SAFETY: as above; the group is ended whatever the calls in it return.
         unsafe {
-            self.checked((self.nccl.api.group_start)())?;
-            let received = recv.map_or(0, |m| {
-                (self.nccl.api.recv)(m.at as *mut c_void, m.len, m.of as c_int, m.peer as c_int, self.raw, raw)
-            });
-            let sent = send.map_or(0, |m| {
-                (self.nccl.api.send)(m.at as *const c_void, m.len, m.of as c_int, m.peer as c_int, self.raw, raw)
-            });
-            let ended = (self.nccl.api.group_end)();
-            [received, sent, ended].into_iter().try_for_each(|code| self.checked(code))
+            self.checked((api.group_start)())?;
+            let receive =
+                |m: &Message| (api.recv)(m.at as *mut c_void, m.len, m.of as c_int, m.peer as c_int, self.raw, raw);
+            let send =
+                |m: &Message| (api.send)(m.at as *const c_void, m.len, m.of as c_int, m.peer as c_int, self.raw, raw);
+            let called = receives.iter().map(receive).chain(sends.iter().map(send)).collect::<Vec<_>>();
+            let ended = (api.group_end)();
+            called.into_iter().chain([ended]).try_for_each(|code| self.checked(code))
         }
     }
 

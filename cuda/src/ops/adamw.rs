@@ -3,7 +3,7 @@
 use super::elementwise::{SQUARES_TOTAL, SumSquares, elementwise_geometry, squares_total_geometry};
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::View;
-use engine::backend::Rule;
+use engine::backend::{Rule, Total};
 
 kernels! {
     ADAMW_CU = "adamw.cu" {
@@ -144,10 +144,10 @@ fn args(g: View, factor: View, s: State, out: View, parts: View, step: Step) -> 
 }
 
 /// out `[3]` = (the norm of the mean gradient, the factor that scales and clips the summed gradients, the judgement),
-/// from their squared norm `[1]`, the loss totals `[3]` and the last accepted steps, `state`; see
+/// from their squared norm `[1]`, the loss totals and the last accepted steps, `state`; see
 /// [`engine::backend::Backend::judge`].
 pub fn judge(m: &dyn Machine, square: View, totals: View, state: View, rule: Rule, out: View) -> Done {
-    assert_eq!((square.len(), totals.len(), out.len()), (1, 3, 3), "a judgement");
+    assert_eq!((square.len(), totals.len(), out.len()), (1, Total::COUNT, 3), "a judgement");
     assert_eq!(state.len(), Rule::state_len(rule.window), "the last accepted steps");
     let Rule { clip, threshold, window, skips } = rule;
     let args = Judge { square, totals, state, out, clip, threshold, window: window as u32, skips: skips.into() };

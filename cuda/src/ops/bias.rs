@@ -7,6 +7,7 @@ use crate::tensor::View;
 kernels! {
     BIAS_CU = "bias.cu" {
         ADD_BIAS = "add_bias": AddBias;
+        ADD_BIAS_F32 = "add_bias_f32": AddBias;
         BIAS_BWD = "bias_bwd": BiasBwd;
     }
 }
@@ -44,6 +45,11 @@ pub(super) fn add_bias_geometry(rows: usize, n: usize) -> Geometry {
     Geometry { grid: [rows as u32, n.div_ceil(8 * BLOCK as usize) as u32, 1], block: BLOCK, shared: 0 }
 }
 
+/// `add_bias_f32`: one thread per element.
+pub(super) fn add_bias_f32_geometry(n: usize) -> Geometry {
+    Geometry { grid: [n.div_ceil(BLOCK as usize) as u32, 1, 1], block: BLOCK, shared: 0 }
+}
+
 /// `bias_bwd`: (columns, slab), about eight blocks for each multiprocessor.
 pub(super) fn bias_bwd_geometry(rows: usize, n: usize, processors: usize) -> Geometry {
     let across = n.div_ceil(COLUMNS);
@@ -64,6 +70,15 @@ pub fn add_bias(m: &dyn Machine, x: View, bias: View) -> Done {
     assert_eq!(x.len(), rows * n, "rows of {n} columns");
     // SAFETY: the views are checked against rows x n.
     unsafe { launch(m, ADD_BIAS, &AddBias { x, bias, n: n as u32, padding: 0 }, add_bias_geometry(rows, n)) }
+}
+
+/// x `[T, n]` (f32) += bias `[n]` in every row.
+pub fn add_bias_f32(m: &dyn Machine, x: View, bias: View) -> Done {
+    let (n, rows) = (bias.len(), x.len() / bias.len());
+    assert_eq!(x.len(), rows * n, "rows of {n} columns");
+    let args = AddBias { x, bias, n: n as u32, padding: 0 };
+    // SAFETY: the views are checked against rows x n.
+    unsafe { launch(m, ADD_BIAS_F32, &args, add_bias_f32_geometry(x.len())) }
 }
 
 /// dbias `[n]` += the sum of the rows of dy `[T, n]`. `parts` is scratch of [`bias_parts`] f32.

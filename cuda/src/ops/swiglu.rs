@@ -8,16 +8,29 @@ kernels! {
     SWIGLU_CU = "swiglu.cu" {
         SWIGLU = "swiglu": Gated;
         SWIGLU_BWD = "swiglu_bwd": Gated;
+        SWIGLU_WEIGHTED = "swiglu_weighted": GatedWeighted;
+        SWIGLU_WEIGHTED_BWD = "swiglu_weighted_bwd": GatedWeighted;
     }
 }
 
-sized! { Gated: 40 }
+sized! { Gated: 40, GatedWeighted: 72 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Gated {
     pub gate_up: View,
     pub y: View,
+    pub rows: u32,
+    pub f: u32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct GatedWeighted {
+    pub gate_up: View,
+    pub y: View,
+    pub weights: View,
+    pub dweights: View,
     pub rows: u32,
     pub f: u32,
 }
@@ -36,6 +49,37 @@ pub fn swiglu(m: &dyn Machine, gate_up: View, y: View, f: usize) -> Done {
 /// Overwrites gate_up with `[dgate | dup]`, from dy `[T, F]`.
 pub fn swiglu_bwd(m: &dyn Machine, dy: View, gate_up: View, f: usize) -> Done {
     gated(m, SWIGLU_BWD, gate_up, dy, f)
+}
+
+/// `swiglu_weighted_bwd`: a block for each row.
+pub(super) fn weighted_bwd_geometry(rows: usize, f: usize) -> Geometry {
+    let Geometry { block, .. } = gated_geometry(rows, f);
+    Geometry { grid: [rows as u32, 1, 1], block, shared: 128 }
+}
+
+/// y `[R, F]` = weight * silu(gate) * up of gate_up `[R, 2F]`, with weights `[R]`.
+pub fn swiglu_weighted(m: &dyn Machine, gate_up: View, weights: View, y: View, f: usize) -> Done {
+    let rows = weights.len();
+    let args = GatedWeighted { gate_up, y, weights, dweights: View::NONE, rows: rows as u32, f: f as u32 };
+    weighted(m, SWIGLU_WEIGHTED, &args, gated_geometry(rows, f))
+}
+
+/// Overwrites gate_up with `[dgate | dup]`, from dy `[R, F]`, and writes dweights `[R]`.
+pub fn swiglu_weighted_bwd(m: &dyn Machine, dy: View, gate_up: View, [weights, dweights]: [View; 2], f: usize) -> Done {
+    let rows = weights.len();
+    assert_eq!(dweights.len(), rows, "gradients of weights");
+    let args = GatedWeighted { gate_up, y: dy, weights, dweights, rows: rows as u32, f: f as u32 };
+    weighted(m, SWIGLU_WEIGHTED_BWD, &args, weighted_bwd_geometry(rows, f))
+}
+
+fn weighted(m: &dyn Machine, kernel: Kernel<GatedWeighted>, args: &GatedWeighted, geometry: Geometry) -> Done {
+    let (rows, f) = (args.rows as usize, args.f as usize);
+    assert_eq!((args.y.len(), args.gate_up.len()), (rows * f, 2 * rows * f), "a gated product of {rows} x {f}");
+    if rows == 0 {
+        return Ok(());
+    }
+    // SAFETY: the views are checked against rows x f.
+    unsafe { launch(m, kernel, args, geometry) }
 }
 
 /// Runs a kernel of gate_up `[T, 2F]` and y `[T, F]`.

@@ -3,7 +3,7 @@
 use super::BLOCK;
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::View;
-use engine::backend::Xent;
+use engine::backend::{Total, Xent};
 
 kernels! {
     XENT_CU = "xent.cu" {
@@ -100,9 +100,9 @@ pub fn xent_combine(m: &dyn Machine, stats: View, combined: View) -> Done {
     unsafe { launch(m, XENT_COMBINE, &args, xent_combine_geometry(rows)) }
 }
 
-/// Accumulates the loss totals `[3]` of stats `[C, 3]` and weights `[C]`.
+/// Accumulates the loss totals `[1, Total::COUNT]` of stats `[C, 3]` and weights `[C]`.
 pub fn xent_totals(m: &dyn Machine, stats: View, weights: View, totals: View) -> Done {
-    assert_eq!((stats.len(), totals.len()), (3 * weights.len(), 3), "totals of {} rows", weights.len());
+    assert_eq!((stats.len(), totals.len()), (3 * weights.len(), Total::COUNT), "totals of {} rows", weights.len());
     // SAFETY: the views are checked against the rows.
     unsafe { launch(m, XENT_TOTALS, &XentTotals { stats, weights, totals }, xent_totals_geometry()) }
 }

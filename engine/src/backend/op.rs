@@ -44,6 +44,7 @@ enum Takes {
     Attention,
     AttentionBwd,
     EmbedBwd,
+    RouteBwd,
     SumSquares,
 }
 
@@ -149,7 +150,7 @@ ops! {
     RopeBwd, "rope_bwd", rows(2.0, 0.0), Nothing;
     Round, "round", rows(1.0, 4.0), Nothing;
     Route, "route", rows(0.0, 4.0), Nothing;
-    RouteBwd, "route_bwd", rows(0.0, 8.0), Nothing;
+    RouteBwd, "route_bwd", rows(0.0, 8.0), RouteBwd;
     // Activations are read, logits in f32 are written.
     RouterLogits, "router_logits", Work::Product(Form::Nt), MatmulAcc;
     Scale, "scale", rows(2.0, 0.0), Nothing;
@@ -225,6 +226,7 @@ impl Op {
             (Takes::Attention, Operands::Heads(rows, h)) => scratch.attention(rows, h),
             (Takes::AttentionBwd, Operands::Heads(rows, h)) => scratch.attention_bwd(rows, h),
             (Takes::EmbedBwd, Operands::Matrix(rows, cols)) => scratch.embed_bwd(rows, cols),
+            (Takes::RouteBwd, Operands::Matrix(rows, cols)) => scratch.route_bwd(rows, cols),
             (Takes::SumSquares, Operands::Matrix(rows, cols)) => scratch.sum_squares(rows * cols),
             (takes, on) => panic!("{} takes {takes:?} and was called on {on:?}", self.name()),
         }

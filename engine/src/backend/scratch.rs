@@ -39,6 +39,8 @@ pub trait Scratch {
     fn attention_bwd(&self, rows: usize, h: Heads) -> Vec<usize>;
     /// `embed_bwd` of `[tokens, cols]`.
     fn embed_bwd(&self, tokens: usize, cols: usize) -> Vec<usize>;
+    /// `route_bwd` of `rows` tokens, whatever the length of their sequences.
+    fn route_bwd(&self, rows: usize, experts: usize) -> Vec<usize>;
     /// `sum_squares` over this number of elements.
     fn sum_squares(&self, elements: usize) -> Vec<usize>;
 }

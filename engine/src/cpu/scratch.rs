@@ -76,6 +76,10 @@ impl<A: Float> Scratch for CpuScratch<A> {
         Vec::new()
     }
 
+    fn route_bwd(&self, _: usize, _: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
     fn qk_norm_rope_bwd(&self, rows: usize, h: Heads) -> Vec<usize> {
         bytes(&[ops::qk_norm::scratch(rows, h.dim)])
     }

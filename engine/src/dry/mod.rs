@@ -333,8 +333,9 @@ impl<A: Elem> Backend for Dry<A> {
         expect("dweights", dweights, logits.rows(), r.per_token);
         expect("totals", totals, 1, Total::COUNT);
         expect("the load", load, 1, logits.cols());
+        let dlogits = self.alloc(logits.rows(), logits.cols());
         self.over(Op::RouteBwd, logits);
-        self.alloc(logits.rows(), logits.cols())
+        dlogits
     }
 
     fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self> {

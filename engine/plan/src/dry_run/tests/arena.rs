@@ -34,6 +34,9 @@ impl Scratch for OnSlab {
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize> {
         self.0.matmul_acc(shape)
     }
+    fn route_bwd(&self, rows: usize, experts: usize) -> Vec<usize> {
+        self.0.route_bwd(rows, experts)
+    }
     fn rmsnorm_bwd(&self, rows: usize, cols: usize) -> Vec<usize> {
         self.0.rmsnorm_bwd(rows, cols)
     }

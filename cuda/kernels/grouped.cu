@@ -1,0 +1,275 @@
+// Matrix products of rows that are grouped by expert, each row with the weights of its expert:
+//   nt: y = x w^T    nn: y = x w    tn_acc: dw += dy^T x over the rows of each expert
+// A block computes a tile [128, 128] of the result in registers, over tiles of 64 in the depth of the product, of which
+// the next is copied to shared memory while one is multiplied. Only the device knows how many rows an expert has: the
+// host launches a bound of the tiles, and each block looks for its own in the counts. Every sum has one order.
+//
+// Kernels named `unaligned` are for matrices whose rows are not aligned to sixteen bytes. They read single elements.
+#include "args_experts.cuh"
+#include "tile.cuh"
+
+constexpr u32 TILE = 128, DEPTH = 64, THREADS = 128;
+// Rows and columns of a warp's part of the tile: two by two warps.
+constexpr u32 PART = 64;
+// Bytes of a warp's part of one operand in a stage, of an operand, and of a stage.
+constexpr u32 PART_BYTES = PART * ROW_BYTES, OPERAND = 2 * PART_BYTES, STAGE = 2 * OPERAND;
+
+using Tile = Sums<PART / 16, PART / 8>;
+
+enum Form { NT, NN, TN };
+
+// -- the rows of an expert --
+
+// Some of the matrix's rows, of one expert.
+struct Rows {
+    u32 expert, first, rows;
+};
+
+// The sum of v over this lane and those below it.
+DEVICE u32 sum_up_to(u32 v HERE) {
+    u32 lane = thread() % 32;
+    UNROLL for (u32 step = 1; step < 32; step *= 2) {
+        u32 other = shfl(v, (lane - step) % 32 AT);
+        v += lane >= step ? other : 0;
+    }
+    return v;
+}
+
+// The sorted rows before `end` that the matrix has.
+DEVICE u32 here(const u32 end, u32 first, u32 rows) {
+    u32 n = end > first ? end - first : 0;
+    return n < rows ? n : rows;
+}
+
+// The rows of tile number `tile`, or none. Experts begin tiles of their own. Each lane counts the tiles of consecutive
+// experts; all lanes get the result.
+DEVICE Rows rows_of_tile(View<const u32> counts, u32 first, u32 rows, u32 tile HERE) {
+    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each;
+    u32 end = begin + each < experts ? begin + each : experts, n = 0, tiles = 0;
+    for (u32 e = begin; e < end; e++) n += ld(counts, e AT);
+    u32 from = sum_up_to(n AT) - n, at = from;
+    for (u32 e = begin; e < end; e++) {
+        u32 before = here(at, first, rows);
+        at += ld(counts, e AT);
+        tiles += (here(at, first, rows) - before + TILE - 1) / TILE;
+    }
+    u32 skipped = sum_up_to(tiles AT) - tiles;
+    Rows found = {0, 0, 0};
+    if (tile >= skipped && tile < skipped + tiles) {
+        at = from;
+        for (u32 e = begin; e < end && !found.rows; e++) {
+            u32 before = here(at, first, rows) + (tile - skipped) * TILE;
+            u32 mine = (here(at + ld(counts, e AT), first, rows) - here(at, first, rows) + TILE - 1) / TILE;
+            at += ld(counts, e AT);
+            u32 left = here(at, first, rows) - before;
+            if (tile < skipped + mine) found = {e, before, left < TILE ? left : TILE};
+            skipped += mine;
+        }
+    }
+    return {warp_sum(found.expert AT), warp_sum(found.first AT), warp_sum(found.rows AT)};
+}
+
+// The rows of an expert.
+DEVICE Rows rows_of_expert(View<const u32> counts, u32 first, u32 rows, u32 expert HERE) {
+    u32 n = 0;
+    for (u32 e = thread() % 32; e < expert; e += 32) n += ld(counts, e AT);
+    n = warp_sum(n AT);
+    u32 from = here(n, first, rows);
+    return {expert, from, here(n + ld(counts, expert AT), first, rows) - from};
+}
+
+// -- operands --
+
+// A part of a matrix of `stride` columns, from element `from` on, with this number of rows and columns that exist.
+struct Matrix {
+    u64 from;
+    u32 stride, rows, cols;
+};
+
+// Copies ROWS rows and PAGES pages of columns to a tile. What does not exist is zero.
+template <int ROWS, int PAGES, bool ALIGNED> DEVICE void load_part(u32 to, View<const bf16> x, const Matrix& m HERE) {
+    u32 me = fresh(thread()), row = me / 8, chunk = me % 8;
+    u64 from = m.from + static_cast<u64>(row) * m.stride + chunk * 8;
+    to += row * ROW_BYTES + (chunk ^ row % 8) * 16;
+    UNROLL for (u32 r = 0; r < ROWS; r += THREADS / 8) {
+        UNROLL for (u32 page = 0; page < PAGES; page++) {
+            u32 column = page * PAGE_COLUMNS + chunk * 8, at = to + page * ROWS * ROW_BYTES + r * ROW_BYTES;
+            u32 left = row + r < m.rows && column < m.cols ? m.cols - column : 0;
+            u64 i = from + page * PAGE_COLUMNS;
+            if constexpr (ALIGNED) {
+                cp_async16(at, x, i, left ? 16 : 0 AT);
+            } else {
+                sts16(at, load8(x, i, left, false AT) AT);
+            }
+        }
+        from += THREADS / 8 * m.stride;
+    }
+}
+
+// A left factor is stored as its rows, or transposed; a right factor transposed as the rows of b^T.
+DEVICE constexpr bool left_is_down(Form form) { return form != TN; }
+DEVICE constexpr bool right_is_down(Form form) { return form == NT; }
+
+// Copies the next tile of one operand: rows over 64 columns, after which come more columns, or 64 rows.
+template <bool DOWN, bool ALIGNED> DEVICE void load_operand(u32 to, View<const bf16> x, Matrix& m HERE) {
+    if constexpr (DOWN) {
+        load_part<TILE, 1, ALIGNED>(to, x, m AT);
+        m.from += DEPTH;
+        m.cols -= DEPTH;
+    } else {
+        load_part<DEPTH, 2, ALIGNED>(to, x, m AT);
+        m.from += static_cast<u64>(DEPTH) * m.stride;
+        m.rows -= DEPTH;
+    }
+}
+
+// -- the product --
+
+// c += the product of a stage's operands, for this warp's part of the tile.
+template <Form FORM> DEVICE void multiply(Tile& c, u32 stage HERE) {
+    u32 warp = thread() / 32, a = stage + warp / 2 * PART_BYTES, b = stage + OPERAND + warp % 2 * PART_BYTES;
+    a = left_is_down(FORM) ? lanes_down(a) : lanes_across(a);
+    b = right_is_down(FORM) ? lanes_across(b) : lanes_down(b);
+    UNROLL for (int k = 0; k < static_cast<int>(DEPTH) / 16; k++) {
+        Reg<u32, 4> left[PART / 16];
+        UNROLL for (int m = 0; m < static_cast<int>(PART) / 16; m++) {
+            if constexpr (left_is_down(FORM)) {
+                ldmatrix(left[m], moved<TILE>(a, 16 * m, 2 * k) AT);
+            } else {
+                ldmatrix_trans(left[m], moved<DEPTH>(a, 16 * k, 2 * m) AT);
+            }
+        }
+        UNROLL for (int n = 0; n < static_cast<int>(PART) / 8; n += 2) {
+            Reg<u32, 4> right;
+            if constexpr (right_is_down(FORM)) {
+                ldmatrix(right, moved<TILE>(b, 8 * n, 2 * k) AT);
+            } else {
+                ldmatrix_trans(right, moved<DEPTH>(b, 16 * k, n) AT);
+            }
+            UNROLL for (int m = 0; m < static_cast<int>(PART) / 16; m++) {
+                mma(c.at[m][n], left[m], right[0], right[1] AT);
+                mma(c.at[m][n + 1], left[m], right[2], right[3] AT);
+            }
+        }
+    }
+}
+
+// c = the product of the parts a of x and b of w, `depth` deep. Shared memory: two stages, which are free afterwards.
+template <Form FORM, bool ALIGNED>
+DEVICE void product(Tile& c, View<const bf16> x, Matrix a, View<const bf16> w, Matrix b, u32 depth HERE) {
+    fill(c, 0.0f);
+    u32 stage = shared_base(), other = stage + STAGE;
+    auto load = [&](u32 to) {
+        load_operand<left_is_down(FORM), ALIGNED>(to, x, a AT);
+        load_operand<right_is_down(FORM), ALIGNED>(to + OPERAND, w, b AT);
+        cp_commit();
+    };
+    load(stage);
+    ROLLED for (u32 left = (depth + DEPTH - 1) / DEPTH; left; left--) {
+        // The stage has come, and nobody reads the other one any more.
+        cp_wait<0>(AT_ONLY);
+        sync(AT_ONLY);
+        if (left > 1) load(other);
+        multiply<FORM>(c, stage AT);
+        u32 next = other;
+        other = stage;
+        stage = next;
+    }
+    sync(AT_ONLY);
+}
+
+// -- y = x w^T and y = x w --
+
+// Writes the tile's rows and columns that exist. They are transposed to whole rows in shared memory.
+template <bool ALIGNED> DEVICE void store_tile(View<bf16> y, const Matrix& m, const Tile& c HERE) {
+    u32 lane = thread() % 32, g = lane / 4, t = lane % 4, warp = thread() / 32;
+    u32 mine = shared_base() + warp * PART_BYTES;
+    UNROLL for (u32 n = 0; n < PART / 8; n++) {
+        u32 at = mine + g * ROW_BYTES + (n ^ g) * 16 + t * 4;
+        UNROLL for (u32 r = 0; r < PART / 8; r++) {
+            const Reg<float, 4>& piece = c.at[r / 2][n];
+            sts(at + r * 8 * ROW_BYTES, pack2(piece[r % 2 * 2], piece[r % 2 * 2 + 1] AT) AT);
+        }
+    }
+    warp_sync(AT_ONLY);
+    u32 chunk = lane % 8, column = warp % 2 * PART + chunk * 8, left = column < m.cols ? m.cols - column : 0;
+    u32 first = warp / 2 * PART + lane / 8;
+    UNROLL for (u32 r = 0; r < PART; r += 4) {
+        u32 row = r + lane / 8;
+        if (first + r >= m.rows || !left) continue;
+        V16 v = lds16(mine + row * ROW_BYTES + (chunk ^ row % 8) * 16 AT);
+        u64 i = m.from + static_cast<u64>(first + r) * m.stride + column;
+        if constexpr (ALIGNED) {
+            st16_whole(y, i, v AT);
+        } else {
+            store8(y, i, left, false, v AT);
+        }
+    }
+}
+
+// Block (columns, tile of rows). Shared memory: 65536 bytes.
+template <Form FORM, bool ALIGNED> DEVICE void grouped(const Grouped& a) {
+    Rows of = rows_of_tile(a.counts, a.first, a.rows, block_y());
+    if (!of.rows) return;
+    u32 column = block() * TILE;
+    u64 w = static_cast<u64>(of.expert) * a.n * a.k;
+    Matrix left = {static_cast<u64>(of.first) * a.k, a.k, of.rows, a.k}, right;
+    if constexpr (right_is_down(FORM)) {
+        right = {w + static_cast<u64>(column) * a.k, a.k, a.n - column, a.k};
+    } else {
+        right = {w + column, a.n, a.k, a.n - column};
+    }
+    Tile c;
+    product<FORM, ALIGNED>(c, a.x, left, a.w, right, a.k);
+    store_tile<ALIGNED>(a.y, {static_cast<u64>(of.first) * a.n + column, a.n, of.rows, a.n - column}, c);
+}
+
+KERNEL(grouped_nt, Grouped, 128, 2) { grouped<NT, true>(a); }
+KERNEL(grouped_nn, Grouped, 128, 2) { grouped<NN, true>(a); }
+KERNEL(grouped_nt_unaligned, Grouped, 128, 2) { grouped<NT, false>(a); }
+KERNEL(grouped_nn_unaligned, Grouped, 128, 2) { grouped<NN, false>(a); }
+
+// -- dw += dy^T x --
+
+// Adds the tile's rows and columns that exist to dw. `pairs`: two neighbours are aligned to eight bytes.
+DEVICE void add_tile(View<float> dw, const Matrix& m, const Tile& c, bool pairs) {
+    u32 lane = thread() % 32, warp = thread() / 32;
+    u32 row = warp / 2 * PART + lane / 4, column = warp % 2 * PART + lane % 4 * 2;
+    UNROLL for (u32 r = 0; r < PART / 8; r++) {
+        if (row + 8 * r >= m.rows) continue;
+        u64 from = m.from + static_cast<u64>(row + 8 * r) * m.stride + column;
+        Reg<float, PART / 4> sum;
+        UNROLL for (u32 n = 0; n < PART / 8; n++) {
+            u32 at = column + 8 * n;
+            V8 old = {};
+            if (pairs && at < m.cols) old = ld8(dw, from + 8 * n);
+            if (!pairs && at < m.cols) old.w[0] = bits_of(ld(dw, from + 8 * n));
+            if (!pairs && at + 1 < m.cols) old.w[1] = bits_of(ld(dw, from + 8 * n + 1));
+            const Reg<float, 4>& piece = c.at[r / 2][n];
+            UNROLL for (u32 e = 0; e < 2; e++) sum[2 * n + e] = f32_of(old.w[e]) + piece[r % 2 * 2 + e];
+        }
+        UNROLL for (u32 n = 0; n < PART / 8; n++) {
+            u32 at = column + 8 * n;
+            if (pairs && at < m.cols) st8(dw, from + 8 * n, V8{bits_of(sum[2 * n]), bits_of(sum[2 * n + 1])});
+            if (!pairs && at < m.cols) st(dw, from + 8 * n, sum[2 * n]);
+            if (!pairs && at + 1 < m.cols) st(dw, from + 8 * n + 1, sum[2 * n + 1]);
+        }
+    }
+}
+
+// Block (columns, rows, expert). Shared memory: 65536 bytes.
+template <bool ALIGNED> DEVICE void grouped_acc(const GroupedAcc& a) {
+    Rows of = rows_of_expert(a.counts, a.first, a.rows, block_z());
+    if (!of.rows) return;
+    u32 column = block() * TILE, row = block_y() * TILE;
+    u64 first = of.first;
+    Matrix left = {first * a.n + row, a.n, of.rows, a.n - row};
+    Matrix right = {first * a.k + column, a.k, of.rows, a.k - column};
+    Tile c;
+    product<TN, ALIGNED>(c, a.dy, left, a.x, right, of.rows);
+    u64 at = (static_cast<u64>(of.expert) * a.n + row) * a.k + column;
+    add_tile(a.dw, {at, a.k, a.n - row, a.k - column}, c, a.k % 2 == 0 && past16(a.dw, 0) % 8 == 0);
+}
+
+KERNEL(grouped_tn_acc, GroupedAcc, 128, 2) { grouped_acc<true>(a); }
+KERNEL(grouped_tn_acc_unaligned, GroupedAcc, 128, 2) { grouped_acc<false>(a); }
