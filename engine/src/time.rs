@@ -106,7 +106,9 @@ impl CommClass {
         match kind {
             GroupKind::Tensor | GroupKind::KvHeads | GroupKind::Experts => CommClass::Tensor,
             GroupKind::Activations | GroupKind::Gradients => CommClass::Pipeline,
-            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => CommClass::Data,
+            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => {
+                CommClass::Data
+            }
             GroupKind::Tied | GroupKind::World => CommClass::StepEnd,
         }
     }

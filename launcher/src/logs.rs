@@ -15,7 +15,7 @@ use engine::retry::Retry;
 use engine::train::trainer::StepStats;
 use report::peak;
 use report::records::jsonl::Lines;
-use report::records::metrics::{self, MetricsLog, SpikeRecord, StepRecord};
+use report::records::metrics::{self, LoadRecord, MetricsLog, SpikeRecord, StepRecord};
 use report::records::settings::settings;
 use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
@@ -128,6 +128,8 @@ impl Logs {
 /// Computes the figures of a step from the constants of the run.
 struct Recorder {
     ranks: f64,
+    /// Layers of the model.
+    layers: usize,
     samples_per_step: u64,
     tokens_per_step: f64,
     /// The settings that a step's time depends on.
@@ -145,6 +147,7 @@ impl Recorder {
         let flops = |formula: Formula| formula.per_token(&config.model, t.seq_length, t.recompute);
         Recorder {
             ranks: mesh.ranks() as f64,
+            layers: config.model.num_hidden_layers,
             samples_per_step: t.global_batch_size as u64,
             tokens_per_step: (t.global_batch_size * t.seq_length) as f64,
             settings: settings(config, mesh),
@@ -179,6 +182,9 @@ impl Recorder {
             settings: self.settings.clone(),
             spike: SpikeRecord::of(results.judgement),
             skipped: results.skipped,
+            aux_loss: results.experts.as_ref().map(|experts| experts.aux_loss),
+            router_z_loss: results.experts.as_ref().map(|experts| experts.router_z_loss),
+            expert_load: results.experts.as_ref().and_then(|experts| LoadRecord::of(&experts.load, self.layers)),
             ..Default::default()
         }
     }

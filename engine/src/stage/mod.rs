@@ -206,7 +206,8 @@ impl<B: Backend> Stage<B> {
         let tables = param_specs::embedding(model);
         let first_row = |table: &Vec<TensorSpec>| table[0].held(rank, ranks).rows.start;
         let (vocab_start, positions_start) = (first_row(&tables.table), tables.positions.as_ref().map_or(0, first_row));
-        let shared = Shared { model: model.clone(), region, experts: None, rope, positions, vocab_start, positions_start };
+        let shared =
+            Shared { model: model.clone(), region, experts: None, rope, positions, vocab_start, positions_start };
         let chunk = |units: Vec<Unit>| Chunk { kinds: kinds(model, &units), units, in_flight: VecDeque::new() };
         let chunks = chunks.into_iter().map(chunk).collect();
         Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
@@ -299,7 +300,9 @@ impl<B: Backend> Stage<B> {
                     embedding::backward(&cx, &batch.tokens(), take(&mut dx), &mut g);
                     None
                 }
-                (Unit::Head | Unit::Experts(_), _) => unreachable!("the head keeps its gradient; experts are in layers"),
+                (Unit::Head | Unit::Experts(_), _) => {
+                    unreachable!("the head keeps its gradient; experts are in layers")
+                }
             });
             if let Some(reduce) = reduce {
                 grads.unit_done(b, unit, reduce);
@@ -380,7 +383,8 @@ impl<B: Backend> Shared<B> {
         l: usize,
         work: impl FnOnce(Option<moe::Losses<B>>) -> T,
     ) -> T {
-        let (Some(sharing), Some(_), Some(load)) = (&self.experts, self.model.layer(l).experts(), &mut sums.load) else {
+        let (Some(sharing), Some(_), Some(load)) = (&self.experts, self.model.layer(l).experts(), &mut sums.load)
+        else {
             return work(None);
         };
         let balance = Balance { seq: batch.seq, factors: sharing.factors, targets: &sums.targets };

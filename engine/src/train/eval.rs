@@ -9,8 +9,8 @@ use crate::layout::buckets::{self, Held, Part, Tie};
 use crate::layout::mesh::GroupKind;
 use crate::model::param_specs::{self, ExpertShare, TensorSpec};
 use crate::model::rect::Rect;
-use crate::stage::{ExpertSharing, Stage};
 use crate::stage::params::{ParamLayout, Params};
+use crate::stage::{ExpertSharing, Stage};
 use std::rc::Rc;
 
 /// The number of rows that are scored at once if texts are long enough.

@@ -220,7 +220,10 @@ fn what_is_not_built_is_refused_by_name() {
             "model.sliding_window=4096",
             "a llama has no sliding_window; leave it out (it is a key of mistral, qwen2, qwen3, gemma2, mixtral, qwen3_moe)",
         ),
-        ("model.num_local_experts=8", "a llama has no num_local_experts; leave it out (it is a key of mixtral, qwen3_moe)"),
+        (
+            "model.num_local_experts=8",
+            "a llama has no num_local_experts; leave it out (it is a key of mixtral, qwen3_moe)",
+        ),
         ("model.num_experts=8", "a llama has no num_local_experts"),
         ("model.num_experts_per_tok=2", "a llama has no num_experts_per_tok"),
         ("model.router_aux_loss_coef=0.1", "a llama has no router_aux_loss_coef"),
