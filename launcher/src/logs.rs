@@ -1,6 +1,7 @@
 //! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. Also shows
 //! the progress of the steps to the user.
 
+use crate::expert_load::ExpertLoad;
 use crate::ideal::Ideal;
 use crate::informative::Informative;
 use crate::progress::Progress;
@@ -34,6 +35,7 @@ pub struct Logs {
     retry: Retry,
     /// Notes each of its attempts, so that a disk which refuses them for a while is no hang.
     flight: Arc<FlightRecorder>,
+    experts: Option<ExpertLoad>,
     events: Option<EventLog>,
     events_file: Informative,
     pub progress: Progress,
@@ -68,6 +70,7 @@ impl Logs {
         Ok(Logs {
             _dir: dir,
             metrics: opening.run(|| MetricsLog::open(&path.join(METRICS)))?,
+            experts: opening.run(|| ExpertLoad::open(config))?,
             retry,
             flight,
             events,
@@ -101,6 +104,11 @@ impl Logs {
             warning.into_iter().for_each(|warning| self.progress.warn(&warning));
         }
         self.progress.step(&record);
+        if let (Some(load), Some(stats)) = (&mut self.experts, &results.experts) {
+            // It informs alone: a disk that refuses it must not end the run.
+            let warning = load.step(step, stats).unwrap_or_else(|e| Some(e.to_string()));
+            warning.into_iter().for_each(|warning| self.progress.warn(&warning));
+        }
         if let Some(spike) = record.spike {
             let what = if record.skipped { "; it updated nothing" } else { "" };
             self.progress.warn(&format!(
