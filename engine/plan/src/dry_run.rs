@@ -177,7 +177,8 @@ fn keeping<A: Elem>(
     steps: u64,
 ) -> Result<DryRun> {
     let held = HeldBytes::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), &scratch);
-    let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, allocator, keep), config.clone(), mesh.clone(), rank);
+    let dry = Dry::<A>::new(rank, scratch, allocator, keep).imbalance(config.parallel.expert_imbalance);
+    let mut trainer = Trainer::new(dry, config.clone(), mesh.clone(), rank);
     // Loading main parameters allocates nothing.
     trainer.cast_main_params();
     if mesh.ranks() > 1 {
