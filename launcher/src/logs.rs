@@ -193,6 +193,7 @@ impl Recorder {
             aux_loss: results.experts.as_ref().map(|experts| experts.aux_loss),
             router_z_loss: results.experts.as_ref().map(|experts| experts.router_z_loss),
             expert_load: results.experts.as_ref().and_then(|experts| LoadRecord::of(&experts.load, self.layers)),
+            expert_rounds: results.experts.as_ref().map(|experts| experts.further_rounds),
             ..Default::default()
         }
     }

@@ -10,6 +10,7 @@ use crate::layers::{Ctx, block, embedding, head, moe, norm, rope};
 use crate::model::param_specs::{self, TensorSpec, Unit};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 pub mod grads;
@@ -154,6 +155,8 @@ pub struct ExpertSharing<B: Backend> {
     pub buffer: f64,
     /// See [`Balance::factors`].
     pub factors: [f32; 2],
+    /// The rounds beyond the first one of each layer and micro-batch so far.
+    pub further_rounds: Cell<u64>,
 }
 
 /// One pipeline stage: one chunk of layers, or several with interleaved 1F1B.
@@ -225,6 +228,11 @@ impl<B: Backend> Stage<B> {
     pub fn experts(mut self, experts: ExpertSharing<B>) -> Self {
         self.shared.experts = Some(experts);
         self
+    }
+
+    /// The rounds beyond the first one of each layer with experts and micro-batch since the last call.
+    pub fn take_further_rounds(&self) -> u64 {
+        self.shared.experts.as_ref().map_or(0, |sharing| sharing.further_rounds.take())
     }
 
     /// Uploads the parts of a micro-batch that `chunk` reads.
@@ -372,7 +380,13 @@ impl<B: Backend> Shared<B> {
         let of = self.model.layers().find_map(|layer| layer.experts())?;
         let sharing = self.experts.as_ref()?;
         let router = Router { per_token: of.per_token, weights: of.weights };
-        Some(moe::Shape { router, experts: of.count, group: &sharing.group, buffer: sharing.buffer })
+        Some(moe::Shape {
+            router,
+            experts: of.count,
+            group: &sharing.group,
+            buffer: sharing.buffer,
+            further_rounds: &sharing.further_rounds,
+        })
     }
 
     /// Calls `work` with the sums of auxiliary losses of layer `l`, if it has experts.

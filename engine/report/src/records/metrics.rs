@@ -62,6 +62,10 @@ pub struct StepRecord {
     pub router_z_loss: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<LoadRecord>,
+    /// Rounds that layers with experts needed beyond the first one of each micro-batch: the rows of a rank did not fit
+    /// `parallel.expert_buffer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_rounds: Option<u64>,
     /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
