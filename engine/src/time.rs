@@ -93,6 +93,8 @@ impl OpClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommClass {
     Tensor,
+    /// Rows of tokens on their way to the experts and back.
+    Experts,
     /// Activations and gradients between stages.
     Pipeline,
     /// Sums of gradients and gathers of weights.
@@ -104,7 +106,8 @@ pub enum CommClass {
 impl CommClass {
     pub fn of(kind: GroupKind) -> CommClass {
         match kind {
-            GroupKind::Tensor | GroupKind::KvHeads | GroupKind::Experts => CommClass::Tensor,
+            GroupKind::Tensor | GroupKind::KvHeads => CommClass::Tensor,
+            GroupKind::Experts => CommClass::Experts,
             GroupKind::Activations | GroupKind::Gradients => CommClass::Pipeline,
             GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => {
                 CommClass::Data
@@ -125,6 +128,8 @@ pub enum TimeCategory {
     Computes(OpClass),
     /// Exposed communication of tensor parallelism.
     Tensor,
+    /// Exposed communication of expert parallelism.
+    Experts,
     /// Waits for other stages that would remain if messages took no time.
     Bubble,
     /// The additional waits because messages between stages take time.
@@ -136,11 +141,12 @@ pub enum TimeCategory {
 }
 
 impl TimeCategory {
-    pub const ALL: [TimeCategory; 9] = [
+    pub const ALL: [TimeCategory; 10] = [
         TimeCategory::Computes(OpClass::Matmul),
         TimeCategory::Computes(OpClass::Attention),
         TimeCategory::Computes(OpClass::Memory),
         TimeCategory::Tensor,
+        TimeCategory::Experts,
         TimeCategory::Bubble,
         TimeCategory::Messages,
         TimeCategory::Data,
@@ -153,6 +159,7 @@ impl TimeCategory {
         match self {
             TimeCategory::Computes(class) => class.name(),
             TimeCategory::Tensor => "tensor-parallel communication (exposed)",
+            TimeCategory::Experts => "expert-parallel communication (exposed)",
             TimeCategory::Bubble => "pipeline bubble",
             TimeCategory::Messages => "between stages (exposed)",
             TimeCategory::Data => "data-parallel communication (exposed)",
@@ -173,7 +180,8 @@ mod tests {
         assert_eq!(keys, promised);
         assert!(Phase::ALL.iter().enumerate().all(|(at, phase)| *phase as usize == at));
         let categories = TimeCategory::ALL.map(TimeCategory::name).join(", ");
-        let promised = "matmul, attention, memory-bound ops, tensor-parallel communication (exposed), pipeline bubble, \
+        let promised = "matmul, attention, memory-bound ops, tensor-parallel communication (exposed), \
+                        expert-parallel communication (exposed), pipeline bubble, \
                         between stages (exposed), data-parallel communication (exposed), optimizer, \
                         launches and waits of the host";
         assert_eq!(categories, promised);

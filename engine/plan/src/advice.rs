@@ -74,6 +74,9 @@ fn remedy(share: TimeCategory, config: &Config, mesh: &Mesh, step: &Step) -> Str
         TimeCategory::Tensor => {
             format!("a parallel.tensor smaller than {} would send less, if memory allows", p.tensor)
         }
+        TimeCategory::Experts => {
+            format!("a parallel.expert smaller than {} would send less, if memory allows", p.expert)
+        }
         TimeCategory::Bubble => bubble(config, mesh, &step.ranks),
         TimeCategory::Messages if p.virtual_pipeline > 1 => {
             "stages inside a node, or fewer and longer chunks (a smaller parallel.virtual_pipeline), would help".into()

@@ -23,11 +23,14 @@ pub struct NodeMap {
 }
 
 /// The kinds of groups whose calls take time.
-const KINDS: [GroupKind; 7] = [
+const KINDS: [GroupKind; 10] = [
     GroupKind::Tensor,
     GroupKind::KvHeads,
     GroupKind::Data,
     GroupKind::Optimizer,
+    GroupKind::Experts,
+    GroupKind::ExpertData,
+    GroupKind::ExpertOptimizer,
     GroupKind::Activations,
     GroupKind::Gradients,
     GroupKind::Tied,
@@ -43,8 +46,10 @@ impl NodeMap {
             for (rank, node) in nodes.iter().enumerate() {
                 let group = mesh.members(rank, kind, kv_replicas);
                 let at = group.iter().position(|&member| member == rank).expect("a rank is in its group");
+                // A ring sends to the next rank, an all-to-all to all of them.
                 let next = group[(at + 1) % group.len()];
-                *leaving.entry(*node).or_default() += usize::from(nodes[next] != *node);
+                let to = if kind == GroupKind::Experts { &group[..] } else { &[next] };
+                *leaving.entry(*node).or_default() += usize::from(to.iter().any(|&rank| nodes[rank] != *node));
             }
             (kind, leaving.into_values().max().unwrap_or_default().max(1))
         };
@@ -119,7 +124,8 @@ impl CostModel for AnalyticCosts<'_> {
 
     fn mode(&self, kind: GroupKind) -> CommMode {
         let overlap = match CommClass::of(kind) {
-            CommClass::Tensor => Overlap::Tensor,
+            // An all-to-all is waited for at once.
+            CommClass::Tensor | CommClass::Experts => Overlap::Tensor,
             CommClass::Pipeline => Overlap::Pipeline,
             CommClass::Data | CommClass::StepEnd => Overlap::Data,
         };

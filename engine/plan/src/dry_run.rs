@@ -17,7 +17,8 @@ use engine::batch::Blank;
 use engine::config::{Axis, Config, Train, samples};
 use engine::dry::{Dry, Keep, Log, Peak, Totals};
 use engine::error::Result;
-use engine::layout::mesh::{GroupKind, Mesh};
+use engine::layout::buckets::Bucket;
+use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
 use engine::memory::arena::{AllocTrace, ArenaSpec};
 use engine::memory::free_list::{Allocator, FreeList, Usage};
@@ -57,12 +58,16 @@ pub struct HeldBytes {
 
 impl HeldBytes {
     pub fn of<A: Elem>(config: &Config, rank_layout: &RankLayout, scratch: &dyn Scratch) -> HeldBytes {
-        let (buckets, ranks) = (rank_layout.buckets(config), rank_layout.members(GroupKind::Optimizer).len());
-        let of = |bytes: usize, times: usize, ranks: usize| -> usize {
-            buckets.iter().map(|bucket| times * scratch.block(bucket.len / ranks * bytes)).sum()
+        let buckets = rank_layout.buckets(config);
+        let of = |bytes: usize, times: usize, ranks: &dyn Fn(&Bucket) -> usize| -> usize {
+            buckets.iter().map(|bucket| times * scratch.block(bucket.len / ranks(bucket) * bytes)).sum()
         };
-        let acc = size_of::<f32>();
-        HeldBytes { weights: of(size_of::<A>(), 1, 1), gradients: of(acc, 1, 1), optimizer: of(acc, 3, ranks) }
+        let (acc, sharding) = (size_of::<f32>(), |bucket: &Bucket| rank_layout.members(bucket.sharded_over()).len());
+        HeldBytes {
+            weights: of(size_of::<A>(), 1, &|_| 1),
+            gradients: of(acc, 1, &|_| 1),
+            optimizer: of(acc, 3, &sharding),
+        }
     }
 
     pub fn sum(&self) -> usize {

@@ -53,12 +53,13 @@ impl Step {
             let each = 1.0 / ranks.len() as f64;
             rank.busy.iter().for_each(|(class, seconds)| add(TimeCategory::Computes(*class), each * seconds));
             add(TimeCategory::Software, each * rank.host);
-            add(TimeCategory::Tensor, each * waits(rank, is_tensor));
+            add(TimeCategory::Tensor, each * waits(rank, |kind| CommClass::of(kind) == CommClass::Tensor));
+            add(TimeCategory::Experts, each * waits(rank, |kind| CommClass::of(kind) == CommClass::Experts));
         }
-        // Waits when only tensor-parallel calls take time, when messages do as well, and when all calls do: the
+        // Waits when only calls inside layers take time, when messages do as well, and when all calls do: the
         // differences are what messages and data-parallel calls add to the bubble.
         let without = |free: fn(GroupKind) -> bool| mean(&replay(logs, &Free { costs, free }), others);
-        let (none, messages) = (without(|kind| !is_tensor(kind)), without(is_data));
+        let (none, messages) = (without(|kind| !is_in_layer(kind)), without(is_data));
         let all = mean(&ranks, others);
         let bubble = none.min(all);
         let messages = (messages - bubble).clamp(0.0, all - bubble);
@@ -72,8 +73,9 @@ impl Step {
     }
 }
 
-fn is_tensor(kind: GroupKind) -> bool {
-    CommClass::of(kind) == CommClass::Tensor
+/// Whether the calls of this kind are made by layers, so that their waits are counted one by one.
+fn is_in_layer(kind: GroupKind) -> bool {
+    matches!(CommClass::of(kind), CommClass::Tensor | CommClass::Experts)
 }
 
 fn is_data(kind: GroupKind) -> bool {
@@ -85,7 +87,7 @@ fn waits(rank: &RankTimeline, of: impl Fn(GroupKind) -> bool) -> f64 {
 }
 
 fn others(rank: &RankTimeline) -> f64 {
-    waits(rank, |kind| !is_tensor(kind))
+    waits(rank, |kind| !is_in_layer(kind))
 }
 
 fn mean(ranks: &[RankTimeline], of: impl Fn(&RankTimeline) -> f64) -> f64 {

@@ -75,7 +75,15 @@ pub fn links(config: &Config, mesh: &Mesh, sent: &[Sent], nodes: &[usize]) -> Li
     for (rank, sent) in sent.iter().enumerate() {
         for (&kind, &bytes) in sent {
             let crossing = links.by_kind.entry(kind).or_default();
-            if nodes[rank] == nodes[next(mesh, rank, kind, kv_replicas)] {
+            if kind == GroupKind::Experts {
+                let members = mesh.members(rank, kind, kv_replicas);
+                let others = members.iter().filter(|&&member| member != rank);
+                let inside = others.filter(|&&member| nodes[member] == nodes[rank]).count();
+                let inside = bytes * inside as u64 / (members.len() as u64 - 1).max(1);
+                crossing.inside += inside;
+                crossing.network += bytes - inside;
+                *links.by_node.entry(nodes[rank]).or_default() += bytes - inside;
+            } else if nodes[rank] == nodes[next(mesh, rank, kind, kv_replicas)] {
                 crossing.inside += bytes;
             } else {
                 crossing.network += bytes;

@@ -264,10 +264,11 @@ fn bytes_table(ours: &Links, naive: &Links, inside: Inside) -> String {
 }
 
 /// Kinds of groups by the parallelism that they serve; the last entry stands for all.
-pub const PARTS: [(&str, &[GroupKind]); 4] = [
+pub const PARTS: [(&str, &[GroupKind]); 5] = [
     ("tensor parallelism", &[GroupKind::Tensor, GroupKind::KvHeads]),
+    ("expert parallelism", &[GroupKind::Experts]),
     ("pipeline", &[GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied]),
-    ("data parallelism", &[GroupKind::Data, GroupKind::Optimizer]),
+    ("data parallelism", &[GroupKind::Data, GroupKind::Optimizer, GroupKind::ExpertData, GroupKind::ExpertOptimizer]),
     ("all", &[]),
 ];
 

@@ -101,6 +101,7 @@ fn moved(config: &Config, ranks: usize, rank: usize) -> BTreeMap<(GroupKind, Col
                 Operation::ReduceScatter => Collective::ReduceScatter,
                 Operation::Send(_) => Collective::Send,
                 Operation::Receive(_) => continue,
+                Operation::AllToAll => panic!("these layouts share no experts"),
             };
             if call.kind != GroupKind::World {
                 *moved.entry((call.kind, op)).or_default() += call.bytes as u64;

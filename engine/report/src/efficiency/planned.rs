@@ -89,6 +89,7 @@ fn measured(name: &str, time: &Time) -> Option<f64> {
     match category {
         TimeCategory::Bubble => Some(waits(&[CommClass::Pipeline]) + time.bubble.tail_s),
         TimeCategory::Tensor => Some(waits(&[CommClass::Tensor])),
+        TimeCategory::Experts => Some(waits(&[CommClass::Experts])),
         TimeCategory::Data => Some(waits(&[CommClass::Data, CommClass::StepEnd]) - time.bubble.tail_s),
         TimeCategory::Computes(_) | TimeCategory::Messages | TimeCategory::Software => None,
     }

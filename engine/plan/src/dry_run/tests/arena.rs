@@ -34,6 +34,12 @@ impl Scratch for OnSlab {
     fn matmul_acc(&self, shape: [usize; 3]) -> Vec<usize> {
         self.0.matmul_acc(shape)
     }
+    fn grouped(&self, n: usize, k: usize) -> Vec<usize> {
+        self.0.grouped(n, k)
+    }
+    fn grouped_acc(&self, n: usize, k: usize) -> Vec<usize> {
+        self.0.grouped_acc(n, k)
+    }
     fn route_bwd(&self, rows: usize, experts: usize) -> Vec<usize> {
         self.0.route_bwd(rows, experts)
     }

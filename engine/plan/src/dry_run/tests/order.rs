@@ -117,7 +117,9 @@ impl Graph {
         let (from, to) = match call.what {
             Operation::Send(to) => (rank, Some(to)),
             Operation::Receive(from) => (from, Some(rank)),
-            Operation::AllReduce | Operation::AllGather | Operation::ReduceScatter => (call.members[0], None),
+            Operation::AllReduce | Operation::AllGather | Operation::ReduceScatter | Operation::AllToAll => {
+                (call.members[0], None)
+            }
         };
         let mut key = Key { group: call.group, from, to, turn: 0 };
         let turn = turns.entry(key).or_default();
