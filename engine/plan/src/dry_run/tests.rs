@@ -56,7 +56,24 @@ fn layouts() -> Vec<(Config, usize, String)> {
             }
         }
     }
+    all.extend(shared_experts());
     all
+}
+
+/// Layouts of a model with eight experts, two of them for each token, whose first layer has none.
+fn shared_experts() -> Vec<(Config, usize, String)> {
+    let model = "architecture = \"qwen3_moe\"\nmoe_intermediate_size = 16\nnum_local_experts = 8\n\
+                 num_experts_per_tok = 2\nmlp_only_layers = [0]\nrouter_aux_loss_coef = 0.1\n";
+    let layouts = [(1, 1, 1, 2, 1), (1, 1, 1, 4, 2), (2, 1, 1, 2, 2), (1, 2, 2, 2, 1), (2, 2, 1, 4, 1)];
+    let with = |(tp, pp, vpp, ep, more): (usize, usize, usize, usize, usize)| {
+        let parallel = format!("tensor = {tp}\npipeline = {pp}\nvirtual_pipeline = {vpp}\nexpert = {ep}\n");
+        let recompute = if more > 1 { "recompute = \"full\"" } else { "" };
+        let optimizer = if vpp > 1 { "distributed_optimizer = false" } else { "" };
+        let config = config(&format!("global_batch_size = 16\n{recompute}"), &format!("{parallel}{optimizer}"), false);
+        let text = config.to_toml().replace("architecture = \"llama\"\n", model).replace("mlp_bias = false\n", "");
+        (Config::from_resolved(&text).unwrap(), tp * pp * ep * more, format!("experts: {parallel}").replace('\n', " "))
+    };
+    layouts.into_iter().map(with).collect()
 }
 
 #[test]
@@ -101,7 +118,7 @@ fn moved(config: &Config, ranks: usize, rank: usize) -> BTreeMap<(GroupKind, Col
                 Operation::ReduceScatter => Collective::ReduceScatter,
                 Operation::Send(_) => Collective::Send,
                 Operation::Receive(_) => continue,
-                Operation::AllToAll => panic!("these layouts share no experts"),
+                Operation::AllToAll => Collective::AllToAll,
             };
             if call.kind != GroupKind::World {
                 *moved.entry((call.kind, op)).or_default() += call.bytes as u64;

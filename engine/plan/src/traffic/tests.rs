@@ -39,7 +39,7 @@ fn expected(config: &Config, mesh: &Mesh) -> Vec<Sent> {
             *sent.entry(volume.kind).or_default() += match volume.op {
                 Collective::AllGather | Collective::ReduceScatter => volume.bytes * (n - 1) / n,
                 Collective::AllReduce => 2 * volume.bytes * (n - 1) / n,
-                Collective::Send => volume.bytes,
+                Collective::Send | Collective::AllToAll => volume.bytes,
             };
         }
         sent
