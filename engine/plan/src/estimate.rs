@@ -1,7 +1,7 @@
 //! A step and its memory in closed form, accurate enough to leave out layouts that cannot be among the best.
 
 use engine::backend::Heads;
-use engine::config::{Achieved, Axis, Cluster, Config, Layer, Model, Overlap, Recompute};
+use engine::config::{Achieved, Axis, Cluster, Config, Experts, Layer, Model, Overlap, Recompute};
 use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::layers_of_chunks;
 use engine::layout::split::Costs;
@@ -20,7 +20,7 @@ pub struct Estimate {
 pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -> Estimate {
     let p = &config.parallel;
     let (stages, d) = (mesh.size(Axis::Pipeline) as f64, mesh.replicas() as f64);
-    let parameters = flops::parameters(&config.model) as f64 / (p.tensor as f64 * stages);
+    let parameters = held(&config.model, p.expert) / (p.tensor as f64 * stages);
     let n_mbs = config.train.global_batch_size as f64 / (config.train.micro_batch_size as f64 * d);
     let bubble = (stages - 1.0) / p.virtual_pipeline as f64;
     let crosses = mesh.ranks() > cluster.gpus_per_node;
@@ -60,10 +60,10 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     let forward = (3.0 * passes - 2.0) * 2.0 / r.attention_tflops;
     let attention = timed * (forward + 5.0 / r.attention_backward_tflops);
     let slower = (attention - counted * 6.0 * passes / r.matmul_tflops) / 1e12;
-    let sums = 4.0 * flops::parameters(model) as f64 / (r.memory_gb_s * 1e9);
+    let sums = 4.0 * held(model, config.parallel.expert) / (r.memory_gb_s * 1e9);
     let compute = work * tokens / (r.matmul_tflops * 1e12) + slower * tokens + sums;
     // Norms, rotary and SwiGLU move about 40 h + 16 f bytes a token and layer, and recomputation adds to that.
-    let (inner, gated) = (model.intermediate_size as f64, model.activation().products() as f64);
+    let (inner, gated) = (inner(model), model.activation().products() as f64);
     let again = if train.recompute == Recompute::None { 0.0 } else { 8.0 * hidden + (2.0 + 2.0 * gated) * inner };
     let software = &cluster.software;
     let moved = (40.0 * hidden + (4.0 + 6.0 * gated) * inner + again) * tokens * layers * software.elementwise;
@@ -72,9 +72,32 @@ fn stage(config: &Config, stages: f64, cluster: &Cluster, r: &Achieved) -> f64 {
     // Ten all-gathers and reduce-scatters of [T, h] a layer, half of their time overlapped.
     let one = 2.0 * tokens * hidden * (t - 1.0) / t / (r.ring_gb_s * 1e9) + r.latency_us / 1e6;
     let exposed = if software.overlap.contains(&Overlap::Tensor) { 5.0 } else { 10.0 };
-    let collectives = if t > 1.0 { exposed * layers * one } else { 0.0 };
+    let collectives = if t > 1.0 { exposed * layers * one } else { 0.0 } + dispatch(config, tokens, r) * t;
     let host = software.layer_ms / 1e3 * layers + if stages > 1.0 { software.wait_ms / 1e3 * stages } else { 0.0 };
     (((compute + elementwise) / t + host) / software.efficiency + collectives) / stages + messages(config, stages, r)
+}
+
+/// The parameters of a replica's part that holds its share of the experts.
+fn held(model: &Model, expert: usize) -> f64 {
+    let each = |of: Experts| 3.0 * (of.count * model.hidden_size * of.mlp.intermediate_size) as f64;
+    let experts: f64 = model.layers().filter_map(|layer| layer.experts()).map(each).sum();
+    flops::parameters(model) as f64 - experts * (1.0 - 1.0 / expert as f64)
+}
+
+/// The width of the feed-forward layers, or of all experts of a token together; the mean of all layers.
+fn inner(model: &Model) -> f64 {
+    let width = |layer: Layer| layer.experts().map_or(1, |of| of.per_token) * layer.mlp().intermediate_size;
+    model.layers().map(width).sum::<usize>() as f64 / model.num_hidden_layers as f64
+}
+
+/// Seconds in which the rows of a micro-batch of all layers are copied, sent to their experts and back, forward and
+/// backward: 5 all-to-alls, and about 24 bytes a row and column in memory.
+fn dispatch(config: &Config, tokens: f64, r: &Achieved) -> f64 {
+    let (model, ranks) = (&config.model, config.parallel.expert as f64);
+    let choices: usize = model.layers().filter_map(|layer| layer.experts()).map(|of| of.per_token).sum();
+    let rows = choices as f64 * tokens * model.hidden_size as f64;
+    let sent = 5.0 * 2.0 * (ranks - 1.0) / ranks * config.parallel.expert_imbalance / (r.ring_gb_s * 1e9);
+    rows * (sent + 24.0 / (r.memory_gb_s * 1e9))
 }
 
 /// Multiply-adds of `q k^T` of all layers for a token, for the positions that are attended to, twice: those that FLOPs
@@ -98,7 +121,7 @@ fn messages(config: &Config, stages: f64, r: &Achieved) -> f64 {
 /// activations of all layers for one micro-batch; a little more with several chunks.
 fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
     let (model, p) = (&config.model, &config.parallel);
-    let rows: f64 = model.layers().map(|layer| kept(model, layer, config.train.recompute)).sum();
+    let rows: f64 = model.layers().map(|layer| kept(config, layer)).sum();
     let tokens = (config.train.micro_batch_size * config.train.seq_length) as f64;
     let chunks = if p.virtual_pipeline > 1 { 1.0 + (stages - 1.0) / (stages * p.virtual_pipeline as f64) } else { 1.0 };
     rows * tokens / p.tensor as f64 * chunks * n_mbs.min(stages) / stages
@@ -107,12 +130,17 @@ fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
 /// Bytes that a layer keeps of a row for its backward pass: its input and the sum after attention, the outputs of both
 /// norms, q, k and v, attention's output, the MLP's products and their activation, in bf16; norms after attention and
 /// the MLP keep their inputs, norms of heads theirs.
-fn kept(model: &Model, layer: Layer, recompute: Recompute) -> f64 {
-    let (hidden, inner) = (model.hidden_size, layer.mlp().intermediate_size);
+/// With experts the rows that a rank has memory for, their inputs among them, take the place of the MLP's.
+fn kept(config: &Config, layer: Layer) -> f64 {
+    let (model, recompute) = (&config.model, config.train.recompute);
+    let hidden = model.hidden_size;
+    let most = if config.parallel.expert == 1 { 1.0 } else { config.parallel.expert_buffer };
+    let rows = layer.experts().map_or(0, |of| (of.per_token as f64 * most).ceil() as usize);
+    let (inner, inputs) = (layer.mlp().intermediate_size * rows.max(1), rows * hidden);
     let (out, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     let qkv = out + 2 * kv;
     let post_norms = if layer.post_norms { 2 * hidden } else { 0 };
-    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + post_norms;
+    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + inputs + post_norms;
     let dropped = 2 * hidden + inner + if layer.head_norms { qkv } else { 0 };
     let elements = match recompute {
         Recompute::None => always + dropped,

@@ -7,7 +7,7 @@ use super::run::{memory, seconds, short_steps, whole_step};
 use super::step::Step;
 use crate::dry_run::{on_all_cores, plan, plan_shortly, stages};
 use engine::backend::{Elem, Scratch};
-use engine::config::{Achieved, Cluster, Config, Named, Parallel, Recompute, Train, chunk_counts, degrees};
+use engine::config::{Achieved, Cluster, Config, Named, Parallel, Recompute, Train, chunk_counts, degrees, ranks_used};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use std::collections::{BTreeSet, HashMap};
@@ -83,7 +83,7 @@ pub struct SearchSpace<'a, S> {
     pub scratch: &'a S,
 }
 
-/// The fastest of all layouts, micro-batch sizes, recomputations and virtual stages. `done` is called after each
+/// The fastest of all layouts, micro-batch sizes, recomputations, virtual stages and, with experts, ranks that share them. `done` is called after each
 /// simulation.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
@@ -109,9 +109,9 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
 }
 
 /// The properties shared by layouts that differ only in their virtual stages.
-fn family(config: &Config) -> (usize, usize, usize, &'static str) {
+fn family(config: &Config) -> ([usize; 4], &'static str) {
     let (p, t) = (&config.parallel, &config.train);
-    (p.tensor, p.pipeline, t.micro_batch_size, t.recompute.name())
+    ([p.tensor, p.pipeline, p.expert, t.micro_batch_size], t.recompute.name())
 }
 
 /// All valid configurations of `ranks` ranks that differ in layout, micro-batch size and recomputation.
@@ -126,10 +126,18 @@ pub(super) fn candidates(config: &Config, ranks: usize, cluster: &Cluster) -> Ve
     let layers = config.model.num_hidden_layers;
     let layouts = degrees(ranks, cluster.gpus_per_node, layers)
         .flat_map(|(t, p)| chunk_counts(p, layers).map(move |v| (t, p, v)))
-        .map(|(t, p, v)| base.with_layout(t, p, v));
+        .map(|(t, p, v)| base.with_layout(t, p, v))
+        .flat_map(|layout| sharings(&layout, ranks, cluster).map(move |expert| layout.with_experts_over(expert)));
     let all =
         layouts.flat_map(|layout| trains.iter().map(move |train| Config { train: train.clone(), ..layout.clone() }));
     all.filter(|config| config.runs_on(ranks)).collect()
+}
+
+/// The numbers of data-parallel ranks that can share the experts inside a node.
+fn sharings(layout: &Config, ranks: usize, cluster: &Cluster) -> impl Iterator<Item = usize> + use<> {
+    let (experts, replicas) = (layout.model.experts(), ranks / ranks_used(&layout.parallel));
+    let most = (cluster.gpus_per_node / layout.parallel.tensor).max(1);
+    (1..=most).filter(move |&n| n == 1 || (experts > 0 && experts.is_multiple_of(n) && replicas.is_multiple_of(n)))
 }
 
 impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {

@@ -20,6 +20,7 @@ impl Config {
         note(t.recompute != was.recompute, format!("train.recompute = \"{}\"", t.recompute.name()));
         note(p.tensor != before.tensor, format!("parallel.tensor = {}", p.tensor));
         note(p.pipeline != before.pipeline, format!("parallel.pipeline = {}", p.pipeline));
+        note(p.expert != before.expert, format!("parallel.expert = {}", p.expert));
         let chunks = p.virtual_pipeline;
         note(chunks != before.virtual_pipeline, format!("parallel.virtual_pipeline = {chunks}"));
         // With one tensor-parallel rank the key has no effect.

@@ -67,6 +67,11 @@ impl Config {
         Config { parallel, ..self.clone() }
     }
 
+    /// This configuration with its experts shared by so many data-parallel ranks.
+    pub fn with_experts_over(&self, expert: usize) -> Config {
+        Config { parallel: Parallel { expert, ..self.parallel.clone() }, ..self.clone() }
+    }
+
     /// Whether `ranks` ranks can train in this layout: true exactly if reading the configuration and [`Config::mesh`]
     /// both succeed.
     pub fn runs_on(&self, ranks: usize) -> bool {

@@ -25,6 +25,7 @@ pub fn settings(config: &Config, mesh: &Mesh) -> String {
     ];
     let layers = p.layers.as_ref().map(|layers| layers.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
     let optional = [
+        ("experts", Some(p.expert).filter(|ranks| *ranks > 1).map(|ranks| ranks.to_string())),
         ("layers", layers),
         ("backend", train.backend.map(|backend| backend.name().to_string())),
         ("precision", train.precision.map(|precision| precision.name().to_string())),

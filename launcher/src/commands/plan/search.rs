@@ -69,11 +69,12 @@ fn text(space: &Space, outcome: &Outcome, own: &Own) -> String {
     format!("{head}{table}\nthe configuration as it is: {cells}\n{}\n{verdict}\n", own.bottleneck)
 }
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "tensor",
     "pipeline",
     "virtual",
     "data",
+    "experts",
     "micro-batch",
     "recompute",
     "s a step",
@@ -110,7 +111,8 @@ fn row(candidate: &Candidate, space: &Space) -> Vec<String> {
     let speed = Speed::of(config, mesh, *seconds);
     let mfu = 100.0 * speed.tflops(config, Formula::Model) / space.cluster.peak_tflops;
     let [tensor, pipeline, data] = mesh.layout();
-    let sizes = [tensor, pipeline, config.parallel.virtual_pipeline, data, config.train.micro_batch_size];
+    let p = &config.parallel;
+    let sizes = [tensor, pipeline, p.virtual_pipeline, data, p.expert, config.train.micro_batch_size];
     let figures = [
         config.train.recompute.name().to_string(),
         format!("{seconds:.2}"),
@@ -151,6 +153,7 @@ fn layout(Candidate { config, mesh, seconds, bytes }: &Candidate) -> Value {
         "pipeline": mesh.size(Axis::Pipeline),
         "virtual_pipeline": config.parallel.virtual_pipeline,
         "data": mesh.replicas(),
+        "expert": config.parallel.expert,
         "micro_batch_size": config.train.micro_batch_size,
         "recompute": config.train.recompute.name(),
         "seconds": seconds,
