@@ -231,28 +231,43 @@ KERNEL(grouped_nn_unaligned, Grouped, 128, 2) { grouped<NN, false>(a); }
 
 // -- dw += dy^T x --
 
-// Adds the tile's rows and columns that exist to dw. `pairs`: two neighbours are aligned to eight bytes.
-DEVICE void add_tile(View<float> dw, const Matrix& m, const Tile& c, bool pairs) {
+// Two neighbours in a row, of which `n` exist. `PAIRS`: rows are aligned to eight bytes.
+template <bool PAIRS> DEVICE V8 load2(View<float> x, u64 i, u32 n HERE) {
+    V8 v = {};
+    if constexpr (PAIRS) {
+        if (n) v = ld8(x, i AT);
+    } else {
+        if (n) v.w[0] = bits_of(ld(x, i AT));
+        if (n > 1) v.w[1] = bits_of(ld(x, i + 1 AT));
+    }
+    return v;
+}
+template <bool PAIRS> DEVICE void store2(View<float> x, u64 i, u32 n, float first, float second HERE) {
+    if constexpr (PAIRS) {
+        if (n) st8(x, i, V8{bits_of(first), bits_of(second)} AT);
+    } else {
+        if (n) st(x, i, first AT);
+        if (n > 1) st(x, i + 1, second AT);
+    }
+}
+
+// Adds the tile's rows and columns that exist to dw.
+template <bool PAIRS> DEVICE void add_tile(View<float> dw, const Matrix& m, const Tile& c HERE) {
     u32 lane = thread() % 32, warp = thread() / 32;
     u32 row = warp / 2 * PART + lane / 4, column = warp % 2 * PART + lane % 4 * 2;
+    u32 left = column < m.cols ? m.cols - column : 0;
     UNROLL for (u32 r = 0; r < PART / 8; r++) {
         if (row + 8 * r >= m.rows) continue;
         u64 from = m.from + static_cast<u64>(row + 8 * r) * m.stride + column;
         Reg<float, PART / 4> sum;
         UNROLL for (u32 n = 0; n < PART / 8; n++) {
-            u32 at = column + 8 * n;
-            V8 old = {};
-            if (pairs && at < m.cols) old = ld8(dw, from + 8 * n);
-            if (!pairs && at < m.cols) old.w[0] = bits_of(ld(dw, from + 8 * n));
-            if (!pairs && at + 1 < m.cols) old.w[1] = bits_of(ld(dw, from + 8 * n + 1));
-            const Reg<float, 4>& piece = c.at[r / 2][n];
-            UNROLL for (u32 e = 0; e < 2; e++) sum[2 * n + e] = f32_of(old.w[e]) + piece[r % 2 * 2 + e];
+            V8 old = load2<PAIRS>(dw, from + 8 * n, left > 8 * n ? left - 8 * n : 0 AT);
+            UNROLL for (u32 e = 0; e < 2; e++) sum[2 * n + e] = f32_of(old.w[e]);
         }
         UNROLL for (u32 n = 0; n < PART / 8; n++) {
-            u32 at = column + 8 * n;
-            if (pairs && at < m.cols) st8(dw, from + 8 * n, V8{bits_of(sum[2 * n]), bits_of(sum[2 * n + 1])});
-            if (!pairs && at < m.cols) st(dw, from + 8 * n, sum[2 * n]);
-            if (!pairs && at + 1 < m.cols) st(dw, from + 8 * n + 1, sum[2 * n + 1]);
+            const Reg<float, 4>& piece = c.at[r / 2][n];
+            float first = sum[2 * n] + piece[r % 2 * 2], second = sum[2 * n + 1] + piece[r % 2 * 2 + 1];
+            store2<PAIRS>(dw, from + 8 * n, left > 8 * n ? left - 8 * n : 0, first, second AT);
         }
     }
 }
@@ -268,7 +283,12 @@ template <bool ALIGNED> DEVICE void grouped_acc(const GroupedAcc& a) {
     Tile c;
     product<TN, ALIGNED>(c, a.dy, left, a.x, right, of.rows);
     u64 at = (static_cast<u64>(of.expert) * a.n + row) * a.k + column;
-    add_tile(a.dw, {at, a.k, a.n - row, a.k - column}, c, a.k % 2 == 0 && past16(a.dw, 0) % 8 == 0);
+    Matrix to = {at, a.k, a.n - row, a.k - column};
+    if (a.k % 2 == 0 && past16(a.dw, 0) % 8 == 0) {
+        add_tile<true>(a.dw, to, c);
+    } else {
+        add_tile<false>(a.dw, to, c);
+    }
 }
 
 KERNEL(grouped_tn_acc, GroupedAcc, 128, 2) { grouped_acc<true>(a); }

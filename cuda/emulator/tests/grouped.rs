@@ -28,8 +28,8 @@ fn part(counts: &[u32], first: usize, rows: usize, n: usize, k: usize) -> Case {
     Case { first, rows, ..case(counts, n, k) }
 }
 
-/// One tile and several, experts without rows and with rows that do not fill a tile, all rows of one expert, more experts
-/// than lanes, windows of the rows; sizes around a vector, a page and a tile, one and several tiles deep.
+/// One tile and several, experts without rows and with rows that do not fill a tile, all rows of one expert, more
+/// experts than lanes, windows of the rows; sizes around a vector, a page and a tile, one and several tiles deep.
 fn cases() -> Vec<Case> {
     let many: Vec<u32> = (0..70).map(|e| [0, 1, 3, 0, 7][e % 5]).collect();
     vec![
@@ -37,6 +37,8 @@ fn cases() -> Vec<Case> {
         case(&[0, 5, 0, 130, 1, 0], 136, 72),
         case(&[0, 0, 300], 64, 200),
         case(&[128, 128], 264, 64),
+        // The host launches no more tiles than these have.
+        case(&[0, 129, 1], 8, 8),
         case(&many, 24, 40),
         case(&[2; 33], 8, 136),
         part(&[40, 0, 150, 60], 30, 140, 72, 64),
