@@ -16,6 +16,7 @@ mod device;
 mod disks;
 mod divergence;
 mod docs;
+mod experts;
 mod exports;
 mod families;
 mod faults;

@@ -1,12 +1,12 @@
 //! The program's `parity` command, on the models made for it: every layout trains as one rank does.
 
-use crate::common::{Case, Outcome, engine, finish, mpirun, write_config};
+use crate::common::{Case, Outcome, engine, finish, finish_long, mpirun, write_config};
 
 /// One model has nine layers, enough for every layout; the other has four, and tied embeddings.
 const MODELS: [&str; 2] = ["configs/parity.toml", "configs/parity-tied.toml"];
 
 fn parity(config: &str, args: &[&str]) -> Outcome {
-    finish(mpirun(8).args(["parity", "--config", config]).args(args))
+    finish_long(mpirun(8).args(["parity", "--config", config]).args(args))
 }
 
 /// The rows of the table with this verdict.

@@ -15,7 +15,7 @@ pub struct Bounds {
     pub rounds: bool,
 }
 
-const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2, rounds: false };
+pub const F32: Bounds = Bounds { loss: 2e-5, grad_norm: 2e-4, weights: 2e-2, rounds: false };
 pub const BF16: Bounds = Bounds { loss: 1.5e-3, grad_norm: 1.5e-2, weights: 0.15, rounds: true };
 
 /// The cases for layouts: one of five layers with two key/value heads, one of four layers with tied embeddings.
@@ -260,7 +260,7 @@ fn both(ranks: usize, degrees: &[(&str, i64)], change: impl Fn(&mut Table)) {
 
 /// Trains a case on `ranks` ranks, with its configuration as `change` changes it, and compares everything with PyTorch.
 #[track_caller]
-fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table)) {
+pub fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table)) {
     let (case, tmp) = (Case::open(name), tempfile::tempdir().unwrap());
     let run = tmp.path().join("run");
     let mut config = case.config(&run);
@@ -277,6 +277,8 @@ fn follows(name: &str, ranks: usize, bounds: &Bounds, change: impl Fn(&mut Table
         near(name, got, want, "lr", 1e-6);
         near(name, got, want, "valid_loss", bounds.loss);
         near(name, got, want, "z_loss", bounds.loss.max(1e-4));
+        near(name, got, want, "aux_loss", bounds.loss);
+        near(name, got, want, "router_z_loss", bounds.loss);
         near(name, got, want, "loss_tokens", f64::MIN_POSITIVE);
         for (set, want) in want["valid"].as_object().into_iter().flatten() {
             let got = &got["valid"][set];

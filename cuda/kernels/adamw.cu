@@ -127,7 +127,7 @@ DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000
 // nothing. One thread does the work.
 KERNEL(judge, Judge, 32) {
     if (thread()) return;
-    float tokens = ld(a.totals, 2), per_token = tokens > 0 ? div_rn(1.0f, tokens) : 0.0f;
+    float tokens = ld(a.totals, 2), per_token = div_rn(1.0f, tokens > 1 ? tokens : 1.0f);
     float loss = ld(a.totals, 0) * per_token, norm = sqrt_rn(ld(a.square, 0)) * per_token;
     float ratio = div_rn(a.clip, norm + 1e-6f), shrink = a.clip > 0 && ratio < 1 ? ratio : 1.0f;
     u32 judgement = NOT_FINITE;

@@ -106,7 +106,9 @@ impl CommClass {
         match kind {
             GroupKind::Tensor | GroupKind::KvHeads | GroupKind::Experts => CommClass::Tensor,
             GroupKind::Activations | GroupKind::Gradients => CommClass::Pipeline,
-            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => CommClass::Data,
+            GroupKind::Data | GroupKind::Optimizer | GroupKind::ExpertData | GroupKind::ExpertOptimizer => {
+                CommClass::Data
+            }
             GroupKind::Tied | GroupKind::World => CommClass::StepEnd,
         }
     }
@@ -181,6 +183,6 @@ mod tests {
     fn a_group_has_the_class_of_its_kind() {
         let classes = GroupKind::ALL.map(|kind| CommClass::of_group(kind.name()) == Some(CommClass::of(kind)));
         assert_eq!(classes, [true; GroupKind::ALL.len()]);
-        assert_eq!(CommClass::of_group("experts"), None);
+        assert_eq!(CommClass::of_group("gossip"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The files that rank 0 writes about a run: `config.toml`, `metrics.jsonl`, TensorBoard's event files. Also shows
 //! the progress of the steps to the user.
 
+use crate::expert_load::ExpertLoad;
 use crate::ideal::Ideal;
 use crate::informative::Informative;
 use crate::progress::Progress;
@@ -15,7 +16,7 @@ use engine::retry::Retry;
 use engine::train::trainer::StepStats;
 use report::peak;
 use report::records::jsonl::Lines;
-use report::records::metrics::{self, MetricsLog, SpikeRecord, StepRecord};
+use report::records::metrics::{self, LoadRecord, MetricsLog, SpikeRecord, StepRecord};
 use report::records::settings::settings;
 use report::records::tensorboard::EventLog;
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub struct Logs {
     retry: Retry,
     /// Notes each of its attempts, so that a disk which refuses them for a while is no hang.
     flight: Arc<FlightRecorder>,
+    experts: Option<ExpertLoad>,
     events: Option<EventLog>,
     events_file: Informative,
     pub progress: Progress,
@@ -68,6 +70,7 @@ impl Logs {
         Ok(Logs {
             _dir: dir,
             metrics: opening.run(|| MetricsLog::open(&path.join(METRICS)))?,
+            experts: opening.run(|| ExpertLoad::open(config))?,
             retry,
             flight,
             events,
@@ -101,6 +104,11 @@ impl Logs {
             warning.into_iter().for_each(|warning| self.progress.warn(&warning));
         }
         self.progress.step(&record);
+        if let (Some(load), Some(stats)) = (&mut self.experts, &results.experts) {
+            // It informs alone: a disk that refuses it must not end the run.
+            let warning = load.step(step, stats).unwrap_or_else(|e| Some(e.to_string()));
+            warning.into_iter().for_each(|warning| self.progress.warn(&warning));
+        }
         if let Some(spike) = record.spike {
             let what = if record.skipped { "; it updated nothing" } else { "" };
             self.progress.warn(&format!(
@@ -128,6 +136,8 @@ impl Logs {
 /// Computes the figures of a step from the constants of the run.
 struct Recorder {
     ranks: f64,
+    /// Layers of the model.
+    layers: usize,
     samples_per_step: u64,
     tokens_per_step: f64,
     /// The settings that a step's time depends on.
@@ -145,6 +155,7 @@ impl Recorder {
         let flops = |formula: Formula| formula.per_token(&config.model, t.seq_length, t.recompute);
         Recorder {
             ranks: mesh.ranks() as f64,
+            layers: config.model.num_hidden_layers,
             samples_per_step: t.global_batch_size as u64,
             tokens_per_step: (t.global_batch_size * t.seq_length) as f64,
             settings: settings(config, mesh),
@@ -179,6 +190,10 @@ impl Recorder {
             settings: self.settings.clone(),
             spike: SpikeRecord::of(results.judgement),
             skipped: results.skipped,
+            aux_loss: results.experts.as_ref().map(|experts| experts.aux_loss),
+            router_z_loss: results.experts.as_ref().map(|experts| experts.router_z_loss),
+            expert_load: results.experts.as_ref().and_then(|experts| LoadRecord::of(&experts.load, self.layers)),
+            expert_rounds: results.experts.as_ref().map(|experts| experts.further_rounds),
             ..Default::default()
         }
     }

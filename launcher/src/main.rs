@@ -3,6 +3,7 @@
 
 mod agreement;
 mod commands;
+mod expert_load;
 mod first_step;
 mod gpu;
 mod history;

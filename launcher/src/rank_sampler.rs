@@ -118,13 +118,12 @@ fn default_interval(ranks: usize) -> u64 {
 /// Whether the timeline shows a rank: all ranks where the chart stays readable, else those of the first replica, else
 /// one rank of each of its stages.
 fn shown(config: &Config, mesh: &Mesh, rank: usize) -> bool {
-    let first = |axis| mesh.coord(rank, axis) == 0;
-    let (t, replicas) = (&config.train, mesh.size(Axis::Data));
+    let (t, replicas) = (&config.train, mesh.replicas());
     let n_mbs = t.global_batch_size / (t.micro_batch_size * replicas);
     let boxes = 2 * n_mbs * config.parallel.virtual_pipeline;
     let fits = |rows: usize| rows <= ROWS && rows * boxes <= BOXES;
     if fits(mesh.ranks()) {
         return true;
     }
-    first(Axis::Data) && (fits(mesh.ranks() / replicas) || first(Axis::Tensor))
+    mesh.replica(rank) == 0 && (fits(mesh.ranks() / replicas) || mesh.coord(rank, Axis::Tensor) == 0)
 }

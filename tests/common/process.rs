@@ -136,11 +136,20 @@ pub fn finish(command: &mut Command) -> Outcome {
     Running::start(command).outcome()
 }
 
+/// Runs a command that works for minutes, on a machine that other tests use too, to its end.
+#[track_caller]
+pub fn finish_long(command: &mut Command) -> Outcome {
+    let mut running = Running::start(command);
+    running.limit = 5 * LIMIT;
+    running.outcome()
+}
+
 /// A command that is running. Dropping it kills it with everything that it started.
 pub struct Running {
     child: Child,
     stdout: File,
     stderr: File,
+    limit: Duration,
 }
 
 impl Running {
@@ -150,19 +159,19 @@ impl Running {
         let (stdout, stderr) = (file(), file());
         command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Running { child, stdout, stderr }
+        Running { child, stdout, stderr, limit: LIMIT }
     }
 
     /// Waits for the end; a run that hangs is killed and fails the test.
     #[track_caller]
     pub fn outcome(mut self) -> Outcome {
-        let ended = self.wait_until(|_| false);
+        let (ended, limit) = (self.wait_until(|_| false), self.limit);
         let [stdout, stderr] = [&mut self.stdout, &mut self.stderr].map(|f| {
             let mut text = Vec::new();
             f.rewind().and_then(|()| f.read_to_end(&mut text)).unwrap();
             String::from_utf8_lossy(&text).into_owned()
         });
-        let status = ended.unwrap_or_else(|| panic!("no end in {LIMIT:?}\n{stdout}\n{stderr}"));
+        let status = ended.unwrap_or_else(|| panic!("no end in {limit:?}\n{stdout}\n{stderr}"));
         Outcome { status, stdout, stderr }
     }
 
@@ -177,7 +186,7 @@ impl Running {
     /// Waits until `done`, the end of the command (then it returns the status), or the limit.
     pub fn wait_until(&mut self, mut done: impl FnMut(&Running) -> bool) -> Option<ExitStatus> {
         let start = Instant::now();
-        while start.elapsed() < LIMIT {
+        while start.elapsed() < self.limit {
             match self.child.try_wait().unwrap() {
                 Some(status) => return Some(status),
                 None if done(self) => return None,

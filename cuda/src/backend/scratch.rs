@@ -162,7 +162,7 @@ mod tests {
         for path in files.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
             let config = Config::read(&path, &[]).unwrap();
             let mesh = config.mesh(config.parallel.ranks.unwrap_or(ranks_used(&config.parallel))).unwrap();
-            let is_first = |&rank: &usize| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0;
+            let is_first = |&rank: &usize| mesh.coord(rank, Axis::Tensor) + mesh.replica(rank) == 0;
             for rank in (0..mesh.ranks()).filter(is_first) {
                 let usage = plan::<bf16>(&config, &mesh, rank, CudaScratch::of("A100")).unwrap().usage;
                 let lost = (usage.reserved - usage.peak) as f64 / usage.peak as f64;

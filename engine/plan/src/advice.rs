@@ -4,7 +4,7 @@ use super::replay::RankTimeline;
 use super::search::{Candidate, Outcome, SearchSpace, candidates};
 use super::step::Step;
 use engine::backend::{Elem, Scratch};
-use engine::config::{Axis, Config, Parallel, Precision, Recompute, chunk_counts};
+use engine::config::{Config, Parallel, Precision, Recompute, chunk_counts};
 use engine::error::Result;
 use engine::layout::mesh::Mesh;
 use engine::time::{OpClass, TimeCategory};
@@ -69,7 +69,7 @@ pub fn bottleneck(config: &Config, mesh: &Mesh, step: &Step) -> String {
 }
 
 fn remedy(share: TimeCategory, config: &Config, mesh: &Mesh, step: &Step) -> String {
-    let (p, replicas) = (&config.parallel, mesh.size(Axis::Data));
+    let (p, replicas) = (&config.parallel, mesh.replicas());
     match share {
         TimeCategory::Tensor => {
             format!("a parallel.tensor smaller than {} would send less, if memory allows", p.tensor)
@@ -101,7 +101,7 @@ fn remedy(share: TimeCategory, config: &Config, mesh: &Mesh, step: &Step) -> Str
 /// Stages wait while the pipeline fills and drains, (p - 1) / (v m) of their work, and for the busiest stage.
 fn bubble(config: &Config, mesh: &Mesh, ranks: &[RankTimeline]) -> String {
     let (p, t) = (&config.parallel, &config.train);
-    let n_mbs = t.global_batch_size / (t.micro_batch_size * mesh.size(Axis::Data));
+    let n_mbs = t.global_batch_size / (t.micro_batch_size * mesh.replicas());
     let filling = (p.pipeline - 1) as f64 / (p.virtual_pipeline * n_mbs) as f64;
     let work = |rank: &RankTimeline| rank.busy.values().sum::<f64>();
     let (most, all) = (ranks.iter().map(work).fold(0.0, f64::max), ranks.iter().map(work).sum::<f64>());

@@ -99,7 +99,7 @@ impl CostModel for AnalyticCosts<'_> {
         let moved = match call.what {
             Operation::AllReduce => 2.0 * others,
             Operation::AllGather | Operation::ReduceScatter => others,
-            Operation::Send(_) | Operation::Receive(_) => 1.0,
+            Operation::Send(_) | Operation::Receive(_) | Operation::AllToAll => 1.0,
         };
         call.bytes as f64 * moved / 1e9 / gb_s + latency / 1e6
     }

@@ -161,7 +161,7 @@ pub fn plan_shortly<A: Elem>(
 ) -> Result<DryRun> {
     let allocator = scratch.allocator(0);
     // Interleaved 1F1B runs (v - 1) p + 2 (p - 1) forwards of a chunk before the first backward, v a micro-batch.
-    let together = config.train.micro_batch_size * mesh.size(Axis::Data);
+    let together = config.train.micro_batch_size * mesh.replicas();
     let few = with_batch(config, config.train.global_batch_size.min(3 * config.parallel.pipeline * together));
     keeping::<A>(allocator, &few, mesh, rank, scratch, Keep::Totals, 1)
 }
@@ -177,7 +177,8 @@ fn keeping<A: Elem>(
     steps: u64,
 ) -> Result<DryRun> {
     let held = HeldBytes::of::<A>(config, &RankLayout::new(config, mesh.clone(), rank), &scratch);
-    let mut trainer = Trainer::new(Dry::<A>::new(rank, scratch, allocator, keep), config.clone(), mesh.clone(), rank);
+    let dry = Dry::<A>::new(rank, scratch, allocator, keep).imbalance(config.parallel.expert_imbalance);
+    let mut trainer = Trainer::new(dry, config.clone(), mesh.clone(), rank);
     // Loading main parameters allocates nothing.
     trainer.cast_main_params();
     if mesh.ranks() > 1 {
@@ -228,7 +229,7 @@ pub fn step_totals<A: Elem>(
     rank: usize,
     scratch: impl Scratch + Clone + 'static,
 ) -> Result<Totals> {
-    let least = samples(&config.train, &config.parallel, mesh.size(Axis::Data));
+    let least = samples(&config.train, &config.parallel, mesh.replicas());
     let totals = |n: usize| -> Result<Totals> {
         let short = with_batch(config, n * least);
         let allocator = Box::new(FreeList::<()>::default());
@@ -246,7 +247,7 @@ pub fn step_totals<A: Elem>(
 /// another.
 pub fn shortened(config: &Config, mesh: &Mesh) -> Config {
     let p = &config.parallel;
-    let together = config.train.micro_batch_size * mesh.size(Axis::Data);
+    let together = config.train.micro_batch_size * mesh.replicas();
     let most = (2 * p.virtual_pipeline + 1) * p.pipeline;
     with_batch(config, config.train.global_batch_size.min(most * together))
 }
@@ -272,13 +273,13 @@ pub fn on_all_cores<T: Send, R: Send>(
 /// One rank of each stage, which stands for the ranks that do the same at the same time. Among tensor-parallel ranks,
 /// the first has the largest share of the memory.
 pub fn stages(mesh: &Mesh) -> Vec<usize> {
-    (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.coord(rank, Axis::Data) == 0).collect()
+    (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) + mesh.replica(rank) == 0).collect()
 }
 
 /// Classes of ranks with the same memory and traffic; the first rank of each has data-parallel rank 0.
 pub fn classes(mesh: &Mesh) -> Vec<Vec<usize>> {
-    let of_first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Data) == 0);
-    of_first.map(|rank| mesh.group(rank, &[Axis::Data])).collect()
+    let of_first = (0..mesh.ranks()).filter(|&rank| mesh.replica(rank) == 0);
+    of_first.map(|rank| mesh.replicas_of(rank)).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub struct Estimate {
 /// chunks, and `busiest` and `mean` seconds of a micro-batch in a stage.
 pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -> Estimate {
     let p = &config.parallel;
-    let [stages, d] = [Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis) as f64);
+    let (stages, d) = (mesh.size(Axis::Pipeline) as f64, mesh.replicas() as f64);
     let parameters = flops::parameters(&config.model) as f64 / (p.tensor as f64 * stages);
     let n_mbs = config.train.global_batch_size as f64 / (config.train.micro_batch_size as f64 * d);
     let bubble = (stages - 1.0) / p.virtual_pipeline as f64;
@@ -108,11 +108,11 @@ fn activations(config: &Config, stages: f64, n_mbs: f64) -> f64 {
 /// norms, q, k and v, attention's output, the MLP's products and their activation, in bf16; norms after attention and
 /// the MLP keep their inputs, norms of heads theirs.
 fn kept(model: &Model, layer: Layer, recompute: Recompute) -> f64 {
-    let (hidden, inner) = (model.hidden_size, layer.mlp.intermediate_size);
+    let (hidden, inner) = (model.hidden_size, layer.mlp().intermediate_size);
     let (out, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     let qkv = out + 2 * kv;
     let post_norms = if layer.post_norms { 2 * hidden } else { 0 };
-    let always = 2 * hidden + qkv + out + layer.mlp.activation.products() * inner + post_norms;
+    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + post_norms;
     let dropped = 2 * hidden + inner + if layer.head_norms { qkv } else { 0 };
     let elements = match recompute {
         Recompute::None => always + dropped,

@@ -51,6 +51,7 @@ pub fn call_name(what: Operation) -> &'static str {
         Operation::AllReduce => "all-reduce",
         Operation::AllGather => "all-gather",
         Operation::ReduceScatter => "reduce-scatter",
+        Operation::AllToAll => "all-to-all",
         Operation::Send(_) | Operation::Receive(_) => "message",
     }
 }

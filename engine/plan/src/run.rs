@@ -68,7 +68,7 @@ fn last_steps(stages: &[DryRun]) -> Vec<(&Log, Range<usize>)> {
 /// their difference is added to the first: from p micro-batches on, each costs the same. A step of up to 2p
 /// micro-batches is returned unchanged.
 pub fn short_steps(config: &Config, mesh: &Mesh) -> (Vec<Config>, f64) {
-    let samples = config.train.micro_batch_size * mesh.size(Axis::Data);
+    let samples = config.train.micro_batch_size * mesh.replicas();
     let (stages, n_mbs) = (mesh.size(Axis::Pipeline), config.train.global_batch_size / samples);
     if n_mbs <= 2 * stages {
         return (vec![config.clone()], 0.0);

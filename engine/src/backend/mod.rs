@@ -23,8 +23,8 @@ mod tensor;
 
 pub use crate::scope::Scope;
 pub use checks::{Checks, Origin, all_finite};
-pub use experts::{Balance, Choices, Groups, Router, Sorted};
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
+pub use experts::{Balance, Choices, Groups, Router, Sorted};
 pub use op::{Form, Op, Operands, Work};
 pub use pending::Pending;
 pub use scratch::Scratch;
@@ -458,13 +458,7 @@ pub trait Backend: Sized + 'static {
     /// Sorts choices `[T, k]` of `experts` experts.
     fn sort_choices(&self, choices: &Tensor<Self, u32>, experts: usize) -> Sorted<Self>;
     /// Row i of y is row `index[i] / per` of x: x `[m, c]`, index `[n, 1]` -> y `[n, c]`.
-    fn take_rows<T: Elem>(
-        &self,
-        x: &Tensor<Self, T>,
-        index: &Tensor<Self, u32>,
-        per: usize,
-        y: &mut Tensor<Self, T>,
-    );
+    fn take_rows<T: Elem>(&self, x: &Tensor<Self, T>, index: &Tensor<Self, u32>, per: usize, y: &mut Tensor<Self, T>);
     /// Row t of the result is the sum of the rows `places[t, ..]` of x, in this order and rounded once: x `[T k, D]`,
     /// places `[T, k]` -> `[T, D]`.
     fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self>;

@@ -55,6 +55,10 @@ pub enum Operands {
     Matrix(usize, usize),
     /// A product `[m, n, k]`.
     Product([usize; 3]),
+    /// Products `[rows, n, k]` whose rows are shared out over this number of experts.
+    Grouped([usize; 3], usize),
+    /// The same for sums over the rows of each expert, `[n, k, rows]`.
+    GroupedAcc([usize; 3], usize),
     /// This number of rows of `[q | k | v]`, for attention.
     Heads(usize, Heads),
     /// The same, for an op over all their elements.
@@ -62,11 +66,14 @@ pub enum Operands {
 }
 
 impl Operands {
-    /// `[m, n, k]` of a product, `[T, s, c]` of attention, else rows, columns and 1.
+    /// `[m, n, k]` of a product, of grouped ones that of one product with the weights of all experts and the mean rows of
+    /// one, which has as many operations; `[T, s, c]` of attention, else rows, columns and 1.
     pub fn sizes(self) -> [usize; 3] {
         match self {
             Operands::Matrix(rows, cols) => [rows, cols, 1],
             Operands::Product(sizes) => sizes,
+            Operands::GroupedAcc([n, k, rows], experts) => [experts * n, k, rows.div_ceil(experts)],
+            Operands::Grouped([rows, n, k], experts) => [rows.div_ceil(experts), experts * n, k],
             Operands::Heads(rows, h) => [rows, h.span, h.timed_cols()],
             Operands::Packed(rows, h) => [rows, h.qkv_cols(), 1],
         }
@@ -217,8 +224,8 @@ impl Op {
             (Takes::Nothing, _) => Vec::new(),
             (Takes::Matmul, Operands::Product(sizes)) => scratch.matmul(sizes),
             (Takes::MatmulAcc, Operands::Product(sizes)) => scratch.matmul_acc(sizes),
-            (Takes::Grouped, Operands::Product([_, n, k])) => scratch.grouped(n, k),
-            (Takes::GroupedAcc, Operands::Product([n, k, _])) => scratch.grouped_acc(n, k),
+            (Takes::Grouped, Operands::Grouped([_, n, k], _)) => scratch.grouped(n, k),
+            (Takes::GroupedAcc, Operands::GroupedAcc([n, k, _], _)) => scratch.grouped_acc(n, k),
             (Takes::RmsnormBwd, Operands::Matrix(rows, cols)) => scratch.rmsnorm_bwd(rows, cols),
             (Takes::LayernormBwd, Operands::Matrix(rows, cols)) => scratch.layernorm_bwd(rows, cols),
             (Takes::BiasBwd, Operands::Matrix(rows, cols)) => scratch.bias_bwd(rows, cols),

@@ -115,7 +115,10 @@ impl Layer {
             biases: Biases { qkv: m.attention_bias, out: m.attention_bias, mlp: m.mlp_bias },
             norm: NormKind::Rms,
             post_norms: false,
-            feed_forward: FeedForward::Dense(Mlp { activation: Activation::SwiGlu, intermediate_size: m.intermediate_size }),
+            feed_forward: FeedForward::Dense(Mlp {
+                activation: Activation::SwiGlu,
+                intermediate_size: m.intermediate_size,
+            }),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::near::{near, near_multiples, near_pairs};
 use super::origins::Origins;
-use super::{Config, Model, Parallel, Train};
+use super::{Config, Layer, Model, Parallel, Train};
 use crate::error::{Result, counted};
 
 /// The number of ranks that a configuration is read for.
@@ -22,6 +22,7 @@ pub fn check(model: &Model, train: &Train, p: &Parallel, ranks: Ranks, at: &Orig
         Ranks::Its => p.ranks,
     };
     check_tensor(model, train, p, hand, at)?;
+    check_expert(model, p, at)?;
     check_chunks(model, train, p, hand, at)?;
     check_interleaving(train, p, hand, at)?;
     check_ranks(p, at)
@@ -30,6 +31,11 @@ pub fn check(model: &Model, train: &Train, p: &Parallel, ranks: Ranks, at: &Orig
 /// Ranks of one model replica.
 pub fn ranks_used(p: &Parallel) -> usize {
     p.tensor * p.pipeline * p.context
+}
+
+/// The factor of a message about ranks where experts are shared.
+pub fn by_expert(p: &Parallel) -> &'static str {
+    if p.expert > 1 { " x expert" } else { "" }
 }
 
 /// The number of samples that the global batch must be a multiple of on `dp` data-parallel ranks.
@@ -71,7 +77,7 @@ impl Config {
 /// Whether `ranks` ranks make whole model replicas, each with the same whole number of micro-batches.
 fn run_on(ranks: usize, train: &Train, p: &Parallel) -> bool {
     let used = ranks_used(p);
-    ranks.is_multiple_of(used) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))
+    ranks.is_multiple_of(used * p.expert) && train.global_batch_size.is_multiple_of(samples(train, p, ranks / used))
 }
 
 /// The result of `search` among the values that the given ranks can run, or else among all valid values; and the words
@@ -87,10 +93,11 @@ fn nearest<T>(
 /// Whether the layout is valid on some number of ranks.
 fn can_be(model: &Model, train: &Train, p: &Parallel) -> bool {
     tensor_fits(model, train, p)
+        && expert_fault(model, p.expert).is_none()
         && chunks_fit(p.pipeline, p.virtual_pipeline, model.num_hidden_layers)
         && interleaves(p.pipeline, p.virtual_pipeline, train)
         && p.layers.as_ref().is_none_or(|layers| layers.len() == p.pipeline * p.virtual_pipeline)
-        && p.ranks.is_none_or(|ranks| ranks.is_multiple_of(ranks_used(p)))
+        && p.ranks.is_none_or(|ranks| ranks.is_multiple_of(ranks_used(p) * p.expert))
 }
 
 /// Whether tensor-parallel ranks can share the weights and, with sequence parallelism, the rows.
@@ -131,8 +138,11 @@ fn tensor_fault(tensor: usize, model: &Model) -> Option<String> {
     if !kv_heads.is_multiple_of(tensor) && !tensor.is_multiple_of(kv_heads) {
         return Some(format!("must divide model.num_key_value_heads ({kv_heads}) or be a multiple of it"));
     }
-    if !model.intermediate_size.is_multiple_of(tensor) {
-        return Some(format!("must divide model.intermediate_size ({})", model.intermediate_size));
+    let width = |layer: Layer| layer.mlp().intermediate_size;
+    if let Some(layer) = model.layers().find(|layer| !width(*layer).is_multiple_of(tensor)) {
+        let of_expert = layer.experts().is_some() && model.moe_intermediate_size > 0;
+        let key = if of_expert { "moe_intermediate_size" } else { "intermediate_size" };
+        return Some(format!("must divide model.{key} ({})", width(layer)));
     }
     let share = model.vocab_size.div_ceil(tensor);
     if share * (tensor - 1) >= model.vocab_size {
@@ -140,6 +150,22 @@ fn tensor_fault(tensor: usize, model: &Model) -> Option<String> {
         return Some(format!("model.vocab_size ({vocab}) in shares of {share} rows leaves the last rank none"));
     }
     None
+}
+
+fn check_expert(model: &Model, p: &Parallel, at: &Origins) -> Result<()> {
+    let Some(fault) = expert_fault(model, p.expert) else { return Ok(()) };
+    let nearest = near(p.expert, model.experts().max(1), |expert| expert_fault(model, expert).is_none());
+    Err(at.bad("parallel.expert", p.expert, format!("{fault}; {}", nearest.expect("1 divides all"))))
+}
+
+/// The reason why `expert` ranks cannot share the experts, if there is one.
+fn expert_fault(model: &Model, expert: usize) -> Option<String> {
+    match model.experts() {
+        _ if expert == 1 => None,
+        0 => Some("the model has no experts to share".to_string()),
+        experts if !experts.is_multiple_of(expert) => Some(format!("must divide model.num_local_experts ({experts})")),
+        _ => None,
+    }
 }
 
 /// Rows of a micro-batch.
@@ -215,12 +241,12 @@ fn interleaves(pipeline: usize, chunks: usize, train: &Train) -> bool {
 }
 
 fn check_ranks(p: &Parallel, at: &Origins) -> Result<()> {
-    let used = ranks_used(p);
+    let used = ranks_used(p) * p.expert;
     let Some(ranks) = p.ranks.filter(|ranks| !ranks.is_multiple_of(used)) else { return Ok(()) };
     let nearest = near_multiples(ranks as u64, used as u64);
     Err(at.bad(
         "parallel.ranks",
         ranks,
-        format!("must be a multiple of tensor x pipeline x context ({used}); {nearest}"),
+        format!("must be a multiple of tensor x pipeline x context{} ({used}); {nearest}", by_expert(p)),
     ))
 }

@@ -156,6 +156,9 @@ section! {
         /// Rows that a rank has memory for in the layers with experts, as a multiple of those of even routing; what is
         /// more is computed in further rounds.
         pub expert_buffer: f64 = or(1.5).real("must lie between 1e-3 and 1e6", |x| (1e-3..=1e6).contains(&x)),
+        /// Rows of the most loaded rank that shares experts, as a multiple of those of even routing: what plans and dry
+        /// runs assume, which route nothing.
+        pub expert_imbalance: f64 = or(1.0).real("must lie between 1 and 1e6", |x| (1.0..=1e6).contains(&x)),
         /// Chunks of layers that a stage holds.
         pub virtual_pipeline: usize = or(1).within(1..=MOST_RANKS),
         /// Layers of each chunk in pipeline order; `None`: balanced by cost.

@@ -82,6 +82,8 @@ tensor = 1
 pipeline = 1
 context = 1
 expert = 1
+expert_buffer = 1.5
+expert_imbalance = 1.0
 virtual_pipeline = 1
 layers = [5]
 sequence_parallel = true
@@ -322,6 +324,8 @@ tensor = 1
 pipeline = 1
 context = 1
 expert = 1
+expert_buffer = 1.5
+expert_imbalance = 1.0
 virtual_pipeline = 1
 layers = [5]
 sequence_parallel = false
@@ -378,7 +382,7 @@ retry_seconds = 60
     let all: Table = read(MOST.as_bytes(), &[]).unwrap().to_toml().parse().unwrap();
     for (table, keys) in tables() {
         let left_out: Vec<&str> = keys.into_iter().filter(|key| all[table].get(key).is_none()).collect();
-        // Keys of other families, and of what is not built.
+        // Keys of other families.
         let refused = [
             "hf",
             "use_sliding_window",
@@ -391,6 +395,14 @@ retry_seconds = 60
             "query_pre_attn_scalar",
             "num_local_experts",
             "num_experts_per_tok",
+            "moe_intermediate_size",
+            "norm_topk_prob",
+            "decoder_sparse_step",
+            "mlp_only_layers",
+            "swiglu_limit",
+            "router_aux_loss_coef",
+            "router_z_loss_coef",
+            "num_experts",
         ];
         assert_eq!(left_out, if table == "model" { &refused[..] } else { &[] }, "[{table}]");
     }
@@ -411,10 +423,10 @@ fn the_resolved_text_loads_back() {
 fn a_model_describes_its_layers() {
     let model = Model::tiny();
     let layers: Vec<Layer> = model.layers().collect();
-    let mlp = Mlp { activation: Activation::SwiGlu, intermediate_size: 20 };
+    let feed_forward = FeedForward::Dense(Mlp { activation: Activation::SwiGlu, intermediate_size: 20 });
     let biases = Biases { qkv: false, out: false, mlp: false };
     let (attention, norm) = (AttentionKind::Full, NormKind::Rms);
-    assert_eq!(layers, [Layer { attention, head_norms: false, biases, norm, post_norms: false, mlp }; 2]);
+    assert_eq!(layers, [Layer { attention, head_norms: false, biases, norm, post_norms: false, feed_forward }; 2]);
     assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 
@@ -440,7 +452,7 @@ fn missing_files_are_named_by_load_alone() {
 #[test]
 fn ranks_that_do_not_divide_are_refused_with_the_nearest() {
     let config = read(LEAST.as_bytes(), &["train.micro_batch_size=2"]).unwrap();
-    assert_eq!(config.mesh(3).unwrap().size(Axis::Data), 3);
+    assert_eq!(config.mesh(3).unwrap().replicas(), 3);
     let refusal = config.mesh(4).unwrap_err().to_string();
     assert!(refusal.contains("micro_batch_size (2) x data-parallel ranks (4)"), "{refusal}");
     assert!(refusal.contains("the nearest are 8 and 16, or keep it and run on 3 or 6 ranks"), "{refusal}");

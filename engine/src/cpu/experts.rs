@@ -1,5 +1,6 @@
 //! The ops of layers with experts, on tensors.
 
+use super::Float;
 use super::ops::experts;
 use super::ops::gated::{weighted, weighted_bwd};
 use super::ops::grouped::{self, rows_of};
@@ -7,7 +8,6 @@ use super::ops::matmul::{Operand, matmul_acc};
 use super::ops::swiglu::SwiGlu;
 use super::ops::{bias, elementwise};
 use super::rank::{Cpu, data, data_mut, expect, plain, transposed};
-use super::Float;
 use crate::backend::{Acc, Act, Backend, Balance, Choices, Groups, Router, Sorted, Tensor, Total};
 use std::ops::Range;
 
@@ -113,12 +113,7 @@ fn rows<'a, A: Float>(g: &Groups<'a, Cpu<A>>, rows: usize) -> impl Iterator<Item
     rows_of(data(g.counts), g.first, rows)
 }
 
-pub fn swiglu_weighted<A: Float>(
-    b: &Cpu<A>,
-    gate_up: &Act<Cpu<A>>,
-    weights: &Acc<Cpu<A>>,
-    y: &mut Act<Cpu<A>>,
-) {
+pub fn swiglu_weighted<A: Float>(b: &Cpu<A>, gate_up: &Act<Cpu<A>>, weights: &Acc<Cpu<A>>, y: &mut Act<Cpu<A>>) {
     expect("weights", weights, gate_up.rows(), 1);
     expect("y", y, gate_up.rows(), gate_up.cols() / 2);
     let (f, workers) = (y.cols(), b.workers("swiglu_weighted"));

@@ -357,17 +357,17 @@ impl<A: Elem> Backend for Dry<A> {
 
     fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
         expect("w", w, g.counts.len() * y.cols(), x.cols());
-        self.op(Op::GroupedNt, Operands::Product([x.rows(), y.cols(), x.cols()]));
+        self.op(Op::GroupedNt, Operands::Grouped([x.rows(), y.cols(), x.cols()], g.counts.len()));
     }
 
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
         expect("w", w, g.counts.len() * x.cols(), y.cols());
-        self.op(Op::GroupedNn, Operands::Product([x.rows(), y.cols(), x.cols()]));
+        self.op(Op::GroupedNn, Operands::Grouped([x.rows(), y.cols(), x.cols()], g.counts.len()));
     }
 
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
         expect("dw", dw, g.counts.len() * dy.cols(), x.cols());
-        self.op(Op::GroupedTnAcc, Operands::Product([dy.cols(), x.cols(), x.rows()]));
+        self.op(Op::GroupedTnAcc, Operands::GroupedAcc([dy.cols(), x.cols(), x.rows()], g.counts.len()));
     }
 
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {

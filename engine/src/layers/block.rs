@@ -44,7 +44,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: Act<B
     let (a, attention) = attention::forward(cx, p, &w.attention, &xn);
     let (a, post1) = norm::post(cx, &w.post1, a);
     let (h, hn, stats2) = norm::add_forward(cx, &w.norm2, &x, a); // h = x + Attention(xn)
-    let (m, feed_forward) = feed_forward::forward(cx, w, &hn);
+    let (m, feed_forward) = feed_forward::forward(cx, &w.feed_forward, &hn);
     let (m, post2) = norm::post(cx, &w.post2, m);
     let y = cx.b.add(m, &h); // y = h + MLP(hn)
     (y, Saved { x, stats1, xn: Some(xn), attention, post1, h, stats2, hn: Some(hn), feed_forward, post2 })
@@ -64,7 +64,7 @@ pub fn backward<B: Backend>(
     let dm = norm::post_backward(cx, &w.post2, &dy, post2, &mut g.post2);
     let coming = cx.region.gather(cx.b, dm.as_ref().unwrap_or(&dy)); // dm in flight during the recomputation
     let hn = hn.unwrap_or_else(|| norm::again(cx, &w.norm2, &h, &stats2));
-    let dhn = feed_forward::backward(cx, w, coming, hn, feed_forward, g, losses);
+    let dhn = feed_forward::backward(cx, &w.feed_forward, coming, hn, feed_forward, &mut g.feed_forward, losses);
     drop(dm);
     let dh = norm::backward_add(cx, &w.norm2, &dy, dhn, &h, &stats2, &mut g.norm2); // dh = dy + dNorm(dhn)
     drop((dy, h, stats2));

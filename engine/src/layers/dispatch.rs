@@ -102,14 +102,7 @@ impl<B: Backend> Dispatch<B> {
     }
 
     /// The rows of x that this rank's experts compute in a round, sorted by expert; `per` choices belong to a row.
-    pub fn to_experts<T: Elem>(
-        &self,
-        b: &B,
-        m: &Shape<B>,
-        x: &Tensor<B, T>,
-        per: usize,
-        round: usize,
-    ) -> Rows<B, T> {
+    pub fn to_experts<T: Elem>(&self, b: &B, m: &Shape<B>, x: &Tensor<B, T>, per: usize, round: usize) -> Rows<B, T> {
         let (order, mut here) = (&self.sorted.order, b.alloc(self.rows, x.cols()));
         match &self.rounds {
             Rounds::Here(rounds) => {

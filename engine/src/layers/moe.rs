@@ -6,8 +6,9 @@
 use super::dispatch::{self, Dispatch};
 use super::region::Gather;
 use super::{Ctx, experts, router};
-use crate::backend::{Acc, Act, Backend, Balance, Router, TensorView, TensorViewMut};
+use crate::backend::{Acc, Act, Backend, Balance, Collectives, Router, TensorView, TensorViewMut};
 use crate::model::param_specs::Moe;
+use std::cell::Cell;
 
 pub type Weights<'a, B> = Moe<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
@@ -22,12 +23,13 @@ pub struct Shape<'a, B: Backend> {
     pub group: &'a B::Group,
     /// Rows that a rank has memory for, as a multiple of those that it gets if all experts get the same number.
     pub buffer: f64,
+    /// Counts the rounds beyond the first one of each backward pass.
+    pub further_rounds: &'a Cell<u64>,
 }
 
 impl<B: Backend> Shape<'_, B> {
     /// R, for this number of choices a rank.
     pub fn rows(&self, choices: usize) -> usize {
-        use crate::backend::Collectives;
         let (ranks, k) = (self.group.size(), self.router.per_token);
         // A token chooses each expert at most once.
         let most = ranks * choices / k * k.min(self.experts / ranks);
@@ -91,6 +93,7 @@ pub fn backward<B: Backend>(
 ) -> Act<B> {
     let b = cx.b;
     let Saved { router, dispatch: d, kept } = saved;
+    m.further_rounds.set(m.further_rounds.get() + d.rounds() as u64 - 1);
     let x = cx.region.collect(b, x); // x in flight
     let dy = dy.wait(); // [T/tp, D] -> [T, D]
     let x = x.wait();

@@ -205,7 +205,7 @@ pub fn plan(held: &[Held], tp: (usize, usize), ranks: impl Fn(GroupKind) -> usiz
 mod tests {
     use super::*;
     use crate::config::Model;
-    use crate::model::param_specs::{Init, ExpertShare, TpShard, tensors, units};
+    use crate::model::param_specs::{ExpertShare, Init, TpShard, tensors, units};
     use proptest::prelude::*;
 
     fn specs(units: usize, rows: usize, cols: usize) -> Vec<Held> {
@@ -314,7 +314,8 @@ mod tests {
         let buckets = plan(&units, (0, 1), ranks, usize::MAX);
         let kinds: Vec<_> = buckets.iter().map(|b| (b.units.len(), b.reduced_over)).collect();
         assert_eq!(kinds, [(1, GroupKind::Tensor), (2, GroupKind::Data)]);
-        let padded: Vec<_> = buckets.iter().map(|b| b.used().next_multiple_of(ranks(b.reduced_over) * VECTOR)).collect();
+        let padded: Vec<_> =
+            buckets.iter().map(|b| b.used().next_multiple_of(ranks(b.reduced_over) * VECTOR)).collect();
         assert_eq!(buckets.iter().map(|b| b.len).collect::<Vec<_>>(), padded);
     }
 

@@ -276,17 +276,32 @@ params!(
     }
 );
 
+/// What follows attention in a layer.
+#[derive(Debug, Clone, Copy)]
+pub enum FeedForward<T> {
+    Mlp(Mlp<T>),
+    Moe(Moe<T>),
+}
+
+impl<T> FeedForward<T> {
+    /// Applies `f` to each parameter, in the order of the declaration.
+    pub fn map<U>(self, f: &mut impl FnMut(T) -> U) -> FeedForward<U> {
+        match self {
+            FeedForward::Mlp(mlp) => FeedForward::Mlp(mlp.map(f)),
+            FeedForward::Moe(moe) => FeedForward::Moe(moe.map(f)),
+        }
+    }
+}
+
 params!(
     /// Transformer layer.
     Block { ; ;
         attention: Attention,
+        feed_forward: FeedForward,
         /// Before attention.
         norm1: Norm,
         /// Before the MLP.
         norm2: Norm, ;
-        mlp?: Mlp,
-        /// In place of the MLP.
-        moe?: Moe,
         /// Of attention's output, before the residual sum.
         post1?: Norm,
         /// Of the MLP's output, before the residual sum.
@@ -317,10 +332,12 @@ pub fn layer(model: &Model, l: usize, share: ExpertShare) -> Block<Vec<TensorSpe
     let norm = |name: &str| norm(of.norm, &names.of_layer(l, name), d);
     Block {
         attention: attention(model, l),
+        feed_forward: match of.experts() {
+            None => FeedForward::Mlp(mlp(model, l)),
+            Some(experts) => FeedForward::Moe(moe(model, l, experts, share)),
+        },
         norm1: norm(names.norm1),
         norm2: norm(names.norm2),
-        mlp: of.experts().is_none().then(|| mlp(model, l)),
-        moe: of.experts().map(|experts| moe(model, l, experts, share)),
         post1: of.post_norms.then(|| norm(names.post1)),
         post2: of.post_norms.then(|| norm(names.post2)),
     }
@@ -463,11 +480,17 @@ pub fn tensors(model: &Model, unit: Unit, share: ExpertShare) -> Vec<TensorSpec>
     match unit {
         Unit::Embedding => embedding(model).all().concat(),
         Unit::Layer(l) => {
-            let block = layer(model, l, share);
-            let router = block.moe.clone().map_or(Vec::new(), |moe| moe.router.all());
-            [Block { moe: None, ..block }.all(), router].concat().concat()
+            let mut block = layer(model, l, share);
+            if let FeedForward::Moe(moe) = block.feed_forward {
+                let experts = moe.experts.map(&mut |_| Vec::new());
+                block.feed_forward = FeedForward::Moe(Moe { experts, ..moe });
+            }
+            block.all().concat()
         }
-        Unit::Experts(l) => layer(model, l, share).moe.map_or(Vec::new(), |moe| moe.experts.all().concat()),
+        Unit::Experts(l) => match layer(model, l, share).feed_forward {
+            FeedForward::Mlp(_) => Vec::new(),
+            FeedForward::Moe(moe) => moe.experts.all().concat(),
+        },
         Unit::Head => head(model).all().concat(),
     }
 }

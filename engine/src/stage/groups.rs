@@ -43,7 +43,8 @@ impl<B: Backend> Groups<B> {
     pub fn new(b: &B, config: &Config, rank_layout: &RankLayout) -> Self {
         let group = |kind| b.group(kind, &rank_layout.members(kind));
         let [tensor, kv] = [GroupKind::Tensor, GroupKind::KvHeads].map(group);
-        let kinds = || [GroupKind::Data].into_iter().chain((rank_layout.experts.ranks > 1).then_some(GroupKind::ExpertData));
+        let kinds =
+            || [GroupKind::Data].into_iter().chain((rank_layout.experts.ranks > 1).then_some(GroupKind::ExpertData));
         let data = BucketGroups(kinds().map(|kind| (kind, group(kind))).collect());
         let [activations, gradients, tied] = [GroupKind::Activations, GroupKind::Gradients, GroupKind::Tied].map(group);
         let world = group(GroupKind::World);

@@ -10,6 +10,7 @@ use crate::layers::{Ctx, block, embedding, head, moe, norm, rope};
 use crate::model::param_specs::{self, TensorSpec, Unit};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 pub mod grads;
@@ -154,6 +155,8 @@ pub struct ExpertSharing<B: Backend> {
     pub buffer: f64,
     /// See [`Balance::factors`].
     pub factors: [f32; 2],
+    /// The rounds beyond the first one of each layer and micro-batch so far.
+    pub further_rounds: Cell<u64>,
 }
 
 /// One pipeline stage: one chunk of layers, or several with interleaved 1F1B.
@@ -206,7 +209,8 @@ impl<B: Backend> Stage<B> {
         let tables = param_specs::embedding(model);
         let first_row = |table: &Vec<TensorSpec>| table[0].held(rank, ranks).rows.start;
         let (vocab_start, positions_start) = (first_row(&tables.table), tables.positions.as_ref().map_or(0, first_row));
-        let shared = Shared { model: model.clone(), region, experts: None, rope, positions, vocab_start, positions_start };
+        let shared =
+            Shared { model: model.clone(), region, experts: None, rope, positions, vocab_start, positions_start };
         let chunk = |units: Vec<Unit>| Chunk { kinds: kinds(model, &units), units, in_flight: VecDeque::new() };
         let chunks = chunks.into_iter().map(chunk).collect();
         Stage { recompute: Recompute::None, z_loss: 0.0, chunks, shared, params }
@@ -224,6 +228,11 @@ impl<B: Backend> Stage<B> {
     pub fn experts(mut self, experts: ExpertSharing<B>) -> Self {
         self.shared.experts = Some(experts);
         self
+    }
+
+    /// The rounds beyond the first one of each layer with experts and micro-batch since the last call.
+    pub fn take_further_rounds(&self) -> u64 {
+        self.shared.experts.as_ref().map_or(0, |sharing| sharing.further_rounds.take())
     }
 
     /// Uploads the parts of a micro-batch that `chunk` reads.
@@ -299,7 +308,9 @@ impl<B: Backend> Stage<B> {
                     embedding::backward(&cx, &batch.tokens(), take(&mut dx), &mut g);
                     None
                 }
-                (Unit::Head | Unit::Experts(_), _) => unreachable!("the head keeps its gradient; experts are in layers"),
+                (Unit::Head | Unit::Experts(_), _) => {
+                    unreachable!("the head keeps its gradient; experts are in layers")
+                }
             });
             if let Some(reduce) = reduce {
                 grads.unit_done(b, unit, reduce);
@@ -357,21 +368,25 @@ impl<B: Backend> Shared<B> {
             region,
             norms: norm::Norms { kind: model.norm_kind(), eps: model.norm_eps() as f32 },
             activation: model.activation(),
-            moe: self.experts.as_ref().map(|sharing| self.expert_shape(sharing)),
+            moe: self.expert_shape(),
             embedding_scale: model.embedding_factor(|factor| b.rounded(factor)),
             vocab_start: self.vocab_start,
             positions_start: self.positions_start,
         }
     }
 
-    fn expert_shape<'a>(&'a self, sharing: &'a ExpertSharing<B>) -> moe::Shape<'a, B> {
-        let of = self.model.layers().find_map(|layer| layer.experts()).expect("a model with experts");
-        moe::Shape {
-            router: Router { per_token: of.per_token, weights: of.weights },
+    /// What the layers with experts share, if there are any: no family has layers that differ in it.
+    fn expert_shape(&self) -> Option<moe::Shape<'_, B>> {
+        let of = self.model.layers().find_map(|layer| layer.experts())?;
+        let sharing = self.experts.as_ref()?;
+        let router = Router { per_token: of.per_token, weights: of.weights };
+        Some(moe::Shape {
+            router,
             experts: of.count,
             group: &sharing.group,
             buffer: sharing.buffer,
-        }
+            further_rounds: &sharing.further_rounds,
+        })
     }
 
     /// Calls `work` with the sums of auxiliary losses of layer `l`, if it has experts.
@@ -382,7 +397,8 @@ impl<B: Backend> Shared<B> {
         l: usize,
         work: impl FnOnce(Option<moe::Losses<B>>) -> T,
     ) -> T {
-        let (Some(sharing), Some(_), Some(load)) = (&self.experts, self.model.layer(l).experts(), &mut sums.load) else {
+        let (Some(sharing), Some(_), Some(load)) = (&self.experts, self.model.layer(l).experts(), &mut sums.load)
+        else {
             return work(None);
         };
         let balance = Balance { seq: batch.seq, factors: sharing.factors, targets: &sums.targets };

@@ -5,7 +5,7 @@ use crate::backend::{Act, Backend, Pending, Tensor, TensorView, TensorViewMut};
 use crate::config::Model;
 use crate::layers::{block, embedding, head};
 use crate::layout::buckets::{Bucket, Span, Tie};
-use crate::model::param_specs::{self, Block, Embedding, Head, ExpertShare, TensorSpec, Unit};
+use crate::model::param_specs::{self, Block, Embedding, ExpertShare, Head, TensorSpec, Unit};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

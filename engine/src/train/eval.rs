@@ -9,8 +9,9 @@ use crate::layout::buckets::{self, Held, Part, Tie};
 use crate::layout::mesh::GroupKind;
 use crate::model::param_specs::{self, ExpertShare, TensorSpec};
 use crate::model::rect::Rect;
-use crate::stage::{ExpertSharing, Stage};
 use crate::stage::params::{ParamLayout, Params};
+use crate::stage::{ExpertSharing, Stage};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// The number of rows that are scored at once if texts are long enough.
@@ -120,7 +121,12 @@ pub(super) fn whole<B: Backend>(
     }
     let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
     // Other texts have other numbers of tokens; on one rank no buffer is planned for, since all rows fit.
-    let sharing = ExpertSharing { group: b.group(GroupKind::Experts, &[0]), buffer: 1.0, factors: [0.0; 2] };
+    let sharing = ExpertSharing {
+        group: b.group(GroupKind::Experts, &[0]),
+        buffer: 1.0,
+        factors: [0.0; 2],
+        further_rounds: Cell::new(0),
+    };
     let stage = Stage::new(b, model, vec![units], region, params, positions).experts(sharing);
     Ok((stage, layout))
 }

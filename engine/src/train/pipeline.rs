@@ -3,8 +3,8 @@
 use crate::backend::{Acc, Act, Backend, Collectives, Exchanged, Expected, Pending, Scope};
 use crate::batch::MicroBatch;
 use crate::schedule::{Action, Direction, Pipe, Work};
-use crate::stage::{Stage, Sums};
 use crate::stage::grads::{Grads, Reduce};
+use crate::stage::{Stage, Sums};
 use crate::time::Phase;
 use crate::train::clock::Clock;
 

@@ -11,15 +11,16 @@ use crate::layout::mesh::Mesh;
 use crate::layout::rank_layout::RankLayout;
 use crate::model::param_specs::TpShard;
 use crate::schedule::{self, Action};
-use crate::stage::{ExpertSharing, Stage, Sums};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::groups::{BucketGroups, Groups};
 use crate::stage::params::{ParamLayout, Params};
+use crate::stage::{ExpertSharing, Stage, Sums};
 use crate::time::Phase;
 use crate::train::clock::Clock;
 use crate::train::lr::learning_rate;
 use crate::train::optim::Optim;
 use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
@@ -53,6 +54,9 @@ pub struct ExpertStats {
     pub router_z_loss: f64,
     /// The choices of each expert of each layer of the model, `[L, E]`; zeros in layers without experts.
     pub load: Vec<u64>,
+    /// Rounds beyond the first one that layers and micro-batches needed, since their rows did not fit
+    /// `parallel.expert_buffer`.
+    pub further_rounds: u64,
 }
 
 /// The sums of a validation.
@@ -91,7 +95,8 @@ pub struct PendingStep<B: Backend> {
     pub step: u64,
     totals: B::HostCopy<f32>,
     judged: B::HostCopy<f32>,
-    load: Option<B::HostCopy<f32>>,
+    /// The load of the experts, and their further rounds.
+    experts: Option<[B::HostCopy<f32>; 2]>,
     lr: f64,
 }
 
@@ -144,6 +149,7 @@ impl<B: Backend> Trainer<B> {
                 group: experts,
                 buffer: config.parallel.expert_buffer,
                 factors: if rank_layout.tp.0 == 0 { balance_factors(&config) } else { [0.0; 2] },
+                further_rounds: Cell::new(0),
             });
         let optim = Optim::new(&b, layout.clone(), optimizer, |bucket| rank_layout.owns_shard(bucket));
         let schedule = schedule::train(rank_layout.stage, &rank_layout.pipe);
@@ -205,7 +211,10 @@ impl<B: Backend> Trainer<B> {
         clock.enter(&self.b, Phase::Reduce);
         let shards = grads.wait(&self.b, &self.tied);
         let totals = self.world.all_reduce(&self.b, totals).wait();
-        let load = load.map(|load| self.b.copy_to_host_async(&self.world.all_reduce(&self.b, load).wait()));
+        let experts = load.map(|load| {
+            [load, self.further_rounds()]
+                .map(|sum| self.b.copy_to_host_async(&self.world.all_reduce(&self.b, sum).wait()))
+        });
         let lr = learning_rate(&self.config.optimizer, self.config.train.steps, self.step + 1);
         let hp = self.adamw(lr);
         let judged = clock.scope(&self.b, Scope::Optimizer, || {
@@ -215,15 +224,18 @@ impl<B: Backend> Trainer<B> {
             self.b.copy_to_host_async(&judged)
         });
         self.step += 1;
-        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), judged, load, lr })
+        Ok(PendingStep { step: self.step, totals: self.b.copy_to_host_async(&totals), judged, experts, lr })
     }
 
     /// Waits for the results of a step.
     pub fn finish(&self, pending: PendingStep<B>) -> Result<StepStats> {
-        let PendingStep { step, totals, judged, load, lr } = pending;
+        let PendingStep { step, totals, judged, experts, lr } = pending;
         let wait = |copy| self.b.wait_host(copy).map_err(|fault| faulty(step, fault));
         let (totals, judged) = (wait(totals)?, wait(judged)?);
-        let load = load.map(wait).transpose()?;
+        let experts = match experts {
+            Some([load, rounds]) => Some((wait(load)?, wait(rounds)?)),
+            None => None,
+        };
         let total = |column: Total| totals[column as usize];
         // A step without counted targets has no loss: both sums are 0.
         let tokens = f64::max(total(Total::Weight) as f64, 1.0);
@@ -235,7 +247,7 @@ impl<B: Backend> Trainer<B> {
             skipped: judged[1].is_nan(),
             lr,
             loss_tokens: total(Total::Weight) as u64,
-            experts: load.map(|load| self.expert_stats(&totals, &load)),
+            experts: experts.map(|(load, rounds)| self.expert_stats(&totals, &load, rounds[0])),
         })
     }
 
@@ -287,12 +299,20 @@ impl<B: Backend> Trainer<B> {
         if ahead.is_empty() { counted } else { self.world.all_reduce(&self.b, counted).wait() }
     }
 
-    fn expert_stats(&self, totals: &[f32], load: &[f32]) -> ExpertStats {
+    /// The further rounds of this step, `[1, 1]`, on one of the ranks that made them together.
+    fn further_rounds(&self) -> Acc<B> {
+        let counts = (self.rank_layout.tp.0, self.rank_layout.experts.rank) == (0, 0);
+        let rounds = self.stage.take_further_rounds();
+        self.b.upload(&[if counts { rounds as f32 } else { 0.0 }], 1, 1)
+    }
+
+    fn expert_stats(&self, totals: &[f32], load: &[f32], rounds: f32) -> ExpertStats {
         let [sequences, tokens] = balanced_over(&self.config);
         ExpertStats {
             aux_loss: totals[Total::AuxLoss as usize] as f64 / sequences,
             router_z_loss: totals[Total::RouterZLoss as usize] as f64 / tokens,
             load: load.iter().map(|&n| n as u64).collect(),
+            further_rounds: rounds as u64,
         }
     }
 

@@ -99,8 +99,7 @@ fn rows(config: &Config, mesh: &Mesh, rules: &Rules) -> Result<Vec<Row>> {
 }
 
 fn head(path: &Path, config: &Config, mesh: &Mesh, precision: Precision) -> String {
-    let along = |axis| mesh.size(axis);
-    let (tp, pp, dp) = (along(Axis::Tensor), along(Axis::Pipeline), along(Axis::Data));
+    let [tp, pp, dp] = mesh.layout();
     let costs = split::Costs::of(&config.model, config.train.seq_length);
     format!(
         "{}: {} (tensor {tp}, pipeline {pp}, data {dp}) in {}, {} micro-batches of {} x {} tokens a step\n{}\n",

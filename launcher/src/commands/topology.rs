@@ -175,11 +175,18 @@ fn at_hand(args: &Args, config: &Config, found: &[RankSlot]) -> Result<Machine> 
 }
 
 fn title(args: &Args, config: &Config, mesh: &Mesh, machine: &Machine, nodes: usize) -> String {
-    let axes =
-        [("tensor", Axis::Tensor), ("context", Axis::Context), ("data", Axis::Data), ("pipeline", Axis::Pipeline)];
-    let sizes: Vec<String> = axes.map(|(name, axis)| format!("{name} {}", mesh.size(axis))).into();
+    let size = |axis| mesh.size(axis);
+    let axes = [
+        ("tensor", size(Axis::Tensor)),
+        ("context", size(Axis::Context)),
+        ("data", mesh.replicas()),
+        ("pipeline", size(Axis::Pipeline)),
+    ];
+    let experts = Some(("experts shared by", size(Axis::Expert))).filter(|(_, ranks)| *ranks > 1);
+    let sizes: Vec<String> = axes.into_iter().map(|(name, size)| format!("{name} {size}")).collect();
+    let experts = experts.map_or(String::new(), |(what, ranks)| format!(", {what} {ranks}"));
     format!(
-        "{} on {}: {} on {}, {}, order {}",
+        "{} on {}: {} on {}, {}{experts}, order {}",
         args.config.display(),
         machine.name,
         counted(mesh.ranks(), "rank"),
@@ -209,7 +216,7 @@ fn links_at_hand() -> String {
 fn rank_by_rank(mesh: &Mesh, slots: &[&RankSlot], order: &[usize], inside: Inside) -> String {
     let column = if inside == Inside::Memory { "slot" } else { "GPU" };
     let row = |(rank, slot): (usize, &&RankSlot)| {
-        let at = [Axis::Tensor, Axis::Data, Axis::Pipeline].map(|axis| mesh.coord(rank, axis));
+        let at = [mesh.coord(rank, Axis::Tensor), mesh.replica(rank), mesh.coord(rank, Axis::Pipeline)];
         let numbers = [slot.local, rank, order[rank], at[0], at[1], at[2]].map(|n| n.to_string());
         [named(slot)].into_iter().chain(numbers).collect()
     };
@@ -223,7 +230,8 @@ fn node_by_node(mesh: &Mesh, slots: &[&RankSlot]) -> String {
     let row = |node| {
         let ranks: Vec<usize> = (0..slots.len()).filter(|&rank| slots[rank].node == node).collect();
         let along = |axis| spans(ranks.iter().map(|&rank| mesh.coord(rank, axis)));
-        let (tp, dp, pp) = (along(Axis::Tensor), along(Axis::Data), along(Axis::Pipeline));
+        let (tp, pp) = (along(Axis::Tensor), along(Axis::Pipeline));
+        let dp = spans(ranks.iter().map(|&rank| mesh.replica(rank)));
         vec![named(slots[ranks[0]]), spans(ranks.iter().copied()), tp, dp, pp]
     };
     render(&["node", "ranks", "tp", "dp", "pp"], 1, nodes.into_iter().map(row))

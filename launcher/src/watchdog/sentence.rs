@@ -55,7 +55,8 @@ impl Says<'_> {
     /// "rank 3 (tp 1, pp 0, dp 1) on gpu042".
     fn rank(&self, rank: usize) -> String {
         let mesh = &self.watched.rank_layout.mesh;
-        let [tp, pp, dp] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.coord(rank, axis));
+        let [tp, pp] = [Axis::Tensor, Axis::Pipeline].map(|axis| mesh.coord(rank, axis));
+        let dp = mesh.replica(rank);
         format!("rank {rank} (tp {tp}, pp {pp}, dp {dp}) on {}", self.watched.places[rank].host)
     }
 

@@ -62,6 +62,8 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             pipeline: 1,
             context: 1,
             expert: 1,
+            expert_buffer: 1.5,
+            expert_imbalance: 1.0,
             virtual_pipeline: 1,
             layers: None,
             sequence_parallel: false,

@@ -79,7 +79,7 @@ fn no_configuration_of_the_project_can_deadlock_exhaustive() {
         let config = Config::read(&path, &[]).unwrap();
         let p = &config.parallel;
         let ranks = p.ranks.unwrap_or(ranks_used(p));
-        let least = config.train.micro_batch_size * config.mesh(ranks).unwrap().size(Axis::Data);
+        let least = config.train.micro_batch_size * config.mesh(ranks).unwrap().replicas();
         let short = with_batch(&config, config.train.global_batch_size.min(2 * p.pipeline * least));
         let log = |rank| one(&short, ranks, rank, Keep::Calls, 1).log;
         let logs: Vec<Log> = (0..ranks).into_par_iter().map(log).collect();

@@ -36,7 +36,7 @@ impl Setup {
     pub fn of(run: &Run) -> Setup {
         let (config, mesh, machine) = (&run.config, &run.mesh, run.machine.present());
         let (model, train) = (&config.model, &config.train);
-        let data = mesh.size(Axis::Data);
+        let data = mesh.replicas();
         let precision = machine.map(|m| m.precision.clone()).or(train.precision.map(|p| p.name().to_string()));
         Setup {
             parameters: flops::parameters(model),

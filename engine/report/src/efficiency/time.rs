@@ -166,7 +166,7 @@ impl Bubble {
 fn theory(run: &Run) -> f64 {
     let (p, v) = (run.config.parallel.pipeline as f64, run.config.parallel.virtual_pipeline as f64);
     let train = &run.config.train;
-    let m = (train.global_batch_size / (train.micro_batch_size * run.mesh.size(Axis::Data))) as f64;
+    let m = (train.global_batch_size / (train.micro_batch_size * run.mesh.replicas())) as f64;
     (p - 1.0) / (v * m + p - 1.0)
 }
 

@@ -54,6 +54,18 @@ pub struct StepRecord {
     /// Whether the step updated nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// Of a model with experts: the balancing loss and the mean of log(sum exp)^2 of the router's logits, both without
+    /// their coefficients, and how evenly the experts were chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_z_loss: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_load: Option<LoadRecord>,
+    /// Rounds that layers with experts needed beyond the first one of each micro-batch: the rows of a rank did not fit
+    /// `parallel.expert_buffer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_rounds: Option<u64>,
     /// Seconds of rank 0 by [`engine::time::Phase::key`]; each is a key of the line's object.
     #[serde(flatten)]
     pub parts: BTreeMap<String, f64>,
@@ -89,6 +101,42 @@ impl SpikeRecord {
             SpikeRecord::GradNorm => "gradient norm",
         }
     }
+}
+
+/// How evenly the experts were chosen in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoadRecord {
+    /// The choices of the expert that is chosen most, divided by the mean of its layer's experts; of the layer where this
+    /// is largest.
+    pub max_over_mean: f64,
+    /// That layer, counted from 0.
+    pub layer: usize,
+    /// The entropy of the choices divided by that of even ones; the mean over the layers with experts.
+    pub entropy: f64,
+}
+
+impl LoadRecord {
+    /// Of the choices of each expert of each layer, `[L, E]`; layers without experts have none.
+    pub fn of(load: &[u64], layers: usize) -> Option<LoadRecord> {
+        let experts = load.len() / layers.max(1);
+        let with_experts = load.chunks(experts.max(1)).enumerate().filter(|(_, load)| load.iter().any(|&n| n > 0));
+        let each: Vec<(usize, f64, f64)> = with_experts
+            .map(|(layer, load)| {
+                let total = load.iter().sum::<u64>() as f64;
+                let most = load.iter().copied().max().unwrap_or_default() as f64;
+                (layer, most * experts as f64 / total, entropy(load, total))
+            })
+            .collect();
+        let &(layer, max_over_mean, _) = each.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let entropy = each.iter().map(|(_, _, entropy)| entropy).sum::<f64>() / each.len() as f64;
+        Some(LoadRecord { max_over_mean, layer, entropy })
+    }
+}
+
+/// The entropy of shares `load / total`, divided by the largest that as many shares can have.
+fn entropy(load: &[u64], total: f64) -> f64 {
+    let of = |&n: &u64| if n == 0 { 0.0 } else { -(n as f64 / total) * (n as f64 / total).ln() };
+    if load.len() < 2 { 1.0 } else { load.iter().map(of).sum::<f64>() / (load.len() as f64).ln() }
 }
 
 /// The loss on one validation set.

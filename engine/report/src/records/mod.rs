@@ -3,6 +3,7 @@
 //! A report may find files of the run as it was before it resumed at another layout; each record says whether it fits
 //! the run as it is now.
 
+pub mod experts;
 pub mod history;
 pub mod jsonl;
 pub mod machine;

@@ -13,7 +13,7 @@ pub fn settings(config: &Config, mesh: &Mesh) -> String {
         ("tensor", mesh.size(Axis::Tensor).to_string()),
         ("pipeline", mesh.size(Axis::Pipeline).to_string()),
         ("virtual", p.virtual_pipeline.to_string()),
-        ("data", mesh.size(Axis::Data).to_string()),
+        ("data", mesh.replicas().to_string()),
         ("micro-batch", train.micro_batch_size.to_string()),
         ("batch", train.global_batch_size.to_string()),
         ("sequence", train.seq_length.to_string()),

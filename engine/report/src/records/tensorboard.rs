@@ -98,6 +98,10 @@ fn step_event(record: &StepRecord, wall_time: f64) -> Event {
         ("tflops_full", Some(record.tflops_full)),
         ("sol", record.sol),
         ("valid_loss", record.valid_loss),
+        ("aux_loss", record.aux_loss),
+        ("router_z_loss", record.router_z_loss),
+        ("expert_load/max_over_mean", record.expert_load.map(|load| load.max_over_mean)),
+        ("expert_load/entropy", record.expert_load.map(|load| load.entropy)),
     ];
     let scalars = scalars.into_iter().map(|(tag, number)| (tag.to_string(), number));
     let sets = record.valid.iter().flat_map(|(name, set)| {

@@ -5,7 +5,7 @@ use crate::layout::buckets;
 use crate::layout::buckets::{Held, Tie};
 use crate::layout::mesh::GroupKind;
 use crate::model::param_specs;
-use crate::model::param_specs::units;
+use crate::model::param_specs::{ExpertShare, units};
 use proptest::prelude::*;
 
 /// Splits a rectangle at random until its parts are small.
@@ -83,7 +83,7 @@ fn shards_of_buckets_cover_the_model() {
             let (tp_rank, dp_rank) = (comm.rank() % tp, comm.rank() / tp);
             let held = |unit| Held {
                 unit,
-                tensors: param_specs::tensors(&model(), unit),
+                tensors: param_specs::tensors(&model(), unit, ExpertShare::ALL),
                 tie: Tie::Free,
                 reduced_over: GroupKind::Data,
             };

@@ -25,8 +25,7 @@ const LENGTH: &str = "max_position_embeddings";
 const ORIGINAL_LENGTH: &str = "original_max_position_embeddings";
 
 /// Keys of `[model]` that have another form in the file, or none.
-const OTHER_FORM: [&str; 6] =
-    ["hf", "architecture", "rope_theta", "rope_scaling", BALANCE, "router_z_loss_coef"];
+const OTHER_FORM: [&str; 6] = ["hf", "architecture", "rope_theta", "rope_scaling", BALANCE, "router_z_loss_coef"];
 
 /// The coefficient of the loss that balances experts, and the field without which transformers does not add that loss.
 const BALANCE: &str = "router_aux_loss_coef";

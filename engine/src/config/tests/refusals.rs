@@ -213,18 +213,23 @@ fn refusals_in_the_file_name_its_line() {
 fn what_is_not_built_is_refused_by_name() {
     let cases = [
         (
-            "model.architecture=mixtral",
-            "model.architecture = \"mixtral\": is not built yet; must be one of llama, mistral",
+            "model.architecture=gpt_oss",
+            "model.architecture = \"gpt_oss\": is not built yet; must be one of llama, mistral",
         ),
         (
             "model.sliding_window=4096",
-            "a llama has no sliding_window; leave it out (it is a key of mistral, qwen2, qwen3, gemma2)",
+            "a llama has no sliding_window; leave it out (it is a key of mistral, qwen2, qwen3, gemma2, mixtral, qwen3_moe)",
         ),
-        ("model.num_local_experts=8", "experts are not built yet"),
-        ("model.num_experts_per_tok=2", "experts are not built yet"),
+        (
+            "model.num_local_experts=8",
+            "a llama has no num_local_experts; leave it out (it is a key of mixtral, qwen3_moe)",
+        ),
+        ("model.num_experts=8", "a llama has no num_local_experts"),
+        ("model.num_experts_per_tok=2", "a llama has no num_experts_per_tok"),
+        ("model.router_aux_loss_coef=0.1", "a llama has no router_aux_loss_coef"),
         ("model.embedding_scale=0.0", "model.embedding_scale = 0.0: must lie between 1e-9 and 1e9"),
         ("parallel.context=2", "context parallelism is not built yet"),
-        ("parallel.expert=2", "expert parallelism is not built yet"),
+        ("parallel.expert=2", "parallel.expert = 2: the model has no experts to share; the nearest"),
     ];
     for (flag, want) in cases {
         let got = refusal(LEAST, &[flag]);

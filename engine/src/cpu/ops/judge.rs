@@ -3,10 +3,11 @@
 use crate::backend::{Judgement, Rule, Total};
 
 /// (norm of the mean loss's gradient, factor for the summed gradients, judgement); see
-/// [`crate::backend::Backend::judge`]. Without tokens there is no gradient, and the factor is 0.
+/// [`crate::backend::Backend::judge`]. Without counted targets only the auxiliary losses of
+/// experts have gradients, which the trainer multiplied by at least 1 target.
 pub fn judge(square: f32, totals: &[f32], state: &mut [f32], rule: Rule) -> [f32; 3] {
     let tokens = totals[Total::Weight as usize];
-    let per_token = if tokens > 0.0 { 1.0 / tokens } else { 0.0 };
+    let per_token = 1.0 / tokens.max(1.0);
     let (loss, norm) = (totals[Total::Loss as usize] * per_token, square.sqrt() * per_token);
     let shrink = if rule.clip > 0.0 { (rule.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
     // After a step that is not finite none updates: the next one may be on its way before the host knows.
@@ -111,7 +112,8 @@ mod tests {
     #[test]
     fn a_step_without_targets_enters_no_window() {
         let mut state = vec![0.0; Rule::state_len(4)];
-        let judged = judge(0.0, &[0.0, 0.0, 0.0], &mut state, RULE);
-        assert_eq!((judged, state.iter().sum::<f32>()), ([0.0, 0.0, 0.0], 0.0));
+        let judged = judge(4.0, &[0.0, 0.0, 0.0], &mut state, Rule { clip: 1.0, ..RULE });
+        assert_eq!((judged[0], judged[2], state.iter().sum::<f32>()), (2.0, 0.0, 0.0));
+        assert!((judged[1] - 0.5).abs() < 1e-6, "the gradient of auxiliary losses is clipped: {judged:?}");
     }
 }

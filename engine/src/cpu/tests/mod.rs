@@ -2,6 +2,7 @@
 //! in f32 and bf16; the same bits on any number of threads; nothing allocated the second time.
 
 mod attention;
+mod experts;
 mod loss;
 mod matmul;
 mod norm;

@@ -2,7 +2,7 @@
 //! and no block is taken from the system after the first round.
 
 use super::{acc, act, column, random};
-use crate::backend::{AdamW, Backend, Heads, Rms, Rotary, Rule, Tensor, Xent};
+use crate::backend::{AdamW, Backend, Heads, Rms, Rotary, Rule, Tensor, Total, Xent};
 use crate::cpu::{Cpu, Float};
 use half::bf16;
 
@@ -37,7 +37,7 @@ fn round<A: Float>(b: &Cpu<A>) -> Vec<u8> {
     let product = b.swiglu(&gate_up);
     let last = b.add(b.matmul_nt(&product, &down), &h);
 
-    let (weights, mut totals) = (acc(b, &[1.0; ROWS], ROWS), acc(b, &[0.0; 3], 1));
+    let (weights, mut totals) = (acc(b, &[1.0; ROWS], ROWS), acc(b, &[0.0; Total::COUNT], 1));
     let logits = b.matmul_nt(&last, &table);
     let stats = b.xent_stats(&logits, &ids, LOSS);
     b.xent_totals(&stats, &weights, &mut totals);

@@ -49,6 +49,10 @@ pub struct Args {
     /// Find the fastest layouts, micro-batch sizes, recomputations and virtual stages on as many GPUs
     #[arg(long, conflicts_with = "trace")]
     search: bool,
+    /// Rows of the most loaded rank that shares experts, as a multiple of those of even routing
+    /// [default: parallel.expert_imbalance, 1.0]
+    #[arg(long, value_name = "FACTOR")]
+    imbalance: Option<f64>,
     /// Write the simulated step as a trace for https://ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -61,13 +65,16 @@ const EXAMPLES: &str = "Examples:
   swallow-engine plan --config configs/swallow-70b.toml --cluster configs/clusters/abci-a100-40.toml
   swallow-engine plan --config configs/swallow-70b.toml --cluster configs/clusters/abci-a100-40.toml --search
   swallow-engine plan --config run.toml --cluster configs/clusters/dgx-h100.toml --ranks 64 --trace step.json
+  swallow-engine plan --config configs/qwen3-30b-a3b.toml --cluster configs/clusters/dgx-h100.toml --imbalance 1.3
   benches/figures.sh figures.json 2 configs/demo.toml parallel.pipeline=2
   swallow-engine plan --config configs/demo.toml --set parallel.pipeline=2 --calibrate figures.json
   swallow-engine plan --config configs/bench/wide-8b.toml --calibrate target/gpu/results/rates.json
   swallow-engine plan --config run.toml --cluster configs/clusters/dgx-h100.toml --calibrate rates.json";
 
 pub fn run(args: Args) -> Result<()> {
-    let config = Config::read_for(args.ranks.map_or(Ranks::Its, Ranks::AtHand), &args.config, &args.set)?;
+    let imbalance = args.imbalance.map(|factor| format!("parallel.expert_imbalance={factor:?}"));
+    let set: Vec<String> = args.set.iter().cloned().chain(imbalance).collect();
+    let config = Config::read_for(args.ranks.map_or(Ranks::Its, Ranks::AtHand), &args.config, &set)?;
     ideal::cluster(&config)?;
     let ranks = args.ranks.or(config.parallel.ranks).unwrap_or(ranks_used(&config.parallel));
     let mesh = mesh(&config, args.ranks, ranks)?;

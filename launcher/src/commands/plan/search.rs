@@ -109,7 +109,7 @@ fn row(candidate: &Candidate, space: &Space) -> Vec<String> {
     let Candidate { config, mesh, seconds, bytes } = candidate;
     let speed = Speed::of(config, mesh, *seconds);
     let mfu = 100.0 * speed.tflops(config, Formula::Model) / space.cluster.peak_tflops;
-    let [tensor, pipeline, data] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| mesh.size(axis));
+    let [tensor, pipeline, data] = mesh.layout();
     let sizes = [tensor, pipeline, config.parallel.virtual_pipeline, data, config.train.micro_batch_size];
     let figures = [
         config.train.recompute.name().to_string(),
@@ -150,7 +150,7 @@ fn layout(Candidate { config, mesh, seconds, bytes }: &Candidate) -> Value {
         "tensor": mesh.size(Axis::Tensor),
         "pipeline": mesh.size(Axis::Pipeline),
         "virtual_pipeline": config.parallel.virtual_pipeline,
-        "data": mesh.size(Axis::Data),
+        "data": mesh.replicas(),
         "micro_batch_size": config.train.micro_batch_size,
         "recompute": config.train.recompute.name(),
         "seconds": seconds,

@@ -45,7 +45,7 @@ impl Summary<'_> {
 
     fn head(&self, config: &Path) -> String {
         let (t, machine, ranks) = (&self.config.train, &self.machine, self.mesh.ranks());
-        let [tp, pp, dp] = [Axis::Tensor, Axis::Pipeline, Axis::Data].map(|axis| self.mesh.size(axis));
+        let [tp, pp, dp] = self.mesh.layout();
         let (units, nodes) = (counted(ranks, machine.unit), counted(ranks.div_ceil(machine.units), "node"));
         let (config, software) = (config.display(), &machine.software);
         let n_mbs = t.global_batch_size / (t.micro_batch_size * dp);
@@ -149,7 +149,7 @@ impl Summary<'_> {
             "ranks": mesh.ranks(),
             "tensor": mesh.size(Axis::Tensor),
             "pipeline": mesh.size(Axis::Pipeline),
-            "data": mesh.size(Axis::Data),
+            "data": mesh.replicas(),
             "settings": settings(self.config, mesh),
             "parameters": flops::parameters(&self.config.model),
             "cluster": machine.name,

@@ -204,7 +204,7 @@ fn the_layers_of_a_family_have_one_kind_of_norm_and_activation() {
     for json in ALL {
         let model = read(json).unwrap();
         let kinds = (model.norm_kind(), model.activation());
-        assert!(model.layers().all(|layer| (layer.norm, layer.mlp.activation) == kinds), "{json}");
+        assert!(model.layers().all(|layer| (layer.norm, layer.mlp().activation) == kinds), "{json}");
     }
 }
 
