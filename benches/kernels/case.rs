@@ -28,6 +28,8 @@ pub enum Data {
         seq: usize,
         window: usize,
     },
+    /// Numbers of rows of experts, of so many in all.
+    Counts(usize),
     /// NaN, since the kernel writes before it reads. The field is the element size in bytes.
     Empty(usize),
 }
@@ -66,7 +68,7 @@ impl Tensor {
     pub fn bytes(&self) -> usize {
         let each = match self.data {
             Data::Bf16(_) => 2,
-            Data::F32(_) | Data::Positive(_) | Data::Ids(_) | Data::Starts { .. } => 4,
+            Data::F32(_) | Data::Positive(_) | Data::Ids(_) | Data::Starts { .. } | Data::Counts(_) => 4,
             Data::Empty(bytes) => bytes,
         };
         self.len * each
@@ -160,7 +162,15 @@ impl Pool {
                 let start = |row: usize| (row % seq + 1).saturating_sub(window) as u32;
                 (0..tensor.len).flat_map(|row| start(row).to_le_bytes()).collect()
             }
+            Data::Counts(rows) => counts(rows, tensor.len).into_iter().flat_map(u32::to_le_bytes).collect(),
             Data::Empty(_) => vec![0xff; tensor.bytes()],
         }
     }
+}
+
+/// The numbers of rows of experts, of `rows` in all: of four consecutive experts the first has 1 part of 10, the last 4.
+pub fn counts(rows: usize, experts: usize) -> Vec<u32> {
+    let parts = |expert: usize| 10 * (expert / 4) + [0, 1, 3, 6][expert % 4];
+    let first = |expert: usize| rows * parts(expert) / parts(experts);
+    (0..experts).map(|expert| (first(expert + 1) - first(expert)) as u32).collect()
 }

@@ -65,7 +65,7 @@ fn element(tensor: &Tensor) -> usize {
 fn numbers(tensor: &Tensor, bytes: &[u8]) -> Vec<f64> {
     match (element(tensor), tensor.data) {
         (2, _) => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect(),
-        (4, Data::Ids(_) | Data::Starts { .. }) => unreachable!("no kernel writes indices"),
+        (4, Data::Ids(_) | Data::Starts { .. } | Data::Counts(_)) => unreachable!("no kernel writes indices"),
         (4, _) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect(),
         (each, _) => unreachable!("a result of {each} bytes per element"),
     }

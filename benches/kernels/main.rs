@@ -11,14 +11,17 @@ mod set;
 
 use case::{Case, Pool, Work};
 use criterion::{Criterion, Throughput};
+use cuda::blas::{self, Blas};
 use cuda::compile::Places;
 use cuda::device::Device;
 use cuda::machine::Machine;
+use cuda::tensor::View;
 use serde_json::{Value, json};
 use set::Set;
 use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Samples per case that count.
@@ -70,7 +73,9 @@ fn run(args: &Args) -> Outcome<bool> {
         println!("kernels: this machine has no GPU, nothing is measured");
         return Ok(true);
     }
-    let (device, notes) = Device::open(0, &Places::of(|name| std::env::var_os(name), None))?;
+    let places = Places::of(|name| std::env::var_os(name), None);
+    let (device, notes) = Device::open(0, &places)?;
+    let device = Rc::new(device);
     notes.iter().for_each(|note| println!("kernels: {note}"));
     let mut out = args.json.as_ref().map(File::create).transpose()?;
     let mut write = |line: Value| out.as_mut().map_or(Ok(()), |file| writeln!(file, "{line}"));
@@ -90,7 +95,13 @@ fn run(args: &Args) -> Outcome<bool> {
             write(json!({ "name": case.name, "shape": case.shape, "variant": case.variant, "error": error }))?;
         }
     }
-    for case in cases::cases(&cases::FULL, processors, target).iter().filter(asked) {
+    let workspace = device.alloc(blas::workspace(target))?;
+    // SAFETY: the workspace lives until the end of this function, and only this library uses it.
+    let space = unsafe { View::new(workspace.at(), workspace.len()) };
+    let blas = Rc::new(Blas::open(device.clone(), places.search(), None, space)?);
+    let mut full = cases::cases(&cases::FULL, processors, target);
+    full.extend(cases::experts::by_library(&cases::FULL, &blas));
+    for case in full.iter().filter(asked) {
         let seconds = measure(&mut criterion, &device, case, &pool)?;
         write(line(case, seconds, copied))?;
     }

@@ -1,5 +1,5 @@
-// The arguments of the attention kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` has the same structs. Tiles hold
-// the columns of one head.
+// The arguments of the kernels for sm_90a. `cuda/src/ops/attention_sm90.rs` and `grouped_sm90.rs` have the same
+// structs. Tiles of attention hold the columns of one head.
 #pragma once
 #include "args_attention.cuh"
 #include "prim_hopper.cuh"
@@ -26,3 +26,13 @@ struct AttentionTilesBwd {
     TensorMap qkv64, qkv, do64, do_;
 };
 static_assert(sizeof(AttentionTilesBwd) == 640, "as in cuda/src/ops");
+
+// Like `Grouped`, with maps of tiles of 128 rows of x, and of w of 256 rows of n, or of 64 rows of k, by 64 columns or
+// 256.
+struct GroupedTiles {
+    View<const u32> counts;
+    View<bf16> y;
+    u32 first, rows, n, k;
+    TensorMap x, w;
+};
+static_assert(sizeof(GroupedTiles) == 384, "as in cuda/src/ops");

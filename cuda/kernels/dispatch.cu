@@ -47,32 +47,42 @@ KERNEL(choices_places, SortChoices, 256) {
 // Vectors that a thread reads at once.
 constexpr u32 AT_ONCE = 4;
 
-// Rows of vectors of sixteen bytes where all of them are aligned, else of single elements. A block copies AT_ONCE
-// consecutive vectors for each thread.
+// Copies AT_ONCE vectors of sixteen bytes, the first one number `first` of y, and the next ones `threads()` further.
+// `row_vectors`: vectors of a row; `all`: of y.
+template <class T> DEVICE void take_vectors(const TakeRows<T>& a, u32 first, u32 row_vectors, u32 all HERE) {
+    constexpr u32 EACH = 16 / sizeof(T);
+    Reg<u32, AT_ONCE> from;
+    Reg<u32, 4 * AT_ONCE> words;
+    UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        u32 at = first + k * threads();
+        from[k] = at < all ? ld(a.index, at / row_vectors AT) : 0;
+    }
+    UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        u32 at = first + k * threads();
+        V16 v = {};
+        if (at < all) v = ld16(a.x, static_cast<u64>(from[k] / a.per) * a.cols + at % row_vectors * EACH AT);
+        UNROLL for (int w = 0; w < 4; w++) words[4 * k + w] = v.w[w];
+    }
+    UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        u32 at = first + k * threads();
+        V16 v = {words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3]};
+        if (at < all) st16(a.y, static_cast<u64>(at) * EACH, v AT);
+    }
+}
+
+// Rows of vectors of sixteen bytes where all of them are aligned, else of single elements.
 template <class T> DEVICE void take_rows(const TakeRows<T>& a) {
     constexpr u32 EACH = 16 / sizeof(T);
-    bool wide = a.cols % EACH == 0 && aligned(a.x) && aligned(a.y);
-    u32 step = wide ? EACH : 1, row_steps = a.cols / step;
-    u64 all = a.index.n * row_steps;
-    u64 first = static_cast<u64>(block()) * threads() * AT_ONCE + thread();
-    for (u64 i = first; i < all; i += blocks() * threads() * AT_ONCE) {
-        Reg<u32, 4 * AT_ONCE> words;
-        UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-            u32 at = static_cast<u32>(i) + k * threads(), row = at / row_steps;
-            if (at >= all) continue;
-            u64 from = static_cast<u64>(ld(a.index, row) / a.per) * a.cols + (at - row * row_steps) * step;
-            if (!wide) {
-                st(a.y, static_cast<u64>(at), ld(a.x, from));
-                continue;
-            }
-            V16 v = ld16(a.x, from);
-            UNROLL for (int w = 0; w < 4; w++) words[4 * k + w] = v.w[w];
-        }
-        UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-            u64 at = i + k * threads();
-            if (!wide || at >= all) continue;
-            st16(a.y, at * EACH, V16{words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3]});
-        }
+    u32 first = block() * threads() * AT_ONCE + thread(), stride = blocks() * threads();
+    if (a.cols % EACH == 0 && aligned(a.x) && aligned(a.y)) {
+        u32 all = static_cast<u32>(a.y.n / EACH);
+        for (u32 i = first; i < all; i += stride * AT_ONCE) take_vectors(a, i, a.cols / EACH, all);
+        return;
+    }
+    for (u64 i = block() * threads() + thread(); i < a.y.n; i += stride) {
+        u32 at = static_cast<u32>(i);
+        u64 row = ld(a.index, at / a.cols) / a.per;
+        st(a.y, i, ld(a.x, row * a.cols + at % a.cols));
     }
 }
 
@@ -89,9 +99,11 @@ KERNEL(sum_choices, SumChoices, 256) {
     Reg<float, 8> sum;
     UNROLL for (int i = 0; i < 8; i++) sum[i] = 0;
     for (u32 j = 0; j < a.k; j += AT_ONCE) {
+        Reg<u32, AT_ONCE> places;
         Reg<u32, 4 * AT_ONCE> rows;
+        UNROLL for (u32 k = 0; k < AT_ONCE; k++) places[k] = j + k < a.k ? ld(a.places, token * a.k + j + k) : 0;
         UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-            u64 from = j + k < a.k ? static_cast<u64>(ld(a.places, token * a.k + j + k)) * a.d + column : 0;
+            u64 from = static_cast<u64>(places[k]) * a.d + column;
             V16 v = load8(a.x, from, j + k < a.k ? left : 0, wide);
             UNROLL for (int w = 0; w < 4; w++) rows[4 * k + w] = v.w[w];
         }

@@ -1,14 +1,14 @@
 // Matrix products of rows that are grouped by expert, each row with the weights of its expert:
 //   nt: y = x w^T    nn: y = x w    tn_acc: dw += dy^T x over the rows of each expert
 // A block computes a tile [128, 128] of the result in registers, over tiles of 64 in the depth of the product, of which
-// the next is copied to shared memory while one is multiplied. Only the device knows how many rows an expert has: the
-// host launches a bound of the tiles, and each block looks for its own in the counts. Every sum has one order.
+// the next is copied to shared memory while one is multiplied. Every sum has one order.
 //
 // Kernels named `unaligned` are for matrices whose rows are not aligned to sixteen bytes. They read single elements.
 #include "args_experts.cuh"
+#include "grouped.cuh"
 #include "tile.cuh"
 
-constexpr u32 TILE = 128, DEPTH = 64, THREADS = 128;
+constexpr u32 DEPTH = 64, THREADS = 128;
 // Rows and columns of a warp's part of the tile: two by two warps.
 constexpr u32 PART = 64;
 // Bytes of a warp's part of one operand in a stage, of an operand, and of a stage.
@@ -17,66 +17,6 @@ constexpr u32 PART_BYTES = PART * ROW_BYTES, OPERAND = 2 * PART_BYTES, STAGE = 2
 using Tile = Sums<PART / 16, PART / 8>;
 
 enum Form { NT, NN, TN };
-
-// -- the rows of an expert --
-
-// Some of the matrix's rows, of one expert.
-struct Rows {
-    u32 expert, first, rows;
-};
-
-// The sum of v over this lane and those below it.
-DEVICE u32 sum_up_to(u32 v HERE) {
-    u32 lane = thread() % 32;
-    UNROLL for (u32 step = 1; step < 32; step *= 2) {
-        u32 other = shfl(v, (lane - step) % 32 AT);
-        v += lane >= step ? other : 0;
-    }
-    return v;
-}
-
-// The sorted rows before `end` that the matrix has.
-DEVICE u32 here(const u32 end, u32 first, u32 rows) {
-    u32 n = end > first ? end - first : 0;
-    return n < rows ? n : rows;
-}
-
-// The rows of tile number `tile`, or none. Experts begin tiles of their own. Each lane counts the tiles of consecutive
-// experts; all lanes get the result.
-DEVICE Rows rows_of_tile(View<const u32> counts, u32 first, u32 rows, u32 tile HERE) {
-    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each;
-    u32 end = begin + each < experts ? begin + each : experts, n = 0, tiles = 0;
-    for (u32 e = begin; e < end; e++) n += ld(counts, e AT);
-    u32 from = sum_up_to(n AT) - n, at = from;
-    for (u32 e = begin; e < end; e++) {
-        u32 before = here(at, first, rows);
-        at += ld(counts, e AT);
-        tiles += (here(at, first, rows) - before + TILE - 1) / TILE;
-    }
-    u32 skipped = sum_up_to(tiles AT) - tiles;
-    Rows found = {0, 0, 0};
-    if (tile >= skipped && tile < skipped + tiles) {
-        at = from;
-        for (u32 e = begin; e < end && !found.rows; e++) {
-            u32 before = here(at, first, rows) + (tile - skipped) * TILE;
-            u32 mine = (here(at + ld(counts, e AT), first, rows) - here(at, first, rows) + TILE - 1) / TILE;
-            at += ld(counts, e AT);
-            u32 left = here(at, first, rows) - before;
-            if (tile < skipped + mine) found = {e, before, left < TILE ? left : TILE};
-            skipped += mine;
-        }
-    }
-    return {warp_sum(found.expert AT), warp_sum(found.first AT), warp_sum(found.rows AT)};
-}
-
-// The rows of an expert.
-DEVICE Rows rows_of_expert(View<const u32> counts, u32 first, u32 rows, u32 expert HERE) {
-    u32 n = 0;
-    for (u32 e = thread() % 32; e < expert; e += 32) n += ld(counts, e AT);
-    n = warp_sum(n AT);
-    u32 from = here(n, first, rows);
-    return {expert, from, here(n + ld(counts, expert AT), first, rows) - from};
-}
 
 // -- operands --
 
@@ -231,28 +171,43 @@ KERNEL(grouped_nn_unaligned, Grouped, 128, 2) { grouped<NN, false>(a); }
 
 // -- dw += dy^T x --
 
-// Adds the tile's rows and columns that exist to dw. `pairs`: two neighbours are aligned to eight bytes.
-DEVICE void add_tile(View<float> dw, const Matrix& m, const Tile& c, bool pairs) {
+// Two neighbours in a row, of which `n` exist. `PAIRS`: rows are aligned to eight bytes.
+template <bool PAIRS> DEVICE V8 load2(View<float> x, u64 i, u32 n HERE) {
+    V8 v = {};
+    if constexpr (PAIRS) {
+        if (n) v = ld8(x, i AT);
+    } else {
+        if (n) v.w[0] = bits_of(ld(x, i AT));
+        if (n > 1) v.w[1] = bits_of(ld(x, i + 1 AT));
+    }
+    return v;
+}
+template <bool PAIRS> DEVICE void store2(View<float> x, u64 i, u32 n, float first, float second HERE) {
+    if constexpr (PAIRS) {
+        if (n) st8(x, i, V8{bits_of(first), bits_of(second)} AT);
+    } else {
+        if (n) st(x, i, first AT);
+        if (n > 1) st(x, i + 1, second AT);
+    }
+}
+
+// Adds the tile's rows and columns that exist to dw.
+template <bool PAIRS> DEVICE void add_tile(View<float> dw, const Matrix& m, const Tile& c HERE) {
     u32 lane = thread() % 32, warp = thread() / 32;
     u32 row = warp / 2 * PART + lane / 4, column = warp % 2 * PART + lane % 4 * 2;
+    u32 left = column < m.cols ? m.cols - column : 0;
     UNROLL for (u32 r = 0; r < PART / 8; r++) {
         if (row + 8 * r >= m.rows) continue;
         u64 from = m.from + static_cast<u64>(row + 8 * r) * m.stride + column;
         Reg<float, PART / 4> sum;
         UNROLL for (u32 n = 0; n < PART / 8; n++) {
-            u32 at = column + 8 * n;
-            V8 old = {};
-            if (pairs && at < m.cols) old = ld8(dw, from + 8 * n);
-            if (!pairs && at < m.cols) old.w[0] = bits_of(ld(dw, from + 8 * n));
-            if (!pairs && at + 1 < m.cols) old.w[1] = bits_of(ld(dw, from + 8 * n + 1));
-            const Reg<float, 4>& piece = c.at[r / 2][n];
-            UNROLL for (u32 e = 0; e < 2; e++) sum[2 * n + e] = f32_of(old.w[e]) + piece[r % 2 * 2 + e];
+            V8 old = load2<PAIRS>(dw, from + 8 * n, left > 8 * n ? left - 8 * n : 0 AT);
+            UNROLL for (u32 e = 0; e < 2; e++) sum[2 * n + e] = f32_of(old.w[e]);
         }
         UNROLL for (u32 n = 0; n < PART / 8; n++) {
-            u32 at = column + 8 * n;
-            if (pairs && at < m.cols) st8(dw, from + 8 * n, V8{bits_of(sum[2 * n]), bits_of(sum[2 * n + 1])});
-            if (!pairs && at < m.cols) st(dw, from + 8 * n, sum[2 * n]);
-            if (!pairs && at + 1 < m.cols) st(dw, from + 8 * n + 1, sum[2 * n + 1]);
+            const Reg<float, 4>& piece = c.at[r / 2][n];
+            float first = sum[2 * n] + piece[r % 2 * 2], second = sum[2 * n + 1] + piece[r % 2 * 2 + 1];
+            store2<PAIRS>(dw, from + 8 * n, left > 8 * n ? left - 8 * n : 0, first, second AT);
         }
     }
 }
@@ -268,7 +223,12 @@ template <bool ALIGNED> DEVICE void grouped_acc(const GroupedAcc& a) {
     Tile c;
     product<TN, ALIGNED>(c, a.dy, left, a.x, right, of.rows);
     u64 at = (static_cast<u64>(of.expert) * a.n + row) * a.k + column;
-    add_tile(a.dw, {at, a.k, a.n - row, a.k - column}, c, a.k % 2 == 0 && past16(a.dw, 0) % 8 == 0);
+    Matrix to = {at, a.k, a.n - row, a.k - column};
+    if (a.k % 2 == 0 && past16(a.dw, 0) % 8 == 0) {
+        add_tile<true>(a.dw, to, c);
+    } else {
+        add_tile<false>(a.dw, to, c);
+    }
 }
 
 KERNEL(grouped_tn_acc, GroupedAcc, 128, 2) { grouped_acc<true>(a); }

@@ -41,6 +41,11 @@ template <class Args> DEVICE float gradients(const Args& a, const Place& p, floa
     return sum;
 }
 
+KERNEL(swiglu_bwd, Gated, 256) {
+    Place p = place(a);
+    if (p.column < a.f) gradients(a, p, 1.0f);
+}
+
 KERNEL(swiglu_weighted, GatedWeighted, 256) {
     Place p = place(a);
     if (p.column >= a.f) return;
@@ -62,25 +67,4 @@ KERNEL(swiglu_weighted_bwd, GatedWeighted, 256) {
     }
     sum = block_sum(sum, shared_base());
     if (thread() == 0) st(a.dweights, block(), sum);
-}
-
-// Overwrites gate with dgate, and up with dup.
-KERNEL(swiglu_bwd, Gated, 256) {
-    Place p = place(a);
-    if (p.column >= a.f) return;
-    u32 left = a.f - p.column;
-    V16 gate = load8(a.gate_up, p.gate, left, p.wide), up = load8(a.gate_up, p.gate + a.f, left, p.wide);
-    V16 dy = load8(a.y, p.y, left, p.wide);
-    Reg<float, 8> dgate, dup;
-    UNROLL for (int i = 0; i < 8; i++) {
-        float g = pick8(gate, i), s = sigmoid(g), d = pick8(dy, i);
-        dgate[i] = d * pick8(up, i) * s * fmadd(g, 1.0f - s, 1.0f);
-        dup[i] = d * g * s;
-    }
-    UNROLL for (int i = 0; i < 4; i++) {
-        gate.w[i] = pack2(dgate[2 * i], dgate[2 * i + 1]);
-        up.w[i] = pack2(dup[2 * i], dup[2 * i + 1]);
-    }
-    store8(a.gate_up, p.gate, left, p.wide, gate);
-    store8(a.gate_up, p.gate + a.f, left, p.wide, up);
 }

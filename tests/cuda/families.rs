@@ -3,7 +3,7 @@
 
 use toml::Value as Toml;
 
-use super::{Site, apart, small, with};
+use super::{Site, apart, experts, small, with};
 use crate::common::{engine, finish, metrics, set, write_config};
 use crate::trajectories::BF16;
 
@@ -40,8 +40,27 @@ fn qwen3() {
     trains_alike("qwen3", &[("model.architecture", "qwen3".into()), ("train.recompute", "selective".into())]);
 }
 
+/// A router, and experts whose rows are multiplied together.
+#[test]
+fn mixtral() {
+    trains_alike("mixtral", &[&experts()[..], &[("train.recompute", "selective".into())]].concat());
+}
+
 mod exhaustive {
     use super::*;
+
+    /// Experts of a width that is no multiple of 8, in rounds of some rows.
+    #[test]
+    fn qwen3_moe() {
+        let settings = [
+            ("model.architecture", "qwen3_moe".into()),
+            ("model.num_local_experts", 6.into()),
+            ("model.num_experts_per_tok", 3.into()),
+            ("model.moe_intermediate_size", 20.into()),
+            ("parallel.expert_buffer", 0.4.into()),
+        ];
+        trains_alike("qwen3_moe", &settings);
+    }
 
     /// Biases of q, k and v.
     #[test]

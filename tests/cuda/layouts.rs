@@ -5,7 +5,7 @@ use cuda::backend::CudaScratch;
 use engine::backend::Scratch;
 use toml::{Table, Value as Toml};
 
-use super::{Left, Site, apart, small, with};
+use super::{Left, Site, apart, experts, small, with};
 use crate::common::{Tensors, distance, engine, export, finish, write_config};
 use crate::trajectories::BF16;
 
@@ -75,8 +75,23 @@ fn tensor_and_pipeline_parallel() {
     Alone::with(&[]).trains_like("tp2-pp2", 4, &degrees(2, 2, 1));
 }
 
+/// Ranks that share the experts send each other rows.
+#[test]
+fn experts_of_two_ranks() {
+    Alone::with(&experts()).trains_like("ep2", 2, &[("parallel.expert", 2.into())]);
+}
+
 mod exhaustive {
     use super::*;
+
+    #[test]
+    fn experts_and_other_ways() {
+        let alone = Alone::with(&experts());
+        let shared = |tensor, pipeline| and(degrees(tensor, pipeline, 1), "parallel.expert", 2);
+        alone.trains_like("ep2-tp2", 4, &shared(2, 1));
+        alone.trains_like("ep2-pp2", 4, &shared(1, 2));
+        alone.trains_like("ep2-rounds", 2, &and(shared(1, 1), "parallel.expert_buffer", 0.4));
+    }
 
     #[test]
     fn every_other_layout() {

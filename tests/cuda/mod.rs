@@ -142,6 +142,15 @@ fn planned_is_used(run: &Path) {
     }
 }
 
+/// What makes a small model one with experts.
+fn experts() -> [(&'static str, toml::Value); 3] {
+    [
+        ("model.architecture", "mixtral".into()),
+        ("model.num_local_experts", 4.into()),
+        ("model.num_experts_per_tok", 2.into()),
+    ]
+}
+
 /// A model for every kind of layout and for the kernels, with data in `dir` that it can learn. Its embeddings are large
 /// enough that a checkpoint copies them on the stream beside the compute stream.
 fn small(dir: &Path) -> Table {

@@ -18,7 +18,7 @@ const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 /// and which loads are in flight before the first of them is waited for, or a store follows. `path::accesses` explains
 /// the notation; it shows the way that whole vectors take. By design, four bf16 are 64 bits (AdamW's weights, the input
 /// of `widen_bf16`), and single numbers of a row or a warp are 32 or 64.
-const VECTORS: [(&str, &str); 37] = [
+const VECTORS: [(&str, &str); 42] = [
     ("rmsnorm", "2 x (2 LDG.128 > STG.128) > BAR > STG.32 > 2 x (LDG.128 > STG.128)"),
     ("rmsnorm_recompute", "2 x (2 LDG.128 > STG.128) > LDG.128 + LDG.32 > STG.128 > LDG.128 > STG.128"),
     ("rmsnorm_bwd", "6 LDG.128 + LDG.32 > BAR > 2 STG.128"),
@@ -37,10 +37,15 @@ const VECTORS: [(&str, &str); 37] = [
     ("attention_stats_256", "8 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
     ("swiglu", "2 LDG.128 > STG.128"),
     ("swiglu_bwd", "3 LDG.128 > 2 STG.128"),
+    ("swiglu_weighted", "2 LDG.128 + LDG.32 > STG.128"),
+    ("swiglu_weighted_bwd", "3 LDG.128 > 2 STG.128"),
     ("geglu", "2 LDG.128 > STG.128"),
     ("geglu_bwd", "3 LDG.128 > 2 STG.128"),
     ("gelu", "LDG.128 > STG.128"),
     ("gelu_bwd", "2 LDG.128 > STG.128"),
+    ("take_rows_32", "4 LDG.32 > 4 LDG.128 > 4 STG.128"),
+    ("take_rows_16", "4 LDG.32 > 4 LDG.128 > 4 STG.128"),
+    ("sum_choices", "4 LDG.32 > 4 LDG.128"),
     ("xent_stats", "4 LDG.128"),
     ("xent_stats_capped", "4 LDG.128"),
     ("xent_grad", "4 LDG.128 > 4 STG.128"),
@@ -58,9 +63,18 @@ const VECTORS: [(&str, &str); 37] = [
     ("adamw_norms", "4 LDG.128 > 3 STG.128 + STG.64"),
 ];
 
-/// All stores of attention's kernels to global memory, wherever they are: rows have no tails, and those beyond the end
-/// of a sequence are left out. A logsumexp is 32 bits.
-const STORES: [(&str, &str); 35] = [
+/// All stores of attention's kernels and of grouped products to global memory, wherever they are: rows have no tails,
+/// and those beyond the end of a sequence or of an expert's rows are left out. A logsumexp is 32 bits. Sums of
+/// gradients are pairs, or single numbers where they are not aligned.
+const STORES: [(&str, &str); 43] = [
+    ("grouped_nt", "16 STG.128"),
+    ("grouped_nn", "16 STG.128"),
+    ("grouped_tn_acc", "64 STG.64 + 128 STG.32"),
+    ("grouped_nt_sm90", "30 STG.128"),
+    ("grouped_nn_sm90", "30 STG.128"),
+    ("grouped_nt_unaligned", "128 STG.16"),
+    ("grouped_nn_unaligned", "128 STG.16"),
+    ("grouped_tn_acc_unaligned", "64 STG.64 + 128 STG.32"),
     ("attention_64", "8 STG.128 + 4 STG.32"),
     ("attention_128", "16 STG.128 + 4 STG.32"),
     ("attention_256", "16 STG.128 + 2 STG.32"),
@@ -116,7 +130,15 @@ const OVERLAPPED: [(&str, usize); 12] = [
 ];
 
 /// The kernels that access single elements.
-const SINGLE: [&str; 8] = [
+const SINGLE: [&str; 16] = [
+    "add_bias_f32",
+    "route",
+    "route_counts",
+    "route_bwd",
+    "route_totals",
+    "choices_sort",
+    "choices_merge",
+    "choices_places",
     "rmsnorm_bwd_unaligned",
     "layernorm_bwd_unaligned",
     "sum_rows",

@@ -1,8 +1,10 @@
-//! The cases: the kernels at the shapes of Llama 3 8B and of a 7B model with Swallow's vocabulary, 8192 tokens, and
-//! attention also at those of Gemma 2. Small versions of these cases are compared with the emulator. Kernels that work
-//! on a few numbers (`judge`, `xent_combine`, `xent_totals`) are left out, since their time is that of an empty launch.
+//! The cases: the kernels at the shapes of Llama 3 8B and of a 7B model with Swallow's vocabulary, 8192 tokens;
+//! attention also at those of Gemma 2, experts at those of Mixtral 8x7B and of Qwen 3 30B-A3B. Small versions of these
+//! cases are compared with the emulator. Kernels that work on a few numbers (`judge`, `xent_combine`, `xent_totals`)
+//! are left out, since their time is that of an empty launch.
 
 mod attention;
+pub mod experts;
 mod loss;
 mod mlp;
 mod norm;
@@ -27,6 +29,8 @@ pub struct Sizes {
     pub attention: &'static [(usize, usize)],
     /// Attention with a cap, a window or heads of 256.
     pub special: &'static [Special],
+    /// Layers with experts.
+    pub experts: &'static [experts::Layer],
     /// Elements of the elementwise kernels and the optimizer.
     pub elements: usize,
 }
@@ -63,6 +67,10 @@ pub const FULL: Sizes = Sizes {
         TWENTY_SEVEN,
         Special { window: 4096, ..TWENTY_SEVEN },
     ],
+    experts: &[
+        experts::Layer { hidden: 4096, ffn: 14336, experts: 8, k: 2 },
+        experts::Layer { hidden: 2048, ffn: 768, experts: 128, k: 8 },
+    ],
     elements: 1 << 27,
 };
 
@@ -81,6 +89,7 @@ pub const SMALL: Sizes = Sizes {
         Special { seq: 150, window: 40, heads: 2, kv_heads: 1, dim: 256, cap: Some(2.0) },
         Special { seq: 150, window: 40, heads: 2, kv_heads: 1, dim: 128, cap: Some(2.0) },
     ],
+    experts: &[experts::Layer { hidden: 264, ffn: 40, experts: 6, k: 3 }],
     elements: 5003,
 };
 
@@ -93,6 +102,7 @@ const NEW_F32: Data = Data::Empty(4);
 pub fn cases(s: &Sizes, processors: usize, target: Target) -> Vec<Case> {
     let mut all = norm::cases(s, processors);
     all.extend(mlp::cases(s));
+    all.extend(experts::cases(s));
     all.extend(rotary::cases(s, processors));
     all.extend(attention::cases(s, target));
     all.extend(loss::cases(s));

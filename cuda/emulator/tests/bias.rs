@@ -41,6 +41,21 @@ fn a_bias_gives_the_cpus_bits() {
     }
 }
 
+/// A router's logits are in f32.
+#[test]
+fn a_bias_is_added_to_sums() {
+    for (rows, n) in [(1, 1), (7, 6), (3, 128), (5, 300)] {
+        let mut random = Random::new(n as u64);
+        let (x, bias) = (random.f32(rows * n, 1.0), random.bf16(n, 1.0));
+        let right: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + bias[i % n].to_f32()).collect();
+        for place in places() {
+            let mut sum = x.clone();
+            on(place, |m, l| ops::add_bias_f32(m, l.write(&mut sum), l.read(&bias)));
+            assert_eq!(sum, right, "{rows} x {n}");
+        }
+    }
+}
+
 #[test]
 fn the_gradient_is_the_sum_of_the_rows() {
     let (_, judge) = cpus();

@@ -60,6 +60,7 @@ fn rows_are_taken<T: Pod + PartialEq + std::fmt::Debug>(make: impl Fn(&mut Rando
         (5, 264, 2, 0),
         (5, 264, 2, 1),
         (700, 24, 2, 0),
+        (3000, 120, 2, 0),
     ] {
         let mut random = Random::new((n * cols) as u64);
         let rows = n.max(1) * 2;
@@ -93,6 +94,9 @@ fn rows_of_a_token_are_added_in_order() {
         let mut random = Random::new((tokens * k * d) as u64);
         let x = random.bf16(late + tokens * k * d, 1.0);
         let noise = random.bits(tokens * k);
+        // Numbers of very different sizes, so that another order leaves other sums.
+        let size = |i: usize| bf16::from_f32(((i / d * 7) as f32 % 40.0).exp2());
+        let x: Vec<bf16> = x.iter().enumerate().map(|(i, x)| x * size(i)).collect();
         let mut of: Vec<u32> = (0..(tokens * k) as u32).collect();
         of.sort_by_key(|&i| noise[i as usize]);
         let right = cpu.sum_rows(&act(&cpu, &x[late..], tokens * k, d), &cpu.upload(&of, tokens, k));

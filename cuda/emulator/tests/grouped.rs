@@ -1,6 +1,7 @@
 //! Grouped matrix products, compared with the CPU's ops.
 
-use crate::common::{Random, act, close, cpus, emulators, near, on, places};
+use crate::common::{Random, act, close, cpus, emulators, near, on, places, places_for};
+use cuda::machine::Target;
 use cuda::ops;
 use emulator::place::Place;
 use engine::backend::{Backend, Groups};
@@ -28,8 +29,8 @@ fn part(counts: &[u32], first: usize, rows: usize, n: usize, k: usize) -> Case {
     Case { first, rows, ..case(counts, n, k) }
 }
 
-/// One tile and several, experts without rows and with rows that do not fill a tile, all rows of one expert, more experts
-/// than lanes, windows of the rows; sizes around a vector, a page and a tile, one and several tiles deep.
+/// One tile and several, experts without rows and with rows that do not fill a tile, all rows of one expert, more
+/// experts than lanes, windows of the rows; sizes around a vector, a page and a tile, one and several tiles deep.
 fn cases() -> Vec<Case> {
     let many: Vec<u32> = (0..70).map(|e| [0, 1, 3, 0, 7][e % 5]).collect();
     vec![
@@ -37,6 +38,8 @@ fn cases() -> Vec<Case> {
         case(&[0, 5, 0, 130, 1, 0], 136, 72),
         case(&[0, 0, 300], 64, 200),
         case(&[128, 128], 264, 64),
+        // The host launches no more tiles than these have.
+        case(&[0, 129, 1], 8, 8),
         case(&many, 24, 40),
         case(&[2; 33], 8, 136),
         part(&[40, 0, 150, 60], 30, 140, 72, 64),
@@ -77,14 +80,16 @@ impl Case {
         cpu.download(&y)
     }
 
-    fn on(&self, place: &dyn Place, x: &[bf16], w: &[bf16], y: &mut [bf16], nt: bool) {
+    fn on(&self, place: &dyn Place, x: &[bf16], w: &[bf16], y: &mut [bf16], (nt, target): (bool, Target)) {
         let [late_x, late_w, late_y] = self.late;
         on(place, |m, l| {
             let g = ops::Groups { counts: l.read(&self.counts), first: self.first };
             let (x, w, y) = (l.read(&x[late_x..]), l.read(&w[late_w..]), l.write(&mut y[late_y..]));
-            match nt {
-                true => ops::grouped_nt(m, x, w, g, y, self.rows),
-                false => ops::grouped_nn(m, x, w, g, y, self.rows),
+            match (nt, target) {
+                (true, Target::Sm80) => ops::grouped_nt(m, x, w, g, y, self.rows),
+                (false, Target::Sm80) => ops::grouped_nn(m, x, w, g, y, self.rows),
+                (true, Target::Sm90a) => ops::grouped_nt_sm90(m, x, w, g, y, self.rows),
+                (false, Target::Sm90a) => ops::grouped_nn_sm90(m, x, w, g, y, self.rows),
             }
         });
     }
@@ -99,18 +104,18 @@ impl Case {
     }
 }
 
-fn rows_times_weights(nt: bool) {
+fn rows_times_weights(cases: Vec<Case>, nt: bool, target: Target) {
     let (cpu, judge) = cpus();
-    for case in cases() {
+    for case in cases {
         let (cols, depth) = if nt { (case.n, case.k) } else { (case.k, case.n) };
         let [late_x, late_w, late_y] = case.late;
         let x = case.numbers(1, late_x, case.rows * depth);
         let w = case.numbers(2, late_w, case.weights());
         let plain = case.on_cpu(&cpu, &x[late_x..], &w[late_w..], nt);
         let exact = case.on_cpu(&judge, &x[late_x..], &w[late_w..], nt);
-        for place in places() {
+        for place in places_for(target) {
             let mut y = vec![bf16::NAN; late_y + case.rows * cols];
-            case.on(place, &x, &w, &mut y, nt);
+            case.on(place, &x, &w, &mut y, (nt, target));
             near(&format!("{case:?}, {}", place.name()), &y[late_y..], &plain, &exact, cols);
             assert!(y[..late_y].iter().all(|y| y.is_nan()));
         }
@@ -119,12 +124,40 @@ fn rows_times_weights(nt: bool) {
 
 #[test]
 fn rows_times_transposed_weights() {
-    rows_times_weights(true);
+    rows_times_weights(cases(), true, Target::Sm80);
 }
 
 #[test]
 fn rows_times_plain_weights() {
-    rows_times_weights(false);
+    rows_times_weights(cases(), false, Target::Sm80);
+}
+
+/// Tiles with and without all of their columns, several in a block, one stage and more than there are, windows of the
+/// rows; no rows at all.
+fn cases_sm90(nt: bool) -> Vec<Case> {
+    let of = |counts: &[u32], first, rows, to: usize, from: usize| {
+        let (n, k) = if nt { (to, from) } else { (from, to) };
+        part(counts, first, rows, n, k)
+    };
+    let many: Vec<u32> = (0..40).map(|e| [0, 1, 3][e % 3]).collect();
+    vec![
+        of(&[1], 0, 1, 128, 64),
+        of(&[0, 5, 0, 130, 1, 0], 0, 136, 384, 64),
+        of(&[0, 70, 60], 0, 130, 128, 448),
+        of(&many, 0, 52, 256, 64),
+        of(&[40, 0, 150, 60], 30, 140, 128, 128),
+        of(&[5, 6], 0, 0, 128, 64),
+    ]
+}
+
+#[test]
+fn rows_times_transposed_weights_on_sm90() {
+    rows_times_weights(cases_sm90(true), true, Target::Sm90a);
+}
+
+#[test]
+fn rows_times_plain_weights_on_sm90() {
+    rows_times_weights(cases_sm90(false), false, Target::Sm90a);
 }
 
 #[test]
@@ -158,7 +191,7 @@ fn nothing_else_is_written() {
     let dy = case.numbers(3, 0, case.rows * case.n);
     for place in places() {
         let mut y = vec![bf16::NAN; case.rows * case.n];
-        case.on(place, &x, &w, &mut y, true);
+        case.on(place, &x, &w, &mut y, (true, Target::Sm80));
         assert!(y[..6 * case.n].iter().all(|y| !y.is_nan()) && y[6 * case.n..].iter().all(|y| y.is_nan()));
         let mut dw = vec![-0.0f32; case.weights()];
         case.acc_on(place, &dy, &x, &mut dw);
@@ -175,7 +208,7 @@ fn only_tiles_with_rows_are_computed() {
     let case = case(&[0, 5, 0, 130, 1, 0, 0, 0, 0, 0], 136, 72);
     let (x, w) = (case.numbers(1, 0, case.rows * case.k), case.numbers(2, 0, case.weights()));
     let mut y = vec![bf16::NAN; case.rows * case.n];
-    case.on(&place, &x, &w, &mut y, true);
+    case.on(&place, &x, &w, &mut y, (true, Target::Sm80));
     // Two tiles of columns read all rows; four tiles of rows read the weights of an expert.
     let bytes = 2 * (2 * case.rows * case.k + 4 * case.n * case.k);
     assert_eq!(place.stats().copied as usize, bytes);

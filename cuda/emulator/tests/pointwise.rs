@@ -33,6 +33,49 @@ fn swiglu_forward_and_backward() {
     }
 }
 
+/// Rows and columns: one, odd, around a vector of 8 and a block's 2048, several iterations of a block's loop.
+#[test]
+fn weighted_swiglu_forward_and_backward() {
+    let (cpu, judge) = cpus();
+    for (rows, f) in [(0, 8), (1, 1), (3, 7), (2, 8), (5, 264), (2, 2047), (2, 2056), (1, 4104)] {
+        let mut random = Random::new((rows * f) as u64);
+        let (gate_up, dy) = (random.bf16(rows * 2 * f, 1.0), random.bf16(rows * f, 1.0));
+        let weights = random.f32(rows, 1.0);
+        let (plain, plain_back, _) = swiglu_on_cpu(&cpu, &gate_up, &dy, &weights, f);
+        let (exact, exact_back, dweights) = swiglu_on_cpu(&judge, &gate_up, &dy, &weights, f);
+        for place in places() {
+            let (mut y, mut back, mut dw) = (vec![bf16::NAN; rows * f], gate_up.clone(), vec![f32::NAN; rows]);
+            on(place, |m, l| ops::swiglu_weighted(m, l.read(&gate_up), l.read(&weights), l.write(&mut y), f));
+            near(&format!("y {rows} x {f}"), &y, &plain, &exact, f);
+            on(place, |m, l| {
+                let of_rows = [l.read(&weights), l.write(&mut dw)];
+                ops::swiglu_weighted_bwd(m, l.read(&dy), l.write(&mut back), of_rows, f)
+            });
+            near(&format!("dgate, dup {rows} x {f}"), &back, &plain_back, &exact_back, f);
+            close(&format!("dweights {rows} x {f}"), &dw, &dweights, 1e-5);
+        }
+    }
+}
+
+/// y, `[dgate | dup]` and dweights.
+fn swiglu_on_cpu<A: engine::cpu::Float>(
+    cpu: &Cpu<A>,
+    gate_up: &[bf16],
+    dy: &[bf16],
+    weights: &[f32],
+    f: usize,
+) -> (Vec<A>, Vec<A>, Vec<f32>) {
+    let rows = weights.len();
+    if rows == 0 {
+        return (Vec::new(), Vec::new(), Vec::new());
+    }
+    let (mut gate_up, weights) = (act(cpu, gate_up, rows, 2 * f), cpu.upload(weights, rows, 1));
+    let (mut y, mut dweights) = (cpu.alloc(rows, f), cpu.alloc(rows, 1));
+    cpu.swiglu_weighted(&gate_up, &weights, &mut y);
+    cpu.swiglu_weighted_bwd(&act(cpu, dy, rows, f), &mut gate_up, &weights, &mut dweights);
+    (cpu.download(&y), cpu.download(&gate_up), cpu.download(&dweights))
+}
+
 /// gelu(x) and gelu'(x) in f64. The CPU's ops take 1 + t from a tanh t, of which too little is left where gelu(x) is
 /// small for the error of a single number to be judged by theirs.
 fn gelu(x: bf16) -> [f64; 2] {

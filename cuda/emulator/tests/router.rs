@@ -1,6 +1,6 @@
 //! The router's kernels, compared with the CPU's ops.
 
-use crate::common::{Random, act, close, cpus, near, on, places};
+use crate::common::{Random, close, cpus, on, places};
 use cuda::ops::{self, Routed, route_parts};
 use engine::backend::{Backend, Tensor};
 use engine::backend::{Balance, Choices, Router, Total};
@@ -153,62 +153,4 @@ fn gradients_of_the_router() {
             assert_eq!(got_load, load, "the load of {what}");
         }
     }
-}
-
-/// Logits are products in f32, to which a bias is added in f32.
-#[test]
-fn a_bias_of_logits() {
-    for (rows, n) in [(1, 1), (7, 6), (3, 128), (5, 300)] {
-        let mut random = Random::new(n as u64);
-        let (x, bias) = (random.f32(rows * n, 1.0), random.bf16(n, 1.0));
-        let right: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + bias[i % n].to_f32()).collect();
-        for place in places() {
-            let mut sum = x.clone();
-            on(place, |m, l| ops::add_bias_f32(m, l.write(&mut sum), l.read(&bias)));
-            assert_eq!(sum, right, "{rows} x {n}");
-        }
-    }
-}
-
-/// Rows and columns: one, odd, around a vector of 8 and a block's 2048, several iterations of a block's loop.
-#[test]
-fn swiglu_with_a_weight_for_each_row() {
-    let (cpu, judge) = cpus();
-    for (rows, f) in [(0, 8), (1, 1), (3, 7), (2, 8), (5, 264), (2, 2047), (2, 2056), (1, 4104)] {
-        let mut random = Random::new((rows * f) as u64);
-        let (gate_up, dy) = (random.bf16(rows * 2 * f, 1.0), random.bf16(rows * f, 1.0));
-        let weights = random.f32(rows, 1.0);
-        let (plain, plain_back, _) = swiglu_on_cpu(&cpu, &gate_up, &dy, &weights, f);
-        let (exact, exact_back, dweights) = swiglu_on_cpu(&judge, &gate_up, &dy, &weights, f);
-        for place in places() {
-            let (mut y, mut back, mut dw) = (vec![bf16::NAN; rows * f], gate_up.clone(), vec![f32::NAN; rows]);
-            on(place, |m, l| ops::swiglu_weighted(m, l.read(&gate_up), l.read(&weights), l.write(&mut y), f));
-            near(&format!("y {rows} x {f}"), &y, &plain, &exact, f);
-            on(place, |m, l| {
-                let of_rows = [l.read(&weights), l.write(&mut dw)];
-                ops::swiglu_weighted_bwd(m, l.read(&dy), l.write(&mut back), of_rows, f)
-            });
-            near(&format!("dgate, dup {rows} x {f}"), &back, &plain_back, &exact_back, f);
-            close(&format!("dweights {rows} x {f}"), &dw, &dweights, 1e-5);
-        }
-    }
-}
-
-/// y, `[dgate | dup]` and dweights.
-fn swiglu_on_cpu<A: engine::cpu::Float>(
-    cpu: &Cpu<A>,
-    gate_up: &[bf16],
-    dy: &[bf16],
-    weights: &[f32],
-    f: usize,
-) -> (Vec<A>, Vec<A>, Vec<f32>) {
-    let rows = weights.len();
-    if rows == 0 {
-        return (Vec::new(), Vec::new(), Vec::new());
-    }
-    let (mut gate_up, weights) = (act(cpu, gate_up, rows, 2 * f), cpu.upload(weights, rows, 1));
-    let (mut y, mut dweights) = (cpu.alloc(rows, f), cpu.alloc(rows, 1));
-    cpu.swiglu_weighted(&gate_up, &weights, &mut y);
-    cpu.swiglu_weighted_bwd(&act(cpu, dy, rows, f), &mut gate_up, &weights, &mut dweights);
-    (cpu.download(&y), cpu.download(&gate_up), cpu.download(&dweights))
 }

@@ -1,7 +1,8 @@
 //! Matrix products of rows that are grouped by expert. The numbers of rows are read on the device, so that the host
 //! need not wait for them: it launches a bound of the tiles.
 
-use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
+use super::grouped_sm90::{fits_sm90, grouped_nn_sm90, grouped_nt_sm90};
+use crate::machine::{Done, File, Geometry, Kernel, Machine, Target, launch};
 use crate::tensor::View;
 
 kernels! {
@@ -60,10 +61,14 @@ fn geometry(grid: [usize; 3]) -> Geometry {
     Geometry { grid: grid.map(|n| n as u32), block: 128, shared: SHARED }
 }
 
-/// The products to rows of `n` columns: (columns, tile of rows). Each expert with rows may leave one tile partly empty.
+/// A bound of the tiles of rows. Each expert with rows may leave one tile partly empty.
+pub(super) fn row_tiles(rows: usize, experts: usize) -> usize {
+    (rows + experts.min(rows) * (TILE - 1)) / TILE
+}
+
+/// The products to rows of `n` columns: (columns, tile of rows).
 pub(super) fn grouped_geometry(rows: usize, n: usize, experts: usize) -> Geometry {
-    let tiles = (rows + experts.min(rows) * (TILE - 1)) / TILE;
-    geometry([n.div_ceil(TILE), tiles, 1])
+    geometry([n.div_ceil(TILE), row_tiles(rows, experts), 1])
 }
 
 /// The product to weights `[n, k]` of each expert: (columns, rows, expert).
@@ -78,12 +83,22 @@ fn aligned(cols: [usize; 2], of: &[View]) -> bool {
 
 /// y `[R, n]` = x `[R, k]` w^T, each row with the weights of its expert in w `[E n, k]`.
 pub fn grouped_nt(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
+    if m.target() == Target::Sm90a && are_for_sm90([x, w, y], rows) {
+        return grouped_nt_sm90(m, x, w, g, y, rows);
+    }
     grouped(m, [GROUPED_NT, GROUPED_NT_UNALIGNED], x, w, g, y, rows)
 }
 
 /// y `[R, n]` = x `[R, k]` w, each row with the weights of its expert in w `[E k, n]`.
 pub fn grouped_nn(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
+    if m.target() == Target::Sm90a && are_for_sm90([x, w, y], rows) {
+        return grouped_nn_sm90(m, x, w, g, y, rows);
+    }
     grouped(m, [GROUPED_NN, GROUPED_NN_UNALIGNED], x, w, g, y, rows)
+}
+
+fn are_for_sm90([x, w, y]: [View; 3], rows: usize) -> bool {
+    rows > 0 && fits_sm90(y.len() / rows, x.len() / rows, [x, w, y])
 }
 
 fn grouped(

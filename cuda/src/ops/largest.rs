@@ -39,6 +39,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
         "grouped_nt" | "grouped_nn" | "grouped_nt_unaligned" | "grouped_nn_unaligned" => {
             grouped_geometry(MANY, MANY, 1)
         }
+        "grouped_nt_sm90" | "grouped_nn_sm90" => grouped_sm90_geometry(MANY, MANY, 1, 1),
         "grouped_tn_acc" | "grouped_tn_acc_unaligned" => grouped_acc_geometry(MANY, MANY, 1),
         "xent_stats" | "xent_stats_capped" => xent_stats_geometry(1, MANY),
         "xent_combine" => xent_combine_geometry(MANY),

@@ -89,8 +89,8 @@ fn of_chosen(r: Router) -> u32 {
     (r.weights == RouterWeights::OfChosen).into()
 }
 
-/// What backward reads: dweights `[T, k]`, logits `[T, E]`, chosen `[T, k]`; and the losses' rows of a sequence, factors
-/// and counted targets `[1]`, as in [`engine::backend::Balance`].
+/// What backward reads: dweights `[T, k]`, logits `[T, E]`, chosen `[T, k]`; and the losses' rows of a sequence,
+/// factors and counted targets `[1]`, as in [`engine::backend::Balance`].
 #[derive(Debug, Clone, Copy)]
 pub struct Routed {
     pub dweights: View,

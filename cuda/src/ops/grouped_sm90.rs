@@ -1,0 +1,102 @@
+//! Grouped products with the instructions of sm_90a: one warpgroup drives the copy engine (TMA), two compute.
+
+use super::grouped::{Groups, row_tiles};
+use crate::machine::{Done, Fault, File, Geometry, Kernel, Machine, launch};
+use crate::tensor::{TensorMap, Tiles, View};
+
+kernels! {
+    GROUPED_SM90_CU = "grouped_sm90.cu" only Sm90a {
+        GROUPED_NT_SM90 = "grouped_nt_sm90": GroupedTiles;
+        GROUPED_NN_SM90 = "grouped_nn_sm90": GroupedTiles;
+    }
+}
+
+sized! { GroupedTiles: 384 }
+
+/// Declared in `kernels/args_sm90.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct GroupedTiles {
+    pub counts: View,
+    pub y: View,
+    pub first: u32,
+    pub rows: u32,
+    pub n: u32,
+    pub k: u32,
+    pub x: TensorMap,
+    pub w: TensorMap,
+}
+
+/// Rows and columns of a tile of the result, and its depth.
+const ROWS: usize = 128;
+const COLUMNS: usize = 256;
+const DEPTH: usize = 64;
+
+/// Four stages of a tile of x and one of w, with two mbarriers each.
+const SHARED: usize = 4 * ((ROWS + COLUMNS) * DEPTH * size_of::<u16>() + 16);
+
+/// Blocks a multiprocessor, of which one runs at a time; see `attention_sm90.rs`.
+const SHARES: usize = 4;
+
+/// Persistent blocks, each of which loops over tiles.
+pub(super) fn grouped_sm90_geometry(rows: usize, n: usize, experts: usize, processors: usize) -> Geometry {
+    let tiles = row_tiles(rows, experts) * n.div_ceil(COLUMNS);
+    Geometry { grid: [tiles.min(SHARES * processors) as u32, 1, 1], block: 384, shared: SHARED as u32 }
+}
+
+/// Whether these kernels compute rows of `n` columns from rows of `k`, of matrices that begin there: whole tiles in the
+/// depth, whole products of 128 columns.
+pub fn fits_sm90(n: usize, k: usize, of: [View; 3]) -> bool {
+    n.is_multiple_of(128) && k.is_multiple_of(DEPTH) && of.iter().all(|view| view.at().is_multiple_of(16))
+}
+
+/// [`super::grouped_nt`] on sm_90a.
+pub fn grouped_nt_sm90(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
+    grouped(m, GROUPED_NT_SM90, [x, w, y], g, rows, true)
+}
+
+/// [`super::grouped_nn`] on sm_90a.
+pub fn grouped_nn_sm90(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
+    grouped(m, GROUPED_NN_SM90, [x, w, y], g, rows, false)
+}
+
+fn grouped(
+    m: &dyn Machine,
+    kernel: Kernel<GroupedTiles>,
+    [x, w, y]: [View; 3],
+    g: Groups,
+    rows: usize,
+    turned: bool,
+) -> Done {
+    if rows == 0 {
+        return Ok(());
+    }
+    let (k, n, experts) = (x.len() / rows, y.len() / rows, g.counts.len());
+    assert_eq!((x.len(), y.len(), w.len()), (rows * k, rows * n, experts * n * k), "{experts} products of {n} x {k}");
+    assert!(fits_sm90(n, k, [x, w, y]), "products of {n} x {k}");
+    let map = |of, cols, seq, rows, dim| {
+        let tiles = Tiles { of, cols, seq, rows, dim };
+        m.tensor_map(tiles).map_err(|what| Fault { kernel: kernel.name, what, shapes: format!("{tiles:?}") })
+    };
+    let weights = match turned {
+        true => map(w, k, experts * n, COLUMNS, DEPTH)?,
+        false => map(w, n, experts * k, DEPTH, COLUMNS)?,
+    };
+    let x = map(x, k, rows, ROWS, DEPTH)?;
+    let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
+    let args = GroupedTiles { counts: g.counts, y, first, rows: rows32, n: n32, k: k32, x, w: weights };
+    // SAFETY: the views are checked against rows, n, k and the experts; maps never reach beyond their views, and the
+    // kernel writes no more rows than these, whatever the counts are.
+    unsafe { launch(m, kernel, &args, grouped_sm90_geometry(rows, n, experts, m.processors())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The limit of a block on sm_90.
+    #[test]
+    fn stages_fit_into_shared_memory() {
+        const { assert!(SHARED <= 227 << 10) };
+    }
+}
