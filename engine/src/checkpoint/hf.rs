@@ -10,7 +10,7 @@ use crate::model::rect::Rect;
 use crate::model::stored::file_tensors;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,11 +93,12 @@ impl HuggingFace {
 
     fn check(&self, model: &Model) -> Result<()> {
         let specs: Vec<TensorSpec> = file_tensors(model).into_iter().map(|file| file.spec).collect();
+        let names: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
             let buffer = model.tensor_names().buffers.iter().any(|end| name.ends_with(end));
             let ignored = buffer || (tied_head && name == HEAD);
-            ignored || specs.iter().any(|spec| spec.name == name)
+            ignored || names.contains(name)
         };
         let mut unexpected: Vec<&str> =
             self.file_of.keys().map(String::as_str).filter(|name| !expected(name)).collect();

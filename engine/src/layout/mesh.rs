@@ -273,11 +273,12 @@ impl Config {
             remedy += &format!("; on {here} the nearest that fit: {}", layouts.join(" or "));
         }
         Error::user(format!(
-            "{asked}: parallel.tensor {} x pipeline {} x context {} needs a multiple of {} ranks; {remedy}",
+            "{asked}: parallel.tensor {} x pipeline {} x context {}{} needs a multiple of {} ranks; {remedy}",
             p.tensor,
             p.pipeline,
             p.context,
-            ranks_used(p)
+            if p.expert > 1 { format!(" x expert {}", p.expert) } else { String::new() },
+            ranks_used(p) * p.expert
         ))
     }
 
@@ -301,7 +302,8 @@ impl Config {
     /// The nearest numbers of ranks below and above `ranks` that this layout runs on, in words.
     fn fitting_ranks(&self, ranks: usize) -> String {
         let (used, batch) = (ranks_used(&self.parallel), self.train.global_batch_size);
-        let fits = |&dp: &usize| batch.is_multiple_of(samples(&self.train, &self.parallel, dp));
+        let shares = |dp: usize| dp.is_multiple_of(self.parallel.expert);
+        let fits = |&dp: &usize| shares(dp) && batch.is_multiple_of(samples(&self.train, &self.parallel, dp));
         let below = (1..ranks.div_ceil(used).min(batch + 1)).rev().find(fits);
         let above = (ranks / used + 1..=batch).find(fits);
         let ranks: Vec<String> = below.into_iter().chain(above).map(|dp| (dp * used).to_string()).collect();

@@ -237,3 +237,34 @@ fn what_is_not_built_is_refused_by_name() {
     }
     assert!(read(LEAST.as_bytes(), &["model.embedding_scale=1"]).is_ok());
 }
+
+/// Keys of models with experts, and ranks that share them.
+#[test]
+fn experts_that_do_not_fit_are_refused() {
+    let experts = LEAST.replace(
+        "architecture = \"llama\"",
+        "architecture = \"qwen3_moe\"\nmoe_intermediate_size = 24\nnum_experts = 12\nnum_experts_per_tok = 3",
+    );
+    let config = read(experts.as_bytes(), &["parallel.expert=4"]).unwrap();
+    assert_eq!((config.model.experts(), config.model.expert_layers().count()), (12, 5));
+    assert!(config.mesh(4).is_ok() && config.mesh(12).is_ok() && config.mesh(6).is_err());
+    for (flags, want) in [
+        (&["model.num_experts=0"][..], "model.num_experts = 0: must lie in 1 ..= 4096"),
+        (&["model.num_local_experts=8"], "model.num_experts = 12: differs from num_local_experts, its other name"),
+        (&["model.num_experts_per_tok=13"], "must be at most num_local_experts (12)"),
+        (&["model.num_experts_per_tok=0"], "model.num_experts_per_tok = 0: must lie in 1 ..= 64"),
+        (&["model.mlp_only_layers=[5]"], "must be numbers of layers below num_hidden_layers (5)"),
+        (&["model.decoder_sparse_step=0"], "model.decoder_sparse_step = 0: must lie in 1 ..= "),
+        (&["model.swiglu_limit=3.0"], "a qwen3_moe has no swiglu_limit"),
+        (&["model.router_aux_loss_coef=-1"], "must not be negative"),
+        (&["parallel.expert=5"], "must divide model.num_local_experts (12); the nearest are 4 and 6"),
+        (&["parallel.expert_buffer=0"], "must lie between 1e-3 and 1e6"),
+        (&["parallel.tensor=4", "model.moe_intermediate_size=22"], "must divide model.moe_intermediate_size (22)"),
+        (&["parallel.expert=4", "parallel.ranks=6"], "tensor x pipeline x context x expert (4)"),
+    ] {
+        let got = refusal(&experts, flags);
+        assert!(got.contains(want), "{flags:?} said\n{got}\nwithout\n{want}");
+    }
+    let sparse = read(experts.as_bytes(), &["model.decoder_sparse_step=2", "model.mlp_only_layers=[3]"]).unwrap();
+    assert_eq!(sparse.model.expert_layers().collect::<Vec<_>>(), [1]);
+}
