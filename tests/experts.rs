@@ -49,6 +49,27 @@ fn rounds_change_nothing() {
     }
 }
 
+/// A checkpoint knows nothing of who held which expert: one of four ranks that share the experts continues on two ranks
+/// that share them, and on one.
+#[test]
+fn a_checkpoint_continues_with_the_experts_shared_otherwise() {
+    let (tmp, case) = (tempfile::tempdir().unwrap(), Case::open("qwen3_moe"));
+    let run = tmp.path().join("run");
+    let train = |ranks: usize, expert: i64, micro: i64, args: &[&str]| {
+        let mut config = case.config(&run);
+        apply(&mut config, &[(EP, expert), ("train.micro_batch_size", micro), ("checkpoint.interval", 3)]);
+        let config = write_config(tmp.path(), "config.toml", &config);
+        finish(mpirun(ranks).args(["train", "--config"]).arg(config).args(args)).succeeded();
+        for (got, want) in metrics(&run).iter().zip(case.steps()) {
+            let [got, want] = [got, want].map(|line| line["grad_norm"].as_f64().unwrap());
+            assert!((got - want).abs() < 2e-4 * want, "{ranks} ranks: gradient norm {got}, PyTorch's {want}");
+        }
+    };
+    train(4, 4, 1, &[]);
+    train(2, 2, 2, &["--from-step", "3"]);
+    train(1, 1, 4, &["--from-step", "3"]);
+}
+
 /// A router of zeros: all logits of a token are equal, so that every token chooses the first experts, which one rank
 /// holds.
 #[test]
