@@ -69,8 +69,13 @@ pub fn round_robin(nodes: &[usize]) -> Vec<usize> {
 
 /// The tensor-parallel groups on more than one node, as ranks of the mesh; `nodes` has the node of each rank.
 pub fn split_tensor_groups(mesh: &Mesh, nodes: &[usize]) -> Vec<Vec<usize>> {
-    let first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, Axis::Tensor) == 0);
-    let groups = first.map(|rank| mesh.group(rank, &[Axis::Tensor]));
+    split_groups(mesh, nodes, Axis::Tensor)
+}
+
+/// The groups along an axis that are on more than one node.
+fn split_groups(mesh: &Mesh, nodes: &[usize], axis: Axis) -> Vec<Vec<usize>> {
+    let first = (0..mesh.ranks()).filter(|&rank| mesh.coord(rank, axis) == 0);
+    let groups = first.map(|rank| mesh.group(rank, &[axis]));
     groups.filter(|group| group.iter().any(|&rank| nodes[rank] != nodes[group[0]])).collect()
 }
 
@@ -87,8 +92,26 @@ pub fn fullest(nodes: &[usize]) -> usize {
     by_node(nodes).iter().map(Vec::len).max().unwrap_or_default()
 }
 
-/// A warning with a remedy if tensor-parallel groups span nodes; the arguments are those of the functions above.
+/// A warning with a remedy if tensor-parallel groups span nodes, or else groups of ranks that share experts; the
+/// arguments are those of the functions above.
 pub fn split_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
+    split_tensor_warning(mesh, nodes, room).or_else(|| split_expert_warning(mesh, nodes))
+}
+
+fn split_expert_warning(mesh: &Mesh, nodes: &[usize]) -> Option<String> {
+    let (split, expert) = (split_groups(mesh, nodes, Axis::Expert), mesh.size(Axis::Expert));
+    let first = split.first()?;
+    Some(format!(
+        "{} of {} groups of ranks that share experts span nodes (first ranks {} on nodes {}), so the rows of every layer \
+         with experts cross the network; lower parallel.expert ({expert}), or put ep behind tp in parallel.order",
+        split.len(),
+        mesh.ranks() / expert,
+        spans(first.iter().copied()),
+        spans(first.iter().map(|&rank| nodes[rank])),
+    ))
+}
+
+fn split_tensor_warning(mesh: &Mesh, nodes: &[usize], room: usize) -> Option<String> {
     let split = split_tensor_groups(mesh, nodes);
     let first = split.first()?;
     let tensor = mesh.size(Axis::Tensor);
@@ -214,6 +237,12 @@ mod tests {
         );
         assert!(warning.ends_with("`mpirun --map-by ppr:2:node` starts whole groups on each node"), "{warning}");
         assert_eq!(split_warning(&mesh, &[0, 0, 0, 0, 1, 1], 4), None);
+        let mesh = Mesh::new(8, &Parallel { expert: 4, ..Parallel::default() }).unwrap();
+        assert_eq!(split_warning(&mesh, &[0, 0, 0, 0, 1, 1, 1, 1], 4), None);
+        let warning = split_warning(&mesh, &[0, 0, 0, 0, 1, 1, 2, 2], 4).unwrap();
+        assert!(
+            warning.starts_with("1 of 2 groups of ranks that share experts span nodes (first ranks 4-7 on nodes 1-2)")
+        );
     }
 
     #[test]
