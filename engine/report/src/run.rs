@@ -1,6 +1,7 @@
 //! Reads the directory of a run. Only `config.toml` and `metrics.jsonl` must be there: a run that was killed, or that
 //! an older version wrote, lacks other files.
 
+use super::records::experts::{self, ExpertsRecord};
 use super::records::jsonl::Lines;
 use super::records::machine::Machine;
 use super::records::memory::Memory;
@@ -30,6 +31,8 @@ pub struct Run {
     pub steps: Lines<StepRecord>,
     /// The samples with these settings.
     pub samples: Lines<Sample>,
+    /// The load of the experts; empty for a model without.
+    pub experts: Vec<ExpertsRecord>,
     pub timeline: Found<Timeline>,
     pub memory: Found<Memory>,
     pub plan: Found<Plan>,
@@ -59,6 +62,7 @@ impl Run {
         Ok(Run {
             name: name_of(dir),
             samples: samples_of(dir, &mesh, last.step, &others)?,
+            experts: experts::read(dir)?,
             timeline: find(dir, "timeline.json", |timeline: &Timeline| timeline.unfit(&mesh, &others))?,
             machine: find(dir, "machine.json", |machine: &Machine| machine.unfit(ranks))?,
             memory: find(dir, "memory.json", |memory: &Memory| memory.unfit(ranks))?,

@@ -3,6 +3,7 @@
 
 mod charts;
 mod compare;
+mod experts;
 mod head;
 pub mod number;
 mod ranks;
@@ -68,6 +69,7 @@ pub enum Drawing {
     Curve(Curve),
     Gantt(Gantt),
     Bars(Bars),
+    Columns(Columns),
 }
 
 /// Lines over the steps.
@@ -100,6 +102,14 @@ pub struct Bars {
     pub tones: Vec<Tone>,
     /// The label of each row, and its seconds by tone.
     pub rows: Vec<(String, Vec<f64>)>,
+}
+
+/// Rows of upright columns.
+pub struct Columns {
+    /// Names of the rows.
+    pub labels: Vec<String>,
+    /// The heights of the columns of each row, as shares of the row; what is above 1 is cut.
+    pub rows: Vec<Vec<f64>>,
 }
 
 /// The meaning of a colour, the same in all charts.
@@ -174,6 +184,7 @@ impl Document {
     pub fn of(efficiency: &Efficiency, run: &Run, other: Option<&Run>) -> Document {
         let mut sections = vec![head::setup(efficiency), charts::over_steps(efficiency, run)];
         sections.extend(validation::by_set(efficiency, run));
+        sections.extend(experts::load(run));
         sections.extend([
             charts::pipeline(efficiency, run),
             ranks::time(efficiency),

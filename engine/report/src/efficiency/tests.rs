@@ -79,6 +79,7 @@ fn run() -> Run {
         machine: Found::Present(machine),
         steps: Lines { records: (1..=8).map(step).collect(), skipped: vec![9] },
         samples: Lines { records: vec![sample(1, 90.0), sample(4, 1.0), sample(8, 1.0)], skipped: Vec::new() },
+        experts: vec![],
         timeline: Found::Absent,
         memory: Found::Absent,
         plan: Found::Absent,

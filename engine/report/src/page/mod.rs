@@ -101,6 +101,7 @@ fn figure(chart: &Chart) -> String {
         Drawing::Curve(curve) => curves::draw(curve, &name),
         Drawing::Gantt(gantt) => rows::gantt(gantt, &name),
         Drawing::Bars(bars) => rows::bars(bars, &name),
+        Drawing::Columns(columns) => rows::columns(columns, &name),
     };
     let key = |(tone, name): &(Tone, String)| {
         format!("<span class=\"key\"><i class=\"key-{}\"></i>{}</span>", tone.name(), inline(name))

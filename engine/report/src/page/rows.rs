@@ -1,7 +1,7 @@
 //! Charts with a row per rank and time from left to right: stacked bars of phases, and the Gantt chart of a step.
 
 use super::canvas::{Anchor, Canvas, Ink, paint};
-use crate::document::{Bars, Gantt, Tone};
+use crate::document::{Bars, Columns, Gantt, Tone};
 use crate::records::timeline::Stretch;
 
 /// Width of the chart, and of the labels at its left, in pixels.
@@ -50,6 +50,26 @@ fn rows<'a>(
 /// Pixels per second.
 fn scale(until: f64) -> f64 {
     (WIDTH - 30.0 - LABELS) / until
+}
+
+/// A strip for each row, with a line at half of its height.
+pub fn columns(columns: &Columns, name: &str) -> String {
+    let heights = if columns.rows.len() <= FEW { BARS[0] } else { BARS[1] };
+    let bottom = 6.0 + heights.row * columns.rows.len() as f64;
+    paint((WIDTH, bottom), "wide", name, |canvas| {
+        for (at, (label, row)) in columns.labels.iter().zip(&columns.rows).enumerate() {
+            let foot = 6.0 + heights.row * at as f64 + heights.work;
+            canvas.text(Ink::Label, Anchor::Right, (LABELS - 10.0, foot - heights.work / 2.0), label);
+            let each = (WIDTH - 30.0 - LABELS) / row.len() as f64;
+            for (column, share) in row.iter().enumerate() {
+                let left = LABELS + each * column as f64;
+                let top = foot - heights.work * share.min(1.0);
+                canvas.rect(Ink::Tone(Tone::This), [left, top, left + 0.85 * each, foot]);
+            }
+            let middle = foot - heights.work / 2.0;
+            canvas.rect(Ink::Grid, [LABELS, middle, WIDTH - 30.0, middle + 1.0]);
+        }
+    })
 }
 
 pub fn bars(bars: &Bars, name: &str) -> String {
