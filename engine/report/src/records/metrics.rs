@@ -191,6 +191,17 @@ pub fn read_last(path: &Path) -> Result<Vec<StepRecord>> {
 mod tests {
     use super::*;
 
+    /// Two layers with experts around one without.
+    #[test]
+    fn the_load_of_the_most_uneven_layer() {
+        let load = LoadRecord::of(&[2, 2, 2, 2, 0, 0, 0, 0, 8, 0, 0, 0], 3).unwrap();
+        assert_eq!((load.max_over_mean, load.layer, load.entropy), (4.0, 2, 0.5));
+        let one = LoadRecord::of(&[5], 1).unwrap();
+        assert_eq!((one.max_over_mean, one.entropy), (1.0, 1.0));
+        assert_eq!(LoadRecord::of(&[0; 4], 2), None);
+        assert_eq!(LoadRecord::of(&[], 2), None);
+    }
+
     fn record(step: u64, loss: f64) -> StepRecord {
         StepRecord {
             step,
