@@ -12,7 +12,7 @@ use engine::layers::region::Region;
 use engine::layers::{Ctx, block, embedding, head};
 use engine::layout::mesh::GroupKind;
 use engine::model::init;
-use engine::model::param_specs::{Attention, Block, Embedding, Head, HeadNorms, Linear, Mlp, Norm};
+use engine::model::param_specs::{Attention, Block, Embedding, FeedForward, Head, HeadNorms, Linear, Mlp, Norm};
 
 type C = Cpu<f32>;
 
@@ -141,7 +141,10 @@ fn block_inputs(kind: Kind) -> Block<Input> {
                 .head_norms
                 .then(|| HeadNorms { q: input("q norm", 1, h.dim, 1.0), k: input("k norm", 1, h.dim, 1.0) }),
         },
-        mlp: Mlp { up: linear("up", "up bias", up, D), down: linear("down", "down bias", D, F) },
+        feed_forward: FeedForward::Mlp(Mlp {
+            up: linear("up", "up bias", up, D),
+            down: linear("down", "down bias", D, F),
+        }),
         norm1: norm("norm1", "norm1 bias"),
         norm2: norm("norm2", "norm2 bias"),
         post1: kind.post_norms.then(|| norm("post1", "")),
@@ -168,7 +171,7 @@ fn check_block(cx: &Ctx<C>, p: &Pattern<C>, kind: Kind, slim: fn(block::Saved<C>
     let dx = {
         let mut next = grads.iter_mut();
         let mut g = block_inputs(kind).map(&mut |_| view_mut(next.next().expect("a gradient for each parameter")));
-        block::backward(cx, p, &w, dy, slim(saved), &mut g)
+        block::backward(cx, p, &w, dy, slim(saved), &mut g, None)
     };
     let gradients = std::iter::once(&dx).chain(&grads).map(|g| b.download(g)).collect();
     hold(kind.name, inputs(), gradients, |inputs| {
@@ -236,8 +239,16 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
     let pattern = Pattern { heads: heads(), rotary: Some(rotary), starts: &starts };
     let norms = Norms { kind: NormKind::Rms, eps: 1e-5 };
     let activation = Activation::SwiGlu;
-    let cx =
-        Ctx { b: &b, region: &region, norms, activation, embedding_scale: None, vocab_start: 0, positions_start: 0 };
+    let cx = Ctx {
+        b: &b,
+        region: &region,
+        norms,
+        activation,
+        moe: None,
+        embedding_scale: None,
+        vocab_start: 0,
+        positions_start: 0,
+    };
     let capped = Heads { cap: Some(1.5), scale: 0.3, ..heads() };
     for slim in [|saved| saved, block::Saved::slim] as [fn(_) -> _; 2] {
         check_block(&cx, &pattern, LLAMA, slim);

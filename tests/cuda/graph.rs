@@ -98,6 +98,7 @@ impl Did {
             Operation::AllReduce => "an all-reduce",
             Operation::AllGather => "an all-gather",
             Operation::ReduceScatter => "a reduce-scatter",
+            Operation::AllToAll => "an all-to-all",
             Operation::Send(_) | Operation::Receive(_) => "an exchange",
         };
         let bytes = calls.iter().map(|call| call.bytes).max().unwrap();

@@ -27,6 +27,14 @@ pub struct Shape<'a, B: Backend> {
     pub further_rounds: &'a Cell<u64>,
 }
 
+impl<B: Backend> Clone for Shape<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Shape<'_, B> {}
+
 impl<B: Backend> Shape<'_, B> {
     /// R, for this number of choices a rank.
     pub fn rows(&self, choices: usize) -> usize {

@@ -20,6 +20,7 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, m: &Shape<B>, w: &linear::Weights<B>, x:
 }
 
 /// Computes dx `[T, D]` from dweights `[T, k]`, and the auxiliary losses with their gradients.
+#[allow(clippy::too_many_arguments)]
 pub fn backward<B: Backend>(
     cx: &Ctx<B>,
     m: &Shape<B>,
