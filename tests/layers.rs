@@ -3,7 +3,7 @@
 //! The scalar is f = sum of r * y with a fixed random r; its derivative along a random direction u of one input is
 //! (f(x + e u) - f(x - e u)) / 2e, and must equal the sum of dx * u.
 
-use engine::backend::{Acc, Act, Backend, Heads, Rotary, Tensor, TensorView, TensorViewMut};
+use engine::backend::{Acc, Act, Backend, Heads, Rotary, Tensor, TensorView, TensorViewMut, Total};
 use engine::config::{Activation, NormKind};
 use engine::cpu::Cpu;
 use engine::layers::attention::Pattern;
@@ -217,7 +217,7 @@ fn check_head(cx: &Ctx<C>, z_loss: f32, cap: Option<f32>) {
     hold("head", inputs, gradients, |inputs| {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
         let w = Head { table: view(&t[2]), norm: Norm { weight: view(&t[1]), bias: None } };
-        let mut totals = zeros(b, 1, 3);
+        let mut totals = zeros(b, 1, Total::COUNT);
         head::evaluate(cx, &w, &t[0], &targets, &mut totals);
         let totals = b.download(&totals);
         totals[0] as f64 + (z_loss * totals[1]) as f64

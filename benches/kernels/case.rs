@@ -168,7 +168,8 @@ impl Pool {
     }
 }
 
-/// The numbers of rows of experts, of `rows` in all: of four consecutive experts the first has 1 part of 10, the last 4.
+/// The numbers of rows of experts, of `rows` in all: of four consecutive experts the first has 1 part of 10, the last
+/// has 4.
 pub fn counts(rows: usize, experts: usize) -> Vec<u32> {
     let parts = |expert: usize| 10 * (expert / 4) + [0, 1, 3, 6][expert % 4];
     let first = |expert: usize| rows * parts(expert) / parts(experts);

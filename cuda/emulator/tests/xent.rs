@@ -340,7 +340,7 @@ fn the_order_of_threads_changes_no_bit() {
     let case = Case::of(&x, targets, weights, PLAIN);
     let all = emulators().map(|place| {
         let (stats, mut x, mut totals) =
-            (emulated_stats(&place, &case.x, &case.targets, PLAIN), case.x.clone(), [0.0; 3]);
+            (emulated_stats(&place, &case.x, &case.targets, PLAIN), case.x.clone(), [0.0; 5]);
         case.gradient(&place, &mut x);
         on(&place, |m, l| ops::xent_totals(m, l.read(&stats), l.read(&case.weights), l.write(&mut totals)));
         (stats.iter().map(|s| s.to_bits()).collect::<Vec<_>>(), x, totals.map(f32::to_bits))

@@ -49,11 +49,11 @@ impl<B: Backend> Copy for Groups<'_, B> {}
 
 /// The auxiliary losses of a router, as sums over sequences and tokens of which the trainer takes means.
 pub struct Balance<'a, B: Backend> {
-    /// Rows of one sequence, S. The balancing loss of a sequence is `E sum over e of (n_e / S) P_e` (Fedus et al. 2021):
-    /// n_e its choices of expert e, P_e its mean probability of e by the softmax over all experts.
+    /// Rows of one sequence, S. The balancing loss of a sequence is `E sum over e of (n_e / S) P_e` (Fedus et al.
+    /// 2021): n_e its choices of expert e, P_e its mean probability of e by the softmax over all experts.
     pub seq: usize,
-    /// Factors of the gradients of the balancing loss of each sequence, and of log(sum exp)^2 of each token (Zoph et al.
-    /// 2022), times the counted targets of the step: gradients are divided by their number later.
+    /// Factors of the gradients of the balancing loss of each sequence, and of log(sum exp)^2 of each token (Zoph et
+    /// al. 2022), times the counted targets of the step: gradients are divided by their number later.
     pub factors: [f32; 2],
     /// The number of counted targets of the step, `[1, 1]`; at least 1 is taken.
     pub targets: &'a Acc<B>,

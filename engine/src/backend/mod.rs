@@ -290,8 +290,8 @@ pub trait Backend: Sized + 'static {
     fn copy_to_host_async<T: Elem>(&self, x: &Tensor<Self, T>) -> Self::HostCopy<T>;
     /// Blocks until the copy is complete. Returns the first fault since the last call, if there was one.
     fn wait_host<T: Elem>(&self, copy: Self::HostCopy<T>) -> Result<Vec<T>, Fault>;
-    /// Numbers of rows, on the host, which waits for them. A dry run takes those of `planned(imbalance)`, where the most
-    /// loaded rank gets `imbalance` times the mean; so does a device that is at fault, which the next
+    /// Numbers of rows, on the host, which waits for them. A dry run takes those of `planned(imbalance)`, where the
+    /// most loaded rank gets `imbalance` times the mean; so does a device that is at fault, which the next
     /// [`Backend::wait_host`] returns.
     fn counts_on_host(&self, counts: &Tensor<Self, u32>, planned: impl FnOnce(f64) -> Vec<u32>) -> Vec<u32>;
     fn copy<T: Elem>(&self, x: &Tensor<Self, T>) -> Tensor<Self, T>;

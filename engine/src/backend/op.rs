@@ -66,8 +66,8 @@ pub enum Operands {
 }
 
 impl Operands {
-    /// `[m, n, k]` of a product, of grouped ones that of one product with the weights of all experts and the mean rows of
-    /// one, which has as many operations; `[T, s, c]` of attention, else rows, columns and 1.
+    /// `[m, n, k]` of a product, of grouped ones that of one product with the weights of all experts and the mean rows
+    /// of one, which has as many operations; `[T, s, c]` of attention, else rows, columns and 1.
     pub fn sizes(self) -> [usize; 3] {
         match self {
             Operands::Matrix(rows, cols) => [rows, cols, 1],

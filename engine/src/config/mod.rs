@@ -63,16 +63,16 @@ pub struct Config {
 /// The tables of a file and their keys.
 pub fn tables() -> [(&'static str, Vec<&'static str>); 10] {
     [
-        ("model", Model::known()),
-        ("train", Train::known()),
-        ("parallel", Parallel::known()),
-        ("nccl", Nccl::known()),
-        ("optimizer", Optimizer::known()),
-        ("data", Data::known()),
-        ("spike", Spike::known()),
-        ("checkpoint", Checkpoint::known()),
-        ("watchdog", Watchdog::known()),
-        ("report", Report::known()),
+        ("model", [Model::KEYS, Model::ALIASES].concat()),
+        ("train", Train::KEYS.to_vec()),
+        ("parallel", Parallel::KEYS.to_vec()),
+        ("nccl", Nccl::KEYS.to_vec()),
+        ("optimizer", Optimizer::KEYS.to_vec()),
+        ("data", Data::KEYS.to_vec()),
+        ("spike", Spike::KEYS.to_vec()),
+        ("checkpoint", Checkpoint::KEYS.to_vec()),
+        ("watchdog", Watchdog::KEYS.to_vec()),
+        ("report", Report::KEYS.to_vec()),
     ]
 }
 
@@ -124,7 +124,7 @@ impl Config {
         let parallel: Parallel = or(all_defaults()).apply(&file.field("parallel"))?;
         parallel.check(&model, &train, ranks, at)?;
         let nccl = or(all_defaults()).apply(&file.field("nccl"))?;
-        let optimizer = file.field("optimizer").section("an [optimizer] table", &Optimizer::known())?;
+        let optimizer = file.field("optimizer").section("an [optimizer] table", &Optimizer::KEYS.to_vec())?;
         let optimizer = Optimizer::from_section(&optimizer, train.steps)?;
         optimizer.check(train.steps, at)?;
         let data: Data = need("a [data] table").apply(&file.field("data"))?;

@@ -111,8 +111,8 @@ section! {
             .real("must lie between 1e-9 and 1e9", |x| (1e-9..=1e9).contains(&x)),
         /// E: the number of experts of a layer that has experts; 0 where no layer has.
         pub num_local_experts: usize [InWeights] = expert_key(architecture, "num_local_experts", EXPERTS, 0)
-            .alias("num_experts")
-            .within(least(architecture, "num_local_experts")..=MOST_EXPERTS),
+            .within(least(architecture, "num_local_experts")..=MOST_EXPERTS)
+            .alias("num_experts"),
         /// k: the experts of a token.
         pub num_experts_per_tok: usize [InModel] = expert_key(architecture, "num_experts_per_tok", EXPERTS, 0)
             .within(least(architecture, "num_experts_per_tok")..=MOST_CHOICES)

@@ -79,7 +79,8 @@ macro_rules! section {
             fn read(
                 value: &toml::Value, key: &str, at: &$crate::config::origins::Origins
             ) -> $crate::error::Result<Self> {
-                $name::from_section(&$crate::config::section::Section::open(value, key, &$name::known(), at)?)
+                let section = $crate::config::section::Section::named(value, key, Self::KEYS, Self::ALIASES, at)?;
+                $name::from_section(&section)
             }
         }
     };
@@ -94,11 +95,8 @@ macro_rules! section {
             /// The keys of the fields.
             pub(in $crate::config) const KEYS: &[&str] = &[$(stringify!($field)),*];
 
-            /// Every key that the table may have.
-            pub(in $crate::config) fn known() -> Vec<&'static str> {
-                let aliases: &[&str] = &[$($(stringify!($alias)),*)?];
-                [Self::KEYS, aliases].concat()
-            }
+            /// Other names of some of them.
+            pub(in $crate::config) const ALIASES: &[&str] = &[$($(stringify!($alias)),*)?];
 
             pub(in $crate::config) fn from_section(
                 section: &$crate::config::section::Section<'_>, $($arg: $arg_type),*
@@ -140,8 +138,14 @@ pub struct Section<'a> {
 impl<'a> Section<'a> {
     /// Opens the table at `path`; keys other than `keys` are refused.
     pub fn open(value: &'a Value, path: &str, keys: &[&str], at: &'a Origins) -> Result<Self> {
+        Section::named(value, path, keys, &[], at)
+    }
+
+    /// Like [`Section::open`]; other names of keys are known too, but no message offers them.
+    pub fn named(value: &'a Value, path: &str, keys: &[&str], aliases: &[&str], at: &'a Origins) -> Result<Self> {
         let table = value.as_table().ok_or_else(|| wrong_type(value, path, "a table", at))?;
-        match table.keys().find(|key| !keys.contains(&key.as_str())) {
+        let known = |key: &&String| keys.contains(&key.as_str()) || aliases.contains(&key.as_str());
+        match table.keys().find(|key| !known(key)) {
             Some(key) => Err(unknown(path, key, keys, at)),
             None => Ok(Section { table, path: path.to_string(), at }),
         }

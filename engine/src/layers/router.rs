@@ -33,7 +33,8 @@ pub fn backward<B: Backend>(
 ) -> Act<B> {
     let b = cx.b;
     let Losses { balance, totals, load } = losses;
-    let dl = b.route_bwd(dweights, &saved.logits, &saved.choices, m.router, balance, [totals, load]); // [T, k] -> [T, E]
+    // [T, k] -> [T, E]
+    let dl = b.route_bwd(dweights, &saved.logits, &saved.choices, m.router, balance, [totals, load]);
     let mut rounded = b.alloc(dl.rows(), dl.cols());
     b.round(&dl, &mut rounded);
     b.matmul_tn_acc(&rounded, x, &mut g.weight); // dG += dl^T x

@@ -18,8 +18,13 @@ use std::collections::BTreeMap;
 
 /// Eight layers, two kv heads, an odd vocabulary.
 fn config(train: &str, parallel: &str, tied: bool) -> Config {
+    config_of("architecture = \"llama\"", train, parallel, tied)
+}
+
+/// The same with these keys of `[model]`.
+fn config_of(model: &str, train: &str, parallel: &str, tied: bool) -> Config {
     let text = format!(
-        "[model]\narchitecture = \"llama\"\nhidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 8\n\
+        "[model]\n{model}\nhidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 8\n\
          num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 51\nmax_position_embeddings = 32\n\
          rope_theta = 10000.0\nrms_norm_eps = 1e-5\ntie_word_embeddings = {tied}\n[train]\nseq_length = 16\n\
          steps = 9\n{train}\n[parallel]\n{parallel}\n[optimizer]\nlr = 1e-3\n\
@@ -69,9 +74,9 @@ fn shared_experts() -> Vec<(Config, usize, String)> {
         let parallel = format!("tensor = {tp}\npipeline = {pp}\nvirtual_pipeline = {vpp}\nexpert = {ep}\n");
         let recompute = if more > 1 { "recompute = \"full\"" } else { "" };
         let optimizer = if vpp > 1 { "distributed_optimizer = false" } else { "" };
-        let config = config(&format!("global_batch_size = 16\n{recompute}"), &format!("{parallel}{optimizer}"), false);
-        let text = config.to_toml().replace("architecture = \"llama\"\n", model).replace("mlp_bias = false\n", "");
-        (Config::from_resolved(&text).unwrap(), tp * pp * ep * more, format!("experts: {parallel}").replace('\n', " "))
+        let train = format!("global_batch_size = 16\n{recompute}");
+        let config = config_of(model, &train, &format!("{parallel}{optimizer}"), false);
+        (config, tp * pp * ep * more, format!("experts: {parallel}").replace('\n', " "))
     };
     layouts.into_iter().map(with).collect()
 }

@@ -163,5 +163,5 @@ fn squares_of_a_range_and_the_factor() {
     within("clipped", &factor(10_000.0, 10.0, 2.0), &[10.0, 0.02], 1e-6, 0.0);
     within("not clipped", &factor(100.0, 10.0, 2.0), &[1.0, 0.1], 1e-6, 0.0);
     within("never clipped", &factor(10_000.0, 10.0, 0.0), &[10.0, 0.1], 1e-6, 0.0);
-    assert_eq!(factor(0.0, 0.0, 1.0), [0.0, 0.0]);
+    assert_eq!(factor(0.0, 0.0, 1.0), [0.0, 1.0]);
 }
