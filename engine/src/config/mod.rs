@@ -60,19 +60,26 @@ pub struct Config {
     pub report: Report,
 }
 
+/// The keys of a table and their other names.
+macro_rules! keys {
+    ($table:ident) => {
+        [$table::KEYS, $table::ALIASES].concat()
+    };
+}
+
 /// The tables of a file and their keys.
 pub fn tables() -> [(&'static str, Vec<&'static str>); 10] {
     [
-        ("model", [Model::KEYS, Model::ALIASES].concat()),
-        ("train", Train::KEYS.to_vec()),
-        ("parallel", Parallel::KEYS.to_vec()),
-        ("nccl", Nccl::KEYS.to_vec()),
-        ("optimizer", Optimizer::KEYS.to_vec()),
-        ("data", Data::KEYS.to_vec()),
-        ("spike", Spike::KEYS.to_vec()),
-        ("checkpoint", Checkpoint::KEYS.to_vec()),
-        ("watchdog", Watchdog::KEYS.to_vec()),
-        ("report", Report::KEYS.to_vec()),
+        ("model", keys!(Model)),
+        ("train", keys!(Train)),
+        ("parallel", keys!(Parallel)),
+        ("nccl", keys!(Nccl)),
+        ("optimizer", keys!(Optimizer)),
+        ("data", keys!(Data)),
+        ("spike", keys!(Spike)),
+        ("checkpoint", keys!(Checkpoint)),
+        ("watchdog", keys!(Watchdog)),
+        ("report", keys!(Report)),
     ]
 }
 
@@ -124,7 +131,7 @@ impl Config {
         let parallel: Parallel = or(all_defaults()).apply(&file.field("parallel"))?;
         parallel.check(&model, &train, ranks, at)?;
         let nccl = or(all_defaults()).apply(&file.field("nccl"))?;
-        let optimizer = file.field("optimizer").section("an [optimizer] table", &Optimizer::KEYS.to_vec())?;
+        let optimizer = file.field("optimizer").section("an [optimizer] table", &keys!(Optimizer))?;
         let optimizer = Optimizer::from_section(&optimizer, train.steps)?;
         optimizer.check(train.steps, at)?;
         let data: Data = need("a [data] table").apply(&file.field("data"))?;
