@@ -211,7 +211,7 @@ fn check_head(cx: &Ctx<C>, z_loss: f32, cap: Option<f32>) {
     let dx = {
         let w = Head { table: view(&t[2]), norm: Norm { weight: view(&t[1]), bias: None } };
         let mut g = Head { table: view_mut(&mut table), norm: Norm { weight: view_mut(&mut norm), bias: None } };
-        head::forward(cx, &w, &t[0], &targets, &mut g, &mut zeros(b, 1, 3))
+        head::forward(cx, &w, &t[0], &targets, &mut g, &mut zeros(b, 1, Total::COUNT))
     };
     let gradients = vec![b.download(&dx), b.download(&norm), b.download(&table)];
     hold("head", inputs, gradients, |inputs| {

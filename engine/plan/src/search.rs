@@ -83,8 +83,8 @@ pub struct SearchSpace<'a, S> {
     pub scratch: &'a S,
 }
 
-/// The fastest of all layouts, micro-batch sizes, recomputations, virtual stages and, with experts, ranks that share them. `done` is called after each
-/// simulation.
+/// The fastest of all layouts, micro-batch sizes, recomputations, virtual stages and, with experts, ranks that share
+/// them. `done` is called after each simulation.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
     space: &SearchSpace<S>,

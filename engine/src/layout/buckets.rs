@@ -175,8 +175,8 @@ pub fn sharded_over(reduced_over: GroupKind) -> GroupKind {
     }
 }
 
-/// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last ones may
-/// be shorter). A tied table has a bucket of its own; units that are reduced over different groups share no bucket.
+/// Groups the units of a chunk of layers, in order, into buckets of at least `min_len` elements (a chunk's last ones
+/// may be shorter). A tied table has a bucket of its own; units that are reduced over different groups share no bucket.
 ///
 /// `tp` is this rank's place among the tensor-parallel ranks, (rank, ranks); `ranks(kind)` is the number of ranks that
 /// shard a bucket. The bucket boundaries are those of tensor-parallel rank 0, whose shards of the tensors are the

@@ -102,8 +102,8 @@ fn split_expert_warning(mesh: &Mesh, nodes: &[usize]) -> Option<String> {
     let (split, expert) = (split_groups(mesh, nodes, Axis::Expert), mesh.size(Axis::Expert));
     let first = split.first()?;
     Some(format!(
-        "{} of {} groups of ranks that share experts span nodes (first ranks {} on nodes {}), so the rows of every layer \
-         with experts cross the network; lower parallel.expert ({expert}), or put ep behind tp in parallel.order",
+        "{} of {} groups of ranks that share experts span nodes (first ranks {} on nodes {}), so the rows of every \
+         layer with experts cross the network; lower parallel.expert ({expert}), or put ep behind tp in parallel.order",
         split.len(),
         mesh.ranks() / expert,
         spans(first.iter().copied()),

@@ -1,6 +1,6 @@
 //! The rows that ranks send each other for the experts that they share. Each rank sorts its choices by expert; a rank
-//! computes the rows of its own experts, expert by expert, and those of one expert by the rank that they come from. It has
-//! memory for some rows at once: what is more is computed in further rounds, so that no row is dropped.
+//! computes the rows of its own experts, expert by expert, and those of one expert by the rank that they come from. It
+//! has memory for some rows at once: what is more is computed in further rounds, so that no row is dropped.
 
 use std::ops::Range;
 
@@ -151,7 +151,8 @@ mod tests {
             for round in 0..rounds {
                 let all: Vec<Round> = (0..ranks).map(|rank| counts.round(rank, round, rows)).collect();
                 for (to, here) in all.iter().enumerate() {
-                    let arrived: Vec<_> = (0..ranks).flat_map(|from| sorted[from][all[from].sent[to].clone()].to_vec()).collect();
+                    let from_rank = |from: usize| sorted[from][all[from].sent[to].clone()].to_vec();
+                    let arrived: Vec<_> = (0..ranks).flat_map(from_rank).collect();
                     let lens: Vec<usize> = (0..ranks).map(|from| all[from].sent[to].len()).collect();
                     prop_assert_eq!(here.received.iter().map(Range::len).collect::<Vec<_>>(), lens);
                     prop_assert!(arrived.len() <= rows);

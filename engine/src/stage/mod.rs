@@ -279,8 +279,9 @@ impl<B: Backend> Stage<B> {
     }
 
     /// Backward through the units of a chunk for its oldest micro-batch in flight. `dx` comes from the next chunk, the
-    /// result goes to the previous chunk. Layers with experts add their auxiliary losses and load to `sums`. `reduce` is given for the chunk's last micro-batch of the step: the reduction
-    /// of a bucket starts as soon as its gradients are complete.
+    /// result goes to the previous chunk. Layers with experts add their auxiliary losses and load to `sums`. `reduce`
+    /// is given for the chunk's last micro-batch of the step: the reduction of a bucket starts as soon as its gradients
+    /// are complete.
     pub fn backward(
         &mut self,
         b: &B,

@@ -421,8 +421,8 @@ fn rule(config: &Config) -> Rule {
 }
 
 /// How the gradients are summed. A rank has the gradients of its own heads' norms only, and those of routers from its
-/// own columns of the experts; under sequence parallelism it has those of its own rows for what all ranks apply to their
-/// rows: norms, and biases after a region.
+/// own columns of the experts; under sequence parallelism it has those of its own rows for what all ranks apply to
+/// their rows: norms, and biases after a region.
 fn reduce<B: Backend>(
     config: &Config,
     layout: Rc<ParamLayout>,

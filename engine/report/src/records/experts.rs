@@ -1,4 +1,5 @@
-//! `experts.jsonl`: how often each expert was chosen, summed over some steps. Only runs of models with experts write it.
+//! `experts.jsonl`: how often each expert was chosen, summed over some steps. Only runs of models with experts write
+//! it.
 
 use super::jsonl::{LAST_STEP, Log, Record, read as read_lines};
 use engine::error::Result;

@@ -106,8 +106,8 @@ impl SpikeRecord {
 /// How evenly the experts were chosen in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LoadRecord {
-    /// The choices of the expert that is chosen most, divided by the mean of its layer's experts; of the layer where this
-    /// is largest.
+    /// The choices of the expert that is chosen most, divided by the mean of its layer's experts; of the layer where
+    /// this is largest.
     pub max_over_mean: f64,
     /// That layer, counted from 0.
     pub layer: usize,

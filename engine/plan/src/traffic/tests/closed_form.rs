@@ -36,8 +36,8 @@ pub struct Volume {
 /// - Tensor, with sequence parallelism: all-gathers m S ((6 + 2f) L + e + h), reduce-scatters
 ///   m S ((4 + 2f) L + e + h), all-reduces of the gradients of norm weights, (2 L + h) D f32.
 ///   Without: all-reduces m S ((4 + 2f) L + e + h). The head gathers T x 3 f32 of each rank either way.
-/// - Experts, for the k T choices of a micro-batch that are for other ranks (evenly routed), in each layer with experts:
-///   all-to-alls of (2 + f) 2 D activations and (2 + f) f32; all-gathers of the counts, (1 + f) n E.
+/// - Experts, for the k T choices of a micro-batch that are for other ranks (evenly routed), in each layer with
+///   experts: all-to-alls of (2 + f) 2 D activations and (2 + f) f32; all-gathers of the counts, (1 + f) n E.
 /// - KvHeads: all-reduces of the gradients of the head's k and v, 2 d D f32 a layer.
 /// - Tensor: all-reduces of the gradients of routers, E D f32 a layer.
 /// - ExpertData, ExpertOptimizer: as Data and Optimizer, for the buckets of experts.
