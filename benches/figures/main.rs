@@ -5,6 +5,7 @@
 //! layouts.
 
 mod calls;
+mod experts;
 mod ops;
 
 use engine::backend::{Backend, Op};

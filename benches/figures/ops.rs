@@ -1,6 +1,6 @@
 //! Measures ops by their sizes, on matrices that were not just written.
 
-use super::median;
+use super::{experts, median};
 use engine::backend::{Acc, Act, AdamW, Backend, HeadRms, Heads, LayerNorm, Op, Rms, Rotary, Rule, Tensor, Xent};
 use engine::config::{Axis, Config};
 use engine::cpu::{Cpu, Float};
@@ -40,8 +40,8 @@ pub fn time<A: Float>(
 type Pool<T> = RefCell<HashMap<(usize, usize), (usize, Vec<T>)>>;
 
 /// The operands of ops.
-struct Bench<'a, A: Float> {
-    b: &'a Cpu<A>,
+pub struct Bench<'a, A: Float> {
+    pub b: &'a Cpu<A>,
     heads: Heads,
     /// Rows of the vocabulary on this rank, and the number of ranks that share it.
     vocab: usize,
@@ -66,7 +66,7 @@ impl<'a, A: Float> Bench<'a, A> {
     }
 
     /// Random numbers in -0.5 .. 0.5.
-    fn numbers(&self, rows: usize, cols: usize) -> Acc<Cpu<A>> {
+    pub fn numbers(&self, rows: usize, cols: usize) -> Acc<Cpu<A>> {
         let mut state = 1u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -75,7 +75,7 @@ impl<'a, A: Float> Bench<'a, A> {
         self.b.upload(&(0..rows * cols).map(|_| next()).collect::<Vec<_>>(), rows, cols)
     }
 
-    fn act(&self, rows: usize, cols: usize) -> Rc<Act<Cpu<A>>> {
+    pub fn act(&self, rows: usize, cols: usize) -> Rc<Act<Cpu<A>>> {
         let mut acts = self.acts.borrow_mut();
         let (next, all) = acts.entry((rows, cols)).or_default();
         *next = (*next + 1) % ALIKE;
@@ -106,11 +106,11 @@ impl<'a, A: Float> Bench<'a, A> {
     }
 
     /// A matrix that an op may overwrite.
-    fn own(&self, rows: usize, cols: usize) -> Act<Cpu<A>> {
+    pub fn own(&self, rows: usize, cols: usize) -> Act<Cpu<A>> {
         self.b.copy(&self.act(rows, cols))
     }
 
-    fn timed<T>(&self, work: impl FnOnce(&Cpu<A>) -> T) -> f64 {
+    pub fn timed<T>(&self, work: impl FnOnce(&Cpu<A>) -> T) -> f64 {
         let start = Instant::now();
         let done = work(self.b);
         let seconds = start.elapsed().as_secs_f64();
@@ -118,7 +118,7 @@ impl<'a, A: Float> Bench<'a, A> {
         seconds
     }
 
-    fn adding(&self, rows: usize, cols: usize, work: impl FnOnce(&Cpu<A>, &mut Acc<Cpu<A>>)) -> f64 {
+    pub fn adding(&self, rows: usize, cols: usize, work: impl FnOnce(&Cpu<A>, &mut Acc<Cpu<A>>)) -> f64 {
         let mut sums = self.sums(rows, cols);
         let seconds = self.timed(|b| work(b, &mut sums));
         self.put_back(sums);
@@ -141,6 +141,17 @@ impl<'a, A: Float> Bench<'a, A> {
                 let (dy, x) = (act(depth, rows), act(depth, cols));
                 self.adding(rows, cols, |b, dw| b.matmul_tn_acc(&dy, &x, dw))
             }
+            Op::GroupedNt
+            | Op::GroupedNn
+            | Op::GroupedTnAcc
+            | Op::RouterLogits
+            | Op::Route
+            | Op::RouteBwd
+            | Op::SortChoices
+            | Op::TakeRows
+            | Op::SumRows
+            | Op::SwigluWeighted
+            | Op::SwigluWeightedBwd => experts::once(self, op, [rows, cols, depth]),
             Op::Add => {
                 let (x, y) = (self.own(rows, cols), act(rows, cols));
                 self.timed(|b| b.add(x, &y))
