@@ -85,11 +85,13 @@ impl Case {
         on(place, |m, l| {
             let g = ops::Groups { counts: l.read(&self.counts), first: self.first };
             let (x, w, y) = (l.read(&x[late_x..]), l.read(&w[late_w..]), l.write(&mut y[late_y..]));
+            let (cols, depth) = if nt { (self.n, self.k) } else { (self.k, self.n) };
+            let shape = [self.rows, cols, depth];
             match (nt, target) {
-                (true, Target::Sm80) => ops::grouped_nt(m, x, w, g, y, self.rows),
-                (false, Target::Sm80) => ops::grouped_nn(m, x, w, g, y, self.rows),
-                (true, Target::Sm90a) => ops::grouped_nt_sm90(m, x, w, g, y, self.rows),
-                (false, Target::Sm90a) => ops::grouped_nn_sm90(m, x, w, g, y, self.rows),
+                (true, Target::Sm90a) if self.rows > 0 => ops::grouped_nt_sm90(m, [x, w, y], g, shape),
+                (false, Target::Sm90a) if self.rows > 0 => ops::grouped_nn_sm90(m, [x, w, y], g, shape),
+                (true, _) => ops::grouped_nt(m, x, w, g, y, self.rows),
+                (false, _) => ops::grouped_nn(m, x, w, g, y, self.rows),
             }
         });
     }

@@ -83,31 +83,24 @@ fn aligned(cols: [usize; 2], of: &[View]) -> bool {
 
 /// y `[R, n]` = x `[R, k]` w^T, each row with the weights of its expert in w `[E n, k]`.
 pub fn grouped_nt(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    if m.target() == Target::Sm90a && are_for_sm90([x, w, y], rows) {
-        return grouped_nt_sm90(m, x, w, g, y, rows);
-    }
-    grouped(m, [GROUPED_NT, GROUPED_NT_UNALIGNED], x, w, g, y, rows)
+    grouped(m, [GROUPED_NT, GROUPED_NT_UNALIGNED], grouped_nt_sm90, [x, w, y], g, rows)
 }
 
 /// y `[R, n]` = x `[R, k]` w, each row with the weights of its expert in w `[E k, n]`.
 pub fn grouped_nn(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    if m.target() == Target::Sm90a && are_for_sm90([x, w, y], rows) {
-        return grouped_nn_sm90(m, x, w, g, y, rows);
-    }
-    grouped(m, [GROUPED_NN, GROUPED_NN_UNALIGNED], x, w, g, y, rows)
+    grouped(m, [GROUPED_NN, GROUPED_NN_UNALIGNED], grouped_nn_sm90, [x, w, y], g, rows)
 }
 
-fn are_for_sm90([x, w, y]: [View; 3], rows: usize) -> bool {
-    rows > 0 && fits_sm90(y.len() / rows, x.len() / rows, [x, w, y])
-}
+/// The same product with the instructions of sm_90a, `[R, n, k]`.
+type Sm90 = fn(&dyn Machine, [View; 3], Groups, [usize; 3]) -> Done;
 
+/// y = x times the weights of each row's expert, by the kernel that takes these shapes and addresses.
 fn grouped(
     m: &dyn Machine,
     [kernel, unaligned]: [Kernel<Grouped>; 2],
-    x: View,
-    w: View,
+    sm90: Sm90,
+    [x, w, y]: [View; 3],
     g: Groups,
-    y: View,
     rows: usize,
 ) -> Done {
     if rows == 0 {
@@ -115,6 +108,9 @@ fn grouped(
     }
     let (k, n, experts) = (x.len() / rows, y.len() / rows, g.counts.len());
     assert_eq!((x.len(), y.len(), w.len()), (rows * k, rows * n, experts * n * k), "{experts} products of {n} x {k}");
+    if m.target() == Target::Sm90a && fits_sm90(n, k, [x, w, y]) {
+        return sm90(m, [x, w, y], g, [rows, n, k]);
+    }
     let kernel = if aligned([n, k], &[x, w, y]) { kernel } else { unaligned };
     let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
     let args = Grouped { x, w, counts: g.counts, y, first, rows: rows32, n: n32, k: k32 };

@@ -50,44 +50,36 @@ pub fn fits_sm90(n: usize, k: usize, of: [View; 3]) -> bool {
     n.is_multiple_of(128) && k.is_multiple_of(DEPTH) && of.iter().all(|view| view.at().is_multiple_of(16))
 }
 
-/// [`super::grouped_nt`] on sm_90a.
-pub fn grouped_nt_sm90(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    grouped(m, GROUPED_NT_SM90, [x, w, y], g, rows, true)
+/// [`super::grouped_nt`] on sm_90a: `[R, n, k]` that [`fits_sm90`].
+pub fn grouped_nt_sm90(m: &dyn Machine, [x, w, y]: [View; 3], g: Groups, [rows, n, k]: [usize; 3]) -> Done {
+    let weights = Tiles { of: w, cols: k, seq: g.counts.len() * n, rows: COLUMNS, dim: DEPTH };
+    grouped(m, GROUPED_NT_SM90, [x, y], weights, g, [rows, n, k])
 }
 
-/// [`super::grouped_nn`] on sm_90a.
-pub fn grouped_nn_sm90(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    grouped(m, GROUPED_NN_SM90, [x, w, y], g, rows, false)
+/// [`super::grouped_nn`] on sm_90a: `[R, n, k]` that [`fits_sm90`].
+pub fn grouped_nn_sm90(m: &dyn Machine, [x, w, y]: [View; 3], g: Groups, [rows, n, k]: [usize; 3]) -> Done {
+    let weights = Tiles { of: w, cols: n, seq: g.counts.len() * k, rows: DEPTH, dim: COLUMNS };
+    grouped(m, GROUPED_NN_SM90, [x, y], weights, g, [rows, n, k])
 }
 
 fn grouped(
     m: &dyn Machine,
     kernel: Kernel<GroupedTiles>,
-    [x, w, y]: [View; 3],
+    [x, y]: [View; 2],
+    weights: Tiles,
     g: Groups,
-    rows: usize,
-    turned: bool,
+    [rows, n, k]: [usize; 3],
 ) -> Done {
-    if rows == 0 {
-        return Ok(());
-    }
-    let (k, n, experts) = (x.len() / rows, y.len() / rows, g.counts.len());
-    assert_eq!((x.len(), y.len(), w.len()), (rows * k, rows * n, experts * n * k), "{experts} products of {n} x {k}");
-    assert!(fits_sm90(n, k, [x, w, y]), "products of {n} x {k}");
-    let map = |of, cols, seq, rows, dim| {
-        let tiles = Tiles { of, cols, seq, rows, dim };
+    assert!(fits_sm90(n, k, [x, weights.of, y]), "products of {n} x {k}");
+    let map = |tiles: Tiles| {
         m.tensor_map(tiles).map_err(|what| Fault { kernel: kernel.name, what, shapes: format!("{tiles:?}") })
     };
-    let weights = match turned {
-        true => map(w, k, experts * n, COLUMNS, DEPTH)?,
-        false => map(w, n, experts * k, DEPTH, COLUMNS)?,
-    };
-    let x = map(x, k, rows, ROWS, DEPTH)?;
+    let (w, of_x) = (map(weights)?, map(Tiles { of: x, cols: k, seq: rows, rows: ROWS, dim: DEPTH })?);
     let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
-    let args = GroupedTiles { counts: g.counts, y, first, rows: rows32, n: n32, k: k32, x, w: weights };
-    // SAFETY: the views are checked against rows, n, k and the experts; maps never reach beyond their views, and the
-    // kernel writes no more rows than these, whatever the counts are.
-    unsafe { launch(m, kernel, &args, grouped_sm90_geometry(rows, n, experts, m.processors())) }
+    let args = GroupedTiles { counts: g.counts, y, first, rows: rows32, n: n32, k: k32, x: of_x, w };
+    // SAFETY: the caller checked the views against rows, n, k and the experts; maps never reach beyond their views, and
+    // the kernel writes no more rows than these, whatever the counts are.
+    unsafe { launch(m, kernel, &args, grouped_sm90_geometry(rows, n, g.counts.len(), m.processors())) }
 }
 
 #[cfg(test)]
