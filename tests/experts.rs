@@ -4,6 +4,7 @@ use crate::common::{Case, EXPERT_CASES, finish, metrics, mpirun, read_tensors, s
 use crate::gradients::agree_at;
 use crate::trajectories::{F32, follows};
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 use std::path::Path;
 use toml::Table;
 
@@ -49,8 +50,8 @@ fn rounds_change_nothing() {
     }
 }
 
-/// A checkpoint knows nothing of who held which expert: one of four ranks that share the experts continues on two ranks
-/// that share them, and on one.
+/// A checkpoint does not depend on which rank holds which expert: one of four ranks that share the experts continues on
+/// two ranks that share them, and on one.
 #[test]
 fn a_checkpoint_continues_with_the_experts_shared_otherwise() {
     let (tmp, case) = (tempfile::tempdir().unwrap(), Case::open("qwen3_moe"));
@@ -75,20 +76,19 @@ fn a_checkpoint_continues_with_the_experts_shared_otherwise() {
 #[test]
 fn all_tokens_may_choose_the_same_experts() {
     let tmp = tempfile::tempdir().unwrap();
-    let case = Case::open("qwen3_moe_norm");
-    let init = tmp.path().join("init");
-    std::fs::create_dir(&init).unwrap();
-    std::fs::copy(case.dir.join("init/config.json"), init.join("config.json")).unwrap();
-    without_router(&case.dir.join("init/model.safetensors"), &init.join("model.safetensors"));
     let train = |ranks: usize, expert: i64, buffer: f64| {
         let run = tmp.path().join(format!("run-{ranks}-{expert}-{buffer}"));
-        let mut config = case.config(&run);
+        let mut config = with_routers(0.0, tmp.path(), &run);
         apply(&mut config, &[(EP, expert), ("train.micro_batch_size", 1), ("train.steps", 3)]);
-        set(&mut config, "model.hf", init.to_str().unwrap());
-        set(&mut config, "train.load", format!("hf:{}", init.display()));
         set(&mut config, "parallel.expert_buffer", buffer);
         let config = write_config(tmp.path(), "config.toml", &config);
         finish(mpirun(ranks).args(["train", "--config"]).arg(config)).succeeded();
+        // The dry run, which plans for even routing, counts every byte.
+        let memory: Value = serde_json::from_str(&std::fs::read_to_string(run.join("memory.json")).unwrap()).unwrap();
+        for rank in memory["ranks"].as_array().unwrap() {
+            assert!(rank["used"]["peak_bytes"].as_u64() > Some(0));
+            assert_eq!(rank["planned"], rank["used"], "{ranks} ranks, buffer {buffer}: {rank}");
+        }
         metrics(&run)
     };
     let alone = train(1, 1, 1.5);
@@ -104,19 +104,44 @@ fn all_tokens_may_choose_the_same_experts() {
     }
 }
 
-/// Copies a file with the routers' weights set to zero.
-fn without_router(from: &Path, to: &Path) {
+/// Weights so large that logits are not finite. Choices exist all the same, so that no rank waits for rows for ever.
+#[test]
+fn a_router_that_is_not_finite_is_named() {
+    for (ranks, expert) in [(1, 1), (2, 2)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut config = with_routers(f32::MAX, tmp.path(), &tmp.path().join("run"));
+        apply(&mut config, &[(EP, expert)]);
+        let config = write_config(tmp.path(), "config.toml", &config);
+        let outcome = finish(mpirun(ranks).args(["train", "--config"]).arg(config));
+        // Layer 1 is the first one with experts.
+        let place = "the first number that is not finite came from router_logits in layer 1, forward of micro-batch 0";
+        outcome.refused(1, &["training has diverged", place]);
+    }
+}
+
+/// The configuration of a case whose routers start with this value in all of their weights, written below `dir`.
+fn with_routers(value: f32, dir: &Path, run: &Path) -> Table {
+    let case = Case::open("qwen3_moe_norm");
+    let init = dir.join("init");
+    std::fs::create_dir_all(&init).unwrap();
+    std::fs::copy(case.dir.join("init/config.json"), init.join("config.json")).unwrap();
+    fill_routers(value, &case.dir.join("init/model.safetensors"), &init.join("model.safetensors"));
+    let mut config = case.config(run);
+    set(&mut config, "model.hf", init.to_str().unwrap());
+    set(&mut config, "train.load", format!("hf:{}", init.display()));
+    config
+}
+
+/// Copies a file with this value in all weights of the routers.
+fn fill_routers(value: f32, from: &Path, to: &Path) {
     let bytes = std::fs::read(from).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let data: Vec<(String, Vec<usize>, Vec<u8>)> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| {
-            let zero = name.ends_with("mlp.gate.weight");
-            let data = if zero { vec![0; tensor.data().len()] } else { tensor.data().to_vec() };
-            (name, tensor.shape().to_vec(), data)
-        })
-        .collect();
+    let fill = |(name, tensor): (String, TensorView)| {
+        let router = name.ends_with("mlp.gate.weight");
+        let data = if router { value.to_le_bytes().repeat(tensor.data().len() / 4) } else { tensor.data().to_vec() };
+        (name, tensor.shape().to_vec(), data)
+    };
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = file.tensors().into_iter().map(fill).collect();
     let views = data
         .iter()
         .map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));

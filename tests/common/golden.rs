@@ -7,7 +7,7 @@ use toml::{Table, Value as Toml};
 
 use super::checkout;
 
-/// Every case that `make.py` makes of models without experts.
+/// The golden cases of models without experts.
 pub const CASES: [&str; 20] = [
     "mha_odd_vocab",
     "gqa_masked",
@@ -31,7 +31,7 @@ pub const CASES: [&str; 20] = [
     "two_stages",
 ];
 
-/// Its cases of models with experts.
+/// The golden cases of models with experts.
 pub const EXPERT_CASES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_norm"];
 
 /// A folder of `tests/golden`.

@@ -9,7 +9,7 @@ use super::{Left, Site, apart, experts, small, with};
 use crate::common::{Tensors, distance, engine, export, finish, write_config};
 use crate::trajectories::BF16;
 
-/// The run of one rank, which layouts are compared with.
+/// The run that layouts are compared with: of one rank, unless said otherwise.
 struct Alone {
     site: Site,
     config: Table,
@@ -20,9 +20,14 @@ struct Alone {
 
 impl Alone {
     fn with(more: &[(&str, Toml)]) -> Alone {
+        Alone::at(1, &[], more)
+    }
+
+    /// The run of `ranks` ranks at a layout.
+    fn at(ranks: usize, layout: &[(&str, Toml)], more: &[(&str, Toml)]) -> Alone {
         let site = Site::new();
         let config = with(&small(site.tmp.path()), more);
-        let left = site.run("alone", 1, &config, apart);
+        let left = site.run("alone", ranks, &with(&config, layout), apart);
         Alone { first: first(&site, &config), left, site, config }
     }
 
@@ -34,7 +39,11 @@ impl Alone {
             for (key, bound) in [("loss", BF16.loss), ("grad_norm", BF16.grad_norm), ("tokens", 0.0), ("lr", 0.0)] {
                 let [is, alone] = [got, want].map(|step| step[key].as_f64().unwrap());
                 let off = (is / alone - 1.0).abs();
-                assert!(off <= bound, "{name}, step {}: {key} is {is}, on one rank {alone}: {off:.1e}", got["step"]);
+                assert!(
+                    off <= bound,
+                    "{name}, step {}: {key} is {is}, in the reference {alone}: {off:.1e}",
+                    got["step"]
+                );
             }
         }
         for (tensor, got) in &got.weights {
@@ -84,14 +93,16 @@ fn experts_of_two_ranks() {
 mod exhaustive {
     use super::*;
 
-    /// Without tensor parallelism, whose sums in bf16 round otherwise, so that tokens choose other experts: the golden
-    /// runs in f32 cover it (`tests/experts.rs`).
+    /// Sums over tensor-parallel ranks round otherwise in bf16, so that some tokens choose other experts than on one
+    /// rank: ranks that share experts are compared with ranks that do not, at the same tensor parallelism.
     #[test]
     fn experts_and_other_ways() {
         let alone = Alone::with(&experts());
-        let shared = |pipeline| and(degrees(1, pipeline, 1), "parallel.expert", 2);
-        alone.trains_like("ep2-pp2", 4, &shared(2));
-        alone.trains_like("ep2-rounds", 2, &and(shared(1), "parallel.expert_buffer", 0.4));
+        let shared = |tensor, pipeline| and(degrees(tensor, pipeline, 1), "parallel.expert", 2);
+        alone.trains_like("ep2-pp2", 4, &shared(1, 2));
+        alone.trains_like("ep2-rounds", 2, &and(shared(1, 1), "parallel.expert_buffer", 0.4));
+        let tensor_parallel = Alone::at(2, &degrees(2, 1, 1), &experts());
+        tensor_parallel.trains_like("ep2-tp2", 4, &shared(2, 1));
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn planned_is_used(run: &Path) {
     }
 }
 
-/// What makes a small model one with experts.
+/// The settings that give a small model experts.
 fn experts() -> [(&'static str, toml::Value); 3] {
     [
         ("model.architecture", "mixtral".into()),

@@ -21,17 +21,19 @@ pub fn estimate(config: &Config, mesh: &Mesh, cluster: &Cluster, r: &Achieved) -
     let p = &config.parallel;
     let (stages, d) = (mesh.size(Axis::Pipeline) as f64, mesh.replicas() as f64);
     let parameters = held(&config.model, p.expert) / (p.tensor as f64 * stages);
+    // All data-parallel ranks together have one optimizer state of every parameter, whether or not they share experts.
+    let sharded = held(&config.model, 1) / (p.tensor as f64 * stages * d);
     let n_mbs = config.train.global_batch_size as f64 / (config.train.micro_batch_size as f64 * d);
     let bubble = (stages - 1.0) / p.virtual_pipeline as f64;
     let crosses = mesh.ranks() > cluster.gpus_per_node;
     let link = if crosses { r.network_gb_s / cluster.gpus_per_node as f64 } else { r.ring_gb_s } * 1e9;
     // Two thirds of it overlap with compute.
     let gradients = if d > 1.0 { 6.0 * parameters / link / 3.0 } else { 0.0 };
-    let optimizer = 30.0 * parameters / d / (r.adamw_gb_s * 1e9);
+    let optimizer = 30.0 * sharded / (r.adamw_gb_s * 1e9);
     let mean = stage(config, stages, cluster, r);
     let seconds = (n_mbs * imbalance(config, mesh) + bubble) * mean + gradients + optimizer;
-    let shared = if p.distributed_optimizer { d } else { 1.0 };
-    Estimate { seconds, bytes: parameters * (6.0 + 12.0 / shared) + activations(config, stages, n_mbs) }
+    let optimized = if p.distributed_optimizer { sharded } else { parameters };
+    Estimate { seconds, bytes: 6.0 * parameters + 12.0 * optimized + activations(config, stages, n_mbs) }
 }
 
 /// The work of the busiest stage relative to the mean one.

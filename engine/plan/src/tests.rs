@@ -95,12 +95,20 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);
 }
 
-/// The closed form knows the layers of other families: windows, soft-caps, MLPs without a gate, norms of heads.
+/// The closed form knows the layers of other families: windows, soft-caps, MLPs without a gate, norms of heads, experts.
 #[test]
 fn the_closed_form_is_near_for_every_family() {
-    let cluster = Cluster::load(&configs("clusters/abci-a100-40.toml")).unwrap();
-    let (achieved, scratch) = (cluster.achieved.as_ref().unwrap(), CpuScratch::<bf16>::new(1));
-    for name in ["swallow-ms-7b", "qwen3-8b", "gemma-2-9b", "llm-jp-13b-v1"] {
+    let scratch = CpuScratch::<bf16>::new(1);
+    for (name, on) in [
+        ("swallow-ms-7b", "abci-a100-40"),
+        ("qwen3-8b", "abci-a100-40"),
+        ("gemma-2-9b", "abci-a100-40"),
+        ("llm-jp-13b-v1", "abci-a100-40"),
+        ("swallow-mx-8x7b", "dgx-a100-80"),
+        ("qwen3-30b-a3b", "dgx-a100-80"),
+    ] {
+        let cluster = Cluster::load(&configs(&format!("clusters/{on}.toml"))).unwrap();
+        let achieved = cluster.achieved.as_ref().unwrap();
         let config = Config::read(&configs(&format!("{name}.toml")), &[]).unwrap();
         let ranks = config.parallel.ranks.unwrap();
         let mesh = config.mesh(ranks).unwrap();

@@ -137,7 +137,8 @@ fn layer_attention_flops(m: &Model, positions: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Architecture, AttentionKind};
+    use crate::config::{Architecture, AttentionKind, Config};
+    use std::path::Path;
 
     /// Llama 2 with Swallow's vocabulary.
     fn swallow(hidden: usize, intermediate: usize, layers: usize, heads: usize, kv_heads: usize) -> Model {
@@ -212,6 +213,26 @@ mod tests {
         assert_eq!(totals(Formula::PaperTotals), ["5.0e21", "9.4e21", "5.0e22"]);
         assert_eq!(totals(Formula::Full), ["4.9e21", "9.2e21", "4.7e22"]);
         assert_eq!(totals(Formula::Model), ["4.5e21", "8.6e21", "4.5e22"]);
+    }
+
+    /// The totals that the models' authors give: 46.7B with 12.9B active, and 30.5B with 3.3B active.
+    #[test]
+    fn experts_that_a_token_does_not_use_are_not_counted() {
+        let read = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name);
+            Config::read(&path, &[]).unwrap().model
+        };
+        let [mixtral, qwen] = ["swallow-mx-8x7b.toml", "qwen3-30b-a3b.toml"].map(read);
+        let billions = |m: &Model| [parameters(m), active_parameters(m)].map(|n| format!("{:.1}", n as f64 / 1e9));
+        assert_eq!(
+            (billions(&mixtral), billions(&qwen)),
+            (["46.7", "12.9"].map(Into::into), ["30.5", "3.4"].map(Into::into))
+        );
+        // Without attention and the head, a token costs two operations for each weight that it uses, thrice.
+        let m = &mixtral;
+        let weights = 2.0 * (m.hidden_size * 3 * 14336) as f64 + (m.hidden_size * 8) as f64;
+        let attention = (m.hidden_size * (2 * 32 + 2 * 8) * 128) as f64;
+        assert_eq!(linear_flops(m), 32.0 * 2.0 * (weights + attention));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::config::model::LayerTypes;
-use crate::config::{Activation, LayerType, NormKind};
+use crate::config::{Activation, Experts, LayerType, NormKind, RouterWeights};
 
 const MISTRAL: &str = r#"{
   "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
@@ -51,6 +51,29 @@ const GEMMA2: &str = r#"{
   "use_cache": true, "vocab_size": 512
 }"#;
 
+const MIXTRAL: &str = r#"{
+  "architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "dtype": "bfloat16",
+  "eos_token_id": 2, "head_dim": null, "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02,
+  "intermediate_size": 172, "max_position_embeddings": 512, "model_type": "mixtral", "num_attention_heads": 8,
+  "num_experts_per_tok": 2, "num_hidden_layers": 3, "num_key_value_heads": 4, "num_local_experts": 6,
+  "output_router_logits": false, "pad_token_id": null, "rms_norm_eps": 1e-05,
+  "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}, "router_aux_loss_coef": 0.02,
+  "router_jitter_noise": 0.0, "sliding_window": null, "tie_word_embeddings": false, "transformers_version": "5.17.0",
+  "use_cache": true, "vocab_size": 512
+}"#;
+
+const QWEN3_MOE: &str = r#"{
+  "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": null,
+  "decoder_sparse_step": 2, "dtype": "bfloat16", "eos_token_id": null, "head_dim": 16, "hidden_act": "silu",
+  "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 172, "max_position_embeddings": 512,
+  "mlp_only_layers": [3], "model_type": "qwen3_moe", "moe_intermediate_size": 24, "norm_topk_prob": true,
+  "num_attention_heads": 8, "num_experts_per_tok": 3, "num_hidden_layers": 6, "num_key_value_heads": 4,
+  "num_local_experts": 8, "output_router_logits": false, "pad_token_id": null, "rms_norm_eps": 1e-06,
+  "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "router_aux_loss_coef": 0.001,
+  "sliding_window": null, "tie_word_embeddings": false, "transformers_version": "5.17.0", "use_cache": true,
+  "use_sliding_window": false, "vocab_size": 512
+}"#;
+
 const GPT2: &str = r#"{
   "activation_function": "gelu_new", "add_cross_attention": false, "architectures": ["GPT2LMHeadModel"],
   "attn_pdrop": 0.1, "bos_token_id": 50256, "dtype": "bfloat16", "embd_pdrop": 0.1, "eos_token_id": 50256,
@@ -62,7 +85,7 @@ const GPT2: &str = r#"{
   "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
 }"#;
 
-const ALL: [&str; 7] = [FOUR, FIVE, MISTRAL, QWEN2, QWEN3, GEMMA2, GPT2];
+const ALL: [&str; 9] = [FOUR, FIVE, MISTRAL, QWEN2, QWEN3, GEMMA2, GPT2, MIXTRAL, QWEN3_MOE];
 
 fn fields(json: &str) -> Map<String, Value> {
     serde_json::from_str(json).unwrap()
@@ -153,6 +176,46 @@ fn each_family_has_its_own_layers() {
     assert_eq!((gpt2.activation(), gpt2.layer(0).biases.mlp), (Activation::Gelu, true));
     let types = read(GEMMA2).unwrap().layer_types.0;
     assert_eq!(types[..2], [LayerType::Sliding, LayerType::Full]);
+}
+
+#[test]
+fn experts_are_in_the_layers_that_the_file_names() {
+    let [mixtral, qwen] = [MIXTRAL, QWEN3_MOE].map(|json| read(json).unwrap());
+    assert_eq!(mixtral.expert_layers().collect::<Vec<_>>(), [0, 1, 2]);
+    // Every second layer but number 3.
+    assert_eq!(qwen.expert_layers().collect::<Vec<_>>(), [1, 5]);
+    let of = |model: &Model, layer| model.layer(layer).experts().unwrap();
+    let Experts { count, per_token, weights, mlp, .. } = of(&qwen, 1);
+    assert_eq!((count, per_token, weights, mlp.intermediate_size), (8, 3, RouterWeights::OfChosen, 24));
+    assert_eq!((qwen.layer(0).mlp().intermediate_size, mixtral.layer(0).mlp().intermediate_size), (172, 172));
+    let raw = read(&with(QWEN3_MOE, json!({ "norm_topk_prob": null }))).unwrap();
+    assert_eq!(of(&raw, 1).weights, RouterWeights::OfAll);
+    let defaults = json!({ "num_local_experts": null, "num_experts_per_tok": null, "moe_intermediate_size": null });
+    let defaults = read(&with(QWEN3_MOE, defaults)).unwrap();
+    assert_eq!((of(&defaults, 1).count, of(&defaults, 1).per_token), (128, 8));
+    assert_eq!(defaults.moe_intermediate_size, 768);
+}
+
+/// transformers 4 and 5 name the number of Qwen's experts differently; both names may be there if they agree.
+#[test]
+fn both_names_of_the_number_of_experts_are_read() {
+    let four = with(QWEN3_MOE, json!({ "num_local_experts": null, "num_experts": 8 }));
+    assert_eq!(read(&four).unwrap(), read(QWEN3_MOE).unwrap());
+    assert_eq!(read(&with(QWEN3_MOE, json!({ "num_experts": 8 }))).unwrap(), read(QWEN3_MOE).unwrap());
+    let message = read(&with(QWEN3_MOE, json!({ "num_experts": 4 }))).unwrap_err().to_string();
+    assert!(message.contains("num_experts = 4: differs from num_local_experts"), "{message}");
+    let written = config_json(&read(QWEN3_MOE).unwrap(), None, Precision::F32);
+    assert_eq!([&written["num_local_experts"], &written["num_experts"]], [8; 2]);
+}
+
+/// transformers adds the loss that balances experts only where it also returns their logits.
+#[test]
+fn the_balancing_coefficient_is_read_where_transformers_uses_it() {
+    for json in [MIXTRAL, QWEN3_MOE] {
+        assert_eq!(read(json).unwrap().router_aux_loss_coef, 0.0);
+        let on = with(json, json!({ "output_router_logits": true, "router_aux_loss_coef": 0.5 }));
+        assert_eq!(read(&on).unwrap().router_aux_loss_coef, 0.5);
+    }
 }
 
 #[test]
@@ -259,6 +322,10 @@ fn what_a_family_does_not_have_here_is_refused() {
         (GEMMA2, json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention = true"),
         (FIVE, json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping = 30.0: a llama here has no such"),
         (FIVE, json!({ "num_experts": 8 }), "num_experts = 8: a llama here has no such feature"),
+        (MIXTRAL, json!({ "num_experts": 8 }), "num_experts = 8: a mixtral here has no such feature"),
+        (MIXTRAL, json!({ "num_local_experts": 0 }), "num_local_experts = 0: must lie in 1 ..= "),
+        (QWEN3_MOE, json!({ "num_experts_per_tok": 9 }), "num_experts_per_tok = 9: must be at most"),
+        (QWEN3_MOE, json!({ "n_shared_experts": 1 }), "n_shared_experts = 1: a qwen3_moe here has no such"),
         (QWEN3, json!({ "no_rope_layers": [1, 0] }), "no_rope_layers = [1,0]: a qwen3 here"),
         (GPT2, json!({ "scale_attn_weights": false }), "scale_attn_weights = false"),
         (GPT2, json!({ "activation_function": "relu" }), "activation_function = \"relu\""),
