@@ -108,8 +108,8 @@ KERNEL(route_counts, RouteBwd, 256) {
     if (thread() % 32 == 0) st(a.counts, warp, count);
 }
 
-// What the gradients of a token's logits have in common. The balancing loss is E sum of (n_e / S) p_e / S over the
-// experts e: `share` is E / S^2.
+// The quantities that the gradients of all logits of a token share. The token's part of the balancing loss is the sum
+// over the experts e of E (n_e / S) p_e / S, and `share` is E / S^2.
 struct Token {
     u64 row, counts;
     float most, scale, share, balancing, log_z;

@@ -105,7 +105,7 @@ impl Logs {
         }
         self.progress.step(&record);
         if let (Some(load), Some(stats)) = (&mut self.experts, &results.experts) {
-            // It informs alone: a disk that refuses it must not end the run.
+            // The file only informs: a disk error must not end the run.
             let warning = load.step(step, stats).unwrap_or_else(|e| Some(e.to_string()));
             warning.into_iter().for_each(|warning| self.progress.warn(&warning));
         }

@@ -89,8 +89,8 @@ fn of_chosen(r: Router) -> u32 {
     (r.weights == RouterWeights::OfChosen).into()
 }
 
-/// What backward reads: dweights `[T, k]`, logits `[T, E]`, chosen `[T, k]`; and the losses' rows of a sequence,
-/// factors and counted targets `[1]`, as in [`engine::backend::Balance`].
+/// The inputs of the router's backward pass: dweights `[T, k]`, logits `[T, E]`, chosen `[T, k]`, and the fields of
+/// [`engine::backend::Balance`], with the counted targets as `[1]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Routed {
     pub dweights: View,

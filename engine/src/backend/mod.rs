@@ -466,7 +466,7 @@ pub trait Backend: Sized + 'static {
     fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
     /// y = x w, each row with the weights of its expert: x `[R, N]`, w `[E N, K]` -> y `[R, K]`.
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
-    /// Of each expert, dw += dy^T x over its rows, in f32: dy `[R, N]`, x `[R, K]`, dw `[E N, K]`.
+    /// For each expert: dw += dy^T x over its rows, in f32: dy `[R, N]`, x `[R, K]`, dw `[E N, K]`.
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>);
     /// y = weight * silu(gate) * up: gate_up `[R, 2F]` = `[gate | up]`, weights `[R, 1]` -> y `[R, F]`.
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>);

@@ -19,7 +19,7 @@ pub struct Layer {
     pub feed_forward: FeedForward,
 }
 
-/// What follows attention in a layer.
+/// The feed-forward part of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedForward {
     Dense(Mlp),
@@ -94,8 +94,6 @@ pub enum Activation {
     GeGlu,
     /// gelu(up) in its tanh form, without a gate.
     Gelu,
-    /// (up + 1) * gate * sigmoid(1.702 gate) with a clamped gate and clamped values (GPT-OSS).
-    ClampedSwiGlu,
 }
 
 named! {
@@ -160,7 +158,7 @@ impl Activation {
     /// Rows of the MLP's first product for each row of its second: the gate's and the values'.
     pub fn products(self) -> usize {
         match self {
-            Activation::SwiGlu | Activation::GeGlu | Activation::ClampedSwiGlu => 2,
+            Activation::SwiGlu | Activation::GeGlu => 2,
             Activation::Gelu => 1,
         }
     }

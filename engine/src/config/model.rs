@@ -18,8 +18,6 @@ const DEEPEST: u64 = 1 << 14;
 /// A layer with more experts, or more of them for each token, is a typing error.
 const MOST_EXPERTS: u64 = 1 << 12;
 const MOST_CHOICES: u64 = 64;
-/// GPT-OSS's, which transformers has as a constant.
-const SWIGLU_LIMIT: f64 = 7.0;
 /// Token ids and positions are 32-bit in the data files.
 const LONGEST: u64 = i32::MAX as u64;
 /// The remedy for layers that slide without a window.
@@ -130,9 +128,6 @@ section! {
             .must(format!("must be numbers of layers below num_hidden_layers ({num_hidden_layers})"), |layers| {
                 layers.iter().all(|&layer| layer < num_hidden_layers)
             }),
-        /// The bound of the gate and of the values in a clamped SwiGLU.
-        pub swiglu_limit: f64 [InModel] = only(architecture, "swiglu_limit", SWIGLU_LIMIT)
-            .real("must lie between 1e-3 and 1e6", |x| (1e-3..=1e6).contains(&x)),
         /// The coefficient of the loss that balances the load of experts.
         pub router_aux_loss_coef: f64 = only(architecture, "router_aux_loss_coef", 0.0).not_negative(),
         /// The coefficient of the mean of the square of the router's log-sum-exp.
@@ -223,7 +218,7 @@ impl Write for LayerTypes {
     }
 }
 
-/// A size that the architectures which have it need; the others have `none`.
+/// A size that some architectures need; for the others it is `none`.
 fn expert_key<'r>(architecture: Architecture, key: &'static str, example: &'r str, none: usize) -> Rule<'r, usize> {
     match architecture.has(key) {
         true => need(example),

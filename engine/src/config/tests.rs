@@ -399,7 +399,6 @@ retry_seconds = 60
             "norm_topk_prob",
             "decoder_sparse_step",
             "mlp_only_layers",
-            "swiglu_limit",
             "router_aux_loss_coef",
             "router_z_loss_coef",
             "num_experts",

@@ -47,20 +47,24 @@ enum Rounds {
     Shared(Vec<Round>),
 }
 
-/// The number of rows of each expert in a round.
-pub enum Counted<'a, B: Backend> {
-    /// Of all sorted choices, of which the round begins with this one.
-    All(&'a Tensor<B, u32>, usize),
-    Round(Tensor<B, u32>),
+/// One round, with its indices in the backend's memory.
+pub struct InRound<'d, B: Backend> {
+    d: &'d Dispatch<B>,
+    b: &'d B,
+    m: &'d Shape<'d, B>,
+    kind: Kind<'d, B>,
 }
 
-impl<B: Backend> Counted<'_, B> {
-    pub fn groups(&self) -> Groups<'_, B> {
-        match self {
-            Counted::All(counts, first) => Groups { counts, first: *first },
-            Counted::Round(counts) => Groups { counts, first: 0 },
-        }
-    }
+enum Kind<'d, B: Backend> {
+    /// A range of the sorted choices.
+    Here(Range<usize>),
+    Shared {
+        round: &'d Round,
+        /// [`Round::order`], [`Round::places`] and [`Round::counts`]; the first two with memory for R rows.
+        order: Rows<B, u32>,
+        places: Rows<B, u32>,
+        counts: Tensor<B, u32>,
+    },
 }
 
 impl<B: Backend> Dispatch<B> {
@@ -94,68 +98,79 @@ impl<B: Backend> Dispatch<B> {
         &self.sorted.places
     }
 
-    pub fn counted(&self, b: &B, round: usize) -> Counted<'_, B> {
-        match &self.rounds {
-            Rounds::Here(rounds) => Counted::All(&self.sorted.counts, rounds[round].start),
-            Rounds::Shared(rounds) => Counted::Round(b.upload(&rounds[round].counts, 1, rounds[round].counts.len())),
-        }
-    }
-
-    /// The rows of x that this rank's experts compute in a round, sorted by expert; `per` choices belong to a row.
-    pub fn to_experts<T: Elem>(&self, b: &B, m: &Shape<B>, x: &Tensor<B, T>, per: usize, round: usize) -> Rows<B, T> {
-        let (order, mut here) = (&self.sorted.order, b.alloc(self.rows, x.cols()));
-        match &self.rounds {
-            Rounds::Here(rounds) => {
-                let (round, used) = (rounds[round].clone(), rounds[round].len());
-                b.take_rows(x, &order.view_rows(round), per, &mut here.view_rows_mut(0..used));
-                Rows { block: here, used }
-            }
+    /// Uploads the indices of a round.
+    pub fn round<'d>(&'d self, b: &'d B, m: &'d Shape<'d, B>, round: usize) -> InRound<'d, B> {
+        let kind = match &self.rounds {
+            Rounds::Here(rounds) => Kind::Here(rounds[round].clone()),
             Rounds::Shared(rounds) => {
-                let Round { sent, received, order: by_expert, .. } = &rounds[round];
-                let mut rows = b.alloc(order.len(), x.cols());
-                b.take_rows(x, order, per, &mut rows);
-                let arrived = m.group.all_to_all(b, rows, sent, here, received).wait();
-                self.permuted(b, arrived, by_expert)
+                let round = &rounds[round];
+                let [order, places] = [&round.order, &round.places].map(|index| self.uploaded(b, index));
+                Kind::Shared { round, order, places, counts: b.upload(&round.counts, 1, round.counts.len()) }
             }
-        }
+        };
+        InRound { d: self, b, m, kind }
     }
 
-    /// Memory for what the experts give back, if it is not what they computed: with a row of `cols` for each choice.
+    fn uploaded(&self, b: &B, index: &[u32]) -> Rows<B, u32> {
+        let mut rows = Rows { block: b.alloc(self.rows, 1), used: index.len() };
+        b.write(index, &mut rows.used_mut());
+        rows
+    }
+
+    /// Memory for the rows that the experts return, one for each choice, unless the rows that they compute are these.
     pub fn returned<T: Elem>(&self, b: &B, cols: usize) -> Option<Tensor<B, T>> {
         let one = matches!(&self.rounds, Rounds::Here(rounds) if rounds.len() == 1);
         (!one).then(|| b.alloc(self.sorted.order.len(), cols))
     }
+}
 
-    /// Puts the rows that this rank's experts computed in a round into their places among the sorted choices.
-    pub fn from_experts<T: Elem>(
-        &self,
-        b: &B,
-        m: &Shape<B>,
-        y: Rows<B, T>,
-        round: usize,
-        to: Option<Tensor<B, T>>,
-    ) -> Option<Tensor<B, T>> {
+impl<B: Backend> InRound<'_, B> {
+    /// The experts of the rows.
+    pub fn groups(&self) -> Groups<'_, B> {
+        match &self.kind {
+            Kind::Here(choices) => Groups { counts: &self.d.sorted.counts, first: choices.start },
+            Kind::Shared { counts, .. } => Groups { counts, first: 0 },
+        }
+    }
+
+    /// The rows of x that this rank's experts compute, sorted by expert; `per` choices belong to a row.
+    pub fn to_experts<T: Elem>(&self, x: &Tensor<B, T>, per: usize) -> Rows<B, T> {
+        let (b, sorted, here) = (self.b, &self.d.sorted.order, self.b.alloc(self.d.rows, x.cols()));
+        match &self.kind {
+            Kind::Here(choices) => {
+                let mut rows = Rows { block: here, used: choices.len() };
+                b.take_rows(x, &sorted.view_rows(choices.clone()), per, &mut rows.used_mut());
+                rows
+            }
+            Kind::Shared { round, order, .. } => {
+                let mut rows = b.alloc(sorted.len(), x.cols());
+                b.take_rows(x, sorted, per, &mut rows);
+                let arrived = self.m.group.all_to_all(b, rows, &round.sent, here, &round.received).wait();
+                self.permuted(arrived, order)
+            }
+        }
+    }
+
+    /// Puts the rows that this rank's experts computed into their places among the sorted choices.
+    pub fn from_experts<T: Elem>(&self, y: Rows<B, T>, to: Option<Tensor<B, T>>) -> Option<Tensor<B, T>> {
         let Some(mut to) = to else { return Some(y.block) };
-        match &self.rounds {
-            Rounds::Here(rounds) => {
-                b.copy_to(&y.used(), &mut to.view_rows_mut(rounds[round].clone()));
+        match &self.kind {
+            Kind::Here(choices) => {
+                self.b.copy_to(&y.used(), &mut to.view_rows_mut(choices.clone()));
                 Some(to)
             }
-            Rounds::Shared(rounds) => {
-                let Round { sent, received, places, .. } = &rounds[round];
-                let y = self.permuted(b, y.block, places);
-                Some(m.group.all_to_all(b, y.block, received, to, sent).wait())
+            Kind::Shared { round, places, .. } => {
+                let y = self.permuted(y.block, places);
+                Some(self.m.group.all_to_all(self.b, y.block, &round.received, to, &round.sent).wait())
             }
         }
     }
 
     /// Row i of the result is row `index[i]` of x.
-    fn permuted<T: Elem>(&self, b: &B, x: Tensor<B, T>, index: &[u32]) -> Rows<B, T> {
-        let (mut y, mut on_device) = (b.alloc(self.rows, x.cols()), b.alloc(self.rows, 1));
-        let used = 0..index.len();
-        b.write(index, &mut on_device.view_rows_mut(used.clone()));
-        b.take_rows(&x, &on_device.view_rows(used.clone()), 1, &mut y.view_rows_mut(used));
-        Rows { block: y, used: index.len() }
+    fn permuted<T: Elem>(&self, x: Tensor<B, T>, index: &Rows<B, u32>) -> Rows<B, T> {
+        let mut y = index.alike(self.b, x.cols());
+        self.b.take_rows(&x, &index.used(), 1, &mut y.used_mut());
+        y
     }
 }
 

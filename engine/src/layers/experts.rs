@@ -52,7 +52,7 @@ pub fn forward<B: Backend>(
     of: Groups<B>,
 ) -> (Rows<B, B::Act>, Saved<B>) {
     let saved = up(cx, w, x, weights, of);
-    let a = activation(cx, &saved); // a = p silu(g) * u, [R, 2F] -> [R, F]
+    let a = activation(cx, &saved.up, &saved.weights); // a = p silu(g) * u, [R, 2F] -> [R, F]
     let mut y = a.alike(cx.b, saved.x.cols());
     cx.b.grouped_nt(&a.used(), &w.down.weight, of, &mut y.used_mut()); // y = a Wd^T, [R, F] -> [R, D]
     (y, Saved { a: Some(a), ..saved })
@@ -68,22 +68,22 @@ pub fn backward<B: Backend>(
     g: &mut Grads<B>,
 ) -> (Rows<B, B::Act>, Rows<B, f32>) {
     let b = cx.b;
-    let a = saved.a.as_ref().map_or_else(|| Some(activation(cx, &saved)), |_| None);
-    let a = a.or(saved.a).expect("it was kept or computed");
+    let Saved { x, weights, mut up, a } = saved;
+    let a = a.unwrap_or_else(|| activation(cx, &up, &weights));
     b.grouped_tn_acc(&dy.used(), &a.used(), of, &mut g.down.weight); // dWd += dy^T a
     let mut da = a;
     b.grouped_nn(&dy.used(), &w.down.weight, of, &mut da.used_mut()); // da = dy Wd, [R, D] -> [R, F]
-    let (mut up, mut dp) = (saved.up, saved.weights.alike(b, 1));
-    b.swiglu_weighted_bwd(&da.used(), &mut up.used_mut(), &saved.weights.used(), &mut dp.used_mut());
+    let mut dp = weights.alike(b, 1);
+    b.swiglu_weighted_bwd(&da.used(), &mut up.used_mut(), &weights.used(), &mut dp.used_mut());
     drop(da);
-    b.grouped_tn_acc(&up.used(), &saved.x.used(), of, &mut g.up.weight); // dWu += dup^T x
+    b.grouped_tn_acc(&up.used(), &x.used(), of, &mut g.up.weight); // dWu += dup^T x
     let mut dx = dy;
     b.grouped_nn(&up.used(), &w.up.weight, of, &mut dx.used_mut()); // dx = dup Wu, [R, 2F] -> [R, D]
     (dx, dp)
 }
 
-fn activation<B: Backend>(cx: &Ctx<B>, saved: &Saved<B>) -> Rows<B, B::Act> {
-    let mut a = saved.up.alike(cx.b, saved.up.cols() / 2);
-    cx.b.swiglu_weighted(&saved.up.used(), &saved.weights.used(), &mut a.used_mut());
+fn activation<B: Backend>(cx: &Ctx<B>, up: &Rows<B, B::Act>, weights: &Rows<B, f32>) -> Rows<B, B::Act> {
+    let mut a = up.alike(cx.b, up.cols() / 2);
+    cx.b.swiglu_weighted(&up.used(), &weights.used(), &mut a.used_mut());
     a
 }

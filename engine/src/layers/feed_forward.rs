@@ -1,4 +1,4 @@
-//! What follows attention in a layer: an MLP, or experts in its place.
+//! The feed-forward part of a layer: an MLP, or experts in its place.
 
 use super::region::Gather;
 use super::{Ctx, mlp, moe};

@@ -54,7 +54,7 @@ pub fn backward<B: Backend>(
 
 fn activation<B: Backend>(cx: &Ctx<B>, up: &Act<B>) -> Act<B> {
     match cx.activation {
-        Activation::SwiGlu | Activation::ClampedSwiGlu => cx.b.swiglu(up),
+        Activation::SwiGlu => cx.b.swiglu(up),
         Activation::GeGlu => cx.b.geglu(up),
         Activation::Gelu => cx.b.gelu(up),
     }
@@ -63,7 +63,7 @@ fn activation<B: Backend>(cx: &Ctx<B>, up: &Act<B>) -> Act<B> {
 /// The gradient of `up` from that of its activation.
 fn activation_backward<B: Backend>(cx: &Ctx<B>, da: Act<B>, up: Act<B>) -> Act<B> {
     match cx.activation {
-        Activation::SwiGlu | Activation::ClampedSwiGlu => cx.b.swiglu_bwd(&da, up),
+        Activation::SwiGlu => cx.b.swiglu_bwd(&da, up),
         Activation::GeGlu => cx.b.geglu_bwd(&da, up),
         Activation::Gelu => cx.b.gelu_bwd(&da, up),
     }

@@ -30,7 +30,7 @@ pub struct Ctx<'a, B: Backend> {
     pub region: &'a Region<B>,
     pub norms: norm::Norms,
     pub activation: Activation,
-    /// Where the model has experts.
+    /// Present if the model has experts.
     pub moe: Option<moe::Shape<'a, B>>,
     /// The factor of the embedding's output.
     pub embedding_scale: Option<f32>,

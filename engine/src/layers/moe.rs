@@ -3,7 +3,7 @@
 //! backward; the first round is kept. It is the last one of the forward pass and the first one of the backward pass, so
 //! that the others need no memory of their own.
 
-use super::dispatch::{self, Dispatch};
+use super::dispatch::{self, Dispatch, InRound, Rows};
 use super::region::Gather;
 use super::{Ctx, experts, router};
 use crate::backend::{Acc, Act, Backend, Balance, Collectives, Router, TensorView, TensorViewMut};
@@ -14,7 +14,7 @@ pub type Weights<'a, B> = Moe<TensorView<'a, B, <B as Backend>::Act>>;
 /// Gradients, shaped as the weights.
 pub type Grads<'a, B> = Moe<TensorViewMut<'a, B, f32>>;
 
-/// What all layers with experts share.
+/// The settings and the groups that all layers with experts share.
 pub struct Shape<'a, B: Backend> {
     pub router: Router,
     /// E, on all ranks.
@@ -58,7 +58,7 @@ pub struct Losses<'a, B: Backend> {
 pub struct Saved<B: Backend> {
     router: router::Saved<B>,
     dispatch: Dispatch<B>,
-    /// Of the first round.
+    /// The tensors of the first round.
     kept: experts::Saved<B>,
 }
 
@@ -76,11 +76,12 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, m: &Shape<B>, w: &Weights<B>, x: &Act<B>
     let router = router::forward(cx, m, &w.router, &x);
     let d = Dispatch::new(b, m, &router.choices.experts);
     let (mut y, mut kept) = (d.returned(b, x.cols()), None);
-    for round in (0..d.rounds()).rev() {
-        let (rows, weights) = chosen(b, m, &d, &x, &router, round);
-        let (out, saved) = experts::forward(cx, &w.experts, rows, weights, d.counted(b, round).groups());
-        kept = (round == 0).then_some(saved);
-        y = d.from_experts(b, m, out, round, y);
+    for i in (0..d.rounds()).rev() {
+        let round = d.round(b, m, i);
+        let (rows, weights) = chosen(m, &round, &x, &router);
+        let (out, saved) = experts::forward(cx, &w.experts, rows, weights, round.groups());
+        kept = (i == 0).then_some(saved);
+        y = round.from_experts(out, y);
     }
     let kept = kept.expect("the first round is computed last");
     let y = dispatch::sum(b, &d, y); // [T k, D] -> [T, D]
@@ -106,16 +107,16 @@ pub fn backward<B: Backend>(
     let dy = dy.wait(); // [T/tp, D] -> [T, D]
     let x = x.wait();
     let (mut kept, mut dx, mut dp) = (Some(kept), d.returned(b, x.cols()), d.returned(b, 1));
-    for round in 0..d.rounds() {
-        let counted = d.counted(b, round);
+    for i in 0..d.rounds() {
+        let round = d.round(b, m, i);
         let saved = kept.take().unwrap_or_else(|| {
-            let (rows, weights) = chosen(b, m, &d, &x, &router, round);
-            experts::up(cx, &w.experts, rows, weights, counted.groups())
+            let (rows, weights) = chosen(m, &round, &x, &router);
+            experts::up(cx, &w.experts, rows, weights, round.groups())
         });
-        let dy = d.to_experts(b, m, &dy, m.router.per_token, round);
-        let (dx_rows, dp_rows) = experts::backward(cx, &w.experts, dy, saved, counted.groups(), &mut g.experts);
-        dx = d.from_experts(b, m, dx_rows, round, dx);
-        dp = d.from_experts(b, m, dp_rows, round, dp);
+        let dy = round.to_experts(&dy, m.router.per_token);
+        let (dx_rows, dp_rows) = experts::backward(cx, &w.experts, dy, saved, round.groups(), &mut g.experts);
+        dx = round.from_experts(dx_rows, dx);
+        dp = round.from_experts(dp_rows, dp);
     }
     drop(dy);
     let dx = dispatch::sum(b, &d, dx); // [T k, D] -> [T, D]
@@ -126,16 +127,14 @@ pub fn backward<B: Backend>(
 
 /// The rows of x and the weights of a round.
 fn chosen<B: Backend>(
-    b: &B,
     m: &Shape<B>,
-    d: &Dispatch<B>,
+    round: &InRound<B>,
     x: &Act<B>,
     router: &router::Saved<B>,
-    round: usize,
-) -> (dispatch::Rows<B, B::Act>, dispatch::Rows<B, f32>) {
+) -> (Rows<B, B::Act>, Rows<B, f32>) {
     let weights = &router.choices.weights;
-    let rows = d.to_experts(b, m, x, m.router.per_token, round);
-    (rows, d.to_experts(b, m, &weights.view(0, weights.len(), 1), 1, round))
+    let rows = round.to_experts(x, m.router.per_token);
+    (rows, round.to_experts(&weights.view(0, weights.len(), 1), 1))
 }
 
 /// Sorted numbers, one for each choice, in the order of the choices.

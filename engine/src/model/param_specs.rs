@@ -276,7 +276,7 @@ params!(
     }
 );
 
-/// What follows attention in a layer.
+/// The feed-forward part of a layer.
 #[derive(Debug, Clone, Copy)]
 pub enum FeedForward<T> {
     Mlp(Mlp<T>),

@@ -172,7 +172,7 @@ pub struct Stage<B: Backend> {
 struct Shared<B: Backend> {
     model: Model,
     region: Region<B>,
-    /// Where the model has experts.
+    /// Present if the model has experts.
     experts: Option<ExpertSharing<B>>,
     /// cos and sin by position, `[longest, d]`; none where positions are learned.
     rope: Option<Acc<B>>,
@@ -376,7 +376,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// What the layers with experts share, if there are any: no family has layers that differ in it.
+    /// The settings of the layers with experts, if there are any: they are the same in all layers of a model.
     fn expert_shape(&self) -> Option<moe::Shape<'_, B>> {
         let of = self.model.layers().find_map(|layer| layer.experts())?;
         let sharing = self.experts.as_ref()?;

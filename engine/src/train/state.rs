@@ -173,7 +173,6 @@ mod tests {
                 ("model.norm_topk_prob", "false"),
                 ("model.decoder_sparse_step", "1"),
                 ("model.mlp_only_layers", "[]"),
-                ("model.swiglu_limit", "7"),
                 ("model.tie_word_embeddings", "false"),
                 ("train.seq_length", "128"),
                 ("train.global_batch_size", "12"),

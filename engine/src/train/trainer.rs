@@ -38,7 +38,7 @@ pub struct StepStats {
     /// Counted targets of the step.
     pub loss_tokens: u64,
     pub judgement: Judgement,
-    /// Of a model with experts.
+    /// Present if the model has experts.
     pub experts: Option<ExpertStats>,
     /// Whether the step updated nothing.
     pub skipped: bool,

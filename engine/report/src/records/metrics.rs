@@ -54,12 +54,14 @@ pub struct StepRecord {
     /// Whether the step updated nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
-    /// Of a model with experts: the balancing loss and the mean of log(sum exp)^2 of the router's logits, both without
-    /// their coefficients, and how evenly the experts were chosen.
+    /// The load-balancing loss of the routers, without its coefficient; `None` for a model without experts, as are the
+    /// next three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aux_loss: Option<f64>,
+    /// The mean of log(sum exp)^2 of the routers' logits, without its coefficient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_z_loss: Option<f64>,
+    /// How evenly the experts were chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<LoadRecord>,
     /// Rounds that layers with experts needed beyond the first one of each micro-batch: the rows of a rank did not fit
@@ -116,7 +118,8 @@ pub struct LoadRecord {
 }
 
 impl LoadRecord {
-    /// Of the choices of each expert of each layer, `[L, E]`; layers without experts have none.
+    /// Computes the figures from the number of choices of each expert in each layer, `[L, E]`. Layers without experts
+    /// have zeros.
     pub fn of(load: &[u64], layers: usize) -> Option<LoadRecord> {
         let experts = load.len() / layers.max(1);
         let with_experts = load.chunks(experts.max(1)).enumerate().filter(|(_, load)| load.iter().any(|&n| n > 0));

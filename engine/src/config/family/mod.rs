@@ -47,7 +47,7 @@ pub struct Family {
 }
 
 /// Keys of `[model]` that only some families have.
-pub const OPTIONAL: [&str; 20] = [
+pub const OPTIONAL: [&str; 19] = [
     "attention_bias",
     "mlp_bias",
     "sliding_window",
@@ -65,7 +65,6 @@ pub const OPTIONAL: [&str; 20] = [
     "norm_topk_prob",
     "decoder_sparse_step",
     "mlp_only_layers",
-    "swiglu_limit",
     "router_aux_loss_coef",
     "router_z_loss_coef",
 ];

@@ -255,7 +255,6 @@ fn experts_that_do_not_fit_are_refused() {
         (&["model.num_experts_per_tok=0"], "model.num_experts_per_tok = 0: must lie in 1 ..= 64"),
         (&["model.mlp_only_layers=[5]"], "must be numbers of layers below num_hidden_layers (5)"),
         (&["model.decoder_sparse_step=0"], "model.decoder_sparse_step = 0: must lie in 1 ..= "),
-        (&["model.swiglu_limit=3.0"], "a qwen3_moe has no swiglu_limit"),
         (&["model.router_aux_loss_coef=-1"], "must not be negative"),
         (&["parallel.expert=5"], "must divide model.num_local_experts (12); the nearest are 4 and 6"),
         (&["parallel.expert_buffer=0"], "must lie between 1e-3 and 1e6"),

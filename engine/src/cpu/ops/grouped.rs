@@ -68,8 +68,8 @@ pub fn grouped<'a, A: Float>(
     }
 }
 
-/// Of each expert, dw `[n, k]` += dy^T x over its rows of dy `[R, n]` and x `[R, k]`; dw has the experts one below the
-/// other.
+/// For each expert: dw `[n, k]` += dy^T x over its rows of dy `[R, n]` and x `[R, k]`. The gradients of the experts are
+/// stacked along the rows.
 pub fn grouped_acc<A: Float>(
     workers: &Workers,
     pool: &Rc<Pool>,

@@ -150,7 +150,7 @@ fn products<A: Float>() {
     }
 }
 
-/// A matrix of perhaps no rows.
+/// A matrix, which may have no rows.
 fn act_of<A: Float>(b: &Cpu<A>, x: &[f64], rows: usize, cols: usize) -> crate::backend::Act<Cpu<A>> {
     if rows == 0 { b.alloc(0, cols) } else { act(b, x, rows) }
 }
