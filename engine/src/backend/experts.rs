@@ -1,8 +1,9 @@
 //! The operands of the ops of layers with experts. T tokens choose k of E experts each; the T k choices, sorted by
 //! expert, are rows that are multiplied by the weights of their expert.
 
-use super::{Acc, Backend, Tensor};
+use super::{Acc, Act, Backend, Tensor};
 use crate::config::RouterWeights;
+use std::ops::Range;
 
 /// How the router chooses and weights the experts of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,44 @@ impl<B: Backend> Clone for Groups<'_, B> {
 }
 
 impl<B: Backend> Copy for Groups<'_, B> {}
+
+/// A bias for each expert, of n consecutive columns of rows that are grouped by expert. A tensor-parallel rank adds its
+/// own columns of a bias that is shared out.
+pub struct GroupBias<'a, B: Backend> {
+    /// `[1, E n]`, expert after expert.
+    pub bias: &'a Act<B>,
+    /// The column of the rows that the first element is added to.
+    pub first: usize,
+    /// A factor of the bias for each row, `[R, 1]`; 1 where there is none.
+    pub weights: Option<&'a Acc<B>>,
+}
+
+impl<B: Backend> GroupBias<'_, B> {
+    /// The columns of a matrix of `width` that biases of `experts` experts are added to.
+    pub fn columns(&self, experts: usize, width: usize) -> Range<usize> {
+        let columns = self.first..self.first + self.bias.len() / experts;
+        assert_eq!(self.bias.len() % experts, 0, "{} biases of {experts} experts", self.bias.len());
+        assert!(columns.end <= width, "biases of the columns {columns:?} of {width}");
+        columns
+    }
+}
+
+impl<B: Backend> Clone for GroupBias<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for GroupBias<'_, B> {}
+
+/// The gated activation of GPT-OSS's experts: `y = (up + 1) gate sigmoid(SLOPE gate)`, of gates that are at most `LIMIT`
+/// and values between `-LIMIT` and `LIMIT`. Where a clamp holds, the gradient is zero.
+pub struct ClampedGate;
+
+impl ClampedGate {
+    pub const SLOPE: f32 = 1.702;
+    pub const LIMIT: f32 = 7.0;
+}
 
 /// The auxiliary losses of a router, as sums over sequences and tokens of which the trainer takes means.
 pub struct Balance<'a, B: Backend> {

@@ -24,7 +24,7 @@ mod tensor;
 pub use crate::scope::Scope;
 pub use checks::{Checks, Origin, all_finite};
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
-pub use experts::{Balance, Choices, Groups, Router, Sorted};
+pub use experts::{Balance, Choices, ClampedGate, GroupBias, Groups, Router, Sorted};
 pub use op::{Form, Op, Operands, Work};
 pub use pending::Pending;
 pub use scratch::Scratch;
@@ -419,6 +419,13 @@ pub trait Backend: Sized + 'static {
         starts: &Tensor<Self, u32>,
         h: Heads,
     ) -> Act<Self>;
+    /// Adds a learned sink to the softmax of each head: one more score, without a value (Xiao et al. 2024; GPT-OSS).
+    /// lse' = log(exp(lse) + exp(sink)), o' = o exp(lse - lse'), both in place: o `[T, H d]`, lse `[T, H]`, sinks
+    /// `[1, H]`. [`Backend::attention_bwd`] takes the results as they are.
+    fn add_sinks(&self, o: Act<Self>, lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>);
+    /// dsinks `[1, H]` -= the sum over the rows of exp(sink - lse') (do . o'), with the results of
+    /// [`Backend::add_sinks`].
+    fn sinks_bwd(&self, do_: &Act<Self>, o: &Act<Self>, lse: &Acc<Self>, sinks: &Act<Self>, dsinks: &mut Acc<Self>);
 
     // -- SwiGLU (Shazeer 2020): y = silu(gate) * up --
 
@@ -462,16 +469,39 @@ pub trait Backend: Sized + 'static {
     /// Row t of the result is the sum of the rows `places[t, ..]` of x, in this order and rounded once: x `[T k, D]`,
     /// places `[T, k]` -> `[T, D]`.
     fn sum_rows(&self, x: &Act<Self>, places: &Tensor<Self, u32>) -> Act<Self>;
-    /// y = x w^T, each row with the weights of its expert: x `[R, K]`, w `[E N, K]` -> y `[R, N]`.
-    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
+    /// y = x w^T, plus a bias if there is one, each row with those of its expert: x `[R, K]`, w `[E N, K]` -> y
+    /// `[R, N]`. The sum is rounded once.
+    fn grouped_nt(
+        &self,
+        x: &Act<Self>,
+        w: &Act<Self>,
+        bias: Option<GroupBias<Self>>,
+        g: Groups<Self>,
+        y: &mut Act<Self>,
+    );
     /// y = x w, each row with the weights of its expert: x `[R, N]`, w `[E N, K]` -> y `[R, K]`.
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>);
     /// For each expert: dw += dy^T x over its rows, in f32: dy `[R, N]`, x `[R, K]`, dw `[E N, K]`.
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>);
+    /// dbias `[1, E n]` += the sum of the rows of each expert, times their weights, in the columns of the bias: dy
+    /// `[R, N]`.
+    fn grouped_bias_bwd(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dbias: &mut Acc<Self>);
+    /// dweights `[R, 1]` += dy . bias, the gradient of the bias's weights: dy `[R, N]`.
+    fn grouped_bias_dot(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dweights: &mut Acc<Self>);
     /// y = weight * silu(gate) * up: gate_up `[R, 2F]` = `[gate | up]`, weights `[R, 1]` -> y `[R, F]`.
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>);
     /// `[dgate | dup]` from dy `[R, F]`, in place of gate_up, and dweights `[R, 1]`.
     fn swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    );
+    /// The same with [`ClampedGate`]: y = weight * (up + 1) gate sigmoid(1.702 gate), of clamped gates and values.
+    fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>);
+    /// See [`Backend::swiglu_weighted_bwd`].
+    fn clamped_swiglu_weighted_bwd(
         &self,
         dy: &Act<Self>,
         gate_up: &mut Act<Self>,

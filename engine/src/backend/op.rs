@@ -123,10 +123,15 @@ ops! {
     Add, "add", rows(3.0, 0.0), Nothing;
     AddBias, "add_bias", rows(2.0, 0.0), Nothing;
     AddRmsnorm, "add_rmsnorm", rows(4.0, 0.0), Nothing;
+    // Sizes are those of o, which is read and written.
+    AddSinks, "add_sinks", rows(2.0, 0.0), Nothing;
     Attention, "attention", Work::Attention { products: 2.0 }, Attention;
     AttentionBwd, "attention_bwd", Work::Attention { products: 5.0 }, AttentionBwd;
     BiasBwd, "bias_bwd", rows(1.0, 0.0), BiasBwd;
     Checksum, "checksum", flat(0.0, 4.0), Nothing;
+    // Sizes are as for geglu.
+    ClampedSwigluWeighted, "clamped_swiglu_weighted", rows(1.5, 0.0), Nothing;
+    ClampedSwigluWeightedBwd, "clamped_swiglu_weighted_bwd", rows(2.5, 0.0), Nothing;
     Copy, "copy", rows(2.0, 0.0), Nothing;
     Embed, "embed", rows(2.0, 0.0), Nothing;
     EmbedBwd, "embed_bwd", rows(1.0, 8.0), EmbedBwd;
@@ -136,6 +141,9 @@ ops! {
     GegluBwd, "geglu_bwd", rows(2.5, 0.0), Nothing;
     Gelu, "gelu", rows(2.0, 0.0), Nothing;
     GeluBwd, "gelu_bwd", rows(3.0, 0.0), Nothing;
+    // Sizes are those of the rows' columns that have a bias.
+    GroupedBiasBwd, "grouped_bias_bwd", rows(1.0, 0.0), Nothing;
+    GroupedBiasDot, "grouped_bias_dot", rows(1.0, 0.0), Nothing;
     GroupedNn, "grouped_nn", Work::Product(Form::Nn), Grouped;
     GroupedNt, "grouped_nt", Work::Product(Form::Nt), Grouped;
     GroupedTnAcc, "grouped_tn_acc", Work::Product(Form::TnAcc), GroupedAcc;
@@ -161,6 +169,8 @@ ops! {
     // Activations are read, logits in f32 are written.
     RouterLogits, "router_logits", Work::Product(Form::Nt), MatmulAcc;
     Scale, "scale", rows(2.0, 0.0), Nothing;
+    // Sizes are those of o and do, which are read.
+    SinksBwd, "sinks_bwd", rows(2.0, 0.0), Nothing;
     SortChoices, "sort_choices", rows(0.0, 16.0), Nothing;
     // Sizes are those of the rows that are added up.
     SumRows, "sum_rows", rows(1.0, 0.0), Nothing;

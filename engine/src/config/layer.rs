@@ -9,6 +9,8 @@ use super::names::named;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
     pub attention: AttentionKind,
+    /// Whether each head has a learned sink: one more score in its softmax, without a value.
+    pub sinks: bool,
     /// Whether each head of q and k is normed before the rotation.
     pub head_norms: bool,
     pub biases: Biases,
@@ -65,7 +67,7 @@ pub struct Biases {
     pub qkv: bool,
     /// Attention's output.
     pub out: bool,
-    /// All of the MLP.
+    /// All of the MLP, or of each expert.
     pub mlp: bool,
 }
 
@@ -90,6 +92,8 @@ pub struct Mlp {
 pub enum Activation {
     /// silu(gate) * up.
     SwiGlu,
+    /// (up + 1) gate sigmoid(1.702 gate), of a clamped gate and clamped values.
+    ClampedSwiGlu,
     /// gelu(gate) * up, with gelu in its tanh form.
     GeGlu,
     /// gelu(up) in its tanh form, without a gate.
@@ -109,6 +113,7 @@ impl Layer {
     pub(super) fn llama(m: &Model) -> Layer {
         Layer {
             attention: AttentionKind::Full,
+            sinks: false,
             head_norms: false,
             biases: Biases { qkv: m.attention_bias, out: m.attention_bias, mlp: m.mlp_bias },
             norm: NormKind::Rms,
@@ -158,7 +163,7 @@ impl Activation {
     /// Rows of the MLP's first product for each row of its second: the gate's and the values'.
     pub fn products(self) -> usize {
         match self {
-            Activation::SwiGlu | Activation::GeGlu => 2,
+            Activation::SwiGlu | Activation::ClampedSwiGlu | Activation::GeGlu => 2,
             Activation::Gelu => 1,
         }
     }

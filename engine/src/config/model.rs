@@ -63,7 +63,8 @@ section! {
                 .real("must lie between 1 and 1e30", |x| (1.0..=1e30).contains(&x)),
         pub rope_scaling: RopeScaling [InModel] = only(architecture, "rope_scaling", RopeScaling::Default),
         /// Whether q, k, v and attention's output have biases; Qwen 2's q, k and v always have.
-        pub attention_bias: bool [InWeights] = only(architecture, "attention_bias", false),
+        pub attention_bias: bool [InWeights] =
+            only(architecture, "attention_bias", architecture == Architecture::GptOss),
         /// Whether the MLP's products have biases.
         pub mlp_bias: bool [InWeights] = only(architecture, "mlp_bias", false),
         /// Whether Qwen's layers of `layer_types` have a window.
@@ -194,7 +195,7 @@ impl LayerTypes {
         match architecture {
             Architecture::Qwen2 | Architecture::Qwen3 => LayerTypes((0..layers).map(kind).collect()),
             // Even layers slide.
-            Architecture::Gemma2 => {
+            Architecture::Gemma2 | Architecture::GptOss => {
                 LayerTypes((0..layers).map(|l| if l % 2 == 0 { LayerType::Sliding } else { LayerType::Full }).collect())
             }
             Architecture::Llama
@@ -241,8 +242,8 @@ named! {
         Gpt2 = "gpt2",
         Mixtral = "mixtral",
         Qwen3Moe = "qwen3_moe",
+        GptOss = "gpt_oss",
     }
-    not_built ["gpt_oss"]
 }
 
 /// The scaling of the rotary frequencies for contexts longer than those of pre-training.

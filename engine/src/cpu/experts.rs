@@ -2,13 +2,12 @@
 
 use super::Float;
 use super::ops::experts;
-use super::ops::gated::{weighted, weighted_bwd};
+use super::ops::gated::{Gate, weighted, weighted_bwd};
 use super::ops::grouped::{self, rows_of};
 use super::ops::matmul::{Operand, matmul_acc};
-use super::ops::swiglu::SwiGlu;
 use super::ops::{bias, elementwise};
 use super::rank::{Cpu, data, data_mut, expect, plain, transposed};
-use crate::backend::{Acc, Act, Backend, Balance, Choices, Groups, Router, Sorted, Tensor, Total};
+use crate::backend::{Acc, Act, Backend, Balance, Choices, GroupBias, Groups, Router, Sorted, Tensor, Total};
 use std::ops::Range;
 
 pub fn router_logits<A: Float>(
@@ -86,14 +85,56 @@ pub fn grouped<A: Float>(
     x: &Act<Cpu<A>>,
     w: &Act<Cpu<A>>,
     turn: impl for<'w> Fn(Operand<'w, A>) -> Operand<'w, A>,
+    bias: Option<GroupBias<Cpu<A>>>,
     g: Groups<Cpu<A>>,
     y: &mut Act<Cpu<A>>,
 ) {
     let (each, width) = (w.rows() / g.counts.len(), w.cols());
     let weights = |e: usize| turn(Operand::new(&data(w)[e * each * width..(e + 1) * each * width], each, width));
     let shape = [y.cols(), x.cols()];
-    grouped::grouped(b.workers(op), &b.pool, data(x), rows(&g, x.rows()), weights, shape, data_mut(y));
+    let bias = bias.map(|bias| bias_of(&bias, &g, x.rows(), y.cols()));
+    grouped::grouped(b.workers(op), &b.pool, data(x), rows(&g, x.rows()), weights, bias, shape, data_mut(y));
     b.made(op, y);
+}
+
+/// The bias of `rows` rows of `width` columns.
+fn bias_of<'a, A: Float>(
+    of: &GroupBias<'a, Cpu<A>>,
+    g: &Groups<Cpu<A>>,
+    rows: usize,
+    width: usize,
+) -> grouped::Bias<'a, A> {
+    let columns = of.columns(g.counts.len(), width);
+    of.weights.iter().for_each(|weights| expect("weights", weights, rows, 1));
+    grouped::Bias { bias: data(of.bias), first: of.first, width: columns.len(), weights: of.weights.map(data) }
+}
+
+pub fn grouped_bias_bwd<A: Float>(
+    b: &Cpu<A>,
+    dy: &Act<Cpu<A>>,
+    bias: GroupBias<Cpu<A>>,
+    g: Groups<Cpu<A>>,
+    dbias: &mut Acc<Cpu<A>>,
+) {
+    expect("dbias", dbias, 1, bias.bias.len());
+    let bias = bias_of(&bias, &g, dy.rows(), dy.cols());
+    let workers = b.workers("grouped_bias_bwd");
+    grouped::bias_bwd(workers, data(dy), rows(&g, dy.rows()), bias, dy.cols(), data_mut(dbias));
+    b.made("grouped_bias_bwd", dbias);
+}
+
+pub fn grouped_bias_dot<A: Float>(
+    b: &Cpu<A>,
+    dy: &Act<Cpu<A>>,
+    bias: GroupBias<Cpu<A>>,
+    g: Groups<Cpu<A>>,
+    dweights: &mut Acc<Cpu<A>>,
+) {
+    expect("dweights", dweights, dy.rows(), 1);
+    let bias = bias_of(&bias, &g, dy.rows(), dy.cols());
+    let workers = b.workers("grouped_bias_dot");
+    grouped::bias_dot(workers, data(dy), rows(&g, dy.rows()), bias, dy.cols(), data_mut(dweights));
+    b.made("grouped_bias_dot", dweights);
 }
 
 pub fn grouped_tn_acc<A: Float>(
@@ -113,16 +154,24 @@ fn rows<'a, A: Float>(g: &Groups<'a, Cpu<A>>, rows: usize) -> impl Iterator<Item
     rows_of(data(g.counts), g.first, rows)
 }
 
-pub fn swiglu_weighted<A: Float>(b: &Cpu<A>, gate_up: &Act<Cpu<A>>, weights: &Acc<Cpu<A>>, y: &mut Act<Cpu<A>>) {
+/// `G` is the gate of the op.
+pub fn gated_weighted<A: Float, G: Gate>(
+    b: &Cpu<A>,
+    op: &'static str,
+    gate_up: &Act<Cpu<A>>,
+    weights: &Acc<Cpu<A>>,
+    y: &mut Act<Cpu<A>>,
+) {
     expect("weights", weights, gate_up.rows(), 1);
     expect("y", y, gate_up.rows(), gate_up.cols() / 2);
-    let (f, workers) = (y.cols(), b.workers("swiglu_weighted"));
-    weighted::<A, SwiGlu>(workers, data(gate_up), data(weights), f, data_mut(y));
-    b.made("swiglu_weighted", y);
+    let (f, workers) = (y.cols(), b.workers(op));
+    weighted::<A, G>(workers, data(gate_up), data(weights), f, data_mut(y));
+    b.made(op, y);
 }
 
-pub fn swiglu_weighted_bwd<A: Float>(
+pub fn gated_weighted_bwd<A: Float, G: Gate>(
     b: &Cpu<A>,
+    op: &'static str,
     dy: &Act<Cpu<A>>,
     gate_up: &mut Act<Cpu<A>>,
     weights: &Acc<Cpu<A>>,
@@ -130,8 +179,8 @@ pub fn swiglu_weighted_bwd<A: Float>(
 ) {
     expect("weights", weights, dy.rows(), 1);
     expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
-    let (workers, f) = (b.workers("swiglu_weighted_bwd"), dy.cols());
-    weighted_bwd::<A, SwiGlu>(workers, data(dy), data(weights), f, data_mut(gate_up), data_mut(dweights));
-    b.made("swiglu_weighted_bwd", gate_up);
-    b.made("swiglu_weighted_bwd", dweights);
+    let (workers, f) = (b.workers(op), dy.cols());
+    weighted_bwd::<A, G>(workers, data(dy), data(weights), f, data_mut(gate_up), data_mut(dweights));
+    b.made(op, gate_up);
+    b.made(op, dweights);
 }

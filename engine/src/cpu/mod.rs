@@ -27,8 +27,9 @@ pub use rank::{Copied, Cpu};
 pub use scratch::CpuScratch;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Groups, HeadRms, Heads, HostCopy,
-    Label, LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total, Track, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, ClampedGate, Detail, Elem, Fault, GroupBias, Groups,
+    HeadRms, Heads, HostCopy, Label, LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total,
+    Track, Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -351,6 +352,22 @@ impl<A: Float> Backend for Cpu<A> {
         dqkv
     }
 
+    fn add_sinks(&self, mut o: Act<Self>, mut lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>) {
+        expect("logsumexp", &lse, o.rows(), sinks.len());
+        let workers = self.workers("add_sinks");
+        ops::sinks::add(workers, data_mut(&mut o), data_mut(&mut lse), data(sinks));
+        self.made("add_sinks", &o);
+        (o, lse)
+    }
+
+    fn sinks_bwd(&self, do_: &Act<Self>, o: &Act<Self>, lse: &Acc<Self>, sinks: &Act<Self>, dsinks: &mut Acc<Self>) {
+        expect("do", do_, o.rows(), o.cols());
+        expect("logsumexp", lse, o.rows(), sinks.len());
+        expect("dsinks", dsinks, 1, sinks.len());
+        ops::sinks::backward(self.workers("sinks_bwd"), data(do_), data(o), data(lse), data(sinks), data_mut(dsinks));
+        self.made("sinks_bwd", dsinks);
+    }
+
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
         let f = gate_up.cols() / 2;
         expect("[gate | up]", gate_up, gate_up.rows(), 2 * f);
@@ -430,20 +447,35 @@ impl<A: Float> Backend for Cpu<A> {
         experts::sum_rows(self, x, places)
     }
 
-    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
-        experts::grouped(self, "grouped_nt", x, w, |w| w.t(), g, y);
+    fn grouped_nt(
+        &self,
+        x: &Act<Self>,
+        w: &Act<Self>,
+        bias: Option<GroupBias<Self>>,
+        g: Groups<Self>,
+        y: &mut Act<Self>,
+    ) {
+        experts::grouped(self, "grouped_nt", x, w, |w| w.t(), bias, g, y);
     }
 
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
-        experts::grouped(self, "grouped_nn", x, w, |w| w, g, y);
+        experts::grouped(self, "grouped_nn", x, w, |w| w, None, g, y);
     }
 
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
         experts::grouped_tn_acc(self, dy, x, g, dw);
     }
 
+    fn grouped_bias_bwd(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dbias: &mut Acc<Self>) {
+        experts::grouped_bias_bwd(self, dy, bias, g, dbias);
+    }
+
+    fn grouped_bias_dot(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dweights: &mut Acc<Self>) {
+        experts::grouped_bias_dot(self, dy, bias, g, dweights);
+    }
+
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
-        experts::swiglu_weighted(self, gate_up, weights, y);
+        experts::gated_weighted::<A, SwiGlu>(self, "swiglu_weighted", gate_up, weights, y);
     }
 
     fn swiglu_weighted_bwd(
@@ -453,7 +485,22 @@ impl<A: Float> Backend for Cpu<A> {
         weights: &Acc<Self>,
         dweights: &mut Acc<Self>,
     ) {
-        experts::swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
+        experts::gated_weighted_bwd::<A, SwiGlu>(self, "swiglu_weighted_bwd", dy, gate_up, weights, dweights);
+    }
+
+    fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        experts::gated_weighted::<A, ClampedGate>(self, "clamped_swiglu_weighted", gate_up, weights, y);
+    }
+
+    fn clamped_swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        let op = "clamped_swiglu_weighted_bwd";
+        experts::gated_weighted_bwd::<A, ClampedGate>(self, op, dy, gate_up, weights, dweights);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {

@@ -13,8 +13,9 @@ pub use memory::{DryMem, Peak};
 pub use rank::Dry;
 
 use crate::backend::{
-    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Form, Groups, HeadRms, Heads,
-    HostCopy, LayerNorm, Op, Operands, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Form, GroupBias, Groups, HeadRms,
+    Heads, HostCopy, LayerNorm, Op, Operands, Origin, Rms, Rotary, Router, Rule, Scope, Sorted, Span, Tensor, Total,
+    Xent,
 };
 use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
@@ -276,6 +277,19 @@ impl<A: Elem> Backend for Dry<A> {
         dqkv
     }
 
+    fn add_sinks(&self, o: Act<Self>, lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>) {
+        expect("the sums", &lse, o.rows(), sinks.len());
+        self.over(Op::AddSinks, &o);
+        (o, lse)
+    }
+
+    fn sinks_bwd(&self, do_: &Act<Self>, o: &Act<Self>, lse: &Acc<Self>, sinks: &Act<Self>, dsinks: &mut Acc<Self>) {
+        expect("do", do_, o.rows(), o.cols());
+        expect("the sums", lse, o.rows(), sinks.len());
+        expect("dsinks", dsinks, 1, sinks.len());
+        self.over(Op::SinksBwd, do_);
+    }
+
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
         self.over(Op::Swiglu, gate_up);
         self.alloc(gate_up.rows(), gate_up.cols() / 2)
@@ -355,8 +369,16 @@ impl<A: Elem> Backend for Dry<A> {
         self.alloc(places.rows(), x.cols())
     }
 
-    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
+    fn grouped_nt(
+        &self,
+        x: &Act<Self>,
+        w: &Act<Self>,
+        bias: Option<GroupBias<Self>>,
+        g: Groups<Self>,
+        y: &mut Act<Self>,
+    ) {
         expect("w", w, g.counts.len() * y.cols(), x.cols());
+        bias.iter().for_each(|bias| drop(bias.columns(g.counts.len(), y.cols())));
         self.op(Op::GroupedNt, Operands::Grouped([x.rows(), y.cols(), x.cols()], g.counts.len()));
     }
 
@@ -368,6 +390,18 @@ impl<A: Elem> Backend for Dry<A> {
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
         expect("dw", dw, g.counts.len() * dy.cols(), x.cols());
         self.op(Op::GroupedTnAcc, Operands::GroupedAcc([dy.cols(), x.cols(), x.rows()], g.counts.len()));
+    }
+
+    fn grouped_bias_bwd(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dbias: &mut Acc<Self>) {
+        expect("dbias", dbias, 1, bias.bias.len());
+        let columns = bias.columns(g.counts.len(), dy.cols());
+        self.op(Op::GroupedBiasBwd, Operands::Matrix(dy.rows(), columns.len()));
+    }
+
+    fn grouped_bias_dot(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dweights: &mut Acc<Self>) {
+        expect("dweights", dweights, dy.rows(), 1);
+        let columns = bias.columns(g.counts.len(), dy.cols());
+        self.op(Op::GroupedBiasDot, Operands::Matrix(dy.rows(), columns.len()));
     }
 
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
@@ -386,6 +420,24 @@ impl<A: Elem> Backend for Dry<A> {
         expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
         expect("dweights", dweights, weights.rows(), 1);
         self.over(Op::SwigluWeightedBwd, gate_up);
+    }
+
+    fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        expect("weights", weights, y.rows(), 1);
+        expect("[gate | up]", gate_up, y.rows(), 2 * y.cols());
+        self.over(Op::ClampedSwigluWeighted, gate_up);
+    }
+
+    fn clamped_swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
+        expect("dweights", dweights, weights.rows(), 1);
+        self.over(Op::ClampedSwigluWeightedBwd, gate_up);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, _: usize) -> Act<Self> {

@@ -27,7 +27,7 @@ pub struct Saved<B: Backend> {
     qkv: rotary::Qkv<B>,
     /// `[T, H d]`.
     o: Act<B>,
-    /// Log of the softmax's denominator, `[T, H]`.
+    /// Log of the softmax's denominator, with the sink, `[T, H]`.
     lse: Acc<B>,
 }
 
@@ -43,6 +43,10 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: &Act<
     let qkv = linear::columns(cx, &w.qkv, x); // q, k, v = x Wq^T, x Wk^T, x Wv^T: [T/tp, D] -> [T, (H + 2G) d]
     let qkv = rotary::forward(cx, p, &w.norms, qkv); // q = R_t q, k = R_t k
     let (o, lse) = cx.b.attention(qkv.rotated(), p.starts, p.heads); // o = softmax(q k^T / sqrt(d)) v
+    let (o, lse) = match &w.sinks {
+        Some(sinks) => cx.b.add_sinks(o, lse, sinks), // the softmax's denominator gets one more term
+        None => (o, lse),
+    };
     let y = linear::rows(cx, &w.out, &o); // y = sum over tp of o Wo^T, [T, H d] -> [T/tp, D]
     (y, Saved { qkv, o, lse })
 }
@@ -60,6 +64,9 @@ pub fn backward<B: Backend>(
 ) -> Act<B> {
     let Saved { mut qkv, o, lse } = saved;
     let do_ = linear::rows_backward(cx, &w.out, dy, &o, &mut g.out); // do = dy Wo
+    if let (Some(sinks), Some(dsinks)) = (&w.sinks, &mut g.sinks) {
+        cx.b.sinks_bwd(&do_, &o, &lse, sinks, dsinks);
+    }
     qkv.restore(cx, p, &w.norms);
     let dqkv = cx.b.attention_bwd(&do_, &o, &lse, qkv.rotated(), p.starts, p.heads);
     drop((do_, o, lse));

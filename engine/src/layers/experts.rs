@@ -1,10 +1,11 @@
 //! Experts: y = p (silu(x Wg^T) * x Wu^T) Wd^T for the rows x of each expert, which the router weights by p. The weight
 //! is applied before the last product, so that backward needs no outputs of experts: dp = sum of da (a / p), with a the
-//! last product's input.
+//! last product's input. GPT-OSS's experts have biases: z = x Wu^T + bu, y = a Wd^T + p bd, and dp also has dy . bd.
 
 use super::Ctx;
 use super::dispatch::Rows;
-use crate::backend::{Backend, Groups, TensorView, TensorViewMut};
+use crate::backend::{Acc, Backend, GroupBias, Groups, TensorView, TensorViewMut};
+use crate::config::Activation;
 use crate::model::param_specs::Experts;
 
 /// Weights of this rank's experts, and of its columns of them.
@@ -39,7 +40,8 @@ pub fn up<B: Backend>(
     of: Groups<B>,
 ) -> Saved<B> {
     let mut up = x.alike(cx.b, w.up.weight.rows() / of.counts.len());
-    cx.b.grouped_nt(&x.used(), &w.up.weight, of, &mut up.used_mut()); // [R, D] -> [R, 2F]
+    let bias = w.up.bias.as_deref().map(|bias| GroupBias { bias, first: 0, weights: None });
+    cx.b.grouped_nt(&x.used(), &w.up.weight, bias, of, &mut up.used_mut()); // z = x Wu^T + bu, [R, D] -> [R, 2F]
     Saved { x, weights, up, a: None }
 }
 
@@ -54,7 +56,10 @@ pub fn forward<B: Backend>(
     let saved = up(cx, w, x, weights, of);
     let a = activation(cx, &saved.up, &saved.weights); // a = p silu(g) * u, [R, 2F] -> [R, F]
     let mut y = a.alike(cx.b, saved.x.cols());
-    cx.b.grouped_nt(&a.used(), &w.down.weight, of, &mut y.used_mut()); // y = a Wd^T, [R, F] -> [R, D]
+    let p = saved.weights.used();
+    let bias = down_bias(cx, w, &p);
+    cx.b.grouped_nt(&a.used(), &w.down.weight, bias, of, &mut y.used_mut()); // y = a Wd^T + p bd, [R, F] -> [R, D]
+    drop(p);
     (y, Saved { a: Some(a), ..saved })
 }
 
@@ -74,16 +79,49 @@ pub fn backward<B: Backend>(
     let mut da = a;
     b.grouped_nn(&dy.used(), &w.down.weight, of, &mut da.used_mut()); // da = dy Wd, [R, D] -> [R, F]
     let mut dp = weights.alike(b, 1);
-    b.swiglu_weighted_bwd(&da.used(), &mut up.used_mut(), &weights.used(), &mut dp.used_mut());
+    activation_backward(cx, &da, &mut up, &weights, &mut dp);
     drop(da);
-    b.grouped_tn_acc(&up.used(), &x.used(), of, &mut g.up.weight); // dWu += dup^T x
+    if let (Some(bias), Some(dbias)) = (down_bias(cx, w, &weights.used()), &mut g.down.bias) {
+        b.grouped_bias_bwd(&dy.used(), bias, of, dbias); // dbd += the sum of p dy
+        b.grouped_bias_dot(&dy.used(), bias, of, &mut dp.used_mut()); // dp += dy . bd
+    }
+    b.grouped_tn_acc(&up.used(), &x.used(), of, &mut g.up.weight); // dWu += dz^T x
+    if let (Some(bias), Some(dbias)) = (w.up.bias.as_deref(), &mut g.up.bias) {
+        b.grouped_bias_bwd(&up.used(), GroupBias { bias, first: 0, weights: None }, of, dbias); // dbu += the sum of dz
+    }
     let mut dx = dy;
     b.grouped_nn(&up.used(), &w.up.weight, of, &mut dx.used_mut()); // dx = dup Wu, [R, 2F] -> [R, D]
     (dx, dp)
 }
 
+/// The last product's bias, of which this rank adds its own columns.
+fn down_bias<'a, B: Backend>(cx: &Ctx<B>, w: &'a Weights<B>, weights: &'a Acc<B>) -> Option<GroupBias<'a, B>> {
+    let first = cx.hidden_start;
+    w.down.bias.as_deref().map(|bias| GroupBias { bias, first, weights: Some(weights) })
+}
+
 fn activation<B: Backend>(cx: &Ctx<B>, up: &Rows<B, B::Act>, weights: &Rows<B, f32>) -> Rows<B, B::Act> {
     let mut a = up.alike(cx.b, up.cols() / 2);
-    cx.b.swiglu_weighted(&up.used(), &weights.used(), &mut a.used_mut());
+    match cx.activation {
+        Activation::SwiGlu => cx.b.swiglu_weighted(&up.used(), &weights.used(), &mut a.used_mut()),
+        Activation::ClampedSwiGlu => cx.b.clamped_swiglu_weighted(&up.used(), &weights.used(), &mut a.used_mut()),
+        Activation::GeGlu | Activation::Gelu => panic!("experts have no {:?}", cx.activation),
+    }
     a
+}
+
+/// dz in place of `up`, and dp, from da.
+fn activation_backward<B: Backend>(
+    cx: &Ctx<B>,
+    da: &Rows<B, B::Act>,
+    up: &mut Rows<B, B::Act>,
+    weights: &Rows<B, f32>,
+    dp: &mut Rows<B, f32>,
+) {
+    let (da, mut up, p, mut dp) = (da.used(), up.used_mut(), weights.used(), dp.used_mut());
+    match cx.activation {
+        Activation::SwiGlu => cx.b.swiglu_weighted_bwd(&da, &mut up, &p, &mut dp),
+        Activation::ClampedSwiGlu => cx.b.clamped_swiglu_weighted_bwd(&da, &mut up, &p, &mut dp),
+        Activation::GeGlu | Activation::Gelu => panic!("experts have no {:?}", cx.activation),
+    }
 }

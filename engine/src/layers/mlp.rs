@@ -57,6 +57,7 @@ fn activation<B: Backend>(cx: &Ctx<B>, up: &Act<B>) -> Act<B> {
         Activation::SwiGlu => cx.b.swiglu(up),
         Activation::GeGlu => cx.b.geglu(up),
         Activation::Gelu => cx.b.gelu(up),
+        Activation::ClampedSwiGlu => panic!("experts alone have a clamped gate"),
     }
 }
 
@@ -66,5 +67,6 @@ fn activation_backward<B: Backend>(cx: &Ctx<B>, da: Act<B>, up: Act<B>) -> Act<B
         Activation::SwiGlu => cx.b.swiglu_bwd(&da, up),
         Activation::GeGlu => cx.b.geglu_bwd(&da, up),
         Activation::Gelu => cx.b.gelu_bwd(&da, up),
+        Activation::ClampedSwiGlu => panic!("experts alone have a clamped gate"),
     }
 }

@@ -36,6 +36,8 @@ pub struct Ctx<'a, B: Backend> {
     pub embedding_scale: Option<f32>,
     /// The id of the first vocabulary row that this rank holds.
     pub vocab_start: usize,
+    /// The first of the hidden columns whose biases of experts this rank adds.
+    pub hidden_start: usize,
     /// The first learned position that this rank holds.
     pub positions_start: usize,
 }

@@ -153,7 +153,7 @@ pub fn matrix_shape(dims: &[usize]) -> Option<[usize; 2]> {
 }
 
 /// The consecutive part of `0 .. len` that `rank` holds; the last ranks' parts may be shorter.
-fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
+pub(crate) fn share(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     let each = len.div_ceil(ranks);
     (rank * each).min(len)..((rank + 1) * each).min(len)
 }
@@ -238,7 +238,9 @@ params!(
 
 params!(
     /// Attention with packed projections.
-    Attention { ; ;
+    Attention { ;
+        /// `[1, H]`.
+        sinks?, ;
         /// `[(H + 2G) d, D]`: Wq, Wk, Wv stacked along the rows.
         qkv: Linear,
         /// `[D, H d]`.
@@ -363,6 +365,10 @@ fn attention(model: &Model, l: usize) -> Attention<Vec<TensorSpec>> {
             weight: in_file(names.transposed, None, vec![weight(&out, d, q, Cols)]),
             bias: of.biases.out.then(|| vec![bias(&out, d, Whole)]),
         },
+        sinks: of.sinks.then(|| {
+            let name = names.of_layer(l, names.sinks);
+            vec![vector(&name, model.num_attention_heads, Rows, Init::Normal)]
+        }),
         norms: of.head_norms.then(|| HeadNorms { q: of_heads(names.head_norms[0]), k: of_heads(names.head_norms[1]) }),
     }
 }
@@ -387,8 +393,10 @@ fn mlp(model: &Model, l: usize) -> Mlp<Vec<TensorSpec>> {
 fn moe(model: &Model, l: usize, of: config::Experts, share: ExpertShare) -> Moe<Vec<TensorSpec>> {
     use TpShard::{Cols, Partial, Rows};
     let (names, d, f) = (model.tensor_names(), model.hidden_size, of.mlp.intermediate_size);
-    let name = |e, module: &str| names.of_expert(l, e, module);
-    let up = |e| names.expert_up.iter().map(move |module| weight(&name(e, module), f, d, Rows));
+    let up = |e| names.expert_up.iter().map(move |module| names.of_expert(l, e, module));
+    let (ups, downs) = (share.of(of.count).flat_map(up), share.of(of.count));
+    let downs = downs.map(|e| names.of_expert(l, e, names.expert_down));
+    let biases = model.layer(l).biases.mlp;
     let router = names.of_layer(l, names.router);
     Moe {
         router: Linear {
@@ -396,10 +404,14 @@ fn moe(model: &Model, l: usize, of: config::Experts, share: ExpertShare) -> Moe<
             bias: of.router_bias.then(|| vec![bias(&router, of.count, Partial)]),
         },
         experts: Experts {
-            up: Linear { weight: share.of(of.count).flat_map(up).collect(), bias: None },
+            up: Linear {
+                weight: ups.clone().map(|name| weight(&name, f, d, Rows)).collect(),
+                bias: biases.then(|| ups.map(|name| bias(&name, f, Rows)).collect()),
+            },
             down: Linear {
-                weight: share.of(of.count).map(|e| weight(&name(e, names.expert_down), d, f, Cols)).collect(),
-                bias: None,
+                weight: downs.clone().map(|name| weight(&name, d, f, Cols)).collect(),
+                // Each rank adds its own columns of the bias to its part of the sum over the ranks.
+                bias: biases.then(|| downs.map(|name| bias(&name, d, Rows)).collect()),
             },
         },
     }

@@ -7,7 +7,7 @@ use crate::config::{AttentionKind, Model, Recompute};
 use crate::layers::attention::Pattern;
 use crate::layers::region::Region;
 use crate::layers::{Ctx, block, embedding, head, moe, norm, rope};
-use crate::model::param_specs::{self, TensorSpec, Unit};
+use crate::model::param_specs::{self, TensorSpec, Unit, share};
 use crate::stage::grads::{Grads, Reduce};
 use crate::stage::params::Params;
 use std::cell::Cell;
@@ -373,6 +373,7 @@ impl<B: Backend> Shared<B> {
             embedding_scale: model.embedding_factor(|factor| b.rounded(factor)),
             vocab_start: self.vocab_start,
             positions_start: self.positions_start,
+            hidden_start: share(model.hidden_size, region.group().rank(), region.group().size()).start,
         }
     }
 

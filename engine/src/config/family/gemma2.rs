@@ -39,6 +39,7 @@ pub const GEMMA2: Family = Family {
             OneForm::new("use_bidirectional_attention", [false.into()], causal),
         ]
     },
+    default_rope: None,
     tensors: TensorNames {
         norm2: "pre_feedforward_layernorm",
         post1: "post_attention_layernorm",

@@ -34,6 +34,7 @@ pub const GPT2: Family = Family {
             OneForm::new("add_cross_attention", [false.into()], "cross-attention is not supported"),
         ]
     },
+    default_rope: None,
     tensors: TensorNames {
         table: "transformer.wte.weight",
         positions: "transformer.wpe.weight",
@@ -49,6 +50,7 @@ pub const GPT2: Family = Family {
         transposed: true,
         buffers: &[".attn.bias", ".attn.masked_bias"],
         head_norms: ["", ""],
+        sinks: "",
         out: "attn.c_proj",
         up: &["mlp.c_fc"],
         down: "mlp.c_proj",

@@ -16,6 +16,7 @@ pub const LLAMA: Family = Family {
         ("initializer_range", Toml::Float(0.02)),
     ],
     fixed: || vec![OneForm::silu()],
+    default_rope: None,
     tensors: LLAMA_NAMES,
     layer: |m, _| Layer::llama(m),
     learned_positions: false,

@@ -23,6 +23,7 @@ pub const MISTRAL: Family = Family {
         let types = "transformers loads a Mistral with this key as a Ministral, which is not supported; remove it";
         vec![OneForm::silu(), OneForm::new("layer_types", [], types)]
     },
+    default_rope: None,
     tensors: LLAMA_NAMES,
     layer: |m, _| Layer {
         attention: m.sliding_window.map_or(AttentionKind::Full, AttentionKind::Window),

@@ -28,6 +28,7 @@ pub const MIXTRAL: Family = Family {
         ("num_experts_per_tok", Toml::Integer(2)),
     ],
     fixed: || vec![OneForm::silu()],
+    default_rope: None,
     tensors: TensorNames {
         router: "block_sparse_moe.gate",
         experts: "block_sparse_moe.experts",

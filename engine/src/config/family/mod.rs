@@ -4,6 +4,7 @@
 
 mod gemma2;
 mod gpt2;
+mod gpt_oss;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -37,6 +38,8 @@ pub struct Family {
     pub defaults: &'static [(&'static str, Toml)],
     /// Fields of the file that the engine has in one form only.
     pub fixed: fn() -> Vec<OneForm>,
+    /// The rotary embedding of a file that has none, as JSON; a plain one where it is `None`.
+    pub default_rope: Option<&'static str>,
     pub tensors: TensorNames,
     /// Layer l of a model.
     pub layer: fn(&Model, usize) -> Layer,
@@ -113,6 +116,8 @@ pub struct TensorNames {
     /// Endings of tensors that older files have beside the weights, and that are not read.
     pub buffers: &'static [&'static str],
     pub head_norms: [&'static str; 2],
+    /// Without `.weight`, as the file has it.
+    pub sinks: &'static str,
     pub out: &'static str,
     /// The gate and the values, or the values alone.
     pub up: &'static [&'static str],
@@ -152,6 +157,7 @@ const LLAMA_NAMES: TensorNames = TensorNames {
     transposed: false,
     buffers: &["rotary_emb.inv_freq"],
     head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+    sinks: "",
     out: "self_attn.o_proj",
     up: &["mlp.gate_proj", "mlp.up_proj"],
     down: "mlp.down_proj",
@@ -172,6 +178,7 @@ impl Family {
             Architecture::Gpt2 => &gpt2::GPT2,
             Architecture::Mixtral => &mixtral::MIXTRAL,
             Architecture::Qwen3Moe => &qwen3_moe::QWEN3_MOE,
+            Architecture::GptOss => &gpt_oss::GPT_OSS,
         }
     }
 

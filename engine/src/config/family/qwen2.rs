@@ -20,6 +20,7 @@ pub const QWEN2: Family = Family {
         ("sliding_window", Toml::Integer(4096)),
     ],
     fixed: || vec![OneForm::silu()],
+    default_rope: None,
     tensors: LLAMA_NAMES,
     layer: |m, l| Layer {
         attention: m.attention_by_type(l),

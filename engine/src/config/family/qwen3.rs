@@ -27,6 +27,7 @@ pub const QWEN3: Family = Family {
         ("sliding_window", Toml::Integer(4096)),
     ],
     fixed: || vec![OneForm::silu()],
+    default_rope: None,
     tensors: LLAMA_NAMES,
     layer: |m, l| Layer { attention: m.attention_by_type(l), head_norms: true, ..Layer::llama(m) },
     learned_positions: false,

@@ -36,6 +36,7 @@ pub const QWEN3_MOE: Family = Family {
         ("moe_intermediate_size", Toml::Integer(768)),
     ],
     fixed: || vec![OneForm::silu()],
+    default_rope: None,
     tensors: TensorNames {
         router: "mlp.gate",
         experts: "mlp.experts",

@@ -307,8 +307,9 @@ impl Reader<'_> {
             (_, Some(scaling)) => Ok(Rope { theta, scaling, name: "rope_parameters" }),
             (Some(scaling), None) => Ok(Rope { theta, scaling, name: "rope_scaling" }),
             (None, None) => {
-                let name = "rope_scaling";
-                Ok(Rope { theta, scaling: self.scaling(&Map::new(), name, length)?, name })
+                let (name, of_family) = ("rope_scaling", family.default_rope.unwrap_or("{}"));
+                let table = serde_json::from_str(of_family).expect("a family's text is a JSON object");
+                Ok(Rope { theta, scaling: self.scaling(&table, name, length)?, name })
             }
         }
     }

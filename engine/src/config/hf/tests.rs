@@ -134,7 +134,6 @@ fn features_that_the_engine_lacks_are_refused_by_name() {
         (json!({ "hidden_act": "gelu" }), "hidden_act = \"gelu\": this activation is not supported; \"silu\" is"),
         (json!({ "model_type": "gptj" }), "model_type = \"gptj\": must be one of llama, mistral"),
         (json!({ "model_type": null }), "model_type is missing"),
-        (json!({ "model_type": "gpt_oss" }), "model_type = \"gpt_oss\": is not built yet; must be one of llama"),
         (json!({ "model_type": "mistral", "sliding_window": 0 }), "sliding_window = 0: must lie in 1 ..= "),
         (json!({ "architectures": ["LlamaForSequenceClassification"] }), "must hold \"LlamaForCausalLM\""),
         (json!({ "quantization_config": { "bits": 4 } }), "quantized weights are not supported"),

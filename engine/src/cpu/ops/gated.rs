@@ -1,15 +1,15 @@
-//! Gated activations (Shazeer 2020): y = act(gate) * up.
+//! Gated activations (Shazeer 2020), most of them y = act(gate) * up.
 
 use super::task_rows;
 use crate::cpu::float::Float;
 use crate::cpu::simd::vectorized;
 use crate::cpu::workers::Workers;
 
-/// An activation of the gate.
+/// A function of gate and up.
 pub trait Gate {
-    /// act(gate).
-    fn value(gate: f32) -> f32;
-    /// (dgate, dup) = (dy up act'(gate), dy act(gate)).
+    /// y.
+    fn value(gate: f32, up: f32) -> f32;
+    /// (dgate, dup), for act(gate) * up these are (dy up act'(gate), dy act(gate)).
     fn gradients(dy: f32, gate: f32, up: f32) -> (f32, f32);
 }
 
@@ -27,14 +27,14 @@ pub fn gated_bwd<A: Float, G: Gate>(workers: &Workers, dy: &[A], f: usize, gate_
     workers.each(tasks, |(dy, gate_up)| backward::<A, G>(dy, f, gate_up));
 }
 
-/// y `[R, F]` = weight * act(gate) * up, with a weight for each row.
+/// y `[R, F]` = weight * G(gate, up), with a weight for each row.
 pub fn weighted<A: Float, G: Gate>(workers: &Workers, gate_up: &[A], weights: &[f32], f: usize, y: &mut [A]) {
     let rows = task_rows(2 * f);
     let tasks = gate_up.chunks(rows * 2 * f).zip(weights.chunks(rows)).zip(y.chunks_mut(rows * f));
     workers.each(tasks, |((gate_up, weights), y)| forward_weighted::<A, G>(gate_up, weights, f, y));
 }
 
-/// Replaces gate_up by `[dgate | dup]`, from dy `[R, F]`; dweight of each row is the sum of dy act(gate) up.
+/// Replaces gate_up by `[dgate | dup]`, from dy `[R, F]`; dweight of each row is the sum of dy G(gate, up).
 pub fn weighted_bwd<A: Float, G: Gate>(
     workers: &Workers,
     dy: &[A],
@@ -59,7 +59,7 @@ vectorized! {
         for (gate_up, y) in gate_up.chunks_exact(2 * f).zip(y.chunks_exact_mut(f)) {
             let (gate, up) = gate_up.split_at(f);
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = A::store(G::value(gate.load()) * up.load());
+                *y = A::store(G::value(gate.load(), up.load()));
             }
         }
     }
@@ -70,7 +70,7 @@ vectorized! {
         for ((gate_up, weight), y) in gate_up.chunks_exact(2 * f).zip(weights).zip(y.chunks_exact_mut(f)) {
             let (gate, up) = gate_up.split_at(f);
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = A::store(weight * G::value(gate.load()) * up.load());
+                *y = A::store(weight * G::value(gate.load(), up.load()));
             }
         }
     }
@@ -94,7 +94,7 @@ vectorized! {
             for ((dy, gate), up) in dy.chunks(LANES).zip(gate.chunks_mut(LANES)).zip(up.chunks_mut(LANES)) {
                 for (((dy, gate), up), sum) in dy.iter().zip(gate).zip(up).zip(&mut sums) {
                     let (dy, g, u) = (dy.load(), gate.load(), up.load());
-                    *sum += dy * G::value(g) * u;
+                    *sum += dy * G::value(g, u);
                     let (of_gate, of_up) = G::gradients(weight * dy, g, u);
                     (*gate, *up) = (A::store(of_gate), A::store(of_up));
                 }

@@ -18,8 +18,8 @@ pub struct GeGlu;
 
 impl Gate for GeGlu {
     #[inline(always)]
-    fn value(gate: f32) -> f32 {
-        value_and_slope(gate).0
+    fn value(gate: f32, up: f32) -> f32 {
+        value_and_slope(gate).0 * up
     }
 
     #[inline(always)]

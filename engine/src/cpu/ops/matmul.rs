@@ -150,7 +150,7 @@ pub fn scratch_acc([_, n, k]: [usize; 3], threads: usize) -> [usize; 2] {
 }
 
 /// Whether sums go to f32 scratch first: the sums of several strips must be added up before they are rounded.
-pub(super) fn sums_apart<A: Float>(depth: usize) -> bool {
+fn sums_apart<A: Float>(depth: usize) -> bool {
     depth > STRIP_DEPTH && A::ROUNDS
 }
 

@@ -18,6 +18,7 @@ pub mod matmul;
 pub mod norm;
 pub mod qk_norm;
 pub mod rope;
+pub mod sinks;
 mod small;
 pub mod swiglu;
 pub mod xent;
