@@ -95,7 +95,8 @@ fn a_search_finds_a_layout_at_least_as_fast() {
     assert!((best.seconds / whole - 1.0).abs() < 0.02, "{} s by a short step, {whole} s", best.seconds);
 }
 
-/// The closed form knows the layers of other families: windows, soft-caps, MLPs without a gate, norms of heads, experts.
+/// The closed form knows the layers of other families: windows, soft-caps, MLPs without a gate, norms of heads,
+/// experts.
 #[test]
 fn the_closed_form_is_near_for_every_family() {
     let scratch = CpuScratch::<bf16>::new(1);
@@ -106,6 +107,7 @@ fn the_closed_form_is_near_for_every_family() {
         ("llm-jp-13b-v1", "abci-a100-40"),
         ("swallow-mx-8x7b", "dgx-a100-80"),
         ("qwen3-30b-a3b", "dgx-a100-80"),
+        ("gpt-oss-20b", "dgx-h100"),
     ] {
         let cluster = Cluster::load(&configs(&format!("clusters/{on}.toml"))).unwrap();
         let achieved = cluster.achieved.as_ref().unwrap();

@@ -3,21 +3,31 @@
 //! norms, rotary embedding, softmax or the lookup of embeddings.
 
 use crate::config::{Layer, Model, Named, Recompute};
-use crate::model::param_specs::all_tensors;
+use crate::model::param_specs::{self, ExpertShare, TensorSpec, Unit};
 
 /// The factor for forward and backward together, relative to the forward pass.
 const PASSES: f64 = 3.0;
 
-/// The number of parameters; a tied head is counted as the embedding only.
+/// The number of parameters; a tied head is counted as the embedding only. One expert is counted for all of its layer:
+/// a search asks for the number thousands of times.
 pub fn parameters(model: &Model) -> u64 {
-    all_tensors(model).iter().map(|tensor| tensor.len() as u64).sum()
+    let one_expert = ExpertShare { rank: 0, ranks: model.experts().max(1) };
+    let count = |unit: Unit| {
+        let times = if matches!(unit, Unit::Experts(_)) { one_expert.ranks } else { 1 };
+        let tensors = param_specs::tensors(model, unit, one_expert);
+        (times * tensors.iter().map(TensorSpec::len).sum::<usize>()) as u64
+    };
+    let units = param_specs::units(model).into_iter();
+    units.flat_map(|unit| param_specs::with_experts(model, unit)).map(count).sum()
 }
 
 /// The number of parameters that a token uses: all but those of the experts that are not its own.
 pub fn active_parameters(model: &Model) -> u64 {
     let idle = |layer: Layer| {
         let experts = layer.experts()?;
-        let each = (experts.mlp.activation.products() + 1) * model.hidden_size * experts.mlp.intermediate_size;
+        let (d, f, products) = (model.hidden_size, experts.mlp.intermediate_size, experts.mlp.activation.products());
+        let biases = if layer.biases.mlp { products * f + d } else { 0 };
+        let each = (products + 1) * d * f + biases;
         Some(((experts.count - experts.per_token) * each) as u64)
     };
     parameters(model) - model.layers().filter_map(idle).sum::<u64>()
@@ -215,7 +225,8 @@ mod tests {
         assert_eq!(totals(Formula::Model), ["4.5e21", "8.6e21", "4.5e22"]);
     }
 
-    /// The totals that the models' authors give: 46.7B with 12.9B active, and 30.5B with 3.3B active.
+    /// The totals that the models' authors give: 46.7B with 12.9B active, and 30.5B with 3.3B active. Those of GPT-OSS
+    /// leave the embedding out of the active ones: 20.91B with 3.61B, and 116.83B with 5.13B.
     #[test]
     fn experts_that_a_token_does_not_use_are_not_counted() {
         let read = |name: &str| {
@@ -228,6 +239,12 @@ mod tests {
             (billions(&mixtral), billions(&qwen)),
             (["46.7", "12.9"].map(Into::into), ["30.5", "3.4"].map(Into::into))
         );
+        let oss = ["gpt-oss-20b.toml", "gpt-oss-120b.toml"].map(|name| {
+            let m = read(name);
+            let active = active_parameters(&m) - (m.vocab_size * m.hidden_size) as u64;
+            [parameters(&m), active].map(|n| format!("{:.2}", n as f64 / 1e9))
+        });
+        assert_eq!(oss, [["20.91", "3.61"], ["116.83", "5.13"]].map(|pair| pair.map(String::from)));
         // Without attention and the head, a token costs two operations for each weight that it uses, thrice.
         let m = &mixtral;
         let weights = 2.0 * (m.hidden_size * 3 * 14336) as f64 + (m.hidden_size * 8) as f64;

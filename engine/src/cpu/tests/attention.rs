@@ -138,6 +138,61 @@ fn large_scores_neither_overflow_nor_lose_the_maximum() {
     within("logsumexp", &values(&b, &lse), &right.1, 1e-5, 1e-5);
 }
 
+/// Attention whose softmax has one more score, the sink of the head, without a value.
+fn with_sinks(qkv: &[f64], starts: &[u32], h: Heads, sinks: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let (o, lse) = attention(qkv, starts, h);
+    let all: Vec<f64> = lse.iter().zip(sinks.iter().cycle()).map(|(lse, s)| lse + (s - lse).exp().ln_1p()).collect();
+    let share = |at: usize| (lse[at / h.dim] - all[at / h.dim]).exp();
+    (o.iter().enumerate().map(|(at, o)| o * share(at)).collect(), all)
+}
+
+fn sinks<A: Float>() {
+    let b = Cpu::<A>::new(THREADS);
+    for (sequences, h) in heads() {
+        for starts in starts(h, sequences) {
+            let (rows, x) = (sequences * h.seq, qkv::<A>(h, sequences, 1));
+            let (do_, sinks) = (random::<A>(rows * h.out_cols(), 2), random::<A>(h.query, 3));
+            let sinks: Vec<f64> = sinks.iter().map(|sink| 4.0 * sink).collect();
+            let (input, seen, of) = (act(&b, &x, rows), column(&b, &starts), act(&b, &sinks, 1));
+            let (o, lse) = b.attention(&input, &seen, h);
+            let (o, lse) = b.add_sinks(o, lse, &of);
+            let right = with_sinks(&x, &starts, h, &sinks);
+            let relative = if A::ROUNDS { 1.0 / 128.0 } else { 1e-5 };
+            within(&format!("o of {h:?}"), &values(&b, &o), &right.0, relative, slack::<A>());
+            close::<f32>(&format!("logsumexp of {h:?}"), &values(&b, &lse), &right.1);
+
+            let (grads, mut dsinks) = (act(&b, &do_, rows), acc(&b, &vec![1.0; h.query], 1));
+            b.sinks_bwd(&grads, &o, &lse, &of, &mut dsinks);
+            let dsinks: Vec<f64> = values(&b, &dsinks).iter().map(|d| d - 1.0).collect();
+            let by_sink = differences(&sinks, |s| dot(&with_sinks(&x, &starts, h, s).0, &do_));
+            // A sum of products with the rounded o, whose errors do not cancel where the products do.
+            close_to_differences::<f32>(&format!("dsinks of {h:?}"), &dsinks, &by_sink, 12.0 * slack::<A>());
+            let dqkv = b.attention_bwd(&grads, &o, &lse, &input, &seen, h);
+            let by_input = differences(&x, |x| dot(&with_sinks(x, &starts, h, &sinks).0, &do_));
+            close_to_differences::<A>(&format!("dqkv of {h:?}"), &values(&b, &dqkv), &by_input, 3.0 * slack::<A>());
+        }
+    }
+}
+
+#[test]
+fn learned_sinks() {
+    sinks::<f32>();
+    sinks::<bf16>();
+}
+
+/// A sink far below the scores changes nothing, and one far above leaves nothing.
+#[test]
+fn sinks_of_any_size_are_finite() {
+    let b = Cpu::<f32>::new(1);
+    let (o, lse) = (act(&b, &[1.0, 2.0, 3.0, 4.0], 1), acc(&b, &[0.5, 0.5], 1));
+    let (o, lse) = b.add_sinks(o, lse, &act(&b, &[-1e30, 1e30], 1));
+    assert_eq!(values(&b, &o), [1.0, 2.0, 0.0, 0.0]);
+    assert_eq!(values(&b, &lse), [0.5, 1e30f32 as f64]);
+    let mut dsinks = acc(&b, &[0.0, 0.0], 1);
+    b.sinks_bwd(&act(&b, &[1.0; 4], 1), &o, &lse, &act(&b, &[-1e30, 1e30], 1), &mut dsinks);
+    assert_eq!(values(&b, &dsinks), [0.0, 0.0]);
+}
+
 #[test]
 fn attention_in_f32() {
     forward::<f32>();

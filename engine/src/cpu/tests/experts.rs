@@ -1,7 +1,7 @@
 //! The ops of layers with experts.
 
 use super::{acc, act, close, close_to_differences, column, differences, dot, random, reference, values, within};
-use crate::backend::{Backend, Balance, Groups, Router, Total};
+use crate::backend::{Acc, Act, Backend, Balance, GroupBias, Groups, Router, Total};
 use crate::config::RouterWeights;
 use crate::cpu::ops::grouped::rows_of;
 use crate::cpu::{Cpu, Float};
@@ -128,7 +128,7 @@ fn products<A: Float>() {
         let (x, dy, w) = (random::<A>(rows * k, 1), random::<A>(rows * n, 2), random::<A>(experts * n * k, 3));
         let (xs, dys, ws) = (act_of(&b, &x, rows, k), act_of(&b, &dy, rows, n), act(&b, &w, experts * n));
         let (mut y, mut dx) = (b.alloc(rows, n), b.alloc(rows, k));
-        b.grouped_nt(&xs, &ws, g, &mut y);
+        b.grouped_nt(&xs, &ws, None, g, &mut y);
         b.grouped_nn(&dys, &ws, g, &mut dx);
         let mut dw = acc(&b, &vec![1.0; experts * n * k], experts * n);
         b.grouped_tn_acc(&dys, &xs, g, &mut dw);
@@ -150,31 +150,133 @@ fn products<A: Float>() {
     }
 }
 
+/// Biases of all columns and of some, with weights of rows and without, of products of one step and of several.
+#[test]
+fn biases_of_experts() {
+    biases::<f32>();
+    biases::<bf16>();
+}
+
+fn biases<A: Float>() {
+    let b = Cpu::<A>::new(2);
+    let counts = [4u32, 0, 90, 1, 3];
+    let (experts, first, rows) = (counts.len(), 2, 95);
+    for (n, k, columns, weighted) in [(6, 4, 0..6, false), (33, 65, 5..20, true), (9, 4100, 8..9, true)] {
+        let counts_here = b.upload(&counts, 1, experts);
+        let (g, width) = (Groups { counts: &counts_here, first }, columns.len());
+        let (x, w) = (random::<A>(rows * k, 1), random::<A>(experts * n * k, 2));
+        let (dy, bias) = (random::<A>(rows * n, 3), random::<A>(experts * width, 4));
+        let weights = if weighted { random::<f32>(rows, 5) } else { vec![1.0; rows] };
+        let (bias_here, weights_here) = (act(&b, &bias, 1), acc(&b, &weights, rows));
+        let of = GroupBias { bias: &bias_here, first: columns.start, weights: weighted.then_some(&weights_here) };
+
+        let (mut y, mut dbias) = (b.alloc(rows, n), acc(&b, &vec![1.0; experts * width], 1));
+        b.grouped_nt(&act(&b, &x, rows), &act(&b, &w, experts * n), Some(of), g, &mut y);
+        let (dys, mut dweights) = (act(&b, &dy, rows), acc(&b, &vec![1.0; rows], rows));
+        b.grouped_bias_bwd(&dys, of, g, &mut dbias);
+        b.grouped_bias_dot(&dys, of, g, &mut dweights);
+
+        let [mut by_bias, mut by_weight] = [vec![1.0; experts * width], vec![1.0; rows]];
+        let mut right = vec![0.0; rows * n];
+        for (e, of_expert) in rows_of(&counts, first, rows) {
+            let w = reference::transpose(&w[e * n * k..(e + 1) * n * k], n);
+            for row in of_expert {
+                right[row * n..][..n].copy_from_slice(&reference::matmul(&x[row * k..][..k], &w, 1, n));
+                for (i, column) in columns.clone().enumerate() {
+                    right[row * n + column] += weights[row] * bias[e * width + i];
+                    by_bias[e * width + i] += weights[row] * dy[row * n + column];
+                    by_weight[row] += bias[e * width + i] * dy[row * n + column];
+                }
+            }
+        }
+        close::<A>("y", &values(&b, &y), &right);
+        close::<f32>("dbias", &values(&b, &dbias), &by_bias);
+        close::<f32>("dweights", &values(&b, &dweights), &by_weight);
+    }
+}
+
 /// A matrix, which may have no rows.
-fn act_of<A: Float>(b: &Cpu<A>, x: &[f64], rows: usize, cols: usize) -> crate::backend::Act<Cpu<A>> {
+fn act_of<A: Float>(b: &Cpu<A>, x: &[f64], rows: usize, cols: usize) -> Act<Cpu<A>> {
     if rows == 0 { b.alloc(0, cols) } else { act(b, x, rows) }
 }
 
 #[test]
 fn weighted_swiglu() {
-    weighted::<f32>();
-    weighted::<bf16>();
+    weighted::<f32, _>(SwiGlu, |gate_up, f| reference::swiglu(gate_up, f));
+    weighted::<bf16, _>(SwiGlu, |gate_up, f| reference::swiglu(gate_up, f));
 }
 
-fn weighted<A: Float>() {
-    let b = Cpu::<A>::new(2);
-    for (rows, f) in [(1, 1), (5, 17), (40, 64)] {
-        let (gate_up, dy) = (random::<A>(rows * 2 * f, 1), random::<A>(rows * f, 2));
-        let w = random::<f32>(rows, 3);
-        let forward = |gate_up: &[f64], w: &[f64]| -> Vec<f64> {
-            let y = reference::swiglu(gate_up, f);
-            y.iter().enumerate().map(|(at, y)| w[at / f] * y).collect()
+#[test]
+fn weighted_swiglu_with_clamps() {
+    weighted::<f32, _>(Clamped, clamped);
+    weighted::<bf16, _>(Clamped, clamped);
+    // At a clamp the gradient is still there, beyond it there is none; a number that is none is not clamped away.
+    let b = Cpu::<f32>::new(1);
+    let [gates, ups] = [[7.0, 7.5, -90.0, 1.0, 1.0, f64::NAN], [1.0, 1.0, 1.0, -7.0, 7.5, 1.0]];
+    let (mut gate_up, ones) = (act(&b, &[gates, ups].concat(), 1), acc(&b, &[1.0], 1));
+    let mut y = b.alloc(1, 6);
+    b.clamped_swiglu_weighted(&gate_up, &ones, &mut y);
+    let y = values(&b, &y);
+    assert!(y[..5].iter().all(|y| y.is_finite()) && y[5].is_nan() && y[0] == y[1], "{y:?}");
+    b.clamped_swiglu_weighted_bwd(&act(&b, &[1.0; 6], 1), &mut gate_up, &ones, &mut acc(&b, &[0.0], 1));
+    let zero: Vec<bool> = values(&b, &gate_up).iter().map(|d| *d == 0.0).collect();
+    let (of_gate, of_up) = zero.split_at(6);
+    assert_eq!((&of_gate[..2], &of_up[3..5]), (&[false, true][..], &[false, true][..]));
+}
+
+fn clamped(gate_up: &[f64], f: usize) -> Vec<f64> {
+    let row = |row: &[f64]| -> Vec<f64> {
+        let each = |(gate, up): (&f64, &f64)| {
+            let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+            (up + 1.0) * gate / (1.0 + (-1.702 * gate).exp())
         };
-        let (mut y, ws) = (b.alloc(rows, f), acc(&b, &w, rows));
-        b.swiglu_weighted(&act(&b, &gate_up, rows), &ws, &mut y);
+        row[..f].iter().zip(&row[f..]).map(each).collect()
+    };
+    gate_up.chunks(2 * f).flat_map(row).collect()
+}
+
+/// An op with weights of rows, and its backward.
+trait Weighted<A: Float> {
+    fn forward(&self, b: &Cpu<A>, gate_up: &Act<Cpu<A>>, weights: &Acc<Cpu<A>>, y: &mut Act<Cpu<A>>);
+    fn backward(&self, b: &Cpu<A>, dy: &Act<Cpu<A>>, gate_up: &mut Act<Cpu<A>>, weights: [&mut Acc<Cpu<A>>; 2]);
+}
+
+struct SwiGlu;
+struct Clamped;
+
+impl<A: Float> Weighted<A> for SwiGlu {
+    fn forward(&self, b: &Cpu<A>, gate_up: &Act<Cpu<A>>, weights: &Acc<Cpu<A>>, y: &mut Act<Cpu<A>>) {
+        b.swiglu_weighted(gate_up, weights, y);
+    }
+    fn backward(&self, b: &Cpu<A>, dy: &Act<Cpu<A>>, gate_up: &mut Act<Cpu<A>>, [w, dw]: [&mut Acc<Cpu<A>>; 2]) {
+        b.swiglu_weighted_bwd(dy, gate_up, w, dw);
+    }
+}
+
+impl<A: Float> Weighted<A> for Clamped {
+    fn forward(&self, b: &Cpu<A>, gate_up: &Act<Cpu<A>>, weights: &Acc<Cpu<A>>, y: &mut Act<Cpu<A>>) {
+        b.clamped_swiglu_weighted(gate_up, weights, y);
+    }
+    fn backward(&self, b: &Cpu<A>, dy: &Act<Cpu<A>>, gate_up: &mut Act<Cpu<A>>, [w, dw]: [&mut Acc<Cpu<A>>; 2]) {
+        b.clamped_swiglu_weighted_bwd(dy, gate_up, w, dw);
+    }
+}
+
+/// Gates and values up to 9, so that some are beyond the clamps.
+fn weighted<A: Float, W: Weighted<A>>(op: W, exact: impl Fn(&[f64], usize) -> Vec<f64>) {
+    let b = Cpu::<A>::new(2);
+    for (rows, f, scale) in [(1, 1, 1.0), (5, 17, 1.0), (40, 64, 1.0), (9, 33, 9.0)] {
+        let gate_up: Vec<f64> = random::<A>(rows * 2 * f, 1).iter().map(|x| scale * x).collect();
+        let gate_up: Vec<f64> = gate_up.iter().map(|&x| A::store(x as f32).load() as f64).collect();
+        let (dy, w) = (random::<A>(rows * f, 2), random::<f32>(rows, 3));
+        let forward = |gate_up: &[f64], w: &[f64]| -> Vec<f64> {
+            exact(gate_up, f).iter().enumerate().map(|(at, y)| w[at / f] * y).collect()
+        };
+        let (mut y, mut ws) = (b.alloc(rows, f), acc(&b, &w, rows));
+        op.forward(&b, &act(&b, &gate_up, rows), &ws, &mut y);
         close::<A>("y", &values(&b, &y), &forward(&gate_up, &w));
         let (mut dgate_up, mut dw) = (act(&b, &gate_up, rows), acc(&b, &vec![0.0; rows], rows));
-        b.swiglu_weighted_bwd(&act(&b, &dy, rows), &mut dgate_up, &ws, &mut dw);
+        op.backward(&b, &act(&b, &dy, rows), &mut dgate_up, [&mut ws, &mut dw]);
         let by_input = differences(&gate_up, |x| dot(&forward(x, &w), &dy));
         close_to_differences::<A>("dgate_up", &values(&b, &dgate_up), &by_input, 1e-4);
         let by_weight = differences(&w, |w| dot(&forward(&gate_up, w), &dy));
