@@ -3,7 +3,8 @@
 # conditions; and the share of the f32 FMA peak of all cores that each reaches, by the formula `model`. The peak is
 # measured first.
 #
-# usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped | qwen3 | gemma2; default: all
+# usage: benches/compare.sh [SHAPE]... [-- TORCH_STEP_ARGS]      SHAPE: small | grouped | qwen3 | gemma2 | qwen3_moe;
+# default: all
 # PYTHON names a Python with torch, transformers and numpy (default: python3). ROUNDS is the number of turns (default:
 # 3), STEPS the number of steps of a turn.
 set -euo pipefail
@@ -15,7 +16,7 @@ tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 shapes=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do shapes+=("$1"); shift; done
 [ $# -gt 0 ] && shift
-[ ${#shapes[@]} -gt 0 ] || shapes=(small grouped qwen3 gemma2)
+[ ${#shapes[@]} -gt 0 ] || shapes=(small grouped qwen3 gemma2 qwen3_moe)
 
 source benches/shapes.sh
 
@@ -23,6 +24,11 @@ run_engine() {
   rm -rf "$tmp/run"
   "$engine" train --config "$tmp/$1.toml" >/dev/null 2>&1
   rate "$1"
+}
+
+# The ways in which PyTorch multiplies the rows of experts; one where there are none.
+ways() {
+  if [ "$1" = qwen3_moe ]; then echo eager grouped_mm; else echo eager; fi
 }
 
 # Prints a line that contains `N tokens/s`, with the share of the peak appended.
@@ -40,6 +46,9 @@ for shape in "${shapes[@]}"; do
   prepare "$shape"
   for _ in $(seq "$rounds"); do
     line=$(run_engine "$shape") && with_share "$line"
-    line=$("$python" benches/torch_step.py "$shape" --threads "$(nproc)" "$@") && with_share "$line"
+    for experts in $(ways "$shape"); do
+      line=$("$python" benches/torch_step.py "$shape" --threads "$(nproc)" --experts "$experts" "$@") &&
+        with_share "$line"
+    done
   done
 done

@@ -2,7 +2,8 @@
 
 # shape: layers hidden ffn heads kv_heads head_dim vocab samples seq (torch_step.py has the same)
 declare -A dims=([small]="6 288 768 6 6 48 32000 4 256" [grouped]="8 512 1376 8 4 64 8192 4 512"
-  [qwen3]="8 512 1376 8 4 96 8192 4 512" [gemma2]="8 512 1376 4 2 128 8192 4 512")
+  [qwen3]="8 512 1376 8 4 96 8192 4 512" [gemma2]="8 512 1376 4 2 128 8192 4 512"
+  [qwen3_moe]="8 512 1376 8 4 64 8192 4 512")
 # shape: further lines of [model]
 declare -A more=([small]='architecture = "llama"' [grouped]='architecture = "llama"' [qwen3]='architecture = "qwen3"'
   [gemma2]='architecture = "gemma2"
@@ -10,7 +11,11 @@ sliding_window = 256
 query_pre_attn_scalar = 128
 attn_logit_softcapping = 50.0
 final_logit_softcapping = 30.0
-tie_word_embeddings = true')
+tie_word_embeddings = true' [qwen3_moe]='architecture = "qwen3_moe"
+moe_intermediate_size = 344
+num_local_experts = 16
+num_experts_per_tok = 4
+norm_topk_prob = true')
 
 # Writes random tokens, drawn as on PyTorch's side, and the configuration of a shape: $tmp/SHAPE.toml, whose run is
 # $tmp/run. $1 is the shape; there are tokens for $2 (default: 1) times the samples of all steps.

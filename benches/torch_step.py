@@ -1,15 +1,17 @@
 """Tokens/s of a full training step in PyTorch on the CPU, with which the engine's is compared (benches/README.md).
 
-usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile]        SHAPE: small | grouped | qwen3 | gemma2
+usage: torch_step.py SHAPE [--threads 2] [--seconds 20] [--compile] [--experts eager]
+SHAPE: small | grouped | qwen3 | gemma2 | qwen3_moe
 
 Hugging Face models in float32 with SDPA attention (Gemma 2: eager, which alone has the soft-cap), mean cross-entropy,
-backward, clipping at 1.0, and fused AdamW with weight decay on matrices only. Prints one line: the median over steps.
+backward, clipping at 1.0, and fused AdamW with weight decay on matrices only. `--experts` chooses how transformers
+multiplies the rows of experts: `eager`, a product for each, or `grouped_mm`. Prints one line: the median over steps.
 Needs torch==2.11.0 and transformers==5.17.0.
 """
 import argparse, statistics, time
 import torch
 from transformers import (Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM)
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 # name: (samples, tokens of a sample, model). The engine uses the same shapes: shapes.sh.
 SHAPES = {
@@ -22,8 +24,12 @@ SHAPES = {
     "gemma2": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, num_attention_heads=4,
                             num_key_value_heads=2, head_dim=128, vocab_size=8192, sliding_window=256,
                             query_pre_attn_scalar=128, pad_token_id=None)),
+    "qwen3_moe": (4, 512, dict(num_hidden_layers=8, hidden_size=512, intermediate_size=1376, moe_intermediate_size=344,
+                               num_experts=16, num_experts_per_tok=4, norm_topk_prob=True, num_attention_heads=8,
+                               num_key_value_heads=4, head_dim=64, vocab_size=8192)),
 }
-FAMILIES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "gemma2": (Gemma2Config, Gemma2ForCausalLM)}
+FAMILIES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+            "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM)}
 
 
 def main(a):
@@ -34,6 +40,8 @@ def main(a):
     gemma = a.shape == "gemma2"
     config = settings(**shape, max_position_embeddings=seq, attn_implementation="eager" if gemma else "sdpa",
                       tie_word_embeddings=gemma)
+    if a.shape == "qwen3_moe":
+        config._experts_implementation = a.experts
     model = kind(config).float().train()
     groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=0.1),
               dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
@@ -57,6 +65,7 @@ def main(a):
         times.append(time.perf_counter() - t)
     rate = samples * seq / statistics.median(times)
     how = "compiled" if a.compile else "eager"
+    how += f", experts {a.experts}" if a.shape == "qwen3_moe" else ""
     print(f"torch {torch.__version__} {how} {a.shape}: {rate:.0f} tokens/s, median of {len(times)} steps, "
           f"{a.threads} threads")
 
@@ -67,4 +76,5 @@ if __name__ == "__main__":
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seconds", type=float, default=20)
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--experts", choices=["eager", "grouped_mm"], default="eager")
     main(p.parse_args())

@@ -1,6 +1,6 @@
 //! Models with experts: the golden runs of PyTorch at every way of sharing experts, and rounds that change nothing.
 
-use crate::common::{Case, EXPERT_CASES, finish, metrics, mpirun, read_tensors, set, write_config};
+use crate::common::{Case, EXPERT_CASES, engine, finish, metrics, mpirun, read_tensors, set, write_config};
 use crate::gradients::agree_at;
 use crate::trajectories::{F32, follows};
 use safetensors::tensor::{Dtype, TensorView};
@@ -37,12 +37,15 @@ fn shared_experts() {
     trains("qwen3_moe", 2, &[(EP, 2)]);
     agree_at("mixtral", 4, &[(EP, 2), (TP, 2)]);
     trains("mixtral", 4, &[(EP, 2), (PP, 2)]);
+    // Ranks that share heads have the sinks of their own heads, and add their own columns of the experts' biases.
+    trains("gpt_oss", 4, &[(EP, 2), (TP, 2)]);
+    agree_at("gpt_oss", 4, &[(EP, 2), (TP, 2)]);
 }
 
 /// Buffers for a third of the rows of even routing: several rounds, on one rank and on two.
 #[test]
 fn rounds_change_nothing() {
-    for (case, ranks) in [("mixtral", 1), ("qwen3_moe", 2)] {
+    for (case, ranks) in [("mixtral", 1), ("qwen3_moe", 2), ("gpt_oss", 2)] {
         follows(case, ranks, &F32, |config| {
             apply(config, &[(EP, ranks as i64)]);
             set(config, "parallel.expert_buffer", 0.3);
@@ -104,6 +107,31 @@ fn all_tokens_may_choose_the_same_experts() {
     }
 }
 
+/// A run of 100 steps names the experts that no token chose, and its report has a picture of the load.
+#[test]
+fn experts_without_a_token_are_named_and_seen_in_the_report() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let mut config = with_routers(0.0, tmp.path(), &run);
+    for (key, value) in [("train.steps", 100), ("train.global_batch_size", 1), ("train.micro_batch_size", 1)] {
+        set(&mut config, key, value);
+    }
+    // So small a step that the router stays where it is: the first two of eight experts have all tokens.
+    set(&mut config, "optimizer.lr", 1e-12);
+    set(&mut config, "optimizer.min_lr", 0.0);
+    let config = write_config(tmp.path(), "config.toml", &config);
+    let outcome = finish(mpirun(1).args(["train", "--config"]).arg(config)).succeeded();
+    let warning = "step 100: no token of the last 100 steps chose expert 2 of layer 1, 3 of layer 1, 4 of layer 1, 5 of \
+                   layer 1, 6 of layer 1 and 7 more; model.router_aux_loss_coef balances the experts";
+    assert_eq!(outcome.stderr.matches(warning).count(), 1, "{}", outcome.stderr);
+    finish(engine().arg("report").arg(&run)).succeeded();
+    let page = std::fs::read_to_string(run.join("efficiency.html")).unwrap();
+    for text in ["Load of the experts", "the most chosen expert had 4.00 times the mean of its layer", "<svg"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(page.contains("12 of 16 experts had no"), "experts without a token");
+}
+
 /// Weights so large that logits are not finite. Choices exist all the same, so that no rank waits for rows for ever.
 #[test]
 fn a_router_that_is_not_finite_is_named() {
@@ -153,6 +181,7 @@ mod exhaustive {
     use super::*;
 
     const DATA: &str = "train.micro_batch_size";
+    const RECOMPUTE: [&str; 3] = ["none", "selective", "full"];
 
     #[test]
     fn layouts() {
@@ -170,8 +199,9 @@ mod exhaustive {
 
     #[test]
     fn recomputation_and_rounds() {
-        for recompute in ["none", "selective", "full"] {
-            follows("qwen3_moe", 4, &F32, |config| {
+        for (case, recompute) in ["qwen3_moe", "gpt_oss"].into_iter().flat_map(|case| RECOMPUTE.map(|how| (case, how)))
+        {
+            follows(case, 4, &F32, |config| {
                 apply(config, &[(EP, 2), (TP, 2)]);
                 set(config, "train.recompute", recompute);
                 set(config, "parallel.expert_buffer", 0.4);

@@ -1,9 +1,11 @@
 //! The program's `parity` command, on the models made for it: every layout trains as one rank does.
 
+use std::collections::BTreeSet;
+
 use crate::common::{Case, Outcome, engine, finish, finish_long, mpirun, write_config};
 
-/// One model has nine layers, enough for every layout; the other has four, and tied embeddings.
-const MODELS: [&str; 2] = ["configs/parity.toml", "configs/parity-tied.toml"];
+/// One model has nine layers, enough for every layout; another has four, and tied embeddings; the third has experts.
+const MODELS: [&str; 3] = ["configs/parity.toml", "configs/parity-tied.toml", "configs/parity-experts.toml"];
 
 fn parity(config: &str, args: &[&str]) -> Outcome {
     finish_long(mpirun(8).args(["parity", "--config", config]).args(args))
@@ -19,8 +21,8 @@ mod exhaustive {
 
     #[test]
     fn representative_layouts_agree() {
-        // Eight ranks have twice as many layouts as four, and the second model differs by few ops.
-        for (model, ranks, expected) in [(MODELS[0], "8", 12..40), (MODELS[1], "4", 8..20)] {
+        // Eight ranks have twice as many layouts as four, and the other models differ by few ops.
+        for (model, ranks, expected) in [(MODELS[0], "8", 12..40), (MODELS[1], "4", 8..20), (MODELS[2], "4", 8..20)] {
             let outcome = parity(model, &["--verbose", "--ranks", ranks]).succeeded();
             println!("{}", outcome.stdout);
             let agree = lines(&outcome, "agrees").len();
@@ -31,7 +33,10 @@ mod exhaustive {
                 |why: &str| outcome.stdout.lines().any(|line| line.starts_with("skipped") && line.contains(why));
             assert!(skipped(": parallel.virtual_pipeline = 2: interleaving needs parallel.pipeline > 1"));
             assert!(!outcome.stdout.contains(".toml"), "the layouts are in no file: {}", outcome.stdout);
-            assert_eq!(skipped("more chunks than model.num_hidden_layers"), model == MODELS[1]);
+            assert_eq!(skipped("more chunks than model.num_hidden_layers"), model != MODELS[0]);
+            // Experts on one, two and four ranks.
+            let ways = lines(&outcome, "agrees").iter().map(|line| line.split('┆').nth(4)).collect::<BTreeSet<_>>();
+            assert_eq!(ways.len(), if model == MODELS[2] { 3 } else { 1 }, "{}", outcome.stdout);
         }
     }
 

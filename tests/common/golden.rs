@@ -32,7 +32,7 @@ pub const CASES: [&str; 20] = [
 ];
 
 /// The golden cases of models with experts.
-pub const EXPERT_CASES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_norm"];
+pub const EXPERT_CASES: [&str; 4] = ["mixtral", "qwen3_moe", "qwen3_moe_norm", "gpt_oss"];
 
 /// A folder of `tests/golden`.
 pub struct Case {

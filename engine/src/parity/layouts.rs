@@ -10,6 +10,8 @@ pub struct Layout {
     pub pipeline: usize,
     pub virtual_pipeline: usize,
     pub data: usize,
+    /// Data-parallel ranks that share the experts.
+    pub expert: usize,
     pub sequence_parallel: bool,
     pub distributed_optimizer: bool,
     pub recompute: Recompute,
@@ -22,29 +24,24 @@ impl Layout {
         pipeline: 1,
         virtual_pipeline: 1,
         data: 1,
+        expert: 1,
         sequence_parallel: false,
         distributed_optimizer: false,
         recompute: Recompute::None,
     };
 
-    /// Every combination on at most `ranks` ranks except [`Layout::ONE`], those with most ranks first. Sequence
-    /// parallelism is only tried with several tensor-parallel ranks; with one it makes no difference.
-    pub fn all(ranks: usize) -> Vec<Layout> {
+    /// Every combination on at most `ranks` ranks except [`Layout::ONE`], those with most ranks first, for a model with
+    /// so many experts, which may be none. Sequence parallelism is only tried with several tensor-parallel ranks; with
+    /// one it makes no difference.
+    pub fn all(ranks: usize, experts: usize) -> Vec<Layout> {
         let mut all = Vec::new();
         for (tensor, pipeline, data) in degrees(ranks) {
             for virtual_pipeline in [1, 2] {
                 for distributed_optimizer in [true, false] {
                     for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
-                        let sequence_parallel = [true, false].into_iter().filter(|on| tensor > 1 || !on);
-                        all.extend(sequence_parallel.map(|sequence_parallel| Layout {
-                            tensor,
-                            pipeline,
-                            virtual_pipeline,
-                            data,
-                            sequence_parallel,
-                            distributed_optimizer,
-                            recompute,
-                        }));
+                        let base = Layout { tensor, pipeline, virtual_pipeline, data, ..Layout::ONE };
+                        let base = Layout { distributed_optimizer, recompute, ..base };
+                        all.extend(base.shared_ways(experts));
                     }
                 }
             }
@@ -53,14 +50,24 @@ impl Layout {
         all
     }
 
+    /// This layout with and without sequence parallelism, and with experts on one rank and on several.
+    fn shared_ways(self, experts: usize) -> impl Iterator<Item = Layout> {
+        let sequence = [true, false].into_iter().filter(move |on| self.tensor > 1 || !on);
+        let sharing = [1, 2, 4].into_iter().filter(move |&n| n == 1 || (self.data % n == 0 && experts >= n));
+        let with = move |expert| sequence.clone().map(move |sequence_parallel| (expert, sequence_parallel));
+        sharing.flat_map(with).map(move |(expert, sequence_parallel)| Layout { expert, sequence_parallel, ..self })
+    }
+
     pub fn ranks(&self) -> usize {
         self.tensor * self.pipeline * self.data
     }
 
     /// One number per axis, for [`super::pairwise`].
-    pub fn axes(&self) -> [usize; 7] {
+    pub fn axes(&self) -> [usize; 8] {
         let (sequence, optimizer) = (self.sequence_parallel.into(), self.distributed_optimizer.into());
-        [self.tensor, self.pipeline, self.virtual_pipeline, self.data, sequence, optimizer, self.recompute as usize]
+        let ranks = [self.tensor, self.pipeline, self.virtual_pipeline, self.data, self.expert];
+        let [tensor, pipeline, chunks, data, expert] = ranks;
+        [tensor, pipeline, chunks, data, expert, sequence, optimizer, self.recompute as usize]
     }
 
     /// `base` with this layout and the largest valid micro-batch size up to `base`'s own; an error if no size is valid.
@@ -81,6 +88,7 @@ impl Layout {
         config.train.recompute = self.recompute;
         config.parallel.sequence_parallel = self.sequence_parallel;
         config.parallel.distributed_optimizer = self.distributed_optimizer;
+        config.parallel.expert = self.expert;
         (config.parallel.layers, config.parallel.ranks) = (None, None);
         config
     }
@@ -162,9 +170,10 @@ mod tests {
     fn a_layout_is_refused_exactly_where_the_rule_says_so() {
         let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
         let mut refused = 0;
-        for file in ["parity.toml", "parity-tied.toml"] {
+        for file in ["parity.toml", "parity-tied.toml", "parity-experts.toml"] {
             let base = Config::read(&configs.join(file), &[]).unwrap();
-            for (layout, size) in Layout::all(32).into_iter().flat_map(|layout| [1, 2, 3].map(|size| (layout, size))) {
+            let all = Layout::all(32, base.model.experts());
+            for (layout, size) in all.into_iter().flat_map(|layout| [1, 2, 3].map(|size| (layout, size))) {
                 let runs = layout.unchecked(&base, size).runs_on(layout.ranks());
                 assert_eq!(runs, layout.checked(&base, size).is_ok(), "{file}, micro-batch {size}: {layout:?}");
                 refused += usize::from(!runs);
@@ -175,18 +184,20 @@ mod tests {
 
     #[test]
     fn every_axis_has_all_its_values() {
-        let all = Layout::all(8);
+        let all = Layout::all(8, 6);
         let axis = |i: usize| all.iter().map(|layout| layout.axes()[i]).collect::<BTreeSet<_>>();
-        let want: [&[usize]; 7] = [&[1, 2, 4, 8], &[1, 2, 4], &[1, 2], &[1, 2, 4], &[0, 1], &[0, 1], &[0, 1, 2]];
+        let ranks: [&[usize]; 5] = [&[1, 2, 4, 8], &[1, 2, 4], &[1, 2], &[1, 2, 4], &[1, 2, 4]];
+        let want: [&[usize]; 8] = [ranks[0], ranks[1], ranks[2], ranks[3], ranks[4], &[0, 1], &[0, 1], &[0, 1, 2]];
         for (i, want) in want.into_iter().enumerate() {
             assert_eq!(axis(i), want.iter().copied().collect(), "axis {i}");
         }
-        let different: BTreeSet<[usize; 7]> = all.iter().map(Layout::axes).collect();
+        let different: BTreeSet<[usize; 8]> = all.iter().map(Layout::axes).collect();
         assert_eq!(different.len(), all.len());
         assert!(!all.contains(&Layout::ONE), "compared with itself");
-        assert!(all.iter().all(|layout| layout.ranks() <= 8));
+        assert!(all.iter().all(|layout| layout.ranks() <= 8 && layout.data % layout.expert == 0));
+        assert!(Layout::all(8, 0).iter().all(|layout| layout.expert == 1));
         // About 20 layouts cover all pairs.
         let few = pairwise(&all.iter().map(Layout::axes).collect::<Vec<_>>());
-        assert!((12..=24).contains(&few.len()), "{} of {}", few.len(), all.len());
+        assert!((12..=28).contains(&few.len()), "{} of {}", few.len(), all.len());
     }
 }

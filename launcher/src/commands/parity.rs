@@ -38,6 +38,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "Examples:
   mpirun -n 8 swallow-engine parity --config configs/parity.toml
+  mpirun -n 8 swallow-engine parity --config configs/parity-experts.toml
   mpirun -n 8 --oversubscribe swallow-engine parity \\
       --config configs/parity-tied.toml --all";
 
@@ -106,7 +107,7 @@ fn ignored(config: &Config) -> Vec<&'static str> {
 /// The layouts to try, and the invalid layouts by the reason.
 fn choose(config: &Config, ranks: usize, all: bool) -> (Vec<Layout>, BTreeMap<String, Vec<Layout>>) {
     let (mut layouts, mut refused) = (Vec::new(), BTreeMap::<String, Vec<Layout>>::new());
-    for layout in Layout::all(ranks) {
+    for layout in Layout::all(ranks, config.model.experts()) {
         match layout.config(config) {
             Ok(_) => layouts.push(layout),
             Err(why) => refused.entry(why.to_string()).or_default().push(layout),
@@ -167,6 +168,7 @@ fn table(layouts: &[Layout], outcomes: &[Outcome]) -> Table {
         "pp",
         "v",
         "dp",
+        "ep",
         "sp",
         "optimizer",
         "recompute",
@@ -176,21 +178,22 @@ fn table(layouts: &[Layout], outcomes: &[Outcome]) -> Table {
         "verdict",
     ]);
     for (l, o) in layouts.iter().zip(outcomes) {
-        let [tp, pp, v, dp] = [l.tensor, l.pipeline, l.virtual_pipeline, l.data].map(|n| n.to_string());
+        let ranks = [l.tensor, l.pipeline, l.virtual_pipeline, l.data, l.expert];
+        let [tp, pp, v, dp, ep] = ranks.map(|n| n.to_string());
         let [loss, norm, weights] = [o.loss, o.grad_norm, o.weights].map(|off| format!("{off:.1e}"));
         let sp = if l.sequence_parallel { "on" } else { "off" };
         let optimizer = if l.distributed_optimizer { "sharded" } else { "replicated" };
         let verdict =
             if o.faults.is_empty() { "agrees".to_string() } else { format!("FAILS: {}", o.faults.join("; ")) };
         let recompute = l.recompute.name().to_string();
-        table.add_row([tp, pp, v, dp, sp.into(), optimizer.into(), recompute, loss, norm, weights, verdict]);
+        table.add_row([tp, pp, v, dp, ep, sp.into(), optimizer.into(), recompute, loss, norm, weights, verdict]);
     }
-    for column in [0, 1, 2, 3, 7, 8, 9] {
-        table.column_mut(column).expect("the table has eleven").set_cell_alignment(CellAlignment::Right);
+    for column in [0, 1, 2, 3, 4, 8, 9, 10] {
+        table.column_mut(column).expect("the table has twelve").set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
 fn short(l: &Layout) -> String {
-    format!("tp {} pp {} v {} dp {}", l.tensor, l.pipeline, l.virtual_pipeline, l.data)
+    format!("tp {} pp {} v {} dp {} ep {}", l.tensor, l.pipeline, l.virtual_pipeline, l.data, l.expert)
 }
