@@ -46,6 +46,18 @@ fn mixtral() {
     trains_alike("mixtral", &[&experts()[..], &[("train.recompute", "selective".into())]].concat());
 }
 
+/// Sinks, biases of the router and of the experts, clamped gates, a window in one of two layers, in rounds of some rows.
+#[test]
+fn gpt_oss() {
+    let settings = [
+        ("model.architecture", "gpt_oss".into()),
+        ("model.sliding_window", 9.into()),
+        ("parallel.expert_buffer", 0.6.into()),
+        ("train.recompute", "selective".into()),
+    ];
+    trains_alike("gpt_oss", &[&experts()[..], &settings].concat());
+}
+
 mod exhaustive {
     use super::*;
 

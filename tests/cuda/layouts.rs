@@ -101,7 +101,9 @@ mod exhaustive {
         let shared = |tensor, pipeline| and(degrees(tensor, pipeline, 1), "parallel.expert", 2);
         alone.trains_like("ep2-pp2", 4, &shared(1, 2));
         alone.trains_like("ep2-rounds", 2, &and(shared(1, 1), "parallel.expert_buffer", 0.4));
-        let tensor_parallel = Alone::at(2, &degrees(2, 1, 1), &experts());
+        // GPT-OSS: each rank adds its own columns of the experts' biases.
+        let family = [("model.architecture", "gpt_oss".into()), ("model.sliding_window", 9.into())];
+        let tensor_parallel = Alone::at(2, &degrees(2, 1, 1), &[&experts()[..], &family].concat());
         tensor_parallel.trains_like("ep2-tp2", 4, &shared(2, 1));
     }
 
