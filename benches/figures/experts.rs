@@ -2,7 +2,7 @@
 //! expert and the weights of all of them (`Operands::sizes`), and so they are measured.
 
 use super::ops::Bench;
-use engine::backend::{Acc, Backend, Balance, Groups, Op, Router, Tensor, Total};
+use engine::backend::{Acc, Backend, Balance, GroupBias, Groups, Op, Router, Tensor, Total};
 use engine::config::RouterWeights;
 use engine::cpu::{Cpu, Float};
 
@@ -25,7 +25,7 @@ pub fn once<A: Float>(t: &Bench<A>, op: Op, [rows, cols, depth]: [usize; 3]) -> 
     match op {
         Op::GroupedNt => {
             let (x, w, counts, mut y) = (t.act(rows, depth), t.act(cols, depth), one(rows), t.own(rows, cols));
-            t.timed(|b| b.grouped_nt(&x, &w, Groups { counts: &counts, first: 0 }, &mut y))
+            t.timed(|b| b.grouped_nt(&x, &w, None, Groups { counts: &counts, first: 0 }, &mut y))
         }
         Op::GroupedNn => {
             let (x, w, counts, mut y) = (t.act(rows, depth), t.act(depth, cols), one(rows), t.own(rows, cols));
@@ -35,6 +35,7 @@ pub fn once<A: Float>(t: &Bench<A>, op: Op, [rows, cols, depth]: [usize; 3]) -> 
             let (dy, x, counts) = (t.act(depth, rows), t.act(depth, cols), one(depth));
             t.adding(rows, cols, |b, dw| b.grouped_tn_acc(&dy, &x, Groups { counts: &counts, first: 0 }, dw))
         }
+        Op::GroupedBiasBwd | Op::GroupedBiasDot => bias_bwd(t, op, rows, cols),
         Op::RouterLogits => {
             let (x, w) = (t.act(rows, depth), t.act(cols, depth));
             t.timed(|b| b.router_logits(&x, &w, None))
@@ -65,7 +66,28 @@ pub fn once<A: Float>(t: &Bench<A>, op: Op, [rows, cols, depth]: [usize; 3]) -> 
             let mut dweights: Acc<Cpu<A>> = b.alloc(rows, 1);
             t.timed(|b| b.swiglu_weighted_bwd(&dy, &mut x, &weights, &mut dweights))
         }
+        Op::ClampedSwigluWeighted => {
+            let (x, weights, mut y) = (t.act(rows, cols), t.numbers(rows, 1), t.own(rows, cols / 2));
+            t.timed(|b| b.clamped_swiglu_weighted(&x, &weights, &mut y))
+        }
+        Op::ClampedSwigluWeightedBwd => {
+            let (dy, mut x, weights) = (t.act(rows, cols / 2), t.own(rows, cols), t.numbers(rows, 1));
+            let mut dweights: Acc<Cpu<A>> = b.alloc(rows, 1);
+            t.timed(|b| b.clamped_swiglu_weighted_bwd(&dy, &mut x, &weights, &mut dweights))
+        }
         _ => panic!("{} is no op of experts", op.name()),
+    }
+}
+
+/// The gradient of a bias of one expert, or of its weights.
+fn bias_bwd<A: Float>(t: &Bench<A>, op: Op, rows: usize, cols: usize) -> f64 {
+    let (dy, bias, weights) = (t.act(rows, cols), t.act(1, cols), t.numbers(rows, 1));
+    let counts = t.b.upload(&[rows as u32], 1, 1);
+    let (g, bias) =
+        (Groups { counts: &counts, first: 0 }, GroupBias { bias: &bias, first: 0, weights: Some(&weights) });
+    match op {
+        Op::GroupedBiasBwd => t.adding(1, cols, |b, dbias| b.grouped_bias_bwd(&dy, bias, g, dbias)),
+        _ => t.adding(rows, 1, |b, dweights| b.grouped_bias_dot(&dy, bias, g, dweights)),
     }
 }
 

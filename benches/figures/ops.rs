@@ -144,6 +144,8 @@ impl<'a, A: Float> Bench<'a, A> {
             Op::GroupedNt
             | Op::GroupedNn
             | Op::GroupedTnAcc
+            | Op::GroupedBiasBwd
+            | Op::GroupedBiasDot
             | Op::RouterLogits
             | Op::Route
             | Op::RouteBwd
@@ -151,7 +153,9 @@ impl<'a, A: Float> Bench<'a, A> {
             | Op::TakeRows
             | Op::SumRows
             | Op::SwigluWeighted
-            | Op::SwigluWeightedBwd => experts::once(self, op, [rows, cols, depth]),
+            | Op::SwigluWeightedBwd
+            | Op::ClampedSwigluWeighted
+            | Op::ClampedSwigluWeightedBwd => experts::once(self, op, [rows, cols, depth]),
             Op::Add => {
                 let (x, y) = (self.own(rows, cols), act(rows, cols));
                 self.timed(|b| b.add(x, &y))
@@ -200,6 +204,15 @@ impl<'a, A: Float> Bench<'a, A> {
             }
             Op::Rope | Op::RopeBwd | Op::QkNormRope | Op::QkNormRopeBwd | Op::Attention | Op::AttentionBwd => {
                 self.attention(op, rows)
+            }
+            Op::AddSinks => {
+                let (o, lse, sinks) = (self.own(rows, cols), self.numbers(rows, self.heads.query), self.sinks());
+                self.timed(|b| b.add_sinks(o, lse, &sinks))
+            }
+            Op::SinksBwd => {
+                let (do_, o, lse) = (act(rows, cols), act(rows, cols), self.numbers(rows, self.heads.query));
+                let sinks = self.sinks();
+                self.adding(1, sinks.len(), |b, dsinks| b.sinks_bwd(&do_, &o, &lse, &sinks, dsinks))
             }
             Op::Geglu => {
                 let x = act(rows, cols);
@@ -255,6 +268,11 @@ impl<'a, A: Float> Bench<'a, A> {
                 self.optimizer(op, rows * cols)
             }
         }
+    }
+
+    /// A number for each head of a query.
+    fn sinks(&self) -> Rc<Act<Cpu<A>>> {
+        self.act(1, self.heads.query)
     }
 
     fn attention(&self, op: Op, rows: usize) -> f64 {

@@ -1,4 +1,5 @@
-// The arguments of the attention kernels. `cuda/src/ops/attention.rs` has the same structs; both assert the sizes.
+// The arguments of the attention kernels. `cuda/src/ops/{attention,sinks}.rs` have the same structs; both sides assert
+// the sizes.
 #pragma once
 #include "prim.cuh"
 
@@ -38,3 +39,24 @@ struct AttentionBwd {
     Scores scores;
 };
 static_assert(sizeof(AttentionBwd) == 160, "as in cuda/src/ops");
+
+// o `[rows, heads dim]` and lse `[rows, heads]` get the sinks `[heads]`. `lanes` threads, a power of two, process a
+// head.
+struct Sinks {
+    View<bf16> o;
+    View<float> lse;
+    View<const bf16> sinks;
+    u32 heads, dim, lanes, unused;
+};
+static_assert(sizeof(Sinks) == 64, "as in cuda/src/ops");
+
+// The gradient of the sinks, dsinks `[heads]`, from do, o and lse as above, with the sinks.
+struct SinksBwd {
+    View<const bf16> do_;
+    View<const bf16> o;
+    View<const float> lse;
+    View<const bf16> sinks;
+    View<float> dsinks;
+    u32 rows, heads, dim, lanes;
+};
+static_assert(sizeof(SinksBwd) == 96, "as in cuda/src/ops");

@@ -1,5 +1,5 @@
-// The arguments of the kernels of layers with experts. `cuda/src/ops/{router,dispatch,grouped}.rs` have the same
-// structs; both sides assert the sizes.
+// The arguments of the kernels of layers with experts. `cuda/src/ops/{router,dispatch,grouped,grouped_bias}.rs`
+// have the same structs; both sides assert the sizes.
 #pragma once
 #include "prim.cuh"
 
@@ -64,16 +64,27 @@ struct SumChoices {
 };
 static_assert(sizeof(SumChoices) == 56, "as in cuda/src/ops");
 
+// A bias `[experts width]` for each expert, of the rows' columns from `first` on, times weights `[rows]`. It may be
+// empty, and so may the weights, which are 1 then.
+struct GroupBias {
+    View<const bf16> bias;
+    View<const float> weights;
+    u32 first, width;
+};
+static_assert(sizeof(GroupBias) == 40, "as in cuda/src/ops");
+
 // y `[rows, n]` = x `[rows, k]` times the weights of each row's expert, in w `[experts n, k]`, or `[experts k, n]` for
-// the product that transposes nothing. The rows are those from `first` on of all that counts `[experts]` counts.
+// the product that transposes nothing, which has no bias. The rows are those from `first` on of all that counts
+// `[experts]` counts.
 struct Grouped {
     View<const bf16> x;
     View<const bf16> w;
     View<const u32> counts;
     View<bf16> y;
+    GroupBias bias;
     u32 first, rows, n, k;
 };
-static_assert(sizeof(Grouped) == 80, "as in cuda/src/ops");
+static_assert(sizeof(Grouped) == 120, "as in cuda/src/ops");
 
 // dw `[experts n, k]` += dy^T x over the rows of each expert, of dy `[rows, n]` and x `[rows, k]`.
 struct GroupedAcc {
@@ -84,3 +95,13 @@ struct GroupedAcc {
     u32 first, rows, n, k;
 };
 static_assert(sizeof(GroupedAcc) == 80, "as in cuda/src/ops");
+
+// The gradients of a bias, from dy `[rows, n]`: `to` is that of the bias `[experts width]`, or of its weights `[rows]`.
+struct GroupedBias {
+    View<const bf16> dy;
+    View<const u32> counts;
+    GroupBias bias;
+    View<float> to;
+    u32 first, rows, n, unused;
+};
+static_assert(sizeof(GroupedBias) == 104, "as in cuda/src/ops");

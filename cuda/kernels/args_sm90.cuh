@@ -2,6 +2,7 @@
 // structs. Tiles of attention hold the columns of one head.
 #pragma once
 #include "args_attention.cuh"
+#include "args_experts.cuh"
 #include "prim_hopper.cuh"
 
 // Like `Attention`, with a map of tiles of 128 rows.
@@ -32,6 +33,7 @@ static_assert(sizeof(AttentionTilesBwd) == 640, "as in cuda/src/ops");
 struct GroupedTiles {
     View<const u32> counts;
     View<bf16> y;
+    GroupBias bias;
     u32 first, rows, n, k;
     TensorMap x, w;
 };

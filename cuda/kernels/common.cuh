@@ -6,6 +6,7 @@
 DEVICE float infinity() { return f32_of(0x7f800000u); }
 DEVICE float low(u32 pair) { return f32_of(pair << 16); }
 DEVICE float high(u32 pair) { return f32_of(pair & 0xffff0000u); }
+DEVICE float f32_of(bf16 x) { return f32_of(static_cast<u32>(x.bits) << 16); }
 // Element i of eight.
 DEVICE float pick8(const V16& v, int i) { return i & 1 ? high(v.w[i / 2]) : low(v.w[i / 2]); }
 

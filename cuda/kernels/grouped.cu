@@ -1,10 +1,9 @@
 // Matrix products of rows that are grouped by expert, each row with the weights of its expert:
-//   nt: y = x w^T    nn: y = x w    tn_acc: dw += dy^T x over the rows of each expert
+//   nt: y = x w^T + p bias    nn: y = x w    tn_acc: dw += dy^T x over the rows of each expert
 // A block computes a tile [128, 128] of the result in registers, over tiles of 64 in the depth of the product, of which
 // the next is copied to shared memory while one is multiplied. Every sum has one order.
 //
 // Kernels named `unaligned` are for matrices whose rows are not aligned to sixteen bytes. They read single elements.
-#include "args_experts.cuh"
 #include "grouped.cuh"
 #include "tile.cuh"
 
@@ -120,6 +119,26 @@ DEVICE void product(Tile& c, View<const bf16> x, Matrix a, View<const bf16> w, M
 
 // -- y = x w^T and y = x w --
 
+// c += the bias of the expert `of`, in the tile that begins at `column`. Rows that do not exist read no weight.
+DEVICE void add_bias(Tile& c, const GroupBias& b, const Rows& of, u32 column HERE) {
+    u32 lane = thread() % 32, warp = thread() / 32, row = warp / 2 * PART + lane / 4;
+    // Columns in front of the bias become numbers far behind it.
+    u32 first = column + warp % 2 * PART + lane % 4 * 2 - b.first;
+    Reg<float, PART / 8> weight;
+    Reg<float, PART / 4> bias;
+    UNROLL for (u32 r = 0; r < PART / 8; r++) {
+        weight[r] = row + 8 * r < of.rows ? bias_weight(b, of.first + row + 8 * r AT) : 0.0f;
+    }
+    UNROLL for (u32 i = 0; i < PART / 4; i++) bias[i] = bias_at(b, of.expert, first + i / 2 * 8 + i % 2 AT);
+    UNROLL for (u32 i = 0; i < PART / 4; i++) {
+        if (first + i / 2 * 8 + i % 2 >= b.width) continue;
+        UNROLL for (u32 r = 0; r < PART / 8; r++) {
+            float& sum = c.at[r / 2][i / 2][r % 2 * 2 + i % 2];
+            sum = fmadd(weight[r], bias[i], sum);
+        }
+    }
+}
+
 // Writes the tile's rows and columns that exist. They are transposed to whole rows in shared memory.
 template <bool ALIGNED> DEVICE void store_tile(View<bf16> y, const Matrix& m, const Tile& c HERE) {
     u32 lane = thread() % 32, g = lane / 4, t = lane % 4, warp = thread() / 32;
@@ -161,6 +180,9 @@ template <Form FORM, bool ALIGNED> DEVICE void grouped(const Grouped& a) {
     }
     Tile c;
     product<FORM, ALIGNED>(c, a.x, left, a.w, right, a.k);
+    if constexpr (FORM == NT) {
+        if (a.bias.bias.n) add_bias(c, a.bias, of, column);
+    }
     store_tile<ALIGNED>(a.y, {static_cast<u64>(of.first) * a.n + column, a.n, of.rows, a.n - column}, c);
 }
 

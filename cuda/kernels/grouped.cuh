@@ -2,6 +2,7 @@
 // Only the device knows how many rows an expert has: the host launches a bound of the tiles, and each block looks for
 // its own in the counts.
 #pragma once
+#include "args_experts.cuh"
 #include "common.cuh"
 
 // Rows of a tile, and columns of one of sm_80.
@@ -63,4 +64,29 @@ DEVICE Rows rows_of_expert(View<const u32> counts, u32 first, u32 rows, u32 expe
     n = warp_sum(n AT);
     u32 from = here(n, first, rows);
     return {expert, from, here(n + ld(counts, expert AT), first, rows) - from};
+}
+
+// The expert of a sorted row, or the number of experts if no expert has it. Each lane looks at consecutive experts; all
+// lanes get the result.
+DEVICE u32 expert_of_row(View<const u32> counts, u32 row HERE) {
+    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each, n = 0;
+    u32 end = begin + each < experts ? begin + each : experts;
+    for (u32 e = begin; e < end; e++) n += ld(counts, e AT);
+    u32 before = sum_up_to(n AT) - n, mine = 0;
+    // As many experts as end in front of the row, or at it.
+    for (u32 e = begin; e < end; e++) {
+        before += ld(counts, e AT);
+        mine += before <= row;
+    }
+    return warp_sum(mine AT);
+}
+
+// -- biases --
+
+// The factor of the bias in a row of the matrix.
+DEVICE float bias_weight(const GroupBias& b, u32 row HERE) { return b.weights.n ? ld(b.weights, row AT) : 1.0f; }
+
+// Column `i` of an expert's bias, which is zero outside of it.
+DEVICE float bias_at(const GroupBias& b, u32 expert, u32 i HERE) {
+    return i < b.width ? f32_of(ld(b.bias, static_cast<u64>(expert) * b.width + i AT)) : 0.0f;
 }

@@ -1,7 +1,8 @@
-// Grouped products on sm_90a, y = x w^T and y = x w. A block loops over tiles [128, 256] of the result. The producer
-// warpgroup loads tiles of 64 in the depth of the product by TMA, four stages ahead, also those of the next tile of the
-// result while the last one is written. Each of the two consumers has 64 of the rows; while one waits for its product,
-// the tensor cores work for the other. A tile of x may reach into the rows of the next expert, which are not written.
+// Grouped products on sm_90a, y = x w^T + p bias and y = x w. A block loops over tiles [128, 256] of the result. The
+// producer warpgroup loads tiles of 64 in the depth of the product by TMA, four stages ahead, also those of the next
+// tile of the result while the last one is written. Each of the two consumers has 64 of the rows; while one waits for
+// its product, the tensor cores work for the other. A tile of x may reach into the rows of the next expert, which are
+// not written.
 #include "args_sm90.cuh"
 #include "grouped.cuh"
 #include "ring_sm90.cuh"
@@ -58,6 +59,26 @@ template <bool TURNED> DEVICE void multiply(Reg<float, HALF / 2> (&c)[2], u32 x,
     }
 }
 
+// c += the bias of the columns from `column` on, in this warpgroup's 64 rows, of which those of `of` exist.
+DEVICE void add_bias(Reg<float, HALF / 2>& c, const GroupBias& b, const Rows& of, u32 column) {
+    // Columns in front of the bias become numbers far behind it.
+    u32 first = column + sum_column(0) - b.first;
+    Reg<float, 2> weight;
+    Reg<float, HALF / 4> bias;
+    UNROLL for (int r = 0; r < 2; r++) {
+        u32 row = sum_row(2 * r);
+        weight[r] = row < of.rows ? bias_weight(b, of.first + row) : 0.0f;
+    }
+    UNROLL for (u32 i = 0; i < HALF / 4; i++) bias[i] = bias_at(b, of.expert, first + i / 2 * 8 + i % 2);
+    UNROLL for (u32 i = 0; i < HALF / 4; i++) {
+        if (first + i / 2 * 8 + i % 2 >= b.width) continue;
+        UNROLL for (u32 r = 0; r < 2; r++) {
+            float& sum = c[i / 2 * 4 + r * 2 + i % 2];
+            sum = fmadd(weight[r], bias[i], sum);
+        }
+    }
+}
+
 // Computes the 64 rows of a tile that belong to this warpgroup, number `mine` of two.
 template <bool TURNED> DEVICE void consume(const GroupedTiles& a, Stages& from, const Part& p, u32 mine) {
     Reg<float, HALF / 2> c[2];
@@ -73,10 +94,14 @@ template <bool TURNED> DEVICE void consume(const GroupedTiles& a, Stages& from, 
         pin(c);
         release(from);
     }
-    u32 rows = p.of.rows > mine * 64 ? p.of.rows - mine * 64 : 0;
-    u64 start = static_cast<u64>(p.of.first + mine * 64) * a.n + p.column;
+    Rows of = {p.of.expert, p.of.first + mine * 64, p.of.rows > mine * 64 ? p.of.rows - mine * 64 : 0};
     UNROLL for (u32 half = 0; half < 2; half++) {
-        if (p.column + half * HALF < a.n) store_sums<HALF>(a.y, start + half * HALF, a.n, rows, c[half]);
+        u32 column = p.column + half * HALF;
+        if (column >= a.n) continue;
+        if constexpr (TURNED) {
+            if (a.bias.bias.n) add_bias(c[half], a.bias, of, column);
+        }
+        store_sums<HALF>(a.y, static_cast<u64>(of.first) * a.n + column, a.n, of.rows, c[half]);
     }
 }
 

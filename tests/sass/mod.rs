@@ -18,7 +18,7 @@ const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 /// and which loads are in flight before the first of them is waited for, or a store follows. `path::accesses` explains
 /// the notation; it shows the way that whole vectors take. By design, four bf16 are 64 bits (AdamW's weights, the input
 /// of `widen_bf16`), and single numbers of a row or a warp are 32 or 64.
-const VECTORS: [(&str, &str); 42] = [
+const VECTORS: [(&str, &str); 48] = [
     ("rmsnorm", "2 x (2 LDG.128 > STG.128) > BAR > STG.32 > 2 x (LDG.128 > STG.128)"),
     ("rmsnorm_recompute", "2 x (2 LDG.128 > STG.128) > LDG.128 + LDG.32 > STG.128 > LDG.128 > STG.128"),
     ("rmsnorm_bwd", "6 LDG.128 + LDG.32 > BAR > 2 STG.128"),
@@ -35,10 +35,14 @@ const VECTORS: [(&str, &str); 42] = [
     ("attention_stats_64", "2 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
     ("attention_stats_128", "4 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
     ("attention_stats_256", "8 x (2 LDG.128) > LDG.32 > 2 STG.32 > LDG.32 > STG.32"),
+    ("add_sinks", "LDG.128 > STG.128"),
+    ("sinks_bwd", "8 LDG.128 + 3 LDG.32"),
     ("swiglu", "2 LDG.128 > STG.128"),
     ("swiglu_bwd", "3 LDG.128 > 2 STG.128"),
     ("swiglu_weighted", "2 LDG.128 + LDG.32 > STG.128"),
     ("swiglu_weighted_bwd", "3 LDG.128 > 2 STG.128"),
+    ("clamped_swiglu_weighted", "2 LDG.128 + LDG.32 > STG.128"),
+    ("clamped_swiglu_weighted_bwd", "3 LDG.128 > 2 STG.128"),
     ("geglu", "2 LDG.128 > STG.128"),
     ("geglu_bwd", "3 LDG.128 > 2 STG.128"),
     ("gelu", "LDG.128 > STG.128"),
@@ -46,6 +50,8 @@ const VECTORS: [(&str, &str); 42] = [
     ("take_rows_32", "4 LDG.32 > 4 LDG.128 > 4 STG.128"),
     ("take_rows_16", "4 LDG.32 > 4 LDG.128 > 4 STG.128"),
     ("sum_choices", "4 LDG.32 > 4 LDG.128"),
+    ("grouped_bias_bwd", "4 LDG.128 + 3 LDG.32"),
+    ("grouped_bias_dot", "4 LDG.128"),
     ("xent_stats", "4 LDG.128"),
     ("xent_stats_capped", "4 LDG.128"),
     ("xent_grad", "4 LDG.128 > 4 STG.128"),
@@ -70,8 +76,8 @@ const STORES: [(&str, &str); 43] = [
     ("grouped_nt", "16 STG.128"),
     ("grouped_nn", "16 STG.128"),
     ("grouped_tn_acc", "64 STG.64 + 128 STG.32"),
-    ("grouped_nt_sm90", "30 STG.128"),
-    ("grouped_nn_sm90", "30 STG.128"),
+    ("grouped_nt_sm90", "16 STG.128"),
+    ("grouped_nn_sm90", "16 STG.128"),
     ("grouped_nt_unaligned", "128 STG.16"),
     ("grouped_nn_unaligned", "128 STG.16"),
     ("grouped_tn_acc_unaligned", "64 STG.64 + 128 STG.32"),

@@ -1,5 +1,5 @@
 //! Causal attention of whole sequences and with Gemma 2's caps and windows, by the kernels of sm_80 and by those of
-//! sm_90a.
+//! sm_90a; sinks.
 
 use super::{BF16, NEW_BF16, NEW_F32, Sizes, Special};
 use crate::case::{Case, Data, Tensor, Work};
@@ -41,7 +41,28 @@ pub fn cases(s: &Sizes, target: Target) -> Vec<Case> {
         let there = there.iter().filter(|k| k.dims.contains(&dim));
         all.extend(there.flat_map(|&k| passes(k, Windowed { shape, window })));
     }
+    all.extend(sinks(s));
     all
+}
+
+/// Elements of a head of GPT-OSS.
+const SINK_DIM: usize = 64;
+
+/// Sinks are added, and their gradients.
+fn sinks(s: &Sizes) -> [Case; 2] {
+    let (n, stats) = (s.tokens * s.heads * SINK_DIM, s.tokens * s.heads);
+    let (shape, sinks) = (format!("{} x {} x {SINK_DIM}", s.tokens, s.heads), Tensor::read(s.heads, BF16));
+    let forward = vec![Tensor::written(n, BF16), Tensor::written(stats, F32), sinks];
+    let [do_, o] = [(); 2].map(|()| Tensor::read(n, BF16));
+    let backward = vec![do_, o, Tensor::read(stats, Data::Positive(4.0)), sinks, Tensor::written(s.heads, F32)];
+    [
+        Case::new("add_sinks", shape.clone(), Work::Bytes(4 * n + 8 * stats), forward, |m, v| {
+            ops::add_sinks(m, v[0], v[1], v[2])
+        }),
+        Case::new("sinks_bwd", shape, Work::Bytes(4 * n + 4 * stats), backward, |m, v| {
+            ops::sinks_bwd(m, v[0], [v[1], v[2]], v[3], v[4])
+        }),
+    ]
 }
 
 /// Attention over the last so many positions.

@@ -1,10 +1,11 @@
-//! Layers with experts: the router, the dispatch of rows, weighted SwiGLU, and grouped products, also as a call of
-//! cuBLASLt for each expert.
+//! Layers with experts: the router, the dispatch of rows, weighted SwiGLU, also with a clamped gate, grouped products,
+//! also as a call of cuBLASLt for each expert, and biases of experts.
 
 use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes};
 use crate::case::{Case, Data, Tensor, Work, counts};
 use cuda::blas::{Blas, Form, Product};
-use cuda::ops::{self, Groups, Routed};
+use cuda::machine::{Done, Machine};
+use cuda::ops::{self, GroupBias, Groups, Routed};
 use cuda::tensor::View;
 use engine::backend::{Router, Total};
 use engine::config::RouterWeights;
@@ -22,8 +23,12 @@ pub struct Layer {
 pub fn cases(s: &Sizes) -> Vec<Case> {
     let of = |l| {
         let products = FORMS.into_iter().map(move |form| grouped(s, l, form));
-        let [a, b] = weighted(s, l);
-        [route(s, l), route_bwd(s, l), sort(s, l), take_rows(s, l), sum_choices(s, l), a, b].into_iter().chain(products)
+        let dispatch = [route(s, l), route_bwd(s, l), sort(s, l), take_rows(s, l), sum_choices(s, l)];
+        dispatch
+            .into_iter()
+            .chain(GATES.iter().flat_map(move |gate| weighted(s, l, gate)))
+            .chain(products)
+            .chain(biases(s, l))
     };
     s.experts.iter().flat_map(|&l| of(l)).collect()
 }
@@ -91,19 +96,39 @@ fn sum_choices(s: &Sizes, l: Layer) -> Case {
     })
 }
 
+/// The two passes of a gated activation.
+struct Gate {
+    names: [&'static str; 2],
+    forward: fn(&dyn Machine, View, View, View, usize) -> Done,
+    backward: fn(&dyn Machine, View, View, [View; 2], usize) -> Done,
+}
+
+const GATES: [Gate; 2] = [
+    Gate {
+        names: ["swiglu_weighted", "swiglu_weighted_bwd"],
+        forward: ops::swiglu_weighted,
+        backward: ops::swiglu_weighted_bwd,
+    },
+    Gate {
+        names: ["clamped_swiglu_weighted", "clamped_swiglu_weighted_bwd"],
+        forward: ops::clamped_swiglu_weighted,
+        backward: ops::clamped_swiglu_weighted_bwd,
+    },
+];
+
 /// Forward and backward.
-fn weighted(s: &Sizes, l: Layer) -> [Case; 2] {
+fn weighted(s: &Sizes, l: Layer, gate: &'static Gate) -> [Case; 2] {
     let (rows, f) = (s.tokens * l.k, l.ffn);
     let (n, shape) = (rows * f, format!("{rows}x{f}"));
     let forward = vec![Tensor::read(2 * n, BF16), Tensor::read(rows, F32), Tensor::written(n, NEW_BF16)];
     let weights = [Tensor::read(rows, F32), Tensor::written(rows, NEW_F32)];
     let backward = [Tensor::read(n, BF16), Tensor::written(2 * n, BF16)].into_iter().chain(weights).collect();
     [
-        Case::new("swiglu_weighted", shape.clone(), Work::Bytes(6 * n + 4 * rows), forward, move |m, v| {
-            ops::swiglu_weighted(m, v[0], v[1], v[2], f)
+        Case::new(gate.names[0], shape.clone(), Work::Bytes(6 * n + 4 * rows), forward, move |m, v| {
+            (gate.forward)(m, v[0], v[1], v[2], f)
         }),
-        Case::new("swiglu_weighted_bwd", shape, Work::Bytes(10 * n + 8 * rows), backward, move |m, v| {
-            ops::swiglu_weighted_bwd(m, v[0], v[1], [v[2], v[3]], f)
+        Case::new(gate.names[1], shape, Work::Bytes(10 * n + 8 * rows), backward, move |m, v| {
+            (gate.backward)(m, v[0], v[1], [v[2], v[3]], f)
         }),
     ]
 }
@@ -128,10 +153,10 @@ fn product(s: &Sizes, l: Layer, form: Form, variant: &'static str) -> Case {
 
 fn grouped(s: &Sizes, l: Layer, form: Form) -> Case {
     let rows = s.tokens * l.k;
-    let launch = move |m: &dyn cuda::machine::Machine, v: &[View]| {
+    let launch = move |m: &dyn Machine, v: &[View]| {
         let g = Groups { counts: v[3], first: 0 };
         match form {
-            Form::Nt => ops::grouped_nt(m, v[1], v[2], g, v[0], rows),
+            Form::Nt => ops::grouped_nt(m, v[1], v[2], GroupBias::NONE, g, v[0], rows),
             Form::Nn => ops::grouped_nn(m, v[0], v[2], g, v[1], rows),
             _ => ops::grouped_tn_acc(m, v[0], v[1], g, v[2], rows),
         }
@@ -139,12 +164,42 @@ fn grouped(s: &Sizes, l: Layer, form: Form) -> Case {
     Case { launch: Box::new(launch), ..product(s, l, form, "one kernel") }
 }
 
+/// The first product with a bias, and the gradients of a weighted bias of its result.
+fn biases(s: &Sizes, l: Layer) -> [Case; 3] {
+    let (rows, n, experts) = (s.tokens * l.k, 2 * l.ffn, l.experts);
+    let of = move |v: &[View]| (Groups { counts: v[2], first: 0 }, GroupBias::new(v[1], v[3], 0, experts));
+    let mut product = product(s, l, Form::Nt, "with a bias");
+    product.tensors.push(Tensor::read(experts * n, BF16));
+    let launch = move |m: &dyn Machine, v: &[View]| {
+        let bias = GroupBias::new(v[4], View::NONE, 0, experts);
+        ops::grouped_nt(m, v[1], v[2], bias, Groups { counts: v[3], first: 0 }, v[0], rows)
+    };
+    let tensors = |to: usize| {
+        let (dy, bias) = (Tensor::read(rows * n, BF16), Tensor::read(experts * n, BF16));
+        let counts = Tensor::read(experts, Data::Counts(rows));
+        vec![dy, bias, counts, Tensor::read(rows, F32), Tensor::written(to, F32)]
+    };
+    let shape = format!("{rows}x{n} of {experts} experts");
+    let bytes = Work::Bytes(2 * rows * n + 4 * rows);
+    [
+        Case { launch: Box::new(launch), ..product },
+        Case::new("grouped_bias_bwd", shape.clone(), bytes, tensors(experts * n), move |m, v| {
+            let (g, bias) = of(v);
+            ops::grouped_bias_bwd(m, v[0], bias, g, v[4], rows)
+        }),
+        Case::new("grouped_bias_dot", shape, bytes, tensors(rows), move |m, v| {
+            let (g, bias) = of(v);
+            ops::grouped_bias_dot(m, v[0], bias, g, v[4])
+        }),
+    ]
+}
+
 /// The same products by calls of cuBLASLt, for which the host knows the rows of each expert.
 pub fn by_library(s: &Sizes, blas: &Rc<Blas>) -> Vec<Case> {
     let all = s.experts.iter().flat_map(|&l| FORMS.map(|form| (l, form)));
     all.map(|(l, form)| {
         let (rows, n, d, blas) = (s.tokens * l.k, 2 * l.ffn, l.hidden, blas.clone());
-        let launch = move |_: &dyn cuda::machine::Machine, v: &[View]| {
+        let launch = move |_: &dyn Machine, v: &[View]| {
             let mut first = 0;
             for (expert, of) in counts(rows, l.experts).into_iter().map(|of| of as usize).enumerate() {
                 let part = |view: View, cols: usize| part(view, first * cols, of * cols, 2);

@@ -2,9 +2,10 @@
 
 use crate::common::{Random, act, close, cpus, emulators, near, on, places, places_for};
 use cuda::machine::Target;
-use cuda::ops;
+use cuda::ops::{self, GroupBias};
+use cuda::tensor::View;
 use emulator::place::Place;
-use engine::backend::{Backend, Groups};
+use engine::backend::{self, Backend, Groups};
 use engine::cpu::{Cpu, Float};
 use half::bf16;
 
@@ -18,11 +19,21 @@ struct Case {
     k: usize,
     /// Elements by which x, w, and the result begin beyond multiples of 16 bytes.
     late: [usize; 3],
+    bias: Option<Bias>,
+}
+
+/// A bias of `width` columns from `first` on, which begins `late` elements beyond a multiple of 16 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Bias {
+    first: usize,
+    width: usize,
+    weighted: bool,
+    late: usize,
 }
 
 fn case(counts: &[u32], n: usize, k: usize) -> Case {
     let rows = counts.iter().sum::<u32>() as usize;
-    Case { counts: counts.to_vec(), first: 0, rows, n, k, late: [0; 3] }
+    Case { counts: counts.to_vec(), first: 0, rows, n, k, late: [0; 3], bias: None }
 }
 
 fn part(counts: &[u32], first: usize, rows: usize, n: usize, k: usize) -> Case {
@@ -76,21 +87,57 @@ impl Case {
         }
         let mut y = cpu.upload(&vec![A::store(0.0); self.rows * cols], self.rows, cols);
         let (x, w) = (act(cpu, x, self.rows, depth), act(cpu, w, self.counts.len() * self.n, self.k));
-        self.with(cpu, |g| if nt { cpu.grouped_nt(&x, &w, g, &mut y) } else { cpu.grouped_nn(&x, &w, g, &mut y) });
+        let (bias, weights) = self.bias_and_weights();
+        let (bias, weights) = (act(cpu, &bias, 1, bias.len()), cpu.upload(&weights, weights.len(), 1));
+        let bias = self.bias.map(|b| {
+            let weights = b.weighted.then_some(&weights);
+            backend::GroupBias { bias: &bias, first: b.first, weights }
+        });
+        self.with(cpu, |g| match nt {
+            true => cpu.grouped_nt(&x, &w, bias, g, &mut y),
+            false => cpu.grouped_nn(&x, &w, g, &mut y),
+        });
         cpu.download(&y)
     }
 
-    fn on(&self, place: &dyn Place, x: &[bf16], w: &[bf16], y: &mut [bf16], (nt, target): (bool, Target)) {
+    /// A bias as large as the sums that it is added to.
+    fn bias_and_weights(&self) -> (Vec<bf16>, Vec<f32>) {
+        let Some(b) = self.bias else { return (Vec::new(), Vec::new()) };
+        let mut random = Random::new(6);
+        let bias = random.bf16(self.counts.len() * b.width, (self.k as f32).sqrt());
+        (bias, if b.weighted { random.f32(self.rows, 1.0) } else { Vec::new() })
+    }
+
+    fn on(&self, place: &dyn Place, x: &[bf16], w: &[bf16], y: &mut [bf16], of: (bool, Target)) {
+        let (bias, weights) = self.bias_and_weights();
+        self.on_with(place, [x, w], y, of, &bias, &weights);
+    }
+
+    /// The same with this bias and these weights of it.
+    fn on_with(
+        &self,
+        place: &dyn Place,
+        [x, w]: [&[bf16]; 2],
+        y: &mut [bf16],
+        (nt, target): (bool, Target),
+        bias: &[bf16],
+        weights: &[f32],
+    ) {
         let [late_x, late_w, late_y] = self.late;
+        let bias = [&vec![bf16::NAN; self.bias.map_or(0, |b| b.late)][..], bias].concat();
         on(place, |m, l| {
             let g = ops::Groups { counts: l.read(&self.counts), first: self.first };
+            let bias = self.bias.map_or(GroupBias::NONE, |b| {
+                let weights = if b.weighted { l.read(weights) } else { View::NONE };
+                GroupBias::new(l.read(&bias[b.late..]), weights, b.first, self.counts.len())
+            });
             let (x, w, y) = (l.read(&x[late_x..]), l.read(&w[late_w..]), l.write(&mut y[late_y..]));
             let (cols, depth) = if nt { (self.n, self.k) } else { (self.k, self.n) };
             let shape = [self.rows, cols, depth];
             match (nt, target) {
-                (true, Target::Sm90a) if self.rows > 0 => ops::grouped_nt_sm90(m, [x, w, y], g, shape),
+                (true, Target::Sm90a) if self.rows > 0 => ops::grouped_nt_sm90(m, [x, w, y], bias, g, shape),
                 (false, Target::Sm90a) if self.rows > 0 => ops::grouped_nn_sm90(m, [x, w, y], g, shape),
-                (true, _) => ops::grouped_nt(m, x, w, g, y, self.rows),
+                (true, _) => ops::grouped_nt(m, x, w, bias, g, y, self.rows),
                 (false, _) => ops::grouped_nn(m, x, w, g, y, self.rows),
             }
         });
@@ -160,6 +207,67 @@ fn rows_times_transposed_weights_on_sm90() {
 #[test]
 fn rows_times_plain_weights_on_sm90() {
     rows_times_weights(cases_sm90(false), false, Target::Sm90a);
+}
+
+/// All columns and some of them, from the first one or another on, as many as a tile has and more.
+fn biased(cases: Vec<Case>) -> Vec<Case> {
+    let with = |(i, case): (usize, Case)| {
+        let n = case.n;
+        let columns = [(0, n), (n / 3, n - n / 3), (n / 2, n.div_ceil(4)), (n - 1, 1)];
+        [0, 1].map(|turn| {
+            let (first, width) = columns[(2 * i + turn) % 4];
+            let bias = Some(Bias { first, width, weighted: i % 3 != turn, late: i % 2 * 3 });
+            Case { bias, ..case.clone() }
+        })
+    };
+    cases.into_iter().enumerate().flat_map(with).collect()
+}
+
+#[test]
+fn rows_plus_biases() {
+    rows_times_weights(biased(cases()), true, Target::Sm80);
+}
+
+#[test]
+fn rows_plus_biases_on_sm90() {
+    rows_times_weights(biased(cases_sm90(true)), true, Target::Sm90a);
+}
+
+/// 257 is no bf16: it would be rounded to 256 before 1 is added.
+#[test]
+fn a_sum_with_a_bias_is_rounded_once() {
+    for (n, k, target) in [(8, 8, Target::Sm80), (5, 7, Target::Sm80), (128, 64, Target::Sm90a)] {
+        let bias = Some(Bias { first: 0, width: n, weighted: false, late: 0 });
+        let case = Case { bias, ..case(&[3], n, k) };
+        let numbers = |rows: usize, first: f32| {
+            let row = |i: usize| [first, 1.0].get(i % k).copied().unwrap_or(0.0);
+            (0..rows * k).map(|i| bf16::from_f32(row(i))).collect::<Vec<_>>()
+        };
+        let (x, w) = (numbers(3, 256.0), numbers(n, 1.0));
+        for place in places_for(target) {
+            let mut y = vec![bf16::NAN; 3 * n];
+            case.on_with(place, [&x, &w], &mut y, (true, target), &vec![bf16::ONE; n], &[]);
+            assert!(y.iter().all(|y| *y == bf16::from_f32(258.0)), "{}: {y:?}", place.name());
+        }
+    }
+}
+
+/// A weight that is none leaves no number in the columns of the bias, and the others as they are.
+#[test]
+fn a_bias_is_only_in_its_columns() {
+    for (n, k, target) in [(40, 8, Target::Sm80), (37, 7, Target::Sm80), (256, 64, Target::Sm90a)] {
+        let bias = Some(Bias { first: 9, width: 20, weighted: true, late: 0 });
+        let case = Case { bias, ..case(&[2, 3], n, k) };
+        let (x, w) = (case.numbers(1, 0, case.rows * k), case.numbers(2, 0, case.weights()));
+        let (bias, mut weights) = case.bias_and_weights();
+        weights[3] = f32::NAN;
+        for place in places_for(target) {
+            let mut y = vec![bf16::ZERO; case.rows * n];
+            case.on_with(place, [&x, &w], &mut y, (true, target), &bias, &weights);
+            let none = |i: usize| i / n == 3 && (9..29).contains(&(i % n));
+            assert!((0..y.len()).all(|i| y[i].is_nan() == none(i)), "{}: {y:?}", place.name());
+        }
+    }
 }
 
 #[test]

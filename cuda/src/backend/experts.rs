@@ -4,7 +4,8 @@ use super::Cuda;
 use super::calls::view;
 use crate::blas::Form;
 use crate::ops;
-use engine::backend::{Acc, Act, Backend, Balance, Choices, Elem, Groups, Router, Sorted, Tensor};
+use crate::tensor::View;
+use engine::backend::{Acc, Act, Backend, Balance, Choices, Elem, GroupBias, Groups, Router, Sorted, Tensor};
 
 /// The product is cuBLASLt's, with sums that are not rounded.
 pub(super) fn router_logits(b: &Cuda, x: &Act<Cuda>, w: &Act<Cuda>, bias: Option<&Act<Cuda>>) -> Acc<Cuda> {
@@ -72,9 +73,17 @@ pub(super) fn sum_rows(b: &Cuda, x: &Act<Cuda>, places: &Tensor<Cuda, u32>) -> A
     y
 }
 
-pub(super) fn grouped_nt(b: &Cuda, x: &Act<Cuda>, w: &Act<Cuda>, g: Groups<Cuda>, y: &mut Act<Cuda>) {
+pub(super) fn grouped_nt(
+    b: &Cuda,
+    x: &Act<Cuda>,
+    w: &Act<Cuda>,
+    bias: Option<GroupBias<Cuda>>,
+    g: Groups<Cuda>,
+    y: &mut Act<Cuda>,
+) {
     assert_eq!(w.shape(), (g.counts.len() * y.cols(), x.cols()), "weights for {:?}", x.shape());
-    b.note(ops::grouped_nt(b.machine(), view(x), view(w), groups(g), view(y), x.rows()));
+    let bias = bias.map_or(ops::GroupBias::NONE, |bias| bias_of(bias, g));
+    b.note(ops::grouped_nt(b.machine(), view(x), view(w), bias, groups(g), view(y), x.rows()));
     b.made("grouped_nt", y);
 }
 
@@ -88,6 +97,35 @@ pub(super) fn grouped_tn_acc(b: &Cuda, dy: &Act<Cuda>, x: &Act<Cuda>, g: Groups<
     assert_eq!(dw.shape(), (g.counts.len() * dy.cols(), x.cols()), "gradients for {:?}", x.shape());
     b.note(ops::grouped_tn_acc(b.machine(), view(dy), view(x), groups(g), view(dw), x.rows()));
     b.made("grouped_tn_acc", dw);
+}
+
+pub(super) fn grouped_bias_bwd(
+    b: &Cuda,
+    dy: &Act<Cuda>,
+    bias: GroupBias<Cuda>,
+    g: Groups<Cuda>,
+    dbias: &mut Acc<Cuda>,
+) {
+    let of = bias_of(bias, g);
+    b.note(ops::grouped_bias_bwd(b.machine(), view(dy), of, groups(g), view(dbias), dy.rows()));
+    b.made("grouped_bias_bwd", dbias);
+}
+
+pub(super) fn grouped_bias_dot(
+    b: &Cuda,
+    dy: &Act<Cuda>,
+    bias: GroupBias<Cuda>,
+    g: Groups<Cuda>,
+    dweights: &mut Acc<Cuda>,
+) {
+    assert_eq!(dweights.shape(), (dy.rows(), 1), "gradients of weights");
+    b.note(ops::grouped_bias_dot(b.machine(), view(dy), bias_of(bias, g), groups(g), view(dweights)));
+    b.made("grouped_bias_dot", dweights);
+}
+
+fn bias_of(bias: GroupBias<Cuda>, g: Groups<Cuda>) -> ops::GroupBias {
+    let weights = bias.weights.map_or(View::NONE, view);
+    ops::GroupBias::new(view(bias.bias), weights, bias.first, g.counts.len())
 }
 
 fn groups(g: Groups<Cuda>) -> ops::Groups {
@@ -110,4 +148,22 @@ pub(super) fn swiglu_weighted_bwd(
     b.note(ops::swiglu_weighted_bwd(b.machine(), view(dy), view(gate_up), of_rows, dy.cols()));
     b.made("swiglu_weighted_bwd", gate_up);
     b.made("swiglu_weighted_bwd", dweights);
+}
+
+pub(super) fn clamped_swiglu_weighted(b: &Cuda, gate_up: &Act<Cuda>, weights: &Acc<Cuda>, y: &mut Act<Cuda>) {
+    b.note(ops::clamped_swiglu_weighted(b.machine(), view(gate_up), view(weights), view(y), y.cols()));
+    b.made("clamped_swiglu_weighted", y);
+}
+
+pub(super) fn clamped_swiglu_weighted_bwd(
+    b: &Cuda,
+    dy: &Act<Cuda>,
+    gate_up: &mut Act<Cuda>,
+    weights: &Acc<Cuda>,
+    dweights: &mut Acc<Cuda>,
+) {
+    let of_rows = [view(weights), view(dweights)];
+    b.note(ops::clamped_swiglu_weighted_bwd(b.machine(), view(dy), view(gate_up), of_rows, dy.cols()));
+    b.made("clamped_swiglu_weighted_bwd", gate_up);
+    b.made("clamped_swiglu_weighted_bwd", dweights);
 }

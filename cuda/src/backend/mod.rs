@@ -30,8 +30,8 @@ use crate::ops;
 use crate::tensor::View;
 use calls::{head_norms, norm, rope_shape, step, view};
 use engine::backend::{
-    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, Groups, HeadRms, Heads, Label,
-    LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Scratch, Sorted, Span, Tensor, Track, Xent,
+    Acc, Act, AdamW, Backend, Balance, CHECKSUM_PARTS, Choices, Detail, Elem, Fault, GroupBias, Groups, HeadRms, Heads,
+    Label, LayerNorm, Origin, Rms, Rotary, Router, Rule, Scope, Scratch, Sorted, Span, Tensor, Track, Xent,
 };
 use engine::layout::mesh::GroupKind;
 use engine::memory::free_list::{Allocator, Usage};
@@ -314,6 +314,17 @@ impl Backend for Cuda {
         dqkv
     }
 
+    fn add_sinks(&self, o: Act<Self>, lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>) {
+        self.note(ops::add_sinks(self.machine(), view(&o), view(&lse), view(sinks)));
+        self.made("add_sinks", &o);
+        (o, lse)
+    }
+
+    fn sinks_bwd(&self, do_: &Act<Self>, o: &Act<Self>, lse: &Acc<Self>, sinks: &Act<Self>, dsinks: &mut Acc<Self>) {
+        self.note(ops::sinks_bwd(self.machine(), view(do_), [view(o), view(lse)], view(sinks), view(dsinks)));
+        self.made("sinks_bwd", dsinks);
+    }
+
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
         let y = self.alloc(gate_up.rows(), gate_up.cols() / 2);
         self.note(ops::swiglu(self.machine(), view(gate_up), view(&y), y.cols()));
@@ -385,8 +396,15 @@ impl Backend for Cuda {
         experts::sum_rows(self, x, places)
     }
 
-    fn grouped_nt(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
-        experts::grouped_nt(self, x, w, g, y);
+    fn grouped_nt(
+        &self,
+        x: &Act<Self>,
+        w: &Act<Self>,
+        bias: Option<GroupBias<Self>>,
+        g: Groups<Self>,
+        y: &mut Act<Self>,
+    ) {
+        experts::grouped_nt(self, x, w, bias, g, y);
     }
 
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
@@ -395,6 +413,14 @@ impl Backend for Cuda {
 
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {
         experts::grouped_tn_acc(self, dy, x, g, dw);
+    }
+
+    fn grouped_bias_bwd(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dbias: &mut Acc<Self>) {
+        experts::grouped_bias_bwd(self, dy, bias, g, dbias);
+    }
+
+    fn grouped_bias_dot(&self, dy: &Act<Self>, bias: GroupBias<Self>, g: Groups<Self>, dweights: &mut Acc<Self>) {
+        experts::grouped_bias_dot(self, dy, bias, g, dweights);
     }
 
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
@@ -409,6 +435,20 @@ impl Backend for Cuda {
         dweights: &mut Acc<Self>,
     ) {
         experts::swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
+    }
+
+    fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
+        experts::clamped_swiglu_weighted(self, gate_up, weights, y);
+    }
+
+    fn clamped_swiglu_weighted_bwd(
+        &self,
+        dy: &Act<Self>,
+        gate_up: &mut Act<Self>,
+        weights: &Acc<Self>,
+        dweights: &mut Acc<Self>,
+    ) {
+        experts::clamped_swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {

@@ -1,6 +1,7 @@
 //! Matrix products of rows that are grouped by expert. The numbers of rows are read on the device, so that the host
 //! need not wait for them: it launches a bound of the tiles.
 
+use super::grouped_bias::GroupBias;
 use super::grouped_sm90::{fits_sm90, grouped_nn_sm90, grouped_nt_sm90};
 use crate::machine::{Done, File, Geometry, Kernel, Machine, Target, launch};
 use crate::tensor::View;
@@ -16,7 +17,7 @@ kernels! {
     }
 }
 
-sized! { Grouped: 80, GroupedAcc: 80 }
+sized! { Grouped: 120, GroupedAcc: 80 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,7 @@ pub struct Grouped {
     pub w: View,
     pub counts: View,
     pub y: View,
+    pub bias: GroupBias,
     pub first: u32,
     pub rows: u32,
     pub n: u32,
@@ -81,25 +83,27 @@ fn aligned(cols: [usize; 2], of: &[View]) -> bool {
     cols.iter().all(|cols| cols % 8 == 0) && of.iter().all(|view| view.at().is_multiple_of(16))
 }
 
-/// y `[R, n]` = x `[R, k]` w^T, each row with the weights of its expert in w `[E n, k]`.
-pub fn grouped_nt(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    grouped(m, [GROUPED_NT, GROUPED_NT_UNALIGNED], grouped_nt_sm90, [x, w, y], g, rows)
+/// y `[R, n]` = x `[R, k]` w^T plus a bias, each row with the weights of its expert in w `[E n, k]`, and with its bias.
+pub fn grouped_nt(m: &dyn Machine, x: View, w: View, bias: GroupBias, g: Groups, y: View, rows: usize) -> Done {
+    grouped(m, [GROUPED_NT, GROUPED_NT_UNALIGNED], grouped_nt_sm90, [x, w, y], bias, g, rows)
 }
 
 /// y `[R, n]` = x `[R, k]` w, each row with the weights of its expert in w `[E k, n]`.
 pub fn grouped_nn(m: &dyn Machine, x: View, w: View, g: Groups, y: View, rows: usize) -> Done {
-    grouped(m, [GROUPED_NN, GROUPED_NN_UNALIGNED], grouped_nn_sm90, [x, w, y], g, rows)
+    let nn_sm90: Sm90 = |m, views, _, g, shape| grouped_nn_sm90(m, views, g, shape);
+    grouped(m, [GROUPED_NN, GROUPED_NN_UNALIGNED], nn_sm90, [x, w, y], GroupBias::NONE, g, rows)
 }
 
 /// The same product with the instructions of sm_90a, `[R, n, k]`.
-type Sm90 = fn(&dyn Machine, [View; 3], Groups, [usize; 3]) -> Done;
+type Sm90 = fn(&dyn Machine, [View; 3], GroupBias, Groups, [usize; 3]) -> Done;
 
-/// y = x times the weights of each row's expert, by the kernel that takes these shapes and addresses.
+/// y = x times the weights of each row's expert, plus its bias, by the kernel that takes these shapes and addresses.
 fn grouped(
     m: &dyn Machine,
     [kernel, unaligned]: [Kernel<Grouped>; 2],
     sm90: Sm90,
     [x, w, y]: [View; 3],
+    bias: GroupBias,
     g: Groups,
     rows: usize,
 ) -> Done {
@@ -108,12 +112,13 @@ fn grouped(
     }
     let (k, n, experts) = (x.len() / rows, y.len() / rows, g.counts.len());
     assert_eq!((x.len(), y.len(), w.len()), (rows * k, rows * n, experts * n * k), "{experts} products of {n} x {k}");
+    bias.check([rows, n], experts);
     if m.target() == Target::Sm90a && fits_sm90(n, k, [x, w, y]) {
-        return sm90(m, [x, w, y], g, [rows, n, k]);
+        return sm90(m, [x, w, y], bias, g, [rows, n, k]);
     }
     let kernel = if aligned([n, k], &[x, w, y]) { kernel } else { unaligned };
     let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
-    let args = Grouped { x, w, counts: g.counts, y, first, rows: rows32, n: n32, k: k32 };
+    let args = Grouped { x, w, counts: g.counts, y, bias, first, rows: rows32, n: n32, k: k32 };
     // SAFETY: the views are checked against rows, n, k and the experts; the kernel takes no more rows than these,
     // whatever the counts are.
     unsafe { launch(m, kernel, &args, grouped_geometry(rows, n, experts)) }

@@ -1,6 +1,7 @@
 //! Grouped products with the instructions of sm_90a: one warpgroup drives the copy engine (TMA), two compute.
 
 use super::grouped::{Groups, row_tiles};
+use super::grouped_bias::GroupBias;
 use crate::machine::{Done, Fault, File, Geometry, Kernel, Machine, launch};
 use crate::tensor::{TensorMap, Tiles, View};
 
@@ -19,6 +20,7 @@ sized! { GroupedTiles: 384 }
 pub struct GroupedTiles {
     pub counts: View,
     pub y: View,
+    pub bias: GroupBias,
     pub first: u32,
     pub rows: u32,
     pub n: u32,
@@ -51,15 +53,21 @@ pub fn fits_sm90(n: usize, k: usize, of: [View; 3]) -> bool {
 }
 
 /// [`super::grouped_nt`] on sm_90a: `[R, n, k]` that [`fits_sm90`].
-pub fn grouped_nt_sm90(m: &dyn Machine, [x, w, y]: [View; 3], g: Groups, [rows, n, k]: [usize; 3]) -> Done {
+pub fn grouped_nt_sm90(
+    m: &dyn Machine,
+    [x, w, y]: [View; 3],
+    bias: GroupBias,
+    g: Groups,
+    [rows, n, k]: [usize; 3],
+) -> Done {
     let weights = Tiles { of: w, cols: k, seq: g.counts.len() * n, rows: COLUMNS, dim: DEPTH };
-    grouped(m, GROUPED_NT_SM90, [x, y], weights, g, [rows, n, k])
+    grouped(m, GROUPED_NT_SM90, [x, y], weights, bias, g, [rows, n, k])
 }
 
 /// [`super::grouped_nn`] on sm_90a: `[R, n, k]` that [`fits_sm90`].
 pub fn grouped_nn_sm90(m: &dyn Machine, [x, w, y]: [View; 3], g: Groups, [rows, n, k]: [usize; 3]) -> Done {
     let weights = Tiles { of: w, cols: n, seq: g.counts.len() * k, rows: DEPTH, dim: COLUMNS };
-    grouped(m, GROUPED_NN_SM90, [x, y], weights, g, [rows, n, k])
+    grouped(m, GROUPED_NN_SM90, [x, y], weights, GroupBias::NONE, g, [rows, n, k])
 }
 
 fn grouped(
@@ -67,16 +75,18 @@ fn grouped(
     kernel: Kernel<GroupedTiles>,
     [x, y]: [View; 2],
     weights: Tiles,
+    bias: GroupBias,
     g: Groups,
     [rows, n, k]: [usize; 3],
 ) -> Done {
     assert!(fits_sm90(n, k, [x, weights.of, y]), "products of {n} x {k}");
+    bias.check([rows, n], g.counts.len());
     let map = |tiles: Tiles| {
         m.tensor_map(tiles).map_err(|what| Fault { kernel: kernel.name, what, shapes: format!("{tiles:?}") })
     };
     let (w, of_x) = (map(weights)?, map(Tiles { of: x, cols: k, seq: rows, rows: ROWS, dim: DEPTH })?);
     let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
-    let args = GroupedTiles { counts: g.counts, y, first, rows: rows32, n: n32, k: k32, x: of_x, w };
+    let args = GroupedTiles { counts: g.counts, y, bias, first, rows: rows32, n: n32, k: k32, x: of_x, w };
     // SAFETY: the caller checked the views against rows, n, k and the experts; maps never reach beyond their views, and
     // the kernel writes no more rows than these, whatever the counts are.
     unsafe { launch(m, kernel, &args, grouped_sm90_geometry(rows, n, g.counts.len(), m.processors())) }

@@ -1,4 +1,4 @@
-//! SwiGLU, and what all products with a gate share.
+//! SwiGLU, also with the clamped gate of GPT-OSS, and what all products with a gate share.
 
 use super::BLOCK;
 use crate::machine::{Done, File, Geometry, Kernel, Machine, launch};
@@ -10,6 +10,8 @@ kernels! {
         SWIGLU_BWD = "swiglu_bwd": Gated;
         SWIGLU_WEIGHTED = "swiglu_weighted": GatedWeighted;
         SWIGLU_WEIGHTED_BWD = "swiglu_weighted_bwd": GatedWeighted;
+        CLAMPED_SWIGLU_WEIGHTED = "clamped_swiglu_weighted": GatedWeighted;
+        CLAMPED_SWIGLU_WEIGHTED_BWD = "clamped_swiglu_weighted_bwd": GatedWeighted;
     }
 }
 
@@ -51,7 +53,7 @@ pub fn swiglu_bwd(m: &dyn Machine, dy: View, gate_up: View, f: usize) -> Done {
     gated(m, SWIGLU_BWD, gate_up, dy, f)
 }
 
-/// `swiglu_weighted_bwd`: a block for each row.
+/// `swiglu_weighted_bwd` and the clamped one: a block for each row.
 pub(super) fn weighted_bwd_geometry(rows: usize, f: usize) -> Geometry {
     let Geometry { block, .. } = gated_geometry(rows, f);
     Geometry { grid: [rows as u32, 1, 1], block, shared: 128 }
@@ -59,17 +61,43 @@ pub(super) fn weighted_bwd_geometry(rows: usize, f: usize) -> Geometry {
 
 /// y `[R, F]` = weight * silu(gate) * up of gate_up `[R, 2F]`, with weights `[R]`.
 pub fn swiglu_weighted(m: &dyn Machine, gate_up: View, weights: View, y: View, f: usize) -> Done {
-    let rows = weights.len();
-    let args = GatedWeighted { gate_up, y, weights, dweights: View::NONE, rows: rows as u32, f: f as u32 };
-    weighted(m, SWIGLU_WEIGHTED, &args, gated_geometry(rows, f))
+    forward(m, SWIGLU_WEIGHTED, gate_up, weights, y, f)
 }
 
-/// Overwrites gate_up with `[dgate | dup]`, from dy `[R, F]`, and writes dweights `[R]`.
-pub fn swiglu_weighted_bwd(m: &dyn Machine, dy: View, gate_up: View, [weights, dweights]: [View; 2], f: usize) -> Done {
+/// The same of clamped gates and values: y = weight * (up + 1) gate sigmoid(1.702 gate).
+pub fn clamped_swiglu_weighted(m: &dyn Machine, gate_up: View, weights: View, y: View, f: usize) -> Done {
+    forward(m, CLAMPED_SWIGLU_WEIGHTED, gate_up, weights, y, f)
+}
+
+fn forward(m: &dyn Machine, kernel: Kernel<GatedWeighted>, gate_up: View, weights: View, y: View, f: usize) -> Done {
+    let rows = weights.len();
+    let args = GatedWeighted { gate_up, y, weights, dweights: View::NONE, rows: rows as u32, f: f as u32 };
+    weighted(m, kernel, &args, gated_geometry(rows, f))
+}
+
+/// Overwrites gate_up with `[dgate | dup]`, from dy `[R, F]`, and writes dweights `[R]`; `of_rows` are weights and
+/// dweights.
+pub fn swiglu_weighted_bwd(m: &dyn Machine, dy: View, gate_up: View, of_rows: [View; 2], f: usize) -> Done {
+    backward(m, SWIGLU_WEIGHTED_BWD, dy, gate_up, of_rows, f)
+}
+
+/// The same of [`clamped_swiglu_weighted`].
+pub fn clamped_swiglu_weighted_bwd(m: &dyn Machine, dy: View, gate_up: View, of_rows: [View; 2], f: usize) -> Done {
+    backward(m, CLAMPED_SWIGLU_WEIGHTED_BWD, dy, gate_up, of_rows, f)
+}
+
+fn backward(
+    m: &dyn Machine,
+    kernel: Kernel<GatedWeighted>,
+    dy: View,
+    gate_up: View,
+    [weights, dweights]: [View; 2],
+    f: usize,
+) -> Done {
     let rows = weights.len();
     assert_eq!(dweights.len(), rows, "gradients of weights");
     let args = GatedWeighted { gate_up, y: dy, weights, dweights, rows: rows as u32, f: f as u32 };
-    weighted(m, SWIGLU_WEIGHTED_BWD, &args, weighted_bwd_geometry(rows, f))
+    weighted(m, kernel, &args, weighted_bwd_geometry(rows, f))
 }
 
 fn weighted(m: &dyn Machine, kernel: Kernel<GatedWeighted>, args: &GatedWeighted, geometry: Geometry) -> Done {

@@ -82,8 +82,7 @@ pub fn sum_rows<A: Float>(b: &Cpu<A>, x: &Act<Cpu<A>>, places: &Tensor<Cpu<A>, u
 pub fn grouped<A: Float>(
     b: &Cpu<A>,
     op: &'static str,
-    x: &Act<Cpu<A>>,
-    w: &Act<Cpu<A>>,
+    [x, w]: [&Act<Cpu<A>>; 2],
     turn: impl for<'w> Fn(Operand<'w, A>) -> Operand<'w, A>,
     bias: Option<GroupBias<Cpu<A>>>,
     g: Groups<Cpu<A>>,

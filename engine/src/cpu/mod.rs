@@ -455,11 +455,11 @@ impl<A: Float> Backend for Cpu<A> {
         g: Groups<Self>,
         y: &mut Act<Self>,
     ) {
-        experts::grouped(self, "grouped_nt", x, w, |w| w.t(), bias, g, y);
+        experts::grouped(self, "grouped_nt", [x, w], |w| w.t(), bias, g, y);
     }
 
     fn grouped_nn(&self, x: &Act<Self>, w: &Act<Self>, g: Groups<Self>, y: &mut Act<Self>) {
-        experts::grouped(self, "grouped_nn", x, w, |w| w, None, g, y);
+        experts::grouped(self, "grouped_nn", [x, w], |w| w, None, g, y);
     }
 
     fn grouped_tn_acc(&self, dy: &Act<Self>, x: &Act<Self>, g: Groups<Self>, dw: &mut Acc<Self>) {

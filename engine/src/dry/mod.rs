@@ -378,7 +378,9 @@ impl<A: Elem> Backend for Dry<A> {
         y: &mut Act<Self>,
     ) {
         expect("w", w, g.counts.len() * y.cols(), x.cols());
-        bias.iter().for_each(|bias| drop(bias.columns(g.counts.len(), y.cols())));
+        if let Some(bias) = bias {
+            bias.columns(g.counts.len(), y.cols());
+        }
         self.op(Op::GroupedNt, Operands::Grouped([x.rows(), y.cols(), x.cols()], g.counts.len()));
     }
 
