@@ -128,7 +128,7 @@ fn products<A: Float>() {
         let (x, dy, w) = (random::<A>(rows * k, 1), random::<A>(rows * n, 2), random::<A>(experts * n * k, 3));
         let (xs, dys, ws) = (act_of(&b, &x, rows, k), act_of(&b, &dy, rows, n), act(&b, &w, experts * n));
         let (mut y, mut dx) = (b.alloc(rows, n), b.alloc(rows, k));
-        b.grouped_nt(&xs, &ws, g, &mut y);
+        b.grouped_nt(&xs, &ws, None, g, &mut y);
         b.grouped_nn(&dys, &ws, g, &mut dx);
         let mut dw = acc(&b, &vec![1.0; experts * n * k], experts * n);
         b.grouped_tn_acc(&dys, &xs, g, &mut dw);
