@@ -193,7 +193,7 @@ fn load_initial<B: Backend>(how: &Resume<'_>, trainer: &mut Trainer<B>, feed: &F
             let mine = comm.agree(weights.fingerprint())?;
             agreement::on_files(&format!("train.load = \"hf:{}\"", from.display()), &mine, comm)?;
             must_share(how.run_dir, &trainer.config, comm)?;
-            on_first(&|| source::keep(&from, &dir))?;
+            on_first(&|| source::keep(&from, &dir, weights.form()))?;
             let _waiting = waiting(&format!("loading the weights of {}", from.display()), comm);
             comm.agree(state::load_weights(trainer, |tensor, rect, out| weights.read_parameter(tensor, rect, out)))
         }

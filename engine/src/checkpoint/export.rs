@@ -11,7 +11,7 @@ use crate::config::{Model, Precision};
 use crate::error::{Error, Result};
 use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
-use crate::model::stored::{FileTensor, file_tensors};
+use crate::model::stored::{FileTensor, Form, file_tensors};
 use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde_json::{Value, json};
@@ -45,13 +45,19 @@ pub struct Export<'a> {
 
 /// Writes the weights that `read` gives into the directory `to`, which appears whole or not at all. It must be new,
 /// empty, or an earlier export to which no file was added. An error where a weight is not finite, also after rounding.
-/// `progress` gets the number of elements just written.
+/// `progress` gets the number of elements just written. Experts have the form that is the family's first.
 pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    export_in_shards(SHARD, read, what, to, progress)
+    export_as(Form::default(), read, what, to, progress)
+}
+
+/// As [`export()`], with the experts in this form.
+pub fn export_as(form: Form, read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    export_in_shards(SHARD, form, read, what, to, progress)
 }
 
 pub(super) fn export_in_shards(
     shard_bytes: usize,
+    form: Form,
     read: &Read,
     what: &Export,
     to: &Path,
@@ -59,7 +65,10 @@ pub(super) fn export_in_shards(
 ) -> Result<()> {
     put_back(to)?;
     let to = target(to)?;
-    directory::write_whole(&to, |temporary| write_all(shard_bytes, read, what, temporary, progress))
+    directory::write_whole(&to, |temporary| {
+        let tensors = file_tensors(what.model, form);
+        write_all(shard_bytes, tensors, read, what, temporary, progress)
+    })
 }
 
 /// Gives an earlier export at `to` its name back, where an export over it was stopped between its two renames.
@@ -113,8 +122,14 @@ fn read_mark(mark: &Path) -> Value {
     fs::read(mark).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let tensors = file_tensors(what.model);
+fn write_all(
+    shard_bytes: usize,
+    tensors: Vec<FileTensor>,
+    read: &Read,
+    what: &Export,
+    dir: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let dtype = match what.dtype {
         Precision::F32 => Dtype::F32,
         Precision::Bf16 => Dtype::BF16,

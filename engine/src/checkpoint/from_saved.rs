@@ -1,11 +1,12 @@
 //! A run's checkpoint in Hugging Face's format: what `checkpoint export` writes, and what a run writes beside its
 //! checkpoints. The bytes depend on the checkpoint and the dtype alone.
 
-use super::{Export, Saved, StateKind, export, source};
+use super::{Export, Saved, StateKind, export_as, source};
 use crate::config::{Model, Precision, hf};
 use crate::error::{Error, Result};
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use crate::model::rect::Rect;
+use crate::model::stored::Form;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -16,6 +17,8 @@ pub struct FromSaved {
     dtype: Precision,
     /// Fields of the `config.json` of the model that the run started from.
     source: Option<Map<String, Value>>,
+    /// How the model that the run started from had its experts.
+    form: Form,
 }
 
 impl FromSaved {
@@ -26,7 +29,8 @@ impl FromSaved {
         let model = Model::from_toml(format!("{manifest}, config"), &saved.manifest().config)?;
         let source = saved.run().map(source::config).transpose()?.flatten();
         let dtype = dtype.unwrap_or_else(|| dtype_of(source.as_ref()));
-        Ok(FromSaved { saved, model, dtype, source })
+        let form = saved.run().map(source::form).transpose()?.unwrap_or_default();
+        Ok(FromSaved { saved, model, dtype, source, form })
     }
 
     pub fn dtype(&self) -> Precision {
@@ -58,10 +62,10 @@ impl FromSaved {
         })
     }
 
-    /// Writes the directory `to`, whole or not at all: see [`export()`]. `progress` gets the number of bytes of weights
-    /// just written.
+    /// Writes the directory `to`, whole or not at all: see [`export_as`]. `progress` gets the number of bytes of
+    /// weights just written.
     pub fn write(&self, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let FromSaved { saved, model, dtype, source } = self;
+        let FromSaved { saved, model, dtype, source, form } = self;
         let dir = saved.dir().canonicalize().map_err(|e| Error::io(saved.dir(), e))?;
         let what = Export {
             model,
@@ -74,7 +78,7 @@ impl FromSaved {
         let read =
             |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
         let each = bytes_of(self.dtype);
-        export(&read, &what, to, &mut |elements| progress(elements * each))
+        export_as(*form, &read, &what, to, &mut |elements| progress(elements * each))
     }
 }
 

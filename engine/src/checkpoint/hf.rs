@@ -1,13 +1,14 @@
 //! Reads a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Reads any rectangle of any tensor,
-//! widened to f32, and needs no more memory than that rectangle.
+//! widened to f32, and needs no more memory than that rectangle. Where a file has experts packed, and the engine has
+//! not, parameters are read by the description in [`crate::model::stored`].
 
 use super::finite::{NotFinite, Watch};
 use super::tensors::TensorFile;
 use crate::config::Model;
 use crate::error::{Error, Result};
-use crate::model::param_specs::TensorSpec;
+use crate::model::param_specs::{TensorSpec, matrix_shape};
 use crate::model::rect::Rect;
-use crate::model::stored::file_tensors;
+use crate::model::stored::{Form, file_tensors};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -35,6 +36,7 @@ pub struct HuggingFace {
     file_of: HashMap<String, usize>,
     /// The embedding's name, if the model is tied and its file holds the shared weight as `lm_head.weight` only.
     embedding_is_head: Option<&'static str>,
+    form: Form,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +46,7 @@ struct Index {
 
 impl HuggingFace {
     /// Opens the files and checks that they fit the model: every tensor is present with the right shape and a supported
-    /// dtype, and there are no other tensors.
+    /// dtype, and there are no other tensors. The experts of a layer may be packed or not, in all layers alike.
     ///
     /// Older versions of transformers also wrote buffers (rotary frequencies, causal masks), which are ignored. A tied
     /// model may hold its shared weight as the embedding, as `lm_head.weight`, or as both if they are equal.
@@ -53,6 +55,7 @@ impl HuggingFace {
         let has = |name: &str| files.file_of.contains_key(name);
         let table = model.tensor_names().table;
         files.embedding_is_head = Some(table).filter(|_| model.tie_word_embeddings && has(HEAD) && !has(table));
+        files.form = Form::of(model, has).map_err(|both| files.mixed(both))?;
         files.check(model)?;
         Ok(files)
     }
@@ -88,11 +91,21 @@ impl HuggingFace {
             }
         }
         let names = names.into_iter().collect();
-        Ok(HuggingFace { dir: dir.into(), names, files, file_of, embedding_is_head: None })
+        Ok(HuggingFace { dir: dir.into(), names, files, file_of, embedding_is_head: None, form: Form::default() })
+    }
+
+    /// How the files have experts.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    fn mixed(&self, [one, packed]: [String; 2]) -> Error {
+        let what = format!("it has {one}, of a form with tensors for each expert, and {packed}, of packed experts");
+        Error::user(format!("{}: {what}; keep the files of one of the two forms", self.dir.display()))
     }
 
     fn check(&self, model: &Model) -> Result<()> {
-        let specs: Vec<TensorSpec> = file_tensors(model).into_iter().map(|file| file.spec).collect();
+        let specs: Vec<TensorSpec> = file_tensors(model, self.form).into_iter().map(|file| file.spec).collect();
         let names: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
@@ -146,7 +159,7 @@ impl HuggingFace {
     fn check_tied_head(&self, model: &Model) -> Result<()> {
         let shape = [model.vocab_size, model.hidden_size];
         let table = model.tensor_names().table;
-        let head = TensorSpec { name: HEAD.into(), ..file_tensors(model)[0].spec.clone() };
+        let head = TensorSpec { name: HEAD.into(), ..file_tensors(model, self.form)[0].spec.clone() };
         self.check_tensor(&head)?;
         let rows = (CHUNK / shape[1]).max(1);
         for first in (0..shape[0]).step_by(rows) {
@@ -167,7 +180,7 @@ impl HuggingFace {
 
     /// Fills `out` with a rectangle of a parameter, row-major. An error where one of its values is not finite.
     pub fn read_parameter(&self, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> Result<()> {
-        tensor.read_stored(rect, out, |name, rect, out| self.read(name, rect, out))
+        tensor.read_stored(self.form, rect, out, |name, rect, out| self.read(name, rect, out))
     }
 
     /// Fills `out` with a rectangle of a tensor of the file, row-major. An error where one of its values is not finite.
@@ -191,17 +204,19 @@ impl HuggingFace {
             values.look(&out, |x| x);
         }
         let found = values.found(name, &whole).unwrap_or(found);
+        Ok(self.refuse_values(found))
+    }
+
+    fn refuse_values(&self, found: NotFinite) -> Error {
         let dir = self.dir.display();
-        Ok(Error::user(format!("{dir}: {found}; these weights cannot be trained or used; take other ones")))
+        Error::user(format!("{dir}: {found}; these weights cannot be trained or used; take other ones"))
     }
 
     /// All of a tensor, as a rectangle.
     fn whole(&self, name: &str) -> Result<Rect> {
-        match self.find(name)?.1.shape[..] {
-            [len] => Ok(Rect::whole([1, len])),
-            [rows, cols] => Ok(Rect::whole([rows, cols])),
-            _ => Err(Error::user(format!("{}: {name} is not a matrix or vector", self.dir.display()))),
-        }
+        let shape = matrix_shape(&self.find(name)?.1.shape);
+        let what = || Error::user(format!("{}: {name} does not have one to three dimensions", self.dir.display()));
+        shape.map(Rect::whole).ok_or_else(what)
     }
 
     fn fill(&self, name: &str, rect: &Rect, out: &mut [f32]) -> Result<()> {

@@ -27,7 +27,7 @@ pub fn import(
         return Err(Error::user(format!("{}: {what}", latest.display())));
     }
     let hf = HuggingFace::open(from, model)?;
-    source::keep(from, run)?;
+    source::keep(from, run, hf.form())?;
     let specs = all_tensors(model);
     let pieces = specs.iter().flat_map(|spec| bands(spec, PIECE).map(move |rect| (spec, rect))).map(|(spec, rect)| {
         let mut data = vec![0.0; rect.len()];

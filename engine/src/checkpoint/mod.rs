@@ -7,7 +7,8 @@
 //! checkpoints/step-00000500/
 //!     manifest.json                     position, configuration, identity; file, checksum and writer of every piece
 //!     rank-00000-0.safetensors          the pieces of one rank, f32; a second file after 1 GiB
-//! source/                               config.json and tokenizer of the Hugging Face model that the run started from
+//! source/                               config.json and tokenizer of the Hugging Face model that the run started from,
+//!                                       and form.json where its experts were packed
 //! exports/step-00000500/                a checkpoint in Hugging Face's format
 //! ```
 //!
@@ -48,7 +49,7 @@ mod tests;
 pub use directory::{latest_step, live_steps, new_path as new_directory, steps, write_whole as write_directory};
 pub use exchange::{Exchange, Solo};
 pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
-pub use export::{Export, export};
+pub use export::{Export, export, export_as};
 pub use finite::NotFinite;
 pub use from_saved::FromSaved;
 pub use hf::HuggingFace;

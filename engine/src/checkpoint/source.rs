@@ -1,12 +1,17 @@
 //! `source/` in a run's directory: `config.json` and tokenizer of the Hugging Face model that the run started from.
-//! An export takes from it the fields of `config.json` that the engine does not use, and the tokenizer's files.
+//! An export takes from it the fields of `config.json` that the engine does not use, the tokenizer's files, and the
+//! form of the experts: those of a model that came packed are exported packed.
 
 use super::directory;
 use crate::error::{Error, Result};
+use crate::model::stored::Form;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
+/// Says that the source had its experts packed; absent where it had not.
+const FORM: &str = "form.json";
 /// Files of a Hugging Face model that an export copies unchanged.
 const FILES: [&str; 11] = [
     "generation_config.json",
@@ -54,11 +59,30 @@ pub fn config(run: &Path) -> Result<Option<serde_json::Map<String, serde_json::V
     fields.map(Some).map_err(|e| Error::user(format!("{}: not a JSON object: {e}", path.display())))
 }
 
-/// Copies configuration and tokenizer of a Hugging Face directory into the run's `source/`, all files or none, and
-/// replaces existing files. Only rank 0 calls it.
-pub fn keep(from: &Path, run: &Path) -> Result<()> {
-    let names = [CONFIG].into_iter().chain(FILES);
-    keep_files(names.map(|name| from.join(name)), run)
+/// The form of the source's experts; per expert where the run has no source, or an older program kept it.
+pub fn form(run: &Path) -> Result<Form> {
+    let path = dir(run).join(FORM);
+    if !path.exists() {
+        return Ok(Form::PerExpert);
+    }
+    let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    match serde_json::from_slice::<Value>(&text) {
+        Ok(fields) if fields["experts"] == json!("packed") => Ok(Form::Packed),
+        _ => Err(Error::user(format!("{}: it must say {{\"experts\": \"packed\"}}", path.display()))),
+    }
+}
+
+/// Copies configuration and tokenizer of a Hugging Face directory into the run's `source/`, all files or none, notes
+/// the form of its experts, and replaces existing files. Only rank 0 calls it.
+pub fn keep(from: &Path, run: &Path, form: Form) -> Result<()> {
+    let files = present([CONFIG].into_iter().chain(FILES).map(|name| from.join(name)));
+    directory::write_whole(&dir(run), |temporary| {
+        copy(&files, temporary)?;
+        match form {
+            Form::PerExpert => Ok(()),
+            Form::Packed => directory::write_json(&temporary.join(FORM), &json!({ "experts": "packed" })),
+        }
+    })
 }
 
 /// Copies the tokenizer that made the data, with the tokenizer files beside it, for a run that did not start from a
@@ -69,7 +93,8 @@ pub fn keep_tokenizer(tokenizer: &Path, run: &Path) -> Result<()> {
         return Ok(());
     };
     let names = FILES.into_iter().filter(|name| name.contains("token"));
-    keep_files(names.map(|name| folder.join(name)), run)
+    let files = present(names.map(|name| folder.join(name)));
+    directory::write_whole(&dir(run), |temporary| copy(&files, temporary))
 }
 
 /// Removes the run's `source/`.
@@ -77,9 +102,8 @@ pub(super) fn remove(run: &Path) -> Result<()> {
     directory::remove(&dir(run))
 }
 
-fn keep_files(files: impl Iterator<Item = PathBuf>, run: &Path) -> Result<()> {
-    let files: Vec<PathBuf> = files.filter(|path| path.is_file()).collect();
-    directory::write_whole(&dir(run), |temporary| copy(&files, temporary))
+fn present(files: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    files.filter(|path| path.is_file()).collect()
 }
 
 /// Copies files, each under its own name, and flushes them.

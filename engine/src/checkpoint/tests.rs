@@ -9,6 +9,7 @@ mod huggingface;
 mod layouts;
 mod newest;
 mod not_finite;
+mod packed;
 mod roundtrip;
 
 use super::*;
@@ -34,13 +35,18 @@ fn header(step: u64) -> Header {
     }
 }
 
+/// The indices of a rectangle's elements in a matrix of this width.
+pub(super) fn elements(rect: &Rect, width: usize) -> impl Iterator<Item = usize> {
+    let cols = rect.cols.clone();
+    rect.rows.clone().flat_map(move |row| cols.clone().map(move |col| row * width + col))
+}
+
 /// The state of a tensor: random bits of finite numbers, in bf16 too, since others are refused.
 fn state(tensor: &TensorSpec, kind: StateKind, rect: &Rect) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     let mut bytes = vec![0; tensor.len() * 4];
     hash.update(tensor.name.as_bytes()).update(kind.name().as_bytes()).finalize_xof().fill(&mut bytes);
-    let width = tensor.shape()[1];
-    let places = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| (row * width + col) * 4));
+    let places = elements(rect, tensor.shape()[1]).map(|at| at * 4);
     let values = places.map(|at| f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
     let is_small = |x: f32| x.is_finite() && x.abs() < 1e38;
     let finite = |x: f32| if is_small(x) { x } else { f32::from_bits(x.to_bits() >> 2) };

@@ -27,7 +27,7 @@ pub use achieved::{Achieved, Overlap, Slowdown, Software};
 pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use elapsed::Elapsed;
-pub use family::TensorNames;
+pub use family::{PackedLayout, TensorNames};
 pub use layer::{
     Activation, AttentionKind, Biases, Experts, FeedForward, Layer, LayerType, Mlp, NormKind, RouterWeights,
 };

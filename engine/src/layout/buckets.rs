@@ -216,6 +216,7 @@ mod tests {
             update,
             init: Init::Normal,
             stored: None,
+            packed: None,
         };
         let unit = |l| {
             let tensors = vec![

@@ -8,6 +8,7 @@
 use crate::config::Model;
 use crate::model::param_specs::{Init, TensorSpec};
 use crate::model::rect::Rect;
+use crate::model::stored::Form;
 use rayon::prelude::*;
 
 /// Elements of a task.
@@ -26,10 +27,10 @@ pub fn fill(model: &Model, seed: u32, tensor: &TensorSpec, rect: &Rect, out: &mu
         Init::Zeros => return out.fill(0.0),
         Init::Ones => return out.fill(1.0),
     }
-    // The values are those of the file's tensor.
-    let std = model.initializer_range;
-    let done = tensor.read_stored(rect, out, |name, rect, out| {
-        fill_matrix(&Normal::new(seed, name, std), tensor.in_file().shape()[1], rect, out);
+    // The values are those of the file's tensor, and the same whatever form a file has.
+    let (std, form) = (model.initializer_range, Form::default());
+    let done = tensor.read_stored(form, rect, out, |name, rect, out| {
+        fill_matrix(&Normal::new(seed, name, std), tensor.in_file(form).shape()[1], rect, out);
         Ok(())
     });
     done.expect("random values are not read");

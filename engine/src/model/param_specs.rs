@@ -7,7 +7,7 @@
 //! their equations.
 
 use super::rect::Rect;
-use super::stored::Stored;
+use super::stored::{PackedPart, Stored};
 use crate::config::{self, Model, NormKind};
 use std::ops::Range;
 
@@ -80,7 +80,8 @@ impl ExpertShare {
 /// One tensor of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Its name in a Hugging Face checkpoint; where `stored` says that the file has another form, a name beside it.
+    /// Its name in a Hugging Face checkpoint; where `stored` says that the file has another form, a name beside it. The
+    /// engine's own checkpoints have this name.
     pub name: String,
     /// One to three dimensions. Matrices are `[out, in]`, as `torch.nn.Linear` has them.
     pub dims: Vec<usize>,
@@ -89,6 +90,8 @@ pub struct TensorSpec {
     pub init: Init,
     /// The tensor's place in a Hugging Face file, if it is not there under its own name and as it is.
     pub stored: Option<Stored>,
+    /// Its place in a file that has the experts of a layer packed, where such a file has it otherwise.
+    pub packed: Option<Stored>,
 }
 
 impl TensorSpec {
@@ -393,25 +396,31 @@ fn mlp(model: &Model, l: usize) -> Mlp<Vec<TensorSpec>> {
 fn moe(model: &Model, l: usize, of: config::Experts, share: ExpertShare) -> Moe<Vec<TensorSpec>> {
     use TpShard::{Cols, Partial, Rows};
     let (names, d, f) = (model.tensor_names(), model.hidden_size, of.mlp.intermediate_size);
-    let up = |e| names.expert_up.iter().map(move |module| names.of_expert(l, e, module));
-    let (ups, downs) = (share.of(of.count).flat_map(up), share.of(of.count));
-    let downs = downs.map(|e| names.of_expert(l, e, names.expert_down));
     let biases = model.layer(l).biases.mlp;
     let router = names.of_layer(l, names.router);
+    // The tensors of these modules of each expert, which a packed file has together.
+    let of_experts = |modules: &[&str], together: &str, spec: &dyn Fn(&str) -> TensorSpec| -> Vec<TensorSpec> {
+        let n = modules.len();
+        let each = share.of(of.count).flat_map(|e| (0..n).map(move |i| (e, i)));
+        let place = |e, i| PackedPart { l, together, expert: [e, of.count], part: [i, n] };
+        each.map(|(e, i)| spec(&names.of_expert(l, e, modules[i])).in_packed(names, place(e, i))).collect()
+    };
+    let up = |spec: &dyn Fn(&str) -> TensorSpec| of_experts(names.expert_up, "gate_up_proj", spec);
+    let down = |spec: &dyn Fn(&str) -> TensorSpec| of_experts(&[names.expert_down], "down_proj", spec);
     Moe {
         router: Linear {
-            weight: vec![weight(&router, of.count, d, Partial)],
+            weight: vec![weight(&router, of.count, d, Partial).router_in_packed(names, l)],
             bias: of.router_bias.then(|| vec![bias(&router, of.count, Partial)]),
         },
         experts: Experts {
             up: Linear {
-                weight: ups.clone().map(|name| weight(&name, f, d, Rows)).collect(),
-                bias: biases.then(|| ups.map(|name| bias(&name, f, Rows)).collect()),
+                weight: up(&|module| weight(module, f, d, Rows)),
+                bias: biases.then(|| up(&|module| bias(module, f, Rows))),
             },
             down: Linear {
-                weight: downs.clone().map(|name| weight(&name, d, f, Cols)).collect(),
+                weight: down(&|module| weight(module, d, f, Cols)),
                 // Each rank adds its own columns of the bias to its part of the sum over the ranks.
-                bias: biases.then(|| downs.map(|name| bias(&name, d, Rows)).collect()),
+                bias: biases.then(|| down(&|module| bias(module, d, Rows))),
             },
         },
     }
@@ -440,7 +449,13 @@ fn in_file(transposed: bool, together: Option<&str>, parts: Vec<TensorSpec>) -> 
             Some(module) => (format!("{module}.{ending}"), of),
             None => (part.name.clone(), part.dims[0]),
         };
-        let stored = Stored { name, first: if together.is_some() { first } else { 0 }, of };
+        let (dims, transposed) = match part.dims[..] {
+            [_] => (vec![of], false),
+            [_, cols] => (vec![cols, of], true),
+            _ => panic!("{} has {} dimensions; only matrices are transposed", part.name, part.dims.len()),
+        };
+        let first_of = if together.is_some() { first } else { 0 };
+        let stored = Stored { name, dims, matrix: 0, first: first_of, step: 1, transposed };
         first += part.dims[0];
         TensorSpec { stored: Some(stored), ..part }
     };
@@ -449,7 +464,7 @@ fn in_file(transposed: bool, together: Option<&str>, parts: Vec<TensorSpec>) -> 
 
 fn matrix(name: &str, rows: usize, cols: usize, tp_shard: TpShard) -> TensorSpec {
     let (name, dims) = (name.to_string(), vec![rows, cols]);
-    TensorSpec { name, dims, tp_shard, update: Update::Decayed, init: Init::Normal, stored: None }
+    TensorSpec { name, dims, tp_shard, update: Update::Decayed, init: Init::Normal, stored: None, packed: None }
 }
 
 fn weight(module: &str, rows: usize, cols: usize, tp_shard: TpShard) -> TensorSpec {
@@ -457,7 +472,15 @@ fn weight(module: &str, rows: usize, cols: usize, tp_shard: TpShard) -> TensorSp
 }
 
 fn vector(name: &str, len: usize, tp_shard: TpShard, init: Init) -> TensorSpec {
-    TensorSpec { name: name.to_string(), dims: vec![len], tp_shard, update: Update::Plain, init, stored: None }
+    TensorSpec {
+        name: name.to_string(),
+        dims: vec![len],
+        tp_shard,
+        update: Update::Plain,
+        init,
+        stored: None,
+        packed: None,
+    }
 }
 
 fn bias(module: &str, len: usize, tp_shard: TpShard) -> TensorSpec {

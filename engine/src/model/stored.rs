@@ -1,19 +1,147 @@
-//! How parameters lie in a Hugging Face file where it is not as the engine has them: GPT-2's q, k and v are one tensor,
-//! and its matrices are `[in, out]`, transposed.
+//! How parameters lie in a Hugging Face file where it is not as the engine has them: several of them in one tensor
+//! (GPT-2's q, k and v; the experts of a layer), or matrices `[in, out]`, transposed. Reading and writing follow the
+//! same description. A file's dtype is not this module's business.
 
 use super::param_specs::{TensorSpec, all_tensors};
 use super::rect::Rect;
-use crate::config::Model;
+use crate::config::{Model, PackedLayout, TensorNames};
 use crate::error::Result;
+use std::ops::Range;
 
-/// The place of a parameter in a tensor of the file.
+/// Rows of a file's matrix that are transposed at a time, so that they stay in the cache.
+const TILE: usize = 64;
+
+/// How a file has the experts of a layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// The tensors of each expert under their own names. GPT-OSS has no such files; this is its only form.
+    #[default]
+    PerExpert,
+    /// One tensor for the gates and values of all experts, and one for their outputs, where the family has such files.
+    Packed,
+}
+
+impl Form {
+    /// The form of a file that has the tensors that `has` knows. `Err`: it has both; a name of each.
+    pub fn of(model: &Model, has: impl Fn(&str) -> bool) -> std::result::Result<Form, [String; 2]> {
+        let tensors = all_tensors(model);
+        let differ =
+            tensors.iter().filter_map(|tensor| Some([tensor.name_in(Form::PerExpert), &tensor.packed.as_ref()?.name]));
+        let [mut per_expert, mut packed] = [None, None];
+        for [one, other] in differ {
+            per_expert = per_expert.or(Some(one).filter(|name| has(name)));
+            packed = packed.or(Some(other).filter(|name| has(name)));
+        }
+        match (per_expert, packed) {
+            (Some(one), Some(other)) => Err([one.to_string(), other.to_string()]),
+            (None, Some(_)) => Ok(Form::Packed),
+            (_, None) => Ok(Form::PerExpert),
+        }
+    }
+}
+
+/// The place of a parameter in a tensor of the file: in one matrix `[features, inputs]` of a stack of matrices, or in
+/// one row of biases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The file's tensor.
+    /// The file's tensor, and its dimensions.
     pub name: String,
-    /// The parameter's first output feature among the tensor's, and the number of the tensor's.
+    pub dims: Vec<usize>,
+    /// The number of the matrix, or of the row of biases.
+    pub matrix: usize,
+    /// Output feature i of the parameter is the matrix's feature `first + i step`.
     pub first: usize,
-    pub of: usize,
+    pub step: usize,
+    /// Whether the file has the matrix as `[inputs, features]`.
+    pub transposed: bool,
+}
+
+impl Stored {
+    /// These features of the parameter, from the first to the last, among those of the matrix.
+    pub fn features(&self, range: &Range<usize>) -> Range<usize> {
+        let at = |i: usize| self.first + i * self.step;
+        if range.is_empty() { at(0)..at(0) } else { at(range.start)..at(range.end - 1) + 1 }
+    }
+
+    /// Rows of the file's tensor before the matrix.
+    fn rows_before(&self) -> usize {
+        self.matrix * self.dims[self.dims.len() - 2]
+    }
+}
+
+/// A matrix or bias of an expert, among those that a packed file has together.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedPart<'a> {
+    /// The layer.
+    pub l: usize,
+    /// The tensor that holds it, within the module of the experts.
+    pub together: &'a str,
+    /// The number of the expert, of as many.
+    pub expert: [usize; 2],
+    /// Its number among the expert's, of as many: a gate is 0 of 2.
+    pub part: [usize; 2],
+}
+
+impl TensorSpec {
+    /// Notes where files that have experts packed have this parameter.
+    pub fn in_packed(self, names: &TensorNames, part: PackedPart) -> TensorSpec {
+        let Some(packed) = &names.packed else { return self };
+        let ending = if self.dims.len() == 1 { "_bias" } else { "" };
+        let name = names.of_layer(part.l, &format!("{}.{}{ending}", packed.experts, part.together));
+        let ([e, experts], [i, of]) = (part.expert, part.part);
+        let features = of * self.dims[0];
+        let (first, step, transposed) = match packed.layout {
+            PackedLayout::Stacked => (i * self.dims[0], 1, false),
+            PackedLayout::Alternating => (i, of, self.dims.len() == 2),
+        };
+        let dims = match self.dims[..] {
+            [_] => vec![experts, features],
+            [_, inputs] if transposed => vec![experts, inputs, features],
+            [_, inputs] => vec![experts, features, inputs],
+            _ => panic!("{} has {} dimensions; experts have matrices and biases", self.name, self.dims.len()),
+        };
+        let place = Some(Stored { name, dims, matrix: e, first, step, transposed });
+        match packed.layout {
+            PackedLayout::Stacked => TensorSpec { packed: place, ..self },
+            PackedLayout::Alternating => TensorSpec { stored: place, ..self },
+        }
+    }
+
+    /// Notes the name of layer `l`'s router in files that have experts packed, where it has another one there.
+    pub fn router_in_packed(self, names: &TensorNames, l: usize) -> TensorSpec {
+        let other = names.packed.map(|packed| packed.router).filter(|router| *router != names.router);
+        let place = |router| {
+            let (name, dims) = (format!("{}.weight", names.of_layer(l, router)), self.dims.clone());
+            Stored { name, dims, matrix: 0, first: 0, step: 1, transposed: false }
+        };
+        TensorSpec { packed: other.map(place), ..self }
+    }
+}
+
+/// How the elements of a parameter's rectangle lie in a row-major matrix of the file, from the first one on.
+struct Place {
+    /// Rows and columns of the parameter's rectangle.
+    shape: [usize; 2],
+    /// Elements of the file from one to the next in a column, and in a row, of the parameter.
+    apart: [usize; 2],
+}
+
+impl Place {
+    /// Whether the elements lie in the file as in the parameter, and without others between them.
+    fn is_as_here(&self) -> bool {
+        let ([rows, cols], [down, right]) = (self.shape, self.apart);
+        (right == 1 || cols == 1) && (down == cols || rows == 1)
+    }
+
+    /// Calls `f` with the index of every element in the parameter's rectangle and in the file's.
+    fn each(&self, mut f: impl FnMut(usize, usize)) {
+        let ([rows, cols], [down, right]) = (self.shape, self.apart);
+        for tile in (0..cols).step_by(TILE) {
+            for row in 0..rows {
+                (tile..(tile + TILE).min(cols)).for_each(|col| f(row * cols + col, row * down + col * right));
+            }
+        }
+    }
 }
 
 /// A tensor of the file.
@@ -21,74 +149,108 @@ pub struct Stored {
 pub struct FileTensor {
     /// Its name and shape.
     pub spec: TensorSpec,
-    /// The parameters that it holds, in the order of their output features; one that is equal to `spec` if the file has
-    /// the parameter as it is.
+    /// The parameters that it holds; one that is equal to `spec` if the file has the parameter as it is.
     pub parts: Vec<TensorSpec>,
+    form: Form,
 }
 
-/// Every tensor of the model's files, in the order of the units.
-pub fn file_tensors(model: &Model) -> Vec<FileTensor> {
+/// Every tensor of the model's files of this form, in the order of the units.
+pub fn file_tensors(model: &Model, form: Form) -> Vec<FileTensor> {
     let mut files: Vec<FileTensor> = Vec::new();
     for part in all_tensors(model) {
-        let spec = part.in_file();
-        match files.last_mut().filter(|file| file.spec.name == spec.name) {
+        match files.last_mut().filter(|file| file.spec.name == part.name_in(form)) {
             Some(file) => file.parts.push(part),
-            None => files.push(FileTensor { spec, parts: vec![part] }),
+            None => files.push(FileTensor { spec: part.in_file(form), parts: vec![part], form }),
         }
     }
     files
 }
 
 impl TensorSpec {
-    /// The tensor of the file that holds this parameter.
-    pub fn in_file(&self) -> TensorSpec {
-        let Some(stored) = &self.stored else { return self.clone() };
-        let dims = match self.dims[..] {
-            [_] => vec![stored.of],
-            [_, cols] => vec![cols, stored.of],
-            _ => panic!("{} has {} dimensions; only matrices are stored otherwise", self.name, self.dims.len()),
-        };
-        TensorSpec { name: stored.name.clone(), dims, stored: None, ..self.clone() }
+    /// Its place in a file of this form; `None` where it is there under its own name and as it is.
+    pub fn stored_in(&self, form: Form) -> Option<&Stored> {
+        let packed = self.packed.as_ref().filter(|_| form == Form::Packed);
+        packed.or(self.stored.as_ref())
     }
 
-    /// The rectangle of the file's tensor that holds the rectangle `rect` of this parameter, transposed if it is of a
-    /// matrix that is stored otherwise.
-    fn place(&self, rect: &Rect) -> Rect {
-        let first = self.stored.as_ref().map_or(0, |stored| stored.first);
-        match (self.is_transposed(), self.dims.len()) {
-            (true, _) => Rect { rows: rect.cols.clone(), cols: rect.rows.start + first..rect.rows.end + first },
-            (false, 1) => Rect { rows: rect.rows.clone(), cols: rect.cols.start + first..rect.cols.end + first },
-            (false, _) => rect.clone(),
+    fn name_in(&self, form: Form) -> &str {
+        self.stored_in(form).map_or(&self.name, |stored| &stored.name)
+    }
+
+    /// The tensor of the file that holds this parameter.
+    pub fn in_file(&self, form: Form) -> TensorSpec {
+        let (name, dims) = match self.stored_in(form) {
+            Some(stored) => (stored.name.clone(), stored.dims.clone()),
+            None => (self.name.clone(), self.dims.clone()),
+        };
+        TensorSpec { name, dims, stored: None, packed: None, ..self.clone() }
+    }
+
+    /// The rectangle of the file's tensor that holds the rectangle `rect` of this parameter, not always alone.
+    fn file_rect(&self, stored: &Stored, rect: &Rect) -> Rect {
+        let below = |rows: Range<usize>| rows.start + stored.rows_before()..rows.end + stored.rows_before();
+        if self.dims.len() == 1 {
+            return Rect { rows: stored.matrix..stored.matrix + 1, cols: stored.features(&rect.cols) };
+        }
+        match stored.transposed {
+            true => Rect { rows: below(rect.cols.clone()), cols: stored.features(&rect.rows) },
+            false => Rect { rows: below(stored.features(&rect.rows)), cols: rect.cols.clone() },
         }
     }
 
-    fn is_transposed(&self) -> bool {
-        self.stored.is_some() && self.dims.len() == 2
+    /// The place of `rect` of this parameter among rows of the file that have this width.
+    fn place(&self, stored: &Stored, rect: &Rect, width: usize) -> Place {
+        let apart = match (self.dims.len(), stored.transposed) {
+            (1, _) => [width, stored.step],
+            (_, true) => [stored.step, width],
+            (_, false) => [stored.step * width, 1],
+        };
+        Place { shape: [rect.rows.len(), rect.cols.len()], apart }
+    }
+
+    /// The rectangle of this parameter that lies in these rows of the file's tensor.
+    fn in_rows(&self, stored: &Stored, rows: &Range<usize>) -> Rect {
+        let whole = Rect::whole(self.shape());
+        if self.dims.len() == 1 {
+            let rows = if rows.contains(&stored.matrix) { 0..1 } else { 0..0 };
+            return Rect { rows, ..whole };
+        }
+        // The first of the parameter's rows, or columns, that is not before this row of the file.
+        let (first, step) = if stored.transposed { (0, 1) } else { (stored.first, stored.step) };
+        let from = |row: usize| row.saturating_sub(stored.rows_before() + first).div_ceil(step);
+        let range = from(rows.start)..from(rows.end);
+        let there = match stored.transposed {
+            true => Rect { cols: range, ..whole.clone() },
+            false => Rect { rows: range, ..whole.clone() },
+        };
+        there.intersect(&whole)
     }
 
     /// Fills `out` with the rectangle `rect` of this parameter by `read`, which fills its last argument with a
     /// rectangle of the file's tensor of that name.
     pub fn read_stored(
         &self,
+        form: Form,
         rect: &Rect,
         out: &mut [f32],
         read: impl FnOnce(&str, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
-        let name = self.stored.as_ref().map_or(&self.name, |stored| &stored.name);
-        let place = self.place(rect);
-        if !self.is_transposed() {
-            return read(name, &place, out);
+        let Some(stored) = self.stored_in(form) else { return read(&self.name, rect, out) };
+        let of_file = self.file_rect(stored, rect);
+        let place = self.place(stored, rect, of_file.cols.len());
+        if place.is_as_here() {
+            return read(&stored.name, &of_file, out);
         }
-        let mut file = vec![0.0; out.len()];
-        read(name, &place, &mut file)?;
-        transpose(&file, place.cols.len(), out);
+        let mut file = vec![0.0; of_file.len()];
+        read(&stored.name, &of_file, &mut file)?;
+        place.each(|here, there| out[here] = file[there]);
         Ok(())
     }
 }
 
 impl FileTensor {
     /// Fills `out` with whole rows of the file's tensor by `read`, which fills its last argument with a rectangle of a
-    /// parameter.
+    /// parameter. Only the parameters in these rows are read.
     pub fn read_rows(
         &self,
         rect: &Rect,
@@ -96,106 +258,25 @@ impl FileTensor {
         read: impl Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
         let width = rect.cols.len();
-        let mut left = 0;
         for part in &self.parts {
-            if part.stored.is_none() {
-                return read(part, rect, out);
+            let Some(stored) = part.stored_in(self.form) else { return read(part, rect, out) };
+            let wanted = part.in_rows(stored, &rect.rows);
+            if wanted.is_empty() {
+                continue;
             }
-            let features = part.dims[0];
-            // A matrix has the file's rows as its columns; a vector is one row, as in the file.
-            let wanted = match part.is_transposed() {
-                true => Rect { rows: 0..features, cols: rect.rows.clone() },
-                false => Rect { rows: 0..1, cols: 0..features },
-            };
+            let (of_file, place) = (part.file_rect(stored, &wanted), part.place(stored, &wanted, width));
+            let out = &mut out[(of_file.rows.start - rect.rows.start) * width + of_file.cols.start..];
+            if place.is_as_here() {
+                read(part, &wanted, &mut out[..wanted.len()])?;
+                continue;
+            }
             let mut values = vec![0.0; wanted.len()];
             read(part, &wanted, &mut values)?;
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                let out = &mut out[left..left + features];
-                let rows = rect.rows.len();
-                out.iter_mut().enumerate().for_each(|(i, out)| *out = values[i * rows + row]);
-            }
-            left += features;
+            place.each(|here, there| out[there] = values[here]);
         }
         Ok(())
     }
 }
 
-/// to `[cols, rows]` = the transpose of from `[rows, cols]`.
-fn transpose(from: &[f32], cols: usize, to: &mut [f32]) {
-    let rows = from.len() / cols.max(1);
-    for (row, from) in from.chunks_exact(cols).enumerate() {
-        from.iter().enumerate().for_each(|(col, x)| to[col * rows + row] = *x);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::init;
-
-    fn gpt() -> Model {
-        let text = "[model]\narchitecture = \"gpt2\"\nhidden_size = 12\nintermediate_size = 20\n\
-            num_hidden_layers = 2\nnum_attention_heads = 3\nvocab_size = 23\nmax_position_embeddings = 16\n\
-            layer_norm_epsilon = 1e-5\ntie_word_embeddings = true\n";
-        Model::from_toml("gpt".into(), text).unwrap()
-    }
-
-    #[test]
-    fn a_file_has_its_own_tensors() {
-        let names: Vec<_> =
-            file_tensors(&gpt()).iter().map(|file| (file.spec.name.clone(), file.spec.dims.clone())).collect();
-        for (name, dims) in [
-            ("transformer.wte.weight", vec![23, 12]),
-            ("transformer.wpe.weight", vec![16, 12]),
-            ("transformer.h.1.attn.c_attn.weight", vec![12, 36]),
-            ("transformer.h.1.attn.c_attn.bias", vec![36]),
-            ("transformer.h.1.mlp.c_fc.weight", vec![12, 20]),
-            ("transformer.h.1.mlp.c_proj.weight", vec![20, 12]),
-            ("transformer.h.1.ln_2.bias", vec![12]),
-        ] {
-            assert_eq!(
-                names.iter().filter(|found| **found == (name.to_string(), dims.clone())).count(),
-                1,
-                "{names:?}"
-            );
-        }
-        assert_eq!(names.len(), 2 + 2 * 12 + 2);
-        let llama = file_tensors(&Model::tiny());
-        assert!(llama.iter().all(|file| file.parts == [file.spec.clone()]));
-    }
-
-    /// Rows of the file are made of parameters, and rectangles of parameters are read from it again.
-    #[test]
-    fn parameters_are_read_back_from_the_file_that_holds_them() {
-        let model = gpt();
-        let fill = |spec: &TensorSpec, rect: &Rect, out: &mut [f32]| {
-            let mut whole = vec![0.0; spec.len()];
-            init::normal(3, &spec.name, 1.0, 0, &mut whole);
-            let width = spec.shape()[1];
-            let at = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * width + col));
-            out.iter_mut().zip(at).for_each(|(out, at)| *out = whole[at]);
-            Ok(())
-        };
-        for file in file_tensors(&model) {
-            let [rows, cols] = file.spec.shape();
-            let mut all = vec![0.0; rows * cols];
-            for (row, out) in all.chunks_exact_mut(cols).enumerate() {
-                file.read_rows(&Rect { rows: row..row + 1, cols: 0..cols }, out, fill).unwrap();
-            }
-            for part in &file.parts {
-                let [rows, width] = part.shape();
-                let rect = Rect { rows: rows / 3..rows, cols: width / 4..width };
-                let (mut got, mut want) = (vec![0.0; rect.len()], vec![0.0; rect.len()]);
-                let read = |name: &str, rect: &Rect, out: &mut [f32]| {
-                    assert_eq!(name, file.spec.name);
-                    let at = rect.rows.clone().flat_map(|row| rect.cols.clone().map(move |col| row * cols + col));
-                    out.iter_mut().zip(at).for_each(|(out, at)| *out = all[at]);
-                    Ok(())
-                };
-                part.read_stored(&rect, &mut got, read).unwrap();
-                fill(part, &rect, &mut want).unwrap();
-                assert_eq!(got, want, "{}", part.name);
-            }
-        }
-    }
-}
+mod tests;

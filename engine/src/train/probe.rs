@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::buckets::Part;
 use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
-use crate::model::stored::file_tensors;
+use crate::model::stored::{Form, file_tensors};
 use crate::stage::Sums;
 use crate::stage::grads::Grads;
 use crate::stage::params::ParamLayout;
@@ -29,7 +29,7 @@ pub struct Probed {
     pub loss: f64,
     /// `[sequences seq, V]`.
     pub logits: Vec<f32>,
-    /// Of the mean loss, by the name of the tensor in a Hugging Face checkpoint, row-major.
+    /// Of the mean loss, by the name of the tensor in a Hugging Face checkpoint of the form asked for, row-major.
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
@@ -49,11 +49,13 @@ impl Sequences {
     }
 }
 
-/// Runs the model on all sequences at once. `read(tensor, rectangle, out)` gives its weights.
+/// Runs the model on all sequences at once. `read(tensor, rectangle, out)` gives its weights; the gradients are those
+/// of the tensors of a file of this form.
 pub fn probe<B: Backend>(
     b: B,
     model: &Model,
     of: &Sequences,
+    form: Form,
     read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
 ) -> Result<Probed> {
     let (mut stage, layout) = whole(&b, model, of.seq, read)?;
@@ -72,17 +74,16 @@ pub fn probe<B: Backend>(
     let totals = fetch(&b, &sums.totals)?;
     let counted = f64::max(totals[Total::Weight as usize] as f64, 1.0);
     let loss = totals[Total::Loss as usize] as f64 / counted;
-    Ok(Probed { loss, logits, gradients: gradients(&b, model, &layout, &grads, counted)? })
+    Ok(Probed { loss, logits, gradients: files_of(model, form, &gradients(&b, &layout, &grads, counted)?)? })
 }
 
 fn fetch<B: Backend>(b: &B, x: &Tensor<B, f32>) -> Result<Vec<f32>> {
     b.wait_host(b.copy_to_host_async(x)).map_err(|fault| Error::run(fault.to_string()))
 }
 
-/// The gradients as a Hugging Face checkpoint has the tensors, divided by the number of labels.
+/// The gradients of the parameters, divided by the number of labels.
 fn gradients<B: Backend>(
     b: &B,
-    model: &Model,
     layout: &ParamLayout,
     grads: &Grads<B>,
     counted: f64,
@@ -98,8 +99,13 @@ fn gradients<B: Backend>(
                 .for_each(|(to, from)| *to = (*from as f64 / counted) as f32);
         }
     }
+    Ok(own)
+}
+
+/// The tensors of a file, made of the parameters' by name.
+fn files_of(model: &Model, form: Form, own: &BTreeMap<String, Vec<f32>>) -> Result<BTreeMap<String, Vec<f32>>> {
     let mut files = BTreeMap::new();
-    for file in file_tensors(model) {
+    for file in file_tensors(model, form) {
         let mut whole = vec![0.0; file.spec.len()];
         let part = |spec: &TensorSpec, rect: &Rect, out: &mut [f32]| {
             let (width, from) = (spec.shape()[1], &own[&spec.name]);
@@ -133,7 +139,7 @@ mod tests {
         let labels = ids.iter().map(|&id| Some(id).filter(|id| *id != 4)).collect();
         let of = Sequences { seq, ids, labels };
         for model in [tiny, capped] {
-            let probed = probe(Cpu::<f32>::new(1), &model, &of, |tensor, rect, out| {
+            let probed = probe(Cpu::<f32>::new(1), &model, &of, Form::PerExpert, |tensor, rect, out| {
                 init::fill(&model, 5, tensor, rect, out);
                 Ok(())
             });
@@ -147,7 +153,34 @@ mod tests {
             let counted = batch.weights.iter().sum::<f32>();
             assert_eq!(counted, 5.0);
             assert!((sum / counted as f64 - loss).abs() < 1e-6, "{loss}, not {}", sum / counted as f64);
-            assert_eq!(gradients.len(), file_tensors(&model).len());
+            assert_eq!(gradients.len(), file_tensors(&model, Form::PerExpert).len());
         }
+    }
+
+    /// The gradients are the same numbers under the names of either form.
+    #[test]
+    fn gradients_have_the_form_that_is_asked_for() {
+        let text = "[model]\narchitecture = \"mixtral\"\nhidden_size = 8\nintermediate_size = 5\n\
+            num_hidden_layers = 1\nnum_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 11\n\
+            max_position_embeddings = 8\nnum_local_experts = 3\nnum_experts_per_tok = 2\nrope_theta = 10000.0\n\
+            rms_norm_eps = 1e-5\ninitializer_range = 0.3\n";
+        let model = Model::from_toml("mixtral".into(), text).unwrap();
+        let ids = vec![3, 1, 4, 1, 5, 9, 2, 6];
+        let of = Sequences { seq: 4, labels: ids.iter().map(|&id| Some(id)).collect(), ids };
+        let [one, packed] = [Form::PerExpert, Form::Packed].map(|form| {
+            let weights = |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| {
+                init::fill(&model, 5, tensor, rect, out);
+                Ok(())
+            };
+            probe(Cpu::<f32>::new(1), &model, &of, form, weights).unwrap().gradients
+        });
+        let own = |e: usize, w: &str| &one[&format!("model.layers.0.block_sparse_moe.experts.{e}.{w}.weight")][..];
+        let stacked = |ws: &[&str]| (0..3).flat_map(|e| ws.iter().flat_map(move |w| own(e, w).to_vec())).collect();
+        let up: Vec<f32> = stacked(&["w1", "w3"]);
+        assert!(up.iter().any(|x| *x != 0.0));
+        assert_eq!(packed["model.layers.0.mlp.experts.gate_up_proj"], up);
+        assert_eq!(packed["model.layers.0.mlp.experts.down_proj"], stacked(&["w2"]));
+        assert_eq!(packed["model.layers.0.mlp.gate.weight"], one["model.layers.0.block_sparse_moe.gate.weight"]);
+        assert_eq!(packed.len(), file_tensors(&model, Form::Packed).len());
     }
 }

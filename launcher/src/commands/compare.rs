@@ -1,5 +1,6 @@
 //! `compare`: a Hugging Face checkpoint's loss, logits and gradients here, against another program's.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use engine::checkpoint::{HuggingFace, Reference};
 use engine::config::hf;
 use engine::cpu::Cpu;
 use engine::error::{Error, Result};
+use engine::model::stored::Form;
 use engine::train::probe::{Probed, Sequences, probe};
 
 use crate::output::or_broken_pipe;
@@ -66,7 +68,12 @@ pub fn run(args: Args) -> Result<()> {
     let labels = reference.labels(ids.len(), model.vocab_size)?;
     let b = Cpu::<f32>::new(std::thread::available_parallelism().map_or(1, usize::from));
     let of = Sequences { seq, ids, labels };
-    let here = probe(b, &model, &of, |tensor, rect, out| weights.read_parameter(tensor, rect, out))?;
+    // transformers has experts packed, whatever form the checkpoint has.
+    let names: HashSet<String> = reference.gradients().into_iter().collect();
+    let form = Form::of(&model, |name| names.contains(name)).map_err(|[one, other]| {
+        Error::user(format!("{}: it has both grad.{one} and grad.{other}; leave one out", args.reference.display()))
+    })?;
+    let here = probe(b, &model, &of, form, |tensor, rect, out| weights.read_parameter(tensor, rect, out))?;
     let results = compare(&args, &reference, &here)?;
     or_broken_pipe(print(&results, here.gradients.len(), args.tolerance))?;
     match results.iter().find(|compared| !compared.is_within(args.tolerance)) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::checkpoint::export::export_in_shards;
 use crate::config::Precision;
+use crate::model::stored::Form;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ fn request(model: &Model, dtype: Precision) -> Export<'_> {
 
 /// The small model in five files.
 pub(super) fn export_small_shards(to: &Path) {
-    export_in_shards(2500, &masters, &request(&model(), Precision::F32), to, &mut |_| ()).unwrap();
+    export_in_shards(2500, Form::PerExpert, &masters, &request(&model(), Precision::F32), to, &mut |_| ()).unwrap();
 }
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;

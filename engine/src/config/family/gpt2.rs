@@ -58,6 +58,7 @@ pub const GPT2: Family = Family {
         experts: "",
         expert_up: &[],
         expert_down: "",
+        packed: None,
     },
     layer: |m, _| Layer {
         biases: Biases { qkv: true, out: true, mlp: true },

@@ -1,7 +1,7 @@
 //! GPT-OSS (OpenAI 2025): experts with biases and a clamped gate in every layer, a learned sink for each head of
 //! attention, a window in every other layer, YaRN.
 
-use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, TensorNames, Toml};
+use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, Packed, PackedLayout, TensorNames, Toml};
 use crate::config::layer::{Activation, Biases, Mlp};
 use crate::config::{Experts, RouterWeights};
 
@@ -48,6 +48,7 @@ pub const GPT_OSS: Family = Family {
         experts: "mlp.experts",
         expert_up: &["gate_proj", "up_proj"],
         expert_down: "down_proj",
+        packed: Some(Packed { experts: "mlp.experts", router: "mlp.router", layout: PackedLayout::Alternating }),
         ..LLAMA_NAMES
     },
     layer: |m, l| Layer {

@@ -1,6 +1,6 @@
 //! Mixtral (Jiang et al. 2024): Mistral without a default window, whose layers have experts.
 
-use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, TensorNames, Toml};
+use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, Packed, PackedLayout, TensorNames, Toml};
 use crate::config::{Activation, AttentionKind, Experts, Mlp, RouterWeights};
 
 pub const MIXTRAL: Family = Family {
@@ -34,6 +34,7 @@ pub const MIXTRAL: Family = Family {
         experts: "block_sparse_moe.experts",
         expert_up: &["w1", "w3"],
         expert_down: "w2",
+        packed: Some(Packed { experts: "mlp.experts", router: "mlp.gate", layout: PackedLayout::Stacked }),
         ..LLAMA_NAMES
     },
     layer: |m, _| Layer {

@@ -127,6 +127,26 @@ pub struct TensorNames {
     pub experts: &'static str,
     pub expert_up: &'static [&'static str],
     pub expert_down: &'static str,
+    /// The names where a file has the experts of a layer packed, if there are such files.
+    pub packed: Option<Packed>,
+}
+
+/// The modules of packed experts: `gate_up_proj` and `down_proj` of all experts, without `.weight`, and their biases,
+/// `gate_up_proj_bias` and `down_proj_bias`.
+#[derive(Clone, Copy)]
+pub struct Packed {
+    pub experts: &'static str,
+    pub router: &'static str,
+    pub layout: PackedLayout,
+}
+
+/// How the matrices of all experts lie in one tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackedLayout {
+    /// `[E, 2F, D]`, all gates above all values, and `[E, D, F]`. Files with a tensor for each expert are as common.
+    Stacked,
+    /// `[E, D, 2F]`, the columns of gates and values by turns, and `[E, F, D]`. No file has them otherwise.
+    Alternating,
 }
 
 impl TensorNames {
@@ -165,6 +185,7 @@ const LLAMA_NAMES: TensorNames = TensorNames {
     experts: "",
     expert_up: &[],
     expert_down: "",
+    packed: None,
 };
 
 impl Family {

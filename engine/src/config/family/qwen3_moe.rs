@@ -1,7 +1,7 @@
 //! Qwen 3 MoE (Yang et al. 2025): Qwen 3 whose layers have experts, all or some of them, and a window in every layer
 //! where `use_sliding_window` asks for it.
 
-use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, TensorNames, Toml};
+use super::{Architecture, Family, FeedForward, LLAMA_NAMES, Layer, OneForm, Packed, PackedLayout, TensorNames, Toml};
 use crate::config::{Activation, AttentionKind, Experts, Mlp, Model, RouterWeights};
 
 pub const QWEN3_MOE: Family = Family {
@@ -42,6 +42,7 @@ pub const QWEN3_MOE: Family = Family {
         experts: "mlp.experts",
         expert_up: &["gate_proj", "up_proj"],
         expert_down: "down_proj",
+        packed: Some(Packed { experts: "mlp.experts", router: "mlp.gate", layout: PackedLayout::Stacked }),
         ..LLAMA_NAMES
     },
     layer,
