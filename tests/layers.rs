@@ -108,6 +108,7 @@ struct Kind {
     norms: NormKind,
     activation: Activation,
     biases: bool,
+    sinks: bool,
     head_norms: bool,
     post_norms: bool,
 }
@@ -117,6 +118,7 @@ const LLAMA: Kind = Kind {
     norms: NormKind::Rms,
     activation: Activation::SwiGlu,
     biases: false,
+    sinks: false,
     head_norms: false,
     post_norms: false,
 };
@@ -135,6 +137,7 @@ fn block_inputs(kind: Kind) -> Block<Input> {
     };
     Block {
         attention: Attention {
+            sinks: kind.sinks.then(|| input("sinks", 1, h.query, 2.0)),
             qkv: linear("qkv", "qkv bias", h.qkv_cols(), D),
             out: linear("out", "out bias", D, h.out_cols()),
             norms: kind
@@ -247,12 +250,14 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
         moe: None,
         embedding_scale: None,
         vocab_start: 0,
+        hidden_start: 0,
         positions_start: 0,
     };
     let capped = Heads { cap: Some(1.5), scale: 0.3, ..heads() };
     for slim in [|saved| saved, block::Saved::slim] as [fn(_) -> _; 2] {
         check_block(&cx, &pattern, LLAMA, slim);
         check_block(&cx, &pattern, Kind { name: "with biases", biases: true, ..LLAMA }, slim);
+        check_block(&cx, &pattern, Kind { name: "with sinks", sinks: true, ..LLAMA }, slim);
         check_block(&cx, &pattern, Kind { name: "qwen3", head_norms: true, ..LLAMA }, slim);
         let (norms, activation) = (NormKind::RmsPlusOne, Activation::GeGlu);
         let gemma = Kind { name: "gemma2", norms, activation, post_norms: true, ..LLAMA };

@@ -50,4 +50,5 @@ mod threads;
 mod tokenize;
 mod topology;
 mod trajectories;
+mod upcycling;
 mod vocabulary;

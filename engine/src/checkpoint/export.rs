@@ -7,7 +7,7 @@ use super::hf::{INDEX, SINGLE};
 use super::import::bands;
 use super::tensors::{TensorWriter, header};
 use super::{HuggingFace, directory, source};
-use crate::config::{Model, Precision};
+use crate::config::Model;
 use crate::error::{Error, Result};
 use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
@@ -34,8 +34,8 @@ pub struct Export<'a> {
     pub model: &'a Model,
     /// The whole `config.json`.
     pub config: Value,
-    /// The dtype of the weights: bf16 rounds the f32 master weights to nearest even.
-    pub dtype: Precision,
+    /// The dtype of the weights, F32, BF16 or F16: the latter two round f32 values to nearest even.
+    pub dtype: Dtype,
     /// Files that are copied unchanged.
     pub files: Vec<PathBuf>,
     /// The checkpoint that the weights come from, recorded beside them: its directory, and its manifest's checksum.
@@ -91,7 +91,7 @@ fn target(to: &Path) -> Result<PathBuf> {
         let mut names = directory::names(&path)?;
         names.sort_unstable();
         if !names.is_empty() && !path.join(MARK).exists() {
-            return refuse("this directory is not empty and not an earlier export; name another with --to");
+            return refuse("this directory is not empty and not an earlier export; name another directory");
         }
         let ours = listed(&path.join(MARK));
         return match names.iter().find(|name| !ours.contains(name)) {
@@ -130,10 +130,7 @@ fn write_all(
     dir: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let dtype = match what.dtype {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
-    };
+    let dtype = what.dtype;
     let shards = shards(tensors, dtype.bitsize() / 8, shard_bytes);
     let mut weight_map = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {
@@ -141,7 +138,7 @@ fn write_all(
             1 => SINGLE.to_string(),
             n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
         };
-        write_shard(read, shard, what, dtype, &dir.join(&name), progress)?;
+        write_shard(read, shard, what, &dir.join(&name), progress)?;
         weight_map.extend(shard.iter().map(|tensor| (tensor.spec.name.clone(), name.clone())));
     }
     if shards.len() > 1 {
@@ -180,13 +177,13 @@ fn write_shard(
     read: &Read,
     shard: &[FileTensor],
     what: &Export,
-    dtype: Dtype,
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
+    let dtype = what.dtype;
     let metadata = || Some(HashMap::from([("format".to_string(), "pt".to_string())]));
     let mut file = TensorWriter::create(path, header(infos(shard, dtype), metadata()).len())?;
-    let (mut band, mut rounded) = (Vec::new(), Vec::new());
+    let (mut band, mut halves) = (Vec::new(), Vec::new());
     for stored in shard {
         let tensor = &stored.spec;
         file.begin(tensor.name.clone(), dtype, tensor.dims.clone());
@@ -194,15 +191,7 @@ fn write_shard(
         for rect in bands(tensor, BAND) {
             band.resize(rect.len(), 0.0);
             stored.read_rows(&rect, &mut band, read)?;
-            if dtype == Dtype::BF16 {
-                rounded.resize(band.len(), half::bf16::ZERO);
-                rounded.convert_from_f32_slice(&band);
-                values.look(&rounded, half::bf16::to_f32);
-                file.write(bytemuck::cast_slice(&rounded))?;
-            } else {
-                values.look(&band, |x| x);
-                file.write(bytemuck::cast_slice(&band))?;
-            }
+            file.write(to_bytes(&band, dtype, &mut halves, &mut values))?;
             progress(rect.len() as u64);
         }
         if let Some(found) = values.found(&tensor.name, &Rect::whole(tensor.shape())) {
@@ -212,6 +201,29 @@ fn write_shard(
         }
     }
     file.finish(metadata())
+}
+
+/// The bytes of values in a dtype, each rounded to nearest even and then looked at. `halves` holds those of 16 bits.
+fn to_bytes<'b>(band: &'b [f32], dtype: Dtype, halves: &'b mut Vec<u16>, values: &mut Watch) -> &'b [u8] {
+    halves.resize(if dtype == Dtype::F32 { 0 } else { band.len() }, 0);
+    match dtype {
+        Dtype::F32 => {
+            values.look(band, |x| x);
+            return bytemuck::cast_slice(band);
+        }
+        Dtype::BF16 => {
+            let rounded: &mut [half::bf16] = bytemuck::cast_slice_mut(halves);
+            rounded.convert_from_f32_slice(band);
+            values.look(rounded, half::bf16::to_f32);
+        }
+        Dtype::F16 => {
+            let rounded: &mut [half::f16] = bytemuck::cast_slice_mut(halves);
+            rounded.convert_from_f32_slice(band);
+            values.look(rounded, half::f16::to_f32);
+        }
+        other => panic!("{other} is not a type of exported weights"),
+    }
+    bytemuck::cast_slice(halves)
 }
 
 /// The header entries of tensors stored one after another.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use crate::model::rect::Rect;
 use crate::model::stored::Form;
+use safetensors::tensor::Dtype;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -70,7 +71,7 @@ impl FromSaved {
         let what = Export {
             model,
             config: hf::config_json(model, source.clone(), *dtype),
-            dtype: *dtype,
+            dtype: stored(*dtype),
             files: saved.run().map(source::files).unwrap_or_default(),
             origin: dir.display().to_string(),
             checkpoint: saved.manifest().checksum().to_string(),
@@ -88,6 +89,14 @@ pub(super) fn dtype_of(source: Option<&Map<String, Value>>) -> Precision {
     match source.map(hf::dtype_of) {
         Some(None | Some("float32")) => Precision::F32,
         Some(Some(_)) | None => Precision::Bf16,
+    }
+}
+
+/// The type of tensors in a file.
+pub(super) fn stored(dtype: Precision) -> Dtype {
+    match dtype {
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
     }
 }
 

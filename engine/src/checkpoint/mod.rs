@@ -42,6 +42,7 @@ mod shard;
 pub mod source;
 mod space;
 mod tensors;
+mod upcycle;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use reference::Reference;
 pub use saved::Saved;
 pub use saver::{Completed, Options, Saver};
 pub use space::{Ahead, Space};
+pub use upcycle::{Upcycle, Upcycled, upcycle};
 
 use crate::backend::HostCopy;
 use crate::error::{Error, Result};

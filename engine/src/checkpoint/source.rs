@@ -33,7 +33,12 @@ pub(super) fn dir(run: &Path) -> PathBuf {
 
 /// The files that an export copies unchanged.
 pub fn files(run: &Path) -> Vec<PathBuf> {
-    FILES.iter().map(|name| dir(run).join(name)).filter(|path| path.is_file()).collect()
+    carried(&dir(run))
+}
+
+/// The files of a Hugging Face directory that are copied unchanged.
+pub(super) fn carried(from: &Path) -> Vec<PathBuf> {
+    FILES.iter().map(|name| from.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// Whether a file of this name is a tokenizer's vocabulary, or says which of its tokens are special.

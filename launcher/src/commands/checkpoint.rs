@@ -1,6 +1,6 @@
-//! `checkpoint`: imports, exports and expands Hugging Face checkpoints, and inspects and verifies a run's own.
+//! `checkpoint`: imports, exports, expands and upcycles Hugging Face checkpoints, and inspects and verifies a run's own.
 
-use super::expand_vocab;
+use super::{expand_vocab, upcycle};
 use crate::output::{or_broken_pipe, to_stderr};
 use crate::progress::Bytes;
 use crate::run_dir::RunDir;
@@ -58,6 +58,9 @@ enum Command {
     /// Give a Hugging Face model rows for the new pieces of an expanded tokenizer
     #[command(after_help = expand_vocab::EXAMPLES)]
     ExpandVocab(expand_vocab::Args),
+    /// Make a mixture of experts of a dense Hugging Face model: each expert is a copy of its MLP
+    #[command(after_help = upcycle::EXAMPLES)]
+    Upcycle(upcycle::Args),
     /// Print the tensors, files and step of a checkpoint
     #[command(after_help = "Examples:
   swallow-engine checkpoint inspect runs/7b
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Import { from, to } => import(&from, &to),
         Command::Export { from, to, dtype } => export(&from, &to, dtype),
         Command::ExpandVocab(args) => expand_vocab::run(args),
+        Command::Upcycle(args) => upcycle::run(args),
         Command::Inspect { from } => inspect(&open(&from)?),
         Command::Verify { from } => verify(&open(&from)?),
     }

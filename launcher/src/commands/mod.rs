@@ -19,6 +19,7 @@ pub mod tokenizer;
 mod tokenizer_train;
 pub mod topology;
 pub mod train;
+mod upcycle;
 
 use clap::builder::RangedU64ValueParser;
 use engine::config::{Config, MOST_RANKS};

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::checkpoint::export::export_in_shards;
-use crate::config::Precision;
 use crate::model::stored::Form;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
@@ -18,14 +17,14 @@ fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::R
     Ok(())
 }
 
-fn request(model: &Model, dtype: Precision) -> Export<'_> {
+fn request(model: &Model, dtype: Dtype) -> Export<'_> {
     let (config, origin, checkpoint) = (json!({"model_type": "llama"}), "a test".into(), "none".into());
     Export { model, config, dtype, files: Vec::new(), origin, checkpoint }
 }
 
 /// The small model in five files.
 pub(super) fn export_small_shards(to: &Path) {
-    export_in_shards(2500, Form::PerExpert, &masters, &request(&model(), Precision::F32), to, &mut |_| ()).unwrap();
+    export_in_shards(2500, Form::PerExpert, &masters, &request(&model(), Dtype::F32), to, &mut |_| ()).unwrap();
 }
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
@@ -47,7 +46,7 @@ fn an_export_is_the_file_that_the_library_writes() {
     for model in [model(), tied()] {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs.safetensors"));
-        export(&masters, &request(&model, Precision::F32), &ours, &mut |_| ()).unwrap();
+        export(&masters, &request(&model, Dtype::F32), &ours, &mut |_| ()).unwrap();
         write(&tensors(&model), &theirs);
         assert_eq!(fs::read(ours.join("model.safetensors")).unwrap(), fs::read(theirs).unwrap());
         let hf = HuggingFace::open(&ours, &model).unwrap();
@@ -97,7 +96,7 @@ fn bf16_rounds_to_nearest_even() {
         Ok(())
     };
     let to = dir.path().join("bf16");
-    export(&read, &request(&model, Precision::Bf16), &to, &mut |_| ()).unwrap();
+    export(&read, &request(&model, Dtype::BF16), &to, &mut |_| ()).unwrap();
     let mut out = [0.0; 6];
     let rect = Rect { rows: 0..1, cols: 0..6 };
     HuggingFace::open(&to, &model).unwrap().read("model.norm.weight", &rect, &mut out).unwrap();
@@ -226,12 +225,12 @@ fn a_bad_index_is_named() {
 fn an_export_replaces_only_an_export() {
     let dir = tempfile::tempdir().unwrap();
     let (model, to) = (model(), dir.path().join("out"));
-    let run = || export(&masters, &request(&model, Precision::F32), &to, &mut |_| ());
+    let run = || export(&masters, &request(&model, Dtype::F32), &to, &mut |_| ());
     fs::create_dir(&to).unwrap();
     run().unwrap();
     run().unwrap();
     let failing = |_: &TensorSpec, _: &Rect, _: &mut [f32]| Err(Error::user("torn"));
-    assert_eq!(refusal(export(&failing, &request(&model, Precision::F32), &to, &mut |_| ())), "torn");
+    assert_eq!(refusal(export(&failing, &request(&model, Dtype::F32), &to, &mut |_| ())), "torn");
     HuggingFace::open(&to, &model).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     fs::write(to.join("README.md"), "the user's").unwrap();
@@ -243,7 +242,7 @@ fn an_export_replaces_only_an_export() {
 }
 
 /// Imports the checkpoint in `from`, then exports it from the run.
-fn round_trip(from: &Path, model: &Model, dtype: Precision) -> (tempfile::TempDir, std::path::PathBuf) {
+fn round_trip(from: &Path, model: &Model, dtype: Dtype) -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (run, to) = (dir.path().join("run"), dir.path().join("out"));
     let step = import(from, &run, model, &header(0), &mut |_| ()).unwrap();
@@ -264,7 +263,7 @@ fn imported_and_exported_bit_for_bit() {
         fs::write(dir.path().join("config.json"), "{\"field\": \"of another program\"}").unwrap();
         fs::write(dir.path().join("tokenizer.model"), "pieces").unwrap();
         fs::write(dir.path().join("README.md"), "not ours").unwrap();
-        let (_keep, to) = round_trip(dir.path(), &model, Precision::F32);
+        let (_keep, to) = round_trip(dir.path(), &model, Dtype::F32);
         for (name, same) in [("model.safetensors", true), ("tokenizer.model", true), ("README.md", false)] {
             assert_eq!(fs::read(to.join(name)).ok(), fs::read(dir.path().join(name)).ok().filter(|_| same), "{name}");
         }
@@ -289,7 +288,7 @@ fn a_real_model_goes_in_and_out_bit_for_bit() {
         max_position_embeddings: 512,
         ..tied()
     };
-    let (_keep, to) = round_trip(from, &shape, Precision::F32);
+    let (_keep, to) = round_trip(from, &shape, Dtype::F32);
     for name in ["model.safetensors", "tokenizer.model", "generation_config.json"] {
         assert!(fs::read(to.join(name)).unwrap() == fs::read(from.join(name)).unwrap(), "{name} differs");
     }

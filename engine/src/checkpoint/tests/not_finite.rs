@@ -1,7 +1,6 @@
 //! Weights that are not finite: `verify` reports them, and exports, imports and loads refuse them.
 
 use super::*;
-use crate::config::Precision;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
 use std::collections::HashMap;
@@ -44,7 +43,7 @@ fn verify_counts_them_over_all_pieces() {
 fn an_export_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("out");
-    let refused = |values: &[(usize, usize, f32)], dtype: Precision| {
+    let refused = |values: &[(usize, usize, f32)], dtype: Dtype| {
         let (config, origin, checkpoint) = (json!({}), "runs/a".into(), "none".into());
         let what = Export { model: &model(), config, dtype, files: Vec::new(), origin, checkpoint };
         let read = |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| {
@@ -56,13 +55,13 @@ fn an_export_is_refused() {
         assert_eq!(to.exists(), refused.is_none(), "an export is complete or absent");
         refused
     };
-    let message = refused(&[(3, 4, f32::NAN), (4, 0, f32::NAN)], Precision::F32).unwrap();
+    let message = refused(&[(3, 4, f32::NAN), (4, 0, f32::NAN)], Dtype::F32).unwrap();
     let expected = format!("runs/a: {NAME}: 2 values are not finite, the first is NaN in row 3, column 4 (as F32); ");
     assert!(message.starts_with(&expected), "{message}");
     // The largest f32 is finite, and bf16 rounds it up.
-    let message = refused(&[(0, 1, f32::MAX)], Precision::Bf16).unwrap();
+    let message = refused(&[(0, 1, f32::MAX)], Dtype::BF16).unwrap();
     assert!(message.contains("1 value is not finite, the first is inf in row 0, column 1 (as BF16)"), "{message}");
-    assert_eq!(refused(&[(0, 1, f32::MAX)], Precision::F32), None);
+    assert_eq!(refused(&[(0, 1, f32::MAX)], Dtype::F32), None);
 }
 
 #[test]

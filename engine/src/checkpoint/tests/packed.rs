@@ -45,7 +45,7 @@ fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::R
 /// Exports the model's state in a form, with its `config.json`.
 fn write(model: &Model, form: Form, to: &Path) {
     let config = hf::config_json(model, None, Precision::F32);
-    let (origin, checkpoint, dtype) = ("a test".into(), "none".into(), Precision::F32);
+    let (origin, checkpoint, dtype) = ("a test".into(), "none".into(), safetensors::tensor::Dtype::F32);
     let what = Export { model, config, dtype, files: Vec::new(), origin, checkpoint };
     export_as(form, &masters, &what, to, &mut |_| ()).unwrap();
 }
