@@ -84,8 +84,11 @@ impl FromSaved {
 }
 
 /// The dtype of the model that the run started from, where exports support it: f32 if its file names none, as
-/// transformers 4 takes it.
+/// transformers 4 takes it, but bf16 where its weights are quantized, as transformers dequantizes them.
 pub(super) fn dtype_of(source: Option<&Map<String, Value>>) -> Precision {
+    if source.is_some_and(hf::is_quantized) {
+        return Precision::Bf16;
+    }
     match source.map(hf::dtype_of) {
         Some(None | Some("float32")) => Precision::F32,
         Some(Some(_)) | None => Precision::Bf16,

@@ -1,14 +1,15 @@
 //! Reads a Hugging Face checkpoint: `model.safetensors`, or shards with an index. Reads any rectangle of any tensor,
-//! widened to f32, and needs no more memory than that rectangle. Where a file has experts packed, and the engine has
-//! not, parameters are read by the description in [`crate::model::stored`].
+//! widened to f32, and needs no more memory than that rectangle. Where a file has experts packed or in MXFP4, and the
+//! engine does not, parameters are read by the description in [`crate::model::stored`].
 
 use super::finite::{NotFinite, Watch};
+use super::mxfp4::{self, Mxfp4};
 use super::tensors::TensorFile;
 use crate::config::Model;
 use crate::error::{Error, Result};
 use crate::model::param_specs::{TensorSpec, matrix_shape};
 use crate::model::rect::Rect;
-use crate::model::stored::{Form, file_tensors};
+use crate::model::stored::{Form, Stored, file_tensors};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -106,12 +107,15 @@ impl HuggingFace {
 
     fn check(&self, model: &Model) -> Result<()> {
         let specs: Vec<TensorSpec> = file_tensors(model, self.form).into_iter().map(|file| file.spec).collect();
+        let (quantized, specs): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| self.is_quantized(model, spec));
+        quantized.iter().try_for_each(|spec| self.check_quantized(spec))?;
+        let blocks: HashSet<String> = quantized.iter().flat_map(|spec| mxfp4::names(&spec.name)).collect();
         let names: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let tied_head = model.tie_word_embeddings && self.file_of.contains_key(HEAD);
         let expected = |name: &str| {
             let buffer = model.tensor_names().buffers.iter().any(|end| name.ends_with(end));
             let ignored = buffer || (tied_head && name == HEAD);
-            ignored || names.contains(name)
+            ignored || names.contains(name) || blocks.contains(name)
         };
         let mut unexpected: Vec<&str> =
             self.file_of.keys().map(String::as_str).filter(|name| !expected(name)).collect();
@@ -127,6 +131,27 @@ impl HuggingFace {
         }
         specs.iter().try_for_each(|spec| self.check_tensor(spec))?;
         if tied_head && self.embedding_is_head.is_none() { self.check_tied_head(model) } else { Ok(()) }
+    }
+
+    /// Whether the files have blocks or scales of MXFP4 of a tensor that may be quantized.
+    fn is_quantized(&self, model: &Model, spec: &TensorSpec) -> bool {
+        let may_be = model.tensor_names().quantization.is_some() && spec.dims.len() == 3;
+        may_be && mxfp4::names(&spec.name).iter().any(|name| self.file_of.contains_key(name))
+    }
+
+    fn check_quantized(&self, spec: &TensorSpec) -> Result<()> {
+        let names = mxfp4::names(&spec.name);
+        let refuse = |i: usize, what: String| Error::user(format!("{}: {}: {what}", self.dir.display(), names[i]));
+        for (i, other) in [&names[1], &names[0]].into_iter().enumerate() {
+            if self.info(other).is_none() {
+                return Err(refuse(i, format!("{other} is missing, which belongs to it; take all files of the model")));
+            }
+        }
+        if self.info(&spec.name).is_some() {
+            return Err(refuse(0, format!("{} is there, too; keep the files of one of the two", spec.name)));
+        }
+        let infos = [&names[0], &names[1]].map(|name| self.info(name).expect("it is there"));
+        mxfp4::check(infos, &spec.dims).map_err(|(i, what)| refuse(i, what))
     }
 
     /// The remedy that is printed for a missing or an unexpected tensor.
@@ -180,7 +205,37 @@ impl HuggingFace {
 
     /// Fills `out` with a rectangle of a parameter, row-major. An error where one of its values is not finite.
     pub fn read_parameter(&self, tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        if let Some(stored) = tensor.stored_in(self.form)
+            && let Some(matrices) = self.quantized(&stored.name)
+        {
+            return self.read_quantized(stored, &matrices, rect, out);
+        }
         tensor.read_stored(self.form, rect, out, |name, rect, out| self.read(name, rect, out))
+    }
+
+    /// The tensor of this name, if the files have it in MXFP4.
+    fn quantized(&self, name: &str) -> Option<Mxfp4<'_>> {
+        if self.file_of.contains_key(name) {
+            return None;
+        }
+        let [blocks, scales] = mxfp4::names(name).map(|name| self.find(&name).ok());
+        Some(Mxfp4::new([blocks?, scales?]))
+    }
+
+    /// Its rows are output features, as those of the parameter are.
+    fn read_quantized(&self, stored: &Stored, from: &Mxfp4, rect: &Rect, out: &mut [f32]) -> Result<()> {
+        let (features, above) = (stored.features(&rect.rows), stored.matrix * from.features());
+        let rows = features.start + above..features.end + above;
+        from.read(&rows, stored.step, &rect.cols, out)?;
+        let mut values = Watch::default();
+        values.look(out, |x| x);
+        let [_, scales] = mxfp4::names(&stored.name);
+        // The rows of the scales, and the inputs, in which the first such value is.
+        let found = values.found(&scales, &Rect { rows: 0..rect.rows.len(), ..rect.clone() });
+        found.map_or(Ok(()), |found| {
+            let first = [rows.start + found.first[0] * stored.step, found.first[1]];
+            Err(self.refuse_values(NotFinite { first, ..found }))
+        })
     }
 
     /// Fills `out` with a rectangle of a tensor of the file, row-major. An error where one of its values is not finite.

@@ -33,6 +33,7 @@ mod hf;
 mod identity;
 mod import;
 mod manifest;
+mod mxfp4;
 mod newest;
 mod reference;
 mod round;

@@ -1,12 +1,12 @@
-//! Checkpoints with packed experts: exported, read, imported and exported again.
+//! Checkpoints with packed experts, and with MXFP4: exported, read, imported and exported again.
 
 use super::*;
 use crate::checkpoint::tensors::TensorFile;
 use crate::config::{Precision, hf};
 use crate::model::param_specs::{ExpertShare, tensors, units, with_experts};
-use crate::model::stored::Form;
+use crate::model::stored::{Form, file_tensors};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
@@ -169,4 +169,155 @@ fn a_gpt_oss_of_transformers_goes_in_and_out() {
     assert_eq!(read_all(&to), read_all(from));
     let json = |dir: &Path| serde_json::from_slice::<Value>(&fs::read(dir.join("config.json")).unwrap()).unwrap();
     assert_eq!(json(&to), json(from));
+}
+
+/// Makes the packed matrices of a file MXFP4, of random bytes, and returns their values by the format's definition.
+fn quantized(tensors: &mut Tensors) -> BTreeMap<String, Vec<f32>> {
+    let packed: Vec<_> =
+        tensors.iter().filter(|(_, (_, dims, _))| dims.len() == 3).map(|(n, t)| (n.clone(), t.1.clone())).collect();
+    let mut values = BTreeMap::new();
+    for (name, dims) in packed {
+        let &[experts, inputs, features] = &dims[..] else { unreachable!() };
+        let mut random = blake3::Hasher::new().update(name.as_bytes()).finalize_xof();
+        let mut blocks = vec![0; experts * features * inputs / 2];
+        random.fill(&mut blocks);
+        let mut scales = vec![0; blocks.len() / 16];
+        random.fill(&mut scales);
+        scales.iter_mut().for_each(|scale| *scale = 120 + *scale % 8);
+        let number = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0f32];
+        let at = |e: usize, input: usize, feature: usize| {
+            let i = (e * features + feature) * inputs + input;
+            let code = blocks[i / 2] >> (4 * (i % 2)) & 15;
+            let sign = if code < 8 { 1.0 } else { -1.0 };
+            sign * number[code as usize % 8] * f32::powi(2.0, scales[i / 32] as i32 - 127)
+        };
+        let each = (0..experts).flat_map(|e| (0..inputs).flat_map(move |i| (0..features).map(move |f| (e, i, f))));
+        values.insert(name.clone(), each.map(|(e, i, f)| at(e, i, f)).collect());
+        tensors.remove(&name);
+        let groups = inputs / 32;
+        tensors.insert(format!("{name}_blocks"), (Dtype::U8, vec![experts, features, groups, 16], blocks));
+        tensors.insert(format!("{name}_scales"), (Dtype::U8, vec![experts, features, groups], scales));
+    }
+    values
+}
+
+/// The small GPT-OSS in MXFP4, with the fields of a published `config.json`, and the values of its experts.
+fn published(dir: &Path) -> BTreeMap<String, Vec<f32>> {
+    write(&gpt_oss(), Form::PerExpert, dir);
+    let mut tensors = read_all(dir);
+    let values = quantized(&mut tensors);
+    write_all(&tensors, dir);
+    let mut config = hf::read_source(dir).unwrap();
+    config.retain(|key, _| !key.ends_with("dtype"));
+    let method = json!({ "quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"] });
+    config.insert("quantization_config".into(), method);
+    fs::write(dir.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+    values
+}
+
+#[test]
+fn mxfp4_is_read_by_every_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let (values, model) = (published(dir.path()), hf::read_model(dir.path()).unwrap());
+    assert_eq!(model.layers().collect::<Vec<_>>(), gpt_oss().layers().collect::<Vec<_>>());
+    let hf = HuggingFace::open(dir.path(), &model).unwrap();
+    let mut quantized = 0;
+    for (rank, ranks, tp) in [(0, 1, 1), (1, 2, 2), (3, 4, 3)] {
+        let units = units(&model).into_iter().flat_map(|unit| with_experts(&model, unit));
+        for tensor in units.flat_map(|unit| tensors(&model, unit, ExpertShare { rank, ranks })) {
+            let Some(values) = values.get(&tensor.in_file(Form::PerExpert).name) else { continue };
+            let width = tensor.in_file(Form::PerExpert).shape()[1];
+            for rect in (0..tp).map(|rank| tensor.held(rank, tp)) {
+                let (mut got, mut want) = (vec![0.0; rect.len()], vec![0.0; rect.len()]);
+                hf.read_parameter(&tensor, &rect, &mut got).unwrap();
+                let read = |_: &str, rect: &Rect, out: &mut [f32]| {
+                    out.iter_mut().zip(elements(rect, width)).for_each(|(out, at)| *out = values[at]);
+                    Ok(())
+                };
+                tensor.read_stored(Form::PerExpert, &rect, &mut want, read).unwrap();
+                assert_eq!(got, want, "{} {rect:?}", tensor.name);
+                quantized += 1;
+            }
+        }
+    }
+    // Three matrices an expert and layer.
+    assert_eq!(quantized, 2 * 3 * (4 + 2 * 2 + 3));
+}
+
+#[test]
+fn mxfp4_is_exported_dequantized() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = published(dir.path());
+    let model = hf::read_model(dir.path()).unwrap();
+    for (dtype, stored) in [(None, Dtype::BF16), (Some(Precision::F32), Dtype::F32)] {
+        let (_keep, to) = through_a_run(dir.path(), &model, dtype);
+        let (tensors, config) = (read_all(&to), hf::read_source(&to).unwrap());
+        assert!(!config.contains_key("quantization_config"));
+        assert_eq!(hf::dtype_of(&config), dtype.is_none().then_some("bfloat16"));
+        let names: Vec<_> = file_tensors(&model, Form::PerExpert).into_iter().map(|file| file.spec.name).collect();
+        assert!(names.len() == tensors.len() && names.iter().all(|name| tensors.contains_key(name)));
+        for (name, want) in &values {
+            let (dtype, _, bytes) = &tensors[name];
+            let wide = |pair: &[u8]| half::bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
+            let got: Vec<f32> = match dtype {
+                Dtype::F32 => bytemuck::pod_collect_to_vec(bytes),
+                _ => bytes.chunks_exact(2).map(wide).collect(),
+            };
+            assert_eq!((*dtype, &got), (stored, want), "{name}");
+        }
+    }
+}
+
+#[test]
+fn bad_blocks_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    published(dir.path());
+    let (model, good) = (gpt_oss(), read_all(dir.path()));
+    let name = "model.layers.1.mlp.experts.down_proj";
+    let [blocks, scales] = [format!("{name}_blocks"), format!("{name}_scales")];
+    let refused = |model: &Model, change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = good.clone();
+        change(&mut tensors);
+        write_all(&tensors, dir.path());
+        refusal(HuggingFace::open(dir.path(), model))
+    };
+    let is = |what: String, expected: &str| {
+        assert!(what.starts_with(&format!("{}: {expected}", dir.path().display())), "{what}")
+    };
+    let at = |tensors: &mut Tensors, name: &str, dims: &[usize]| tensors.get_mut(name).unwrap().1 = dims.to_vec();
+    is(refused(&model, &|t| drop(t.remove(&scales))), &format!("{blocks}: {scales} is missing, which belongs to it"));
+    is(refused(&model, &|t| drop(t.remove(&blocks))), &format!("{scales}: {blocks} is missing, which belongs to it"));
+    is(
+        refused(&model, &|t| t.retain(|name, _| name != &blocks && name != &scales)),
+        &format!("{name}: missing; take the config.json"),
+    );
+    is(
+        refused(&model, &|t| drop(t.insert(name.into(), (Dtype::BF16, vec![1], vec![0; 2])))),
+        &format!("{blocks}: {name} is there, too"),
+    );
+    is(
+        refused(&model, &|t| at(t, &blocks, &[4, 64, 16])),
+        &format!("{blocks}: its shape is [4, 64, 16]; by config.json it should be [4, 64, 1, 16]"),
+    );
+    is(
+        refused(&model, &|t| at(t, &scales, &[4, 1, 64])),
+        &format!("{scales}: its shape is [4, 1, 64]; by config.json it should be [4, 64, 1]"),
+    );
+    is(
+        refused(&model, &|t| t.get_mut(&scales).unwrap().0 = Dtype::I8),
+        &format!("{scales}: its dtype is I8; it must be U8"),
+    );
+    let odd = Model { hidden_size: 33, ..model.clone() };
+    let first = "model.layers.0.mlp.experts.gate_up_proj_blocks";
+    is(refused(&odd, &|_| ()), &format!("{first}: a block has 32 inputs, which do not divide the 33 of config.json"));
+    // Values that are infinite by their scale.
+    let mut tensors = good.clone();
+    let (_, _, bytes) = tensors.get_mut(&scales).unwrap();
+    bytes[2 * 64 + 7] = 255;
+    write_all(&tensors, dir.path());
+    let hf = HuggingFace::open(dir.path(), &model).unwrap();
+    let down = all_tensors(&model).into_iter().find(|t| t.name == "model.layers.1.mlp.experts.2.down_proj.weight");
+    let (down, rect) = (down.unwrap(), Rect { rows: 5..64, cols: 1..32 });
+    let what = refusal(hf.read_parameter(&down, &rect, &mut vec![0.0; rect.len()]));
+    assert!(what.contains(&format!("{scales}: ")) && what.contains(" in row 135, column "), "{what}");
 }

@@ -59,6 +59,7 @@ pub const GPT2: Family = Family {
         expert_up: &[],
         expert_down: "",
         packed: None,
+        quantization: None,
     },
     layer: |m, _| Layer {
         biases: Biases { qkv: true, out: true, mlp: true },

@@ -49,6 +49,7 @@ pub const GPT_OSS: Family = Family {
         expert_up: &["gate_proj", "up_proj"],
         expert_down: "down_proj",
         packed: Some(Packed { experts: "mlp.experts", router: "mlp.router", layout: PackedLayout::Alternating }),
+        quantization: Some("mxfp4"),
         ..LLAMA_NAMES
     },
     layer: |m, l| Layer {

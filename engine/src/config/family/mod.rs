@@ -129,6 +129,8 @@ pub struct TensorNames {
     pub expert_down: &'static str,
     /// The names where a file has the experts of a layer packed, if there are such files.
     pub packed: Option<Packed>,
+    /// The `quant_method` of `config.json` with which a file may have packed experts, which are read and never written.
+    pub quantization: Option<&'static str>,
 }
 
 /// The modules of packed experts: `gate_up_proj` and `down_proj` of all experts, without `.weight`, and their biases,
@@ -186,6 +188,7 @@ const LLAMA_NAMES: TensorNames = TensorNames {
     expert_up: &[],
     expert_down: "",
     packed: None,
+    quantization: None,
 };
 
 impl Family {

@@ -1,6 +1,6 @@
 //! Writes a `config.json`: the fields of the model that a run started from, changed where they no longer hold.
 
-use super::{ORIGINAL_LENGTH, WINDOWS};
+use super::{ORIGINAL_LENGTH, QUANTIZATION, WINDOWS};
 use crate::config::family::{Family, OneForm};
 use crate::config::model::RopeScaling;
 use crate::config::section::{Entry, Read};
@@ -11,12 +11,14 @@ use serde_json::{Map, Value, json};
 const DTYPES: [&str; 2] = ["torch_dtype", "dtype"];
 
 /// The `config.json` of an export: the fields of `source`, and in their place those of `model` that differ from them. A
-/// model without a source has all of its fields written, in the spellings of both transformers 4 and 5.
+/// model without a source has all of its fields written, in the spellings of both transformers 4 and 5. The weights are
+/// not quantized.
 pub fn config_json(model: &Model, source: Option<Map<String, Value>>, dtype: Precision) -> Value {
     let family = Family::of(model.architecture);
     let theirs = source.as_ref().and_then(|source| family.model(source));
     let untyped = source.as_ref().is_some_and(|source| dtype_of(source).is_none());
     let mut out = source.unwrap_or_default();
+    out.shift_remove(QUANTIZATION);
     match theirs {
         Some(theirs) => family.change(&mut out, model, &theirs),
         None => family.write(&mut out, model),

@@ -31,6 +31,9 @@ const OTHER_FORM: [&str; 6] = ["hf", "architecture", "rope_theta", "rope_scaling
 const BALANCE: &str = "router_aux_loss_coef";
 const BALANCES: &str = "output_router_logits";
 
+/// The field of quantized weights.
+const QUANTIZATION: &str = "quantization_config";
+
 /// Keys whose null is not the default of a field that is left out: no window or soft-cap, and as many heads as queries
 /// have.
 const NULL_IS_A_VALUE: [&str; 4] =
@@ -186,6 +189,11 @@ pub fn note(dir: &Path) -> Option<String> {
     (!keys.is_empty()).then_some(text)
 }
 
+/// Whether the fields say that the weights are quantized.
+pub fn is_quantized(source: &Map<String, Value>) -> bool {
+    source.get(QUANTIZATION).is_some_and(|value| !value.is_null())
+}
+
 /// Checks that `model` can start from the checkpoint in `dir`. An error names the first field that differs. Fields that
 /// only change the computation may differ if the model was itself read from a checkpoint (`hf = "DIR"`): then they were
 /// overridden on purpose.
@@ -249,8 +257,8 @@ impl Reader<'_> {
         let refused = [
             OneForm::new("partial_rotary_factor", [json!(1.0), json!(1)], PARTIAL_ROTARY),
             OneForm::new("is_causal", [json!(true)], "attention to later positions is not supported; only true is"),
-            OneForm::new("quantization_config", [], "quantized weights are not supported; use the original checkpoint"),
         ];
+        self.refuse_other_quantization(family)?;
         for form in fixed(family).into_iter().chain(refused) {
             if let Some(value) = self.source.get(form.key)
                 && !form.values.contains(value)
@@ -279,6 +287,23 @@ impl Reader<'_> {
                 Err(self.bad("architectures", &json!(classes), &format!("must hold {:?}", family.class)))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Quantized weights are read where the family names their method.
+    fn refuse_other_quantization(&self, family: &Family) -> Result<()> {
+        let Some(value) = self.source.get(QUANTIZATION) else { return Ok(()) };
+        let method = value.get("quant_method").unwrap_or(&Value::Null);
+        match family.tensors.quantization {
+            None => {
+                Err(self.bad(QUANTIZATION, value, "quantized weights are not supported; use the original checkpoint"))
+            }
+            Some(ours) if method == ours => Ok(()),
+            Some(ours) => {
+                let remedy =
+                    format!("of a {} only {ours:?} is read; use the original checkpoint", family.architecture.name());
+                Err(self.bad(&join(QUANTIZATION, "quant_method"), method, &remedy))
+            }
         }
     }
 

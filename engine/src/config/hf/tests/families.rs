@@ -74,6 +74,36 @@ const QWEN3_MOE: &str = r#"{
   "use_sliding_window": false, "vocab_size": 512
 }"#;
 
+const GPT_OSS: &str = r#"{
+  "architectures": ["GptOssForCausalLM"], "attention_bias": true, "attention_dropout": 0.0, "bos_token_id": null,
+  "dtype": "bfloat16", "eos_token_id": null, "head_dim": 16, "hidden_act": "silu", "hidden_size": 64,
+  "initializer_range": 0.02, "intermediate_size": 96,
+  "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "max_position_embeddings": 512,
+  "model_type": "gpt_oss", "num_attention_heads": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3,
+  "num_key_value_heads": 4, "num_local_experts": 6, "output_router_logits": false, "pad_token_id": null,
+  "rms_norm_eps": 1e-05,
+  "rope_parameters": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+    "rope_theta": 150000.0, "rope_type": "yarn", "truncate": false},
+  "router_aux_loss_coef": 0.001, "sliding_window": 96, "tie_word_embeddings": false,
+  "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
+}"#;
+
+/// In the spelling of transformers 4, as the models of 2025 were published: quantized, and without a type.
+const GPT_OSS_PUBLISHED: &str = r#"{
+  "architectures": ["GptOssForCausalLM"], "attention_bias": true, "attention_dropout": 0.0, "eos_token_id": 200002,
+  "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+  "initializer_range": 0.02, "intermediate_size": 2880, "layer_types": ["sliding_attention", "full_attention"],
+  "max_position_embeddings": 131072, "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4,
+  "num_hidden_layers": 2, "num_key_value_heads": 8, "num_local_experts": 32, "output_router_logits": false,
+  "pad_token_id": 199999,
+  "quantization_config": {"modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"], "quant_method": "mxfp4"},
+  "rms_norm_eps": 1e-05,
+  "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+    "rope_type": "yarn", "truncate": false},
+  "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+  "tie_word_embeddings": false, "transformers_version": "4.55.0.dev0", "use_cache": true, "vocab_size": 201088
+}"#;
+
 const GPT2: &str = r#"{
   "activation_function": "gelu_new", "add_cross_attention": false, "architectures": ["GPT2LMHeadModel"],
   "attn_pdrop": 0.1, "bos_token_id": 50256, "dtype": "bfloat16", "embd_pdrop": 0.1, "eos_token_id": 50256,
@@ -85,7 +115,7 @@ const GPT2: &str = r#"{
   "transformers_version": "5.17.0", "use_cache": true, "vocab_size": 512
 }"#;
 
-const ALL: [&str; 9] = [FOUR, FIVE, MISTRAL, QWEN2, QWEN3, GEMMA2, GPT2, MIXTRAL, QWEN3_MOE];
+const ALL: [&str; 10] = [FOUR, FIVE, MISTRAL, QWEN2, QWEN3, GEMMA2, GPT2, MIXTRAL, QWEN3_MOE, GPT_OSS];
 
 fn fields(json: &str) -> Map<String, Value> {
     serde_json::from_str(json).unwrap()
@@ -119,6 +149,43 @@ fn a_file_without_a_type_keeps_none() {
     assert_eq!(config_json(&model, Some(source.clone()), Precision::F32), Value::Object(source.clone()));
     let out = config_json(&model, Some(source), Precision::Bf16);
     assert_eq!([&out["dtype"], &out["torch_dtype"]], ["bfloat16"; 2]);
+}
+
+/// An export holds numbers of a plain type, and its `config.json` says so.
+#[test]
+fn a_quantized_gpt_oss_is_read_and_written_plain() {
+    let model = Model { hf: None, ..read(GPT_OSS_PUBLISHED).unwrap() };
+    let experts = model.layer(1).experts().unwrap();
+    assert_eq!((experts.count, experts.per_token, model.router_aux_loss_coef), (32, 4, 0.0));
+    assert_eq!((model.rope_theta, model.sliding_window, model.attention_bias), (Some(150_000.0), Some(128), true));
+    let RopeScaling::Yarn(yarn) = &model.rope_scaling else { panic!("{:?}", model.rope_scaling) };
+    assert_eq!((yarn.factor, yarn.original_max_position_embeddings, yarn.truncate), (32.0, 4096, false));
+    let mut expected = fields(GPT_OSS_PUBLISHED);
+    expected.shift_remove("quantization_config");
+    assert_eq!(config_json(&model, Some(fields(GPT_OSS_PUBLISHED)), Precision::F32), json!(expected));
+    expected.extend(["torch_dtype", "dtype"].map(|key| (key.to_string(), json!("bfloat16"))));
+    assert_eq!(config_json(&model, Some(fields(GPT_OSS_PUBLISHED)), Precision::Bf16), json!(expected));
+    assert!(is_quantized(&fields(GPT_OSS_PUBLISHED)) && !is_quantized(&expected) && !is_quantized(&fields(GPT_OSS)));
+}
+
+#[test]
+fn other_quantizations_are_refused() {
+    let method = |value: Value| json!({ "quantization_config": value });
+    let cases = [
+        (MIXTRAL, method(json!({ "quant_method": "mxfp4" })), "quantized weights are not supported"),
+        (
+            GPT_OSS,
+            method(json!({ "quant_method": "gptq" })),
+            "quantization_config.quant_method = \"gptq\": of a gpt_oss only \"mxfp4\" is read; use the original",
+        ),
+        (GPT_OSS, method(json!({ "bits": 4 })), "quantization_config.quant_method = null: of a gpt_oss only"),
+        (GPT_OSS, method(json!(5)), "quantization_config.quant_method = null: of a gpt_oss only"),
+    ];
+    for (json, fields, want) in cases {
+        let message = read(&with(json, fields)).unwrap_err().to_string();
+        assert!(message.contains(want), "{message}");
+    }
+    read(&with(GPT_OSS, method(Value::Null))).unwrap();
 }
 
 /// Without a source, what is written describes the same model.
@@ -200,7 +267,8 @@ fn experts_are_in_the_layers_that_the_file_names() {
 #[test]
 fn both_names_of_the_number_of_experts_are_read() {
     let four = with(QWEN3_MOE, json!({ "num_local_experts": null, "num_experts": 8 }));
-    let model = |text: &str| Model { hf: None, ..read(text).unwrap() };
+    // Each is read from a directory of its own.
+    let model = |json: &str| Model { hf: None, ..read(json).unwrap() };
     assert_eq!(model(&four), model(QWEN3_MOE));
     assert_eq!(model(&with(QWEN3_MOE, json!({ "num_experts": 8 }))), model(QWEN3_MOE));
     let message = read(&with(QWEN3_MOE, json!({ "num_experts": 4 }))).unwrap_err().to_string();
