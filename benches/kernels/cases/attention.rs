@@ -1,7 +1,7 @@
 //! Causal attention of whole sequences and with Gemma 2's caps and windows, by the kernels of sm_80 and by those of
 //! sm_90a; sinks.
 
-use super::{BF16, NEW_BF16, NEW_F32, Sizes, Special};
+use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes, Special};
 use crate::case::{Case, Data, Tensor, Work};
 use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, HEAD_DIMS, HEAD_DIMS_SM90, Scratch, Shape};
@@ -52,9 +52,9 @@ const SINK_DIM: usize = 64;
 fn sinks(s: &Sizes) -> [Case; 2] {
     let (n, stats) = (s.tokens * s.heads * SINK_DIM, s.tokens * s.heads);
     let (shape, sinks) = (format!("{} x {} x {SINK_DIM}", s.tokens, s.heads), Tensor::read(s.heads, BF16));
-    let forward = vec![Tensor::written(n, BF16), Tensor::written(stats, Data::F32), sinks];
+    let forward = vec![Tensor::written(n, BF16), Tensor::written(stats, F32), sinks];
     let [do_, o] = [(); 2].map(|()| Tensor::read(n, BF16));
-    let backward = vec![do_, o, Tensor::read(stats, Data::Positive(4.0)), sinks, Tensor::written(s.heads, Data::F32)];
+    let backward = vec![do_, o, Tensor::read(stats, Data::Positive(4.0)), sinks, Tensor::written(s.heads, F32)];
     [
         Case::new("add_sinks", shape.clone(), Work::Bytes(4 * n + 8 * stats), forward, |m, v| {
             ops::add_sinks(m, v[0], v[1], v[2])
