@@ -148,6 +148,7 @@ fn experts_are_copies_and_the_rest_is_carried_over() {
         }
         let Upcycled { model, dtype: kept, columns } = desk.upcycle(&what(0.0), "out").unwrap();
         assert_eq!((kept, columns, model.experts(), model.layer(1).experts().unwrap().per_token), (dtype, 0, 3, 2));
+        assert!(model.layers().zip(desk.dense.layers()).all(|(new, old)| new.attention == old.attention));
         let out = desk.path("out");
         let hf = HuggingFace::open(&out, &model).unwrap();
         let mut copied = BTreeSet::new();
