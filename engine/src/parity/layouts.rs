@@ -53,7 +53,7 @@ impl Layout {
     /// This layout with and without sequence parallelism, and with experts on one rank and on several.
     fn shared_ways(self, experts: usize) -> impl Iterator<Item = Layout> {
         let sequence = [true, false].into_iter().filter(move |on| self.tensor > 1 || !on);
-        let sharing = [1, 2, 4].into_iter().filter(move |&n| n == 1 || (self.data % n == 0 && experts >= n));
+        let sharing = [1, 2, 4].into_iter().filter(move |&n| n == 1 || (self.data.is_multiple_of(n) && experts >= n));
         let with = move |expert| sequence.clone().map(move |sequence_parallel| (expert, sequence_parallel));
         sharing.flat_map(with).map(move |(expert, sequence_parallel)| Layout { expert, sequence_parallel, ..self })
     }

@@ -202,8 +202,8 @@ fn act_of<A: Float>(b: &Cpu<A>, x: &[f64], rows: usize, cols: usize) -> Act<Cpu<
 
 #[test]
 fn weighted_swiglu() {
-    weighted::<f32, _>(SwiGlu, |gate_up, f| reference::swiglu(gate_up, f));
-    weighted::<bf16, _>(SwiGlu, |gate_up, f| reference::swiglu(gate_up, f));
+    weighted::<f32, _>(SwiGlu, reference::swiglu);
+    weighted::<bf16, _>(SwiGlu, reference::swiglu);
 }
 
 #[test]
