@@ -1,4 +1,4 @@
-//! `checkpoint`: imports, exports, expands and upcycles Hugging Face checkpoints, and inspects and verifies a run's own.
+//! `checkpoint`: imports, exports, expands and upcycles Hugging Face checkpoints; inspects and verifies a run's own.
 
 use super::{expand_vocab, upcycle};
 use crate::output::{or_broken_pipe, to_stderr};

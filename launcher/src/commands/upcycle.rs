@@ -12,13 +12,13 @@ use crate::progress::Bytes;
 
 /// The examples of `--help`.
 pub const EXAMPLES: &str = "Examples:
-  swallow-engine checkpoint upcycle --model models/Llama-3-8B --experts 8 --top-k 2 --output models/8x8b
-  swallow-engine checkpoint upcycle --model models/Qwen3-0.6B --experts 16 --top-k 4 --reinit-ratio 0.5 \\
-      --seed 7 --output models/16x0.6b
+  swallow-engine checkpoint upcycle --model Llama-3.1-8B --experts 8 --top-k 2 --output 8x8b
+  swallow-engine checkpoint upcycle --model Qwen3-0.6B --experts 16 --top-k 4 \\
+      --reinit-ratio 0.5 --seed 7 --output 16x0.6b
 
-A llama or mistral becomes a mixtral, a qwen3 a qwen3_moe. The router is random, all other tensors are carried over, and
-the type of the weights stays. Without --reinit-ratio the new model computes what the dense one does. The model may be
-of any size: tensors are read and written in bands.";
+A llama or mistral becomes a mixtral, a qwen3 a qwen3_moe. The router is random, all other tensors
+are carried over, and the type of the weights stays. Without --reinit-ratio the new model computes
+what the dense one does. The model may be of any size: tensors are read and written in bands.";
 
 #[derive(clap::Args)]
 pub struct Args {
