@@ -137,6 +137,7 @@ fn block_inputs(kind: Kind) -> Block<Input> {
         attention: Attention {
             qkv: linear("qkv", "qkv bias", h.qkv_cols(), D),
             out: linear("out", "out bias", D, h.out_cols()),
+            sinks: None,
             norms: kind
                 .head_norms
                 .then(|| HeadNorms { q: input("q norm", 1, h.dim, 1.0), k: input("k norm", 1, h.dim, 1.0) }),
@@ -247,6 +248,7 @@ fn every_layers_backward_is_the_derivative_of_its_forward() {
         moe: None,
         embedding_scale: None,
         vocab_start: 0,
+        hidden_start: 0,
         positions_start: 0,
     };
     let capped = Heads { cap: Some(1.5), scale: 0.3, ..heads() };

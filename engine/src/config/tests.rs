@@ -425,7 +425,10 @@ fn a_model_describes_its_layers() {
     let feed_forward = FeedForward::Dense(Mlp { activation: Activation::SwiGlu, intermediate_size: 20 });
     let biases = Biases { qkv: false, out: false, mlp: false };
     let (attention, norm) = (AttentionKind::Full, NormKind::Rms);
-    assert_eq!(layers, [Layer { attention, head_norms: false, biases, norm, post_norms: false, feed_forward }; 2]);
+    assert_eq!(
+        layers,
+        [Layer { attention, head_norms: false, biases, sinks: false, norm, post_norms: false, feed_forward }; 2]
+    );
     assert_eq!((model.head_dim, Model::from_toml("a.toml".into(), &model.to_toml()).unwrap()), (4, model));
 }
 
