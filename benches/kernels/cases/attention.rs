@@ -1,7 +1,7 @@
 //! Causal attention of whole sequences and with Gemma 2's caps and windows, by the kernels of sm_80 and by those of
 //! sm_90a; sinks.
 
-use super::{BF16, NEW_BF16, NEW_F32, Sizes, Special};
+use super::{BF16, F32, NEW_BF16, NEW_F32, Sizes, Special};
 use crate::case::{Case, Data, Tensor, Work};
 use cuda::machine::{Done, Machine, Target};
 use cuda::ops::{self, AttentionSaved, HEAD_DIMS, HEAD_DIMS_SM90, Scratch, Shape};
