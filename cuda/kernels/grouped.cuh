@@ -29,14 +29,23 @@ DEVICE u32 here(const u32 end, u32 first, u32 rows) {
     return n < rows ? n : rows;
 }
 
-// The rows of tile number `tile`, or none. Experts begin tiles of their own. Each lane counts the tiles of consecutive
-// experts; all lanes get the result.
-DEVICE Rows rows_of_tile(View<const u32> counts, u32 first, u32 rows, u32 tile HERE) {
-    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each;
-    u32 end = begin + each < experts ? begin + each : experts, n = 0, tiles = 0;
+// The consecutive experts begin .. end that a lane looks at, and the sorted rows in front of theirs.
+struct Share {
+    u32 begin, end, before;
+};
+DEVICE Share share_of_lane(View<const u32> counts HERE) {
+    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each, n = 0;
+    u32 end = begin + each < experts ? begin + each : experts;
     for (u32 e = begin; e < end; e++) n += ld(counts, e AT);
-    u32 from = sum_up_to(n AT) - n, at = from;
-    for (u32 e = begin; e < end; e++) {
+    return {begin, end, sum_up_to(n AT) - n};
+}
+
+// The rows of tile number `tile`, or none. Experts begin tiles of their own. Each lane counts the tiles of its experts;
+// all lanes get the result.
+DEVICE Rows rows_of_tile(View<const u32> counts, u32 first, u32 rows, u32 tile HERE) {
+    Share share = share_of_lane(counts AT);
+    u32 at = share.before, tiles = 0;
+    for (u32 e = share.begin; e < share.end; e++) {
         u32 before = here(at, first, rows);
         at += ld(counts, e AT);
         tiles += (here(at, first, rows) - before + TILE - 1) / TILE;
@@ -44,8 +53,8 @@ DEVICE Rows rows_of_tile(View<const u32> counts, u32 first, u32 rows, u32 tile H
     u32 skipped = sum_up_to(tiles AT) - tiles;
     Rows found = {0, 0, 0};
     if (tile >= skipped && tile < skipped + tiles) {
-        at = from;
-        for (u32 e = begin; e < end && !found.rows; e++) {
+        at = share.before;
+        for (u32 e = share.begin; e < share.end && !found.rows; e++) {
             u32 before = here(at, first, rows) + (tile - skipped) * TILE;
             u32 mine = (here(at + ld(counts, e AT), first, rows) - here(at, first, rows) + TILE - 1) / TILE;
             at += ld(counts, e AT);
@@ -66,19 +75,16 @@ DEVICE Rows rows_of_expert(View<const u32> counts, u32 first, u32 rows, u32 expe
     return {expert, from, here(n + ld(counts, expert AT), first, rows) - from};
 }
 
-// The expert of a sorted row, or the number of experts if no expert has it. Each lane looks at consecutive experts; all
+// The expert of a sorted row, or the number of experts if none has it: as many experts end in front of the row. All
 // lanes get the result.
 DEVICE u32 expert_of_row(View<const u32> counts, u32 row HERE) {
-    u32 experts = static_cast<u32>(counts.n), each = (experts + 31) / 32, begin = thread() % 32 * each, n = 0;
-    u32 end = begin + each < experts ? begin + each : experts;
-    for (u32 e = begin; e < end; e++) n += ld(counts, e AT);
-    u32 before = sum_up_to(n AT) - n, mine = 0;
-    // As many experts as end in front of the row, or at it.
-    for (u32 e = begin; e < end; e++) {
-        before += ld(counts, e AT);
-        mine += before <= row;
+    Share share = share_of_lane(counts AT);
+    u32 end = share.before, ended = 0;
+    for (u32 e = share.begin; e < share.end; e++) {
+        end += ld(counts, e AT);
+        ended += end <= row;
     }
-    return warp_sum(mine AT);
+    return warp_sum(ended AT);
 }
 
 // -- biases --
