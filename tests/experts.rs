@@ -189,7 +189,7 @@ mod exhaustive {
             trains(case, 4, &[(EP, 4), (DATA, 1)]);
             trains(case, 4, &[(EP, 2), (TP, 2)]);
             trains(case, 8, &[(EP, 2), (TP, 2), (PP, 2)]);
-            trains(case, 8, &[(EP, 2), (TP, 4), (DATA, 1)]);
+            trains(case, 8, &[(EP, 2), (TP, 4)]);
             trains(case, 8, &[(EP, 2), (DATA, 1)]);
             trains(case, 4, &[(EP, 2), (PP, 2), ("parallel.virtual_pipeline", 2)]);
             agree_at(case, 4, &[(EP, 2), (TP, 2), (DATA, 2)]);

@@ -1,7 +1,8 @@
 //! The CPU backend: every op on the cores of this rank, in f32 or in bf16. The formulas are specified by the plain f64
 //! loops of `tests/reference.rs`, against which each op is tested; `ops/` has the optimized versions on slices, and
-//! this file calls them with the data of tensors and checks the shapes.
+//! this file, `attention.rs` and `experts.rs` call them with the data of tensors and check the shapes.
 
+mod attention;
 pub mod cores;
 mod experts;
 mod float;
@@ -35,9 +36,7 @@ use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
 use ops::gelu::GeGlu;
 use ops::swiglu::SwiGlu;
-use rank::{
-    data, data_mut, expect, expect_heads, expect_rotary, head_params, norm_gradients, params, plain, transposed,
-};
+use rank::{data, data_mut, expect, expect_heads, expect_rotary, norm_gradients, params, plain, transposed};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -286,42 +285,23 @@ impl<A: Float> Backend for Cpu<A> {
     }
 
     fn qk_norm_rope(&self, qkv: &Act<Self>, n: HeadRms<Self>, r: Rotary<Self>, h: Heads) -> Act<Self> {
-        expect_heads(qkv, h);
-        let (p, mut y) = (head_params(n, r, qkv.rows(), h), self.alloc(qkv.rows(), qkv.cols()));
-        ops::qk_norm::forward(self.workers("qk_norm_rope"), data(qkv), p, data_mut(&mut y));
-        self.made("qk_norm_rope", &y);
-        y
+        attention::qk_norm_rope(self, qkv, n, r, h)
     }
 
     fn qk_norm_rope_bwd(
         &self,
-        mut dqkv: Act<Self>,
+        dqkv: Act<Self>,
         qkv: &Act<Self>,
         n: HeadRms<Self>,
         r: Rotary<Self>,
         h: Heads,
-        [dq, dk]: [&mut Acc<Self>; 2],
+        dw: [&mut Acc<Self>; 2],
     ) -> Act<Self> {
-        expect_heads(qkv, h);
-        expect("dqkv", &dqkv, qkv.rows(), qkv.cols());
-        expect("dw of q", dq, 1, h.dim);
-        expect("dw of k", dk, 1, h.dim);
-        let (p, workers) = (head_params(n, r, qkv.rows(), h), self.workers("qk_norm_rope_bwd"));
-        ops::qk_norm::backward(workers, &self.pool, data_mut(&mut dqkv), data(qkv), p, [data_mut(dq), data_mut(dk)]);
-        self.made("qk_norm_rope_bwd", &dqkv);
-        self.made("qk_norm_rope_bwd", dq);
-        self.made("qk_norm_rope_bwd", dk);
-        dqkv
+        attention::qk_norm_rope_bwd(self, dqkv, qkv, n, r, h, dw)
     }
 
     fn attention(&self, qkv: &Act<Self>, starts: &Tensor<Self, u32>, h: Heads) -> (Act<Self>, Acc<Self>) {
-        expect_heads(qkv, h);
-        expect("starts", starts, qkv.rows(), 1);
-        let (mut o, mut lse) = (self.alloc(qkv.rows(), h.out_cols()), self.alloc(qkv.rows(), h.query));
-        let (to_o, to_lse) = (data_mut(&mut o), data_mut(&mut lse));
-        ops::attention::attention(self.workers("attention"), &self.pool, data(qkv), data(starts), h, to_o, to_lse);
-        self.made("attention", &o);
-        (o, lse)
+        attention::attention(self, qkv, starts, h)
     }
 
     fn attention_bwd(
@@ -333,39 +313,15 @@ impl<A: Float> Backend for Cpu<A> {
         starts: &Tensor<Self, u32>,
         h: Heads,
     ) -> Act<Self> {
-        expect_heads(qkv, h);
-        expect("do", do_, qkv.rows(), h.out_cols());
-        expect("o", o, qkv.rows(), h.out_cols());
-        expect("logsumexp", lse, qkv.rows(), h.query);
-        expect("starts", starts, qkv.rows(), 1);
-        let mut dqkv = self.alloc(qkv.rows(), qkv.cols());
-        let saved = ops::attention_bwd::Saved { qkv: data(qkv), o: data(o), lse: data(lse), starts: data(starts) };
-        ops::attention_bwd::attention_bwd(
-            self.workers("attention_bwd"),
-            &self.pool,
-            data(do_),
-            saved,
-            h,
-            data_mut(&mut dqkv),
-        );
-        self.made("attention_bwd", &dqkv);
-        dqkv
+        attention::attention_bwd(self, do_, o, lse, qkv, starts, h)
     }
 
-    fn add_sinks(&self, mut o: Act<Self>, mut lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>) {
-        expect("logsumexp", &lse, o.rows(), sinks.len());
-        let workers = self.workers("add_sinks");
-        ops::sinks::add(workers, data_mut(&mut o), data_mut(&mut lse), data(sinks));
-        self.made("add_sinks", &o);
-        (o, lse)
+    fn add_sinks(&self, o: Act<Self>, lse: Acc<Self>, sinks: &Act<Self>) -> (Act<Self>, Acc<Self>) {
+        attention::add_sinks(self, o, lse, sinks)
     }
 
     fn sinks_bwd(&self, do_: &Act<Self>, o: &Act<Self>, lse: &Acc<Self>, sinks: &Act<Self>, dsinks: &mut Acc<Self>) {
-        expect("do", do_, o.rows(), o.cols());
-        expect("logsumexp", lse, o.rows(), sinks.len());
-        expect("dsinks", dsinks, 1, sinks.len());
-        ops::sinks::backward(self.workers("sinks_bwd"), data(do_), data(o), data(lse), data(sinks), data_mut(dsinks));
-        self.made("sinks_bwd", dsinks);
+        attention::sinks_bwd(self, do_, o, lse, sinks, dsinks);
     }
 
     fn swiglu(&self, gate_up: &Act<Self>) -> Act<Self> {
