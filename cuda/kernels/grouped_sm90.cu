@@ -101,7 +101,8 @@ template <bool TURNED> DEVICE void consume(const GroupedTiles& a, Stages& from, 
         if constexpr (TURNED) {
             if (a.bias.bias.n) add_bias(c[half], a.bias, of, column);
         }
-        store_sums<HALF>(a.y, static_cast<u64>(of.first) * a.n + column, a.n, of.rows, c[half]);
+        u32 left = a.n - column < HALF ? a.n - column : HALF;
+        store_part<HALF>(a.y, static_cast<u64>(of.first) * a.n + column, a.n, of.rows, left, c[half]);
     }
 }
 

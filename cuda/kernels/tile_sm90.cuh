@@ -60,11 +60,12 @@ DEVICE void turn_quad(Reg<u32, 4>& w HERE) {
     }
 }
 
-// Rounds accumulators [64, D] and stores the first `rows` rows to `to`, the first at element `start`, `pitch` apart;
-// both are multiples of 8.
+// Rounds accumulators [64, D] and stores the first `rows` rows and `columns` columns to `to`, the first at element
+// `start`, rows `pitch` apart; both are multiples of 8, and the columns one of 32.
 template <int D>
-DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<float, D / 2>& s HERE) {
+DEVICE void store_part(View<bf16> to, u64 start, u64 pitch, u32 rows, u32 columns, const Reg<float, D / 2>& s HERE) {
     UNROLL for (int j = 0; j < D / 2; j += 16) {
+        if (static_cast<u32>(j) * 2 >= columns) continue;
         UNROLL for (int half = 0; half < 4; half += 2) {
             Reg<u32, 4> w;
             UNROLL for (int i = 0; i < 4; i++) w[i] = pack2(s[j + 4 * i + half], s[j + 4 * i + half + 1] AT);
@@ -73,4 +74,10 @@ DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<
             if (row < rows) st16_whole(to, start + row * pitch + column, V16{w[0], w[1], w[2], w[3]} AT);
         }
     }
+}
+
+// All columns of it.
+template <int D>
+DEVICE void store_sums(View<bf16> to, u64 start, u64 pitch, u32 rows, const Reg<float, D / 2>& s HERE) {
+    store_part<D>(to, start, pitch, rows, D, s AT);
 }

@@ -33,6 +33,8 @@ pub struct GroupedTiles {
 const ROWS: usize = 128;
 const COLUMNS: usize = 256;
 const DEPTH: usize = 64;
+/// Columns that are brought, and stored, together.
+const PAGE: usize = 64;
 
 /// Four stages of a tile of x and one of w, with two mbarriers each.
 const SHARED: usize = 4 * ((ROWS + COLUMNS) * DEPTH * size_of::<u16>() + 16);
@@ -47,9 +49,9 @@ pub(super) fn grouped_sm90_geometry(rows: usize, n: usize, experts: usize, proce
 }
 
 /// Whether these kernels compute rows of `n` columns from rows of `k`, of matrices that begin there: whole tiles in the
-/// depth, whole products of 128 columns.
+/// depth, and whole pages of 64 columns.
 pub fn fits_sm90(n: usize, k: usize, of: [View; 3]) -> bool {
-    n.is_multiple_of(128) && k.is_multiple_of(DEPTH) && of.iter().all(|view| view.at().is_multiple_of(16))
+    n.is_multiple_of(PAGE) && k.is_multiple_of(DEPTH) && of.iter().all(|view| view.at().is_multiple_of(16))
 }
 
 /// [`super::grouped_nt`] on sm_90a: `[R, n, k]` that [`fits_sm90`].
