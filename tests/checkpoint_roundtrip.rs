@@ -18,11 +18,11 @@ use std::rc::Rc;
 use crate::common::on_ranks;
 
 #[test]
-fn a_checkpoint_is_the_same_after_five_layouts() {
-    on_ranks("checkpoint_roundtrip::a_checkpoint_is_the_same_after_five_layouts", 8, |shared| {
+fn a_checkpoint_is_the_same_after_six_layouts() {
+    on_ranks("checkpoint_roundtrip::a_checkpoint_is_the_same_after_six_layouts", 8, |shared| {
         let world = World::start().unwrap();
         assert_eq!(world.comm().size(), 8);
-        for model in ["parity", "parity-tied"] {
+        for model in ["parity", "parity-tied", "parity-experts"] {
             relay(world.comm(), &shared.join(model), &format!("configs/{model}.toml"));
         }
     });
@@ -32,10 +32,13 @@ fn a_checkpoint_is_the_same_after_five_layouts() {
 fn relay(comm: &Comm, dir: &Path, model: &str) {
     let config = Config::load(model.as_ref(), &["train.steps=3".to_string()]).unwrap();
     let feed = Feed::open(&config).unwrap();
-    let whole =
-        Layout { tensor: 2, pipeline: 2, data: 2, sequence_parallel: true, distributed_optimizer: true, ..Layout::ONE };
+    // Ranks that share the experts, where there are any.
+    let sharing = |ranks: usize| if config.model.experts() > 0 { ranks } else { 1 };
+    let whole = Layout { tensor: 2, pipeline: 2, data: 2, expert: sharing(2), sequence_parallel: true, ..Layout::ONE };
+    let whole = Layout { distributed_optimizer: true, ..whole };
     let others = [
-        Layout { tensor: 4, data: 2, ..Layout::ONE },
+        Layout { data: 8, expert: sharing(4), distributed_optimizer: true, ..Layout::ONE },
+        Layout { tensor: 4, data: 2, expert: sharing(2), ..Layout::ONE },
         Layout { pipeline: 4, data: 2, distributed_optimizer: true, ..Layout::ONE },
         Layout { tensor: 8, sequence_parallel: true, ..Layout::ONE },
         Layout { tensor: 2, virtual_pipeline: 2, ..whole },
