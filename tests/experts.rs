@@ -53,6 +53,24 @@ fn rounds_change_nothing() {
     }
 }
 
+/// One rank with a buffer of the rows of even routing has none beyond the first round, and with a third of it two in
+/// each layer and micro-batch.
+#[test]
+fn rounds_are_counted() {
+    let (tmp, case) = (tempfile::tempdir().unwrap(), Case::open("mixtral"));
+    for (buffer, rounds) in [(1.0, 0), (0.34, 2 * 4 * 4)] {
+        let run = tmp.path().join(format!("run-{buffer}"));
+        let mut config = case.config(&run);
+        apply(&mut config, &[("train.steps", 2)]);
+        set(&mut config, "parallel.expert_buffer", buffer);
+        let config = write_config(tmp.path(), "config.toml", &config);
+        finish(mpirun(1).args(["train", "--config"]).arg(config)).succeeded();
+        for step in metrics(&run) {
+            assert_eq!(step["expert_rounds"], rounds, "buffer {buffer}: {step}");
+        }
+    }
+}
+
 /// A checkpoint does not depend on which rank holds which expert: one of four ranks that share the experts continues on
 /// two ranks that share them, and on one.
 #[test]

@@ -140,7 +140,6 @@ fn block_inputs(kind: Kind) -> Block<Input> {
             sinks: kind.sinks.then(|| input("sinks", 1, h.query, 2.0)),
             qkv: linear("qkv", "qkv bias", h.qkv_cols(), D),
             out: linear("out", "out bias", D, h.out_cols()),
-            sinks: None,
             norms: kind
                 .head_norms
                 .then(|| HeadNorms { q: input("q norm", 1, h.dim, 1.0), k: input("k norm", 1, h.dim, 1.0) }),

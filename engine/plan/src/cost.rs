@@ -14,9 +14,22 @@ pub fn class(op: Op) -> OpClass {
     }
 }
 
+/// Rows of a tile of grouped products, which belong to one expert, and the depth of a tile of their gradients.
+const TILE_ROWS: f64 = 128.0;
+const TILE_DEPTH: f64 = 64.0;
+
+/// The work of a grouped product over that of its rows: of the tiles of each expert the last is half empty in the mean.
+fn padding(op: Op, sizes: [usize; 3]) -> f64 {
+    match op {
+        Op::GroupedNt | Op::GroupedNn => 1.0 + TILE_ROWS / 2.0 / sizes[0] as f64,
+        Op::GroupedTnAcc => 1.0 + TILE_DEPTH / 2.0 / sizes[2] as f64,
+        _ => 1.0,
+    }
+}
+
 /// Seconds of an op with activations of `act` bytes, at the rates `r`, in software with the properties `s`.
 pub fn seconds(op: Op, sizes: [usize; 3], act: usize, r: &Achieved, s: &Software) -> f64 {
-    let flops = op.flops(sizes) / 1e12;
+    let flops = op.flops(sizes) / 1e12 * padding(op, sizes);
     let moved = op.bytes(sizes, act) / 1e9 / memory_rate(op, r);
     let outputs = sizes[0] as f64 * sizes[1] as f64;
     let logits = outputs * s.logit_bytes / 1e9 / r.memory_gb_s;
@@ -65,6 +78,9 @@ mod tests {
         near(busy(Op::MatmulNt, square), Op::MatmulNt.flops(square) / 1e12 / r.matmul_tflops);
         // A product with one row takes as long as reading its weights.
         near(busy(Op::MatmulNt, thin), Op::MatmulNt.bytes(thin, 2) / 1e9 / r.memory_gb_s);
+        // 256 rows an expert fill two tiles and half of a third; gradients have tiles of 64 rows.
+        let few = [256, 8 * 4096, 4096];
+        near(busy(Op::GroupedNt, few), 1.25 * Op::GroupedNt.flops(few) / 1e12 / r.matmul_tflops);
         near(busy(Op::Rmsnorm, [4096, 4096, 1]), 2.0 * 2.0 * 4096.0 * 4096.0 / 1e9 / r.memory_gb_s);
         let own_rates =
             Achieved { adamw_gb_s: 100.0, rmsnorm_backward_gb_s: 200.0, xent_stats_gb_s: 300.0, ..r.clone() };

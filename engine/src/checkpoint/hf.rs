@@ -101,8 +101,8 @@ impl HuggingFace {
     }
 
     fn mixed(&self, [one, packed]: [String; 2]) -> Error {
-        let what = format!("it has {one}, of a form with tensors for each expert, and {packed}, of packed experts");
-        Error::user(format!("{}: {what}; keep the files of one of the two forms", self.dir.display()))
+        let what = format!("it has experts in two forms, packed ({packed}) and one by one ({one})");
+        Error::user(format!("{}: {what}; save the model again in one of them", self.dir.display()))
     }
 
     fn check(&self, model: &Model) -> Result<()> {
@@ -148,7 +148,7 @@ impl HuggingFace {
             }
         }
         if self.info(&spec.name).is_some() {
-            return Err(refuse(0, format!("{} is there, too; keep the files of one of the two", spec.name)));
+            return Err(refuse(0, format!("{} is there, too; save the model again with one of the two", spec.name)));
         }
         let infos = [&names[0], &names[1]].map(|name| self.info(name).expect("it is there"));
         mxfp4::check(infos, &spec.dims).map_err(|(i, what)| refuse(i, what))

@@ -10,7 +10,7 @@ use super::export::{Export, export};
 use super::hf::HEAD;
 use super::import::bands;
 use super::{HuggingFace, source};
-use crate::config::{Architecture, AttentionKind, Model, Named, Precision, hf};
+use crate::config::{Architecture, AttentionKind, MOST_CHOICES, MOST_EXPERTS, Model, Named, Precision, hf};
 use crate::error::{Error, Result, counted};
 use crate::model::flops;
 use crate::model::init;
@@ -71,6 +71,12 @@ pub fn upcycle(what: &Upcycle, from: &Path, to: &Path, progress: &mut dyn FnMut(
     }
     let dense = hf::read_model(from)?;
     let model = what.model(&dense, from)?;
+    let width = dense.intermediate_size;
+    if what.reinit_ratio > 0.0 && what.columns(width) == 0 {
+        let ratio = what.reinit_ratio;
+        let remedy = format!("give 0, or at least {:.4}", 1.0 / width as f64);
+        return Err(Error::user(format!("--reinit-ratio {ratio}: is less than one of {width} columns; {remedy}")));
+    }
     let hf = HuggingFace::open(from, &dense)?;
     let dtype = dtype(&hf, &dense);
     let request = Export {
@@ -96,13 +102,14 @@ impl Upcycle {
     fn check(&self) -> Result<()> {
         let Upcycle { experts, per_token, reinit_ratio, .. } = *self;
         let refuse = |what: String| Err(Error::user(what));
-        if experts == 0 {
-            return refuse("--experts 0: must be at least 1, such as 8".into());
+        if !(1..=MOST_EXPERTS as usize).contains(&experts) {
+            return refuse(format!("--experts {experts}: must lie in 1 ..= {MOST_EXPERTS}, such as 8"));
         }
-        if per_token == 0 || per_token > experts {
+        let most = experts.min(MOST_CHOICES as usize);
+        if !(1..=most).contains(&per_token) {
             return refuse(format!(
-                "--top-k {per_token}: must lie in 1 ..= {experts}, the number of experts; give another, or more \
-                 experts by --experts"
+                "--top-k {per_token}: must lie in 1 ..= {most}: at most the number of experts, and at most \
+                 {MOST_CHOICES}"
             ));
         }
         if !(0.0..=1.0).contains(&reinit_ratio) {
@@ -162,9 +169,10 @@ impl Upcycle {
         }
     }
 
-    /// The number of columns, of `width`, that are drawn anew.
+    /// The number of columns, of `width`, that are drawn anew: floor(r F), where a product that is whole but for
+    /// rounding counts as whole.
     fn columns(&self, width: usize) -> usize {
-        (self.reinit_ratio * width as f64).floor() as usize
+        (self.reinit_ratio * width as f64 + 1e-9).floor() as usize
     }
 
     /// S: the columns of an expert, of `width`, that are drawn anew, ascending. They are those with the smallest of

@@ -32,7 +32,7 @@ pub use layer::{
     Activation, AttentionKind, Biases, Experts, FeedForward, Layer, LayerType, Mlp, NormKind, RouterWeights,
 };
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
-pub use model::{Architecture, LayerTypes, Linear, Llama3, Model, RopeScaling, Yarn};
+pub use model::{Architecture, LayerTypes, Linear, Llama3, MOST_CHOICES, MOST_EXPERTS, Model, RopeScaling, Yarn};
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{

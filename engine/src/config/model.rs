@@ -16,13 +16,16 @@ use toml::{Table, Value};
 const WIDEST: u64 = 1 << 20;
 const DEEPEST: u64 = 1 << 14;
 /// A layer with more experts, or more of them for each token, is a typing error.
-const MOST_EXPERTS: u64 = 1 << 12;
-const MOST_CHOICES: u64 = 64;
+pub const MOST_EXPERTS: u64 = 1 << 12;
+pub const MOST_CHOICES: u64 = 64;
 /// Token ids and positions are 32-bit in the data files.
 const LONGEST: u64 = i32::MAX as u64;
 /// The remedy for layers that slide without a window.
 const NO_WINDOW: &str = "has sliding_attention without a window; write sliding_window (and use_sliding_window = true \
     where there is that key)";
+/// The one clamp of GPT-OSS's experts.
+const LIMIT: f64 = 7.0;
+const ONE_LIMIT: &str = "must be 7.0: other clamps are not supported";
 /// The remedies for a missing number of experts and for a missing size.
 const EXPERTS: &str = "how many, or hf = \"DIR\" to take it from a config.json";
 const SIZE: &str = "its value, or hf = \"DIR\" to take it from a config.json";
@@ -119,6 +122,8 @@ section! {
         /// The width of an expert where layers without experts have another.
         pub moe_intermediate_size: usize [InWeights] = expert_key(architecture, "moe_intermediate_size", SIZE, 0)
             .within(least(architecture, "moe_intermediate_size")..=WIDEST),
+        /// The clamp of GPT-OSS's gates and values.
+        pub swiglu_limit: f64 = only(architecture, "swiglu_limit", LIMIT).real(ONE_LIMIT, |limit| limit == LIMIT),
         /// Whether the weights of a token's experts are divided by their sum.
         pub norm_topk_prob: bool [InModel] = only(architecture, "norm_topk_prob", false),
         /// Every layer whose number, counted from 1, is a multiple of it has experts.

@@ -14,7 +14,8 @@ const TILE: usize = 64;
 /// How a file has the experts of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Form {
-    /// The tensors of each expert under their own names. GPT-OSS has no such files; this is its only form.
+    /// The tensors of each expert under their own names, in families that have such files. GPT-OSS has not: its files
+    /// are packed in either form.
     #[default]
     PerExpert,
     /// One tensor for the gates and values of all experts, and one for their outputs, where the family has such files.

@@ -15,6 +15,7 @@ pub const GPT_OSS: Family = Family {
         "embedding_scale",
         "num_local_experts",
         "num_experts_per_tok",
+        "swiglu_limit",
         "router_aux_loss_coef",
         "router_z_loss_coef",
     ],
@@ -34,10 +35,7 @@ pub const GPT_OSS: Family = Family {
         ("num_experts_per_tok", Toml::Integer(4)),
         ("attention_bias", Toml::Boolean(true)),
     ],
-    fixed: || {
-        let limit = "the clamp of the experts' gates and values is 7; others are not supported";
-        vec![OneForm::silu(), OneForm::new("swiglu_limit", [7.0.into(), 7.into()], limit)]
-    },
+    fixed: || vec![OneForm::silu()],
     default_rope: Some(
         r#"{"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
             "original_max_position_embeddings": 4096}"#,

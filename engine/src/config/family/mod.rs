@@ -50,7 +50,7 @@ pub struct Family {
 }
 
 /// Keys of `[model]` that only some families have.
-pub const OPTIONAL: [&str; 19] = [
+pub const OPTIONAL: [&str; 20] = [
     "attention_bias",
     "mlp_bias",
     "sliding_window",
@@ -65,6 +65,7 @@ pub const OPTIONAL: [&str; 19] = [
     "num_local_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
+    "swiglu_limit",
     "norm_topk_prob",
     "decoder_sparse_step",
     "mlp_only_layers",

@@ -208,7 +208,10 @@ pub fn must_fit(model: &Model, dir: &Path) -> Result<()> {
         if !alike(&values) {
             let [ours, theirs] = values.map(|value| value.map_or("none".to_string(), |value| value.to_string()));
             let (file, dir) = (file(dir), dir.display());
-            let remedy = format!("write hf = \"{dir}\" in [model], or load another checkpoint");
+            let remedy = match &model.hf {
+                Some(_) => "leave the key out, or load another checkpoint".to_string(),
+                None => format!("write hf = \"{dir}\" in [model], or load another checkpoint"),
+            };
             let what = format!("{file}, which train.load names, has {theirs}; {remedy}");
             return Err(Error::user(format!("model.{key} = {ours}: {what}")));
         }

@@ -49,8 +49,13 @@ impl Summary<'_> {
         let (units, nodes) = (counted(ranks, machine.unit), counted(ranks.div_ceil(machine.units), "node"));
         let (config, software) = (config.display(), &machine.software);
         let n_mbs = t.global_batch_size / (t.micro_batch_size * dp);
+        let p = &self.config.parallel;
+        let shared = match p.expert {
+            1 => String::new(),
+            n => format!(" (experts over {n}, the most loaded with {} times the mean rows)", p.expert_imbalance),
+        };
         format!(
-            "{config} with {software} on {} ({}): {units} on {nodes}, tensor {tp} x pipeline {pp} x data {dp}, \
+            "{config} with {software} on {} ({}): {units} on {nodes}, tensor {tp} x pipeline {pp} x data {dp}{shared}, \
              {} of {} x {} tokens a step, recompute {}\n",
             machine.name,
             machine.device,
