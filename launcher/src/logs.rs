@@ -105,9 +105,8 @@ impl Logs {
         }
         self.progress.step(&record);
         if let (Some(load), Some(stats)) = (&mut self.experts, &results.experts) {
-            // The file only informs: a disk error must not end the run.
-            let warning = load.step(step, stats).unwrap_or_else(|e| Some(e.to_string()));
-            warning.into_iter().for_each(|warning| self.progress.warn(&warning));
+            let warning = load.step(step, stats);
+            self.warn_of_experts(warning);
         }
         if let Some(spike) = record.spike {
             let what = if record.skipped { "; it updated nothing" } else { "" };
@@ -120,6 +119,19 @@ impl Logs {
             ));
         }
         Ok(())
+    }
+
+    /// Writes what is left, and ends the progress bar.
+    pub fn finish(&mut self) {
+        let warning = self.experts.as_mut().map_or(Ok(None), ExpertLoad::end);
+        self.warn_of_experts(warning);
+        self.progress.finish();
+    }
+
+    /// The file only informs: a disk error must not end the run.
+    fn warn_of_experts(&mut self, warning: Result<Option<String>>) {
+        let warning = warning.unwrap_or_else(|e| Some(e.to_string()));
+        warning.into_iter().for_each(|warning| self.progress.warn(&warning));
     }
 
     /// Warns, once per run, that training waits for the disk.

@@ -153,7 +153,7 @@ impl<B: Backend> Run<B> {
         let ended = match self.steps(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => {
                 self.saver.abandon();
-                self.logs.iter_mut().for_each(|logs| logs.progress.finish());
+                self.logs.iter_mut().for_each(Logs::finish);
                 // Dropping the run would wait for communication with ranks that may never take part.
                 std::mem::forget(self);
                 return Err(Stop::ThisRank(error));
@@ -165,7 +165,7 @@ impl<B: Backend> Run<B> {
         self.announce_save();
         let ended = ended.and_then(|stopped| saved.map(|()| stopped)).map(|stopped| self.status.ended(stopped));
         // Last, since it waits for whoever reads the log, and mpirun may be about to end this process.
-        self.logs.iter_mut().for_each(|logs| logs.progress.finish());
+        self.logs.iter_mut().for_each(Logs::finish);
         let line = ended?;
         let b = &self.trainer.b;
         let used = Taken { blocks: b.usage(), copy: self.saver.copied(), others: b.taken_by_others() };
