@@ -396,6 +396,7 @@ retry_seconds = 60
             "num_local_experts",
             "num_experts_per_tok",
             "moe_intermediate_size",
+            "swiglu_limit",
             "norm_topk_prob",
             "decoder_sparse_step",
             "mlp_only_layers",

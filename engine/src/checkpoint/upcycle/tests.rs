@@ -179,7 +179,7 @@ fn experts_are_copies_and_the_rest_is_carried_over() {
 /// floor(0.5 x 21) columns, the same in the three matrices, others for each expert and layer.
 #[test]
 fn columns_are_drawn_anew() {
-    for (family, ratio, count) in [(LLAMA, 0.5, 10), (QWEN3, 0.3, 6), (MISTRAL, 1.0, F), (LLAMA, 0.04, 0)] {
+    for (family, ratio, count) in [(LLAMA, 0.5, 10), (QWEN3, 0.3, 6), (MISTRAL, 1.0, F), (LLAMA, 0.0, 0)] {
         let desk = Desk::new(small(family), Dtype::F32);
         let Upcycled { model, columns, .. } = desk.upcycle(&what(ratio), "out").unwrap();
         assert_eq!(columns, count);
@@ -334,7 +334,7 @@ fn numbers_that_no_model_has_are_refused() {
     let desk = Desk::new(small(LLAMA), Dtype::F32);
     let sized = |experts, per_token| Upcycle { experts, per_token, ..what(0.0) };
     for (what, needles) in [
-        (sized(0, 1), ["--experts 0", "at least 1"]),
+        (sized(0, 1), ["--experts 0", "1 ..= 4096"]),
         (sized(4, 0), ["--top-k 0", "1 ..= 4"]),
         (sized(4, 5), ["--top-k 5", "1 ..= 4"]),
         (sized(5000, 2), ["--experts 5000", "4096"]),
@@ -342,6 +342,7 @@ fn numbers_that_no_model_has_are_refused() {
         (what(f64::NAN), ["--reinit-ratio NaN", "between 0"]),
         (what(-0.1), ["--reinit-ratio -0.1", "between 0"]),
         (what(1.01), ["--reinit-ratio 1.01", "and 1"]),
+        (what(0.04), ["--reinit-ratio 0.04", "one of 21 columns"]),
     ] {
         let message = desk.refusal(&what);
         assert!(needles.iter().all(|needle| message.contains(needle)), "{message}");
