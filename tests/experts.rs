@@ -139,8 +139,8 @@ fn experts_without_a_token_are_named_and_seen_in_the_report() {
     set(&mut config, "optimizer.min_lr", 0.0);
     let config = write_config(tmp.path(), "config.toml", &config);
     let outcome = finish(mpirun(1).args(["train", "--config"]).arg(config)).succeeded();
-    let warning = "step 100: no token of the last 100 steps chose expert 2 of layer 1, 3 of layer 1, 4 of layer 1, 5 of \
-                   layer 1, 6 of layer 1 and 7 more; model.router_aux_loss_coef balances the experts";
+    let warning = "step 100: no token of the last 100 steps chose expert 2 of layer 1, 3 of layer 1, 4 of layer 1, \
+                   5 of layer 1, 6 of layer 1 and 7 more; model.router_aux_loss_coef balances the experts";
     assert_eq!(outcome.stderr.matches(warning).count(), 1, "{}", outcome.stderr);
     finish(engine().arg("report").arg(&run)).succeeded();
     let page = std::fs::read_to_string(run.join("efficiency.html")).unwrap();

@@ -46,7 +46,8 @@ fn mixtral() {
     trains_alike("mixtral", &[&experts()[..], &[("train.recompute", "selective".into())]].concat());
 }
 
-/// Sinks, biases of the router and of the experts, clamped gates, a window in one of two layers, in rounds of some rows.
+/// Sinks, biases of the router and of the experts, clamped gates, a window in one of two layers, in rounds of some
+/// rows.
 #[test]
 fn gpt_oss() {
     let settings = [

@@ -77,8 +77,8 @@ impl<B: Backend> Clone for GroupBias<'_, B> {
 
 impl<B: Backend> Copy for GroupBias<'_, B> {}
 
-/// The gated activation of GPT-OSS's experts: `y = (up + 1) gate sigmoid(SLOPE gate)`, of gates that are at most `LIMIT`
-/// and values between `-LIMIT` and `LIMIT`. Where a clamp holds, the gradient is zero.
+/// The gated activation of GPT-OSS's experts: `y = (up + 1) gate sigmoid(SLOPE gate)`, of gates that are at most
+/// `LIMIT` and values between `-LIMIT` and `LIMIT`. Where a clamp holds, the gradient is zero.
 pub struct ClampedGate;
 
 impl ClampedGate {

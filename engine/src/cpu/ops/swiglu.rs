@@ -1,5 +1,6 @@
 //! SwiGLU (Shazeer 2020): y = silu(gate) * up with silu(x) = x s, s = 1 / (1 + e^-x);
-//! dgate = dy up s (1 + gate (1 - s)), dup = dy gate s. GPT-OSS clamps both, gives the gate a slope, and adds one to up.
+//! dgate = dy up s (1 + gate (1 - s)), dup = dy gate s. GPT-OSS clamps both, gives the gate a slope, and adds one to
+//! up.
 
 use super::gated::Gate;
 use crate::backend::ClampedGate;
@@ -20,8 +21,8 @@ impl Gate for SwiGlu {
     }
 }
 
-/// With s = sigmoid(slope g), g and u the clamped gate and up: y = (u + 1) g s; dg = dy (u + 1) s (1 + slope g (1 - s)),
-/// du = dy g s, zero where a clamp holds.
+/// With s = sigmoid(slope g), g and u the clamped gate and up: y = (u + 1) g s;
+/// dg = dy (u + 1) s (1 + slope g (1 - s)), du = dy g s, zero where a clamp holds.
 impl Gate for ClampedGate {
     #[inline(always)]
     fn value(gate: f32, up: f32) -> f32 {
