@@ -32,6 +32,8 @@ pub type Read<'a> = dyn Fn(&TensorSpec, &Rect, &mut [f32]) -> Result<()> + 'a;
 /// The contents of an export besides the weights.
 pub struct Export<'a> {
     pub model: &'a Model,
+    /// How the files have the experts.
+    pub form: Form,
     /// The whole `config.json`.
     pub config: Value,
     /// The dtype of the weights, F32, BF16 or F16: the latter two round f32 values to nearest even.
@@ -45,19 +47,13 @@ pub struct Export<'a> {
 
 /// Writes the weights that `read` gives into the directory `to`, which appears whole or not at all. It must be new,
 /// empty, or an earlier export to which no file was added. An error where a weight is not finite, also after rounding.
-/// `progress` gets the number of elements just written. Experts have the form that is the family's first.
+/// `progress` gets the number of elements just written.
 pub fn export(read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    export_as(Form::default(), read, what, to, progress)
-}
-
-/// As [`export()`], with the experts in this form.
-pub fn export_as(form: Form, read: &Read, what: &Export, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    export_in_shards(SHARD, form, read, what, to, progress)
+    export_in_shards(SHARD, read, what, to, progress)
 }
 
 pub(super) fn export_in_shards(
     shard_bytes: usize,
-    form: Form,
     read: &Read,
     what: &Export,
     to: &Path,
@@ -65,10 +61,7 @@ pub(super) fn export_in_shards(
 ) -> Result<()> {
     put_back(to)?;
     let to = target(to)?;
-    directory::write_whole(&to, |temporary| {
-        let tensors = file_tensors(what.model, form);
-        write_all(shard_bytes, tensors, read, what, temporary, progress)
-    })
+    directory::write_whole(&to, |temporary| write_all(shard_bytes, read, what, temporary, progress))
 }
 
 /// Gives an earlier export at `to` its name back, where an export over it was stopped between its two renames.
@@ -122,15 +115,8 @@ fn read_mark(mark: &Path) -> Value {
     fs::read(mark).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn write_all(
-    shard_bytes: usize,
-    tensors: Vec<FileTensor>,
-    read: &Read,
-    what: &Export,
-    dir: &Path,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
-    let dtype = what.dtype;
+fn write_all(shard_bytes: usize, read: &Read, what: &Export, dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let (tensors, dtype) = (file_tensors(what.model, what.form), what.dtype);
     let shards = shards(tensors, dtype.bitsize() / 8, shard_bytes);
     let mut weight_map = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {

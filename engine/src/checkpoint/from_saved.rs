@@ -1,7 +1,7 @@
 //! A run's checkpoint in Hugging Face's format: what `checkpoint export` writes, and what a run writes beside its
 //! checkpoints. The bytes depend on the checkpoint and the dtype alone.
 
-use super::{Export, Saved, StateKind, export_as, source};
+use super::{Export, Saved, StateKind, export, source};
 use crate::config::{Model, Precision, hf};
 use crate::error::{Error, Result};
 use crate::model::param_specs::{TensorSpec, all_tensors};
@@ -63,13 +63,14 @@ impl FromSaved {
         })
     }
 
-    /// Writes the directory `to`, whole or not at all: see [`export_as`]. `progress` gets the number of bytes of
-    /// weights just written.
+    /// Writes the directory `to`, whole or not at all: see [`export()`]. `progress` gets the number of bytes of weights
+    /// just written.
     pub fn write(&self, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let FromSaved { saved, model, dtype, source, form } = self;
         let dir = saved.dir().canonicalize().map_err(|e| Error::io(saved.dir(), e))?;
         let what = Export {
             model,
+            form: *form,
             config: hf::config_json(model, source.clone(), *dtype),
             dtype: stored(*dtype),
             files: saved.run().map(source::files).unwrap_or_default(),
@@ -79,7 +80,7 @@ impl FromSaved {
         let read =
             |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| saved.read(&tensor.name, StateKind::Master, rect, out);
         let each = bytes_of(self.dtype);
-        export_as(*form, &read, &what, to, &mut |elements| progress(elements * each))
+        export(&read, &what, to, &mut |elements| progress(elements * each))
     }
 }
 

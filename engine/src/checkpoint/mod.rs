@@ -51,7 +51,7 @@ mod tests;
 pub use directory::{latest_step, live_steps, new_path as new_directory, steps, write_whole as write_directory};
 pub use exchange::{Exchange, Solo};
 pub use expand::{ExpandVocab, Init, Rows, expand_vocab};
-pub use export::{Export, export, export_as};
+pub use export::{Export, export};
 pub use finite::NotFinite;
 pub use from_saved::FromSaved;
 pub use hf::HuggingFace;

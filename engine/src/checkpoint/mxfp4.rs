@@ -32,7 +32,8 @@ pub(super) struct Mxfp4<'a> {
     scales: Found<'a>,
 }
 
-/// What is wrong with one of the two tensors, of `[blocks, scales]`, that should hold a tensor of these dimensions.
+/// Checks that `[blocks, scales]` hold a tensor of these dimensions. The error is the index of the wrong one of the two
+/// and what is wrong with it.
 pub(super) fn check([blocks, scales]: [&TensorInfo; 2], dims: &[usize]) -> std::result::Result<(), (usize, String)> {
     let &[matrices, inputs, features] = dims else { panic!("{dims:?} are not the dimensions of packed experts") };
     if !inputs.is_multiple_of(BLOCK) {
@@ -52,7 +53,7 @@ pub(super) fn check([blocks, scales]: [&TensorInfo; 2], dims: &[usize]) -> std::
 }
 
 impl<'a> Mxfp4<'a> {
-    /// Of tensors that were checked.
+    /// Takes tensors that [`check`] has accepted.
     pub fn new([blocks, scales]: [Found<'a>; 2]) -> Mxfp4<'a> {
         Mxfp4 { blocks, scales }
     }

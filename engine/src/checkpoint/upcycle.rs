@@ -16,6 +16,7 @@ use crate::model::flops;
 use crate::model::init;
 use crate::model::param_specs::{TensorSpec, all_tensors};
 use crate::model::rect::Rect;
+use crate::model::stored::Form;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
@@ -81,6 +82,7 @@ pub fn upcycle(what: &Upcycle, from: &Path, to: &Path, progress: &mut dyn FnMut(
     let dtype = dtype(&hf, &dense);
     let request = Export {
         model: &model,
+        form: Form::PerExpert,
         config: config(&model, &hf::read_source(from)?, dtype),
         dtype,
         files: source::carried(from),

@@ -19,12 +19,12 @@ fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::R
 
 fn request(model: &Model, dtype: Dtype) -> Export<'_> {
     let (config, origin, checkpoint) = (json!({"model_type": "llama"}), "a test".into(), "none".into());
-    Export { model, config, dtype, files: Vec::new(), origin, checkpoint }
+    Export { model, form: Form::PerExpert, config, dtype, files: Vec::new(), origin, checkpoint }
 }
 
 /// The small model in five files.
 pub(super) fn export_small_shards(to: &Path) {
-    export_in_shards(2500, Form::PerExpert, &masters, &request(&model(), Dtype::F32), to, &mut |_| ()).unwrap();
+    export_in_shards(2500, &masters, &request(&model(), Dtype::F32), to, &mut |_| ()).unwrap();
 }
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;

@@ -1,6 +1,7 @@
 //! Weights that are not finite: `verify` reports them, and exports, imports and loads refuse them.
 
 use super::*;
+use crate::model::stored::Form;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
 use std::collections::HashMap;
@@ -45,7 +46,8 @@ fn an_export_is_refused() {
     let to = dir.path().join("out");
     let refused = |values: &[(usize, usize, f32)], dtype: Dtype| {
         let (config, origin, checkpoint) = (json!({}), "runs/a".into(), "none".into());
-        let what = Export { model: &model(), config, dtype, files: Vec::new(), origin, checkpoint };
+        let (model, form) = (model(), Form::PerExpert);
+        let what = Export { model: &model, form, config, dtype, files: Vec::new(), origin, checkpoint };
         let read = |tensor: &TensorSpec, rect: &Rect, out: &mut [f32]| {
             out.copy_from_slice(&with(values, tensor, rect));
             Ok(())

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
 
-/// Of each tensor: dtype, dimensions, bytes.
+/// The dtype, dimensions and bytes of each tensor, by name.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn model(architecture: &str, more: &str) -> Model {
@@ -46,8 +46,8 @@ fn masters(tensor: &TensorSpec, rect: &Rect, out: &mut [f32]) -> crate::error::R
 fn write(model: &Model, form: Form, to: &Path) {
     let config = hf::config_json(model, None, Precision::F32);
     let (origin, checkpoint, dtype) = ("a test".into(), "none".into(), safetensors::tensor::Dtype::F32);
-    let what = Export { model, config, dtype, files: Vec::new(), origin, checkpoint };
-    export_as(form, &masters, &what, to, &mut |_| ()).unwrap();
+    let what = Export { model, form, config, dtype, files: Vec::new(), origin, checkpoint };
+    export(&masters, &what, to, &mut |_| ()).unwrap();
 }
 
 fn read_all(dir: &Path) -> Tensors {

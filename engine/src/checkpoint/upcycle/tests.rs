@@ -56,6 +56,7 @@ impl Desk {
         let precision = if dtype == Dtype::F32 { Precision::F32 } else { Precision::Bf16 };
         let what = Export {
             model: &desk.dense,
+            form: Form::PerExpert,
             config: hf::config_json(&desk.dense, None, precision),
             dtype,
             files: Vec::new(),
