@@ -91,14 +91,22 @@ pub fn sort_choices(m: &dyn Machine, chosen: View, order: View, places: View, co
     }
 }
 
+/// The number of copies of `take_rows`, which the kernel counts in 32 bits: vectors of `each` elements where all of
+/// them are aligned, else elements.
+fn copies(elements: usize, cols: usize, each: usize, at: [u64; 2]) -> usize {
+    let aligned = cols.is_multiple_of(each) && at.iter().all(|at| at.is_multiple_of(16));
+    if aligned { elements / each } else { elements }
+}
+
 /// Row i of y `[n, cols]` is row `index[i] / per` of x, whose elements are `T`, of two or four bytes.
 pub fn take_rows<T>(m: &dyn Machine, x: View, index: View, per: usize, y: View, cols: usize) -> Done {
     assert_eq!((x.len() % cols, y.len()), (0, index.len() * cols), "{} rows of {cols} columns", index.len());
-    assert!(y.len() <= u32::MAX as usize / 2, "{} rows of {cols} columns", index.len());
     if y.is_empty() {
         return Ok(());
     }
     let (kernel, each) = if size_of::<T>() == 2 { (TAKE_ROWS_16, 8) } else { (TAKE_ROWS_32, 4) };
+    let copies = copies(y.len(), cols, each, [x.at(), y.at()]);
+    assert!(copies <= u32::MAX as usize / 2, "{} rows of {cols} columns", index.len());
     let args = TakeRows { x, index, y, cols: cols as u32, per: per as u32 };
     // SAFETY: the views are checked against the columns; the index has numbers of rows of x, times `per`.
     unsafe { launch(m, kernel, &args, take_rows_geometry(y.len(), each, m.processors())) }
@@ -111,4 +119,18 @@ pub fn sum_choices(m: &dyn Machine, x: View, places: View, y: View, d: usize) ->
     let args = SumChoices { x, places, y, d: d as u32, k: k as u32 };
     // SAFETY: the views are checked against tokens, k and d; places are below tokens x k.
     unsafe { launch(m, SUM_CHOICES, &args, gated_geometry(tokens, d)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Qwen3-30B-A3B with a sequence of 131,072 tokens: 2^31 elements, and an eighth of as many vectors.
+    #[test]
+    fn rows_are_copied_in_vectors_where_all_are_aligned() {
+        let elements = 131_072 * 8 * 2048;
+        assert_eq!(copies(elements, 2048, 8, [256, 512]), elements / 8);
+        assert_eq!(copies(elements, 2048, 8, [256, 514]), elements);
+        assert_eq!(copies(30, 10, 8, [0, 0]), 30);
+    }
 }
