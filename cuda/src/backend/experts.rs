@@ -3,6 +3,7 @@
 use super::Cuda;
 use super::calls::view;
 use crate::blas::Form;
+use crate::machine::{Done, Machine};
 use crate::ops;
 use crate::tensor::View;
 use engine::backend::{Acc, Act, Backend, Balance, Choices, Elem, GroupBias, Groups, Router, Sorted, Tensor};
@@ -132,38 +133,29 @@ fn groups(g: Groups<Cuda>) -> ops::Groups {
     ops::Groups { counts: view(g.counts), first: g.first }
 }
 
-pub(super) fn swiglu_weighted(b: &Cuda, gate_up: &Act<Cuda>, weights: &Acc<Cuda>, y: &mut Act<Cuda>) {
-    b.note(ops::swiglu_weighted(b.machine(), view(gate_up), view(weights), view(y), y.cols()));
-    b.made("swiglu_weighted", y);
+/// `run` is the op of a gate.
+pub(super) fn gated_weighted(
+    b: &Cuda,
+    op: &'static str,
+    run: fn(&dyn Machine, View, View, View, usize) -> Done,
+    gate_up: &Act<Cuda>,
+    weights: &Acc<Cuda>,
+    y: &mut Act<Cuda>,
+) {
+    b.note(run(b.machine(), view(gate_up), view(weights), view(y), y.cols()));
+    b.made(op, y);
 }
 
-pub(super) fn swiglu_weighted_bwd(
+/// `run` is the op of a gate's gradients.
+pub(super) fn gated_weighted_bwd(
     b: &Cuda,
+    op: &'static str,
+    run: fn(&dyn Machine, View, View, [View; 2], usize) -> Done,
     dy: &Act<Cuda>,
     gate_up: &mut Act<Cuda>,
-    weights: &Acc<Cuda>,
-    dweights: &mut Acc<Cuda>,
+    [weights, dweights]: [&Acc<Cuda>; 2],
 ) {
-    let of_rows = [view(weights), view(dweights)];
-    b.note(ops::swiglu_weighted_bwd(b.machine(), view(dy), view(gate_up), of_rows, dy.cols()));
-    b.made("swiglu_weighted_bwd", gate_up);
-    b.made("swiglu_weighted_bwd", dweights);
-}
-
-pub(super) fn clamped_swiglu_weighted(b: &Cuda, gate_up: &Act<Cuda>, weights: &Acc<Cuda>, y: &mut Act<Cuda>) {
-    b.note(ops::clamped_swiglu_weighted(b.machine(), view(gate_up), view(weights), view(y), y.cols()));
-    b.made("clamped_swiglu_weighted", y);
-}
-
-pub(super) fn clamped_swiglu_weighted_bwd(
-    b: &Cuda,
-    dy: &Act<Cuda>,
-    gate_up: &mut Act<Cuda>,
-    weights: &Acc<Cuda>,
-    dweights: &mut Acc<Cuda>,
-) {
-    let of_rows = [view(weights), view(dweights)];
-    b.note(ops::clamped_swiglu_weighted_bwd(b.machine(), view(dy), view(gate_up), of_rows, dy.cols()));
-    b.made("clamped_swiglu_weighted_bwd", gate_up);
-    b.made("clamped_swiglu_weighted_bwd", dweights);
+    b.note(run(b.machine(), view(dy), view(gate_up), [view(weights), view(dweights)], dy.cols()));
+    b.made(op, gate_up);
+    b.made(op, dweights);
 }

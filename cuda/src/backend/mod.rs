@@ -424,7 +424,7 @@ impl Backend for Cuda {
     }
 
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
-        experts::swiglu_weighted(self, gate_up, weights, y);
+        experts::gated_weighted(self, "swiglu_weighted", ops::swiglu_weighted, gate_up, weights, y);
     }
 
     fn swiglu_weighted_bwd(
@@ -434,11 +434,12 @@ impl Backend for Cuda {
         weights: &Acc<Self>,
         dweights: &mut Acc<Self>,
     ) {
-        experts::swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
+        let (op, run) = ("swiglu_weighted_bwd", ops::swiglu_weighted_bwd);
+        experts::gated_weighted_bwd(self, op, run, dy, gate_up, [weights, dweights]);
     }
 
     fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
-        experts::clamped_swiglu_weighted(self, gate_up, weights, y);
+        experts::gated_weighted(self, "clamped_swiglu_weighted", ops::clamped_swiglu_weighted, gate_up, weights, y);
     }
 
     fn clamped_swiglu_weighted_bwd(
@@ -448,7 +449,8 @@ impl Backend for Cuda {
         weights: &Acc<Self>,
         dweights: &mut Acc<Self>,
     ) {
-        experts::clamped_swiglu_weighted_bwd(self, dy, gate_up, weights, dweights);
+        let (op, run) = ("clamped_swiglu_weighted_bwd", ops::clamped_swiglu_weighted_bwd);
+        experts::gated_weighted_bwd(self, op, run, dy, gate_up, [weights, dweights]);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, first: usize) -> Act<Self> {

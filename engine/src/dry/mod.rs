@@ -407,9 +407,7 @@ impl<A: Elem> Backend for Dry<A> {
     }
 
     fn swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
-        expect("weights", weights, y.rows(), 1);
-        expect("[gate | up]", gate_up, y.rows(), 2 * y.cols());
-        self.over(Op::SwigluWeighted, gate_up);
+        self.gated_weighted(Op::SwigluWeighted, gate_up, weights, y);
     }
 
     fn swiglu_weighted_bwd(
@@ -419,15 +417,12 @@ impl<A: Elem> Backend for Dry<A> {
         weights: &Acc<Self>,
         dweights: &mut Acc<Self>,
     ) {
-        expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
         expect("dweights", dweights, weights.rows(), 1);
-        self.over(Op::SwigluWeightedBwd, gate_up);
+        self.gated_weighted(Op::SwigluWeightedBwd, gate_up, weights, dy);
     }
 
     fn clamped_swiglu_weighted(&self, gate_up: &Act<Self>, weights: &Acc<Self>, y: &mut Act<Self>) {
-        expect("weights", weights, y.rows(), 1);
-        expect("[gate | up]", gate_up, y.rows(), 2 * y.cols());
-        self.over(Op::ClampedSwigluWeighted, gate_up);
+        self.gated_weighted(Op::ClampedSwigluWeighted, gate_up, weights, y);
     }
 
     fn clamped_swiglu_weighted_bwd(
@@ -437,9 +432,8 @@ impl<A: Elem> Backend for Dry<A> {
         weights: &Acc<Self>,
         dweights: &mut Acc<Self>,
     ) {
-        expect("[gate | up]", gate_up, dy.rows(), 2 * dy.cols());
         expect("dweights", dweights, weights.rows(), 1);
-        self.over(Op::ClampedSwigluWeightedBwd, gate_up);
+        self.gated_weighted(Op::ClampedSwigluWeightedBwd, gate_up, weights, dy);
     }
 
     fn embed(&self, ids: &Tensor<Self, u32>, table: &Act<Self>, _: usize) -> Act<Self> {

@@ -1,8 +1,9 @@
 //! The state of one rank of a dry run: an allocator and a log.
 
+use super::expect;
 use super::log::{Keep, Log, Product, Totals};
 use super::memory::{self, DryMem, Memory, Peak, Tracker, Use};
-use crate::backend::{Elem, Form, Op, Operands, Scratch, Tensor};
+use crate::backend::{Acc, Act, Elem, Form, Op, Operands, Scratch, Tensor};
 use crate::memory::free_list::{Allocator, Live};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -81,6 +82,13 @@ impl<A: Elem> Dry<A> {
     /// An op over the elements of `x`.
     pub(super) fn over<T: Elem>(&self, op: Op, x: &Tensor<Self, T>) {
         self.op(op, Operands::Matrix(x.rows(), x.cols()));
+    }
+
+    /// An op with a gate over gate_up `[R, 2F]` and y or its gradient `[R, F]`, with a weight for each row.
+    pub(super) fn gated_weighted(&self, op: Op, gate_up: &Act<Self>, weights: &Acc<Self>, y: &Act<Self>) {
+        expect("weights", weights, y.rows(), 1);
+        expect("[gate | up]", gate_up, y.rows(), 2 * y.cols());
+        self.over(op, gate_up);
     }
 
     /// The product `[m, n, k]`; `depth`: the other operand's k.
