@@ -14,7 +14,7 @@ const NAMED: usize = 5;
 /// Sums the choices of the steps since the last line.
 pub struct ExpertLoad {
     log: ExpertsLog,
-    /// The lines before, also those of the run that this one continues.
+    /// The lines of the last [`STEPS`] steps, also those of the run that this one continues.
     lines: Vec<ExpertsRecord>,
     sums: ExpertsRecord,
     last: u64,
@@ -27,8 +27,8 @@ impl ExpertLoad {
         if layers.is_empty() {
             return Ok(None);
         }
-        let lines = experts::read(&config.checkpoint.dir)?;
         let log = ExpertsLog::open(&config.checkpoint.dir.join(EXPERTS))?;
+        let lines = experts::read(&config.checkpoint.dir)?;
         let load = vec![vec![0; config.model.experts()]; layers.len()];
         let sums = ExpertsRecord { step: 0, steps: 0, layers, load };
         Ok(Some(ExpertLoad { log, lines, sums, last: config.train.steps }))
@@ -52,6 +52,7 @@ impl ExpertLoad {
             return Ok(None);
         }
         self.log.append(&self.sums)?;
+        self.lines.retain(|line| line.step + STEPS > self.sums.step);
         self.lines.push(self.sums.clone());
         self.sums.steps = 0;
         self.sums.load.iter_mut().for_each(|load| load.fill(0));

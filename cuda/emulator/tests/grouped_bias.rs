@@ -70,7 +70,7 @@ impl Case {
         here(before)..here(before + self.counts[expert])
     }
 
-    /// What does not belong to the gradients, columns beside the bias and rows of no expert, is none.
+    /// Elements that no gradient may read are NaN: the columns without a bias, and the rows that belong to no expert.
     fn operands(&self) -> Operands {
         let mut random = Random::new((self.rows + self.n) as u64);
         let end = self.rows_of(self.experts() - 1).end;

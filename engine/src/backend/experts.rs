@@ -2,7 +2,7 @@
 //! expert, are rows that are multiplied by the weights of their expert.
 
 use super::{Acc, Act, Backend, Tensor};
-use crate::config::RouterWeights;
+use crate::config::{RouterWeights, SWIGLU_LIMIT};
 use std::ops::Range;
 
 /// How the router chooses and weights the experts of a token.
@@ -40,14 +40,6 @@ pub struct Groups<'a, B: Backend> {
     pub first: usize,
 }
 
-impl<B: Backend> Clone for Groups<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend> Copy for Groups<'_, B> {}
-
 /// A bias for each expert, of n consecutive columns of rows that are grouped by expert. A tensor-parallel rank adds its
 /// own columns of a bias that is shared out.
 pub struct GroupBias<'a, B: Backend> {
@@ -69,21 +61,13 @@ impl<B: Backend> GroupBias<'_, B> {
     }
 }
 
-impl<B: Backend> Clone for GroupBias<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend> Copy for GroupBias<'_, B> {}
-
 /// The gated activation of GPT-OSS's experts: `y = (up + 1) gate sigmoid(SLOPE gate)`, of gates that are at most
 /// `LIMIT` and values between `-LIMIT` and `LIMIT`. Where a clamp holds, the gradient is zero.
 pub struct ClampedGate;
 
 impl ClampedGate {
     pub const SLOPE: f32 = 1.702;
-    pub const LIMIT: f32 = 7.0;
+    pub const LIMIT: f32 = SWIGLU_LIMIT as f32;
 }
 
 /// The auxiliary losses of a router, as sums over sequences and tokens of which the trainer takes means.

@@ -119,7 +119,7 @@ macro_rules! copied {
         impl<B: Backend> Copy for $name<'_, B> {})*
     };
 }
-copied!(Rms, LayerNorm, HeadRms, Rotary);
+copied!(Rms, LayerNorm, HeadRms, Rotary, Groups, GroupBias);
 
 /// Parameters of the cross-entropy besides logits and targets.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -87,6 +87,9 @@ pub struct Mlp {
     pub intermediate_size: usize,
 }
 
+/// The clamp of [`Activation::ClampedSwiGlu`]: gates are at most this, values lie between its negative and it.
+pub const SWIGLU_LIMIT: f64 = 7.0;
+
 /// The activation of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {

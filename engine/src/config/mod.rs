@@ -30,6 +30,7 @@ pub use elapsed::Elapsed;
 pub use family::{PackedLayout, TensorNames};
 pub use layer::{
     Activation, AttentionKind, Biases, Experts, FeedForward, Layer, LayerType, Mlp, NormKind, RouterWeights,
+    SWIGLU_LIMIT,
 };
 pub use layout::{Ranks, chunk_counts, degrees, ranks_used, samples};
 pub use model::{Architecture, LayerTypes, Linear, Llama3, MOST_CHOICES, MOST_EXPERTS, Model, RopeScaling, Yarn};

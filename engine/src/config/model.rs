@@ -4,7 +4,7 @@
 
 use super::document::Document;
 use super::family::{self, Family};
-use super::layer::LayerType;
+use super::layer::{LayerType, SWIGLU_LIMIT};
 use super::names::{Named, named};
 use super::origins::Origins;
 use super::section::{Entry, Read, Rule, Section, Write, fixed_in_run, need, optional, or, section, table_text};
@@ -23,8 +23,6 @@ const LONGEST: u64 = i32::MAX as u64;
 /// The remedy for layers that slide without a window.
 const NO_WINDOW: &str = "has sliding_attention without a window; write sliding_window (and use_sliding_window = true \
     where there is that key)";
-/// The one clamp of GPT-OSS's experts.
-const LIMIT: f64 = 7.0;
 const ONE_LIMIT: &str = "must be 7.0: other clamps are not supported";
 /// The remedies for a missing number of experts and for a missing size.
 const EXPERTS: &str = "how many, or hf = \"DIR\" to take it from a config.json";
@@ -123,7 +121,8 @@ section! {
         pub moe_intermediate_size: usize [InWeights] = expert_key(architecture, "moe_intermediate_size", SIZE, 0)
             .within(least(architecture, "moe_intermediate_size")..=WIDEST),
         /// The clamp of GPT-OSS's gates and values.
-        pub swiglu_limit: f64 = only(architecture, "swiglu_limit", LIMIT).real(ONE_LIMIT, |limit| limit == LIMIT),
+        pub swiglu_limit: f64 =
+            only(architecture, "swiglu_limit", SWIGLU_LIMIT).real(ONE_LIMIT, |limit| limit == SWIGLU_LIMIT),
         /// Whether the weights of a token's experts are divided by their sum.
         pub norm_topk_prob: bool [InModel] = only(architecture, "norm_topk_prob", false),
         /// Every layer whose number, counted from 1, is a multiple of it has experts.

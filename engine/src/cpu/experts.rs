@@ -79,7 +79,6 @@ pub fn sum_rows<A: Float>(b: &Cpu<A>, x: &Act<Cpu<A>>, places: &Tensor<Cpu<A>, u
 }
 
 /// A product of x `[R, K]` with the weights `[E N, K]`, transposed by `turn`, of each row's expert.
-#[allow(clippy::too_many_arguments)]
 pub fn grouped<A: Float>(
     b: &Cpu<A>,
     op: &'static str,

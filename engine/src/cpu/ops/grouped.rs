@@ -46,7 +46,7 @@ pub struct Bias<'a, A> {
 }
 
 impl<A: Float> Bias<'_, A> {
-    /// The columns of the rows of `n` columns.
+    /// The columns of a row that have a bias.
     fn columns(&self) -> Range<usize> {
         self.first..self.first + self.width
     }

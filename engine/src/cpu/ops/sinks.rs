@@ -14,7 +14,7 @@ pub fn add<A: Float>(workers: &Workers, o: &mut [A], lse: &mut [f32], sinks: &[A
     workers.each(tasks, |(o, lse)| {
         for (o, (at, lse)) in o.chunks_exact_mut(width / heads).zip(lse.iter_mut().enumerate()) {
             let sink = sinks[at % heads].load();
-            // Of two of which one is no number, the result is none.
+            // `f32::max` would drop a NaN; here it reaches the result.
             let (large, small) = if *lse < sink { (sink, *lse) } else { (*lse, sink) };
             let with_sink = large + (small - large).exp().ln_1p();
             let share = (*lse - with_sink).exp();

@@ -197,7 +197,7 @@ fn parameters_are_read_back_from_the_file_that_holds_them() {
     }
 }
 
-/// What a rank holds with its share of the experts and of each tensor, also in slices of a bucket.
+/// Each expert-parallel and tensor-parallel rank reads the rectangles that it holds, whole and in slices of a bucket.
 #[test]
 fn ranks_read_their_own_experts_rows_and_columns() {
     for (model, form) in cases() {

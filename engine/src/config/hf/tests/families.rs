@@ -263,6 +263,21 @@ fn experts_are_in_the_layers_that_the_file_names() {
     assert_eq!(defaults.moe_intermediate_size, 768);
 }
 
+/// The published configurations of GPT-OSS name the one clamp that there is; it may be an integer.
+#[test]
+fn one_clamp_of_experts_is_read() {
+    let text = |limit: serde_json::Value| {
+        let sizes = json!({ "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 99 });
+        let rest = json!({ "model_type": "gpt_oss", "num_attention_heads": 4, "swiglu_limit": limit });
+        with(&sizes.to_string(), rest)
+    };
+    for limit in [json!(7.0), json!(7), json!(null)] {
+        assert_eq!(read(&text(limit)).unwrap().swiglu_limit, 7.0);
+    }
+    let message = read(&text(json!(10.0))).unwrap_err().to_string();
+    assert!(message.contains("swiglu_limit = 10") && message.contains("must be 7.0"), "{message}");
+}
+
 /// transformers 4 and 5 name the number of Qwen's experts differently; both names may be there if they agree.
 #[test]
 fn both_names_of_the_number_of_experts_are_read() {
