@@ -268,7 +268,7 @@ fn experts_are_in_the_layers_that_the_file_names() {
 fn one_clamp_of_experts_is_read() {
     let text = |limit: serde_json::Value| {
         let sizes = json!({ "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 99 });
-        let rest = json!({ "model_type": "gpt_oss", "num_attention_heads": 4, "swiglu_limit": limit });
+        let rest = json!({ "model_type": "gpt_oss", "num_attention_heads": 8, "swiglu_limit": limit });
         with(&sizes.to_string(), rest)
     };
     for limit in [json!(7.0), json!(7), json!(null)] {
