@@ -87,7 +87,7 @@ fn mistakes_are_named() {
         upcycle(model, &output, more).refused(2, needles);
         assert!(!output.exists(), "nothing is written");
     };
-    refused(&model, &["--experts", "0", "--top-k", "1"], &["--experts 0", "at least 1"]);
+    refused(&model, &["--experts", "0", "--top-k", "1"], &["--experts 0", "1 ..= "]);
     refused(&model, &["--experts", "4", "--top-k", "5"], &["--top-k 5", "1 ..= 4"]);
     refused(&model, &["--experts", "4", "--top-k", "2", "--reinit-ratio", "-0.5"], &["--reinit-ratio -0.5"]);
     refused(&model, &["--experts", "4", "--top-k", "2", "--reinit-ratio", "NaN"], &["--reinit-ratio NaN"]);

@@ -38,3 +38,12 @@ struct GroupedTiles {
     TensorMap x, w;
 };
 static_assert(sizeof(GroupedTiles) == 384, "as in cuda/src/ops");
+
+// Like `GroupedAcc`, with maps of tiles of 64 rows by 128 columns of dy and by 256 of x.
+struct GroupedAccTiles {
+    View<const u32> counts;
+    View<float> dw;
+    u32 first, rows, n, k;
+    TensorMap dy, x;
+};
+static_assert(sizeof(GroupedAccTiles) == 384, "as in cuda/src/ops");

@@ -98,7 +98,8 @@ template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.
 
 // d [64, 2 R] += a [64, 16] b [16, 2 R]; `wgmma_new` overwrites d, which need not be initialized. Warp w of the group
 // has the rows from 16 w on; per eight columns its lanes hold d, and a, like those of `mma`. Descriptors locate
-// operands in shared memory. ACROSS: b is stored there with rows of k instead of n.
+// operands in shared memory. ACROSS: b is stored there with rows of k instead of n; LEFT_ACROSS: a with rows of k instead
+// of m.
 #define REGS_4(way, d, i) way(d[i]), way(d[i + 1]), way(d[i + 2]), way(d[i + 3])
 #define REGS_16(way, d, i) REGS_4(way, d, i), REGS_4(way, d, i + 4), REGS_4(way, d, i + 8), REGS_4(way, d, i + 12)
 #define REGS_32(way, d) REGS_16(way, d, 0), REGS_16(way, d, 16)
@@ -112,25 +113,25 @@ template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define WGMMA(shape, add) "{ .reg .pred p; mov.pred p, " add "; wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 "
 
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, u64 a, u64 b) {
-    asm volatile(WGMMA("m64n64k16", "1") NAMES_32 "}, %32, %33, p, 1, 1, 0, %34; }"
+template <bool ACROSS, bool LEFT_ACROSS = false> DEVICE void wgmma(Reg<float, 32>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n64k16", "1") NAMES_32 "}, %32, %33, p, 1, 1, %34, %35; }"
                  : REGS_32("+f", d)
-                 : "l"(a), "l"(b), "n"(ACROSS));
+                 : "l"(a), "l"(b), "n"(LEFT_ACROSS), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma(Reg<float, 64>& d, u64 a, u64 b) {
-    asm volatile(WGMMA("m64n128k16", "1") NAMES_64 "}, %64, %65, p, 1, 1, 0, %66; }"
+template <bool ACROSS, bool LEFT_ACROSS = false> DEVICE void wgmma(Reg<float, 64>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n128k16", "1") NAMES_64 "}, %64, %65, p, 1, 1, %66, %67; }"
                  : REGS_64("+f", d)
-                 : "l"(a), "l"(b), "n"(ACROSS));
+                 : "l"(a), "l"(b), "n"(LEFT_ACROSS), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma_new(Reg<float, 32>& d, u64 a, u64 b) {
-    asm volatile(WGMMA("m64n64k16", "0") NAMES_32 "}, %32, %33, p, 1, 1, 0, %34; }"
+template <bool ACROSS, bool LEFT_ACROSS = false> DEVICE void wgmma_new(Reg<float, 32>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n64k16", "0") NAMES_32 "}, %32, %33, p, 1, 1, %34, %35; }"
                  : REGS_32("=f", d)
-                 : "l"(a), "l"(b), "n"(ACROSS));
+                 : "l"(a), "l"(b), "n"(LEFT_ACROSS), "n"(ACROSS));
 }
-template <bool ACROSS> DEVICE void wgmma_new(Reg<float, 64>& d, u64 a, u64 b) {
-    asm volatile(WGMMA("m64n128k16", "0") NAMES_64 "}, %64, %65, p, 1, 1, 0, %66; }"
+template <bool ACROSS, bool LEFT_ACROSS = false> DEVICE void wgmma_new(Reg<float, 64>& d, u64 a, u64 b) {
+    asm volatile(WGMMA("m64n128k16", "0") NAMES_64 "}, %64, %65, p, 1, 1, %66, %67; }"
                  : REGS_64("=f", d)
-                 : "l"(a), "l"(b), "n"(ACROSS));
+                 : "l"(a), "l"(b), "n"(LEFT_ACROSS), "n"(ACROSS));
 }
 template <bool ACROSS> DEVICE void wgmma(Reg<float, 32>& d, Reg<u32, 4>& a, u64 b) {
     asm volatile(WGMMA("m64n64k16", "1") NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37; }"

@@ -27,6 +27,7 @@ pub const FILES: &[File] = &[
     DISPATCH_CU,
     GROUPED_CU,
     GROUPED_SM90_CU,
+    GROUPED_ACC_SM90_CU,
     GROUPED_BIAS_CU,
     XENT_CU,
     ELEMENTWISE_CU,

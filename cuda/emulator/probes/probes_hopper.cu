@@ -124,8 +124,9 @@ DEVICE void read_a(const ProbeTiles& a, Reg<u32, 4>& p, u32 k) {
 }
 
 // y [64, N] = a b, with a [64, 64] the first 64 rows of the matrix. b consists of its rows from 64 on: N rows of 64
-// columns, or with ACROSS 64 rows of N columns. With REGISTERS, a is in registers and 1 is added to each sum.
-template <int N, bool ACROSS, bool REGISTERS> DEVICE void product(const ProbeTiles& a) {
+// columns, or with ACROSS 64 rows of N columns. With REGISTERS, a is in registers and 1 is added to each sum. With
+// LEFT_ACROSS, the first 64 rows are a^T.
+template <int N, bool ACROSS, bool REGISTERS, bool LEFT_ACROSS = false> DEVICE void product(const ProbeTiles& a) {
     open_bar(bars(), 1);
     if (thread() == 0) {
         mbar_expect(bars(), (1 + N / 64) * TILE);
@@ -141,12 +142,14 @@ template <int N, bool ACROSS, bool REGISTERS> DEVICE void product(const ProbeTil
     UNROLL for (int k = 0; k < 4; k++) {
         u32 at = shared_base() + TILE;
         u64 b = ACROSS ? across<64 * ROW>(at + k * 16 * ROW) : along(columns<N>(at, k));
+        u32 left = shared_base();
+        u64 whole = LEFT_ACROSS ? across<64 * ROW>(left + k * 16 * ROW) : along(columns<64>(left, k));
         if (REGISTERS) {
             wgmma<ACROSS>(sums, p[k], b);
         } else if (k == 0) {
-            wgmma_new<ACROSS>(sums, along(shared_base()), b);
+            wgmma_new<ACROSS, LEFT_ACROSS>(sums, whole, b);
         } else {
-            wgmma<ACROSS>(sums, along(columns<64>(shared_base(), k)), b);
+            wgmma<ACROSS, LEFT_ACROSS>(sums, whole, b);
         }
     }
     wgmma_commit();
@@ -159,6 +162,10 @@ KERNEL(probe_wgmma_64, ProbeTiles, 128, 1) { product<64, false, false>(a); }
 KERNEL(probe_wgmma_128, ProbeTiles, 128, 1) { product<128, false, false>(a); }
 KERNEL(probe_wgmma_across_64, ProbeTiles, 128, 1) { product<64, true, false>(a); }
 KERNEL(probe_wgmma_across_128, ProbeTiles, 128, 1) { product<128, true, false>(a); }
+KERNEL(probe_wgmma_left_across_64, ProbeTiles, 128, 1) { product<64, false, false, true>(a); }
+KERNEL(probe_wgmma_left_across_128, ProbeTiles, 128, 1) { product<128, false, false, true>(a); }
+KERNEL(probe_wgmma_both_across_64, ProbeTiles, 128, 1) { product<64, true, false, true>(a); }
+KERNEL(probe_wgmma_both_across_128, ProbeTiles, 128, 1) { product<128, true, false, true>(a); }
 KERNEL(probe_wgmma_registers_64, ProbeTiles, 128, 1) { product<64, false, true>(a); }
 KERNEL(probe_wgmma_registers_128, ProbeTiles, 128, 1) { product<128, false, true>(a); }
 KERNEL(probe_wgmma_registers_across_64, ProbeTiles, 128, 1) { product<64, true, true>(a); }

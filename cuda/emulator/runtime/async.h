@@ -30,7 +30,8 @@ struct Product {
     uint32_t a[4];
     uint64_t a_at, b_at;
     uint32_t n;
-    bool add, across;
+    // Whether the operands lie in shared memory with rows of k.
+    bool add, a_across, b_across;
 };
 
 // The emulator's form of a tensor map; `src/tensor.rs` has the same struct. Strides in elements, of the outer three.

@@ -79,16 +79,18 @@ template <int R> DEVICE emu::Product product(Reg<float, R>& d, u64 b, bool add, 
     }
     if (!add) pin(d, at), d.lock.fenced = true;
     send(d.lock, at);
-    return {at, d.v, &d.lock, nullptr, {}, 0, b, 2 * R, add, across};
+    return {at, d.v, &d.lock, nullptr, {}, 0, b, 2 * R, add, false, across};
 }
-template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, u64 a, u64 b HERE) {
+template <bool ACROSS, bool LEFT_ACROSS = false, int R> DEVICE void wgmma(Reg<float, R>& d, u64 a, u64 b HERE) {
     emu::Product p = product(d, b, true, ACROSS, at_);
     p.a_at = a;
+    p.a_across = LEFT_ACROSS;
     emu::issue_product(p);
 }
-template <bool ACROSS, int R> DEVICE void wgmma_new(Reg<float, R>& d, u64 a, u64 b HERE) {
+template <bool ACROSS, bool LEFT_ACROSS = false, int R> DEVICE void wgmma_new(Reg<float, R>& d, u64 a, u64 b HERE) {
     emu::Product p = product(d, b, false, ACROSS, at_);
     p.a_at = a;
+    p.a_across = LEFT_ACROSS;
     emu::issue_product(p);
 }
 template <bool ACROSS, int R> DEVICE void wgmma(Reg<float, R>& d, Reg<u32, 4>& a, u64 b HERE) {

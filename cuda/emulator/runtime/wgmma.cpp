@@ -82,7 +82,7 @@ struct Warpgroup {
             bool there = thread(t).product_groups.front().size() > i;
             const Product* p = there ? &product(t, i) : nullptr;
             bool same = p && p->loc.line() == all.loc.line() && p->a_at == all.a_at && p->b_at == all.b_at &&
-                        p->add == all.add;
+                        p->add == all.add && p->a_across == all.a_across && p->b_across == all.b_across;
             if (!same) {
                 machine->fail(first + t, all.loc,
                               "divergence: thread %u hands the product other operands than thread %u", first + t,
@@ -119,11 +119,11 @@ struct Warpgroup {
         static thread_local float a[16 * 64], b[16 * 128], c[64 * 128];
         check_same(i);
         const Product& p = product(0, i);
-        Operand(p.b_at, p.across, p).load(b, p.n);
+        Operand(p.b_at, p.b_across, p).load(b, p.n);
         if (p.a_lock) {
             gather(a, i);
         } else {
-            Operand(p.a_at, false, p).load(a, 64);
+            Operand(p.a_at, p.a_across, p).load(a, 64);
         }
         if (!p.add) {
             memset(c, 0, sizeof c);
@@ -163,9 +163,11 @@ void issue_product(Product p) {
             m.shared.async_read(t, {m.products_of(t), me.issued, p.loc.line()}, at, t % 128 == 0, p.loc);
         }
     };
-    look(p.b_at, p.across, 0, p.n * 2, p.n);
-    // A warp checks its own 16 rows of a; the first warp checks and marks all 64.
-    if (!p.a_lock) look(p.a_at, false, t % 128, t % 128 ? t % 128 + 32 : 128, 64);
+    look(p.b_at, p.b_across, 0, p.n * 2, p.n);
+    // A warp checks its own 16 rows of a, which are pieces behind one another unless they lie across; the first warp
+    // checks and marks all 64.
+    bool all = p.a_across || t % 128 == 0;
+    if (!p.a_lock) look(p.a_at, p.a_across, all ? 0 : t % 128, all ? 128 : t % 128 + 32, 64);
 }
 
 void wait_products(uint32_t left, Loc loc) {

@@ -143,12 +143,17 @@ impl Case {
         });
     }
 
-    fn acc_on(&self, place: &dyn Place, dy: &[bf16], x: &[bf16], dw: &mut [f32]) {
+    fn acc_on(&self, place: &dyn Place, dy: &[bf16], x: &[bf16], dw: &mut [f32], target: Target) {
         let [late_dy, late_x, late_dw] = self.late;
         on(place, |m, l| {
             let g = ops::Groups { counts: l.read(&self.counts), first: self.first };
             let (dy, x, dw) = (l.read(&dy[late_dy..]), l.read(&x[late_x..]), l.write(&mut dw[late_dw..]));
-            ops::grouped_tn_acc(m, dy, x, g, dw, self.rows)
+            match target {
+                Target::Sm90a if self.rows > 0 => {
+                    ops::grouped_tn_acc_sm90(m, [dy, x, dw], g, [self.rows, self.n, self.k])
+                }
+                _ => ops::grouped_tn_acc(m, dy, x, g, dw, self.rows),
+            }
         });
     }
 }
@@ -273,10 +278,9 @@ fn a_bias_is_only_in_its_columns() {
     }
 }
 
-#[test]
-fn gradients_of_weights() {
+fn sums_of_products(cases: Vec<Case>, target: Target) {
     let (_, judge) = cpus();
-    for case in cases() {
+    for case in cases {
         let [late_dy, late_x, late_dw] = case.late;
         let dy = case.numbers(3, late_dy, case.rows * case.n);
         let x = case.numbers(4, late_x, case.rows * case.k);
@@ -287,13 +291,36 @@ fn gradients_of_weights() {
             let x = act(&judge, &x[late_x..], case.rows, case.k);
             case.with(&judge, |g| judge.grouped_tn_acc(&dy, &x, g, &mut right));
         }
-        for place in places() {
+        for place in places_for(target) {
             let mut dw = before.clone();
-            case.acc_on(place, &dy, &x, &mut dw);
+            case.acc_on(place, &dy, &x, &mut dw, target);
             close(&format!("{case:?}, {}", place.name()), &dw[late_dw..], &judge.download(&right), 1e-5);
             assert_eq!(dw[..late_dw], before[..late_dw]);
         }
     }
+}
+
+#[test]
+fn gradients_of_weights() {
+    sums_of_products(cases(), Target::Sm80);
+}
+
+/// Tiles with and without all of their rows and columns; experts that end inside a tile of rows and at its end, one
+/// tile deep and more than there are stages; windows of the rows.
+#[test]
+fn gradients_of_weights_on_sm90() {
+    let many: Vec<u32> = (0..40).map(|e| [0, 1, 3][e % 3]).collect();
+    let cases = vec![
+        case(&[1], 64, 64),
+        case(&[0, 5, 0, 130, 64, 0], 128, 320),
+        case(&[0, 0, 390], 192, 256),
+        case(&many, 64, 128),
+        part(&[40, 0, 150, 60], 30, 140, 192, 192),
+        part(&[50, 200], 0, 20, 64, 64),
+        part(&[5, 6], 0, 0, 128, 64),
+        Case { late: [0, 0, 2], ..case(&[9, 4], 64, 448) },
+    ];
+    sums_of_products(cases, Target::Sm90a);
 }
 
 /// An expert without rows leaves its gradient as it is, to the bit, and rows that no expert counts are left out.
@@ -301,16 +328,29 @@ fn gradients_of_weights() {
 fn nothing_else_is_written() {
     let case = part(&[0, 6, 0], 0, 9, 16, 8);
     let (x, w) = (case.numbers(1, 0, case.rows * case.k), case.numbers(2, 0, case.weights()));
-    let dy = case.numbers(3, 0, case.rows * case.n);
     for place in places() {
         let mut y = vec![bf16::NAN; case.rows * case.n];
         case.on(place, &x, &w, &mut y, (true, Target::Sm80));
         assert!(y[..6 * case.n].iter().all(|y| !y.is_nan()) && y[6 * case.n..].iter().all(|y| y.is_nan()));
+    }
+    nothing_else_is_added(&case, Target::Sm80);
+    nothing_else_is_added(&Case { n: 64, k: 64, ..case }, Target::Sm90a);
+}
+
+/// Rows that no expert counts are no numbers.
+fn nothing_else_is_added(case: &Case, target: Target) {
+    let rows = |seed, cols| {
+        let mut rows = case.numbers(seed, 0, case.rows * cols);
+        rows[6 * cols..].fill(bf16::NAN);
+        rows
+    };
+    let (x, dy) = (rows(1, case.k), rows(3, case.n));
+    for place in places_for(target) {
         let mut dw = vec![-0.0f32; case.weights()];
-        case.acc_on(place, &dy, &x, &mut dw);
+        case.acc_on(place, &dy, &x, &mut dw, target);
         let of_expert = |e: usize| &dw[e * case.n * case.k..][..case.n * case.k];
         let same = |e| of_expert(e).iter().all(|dw| dw.to_bits() == (-0.0f32).to_bits());
-        assert!(same(0) && same(2) && !same(1), "{}", place.name());
+        assert!(same(0) && same(2) && !same(1) && dw.iter().all(|dw| !dw.is_nan()), "{}", place.name());
     }
 }
 

@@ -78,19 +78,28 @@ pub fn registers_keep_their_values_when_they_change_hands() {
 struct Product {
     name: &'static str,
     n: usize,
-    across: bool,
+    /// Whether a and b are stored with rows of k.
+    across: [bool; 2],
     first: f64,
 }
 
 const fn product(name: &'static str, n: usize, across: bool, first: f64) -> Product {
-    Product { name, n, across, first }
+    Product { name, n, across: [false, across], first }
 }
 
-const PRODUCTS: [Product; 9] = [
+const fn left_across(name: &'static str, n: usize, across: bool) -> Product {
+    Product { name, n, across: [true, across], first: 0.0 }
+}
+
+const PRODUCTS: [Product; 13] = [
     product("probe_wgmma_64", 64, false, 0.0),
     product("probe_wgmma_128", 128, false, 0.0),
     product("probe_wgmma_across_64", 64, true, 0.0),
     product("probe_wgmma_across_128", 128, true, 0.0),
+    left_across("probe_wgmma_left_across_64", 64, false),
+    left_across("probe_wgmma_left_across_128", 128, false),
+    left_across("probe_wgmma_both_across_64", 64, true),
+    left_across("probe_wgmma_both_across_128", 128, true),
     product("probe_wgmma_registers_64", 64, false, 1.0),
     product("probe_wgmma_registers_128", 128, false, 1.0),
     product("probe_wgmma_registers_across_64", 64, true, 1.0),
@@ -105,10 +114,12 @@ pub fn products_of_warpgroups() {
         let x: Vec<bf16> = numbers.iter().map(|&x| bf16::from_f32(if whole { x.round() } else { x })).collect();
         let at = |row: usize, col: usize| x[row * COLS + col].to_f64();
         for p in &PRODUCTS {
-            let b = |k: usize, j: usize| if p.across { at(64 + k, j) } else { at(64 + j, k) };
+            let [left, right] = p.across;
+            let a = |i: usize, k: usize| if left { at(k, i) } else { at(i, k) };
+            let b = |k: usize, j: usize| if right { at(64 + k, j) } else { at(64 + j, k) };
             each(p.name, &x, tile(192, 0, 0, 0), 128, 64 * p.n, |what, y| {
                 for (i, &y) in y.iter().enumerate() {
-                    let terms = (0..64).map(|k| at(i / p.n, k) * b(k, i % p.n));
+                    let terms = (0..64).map(|k| a(i / p.n, k) * b(k, i % p.n));
                     let (right, sizes) = terms.fold((p.first, p.first), |(sum, sizes), x| (sum + x, sizes + x.abs()));
                     // Sums of integers are exact.
                     let allowed = if whole { 0.0 } else { sizes * 2f64.powi(-20) };

@@ -2,7 +2,7 @@
 //! need not wait for them: it launches a bound of the tiles.
 
 use super::grouped_bias::GroupBias;
-use super::grouped_sm90::{fits_sm90, grouped_nn_sm90, grouped_nt_sm90};
+use super::grouped_sm90::{acc_fits_sm90, fits_sm90, grouped_nn_sm90, grouped_nt_sm90, grouped_tn_acc_sm90};
 use crate::machine::{Done, File, Geometry, Kernel, Machine, Target, launch};
 use crate::tensor::View;
 
@@ -131,6 +131,9 @@ pub fn grouped_tn_acc(m: &dyn Machine, dy: View, x: View, g: Groups, dw: View, r
     }
     let (n, k, experts) = (dy.len() / rows, x.len() / rows, g.counts.len());
     assert_eq!((dy.len(), x.len(), dw.len()), (rows * n, rows * k, experts * n * k), "{experts} products of {n} x {k}");
+    if m.target() == Target::Sm90a && acc_fits_sm90(n, k, [dy, x, dw]) {
+        return grouped_tn_acc_sm90(m, [dy, x, dw], g, [rows, n, k]);
+    }
     let kernel = if aligned([n, k], &[dy, x]) { GROUPED_TN_ACC } else { GROUPED_TN_ACC_UNALIGNED };
     let [first, rows32, n32, k32] = [g.first, rows, n, k].map(|n| n as u32);
     let args = GroupedAcc { dy, x, counts: g.counts, dw, first, rows: rows32, n: n32, k: k32 };

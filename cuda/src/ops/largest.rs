@@ -43,6 +43,7 @@ pub fn largest(kernel: &str) -> Option<Geometry> {
             grouped_geometry(MANY, MANY, 1)
         }
         "grouped_nt_sm90" | "grouped_nn_sm90" => grouped_sm90_geometry(MANY, MANY, 1, 1),
+        "grouped_tn_acc_sm90" => grouped_acc_sm90_geometry(MANY, MANY, 1, 1),
         "grouped_tn_acc" | "grouped_tn_acc_unaligned" => grouped_acc_geometry(MANY, MANY, 1),
         "grouped_bias_bwd" => grouped_bias_bwd_geometry(MANY, 1),
         "grouped_bias_dot" => grouped_bias_dot_geometry(MANY),

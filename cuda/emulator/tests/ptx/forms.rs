@@ -63,11 +63,11 @@ const FORMS: [(&str, &[Kind]); 23] = [
     ("wgmma.fence.sync.aligned", &[]),
     ("wgmma.commit_group.sync.aligned", &[]),
     ("wgmma.wait_group.sync.aligned", &[Immediate(0, 7, 1)]),
-    // "wgmma.mma_async": d, a, b, scale-d, imm-scale-a, imm-scale-b, (imm-trans-a,) imm-trans-b. A is never transposed.
+    // "wgmma.mma_async": d, a, b, scale-d, imm-scale-a, imm-scale-b, (imm-trans-a,) imm-trans-b
     ("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16",
-        &[Floats(32), Matrix, Matrix, Predicate, AS_IT_IS, AS_IT_IS, Immediate(0, 0, 1), ONE_OR_ZERO]),
+        &[Floats(32), Matrix, Matrix, Predicate, AS_IT_IS, AS_IT_IS, ONE_OR_ZERO, ONE_OR_ZERO]),
     ("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16",
-        &[Floats(64), Matrix, Matrix, Predicate, AS_IT_IS, AS_IT_IS, Immediate(0, 0, 1), ONE_OR_ZERO]),
+        &[Floats(64), Matrix, Matrix, Predicate, AS_IT_IS, AS_IT_IS, ONE_OR_ZERO, ONE_OR_ZERO]),
     ("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16",
         &[Floats(32), Words(4), Matrix, Predicate, AS_IT_IS, AS_IT_IS, ONE_OR_ZERO]),
     ("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16",
@@ -171,10 +171,11 @@ fn wrong_descriptors(entry: &Entry) -> Result<Vec<String>, String> {
     let products = entry.body.iter().filter(|s| s.name().starts_with("wgmma.mma_async"));
     let mut out = Vec::new();
     for (step, product) in (0..).zip(products) {
-        let Operand::Constant(across) = product.operands[product.operands.len() - 1] else {
-            return Err("no constant says whether b is transposed".into());
+        // The last operands: imm-trans-b and, where a is in shared memory, imm-trans-a in front of it.
+        let [.., Operand::Constant(a_across), Operand::Constant(across)] = product.operands[..] else {
+            return Err("no constants say whether the operands are transposed".into());
         };
-        let operands = [(&product.operands[1], 0, 0), (&product.operands[2], TILE, across)];
+        let operands = [(&product.operands[1], 0, a_across), (&product.operands[2], TILE, across)];
         for (operand, tile, across) in operands.into_iter().filter(|(o, ..)| matches!(o, Operand::Register(_))) {
             let bits = folded(&program, operand).ok_or_else(|| format!("line {}: no value", product.line))?;
             let descriptor = Descriptor::of(bits)?;

@@ -84,8 +84,8 @@ const HOPPERS: [Bug; 19] = [
     ("wgmma: a and b exchanged", r#""0") NAMES_32 "}, %32, %33"#, r#""0") NAMES_32 "}, %33, %32"#, groups),
     (
         "wgmma: transposes exchanged",
-        r#""0") NAMES_64 "}, %64, %65, p, 1, 1, 0, %66"#,
-        r#""0") NAMES_64 "}, %64, %65, p, 1, 1, %66, 0"#,
+        r#""0") NAMES_64 "}, %64, %65, p, 1, 1, %66, %67"#,
+        r#""0") NAMES_64 "}, %64, %65, p, 1, 1, %67, %66"#,
         groups,
     ),
     ("wgmma: the old sums are added", r#"WGMMA("m64n64k16", "0")"#, r#"WGMMA("m64n64k16", "1")"#, groups),
