@@ -1,7 +1,7 @@
-// The gradients of the weights of experts on sm_90a, dw += dy^T x over the rows of each expert. A block loops over tiles
-// [128, 256] of the result, whose depth are the rows of one expert. As in `grouped_sm90.cu`, the producer warpgroup
-// loads tiles of 64 in the depth by TMA, four stages ahead, and each of the two consumers has 64 of the result's rows.
-// Both operands lie in shared memory with rows of the depth.
+// The gradients of experts' weights on sm_90a, dw += dy^T x over the rows of each expert. A block loops over tiles
+// [128, 256] of the result, whose depth is the number of rows of one expert. As in `grouped_sm90.cu`, the producer
+// warpgroup loads tiles of 64 in the depth by TMA, four stages ahead, and each of the two consumers has 64 of the
+// result's rows. Both operands lie in shared memory with rows of the depth.
 #include "args_sm90.cuh"
 #include "grouped.cuh"
 #include "ring_sm90.cuh"

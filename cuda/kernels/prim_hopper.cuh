@@ -98,8 +98,8 @@ template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.
 
 // d [64, 2 R] += a [64, 16] b [16, 2 R]; `wgmma_new` overwrites d, which need not be initialized. Warp w of the group
 // has the rows from 16 w on; per eight columns its lanes hold d, and a, like those of `mma`. Descriptors locate
-// operands in shared memory. ACROSS: b is stored there with rows of k instead of n; LEFT_ACROSS: a with rows of k instead
-// of m.
+// operands in shared memory. ACROSS: b is stored there with rows of k instead of n; LEFT_ACROSS: a with rows of k
+// instead of m.
 #define REGS_4(way, d, i) way(d[i]), way(d[i + 1]), way(d[i + 2]), way(d[i + 3])
 #define REGS_16(way, d, i) REGS_4(way, d, i), REGS_4(way, d, i + 4), REGS_4(way, d, i + 8), REGS_4(way, d, i + 12)
 #define REGS_32(way, d) REGS_16(way, d, 0), REGS_16(way, d, 16)

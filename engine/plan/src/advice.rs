@@ -35,12 +35,12 @@ pub fn best_change<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
 ) -> Result<Option<Change>> {
     let mut promising = space.estimated(one_key_away(config, space))?;
     promising.retain(|candidate| candidate.bytes as f64 <= ROUGHLY * space.limit as f64);
-    let may_win = |next: &Candidate, simulated: &[Candidate]| {
+    let while_it_may_win = |next: &Candidate, simulated: &[Candidate]| {
         let best = simulated.iter().map(|candidate| candidate.seconds).fold(f64::INFINITY, f64::min);
-        next.seconds <= BEHIND * best
+        if next.seconds <= BEHIND * best { BATCH } else { 0 }
     };
     let mut outcome = Outcome::default();
-    space.simulate::<A>(promising, BATCH, &mut outcome, may_win, &|| ())?;
+    space.simulate::<A>(promising, &mut outcome, while_it_may_win, &|| ())?;
     let Some(best) = outcome.simulated.into_iter().next() else { return Ok(None) };
     let saves = 1.0 - best.seconds / space.seconds::<A>(config, mesh)?;
     let bytes = space.bytes::<A>(&best.config, &best.mesh)?;

@@ -142,8 +142,10 @@ fn kept(config: &Config, layer: Layer) -> f64 {
     let (out, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     let qkv = out + 2 * kv;
     let post_norms = if layer.post_norms { 2 * hidden } else { 0 };
-    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + inputs + post_norms;
-    let dropped = 2 * hidden + inner + if layer.head_norms { qkv } else { 0 };
+    // Rows that other ranks sent are kept.
+    let (sent, taken) = if config.parallel.expert == 1 { (0, inputs) } else { (inputs, 0) };
+    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + sent + post_norms;
+    let dropped = 2 * hidden + inner + taken + if layer.head_norms { qkv } else { 0 };
     let elements = match recompute {
         Recompute::None => always + dropped,
         Recompute::Selective => always,

@@ -84,7 +84,7 @@ pub struct SearchSpace<'a, S> {
 }
 
 /// The fastest of all layouts, micro-batch sizes, recomputations, virtual stages and, with experts, ranks that share
-/// them. `done` is called after each simulation.
+/// them. `done` is called for each layout that was simulated and fits.
 pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
     config: &Config,
     space: &SearchSpace<S>,
@@ -104,7 +104,8 @@ pub fn search<A: Elem, S: Scratch + Clone + Send + Sync + 'static>(
             false => outcome.reject(candidate, Reason::Slower),
         }
     }
-    space.simulate::<A>(promising, BATCH, &mut outcome, |_, simulated| simulated.len() < SIMULATED, done)?;
+    let at_once = |_: &Candidate, simulated: &[Candidate]| BATCH.min(SIMULATED - simulated.len());
+    space.simulate::<A>(promising, &mut outcome, at_once, done)?;
     Ok(outcome)
 }
 
@@ -161,20 +162,30 @@ impl<S: Scratch + Clone + Send + Sync + 'static> SearchSpace<'_, S> {
         Ok(all)
     }
 
-    /// Simulates the candidates, the fastest first, as long as `go_on` allows it for the next one and those simulated
-    /// so far. Sorts the outcome.
+    /// Simulates the candidates, the fastest first, as many at once as `at_once` allows for the next one and those
+    /// simulated so far, until it allows none. `done` is called for each that fits. Sorts the outcome.
     pub(super) fn simulate<A: Elem>(
         &self,
         candidates: Vec<Candidate>,
-        batch: usize,
         outcome: &mut Outcome,
-        go_on: impl Fn(&Candidate, &[Candidate]) -> bool,
+        at_once: impl Fn(&Candidate, &[Candidate]) -> usize,
         done: &(dyn Fn() + Sync),
     ) -> Result<()> {
+        let simulated = |candidate| {
+            let (candidate, fits) = self.simulated::<A>(candidate)?;
+            if fits {
+                done();
+            }
+            Ok((candidate, fits))
+        };
         let mut candidates = candidates.into_iter().peekable();
-        while candidates.peek().is_some_and(|next| go_on(next, &outcome.simulated)) {
-            let batch: Vec<Candidate> = candidates.by_ref().take(batch).collect();
-            for (candidate, fits) in on_all_cores(batch, done, |candidate| self.simulated::<A>(candidate))? {
+        loop {
+            let n = candidates.peek().map_or(0, |next| at_once(next, &outcome.simulated));
+            if n == 0 {
+                break;
+            }
+            let batch: Vec<Candidate> = candidates.by_ref().take(n).collect();
+            for (candidate, fits) in on_all_cores(batch, &|| (), simulated)? {
                 match fits {
                     true => outcome.simulated.push(candidate),
                     false => outcome.reject(candidate, Reason::TooLarge),

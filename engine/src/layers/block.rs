@@ -27,8 +27,8 @@ pub struct Saved<B: Backend> {
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops the tensors that are cheap to recompute (`recompute = "selective"`): the norms' outputs, normed heads and
-    /// the MLP's activation.
+    /// Drops the tensors that are cheap to recompute (`recompute = "selective"`): the norms' outputs, normed heads,
+    /// the MLP's activation, the rows of experts.
     pub fn slim(mut self) -> Self {
         self.xn = None;
         self.hn = None;

@@ -93,6 +93,11 @@ impl<B: Backend> Dispatch<B> {
         }
     }
 
+    /// Whether all rows are this rank's own.
+    pub fn is_local(&self) -> bool {
+        matches!(self.rounds, Rounds::Here(_))
+    }
+
     /// The place of each choice, `[T, k]`.
     pub fn places(&self) -> &Tensor<B, u32> {
         &self.sorted.places

@@ -15,7 +15,8 @@ pub type Grads<'a, B> = Experts<TensorViewMut<'a, B, f32>>;
 
 /// The tensors that backward needs.
 pub struct Saved<B: Backend> {
-    x: Rows<B, B::Act>,
+    /// `[R, D]`; see [`Saved::restore`].
+    x: Option<Rows<B, B::Act>>,
     /// p, `[R, 1]`.
     weights: Rows<B, f32>,
     /// x Wu^T with both parts of Wu, `[R, 2F]`.
@@ -28,6 +29,16 @@ impl<B: Backend> Saved<B> {
     /// Drops the tensor that is cheap to recompute.
     pub fn slim(&mut self) {
         self.a = None;
+    }
+
+    /// Drops the rows, which [`Saved::restore`] takes again.
+    pub fn drop_rows(&mut self) {
+        self.x = None;
+    }
+
+    /// Takes the rows x again if they were dropped.
+    pub fn restore(&mut self, rows: impl FnOnce() -> Rows<B, B::Act>) {
+        self.x.get_or_insert_with(rows);
     }
 }
 
@@ -42,7 +53,7 @@ pub fn up<B: Backend>(
     let mut up = x.alike(cx.b, w.up.weight.rows() / of.counts.len());
     let bias = w.up.bias.as_deref().map(|bias| GroupBias { bias, first: 0, weights: None });
     cx.b.grouped_nt(&x.used(), &w.up.weight, bias, of, &mut up.used_mut()); // z = x Wu^T + bu, [R, D] -> [R, 2F]
-    Saved { x, weights, up, a: None }
+    Saved { x: Some(x), weights, up, a: None }
 }
 
 /// x `[R, D]` -> y `[R, D]`.
@@ -53,9 +64,10 @@ pub fn forward<B: Backend>(
     weights: Rows<B, f32>,
     of: Groups<B>,
 ) -> (Rows<B, B::Act>, Saved<B>) {
+    let hidden = x.cols();
     let saved = up(cx, w, x, weights, of);
     let a = activation(cx, &saved.up, &saved.weights); // a = p silu(g) * u, [R, 2F] -> [R, F]
-    let mut y = a.alike(cx.b, saved.x.cols());
+    let mut y = a.alike(cx.b, hidden);
     let p = saved.weights.used();
     let bias = down_bias(cx, w, &p);
     cx.b.grouped_nt(&a.used(), &w.down.weight, bias, of, &mut y.used_mut()); // y = a Wd^T + p bd, [R, F] -> [R, D]
@@ -74,6 +86,7 @@ pub fn backward<B: Backend>(
 ) -> (Rows<B, B::Act>, Rows<B, f32>) {
     let b = cx.b;
     let Saved { x, weights, mut up, a } = saved;
+    let x = x.expect("the rows were restored");
     let a = a.unwrap_or_else(|| activation(cx, &up, &weights));
     b.grouped_tn_acc(&dy.used(), &a.used(), of, &mut g.down.weight); // dWd += dy^T a
     let mut da = a;

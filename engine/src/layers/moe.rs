@@ -63,9 +63,12 @@ pub struct Saved<B: Backend> {
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops the tensor that is cheap to recompute.
+    /// Drops the tensors that are cheap to recompute. The rows of experts are, unless other ranks sent them.
     pub fn slim(&mut self) {
         self.kept.slim();
+        if self.dispatch.is_local() {
+            self.kept.drop_rows();
+        }
     }
 }
 
@@ -109,10 +112,11 @@ pub fn backward<B: Backend>(
     let (mut kept, mut dx, mut dp) = (Some(kept), d.returned(b, x.cols()), d.returned(b, 1));
     for i in 0..d.rounds() {
         let round = d.round(b, m, i);
-        let saved = kept.take().unwrap_or_else(|| {
+        let mut saved = kept.take().unwrap_or_else(|| {
             let (rows, weights) = chosen(m, &round, &x, &router);
             experts::up(cx, &w.experts, rows, weights, round.groups())
         });
+        saved.restore(|| round.to_experts(&x, m.router.per_token));
         let dy = round.to_experts(&dy, m.router.per_token);
         let (dx_rows, dp_rows) = experts::backward(cx, &w.experts, dy, saved, round.groups(), &mut g.experts);
         dx = round.from_experts(dx_rows, dx);
