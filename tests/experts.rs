@@ -219,11 +219,13 @@ mod exhaustive {
     fn recomputation_and_rounds() {
         for (case, recompute) in ["qwen3_moe", "gpt_oss"].into_iter().flat_map(|case| RECOMPUTE.map(|how| (case, how)))
         {
-            follows(case, 4, &F32, |config| {
-                apply(config, &[(EP, 2), (TP, 2)]);
-                set(config, "train.recompute", recompute);
-                set(config, "parallel.expert_buffer", 0.4);
-            });
+            for layout in [[(EP, 2), (TP, 2)], [(TP, 2), (PP, 2)]] {
+                follows(case, 4, &F32, |config| {
+                    apply(config, &layout);
+                    set(config, "train.recompute", recompute);
+                    set(config, "parallel.expert_buffer", 0.4);
+                });
+            }
         }
     }
 
