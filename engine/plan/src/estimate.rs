@@ -93,13 +93,19 @@ fn inner(model: &Model) -> f64 {
 }
 
 /// Seconds in which the rows of a micro-batch of all layers are copied, sent to their experts and back, forward and
-/// backward: 5 all-to-alls, and about 24 bytes a row and column in memory.
+/// backward: 5 all-to-alls, and about 24 bytes a row and column in memory, 4 more where the rows are taken again.
 fn dispatch(config: &Config, tokens: f64, r: &Achieved) -> f64 {
     let (model, ranks) = (&config.model, config.parallel.expert as f64);
     let choices: usize = model.layers().filter_map(|layer| layer.experts()).map(|of| of.per_token).sum();
     let rows = choices as f64 * tokens * model.hidden_size as f64;
     let sent = 5.0 * 2.0 * (ranks - 1.0) / ranks * config.parallel.expert_imbalance / (r.ring_gb_s * 1e9);
-    rows * (sent + 24.0 / (r.memory_gb_s * 1e9))
+    let again = if drops_rows(config) { 4.0 } else { 0.0 };
+    rows * (sent + (24.0 + again) / (r.memory_gb_s * 1e9))
+}
+
+/// Whether the rows of experts are dropped, and taken again in backward.
+fn drops_rows(config: &Config) -> bool {
+    config.parallel.expert == 1 && config.train.recompute == Recompute::Selective
 }
 
 /// Multiply-adds of `q k^T` of all layers for a token, for the positions that are attended to, twice: those that FLOPs
@@ -142,10 +148,9 @@ fn kept(config: &Config, layer: Layer) -> f64 {
     let (out, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     let qkv = out + 2 * kv;
     let post_norms = if layer.post_norms { 2 * hidden } else { 0 };
-    // Rows that other ranks sent are kept.
-    let (sent, taken) = if config.parallel.expert == 1 { (0, inputs) } else { (inputs, 0) };
-    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + sent + post_norms;
-    let dropped = 2 * hidden + inner + taken + if layer.head_norms { qkv } else { 0 };
+    let inputs = if drops_rows(config) { 0 } else { inputs };
+    let always = 2 * hidden + qkv + out + layer.mlp().activation.products() * inner + inputs + post_norms;
+    let dropped = 2 * hidden + inner + if layer.head_norms { qkv } else { 0 };
     let elements = match recompute {
         Recompute::None => always + dropped,
         Recompute::Selective => always,

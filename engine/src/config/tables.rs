@@ -102,7 +102,7 @@ named! {
     /// The activations that backward recomputes, so that forward need not keep them.
     pub enum Recompute {
         None = "none",
-        /// Outputs of the norms and SwiGLU products, and the rows of experts that no other rank sent. (Megatron's
+        /// Outputs of the norms and SwiGLU products, and the rows of experts that ranks do not share. (Megatron's
         /// "selective" means core attention, whose scores are never kept here.)
         Selective = "selective",
         /// All activations of a layer except its input.

@@ -63,7 +63,7 @@ pub struct Saved<B: Backend> {
 }
 
 impl<B: Backend> Saved<B> {
-    /// Drops the tensors that are cheap to recompute. The rows of experts are, unless other ranks sent them.
+    /// Drops the tensors that are cheap to recompute. The rows of experts are, unless several ranks share them.
     pub fn slim(&mut self) {
         self.kept.slim();
         if self.dispatch.is_local() {

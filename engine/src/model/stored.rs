@@ -29,7 +29,8 @@ impl Form {
         let differ =
             tensors.iter().filter_map(|tensor| Some([tensor.name_in(Form::PerExpert), &tensor.packed.as_ref()?.name]));
         let [mut per_expert, mut packed] = [None, None];
-        for [one, other] in differ {
+        // The router's name may differ too, but says nothing of the experts.
+        for [one, other] in differ.filter(|[_, packed]| packed.contains(".experts.")) {
             per_expert = per_expert.or(Some(one).filter(|name| has(name)));
             packed = packed.or(Some(other).filter(|name| has(name)));
         }

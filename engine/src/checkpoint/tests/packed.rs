@@ -148,8 +148,8 @@ fn both_forms_at_once_are_refused() {
     let what = refusal(try_with(&|tensors| drop(tensors.insert(w3.into(), one[w3].clone()))));
     let folder = dir.path().display();
     let expected = format!(
-        "{folder}: it has experts in two forms, packed (model.layers.0.mlp.gate.weight) and one by one ({w3}); save \
-         the model again in one of them"
+        "{folder}: it has experts in two forms, packed (model.layers.0.mlp.experts.gate_up_proj) and one by one \
+         ({w3}); save the model again in one of them"
     );
     assert_eq!(what, expected);
     let down = "model.layers.1.mlp.experts.down_proj";
