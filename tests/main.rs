@@ -16,6 +16,7 @@ mod device;
 mod disks;
 mod divergence;
 mod docs;
+mod evaluation;
 mod experts;
 mod exports;
 mod families;

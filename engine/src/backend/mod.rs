@@ -12,6 +12,7 @@ use crate::layout::mesh::GroupKind;
 use crate::memory::free_list::Usage;
 use std::ops::Range;
 
+mod cached;
 mod checks;
 mod collectives;
 mod experts;
@@ -22,6 +23,7 @@ mod span;
 mod tensor;
 
 pub use crate::scope::Scope;
+pub use cached::{CachedAttention, CachedRows};
 pub use checks::{Checks, Origin, all_finite};
 pub use collectives::{ChunkedRows, Collectives, Exchanged, Expected};
 pub use experts::{Balance, Choices, ClampedGate, GroupBias, Groups, Router, Sorted};

@@ -3,7 +3,8 @@
 use super::Float;
 use super::ops;
 use super::rank::{Cpu, data, data_mut, expect, expect_heads, head_params};
-use crate::backend::{Acc, Act, Backend, HeadRms, Heads, Rotary, Tensor};
+use crate::backend::{Acc, Act, Backend, CachedAttention, CachedRows, HeadRms, Heads, Rotary, Tensor};
+use std::ops::Range;
 
 pub fn qk_norm_rope<A: Float>(
     b: &Cpu<A>,
@@ -53,6 +54,33 @@ pub fn attention<A: Float>(
     ops::attention::attention(b.workers("attention"), &b.pool, data(qkv), data(starts), h, to_o, to_lse);
     b.made("attention", &o);
     (o, lse)
+}
+
+impl<A: Float> CachedAttention for Cpu<A> {
+    fn attention_cached(
+        &self,
+        qkv: &Act<Self>,
+        cache: &mut Act<Self>,
+        rows: CachedRows<Self>,
+        h: Heads,
+    ) -> (Act<Self>, Acc<Self>) {
+        let (n, width) = (qkv.rows(), 2 * h.kv * h.dim);
+        assert_eq!((qkv.cols(), cache.cols()), (h.qkv_cols(), width), "columns of qkv and of the cache for {h:?}");
+        expect("places", rows.places, n, 1);
+        expect("first", rows.first, n, 1);
+        ops::attention_cached::keep(data(qkv), data(rows.places), h, data_mut(cache));
+        let seen = data(rows.first).iter().zip(data(rows.places)).map(|(&first, &place)| {
+            assert!(first <= place, "a row at place {place} attends to places from {first} on");
+            first as usize..place as usize + 1
+        });
+        let seen: Vec<Range<usize>> = seen.collect();
+        let (mut o, mut lse) = (self.alloc(n, h.out_cols()), self.alloc(n, h.query));
+        let outputs = (data_mut(&mut o), data_mut(&mut lse));
+        let workers = self.workers("attention_cached");
+        ops::attention_cached::attention(workers, &self.pool, (data(qkv), data(cache)), &seen, h, outputs);
+        self.made("attention_cached", &o);
+        (o, lse)
+    }
 }
 
 pub fn attention_bwd<A: Float>(

@@ -4,7 +4,9 @@
 use super::Ctx;
 use super::region::Gather;
 use super::{linear, rotary};
-use crate::backend::{Acc, Act, Backend, Heads, Rotary, Tensor, TensorView, TensorViewMut};
+use crate::backend::{
+    Acc, Act, Backend, CachedAttention, CachedRows, Heads, Rotary, Tensor, TensorView, TensorViewMut,
+};
 use crate::model::param_specs::Attention;
 
 /// Weights of this rank's heads.
@@ -49,6 +51,26 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: &Act<
     };
     let y = linear::rows(cx, &w.out, &o); // y = sum over tp of o Wo^T, [T, H d] -> [T/tp, D]
     (y, Saved { qkv, o, lse })
+}
+
+/// [`forward`] for rows at `places` whose earlier positions are in the layer's cache, `[C, 2G d]`; `p.starts` has the
+/// first place that each row attends to. Nothing is kept for a backward pass.
+pub fn cached<B: CachedAttention>(
+    cx: &Ctx<B>,
+    p: &Pattern<B>,
+    w: &Weights<B>,
+    x: &Act<B>,
+    places: &Tensor<B, u32>,
+    cache: &mut Act<B>,
+) -> Act<B> {
+    let qkv = linear::columns(cx, &w.qkv, x); // [T/tp, D] -> [T, (H + 2G) d]
+    let qkv = rotary::forward(cx, p, &w.norms, qkv);
+    let (o, lse) = cx.b.attention_cached(qkv.rotated(), cache, CachedRows { places, first: p.starts }, p.heads);
+    let o = match &w.sinks {
+        Some(sinks) => cx.b.add_sinks(o, lse, sinks).0,
+        None => o,
+    };
+    linear::rows(cx, &w.out, &o) // [T, H d] -> [T/tp, D]
 }
 
 /// Computes dx from dy, whose all-gather may be in flight. `saved` is taken by value: each field is freed after its

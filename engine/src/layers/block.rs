@@ -3,7 +3,7 @@
 
 use super::attention::{self, Pattern};
 use super::{Ctx, feed_forward, moe, norm};
-use crate::backend::{Acc, Act, Backend, TensorView, TensorViewMut};
+use crate::backend::{Acc, Act, Backend, CachedAttention, Tensor, TensorView, TensorViewMut};
 use crate::model::param_specs::Block;
 
 pub type Weights<'a, B> = Block<TensorView<'a, B, <B as Backend>::Act>>;
@@ -48,6 +48,24 @@ pub fn forward<B: Backend>(cx: &Ctx<B>, p: &Pattern<B>, w: &Weights<B>, x: Act<B
     let (m, post2) = norm::post(cx, &w.post2, m);
     let y = cx.b.add(m, &h); // y = h + MLP(hn)
     (y, Saved { x, stats1, xn: Some(xn), attention, post1, h, stats2, hn: Some(hn), feed_forward, post2 })
+}
+
+/// [`forward`] for rows whose earlier positions are in the layer's cache; see [`attention::cached`].
+pub fn cached<B: CachedAttention>(
+    cx: &Ctx<B>,
+    p: &Pattern<B>,
+    w: &Weights<B>,
+    x: Act<B>,
+    places: &Tensor<B, u32>,
+    cache: &mut Act<B>,
+) -> Act<B> {
+    let (xn, _) = norm::forward(cx, &w.norm1, &x);
+    let a = attention::cached(cx, p, &w.attention, &xn, places, cache);
+    let (a, _) = norm::post(cx, &w.post1, a);
+    let (h, hn, _) = norm::add_forward(cx, &w.norm2, &x, a); // h = x + Attention(xn)
+    let (m, _) = feed_forward::forward(cx, &w.feed_forward, &hn);
+    let (m, _) = norm::post(cx, &w.post2, m);
+    cx.b.add(m, &h) // y = h + MLP(hn)
 }
 
 /// Computes dx from dy. `losses` is there if the model has experts.

@@ -1,8 +1,8 @@
 //! Moves the rows of tokens to the experts that they chose, and back. Choices are sorted by expert; where several ranks
 //! share the experts, each sends the rest of its rows to the ranks of their experts (GShard, Lepikhin et al. 2021). A
 //! rank has memory for R rows, planned by `parallel.expert_buffer`: further rows are done in further rounds, in the
-//! same memory. Only this file, and what `selective` keeps (`moe::Saved::slim`), depend on whether several ranks share the
-//! experts.
+//! same memory. Only this file, and what `selective` keeps (`moe::Saved::slim`), depend on whether several ranks share
+//! the experts.
 
 use super::moe::Shape;
 use crate::backend::{Act, Backend, Collectives, Elem, Groups, Sorted, Tensor, TensorView, TensorViewMut};

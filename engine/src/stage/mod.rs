@@ -13,6 +13,7 @@ use crate::stage::params::Params;
 use std::cell::Cell;
 use std::collections::VecDeque;
 
+pub mod cache;
 pub mod grads;
 pub mod groups;
 pub mod params;
@@ -414,18 +415,26 @@ impl<B: Backend> Shared<B> {
 
     /// The heads of layer `l` on this rank, and the positions of a micro-batch.
     fn pattern<'a>(&'a self, batch: &'a DeviceBatch<B>, l: usize) -> Pattern<'a, B> {
-        let (model, ranks, kind) = (&self.model, self.region.group().size(), self.model.layer(l).attention);
-        let heads = Heads {
+        let starts = batch.starts(self.model.layer(l).attention);
+        Pattern { heads: self.heads(l, batch.seq), rotary: self.rotary(&batch.positions), starts }
+    }
+
+    /// The heads of layer `l` on this rank, for sequences of `seq` rows.
+    fn heads(&self, l: usize, seq: usize) -> Heads {
+        let (model, ranks) = (&self.model, self.region.group().size());
+        Heads {
             query: model.num_attention_heads / ranks,
             kv: model.num_key_value_heads.div_ceil(ranks),
             dim: model.head_dim,
-            seq: batch.seq,
-            span: kind.span(batch.seq),
+            seq,
+            span: model.layer(l).attention.span(seq),
             scale: model.score_scale() as f32,
             cap: model.attn_logit_softcapping.map(|cap| cap as f32),
-        };
-        let rotary = self.rope.as_ref().map(|table| Rotary { table, positions: &batch.positions });
-        Pattern { heads, rotary, starts: batch.starts(kind) }
+        }
+    }
+
+    fn rotary<'a>(&'a self, positions: &'a Tensor<B, u32>) -> Option<Rotary<'a, B>> {
+        self.rope.as_ref().map(|table| Rotary { table, positions })
     }
 }
 

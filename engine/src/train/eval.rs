@@ -19,10 +19,10 @@ const ROWS: usize = 4096;
 /// Elements of a bucket: weights are read a bucket at a time.
 const BUCKET: usize = 1 << 24;
 
-/// A model held whole by this rank.
+/// A model held whole by this rank: scores texts here, and continues them in `generate.rs`.
 pub struct Scorer<B: Backend> {
-    b: B,
-    stage: Stage<B>,
+    pub(super) b: B,
+    pub(super) stage: Stage<B>,
     positions: usize,
 }
 
@@ -71,23 +71,41 @@ impl<B: Backend> Scorer<B> {
         Ok(score)
     }
 
+    /// The log-likelihood in nats of the tokens `from ..` of a text, each given all those before it.
+    pub fn log_likelihood(&mut self, ids: &[u32], from: usize) -> Result<f64> {
+        assert!(from > 0 && from <= ids.len(), "tokens {from} .. of {}", ids.len());
+        let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
+        let counts = |row: usize| if row + 1 >= from { 1.0 } else { 0.0 };
+        let weights = (0..inputs.len()).map(counts).collect();
+        Ok(-self.loss(MicroBatch { weights, ..micro_batch(&[(inputs, targets)], inputs.len()) })?)
+    }
+
     fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Result<Score> {
-        let rows = windows.len() * seq;
-        let host = MicroBatch {
-            seq,
-            ids: windows.iter().flat_map(|w| w.0).copied().collect(),
-            targets: windows.iter().flat_map(|w| w.1).copied().collect(),
-            weights: vec![1.0; rows],
-            starts: vec![0; rows],
-            positions: (0..rows as u32).map(|row| row % seq as u32).collect(),
-        };
+        Ok(Score { nats: self.loss(micro_batch(windows, seq))?, tokens: (windows.len() * seq) as u64 })
+    }
+
+    /// The sum of the losses.
+    fn loss(&mut self, host: MicroBatch) -> Result<f64> {
         let mut totals = self.b.alloc(1, Total::COUNT);
         self.b.zero(&mut totals);
         let batch = self.stage.upload(&self.b, 0, &host);
         self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
         let totals =
             self.b.wait_host(self.b.copy_to_host_async(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
-        Ok(Score { nats: totals[Total::Loss as usize] as f64, tokens: rows as u64 })
+        Ok(totals[Total::Loss as usize] as f64)
+    }
+}
+
+/// Inputs and targets of the same length, all of which count.
+fn micro_batch(windows: &[(&[u32], &[u32])], seq: usize) -> MicroBatch {
+    let rows = windows.len() * seq;
+    MicroBatch {
+        seq,
+        ids: windows.iter().flat_map(|w| w.0).copied().collect(),
+        targets: windows.iter().flat_map(|w| w.1).copied().collect(),
+        weights: vec![1.0; rows],
+        starts: vec![0; rows],
+        positions: (0..rows as u32).map(|row| row % seq as u32).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod copies;
 pub mod eval;
+pub mod generate;
 pub mod lr;
 pub mod optim;
 mod origin;

@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod attention_bwd;
+pub mod attention_cached;
 pub mod bias;
 pub mod checksum;
 pub mod elementwise;
