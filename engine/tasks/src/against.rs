@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::answered::Answered;
 
-/// What is different after, and how likely that is by chance.
+/// The differences between two evaluations, with the p-value of the sign test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
     /// Questions with the same score.
@@ -17,8 +17,8 @@ pub struct Changes {
     pub worse: usize,
     /// Questions whose answer or score changed, in the order of their places.
     pub changed: Vec<Change>,
-    /// Of the exact two-sided sign test: how likely a split at least as uneven is, if better and worse are equally
-    /// likely.
+    /// The p-value of the exact two-sided sign test: the probability of a split at least as uneven if better and worse
+    /// are equally likely.
     pub p_value: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What a model answered: the choice it made or the text it wrote, with its score, as JSON lines.
+//! The answers of a model, choices or texts, with their scores, as JSON lines.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;

@@ -11,7 +11,7 @@ use crate::records::{self, Record};
 use crate::task::{Choices, Kind, Metric, Shots, Task};
 use crate::template::Fields;
 
-/// What becomes of a record that gives no question.
+/// How records of which no question can be made are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bad {
     /// It is an error.
@@ -20,11 +20,11 @@ pub enum Bad {
     Skip,
 }
 
-/// What is asked of a model.
+/// The questions of a task.
 #[derive(Debug)]
 pub struct Questions {
     pub all: Vec<Question>,
-    /// What is wrong with each record that was left out, with its file and line.
+    /// The error of each record that was left out, with its file and line.
     pub skipped: Vec<String>,
 }
 

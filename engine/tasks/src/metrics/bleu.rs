@@ -9,7 +9,7 @@ use crate::task::Tokens;
 
 const ORDER: usize = 4;
 
-/// What BLEU is computed from; the counts of a corpus are the sums of its sentences'.
+/// The counts that BLEU is computed from; those of a corpus are the sums over its sentences.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     length: usize,
