@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Case, Outcome, checkout, engine, finish, mpirun};
+use crate::common::{Case, Outcome, checkout, engine, finish, metrics, mpirun, set, write_config};
 
 /// A folder with a tiny model, its tokenizer, and tasks.
 struct Desk(tempfile::TempDir);
@@ -93,6 +93,27 @@ fn ranks_share_the_questions() {
     assert_eq!(desk.read("bf16/colours.jsonl").lines().count(), 2);
 }
 
+/// Tensor-parallel ranks and stages share a model, and what is left of the ranks shares the questions.
+#[test]
+fn a_layout_changes_no_answer() {
+    let desk = Desk::new();
+    let (both, choices) = (["colours.toml", "facts.toml"], ["colours.toml"]);
+    desk.evaluate(engine(), &both, &["--output", "one"]).succeeded();
+    let two = ["--tensor", "2", "--output", "two"];
+    desk.evaluate(mpirun(4), &both, &two).succeeded();
+    let four = ["--tensor", "2", "--pipeline", "2", "--output", "four"];
+    desk.evaluate(mpirun(4), &choices, &four).succeeded();
+    for file in ["two/colours.jsonl", "two/facts.jsonl", "four/colours.jsonl"] {
+        assert_eq!(desk.read(file), desk.read(&format!("one/{}", file.split_once('/').unwrap().1)), "{file}");
+    }
+    let staged = ["--pipeline", "2"];
+    desk.evaluate(mpirun(2), &both, &staged).refused(2, &["--pipeline 2", "task facts generates text", "--tensor"]);
+    desk.evaluate(mpirun(3), &choices, &["--tensor", "3"]).refused(2, &["--tensor = 3"]);
+    desk.evaluate(mpirun(3), &choices, &["--tensor", "2"]).refused(2, &["3", "2"]);
+    let cuda = ["--backend", "cuda"];
+    desk.evaluate(engine(), &choices, &cuda).refused(2, &["--backend", "no"]);
+}
+
 #[test]
 fn answers_are_compared_with_earlier_ones() {
     let desk = Desk::new();
@@ -136,6 +157,63 @@ fn mistakes_in_tasks_are_named() {
     desk.evaluate(mpirun(2), &twice, &[]).refused(2, &["a second task with name = \"colours\""]);
     desk.evaluate(engine(), &["none.toml"], &[]).refused(2, &["none.toml: it does not exist"]);
     desk.evaluate(engine(), &["colours.toml"], &["--text", "a.txt"]).refused(2, &["--tasks", "--text"]);
+    desk.evaluate(engine(), &["colours.toml"], &["--key", "body"]).refused(2, &["--key", "belongs to --text"]);
+}
+
+/// A run scores its tasks as `evaluate` scores its export, at any layout.
+#[test]
+fn a_run_scores_tasks_while_it_trains() {
+    let desk = Desk::new();
+    let layouts: [(usize, &[(&str, i64)]); 3] =
+        [(1, &[]), (2, &[]), (4, &[("parallel.tensor", 2), ("parallel.pipeline", 2)])];
+    for (i, (ranks, layout)) in layouts.into_iter().enumerate() {
+        let run = desk.path(&format!("run-{i}"));
+        let mut config = Case::open("parity").config(&run);
+        layout.iter().for_each(|(key, degree)| set(&mut config, key, *degree));
+        for (key, steps) in [("train.steps", 4), ("checkpoint.interval", 2), ("checkpoint.export_interval", 2)] {
+            set(&mut config, key, steps);
+        }
+        set(&mut config, "train.load", format!("hf:{}", desk.path("model").display()));
+        set(&mut config, "eval.tasks", vec![desk.path("colours.toml").display().to_string()]);
+        let config = write_config(desk.0.path(), "run.toml", &config);
+        finish(mpirun(ranks).args(["train", "--config"]).arg(&config)).succeeded();
+        let scored: Vec<Value> = metrics(&run).iter().map(|step| step["tasks"].clone()).collect();
+        assert_eq!((&scored[0], &scored[2]), (&Value::Null, &Value::Null));
+        for step in [2, 4] {
+            let export = run.join(format!("exports/step-{step:08}"));
+            let output = desk.path(&format!("scores-{i}-{step}"));
+            let mut command = engine();
+            command.args(["evaluate", "--model"]).arg(&export).arg("--tasks").arg(desk.path("colours.toml"));
+            finish(command.arg("--output").arg(&output)).succeeded();
+            let summary = std::fs::read_to_string(output.join("summary.json")).unwrap();
+            let summary: Value = serde_json::from_str(&summary).unwrap();
+            let right = json!({ "colours": { "exact_match": summary["tasks"][0]["score"] } });
+            assert_eq!(scored[step - 1], right, "step {step}, {ranks} ranks");
+        }
+        let report = finish(engine().arg("report").arg(&run)).succeeded().stdout;
+        assert!(report.contains("Scores of the tasks"), "{report}");
+    }
+}
+
+#[test]
+fn a_run_refuses_tasks_that_it_cannot_score() {
+    let desk = Desk::new();
+    let refused = |key: &str, value: toml::Value, why: &[&str]| {
+        let mut config = Case::open("parity").config(&desk.path("run"));
+        set(&mut config, "checkpoint.interval", 2);
+        set(&mut config, "train.load", format!("hf:{}", desk.path("model").display()));
+        set(&mut config, "eval.tasks", vec![desk.path("colours.toml").display().to_string()]);
+        set(&mut config, key, value);
+        let config = write_config(desk.0.path(), "run.toml", &config);
+        finish(mpirun(2).args(["train", "--config"]).arg(&config)).refused(2, why);
+    };
+    let facts = vec![desk.path("facts.toml").display().to_string()];
+    refused("eval.tasks", facts.into(), &["eval.tasks[0]", "generates text", "`evaluate`"]);
+    let twice = vec![desk.path("colours.toml").display().to_string(); 2];
+    refused("eval.tasks", twice.into(), &["eval.tasks[1]", "a second task with name = \"colours\""]);
+    refused("eval.tokenizer", "none.model".into(), &["none.model"]);
+    std::fs::remove_file(desk.path("model/tokenizer.json")).unwrap();
+    refused("eval.limit", 5.into(), &["eval.tokenizer"]);
 }
 
 /// The author's greedy text of a real model begins with nothing but BOS. The file is not part of the project.

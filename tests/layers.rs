@@ -221,7 +221,7 @@ fn check_head(cx: &Ctx<C>, z_loss: f32, cap: Option<f32>) {
         let t: Vec<_> = inputs.iter().map(|x| up(b, x)).collect();
         let w = Head { table: view(&t[2]), norm: Norm { weight: view(&t[1]), bias: None } };
         let mut totals = zeros(b, 1, Total::COUNT);
-        head::evaluate(cx, &w, &t[0], &targets, &mut totals);
+        head::evaluate(cx, &w, &t[0], &targets, &mut |stats, weights| b.xent_totals(stats, weights, &mut totals));
         let totals = b.download(&totals);
         totals[0] as f64 + (z_loss * totals[1]) as f64
     });

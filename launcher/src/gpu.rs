@@ -15,13 +15,12 @@ use cuda::nccl::{Nccl, shown};
 use engine::backend::Backend;
 use engine::config::{Config, Precision};
 use engine::error::{Error, Result, counted};
-use engine::layout::mesh::Mesh;
 use engine::layout::rank_layout::RankLayout;
 use engine::memory::table::GIB;
 use engine::mpi::{Comm, host};
 use engine::train::state::copy_bytes;
 use half::bf16;
-use plan::dry_run::{self, refusal};
+use plan::dry_run::{self, DryRun, refusal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -148,17 +147,13 @@ pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm:
     let (blocks, copy, others) = (planned.usage, copy_bytes(config, rank_layout), b.taken_by_others());
     comm.agree(b.check_streams().map_err(at_start))?;
     memory::must_fit(config, comm, copy)?;
-    must_fit(b, config, &rank_layout.mesh, blocks.reserved, comm)?;
-    let products: Vec<Product> = planned.log.products.iter().map(product_of).collect();
-    let (places, own) = (places(), config.checkpoint.dir.join("products"));
+    // Rank 0 alone finds the remedies, which takes dry runs.
+    let refusal = |worst| refusal::<bf16>(config, &rank_layout.mesh, worst, &b.scratch()).unwrap_or_else(|error| error);
+    must_fit(b, blocks.reserved, refusal, comm)?;
+    let own = config.checkpoint.dir.join("products");
     // The run keeps its own choices: those of another machine's cache could round differently.
     let cache = if own.is_dir() { Some(own.clone()) } else { cache() };
-    let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
-    comm.agree(b.allocate_arena(planned.cut(), &tuning).map_err(at_start))?;
-    let notes = comm.agree(b.tune(&tuning).map_err(at_start))?;
-    if comm.rank() == 0 {
-        notes.iter().for_each(|note| say!("note: {note}"));
-    }
+    make_arena(b, &planned, cache, comm)?;
     if comm.rank() == 0
         && let Err(why) = b.keep_choices(&own)
     {
@@ -168,8 +163,40 @@ pub fn allocate_arena(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm:
     Ok(Taken { blocks, copy, others })
 }
 
-/// Every rank's `bytes` must be free on its device. Collective.
-fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -> Result<()> {
+/// Allocates the arena that an evaluation needs according to a dry run, and chooses the algorithms of its matrix
+/// products. Collective.
+pub fn allocate_arena_to_evaluate(b: &Cuda, config: &Config, rank_layout: &RankLayout, comm: &Comm) -> Result<()> {
+    let planned = comm.agree(dry_run::evaluation::<bf16>(config, &rank_layout.mesh, comm.rank(), b.scratch()))?;
+    comm.agree(b.check_streams().map_err(at_start))?;
+    let refusal = |(needed, free): (usize, usize)| {
+        Error::user(format!(
+            "--backend cuda: the evaluation needs {:.1} GiB of a device that has {:.1} GiB free; share the model over \
+             more ranks with --tensor or --pipeline",
+            gib(needed),
+            gib(free)
+        ))
+    };
+    must_fit(b, planned.usage.reserved, refusal, comm)?;
+    make_arena(b, &planned, cache(), comm)
+}
+
+/// Allocates the arena of a dry run, and chooses the algorithms of its matrix products, those in the folder `cache`
+/// first. Collective.
+fn make_arena(b: &Cuda, planned: &DryRun, cache: Option<PathBuf>, comm: &Comm) -> Result<()> {
+    let products: Vec<Product> = planned.log.products.iter().map(product_of).collect();
+    let places = places();
+    let tuning = Tuning { search: places.search(), cache: cache.as_deref(), products: &products };
+    comm.agree(b.allocate_arena(planned.cut(), &tuning).map_err(at_start))?;
+    let notes = comm.agree(b.tune(&tuning).map_err(at_start))?;
+    if comm.rank() == 0 {
+        notes.iter().for_each(|note| say!("note: {note}"));
+    }
+    Ok(())
+}
+
+/// Every rank's `bytes` must be free on its device, else rank 0 makes the error of the worst rank's needed and free
+/// bytes. Collective.
+fn must_fit(b: &Cuda, bytes: usize, refusal: impl Fn((usize, usize)) -> Error, comm: &Comm) -> Result<()> {
     let (free, _) = comm.agree(b.memory().map_err(at_start))?;
     let all = comm.all_gather_bytes(&[bytes.to_le_bytes(), free.to_le_bytes()].concat());
     let number = |bytes: &[u8]| usize::from_le_bytes(bytes.try_into().expect("every rank wrote two numbers"));
@@ -179,9 +206,7 @@ fn must_fit(b: &Cuda, config: &Config, mesh: &Mesh, bytes: usize, comm: &Comm) -
     if worst.0 <= worst.1 {
         return Ok(());
     }
-    // Rank 0 alone finds the remedies, which takes dry runs.
-    let refusal = || refusal::<bf16>(config, mesh, worst, &b.scratch()).unwrap_or_else(|error| error);
-    comm.agree(if comm.rank() == 0 { Err(refusal()) } else { Ok(()) })
+    comm.agree(if comm.rank() == 0 { Err(refusal(worst)) } else { Ok(()) })
 }
 
 /// Device bytes that libraries allocate at first use: cuBLASLt's kernels, and with several ranks what NCCL does not

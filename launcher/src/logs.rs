@@ -6,7 +6,7 @@ use crate::ideal::Ideal;
 use crate::informative::Informative;
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, replace};
-use crate::validation::Validation;
+use crate::validation::{Evaluated, Validation};
 use engine::config::Config;
 use engine::error::{Result, counted};
 use engine::flight::Recorder as FlightRecorder;
@@ -81,17 +81,18 @@ impl Logs {
         })
     }
 
-    /// Writes a step: its results, its time in seconds and by phase, and the validation that followed it.
+    /// Writes a step: its results, its time in seconds and by phase, and what was evaluated after it.
     pub fn append(
         &mut self,
         step: u64,
         results: &StepStats,
         seconds: f64,
         phases: BTreeMap<String, f64>,
-        validation: Option<Validation>,
+        evaluated: Evaluated,
     ) -> Result<()> {
-        let mut record = StepRecord { parts: phases, ..self.recorder.record(step, results, seconds) };
-        if let Some(Validation { loss, sets }) = validation {
+        let recorded = self.recorder.record(step, results, seconds);
+        let mut record = StepRecord { parts: phases, tasks: evaluated.tasks, ..recorded };
+        if let Some(Validation { loss, sets }) = evaluated.validation {
             (record.valid_loss, record.valid) = (Some(loss), sets);
         }
         let append = || {

@@ -57,8 +57,8 @@ impl Progress {
             StepsShown::Bar(bar) => {
                 bar.set_position(r.step);
                 bar.set_message(summary(r, &eta));
-                if let Some(valid) = validation(r) {
-                    bar.suspend(|| print(&format!("step {}/{}  {valid}", r.step, self.total)));
+                for what in validation(r).into_iter().chain(tasks(r)) {
+                    bar.suspend(|| print(&format!("step {}/{}  {what}", r.step, self.total)));
                 }
             }
         }
@@ -303,7 +303,7 @@ fn waiting_line(what: &str, elapsed: Duration) -> String {
 
 /// The line of a step in a log file.
 fn line(r: &StepRecord, total: u64, eta: &str) -> String {
-    let valid = validation(r).map_or(String::new(), |valid| format!("  {valid}"));
+    let valid: String = validation(r).into_iter().chain(tasks(r)).map(|what| format!("  {what}")).collect();
     format!(
         "step {}/{total}  loss {:.4}  grad {:.2}  lr {:.1e}  {} tok/s  {:.2} TFLOPS(model){valid}  eta {eta}",
         r.step,
@@ -327,6 +327,13 @@ fn validation(r: &StepRecord) -> Option<String> {
         }
     };
     Some(format!("valid {:.4}{each}", r.valid_loss?))
+}
+
+/// The scores of tasks; `None` where the step had none.
+fn tasks(r: &StepRecord) -> Option<String> {
+    let each = r.tasks.iter().flat_map(|(task, scores)| scores.values().map(move |score| (task, score)));
+    let each: Vec<String> = each.map(|(task, score)| format!("{task} {:.1} %", 100.0 * score)).collect();
+    (!each.is_empty()).then(|| format!("tasks {}", each.join(", ")))
 }
 
 /// The text beside the bar.

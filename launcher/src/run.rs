@@ -12,7 +12,8 @@ use crate::rank_sampler::RankSampler;
 use crate::run_dir::RunDir;
 use crate::status::RunStatus;
 use crate::stops::{StopReason, StopRequests, TimeLimit};
-use crate::validation::{Validation, validate};
+use crate::task_scores::Tasks;
+use crate::validation::{Evaluated, validate};
 use data::feed::Feed;
 use data::loader::Loader;
 use engine::backend::{Backend, Detail, Elem, Judgement, Span};
@@ -49,6 +50,8 @@ pub struct Run<B: Backend> {
     feed: Arc<Feed>,
     loader: Loader,
     saver: Saver,
+    /// The tasks of `[eval]`.
+    tasks: Option<Tasks>,
     /// The memory that this rank is expected to take.
     planned: Taken,
     /// Only rank 0 has them.
@@ -75,6 +78,7 @@ pub struct Run<B: Backend> {
 /// All that a run begins with besides its trainer.
 pub struct Beginning<'a> {
     pub feed: Feed,
+    pub tasks: Option<Tasks>,
     /// The memory that this rank is expected to take.
     pub planned: Taken,
     /// Rank 0's lock of the run's directory.
@@ -105,7 +109,7 @@ struct Unwritten<B: Backend> {
 impl<B: Backend> Run<B> {
     /// Opens the logs and starts loading data. Collective.
     pub fn begin(trainer: Trainer<B>, with: Beginning<'_>, comm: &Comm) -> Result<Self> {
-        let Beginning { feed, planned, dir, ideal, trace, stops, status } = with;
+        let Beginning { feed, tasks, planned, dir, ideal, trace, stops, status } = with;
         let (config, mesh) = (&trainer.config, &trainer.rank_layout.mesh);
         let hosts = hosts(comm);
         if comm.rank() == 0 {
@@ -132,6 +136,7 @@ impl<B: Backend> Run<B> {
             feed,
             loader,
             saver,
+            tasks,
             planned,
             logs,
             trace,
@@ -190,7 +195,7 @@ impl<B: Backend> Run<B> {
             let step = self.enqueue(detail, &mut clock)?;
             previous.take().map_or(Ok(()), |step| self.write_late(step, comm))?;
             let spans = detail.map(|_| self.trainer.b.end_trace());
-            if B::RUNS_AHEAD && spans.is_none() && !self.validates() && !self.saves() {
+            if B::RUNS_AHEAD && spans.is_none() && !self.validates() && !self.scores_tasks() && !self.saves() {
                 let lap = clock.lap(&self.trainer.b, Phase::Report);
                 previous = Some(Unwritten { step, lap });
             } else {
@@ -265,9 +270,9 @@ impl<B: Backend> Run<B> {
             informative::warn_of_failure(self.write_trace(spans, host));
         }
         let (step, results) = (results.step, self.finite(results, comm)?);
-        let validation = self.validate(comm, clock).map_err(Stop::ThisRank)?;
+        let evaluated = self.evaluate(comm, clock).map_err(Stop::ThisRank)?;
         let lap = clock.lap(&self.trainer.b, Phase::Report);
-        self.write(step, &results, &span, &lap, validation)?;
+        self.write(step, &results, &span, &lap, evaluated)?;
         if self.sampler.samples(step) {
             self.sample(comm, step, &span, &lap, spans.unwrap_or_default());
         }
@@ -276,7 +281,7 @@ impl<B: Backend> Run<B> {
 
     fn write_late(&mut self, Unwritten { step, lap }: Unwritten<B>, comm: &Comm) -> Outcome<()> {
         let (span, step, results) = (step.span, step.results.step, self.finite(step.results, comm)?);
-        self.write(step, &results, &span, &lap, None)
+        self.write(step, &results, &span, &lap, Evaluated::default())
     }
 
     /// The results of a step; an error where they are not finite.
@@ -307,14 +312,14 @@ impl<B: Backend> Run<B> {
         results: &StepStats,
         span: &[B::Event; 2],
         lap: &Lap<B>,
-        validation: Option<Validation>,
+        evaluated: Evaluated,
     ) -> Outcome<()> {
         self.status.step(step, results.loss);
         if self.logs.is_none() {
             return self.count_skipped(step, results);
         }
         let (seconds, phases) = (self.seconds(span), self.phases(lap));
-        let append = |logs: &mut Logs| logs.append(step, results, seconds, phases, validation);
+        let append = |logs: &mut Logs| logs.append(step, results, seconds, phases, evaluated);
         self.logs.as_mut().map_or(Ok(()), append).map_err(Stop::ThisRank)?;
         self.count_skipped(step, results)
     }
@@ -373,17 +378,30 @@ impl<B: Backend> Run<B> {
         interval > 0 && self.trainer.step.is_multiple_of(interval)
     }
 
+    /// Whether the tasks are scored after the step just enqueued.
+    fn scores_tasks(&self) -> bool {
+        self.tasks.is_some() && self.trainer.step.is_multiple_of(self.trainer.config.eval.interval)
+    }
+
     /// Whether a checkpoint follows the step just enqueued.
     fn saves(&self) -> bool {
         state::is_saved(&self.trainer.config, self.trainer.step)
     }
 
-    fn validate(&mut self, comm: &Comm, clock: &mut Clock<B>) -> Result<Option<Validation>> {
-        if !self.validates() {
-            return Ok(None);
+    /// Validates, and scores the tasks, where that is due.
+    fn evaluate(&mut self, comm: &Comm, clock: &mut Clock<B>) -> Result<Evaluated> {
+        let (validates, scores_tasks) = (self.validates(), self.scores_tasks());
+        if validates || scores_tasks {
+            clock.enter(&self.trainer.b, Phase::Validation);
         }
-        clock.enter(&self.trainer.b, Phase::Validation);
-        validate(&mut self.trainer, &self.feed, &self.loader, comm).map(Some)
+        let mut evaluated = Evaluated::default();
+        if validates {
+            evaluated.validation = Some(validate(&mut self.trainer, &self.feed, &self.loader, comm)?);
+        }
+        if let Some(tasks) = self.tasks.as_ref().filter(|_| scores_tasks) {
+            evaluated.tasks = tasks.score(&mut self.trainer, comm)?;
+        }
+        Ok(evaluated)
     }
 
     fn save_if_due(&mut self, comm: &Comm) -> Result<()> {

@@ -9,6 +9,16 @@ use engine::train::trainer::{Counted, Trainer, Validated};
 use report::records::metrics::SetRecord;
 use std::collections::BTreeMap;
 
+use crate::task_scores::Scores;
+
+/// What followed a step: a validation, scored tasks, both or neither.
+#[derive(Default)]
+pub struct Evaluated {
+    pub validation: Option<Validation>,
+    /// Empty where no tasks were scored.
+    pub tasks: Scores,
+}
+
 /// The results of a validation.
 pub struct Validation {
     /// The mean over the counted targets of all sets.

@@ -10,6 +10,7 @@
 //! reduce-scatter of gradients a copy of a bucket on the first rank of the group (Open MPI 4.1 reduces there, then
 //! scatters).
 
+mod evaluation;
 mod remedies;
 
 use engine::backend::{Backend, Elem, Scratch};
@@ -25,7 +26,9 @@ use engine::memory::free_list::{Allocator, FreeList, Usage};
 use engine::time::Phase;
 use engine::train::clock::Clock;
 use engine::train::copies;
-use engine::train::trainer::Trainer;
+use engine::train::likelihood::{Packed, Text};
+use engine::train::trainer::{Trainer, shape};
+pub use evaluation::evaluation;
 use rayon::prelude::*;
 pub use remedies::{Remedy, refusal, remedies};
 use std::cell::RefCell;
@@ -109,7 +112,7 @@ impl DryRun {
 }
 
 /// A dry run of rank `rank` up to the end of step `steps`: main parameters are loaded and cast to weights, then come
-/// the steps, and a validation if the configuration has any.
+/// the steps, and a validation and scored tasks if the configuration has any.
 pub fn run_rank<A: Elem>(
     config: &Config,
     mesh: &Mesh,
@@ -207,6 +210,12 @@ fn keeping<A: Elem>(
         trainer.config.train.eval_steps = config.train.eval_steps.min(2);
         trainer.validate(&blank, 0)?;
         as_found(&trainer.b, "a validation");
+    }
+    if config.eval.interval > 0 {
+        let shape = shape(config);
+        let full = Text { ids: vec![0; shape.seq + 1], from: 1 };
+        trainer.log_likelihoods(&Packed::new(&vec![full; 2 * shape.sequences], shape))?;
+        as_found(&trainer.b, "scored tasks");
     }
     let (usage, peak, log) = (trainer.b.usage(), trainer.b.peak(), trainer.b.log());
     Ok(DryRun { usage, small: 0, held, peak, step, log, last })

@@ -8,6 +8,7 @@ mod cluster;
 mod data;
 mod document;
 mod elapsed;
+mod evaluation;
 mod family;
 pub mod hf;
 mod layer;
@@ -27,6 +28,7 @@ pub use achieved::{Achieved, Overlap, Slowdown, Software};
 pub use cluster::Cluster;
 pub use data::{Data, DataStage, Order, Source, TrainSource, TrainStage, ValidSet};
 pub use elapsed::Elapsed;
+pub use evaluation::Evaluation;
 pub use family::{PackedLayout, TensorNames};
 pub use layer::{
     Activation, AttentionKind, Biases, Experts, FeedForward, Layer, LayerType, Mlp, NormKind, RouterWeights,
@@ -37,7 +39,7 @@ pub use model::{Architecture, LayerTypes, Linear, Llama3, MOST_CHOICES, MOST_EXP
 pub use names::Named;
 pub use near::{by_distance, near_multiples, near_pairs};
 pub use tables::{
-    Axis, BackendKind, Checkpoint, DecayShape, Load, MOST_RANKS, Nccl, Optimizer, Parallel, Precision, Recompute,
+    Axis, BackendKind, Checkpoint, DecayShape, Eval, Load, MOST_RANKS, Nccl, Optimizer, Parallel, Precision, Recompute,
     Report, Schedule, Spike, SpikeAction, Train, Watchdog,
 };
 
@@ -57,6 +59,7 @@ pub struct Config {
     pub data: Data,
     pub spike: Spike,
     pub checkpoint: Checkpoint,
+    pub eval: Eval,
     pub watchdog: Watchdog,
     pub report: Report,
 }
@@ -69,7 +72,7 @@ macro_rules! keys {
 }
 
 /// The tables of a file and their keys.
-pub fn tables() -> [(&'static str, Vec<&'static str>); 10] {
+pub fn tables() -> [(&'static str, Vec<&'static str>); 11] {
     [
         ("model", keys!(Model)),
         ("train", keys!(Train)),
@@ -79,6 +82,7 @@ pub fn tables() -> [(&'static str, Vec<&'static str>); 10] {
         ("data", keys!(Data)),
         ("spike", keys!(Spike)),
         ("checkpoint", keys!(Checkpoint)),
+        ("eval", keys!(Eval)),
         ("watchdog", keys!(Watchdog)),
         ("report", keys!(Report)),
     ]
@@ -97,6 +101,7 @@ impl Config {
             ("data", self.data.entries()),
             ("spike", self.spike.entries()),
             ("checkpoint", self.checkpoint.entries()),
+            ("eval", self.eval.entries()),
             ("watchdog", self.watchdog.entries()),
             ("report", self.report.entries()),
         ];
@@ -145,10 +150,11 @@ impl Config {
             data.check_valid_names(at)?;
         }
         let spike = or(all_defaults()).apply(&file.field("spike"))?;
-        let checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
+        let checkpoint: Checkpoint = need("a [checkpoint] table").apply(&file.field("checkpoint"))?;
+        let eval = Eval::of_file(&file, checkpoint.interval)?;
         let watchdog = or(all_defaults()).apply(&file.field("watchdog"))?;
         let report = or(all_defaults()).apply(&file.field("report"))?;
-        Ok(Config { model, train, parallel, nccl, optimizer, data, spike, checkpoint, watchdog, report })
+        Ok(Config { model, train, parallel, nccl, optimizer, data, spike, checkpoint, eval, watchdog, report })
     }
 }
 

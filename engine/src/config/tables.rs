@@ -7,7 +7,7 @@ use super::model::Model;
 use super::names::{Named, named};
 use super::near::near_multiples;
 use super::origins::Origins;
-use super::section::{Read, Text, Write, all_defaults, fixed_in_run, need, optional, or, section};
+use super::section::{Read, Section, Text, Write, all_defaults, fixed_in_run, need, optional, or, section};
 use crate::error::Result;
 use std::path::{Path, PathBuf};
 use toml::Value;
@@ -414,6 +414,52 @@ fn interval_remedy(why: &str, interval: u64) -> String {
     match interval {
         0 => format!("{why}, and checkpoint.interval is 0; set that too"),
         _ => format!("must be a multiple of checkpoint.interval ({interval})"),
+    }
+}
+
+section! {
+    /// The tasks that are scored while a run trains.
+    pub struct Eval(checkpoint_interval: u64) {
+        /// Task files with choices; none: no tasks are scored.
+        pub tasks: Vec<PathBuf> = or(vec![]),
+        /// Steps between two evaluations.
+        pub interval: u64 = or(if tasks.is_empty() { 0 } else { checkpoint_interval })
+            .must(eval_remedy(&tasks, checkpoint_interval), |&n: &u64| match tasks.is_empty() {
+                true => n == 0,
+                false => n > 0 && n.is_multiple_of(checkpoint_interval),
+            }),
+        /// The questions of each task that are asked, from the first one on; `None`: all.
+        pub limit: Option<usize> = optional().within(1..=MOST_STEPS),
+        /// SentencePiece .model or tokenizer.json; `None`: that of the model that is trained.
+        pub tokenizer: Option<PathBuf> = optional(),
+    }
+}
+
+impl Eval {
+    /// The table of a file, which may lack it.
+    pub(super) fn of_file(file: &Section, checkpoint_interval: u64) -> Result<Eval> {
+        match file.table.contains_key("eval") {
+            true => {
+                Eval::from_section(&file.field("eval").section("an [eval] table", Eval::KEYS)?, checkpoint_interval)
+            }
+            false => Ok(Eval::default()),
+        }
+    }
+}
+
+impl Default for Eval {
+    /// Nothing is scored.
+    fn default() -> Self {
+        Eval { tasks: Vec::new(), interval: 0, limit: None, tokenizer: None }
+    }
+}
+
+/// The remedy for a number of steps between evaluations.
+fn eval_remedy(tasks: &[PathBuf], checkpoint_interval: u64) -> String {
+    match tasks.is_empty() {
+        true => "there is nothing to evaluate; name task files in eval.tasks".to_string(),
+        false if checkpoint_interval == 0 => interval_remedy("tasks are scored where a checkpoint is saved", 0),
+        false => format!("must be a multiple of checkpoint.interval ({checkpoint_interval}), and not 0"),
     }
 }
 

@@ -128,6 +128,12 @@ interval = 50
 at_end = false
 keep = 3
 
+[eval]
+tasks = ["a.toml", "b.toml"]
+interval = 100
+limit = 20
+tokenizer = "t.model"
+
 [watchdog]
 seconds = 120
 
@@ -372,6 +378,10 @@ at_end = true
 export_interval = 0
 keep_every = 0
 retry_seconds = 60
+
+[eval]
+tasks = []
+interval = 0
 
 [watchdog]
 

@@ -68,8 +68,15 @@ pub fn forward<B: Backend>(
     norm::backward(cx, &w.norm, dxn, x, &stats, &mut g.norm)
 }
 
-/// Computes the loss alone.
-pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets<B>, totals: &mut Acc<B>) {
+/// Computes the loss alone: `each` gets the statistics `[C, 3]` (see [`Backend::xent_stats`]) and the weights `[C, 1]`
+/// of a chunk of targets, chunk after chunk, those that count first.
+pub fn evaluate<B: Backend>(
+    cx: &Ctx<B>,
+    w: &Weights<B>,
+    x: &Act<B>,
+    t: &Targets<B>,
+    each: &mut dyn FnMut(&Acc<B>, &Acc<B>),
+) {
     let b = cx.b;
     let (xn, _) = norm::forward(cx, &w.norm, x);
     let xn = cx.region.collect(b, xn).wait();
@@ -78,7 +85,7 @@ pub fn evaluate<B: Backend>(cx: &Ctx<B>, w: &Weights<B>, x: &Act<B>, t: &Targets
         let xc = xn.view_rows(rows.clone());
         let (ids, weights) = (t.ids.view_rows(rows.clone()), t.weights.view_rows(rows));
         let (_, stats) = logits(cx, w, &xc, &ids, t.loss(cx));
-        b.xent_totals(&stats, &weights, totals);
+        each(&stats, &weights);
     }
 }
 

@@ -321,14 +321,14 @@ impl<B: Backend> Stage<B> {
         dx
     }
 
-    /// Forward for the losses alone; nothing is kept for a backward.
+    /// Forward for the losses alone, which `each` gets (see [`head::evaluate`]); nothing is kept for a backward.
     pub fn evaluate(
         &mut self,
         b: &B,
         chunk: usize,
         batch: &DeviceBatch<B>,
         mut x: Option<Act<B>>,
-        totals: &mut Acc<B>,
+        each: &mut dyn FnMut(&Acc<B>, &Acc<B>),
     ) -> Option<Act<B>> {
         let cx = self.shared.context(b);
         for &unit in &self.chunks[chunk].units {
@@ -340,7 +340,7 @@ impl<B: Backend> Stage<B> {
                 }
                 Unit::Head => {
                     let targets = self.shared.targets(batch, self.z_loss);
-                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, totals);
+                    head::evaluate(&cx, &self.params.head(), &take(&mut x), &targets, each);
                     None
                 }
                 Unit::Experts(_) => unreachable!("experts are a part of their layer"),
@@ -351,14 +351,37 @@ impl<B: Backend> Stage<B> {
 }
 
 impl<B: Backend> Stage<B> {
-    /// The logits of all rows, `[T, V]`, before any soft-cap, of a chunk that holds the whole model.
+    /// The logits of all rows, `[T, V/tp]`, before any soft-cap, of a chunk that holds the whole model.
     pub fn logits(&mut self, b: &B, batch: &DeviceBatch<B>) -> Act<B> {
+        let x = self.through_layers(b, batch);
+        head::whole_logits(&self.shared.context(b), &self.params.head(), &x)
+    }
+
+    /// Like [`Stage::logits`], of the rows `wanted`, where rows are not sharded outside of tensor-parallel regions.
+    pub fn some_logits(&mut self, b: &B, batch: &DeviceBatch<B>, wanted: &[u32]) -> Act<B> {
+        let x = self.through_layers(b, batch);
+        let x = b.embed(&b.upload(wanted, wanted.len(), 1), &x, 0);
+        head::whole_logits(&self.shared.context(b), &self.params.head(), &x)
+    }
+
+    /// The output of the last layer.
+    fn through_layers(&mut self, b: &B, batch: &DeviceBatch<B>) -> Act<B> {
         let cx = self.shared.context(b);
         let mut x = embedding::forward(&cx, &self.params.embedding(), &batch.tokens());
         for l in 0..self.shared.model.num_hidden_layers {
             x = block::forward(&cx, &self.shared.pattern(batch, l), &self.params.layer(l), x).0;
         }
-        head::whole_logits(&cx, &self.params.head(), &x)
+        x
+    }
+
+    /// The id of the first vocabulary row that this rank holds.
+    pub fn vocab_start(&self) -> usize {
+        self.shared.vocab_start
+    }
+
+    /// The tensor-parallel ranks.
+    pub fn tensor_group(&self) -> &B::Group {
+        self.shared.region.group()
     }
 }
 

@@ -1,29 +1,28 @@
-//! The mean loss of a model on texts, without training: what `evaluate` prints.
+//! A model that is evaluated, not trained, at any layout: what `evaluate` runs.
 
-use crate::backend::{Backend, Pending, Total};
-use crate::batch::MicroBatch;
-use crate::config::Model;
-use crate::error::{Error, Result};
+use crate::backend::{Backend, Pending};
+use crate::config::{Config, Evaluation, Model};
+use crate::error::Result;
 use crate::layers::region::Region;
-use crate::layout::buckets::{self, Held, Part, Tie};
-use crate::layout::mesh::GroupKind;
-use crate::model::param_specs::{self, ExpertShare, TensorSpec};
+use crate::layout::buckets::Part;
+use crate::layout::rank_layout::RankLayout;
+use crate::model::param_specs::TensorSpec;
 use crate::model::rect::Rect;
+use crate::stage::groups::Groups;
 use crate::stage::params::{ParamLayout, Params};
 use crate::stage::{ExpertSharing, Stage};
+use crate::train::likelihood::{Packed, Shape, Text, log_likelihoods};
+use crate::train::pipeline::{Channel, PipelineComm};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The number of rows that are scored at once if texts are long enough.
-const ROWS: usize = 4096;
-/// Elements of a bucket: weights are read a bucket at a time.
-const BUCKET: usize = 1 << 24;
-
-/// A model held whole by this rank: scores texts here, and continues them in `generate.rs`.
+/// This rank's part of a model: scores texts here, and continues them in `generate.rs`.
 pub struct Scorer<B: Backend> {
     pub(super) b: B,
     pub(super) stage: Stage<B>,
-    positions: usize,
+    pub rank_layout: RankLayout,
+    pub(super) shape: Shape,
+    comm: PipelineComm<B>,
 }
 
 /// Sum of the losses in nats, and the tokens that were predicted.
@@ -41,71 +40,60 @@ impl std::ops::Add for Score {
 }
 
 impl<B: Backend> Scorer<B> {
-    /// `longest`: tokens of the longest text that will be scored; `read(tensor, rectangle, out)` gives the weights.
+    /// `config` is that of [`Config::of_evaluation`]; `read(tensor, rectangle, out)` gives the weights. Not collective,
+    /// so that a rank may fail.
     pub fn new(
         b: B,
-        model: &Model,
-        longest: usize,
+        groups: Groups<B>,
+        config: &Config,
+        rank_layout: RankLayout,
         read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
-        let positions = model.max_position_embeddings.min(longest.max(1));
-        let (stage, _) = whole(&b, model, positions, read)?;
-        Ok(Scorer { b, stage, positions })
+        let Groups { tensor, experts, activations, gradients, .. } = groups;
+        let (stage, _) = loaded(&b, config, &rank_layout, [tensor, experts], read)?;
+        let comm = PipelineComm {
+            stage: rank_layout.stage,
+            pipe: rank_layout.pipe,
+            shape: rank_layout.message_shape(config),
+            activations: Channel::new(activations),
+            gradients: Channel::new(gradients),
+        };
+        let shape = Shape { sequences: config.train.micro_batch_size, seq: config.train.seq_length };
+        Ok(Scorer { b, stage, rank_layout, shape, comm })
     }
 
-    /// Scores each text alone: every token but its first, in windows that do not overlap if the text is longer than the
-    /// model's positions.
-    pub fn score(&mut self, texts: &[Vec<u32>]) -> Result<Score> {
-        let mut windows: Vec<(&[u32], &[u32])> = Vec::new();
+    pub fn backend(&self) -> &B {
+        &self.b
+    }
+
+    /// Whether this rank, of those that hold a replica of the model, is the one whose results count.
+    pub fn answers(&self) -> bool {
+        (self.rank_layout.tp.0, self.rank_layout.stage + 1) == (0, self.rank_layout.pipe.stages)
+    }
+
+    /// The log-likelihood of each text in nats, on the last stage; nothing on the others. `done(n, total)` is called
+    /// when n of the micro-batches have begun. All ranks of a replica call this together with the same texts.
+    pub fn log_likelihoods(&mut self, texts: &[Text], mut done: impl FnMut(usize, usize)) -> Result<Vec<f64>> {
+        let packed = Packed::new(texts, self.shape);
+        let (mut begun, total) = (0, packed.batches.len());
+        log_likelihoods(&self.b, &mut self.stage, &mut self.comm, &packed, || {
+            begun += 1;
+            done(begun, total);
+        })
+    }
+
+    /// Scores each text alone: every token but its first, in windows of `window` tokens, which do not overlap. Zero
+    /// nats on stages other than the last one.
+    pub fn score(&mut self, texts: &[Vec<u32>], window: usize) -> Result<Score> {
+        let mut windows = Vec::new();
         for ids in texts.iter().filter(|ids| ids.len() > 1) {
-            let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-            windows.extend(inputs.chunks(self.positions).zip(targets.chunks(self.positions)));
-        }
-        let mut score = Score::default();
-        for same in windows.chunk_by(|a, b| a.0.len() == b.0.len()) {
-            let seq = same[0].0.len();
-            for batch in same.chunks((ROWS / seq).max(1)) {
-                score = score + self.batch(batch, seq)?;
+            for first in (0..ids.len() - 1).step_by(window) {
+                let end = (first + window).min(ids.len() - 1);
+                windows.push(Text { ids: ids[first..=end].to_vec(), from: 1 });
             }
         }
-        Ok(score)
-    }
-
-    /// The log-likelihood in nats of the tokens `from ..` of a text, each given all those before it.
-    pub fn log_likelihood(&mut self, ids: &[u32], from: usize) -> Result<f64> {
-        assert!(from > 0 && from <= ids.len(), "tokens {from} .. of {}", ids.len());
-        let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-        let counts = |row: usize| if row + 1 >= from { 1.0 } else { 0.0 };
-        let weights = (0..inputs.len()).map(counts).collect();
-        Ok(-self.loss(MicroBatch { weights, ..micro_batch(&[(inputs, targets)], inputs.len()) })?)
-    }
-
-    fn batch(&mut self, windows: &[(&[u32], &[u32])], seq: usize) -> Result<Score> {
-        Ok(Score { nats: self.loss(micro_batch(windows, seq))?, tokens: (windows.len() * seq) as u64 })
-    }
-
-    /// The sum of the losses.
-    fn loss(&mut self, host: MicroBatch) -> Result<f64> {
-        let mut totals = self.b.alloc(1, Total::COUNT);
-        self.b.zero(&mut totals);
-        let batch = self.stage.upload(&self.b, 0, &host);
-        self.stage.evaluate(&self.b, 0, &batch, None, &mut totals);
-        let totals =
-            self.b.wait_host(self.b.copy_to_host_async(&totals)).map_err(|fault| Error::run(fault.to_string()))?;
-        Ok(totals[Total::Loss as usize] as f64)
-    }
-}
-
-/// Inputs and targets of the same length, all of which count.
-fn micro_batch(windows: &[(&[u32], &[u32])], seq: usize) -> MicroBatch {
-    let rows = windows.len() * seq;
-    MicroBatch {
-        seq,
-        ids: windows.iter().flat_map(|w| w.0).copied().collect(),
-        targets: windows.iter().flat_map(|w| w.1).copied().collect(),
-        weights: vec![1.0; rows],
-        starts: vec![0; rows],
-        positions: (0..rows as u32).map(|row| row % seq as u32).collect(),
+        let nats = -self.log_likelihoods(&windows, |_, _| ())?.iter().sum::<f64>();
+        Ok(Score { nats, tokens: windows.iter().map(|text| text.rows() as u64).sum() })
     }
 }
 
@@ -116,17 +104,24 @@ pub(super) fn whole<B: Backend>(
     b: &B,
     model: &Model,
     positions: usize,
+    read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
+) -> Result<(Stage<B>, Rc<ParamLayout>)> {
+    let config = Config::of_evaluation(model, &Evaluation::on_one_rank(positions), 1)?;
+    let rank_layout = RankLayout::new(&config, config.mesh(1)?, 0);
+    let Groups { tensor, experts, .. } = Groups::new(b, &config, &rank_layout);
+    loaded(b, &config, &rank_layout, [tensor, experts], read)
+}
+
+/// This rank's stage with its weights, and how they lie in buckets.
+fn loaded<B: Backend>(
+    b: &B,
+    config: &Config,
+    rank_layout: &RankLayout,
+    [tensor, experts]: [B::Group; 2],
     mut read: impl FnMut(&TensorSpec, &Rect, &mut [f32]) -> Result<()>,
 ) -> Result<(Stage<B>, Rc<ParamLayout>)> {
-    let units = param_specs::units(model);
-    let held = |unit| Held {
-        unit,
-        tensors: param_specs::tensors(model, unit, ExpertShare::ALL),
-        tie: Tie::Free,
-        reduced_over: GroupKind::Data,
-    };
-    let held: Vec<Held> = units.iter().flat_map(|&unit| param_specs::with_experts(model, unit)).map(held).collect();
-    let layout = ParamLayout::new(model, ExpertShare::ALL, buckets::plan(&held, (0, 1), |_| 1, BUCKET));
+    let model = &config.model;
+    let layout = ParamLayout::new(model, rank_layout.experts, rank_layout.buckets(config));
     let mut params = Params::new(b, layout.clone());
     for (i, bucket) in layout.buckets.iter().enumerate() {
         let mut host = vec![0.0; bucket.len];
@@ -137,14 +132,9 @@ pub(super) fn whole<B: Backend>(
         b.round(&b.upload(&host, host.len(), 1), &mut weights);
         params.finish_write(i, Pending::ready(weights));
     }
-    let region = Region::new(b.group(GroupKind::Tensor, &[0]), false);
-    // Other texts have other numbers of tokens; on one rank no buffer is planned for, since all rows fit.
-    let sharing = ExpertSharing {
-        group: b.group(GroupKind::Experts, &[0]),
-        buffer: 1.0,
-        factors: [0.0; 2],
-        further_rounds: Cell::new(0),
-    };
-    let stage = Stage::new(b, model, vec![units], region, params, positions).experts(sharing);
-    Ok((stage, layout))
+    let region = Region::new(tensor, config.parallel.sequence_parallel);
+    // On one rank no buffer is planned for, since all rows fit.
+    let sharing = ExpertSharing { group: experts, buffer: 1.0, factors: [0.0; 2], further_rounds: Cell::new(0) };
+    let stage = Stage::new(b, model, rank_layout.chunks.clone(), region, params, config.train.seq_length);
+    Ok((stage.experts(sharing), layout))
 }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod copies;
 pub mod eval;
 pub mod generate;
+pub mod likelihood;
 pub mod lr;
 pub mod optim;
 mod origin;

@@ -77,13 +77,16 @@ pub fn run<B: Backend, E>(
     Ok(())
 }
 
-/// Runs the forwards alone, for the losses.
+/// Gets the number of a micro-batch, and statistics and weights of a chunk of its targets (see `head::evaluate`).
+pub type EachLoss<'a, B> = &'a mut dyn FnMut(usize, &Acc<B>, &Acc<B>);
+
+/// Runs the forwards alone, for the losses, which `each` gets on the last stage.
 pub fn evaluate<B: Backend, E>(
     b: &B,
     actions: &[Action],
     stage: &mut Stage<B>,
     comm: &mut PipelineComm<B>,
-    totals: &mut Acc<B>,
+    each: EachLoss<B>,
     mut batch: impl FnMut(usize) -> Result<MicroBatch, E>,
 ) -> Result<(), E> {
     for action in actions {
@@ -92,7 +95,8 @@ pub fn evaluate<B: Backend, E>(
                 let batch = stage.upload(b, work.chunk, &batch(work.mb)?);
                 let x = comm.activations.input(work);
                 let Work { chunk, mb } = work;
-                let y = b.scope(Scope::Validation { chunk, mb }, || stage.evaluate(b, chunk, &batch, x, totals));
+                let mut each = |stats: &Acc<B>, weights: &Acc<B>| each(mb, stats, weights);
+                let y = b.scope(Scope::Validation { chunk, mb }, || stage.evaluate(b, chunk, &batch, x, &mut each));
                 comm.activations.ready = y.map(|y| (work, y));
             }
             Action::Backward(work) => panic!("{work:?} is a backward in a validation"),

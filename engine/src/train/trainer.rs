@@ -17,6 +17,7 @@ use crate::stage::params::{ParamLayout, Params};
 use crate::stage::{ExpertSharing, Stage, Sums};
 use crate::time::Phase;
 use crate::train::clock::Clock;
+use crate::train::likelihood::{self, Packed, Shape};
 use crate::train::lr::learning_rate;
 use crate::train::optim::Optim;
 use crate::train::pipeline::{self, Channel, PipelineComm, StepAccumulators};
@@ -335,7 +336,9 @@ impl<B: Backend> Trainer<B> {
                 }
                 Ok(batch)
             };
-            pipeline::evaluate(&self.b, &schedule, &mut self.stage, &mut self.comm, &mut totals, batch)?;
+            let b = &self.b;
+            let mut add = |_, stats: &Acc<B>, weights: &Acc<B>| b.xent_totals(stats, weights, &mut totals);
+            pipeline::evaluate(b, &schedule, &mut self.stage, &mut self.comm, &mut add, batch)?;
         }
         self.count_once_per_tp(&mut totals);
         let totals = self.b.copy_to_host_async(&self.world.all_reduce(&self.b, totals).wait());
@@ -344,6 +347,12 @@ impl<B: Backend> Trainer<B> {
         let counts = (self.rank_layout.tp.0, self.rank_layout.stage) == (0, 0);
         let counted = if counts { counted } else { Counted::default() };
         Ok(Validated { nats: totals[Total::Loss as usize] as f64, counted })
+    }
+
+    /// The log-likelihood of each text in nats, on the last stage; nothing on the others. The ranks that share experts
+    /// have the same number of micro-batches, of the shape that [`shape`] says.
+    pub fn log_likelihoods(&mut self, packed: &Packed) -> Result<Vec<f64>> {
+        likelihood::log_likelihoods(&self.b, &mut self.stage, &mut self.comm, packed, || ())
     }
 
     /// All tensor-parallel ranks have the totals of the same rows, so that only those of the first rank are summed.
@@ -394,6 +403,11 @@ impl<B: Backend> Trainer<B> {
             decayed: 0,
         }
     }
+}
+
+/// The shape of a run's micro-batches.
+pub fn shape(config: &Config) -> Shape {
+    Shape { sequences: config.train.micro_batch_size, seq: config.train.seq_length }
 }
 
 /// The sequences and the tokens of a step, each counted once for each layer with experts.

@@ -38,6 +38,16 @@ pub struct Question {
     pub form: Form,
 }
 
+impl Question {
+    /// The number of its choices; 0 for one that is answered freely.
+    pub fn choices(&self) -> usize {
+        match &self.form {
+            Form::Choices { continuations, .. } => continuations.len(),
+            Form::Free { .. } => 0,
+        }
+    }
+}
+
 /// What the context goes on with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Form {

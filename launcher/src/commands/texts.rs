@@ -8,9 +8,9 @@ use data::tokenizer::ControlTokens;
 
 #[derive(Args, Debug)]
 pub struct TextFlags {
-    /// The key of the text in JSON lines
-    #[arg(long, default_value = "text")]
-    key: String,
+    /// The key of the text in JSON lines [default: text]
+    #[arg(long)]
+    key: Option<String>,
     /// Read text, one document a file, or JSON lines [default: by the ending of each name: .txt, .jsonl, .ndjson,
     /// .json, also with .gz or .zst; a pipe whose first byte that is not blank is { has JSON lines, another has text]
     #[arg(long, value_name = "FORMAT")]
@@ -29,7 +29,12 @@ impl TextFlags {
             InputFormat::Txt => Format::Text,
             InputFormat::Jsonl => Format::JsonLines,
         });
-        Inputs { paths, format, key: self.key }
+        Inputs { paths, format, key: self.key.unwrap_or_else(|| "text".into()) }
+    }
+
+    /// The first of these flags that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        self.key.as_ref().map(|_| "--key").or(self.input_format.map(|_| "--input-format"))
     }
 }
 

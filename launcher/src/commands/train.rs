@@ -10,6 +10,7 @@ use crate::run::{self, Beginning, Run, Stop};
 use crate::run_dir::RunDir;
 use crate::status::RunStatus;
 use crate::stops::StopRequests;
+use crate::task_scores::Tasks;
 use crate::watchdog::{Watchdog, Watched, patience};
 use crate::{agreement, gpu, under_mpirun};
 use data::feed::Feed;
@@ -181,8 +182,9 @@ impl Start<'_> {
             status.nothing_left(trainer.step);
             return Ok(());
         }
+        let tasks = Tasks::open(&trainer.config, &trainer.rank_layout, comm)?;
         let clock = Clock::of(&trainer.b, world.recorder(), Phase::Checkpoint);
-        let with = Beginning { feed, planned, dir, ideal, trace: args.trace, stops, status: &status };
+        let with = Beginning { feed, tasks, planned, dir, ideal, trace: args.trace, stops, status: &status };
         match Run::begin(trainer, with, comm)?.finish(comm, clock) {
             Err(Stop::ThisRank(error)) if comm.size() > 1 => world.abort(&error, |what| status.failed_alone(what)),
             Err(Stop::ThisRank(error) | Stop::AllRanks(error)) => {
@@ -274,7 +276,7 @@ fn lock_run_dir(config: &Config, comm: &Comm) -> Result<Option<RunDir>> {
 }
 
 /// CUDA where there are devices, unless the configuration chooses another backend.
-fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precision)> {
+pub fn choose_backend(config: &Config, comm: &Comm) -> Result<(BackendKind, Precision)> {
     let asked = config.train.backend;
     let mut has_device = asked != Some(BackendKind::Cpu) && gpu::are_present(comm)?;
     // A device that the user did not ask for is used only where it is suitable.

@@ -96,6 +96,7 @@ fn config(train: Vec<Source>, order: Order) -> Config {
             keep_every: 0,
             retry_seconds: 0,
         },
+        eval: engine::config::Eval::default(),
         watchdog: engine::config::Watchdog::default(),
         report: Report { peak_tflops: None, interval: None, cluster: None },
     }

@@ -7,6 +7,7 @@ mod experts;
 mod head;
 pub mod number;
 mod ranks;
+mod tasks;
 mod validation;
 
 use super::efficiency::Efficiency;
@@ -184,6 +185,7 @@ impl Document {
     pub fn of(efficiency: &Efficiency, run: &Run, other: Option<&Run>) -> Document {
         let mut sections = vec![head::setup(efficiency), charts::over_steps(efficiency, run)];
         sections.extend(validation::by_set(efficiency, run));
+        sections.extend(tasks::scores(run));
         sections.extend(experts::load(run));
         sections.extend([
             charts::pipeline(efficiency, run),

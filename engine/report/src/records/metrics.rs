@@ -77,6 +77,9 @@ pub struct StepRecord {
     /// The loss on each validation set, by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub valid: BTreeMap<String, SetRecord>,
+    /// The scores of tasks from 0 to 1, by the task's name and the metric's, where tasks followed the step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 /// The value of a step that lies far above those of the steps before.
@@ -239,6 +242,11 @@ mod tests {
         assert_eq!(keys(&r), format!("{promised} valid_loss valid"));
         let value = serde_json::to_value(&r).unwrap();
         assert_eq!(value["valid"]["ja"].to_string(), r#"{"loss":2.5,"bits_per_byte":null,"loss_tokens":7}"#);
+        assert_eq!(serde_json::from_value::<StepRecord>(value).unwrap(), r);
+        r.tasks.insert("jcq".into(), BTreeMap::from([("exact_match".into(), 0.25)]));
+        assert_eq!(keys(&r), format!("{promised} valid_loss valid tasks"));
+        let value = serde_json::to_value(&r).unwrap();
+        assert_eq!(value["tasks"].to_string(), r#"{"jcq":{"exact_match":0.25}}"#);
         assert_eq!(serde_json::from_value::<StepRecord>(value).unwrap(), r);
     }
 

@@ -107,9 +107,12 @@ fn step_event(record: &StepRecord, wall_time: f64) -> Event {
     let sets = record.valid.iter().flat_map(|(name, set)| {
         [(format!("valid_loss/{name}"), Some(set.loss)), (format!("valid_bits_per_byte/{name}"), set.bits_per_byte)]
     });
+    let scores = record.tasks.iter().flat_map(|(task, scores)| {
+        scores.iter().map(move |(metric, score)| (format!("tasks/{task}/{metric}"), Some(*score)))
+    });
     let value =
         |(tag, number): (String, Option<f64>)| number.map(|number| Value { tag, simple_value: Some(number as f32) });
-    let summary = Summary { value: scalars.chain(sets).filter_map(value).collect() };
+    let summary = Summary { value: scalars.chain(sets).chain(scores).filter_map(value).collect() };
     Event { wall_time, step: record.step as i64, summary: Some(summary), ..Default::default() }
 }
 

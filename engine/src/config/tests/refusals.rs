@@ -100,6 +100,9 @@ fn refusals_name_place_value_and_remedy() {
         ),
         ("checkpoint.retry_seconds=1000000", "checkpoint.retry_seconds = 1000000: must lie in 0 ..= 604800"),
         ("checkpoint.dir=", "must be a path"),
+        ("eval.interval=4", "eval.interval = 4: there is nothing to evaluate; name task files in eval.tasks"),
+        ("eval.tasks=[\"a.toml\"]", "eval.interval = 0: tasks are scored where a checkpoint is saved, and"),
+        ("eval.task=[]", "[eval] has no key \"task\"; did you mean \"tasks\"?"),
         ("report.peak_tflops=0", "must be positive"),
     ];
     for (flag, want) in cases {
@@ -110,6 +113,8 @@ fn refusals_name_place_value_and_remedy() {
     assert!(got.ends_with("checkpoint.export_interval = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
     let got = refusal(LEAST, &["checkpoint.interval=4", "checkpoint.keep_every=6"]);
     assert!(got.ends_with("checkpoint.keep_every = 6: must be a multiple of checkpoint.interval (4)"), "{got}");
+    let got = refusal(LEAST, &["checkpoint.interval=4", "eval.tasks=[\"a.toml\"]", "eval.interval=6"]);
+    assert!(got.ends_with("eval.interval = 6: must be a multiple of checkpoint.interval (4), and not 0"), "{got}");
     let got = refusal(LEAST, &["spike.threshold=0", "spike.action=skip"]);
     assert!(got.contains("spike.action = \"skip\": skips nothing, since spike.threshold is 0; set"), "{got}");
     let decay = refusal(LEAST, &["optimizer.schedule=wsd", "optimizer.decay_steps=99", "optimizer.warmup_steps=2"]);

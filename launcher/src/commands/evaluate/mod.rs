@@ -1,6 +1,6 @@
 //! `evaluate`: the loss of a Hugging Face checkpoint on a text, or its scores in tasks.
 
-mod questions;
+mod model;
 mod results;
 mod tasks;
 mod text;
@@ -15,6 +15,7 @@ use engine::mpi::{Comm, World};
 
 use super::texts::{SpecialTokens, TextFlags};
 use crate::agreement;
+use crate::questions::Encoder;
 
 /// Score a Hugging Face checkpoint: its loss on a text, or its answers to the questions of tasks
 #[derive(clap::Args)]
@@ -47,23 +48,30 @@ pub struct Args {
     tasks: Vec<PathBuf>,
     #[command(flatten)]
     of_tasks: tasks::Flags,
+    #[command(flatten)]
+    layout: model::Flags,
 }
 
 const EXAMPLES: &str = "\
-Where the tokenizer has a BOS token, it is put before each piece of a text and each question. Ranks share the pieces or
-questions.
+Where the tokenizer has a BOS token, it is put before each piece of a text and each question. Ranks share the model by
+--tensor and --pipeline, and what is left of them share the pieces or questions.
 
 Examples:
   swallow-engine evaluate --model stories260K/hf --text tinystories.txt
   swallow-engine evaluate --model export/7b --text held-out.jsonl.gz --key content --window 2048
   mpirun -n 4 swallow-engine evaluate --model export/7b --text wiki.txt --tokenizer tokenizer.model
   swallow-engine evaluate --model models/7b --tasks configs/tasks/niilc.toml --output scores/before
-  swallow-engine evaluate --model export/7b --tasks configs/tasks/niilc.toml --against scores/before";
+  swallow-engine evaluate --model export/7b --tasks configs/tasks/niilc.toml --against scores/before
+  mpirun -n 8 swallow-engine evaluate --model export/70b --tasks configs/tasks/*.toml --tensor 8";
 
 pub fn run(args: Args, world: &World) -> Result<()> {
-    match &args.text {
-        Some(_) => text::run(args, world),
-        None => tasks::run(args, world),
+    match (&args.text, args.texts.given()) {
+        (Some(_), _) => text::run(args, world),
+        (None, None) => tasks::run(args, world),
+        (None, Some(flag)) => {
+            let error = format!("{flag}: belongs to --text; a task file says how its data is read");
+            Err(Error::user(error))
+        }
     }
 }
 
@@ -71,7 +79,7 @@ pub fn run(args: Args, world: &World) -> Result<()> {
 struct Opened {
     model: Model,
     weights: HuggingFace,
-    tokenizer: Tokenizer,
+    encoder: Encoder,
 }
 
 impl Opened {
@@ -84,27 +92,14 @@ impl Opened {
             let weights = HuggingFace::open(&args.model, &model)?;
             let tokenizer = Tokenizer::open_with(path, controls)?;
             let identities = [format!("{:?} {}", model.identity(), weights.fingerprint()?), tokenizer.fingerprint()?];
-            Ok((Self { model, weights, tokenizer }, identities))
+            let (positions, vocab_size) = (model.max_position_embeddings, model.vocab_size);
+            let encoder = Encoder { tokenizer, positions, vocab_size };
+            Ok((Self { model, weights, encoder }, identities))
         };
         let (opened, [of_model, of_tokenizer]) = comm.agree(open())?;
         agreement::on_files(&format!("--model {}", args.model.display()), &of_model, comm)?;
         let flag = if args.tokenizer.is_some() { "--tokenizer" } else { "the tokenizer of --model" };
         agreement::on_files(&format!("{flag} {}", path.display()), &of_tokenizer, comm)?;
         Ok(opened)
-    }
-
-    /// The ids of a text, after BOS where the tokenizer has one.
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.tokenizer.bos().into_iter().collect();
-        ids.extend(self.tokenizer.encode_long(text)?);
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.model.vocab_size) {
-            return Err(Error::user(format!(
-                "{}: gives the id {id}, but the model has vocab_size {}; use the tokenizer that the model was trained \
-                 with",
-                self.tokenizer.path().display(),
-                self.model.vocab_size
-            )));
-        }
-        Ok(ids)
     }
 }

@@ -1,20 +1,19 @@
-//! `evaluate --tasks`: task files -> questions -> tokens -> the model -> answers -> a table and files. Ranks share the
-//! questions of each task; rank 0 writes the results.
+//! `evaluate --tasks`: task files -> questions -> tokens -> the model -> answers -> a table and files. The replicas of
+//! the model share the questions of each task; rank 0 writes the results.
 
 use std::path::PathBuf;
 
-use engine::backend::CachedAttention;
-use engine::cpu::{Cpu, cores};
+use engine::backend::Backend;
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, World};
 use engine::train::eval::Scorer;
-use half::bf16;
-use tasks::{Answered, Bad, Question, Questions, Task};
+use tasks::{Answered, Bad, Kind, Question, Questions, Task};
 
-use super::questions::{Asked, answers};
+use super::model::{Work, must_be_one_stage};
 use super::results::{Results, Scored};
 use super::{Args, Opened};
 use crate::progress::Count;
+use crate::questions::{Asked, Continue, chosen, generated, texts};
 
 #[derive(clap::Args)]
 pub struct Flags {
@@ -30,15 +29,6 @@ pub struct Flags {
     /// Leave out records of which no question can be made, and count them
     #[arg(long, requires = "tasks")]
     skip_bad: bool,
-    /// Precision of weights and activations
-    #[arg(long, value_enum, value_name = "PRECISION", default_value_t = Precision::F32, requires = "tasks")]
-    precision: Precision,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy)]
-enum Precision {
-    F32,
-    Bf16,
 }
 
 /// A task with all its questions.
@@ -49,19 +39,21 @@ struct Loaded {
 
 pub fn run(args: Args, world: &World) -> Result<()> {
     let (comm, flags) = (world.comm(), &args.of_tasks);
-    let threads = cores::share(comm).threads;
     let loaded = comm.agree(load(&args))?;
     let ready = || match comm.rank() {
         0 => Results::begin(&flags.output, &flags.against, loaded.iter().map(|one| &one.task)).map(Some),
         _ => Ok(None),
     };
-    let earlier = comm.agree(ready())?;
+    let results = comm.agree(ready())?;
     let opened = Opened::on_all_ranks(&args, comm)?;
-    let scored = match flags.precision {
-        Precision::F32 => ask(Cpu::<f32>::new(threads), &loaded, &opened, comm)?,
-        Precision::Bf16 => ask(Cpu::<bf16>::new(threads), &loaded, &opened, comm)?,
-    };
-    match earlier {
+    let mesh = comm.agree(args.layout.mesh(&opened.model, comm))?;
+    let (replica, replicas) = (mesh.replica(comm.rank()), mesh.replicas());
+    let share = |one| mine(one, &opened, replica, replicas);
+    let mine = comm.agree(loaded.iter().map(share).collect::<Result<Vec<Mine>>>())?;
+    let rows = mine.iter().flatten().flat_map(|(_, asked)| asked.rows()).collect();
+    let work = Asking { loaded: &loaded, mine: &mine, opened: &opened, comm };
+    let scored = args.layout.with_model(&opened, rows, world, work)?;
+    match results {
         Some(results) => results.finish(&scored),
         None => Ok(()),
     }
@@ -77,43 +69,74 @@ fn load(args: &Args) -> Result<Vec<Loaded>> {
             let name = &task.name;
             return Err(Error::user(format!("--tasks {}: a second task with name = \"{name}\"", path.display())));
         }
+        if task.kind == Kind::Generate {
+            must_be_one_stage(args.layout.pipeline, &task.name)?;
+        }
         let questions = task.questions(flags.limit.map(|n| n as usize), bad)?;
         all.push(Loaded { task, questions });
     }
     Ok(all)
 }
 
-/// The questions of a task that this rank asks.
+/// The questions of a task that this rank's replica is asked.
 type Mine<'a> = Vec<(&'a Question, Asked)>;
 
-/// Asks all questions, each on one rank. Collective; all ranks get all answers.
-fn ask<B: CachedAttention>(b: B, loaded: &[Loaded], opened: &Opened, comm: &Comm) -> Result<Vec<Scored>> {
-    let ready = || -> Result<_> {
-        let mine = loaded.iter().map(|one| mine(one, opened, comm)).collect::<Result<Vec<Mine>>>()?;
-        let longest = mine.iter().flatten().map(|(_, asked)| asked.positions()).max().unwrap_or(1);
-        let scorer = Scorer::new(b, &opened.model, longest, |tensor, rect, out| {
-            opened.weights.read_parameter(tensor, rect, out)
-        })?;
-        Ok((mine, scorer))
-    };
-    let (mine, mut scorer) = comm.agree(ready())?;
-    let total = mine.iter().map(Vec::len).sum::<usize>() as u64;
-    let count = (comm.rank() == 0).then(|| Count::new("questions", total));
-    let done = || count.iter().for_each(Count::one);
-    let mut scored = Vec::new();
-    for (one, mine) in loaded.iter().zip(&mine) {
-        let answers = comm.agree(answers(&mut scorer, (&one.task, opened), mine, done))?;
-        let answers = gathered(&answers, comm);
-        let summary = one.task.summary(&answers, one.questions.skipped.len());
-        scored.push(Scored { summary, answers, skipped: one.questions.skipped.clone() });
-    }
-    count.into_iter().for_each(Count::finish);
-    Ok(scored)
+fn mine<'a>(one: &'a Loaded, opened: &Opened, replica: usize, replicas: usize) -> Result<Mine<'a>> {
+    let all = one.questions.all.iter().skip(replica).step_by(replicas);
+    all.map(|question| Ok((question, Asked::new(&one.task, question, &opened.encoder)?))).collect()
 }
 
-fn mine<'a>(one: &'a Loaded, opened: &Opened, comm: &Comm) -> Result<Mine<'a>> {
-    let all = one.questions.all.iter().skip(comm.rank()).step_by(comm.size());
-    all.map(|question| Ok((question, Asked::new(&one.task, question, opened)?))).collect()
+/// Asks all questions, each of one replica. All ranks get all answers.
+struct Asking<'a> {
+    loaded: &'a [Loaded],
+    mine: &'a [Mine<'a>],
+    opened: &'a Opened,
+    comm: &'a Comm,
+}
+
+impl Work for Asking<'_> {
+    type Output = Vec<Scored>;
+
+    fn run<B: Backend>(self, mut scorer: Scorer<B>, proceed: Continue<B>) -> Result<Vec<Scored>> {
+        let total = self.mine.iter().map(Vec::len).sum::<usize>() as u64;
+        let count = (self.comm.rank() == 0).then(|| Count::new("questions", total));
+        let mut before = 0;
+        let mut scored = Vec::new();
+        for (one, mine) in self.loaded.iter().zip(self.mine) {
+            let done = |n: usize| count.iter().for_each(|count| count.at((before + n) as u64));
+            let answers = self.answers(&mut scorer, proceed, &one.task, mine, done)?;
+            before += mine.len();
+            let answers = if scorer.answers() { answers } else { Vec::new() };
+            let answers = gathered(&answers, self.comm);
+            let summary = one.task.summary(&answers, one.questions.skipped.len());
+            scored.push(Scored { summary, answers, skipped: one.questions.skipped.clone() });
+        }
+        count.into_iter().for_each(Count::finish);
+        Ok(scored)
+    }
+}
+
+impl Asking<'_> {
+    /// The answers to the questions of a task. `done(n)` is called when about n of them are answered.
+    fn answers<B: Backend>(
+        &self,
+        scorer: &mut Scorer<B>,
+        proceed: Continue<B>,
+        task: &Task,
+        mine: &Mine,
+        done: impl Fn(usize),
+    ) -> Result<Vec<Answered>> {
+        if task.kind == Kind::Generate {
+            let mut n = 0;
+            return generated(scorer, proceed, (task, &self.opened.encoder), mine, || {
+                n += 1;
+                done(n);
+            });
+        }
+        let texts = texts(mine.iter().map(|(_, asked)| asked));
+        let nats = scorer.log_likelihoods(&texts, |n, total| done(mine.len() * n / total))?;
+        Ok(if scorer.answers() { chosen(task, mine, &nats) } else { Vec::new() })
+    }
 }
 
 /// The answers of all ranks, in the order of the questions.

@@ -3,14 +3,16 @@
 use std::io::Write;
 
 use data::text::Inputs;
+use engine::backend::Backend;
 use engine::config::Model;
-use engine::cpu::{Cpu, cores};
 use engine::error::{Error, Result};
 use engine::mpi::{Comm, World};
 use engine::train::eval::{Score, Scorer};
 
+use super::model::Work;
 use super::{Args, Opened};
 use crate::output::or_broken_pipe;
+use crate::questions::Continue;
 
 /// The pieces of text that are scored, and how long they are together.
 struct Texts {
@@ -21,25 +23,18 @@ struct Texts {
 
 pub fn run(args: Args, world: &World) -> Result<()> {
     let comm = world.comm();
-    let share = cores::share(comm);
     let opened = Opened::on_all_ranks(&args, comm)?;
     let inputs = args.texts.inputs(args.text.into_iter().collect());
     let texts = read_on_first(&inputs, &args.separator, comm)?;
+    let mesh = comm.agree(args.layout.mesh(&opened.model, comm))?;
     let ready = || -> Result<_> {
-        let Opened { model, weights, .. } = &opened;
-        let window = window(args.window, model)?;
-        let mine = texts.pieces.iter().skip(comm.rank()).step_by(comm.size());
-        let ids = mine.map(|piece| opened.encode(piece)).collect::<Result<Vec<_>>>()?;
-        let longest = ids.iter().map(Vec::len).max().unwrap_or_default();
-        let scorer = Scorer::new(Cpu::<f32>::new(share.threads), model, longest.min(window), |tensor, rect, out| {
-            weights.read_parameter(tensor, rect, out)
-        })?;
-        Ok((scorer, ids))
+        let window = window(args.window, &opened.model)?;
+        let mine = texts.pieces.iter().skip(mesh.replica(comm.rank())).step_by(mesh.replicas());
+        Ok((window, mine.map(|piece| opened.encoder.encode(piece)).collect::<Result<Vec<_>>>()?))
     };
-    let (mut scorer, ids) = comm.agree(ready())?;
-    let score = comm.agree(scorer.score(&ids))?;
-    let score = comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
-    let score = score.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b);
+    let (window, ids) = comm.agree(ready())?;
+    let rows = ids.iter().flat_map(|ids| windows(ids.len().saturating_sub(1), window)).collect();
+    let score = args.layout.with_model(&opened, rows, world, Scoring { ids: &ids, window, comm })?;
     if score.tokens == 0 {
         let name = inputs.paths[0].display();
         return Err(Error::user(format!("{name}: no text to score: every piece has one token at most")));
@@ -48,6 +43,29 @@ pub fn run(args: Args, world: &World) -> Result<()> {
         print(&score, &texts)?;
     }
     Ok(())
+}
+
+/// The rows of the windows of a text.
+fn windows(rows: usize, window: usize) -> impl Iterator<Item = usize> {
+    (0..rows).step_by(window).map(move |first| window.min(rows - first))
+}
+
+/// Scores the pieces of this rank's replica. All ranks get the sum.
+struct Scoring<'a> {
+    ids: &'a [Vec<u32>],
+    window: usize,
+    comm: &'a Comm,
+}
+
+impl Work for Scoring<'_> {
+    type Output = Score;
+
+    fn run<B: Backend>(self, mut scorer: Scorer<B>, _: Continue<B>) -> Result<Score> {
+        let score = scorer.score(self.ids, self.window)?;
+        let score = if scorer.answers() { score } else { Score::default() };
+        let all = self.comm.all_gather_bytes(&[score.nats.to_le_bytes(), score.tokens.to_le_bytes()].concat());
+        Ok(all.iter().map(|bytes| decode(bytes)).fold(Score::default(), |a, b| a + b))
+    }
 }
 
 /// Rank 0 reads the texts for all, since only rank 0 has standard input.
