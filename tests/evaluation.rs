@@ -190,7 +190,8 @@ fn a_run_scores_tasks_while_it_trains() {
             let right = json!({ "colours": { "exact_match": summary["tasks"][0]["score"] } });
             assert_eq!(scored[step - 1], right, "step {step}, {ranks} ranks");
         }
-        let report = finish(engine().arg("report").arg(&run)).succeeded().stdout;
+        finish(engine().arg("report").arg(&run)).succeeded();
+        let report = std::fs::read_to_string(run.join("efficiency.md")).unwrap();
         assert!(report.contains("Scores of the tasks"), "{report}");
     }
 }

@@ -8,9 +8,10 @@ use toml::Table;
 
 /// Every crate of the workspace by its folder, with the crates of the workspace that its `[dependencies]` name. The
 /// product never depends on what only tests use.
-const CRATES: [(&str, &[&str]); 12] = [
-    (".", &["cuda", "data", "engine", "plan", "report", "tasks"]),
+const CRATES: [(&str, &[&str]); 13] = [
+    (".", &["corpus", "cuda", "data", "engine", "plan", "report", "tasks"]),
     ("engine", &[]),
+    ("engine/corpus", &["data", "engine"]),
     ("engine/data", &["engine"]),
     ("engine/plan", &["engine"]),
     ("engine/report", &["engine"]),
@@ -18,7 +19,7 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("cuda", &["engine"]),
     ("cuda/emulator", &["cuda"]),
     ("cuda/fake_cuda", &["cuda", "emulator"]),
-    ("tests/fuzz", &["data", "engine", "plan", "report"]),
+    ("tests/fuzz", &["corpus", "data", "engine", "plan", "report", "tasks"]),
     ("tests/campaign", &[]),
     ("tests/campaign/shim", &[]),
 ];
@@ -27,7 +28,8 @@ const CRATES: [(&str, &[&str]); 12] = [
 const WITH_FLOORS: [&str; 1] = ["engine"];
 
 /// Crates that read no environment variables: `launcher` does, and passes on what it read.
-const WITHOUT_ENVIRONMENT: [&str; 5] = ["engine", "engine/data", "engine/plan", "engine/report", "engine/tasks"];
+const WITHOUT_ENVIRONMENT: [&str; 6] =
+    ["engine", "engine/corpus", "engine/data", "engine/plan", "engine/report", "engine/tasks"];
 
 /// The files and folders in which `unsafe` is allowed; a folder ends with a slash. `ARCHITECTURE.md` gives the reasons.
 const UNSAFE: [&str; 20] = [

@@ -10,6 +10,7 @@ mod checkpoint_roundtrip;
 mod common;
 mod configs;
 mod copies;
+mod corpus;
 mod cuda;
 mod demo;
 mod device;

@@ -69,7 +69,7 @@ enum Command {
     Report(commands::report::Args),
     Status(commands::status::Args),
     Topology(commands::topology::Args),
-    /// Write token files, inspect and check them
+    /// Filter and deduplicate documents; write token files, inspect and check them
     Data(commands::data::Args),
     /// Train tokenizers, encode and decode text
     Tokenizer(commands::tokenizer::Args),

@@ -144,8 +144,13 @@ pub fn generated<B: Backend>(
         Asked::Choices(_) => None,
     });
     let (questions, prompts): (Vec<&Question>, Vec<Vec<u32>>) = prompts.unzip();
+    // A model may have rows beyond the vocabulary, which stand for nothing.
+    let text_of = |ids: &[u32]| {
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| (id as usize) < tokenizer.vocab_size()).collect();
+        tokenizer.decode(&known)
+    };
     let mut ends = |_, so_far: &[u32]| {
-        let text = tokenizer.decode(so_far)?;
+        let text = text_of(so_far)?;
         let ends = so_far.last().copied() == eos || task.stop.iter().any(|stop| text.contains(stop));
         if ends || so_far.len() == task.max_tokens {
             done();
@@ -155,7 +160,7 @@ pub fn generated<B: Backend>(
     let continuations = proceed(scorer, &prompts, task.max_tokens, &mut ends)?;
     let answer = |(question, ids): (&Question, Vec<u32>)| {
         let ids = ids.strip_suffix(eos.as_slice()).unwrap_or(&ids);
-        Ok(task.judge(question, &tokenizer.decode(ids)?))
+        Ok(task.judge(question, &text_of(ids)?))
     };
     questions.into_iter().zip(continuations).map(answer).collect()
 }

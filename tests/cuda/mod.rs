@@ -4,6 +4,7 @@
 
 mod choice;
 mod copies;
+mod evaluation;
 mod families;
 mod faults;
 mod golden;

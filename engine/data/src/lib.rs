@@ -6,7 +6,7 @@
 //! which [`data_file`] reads.
 
 pub mod blend;
-mod budget;
+pub mod budget;
 pub mod chat;
 pub mod check;
 pub mod data_file;
@@ -21,7 +21,7 @@ pub mod mt19937;
 pub mod order;
 pub mod pack;
 pub mod pairs;
-mod partial;
+pub mod partial;
 mod provenance;
 pub mod text;
 pub mod tokenize;

@@ -110,6 +110,11 @@ impl Inputs {
         self.paths.iter().map(size).sum()
     }
 
+    /// The first input that is a pipe, and so can be read only once.
+    pub fn first_pipe(&self) -> Option<&Path> {
+        self.paths.iter().map(PathBuf::as_path).find(|path| is_pipe(path))
+    }
+
     /// Calls `each` with every document as a whole, and stops at the first bad one.
     pub fn for_each_document(&self, mut each: impl FnMut(&str) -> Result<()>) -> Result<()> {
         self.check()?;
@@ -133,7 +138,7 @@ impl Inputs {
 }
 
 /// A cut before the last character, for texts whose parts are joined again.
-fn last_character(text: &[u8]) -> Option<usize> {
+pub fn last_character(text: &[u8]) -> Option<usize> {
     text.iter().rposition(|b| b & 0xc0 != 0x80).filter(|&at| at > 0)
 }
 
@@ -292,6 +297,15 @@ impl Open {
 impl Chunk {
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether this is the last chunk of its file.
+    pub fn is_last(&self) -> bool {
+        self.last
     }
 
     /// Whether a document is too long to be read.

@@ -110,7 +110,7 @@ impl<B: Backend> Scorer<B> {
                 for (mut sequence, id) in going.into_iter().zip(next) {
                     sequence.ids.push(id);
                     let so_far = &sequence.ids[sequence.given..];
-                    if so_far.len() == most || ends(sequence.prompt, so_far)? {
+                    if ends(sequence.prompt, so_far)? || so_far.len() == most {
                         out[sequence.prompt] = so_far.to_vec();
                     } else {
                         still.push(sequence);

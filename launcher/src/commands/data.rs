@@ -1,5 +1,9 @@
-//! `swallow-engine data`: makes token files, shows them and checks them.
+//! `swallow-engine data`: prepares documents; makes token files, shows them and checks them.
 
+mod classify;
+mod dedup;
+mod documents;
+mod filter;
 mod preview;
 
 use std::io::Write;
@@ -21,6 +25,15 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Of documents that are nearly the same, keep one
+    #[command(after_help = dedup::HELP)]
+    Dedup(dedup::Dedup),
+    /// Keep the documents that no rule of quality drops
+    #[command(after_help = filter::HELP)]
+    Filter(filter::Filter),
+    /// Train a classifier of texts, score documents, keep the best
+    #[command(after_help = classify::HELP)]
+    Classify(classify::Classify),
     /// Tokenize text into Megatron-LM's .bin and .idx, on all cores
     #[command(after_help = tokenize::HELP)]
     Tokenize(tokenize::Tokenize),
@@ -50,6 +63,9 @@ struct Check {
 
 pub fn run(args: Args) -> Result<()> {
     match args.command {
+        Command::Dedup(args) => dedup::run(args),
+        Command::Filter(args) => filter::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Check(args) => run_check(args),

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use data::text::{Format, Inputs};
 use data::tokenizer::ControlTokens;
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub struct TextFlags {
     /// The key of the text in JSON lines [default: text]
     #[arg(long)]

@@ -1,8 +1,10 @@
 //! The targets: every parser of outside bytes belongs to one, and docs/testing.md says to which.
 
+mod corpus;
 mod planted;
 mod runs;
 mod settings;
+mod tasks;
 mod texts;
 mod tokens;
 
@@ -46,7 +48,7 @@ const fn program(name: &'static str, commands: &'static [&'static str]) -> Targe
 }
 
 /// All targets but the last are what a campaign runs.
-static TARGETS: [Target; 16] = [
+static TARGETS: [Target; 18] = [
     library("config", settings::config),
     library("hf_config", settings::hf_config),
     library("cluster", settings::cluster),
@@ -61,6 +63,8 @@ static TARGETS: [Target; 16] = [
     library("huggingface", runs::huggingface),
     Target { mend: Some(runs::sign_manifests), ..library("checkpoint", runs::checkpoint) },
     library("report", runs::report),
+    library("tasks", tasks::tasks),
+    library("corpus", corpus::corpus),
     program(
         "run",
         &[
