@@ -22,8 +22,12 @@ pub struct Footers {
 
 /// The entries of a file.
 fn entries(path: &Path) -> Result<Vec<Entry>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| {
+        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        Error::user(format!("{}: line {line} is not UTF-8; convert the file to UTF-8", path.display()))
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let entry = |(number, line): (usize, &str)| (number, line.trim().to_string());
     Ok((1..).zip(text.lines()).map(entry).filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect())
 }
@@ -130,8 +134,8 @@ mod tests {
         assert_eq!(entries(&paths[0]).unwrap(), []);
         let absent = entries(&paths[0].with_extension("none")).unwrap_err().to_string();
         assert!(absent.contains("list.none: it does not exist"), "{absent}");
-        std::fs::write(&paths[0], b"\xff\xfe").unwrap();
-        assert!(entries(&paths[0]).unwrap_err().to_string().contains("not UTF-8"));
+        std::fs::write(&paths[0], b"\n\xff\xfe").unwrap();
+        assert!(entries(&paths[0]).unwrap_err().to_string().contains("line 2 is not UTF-8"));
     }
 
     #[test]
