@@ -15,8 +15,8 @@ pub const HELP: &str = "\
 Two documents are near-duplicates if the Jaccard index of their sets of character 5-grams reaches the threshold. Pairs
 are found by MinHash signatures and verified; of each group of documents that such pairs connect, one stays.
 
-Memory is bounded: signatures and documents are spilled to a scratch folder, which needs about as much space as the
-uncompressed input. Beside --memory a document costs 8 bytes.
+The process stays within --memory: signatures and documents are spilled to a scratch folder, which needs about as much
+space as the uncompressed input. A document costs four bytes of it; a command that needs more says so and ends.
 
 Examples:
   swallow-engine data dedup --input crawl.jsonl.zst --output unique.jsonl.zst --report duplicates.json
