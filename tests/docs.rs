@@ -383,8 +383,9 @@ impl Helps {
         let mut path = vec![*command];
         let nothing = |path: &[&str]| Some(format!("there is no `{}`", path.join(" ")));
         let Some(mut help) = self.of(&path) else { return nothing(&path) };
-        if help.contains("\nCommands:\n") {
-            path.extend(words.get(1).filter(|word| !word.starts_with('-')));
+        while help.contains("\nCommands:\n") {
+            let Some(word) = words.get(path.len()).filter(|word| !word.starts_with('-')) else { break };
+            path.push(word);
             let Some(inner) = self.of(&path) else { return nothing(&path) };
             help = inner;
         }
