@@ -21,7 +21,7 @@ pub struct Sentences {
     pub characters: u64,
     /// Characters of the longest one.
     pub longest: u64,
-    /// Sentences that end in `・` or `…`, before an end mark or without one.
+    /// Sentences whose last character is `・` or `…`: none of those with an end mark.
     pub ellipses: u64,
 }
 
@@ -41,7 +41,7 @@ pub fn sentences(text: &str) -> Sentences {
         out.repeats.add(&mut seen, sentence, |_| length);
         out.characters += length;
         out.longest = out.longest.max(length);
-        out.ellipses += u64::from(sentence.strip_suffix(ENDS).unwrap_or(sentence).ends_with(['・', '…']));
+        out.ellipses += u64::from(sentence.ends_with(['・', '…']));
     }
     out
 }
@@ -90,13 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ellipsis_may_stand_before_an_end_mark() {
+    fn an_ellipsis_is_the_last_character() {
         for (text, ellipses) in [
             ("続く…", 1),
             ("続く・・・", 1),
-            ("続く…。", 1),
+            ("続く…。", 0),
             ("続く…\n・中黒\n", 1),
-            ("続く…！！", 1),
+            ("続く…！！", 0),
             ("続く…」。", 0),
             ("続く… ", 0),
             ("・\n…", 2),

@@ -158,14 +158,14 @@ mod tests {
         assert_eq!(value("katakana", text), 2.0 / 14.0);
     }
 
-    /// Each statistic by hand on one text, which has 30 characters.
+    /// Each statistic by hand on one text, which has 28 characters.
     #[test]
     fn every_statistic_has_its_own_figure() {
         let text = "はい。はい。続く…\nはい。はい。続く…\n\n\n終わり…。\n";
         for (name, expected) in [
             ("mean_sentence", 23.0 / 7.0),
             ("longest_sentence", 5.0),
-            ("ellipses", 3.0 / 7.0),
+            ("ellipses", 2.0 / 7.0),
             ("repeated_lines", 2.0 / 5.0),
             ("repeated_line_characters", 9.0 / 28.0),
             ("repeated_sentences", 4.0 / 7.0),
